@@ -1,0 +1,5 @@
+"""`python -m wsbridge`."""
+
+from wsbridge.cli import main
+
+main()
