@@ -1,0 +1,148 @@
+"""Fuzz: any bytes give a request, a refusal or a wait, the same however they are cut, and never an exception."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wsbridge.protocol.handshake import Accepted, Upgrade, check_response, new_key, read_upgrade
+from wsbridge.protocol.http1 import BadHead, HeadLimits, HeadReader, Request, Response, Role
+from wsbridge.protocol.origin import Origins
+from wsbridge.protocol.target import check_target, loopback_host_allowed, normal_host
+
+LIMITS = HeadLimits(total=512, line=160, headers=8)
+SAME = Origins("same")
+
+names = st.sampled_from(
+    [
+        "Host", "host", "Upgrade", "Connection", "Origin", "Sec-WebSocket-Key", "Sec-WebSocket-Version", "X-A",
+        "Sec-WebSocket-Protocol", "Sec-WebSocket-Accept", "Content-Length", "Transfer-Encoding", "A b", "", "X\xe4",
+    ]
+)  # fmt: skip
+values = st.one_of(
+    st.sampled_from(
+        [
+            "gw", "gw:80", "websocket", "Upgrade", "keep-alive, upgrade", "dGhlIHNhbXBsZSBub25jZQ==", "13", "0", "1",
+            "", " ", "binary, base64", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", "http://gw", "null", "chunked", "a" * 150,
+        ]
+    ),
+    st.text(st.characters(max_codepoint=255), max_size=30),
+)  # fmt: skip
+ends = st.sampled_from(["\r\n"] * 12 + ["\n", "\r", "\r\n ", "\r\n\t", "\0"])
+separators = st.sampled_from([": "] * 8 + [":", " : ", "", ":\t"])
+lines = st.builds("{}{}{}{}".format, names, separators, values, ends)
+targets = st.one_of(st.sampled_from(["/", "/ws?a=b", "/a/../b", "*", "http://gw/", "/a#b", "//"]), st.text(max_size=8))
+firsts = st.one_of(
+    st.builds(
+        "{}{}{}{}{}{}".format,
+        st.sampled_from(["GET"] * 6 + ["HEAD", "POST", "PRI", "get", "", "X" * 30]),
+        st.sampled_from([" "] * 6 + ["  ", "\t", ""]),
+        targets,
+        st.sampled_from([" "] * 6 + ["  ", ""]),
+        st.sampled_from(["HTTP/1.1"] * 6 + ["HTTP/1.0", "HTTP/2.0", "RTSP/1.0"]),
+        ends,
+    ),
+    st.builds(
+        "HTTP/{} {}{}{}".format,
+        st.sampled_from(["1.1"] * 4 + ["1.0", "2"]),
+        st.sampled_from(["101", "101", "100", "103", "200", "302", "99"]),
+        st.sampled_from([" OK", "", "  ", " \xe4"]),
+        ends,
+    ),
+)
+
+
+def assemble(first: str, body: list[str], end: str, rest: bytes) -> bytes:
+    return (first + "".join(body) + end).encode("latin-1", "replace") + rest
+
+
+heads = st.builds(
+    assemble, firsts, st.lists(lines, max_size=11), st.sampled_from(["\r\n"] * 6 + ["\n", ""]), st.binary(max_size=20)
+)
+good_heads = st.builds(
+    lambda target, extra, rest: (
+        f"GET {target} HTTP/1.1\r\nHost: gw\r\n".encode() + "".join(extra).encode("latin-1") + b"\r\n" + rest
+    ),
+    st.sampled_from(["/", "/ws?a", "/a"]),
+    st.lists(st.builds("{}: {}\r\n".format, names, values), max_size=8),
+    st.binary(max_size=20),
+)
+streams = st.one_of(heads, good_heads, st.lists(heads, max_size=7).map(b"".join), st.binary(max_size=700))
+
+
+def outcome(data: bytes, cuts: list[int], role: Role) -> tuple[object, ...]:
+    """Feed in pieces until there is an outcome; give it in a form that compares, with all bytes past the head."""
+    reader = HeadReader(LIMITS, role)
+    edges = [0, *sorted({cut for cut in cuts if 0 < cut < len(data)}), len(data)]
+    found = None
+    for start, stop in pairwise(edges):
+        found = reader.feed(data[start:stop])
+    if isinstance(found, Request):
+        return "request", found.method, found.target, list(found.headers), reader.rest
+    if isinstance(found, Response):
+        return "response", found.status, found.reason, found.version, list(found.headers), reader.rest
+    assert found is None or isinstance(found, BadHead)
+    return ("bad", found) if found else ("more",)
+
+
+@settings(max_examples=600, deadline=None)
+@given(streams, st.lists(st.integers(1, 700), max_size=8), st.sampled_from(["server", "client"]))
+def test_cuts_do_not_matter(data: bytes, cuts: list[int], role: Role) -> None:
+    """Whole, byte by byte and in random pieces, the outcome and the rest are the same."""
+    whole = outcome(data, [], role)
+
+    assert outcome(data, list(range(len(data))), role) == whole
+    assert outcome(data, cuts, role) == whole
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.one_of(good_heads, heads))
+def test_requests_are_judged(data: bytes) -> None:
+    """Every request that comes out keeps the rules, and every judgement of it is a value."""
+    found = HeadReader(LIMITS).feed(data)
+    if not isinstance(found, Request):
+        assert found is None or isinstance(found, BadHead)
+        if found is not None:
+            assert found.status in (400, 405, 426, 431)
+            assert found.text.isprintable()
+        return
+    assert found.method in ("GET", "HEAD")
+    assert check_target(found.target) is None
+    assert normal_host(found.host()) is not None
+    assert found.headers.get(b"content-length") in (None, b"0", b"00")
+    assert b"transfer-encoding" not in found.headers
+    upgrade = read_upgrade(found)
+    if isinstance(upgrade, Upgrade):
+        loopback_host_allowed(upgrade.host, [])
+        refusal = SAME.allows(upgrade.origin, upgrade.host, tls=True)
+        assert refusal is None or refusal.isprintable()
+    else:
+        assert upgrade.status in (400, 403, 405, 426)
+
+
+@settings(max_examples=300, deadline=None)
+@given(heads, st.binary(max_size=300))
+def test_responses_are_judged(data: bytes, body: bytes) -> None:
+    """Every answer of an upstream is an acceptance or one printable sentence."""
+    found = HeadReader(LIMITS, "client").feed(data)
+    if isinstance(found, Response):
+        judged = check_response(found, new_key(), ("binary",), body)
+        assert isinstance(judged, Accepted | BadHead)
+        if isinstance(judged, BadHead):
+            assert judged.text.isprintable()
+            assert judged.text.isascii()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.one_of(st.text(max_size=60), st.text("ab.:[]0129fF-_~", max_size=40)), st.text(max_size=60))
+def test_hosts_and_origins(host: str, origin: str) -> None:
+    """Any text as Host and Origin is judged without an exception, and normal hosts stay as they are."""
+    normal = normal_host(host)
+
+    assert normal is None or normal_host(normal) == normal
+    for text in (origin, f"https://{host}", f"{origin}://{host}"):
+        refusal = SAME.allows(text, host, tls=False)
+        assert refusal is None or (refusal.isprintable() and refusal.isascii())
+    loopback_host_allowed(host, [origin])

@@ -1,0 +1,141 @@
+"""What a request is aimed at: its path, and the host it names.
+
+Lives here: which targets are refused, which paths a route's pattern takes, and the one normal form of a Host header.
+Must not live here: routes, files on disk. Fed by `http1` with the request line and Host, by routes with their patterns.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
+
+_DANGEROUS = re.compile(r"//|\\|%(?:2[eEfF]|5[cC]|00)|/\.\.?(?:/|\Z)")
+_PATTERN = re.compile(r"/[!-~]*")
+_LABEL = "[A-Za-z0-9_~-]+"
+_HOST = re.compile(rf"(?:\[([0-9A-Fa-f:.]{{2,45}})\]|((?:{_LABEL}\.)*{_LABEL})\.?)(?::([0-9]{{0,5}}))?")
+_LONGEST_HOST = 255 + len(".:65535")
+
+
+def check_target(target: str) -> str | None:
+    """Find what makes a target unsafe to match or to map to a file.
+
+    Only the part before `?` is judged. Nothing is decoded or repaired: a path that another program could read in two
+    ways is refused instead (RFC 3986 section 6 would allow to normalise it, and programs disagree on how).
+
+    Args:
+        target: The origin-form target of a request line, already known to be printable ASCII.
+
+    Returns:
+        One sentence that says what is wrong, or None.
+    """
+    path = target.partition("?")[0]
+    if not path.startswith("/"):
+        return "the target does not begin with a slash"
+    found = _DANGEROUS.search(path)
+    if found is None:
+        return None
+    what = found.group()
+    if what == "//":
+        return "the path has an empty segment (//)"
+    if what == "\\":
+        return "the path has a backslash"
+    if what.startswith("%"):
+        return f"the path has {what}, an encoded dot, slash, backslash or NUL"
+    return "the path has a . or .. segment"
+
+
+class PathPattern:
+    """A route's path: `/x` takes exactly that, `/x/*` takes `/x/` and all below it (not `/x`), `/*` takes all.
+
+    Args:
+        text: The pattern as written.
+
+    Raises:
+        ValueError: The text is no such pattern; the message says why.
+    """
+
+    __slots__ = ("_prefix", "text")
+
+    def __init__(self, text: str) -> None:
+        stem = text.removesuffix("/*") + "/" if text.endswith("/*") else text
+        if not _PATTERN.fullmatch(stem):
+            raise ValueError(f"a path begins with a slash and is printable ASCII without blanks, not {text!a}")
+        if "*" in stem:
+            raise ValueError(f"a star may only be the last segment of a path (/x/*), not as in {text!a}")
+        if "?" in stem or "#" in stem:
+            raise ValueError(f"a path is matched without query and fragment, so {text!a} would never match")
+        if (wrong := check_target(stem)) is not None:
+            raise ValueError(f"{text!a} would never match: {wrong}, and such requests are refused")
+        self.text = text
+        self._prefix = stem if stem is not text else None
+
+    def matches(self, path: str) -> bool:
+        """Say whether a path (the target before `?`, as sent, case-sensitive) is one of these."""
+        return path == self.text if self._prefix is None else path.startswith(self._prefix)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PathPattern) and other.text == self.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    def __repr__(self) -> str:
+        return f"PathPattern({self.text!r})"
+
+
+def split_host(host_header: str) -> tuple[str, int | None] | None:
+    """Take a Host header (or an origin's authority) apart.
+
+    Args:
+        host_header: `name`, `name:port`, `192.0.2.1:80`, `[2001:db8::1]:443`; RFC 9110 section 7.2.
+
+    Returns:
+        The host (lower case, no trailing dot, IPv6 in its short form within brackets) and the port or None, or None
+        if it is not a valid authority. User information is not valid.
+    """
+    if len(host_header) > _LONGEST_HOST:
+        return None
+    found = _HOST.fullmatch(host_header)
+    if found is None:
+        return None
+    literal, name, digits = found.groups()
+    port = int(digits) if digits else None
+    if port is not None and port > 65535:
+        return None
+    if literal is None:
+        return name.lower(), port
+    try:
+        return f"[{IPv6Address(literal).compressed}]", port
+    except AddressValueError:
+        return None
+
+
+def normal_host(host_header: str) -> str | None:
+    """Give the form in which hosts are compared: see `split_host`; None if the header is not valid."""
+    parts = split_host(host_header)
+    return None if parts is None else parts[0]
+
+
+def loopback_host_allowed(host_header: str, named: Sequence[str]) -> bool:
+    """Say whether a request on a loopback listener may carry this Host, against DNS rebinding.
+
+    A page of evil.example can have its own name resolve to 127.0.0.1 and then passes every same-origin rule, but its
+    requests still carry Host evil.example. Addresses and localhost cannot be taken over so.
+
+    Args:
+        host_header: The Host header as sent.
+        named: The hosts that the route names itself.
+    """
+    host = normal_host(host_header)
+    if host is None:
+        return False
+    if host == "localhost" or host.endswith(".localhost") or host.startswith("["):
+        return True
+    if any(host == normal_host(name) for name in named):
+        return True
+    try:
+        IPv4Address(host)
+    except AddressValueError:
+        return False
+    return True
