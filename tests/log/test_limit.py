@@ -1,0 +1,39 @@
+"""Limits: token buckets."""
+
+from __future__ import annotations
+
+from wsbridge.log.limit import Bucket, buckets
+
+
+def test_burst_then_rate() -> None:
+    """After a burst only so many a second pass; quiet time fills the bucket again, up to the burst."""
+    bucket = Bucket(rate=10, burst=20)
+
+    assert sum(bucket.take(1000.0) for _ in range(100)) == 20
+    assert sum(bucket.take(1001.0) for _ in range(100)) == 10
+    assert sum(bucket.take(2000.0) for _ in range(100)) == 20
+
+
+def test_refused_are_counted_and_told_once() -> None:
+    """What was refused is told once."""
+    bucket = Bucket(rate=1, burst=1)
+    for _ in range(5):
+        bucket.take(1000.0)
+
+    assert bucket.suppressed == 4
+    assert [bucket.untold(), bucket.untold()] == [4, 0]
+
+
+def test_clock_set_back() -> None:
+    """A clock that is set back neither fills the bucket nor stops it for good."""
+    bucket = Bucket(rate=10, burst=20)
+    for _ in range(20):
+        bucket.take(1000.0)
+
+    assert not bucket.take(500.0)
+    assert bucket.take(501.0)
+
+
+def test_which_events() -> None:
+    """The events that bad clients cause at will are limited, and no other."""
+    assert set(buckets()) == {"accept.error", "accept.shed", "connection.refused"}

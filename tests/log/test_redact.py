@@ -1,0 +1,115 @@
+"""Redaction: secrets in keys, queries, URLs and subprotocols."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsbridge.log.redact import Kind, kind_of, redact
+
+NAMES = [
+    *("token", "key", "password", "passwd", "pwd", "secret", "access_token", "sig", "signature", "auth", "jwt", "code"),
+    *("ticket", "api_key", "apiKey", "X-Auth-Token", "id_token", "client_secret", "session", "t%6fken", "PASSWORD"),
+    *("token[]", "X-Amz-Signature"),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_secret_parameters_are_hidden(name: str) -> None:
+    """The value of a parameter whose name looks secret is replaced, in any case and encoding, the rest stays."""
+    assert redact(f"/vnc?a=1&{name}=hunter2&b=2", url=True) == f"/vnc?a=1&{name}=***&b=2"
+    assert redact(f"{name}=hunter2", url=True) == f"{name}=***"
+
+
+@pytest.mark.parametrize(
+    "text", ["/vnc?a=1&host=gw", "/vnc", "tcp://10.0.0.5:5900", "1=2", "", "x@y", "a.b.c", "?=", "&&=&"]
+)
+def test_other_text_stays(text: str) -> None:
+    """Text without secrets is returned as it is."""
+    assert redact(text, url=True) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("/vnc.html?path=websockify?token=hunter2&x=1", "/vnc.html?path=websockify?token=***&x=1"),
+        ("/vnc.html?path=websockify%3Ftoken%3Dhunter2&x=1", "/vnc.html?path=***&x=1"),
+        ("/vnc.html?path=websockify%253Ftoken%253Dhunter2", "/vnc.html?path=***"),
+        ("https://a/#access_token=hunter2", "https://a/#access_token=***"),
+        ("/a;jwt=hunter2;b=1", "/a;jwt=***;b=1"),
+        ("/a?token=hunter2==", "/a?token=***"),
+        ("/a?token=hunter2?hunter2", "/a?token=***"),
+        ("/a?" + "x" * 300 + "token=hunter2", "/a?" + "x" * 300 + "token=***"),
+        ("wss://joe:hunter2@gw/x", "wss://joe:***@gw/x"),
+        ("status 302, Location: /login?ticket=hunter2 (redirects are not followed)",
+         "status 302, Location: /login?ticket=*** (redirects are not followed)"),
+    ],
+)  # fmt: skip
+def test_hiding_places(text: str, clean: str) -> None:
+    """Secrets are found in nested targets, encoded ones, fragments, parameters of a path, URL users and sentences."""
+    assert redact(text) == clean
+
+
+def test_equals_sign_in_a_sentence_stays() -> None:
+    """Outside a URL the first word before an equals sign is no parameter."""
+    assert redact("key=value is wrong") == "key=value is wrong"
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("binary, wsbridge.token.aHVudGVyMg", "binary, wsbridge.token.***"),
+        ("authorization.bearer.aHVudGVyMg,binary", "authorization.bearer.***,binary"),
+        ("WSbridge.Token.aHVudGVyMg", "WSbridge.Token.***"),
+        ("base64url.bearer.authorization.k8s.io.aHVudGVyMg", "base64url.bearer.authorization.k8s.io.***"),
+        ("wsbridge.resume.v1", "wsbridge.resume.v1"),
+    ],
+)
+def test_subprotocols_that_carry_secrets(text: str, clean: str) -> None:
+    """What follows the prefix of a subprotocol that carries a token is hidden."""
+    assert redact(text) == clean
+
+
+@pytest.mark.parametrize(
+    "key", ["password", "token", "secret", "Authorization", "Cookie", "Set-Cookie", "proxy_password"]
+)
+def test_secret_keys(key: str) -> None:
+    """Values under these keys are hidden whatever they are."""
+    assert kind_of(key) is Kind.SECRET
+
+
+@pytest.mark.parametrize("key", ["path", "target", "url", "query", "location", "referer"])
+def test_url_keys(key: str) -> None:
+    """Values under these keys are URLs from their first character."""
+    assert kind_of(key) is Kind.URL
+
+
+def test_plain_keys() -> None:
+    """The code of a close frame and the like are no secrets."""
+    assert {kind_of(key) for key in ("code", "key", "detail", "peer")} == {Kind.PLAIN}
+
+
+@given(st.text(st.sampled_from("?&;#=%3Dtoken .:/@a"), max_size=200))
+def test_no_secret_survives(text: str) -> None:
+    """Whatever stands before `&token=`, the secret after it never comes out; redacting twice changes nothing."""
+    clean = redact(f"{text}&token=hunter2", url=True)
+
+    assert "hunter2" not in clean
+    assert redact(clean, url=True) == clean
+
+
+@pytest.mark.parametrize(
+    "piece", ["a", "=", "?", "&", "?a=", "a=?", "%3f=", "//", "//a:", "@", "bearer.", "wsbridge.token."]
+)
+def test_linear_time(piece: str) -> None:
+    """The longest texts take no time worth mentioning, whatever they repeat."""
+    text = (piece * 1024)[:1024]
+    start = time.thread_time()
+
+    for _ in range(10):
+        redact(text, url=True)
+
+    assert (time.thread_time() - start) / 10 < 0.05

@@ -1,0 +1,329 @@
+"""The writer: batches, losses, floods, and the end."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wsbridge.log import LogWriter, log, start
+from wsbridge.log.record import gate
+from wsbridge.log.writer import write_now
+
+
+class Reader:
+    """The reading end of a pipe, as JSON lines."""
+
+    def __init__(self) -> None:
+        self.fd, self.writing_fd = os.pipe()
+        self._file = os.fdopen(self.fd, "rb")
+
+    def line(self) -> dict[str, Any]:
+        return dict(json.loads(self._file.readline()))
+
+    def rest(self) -> list[dict[str, Any]]:
+        """Close the writing end and read what is left."""
+        os.close(self.writing_fd)
+        self.writing_fd = -1
+        return [json.loads(line) for line in self._file]
+
+    def close(self) -> None:
+        self._file.close()
+        if self.writing_fd >= 0:
+            os.close(self.writing_fd)
+
+
+@pytest.fixture
+def reader() -> Iterator[Reader]:
+    """A pipe to log into, 4 KiB small."""
+    pipe = Reader()
+    fcntl.fcntl(pipe.writing_fd, fcntl.F_SETPIPE_SZ, 4096)
+    yield pipe
+    pipe.close()
+
+
+@pytest.fixture
+def begin(reader: Reader) -> Iterator[Callable[..., LogWriter]]:
+    """Starts a writer on the pipe; it and the log are put right at the end."""
+    started: list[LogWriter] = []
+
+    def begin(level: str = "info", form: str = "json", queue: int = 10_000) -> LogWriter:
+        started.append(start(level, form, reader.writing_fd, queue))
+        return started[-1]
+
+    yield begin
+    os.set_blocking(reader.fd, False)
+    for writer in started:
+        if writer._thread.is_alive():
+            reader._file.read()
+            writer.stop(0)
+    log.set_level("info")
+    gate.point_at(write_now)
+
+
+def test_lines_in_order(reader: Reader, begin: Callable[..., LogWriter]) -> None:
+    """Records come out as lines in the order of the calls; `stop` writes the last."""
+    writer = begin()
+    for number in range(20):
+        log.info("connection.end", id=number)
+
+    assert writer.stop()
+    lines = reader.rest()
+    assert [line["id"] for line in lines] == list(range(20))
+    assert {line["event"] for line in lines} == {"connection.end"}
+    assert writer.dropped == 0
+
+
+def test_written_without_stop(reader: Reader, begin: Callable[..., LogWriter]) -> None:
+    """A single record is written soon, with no other after it."""
+    begin()
+
+    log.info("daemon.ready", pid=1)
+
+    assert reader.line()["event"] == "daemon.ready"
+
+
+def test_level_of_start(reader: Reader, begin: Callable[..., LogWriter]) -> None:
+    """`start` sets the level."""
+    writer = begin("warning")
+
+    log.info("daemon.ready")
+    log.warning("config.warning")
+    writer.stop()
+
+    assert [line["level"] for line in reader.rest()] == ["warning"]
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_full_pipe_drops_and_tells(reader: Reader, begin: Callable[..., LogWriter], blocking: bool) -> None:
+    """With nobody reading, calls return, memory stays bounded, and what is lost is told when there is room again."""
+    os.set_blocking(reader.writing_fd, blocking)
+    writer = begin(queue=100)
+    before = time.thread_time()
+    for number in range(5000):
+        log.info("connection.end", id=number, detail="x" * 500)
+    spent = time.thread_time() - before
+
+    assert spent < 1
+    assert writer.dropped >= 5000 - 100 - 600
+    got: list[dict[str, Any]] = []
+    while not got or got[-1]["event"] != "log.dropped":
+        got.append(reader.line())
+    told = got.pop()
+    assert told["count"] == writer.dropped == 5000 - len(got)
+    assert told["level"] == "warning"
+    assert [line["id"] for line in got] == sorted(line["id"] for line in got)
+
+
+def test_stop_gives_up_on_a_stuck_output(reader: Reader, begin: Callable[..., LogWriter]) -> None:
+    """`stop` returns in time though nobody reads, and later records do not block either."""
+    os.set_blocking(reader.writing_fd, False)
+    writer = begin()
+    for _ in range(100):
+        log.info("connection.end", detail="x" * 500)
+    before = time.monotonic()
+
+    writer.stop(timeout=0.05)
+
+    assert time.monotonic() - before < 5
+    assert writer.dropped > 0
+
+
+def test_stop_gives_up_on_a_blocking_output(reader: Reader, begin: Callable[..., LogWriter]) -> None:
+    """A write that blocks in the kernel is left behind; later records are thrown away."""
+    writer = begin()
+    for _ in range(100):
+        log.info("connection.end", detail="x" * 500)
+
+    assert not writer.stop(timeout=0.05)
+    log.error("bug")  # would block for ever, were it written
+
+
+def test_reader_gone(reader: Reader, begin: Callable[..., LogWriter]) -> None:
+    """Without a reader all is dropped and counted, and nothing else happens."""
+    writer = begin()
+    os.set_blocking(reader.fd, False)
+    with open(os.devnull) as null:  # noqa: PTH123  a descriptor to put in the pipe's place
+        os.dup2(null.fileno(), reader.fd)
+
+    for _ in range(10):
+        log.info("connection.end")
+
+    assert writer.stop()
+    assert writer.dropped == 10
+
+
+def test_disk_full_then_room(tmp_path: Path) -> None:
+    """Lines that find no space are counted and told when there is space again."""
+    full, room = os.open("/dev/full", os.O_WRONLY), os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
+    writer = start("info", "json", full)
+    try:
+        log.info("daemon.ready")
+        deadline = time.monotonic() + 10
+        while not writer.dropped and time.monotonic() < deadline:
+            threading.Event().wait(0.005)
+        os.dup2(room, full)
+        log.info("daemon.drain")
+    finally:
+        writer.stop()
+        os.close(full)
+        os.close(room)
+
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["daemon.drain", "log.dropped"]
+    assert lines[1]["count"] == 1
+
+
+def test_floods_are_cut(reader: Reader, begin: Callable[..., LogWriter]) -> None:
+    """An event that bad clients cause at will is limited, and the rest is told as a number; others are not limited."""
+    writer = begin()
+    reading: list[list[dict[str, Any]]] = []
+    thread = threading.Thread(target=lambda: reading.append([json.loads(line) for line in reader._file]))
+    thread.start()
+    for _ in range(1000):
+        log.info("connection.refused", reason="bad_request")
+        log.info("connection.end")
+    writer.stop()
+    os.close(reader.writing_fd)
+    reader.writing_fd = -1
+    thread.join()
+
+    events = [line["event"] for line in reading[0]]
+    told = [line for line in reading[0] if line["event"] == "log.suppressed"]
+    assert events.count("connection.end") == 1000
+    assert 200 <= events.count("connection.refused") <= 400
+    assert {line["of"] for line in told} == {"connection.refused"}
+    assert sum(line["count"] for line in told) == 1000 - events.count("connection.refused") == writer.suppressed
+
+
+def test_a_value_that_cannot_be_rendered(reader: Reader, begin: Callable[..., LogWriter]) -> None:
+    """A record that cannot be rendered becomes a `bug` line, and the writer goes on."""
+    writer = begin()
+    writer._render = failing(writer._render)
+    log.info("daemon.ready", pid="fail")
+    log.info("daemon.drain")
+    writer.stop()
+
+    lines = reader.rest()
+    assert [line["event"] for line in lines] == ["bug", "daemon.drain"]
+    assert lines[0]["detail"] == "'daemon.ready': ZeroDivisionError"
+
+
+def test_an_error_of_the_writer_costs_one_batch(reader: Reader, begin: Callable[..., LogWriter]) -> None:
+    """Whatever goes wrong while a batch is written, the thread lives on and the loss is told."""
+    writer = begin()
+    right, once = writer._write, threading.Event()
+
+    def wrong(batch: Any, losses: Any) -> None:
+        if batch and not once.is_set():
+            once.set()
+            raise MemoryError
+        right(batch, losses)
+
+    writer._write = wrong  # type: ignore[method-assign]  # there is no other way to run it out of memory
+    log.info("daemon.ready")
+    assert once.wait(10)
+    log.info("daemon.drain")
+    writer.stop()
+
+    lines = reader.rest()
+    assert sorted((line["event"], line.get("count")) for line in lines) == [("daemon.drain", None), ("log.dropped", 1)]
+
+
+def failing(render: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+    def maybe(record: Any) -> bytes:
+        if record.facts.get("pid") == "fail":
+            raise ZeroDivisionError
+        return render(record)
+
+    return maybe
+
+
+def test_records_from_many_threads(reader: Reader, begin: Callable[..., LogWriter]) -> None:
+    """Any thread may log."""
+    writer = begin()
+    threads = [threading.Thread(target=lambda: [log.info("connection.end") for _ in range(10)]) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert writer.stop()
+    assert len(reader.rest()) == 30
+
+
+def test_a_signal_handler_may_log(reader: Reader, begin: Callable[..., LogWriter]) -> None:
+    """A signal in the middle of a call, whose handler logs too, does not lock up."""
+    writer = begin("info", "json", 20)
+    before = signal.signal(signal.SIGALRM, lambda *_: log.info("daemon.drain"))
+    seen = threading.Thread(target=lambda: [None for _ in reader._file])
+    seen.start()
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    try:
+        for _ in range(3000):
+            log.info("connection.end")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    ended = writer.stop(10)
+    os.close(reader.writing_fd)
+    reader.writing_fd = -1
+    seen.join()
+
+    assert ended
+
+
+def test_a_second_start(reader: Reader, begin: Callable[..., LogWriter]) -> None:
+    """The newest writer gets the records; stopping an older one does not take them away."""
+    first, second = begin(), begin()
+
+    first.stop()
+    log.info("daemon.ready")
+    second.stop()
+
+    assert [line["event"] for line in reader.rest()] == ["daemon.ready"]
+
+
+def test_before_start_and_after_stop() -> None:
+    """Without a writer records go to standard error at once, in order with those of the writer."""
+    program = """
+        from wsbridge.log import log, start
+        log.warning("config.warning", detail="before")
+        writer = start("info", "json")
+        log.info("daemon.ready")
+        assert writer.stop()
+        log.info("daemon.stop")
+    """
+
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True)
+
+    assert [json.loads(line)["event"] for line in done.stderr.splitlines()] == [
+        "config.warning",
+        "daemon.ready",
+        "daemon.stop",
+    ]
+    assert done.stdout == ""
+
+
+def test_unknown_format_starts_nothing() -> None:
+    """A wrong format or level leaves the log as it was."""
+    threads, before = threading.active_count(), gate.put
+
+    with pytest.raises(ValueError, match="log format"):
+        start("info", "xml")
+    with pytest.raises(ValueError, match="log level"):
+        start("loud", "json")
+
+    assert threading.active_count() == threads
+    assert gate.put == before

@@ -1,0 +1,154 @@
+"""Events: every name that the log may carry, with its keys. Names and keys are an interface: scripts read them.
+
+Lives here: the table alone; `docs/logs.md` shows it to users and a test holds the two, and every call of `log` in
+the package, to it. Must not live here: the making of any record.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One kind of record.
+
+    Attributes:
+        meaning: When it is written, one sentence.
+        levels: The levels it may have.
+        keys: The keys it may carry, beside the time, the level and `event`; absent ones do not apply.
+        limited: Whether bad clients could cause it without end, so that it has a token bucket.
+    """
+
+    meaning: str
+    levels: tuple[str, ...]
+    keys: tuple[str, ...]
+    limited: bool = False
+
+
+_FRONT: Final = ("id", "peer", "listener")
+_ENDING: Final = ("reason", "blame", "detail", "route", "backend", "path", "address", "subprotocol", "seconds")
+
+EVENTS: Final[dict[str, Event]] = {
+    "daemon.ready": Event(
+        "All listeners are open.",
+        ("info",),
+        ("version", "pid", "engine", "listeners", "routes", "connections_limit"),
+    ),
+    "daemon.drain": Event(
+        "A signal came: no more connections are accepted, the open ones end.",
+        ("info",),
+        ("signal", "reason", "connections"),
+    ),
+    "daemon.stop": Event(
+        "The process ends.",
+        ("info",),
+        ("connections",),
+    ),
+    "config.warning": Event(
+        "A legal but dangerous or useless setting; at each start.",
+        ("warning",),
+        ("code", "file", "line", "column", "path", "detail"),
+    ),
+    "listener.open": Event(
+        "A listener accepts, at this real address.",
+        ("info",),
+        ("listener", "address"),
+    ),
+    "listener.close": Event(
+        "A listener accepts no more.",
+        ("info",),
+        ("listener",),
+    ),
+    "accept.error": Event(
+        "The system refused the next connection (out of descriptors or memory); accepting goes on.",
+        ("warning", "error"),
+        ("listener", "error", "connections"),
+        limited=True,
+    ),
+    "accept.shed": Event(
+        "A connection over the cap was reset at once.",
+        ("warning",),
+        ("listener", "connections", "limit"),
+        limited=True,
+    ),
+    "connection.end": Event(
+        "A connection whose two sides were joined has ended; the one line that tells all of it.",
+        ("info", "warning", "error"),
+        (*_FRONT, *_ENDING, "code", "to_back", "to_front"),
+    ),
+    "connection.refused": Event(
+        "A connection ended before its two sides were joined: bad request, no route, backend down.",
+        ("info", "warning", "error"),
+        (*_FRONT, *_ENDING, "code", "status"),
+        limited=True,
+    ),
+    "connection.silent": Event(
+        "A connection was closed by its client before it sent anything, as health checks and browsers do.",
+        ("debug",),
+        _FRONT,
+    ),
+    "request.served": Event(
+        "A request was answered by a `files:` or `answer:` route.",
+        ("info",),
+        (*_FRONT, "route", "method", "path", "status", "detail"),
+    ),
+    "backend.retry": Event(
+        "A backend is not up yet and `connect: {retry_for: …}` lets the bridge try again.",
+        ("info",),
+        ("id", "route", "backend", "reason", "detail"),
+    ),
+    "log.dropped": Event(
+        "So many records were lost: the queue was full, or the output failed.",
+        ("warning",),
+        ("count",),
+    ),
+    "log.suppressed": Event(
+        "So many records of one event were left out, because they came too fast.",
+        ("warning",),
+        ("of", "count"),
+    ),
+    "bug": Event(
+        "An error in wsbridge itself; please report it.",
+        ("error",),
+        ("where", "id", "detail", "exception"),
+    ),
+}
+
+KEYS: Final[dict[str, str]] = {
+    "id": "number of the connection since the start of the process",
+    "peer": "address of the client, as the listener saw it",
+    "listener": "name of the listener in the configuration",
+    "reason": "why it ended, or why the backend could not be reached: a name of the table in `wsbridge/reasons.py`",
+    "blame": "whose doing it was: front (the side accepted), back (the side dialled), bridge",
+    "detail": "one sentence more, with numbers",
+    "route": "name of the route",
+    "backend": "backend as configured",
+    "path": "target of the request, secrets in its query replaced; of config.warning: the setting",
+    "address": "real address: of the backend dialled, or of the listener",
+    "subprotocol": "subprotocol agreed on",
+    "seconds": "how long the connection lasted",
+    "code": "WebSocket close code that a peer sent; of config.warning: the warning's own code",
+    "status": "HTTP status answered",
+    "to_back": "payload bytes from the client to the backend",
+    "to_front": "payload bytes from the backend to the client",
+    "method": "method of the request",
+    "version": "version of wsbridge",
+    "pid": "process id",
+    "engine": "which engine moves the bytes",
+    "listeners": "all addresses that connections are accepted at",
+    "routes": "how many routes there are",
+    "connections": "how many connections are open",
+    "connections_limit": "how many connections may be open",
+    "limit": "the same, for accept.shed",
+    "signal": "signal that was received",
+    "file": "file that the warning points into",
+    "line": "line in it",
+    "column": "column in it",
+    "error": "what the system said",
+    "count": "how many",
+    "of": "the event left out",
+    "where": "the part of the program",
+    "exception": "the traceback",
+}
