@@ -1,0 +1,75 @@
+"""Answers as values, the head written from them, and the route of one fixed status."""
+
+from __future__ import annotations
+
+import pytest
+
+from wsbridge.routes.answer import Answer, FixedAnswer, plain
+
+
+@pytest.mark.parametrize("status", [204, 304])
+async def test_statuses_without_body(status: int) -> None:
+    """204 and 304 have neither body nor length."""
+    answer = await FixedAnswer(status).answer("GET", "/health", "/", [])
+
+    assert (answer.status, answer.body, answer.length) == (status, None, None)
+    assert b"Content-Length" not in answer.head(keep_alive=True)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"), [(200, b"200 OK\n"), (503, b"503 Service Unavailable\n"), (599, b"599\n"), (205, b"")]
+)
+async def test_other_statuses_say_their_reason(status: int, body: bytes) -> None:
+    """Every other status says itself in plain text, with its exact length."""
+    answer = await FixedAnswer(status).answer("GET", "/health", "/", [])
+
+    assert (answer.status, answer.body, answer.length) == (status, body, len(body))
+
+
+async def test_head_has_no_body() -> None:
+    """HEAD is answered with the length alone."""
+    answer = await FixedAnswer(200).answer("HEAD", "/health", "/", [])
+
+    assert (answer.body, answer.length) == (None, 7)
+
+
+async def test_other_methods_are_refused() -> None:
+    """A method other than GET and HEAD gets 405 with Allow."""
+    answer = await FixedAnswer(204).answer("POST", "/health", "/", [])
+
+    assert answer.status == 405
+    assert ("Allow", "GET, HEAD") in answer.headers
+
+
+def test_writes_a_head() -> None:
+    """The head is a status line, the headers, the length and, unless kept alive, Connection: close."""
+    answer = Answer(200, [("Content-Type", "text/plain")], body=b"hello", length=5)
+
+    assert answer.head(keep_alive=True) == b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\n"
+    assert answer.head(keep_alive=False).endswith(b"Content-Length: 5\r\nConnection: close\r\n\r\n")
+
+
+def test_leaving_an_answer_closes_its_source() -> None:
+    """An answer is a context manager that gives back the source of its body."""
+
+    class Source:
+        closed = 0
+
+        async def read(self) -> bytes:
+            return b""
+
+        def close(self) -> None:
+            self.closed += 1
+
+    source = Source()
+    with Answer(200, [], chunks=source, length=1):
+        assert source.closed == 0
+
+    assert source.closed == 1
+
+
+def test_plain_answers_are_never_sniffed_or_stored() -> None:
+    """Error pages say nosniff and no-store."""
+    names = {name for name, _ in plain(404, "GET").headers}
+
+    assert {"X-Content-Type-Options", "Cache-Control", "Content-Type"} <= names

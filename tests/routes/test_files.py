@@ -1,0 +1,336 @@
+"""Static files: what is served, with which headers, and what can never be reached."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+import trio
+
+from wsbridge.routes import files
+from wsbridge.routes.answer import Answer
+from wsbridge.routes.files import CHUNK, FileChunks, Files, prefix_of
+
+NOVNC = Path("/usr/share/novnc")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A small site with a secret beside it."""
+    root = tmp_path / "site"
+    (root / "app" / "deep").mkdir(parents=True)
+    (root / "index.html").write_text("<h1>home</h1>")
+    (root / "app" / "index.html").write_text("<h1>app</h1>")
+    (root / "app" / "ui.mjs").write_text("export {}")
+    (root / "app" / "grün ü.txt").write_text("green")
+    (root / ".env").write_text("password")
+    (root / ".git").mkdir()
+    (root / ".git" / "config").write_text("password")
+    (tmp_path / "secret.txt").write_text("password")
+    (tmp_path / "site-two").mkdir()
+    (tmp_path / "site-two" / "page.html").write_text("password")
+    return root
+
+
+async def get(
+    root: Path, target: str, *, method: str = "GET", prefix: str = "/", headers: list[tuple[bytes, bytes]] | None = None
+) -> Answer:
+    with await Files(root).answer(method, target, prefix, headers or []) as answer:
+        return answer
+
+
+def header(answer: Answer, name: str) -> str | None:
+    values = [value for key, value in answer.headers if key.lower() == name.lower()]
+    assert len(values) <= 1
+    return values[0] if values else None
+
+
+def open_descriptors() -> set[str]:
+    return {path.name for path in Path("/proc/self/fd").iterdir()}
+
+
+async def test_serves_a_file(site: Path) -> None:
+    """A file comes with its type, its length and the headers that keep a page safe."""
+    answer = await get(site, "/app/ui.mjs?v=1")
+
+    assert (answer.status, answer.body, answer.length) == (200, b"export {}", 9)
+    assert header(answer, "Content-Type") == "text/javascript; charset=utf-8"
+    assert header(answer, "X-Content-Type-Options") == "nosniff"
+    assert header(answer, "Content-Security-Policy") == "frame-ancestors 'self'"
+    assert header(answer, "Cache-Control") == "no-cache"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "target", "body"),
+    [
+        ("/*", "/", b"<h1>home</h1>"),
+        ("/*", "/app/", b"<h1>app</h1>"),
+        ("/x/*", "/x/", b"<h1>home</h1>"),
+        ("/x/*", "/x/app/ui.mjs", b"export {}"),
+        (None, "/app/index.html", b"<h1>app</h1>"),
+        ("/app/", "/app/", b"<h1>app</h1>"),
+        ("/*", "/app/gr%C3%BCn%20%c3%bc.txt", b"green"),
+    ],
+)
+async def test_finds_the_file_of_a_path(site: Path, pattern: str | None, target: str, body: bytes) -> None:
+    """The path below the route's prefix, decoded once, is the file's place; a final slash means index.html."""
+    answer = await get(site, target, prefix=prefix_of(pattern))
+
+    assert (answer.status, answer.body) == (200, body)
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("/missing.html", 404),
+        ("/app", 404),  # a folder, without its slash
+        ("/app/deep/", 404),  # a folder without index.html
+        ("/index.html/", 404),
+        ("/index.html/x", 404),
+        ("/.env", 404),
+        ("/%2eenv", 404),
+        ("/.git/config", 404),
+        ("/app/../.env", 404),
+        ("/../secret.txt", 404),
+        ("/%2e%2e/secret.txt", 404),
+        ("/..%2fsecret.txt", 400),
+        ("/app/..%2F..%2Fsecret.txt", 400),
+        ("/..%5csecret.txt", 400),
+        ("/..\\secret.txt", 400),
+        ("/%252e%252e/secret.txt", 404),  # decoded once only
+        ("//app/ui.mjs", 404),
+        ("//evil.example/%2f..", 404),
+        ("/app//ui.mjs", 404),
+        ("/../site-two/page.html", 404),
+        ("/index.html%00.txt", 400),
+        ("/%ff", 400),
+        ("/%c0%ae%c0%ae/secret.txt", 400),
+        ("/%ed%a0%80", 400),
+        ("/%zz", 400),
+        ("/%4", 400),
+        ("/" + "a" * 5000, 404),
+        ("/" + "a/" * 3000, 404),
+        ("", 404),
+        ("http://evil.example/index.html", 404),
+    ],
+)
+async def test_refuses_a_path(site: Path, target: str, status: int) -> None:
+    """No path gives a file outside the folder, a dotfile or a listing, and none is ever answered by a redirect."""
+    answer = await get(site, target)
+
+    assert answer.status == status
+    assert header(answer, "Location") is None
+    assert b"password" not in (answer.body or b"")
+    assert answer.detail
+
+
+async def test_follows_links_that_stay_inside(site: Path) -> None:
+    """Symbolic links to files and folders inside the root work."""
+    (site / "auto.html").symlink_to("app/index.html")
+    (site / "link").symlink_to(site / "app")
+
+    assert (await get(site, "/auto.html")).body == b"<h1>app</h1>"
+    assert (await get(site, "/link/ui.mjs")).body == b"export {}"
+
+
+@pytest.mark.parametrize("to", ["../secret.txt", "/etc/passwd", "../site-two/page.html", "loop", "nowhere"])
+async def test_refuses_links_that_lead_out(site: Path, to: str) -> None:
+    """A symbolic link out of the root, in a circle or to nothing is not found."""
+    (site / "loop").symlink_to(to)
+
+    assert (await get(site, "/loop")).status == 404
+
+
+async def test_refuses_what_lies_behind_a_linked_folder(site: Path) -> None:
+    """A folder that is a link out of the root hides all that is below it."""
+    (site / "out").symlink_to("..")
+
+    assert (await get(site, "/out/secret.txt")).status == 404
+    assert (await get(site, "/out/site/index.html")).body == b"<h1>home</h1>"  # and back in is inside
+
+
+async def test_notices_a_link_swapped_in_while_opening(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder replaced by a link out of the root, after the check and before the opening, gains nothing."""
+    real_open = os.open
+
+    def swap_then_open(path: Path, flags: int) -> int:
+        (site / "app").rename(site / "was")
+        (site / "app").symlink_to(site.parent / "site-two")
+        return real_open(path, flags)
+
+    (site / "app" / "page.html").write_text("fine")
+    monkeypatch.setattr("wsbridge.routes.files.os.open", swap_then_open)
+    before = open_descriptors()
+    answer = await get(site, "/app/page.html")
+
+    assert answer.status == 404
+    assert "swapped" in answer.detail
+    assert open_descriptors() == before
+
+
+async def test_root_may_be_a_link_that_is_swapped(site: Path) -> None:
+    """A root that is a link, and may be put elsewhere while we run, works at every moment."""
+    current = site.parent / "current"
+    current.symlink_to("site")
+    route = Files(current)
+    first = await route.answer("GET", "/index.html", "/", [])
+    current.unlink()
+    current.symlink_to("site-two")
+    second = await route.answer("GET", "/page.html", "/", [])
+
+    assert (first.status, second.status) == (200, 200)
+
+
+async def test_opens_only_regular_files(site: Path) -> None:
+    """A FIFO, which would block whoever opens it, and a device are not found."""
+    os.mkfifo(site / "pipe")
+    (site / "null").symlink_to("/dev/null")
+    with trio.fail_after(5):
+        assert (await get(site, "/pipe")).status == 404
+        assert (await get(site, "/null")).status == 404
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "get"])
+async def test_answers_only_get_and_head(site: Path, method: str) -> None:
+    """Other methods get 405 with the methods that are allowed."""
+    answer = await get(site, "/index.html", method=method)
+
+    assert answer.status == 405
+    assert header(answer, "Allow") == "GET, HEAD"
+
+
+async def test_head_tells_the_length_only(site: Path) -> None:
+    """HEAD gives the headers of GET and no body, found or not."""
+    (site / "big").write_bytes(b"x" * (CHUNK + 1))
+    for target in ("/index.html", "/big", "/missing"):
+        full = await get(site, target)
+        answer = await get(site, target, method="HEAD")
+
+        assert (answer.body, answer.chunks) == (None, None)
+        assert (answer.status, answer.length, answer.headers) == (full.status, full.length, full.headers)
+
+
+async def test_unchanged_file_is_not_sent_again(site: Path) -> None:
+    """If-None-Match with the file's tag, in a list, weak, over two lines or as `*`, gives 304 with the tag."""
+    tag = header(await get(site, "/index.html"), "ETag")
+    assert tag is not None
+    for lines in ([tag], [f'"a,b", W/{tag}'], ['"a"', tag], ["*"], [f'"a",{tag}']):
+        sent = [(b"if-none-match", line.encode()) for line in lines]
+        answer = await get(site, "/index.html", headers=sent)
+
+        assert (answer.status, answer.body, answer.length) == (304, None, None)
+        assert header(answer, "ETag") == tag
+        assert b"Content-Length" not in answer.head(keep_alive=True)
+
+
+async def test_changed_file_is_sent_again(site: Path) -> None:
+    """A tag of before the change, or one that only looks alike, gives the file."""
+    tag = header(await get(site, "/index.html"), "ETag") or ""
+    os.utime(site / "index.html", ns=(1, 1))
+    for value in (tag, '"*"', tag.strip('"'), ""):
+        answer = await get(site, "/index.html", headers=[(b"if-none-match", value.encode())])
+
+        assert (answer.status, answer.body) == (200, b"<h1>home</h1>")
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK, CHUNK + 1, 3 * CHUNK + 7])
+async def test_sends_files_of_every_size_whole(site: Path, size: int) -> None:
+    """Small files come at once, big ones in bounded chunks, all byte for byte."""
+    content = os.urandom(size)
+    (site / "blob.wasm").write_bytes(content)
+    with await Files(site).answer("GET", "/blob.wasm", "/", []) as answer:
+        assert (answer.chunks is None) == (size <= CHUNK)
+        got = answer.body or b""
+        if answer.chunks is not None:
+            while chunk := await answer.chunks.read():
+                assert len(chunk) <= CHUNK
+                got += chunk
+
+    assert got == content
+    assert answer.length == size
+
+
+async def test_file_that_changes_its_size_while_sent(site: Path) -> None:
+    """What was told as the length is kept: a file that grows is cut there, one that shrinks is an error."""
+    path = site / "log.txt"
+    path.write_bytes(b"a" * (2 * CHUNK))
+    with await Files(site).answer("GET", "/log.txt", "/", []) as answer:
+        assert isinstance(answer.chunks, FileChunks)
+        await answer.chunks.read()
+        with path.open("ab") as file:
+            file.write(b"b" * 10)
+        assert await answer.chunks.read() == b"a" * CHUNK
+        assert await answer.chunks.read() == b""
+    with await Files(site).answer("GET", "/log.txt", "/", []) as answer:
+        assert isinstance(answer.chunks, FileChunks)
+        path.write_bytes(b"short")
+        with pytest.raises(OSError, match="shorter"):
+            await answer.chunks.read()
+
+
+async def test_no_descriptor_is_left_open(site: Path) -> None:
+    """Whatever the answer, leaving it leaves no descriptor behind."""
+    (site / "big").write_bytes(b"x" * (2 * CHUNK))
+    await get(site, "/big")
+    before = open_descriptors()
+    for target in ("/big", "/index.html", "/app", "/missing"):
+        await get(site, target)
+        await get(site, target, method="HEAD")
+        await get(site, target, headers=[(b"if-none-match", b"*")])
+
+    assert open_descriptors() == before
+
+
+async def test_out_of_descriptors_is_an_answer(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the process has no descriptor left, the request gets 503 with Retry-After."""
+
+    def refuse(path: Path, flags: int) -> int:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("wsbridge.routes.files.os.open", refuse)
+    answer = await get(site, "/index.html")
+
+    assert answer.status == 503
+    assert header(answer, "Retry-After") == "1"
+    assert "Too many open files" in answer.detail
+    assert b"Too many open files" not in (answer.body or b"")
+
+
+async def test_files_are_read_in_threads(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file is touched on the thread that runs the event loop."""
+    seen = []
+    real = files.open_inside
+
+    def note(root: Path, names: list[str]) -> int:
+        seen.append(threading.current_thread())
+        return real(root, names)
+
+    monkeypatch.setattr(files, "open_inside", note)
+    await get(site, "/index.html")
+
+    assert len(seen) == 1
+    assert threading.current_thread() not in seen
+
+
+def test_root_must_be_a_folder(site: Path) -> None:
+    """A root that is missing or no folder is told when the configuration is built."""
+    with pytest.raises(ValueError, match="there is no folder"):
+        Files(site / "nowhere")
+    with pytest.raises(ValueError, match="is not a folder"):
+        Files(site / "index.html")
+
+
+@pytest.mark.skipif(not NOVNC.is_dir(), reason="needs Debian's novnc")
+async def test_serves_all_of_novnc() -> None:
+    """Every page, module and image of Debian's noVNC is served, with a type that browsers take."""
+    route = Files(NOVNC)
+    names = [path.relative_to(NOVNC) for path in NOVNC.rglob("*") if path.is_file()]
+    assert len(names) > 50
+    for name in names:
+        with await route.answer("GET", f"/novnc/{name}", "/novnc/", []) as answer:
+            assert answer.status == 200, name
+            assert answer.length == (NOVNC / name).stat().st_size
+            if name.suffix == ".js":
+                assert header(answer, "Content-Type") == "text/javascript; charset=utf-8"
