@@ -1,0 +1,162 @@
+// The demo's page: one WebSocket to /ws beside it, shown as a terminal, with what the connection does and why it ended.
+//
+// Here: the connection and the controls. Elsewhere: the scroll-back (terminal.js), the round trip (pings.js), the meters
+// (meters.js), the words for each ending (reasons.js).
+
+import { Meters } from "./meters.js";
+import { Pings } from "./pings.js";
+import { explain } from "./reasons.js";
+import { Plain, Terminal } from "./terminal.js";
+
+const PING_EVERY = 2000; // milliseconds
+const FIRST_PING = 300;
+const CONNECT_WITHIN = 15000;
+const MAX_HISTORY = 100;
+const SUBPROTOCOLS = ["binary"];
+
+const find = (id) => document.getElementById(id);
+const input = find("input");
+const terminal = new Terminal(find("terminal"));
+const meters = new Meters(find);
+const encoder = new TextEncoder();
+const url = new URL("/ws", location.href.replace(/^http/, "ws"));
+url.search = url.hash = "";
+
+let connection = null;
+const history = [];
+let recalled = 0; // place in the history that the input shows
+
+class Connection {
+  #socket;
+  #decoder = new TextDecoder(); // a character may be cut by the pieces it comes in
+  #pings = new Pings((time) => meters.roundTrip(time, this.#pings.best));
+  #opened = false;
+  #ours = false;
+  #timers = [];
+
+  constructor() {
+    show("connecting");
+    meters.restart();
+    terminal.restart();
+    this.#socket = new WebSocket(url, SUBPROTOCOLS);
+    this.#socket.binaryType = "arraybuffer";
+    this.#socket.onopen = () => this.#open();
+    this.#socket.onmessage = ({ data }) => this.#receive(data);
+    this.#socket.onclose = (event) => this.#closed(event);
+    this.#timers.push(setTimeout(() => this.#opened || this.#socket.close(), CONNECT_WITHIN));
+  }
+
+  get open() {
+    return this.#socket.readyState === WebSocket.OPEN;
+  }
+
+  say(line) {
+    terminal.write(`❯ ${line}\n`, "in");
+    const data = encoder.encode(`${line}\n`);
+    this.#socket.send(data);
+    meters.sent(data.length);
+  }
+
+  close() {
+    this.#ours = true;
+    this.#socket.close(1000, "client_closed");
+  }
+
+  #open() {
+    this.#opened = true;
+    show("open");
+    meters.opened(this.#socket.protocol || "none");
+    terminal.write(`connected to ${url.host}\n`, "note");
+    this.#timers.push(setTimeout(() => this.#ping(), FIRST_PING));
+    this.#timers.push(setInterval(() => this.#ping(), PING_EVERY));
+  }
+
+  #receive(data) {
+    const text = typeof data === "string" ? data : this.#decoder.decode(data, { stream: true });
+    const before = this.#pings.bytes;
+    terminal.write(this.#pings.filter(text, performance.now()));
+    const size = typeof data === "string" ? encoder.encode(data).length : data.byteLength;
+    meters.received(size - (this.#pings.bytes - before));
+  }
+
+  #ping() {
+    if (!this.open) return;
+    const now = performance.now();
+    const line = this.#pings.line(now);
+    if (line) this.#socket.send(encoder.encode(line));
+    else meters.waiting(this.#pings.waiting(now));
+  }
+
+  #closed(event) {
+    this.#timers.forEach(clearTimeout);
+    terminal.write(this.#decoder.decode());
+    const { name, words, clean } = explain(event, { opened: this.#opened, ours: this.#ours });
+    find("reason-name").textContent = new Plain().push(name);
+    find("reason-words").textContent = words;
+    find("reason").classList.toggle("clean", clean);
+    terminal.write(`closed: ${new Plain().push(name)}\n`, "note");
+    meters.closed();
+    show("closed");
+  }
+}
+
+function show(state) {
+  document.body.dataset.state = state;
+  find("state").textContent = state;
+  find("reason").hidden = state !== "closed";
+  find("reconnect").disabled = state !== "closed";
+  find("disconnect").disabled = state !== "open";
+  find("send").disabled = state === "connecting"; // enabled when closed: Enter presses it, and reconnects
+  for (const button of find("commands").children) button.disabled = state !== "open";
+  input.placeholder = { connecting: "connecting …", open: "help", closed: "press Enter to reconnect" }[state];
+}
+
+function connect() {
+  connection = new Connection();
+  input.focus({ preventScroll: true });
+}
+
+function say(line) {
+  if (connection.open) connection.say(line);
+}
+
+find("form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const line = input.value;
+  if (!connection.open) {
+    if (document.body.dataset.state === "closed") connect();
+    return;
+  }
+  say(line);
+  if (line && history.at(-1) !== line) history.push(line);
+  if (history.length > MAX_HISTORY) history.shift();
+  recalled = history.length;
+  input.value = "";
+});
+
+input.addEventListener("keydown", (event) => {
+  const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+  if (step) {
+    event.preventDefault();
+    recalled = Math.min(Math.max(recalled + step, 0), history.length);
+    input.value = history[recalled] ?? "";
+  } else if (event.key === "Escape") {
+    event.preventDefault();
+    say("");
+  }
+});
+
+find("commands").addEventListener("click", (event) => {
+  const line = event.target.closest("button")?.dataset.line;
+  if (line === undefined) return;
+  say(line);
+  input.focus({ preventScroll: true });
+});
+
+find("terminal").addEventListener("click", () => {
+  if (getSelection().isCollapsed) input.focus({ preventScroll: true });
+});
+find("reconnect").addEventListener("click", connect);
+find("disconnect").addEventListener("click", () => connection.close());
+find("url").textContent = url.href;
+connect();
