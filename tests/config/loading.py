@@ -1,0 +1,46 @@
+"""Loading texts in tests: by the real kinds, with no file looked at unless asked for."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from wsbridge.config.load import Loaded, load
+from wsbridge.config.problems import ConfigError, Problem
+from wsbridge.kinds import CONFIG_KINDS
+
+LISTENERS = "listeners: {web: {bind: 127.0.0.1:8080}}\n"
+ROUTES = "routes: {vnc: {match: any, backend: 'tcp://10.0.0.5:5900', auth: none}}\n"
+
+
+def read(
+    text: str, environ: Mapping[str, str] | None = None, folder: Path | None = None, now: datetime | None = None
+) -> Loaded:
+    """Load a text; relative paths begin at the folder, which is looked at only if given."""
+    return load(
+        textwrap.dedent(text),
+        file="w.yaml",
+        kinds=CONFIG_KINDS,
+        environ=environ or {},
+        folder=folder,
+        files=folder is not None,
+        now=now,
+    )
+
+
+def wrong(
+    text: str, environ: Mapping[str, str] | None = None, folder: Path | None = None, now: datetime | None = None
+) -> list[Problem]:
+    """Load a text that must fail, and give its problems."""
+    with pytest.raises(ConfigError) as caught:
+        read(text, environ, folder, now)
+    return caught.value.problems
+
+
+def told(problems: list[Problem]) -> list[str]:
+    """Give code and path of problems."""
+    return [f"{problem.code} {problem.path}" for problem in problems]

@@ -1,0 +1,178 @@
+"""Addresses, URLs, origins and hosts: what is taken, what it becomes, and what is said of the rest."""
+
+from __future__ import annotations
+
+import pytest
+
+from wsbridge.config.address import read_bind, read_host, read_origin, read_proxy, read_target
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("127.0.0.1:8080", "127.0.0.1", 8080),
+        ("0.0.0.0:0", "0.0.0.0", 0),
+        ("[::]:8443", "::", 8443),
+        ("[0:0::1]:1", "::1", 1),
+        ("gw.example.org:65535", "gw.example.org", 65535),
+        ("localhost:22", "localhost", 22),
+    ],
+)
+def test_binds(text: str, host: str, port: int) -> None:
+    """A TCP address is a host and a port, IPv6 in brackets."""
+    bind = read_bind(text)
+    assert (bind.kind, bind.host, bind.port) == ("tcp", host, port)
+    assert read_bind(str(bind)) == bind
+
+
+def test_unix_binds() -> None:
+    """A Unix address is the whole path of a socket, of at most 107 bytes."""
+    assert read_bind("unix:/run/gw.sock").path == "/run/gw.sock"
+    assert str(read_bind("unix:/run/gw.sock")) == "unix:/run/gw.sock"
+    for text in ("unix:gw.sock", "unix:", "unix:@gw", "unix:/" + "x" * 107):
+        with pytest.raises(ValueError, match=r"whole path|107 bytes"):
+            read_bind(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("8080", "names no address: write 127.0.0.1:8080"),
+        (":8080", "names no address: write 127.0.0.1:8080"),
+        ("*:8080", "names no address: write 127.0.0.1:8080"),
+        ("127.0.0.1", "has no port"),
+        ("[::]", "has no port"),
+        ("::1:80", "write an IPv6 address in brackets"),
+        ("[1.2.3.4]:80", "is no IPv6 address"),
+        ("1.2.3:80", "is no IPv4 address"),
+        ("256.1.1.1:80", "is no IPv4 address"),
+        ("ws://127.0.0.1:80", "write the address alone"),
+        ("127.0.0.1:http", "is no port"),
+        ("127.0.0.1:65536", "is no port"),
+        ("127.0.0.1:080", "is no port"),
+        ("a b:80", "is no name of a host"),
+        ("bücher.example:80", "ASCII form"),
+        ("-x:80", "is no name of a host"),
+        ("fd:web", "is no port"),
+    ],
+)
+def test_what_is_no_bind(text: str, message: str) -> None:
+    """Anything else is refused with what to write."""
+    with pytest.raises(ValueError, match=message):
+        read_bind(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "literal", "loopback"),
+    [
+        ("127.0.0.1:1", True, True),
+        ("127.8.9.1:1", True, True),
+        ("[::1]:1", True, True),
+        ("unix:/s", True, True),
+        ("localhost:1", False, True),
+        ("0.0.0.0:1", False, False),
+        ("[::]:1", False, False),
+        ("10.0.0.1:1", False, False),
+        ("gw:1", False, False),
+    ],
+)
+def test_what_counts_as_loopback(text: str, literal: bool, loopback: bool) -> None:
+    """Only a written loopback address or Unix path is loopback for certain; `localhost` is a name."""
+    assert (read_bind(text).is_literal_loopback, read_bind(text).is_loopback) == (literal, loopback)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts", "authority"),
+    [
+        ("tcp://10.0.0.5:5900", ("tcp", "10.0.0.5", 5900, ""), "10.0.0.5:5900"),
+        ("tls://db.example:5433/", ("tls", "db.example", 5433, ""), "db.example:5433"),
+        ("ws://gw", ("ws", "gw", 80, "/"), "gw"),
+        ("wss://gw/vnc?a=b", ("wss", "gw", 443, "/vnc?a=b"), "gw"),
+        ("WSS://[::1]:444?q", ("wss", "::1", 444, "/?q"), "[::1]:444"),
+        ("ws://gw:443/", ("ws", "gw", 443, "/"), "gw:443"),
+    ],
+)
+def test_targets(text: str, parts: tuple[str, str, int, str], authority: str) -> None:
+    """A URL gives scheme, host, port and path; only ws and wss have ports of their own."""
+    target = read_target(text)
+    assert (target.scheme, target.host, target.port, target.path) == parts
+    assert (target.authority, str(target)) == (authority, text)
+
+
+def test_unix_targets() -> None:
+    """A Unix backend is written with or without two slashes."""
+    assert read_target("unix:/run/x").path == read_target("unix:///run/x").path == "/run/x"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("10.0.0.5:5900", "must be of the form"),
+        ("http://gw/", "must be of the form"),
+        ("tcp://gw", "has no port"),
+        ("tcp://gw:1/x", "a tcp backend has no path"),
+        ("tcp://gw:0", "port 0 cannot be dialled"),
+        ("wss://user:pw@gw/", "Authorization"),
+        ("wss://gw/#x", "never sent"),
+        ("wss://gw/a b", "printable ASCII"),
+        ("wss://", "is no name of a host"),
+        ("ws://::1/", "in brackets"),
+    ],
+)
+def test_what_is_no_target(text: str, message: str) -> None:
+    """Anything else is refused with what to write."""
+    with pytest.raises(ValueError, match=message):
+        read_target(text)
+
+
+def test_a_password_in_a_url_is_not_quoted() -> None:
+    """What is refused for having a password is told without it."""
+    for text in ("wss://user:geheim@gw/", "user:geheim@gw"):
+        with pytest.raises(ValueError, match=r"must be|cannot stand") as caught:
+            read_target(text)
+        assert "geheim" not in str(caught.value)
+
+
+def test_proxies() -> None:
+    """A proxy is http with a port, and may have a user and a password, which are not shown."""
+    proxy = read_proxy("http://joe:geheim@proxy.example:3128")
+    assert (proxy.host, proxy.port, proxy.user) == ("proxy.example", 3128, "joe")
+    assert proxy.password is not None
+    assert proxy.password.reveal() == "geheim"
+    assert "geheim" not in f"{proxy} {proxy!r}"
+    for text in ("https://proxy:1", "proxy:3128", "http://proxy", "http://a:geheim@b@c:1"):
+        with pytest.raises(ValueError, match=r"must be of the form|has no port") as caught:
+            read_proxy(text)
+        assert "geheim" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["https://gw.example.org", "http://gw:8080", "https://[::1]:8443", "null"])
+def test_origins(text: str) -> None:
+    """An origin is scheme, host and a port that is not the scheme's own, as browsers send it."""
+    assert read_origin(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("https://gw/", "write https://gw$"),
+        ("https://gw:443", "write https://gw$"),
+        ("http://GW:80/", "write http://gw$"),
+        ("gw.example.org", "write scheme and host alone"),
+        ("https://gw/x", "write scheme and host alone"),
+        ("https://*.example.org", "no name of a host"),
+    ],
+)
+def test_what_is_no_origin(text: str, message: str) -> None:
+    """What browsers would never send is refused, since it would never match."""
+    with pytest.raises(ValueError, match=message):
+        read_origin(text)
+
+
+def test_hosts_have_one_form() -> None:
+    """Hosts are compared lower-case, without trailing dot, IPv6 in brackets."""
+    assert read_host("GW.Example.org.") == "gw.example.org"
+    assert read_host("::1") == read_host("[0::1]") == "[::1]"
+    for text in ("gw:80", "*.gw", "https://gw", "a b"):
+        with pytest.raises(ValueError, match=r"without a port|as a whole|host alone|no name"):
+            read_host(text)

@@ -1,0 +1,236 @@
+"""The rules between sections, and the warnings."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.config.loading import LISTENERS, ROUTES, read, told, wrong
+
+BACKEND = "backend: 'tcp://10.0.0.5:1'"
+
+
+def listeners(*binds: str) -> str:
+    return "listeners:\n" + "".join(f"  l{at}: {{bind: '{bind}'}}\n" for at, bind in enumerate(binds))
+
+
+def file(first: str, *routes: str) -> str:
+    """Write a file of one text of listeners and of routes named r0, r1 and so on."""
+    return first + "routes:\n" + "".join(f"  r{at}: {{{route}}}\n" for at, route in enumerate(routes))
+
+
+@pytest.mark.parametrize("bind", ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "localhost:1", "gw.example:1", "[fe80::1]:1"])
+@pytest.mark.parametrize("goal", [BACKEND, "answer: 204"])
+def test_auth_must_be_written_where_others_can_come(bind: str, goal: str) -> None:
+    """A route that a listener on no literal loopback address leads to needs a written auth."""
+    (problem,) = wrong(file(listeners(bind), f"match: any, {goal}"))
+    assert (problem.code, problem.path, problem.line) == ("E022", "routes.r0.auth", 4)
+    assert (
+        f'the listener "l0" at {bind} is not on a loopback address: "auth: none" lets everybody in' in problem.message
+    )
+    read(file(listeners(bind), f"match: any, {goal}, auth: none"))
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1:1", "[::1]:1", "unix:/s"])
+def test_auth_may_be_left_out_where_only_this_host_comes(bind: str) -> None:
+    """On loopback addresses and Unix paths a route starts without auth."""
+    assert read(file(listeners(bind), f"match: any, {BACKEND}")).config.routes["r0"].auth is None
+
+
+def test_one_public_listener_is_enough_to_need_auth() -> None:
+    """A route needs auth as soon as one of its listeners is public, and not when its match leaves that one out."""
+    both = listeners("127.0.0.1:1", "0.0.0.0:2")
+    assert "E022 routes.r0.auth" in told(wrong(file(both, f"match: any, {BACKEND}")))
+    loaded = read(file(both, f"match: {{listener: l0}}, {BACKEND}", f"match: any, {BACKEND}, auth: none"))
+    assert "W001" in [warning.code for warning in loaded.warnings]
+
+
+def test_a_public_tcp_listener_needs_auth_for_its_route() -> None:
+    """The route that a listener names itself is reached by all who reach that listener."""
+    text = f"listeners: {{l: {{bind: '0.0.0.0:1', speaks: tcp, route: r0}}}}\nroutes: {{r0: {{{BACKEND}}}}}\n"
+    assert told(wrong(text)) == ["E022 routes.r0.auth"]
+
+
+@pytest.mark.parametrize(
+    ("binds", "collide"),
+    [
+        (("127.0.0.1:1", "127.0.0.1:1"), True),
+        (("127.0.0.1:1", "127.0.0.1:2"), False),
+        (("127.0.0.1:1", "127.0.0.2:1"), False),
+        (("127.0.0.1:1", "0.0.0.0:1"), True),
+        (("[::]:1", "0.0.0.0:1"), True),
+        (("[::]:1", "127.0.0.1:1"), True),
+        (("[::]:1", "[::1]:1"), True),
+        (("[::1]:1", "0.0.0.0:1"), False),
+        (("[::1]:1", "[0:0::1]:1"), True),
+        (("localhost:1", "127.0.0.1:1"), True),
+        (("localhost:1", "[::1]:1"), True),
+        (("localhost:1", "0.0.0.0:1"), True),
+        (("gw.example:1", "GW.example:1"), True),
+        (("gw.example:1", "10.0.0.1:1"), False),
+        (("127.0.0.1:0", "127.0.0.1:0"), False),
+        (("unix:/a", "unix:/a"), True),
+        (("unix:/a", "unix:/b/../a"), True),
+        (("unix:/a", "unix:/b"), False),
+    ],
+)
+def test_two_listeners_on_one_address(binds: tuple[str, str], collide: bool) -> None:
+    """Listeners that could not be opened side by side are an error at the second, others are not."""
+    text = file(listeners(*binds), f"match: any, {BACKEND}, auth: none")
+    if not collide:
+        read(text)
+        return
+    (problem,) = [problem for problem in wrong(text) if problem.severity == "error"]
+    assert (problem.code, problem.path) == ("E023", "listeners.l1.bind")
+    assert 'is taken by the listener "l0"' in problem.message
+
+
+def test_ipv6_only_leaves_ipv4_to_another() -> None:
+    """With ipv6_only the same port may be taken for IPv4."""
+    text = "listeners: {a: {bind: '[::]:1', ipv6_only: true}, b: {bind: '0.0.0.0:1'}}\n"
+    assert len(read(text + ROUTES).config.listeners) == 2
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "taken"),
+    [
+        ("any", "any", True),
+        ("any", "{path: /x}", True),
+        ("{path: /*}", "any", True),
+        ("{path: /x/*}", "{path: /x/y}", True),
+        ("{path: /x/*}", "{path: /x/y/*}", True),
+        ("{path: /x/*}", "{path: /x/*}", True),
+        ("{path: /x/*}", "{path: /x}", False),
+        ("{path: /x/*}", "{path: /xy/z}", False),
+        ("{path: /x/y/*}", "{path: /x/*}", False),
+        ("{path: /x}", "{path: /X}", False),
+        ("{path: /x}", "any", False),
+        ("{host: a}", "{host: a, path: /x}", True),
+        ("{host: [a, b]}", "{host: b}", True),
+        ("{host: a}", "{host: [a, b]}", False),
+        ("{host: a}", "any", False),
+        ("{listener: l0}", "{listener: [l0, l1]}", False),
+        ("{listener: [l0, l1]}", "any", True),
+        ("{listener: l0}", "{listener: l1}", False),
+    ],
+)
+def test_routes_that_an_earlier_one_shadows(earlier: str, later: str, taken: bool) -> None:
+    """A route whose every request an earlier one takes is an error at its match; one that keeps some is not."""
+    first = listeners("127.0.0.1:1", "127.0.0.1:2")
+    text = file(first, f"match: {earlier}, {BACKEND}, auth: none", f"match: {later}, {BACKEND}, auth: none")
+    if not taken:
+        read(text)
+        return
+    (problem,) = [problem for problem in wrong(text) if problem.severity == "error"]
+    assert (problem.code, problem.path) == ("E021", "routes.r1.match")
+    assert problem.message == 'nothing can reach this route: the route "r0" above takes all that it matches'
+
+
+def test_several_routes_may_shadow_one_together() -> None:
+    """Where each listener's requests are taken by another route, all of these are named."""
+    first = listeners("127.0.0.1:1", "127.0.0.1:2")
+    routes = [f"match: {match}, {BACKEND}, auth: none" for match in ("{listener: l0}", "{listener: l1}", "any")]
+    (problem,) = wrong(file(first, *routes))
+    assert 'the routes "r0", "r1" above' in problem.message
+
+
+def test_pages_and_backends_may_share_a_path() -> None:
+    """Routes with files or answer take plain requests, those with a backend upgrades: neither shadows the other."""
+    read(file(LISTENERS, f"match: any, {BACKEND}, auth: none", "match: any, answer: 204, auth: none"))
+    (problem,) = wrong(file(LISTENERS, "match: any, answer: 204, auth: none", "match: any, answer: 404, auth: none"))
+    assert (problem.code, problem.path) == ("E021", "routes.r1.match")
+
+
+def test_a_route_without_match_needs_a_listener_that_names_it() -> None:
+    """A route with no match that no listener names can never be reached."""
+    (problem,) = wrong(file(LISTENERS, f"match: any, {BACKEND}, auth: none", f"{BACKEND}, auth: none"))
+    assert (problem.code, problem.path) == ("E021", "routes.r1")
+    assert "it has no match" in problem.message
+
+
+def test_a_route_needs_a_listener_that_speaks_websocket() -> None:
+    """A match can take nothing where no listener speaks websocket."""
+    text = "listeners: {l: {bind: '127.0.0.1:1', speaks: tcp, route: r0}}\n"
+    (problem,) = wrong(file(text, f"{BACKEND}, auth: none", f"match: any, {BACKEND}, auth: none"))
+    assert (problem.code, problem.path) == ("E021", "routes.r1.match")
+    assert "no listener speaks websocket" in problem.message
+
+
+def test_names_that_nothing_bears() -> None:
+    """A listener or route that does not exist is an error where it is named, with a guess."""
+    text = "listeners: {web: {bind: '127.0.0.1:1'}, old: {bind: '127.0.0.1:2', speaks: tcp, route: vcn}}\n"
+    text += f"routes: {{vnc: {{match: {{listener: [web, wbe]}}, {BACKEND}, auth: none}}}}\n"
+    assert [(p.code, p.path, p.message) for p in wrong(text)] == [
+        ("E020", "listeners.old.route", 'there is no route "vcn" (did you mean "vnc"?)'),
+        ("E020", "routes.vnc.match.listener[1]", 'there is no listener "wbe" (did you mean "web"?)'),
+    ]
+
+
+def test_a_match_cannot_name_a_listener_that_speaks_tcp() -> None:
+    """On a listener that speaks tcp nothing is matched; the message says how to reach the route from there."""
+    text = "listeners: {web: {bind: '127.0.0.1:1'}, old: {bind: '127.0.0.1:2', speaks: tcp, route: r0}}\n"
+    problems = wrong(file(text, f"match: {{listener: old}}, {BACKEND}, auth: none", "match: any, answer: 204"))
+    assert [(p.code, p.path) for p in problems] == [("E021", "routes.r0.match.listener")]
+
+
+def test_a_tcp_listener_needs_a_backend() -> None:
+    """A listener that speaks tcp cannot send its connections to files or to a fixed answer."""
+    text = "listeners: {web: {bind: '127.0.0.1:1'}, old: {bind: '127.0.0.1:2', speaks: tcp, route: r0}}\n"
+    assert "E024 listeners.old.route" in told(wrong(file(text, "match: any, answer: 204, auth: none")))
+
+
+@pytest.mark.parametrize(
+    ("first", "route", "expected"),
+    [
+        (LISTENERS, f"match: any, {BACKEND}", "W001 routes.r0"),
+        (LISTENERS, f"match: any, {BACKEND}, auth: none", None),
+        (LISTENERS, "match: any, answer: 204", None),
+        (listeners("unix:/s"), f"match: any, {BACKEND}", None),
+        (listeners("0.0.0.0:1"), f"match: any, {BACKEND}, auth: none", "W005 listeners.l0.bind"),
+        (listeners("0.0.0.0:1"), "match: any, answer: 204, auth: none", None),
+        (LISTENERS, f"match: any, {BACKEND}, auth: none, origins: any", "W003 routes.r0.origins"),
+        (LISTENERS, f"match: any, {BACKEND}, auth: none, origins: ['null']", "W003 routes.r0.origins[0]"),
+        (LISTENERS, f"match: any, {BACKEND}, auth: none, timeouts: {{ping: off}}", "W006 routes.r0.timeouts.ping"),
+        (LISTENERS, f"match: any, {BACKEND}, auth: none, timeouts: {{write: off}}", "W007 routes.r0.timeouts.write"),
+        (
+            LISTENERS,
+            "match: any, auth: none, backend: {url: 'tls://a:1', insecure: true}",
+            "W002 routes.r0.backend.insecure",
+        ),
+        (
+            LISTENERS,
+            "match: any, auth: none, backend: {url: 'ws://a', headers: {Authorization: x}}",
+            "W004 routes.r0.backend.headers.Authorization",
+        ),
+        (LISTENERS, "match: any, auth: none, backend: {url: 'ws://a', headers: {X: x}}", None),
+        (LISTENERS, "match: any, auth: none, backend: {url: 'wss://a', headers: {X: {env: E}}}", None),
+        (LISTENERS, "match: any, auth: none, backend: {url: 'ws://127.0.0.1', headers: {X: {env: E}}}", None),
+        (
+            "listeners: {l: {bind: 'unix:/s', mode: 0666}}\n",
+            f"match: any, {BACKEND}",
+            "W010 listeners.l.mode",
+        ),
+        (
+            "listeners: {l: {bind: '127.0.0.1:1'}, m: {bind: '127.0.0.1:2'}}\n",
+            f"match: {{listener: l}}, {BACKEND}, auth: none",
+            "W011 listeners.m",
+        ),
+    ],
+)
+def test_warnings(first: str, route: str, expected: str | None) -> None:
+    """What is allowed but dangerous is warned of at its place, and its harmless neighbour is not."""
+    assert told(read(file(first, route)).warnings) == ([expected] if expected else [])
+
+
+@pytest.mark.parametrize(("key", "code"), [("ping", "W006"), ("write", "W007")])
+def test_warnings_of_timeouts_at_the_top(key: str, code: str) -> None:
+    """A timeout that guards against dead peers is warned of when it is off for all."""
+    loaded = read(LISTENERS + ROUTES + f"timeouts: {{{key}: off}}\n")
+    assert told(loaded.warnings) == [f"{code} timeouts.{key}"]
+    assert loaded.warnings[0].text().startswith(f"w.yaml:3:{len('timeouts: {' + key) + 3}: warning: timeouts.{key}: ")
+    assert f"[{code}]" in loaded.warnings[0].text().splitlines()[0]
+
+
+def test_sections_with_a_mistake_are_not_judged_further() -> None:
+    """One typo is one error: what hangs on the misspelt key is not told as well."""
+    text = file(listeners("0.0.0.0:1"), f"match: any, {BACKEND}, atuh: none", f"match: any, {BACKEND}")
+    assert told(wrong(text)) == ["E010 routes.r0.atuh", "E022 routes.r1.auth", "E021 routes.r1.match"]

@@ -1,0 +1,79 @@
+"""The files in conf/."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+from pydantic import BaseModel
+
+from tests.config import yaml12
+from tests.config.loading import told
+from wsbridge.config.load import load, load_file
+from wsbridge.config.model import Config
+from wsbridge.config.reach import leading_listeners
+from wsbridge.config.schema import schema
+from wsbridge.kinds import CONFIG_KINDS
+
+CONF = Path(__file__).parents[2] / "conf"
+SAMPLE = CONF / "wsbridge.yaml"
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_file_loads(path: Path) -> None:
+    """Each file loads without an error, leaving aside the files that it names."""
+    config = load_file(path, CONFIG_KINDS, {}, files=False).config
+    assert all(leading_listeners(config, name) for name in config.routes)
+
+
+def test_the_sample_names_its_schema() -> None:
+    """The full sample has the line by which editors find the schema."""
+    assert SAMPLE.read_text().startswith("# yaml-language-server: $schema=")
+
+
+def test_the_sample_has_no_warnings() -> None:
+    """The full sample passes `check --strict`."""
+    assert told(load_file(SAMPLE, CONFIG_KINDS, {}, files=False).warnings) == []
+
+
+def test_the_sample_starts_where_its_files_exist(tmp_path: Path) -> None:
+    """With the files that it names in place, the sample passes with all checks."""
+    ours = trustme.CA().issue_cert("gw.example.org")
+    for name in ("chain.pem", "client.pem", "db-ca.pem"):
+        (tmp_path / name).write_bytes(ours.cert_chain_pems[0].bytes())
+    for name in ("key.pem", "client-key.pem"):
+        (tmp_path / name).write_bytes(ours.private_key_pem.bytes())
+        (tmp_path / name).chmod(0o600)
+    (tmp_path / "far-vnc").write_text("Bearer abc\n")
+    text = SAMPLE.read_text()
+    for folder in ("/etc/wsbridge/tls", "/etc/wsbridge/secrets", "/usr/share/novnc"):
+        text = text.replace(folder, str(tmp_path))
+    assert load(text, file="wsbridge.yaml", kinds=CONFIG_KINDS, environ={}).warnings == []
+
+
+def keys(value: object) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield key
+            yield from keys(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from keys(inner)
+
+
+def test_the_sample_shows_every_option() -> None:
+    """No option is missing from the full sample."""
+    shown = set(keys(yaml12.read(SAMPLE.read_text())))
+    definitions = schema(CONFIG_KINDS)["definitions"]
+    options = {key for part in definitions.values() for key in part["properties"]} | set(Config.model_fields)
+    assert options - shown == set()
+
+
+def test_values_of_the_sample_are_the_defaults() -> None:
+    """What the sample shows for timeouts, limits and the log is what holds without it."""
+    config = load_file(SAMPLE, CONFIG_KINDS, {}, files=False).config
+    for section in (config.timeouts, config.limits, config.log):
+        assert isinstance(section, BaseModel)
+        assert section.model_dump() == type(section)().model_dump()

@@ -1,0 +1,108 @@
+"""The JSON Schema that editors check a file by."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from tests.config import yaml12
+from tests.config.loading import LISTENERS, ROUTES
+from wsbridge.config.schema import schema
+from wsbridge.kinds import CONFIG_KINDS
+
+CONF = Path(__file__).parents[2] / "conf"
+SCHEMA = schema(CONFIG_KINDS)
+VALIDATOR = jsonschema.Draft7Validator(SCHEMA)
+
+
+def mistakes(text: str) -> list[str]:
+    return [".".join(map(str, error.absolute_path)) for error in VALIDATOR.iter_errors(yaml12.read(text))]
+
+
+def test_it_is_a_schema_of_draft_7() -> None:
+    """The schema is valid by its own dialect, which YAML language servers know, and is plain JSON."""
+    jsonschema.Draft7Validator.check_schema(SCHEMA)
+    assert SCHEMA["$schema"] == "http://json-schema.org/draft-07/schema#"
+    assert json.loads(json.dumps(SCHEMA)) == SCHEMA
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.name)
+def test_samples_are_valid(path: Path) -> None:
+    """Every file in conf/ is valid by the schema."""
+    assert mistakes(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        (LISTENERS + ROUTES + "engnie: auto\n", ""),
+        (LISTENERS + ROUTES + "timeouts: {idel: 1h}\n", "timeouts"),
+        (LISTENERS + ROUTES + "timeouts: {idle: 60}\n", "timeouts.idle"),
+        (LISTENERS + ROUTES + "timeouts: {idle: soon}\n", "timeouts.idle"),
+        (LISTENERS + ROUTES + "timeouts: {connect: off}\n", "timeouts.connect"),
+        (LISTENERS + ROUTES + "limits: {head: 16KB}\n", "limits.head"),
+        (LISTENERS + ROUTES + "log: {level: loud}\n", "log.level"),
+        (LISTENERS + ROUTES + "log: null\n", "log"),
+        (LISTENERS, ""),
+        ("listeners: {web: {speaks: tcp}}\n" + ROUTES, "listeners.web"),
+        ("listeners: {a b: {bind: '127.0.0.1:1'}}\n" + ROUTES, "listeners"),
+        (LISTENERS + "routes: {r: {match: any}}\n", "routes.r"),
+        (LISTENERS + "routes: {r: {match: any, answer: 204, files: x}}\n", "routes.r"),
+        (LISTENERS + "routes: {r: {match: all, answer: 204}}\n", "routes.r.match"),
+        (LISTENERS + "routes: {r: {match: any, backend: 'http://a'}}\n", "routes.r.backend"),
+        (LISTENERS + "routes: {r: {match: any, backend: {url: 'tcp://a:1', ca: x}}}\n", "routes.r.backend"),
+        (LISTENERS + "routes: {r: {match: any, backend: {url: 'wss://a', headers: {A: {}}}}}\n", "routes.r.backend"),
+        (LISTENERS + "routes: {r: {match: any, backend: 'tcp://a:1', auth: basic}}\n", "routes.r.auth"),
+    ],
+)
+def test_mistakes_are_found(text: str, place: str) -> None:
+    """A mistake that an editor can see is one, at the section where it is."""
+    assert mistakes(text) == [place]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        LISTENERS + ROUTES,
+        LISTENERS + ROUTES + "timeouts: {idle: off, drain: '${DRAIN}'}\nlimits: {head: 16384, headers: '${N}'}\n",
+        LISTENERS
+        + "routes: {r: {match: {listener: [web], host: a}, backend: 'tcp://${HOST}:1', auth: {kind: none}}}\n",
+        LISTENERS
+        + "routes: {r: {match: any, backend: {url: 'wss://a', headers: {A: x, B: {env: C}}}, origins: any}}\n",
+        "listeners: {s: {bind: 'unix:/s', mode: 0660}, t: {bind: '[::]:1', ipv6_only: true}}\n" + ROUTES,
+    ],
+)
+def test_all_written_forms_are_valid(text: str) -> None:
+    """Short and long forms, sizes as numbers, and `${NAME}` in place of any scalar are taken."""
+    assert mistakes(text) == []
+
+
+def fields(part: dict[str, Any], name: str) -> list[tuple[str, dict[str, Any]]]:
+    return [(f"{name}.{key}", field) for key, field in part["properties"].items()]
+
+
+def test_every_option_is_described() -> None:
+    """Each key has a sentence, so that an editor can show it."""
+    parts = [("", SCHEMA), *SCHEMA["definitions"].items()]
+    options = [option for name, part in parts for option in fields(part, name)]
+    undescribed = [name for name, field in options if not field.get("description") and not field.get("$ref")]
+    assert len(options) > 80
+    assert undescribed == []
+
+
+def test_defaults_are_those_of_the_model_as_written_in_a_file() -> None:
+    """Defaults stand in the schema the way the file has them."""
+    properties = SCHEMA["definitions"]["Timeouts"]["properties"]
+    assert {key: properties[key]["default"] for key in ("handshake", "idle", "write", "accept_pause")} == {
+        "handshake": "10s",
+        "idle": "off",
+        "write": "10m",
+        "accept_pause": "100ms",
+    }
+    assert SCHEMA["definitions"]["Limits"]["properties"]["head"]["default"] == "16KiB"
+    assert SCHEMA["definitions"]["Listener"]["properties"]["mode"]["default"] == "0660"
+    assert "default" not in SCHEMA["definitions"]["RouteTimeouts"]["properties"]["ping"]

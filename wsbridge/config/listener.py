@@ -1,0 +1,61 @@
+"""Listener: an address that is listened on, and what is spoken there.
+
+Lives here: the section and the rules between its keys. Must not live here: rules between listeners (`check`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator
+
+from wsbridge.config.certificate import Certificate
+from wsbridge.config.choice import filled
+from wsbridge.config.scalars import Bind, Count, Flag, Mode, Name, Owner, at_least, at_most
+from wsbridge.config.section import Fault, Section
+
+
+class ListenerTls(Section):
+    """TLS of a listener: version 1.2 at least."""
+
+    certificates: Annotated[tuple[Certificate, ...], AfterValidator(filled)]
+    """One or more; the name that the client asks for (SNI) picks one, the first serves all others."""
+
+
+class Listener(Section):
+    """An address that is listened on, and what is spoken there."""
+
+    bind: Bind
+    """host:port, '[v6]:port' (quoted) or unix:/path. Port 0 picks a free one, which the log tells."""
+    speaks: Literal["websocket", "tcp"] = "websocket"
+    """What clients speak: websocket (HTTP with an upgrade) or tcp (plain bytes)."""
+    route: Name | None = None
+    """The route of all connections of a listener that speaks tcp; needed there, wrong elsewhere."""
+    tls: ListenerTls | None = None
+    """Certificates; without them the listener is plain."""
+    mode: Mode = 0o660
+    """Mode of the socket's file, in octal; only for unix:/path."""
+    owner: Owner | None = None
+    """Owner of the socket's file, user or user:group; only for unix:/path. Left out: who runs wsbridge."""
+    ipv6_only: Flag = False
+    """For '[::]:port': true leaves IPv4 to another listener; false takes both."""
+    backlog: Annotated[Count, AfterValidator(at_least(1)), AfterValidator(at_most(65535))] = 1024
+    """Connections that may wait in the kernel to be accepted."""
+
+    @classmethod
+    def written_faults(cls, written: Mapping[str, object]) -> Iterable[Fault]:
+        """Hold the keys to what the address and the spoken form can use."""
+        if written.get("speaks") == "tcp":
+            if "route" not in written and written.keys() <= cls.model_fields.keys():
+                yield Fault(("route",), "is missing: a listener that speaks tcp names its route", "E011")
+        elif "route" in written and written.get("speaks", "websocket") == "websocket":
+            text = "only a listener with speaks: tcp names a route; here the routes pick by their match"
+            yield Fault(("route",), text, "E013", at_key=True)
+        bind = written.get("bind")
+        if isinstance(bind, str):
+            for key in ("mode", "owner"):
+                if key in written and not bind.startswith("unix:"):
+                    yield Fault((key,), "is only for a listener on unix:/path", "E013", at_key=True)
+            if "ipv6_only" in written and not bind.startswith("["):
+                yield Fault(("ipv6_only",), "is only for a listener on an IPv6 address", "E013", at_key=True)

@@ -1,0 +1,115 @@
+"""Schema: the model as JSON Schema, for editors (draft 7, which the YAML language server knows).
+
+Lives here: what pydantic's own generator does not know: how defaults are written in the file, the kinds of backends
+and authentication, and that `${NAME}` may stand in place of any scalar. Must not live here: the sections.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
+from pydantic_core import SchemaSerializer, core_schema
+
+from wsbridge.config.model import Config, Route, RouteTimeouts
+from wsbridge.config.section import Kinds, Section
+
+DIALECT = "http://json-schema.org/draft-07/schema#"
+REFERENCE = "#/definitions/{model}"
+VARIABLE = {"type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*\}"}
+"""A value that comes from the environment, wholly or in part."""
+
+
+class _Written(GenerateJsonSchema):
+    """Generates what stands in the file: defaults the way they are written, and no null."""
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        """Give the default as text of the file; those of whole sections stand in these."""
+        found = self.generate_inner(schema["schema"])
+        if "default" not in schema or schema["schema"]["type"] == "nullable":
+            return found
+        written = SchemaSerializer(schema["schema"]).to_python(schema["default"], mode="json")
+        return {**found, "default": written}
+
+    def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
+        """A key that is left out is None; null itself is not taken."""
+        return self.generate_inner(schema["schema"])
+
+
+def schema(kinds: Kinds) -> dict[str, Any]:
+    """Give the JSON Schema of the file.
+
+    Args:
+        kinds: The kinds of backends and authentication that it may name.
+    """
+    sections: list[type[Section]] = [Config]
+    sections += dict.fromkeys([*kinds.backends.values(), *kinds.auth.values()])
+    _, found = models_json_schema(
+        [(section, "validation") for section in sections], ref_template=REFERENCE, schema_generator=_Written
+    )
+    definitions: dict[str, Any] = found["$defs"]
+    _shape(definitions, kinds)
+    definitions = {name: _loosened(inner, kinds) for name, inner in definitions.items()}
+    top = definitions.pop(Config.__name__)
+    return {"$schema": DIALECT, "title": "wsbridge.yaml", **top, "definitions": definitions}
+
+
+def _shape(definitions: dict[str, Any], kinds: Kinds) -> None:
+    """Add what the models hold by rules of their own."""
+    definitions[Route.__name__]["oneOf"] = [{"required": [goal]} for goal in ("backend", "files", "answer")]
+    for field in definitions[RouteTimeouts.__name__]["properties"].values():
+        field.pop("default", None)
+        field["description"] += " Left out: as in timeouts at the top."
+    for section in set(kinds.backends.values()):
+        schemes = [scheme for scheme, found in kinds.backends.items() if found is section]
+        url = definitions[section.__name__]["properties"]["url"]
+        url["pattern"] = f"^({'|'.join(map(_begin, schemes))})"
+
+
+def _begin(scheme: str) -> str:
+    return "unix:" if scheme == "unix" else f"{scheme}://"
+
+
+def _loosened(value: Any, kinds: Kinds) -> Any:
+    """Put in the kinds, let `${NAME}` stand for scalars, and drop the titles, which say nothing new."""
+    if isinstance(value, list):
+        return [_loosened(item, kinds) for item in value]
+    if not isinstance(value, dict):
+        return value
+    outer = {key: value[key] for key in ("description", "default") if key in value}
+    inner = {key: found for key, found in value.items() if key not in outer and key != "title"}
+    if "$kinds" in inner:
+        return {**outer, "anyOf": _kinds(inner["$kinds"], kinds)}
+    if "$ref" in inner:
+        return {**outer, "allOf": [inner]} if outer else inner
+    if "patternProperties" in inner:
+        inner["additionalProperties"] = False
+    if _is_strict_scalar(inner):
+        return {**outer, "anyOf": [inner, VARIABLE]}
+    if "properties" in inner:
+        properties = {name: _loosened(found, kinds) for name, found in inner["properties"].items()}
+        return {**outer, **inner, "properties": properties}
+    return {**outer, **{key: _loosened(found, kinds) for key, found in inner.items() if key != "propertyNames"}}
+
+
+def _is_strict_scalar(found: dict[str, Any]) -> bool:
+    """Tell whether a schema is of a scalar that a text with `${NAME}` would not fit."""
+    types = found.get("type", ())
+    types = {types} if isinstance(types, str) else set(types)
+    if "const" in found:
+        return True
+    return (
+        bool(types) and types <= {"string", "integer", "number", "boolean"} and (types != {"string"} or len(found) > 1)
+    )
+
+
+def _kinds(table: str, kinds: Kinds) -> list[dict[str, Any]]:
+    """Give the forms of a value whose section depends on a kind: its short text, and each section."""
+    if table == "backends":
+        begin = "|".join(map(_begin, kinds.backends))
+        short: dict[str, Any] = {"type": "string", "pattern": f"^({begin}|.*\\$\\{{)"}
+        sections = dict.fromkeys(section.__name__ for section in kinds.backends.values())
+    else:
+        short = {"enum": sorted(kinds.auth)}
+        sections = dict.fromkeys(section.__name__ for section in kinds.auth.values())
+    return [short, *({"$ref": REFERENCE.format(model=name)} for name in sections)]
