@@ -1,0 +1,68 @@
+"""Addresses and peers: text forms, loopback, who is at the other end of a Unix socket."""
+
+import os
+import socket
+
+import pytest
+
+from wsbridge.net.address import Address, Peer, host_port, local_name
+
+
+@pytest.mark.parametrize(
+    ("host", "text"),
+    [("192.0.2.1", "192.0.2.1:80"), ("2001:db8::1", "[2001:db8::1]:80"), ("example.org", "example.org:80")],
+)
+def test_host_port(host, text):
+    """IPv6 addresses stand in brackets, all else does not."""
+    assert host_port(host, 80) == text
+    assert str(Address(socket.AF_INET, (host, 80))) == text
+
+
+@pytest.mark.parametrize(
+    ("host", "family", "loopback"),
+    [
+        ("127.0.0.1", socket.AF_INET, True),
+        ("127.9.9.9", socket.AF_INET, True),
+        ("::1", socket.AF_INET6, True),
+        ("192.0.2.1", socket.AF_INET, False),
+        ("2001:db8::127", socket.AF_INET6, False),
+        ("", socket.AF_UNIX, True),
+    ],
+)
+def test_peer_is_loopback(host, family, loopback):
+    """Loopback addresses and Unix sockets are this machine's."""
+    assert Peer(host, 1, family).is_loopback is loopback
+
+
+def test_ipv4_peer_of_a_dual_stack_socket_is_told_as_ipv4():
+    """A client that came by IPv4 to `[::]` shows its IPv4 address."""
+    with socket.socket(socket.AF_INET6) as sock:
+        peer = Peer.of(sock, ("::ffff:192.0.2.7", 52044, 0, 0))
+
+    assert str(peer) == "192.0.2.7:52044"
+    assert peer.family == socket.AF_INET
+
+
+def test_peer_asks_the_kernel_when_accept_gave_nothing():
+    """Without an address from accept, the socket is asked."""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        accepted, _ = server.accept()
+        with accepted:
+            assert str(Peer.of(accepted)) == local_name(client)
+
+
+def test_peer_of_a_unix_socket_has_process_and_user():
+    """The kernel tells who is at the other end."""
+    left, right = socket.socketpair()
+    with left, right:
+        peer = Peer.of(left)
+
+    assert (peer.pid, peer.uid) == (os.getpid(), os.getuid())
+    assert str(peer) == f"unix:pid={os.getpid()},uid={os.getuid()}"
+
+
+def test_local_name_of_a_unix_socket(tmp_path):
+    """A bound Unix socket shows its path."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(tmp_path / "s"))
+        assert local_name(sock) == f"unix:{tmp_path / 's'}"

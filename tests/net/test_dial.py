@@ -1,0 +1,315 @@
+"""Dialling: one address, several, failures and what they are called, cancellation."""
+
+import errno
+import resource
+import socket
+
+import pytest
+import trio
+import trio.testing
+
+from wsbridge.net import dial as module
+from wsbridge.net.address import Address
+from wsbridge.net.dial import DialFailure, dial, dial_unix, interleave
+from wsbridge.net.resolve import Resolver
+from wsbridge.reasons import Reason
+
+
+@pytest.fixture
+def server():
+    """A listening socket on 127.0.0.1."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        yield sock
+
+
+@pytest.fixture
+def closed_port():
+    """A port of 127.0.0.1 that is bound but not listened on: refused for certain."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield sock.getsockname()[1]
+
+
+def answering(*hosts):
+    """A resolver whose every name has these addresses."""
+    rows = [
+        (socket.AF_INET6, 1, 6, "", (host, 0, 0, 0)) if ":" in host else (socket.AF_INET, 1, 6, "", (host, 0))
+        for host in hosts
+    ]
+    return Resolver(getaddrinfo=lambda *_, **__: rows)
+
+
+async def test_one_address(server):
+    """The socket is connected, non-blocking and not inherited."""
+    port = server.getsockname()[1]
+    sock = await dial(Resolver(), "127.0.0.1", port)
+
+    assert isinstance(sock, socket.socket)
+    with sock:
+        assert sock.getpeername() == ("127.0.0.1", port)
+        assert sock.getblocking() is False
+        assert sock.get_inheritable() is False
+
+
+async def test_refused(closed_port):
+    """Nobody listens: refused, with address and the system's words."""
+    outcome = await dial(Resolver(), "127.0.0.1", closed_port)
+
+    assert outcome == DialFailure(Reason.BACKEND_REFUSED, f"127.0.0.1:{closed_port}: Connection refused")
+    assert outcome.end().blame == "back"
+
+
+async def test_unknown_name():
+    """A name that cannot be looked up."""
+
+    def fail(*_, **__):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    async with Resolver(getaddrinfo=fail) as resolver:
+        outcome = await dial(resolver, "gw.invalid", 80)
+
+    assert outcome == DialFailure(Reason.BACKEND_NAME, "gw.invalid: Name or service not known")
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (errno.ECONNREFUSED, Reason.BACKEND_REFUSED),
+        (errno.EADDRNOTAVAIL, Reason.OVERLOAD),
+        (errno.ENOBUFS, Reason.OVERLOAD),
+        (errno.ETIMEDOUT, Reason.BACKEND_TIMEOUT),
+        (errno.EHOSTUNREACH, Reason.BACKEND_UNREACHABLE),
+        (errno.ENETUNREACH, Reason.BACKEND_UNREACHABLE),
+        (errno.EACCES, Reason.BACKEND_UNREACHABLE),
+    ],
+)
+async def test_errors_have_reasons(monkeypatch, code, reason):
+    """Each errno of connect becomes one reason; the socket is closed."""
+    made = []
+
+    class Failing(socket.socket):
+        def __init__(self, *args):
+            super().__init__(*args)
+            made.append(self)
+
+        def connect_ex(self, _):
+            return code
+
+    monkeypatch.setattr(module.socket, "socket", Failing)
+    outcome = await dial(Resolver(), "192.0.2.1", 80)
+
+    assert outcome.reason is reason
+    assert outcome.end().blame == ("bridge" if reason is Reason.OVERLOAD else "back")
+    assert [sock.fileno() for sock in made] == [-1]
+
+
+async def test_no_descriptor_left_is_overload(server):
+    """EMFILE on the dial is this machine's trouble, not the backend's."""
+    resolver = Resolver()
+    port = server.getsockname()[1]
+    resolver.cached("127.0.0.1", port)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        outcome = await dial(resolver, "127.0.0.1", port)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert outcome == DialFailure(Reason.OVERLOAD, f"127.0.0.1:{port}: Too many open files")
+
+
+async def test_our_own_ephemeral_port_is_no_backend():
+    """TCP's simultaneous open connects a socket to itself; that counts as refused."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+
+    class Own(socket.socket):
+        def connect_ex(self, address):
+            if self.getsockname()[1] == 0:
+                self.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                self.bind(address)
+            return super().connect_ex(address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module.socket, "socket", Own)
+        outcome = await dial(Resolver(), "127.0.0.1", port)
+
+    assert isinstance(outcome, DialFailure)
+    assert outcome.reason is Reason.BACKEND_REFUSED
+
+
+def test_families_take_turns():
+    """In the order given otherwise, the family of the first address first."""
+    six = [Address(socket.AF_INET6, (f"2001:db8::{n}", 1, 0, 0)) for n in range(3)]
+    four = [Address(socket.AF_INET, (f"192.0.2.{n}", 1)) for n in range(2)]
+
+    assert interleave([*six, *four]) == [six[0], four[0], six[1], four[1], six[2]]
+    assert interleave([*four, *six]) == [four[0], six[0], four[1], six[1], six[2]]
+    assert interleave([]) == []
+
+
+async def test_a_refused_address_gives_way_at_once(server):
+    """The next address is tried without waiting for the 250 ms."""
+    port = server.getsockname()[1]
+    with trio.fail_after(5):
+        async with answering("127.0.0.9", "127.0.0.1") as resolver:
+            sock = await dial(resolver, "gw", port)
+
+    assert isinstance(sock, socket.socket)
+    with sock:
+        assert sock.getpeername()[0] == "127.0.0.1"
+
+
+async def test_all_fail_and_all_are_told(closed_port):
+    """The failure has the words of every address and the gravest of the reasons."""
+    async with answering("127.0.0.1", "127.0.0.2") as resolver:
+        outcome = await dial(resolver, "gw", closed_port)
+
+    assert outcome.reason is Reason.BACKEND_REFUSED
+    assert outcome.detail == (
+        f"gw:{closed_port}: 127.0.0.1:{closed_port}: Connection refused; 127.0.0.2:{closed_port}: Connection refused"
+    )
+
+
+class Attempts:
+    """Stands in for single attempts: hosts that hang until cancelled, connect after a time, or fail."""
+
+    def __init__(self, plan):
+        self.plan = plan
+        self.started = []
+        self.open = 0
+        self.most = 0
+        self.made = []
+
+    async def __call__(self, family, sockaddr):
+        host = sockaddr[0]
+        self.started.append((host, round(trio.current_time(), 3)))
+        self.open += 1
+        self.most = max(self.most, self.open)
+        try:
+            what = self.plan[host]
+            if what == "hang":
+                await trio.sleep_forever()
+            if isinstance(what, Reason):
+                return DialFailure(what, host)
+            await trio.sleep(what)
+            sock = socket.socket()
+            self.made.append((host, sock))
+            return sock
+        finally:
+            self.open -= 1
+
+
+async def race(monkeypatch, plan):
+    attempts = Attempts(plan)
+    monkeypatch.setattr(module, "_connect", attempts)
+    addresses = [Address(socket.AF_INET, (host, 1)) for host in plan][: module.MAX_ADDRESSES]
+    started = trio.current_time()
+    outcome = await module._race("gw", 1, addresses)
+    attempts.started = [(host, round(at - started, 3)) for host, at in attempts.started]
+    return outcome, attempts
+
+
+async def test_attempts_start_a_quarter_second_apart(monkeypatch, autojump_clock):
+    """An address that hangs holds the next one up for 250 ms, no longer, and is given up when another connects."""
+    outcome, attempts = await race(monkeypatch, {"a": "hang", "b": 0.1, "c": 0})
+
+    assert attempts.started == [("a", 0), ("b", 0.25)]
+    assert outcome is attempts.made[0][1]
+    assert attempts.open == 0
+    outcome.close()
+
+
+async def test_at_most_three_attempts_are_open(monkeypatch, autojump_clock):
+    """The fourth waits for one of the three to end."""
+    outcome, attempts = await race(monkeypatch, {"a": 9, "b": 5, "c": "hang", "d": 1, "e": 1})
+
+    assert attempts.most == 3
+    assert [host for host, _ in attempts.started] == ["a", "b", "c"]
+    assert outcome is attempts.made[0][1]
+    assert attempts.made[0][0] == "b"
+    outcome.close()
+
+
+async def test_a_second_winner_is_closed(monkeypatch, autojump_clock):
+    """Of two that connect in the same moment one is kept."""
+    outcome, attempts = await race(monkeypatch, {"a": 0.25 + 0.125, "b": 0.125})
+
+    for _, sock in attempts.made:
+        assert (sock.fileno() != -1) is (sock is outcome)
+    outcome.close()
+
+
+async def test_overload_outranks_the_rest(monkeypatch, autojump_clock):
+    """Of several reasons the one that says most is kept."""
+    plan = {"a": Reason.BACKEND_UNREACHABLE, "b": Reason.OVERLOAD, "c": Reason.BACKEND_REFUSED}
+    outcome, _ = await race(monkeypatch, plan)
+
+    assert outcome == DialFailure(Reason.OVERLOAD, "gw:1: a; b; c")
+
+
+async def test_at_most_eight_addresses(monkeypatch):
+    """A name with a hundred addresses is not a scan."""
+    attempts = Attempts({f"192.0.2.{n}": Reason.BACKEND_REFUSED for n in range(100)})
+    monkeypatch.setattr(module, "_connect", attempts)
+    async with answering(*attempts.plan) as resolver:
+        await dial(resolver, "gw", 1)
+
+    assert len(attempts.started) == 8
+
+
+@pytest.mark.parametrize("hosts", [["192.0.2.1"], ["192.0.2.1", "192.0.2.2"]])
+async def test_a_cancelled_dial_closes_its_sockets(monkeypatch, hosts):
+    """The deadline is the caller's scope, and leaves nothing open."""
+    made = []
+
+    class Hanging(socket.socket):
+        def __init__(self, *args):
+            super().__init__(*args)
+            made.append(self)
+
+        def connect_ex(self, _):
+            return errno.EINPROGRESS
+
+    monkeypatch.setattr(module.socket, "socket", Hanging)
+    monkeypatch.setattr(trio.lowlevel, "wait_writable", lambda _: trio.sleep_forever())
+    async with answering(*hosts) as resolver:
+        with trio.move_on_after(0.01) as scope:
+            await dial(resolver, "gw", 80)
+
+    assert scope.cancelled_caught
+    assert [sock.fileno() for sock in made] == [-1] * len(made)
+    assert made
+
+
+async def test_unix(tmp_path):
+    """A Unix socket that is listened at is connected to; one that is not, or is missing, is refused."""
+    path = str(tmp_path / "s")
+    missing = await dial_unix(path)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        server.listen(1)
+        sock = await dial_unix(path)
+        assert isinstance(sock, socket.socket)
+        sock.close()
+    dead = await dial_unix(path)
+
+    assert missing == DialFailure(Reason.BACKEND_REFUSED, f"unix:{path}: No such file or directory")
+    assert dead == DialFailure(Reason.BACKEND_REFUSED, f"unix:{path}: Connection refused")
+
+
+async def test_unix_backlog_full_is_refused(tmp_path):
+    """The kernel offers no waiting there."""
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        server.listen(0)
+        outcomes = [await dial_unix(path) for _ in range(4)]
+
+    failures = [outcome for outcome in outcomes if isinstance(outcome, DialFailure)]
+    for outcome in outcomes:
+        if isinstance(outcome, socket.socket):
+            outcome.close()
+    assert failures
+    assert {failure.reason for failure in failures} == {Reason.BACKEND_REFUSED}

@@ -1,0 +1,71 @@
+"""Proxies from the environment: which variable counts, and which targets are excepted."""
+
+import pytest
+
+from wsbridge.config.address import read_target
+from wsbridge.net.proxy import from_environment
+
+PROXY = "http://proxy:3128"
+
+
+@pytest.mark.parametrize(
+    ("target", "environ", "expected"),
+    [
+        ("wss://gw.example.org/", {"https_proxy": PROXY}, "http://proxy:3128"),
+        ("wss://gw.example.org/", {"HTTPS_PROXY": PROXY}, "http://proxy:3128"),
+        ("wss://gw.example.org/", {"http_proxy": PROXY}, None),
+        ("ws://gw.example.org/", {"http_proxy": PROXY}, "http://proxy:3128"),
+        ("ws://gw.example.org/", {"HTTP_PROXY": PROXY}, "http://proxy:3128"),
+        ("ws://gw.example.org/", {"HTTP_PROXY": PROXY, "REQUEST_METHOD": "GET"}, None),
+        ("ws://gw.example.org/", {"https_proxy": PROXY}, None),
+        ("wss://gw.example.org/", {"https_proxy": "proxy:3128"}, "http://proxy:3128"),
+        ("wss://gw.example.org/", {"https_proxy": "http://proxy"}, "http://proxy:80"),
+        ("wss://gw.example.org/", {"https_proxy": "http://[2001:db8::1]"}, "http://[2001:db8::1]:80"),
+        ("wss://gw.example.org/", {"https_proxy": "http://proxy:3128/"}, "http://proxy:3128"),
+        ("wss://gw.example.org/", {"https_proxy": ""}, None),
+        ("wss://gw.example.org/", {}, None),
+        ("tcp://gw.example.org:22", {"https_proxy": PROXY, "http_proxy": PROXY}, None),
+        ("ws://localhost/", {"http_proxy": PROXY}, None),
+        ("ws://127.0.0.1:8080/", {"http_proxy": PROXY}, None),
+    ],
+)
+def test_which_proxy(target, environ, expected):
+    """The variable of the scheme, lower case first; never for this machine."""
+    found = from_environment(read_target(target), environ)
+    assert (None if found is None else str(found)) == expected
+
+
+@pytest.mark.parametrize(
+    ("host", "no_proxy", "excepted"),
+    [
+        ("gw.example.org", "*", True),
+        ("gw.example.org", "example.org", True),
+        ("gw.example.org", ".example.org", True),
+        ("gw.example.org", "*.example.org", True),
+        ("gw.example.org", "EXAMPLE.ORG.", True),
+        ("gw.example.org", "other, gw.example.org", True),
+        ("gw.example.org", "other gw.example.org", True),
+        ("gw.example.org", "ample.org", False),
+        ("gw.example.org", "gw.example.org:8443", False),
+        ("gw.example.org", "gw.example.org:443", True),
+        ("gw.example.org", ",,", False),
+        ("10.1.2.3", "10.0.0.0/8", True),
+        ("10.1.2.3", "10.1.2.3", True),
+        ("10.1.2.3", "10.1.2.4,example.org", False),
+        ("[2001:db8::5]", "2001:db8::/32", True),
+        ("[2001:db8::5]", "[2001:db8::5]:443", True),
+        ("[2001:db8::5]", "[2001:db8::5]:80", False),
+    ],
+)
+def test_no_proxy(host, no_proxy, excepted):
+    """Names with all below them, addresses, networks, each with a port or without."""
+    environ = {"https_proxy": PROXY, "no_proxy": no_proxy}
+    assert (from_environment(read_target(f"wss://{host}/"), environ) is None) is excepted
+
+
+@pytest.mark.parametrize("value", ["socks5://proxy:1080", "https://user:hunter2@proxy:3128", "http://user:hunter2@:3128"])
+def test_unusable_values_name_the_variable(value):
+    """And never quote the password."""
+    with pytest.raises(ValueError, match=r"^https_proxy: ") as caught:
+        from_environment(read_target("wss://gw/"), {"https_proxy": value})
+    assert "hunter2" not in str(caught.value)

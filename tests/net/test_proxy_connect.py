@@ -1,0 +1,107 @@
+"""HTTP CONNECT: the request, the answer, what is left over, refusals."""
+
+import socket
+
+import pytest
+import trio
+
+from wsbridge.config.address import read_proxy
+from wsbridge.net.proxy_connect import through
+from wsbridge.net.wire import SocketWire
+from wsbridge.protocol.head import HeadLimits
+from wsbridge.reasons import Reason
+
+OK = b"HTTP/1.1 200 Connection established\r\n\r\n"
+
+
+async def ask(*answers, proxy="http://proxy:3128", host="gw.example.org", end=False):
+    """Run one CONNECT against a scripted proxy; gives the outcome, the request, and what is left in the wire."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with ours, theirs:
+        wire = SocketWire(ours)
+        for answer in answers:
+            theirs.send(answer)
+        if end:
+            theirs.shutdown(socket.SHUT_WR)
+        with trio.fail_after(5):
+            outcome = await through(wire, host, 443, read_proxy(proxy), HeadLimits())
+        return outcome, theirs.recv(65536), wire.read()
+
+
+async def test_tunnel():
+    """CONNECT with Host; any 2xx opens it."""
+    outcome, request, rest = await ask(OK)
+
+    assert outcome is None
+    assert request == b"CONNECT gw.example.org:443 HTTP/1.1\r\nHost: gw.example.org:443\r\n\r\n"
+    assert rest == b""
+
+
+async def test_ipv6_target_stands_in_brackets():
+    """As a request target has it."""
+    _, request, _ = await ask(OK, host="2001:db8::1")
+    assert request.startswith(b"CONNECT [2001:db8::1]:443 HTTP/1.1\r\n")
+
+
+async def test_basic_authentication():
+    """User and password of the URL, percent-encoding undone."""
+    _, request, _ = await ask(OK, proxy="http://user:p%40ss@proxy:3128")
+    assert b"Proxy-Authorization: Basic dXNlcjpwQHNz\r\n" in request
+
+
+async def test_bytes_behind_the_answer_are_kept():
+    """They belong to what is spoken through the tunnel."""
+    outcome, _, rest = await ask(OK + b"early")
+    assert (outcome, rest) == (None, b"early")
+
+
+async def test_answer_in_pieces():
+    """However it arrives."""
+    outcome, _, rest = await ask(OK[:9], OK[9:-1], OK[-1:] + b"x")
+    assert (outcome, rest) == (None, b"x")
+
+
+@pytest.mark.parametrize(
+    ("status", "final"), [("407 Proxy Authentication Required", True), ("403 Forbidden", True), ("503 Busy", False)]
+)
+async def test_refusals(status, final):
+    """The status is told, the password is not; what may pass is worth another attempt."""
+    answer = f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()
+    outcome, _, _ = await ask(answer, proxy="http://user:hunter2@proxy:3128")
+
+    assert outcome.reason is Reason.BACKEND_REFUSED
+    assert status.split()[0] in outcome.detail
+    assert "hunter2" not in outcome.detail
+    assert outcome.final is final
+    assert (outcome.end().status is not None) is final
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (b"", "closed the connection before it answered"),
+        (b"HTTP/1.1 200", "closed the connection before it answered"),
+        (b"SSH-2.0-x\r\n", "no proper answer"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"y" * 9000, "no proper answer"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * 6, "no proper answer"),
+    ],
+)
+async def test_broken_answers(answer, text):
+    """An end, another protocol, heads past the limits."""
+    outcome, _, _ = await ask(answer, end=True)
+    assert text in outcome.detail
+    assert not outcome.final
+
+
+async def test_reset():
+    """A proxy that resets is a failure like any other."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = socket.create_connection(server.getsockname())
+        accepted, _ = server.accept()
+    accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    accepted.close()
+    client.setblocking(False)
+    with client:
+        outcome = await through(SocketWire(client), "gw", 443, read_proxy("http://proxy:3128"), HeadLimits())
+    assert "broke the connection" in outcome.detail

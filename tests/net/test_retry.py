@@ -1,0 +1,87 @@
+"""Waiting for a backend: what is tried again, how long, with which pauses."""
+
+import pytest
+import trio
+
+from wsbridge.net.retry import attempts
+from wsbridge.reasons import End, Reason
+
+REFUSED = End(Reason.BACKEND_REFUSED, "back", "refused")
+
+
+class Script:
+    """An attempt that gives one outcome after the other, the last for ever."""
+
+    def __init__(self, *outcomes):
+        self.outcomes = list(outcomes)
+        self.times = []
+
+    async def __call__(self):
+        self.times.append(round(trio.current_time(), 3))
+        outcome = self.outcomes.pop(0) if len(self.outcomes) > 1 else self.outcomes[0]
+        if outcome == "hang":
+            await trio.sleep_forever()
+        return outcome
+
+
+async def test_a_single_attempt_by_default(autojump_clock):
+    """Without retry_for a failure is final."""
+    script = Script(REFUSED)
+    assert await attempts(script, timeout=5) is REFUSED
+    assert len(script.times) == 1
+
+
+async def test_timeout_of_an_attempt(autojump_clock):
+    """An attempt that hangs becomes backend_timeout."""
+    outcome = await attempts(Script("hang"), timeout=5)
+    assert outcome == End(Reason.BACKEND_TIMEOUT, "back", "no connection within 5 s")
+
+
+async def test_without_timeout_the_scope_of_the_caller_counts(autojump_clock):
+    """None sets no limit of its own."""
+    with trio.move_on_after(100) as scope:
+        await attempts(Script("hang"), timeout=None)
+    assert scope.cancelled_caught
+
+
+async def test_retries_until_it_works(autojump_clock):
+    """Pauses double from 50 ms to 1 s; the first failure alone is told."""
+    told = []
+    script = Script(*[REFUSED] * 7, "socket")
+    start = round(trio.current_time(), 3)
+    outcome = await attempts(script, timeout=5, retry_for=30, told=told.append, jitter=lambda: 1.0)
+
+    assert outcome == "socket"
+    assert told == [REFUSED]
+    waits = [round(b - a, 3) for a, b in zip(script.times, script.times[1:], strict=False)]
+    assert script.times[0] == start
+    assert waits == [0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+
+
+async def test_gives_up_after_retry_for(autojump_clock):
+    """The last failure is given once the time has passed."""
+    script = Script(REFUSED)
+    start = trio.current_time()
+    assert await attempts(script, timeout=5, retry_for=3) is REFUSED
+    assert trio.current_time() - start == pytest.approx(3)
+
+
+async def test_hanging_attempts_are_tried_again(autojump_clock):
+    """A timeout is worth another attempt within retry_for."""
+    script = Script("hang", "socket")
+    assert await attempts(script, timeout=5, retry_for=30) == "socket"
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        End(Reason.OVERLOAD, "bridge"),
+        End(Reason.BACKEND_TLS, "back"),
+        End(Reason.BACKEND_REFUSED, "back", "403", status=502),
+    ],
+)
+async def test_what_time_does_not_heal_is_not_retried(end, autojump_clock):
+    """An overload of ours, a bad certificate, an answer that says no."""
+    script = Script(end)
+    assert await attempts(script, timeout=5, retry_for=30) is end
+    assert len(script.times) == 1

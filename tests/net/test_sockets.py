@@ -1,0 +1,104 @@
+"""Socket options, unacknowledged bytes, resets."""
+
+import errno
+import socket
+
+import pytest
+
+from wsbridge.net.sockets import reset, tune, unacked
+
+
+@pytest.fixture
+def pair():
+    """A connected pair of TCP sockets on loopback."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = socket.create_connection(server.getsockname())
+        accepted, _ = server.accept()
+    with client, accepted:
+        yield client, accepted
+
+
+def option(sock, name):
+    return sock.getsockopt(socket.IPPROTO_TCP, name)
+
+
+def test_tune_sets_what_every_connection_has(pair):
+    """No delay, keepalive 60/15/4, and a user timeout 10 s above the write timeout."""
+    client, _ = pair
+    tune(client, 600)
+
+    assert option(client, socket.TCP_NODELAY) == 1
+    assert client.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    assert option(client, socket.TCP_KEEPIDLE) == 60
+    assert option(client, socket.TCP_KEEPINTVL) == 15
+    assert option(client, socket.TCP_KEEPCNT) == 4
+    assert option(client, socket.TCP_USER_TIMEOUT) == 610_000
+
+
+@pytest.mark.parametrize(("write", "expected"), [(1, 60_000), (50, 60_000), (51, 61_000), (None, 0), (1e9, 0x7FFFFFFF)])
+def test_user_timeout_follows_the_write_timeout(pair, write, expected):
+    """At least 60 s, unset where writes have no timeout, within the kernel's range."""
+    client, _ = pair
+    tune(client, write)
+
+    assert option(client, socket.TCP_USER_TIMEOUT) == expected
+
+
+def test_unix_sockets_are_left_alone():
+    """They have none of these options, and nothing unacknowledged."""
+    left, right = socket.socketpair()
+    with left, right:
+        tune(left, 600)
+        left.send(b"x")
+        assert unacked(left) == 0
+
+
+def test_unacked_counts_what_the_peer_has_not_taken(pair):
+    """A peer that does not read leaves bytes unacknowledged once its window is full; reading clears them."""
+    client, accepted = pair
+    assert unacked(client) == 0
+
+    client.setblocking(False)
+    sent = 0
+    with pytest.raises(BlockingIOError):
+        while True:
+            sent += client.send(b"x" * 65536)
+    assert 0 < unacked(client) <= sent
+
+    while sent:
+        sent -= len(accepted.recv(1 << 20))
+    assert unacked(client) < 65536
+
+
+def test_reset_is_seen_as_a_reset(pair):
+    """The peer gets ECONNRESET, not an orderly end."""
+    client, accepted = pair
+    reset(client)
+
+    with pytest.raises(ConnectionResetError):
+        accepted.recv(1)
+    assert client.fileno() == -1
+
+
+def test_reset_of_a_closed_socket_is_no_error(pair):
+    """Closing what is closed already is fine."""
+    client, _ = pair
+    client.close()
+    reset(client)
+
+
+def test_reset_of_a_unix_socket_closes_it():
+    """There is no reset there: the peer sees the end."""
+    left, right = socket.socketpair()
+    with right:
+        reset(left)
+        assert right.recv(1) == b""
+
+
+def test_unacked_of_a_closed_socket_is_an_error(pair):
+    """There is no answer to give."""
+    client, _ = pair
+    client.close()
+    with pytest.raises((OSError, ValueError)) as caught:
+        unacked(client)
+    assert not isinstance(caught.value, OSError) or caught.value.errno == errno.EBADF

@@ -1,0 +1,235 @@
+"""TLS contexts: SNI, versions, ALPN, verification, and the words for files that cannot be used."""
+
+import datetime
+import ssl
+import subprocess
+
+import pytest
+
+from wsbridge.net.tls import TlsError, certificate_info, client_context, failure_text, server_context
+
+
+def shake(server, client, name=None):
+    """A handshake in memory; gives both sides."""
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ours = server.wrap_bio(to_server, to_client, server_side=True)
+    theirs = client.wrap_bio(to_client, to_server, server_hostname=name)
+    done = set()
+    while len(done) < 2:
+        for side in (theirs, ours):
+            try:
+                side.do_handshake()
+                done.add(side)
+            except ssl.SSLWantReadError:
+                pass
+    return ours, theirs
+
+
+def names(connection):
+    return {value for _, value in connection.getpeercert()["subjectAltName"]}
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"),
+    [
+        ("a.example.org", "a.example.org"),
+        ("b.example.org", "b.example.org"),
+        ("x.wild.example.org", "*.wild.example.org"),
+    ],
+)
+def test_certificates_are_chosen_by_name(issue, ca_file, asked, given):
+    """Exact names and wildcards of each certificate's SAN pick it."""
+    server = server_context([issue("a.example.org"), issue("b.example.org"), issue("*.wild.example.org")])
+    _, client = shake(server, client_context(ca_file), asked)
+
+    assert names(client) == {given}
+
+
+@pytest.mark.parametrize("asked", ["other.example.org", "deep.x.wild.example.org", "wild.example.org", None])
+def test_the_first_certificate_serves_all_other_names(issue, ca_file, asked):
+    """No name, an unknown one, or one that a wildcard does not cover gets the default."""
+    server = server_context([issue("a.example.org"), issue("*.wild.example.org")])
+    client = client_context(ca_file)
+    client.check_hostname = False
+    _, connection = shake(server, client, asked)
+
+    assert names(connection) == {"a.example.org"}
+
+
+def test_names_are_compared_without_case_and_final_dot(issue, ca_file):
+    """DNS names have no case."""
+    server = server_context([issue("a.example.org"), issue("B.Example.org")])
+    client = client_context(ca_file)
+    client.check_hostname = False
+    _, connection = shake(server, client, "b.EXAMPLE.org")
+
+    assert names(connection) != {"a.example.org"}
+
+
+def test_alpn_is_http_1_1(issue, ca_file):
+    """Browsers that offer h2 as well get http/1.1."""
+    server = server_context([issue("a.example.org")])
+    ours, theirs = shake(server, client_context(ca_file, alpn=["h2", "http/1.1"]), "a.example.org")
+
+    assert (ours.selected_alpn_protocol(), theirs.selected_alpn_protocol()) == ("http/1.1", "http/1.1")
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
+def test_tls_1_1_is_refused(issue, ca_file):
+    """TLS 1.2 is the least."""
+    client = client_context(ca_file)
+    client.minimum_version = ssl.TLSVersion.TLSv1
+    client.maximum_version = ssl.TLSVersion.TLSv1_1
+    client.set_ciphers("ALL:@SECLEVEL=0")
+    with pytest.raises(ssl.SSLError):
+        shake(server_context([issue("a.example.org")]), client, "a.example.org")
+
+
+@pytest.mark.parametrize("cipher", ["ECDHE-RSA-AES256-SHA", "AES128-GCM-SHA256"])
+def test_weak_suites_are_refused(issue, ca_file, cipher):
+    """Under TLS 1.2: no CBC, no key exchange without forward secrecy."""
+    client = client_context(ca_file)
+    client.maximum_version = ssl.TLSVersion.TLSv1_2
+    client.set_ciphers(f"{cipher}:@SECLEVEL=0")
+    with pytest.raises(ssl.SSLError):
+        shake(server_context([issue("a.example.org")]), client, "a.example.org")
+
+
+def test_tls_1_2_works(issue, ca_file):
+    """With a suite that has both."""
+    client = client_context(ca_file)
+    client.maximum_version = ssl.TLSVersion.TLSv1_2
+    ours, _ = shake(server_context([issue("a.example.org")]), client, "a.example.org")
+
+    assert ours.version() == "TLSv1.2"
+
+
+def test_memory_is_given_back_between_records(issue):
+    """Idle connections keep no record buffers: SSL_MODE_RELEASE_BUFFERS is CPython's default, renegotiation is off."""
+    context = server_context([issue("a.example.org")])
+    assert context.options & ssl.OP_NO_RENEGOTIATION
+    assert context.options & ssl.OP_NO_COMPRESSION
+
+
+def test_verification_is_the_default(issue):
+    """An authority that the system does not know is refused, in OpenSSL's words."""
+    with pytest.raises(ssl.SSLCertVerificationError) as caught:
+        shake(server_context([issue("a.example.org")]), client_context(), "a.example.org")
+    assert failure_text(caught.value).startswith("certificate verify failed: ")
+    assert "issuer" in failure_text(caught.value)
+
+
+def test_the_name_is_verified(issue, ca_file):
+    """A certificate for another name is refused."""
+    with pytest.raises(ssl.SSLCertVerificationError) as caught:
+        shake(server_context([issue("a.example.org")]), client_context(ca_file), "b.example.org")
+    assert "Hostname mismatch" in failure_text(caught.value)
+
+
+def test_insecure_takes_anything(issue):
+    """Only where it is asked for."""
+    ours, _ = shake(server_context([issue("a.example.org")]), client_context(insecure=True), "b.example.org")
+    assert ours.version()
+
+
+def test_client_certificate(issue, ca_file):
+    """A server that asks for one gets it."""
+    server = server_context([issue("a.example.org")])
+    server.verify_mode = ssl.CERT_REQUIRED
+    server.load_verify_locations(str(ca_file))
+    ours, theirs = shake(server, client_context(ca_file, issue("client.example.org")), "a.example.org")
+
+    assert theirs.version()
+    assert names(ours) == {"client.example.org"}
+
+
+def test_certificate_info(issue):
+    """Names and expiry."""
+    info = certificate_info(*issue("A.example.org", "*.b.example.org", "192.0.2.1"))
+
+    assert set(info.names) == {"a.example.org", "*.b.example.org"}
+    assert info.not_after > datetime.datetime.now(datetime.UTC)
+
+
+def test_key_of_another_certificate(issue):
+    """The message names the key and the certificate."""
+    cert, _ = issue("a.example.org")
+    _, key = issue("b.example.org")
+    with pytest.raises(TlsError) as caught:
+        server_context([(cert, key)])
+    assert str(caught.value) == f"{key}: this key does not belong to the certificate {cert}"
+    assert caught.value.file == key
+
+
+def test_expired_certificate(issue):
+    """An error, not a surprise for the first client."""
+    yesterday = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+    cert, key = issue("a.example.org", not_after=yesterday, not_before=yesterday - datetime.timedelta(days=9))
+    with pytest.raises(TlsError, match="the certificate has expired"):
+        server_context([(cert, key)])
+
+
+def test_certificate_of_the_future(issue):
+    """Nor one that is not valid yet."""
+    tomorrow = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1)
+    cert, key = issue("a.example.org", not_before=tomorrow, not_after=tomorrow + datetime.timedelta(days=9))
+    with pytest.raises(TlsError, match="not valid yet"):
+        server_context([(cert, key)])
+
+
+@pytest.mark.parametrize("bad", ["missing", "empty", "swapped", "encrypted"])
+def test_unusable_files(issue, tmp_path, bad):
+    """Each is one sentence that names the file; nothing asks for a password."""
+    cert, key = issue("a.example.org")
+    other = tmp_path / "other.pem"
+    if bad == "empty":
+        other.write_text("")
+        pairs = [((other, key), f"{other}: holds no certificate"), ((cert, other), f"{other}: holds no private key")]
+    elif bad == "missing":
+        pairs = [((other, key), f"{other}: cannot be read: No such file"), ((cert, other), f"{other}: cannot be read")]
+    elif bad == "swapped":
+        pairs = [((key, cert), f"{key}: holds no certificate in PEM form")]
+    else:
+        subprocess.run(["openssl", "pkey", "-aes128", "-passout", "pass:secret", "-in", key, "-out", other], check=True)
+        pairs = [((cert, other), f"{other}: the key is encrypted; a daemon cannot ask for its password")]
+    for pair, text in pairs:
+        with pytest.raises(TlsError) as caught:
+            server_context([pair])
+        assert str(caught.value).startswith(text)
+
+
+@pytest.mark.parametrize(("content", "text"), [(None, "cannot be read"), ("x", "holds no certificate in PEM form")])
+def test_unusable_authorities(tmp_path, content, text):
+    """A CA file that is missing or no PEM."""
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(TlsError, match=text):
+        client_context(path)
+
+
+def test_self_signed_certificate_for_the_listener(tmp_path):
+    """A leaf that is its own authority works, as `openssl req -x509` makes it."""
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    subprocess.run(
+        [*command, "-days", "2", "-subj", "/CN=gw", "-addext", "subjectAltName=DNS:gw", "-keyout", key, "-out", cert],
+        check=True,
+        capture_output=True,
+    )
+    assert certificate_info(cert, key).names == ("gw",)
+    _, client = shake(server_context([(cert, key)]), client_context(cert), "gw")
+    assert client.version()
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ConnectionResetError(104, "Connection reset by peer"), "Connection reset by peer"),
+        (ssl.SSLEOFError(8, "EOF occurred"), "the peer closed the connection in the TLS handshake"),
+        (OSError("odd"), "odd"),
+    ],
+)
+def test_failure_text(error, text):
+    """Failures that are not OpenSSL's keep the system's words."""
+    assert failure_text(error) == text

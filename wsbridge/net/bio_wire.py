@@ -1,0 +1,161 @@
+"""TLS through memory buffers: the wire of raw sides, where close_notify can leave while data still comes in.
+
+Lives here: driving one `ssl.SSLObject` without waiting, and its handshake as a task. Must not live here: contexts and
+certificates (`tls`).
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+
+from wsbridge.net.wire import EOF, READ_SIZE, RESET, SocketWire
+from wsbridge.protocol.framing import Buffer
+
+
+class BioWire(SocketWire):
+    """A TLS connection whose records we move ourselves.
+
+    What is encrypted and not yet taken by the kernel waits in the wire: never more than what one write was given.
+    """
+
+    __slots__ = ("_finishing", "_in", "_out", "_outgoing", "_tls")
+
+    def __init__(self, sock: socket.socket, tls: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> None:
+        super().__init__(sock)
+        self._tls = tls
+        self._in = incoming
+        self._outgoing = outgoing
+        self._out: list[Buffer] | None = None
+        self._finishing = False
+
+    def read(self) -> bytes:
+        """See `Wire.read`; what one read of the socket gave is decrypted whole."""
+        if self._early:
+            data, self._early = self._early, b""
+            return data
+        if self._out is not None:
+            self.flush()
+        gathered: list[bytes] = []
+        while not gathered and self._fetch():
+            self._decrypt(gathered)
+        if self._outgoing.pending:
+            self.flush()
+        return b"".join(gathered)
+
+    def _fetch(self) -> bool:
+        """Move what the socket gives to OpenSSL; tell whether that is worth a look."""
+        if self.ended is not None:
+            return False
+        data = super().read()
+        if data:
+            self._in.write(data)
+            return True
+        return self._told_end()
+
+    def _told_end(self) -> bool:
+        if self.ended == EOF:
+            self._in.write_eof()
+        return self.ended == EOF
+
+    def _decrypt(self, gathered: list[bytes]) -> None:
+        try:
+            while True:
+                data = self._tls.read(READ_SIZE)
+                if not data:
+                    break
+                gathered.append(data)
+        except ssl.SSLWantReadError:
+            return
+        except ssl.SSLZeroReturnError:
+            pass
+        except ssl.SSLEOFError:
+            self.error = "truncated: the connection ended without close_notify"
+            self.ended = RESET
+            return
+        except ssl.SSLError as error:
+            self.ended = None
+            self.broke(error)
+            self.readable = False
+            return
+        self.readable = False
+        self.ended = EOF
+
+    def write(self, parts: list[Buffer]) -> list[Buffer] | None:
+        """See `Wire.write`; keeps what the kernel did not take."""
+        try:
+            for part in parts:
+                at = 0
+                while at < len(part):
+                    at += self._tls.write(memoryview(part)[at:])
+        except OSError as error:
+            self.broke(error)
+            return None
+        self.flush()
+        return None if self._out is None else []
+
+    def flush(self) -> None:
+        """Hand the kernel what is encrypted."""
+        parts: list[Buffer] = self._out or []
+        if self._outgoing.pending:
+            parts.append(self._outgoing.read())
+        self._out = super().write(parts) if parts else None
+
+    def finish(self) -> bool:
+        """Send close_notify, then FIN; what the peer sends is still read."""
+        if not self._finishing:
+            self._finishing = True
+            try:
+                self._tls.unwrap()
+            except (OSError, ValueError):
+                pass  # WantRead: close_notify is written; any other: the peer sees the FIN without it
+        self.flush()
+        if self._out is not None:
+            return False
+        return super().finish()
+
+
+async def wrap(
+    sock: socket.socket, context: ssl.SSLContext, *, server_side: bool, server_hostname: str | None = None
+) -> BioWire:
+    """Shake hands; the deadline is the caller's.
+
+    Args:
+        sock: Connected and non-blocking; it belongs to this function from now on, and is closed if it fails.
+        context: Certificates and rules.
+        server_side: Whether we accepted the connection.
+        server_hostname: The name to ask for and to verify.
+
+    Raises:
+        OSError: The handshake failed (`ssl.SSLError`) or the connection broke.
+    """
+    try:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = context.wrap_bio(incoming, outgoing, server_side=server_side, server_hostname=server_hostname)
+        wire = BioWire(sock, tls, incoming, outgoing)
+        plain = SocketWire(sock)
+        while True:
+            try:
+                tls.do_handshake()
+            except ssl.SSLWantReadError:
+                await plain.write_all(outgoing.read())
+            except ssl.SSLError:
+                plain.write([outgoing.read()])
+                raise
+            else:
+                await plain.write_all(outgoing.read())
+                # application data may have come with the end of the handshake
+                gathered: list[bytes] = []
+                wire._decrypt(gathered)
+                wire.unread(b"".join(gathered))
+                return wire
+            data = await plain.read_some()
+            if data:
+                incoming.write(data)
+            else:
+                incoming.write_eof()
+    except BaseException:
+        sock.close()
+        raise
+
+

@@ -1,0 +1,74 @@
+"""Socket options: what every connection gets, how much its peer has acknowledged, and the hard end.
+
+Lives here: plain calls on one stdlib socket, none of which blocks. Must not live here: dialling, accepting, TLS.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+import termios
+
+KEEPALIVE_IDLE = 60
+"""Seconds of silence before the first TCP keepalive probe."""
+KEEPALIVE_INTERVAL = 15
+"""Seconds between probes."""
+KEEPALIVE_PROBES = 4
+"""Probes without an answer before the kernel gives a connection up."""
+USER_TIMEOUT_FLOOR = 60.0
+"""Seconds below which TCP_USER_TIMEOUT is never set."""
+
+_LINGER_NONE = struct.pack("ii", 1, 0)
+_OUTQ = termios.TIOCOUTQ  # SIOCOUTQ has the same number
+_ZERO = b"\0\0\0\0"
+
+
+def tune(sock: socket.socket, write_timeout: float | None) -> None:
+    """Set the options that every connection has; does nothing to a Unix socket.
+
+    Args:
+        sock: A connected or listening TCP socket.
+        write_timeout: Seconds that a write may make no progress. TCP_USER_TIMEOUT becomes 10 s more than that, at
+            least 60 s, so that the kernel never cuts a peer before the timeout does. None leaves it unset, since it
+            would also end peers that acknowledge but do not read.
+
+    Raises:
+        OSError: the connection has already gone.
+    """
+    if sock.family == socket.AF_UNIX:
+        return
+    tcp = socket.IPPROTO_TCP
+    sock.setsockopt(tcp, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(tcp, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE)
+    sock.setsockopt(tcp, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
+    sock.setsockopt(tcp, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+    if write_timeout is not None:
+        seconds = max(USER_TIMEOUT_FLOOR, write_timeout + 10)
+        sock.setsockopt(tcp, socket.TCP_USER_TIMEOUT, min(int(seconds * 1000), 0x7FFFFFFF))
+
+
+def unacked(sock: socket.socket) -> int:
+    """Bytes written to a TCP socket that its peer has not acknowledged yet; 0 for a Unix socket.
+
+    Raises:
+        OSError: the socket is closed.
+    """
+    if sock.family == socket.AF_UNIX:
+        return 0
+    return int.from_bytes(fcntl.ioctl(sock, _OUTQ, _ZERO), "little")
+
+
+def reset(sock: socket.socket) -> None:
+    """Close at once, with a reset where the transport has one: unsent bytes are dropped, the peer sees an error.
+
+    A socket that is closed already, or whose peer has gone, is no error. On a Unix socket this is a plain close.
+    """
+    try:
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
+    except OSError:
+        pass
+    finally:
+        sock.close()

@@ -1,0 +1,235 @@
+"""TLS contexts: what a listener offers, what a backend is asked for, and what an OpenSSL error means.
+
+Lives here: `ssl.SSLContext` objects built from files, the choice of a certificate by SNI, words for failures. Must not
+live here: sockets and handshakes (`tls_wire`, `bio_wire`). Contexts belong to one generation of the configuration.
+"""
+
+from __future__ import annotations
+
+import datetime
+import ssl
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, cast
+
+ALPN: Final = ("http/1.1",)
+SERVER_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""TLS 1.2 suites of a listener: forward secrecy and authenticated encryption; TLS 1.3 has its own list."""
+
+_EXPIRED: Final = 10
+_NOT_YET: Final = 9
+
+
+class TlsError(ValueError):
+    """A certificate, key or CA file cannot be used; the text is one sentence that names the file.
+
+    Attributes:
+        file: The file at fault.
+    """
+
+    def __init__(self, text: str, file: Path) -> None:
+        super().__init__(text)
+        self.file = file
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateInfo:
+    """What a listener needs to know of a certificate.
+
+    Attributes:
+        names: DNS names it is for, lower-cased, wildcards as written (`*.example.org`).
+        not_after: When it expires.
+    """
+
+    names: tuple[str, ...]
+    not_after: datetime.datetime
+
+
+def server_context(certificates: Sequence[tuple[Path, Path]]) -> ssl.SSLContext:
+    """Context of a listener: TLS 1.2 or later, ALPN http/1.1, the certificate chosen by the client's SNI.
+
+    Reads files and may take some milliseconds for each certificate.
+
+    Args:
+        certificates: Pairs of certificate chain and key, PEM. The first is for clients whose name fits none.
+
+    Raises:
+        TlsError: a file cannot be read, a key does not fit its certificate, a certificate has expired.
+    """
+    contexts = [_one_server_context(cert, key) for cert, key in certificates]
+    default = contexts[0]
+    if len(contexts) > 1:
+        by_name: dict[str, ssl.SSLContext] = {}
+        for (cert, _), context in zip(certificates, contexts, strict=True):
+            for name in _inspect(context, cert).names:
+                by_name.setdefault(name, context)
+        default.sni_callback = _Chooser(by_name)
+    else:
+        _inspect(default, certificates[0][0])
+    return default
+
+
+def certificate_info(cert: Path, key: Path) -> CertificateInfo:
+    """Names and expiry of a certificate that fits its key.
+
+    Raises:
+        TlsError: as `server_context` does.
+    """
+    return _inspect(_one_server_context(cert, key), cert)
+
+
+def client_context(
+    ca: Path | None = None,
+    client_certificate: tuple[Path, Path] | None = None,
+    *,
+    insecure: bool = False,
+    alpn: Sequence[str] = (),
+) -> ssl.SSLContext:
+    """Context for dialling: TLS 1.2 or later, certificate and name verified.
+
+    Args:
+        ca: PEM file of the authorities to trust; None for the system's.
+        client_certificate: Certificate chain and key to show when asked.
+        insecure: Verify nothing.
+        alpn: Protocols to offer.
+
+    Raises:
+        TlsError: a file cannot be read or used.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    if insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    elif ca is None:
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+    else:
+        try:
+            context.load_verify_locations(cafile=str(ca))
+        except ssl.SSLError:
+            raise TlsError(f"{ca}: holds no certificate in PEM form", ca) from None
+        except OSError as error:
+            raise TlsError(f"{ca}: cannot be read: {error.strerror}", ca) from None
+    if client_certificate is not None:
+        _load(context, *client_certificate)
+    if alpn:
+        context.set_alpn_protocols(list(alpn))
+    return context
+
+
+def failure_text(error: OSError) -> str:
+    """One sentence for a failed TLS handshake or stream, in OpenSSL's words where it has any."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate verify failed: {error.verify_message}"
+    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        return "the peer closed the connection in the TLS handshake"
+    if isinstance(error, ssl.SSLError):
+        reason = error.reason or ""
+        if reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"):
+            return f"the peer does not speak TLS ({reason.lower().replace('_', ' ')})"
+        return reason.lower().replace("_", " ") or str(error)
+    return error.strerror or str(error)
+
+
+class _Chooser:
+    """SNI callback: the context whose certificate names the host; no change if none does."""
+
+    def __init__(self, by_name: Mapping[str, ssl.SSLContext]) -> None:
+        self._by_name = by_name
+
+    def __call__(self, connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, _: ssl.SSLContext) -> None:
+        if not name:
+            return
+        host = name.lower().rstrip(".")
+        found = self._by_name.get(host) or self._by_name.get("*." + host.partition(".")[2])
+        if found is not None:
+            connection.context = found
+
+
+def _one_server_context(cert: Path, key: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(SERVER_CIPHERS)
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.set_alpn_protocols(list(ALPN))
+    _load(context, cert, key)
+    return context
+
+
+def _load(context: ssl.SSLContext, cert: Path, key: Path) -> None:
+    for file in (cert, key):
+        try:
+            file.read_bytes()
+        except OSError as error:
+            raise TlsError(f"{file}: cannot be read: {error.strerror}", file) from None
+
+    asked = False
+
+    def password() -> str:
+        nonlocal asked
+        asked = True
+        return ""
+
+    try:
+        context.load_cert_chain(str(cert), str(key), password=password)
+    except (ssl.SSLError, OSError, ValueError) as error:
+        if asked:
+            raise TlsError(f"{key}: the key is encrypted; a daemon cannot ask for its password", key) from None
+        reason = getattr(error, "reason", None) or ""
+        if reason == "KEY_VALUES_MISMATCH":
+            raise TlsError(f"{key}: this key does not belong to the certificate {cert}", key) from None
+        if reason in ("EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK"):
+            raise TlsError(f"{cert}: {reason.lower().replace('_', ' ')}", cert) from None
+        if b"-----BEGIN CERTIFICATE" not in cert.read_bytes():
+            raise TlsError(f"{cert}: holds no certificate in PEM form", cert) from None
+        if b"PRIVATE KEY-----" not in key.read_bytes():
+            raise TlsError(f"{key}: holds no private key in PEM form", key) from None
+        raise TlsError(f"{cert}, {key}: {reason.lower().replace('_', ' ') or error}", cert) from None
+
+
+def _inspect(context: ssl.SSLContext, cert: Path) -> CertificateInfo:
+    """Read a certificate by a handshake with ourselves in memory: the one public way that Python has.
+
+    Only the leaf is trusted, so the chain above it does not matter here.
+    """
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    client.load_verify_locations(cadata=_leaf(cert))
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ours = context.wrap_bio(to_server, to_client, server_side=True)
+    theirs = client.wrap_bio(to_client, to_server)
+    try:
+        for _ in range(8):
+            if _step(theirs) and _step(ours):
+                break
+            _step(ours)
+    except ssl.SSLCertVerificationError as error:
+        if error.verify_code == _EXPIRED:
+            raise TlsError(f"{cert}: the certificate has expired", cert) from None
+        if error.verify_code == _NOT_YET:
+            raise TlsError(f"{cert}: the certificate is not valid yet", cert) from None
+        raise TlsError(f"{cert}: {error.verify_message}", cert) from None
+    except ssl.SSLError as error:
+        raise TlsError(f"{cert}: {failure_text(error)}", cert) from None
+    found = theirs.getpeercert() or {}
+    alternatives = cast("tuple[tuple[str, str], ...]", found.get("subjectAltName", ()))
+    names = tuple(value.lower() for kind, value in alternatives if kind == "DNS")
+    seconds = ssl.cert_time_to_seconds(str(found["notAfter"]))
+    return CertificateInfo(names, datetime.datetime.fromtimestamp(seconds, datetime.UTC))
+
+
+def _step(side: ssl.SSLObject) -> bool:
+    try:
+        side.do_handshake()
+    except ssl.SSLWantReadError:
+        return False
+    return True
+
+
+def _leaf(cert: Path) -> str:
+    text = cert.read_text("ascii", "replace")
+    begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+    return text[text.index(begin) : text.index(end) + len(end)] + "\n"

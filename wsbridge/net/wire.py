@@ -1,0 +1,290 @@
+"""Wire: the bytes of one transport, and the plain socket among them.
+
+Lives here: what every transport offers. `read_some`, `write_all` and `unread` are for the steps before the relay, as
+tasks; `read`, `write`, `finish`, `discard`, `abort` and `close` never wait and are for the relay's pump. Must not live
+here: frames, TLS (`tls_wire`, `bio_wire`), and any decision on when a connection ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import struct
+import termios
+from typing import Protocol
+
+import trio
+
+from wsbridge.net import sockets
+from wsbridge.protocol.framing import Buffer
+
+READ_SIZE = 65536
+"""Bytes asked for in one read; what one read gives becomes one frame."""
+
+BULK_SIZE = 524288
+"""Bytes that a read may grow to, by doubling, while reads are full and the other side takes all of it."""
+
+EOF, RESET = "eof", "reset"
+
+_BYTES_ACKED = 120  # offsets into struct tcp_info (linux/tcp.h)
+_RETRANSMITS = 2
+_PROBES = 3
+_NO_BYTES = bytes(4)
+
+
+class Wire(Protocol):
+    """One transport.
+
+    Attributes:
+        fd: Its descriptor, for epoll.
+        readable: Whether a read may give something; only a read that found nothing clears it.
+        hup: Whether an event told of an end or an error: then reads go on until they meet it.
+        ended: None, `eof` (an orderly end of what the peer sends) or `reset` (any other). Final.
+        error: What the system said to a reset; empty for none.
+        largest: Bytes that one read may grow to; 64 KiB, and `BULK_SIZE` where what is read needs no decoding.
+    """
+
+    fd: int
+    readable: bool
+    hup: bool
+    ended: str | None
+    error: str
+    largest: int
+
+    def read(self) -> bytes:
+        """Give what has arrived, at most `largest`; nothing means: look at `ended`, else wait."""
+
+    def read_less(self) -> None:
+        """Begin again with small reads: the other side does not keep up, and what it has not taken is kept."""
+
+    def write(self, parts: list[Buffer]) -> list[Buffer] | None:
+        """Hand buffers to the kernel, in order; give what it did not take, None for all taken.
+
+        An empty list means that the wire itself holds bytes back: call again with it.
+        """
+
+    def fail(self) -> None:
+        """Record the error that an event told of, where no read will meet it."""
+
+    def finish(self) -> bool:
+        """End what we send (FIN, under TLS close_notify); False: not yet, call again when it can be written."""
+
+    def holds(self) -> bool:
+        """Tell whether bytes wait here that no event will tell of."""
+
+    def discard(self) -> int:
+        """Read and drop; give the number of bytes."""
+
+    def abort(self) -> None:
+        """Reset the connection and close."""
+
+    def close(self) -> None:
+        """Close the descriptor."""
+
+    def unacked(self) -> int:
+        """Bytes handed to the kernel that the peer's has not acknowledged."""
+
+    def acked(self) -> int:
+        """Bytes acknowledged so far, counted as the transport counts them."""
+
+    def unanswered(self) -> bool:
+        """Tell whether the kernel repeats bytes or window probes that the peer's kernel leaves unanswered."""
+
+    async def read_some(self) -> bytes:
+        """Wait for bytes; empty at the peer's end.
+
+        Raises:
+            OSError: The connection is reset, or TLS failed.
+        """
+
+    async def write_all(self, data: bytes) -> None:
+        """Wait until the kernel has taken all of `data`.
+
+        Raises:
+            OSError: The connection is reset, or TLS failed.
+        """
+
+    def unread(self, data: bytes) -> None:
+        """Put bytes back in front of what comes next."""
+
+
+class SocketWire:
+    """A stream socket, non-blocking, TCP or Unix; also the base of the TLS wires."""
+
+    __slots__ = ("_early", "_recv", "_send", "_size", "ended", "error", "fd", "hup", "largest", "readable", "sent", "sock")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.readable = True
+        self.hup = False
+        self.ended: str | None = None
+        self.error = ""
+        self.sent = 0
+        self._early = b""
+        self._size = self.largest = READ_SIZE
+        self._recv = sock.recv
+        self._send = sock.send
+
+    def read(self) -> bytes:
+        """See `Wire.read`."""
+        if self._early:
+            data, self._early = self._early, b""
+            return data
+        size = self._size
+        try:
+            data = self._recv(size)
+        except BlockingIOError:
+            self.readable = False
+            return b""
+        except OSError as error:
+            self.broke(error)
+            self.readable = False
+            return b""
+        if len(data) == size:
+            if size < self.largest:
+                self._size = size * 2
+        else:
+            if len(data) < READ_SIZE:
+                self._size = READ_SIZE
+            if not data:
+                self.readable = False
+                self.ended = self.ended or EOF
+            elif not self.hup:
+                self.readable = False
+        return data
+
+    def read_less(self) -> None:
+        """See `Wire.read_less`."""
+        self._size = READ_SIZE
+
+    def write(self, parts: list[Buffer]) -> list[Buffer] | None:
+        """See `Wire.write`."""
+        try:
+            if len(parts) == 1:
+                data = parts[0]
+                taken = self._send(data)
+                self.sent += taken
+                if taken == len(data):
+                    return None
+                return [memoryview(data)[taken:]]
+            taken = self.sock.sendmsg(parts[:512])
+            self.sent += taken
+        except BlockingIOError:
+            return parts
+        except OSError as error:
+            self.broke(error)
+            self.readable = True  # the kernel may still hold what the peer sent before
+            return None
+        for index, part in enumerate(parts):
+            if taken < len(part):
+                return [memoryview(part)[taken:], *parts[index + 1 :]]
+            taken -= len(part)
+        return None
+
+    def broke(self, error: OSError) -> None:
+        """Record the first error; it is final."""
+        if self.ended != RESET:
+            self.error = error.strerror or str(error)
+            self.ended = RESET
+        self.hup = True
+
+    def fail(self) -> None:
+        """See `Wire.fail`."""
+        code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        self.broke(OSError(code or errno.ECONNRESET, os.strerror(code or errno.ECONNRESET)))
+
+    def finish(self) -> bool:
+        """Send FIN."""
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            self.broke(error)
+        return True
+
+    def holds(self) -> bool:
+        """See `Wire.holds`."""
+        return bool(self._early)
+
+    def discard(self) -> int:
+        """See `Wire.discard`."""
+        dropped = 0
+        for _ in range(4):
+            try:
+                data = socket.socket.recv(self.sock, READ_SIZE)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                self.broke(error)
+                break
+            if not data:
+                self.ended = self.ended or EOF
+                break
+            dropped += len(data)
+        return dropped
+
+    def abort(self) -> None:
+        """Reset and close; a Unix socket has no reset and is closed."""
+        sockets.reset(self.sock)
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        self.sock.close()
+
+    def _tcp_info(self) -> bytes:
+        if self.sock.family == socket.AF_UNIX:
+            return b""
+        try:
+            return self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 232)
+        except OSError:
+            return b""
+
+    def unacked(self) -> int:
+        """See `Wire.unacked`; on a Unix socket, what the peer has not read."""
+        try:
+            return int.from_bytes(fcntl.ioctl(self.fd, termios.TIOCOUTQ, _NO_BYTES), "little")
+        except OSError:
+            return 0
+
+    def acked(self) -> int:
+        """See `Wire.acked`."""
+        info = self._tcp_info()
+        if len(info) >= _BYTES_ACKED + 8:
+            return int(struct.unpack_from("Q", info, _BYTES_ACKED)[0])
+        return self.sent - self.unacked()
+
+    def unanswered(self) -> bool:
+        """See `Wire.unanswered`."""
+        info = self._tcp_info()
+        return bool(info) and (info[_RETRANSMITS] > 0 or info[_PROBES] > 2)
+
+    async def read_some(self) -> bytes:
+        """See `Wire.read_some`."""
+        while True:
+            data = self.read()
+            if data or self.ended == EOF:
+                return data
+            if self.ended:
+                raise ConnectionResetError(self.error)
+            await self.ready()
+
+    async def write_all(self, data: bytes) -> None:
+        """See `Wire.write_all`."""
+        rest = self.write([data])
+        while rest is not None:
+            await trio.lowlevel.wait_writable(self.fd)
+            rest = self.write(rest)
+        if self.ended == RESET:
+            raise ConnectionResetError(self.error)
+
+    async def ready(self) -> None:
+        """Wait until a read that found nothing is worth repeating."""
+        await trio.lowlevel.wait_readable(self.fd)
+
+    def unread(self, data: bytes) -> None:
+        """See `Wire.unread`."""
+        if data:
+            self._early = data + self._early
+            self.readable = True
