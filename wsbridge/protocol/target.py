@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
 _DANGEROUS = re.compile(r"//|\\|%(?:2[eEfF]|5[cC]|00)|/\.\.?(?:/|\Z)")
@@ -84,6 +85,7 @@ class PathPattern:
         return f"PathPattern({self.text!r})"
 
 
+@lru_cache(maxsize=1024)
 def split_host(host_header: str) -> tuple[str, int | None] | None:
     """Take a Host header (or an origin's authority) apart.
 
@@ -130,9 +132,14 @@ def loopback_host_allowed(host_header: str, named: Sequence[str]) -> bool:
     host = normal_host(host_header)
     if host is None:
         return False
-    if host == "localhost" or host.endswith(".localhost") or host.startswith("["):
-        return True
     if any(host == normal_host(name) for name in named):
+        return True
+    return _cannot_be_rebound(host)
+
+
+@lru_cache(maxsize=1024)
+def _cannot_be_rebound(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost") or host.startswith("["):
         return True
     try:
         IPv4Address(host)
