@@ -1,0 +1,110 @@
+"""Backend: what every kind of backend takes and gives.
+
+Lives here: the interface, the values that cross it, and the one way to a tuned TCP socket. Must not live here: any
+kind of backend; deadlines (the caller's cancel scope) and repeated attempts (`net.retry`).
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from wsbridge.net.dial import DialFailure, dial
+from wsbridge.net.resolve import Resolver
+from wsbridge.net.sockets import tune
+from wsbridge.protocol.head import HeadLimits
+from wsbridge.reasons import End, Reason
+
+if TYPE_CHECKING:
+    from wsbridge.relay.endpoint import Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What outlives the single backend and is lent to it.
+
+    Attributes:
+        resolver: Looks names up.
+        head: How large the head of an answer may be.
+    """
+
+    resolver: Resolver
+    head: HeadLimits = field(default_factory=HeadLimits)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What one connection asks of its backend.
+
+    Attributes:
+        subprotocols: What to offer where WebSocket is dialled: what the client offered and the route allows; on a
+            raw front the route's list.
+        from_client: Whether a WebSocket client stands behind the offer; then a backend's own list does not replace it.
+        write: Timeout of the route for writes, in seconds; None for off.
+        text: Whether text messages are taken from a WebSocket backend.
+        frame: Largest frame to write, in bytes.
+    """
+
+    subprotocols: tuple[str, ...] = ()
+    from_client: bool = False
+    write: float | None = 600.0
+    text: Literal["accept", "refuse"] = "accept"
+    frame: int = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class Dialled:
+    """A backend that is ready for the relay.
+
+    Attributes:
+        endpoint: The other side of the connection; the caller owns it.
+        subprotocol: What a WebSocket backend chose; None on all others.
+        address: Where it was reached, for the log.
+    """
+
+    endpoint: Endpoint
+    subprotocol: str | None
+    address: str
+
+
+class Backend(Protocol):
+    """One backend of one route.
+
+    Attributes:
+        name: Its URL, for logs: without secrets.
+    """
+
+    name: str
+
+    def at_once(self, offer: Offer) -> Dialled | None:
+        """Give the connection if it can be had without waiting; None: `dial`, which also tells why not."""
+
+    async def dial(self, offer: Offer) -> Dialled | End:
+        """Connect and get ready for payload.
+
+        Never raises for what a peer or the network does; the deadline is the caller's cancel scope, and whatever
+        happens, a socket that is not handed over is closed.
+        """
+
+
+async def connect(services: Services, host: str, port: int, offer: Offer) -> socket.socket | End:
+    """A connected TCP socket with its options set, or why there is none."""
+    sock = await dial(services.resolver, host, port)
+    if isinstance(sock, DialFailure):
+        return sock.end()
+    try:
+        tune(sock, offer.write)
+    except OSError as error:
+        sock.close()
+        return End(Reason.BACKEND_REFUSED, "back", f"{host}:{port}: closed at once: {error.strerror}")
+    return sock
+
+
+def address_of(sock: socket.socket, otherwise: str) -> str:
+    """Text form of the address a socket is connected to; `otherwise` if it has gone already."""
+    try:
+        name = sock.getpeername()
+    except OSError:
+        return otherwise
+    return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"

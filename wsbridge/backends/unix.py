@@ -1,0 +1,43 @@
+"""Unix backends: `unix:/path`.
+
+Lives here: the section and the class. Must not live here: how a socket file is reached (`net.dial`).
+"""
+
+from __future__ import annotations
+
+import socket
+
+from wsbridge.backends.backend import Dialled, Offer, Services
+from wsbridge.config.backend import BackendSection
+from wsbridge.config.scalars import TargetUrl
+from wsbridge.net.dial import DialFailure, dial_at_once, dial_unix
+from wsbridge.net.wire import SocketWire
+from wsbridge.reasons import End
+from wsbridge.relay.endpoint import RawEndpoint
+
+
+class UnixBackendConfig(BackendSection):
+    """A server on this machine that listens at a socket file."""
+
+    url: TargetUrl
+    """Where it is: `unix:/path`."""
+
+
+class UnixBackend:
+    """See `Backend`."""
+
+    def __init__(self, config: UnixBackendConfig, services: Services) -> None:
+        self.name = config.url.text
+        self._path = config.url.path
+
+    def at_once(self, offer: Offer) -> Dialled | None:
+        """See `Backend.at_once`: a Unix socket connects within the call."""
+        sock = dial_at_once(socket.AF_UNIX, self._path)
+        return None if sock is None else Dialled(RawEndpoint(SocketWire(sock)), None, f"unix:{self._path}")
+
+    async def dial(self, offer: Offer) -> Dialled | End:
+        """See `Backend.dial`."""
+        sock = await dial_unix(self._path)
+        if isinstance(sock, DialFailure):
+            return sock.end()
+        return Dialled(RawEndpoint(SocketWire(sock)), None, f"unix:{self._path}")

@@ -1,0 +1,52 @@
+"""The tables of kinds: what may stand in the file, one line a kind.
+
+Lives here: names and the classes behind them. Must not live here: anything else. A new kind is one file with its
+section and its class, and a line here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from wsbridge.auth import Auth
+from wsbridge.auth.none import NoAuth, NoAuthConfig
+from wsbridge.backends.backend import Backend
+from wsbridge.backends.tcp import TcpBackend, TcpBackendConfig
+from wsbridge.backends.tls import TlsBackend, TlsBackendConfig
+from wsbridge.backends.unix import UnixBackend, UnixBackendConfig
+from wsbridge.backends.websocket import WebSocketBackend, WebSocketBackendConfig
+from wsbridge.config.model import Kinds, Listener
+from wsbridge.listeners import Listening, tcp, unix
+
+LISTENERS: Mapping[str, Callable[[str, Listener], Awaitable[Listening]]] = {
+    "tcp": tcp.listen,
+    "unix": unix.listen,
+}
+"""By `bind.kind`."""
+
+BACKENDS: Mapping[str, Callable[[Any, Any], Backend]] = {
+    "tcp": TcpBackend,
+    "tls": TlsBackend,
+    "unix": UnixBackend,
+    "ws": WebSocketBackend,
+    "wss": WebSocketBackend,
+}
+"""By the scheme of the URL."""
+
+AUTH: Mapping[str, Callable[[Any], Auth]] = {
+    "none": NoAuth,
+}
+"""By `auth.kind`."""
+
+CONFIG_KINDS = Kinds(
+    backends={
+        "tcp": TcpBackendConfig,
+        "tls": TlsBackendConfig,
+        "unix": UnixBackendConfig,
+        "ws": WebSocketBackendConfig,
+        "wss": WebSocketBackendConfig,
+    },
+    auth={"none": NoAuthConfig},
+)
+"""Their sections, for the loader."""
