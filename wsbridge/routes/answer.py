@@ -88,7 +88,14 @@ class Answer:
 
 
 class Responder(Protocol):
-    """A route that answers requests itself."""
+    """A route that answers requests itself.
+
+    Attributes:
+        lasting: Whether the connection may carry another request after a whole answer.
+    """
+
+    @property
+    def lasting(self) -> bool: ...  # noqa: D102 (see above)
 
     async def answer(self, method: str, target: str, match_prefix: str, headers: RequestHeaders) -> Answer:
         """Answer one request; never raises for what a peer sent.
@@ -136,6 +143,8 @@ class FixedAnswer:
     Args:
         status: The status to answer, 200 to 599.
     """
+
+    lasting = False
 
     def __init__(self, status: int) -> None:
         self._status = status

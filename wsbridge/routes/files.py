@@ -61,6 +61,8 @@ class Files:
         ValueError: It is no folder, or it cannot be read.
     """
 
+    lasting = True
+
     def __init__(self, root: Path) -> None:
         if not root.is_dir():
             raise ValueError(f"{root} is not a folder" if root.exists() else f"there is no folder {root}")

@@ -1,0 +1,45 @@
+"""The exchange of a listener that speaks tcp."""
+
+import socket
+
+import pytest
+
+from wsbridge.net.wire import SocketWire
+from wsbridge.reasons import End, Reason
+from wsbridge.relay.endpoint import RawEndpoint
+from wsbridge.speaks.raw import RawExchange
+
+
+@pytest.fixture
+def pair():
+    """A connection over loopback: ours, and the peer's."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        socket.create_connection(listening.getsockname()) as peer,
+    ):
+        ours, _ = listening.accept()
+        ours.setblocking(False)
+        with ours:
+            yield ours, peer
+
+
+async def test_a_refusal_is_a_reset(pair):
+    """The client must not take it for an empty answer."""
+    ours, peer = pair
+    await RawExchange(SocketWire(ours)).refuse(End(Reason.OVERLOAD, "bridge"), 1)
+    with pytest.raises(ConnectionResetError):
+        peer.recv(1)
+
+
+async def test_it_is_accepted_without_a_word(pair):
+    """Nothing is heard and nothing is said; the endpoint has the wire."""
+    ours, peer = pair
+    wire = SocketWire(ours)
+    exchange = RawExchange(wire)
+    assert exchange.request is None
+    endpoint = await exchange.accept(None, "accept", 65536)
+    assert isinstance(endpoint, RawEndpoint)
+    assert endpoint.wire is wire
+    peer.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        peer.recv(1)

@@ -1,0 +1,243 @@
+"""Hearing a request and answering it, on real sockets."""
+
+import contextlib
+import socket
+
+import pytest
+import trio
+import trio.testing
+
+from tests.client import KEY, accept_of, request
+from tests.speaks.test_exchange import connection, read
+from wsbridge.net.wire import SocketWire
+from wsbridge.protocol.head import HeadLimits
+from wsbridge.reasons import End, Reason
+from wsbridge.relay.endpoint import WebSocketEndpoint
+from wsbridge.routes.answer import Answer
+from wsbridge.speaks.exchange import Lingering
+from wsbridge.speaks.websocket import SILENT, HttpExchange, hear
+
+LINGERING = Lingering(10, 0.05, 1 << 20)
+
+
+async def heard(wire, seconds=5.0, hearing=None):
+    """Hear with the usual limits."""
+    return await hear(wire, HeadLimits(), seconds, LINGERING, set() if hearing is None else hearing)
+
+
+async def test_a_head_that_is_there_already():
+    """One read is enough, and what came with it stays in the wire."""
+    with connection() as (wire, peer):
+        peer.send(request("/x") + b"glued")
+        await trio.lowlevel.wait_readable(wire.sock)
+        exchange = await heard(wire)
+        assert exchange.request.target == "/x"
+        assert wire.read() == b"glued"
+
+
+async def test_a_head_in_pieces():
+    """Each piece is waited for; the rest of the last one is kept."""
+    with connection() as (wire, peer):
+        data = request("/x") + b"glued"
+        outcome = []
+
+        async def listen():
+            outcome.append(await heard(wire))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listen)
+            for at in range(0, len(data), 20):
+                peer.send(data[at : at + 20])
+                await trio.testing.wait_all_tasks_blocked(0.001)
+        assert outcome[0].request.target == "/x"
+        rest = b""
+        while len(rest) < 5:
+            rest += await wire.read_some()
+        assert rest == b"glued"
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason", "detail", "tells"),
+    [
+        (b"", Reason.HANDSHAKE_TIMEOUT, SILENT, False),
+        (b"GET", Reason.HANDSHAKE_TIMEOUT, "no whole request head within handshake, 0.05 s; 3 bytes came", True),
+    ],
+)
+async def test_the_deadline(sent, reason, detail, tells):
+    """Whoever said something is told; whoever said nothing is just closed."""
+    with connection() as (wire, peer):
+        if sent:
+            peer.send(sent)
+        exchange, end = await heard(wire, 0.05)
+        assert (end.reason, end.detail, end.http_status) == (reason, detail, 408)
+        assert (exchange is not None) == tells
+
+
+async def test_a_wait_can_be_cut_short():
+    """Cancelling what stands among the waits counts as the end of the time, and nothing is left there."""
+    with connection() as (wire, _):
+        hearing = set()
+        async with trio.open_nursery() as nursery:
+
+            async def cut():
+                await trio.testing.wait_all_tasks_blocked()
+                (scope,) = hearing
+                scope.cancel()
+
+            nursery.start_soon(cut)
+            _, end = await heard(wire, 60, hearing)
+        assert end.reason is Reason.HANDSHAKE_TIMEOUT
+        assert not hearing
+
+
+@pytest.mark.parametrize(("sent", "detail"), [(b"", SILENT), (b"GET", "closed after 3 bytes of a request")])
+async def test_a_client_that_closes(sent, detail):
+    """An end before the whole head is the client's, and there is nobody to tell."""
+    with connection() as (wire, peer):
+        peer.send(sent)
+        peer.close()
+        exchange, end = await heard(wire)
+        assert (exchange, end.reason, end.detail) == (None, Reason.CLIENT_LOST, detail)
+
+
+async def test_a_client_that_resets():
+    """A reset is the client's, with the bytes that had come."""
+    with connection() as (wire, peer):
+        peer.send(b"GET")
+        hearing = set()
+        async with trio.open_nursery() as nursery:
+
+            async def go():
+                await trio.testing.wait_all_tasks_blocked()
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                peer.close()
+
+            nursery.start_soon(go)
+            exchange, end = await heard(wire, 5, hearing)
+        assert exchange is None
+        assert end.reason is Reason.CLIENT_LOST
+        assert "after 3 bytes" in end.detail
+        assert not hearing
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason", "status", "tells"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", Reason.BAD_REQUEST, 400, True),
+        (b"X" * 20_000, Reason.BAD_REQUEST, 400, True),
+        (b"GET /" + b"x" * 20_000, Reason.TOO_BIG, 431, True),
+        (b"\x16\x03\x01\x02\x00\x01", Reason.BAD_REQUEST, 400, False),
+    ],
+)
+async def test_a_bad_head(sent, reason, status, tells):
+    """It has its status, and is told to whoever speaks HTTP."""
+    with connection() as (wire, peer):
+        peer.send(sent)
+        exchange, end = await heard(wire)
+        assert (end.reason, end.http_status) == (reason, status)
+        assert (exchange is not None) == tells
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "body", "retry"),
+    [
+        (End(Reason.NO_ROUTE, "front", "where nobody need know"), 404, "no_route\n", False),
+        (End(Reason.BAD_REQUEST, "front", "no key", status=405, headers=(("Allow", "GET"),)), 405, "no key\n", False),
+        (End(Reason.OVERLOAD, "bridge", "17 connections"), 503, "overload\n", True),
+        (End(Reason.DRAIN, "bridge"), 503, "drain\n", True),
+        (End(Reason.STOP, "bridge"), 503, "stop\n", True),
+        (End(Reason.BACKEND_REFUSED, "back", "10.0.0.5:22 refused"), 502, "backend_refused\n", False),
+    ],
+)
+async def test_a_refusal(end, status, body, retry):
+    """Status, the reason's name (what is wrong with the request in words), Retry-After where it helps, and the end."""
+    with connection() as (wire, peer):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(HttpExchange(wire, None, LINGERING).refuse, end, 7)
+            head, _, text = (await read(peer)).decode().partition("\r\n\r\n")
+        assert head.startswith(f"HTTP/1.1 {status} ")
+        assert "Connection: close" in head
+        assert ("Retry-After: 7" in head) == retry
+        assert text == body
+        for name, value in end.headers:
+            assert f"{name}: {value}" in head
+
+
+async def test_accepting():
+    """The whole 101 with the key's answer and the subprotocol; the endpoint has the wire."""
+    with connection() as (wire, peer):
+        peer.send(request())
+        exchange = await heard(wire)
+        endpoint = await exchange.accept("binary", "refuse", 1000)
+        assert isinstance(endpoint, WebSocketEndpoint)
+        assert endpoint.wire is wire
+        answer = peer.recv(1000).decode()
+        assert answer.startswith("HTTP/1.1 101 ")
+        assert f"Sec-WebSocket-Accept: {accept_of(KEY)}\r\n" in answer
+        assert "Sec-WebSocket-Protocol: binary\r\n" in answer
+        assert answer.endswith("\r\n\r\n")
+
+
+async def test_accepting_a_client_that_has_gone():
+    """The 101 cannot be written: that is the client's end, and the wire is closed."""
+    with connection() as (wire, peer):
+        peer.send(request())
+        exchange = await heard(wire)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        peer.close()
+        end = await exchange.accept(None, "accept", 1000)
+        assert end.reason is Reason.CLIENT_LOST
+        assert wire.sock.fileno() == -1
+
+
+@pytest.mark.parametrize(
+    ("lines", "status", "lasting", "keep"),
+    [
+        ("", 200, True, True),
+        ("", 404, True, False),
+        ("Connection: close\r\n", 200, True, False),
+        ("", 200, False, False),
+    ],
+)
+async def test_answers_keep_the_connection_or_close_it(lines, status, lasting, keep):
+    """Only a whole, good answer of a lasting route to a client that wants more keeps it; else both sides are told."""
+    with connection() as (wire, peer):
+        peer.send(f"GET / HTTP/1.1\r\nHost: x\r\n{lines}\r\n".encode())
+        exchange = await heard(wire)
+        answer = Answer(status, [], body=b"hello", length=5)
+        assert await exchange.answer(answer, 5.0, lasting=lasting) == keep
+        await trio.lowlevel.wait_readable(peer)
+        text = peer.recv(1000).decode()
+        assert text.endswith("\r\n\r\nhello")
+        assert ("Connection: close" in text) != keep
+        assert (wire.sock.fileno() == -1) != keep
+
+
+async def test_an_answer_that_nobody_takes():
+    """A chunk that is not taken within `write` ends as a timeout, not as a hang."""
+
+    class Endless:
+        async def read(self):
+            return bytes(65536)
+
+        def close(self):
+            pass
+
+    with connection() as (wire, peer):
+        peer.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        exchange = await heard(wire)
+        answer = Answer(200, [], chunks=Endless(), length=1 << 40)
+        with pytest.raises(TimeoutError, match=r"within write, 0\.1 s|for write, 0\.1 s"):
+            await exchange.answer(answer, 0.1, lasting=True)
+
+
+async def test_refusing_a_client_that_does_not_read():
+    """Whoever takes not even the refusal is let go within a second."""
+    with connection() as (wire, _):
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                wire.sock.send(bytes(65536))
+        began = trio.current_time()
+        await HttpExchange(SocketWire(wire.sock), None, LINGERING).refuse(End(Reason.NO_ROUTE, "front"), 1)
+        assert trio.current_time() - began < 2
+        assert wire.sock.fileno() == -1

@@ -1,0 +1,333 @@
+"""The spine: what each step's failure becomes, and that nothing is left behind."""
+
+import errno
+import gc
+import socket
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.authority import folder
+from tests.client import BINARY, CLOSE, frame, request
+from tests.serving import accept_upgrade, backend, echo, reset, serving, written
+from wsbridge.reasons import Reason
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_bytes_go_both_ways_and_one_line_tells_it(tls):
+    """A client upgrades, its bytes come back from the backend, and its close is logged with both counts."""
+    async with backend() as back, serving(written(route={"backend": back.url}, tls=tls)) as served:
+        client = await served.upgraded("/chat", tls=tls)
+        await client.echoed(b"x" * 70_000)
+        await client.close(1000)
+        line = await served.records.wait("connection.end")
+        assert line["reason"] == "client_closed"
+        assert line["blame"] == "front"
+        assert (line["to_back"], line["to_front"]) == (70_000, 70_000)
+        assert line["listener"] == "web"
+        assert line["route"] == "app"
+        assert line["path"] == "/chat"
+        assert line["address"] == f"127.0.0.1:{back.port}"
+        assert line["code"] == 1000
+        assert line["peer"].startswith("127.0.0.1:")
+
+
+async def test_raw_listener_to_raw_backend():
+    """A listener that speaks tcp relays without anything being heard."""
+    listeners = {"old": {"bind": "127.0.0.1:0", "speaks": "tcp", "route": "app"}}
+    async with backend() as back:
+        text = written(listeners=listeners, routes={"app": {"backend": back.url, "auth": "none"}})
+        async with serving(text) as served:
+            with await served.connect("old") as client:
+                await client.send(b"hello")
+                assert await client.take(5) == b"hello"
+
+
+async def test_two_bridges_face_to_face():
+    """Tcp to wss to tcp: the two directions of bridging carry a connection together."""
+    async with backend() as back, serving(written(route={"backend": back.url}, tls=True)) as far:
+        listeners = {"old": {"bind": "127.0.0.1:0", "speaks": "tcp", "route": "far"}}
+        url = {"url": f"wss://localhost:{far.port()}/x", "ca": str(folder() / "ca.pem")}
+        text = written(listeners=listeners, routes={"far": {"backend": url, "auth": "none"}})
+        async with serving(text) as near:
+            with await near.connect("old") as client:
+                await client.send(b"y" * 200_000)
+                assert await client.take(200_000) == b"y" * 200_000
+
+
+async def test_first_bytes_glued_to_the_request_reach_the_backend():
+    """Frames that come in one segment with the request are not lost."""
+    async with backend() as back, serving(written(route={"backend": back.url})) as served:
+        with await served.connect() as client:
+            await client.send(request() + frame(BINARY, b"early"))
+            assert (await client.head()).startswith("HTTP/1.1 101")
+            assert await client.payload(5) == b"early"
+
+
+async def test_banner_before_anything_is_sent():
+    """What a backend says at once reaches the client right after the 101."""
+
+    async def banner(stream):
+        await stream.send_all(b"SSH-2.0-x\r\n")
+        await echo(stream)
+
+    async with backend(banner) as back, serving(written(route={"backend": back.url})) as served:
+        with await served.upgraded() as client:
+            assert await client.payload(11) == b"SSH-2.0-x\r\n"
+
+
+def refused_port():
+    """Give a port that nobody listens at."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+async def test_a_refusing_backend_is_502():
+    """Nobody listens there: 502 with the reason's name, and the connection closes."""
+    async with serving(written(route={"backend": f"tcp://127.0.0.1:{refused_port()}"})) as served:
+        with await served.connect() as client:
+            await client.send(request())
+            answer = (await client.everything()).decode()
+        assert answer.startswith("HTTP/1.1 502 ")
+        assert "Connection: close" in answer
+        assert answer.endswith("backend_refused\n")
+        line = await served.records.wait("connection.refused")
+        assert (line["reason"], line["status"]) == ("backend_refused", 502)
+        assert served.server.ledger("app").refused == 1
+
+
+async def test_a_hanging_backend_is_504():
+    """A WebSocket backend that never answers the upgrade: 504 after `connect`, and its socket is closed."""
+    async with backend(echo_nothing) as back:
+        url = f"ws://127.0.0.1:{back.port}/"
+        async with serving(written(route={"backend": url}, timeouts={"connect": "200ms"})) as served:
+            with await served.connect() as client:
+                await client.send(request())
+                assert (await client.everything()).startswith(b"HTTP/1.1 504 ")
+            await back.until(open=0)
+
+
+async def echo_nothing(stream):
+    """Read and say nothing."""
+    while await stream.receive_some(65536):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("hang", "code", "reason"), [(False, 1014, "backend_refused"), (True, 1014, "backend_timeout")]
+)
+async def test_dial_after_upgrade_tells_failures_by_close_code(hang, code, reason):
+    """With `dial: after-upgrade` the 101 comes first and the failure is a close code that a page can see."""
+    async with backend(echo_nothing) as back:
+        url = f"ws://127.0.0.1:{back.port}/" if hang else f"tcp://127.0.0.1:{refused_port()}"
+        route = {"backend": url, "dial": "after-upgrade", "subprotocols": ["binary"]}
+        async with serving(written(route=route, timeouts={"connect": "200ms"})) as served:
+            client = await served.upgraded("/", "Sec-WebSocket-Protocol: binary")
+            assert await client.closing() == (code, reason)
+            await client.send(frame(CLOSE, code.to_bytes(2, "big")))
+            assert not await client.everything()
+            client.drop()
+            line = await served.records.wait("connection.refused")
+            assert (line["reason"], line["code"], line["subprotocol"]) == (reason, code, "binary")
+
+
+async def test_dial_after_upgrade_tells_a_websocket_backend_what_the_client_was_told():
+    """The client has its subprotocol before the dial, so the backend is offered that one alone."""
+    heads = []
+
+    async def answer(stream):
+        heads.append(await stream.receive_some(65536))
+
+    async with backend(answer) as back:
+        route = {"backend": f"ws://127.0.0.1:{back.port}/", "dial": "after-upgrade", "subprotocols": ["a", "b"]}
+        async with serving(written(route=route)) as served:
+            with await served.connect() as client:
+                await client.send(request("/", "Sec-WebSocket-Protocol: b, a"))
+                assert "Sec-WebSocket-Protocol: a" in await client.head()
+                await client.closing()
+    assert b"Sec-WebSocket-Protocol: a\r\n" in heads[0]
+
+
+async def test_no_descriptor_for_the_dial_is_overload(monkeypatch):
+    """A dial that meets EMFILE is answered 503 with Retry-After; after an upgrade it is 1013."""
+
+    class Full(socket.socket):
+        def __init__(self, *_args, **_options):
+            raise OSError(errno.EMFILE, "Too many open files")
+
+    plain = {"backend": "tcp://127.0.0.1:9", "auth": "none", "match": {"path": "/first"}}
+    late = {**plain, "dial": "after-upgrade", "match": {"path": "/late"}}
+    async with serving(written(routes={"first": plain, "late": late})) as served:
+        early, later = await served.connect(), await served.connect()
+        with monkeypatch.context() as patch:
+            patch.setattr(socket, "socket", Full)
+            await early.send(request("/first"))
+            answer = (await early.everything()).decode()
+            await later.send(request("/late"))
+            await later.head()
+            assert await later.closing() == (1013, "overload")
+        assert answer.startswith("HTTP/1.1 503 ")
+        assert "Retry-After: 1\r\n" in answer
+        early.drop()
+        later.drop()
+        assert {line["reason"] for line in [await served.records.ended(2), await served.records.ended(1)]} == {
+            "overload"
+        }
+
+
+@pytest.mark.parametrize("speaks", ["websocket", "tcp"])
+async def test_a_bug_ends_its_connection_alone(monkeypatch, speaks):
+    """An exception in a step is logged once as a bug and ends that connection; another goes on."""
+    listeners = {"web": {"bind": "127.0.0.1:0"}, "old": {"bind": "127.0.0.1:0", "speaks": "tcp", "route": "app"}}
+    async with backend() as back:
+        text = written(listeners=listeners, routes={"app": {"match": "any", "backend": back.url, "auth": "none"}})
+        async with serving(text) as served:
+            other = await served.upgraded()
+            with monkeypatch.context() as patch:
+                patch.setattr("wsbridge.connection._bridge", lambda *_: 1 / 0)
+                with await served.connect("web" if speaks == "websocket" else "old") as client:
+                    if speaks == "websocket":
+                        await client.send(request())
+                    assert await client.everything() == b""
+                    line = await served.records.wait("connection.refused")
+            assert line["reason"] == "internal_error"
+            (bug,) = served.records.of("bug")
+            assert bug["where"] == "connection"
+            served.records.all.remove(bug)
+            await other.echoed()
+            other.drop()
+
+
+async def test_cancelling_leaves_no_descriptor():
+    """A server that is cancelled outright closes every socket, in whatever step its connection is."""
+
+    def open_now():
+        gc.collect()
+        return {entry.name for entry in Path("/proc/self/fd").iterdir()}
+
+    for tls in (False, True):
+        async with backend(echo_nothing) as back:
+            before = open_now()
+            with trio.CancelScope() as scope:
+                async with serving(
+                    written(
+                        routes={
+                            "raw": {"match": {"path": "/raw"}, "backend": back.url, "auth": "none"},
+                            "ws": {"match": {"path": "/ws"}, "backend": f"ws://127.0.0.1:{back.port}/", "auth": "none"},
+                        },
+                        tls=tls,
+                    )
+                ) as served:
+                    relayed = await served.upgraded("/raw", tls=tls)
+                    hearing = await served.connect(tls=tls)
+                    dialling = await served.connect(tls=tls)
+                    await dialling.send(request("/ws"))
+                    await back.until(dials=2)
+                    scope.cancel()
+            assert scope.cancelled_caught
+            for client in (relayed, hearing, dialling):
+                assert await client.everything() == b"" or client is relayed
+                client.drop()
+            await back.until(open=0)
+            assert open_now() == before
+
+
+async def test_stop_while_dialling_answers_503():
+    """An ending that begins during the dial refuses the request instead of starting a relay."""
+    release = trio.Event()
+
+    async def slow(stream):
+        await release.wait()
+        await accept_upgrade(stream)
+        await echo(stream)
+
+    async with backend(slow) as back, serving(written(route={"backend": f"ws://127.0.0.1:{back.port}/"})) as served:
+        with await served.connect() as client:
+            await client.send(request())
+            await back.until(dials=1)
+            served.server.stop(Reason.DRAIN)
+            release.set()
+            answer = (await client.everything()).decode()
+        assert answer.startswith("HTTP/1.1 503 ")
+        assert "Retry-After: 1" in answer
+        await back.until(open=0)
+
+
+async def test_a_reset_backend_is_told_apart_from_a_closed_one():
+    """A backend that resets ends with 1011, one that closes with 1000."""
+
+    async def rude(stream):
+        await stream.receive_some(1)
+        reset(stream)
+
+    async def polite(stream):
+        await stream.receive_some(1)
+        await stream.send_all(b"bye")
+
+    for handler, code, reason in ((rude, 1011, "backend_reset"), (polite, 1000, "backend_closed")):
+        async with backend(handler) as back, serving(written(route={"backend": back.url})) as served:
+            client = await served.upgraded()
+            await client.send(frame(BINARY, b"1"))
+            assert await client.closing() == (code, reason)
+            await client.send(frame(CLOSE, code.to_bytes(2, "big")))
+            assert not await client.everything()
+            client.drop()
+            assert (await served.records.wait("connection.end"))["reason"] == reason
+
+
+async def test_a_page_may_fetch_several_files_and_then_upgrade(tmp_path):
+    """Answers of a files route keep the connection open; an upgrade may be its last request."""
+    (tmp_path / "a.txt").write_text("one")
+    async with backend() as back:
+        routes = {
+            "page": {"match": {"path": "/*"}, "files": str(tmp_path), "auth": "none"},
+            "app": {"match": {"path": "/ws"}, "backend": back.url, "auth": "none"},
+        }
+        async with serving(written(routes=routes)) as served:
+            client = await served.connect()
+            await client.send(b"GET /a.txt HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2)
+            for _ in range(2):
+                assert "Content-Length: 3" in await client.head()
+                assert await client.take(3) == b"one"
+            await client.upgrade("/ws")
+            await client.echoed()
+            await client.close()
+            assert len(served.records.of("request.served", path="/a.txt")) == 2
+            assert (await served.records.ended())["path"] == "/ws"
+
+
+async def test_a_client_that_takes_no_file_is_cut_after_write(tmp_path):
+    """A big answer that nobody reads ends as write_stalled within `write`."""
+    (tmp_path / "big").write_bytes(bytes(30_000_000))
+    routes = {"page": {"match": {"path": "/*"}, "files": str(tmp_path), "auth": "none"}}
+    async with serving(written(routes=routes, timeouts={"write": "300ms"})) as served:
+        with await served.connect() as client:
+            await client.send(b"GET /big HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            line = await served.records.wait("connection.refused")
+            assert line["reason"] == "write_stalled"
+
+
+async def test_pipelined_requests_leave_others_their_turn(tmp_path):
+    """A client with thousands of requests in flight does not keep another waiting."""
+    (tmp_path / "health").write_text("")
+    routes = {
+        "other": {"match": {"path": "/other"}, "answer": "200", "auth": "none"},
+        "page": {"match": {"path": "/*"}, "files": str(tmp_path), "auth": "none"},
+    }
+    async with serving(written(routes=routes)) as served:
+        greedy, modest = await served.connect(), await served.connect()
+
+        async def read_all():
+            await greedy.everything()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read_all)
+            await greedy.send(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3000)
+            await modest.send(b"GET /other HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert "200" in await modest.head()
+            assert len(served.records.of("request.served", path="/health")) < 3000
+            nursery.cancel_scope.cancel()
+        greedy.drop()
+        modest.drop()

@@ -1,0 +1,108 @@
+"""Account: what is known of one connection, and its one line in the log.
+
+Lives here: the facts gathered on the way and the names under which they are logged. Must not live here: how a line is
+written (`log`), counters (`ledger`).
+"""
+
+from __future__ import annotations
+
+import time
+
+from wsbridge.generation import Route
+from wsbridge.log import log
+from wsbridge.net.address import Peer
+from wsbridge.protocol.head import Request
+from wsbridge.reasons import ENDINGS, End, Reason
+from wsbridge.speaks.websocket import SILENT
+
+
+UNKNOWN = Peer("", 0, 0)
+"""The peer of a socket whose other end had gone before it could be asked for."""
+
+
+class Account:
+    """One connection's facts.
+
+    Args:
+        number: Its number since the process started.
+        listener: Name of the listener that accepted it.
+        http: Whether a refusal there is an HTTP answer.
+    """
+
+    __slots__ = ("_began", "_http", "_relayed", "_to_back", "_to_front", "address", "id", "listener", "peer", "request", "route", "subprotocol")
+
+    def __init__(self, number: int, listener: str, *, http: bool = True) -> None:
+        self.id = number
+        self._http = http
+        self.listener = listener
+        self.peer = UNKNOWN
+        self.request: Request | None = None
+        self.route: Route | None = None
+        self.address: str | None = None
+        self.subprotocol: str | None = None
+        self._began = time.monotonic()
+        self._relayed = False
+        self._to_back = self._to_front = 0
+
+    def carried(self, to_back: int, to_front: int) -> None:
+        """Note the payload bytes of the relay, each way."""
+        self._relayed = True
+        self._to_back, self._to_front = to_back, to_front
+
+    def served(self, end: End) -> None:
+        """Log an answer after which the connection stays open."""
+        request = self.request
+        log.info(
+            "request.served",
+            id=self.id,
+            peer=str(self.peer),
+            listener=self.listener,
+            route=None if self.route is None else self.route.name,
+            method=None if request is None else request.method,
+            path=None if request is None else request.target,
+            status=end.status,
+            detail=end.detail,
+        )
+        self.request = self.route = None  # of the next request nothing is known yet
+
+    def close(self, end: End) -> None:
+        """Log the connection's line: `connection.end`, or `connection.refused` if it was not relayed."""
+        if end.reason is Reason.SERVED:
+            self.served(end)
+            return
+        if not self._relayed and end.detail == SILENT:
+            log.debug("connection.silent", id=self.id, peer=str(self.peer), listener=self.listener)
+            return
+        row = ENDINGS[end.reason]
+        facts: dict[str, object] = {
+            "id": self.id,
+            "peer": str(self.peer),
+            "listener": self.listener,
+            "reason": end.reason.value,
+            "blame": end.blame,
+        }
+        if end.detail:
+            facts["detail"] = end.detail
+        if self.route is not None:
+            facts["route"] = self.route.name
+            if self.route.backend is not None:
+                facts["backend"] = self.route.backend.name
+        if self.request is not None:
+            facts["path"] = self.request.target
+        if self.address is not None:
+            facts["address"] = self.address
+        if self.subprotocol is not None:
+            facts["subprotocol"] = self.subprotocol
+        facts["seconds"] = round(time.monotonic() - self._began, 3)
+        if self._relayed:
+            if end.code is not None:
+                facts["code"] = end.code
+            facts["to_back"] = self._to_back
+            facts["to_front"] = self._to_front
+            getattr(log, row.level)("connection.end", **facts)
+        else:
+            if end.code is not None:
+                facts["code"] = end.code
+            elif row.status is not None and self._http:
+                facts["status"] = end.http_status
+            getattr(log, row.level)("connection.refused", **facts)

@@ -1,0 +1,267 @@
+"""THE SPINE: one connection from accept to its line in the log, one call per step, in order.
+
+Lives here: the order of the steps and what each hands to the next. Must not live here: how any step is done.
+
+The steps: TLS, hear, admit, dial, answer, relay (which ends both sides, too), account. What a peer does is a value
+that some step returns, an `End`; only a bug is an exception, and it ends this connection alone.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+import trio
+
+from wsbridge.account import Account
+from wsbridge.admit import Admitted, admit
+from wsbridge.backends.backend import Dialled, Offer
+from wsbridge.generation import Generation, Listener, Route
+from wsbridge.log import log
+from wsbridge.net import bio_wire, tls_wire
+from wsbridge.net.address import Peer
+from wsbridge.net.retry import attempts
+from wsbridge.net.sockets import reset
+from wsbridge.net.tls import failure_text
+from wsbridge.net.wire import SocketWire, Wire
+from wsbridge.reasons import ENDINGS, End, Reason
+from wsbridge.relay.endpoint import Endpoint, WebSocketEndpoint
+from wsbridge.speaks.exchange import Exchange
+from wsbridge.speaks.raw import RawExchange
+from wsbridge.speaks.websocket import HttpExchange, hear
+
+if TYPE_CHECKING:
+    from wsbridge.server import Server
+
+
+async def serve(sock: socket.socket, sockaddr: object, listener: Listener, server: Server) -> End:
+    """Carry one accepted connection to its end, and give that; never raises for what a peer did.
+
+    Args:
+        sock: Accepted, non-blocking; it belongs to this function.
+        sockaddr: What `accept` gave with it.
+        listener: Of the generation that the connection keeps for life.
+        server: What outlives the connection.
+    """
+    account = Account(server.next_id(), listener.name, http=listener.speaks == "websocket")
+    try:
+        account.peer = Peer.of(sock, sockaddr)
+    except OSError as error:
+        reset(sock)
+        end = End(Reason.CLIENT_LOST, "front", f"before the first byte: {error.strerror or error}")
+        account.close(end)
+        return end
+    try:
+        end = await _carry(sock, listener, server.generation, server, account)
+    except trio.Cancelled:
+        reset(sock)
+        account.close(End(server.ending or Reason.STOP, "bridge"))
+        raise
+    except Exception:
+        reset(sock)
+        log.exception("bug", where="connection", id=account.id)
+        end = End(Reason.INTERNAL_ERROR, "bridge")
+    account.close(end)
+    return end
+
+
+async def turn_away(sock: socket.socket, sockaddr: object, listener: Listener, server: Server) -> None:
+    """Tell one client over the cap so: TLS, its head and a 503 within `shed`; a raw one is reset."""
+    account = Account(server.next_id(), listener.name, http=listener.speaks == "websocket")
+    end = End(Reason.OVERLOAD, "bridge", f"{server.connections} connections, and the limit is {server.limit}")
+    seconds = server.generation.config.timeouts.shed
+    wire: Wire | End | None = None
+    try:
+        account.peer = Peer.of(sock, sockaddr)
+        if listener.speaks == "websocket":
+            with trio.move_on_after(seconds):
+                wire = await _secure(sock, listener, seconds)
+                if not isinstance(wire, End):
+                    heard = await _hear(wire, listener, server.generation, server)
+                    exchange = heard[0] if isinstance(heard, tuple) else heard
+                    await _refuse(exchange, end, wire, server)
+    except OSError as error:
+        end = End(Reason.CLIENT_LOST, "front", f"before the first byte: {error.strerror or error}")
+    except Exception:
+        log.exception("bug", where="turn_away", id=account.id)
+    finally:
+        if wire is None or isinstance(wire, End):
+            reset(sock)
+        else:
+            wire.close()
+    account.close(end)
+
+
+async def _carry(
+    sock: socket.socket, listener: Listener, generation: Generation, server: Server, account: Account
+) -> End:
+    wire = await _secure(sock, listener, generation.config.timeouts.tls)
+    if isinstance(wire, End):
+        return wire
+    try:
+        return await _converse(wire, listener, generation, server, account)
+    except BaseException:
+        wire.abort()
+        raise
+
+
+async def _converse(
+    wire: Wire, listener: Listener, generation: Generation, server: Server, account: Account
+) -> End:
+    """Steps 3 to 7: one request or several, until one is refused or relayed or the connection ends."""
+    while True:
+        heard = await _hear(wire, listener, generation, server)
+        if isinstance(heard, tuple):
+            exchange, end = heard
+            return await _refuse(exchange, end, wire, server)
+        account.request = heard.request
+        admitted = _admit(heard, listener, server)
+        if isinstance(admitted, End):
+            return await _refuse(heard, admitted, wire, server)
+        account.route = admitted.route
+        if admitted.route.auth is not None:
+            identity = await admitted.route.auth.identify(account.request, account.peer)
+            if isinstance(identity, End):
+                return await _refuse(heard, identity, wire, server)
+        if admitted.route.backend is not None:
+            return await _bridge(heard, admitted, wire, server, account)
+        end, again = await _answer(heard, admitted.route, wire)
+        if not again:
+            return end
+        account.served(end)
+        await trio.lowlevel.checkpoint()
+
+
+async def _secure(sock: socket.socket, listener: Listener, seconds: float) -> Wire | End:
+    """Step 2: TLS where the listener has it."""
+    if listener.tls is None:
+        return SocketWire(sock)
+    wrap = tls_wire.wrap if listener.speaks == "websocket" else bio_wire.wrap
+    try:
+        with trio.move_on_after(seconds):
+            return await wrap(sock, listener.tls, server_side=True)
+    except OSError as error:
+        return End(Reason.TLS_FAILED, "front", failure_text(error))
+    return End(Reason.TLS_FAILED, "front", f"no TLS handshake within tls, {seconds:g} s")
+
+
+async def _hear(
+    wire: Wire, listener: Listener, generation: Generation, server: Server
+) -> Exchange | tuple[Exchange | None, End]:
+    """Step 3: what is asked for."""
+    if listener.speaks == "tcp":
+        return RawExchange(wire)
+    heard = await hear(wire, generation.head, generation.config.timeouts.handshake, server.lingering, server.hearing)
+    if server.ending is not None and isinstance(heard, tuple) and heard[1].reason is Reason.HANDSHAKE_TIMEOUT:
+        return heard[0], End(server.ending, "bridge", heard[1].detail)
+    return heard
+
+
+def _admit(exchange: Exchange, listener: Listener, server: Server) -> Admitted | End:
+    """Step 4: which route it is for, and whether it may."""
+    if server.ending is not None:
+        return End(server.ending, "bridge")
+    if exchange.request is None:
+        assert listener.route is not None  # noqa: S101 (the configuration's check holds it)
+        return Admitted(listener.route, fitting=listener.route.subprotocols)
+    return admit(listener, exchange.request)
+
+
+async def _answer(exchange: Exchange, route: Route, wire: Wire) -> tuple[End, bool]:
+    """Answer from files or with a fixed status; tell whether another request may follow."""
+    request = exchange.request
+    assert route.responder is not None  # noqa: S101 (a route has a backend or a responder)
+    assert request is not None and isinstance(exchange, HttpExchange)  # noqa: S101, PT018 (raw routes have backends)
+    with await route.responder.answer(request.method, request.target, route.prefix, request.headers) as answer:
+        end = End(Reason.SERVED, "front", answer.detail, status=answer.status)
+        try:
+            return end, await exchange.answer(answer, route.terms.write, lasting=route.responder.lasting)
+        except TimeoutError as error:
+            wire.abort()
+            return End(Reason.WRITE_STALLED, "front", str(error)), False
+        except OSError as error:
+            wire.abort()
+            return End(Reason.CLIENT_LOST, "front", f"while a file was sent: {error}"), False
+
+
+async def _bridge(exchange: Exchange, admitted: Admitted, wire: Wire, server: Server, account: Account) -> End:
+    """Steps 5 to 7: dial, answer, relay; or, where the route says so, answer first."""
+    route = admitted.route
+    front: Endpoint | None = None
+    if not route.dial_first:
+        account.subprotocol = admitted.subprotocol
+        accepted = await exchange.accept(admitted.subprotocol, route.offer.text, route.offer.frame)
+        if isinstance(accepted, End):
+            return accepted
+        front = accepted
+    dialled = await _dial(admitted, exchange, account)
+    if isinstance(dialled, End):
+        route.ledger.refused += 1
+        if front is None:
+            return await _refuse(exchange, dialled, wire, server)
+        return await server.engine.dismiss(front, dialled, route.terms)
+    account.address = dialled.address
+    if front is None:
+        accepted = await _greet(exchange, admitted, dialled, server, account)
+        if isinstance(accepted, End):
+            return accepted
+        front = accepted
+    server.relaying()
+    try:
+        return await server.engine.relay(front, dialled.endpoint, route.terms, route.ledger)
+    finally:
+        account.carried(front.received, dialled.endpoint.received)
+
+
+async def _greet(
+    exchange: Exchange, admitted: Admitted, dialled: Dialled, server: Server, account: Account
+) -> Endpoint | End:
+    """Step 6: the 101; where it cannot be given, the backend is let go."""
+    offer = admitted.route.offer
+    try:
+        if server.ending is not None:  # it began while the backend was dialled
+            end = End(server.ending, "bridge")
+            await exchange.refuse(end, int(server.generation.config.timeouts.retry_after))
+            accepted: Endpoint | End = end
+        else:
+            account.subprotocol = dialled.subprotocol or (None if _picky(dialled) else admitted.subprotocol)
+            accepted = await exchange.accept(account.subprotocol, offer.text, offer.frame)
+    except BaseException:
+        dialled.endpoint.wire.abort()
+        raise
+    if isinstance(accepted, End):
+        dialled.endpoint.wire.abort()
+    return accepted
+
+
+def _picky(dialled: Dialled) -> bool:
+    """Whether the backend's choice of a subprotocol is the client's answer, even if it chose none."""
+    return isinstance(dialled.endpoint, WebSocketEndpoint)
+
+
+async def _dial(admitted: Admitted, exchange: Exchange, account: Account) -> Dialled | End:
+    """Step 5: the backend, within `connect`, again and again within `retry_for`."""
+    route = admitted.route
+    backend = route.backend
+    assert backend is not None  # noqa: S101 (asked only for such routes)
+    plan = route.offer
+    # a client that has its 101 was told the first; a WebSocket backend must not choose another
+    fitting = admitted.fitting if route.dial_first or exchange.request is None else admitted.fitting[:1]
+    offer = Offer(fitting, exchange.request is not None, plan.write, plan.text, plan.frame)
+
+    def told(end: End) -> None:
+        log.info("backend.retry", id=account.id, route=route.name, backend=backend.name, reason=end.reason.value, detail=end.detail)
+
+    at_once = backend.at_once(offer)
+    if at_once is not None:
+        return at_once
+    return await attempts(lambda: backend.dial(offer), timeout=route.connect, retry_for=route.retry_for, told=told)
+
+
+async def _refuse(exchange: Exchange | None, end: End, wire: Wire, server: Server) -> End:
+    """Say why not, where that can be said."""
+    if exchange is None or ENDINGS[end.reason].status is None:
+        wire.close()
+    else:
+        await exchange.refuse(end, int(server.generation.config.timeouts.retry_after))
+    return end

@@ -1,0 +1,180 @@
+"""Generation: what one reading of the configuration becomes at run time; immutable.
+
+Lives here: routes with their backends, TLS contexts and terms, and which listener reaches which. Must not live here:
+what outlives a generation (sockets, ledgers, the resolver: `server`), rules between settings (`config.check`).
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from wsbridge.auth import Auth
+from wsbridge.backends.backend import Backend, Offer, Services
+from wsbridge.config import model
+from wsbridge.kinds import AUTH, BACKENDS
+from wsbridge.ledger import Ledger
+from wsbridge.net.tls import server_context
+from wsbridge.protocol.head import HeadLimits
+from wsbridge.protocol.origin import Origins
+from wsbridge.protocol.target import PathPattern, normal_host
+from wsbridge.relay.terms import Terms
+from wsbridge.routes.answer import FixedAnswer, Responder
+from wsbridge.routes.files import Files, prefix_of
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Which requests, and where they go.
+
+    Attributes:
+        name: Its name in the file.
+        hosts: Hosts it matches, normalised; None for all.
+        path: Paths it matches; None for all.
+        backend: Where bytes go; None where `responder` answers.
+        responder: Files or a fixed answer.
+        prefix: The part of a path that the pattern names, cut before a file is looked up.
+        offer: What a backend is asked for, but for the client's subprotocols.
+        connect: Seconds for one attempt to reach the backend.
+    """
+
+    name: str
+    hosts: frozenset[str] | None
+    path: PathPattern | None
+    backend: Backend | None
+    responder: Responder | None
+    prefix: str
+    origins: Origins
+    auth: Auth | None
+    subprotocols: tuple[str, ...]
+    offer: Offer
+    terms: Terms
+    connect: float
+    retry_for: float
+    dial_first: bool
+    ledger: Ledger
+
+    def matches(self, host: str, path: str) -> bool:
+        """Tell whether a request for this host (normalised) and path is for this route."""
+        return (self.hosts is None or host in self.hosts) and (self.path is None or self.path.matches(path))
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """What is spoken at one listener, and the routes it reaches, in order.
+
+    Attributes:
+        loopback: Whether it binds a literal loopback address or a Unix path.
+        unix: Whether it binds a Unix path.
+        route: The one route of a listener that speaks TCP.
+        write: The longest write timeout of its routes; None if one of them has none.
+    """
+
+    name: str
+    speaks: str
+    tls: ssl.SSLContext | None
+    loopback: bool
+    unix: bool
+    route: Route | None
+    routes: tuple[Route, ...]
+    write: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """All that a connection needs of the configuration, for its whole life."""
+
+    config: model.Config
+    listeners: dict[str, Listener]
+    routes: dict[str, Route]
+    head: HeadLimits
+
+
+def build(config: model.Config, services: Services, ledger: Callable[[str], Ledger]) -> Generation:
+    """Build a generation; reads certificates and folders, so not on the event loop once that serves.
+
+    Args:
+        config: Checked.
+        services: Lent to the backends.
+        ledger: Gives the ledger of a route by name; it outlives the generation.
+
+    Raises:
+        ValueError: A file cannot be used; one sentence (`net.tls.TlsError` names the file).
+    """
+    routes = {name: _route(name, section, config, services, ledger(name)) for name, section in config.routes.items()}
+    listeners = {name: _listener(name, section, config, routes) for name, section in config.listeners.items()}
+    limits = config.limits
+    return Generation(config, listeners, routes, HeadLimits(limits.head, limits.head_line, limits.headers))
+
+
+def _route(name: str, section: model.Route, config: model.Config, services: Services, ledger: Ledger) -> Route:
+    match = section.match if isinstance(section.match, model.Match) else model.Match()
+    hosts = None if match.host is None else frozenset(normal_host(str(host)) or str(host) for host in match.host)
+    timeouts = section.effective_timeouts(config.timeouts)
+    limits = config.limits
+    backend = None
+    if section.backend is not None:
+        backend = BACKENDS[section.backend.url.scheme](section.backend, services)
+    responder: Responder | None = None
+    if section.files is not None:
+        responder = Files(section.files)
+    elif section.answer is not None:
+        responder = FixedAnswer(section.answer)
+    pattern = None if match.path is None else str(match.path)
+    return Route(
+        name=name,
+        hosts=hosts,
+        path=None if pattern is None else PathPattern(pattern),
+        backend=backend,
+        responder=responder,
+        prefix=prefix_of(pattern),
+        origins=Origins(section.origins),
+        auth=None if section.auth is None else AUTH[section.auth.kind](section.auth),
+        subprotocols=section.subprotocols,
+        offer=Offer(section.subprotocols, False, timeouts.write, section.text, limits.frame),
+        terms=Terms(
+            idle=timeouts.idle,
+            ping=timeouts.ping,
+            pong=timeouts.pong,
+            write=timeouts.write,
+            half_close=timeouts.half_close,
+            close=timeouts.close,
+            max_age=timeouts.max_age,
+            linger=config.timeouts.linger,
+            linger_bytes=limits.linger_bytes,
+            chaff_rate=limits.control_rate,
+            deliver=section.after_close == "deliver",
+            lost_is_fin=section.on_client_lost == "fin",
+        ),
+        connect=timeouts.connect,
+        retry_for=section.connect.retry_for,
+        dial_first=section.dial == "before-upgrade",
+        ledger=ledger,
+    )
+
+
+def _listener(name: str, section: model.Listener, config: model.Config, routes: dict[str, Route]) -> Listener:
+    reached: list[Route] = []
+    if section.speaks == "websocket":
+        for route_name, route in config.routes.items():
+            match = route.match
+            if match == "any" or (
+                isinstance(match, model.Match) and (match.listener is None or name in match.listener)
+            ):
+                reached.append(routes[route_name])
+    tls = None
+    if section.tls is not None:
+        tls = server_context([(pair.cert, pair.key) for pair in section.tls.certificates])
+    only = routes[section.route] if section.route is not None else None
+    waits = [each.terms.write for each in (*reached, *([only] if only is not None else []))]
+    return Listener(
+        name=name,
+        speaks=section.speaks,
+        tls=tls,
+        loopback=section.bind.is_loopback,
+        unix=section.bind.kind == "unix",
+        route=only,
+        routes=tuple(reached),
+        write=None if None in waits else max((wait for wait in waits if wait is not None), default=None),
+    )
