@@ -1,0 +1,156 @@
+"""`bridge` with listeners, as processes."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from websockets.sync.client import connect
+from websockets.typing import Origin, Subprotocol
+
+from tests.cli.backends import echo, serving
+from tests.cli.program import finished, started
+from tests.clients.program import PATIENCE, Program, program, run
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """The port of a plain echo server."""
+    with serving(echo) as number:
+        yield number
+
+
+def told(bridge: Program) -> str:
+    """Wait until a bridge tells its real address; give it as the URL to connect to."""
+    return bridge.line(r"^wsbridge: (\S+) -> ")[1]
+
+
+def address(url: str) -> tuple[str, int]:
+    host, _, port = url.partition("://")[2].rstrip("/").rpartition(":")
+    return host, int(port)
+
+
+def roundtrip(sock: socket.socket, data: bytes) -> bytes:
+    sock.settimeout(PATIENCE)
+    sock.sendall(data)
+    got = bytearray()
+    while len(got) < len(data):
+        piece = sock.recv(65536)
+        assert piece
+        got += piece
+    return bytes(got)
+
+
+def test_websocket_to_tcp(port: int) -> None:
+    """A WebSocket listener on port 0 tells its address, carries bytes from any path, and logs for people."""
+    with started("bridge", "ws://127.0.0.1:0/", f"tcp://127.0.0.1:{port}") as bridge:
+        with connect(told(bridge) + "any/path", subprotocols=[Subprotocol("binary")]) as client:
+            client.send(b"hello")
+            assert client.recv() == b"hello"
+            assert client.subprotocol == "binary"
+        bridge.line(r"info +connection\.end .*reason=client_closed")
+        bridge.process.send_signal(signal.SIGINT)
+        assert bridge.process.wait(PATIENCE) == 0
+    assert not [line for line in bridge.lines if line.startswith("{") or "Traceback" in line]
+
+
+def test_tcp_to_websocket_and_back(port: int, tmp_path: Path) -> None:
+    """Two bridges face to face are a tunnel; the near one may listen on TCP or on a Unix path."""
+    path = tmp_path / "near.sock"
+    with started("bridge", "ws://127.0.0.1:0/x", f"tcp://127.0.0.1:{port}") as far:
+        target = told(far)
+        assert target.endswith("/x")
+        with (
+            started("bridge", "tcp://127.0.0.1:0", target) as tcp,
+            started("bridge", f"unix:{path}", target) as unix,
+        ):
+            with socket.create_connection(address(told(tcp)), PATIENCE) as sock:
+                assert roundtrip(sock, b"by tcp" * 10_000) == b"by tcp" * 10_000
+            assert told(unix) == f"unix:{path}"
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.connect(str(path))
+                assert roundtrip(sock, b"by unix") == b"by unix"
+
+
+def test_once(port: int) -> None:
+    """With --once the bridge stops listening at the first connection and ends with it, with exit code 0."""
+    with started("bridge", "tcp://127.0.0.1:0", f"tcp://127.0.0.1:{port}", "--once") as bridge:
+        place = address(told(bridge))
+        with socket.create_connection(place, PATIENCE) as sock:
+            assert roundtrip(sock, b"one") == b"one"
+            bridge.line(r"listener\.close")
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(place, PATIENCE).close()
+            assert roundtrip(sock, b"still") == b"still"
+        assert bridge.process.wait(PATIENCE) == 0
+
+
+def test_self_signed(port: int) -> None:
+    """The fingerprint that is told is that of the certificate served, and its files are gone by then."""
+    program("openssl")
+    with started("bridge", "wss://127.0.0.1:0/", f"tcp://127.0.0.1:{port}", "--self-signed") as bridge:
+        url = told(bridge)
+        fingerprint = bridge.line(r"SHA-256 (\S+)")[1]
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        with connect(url, ssl=context) as client:
+            client.send(b"secret")
+            assert client.recv() == b"secret"
+            tls = client.socket
+            assert isinstance(tls, ssl.SSLSocket)
+            der = tls.getpeercert(binary_form=True)
+        assert der is not None
+        assert hashlib.sha256(der).hexdigest() == fingerprint.replace(":", "").lower()
+
+
+def test_tls_both_ways(port: int, tmp_path: Path) -> None:
+    """A near bridge trusts a far one's certificate by --ca; without that the connection is refused."""
+    openssl = program("openssl")
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    run(
+        *[openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=x", "-days", "30",
+         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
+    )  # fmt: skip
+    with started(
+        "bridge", "wss://127.0.0.1:0/", f"tcp://127.0.0.1:{port}", "--cert", str(cert), "--key", str(key),
+        "--after-close", "deliver",
+    ) as far:  # fmt: skip
+        url = told(far)
+        trusting = finished("bridge", "-", url, "--ca", str(cert), input=b"through TLS")
+        careless = finished("bridge", "-", url, "--insecure", input=b"unseen")
+        strict = finished("bridge", "-", url, input=b"never")
+
+    assert (trusting.returncode, trusting.stdout, trusting.stderr) == (0, b"through TLS", b"")
+    assert (careless.returncode, careless.stdout) == (0, b"unseen")
+    assert careless.stderr.startswith(b"wsbridge: warning: --insecure: ")
+    assert strict.returncode == 1
+    assert strict.stdout == b""
+    assert strict.stderr.startswith(b"wsbridge: backend_tls: ")
+
+
+def test_an_address_that_is_taken() -> None:
+    """A port in use is one sentence and exit code 69."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = finished("bridge", f"ws://127.0.0.1:{port}/", "tcp://127.0.0.1:1")
+
+    assert done.returncode == 69
+    assert done.stderr.count(b"\n") == 1
+    assert f"cannot listen on 127.0.0.1:{port}".encode() in done.stderr
+
+
+def test_origins(port: int) -> None:
+    """A page of another host may connect only if --origins names it."""
+    with started("bridge", "ws://127.0.0.1:0/", f"tcp://127.0.0.1:{port}", "--origins", "https://a.example") as bridge:
+        url = told(bridge)
+        with connect(url, origin=Origin("https://a.example")) as client:
+            client.send(b"x")
+            assert client.recv() == b"x"
+        with pytest.raises(Exception, match="403"), connect(url, origin=Origin("https://b.example")):
+            pass

@@ -1,0 +1,96 @@
+"""`check`: what it says of a file, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cli.program import WSBRIDGE, invoke
+from tests.clients.program import PATIENCE
+
+RISKY = """\
+listeners:
+  web: {bind: 127.0.0.1:8080}
+routes:
+  vnc: {match: any, backend: 'tcp://127.0.0.1:5900'}
+  health: {match: {path: /health}, answer: 204}
+"""
+GOOD = RISKY.replace("5900'}", "5900', auth: none}")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "wsbridge.yaml"
+
+
+def test_good(file: Path) -> None:
+    """A good file exits with 0 and is told in numbers."""
+    file.write_text(GOOD)
+
+    result = invoke("check", str(file))
+
+    assert result.exit_code == 0
+    assert result.output == f"{file}: good: 1 listener, 2 routes, 0 warnings\n"
+
+
+def test_warnings(file: Path) -> None:
+    """Warnings are shown with their code; only --strict makes them errors."""
+    file.write_text(RISKY)
+
+    lax, strict = invoke("check", "-c", str(file)), invoke("check", "--strict", "-c", str(file))
+
+    assert (lax.exit_code, strict.exit_code) == (0, 78)
+    for result in (lax, strict):
+        assert f"{file}:4:3: warning: routes.vnc: " in result.output
+        assert "[W001]" in result.output
+    assert "good: 1 listener, 2 routes, 1 warning\n" in lax.output
+    assert "good" not in strict.output
+    assert "--strict" in strict.output
+
+
+def test_json(file: Path) -> None:
+    """The JSON form holds the verdict, the numbers and every problem with its place, and nothing else is printed."""
+    file.write_text(RISKY)
+    good = json.loads(invoke("check", "--format", "json", str(file)).output)
+    file.write_text(RISKY.replace("any", "all").replace("204", "20"))
+    result = invoke("check", "--format", "json", str(file))
+    bad = json.loads(result.output)
+
+    assert (good["ok"], good["listeners"], good["routes"]) == (True, 1, 2)
+    assert [(each["code"], each["severity"], each["line"]) for each in good["problems"]] == [("W001", "warning", 4)]
+    assert result.exit_code == 78
+    assert (bad["ok"], bad["listeners"]) == (False, None)
+    assert [each["path"] for each in bad["problems"] if each["severity"] == "error"] == [
+        "routes.vnc.match",
+        "routes.health.answer",
+    ]
+
+
+def test_two_files_are_one_too_many(file: Path) -> None:
+    """FILE and another -c FILE are a usage error."""
+    result = invoke("check", str(file), "-c", "/other.yaml")
+
+    assert result.exit_code == 64
+
+
+def test_a_terminal_gets_a_table(file: Path) -> None:
+    """On a terminal a table shows who leads to each route and where it leads."""
+    file.write_text(GOOD)
+    mine, its = pty.openpty()
+    try:
+        env = {**os.environ, "COLUMNS": "120", "TERM": "dumb"}
+        subprocess.run([*WSBRIDGE, "check", str(file)], stdout=its, env=env, check=True, timeout=PATIENCE)
+        shown = os.read(mine, 65536).decode()
+    finally:
+        os.close(mine)
+        os.close(its)
+
+    assert "good: 1 listener" in shown
+    assert "web (127.0.0.1:8080)" in shown
+    assert "tcp://127.0.0.1:5900" in shown
+    assert "status 204" in shown

@@ -1,0 +1,120 @@
+"""The program as a whole: help, version, typos and how it ends."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.cli.program import WSBRIDGE, invoke
+from wsbridge import __version__, cli
+from wsbridge.cli import commands
+
+
+def test_help_names_every_command() -> None:
+    """`--help` shows every command with what it does."""
+    result = invoke("--help")
+
+    assert result.exit_code == 0
+    for name in commands.COMMANDS:
+        assert f"\n  {name} " in result.output
+    assert "..." not in result.output.partition("Commands:")[2]
+
+
+@pytest.mark.parametrize("name", commands.COMMANDS)
+def test_help_of_each_command_has_an_example(name: str) -> None:
+    """`COMMAND --help` shows the command as one types it, on a line of its own."""
+    result = invoke(name, "--help")
+
+    assert result.exit_code == 0
+    assert f"wsbridge {name}" in result.output
+    assert "\b" not in result.output
+
+
+def test_version_tells_what_a_report_needs() -> None:
+    """`--version` tells wsbridge, engine, Python and OpenSSL, each by its number."""
+    result = invoke("--version")
+
+    assert result.exit_code == 0
+    assert result.output.startswith(f"wsbridge {__version__}\nengine:  python, masking in C\n")
+    assert f"{sys.version_info.major}.{sys.version_info.minor}" in result.output
+    assert "OpenSSL: OpenSSL" in result.output
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("rnu", "run"), ("chekc", "check"), ("brdige", "bridge"), ("schemas", "schema")]
+)
+def test_a_typo_is_guessed(typed: str, meant: str) -> None:
+    """A command that is not there is a usage error that names the one that may be meant."""
+    result = invoke(typed)
+
+    assert result.exit_code == 64
+    assert f'no command "{typed}" (did you mean "{meant}"?)' in result.output
+
+
+def test_an_unlike_word_gets_the_list() -> None:
+    """A word that is like no command gets all their names."""
+    result = invoke("xyzzy")
+
+    assert result.exit_code == 64
+    assert 'no command "xyzzy": there are run, check,' in result.output
+
+
+@pytest.mark.parametrize(
+    "args", [["run", "--nonsense"], ["bridge"], ["bridge", "-"], ["check", "a", "b"], ["demo", "--port", "70000"]]
+)
+def test_wrong_arguments_are_usage_errors(args: list[str]) -> None:
+    """Unknown options, missing and superfluous arguments exit with 64."""
+    result = invoke(*args)
+
+    assert result.exit_code == 64
+    assert "Error:" in result.output
+
+
+def test_another_system_gets_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere than on Linux every command says so and exits with 69."""
+    monkeypatch.setattr(sys, "platform", "darwin")
+
+    result = invoke("run")
+
+    assert result.exit_code == 69
+    assert result.output == "wsbridge: needs Linux; this is darwin\n"
+
+
+def test_interrupted_before_serving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while a file is read exits with 130 and no traceback."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("wsbridge.cli.run.find", interrupted)
+
+    result = invoke("run")
+
+    assert result.exit_code == 130
+    assert "Traceback" not in result.output
+
+
+def test_a_reader_that_leaves() -> None:
+    """A pipe whose reader has gone ends a command without a traceback."""
+    with subprocess.Popen([*WSBRIDGE, "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+
+        said = process.stderr.read()
+
+    assert process.returncode in (1, -signal.SIGPIPE)
+    assert said == b""
+
+
+def test_main_is_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The entry point reads the arguments of the process and calls itself wsbridge however it was started."""
+    monkeypatch.setattr(sys, "argv", ["/somewhere/__main__.py", "nonsense"])
+
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+
+    assert ended.value.code == 64

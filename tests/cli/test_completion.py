@@ -1,0 +1,53 @@
+"""`completion` in a real shell."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.program import invoke
+from tests.clients.program import program
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_scripts(shell: str) -> None:
+    """Each shell gets a script that asks this program."""
+    result = invoke("completion", shell)
+
+    assert result.exit_code == 0
+    assert f"_WSBRIDGE_COMPLETE={shell}_complete" in result.output
+
+
+def test_bash_completes(tmp_path: Path) -> None:
+    """In bash, with the script loaded, a begun command and a begun option are completed."""
+    bash = program("bash")
+    command = tmp_path / "wsbridge"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m wsbridge "$@"\n')
+    command.chmod(0o755)
+    script = """
+        eval "$(wsbridge completion bash)"
+        COMP_WORDS=(wsbridge br) COMP_CWORD=1; _wsbridge_completion wsbridge; echo "${COMPREPLY[@]}"
+        COMPREPLY=() COMP_WORDS=(wsbridge bridge --se) COMP_CWORD=2
+        _wsbridge_completion wsbridge; echo "${COMPREPLY[@]}"
+    """
+
+    done = subprocess.run(
+        [bash, "--norc", "-c", script],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout.splitlines() == ["bridge", "--self-signed --server-name"]
+
+
+def test_another_shell_is_refused() -> None:
+    """A shell that is not known is a usage error that names those that are."""
+    result = invoke("completion", "tcsh")
+
+    assert result.exit_code == 64
+    assert "bash" in result.output

@@ -1,0 +1,65 @@
+"""`demo` as a process; the page itself is tried in a browser by `tests.demo`."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import urllib.request
+
+import pytest
+from websockets.sync.client import connect
+from websockets.typing import Origin, Subprotocol
+
+from tests.cli.program import finished, invoke, started
+from tests.clients.program import PATIENCE
+from wsbridge.cli.demo import page_url
+
+
+def test_page_service_and_end() -> None:
+    """The address that is told shows the page; the page's WebSocket talks to the service; Ctrl-C ends all with 0."""
+    with started("demo", "--port", "0") as demo:
+        url = demo.line(r"The demo is at +(http://\S+)")[1]
+        with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
+            assert b"wsbridge" in answer.read()
+        origin = Origin(url.rstrip("/"))
+        with connect(url.replace("http", "ws") + "ws", origin=origin, subprotocols=[Subprotocol("binary")]) as client:
+            assert client.recv().startswith(b"wsbridge demo service")  # type: ignore[arg-type]
+            demo.line("connection 1: ")
+            demo.process.send_signal(signal.SIGINT)
+            assert demo.process.wait(5) == 0
+            assert list(client) == []
+            assert (client.close_code, client.close_reason) == (1001, "stop")
+        demo.line(r"connection\.end .*reason=stop .*route=terminal")
+    assert "Traceback" not in "\n".join(demo.lines)
+
+
+def test_a_busy_port() -> None:
+    """A port in use is one sentence that names --port, and exit code 69."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = finished("demo", "--port", str(port))
+
+    assert done.returncode == 69
+    assert done.stderr.count(b"\n") == 1
+    assert f"127.0.0.1:{port}: address already in use; choose another with --port".encode() in done.stderr
+
+
+def test_a_host_that_is_none() -> None:
+    """A host of the wrong form is a usage error."""
+    result = invoke("demo", "--host", "a b")
+
+    assert result.exit_code == 64
+    assert "--host: " in result.output
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [
+        ("127.0.0.1:8080", "http://127.0.0.1:8080/"),
+        ("0.0.0.0:80", "http://127.0.0.1:80/"),
+        ("[::]:80", "http://[::1]:80/"),
+    ],
+)
+def test_the_page_is_told_by_an_address_to_click(address: str, url: str) -> None:
+    """A listener on all addresses is told by one that a browser on this host can open."""
+    assert page_url(address) == url

@@ -1,0 +1,75 @@
+"""Which configuration file is read, and how its problems are told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.program import invoke
+from wsbridge.cli.place import PLACES, find
+from wsbridge.cli.status import Failure
+
+WRONG = """\
+listeners:
+  web: {bnid: 127.0.0.1:8080}
+routes:
+  vnc: {match: any, backend: 'tcp://127.0.0.1:5900', tiemouts: {idle: 1h}}
+"""
+
+
+def test_the_order_of_places(tmp_path: Path) -> None:
+    """The option is taken before the environment, that before the first place with a file, that before the second."""
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    places = (str(first), str(second))
+    second.touch()
+
+    assert find("option", {"WSBRIDGE_CONFIG": "environment"}, places) == "option"
+    assert find(None, {"WSBRIDGE_CONFIG": "environment"}, places) == "environment"
+    assert find(None, {}, places) == str(second)
+    first.touch()
+    assert find(None, {"WSBRIDGE_CONFIG": ""}, places) == str(first)
+
+
+def test_no_file_anywhere() -> None:
+    """Where there is no file, all places that were looked at are named, with exit code 78."""
+    with pytest.raises(Failure) as caught:
+        find(None, {}, ["/nonexistent/a.yaml", "/nonexistent/b.yaml"])
+
+    assert caught.value.status == 78
+    for place in ("-c", "$WSBRIDGE_CONFIG", "/nonexistent/a.yaml", "/nonexistent/b.yaml"):
+        assert place in caught.value.message
+
+
+def test_the_places_are_the_documented_ones() -> None:
+    """The places are those that the documentation tells."""
+    text = (Path(__file__).parents[2] / "docs" / "commands.md").read_text()
+
+    assert ", ".join(f"`{place}`" for place in PLACES) in text
+
+
+def test_all_problems_at_once(tmp_path: Path) -> None:
+    """All that is wrong is told before the end, each with place, source line and guess, and then how many they are."""
+    file = tmp_path / "wsbridge.yaml"
+    file.write_text(WRONG)
+
+    result = invoke("run", "-c", str(file))
+
+    assert result.exit_code == 78
+    assert f'{file}:2:9: listeners.web.bnid: unknown key (did you mean "bind"?)' in result.output
+    assert f'{file}:4:54: routes.vnc.tiemouts: unknown key (did you mean "timeouts"?)' in result.output
+    assert "\n            ^\n" in result.output
+    assert result.output.endswith("\n2 errors\n")
+
+
+@pytest.mark.parametrize(("content", "said"), [(None, "cannot be read: No such file"), (b"\xff", "is not UTF-8")])
+def test_unreadable(tmp_path: Path, content: bytes | None, said: str) -> None:
+    """A file that cannot be read is a problem like any other."""
+    file = tmp_path / "wsbridge.yaml"
+    if content is not None:
+        file.write_bytes(content)
+
+    result = invoke("run", "-c", str(file))
+
+    assert result.exit_code == 78
+    assert f"{file}: {said}" in result.output

@@ -1,0 +1,65 @@
+"""`run` as a process."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.cli.program import finished, started
+from tests.clients.program import PATIENCE
+
+CONFIG = """\
+log: {level: error, format: json}
+listeners:
+  web: {bind: '127.0.0.1:%d'}
+routes:
+  vnc: {match: any, backend: 'tcp://127.0.0.1:5900'}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A configuration with a warning, on a free port, that logs errors alone."""
+    path = tmp_path / "wsbridge.yaml"
+    path.write_text(CONFIG % 0)
+    return path
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_in_order(file: Path, number: signal.Signals) -> None:
+    """SIGTERM and SIGINT end a daemon without connections at once, with exit code 0 and all of its log written."""
+    with started("run", "-c", str(file), "--log-level", "info") as daemon:
+        daemon.line('"event":"daemon.ready"')
+
+        daemon.process.send_signal(number)
+
+        assert daemon.process.wait(PATIENCE) == 0
+        daemon.line('"event":"daemon.stop"')
+    assert "Traceback" not in "\n".join(daemon.lines)
+
+
+def test_warnings_are_logged(file: Path) -> None:
+    """What is risky is a log line with code and place; the options stand in place of what the file says of logs."""
+    with started("run", "--log-level", "warning", "--log-format", "json", WSBRIDGE_CONFIG=str(file)) as daemon:
+        line = json.loads(daemon.line(".*config.warning.*")[0])
+
+    assert line["code"] == "W001"
+    assert (line["file"], line["line"], line["path"]) == (str(file), 5, "routes.vnc")
+
+
+def test_an_address_that_is_taken(file: Path) -> None:
+    """An address in use is one sentence that names listener and address, and exit code 69."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        file.write_text(CONFIG % port)
+
+        done = finished("run", "-c", str(file))
+
+    assert done.returncode == 69
+    assert (
+        done.stderr.decode() == f'wsbridge: listener "web": cannot listen on 127.0.0.1:{port}: address already in use\n'
+    )

@@ -1,0 +1,47 @@
+"""What becomes of errors at the start, and of warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+
+from wsbridge.cli import serving
+from wsbridge.listeners import ListenError
+
+
+def raising(error: BaseException) -> Callable[[], Awaitable[None]]:
+    """A main task that fails within nurseries, as the server's would."""
+
+    async def main() -> None:
+        async with trio.open_nursery(), trio.open_nursery():
+            raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (
+            ListenError("web", "127.0.0.1:1", "taken"),
+            69,
+            'wsbridge: listener "web": cannot listen on 127.0.0.1:1: taken!\n',
+        ),
+        (ValueError("the key is gone"), 78, "wsbridge: the key is gone\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_errors_become_sentences(capfd: pytest.CaptureFixture[str], error: BaseException, code: int, said: str) -> None:
+    """An error of the start is one sentence and an exit code, however deep in nurseries it was raised."""
+    assert serving.run(raising(error), "info", "console", hint="!") == code
+    assert capfd.readouterr().err == said
+
+
+def test_a_bug_is_not_hidden() -> None:
+    """Any other error goes up as it is."""
+    with pytest.raises(ExceptionGroup) as caught:
+        serving.run(raising(KeyError("bug")), "info", "console")
+
+    assert isinstance(serving.leaves(caught.value)[0], KeyError)

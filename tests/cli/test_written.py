@@ -1,0 +1,229 @@
+"""What the arguments of `bridge` become as a configuration, and what is said of wrong ones."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from wsbridge.backends.tls import TlsBackendConfig
+from wsbridge.backends.websocket import WebSocketBackendConfig
+from wsbridge.cli.bridge import command
+from wsbridge.cli.status import Failure
+from wsbridge.cli.written import NAME, Wish, load, tell_warnings
+from wsbridge.config.model import Listener, Match, Route
+
+ROOT = Path(__file__).parents[2]
+
+
+def both(wish: Wish, environ: dict[str, str] | None = None) -> tuple[Listener, Route]:
+    """Give the listener and the route of a wish."""
+    config = load(wish, environ or {}).config
+    return config.listeners[NAME], config.routes[NAME]
+
+
+def backend(wish: Wish, environ: dict[str, str] | None = None) -> WebSocketBackendConfig:
+    """Give the backend of a wish that dials WebSocket."""
+    section = both(wish, environ)[1].backend
+    assert isinstance(section, WebSocketBackendConfig)
+    return section
+
+
+def refused(wish: Wish, environ: dict[str, str] | None = None) -> str:
+    """Give the sentence by which a wish is refused."""
+    with pytest.raises(Failure) as caught:
+        load(wish, environ or {})
+    assert caught.value.status == 64
+    return caught.value.message
+
+
+def ws(**given: object) -> Wish:
+    return Wish(**{"listen": "tcp://127.0.0.1:0", "target": "ws://127.0.0.1:1/", **given})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("listen", "speaks", "bind", "match"),
+    [
+        ("ws://127.0.0.1:8080/", "websocket", "127.0.0.1:8080", "any"),
+        ("ws://127.0.0.1:8080", "websocket", "127.0.0.1:8080", "any"),
+        ("WS://[::1]:0/vnc", "websocket", "[::1]:0", Match(path="/vnc")),
+        ("ws://localhost:1/a/*", "websocket", "localhost:1", Match(path="/a/*")),
+        ("tcp://127.0.0.1:5901", "tcp", "127.0.0.1:5901", None),
+        ("tcp://127.0.0.1:5901/", "tcp", "127.0.0.1:5901", None),
+        ("unix:/run/x.sock", "tcp", "unix:/run/x.sock", None),
+        ("unix:///run/x.sock", "tcp", "unix:/run/x.sock", None),
+        ("-", "tcp", "unix:/dev/stdin", None),
+    ],
+)
+def test_listen(listen: str, speaks: str, bind: str, match: object) -> None:
+    """Each form of LISTEN is the listener it says; the path / takes all paths, another takes itself."""
+    listener, route = both(Wish(listen=listen, target="tcp://127.0.0.1:1"))
+
+    assert (listener.speaks, str(listener.bind), route.match) == (speaks, bind, match)
+    assert route.auth is not None
+    assert route.auth.kind == "none"
+
+
+def test_every_option_reaches_its_setting() -> None:
+    """Options are the settings that they are named after."""
+    _, route = both(
+        ws(
+            headers=["X-Site:  7 ", "Cookie: a=b:c"],
+            subprotocols=["mqtt", "binary"],
+            origins=["https://a.example, https://b.example", "https://c.example"],
+            ping="off",
+            idle="1h",
+            retry_for="30s",
+            after_close="deliver",
+            on_client_lost="fin",
+        )
+    )
+    section = route.backend
+
+    assert isinstance(section, WebSocketBackendConfig)
+    assert section.headers == {"X-Site": "7", "Cookie": "a=b:c"}
+    assert route.subprotocols == ("mqtt", "binary")
+    assert route.origins == ("https://a.example", "https://b.example", "https://c.example")
+    assert route.timeouts.model_dump(exclude_unset=True, mode="python").keys() == {"ping", "idle"}
+    assert (route.timeouts.ping, route.timeouts.idle) == (None, 3600.0)
+    assert route.connect.retry_for == 30.0
+    assert (route.after_close, route.on_client_lost) == ("deliver", "fin")
+
+
+def test_what_is_not_given_is_the_default() -> None:
+    """Without options all settings are those of a file that does not write them."""
+    _, route = both(ws())
+
+    assert route.model_fields_set == {"backend", "auth"}
+
+
+def test_no_subprotocol() -> None:
+    """An empty list of subprotocols is not the default list."""
+    assert both(ws(subprotocols=()))[1].subprotocols == ()
+
+
+def test_tls_of_the_target(tmp_path: Path) -> None:
+    """The options of TLS are those of the backend's section, for tls and for wss alike."""
+    _, route = both(ws(target="tls://10.0.0.1:993", insecure=True, server_name="mail.example"))
+
+    assert isinstance(route.backend, TlsBackendConfig)
+    assert (route.backend.insecure, route.backend.server_name) == (True, "mail.example")
+    assert "--ca: " in refused(ws(target="wss://10.0.0.1", ca=str(tmp_path / "gone.pem")))
+
+
+@pytest.mark.parametrize(
+    "listen", ["ws://0.0.0.0:80/", "tcp://192.0.2.1:80", "ws://[::]:80/", "ws://gw.example.org:80"]
+)
+def test_others_are_let_in_only_when_meant(listen: str) -> None:
+    """An address that other hosts reach is refused, with what to write; with that it is taken."""
+    sentence = refused(Wish(listen=listen, target="tcp://127.0.0.1:1"))
+
+    assert "--allow-anyone" in sentence
+    assert load(Wish(listen=listen, target="tcp://127.0.0.1:1", allow_anyone=True), {}).config
+
+
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        (ws(listen="http://x"), 'LISTEN: "http://x" is none of ws://'),
+        (ws(listen="ws://127.0.0.1/"), 'LISTEN: "127.0.0.1" has no port'),
+        (ws(listen="ws://:8080/"), "LISTEN: "),
+        (ws(listen="tcp://127.0.0.1:1/path"), "a tcp address has no path"),
+        (ws(listen="ws://127.0.0.1:1/a//b"), "LISTEN: "),
+        (ws(listen="wss://127.0.0.1:1/"), "--cert FILE and --key FILE, or --self-signed"),
+        (ws(cert="a", key="b"), "not for tcp"),
+        (ws(listen="unix:relative"), "LISTEN: "),
+        (ws(target="127.0.0.1:1"), "TARGET: must be of the form tcp://"),
+        (ws(target="tcp://127.0.0.1"), "TARGET: "),
+        (ws(target="tcp://127.0.0.1:1", headers=["A: b"]), "--header: means nothing for the target tcp://127.0.0.1:1"),
+        (ws(target="tcp://127.0.0.1:1", insecure=True), "--insecure: means nothing"),
+        (ws(headers=["A"]), "--header: write 'Name: value'"),
+        (ws(headers=["A: b", "a: c"]), "--header: a stands twice"),
+        (ws(headers=["A b: c"]), "--header: "),
+        (ws(ping="20"), '--ping: "20" has no unit: write 20s'),
+        (ws(idle="never"), "--idle: "),
+        (ws(retry_for="x"), "--retry-for: "),
+        (ws(origins=["a.example"]), "--origins: "),
+        (ws(subprotocols=["a b"]), "--subprotocol: "),
+        (ws(proxy="socks5://x:1"), "--proxy: must be of the form http://"),
+    ],
+)
+def test_a_problem_is_told_by_its_argument(wish: Wish, said: str) -> None:
+    """Whatever is wrong is told in the words of the configuration, but by the argument that the user wrote."""
+    assert said in refused(wish)
+
+
+def test_all_problems_at_once() -> None:
+    """Several wrong arguments are all told."""
+    sentence = refused(ws(ping="20", idle="x", subprotocols=["a b"]))
+
+    assert [line.partition(": ")[0] for line in sentence.replace("wsbridge: ", "").splitlines()] == [
+        "--subprotocol",
+        "--ping",
+        "--idle",
+    ] or {"--ping", "--idle", "--subprotocol"} <= set(re.findall(r"--[a-z-]+", sentence))
+
+
+def test_proxy_of_the_environment() -> None:
+    """The environment's proxy is used for WebSocket targets on other hosts, with user and password; `off` wins."""
+    environ = {"https_proxy": "http://me:s3cret@proxy.example:3128", "no_proxy": "inside.example"}
+    section = backend(ws(target="wss://gw.example/"), environ)
+
+    assert section.proxy is not None
+    assert (section.proxy.host, section.proxy.port, section.proxy.user) == ("proxy.example", 3128, "me")
+    assert section.proxy.password is not None
+    assert section.proxy.password.reveal() == "s3cret"
+    assert backend(ws(target="wss://gw.example/", proxy="off"), environ).proxy is None
+    assert backend(ws(target="wss://a.inside.example/"), environ).proxy is None
+    assert backend(ws(target="ws://gw.example/"), environ).proxy is None
+    given = backend(ws(target="wss://gw.example/", proxy="http://other:8080"), environ).proxy
+    assert str(given) == "http://other:8080"
+
+
+def test_a_proxy_that_cannot_be_used() -> None:
+    """A wrong variable is named, its value is not."""
+    with pytest.raises(Failure) as caught:
+        load(ws(target="wss://gw.example/"), {"https_proxy": "socks5://user:s3cret@x:1"})
+
+    assert caught.value.status == 78
+    assert "https_proxy" in caught.value.message
+    assert "s3cret" not in caught.value.message
+
+
+def test_warnings_as_sentences(capsys: pytest.CaptureFixture[str]) -> None:
+    """A risky option is told by its name where no log is shown."""
+    loaded = load(Wish(listen="-", target="wss://gw.example/", insecure=True), {})
+
+    tell_warnings(loaded.warnings)
+
+    assert capsys.readouterr().err.startswith("wsbridge: warning: --insecure: ")
+
+
+def examples() -> Iterator[str]:
+    """All command lines of `bridge` in the documentation and in the help."""
+    for text in ((ROOT / "docs" / "commands.md").read_text(), command.help or ""):
+        for line in text.splitlines():
+            found = re.search(r"wsbridge bridge ((?:-|ws|tcp|unix)[^'\n]*('[^']*')?[^'\n]*)", line)
+            if found and "`" not in line and "…" not in line:
+                yield found[1].strip()
+
+
+@pytest.mark.parametrize("example", sorted(set(examples())))
+def test_examples_are_right(example: str) -> None:
+    """Every example of the documentation and of the help can be read by click."""
+    with click.Context(command) as ctx:
+        command.parse_args(ctx, shlex.split(example))
+
+        assert ctx.params["target"]
+        if not ctx.params["cert"] and not ctx.params["self_signed"]:
+            names = ("listen", "target", "allow_anyone", "headers", "proxy", "retry_for", "after_close", "origins")
+            load(Wish(**{name: ctx.params[name] for name in names}), {})
+
+
+def test_there_are_examples() -> None:
+    """The search for examples finds them."""
+    assert len(set(examples())) >= 12

@@ -1,0 +1,115 @@
+"""`wsbridge check`: all that is wrong or risky in a configuration file, without serving.
+
+Lives here: the arguments, and what is told of a file. Must not live here: the checks (`config`).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from wsbridge import generation
+from wsbridge.backends.backend import Services
+from wsbridge.cli.place import find, tell
+from wsbridge.cli.status import CONFIG, OK, USAGE, Failure
+from wsbridge.cli.teaching import Teaching
+from wsbridge.config.load import Loaded, load_file
+from wsbridge.config.model import Config, Match, Route
+from wsbridge.config.problems import ConfigError, Problem
+from wsbridge.config.reach import leading_listeners
+from wsbridge.kinds import CONFIG_KINDS
+from wsbridge.ledger import Ledger
+from wsbridge.net.resolve import Resolver
+
+
+@click.command("check", cls=Teaching)
+@click.argument("file", required=False, type=click.Path())
+@click.option("-c", "--config", "path", metavar="FILE", type=click.Path(), help="The same as FILE.")
+@click.option("--strict", is_flag=True, help="Take warnings for errors.")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", help="Default: text.")
+def command(file: str | None, path: str | None, strict: bool, form: str) -> int:
+    """Tell all that is wrong or risky in a configuration.
+
+    Files that the configuration names (certificates, secrets) are read, and it is built as `run` would build it; no
+    address is listened on, none is dialled. Without FILE the same places are looked at as by `run`.
+
+      wsbridge check wsbridge.yaml
+      wsbridge check --strict --format json -c wsbridge.yaml
+
+    Exit codes: 0 it can be served, 64 wrong arguments, 78 it cannot (with --strict: or it has warnings).
+    """
+    if file and path and file != path:
+        raise Failure("check reads one file: write FILE or -c FILE", USAGE)
+    name = find(file or path)
+    loaded: Loaded | None = None
+    try:
+        loaded = load_file(name, CONFIG_KINDS)
+        problems = loaded.warnings
+        generation.build(loaded.config, Services(Resolver()), lambda _: Ledger())
+    except ConfigError as error:
+        problems = error.problems
+    except ValueError as error:
+        problems = [*(loaded.warnings if loaded else ()), Problem(name, 0, 0, "", str(error), "", "E031")]
+    good = loaded is not None and not any(problem.severity == "error" or strict for problem in problems)
+    config = loaded.config if loaded else None
+    if form == "json":
+        _tell_json(name, config, problems, good)
+    else:
+        tell(problems)
+        if config is not None and good:
+            _tell_text(name, config, len(problems))
+        elif config is not None and all(problem.severity == "warning" for problem in problems):
+            click.echo(f"{name}: {_counted(len(problems), 'warning')}, which --strict takes for errors", err=True)
+    return OK if good else CONFIG
+
+
+def _tell_json(name: str, config: Config | None, problems: list[Problem], good: bool) -> None:
+    told = {
+        "file": name,
+        "ok": good,
+        "listeners": len(config.listeners) if config else None,
+        "routes": len(config.routes) if config else None,
+        "problems": [problem.json() for problem in problems],
+    }
+    click.echo(json.dumps(told, indent=2))
+
+
+def _tell_text(name: str, config: Config, warnings: int) -> None:
+    listeners, routes = len(config.listeners), len(config.routes)
+    click.echo(
+        f"{name}: good: {_counted(listeners, 'listener')}, {_counted(routes, 'route')}, {_counted(warnings, 'warning')}"
+    )
+    if sys.stdout.isatty():
+        Console().print(_table(config))
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _table(config: Config) -> Table:
+    """Show the routes in their order, with who leads to them."""
+    table = Table("route", "listeners", "takes", "leads to", "auth")
+    for name, route in config.routes.items():
+        places = [f"{each} ({config.listeners[each].bind})" for each in leading_listeners(config, name)]
+        auth = "-" if route.auth is None else route.auth.kind
+        table.add_row(name, "\n".join(places), _taken(route), _goal(route), auth)
+    return table
+
+
+def _taken(route: Route) -> str:
+    """What a route matches, in a few words."""
+    if not isinstance(route.match, Match):
+        return "all" if route.match else "what its listeners take"
+    parts = [", ".join(map(str, route.match.host or ())), str(route.match.path or "")]
+    return " ".join(part for part in parts if part) or "all"
+
+
+def _goal(route: Route) -> str:
+    if route.backend is not None:
+        return str(route.backend.url)
+    return f"files in {route.files}" if route.files is not None else f"status {route.answer}"

@@ -1,0 +1,152 @@
+"""Standard input and output as a connection, for `bridge -`.
+
+Lives here: a pair of sockets whose one end the spine gets as a raw connection, and two threads that copy between the
+other end and the descriptors 0 and 1. Must not live here: what the connection leads to.
+
+The threads exist because 0 and 1 may be anything (a terminal, a regular file, a pipe shared with other programs): they
+are never made non-blocking and never meet epoll. The threads are daemons, so that a terminal on which nobody types
+keeps no process alive.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+from contextlib import suppress
+from typing import Final
+
+import trio
+
+from wsbridge import connection
+from wsbridge.cli.status import USAGE, Failure
+from wsbridge.cli.written import NAME, STDIO
+from wsbridge.generation import Listener
+from wsbridge.reasons import End, Reason
+from wsbridge.server import Server
+
+CHUNK: Final = 64 * 1024
+"""Bytes copied at a time."""
+GRACE: Final = 0.5
+"""Seconds that the input may be silent after the other side has ended."""
+ORDERLY: Final = (None, 1000, 1005)
+"""Close codes after which the other side has said all it wanted to say."""
+
+
+class Stdio:
+    """One connection between standard input and output and the route of the server.
+
+    Args:
+        reads: Descriptor to read from.
+        writes: Descriptor to write to.
+
+    Attributes:
+        end: How the connection ended; None before.
+        write_error: Why the output could not be written.
+    """
+
+    def __init__(self, reads: int = 0, writes: int = 1) -> None:
+        for number, name in ((reads, "input"), (writes, "output")):
+            try:
+                os.fstat(number)
+            except OSError:
+                raise Failure(f"-: standard {name} is closed", USAGE) from None
+        self._reads, self._writes = reads, writes
+        self.end: End | None = None
+        self.write_error: str | None = None
+
+    async def carry(self, server: Server) -> None:
+        """Carry the connection to its end and its output out, then have the server end."""
+        inner, outer = socket.socketpair()
+        inner.setblocking(False)
+        outer.setblocking(True)
+        written = trio.Event()
+        token = trio.lowlevel.current_trio_token()
+
+        def copy_out() -> None:
+            self._copy_out(outer)
+            with suppress(trio.RunFinishedError):  # ended by a signal meanwhile
+                token.run_sync_soon(written.set)
+
+        threading.Thread(target=self._copy_in, args=(outer,), name="wsbridge-stdin", daemon=True).start()
+        threading.Thread(target=copy_out, name="wsbridge-stdout", daemon=True).start()
+        route = server.generation.routes[NAME]
+        listener = Listener(
+            STDIO, "tcp", None, loopback=True, unix=True, route=route, routes=(), write=route.terms.write
+        )
+        server.connections += 1
+        try:
+            self.end = await connection.serve(inner, None, listener, server)
+        finally:
+            server.connections -= 1
+        await written.wait()
+        server.stop(Reason.STOP)
+
+    def failure(self) -> str | None:
+        """Give the sentence about what went wrong; None if the connection ended in order."""
+        end = self.end
+        if self.write_error is not None:
+            return f"standard output: {self.write_error}"
+        if end is None or end.reason in (Reason.DRAIN, Reason.STOP):
+            return "stopped by a signal"
+        if end.reason in (Reason.CLIENT_CLOSED, Reason.BACKEND_CLOSED) and end.code in ORDERLY:
+            return None
+        code = "" if end.code is None else f" (close code {end.code})"
+        return f"{end.reason.value}{code}" + (f": {end.detail}" if end.detail else "")
+
+    def _copy_in(self, sock: socket.socket) -> None:
+        """Copy the input into the connection, and its end as a half-close.
+
+        Once the other side has ended what it sends, an input that says nothing for `GRACE` counts as ended too: nobody
+        may be there to end it.
+        """
+        poll = select.poll()
+        poll.register(self._reads, select.POLLIN)
+        poll.register(sock, select.POLLRDHUP)
+        patience: float | None = None
+        with suppress(OSError):  # a terminal that hung up, or a connection that has ended: nothing more will come
+            while events := dict(poll.poll(patience)):
+                if sock.fileno() in events:
+                    poll.unregister(sock)
+                    patience = GRACE * 1000
+                elif data := _read(self._reads):
+                    sock.sendall(data)
+                elif data is not None:
+                    break
+        with suppress(OSError):  # the connection has ended already
+            sock.shutdown(socket.SHUT_WR)
+
+    def _copy_out(self, sock: socket.socket) -> None:
+        """Copy what the connection brings to the output, until it ends; then end the output."""
+        with suppress(ConnectionError):  # reset: what came before it has been written
+            while data := sock.recv(CHUNK):
+                try:
+                    _write(self._writes, data)
+                except OSError as error:
+                    self.write_error = error.strerror or str(error)
+                    sock.shutdown(socket.SHUT_RDWR)
+                    break
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._writes)
+        os.close(nowhere)
+
+
+def _read(number: int) -> bytes | None:
+    """Read what is there; None if somebody else took it."""
+    try:
+        return os.read(number, CHUNK)
+    except BlockingIOError:
+        return None
+
+
+def _write(number: int, data: bytes) -> None:
+    """Write all of it, waiting for room even if somebody made the descriptor non-blocking."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(number, view) :]
+        except BlockingIOError:
+            poll = select.poll()
+            poll.register(number, select.POLLOUT)
+            poll.poll()
