@@ -152,7 +152,9 @@ def _value(value: Any) -> str:
         return "-"
     if value is True or value is False:
         return "true" if value else "false"
-    if type(value) is dict or type(value) is list:
+    if type(value) is list and value and all(type(item) is str and _BARE.fullmatch(item) for item in value):
+        value = ",".join(value)
+    elif type(value) is dict or type(value) is list:
         value = _encode(value)
     if type(value) is not str:
         return str(value)

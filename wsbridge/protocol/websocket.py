@@ -288,8 +288,18 @@ class WebSocketFraming:
             return out
         out = []
         for payload, mark in zip(chunks, marks, strict=True):
-            out += self._frame(mark, payload)
+            out += self._frame(mark, payload) if len(payload) <= self.frame else self._fragments(mark, payload)
         return [b"".join(out)] if len(out) > 64 else out
+
+    def _fragments(self, mark: int, payload: bytes) -> list[Buffer]:
+        """Frame a chunk that is larger than a frame may be."""
+        view = memoryview(payload)
+        last = (len(view) - 1) // self.frame * self.frame
+        out: list[Buffer] = []
+        for at in range(0, len(view), self.frame):
+            first = (mark & 0x0F if at == 0 else 0) | (mark & FIN if at == last else 0)
+            out += self._frame(first, view[at : at + self.frame])
+        return out
 
     def _frame(self, first: int, payload: Buffer) -> list[Buffer]:
         size = len(payload)
