@@ -22,6 +22,7 @@ def folder() -> Path:
     authority.cert_pem.write_to_path(str(path / "ca.pem"))
     issued.cert_chain_pems[0].write_to_path(str(path / "cert.pem"))
     issued.private_key_pem.write_to_path(str(path / "key.pem"))
+    (path / "key.pem").chmod(0o600)
     return path
 
 

@@ -331,3 +331,16 @@ async def test_pipelined_requests_leave_others_their_turn(tmp_path):
             nursery.cancel_scope.cancel()
         greedy.drop()
         modest.drop()
+
+
+async def test_tls_that_is_cut_off_is_called_truncated():
+    """An end without close_notify is a lost client, and the line says what was missing."""
+    async with backend() as back, serving(written(route={"backend": back.url}, tls=True)) as served:
+        client = await served.upgraded(tls=True)
+        await client.echoed()
+        client.drop()
+        line = await served.records.wait("connection.end")
+        assert (line["reason"], line["detail"]) == (
+            "client_lost",
+            "truncated: the connection ended without close_notify",
+        )

@@ -247,7 +247,7 @@ async def _dial(admitted: Admitted, exchange: Exchange, account: Account) -> Dia
     plan = route.offer
     # a client that has its 101 was told the first; a WebSocket backend must not choose another
     fitting = admitted.fitting if route.dial_first or exchange.request is None else admitted.fitting[:1]
-    offer = Offer(fitting, exchange.request is not None, plan.write, plan.text, plan.frame)
+    offer = Offer(fitting, exchange.request is not None, plan.text, plan.frame)
 
     def told(end: End) -> None:
         log.info("backend.retry", id=account.id, route=route.name, backend=backend.name, reason=end.reason.value, detail=end.detail)

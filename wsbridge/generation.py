@@ -68,7 +68,6 @@ class Listener:
         loopback: Whether it binds a literal loopback address or a Unix path.
         unix: Whether it binds a Unix path.
         route: The one route of a listener that speaks TCP.
-        write: The longest write timeout of its routes; None if one of them has none.
     """
 
     name: str
@@ -78,7 +77,6 @@ class Listener:
     unix: bool
     route: Route | None
     routes: tuple[Route, ...]
-    write: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +130,7 @@ def _route(name: str, section: model.Route, config: model.Config, services: Serv
         origins=Origins(section.origins),
         auth=None if section.auth is None else AUTH[section.auth.kind](section.auth),
         subprotocols=section.subprotocols,
-        offer=Offer(section.subprotocols, False, timeouts.write, section.text, limits.frame),
+        offer=Offer(section.subprotocols, False, section.text, limits.frame),
         terms=Terms(
             idle=timeouts.idle,
             ping=timeouts.ping,
@@ -166,15 +164,12 @@ def _listener(name: str, section: model.Listener, config: model.Config, routes: 
     tls = None
     if section.tls is not None:
         tls = server_context([(pair.cert, pair.key) for pair in section.tls.certificates])
-    only = routes[section.route] if section.route is not None else None
-    waits = [each.terms.write for each in (*reached, *([only] if only is not None else []))]
     return Listener(
         name=name,
         speaks=section.speaks,
         tls=tls,
         loopback=section.bind.is_loopback,
         unix=section.bind.kind == "unix",
-        route=only,
+        route=routes[section.route] if section.route is not None else None,
         routes=tuple(reached),
-        write=None if None in waits else max((wait for wait in waits if wait is not None), default=None),
     )

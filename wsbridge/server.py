@@ -123,7 +123,7 @@ class Server:
                             listening.append(await LISTENERS[section.bind.kind](name, section))
                         for opened in listening:
                             for sock in opened.sockets:
-                                tune(sock, self.generation.listeners[opened.name].write)  # accepted sockets inherit it
+                                tune(sock)  # accepted sockets inherit it
                                 accepting.start_soon(accept, sock, opened.name, self, connections)
                             for address in opened.addresses:
                                 log.info("listener.open", listener=opened.name, address=address)

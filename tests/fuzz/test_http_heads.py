@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wsbridge.protocol.handshake import Accepted, Upgrade, check_response, new_key, read_upgrade
@@ -87,7 +87,6 @@ def outcome(data: bytes, cuts: list[int], role: Role) -> tuple[object, ...]:
     return ("bad", found) if found else ("more",)
 
 
-@settings(max_examples=600, deadline=None)
 @given(streams, st.lists(st.integers(1, 700), max_size=8), st.sampled_from(["server", "client"]))
 def test_cuts_do_not_matter(data: bytes, cuts: list[int], role: Role) -> None:
     """Whole, byte by byte and in random pieces, the outcome and the rest are the same."""
@@ -97,7 +96,6 @@ def test_cuts_do_not_matter(data: bytes, cuts: list[int], role: Role) -> None:
     assert outcome(data, cuts, role) == whole
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.one_of(good_heads, heads))
 def test_requests_are_judged(data: bytes) -> None:
     """Every request that comes out keeps the rules, and every judgement of it is a value."""
@@ -122,7 +120,6 @@ def test_requests_are_judged(data: bytes) -> None:
         assert upgrade.status in (400, 403, 405, 426)
 
 
-@settings(max_examples=300, deadline=None)
 @given(heads, st.binary(max_size=300))
 def test_responses_are_judged(data: bytes, body: bytes) -> None:
     """Every answer of an upstream is an acceptance or one printable sentence."""
@@ -135,7 +132,6 @@ def test_responses_are_judged(data: bytes, body: bytes) -> None:
             assert judged.text.isascii()
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.one_of(st.text(max_size=60), st.text("ab.:[]0129fF-_~", max_size=40)), st.text(max_size=60))
 def test_hosts_and_origins(host: str, origin: str) -> None:
     """Any text as Host and Origin is judged without an exception, and normal hosts stay as they are."""

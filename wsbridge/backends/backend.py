@@ -41,14 +41,12 @@ class Offer:
         subprotocols: What to offer where WebSocket is dialled: what the client offered and the route allows; on a
             raw front the route's list.
         from_client: Whether a WebSocket client stands behind the offer; then a backend's own list does not replace it.
-        write: Timeout of the route for writes, in seconds; None for off.
         text: Whether text messages are taken from a WebSocket backend.
         frame: Largest frame to write, in bytes.
     """
 
     subprotocols: tuple[str, ...] = ()
     from_client: bool = False
-    write: float | None = 600.0
     text: Literal["accept", "refuse"] = "accept"
     frame: int = 65536
 
@@ -94,7 +92,7 @@ async def connect(services: Services, host: str, port: int, offer: Offer) -> soc
     if isinstance(sock, DialFailure):
         return sock.end()
     try:
-        tune(sock, offer.write)
+        tune(sock)
     except OSError as error:
         sock.close()
         return End(Reason.BACKEND_REFUSED, "back", f"{host}:{port}: closed at once: {error.strerror}")

@@ -72,9 +72,7 @@ class Stdio:
         threading.Thread(target=self._copy_in, args=(outer,), name="wsbridge-stdin", daemon=True).start()
         threading.Thread(target=copy_out, name="wsbridge-stdout", daemon=True).start()
         route = server.generation.routes[NAME]
-        listener = Listener(
-            STDIO, "tcp", None, loopback=True, unix=True, route=route, routes=(), write=route.terms.write
-        )
+        listener = Listener(STDIO, "tcp", None, loopback=True, unix=True, route=route, routes=())
         server.connections += 1
         try:
             self.end = await connection.serve(inner, None, listener, server)

@@ -6,12 +6,16 @@ certificates (`tls`).
 
 from __future__ import annotations
 
+import errno
 import socket
 import ssl
 
 from wsbridge.net.wire import EOF, READ_SIZE, RESET, SocketWire
 from wsbridge.protocol.framing import Buffer
 
+
+MOST_WAITING = 1048576
+"""Encrypted bytes that may wait in the wire: far more than one write leaves."""
 
 RECORDS_WITHOUT_DATA = 4
 """Reads of the socket in one `read` that may give no payload; then others have their turn."""
@@ -49,8 +53,16 @@ class BioWire(SocketWire):
             if gathered:
                 break
         if self._outgoing.pending:
-            self.flush()
+            self._answer()
         return b"".join(gathered)
+
+    def _answer(self) -> None:
+        """Send what reading made OpenSSL say; a peer that has it say much and takes none of it is cut."""
+        self.flush()
+        if self._out is not None and sum(map(len, self._out)) > MOST_WAITING:
+            self.broke(OSError(errno.ENOBUFS, "takes no answers to its key updates"))
+            self._deaf = True
+            self.readable = False
 
     def _fetch(self) -> bool:
         """Move what the socket gives to OpenSSL; tell whether that is worth a look."""

@@ -16,22 +16,20 @@ KEEPALIVE_INTERVAL = 15
 """Seconds between probes."""
 KEEPALIVE_PROBES = 4
 """Probes without an answer before the kernel gives a connection up."""
-USER_TIMEOUT_FLOOR = 60.0
-"""Seconds below which TCP_USER_TIMEOUT is never set."""
 
 _LINGER_NONE = struct.pack("ii", 1, 0)
 _OUTQ = termios.TIOCOUTQ  # SIOCOUTQ has the same number
 _ZERO = b"\0\0\0\0"
 
 
-def tune(sock: socket.socket, write_timeout: float | None) -> None:
+def tune(sock: socket.socket) -> None:
     """Set the options that every connection has; does nothing to a Unix socket.
+
+    TCP_USER_TIMEOUT is none of them: from when a window was first found full, it counts on although bytes are
+    acknowledged, and so ends peers that read, but slowly and for long.
 
     Args:
         sock: A connected or listening TCP socket.
-        write_timeout: Seconds that a write may make no progress. TCP_USER_TIMEOUT becomes 10 s more than that, at
-            least 60 s, so that the kernel never cuts a peer before the timeout does. None leaves it unset, since it
-            would also end peers that acknowledge but do not read.
 
     Raises:
         OSError: the connection has already gone.
@@ -44,9 +42,6 @@ def tune(sock: socket.socket, write_timeout: float | None) -> None:
     sock.setsockopt(tcp, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE)
     sock.setsockopt(tcp, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
     sock.setsockopt(tcp, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
-    if write_timeout is not None:
-        seconds = max(USER_TIMEOUT_FLOOR, write_timeout + 10)
-        sock.setsockopt(tcp, socket.TCP_USER_TIMEOUT, min(int(seconds * 1000), 0x7FFFFFFF))
 
 
 def unacked(sock: socket.socket) -> int:

@@ -6,6 +6,7 @@ certificates (`tls`), half-closed TLS (`bio_wire`).
 
 from __future__ import annotations
 
+import errno
 import socket
 import ssl
 import struct
@@ -68,6 +69,7 @@ class TlsWire(SocketWire):
             self.ended = self.ended or EOF
         except OSError as error:
             self.broke(error)
+            self.readable = False
         return gathered[0] if len(gathered) == 1 else b"".join(gathered)
 
     def write(self, parts: list[Buffer]) -> list[Buffer] | None:
@@ -85,14 +87,16 @@ class TlsWire(SocketWire):
                     return [memoryview(part)[at:] if at else part, *parts[index + 1 :]]
                 except OSError as error:
                     self.broke(error)
+                    self.readable = True  # OpenSSL still reads what the peer sent before
                     return None
         self._repeats = False
         return None
 
     def broke(self, error: OSError) -> None:
-        """Record the first error; OpenSSL gives nothing after one, so reading ends too."""
+        """Record the first error."""
+        if isinstance(error, ssl.SSLEOFError):
+            error = ConnectionResetError(errno.ECONNRESET, "truncated: the connection ended without close_notify")
         super().broke(error)
-        self.readable = False
 
     def holds(self) -> bool:
         """See `Wire.holds`."""

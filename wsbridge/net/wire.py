@@ -26,6 +26,9 @@ READ_SIZE = 65536
 BULK_SIZE = 524288
 """Bytes that a read may grow to, by doubling, while reads are full and the other side takes all of it."""
 
+MOST_PARTS = 512
+"""Buffers handed to the kernel in one call, which takes 1,024 (IOV_MAX)."""
+
 EOF, RESET = "eof", "reset"
 
 _BYTES_ACKED = 120  # offsets into struct tcp_info (linux/tcp.h)
@@ -170,7 +173,9 @@ class SocketWire:
                 if taken == len(data):
                     return None
                 return [memoryview(data)[taken:]]
-            taken = self.sock.sendmsg(parts[:512])
+            if len(parts) > MOST_PARTS:  # a rest that the kernel has room for would never be asked for by an event
+                parts = [b"".join(parts)]
+            taken = self.sock.sendmsg(parts)
             self.sent += taken
         except BlockingIOError:
             return parts

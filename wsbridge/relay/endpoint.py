@@ -42,6 +42,7 @@ class Endpoint:
     is_websocket = False
 
     __slots__ = (
+        "acked",
         "closed",
         "controls",
         "drop",
@@ -97,6 +98,7 @@ class Endpoint:
         self.flood_since = 0.0
         self.flood_base = 0
         # for `liveness`
+        self.acked = 0
         self.ping_since: float | None = None
         self.ping_clock = 0.0
         self.ping_target: int | None = None
@@ -154,8 +156,8 @@ class Endpoint:
 
     def answer_ping(self, body: bytes, now: float) -> None:
         """Send a pong; behind pending bytes only the latest is kept (RFC 6455 section 5.5.3)."""
-        if self.tx != "open":
-            return
+        if self.tx == "closed" or self.goodbye == b"":
+            return  # our close frame is out, and nothing may follow it
         frame = self.framing.control(PONG, body)
         if self.pending is None:
             self.send(frame, now)

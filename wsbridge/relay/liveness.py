@@ -25,13 +25,13 @@ def check(pair: Pair, now: float) -> float:
         now: Seconds of the loop's clock.
     """
     due = now + FAR
-    if pair.end is None or pair.front.tx == "open" or pair.back.tx == "open":
+    if pair.front.tx == "open" or pair.back.tx == "open":
         due = min(_age(pair, now), _idleness(pair, now))
-        for side in (pair.front, pair.back):
-            if side.tx == "open":
-                due = min(due, _writing(pair, side, now))
-            if side.tx == "open" and side.rx == "open" and side.is_websocket:
-                due = min(due, _pinging(pair, side, now))
+    for side in (pair.front, pair.back):
+        if side.tx == "open" or pair.delivers(side):
+            due = min(due, _writing(pair, side, now))
+        if side.tx == "open" and side.rx == "open" and side.is_websocket:
+            due = min(due, _pinging(pair, side, now))
     if pair.end is not None and not pair.done:
         due = min(due, _ending(pair, now))
     return due
@@ -51,18 +51,24 @@ def _idleness(pair: Pair, now: float) -> float:
     if limit is None:
         return now + FAR
     if now >= pair.moved + limit:
-        if _progressed(pair):
+        if any([_progressed(side) and _owed(side) for side in (pair.front, pair.back)]):
             pair.moved = now
         else:
             pair.terminate(End(Reason.IDLE_TIMEOUT, "bridge", f"no payload for idle, {limit:g} s"))
     return pair.moved + limit
 
 
-def _progressed(pair: Pair) -> bool:
-    """Tell whether a peer that still has bytes of ours to take acknowledged some since this was last asked."""
-    sides = [side for side in (pair.front, pair.back) if not side.closed]
-    before, pair.acked = pair.acked, sum(side.wire.acked() for side in sides)
-    return pair.acked > before and any(side.pending is not None or side.wire.unacked() for side in sides)
+def _progressed(side: Endpoint) -> bool:
+    """Tell whether a peer acknowledged bytes since this was last asked."""
+    if side.closed:
+        return False
+    before, side.acked = side.acked, side.wire.acked()
+    return side.acked > before
+
+
+def _owed(side: Endpoint) -> bool:
+    """Tell whether a peer still has bytes of ours to take."""
+    return side.pending is not None or side.wire.unacked() > 0
 
 
 def _writing(pair: Pair, side: Endpoint, now: float) -> float:
@@ -116,9 +122,12 @@ def _ending(pair: Pair, now: float) -> float:
     sides = (pair.front, pair.back)
     for side in sides:
         pair.settle(side)
-    if not pair.done and now >= pair.ending_since + pair.patience:
-        half_closed = pair.patience == pair.terms.half_close and pair.moved > pair.ending_since
-        if _progressed(pair) or half_closed:
+    if any(pair.delivers(side) for side in sides):
+        pair.ending_since = now  # `write` bounds that; then the peers have their time to answer
+    elif not pair.done and now >= pair.ending_since + pair.patience:
+        # a side that is still sent payload may take it for ever: that counts only while half-closed
+        taken = any([_progressed(side) and (side.tx != "open" or pair.half_closed) for side in sides])
+        if taken or (pair.half_closed and pair.moved > pair.ending_since):
             pair.ending_since = now
         else:
             pair.force()

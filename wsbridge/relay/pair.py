@@ -1,7 +1,7 @@
 """Pair: two endpoints, moving bytes between them, and ending both by one reason.
 
 Lives here: what the state of one side means for the other, for every kind of ending (the table in `reasons`). Must not
-live here: waiting for sockets (`pump`), time (`liveness`).
+live here: how one side is ended (`ending`), waiting for sockets (`pump`), time (`liveness`).
 
 Each direction ends for itself: a side has finished when it sent FIN or a close frame, and then the other is told the
 same behind the bytes that are still on their way. A side is closed when both of its directions are; the pair is done
@@ -17,6 +17,7 @@ from wsbridge.net.wire import RESET
 from wsbridge.protocol.frames import CLOSE, PING, read_close_body
 from wsbridge.protocol.framing import Violation
 from wsbridge.reasons import ENDINGS, Blame, End, Reason
+from wsbridge.relay.ending import Ending
 from wsbridge.relay.endpoint import Endpoint
 from wsbridge.relay.terms import Terms
 
@@ -26,50 +27,30 @@ if TYPE_CHECKING:
 ROUNDS = 4
 """Reads in one turn of one direction; then other pairs have theirs."""
 
+FAULT_CODES = frozenset((1002, 1003, 1007, 1008, 1009, 1010, 1011, 1013, 1014))
+"""Close codes that tell of a fault: the stream before them is not whole (RFC 6455 section 7.4.1, IANA registry)."""
+
 FLOOD_WINDOW = 5.0
 """Seconds over which control and empty frames are counted."""
 
 
-class Pair:
+class Pair(Ending):
     """Two endpoints under one set of terms.
 
     Attributes:
         end: Why it ends; None while nothing has ended.
-        acked: Bytes that both peers had acknowledged when `liveness` last asked.
         began: Clock's seconds when it began.
         moved: When payload last moved, either way.
-        patience: Once it ends: seconds without progress after which it is forced.
-        ending_since: When it last made progress towards its end.
         ready: Whether it waits on the pump's list.
         due: The wheel's slot it is in.
     """
 
-    __slots__ = (
-        "acked",
-        "back",
-        "began",
-        "due",
-        "end",
-        "ending_since",
-        "front",
-        "moved",
-        "on_done",
-        "patience",
-        "pump",
-        "ready",
-        "terms",
-        "token",
-    )
+    __slots__ = ("began", "due", "end", "moved", "on_done", "ready", "token")
 
     def __init__(self, front: Endpoint, back: Endpoint, terms: Terms, pump: Pump) -> None:
-        self.front = front
-        self.back = back
-        self.terms = terms
-        self.pump = pump
+        super().__init__(front, back, terms, pump)
         self.end: End | None = None
-        self.began = self.moved = self.ending_since = pump.now
-        self.patience = terms.close
-        self.acked = 0
+        self.began = self.moved = pump.now
         self.ready = False
         self.due: int | None = None
         self.on_done: Callable[[], None] = lambda: None
@@ -82,6 +63,14 @@ class Pair:
     def done(self) -> bool:
         """Whether nothing can touch either descriptor any more."""
         return self.front.closed and self.back.closed
+
+    def look_again(self, when: float) -> None:
+        """See `Ending.look_again`."""
+        self.pump.look_at(self, when)
+
+    def both_closed(self) -> None:
+        """See `Ending.both_closed`."""
+        self.pump.finished(self)
 
     def part(self) -> None:
         """Break the cycle of references; only once nothing will move any more."""
@@ -148,7 +137,8 @@ class Pair:
                 code, text = read_close_body(body)
                 self.finished(src, dst, code, text)
         violation, src.violation = src.violation, None
-        if violation is None and src.framing.chaff - src.flood_base > self.terms.chaff_rate * FLOOD_WINDOW:
+        seconds = max(FLOOD_WINDOW, now - src.flood_since)
+        if violation is None and src.framing.chaff - src.flood_base > self.terms.chaff_rate * seconds:
             violation = Violation(
                 Reason.FLOOD, f"more than {self.terms.chaff_rate} control or empty frames a second over {FLOOD_WINDOW:.0f} s"
             )
@@ -163,9 +153,11 @@ class Pair:
         """The transport of a side ended: FIN, reset, or TLS cut off."""
         if src.is_websocket and src.goodbye is not None and src.tx != "open" and src.pending is None:
             src.rx = "closed"  # it took our close frame as the end, or never answered it
-            self.finish(dst, None, "")
             src.tx = "closed"
-            src.pending = None
+            if src.wire.ended == RESET and src.is_front and dst.tx == "open" and not self.terms.lost_is_fin:
+                self.abort(dst)  # what it sent may not be whole
+            else:
+                self.finish(dst, None, "")
             self.progressed()
         elif src.wire.ended == RESET or src.is_websocket:
             self.lost(src, dst, src.wire.error or "the connection ended without a close frame")
@@ -174,6 +166,9 @@ class Pair:
 
     def finished(self, src: Endpoint, dst: Endpoint, code: int | None, text: str) -> None:
         """A side ended its stream in order: FIN from a raw one, a close frame from a WebSocket."""
+        if code in FAULT_CODES and not src.is_front and not dst.is_websocket:
+            self.failed(src, dst, f"closed with {code} {text}".rstrip(), code)
+            return
         first = self.end is None
         reason = Reason.CLIENT_CLOSED if src.is_front else Reason.BACKEND_CLOSED
         if first:
@@ -185,28 +180,44 @@ class Pair:
                 self.finish(dst, code, text)
             else:
                 self.finish(dst, None, "")
-                if not self.terms.deliver or not src.is_front or not first:
+                if src.is_front and not self.terms.deliver:
                     self.discard(dst)
             if dst.rx != "open" or dst.closed or dst.drop:
                 self.finish(src, 1000 if code is None else code, text)
             else:
                 src.say_goodbye(1000 if code is None else code, text)
-            self.patience = self.terms.half_close if first and dst.rx == "open" and not dst.is_websocket else self.terms.close
+            self.half_closed = first and dst.rx == "open" and not dst.is_websocket
         else:
             self.finish(dst, 1000, reason.value)
-            waits = dst.is_websocket and not src.is_front
-            self.patience = self.terms.close if waits or not first else self.terms.half_close
+            self.half_closed = first and not (dst.is_websocket and not src.is_front)
+        self.in_order = True
+        self.patience = self.terms.half_close if self.half_closed else self.terms.close
         if src.goodbye is not None and dst.rx != "open":
             self.finish(src, None, "")
         self.progressed()
 
+    def failed(self, back: Endpoint, front: Endpoint, detail: str, code: int | None) -> None:
+        """A WebSocket backend ended for a fault: a raw front must not take what it got for the whole."""
+        if self.end is None or front.tx == "open":
+            self.end = End(Reason.BACKEND_RESET, "back", detail, code=code)
+        back.rx = "closed"
+        back.rest = b""
+        self.finish(back, code, "")
+        self.half_closed = False
+        self.patience = self.terms.close
+        self.progressed()
+        if not front.closed:
+            front.drop = True
+            self.break_off(front, Reason.BACKEND_RESET)
+
     def lost(self, src: Endpoint, dst: Endpoint, detail: str) -> None:
         """A side vanished: reset, or no life in it."""
         reason = Reason.CLIENT_LOST if src.is_front else Reason.BACKEND_RESET
-        whole = self.end is not None and dst.tx != "open" and src.tx != "open"
+        whole = self.end is not None and dst.tx != "open" and (src.tx != "open" or (src.rx == "closed" and dst.is_front))
         if not whole:
             self.end = End(reason, self.blame(src), detail)
         self.abort(src)
+        self.half_closed = False
         self.patience = self.terms.close
         self.progressed()
         if dst.closed:
@@ -225,7 +236,9 @@ class Pair:
 
     def violated(self, src: Endpoint, dst: Endpoint, violation: Violation) -> None:
         """A side broke the protocol: it is told so, and the other side sees that the stream is not whole."""
-        self.end = End(violation.reason, self.blame(src), violation.detail)
+        if self.end is None or src.tx == "open":  # else it has been told another reason
+            self.end = End(violation.reason, self.blame(src), violation.detail)
+        self.half_closed = False
         self.patience = self.terms.close
         self.progressed()
         self.finish(src, ENDINGS[violation.reason].code, violation.reason.value)
@@ -240,9 +253,14 @@ class Pair:
 
     def terminate(self, end: End) -> None:
         """End both sides for a reason of our own: a time limit, a drain, a bug."""
-        if self.end is not None and self.front.tx != "open" and self.back.tx != "open":
-            return  # it ends already, within `close`
+        stalled = end.reason is Reason.WRITE_STALLED
+        if self.end is not None and self.front.tx != "open" and self.back.tx != "open" and not stalled:
+            if self.in_order:
+                self.in_order = False  # from now on, what waits has `close` to go
+                self.progressed()
+            return
         self.end = end
+        self.in_order = self.half_closed = False
         self.patience = self.terms.close
         self.progressed()
         row = ENDINGS[end.reason]
@@ -260,7 +278,11 @@ class Pair:
 
     def break_off(self, side: Endpoint, reason: Reason) -> None:
         """Tell the front that what it got is not whole: its bytes first, then 1011 or a reset."""
+        self.in_order = True
         if side.is_websocket:
+            if side.goodbye:
+                side.goodbye = None  # an orderly one, not sent yet
+            side.say_goodbye(1011, reason.value)
             self.finish(side, 1011, reason.value)
         elif side.tx in ("open", "finishing"):
             side.tx = "resetting"
@@ -270,121 +292,3 @@ class Pair:
     def blame(side: Endpoint) -> Blame:
         """Give the side its name in the log."""
         return "front" if side.is_front else "back"
-
-    def progressed(self) -> None:
-        """Start the patience of the ending anew."""
-        self.ending_since = self.pump.now
-        self.pump.look_at(self, self.ending_since + min(self.patience, self.terms.close))
-
-    # ------------------------------------------------------------------ ending a side
-
-    def finish(self, side: Endpoint, code: int | None, text: str) -> None:
-        """End what a side is sent, behind what is pending."""
-        if side.tx == "open":
-            side.tx = "finishing"
-            if side.is_websocket:
-                side.say_goodbye(code, text)
-
-    def discard(self, side: Endpoint) -> None:
-        """From now on read what a side sends and drop it, undecoded."""
-        if side.rx == "open" and not side.closed:
-            side.rx = "discarding"
-            side.rest = b""
-            side.wire.readable = True
-            if side.linger_until is None:
-                side.linger_left = self.terms.linger_bytes
-
-    def settle(self, side: Endpoint) -> None:
-        """Bring the ending of one side as far as it goes now."""
-        if side.closed:
-            return
-        now = self.pump.now
-        if side.tx == "finishing" and side.pending is None:
-            if side.goodbye:
-                frame, side.goodbye = side.goodbye, b""
-                side.send(frame, now)
-            if side.pending is None and (side.is_websocket or side.wire.finish()):
-                side.tx = "closed"
-                self.pump.look_at(self, now + self.terms.close)
-        elif side.tx == "resetting" and side.pending is None:
-            if side.wire.ended == RESET or not side.wire.unacked():
-                self.abort(side)
-                return
-            self.pump.look_at(self, now)
-        if side.tx == "closed":
-            if side.rx == "closed":
-                self.shut(side)
-            elif side.rx == "discarding":
-                self.linger(side)
-        elif side.rx == "discarding" and side.wire.ended == RESET:
-            self.abort(side)
-
-    def shut(self, side: Endpoint) -> None:
-        """Both directions are over: close, unless unread input would turn that into a reset."""
-        if side.is_websocket and side.linger_until is None:
-            if not side.wire.finish():
-                return
-            dropped = side.wire.discard()
-            if dropped and side.wire.ended is None:
-                side.rx = "discarding"
-                self.linger(side)
-                return
-        self.close(side)
-
-    def linger(self, side: Endpoint) -> None:
-        """Read and drop until the peer ends, for a bounded time and a bounded number of bytes."""
-        now = self.pump.now
-        if side.linger_until is None:
-            if side.is_websocket and not side.wire.finish():
-                return
-            side.linger_until = now + self.terms.linger
-            side.linger_left = side.linger_left or self.terms.linger_bytes
-            if not self.pump.may_linger():
-                self.close(side)
-                return
-            self.pump.lingering += 1
-            self.pump.look_at(self, side.linger_until)
-        side.linger_left -= side.wire.discard()
-        if side.wire.ended is not None or side.linger_left <= 0 or now >= side.linger_until:
-            self.pump.lingering -= 1
-            self.close(side)
-
-    def close(self, side: Endpoint) -> None:
-        """Close a side's descriptor."""
-        self.pump.forget(side)
-        side.closed = True
-        side.rx = side.tx = "closed"
-        side.pending = None
-        side.wire.close()
-        if side.other.closed:
-            self.pump.finished(self)
-
-    def abort(self, side: Endpoint) -> None:
-        """Reset a side."""
-        if side.closed:
-            return
-        self.pump.forget(side)
-        side.closed = True
-        side.rx = side.tx = "closed"
-        side.pending = None
-        side.wire.abort()
-        if side.other.closed:
-            self.pump.finished(self)
-
-    def force(self) -> None:
-        """Patience is over: cut what has not ended by itself."""
-        for side in (self.front, self.back):
-            if side.closed:
-                continue
-            if side.tx == "open":
-                if side.is_websocket:
-                    self.finish(side, 1000, "")
-                    side.drop = True
-                else:
-                    self.abort(side)
-            elif side.tx in ("finishing", "resetting"):
-                self.abort(side)
-            elif side.rx == "open":
-                self.discard(side)
-        self.patience = self.terms.close
-        self.progressed()

@@ -69,7 +69,7 @@ class Pump:
             side.wire.readable = side.wire.holds()
             self._sides[fd] = side
             self._epoll.register(fd, EVENTS)
-            if side.wire.readable:
+            if side.wire.readable or side.wire.ended is not None:
                 self.later(pair)
         due = liveness.check(pair, self.now)
         if not pair.done:
@@ -92,6 +92,8 @@ class Pump:
 
     def look_at(self, pair: Pair, when: float) -> None:
         """Have `liveness` look at a pair no later than `when`."""
+        if pair.done:
+            return
         self._wheel.put(pair, when)
         if self._sleeper is not None and self._sleeper.deadline > when:
             self._sleeper.deadline = self._wheel.next_time() or when
@@ -204,14 +206,18 @@ class Pump:
         """A bug in one connection ends that one alone."""
         log.exception("bug", where="relay")
         end = End(Reason.INTERNAL_ERROR, "bridge")
+        sides = (pair.front, pair.back)
+        ending = pair.end is not None
         try:
-            again = pair.end is not None and pair.end.reason is Reason.INTERNAL_ERROR
-            pair.terminate(end)
+            if not ending:
+                pair.terminate(end)
+                for side in sides:
+                    pair.discard(side)
         except Exception:
-            again = True
-        if again:
+            ending = True
+        if ending:  # what failed may be the ending itself
             pair.end = end
-            for side in (pair.front, pair.back):
+            for side in sides:
                 pair.abort(side)
 
     def close(self) -> None:

@@ -1,0 +1,57 @@
+# What one does with this project. `make` alone lists it.
+
+PYTHON ?= python3
+VENV ?= .venv
+PORT ?= 8080
+# More arguments for pytest, such as ARGS='-k redis -x'
+ARGS ?=
+
+BIN = $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench soak fuzz packages clean
+
+help:  ## This list
+	@echo 'make TARGET'
+	@grep -hE '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /  \1 \t/' | expand -t 12
+	@echo 'Variables: PORT=8080 (demo), ARGS=… (for pytest or the benchmark), PYTHON=python3, VENV=.venv'
+
+demo: $(VENV)/.run  ## A page to type into, at http://127.0.0.1:8080 (PORT=… for another port)
+	@exec $(BIN)/wsbridge demo --port $(PORT)
+
+test: packages lint  ## Everything that must hold: lint, types, and all tests but the long ones
+	WSBRIDGE_TEST_ALL=1 $(BIN)/python -m pytest -m 'not soak' $(ARGS)
+
+lint: $(VENV)/.test  ## Style and types
+	$(BIN)/ruff check wsbridge tests bench
+	$(BIN)/mypy
+
+soak: packages $(VENV)/.test  ## The long runs: gigabytes, thousands of connections, minutes
+	WSBRIDGE_TEST_ALL=1 $(BIN)/python -m pytest -m soak -o faulthandler_timeout=0 $(ARGS)
+
+fuzz: $(VENV)/.test  ## The fuzz tests with many more examples, new ones each time
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -m 'not soak' -o faulthandler_timeout=0 $(or $(ARGS),tests/fuzz)
+
+bench: $(VENV)/.test  ## This bridge against the peers that are installed, as a table
+	$(BIN)/python -m bench $(ARGS)
+
+clean:  ## Remove what make made
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+packages:
+	@tests/install.sh
+
+# The virtual environment. A stamp older than pyproject.toml means that dependencies may have changed.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo 'make: $(PYTHON) is not Python 3.11 or newer: name one by PYTHON=…' >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo 'make: $(PYTHON) cannot make a virtual environment: on Debian, "apt-get install python3-venv"' >&2; exit 1; }
+
+$(VENV)/.run: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.test: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@ $(VENV)/.run

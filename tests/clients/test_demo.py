@@ -1,0 +1,95 @@
+"""`wsbridge demo` as a person meets it: the page in a browser."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.clients.browser import browsing
+from tests.clients.program import Program
+
+MILLISECONDS = re.compile(r"^(\d|\d\d|\d\d\d)(\.\d+)? ms$")
+
+
+@pytest.fixture
+def demo() -> Iterator[Program]:
+    """The demo at a free port."""
+    with Program(sys.executable, "-m", "wsbridge", "demo", "--port", "0") as demo:
+        yield demo
+
+
+@pytest.fixture
+def page(demo: Program) -> Iterator[Page]:
+    """The demo's page in a browser."""
+    url = demo.line(r"http://127\.0\.0\.1:\d+/")[0]
+    with browsing(1120, 760) as page:
+        page.goto(url)
+        yield page
+
+
+def say(page: Page, line: str) -> None:
+    """Type a line and press Enter."""
+    page.locator("#input").fill(line)
+    page.locator("#input").press("Enter")
+
+
+@pytest.mark.browser
+def test_page(demo: Program, page: Page, tmp_path: Path) -> None:
+    """One types and is answered, sees the state, the round trip and the rates, and why the connection ended."""
+    terminal = page.locator("#terminal")
+    expect(page.locator("#state")).to_have_text("open")
+    expect(terminal).to_contain_text("wsbridge demo service")
+    expect(page.locator("#subprotocol")).to_have_text("binary")
+
+    say(page, "flood 16")
+    expect(terminal).to_contain_text("Done: 16.0 MiB")
+    expect(page.locator("#bytes-in")).to_have_text(re.compile(r"^16(\.\d)? MiB$"))
+    say(page, "help")
+    expect(terminal).to_contain_text("markup and control codes")
+    say(page, "echo through the bridge and back")
+    expect(terminal).to_contain_text(re.compile(r"echo through the bridge and back\s+through the bridge and back"))
+    page.get_by_role("button", name="date").click()
+    page.get_by_role("button", name="unicode").click()
+    expect(terminal).to_contain_text("👩‍🚀")
+    expect(page.locator("#rtt")).to_have_text(MILLISECONDS)
+    page.screenshot(path=tmp_path / "demo.png")
+
+    say(page, "quit")
+    expect(page.locator("#state")).to_have_text("closed")
+    expect(page.locator("#reason-name")).to_have_text("1000 backend_closed")
+    demo.line("backend_closed")
+
+    page.locator("#reconnect").click()
+    expect(page.locator("#state")).to_have_text("open")
+    page.get_by_role("button", name="reset").click()
+    expect(page.locator("#reason-name")).to_have_text("1011 backend_reset")
+
+    say(page, "")
+    expect(page.locator("#state")).to_have_text("open")
+    page.locator("#disconnect").click()
+    expect(page.locator("#reason-name")).to_have_text("1000 client_closed")
+
+
+@pytest.mark.browser
+def test_interrupt(demo: Program, page: Page) -> None:
+    """Ctrl-C ends the demo at once, with a page open, and the page says so."""
+    expect(page.locator("#state")).to_have_text("open")
+
+    demo.process.send_signal(signal.SIGINT)
+
+    assert demo.process.wait(5) in (0, 130)
+    expect(page.locator("#state")).to_have_text("closed")
+
+
+def test_busy_port(demo: Program) -> None:
+    """A port that is taken is told in a sentence that names --port."""
+    port = demo.line(r"http://127\.0\.0\.1:(\d+)/")[1]
+    with Program(sys.executable, "-m", "wsbridge", "demo", "--port", port) as second:
+        second.line(rf"{port}.*already in use.*--port")
+        assert second.process.wait(10) == 69

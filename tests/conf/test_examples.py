@@ -1,0 +1,73 @@
+"""The examples in conf/: each is a configuration that `wsbridge check` takes as it is, once its files are there."""
+
+from __future__ import annotations
+
+import getpass
+import grp
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import trustme
+
+CONF = Path(__file__).parents[2] / "conf"
+NAMES = sorted(path.name for path in CONF.glob("*.yaml") if path.name != "wsbridge.yaml")
+"""All but the full sample, which has tests of its own."""
+
+
+@pytest.fixture(scope="module")
+def etc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all files that the examples name under /etc/wsbridge."""
+    etc = tmp_path_factory.mktemp("etc")
+    tls = etc / "tls"
+    tls.mkdir()
+    leaf = trustme.CA().issue_cert("gw.example.org")
+    leaf.cert_chain_pems[0].write_to_path(str(tls / "chain.pem"))
+    leaf.private_key_pem.write_to_path(str(tls / "key.pem"))
+    (tls / "key.pem").chmod(0o600)
+    return etc
+
+
+def check(tmp_path: Path, etc: Path, text: str) -> subprocess.CompletedProcess[str]:
+    """Run `wsbridge check` over a configuration, its paths and owner put in place for this machine."""
+    pages = tmp_path / "novnc"
+    pages.mkdir()
+    file = tmp_path / "wsbridge.yaml"
+    file.write_text(
+        text.replace("/etc/wsbridge", str(etc))
+        .replace("/run/wsbridge", str(tmp_path))
+        .replace("/usr/share/novnc", str(pages))
+        .replace("wsbridge:www-data", f"{getpass.getuser()}:{grp.getgrgid(os.getegid()).gr_name}")
+    )
+    return subprocess.run(
+        [sys.executable, "-m", "wsbridge", "check", "--strict", "-c", file],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_there_are_examples() -> None:
+    """There is one for each use."""
+    uses = {"vnc.yaml", "ssh.yaml", "mqtt.yaml", "redis.yaml", "old-client.yaml", "behind-nginx.yaml"}
+    assert uses <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_example(tmp_path: Path, etc: Path, name: str) -> None:
+    """The example has no mistake and no warning."""
+    done = check(tmp_path, etc, (CONF / name).read_text())
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_mistake(tmp_path: Path, etc: Path, name: str) -> None:
+    """A misspelt key in the same file is found."""
+    done = check(tmp_path, etc, (CONF / name).read_text().replace("routes:", "ruotes:", 1))
+
+    assert done.returncode == 78
+    assert 'did you mean "routes"' in done.stdout + done.stderr

@@ -1,0 +1,185 @@
+"""The real daemon as a process of its own, and what a test asks of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any, Self
+
+PATIENCE = 15.0
+"""Seconds that a test waits for anything."""
+
+
+class Daemon:
+    """`wsbridge run` with a configuration of the test; use it as a context manager.
+
+    Args:
+        text: The configuration (`tests.serving.written`); @FOLDER@ in it becomes `folder`. Its log goes to a pipe as
+            JSON.
+        descriptors: Limit of open files for the process, soft and hard.
+        notify: Whether to stand in for the service manager.
+        read_log: False leaves the pipe of the log unread.
+
+    Attributes:
+        folder: A folder of its own, removed at the end.
+        states: What the service manager was told, each a mapping.
+    """
+
+    def __init__(
+        self, text: str, *, descriptors: int | None = None, notify: bool = False, read_log: bool = True
+    ) -> None:
+        self._temporary = tempfile.TemporaryDirectory(prefix="wsbridge-daemon-")
+        self.folder = Path(self._temporary.name)
+        self._config = self.folder / "wsbridge.yaml"
+        self._config.write_text(text.replace("@FOLDER@", str(self.folder)))
+        self._lines: list[dict[str, Any]] = []
+        self._raw: list[str] = []
+        self._more = threading.Condition()
+        self._descriptors = descriptors
+        self._read_log = read_log
+        self._notify: socket.socket | None = None
+        self.states: list[dict[str, str]] = []
+        if notify:
+            self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            self._notify.bind(str(self.folder / "notify"))
+            self._notify.settimeout(PATIENCE)
+
+    def __enter__(self) -> Self:
+        environ = {key: value for key, value in os.environ.items() if key not in ("NOTIFY_SOCKET", "JOURNAL_STREAM")}
+        if self._notify is not None:
+            environ["NOTIFY_SOCKET"] = str(self.folder / "notify")
+        command = [sys.executable, "-m", "wsbridge", "run", "-c", str(self._config), "--log-format", "json"]
+        if self._descriptors is not None:
+            command = ["sh", "-c", 'ulimit -n "$0" && exec "$@"', str(self._descriptors), *command]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environ, cwd=self.folder
+        )
+        self.pid = self.process.pid
+        self._reader: threading.Thread | None = None
+        try:
+            if self._read_log:
+                self.read_log()
+                self.ready = self.wait("daemon.ready")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(PATIENCE)
+        if self._reader is not None:
+            self._reader.join(PATIENCE)
+        if self.process.stderr is not None:
+            self.process.stderr.close()
+        if self._notify is not None:
+            self._notify.close()
+        self._temporary.cleanup()
+        print(f"the log of daemon {self.pid} ends:", *self._raw, *self._lines[-20:], sep="\n")  # noqa: T201  seen if it fails
+
+    def read_log(self) -> None:
+        """Begin to read the log."""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self._more:
+                try:
+                    self._lines.append(json.loads(line))
+                except ValueError:
+                    self._raw.append(line.decode("utf-8", "replace"))
+                self._more.notify_all()
+        with self._more:
+            self._more.notify_all()
+
+    def log_lines(self, event: str, **facts: object) -> list[dict[str, Any]]:
+        """Give the lines of one event so far, with these facts."""
+        with self._more:
+            return [
+                line
+                for line in self._lines
+                if line["event"] == event and all(line.get(key) == value for key, value in facts.items())
+            ]
+
+    def wait(self, event: str, count: int = 1, **facts: object) -> dict[str, Any]:
+        """Wait for a line, or for so many; give the last of them."""
+        deadline = time.monotonic() + PATIENCE
+        with self._more:
+            while True:
+                found = [
+                    line
+                    for line in self._lines
+                    if line["event"] == event and all(line.get(key) == value for key, value in facts.items())
+                ]
+                if len(found) >= count:
+                    return found[count - 1]
+                left = deadline - time.monotonic()
+                if left <= 0 or (self._reader is not None and not self._reader.is_alive()):
+                    raise AssertionError(f"no {event} {facts}: {self._lines[-20:]} {''.join(self._raw)}")
+                self._more.wait(min(left, 0.5))
+
+    def port(self, number: int = 0) -> int:
+        """Give the port of a listener, by its place in the configuration."""
+        return int(self.ready["listeners"][number].rpartition(":")[2])
+
+    def state(self, key: str) -> str:
+        """Wait until the service manager is told this key; give its value."""
+        assert self._notify is not None
+        while True:
+            told = dict(line.split("=", 1) for line in self._notify.recv(4096).decode().splitlines())
+            self.states.append(told)
+            if key in told:
+                return told[key]
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self.process.send_signal(number)
+
+    def term(self) -> None:
+        """Send SIGTERM."""
+        self.signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self.signal(signal.SIGKILL)
+
+    def ended(self, seconds: float = PATIENCE) -> int:
+        """Wait for the end; give the exit code."""
+        return self.process.wait(seconds)
+
+    def cpu(self) -> float:
+        """Seconds of processor time used so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def anonymous(self) -> int:
+        """Bytes of anonymous resident memory."""
+        for line in Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Anonymous:"):
+                return int(line.split()[1]) * 1024
+        raise AssertionError("no such line")
+
+    def descriptors(self) -> int:
+        """Count its open files."""
+        with contextlib.suppress(FileNotFoundError):
+            return len(os.listdir(f"/proc/{self.pid}/fd"))  # noqa: PTH208  (only counted)
+        return 0
+
+    def until(self, what: Any, seconds: float = PATIENCE) -> None:
+        """Wait until something of the process becomes true that no line tells of."""
+        deadline = time.monotonic() + seconds
+        while not what():
+            assert time.monotonic() < deadline, "it never became true"
+            time.sleep(0.02)

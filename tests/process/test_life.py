@@ -1,0 +1,206 @@
+"""The process from its start to its exit: the service manager, signals, listeners, its log."""
+
+import fcntl
+import select
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.client import BINARY, CLOSE, frame, request
+from tests.process.daemon import Daemon
+from tests.process.plain import Socket, backend
+from tests.serving import written
+
+DRAIN = {"drain": "1500ms", "spread": "500ms", "close": "1s"}
+
+
+def bye(client, code):
+    """Answer a close frame and see the end."""
+    client.send(frame(CLOSE, code.to_bytes(2, "big")))
+    assert client.everything() == b""
+    client.close()
+
+
+def test_the_service_manager_is_told():
+    """READY=1 comes when the listeners are open, then a count, then STOPPING=1; the exit code is 0."""
+    with backend() as back, Daemon(written(route={"backend": back.url}), notify=True) as daemon:
+        assert daemon.state("READY") == "1"
+        assert "serving 1 routes at 1 addresses" in daemon.states[-1]["STATUS"]
+        with Socket.upgraded(daemon.port()) as client:
+            client.echoed()
+        daemon.term()
+        assert daemon.state("STOPPING") == "1"
+        assert daemon.ended() == 0
+        daemon.wait("daemon.stop")
+
+
+def test_sigterm_drains():
+    """Connections may end by themselves until drain less spread; those left get 1012; new ones are not accepted."""
+    with backend() as back, Daemon(written(route={"backend": back.url}, timeouts=DRAIN)) as daemon:
+        left = [Socket.upgraded(daemon.port()) for _ in range(4)]
+        own = Socket.upgraded(daemon.port())
+        late = Socket.connect(daemon.port())
+        late.send(b"GET / HTTP/1.1\r\n")
+        left[0].echoed()  # what came before was heard by now, too
+        began = time.monotonic()
+        daemon.term()
+        daemon.wait("listener.close")
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", daemon.port()))
+        late.send(request().partition(b"\r\n")[2])
+        answer = late.everything().decode()
+        late.close()
+        assert answer.startswith("HTTP/1.1 503 ")
+        assert "Retry-After: 1\r\n" in answer
+        own.echoed()
+        own.send(frame(CLOSE, b"\x03\xe8"))
+        assert own.closing()[0] == 1000
+        own.close()
+        for client in left:
+            client.echoed()
+        waiting = {client.sock: client for client in left}
+        times = []
+        while waiting:
+            readable, _, _ = select.select(list(waiting), [], [], 10)
+            assert readable
+            for sock in readable:
+                assert waiting.pop(sock).closing() == (1012, "drain")
+                times.append(time.monotonic() - began)
+        for client in left:
+            bye(client, 1012)
+        assert daemon.ended() == 0
+        took = time.monotonic() - began
+        assert min(times) > 0.9
+        assert max(times) < 1.5 + 0.6
+        assert max(times) - min(times) > 0.2
+        assert took < 1.5 + 1.0 + 1.0
+        assert {line["reason"] for line in daemon.log_lines("connection.end")} == {"drain", "client_closed"}
+        assert not daemon.log_lines("bug")
+
+
+def test_sigterm_with_nothing_open_ends_at_once():
+    """A drain with no connections takes no time."""
+    with Daemon(written(route={"backend": "tcp://127.0.0.1:9"})) as daemon:
+        began = time.monotonic()
+        daemon.term()
+        assert daemon.ended() == 0
+        assert time.monotonic() - began < 1.2
+
+
+def test_silent_clients_do_not_outlive_the_drain():
+    """Peers that neither speak nor answer the close frame are cut by drain plus close."""
+    timeouts = {"drain": "600ms", "spread": "200ms", "close": "500ms", "linger": "5s"}
+    with backend() as back, Daemon(written(route={"backend": back.url}, timeouts=timeouts)) as daemon:
+        idle = Socket.connect(daemon.port())
+        deaf = Socket.upgraded(daemon.port())
+        began = time.monotonic()
+        daemon.term()
+        assert daemon.ended() == 0
+        assert time.monotonic() - began < 0.6 + 0.5 + 1.0
+        assert deaf.closing() == (1012, "drain")
+        assert idle.everything() == b""
+        idle.close()
+        deaf.close()
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_sigint_or_a_second_signal_ends_all_at_once(first):
+    """SIGINT, or any signal after a SIGTERM, closes all with 1001 and exits within `close`."""
+    slow = {"drain": "30s", "spread": "10s", "close": "1s", "handshake": "30s"}
+    with backend() as back, Daemon(written(route={"backend": back.url}, timeouts=slow)) as daemon:
+        clients = [Socket.upgraded(daemon.port()) for _ in range(3)]
+        idle = Socket.connect(daemon.port())
+        clients[0].echoed()
+        began = time.monotonic()
+        daemon.signal(first)
+        if first is signal.SIGTERM:
+            daemon.wait("daemon.drain", reason="drain")
+            clients[0].echoed()
+            daemon.term()
+        daemon.wait("daemon.drain", reason="stop")
+        for client in clients:
+            assert client.closing() == (1001, "stop")
+            bye(client, 1001)
+        assert idle.everything() == b""
+        idle.close()
+        assert daemon.ended() == 0
+        assert time.monotonic() - began < 1.0 + 0.8
+
+
+def test_a_unix_listener_comes_and_goes():
+    """The socket file has its mode while the daemon serves, and is gone when it has stopped accepting."""
+    listeners = {"local": {"bind": "unix:@FOLDER@/wsbridge.sock", "mode": "0600"}}
+    with backend() as back:
+        text = written(listeners=listeners, routes={"app": {"match": "any", "backend": back.url}})
+        with Daemon(text) as daemon:
+            path = str(daemon.folder / "wsbridge.sock")
+            unix_life(daemon, path)
+
+
+def unix_life(daemon, path):
+    """See the file, connect, and see it go."""
+    assert Path(path).stat().st_mode & 0o777 == 0o600
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(path)
+        sock.sendall(request())
+        assert sock.recv(12) in (b"HTTP/1.1 101", b"HTTP/1.1 502")
+    daemon.term()
+    daemon.wait("listener.close")
+    assert not Path(path).exists()
+    assert daemon.ended() == 0
+
+
+def test_an_address_in_use_is_exit_69():
+    """A listener that cannot be opened is told in one sentence, and the exit code is 69."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        bind = f"127.0.0.1:{taken.getsockname()[1]}"
+        text = written(listeners={"web": {"bind": bind}}, route={"answer": "204"})
+        with pytest.raises(AssertionError, match="address already in use"):
+            Daemon(text).__enter__()
+
+
+def test_a_full_log_pipe_does_not_stop_serving():
+    """Nobody reads the log and its pipe is full: connections go on as before, and SIGTERM still ends the process."""
+    with backend() as back:
+        port = free_port()
+        text = written(listeners={"web": {"bind": f"127.0.0.1:{port}"}}, route={"backend": back.url})
+        with Daemon(text.replace('"limits"', '"log": {"level": "debug"}, "limits"'), read_log=False) as daemon:
+            wait_for(port)
+            fill_pipe(daemon.process.stderr.fileno())
+            began = time.monotonic()
+            for _ in range(400):
+                with Socket.upgraded(port, "/" + "x" * 1500) as client:
+                    client.send(frame(BINARY, b"1"))
+            with Socket.upgraded(port) as client:
+                client.echoed()
+            assert time.monotonic() - began < 10
+            daemon.term()
+            assert daemon.ended() == 0
+
+
+def free_port():
+    """Give a port that is free now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def wait_for(port):
+    """Wait until somebody listens."""
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        else:
+            return
+
+
+def fill_pipe(read_end):
+    """Make the pipe as small as it can be; the daemon's own lines fill it."""
+    fcntl.fcntl(read_end, fcntl.F_SETPIPE_SZ, 4096)

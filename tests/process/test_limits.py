@@ -1,0 +1,164 @@
+"""What the process does when there is too much: connections, descriptors."""
+
+import contextlib
+import socket
+import struct
+import time
+
+from tests.client import request
+from tests.process.daemon import Daemon
+from tests.process.plain import SECONDS, Socket, backend
+from tests.serving import written
+
+
+def test_over_the_cap_is_503_at_once_and_nothing_is_dialled():
+    """A client over the cap gets 503 with Retry-After quickly, on TLS too, without a dial; room lets others in."""
+    for tls in (False, True):
+        text = written(route={"backend": "tcp://127.0.0.1:1"}, limits={"connections": "2"}, tls=tls)
+        with backend() as back, Daemon(text.replace("tcp://127.0.0.1:1", back.url)) as daemon:
+            inside = [Socket.upgraded(daemon.port(), tls=tls) for _ in range(2)]
+            for client in inside:
+                client.echoed()
+            times = []
+            for _ in range(5):
+                began = time.monotonic()
+                with Socket.connect(daemon.port(), tls=tls) as over:
+                    over.send(request())
+                    answer = over.everything().decode()
+                times.append(time.monotonic() - began)
+                assert answer.startswith("HTTP/1.1 503 "), answer
+                assert "Retry-After: 1\r\n" in answer
+            assert min(times) < 0.1
+            assert back.dials == 2
+            daemon.wait("connection.refused", count=5, reason="overload")
+            inside.pop().close()
+            daemon.wait("connection.end")
+            daemon.until(lambda daemon=daemon, tls=tls: enters(daemon, tls))
+            inside.pop().close()
+
+
+def enters(daemon, tls):
+    """Tell whether a client is let in."""
+    with Socket.connect(daemon.port(), tls=tls) as client:
+        client.send(request())
+        return client.head().startswith("HTTP/1.1 101")
+
+
+def test_beyond_shed_a_client_is_reset_at_accept():
+    """Only so many at a time are told; the next is reset without a word, and all of it is over after `shed`."""
+    text = written(
+        route={"backend": "tcp://127.0.0.1:1"}, limits={"connections": "1", "shed": "3"}, timeouts={"shed": "700ms"}
+    )
+    with backend() as back, Daemon(text.replace("tcp://127.0.0.1:1", back.url)) as daemon:
+        inside = Socket.upgraded(daemon.port())
+        slow = [Socket.connect(daemon.port()) for _ in range(3)]
+        with Socket.connect(daemon.port()) as over:
+            over.sock.settimeout(SECONDS)
+            with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+                assert over.sock.recv(1) == b""
+        daemon.wait("accept.shed")
+        began = time.monotonic()
+        for client in slow:
+            assert client.everything() == b""
+            client.close()
+        assert time.monotonic() - began < 1.5
+        inside.echoed()
+        inside.close()
+        assert back.dials == 1
+
+
+def test_a_raw_client_over_the_cap_is_reset():
+    """A client of a listener that speaks tcp gets a reset, so that it cannot take it for an empty answer."""
+    listeners = {"old": {"bind": "127.0.0.1:0", "speaks": "tcp", "route": "app"}}
+    with backend() as back:
+        routes = {"app": {"backend": back.url, "auth": "none"}}
+        with (
+            Daemon(written(listeners=listeners, routes=routes, limits={"connections": "1"})) as daemon,
+            Socket.connect(daemon.port()) as inside,
+        ):
+            inside.send(b"x")
+            assert inside.take(1) == b"x"
+            with Socket.connect(daemon.port()) as over:
+                try:
+                    data = over.sock.recv(1)
+                except ConnectionResetError:
+                    data = None
+                assert data is None
+
+
+def test_out_of_descriptors():
+    """100 descriptors and 300 clients: no crash, no spin, few lines, and afterwards everybody is served again."""
+    with backend() as back:
+        text = written(
+            route={"backend": back.url},
+            limits={"connections": "1000"},
+            timeouts={"handshake": "60s", "drain": "0s", "spread": "0s"},
+        )
+        with Daemon(text, descriptors=100) as daemon:
+            before = daemon.descriptors()
+            inside = Socket.upgraded(daemon.port())
+            inside.echoed()
+            idle = [Socket.connect(daemon.port()).sock for _ in range(300)]
+            daemon.wait("accept.error")
+            turned_away = 0
+            for sock in idle:
+                sock.settimeout(0.01)
+                try:
+                    turned_away += sock.recv(1) == b""
+                except TimeoutError:
+                    pass
+                except ConnectionResetError:
+                    turned_away += 1
+            assert 150 < turned_away < 300
+            inside.echoed()
+            used = daemon.cpu()
+            began = time.monotonic()
+            while time.monotonic() - began < 1:
+                inside.echoed()
+                time.sleep(0.05)
+            assert daemon.cpu() - used < 0.25
+            assert len(daemon.log_lines("accept.error")) < 260  # a burst and then so many a second: `log.limit`
+            for sock in idle:
+                sock.close()
+            inside.close()
+            daemon.until(lambda: daemon.descriptors() <= before)
+            many = [Socket.upgraded(daemon.port()) for _ in range(20)]
+            for client in many:
+                client.echoed()
+                client.close()
+            assert not daemon.log_lines("bug")
+            daemon.term()
+            assert daemon.ended() == 0
+
+
+def test_no_descriptor_for_the_dial_is_overload():
+    """Accepted with the last descriptor: the dial that has none left is 503 with Retry-After."""
+    with backend() as back:
+        text = written(route={"backend": back.url}, limits={"connections": "1000"}, timeouts={"handshake": "60s"})
+        with Daemon(text, descriptors=64) as daemon:
+            room = 64 - daemon.descriptors()
+            idle = [Socket.connect(daemon.port()) for _ in range(room - 1)]
+            daemon.until(lambda: daemon.descriptors() >= 63)
+            with Socket.connect(daemon.port()) as last:
+                last.send(request())
+                answer = last.everything().decode()
+            assert answer.startswith("HTTP/1.1 503 "), answer
+            assert "Retry-After: 1\r\n" in answer
+            assert daemon.wait("connection.refused")["reason"] == "overload"
+            assert back.dials == 0
+            for client in idle:
+                client.close()
+            daemon.until(lambda: daemon.descriptors() <= 64 - room)
+            with Socket.upgraded(daemon.port()) as client:
+                client.echoed()
+
+
+def test_a_storm_of_resets_does_not_end_accepting():
+    """Clients that are gone before they are accepted do no harm."""
+    with backend() as back, Daemon(written(route={"backend": back.url})) as daemon:
+        for _ in range(500):
+            with socket.create_connection(("127.0.0.1", daemon.port())) as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with Socket.upgraded(daemon.port()) as client:
+            client.echoed()
+        assert not daemon.log_lines("bug")

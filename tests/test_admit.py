@@ -1,0 +1,157 @@
+"""Admission: which route takes a request, what is refused, and in which order things are looked at."""
+
+import pytest
+
+from tests.serving import config_of, written
+from wsbridge.admit import Admitted, admit, refused
+from wsbridge.backends.backend import Services
+from wsbridge.generation import build
+from wsbridge.ledger import Ledger
+from wsbridge.net.resolve import Resolver
+from wsbridge.protocol.head import BadHead, Headers, Request
+from wsbridge.reasons import End, Reason
+
+BACK = {"backend": "tcp://127.0.0.1:9", "auth": "none"}
+ASK = [
+    ("Upgrade", "websocket"),
+    ("Connection", "keep-alive, Upgrade"),
+    ("Sec-WebSocket-Key", "MDEyMzQ1Njc4OWFiY2RlZg=="),
+    ("Sec-WebSocket-Version", "13"),
+]
+
+
+def listener(routes, *, listeners=None, name="web"):
+    """Build a listener that reaches these routes."""
+    config = config_of(written(routes=routes, listeners=listeners))
+    return build(config, Services(Resolver()), lambda _: Ledger()).listeners[name]
+
+
+def request(target="/", *lines, upgrade=True, host="localhost"):
+    """Make a request as the parser gives it."""
+    headers = [("Host", host), *(ASK if upgrade else []), *lines]
+    return Request("GET", target, "1.1", Headers((n.encode(), v.encode()) for n, v in headers))
+
+
+def route_of(outcome):
+    """Give the name of the route, or the reason why there is none."""
+    return outcome.route.name if isinstance(outcome, Admitted) else outcome.reason.value
+
+
+def test_the_first_route_that_matches_takes_it():
+    """Routes are asked in the order of the file, by path before the question mark and by host."""
+    web = listener(
+        {
+            "exact": {"match": {"path": "/a"}, **BACK},
+            "below": {"match": {"path": "/a/*"}, **BACK},
+            "host": {"match": {"host": "x.localhost"}, **BACK},
+            "rest": {"match": "any", **BACK},
+        }
+    )
+    assert route_of(admit(web, request("/a"))) == "exact"
+    assert route_of(admit(web, request("/a?b=/c"))) == "exact"
+    assert route_of(admit(web, request("/a/"))) == "below"
+    assert route_of(admit(web, request("/a/b/c"))) == "below"
+    assert route_of(admit(web, request("/A"))) == "rest"
+    assert route_of(admit(web, request("/z", host="X.localhost.:8080"))) == "host"
+    assert route_of(admit(web, request("/z"))) == "rest"
+
+
+def test_routes_of_another_listener_are_not_reached():
+    """A route that names listeners is for those alone; one without a match is for nobody that speaks WebSocket."""
+    listeners = {
+        "web": {"bind": "127.0.0.1:0"},
+        "other": {"bind": "127.0.0.1:1"},
+        "old": {"bind": "127.0.0.1:2", "speaks": "tcp", "route": "raw"},
+    }
+    routes = {"there": {"match": {"listener": "other"}, **BACK}, "raw": BACK}
+    assert route_of(admit(listener(routes, listeners=listeners), request())) == "no_route"
+    assert route_of(admit(listener(routes, listeners=listeners, name="other"), request())) == "there"
+    assert listener(routes, listeners=listeners, name="old").route.name == "raw"
+
+
+def test_files_and_a_backend_share_a_path(tmp_path):
+    """Requests with Upgrade go to the backend, those without to the files, whichever stands first."""
+    files = {"match": {"path": "/*"}, "files": str(tmp_path), "auth": "none"}
+    for routes in ({"page": files, "app": {"match": "any", **BACK}}, {"app": {"match": "any", **BACK}, "page": files}):
+        web = listener(routes)
+        assert route_of(admit(web, request("/x"))) == "app"
+        assert route_of(admit(web, request("/x", upgrade=False))) == "page"
+
+
+def test_a_plain_request_where_only_websocket_fits_is_426():
+    """It is told which protocol the address takes, and which version."""
+    end = admit(listener({"app": {"match": {"path": "/ws"}, **BACK}}), request("/ws", upgrade=False))
+    assert end.http_status == 426
+    assert ("Sec-WebSocket-Version", "13") in end.headers
+    assert dict(end.headers)["Upgrade"] == "websocket"
+
+
+def test_nothing_fits():
+    """404 says where; a route that matches but takes no WebSocket is named."""
+    web = listener({"page": {"match": {"path": "/p"}, "answer": "200"}})
+    end = admit(web, request("/q", host="LOCALHOST:1"))
+    assert (end.reason, end.http_status) == (Reason.NO_ROUTE, 404)
+    assert '"/q"' in end.detail
+    assert '"localhost"' in end.detail
+    end = admit(web, request("/p"))
+    assert (end.reason, end.http_status) == (Reason.NO_ROUTE, 404)
+    assert "route page matches, but takes no WebSocket" in end.detail
+
+
+def test_the_order_of_the_checks():
+    """Host before handshake, handshake before Origin, Origin before subprotocol."""
+    web = listener({"app": {"match": "any", **BACK}})
+    wrong = [("Origin", "https://evil.example"), ("Sec-WebSocket-Protocol", "x")]
+    bare = [("Upgrade", "websocket"), ("Host", "evil.example"), *wrong]
+    everything = Request("GET", "/", "1.1", Headers((n.encode(), v.encode()) for n, v in bare))
+    assert admit(web, everything).reason is Reason.FORBIDDEN
+    bare[1] = ("Host", "localhost")
+    everything = Request("GET", "/", "1.1", Headers((n.encode(), v.encode()) for n, v in bare))
+    assert admit(web, everything).http_status == 400
+    assert admit(web, request("/", *wrong)).reason is Reason.ORIGIN
+    assert admit(web, request("/", wrong[1])).reason is Reason.BAD_REQUEST
+
+
+def test_the_host_of_a_loopback_listener():
+    """A foreign name is refused there unless the route names it; a Unix socket has no such rule."""
+    listeners = {"web": {"bind": "127.0.0.1:0"}, "local": {"bind": "unix:/run/x.sock"}}
+    routes = {"app": {"match": "any", **BACK}}
+    end = admit(listener(routes, listeners=listeners), request(host="gw.example"))
+    assert (end.reason, end.http_status) == (Reason.FORBIDDEN, 403)
+    assert "match.host" in end.detail
+    assert isinstance(admit(listener(routes, listeners=listeners, name="local"), request(host="gw.example")), Admitted)
+    named = {"app": {"match": {"host": "GW.example"}, **BACK}}
+    assert isinstance(admit(listener(named), request(host="gw.example:9")), Admitted)
+
+
+@pytest.mark.parametrize(
+    ("configured", "offered", "chosen", "fitting"),
+    [
+        (["binary"], None, None, ()),
+        (["binary"], "binary", "binary", ("binary",)),
+        (["a", "b"], "b, a, c", "a", ("a", "b")),
+        ([], None, None, ()),
+    ],
+)
+def test_subprotocols(configured, offered, chosen, fitting):
+    """The first of the route's list that is offered is taken; all that fit are kept for a backend to choose from."""
+    web = listener({"app": {"match": "any", "subprotocols": configured, **BACK}})
+    admitted = admit(web, request("/", *([("Sec-WebSocket-Protocol", offered)] if offered else [])))
+    assert (admitted.subprotocol, admitted.fitting) == (chosen, fitting)
+
+
+def test_no_subprotocol_fits():
+    """The refusal names the route's list and never what was offered: secrets travel there."""
+    web = listener({"app": {"match": "any", **BACK}})
+    end = admit(web, request("/", ("Sec-WebSocket-Protocol", "token-abc123")))
+    assert end.http_status == 400
+    assert "binary" in end.detail
+    assert "abc123" not in end.detail
+
+
+def test_what_is_wrong_with_a_head_becomes_an_end():
+    """The status and the headers are kept; the reason follows from the status."""
+    assert refused(BadHead(403, "x")).reason is Reason.ORIGIN
+    assert refused(BadHead(431, "x")).reason is Reason.TOO_BIG
+    end = refused(BadHead(405, "x", headers=(("Allow", "GET"),)))
+    assert end == End(Reason.BAD_REQUEST, "front", "x", status=405, headers=(("Allow", "GET"),))

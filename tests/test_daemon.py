@@ -1,0 +1,99 @@
+"""What surrounds a server in a process: descriptors, signals, the service manager. `process` has the whole of it."""
+
+import os
+import resource
+import signal
+import socket
+
+import pytest
+import trio
+
+from tests.serving import config_of, recording, written
+from wsbridge import daemon
+
+CONFIG = written(route={"answer": "204"}, timeouts={"drain": "0s", "spread": "0s", "close": "300ms"})
+
+
+@pytest.fixture
+def manager(tmp_path, monkeypatch):
+    """A socket that stands where the service manager's is."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(tmp_path / "notify"))
+        sock.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        yield sock
+
+
+def told(sock):
+    """Give all that the manager was told."""
+    lines = []
+    while True:
+        try:
+            lines += sock.recv(4096).decode().splitlines()
+        except BlockingIOError:
+            return lines
+
+
+@pytest.fixture
+def small_limit():
+    """A soft limit of open files below the hard one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard - 100, hard))
+    yield hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_the_soft_limit_is_lifted(small_limit):
+    """The process takes all the descriptors it may."""
+    assert daemon.raise_descriptor_limit() == small_limit
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == small_limit
+    assert daemon.raise_descriptor_limit() == small_limit
+
+
+@pytest.mark.parametrize(("number", "reason"), [(signal.SIGTERM, "drain"), (signal.SIGINT, "stop")])
+async def test_a_signal_ends_it(number, reason, manager):
+    """The manager hears READY, then STOPPING with the reason; the log has the same, from ready to stop."""
+    with recording() as records:
+        with trio.fail_after(5):
+            await daemon.serve(config_of(CONFIG), ready=lambda _: os.kill(os.getpid(), number))
+    lines = told(manager)
+    assert lines.index("READY=1") < lines.index("STOPPING=1")
+    assert any(line.startswith("STATUS=serving 1 routes at 1 addresses") for line in lines)
+    assert f"STATUS={number.name}: {reason}, 0 connections left" in lines
+    (ready,) = records.of("daemon.ready")
+    assert ready["pid"] == os.getpid()
+    assert ready["engine"] == "python"
+    assert ready["listeners"][0].startswith("127.0.0.1:")
+    (drain,) = records.of("daemon.drain")
+    assert (drain["signal"], drain["reason"]) == (number.name, reason)
+    assert records.all[-1]["event"] == "daemon.stop"
+
+
+async def test_the_status_follows_the_count(manager, monkeypatch):
+    """The manager's status line tells how many connections there are, only when that has changed."""
+    monkeypatch.setattr(daemon, "STATUS_EVERY", 0.02)
+
+    async def beside(server):
+        await trio.sleep(0.1)
+        server.connections += 5
+        await trio.sleep(0.1)
+        server.connections -= 5
+        await trio.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with recording(), trio.fail_after(5):
+        await daemon.serve(config_of(CONFIG), beside=beside)
+    counts = [line for line in told(manager) if "connections of at most" in line]
+    assert [line.split()[0] for line in counts] == ["STATUS=0", "STATUS=5", "STATUS=0"]
+
+
+async def test_without_signals_they_are_left_alone():
+    """`signals=False` leaves the handlers of the process as they are."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    async def beside(server):
+        assert signal.getsignal(signal.SIGTERM) is before
+        server.stop(daemon.Reason.STOP)
+
+    with recording(), trio.fail_after(5):
+        await daemon.serve(config_of(CONFIG), beside=beside, signals=False)

@@ -1,0 +1,164 @@
+"""The rules of the source tree: who may import whom, how long a file may be, and that every file has its tests."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+from pathlib import Path
+
+import pytest
+
+import wsbridge
+
+PACKAGE = Path(wsbridge.__file__).parent
+TESTS = Path(__file__).parent
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+TEST_FILES = sorted(TESTS.rglob("*.py"))
+
+LONGEST = 400
+"""Lines of a file."""
+NO_NAMES = {"util", "utils", "helper", "helpers", "common", "manager", "misc"}
+NOT_IN_PROTOCOL = {
+    "asyncio",
+    "datetime",
+    "io",
+    "logging",
+    "pathlib",
+    "select",
+    "selectors",
+    "signal",
+    "socket",
+    "ssl",
+    "structlog",
+    "subprocess",
+    "threading",
+    "time",
+    "trio",
+}
+
+
+def shown(path: Path) -> str:
+    """Name a file in messages."""
+    return str(path.relative_to(PACKAGE.parent))
+
+
+@functools.cache
+def tree(path: Path) -> ast.Module:
+    """Parse a file."""
+    return ast.parse(path.read_text())
+
+
+def layers() -> dict[str, int]:
+    """Read the table of layers out of the package's docstring: names, each with the number of its line."""
+    assert wsbridge.__doc__ is not None
+    table = re.search(r"lines above it:(.*?)\.\s+`protocol` does no I/O", wsbridge.__doc__, re.DOTALL)
+    assert table is not None, "the docstring of the package has lost its table of layers"
+    return {name: at for at, line in enumerate(table[1].split("·")) for name in re.findall(r"`(\w+)`", line)}
+
+
+def part(module: str) -> str:
+    """Give the part of the package that a module belongs to: `wsbridge.net.wire` to `net`."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def imports(path: Path) -> set[str]:
+    """Give all modules that a file imports, those for types alone among them."""
+    found = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{shown(path)}: a relative import"
+            assert node.module is not None
+            if node.module == "wsbridge":
+                found |= {f"wsbridge.{alias.name}" for alias in node.names if not alias.name.startswith("__")}
+            else:
+                found.add(node.module)
+    return found
+
+
+def part_of(path: Path) -> str:
+    """Give the part of the package that a file belongs to."""
+    first = path.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+def test_the_table_of_layers_is_whole():
+    """Every part of the package stands in the docstring's table, and nothing else does."""
+    parts = {part_of(path) for path in SOURCES} - {"__init__", "__main__"}
+    assert set(layers()) == parts
+
+
+def test_imports_go_one_way():
+    """A file imports only from its own line of the table or from lines above it, for types as well."""
+    table = layers()
+    wrong = [
+        f"{shown(path)} imports {module}"
+        for path in SOURCES
+        if part_of(path) not in ("__init__", "__main__")
+        for module in sorted(imports(path))
+        if module.startswith("wsbridge.") and table[part(module)] > table[part_of(path)]
+    ]
+    assert not wrong
+
+
+def test_the_protocol_does_no_io():
+    """Nothing in `protocol` knows of sockets, tasks, clocks, files or the log."""
+    wrong = [
+        f"{shown(path)} imports {module}"
+        for path in sorted((PACKAGE / "protocol").glob("*.py"))
+        for module in imports(path)
+        if module.split(".")[0] in NOT_IN_PROTOCOL or part(module) in ("log", "net", "config")
+    ]
+    assert not wrong
+
+
+def test_nothing_on_the_serving_path_wants_asyncio():
+    """The one event loop is trio's."""
+    assert not [shown(path) for path in SOURCES if "asyncio" in {name.split(".")[0] for name in imports(path)}]
+
+
+def test_files_are_short():
+    """No file, of the package or of its tests, is longer than the limit."""
+    long = {shown(path): n for path in (*SOURCES, *TEST_FILES) if (n := path.read_text().count("\n")) > LONGEST}
+    assert not long
+
+
+def test_names_say_what_is_inside():
+    """No file or folder has a name that could hold anything."""
+    wrong = [shown(path) for path in SOURCES if NO_NAMES & set(re.split(r"[_/.]", shown(path)))]
+    assert not wrong
+
+
+def test_every_file_says_what_lives_in_it():
+    """Each source and each test file begins with a docstring."""
+    assert not [
+        shown(path) for path in (*SOURCES, *TEST_FILES) if path.stat().st_size and not ast.get_docstring(tree(path))
+    ]
+
+
+def test_every_source_file_has_its_tests():
+    """`wsbridge/net/wire.py` is tested in `tests/net/test_wire.py`."""
+    missing = []
+    for path in SOURCES:
+        if path.stem.startswith("__"):
+            continue
+        place = path.relative_to(PACKAGE)
+        mirror = TESTS / place.with_name(f"test_{place.name}")
+        if not mirror.exists():
+            missing.append(f"{shown(path)}: no {shown(mirror)}")
+    assert not missing, "\n".join(missing)
+
+
+@pytest.mark.parametrize("path", [path for path in TEST_FILES if path.name.startswith("test_")], ids=shown)
+def test_every_test_says_what_it_shows(path):
+    """Each test function has a docstring that says the behaviour."""
+    silent = [
+        node.name
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.name.startswith("test_")
+        and not ast.get_docstring(node)
+    ]
+    assert not silent
