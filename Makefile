@@ -9,12 +9,12 @@ ARGS ?=
 BIN = $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench soak fuzz packages clean
+.PHONY: help demo test lint soak fuzz packages clean
 
 help:  ## This list
 	@echo 'make TARGET'
 	@grep -hE '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /  \1 \t/' | expand -t 12
-	@echo 'Variables: PORT=8080 (demo), ARGS=… (for pytest or the benchmark), PYTHON=python3, VENV=.venv'
+	@echo 'Variables: PORT=8080 (demo), ARGS=… (for pytest), PYTHON=python3, VENV=.venv'
 
 demo: $(VENV)/.run  ## A page to type into, at http://127.0.0.1:8080 (PORT=… for another port)
 	@exec $(BIN)/wsbridge demo --port $(PORT)
@@ -23,7 +23,7 @@ test: packages lint  ## Everything that must hold: lint, types, and all tests bu
 	WSBRIDGE_TEST_ALL=1 $(BIN)/python -m pytest -m 'not soak' $(ARGS)
 
 lint: $(VENV)/.test  ## Style and types
-	$(BIN)/ruff check wsbridge tests bench
+	$(BIN)/ruff check wsbridge tests
 	$(BIN)/mypy
 
 soak: packages $(VENV)/.test  ## The long runs: gigabytes, thousands of connections, minutes
@@ -31,9 +31,6 @@ soak: packages $(VENV)/.test  ## The long runs: gigabytes, thousands of connecti
 
 fuzz: $(VENV)/.test  ## The fuzz tests with many more examples, new ones each time
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -m 'not soak' -o faulthandler_timeout=0 $(or $(ARGS),tests/fuzz)
-
-bench: $(VENV)/.test  ## This bridge against the peers that are installed, as a table
-	$(BIN)/python -m bench $(ARGS)
 
 clean:  ## Remove what make made
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

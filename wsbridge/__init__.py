@@ -4,7 +4,7 @@ The order of reading is the way of a connection:
 
 1. `daemon`, `server`: the process and what outlives a connection; `accept`: one task for each.
 2. `connection`: THE SPINE, one connection from first byte to last, one call per step.
-3. `net.tls_wire`: TLS; `speaks`: what the connection asks for; `protocol.http1`, `protocol.handshake`: how that is read.
+3. `net.tls_wire`: TLS; `speaks`: what the connection asks for; `protocol.http1`, `protocol.handshake`: how it is read.
 4. `admit`: which route, and may it; `generation`: what a route is, built from `config`.
 5. `backends`: the other side is dialled, by `net.dial`.
 6. `relay`: `engine`, `pump`, `pair`, `endpoint` move the bytes; `protocol.websocket` is how they are framed.

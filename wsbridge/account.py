@@ -15,7 +15,6 @@ from wsbridge.protocol.head import Request
 from wsbridge.reasons import ENDINGS, End, Reason
 from wsbridge.speaks.websocket import SILENT
 
-
 UNKNOWN = Peer("", 0, 0)
 """The peer of a socket whose other end had gone before it could be asked for."""
 
@@ -29,7 +28,20 @@ class Account:
         http: Whether a refusal there is an HTTP answer.
     """
 
-    __slots__ = ("_began", "_http", "_relayed", "_to_back", "_to_front", "address", "id", "listener", "peer", "request", "route", "subprotocol")
+    __slots__ = (
+        "_began",
+        "_http",
+        "_relayed",
+        "_to_back",
+        "_to_front",
+        "address",
+        "id",
+        "listener",
+        "peer",
+        "request",
+        "route",
+        "subprotocol",
+    )
 
     def __init__(self, number: int, listener: str, *, http: bool = True) -> None:
         self.id = number

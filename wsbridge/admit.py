@@ -9,7 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from wsbridge.generation import Listener, Route
-from wsbridge.protocol.handshake import REFUSE, Upgrade, read_upgrade, select_subprotocol, upgrade_required, wants_upgrade
+from wsbridge.protocol.handshake import (
+    REFUSE,
+    Upgrade,
+    read_upgrade,
+    select_subprotocol,
+    upgrade_required,
+    wants_upgrade,
+)
 from wsbridge.protocol.head import BadHead, Request, shown
 from wsbridge.protocol.target import loopback_host_allowed, normal_host
 from wsbridge.reasons import End, Reason

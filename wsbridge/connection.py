@@ -105,9 +105,7 @@ async def _carry(
         raise
 
 
-async def _converse(
-    wire: Wire, listener: Listener, generation: Generation, server: Server, account: Account
-) -> End:
+async def _converse(wire: Wire, listener: Listener, generation: Generation, server: Server, account: Account) -> End:
     """Steps 3 to 7: one request or several, until one is refused or relayed or the connection ends."""
     while True:
         heard = await _hear(wire, listener, generation, server)
@@ -171,7 +169,7 @@ async def _answer(exchange: Exchange, route: Route, wire: Wire) -> tuple[End, bo
     """Answer from files or with a fixed status; tell whether another request may follow."""
     request = exchange.request
     assert route.responder is not None  # noqa: S101 (a route has a backend or a responder)
-    assert request is not None and isinstance(exchange, HttpExchange)  # noqa: S101, PT018 (raw routes have backends)
+    assert request is not None and isinstance(exchange, HttpExchange)  # noqa: S101 (raw routes have backends)
     with await route.responder.answer(request.method, request.target, route.prefix, request.headers) as answer:
         end = End(Reason.SERVED, "front", answer.detail, status=answer.status)
         try:
@@ -250,7 +248,14 @@ async def _dial(admitted: Admitted, exchange: Exchange, account: Account) -> Dia
     offer = Offer(fitting, exchange.request is not None, plan.text, plan.frame)
 
     def told(end: End) -> None:
-        log.info("backend.retry", id=account.id, route=route.name, backend=backend.name, reason=end.reason.value, detail=end.detail)
+        log.info(
+            "backend.retry",
+            id=account.id,
+            route=route.name,
+            backend=backend.name,
+            reason=end.reason.value,
+            detail=end.detail,
+        )
 
     at_once = backend.at_once(offer)
     if at_once is not None:

@@ -99,7 +99,9 @@ async def _heed_signals(
             reason = Reason.DRAIN if number == signal.SIGTERM and first else Reason.STOP
             text = f"{signal.Signals(number).name}: {reason.value}, {server.connections} connections left"
             notifier.stopping(text)
-            log.info("daemon.drain", signal=signal.Signals(number).name, reason=reason.value, connections=server.connections)
+            log.info(
+                "daemon.drain", signal=signal.Signals(number).name, reason=reason.value, connections=server.connections
+            )
             server.stop(reason)
 
 

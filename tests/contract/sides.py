@@ -11,7 +11,7 @@ import os
 import socket
 import ssl
 import struct
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from fcntl import ioctl
 from termios import TIOCOUTQ
@@ -30,7 +30,9 @@ from wsbridge.relay.endpoint import Endpoint, RawEndpoint, WebSocketEndpoint
 from wsbridge.relay.terms import Terms
 
 pairings = pytest.mark.parametrize(
-    ("front", "back"), [("ws", "raw"), ("raw", "ws"), ("raw", "raw"), ("ws", "ws")], ids=["ws-raw", "raw-ws", "raw-raw", "ws-ws"]
+    ("front", "back"),
+    [("ws", "raw"), ("raw", "ws"), ("raw", "raw"), ("ws", "ws")],
+    ids=["ws-raw", "raw-ws", "raw-raw", "ws-ws"],
 )
 """What the front and the back speak."""
 
@@ -174,12 +176,11 @@ class TlsTransport(Transport):
 
     async def finish(self) -> None:
         """See `Transport.finish`: close_notify, then FIN."""
-        try:
+        with suppress(ssl.SSLError):
             self.tls.unwrap()
-        except ssl.SSLError:
-            pass
         await self._flush()
-        await self.stream.send_eof()
+        with suppress(trio.BrokenResourceError):  # close_notify may have been answered by a reset already
+            await self.stream.send_eof()
 
     async def truncate(self) -> None:
         """FIN without close_notify."""
@@ -357,10 +358,8 @@ class WebSocketPeer(RawPeer):
                 self.story.pongs.append(payload)
 
     async def _try(self, first: int, payload: bytes) -> None:
-        try:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             await self.send_frame(first, payload)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass
 
     async def finish(self, code: int | None = 1000, text: str = "") -> None:
         """Send a close frame."""
@@ -371,7 +370,9 @@ class WebSocketPeer(RawPeer):
 Peer = RawPeer | WebSocketPeer
 
 
-async def side(speaks: str, over: str, role: str, *, buffer: int | None = None, **options: object) -> tuple[Endpoint, Peer]:
+async def side(
+    speaks: str, over: str, role: str, *, buffer: int | None = None, **options: object
+) -> tuple[Endpoint, Peer]:
     """An endpoint of the bridge and the peer at the other end of its wire."""
     ours, theirs = sockets("tcp" if over == "tls" else over, buffer)
     transport = Transport(theirs)
@@ -461,7 +462,18 @@ async def running(make):
 
 
 @asynccontextmanager
-async def between(engine, front: str, back: str, over: str = "tcp", terms: Terms = CALM, *, glued=None, buffer=None, seconds=20, **changes):
+async def between(
+    engine,
+    front: str,
+    back: str,
+    over: str = "tcp",
+    terms: Terms = CALM,
+    *,
+    glued=None,
+    buffer=None,
+    seconds=20,
+    **changes,
+):
     """A relay between two peers, by what they speak.
 
     Args:

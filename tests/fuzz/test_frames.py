@@ -62,12 +62,12 @@ def fed(role, text, pieces, **bounds):
             violation = violation or found
             if used == len(data):
                 break
-            data = data[used:]
+            data = data[used:]  # noqa: PLW2901  what a call leaves is given to the next
     return [one for one in stream if one != (0, b"", 0)], controls, violation, framing.chaff
 
 
 def before_the_end(outcome):
-    """An outcome without the payload of the frame in which bad text was found: how much of it is seen depends on cuts."""
+    """An outcome without the payload of the frame with bad text: how much of it is seen depends on cuts."""
     stream, controls, violation, chaff = outcome
     if violation is not None and violation.reason is Reason.BAD_TEXT:
         return controls, violation.reason, chaff

@@ -198,7 +198,13 @@ def test_empty_fragments_are_work_too(role):
 
 @pytest.mark.parametrize(
     ("first", "payload", "counts"),
-    [(FIN | BINARY, b"x", 0), (FIN | TEXT, b"x", 0), (FIN | BINARY, b"", 1), (FIN | PING, b"x", 1), (FIN | PONG, b"", 1)],
+    [
+        (FIN | BINARY, b"x", 0),
+        (FIN | TEXT, b"x", 0),
+        (FIN | BINARY, b"", 1),
+        (FIN | PING, b"x", 1),
+        (FIN | PONG, b"", 1),
+    ],
 )
 def test_chaff_counts_control_and_empty_frames(role, first, payload, counts):
     """Frames with payload are no chaff."""
@@ -383,7 +389,9 @@ def test_raw_bytes_become_one_binary_message(role, size):
     payload = bytes(at & 0xFF for at in range(size))
     peer = "client" if role == "server" else "server"
 
-    assert decoded(WebSocketFraming(peer), written(WebSocketFraming(role), [payload]), room=10**6)[0] == [(0x82, payload)]
+    assert decoded(WebSocketFraming(peer), written(WebSocketFraming(role), [payload]), room=10**6)[0] == [
+        (0x82, payload)
+    ]
 
 
 def test_what_is_larger_than_a_frame_becomes_several_messages(role):

@@ -6,13 +6,13 @@ certificates (`tls`).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import ssl
 
 from wsbridge.net.wire import EOF, READ_SIZE, RESET, SocketWire
 from wsbridge.protocol.framing import Buffer
-
 
 MOST_WAITING = 1048576
 """Encrypted bytes that may wait in the wire: far more than one write leaves."""
@@ -29,7 +29,9 @@ class BioWire(SocketWire):
 
     __slots__ = ("_deaf", "_finishing", "_in", "_out", "_outgoing", "_tls")
 
-    def __init__(self, sock: socket.socket, tls: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> None:
+    def __init__(
+        self, sock: socket.socket, tls: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO
+    ) -> None:
         super().__init__(sock)
         self._tls = tls
         self._in = incoming
@@ -127,10 +129,8 @@ class BioWire(SocketWire):
         """Send close_notify, then FIN; what the peer sends is still read."""
         if not self._finishing:
             self._finishing = True
-            try:
-                self._tls.unwrap()
-            except (OSError, ValueError):
-                pass  # WantRead: close_notify is written; any other: the peer sees the FIN without it
+            with contextlib.suppress(OSError, ValueError):
+                self._tls.unwrap()  # WantRead: close_notify is written; any other: the peer sees the FIN without it
         self.flush()
         if self._out is not None:
             return False
@@ -179,5 +179,3 @@ async def wrap(
     except BaseException:
         sock.close()
         raise
-
-

@@ -116,7 +116,9 @@ class Wire(Protocol):
 class SocketWire:
     """A stream socket, non-blocking, TCP or Unix; also the base of the TLS wires."""
 
-    __slots__ = ("_early", "_recv", "_send", "_size", "ended", "error", "fd", "hup", "largest", "readable", "sent", "sock")
+    __slots__ = (
+        "_early", "_recv", "_send", "_size", "ended", "error", "fd", "hup", "largest", "readable", "sent", "sock"
+    )
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock

@@ -6,6 +6,7 @@ live here: which reason means what for which side (`pair`), when patience is ove
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from wsbridge.relay.pump import Pump
 
 
-class Ending:
+class Ending(ABC):
     """The part of a pair that ends its sides.
 
     Attributes:
@@ -39,13 +40,13 @@ class Ending:
         self.half_closed = False
         self.in_order = False
 
+    @abstractmethod
     def look_again(self, when: float) -> None:
         """Have `liveness` look at the pair no later than `when`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def both_closed(self) -> None:
         """Be told that nothing can touch either descriptor any more."""
-        raise NotImplementedError
 
     def progressed(self) -> None:
         """Start the patience of the ending anew."""

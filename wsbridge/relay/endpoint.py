@@ -26,7 +26,7 @@ class Endpoint:
     Attributes:
         wire: Its transport.
         framing: How payload is cut.
-        rx: What it sends: `open`, `discarding` (read and dropped, unread by the framing) or `closed` (FIN, close frame).
+        rx: What it sends: `open`, `discarding` (read and dropped, undecoded) or `closed` (FIN, close frame).
         tx: What it is sent: `open`, `finishing` (an ending waits behind what is pending), `resetting` (a reset waits
             until all is acknowledged) or `closed` (FIN or close frame sent).
         drop: Its payload is decoded and thrown away.

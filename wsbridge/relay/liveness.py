@@ -51,7 +51,8 @@ def _idleness(pair: Pair, now: float) -> float:
     if limit is None:
         return now + FAR
     if now >= pair.moved + limit:
-        if any([_progressed(side) and _owed(side) for side in (pair.front, pair.back)]):
+        taken = [_progressed(side) and _owed(side) for side in (pair.front, pair.back)]  # each is asked
+        if any(taken):
             pair.moved = now
         else:
             pair.terminate(End(Reason.IDLE_TIMEOUT, "bridge", f"no payload for idle, {limit:g} s"))
@@ -107,9 +108,11 @@ def _pinging(pair: Pair, side: Endpoint, now: float) -> float:
         side.ping(now)  # it would queue behind pending bytes, and those ask the same of the peer's kernel
         side.ping_target = side.wire.acked() + side.wire.unacked()
     acked = side.wire.acked()
-    if (side.other.pending is not None and not side.drop) or (acked < (side.ping_target or 0) and acked > side.ping_acked):
-        side.ping_clock = now
-    elif (side.ping_target is None or acked < side.ping_target) and not side.wire.unanswered():
+    if (
+        (side.other.pending is not None and not side.drop)
+        or (acked < (side.ping_target or 0) and acked > side.ping_acked)
+        or ((side.ping_target is None or acked < side.ping_target) and not side.wire.unanswered())
+    ):
         side.ping_clock = now
     side.ping_acked = acked
     if now >= side.ping_clock + pong:
@@ -126,8 +129,8 @@ def _ending(pair: Pair, now: float) -> float:
         pair.ending_since = now  # `write` bounds that; then the peers have their time to answer
     elif not pair.done and now >= pair.ending_since + pair.patience:
         # a side that is still sent payload may take it for ever: that counts only while half-closed
-        taken = any([_progressed(side) and (side.tx != "open" or pair.half_closed) for side in sides])
-        if taken or (pair.half_closed and pair.moved > pair.ending_since):
+        taken = [_progressed(side) and (side.tx != "open" or pair.half_closed) for side in sides]  # each is asked
+        if any(taken) or (pair.half_closed and pair.moved > pair.ending_since):
             pair.ending_since = now
         else:
             pair.force()

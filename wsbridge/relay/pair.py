@@ -140,7 +140,8 @@ class Pair(Ending):
         seconds = max(FLOOD_WINDOW, now - src.flood_since)
         if violation is None and src.framing.chaff - src.flood_base > self.terms.chaff_rate * seconds:
             violation = Violation(
-                Reason.FLOOD, f"more than {self.terms.chaff_rate} control or empty frames a second over {FLOOD_WINDOW:.0f} s"
+                Reason.FLOOD,
+                f"more than {self.terms.chaff_rate} control or empty frames a second over {FLOOD_WINDOW:.0f} s",
             )
         if violation is not None:
             self.violated(src, dst, violation)
@@ -213,7 +214,9 @@ class Pair(Ending):
     def lost(self, src: Endpoint, dst: Endpoint, detail: str) -> None:
         """A side vanished: reset, or no life in it."""
         reason = Reason.CLIENT_LOST if src.is_front else Reason.BACKEND_RESET
-        whole = self.end is not None and dst.tx != "open" and (src.tx != "open" or (src.rx == "closed" and dst.is_front))
+        whole = (
+            self.end is not None and dst.tx != "open" and (src.tx != "open" or (src.rx == "closed" and dst.is_front))
+        )
         if not whole:
             self.end = End(reason, self.blame(src), detail)
         self.abort(src)

@@ -6,6 +6,7 @@ here: what a turn does (`pair`), what time does (`liveness`).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import time
@@ -106,10 +107,8 @@ class Pump:
         """Take a side out of the set; its descriptor is about to be closed."""
         fd = side.wire.fd
         if self._sides.pop(fd, None) is not None:
-            try:
+            with contextlib.suppress(OSError):  # a failed write can have closed it
                 self._epoll.unregister(fd)
-            except OSError:
-                pass  # a failed TLS handshake or write can have closed it
 
     def finished(self, pair: Pair) -> None:
         """Both descriptors of a pair are closed."""
@@ -135,7 +134,9 @@ class Pump:
         """Look at pairs when their time comes, until cancelled."""
         while True:
             when = self._wheel.next_time()
-            with trio.CancelScope(deadline=trio.current_time() + liveness.FAR if when is None else when) as self._sleeper:
+            with trio.CancelScope(
+                deadline=trio.current_time() + liveness.FAR if when is None else when
+            ) as self._sleeper:
                 await trio.sleep_forever()
             self._sleeper = None
             now = self.tick()
