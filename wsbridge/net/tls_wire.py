@@ -158,6 +158,7 @@ async def wrap(
     fd = sock.fileno()
     tls = None
     try:
+        sock.getpeername()  # on a connection that has gone, wrapping fails with the descriptor left to the collector
         tls = context.wrap_socket(
             sock,
             server_side=server_side,

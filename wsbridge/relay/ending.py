@@ -104,11 +104,14 @@ class Ending(ABC):
     def delivers(self, side: Endpoint) -> bool:
         """Tell whether bytes wait for a side whose other has ended, so that `write` is their time and not `close`.
 
-        A client's close frame is answered within `close`, so what came before it has no longer either.
+        For a front, those count too that only its kernel or ours holds, since closing the socket could destroy them. A
+        client's close frame is answered within `close`, so what came before it has no longer either.
         """
-        if side.pending is None or side.tx == "open" or not self.in_order:
+        if side.tx == "open" or side.closed or not self.in_order:
             return False
-        return side.is_front or not side.other.is_websocket
+        if side.pending is not None:
+            return side.is_front or not side.other.is_websocket
+        return side.is_front and side.wire.unacked() > 0 and not side.wire.unanswered()
 
     def held(self, side: Endpoint) -> bool:
         """Tell whether the answer to a close frame waits until what came before it has gone on to the other side."""

@@ -75,7 +75,7 @@ def _owed(side: Endpoint) -> bool:
 def _writing(pair: Pair, side: Endpoint, now: float) -> float:
     """A side that has bytes to take must acknowledge some within `write`."""
     limit = pair.terms.write
-    if side.pending is None or limit is None:
+    if (side.pending is None and side.tx == "open") or limit is None:
         side.stalled_since = None
         return now + (limit or FAR)
     if side.stalled_since is None or now >= side.stalled_since + limit:

@@ -1,0 +1,166 @@
+"""Relay contract: endings that the bridge brings about: limits, drains, stalls, bugs, cancelling."""
+
+from dataclasses import replace
+
+import pytest
+import trio
+
+from tests.contract.sides import SHORT, between, ends_in_order, overs, pairings, secures, side
+from wsbridge.protocol.websocket import WebSocketFraming
+from wsbridge.reasons import ENDINGS, End, Reason
+from wsbridge.relay import pump
+
+
+@pairings
+@overs
+@pytest.mark.parametrize("reason", [Reason.DRAIN, Reason.STOP, Reason.IDLE_TIMEOUT, Reason.MAX_AGE])
+async def test_the_bridge_ends_it(engine, front, back, over, reason):
+    """Both sides see an orderly end: the reason's code and name, or FIN."""
+    changes = {Reason.IDLE_TIMEOUT: {"idle": 0.1}, Reason.MAX_AGE: {"max_age": 0.1}}.get(reason, {})
+    async with between(engine, front, back, over, terms=SHORT, **changes) as relay:
+        await relay.front.send(b"x")
+        await relay.back.take(1)
+        if not changes:
+            engine.end(relay.pair, reason, "told to")
+        await relay.both()
+        end = await relay.ended()
+
+    for peer in (relay.front, relay.back):
+        ends_in_order(peer.story, (ENDINGS[reason].code, reason.value) if peer.speaks == "ws" else None)
+    assert (end.reason, end.blame) == (reason, "bridge")
+    assert end.detail
+
+
+@pairings
+@secures
+@pytest.mark.parametrize("who", ["front", "back"])
+async def test_write_stalled(engine, front, back, over, who):
+    """A peer that takes nothing for `write` is dropped, and so is the other."""
+    async with between(engine, front, back, over, terms=replace(SHORT, write=0.1), buffer=16_384) as relay:
+        stalls, floods = (relay.front, relay.back) if who == "front" else (relay.back, relay.front)
+
+        async def flood():
+            with pytest.raises((trio.BrokenResourceError, trio.ClosedResourceError)):
+                while True:
+                    await floods.send(bytes(60_000))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(flood)
+            end = await relay.ended()
+        story = await stalls.to_the_end()
+
+    assert (end.reason, end.blame) == (Reason.WRITE_STALLED, who)
+    assert (story.ending, story.close) == ("reset", None)
+
+
+class Broken(WebSocketFraming):
+    """A framing with a bug that payload can touch."""
+
+    def decode(self, data, room=65536, work=512):
+        """Fail on a certain byte."""
+        if b"!" in data:
+            raise RuntimeError("a bug")
+        return super().decode(data, room, work)
+
+
+@pytest.mark.parametrize("back", ["raw", "ws"])
+async def test_a_bug_ends_one_pair_alone(engine, monkeypatch, back):
+    """It is logged, told as internal_error to both sides, and another pair never notices."""
+    told = []
+    monkeypatch.setattr(pump.log, "exception", lambda event, **values: told.append((event, values)))
+    async with between(engine, "ws", "raw") as healthy, between(engine, "ws", back, terms=SHORT) as relay:
+        relay.front_side.framing = Broken("server")
+        await relay.front.transport.send(b"!!!!!!!!")
+        front, back_story = await relay.both()
+        end = await relay.ended()
+        await healthy.front.send(b"still here")
+        assert await healthy.back.take(10) == b"still here"
+
+    assert (end.reason, end.blame) == (Reason.INTERNAL_ERROR, "bridge")
+    assert front.close == (1011, "internal_error")
+    assert back_story.close == ((1011, "internal_error") if back == "ws" else None)
+    assert back_story.ending == ("fin" if back == "ws" else "reset")
+    assert told == [("bug", {"where": "relay"})]
+
+
+@pytest.mark.parametrize("name", ["settle", "force", "move"])
+async def test_a_bug_in_an_ending_cuts_both_sides(engine, monkeypatch, name):
+    """However deep it is, the pair is gone and nothing loops."""
+    told = []
+    monkeypatch.setattr(pump.log, "exception", lambda event, **values: told.append(event))
+    async with between(engine, "ws", "raw", terms=SHORT) as relay:
+        kind = type(relay.pair)
+
+        def fail(self, *args):
+            raise RuntimeError("a bug")
+
+        monkeypatch.setattr(kind, name, fail)
+        await relay.back.finish()
+        relay.front.answers = False
+        front, back = await relay.both()
+        end = await relay.ended()
+
+    assert end.reason is Reason.INTERNAL_ERROR
+    assert 1 <= len(told) <= 2
+    assert "reset" in (front.ending, back.ending)
+
+
+@pytest.mark.parametrize("speaks", ["ws", "raw"])
+@pytest.mark.parametrize("reason", [Reason.BACKEND_REFUSED, Reason.BACKEND_TIMEOUT, Reason.OVERLOAD])
+async def test_a_client_without_a_backend_is_dismissed(engine, speaks, reason):
+    """After the 101 the reason is told by a close frame; a raw client is reset."""
+    endpoint, peer = await side(speaks, "tcp", "server")
+    ends = []
+
+    async def dismiss():
+        ends.append(await engine.dismiss(endpoint, End(reason, "back", "nobody there"), SHORT))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(dismiss)
+        story = await peer.to_the_end()
+
+    if speaks == "ws":
+        ends_in_order(story, (ENDINGS[reason].code, reason.value))
+    else:
+        assert story.ending == "reset"
+    assert (ends[0].reason, ends[0].detail) == (reason, "nobody there")
+    assert endpoint.wire.sock.fileno() == -1
+    peer.transport.close()
+
+
+async def test_cancelling_aborts_both_sides(engine):
+    """Both peers see a reset, and the call returns at once with its descriptors closed."""
+    for front, back in (("ws", "raw"), ("raw", "ws")):
+        async with between(engine, front, back) as relay:
+            await relay.front.send(b"x")
+            await relay.back.take(1)
+            relay.scope.cancel()
+            with trio.fail_after(1):
+                await relay.over.wait()
+            stories = await relay.both()
+        assert [(story.ending, story.close) for story in stories] == [("reset", None)] * 2
+        assert relay.ledger.active == 0
+
+
+@pytest.mark.parametrize("words", [b"last words", b""])
+async def test_an_end_that_has_come_before_the_relay(engine, words):
+    """A wire that met its end while the request was read is seen at once, without an event."""
+    front_side, front = await side("raw", "tls", "server")
+    back_side, back = await side("raw", "tcp", "client")
+    front_side.wire.ended = "eof"
+    front_side.wire.unread(words)
+    ends = []
+
+    async def relay():
+        from wsbridge.ledger import Ledger
+
+        ends.append(await engine.relay(front_side, back_side, SHORT, Ledger()))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(relay)
+        with trio.fail_after(5):
+            story = await back.to_the_end()
+    assert (story.data, story.ending) == (words, "fin")
+    assert ends[0].reason is Reason.CLIENT_CLOSED
+    for peer in (front, back):
+        peer.transport.close()

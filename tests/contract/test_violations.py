@@ -1,0 +1,78 @@
+"""Relay contract: peers that break the protocol, and what both sides see of it."""
+
+
+import pytest
+
+from tests.contract.peers import FIN, TEXT
+from tests.contract.sides import SHORT, between, ends_in_order
+from wsbridge.reasons import Reason
+
+VIOLATIONS = {
+    "reserved bits": (0xC2, b"x", Reason.PROTOCOL_ERROR, 1002),
+    "opcode 3": (FIN | 3, b"x", Reason.PROTOCOL_ERROR, 1002),
+    "fragmented ping": (0x09, b"x", Reason.PROTOCOL_ERROR, 1002),
+    "continuation of nothing": (FIN, b"x", Reason.PROTOCOL_ERROR, 1002),
+    "close code 1005": (FIN | 8, b"\x03\xed", Reason.PROTOCOL_ERROR, 1002),
+    "close body of one byte": (FIN | 8, b"\x03", Reason.PROTOCOL_ERROR, 1002),
+    "bad text": (FIN | TEXT, b"\xff", Reason.BAD_TEXT, 1007),
+}
+
+
+@pytest.mark.parametrize("back", ["raw", "ws"])
+@pytest.mark.parametrize("name", VIOLATIONS)
+async def test_a_client_that_breaks_the_protocol(engine, name, back):
+    """It is told so, and the backend is reset."""
+    first, body, reason, code = VIOLATIONS[name]
+    async with between(engine, "ws", back, terms=SHORT) as relay:
+        relay.front.answers = False
+        await relay.front.send_frame(first, body)
+        front, back_story = await relay.both()
+        end = await relay.ended()
+
+    ends_in_order(front, (code, reason.value))
+    assert (back_story.ending, back_story.close) == ("reset", None)
+    assert (end.reason, end.blame) == (reason, "front")
+    assert end.detail
+
+
+@pytest.mark.parametrize("front", ["raw", "ws"])
+@pytest.mark.parametrize("name", VIOLATIONS)
+async def test_a_backend_that_breaks_the_protocol(engine, name, front):
+    """It is told so; the client gets what came before it, then 1011 or a reset."""
+    first, body, reason, code = VIOLATIONS[name]
+    async with between(engine, front, "ws", terms=SHORT) as relay:
+        relay.back.answers = False
+        await relay.back.transport.send(relay.back.frame(0x82, b"before") + relay.back.frame(first, body))
+        front_story, back_story = await relay.both()
+        end = await relay.ended()
+
+    assert front_story.data == b"before"
+    if front == "ws":
+        ends_in_order(front_story, (1011, reason.value))
+    else:
+        assert front_story.ending == "reset"
+    ends_in_order(back_story, (code, reason.value))
+    assert (end.reason, end.blame) == (reason, "back")
+
+
+async def test_a_violation_over_tls(engine):
+    """The close frame arrives, then close_notify."""
+    async with between(engine, "ws", "raw", "tls", terms=SHORT) as relay:
+        await relay.front.send_frame(0xC2, b"x")
+        front, back = await relay.both()
+
+    ends_in_order(front, (1002, "protocol_error"))
+    assert back.ending == "reset"
+
+
+async def test_text_where_it_is_refused(engine):
+    """1003, before any of it is read."""
+    async with between(engine, "ws", "raw", terms=SHORT) as relay:
+        relay.front_side.framing.text = "refuse"
+        await relay.front.send_frame(FIN | TEXT, b"hello")
+        front, back = await relay.both()
+        end = await relay.ended()
+
+    ends_in_order(front, (1003, "unsupported"))
+    assert (back.ending, back.data) == ("reset", b"")
+    assert end.reason is Reason.UNSUPPORTED

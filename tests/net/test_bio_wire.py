@@ -1,0 +1,312 @@
+"""The TLS wire of raw sides: a close_notify that leaves while data still comes in, and what the wire itself holds."""
+
+import socket
+import ssl
+import struct
+
+import pytest
+import trio
+
+from tests.net.test_tls_wire import VERSIONS, arrived, connected, contexts, read_all
+from wsbridge.net import bio_wire
+from wsbridge.net.wire import EOF, RESET
+
+__all__ = ["contexts"]
+
+
+@pytest.fixture
+def wrapped(contexts):
+    """Make a wire and a blocking peer, shaken hands."""
+    opened = []
+
+    async def make(version=ssl.TLSVersion.TLSv1_3, *, server_side=True, buffer=None, glued=b""):
+        server, client = contexts
+        client.maximum_version = server.maximum_version = version
+        ours, theirs = connected(buffer)
+        result = []
+
+        async def wrap():
+            name = None if server_side else "localhost"
+            context = server if server_side else client
+            result.append(await bio_wire.wrap(ours, context, server_side=server_side, server_hostname=name))
+
+        def shake():
+            theirs.settimeout(10)
+            name = "localhost" if server_side else None
+            tls = (client if server_side else server).wrap_socket(
+                theirs,
+                server_side=not server_side,
+                server_hostname=name,
+                suppress_ragged_eofs=False,
+                do_handshake_on_connect=False,
+            )
+            tls.do_handshake()
+            if glued:
+                tls.sendall(glued)
+            return tls
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wrap)
+            peer = await trio.to_thread.run_sync(shake)
+        opened.extend([result[0].sock, peer])
+        return result[0], peer
+
+    yield make
+    for sock in opened:
+        sock.close()
+
+
+def say_goodbye(peer):
+    """Send close_notify without waiting for the answer."""
+    peer.setblocking(False)
+    with pytest.raises((ssl.SSLWantReadError, ssl.SSLZeroReturnError)):
+        peer.unwrap()
+        raise ssl.SSLZeroReturnError
+    peer.settimeout(10)
+
+
+@pytest.mark.parametrize("server_side", [True, False])
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_bytes_both_ways(wrapped, version, server_side):
+    """As server and as client, in both versions of TLS."""
+    wire, peer = await wrapped(version, server_side=server_side)
+    peer.sendall(b"hello")
+    assert await read_all(wire, 5) == b"hello"
+    assert wire.write([b"wor", b"ld"]) is None
+    assert peer.recv(3) + peer.recv(3) == b"world"
+    assert wire.ended is None
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_bytes_that_come_with_the_end_of_the_handshake(wrapped, version):
+    """They are there from the start, though no event will tell of them."""
+    wire, _ = await wrapped(version, glued=b"glued")
+
+    assert await read_all(wire, 5) == b"glued"
+
+
+async def test_large_reads_come_whole(wrapped):
+    """Whatever the sizes of records and reads."""
+    wire, peer = await wrapped()
+    payload = bytes(range(256)) * 4000
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.to_thread.run_sync, peer.sendall, payload)
+        assert await read_all(wire, len(payload)) == payload
+
+
+@pytest.mark.parametrize("sizes", [[1_000_000], [20_000] * 50, [100, 70_000, 5] * 20])
+async def test_what_the_kernel_does_not_take_is_held(wrapped, sizes):
+    """An empty list says so, and writing it again goes on; nothing is lost, nothing comes twice."""
+    wire, peer = await wrapped(buffer=16_384)
+    parts = [bytes([number & 0xFF]) * size for number, size in enumerate(sizes)]
+    whole = b"".join(parts)
+    rest = wire.write(list(parts))
+    assert rest == []
+    got = []
+
+    def take():
+        left = len(whole) + 5
+        while left:
+            got.append(peer.recv(65536))
+            left -= len(got[-1])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.to_thread.run_sync, take)
+        while rest is not None:
+            await trio.lowlevel.wait_writable(wire.fd)
+            rest = wire.write(rest)
+        await wire.write_all(b"after")
+    assert b"".join(got) == whole + b"after"
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_3])
+async def test_close_notify_leaves_while_data_still_comes_in(wrapped, version):
+    """Our end is told, and what the peer sends after it is still read."""
+    wire, peer = await wrapped(version)
+    assert wire.write([b"request"]) is None
+    assert wire.finish()
+    assert peer.recv(100) == b"request"
+    assert peer.recv(100) == b""
+    peer.sendall(b"the answer")
+    assert await read_all(wire, 10) == b"the answer"
+    say_goodbye(peer)
+    assert await read_all(wire, 100) == b""
+    assert (wire.ended, wire.readable) == (EOF, False)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_3])
+async def test_close_notify_comes_while_we_still_send(wrapped, version):
+    """The peer's end is orderly, and it still gets what we send."""
+    wire, peer = await wrapped(version)
+    peer.sendall(b"request")
+    say_goodbye(peer)
+    assert await read_all(wire, 100) == b"request"
+    assert (wire.ended, wire.readable) == (EOF, False)
+    assert wire.write([b"the answer"]) is None
+    assert wire.finish()
+    raw = b""
+    while piece := socket.socket.recv(peer, 65536):
+        raw += piece
+    assert len(raw) > 10 + 2 * 20  # the answer's record and close_notify
+
+
+async def test_reading_on_after_the_end_gives_nothing(wrapped):
+    """However often an event says otherwise: the wire is not readable for ever."""
+    wire, peer = await wrapped()
+    say_goodbye(peer)
+    assert await read_all(wire, 1) == b""
+    for _ in range(3):
+        wire.readable = True
+        assert wire.read() == b""
+        assert not wire.readable
+    assert wire.ended == EOF
+
+
+async def test_fin_without_close_notify_is_truncation(wrapped):
+    """After what came before it; it counts as a reset."""
+    wire, peer = await wrapped()
+    peer.sendall(b"last words")
+    socket.socket.shutdown(peer, socket.SHUT_WR)
+
+    assert await read_all(wire, 100) == b"last words"
+    assert wire.ended == RESET
+    assert "truncated" in wire.error
+
+
+async def test_a_reset_is_a_reset(wrapped):
+    """And reading on gives nothing, without spinning."""
+    wire, peer = await wrapped()
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.close()
+
+    assert await read_all(wire, 100) == b""
+    assert (wire.ended, wire.readable) == (RESET, False)
+
+
+async def test_after_a_failed_write_what_had_come_is_still_read(wrapped):
+    """The kernel's bytes are decrypted first; then it is not readable for ever."""
+    wire, peer = await wrapped()
+    wire.write([b"never read"])
+    peer.sendall(bytes(20_000))
+    with trio.fail_after(5):
+        while wire.ended is None:
+            await trio.sleep(0.01)
+            peer.close()
+            wire.write([b"x"])
+
+    assert wire.ended == RESET
+    assert len(await read_all(wire, 10**6)) == 20_000
+    assert (wire.ended, wire.readable) == (RESET, False)
+
+
+async def test_broken_records_end_it(wrapped):
+    """Bytes that are no TLS are an error, and nothing after them counts."""
+    wire, peer = await wrapped()
+    peer.sendall(b"good")
+    assert await read_all(wire, 4) == b"good"
+    socket.socket.sendall(peer, b"\x17\x03\x03\x00\x20" + bytes(32))
+    assert await read_all(wire, 1) == b""
+    assert (wire.ended, wire.readable) == (RESET, False)
+    assert wire.error
+    peer.settimeout(0.1)
+
+
+async def test_finish_waits_for_what_is_held(wrapped):
+    """close_notify and FIN go behind the bytes; later calls go on."""
+    wire, peer = await wrapped(buffer=16_384)
+    assert wire.write([bytes(500_000)]) == []
+    assert not wire.finish()
+    got = []
+
+    def take():
+        while data := peer.recv(65536):
+            got.append(data)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.to_thread.run_sync, take)
+        while not wire.finish():
+            await trio.lowlevel.wait_writable(wire.fd)
+    assert sum(map(len, got)) == 500_000
+
+
+async def test_answers_that_a_peer_does_not_take_do_not_pile_up(wrapped, monkeypatch):
+    """A peer that has OpenSSL answer over and over, and reads nothing, is cut."""
+    wire, peer = await wrapped(buffer=16_384)
+    while wire.write([bytes(16_000)]) is None:
+        pass
+    decrypt = bio_wire.BioWire._decrypt
+
+    def answering(self, gathered):
+        self._outgoing.write(bytes(16_000))  # as the answers to key updates would
+        decrypt(self, gathered)
+
+    monkeypatch.setattr(bio_wire.BioWire, "_decrypt", answering)
+    for _ in range(1000):
+        peer.sendall(b"x")
+        await arrived(wire)
+        wire.readable = True
+        wire.read()
+        if wire.ended:
+            break
+    assert wire.ended == RESET
+    assert "key updates" in wire.error
+    assert sum(map(len, wire._out)) < 2_000_000
+
+
+async def test_discard_drops_ciphertext(wrapped):
+    """After our end, what comes is read past TLS."""
+    wire, peer = await wrapped()
+    assert wire.finish()
+    peer.sendall(bytes(10_000))
+    dropped = 0
+    while dropped < 10_000:
+        await arrived(wire)
+        dropped += wire.discard()
+    assert dropped > 10_000
+
+
+async def test_unread_bytes_come_first(wrapped):
+    """Before what TLS gives."""
+    wire, peer = await wrapped()
+    peer.sendall(b"second")
+    await arrived(wire)
+    wire.unread(b"first")
+
+    assert wire.holds()
+    assert wire.read() == b"first"
+    assert wire.read() == b"second"
+
+
+async def test_a_handshake_with_rubbish_fails_with_an_alert(contexts):
+    """The peer learns why, and the descriptor is closed."""
+    ours, theirs = connected()
+    theirs.settimeout(5)
+    theirs.sendall(b"\x16\x03\x01\x00\x05rubbish")
+    with pytest.raises(ssl.SSLError):
+        await bio_wire.wrap(ours, contexts[0], server_side=True)
+    assert ours.fileno() == -1
+    assert theirs.recv(100)[:1] == b"\x15"
+    theirs.close()
+
+
+@pytest.mark.parametrize("how", ["fin", "reset"])
+async def test_a_peer_that_goes_during_the_handshake(contexts, how):
+    """As an `OSError`, with the descriptor closed."""
+    ours, theirs = connected()
+    if how == "reset":
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    theirs.close()
+    with pytest.raises(OSError):
+        await bio_wire.wrap(ours, contexts[0], server_side=True)
+    assert ours.fileno() == -1
+
+
+async def test_a_cancelled_handshake_closes_the_descriptor(contexts):
+    """The deadline is the caller's."""
+    ours, theirs = connected()
+    with trio.move_on_after(0.05) as scope:
+        await bio_wire.wrap(ours, contexts[0], server_side=True)
+    assert scope.cancelled_caught
+    assert ours.fileno() == -1
+    theirs.close()
