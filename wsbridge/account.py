@@ -26,6 +26,9 @@ class Account:
         number: Its number since the process started.
         listener: Name of the listener that accepted it.
         http: Whether a refusal there is an HTTP answer.
+
+    Attributes:
+        answering: Whether an answer has been begun, so that no other can be given.
     """
 
     __slots__ = (
@@ -35,6 +38,7 @@ class Account:
         "_to_back",
         "_to_front",
         "address",
+        "answering",
         "id",
         "listener",
         "peer",
@@ -52,6 +56,7 @@ class Account:
         self.route: Route | None = None
         self.address: str | None = None
         self.subprotocol: str | None = None
+        self.answering = False
         self._began = time.monotonic()
         self._relayed = False
         self._to_back = self._to_front = 0

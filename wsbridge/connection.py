@@ -100,6 +100,13 @@ async def _carry(
         return wire
     try:
         return await _converse(wire, listener, generation, server, account)
+    except Exception:
+        log.exception("bug", where="connection", id=account.id)
+        end = End(Reason.INTERNAL_ERROR, "bridge")
+        if listener.speaks == "websocket" and not account.answering:
+            return await _refuse(HttpExchange(wire, account.request, server.lingering), end, wire, server)
+        wire.abort()
+        return end
     except BaseException:
         wire.abort()
         raise
@@ -112,7 +119,7 @@ async def _converse(wire: Wire, listener: Listener, generation: Generation, serv
         if isinstance(heard, tuple):
             exchange, end = heard
             return await _refuse(exchange, end, wire, server)
-        account.request = heard.request
+        account.request, account.answering = heard.request, False
         admitted = _admit(heard, listener, server)
         if isinstance(admitted, End):
             return await _refuse(heard, admitted, wire, server)
@@ -123,7 +130,7 @@ async def _converse(wire: Wire, listener: Listener, generation: Generation, serv
                 return await _refuse(heard, identity, wire, server)
         if admitted.route.backend is not None:
             return await _bridge(heard, admitted, wire, server, account)
-        end, again = await _answer(heard, admitted.route, wire)
+        end, again = await _answer(heard, admitted.route, wire, account)
         if not again:
             return end
         account.served(end)
@@ -165,13 +172,14 @@ def _admit(exchange: Exchange, listener: Listener, server: Server) -> Admitted |
     return admit(listener, exchange.request)
 
 
-async def _answer(exchange: Exchange, route: Route, wire: Wire) -> tuple[End, bool]:
+async def _answer(exchange: Exchange, route: Route, wire: Wire, account: Account) -> tuple[End, bool]:
     """Answer from files or with a fixed status; tell whether another request may follow."""
     request = exchange.request
     assert route.responder is not None  # noqa: S101 (a route has a backend or a responder)
     assert request is not None and isinstance(exchange, HttpExchange)  # noqa: S101 (raw routes have backends)
     with await route.responder.answer(request.method, request.target, route.prefix, request.headers) as answer:
         end = End(Reason.SERVED, "front", answer.detail, status=answer.status)
+        account.answering = True
         try:
             return end, await exchange.answer(answer, route.terms.write, lasting=route.responder.lasting)
         except TimeoutError as error:
@@ -187,7 +195,7 @@ async def _bridge(exchange: Exchange, admitted: Admitted, wire: Wire, server: Se
     route = admitted.route
     front: Endpoint | None = None
     if not route.dial_first:
-        account.subprotocol = admitted.subprotocol
+        account.subprotocol, account.answering = admitted.subprotocol, True
         accepted = await exchange.accept(admitted.subprotocol, route.offer.text, route.offer.frame)
         if isinstance(accepted, End):
             return accepted
@@ -216,6 +224,7 @@ async def _greet(
 ) -> Endpoint | End:
     """Step 6: the 101; where it cannot be given, the backend is let go."""
     offer = admitted.route.offer
+    account.answering = True
     try:
         if server.ending is not None:  # it began while the backend was dialled
             end = End(server.ending, "bridge")
