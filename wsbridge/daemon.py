@@ -41,6 +41,7 @@ async def serve(
     ready: Callable[[list[Listening]], None] = lambda _: None,
     beside: Callable[[Server], Awaitable[None]] | None = None,
     signals: bool = True,
+    hangup: bool = False,
 ) -> None:
     """Serve until a signal, or until the one connection of `once` has ended.
 
@@ -52,6 +53,7 @@ async def serve(
         ready: Called once all listeners are open.
         beside: A task to run among the connections.
         signals: Whether to take the process's signals.
+        hangup: Whether SIGHUP ends everything as SIGINT does; else it is left as it is.
 
     Raises:
         ListenError: An address cannot be had.
@@ -79,7 +81,7 @@ async def serve(
 
     async with trio.open_nursery() as nursery:
         if signals:
-            await nursery.start(_heed_signals, server, notifier)
+            await nursery.start(_heed_signals, server, notifier, hangup)
         if notifier:
             nursery.start_soon(_tell_status, server, notifier)
         try:
@@ -90,9 +92,10 @@ async def serve(
 
 
 async def _heed_signals(
-    server: Server, notifier: Notifier, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    server: Server, notifier: Notifier, hangup: bool, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    heeded = (signal.SIGTERM, signal.SIGINT, *((signal.SIGHUP,) if hangup else ()))
+    with trio.open_signal_receiver(*heeded) as signals:
         task_status.started()
         async for number in signals:
             first = server.ending is None

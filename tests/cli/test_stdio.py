@@ -205,7 +205,7 @@ def test_a_reader_that_leaves() -> None:
     assert said == b"wsbridge: standard output: Broken pipe\n"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal(number: signal.Signals) -> None:
     """A signal ends it at once, with one sentence and no traceback."""
     with serving(echo) as port:
