@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from wsbridge.net.tls import TlsError, certificate_info, client_context, failure_text, server_context
+from wsbridge.net.tls import TlsError, client_context, failure_text, server_context
 
 
 def shake(server, client, name=None):
@@ -143,14 +143,6 @@ def test_client_certificate(issue, ca_file):
     assert names(ours) == {"client.example.org"}
 
 
-def test_certificate_info(issue):
-    """Names and expiry."""
-    info = certificate_info(*issue("A.example.org", "*.b.example.org", "192.0.2.1"))
-
-    assert set(info.names) == {"a.example.org", "*.b.example.org"}
-    assert info.not_after > datetime.datetime.now(datetime.UTC)
-
-
 def test_key_of_another_certificate(issue):
     """The message names the key and the certificate."""
     cert, _ = issue("a.example.org")
@@ -217,7 +209,6 @@ def test_self_signed_certificate_for_the_listener(tmp_path):
         check=True,
         capture_output=True,
     )
-    assert certificate_info(cert, key).names == ("gw",)
     _, client = shake(server_context([(cert, key)]), client_context(cert), "gw")
     assert client.version()
 

@@ -1,14 +1,12 @@
-"""Socket options: what every connection gets, how much its peer has acknowledged, and the hard end.
+"""Socket options: what every connection gets, and the hard end.
 
 Lives here: plain calls on one stdlib socket, none of which blocks. Must not live here: dialling, accepting, TLS.
 """
 
 from __future__ import annotations
 
-import fcntl
 import socket
 import struct
-import termios
 
 KEEPALIVE_IDLE = 60
 """Seconds of silence before the first TCP keepalive probe."""
@@ -18,8 +16,6 @@ KEEPALIVE_PROBES = 4
 """Probes without an answer before the kernel gives a connection up."""
 
 _LINGER_NONE = struct.pack("ii", 1, 0)
-_OUTQ = termios.TIOCOUTQ  # SIOCOUTQ has the same number
-_ZERO = b"\0\0\0\0"
 
 
 def tune(sock: socket.socket) -> None:
@@ -42,17 +38,6 @@ def tune(sock: socket.socket) -> None:
     sock.setsockopt(tcp, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE)
     sock.setsockopt(tcp, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
     sock.setsockopt(tcp, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
-
-
-def unacked(sock: socket.socket) -> int:
-    """Bytes written to a TCP socket that its peer has not acknowledged yet; 0 for a Unix socket.
-
-    Raises:
-        OSError: the socket is closed.
-    """
-    if sock.family == socket.AF_UNIX:
-        return 0
-    return int.from_bytes(fcntl.ioctl(sock, _OUTQ, _ZERO), "little")
 
 
 def reset(sock: socket.socket) -> None:

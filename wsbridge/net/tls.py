@@ -6,10 +6,8 @@ live here: sockets and handshakes (`tls_wire`, `bio_wire`). Contexts belong to o
 
 from __future__ import annotations
 
-import datetime
 import ssl
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, cast
 
@@ -33,19 +31,6 @@ class TlsError(ValueError):
         self.file = file
 
 
-@dataclass(frozen=True, slots=True)
-class CertificateInfo:
-    """What a listener needs to know of a certificate.
-
-    Attributes:
-        names: DNS names it is for, lower-cased, wildcards as written (`*.example.org`).
-        not_after: When it expires.
-    """
-
-    names: tuple[str, ...]
-    not_after: datetime.datetime
-
-
 def server_context(certificates: Sequence[tuple[Path, Path]]) -> ssl.SSLContext:
     """Context of a listener: TLS 1.2 or later, ALPN http/1.1, the certificate chosen by the client's SNI.
 
@@ -62,21 +47,12 @@ def server_context(certificates: Sequence[tuple[Path, Path]]) -> ssl.SSLContext:
     if len(contexts) > 1:
         by_name: dict[str, ssl.SSLContext] = {}
         for (cert, _), context in zip(certificates, contexts, strict=True):
-            for name in _inspect(context, cert).names:
+            for name in _names(context, cert):
                 by_name.setdefault(name, context)
         default.sni_callback = _Chooser(by_name)
     else:
-        _inspect(default, certificates[0][0])
+        _names(default, certificates[0][0])
     return default
-
-
-def certificate_info(cert: Path, key: Path) -> CertificateInfo:
-    """Names and expiry of a certificate that fits its key.
-
-    Raises:
-        TlsError: as `server_context` does.
-    """
-    return _inspect(_one_server_context(cert, key), cert)
 
 
 def client_context(
@@ -189,10 +165,14 @@ def _load(context: ssl.SSLContext, cert: Path, key: Path) -> None:
         raise TlsError(f"{cert}, {key}: {reason.lower().replace('_', ' ') or error}", cert) from None
 
 
-def _inspect(context: ssl.SSLContext, cert: Path) -> CertificateInfo:
-    """Read a certificate by a handshake with ourselves in memory: the one public way that Python has.
+def _names(context: ssl.SSLContext, cert: Path) -> tuple[str, ...]:
+    """Give the DNS names of a certificate, lower-cased, wildcards as written; an expired one is refused.
 
-    Only the leaf is trusted, so the chain above it does not matter here.
+    It is read by a handshake with ourselves in memory: the one public way that Python has. Only the leaf is trusted, so
+    the chain above it does not matter here.
+
+    Raises:
+        TlsError: The certificate has expired, is not valid yet, or cannot be used.
     """
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
@@ -216,9 +196,7 @@ def _inspect(context: ssl.SSLContext, cert: Path) -> CertificateInfo:
         raise TlsError(f"{cert}: {failure_text(error)}", cert) from None
     found = theirs.getpeercert() or {}
     alternatives = cast("tuple[tuple[str, str], ...]", found.get("subjectAltName", ()))
-    names = tuple(value.lower() for kind, value in alternatives if kind == "DNS")
-    seconds = ssl.cert_time_to_seconds(str(found["notAfter"]))
-    return CertificateInfo(names, datetime.datetime.fromtimestamp(seconds, datetime.UTC))
+    return tuple(value.lower() for kind, value in alternatives if kind == "DNS")
 
 
 def _step(side: ssl.SSLObject) -> bool:

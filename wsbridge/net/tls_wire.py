@@ -18,9 +18,6 @@ import trio
 from wsbridge.net.wire import EOF, READ_SIZE, SocketWire
 from wsbridge.protocol.framing import Buffer
 
-RECORD = 16384
-"""Largest payload of a TLS record, in bytes (RFC 8446 section 5.1)."""
-
 _NOTHING = struct.pack("i", 0)
 
 
@@ -177,5 +174,3 @@ async def wrap(
     except BaseException:
         (tls or sock).close()
         raise
-
-

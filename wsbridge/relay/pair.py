@@ -45,7 +45,7 @@ class Pair(Ending):
         due: The wheel's slot it is in.
     """
 
-    __slots__ = ("began", "due", "end", "moved", "on_done", "ready", "token")
+    __slots__ = ("began", "due", "end", "moved", "on_done", "ready")
 
     def __init__(self, front: Endpoint, back: Endpoint, terms: Terms, pump: Pump) -> None:
         super().__init__(front, back, terms, pump)
