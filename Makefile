@@ -24,6 +24,7 @@ test: packages lint  ## Everything that must hold: lint, types, and all tests bu
 
 lint: $(VENV)/.test  ## Style and types
 	$(BIN)/ruff check wsbridge tests
+	$(BIN)/ruff format --check --quiet wsbridge tests
 	$(BIN)/mypy
 
 soak: packages $(VENV)/.test  ## The long runs: gigabytes, thousands of connections, minutes

@@ -1,6 +1,5 @@
 """Relay contract: peers that break the protocol, and what both sides see of it."""
 
-
 import pytest
 
 from tests.contract.peers import FIN, TEXT

@@ -63,7 +63,9 @@ def test_no_proxy(host, no_proxy, excepted):
     assert (from_environment(read_target(f"wss://{host}/"), environ) is None) is excepted
 
 
-@pytest.mark.parametrize("value", ["socks5://proxy:1080", "https://user:hunter2@proxy:3128", "http://user:hunter2@:3128"])
+@pytest.mark.parametrize(
+    "value", ["socks5://proxy:1080", "https://user:hunter2@proxy:3128", "http://user:hunter2@:3128"]
+)
 def test_unusable_values_name_the_variable(value):
     """And never quote the password."""
     with pytest.raises(ValueError, match=r"^https_proxy: ") as caught:

@@ -62,9 +62,7 @@ class Peer:
             OSError: the peer has already gone (ENOTCONN).
         """
         if sock.family == socket.AF_UNIX:
-            pid, uid, _ = _CREDENTIALS.unpack(
-                sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-            )
+            pid, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
             return cls("", 0, socket.AF_UNIX, pid or None, uid if pid else None)
         found = sockaddr if isinstance(sockaddr, tuple) else sock.getpeername()
         host: str = found[0]

@@ -129,9 +129,7 @@ class Resolver:
     async def _look_up(self, host: str, entry: _Entry) -> None:
         """Ask, and leave the answer in the entry. Belongs to no waiter, so none of them can cancel it."""
         try:
-            answer = await trio.to_thread.run_sync(
-                self._ask, host, abandon_on_cancel=True, limiter=self._limiter
-            )
+            answer = await trio.to_thread.run_sync(self._ask, host, abandon_on_cancel=True, limiter=self._limiter)
             if isinstance(answer, OSError):
                 entry.failure = answer
             else:

@@ -117,7 +117,18 @@ class SocketWire:
     """A stream socket, non-blocking, TCP or Unix; also the base of the TLS wires."""
 
     __slots__ = (
-        "_early", "_recv", "_send", "_size", "ended", "error", "fd", "hup", "largest", "readable", "sent", "sock"
+        "_early",
+        "_recv",
+        "_send",
+        "_size",
+        "ended",
+        "error",
+        "fd",
+        "hup",
+        "largest",
+        "readable",
+        "sent",
+        "sock",
     )
 
     def __init__(self, sock: socket.socket) -> None:

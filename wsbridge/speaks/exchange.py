@@ -34,9 +34,7 @@ class Exchange(Protocol):
             retry_after: Seconds to tell in an overload.
         """
 
-    async def accept(
-        self, subprotocol: str | None, text: Literal["accept", "refuse"], frame: int
-    ) -> Endpoint | End:
+    async def accept(self, subprotocol: str | None, text: Literal["accept", "refuse"], frame: int) -> Endpoint | End:
         """Say yes; what was read past the request belongs to the endpoint.
 
         Returns:

@@ -1,0 +1,234 @@
+"""Header lines, responses of upstreams, and what is written: the rest of `http1`."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.protocol.test_http1 import HELLO, LIMITS, SMALL, bytewise, head, refused, upstream, upstream_refused
+from wsbridge.protocol.http1 import (
+    Headers,
+    HeadReader,
+    Response,
+    header_lines,
+    refusal,
+    response,
+    shown,
+)
+
+
+class TestHeaderLines:
+    @pytest.mark.parametrize(
+        "raw",
+        [
+            b"A: b\nC: d\r\n",
+            b"A: b\n\r\n",
+            b"A: b\r\n c\r\n",
+            b"A: b\r\n\tc\r\n",
+            b" A: b\r\n",
+            b"A: b\x00c\r\n",
+            b"A: b\x01\r\n",
+            b"A: b\x7f\r\n",
+            b"A: b\rc\r\n",
+            b"A: b\r\r\n",
+            b"A : b\r\n",
+            b"A\t: b\r\n",
+            b": b\r\n",
+            b"A b: c\r\n",
+            b"A\xe4: b\r\n",
+            b"A(: b\r\n",
+            b"A\r\n",
+            b"Host : evil\r\n",
+        ],
+    )
+    def test_malformed(self, raw: bytes) -> None:
+        """A malformed header line is 400."""
+        refused(b"GET / HTTP/1.1\r\nHost: a\r\n" + raw + b"\r\n", 400)
+
+    @pytest.mark.parametrize("raw", [b"GET / HTTP/1.1\nHost: a\n\n", b"GET / HTTP/1.1\r\nHost: a\n\n"])
+    def test_bare_lf_is_refused_at_once(self, raw: bytes) -> None:
+        """Lines that end in LF alone are 400 and are not waited on for ever."""
+        refused(raw, 400)
+
+    @pytest.mark.parametrize(
+        "name", ["Origin", "Upgrade", "Connection", "Sec-WebSocket-Protocol", "sec-websocket-key", "Sec-WebSocket-Foo"]
+    )
+    def test_ascii_only(self, name: str) -> None:
+        """A header that decides something must be ASCII."""
+        assert name.lower() in refused(head(f"{name}: a\xe4"), 400).text
+
+    @pytest.mark.parametrize(
+        "host", ["", "a b", "a/b", "u@a", "a\xe4", "a:1:2", "a:x", "[::1", "::1", "a,b", "..", "a:65536"]
+    )
+    def test_bad_host(self, host: str) -> None:
+        """A Host that is no host is 400."""
+        refused(head(host=host), 400)
+
+    def test_no_or_two_hosts(self) -> None:
+        """There must be exactly one Host, even if two say the same."""
+        refused(head(host=None), 400)
+        refused(head("Host: gw.example.org"), 400)
+
+    @pytest.mark.parametrize(
+        "lines",
+        [
+            ["Content-Length: 1"],
+            ["Content-Length: 00012"],
+            ["Content-Length: +1"],
+            ["Content-Length: -1"],
+            ["Content-Length: 0x0"],
+            ["Content-Length: "],
+            ["Content-Length: 0, 0"],
+            ["Content-Length: 0", "Content-Length: 0"],
+            ["Content-Length: 99999999999999999999999"],
+            ["Content-Length: " + "0" * 5000 + "1"],
+            ["Transfer-Encoding: chunked"],
+            ["Transfer-Encoding: identity"],
+            ["Transfer-Encoding: "],
+            ["Transfer-Encoding: chunked", "Content-Length: 0"],
+        ],
+    )
+    @pytest.mark.parametrize("upgrade", [[], ["Upgrade: websocket", "Connection: Upgrade"]])
+    def test_bodies(self, lines: list[str], upgrade: list[str]) -> None:
+        """A body, or what another program may take for one, is 400, with an upgrade and without."""
+        refused(head(*upgrade, *lines), 400)
+
+
+class TestResponses:
+    def test_switch(self) -> None:
+        """A 101 ends its head, and what follows is rest."""
+        reader = HeadReader(LIMITS, "client")
+        answer = reader.feed(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n\x82\x01x"
+        )
+
+        assert isinstance(answer, Response)
+        assert (answer.status, answer.reason, answer.version) == (101, "Switching Protocols", "1.1")
+        assert answer.headers.get(b"upgrade") == b"websocket"
+        assert reader.rest == b"\x82\x01x"
+
+    @pytest.mark.parametrize(
+        "data", [b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.0 200 Connection established\r\n\r\n", b"HTTP/1.1 407 \r\n\r\n"]
+    )
+    def test_other_statuses(self, data: bytes) -> None:
+        """Any status is a response, in HTTP/1.0 too; what it means is judged elsewhere."""
+        assert isinstance(upstream(data), Response)
+        assert isinstance(bytewise(data, role="client"), Response)
+
+    def test_body_is_rest(self) -> None:
+        """The body of an answer is rest, whatever its framing."""
+        reader = HeadReader(LIMITS, "client")
+        answer = reader.feed(b"HTTP/1.1 403 No\r\nContent-Length: 4\r\n\r\nnope")
+
+        assert isinstance(answer, Response)
+        assert reader.rest == b"nope"
+
+    def test_interim_responses(self) -> None:
+        """Five 1xx responses are passed over, a sixth is refused."""
+        final = b"HTTP/1.1 404 Not Found\r\n\r\n"
+        interim = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+        answer = upstream(interim * 5 + final)
+
+        assert isinstance(answer, Response)
+        assert answer.status == 404
+        assert isinstance(bytewise(interim * 5 + final, role="client"), Response)
+        upstream_refused(interim * 6 + final)
+
+    def test_interim_responses_share_the_limit(self) -> None:
+        """The limit of bytes counts interim responses in."""
+        interim = b"HTTP/1.1 100 Continue\r\nA: " + b"a" * 100 + b"\r\n\r\n"
+
+        assert "400" in upstream_refused(interim * 4, SMALL).text
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"HTTP/2 200 OK\r\n\r\n",
+            b"HTTP/1.1 20 OK\r\n\r\n",
+            b"HTTP/1.1 000 OK\r\n\r\n",
+            b"HTTP/1.1  200 OK\r\n\r\n",
+            b"HTTP/1.2 200 OK\r\n\r\n",
+            b"SSH-2.0-OpenSSH\r\n",
+            b"RFB 003.008\n",
+            b"\r\nHTTP/1.1 200 OK\r\n\r\n",
+            b"HTTP/1.1 200 O\x00K\r\n\r\n",
+            b"HTTP/1.1 200 OK\n\n",
+            b"HTTP/1.1 200 OK\r\nA : b\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n",
+            b"HTTP/1.1 101 OK\r\nSec-WebSocket-Accept: \xe4\r\n\r\n",
+            b"HTTP/1.1 200 " + b"K" * 9000,
+        ],
+    )
+    def test_malformed(self, data: bytes) -> None:
+        """A malformed answer is 502 by one sentence."""
+        upstream_refused(data)
+
+    @pytest.mark.parametrize("data", [b"\x15\x03\x01\x00\x02\x02\x46", HELLO])
+    def test_tls_from_upstream(self, data: bytes) -> None:
+        """TLS bytes from an upstream that was dialled without TLS are named."""
+        assert upstream_refused(data).kind == "tls_on_plain"
+
+
+class TestWriting:
+    def test_response(self) -> None:
+        """A response closes the connection and tells its length unless told otherwise."""
+        assert response(404, [("X-A", "b")], b"no\n") == (
+            b"HTTP/1.1 404 Not Found\r\nX-A: b\r\nContent-Length: 3\r\nConnection: close\r\n\r\nno\n"
+        )
+        assert response(200, keep_alive=True) == b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+        assert response(200, [("content-length", "9")]).count(b"ength") == 1
+        assert b"Content-Length" not in response(204)
+        assert b"Content-Length" not in response(304)
+
+    def test_upgrade_names_itself_in_connection(self) -> None:
+        """An answer with Upgrade (426) lists it in Connection, as RFC 9110 section 7.8 asks."""
+        assert b"\r\nConnection: Upgrade, close\r\n" in response(426, [("Upgrade", "websocket")])
+
+    def test_refusal(self) -> None:
+        """A refusal is its sentence as plain text."""
+        data = refusal(400, "no, ü", [("Retry-After", "1")])
+
+        assert data.endswith("\r\n\r\nno, ü\n".encode())
+        assert b"Retry-After: 1\r\n" in data
+        assert b"text/plain; charset=utf-8" in data
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            ("A", "b\r\nC: d"),
+            ("A", "b\n"),
+            ("A", "\r"),
+            ("A", "\0"),
+            ("A", "\u20ac"),
+            ("A\r\nB", "c"),
+            ("", "b"),
+            ("A ", "b"),
+        ],
+    )
+    def test_injection(self, line: tuple[str, str]) -> None:
+        """A header that would inject a line is our own bug and raises."""
+        with pytest.raises(ValueError, match=r"."):
+            header_lines([line])
+
+    def test_response_is_readable(self) -> None:
+        """Our own reader takes what we write."""
+        answer = upstream(refusal(503, "busy", [("Retry-After", "1")]))
+
+        assert isinstance(answer, Response)
+        assert answer.headers.get(b"retry-after") == b"1"
+
+
+def test_shown() -> None:
+    """A peer's text is shown as printable ASCII, quoted and cut."""
+    assert shown(b'a\x1b[31m"\\\r\n\xff') == '"a\\x1b[31m\\x22\\x5c\\x0d\\x0a\\xff"'
+    assert shown("é\ud800") == '"\\xc3\\xa9\\xed\\xa0\\x80"'
+    assert shown("x" * 300, 5) == '"xxxxx..."'
+
+
+def test_headers_from_lines() -> None:
+    """Headers can be made from lines, and tokens are found over lists and lines."""
+    headers = Headers([(b"Connection", b" keep-alive , "), (b"connection", b"UPGRADE")])
+
+    assert headers.has_token(b"connection", b"upgrade")
+    assert headers.has_token(b"connection", b"keep-alive")
+    assert not headers.has_token(b"connection", b"up")
+    assert b"connection" in headers
