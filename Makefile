@@ -3,18 +3,18 @@
 PYTHON ?= python3
 VENV ?= .venv
 PORT ?= 8080
-# More arguments for pytest, such as ARGS='-k redis -x'
+# More arguments for pytest, such as ARGS='-k redis -x', or for the comparison: see bench/README.md
 ARGS ?=
 
 BIN = $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint soak fuzz packages clean
+.PHONY: help demo test lint bench soak fuzz packages clean
 
 help:  ## This list
 	@echo 'make TARGET'
 	@grep -hE '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /  \1 \t/' | expand -t 12
-	@echo 'Variables: PORT=8080 (demo), ARGS=… (for pytest), PYTHON=python3, VENV=.venv'
+	@echo 'Variables: PORT=8080 (demo), ARGS=… (for pytest or bench), PYTHON=python3, VENV=.venv'
 
 demo: $(VENV)/.run  ## A page to type into, at http://127.0.0.1:8080 (PORT=… for another port)
 	@exec $(BIN)/wsbridge demo --port $(PORT)
@@ -23,9 +23,12 @@ test: packages lint  ## Everything that must hold: lint, types, and all tests bu
 	WSBRIDGE_TEST_ALL=1 $(BIN)/python -m pytest -m 'not soak' $(ARGS)
 
 lint: $(VENV)/.test  ## Style and types
-	$(BIN)/ruff check wsbridge tests
-	$(BIN)/ruff format --check --quiet wsbridge tests
+	$(BIN)/ruff check wsbridge bench tests
+	$(BIN)/ruff format --check --quiet wsbridge bench tests
 	$(BIN)/mypy
+
+bench: $(VENV)/.bench  ## Speed and memory beside those of lighttpd and websockify (ARGS='--case echo64 --rounds 3')
+	$(BIN)/python -m bench $(ARGS)
 
 soak: packages $(VENV)/.test  ## The long runs: gigabytes, thousands of connections, minutes
 	WSBRIDGE_TEST_ALL=1 $(BIN)/python -m pytest -m soak -o faulthandler_timeout=0 $(ARGS)
@@ -52,4 +55,8 @@ $(VENV)/.run: pyproject.toml | $(BIN)/python
 
 $(VENV)/.test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@ $(VENV)/.run
+
+$(VENV)/.bench: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	@touch $@ $(VENV)/.run

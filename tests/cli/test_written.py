@@ -205,7 +205,8 @@ def test_warnings_as_sentences(capsys: pytest.CaptureFixture[str]) -> None:
 
 def examples() -> Iterator[str]:
     """All command lines of `bridge` in the documentation and in the help."""
-    for text in ((ROOT / "docs" / "commands.md").read_text(), command.help or ""):
+    pages = [(ROOT / name).read_text() for name in ("README.md", "docs/commands.md")]
+    for text in (*pages, command.help or ""):
         for line in text.splitlines():
             found = re.search(r"wsbridge bridge ((?:-|ws|tcp|unix)[^'\n]*('[^']*')?[^'\n]*)", line)
             if found and "`" not in line and "…" not in line:
@@ -216,7 +217,7 @@ def examples() -> Iterator[str]:
 def test_examples_are_right(example: str) -> None:
     """Every example of the documentation and of the help can be read by click."""
     with click.Context(command) as ctx:
-        command.parse_args(ctx, shlex.split(example))
+        command.parse_args(ctx, shlex.split(example, comments=True))
 
         assert ctx.params["target"]
         if not ctx.params["cert"] and not ctx.params["self_signed"]:
