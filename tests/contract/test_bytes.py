@@ -112,6 +112,36 @@ async def test_a_reader_that_pauses_stops_the_sender(engine, front, back, over, 
 
 @pairings
 @overs
+async def test_what_waits_for_one_reader_is_not_touched_by_another_pair(engine, front, back, over):
+    """Large reads of two pairs alternate, and the bytes that one of them holds back stay what they were."""
+    size = 24 * MIB
+    async with between(engine, front, back, over) as paused, between(engine, front, back, over) as busy:
+        async with trio.open_nursery() as nursery:
+            sent = {}
+            seen = hashlib.sha256()
+            left = size
+
+            async def send(name, peer):
+                sent[name] = await pour(peer, size, name)
+
+            async def take(until_left):
+                nonlocal left
+                while left > until_left:
+                    piece = await paused.front.some()
+                    seen.update(piece)
+                    left -= len(piece)
+
+            nursery.start_soon(send, "paused", paused.back)
+            await take(size // 2)
+            await until(lambda: paused.front_side.pending is not None, "the front being blocked")
+            nursery.start_soon(send, "busy", busy.back)
+            busy_seen = await drain(busy.front, size)
+            await take(0)
+        assert {"paused": seen.hexdigest(), "busy": busy_seen} == sent
+
+
+@pairings
+@overs
 async def test_both_readers_pause(engine, front, back, over):
     """Both directions blocked at once, then both go on."""
     async with between(engine, front, back, over, buffer=16_384) as relay:

@@ -58,6 +58,8 @@ class FakeWire:
             return b""
         return data
 
+    read_bulk = read
+
     def read_less(self):
         """See `Wire.read_less`."""
         self.slow = True

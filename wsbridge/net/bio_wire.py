@@ -58,6 +58,10 @@ class BioWire(SocketWire):
             self._answer()
         return b"".join(gathered)
 
+    def read_bulk(self) -> Buffer:
+        """Read as `read` does: what is decrypted has a buffer of its own."""
+        return self.read()
+
     def _answer(self) -> None:
         """Send what reading made OpenSSL say; a peer that has it say much and takes none of it is cut."""
         self.flush()
@@ -71,7 +75,7 @@ class BioWire(SocketWire):
         if self._deaf or self.ended == EOF:
             self.readable = False
             return False
-        data = super().read()
+        data = super().read_bulk()
         if data:
             self._in.write(data)
             return True

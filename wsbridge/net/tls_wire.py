@@ -69,6 +69,10 @@ class TlsWire(SocketWire):
             self.readable = False
         return gathered[0] if len(gathered) == 1 else b"".join(gathered)
 
+    def read_bulk(self) -> Buffer:
+        """Read as `read` does: what is decrypted has a buffer of its own."""
+        return self.read()
+
     def write(self, parts: list[Buffer]) -> list[Buffer] | None:
         """See `Wire.write`; what OpenSSL could not send is repeated unchanged before anything else."""
         if len(parts) > 1 and not self._repeats:

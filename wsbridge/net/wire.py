@@ -24,7 +24,10 @@ READ_SIZE = 65536
 """Bytes asked for in one read; what one read gives becomes one frame."""
 
 BULK_SIZE = 524288
-"""Bytes that a read may grow to, by doubling, while reads are full and the other side takes all of it."""
+"""Bytes that a bulk read may grow to, by doubling, while reads are full and the other side takes all of it."""
+
+_bulk = memoryview(bytearray(BULK_SIZE))
+# One for all: allocating as much for each read has malloc give pages back and take them anew, a third of the time.
 
 MOST_PARTS = 512
 """Buffers handed to the kernel in one call, which takes 1,024 (IOV_MAX)."""
@@ -46,7 +49,6 @@ class Wire(Protocol):
         hup: Whether an event told of an end or an error: then reads go on until they meet it.
         ended: None, `eof` (an orderly end of what the peer sends) or `reset` (any other). Final.
         error: What the system said to a reset; empty for none.
-        largest: Bytes that one read may grow to; 64 KiB, and `BULK_SIZE` where what is read needs no decoding.
     """
 
     fd: int
@@ -54,13 +56,18 @@ class Wire(Protocol):
     hup: bool
     ended: str | None
     error: str
-    largest: int
 
     def read(self) -> bytes:
-        """Give what has arrived, at most `largest`; nothing means: look at `ended`, else wait."""
+        """Give what has arrived, at most 64 KiB; nothing means: look at `ended`, else wait."""
+
+    def read_bulk(self) -> Buffer:
+        """Do as `read`, for bytes that are written on at once: more of them while they keep coming.
+
+        What it gives is overwritten by the next bulk read of any wire; what is to last longer goes through `lasting`.
+        """
 
     def read_less(self) -> None:
-        """Begin again with small reads: the other side does not keep up, and what it has not taken is kept."""
+        """Begin again with small bulk reads: the other side does not keep up, and what it has not taken is kept."""
 
     def write(self, parts: list[Buffer]) -> list[Buffer] | None:
         """Hand buffers to the kernel, in order; give what it did not take, None for all taken.
@@ -113,6 +120,11 @@ class Wire(Protocol):
         """Put bytes back in front of what comes next."""
 
 
+def lasting(parts: list[Buffer]) -> list[Buffer]:
+    """Copy what lies where the next bulk read goes."""
+    return [bytes(part) if isinstance(part, memoryview) and part.obj is _bulk.obj else part for part in parts]
+
+
 class SocketWire:
     """A stream socket, non-blocking, TCP or Unix; also the base of the TLS wires."""
 
@@ -125,7 +137,6 @@ class SocketWire:
         "error",
         "fd",
         "hup",
-        "largest",
         "readable",
         "sent",
         "sock",
@@ -140,7 +151,7 @@ class SocketWire:
         self.error = ""
         self.sent = 0
         self._early = b""
-        self._size = self.largest = READ_SIZE
+        self._size = READ_SIZE
         self._recv = sock.recv
         self._send = sock.send
 
@@ -149,28 +160,47 @@ class SocketWire:
         if self._early:
             data, self._early = self._early, b""
             return data
-        size = self._size
         try:
-            data = self._recv(size)
-        except BlockingIOError:
-            self.readable = False
-            return b""
+            data = self._recv(READ_SIZE)
         except OSError as error:
-            self.broke(error)
-            self.readable = False
-            return b""
-        if len(data) == size:
-            if size < self.largest:
-                self._size = size * 2
-        else:
-            if len(data) < READ_SIZE:
-                self._size = READ_SIZE
-            if not data:
-                self.readable = False
-                self.ended = self.ended or EOF
-            elif not self.hup:
-                self.readable = False
+            return self._read_nothing(error)
+        if len(data) < READ_SIZE:
+            self._read_all(len(data))
         return data
+
+    def read_bulk(self) -> Buffer:
+        """See `Wire.read_bulk`."""
+        size = self._size
+        if size == READ_SIZE:
+            data = SocketWire.read(self)
+            if len(data) == READ_SIZE:
+                self._size = size * 2
+            return data
+        try:
+            count = self.sock.recv_into(_bulk, size)
+        except OSError as error:
+            return self._read_nothing(error)
+        if count < size:
+            self._read_all(count)
+            if count < READ_SIZE:
+                self._size = READ_SIZE
+        elif size < BULK_SIZE:
+            self._size = size * 2
+        return _bulk[:count]
+
+    def _read_nothing(self, error: OSError) -> bytes:
+        if not isinstance(error, BlockingIOError):
+            self.broke(error)
+        self.readable = False
+        return b""
+
+    def _read_all(self, count: int) -> None:
+        """Draw the conclusion from a read that found fewer bytes than it asked for."""
+        if not count:
+            self.readable = False
+            self.ended = self.ended or EOF
+        elif not self.hup:
+            self.readable = False
 
     def read_less(self) -> None:
         """See `Wire.read_less`."""

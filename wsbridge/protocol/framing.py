@@ -16,7 +16,7 @@ from typing import Protocol
 from wsbridge.reasons import Reason
 
 Buffer = bytes | memoryview
-Chunks = list[bytes]
+Chunks = list[Buffer]
 Marks = list[int]
 
 

@@ -291,7 +291,7 @@ class WebSocketFraming:
             out += self._frame(mark, payload) if len(payload) <= self.frame else self._fragments(mark, payload)
         return [b"".join(out)] if len(out) > 64 else out
 
-    def _fragments(self, mark: int, payload: bytes) -> list[Buffer]:
+    def _fragments(self, mark: int, payload: Buffer) -> list[Buffer]:
         """Frame a chunk that is larger than a frame may be."""
         view = memoryview(payload)
         last = (len(view) - 1) // self.frame * self.frame

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from wsbridge.net.wire import BULK_SIZE, Wire
+from wsbridge.net.wire import Wire, lasting
 from wsbridge.protocol.frames import CLOSE, PING, PONG, close_body
 from wsbridge.protocol.framing import Buffer, Chunks, Framing, Marks, Violation
 from wsbridge.protocol.raw import RawFraming
@@ -137,6 +137,7 @@ class Endpoint:
             self.pending = self.wire.write(parts)
             self.spoke = now
             if self.pending is not None:
+                self.pending = lasting(self.pending)
                 self.other.wire.read_less()
 
     def send(self, frame: bytes, now: float) -> None:
@@ -181,11 +182,10 @@ class RawEndpoint(Endpoint):
 
     def __init__(self, wire: Wire) -> None:
         super().__init__(wire, RawFraming())
-        wire.largest = BULK_SIZE
 
     def pull(self, now: float) -> tuple[Chunks, Marks | None]:
         """See `Endpoint.pull`."""
-        data = self.wire.read()
+        data = self.wire.read_bulk()
         if not data:
             return [], None
         self.heard = now
