@@ -1,5 +1,7 @@
 """The TLS wire of WebSocket sides: handshake, slices that are repeated, ends with and without close_notify."""
 
+import itertools
+import random
 import socket
 import ssl
 import struct
@@ -133,6 +135,33 @@ async def test_bytes_that_openssl_holds_are_told_of(wrapped):
     assert wire.holds()
     assert wire.read() == bytes(90)
     assert not wire.holds()
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        [10, 65_536, 10, 65_536, 3],
+        [2, 3],
+        [10, 16_374, 5],
+        [10, 16_373, 1],
+        [16_384, 16_384],
+        [16_383, 2, 16_383],
+        [0, 7, 0, 40_000, 0],
+    ],
+    ids=str,
+)
+async def test_what_is_written_fills_its_records(wrapped, sizes):
+    """However it is cut into buffers, all records but the last are full, and every byte keeps its place."""
+    wire, peer = await wrapped()
+    whole = random.Random(1).randbytes(sum(sizes))
+    ends = list(itertools.accumulate(sizes))
+    assert wire.write([whole[end - size : end] for size, end in zip(sizes, ends, strict=True)]) is None
+    records = []
+    while sum(map(len, records)) < len(whole):
+        records.append(peer.recv(1 << 20))
+
+    assert b"".join(records) == whole
+    assert {len(record) for record in records[:-1]} <= {tls_wire.RECORD}
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -18,6 +18,9 @@ import trio
 from wsbridge.net.wire import EOF, READ_SIZE, SocketWire
 from wsbridge.protocol.framing import Buffer
 
+RECORD = 16384
+"""Payload of a full TLS record, in bytes (RFC 8446 section 5.1)."""
+
 _NOTHING = struct.pack("i", 0)
 
 
@@ -76,7 +79,7 @@ class TlsWire(SocketWire):
     def write(self, parts: list[Buffer]) -> list[Buffer] | None:
         """See `Wire.write`; what OpenSSL could not send is repeated unchanged before anything else."""
         if len(parts) > 1 and not self._repeats:
-            parts = _gather(parts)
+            parts = _in_records(parts)
         for index, part in enumerate(parts):
             size = len(part)
             at = 0
@@ -126,20 +129,29 @@ class TlsWire(SocketWire):
             await trio.lowlevel.wait_readable(self.fd)
 
 
-def _gather(parts: list[Buffer]) -> list[Buffer]:
-    """Join buffers up to 64 KiB, so that a header shares the record of what follows it."""
-    joined: list[Buffer] = []
+def _in_records(parts: list[Buffer]) -> list[Buffer]:
+    """Cut buffers anew where full records end, so that a header shares the record of what follows it."""
+    out: list[Buffer] = []
     group: list[Buffer] = []
     size = 0
     for part in parts:
-        group.append(part)
-        size += len(part)
-        if size >= READ_SIZE:
-            joined.append(b"".join(group))
-            group, size = [], 0
-    if group:
-        joined.append(b"".join(group))
-    return joined
+        rest = memoryview(part)
+        if size:
+            missing = RECORD - size
+            group.append(rest[:missing])
+            size += len(group[-1])
+            if size < RECORD:
+                continue
+            out.append(b"".join(group))
+            rest = rest[missing:]
+        full = len(rest) - len(rest) % RECORD
+        if full:
+            out.append(rest[:full])
+        group = [rest[full:]]
+        size = len(rest) - full
+    if size:
+        out.append(b"".join(group))
+    return out
 
 
 async def wrap(
