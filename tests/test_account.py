@@ -52,6 +52,14 @@ def test_every_reason_has_its_line(records, reason, relayed):
     assert set(line) - {"event", "level"} <= set(EVENTS[line["event"]].keys)
 
 
+@pytest.mark.parametrize(("status", "level"), [(200, "debug"), (304, "debug"), (404, "info"), (500, "info")])
+def test_answers_that_went_well_are_told_at_debug(records, status, level):
+    """A page with all its files, and a balancer's health checks, leave the log to what matters."""
+    account().served(End(Reason.SERVED, "front", status=status))
+
+    assert [line["level"] for line in records.all] == [level]
+
+
 def test_all_facts_of_a_relay(records):
     """Who, where to, why, how long, and the bytes each way."""
     one = account()

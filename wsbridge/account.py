@@ -67,9 +67,10 @@ class Account:
         self._to_back, self._to_front = to_back, to_front
 
     def served(self, end: End) -> None:
-        """Log an answer after which the connection stays open."""
+        """Log an answer after which the connection stays open; one that went well only at debug, for there are many."""
         request = self.request
-        log.info(
+        tell = log.debug if end.status is not None and end.status < 400 else log.info
+        tell(
             "request.served",
             id=self.id,
             peer=str(self.peer),

@@ -1,13 +1,14 @@
 """What the process does when there is too much: connections, descriptors."""
 
-import contextlib
 import socket
 import struct
 import time
 
+import pytest
+
 from tests.client import request
 from tests.process.daemon import Daemon
-from tests.process.plain import SECONDS, Socket, backend
+from tests.process.plain import Socket, backend
 from tests.serving import written
 
 
@@ -52,10 +53,8 @@ def test_beyond_shed_a_client_is_reset_at_accept():
     with backend() as back, Daemon(text.replace("tcp://127.0.0.1:1", back.url)) as daemon:
         inside = Socket.upgraded(daemon.port())
         slow = [Socket.connect(daemon.port()) for _ in range(3)]
-        with Socket.connect(daemon.port()) as over:
-            over.sock.settimeout(SECONDS)
-            with contextlib.suppress(ConnectionResetError, BrokenPipeError):
-                assert over.sock.recv(1) == b""
+        with pytest.raises(ConnectionResetError), Socket.connect(daemon.port()) as over:  # the reset may come first
+            over.sock.recv(1)
         daemon.wait("accept.shed")
         began = time.monotonic()
         for client in slow:
@@ -78,12 +77,8 @@ def test_a_raw_client_over_the_cap_is_reset():
         ):
             inside.send(b"x")
             assert inside.take(1) == b"x"
-            with Socket.connect(daemon.port()) as over:
-                try:
-                    data = over.sock.recv(1)
-                except ConnectionResetError:
-                    data = None
-                assert data is None
+            with pytest.raises(ConnectionResetError), Socket.connect(daemon.port()) as over:  # the reset may come first
+                over.sock.recv(1)
 
 
 def test_out_of_descriptors():
@@ -117,7 +112,7 @@ def test_out_of_descriptors():
                 inside.echoed()
                 time.sleep(0.05)
             assert daemon.cpu() - used < 0.25
-            assert len(daemon.log_lines("accept.error")) < 260  # a burst and then so many a second: `log.limit`
+            assert len(daemon.log_lines("accept.error")) < 15  # a burst and then so many a second: `log.limit`
             for sock in idle:
                 sock.close()
             inside.close()

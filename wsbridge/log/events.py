@@ -18,15 +18,19 @@ class Event:
         meaning: When it is written, one sentence.
         levels: The levels it may have.
         keys: The keys it may carry, beside the time, the level and `event`; absent ones do not apply.
-        limited: Whether bad clients could cause it without end, so that it has a token bucket.
+        most: Records a second, and at once after a quiet time, where clients could cause them without end.
     """
 
     meaning: str
     levels: tuple[str, ...]
     keys: tuple[str, ...]
-    limited: bool = False
+    most: tuple[float, float] | None = None
 
 
+_MANY: Final = (50.0, 200.0)
+"""For records of which each tells of another client."""
+_FEW: Final = (1.0, 5.0)
+"""For records that are all alike."""
 _FRONT: Final = ("id", "peer", "listener")
 _ENDING: Final = ("reason", "blame", "detail", "route", "backend", "path", "address", "subprotocol", "seconds")
 
@@ -65,13 +69,13 @@ EVENTS: Final[dict[str, Event]] = {
         "The system refused the next connection (out of descriptors or memory); accepting goes on.",
         ("warning", "error"),
         ("listener", "error", "connections"),
-        limited=True,
+        _FEW,
     ),
     "accept.shed": Event(
         "A connection over the cap was reset at once.",
         ("warning",),
         ("listener", "connections", "limit"),
-        limited=True,
+        _FEW,
     ),
     "connection.end": Event(
         "A connection whose two sides were joined has ended; the one line that tells all of it.",
@@ -82,7 +86,7 @@ EVENTS: Final[dict[str, Event]] = {
         "A connection ended before its two sides were joined: bad request, no route, backend down.",
         ("info", "warning", "error"),
         (*_FRONT, *_ENDING, "code", "status"),
-        limited=True,
+        _MANY,
     ),
     "connection.silent": Event(
         "A connection was closed by its client before it sent anything, as health checks and browsers do.",
@@ -90,9 +94,10 @@ EVENTS: Final[dict[str, Event]] = {
         _FRONT,
     ),
     "request.served": Event(
-        "A request was answered by a `files:` or `answer:` route.",
-        ("info",),
+        "A request was answered by a `files:` or `answer:` route; debug if with a status below 400.",
+        ("debug", "info"),
         (*_FRONT, "route", "method", "path", "status", "detail"),
+        _MANY,
     ),
     "backend.retry": Event(
         "A backend is not up yet and `connect: {retry_for: …}` lets the bridge try again.",

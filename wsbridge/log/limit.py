@@ -1,27 +1,25 @@
 """Limits: how many lines a second an event may cost that bad clients can cause at will.
 
-Lives here: the token bucket and which events have one (by the table in `events`). Must not live here: the line that
+Lives here: the token bucket, one for each event that the table in `events` limits. Must not live here: the line that
 tells of suppressed records; the writer makes it from the counts.
 """
 
 from __future__ import annotations
 
-from typing import Final
-
 from wsbridge.log.events import EVENTS
-
-RATE: Final = 50.0
-"""Records a second of one limited event."""
-BURST: Final = 200.0
-"""Records of one limited event that may come at once after a quiet time."""
 
 
 class Bucket:
-    """Tokens of one event. `take` is for the callers, `untold` for the writer; neither locks."""
+    """Tokens of one event. `take` is for the callers, `untold` for the writer; neither locks.
+
+    Args:
+        rate: Records a second.
+        burst: Records that may come at once after a quiet time.
+    """
 
     __slots__ = ("_burst", "_last", "_rate", "_tokens", "_told", "suppressed")
 
-    def __init__(self, rate: float = RATE, burst: float = BURST) -> None:
+    def __init__(self, rate: float, burst: float) -> None:
         self._rate, self._burst = rate, burst
         self._tokens, self._last = burst, 0.0
         self._told = 0
@@ -49,4 +47,4 @@ class Bucket:
 
 def buckets() -> dict[str, Bucket]:
     """A fresh bucket for each limited event, by its name."""
-    return {name: Bucket() for name, event in EVENTS.items() if event.limited}
+    return {name: Bucket(*event.most) for name, event in EVENTS.items() if event.most is not None}
