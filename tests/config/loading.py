@@ -15,6 +15,7 @@ from wsbridge.kinds import CONFIG_KINDS
 
 LISTENERS = "listeners: {web: {bind: 127.0.0.1:8080}}\n"
 ROUTES = "routes: {vnc: {match: any, backend: 'tcp://10.0.0.5:5900', auth: none}}\n"
+BACKEND = "backend: 'tcp://10.0.0.5:1'"
 
 
 def read(
@@ -44,3 +45,13 @@ def wrong(
 def told(problems: list[Problem]) -> list[str]:
     """Give code and path of problems."""
     return [f"{problem.code} {problem.path}" for problem in problems]
+
+
+def listeners(*binds: str) -> str:
+    """Write listeners named l0, l1 and so on at these addresses."""
+    return "listeners:\n" + "".join(f"  l{at}: {{bind: '{bind}'}}\n" for at, bind in enumerate(binds))
+
+
+def file(first: str, *routes: str) -> str:
+    """Write a file of one text of listeners and of routes named r0, r1 and so on."""
+    return first + "routes:\n" + "".join(f"  r{at}: {{{route}}}\n" for at, route in enumerate(routes))

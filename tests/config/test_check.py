@@ -4,18 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.config.loading import LISTENERS, ROUTES, read, told, wrong
-
-BACKEND = "backend: 'tcp://10.0.0.5:1'"
-
-
-def listeners(*binds: str) -> str:
-    return "listeners:\n" + "".join(f"  l{at}: {{bind: '{bind}'}}\n" for at, bind in enumerate(binds))
-
-
-def file(first: str, *routes: str) -> str:
-    """Write a file of one text of listeners and of routes named r0, r1 and so on."""
-    return first + "routes:\n" + "".join(f"  r{at}: {{{route}}}\n" for at, route in enumerate(routes))
+from tests.config.loading import BACKEND, LISTENERS, ROUTES, file, listeners, read, told, wrong
 
 
 @pytest.mark.parametrize("bind", ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "localhost:1", "gw.example:1", "[fe80::1]:1"])
@@ -88,56 +77,6 @@ def test_ipv6_only_leaves_ipv4_to_another() -> None:
     """With ipv6_only the same port may be taken for IPv4."""
     text = "listeners: {a: {bind: '[::]:1', ipv6_only: true}, b: {bind: '0.0.0.0:1'}}\n"
     assert len(read(text + ROUTES).config.listeners) == 2
-
-
-@pytest.mark.parametrize(
-    ("earlier", "later", "taken"),
-    [
-        ("any", "any", True),
-        ("any", "{path: /x}", True),
-        ("{path: /*}", "any", True),
-        ("{path: /x/*}", "{path: /x/y}", True),
-        ("{path: /x/*}", "{path: /x/y/*}", True),
-        ("{path: /x/*}", "{path: /x/*}", True),
-        ("{path: /x/*}", "{path: /x}", False),
-        ("{path: /x/*}", "{path: /xy/z}", False),
-        ("{path: /x/y/*}", "{path: /x/*}", False),
-        ("{path: /x}", "{path: /X}", False),
-        ("{path: /x}", "any", False),
-        ("{host: a}", "{host: a, path: /x}", True),
-        ("{host: [a, b]}", "{host: b}", True),
-        ("{host: a}", "{host: [a, b]}", False),
-        ("{host: a}", "any", False),
-        ("{listener: l0}", "{listener: [l0, l1]}", False),
-        ("{listener: [l0, l1]}", "any", True),
-        ("{listener: l0}", "{listener: l1}", False),
-    ],
-)
-def test_routes_that_an_earlier_one_shadows(earlier: str, later: str, taken: bool) -> None:
-    """A route whose every request an earlier one takes is an error at its match; one that keeps some is not."""
-    first = listeners("127.0.0.1:1", "127.0.0.1:2")
-    text = file(first, f"match: {earlier}, {BACKEND}, auth: none", f"match: {later}, {BACKEND}, auth: none")
-    if not taken:
-        read(text)
-        return
-    (problem,) = [problem for problem in wrong(text) if problem.severity == "error"]
-    assert (problem.code, problem.path) == ("E021", "routes.r1.match")
-    assert problem.message == 'nothing can reach this route: the route "r0" above takes all that it matches'
-
-
-def test_several_routes_may_shadow_one_together() -> None:
-    """Where each listener's requests are taken by another route, all of these are named."""
-    first = listeners("127.0.0.1:1", "127.0.0.1:2")
-    routes = [f"match: {match}, {BACKEND}, auth: none" for match in ("{listener: l0}", "{listener: l1}", "any")]
-    (problem,) = wrong(file(first, *routes))
-    assert 'the routes "r0", "r1" above' in problem.message
-
-
-def test_pages_and_backends_may_share_a_path() -> None:
-    """Routes with files or answer take plain requests, those with a backend upgrades: neither shadows the other."""
-    read(file(LISTENERS, f"match: any, {BACKEND}, auth: none", "match: any, answer: 204, auth: none"))
-    (problem,) = wrong(file(LISTENERS, "match: any, answer: 204, auth: none", "match: any, answer: 404, auth: none"))
-    assert (problem.code, problem.path) == ("E021", "routes.r1.match")
 
 
 def test_a_route_without_match_needs_a_listener_that_names_it() -> None:

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -22,10 +21,6 @@ from wsbridge.config.model import Config
 from wsbridge.config.problems import ConfigError, Problem
 from wsbridge.config.section import Context, Fault, Kinds, Steps
 from wsbridge.config.sentences import faults_in
-
-if TYPE_CHECKING:
-    pass
-
 
 UNSURE = frozenset({"E020", "E021", "W001", "W011"})
 """Codes of what hangs on other sections, so that it is not told while one of those is left out."""

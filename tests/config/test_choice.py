@@ -1,0 +1,99 @@
+"""Values that may be written in more than one form."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.config.loading import LISTENERS, read, wrong
+from wsbridge.backends.tcp import TcpBackendConfig
+from wsbridge.backends.tls import TlsBackendConfig
+from wsbridge.backends.unix import UnixBackendConfig
+from wsbridge.backends.websocket import WebSocketBackendConfig
+from wsbridge.config import choice
+from wsbridge.config.load import load
+from wsbridge.config.problems import ConfigError
+from wsbridge.config.section import TAG, Kinds
+from wsbridge.kinds import CONFIG_KINDS
+
+
+def test_a_short_backend_equals_the_long_one() -> None:
+    """A URL alone is the same as a mapping with that url; so is a word for authentication."""
+    text = LISTENERS + "routes: {vnc: {match: any, backend: %s, auth: %s}}\n"
+    short = read(text % ("'wss://gw/x'", "none")).config
+    long = read(text % ("{url: 'wss://gw/x'}", "{kind: none}")).config
+    assert short == long
+
+
+@pytest.mark.parametrize(("value", "form"), [("a", "text"), (["a"], "list"), ({}, "list")])
+def test_a_word_or_a_list(value: object, form: str) -> None:
+    """Whatever is no word is taken for a list, and told to be none if it is none."""
+    assert choice.list_form(value) == TAG + form
+
+
+@pytest.mark.parametrize(("value", "form"), [("a", "text"), ({"a": "b"}, "section"), (["a"], "section")])
+def test_a_word_or_a_mapping(value: object, form: str) -> None:
+    """Whatever is no word is taken for a mapping, and told to be none if it is none."""
+    assert choice.mapping_form(value) == TAG + form
+
+
+def test_one_text_is_a_list_of_one() -> None:
+    """Other values stay what they are."""
+    assert choice.listed("a") == ("a",)
+    assert choice.listed(["a", "b"]) == ["a", "b"]
+
+
+def test_lists_with_something_in_them_each_once() -> None:
+    """An empty list and a text that stands twice are refused by name."""
+    assert choice.filled(("a",)) == choice.unique(("a",)) == ("a",)
+    with pytest.raises(ValueError, match="at least one entry"):
+        choice.filled(())
+    with pytest.raises(ValueError, match=r'^"b" stands here twice$'):
+        choice.unique(("a", "b", "b"))
+
+
+@pytest.mark.parametrize(
+    ("backend", "section"),
+    [
+        ("tcp://a:1", TcpBackendConfig),
+        ("tls://a:1", TlsBackendConfig),
+        ("unix:/s", UnixBackendConfig),
+        ("ws://a/x", WebSocketBackendConfig),
+        ("wss://a/x", WebSocketBackendConfig),
+    ],
+)
+def test_the_scheme_picks_the_section(backend: str, section: type) -> None:
+    """Each scheme has its own options."""
+    text = LISTENERS + f"routes: {{r: {{match: any, auth: none, backend: '{backend}'}}}}\n"
+
+    assert type(read(text).config.routes["r"].backend) is section
+
+
+@pytest.mark.parametrize(
+    ("key", "written", "path", "said"),
+    [
+        ("backend", "[a]", "", "must be a URL such as tcp://10.0.0.5:5900, or a mapping with url"),
+        ("backend", "{}", ".url", "is missing"),
+        ("backend", "{url: 'ftp://a'}", ".url", "must be of the form tcp://"),
+        ("backend", "{url: 'tls://a:1', insecure: maybe}", ".insecure", '"maybe" is neither true nor false'),
+        ("auth", "[none]", "", 'must be "none"'),
+        ("auth", "{}", ".kind", "is missing"),
+        ("auth", "{kind: [none]}", ".kind", "\"['none']\" is not known here"),
+        ("auth", "nobody", ".kind", '"nobody" is not known here: write "none"'),
+    ],
+)
+def test_what_is_told_of_a_wrong_choice(key: str, written: str, path: str, said: str) -> None:
+    """One mistake is one problem, at the value that picks or at the key that is wrong."""
+    rest = {"backend": "auth: none", "auth": "backend: 'tcp://a:1'"}[key]
+    (problem,) = wrong(LISTENERS + f"routes: {{r: {{match: any, {rest}, {key}: {written}}}}}\n")
+
+    assert problem.path in (f"routes.r.{key}{path}", f"routes.r.{key}")
+    assert problem.message.startswith(said)
+
+
+def test_a_scheme_that_no_kind_serves() -> None:
+    """The table of kinds decides what there is."""
+    text = LISTENERS + "routes: {r: {match: any, auth: none, backend: 'tls://a:1'}}\n"
+    with pytest.raises(ConfigError) as caught:
+        load(text, file="w.yaml", kinds=Kinds({"tcp": TcpBackendConfig}, CONFIG_KINDS.auth), environ={}, files=False)
+
+    assert [problem.message for problem in caught.value.problems] == ["no backend is known for tls://"]

@@ -1,0 +1,115 @@
+"""What of YAML is taken, and where it is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from wsbridge.config.compose import compose
+from wsbridge.config.document import Entry, Place, Scalar, Sequence, Table
+from wsbridge.config.problems import ConfigError
+
+
+def refused(text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        compose(text, "w.yaml")
+    (problem,) = caught.value.problems
+    return f"{problem.line}:{problem.column} {problem.code} {problem.path} {problem.message}"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "1:1 E006  the file is empty"),
+        ("# nothing\n", "1:1 E006  the file is empty"),
+        ("null\n", "1:1 E006  the file is empty"),
+        ("- a\n", "1:1 E012  the file must be a mapping"),
+        ("a: 1\nb:\n  c: 1\n  c: 2\n", "4:3 E004 b.c this key stands here already, in line 3"),
+        ("a: &x {b: c}\nd:\n  <<: *x\n", '3:3 E003 d.<< merge keys ("<<") are not taken'),
+        ("a: !!int 3\n", '1:4 E003 a the tag "tag:yaml.org,2002:int" is not taken'),
+        ("a: [b, !x {c: d}]\n", '1:8 E003 a[1] the tag "!x" is not taken'),
+        ("a: b\n---\nc: d\n", "2:1 E003  a second document begins here"),
+        ("? [a]\n: b\n", "1:3 E003  a key must be text"),
+        ("a: {{ b }}\n", "1:5 E003 a a key must be text"),
+        ("a: *b\n", '1:4 E002 a "*b" stands for nothing'),
+        ("a: &b [c, *b]\n", '1:11 E003 a[1] "*b" stands inside of what it stands for'),
+        ("a: \x07\n", "1:4 E002  the character U+0007 must not stand"),
+        ("a:\n\tb: c\n", "2:1 E002  not YAML: found character '\\t'"),
+        ("a: [b\n", "1:4 E002  not YAML: "),
+    ],
+)
+def test_what_is_not_taken_is_refused_at_its_place(text: str, expected: str) -> None:
+    """A file with a feature that is not taken is refused with the line and column of that feature."""
+    assert refused(text).startswith(expected)
+
+
+@pytest.mark.parametrize("text", ["bind: [::]:8080\n", "a: {b: ${X}}\n", "a:\n  bind: [::]:8080\n  c: d\n"])
+def test_syntax_errors_near_brackets_and_variables_advise_quotes(text: str) -> None:
+    """A syntax error on a line with `[::` or `${` says that the value belongs in quotes."""
+    assert "put it in quotes" in refused(text)
+
+
+def test_nesting_is_bounded() -> None:
+    """The 21st level of nesting is refused, the 20th is not."""
+    compose("a: " + "[" * 19 + "]" * 19, "w.yaml")
+    assert "more than 20 mappings and lists" in refused("a: " + "[" * 20 + "]" * 20)
+    assert "more than 20 mappings and lists" in refused("[" * 5000)
+
+
+def test_nesting_by_aliases_is_bounded() -> None:
+    """Levels that come in by an alias count like written ones."""
+    inner = "a: &a " + "[" * 15 + "]" * 15 + "\n"
+    compose(inner + "b: [[[[*a]]]]\n", "w.yaml")
+    assert "more than 20 mappings and lists" in refused(inner + "b: [[[[[*a]]]]]\n")
+
+
+def test_values_are_counted_with_those_of_aliases() -> None:
+    """A small file whose aliases stand for a billion values is refused at once."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
+    assert "more than 10,000 values" in refused("\n".join(lines))
+
+
+def test_many_values_are_refused_and_a_few_less_are_not() -> None:
+    """The bound is 10,000 values."""
+    compose("a: [" + "x," * 9_990 + "]", "w.yaml")
+    assert "more than 10,000 values" in refused("a: [" + "x," * 10_001 + "]")
+
+
+def test_aliases_within_bounds_are_taken() -> None:
+    """An anchor may be used again as a whole value."""
+    document = compose("a: &x {b: [c]}\nd: *x\n", "w.yaml")
+    assert document.data({}) == ({"a": {"b": ["c"]}, "d": {"b": ["c"]}}, [])
+
+
+def test_nodes_know_their_places() -> None:
+    """Line and column of keys and values, from 1, and whether they stand in brackets or quotes."""
+    root = compose("a: b\nc:\n  - 'd'\n  - [e]\n", "w.yaml").root
+
+    assert isinstance(root, Table)
+    assert (root.place, root.flow) == (Place(1, 1), False)
+    assert root.entries["a"] == Entry(Place(1, 1), Scalar(Place(1, 4), "b", plain=True))
+    items = root.entries["c"].value
+    assert isinstance(items, Sequence)
+    assert items.items[0] == Scalar(Place(3, 5), "d", plain=False)
+    inner = items.items[1]
+    assert isinstance(inner, Sequence)
+    assert (inner.place, inner.flow) == (Place(4, 5), True)
+
+
+def test_every_mistake_that_does_not_hide_the_next_is_told() -> None:
+    """Keys that stand twice and tags are told all at once, in the order of the file."""
+    with pytest.raises(ConfigError) as caught:
+        compose("a: 1\na: 2\nb: !x 3\nb: 4\n", "w.yaml")
+
+    assert [(problem.line, problem.code) for problem in caught.value.problems] == [
+        (2, "E004"),
+        (3, "E003"),
+        (4, "E004"),
+    ]
+
+
+def test_an_anchor_may_be_set_again() -> None:
+    """An alias stands for the latest before it."""
+    document = compose("a: &x 1\nb: *x\nc: &x 2\nd: *x\n", "w.yaml")
+
+    assert document.data({}) == ({"a": "1", "b": "1", "c": "2", "d": "2"}, [])

@@ -1,0 +1,50 @@
+"""How much of everything there may be, and within what bounds."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.config.loading import LISTENERS, ROUTES, read, wrong
+from wsbridge.config.limits import Limits
+
+
+@pytest.mark.parametrize(
+    ("key", "fit", "unfit"),
+    [
+        ("connections", ["auto", "1", "1000000"], ["0", "many", "1.5"]),
+        ("head", ["8KiB", "1MiB"], ["1023", "1025KiB", "0"]),
+        ("head_line", ["256", "16KiB"], ["255", "17KiB", "2MiB"]),
+        ("headers", ["1", "10000"], ["0", "10001"]),
+        ("shed", ["0", "1000"], ["-1"]),
+        ("lingering", ["0", "1000"], ["-1"]),
+        ("linger_bytes", ["0", "1MiB"], ["64KB"]),
+        ("control_rate", ["1", "100000"], ["0"]),
+        ("frame", ["125", "64KiB"], ["124", "65537"]),
+        ("dns_threads", ["1", "256"], ["0", "257"]),
+        ("dns_ttl", ["0s", "1h"], ["30", "off"]),
+        ("dns_negative_ttl", ["0s", "1h"], ["30", "off"]),
+    ],
+)
+def test_bounds(key: str, fit: list[str], unfit: list[str]) -> None:
+    """The values at the edges are taken, those beyond are one mistake at their key."""
+    for value in fit:
+        read(LISTENERS + ROUTES + f"limits: {{{key}: {value}}}\n")
+    for value in unfit:
+        (problem,) = wrong(LISTENERS + ROUTES + f"limits: {{{key}: {value}}}\n")
+        assert problem.path == f"limits.{key}"
+
+
+def test_every_limit_has_its_bounds_here() -> None:
+    """No key is forgotten above."""
+    (mark,) = (mark for mark in test_bounds.pytestmark if mark.name == "parametrize")  # type: ignore[attr-defined]
+
+    assert [key for key, _, _ in mark.args[1]] == list(Limits.model_fields)
+
+
+@pytest.mark.parametrize(("written", "key"), [("head_line: 32KiB", "head_line"), ("head: 4KiB", "head")])
+def test_a_line_is_a_part_of_the_head(written: str, key: str) -> None:
+    """The key that is written is the one that is told."""
+    (problem,) = wrong(LISTENERS + ROUTES + f"limits: {{{written}}}\n")
+
+    assert (problem.code, problem.path) == ("E013", f"limits.{key}")
+    read(LISTENERS + ROUTES + "limits: {head: 4KiB, head_line: 4KiB}\n")

@@ -1,0 +1,61 @@
+"""An address that is listened on, and what its keys allow one another."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.config.loading import ROUTES, read, wrong
+
+
+@pytest.mark.parametrize(
+    ("listener", "path", "message"),
+    [
+        ("bind: '127.0.0.1:80', speaks: tcp", "listeners.l.route", "is missing: a listener that speaks tcp names"),
+        ("bind: '127.0.0.1:80', route: vnc", "listeners.l.route", "only a listener with speaks: tcp names a route"),
+        ("bind: '127.0.0.1:80', mode: 0660", "listeners.l.mode", "is only for a listener on unix:/path"),
+        ("bind: '127.0.0.1:80', owner: a:b", "listeners.l.owner", "is only for a listener on unix:/path"),
+        ("bind: '127.0.0.1:80', ipv6_only: true", "listeners.l.ipv6_only", "is only for a listener on an IPv6 address"),
+        ("bind: 'unix:/s', owner: a b", "listeners.l.owner", '"a b" is not of the form user or user:group'),
+        ("bind: '127.0.0.1:80', tls: {certificates: []}", "listeners.l.tls.certificates", "needs at least one entry"),
+        ("bind: '127.0.0.1:80', tls: {certificates: [{cert: a}]}", "listeners.l.tls.certificates[0].key", "is missing"),
+        ("bind: '127.0.0.1:80', backlog: 0", "listeners.l.backlog", "0 is too small: at least 1"),
+    ],
+)
+def test_mistakes_in_listeners(listener: str, path: str, message: str) -> None:
+    """Each mistake in a listener gives one problem, with the path of the key and what to write."""
+    problems = wrong("listeners:\n  web: {bind: 127.0.0.1:8080}\n  l: {" + listener + "}\n" + ROUTES)
+    assert [problem.path for problem in problems] == [path]
+    assert problems[0].message.startswith(message)
+
+
+def test_what_a_listener_does_unless_told() -> None:
+    """An address is enough."""
+    listener = read("listeners: {l: {bind: '127.0.0.1:80'}}\n" + ROUTES).config.listeners["l"]
+
+    assert (listener.speaks, listener.route, listener.tls, listener.owner) == ("websocket", None, None, None)
+    assert (listener.mode, listener.ipv6_only, listener.backlog) == (0o660, False, 1024)
+
+
+def test_keys_of_unix_and_of_ipv6_listeners() -> None:
+    """Mode and owner go with a path, ipv6_only with an IPv6 address."""
+    listeners = read(
+        "listeners: {u: {bind: 'unix:/s', mode: 0600, owner: a:b}, v: {bind: '[::1]:80', ipv6_only: true}}\n" + ROUTES
+    ).config.listeners
+
+    assert (listeners["u"].mode, listeners["u"].owner) == (0o600, "a:b")
+    assert listeners["v"].ipv6_only
+
+
+@pytest.mark.parametrize("backlog", ["65536", "-1", "many"])
+def test_the_backlog_is_bounded(backlog: str) -> None:
+    """From 1 to what the kernel counts in."""
+    (problem,) = wrong(f"listeners: {{l: {{bind: '127.0.0.1:80', backlog: {backlog}}}}}\n" + ROUTES)
+
+    assert problem.path == "listeners.l.backlog"
+
+
+def test_a_misspelt_route_is_one_mistake() -> None:
+    """Where a key is unknown, the one that it was meant to be is not told missing."""
+    (problem,) = wrong("listeners: {l: {bind: '127.0.0.1:80', speaks: tcp, rout: vnc}}\n" + ROUTES)
+
+    assert (problem.path, problem.code) == ("listeners.l.rout", "E010")

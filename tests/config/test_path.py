@@ -1,0 +1,84 @@
+"""Files and folders that the configuration names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from tests.config.loading import LISTENERS, wrong
+from wsbridge.config.load import load_file
+from wsbridge.config.path import FilePath, FolderPath, resolve
+from wsbridge.config.section import Context, Kinds, Section
+from wsbridge.kinds import CONFIG_KINDS
+
+
+def test_relative_paths_begin_at_the_folder_of_the_file(tmp_path: Path) -> None:
+    """A path without a slash before it is looked for beside the configuration file."""
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "w.yaml").write_text(LISTENERS + "routes: {p: {match: any, files: pages/../pages, auth: none}}\n")
+    assert load_file(tmp_path / "w.yaml", CONFIG_KINDS, {}).config.routes["p"].files == tmp_path / "pages"
+
+
+def test_folders_that_cannot_be_read(tmp_path: Path) -> None:
+    """A folder that is not there, or is a file, is an error at its place."""
+    (tmp_path / "page").write_text("")
+    for name, message in (("gone", "No such file or directory"), ("page", "Not a directory")):
+        text = LISTENERS + f"routes: {{p: {{match: any, files: {name}, auth: none}}}}\n"
+        (problem,) = wrong(text, folder=tmp_path)
+        assert (problem.path, problem.message.rpartition(": ")[2]) == ("routes.p.files", message)
+
+
+def context(folder: Path, *, files: bool = True) -> Context:
+    """Give the context of a file in a folder."""
+    return Context(folder, {}, Kinds(), files=files)
+
+
+@pytest.mark.parametrize(
+    ("written", "path"), [("x", "/conf/x"), ("../x", "/x"), ("./a/./x", "/conf/a/x"), ("/x", "/x")]
+)
+def test_relative_paths(written: str, path: str) -> None:
+    """They begin at the folder of the file; nothing of `.` and `..` is left."""
+    assert resolve(written, context(Path("/conf"))) == Path(path)
+
+
+def test_paths_of_code_begin_at_the_working_folder() -> None:
+    """Where no file is read, and a path that is one already stays."""
+    assert resolve("x", None) == Path.cwd() / "x"
+    assert resolve(Path("x"), None) == Path("x")
+
+
+@pytest.mark.parametrize("written", ["", "a\0b"])
+def test_what_is_no_path(written: str) -> None:
+    """The system would refuse it, too."""
+    with pytest.raises(ValueError, match="is no path of a file"):
+        resolve(written, None)
+
+
+class Holder(Section):
+    """A section with a file and a folder."""
+
+    file: FilePath = Path("/dev/null")
+    folder: FolderPath = Path("/")
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "said"),
+    [
+        ("file", "gone", "gone cannot be read: No such file or directory"),
+        ("file", "folder", "folder is a folder, not a file"),
+        ("folder", "gone", "gone cannot be read as a folder: No such file or directory"),
+        ("folder", "file", "file cannot be read as a folder: Not a directory"),
+    ],
+)
+def test_what_cannot_be_read_is_told_with_its_path(tmp_path: Path, key: str, name: str, said: str) -> None:
+    """A file is opened and a folder listed once, before anything is served; without that only the form counts."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(ValidationError) as caught:
+        Holder.model_validate({key: name}, context=context(tmp_path))
+
+    assert f"{tmp_path}/{said}" in str(caught.value)
+    assert Holder.model_validate({key: name}, context=context(tmp_path, files=False))
+    assert Holder.model_validate({key: {"file": "file", "folder": "folder"}[key]}, context=context(tmp_path))

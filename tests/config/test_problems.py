@@ -1,0 +1,135 @@
+"""What a user is shown of a mistake."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from tests.config.loading import LISTENERS, ROUTES, wrong
+from wsbridge.config.problems import CODES, ConfigError, Problem, did_you_mean, masked, meant
+
+
+def test_an_unknown_key_is_shown_with_its_line_a_caret_and_a_guess() -> None:
+    """A typo is told in one line with its place, then the line of the file, then a caret under the key."""
+    (found,) = wrong(
+        """\
+        listeners: {web: {bind: 127.0.0.1:8080}}
+        routes:
+          vnc:
+            match: any
+            tiemouts: {idle: 1h}
+            backend: tcp://10.0.0.5:5900
+        """
+    )
+    assert found.text() == (
+        'w.yaml:5:5: routes.vnc.tiemouts: unknown key (did you mean "timeouts"?)\n'
+        "        tiemouts: {idle: 1h}\n"
+        "        ^"
+    )
+
+
+def test_a_problem_as_json() -> None:
+    """A problem has the same facts as plain values for programs."""
+    (found,) = wrong(LISTENERS + ROUTES + "engnie: auto\n")
+    assert json.loads(json.dumps(found.json())) == {
+        "severity": "error",
+        "code": "E010",
+        "file": "w.yaml",
+        "line": 3,
+        "column": 1,
+        "path": "engnie",
+        "message": 'unknown key (did you mean "engine"?)',
+        "source": "engnie: auto",
+    }
+
+
+def test_passwords_in_a_shown_line_are_masked() -> None:
+    """The source line below a message hides user and password of a URL, and the caret stays in place."""
+    text = LISTENERS + "routes: {vnc: {match: any, backend: {url: 'ws://g', proxy: 'http://a:geheim@p:1', x: y}}}\n"
+    (found,) = wrong(text)
+    _, line, caret = found.text().splitlines()
+    assert "geheim" not in found.text() + json.dumps(found.json())
+    assert line[caret.index("^")] == "x"
+
+
+def test_long_lines_are_cut_around_the_caret() -> None:
+    """A line of thousands of characters is shown as the part around the mistake."""
+    text = LISTENERS + ROUTES.replace("auth: none", "auth: none, subprotocols: [" + "a, " * 500 + "], x: y")
+    found = next(each for each in wrong(text) if each.code == "E010")
+    _, line, caret = found.text().splitlines()
+    assert len(line) < 200
+    assert line[caret.index("^")] == "x"
+
+
+def problem(**changes: object) -> Problem:
+    """Make a problem of a file."""
+    facts = {"file": "w.yaml", "line": 2, "column": 3, "path": "a.b", "message": "is wrong", "source": "  b: c"}
+    return Problem(**{**facts, "code": "E012", **changes})  # type: ignore[arg-type]  # a test of any facts
+
+
+def test_an_error_and_a_warning_as_text() -> None:
+    """A warning says so and gives its code; the caret stands below the place."""
+    assert problem().text() == "w.yaml:2:3: a.b: is wrong\n      b: c\n      ^"
+    assert problem(code="W001").text().splitlines()[0] == "w.yaml:2:3: warning: a.b: is wrong [W001]"
+    assert (problem().severity, problem(code="W001").severity) == ("error", "warning")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"line": 0, "column": 0, "source": ""}, "w.yaml: a.b: is wrong"),
+        ({"path": "", "source": ""}, "w.yaml:2:3: is wrong"),
+        ({"source": "   "}, "w.yaml:2:3: a.b: is wrong"),
+    ],
+)
+def test_what_is_not_known_is_left_out(changes: dict[str, object], expected: str) -> None:
+    """No place where there is no file, no path at the top, no line that shows nothing."""
+    assert problem(**changes).text() == expected
+
+
+def test_a_caret_below_tabs() -> None:
+    """Tabs are repeated, so that it stands right at any width."""
+    assert problem(source="\tb\t: c", column=4).text().splitlines()[1:] == ["    \tb\t: c", "    \t \t^"]
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("a: http://me:pw@h/x", "a: http://*****@h/x"),
+        ("a: http://me@h", "a: http://**@h"),
+        ("a: http://h/x@y", "a: http://h/x@y"),
+        ("a: [wss://a:b@c, wss://d:e@f]", "a: [wss://***@c, wss://***@f]"),
+        ("a: \x1b[31mred\x07", "a: ?[31mred?"),
+        ("a:\tb", "a:\tb"),
+    ],
+)
+def test_what_is_hidden_in_a_line(line: str, shown: str) -> None:
+    """User and password of URLs and what a terminal would act on; the length stays, so that the caret fits."""
+    assert masked(line) == shown
+    assert len(masked(line)) == len(line)
+
+
+@pytest.mark.parametrize(
+    ("word", "guess"), [("tiemouts", "timeouts"), ("TIMEOUTS", "timeouts"), ("limit", "limits"), ("zzz", None)]
+)
+def test_guesses(word: str, guess: str | None) -> None:
+    """The nearest choice, or none if nothing is near."""
+    choices = ["timeouts", "limits", "log"]
+
+    assert meant(word, choices) == guess
+    assert did_you_mean(word, choices) == (f' (did you mean "{guess}"?)' if guess else "")
+
+
+def test_all_problems_are_the_text_of_the_error() -> None:
+    """In the order in which they are given."""
+    error = ConfigError([problem(source=""), problem(source="", path="c")])
+
+    assert str(error) == "w.yaml:2:3: a.b: is wrong\nw.yaml:2:3: c: is wrong"
+    assert [one.path for one in error.problems] == ["a.b", "c"]
+
+
+def test_the_codes_have_their_form() -> None:
+    """E or W and three digits, each with a sentence."""
+    assert all(re.fullmatch(r"[EW]\d{3}", code) and meaning for code, meaning in CODES.items())

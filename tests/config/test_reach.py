@@ -1,0 +1,101 @@
+"""Which listeners lead to a route, and which routes nothing can reach."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.config.loading import BACKEND, LISTENERS, file, listeners, read, wrong
+from wsbridge.config.reach import leading_listeners, match_of, matching_listeners, naming_listeners, shadows
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "taken"),
+    [
+        ("any", "any", True),
+        ("any", "{path: /x}", True),
+        ("{path: /*}", "any", True),
+        ("{path: /x/*}", "{path: /x/y}", True),
+        ("{path: /x/*}", "{path: /x/y/*}", True),
+        ("{path: /x/*}", "{path: /x/*}", True),
+        ("{path: /x/*}", "{path: /x}", False),
+        ("{path: /x/*}", "{path: /xy/z}", False),
+        ("{path: /x/y/*}", "{path: /x/*}", False),
+        ("{path: /x}", "{path: /X}", False),
+        ("{path: /x}", "any", False),
+        ("{host: a}", "{host: a, path: /x}", True),
+        ("{host: [a, b]}", "{host: b}", True),
+        ("{host: a}", "{host: [a, b]}", False),
+        ("{host: a}", "any", False),
+        ("{listener: l0}", "{listener: [l0, l1]}", False),
+        ("{listener: [l0, l1]}", "any", True),
+        ("{listener: l0}", "{listener: l1}", False),
+    ],
+)
+def test_routes_that_an_earlier_one_shadows(earlier: str, later: str, taken: bool) -> None:
+    """A route whose every request an earlier one takes is an error at its match; one that keeps some is not."""
+    first = listeners("127.0.0.1:1", "127.0.0.1:2")
+    text = file(first, f"match: {earlier}, {BACKEND}, auth: none", f"match: {later}, {BACKEND}, auth: none")
+    if not taken:
+        read(text)
+        return
+    (problem,) = [problem for problem in wrong(text) if problem.severity == "error"]
+    assert (problem.code, problem.path) == ("E021", "routes.r1.match")
+    assert problem.message == 'nothing can reach this route: the route "r0" above takes all that it matches'
+
+
+def test_several_routes_may_shadow_one_together() -> None:
+    """Where each listener's requests are taken by another route, all of these are named."""
+    first = listeners("127.0.0.1:1", "127.0.0.1:2")
+    routes = [f"match: {match}, {BACKEND}, auth: none" for match in ("{listener: l0}", "{listener: l1}", "any")]
+    (problem,) = wrong(file(first, *routes))
+    assert 'the routes "r0", "r1" above' in problem.message
+
+
+def test_pages_and_backends_may_share_a_path() -> None:
+    """Routes with files or answer take plain requests, those with a backend upgrades: neither shadows the other."""
+    read(file(LISTENERS, f"match: any, {BACKEND}, auth: none", "match: any, answer: 204, auth: none"))
+    (problem,) = wrong(file(LISTENERS, "match: any, answer: 204, auth: none", "match: any, answer: 404, auth: none"))
+    assert (problem.code, problem.path) == ("E021", "routes.r1.match")
+
+
+MIXED = """\
+listeners:
+  web: {bind: '127.0.0.1:1'}
+  more: {bind: '127.0.0.1:2'}
+  old: {bind: '127.0.0.1:3', speaks: tcp, route: both}
+routes:
+  both: {match: {listener: more}, backend: 'tcp://a:1', auth: none}
+  all: {match: any, backend: 'tcp://a:1', auth: none}
+"""
+
+
+def test_the_listeners_of_a_route() -> None:
+    """Those whose requests it may match and those that name it, in the order of the file."""
+    config = read(MIXED).config
+    both, everything = config.routes["both"], config.routes["all"]
+
+    assert matching_listeners(config, both) == ["more"]
+    assert naming_listeners(config, "both") == ["old"]
+    assert leading_listeners(config, "both") == ["more", "old"]
+    assert matching_listeners(config, everything) == leading_listeners(config, "all") == ["web", "more"]
+    assert naming_listeners(config, "all") == []
+
+
+def test_any_asks_for_nothing() -> None:
+    """The word matches as an empty match would; no match at all matches nothing."""
+    config = read(MIXED).config
+    everything = config.routes["all"]
+
+    match = match_of(everything)
+    assert match is not None
+    assert (match.listener, match.host, match.path) == (None, None, None)
+    assert match_of(everything.model_copy(update={"match": None})) is None
+    assert matching_listeners(config, everything.model_copy(update={"match": None})) == []
+
+
+def test_nothing_shadows_a_route_that_keeps_a_listener() -> None:
+    """A listener that only the later route serves is enough."""
+    config = read(MIXED).config
+
+    assert shadows(config, "both") is None
+    assert shadows(config, "all") is None

@@ -1,0 +1,91 @@
+"""The base of all sections: what they share, and that all mistakes are told at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from wsbridge.config.section import Context, Fault, Kinds, Section, SectionError
+
+
+class Inner(Section):
+    """A section inside of another."""
+
+    number: int = 1
+
+
+class Sample(Section):
+    """A section with rules of every kind."""
+
+    inner: Inner = Inner()
+    size: int = 1
+    other: int = 2
+
+    @classmethod
+    def written_faults(cls, written: Mapping[str, object]) -> Iterable[Fault]:
+        """Refuse two keys together."""
+        if "size" in written and "other" in written:
+            yield Fault(("other",), "not with size", "E013", at_key=True)
+
+    def faults(self, context: Context) -> Iterable[Fault]:
+        """Refuse a size that the folder does not hold."""
+        if self.size > 9:
+            yield Fault(("size",), f"not in {context.folder}", "E012")
+
+
+CONTEXT = Context(Path("/conf"), {}, Kinds())
+
+
+def error_of(written: object, context: Context | None = CONTEXT) -> SectionError:
+    """Read a sample that must fail."""
+    with pytest.raises(ValidationError) as caught:
+        Sample.model_validate(written, context=context)
+    (error,) = caught.value.errors()
+    cause = error["ctx"]["error"]
+    assert isinstance(cause, SectionError)
+    return cause
+
+
+def test_a_section_does_not_change_and_knows_its_keys() -> None:
+    """It is frozen, and a key that it does not have is an error."""
+    sample = Sample.model_validate({"size": 3}, context=CONTEXT)
+    with pytest.raises(ValidationError, match="frozen"):
+        sample.size = 4  # type: ignore[misc]  # what must not be done
+
+    assert [error["type"] for error in error_of({"sise": 3}).errors] == ["extra_forbidden"]
+
+
+def test_fields_and_rules_are_told_together() -> None:
+    """What is wrong in a value does not hide what is wrong between keys."""
+    error = error_of({"size": "x", "other": 1})
+
+    assert [found["loc"] for found in error.errors] == [("size",)]
+    assert [fault.message for fault in error.faults] == ["not with size"]
+    assert str(error).startswith("size: ")
+    assert str(error).endswith("; other: not with size")
+
+
+def test_what_is_named_is_judged_only_when_well_written_and_read_from_a_file() -> None:
+    """Rules on the things that a section names need both its values and the context."""
+    assert [fault.message for fault in error_of({"size": 10}).faults] == ["not in /conf"]
+    assert [fault.message for fault in error_of({"size": 10, "inner": 3}).faults] == []
+    assert Sample.model_validate({"size": 10}).size == 10
+
+
+def test_a_section_inside_carries_its_own_mistakes() -> None:
+    """They come out below the key that leads to it, whole."""
+    (found,) = error_of({"inner": {"number": "x", "y": 1}}).errors
+    cause = found["ctx"]["error"]
+
+    assert found["loc"] == ("inner",)
+    assert isinstance(cause, SectionError)
+    assert cause.section is Inner
+    assert [error["loc"] for error in cause.errors] == [("number",), ("y",)]
+
+
+def test_nothing_but_rules_warns() -> None:
+    """A section without rules has neither faults nor cautions."""
+    assert [*Inner().faults(CONTEXT), *Inner().cautions(CONTEXT), *Inner.written_faults({})] == []

@@ -1,0 +1,102 @@
+"""From what pydantic found to what a user understands."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import pytest
+from pydantic import Field, ValidationError
+
+from wsbridge.config.section import Fault, Section
+from wsbridge.config.sentences import faults_in
+
+
+class Leaf(Section):
+    """The innermost section."""
+
+    width: int = 1
+    height: int = 1
+
+
+class Sample(Section):
+    """A section with every shape."""
+
+    elsewhere: ClassVar = {"depth": "write it in leaf"}
+
+    needed: int = 0
+    word: Literal["alpha", "beta", "gamma"] = "alpha"
+    two: Literal["on", "off"] = "on"
+    one: Literal["only"] = "only"
+    items: tuple[int, ...] = ()
+    leaf: Leaf = Leaf()
+    names: dict[Literal["a", "b"], Leaf] = Field(default_factory=dict)
+
+
+class Needy(Section):
+    """A section with a key that has no default."""
+
+    timeout: int
+
+
+def faults(written: object, section: type[Section] = Sample) -> list[Fault]:
+    """Read a section that must fail, and give its faults."""
+    with pytest.raises(ValidationError) as caught:
+        section.model_validate(written)
+    return list(faults_in(caught.value.errors(include_url=False), section, ("top",)))
+
+
+@pytest.mark.parametrize(
+    ("written", "steps", "message"),
+    [
+        ({"word": "alpa"}, ("word",), '"alpa" is none of alpha, beta or gamma (did you mean "alpha"?)'),
+        ({"word": "zzz"}, ("word",), '"zzz" is none of alpha, beta or gamma'),
+        ({"word": ["alpha"]}, ("word",), "must be alpha, beta or gamma"),
+        ({"two": "zz"}, ("two",), '"zz" is none of on or off'),
+        ({"one": "zz"}, ("one",), '"zz" is none of only'),
+        ({"items": "x"}, ("items",), "must be a list"),
+        ({"leaf": "x"}, ("leaf",), "must be a mapping"),
+        ({"leaf": ["x"]}, ("leaf",), "must be a mapping"),
+        ({"names": ["x"]}, ("names",), "must be a mapping"),
+    ],
+)
+def test_values_of_the_wrong_form(written: object, steps: tuple[str, ...], message: str) -> None:
+    """Each gives one sentence at its place, with what to write."""
+    assert faults(written) == [Fault(("top", *steps), message, "E012")]
+
+
+@pytest.mark.parametrize(
+    ("key", "ending"),
+    [
+        ("wrod", ' (did you mean "word"?)'),
+        ("width", ' (it belongs under "leaf")'),
+        ("depth", ": write it in leaf"),
+        ("zzzzz", ""),
+    ],
+)
+def test_unknown_keys(key: str, ending: str) -> None:
+    """A guess, the section where the key belongs, the hint of this section, or nothing where none fits."""
+    assert faults({key: 1}) == [Fault(("top", key), f"unknown key{ending}", "E010", at_key=True)]
+
+
+def test_a_missing_key_and_its_misspelling_are_one_mistake() -> None:
+    """What the unknown key was meant to be is not told missing; a key that nothing resembles is."""
+    assert [fault.message for fault in faults({"tiemout": 1}, Needy)] == ['unknown key (did you mean "timeout"?)']
+    assert [(fault.steps, fault.message) for fault in faults({}, Needy)] == [(("top", "timeout"), "is missing")]
+
+
+def test_sections_in_sections_are_unpacked() -> None:
+    """All mistakes of the inner ones come with the whole way to them, each once."""
+    found = faults({"leaf": {"width": "x", "hieght": 1}, "names": {"a": {"height": "y"}}})
+
+    assert [(fault.steps, fault.code) for fault in found] == [
+        (("top", "leaf", "width"), "E012"),
+        (("top", "leaf", "hieght"), "E010"),
+        (("top", "names", "a", "height"), "E012"),
+    ]
+
+
+def test_a_key_that_is_no_name() -> None:
+    """The key itself is pointed at."""
+    (found,) = faults({"names": {"c": {}}})
+
+    assert (found.steps, found.at_key, found.message) == (("top", "names", "c"), True, '"c" is none of a or b')
