@@ -8,7 +8,7 @@ import re
 import pytest
 
 from tests.config.loading import LISTENERS, ROUTES, wrong
-from wsbridge.config.problems import CODES, ConfigError, Problem, did_you_mean, masked, meant
+from wsbridge.config.problems import CODES, WIDEST, ConfigError, Problem, did_you_mean, masked, meant
 
 
 def test_an_unknown_key_is_shown_with_its_line_a_caret_and_a_guess() -> None:
@@ -133,3 +133,14 @@ def test_all_problems_are_the_text_of_the_error() -> None:
 def test_the_codes_have_their_form() -> None:
     """E or W and three digits, each with a sentence."""
     assert all(re.fullmatch(r"[EW]\d{3}", code) and meaning for code, meaning in CODES.items())
+
+
+@pytest.mark.parametrize("column", [1, 80, 500, 921, 1000])
+def test_a_cut_line_keeps_what_is_pointed_at(column: int) -> None:
+    """At the beginning, in the middle and at the end of a long line."""
+    source = "".join(f"{at:03}," for at in range(250))
+    _, line, caret = problem(source=source, column=column).text().splitlines()
+
+    assert len(line) == 4 + WIDEST
+    assert line[4:] in source
+    assert source.index(line[4:]) + caret.index("^") - 4 == column - 1

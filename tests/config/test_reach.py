@@ -20,6 +20,7 @@ from wsbridge.config.reach import leading_listeners, match_of, matching_listener
         ("{path: /x/*}", "{path: /x}", False),
         ("{path: /x/*}", "{path: /xy/z}", False),
         ("{path: /x/y/*}", "{path: /x/*}", False),
+        ("{path: /x}", "{path: /x}", True),
         ("{path: /x}", "{path: /X}", False),
         ("{path: /x}", "any", False),
         ("{host: a}", "{host: a, path: /x}", True),
