@@ -1,11 +1,41 @@
-"""For all tests: how many examples hypothesis tries."""
+"""For all tests: how many examples hypothesis tries, and certificates made on the spot."""
 
 from __future__ import annotations
 
 import os
 
+import pytest
+import trustme
 from hypothesis import settings
 
 settings.register_profile("test", max_examples=300, deadline=None, derandomize=True)
 settings.register_profile("fuzz", max_examples=20_000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "test"))
+
+
+@pytest.fixture(scope="session")
+def authority():
+    """A certificate authority."""
+    return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def issue(authority, tmp_path_factory):
+    """Make files of a certificate for names: (cert, key) paths."""
+
+    def make(*names, **options):
+        folder = tmp_path_factory.mktemp("certificate")
+        cert = authority.issue_cert(*names, **options)
+        cert.cert_chain_pems[0].write_to_path(folder / "cert.pem")
+        cert.private_key_pem.write_to_path(folder / "key.pem")
+        return folder / "cert.pem", folder / "key.pem"
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def ca_file(authority, tmp_path_factory):
+    """PEM file of the authority."""
+    path = tmp_path_factory.mktemp("ca") / "ca.pem"
+    authority.cert_pem.write_to_path(path)
+    return path

@@ -139,38 +139,11 @@ def test_every_file_says_what_lives_in_it():
     ]
 
 
-COVERED_ELSEWHERE = {
-    "backends/backend.py": "backends/test_plain.py",
-    "backends/tcp.py": "backends/test_plain.py",
-    "backends/unix.py": "backends/test_plain.py",
-    "cli/status.py": "cli/test_commands.py",
-    "cli/teaching.py": "cli/test_commands.py",
-    "cli/version.py": "cli/test_commands.py",
-    "demo/commands.py": "demo/test_service.py",
-    "protocol/framing.py": "protocol/test_websocket.py",
-    "protocol/head.py": "protocol/test_http1.py",
-    "relay/ending.py": "contract/test_patience.py",
-    "relay/terms.py": "contract/test_endings.py",
-    "routes/media_types.py": "routes/test_files.py",
-}
-"""Files whose behaviour another suite holds, and which; each is still to get a mirror of its own."""
-
-
 def test_every_source_file_has_its_tests():
-    """`wsbridge/net/proxy.py` is tested in `tests/net/test_proxy.py`, or the table says where; it lists no other."""
-    missing = []
-    for path in SOURCES:
-        if path.stem.startswith("__"):
-            continue
-        place = path.relative_to(PACKAGE)
-        elsewhere = COVERED_ELSEWHERE.get(place.as_posix())
-        if elsewhere is not None and (TESTS / elsewhere).exists():
-            assert not (TESTS / place.with_name(f"test_{place.name}")).exists(), f"{place} has its own mirror now"
-            continue
-        mirror = TESTS / place.with_name(f"test_{place.name}")
-        if not mirror.exists():
-            missing.append(f"{shown(path)}: no {shown(mirror)}")
-    assert not missing, "\n".join(missing)
+    """`wsbridge/net/proxy.py` is tested in `tests/net/test_proxy.py`."""
+    places = [path.relative_to(PACKAGE) for path in SOURCES if not path.stem.startswith("__")]
+    mirrors = [TESTS / place.with_name(f"test_{place.name}") for place in places]
+    assert not [shown(mirror) for mirror in mirrors if not mirror.exists()]
 
 
 @pytest.mark.parametrize("path", [path for path in TEST_FILES if path.name.startswith("test_")], ids=shown)

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.cli.program import WSBRIDGE, invoke
-from wsbridge import __version__, cli
+from wsbridge import cli
 from wsbridge.cli import commands
 
 
@@ -31,16 +31,6 @@ def test_help_of_each_command_has_an_example(name: str) -> None:
     assert result.exit_code == 0
     assert f"wsbridge {name}" in result.output
     assert "\b" not in result.output
-
-
-def test_version_tells_what_a_report_needs() -> None:
-    """`--version` tells wsbridge, engine, Python and OpenSSL, each by its number."""
-    result = invoke("--version")
-
-    assert result.exit_code == 0
-    assert result.output.startswith(f"wsbridge {__version__}\nengine:  python, masking in C\n")
-    assert f"{sys.version_info.major}.{sys.version_info.minor}" in result.output
-    assert "OpenSSL: OpenSSL" in result.output
 
 
 @pytest.mark.parametrize(

@@ -94,12 +94,6 @@ async def test_answers(service: tuple[Service, int], line: str, answer: str) -> 
         assert await caller.until("next\n") == "next\n"
 
 
-async def test_help_names_every_command() -> None:
-    """What can be typed is what help tells."""
-    for name in [*commands.COMMANDS, "quit", "reset"]:
-        assert name == "help" or name in commands.HELP
-
-
 @pytest.mark.parametrize("name", ["date", "time", "who", "uptime"])
 async def test_tells_about_now(service: tuple[Service, int], name: str) -> None:
     """The commands whose answers change give one line each."""

@@ -6,13 +6,11 @@ import pytest
 
 from tests.protocol.test_http1 import HELLO, LIMITS, SMALL, bytewise, head, refused, upstream, upstream_refused
 from wsbridge.protocol.http1 import (
-    Headers,
     HeadReader,
     Response,
     header_lines,
     refusal,
     response,
-    shown,
 )
 
 
@@ -215,20 +213,3 @@ class TestWriting:
 
         assert isinstance(answer, Response)
         assert answer.headers.get(b"retry-after") == b"1"
-
-
-def test_shown() -> None:
-    """A peer's text is shown as printable ASCII, quoted and cut."""
-    assert shown(b'a\x1b[31m"\\\r\n\xff') == '"a\\x1b[31m\\x22\\x5c\\x0d\\x0a\\xff"'
-    assert shown("é\ud800") == '"\\xc3\\xa9\\xed\\xa0\\x80"'
-    assert shown("x" * 300, 5) == '"xxxxx..."'
-
-
-def test_headers_from_lines() -> None:
-    """Headers can be made from lines, and tokens are found over lists and lines."""
-    headers = Headers([(b"Connection", b" keep-alive , "), (b"connection", b"UPGRADE")])
-
-    assert headers.has_token(b"connection", b"upgrade")
-    assert headers.has_token(b"connection", b"keep-alive")
-    assert not headers.has_token(b"connection", b"up")
-    assert b"connection" in headers

@@ -50,20 +50,6 @@ def test_an_end_behind_pending_bytes_waits_for_them():
     assert pair.end == End(Reason.CLIENT_CLOSED, "front")
 
 
-def test_the_answer_to_a_close_frame_waits_for_what_came_before_it():
-    """The backend's bytes first, then its FIN and the echo, in one settling."""
-    pair = a_pair("ws", "raw")
-    pair.back.wire.room = 0
-    pair.front.wire.comes(b"\x82\x81" + bytes(4) + b"x" + CLOSE_1000)
-    pair.turn()
-    assert (pair.front.wire.out, pair.back.wire.log) == (b"", [])
-    pair.back.wire.room = None
-    pair.turn()
-    assert pair.back.wire.out == b"x"
-    assert pair.back.wire.log == ["fin"]
-    assert pair.front.wire.out == b"\x88\x02\x03\xe8"
-
-
 def test_two_close_frames_at_once_do_not_wait_for_each_other():
     """Both sides have bytes pending, and both end."""
     pair = a_pair("ws", "ws")
@@ -89,55 +75,6 @@ def test_closing_is_told_once():
     assert pair.done
     assert pair.pump.done == [pair]
     assert pair.front.wire.log == pair.back.wire.log == ["fin", "close"]
-
-
-@pytest.mark.parametrize("who", ["front", "back"])
-def test_an_aborted_side_gives_its_lingering_place_back(who):
-    """So that the places do not run out."""
-    pair = a_pair("ws", "ws")
-    pair.terminate(End(Reason.DRAIN, "bridge"))
-    pair.turn()
-    side = getattr(pair, who)
-    pair.discard(side)
-    pair.settle(side)
-    assert pair.pump.lingering == 1
-    pair.abort(side)
-    pair.abort(side)
-    assert pair.pump.lingering == 0
-
-
-def test_no_place_to_linger():
-    """Then the side is closed at once."""
-    pair = a_pair("ws", "raw")
-    pair.pump.places = 0
-    pair.terminate(End(Reason.DRAIN, "bridge"))
-    pair.turn()
-    pair.discard(pair.front)
-    pair.settle(pair.front)
-    assert pair.front.wire.log == ["fin", "close"]
-    assert pair.pump.lingering == 0
-
-
-def test_lingering_reads_no_more_than_allowed():
-    """Input that is there already is dropped up to the limit, and then it is closed."""
-    pair = a_pair("raw", "raw", linger_bytes=1000)
-    pair.terminate(End(Reason.DRAIN, "bridge"))
-    pair.front.wire.comes(bytes(400), bytes(900))
-    pair.turn()
-    assert pair.front.wire.dropped == 1300
-    assert pair.front.wire.log == ["fin", "close"]
-    assert not pair.back.closed
-
-
-def test_lingering_is_over_when_its_time_is():
-    """The clock alone ends it."""
-    pair = a_pair("raw", "raw", linger=2.0)
-    pair.terminate(End(Reason.DRAIN, "bridge"))
-    pair.turn()
-    assert 1002.0 in pair.pump.looks
-    pair.pump.now = 1002.0
-    pair.turn()
-    assert pair.done
 
 
 @pytest.mark.parametrize("second", [Reason.STOP, Reason.MAX_AGE, Reason.INTERNAL_ERROR])
@@ -170,31 +107,3 @@ def test_a_front_that_takes_nothing_more_is_lost_at_once():
     pair.turn()
     assert pair.end.reason is Reason.CLIENT_LOST
     assert pair.back.wire.log[-1] == "reset"
-
-
-def test_force_ends_whatever_is_left():
-    """Two rounds of patience, and both descriptors are closed, from any state."""
-    for ending in (
-        lambda pair: pair.terminate(End(Reason.DRAIN, "bridge")),
-        lambda pair: pair.finished(pair.front, pair.back, 1000, ""),
-        lambda pair: pair.finished(pair.back, pair.front, 1000, ""),
-        lambda pair: pair.lost(pair.back, pair.front, "gone"),
-    ):
-        for front in ("ws", "raw"):
-            for back in ("ws", "raw"):
-                for room in (None, 0):
-                    pair = a_pair(front, back, linger=0.0)
-                    for side in (pair.front, pair.back):
-                        side.wire.room = room
-                    if room == 0:
-                        pair.front.wire.comes(b"\x82\x81" + bytes(4) + b"x")
-                        pair.back.wire.comes(b"\x82\x01y")
-                        pair.turn()
-                    ending(pair)
-                    for _ in range(3):
-                        pair.turn()
-                        if not pair.done:
-                            pair.force()
-                    assert pair.done, (front, back, room)
-                    assert len(pair.pump.done) == 1
-                    assert pair.pump.lingering == 0

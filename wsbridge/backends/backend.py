@@ -86,7 +86,7 @@ class Backend(Protocol):
         """
 
 
-async def connect(services: Services, host: str, port: int, offer: Offer) -> socket.socket | End:
+async def connect(services: Services, host: str, port: int) -> socket.socket | End:
     """A connected TCP socket with its options set, or why there is none."""
     sock = await dial(services.resolver, host, port)
     if isinstance(sock, DialFailure):

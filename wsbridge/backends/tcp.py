@@ -46,7 +46,7 @@ class TcpBackend:
 
     async def dial(self, offer: Offer) -> Dialled | End:
         """See `Backend.dial`."""
-        sock = await connect(self._services, self._host, self._port, offer)
+        sock = await connect(self._services, self._host, self._port)
         if isinstance(sock, End):
             return sock
         return Dialled(RawEndpoint(SocketWire(sock)), None, address_of(sock, self.name))

@@ -88,7 +88,7 @@ class TlsBackend:
 
     async def dial(self, offer: Offer) -> Dialled | End:
         """See `Backend.dial`."""
-        sock = await connect(self._services, self._host, self._port, offer)
+        sock = await connect(self._services, self._host, self._port)
         if isinstance(sock, End):
             return sock
         address = address_of(sock, self.name)

@@ -113,7 +113,7 @@ class WebSocketBackend:
     async def dial(self, offer: Offer) -> Dialled | End:
         """See `Backend.dial`."""
         host, port = (self._proxy.host, self._proxy.port) if self._proxy else (self._url.host, self._url.port)
-        sock = await connect(self._services, host, port, offer)
+        sock = await connect(self._services, host, port)
         if isinstance(sock, End):
             return sock
         address = address_of(sock, self.name)

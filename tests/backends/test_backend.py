@@ -1,0 +1,72 @@
+"""What all backends share: the way to a tuned TCP socket, and the name of where it leads."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from wsbridge.backends import Offer, Services
+from wsbridge.backends import backend as module
+from wsbridge.backends.backend import address_of, connect
+from wsbridge.net.resolve import Resolver
+from wsbridge.protocol.head import HeadLimits
+from wsbridge.reasons import End, Reason
+
+
+async def test_a_connected_socket_is_tuned():
+    """Small writes leave at once, and a peer that died is noticed by the system too."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        sock = await connect(Services(Resolver()), *server.getsockname())
+
+    assert isinstance(sock, socket.socket)
+    with sock:
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert not sock.getblocking()
+
+
+async def test_nobody_listens():
+    """A reason and the system's words, not an exception."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+        end = await connect(Services(Resolver()), "127.0.0.1", port)
+
+    assert end == End(Reason.BACKEND_REFUSED, "back", f"127.0.0.1:{port}: Connection refused")
+
+
+async def test_gone_before_it_is_tuned(monkeypatch):
+    """A server that resets at once is a failure, not an exception, and its socket is closed."""
+    seen = []
+
+    def gone(sock):
+        seen.append(sock)
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(module, "tune", gone)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        end = await connect(Services(Resolver()), "127.0.0.1", port)
+
+    assert end == End(Reason.BACKEND_REFUSED, "back", f"127.0.0.1:{port}: closed at once: Invalid argument")
+    assert seen[0].fileno() == -1
+
+
+@pytest.mark.parametrize(
+    ("family", "host", "shown"), [(socket.AF_INET, "127.0.0.1", "127.0.0.1"), (socket.AF_INET6, "::1", "[::1]")]
+)
+def test_the_address_of_a_socket(family, host, shown):
+    """Host and port, an IPv6 address in brackets; the name of the backend where the peer has gone."""
+    with socket.create_server((host, 0), family=family) as server:
+        port = server.getsockname()[1]
+        with socket.create_connection((host, port)) as sock:
+            assert address_of(sock, "tcp://gw:1") == f"{shown}:{port}"
+    with socket.socket(family) as sock:
+        assert address_of(sock, "tcp://gw:1") == "tcp://gw:1"
+
+
+def test_what_is_asked_unless_told():
+    """No subprotocol, text taken, the largest frames; heads as large as the configuration's defaults."""
+    assert Offer() == Offer((), from_client=False, text="accept", frame=65_536)
+    assert Services(Resolver()).head == HeadLimits()

@@ -1,0 +1,65 @@
+"""TCP backends: what a dial gives, and what its failures are called."""
+
+from __future__ import annotations
+
+import socket
+
+from wsbridge.backends import Dialled, Offer, Services
+from wsbridge.backends.tcp import TcpBackend, TcpBackendConfig
+from wsbridge.net.resolve import Resolver
+from wsbridge.reasons import End, Reason
+
+
+def tcp(port, host="127.0.0.1"):
+    """A backend for a port of this machine."""
+    return TcpBackend(TcpBackendConfig(url=f"tcp://{host}:{port}"), Services(Resolver()))
+
+
+async def test_a_dial():
+    """A raw endpoint on a tuned socket, with the address that was reached."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        backend = tcp(port)
+        dialled = await backend.dial(Offer())
+
+    assert isinstance(dialled, Dialled)
+    assert backend.name == f"tcp://127.0.0.1:{port}"
+    assert (dialled.subprotocol, dialled.address) == (None, f"127.0.0.1:{port}")
+    assert not dialled.endpoint.is_websocket
+    assert dialled.endpoint.wire.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    dialled.endpoint.wire.close()
+
+
+async def test_refused():
+    """Nobody listens: a reason, and nothing at once."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+        end = await tcp(port).dial(Offer())
+        at_once = tcp(port).at_once(Offer())
+
+    assert end == End(Reason.BACKEND_REFUSED, "back", f"127.0.0.1:{port}: Connection refused")
+    assert at_once is None
+
+
+async def test_a_loopback_address_is_reached_at_once():
+    """Without a wait, and the same as by a dial."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        dialled = tcp(port).at_once(Offer())
+
+        assert dialled is not None
+        assert (dialled.subprotocol, dialled.address) == (None, f"127.0.0.1:{port}")
+        assert dialled.endpoint.wire.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert not dialled.endpoint.wire.sock.getblocking()
+        dialled.endpoint.wire.close()
+
+
+async def test_other_addresses_are_never_reached_at_once(monkeypatch):
+    """A name has to be looked up, and another host may keep one waiting: it is not even tried."""
+    monkeypatch.setattr("wsbridge.backends.tcp.dial_at_once", None)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        assert tcp(port, "localhost").at_once(Offer()) is None
+        assert tcp(9, "192.0.2.1").at_once(Offer()) is None

@@ -1,0 +1,44 @@
+"""Unix backends: both spellings, with and without a wait."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+import trio
+
+from wsbridge.backends import Offer, Services
+from wsbridge.backends.unix import UnixBackend, UnixBackendConfig
+from wsbridge.net.resolve import Resolver
+from wsbridge.reasons import End, Reason
+
+
+@pytest.mark.parametrize("form", ["unix:{}", "unix://{}"])
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_a_dial(tmp_path, form, at_once):
+    """A raw endpoint on the socket file."""
+    path = tmp_path / "s"
+    backend = UnixBackend(UnixBackendConfig(url=form.format(path)), Services(Resolver()))
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        dialled = backend.at_once(Offer()) if at_once else await backend.dial(Offer())
+        server.accept()[0].close()
+
+    assert (dialled.subprotocol, dialled.address) == (None, f"unix:{path}")
+    assert not dialled.endpoint.is_websocket
+    with trio.fail_after(5):
+        assert await dialled.endpoint.wire.read_some() == b""
+    dialled.endpoint.wire.close()
+
+
+async def test_refused(tmp_path):
+    """No file, or a file at which nobody listens: a reason with the path, and nothing at once."""
+    path = tmp_path / "s"
+    backend = UnixBackend(UnixBackendConfig(url=f"unix:{path}"), Services(Resolver()))
+    for words in ("No such file or directory", "Connection refused"):
+        assert backend.at_once(Offer()) is None
+        assert await backend.dial(Offer()) == End(Reason.BACKEND_REFUSED, "back", f"unix:{path}: {words}")
+        with socket.socket(socket.AF_UNIX) as server:
+            if not path.exists():
+                server.bind(str(path))

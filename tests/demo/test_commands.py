@@ -1,0 +1,124 @@
+"""What each command of the demo's service says, without a connection."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from wsbridge.demo import commands
+from wsbridge.demo.commands import BLOCK, COMMANDS, HELP
+
+
+class Listener:
+    """A conversation that keeps what it is told.
+
+    Attributes:
+        heard: All of it.
+        steps: How often a stream went on, with the pause between.
+        patience: After so many steps a line comes; None for never.
+        heard_all: Whether the caller has nothing more to say.
+    """
+
+    def __init__(self, patience: int | None = None, *, heard_all: bool = False) -> None:
+        self.heard = b""
+        self.steps: list[float] = []
+        self.patience = patience
+        self.heard_all = heard_all
+
+    async def say(self, text: str) -> None:
+        """See `Conversation.say`."""
+        self.heard += text.encode()
+
+    async def send(self, data: bytes) -> None:
+        """See `Conversation.send`."""
+        self.heard += data
+
+    async def send_by_bytes(self, data: bytes) -> None:
+        """See `Conversation.send_by_bytes`."""
+        self.heard += data
+
+    async def stream(self, step: Callable[[], Awaitable[bool]], pause: float = 0.0) -> bool:
+        """See `Conversation.stream`."""
+        while True:
+            self.steps.append(pause)
+            if not await step():
+                return True
+            if self.patience is not None and len(self.steps) >= self.patience:
+                return False
+
+
+async def told(name: str, rest: str = "", listener: Listener | None = None) -> str:
+    """Give what a command says."""
+    listener = listener or Listener()
+    await COMMANDS[name](listener, rest)  # type: ignore[arg-type]  # as much of a conversation as commands use
+    return listener.heard.decode()
+
+
+async def test_the_same_and_the_rest() -> None:
+    """`echo` gives back what stood behind it; `help`, `inert` and `unicode` say their texts."""
+    assert await told("echo", "a  b ü") == "a  b ü\n"
+    assert await told("help") == HELP
+    assert await told("inert") == commands.INERT
+    assert await told("unicode") == commands.UNICODE
+
+
+async def test_counting() -> None:
+    """Numbers from 1, ten a second, ten of them if none is asked for; a line ends it."""
+    listener = Listener()
+    assert await told("count", "3", listener) == "1\n2\n3\n"
+    assert listener.steps == [0.1] * 3
+    assert (await told("count")).split() == [str(at) for at in range(1, 11)]
+    assert await told("count", "9", Listener(patience=2)) == "1\n2\n"
+
+
+async def test_reciting() -> None:
+    """Four lines, with time between them."""
+    listener = Listener()
+    assert await told("slow", "", listener) == commands.SONNET
+    assert set(listener.steps) == {commands.SLOW_STEP}
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "most"), [("count", "0", 1_000_000), ("count", "1000001", 1_000_000), ("flood", "4097", 4096)]
+)
+async def test_numbers_out_of_bounds(name: str, number: str, most: int) -> None:
+    """They are told with the bound, and nothing else is sent."""
+    assert await told(name, number) == f"the number must be from 1 to {most}\n"
+
+
+@pytest.mark.parametrize("text", ["x", "-1", "1.5", "²", "٣", "9" * 10, " 1"])
+async def test_what_is_no_number(text: str) -> None:
+    """Only ASCII digits, and not more than nine of them."""
+    assert "the number must be from 1 to" in await told("flood", text)
+
+
+async def test_a_flood_is_exact_and_of_whole_lines() -> None:
+    """So many MiB, the last line cut to end there, then the summary."""
+    heard, _, summary = (await told("flood", "1")).rpartition("Done: ")
+
+    assert len(heard) == 2**20
+    assert heard.endswith("\n")
+    assert summary.startswith("1.0 MiB in ")
+
+
+async def test_a_flood_that_a_line_ends() -> None:
+    """It is told as stopped, with what was sent until then."""
+    heard, _, summary = (await told("flood", "64", Listener(patience=3))).rpartition("Stopped: ")
+
+    assert 2 * BLOCK < len(heard) <= 3 * BLOCK
+    assert summary.startswith("0.2 MiB in ")
+
+
+async def test_a_stream_without_a_caller_to_end_it() -> None:
+    """It ends by itself after a block once the caller has said all."""
+    listener = Listener(heard_all=True)
+
+    assert "Done: " in await told("stream", "", listener)
+    assert len(listener.steps) == 1
+
+
+async def test_help_names_every_command() -> None:
+    """What can be typed is what help tells."""
+    for name in [*COMMANDS, "quit", "reset"]:
+        assert name == "help" or name in HELP

@@ -1,0 +1,75 @@
+"""What every framing promises, whichever it is."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from wsbridge.protocol.framing import Framing
+from wsbridge.protocol.raw import RawFraming
+from wsbridge.protocol.websocket import WebSocketFraming
+
+PAIRS = {
+    "raw": (RawFraming, RawFraming),
+    "from the server": (lambda: WebSocketFraming("server", frame=500), lambda: WebSocketFraming("client")),
+    "from the client": (lambda: WebSocketFraming("client", frame=500), lambda: WebSocketFraming("server")),
+}
+
+
+@pytest.fixture(params=PAIRS)
+def ends(request: pytest.FixtureRequest) -> tuple[Framing, Framing]:
+    """Who writes and who reads."""
+    writer, reader = PAIRS[request.param]
+    return writer(), reader()
+
+
+def read(framing: Framing, data: bytes, **bounds: int) -> bytes:
+    """Decode all of it, call by call, and give the payload."""
+    payload = b""
+    for _ in range(len(data) + 1):
+        used, chunks, marks, controls, violation = framing.decode(data, **bounds)
+        assert 0 <= used <= len(data)
+        assert violation is None
+        assert not controls
+        assert marks is None or len(marks) == len(chunks)
+        payload += b"".join(chunks)
+        data = data[used:]
+        if not data:
+            return payload
+    raise AssertionError("a call took nothing")
+
+
+@pytest.mark.parametrize("sizes", [[1], [10, 20], [499, 500, 501], [0, 3], [70_000], [1] * 300], ids=str)
+def test_what_one_writes_the_other_reads(ends: tuple[Framing, Framing], sizes: list[int]) -> None:
+    """All bytes, in order, whatever the chunks."""
+    writer, reader = ends
+    chunks = [random.Random(at).randbytes(size) for at, size in enumerate(sizes)]
+    data = b"".join(writer.encode(list(chunks), None))
+
+    assert read(reader, data) == b"".join(chunks)
+
+
+def test_views_are_written_as_bytes_are(ends: tuple[Framing, Framing]) -> None:
+    """What a bulk read gave need not be copied first."""
+    writer, reader = ends
+    payload = random.Random(1).randbytes(70_000)
+
+    assert read(reader, b"".join(writer.encode([memoryview(payload)], None))) == payload
+
+
+def test_bounds_of_a_call_lose_nothing(ends: tuple[Framing, Framing]) -> None:
+    """What a call leaves is taken by the next."""
+    writer, reader = ends
+    payload = random.Random(1).randbytes(5000)
+
+    assert read(reader, b"".join(writer.encode([payload], None)), room=100, work=2) == payload
+
+
+def test_nothing_costs_nothing(ends: tuple[Framing, Framing]) -> None:
+    """No bytes are no frame, and payload is no chaff."""
+    writer, reader = ends
+
+    assert b"".join(writer.encode([b""], None)) == b""
+    read(reader, b"".join(writer.encode([b"abc"], None)))
+    assert (writer.chaff, reader.chaff) == (0, 0)
