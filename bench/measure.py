@@ -62,14 +62,8 @@ def measure(case: Case, bridge: Running, lab: Lab, core: int, seconds: float) ->
     bridge.settle()
     connections = min(case.connections, bridge.peer.most or case.connections)
     command = ["taskset", "-c", str(core), str(lab.load), case.kind, str(bridge.ports[case.service])]
-    command += [
-        "-c",
-        str(connections),
-        "-t",
-        str(seconds),
-        *case.options,
-        *(["-T"] if bridge.transport == "tls" else []),
-    ]
+    command += ["-c", str(connections), "-t", str(min(seconds, case.most_s)), *case.options]
+    command += ["-T"] * (bridge.transport == "tls")
     memory = bridge.memory() if case.kind == "idle" else 0
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as load:
