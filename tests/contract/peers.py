@@ -168,13 +168,13 @@ class RawPeer:
 
     async def take(self, count: int) -> bytes:
         """Exactly that much payload."""
-        out = b""
+        out = bytearray()
         while len(out) < count:
             got = await self.some()
             assert got is not None, f"ended after {len(out)} of {count} bytes: {self.story}"
             out += got
         assert len(out) == count
-        return out
+        return bytes(out)
 
     async def to_the_end(self) -> Story:
         """All that comes, up to the end of the transport."""
