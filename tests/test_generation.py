@@ -87,7 +87,10 @@ def test_ledgers_are_those_that_are_lent():
     """A route of the next generation counts on in the ledger of its name."""
     ledgers = {}
     config = config_of(written(routes={"app": {"match": "any", **BACK}}))
-    lend = lambda name: ledgers.setdefault(name, Ledger())  # noqa: E731
+
+    def lend(name):
+        return ledgers.setdefault(name, Ledger())
+
     first, second = (build(config, Services(Resolver()), lend) for _ in range(2))
     assert first.routes["app"].ledger is second.routes["app"].ledger is ledgers["app"]
 

@@ -42,7 +42,7 @@ def refused(wish: Wish, environ: dict[str, str] | None = None) -> str:
 
 
 def ws(**given: object) -> Wish:
-    return Wish(**{"listen": "tcp://127.0.0.1:0", "target": "ws://127.0.0.1:1/", **given})  # type: ignore[arg-type]
+    return Wish(**{"listen": "tcp://127.0.0.1:0", "target": "ws://127.0.0.1:1/", **given})  # type: ignore[arg-type]  # of any option
 
 
 @pytest.mark.parametrize(

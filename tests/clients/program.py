@@ -137,7 +137,7 @@ class Program:
             self.process.kill()
             code = self.process.wait()
         self._reader.join(PATIENCE / 3)
-        print(f"{self.name} {self.process.pid} ended with {code}; its last lines:", *self.lines[-20:], sep="\n")  # noqa: T201
+        print(f"{self.name} {self.process.pid} ended with {code}; its last lines:", *self.lines[-20:], sep="\n")  # noqa: T201  seen if it fails
         return code
 
     def __enter__(self) -> Self:
@@ -149,7 +149,7 @@ class Program:
         self.stop()
 
 
-def run(*args: str | os.PathLike[str], input: bytes = b"", timeout: float = PATIENCE) -> bytes:  # noqa: A002
+def run(*args: str | os.PathLike[str], input: bytes = b"", timeout: float = PATIENCE) -> bytes:  # noqa: A002  as subprocess calls it
     """Run a program to its end; give what it wrote. Another exit code than 0 fails the test."""
     done = subprocess.run(args, input=input, capture_output=True, timeout=timeout, check=False)
     assert done.returncode == 0, f"{_shown(args)}: exit {done.returncode}\n{done.stderr.decode(errors='replace')}"

@@ -56,7 +56,7 @@ def bridge(sshd: int) -> Iterator[Daemon]:
         yield bridge
 
 
-def ssh(keys: Path, bridge: Daemon, command: str, input: bytes = b"") -> bytes:  # noqa: A002
+def ssh(keys: Path, bridge: Daemon, command: str, input: bytes = b"") -> bytes:  # noqa: A002  as subprocess calls it
     """Run a command over ssh; give what it wrote."""
     known = keys / "known_hosts"
     known.write_text(f"far {(keys / 'host.pub').read_text()}")

@@ -36,7 +36,7 @@ def test_bounds(key: str, fit: list[str], unfit: list[str]) -> None:
 
 def test_every_limit_has_its_bounds_here() -> None:
     """No key is forgotten above."""
-    (mark,) = (mark for mark in test_bounds.pytestmark if mark.name == "parametrize")  # type: ignore[attr-defined]
+    (mark,) = (mark for mark in test_bounds.pytestmark if mark.name == "parametrize")  # type: ignore[attr-defined]  # pytest's
 
     assert [key for key, _, _ in mark.args[1]] == list(Limits.model_fields)
 

@@ -58,7 +58,12 @@ def serve(
     return run(everything, level or chosen.level, format or chosen.format, hint)
 
 
-def run(main: Callable[[], Awaitable[None]], level: str, format: str, hint: str = "") -> int:  # noqa: A002
+def run(
+    main: Callable[[], Awaitable[None]],
+    level: str,
+    format: str,  # noqa: A002  the name of the setting
+    hint: str = "",
+) -> int:
     """Run a main task with the log around it.
 
     Args:
