@@ -160,11 +160,11 @@ async def test_both_readers_pause(engine, front, back, over):
 
 @pairings
 @overs
-@pytest.mark.parametrize("size", [2048, pytest.param(MIB, marks=pytest.mark.soak)], ids=["2K", "1M"])
+@pytest.mark.parametrize("size", [2048, pytest.param(65_536, marks=pytest.mark.soak)], ids=["2K", "64K"])
 async def test_segments_of_one_byte(engine, front, back, over, size):
     """On the wire one byte at a time, frame headers too."""
     payload = random.Random(4).randbytes(size)
-    async with between(engine, front, back, over, seconds=600) as relay:
+    async with between(engine, front, back, over, seconds=120) as relay:
 
         async def trickle(peer):
             data = peer.frame(FIN | BINARY, payload) if peer.speaks == "ws" else payload

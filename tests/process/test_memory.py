@@ -10,35 +10,11 @@ import pytest
 from tests.authority import listener_tls
 from tests.client import BINARY, PING, frame, request
 from tests.process.daemon import Daemon
+from tests.process.memory import ROOM, Sampler
 from tests.process.plain import Socket, backend
 from tests.serving import written
 
-ROOM = 16 * 1024 * 1024
-"""Bytes by which the process may grow."""
-
 GONE = (OSError, ssl.SSLError, EOFError)
-
-
-class Sampler:
-    """Samples a process each 100 ms."""
-
-    def __init__(self, daemon):
-        self.daemon = daemon
-        self.most = daemon.anonymous()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def _run(self):
-        while not self._stop.wait(0.1):
-            self.most = max(self.most, self.daemon.anonymous())
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        self._thread.join()
 
 
 def push(client, blocks, seconds):
