@@ -2,58 +2,21 @@
 
 import socket
 import ssl
-import struct
 
 import pytest
 import trio
 
-from tests.net.test_tls_wire import VERSIONS, arrived, connected, contexts, read_all
+from tests.net.tls_ends import VERSIONS, Tls, arrived, connected, read_all
 from wsbridge.net import bio_wire
 from wsbridge.net.wire import EOF, RESET
-
-__all__ = ["contexts"]
 
 
 @pytest.fixture
 def wrapped(contexts):
     """Make a wire and a blocking peer, shaken hands."""
-    opened = []
-
-    async def make(version=ssl.TLSVersion.TLSv1_3, *, server_side=True, buffer=None, glued=b""):
-        server, client = contexts
-        client.maximum_version = server.maximum_version = version
-        ours, theirs = connected(buffer)
-        result = []
-
-        async def wrap():
-            name = None if server_side else "localhost"
-            context = server if server_side else client
-            result.append(await bio_wire.wrap(ours, context, server_side=server_side, server_hostname=name))
-
-        def shake():
-            theirs.settimeout(10)
-            name = "localhost" if server_side else None
-            tls = (client if server_side else server).wrap_socket(
-                theirs,
-                server_side=not server_side,
-                server_hostname=name,
-                suppress_ragged_eofs=False,
-                do_handshake_on_connect=False,
-            )
-            tls.do_handshake()
-            if glued:
-                tls.sendall(glued)
-            return tls
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(wrap)
-            peer = await trio.to_thread.run_sync(shake)
-        opened.extend([result[0].sock, peer])
-        return result[0], peer
-
-    yield make
-    for sock in opened:
-        sock.close()
+    tls = Tls(bio_wire, contexts)
+    yield tls
+    tls.close()
 
 
 def say_goodbye(peer):
@@ -63,18 +26,6 @@ def say_goodbye(peer):
         peer.unwrap()
         raise ssl.SSLZeroReturnError
     peer.settimeout(10)
-
-
-@pytest.mark.parametrize("server_side", [True, False])
-@pytest.mark.parametrize("version", VERSIONS)
-async def test_bytes_both_ways(wrapped, version, server_side):
-    """As server and as client, in both versions of TLS."""
-    wire, peer = await wrapped(version, server_side=server_side)
-    peer.sendall(b"hello")
-    assert await read_all(wire, 5) == b"hello"
-    assert wire.write([b"wor", b"ld"]) is None
-    assert peer.recv(3) + peer.recv(3) == b"world"
-    assert wire.ended is None
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -163,43 +114,6 @@ async def test_reading_on_after_the_end_gives_nothing(wrapped):
     assert wire.ended == EOF
 
 
-async def test_fin_without_close_notify_is_truncation(wrapped):
-    """After what came before it; it counts as a reset."""
-    wire, peer = await wrapped()
-    peer.sendall(b"last words")
-    socket.socket.shutdown(peer, socket.SHUT_WR)
-
-    assert await read_all(wire, 100) == b"last words"
-    assert wire.ended == RESET
-    assert "truncated" in wire.error
-
-
-async def test_a_reset_is_a_reset(wrapped):
-    """And reading on gives nothing, without spinning."""
-    wire, peer = await wrapped()
-    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    peer.close()
-
-    assert await read_all(wire, 100) == b""
-    assert (wire.ended, wire.readable) == (RESET, False)
-
-
-async def test_after_a_failed_write_what_had_come_is_still_read(wrapped):
-    """The kernel's bytes are decrypted first; then it is not readable for ever."""
-    wire, peer = await wrapped()
-    wire.write([b"never read"])
-    peer.sendall(bytes(20_000))
-    with trio.fail_after(5):
-        while wire.ended is None:
-            await trio.sleep(0.01)
-            peer.close()
-            wire.write([b"x"])
-
-    assert wire.ended == RESET
-    assert len(await read_all(wire, 10**6)) == 20_000
-    assert (wire.ended, wire.readable) == (RESET, False)
-
-
 async def test_broken_records_end_it(wrapped):
     """Bytes that are no TLS are an error, and nothing after them counts."""
     wire, peer = await wrapped()
@@ -254,30 +168,6 @@ async def test_answers_that_a_peer_does_not_take_do_not_pile_up(wrapped, monkeyp
     assert sum(map(len, wire._out)) < 2_000_000
 
 
-async def test_discard_drops_ciphertext(wrapped):
-    """After our end, what comes is read past TLS."""
-    wire, peer = await wrapped()
-    assert wire.finish()
-    peer.sendall(bytes(10_000))
-    dropped = 0
-    while dropped < 10_000:
-        await arrived(wire)
-        dropped += wire.discard()
-    assert dropped > 10_000
-
-
-async def test_unread_bytes_come_first(wrapped):
-    """Before what TLS gives."""
-    wire, peer = await wrapped()
-    peer.sendall(b"second")
-    await arrived(wire)
-    wire.unread(b"first")
-
-    assert wire.holds()
-    assert wire.read() == b"first"
-    assert wire.read() == b"second"
-
-
 async def test_a_handshake_with_rubbish_fails_with_an_alert(contexts):
     """The peer learns why, and the descriptor is closed."""
     ours, theirs = connected()
@@ -287,26 +177,4 @@ async def test_a_handshake_with_rubbish_fails_with_an_alert(contexts):
         await bio_wire.wrap(ours, contexts[0], server_side=True)
     assert ours.fileno() == -1
     assert theirs.recv(100)[:1] == b"\x15"
-    theirs.close()
-
-
-@pytest.mark.parametrize("how", ["fin", "reset"])
-async def test_a_peer_that_goes_during_the_handshake(contexts, how):
-    """As an `OSError`, with the descriptor closed."""
-    ours, theirs = connected()
-    if how == "reset":
-        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    theirs.close()
-    with pytest.raises(OSError):
-        await bio_wire.wrap(ours, contexts[0], server_side=True)
-    assert ours.fileno() == -1
-
-
-async def test_a_cancelled_handshake_closes_the_descriptor(contexts):
-    """The deadline is the caller's."""
-    ours, theirs = connected()
-    with trio.move_on_after(0.05) as scope:
-        await bio_wire.wrap(ours, contexts[0], server_side=True)
-    assert scope.cancelled_caught
-    assert ours.fileno() == -1
     theirs.close()
