@@ -54,7 +54,7 @@ def test_all_processes_count_and_end(tmp_path):
     """CPU and memory are those of the whole family, ended children among them; nothing of it outlives the block."""
     code = (
         SERVE
-        + "import os; busy=lambda: [0 for i in range(3000000)]; pid=os.fork(); pid or (busy(), os._exit(0)); "
+        + "import os; busy=lambda: [0 for i in range(9000000)]; pid=os.fork(); pid or (busy(), os._exit(0)); "
         + "os.waitpid(pid, 0); os.fork() or time.sleep(600); time.sleep(600)"
     )
     with started(python(code), "plain", {}, tmp_path, CORE) as bridge:

@@ -14,11 +14,12 @@ from dataclasses import replace
 import pytest
 import trio
 import trio.testing
-import trustme
 
+from tests import authority
 from tests.contract.peers import Peer, RawPeer, Story, TlsTransport, Transport, WebSocketPeer
 from wsbridge.ledger import Ledger
 from wsbridge.net import bio_wire, tls_wire
+from wsbridge.net.tls import client_context, server_context
 from wsbridge.net.wire import SocketWire
 from wsbridge.reasons import End
 from wsbridge.relay.endpoint import Endpoint, RawEndpoint, WebSocketEndpoint
@@ -44,13 +45,9 @@ SHORT = Terms(ping=None, write=None, close=0.2, half_close=0.3, linger=0.1)
 
 @functools.cache
 def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """TLS contexts of a server called `localhost` and of a client that trusts it."""
-    authority = trustme.CA()
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost").configure_cert(server)
-    client = ssl.create_default_context()
-    authority.configure_trust(client)
-    return server, client
+    """TLS contexts of a server called `localhost` and of a client that trusts it, as the bridge makes them."""
+    files = authority.folder()
+    return server_context([(files / "cert.pem", files / "key.pem")]), client_context(files / "ca.pem")
 
 
 def sockets(over: str, buffer: int | None = None) -> tuple[socket.socket, socket.socket]:

@@ -3,9 +3,11 @@
 import datetime
 import ssl
 import subprocess
+import types
 
 import pytest
 
+from wsbridge.net import tls
 from wsbridge.net.tls import TlsError, client_context, failure_text, server_context
 
 
@@ -224,3 +226,20 @@ def test_self_signed_certificate_for_the_listener(tmp_path):
 def test_failure_text(error, text):
     """Failures that are not OpenSSL's keep the system's words."""
     assert failure_text(error) == text
+
+
+@pytest.mark.parametrize("role", ["server", "client"])
+def test_a_fin_is_no_orderly_end_whatever_python_thinks(issue, ca_file, monkeypatch, role):
+    """Some versions of Python have OpenSSL take an end without close_notify for one; our contexts do not."""
+
+    def lenient(protocol):
+        made = ssl.SSLContext(protocol)
+        made.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
+        return made
+
+    python_3_11_2 = types.ModuleType("ssl")
+    vars(python_3_11_2).update({**vars(ssl), "SSLContext": lenient})
+    monkeypatch.setattr(tls, "ssl", python_3_11_2)
+    context = server_context([issue("localhost")]) if role == "server" else client_context(ca_file)
+
+    assert not context.options & ssl.OP_IGNORE_UNEXPECTED_EOF

@@ -73,9 +73,7 @@ def client_context(
     Raises:
         TlsError: a file cannot be read or used.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    context = _new(ssl.PROTOCOL_TLS_CLIENT)
     if insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -124,11 +122,20 @@ class _Chooser:
             connection.context = found
 
 
-def _one_server_context(cert: Path, key: Path) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+def _new(protocol: int) -> ssl.SSLContext:
+    """Make a context with what both roles share."""
+    context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    # Python 3.10 to 3.11.2 set it: then a FIN from anybody on the way passes for the peer's orderly end
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
+    return context
+
+
+def _one_server_context(cert: Path, key: Path) -> ssl.SSLContext:
+    context = _new(ssl.PROTOCOL_TLS_SERVER)
     context.set_ciphers(SERVER_CIPHERS)
-    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
     context.set_alpn_protocols(list(ALPN))
     _load(context, cert, key)
     return context
