@@ -18,6 +18,8 @@ from termios import TIOCOUTQ
 import trio
 from websockets.speedups import apply_mask
 
+from wsbridge.net.tls import cut_off
+
 FIN = 0x80
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
@@ -102,7 +104,9 @@ class TlsTransport(Transport):
                 pass
             except ssl.SSLZeroReturnError:
                 return "fin"
-            except ssl.SSLEOFError:
+            except ssl.SSLError as error:
+                if not cut_off(error):
+                    raise
                 return "truncated"
             data = await super().receive()
             if data == "fin":

@@ -8,7 +8,10 @@ import types
 import pytest
 
 from wsbridge.net import tls
-from wsbridge.net.tls import TlsError, client_context, failure_text, server_context
+from wsbridge.net.tls import TlsError, client_context, cut_off, failure_text, server_context
+
+EOF_OF_3_11_2 = ssl.SSLError(1, "[SSL: UNEXPECTED_EOF_WHILE_READING] unexpected eof while reading")
+EOF_OF_3_11_2.reason = "UNEXPECTED_EOF_WHILE_READING"
 
 
 def shake(server, client, name=None):
@@ -220,6 +223,7 @@ def test_self_signed_certificate_for_the_listener(tmp_path):
     [
         (ConnectionResetError(104, "Connection reset by peer"), "Connection reset by peer"),
         (ssl.SSLEOFError(8, "EOF occurred"), "the peer closed the connection in the TLS handshake"),
+        (EOF_OF_3_11_2, "the peer closed the connection in the TLS handshake"),
         (OSError("odd"), "odd"),
     ],
 )
@@ -243,3 +247,19 @@ def test_a_fin_is_no_orderly_end_whatever_python_thinks(issue, ca_file, monkeypa
     context = server_context([issue("localhost")]) if role == "server" else client_context(ca_file)
 
     assert not context.options & ssl.OP_IGNORE_UNEXPECTED_EOF
+
+
+@pytest.mark.parametrize(
+    ("error", "cut"),
+    [
+        (ssl.SSLEOFError(8, "EOF occurred"), True),
+        (EOF_OF_3_11_2, True),
+        (ssl.SSLError(1, "bad record"), False),
+        (ssl.SSLZeroReturnError(6, "closed"), False),
+        (ConnectionResetError(104, "reset"), False),
+    ],
+    ids=repr,
+)
+def test_an_end_without_close_notify_by_any_name(error, cut):
+    """A class of its own, or a reason; nothing else is one."""
+    assert cut_off(error) is cut

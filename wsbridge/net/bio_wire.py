@@ -11,6 +11,7 @@ import errno
 import socket
 import ssl
 
+from wsbridge.net.tls import cut_off
 from wsbridge.net.wire import EOF, READ_SIZE, RESET, SocketWire
 from wsbridge.protocol.framing import Buffer
 
@@ -97,11 +98,11 @@ class BioWire(SocketWire):
             return
         except ssl.SSLZeroReturnError:
             pass
-        except ssl.SSLEOFError:
-            self.error = "truncated: the connection ended without close_notify"
-            self.ended = RESET
-            return
         except ssl.SSLError as error:
+            if cut_off(error):
+                self.error = "truncated: the connection ended without close_notify"
+                self.ended = RESET
+                return
             self.broke(error)
             self._deaf = True
             self.readable = False

@@ -93,11 +93,16 @@ def client_context(
     return context
 
 
+def cut_off(error: OSError) -> bool:
+    """Tell whether a connection ended without close_notify; Python 3.11.2 has no class of its own for that."""
+    return isinstance(error, ssl.SSLEOFError) or getattr(error, "reason", None) == "UNEXPECTED_EOF_WHILE_READING"
+
+
 def failure_text(error: OSError) -> str:
     """One sentence for a failed TLS handshake or stream, in OpenSSL's words where it has any."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate verify failed: {error.verify_message}"
-    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+    if cut_off(error) or isinstance(error, ssl.SSLZeroReturnError):
         return "the peer closed the connection in the TLS handshake"
     if isinstance(error, ssl.SSLError):
         reason = error.reason or ""

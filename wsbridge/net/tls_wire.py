@@ -15,6 +15,7 @@ from termios import FIONREAD
 
 import trio
 
+from wsbridge.net.tls import cut_off
 from wsbridge.net.wire import EOF, READ_SIZE, SocketWire
 from wsbridge.protocol.framing import Buffer
 
@@ -98,7 +99,7 @@ class TlsWire(SocketWire):
 
     def broke(self, error: OSError) -> None:
         """Record the first error."""
-        if isinstance(error, ssl.SSLEOFError):
+        if cut_off(error):
             error = ConnectionResetError(errno.ECONNRESET, "truncated: the connection ended without close_notify")
         super().broke(error)
 
