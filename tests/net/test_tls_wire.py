@@ -1,13 +1,19 @@
 """The TLS wire of WebSocket sides: handshake, slices that are repeated, ends with and without close_notify."""
 
+import _ssl
+import contextlib
+import ctypes
+import errno
 import itertools
 import random
 import socket
 import ssl
 import struct
+import types
 
 import pytest
 import trio
+import trio.testing
 
 from tests.net.tls_ends import VERSIONS, Tls, arrived, connected, read_all
 from wsbridge.net import tls_wire
@@ -181,3 +187,69 @@ async def test_a_handshake_with_rubbish_fails(contexts):
         await tls_wire.wrap(ours, contexts[0], server_side=True)
     assert ours.fileno() == -1
     theirs.close()
+
+
+def leave_an_error():
+    """Do as Python 3.12 does when a system error ends a connection: leave it in OpenSSL's queue, and raise it."""
+    libcrypto = ctypes.CDLL(_ssl.__file__)
+    libcrypto.ERR_new()
+    libcrypto.ERR_set_error(2, errno.ECONNRESET, None)  # 2: a system error
+    raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+
+async def test_an_error_that_was_left_is_the_trouble(wrapped):
+    """The tests below can fail: a connection that nothing ails breaks off by the error of another."""
+    bystander, peer = await wrapped()
+    with pytest.raises(ConnectionResetError):
+        leave_an_error()
+
+    assert bystander.read() == b""
+    assert bystander.ended == RESET
+    peer.sendall(b"well")
+    assert await read_all(bystander, 4) == b"well"
+
+
+@pytest.mark.parametrize("step", ["read", "write", "finish"])
+async def test_the_error_of_one_connection_is_none_of_another(wrapped, step):
+    """Whatever Python leaves behind where one breaks off."""
+    bystander, peer = await wrapped()
+    broken, _ = await wrapped()
+
+    def fail(*_):
+        leave_an_error()
+
+    if step == "read":
+        broken._read = fail
+        broken.read()
+    elif step == "write":
+        broken._write = fail
+        broken.write([b"x"])
+    else:
+        broken._tls = types.SimpleNamespace(unwrap=fail)
+        with pytest.raises(TypeError):  # what follows wants a real socket
+            broken.finish()
+
+    assert bystander.read() == b""
+    assert bystander.ended is None
+    peer.sendall(b"well")
+    assert await read_all(bystander, 4) == b"well"
+
+
+async def test_a_handshake_that_failed_leaves_no_error(wrapped, contexts):
+    """Nor does one that is given up."""
+    bystander, _ = await wrapped()
+    ours, theirs = connected()
+    with theirs, trio.move_on_after(5):
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def leave():
+                await trio.testing.wait_all_tasks_blocked()
+                with contextlib.suppress(ConnectionResetError):
+                    leave_an_error()
+                nursery.cancel_scope.cancel()
+
+            await tls_wire.wrap(ours, contexts[0], server_side=True)
+
+    assert bystander.read() == b""
+    assert bystander.ended is None

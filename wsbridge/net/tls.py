@@ -6,7 +6,9 @@ live here: sockets and handshakes (`tls_wire`, `bio_wire`). Contexts belong to o
 
 from __future__ import annotations
 
+import contextlib
 import ssl
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, cast
@@ -14,6 +16,8 @@ from typing import Final, cast
 ALPN: Final = ("http/1.1",)
 SERVER_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """TLS 1.2 suites of a listener: forward secrecy and authenticated encryption; TLS 1.3 has its own list."""
+
+_of_thread = threading.local()
 
 _EXPIRED: Final = 10
 _NOT_YET: Final = 9
@@ -52,6 +56,7 @@ def server_context(certificates: Sequence[tuple[Path, Path]]) -> ssl.SSLContext:
         default.sni_callback = _Chooser(by_name)
     else:
         _names(default, certificates[0][0])
+    forget_errors()
     return default
 
 
@@ -90,12 +95,29 @@ def client_context(
         _load(context, *client_certificate)
     if alpn:
         context.set_alpn_protocols(list(alpn))
+    forget_errors()
     return context
 
 
 def cut_off(error: OSError) -> bool:
     """Tell whether a connection ended without close_notify; Python 3.11.2 has no class of its own for that."""
     return isinstance(error, ssl.SSLEOFError) or getattr(error, "reason", None) == "UNEXPECTED_EOF_WHILE_READING"
+
+
+def forget_errors() -> None:
+    """Empty OpenSSL's queue of errors of this thread; to be called whenever a connection has failed.
+
+    Some versions of Python (3.12 on, and what Linux distributions took over from it) leave a system error there when
+    they raise it, and then the next call on any other connection fails with it
+    (https://github.com/python/cpython/issues/148594). What empties the queue is the beginning of a handshake.
+    """
+    handshake: ssl.SSLObject | None = getattr(_of_thread, "handshake", None)
+    if handshake is None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        handshake = _of_thread.handshake = context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO())
+    with contextlib.suppress(ssl.SSLError):
+        handshake.do_handshake()  # never answered
 
 
 def failure_text(error: OSError) -> str:

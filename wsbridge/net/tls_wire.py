@@ -15,7 +15,7 @@ from termios import FIONREAD
 
 import trio
 
-from wsbridge.net.tls import cut_off
+from wsbridge.net.tls import cut_off, forget_errors
 from wsbridge.net.wire import EOF, READ_SIZE, SocketWire
 from wsbridge.protocol.framing import Buffer
 
@@ -99,6 +99,7 @@ class TlsWire(SocketWire):
 
     def broke(self, error: OSError) -> None:
         """Record the first error."""
+        forget_errors()
         if cut_off(error):
             error = ConnectionResetError(errno.ECONNRESET, "truncated: the connection ended without close_notify")
         super().broke(error)
@@ -113,8 +114,10 @@ class TlsWire(SocketWire):
             self._tls.unwrap()
         except ssl.SSLWantWriteError:
             return False
+        except ssl.SSLWantReadError:
+            pass  # close_notify is out
         except (OSError, ValueError):
-            pass  # WantRead: close_notify is out; any other: the connection is gone, and the shutdown below tells
+            forget_errors()  # the connection is gone, and the shutdown below tells
         try:
             socket.socket.shutdown(self._tls, socket.SHUT_WR)
         except OSError as error:
@@ -189,5 +192,6 @@ async def wrap(
             except ssl.SSLWantWriteError:
                 await trio.lowlevel.wait_writable(fd)
     except BaseException:
+        forget_errors()
         (tls or sock).close()
         raise
