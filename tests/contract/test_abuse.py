@@ -189,7 +189,7 @@ async def test_a_peer_that_takes_nothing_cannot_hold_an_ending(engine, over):
     async with between(engine, "ws", "raw", over, terms=SHORT, buffer=16_384) as relay:
         while relay.front_side.pending is None:
             await relay.back.send(bytes(20_000))
-            await trio.testing.wait_all_tasks_blocked(0.01)
+            await trio.testing.wait_all_tasks_blocked(0.1)  # longer than an acknowledgement is delayed
         engine.end(relay.pair, Reason.STOP)
         with trio.fail_after(4):
             end = await relay.ended()

@@ -71,7 +71,8 @@ def test_patterns_compare() -> None:
         ("192.0.2.1:1", "192.0.2.1", 1),
         ("[::1]", "[::1]", None),
         ("[2001:DB8:0:0::1]:443", "[2001:db8::1]", 443),
-        ("[::ffff:192.0.2.1]", "[::ffff:c000:201]", None),
+        ("[::ffff:192.0.2.1]", "[::ffff:192.0.2.1]", None),
+        ("[::FFFF:C000:201]", "[::ffff:192.0.2.1]", None),
     ],
 )
 def test_hosts(header: str, host: str, port: int | None) -> None:

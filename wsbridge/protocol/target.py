@@ -108,9 +108,14 @@ def split_host(host_header: str) -> tuple[str, int | None] | None:
     if literal is None:
         return name.lower(), port
     try:
-        return f"[{IPv6Address(literal).compressed}]", port
+        return f"[{_short(IPv6Address(literal))}]", port
     except AddressValueError:
         return None
+
+
+def _short(address: IPv6Address) -> str:
+    """Write an address as RFC 5952 does, an embedded IPv4 address too, which `ipaddress` does from Python 3.13 on."""
+    return f"::ffff:{address.ipv4_mapped}" if address.ipv4_mapped else address.compressed
 
 
 def normal_host(host_header: str) -> str | None:
