@@ -46,6 +46,9 @@ def test_all_errors_are_told_at_once_in_the_order_of_the_file() -> None:
     ]
 
 
+HAS_NO_VALUE = 'listeners.web.bind:127.0.0.1:80: has no value: write a blank after the colon, "bind: …"'
+
+
 @pytest.mark.parametrize(
     ("text", "place", "expected"),
     [
@@ -58,6 +61,9 @@ def test_all_errors_are_told_at_once_in_the_order_of_the_file() -> None:
         ("listeners: web\n" + ROUTES, (1, 12), "listeners: must be a mapping"),
         ("listeners: {web: 127.0.0.1:80}\n" + ROUTES, (1, 18), "listeners.web: must be a mapping"),
         ("listeners: {a b: {bind: '127.0.0.1:80'}}\n" + ROUTES, (1, 13), 'listeners.a b: "a b" is no name'),
+        (LISTENERS + ROUTES.replace("s", "", 1), (2, 1), 'route: unknown key (did you mean "routes"?)'),
+        ("listeners:\n  web:\n    bind:127.0.0.1:80\n" + ROUTES, (3, 5), "listeners.web: must be a mapping: write a"),
+        ("listeners: {web: {bind:127.0.0.1:80}}\n" + ROUTES, (1, 19), HAS_NO_VALUE),
         (LISTENERS + ROUTES + "log: {level: loud}\n", (3, 14), 'log.level: "loud" is none of debug, info, warning or'),
         (LISTENERS + ROUTES + "log: {level: [a]}\n", (3, 14), "log.level: must be debug, info, warning or error"),
         (LISTENERS + ROUTES + "timeouts: {idle: 1}\n", (3, 18), 'timeouts.idle: "1" has no unit'),

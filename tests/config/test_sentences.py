@@ -57,6 +57,8 @@ def faults(written: object, section: type[Section] = Sample) -> list[Fault]:
         ({"leaf": "x"}, ("leaf",), "must be a mapping"),
         ({"leaf": ["x"]}, ("leaf",), "must be a mapping"),
         ({"names": ["x"]}, ("names",), "must be a mapping"),
+        ({"leaf": "width:3"}, ("leaf",), 'must be a mapping: write a blank after the colon, "width: …"'),
+        ({"leaf": "x:3"}, ("leaf",), "must be a mapping"),
     ],
 )
 def test_values_of_the_wrong_form(written: object, steps: tuple[str, ...], message: str) -> None:

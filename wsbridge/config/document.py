@@ -15,6 +15,7 @@ from wsbridge.config.section import Fault, Steps
 
 ABSENT = frozenset({"E011", "E022"})
 """Codes of problems with a key that is not there: these name it, at the place of its parent."""
+LEAVE_OUT = "leave the key out to get its default"
 NO_VALUE = frozenset({"", "~", "null", "Null", "NULL"})
 VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$\{")
 
@@ -150,8 +151,11 @@ class Document:
                 inner = (*steps, key)
                 before = len(problems)
                 if isinstance(entry.value, Scalar) and entry.value.plain and entry.value.text in NO_VALUE:
-                    text = "has no value: leave the key out to get its default"
-                    problems.append((inner, self.problem_at(entry.key_place, inner, text, "E006")))
+                    glued = re.match(r"([a-z_]+):.", key)
+                    text = "has no value: "
+                    text += f'write a blank after the colon, "{glued[1]}: …"' if glued else LEAVE_OUT
+                    spoiled = steps if glued else inner  # which key it was meant to be is not known
+                    problems.append((spoiled, self.problem_at(entry.key_place, inner, text, "E006")))
                 value = self._values(entry.value, inner, environ, problems)
                 if not isinstance(entry.value, Scalar) or len(problems) == before:
                     values[key] = value

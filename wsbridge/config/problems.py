@@ -119,9 +119,9 @@ def masked(line: str) -> str:
     return "".join(char if char.isprintable() or char == "\t" else "?" for char in line)
 
 
-def meant(word: str, choices: Iterable[str]) -> str | None:
-    """Guess which of the choices a word was meant to be."""
-    close = difflib.get_close_matches(word.lower(), list(choices), n=1, cutoff=0.6)
+def meant(word: str, choices: Iterable[str], alike: float = 0.6) -> str | None:
+    """Guess which of the choices a word was meant to be; 1 is `alike` in every letter."""
+    close = difflib.get_close_matches(word.lower(), list(choices), n=1, cutoff=alike)
     return close[0] if close else None
 
 

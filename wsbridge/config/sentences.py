@@ -26,6 +26,8 @@ SHAPES = {
     "tuple_type": "must be a list",
     "list_type": "must be a list",
 }
+NEARLY_THE_SAME = 0.9
+"""How alike a key must be to one of its own section to be taken for that, and not for one of another section."""
 
 
 def faults_in(errors: Iterable[ErrorDetails], section: type[BaseModel], outer: Steps = ()) -> Iterator[Fault]:
@@ -58,7 +60,15 @@ def faults_in(errors: Iterable[ErrorDetails], section: type[BaseModel], outer: S
         elif error["type"] == "extra_forbidden":
             yield Fault(steps, f"unknown key{_elsewhere(section, str(steps[-1]))}", "E010", at_key=True)
         else:
-            yield Fault(steps, _sentence(error), "E012")
+            yield Fault(steps, _sentence(error) + _blank_missing(error, section), "E012")
+
+
+def _blank_missing(error: ErrorDetails, section: type[BaseModel]) -> str:
+    """Hint at `key:value`, which YAML takes for one text."""
+    given = error["input"]
+    key, colon, _ = given.partition(":") if isinstance(given, str) else ("", "", "")
+    glued = error["type"] in SHAPES and colon and key in section.model_fields
+    return f': write a blank after the colon, "{key}: …"' if glued else ""
 
 
 def _sentence(error: ErrorDetails) -> str:
@@ -81,6 +91,8 @@ def _elsewhere(section: type[BaseModel], key: str) -> str:
     hint: str | None = getattr(section, "elsewhere", {}).get(key)
     if hint:
         return f": {hint}"
+    if meant(key, section.model_fields, NEARLY_THE_SAME):
+        return did_you_mean(key, section.model_fields)
     for name, info in section.model_fields.items():
         if any(key in inner.model_fields for inner in _sections(info.annotation)):
             return f' (it belongs under "{name}")'
