@@ -10,9 +10,12 @@ from wsbridge.config.problems import ConfigError
 
 
 def refused(text: str) -> str:
-    with pytest.raises(ConfigError) as caught:
-        compose(text, "w.yaml")
-    (problem,) = caught.value.problems
+    """Give the one problem of a text, whether it hides what follows or not."""
+    try:
+        problems = [problem for _, problem in compose(text, "w.yaml").flaws]
+    except ConfigError as error:
+        problems = error.problems
+    (problem,) = problems
     return f"{problem.line}:{problem.column} {problem.code} {problem.path} {problem.message}"
 
 
@@ -30,6 +33,7 @@ def refused(text: str) -> str:
         ("a: b\n---\nc: d\n", "2:1 E003  a second document begins here"),
         ("? [a]\n: b\n", "1:3 E003  a key must be text"),
         ("a: {{ b }}\n", "1:5 E003 a a key must be text"),
+        ("a: *:80\n", "1:5 E002  not YAML: expected alphabetic or numeric character, but found ':' (while scanning"),
         ("a: *b\n", '1:4 E002 a "*b" stands for nothing'),
         ("a: &b [c, *b]\n", '1:11 E003 a[1] "*b" stands inside of what it stands for'),
         ("a: \x07\n", "1:4 E002  the character U+0007 must not stand"),
@@ -97,15 +101,27 @@ def test_nodes_know_their_places() -> None:
 
 
 def test_every_mistake_that_does_not_hide_the_next_is_told() -> None:
-    """Keys that stand twice and tags are told all at once, in the order of the file."""
-    with pytest.raises(ConfigError) as caught:
-        compose("a: 1\na: 2\nb: !x 3\nb: 4\n", "w.yaml")
-
-    assert [(problem.line, problem.code) for problem in caught.value.problems] == [
-        (2, "E004"),
-        (3, "E003"),
-        (4, "E004"),
+    """Keys that stand twice and tags are told all at once, in the order of the file, with what they spoil."""
+    text = "a: 1\na: 2\nb: !x 3\nb: 4\nc: {<<: {d: e}}\n"
+    found = [
+        (("a",), 2, "E004"),
+        (("b",), 3, "E003"),
+        (("b",), 4, "E004"),
+        (("c",), 5, "E003"),
     ]
+    assert [(steps, problem.line, problem.code) for steps, problem in compose(text, "w.yaml").flaws] == found
+
+    with pytest.raises(ConfigError) as caught:
+        compose(text + "[", "w.yaml")
+    told = [(problem.line, problem.code) for problem in caught.value.problems]
+    assert told[:4] == [(line, code) for _, line, code in found]
+    assert told[4][1] == "E002"
+
+
+@pytest.mark.parametrize("text", ["bind: *:80\n", "host: *.example.org\n", "a: {path: *}\n"])
+def test_stars_that_are_no_aliases_advise_quotes(text: str) -> None:
+    """A value that begins with a star says that it belongs in quotes."""
+    assert refused(text).endswith('; a text that begins with "*" needs quotes')
 
 
 def test_an_anchor_may_be_set_again() -> None:

@@ -46,6 +46,35 @@ def test_all_errors_are_told_at_once_in_the_order_of_the_file() -> None:
     ]
 
 
+def test_keys_that_stand_twice_do_not_hide_other_errors() -> None:
+    """What is no YAML of ours is told together with all else, and nothing is said of what it spoils."""
+    problems = wrong(
+        """\
+        listeners:
+          web: {bind: 127.0.0.1:1, bind: 127.0.0.1:2}
+          more: &more {bind: 0.0.0.0:3, backlog: 1}
+          merged: {<<: *more, speaks: tcp}
+          tagged: {bind: !x 127.0.0.1:1}
+        routes:
+          vnc: {match: any, backend: "tcp://10.0.0.5:1"}
+          vnc: {match: {path: /x}}
+          web: {match: {listener: merged}, bakend: "tcp://10.0.0.5:1"}
+        timeouts: {ping: 1}
+        log: {level: loud}
+        log: {level: loud}
+        """
+    )
+    assert told(problems) == [
+        "E004 listeners.web.bind",
+        "E003 listeners.merged.<<",
+        "E003 listeners.tagged.bind",
+        "E004 routes.vnc",
+        "E010 routes.web.bakend",
+        "E012 timeouts.ping",
+        "E004 log",
+    ]
+
+
 HAS_NO_VALUE = 'listeners.web.bind:127.0.0.1:80: has no value: write a blank after the colon, "bind: …"'
 
 

@@ -24,7 +24,7 @@ LARGEST = 1024 * 1024
 
 
 def compose(text: str, file: str) -> Document:
-    """Read a text into nodes.
+    """Read a text into nodes; what is wrong and does not hide what follows is left in `flaws`.
 
     Raises:
         ConfigError: It is not YAML, or uses what is not taken here, or passes a bound.
@@ -47,7 +47,7 @@ def compose(text: str, file: str) -> Document:
         message = "the file must be a mapping with listeners and routes"
         composer.problems.append(document.problem_at(Place(1, 1), (), message, "E012"))
     if composer.problems:
-        raise ConfigError(composer.problems)
+        raise ConfigError([*(problem for _, problem in document.flaws), *composer.problems])
     return document
 
 
@@ -119,11 +119,15 @@ class _Composer:
         self.problems.append(self.document.problem_at(place, self.steps(), message, code))
         raise _StopError
 
+    def flaw(self, place: Place, message: str, code: str, spoiled: Steps) -> None:
+        """Tell a problem that does not hide what follows, and what is better not judged because of it."""
+        self.document.flaws.append((spoiled, self.document.problem_at(place, self.steps(), message, code)))
+
     def check_tag(self, event: yaml.NodeEvent, place: Place) -> None:
         """Refuse tags: every value has the type that its key wants."""
         if getattr(event, "tag", None) is not None:
             message = f'the tag "{event.tag}" is not taken here; a text that begins with "!" needs quotes'  # type: ignore[attr-defined]  # nodes that can have tags do
-            self.problems.append(self.document.problem_at(place, self.steps(), message, "E003"))
+            self.flaw(place, message, "E003", self.steps())
 
     def begin(self, node: Sequence | Table, anchor: str | None, place: Place) -> None:
         """Open a list or a mapping."""
@@ -180,11 +184,11 @@ class _Composer:
         table.key = Scalar(place, node.text, node.plain)
         if node.plain and node.text == "<<":
             message = 'merge keys ("<<") are not taken here: write the keys themselves'
-            self.problems.append(self.document.problem_at(place, self.steps(), message, "E003"))
+            self.flaw(place, message, "E003", self.steps()[:-1])
         elif node.text in table.entries:
             line = table.entries[node.text].key_place.line
             message = f"this key stands here already, in line {line}"
-            self.problems.append(self.document.problem_at(place, self.steps(), message, "E004"))
+            self.flaw(place, message, "E004", self.steps())
 
     def add_value(self, table: Table, node: Node) -> None:
         """Take the value of the key before it; of a key that stands twice the first counts."""
@@ -211,6 +215,8 @@ def _syntax_problem(document: Document, error: yaml.MarkedYAMLError) -> Problem:
     nearby += [document.line(Place(error.context_mark.line + 1, 1))] if error.context_mark else []
     if any("${" in line or "[::" in line for line in nearby):
         message += "; put it in quotes: a value with ${ or [:: has to stand in them"
+    elif error.context == "while scanning an alias":
+        message += '; a text that begins with "*" needs quotes'
     elif "'\\t'" in message:
         message += "; YAML indents by blanks, never by tabs"
     return document.problem_at(place, (), message, "E002")

@@ -82,12 +82,14 @@ class Document:
         file: As the user named it; problems begin with it.
         lines: The text, line by line.
         root: The top of the file; None where there is no file and all comes from a command line.
+        flaws: What was wrong with its YAML and yet let the rest be read, with the steps to what it spoils.
     """
 
     def __init__(self, file: str, text: str = "", root: Node | None = None) -> None:
         self.file = file
         self.lines = text.splitlines()
         self.root = root
+        self.flaws: list[tuple[Steps, Problem]] = []
 
     def place(self, steps: Steps, *, at_key: bool = False) -> tuple[Place, Steps]:
         """Find where something stands.

@@ -89,7 +89,7 @@ def load(
     document = compose(text, file)
     data, problems = document.data(environ)
     context = Context(folder or Path.cwd(), environ, kinds, files, now or datetime.now(UTC))
-    return _read(data, document, problems, context)
+    return _read(data, document, [*document.flaws, *problems], context)
 
 
 def build(
