@@ -16,6 +16,7 @@ def test_auth_must_be_written_where_others_can_come(bind: str, goal: str) -> Non
     assert (
         f'the listener "l0" at {bind} is not on a loopback address: "auth: none" lets everybody in' in problem.message
     )
+    assert ("localhost is a name" in problem.message) == bind.startswith("localhost")
     read(file(listeners(bind), f"match: any, {goal}, auth: none"))
 
 
@@ -71,6 +72,7 @@ def test_two_listeners_on_one_address(binds: tuple[str, str], collide: bool) -> 
     (problem,) = [problem for problem in wrong(text) if problem.severity == "error"]
     assert (problem.code, problem.path) == ("E023", "listeners.l1.bind")
     assert 'is taken by the listener "l0"' in problem.message
+    assert ("ipv6_only: true" in problem.message) == (binds == ("[::]:1", "0.0.0.0:1"))
 
 
 def test_ipv6_only_leaves_ipv4_to_another() -> None:

@@ -109,9 +109,11 @@ def _auth_missing(config: Config) -> Iterator[Fault]:
             continue
         public = [key for key in leading_listeners(config, name) if not config.listeners[key].bind.is_literal_loopback]
         if public:
+            bind = config.listeners[public[0]].bind
+            named = "; localhost is a name and may mean others: write 127.0.0.1 or [::1]" if bind.is_loopback else ""
             text = (
-                f'must be written, since the listener "{public[0]}" at {config.listeners[public[0]].bind} is not '
-                'on a loopback address: "auth: none" lets everybody in'
+                f'must be written, since the listener "{public[0]}" at {bind} is not on a loopback address: '
+                f'"auth: none" lets everybody in{named}'
             )
             yield Fault(("routes", name, "auth"), text, "E022")
 
@@ -120,7 +122,9 @@ def _addresses(config: Config) -> Iterator[Fault]:
     """Listeners that the system could not open side by side."""
     for (first, one), (second, other) in combinations(config.listeners.items(), 2):
         if _collide(one, other):
-            text = f'{other.bind} is taken by the listener "{first}" at {one.bind}'
+            both = {str(one.bind.ip), str(other.bind.ip)} == set(ANY)
+            hint = "; [::] takes IPv4 as well, unless it has ipv6_only: true" if both else ""
+            text = f'{other.bind} is taken by the listener "{first}" at {one.bind}{hint}'
             yield Fault(("listeners", second, "bind"), text, "E023")
 
 
