@@ -45,8 +45,13 @@ def test_off_is_taken_only_where_it_means_something() -> None:
     assert scalars.read_duration_or_off("off") is None
     with pytest.raises(ValueError, match='cannot be "off"'):
         scalars.read_duration("off")
-    with pytest.raises(ValueError, match='write "off"'):
-        scalars.read_duration_or_off("0s")
+    for zero in ("0s", "0"):
+        with pytest.raises(ValueError, match='write "off"'):
+            scalars.read_duration_or_off(zero)
+        with pytest.raises(ValueError, match="must be more than zero"):
+            scalars.read_positive_duration(zero)
+    with pytest.raises(ValueError, match=r'"0" has no unit: write 0s$'):
+        scalars.read_duration("0")
 
 
 def test_durations_are_bounded() -> None:

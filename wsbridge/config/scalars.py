@@ -76,7 +76,9 @@ def read_duration(value: object) -> float:
     if text == "off":
         raise ValueError('cannot be "off": write a duration such as 20s')
     if re.fullmatch(NUMBER, text):
-        raise ValueError(f'"{text}" has no unit: write {text}s, {text}ms, {text}m or {text}h')
+        raise ValueError(
+            f'"{text}" has no unit: write {text}s' + (f", {text}ms, {text}m or {text}h" if float(text) else "")
+        )
     found = re.fullmatch(DURATION, text)
     if found is None:
         raise ValueError(f'"{text}" is no duration: write numbers with d, h, m, s or ms, such as 20s, 1m30s or 250ms')
@@ -88,7 +90,7 @@ def read_duration(value: object) -> float:
 
 def read_positive_duration(value: object) -> float:
     """Read a duration that must not be zero, in seconds."""
-    seconds = read_duration(value)
+    seconds = 0.0 if value == "0" else read_duration(value)
     if seconds <= 0:
         raise ValueError("must be more than zero")
     return seconds
@@ -98,7 +100,7 @@ def read_duration_or_off(value: object) -> float | None:
     """Read a duration in seconds, or None for `off`."""
     if value is None or value == "off":
         return None
-    seconds = read_duration(value)
+    seconds = 0.0 if value == "0" else read_duration(value)
     if seconds <= 0:
         raise ValueError('must be more than zero; to switch it off, write "off"')
     return seconds
