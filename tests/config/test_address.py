@@ -146,7 +146,7 @@ def test_proxies() -> None:
         assert "geheim" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["https://gw.example.org", "http://gw:8080", "https://[::1]:8443", "null"])
+@pytest.mark.parametrize("text", ["https://gw.example.org", "http://gw:8080", "https://[::1]:8443", "null", "app://a"])
 def test_origins(text: str) -> None:
     """An origin is scheme, host and a port that is not the scheme's own, as browsers send it."""
     assert read_origin(text) == text
@@ -161,6 +161,7 @@ def test_origins(text: str) -> None:
         ("gw.example.org", "write scheme and host alone"),
         ("https://gw/x", "write scheme and host alone"),
         ("https://*.example.org", "no name of a host"),
+        ("app://.", "is no host"),
     ],
 )
 def test_what_is_no_origin(text: str, message: str) -> None:

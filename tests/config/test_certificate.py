@@ -98,6 +98,15 @@ def test_files_with_something_else_in_them(folder: Path, name: str, what: str) -
     assert f"holds {what} in PEM form" in problem.message
 
 
+def test_a_certificate_in_another_form_of_pem(folder: Path) -> None:
+    """OpenSSL's own form (`openssl x509 -trustout`) is told as no certificate, at its key."""
+    text = (folder / "cert.pem").read_text()
+    (folder / "cert.pem").write_text(text.replace(" CERTIFICATE--", " X509 CERTIFICATE--"))
+    (problem,) = wrong(TEXT, folder=folder)
+    assert (problem.code, problem.path) == ("E031", "listeners.web.tls.certificates[0].cert")
+    assert "holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)" in problem.message
+
+
 def test_a_certificate_whose_base64_is_broken(folder: Path) -> None:
     """A certificate that cannot be decoded is one error, not a crash."""
     text = (folder / "cert.pem").read_text()

@@ -174,7 +174,7 @@ def test_certificate_of_the_future(issue):
         server_context([(cert, key)])
 
 
-@pytest.mark.parametrize("bad", ["missing", "empty", "swapped", "encrypted"])
+@pytest.mark.parametrize("bad", ["missing", "empty", "swapped", "encrypted", "other form"])
 def test_unusable_files(issue, tmp_path, bad):
     """Each is one sentence that names the file; nothing asks for a password."""
     cert, key = issue("a.example.org")
@@ -186,6 +186,9 @@ def test_unusable_files(issue, tmp_path, bad):
         pairs = [((other, key), f"{other}: cannot be read: No such file"), ((cert, other), f"{other}: cannot be read")]
     elif bad == "swapped":
         pairs = [((key, cert), f"{key}: holds no certificate in PEM form")]
+    elif bad == "other form":
+        other.write_text(cert.read_text().replace(" CERTIFICATE--", " X509 CERTIFICATE--"))
+        pairs = [((other, key), f"{other}: holds no certificate in PEM form")]
     else:
         subprocess.run(["openssl", "pkey", "-aes128", "-passout", "pass:secret", "-in", key, "-out", other], check=True)
         pairs = [((cert, other), f"{other}: the key is encrypted; a daemon cannot ask for its password")]

@@ -14,6 +14,7 @@ from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 
 from wsbridge.config.secret import Secret
 from wsbridge.config.text import as_text
+from wsbridge.protocol.origin import parse_origin
 
 LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 HOST_NAME = re.compile(rf"{LABEL}(?:\.{LABEL})*\.?")
@@ -244,6 +245,8 @@ def read_origin(value: object) -> str:
         raise ValueError(f'"{text}" is no origin: write scheme and host alone, such as https://gw.example.org')
     scheme, authority = found[1].lower(), found[2].lower()
     if scheme not in ORIGIN_PORTS:
+        if parse_origin(text.removesuffix("/")) is None:
+            raise ValueError(f'"{authority}" in "{text}" is no host')
         return f"{scheme}://{authority}"
     host, port = _split(authority)
     plain = f"{scheme}://{_bracketed(host)}"

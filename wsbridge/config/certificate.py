@@ -69,13 +69,13 @@ def pair_problem(cert: Path, key: Path) -> PairProblem | None:
     """Try whether OpenSSL takes the two files together."""
     if b"ENCRYPTED" in key.read_bytes():
         return PairProblem("key", f"the private key {key} has a passphrase; write it without one (openssl pkey)")
+    if PEM_BEGIN not in cert.read_text(errors="replace"):
+        return PairProblem("cert", f"{cert} holds no certificate in PEM form ({PEM_BEGIN})")
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             return PairProblem("key", f"the private key {key} does not belong to the certificate {cert}")
-        if PEM_BEGIN not in cert.read_text(errors="replace"):
-            return PairProblem("cert", f"{cert} holds no certificate in PEM form")
         if "PRIVATE KEY" not in key.read_text(errors="replace"):
             return PairProblem("key", f"{key} holds no private key in PEM form")
         return PairProblem("cert", f"{cert} and {key} cannot be loaded: {error.reason or error}")

@@ -174,6 +174,8 @@ def _load(context: ssl.SSLContext, cert: Path, key: Path) -> None:
             file.read_bytes()
         except OSError as error:
             raise TlsError(f"{file}: cannot be read: {error.strerror}", file) from None
+    if b"-----BEGIN CERTIFICATE-----" not in cert.read_bytes():  # OpenSSL takes other forms, too
+        raise TlsError(f"{cert}: holds no certificate in PEM form", cert)
 
     asked = False
 
@@ -192,8 +194,6 @@ def _load(context: ssl.SSLContext, cert: Path, key: Path) -> None:
             raise TlsError(f"{key}: this key does not belong to the certificate {cert}", key) from None
         if reason in ("EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK"):
             raise TlsError(f"{cert}: {reason.lower().replace('_', ' ')}", cert) from None
-        if b"-----BEGIN CERTIFICATE" not in cert.read_bytes():
-            raise TlsError(f"{cert}: holds no certificate in PEM form", cert) from None
         if b"PRIVATE KEY-----" not in key.read_bytes():
             raise TlsError(f"{key}: holds no private key in PEM form", key) from None
         raise TlsError(f"{cert}, {key}: {reason.lower().replace('_', ' ') or error}", cert) from None
