@@ -102,7 +102,7 @@ class Route(Section):
     files: FolderPath | None = None
     """A folder whose files answer requests that do not ask for a WebSocket."""
     answer: Status | None = None
-    """A status that answers requests that do not ask for a WebSocket, with no body."""
+    """A status that answers requests that do not ask for a WebSocket."""
     origins: Origins = "same"
     """Pages that may connect. same: those of the requested host; a list: exactly these; any: all."""
     auth: Auth | None = None
