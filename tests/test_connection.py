@@ -109,6 +109,20 @@ async def test_a_hanging_backend_is_504():
             await back.until(open=0)
 
 
+async def test_a_backend_that_is_not_up_yet_is_waited_for():
+    """With `retry_for` a client that came too early is served as soon as the backend listens; the log says it waits."""
+    with socket.socket() as late:
+        late.bind(("127.0.0.1", 0))
+        route = {"backend": f"tcp://127.0.0.1:{late.getsockname()[1]}", "connect": {"retry_for": "1m"}}
+        async with serving(written(route=route)) as served:
+            with await served.connect() as client:
+                await client.send(request())
+                line = await served.records.wait("backend.retry")
+                assert (line["route"], line["reason"]) == ("app", "backend_refused")
+                late.listen()
+                assert (await client.head()).startswith("HTTP/1.1 101")
+
+
 async def echo_nothing(stream):
     """Read and say nothing."""
     while await stream.receive_some(65536):
