@@ -58,7 +58,7 @@ def test_answers_that_went_well_are_told_at_debug(records, status, level):
     account().served(End(Reason.SERVED, "front", status=status))
 
     assert [line["level"] for line in records.all] == [level]
-    assert records.all[0].get("detail") is None
+    assert "detail" not in records.all[0]
 
 
 def test_all_facts_of_a_relay(records):

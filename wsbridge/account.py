@@ -79,7 +79,7 @@ class Account:
             method=None if request is None else request.method,
             path=None if request is None else request.target,
             status=end.status,
-            detail=end.detail or None,
+            **({"detail": end.detail} if end.detail else {}),
         )
         self.request = self.route = None  # of the next request nothing is known yet
 
