@@ -100,6 +100,8 @@ def test_a_caret_below_tabs() -> None:
         ("a: http://me:pw@h/x", "a: http://*****@h/x"),
         ("a: http://me@h", "a: http://**@h"),
         ("a: http://h/x@y", "a: http://h/x@y"),
+        ("a: wss://h:8443/x@y", "a: wss://h:8443/x@y"),
+        ("a: 'http://me:p@ss/w@h/x' # y", "a: 'http://*********@h/x' # y"),
         ("a: [wss://a:b@c, wss://d:e@f]", "a: [wss://***@c, wss://***@f]"),
         ("a: \x1b[31mred\x07", "a: ?[31mred?"),
         ("a:\tb", "a:\tb"),

@@ -228,7 +228,10 @@ def read_proxy(value: object) -> Proxy:
         return value
     found = re.fullmatch(r"http://(?:([^@/:]*):?([^@/]*)@)?([^@/]+)/?", as_text(value))
     if found is None:
-        raise ValueError("must be of the form http://host:port or http://user:password@host:port")
+        raise ValueError(
+            "must be of the form http://host:port or http://user:password@host:port, "
+            'with "@" and "/" in the password written as %40 and %2F'
+        )
     host, port_text = _split(found[3])
     if port_text is None:
         raise ValueError("has no port: write http://host:3128, for example")

@@ -15,6 +15,9 @@ from typing import Literal
 WIDEST = 160
 """Characters of a source line that are shown."""
 
+USER_AND_PASSWORD = re.compile(r"""(?<=://)(?:[^/\s:@"']+:(?!\d+/)[^\s"']+|[^/\s"']+)(?=@)""")
+"""What stands before the host of a URL; `host:port/path@x` is none."""
+
 CODES: dict[str, str] = {
     "E001": "the file cannot be read",
     "E002": "the file is not YAML",
@@ -114,8 +117,11 @@ class ConfigError(Exception):
 
 
 def masked(line: str) -> str:
-    """Hide user and password of URLs, and whatever a terminal would act on; the length stays."""
-    line = re.sub(r"(?<=://)[^/\s@]+(?=@)", lambda found: "*" * len(found[0]), line)
+    """Hide user and password of URLs, and whatever a terminal would act on; the length stays.
+
+    A password with "@" or "/" in it is hidden as a whole: it is an error, and so its line is shown.
+    """
+    line = USER_AND_PASSWORD.sub(lambda found: "*" * len(found[0]), line)
     return "".join(char if char.isprintable() or char == "\t" else "?" for char in line)
 
 
