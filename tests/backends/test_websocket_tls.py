@@ -215,12 +215,13 @@ async def test_a_proxy_that_refuses():
 
 
 async def test_a_proxy_that_is_down():
-    """Refused, with the proxy's address."""
+    """Refused; the sentence says that it is the proxy that is down, not the upstream, and hides its password."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
-        outcome = await backend(1, proxy=f"http://127.0.0.1:{port}").dial(OFFER)
-    assert outcome == End(Reason.BACKEND_REFUSED, "back", f"127.0.0.1:{port}: Connection refused")
+        outcome = await backend(1, proxy=f"http://me:hunter2@127.0.0.1:{port}").dial(OFFER)
+    said = f"the proxy http://***@127.0.0.1:{port}: 127.0.0.1:{port}: Connection refused"
+    assert outcome == End(Reason.BACKEND_REFUSED, "back", said)
 
 
 async def test_the_websockets_library_as_upstream():

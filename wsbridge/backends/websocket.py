@@ -11,6 +11,7 @@ import re
 import ssl
 from base64 import b64decode
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Final
 
 import trio
@@ -115,7 +116,9 @@ class WebSocketBackend:
         host, port = (self._proxy.host, self._proxy.port) if self._proxy else (self._url.host, self._url.port)
         sock = await connect(self._services, host, port)
         if isinstance(sock, End):
-            return sock
+            if self._proxy is None:
+                return sock
+            return replace(sock, detail=f"the proxy {self._proxy}: {sock.detail}")
         address = address_of(sock, self.name)
         wire = SocketWire(sock)
         try:
