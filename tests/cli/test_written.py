@@ -72,6 +72,7 @@ def test_every_option_reaches_its_setting() -> None:
     """Options are the settings that they are named after."""
     _, route = both(
         ws(
+            listen="ws://127.0.0.1:0/",
             headers=["X-Site:  7 ", "Cookie: a=b:c"],
             subprotocols=["mqtt", "binary"],
             origins=["https://a.example, https://b.example", "https://c.example"],
@@ -135,7 +136,12 @@ def test_others_are_let_in_only_when_meant(listen: str) -> None:
         (ws(listen="tcp://127.0.0.1:1/path"), "a tcp address has no path"),
         (ws(listen="ws://127.0.0.1:1/a//b"), "LISTEN: "),
         (ws(listen="wss://127.0.0.1:1/"), "--cert FILE and --key FILE, or --self-signed"),
+        (ws(listen="wss://127.0.0.1:1/", cert="/gone/a", key="/gone/b"), "--cert: /gone/a cannot be read"),
+        (ws(listen="wss://127.0.0.1:1/", cert="/gone/a", key="/gone/b"), "--key: /gone/b cannot be read"),
         (ws(cert="a", key="b"), "not for tcp"),
+        (ws(listen="-", cert="a", key="b"), "not for -"),
+        (ws(origins=["any"]), "--origins: no page in a browser can connect to tcp"),
+        (ws(listen="-", origins=["any"]), "--origins: no page in a browser can connect to -"),
         (ws(listen="unix:relative"), "LISTEN: "),
         (ws(target="127.0.0.1:1"), "TARGET: must be of the form tcp://"),
         (ws(target="tcp://127.0.0.1"), "TARGET: "),
@@ -147,7 +153,7 @@ def test_others_are_let_in_only_when_meant(listen: str) -> None:
         (ws(ping="20"), '--ping: "20" has no unit: write 20s'),
         (ws(idle="never"), "--idle: "),
         (ws(retry_for="x"), "--retry-for: "),
-        (ws(origins=["a.example"]), "--origins: "),
+        (ws(listen="ws://127.0.0.1:1/", origins=["a.example"]), "--origins: "),
         (ws(subprotocols=["a b"]), "--subprotocol: "),
         (ws(proxy="socks5://x:1"), "--proxy: must be of the form http://"),
     ],

@@ -30,8 +30,8 @@ NO_SOCKET: Final = "unix:/dev/stdin"
 """Stands in the place of an address where the listener is standard input and output; never opened."""
 
 ARGUMENTS: Final = {
-    f"listeners.{NAME}.tls.certificates.0.cert": "--cert",
-    f"listeners.{NAME}.tls.certificates.0.key": "--key",
+    f"listeners.{NAME}.tls.certificates[0].cert": "--cert",
+    f"listeners.{NAME}.tls.certificates[0].key": "--key",
     f"listeners.{NAME}": "LISTEN",
     f"routes.{NAME}.match": "LISTEN",
     f"routes.{NAME}.backend.ca": "--ca",
@@ -135,9 +135,7 @@ def split_listen(listen: str) -> tuple[str, str, str]:
 
 
 def _listener(wish: Wish) -> Data:
-    if wish.listen == STDIO:
-        return {"bind": NO_SOCKET, "speaks": "tcp", "route": NAME}
-    scheme, address, _ = split_listen(wish.listen)
+    scheme, address, _ = (STDIO, NO_SOCKET, "") if wish.listen == STDIO else split_listen(wish.listen)
     _loopback_only(address, wish)
     listener: dict[str, Data] = {"bind": address}
     if scheme not in {"ws", "wss"}:
@@ -148,6 +146,8 @@ def _listener(wish: Wish) -> Data:
         listener["tls"] = {"certificates": [{"cert": wish.cert, "key": wish.key}]}
     elif wish.cert is not None or wish.key is not None:
         raise Failure(f"--cert, --key and --self-signed are for wss:// and tls:// listeners, not for {scheme}", USAGE)
+    if wish.origins and scheme not in {"ws", "wss"}:
+        raise Failure(f"--origins: no page in a browser can connect to {scheme}; it is for ws:// and wss://", USAGE)
     return listener
 
 
