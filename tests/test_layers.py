@@ -90,6 +90,19 @@ def test_the_table_of_layers_is_whole():
     assert set(layers()) == parts
 
 
+def test_the_order_of_reading_names_files():
+    """Each name in the docstring's list is a file or a folder of the package; a bare one may be inside the first."""
+    steps = re.findall(r"^\d\. (.*)$", wsbridge.__doc__ or "", re.MULTILINE)
+    assert len(steps) >= 7
+    for step in steps:
+        names = re.findall(r"`([\w.]+)`", step)
+        within = [PACKAGE, PACKAGE / names[0]]
+        paths = {name: [folder / name.replace(".", "/") for folder in within] for name in names}
+        assert not [
+            n for n, found in paths.items() if not any(p.is_dir() or p.with_suffix(".py").exists() for p in found)
+        ]
+
+
 def test_imports_go_one_way():
     """A file imports only from its own line of the table or from lines above it, for types as well."""
     table = layers()
