@@ -50,7 +50,9 @@ def test_the_soft_limit_is_lifted(small_limit):
     assert daemon.raise_descriptor_limit() == small_limit
 
 
-@pytest.mark.parametrize(("number", "reason"), [(signal.SIGTERM, "drain"), (signal.SIGINT, "stop")])
+@pytest.mark.parametrize(
+    ("number", "reason"), [(signal.SIGTERM, "drain"), (signal.SIGINT, "stop"), (signal.SIGHUP, "stop")]
+)
 async def test_a_signal_ends_it(number, reason, manager):
     """The manager hears READY, then STOPPING with the reason; the log has the same, from ready to stop."""
     with recording() as records:
@@ -67,6 +69,24 @@ async def test_a_signal_ends_it(number, reason, manager):
     (drain,) = records.of("daemon.drain")
     assert (drain["signal"], drain["reason"]) == (number.name, reason)
     assert records.all[-1]["event"] == "daemon.stop"
+
+
+async def test_a_hangup_that_is_ignored_stays_so():
+    """Under nohup the end of the terminal does not end the daemon."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    async def beside(server):
+        os.kill(os.getpid(), signal.SIGHUP)
+        await trio.sleep(0.05)
+        assert server.ending is None
+        os.kill(os.getpid(), signal.SIGINT)
+
+    try:
+        with recording() as records, trio.fail_after(5):
+            await daemon.serve(config_of(CONFIG), beside=beside)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert [record["signal"] for record in records.of("daemon.drain")] == ["SIGINT"]
 
 
 async def test_the_status_follows_the_count(manager, monkeypatch):

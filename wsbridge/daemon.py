@@ -41,11 +41,11 @@ async def serve(
     ready: Callable[[list[Listening]], None] = lambda _: None,
     beside: Callable[[Server], Awaitable[None]] | None = None,
     signals: bool = True,
-    hangup: bool = False,
 ) -> None:
     """Serve until a signal, or until the one connection of `once` has ended.
 
-    SIGTERM drains; SIGINT, and any second signal, ends everything within `close`.
+    SIGTERM drains; SIGINT, SIGHUP (a terminal or an ssh that goes away), and any second signal, ends everything within
+    `close`. Where whoever started the process has SIGHUP ignored, as nohup does, it stays ignored.
 
     Args:
         config: Checked.
@@ -53,7 +53,6 @@ async def serve(
         ready: Called once all listeners are open.
         beside: A task to run among the connections.
         signals: Whether to take the process's signals.
-        hangup: Whether SIGHUP ends everything as SIGINT does; else it is left as it is.
 
     Raises:
         ListenError: An address cannot be had.
@@ -81,7 +80,7 @@ async def serve(
 
     async with trio.open_nursery() as nursery:
         if signals:
-            await nursery.start(_heed_signals, server, notifier, hangup)
+            await nursery.start(_heed_signals, server, notifier)
         if notifier:
             nursery.start_soon(_tell_status, server, notifier)
         try:
@@ -92,10 +91,10 @@ async def serve(
 
 
 async def _heed_signals(
-    server: Server, notifier: Notifier, hangup: bool, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    server: Server, notifier: Notifier, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    heeded = (signal.SIGTERM, signal.SIGINT, *((signal.SIGHUP,) if hangup else ()))
-    with trio.open_signal_receiver(*heeded) as signals:
+    hangup = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, *hangup) as signals:
         task_status.started()
         async for number in signals:
             first = server.ending is None

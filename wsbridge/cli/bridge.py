@@ -120,7 +120,7 @@ def command(
                 signed.remove()
                 click.echo(f"wsbridge: self-signed certificate, SHA-256 {signed.fingerprint}", err=True)
 
-        return serve(loaded, level=log_level or "info", format=log_format, once=once, ready=ready, hangup=True)
+        return serve(loaded, level=log_level or "info", format=log_format, once=once, ready=ready)
     finally:
         if signed is not None:
             signed.remove()
@@ -131,7 +131,7 @@ def _standard(loaded: Loaded, level: str, log_format: str) -> int:
     stdio = Stdio()
     tell_warnings(loaded.warnings)
     unheard = loaded.config.model_copy(update={"listeners": {}})
-    code = serve(Loaded(unheard), level=level, format=log_format, beside=stdio.carry, hangup=True)
+    code = serve(Loaded(unheard), level=level, format=log_format, beside=stdio.carry)
     sentence = stdio.failure()
     if code or sentence is None:
         return code

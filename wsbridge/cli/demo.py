@@ -80,7 +80,7 @@ def command(port: int, host: str, open_browser: bool) -> int:
             backend = await nursery.start(AnnouncedService().run)
             loaded = build(written(bind, backend), kinds=CONFIG_KINDS)
             warn(loaded.warnings)
-            await daemon.serve(loaded.config, ready=ready, beside=browse, hangup=True)
+            await daemon.serve(loaded.config, ready=ready, beside=browse)
             nursery.cancel_scope.cancel()
 
     try:

@@ -22,9 +22,9 @@ LEVELS = ("debug", "info", "warning", "error")
 def command(path: str | None, log_level: str | None, log_format: str | None) -> int:
     """Serve what a configuration file describes, until a signal.
 
-    SIGTERM lets connections end by themselves for a while (timeouts.drain); SIGINT (Ctrl-C), and any second signal,
-    ends them all at once. Exit codes: 0 ended by a signal, 64 wrong arguments, 69 an address cannot be had, 78 the
-    configuration is wrong (all that is wrong with it is told at once).
+    SIGTERM lets connections end by themselves for a while (timeouts.drain); SIGINT (Ctrl-C), SIGHUP, and any second
+    signal, ends them all at once. Exit codes: 0 ended by a signal, 64 wrong arguments, 69 an address cannot be had,
+    78 the configuration is wrong (all that is wrong with it is told at once).
 
     Examples:
       wsbridge run -c wsbridge.yaml

@@ -31,7 +31,6 @@ def serve(
     once: bool = False,
     ready: Ready = lambda _: None,
     beside: Beside | None = None,
-    hangup: bool = False,
     hint: str = "",
 ) -> int:
     """Serve until the end.
@@ -43,7 +42,6 @@ def serve(
         once: End with the first connection.
         ready: Called when all listeners are open.
         beside: A task to run among the connections.
-        hangup: Whether SIGHUP ends it in order, as when a terminal or ssh goes away.
         hint: What to add to the sentence about an address that cannot be had.
 
     Returns:
@@ -52,7 +50,7 @@ def serve(
 
     async def everything() -> None:
         warn(loaded.warnings)
-        await daemon.serve(loaded.config, once=once, ready=ready, beside=beside, hangup=hangup)
+        await daemon.serve(loaded.config, once=once, ready=ready, beside=beside)
 
     chosen = loaded.config.log
     return run(everything, level or chosen.level, format or chosen.format, hint)
