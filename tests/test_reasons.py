@@ -24,7 +24,7 @@ def test_rows_are_possible(reason):
 def test_half_done_work_never_looks_whole():
     """Whatever breaks a stream off resets the raw side; whatever ends it in order does not."""
     orderly = {reason for reason, row in ENDINGS.items() if not row.reset}
-    names = "BACKEND_CLOSED CLIENT_CLOSED IDLE_TIMEOUT MAX_AGE DRAIN STOP SERVED"
+    names = "BACKEND_CLOSED CLIENT_CLOSED IDLE_TIMEOUT MAX_AGE AUTH_EXPIRED DRAIN STOP SERVED"
     assert orderly == {Reason[name] for name in names.split()}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 
+from wsbridge.auth.identity import ANONYMOUS
 from wsbridge.generation import Route
 from wsbridge.log import log
 from wsbridge.net.address import Peer
@@ -28,6 +29,7 @@ class Account:
         http: Whether a refusal there is an HTTP answer.
 
     Attributes:
+        identity: Who the client turned out to be.
         answering: Whether an answer has been begun, so that no other can be given.
     """
 
@@ -40,6 +42,7 @@ class Account:
         "address",
         "answering",
         "id",
+        "identity",
         "listener",
         "peer",
         "request",
@@ -56,6 +59,7 @@ class Account:
         self.route: Route | None = None
         self.address: str | None = None
         self.subprotocol: str | None = None
+        self.identity = ANONYMOUS
         self.answering = False
         self._began = time.monotonic()
         self._relayed = False
@@ -82,6 +86,7 @@ class Account:
             **({"detail": end.detail} if end.detail else {}),
         )
         self.request = self.route = None  # of the next request nothing is known yet
+        self.identity = ANONYMOUS
 
     def close(self, end: End) -> None:
         """Log the connection's line: `connection.end`, or `connection.refused` if it was not relayed."""
@@ -105,6 +110,8 @@ class Account:
             facts["route"] = self.route.name
             if self.route.backend is not None:
                 facts["backend"] = self.route.backend.name
+        if self.identity.name:
+            facts["identity"] = self.identity.name
         if self.request is not None:
             facts["path"] = self.request.target
         if self.address is not None:

@@ -2,19 +2,24 @@
 
 Lives here: the order of the steps and what each hands to the next. Must not live here: how any step is done.
 
-The steps: TLS, hear, admit, dial, answer, relay (which ends both sides, too), account. What a peer does is a value
-that some step returns, an `End`; only a bug is an exception, and it ends this connection alone.
+The steps: TLS, hear, admit, authenticate, dial, answer, relay (which ends both sides, too), account. What a peer does
+is a value that some step returns, an `End`; only a bug is an exception, and it ends this connection alone.
 """
 
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
 
+from wsbridge.access import authenticate, ends_at
 from wsbridge.account import Account
 from wsbridge.admit import Admitted, admit
+from wsbridge.auth.auth import Auth
+from wsbridge.auth.caller import Caller
+from wsbridge.auth.identity import Identity
 from wsbridge.backends.backend import Dialled, Offer
 from wsbridge.generation import Generation, Listener, Route
 from wsbridge.log import log
@@ -26,6 +31,7 @@ from wsbridge.net.tls import failure_text
 from wsbridge.net.wire import SocketWire, Wire
 from wsbridge.reasons import ENDINGS, End, Reason
 from wsbridge.relay.endpoint import Endpoint, WebSocketEndpoint
+from wsbridge.relay.terms import Terms
 from wsbridge.speaks.exchange import Exchange
 from wsbridge.speaks.raw import RawExchange
 from wsbridge.speaks.websocket import HttpExchange, hear
@@ -125,9 +131,10 @@ async def _converse(wire: Wire, listener: Listener, generation: Generation, serv
             return await _refuse(heard, admitted, wire, server)
         account.route = admitted.route
         if admitted.route.auth is not None:
-            identity = await admitted.route.auth.identify(account.request, account.peer)
+            identity = await _authenticate(admitted.route.auth, admitted, listener, account)
             if isinstance(identity, End):
                 return await _refuse(heard, identity, wire, server)
+            account.identity = identity
         if admitted.route.backend is not None:
             return await _bridge(heard, admitted, wire, server, account)
         end, again = await _answer(heard, admitted.route, wire, account)
@@ -172,6 +179,13 @@ def _admit(exchange: Exchange, listener: Listener, server: Server) -> Admitted |
     return admit(listener, exchange.request)
 
 
+async def _authenticate(auth: Auth, admitted: Admitted, listener: Listener, account: Account) -> Identity | End:
+    """Step 4, where the route asks for it: who it is."""
+    protocols = () if admitted.upgrade is None else admitted.upgrade.protocols
+    caller = Caller(account.peer, account.request, admitted.route.name, listener.tls is not None, protocols)
+    return await authenticate(auth, caller)
+
+
 async def _answer(exchange: Exchange, route: Route, wire: Wire, account: Account) -> tuple[End, bool]:
     """Answer from files or with a fixed status; tell whether another request may follow."""
     request = exchange.request
@@ -214,9 +228,14 @@ async def _bridge(exchange: Exchange, admitted: Admitted, wire: Wire, server: Se
         front = accepted
     server.relaying()
     try:
-        return await server.engine.relay(front, dialled.endpoint, route.terms, route.ledger)
+        return await server.engine.relay(front, dialled.endpoint, _terms(route, account.identity), route.ledger)
     finally:
         account.carried(front.received, dialled.endpoint.received)
+
+
+def _terms(route: Route, identity: Identity) -> Terms:
+    """What holds for this connection: the route's terms, until who the client is no longer holds."""
+    return route.terms if identity.expires is None else replace(route.terms, expires=ends_at(identity))
 
 
 async def _greet(

@@ -10,9 +10,10 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from wsbridge.auth import Auth
+from wsbridge.auth.auth import Auth, Lent
 from wsbridge.backends.backend import Backend, Offer, Services
 from wsbridge.config import model
+from wsbridge.config.section import AuthSection
 from wsbridge.kinds import AUTH, BACKENDS
 from wsbridge.ledger import Ledger
 from wsbridge.net.tls import server_context
@@ -34,6 +35,7 @@ class Route:
         path: Paths it matches; None for all.
         backend: Where bytes go; None where `responder` answers.
         responder: Files or a fixed answer.
+        auth: Who may use it; None where nobody is asked.
         prefix: The part of a path that the pattern names, cut before a file is looked up.
         offer: What a backend is asked for, but for the client's subprotocols.
         connect: Seconds for one attempt to reach the backend.
@@ -128,7 +130,7 @@ def _route(name: str, section: model.Route, config: model.Config, services: Serv
         responder=responder,
         prefix=prefix_of(pattern),
         origins=Origins(section.origins),
-        auth=None if section.auth is None else AUTH[section.auth.kind](section.auth),
+        auth=None if section.auth is None else AUTH[section.auth.kind](section.auth, Lent(_way)),
         subprotocols=section.subprotocols,
         offer=Offer(section.subprotocols, False, section.text, limits.frame),
         terms=Terms(
@@ -150,6 +152,13 @@ def _route(name: str, section: model.Route, config: model.Config, services: Serv
         dial_first=section.dial == "before-upgrade",
         ledger=ledger,
     )
+
+
+def _way(section: AuthSection) -> Auth:
+    """Build a way of authentication that another one holds."""
+    found = AUTH[section.kind](section, Lent(_way))
+    assert found is not None  # noqa: S101 (lists hold no `none`, which alone asks nobody)
+    return found
 
 
 def _listener(name: str, section: model.Listener, config: model.Config, routes: dict[str, Route]) -> Listener:

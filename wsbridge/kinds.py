@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from wsbridge.auth import Auth
-from wsbridge.auth.none import NoAuth, NoAuthConfig
+from wsbridge.auth.all_of import AllOf, AllOfConfig
+from wsbridge.auth.any_of import AnyOf, AnyOfConfig
+from wsbridge.auth.auth import Auth, Lent
+from wsbridge.auth.network import NetworkAuth, NetworkConfig
+from wsbridge.auth.none import NoAuthConfig
 from wsbridge.backends.backend import Backend
 from wsbridge.backends.tcp import TcpBackend, TcpBackendConfig
 from wsbridge.backends.tls import TlsBackend, TlsBackendConfig
@@ -34,8 +37,11 @@ BACKENDS: Mapping[str, Callable[[Any, Any], Backend]] = {
 }
 """By the scheme of the URL."""
 
-AUTH: Mapping[str, Callable[[Any], Auth]] = {
-    "none": NoAuth,
+AUTH: Mapping[str, Callable[[Any, Lent], Auth | None]] = {
+    "none": lambda config, lent: None,
+    "network": NetworkAuth,
+    "any_of": AnyOf,
+    "all_of": AllOf,
 }
 """By `auth.kind`."""
 
@@ -47,6 +53,11 @@ CONFIG_KINDS = Kinds(
         "ws": WebSocketBackendConfig,
         "wss": WebSocketBackendConfig,
     },
-    auth={"none": NoAuthConfig},
+    auth={
+        "none": NoAuthConfig,
+        "network": NetworkConfig,
+        "any_of": AnyOfConfig,
+        "all_of": AllOfConfig,
+    },
 )
 """Their sections, for the loader."""

@@ -39,6 +39,8 @@ class Reason(enum.StrEnum):
     ORIGIN = "origin"
     FORBIDDEN = "forbidden"
     UNAUTHENTICATED = "unauthenticated"
+    AUTH_UNAVAILABLE = "auth_unavailable"
+    AUTH_EXPIRED = "auth_expired"
     NO_ROUTE = "no_route"
     RATE = "rate"
     OVERLOAD = "overload"
@@ -89,6 +91,8 @@ ENDINGS: dict[Reason, Ending] = {
     Reason.ORIGIN: Ending(403, 1008, reset=True, level="warning"),
     Reason.FORBIDDEN: Ending(403, 1008, reset=True),
     Reason.UNAUTHENTICATED: Ending(401, 1008, reset=True),
+    Reason.AUTH_UNAVAILABLE: Ending(503, 1013, reset=True, level="error"),
+    Reason.AUTH_EXPIRED: Ending(None, 1008, reset=False),
     Reason.NO_ROUTE: Ending(404, 1008, reset=True),
     Reason.RATE: Ending(429, 1008, reset=True),
     Reason.OVERLOAD: Ending(503, 1013, reset=True, level="warning"),

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from tests.auth.ways import Says
 from tests.config.loading import BACKEND, LISTENERS, ROUTES, file, listeners, read, told, wrong
+from wsbridge.config.load import load
+from wsbridge.config.problems import ConfigError
+from wsbridge.kinds import CONFIG_KINDS
 
 
 @pytest.mark.parametrize("bind", ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "localhost:1", "gw.example:1", "[fe80::1]:1"])
@@ -175,3 +181,26 @@ def test_sections_with_a_mistake_are_not_judged_further() -> None:
     """One typo is one error: what hangs on the misspelt key is not told as well."""
     text = file(listeners("0.0.0.0:1"), f"match: any, {BACKEND}, atuh: none", f"match: any, {BACKEND}")
     assert told(wrong(text)) == ["E010 routes.r0.atuh", "E022 routes.r1.auth", "E021 routes.r1.match"]
+
+
+def test_ways_that_need_http_are_not_for_plain_tcp() -> None:
+    """A route that a listener with speaks: tcp names asks only what needs no request."""
+    text = "listeners: {old: {bind: '127.0.0.1:1', speaks: tcp, route: r}}\n"
+    text += "routes:\n  r: {backend: 'tcp://a:1', auth: %s}\n"
+    kinds = replace(CONFIG_KINDS, auth={**CONFIG_KINDS.auth, "says": Says})
+    with pytest.raises(ConfigError) as caught:
+        load(text % "{any_of: [{kind: says}]}", file="w.yaml", kinds=kinds, environ={})
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.path) == ("E025", "routes.r.auth")
+    assert 'the listener "old" speaks tcp' in problem.message
+    load(text % "{kind: network, allow: [10.0.0.0/8]}", file="w.yaml", kinds=kinds, environ={})
+
+
+def test_a_cookie_and_any_origin_do_not_go_together() -> None:
+    """Browsers would send the cookie along for every page."""
+    kinds = replace(CONFIG_KINDS, auth={**CONFIG_KINDS.auth, "says": Says})
+    route = "{match: any, backend: 'tcp://a:1', origins: any, auth: {any_of: [{kind: says, cookies: true}]}}"
+    text = f"listeners: {{web: {{bind: '127.0.0.1:1'}}}}\nroutes:\n  r: {route}\n"
+    with pytest.raises(ConfigError) as caught:
+        load(text, file="w.yaml", kinds=kinds, environ={})
+    assert ("E026", "routes.r.origins") in [(problem.code, problem.path) for problem in caught.value.problems]

@@ -75,7 +75,7 @@ def test_the_scheme_picks_the_section(backend: str, section: type) -> None:
         ("backend", "{}", ".url", "is missing"),
         ("backend", "{url: 'ftp://a'}", ".url", "must be of the form tcp://"),
         ("backend", "{url: 'tls://a:1', insecure: maybe}", ".insecure", '"maybe" is neither true nor false'),
-        ("auth", "[none]", "", 'must be "none"'),
+        ("auth", "[none]", "", 'must be "none" or "network"'),
         ("auth", "{}", ".kind", "is missing"),
         ("auth", "{kind: [none]}", ".kind", "\"['none']\" is not known here"),
         ("auth", "nobody", ".kind", '"nobody" is not known here: write "none"'),
@@ -97,3 +97,32 @@ def test_a_scheme_that_no_kind_serves() -> None:
         load(text, file="w.yaml", kinds=Kinds({"tcp": TcpBackendConfig}, CONFIG_KINDS.auth), environ={}, files=False)
 
     assert [problem.message for problem in caught.value.problems] == ["no backend is known for tls://"]
+
+
+def test_a_list_of_ways_says_its_kind() -> None:
+    """`{any_of: […]}` needs no kind beside it; lists hold lists."""
+    network = "{kind: network, allow: [10.0.0.0/8]}"
+    auth = f"{{any_of: [{network}, {{all_of: [{network}]}}]}}"
+    text = LISTENERS + f"routes: {{r: {{match: any, backend: 'tcp://a:1', auth: {auth}}}}}\n"
+    found = load(text, file="w.yaml", kinds=CONFIG_KINDS, environ={}).config.routes["r"].auth
+    assert found is not None
+    assert [way.kind for way in found.members()] == ["network", "all_of"]
+
+
+@pytest.mark.parametrize(
+    ("auth", "place", "message"),
+    [
+        ("{any_of: [none]}", ".any_of", '"none" cannot stand in a list: it lets everybody in'),
+        ("{all_of: []}", ".all_of", "needs at least one entry"),
+        ("{kind: netwrok, allow: [10.0.0.0/8]}", ".kind", 'did you mean "network"?'),
+        ("{any_of: [{kind: network, alow: [10.0.0.0/8]}]}", ".any_of[0].alow", 'did you mean "allow"?'),
+    ],
+)
+def test_what_is_wrong_with_a_list_of_ways(auth: str, place: str, message: str) -> None:
+    """The entry at fault is named."""
+    text = LISTENERS + f"routes: {{r: {{match: any, backend: 'tcp://a:1', auth: {auth}}}}}\n"
+    with pytest.raises(ConfigError) as caught:
+        load(text, file="w.yaml", kinds=CONFIG_KINDS, environ={})
+    assert any(
+        problem.path == f"routes.r.auth{place}" and message in problem.message for problem in caught.value.problems
+    )

@@ -52,7 +52,7 @@ class Environ(dict[str, str]):
 
 def blocks() -> Iterator[tuple[str, str, str]]:
     """Give each block with its file and line, and its mark."""
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         text = path.read_text() if path.exists() else ""
         for found in BLOCK.finditer(text):
             line = text.count("\n", 0, found.start("text"))

@@ -1,4 +1,4 @@
-"""docs/configuration.md names every option, its default and its meaning."""
+"""docs/ names every option, its default and its meaning."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 
 from tests.docs import tables
 
-TEXT = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text().splitlines()
+PAGES = sorted((Path(__file__).parents[2] / "docs").rglob("*.md"))
+TEXT = [line for page in PAGES for line in page.read_text().splitlines()]
 SHORT_ONLY = {"TcpBackendConfig", "UnixBackendConfig"}
 """Sections with nothing but a url, which the page shows as URLs."""
 

@@ -47,6 +47,18 @@ def test_idle_counts_from_the_last_payload():
     assert pair.end.reason is Reason.IDLE_TIMEOUT
 
 
+def test_it_ends_when_who_the_client_is_no_longer_holds():
+    """However busy it is, and with the reason that says so; whichever of it and `max_age` comes first counts."""
+    pair = a_pair(ping=None, write=None, expires=START + 5)
+    assert at(pair, 0) == 5.0
+    at(pair, 5)
+    assert pair.end.reason is Reason.AUTH_EXPIRED
+    pair = a_pair(ping=None, write=None, expires=START + 5, max_age=3.0)
+    assert at(pair, 0) == 3.0
+    at(pair, 3)
+    assert pair.end.reason is Reason.MAX_AGE
+
+
 def test_a_peer_that_still_takes_bytes_is_not_idle():
     """What it acknowledges is payload on its way; when it takes no more, it is."""
     pair = a_pair(ping=None, write=None, idle=10.0)

@@ -28,6 +28,7 @@ def check(config: Config, context: Context) -> list[Fault]:
         *_addresses(config),
         *_unreachable(config),
         *_auth_missing(config),
+        *_auth_idle(config),
         *_open_doors(config, context),
         *_waiting(config),
         *(fault for steps, section in walk(config) for fault in _placed(steps, section, context)),
@@ -116,6 +117,21 @@ def _auth_missing(config: Config) -> Iterator[Fault]:
                 f'"auth: none" lets everybody in{named}'
             )
             yield Fault(("routes", name, "auth"), text, "E022")
+
+
+def _auth_idle(config: Config) -> Iterator[Fault]:
+    """Ways of authentication that could never let anybody in, or would let in whoever another page brings."""
+    for name, route in config.routes.items():
+        steps: Steps = ("routes", name, "auth")
+        if route.auth is None or route.auth.kind == "none":
+            continue
+        named = naming_listeners(config, name)
+        if named and route.auth.needs_request():
+            text = f'needs a request over HTTP, but the listener "{named[0]}" speaks tcp and sends its clients here'
+            yield Fault(steps, text, "E025")
+        if route.auth.takes_cookies() and route.origins == "any":
+            text = "cannot be any where a cookie lets in: browsers send it along for every page"
+            yield Fault(("routes", name, "origins"), text, "E026")
 
 
 def _addresses(config: Config) -> Iterator[Fault]:

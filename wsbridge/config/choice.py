@@ -7,12 +7,13 @@ of a backend by its scheme and of authentication by its kind. Must not live here
 from __future__ import annotations
 
 from collections.abc import Mapping, Sized
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import ValidationError, ValidationInfo, WithJsonSchema
+from pydantic import PlainValidator, SerializeAsAny, ValidationError, ValidationInfo, WithJsonSchema
 
 from wsbridge.config.address import read_target
 from wsbridge.config.backend import BackendSection
+from wsbridge.config.problems import did_you_mean
 from wsbridge.config.section import TAG, AuthSection, Fault, Section, SectionError, context_of
 from wsbridge.config.text import WrongShapeError
 
@@ -56,6 +57,13 @@ def filled(values: Several) -> Several:
     return values
 
 
+def several(ways: tuple[AuthSection, ...]) -> tuple[AuthSection, ...]:
+    """Check that no way of a list lets everybody in, which would make the others idle."""
+    if any(way.kind == "none" for way in ways):
+        raise ValueError('"none" cannot stand in a list: it lets everybody in')
+    return ways
+
+
 def read_backend(value: object, info: ValidationInfo) -> BackendSection:
     """Read a backend, short (`tcp://…`) or long (`{url: tcp://…, …}`), as the section that its scheme picks."""
     if isinstance(value, BackendSection):
@@ -79,7 +87,7 @@ def read_backend(value: object, info: ValidationInfo) -> BackendSection:
 
 
 def read_auth(value: object, info: ValidationInfo) -> AuthSection:
-    """Read the way of authentication, short (`none`) or long (`{kind: none, …}`)."""
+    """Read the way of authentication, short (`none`) or long (`{kind: basic, …}`, `{any_of: […]}`)."""
     if isinstance(value, AuthSection):
         return value
     context = context_of(info)
@@ -88,11 +96,12 @@ def read_auth(value: object, info: ValidationInfo) -> AuthSection:
     written = {"kind": value} if isinstance(value, str) else value
     if not isinstance(written, dict):
         raise WrongShapeError(f"must be {known}")
-    kind = written.get("kind")
+    kind = written.get("kind") or next((key for key in written if key in kinds), None)
     if kind is None:
-        raise SectionError(Section, (), [Fault(("kind",), "is missing", "E011")])
+        raise SectionError(Section, (), [Fault(("kind",), f"is missing: write {known}", "E011")])
     if not isinstance(kind, str) or kind not in kinds:
-        raise SectionError(Section, (), [Fault(("kind",), f'"{kind}" is not known here: write {known}', "E012")])
+        guess = did_you_mean(kind, kinds) if isinstance(kind, str) else ""
+        raise SectionError(Section, (), [Fault(("kind",), f'"{kind}" is not known here{guess}: write {known}', "E012")])
     return _read(kinds[kind], written, info)
 
 
@@ -101,3 +110,9 @@ def _read(section: type[AnySection], written: Mapping[str, object], info: Valida
         return section.model_validate(written, context=info.context)
     except ValidationError as error:
         raise SectionError(section, error.errors(include_url=False), ()) from None
+
+
+Backend = Annotated[
+    SerializeAsAny[BackendSection], PlainValidator(read_backend), WithJsonSchema({"$kinds": "backends"})
+]
+Auth = Annotated[SerializeAsAny[AuthSection], PlainValidator(read_auth), WithJsonSchema({"$kinds": "auth"})]

@@ -34,6 +34,8 @@ CODES: dict[str, str] = {
     "E022": "a route that others than this host can reach, without auth:",
     "E023": "two listeners on one address",
     "E024": "a listener that speaks tcp with a route that has no backend",
+    "E025": "a way of authentication that needs HTTP, on a route that a listener with speaks: tcp names",
+    "E026": "origins: any where a cookie lets in",
     "E031": "a certificate and a key that cannot be used together",
     "E032": "a certificate that does not hold now",
     "W001": "a plain listener on a loopback address whose route has no auth: a proxy on this host would publish it",

@@ -15,24 +15,22 @@ from pydantic import (
     Discriminator,
     Field,
     PlainValidator,
-    SerializeAsAny,
     Tag,
     WithJsonSchema,
 )
 
-from wsbridge.config.backend import BackendSection
 from wsbridge.config.choice import (
     ONE_OR_MANY,
+    Auth,
+    Backend,
     filled,
     list_form,
     listed,
     mapping_form,
-    read_auth,
-    read_backend,
     unique,
 )
 from wsbridge.config.scalars import Duration, FolderPath, Host, Name, Origin, PathPattern, Status, Token
-from wsbridge.config.section import TAG, AuthSection, Context, Fault, Section
+from wsbridge.config.section import TAG, Context, Fault, Section
 from wsbridge.config.timeouts import RouteTimeouts, Timeouts
 
 BACKEND_ONLY = (
@@ -86,10 +84,6 @@ Origins = Annotated[
     | Annotated[tuple[Origin, ...], AfterValidator(filled), AfterValidator(unique), Tag(f"{TAG}list")],
     Discriminator(list_form),
 ]
-Backend = Annotated[
-    SerializeAsAny[BackendSection], PlainValidator(read_backend), WithJsonSchema({"$kinds": "backends"})
-]
-Auth = Annotated[SerializeAsAny[AuthSection], PlainValidator(read_auth), WithJsonSchema({"$kinds": "auth"})]
 
 
 class Route(Section):

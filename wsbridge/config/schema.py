@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
 from pydantic_core import SchemaSerializer, core_schema
 
@@ -64,6 +65,13 @@ def _shape(definitions: dict[str, Any], kinds: Kinds) -> None:
         schemes = [scheme for scheme, found in kinds.backends.items() if found is section]
         url = definitions[section.__name__]["properties"]["url"]
         url["pattern"] = f"^({'|'.join(map(_begin, schemes))})"
+    for kind, way in kinds.auth.items():
+        if kind not in way.model_fields:  # else that key says which kind it is
+            definitions[way.__name__].setdefault("required", []).append("kind")
+
+
+def _needed(field: FieldInfo) -> bool:
+    return field.is_required()
 
 
 def _begin(scheme: str) -> str:
@@ -110,6 +118,7 @@ def _kinds(table: str, kinds: Kinds) -> list[dict[str, Any]]:
         short: dict[str, Any] = {"type": "string", "pattern": f"^({begin}|.*\\$\\{{)"}
         sections = dict.fromkeys(section.__name__ for section in kinds.backends.values())
     else:
-        short = {"enum": sorted(kinds.auth)}
+        alone = [kind for kind, section in kinds.auth.items() if not any(map(_needed, section.model_fields.values()))]
+        short = {"enum": sorted(alone)}
         sections = dict.fromkeys(section.__name__ for section in kinds.auth.values())
     return [short, *({"$ref": REFERENCE.format(model=name)} for name in sections)]

@@ -146,3 +146,15 @@ class AuthSection(Section):
 
     kind: str
     """Which way it is."""
+
+    def members(self) -> Iterable[AuthSection]:
+        """Give the ways that this one holds."""
+        return ()
+
+    def needs_request(self) -> bool:
+        """Tell whether it can do nothing without a request over HTTP, as where plain TCP is spoken."""
+        return True
+
+    def takes_cookies(self) -> bool:
+        """Tell whether a cookie can prove who a client is."""
+        return any(member.takes_cookies() for member in self.members())

@@ -32,7 +32,18 @@ _MANY: Final = (50.0, 200.0)
 _FEW: Final = (1.0, 5.0)
 """For records that are all alike."""
 _FRONT: Final = ("id", "peer", "listener")
-_ENDING: Final = ("reason", "blame", "detail", "route", "backend", "path", "address", "subprotocol", "seconds")
+_ENDING: Final = (
+    "reason",
+    "blame",
+    "detail",
+    "route",
+    "identity",
+    "backend",
+    "path",
+    "address",
+    "subprotocol",
+    "seconds",
+)
 
 EVENTS: Final[dict[str, Event]] = {
     "daemon.ready": Event(
@@ -129,6 +140,7 @@ KEYS: Final[dict[str, str]] = {
     "blame": "whose doing it was: front (the side accepted), back (the side dialled), bridge",
     "detail": "one sentence more, with numbers",
     "route": "name of the route",
+    "identity": "who the client turned out to be, where the route asks for that",
     "backend": "backend as configured",
     "path": "target of the request, secrets in its query replaced; of config.warning: the setting",
     "address": "real address: of the backend dialled, or of the listener",

@@ -38,12 +38,17 @@ def check(pair: Pair, now: float) -> float:
 
 
 def _age(pair: Pair, now: float) -> float:
-    limit = pair.terms.max_age
-    if limit is None:
-        return now + FAR
-    if now >= pair.began + limit:
-        pair.terminate(End(Reason.MAX_AGE, "bridge", f"older than max_age, {limit:g} s"))
-    return pair.began + limit
+    limit, expires = pair.terms.max_age, pair.terms.expires
+    due = now + FAR
+    if limit is not None:
+        due = pair.began + limit
+        if now >= due:
+            pair.terminate(End(Reason.MAX_AGE, "bridge", f"older than max_age, {limit:g} s"))
+    if expires is not None:
+        due = min(due, expires)
+        if now >= expires:
+            pair.terminate(End(Reason.AUTH_EXPIRED, "front", "what proved who the client is has expired"))
+    return due
 
 
 def _idleness(pair: Pair, now: float) -> float:

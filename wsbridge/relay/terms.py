@@ -20,6 +20,7 @@ class Terms:
         half_close: After one side has ended, the other direction may be silent this long.
         close: Time for the peer's part of an ending.
         max_age: Longest life of a connection.
+        expires: When who the client is no longer holds, by the loop's clock.
         linger: Time in which input is still read and dropped before a socket is closed.
         linger_bytes: Bytes of it.
         chaff_rate: Control and empty frames a second, over 5 s, that a peer may send.
@@ -34,6 +35,7 @@ class Terms:
     half_close: float = 30.0
     close: float = 5.0
     max_age: float | None = None
+    expires: float | None = None
     linger: float = 2.0
     linger_bytes: int = 262144
     chaff_rate: int = 2000

@@ -1,0 +1,42 @@
+"""All of several ways."""
+
+from __future__ import annotations
+
+from tests.auth.ways import Says, caller, lent
+from wsbridge.auth.all_of import AllOf, AllOfConfig
+from wsbridge.auth.identity import Denied, Identity
+from wsbridge.reasons import Reason
+
+INSIDE = Identity("", "network")
+ALICE = Identity("alice", "basic")
+OUTSIDE = Denied("203.0.113.7 is in none of the networks", Reason.FORBIDDEN)
+
+
+def config(*members: Says) -> AllOfConfig:
+    """Give a section over these."""
+    return AllOfConfig(all_of=members or (Says(), Says()))
+
+
+async def test_all_of_them_know_him() -> None:
+    """What they know is one identity."""
+    found = await AllOf(config(), lent(INSIDE, ALICE)[0]).identify(caller())
+    assert isinstance(found, Identity)
+    assert (found.name, found.method) == ("alice", "network+basic")
+
+
+async def test_the_first_denial_is_the_last_question() -> None:
+    """What comes after it, which may cost much, is not asked."""
+    services, ways = lent(OUTSIDE, ALICE)
+    assert await AllOf(config(), services).identify(caller()) == OUTSIDE
+    assert [way.asked for way in ways] == [1, 0]
+
+
+def test_it_needs_a_request_if_one_does() -> None:
+    """Plain TCP can only do with ways that all do without."""
+    assert config(Says(http=True), Says(http=False)).needs_request()
+    assert not config(Says(http=False), Says(http=False)).needs_request()
+
+
+def test_it_takes_cookies_if_one_does() -> None:
+    """The rule of Origin holds for the whole."""
+    assert config(Says(), Says(cookies=True)).takes_cookies()

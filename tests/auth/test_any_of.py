@@ -1,0 +1,66 @@
+"""Any of several ways."""
+
+from __future__ import annotations
+
+from tests.auth.ways import Says, caller, lent
+from wsbridge.auth.any_of import AnyOf, AnyOfConfig
+from wsbridge.auth.identity import Denied, Identity
+from wsbridge.reasons import Reason
+
+ALICE = Identity("alice", "basic")
+NOBODY = Denied("no credentials", challenges=('Basic realm="wsbridge"',))
+WRONG = Denied("the token is unknown", tried=True, challenges=("Bearer",))
+CLOSED = Denied("nobody answers", Reason.AUTH_UNAVAILABLE)
+OUTSIDE = Denied("203.0.113.7 is in none of the networks", Reason.FORBIDDEN)
+
+
+def config(*members: Says) -> AnyOfConfig:
+    """Give a section over these."""
+    return AnyOfConfig(any_of=members or (Says(), Says()))
+
+
+async def test_the_first_that_knows_him_is_enough() -> None:
+    """Later ways are not asked."""
+    services, ways = lent(ALICE, WRONG)
+    assert await AnyOf(config(), services).identify(caller()) == ALICE
+    assert [way.asked for way in ways] == [1, 0]
+
+
+async def test_a_later_one_may_know_him() -> None:
+    """A denial of one way is not the last word."""
+    services, ways = lent(WRONG, ALICE)
+    assert await AnyOf(config(), services).identify(caller()) == ALICE
+    assert [way.asked for way in ways] == [1, 1]
+
+
+async def test_a_denial_tells_all_that_was_said() -> None:
+    """It has the sentences and challenges of all ways, and is a failed login if one of them was."""
+    services, _ = lent(NOBODY, WRONG)
+    denied = await AnyOf(config(), services).identify(caller())
+    assert denied == Denied(
+        "no credentials; the token is unknown", tried=True, challenges=('Basic realm="wsbridge"', "Bearer")
+    )
+
+
+async def test_one_that_could_not_be_asked_counts_first() -> None:
+    """It might have known him, so he may come again; and who must show who he is is told so before anything else."""
+    for answers, reason in (
+        ((WRONG, CLOSED), Reason.AUTH_UNAVAILABLE),
+        ((OUTSIDE, NOBODY), Reason.UNAUTHENTICATED),
+        ((OUTSIDE, OUTSIDE), Reason.FORBIDDEN),
+    ):
+        denied = await AnyOf(config(), lent(*answers)[0]).identify(caller())
+        assert isinstance(denied, Denied)
+        assert denied.reason is reason
+
+
+def test_it_needs_a_request_if_all_do() -> None:
+    """One way that does without is enough for plain TCP."""
+    assert config(Says(http=True), Says(http=True)).needs_request()
+    assert not config(Says(http=True), Says(http=False)).needs_request()
+
+
+def test_it_takes_cookies_if_one_does() -> None:
+    """The rule of Origin holds for the whole."""
+    assert config(Says(), Says(cookies=True)).takes_cookies()
+    assert not config().takes_cookies()

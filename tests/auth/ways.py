@@ -1,0 +1,60 @@
+"""Ways of authentication that say what a test wants, and callers."""
+
+from __future__ import annotations
+
+import socket
+
+from wsbridge.auth.auth import Auth, Lent
+from wsbridge.auth.caller import Caller
+from wsbridge.auth.identity import Denied, Identity
+from wsbridge.config.section import AuthSection
+from wsbridge.net.address import Peer
+from wsbridge.protocol.head import Headers, Request
+
+
+class Says(AuthSection):
+    """A section that holds its answer."""
+
+    kind: str = "says"
+    answer: object = None
+    http: bool = True
+    cookies: bool = False
+
+    def needs_request(self) -> bool:
+        """Say what the test says."""
+        return self.http
+
+    def takes_cookies(self) -> bool:
+        """Say what the test says."""
+        return self.cookies
+
+
+class Saying:
+    """A way that gives its answer and counts how often it was asked."""
+
+    def __init__(self, answer: Identity | Denied) -> None:
+        self.answer = answer
+        self.asked = 0
+
+    async def identify(self, caller: Caller) -> Identity | Denied:
+        """Give the answer."""
+        self.asked += 1
+        return self.answer
+
+
+def lent(*answers: Identity | Denied) -> tuple[Lent, list[Saying]]:
+    """Give what a way that holds others is lent: each build gives the next answer."""
+    ways = [Saying(answer) for answer in answers]
+    rest = iter(ways)
+
+    def build(section: AuthSection) -> Auth:
+        return next(rest)
+
+    return Lent(build), ways
+
+
+def caller(*lines: tuple[bytes, bytes], target: str = "/", method: str = "GET", **facts: object) -> Caller:
+    """Give somebody who asks with these header lines."""
+    request = Request(method, target, "1.1", Headers([(b"host", b"gw.example.org"), *lines]))
+    peer = Peer("203.0.113.7", 52044, socket.AF_INET)
+    return Caller(**{"peer": peer, "request": request, "route": "app", **facts})  # type: ignore[arg-type]  # by name

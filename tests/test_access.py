@@ -1,0 +1,108 @@
+"""Access: what a route's way of authentication says, and what becomes of it."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import trio
+
+from tests.auth.ways import Saying, caller
+from tests.client import request as upgrade_request
+from tests.serving import backend, serving, written
+from wsbridge.access import authenticate, ends_at
+from wsbridge.auth.identity import ANONYMOUS, Denied, Identity
+from wsbridge.reasons import End, Reason
+
+UPGRADE = ((b"upgrade", b"websocket"), (b"connection", b"Upgrade"))
+ORIGIN = (b"origin", b"https://gw.example.org")
+
+
+async def test_who_is_known_comes_in() -> None:
+    """The identity is what the way gave."""
+    alice = Identity("alice", "basic")
+    assert await authenticate(Saying(alice), caller(*UPGRADE)) is alice
+
+
+@pytest.mark.parametrize(
+    ("denied", "status", "blame"),
+    [
+        (Denied("the token is unknown", tried=True), 401, "front"),
+        (Denied("not in the networks", Reason.FORBIDDEN), 403, "front"),
+        (Denied("nobody answers", Reason.AUTH_UNAVAILABLE), 503, "bridge"),
+    ],
+)
+async def test_a_denial_is_an_ending(denied: Denied, status: int, blame: str) -> None:
+    """Its reason has the status, its sentence is for the log."""
+    end = await authenticate(Saying(denied), caller(*UPGRADE))
+    assert isinstance(end, End)
+    assert (end.reason, end.http_status, end.blame, end.detail) == (denied.reason, status, blame, denied.detail)
+
+
+async def test_a_challenge_is_a_header() -> None:
+    """Browsers and programs are told how to ask again."""
+    end = await authenticate(Saying(Denied("no credentials", challenges=("Bearer", "Basic"))), caller(*UPGRADE))
+    assert isinstance(end, End)
+    assert end.headers == (("WWW-Authenticate", "Bearer"), ("WWW-Authenticate", "Basic"))
+
+
+async def test_a_cookie_needs_an_origin() -> None:
+    """A program without Origin that shows a cookie is refused, since nobody can tell which page sent it."""
+    by_cookie = Saying(Identity("alice", "jwt", by_cookie=True))
+    end = await authenticate(by_cookie, caller(*UPGRADE))
+    assert isinstance(end, End)
+    assert (end.reason, end.http_status) == (Reason.ORIGIN, 403)
+    post = await authenticate(by_cookie, caller(method="POST"))
+    assert isinstance(post, End)
+    assert await authenticate(by_cookie, caller(*UPGRADE, ORIGIN)) == by_cookie.answer
+    assert await authenticate(by_cookie, caller(ORIGIN, method="POST")) == by_cookie.answer
+
+
+async def test_a_page_may_be_asked_for_with_a_cookie_alone() -> None:
+    """Browsers send no Origin when they load a page or its parts."""
+    by_cookie = Saying(Identity("alice", "jwt", by_cookie=True))
+    assert await authenticate(by_cookie, caller()) == by_cookie.answer
+
+
+async def test_an_end_by_the_wall_clock_becomes_one_by_the_loops() -> None:
+    """Setting the clock of the host later neither ends nor prolongs a connection."""
+    assert ends_at(ANONYMOUS) is None
+    left = ends_at(Identity("alice", expires=time.time() + 60))
+    assert left is not None
+    assert left - trio.current_time() == pytest.approx(60, abs=1)
+
+
+NETWORK = {"kind": "network", "allow": ["192.0.2.0/24"]}
+
+
+async def test_who_is_denied_never_reaches_the_backend() -> None:
+    """The backend is not dialled, the answer is the reason's name alone, and the log has the sentence."""
+    async with backend() as back, serving(written(route={"backend": back.url, "auth": NETWORK})) as served:
+        with await served.connect() as client:
+            await client.send(upgrade_request())
+            answer = (await client.everything()).decode()
+        line = await served.records.wait("connection.refused")
+        assert answer.startswith("HTTP/1.1 403 ")
+        assert answer.endswith("\r\n\r\nforbidden\n")
+        assert (line["reason"], line["detail"]) == ("forbidden", "127.0.0.1 is in no network of allow")
+        assert back.dials == 0
+
+
+async def test_a_raw_client_is_asked_too() -> None:
+    """Where plain TCP is spoken, a denial is a reset before anything is dialled."""
+    listeners = {"old": {"bind": "127.0.0.1:0", "speaks": "tcp", "route": "app"}}
+    async with backend() as back:
+        routes = {"app": {"backend": back.url, "auth": NETWORK}}
+        async with serving(written(listeners=listeners, routes=routes)) as served:
+            with await served.connect("old") as client, pytest.raises(trio.BrokenResourceError):
+                await client.take(1)
+            assert (await served.records.wait("connection.refused"))["reason"] == "forbidden"
+            assert back.dials == 0
+
+
+async def test_a_page_is_asked_for_as_well() -> None:
+    """Files and fixed answers are behind the same door."""
+    async with serving(written(route={"answer": "204", "auth": NETWORK})) as served:
+        with await served.connect() as client:
+            await client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert (await client.everything()).startswith(b"HTTP/1.1 403 ")

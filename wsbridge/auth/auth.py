@@ -1,0 +1,42 @@
+"""Auth: what every way of authentication takes and gives.
+
+Lives here: the interface and what is lent to it. Must not live here: any one way.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from wsbridge.auth.caller import Caller
+from wsbridge.auth.identity import Denied, Identity
+from wsbridge.config.section import AuthSection
+
+
+class Auth(Protocol):
+    """One way of authentication, built once from its section; it serves all connections of a generation."""
+
+    async def identify(self, caller: Caller) -> Identity | Denied:
+        """Find out who a client is; never raises for what he sent.
+
+        Args:
+            caller: Who asks for what.
+
+        Returns:
+            Who he is, or why he is not let in.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Lent:
+    """What a way of authentication is lent when it is built.
+
+    Attributes:
+        build: Builds a way that another one holds.
+        wall: Seconds since 1970, as credentials count them.
+    """
+
+    build: Callable[[AuthSection], Auth]
+    wall: Callable[[], float] = time.time
