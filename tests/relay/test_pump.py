@@ -9,7 +9,7 @@ from tests.relay.fakes import a_pair
 from wsbridge.net.wire import SocketWire
 from wsbridge.relay.endpoint import RawEndpoint
 from wsbridge.relay.pair import Pair
-from wsbridge.relay.pump import Pump
+from wsbridge.relay.pump import TURN, Pump
 from wsbridge.relay.terms import Terms
 
 
@@ -70,6 +70,57 @@ async def test_an_earlier_look_shortens_the_sleep(autojump_clock):
         looked.append(trio.current_time() - began)
         nursery.cancel_scope.cancel()
     assert 1.0 <= looked[0] < 1.5
+    pump.close()
+
+
+async def test_a_turn_is_over_in_time_however_many_pairs_are_ready(monkeypatch):
+    """Those that are left come first in the next one, so that each has its turn."""
+    pump = Pump()
+    pairs = [a_pair() for _ in range(50)]
+    clock, turned = [0.0], []
+
+    def turn(pair):
+        turned.append(pair)
+        clock[0] += TURN / 4
+
+    monkeypatch.setattr(Pair, "turn", turn)
+    pump._clock = lambda: clock[0]
+    for pair in pairs:
+        pump.later(pair)
+    pump._work()
+    first = list(turned)
+    for _ in pairs:
+        pump._work()
+
+    assert 1 <= len(first) <= 4
+    assert turned == pairs
+    pump.close()
+
+
+async def test_a_turn_is_over_in_time_however_many_sockets_have_something(monkeypatch):
+    """The clock is read between small batches of events; no event is lost."""
+    pump = Pump()
+    clock, moved, opened = [0.0], set(), []
+
+    def move(pair, src, dst):
+        moved.add(pair)
+        clock[0] += TURN / 4
+
+    monkeypatch.setattr(Pair, "move", move)
+    pump._clock = lambda: clock[0]
+    for _ in range(100):
+        sockets = [*socket.socketpair(), *socket.socketpair()]
+        opened += sockets
+        pump.add(Pair(RawEndpoint(SocketWire(sockets[0])), RawEndpoint(SocketWire(sockets[2])), Terms(), pump))
+    pump._work()
+    first = len(moved)
+    for _ in range(10):
+        pump._work()
+
+    assert 1 <= first <= 40
+    assert len(moved) == 100
+    for sock in opened:
+        sock.close()
     pump.close()
 
 

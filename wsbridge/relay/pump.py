@@ -30,8 +30,8 @@ _GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 TURN = 0.004
 """Seconds of work after which other tasks have their turn."""
 
-BATCH = 256
-"""Events taken from the kernel at a time."""
+BATCH = 32
+"""Events taken from the kernel at a time; between two batches the clock is read."""
 
 
 class Pump:
@@ -157,6 +157,14 @@ class Pump:
         now = self.now = self._clock()
         stop = now + TURN
         while True:
+            for _ in range(len(ready)):
+                pair = ready.popleft()
+                pair.ready = False
+                if not pair.done:
+                    self._guard(pair, Pair.turn)
+                    now = self.now = self._clock()
+                    if now >= stop:
+                        break  # the others come first next time
             events = poll(0, BATCH)
             for fd, event in events:
                 side = sides.get(fd)
@@ -186,11 +194,6 @@ class Pump:
                         pair.settle(other)
                 except Exception:
                     self._failed(pair)
-            for _ in range(len(ready)):
-                pair = ready.popleft()
-                pair.ready = False
-                if not pair.done:
-                    self._guard(pair, Pair.turn)
             if not events and not ready:
                 return
             now = self.now = self._clock()
