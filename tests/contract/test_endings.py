@@ -201,3 +201,20 @@ async def test_a_websocket_backend_that_ends_for_a_fault(engine, code):
     assert back.close[0] == code
     assert end.reason is Reason.BACKEND_RESET
     assert str(code) in end.detail
+
+
+@secures
+async def test_a_websocket_backend_that_breaks_off_an_answer_after_the_clients_end(engine, over):
+    """It was sent a close frame and never sent its own: a raw client must not take what it got for the whole."""
+    async with between(engine, "raw", "ws", over, linger=0.2) as relay:
+        relay.back.answers = False
+        await relay.front.finish()
+        await until(lambda: relay.back_side.tx == "closed")
+        await relay.back.send(b"half an answer")
+        assert await relay.front.take(14) == b"half an answer"
+        relay.back.reset()
+        front = await relay.front.to_the_end()
+        end = await relay.ended()
+
+    assert front.ending == "reset"
+    assert (end.reason, end.blame) == (Reason.BACKEND_RESET, "back")

@@ -152,7 +152,10 @@ class Pair(Ending):
 
     def stream_ended(self, src: Endpoint, dst: Endpoint) -> None:
         """The transport of a side ended: FIN, reset, or TLS cut off."""
-        if src.is_websocket and src.goodbye is not None and src.tx != "open" and src.pending is None:
+        told = src.is_websocket and src.goodbye is not None and src.tx != "open" and src.pending is None
+        if told and src.wire.ended == RESET and dst.is_front and not dst.is_websocket and dst.tx == "open":
+            told = False  # a raw client had ended first, and its answer broke off
+        if told:
             src.rx = "closed"  # it took our close frame as the end, or never answered it
             src.tx = "closed"
             if src.wire.ended == RESET and src.is_front and dst.tx == "open" and not self.terms.lost_is_fin:
