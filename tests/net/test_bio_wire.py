@@ -6,9 +6,9 @@ import ssl
 import pytest
 import trio
 
-from tests.net.tls_ends import VERSIONS, Tls, arrived, connected, read_all
+from tests.net.tls_ends import VERSIONS, Tls, arrived, connected, read_all, send_records
 from wsbridge.net import bio_wire
-from wsbridge.net.wire import EOF, RESET
+from wsbridge.net.wire import BULK_SIZE, EOF, READ_SIZE, RESET
 
 
 @pytest.fixture
@@ -44,6 +44,17 @@ async def test_large_reads_come_whole(wrapped):
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.to_thread.run_sync, peer.sendall, payload)
         assert await read_all(wire, len(payload)) == payload
+
+
+async def test_tiny_records_make_the_next_read_small(wrapped):
+    """Each costs the same however little is in it, so no large read of them follows another."""
+    wire, peer = await wrapped()
+    whole = bytes(range(250)) * 14  # more than 64 KiB once encrypted
+    await send_records(peer, whole)
+    wire._size = BULK_SIZE
+
+    assert wire.read() == whole
+    assert wire._size == READ_SIZE
 
 
 @pytest.mark.parametrize("sizes", [[1_000_000], [20_000] * 50, [100, 70_000, 5] * 20])

@@ -15,7 +15,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.net.tls_ends import VERSIONS, Tls, arrived, connected, read_all
+from tests.net.tls_ends import VERSIONS, Tls, arrived, connected, delivered, read_all, send_records
 from wsbridge.net import tls_wire
 from wsbridge.net.wire import EOF, RESET
 
@@ -33,8 +33,7 @@ async def test_one_read_gathers_several_records(wrapped):
     wire, peer = await wrapped()
     for _ in range(10):
         peer.sendall(bytes(1000))
-    await arrived(wire)
-    await trio.sleep(0.05)
+    await delivered(peer)
 
     assert len(wire.read()) == 10_000
     peer.sendall(bytes(150_000))
@@ -109,6 +108,19 @@ async def test_a_slice_that_could_not_be_sent_is_repeated(wrapped, version, size
     assert repeats
     assert b"".join(got) == whole + b"after"
     assert wire.ended is None
+
+
+async def test_tiny_records_do_not_fill_a_read(wrapped):
+    """Each costs the same however little is in it: a read takes so many, and the next goes on."""
+    wire, peer = await wrapped()
+    whole = random.Random(1).randbytes(1000)
+    await send_records(peer, whole)
+    wire.readable = True
+    first = wire.read()
+
+    assert len(first) == tls_wire.MOST_RECORDS
+    assert wire.readable
+    assert first + await read_all(wire, len(whole) - len(first)) == whole
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -2,6 +2,8 @@
 
 import socket
 import ssl
+from fcntl import ioctl
+from termios import TIOCOUTQ
 
 import trio
 
@@ -81,6 +83,22 @@ async def arrived(wire):
     """Wait until the socket has something."""
     with trio.fail_after(5):
         await trio.lowlevel.wait_readable(wire.fd)
+
+
+async def delivered(peer):
+    """Wait until our kernel has all that the peer sent."""
+    with trio.fail_after(5):
+        while int.from_bytes(ioctl(peer, TIOCOUTQ, bytes(4)), "little"):
+            await trio.sleep(0.005)
+
+
+async def send_records(peer, data):
+    """Send each byte in a record of its own; our kernel has all of them then."""
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+    for at in range(len(data)):
+        peer.sendall(data[at : at + 1])
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+    await delivered(peer)
 
 
 async def read_all(wire, size):

@@ -18,6 +18,9 @@ from wsbridge.protocol.framing import Buffer
 MOST_WAITING = 1048576
 """Encrypted bytes that may wait in the wire: far more than one write leaves."""
 
+MANY_RECORDS = 128
+"""Records in one read beyond which the next one is small: each costs the same however few bytes are in it."""
+
 RECORDS_WITHOUT_DATA = 4
 """Reads of the socket in one `read` that may give no payload; then others have their turn."""
 
@@ -53,6 +56,8 @@ class BioWire(SocketWire):
             if not self._fetch():
                 break
             self._decrypt(gathered)
+            if len(gathered) > MANY_RECORDS:
+                self.read_less()
             if gathered:
                 break
         if self._outgoing.pending:

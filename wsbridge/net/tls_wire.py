@@ -22,6 +22,9 @@ from wsbridge.protocol.framing import Buffer
 RECORD = 16384
 """Payload of a full TLS record, in bytes (RFC 8446 section 5.1)."""
 
+MOST_RECORDS = 128
+"""Records taken in one read: each costs the same however few bytes are in it."""
+
 _NOTHING = struct.pack("i", 0)
 
 
@@ -40,7 +43,7 @@ class TlsWire(SocketWire):
         self._wants_write = False
 
     def read(self) -> bytes:
-        """See `Wire.read`; gathers records up to 64 KiB."""
+        """See `Wire.read`; gathers records, up to 64 KiB and `MOST_RECORDS`."""
         if self._early:
             data, self._early = self._early, b""
             return data
@@ -58,7 +61,7 @@ class TlsWire(SocketWire):
                 if not self._pending() and not self.hup and ioctl(self.fd, FIONREAD, _NOTHING) == _NOTHING:
                     self.readable = False
                     break
-                if total >= READ_SIZE:
+                if total >= READ_SIZE or len(gathered) >= MOST_RECORDS:
                     break
         except ssl.SSLWantReadError:
             self.readable = False
