@@ -11,8 +11,8 @@ The order of reading is the way of a connection:
 7. `reasons`: why it ended; `account`: its line in the log.
 
 A file imports only from its own line or lines above it: `reasons`, `ledger` · `protocol`, `config` · `log`, `net`,
-`listeners`, `systemd` · `relay` · `auth`, `backends`, `routes`, `speaks` · `kinds`, `generation`, `admit`, `access`,
-`account` · `connection`, `accept`, `server`, `daemon`, `demo` · `cli`. `protocol` does no I/O at all.
+`listeners`, `reread`, `systemd` · `relay` · `auth`, `backends`, `routes`, `speaks` · `kinds`, `generation`, `admit`,
+`access`, `account` · `connection`, `accept`, `server`, `daemon`, `demo` · `cli`. `protocol` does no I/O at all.
 """
 
 __version__ = "0.1.0"

@@ -115,6 +115,16 @@ EVENTS: Final[dict[str, Event]] = {
         ("info",),
         ("id", "route", "backend", "reason", "detail"),
     ),
+    "file.reread": Event(
+        "A list of users, tokens or targets has changed and was read again.",
+        ("info",),
+        ("file",),
+    ),
+    "file.unusable": Event(
+        "Such a file has changed and cannot be used; what it last said well goes on to hold.",
+        ("error",),
+        ("file", "detail"),
+    ),
     "log.dropped": Event(
         "So many records were lost: the queue was full, or the output failed.",
         ("warning",),
@@ -160,7 +170,7 @@ KEYS: Final[dict[str, str]] = {
     "connections_limit": "how many connections may be open",
     "limit": "the same, for accept.shed",
     "signal": "signal that was received",
-    "file": "file that the warning points into",
+    "file": "file that the warning points into, or that was read",
     "line": "line in it",
     "column": "column in it",
     "error": "what the system said",

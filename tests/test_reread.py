@@ -1,0 +1,112 @@
+"""What a file says, read again when it has changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.serving import recording
+from wsbridge.reread import EVERY, Reread, signature
+
+
+def numbers(path: Path) -> list[int]:
+    """Read a file of numbers."""
+    found = []
+    for at, line in enumerate(path.read_text().splitlines(), 1):
+        if not line.isdigit():
+            raise ValueError(f"{path}: line {at} is no number")
+        found.append(int(line))
+    return found
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Give a file that is good."""
+    path = tmp_path / "numbers"
+    path.write_text("1\n2\n")
+    return path
+
+
+async def test_a_change_is_seen_after_a_second(file: Path, autojump_clock: MockClock) -> None:
+    """Within a second nobody looks; after it the next who asks gets what the file says now."""
+    reread = Reread(file, numbers)
+    assert await reread.get() == [1, 2]
+    file.write_text("3\n")
+    assert await reread.get() == [1, 2]
+    await trio.sleep(EVERY)
+    with recording() as records:
+        assert await reread.get() == [3]
+    assert [record["file"] for record in records.of("file.reread")] == [str(file)]
+
+
+async def test_a_replaced_file_is_seen(file: Path, autojump_clock: MockClock) -> None:
+    """A rename over it, as editors do, counts even if size and time are the same."""
+    reread = Reread(file, numbers)
+    other = file.with_name("other")
+    other.write_text("3\n4\n")
+    other.replace(file)
+    assert await reread.get() == [3, 4]
+
+
+async def test_what_it_last_said_well_is_kept(file: Path, autojump_clock: MockClock) -> None:
+    """A bad line, or no file at all, changes nothing and is told once for each fault."""
+    reread = Reread(file, numbers)
+    with recording() as records:
+        file.write_text("3\nfour\n")
+        for _ in range(3):
+            assert await reread.get() == [1, 2]
+            await trio.sleep(EVERY)
+        file.unlink()
+        assert await reread.get() == [1, 2]
+        await trio.sleep(EVERY)
+        file.write_text("5\n")
+        assert await reread.get() == [5]
+    details = [record["detail"] for record in records.of("file.unusable")]
+    assert details == [f"{file}: line 2 is no number", f"{file}: cannot be read: No such file or directory"]
+    assert reread.last == [5]
+
+
+def test_a_file_that_is_bad_at_the_start_is_an_error(file: Path) -> None:
+    """Nothing good is known of it then."""
+    file.write_text("one\n")
+    with pytest.raises(ValueError, match="line 1 is no number"):
+        Reread(file, numbers)
+    file.unlink()
+    with pytest.raises(ValueError, match="cannot be read: No such file"):
+        Reread(file, numbers)
+
+
+def test_a_file_that_changes_while_it_is_read(file: Path) -> None:
+    """It is read again, and given up if it goes on changing: half a list must not pass for a whole one."""
+    left = [1]
+
+    def changing(path: Path) -> list[int]:
+        found = numbers(path)
+        if left and left.pop():
+            path.write_text("1\n2\n3\n")
+        return found
+
+    assert Reread(file, changing).last == [1, 2, 3]
+    sizes = iter(range(4, 100))
+
+    def for_ever(path: Path) -> list[int]:
+        path.write_text("1\n" * next(sizes))
+        return []
+
+    with pytest.raises(ValueError, match="changes while it is read"):
+        Reread(file, for_ever)
+
+
+def test_a_folder_changes_with_its_files(tmp_path: Path) -> None:
+    """A file in it that is written, added or removed is a change."""
+    seen = {signature(tmp_path)}
+    (tmp_path / "a").write_text("1")
+    seen.add(signature(tmp_path))
+    (tmp_path / "a").write_text("22")
+    seen.add(signature(tmp_path))
+    (tmp_path / "b").write_text("1")
+    seen.add(signature(tmp_path))
+    assert len(seen) == 4
