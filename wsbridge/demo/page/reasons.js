@@ -24,6 +24,8 @@ export const REASONS = {
   origin: "The bridge does not accept connections from pages of this origin.",
   forbidden: "This is not allowed.",
   unauthenticated: "The bridge wants to know who you are.",
+  auth_unavailable: "The bridge cannot ask just now who you are; try again soon.",
+  auth_expired: "The time for which the bridge let you in is over.",
   no_route: "The bridge has no route for this address.",
   rate: "Too many connections came in a short time. Wait a little.",
   overload: "The bridge is full. Try again in a moment.",
