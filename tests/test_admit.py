@@ -26,10 +26,10 @@ def listener(routes, *, listeners=None, name="web"):
     return build(config, Services(Resolver()), lambda _: Ledger()).listeners[name]
 
 
-def request(target="/", *lines, upgrade=True, host="localhost"):
+def request(target="/", *lines, upgrade=True, host="localhost", method="GET"):
     """Make a request as the parser gives it."""
     headers = [("Host", host), *(ASK if upgrade else []), *lines]
-    return Request("GET", target, "1.1", Headers((n.encode(), v.encode()) for n, v in headers))
+    return Request(method, target, "1.1", Headers((n.encode(), v.encode()) for n, v in headers))
 
 
 def route_of(outcome):
@@ -84,6 +84,26 @@ def test_a_plain_request_where_only_websocket_fits_is_426():
     assert end.http_status == 426
     assert ("Sec-WebSocket-Version", "13") in end.headers
     assert dict(end.headers)["Upgrade"] == "websocket"
+
+
+def test_other_methods_are_refused_before_anybody_is_asked(tmp_path):
+    """Files and fixed answers take GET and HEAD, a backend takes an upgrade by GET; all else is 405 with Allow."""
+    routes = {
+        "page": {"match": {"path": "/page/*"}, "files": str(tmp_path), "auth": "none"},
+        "health": {"match": {"path": "/health"}, "answer": "204", "auth": "none"},
+        "app": {"match": {"path": "/app"}, **BACK},
+    }
+    web = listener(routes)
+    for path, upgrade, allowed in (
+        ("/page/", False, "GET, HEAD"),
+        ("/health", False, "GET, HEAD"),
+        ("/app", False, "GET"),
+        ("/app", True, "GET"),
+    ):
+        end = admit(web, request(path, upgrade=upgrade, method="POST"))
+        assert (end.http_status, end.headers) == (405, (("Allow", allowed),)), path
+    assert isinstance(admit(web, request("/health", upgrade=False, method="HEAD")), Admitted)
+    assert admit(web, request("/nowhere", upgrade=False, method="POST")).http_status == 404
 
 
 def test_nothing_fits():

@@ -17,9 +17,10 @@ from wsbridge.protocol.handshake import (
     upgrade_required,
     wants_upgrade,
 )
-from wsbridge.protocol.head import BadHead, Request, shown
+from wsbridge.protocol.head import BadHead, Request, method_refused, shown
 from wsbridge.protocol.target import loopback_host_allowed, normal_host
 from wsbridge.reasons import End, Reason
+from wsbridge.routes.answer import SAFE_METHODS
 
 
 @dataclass(slots=True)
@@ -48,8 +49,8 @@ def refused(bad: BadHead) -> End:
 def admit(listener: Listener, request: Request) -> Admitted | End:
     """Find the route of a request and judge the request by it.
 
-    The order: route (404, 426), WebSocket handshake (400, 405, 426), Host against DNS rebinding (403), Origin (403),
-    subprotocol (400).
+    The order: route (404, 405, 426), Host against DNS rebinding (403), WebSocket handshake (400, 405, 426) or method
+    (405), Origin (403), subprotocol (400).
     """
     host_header = request.host()
     host = normal_host(host_header) or ""
@@ -64,7 +65,8 @@ def admit(listener: Listener, request: Request) -> Admitted | End:
             other = other or candidate
     if route is None:
         if other is not None and not upgrade_wanted:
-            return refused(upgrade_required())
+            post = request.method not in SAFE_METHODS
+            return refused(method_refused(request.method, ("GET",)) if post else upgrade_required())
         where = f"{shown(path)} on host {shown(host)}"
         only = f"; route {other.name} matches, but takes no WebSocket" if other is not None else ""
         return End(Reason.NO_ROUTE, "front", f"no route of listener {listener.name} for {where}{only}")
@@ -75,7 +77,7 @@ def admit(listener: Listener, request: Request) -> Admitted | End:
             f"Host {shown(host_header)} on a loopback listener: name it in the route's match.host to allow it",
         )
     if not upgrade_wanted:
-        return Admitted(route)
+        return _answered(route, request, listener.tls is not None)
     upgrade = read_upgrade(request)
     if isinstance(upgrade, BadHead):
         return refused(upgrade)
@@ -95,3 +97,18 @@ def admit(listener: Listener, request: Request) -> Admitted | End:
         subprotocol = chosen
     fitting = tuple(name for name in route.subprotocols if name in upgrade.protocols)
     return Admitted(route, upgrade, subprotocol, fitting)
+
+
+def _answered(route: Route, request: Request, tls: bool) -> Admitted | End:
+    """Judge a request that the route answers itself: its method and, if that does something, the page it comes from."""
+    assert route.responder is not None  # noqa: S101 (a route has a backend or a responder)
+    if request.method not in route.responder.methods:
+        return refused(method_refused(request.method, route.responder.methods))
+    if request.method not in SAFE_METHODS:
+        origins = request.headers.get_all(b"origin")
+        if len(origins) > 1:
+            return End(Reason.ORIGIN, "front", f"the request has {len(origins)} Origin headers")
+        refusal = route.origins.allows(origins[0].decode("ascii") if origins else None, request.host(), tls)
+        if refusal is not None:
+            return End(Reason.ORIGIN, "front", refusal)
+    return Admitted(route)

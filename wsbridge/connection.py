@@ -32,6 +32,7 @@ from wsbridge.net.wire import SocketWire, Wire
 from wsbridge.reasons import ENDINGS, End, Reason
 from wsbridge.relay.endpoint import Endpoint, WebSocketEndpoint
 from wsbridge.relay.terms import Terms
+from wsbridge.routes.answer import Asked
 from wsbridge.speaks.exchange import Exchange
 from wsbridge.speaks.raw import RawExchange
 from wsbridge.speaks.websocket import HttpExchange, hear
@@ -191,7 +192,8 @@ async def _answer(exchange: Exchange, route: Route, wire: Wire, account: Account
     request = exchange.request
     assert route.responder is not None  # noqa: S101 (a route has a backend or a responder)
     assert request is not None and isinstance(exchange, HttpExchange)  # noqa: S101 (raw routes have backends)
-    with await route.responder.answer(request.method, request.target, route.prefix, request.headers) as answer:
+    asked = Asked(request, route.prefix, account.identity, account.peer)
+    with await route.responder.answer(asked) as answer:
         end = End(Reason.SERVED, "front", answer.detail, status=answer.status)
         account.answering = True
         try:

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from tests.routes.asking import asked
 from wsbridge.demo import PAGE
 from wsbridge.reasons import ENDINGS, Reason
 from wsbridge.routes.files import Files
@@ -79,8 +80,8 @@ async def test_every_file_can_be_served() -> None:
     """The route that serves the page finds each file of it and knows its type."""
     route = Files(PAGE)
     for path in FILES:
-        with await route.answer("GET", f"/{path.name}", "/", []) as answer:
+        with await route.answer(asked("GET", f"/{path.name}")) as answer:
             assert answer.status == 200
             assert media_type(path.name) != UNKNOWN
-    with await route.answer("GET", "/", "/", []) as answer:
+    with await route.answer(asked("GET", "/")) as answer:
         assert answer.body == (PAGE / "index.html").read_bytes()

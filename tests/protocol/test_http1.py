@@ -173,14 +173,26 @@ class TestRequestLine:
         """A request line of any other form is 400."""
         refused(head(first=line), 400)
 
-    @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
+    @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
     def test_other_methods(self, method: str) -> None:
         """A known method on a head that is right otherwise is 405 and says what is allowed."""
-        assert refused(head(first=f"{method} /ws HTTP/1.1"), 405).headers == (("Allow", "GET, HEAD"),)
+        bad = refused(head(first=f"{method} /ws HTTP/1.1"), 405)
+
+        assert bad.headers == (("Allow", "GET, HEAD, POST"),)
+        assert bad.text == f"the method is {method}, not GET, HEAD or POST"
+
+    @pytest.mark.parametrize("length", [(), ("Content-Length: 0",)])
+    def test_post_without_a_body(self, length: tuple[str, ...]) -> None:
+        """A POST that brings no body is a request as any other."""
+        found = HeadReader(HeadLimits()).feed(head(*length, first="POST /ws HTTP/1.1"))
+
+        assert isinstance(found, Request)
+        assert found.method == "POST"
 
     def test_other_method_with_a_body(self) -> None:
         """A body outranks the method."""
         refused(head("Content-Length: 3", first="POST /ws HTTP/1.1"), 400)
+        refused(head("Transfer-Encoding: chunked", first="POST /ws HTTP/1.1"), 400)
 
     def test_http_1_0(self) -> None:
         """HTTP/1.0 is 426 and hints at the proxy setting that usually causes it."""

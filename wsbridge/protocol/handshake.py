@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from hashlib import sha1
 from typing import Final, Literal
 
-from wsbridge.protocol.head import BadHead, Headers, Request, Response, shown
+from wsbridge.protocol.head import BadHead, Headers, Request, Response, method_refused, shown
 from wsbridge.protocol.http1 import header_lines
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -104,7 +104,7 @@ def read_upgrade(request: Request) -> Upgrade | BadHead:
     """
     headers = request.headers
     if request.method != "GET":
-        return BadHead(405, f"the method is {request.method}, not GET", headers=(("Allow", "GET"),))
+        return method_refused(request.method, ("GET",))
     if not headers.has_token(b"upgrade", b"websocket"):
         return upgrade_required()
     if not headers.has_token(b"connection", b"upgrade"):

@@ -6,7 +6,7 @@ here: reading them from bytes (`http1`) or judging what they ask for (`handshake
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -83,7 +83,7 @@ class Headers:
 
 
 class Request:
-    """A request that kept all rules of this file: GET or HEAD, origin-form, HTTP/1.1, one Host, no body."""
+    """A request that kept all rules of `http1`: GET, HEAD or POST, origin-form, HTTP/1.1, one Host, no body."""
 
     __slots__ = ("headers", "method", "target", "version")
 
@@ -143,6 +143,13 @@ class BadHead:
     kind: Kind | None = None
     headers: tuple[tuple[str, str], ...] = ()
     upstream_status: int | None = None
+
+
+def method_refused(method: str, allowed: Sequence[str]) -> BadHead:
+    """Give the 405 for a method that is none of those allowed (RFC 9110 section 15.5.6)."""
+    first, last = ", ".join(allowed[:-1]), allowed[-1]
+    text = f"the method is {method}, not {first} or {last}" if first else f"the method is {method}, not {last}"
+    return BadHead(405, text, headers=(("Allow", ", ".join(allowed)),))
 
 
 def shown(value: str | bytes, limit: int = 200, quote: str = '"') -> str:

@@ -17,7 +17,7 @@ from typing import Final, Literal
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
 
-from wsbridge.protocol.head import BadHead, Headers, HeadLimits, Request, Response, shown
+from wsbridge.protocol.head import BadHead, Headers, HeadLimits, Request, Response, method_refused, shown
 from wsbridge.protocol.target import check_target, split_host
 
 __all__ = [
@@ -43,6 +43,7 @@ _STATUS_LINE = re.compile(rb"HTTP/(1\.[01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80
 _NOT_IN_REQUEST_LINE = re.compile(rb"[^\x20-\x7e\r\n]")
 _NOT_IN_STATUS_LINE = re.compile(rb"[^\t\x20-\x7e\x80-\xff\r\n]")
 _METHODS: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"CONNECT", b"TRACE"))
+_TAKEN: Final = frozenset((b"GET", b"HEAD", b"POST"))
 _ASCII_ONLY: Final = frozenset((b"host", b"origin", b"upgrade", b"connection"))
 _LONGEST_METHOD = 24
 _MOST_INTERIM = 5
@@ -298,10 +299,10 @@ def _request(head: bytes, line: re.Match[bytes]) -> Request | BadHead:
     if wrong is not None:
         return BadHead(400, wrong)
     method = line.group(1)
-    if method not in (b"GET", b"HEAD"):
+    if method not in _TAKEN:
         if method not in _METHODS:
             return BadHead(400, f"the method {method.decode()} is unknown")
-        return BadHead(405, f"the method is {method.decode()}, not GET or HEAD", headers=(("Allow", "GET, HEAD"),))
+        return method_refused(method.decode(), ("GET", "HEAD", "POST"))
     return Request(method.decode("ascii"), target, "1.1", headers)
 
 

@@ -7,15 +7,35 @@ connection may go on. Answers come from `FixedAnswer` and `files.Files`; the con
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from http import HTTPStatus
 from types import TracebackType
 from typing import Protocol, Self
 
+from wsbridge.auth.identity import Identity
+from wsbridge.net.address import Peer
+from wsbridge.protocol.head import Request
+
 SAFE_METHODS = ("GET", "HEAD")
 
 Header = tuple[str, str]
-RequestHeaders = Iterable[tuple[bytes, bytes]]
-"""The header lines of a request in their order: names in lower case, values stripped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request that a route answers itself.
+
+    Attributes:
+        request: What is asked for; its method is one of the route's.
+        prefix: The part of the path that the route's pattern names, `/novnc/` for `/novnc/*`.
+        identity: Who asks.
+        peer: Where he comes from.
+    """
+
+    request: Request
+    prefix: str
+    identity: Identity
+    peer: Peer
 
 
 class Chunks(Protocol):
@@ -92,20 +112,17 @@ class Responder(Protocol):
 
     Attributes:
         lasting: Whether the connection may carry another request after a whole answer.
+        methods: The methods that it answers; admission refuses all others.
     """
 
     @property
     def lasting(self) -> bool: ...  # noqa: D102 (see above)
 
-    async def answer(self, method: str, target: str, match_prefix: str, headers: RequestHeaders) -> Answer:
-        """Answer one request; never raises for what a peer sent.
+    @property
+    def methods(self) -> tuple[str, ...]: ...  # noqa: D102 (see above)
 
-        Args:
-            method: The method as sent.
-            target: The request target as sent, with its query.
-            match_prefix: The part of the path that the route's pattern names, `/novnc/` for `/novnc/*`.
-            headers: The header lines of the request.
-        """
+    async def answer(self, asked: Asked) -> Answer:
+        """Answer one request; never raises for what a peer sent."""
 
 
 def phrase(status: int) -> str:
@@ -131,12 +148,6 @@ def plain(status: int, method: str, *, extra: Iterable[Header] = (), detail: str
     return Answer(status, headers, body=None if method == "HEAD" else body, length=length, detail=detail)
 
 
-def method_refused(method: str) -> Answer:
-    """Make the 405 for a method that is neither GET nor HEAD (RFC 9110 section 15.5.6)."""
-    allow = ("Allow", ", ".join(SAFE_METHODS))
-    return plain(HTTPStatus.METHOD_NOT_ALLOWED, method, extra=[allow], detail="only GET and HEAD are answered here")
-
-
 class FixedAnswer:
     """The route `answer: STATUS`, as a balancer's health check wants it.
 
@@ -145,12 +156,11 @@ class FixedAnswer:
     """
 
     lasting = False
+    methods = SAFE_METHODS
 
     def __init__(self, status: int) -> None:
         self._status = status
 
-    async def answer(self, method: str, target: str, match_prefix: str, headers: RequestHeaders) -> Answer:
+    async def answer(self, asked: Asked) -> Answer:
         """Answer with the status; its body says the reason phrase where a body may be."""
-        if method not in SAFE_METHODS:
-            return method_refused(method)
-        return plain(self._status, method)
+        return plain(self._status, asked.request.method)

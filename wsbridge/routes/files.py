@@ -20,7 +20,7 @@ from urllib.parse import unquote_to_bytes
 
 import trio
 
-from wsbridge.routes.answer import SAFE_METHODS, Answer, RequestHeaders, method_refused, plain
+from wsbridge.routes.answer import SAFE_METHODS, Answer, Asked, plain
 from wsbridge.routes.media_types import media_type
 
 CHUNK = 256 * 1024
@@ -62,6 +62,7 @@ class Files:
     """
 
     lasting = True
+    methods = SAFE_METHODS
 
     def __init__(self, root: Path) -> None:
         if not root.is_dir():
@@ -71,21 +72,16 @@ class Files:
         self._root = root
         self._limiter = trio.CapacityLimiter(THREADS)
 
-    async def answer(self, method: str, target: str, match_prefix: str, headers: RequestHeaders) -> Answer:
+    async def answer(self, asked: Asked) -> Answer:
         """Answer one request with a file, or say why not; use the answer as a context manager.
 
-        Args:
-            method: The method as sent.
-            target: The request target as sent; the query is ignored.
-            match_prefix: What to cut from the path (`prefix_of`): the rest is the file's place in the folder.
-            headers: The request's header lines; only If-None-Match matters. Range is ignored, as RFC 9110 section 14.2
-                allows.
+        The path below the prefix is the file's place in the folder, the query is ignored. Of the headers only
+        If-None-Match matters; Range is ignored, as RFC 9110 section 14.2 allows.
         """
-        if method not in SAFE_METHODS:
-            return method_refused(method)
+        method = asked.request.method
         try:
-            names = file_names(target, match_prefix)
-            wanted = [value for name, value in headers if name == b"if-none-match"]
+            names = file_names(asked.request.target, asked.prefix)
+            wanted = asked.request.headers.get_all(b"if-none-match")
             return await trio.to_thread.run_sync(self._open, names, method, wanted, limiter=self._limiter)
         except Refusal as refusal:
             retry = [("Retry-After", "1")] if refusal.status == HTTPStatus.SERVICE_UNAVAILABLE else []
