@@ -169,6 +169,17 @@ def test_no_subprotocol_fits():
     assert "abc123" not in end.detail
 
 
+def test_a_token_is_no_subprotocol():
+    """What carries a token is never chosen nor passed on; alone it is refused with what to offer beside it."""
+    web = listener({"app": {"match": "any", "subprotocols": ["binary", "mqtt"], **BACK}})
+    admitted = admit(web, request("/", ("Sec-WebSocket-Protocol", "wsbridge.token.aHVudGVyMg, mqtt")))
+    assert (admitted.subprotocol, admitted.fitting) == ("mqtt", ("mqtt",))
+    end = admit(web, request("/", ("Sec-WebSocket-Protocol", "wsbridge.token.aHVudGVyMg")))
+    assert end.http_status == 400
+    assert "only a token was offered as a subprotocol: offer one of the route's (binary, mqtt) beside it" in end.detail
+    assert "aHVudGVyMg" not in end.detail
+
+
 def test_what_is_wrong_with_a_head_becomes_an_end():
     """The status and the headers are kept; the reason follows from the status."""
     assert refused(BadHead(403, "x")).reason is Reason.ORIGIN

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from wsbridge.generation import Listener, Route
 from wsbridge.protocol.handshake import (
+    CARRIER,
     REFUSE,
     Upgrade,
     read_upgrade,
@@ -88,12 +89,7 @@ def admit(listener: Listener, request: Request) -> Admitted | End:
     if upgrade.protocols:
         chosen = select_subprotocol(route.subprotocols, upgrade.protocols)
         if chosen is REFUSE:
-            return End(
-                Reason.BAD_REQUEST,
-                "front",
-                f"none of the {len(upgrade.protocols)} subprotocols offered is one of the route's"
-                f" ({', '.join(route.subprotocols) or 'it has none'})",
-            )
+            return End(Reason.BAD_REQUEST, "front", _none_fits(upgrade.protocols, route.subprotocols))
         subprotocol = chosen
     fitting = tuple(name for name in route.subprotocols if name in upgrade.protocols)
     return Admitted(route, upgrade, subprotocol, fitting)
@@ -112,3 +108,11 @@ def _answered(route: Route, request: Request, tls: bool) -> Admitted | End:
         if refusal is not None:
             return End(Reason.ORIGIN, "front", refusal)
     return Admitted(route)
+
+
+def _none_fits(offered: tuple[str, ...], configured: tuple[str, ...]) -> str:
+    """Say why no subprotocol can be answered; never what was offered, since secrets travel there."""
+    known = ", ".join(configured) or "it has none"
+    if all(name.startswith(CARRIER) for name in offered):
+        return f"only a token was offered as a subprotocol: offer one of the route's ({known}) beside it to be answered"
+    return f"none of the {len(offered)} subprotocols offered is one of the route's ({known})"

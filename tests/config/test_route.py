@@ -38,6 +38,11 @@ ROUTE = "listeners: {{web: {{bind: 127.0.0.1:80}}}}\nroutes:\n  r: {{{}}}\n"
         ("match: any, backend: 'tcp://a:1', origins: []", "routes.r.origins", "needs at least one entry"),
         ("match: any, backend: 'tcp://a:1', subprotocols: a", "routes.r.subprotocols", "must be a list"),
         ("match: any, backend: 'tcp://a:1', subprotocols: [a, a]", "routes.r.subprotocols", '"a" stands here twice'),
+        (
+            "match: any, backend: 'tcp://a:1', subprotocols: [wsbridge.token.x]",
+            "routes.r.subprotocols[0]",
+            "what begins with wsbridge.token. carries a token of the client and is never answered",
+        ),
         ("match: any, backend: 'tcp://a:1', subprotocols: ['a b']", "routes.r.subprotocols[0]", '"a b" has characters'),
         ("match: any, answer: 101", "routes.r.answer", "101 is no status to answer"),
         ("match: any, answer: 204, auth: basic", "routes.r.auth", '"basic" is not known here: write "none"'),

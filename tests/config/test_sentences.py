@@ -102,3 +102,17 @@ def test_a_key_that_is_no_name() -> None:
     (found,) = faults({"names": {"c": {}}})
 
     assert (found.steps, found.at_key, found.message) == (("top", "names", "c"), True, '"c" is none of a or b')
+
+
+class Aliased(Section):
+    """A section with a key that Python does not take for a name."""
+
+    sources: int = Field(1, alias="from")
+
+
+def test_a_key_is_told_as_the_file_has_it() -> None:
+    """Neither a guess nor the place of an error shows the name that the code has for a key."""
+    (unknown,) = faults({"form": 1}, Aliased)
+    assert unknown.message == 'unknown key (did you mean "from"?)'
+    (wrong,) = faults({"from": "x"}, Aliased)
+    assert wrong.steps == ("top", "from")

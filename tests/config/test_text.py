@@ -94,3 +94,10 @@ def test_patterns_of_paths() -> None:
     for path in ("x", "", "/x*", "/a//b"):
         with pytest.raises(ValueError, match=r"path|never match|star"):
             text.read_path(path)
+
+
+def test_a_subprotocol_that_carries_a_token_is_none() -> None:
+    """What a client's secret stands in cannot be among those that are answered."""
+    assert text.read_subprotocol("binary") == "binary"
+    with pytest.raises(ValueError, match=r"carries a token of the client"):
+        text.read_subprotocol("wsbridge.token.abc")

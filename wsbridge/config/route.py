@@ -29,7 +29,7 @@ from wsbridge.config.choice import (
     mapping_form,
     unique,
 )
-from wsbridge.config.scalars import Duration, FolderPath, Host, Name, Origin, PathPattern, Status, Token
+from wsbridge.config.scalars import Duration, FolderPath, Host, Name, Origin, PathPattern, Status, Subprotocol
 from wsbridge.config.section import TAG, Context, Fault, Section
 from wsbridge.config.timeouts import RouteTimeouts, Timeouts
 
@@ -101,7 +101,7 @@ class Route(Section):
     """Pages that may connect. same: those of the requested host; a list: exactly these; any: all."""
     auth: Auth | None = None
     """Who may use the route; must be written unless only this host can reach it. none: everybody."""
-    subprotocols: Annotated[tuple[Token, ...], AfterValidator(unique)] = ("binary",)
+    subprotocols: Annotated[tuple[Subprotocol, ...], AfterValidator(unique)] = ("binary",)
     """The first of these that the client offers is answered. An empty list answers none."""
     text: Literal["accept", "refuse"] = "accept"
     """Text frames from clients: accept passes their bytes on, refuse closes with 1003."""

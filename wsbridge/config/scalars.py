@@ -17,7 +17,7 @@ from pydantic import AfterValidator, PlainSerializer, PlainValidator, WithJsonSc
 from wsbridge.config.address import Bind, BindAddress, Host, Origin, Port, Proxy, ProxyUrl, Target, TargetUrl
 from wsbridge.config.path import FilePath, FolderPath
 from wsbridge.config.secret import Secret, TextOrSecret
-from wsbridge.config.text import HeaderName, HeaderText, Name, Owner, PathPattern, Token, as_text
+from wsbridge.config.text import HeaderName, HeaderText, Name, Owner, PathPattern, Subprotocol, Token, as_text
 
 __all__ = [
     "Duration",
@@ -53,6 +53,7 @@ __all__ = [
     "Name",
     "Owner",
     "PathPattern",
+    "Subprotocol",
     "Token",
 ]
 

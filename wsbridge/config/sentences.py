@@ -39,7 +39,7 @@ def faults_in(errors: Iterable[ErrorDetails], section: type[BaseModel], outer: S
         outer: The steps that lead to it.
     """
     errors = list(errors)
-    keys = section.model_fields
+    keys = _keys(section)
     unknown = [str(error["loc"][-1]) for error in errors if error["type"] == "extra_forbidden"]
     guessed = {meant(key, keys) for key in unknown}
     for error in errors:
@@ -67,7 +67,7 @@ def _blank_missing(error: ErrorDetails, section: type[BaseModel]) -> str:
     """Hint at `key:value`, which YAML takes for one text."""
     given = error["input"]
     key, colon, _ = given.partition(":") if isinstance(given, str) else ("", "", "")
-    glued = error["type"] in SHAPES and colon and key in section.model_fields
+    glued = error["type"] in SHAPES and colon and key in _keys(section)
     return f': write a blank after the colon, "{key}: …"' if glued else ""
 
 
@@ -91,12 +91,18 @@ def _elsewhere(section: type[BaseModel], key: str) -> str:
     hint: str | None = getattr(section, "elsewhere", {}).get(key)
     if hint:
         return f": {hint}"
-    if meant(key, section.model_fields, NEARLY_THE_SAME):
-        return did_you_mean(key, section.model_fields)
+    keys = _keys(section)
+    if meant(key, keys, NEARLY_THE_SAME):
+        return did_you_mean(key, keys)
     for name, info in section.model_fields.items():
-        if any(key in inner.model_fields for inner in _sections(info.annotation)):
+        if any(key in _keys(inner) for inner in _sections(info.annotation)):
             return f' (it belongs under "{name}")'
-    return did_you_mean(key, section.model_fields)
+    return did_you_mean(key, keys)
+
+
+def _keys(section: type[BaseModel]) -> list[str]:
+    """Give the keys of a section, as the file has them."""
+    return [info.alias or name for name, info in section.model_fields.items()]
 
 
 def _sections(annotation: object) -> Iterator[type[BaseModel]]:

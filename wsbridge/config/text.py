@@ -13,6 +13,7 @@ from typing import Annotated
 from pydantic import PlainValidator, WithJsonSchema
 
 from wsbridge.protocol import target
+from wsbridge.protocol.handshake import CARRIER
 
 WORD = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
@@ -59,6 +60,14 @@ def read_token(value: object) -> str:
     return text
 
 
+def read_subprotocol(value: object) -> str:
+    """Read a subprotocol that may be answered."""
+    token = read_token(value)
+    if token.startswith(CARRIER):
+        raise ValueError(f"what begins with {CARRIER} carries a token of the client and is never answered")
+    return token
+
+
 def read_header_name(value: object) -> str:
     """Read the name of a header that a user may add to a request."""
     text = as_text(value)
@@ -97,6 +106,7 @@ def _pattern(regex: str) -> dict[str, object]:
 
 Name = Annotated[str, PlainValidator(read_name), WithJsonSchema(_pattern(NAME))]
 Token = Annotated[str, PlainValidator(read_token), WithJsonSchema(_pattern(WORD))]
+Subprotocol = Annotated[str, PlainValidator(read_subprotocol), WithJsonSchema(_pattern(WORD))]
 HeaderName = Annotated[str, PlainValidator(read_header_name), WithJsonSchema(_pattern(WORD))]
 HeaderText = Annotated[str, PlainValidator(read_header_text), WithJsonSchema({"type": ["string", "number", "boolean"]})]
 Owner = Annotated[str, PlainValidator(read_owner), WithJsonSchema(_pattern(OWNER))]

@@ -26,6 +26,9 @@ _REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
 _BODY_SHOWN = 200
 _NEEDED: Final = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"))
 
+CARRIER: Final = "wsbridge.token."
+"""What a subprotocol begins with that carries a token: it is offered by clients, and never chosen nor passed on."""
+
 OWN_HEADERS: Final = frozenset(
     (
         "host",
