@@ -210,13 +210,13 @@ async def _bridge(exchange: Exchange, admitted: Admitted, wire: Wire, server: Se
     """Steps 5 to 7: dial, answer, relay; or, where the route says so, answer first."""
     route = admitted.route
     front: Endpoint | None = None
-    if not route.dial_first:
+    if not route.dial_first and exchange.request is not None:
         account.subprotocol, account.answering = admitted.subprotocol, True
         accepted = await exchange.accept(admitted.subprotocol, route.offer.text, route.offer.frame)
         if isinstance(accepted, End):
             return accepted
         front = accepted
-    dialled = await _dial(admitted, exchange, account)
+    dialled = await _dial(admitted, exchange, wire, server, account)
     if isinstance(dialled, End):
         route.ledger.refused += 1
         if front is None:
@@ -267,8 +267,10 @@ def _picky(dialled: Dialled) -> bool:
     return isinstance(dialled.endpoint, WebSocketEndpoint)
 
 
-async def _dial(admitted: Admitted, exchange: Exchange, account: Account) -> Dialled | End:
-    """Step 5: the backend, within `connect`, again and again within `retry_for`."""
+async def _dial(admitted: Admitted, exchange: Exchange, wire: Wire, server: Server, account: Account) -> Dialled | End:
+    """Step 5: the backend, within `connect`, again and again within `retry_for`, while the client is there."""
+    if server.ending is not None:  # it began while he was asked who he is
+        return End(server.ending, "bridge")
     route = admitted.route
     backend = route.backend
     assert backend is not None  # noqa: S101 (asked only for such routes)
@@ -290,7 +292,11 @@ async def _dial(admitted: Admitted, exchange: Exchange, account: Account) -> Dia
     at_once = backend.at_once(offer)
     if at_once is not None:
         return at_once
-    return await attempts(lambda: backend.dial(offer), timeout=route.connect, retry_for=route.retry_for, told=told)
+    with server.watch.over(wire, halves=exchange.request is None) as client:
+        return await attempts(lambda: backend.dial(offer), timeout=route.connect, retry_for=route.retry_for, told=told)
+    if client.gone:
+        return End(Reason.CLIENT_LOST, "front", f"while the backend was dialled: {client.gone}")
+    return End(server.ending or Reason.STOP, "bridge", "while the backend was dialled")
 
 
 async def _refuse(exchange: Exchange | None, end: End, wire: Wire, server: Server) -> End:

@@ -21,6 +21,7 @@ from wsbridge.listeners import Listening
 from wsbridge.log import log
 from wsbridge.net.resolve import Resolver
 from wsbridge.net.sockets import tune
+from wsbridge.net.watch import Watch
 from wsbridge.protocol.head import HeadLimits
 from wsbridge.reasons import Reason
 from wsbridge.relay.engine import Engine, PythonEngine
@@ -52,6 +53,7 @@ class Server:
         limit: How many there may be.
         shedding: Clients over the cap that are being told so.
         hearing: Waits for a request, which an ending cuts short.
+        watch: Clients whose backends are being dialled; an ending cuts that short, too.
         ending: Why requests are refused now; None while serving.
     """
 
@@ -66,6 +68,7 @@ class Server:
         self.connections = 0
         self.shedding = 0
         self.hearing: set[trio.CancelScope] = set()
+        self.watch = Watch()
         self.limit = connection_limit(config)
         self.ending: Reason | None = None
         self.reserve = Reserve()
@@ -115,6 +118,7 @@ class Server:
         try:
             async with self.resolver, trio.open_nursery() as engine:
                 engine.start_soon(self.engine.run)
+                engine.start_soon(self.watch.run)
                 async with trio.open_nursery() as connections:
                     async with trio.open_nursery() as accepting:
                         for name, section in self._config.listeners.items():
@@ -141,6 +145,7 @@ class Server:
                 opened.close()
             self.reserve.close()
             self.engine.close()
+            self.watch.close()
 
     async def _end(self, connections: trio.Nursery) -> None:
         """Let connections end by themselves, then end them over `spread`, then cut what is left."""
@@ -152,10 +157,10 @@ class Server:
                 nursery.start_soon(self._hurry, patience)
                 with trio.move_on_after(max(0.0, timeouts.drain - timeouts.spread)):
                     await self._until(0)
-                self._hear_no_more()
+                self._wait_no_more()
                 await self._close_over(timeouts.spread)
                 nursery.cancel_scope.cancel()
-        self._hear_no_more()
+        self._wait_no_more()
         for pair in self.engine.pairs:
             self.engine.end(pair, self.ending or Reason.STOP)
         with trio.move_on_after(timeouts.close):
@@ -180,7 +185,8 @@ class Server:
                 self.engine.end(pair, Reason.DRAIN)
                 await trio.sleep_until(began + seconds * number / len(pairs))
 
-    def _hear_no_more(self) -> None:
-        """Cut short the waits for requests: an idle connection closes, a request half heard gets its 503."""
+    def _wait_no_more(self) -> None:
+        """Cut short all waits: an idle connection closes; a request half heard, or waiting for a backend, gets 503."""
+        self.watch.end()
         for scope in list(self.hearing):
             scope.cancel()

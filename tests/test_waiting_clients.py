@@ -1,0 +1,147 @@
+"""Clients whose backend is not there yet: they may leave, and the bridge may end, meanwhile."""
+
+import socket
+
+import pytest
+import trio
+
+from tests.client import BINARY, CLOSE, frame, request
+from tests.serving import backend, echo, serving, written
+from wsbridge.reasons import Reason
+
+LISTENERS = {"web": {"bind": "127.0.0.1:0"}, "old": {"bind": "127.0.0.1:0", "speaks": "tcp", "route": "app"}}
+
+
+@pytest.fixture
+def late():
+    """A bound socket that does not listen yet."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield sock
+
+
+def waits(late, *, tls=False, timeouts=None, **keys):
+    """Write a configuration whose route waits for a backend that is not up."""
+    route = {
+        "match": "any",
+        "backend": f"tcp://127.0.0.1:{late.getsockname()[1]}",
+        "auth": "none",
+        "connect": {"retry_for": "1m"},
+        **keys,
+    }
+    if tls:
+        return written(route=route, tls=True, timeouts=timeouts)
+    return written(listeners=LISTENERS, routes={"app": route}, timeouts=timeouts)
+
+
+async def dialling(served, count=1):
+    """Wait until so many backends are being dialled."""
+    with trio.fail_after(5):
+        while len(served.server.watch) < count:
+            await trio.sleep(0.002)
+
+
+@pytest.mark.parametrize("dial", ["before-upgrade", "after-upgrade"])
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("how", ["drop", "reset"])
+async def test_a_client_that_leaves_ends_the_dial(late, tls, dial, how):
+    """A WebSocket client that closes or resets is client_lost at once, and its connection is counted no more."""
+    async with serving(waits(late, tls=tls, dial=dial)) as served:
+        client = await served.connect(tls=tls)
+        await client.send(request())
+        await dialling(served)
+        getattr(client, how)()
+        line = await served.records.wait("connection.refused", reason="client_lost")
+        assert (line["blame"], line["route"], line["seconds"] < 5) == ("front", "app", True)
+        assert line["detail"].startswith("while the backend was dialled: ")
+        assert "status" not in line
+        await served.quiet()
+
+
+async def test_a_raw_client_that_resets_ends_the_dial(late):
+    """A raw client's reset is client_lost; another that only half-closed gets its answer, as nc -N wants it."""
+    async with serving(waits(late)) as served:
+        broken, half = await served.connect("old"), await served.connect("old")
+        await half.send(b"request")
+        await half.stream.send_eof()
+        await dialling(served, 2)
+        broken.reset()
+        await served.records.wait("connection.refused", reason="client_lost", listener="old")
+        late.listen()
+        sock, _ = await trio.to_thread.run_sync(late.accept)
+        async with trio.SocketStream(trio.socket.from_stdlib_socket(sock)) as stream:
+            await echo(stream)
+        assert await half.everything() == b"request"
+        half.drop()
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_what_comes_during_the_dial_reaches_the_backend(late, tls):
+    """Frames sent while the backend was dialled are neither lost nor disordered, however many."""
+    sent = bytes(range(256)) * 1200
+    async with serving(waits(late, tls=tls, dial="after-upgrade")) as served:
+        with await served.connect(tls=tls) as client:
+            await client.send(request() + frame(BINARY, b"early"))
+            assert "101" in await client.head()
+            await dialling(served)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(client.send, frame(BINARY, sent))
+                await trio.sleep(0.05)
+                port = late.getsockname()[1]
+                late.close()
+                (listener,) = await trio.open_tcp_listeners(port, host="127.0.0.1")
+                nursery.start_soon(trio.serve_listeners, echo, [listener])
+                assert await client.payload(5 + len(sent)) == b"early" + sent
+                await client.close()
+                nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("reason", [Reason.DRAIN, Reason.STOP])
+async def test_an_ending_ends_waiting_dials(late, reason):
+    """A drain lets them wait until `drain` less `spread`, a stop not at all: then 503, 1012 or 1001, or a reset."""
+    timeouts = {"drain": "1s", "spread": "400ms", "close": "5s"}
+    late_routes = waits(late, timeouts=timeouts, dial="after-upgrade")
+    async with serving(waits(late, timeouts=timeouts)) as served, serving(late_routes) as other:
+        asking, raw, upgraded = await served.connect(), await served.connect("old"), await other.upgraded()
+        await asking.send(request())
+        await dialling(served, 2)
+        await dialling(other)
+        began = trio.current_time()
+        served.server.stop(reason)
+        other.server.stop(reason)
+        answer = await asking.everything()
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert answer.endswith(f"{reason.value}\n".encode())
+        assert await raw.everything() == b""
+        code = 1012 if reason is Reason.DRAIN else 1001
+        assert await upgraded.closing() == (code, reason.value)
+        await upgraded.send(frame(CLOSE, code.to_bytes(2, "big")))
+        for client in (asking, raw, upgraded):
+            client.drop()
+        await served.returned.wait()
+        await other.returned.wait()
+        passed = trio.current_time() - began
+        assert 0.5 < passed < 1.5 if reason is Reason.DRAIN else passed < 0.5
+        assert {line["reason"] for line in (*served.records.endings, *other.records.endings)} == {reason.value}
+
+
+async def test_a_client_that_left_does_not_keep_the_drain(late):
+    """Nothing is waited for once clients that waited have gone."""
+    async with serving(waits(late, timeouts={"drain": "20s", "spread": "5s"})) as served:
+        client = await served.connect()
+        await client.send(request())
+        await dialling(served)
+        began = trio.current_time()
+        served.server.stop(Reason.DRAIN)
+        client.drop()
+        await served.returned.wait()
+        assert trio.current_time() - began < 2
+
+
+async def test_a_fast_backend_is_not_watched_over(monkeypatch):
+    """Where the backend is there at once, the client costs no watch."""
+    async with backend() as back, serving(written(route={"backend": back.url})) as served:
+        monkeypatch.setattr(served.server.watch, "over", None)
+        client = await served.upgraded()
+        await client.echoed()
+        await client.close()
