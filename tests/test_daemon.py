@@ -10,6 +10,7 @@ import trio
 
 from tests.serving import config_of, recording, written
 from wsbridge import daemon
+from wsbridge.server import DESCRIPTORS_KEPT
 
 CONFIG = written(route={"answer": "204"}, timeouts={"drain": "0s", "spread": "0s", "close": "300ms"})
 
@@ -117,3 +118,17 @@ async def test_without_signals_they_are_left_alone():
 
     with recording(), trio.fail_after(5):
         await daemon.serve(config_of(CONFIG), beside=beside, signals=False)
+
+
+@pytest.mark.parametrize("over", [0, 1])
+async def test_a_cap_that_the_limit_of_open_files_forbids_is_warned_of(over):
+    """The warning says what is needed, what there is and what would do; a cap that fits is not warned of."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = (hard - DESCRIPTORS_KEPT) // 2
+    text = written(route={"answer": "204"}, limits={"connections": str(most + over)})
+    with recording() as records, trio.fail_after(5):
+        await daemon.serve(config_of(text), ready=lambda _: os.kill(os.getpid(), signal.SIGINT))
+    warnings = records.of("config.warning", code="W014", path="limits.connections")
+    assert len(warnings) == over
+    assert all(f"the limit is {hard}:" in line["detail"] for line in warnings)
+    assert all(line["detail"].endswith(f"write at most {most}") for line in warnings)

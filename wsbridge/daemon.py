@@ -19,7 +19,7 @@ from wsbridge.config.model import Config
 from wsbridge.listeners import Listening
 from wsbridge.log import log
 from wsbridge.reasons import Reason
-from wsbridge.server import Server
+from wsbridge.server import DESCRIPTORS_KEPT, Server
 from wsbridge.systemd import Notifier
 
 STATUS_EVERY = 5.0
@@ -32,6 +32,20 @@ def raise_descriptor_limit() -> int:
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
+
+
+def _warn_of_descriptors(config: Config, descriptors: int) -> None:
+    """Tell of a cap of connections that this process cannot reach."""
+    wanted = config.limits.connections
+    if isinstance(wanted, int) and 2 * wanted + DESCRIPTORS_KEPT > descriptors:
+        log.warning(
+            "config.warning",
+            code="W014",
+            path="limits.connections",
+            detail=f"{wanted} connections take up to {2 * wanted + DESCRIPTORS_KEPT} open files, and the limit is"
+            f" {descriptors}: raise it (LimitNOFILE= of a systemd unit), or write at most"
+            f" {max(1, (descriptors - DESCRIPTORS_KEPT) // 2)}",
+        )
 
 
 async def serve(
@@ -58,7 +72,7 @@ async def serve(
         ListenError: An address cannot be had.
         ValueError: A file that the configuration names cannot be used.
     """
-    raise_descriptor_limit()
+    _warn_of_descriptors(config, raise_descriptor_limit())
     notifier = Notifier()
     server = Server(config, once=once)
 

@@ -145,8 +145,13 @@ def test_a_tcp_listener_needs_a_backend() -> None:
         ),
         (
             LISTENERS,
-            "match: any, auth: none, backend: {url: 'ws://a', headers: {Authorization: x}}",
+            "match: any, auth: none, backend: {url: 'ws://a', headers: {Authorization: {env: E}}}",
             "W004 routes.r0.backend.headers.Authorization",
+        ),
+        (
+            LISTENERS,
+            "match: any, auth: none, backend: {url: 'wss://a', headers: {cookie: x}}",
+            "W013 routes.r0.backend.headers.cookie",
         ),
         (LISTENERS, "match: any, auth: none, backend: {url: 'ws://a', headers: {X: x}}", None),
         (LISTENERS, "match: any, auth: none, backend: {url: 'wss://a', headers: {X: {env: E}}}", None),

@@ -47,6 +47,7 @@ def test_the_sample_starts_where_its_files_exist(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(ours.private_key_pem.bytes())
         (tmp_path / name).chmod(0o600)
     (tmp_path / "far-vnc").write_text("Bearer abc\n")
+    (tmp_path / "far-vnc").chmod(0o600)
     text = SAMPLE.read_text()
     for folder in ("/etc/wsbridge/tls", "/etc/wsbridge/secrets", "/usr/share/novnc"):
         text = text.replace(folder, str(tmp_path))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from tests.config.loading import LISTENERS, read, wrong
+from tests.config.loading import LISTENERS, read, told, wrong
 from wsbridge.backends.websocket import WebSocketBackendConfig
 from wsbridge.config.secret import Secret
 from wsbridge.config.section import Context, Kinds, Section
@@ -115,3 +115,13 @@ def test_a_secret_is_not_written_into_the_file_itself() -> None:
 
     (error,) = caught.value.errors()
     assert error["msg"].endswith("a secret is written as {file: PATH} or {env: NAME}, not as text")
+
+
+@pytest.mark.parametrize(("mode", "expected"), [(0o640, []), (0o644, ["W012 routes.vnc.backend.headers.A"])])
+def test_a_secret_that_everybody_can_read_is_warned_of(mode: int, expected: list[str], tmp_path: Path) -> None:
+    """Its file is held to the same as a private key's, wherever it is named."""
+    (tmp_path / "token").write_text("geheim")
+    (tmp_path / "token").chmod(mode)
+    backend = "{url: 'wss://gw/x', headers: {A: {file: token}}}"
+    loaded = read(LISTENERS + f"routes: {{vnc: {{match: any, auth: none, backend: {backend}}}}}\n", folder=tmp_path)
+    assert told(loaded.warnings) == expected

@@ -41,6 +41,8 @@ SHORTEST_SECRET: Final = 4
 SHORTEST_TEXT: Final = 8
 """The same for header values that are written as text."""
 
+_SECRET_HEADERS: Final = frozenset({"authorization", "cookie", "proxy-authorization"})
+
 _TRY_LATER: Final = frozenset({429, 502, 503, 504})
 
 
@@ -75,13 +77,17 @@ class WebSocketBackendConfig(TlsClient):
                 yield Fault(("headers", name), "the secret is not printable ASCII on one line", "E012")
 
     def cautions(self, context: Context) -> Iterable[Fault]:
-        """Warn of secrets that go to another host unencrypted, besides what is risky with TLS."""
+        """Warn of secrets in the file, or to another host unencrypted, besides what is risky with TLS."""
         yield from super().cautions(context)
-        if self.url.scheme == "ws" and not self.url.is_loopback:
-            for name, value in self.headers.items():
-                if isinstance(value, Secret) or name.lower() in {"authorization", "cookie", "proxy-authorization"}:
-                    text = f"goes to {self.url.host} without TLS: everybody on the way can read it"
-                    yield Fault(("headers", name), text, "W004", at_key=True)
+        bare = self.url.scheme == "ws" and not self.url.is_loopback
+        for name, value in self.headers.items():
+            secret = name.lower() in _SECRET_HEADERS
+            if bare and (secret or isinstance(value, Secret)):
+                text = f"goes to {self.url.host} without TLS: everybody on the way can read it"
+                yield Fault(("headers", name), text, "W004", at_key=True)
+            if secret and not isinstance(value, Secret):
+                text = "is a secret, and whoever may read this file has it: write {file: PATH} or {env: NAME}"
+                yield Fault(("headers", name), text, "W013", at_key=True)
 
 
 class WebSocketBackend:

@@ -6,7 +6,9 @@ inside of a section (beside it). All of it is told as faults; `load` gives them 
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
+import stat
 from collections.abc import Iterator
 from itertools import combinations
 
@@ -15,6 +17,7 @@ from pydantic import BaseModel
 from wsbridge.config.model import Config, Listener, RouteTimeouts
 from wsbridge.config.problems import did_you_mean
 from wsbridge.config.reach import leading_listeners, matching_listeners, naming_listeners, shadows
+from wsbridge.config.secret import Secret
 from wsbridge.config.section import Context, Fault, Section, Steps
 
 ANY = {"0.0.0.0": 4, "::": 6}
@@ -31,6 +34,7 @@ def check(config: Config, context: Context) -> list[Fault]:
         *_auth_idle(config),
         *_open_doors(config, context),
         *_waiting(config),
+        *_readable_secrets(config),
         *(fault for steps, section in walk(config) for fault in _placed(steps, section, context)),
     ]
 
@@ -225,6 +229,27 @@ def _waiting(config: Config) -> Iterator[Fault]:
         if route.origins == "any":
             text = "every page that a user of this route opens may connect to it"
             yield Fault(("routes", name, "origins"), text, "W003")
+
+
+def _readable_secrets(config: Config) -> Iterator[Fault]:
+    """Files of secrets that are none to this host's users."""
+    for steps, section in walk(config):
+        for name in type(section).model_fields:
+            for inner, secret in _secrets(getattr(section, name), (*steps, name)):
+                with contextlib.suppress(OSError):  # it may be gone again
+                    if secret.file is not None and secret.file.stat().st_mode & stat.S_IROTH:
+                        yield Fault(inner, f"every user of this host can read the secret in {secret.file}", "W012")
+
+
+def _secrets(value: object, steps: Steps) -> Iterator[tuple[Steps, Secret]]:
+    if isinstance(value, Secret):
+        yield steps, value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _secrets(inner, (*steps, key))
+    elif isinstance(value, tuple):
+        for at, inner in enumerate(value):
+            yield from _secrets(inner, (*steps, at))
 
 
 def _named(names: list[str]) -> str:

@@ -49,6 +49,9 @@ CODES: dict[str, str] = {
     "W009": "a private key that every user of this host can read",
     "W010": "a Unix socket that every user of this host can use",
     "W011": "a listener that no route serves",
+    "W012": "the file of a secret that every user of this host can read",
+    "W013": "a secret that stands in the configuration as text",
+    "W014": "more connections than the limit of open files allows; told at the start alone",
 }
 """Every code and what it stands for."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hmac
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import (
@@ -54,12 +55,17 @@ class SecretSource(Section):
 
 
 class Secret:
-    """A text that `repr`, `str` and logs never show."""
+    """A text that `repr`, `str` and logs never show.
 
-    __slots__ = ("_text",)
+    Attributes:
+        file: The file that it was read from; None for any other source.
+    """
 
-    def __init__(self, text: str) -> None:
+    __slots__ = ("_text", "file")
+
+    def __init__(self, text: str, file: Path | None = None) -> None:
         self._text = text
+        self.file = file
 
     def reveal(self) -> str:
         """Give the text itself, for the one place that sends or compares it."""
@@ -123,7 +129,7 @@ def read_secret(value: object, info: ValidationInfo) -> Secret:
         raise ValueError(f"{source.file} is not UTF-8 text") from None
     if not text or len(data) > LARGEST:
         raise ValueError(f"{source.file} is {'larger than 64KiB' if text else 'empty'}")
-    return Secret(text)
+    return Secret(text, source.file)
 
 
 def _form(value: object) -> str:
