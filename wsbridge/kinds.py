@@ -12,6 +12,7 @@ from typing import Any
 from wsbridge.auth.all_of import AllOf, AllOfConfig
 from wsbridge.auth.any_of import AnyOf, AnyOfConfig
 from wsbridge.auth.auth import Auth, Lent
+from wsbridge.auth.bearer import BearerAuth, BearerConfig
 from wsbridge.auth.network import NetworkAuth, NetworkConfig
 from wsbridge.auth.none import NoAuthConfig
 from wsbridge.backends.backend import Backend
@@ -40,6 +41,7 @@ BACKENDS: Mapping[str, Callable[[Any, Any], Backend]] = {
 AUTH: Mapping[str, Callable[[Any, Lent], Auth | None]] = {
     "none": lambda config, lent: None,
     "network": NetworkAuth,
+    "bearer": BearerAuth,
     "any_of": AnyOf,
     "all_of": AllOf,
 }
@@ -56,6 +58,7 @@ CONFIG_KINDS = Kinds(
     auth={
         "none": NoAuthConfig,
         "network": NetworkConfig,
+        "bearer": BearerConfig,
         "any_of": AnyOfConfig,
         "all_of": AllOfConfig,
     },

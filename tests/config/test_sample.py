@@ -46,6 +46,7 @@ def test_the_sample_starts_where_its_files_exist(tmp_path: Path) -> None:
     for name in ("key.pem", "client-key.pem"):
         (tmp_path / name).write_bytes(ours.private_key_pem.bytes())
         (tmp_path / name).chmod(0o600)
+    (tmp_path / "tokens").write_text(f"alice sha256:{'0' * 64}\n")
     (tmp_path / "far-vnc").write_text("Bearer abc\n")
     (tmp_path / "far-vnc").chmod(0o600)
     text = SAMPLE.read_text()

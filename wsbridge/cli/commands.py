@@ -17,8 +17,8 @@ from wsbridge.cli import status
 from wsbridge.cli.teaching import Teaching
 from wsbridge.config.problems import did_you_mean
 
-COMMANDS: Final = ("run", "check", "bridge", "demo", "schema", "completion")
-"""Each is `command` in the module of its name, imported only when asked for."""
+COMMANDS: Final = ("run", "check", "bridge", "demo", "new-token", "schema", "completion")
+"""Each is `command` in the module of its name, with _ for -, imported only when asked for."""
 
 
 class Commands(Teaching, click.Group):
@@ -32,7 +32,7 @@ class Commands(Teaching, click.Group):
         """Load one command."""
         if cmd_name not in COMMANDS:
             return None
-        command = importlib.import_module(f"wsbridge.cli.{cmd_name}").command
+        command = importlib.import_module(f"wsbridge.cli.{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)  # noqa: S101 (a slip in that file)
         return command
 

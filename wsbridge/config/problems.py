@@ -38,6 +38,7 @@ CODES: dict[str, str] = {
     "E026": "origins: any where a cookie lets in",
     "E031": "a certificate and a key that cannot be used together",
     "E032": "a certificate that does not hold now",
+    "E033": "a list of users or tokens that cannot be used",
     "W001": "a plain listener on a loopback address whose route has no auth: a proxy on this host would publish it",
     "W002": "insecure: true, the backend's certificate is not verified",
     "W003": "origins: any, or null in their list: every page may connect",

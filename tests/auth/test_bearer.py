@@ -1,0 +1,265 @@
+"""Authentication by a token of a list."""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64encode
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.auth.ways import caller, lent
+from tests.client import request as upgrade_request
+from tests.serving import Served, accept_upgrade, backend, config_of, recording, serving, written
+from wsbridge.auth.bearer import BearerAuth, BearerConfig, load
+from wsbridge.auth.identity import ANONYMOUS, Denied, Identity
+from wsbridge.auth.tokens import Token, digest_of
+from wsbridge.config.problems import ConfigError
+
+NOW = 1_790_000_000.0
+ORIGIN = "Origin: http://localhost"
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> Path:
+    """Give a list: alice for all, one that is over, one that will be, one for another route."""
+    lines = [
+        Token("alice", digest_of("alice-token")),
+        Token("old", digest_of("old-token"), NOW),
+        Token("soon", digest_of("soon-token"), NOW + 60),
+        Token("other", digest_of("other-token"), None, frozenset(["elsewhere"])),
+        Token("here", digest_of("here-token"), None, frozenset(["app", "elsewhere"])),
+    ]
+    path = tmp_path / "tokens"
+    path.write_text("".join(f"{token.line()}\n" for token in lines))
+    return path
+
+
+def way(tokens: Path, *sources: str) -> BearerAuth:
+    """Build one; the time is `NOW`."""
+    section: dict[str, Any] = {"kind": "bearer", "tokens": str(tokens)}
+    if sources:
+        section["from"] = sources
+    services, _ = lent(ANONYMOUS)
+    return BearerAuth(BearerConfig.model_validate(section), type(services)(services.build, wall=lambda: NOW))
+
+
+def header(token: str) -> tuple[bytes, bytes]:
+    """Give the header that shows a token."""
+    return (b"authorization", b"Bearer " + token.encode())
+
+
+def carrier(token: str) -> str:
+    """Give the subprotocol that carries a token."""
+    return "wsbridge.token." + urlsafe_b64encode(token.encode()).rstrip(b"=").decode()
+
+
+async def test_a_token_of_the_list_comes_in(tokens: Path) -> None:
+    """The identity has its name and its end, and a claim that tells it from other tokens of that name."""
+    alice = {"token": digest_of("alice-token").hex()[:16]}
+    assert await way(tokens).identify(caller(header("alice-token"))) == Identity("alice", "bearer", alice)
+    soon = await way(tokens).identify(caller(header("soon-token")))
+    assert isinstance(soon, Identity)
+    assert soon.expires == NOW + 60
+    here = await way(tokens).identify(caller(header("here-token")))
+    assert isinstance(here, Identity)
+
+
+async def test_a_cookie_is_told_as_one(tokens: Path) -> None:
+    """So that it counts only with an Origin."""
+    found = await way(tokens, "cookie:sid").identify(caller((b"cookie", b"sid=alice-token")))
+    assert isinstance(found, Identity)
+    assert (found.name, found.by_cookie) == ("alice", True)
+
+
+@pytest.mark.parametrize(
+    ("token", "detail"),
+    [
+        ("nobody", "a token that the list does not have"),
+        ("old-token", 'of "old" has expired'),
+        ("other-token", 'of "other" is not for the route app'),
+        ("ALICE-TOKEN", "a token that the list does not have"),
+    ],
+)
+async def test_whatever_is_wrong_the_client_is_told_the_same(tokens: Path, token: str, detail: str) -> None:
+    """The denial differs in its sentence for the log alone, and that has no token in it."""
+    denied = await way(tokens).identify(caller(header(token)))
+    assert isinstance(denied, Denied)
+    assert detail in denied.detail
+    assert token not in denied.detail
+    assert denied == Denied(denied.detail, tried=True, challenges=('Bearer realm="wsbridge"',))
+
+
+async def test_who_shows_none_did_not_try(tokens: Path) -> None:
+    """It is no failed login, but the challenge is the same."""
+    denied = await way(tokens).identify(caller())
+    assert denied == Denied("no token in authorization, subprotocol", challenges=('Bearer realm="wsbridge"',))
+
+
+async def test_the_list_is_read_again(tokens: Path, autojump_clock: MockClock) -> None:
+    """A line taken out takes its token back; an emptied list lets nobody in; a bad line changes nothing."""
+    asked = way(tokens)
+    with recording():
+        assert isinstance(await asked.identify(caller(header("alice-token"))), Identity)
+        tokens.write_text(f"{Token('bob', digest_of('bob-token')).line()}\n")
+        await trio.sleep(1)
+        assert isinstance(await asked.identify(caller(header("alice-token"))), Denied)
+        assert isinstance(await asked.identify(caller(header("bob-token"))), Identity)
+        tokens.write_text("bob bob-token\n")
+        await trio.sleep(1)
+        assert isinstance(await asked.identify(caller(header("bob-token"))), Identity)
+        tokens.write_text("")
+        await trio.sleep(1)
+        assert isinstance(await asked.identify(caller(header("bob-token"))), Denied)
+
+
+@pytest.mark.parametrize(
+    ("data", "wrong"),
+    [
+        (b"", 'holds no token; "wsbridge new-token NAME" makes one'),
+        (b"# nothing\n", "holds no token"),
+        (b"\n\nalice hunter2\n", "line 3: after the name must stand sha256:"),
+        (b"\n\xff\n", "line 2: is not UTF-8"),
+    ],
+)
+def test_a_list_that_cannot_be_used_is_a_configuration_error(tmp_path: Path, data: bytes, wrong: str) -> None:
+    """Nothing starts with a list that is empty or has a bad line; the file is named, and what stands there is not."""
+    path = tmp_path / "tokens"
+    path.write_bytes(data)
+    route = {"backend": "tcp://127.0.0.1:9", "auth": {"kind": "bearer", "tokens": str(path)}}
+    with pytest.raises(ConfigError) as caught:
+        config_of(written(route=route))
+    (problem,) = caught.value.problems
+    assert (problem.path, problem.code) == ("routes.app.auth.tokens", "E033")
+    assert problem.message.startswith(f"{path}: ")
+    assert wrong in problem.message
+    assert "hunter2" not in problem.text()
+
+
+def test_a_list_has_a_largest_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is no list does not fill the memory."""
+    monkeypatch.setattr("wsbridge.auth.bearer.LARGEST", 10)
+    path = tmp_path / "tokens"
+    path.write_text("# 345678901")
+    with pytest.raises(ValueError, match="more than 10 bytes"):
+        load(path)
+
+
+def test_cookies_forbid_every_origin(tokens: Path) -> None:
+    """Where a cookie lets in, any page must not."""
+    auth = {"kind": "bearer", "tokens": str(tokens), "from": ["cookie:sid"]}
+    route = {"backend": "tcp://127.0.0.1:9", "origins": "any", "auth": auth}
+    with pytest.raises(ConfigError, match="cannot be any where a cookie lets in"):
+        config_of(written(route=route))
+
+
+def test_it_needs_a_request(tokens: Path) -> None:
+    """A listener that speaks tcp cannot ask for a token."""
+    listeners = {"old": {"bind": "127.0.0.1:0", "speaks": "tcp", "route": "app"}}
+    routes = {"app": {"backend": "tcp://127.0.0.1:9", "auth": {"kind": "bearer", "tokens": str(tokens)}}}
+    with pytest.raises(ConfigError, match="needs a request over HTTP"):
+        config_of(written(listeners=listeners, routes=routes))
+
+
+def route(url: str, tokens: Path, *sources: str, **more: object) -> dict[str, Any]:
+    """Write a route that asks for a token."""
+    return {"backend": url, "auth": {"kind": "bearer", "tokens": str(tokens), "from": list(sources)}, **more}
+
+
+async def answer(served: Served, *headers: str) -> str:
+    """Ask for an upgrade, and give the whole of what is answered."""
+    with await served.connect() as client:
+        await client.send(upgrade_request("/", *headers))
+        return (await client.everything()).decode()
+
+
+async def test_who_is_refused_reaches_nothing_and_learns_nothing(tokens: Path) -> None:
+    """None, unknown, over, for another route, malformed, two: the same answer to the byte, and no dial."""
+    async with (
+        backend() as back,
+        serving(written(route=route(back.url, tokens, "authorization", "subprotocol", "cookie:sid"))) as served,
+    ):
+        tries: list[tuple[str, ...]] = [
+            (),
+            ("Authorization: Bearer nobody",),
+            ("Authorization: Bearer old-token",),
+            ("Authorization: Bearer other-token",),
+            ("Authorization: Bearer",),
+            ("Authorization: Bearer alice-token", "Authorization: Bearer alice-token"),
+            ("Authorization: Bearer alice-token", "Cookie: sid=here-token"),
+            ("Cookie: sid=alice-token; sid=alice-token", ORIGIN),
+            (f"Sec-WebSocket-Protocol: binary, {carrier('nobody')}",),
+            ("Sec-WebSocket-Protocol: binary, wsbridge.token.!",),
+        ]
+        answers = {await answer(served, *headers) for headers in tries}
+        lines = [await served.records.ended(count) for count in range(1, len(tries) + 1)]
+        assert back.dials == 0
+    (one,) = answers
+    assert one.startswith("HTTP/1.1 401 ")
+    assert 'WWW-Authenticate: Bearer realm="wsbridge"\r\n' in one
+    assert one.endswith("\r\n\r\nunauthenticated\n")
+    assert {line["reason"] for line in lines} == {"unauthenticated"}
+    assert len({line["detail"] for line in lines}) == len(tries) - 1
+    for secret in ("alice-token", "old-token", "other-token", carrier("nobody")):
+        assert secret not in str(lines)
+
+
+async def test_a_program_comes_in_by_a_header(tokens: Path) -> None:
+    """The backend is dialled, and the log tells who it was."""
+    async with backend() as back, serving(written(route=route(back.url, tokens, "authorization"))) as served:
+        with await served.upgraded("/", "Authorization: Bearer alice-token") as client:
+            await client.close()
+        line = await served.records.ended()
+        assert (line["identity"], back.dials) == ("alice", 1)
+        assert "alice-token" not in str(served.records.all)
+
+
+async def test_a_page_comes_in_by_a_subprotocol(tokens: Path) -> None:
+    """The real protocol beside the token is answered and passed on; the token is neither, nor is it in the log."""
+    heads: list[str] = []
+
+    async def upstream(stream: trio.SocketStream) -> None:
+        heads.append(await accept_upgrade(stream, "Sec-WebSocket-Protocol: binary"))
+        await stream.receive_some(65536)
+
+    async with (
+        backend(upstream) as back,
+        serving(written(route=route(f"ws://127.0.0.1:{back.port}/", tokens, "subprotocol"))) as served,
+    ):
+        offer = f"Sec-WebSocket-Protocol: {carrier('alice-token')}, binary"
+        with await served.connect() as client:
+            head = await client.upgrade("/", offer, ORIGIN)
+            await client.close()
+        line = await served.records.ended()
+    assert "Sec-WebSocket-Protocol: binary\r\n" in f"{head}\r\n"
+    assert "wsbridge.token" not in head
+    assert "Sec-WebSocket-Protocol: binary\r\n" in heads[0]
+    assert "wsbridge.token" not in heads[0]
+    assert (line["identity"], line["subprotocol"]) == ("alice", "binary")
+    assert carrier("alice-token") not in str(served.records.all)
+
+
+async def test_a_token_alone_is_told_what_is_missing(tokens: Path) -> None:
+    """A page that offers only the token gets a 400 that says to offer a real protocol beside it, good token or not."""
+    async with backend() as back, serving(written(route=route(back.url, tokens, "subprotocol"))) as served:
+        answers = {
+            await answer(served, f"Sec-WebSocket-Protocol: {carrier(token)}") for token in ("alice-token", "nobody")
+        }
+        line = await served.records.ended()
+        assert back.dials == 0
+    assert len(answers) == 1
+    assert answers.pop().startswith("HTTP/1.1 400 ")
+    assert "offer one of the route's (binary) beside it" in line["detail"]
+
+
+async def test_a_cookie_needs_an_origin(tokens: Path) -> None:
+    """A cookie comes in with the page's own Origin, and with none or another it is a 403."""
+    async with backend() as back, serving(written(route=route(back.url, tokens, "cookie:sid"))) as served:
+        cookie = "Cookie: a=b; sid=alice-token"
+        with await served.upgraded("/", cookie, ORIGIN) as client:
+            await client.close()
+        assert (await answer(served, cookie)).startswith("HTTP/1.1 403 ")
+        assert (await answer(served, cookie, "Origin: http://evil.example")).startswith("HTTP/1.1 403 ")
+        await back.until(dials=1)
