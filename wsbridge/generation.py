@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from wsbridge.auth.auth import Auth, Lent
+from wsbridge.auth.spent import Spent
 from wsbridge.backends.backend import Backend, Offer, Services
 from wsbridge.config import model
 from wsbridge.config.section import AuthSection
@@ -23,6 +24,7 @@ from wsbridge.protocol.target import PathPattern, normal_host
 from wsbridge.relay.terms import Terms
 from wsbridge.routes.answer import FixedAnswer, Responder
 from wsbridge.routes.files import Files, prefix_of
+from wsbridge.routes.ticket import TicketOffice
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Route:
         hosts: Hosts it matches, normalised; None for all.
         path: Paths it matches; None for all.
         backend: Where bytes go; None where `responder` answers.
-        responder: Files or a fixed answer.
+        responder: Files, a fixed answer or tickets.
         auth: Who may use it; None where nobody is asked.
         prefix: The part of a path that the pattern names, cut before a file is looked up.
         offer: What a backend is asked for, but for the client's subprotocols.
@@ -91,24 +93,32 @@ class Generation:
     head: HeadLimits
 
 
-def build(config: model.Config, services: Services, ledger: Callable[[str], Ledger]) -> Generation:
+def build(
+    config: model.Config, services: Services, ledger: Callable[[str], Ledger], spent: Spent | None = None
+) -> Generation:
     """Build a generation; reads certificates and folders, so not on the event loop once that serves.
 
     Args:
         config: Checked.
         services: Lent to the backends.
         ledger: Gives the ledger of a route by name; it outlives the generation.
+        spent: The tickets that were used, which outlive it, too; left out, none.
 
     Raises:
         ValueError: A file cannot be used; one sentence (`net.tls.TlsError` names the file).
     """
-    routes = {name: _route(name, section, config, services, ledger(name)) for name, section in config.routes.items()}
+    lent = _lend(Spent() if spent is None else spent)
+    routes = {
+        name: _route(name, section, config, services, ledger(name), lent) for name, section in config.routes.items()
+    }
     listeners = {name: _listener(name, section, config, routes) for name, section in config.listeners.items()}
     limits = config.limits
     return Generation(config, listeners, routes, HeadLimits(limits.head, limits.head_line, limits.headers))
 
 
-def _route(name: str, section: model.Route, config: model.Config, services: Services, ledger: Ledger) -> Route:
+def _route(
+    name: str, section: model.Route, config: model.Config, services: Services, ledger: Ledger, lent: Lent
+) -> Route:
     match = section.match if isinstance(section.match, model.Match) else model.Match()
     hosts = None if match.host is None else frozenset(normal_host(str(host)) or str(host) for host in match.host)
     timeouts = section.effective_timeouts(config.timeouts)
@@ -121,6 +131,8 @@ def _route(name: str, section: model.Route, config: model.Config, services: Serv
         responder = Files(section.files)
     elif section.answer is not None:
         responder = FixedAnswer(section.answer)
+    elif section.ticket is not None:
+        responder = TicketOffice(section.ticket, lent.wall)
     pattern = None if match.path is None else str(match.path)
     return Route(
         name=name,
@@ -130,7 +142,7 @@ def _route(name: str, section: model.Route, config: model.Config, services: Serv
         responder=responder,
         prefix=prefix_of(pattern),
         origins=Origins(section.origins),
-        auth=None if section.auth is None else AUTH[section.auth.kind](section.auth, Lent(_way)),
+        auth=None if section.auth is None else AUTH[section.auth.kind](section.auth, lent),
         subprotocols=section.subprotocols,
         offer=Offer(section.subprotocols, False, section.text, limits.frame),
         terms=Terms(
@@ -154,11 +166,16 @@ def _route(name: str, section: model.Route, config: model.Config, services: Serv
     )
 
 
-def _way(section: AuthSection) -> Auth:
-    """Build a way of authentication that another one holds."""
-    found = AUTH[section.kind](section, Lent(_way))
-    assert found is not None  # noqa: S101 (lists hold no `none`, which alone asks nobody)
-    return found
+def _lend(spent: Spent) -> Lent:
+    """Make what all ways of authentication are lent."""
+
+    def way(section: AuthSection) -> Auth:
+        found = AUTH[section.kind](section, lent)
+        assert found is not None  # noqa: S101 (lists hold no `none`, which alone asks nobody)
+        return found
+
+    lent = Lent(way, spent=spent)
+    return lent
 
 
 def _listener(name: str, section: model.Listener, config: model.Config, routes: dict[str, Route]) -> Listener:

@@ -15,6 +15,7 @@ from wsbridge.auth.auth import Auth, Lent
 from wsbridge.auth.bearer import BearerAuth, BearerConfig
 from wsbridge.auth.network import NetworkAuth, NetworkConfig
 from wsbridge.auth.none import NoAuthConfig
+from wsbridge.auth.ticket import TicketAuth, TicketConfig
 from wsbridge.backends.backend import Backend
 from wsbridge.backends.tcp import TcpBackend, TcpBackendConfig
 from wsbridge.backends.tls import TlsBackend, TlsBackendConfig
@@ -42,6 +43,7 @@ AUTH: Mapping[str, Callable[[Any, Lent], Auth | None]] = {
     "none": lambda config, lent: None,
     "network": NetworkAuth,
     "bearer": BearerAuth,
+    "ticket": TicketAuth,
     "any_of": AnyOf,
     "all_of": AllOf,
 }
@@ -59,6 +61,7 @@ CONFIG_KINDS = Kinds(
         "none": NoAuthConfig,
         "network": NetworkConfig,
         "bearer": BearerConfig,
+        "ticket": TicketConfig,
         "any_of": AnyOfConfig,
         "all_of": AllOfConfig,
     },

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from wsbridge.accept import Reserve, accept
+from wsbridge.auth.spent import Spent
 from wsbridge.backends.backend import Services
 from wsbridge.config.model import Config
 from wsbridge.generation import Generation, build
@@ -54,6 +55,7 @@ class Server:
         shedding: Clients over the cap that are being told so.
         hearing: Waits for a request, which an ending cuts short.
         watch: Clients whose backends are being dialled; an ending cuts that short, too.
+        spent: The tickets that were used.
         ending: Why requests are refused now; None while serving.
     """
 
@@ -76,7 +78,8 @@ class Server:
         self.lingering = Lingering(limits.lingering, config.timeouts.linger, limits.linger_bytes)
         self.resolver = Resolver(threads=limits.dns_threads, ttl=limits.dns_ttl, negative_ttl=limits.dns_negative_ttl)
         services = Services(self.resolver, HeadLimits(limits.head, limits.head_line, limits.headers))
-        self.generation: Generation = build(config, services, self.ledger)
+        self.spent = Spent(limits.tickets)
+        self.generation: Generation = build(config, services, self.ledger, self.spent)
 
     def ledger(self, route: str) -> Ledger:
         """Give the counters of a route, by name, over all generations."""

@@ -20,6 +20,7 @@ from wsbridge.config.limits import Limits
         ("linger_bytes", ["0", "1MiB"], ["64KB"]),
         ("control_rate", ["1", "100000"], ["0"]),
         ("frame", ["125", "64KiB"], ["124", "65537"]),
+        ("tickets", ["1", "1000000"], ["0", "many"]),
         ("dns_threads", ["1", "256"], ["0", "257"]),
         ("dns_ttl", ["0s", "1h"], ["30", "off"]),
         ("dns_negative_ttl", ["0s", "1h"], ["30", "off"]),

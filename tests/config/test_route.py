@@ -13,7 +13,7 @@ ROUTE = "listeners: {{web: {{bind: 127.0.0.1:80}}}}\nroutes:\n  r: {{{}}}\n"
 @pytest.mark.parametrize(
     ("route", "path", "message"),
     [
-        ("match: any", "routes.r", "needs one of backend, files and answer"),
+        ("match: any", "routes.r", "needs one of backend, files, answer and ticket"),
         ("match: any, bakend: 'tcp://a:1'", "routes.r.bakend", 'unknown key (did you mean "backend"?)'),
         ("match: any, answer: 204, files: /x", "routes.r.answer", "cannot stand beside files: a route has one goal"),
         ("match: any, answer: 204, origins: any", "routes.r.origins", "means nothing to a route with answer"),

@@ -49,6 +49,8 @@ def test_the_sample_starts_where_its_files_exist(tmp_path: Path) -> None:
     (tmp_path / "tokens").write_text(f"alice sha256:{'0' * 64}\n")
     (tmp_path / "far-vnc").write_text("Bearer abc\n")
     (tmp_path / "far-vnc").chmod(0o600)
+    (tmp_path / "tickets").write_text("k" * 44 + "\n")
+    (tmp_path / "tickets").chmod(0o600)
     text = SAMPLE.read_text()
     for folder in ("/etc/wsbridge/tls", "/etc/wsbridge/secrets", "/usr/share/novnc"):
         text = text.replace(folder, str(tmp_path))

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from wsbridge.auth.caller import Caller
 from wsbridge.auth.identity import Denied, Identity
+from wsbridge.auth.spent import Spent
 from wsbridge.config.section import AuthSection
 
 
@@ -36,7 +37,9 @@ class Lent:
     Attributes:
         build: Builds a way that another one holds.
         wall: Seconds since 1970, as credentials count them.
+        spent: The tickets that were used, over all generations.
     """
 
     build: Callable[[AuthSection], Auth]
     wall: Callable[[], float] = time.time
+    spent: Spent = field(default_factory=Spent)

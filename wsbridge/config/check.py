@@ -14,6 +14,7 @@ from itertools import combinations
 
 from pydantic import BaseModel
 
+from wsbridge.config.issuing import issuing
 from wsbridge.config.model import Config, Listener, RouteTimeouts
 from wsbridge.config.problems import did_you_mean
 from wsbridge.config.reach import leading_listeners, matching_listeners, naming_listeners, shadows
@@ -32,6 +33,7 @@ def check(config: Config, context: Context) -> list[Fault]:
         *_unreachable(config),
         *_auth_missing(config),
         *_auth_idle(config),
+        *issuing(config),
         *_open_doors(config, context),
         *_waiting(config),
         *_readable_secrets(config),

@@ -35,6 +35,8 @@ class Limits(Section):
     """Control or empty frames a second, over five seconds; more end the connection as a flood."""
     frame: Annotated[Size, AfterValidator(at_least(125)), AfterValidator(at_most(64 * 1024))] = 64 * 1024
     """Payload of the largest frame that is sent."""
+    tickets: PositiveCount = 65536
+    """Tickets that were used and have not expired; while there are so many, no other is taken."""
     dns_threads: Annotated[PositiveCount, AfterValidator(at_most(256))] = 8
     """Names that are resolved at a time."""
     dns_ttl: Duration = 30.0

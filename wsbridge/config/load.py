@@ -22,7 +22,7 @@ from wsbridge.config.problems import ConfigError, Problem
 from wsbridge.config.section import Context, Fault, Kinds, Steps
 from wsbridge.config.sentences import faults_in
 
-UNSURE = frozenset({"E020", "E021", "W001", "W011"})
+UNSURE = frozenset({"E020", "E021", "E027", "W001", "W011"})
 """Codes of what hangs on other sections, so that it is not told while one of those is left out."""
 
 

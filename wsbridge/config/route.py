@@ -31,8 +31,10 @@ from wsbridge.config.choice import (
 )
 from wsbridge.config.scalars import Duration, FolderPath, Host, Name, Origin, PathPattern, Status, Subprotocol
 from wsbridge.config.section import TAG, Context, Fault, Section
+from wsbridge.config.ticket import GivesTickets
 from wsbridge.config.timeouts import RouteTimeouts, Timeouts
 
+GOALS = ("backend", "files", "answer", "ticket")
 BACKEND_ONLY = (
     "origins",
     "subprotocols",
@@ -87,7 +89,7 @@ Origins = Annotated[
 
 
 class Route(Section):
-    """Which requests, and where they go: to a backend, to files, or to a fixed answer."""
+    """Which requests, and where they go: to a backend, to files, to a fixed answer, or for a ticket."""
 
     match: AnyOrMatch | None = None
     """What the route takes; any: everything. Left out: only what listeners send here that name the route."""
@@ -97,6 +99,8 @@ class Route(Section):
     """A folder whose files answer requests that do not ask for a WebSocket."""
     answer: Status | None = None
     """A status that answers requests that do not ask for a WebSocket."""
+    ticket: GivesTickets | None = None
+    """For which route a POST is answered with a ticket; who asks must be known by auth."""
     origins: Origins = "same"
     """Pages that may connect. same: those of the requested host; a list: exactly these; any: all."""
     auth: Auth | None = None
@@ -119,15 +123,17 @@ class Route(Section):
     @classmethod
     def written_faults(cls, written: Mapping[str, object]) -> Iterable[Fault]:
         """Ask for exactly one goal, and for no key that this goal does not use."""
-        goals = [key for key in ("backend", "files", "answer") if key in written]
+        goals = [key for key in GOALS if key in written]
         if not goals and written.keys() <= cls.model_fields.keys():
-            yield Fault((), "needs one of backend, files and answer", "E013")
+            yield Fault((), f"needs one of {', '.join(GOALS[:-1])} and {GOALS[-1]}", "E013")
         for goal in goals[1:]:
             yield Fault((goal,), f"cannot stand beside {goals[0]}: a route has one goal", "E013", at_key=True)
         if goals and goals[0] != "backend":
             for key in BACKEND_ONLY:
-                if key in written:
+                if key in written and (goals[0], key) != ("ticket", "origins"):
                     yield Fault((key,), f"means nothing to a route with {goals[0]}", "E013", at_key=True)
+        if "ticket" in goals and "auth" not in written:
+            yield Fault(("auth",), "must be written: a ticket is for somebody who is known", "E011")
 
     def effective_timeouts(self, timeouts: Timeouts) -> Timeouts:
         """Give the timeouts of the whole file with those that this route writes in their place."""

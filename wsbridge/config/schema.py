@@ -13,6 +13,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_jso
 from pydantic_core import SchemaSerializer, core_schema
 
 from wsbridge.config.model import Config, Route, RouteTimeouts
+from wsbridge.config.route import GOALS
 from wsbridge.config.section import Kinds, Section
 
 DIALECT = "http://json-schema.org/draft-07/schema#"
@@ -57,7 +58,7 @@ def schema(kinds: Kinds) -> dict[str, Any]:
 
 def _shape(definitions: dict[str, Any], kinds: Kinds) -> None:
     """Add what the models hold by rules of their own."""
-    definitions[Route.__name__]["oneOf"] = [{"required": [goal]} for goal in ("backend", "files", "answer")]
+    definitions[Route.__name__]["oneOf"] = [{"required": [goal]} for goal in GOALS]
     for field in definitions[RouteTimeouts.__name__]["properties"].values():
         field.pop("default", None)
         field["description"] += " Left out: as in timeouts at the top."

@@ -105,7 +105,7 @@ EVENTS: Final[dict[str, Event]] = {
         _FRONT,
     ),
     "request.served": Event(
-        "A request was answered by a `files:` or `answer:` route; debug if with a status below 400.",
+        "A request was answered by a `files:`, `answer:` or `ticket:` route; debug if with a status below 400.",
         ("debug", "info"),
         (*_FRONT, "route", "method", "path", "status", "detail"),
         _MANY,

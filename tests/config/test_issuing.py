@@ -1,0 +1,63 @@
+"""Routes that give tickets fit the routes that take them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.config.loading import LISTENERS, read, told, wrong
+
+KEYS = {"KEY": "k" * 32, "NEW": "n" * 32, "OTHER": "o" * 32}
+NETWORK = "{kind: network, allow: [10.0.0.0/8]}"
+TICKET = "{kind: ticket, key: {env: KEY}}"
+
+
+def text(gives: str = "route: vnc, key: {env: KEY}", asks: str = NETWORK, takes: str = TICKET) -> str:
+    """Write a file of two routes: what gives tickets and whom it asks, and what takes them."""
+    return (
+        f"{LISTENERS}routes:\n"
+        f"  vnc: {{match: {{path: /vnc}}, backend: 'tcp://a:1', auth: {takes}}}\n"
+        f"  give: {{match: {{path: /t}}, auth: {asks}, ticket: {{{gives}}}}}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "takes",
+    [
+        TICKET,
+        f"{{any_of: [{NETWORK}, {TICKET}]}}",
+        f"{{all_of: [{NETWORK}, {{any_of: [{{kind: ticket, key: {{env: NEW}}}}, {TICKET}]}}]}}",
+    ],
+)
+def test_they_fit(takes: str, tmp_path: Path) -> None:
+    """The way that takes tickets may be one of several, and one of several keys is enough."""
+    assert read(text(takes=takes), KEYS, tmp_path).warnings == []
+
+
+@pytest.mark.parametrize(
+    ("parts", "problem", "message"),
+    [
+        ({"gives": "route: vcn, key: {env: KEY}"}, "E020 routes.give.ticket.route", 'no route "vcn" (did you mean'),
+        ({"gives": "route: give, key: {env: KEY}"}, "E027 routes.give.ticket.route", 'route "give" takes no tickets'),
+        ({"takes": "none"}, "E027 routes.give.ticket.route", 'the route "vnc" takes no tickets'),
+        ({"gives": "route: vnc, key: {env: OTHER}"}, "E027 routes.give.ticket.key", "is not the key by which"),
+        ({"asks": "none"}, "E013 routes.give.auth", "cannot be none"),
+        ({"asks": TICKET}, "E013 routes.give.auth", "cannot take tickets itself"),
+        ({"asks": f"{{any_of: [{NETWORK}, {TICKET}]}}"}, "E013 routes.give.auth", "cannot take tickets itself"),
+    ],
+)
+def test_they_do_not(parts: dict[str, str], problem: str, message: str, tmp_path: Path) -> None:
+    """A ticket that nobody takes, or that anybody gets, is an error at its place, and shows no key."""
+    (found,) = wrong(text(**parts), KEYS, tmp_path)
+
+    assert told([found]) == [problem]
+    assert message in found.message
+    assert "kkk" not in found.text()
+
+
+def test_what_is_wrong_with_one_side_is_not_told_of_the_other(tmp_path: Path) -> None:
+    """A key that cannot be read is one mistake, not one of both routes."""
+    takes = "{kind: ticket, key: {env: UNSET}}"
+
+    assert told(wrong(text(takes=takes), KEYS, tmp_path)) == ["E012 routes.vnc.auth.key"]

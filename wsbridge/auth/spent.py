@@ -1,0 +1,66 @@
+"""Spent: the tickets that were used, so that none is good twice in the life of the process.
+
+Lives here: the table and what it refuses. Must not live here: reading tickets (`protocol.ticket`), what else must hold
+for one (`ticket`). It is one for all generations, routes and keys.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from typing import Final
+
+from wsbridge.auth.identity import Denied
+from wsbridge.protocol.ticket import Ticket
+from wsbridge.reasons import Reason
+
+SIZE: Final = 65536
+
+
+class Spent:
+    """A table of fixed size. A full one refuses every ticket: forgetting one would make it good again.
+
+    What has expired is dropped. Should the clock be set back afterwards, the dropped are refused all the same, with
+    all that expire no later than the last of them.
+
+    Args:
+        size: Tickets that it holds.
+        since: When the process began, in seconds since 1970: what an earlier process may have seen used is refused.
+    """
+
+    def __init__(self, size: int = SIZE, since: float | None = None) -> None:
+        self._size = size
+        self._since = int((time.time() if since is None else since) * 1000)
+        self._ids: set[str] = set()
+        self._ends: list[tuple[int, str]] = []
+        self._dropped = 0
+
+    @property
+    def held(self) -> int:
+        """How many tickets it holds now."""
+        return len(self._ids)
+
+    def spend(self, ticket: Ticket, now: int) -> Denied | None:
+        """Use a ticket up. Of two that come at once one is refused: nothing is awaited here.
+
+        Args:
+            ticket: Signed, not expired.
+            now: In milliseconds since 1970.
+
+        Returns:
+            None if it was good, and is no more; else why not.
+        """
+        while self._ends and self._ends[0][0] <= now:
+            self._dropped, gone = heapq.heappop(self._ends)
+            self._ids.discard(gone)
+        if ticket.issued < self._since:
+            return Denied("the ticket was issued before this process began", tried=True)
+        if ticket.id in self._ids:
+            return Denied("the ticket was used before", tried=True)
+        if ticket.expires <= self._dropped:
+            return Denied("the ticket is as old as those that are forgotten; was the clock set back?", tried=True)
+        if len(self._ids) >= self._size:
+            return Denied(f"the table of used tickets is full, {self._size}", Reason.AUTH_UNAVAILABLE)
+        self._ids.add(ticket.id)
+        heapq.heappush(self._ends, (ticket.expires, ticket.id))
+        return None

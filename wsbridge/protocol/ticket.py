@@ -1,0 +1,138 @@
+"""Ticket: a pass for one connection, as a signed text that fits into a URL.
+
+Lives here: the value, its text form and the signature. Must not live here: clocks and keys (they are given), whether a
+ticket was used already (`auth.spent`), who gets one.
+
+The text is `1.PAYLOAD.SIGNATURE`. The payload is JSON, sorted and without blanks, in base64url; the signature is the
+HMAC-SHA256 (RFC 2104) of the text before its own dot, in base64url. Both are without padding (RFC 4648 section 5).
+Nothing is read of a payload whose signature is wrong, and only what `write` would write is read.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import re
+import secrets
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+LONGEST: Final = 4096
+"""Characters of a ticket."""
+LEAST_KEY: Final = 32
+"""Bytes of a key; more than SHA-256 gives out (RFC 2104 section 3) add nothing, fewer could be guessed."""
+
+_TEXT = re.compile(r"(1\.([A-Za-z0-9_-]+))\.([A-Za-z0-9_-]{43})")
+_ID = re.compile(r"[A-Za-z0-9_-]{22}")
+_TIMES: Final = ("issued", "expires", "until")
+_LATEST: Final = 2**53
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What a ticket says.
+
+    Attributes:
+        id: 128 random bits in base64url, by which it is known as used.
+        route: Name of the one route that it is good for.
+        issued: When it was made, in milliseconds since 1970.
+        expires: Until when it can be used, likewise.
+        name: Who it lets in; may be empty.
+        claims: What else is known of him, by name.
+        address: The one address that it can be used from; None for any.
+        target: URL of the one target that it leads to; None where the route decides.
+        until: When who it lets in is to be put out again, in milliseconds since 1970; None for never.
+    """
+
+    id: str
+    route: str
+    issued: int
+    expires: int
+    name: str = ""
+    claims: Mapping[str, str] = field(default_factory=dict)
+    address: str | None = None
+    target: str | None = None
+    until: int | None = None
+
+
+def new_id() -> str:
+    """Make the id of a new ticket."""
+    return secrets.token_urlsafe(16)
+
+
+def write(ticket: Ticket, key: bytes) -> str:
+    """Write and sign a ticket.
+
+    Raises:
+        ValueError: It would be longer than `LONGEST` or is none that could be read; the sentence tells nothing of it.
+    """
+    try:
+        signed = "1." + _encoded(_payload(ticket))
+    except UnicodeEncodeError:
+        raise ValueError("the ticket holds what is no text") from None
+    text = f"{signed}.{_signature(signed, key)}"
+    if len(text) > LONGEST:
+        raise ValueError(f"the ticket would have {len(text)} characters, and {LONGEST} are the most")
+    if read(text, key) != ticket:
+        raise ValueError("the ticket holds what no ticket can")
+    return text
+
+
+def read(text: str, key: bytes) -> Ticket | str:
+    """Read a ticket.
+
+    Args:
+        text: Anything at all.
+        key: What it must be signed with.
+
+    Returns:
+        The ticket; or why it is none, as a sentence that tells nothing of the text.
+    """
+    if len(text) > LONGEST:
+        return f"the ticket has {len(text)} characters, and {LONGEST} are the most"
+    found = _TEXT.fullmatch(text)
+    if found is None:
+        return "the ticket is malformed"
+    signed, payload, signature = found.groups()
+    if not hmac.compare_digest(_signature(signed, key), signature):
+        return "the ticket is not signed with the key of this route"
+    return _ticket(payload) or "the ticket is signed, but not one of this version"
+
+
+def _ticket(payload: str) -> Ticket | None:
+    try:
+        data = urlsafe_b64decode(payload + "=" * (-len(payload) % 4))
+        ticket = Ticket(**json.loads(data))
+        return ticket if _is_sound(ticket) and _payload(ticket) == data else None
+    except (ValueError, TypeError, RecursionError):
+        return None
+
+
+def _is_sound(ticket: Ticket) -> bool:
+    """Tell whether each value is of its kind."""
+    values: dict[str, Any] = asdict(ticket)
+    optional = {name for name in ("address", "target", "until") if values[name] is None}
+    times = [values[name] for name in _TIMES if name not in optional]
+    texts = [values[name] for name in ("id", "route", "name", "address", "target") if name not in optional]
+    claims = values["claims"]
+    return (
+        all(type(time) is int and 0 <= time < _LATEST for time in times)
+        and isinstance(claims, dict)
+        and all(isinstance(text, str) for text in [*texts, *claims, *claims.values()])
+        and _ID.fullmatch(ticket.id) is not None
+    )
+
+
+def _payload(ticket: Ticket) -> bytes:
+    written = {name: value for name, value in asdict(ticket).items() if value not in (None, {})}
+    return json.dumps(written, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
+
+
+def _signature(signed: str, key: bytes) -> str:
+    return _encoded(hmac.digest(key, signed.encode(), "sha256"))
+
+
+def _encoded(data: bytes) -> str:
+    return urlsafe_b64encode(data).decode("ascii").rstrip("=")
