@@ -1,0 +1,166 @@
+"""Forwarded: who a request comes from, by the header lines that proxies on its way have added.
+
+Lives here: reading X-Forwarded-For and Forwarded (RFC 7239) from the right, as far as the proxies can be trusted. Must
+not live here: whom to trust, the rest of the request. What stands left of the first address that is no trusted proxy
+may have been written by the client itself and is not looked at.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Final, Literal
+
+from wsbridge.protocol.head import BadHead, shown
+
+MOST_HOPS: Final = 32
+"""Trusted proxies on one way."""
+
+Form = Literal["x-forwarded-for", "forwarded"]
+
+_WORD = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+_QUOTED = rb'"(?:[^"\\]|\\.)*+"'
+_ELEMENT = re.compile(rb'(?:[^",]|' + _QUOTED + rb")*+", re.DOTALL)
+_PAIR = re.compile(rb"[ \t]*+(" + _WORD + rb")=(" + _QUOTED + rb'|[^",;= \t]++)[ \t]*+', re.DOTALL)
+_ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
+_NODE = re.compile(rb"(\[[0-9a-f:.]+\]|[0-9.]+|unknown|_[a-z0-9._-]+)(?::([0-9]{1,5}|_[a-z0-9._-]+))?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One end that a proxy saw.
+
+    Attributes:
+        host: IP address in its shortest form, an IPv4 one never mapped; empty where the proxy does not tell it.
+        port: 0 if it is not told.
+    """
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The way of a request.
+
+    Attributes:
+        client: Where it comes from; None where nobody but the nearest proxy is known.
+        proxies: Hosts of the trusted proxies between the client and the nearest proxy, nearest last.
+    """
+
+    client: Hop | None
+    proxies: tuple[str, ...]
+
+
+def read_way(form: Form, values: Sequence[bytes], trusted: Callable[[str], bool]) -> Way | BadHead:
+    """Find the client of a request that a trusted proxy passed on.
+
+    Args:
+        form: Which header the values are of.
+        values: One for each header line, in order.
+        trusted: Tells whether a host is a trusted proxy.
+
+    Returns:
+        The rightmost host that is no trusted proxy. If all are trusted, the leftmost; if a trusted proxy does not tell,
+        that proxy itself. Or a `BadHead` of status 400.
+    """
+    read = _plain if form == "x-forwarded-for" else _element
+    name = "X-Forwarded-For" if form == "x-forwarded-for" else "Forwarded"
+    hops: list[Hop] = []
+    for entry in _entries(form, values):
+        hop = None if entry is None else read(entry)
+        if hop is None:
+            return BadHead(400, f"{name} cannot be read" + (f": {shown(entry, 80)}" if entry else ": a quote is open"))
+        if not hop.host:
+            break
+        hops.append(hop)
+        if not trusted(hop.host):
+            break
+        if len(hops) > MOST_HOPS:
+            return BadHead(400, f"{name} names more than {MOST_HOPS} trusted proxies")
+    if not hops:
+        return Way(None, ())
+    return Way(hops[-1], tuple(hop.host for hop in reversed(hops[:-1])))
+
+
+def _entries(form: Form, values: Sequence[bytes]) -> Iterator[bytes | None]:
+    """Give the entries of all lines, last first, empty ones left out; None for a line that has no end."""
+    for value in reversed(values):
+        parts = value.split(b",") if form == "x-forwarded-for" else _parts(value)
+        if parts is None:
+            yield None
+            return
+        yield from (part for part in map(_stripped, reversed(parts)) if part)
+
+
+def _stripped(part: bytes) -> bytes:
+    return part.strip(b" \t")
+
+
+def _parts(value: bytes) -> list[bytes] | None:
+    """Cut a line at the commas outside of quotes; None if a quote is left open."""
+    parts: list[bytes] = []
+    at = 0
+    while True:
+        found = _ELEMENT.match(value, at)
+        assert found is not None  # noqa: S101 (it matches nothing, too)
+        parts.append(found[0])
+        at = found.end()
+        if at == len(value):
+            return parts
+        if value[at : at + 1] != b",":
+            return None
+        at += 1
+
+
+def _plain(entry: bytes) -> Hop | None:
+    """Read an entry of X-Forwarded-For: an address, with or without port; a bare IPv6 one as well."""
+    if entry.count(b":") > 1 and not entry.startswith(b"["):
+        return _hop(entry, b"")
+    return _node(entry)
+
+
+def _element(entry: bytes) -> Hop | None:
+    """Read an element of Forwarded: pairs with semicolons between them, of which one is `for`."""
+    node: bytes | None = None
+    at = 0
+    while at < len(entry):
+        if entry[at : at + 1] == b";":
+            at += 1
+            continue
+        found = _PAIR.match(entry, at)
+        if found is None or entry[found.end() : found.end() + 1] not in (b"", b";"):
+            return None
+        if found[1].lower() == b"for":
+            if node is not None:
+                return None
+            node = _ESCAPED.sub(rb"\1", found[2][1:-1]) if found[2].startswith(b'"') else found[2]
+        at = found.end()
+    return Hop("", 0) if node is None else _node(node)
+
+
+def _node(node: bytes) -> Hop | None:
+    """Read a node (RFC 7239 section 6)."""
+    found = _NODE.fullmatch(node)
+    if found is None:
+        return None
+    if found[1].startswith(b"_") or found[1].lower() == b"unknown":
+        return Hop("", 0)
+    return _hop(found[1].removeprefix(b"[").removesuffix(b"]"), found[2] or b"", bracketed=found[1].startswith(b"["))
+
+
+def _hop(host: bytes, port: bytes, *, bracketed: bool | None = None) -> Hop | None:
+    try:
+        address: IPv4Address | IPv6Address = ip_address(host.decode("ascii"))
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address):
+        if address.scope_id is not None or bracketed is False:
+            return None
+        address = address.ipv4_mapped or address
+    elif bracketed:
+        return None
+    number = int(port) if port.isdigit() else 0
+    return Hop(str(address), number) if number <= 65535 else None
