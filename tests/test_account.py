@@ -122,3 +122,15 @@ def test_a_peer_that_was_never_known(records):
     assert one.peer is UNKNOWN
     one.close(End(Reason.CLIENT_LOST, "front", "before the first byte"))
     assert records.all[0]["event"] == "connection.refused"
+
+
+def test_the_way_of_a_client_is_told(records):
+    """Every line of a client behind proxies names them."""
+    one = account()
+    one.peer = Peer("203.0.113.7", 5, 2, via=("10.0.0.2", "10.0.0.1"))
+    one.served(End(Reason.SERVED, "front", status=404))
+    one.close(End(Reason.CLIENT_LOST, "front", SILENT))
+    one.close(End(Reason.NO_ROUTE, "front"))
+
+    assert [line["event"] for line in records.all] == ["request.served", "connection.silent", "connection.refused"]
+    assert all(line["peer"] == "203.0.113.7:5" and line["via"] == ["10.0.0.2", "10.0.0.1"] for line in records.all)

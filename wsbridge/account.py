@@ -76,9 +76,7 @@ class Account:
         tell = log.debug if end.status is not None and end.status < 400 else log.info
         tell(
             "request.served",
-            id=self.id,
-            peer=str(self.peer),
-            listener=self.listener,
+            **self._front(),
             route=None if self.route is None else self.route.name,
             method=None if request is None else request.method,
             path=None if request is None else request.target,
@@ -88,19 +86,24 @@ class Account:
         self.request = self.route = None  # of the next request nothing is known yet
         self.identity = ANONYMOUS
 
+    def _front(self) -> dict[str, object]:
+        """Who it is, as all lines begin."""
+        facts: dict[str, object] = {"id": self.id, "peer": str(self.peer), "listener": self.listener}
+        if self.peer.via:
+            facts["via"] = list(self.peer.via)
+        return facts
+
     def close(self, end: End) -> None:
         """Log the connection's line: `connection.end`, or `connection.refused` if it was not relayed."""
         if end.reason is Reason.SERVED:
             self.served(end)
             return
         if not self._relayed and end.detail == SILENT:
-            log.debug("connection.silent", id=self.id, peer=str(self.peer), listener=self.listener)
+            log.debug("connection.silent", **self._front())
             return
         row = ENDINGS[end.reason]
         facts: dict[str, object] = {
-            "id": self.id,
-            "peer": str(self.peer),
-            "listener": self.listener,
+            **self._front(),
             "reason": end.reason.value,
             "blame": end.blame,
         }

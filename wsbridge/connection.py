@@ -82,7 +82,7 @@ async def turn_away(sock: socket.socket, sockaddr: object, listener: Listener, s
         account.peer = Peer.of(sock, sockaddr)
         if listener.speaks == "websocket":
             with trio.move_on_after(seconds):
-                wire = await _secure(sock, listener, seconds)
+                wire = await _secure(sock, listener, seconds, account)
                 if not isinstance(wire, End):
                     heard = await _hear(wire, listener, server.generation, server)
                     exchange = heard[0] if isinstance(heard, tuple) else heard
@@ -102,7 +102,7 @@ async def turn_away(sock: socket.socket, sockaddr: object, listener: Listener, s
 async def _carry(
     sock: socket.socket, listener: Listener, generation: Generation, server: Server, account: Account
 ) -> End:
-    wire = await _secure(sock, listener, generation.config.timeouts.tls)
+    wire = await _secure(sock, listener, generation.config.timeouts.tls, account)
     if isinstance(wire, End):
         return wire
     try:
@@ -121,12 +121,18 @@ async def _carry(
 
 async def _converse(wire: Wire, listener: Listener, generation: Generation, server: Server, account: Account) -> End:
     """Steps 3 to 7: one request or several, until one is refused or relayed or the connection ends."""
+    nearest = account.peer
     while True:
         heard = await _hear(wire, listener, generation, server)
         if isinstance(heard, tuple):
             exchange, end = heard
             return await _refuse(exchange, end, wire, server)
         account.request, account.answering = heard.request, False
+        if listener.whence is not None and heard.request is not None:
+            client = listener.whence.of_request(heard.request, nearest)
+            if isinstance(client, End):
+                return await _refuse(heard, client, wire, server)
+            account.peer = client
         admitted = _admit(heard, listener, server)
         if isinstance(admitted, End):
             return await _refuse(heard, admitted, wire, server)
@@ -145,8 +151,14 @@ async def _converse(wire: Wire, listener: Listener, generation: Generation, serv
         await trio.lowlevel.checkpoint()
 
 
-async def _secure(sock: socket.socket, listener: Listener, seconds: float) -> Wire | End:
-    """Step 2: TLS where the listener has it."""
+async def _secure(sock: socket.socket, listener: Listener, seconds: float, account: Account) -> Wire | End:
+    """Step 2: what a proxy in front says of its client, and TLS, where the listener has them."""
+    if listener.whence is not None:
+        client = await listener.whence.of_connection(sock, account.peer)
+        if isinstance(client, End):
+            reset(sock)
+            return client
+        account.peer = client
     if listener.tls is None:
         return SocketWire(sock)
     wrap = tls_wire.wrap if listener.speaks == "websocket" else bio_wire.wrap

@@ -25,6 +25,7 @@ from wsbridge.relay.terms import Terms
 from wsbridge.routes.answer import FixedAnswer, Responder
 from wsbridge.routes.files import Files, prefix_of
 from wsbridge.routes.ticket import TicketOffice
+from wsbridge.whence import Whence
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ class Listener:
         loopback: Whether it binds a literal loopback address or a Unix path.
         unix: Whether it binds a Unix path.
         route: The one route of a listener that speaks TCP.
+        whence: How proxies in front tell the client's address; None where nobody is trusted to.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Listener:
     unix: bool
     route: Route | None
     routes: tuple[Route, ...]
+    whence: Whence | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,4 +201,12 @@ def _listener(name: str, section: model.Listener, config: model.Config, routes: 
         unix=section.bind.kind == "unix",
         route=routes[section.route] if section.route is not None else None,
         routes=tuple(reached),
+        whence=_whence(section, config),
     )
+
+
+def _whence(section: model.Listener, config: model.Config) -> Whence | None:
+    if section.trusted_proxies is None or section.real_address is None:
+        return None
+    seconds, limit = config.timeouts.proxy_header, config.limits.proxy_header
+    return Whence(section.trusted_proxies, section.real_address, seconds, limit)

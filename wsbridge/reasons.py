@@ -36,6 +36,7 @@ class Reason(enum.StrEnum):
     BAD_REQUEST = "bad_request"
     HANDSHAKE_TIMEOUT = "handshake_timeout"
     TLS_FAILED = "tls_failed"
+    PROXY_HEADER = "proxy_header"
     ORIGIN = "origin"
     FORBIDDEN = "forbidden"
     UNAUTHENTICATED = "unauthenticated"
@@ -88,6 +89,7 @@ ENDINGS: dict[Reason, Ending] = {
     Reason.BAD_REQUEST: Ending(400, 1002, reset=True),
     Reason.HANDSHAKE_TIMEOUT: Ending(408, 1002, reset=True),
     Reason.TLS_FAILED: Ending(None, None, reset=True),
+    Reason.PROXY_HEADER: Ending(None, None, reset=True, level="warning"),
     Reason.ORIGIN: Ending(403, 1008, reset=True, level="warning"),
     Reason.FORBIDDEN: Ending(403, 1008, reset=True),
     Reason.UNAUTHENTICATED: Ending(401, 1008, reset=True),

@@ -209,3 +209,13 @@ def test_a_cookie_and_any_origin_do_not_go_together() -> None:
     with pytest.raises(ConfigError) as caught:
         load(text, file="w.yaml", kinds=kinds, environ={})
     assert ("E026", "routes.r.origins") in [(problem.code, problem.path) for problem in caught.value.problems]
+
+
+def test_a_loopback_listener_behind_a_proxy_needs_auth() -> None:
+    """Whoever the proxy lets in comes there, so nobody's access is left to oversight."""
+    first = "listeners: {web: {bind: '127.0.0.1:80', trusted_proxies: [127.0.0.1], real_address: forwarded}}\n"
+    (problem,) = wrong(file(first, "match: any, " + BACKEND))
+
+    assert told([problem]) == ["E022 routes.r0.auth"]
+    assert 'the listener "web" is behind proxies' in problem.message
+    assert not read(file(first, "match: any, auth: none, " + BACKEND)).warnings

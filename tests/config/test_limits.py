@@ -15,6 +15,7 @@ from wsbridge.config.limits import Limits
         ("head", ["8KiB", "1MiB"], ["1023", "1025KiB", "0"]),
         ("head_line", ["256", "16KiB"], ["255", "17KiB", "2MiB"]),
         ("headers", ["1", "10000"], ["0", "10001"]),
+        ("proxy_header", ["536", "16KiB"], ["535", "17KiB"]),
         ("shed", ["0", "1000"], ["-1"]),
         ("lingering", ["0", "1000"], ["-1"]),
         ("linger_bytes", ["0", "1MiB"], ["64KB"]),

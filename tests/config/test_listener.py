@@ -18,6 +18,36 @@ from tests.config.loading import ROUTES, read, wrong
         ("bind: 'unix:/s', owner: a b", "listeners.l.owner", '"a b" is not of the form user or user:group'),
         ("bind: '127.0.0.1:80', tls: {certificates: []}", "listeners.l.tls.certificates", "needs at least one entry"),
         ("bind: '127.0.0.1:80', tls: {certificates: [{cert: a}]}", "listeners.l.tls.certificates[0].key", "is missing"),
+        (
+            "bind: '127.0.0.1:80', trusted_proxies: [unix]",
+            "listeners.l.real_address",
+            "is missing: trusted_proxies needs",
+        ),
+        (
+            "bind: 'unix:/s', real_address: forwarded",
+            "listeners.l.trusted_proxies",
+            "is missing: real_address needs it",
+        ),
+        (
+            "bind: 'unix:/s', trusted_proxies: [10.0.0.1], real_address: forwarded",
+            "listeners.l.trusted_proxies",
+            "has no unix, and nobody else comes by unix:/s",
+        ),
+        (
+            "bind: '127.0.0.1:80', trusted_proxies: [], real_address: forwarded",
+            "listeners.l.trusted_proxies",
+            "needs at least one entry",
+        ),
+        (
+            "bind: '127.0.0.1:80', trusted_proxies: [10.0.0.1/24], real_address: forwarded",
+            "listeners.l.trusted_proxies[0]",
+            '"10.0.0.1/24" is an address inside of a network',
+        ),
+        (
+            "bind: '127.0.0.1:80', speaks: tcp, route: vnc, trusted_proxies: [10.0.0.1], real_address: forwarded",
+            "listeners.l.real_address",
+            "a listener that speaks tcp hears no request; write proxy-protocol",
+        ),
         ("bind: '127.0.0.1:80', backlog: 0", "listeners.l.backlog", "0 is too small: at least 1"),
     ],
 )
@@ -59,3 +89,23 @@ def test_a_misspelt_route_is_one_mistake() -> None:
     (problem,) = wrong("listeners: {l: {bind: '127.0.0.1:80', speaks: tcp, rout: vnc}}\n" + ROUTES)
 
     assert (problem.path, problem.code) == ("listeners.l.rout", "E010")
+
+
+def test_proxies_that_are_trusted() -> None:
+    """Networks, single addresses and Unix sockets, with how they tell the client."""
+    proxies = "trusted_proxies: [10.0.0.0/24, '::1', unix], real_address: proxy-protocol"
+    loaded = read("listeners: {l: {bind: '127.0.0.1:80', " + proxies + "}}\n" + ROUTES)
+
+    assert loaded.warnings == []
+    listener = loaded.config.listeners["l"]
+    assert [str(network) for network in listener.trusted_proxies or ()] == ["10.0.0.0/24", "::1/128", "unix"]
+    assert listener.real_address == "proxy-protocol"
+
+
+@pytest.mark.parametrize("network", ["0.0.0.0/0", "::/0"])
+def test_to_trust_everybody_is_warned_of(network: str) -> None:
+    """Then any client may claim any address."""
+    proxies = f"trusted_proxies: [10.0.0.1, '{network}'], real_address: forwarded"
+    (warning,) = read("listeners: {l: {bind: '127.0.0.1:80', " + proxies + "}}\n" + ROUTES).warnings
+
+    assert (warning.code, warning.path) == ("W015", "listeners.l.trusted_proxies[1]")

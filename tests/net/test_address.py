@@ -5,7 +5,8 @@ import socket
 
 import pytest
 
-from wsbridge.net.address import Address, Peer, host_port, local_name
+from wsbridge.net.address import Address, Peer, host_port, local_name, local_place
+from wsbridge.protocol.proxy_header import Place
 
 
 @pytest.mark.parametrize(
@@ -66,3 +67,14 @@ def test_local_name_of_a_unix_socket(tmp_path):
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(tmp_path / "s"))
         assert local_name(sock) == f"unix:{tmp_path / 's'}"
+
+
+def test_local_place(tmp_path):
+    """Where a socket is bound to, by its descriptor, which stays open."""
+    with socket.socket(socket.AF_INET) as sock:
+        sock.bind(("127.0.0.1", 0))
+        assert local_place(sock.fileno()) == Place("127.0.0.1", sock.getsockname()[1])
+        assert sock.getsockname()
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(tmp_path / "s"))
+        assert local_place(sock.fileno()) == Place("", 0, str(tmp_path / "s").encode())

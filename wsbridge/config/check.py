@@ -114,8 +114,13 @@ def _auth_missing(config: Config) -> Iterator[Fault]:
     for name, route in config.routes.items():
         if route.auth is not None:
             continue
-        public = [key for key in leading_listeners(config, name) if not config.listeners[key].bind.is_literal_loopback]
-        if public:
+        public = [key for key in leading_listeners(config, name) if not _is_private(config.listeners[key])]
+        if public and config.listeners[public[0]].trusted_proxies is not None:
+            text = (
+                f'must be written, since the listener "{public[0]}" is behind proxies: "auth: none" lets everybody in'
+            )
+            yield Fault(("routes", name, "auth"), text, "E022")
+        elif public:
             bind = config.listeners[public[0]].bind
             named = "; localhost is a name and may mean others: write 127.0.0.1 or [::1]" if bind.is_loopback else ""
             text = (
@@ -123,6 +128,11 @@ def _auth_missing(config: Config) -> Iterator[Fault]:
                 f'"auth: none" lets everybody in{named}'
             )
             yield Fault(("routes", name, "auth"), text, "E022")
+
+
+def _is_private(listener: Listener) -> bool:
+    """Tell whether nobody but this host reaches a listener, not even through a proxy that it knows of."""
+    return listener.bind.is_literal_loopback and listener.trusted_proxies is None
 
 
 def _auth_idle(config: Config) -> Iterator[Fault]:
@@ -192,7 +202,7 @@ def _open_doors(config: Config, context: Context) -> Iterator[Fault]:
         bridges = {key: route for key, route in routes.items() if route.backend is not None}
         if listener.tls is not None:
             continue
-        if listener.bind.is_literal_loopback and listener.speaks == "websocket":
+        if _is_private(listener) and listener.speaks == "websocket":
             for key in [key for key, route in bridges.items() if route.auth is None]:
                 text = (
                     f'has no auth, and the listener "{name}" has no TLS: a proxy on this host would publish it; '

@@ -25,6 +25,8 @@ class Limits(Section):
     """Bytes of one line of a head."""
     headers: Annotated[PositiveCount, AfterValidator(at_most(10_000))] = 100
     """Headers of a head."""
+    proxy_header: Annotated[Size, AfterValidator(at_least(536)), AfterValidator(at_most(16 * 1024))] = 4 * 1024
+    """Bytes of a PROXY header of version 2; one of version 1 has at most 107."""
     shed: Count = 64
     """Clients over the cap that at a time are told so by a 503; beyond that they are reset."""
     lingering: Count = 256

@@ -12,8 +12,9 @@ from pydantic import AfterValidator
 
 from wsbridge.config.certificate import Certificate
 from wsbridge.config.choice import filled
+from wsbridge.config.network import UNIX, NetworkOrUnix
 from wsbridge.config.scalars import Bind, Count, Flag, Mode, Name, Owner, at_least, at_most
-from wsbridge.config.section import Fault, Section
+from wsbridge.config.section import Context, Fault, Section
 
 
 class ListenerTls(Section):
@@ -34,6 +35,10 @@ class Listener(Section):
     """The route of all connections of a listener that speaks tcp; needed there, wrong elsewhere."""
     tls: ListenerTls | None = None
     """Certificates; without them the listener is plain."""
+    trusted_proxies: Annotated[tuple[NetworkOrUnix, ...], AfterValidator(filled)] | None = None
+    """Proxies in front whose word on the client's address counts: networks, or unix for those on a Unix socket."""
+    real_address: Literal["proxy-protocol", "x-forwarded-for", "forwarded"] | None = None
+    """How they say it: by a PROXY header, or by a header of the request. Needed with trusted_proxies, and only then."""
     mode: Mode = 0o660
     """Mode of the socket's file, in octal; only for unix:/path."""
     owner: Owner | None = None
@@ -52,6 +57,7 @@ class Listener(Section):
         elif "route" in written and written.get("speaks", "websocket") == "websocket":
             text = "only a listener with speaks: tcp names a route; here the routes pick by their match"
             yield Fault(("route",), text, "E013", at_key=True)
+        yield from cls._proxy_faults(written)
         bind = written.get("bind")
         if isinstance(bind, str):
             for key in ("mode", "owner"):
@@ -59,3 +65,27 @@ class Listener(Section):
                     yield Fault((key,), "is only for a listener on unix:/path", "E013", at_key=True)
             if "ipv6_only" in written and not bind.startswith("["):
                 yield Fault(("ipv6_only",), "is only for a listener on an IPv6 address", "E013", at_key=True)
+
+    @classmethod
+    def _proxy_faults(cls, written: Mapping[str, object]) -> Iterable[Fault]:
+        """Hold together whose word counts and how it is said."""
+        keys = ("trusted_proxies", "real_address")
+        for key, other in (keys, keys[::-1]):
+            if key in written and other not in written and written.keys() <= cls.model_fields.keys():
+                yield Fault((other,), f"is missing: {key} needs it", "E011")
+        told = written.get("real_address")
+        if written.get("speaks") == "tcp" and told in ("x-forwarded-for", "forwarded"):
+            text = "a listener that speaks tcp hears no request; write proxy-protocol"
+            yield Fault(("real_address",), text, "E013")
+
+    def faults(self, context: Context) -> Iterable[Fault]:
+        """Ask for the one proxy that can come by a Unix socket."""
+        if self.bind.kind == "unix" and self.trusted_proxies is not None and UNIX not in self.trusted_proxies:
+            yield Fault(("trusted_proxies",), f"has no {UNIX}, and nobody else comes by {self.bind}", "E013")
+
+    def cautions(self, context: Context) -> Iterable[Fault]:
+        """Warn where everybody may say who he is."""
+        for at, network in enumerate(self.trusted_proxies or ()):
+            if network != UNIX and network.prefixlen == 0:
+                text = f"{network} trusts everybody: any client may claim any address"
+                yield Fault(("trusted_proxies", at), text, "W015")

@@ -54,6 +54,7 @@ CODES: dict[str, str] = {
     "W012": "the file of a secret that every user of this host can read",
     "W013": "a secret that stands in the configuration as text",
     "W014": "more connections than the limit of open files allows; told at the start alone",
+    "W015": "trusted_proxies that hold every address: any client may claim any other",
 }
 """Every code and what it stands for."""
 

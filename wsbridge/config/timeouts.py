@@ -14,7 +14,7 @@ from pydantic import AfterValidator
 from wsbridge.config.scalars import Duration, DurationOrOff, PositiveDuration, whole_seconds
 from wsbridge.config.section import Context, Fault, Section
 
-ALL_ROUTES = ("handshake", "tls", "drain", "spread", "retry_after", "accept_pause", "linger", "shed")
+ALL_ROUTES = ("handshake", "tls", "proxy_header", "drain", "spread", "retry_after", "accept_pause", "linger", "shed")
 """The timeouts that all routes share."""
 
 
@@ -48,6 +48,8 @@ class Timeouts(RouteTimeouts):
     """From the accepted connection (or the end of TLS) to the whole request head."""
     tls: PositiveDuration = 10.0
     """For the TLS handshake of a client."""
+    proxy_header: PositiveDuration = 3.0
+    """From the accepted connection to the whole PROXY header, where a proxy has to send one."""
     drain: Duration = 20.0
     """After SIGTERM, until the last connection is closed."""
     spread: Duration = 5.0

@@ -31,7 +31,7 @@ _MANY: Final = (50.0, 200.0)
 """For records of which each tells of another client."""
 _FEW: Final = (1.0, 5.0)
 """For records that are all alike."""
-_FRONT: Final = ("id", "peer", "listener")
+_FRONT: Final = ("id", "peer", "listener", "via")
 _ENDING: Final = (
     "reason",
     "blame",
@@ -144,7 +144,8 @@ EVENTS: Final[dict[str, Event]] = {
 
 KEYS: Final[dict[str, str]] = {
     "id": "number of the connection since the start of the process",
-    "peer": "address of the client, as the listener saw it",
+    "peer": "address of the client: as the listener saw it, or as the proxies in `via` have told it",
+    "via": "hosts of the trusted proxies between the client and the listener, nearest last",
     "listener": "name of the listener in the configuration",
     "reason": "why it ended, or why the backend could not be reached: a name of the table in `wsbridge/reasons.py`",
     "blame": "whose doing it was: front (the side accepted), back (the side dialled), bridge",

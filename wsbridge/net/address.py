@@ -6,10 +6,13 @@ Addresses come from `resolve` and go to `dial`; peers come from accepted sockets
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from dataclasses import dataclass
 from typing import Any
+
+from wsbridge.protocol.proxy_header import Place
 
 SockAddr = tuple[str, int] | tuple[str, int, int, int]
 
@@ -42,6 +45,9 @@ class Peer:
         family: `socket.AF_INET`, `AF_INET6` or `AF_UNIX`. An IPv4 peer of a dual-stack listener is told as IPv4.
         pid: Process at the other end of a Unix socket when it connected, if known.
         uid: User at the other end of a Unix socket when it connected, if known.
+        via: Hosts of the proxies that passed it on and are trusted, nearest last; `unix` for one on a Unix socket.
+        sni: The name that it asked for by TLS, where that is known; else empty.
+        asked: Where it connected to, if a proxy has told; None for the listener's own address.
     """
 
     host: str
@@ -49,6 +55,9 @@ class Peer:
     family: int
     pid: int | None = None
     uid: int | None = None
+    via: tuple[str, ...] = ()
+    sni: str = ""
+    asked: Place | None = None
 
     @classmethod
     def of(cls, sock: socket.socket, sockaddr: object = None) -> Peer:
@@ -94,6 +103,21 @@ def is_loopback(host: str) -> bool:
 def plain(sockaddr: tuple[Any, ...]) -> SockAddr:
     """An IPv4 or IPv6 address as `getaddrinfo` or `getsockname` gives it, with its type known."""
     return (sockaddr[0], sockaddr[1]) if len(sockaddr) == 2 else (sockaddr[0], sockaddr[1], sockaddr[2], sockaddr[3])
+
+
+def local_place(fd: int) -> Place:
+    """Where an open socket is bound to.
+
+    Raises:
+        OSError: It is none any more.
+    """
+    sock = socket.socket(fileno=fd)
+    try:
+        name = sock.getsockname()
+        unix = sock.family == socket.AF_UNIX
+    finally:
+        sock.detach()
+    return Place("", 0, os.fsencode(name)) if unix else Place(name[0], name[1])
 
 
 def local_name(sock: socket.socket) -> str:

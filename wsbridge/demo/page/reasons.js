@@ -21,6 +21,7 @@ export const REASONS = {
   bad_request: "The bridge did not understand the request.",
   handshake_timeout: "The handshake took too long.",
   tls_failed: "TLS with the bridge failed.",
+  proxy_header: "The bridge did not learn from the proxy in front of it who you are.",
   origin: "The bridge does not accept connections from pages of this origin.",
   forbidden: "This is not allowed.",
   unauthenticated: "The bridge wants to know who you are.",

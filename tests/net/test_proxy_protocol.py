@@ -1,0 +1,73 @@
+"""PROXY headers on a socket: taken to the byte, waited for without spinning."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+import trio
+import trio.testing
+
+from wsbridge.net.proxy_protocol import read_proxy_header
+from wsbridge.protocol.proxy_header import BadProxyHeader, Place, ProxyHeader, ProxyHeaderReader
+from wsbridge.protocol.proxy_writer import write_v1, write_v2
+
+ENDS = (Place("203.0.113.7", 5), Place("192.0.2.1", 443))
+LONG = write_v2(*ENDS, identity="x" * 1000)
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A proxy's end and ours, which does not block."""
+    one, other = socket.socketpair()
+    other.setblocking(False)
+    with one, other:
+        yield one, other
+
+
+class Counting(ProxyHeaderReader):
+    """Counts how often it is fed."""
+
+    fed = 0
+
+    def feed(self, seen: bytes) -> int:
+        """Count."""
+        Counting.fed += 1
+        return super().feed(seen)
+
+
+@pytest.mark.parametrize("header", [write_v1(*ENDS), write_v2(*ENDS), LONG])
+async def test_not_a_byte_past_the_header_is_taken(pair: tuple[socket.socket, socket.socket], header: bytes) -> None:
+    """What came with the header in one segment is still in the kernel."""
+    pair[0].sendall(header + b"\x16\x03\x01hello")
+    outcome = await read_proxy_header(pair[1], ProxyHeaderReader())
+    assert isinstance(outcome, ProxyHeader)
+    assert (outcome.source, outcome.destination) == ENDS
+    assert pair[1].recv(100) == b"\x16\x03\x01hello"
+
+
+@pytest.mark.parametrize("header", [write_v1(*ENDS), write_v2(*ENDS), LONG])
+async def test_a_header_in_pieces_wakes_nobody_in_vain(
+    pair: tuple[socket.socket, socket.socket], header: bytes
+) -> None:
+    """Byte by byte, the reader is fed once a byte and sleeps in between."""
+    Counting.fed = 0
+    reader = Counting()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read_proxy_header, pair[1], reader)
+        for sent, byte in enumerate(header, 1):
+            pair[0].send(bytes((byte,)))
+            while reader.got < sent:
+                await trio.lowlevel.checkpoint()
+            assert Counting.fed == sent
+    assert isinstance(reader.outcome, ProxyHeader)
+
+
+async def test_how_it_can_end(pair: tuple[socket.socket, socket.socket]) -> None:
+    """A peer that closes at once says nothing; one that closes within the header is told so."""
+    pair[0].send(b"PROXY TC")
+    pair[0].shutdown(socket.SHUT_WR)
+    outcome = await read_proxy_header(pair[1], ProxyHeaderReader())
+    assert outcome == BadProxyHeader("closed after 8 bytes of a PROXY header")
+    assert await read_proxy_header(pair[1], ProxyHeaderReader()) is None
