@@ -31,7 +31,7 @@ async def authenticate(auth: Auth, caller: Caller) -> Identity | End:
     if isinstance(found, Denied):
         return End(
             found.reason,
-            "bridge" if found.reason is Reason.AUTH_UNAVAILABLE else "front",
+            "bridge" if found.reason in (Reason.AUTH_UNAVAILABLE, Reason.OVERLOAD) else "front",
             found.detail,
             headers=tuple(("WWW-Authenticate", value) for value in found.challenges),
         )

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from wsbridge.auth.auth import Auth, Lent
+from wsbridge.auth.passwords import Passwords
 from wsbridge.auth.spent import Spent
 from wsbridge.backends.backend import Backend, Offer, Services
 from wsbridge.config import model
@@ -96,8 +97,24 @@ class Generation:
     head: HeadLimits
 
 
+def lend(*, spent: Spent | None = None, passwords: Passwords | None = None) -> Lent:
+    """Give what ways of authentication are lent; it outlives the generations."""
+
+    def way(section: AuthSection) -> Auth:
+        found = AUTH[section.kind](section, lent)
+        assert found is not None  # noqa: S101 (lists hold no `none`, which alone asks nobody)
+        return found
+
+    lent = Lent(
+        way,
+        spent=Spent() if spent is None else spent,
+        passwords=Passwords() if passwords is None else passwords,
+    )
+    return lent
+
+
 def build(
-    config: model.Config, services: Services, ledger: Callable[[str], Ledger], spent: Spent | None = None
+    config: model.Config, services: Services, ledger: Callable[[str], Ledger], lent: Lent | None = None
 ) -> Generation:
     """Build a generation; reads certificates and folders, so not on the event loop once that serves.
 
@@ -105,12 +122,12 @@ def build(
         config: Checked.
         services: Lent to the backends.
         ledger: Gives the ledger of a route by name; it outlives the generation.
-        spent: The tickets that were used, which outlive it, too; left out, none.
+        lent: Lent to the ways of authentication; left out: what this generation alone has.
 
     Raises:
         ValueError: A file cannot be used; one sentence (`net.tls.TlsError` names the file).
     """
-    lent = _lend(Spent() if spent is None else spent)
+    lent = lent or lend()
     routes = {
         name: _route(name, section, config, services, ledger(name), lent) for name, section in config.routes.items()
     }
@@ -167,18 +184,6 @@ def _route(
         dial_first=section.dial == "before-upgrade",
         ledger=ledger,
     )
-
-
-def _lend(spent: Spent) -> Lent:
-    """Make what all ways of authentication are lent."""
-
-    def way(section: AuthSection) -> Auth:
-        found = AUTH[section.kind](section, lent)
-        assert found is not None  # noqa: S101 (lists hold no `none`, which alone asks nobody)
-        return found
-
-    lent = Lent(way, spent=spent)
-    return lent
 
 
 def _listener(name: str, section: model.Listener, config: model.Config, routes: dict[str, Route]) -> Listener:

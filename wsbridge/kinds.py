@@ -12,6 +12,7 @@ from typing import Any
 from wsbridge.auth.all_of import AllOf, AllOfConfig
 from wsbridge.auth.any_of import AnyOf, AnyOfConfig
 from wsbridge.auth.auth import Auth, Lent
+from wsbridge.auth.basic import BasicAuth, BasicConfig
 from wsbridge.auth.bearer import BearerAuth, BearerConfig
 from wsbridge.auth.network import NetworkAuth, NetworkConfig
 from wsbridge.auth.none import NoAuthConfig
@@ -42,6 +43,7 @@ BACKENDS: Mapping[str, Callable[[Any, Any], Backend]] = {
 AUTH: Mapping[str, Callable[[Any, Lent], Auth | None]] = {
     "none": lambda config, lent: None,
     "network": NetworkAuth,
+    "basic": BasicAuth,
     "bearer": BearerAuth,
     "ticket": TicketAuth,
     "any_of": AnyOf,
@@ -60,6 +62,7 @@ CONFIG_KINDS = Kinds(
     auth={
         "none": NoAuthConfig,
         "network": NetworkConfig,
+        "basic": BasicConfig,
         "bearer": BearerConfig,
         "ticket": TicketConfig,
         "any_of": AnyOfConfig,

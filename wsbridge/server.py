@@ -12,10 +12,11 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from wsbridge.accept import Reserve, accept
+from wsbridge.auth.passwords import Passwords
 from wsbridge.auth.spent import Spent
 from wsbridge.backends.backend import Services
 from wsbridge.config.model import Config
-from wsbridge.generation import Generation, build
+from wsbridge.generation import Generation, build, lend
 from wsbridge.kinds import LISTENERS
 from wsbridge.ledger import Ledger
 from wsbridge.listeners import Listening
@@ -56,6 +57,7 @@ class Server:
         hearing: Waits for a request, which an ending cuts short.
         watch: Clients whose backends are being dialled; an ending cuts that short, too.
         spent: The tickets that were used.
+        passwords: Verifies passwords.
         ending: Why requests are refused now; None while serving.
     """
 
@@ -79,7 +81,10 @@ class Server:
         self.resolver = Resolver(threads=limits.dns_threads, ttl=limits.dns_ttl, negative_ttl=limits.dns_negative_ttl)
         services = Services(self.resolver, HeadLimits(limits.head, limits.head_line, limits.headers))
         self.spent = Spent(limits.tickets)
-        self.generation: Generation = build(config, services, self.ledger, self.spent)
+        threads = limits.password_threads if isinstance(limits.password_threads, int) else None
+        self.passwords = Passwords(threads, limits.password_queue)
+        lent = lend(spent=self.spent, passwords=self.passwords)
+        self.generation: Generation = build(config, services, self.ledger, lent)
 
     def ledger(self, route: str) -> Ledger:
         """Give the counters of a route, by name, over all generations."""

@@ -25,6 +25,8 @@ from wsbridge.config.limits import Limits
         ("dns_threads", ["1", "256"], ["0", "257"]),
         ("dns_ttl", ["0s", "1h"], ["30", "off"]),
         ("dns_negative_ttl", ["0s", "1h"], ["30", "off"]),
+        ("password_threads", ["auto", "1", "256"], ["0", "257", "many"]),
+        ("password_queue", ["0", "1000"], ["-1", "auto"]),
     ],
 )
 def test_bounds(key: str, fit: list[str], unfit: list[str]) -> None:

@@ -45,7 +45,7 @@ ROUTE = "listeners: {{web: {{bind: 127.0.0.1:80}}}}\nroutes:\n  r: {{{}}}\n"
         ),
         ("match: any, backend: 'tcp://a:1', subprotocols: ['a b']", "routes.r.subprotocols[0]", '"a b" has characters'),
         ("match: any, answer: 101", "routes.r.answer", "101 is no status to answer"),
-        ("match: any, answer: 204, auth: basic", "routes.r.auth", '"basic" is not known here: write "none"'),
+        ("match: any, answer: 204, auth: kerberos", "routes.r.auth", '"kerberos" is not known here: write "none"'),
         ("match: any, answer: 204, auth: {knd: none}", "routes.r.auth.kind", "is missing"),
         ("match: any, answer: 204, auth: {kind: none, x: y}", "routes.r.auth.x", "unknown key"),
         (

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from tests.config import yaml12
 from tests.config.loading import told
+from wsbridge.auth import scrypt
 from wsbridge.config.load import load, load_file
 from wsbridge.config.model import Config
 from wsbridge.config.reach import leading_listeners
@@ -48,6 +49,7 @@ def test_the_sample_starts_where_its_files_exist(tmp_path: Path) -> None:
         (tmp_path / name).chmod(0o600)
     (tmp_path / "tokens").write_text(f"alice sha256:{'0' * 64}\n")
     (tmp_path / "far-vnc").write_text("Bearer abc\n")
+    (tmp_path / "users").write_text(f"alice:{scrypt.make(b'x', ln=12).text}\n")
     (tmp_path / "far-vnc").chmod(0o600)
     (tmp_path / "tickets").write_text("k" * 44 + "\n")
     (tmp_path / "tickets").chmod(0o600)

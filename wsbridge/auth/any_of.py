@@ -50,7 +50,7 @@ class AnyOf:
                 return found
             denials.append(found)
         reasons = {denied.reason for denied in denials}
-        order = (Reason.AUTH_UNAVAILABLE, Reason.UNAUTHENTICATED, Reason.FORBIDDEN)
+        order = (Reason.AUTH_UNAVAILABLE, Reason.OVERLOAD, Reason.UNAUTHENTICATED, Reason.FORBIDDEN)
         return Denied(
             "; ".join(denied.detail for denied in denials),
             next(reason for reason in order if reason in reasons),

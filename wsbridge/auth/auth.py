@@ -12,6 +12,7 @@ from typing import Protocol
 
 from wsbridge.auth.caller import Caller
 from wsbridge.auth.identity import Denied, Identity
+from wsbridge.auth.passwords import Passwords
 from wsbridge.auth.spent import Spent
 from wsbridge.config.section import AuthSection
 
@@ -38,8 +39,10 @@ class Lent:
         build: Builds a way that another one holds.
         wall: Seconds since 1970, as credentials count them.
         spent: The tickets that were used, over all generations.
+        passwords: Verifies passwords, for all generations.
     """
 
     build: Callable[[AuthSection], Auth]
     wall: Callable[[], float] = time.time
     spent: Spent = field(default_factory=Spent)
+    passwords: Passwords = field(default_factory=Passwords)

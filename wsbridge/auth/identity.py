@@ -43,7 +43,8 @@ class Denied:
 
     Attributes:
         detail: One sentence for the log; never a secret.
-        reason: `unauthenticated`, `forbidden`, or `auth_unavailable` where the one to ask could not be asked.
+        reason: `unauthenticated`, `forbidden`, `auth_unavailable` where the one to ask could not be asked, or
+            `overload` where too many ask.
         tried: Whether a credential was shown, so that it counts as a failed login.
         challenges: Values of WWW-Authenticate that say how to ask again (RFC 9110 section 11.6.1).
     """

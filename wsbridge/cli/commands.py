@@ -17,7 +17,7 @@ from wsbridge.cli import status
 from wsbridge.cli.teaching import Teaching
 from wsbridge.config.problems import did_you_mean
 
-COMMANDS: Final = ("run", "check", "bridge", "demo", "new-token", "ticket", "schema", "completion")
+COMMANDS: Final = ("run", "check", "bridge", "demo", "hash-password", "new-token", "ticket", "schema", "completion")
 """Each is `command` in the module of its name, with _ for -, imported only when asked for."""
 
 

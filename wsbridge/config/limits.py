@@ -6,12 +6,17 @@ Lives here: the section. Must not live here: counting.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator
 
 from wsbridge.config.scalars import Count, CountOrAuto, Duration, PositiveCount, Size, at_least, at_most
 from wsbridge.config.section import Context, Fault, Section
+
+
+def few(number: int | Literal["auto"]) -> int | Literal["auto"]:
+    """Check that a number of threads is not absurd."""
+    return number if number == "auto" else at_most(256)(number)
 
 
 class Limits(Section):
@@ -45,6 +50,10 @@ class Limits(Section):
     """How long the addresses of a name are kept."""
     dns_negative_ttl: Duration = 2.0
     """How long a failure to resolve a name is kept."""
+    password_threads: Annotated[CountOrAuto, AfterValidator(few)] = "auto"  # noqa: S105 (a number of threads)
+    """Passwords that are verified at a time, each on a core of its own. auto: as many as there are cores."""
+    password_queue: Count = 64
+    """Passwords that may wait to be verified; clients beyond that get a 503."""
 
     def faults(self, context: Context) -> Iterable[Fault]:
         """Hold a line inside the head."""

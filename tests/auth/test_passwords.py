@@ -1,0 +1,200 @@
+"""Verifying passwords without holding up anything else."""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass, field
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from wsbridge.auth import passwords as module
+from wsbridge.auth.htpasswd import Stored
+from wsbridge.auth.passwords import Passwords
+
+
+@dataclass
+class Counting:
+    """A hash that counts how often it is verified, and can be made to wait."""
+
+    right: bytes = b"right"
+    text: str = "$counting$"
+    verified: int = 0
+    begun: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    gate: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    def verify(self, password: bytes) -> bool:
+        """Count."""
+        self.verified += 1
+        self.begun.release()
+        assert self.gate.wait(10)
+        return password == self.right
+
+
+def hashed(**facts: object) -> tuple[Stored, Counting]:
+    """Give a hash, as itself and as what counts."""
+    counting = Counting(**facts)  # type: ignore[arg-type]  # by name
+    return counting, counting  # type: ignore[return-value]  # stands for one
+
+
+async def test_a_right_pair_is_kept_for_a_while(autojump_clock: MockClock) -> None:
+    """Within its time it is not verified again; after it, it is."""
+    stored, counting = hashed()
+    passwords = Passwords(1)
+    for _ in range(3):
+        assert await passwords.verify("alice", b"right", stored, 60)
+    assert counting.verified == 1
+    await trio.sleep(60)
+    assert await passwords.verify("alice", b"right", stored, 60)
+    assert counting.verified == 2
+
+
+async def test_nothing_is_kept_where_nothing_shall_be() -> None:
+    """With 0 every password is verified, whatever others keep of the same pair."""
+    stored, counting = hashed()
+    passwords = Passwords(1)
+    for keep in (0, 60, 0):
+        assert await passwords.verify("alice", b"right", stored, keep)
+    assert counting.verified == 3
+
+
+async def test_a_wrong_pair_is_never_kept() -> None:
+    """Each guess costs."""
+    stored, counting = hashed()
+    passwords = Passwords(1)
+    for _ in range(3):
+        assert await passwords.verify("alice", b"wrong", stored, 60) is False
+    assert counting.verified == 3
+
+
+async def test_what_is_kept_holds_for_name_password_and_hash() -> None:
+    """Another name, another password or a changed hash is verified anew."""
+    stored, _ = hashed()
+    other, _ = hashed(text="$other$", right=b"else")
+    passwords = Passwords(1)
+    assert await passwords.verify("alice", b"right", stored, 60)
+    assert await passwords.verify("alice", b"righ", stored, 60) is False
+    assert await passwords.verify("alice", b"right", other, 60) is False
+    bob, counting = hashed()
+    assert await passwords.verify("bob", b"right", bob, 60)
+    assert counting.verified == 1
+
+
+async def test_those_who_show_the_same_at_a_time_cost_one() -> None:
+    """A page with dozens of files is one hash."""
+    stored, counting = hashed()
+    passwords = Passwords(4, queue=0)
+    counting.gate.clear()
+    answers = []
+
+    async def ask() -> None:
+        answers.append(await passwords.verify("alice", b"right", stored, 0))
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            for _ in range(30):
+                nursery.start_soon(ask)
+            await wait_all_tasks_blocked()
+            counting.gate.set()
+    assert answers == [True] * 30
+    assert counting.verified == 1
+
+
+async def test_the_first_of_them_may_leave() -> None:
+    """The others have it verified for themselves then."""
+    stored, counting = hashed()
+    passwords = Passwords(4)
+    counting.gate.clear()
+    answers = []
+    leaving = trio.CancelScope()
+
+    async def ask() -> None:
+        answers.append(await passwords.verify("alice", b"right", stored, 60))
+
+    async def ask_and_leave() -> None:
+        with leaving:
+            await ask()
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask_and_leave)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(ask)
+            await wait_all_tasks_blocked()
+            leaving.cancel()
+            await wait_all_tasks_blocked()
+            counting.gate.set()
+    assert answers == [True]
+    assert counting.verified == 2
+
+
+async def test_who_may_wait() -> None:
+    """One is verified, two wait, the fourth is sent away at once; whoever is known passes by."""
+    passwords = Passwords(1, queue=2)
+    known, _ = hashed(text="$known$")
+    assert await passwords.verify("known", b"right", known, 60)
+    stored, counting = hashed()
+    counting.gate.clear()
+    answers: dict[str, bool | None] = {}
+
+    async def ask(name: str) -> None:
+        answers[name] = await passwords.verify(name, b"right", stored, 0)
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            for name in ("first", "second", "third", "fourth"):
+                nursery.start_soon(ask, name)
+                await wait_all_tasks_blocked()
+            assert answers == {"fourth": None}
+            assert await passwords.verify("known", b"right", known, 60)
+            counting.gate.set()
+    assert answers == {"first": True, "second": True, "third": True, "fourth": None}
+
+
+async def test_the_loop_goes_on() -> None:
+    """While a core is busy with a password, everything else is served; an end does not wait for it."""
+    stored, counting = hashed()
+    counting.gate.clear()
+    with trio.fail_after(10):
+        with trio.move_on_after(0.05) as scope:
+            await Passwords(1).verify("alice", b"right", stored, 60)
+        assert scope.cancelled_caught
+    counting.gate.set()
+
+
+async def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock) -> None:
+    """Past the bound the oldest is forgotten, and all after an hour."""
+    monkeypatch.setattr(module, "MOST_KEPT", 3)
+    passwords = Passwords(1)
+    stored, counting = hashed()
+    for number in range(5):
+        assert await passwords.verify(f"user{number}", b"right", stored, 60)
+    assert len(passwords._verified) == 3
+    assert await passwords.verify("user4", b"right", stored, 60)
+    assert counting.verified == 5
+    assert await passwords.verify("user0", b"right", stored, 60)
+    assert counting.verified == 6
+    await trio.sleep(module.LONGEST_KEPT + 1)
+    assert await passwords.verify("user0", b"right", stored, 60)
+    assert len(passwords._verified) == 1
+
+
+def test_a_pick_is_steady_and_of_this_process_alone() -> None:
+    """The same name gets the same number, other processes give others, and all numbers come up."""
+    one, other = Passwords(1), Passwords(1)
+    names = [f"user{number}" for number in range(100)]
+
+    assert [one.pick(name, 7) for name in names] == [one.pick(name, 7) for name in names]
+    assert [one.pick(name, 7) for name in names] != [other.pick(name, 7) for name in names]
+    assert {one.pick(name, 7) for name in names} == set(range(7))
+
+
+def test_as_many_threads_as_cores() -> None:
+    """Left out, the cores that this process may use are counted."""
+    assert Passwords().threads == len(os.sched_getaffinity(0))
+    assert (Passwords(3, queue=9).threads, Passwords(3, queue=9).queue) == (3, 9)
