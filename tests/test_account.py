@@ -1,9 +1,13 @@
 """The line of a connection in the log."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.serving import config_of, recording, written
 from wsbridge.account import UNKNOWN, Account
+from wsbridge.audit.events import EVENTS as AUDITED
+from wsbridge.auth.identity import Identity
 from wsbridge.backends.backend import Services
 from wsbridge.generation import build
 from wsbridge.ledger import Ledger
@@ -22,10 +26,10 @@ def records():
         yield collected
 
 
-def account():
+def account(trail=None):
     """Make an account with all facts."""
     text = written(route={"backend": "tcp://127.0.0.1:9"})
-    made = Account(7, "web")
+    made = Account(7, "web", trail=trail)
     made.peer = Peer("192.0.2.1", 5000, 2)
     made.request = Request("GET", "/x?token=abc", "1.1", Headers())
     made.route = build(config_of(text), Services(Resolver()), lambda _: Ledger()).routes["app"]
@@ -134,3 +138,75 @@ def test_the_way_of_a_client_is_told(records):
 
     assert [line["event"] for line in records.all] == ["request.served", "connection.silent", "connection.refused"]
     assert all(line["peer"] == "203.0.113.7:5" and line["via"] == ["10.0.0.2", "10.0.0.1"] for line in records.all)
+
+
+class Told:
+    """Stands where the audit's file does."""
+
+    def __init__(self):
+        self.lines = []
+
+    def tell(self, event, facts):
+        """Take what the table has for the event."""
+        self.lines.append({"event": event, **{key: facts[key] for key in AUDITED[event].keys if key in facts}})
+
+
+def test_the_audit_has_who_and_how_proven(records):
+    """What was admitted, and its end, have the same id; and neither has a key that the table does not know."""
+    one = account(Told())
+    one.peer = Peer("192.0.2.1", 5000, 2, via=("10.0.0.1",))
+    one.identity = Identity("alice", "basic+network", {"secret": "geheim"})
+    one.admitted()
+    one.carried(10, 20)
+    one.close(End(Reason.CLIENT_CLOSED, "front", code=4000))
+    admitted, ended = one._trail.lines
+    assert admitted == {
+        "event": "admitted",
+        "id": 7,
+        "peer": "192.0.2.1:5000",
+        "via": ["10.0.0.1"],
+        "listener": "web",
+        "route": "app",
+        "identity": "alice",
+        "proof": "basic+network",
+        "path": "/x?token=abc",
+        "subprotocol": "binary",
+        "backend": "tcp://127.0.0.1:9",
+        "address": "127.0.0.1:9",
+    }
+    assert ended.pop("seconds") >= 0
+    assert ended == {
+        **{key: admitted[key] for key in ("id", "peer", "via", "listener", "route", "identity", "proof", "address")},
+        "event": "ended",
+        "reason": "client_closed",
+        "blame": "front",
+        "code": 4000,
+        "to_back": 10,
+        "to_front": 20,
+    }
+
+
+def test_the_audit_has_refusals_and_what_is_known(records):
+    """A refusal has its reason, its status and the page that asked; a client that said nothing has none."""
+    one = account(Told())
+    one.request.headers.add(b"Origin", b"https://evil.example")
+    one.address = None
+    one.close(End(Reason.ORIGIN, "front", "not that one"))
+    silent = Account(8, "web", trail=one._trail)
+    silent.close(End(Reason.CLIENT_LOST, "front", SILENT))
+    (line,) = one._trail.lines
+    assert (line["event"], line["reason"], line["status"], line["detail"]) == ("refused", "origin", 403, "not that one")
+    assert line["origin"] == b"https://evil.example"
+    assert "proof" not in line
+
+
+def test_the_audit_has_answers_of_routes_that_ask(records):
+    """What a route answers by itself is audited only if it asks who the client is."""
+    for auth in (None, object()):
+        one = account(Told())
+        one.route = replace(one.route, backend=None, auth=auth)
+        one.identity = Identity("alice", "basic")
+        one.served(End(Reason.SERVED, "front", status=200))
+        assert [(line["event"], line["status"], line["proof"]) for line in one._trail.lines] == (
+            [("served", 200, "basic")] if auth else []
+        )

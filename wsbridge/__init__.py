@@ -9,10 +9,10 @@ The order of reading is the way of a connection:
 4. `admit`: which route, and may it; `access`, `auth`: who is it; `generation`: what a route is, built from `config`.
 5. `backends`: the other side is dialled, by `net.dial`.
 6. `relay`: `engine`, `pump`, `pair`, `endpoint` move the bytes; `protocol.websocket` is how they are framed.
-7. `reasons`: why it ended; `account`: its line in the log.
+7. `reasons`: why it ended; `account`: its line in the log; `audit`: what it leaves there.
 
 A file imports only from its own line or lines above it: `reasons`, `ledger` · `protocol`, `config` · `log`, `net`,
-`listeners`, `reread`, `systemd` · `relay` · `auth`, `backends`, `routes`, `speaks`, `whence` ·
+`listeners`, `reread`, `systemd` · `audit`, `relay` · `auth`, `backends`, `routes`, `speaks`, `whence` ·
 `kinds`, `generation`, `admit`, `access`, `account` · `connection`, `accept`, `server`, `daemon`, `demo` · `cli`.
 `protocol` does no I/O at all.
 """

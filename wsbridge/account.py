@@ -1,13 +1,14 @@
-"""Account: what is known of one connection, and its one line in the log.
+"""Account: what is known of one connection, its one line in the log, and what it leaves in the audit.
 
-Lives here: the facts gathered on the way and the names under which they are logged. Must not live here: how a line is
-written (`log`), counters (`ledger`).
+Lives here: the facts gathered on the way and the names under which they are told. Must not live here: how a line is
+written (`log`, `audit`), counters (`ledger`).
 """
 
 from __future__ import annotations
 
 import time
 
+from wsbridge.audit import Trail
 from wsbridge.auth.identity import ANONYMOUS
 from wsbridge.generation import Route
 from wsbridge.log import log
@@ -27,6 +28,7 @@ class Account:
         number: Its number since the process started.
         listener: Name of the listener that accepted it.
         http: Whether a refusal there is an HTTP answer.
+        trail: The audit, if there is one.
 
     Attributes:
         identity: Who the client turned out to be.
@@ -39,6 +41,7 @@ class Account:
         "_relayed",
         "_to_back",
         "_to_front",
+        "_trail",
         "address",
         "answering",
         "id",
@@ -50,8 +53,9 @@ class Account:
         "subprotocol",
     )
 
-    def __init__(self, number: int, listener: str, *, http: bool = True) -> None:
+    def __init__(self, number: int, listener: str, *, http: bool = True, trail: Trail | None = None) -> None:
         self.id = number
+        self._trail = trail
         self._http = http
         self.listener = listener
         self.peer = UNKNOWN
@@ -65,6 +69,20 @@ class Account:
         self._relayed = False
         self._to_back = self._to_front = 0
 
+    def admitted(self) -> None:
+        """Tell the audit that both sides are there."""
+        if self._trail is not None:
+            self._audit("admitted", {**self._front(), **self._known()})
+
+    def _audit(self, event: str, facts: dict[str, object]) -> None:
+        """Tell the audit, if there is one; it takes what its table has for the event."""
+        if self._trail is None:
+            return
+        more: dict[str, object] = {"proof": self.identity.method} if self.identity.method else {}
+        if self.request is not None and b"origin" in self.request.headers:
+            more["origin"] = self.request.headers.get(b"origin")
+        self._trail.tell(event, facts | more)
+
     def carried(self, to_back: int, to_front: int) -> None:
         """Note the payload bytes of the relay, each way."""
         self._relayed = True
@@ -73,16 +91,18 @@ class Account:
     def served(self, end: End) -> None:
         """Log an answer after which the connection stays open; one that went well only at debug, for there are many."""
         request = self.request
-        tell = log.debug if end.status is not None and end.status < 400 else log.info
-        tell(
-            "request.served",
+        told = {
             **self._front(),
-            route=None if self.route is None else self.route.name,
-            method=None if request is None else request.method,
-            path=None if request is None else request.target,
-            status=end.status,
+            "route": None if self.route is None else self.route.name,
+            "method": None if request is None else request.method,
+            "path": None if request is None else request.target,
+            "status": end.status,
             **({"detail": end.detail} if end.detail else {}),
-        )
+        }
+        tell = log.debug if end.status is not None and end.status < 400 else log.info
+        tell("request.served", **told)
+        if self.route is not None and self.route.auth is not None:
+            self._audit("served", {**told, **self._known()})
         self.request = self.route = None  # of the next request nothing is known yet
         self.identity = ANONYMOUS
 
@@ -93,22 +113,9 @@ class Account:
             facts["via"] = list(self.peer.via)
         return facts
 
-    def close(self, end: End) -> None:
-        """Log the connection's line: `connection.end`, or `connection.refused` if it was not relayed."""
-        if end.reason is Reason.SERVED:
-            self.served(end)
-            return
-        if not self._relayed and end.detail == SILENT:
-            log.debug("connection.silent", **self._front())
-            return
-        row = ENDINGS[end.reason]
-        facts: dict[str, object] = {
-            **self._front(),
-            "reason": end.reason.value,
-            "blame": end.blame,
-        }
-        if end.detail:
-            facts["detail"] = end.detail
+    def _known(self) -> dict[str, object]:
+        """What it asked for, who asked, and where it went, as far as it came."""
+        facts: dict[str, object] = {}
         if self.route is not None:
             facts["route"] = self.route.name
             if self.route.backend is not None:
@@ -121,16 +128,31 @@ class Account:
             facts["address"] = self.address
         if self.subprotocol is not None:
             facts["subprotocol"] = self.subprotocol
+        return facts
+
+    def close(self, end: End) -> None:
+        """Tell of the end: `connection.end`, or `connection.refused` if it was not relayed; and the audit alike."""
+        if end.reason is Reason.SERVED:
+            self.served(end)
+            return
+        if not self._relayed and end.detail == SILENT:
+            log.debug("connection.silent", **self._front())
+            return
+        row = ENDINGS[end.reason]
+        facts: dict[str, object] = {**self._front(), "reason": end.reason.value, "blame": end.blame}
+        if end.detail:
+            facts["detail"] = end.detail
+        facts.update(self._known())
         facts["seconds"] = round(time.monotonic() - self._began, 3)
+        if end.code is not None:
+            facts["code"] = end.code
         if self._relayed:
-            if end.code is not None:
-                facts["code"] = end.code
             facts["to_back"] = self._to_back
             facts["to_front"] = self._to_front
             getattr(log, row.level)("connection.end", **facts)
+            self._audit("ended", facts)
         else:
-            if end.code is not None:
-                facts["code"] = end.code
-            elif row.status is not None and self._http:
+            if end.code is None and row.status is not None and self._http:
                 facts["status"] = end.http_status
             getattr(log, row.level)("connection.refused", **facts)
+            self._audit("refused", facts)

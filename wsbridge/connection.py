@@ -50,7 +50,7 @@ async def serve(sock: socket.socket, sockaddr: object, listener: Listener, serve
         listener: Of the generation that the connection keeps for life.
         server: What outlives the connection.
     """
-    account = Account(server.next_id(), listener.name, http=listener.speaks == "websocket")
+    account = Account(server.next_id(), listener.name, http=listener.speaks == "websocket", trail=server.trail)
     try:
         account.peer = Peer.of(sock, sockaddr)
     except OSError as error:
@@ -74,7 +74,7 @@ async def serve(sock: socket.socket, sockaddr: object, listener: Listener, serve
 
 async def turn_away(sock: socket.socket, sockaddr: object, listener: Listener, server: Server) -> None:
     """Tell one client over the cap so: TLS, its head and a 503 within `shed`; a raw one is reset."""
-    account = Account(server.next_id(), listener.name, http=listener.speaks == "websocket")
+    account = Account(server.next_id(), listener.name, http=listener.speaks == "websocket", trail=server.trail)
     end = End(Reason.OVERLOAD, "bridge", f"{server.connections} connections, and the limit is {server.limit}")
     seconds = server.generation.config.timeouts.shed
     wire: Wire | End | None = None
@@ -240,6 +240,7 @@ async def _bridge(exchange: Exchange, admitted: Admitted, wire: Wire, server: Se
         if isinstance(accepted, End):
             return accepted
         front = accepted
+    account.admitted()
     server.relaying()
     try:
         return await server.engine.relay(front, dialled.endpoint, _terms(route, account.identity), route.ledger)

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from wsbridge.accept import Reserve, accept
+from wsbridge.audit import Trail
 from wsbridge.auth.passwords import Passwords
 from wsbridge.auth.spent import Spent
 from wsbridge.backends.backend import Services
@@ -58,6 +59,7 @@ class Server:
         watch: Clients whose backends are being dialled; an ending cuts that short, too.
         spent: The tickets that were used.
         passwords: Verifies passwords.
+        trail: The audit, if there is one.
         ending: Why requests are refused now; None while serving.
     """
 
@@ -73,6 +75,7 @@ class Server:
         self.shedding = 0
         self.hearing: set[trio.CancelScope] = set()
         self.watch = Watch()
+        self.trail = None if config.audit is None else Trail(config.audit.file)
         self.limit = connection_limit(config)
         self.ending: Reason | None = None
         self.reserve = Reserve()
@@ -121,9 +124,12 @@ class Server:
 
         Raises:
             ListenError: An address cannot be had.
+            ValueError: The audit's file cannot be opened.
         """
         listening: list[Listening] = []
         try:
+            if self.trail is not None:
+                self.trail.open()
             async with self.resolver, trio.open_nursery() as engine:
                 engine.start_soon(self.engine.run)
                 engine.start_soon(self.watch.run)
@@ -154,6 +160,8 @@ class Server:
             self.reserve.close()
             self.engine.close()
             self.watch.close()
+            if self.trail is not None:
+                self.trail.close()
 
     async def _end(self, connections: trio.Nursery) -> None:
         """Let connections end by themselves, then end them over `spread`, then cut what is left."""

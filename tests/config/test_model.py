@@ -23,7 +23,7 @@ def test_the_shortest_file_has_all_defaults() -> None:
 
 def test_the_sections_of_a_file() -> None:
     """What a file may have at its top, in the order in which it is shown."""
-    assert list(Config.model_fields) == ["log", "listeners", "routes", "timeouts", "limits", "engine"]
+    assert list(Config.model_fields) == ["log", "audit", "listeners", "routes", "timeouts", "limits", "engine"]
 
 
 @pytest.mark.parametrize(

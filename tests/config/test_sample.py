@@ -54,7 +54,7 @@ def test_the_sample_starts_where_its_files_exist(tmp_path: Path) -> None:
     (tmp_path / "tickets").write_text("k" * 44 + "\n")
     (tmp_path / "tickets").chmod(0o600)
     text = SAMPLE.read_text()
-    for folder in ("/etc/wsbridge/tls", "/etc/wsbridge/secrets", "/usr/share/novnc"):
+    for folder in ("/etc/wsbridge/tls", "/etc/wsbridge/secrets", "/usr/share/novnc", "/var/log/wsbridge"):
         text = text.replace(folder, str(tmp_path))
     assert load(text, file="wsbridge.yaml", kinds=CONFIG_KINDS, environ={}).warnings == []
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from wsbridge.config.audit import Audit
 from wsbridge.config.certificate import Certificate
 from wsbridge.config.choice import filled
 from wsbridge.config.limits import Limits
@@ -22,6 +23,7 @@ from wsbridge.config.timeouts import RouteTimeouts, Timeouts
 __all__ = [
     "Config",
     "Log",
+    "Audit",
     "Listener",
     "ListenerTls",
     "Certificate",
@@ -51,6 +53,8 @@ class Config(Section):
 
     log: Log = Field(default_factory=Log)
     """What is logged, and how it looks."""
+    audit: Audit | None = None
+    """Where it is written who was let in to what, and who was refused. Left out: nowhere."""
     listeners: Annotated[dict[Name, Listener], AfterValidator(filled)]
     """Addresses that are listened on, by names of your choice."""
     routes: Annotated[dict[Name, Route], AfterValidator(filled)]

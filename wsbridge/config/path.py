@@ -54,9 +54,24 @@ def read_folder_path(value: object, info: ValidationInfo) -> Path:
     return path
 
 
+def read_output_path(value: object, info: ValidationInfo) -> Path:
+    """Read the path of a file that will be written; its folder has to exist."""
+    context = context_of(info)
+    path = resolve(value, context)
+    if context is not None and context.files:
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder, not a file")
+        if not path.parent.is_dir():
+            raise ValueError(f"there is no folder {path.parent}")
+    return path
+
+
 FilePath = Annotated[
     Path, PlainValidator(read_file_path), PlainSerializer(str, return_type=str), WithJsonSchema({"type": "string"})
 ]
 FolderPath = Annotated[
     Path, PlainValidator(read_folder_path), PlainSerializer(str, return_type=str), WithJsonSchema({"type": "string"})
+]
+OutputPath = Annotated[
+    Path, PlainValidator(read_output_path), PlainSerializer(str, return_type=str), WithJsonSchema({"type": "string"})
 ]

@@ -1,7 +1,7 @@
 """The log: one record is one line, written by a thread of its own, never by the event loop.
 
 Reading order, which is the way of a record: `record` (what the caller does: level, time, plain values, a bounded
-queue), `limit` (floods of one event are cut short), `writer` (the thread: batches, lost records told later),
+queue), `limit` (floods of one event are cut short), `lines` (the thread: batches), `writer` (lost records told later),
 `redact` (secrets), `render` (JSON, console, journal), `output` (the descriptor, which may be full or gone).
 `events` is the table of all names. Everyone imports `log` from here; only the daemon and the commands call `start`.
 Must not live here: any fact about a connection.

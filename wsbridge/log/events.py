@@ -125,6 +125,16 @@ EVENTS: Final[dict[str, Event]] = {
         ("error",),
         ("file", "detail"),
     ),
+    "audit.failed": Event(
+        "The file of the audit was renamed or removed and cannot be opened anew; the old one is written on.",
+        ("error",),
+        ("file", "error"),
+    ),
+    "audit.dropped": Event(
+        "So many records of the audit were lost: its queue was full, or its file could not be written.",
+        ("warning",),
+        ("file", "count"),
+    ),
     "log.dropped": Event(
         "So many records were lost: the queue was full, or the output failed.",
         ("warning",),
@@ -171,7 +181,7 @@ KEYS: Final[dict[str, str]] = {
     "connections_limit": "how many connections may be open",
     "limit": "the same, for accept.shed",
     "signal": "signal that was received",
-    "file": "file that the warning points into, or that was read",
+    "file": "file that the warning points into, that was read, or that is written",
     "line": "line in it",
     "column": "column in it",
     "error": "what the system said",

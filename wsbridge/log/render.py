@@ -118,8 +118,15 @@ _encode: Final = _encoder.encode
 
 
 def _json_line(record: Record) -> bytes:
-    moment, level, facts = record
-    line: dict[str, Any] = {"ts": _when(moment), "level": level, "event": facts.get("event")}
+    return _json({"ts": _when(record.time), "level": record.level, "event": record.facts.get("event")}, record.facts)
+
+
+def event_line(record: Record) -> bytes:
+    """JSON as in the log, for a stream whose records have no level."""
+    return _json({"ts": _when(record.time), "event": record.facts.get("event")}, record.facts)
+
+
+def _json(line: dict[str, Any], facts: EventDict) -> bytes:
     for key, value in facts.items():
         if type(value) is Trace:
             line[key] = redact(value.full())

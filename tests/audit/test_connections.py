@@ -1,0 +1,82 @@
+"""What whole connections leave in the audit."""
+
+import json
+
+import pytest
+import trio
+
+from tests.client import request
+from tests.serving import backend, config_of, serving, written
+from wsbridge.reasons import Reason
+from wsbridge.server import Server
+
+
+def lines(path, *events):
+    """Read the records of these events."""
+    return [line for line in map(json.loads, path.read_text().splitlines()) if line["event"] in events]
+
+
+async def test_a_relayed_connection_is_told_twice(tmp_path):
+    """When both sides are there and when it has ended, by one id, which is the log's too."""
+    path = tmp_path / "audit.jsonl"
+    route = {"auth": {"kind": "network", "allow": ["127.0.0.0/8"]}}
+    async with backend() as back:
+        text = written(route={**route, "backend": back.url}, audit={"file": str(path)})
+        async with serving(text) as served:
+            client = await served.upgraded("/x?token=geheim", "Origin: http://localhost")
+            with trio.fail_after(5):
+                while not lines(path, "admitted"):
+                    await trio.sleep(0.01)
+            assert not lines(path, "ended")
+            await client.echoed(b"12345")
+            await client.close()
+            logged = await served.records.wait("connection.end")
+        assert [line["event"] for line in map(json.loads, path.read_text().splitlines())] == [
+            "started",
+            "admitted",
+            "ended",
+            "stopped",
+        ]
+        (admitted,), (ended,) = lines(path, "admitted"), lines(path, "ended")
+        assert admitted["id"] == ended["id"] == logged["id"]
+        assert (admitted["proof"], admitted["route"], admitted["listener"]) == ("network", "app", "web")
+        assert (admitted["path"], admitted["origin"]) == ("/x?token=***", "http://localhost")
+        assert (admitted["backend"], admitted["address"]) == (back.url, f"127.0.0.1:{back.port}")
+        assert (ended["reason"], ended["code"], ended["to_back"], ended["to_front"]) == ("client_closed", 1000, 5, 5)
+
+
+async def test_refusals_are_all_told(tmp_path):
+    """One record for each, however many come, with the reason and what is known; the dial is not among them."""
+    path = tmp_path / "audit.jsonl"
+    route = {"backend": "tcp://127.0.0.1:9", "auth": {"kind": "network", "allow": ["192.0.2.0/24"]}}
+    async with serving(written(route=route, audit={"file": str(path)})) as served:
+        for number in range(250):
+            with await served.connect() as client:
+                await client.send(request(f"/{number}"))
+                await client.everything()
+    refused = lines(path, "refused")
+    assert [line["path"] for line in refused] == [f"/{number}" for number in range(250)]
+    assert {(line["reason"], line["status"], line["route"]) for line in refused} == {("forbidden", 403, "app")}
+    assert not lines(path, "admitted", "ended")
+
+
+async def test_a_connection_that_a_stop_cut_is_ended(tmp_path):
+    """The last records are those of connections that the end of the process ended."""
+    path = tmp_path / "audit.jsonl"
+    async with backend() as back, serving(written(route={"backend": back.url}, audit={"file": str(path)})) as served:
+        client = await served.upgraded()
+        served.server.stop(Reason.STOP)
+        await served.returned.wait()
+        client.drop()
+    (ended,) = lines(path, "ended")
+    assert ended["reason"] == "stop"
+
+
+async def test_a_file_that_cannot_be_opened_refuses_to_start(tmp_path):
+    """No listener opens without the audit."""
+    gone = tmp_path / "logs"
+    gone.mkdir()
+    server = Server(config_of(written(route={"answer": "204"}, audit={"file": str(gone / "a.jsonl")})))
+    gone.rmdir()
+    with pytest.raises(ValueError, match=r"audit: .*a\.jsonl cannot be opened: No such file or directory"):
+        await server.run(lambda _: pytest.fail("it listens"))
