@@ -12,6 +12,7 @@ import trio
 
 from tests.client import Client, request
 from tests.serving import Served, backend, serving, written
+from wsbridge.auth.tokens import Token, digest_of
 from wsbridge.log.record import Record
 from wsbridge.log.render import renderer
 from wsbridge.protocol.ticket import Ticket, new_id, write
@@ -112,6 +113,37 @@ async def test_two_at_once(tmp_path: Path) -> None:
         await back.until(dials=1)
         for client in clients:
             client.drop()
+
+
+def by_token(folder: Path, back: str, **token: Any) -> dict[str, Any]:
+    """Write routes of which the one that gives tickets knows alice by a token."""
+    (folder / "tokens").write_text(Token("alice", digest_of("abc"), **token).line() + "\n")
+    table = routes(folder, back)
+    table["give"]["auth"] = {"kind": "bearer", "tokens": "tokens", "from": ["authorization", "cookie:pass"]}
+    return table
+
+
+async def test_the_connection_is_of_who_asked_for_the_ticket(tmp_path: Path) -> None:
+    """His name is in the log, and when his token ends, the connection ends, however short the ticket's own life was."""
+    async with backend() as back:
+        text = written(routes=by_token(tmp_path, back.url, expires=int(time.time()) + 3))
+        async with serving(text, folder=tmp_path) as served:
+            assert (await post(served))[0].startswith("HTTP/1.1 401 ")
+            one = await ticket(served, "Authorization: Bearer abc")
+            with await served.upgraded(f"/vnc?ticket={one}") as client:
+                await client.echoed()
+                assert await client.closing() == (1008, "auth_expired")
+            line = await served.records.wait("connection.end")
+            assert (line["identity"], line["reason"]) == ("alice", "auth_expired")
+
+
+async def test_by_cookie_the_page_must_be_named(tmp_path: Path) -> None:
+    """Browsers send an Origin with every POST; a cookie without one is refused."""
+    async with serving(written(routes=by_token(tmp_path, "tcp://127.0.0.1:9")), folder=tmp_path) as served:
+        cookie = "Cookie: pass=abc"
+        assert (await post(served, cookie))[0].startswith("HTTP/1.1 403 ")
+        assert (await post(served, cookie, "Origin: https://evil.example"))[0].startswith("HTTP/1.1 403 ")
+        assert await ticket(served, cookie, "Origin: http://localhost")
 
 
 async def test_what_is_wrong_looks_the_same(tmp_path: Path) -> None:
