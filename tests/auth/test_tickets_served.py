@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ import trio
 
 from tests.client import Client, request
 from tests.serving import Served, backend, serving, written
+from wsbridge.auth import scrypt
 from wsbridge.auth.tokens import Token, digest_of
 from wsbridge.log.record import Record
 from wsbridge.log.render import renderer
@@ -135,6 +137,24 @@ async def test_the_connection_is_of_who_asked_for_the_ticket(tmp_path: Path) -> 
                 assert await client.closing() == (1008, "auth_expired")
             line = await served.records.wait("connection.end")
             assert (line["identity"], line["reason"]) == ("alice", "auth_expired")
+
+
+async def test_a_password_gives_a_ticket(tmp_path: Path) -> None:
+    """As where a browser knows the user's password for the page, and forgets it for the WebSocket."""
+    (tmp_path / "users").write_text(f"alice:{scrypt.make(b'wonderland', ln=12).text}\n")
+    async with backend() as back:
+        table = routes(tmp_path, back.url)
+        table["give"]["auth"] = {"kind": "basic", "users": "users"}
+        async with serving(written(routes=table), folder=tmp_path) as served:
+            head, _ = await post(served)
+            assert head.startswith("HTTP/1.1 401 ")
+            assert "WWW-Authenticate: Basic" in head
+            password = base64.b64encode(b"alice:wonderland").decode()
+            one = await ticket(served, f"Authorization: Basic {password}")
+            with await served.upgraded(f"/vnc?ticket={one}") as client:
+                await client.echoed()
+                await client.close()
+            assert (await served.records.wait("connection.end"))["identity"] == "alice"
 
 
 async def test_by_cookie_the_page_must_be_named(tmp_path: Path) -> None:
