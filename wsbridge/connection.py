@@ -105,6 +105,7 @@ async def _carry(
     wire = await _secure(sock, listener, generation.config.timeouts.tls, account)
     if isinstance(wire, End):
         return wire
+    account.peer = wire.with_hello(account.peer)
     try:
         return await _converse(wire, listener, generation, server, account)
     except Exception:
@@ -166,7 +167,7 @@ async def _secure(sock: socket.socket, listener: Listener, seconds: float, accou
         with trio.move_on_after(seconds):
             return await wrap(sock, listener.tls, server_side=True)
     except OSError as error:
-        return End(Reason.TLS_FAILED, "front", failure_text(error))
+        return End(Reason.TLS_FAILED, "front", failure_text(error, of_client=True))
     return End(Reason.TLS_FAILED, "front", f"no TLS handshake within tls, {seconds:g} s")
 
 

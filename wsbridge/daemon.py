@@ -18,6 +18,7 @@ from wsbridge import __version__
 from wsbridge.config.model import Config
 from wsbridge.listeners import Listening
 from wsbridge.log import log
+from wsbridge.net.client_hello import ignore_unreadable_names
 from wsbridge.reasons import Reason
 from wsbridge.server import DESCRIPTORS_KEPT, Server
 from wsbridge.systemd import Notifier
@@ -73,6 +74,7 @@ async def serve(
         ValueError: A file that the configuration names cannot be used.
     """
     _warn_of_descriptors(config, raise_descriptor_limit())
+    ignore_unreadable_names()
     notifier = Notifier()
     server = Server(config, once=once)
 

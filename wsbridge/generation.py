@@ -197,7 +197,9 @@ def _listener(name: str, section: model.Listener, config: model.Config, routes: 
                 reached.append(routes[route_name])
     tls = None
     if section.tls is not None:
-        tls = server_context([(pair.cert, pair.key) for pair in section.tls.certificates])
+        pairs = [(pair.cert, pair.key) for pair in section.tls.certificates]
+        required = section.tls.client_certificate == "required"
+        tls = server_context(pairs, section.tls.client_ca, required=required)
     return Listener(
         name=name,
         speaks=section.speaks,

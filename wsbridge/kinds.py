@@ -14,6 +14,7 @@ from wsbridge.auth.any_of import AnyOf, AnyOfConfig
 from wsbridge.auth.auth import Auth, Lent
 from wsbridge.auth.basic import BasicAuth, BasicConfig
 from wsbridge.auth.bearer import BearerAuth, BearerConfig
+from wsbridge.auth.certificate import CertificateAuth, CertificateConfig
 from wsbridge.auth.network import NetworkAuth, NetworkConfig
 from wsbridge.auth.none import NoAuthConfig
 from wsbridge.auth.ticket import TicketAuth, TicketConfig
@@ -46,6 +47,7 @@ AUTH: Mapping[str, Callable[[Any, Lent], Auth | None]] = {
     "basic": BasicAuth,
     "bearer": BearerAuth,
     "ticket": TicketAuth,
+    "certificate": CertificateAuth,
     "any_of": AnyOf,
     "all_of": AllOf,
 }
@@ -65,6 +67,7 @@ CONFIG_KINDS = Kinds(
         "basic": BasicConfig,
         "bearer": BearerConfig,
         "ticket": TicketConfig,
+        "certificate": CertificateConfig,
         "any_of": AnyOfConfig,
         "all_of": AllOfConfig,
     },

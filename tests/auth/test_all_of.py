@@ -40,3 +40,9 @@ def test_it_needs_a_request_if_one_does() -> None:
 def test_it_takes_cookies_if_one_does() -> None:
     """The rule of Origin holds for the whole."""
     assert config(Says(), Says(cookies=True)).takes_cookies()
+
+
+def test_it_needs_a_certificate_if_one_does() -> None:
+    """Without one that way denies, and so does the whole."""
+    assert config(Says(certificate=True), Says()).needs_certificate()
+    assert not config(Says(), Says()).needs_certificate()

@@ -64,3 +64,9 @@ def test_it_takes_cookies_if_one_does() -> None:
     """The rule of Origin holds for the whole."""
     assert config(Says(), Says(cookies=True)).takes_cookies()
     assert not config().takes_cookies()
+
+
+def test_it_needs_a_certificate_if_all_do() -> None:
+    """One way that does without is enough where clients are asked for none."""
+    assert config(Says(certificate=True), Says(certificate=True)).needs_certificate()
+    assert not config(Says(certificate=True), Says()).needs_certificate()

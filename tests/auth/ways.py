@@ -19,10 +19,15 @@ class Says(AuthSection):
     answer: object = None
     http: bool = True
     cookies: bool = False
+    certificate: bool = False
 
     def needs_request(self) -> bool:
         """Say what the test says."""
         return self.http
+
+    def needs_certificate(self) -> bool:
+        """Say what the test says."""
+        return self.certificate
 
     def takes_cookies(self) -> bool:
         """Say what the test says."""

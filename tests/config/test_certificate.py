@@ -121,3 +121,14 @@ def test_missing_files_are_told_each(folder: Path) -> None:
     problems = wrong(TEXT, folder=folder)
     assert [problem.path.rpartition(".")[2] for problem in problems] == ["cert", "key"]
     assert all("No such file or directory" in problem.message for problem in problems)
+
+
+def test_authorities_of_clients(folder: Path) -> None:
+    """A file that holds no certificate, or is not there, is an error at its key."""
+    asking = TEXT.replace("    tls:\n", "    tls:\n      client_ca: cert.pem\n")
+    assert told(read(asking, folder=folder).warnings) == []
+    (problem,) = wrong(asking.replace("client_ca: cert.pem", "client_ca: key.pem"), folder=folder)
+    assert (problem.code, problem.path, problem.line) == ("E031", "listeners.web.tls.client_ca", 5)
+    assert "key.pem holds no certificate in PEM form" in problem.message
+    (problem,) = wrong(asking.replace("client_ca: cert.pem", "client_ca: none.pem"), folder=folder)
+    assert (problem.code, problem.path) == ("E012", "listeners.web.tls.client_ca")

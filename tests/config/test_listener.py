@@ -48,6 +48,11 @@ from tests.config.loading import ROUTES, read, wrong
             "listeners.l.real_address",
             "a listener that speaks tcp hears no request; write proxy-protocol",
         ),
+        (
+            "bind: '127.0.0.1:80', tls: {certificates: [{cert: a, key: b}], client_certificate: optional}",
+            "listeners.l.tls.client_certificate",
+            "means nothing without client_ca",
+        ),
         ("bind: '127.0.0.1:80', backlog: 0", "listeners.l.backlog", "0 is too small: at least 1"),
     ],
 )

@@ -42,7 +42,7 @@ def test_the_sample_has_no_warnings() -> None:
 def test_the_sample_starts_where_its_files_exist(tmp_path: Path) -> None:
     """With the files that it names in place, the sample passes with all checks."""
     ours = trustme.CA().issue_cert("gw.example.org")
-    for name in ("chain.pem", "client.pem", "db-ca.pem"):
+    for name in ("chain.pem", "client.pem", "clients.pem", "db-ca.pem"):
         (tmp_path / name).write_bytes(ours.cert_chain_pems[0].bytes())
     for name in ("key.pem", "client-key.pem"):
         (tmp_path / name).write_bytes(ours.private_key_pem.bytes())

@@ -9,6 +9,7 @@ import trio
 
 from tests.net.tls_ends import VERSIONS, Tls, arrived, connected, read_all
 from wsbridge.net import bio_wire, tls_wire
+from wsbridge.net.address import Peer
 from wsbridge.net.wire import RESET
 
 
@@ -163,3 +164,12 @@ async def test_a_certificate_for_another_name_is_refused(module, contexts):
         with pytest.raises(ssl.SSLCertVerificationError):
             await module.wrap(ours, client, server_side=False, server_hostname="elsewhere")
     theirs.close()
+
+
+async def test_the_name_that_the_client_asks_for_is_told(wrapped):
+    """As server; where we are the client there is nobody who asks."""
+    peer = Peer("203.0.113.7", 5, socket.AF_INET)
+    wire, _ = await wrapped()
+    assert wire.with_hello(peer).sni == "localhost"
+    wire, _ = await wrapped(server_side=False)
+    assert not wire.with_hello(peer).sni

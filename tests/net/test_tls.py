@@ -6,12 +6,20 @@ import subprocess
 import types
 
 import pytest
+import trustme
 
 from wsbridge.net import tls
 from wsbridge.net.tls import TlsError, client_context, cut_off, failure_text, server_context
 
-EOF_OF_3_11_2 = ssl.SSLError(1, "[SSL: UNEXPECTED_EOF_WHILE_READING] unexpected eof while reading")
-EOF_OF_3_11_2.reason = "UNEXPECTED_EOF_WHILE_READING"
+
+def reasoned(reason):
+    """An error of OpenSSL with this reason."""
+    error = ssl.SSLError(1, "odd")
+    error.reason = reason
+    return error
+
+
+EOF_OF_3_11_2 = reasoned("UNEXPECTED_EOF_WHILE_READING")
 
 
 def shake(server, client, name=None):
@@ -228,6 +236,11 @@ def test_self_signed_certificate_for_the_listener(tmp_path):
         (ssl.SSLEOFError(8, "EOF occurred"), "the peer closed the connection in the TLS handshake"),
         (EOF_OF_3_11_2, "the peer closed the connection in the TLS handshake"),
         (OSError("odd"), "odd"),
+        (
+            reasoned("PEER_DID_NOT_RETURN_A_CERTIFICATE"),
+            "the client showed no certificate, and client_certificate is required",
+        ),
+        (reasoned("CALLBACK_FAILED"), "the name that the client asks for (SNI) is not ASCII"),
     ],
 )
 def test_failure_text(error, text):
@@ -266,3 +279,43 @@ def test_a_fin_is_no_orderly_end_whatever_python_thinks(issue, ca_file, monkeypa
 def test_an_end_without_close_notify_by_any_name(error, cut):
     """A class of its own, or a reason; nothing else is one."""
     assert cut_off(error) is cut
+
+
+@pytest.mark.parametrize("asked", ["a.example.org", "b.example.org", "other.example.org"])
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_every_name_asks_for_the_clients_certificate(issue, ca_file, asked, version):
+    """Whatever certificate of ours the name picks: none is an error, and one is verified and told."""
+    certificates = [issue("a.example.org"), issue("b.example.org")]
+    client = client_context(ca_file)
+    client.check_hostname = False
+    client.maximum_version = version
+    with pytest.raises(ssl.SSLError) as caught:
+        shake(server_context(certificates, ca_file), client, asked)
+    assert failure_text(caught.value, of_client=True).startswith("the client showed no certificate")
+
+    client.load_cert_chain(*issue("alice.example.org"))
+    ours, _ = shake(server_context(certificates, ca_file), client, asked)
+    assert names(ours) == {"alice.example.org"}
+
+
+@pytest.mark.parametrize("asked", ["a.example.org", "b.example.org"])
+def test_a_client_may_show_none_where_it_is_optional(issue, ca_file, asked):
+    """But one of a stranger is refused there as well, in words that say whose it is."""
+    server = server_context([issue("a.example.org"), issue("b.example.org")], ca_file, required=False)
+    client = client_context(ca_file)
+    ours, _ = shake(server, client, asked)
+    assert ours.getpeercert() is None
+
+    stranger = trustme.CA().issue_cert("alice.example.org")
+    stranger.configure_cert(client)
+    with pytest.raises(ssl.SSLError) as caught:
+        shake(server, client, asked)
+    assert failure_text(caught.value, of_client=True).startswith("the client's certificate is not taken by client_ca: ")
+
+
+def test_authorities_of_clients_that_cannot_be_used(issue, tmp_path):
+    """The file is named."""
+    for path, words in ((tmp_path / "none.pem", "cannot be read"), (issue("gw")[1], "holds no certificate")):
+        with pytest.raises(TlsError, match=words) as caught:
+            server_context([issue("gw")], path)
+        assert caught.value.file == path

@@ -8,6 +8,7 @@ import trio.testing
 
 from tests.net.ends import arrived, connected, reset
 from wsbridge.net import wire as module
+from wsbridge.net.address import Peer
 from wsbridge.net.wire import EOF, RESET, SocketWire
 
 
@@ -304,3 +305,9 @@ async def test_write_all_raises_on_a_reset(tcp):
         while True:
             await wire.write_all(bytes(1000))
             await trio.lowlevel.checkpoint()
+
+
+def test_a_plain_peer_has_said_nothing(ends):
+    """Without TLS there is neither a name nor a certificate."""
+    peer = Peer("203.0.113.7", 5, socket.AF_INET)
+    assert ends[0].with_hello(peer) is peer

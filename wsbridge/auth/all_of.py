@@ -33,6 +33,10 @@ class AllOfConfig(AuthSection):
         """See `AuthSection.needs_request`: if one way does."""
         return any(member.needs_request() for member in self.all_of)
 
+    def needs_certificate(self) -> bool:
+        """See `AuthSection.needs_certificate`: if one way does."""
+        return any(member.needs_certificate() for member in self.all_of)
+
 
 class AllOf:
     """See `wsbridge.auth.auth.Auth`."""

@@ -34,6 +34,10 @@ class AnyOfConfig(AuthSection):
         """See `AuthSection.needs_request`: not if one way does without."""
         return all(member.needs_request() for member in self.any_of)
 
+    def needs_certificate(self) -> bool:
+        """See `AuthSection.needs_certificate`: not if one way does without."""
+        return all(member.needs_certificate() for member in self.any_of)
+
 
 class AnyOf:
     """See `wsbridge.auth.auth.Auth`."""

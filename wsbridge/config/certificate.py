@@ -82,6 +82,15 @@ def pair_problem(cert: Path, key: Path) -> PairProblem | None:
     return None
 
 
+def authorities_problem(path: Path) -> str | None:
+    """Try whether OpenSSL takes a file of authorities to verify by."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(path)
+    except ssl.SSLError:
+        return f"{path} holds no certificate in PEM form ({PEM_BEGIN})"
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Period:
     """When a certificate holds: both ends in UTC."""

@@ -19,7 +19,7 @@ from wsbridge.config.model import Config, Listener, RouteTimeouts
 from wsbridge.config.problems import did_you_mean
 from wsbridge.config.reach import leading_listeners, matching_listeners, naming_listeners, shadows
 from wsbridge.config.secret import Secret
-from wsbridge.config.section import Context, Fault, Section, Steps
+from wsbridge.config.section import AuthSection, Context, Fault, Section, Steps
 
 ANY = {"0.0.0.0": 4, "::": 6}
 """Addresses that stand for all of a family."""
@@ -34,6 +34,7 @@ def check(config: Config, context: Context) -> list[Fault]:
         *_auth_missing(config),
         *_auth_idle(config),
         *issuing(config),
+        *_uncertified(config),
         *_open_doors(config, context),
         *_waiting(config),
         *_readable_secrets(config),
@@ -148,6 +149,28 @@ def _auth_idle(config: Config) -> Iterator[Fault]:
         if route.auth.takes_cookies() and route.origins == "any":
             text = "cannot be any where a cookie lets in: browsers send it along for every page"
             yield Fault(("routes", name, "origins"), text, "E026")
+
+
+def _uncertified(config: Config) -> Iterator[Fault]:
+    """Ways of authentication by certificate, where clients are asked for none."""
+    for name, route in config.routes.items():
+        if route.auth is None:
+            continue
+        leading = leading_listeners(config, name)
+        without = [key for key in leading if (tls := config.listeners[key].tls) is None or tls.client_ca is None]
+        for steps, way in _ways(route.auth, ("routes", name, "auth")):
+            needed = way is route.auth or without == leading
+            if without and needed and way.needs_certificate():
+                text = f'needs a client certificate, and the listener "{without[0]}" has no tls: {{client_ca: …}}'
+                yield Fault(steps, f"{text} to ask for one", "E028")
+                break
+
+
+def _ways(way: AuthSection, steps: Steps) -> Iterator[tuple[Steps, AuthSection]]:
+    """Give a way of authentication and all that it holds, with the steps that lead to each."""
+    yield steps, way
+    for at, member in enumerate(way.members()):
+        yield from _ways(member, (*steps, way.kind, at))
 
 
 def _addresses(config: Config) -> Iterator[Fault]:

@@ -10,10 +10,10 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator
 
-from wsbridge.config.certificate import Certificate
+from wsbridge.config.certificate import Certificate, authorities_problem
 from wsbridge.config.choice import filled
 from wsbridge.config.network import UNIX, NetworkOrUnix
-from wsbridge.config.scalars import Bind, Count, Flag, Mode, Name, Owner, at_least, at_most
+from wsbridge.config.scalars import Bind, Count, FilePath, Flag, Mode, Name, Owner, at_least, at_most
 from wsbridge.config.section import Context, Fault, Section
 
 
@@ -22,6 +22,23 @@ class ListenerTls(Section):
 
     certificates: Annotated[tuple[Certificate, ...], AfterValidator(filled)]
     """One or more; the name that the client asks for (SNI) picks one, the first serves all others."""
+    client_ca: FilePath | None = None
+    """PEM file of the authorities whose client certificates are taken. Left out: clients are asked for none."""
+    client_certificate: Literal["required", "optional"] = "required"
+    """Whether a client must show a certificate or may; only with client_ca."""
+
+    @classmethod
+    def written_faults(cls, written: Mapping[str, object]) -> Iterable[Fault]:
+        """Ask for the authorities that certificates are verified by."""
+        if "client_certificate" in written and "client_ca" not in written:
+            yield Fault(("client_certificate",), "means nothing without client_ca", "E013", at_key=True)
+
+    def faults(self, context: Context) -> Iterable[Fault]:
+        """Tell whether the authorities can be used."""
+        if self.client_ca is not None and context.files:
+            problem = authorities_problem(self.client_ca)
+            if problem is not None:
+                yield Fault(("client_ca",), problem, "E031")
 
 
 class Listener(Section):

@@ -37,6 +37,7 @@ CODES: dict[str, str] = {
     "E025": "a way of authentication that needs HTTP, on a route that a listener with speaks: tcp names",
     "E026": "origins: any where a cookie lets in",
     "E027": "a route that gives tickets which the other route does not take",
+    "E028": "authentication by certificate, at a listener that asks clients for none",
     "E031": "a certificate and a key that cannot be used together",
     "E032": "a certificate that does not hold now",
     "E033": "a list of users or tokens that cannot be used",

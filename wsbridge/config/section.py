@@ -155,6 +155,10 @@ class AuthSection(Section):
         """Tell whether it can do nothing without a request over HTTP, as where plain TCP is spoken."""
         return True
 
+    def needs_certificate(self) -> bool:
+        """Tell whether it can do nothing without the certificate of a TLS client."""
+        return False
+
     def takes_cookies(self) -> bool:
         """Tell whether a cookie can prove who a client is."""
         return any(member.takes_cookies() for member in self.members())

@@ -9,12 +9,16 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from wsbridge.protocol.proxy_header import Place
 
 SockAddr = tuple[str, int] | tuple[str, int, int, int]
+
+Certificate = Mapping[str, object]
+"""A certificate as `ssl.SSLSocket.getpeercert` tells it."""
 
 _CREDENTIALS = struct.Struct("3i")
 
@@ -48,6 +52,7 @@ class Peer:
         via: Hosts of the proxies that passed it on and are trusted, nearest last; `unix` for one on a Unix socket.
         sni: The name that it asked for by TLS, where that is known; else empty.
         asked: Where it connected to, if a proxy has told; None for the listener's own address.
+        certificate: What it showed in the TLS handshake, verified; None for none.
     """
 
     host: str
@@ -58,6 +63,7 @@ class Peer:
     via: tuple[str, ...] = ()
     sni: str = ""
     asked: Place | None = None
+    certificate: Certificate | None = field(default=None, compare=False, hash=False, repr=False)
 
     @classmethod
     def of(cls, sock: socket.socket, sockaddr: object = None) -> Peer:

@@ -11,6 +11,8 @@ import errno
 import socket
 import ssl
 
+from wsbridge.net.address import Peer
+from wsbridge.net.client_hello import with_hello
 from wsbridge.net.tls import cut_off
 from wsbridge.net.wire import EOF, READ_SIZE, RESET, SocketWire
 from wsbridge.protocol.framing import Buffer
@@ -114,6 +116,10 @@ class BioWire(SocketWire):
             return
         self.readable = False
         self.ended = EOF
+
+    def with_hello(self, peer: Peer) -> Peer:
+        """See `Wire.with_hello`."""
+        return with_hello(peer, self._tls)
 
     def write(self, parts: list[Buffer]) -> list[Buffer] | None:
         """See `Wire.write`; keeps what the kernel did not take."""

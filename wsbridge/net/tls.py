@@ -1,7 +1,8 @@
 """TLS contexts: what a listener offers, what a backend is asked for, and what an OpenSSL error means.
 
-Lives here: `ssl.SSLContext` objects built from files, the choice of a certificate by SNI, words for failures. Must not
-live here: sockets and handshakes (`tls_wire`, `bio_wire`). Contexts belong to one generation of the configuration.
+Lives here: `ssl.SSLContext` objects built from files, words for failures. Must not live here: what a client says in its
+handshake (`client_hello`), sockets and handshakes (`tls_wire`, `bio_wire`). Contexts belong to one generation of the
+configuration.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import ssl
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, cast
+
+from wsbridge.net.client_hello import record_names
 
 ALPN: Final = ("http/1.1",)
 SERVER_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -35,27 +38,32 @@ class TlsError(ValueError):
         self.file = file
 
 
-def server_context(certificates: Sequence[tuple[Path, Path]]) -> ssl.SSLContext:
+def server_context(
+    certificates: Sequence[tuple[Path, Path]], client_ca: Path | None = None, *, required: bool = True
+) -> ssl.SSLContext:
     """Context of a listener: TLS 1.2 or later, ALPN http/1.1, the certificate chosen by the client's SNI.
 
     Reads files and may take some milliseconds for each certificate.
 
     Args:
         certificates: Pairs of certificate chain and key, PEM. The first is for clients whose name fits none.
+        client_ca: PEM file of the authorities whose client certificates are taken; None asks for none.
+        required: Whether a client must show one; else it may.
 
     Raises:
         TlsError: a file cannot be read, a key does not fit its certificate, a certificate has expired.
     """
     contexts = [_one_server_context(cert, key) for cert, key in certificates]
     default = contexts[0]
-    if len(contexts) > 1:
-        by_name: dict[str, ssl.SSLContext] = {}
-        for (cert, _), context in zip(certificates, contexts, strict=True):
-            for name in _names(context, cert):
-                by_name.setdefault(name, context)
-        default.sni_callback = _Chooser(by_name)
-    else:
-        _names(default, certificates[0][0])
+    by_name: dict[str, ssl.SSLContext] = {}
+    for (cert, _), context in zip(certificates, contexts, strict=True):
+        for name in _names(context, cert):
+            by_name.setdefault(name, context)
+    record_names(default, by_name if len(contexts) > 1 else {})
+    if client_ca is not None:
+        for context in contexts:  # OpenSSL verifies by the store of the context that the name has chosen
+            _trust(context, client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
     forget_errors()
     return default
 
@@ -85,12 +93,7 @@ def client_context(
     elif ca is None:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     else:
-        try:
-            context.load_verify_locations(cafile=str(ca))
-        except ssl.SSLError:
-            raise TlsError(f"{ca}: holds no certificate in PEM form", ca) from None
-        except OSError as error:
-            raise TlsError(f"{ca}: cannot be read: {error.strerror}", ca) from None
+        _trust(context, ca)
     if client_certificate is not None:
         _load(context, *client_certificate)
     if alpn:
@@ -120,33 +123,29 @@ def forget_errors() -> None:
         handshake.do_handshake()  # never answered
 
 
-def failure_text(error: OSError) -> str:
-    """One sentence for a failed TLS handshake or stream, in OpenSSL's words where it has any."""
+def failure_text(error: OSError, *, of_client: bool = False) -> str:
+    """One sentence for a failed TLS handshake or stream, in OpenSSL's words where it has any.
+
+    Args:
+        error: What the handshake raised.
+        of_client: Whether the peer is a client, which shows a certificate only where it is asked for.
+    """
     if isinstance(error, ssl.SSLCertVerificationError):
+        if of_client:
+            return f"the client's certificate is not taken by client_ca: {error.verify_message}"
         return f"certificate verify failed: {error.verify_message}"
     if cut_off(error) or isinstance(error, ssl.SSLZeroReturnError):
         return "the peer closed the connection in the TLS handshake"
     if isinstance(error, ssl.SSLError):
         reason = error.reason or ""
+        if reason == "CALLBACK_FAILED":
+            return "the name that the client asks for (SNI) is not ASCII"
+        if reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
+            return "the client showed no certificate, and client_certificate is required"
         if reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"):
             return f"the peer does not speak TLS ({reason.lower().replace('_', ' ')})"
         return reason.lower().replace("_", " ") or str(error)
     return error.strerror or str(error)
-
-
-class _Chooser:
-    """SNI callback: the context whose certificate names the host; no change if none does."""
-
-    def __init__(self, by_name: Mapping[str, ssl.SSLContext]) -> None:
-        self._by_name = by_name
-
-    def __call__(self, connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, _: ssl.SSLContext) -> None:
-        if not name:
-            return
-        host = name.lower().rstrip(".")
-        found = self._by_name.get(host) or self._by_name.get("*." + host.partition(".")[2])
-        if found is not None:
-            connection.context = found
 
 
 def _new(protocol: int) -> ssl.SSLContext:
@@ -157,6 +156,16 @@ def _new(protocol: int) -> ssl.SSLContext:
     # Python 3.10 to 3.11.2 set it: then a FIN from anybody on the way passes for the peer's orderly end
     context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
     return context
+
+
+def _trust(context: ssl.SSLContext, ca: Path) -> None:
+    """Load the authorities that a context verifies by."""
+    try:
+        context.load_verify_locations(cafile=str(ca))
+    except ssl.SSLError:
+        raise TlsError(f"{ca}: holds no certificate in PEM form", ca) from None
+    except OSError as error:
+        raise TlsError(f"{ca}: cannot be read: {error.strerror}", ca) from None
 
 
 def _one_server_context(cert: Path, key: Path) -> ssl.SSLContext:

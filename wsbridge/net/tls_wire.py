@@ -15,6 +15,8 @@ from termios import FIONREAD
 
 import trio
 
+from wsbridge.net.address import Peer
+from wsbridge.net.client_hello import with_hello
 from wsbridge.net.tls import cut_off, forget_errors
 from wsbridge.net.wire import EOF, READ_SIZE, SocketWire
 from wsbridge.protocol.framing import Buffer
@@ -126,6 +128,10 @@ class TlsWire(SocketWire):
         except OSError as error:
             self.broke(error)
         return True
+
+    def with_hello(self, peer: Peer) -> Peer:
+        """See `Wire.with_hello`."""
+        return with_hello(peer, self._tls)
 
     async def ready(self) -> None:
         """Wait for what the last read wanted."""

@@ -18,6 +18,7 @@ from typing import Protocol
 import trio
 
 from wsbridge.net import sockets
+from wsbridge.net.address import Peer
 from wsbridge.protocol.framing import Buffer
 
 READ_SIZE = 65536
@@ -118,6 +119,9 @@ class Wire(Protocol):
 
     def unread(self, data: bytes) -> None:
         """Put bytes back in front of what comes next."""
+
+    def with_hello(self, peer: Peer) -> Peer:
+        """Add to the peer that we accepted what it said of itself in the TLS handshake."""
 
 
 def lasting(parts: list[Buffer]) -> list[Buffer]:
@@ -336,3 +340,7 @@ class SocketWire:
         if data:
             self._early = data + self._early
             self.readable = True
+
+    def with_hello(self, peer: Peer) -> Peer:
+        """See `Wire.with_hello`: without TLS it said nothing."""
+        return peer
