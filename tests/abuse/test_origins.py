@@ -64,6 +64,77 @@ async def test_only_the_right_page_gets_in(lines, status, policy):
                 assert line["level"] == "warning"
 
 
+IDN = "xn--bcher-kva.example"
+SAME_OR_LISTED = {
+    "in its ASCII form": (IDN, [f"Origin: https://{IDN}"], 101),
+    "in capitals": ("XN--BCHER-KVA.Example", [f"Origin: https://{IDN.upper()}"], 101),
+    "with its port": (f"{IDN}:443", [f"Origin: https://{IDN}:443"], 101),
+    "Host with a dot at its end": (f"{IDN}.", [f"Origin: https://{IDN}"], 101),
+    "as people write it": (IDN, ["Origin: https://b\xfccher.example"], 400),
+    "percent-encoded": (IDN, ["Origin: https://b%C3%BCcher.example"], 403),
+    "look-alike": (IDN, ["Origin: https://xn--bcher-lva.example"], 403),
+    "its mapping without the umlaut": (IDN, ["Origin: https://bucher.example"], 403),
+}
+
+
+@pytest.mark.parametrize("policy", ["list", "same"])
+@pytest.mark.parametrize(("host", "lines", "status"), SAME_OR_LISTED.values(), ids=SAME_OR_LISTED)
+async def test_international_names_are_compared_as_browsers_send_them(host, lines, status, policy):
+    """The file may have them as people write them; a request has ASCII, and nothing of it is converted."""
+    async with backend() as back:
+        route = {"backend": back.url, "auth": "none", "match": {"host": "B\u00fccher.example"}}
+        route["origins"] = ["https://b\u00fccher.example"] if policy == "list" else "same"
+        async with serving(written(routes={"app": route}, tls=True)) as served:
+            assert await status_of(served, request("/", *lines, host=host), tls=True) == status
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert back.dials == (status == 101)
+
+
+PORTS = {
+    "both left out": ("gw.example.org", "http://gw.example.org", 101),
+    "https in front": ("gw.example.org", "https://gw.example.org", 101),
+    "the scheme's own in Host": ("gw.example.org:443", "https://gw.example.org", 101),
+    "the other scheme's own": ("gw.example.org:443", "http://gw.example.org", 403),
+    "the same other": ("gw.example.org:8443", "https://gw.example.org:8443", 101),
+    "in the Origin alone": ("gw.example.org", "https://gw.example.org:8443", 403),
+    "in Host alone": ("gw.example.org:8443", "https://gw.example.org", 403),
+    "too large": ("gw.example.org", "https://gw.example.org:65536", 403),
+    "no number": ("gw.example.org", "https://gw.example.org:x", 403),
+    "a scheme without one": ("gw.example.org", "app://gw.example.org", 403),
+}
+
+
+@pytest.mark.parametrize(("host", "origin", "status"), PORTS.values(), ids=PORTS)
+async def test_ports_belong_to_the_origin(host, origin, status):
+    """With `same` the ports are equal, the default one taken from the Origin's scheme."""
+    async with backend() as back:
+        route = {"backend": back.url, "auth": "none", "match": {"host": "gw.example.org"}}
+        async with serving(written(routes={"app": route})) as served:
+            assert await status_of(served, request("/", f"Origin: {origin}", host=host)) == status
+
+
+@pytest.mark.parametrize(("origins", "status"), [(["null"], 101), ("any", 101), ([ALLOWED], 403), ("same", 403)])
+async def test_null_only_if_written(origins, status):
+    """Sandboxed frames and local files have the origin null, which any page can take; it passes only if written."""
+    async with backend() as back:
+        route = {"backend": back.url, "auth": "none", "match": "any", "origins": origins}
+        async with serving(written(routes={"app": route})) as served:
+            assert await status_of(served, request("/", "Origin: null")) == status
+            assert await status_of(served, request("/", "Origin: NULL")) == (101 if origins == "any" else 403)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [["Host: localhost"], ["Host: evil.example"], ["host:localhost", "HOST: evil.example"], ["Host:"]],
+    ids=["the same twice", "another", "three", "an empty one"],
+)
+async def test_several_hosts_are_refused(lines):
+    """A second Host header, whatever it says, is 400: programs disagree on which one counts."""
+    async with backend() as back, serving(written(route={"backend": back.url})) as served:
+        assert await status_of(served, request("/", *lines)) == 400
+        assert back.dials == 0
+
+
 HOSTS = {
     "localhost": 101,
     "localhost:8080": 101,

@@ -170,6 +170,18 @@ def test_what_is_no_origin(text: str, message: str) -> None:
         read_origin(text)
 
 
+def test_international_names_become_what_browsers_send() -> None:
+    """Origins and hosts may be written as people read them."""
+    assert read_origin("https://Bücher.example:8443") == "https://xn--bcher-kva.example:8443"
+    assert read_origin("app://bücher") == "app://xn--bcher-kva"
+    assert read_host("BÜCHER.example") == "xn--bcher-kva.example"
+    with pytest.raises(ValueError, match=r"write https://xn--bcher-kva\.example"):
+        read_origin("https://bücher.example:443")
+    for text in ("https://bü cher", "https://bücher.*", "https://bücher:x"):
+        with pytest.raises(ValueError, match=r"no name of a host|no port"):
+            read_origin(text)
+
+
 def test_hosts_have_one_form() -> None:
     """Hosts are compared lower-case, without trailing dot, IPv6 in brackets."""
     assert read_host("GW.Example.org.") == "gw.example.org"

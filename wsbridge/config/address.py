@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 
+from wsbridge.config.idn import ascii_authority
 from wsbridge.config.secret import Secret
 from wsbridge.config.text import as_text
 from wsbridge.protocol.origin import parse_origin
@@ -239,16 +240,19 @@ def read_proxy(value: object) -> Proxy:
 
 
 def read_origin(value: object) -> str:
-    """Read an origin the way browsers write it: scheme, host, and the port unless it is the scheme's own."""
+    """Read an origin the way browsers send it: scheme, host, and the port unless it is the scheme's own.
+
+    International names may be written as such, for hosts of routes, too.
+    """
     text = as_text(value)
     found = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#@]+)(/?)", text)
     if text == "null":
         return text
     if found is None:
         raise ValueError(f'"{text}" is no origin: write scheme and host alone, such as https://gw.example.org')
-    scheme, authority = found[1].lower(), found[2].lower()
+    scheme, authority = found[1].lower(), ascii_authority(found[2]).lower()
     if scheme not in ORIGIN_PORTS:
-        if parse_origin(text.removesuffix("/")) is None:
+        if parse_origin(f"{scheme}://{authority}") is None:
             raise ValueError(f'"{authority}" in "{text}" is no host')
         return f"{scheme}://{authority}"
     host, port = _split(authority)
@@ -269,7 +273,7 @@ def read_host(value: object) -> str:
         raise ValueError(f'"{text}": write the host alone, such as gw.example.org')
     if _ip(text) is not None and ":" in text:
         text = f"[{text}]"
-    host, port = _split(text)
+    host, port = _split(ascii_authority(text))
     if port is not None:
         raise ValueError(f'"{text}": write the host without a port: {host}')
     return _bracketed(host.lower().rstrip("."))
