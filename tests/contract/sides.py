@@ -117,6 +117,7 @@ class Relay:
         self.front_side, self.front = front_side, front
         self.back_side, self.back = back_side, back
         self.terms = terms
+        self.share = None
         self.ledger = Ledger()
         self.scope = trio.CancelScope()
         self.end: End | None = None
@@ -126,7 +127,7 @@ class Relay:
         """Relay until the end, and hold the engine to what it promises then."""
         try:
             with self.scope:
-                self.end = await self.engine.relay(self.front_side, self.back_side, self.terms, self.ledger)
+                self.end = await self.engine.relay(self.front_side, self.back_side, self.terms, self.ledger, self.share)
         finally:
             for one in (self.front_side, self.back_side):
                 assert one.wire.sock.fileno() == -1, "a descriptor is open after the end"
@@ -181,6 +182,7 @@ async def between(
     glued=None,
     buffer=None,
     seconds=20,
+    share=None,
     **changes,
 ):
     """A relay between two peers, by what they speak.
@@ -194,6 +196,7 @@ async def between(
         glued: Called with both peers before it begins; gives what was read already from each.
         buffer: Size of kernel buffers, if small.
         seconds: In which all must be over.
+        share: Bytes a second that it has in common with others.
         changes: To the terms.
     """
     front_side, front_peer = await side(front, over, "server", buffer=buffer)
@@ -202,6 +205,7 @@ async def between(
         for endpoint, data in zip((front_side, back_side), glued(front_peer, back_peer), strict=True):
             endpoint.wire.unread(data)
     relay = Relay(engine, front_side, front_peer, back_side, back_peer, replace(terms, **changes))
+    relay.share = share
     async with trio.open_nursery() as nursery:
         nursery.start_soon(relay.run)
         await trio.testing.wait_all_tasks_blocked()

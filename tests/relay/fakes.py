@@ -46,7 +46,7 @@ class FakeWire:
         self.incoming.append(None)
         self.readable = True
 
-    def read(self):
+    def read(self, most=65536):
         """See `Wire.read`."""
         if not self.incoming:
             self.readable = False

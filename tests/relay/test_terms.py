@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from wsbridge.config.limits import Limits
+from wsbridge.config.route_limits import RouteLimits
 from wsbridge.config.timeouts import Timeouts
 from wsbridge.relay.terms import Terms
 
@@ -20,6 +21,7 @@ def test_times_are_those_of_the_configuration(name: str) -> None:
 def test_bounds_are_those_of_the_configuration() -> None:
     """Bytes of lingering, and the rate of frames that carry nothing."""
     assert (Terms().linger_bytes, Terms().chaff_rate) == (Limits().linger_bytes, Limits().control_rate)
+    assert Terms().bytes_per_second == RouteLimits().bytes_per_second
     assert (Terms().deliver, Terms().lost_is_fin) == (False, False)
 
 

@@ -46,7 +46,7 @@ class BioWire(SocketWire):
         self._finishing = False
         self._deaf = False
 
-    def read(self) -> bytes:
+    def read(self, most: int = READ_SIZE) -> bytes:
         """See `Wire.read`; what one read of the socket gave is decrypted whole."""
         if self._early:
             data, self._early = self._early, b""

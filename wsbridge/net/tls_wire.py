@@ -44,8 +44,8 @@ class TlsWire(SocketWire):
         self._repeats = False
         self._wants_write = False
 
-    def read(self) -> bytes:
-        """See `Wire.read`; gathers records, up to 64 KiB and `MOST_RECORDS`."""
+    def read(self, most: int = READ_SIZE) -> bytes:
+        """See `Wire.read`; gathers records, up to `MOST_RECORDS`."""
         if self._early:
             data, self._early = self._early, b""
             return data
@@ -53,7 +53,7 @@ class TlsWire(SocketWire):
         total = 0
         try:
             while True:
-                data = self._read(READ_SIZE)
+                data = self._read(most - total)
                 if not data:
                     self.readable = False
                     self.ended = self.ended or EOF
@@ -63,7 +63,7 @@ class TlsWire(SocketWire):
                 if not self._pending() and not self.hup and ioctl(self.fd, FIONREAD, _NOTHING) == _NOTHING:
                     self.readable = False
                     break
-                if total >= READ_SIZE or len(gathered) >= MOST_RECORDS:
+                if total >= most or len(gathered) >= MOST_RECORDS:
                     break
         except ssl.SSLWantReadError:
             self.readable = False

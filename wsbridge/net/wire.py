@@ -58,8 +58,12 @@ class Wire(Protocol):
     ended: str | None
     error: str
 
-    def read(self) -> bytes:
-        """Give what has arrived, at most 64 KiB; nothing means: look at `ended`, else wait."""
+    def read(self, most: int = READ_SIZE) -> bytes:
+        """Give what has arrived; nothing means: look at `ended`, else wait.
+
+        Args:
+            most: Bytes to give, at most 64 KiB; where TLS goes through memory, what is decrypted is given whole.
+        """
 
     def read_bulk(self) -> Buffer:
         """Do as `read`, for bytes that are written on at once: more of them while they keep coming.
@@ -159,16 +163,16 @@ class SocketWire:
         self._recv = sock.recv
         self._send = sock.send
 
-    def read(self) -> bytes:
+    def read(self, most: int = READ_SIZE) -> bytes:
         """See `Wire.read`."""
         if self._early:
             data, self._early = self._early, b""
             return data
         try:
-            data = self._recv(READ_SIZE)
+            data = self._recv(most)
         except OSError as error:
             return self._read_nothing(error)
-        if len(data) < READ_SIZE:
+        if len(data) < most:
             self._read_all(len(data))
         return data
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from wsbridge.limits.meter import Meter
 from wsbridge.net.wire import Wire, lasting
 from wsbridge.protocol.frames import CLOSE, PING, PONG, close_body
 from wsbridge.protocol.framing import Buffer, Chunks, Framing, Marks, Violation
@@ -32,6 +33,7 @@ class Endpoint:
         drop: Its payload is decoded and thrown away.
         pending: Buffers the kernel has not taken; None for none. While it is set, the other side is not read.
         rest: Input read and not yet decoded.
+        meter: What bounds the bytes that it may send on; None for nothing.
         received: Payload bytes that came from it.
         heard: When bytes last came (seconds of the loop's clock).
         spoke: When bytes were last handed to the kernel.
@@ -54,6 +56,7 @@ class Endpoint:
         "is_front",
         "linger_left",
         "linger_until",
+        "meter",
         "notice",
         "other",
         "pair",
@@ -87,6 +90,7 @@ class Endpoint:
         self.closed = False
         self.pending: list[Buffer] | None = None
         self.rest = b""
+        self.meter: Meter | None = None
         self.received = 0
         self.heard = 0.0
         self.spoke = 0.0
@@ -129,6 +133,24 @@ class Endpoint:
         elif framing.chaff != self.flood_base:
             self.notice = True
         return chunks, marks
+
+    def pull_some(self, most: int, now: float) -> tuple[Chunks, Marks | None]:
+        """Do as `pull` for at most so many bytes; what a read gave beyond them waits in `rest`."""
+        data = self.rest
+        if not data:
+            data = self.wire.read(most)
+            if not data:
+                return [], None
+            self.heard = now
+        self.rest = data[:most]
+        found = Endpoint.pull(self, now)
+        self.rest += data[most:]
+        return found
+
+    @property
+    def starved(self) -> bool:
+        """Whether it is not read because it may send no more for now."""
+        return self.meter is not None and self.meter.starved
 
     def push(self, chunks: Chunks, marks: Marks | None, now: float) -> None:
         """Frame and write; only while nothing is pending."""

@@ -12,6 +12,7 @@ from typing import Protocol
 import trio
 
 from wsbridge.ledger import Ledger
+from wsbridge.limits.shares import Share
 from wsbridge.net.wire import SocketWire
 from wsbridge.reasons import ENDINGS, End, Reason
 from wsbridge.relay.endpoint import Endpoint, RawEndpoint
@@ -32,8 +33,17 @@ class Engine(Protocol):
     async def run(self) -> None:
         """Serve `relay` until cancelled."""
 
-    async def relay(self, front: Endpoint, back: Endpoint, terms: Terms, ledger: Ledger) -> End:
+    async def relay(
+        self, front: Endpoint, back: Endpoint, terms: Terms, ledger: Ledger, share: Share | None = None
+    ) -> End:
         """Relay until the end; it owns both wires, and none is open when it returns or is cancelled.
+
+        Args:
+            front: The accepted side.
+            back: The dialled side.
+            terms: What holds for it.
+            ledger: Where it is counted.
+            share: Bytes a second that it has in common with others.
 
         Resource handling:
             Cancelling aborts both sides.
@@ -85,10 +95,14 @@ class PythonEngine:
             nursery.start_soon(self.pump.run)
             nursery.start_soon(self.pump.keep_time)
 
-    async def relay(self, front: Endpoint, back: Endpoint, terms: Terms, ledger: Ledger) -> End:
+    async def relay(
+        self, front: Endpoint, back: Endpoint, terms: Terms, ledger: Ledger, share: Share | None = None
+    ) -> End:
         """See `Engine.relay`."""
         self.pump.now = trio.current_time()
         pair = Pair(front, back, terms, self.pump)
+        pair.share = share
+        pair.meter()
         ledger.active += 1
         ledger.relayed += 1
         try:
@@ -155,6 +169,10 @@ class PythonEngine:
 
     def revise(self, pair: Pair, terms: Terms) -> None:
         """See `Engine.revise`."""
+        if terms.bytes_per_second != pair.terms.bytes_per_second:
+            pair.terms = terms
+            pair.meter()
+            self.pump.later(pair)
         pair.terms = terms
         self.pump.look_at(pair, self.pump.tick())
 

@@ -96,7 +96,8 @@ def _pinging(pair: Pair, side: Endpoint, now: float) -> float:
     """Ping a side that is silent either way. Any byte received is life; without one `pong` runs.
 
     It runs from when the ping was acknowledged, and stands still while we do not read that side because the other
-    is blocked. A peer whose kernel answers nothing, not even what is repeated, gets no more than `pong` either.
+    is blocked or it may send no more for now. A peer whose kernel answers nothing, not even what is repeated, gets no
+    more than `pong` either.
     """
     ping, pong = pair.terms.ping, pair.terms.pong
     if ping is None:
@@ -114,7 +115,7 @@ def _pinging(pair: Pair, side: Endpoint, now: float) -> float:
         side.ping_target = side.wire.acked() + side.wire.unacked()
     acked = side.wire.acked()
     if (
-        (side.other.pending is not None and not side.drop)
+        ((side.other.pending is not None or side.starved) and not side.drop)
         or (acked < (side.ping_target or 0) and acked > side.ping_acked)
         or ((side.ping_target is None or acked < side.ping_target) and not side.wire.unanswered())
     ):

@@ -13,7 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from wsbridge.net.wire import RESET
+from wsbridge.limits.bucket import Bucket
+from wsbridge.limits.meter import Meter
+from wsbridge.limits.shares import Share
+from wsbridge.net.wire import READ_SIZE, RESET
 from wsbridge.protocol.frames import CLOSE, PING, read_close_body
 from wsbridge.protocol.framing import Violation
 from wsbridge.reasons import ENDINGS, Blame, End, Reason
@@ -43,9 +46,10 @@ class Pair(Ending):
         moved: When payload last moved, either way.
         ready: Whether it waits on the pump's list.
         due: The wheel's slot it is in.
+        share: Bytes a second that it has in common with others.
     """
 
-    __slots__ = ("began", "due", "end", "moved", "on_done", "ready")
+    __slots__ = ("began", "due", "end", "moved", "on_done", "ready", "share")
 
     def __init__(self, front: Endpoint, back: Endpoint, terms: Terms, pump: Pump) -> None:
         super().__init__(front, back, terms, pump)
@@ -53,6 +57,7 @@ class Pair(Ending):
         self.began = self.moved = pump.now
         self.ready = False
         self.due: int | None = None
+        self.share: Share | None = None
         self.on_done: Callable[[], None] = lambda: None
         front.is_front = True
         for side, other in ((front, back), (back, front)):
@@ -76,6 +81,16 @@ class Pair(Ending):
         """Break the cycle of references; only once nothing will move any more."""
         for side in (self.front, self.back):
             del side.pair, side.other
+
+    def meter(self) -> None:
+        """Bound what each direction carries, by the terms and the share."""
+        rate, share = self.terms.bytes_per_second, self.share
+        for side in (self.front, self.back):
+            buckets = [] if rate is None else [Bucket(rate)]
+            if share is not None:
+                buckets.append(share.to_back if side.is_front else share.to_front)
+            if buckets or side.meter is not None:  # what waits in `rest` goes out as metered bytes do
+                side.meter = Meter(tuple(buckets), READ_SIZE)
 
     # ------------------------------------------------------------------ moving
 
@@ -103,7 +118,15 @@ class Pair(Ending):
                 self.pump.later(self)
                 return
             rounds -= 1
-            chunks, marks = src.pull(now)
+            if src.meter is None:
+                chunks, marks = src.pull(now)
+            else:
+                room = READ_SIZE if src.drop else src.meter.room(now)
+                if not room:
+                    self.look_again(src.meter.until)
+                    return
+                chunks, marks = src.pull_some(room, now)
+                src.meter.take(sum(map(len, chunks)))
             if chunks and not src.drop:
                 self.moved = now
                 src.received += len(chunks[0]) if len(chunks) == 1 else sum(map(len, chunks))
@@ -118,12 +141,13 @@ class Pair(Ending):
     def cannot_read_on(self, side: Endpoint) -> bool:
         """Tell whether a side that was reset will not be read to its end, so that the reset counts now.
 
-        It had finished, and takes the answer no longer; or it is a front whose backend does not take what it sent,
-        and would be reset for it all the same.
+        It had finished, and takes the answer no longer; or it is a front whose backend does not take what it sent, or
+        may not have it yet, and would be reset for it all the same.
         """
         if side.rx == "closed":
             return side.tx == "open"
-        return side.is_front and side.rx == "open" and side.other.pending is not None and not self.terms.lost_is_fin
+        held_up = side.other.pending is not None or side.starved
+        return side.is_front and side.rx == "open" and held_up and not self.terms.lost_is_fin
 
     def heed(self, src: Endpoint, dst: Endpoint) -> None:
         """Act on what came besides payload."""

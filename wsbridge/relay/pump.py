@@ -149,6 +149,8 @@ class Pump:
         due = liveness.check(pair, self.now)
         if not pair.done:
             self._wheel.put(pair, due)
+            if pair.front.starved or pair.back.starved:
+                self.later(pair)
 
     def _work(self) -> None:
         """Handle events until there are none, or the turn is over."""
@@ -175,7 +177,9 @@ class Pump:
                 wire = side.wire
                 if event & _GONE:
                     wire.hup = wire.readable = True
-                    if event & select.EPOLLERR and (side.rx == "closed" or side.other.pending is not None):
+                    if event & select.EPOLLERR and (
+                        side.rx == "closed" or side.other.pending is not None or side.meter is not None
+                    ):
                         wire.fail()
                         self.later(side.pair)
                 elif event & _IN or side.is_websocket:

@@ -26,6 +26,7 @@ class Terms:
         chaff_rate: Control and empty frames a second, over 5 s, that a peer may send.
         deliver: After a client's close frame, what the backend still sends is sent on.
         lost_is_fin: A client that vanished ends a raw backend with FIN instead of a reset.
+        bytes_per_second: Payload that each direction may carry.
     """
 
     idle: float | None = None
@@ -41,3 +42,4 @@ class Terms:
     chaff_rate: int = 2000
     deliver: bool = False
     lost_is_fin: bool = False
+    bytes_per_second: int | None = None

@@ -1,0 +1,89 @@
+"""Buckets: the rate holds over time, bursts are small, and those who wait are served in turn."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+
+from wsbridge.limits.bucket import DEPTH, Bucket, Claim
+
+RATE = 20_000
+
+
+def taken(
+    claims: list[Claim], seconds: float, step: float = 0.05, most: int = 65536
+) -> Iterator[tuple[float, int, int]]:
+    """Have takers that always want more be woken each `step`; give time, taker and bytes."""
+    for turn in itertools.count():
+        now = 100 + turn * step
+        if now >= 100 + seconds:
+            return
+        for number, claim in enumerate(claims):
+            while room := claim.room(now):
+                count = min(room, most)
+                claim.take(count)
+                yield now, number, count
+
+
+@pytest.mark.parametrize("rate", [1024, RATE, 1_000_000, 1_000_000_000])
+@pytest.mark.parametrize("step", [0.001, 0.03, 0.05])
+def test_the_rate_holds(rate: int, step: float) -> None:
+    """Over ten seconds within 2 %, however often one asks."""
+    total = sum(count for _, _, count in taken([Claim(Bucket(rate))], 10, step))
+    assert total == pytest.approx(10 * rate, rel=0.02)
+
+
+def test_bursts_are_small() -> None:
+    """No more than 100 ms' worth comes at once, even after a long silence."""
+    claim = Claim(Bucket(RATE))
+    first = list(taken([claim], 5))
+    for _, group in itertools.groupby(first, key=lambda step: step[0]):
+        assert sum(count for _, _, count in group) <= RATE * DEPTH + 1
+    assert claim.room(500.0) <= RATE * DEPTH + 1
+
+
+def test_there_is_nothing_before_the_time_told() -> None:
+    """Who waits until then finds a portion, and one who asks before finds none."""
+    claim = Claim(Bucket(RATE))
+    while room := claim.room(100.0):
+        claim.take(room)
+    assert 100.0 < claim.until <= 100.0 + DEPTH
+    assert claim.room(claim.until - 0.001) == 0
+    assert claim.room(claim.until) > 0
+
+
+@pytest.mark.parametrize("takers", [2, 3, 7, 30, 100])
+def test_takers_of_one_bucket_get_the_same(takers: int) -> None:
+    """In whatever order they are woken, and together no more than the rate."""
+    bucket = Bucket(RATE)
+    sums = [0] * takers
+    for _, number, count in taken([Claim(bucket) for _ in range(takers)], 20):
+        sums[number] += count
+    assert sum(sums) == pytest.approx(20 * RATE, rel=0.05)
+    assert max(sums) - min(sums) < RATE * DEPTH * 2
+
+
+def test_one_who_wants_little_gets_it_beside_one_who_wants_all() -> None:
+    """A greedy taker does not starve one who takes 100 bytes now and then."""
+    bucket = Bucket(RATE)
+    greedy, modest = Claim(bucket), Claim(bucket)
+    got = 0
+    for turn in range(200):
+        now = 100 + turn * 0.05
+        while room := greedy.room(now):
+            greedy.take(room)
+        if room := modest.room(now):
+            modest.take(min(100, room))
+            got += 1
+    assert got >= 40
+
+
+def test_what_is_given_cannot_be_heaped_up() -> None:
+    """A portion that nobody took is gone after a while."""
+    claim = Claim(Bucket(RATE))
+    while room := claim.room(100.0):
+        claim.take(room)
+    assert claim.room(claim.until) <= RATE * DEPTH
+    assert claim.room(200.0) <= RATE * DEPTH
