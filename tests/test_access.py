@@ -10,12 +10,21 @@ import trio
 from tests.auth.ways import Saying, caller
 from tests.client import request as upgrade_request
 from tests.serving import backend, serving, written
-from wsbridge.access import authenticate, ends_at
+from wsbridge.access import authenticate as authenticate_
+from wsbridge.access import ends_at
 from wsbridge.auth.identity import ANONYMOUS, Denied, Identity
+from wsbridge.config.address_limits import AddressLimits
+from wsbridge.limits.addresses import Addresses
+from wsbridge.limits.visit import Visit
 from wsbridge.reasons import End, Reason
 
 UPGRADE = ((b"upgrade", b"websocket"), (b"connection", b"Upgrade"))
 ORIGIN = (b"origin", b"https://gw.example.org")
+
+
+async def authenticate(auth, caller, visit=None):
+    """Ask, on a visit of which nothing is counted unless it is given."""
+    return await authenticate_(auth, caller, visit or Visit(Addresses(AddressLimits(), lambda: 0.0)))
 
 
 async def test_who_is_known_comes_in() -> None:
@@ -37,6 +46,17 @@ async def test_a_denial_is_an_ending(denied: Denied, status: int, blame: str) ->
     end = await authenticate(Saying(denied), caller(*UPGRADE))
     assert isinstance(end, End)
     assert (end.reason, end.http_status, end.blame, end.detail) == (denied.reason, status, blame, denied.detail)
+
+
+@pytest.mark.parametrize(("tried", "banned"), [(True, 1), (False, 0)])
+async def test_a_credential_that_is_wrong_is_a_failed_login(tried: bool, banned: int) -> None:
+    """Only where one was shown: who asks without any is just told to show one."""
+    addresses = Addresses(AddressLimits(failures=2), lambda: 0.0)
+    visit = Visit(addresses)
+    visit.comes_from("192.0.2.1")
+    for _ in range(2):
+        await authenticate(Saying(Denied("no", tried=tried)), caller(*UPGRADE), visit)
+    assert len(addresses.bans) == banned
 
 
 async def test_a_challenge_is_a_header() -> None:

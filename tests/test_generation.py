@@ -40,6 +40,19 @@ def test_terms_come_from_the_route_and_then_from_the_file():
     assert (app.chaff_rate, app.linger_bytes, app.linger) == (77, 1024, 0.3)
 
 
+def test_limits_of_a_route():
+    """Those that are counted go with the route, the bytes of one connection with its terms; without any, None."""
+    routes = {
+        "slow": {"match": {"path": "/slow"}, "limits": {"bytes_per_second": "20KiB"}, **BACK},
+        "few": {"match": {"path": "/few"}, "limits": {"connections": "3"}, **BACK},
+        "app": {"match": "any", **BACK},
+    }
+    slow, few, app = made(routes=routes).routes.values()
+    assert (slow.terms.bytes_per_second, slow.limits) == (20_480, None)
+    assert few.limits.connections == 3
+    assert (few.terms.bytes_per_second, app.terms.bytes_per_second, app.limits) == (None, None, None)
+
+
 def test_what_a_route_gives(tmp_path):
     """A backend, files with their prefix, or a fixed answer; never two of them."""
     generation = made(

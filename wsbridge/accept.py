@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from wsbridge import connection
+from wsbridge.arrival import speaks_for_itself
 from wsbridge.generation import Listener
 from wsbridge.log import log
 from wsbridge.net.sockets import reset
@@ -72,6 +73,7 @@ async def accept(listening: socket.socket, name: str, server: Server, nursery: t
         server: What outlives a connection.
         nursery: Where connections run.
     """
+    addresses = server.addresses
     while True:
         await trio.lowlevel.wait_readable(listening)
         for _ in range(BATCH):
@@ -85,8 +87,12 @@ async def accept(listening: socket.socket, name: str, server: Server, nursery: t
                     break
                 log.warning("accept.error", listener=name, error=error.strerror)
                 continue
-            sock.setblocking(False)
             listener = server.generation.listeners[name]
+            host = sockaddr[0] if isinstance(sockaddr, tuple) else ""
+            if addresses.bans and addresses.banned(host) and speaks_for_itself(host, listener):
+                addresses.reset(sock, name, host)
+                continue
+            sock.setblocking(False)
             if server.connections < server.limit:
                 server.connections += 1
                 nursery.start_soon(_count, sock, sockaddr, listener, server)

@@ -13,22 +13,26 @@ import trio
 from wsbridge.auth.auth import Auth
 from wsbridge.auth.caller import Caller
 from wsbridge.auth.identity import Denied, Identity
+from wsbridge.limits.visit import Visit
 from wsbridge.protocol.head import Request
 from wsbridge.reasons import End, Reason
 
 
-async def authenticate(auth: Auth, caller: Caller) -> Identity | End:
+async def authenticate(auth: Auth, caller: Caller, visit: Visit) -> Identity | End:
     """Find out who a client is.
 
     Args:
         auth: The route's way of authentication.
         caller: Who asks for what.
+        visit: Where a failed login is counted.
 
     Returns:
         Who he is, or how his connection ends. Whatever was wrong, he is told the same.
     """
     found = await auth.identify(caller)
     if isinstance(found, Denied):
+        if found.tried:
+            visit.fail()
         return End(
             found.reason,
             "bridge" if found.reason in (Reason.AUTH_UNAVAILABLE, Reason.OVERLOAD) else "front",

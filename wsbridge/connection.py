@@ -2,8 +2,9 @@
 
 Lives here: the order of the steps and what each hands to the next. Must not live here: how any step is done.
 
-The steps: TLS, hear, admit, authenticate, dial, answer, relay (which ends both sides, too), account. What a peer does
-is a value that some step returns, an `End`; only a bug is an exception, and it ends this connection alone.
+The steps: visit, TLS, hear, admit, authenticate, occupy, dial, answer, relay (which ends both sides, too),
+account. What a peer does is a value that some step returns, an `End`; only a bug is an exception, and it ends this
+connection alone.
 """
 
 from __future__ import annotations
@@ -17,18 +18,19 @@ import trio
 from wsbridge.access import authenticate, ends_at
 from wsbridge.account import Account
 from wsbridge.admit import Admitted, admit
+from wsbridge.arrival import enter, introduce, secure
 from wsbridge.auth.auth import Auth
 from wsbridge.auth.caller import Caller
 from wsbridge.auth.identity import Identity
 from wsbridge.backends.backend import Dialled, Offer
 from wsbridge.generation import Generation, Listener, Route
+from wsbridge.limits.visit import Visit
 from wsbridge.log import log
-from wsbridge.net import bio_wire, tls_wire
 from wsbridge.net.address import Peer
 from wsbridge.net.retry import attempts
 from wsbridge.net.sockets import reset
-from wsbridge.net.tls import failure_text
-from wsbridge.net.wire import SocketWire, Wire
+from wsbridge.net.wire import Wire
+from wsbridge.quota import Quota, occupy, token_of
 from wsbridge.reasons import ENDINGS, End, Reason
 from wsbridge.relay.endpoint import Endpoint, WebSocketEndpoint
 from wsbridge.relay.terms import Terms
@@ -58,8 +60,9 @@ async def serve(sock: socket.socket, sockaddr: object, listener: Listener, serve
         end = End(Reason.CLIENT_LOST, "front", f"before the first byte: {error.strerror or error}")
         account.close(end)
         return end
+    visit = Visit(server.addresses)
     try:
-        end = await _carry(sock, listener, server.generation, server, account)
+        end = await _carry(sock, listener, server.generation, server, account, visit)
     except trio.Cancelled:
         reset(sock)
         account.close(End(server.ending or Reason.STOP, "bridge"))
@@ -68,46 +71,67 @@ async def serve(sock: socket.socket, sockaddr: object, listener: Listener, serve
         reset(sock)
         log.exception("bug", where="connection", id=account.id)
         end = End(Reason.INTERNAL_ERROR, "bridge")
+    finally:
+        visit.leave()
     account.close(end)
     return end
 
 
 async def turn_away(sock: socket.socket, sockaddr: object, listener: Listener, server: Server) -> None:
-    """Tell one client over the cap so: TLS, its head and a 503 within `shed`; a raw one is reset."""
+    """Tell one client over the cap so, and let him go."""
     account = Account(server.next_id(), listener.name, http=listener.speaks == "websocket", trail=server.trail)
     end = End(Reason.OVERLOAD, "bridge", f"{server.connections} connections, and the limit is {server.limit}")
+    unheard: End | None = end
+    try:
+        account.peer = Peer.of(sock, sockaddr)
+        with trio.move_on_after(server.generation.config.timeouts.shed):
+            unheard = await introduce(sock, listener, account)
+    except OSError as error:
+        unheard = end = End(Reason.CLIENT_LOST, "front", f"before the first byte: {error.strerror or error}")
+    if unheard is None:
+        await _tell(sock, listener, end, server)
+    else:
+        reset(sock)
+    account.close(end)
+
+
+async def _tell(sock: socket.socket, listener: Listener, end: End, server: Server) -> None:
+    """Tell a client that there is too much: TLS, its head and the answer within `shed`; a raw one is reset."""
     seconds = server.generation.config.timeouts.shed
     wire: Wire | End | None = None
     try:
-        account.peer = Peer.of(sock, sockaddr)
         if listener.speaks == "websocket":
             with trio.move_on_after(seconds):
-                wire = await _secure(sock, listener, seconds, account)
+                wire = await secure(sock, listener, seconds)
                 if not isinstance(wire, End):
                     heard = await _hear(wire, listener, server.generation, server)
                     exchange = heard[0] if isinstance(heard, tuple) else heard
                     await _refuse(exchange, end, wire, server)
-    except OSError as error:
-        end = End(Reason.CLIENT_LOST, "front", f"before the first byte: {error.strerror or error}")
     except Exception:
-        log.exception("bug", where="turn_away", id=account.id)
+        log.exception("bug", where="turn_away")
     finally:
         if wire is None or isinstance(wire, End):
             reset(sock)
         else:
             wire.close()
-    account.close(end)
 
 
 async def _carry(
-    sock: socket.socket, listener: Listener, generation: Generation, server: Server, account: Account
+    sock: socket.socket, listener: Listener, generation: Generation, server: Server, account: Account, visit: Visit
 ) -> End:
-    wire = await _secure(sock, listener, generation.config.timeouts.tls, account)
+    end = await introduce(sock, listener, account)
+    if end is not None:
+        reset(sock)
+        return end
+    end = enter(visit, listener, account.peer)
+    if end is not None:
+        return await _send_off(sock, listener, end, server, account)
+    wire = await secure(sock, listener, generation.config.timeouts.tls)
     if isinstance(wire, End):
         return wire
     account.peer = wire.with_hello(account.peer)
     try:
-        return await _converse(wire, listener, generation, server, account)
+        return await _converse(wire, listener, generation, server, account, visit)
     except Exception:
         log.exception("bug", where="connection", id=account.id)
         end = End(Reason.INTERNAL_ERROR, "bridge")
@@ -120,7 +144,24 @@ async def _carry(
         raise
 
 
-async def _converse(wire: Wire, listener: Listener, generation: Generation, server: Server, account: Account) -> End:
+async def _send_off(sock: socket.socket, listener: Listener, end: End, server: Server, account: Account) -> End:
+    """End a connection that its address may not have: told so where there is room, and reset where it is banned."""
+    if end.reason is Reason.BANNED:
+        server.addresses.reset(sock, listener.name, account.peer.host)
+    elif server.shedding < server.generation.config.limits.shed:
+        server.shedding += 1
+        try:
+            await _tell(sock, listener, end, server)
+        finally:
+            server.shedding -= 1
+    else:
+        reset(sock)
+    return end
+
+
+async def _converse(
+    wire: Wire, listener: Listener, generation: Generation, server: Server, account: Account, visit: Visit
+) -> End:
     """Steps 3 to 7: one request or several, until one is refused or relayed or the connection ends."""
     nearest = account.peer
     while True:
@@ -134,41 +175,31 @@ async def _converse(wire: Wire, listener: Listener, generation: Generation, serv
             if isinstance(client, End):
                 return await _refuse(heard, client, wire, server)
             account.peer = client
+            crowded = enter(visit, listener, account.peer)
+            if crowded is not None:
+                return await _refuse(heard, crowded, wire, server)
         admitted = _admit(heard, listener, server)
         if isinstance(admitted, End):
             return await _refuse(heard, admitted, wire, server)
         account.route = admitted.route
+        if admitted.route.backend is not None and (hasty := visit.shake_hands()) is not None:
+            return await _refuse(heard, hasty, wire, server)
         if admitted.route.auth is not None:
-            identity = await _authenticate(admitted.route.auth, admitted, listener, account)
+            identity = await _authenticate(admitted.route.auth, admitted, listener, account, visit)
             if isinstance(identity, End):
                 return await _refuse(heard, identity, wire, server)
             account.identity = identity
         if admitted.route.backend is not None:
-            return await _bridge(heard, admitted, wire, server, account)
+            quota = occupy(admitted.route, account.identity, token_of(account.identity), server.counts, server.shares)
+            if isinstance(quota, End):
+                return await _refuse(heard, quota, wire, server)
+            with quota:
+                return await _bridge(heard, admitted, wire, server, account, quota)
         end, again = await _answer(heard, admitted.route, wire, account)
         if not again:
             return end
         account.served(end)
         await trio.lowlevel.checkpoint()
-
-
-async def _secure(sock: socket.socket, listener: Listener, seconds: float, account: Account) -> Wire | End:
-    """Step 2: what a proxy in front says of its client, and TLS, where the listener has them."""
-    if listener.whence is not None:
-        client = await listener.whence.of_connection(sock, account.peer)
-        if isinstance(client, End):
-            reset(sock)
-            return client
-        account.peer = client
-    if listener.tls is None:
-        return SocketWire(sock)
-    wrap = tls_wire.wrap if listener.speaks == "websocket" else bio_wire.wrap
-    try:
-        with trio.move_on_after(seconds):
-            return await wrap(sock, listener.tls, server_side=True)
-    except OSError as error:
-        return End(Reason.TLS_FAILED, "front", failure_text(error, of_client=True))
-    return End(Reason.TLS_FAILED, "front", f"no TLS handshake within tls, {seconds:g} s")
 
 
 async def _hear(
@@ -193,11 +224,13 @@ def _admit(exchange: Exchange, listener: Listener, server: Server) -> Admitted |
     return admit(listener, exchange.request)
 
 
-async def _authenticate(auth: Auth, admitted: Admitted, listener: Listener, account: Account) -> Identity | End:
+async def _authenticate(
+    auth: Auth, admitted: Admitted, listener: Listener, account: Account, visit: Visit
+) -> Identity | End:
     """Step 4, where the route asks for it: who it is."""
     protocols = () if admitted.upgrade is None else admitted.upgrade.protocols
     caller = Caller(account.peer, account.request, admitted.route.name, listener.tls is not None, protocols)
-    return await authenticate(auth, caller)
+    return await authenticate(auth, caller, visit)
 
 
 async def _answer(exchange: Exchange, route: Route, wire: Wire, account: Account) -> tuple[End, bool]:
@@ -219,7 +252,9 @@ async def _answer(exchange: Exchange, route: Route, wire: Wire, account: Account
             return End(Reason.CLIENT_LOST, "front", f"while a file was sent: {error}"), False
 
 
-async def _bridge(exchange: Exchange, admitted: Admitted, wire: Wire, server: Server, account: Account) -> End:
+async def _bridge(
+    exchange: Exchange, admitted: Admitted, wire: Wire, server: Server, account: Account, quota: Quota
+) -> End:
     """Steps 5 to 7: dial, answer, relay; or, where the route says so, answer first."""
     route = admitted.route
     front: Endpoint | None = None
@@ -244,7 +279,8 @@ async def _bridge(exchange: Exchange, admitted: Admitted, wire: Wire, server: Se
     account.admitted()
     server.relaying()
     try:
-        return await server.engine.relay(front, dialled.endpoint, _terms(route, account.identity), route.ledger)
+        terms = _terms(route, account.identity)
+        return await server.engine.relay(front, dialled.endpoint, terms, route.ledger, quota.share)
     finally:
         account.carried(front.received, dialled.endpoint.received)
 

@@ -43,6 +43,7 @@ class Route:
         prefix: The part of a path that the pattern names, cut before a file is looked up.
         offer: What a backend is asked for, but for the client's subprotocols.
         connect: Seconds for one attempt to reach the backend.
+        limits: How much its clients may have; None for no limit but that of bytes a connection.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Route:
     retry_for: float
     dial_first: bool
     ledger: Ledger
+    limits: model.RouteLimits | None
 
     def matches(self, host: str, path: str) -> bool:
         """Tell whether a request for this host (normalised) and path is for this route."""
@@ -178,11 +180,13 @@ def _route(
             chaff_rate=limits.control_rate,
             deliver=section.after_close == "deliver",
             lost_is_fin=section.on_client_lost == "fin",
+            bytes_per_second=section.limits.bytes_per_second,
         ),
         connect=timeouts.connect,
         retry_for=section.connect.retry_for,
         dial_first=section.dial == "before-upgrade",
         ledger=ledger,
+        limits=None if section.limits.count_nothing else section.limits,
     )
 
 

@@ -44,6 +44,7 @@ class Reason(enum.StrEnum):
     AUTH_EXPIRED = "auth_expired"
     NO_ROUTE = "no_route"
     RATE = "rate"
+    BANNED = "banned"
     OVERLOAD = "overload"
     DRAIN = "drain"
     STOP = "stop"
@@ -97,6 +98,7 @@ ENDINGS: dict[Reason, Ending] = {
     Reason.AUTH_EXPIRED: Ending(None, 1008, reset=False),
     Reason.NO_ROUTE: Ending(404, 1008, reset=True),
     Reason.RATE: Ending(429, 1008, reset=True),
+    Reason.BANNED: Ending(429, 1008, reset=True, level="debug"),
     Reason.OVERLOAD: Ending(503, 1013, reset=True, level="warning"),
     Reason.DRAIN: Ending(503, 1012, reset=False),
     Reason.STOP: Ending(503, 1001, reset=False),

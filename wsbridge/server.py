@@ -7,6 +7,7 @@ manager (`daemon`), one connection (`connection`).
 from __future__ import annotations
 
 import resource
+import time
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -20,6 +21,9 @@ from wsbridge.config.model import Config
 from wsbridge.generation import Generation, build, lend
 from wsbridge.kinds import LISTENERS
 from wsbridge.ledger import Ledger
+from wsbridge.limits.addresses import Addresses
+from wsbridge.limits.counts import Counts
+from wsbridge.limits.shares import Shares
 from wsbridge.listeners import Listening
 from wsbridge.log import log
 from wsbridge.net.resolve import Resolver
@@ -55,6 +59,9 @@ class Server:
         connections: Connections now, in whatever step.
         limit: How many there may be.
         shedding: Clients over the cap that are being told so.
+        addresses: What clients did lately, by address.
+        counts: Connections now, by what routes limit.
+        shares: Bytes a second that several connections have in common.
         hearing: Waits for a request, which an ending cuts short.
         watch: Clients whose backends are being dialled; an ending cuts that short, too.
         spent: The tickets that were used.
@@ -77,6 +84,9 @@ class Server:
         self.watch = Watch()
         self.trail = None if config.audit is None else Trail(config.audit.file)
         self.limit = connection_limit(config)
+        self.addresses = Addresses(limits.address, time.monotonic)
+        self.counts = Counts()
+        self.shares = Shares()
         self.ending: Reason | None = None
         self.reserve = Reserve()
         self.engine: Engine = PythonEngine(limits.lingering)

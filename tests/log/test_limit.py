@@ -38,4 +38,10 @@ def test_which_events() -> None:
     """The events that bad clients cause at will are limited, and no other; fewest are those that are all alike."""
     passed = {name: sum(bucket.take(1000.0) for _ in range(1000)) for name, bucket in buckets().items()}
 
-    assert passed == {"accept.error": 5, "accept.shed": 5, "connection.refused": 200, "request.served": 200}
+    assert passed == {
+        "accept.error": 5,
+        "accept.shed": 5,
+        "accept.banned": 5,
+        "connection.refused": 200,
+        "request.served": 200,
+    }

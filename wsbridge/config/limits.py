@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
+from wsbridge.config.address_limits import AddressLimits
 from wsbridge.config.scalars import Count, CountOrAuto, Duration, PositiveCount, Size, at_least, at_most
 from wsbridge.config.section import Context, Fault, Section
 
@@ -54,6 +55,8 @@ class Limits(Section):
     """Passwords that are verified at a time, each on a core of its own. auto: as many as there are cores."""
     password_queue: Count = 64
     """Passwords that may wait to be verified; clients beyond that get a 503."""
+    address: AddressLimits = Field(default_factory=AddressLimits)
+    """How much one client address may have."""
 
     def faults(self, context: Context) -> Iterable[Fault]:
         """Hold a line inside the head."""

@@ -10,12 +10,14 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from wsbridge.config.address_limits import AddressLimits
 from wsbridge.config.audit import Audit
 from wsbridge.config.certificate import Certificate
 from wsbridge.config.choice import filled
 from wsbridge.config.limits import Limits
 from wsbridge.config.listener import Listener, ListenerTls
 from wsbridge.config.route import Connect, Match, Route
+from wsbridge.config.route_limits import RouteLimits
 from wsbridge.config.scalars import Name
 from wsbridge.config.section import Context, Kinds, Section
 from wsbridge.config.timeouts import RouteTimeouts, Timeouts
@@ -33,6 +35,8 @@ __all__ = [
     "RouteTimeouts",
     "Timeouts",
     "Limits",
+    "AddressLimits",
+    "RouteLimits",
     "Kinds",
     "Context",
     "Section",

@@ -29,6 +29,7 @@ from wsbridge.config.choice import (
     mapping_form,
     unique,
 )
+from wsbridge.config.route_limits import RouteLimits
 from wsbridge.config.scalars import Duration, FolderPath, Host, Name, Origin, PathPattern, Status, Subprotocol
 from wsbridge.config.section import TAG, Context, Fault, Section
 from wsbridge.config.ticket import GivesTickets
@@ -44,6 +45,7 @@ BACKEND_ONLY = (
     "after_close",
     "on_client_lost",
     "connect",
+    "limits",
 )
 
 
@@ -119,6 +121,8 @@ class Route(Section):
     """How the backend learns that the client vanished: reset, or fin as if it had ended well."""
     connect: Connect = Field(default_factory=Connect)
     """How a backend is dialled that is not there yet."""
+    limits: RouteLimits = Field(default_factory=RouteLimits)
+    """How much the clients of the route may have."""
 
     @classmethod
     def written_faults(cls, written: Mapping[str, object]) -> Iterable[Fault]:

@@ -27,6 +27,8 @@ __all__ = [
     "Count",
     "PositiveCount",
     "CountOrAuto",
+    "CountOrOff",
+    "SizeOrOff",
     "Flag",
     "Mode",
     "Status",
@@ -162,6 +164,28 @@ def read_count_or_auto(value: object) -> int | Literal["auto"]:
     return at_least(1)(read_count(value))
 
 
+def read_count_or_off(value: object) -> int | None:
+    """Read a whole number from 1, or None for `off`."""
+    if value is None or value == "off":
+        return None
+    if isinstance(value, str) and not value[:1].isdigit():
+        raise ValueError(f'"{value}" is neither a whole number nor "off"')
+    count = read_count(value)
+    if count < 1:
+        raise ValueError('must be at least 1; to switch it off, write "off"')
+    return count
+
+
+def read_size_or_off(value: object) -> int | None:
+    """Read a number of bytes, or None for `off`."""
+    return None if value is None or value == "off" else read_size(value)
+
+
+def write_size_or_off(size: int | None) -> str:
+    """Write a number of bytes the way the file has it."""
+    return "off" if size is None else write_size(size)
+
+
 def read_flag(value: object) -> bool:
     """Read `true` or `false`, in exactly these words."""
     if isinstance(value, bool):
@@ -252,6 +276,18 @@ CountOrAuto = Annotated[
     int | Literal["auto"],
     PlainValidator(read_count_or_auto),
     WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1}]}),
+]
+CountOrOff = Annotated[
+    int | None,
+    PlainValidator(read_count_or_off),
+    PlainSerializer(lambda count: "off" if count is None else count),
+    WithJsonSchema({"anyOf": [{"const": "off"}, {"type": "integer", "minimum": 1}]}),
+]
+SizeOrOff = Annotated[
+    int | None,
+    PlainValidator(read_size_or_off),
+    PlainSerializer(write_size_or_off, return_type=str),
+    WithJsonSchema({"type": ["string", "integer"], "pattern": f"^(off|{SIZE})$", "minimum": 0}),
 ]
 Flag = Annotated[bool, PlainValidator(read_flag), WithJsonSchema({"type": "boolean"})]
 Mode = Annotated[

@@ -31,7 +31,7 @@ class Exchange(Protocol):
 
         Args:
             end: Why.
-            retry_after: Seconds to tell in an overload.
+            retry_after: Seconds to tell in an overload, where the end does not carry its own.
         """
 
     async def accept(self, subprotocol: str | None, text: Literal["accept", "refuse"], frame: int) -> Endpoint | End:

@@ -22,6 +22,9 @@ from wsbridge.speaks.exchange import Lingering
 
 SILENT = "sent nothing"
 
+_PASSING = (Reason.OVERLOAD, Reason.RATE, Reason.DRAIN, Reason.STOP)
+"""After these it may go better soon."""
+
 
 class HttpExchange:
     """One request on a connection that may see several; see `Exchange`."""
@@ -36,7 +39,7 @@ class HttpExchange:
     async def refuse(self, end: End, retry_after: int) -> None:
         """Answer with the reason's status and `Connection: close`, then close."""
         headers = list(end.headers)
-        if end.reason in (Reason.OVERLOAD, Reason.DRAIN, Reason.STOP):
+        if end.reason in _PASSING and not any(name == "Retry-After" for name, _ in headers):
             headers.append(("Retry-After", str(retry_after)))
         text = end.detail if end.reason in (Reason.BAD_REQUEST, Reason.TOO_BIG) else end.reason.value
         with trio.move_on_after(1):
