@@ -29,6 +29,7 @@ export const REASONS = {
   auth_expired: "The time for which the bridge let you in is over.",
   no_route: "The bridge has no route for this address.",
   rate: "Too many connections came in a short time. Wait a little.",
+  banned: "Too many logins from this address failed; it is banned for a while.",
   overload: "The bridge is full. Try again in a moment.",
   drain: "The bridge is about to be restarted. Reconnect in a moment.",
   stop: "The bridge was stopped.",
