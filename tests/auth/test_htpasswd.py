@@ -35,17 +35,19 @@ def test_no_users() -> None:
 @pytest.mark.parametrize(
     ("text", "wrong"),
     [
-        (f"a:{SCRYPT}\nb:{SCRYPT}\n\na:{BCRYPT}", 'line 4: "a" stands in line 1 already'),
+        (f"a:{SCRYPT}\nb:{SCRYPT}\n\na:{BCRYPT}", "line 4: has the same user as line 1"),
         ("a:" + "x" * LONGEST_LINE, f"line 1: has {LONGEST_LINE + 2} characters, and the most is {LONGEST_LINE}"),
         ("secret", "line 1: has no colon"),
+        (f"{SCRYPT}:alice", "line 1: what stands behind the name is"),
+        (f"alice{SCRYPT}bob:{SCRYPT}!", "line 1: the hash is damaged"),
         (f":{SCRYPT}", "line 1: a user's name cannot be empty"),
         (f" a:{SCRYPT}", "line 1: a user's name cannot have"),
         (f"a\x1b[1m:{SCRYPT}", "line 1: a user's name cannot have"),
-        (f"a:{SCRYPT}\rb:{SCRYPT}", "line 1: the hash of"),
+        (f"a:{SCRYPT}\rb:{SCRYPT}", "line 1: the hash is damaged"),
         (f"{'ä' * 128}:{SCRYPT}", f"line 1: a user's name of 256 bytes is too long: the most is {LONGEST_NAME}"),
-        (f"a:{SCRYPT}:comment", 'line 1: the hash of "a" is damaged'),
-        (f"a:{BCRYPT[:-1]}", 'line 1: the hash of "a" is damaged'),
-        ("a:", 'line 1: "a" has no hash: make a new one by "wsbridge hash-password"'),
+        (f"a:{SCRYPT}:comment", "line 1: the hash is damaged"),
+        (f"a:{BCRYPT[:-1]}", "line 1: the hash is damaged"),
+        ("a:", 'line 1: the user has no hash: make a new one by "wsbridge hash-password"'),
     ],
 )
 def test_what_is_refused(text: str, wrong: str) -> None:
@@ -76,7 +78,7 @@ def test_weak_hashes_are_refused_by_name(hashed: str, name: str) -> None:
     """What it is, in which line, and what to do instead; never the text itself."""
     with pytest.raises(ValueError, match=re.escape(name)) as refused:
         parse(f"alice:{SCRYPT}\nbob:{hashed}\n")
-    assert str(refused.value).startswith('line 2: what stands for the password of "bob" is')
+    assert str(refused.value).startswith("line 2: what stands behind the name is")
     assert str(refused.value).endswith('make a new one by "wsbridge hash-password" or "htpasswd -B"')
     assert hashed not in str(refused.value)
 

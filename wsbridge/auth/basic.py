@@ -99,11 +99,8 @@ def load(path: Path) -> Users:
         raise ValueError(f"{path}: line {line}: is not UTF-8") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    name = next((name for name, stored in users.items() if isinstance(stored, Bcrypt)), None)
-    if name is not None and not bcrypt.available():
-        raise ValueError(
-            f"{path}: the hash of \"{name}\" is of bcrypt, which needs a library: pip install 'wsbridge[auth]'"
-        )
+    if any(isinstance(stored, Bcrypt) for stored in users.values()) and not bcrypt.available():
+        raise ValueError(f"{path}: has hashes of bcrypt, which need a library: pip install 'wsbridge[auth]'")
     return Users(users, tuple(users))
 
 

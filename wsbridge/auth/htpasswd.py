@@ -46,7 +46,8 @@ def parse(text: str) -> dict[str, Stored]:
     """Read a list of users: lines of `name:hash`, empty ones and those that begin with # left out.
 
     Raises:
-        ValueError: What is wrong with it, with the line; nothing of any password or hash is told.
+        ValueError: What is wrong with it, with the line. No text of it is told, no name either: where a colon
+            is missing or misplaced, a hash or a password would pass for one.
     """
     users: dict[str, Stored] = {}
     lines: dict[str, int] = {}
@@ -61,7 +62,7 @@ def parse(text: str) -> dict[str, Stored]:
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from None
         if name in users:
-            raise ValueError(f'line {number}: "{name}" stands in line {lines[name]} already')
+            raise ValueError(f"line {number}: has the same user as line {lines[name]}")
         users[name], lines[name] = stored, number
     return users
 
@@ -93,8 +94,8 @@ def _entry(line: str) -> tuple[str, Stored]:
             try:
                 return name, read(hashed)
             except ValueError as error:
-                raise ValueError(f'the hash of "{name}" {error}') from None
+                raise ValueError(f"the hash {error}") from None
     if not hashed:
-        raise ValueError(f'"{name}" has no hash: {REMEDY}')
+        raise ValueError(f"the user has no hash: {REMEDY}")
     why = next(why for form, why in _REFUSED if form.match(hashed))
-    raise ValueError(f'what stands for the password of "{name}" {why}: {REMEDY}')
+    raise ValueError(f"what stands behind the name {why}: {REMEDY}")
