@@ -5,6 +5,8 @@ from __future__ import annotations
 from time import perf_counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from wsbridge.protocol.target import PathPattern, check_target, loopback_host_allowed, normal_host, split_host
 
@@ -135,3 +137,84 @@ def test_loopback_allowed(header: str) -> None:
 def test_loopback_refused(header: str) -> None:
     """Any other name on a loopback listener may be rebound by its owner and is refused."""
     assert not loopback_host_allowed(header, ["gw.lan"])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "values"),
+    [
+        ("/to/{host}/{port}", "/to/a/1", {"host": "a", "port": "1"}),
+        ("/to/{host}/{port}", "/to/%41/.x", {"host": "%41", "port": ".x"}),
+        ("/to/{host}/{port}", "/to/a", None),
+        ("/to/{host}/{port}", "/to/a/", None),
+        ("/to/{host}/{port}", "/to/a/1/", None),
+        ("/to/{host}/{port}", "/TO/a/1", None),
+        ("/{x}", "/", None),
+        ("/{x}", "/a\n", {"x": "a\n"}),
+        ("/{x}/*", "/a/", {"x": "a"}),
+        ("/{x}/*", "/a/b/c", {"x": "a"}),
+        ("/{x}/*", "/a", None),
+        ("/a.b/{x}", "/a.b/c", {"x": "c"}),
+        ("/a.b/{x}", "/axb/c", None),
+        ("/x/*", "/x/y", {}),
+    ],
+)
+def test_named_segments(pattern, path, values):
+    """Each takes one segment that is not empty, as sent."""
+    found = PathPattern(pattern)
+    assert found.matches(path) is (values is not None)
+    assert found.values(path) == (values or {})
+    assert found.names == tuple(values if values is not None else found.names)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("/x{y}", "/{x}y", "/{}", "/{x", "/x}", "/{{x}}", "/{x y}", "/{1}", "/{x.y}", "/{x}/{x}", "/{x}{y}", "/{x*}"),
+        *("/{identity}", "/{target}", "/{" + "x" * 33 + "}", "/a}b", "{x}", "/{x}/../y", "/{x}//y", "/{ü}"),
+    ],
+)
+def test_what_is_no_named_segment(text):
+    """Braces stand around a whole segment; names are plain, and each stands once."""
+    with pytest.raises(ValueError, match=r"."):
+        PathPattern(text)
+
+
+SEGMENTS = st.sampled_from(["a", "b", "ab", "{x}", "{y}", "{z}", ""])
+PATTERNS = st.builds(
+    lambda segments, end: "/" + "/".join([*segments, *end]),
+    st.lists(SEGMENTS, max_size=3),
+    st.sampled_from([[], ["*"]]),
+)
+
+
+def read(text):
+    """Read a pattern; None if it is none."""
+    try:
+        return PathPattern(text)
+    except ValueError:
+        return None
+
+
+@given(
+    wide=PATTERNS.map(read),
+    narrow=PATTERNS.map(read),
+    path=st.lists(st.sampled_from(["a", "b", "ab", "c", ""]), max_size=4),
+)
+def test_what_covers_another_takes_all_of_it(wide, narrow, path):
+    """No path is taken by a pattern and not by one that covers it; every pattern covers itself."""
+    if wide is None or narrow is None:
+        return
+    sent = "/" + "/".join(path)
+    if wide.covers(narrow) and check_target(sent) is None and narrow.matches(sent):
+        assert wide.matches(sent)
+    assert wide.covers(wide)
+
+
+@given(pattern=PATTERNS.map(read), target=st.from_regex(r"/[ab/%0-9{}.*\n]{0,12}", fullmatch=True))
+def test_named_segments_hold_no_slash(pattern, target):
+    """Whatever is sent: a value is one segment of it, and never empty."""
+    if pattern is None:
+        return
+    values = pattern.values(target)
+    assert bool(values) is (pattern.matches(target) and bool(pattern.names))
+    assert all(value and "/" not in value and value in target for value in values.values())

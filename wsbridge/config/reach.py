@@ -9,6 +9,7 @@ from __future__ import annotations
 from itertools import product
 
 from wsbridge.config.model import Config, Match, Route
+from wsbridge.protocol.target import PathPattern
 
 
 def match_of(route: Route) -> Match | None:
@@ -81,4 +82,4 @@ def _covers(wide: str | None, narrow: str | None) -> bool:
         return True
     if narrow is None:
         return False
-    return wide == narrow or (wide.endswith("/*") and narrow.startswith(wide.removesuffix("*")))
+    return PathPattern(wide).covers(PathPattern(narrow))

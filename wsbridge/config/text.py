@@ -17,6 +17,7 @@ from wsbridge.protocol.handshake import CARRIER
 
 WORD = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
+PATH = r"(/(\{[A-Za-z_][A-Za-z0-9_]*\}|[^/?#\s*{}]*))+\*?"
 OWNER = r"[A-Za-z_0-9][A-Za-z0-9_.-]*(:[A-Za-z_0-9][A-Za-z0-9_.-]*)?"
 FORBIDDEN_HEADERS = frozenset(
     {"host", "upgrade", "connection", "content-length", "transfer-encoding", "origin", "te", "trailer"}
@@ -87,7 +88,7 @@ def read_header_text(value: object) -> str:
 
 
 def read_path(value: object) -> str:
-    """Read a path pattern: `/x` exactly, `/x/*` for all below `/x/`, `/*` for all."""
+    """Read a path pattern: `/x` exactly, `/x/*` for all below `/x/`, `/*` for all, `{name}` for any one segment."""
     text = as_text(value)
     return target.PathPattern(text).text
 
@@ -110,4 +111,4 @@ Subprotocol = Annotated[str, PlainValidator(read_subprotocol), WithJsonSchema(_p
 HeaderName = Annotated[str, PlainValidator(read_header_name), WithJsonSchema(_pattern(WORD))]
 HeaderText = Annotated[str, PlainValidator(read_header_text), WithJsonSchema({"type": ["string", "number", "boolean"]})]
 Owner = Annotated[str, PlainValidator(read_owner), WithJsonSchema(_pattern(OWNER))]
-PathPattern = Annotated[str, PlainValidator(read_path), WithJsonSchema(_pattern(r"/[^?#\s*]*\*?"))]
+PathPattern = Annotated[str, PlainValidator(read_path), WithJsonSchema(_pattern(PATH))]

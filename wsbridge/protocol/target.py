@@ -13,6 +13,9 @@ from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
 _DANGEROUS = re.compile(r"//|\\|%(?:2[eEfF]|5[cC]|00)|/\.\.?(?:/|\Z)")
 _PATTERN = re.compile(r"/[!-~]*")
+_NAMED = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]{0,31})\}")
+_TAKEN = frozenset({"identity", "target"})
+"""Names that stand for something else where a target is chosen."""
 _LABEL = "[A-Za-z0-9_~-]+"
 _HOST = re.compile(rf"(?:\[([0-9A-Fa-f:.]{{2,45}})\]|((?:{_LABEL}\.)*{_LABEL})\.?)(?::([0-9]{{0,5}}))?")
 _LONGEST_HOST = 255 + len(".:65535")
@@ -49,14 +52,19 @@ def check_target(target: str) -> str | None:
 class PathPattern:
     """A route's path: `/x` takes exactly that, `/x/*` takes `/x/` and all below it (not `/x`), `/*` takes all.
 
+    A segment `{name}` takes any one segment that is not empty.
+
     Args:
         text: The pattern as written.
+
+    Attributes:
+        names: The names of its segments, in their order.
 
     Raises:
         ValueError: The text is no such pattern; the message says why.
     """
 
-    __slots__ = ("_prefix", "text")
+    __slots__ = ("_named", "_prefix", "names", "text")
 
     def __init__(self, text: str) -> None:
         stem = text.removesuffix("/*") + "/" if text.endswith("/*") else text
@@ -70,10 +78,33 @@ class PathPattern:
             raise ValueError(f"{text!a} would never match: {wrong}, and such requests are refused")
         self.text = text
         self._prefix = stem if stem is not text else None
+        self.names = _names(stem, text)
+        self._named = _expression(stem, open_ended=stem is not text) if self.names else None
 
     def matches(self, path: str) -> bool:
         """Say whether a path (the target before `?`, as sent, case-sensitive) is one of these."""
+        if self._named is not None:
+            return self._named.fullmatch(path) is not None
         return path == self.text if self._prefix is None else path.startswith(self._prefix)
+
+    def values(self, path: str) -> dict[str, str]:
+        """Give what a path that matches has in its named segments, as sent: nothing is decoded."""
+        found = None if self._named is None else self._named.fullmatch(path)
+        return {} if found is None else dict(zip(self.names, found.groups(), strict=True))
+
+    def covers(self, other: PathPattern) -> bool:
+        """Say whether it takes every path that another pattern takes; in doubt it says no."""
+        mine, theirs = self.text.split("/")[1:], other.text.split("/")[1:]
+        if mine[-1] == "*":
+            del mine[-1]
+            if len(theirs) <= len(mine):
+                return False
+        elif len(theirs) != len(mine) or theirs[-1] == "*":
+            return False
+        return all(
+            one == its or (_NAMED.fullmatch(one) is not None and its not in ("", "*"))
+            for one, its in zip(mine, theirs, strict=False)
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PathPattern) and other.text == self.text
@@ -83,6 +114,36 @@ class PathPattern:
 
     def __repr__(self) -> str:
         return f"PathPattern({self.text!r})"
+
+
+def _names(stem: str, text: str) -> tuple[str, ...]:
+    """Find the named segments of a pattern.
+
+    Raises:
+        ValueError: A brace stands where none may, or a name twice.
+    """
+    names: list[str] = []
+    for segment in stem.split("/"):
+        if "{" not in segment and "}" not in segment:
+            continue
+        found = _NAMED.fullmatch(segment)
+        if found is None:
+            raise ValueError(
+                f"braces stand around the name of a whole segment (/x/{{name}}), of letters, digits and _, "
+                f"not as in {text!a}"
+            )
+        if found[1] in _TAKEN:
+            raise ValueError(f"a segment cannot have the name {found[1]!a}, which has a meaning of its own")
+        if found[1] in names:
+            raise ValueError(f"the name {found[1]!a} stands twice in {text!a}")
+        names.append(found[1])
+    return tuple(names)
+
+
+def _expression(stem: str, *, open_ended: bool) -> re.Pattern[str]:
+    """Make an expression of a pattern with named segments."""
+    parts = ["([^/]+)" if _NAMED.fullmatch(segment) else re.escape(segment) for segment in stem.split("/")]
+    return re.compile("/".join(parts) + ("(?s:.*)" if open_ended else ""))
 
 
 @lru_cache(maxsize=1024)
