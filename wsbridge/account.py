@@ -7,6 +7,7 @@ written (`log`, `audit`), counters (`ledger`).
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from wsbridge.audit import Trail
 from wsbridge.auth.identity import ANONYMOUS
@@ -29,9 +30,11 @@ class Account:
         listener: Name of the listener that accepted it.
         http: Whether a refusal there is an HTTP answer.
         trail: The audit, if there is one.
+        shown: Gives the target of a request as it may be told, without tokens.
 
     Attributes:
         identity: Who the client turned out to be.
+        target: What the client chose, as a URL.
         answering: Whether an answer has been begun, so that no other can be given.
     """
 
@@ -39,6 +42,7 @@ class Account:
         "_began",
         "_http",
         "_relayed",
+        "_shown",
         "_to_back",
         "_to_front",
         "_trail",
@@ -51,16 +55,27 @@ class Account:
         "request",
         "route",
         "subprotocol",
+        "target",
     )
 
-    def __init__(self, number: int, listener: str, *, http: bool = True, trail: Trail | None = None) -> None:
+    def __init__(
+        self,
+        number: int,
+        listener: str,
+        *,
+        http: bool = True,
+        trail: Trail | None = None,
+        shown: Callable[[str], str] = str,
+    ) -> None:
         self.id = number
         self._trail = trail
         self._http = http
+        self._shown = shown
         self.listener = listener
         self.peer = UNKNOWN
         self.request: Request | None = None
         self.route: Route | None = None
+        self.target: str | None = None
         self.address: str | None = None
         self.subprotocol: str | None = None
         self.identity = ANONYMOUS
@@ -95,7 +110,7 @@ class Account:
             **self._front(),
             "route": None if self.route is None else self.route.name,
             "method": None if request is None else request.method,
-            "path": None if request is None else request.target,
+            "path": None if request is None else self._shown(request.target),
             "status": end.status,
             **({"detail": end.detail} if end.detail else {}),
         }
@@ -123,7 +138,9 @@ class Account:
         if self.identity.name:
             facts["identity"] = self.identity.name
         if self.request is not None:
-            facts["path"] = self.request.target
+            facts["path"] = self._shown(self.request.target)
+        if self.target is not None:
+            facts["target"] = self.target
         if self.address is not None:
             facts["address"] = self.address
         if self.subprotocol is not None:

@@ -52,7 +52,8 @@ async def serve(sock: socket.socket, sockaddr: object, listener: Listener, serve
         listener: Of the generation that the connection keeps for life.
         server: What outlives the connection.
     """
-    account = Account(server.next_id(), listener.name, http=listener.speaks == "websocket", trail=server.trail)
+    http = listener.speaks == "websocket"
+    account = Account(server.next_id(), listener.name, http=http, trail=server.trail, shown=listener.shown)
     try:
         account.peer = Peer.of(sock, sockaddr)
     except OSError as error:
@@ -79,7 +80,8 @@ async def serve(sock: socket.socket, sockaddr: object, listener: Listener, serve
 
 async def turn_away(sock: socket.socket, sockaddr: object, listener: Listener, server: Server) -> None:
     """Tell one client over the cap so, and let him go."""
-    account = Account(server.next_id(), listener.name, http=listener.speaks == "websocket", trail=server.trail)
+    http = listener.speaks == "websocket"
+    account = Account(server.next_id(), listener.name, http=http, trail=server.trail, shown=listener.shown)
     end = End(Reason.OVERLOAD, "bridge", f"{server.connections} connections, and the limit is {server.limit}")
     unheard: End | None = end
     try:
@@ -318,16 +320,20 @@ def _picky(dialled: Dialled) -> bool:
 
 
 async def _dial(admitted: Admitted, exchange: Exchange, wire: Wire, server: Server, account: Account) -> Dialled | End:
-    """Step 5: the backend, within `connect`, again and again within `retry_for`, while the client is there."""
+    """Step 5: what the client chose; the backend, within `connect`, and again within `retry_for`, while he is there."""
     if server.ending is not None:  # it began while he was asked who he is
         return End(server.ending, "bridge")
     route = admitted.route
     backend = route.backend
     assert backend is not None  # noqa: S101 (asked only for such routes)
+    chosen = None if route.choice is None else await route.choice.choose(exchange.request, account.identity)
+    if isinstance(chosen, End):
+        return chosen
+    account.target = None if chosen is None else chosen.target.text
     plan = route.offer
     # a client that has its 101 was told the first; a WebSocket backend must not choose another
     fitting = admitted.fitting if route.dial_first or exchange.request is None else admitted.fitting[:1]
-    offer = Offer(fitting, exchange.request is not None, plan.text, plan.frame)
+    offer = Offer(fitting, exchange.request is not None, plan.text, plan.frame, chosen)
 
     def told(end: End) -> None:
         log.info(

@@ -26,6 +26,7 @@ from wsbridge.relay.terms import Terms
 from wsbridge.routes.answer import FixedAnswer, Responder
 from wsbridge.routes.files import Files, prefix_of
 from wsbridge.routes.ticket import TicketOffice
+from wsbridge.targets.choice import Choice, choice_of
 from wsbridge.whence import Whence
 
 
@@ -38,6 +39,7 @@ class Route:
         hosts: Hosts it matches, normalised; None for all.
         path: Paths it matches; None for all.
         backend: Where bytes go; None where `responder` answers.
+        choice: Which target of the backend a client gets; None where all get the same, whoever they are.
         responder: Files, a fixed answer or tickets.
         auth: Who may use it; None where nobody is asked.
         prefix: The part of a path that the pattern names, cut before a file is looked up.
@@ -50,6 +52,7 @@ class Route:
     hosts: frozenset[str] | None
     path: PathPattern | None
     backend: Backend | None
+    choice: Choice | None
     responder: Responder | None
     prefix: str
     origins: Origins
@@ -87,6 +90,13 @@ class Listener:
     route: Route | None
     routes: tuple[Route, ...]
     whence: Whence | None = None
+
+    def shown(self, target: str) -> str:
+        """Give the target of a request for the log, without the tokens that choose a backend of any route here."""
+        for route in self.routes:
+            if route.choice is not None:
+                target = route.choice.hidden(target)
+        return target
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +157,7 @@ def _route(
     limits = config.limits
     backend = None
     if section.backend is not None:
-        backend = BACKENDS[section.backend.url.scheme](section.backend, services)
+        backend = BACKENDS[section.backend.kind](section.backend, services)
     responder: Responder | None = None
     if section.files is not None:
         responder = Files(section.files)
@@ -156,11 +166,13 @@ def _route(
     elif section.ticket is not None:
         responder = TicketOffice(section.ticket, lent.wall)
     pattern = None if match.path is None else str(match.path)
+    path = None if pattern is None else PathPattern(pattern)
     return Route(
         name=name,
         hosts=hosts,
-        path=None if pattern is None else PathPattern(pattern),
+        path=path,
         backend=backend,
+        choice=choice_of(section, path, services.own),
         responder=responder,
         prefix=prefix_of(pattern),
         origins=Origins(section.origins),

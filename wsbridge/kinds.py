@@ -19,6 +19,7 @@ from wsbridge.auth.network import NetworkAuth, NetworkConfig
 from wsbridge.auth.none import NoAuthConfig
 from wsbridge.auth.ticket import TicketAuth, TicketConfig
 from wsbridge.backends.backend import Backend
+from wsbridge.backends.chosen import ChosenBackend, TokensBackendConfig, ToldBackendConfig
 from wsbridge.backends.tcp import TcpBackend, TcpBackendConfig
 from wsbridge.backends.tls import TlsBackend, TlsBackendConfig
 from wsbridge.backends.unix import UnixBackend, UnixBackendConfig
@@ -38,8 +39,10 @@ BACKENDS: Mapping[str, Callable[[Any, Any], Backend]] = {
     "unix": UnixBackend,
     "ws": WebSocketBackend,
     "wss": WebSocketBackend,
+    "tokens": ChosenBackend,
+    "target": ChosenBackend,
 }
-"""By the scheme of the URL."""
+"""By the scheme of the URL, or by how else the backend is told."""
 
 AUTH: Mapping[str, Callable[[Any, Lent], Auth | None]] = {
     "none": lambda config, lent: None,
@@ -60,6 +63,8 @@ CONFIG_KINDS = Kinds(
         "unix": UnixBackendConfig,
         "ws": WebSocketBackendConfig,
         "wss": WebSocketBackendConfig,
+        "tokens": TokensBackendConfig,
+        "target": ToldBackendConfig,
     },
     auth={
         "none": NoAuthConfig,

@@ -26,6 +26,7 @@ from wsbridge.limits.counts import Counts
 from wsbridge.limits.shares import Shares
 from wsbridge.listeners import Listening
 from wsbridge.log import log
+from wsbridge.net.own import OwnListeners
 from wsbridge.net.resolve import Resolver
 from wsbridge.net.sockets import tune
 from wsbridge.net.watch import Watch
@@ -92,7 +93,8 @@ class Server:
         self.engine: Engine = PythonEngine(limits.lingering)
         self.lingering = Lingering(limits.lingering, config.timeouts.linger, limits.linger_bytes)
         self.resolver = Resolver(threads=limits.dns_threads, ttl=limits.dns_ttl, negative_ttl=limits.dns_negative_ttl)
-        services = Services(self.resolver, HeadLimits(limits.head, limits.head_line, limits.headers))
+        self.own = OwnListeners()
+        services = Services(self.resolver, HeadLimits(limits.head, limits.head_line, limits.headers), self.own)
         self.spent = Spent(limits.tickets)
         threads = limits.password_threads if isinstance(limits.password_threads, int) else None
         self.passwords = Passwords(threads, limits.password_queue)
@@ -149,6 +151,7 @@ class Server:
                             listening.append(await LISTENERS[section.bind.kind](name, section))
                         for opened in listening:
                             for sock in opened.sockets:
+                                self.own.add(sock)
                                 tune(sock)  # accepted sockets inherit it
                                 accepting.start_soon(accept, sock, opened.name, self, connections)
                             for address in opened.addresses:

@@ -27,6 +27,8 @@ def etc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     leaf.cert_chain_pems[0].write_to_path(str(tls / "chain.pem"))
     leaf.private_key_pem.write_to_path(str(tls / "key.pem"))
     (tls / "key.pem").chmod(0o600)
+    (etc / "vnc-tokens").write_text("north7: 10.20.0.7:5901\n")
+    (etc / "vnc-tokens").chmod(0o600)
     return etc
 
 
@@ -52,7 +54,15 @@ def check(tmp_path: Path, etc: Path, text: str) -> subprocess.CompletedProcess[s
 
 def test_there_are_examples() -> None:
     """There is one for each use."""
-    uses = {"vnc.yaml", "ssh.yaml", "mqtt.yaml", "redis.yaml", "old-client.yaml", "behind-nginx.yaml"}
+    uses = {
+        "vnc.yaml",
+        "ssh.yaml",
+        "mqtt.yaml",
+        "redis.yaml",
+        "old-client.yaml",
+        "behind-nginx.yaml",
+        "vnc-tokens.yaml",
+    }
     assert uses <= set(NAMES)
 
 

@@ -9,12 +9,30 @@ from wsbridge.config.backend import BackendSection
 from wsbridge.kinds import CONFIG_KINDS
 
 
-def test_every_kind_of_backend_has_a_url() -> None:
+@pytest.mark.parametrize("scheme", ["tcp", "tls", "unix", "ws", "wss"])
+def test_every_scheme_has_a_section_with_a_url(scheme: str) -> None:
     """The table of kinds holds sections of backends, each with the URL that picked it."""
-    assert CONFIG_KINDS.backends
-    for section in CONFIG_KINDS.backends.values():
-        assert issubclass(section, BackendSection)
-        assert section.model_fields["url"].is_required()
+    section = CONFIG_KINDS.backends[scheme]
+    assert issubclass(section, BackendSection)
+    assert section.model_fields["url"].is_required()
+
+
+def test_backends_without_a_scheme_say_what_picks_them() -> None:
+    """Lists of tokens and the target of an identity are kinds of their own, and always a client's choice."""
+    tokens = CONFIG_KINDS.backends["tokens"].model_validate({"tokens": "/x"})
+    told = CONFIG_KINDS.backends["target"].model_validate({"url": "{target}"})
+
+    assert (tokens.kind, tokens.fields, tokens.text) == ("tokens", ("query.token",), "tokens of /x")
+    assert (told.kind, told.fields, told.text) == ("target", ("target",), "{target}")
+
+
+def test_a_url_with_fields_is_for_clients_to_choose() -> None:
+    """Its fields are named once each; a plain URL has none."""
+    chosen = BackendSection.model_validate({"url": "tcp://{host}:{port}"})
+    fixed = BackendSection.model_validate({"url": "tcp://a.example:5900"})
+
+    assert (chosen.kind, chosen.fields) == ("tcp", ("host", "port"))
+    assert (fixed.kind, fixed.fields, fixed.text) == ("tcp", (), "tcp://a.example:5900")
 
 
 def test_the_url_is_read() -> None:

@@ -53,6 +53,8 @@ def test_the_sample_starts_where_its_files_exist(tmp_path: Path) -> None:
     (tmp_path / "far-vnc").chmod(0o600)
     (tmp_path / "tickets").write_text("k" * 44 + "\n")
     (tmp_path / "tickets").chmod(0o600)
+    (tmp_path / "vnc-tokens").write_text("north7: 10.20.0.7:5901\n")
+    (tmp_path / "vnc-tokens").chmod(0o600)
     text = SAMPLE.read_text()
     for folder in ("/etc/wsbridge/tls", "/etc/wsbridge/secrets", "/usr/share/novnc", "/var/log/wsbridge"):
         text = text.replace(folder, str(tmp_path))

@@ -313,3 +313,36 @@ async def test_unix_backlog_full_is_refused(tmp_path):
             outcome.close()
     assert failures
     assert {failure.reason for failure in failures} == {Reason.BACKEND_REFUSED}
+
+
+async def test_addresses_that_may_not_be_dialled(server, closed_port):
+    """They are left out before anything is dialled; with none left it is forbidden, and trying again is of no use."""
+    port = server.getsockname()[1]
+    judged = []
+
+    def why_not(address):
+        judged.append(str(address))
+        return None if address.sockaddr[0] == "127.0.0.1" else f"{address}: no"
+
+    async with answering("127.0.0.2", "127.0.0.1", "::1") as resolver:
+        sock = await dial(resolver, "gw", port, why_not)
+        assert judged == [f"127.0.0.2:{port}", f"127.0.0.1:{port}", f"[::1]:{port}"]
+    with sock:
+        assert sock.getpeername() == ("127.0.0.1", port)
+
+    outcome = await dial(Resolver(), "127.0.0.9", closed_port, why_not)
+    assert outcome == DialFailure(Reason.FORBIDDEN, f"127.0.0.9:{closed_port}: 127.0.0.9:{closed_port}: no", final=True)
+    end = outcome.end()
+    assert (end.blame, end.http_status, end.status) == ("front", 403, 403)
+
+
+async def test_a_name_is_looked_up_once_for_judgement_and_dial(server):
+    """Another answer a moment later changes nothing."""
+    port = server.getsockname()[1]
+    answers = iter(["127.0.0.1", "127.0.0.2"])
+    resolver = Resolver(ttl=0.0, getaddrinfo=lambda *_, **__: [(socket.AF_INET, 1, 6, "", (next(answers), 0))])
+    async with resolver:
+        sock = await dial(resolver, "gw", port, lambda address: None)
+    with sock:
+        assert sock.getpeername() == ("127.0.0.1", port)
+    assert next(answers) == "127.0.0.2"

@@ -37,6 +37,10 @@ class NetworkConfig(AuthSection):
         if not written.keys() & {"allow", "deny"} and written.keys() <= cls.model_fields.keys():
             yield Fault((), "needs allow or deny", "E013")
 
+    def names_clients(self) -> bool:
+        """See `AuthSection.names_clients`: many come from one network."""
+        return False
+
     def needs_request(self) -> bool:
         """See `AuthSection.needs_request`: the address is enough."""
         return False

@@ -15,3 +15,7 @@ class NoAuthConfig(AuthSection):
 
     kind: Literal["none"] = "none"
     """none: everybody may use the route."""
+
+    def names_clients(self) -> bool:
+        """See `AuthSection.names_clients`: nobody is asked."""
+        return False

@@ -10,7 +10,10 @@ import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from wsbridge.config.address import Target
+from wsbridge.net.address import Address
 from wsbridge.net.dial import DialFailure, dial
+from wsbridge.net.own import OwnListeners
 from wsbridge.net.resolve import Resolver
 from wsbridge.net.sockets import tune
 from wsbridge.protocol.head import HeadLimits
@@ -27,10 +30,28 @@ class Services:
     Attributes:
         resolver: Looks names up.
         head: How large the head of an answer may be.
+        own: What this process listens at.
     """
 
     resolver: Resolver
     head: HeadLimits = field(default_factory=HeadLimits)
+    own: OwnListeners = field(default_factory=OwnListeners)
+
+
+class Chosen(Protocol):
+    """What one client chose, and the judgement of what it turns out to be.
+
+    Attributes:
+        target: In its normal form; dialled instead of the URL of the configuration.
+    """
+
+    target: Target
+
+    def why_not(self, address: Address) -> str | None:
+        """Judge an address of the target: one sentence why it may not be dialled, or None."""
+
+    async def path(self) -> str | End:
+        """Give the path to connect to where the target is a Unix socket; or how the connection ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +64,14 @@ class Offer:
         from_client: Whether a WebSocket client stands behind the offer; then a backend's own list does not replace it.
         text: Whether text messages are taken from a WebSocket backend.
         frame: Largest frame to write, in bytes.
+        chosen: What the client chose; None where the configuration says it all.
     """
 
     subprotocols: tuple[str, ...] = ()
     from_client: bool = False
     text: Literal["accept", "refuse"] = "accept"
     frame: int = 65536
+    chosen: Chosen | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +109,16 @@ class Backend(Protocol):
         """
 
 
-async def connect(services: Services, host: str, port: int) -> socket.socket | End:
-    """A connected TCP socket with its options set, or why there is none."""
-    sock = await dial(services.resolver, host, port)
+async def connect(services: Services, host: str, port: int, chosen: Chosen | None = None) -> socket.socket | End:
+    """A connected TCP socket with its options set, or why there is none.
+
+    Args:
+        services: Lent to the backend.
+        host: Name or address.
+        port: Port.
+        chosen: Judges the addresses of the host, where a client chose it.
+    """
+    sock = await dial(services.resolver, host, port, None if chosen is None else chosen.why_not)
     if isinstance(sock, DialFailure):
         return sock.end()
     try:

@@ -35,8 +35,11 @@ class TcpBackend:
 
     def at_once(self, offer: Offer) -> Dialled | None:
         """See `Backend.at_once`: a loopback address connects within the call."""
-        addresses = self._services.resolver.cached(self._host, self._port)
-        if addresses is None or not is_loopback(self._host):
+        host, port = self._place(offer)
+        addresses = self._services.resolver.cached(host, port)
+        if addresses is None or not is_loopback(host):
+            return None
+        if offer.chosen is not None and offer.chosen.why_not(addresses[0]) is not None:
             return None
         sock = dial_at_once(addresses[0].family, addresses[0].sockaddr)
         if sock is None:
@@ -46,7 +49,12 @@ class TcpBackend:
 
     async def dial(self, offer: Offer) -> Dialled | End:
         """See `Backend.dial`."""
-        sock = await connect(self._services, self._host, self._port)
+        sock = await connect(self._services, *self._place(offer), offer.chosen)
         if isinstance(sock, End):
             return sock
         return Dialled(RawEndpoint(SocketWire(sock)), None, address_of(sock, self.name))
+
+    def _place(self, offer: Offer) -> tuple[str, int]:
+        """Host and port: those of the configuration, or those that the client chose."""
+        chosen = offer.chosen
+        return (self._host, self._port) if chosen is None else (chosen.target.host, chosen.target.port)

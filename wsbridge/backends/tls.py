@@ -79,7 +79,7 @@ class TlsBackend:
         self.name = config.url.text
         self._host = config.url.host
         self._port = config.url.port
-        self._server_name = config.name_of(config.url.host)
+        self._name_of = config.name_of
         self._context = config.context()
         self._services = services
 
@@ -88,12 +88,14 @@ class TlsBackend:
 
     async def dial(self, offer: Offer) -> Dialled | End:
         """See `Backend.dial`."""
-        sock = await connect(self._services, self._host, self._port)
+        chosen = offer.chosen
+        host, port = (self._host, self._port) if chosen is None else (chosen.target.host, chosen.target.port)
+        sock = await connect(self._services, host, port, chosen)
         if isinstance(sock, End):
             return sock
         address = address_of(sock, self.name)
         try:
-            wire = await bio_wire.wrap(sock, self._context, server_side=False, server_hostname=self._server_name)
+            wire = await bio_wire.wrap(sock, self._context, server_side=False, server_hostname=self._name_of(host))
         except OSError as error:
             return tls_end(address, error)
         return Dialled(RawEndpoint(wire), None, address)

@@ -31,13 +31,18 @@ class UnixBackend:
         self._path = config.url.path
 
     def at_once(self, offer: Offer) -> Dialled | None:
-        """See `Backend.at_once`: a Unix socket connects within the call."""
+        """See `Backend.at_once`: a Unix socket connects within the call; a chosen one is looked at before."""
+        if offer.chosen is not None:
+            return None
         sock = dial_at_once(socket.AF_UNIX, self._path)
         return None if sock is None else Dialled(RawEndpoint(SocketWire(sock)), None, f"unix:{self._path}")
 
     async def dial(self, offer: Offer) -> Dialled | End:
         """See `Backend.dial`."""
-        sock = await dial_unix(self._path)
+        path = self._path if offer.chosen is None else await offer.chosen.path()
+        if isinstance(path, End):
+            return path
+        sock = await dial_unix(path)
         if isinstance(sock, DialFailure):
             return sock.end()
-        return Dialled(RawEndpoint(SocketWire(sock)), None, f"unix:{self._path}")
+        return Dialled(RawEndpoint(SocketWire(sock)), None, f"unix:{path}")

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from wsbridge.backends.backend import Dialled, Offer, Services, address_of, connect
 from wsbridge.backends.tls import TlsClient, tls_end
-from wsbridge.config.scalars import HeaderName, Origin, ProxyUrl, Secret, TargetUrl, TextOrSecret, Token
+from wsbridge.config.scalars import HeaderName, Origin, ProxyUrl, Secret, Target, TargetUrl, TextOrSecret, Token
 from wsbridge.config.section import Context, Fault
 from wsbridge.log.redact import HIDDEN, redact
 from wsbridge.net import tls_wire
@@ -72,6 +72,9 @@ class WebSocketBackendConfig(TlsClient):
     def faults(self, context: Context) -> Iterable[Fault]:
         """Tell which secrets cannot be sent, besides what is wrong with TLS."""
         yield from super().faults(context)
+        if self.proxy is not None and self.fields:
+            text = "cannot stand beside a URL with fields: the proxy looks the name up, and nobody judges what it finds"
+            yield Fault(("proxy",), text, "E013", at_key=True)
         for name, value in self.headers.items():
             if isinstance(value, Secret) and not (value.reveal().isascii() and value.reveal().isprintable()):
                 yield Fault(("headers", name), "the secret is not printable ASCII on one line", "E012")
@@ -108,19 +111,19 @@ class WebSocketBackend:
         self._headers = [(name, _text(value)) for name, value in config.headers.items()]
         self._hide = _hidden(config.headers)
         self._context: ssl.SSLContext | None = config.context(ALPN) if url.scheme == "wss" else None
-        self._server_name = config.name_of(url.host)
-        self._host_header = url.authority
-        if config.server_name is not None:
-            written = f"[{url.host}]" if ":" in url.host else url.host
-            self._host_header = config.server_name + url.authority.removeprefix(written)
+        self._name_of = config.name_of
+        self._server_name = config.server_name
+        self._host_header = _host_header(url, config.server_name)
 
     def at_once(self, offer: Offer) -> None:
         """See `Backend.at_once`: a handshake has to be waited for."""
 
     async def dial(self, offer: Offer) -> Dialled | End:
         """See `Backend.dial`."""
-        host, port = (self._proxy.host, self._proxy.port) if self._proxy else (self._url.host, self._url.port)
-        sock = await connect(self._services, host, port)
+        chosen = offer.chosen
+        url = self._url if chosen is None else chosen.target
+        host, port = (self._proxy.host, self._proxy.port) if self._proxy else (url.host, url.port)
+        sock = await connect(self._services, host, port, chosen)
         if isinstance(sock, End):
             if self._proxy is None:
                 return sock
@@ -129,20 +132,20 @@ class WebSocketBackend:
         wire = SocketWire(sock)
         try:
             if self._proxy is not None:
-                failure = await through(wire, self._url.host, self._url.port, self._proxy, self._services.head)
+                failure = await through(wire, url.host, url.port, self._proxy, self._services.head)
                 if failure is not None:
                     wire.close()
                     return failure.end()
-                address = f"{self._url.authority} by the proxy {self._proxy}"
+                address = f"{url.authority} by the proxy {self._proxy}"
             if self._context is not None:
                 # What a proxy may have sent ahead is left behind: in TLS the dialling side speaks first.
                 try:
                     wire = await tls_wire.wrap(
-                        sock, self._context, server_side=False, server_hostname=self._server_name
+                        sock, self._context, server_side=False, server_hostname=self._name_of(url.host)
                     )
                 except OSError as error:
                     return tls_end(address, error)
-            outcome = await self._shake_hands(wire, offer, address)
+            outcome = await self._shake_hands(wire, url, offer, address)
         except BaseException:
             wire.abort()
             raise
@@ -151,13 +154,14 @@ class WebSocketBackend:
             return outcome if isinstance(outcome, End) else self._end(address, outcome)
         return Dialled(WebSocketEndpoint(wire, "client", offer.text, offer.frame), outcome.subprotocol, address)
 
-    async def _shake_hands(self, wire: SocketWire, offer: Offer, address: str) -> Accepted | BadHead | End:
+    async def _shake_hands(self, wire: SocketWire, url: Target, offer: Offer, address: str) -> Accepted | BadHead | End:
         """Ask for the upgrade; bytes past the answer's head are put back into the wire."""
         key = new_key()
+        host = self._host_header if url is self._url else _host_header(url, self._server_name)
         offered = offer.subprotocols
         if self._subprotocols is not None and not offer.from_client:
             offered = self._subprotocols
-        request = client_request(self._host_header, self._url.path, key, offered, self._headers, self._origin)
+        request = client_request(host, url.path, key, offered, self._headers, self._origin)
         reader = HeadReader(self._services.head, "client")
         try:
             await wire.write_all(request)
@@ -203,6 +207,14 @@ class WebSocketBackend:
         for secret in self._hide:
             data = data.replace(secret, HIDDEN.encode())
         return data
+
+
+def _host_header(url: Target, server_name: str | None) -> str:
+    """What is asked for: host and port of the URL, the host by the name that is verified."""
+    if server_name is None:
+        return url.authority
+    written = f"[{url.host}]" if ":" in url.host else url.host
+    return server_name + url.authority.removeprefix(written)
 
 
 async def _some_body(wire: SocketWire) -> bytes:

@@ -111,7 +111,7 @@ def _taken(route: Route) -> str:
 
 def _goal(route: Route) -> str:
     if route.backend is not None:
-        return str(route.backend.url)
+        return route.backend.text
     if route.ticket is not None:
         return f"tickets for {route.ticket.route}"
     return f"files in {route.files}" if route.files is not None else f"status {route.answer}"

@@ -287,12 +287,6 @@ Bind = Annotated[
     _TEXT,
     WithJsonSchema({"type": "string", "pattern": "^(unix:/.*|.+:[0-9]+)$"}),
 ]
-TargetUrl = Annotated[
-    Target,
-    PlainValidator(read_target),
-    _TEXT,
-    WithJsonSchema({"type": "string", "pattern": "^((tcp|tls|ws|wss)://.+|unix:.+)$"}),
-]
 ProxyUrl = Annotated[
     Proxy, PlainValidator(read_proxy), _TEXT, WithJsonSchema({"type": "string", "pattern": "^(http://.+)$"})
 ]

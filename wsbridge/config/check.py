@@ -20,6 +20,7 @@ from wsbridge.config.problems import did_you_mean
 from wsbridge.config.reach import leading_listeners, matching_listeners, naming_listeners, shadows
 from wsbridge.config.secret import Secret
 from wsbridge.config.section import AuthSection, Context, Fault, Section, Steps
+from wsbridge.config.template import by_request
 
 ANY = {"0.0.0.0": 4, "::": 6}
 """Addresses that stand for all of a family."""
@@ -35,6 +36,7 @@ def check(config: Config, context: Context) -> list[Fault]:
         *_auth_idle(config),
         *issuing(config),
         *_uncertified(config),
+        *_unasked(config),
         *_open_doors(config, context),
         *_waiting(config),
         *_readable_secrets(config),
@@ -171,6 +173,18 @@ def _ways(way: AuthSection, steps: Steps) -> Iterator[tuple[Steps, AuthSection]]
     yield steps, way
     for at, member in enumerate(way.members()):
         yield from _ways(member, (*steps, way.kind, at))
+
+
+def _unasked(config: Config) -> Iterator[Fault]:
+    """Backends that are chosen by what a client of plain TCP cannot say."""
+    for name, route in config.routes.items():
+        named = naming_listeners(config, name)
+        if route.backend is None or not named:
+            continue
+        field = next((field for field in route.backend.fields if by_request(field)), None)
+        if field is not None:
+            text = f'{{{field}}} is of a request, but the listener "{named[0]}" speaks tcp and sends its clients here'
+            yield Fault(("routes", name, "backend"), text, "E041")
 
 
 def _addresses(config: Config) -> Iterator[Fault]:

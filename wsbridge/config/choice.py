@@ -11,11 +11,14 @@ from typing import Annotated, TypeVar
 
 from pydantic import PlainValidator, SerializeAsAny, ValidationError, ValidationInfo, WithJsonSchema
 
-from wsbridge.config.address import read_target
-from wsbridge.config.backend import BackendSection
+from wsbridge.config.backend import AnyBackendSection
 from wsbridge.config.problems import did_you_mean
 from wsbridge.config.section import TAG, AuthSection, Fault, Section, SectionError, context_of
+from wsbridge.config.template import TOLD, read_backend_url
 from wsbridge.config.text import WrongShapeError
+
+TOKENS = "tokens"
+"""The key that a backend with a list of tokens is told by."""
 
 AnySection = TypeVar("AnySection", bound=Section)
 Several = TypeVar("Several", bound=Sized)
@@ -64,26 +67,35 @@ def several(ways: tuple[AuthSection, ...]) -> tuple[AuthSection, ...]:
     return ways
 
 
-def read_backend(value: object, info: ValidationInfo) -> BackendSection:
+def read_backend(value: object, info: ValidationInfo) -> AnyBackendSection:
     """Read a backend, short (`tcp://…`) or long (`{url: tcp://…, …}`), as the section that its scheme picks."""
-    if isinstance(value, BackendSection):
+    if isinstance(value, AnyBackendSection):
         return value
     written = {"url": value} if isinstance(value, str) else value
     if not isinstance(written, dict):
         raise WrongShapeError("must be a URL such as tcp://10.0.0.5:5900, or a mapping with url")
-    if "url" not in written:
-        raise SectionError(Section, (), [Fault(("url",), "is missing", "E011")])
-    try:
-        target = read_target(written["url"])
-    except ValueError as error:
-        raise SectionError(Section, (), [Fault(("url",), str(error), "E012")]) from None
     context = context_of(info)
-    kinds: Mapping[str, type[BackendSection]] = context.kinds.backends if context else {}
-    section = kinds.get(target.scheme)
+    kinds: Mapping[str, type[AnyBackendSection]] = context.kinds.backends if context else {}
+    kind = _backend_kind(written)
+    section = kinds.get(kind)
     if section is None:
-        text = f"no backend is known for {target.scheme}://"
+        text = f"no backend is known for {kind}://"
         raise SectionError(Section, (), [Fault(("url",), text, "E012")])
     return _read(section, written, info)
+
+
+def _backend_kind(written: Mapping[str, object]) -> str:
+    """Tell which section a backend is read by."""
+    if "url" not in written:
+        if TOKENS in written:
+            return TOKENS
+        raise SectionError(Section, (), [Fault(("url",), "is missing", "E011")])
+    if written["url"] == TOLD:
+        return TOLD.strip("{}")
+    try:
+        return read_backend_url(written["url"]).scheme
+    except ValueError as error:
+        raise SectionError(Section, (), [Fault(("url",), str(error), "E012")]) from None
 
 
 def read_auth(value: object, info: ValidationInfo) -> AuthSection:
@@ -113,6 +125,6 @@ def _read(section: type[AnySection], written: Mapping[str, object], info: Valida
 
 
 Backend = Annotated[
-    SerializeAsAny[BackendSection], PlainValidator(read_backend), WithJsonSchema({"$kinds": "backends"})
+    SerializeAsAny[AnyBackendSection], PlainValidator(read_backend), WithJsonSchema({"$kinds": "backends"})
 ]
 Auth = Annotated[SerializeAsAny[AuthSection], PlainValidator(read_auth), WithJsonSchema({"$kinds": "auth"})]

@@ -66,6 +66,19 @@ def read_output_path(value: object, info: ValidationInfo) -> Path:
     return path
 
 
+def read_any_path(value: object, info: ValidationInfo) -> Path:
+    """Read the path of what can be a file or a folder; who uses it tells whether it can be read."""
+    return resolve(value, context_of(info))
+
+
+def read_place_path(value: object, info: ValidationInfo) -> Path:
+    """Read the path of a folder that need not be there yet."""
+    path = resolve(value, context_of(info))
+    if path == Path("/"):
+        raise ValueError('"/" is every place there is: write a folder')
+    return path
+
+
 FilePath = Annotated[
     Path, PlainValidator(read_file_path), PlainSerializer(str, return_type=str), WithJsonSchema({"type": "string"})
 ]
@@ -74,4 +87,10 @@ FolderPath = Annotated[
 ]
 OutputPath = Annotated[
     Path, PlainValidator(read_output_path), PlainSerializer(str, return_type=str), WithJsonSchema({"type": "string"})
+]
+AnyPath = Annotated[
+    Path, PlainValidator(read_any_path), PlainSerializer(str, return_type=str), WithJsonSchema({"type": "string"})
+]
+PlacePath = Annotated[
+    Path, PlainValidator(read_place_path), PlainSerializer(str, return_type=str), WithJsonSchema({"type": "string"})
 ]

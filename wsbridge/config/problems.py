@@ -41,6 +41,8 @@ CODES: dict[str, str] = {
     "E031": "a certificate and a key that cannot be used together",
     "E032": "a certificate that does not hold now",
     "E033": "a list of users or tokens that cannot be used",
+    "E040": "a field of a backend that the route has nothing for",
+    "E041": "a backend chosen by a request, on a route that a listener with speaks: tcp names",
     "W001": "a plain listener on a loopback address whose route has no auth: a proxy on this host would publish it",
     "W002": "insecure: true, the backend's certificate is not verified",
     "W003": "origins: any, or null in their list: every page may connect",

@@ -32,8 +32,11 @@ from wsbridge.config.choice import (
 from wsbridge.config.route_limits import RouteLimits
 from wsbridge.config.scalars import Duration, FolderPath, Host, Name, Origin, PathPattern, Status, Subprotocol
 from wsbridge.config.section import TAG, Context, Fault, Section
+from wsbridge.config.targets import Targets
+from wsbridge.config.template import missing_field
 from wsbridge.config.ticket import GivesTickets
 from wsbridge.config.timeouts import RouteTimeouts, Timeouts
+from wsbridge.protocol import target
 
 GOALS = ("backend", "files", "answer", "ticket")
 BACKEND_ONLY = (
@@ -46,6 +49,7 @@ BACKEND_ONLY = (
     "on_client_lost",
     "connect",
     "limits",
+    "targets",
 )
 
 
@@ -57,7 +61,8 @@ class Match(Section):
     host: Annotated[tuple[Host, ...], BeforeValidator(listed), AfterValidator(filled), ONE_OR_MANY] | None = None
     """A host or a list of them, compared with the Host header without port and case. Left out: every host."""
     path: PathPattern | None = None
-    """/x is exactly that, /x/* is all below /x/ (not /x itself), /* is all. Left out: every path."""
+    """/x is exactly that, /x/* is all below /x/ (not /x itself), /* is all; {name} is any one segment. Left out: every
+    path."""
 
     def faults(self, context: Context) -> Iterable[Fault]:
         """Ask for something to match by."""
@@ -123,6 +128,8 @@ class Route(Section):
     """How a backend is dialled that is not there yet."""
     limits: RouteLimits = Field(default_factory=RouteLimits)
     """How much the clients of the route may have."""
+    targets: Targets | None = None
+    """What clients may choose; needed where the backend is theirs to choose, wrong elsewhere."""
 
     @classmethod
     def written_faults(cls, written: Mapping[str, object]) -> Iterable[Fault]:
@@ -138,6 +145,25 @@ class Route(Section):
                     yield Fault((key,), f"means nothing to a route with {goals[0]}", "E013", at_key=True)
         if "ticket" in goals and "auth" not in written:
             yield Fault(("auth",), "must be written: a ticket is for somebody who is known", "E011")
+
+    def faults(self, context: Context) -> Iterable[Fault]:
+        """Hold the fields of the backend against what the route has, and ask for rules where clients choose."""
+        pattern = target.PathPattern(self.match.path) if isinstance(self.match, Match) and self.match.path else None
+        names = () if pattern is None else pattern.names
+        if self.files is not None and names:
+            yield Fault(("match", "path"), "files are found by a path as it stands: no segment can have a name", "E013")
+        fields = () if self.backend is None else self.backend.fields
+        if fields and self.targets is None:
+            text = "must be written, since clients choose the backend: all that they may choose stands there"
+            yield Fault(("targets",), text, "E011")
+        elif self.targets is not None and self.backend is not None and not fields:
+            yield Fault(
+                ("targets",), "means nothing where the backend is not for clients to choose", "E013", at_key=True
+            )
+        identity = self.auth is not None and self.auth.names_clients()
+        for field in fields:
+            if wrong := missing_field(field, names, identity=identity):
+                yield Fault(("backend",), wrong, "E040")
 
     def effective_timeouts(self, timeouts: Timeouts) -> Timeouts:
         """Give the timeouts of the whole file with those that this route writes in their place."""

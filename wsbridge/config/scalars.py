@@ -14,9 +14,10 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, PlainSerializer, PlainValidator, WithJsonSchema
 
-from wsbridge.config.address import Bind, BindAddress, Host, Origin, Port, Proxy, ProxyUrl, Target, TargetUrl
+from wsbridge.config.address import Bind, BindAddress, Host, Origin, Port, Proxy, ProxyUrl, Target
 from wsbridge.config.path import FilePath, FolderPath
 from wsbridge.config.secret import Secret, TextOrSecret
+from wsbridge.config.template import TargetUrl
 from wsbridge.config.text import HeaderName, HeaderText, Name, Owner, PathPattern, Subprotocol, Token, as_text
 
 __all__ = [

@@ -6,15 +6,18 @@ and authentication, and that `${NAME}` may stand in place of any scalar. Must no
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
 from pydantic_core import SchemaSerializer, core_schema
 
+from wsbridge.config.backend import BackendSection
 from wsbridge.config.model import Config, Route, RouteTimeouts
 from wsbridge.config.route import GOALS
 from wsbridge.config.section import Kinds, Section
+from wsbridge.config.template import TOLD
 
 DIALECT = "http://json-schema.org/draft-07/schema#"
 REFERENCE = "#/definitions/{model}"
@@ -62,13 +65,18 @@ def _shape(definitions: dict[str, Any], kinds: Kinds) -> None:
     for field in definitions[RouteTimeouts.__name__]["properties"].values():
         field.pop("default", None)
         field["description"] += " Left out: as in timeouts at the top."
-    for section in set(kinds.backends.values()):
+    for section in set(_by_scheme(kinds).values()):
         schemes = [scheme for scheme, found in kinds.backends.items() if found is section]
         url = definitions[section.__name__]["properties"]["url"]
         url["pattern"] = f"^({'|'.join(map(_begin, schemes))})"
     for kind, way in kinds.auth.items():
         if kind not in way.model_fields:  # else that key says which kind it is
             definitions[way.__name__].setdefault("required", []).append("kind")
+
+
+def _by_scheme(kinds: Kinds) -> dict[str, type[BackendSection]]:
+    """Give the backends that a URL's scheme tells."""
+    return {scheme: kind for scheme, kind in kinds.backends.items() if issubclass(kind, BackendSection)}
 
 
 def _needed(field: FieldInfo) -> bool:
@@ -115,7 +123,7 @@ def _is_strict_scalar(found: dict[str, Any]) -> bool:
 def _kinds(table: str, kinds: Kinds) -> list[dict[str, Any]]:
     """Give the forms of a value whose section depends on a kind: its short text, and each section."""
     if table == "backends":
-        begin = "|".join(map(_begin, kinds.backends))
+        begin = "|".join([*map(_begin, _by_scheme(kinds)), re.escape(TOLD)])
         short: dict[str, Any] = {"type": "string", "pattern": f"^({begin}|.*\\$\\{{)"}
         sections = dict.fromkeys(section.__name__ for section in kinds.backends.values())
     else:

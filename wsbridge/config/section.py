@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, Validatio
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-    from wsbridge.config.backend import BackendSection
+    from wsbridge.config.backend import AnyBackendSection
 
 Step = str | int
 Steps = tuple[Step, ...]
@@ -49,11 +49,12 @@ class Kinds:
     """The kinds that the file may name, handed in by the table of kinds.
 
     Attributes:
-        backends: URL scheme to the section of that backend; each has a field `url`.
+        backends: URL scheme to the section of that backend, which has a field `url`; and the other keys that a backend
+            may be written with (`tokens`, `target`) to theirs.
         auth: Value of `kind` to the section of that way of authentication.
     """
 
-    backends: Mapping[str, type[BackendSection]] = field(default_factory=dict)
+    backends: Mapping[str, type[AnyBackendSection]] = field(default_factory=dict)
     auth: Mapping[str, type[AuthSection]] = field(default_factory=dict)
 
 
@@ -150,6 +151,11 @@ class AuthSection(Section):
     def members(self) -> Iterable[AuthSection]:
         """Give the ways that this one holds."""
         return ()
+
+    def names_clients(self) -> bool:
+        """Tell whether it says who a client is, by a name or by what else is known of him."""
+        members = list(self.members())
+        return any(member.names_clients() for member in members) if members else True
 
     def needs_request(self) -> bool:
         """Tell whether it can do nothing without a request over HTTP, as where plain TCP is spoken."""

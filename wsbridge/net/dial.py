@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,7 +30,12 @@ _OVERLOAD: Final = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN}
 )
 _UNDER_WAY: Final = frozenset({errno.EINPROGRESS, errno.EALREADY})
+_BLAME: Final[dict[Reason, Blame]] = {Reason.OVERLOAD: "bridge", Reason.FORBIDDEN: "front"}
 _RANK: Final = (Reason.OVERLOAD, Reason.BACKEND_REFUSED, Reason.BACKEND_TIMEOUT, Reason.BACKEND_UNREACHABLE)
+
+
+Judge = Callable[[Address], str | None]
+"""Gives one sentence why an address may not be dialled, or None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +43,8 @@ class DialFailure:
     """Why there is no connection to a backend.
 
     Attributes:
-        reason: `backend_*`, or `overload` when this machine had no descriptor, port or memory for it.
+        reason: `backend_*`, `overload` when this machine had no descriptor, port or memory for it, or `forbidden` when
+            none of the addresses may be dialled.
         detail: One sentence with addresses and the system's words.
         final: Whether somebody answered and said no, so that trying again soon makes no sense.
     """
@@ -48,15 +54,15 @@ class DialFailure:
     final: bool = False
 
     def end(self) -> End:
-        """The same as the ending of a connection; an overload is the bridge's doing, all else the backend's.
+        """The same as the ending of a connection: what is forbidden is the client's doing, an overload the bridge's.
 
         A final one carries its HTTP status, which is how `retry` knows it.
         """
-        blame: Blame = "bridge" if self.reason is Reason.OVERLOAD else "back"
+        blame = _BLAME.get(self.reason, "back")
         return End(self.reason, blame, self.detail, ENDINGS[self.reason].status if self.final else None)
 
 
-async def dial(resolver: Resolver, host: str, port: int) -> socket.socket | DialFailure:
+async def dial(resolver: Resolver, host: str, port: int, why_not: Judge | None = None) -> socket.socket | DialFailure:
     """Connect to a host by TCP.
 
     Up to 8 addresses, families in turn, 250 ms apart or at once when one failed, 3 open at a time: the first that
@@ -66,6 +72,7 @@ async def dial(resolver: Resolver, host: str, port: int) -> socket.socket | Dial
         resolver: Looks the host up.
         host: Name or IP literal.
         port: Port.
+        why_not: Judges each address; those that it has a word against are not dialled, and no other is looked up.
 
     Returns:
         A connected, non-blocking socket that the caller owns; or the failure.
@@ -74,6 +81,12 @@ async def dial(resolver: Resolver, host: str, port: int) -> socket.socket | Dial
         addresses = resolver.cached(host, port) or await resolver.resolve(host, port)
     except OSError as error:
         return _name_failure(host, error)
+    if why_not is not None:
+        judged = [(address, why_not(address)) for address in addresses]
+        addresses = [address for address, wrong in judged if wrong is None]
+        if not addresses:
+            words = "; ".join(wrong for _, wrong in judged[:MAX_ADDRESSES] if wrong)
+            return DialFailure(Reason.FORBIDDEN, f"{host_port(host, port)}: {words}", final=True)
     if len(addresses) == 1:
         return await _connect(addresses[0].family, addresses[0].sockaddr)
     return await _race(host, port, interleave(addresses)[:MAX_ADDRESSES])

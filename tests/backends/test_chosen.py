@@ -1,0 +1,167 @@
+"""Backends that dial what a client chose: each kind, and those whose kind is part of the choice."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.backends.upstream import SWITCH, says, upstream
+from wsbridge.backends import Dialled, Offer, Services
+from wsbridge.backends.backend import Backend
+from wsbridge.backends.chosen import ChosenBackend, TokensBackendConfig, ToldBackendConfig
+from wsbridge.backends.tcp import TcpBackend, TcpBackendConfig
+from wsbridge.backends.tls import TlsBackend, TlsBackendConfig
+from wsbridge.backends.unix import UnixBackend, UnixBackendConfig
+from wsbridge.backends.websocket import WebSocketBackend, WebSocketBackendConfig
+from wsbridge.config.address import Target, read_target
+from wsbridge.net.address import Address
+from wsbridge.net.resolve import Resolver
+from wsbridge.net.tls import server_context
+from wsbridge.reasons import End, Reason
+
+SERVICES = Services(Resolver())
+
+
+class Choice:
+    """A choice that says what the test says, and notes what it was asked."""
+
+    def __init__(self, url: str, wrong: str | None = None) -> None:
+        self.target: Target = read_target(url)
+        self.wrong = wrong
+        self.asked: list[str] = []
+
+    def why_not(self, address: Address) -> str | None:
+        """See `Chosen.why_not`."""
+        self.asked.append(str(address))
+        return self.wrong
+
+    async def path(self) -> str | End:
+        """See `Chosen.path`."""
+        self.asked.append(self.target.path)
+        return self.target.path if self.wrong is None else End(Reason.FORBIDDEN, "front", self.wrong)
+
+
+def told(*schemes: str) -> ChosenBackend:
+    """Give a backend for what goes with an identity."""
+    return ChosenBackend(ToldBackendConfig.model_validate({"url": "{target}", "schemes": list(schemes)}), SERVICES)
+
+
+BACKENDS: list[Backend] = [
+    TcpBackend(TcpBackendConfig.model_validate({"url": "tcp://{h}:{p}"}), SERVICES),
+    told("tcp"),
+    ChosenBackend(TokensBackendConfig.model_validate({"tokens": "/t"}), SERVICES),
+]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_tcp(backend: Backend, at_once: bool) -> None:
+    """The target is dialled after its address was judged; the log has its address."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        chosen = Choice(f"tcp://127.0.0.1:{port}")
+        dialled = backend.at_once(Offer(chosen=chosen)) if at_once else await backend.dial(Offer(chosen=chosen))
+
+        assert isinstance(dialled, Dialled)
+        assert dialled.address == f"127.0.0.1:{port}"
+        assert chosen.asked == [f"127.0.0.1:{port}"]
+        dialled.endpoint.wire.close()
+        server.accept()[0].close()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_what_may_not_be_dialled_is_not(backend: Backend) -> None:
+    """Neither at once nor after a wait."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        offer = Offer(chosen=Choice(f"tcp://127.0.0.1:{server.getsockname()[1]}", "no"))
+        assert backend.at_once(offer) is None
+        end = await backend.dial(offer)
+
+        assert isinstance(end, End)
+        assert (end.reason, end.blame, end.http_status) == (Reason.FORBIDDEN, "front", 403)
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+@pytest.mark.parametrize(
+    "backend", [UnixBackend(UnixBackendConfig(url="unix:/{x}"), SERVICES), told("unix"), BACKENDS[2]]
+)
+async def test_unix(tmp_path: Path, backend: Backend) -> None:
+    """The path is judged before, so nothing is connected at once."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "s"))
+        server.listen()
+        chosen = Choice(f"unix:{tmp_path}/s")
+        assert backend.at_once(Offer(chosen=chosen)) is None
+        dialled = await backend.dial(Offer(chosen=chosen))
+        assert isinstance(dialled, Dialled)
+        assert dialled.address == f"unix:{tmp_path}/s"
+        dialled.endpoint.wire.close()
+        server.accept()[0].close()
+
+        end = await backend.dial(Offer(chosen=Choice(f"unix:{tmp_path}/s", "no")))
+        assert isinstance(end, End)
+        assert end.reason is Reason.FORBIDDEN
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+async def test_tls(issue, ca_file) -> None:  # type: ignore[no-untyped-def]  # fixtures of the tests
+    """The chosen host is asked for and verified."""
+    asked: list[str | None] = []
+    context = server_context([issue("127.0.0.1", "localhost")])
+    context.sni_callback = lambda sock, name, _: asked.append(name)
+
+    async def serve(stream: trio.SocketStream) -> None:
+        secure = trio.SSLStream(stream, context, server_side=True)
+        with contextlib.suppress(trio.BrokenResourceError):
+            await secure.do_handshake()
+
+    backend = TlsBackend(TlsBackendConfig.model_validate({"url": "tls://{h}:{p}", "ca": ca_file}), SERVICES)
+    async with trio.open_nursery() as nursery, Resolver() as resolver:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, serve, [listener])
+        port = listener.socket.getsockname()[1]
+        backend._services = Services(resolver)
+        for host, reason in (("localhost", None), ("127.0.0.1", None), ("127.0.0.2", Reason.BACKEND_REFUSED)):
+            chosen = Choice(f"tls://{host}:{port}")
+            with trio.fail_after(5):
+                found = await backend.dial(Offer(chosen=chosen))
+            assert chosen.asked
+            if isinstance(found, Dialled):
+                found.endpoint.wire.close()
+            assert (found.reason if isinstance(found, End) else None) == reason
+        nursery.cancel_scope.cancel()
+    assert asked[0] == "localhost"
+
+
+@pytest.mark.parametrize(("server_name", "host"), [(None, "127.0.0.1"), ("gw.example.org", "gw.example.org")])
+async def test_websocket(server_name: str | None, host: str) -> None:
+    """The Host header has the chosen host, or the name that is written, and the port; the path is the chosen one."""
+    config = {"url": "ws://{h}:{p}/x", **({"server_name": server_name} if server_name else {})}
+    backend = WebSocketBackend(WebSocketBackendConfig.model_validate(config), SERVICES)
+    async with upstream(says(SWITCH + b"\r\n")) as server:
+        found = await backend.dial(Offer(chosen=Choice(f"ws://127.0.0.1:{server.port}/room/7?a=b")))
+        assert isinstance(found, Dialled)
+        found.endpoint.wire.close()
+        assert server.requests[0].startswith("GET /room/7?a=b HTTP/1.1\r\n")
+        assert f"Host: {host}:{server.port}\r\n" in server.requests[0]
+        assert isinstance(await backend.dial(Offer(chosen=Choice(f"ws://127.0.0.1:{server.port}/", "no"))), End)
+        assert len(server.requests) == 1
+
+
+async def test_the_kind_follows_the_target() -> None:
+    """One backend speaks WebSocket to one target and plain TCP to the next."""
+    backend = told("tcp", "ws")
+    async with upstream(says(SWITCH + b"\r\n")) as server:
+        for scheme in ("ws", "tcp"):
+            found = await backend.dial(Offer(chosen=Choice(f"{scheme}://127.0.0.1:{server.port}")))
+            assert isinstance(found, Dialled)
+            assert found.endpoint.is_websocket is (scheme == "ws")
+            found.endpoint.wire.close()

@@ -1,0 +1,150 @@
+"""Which target a client gets, and whether he may have it."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.config.loading import LISTENERS, read
+from tests.targets.clients import asking
+from wsbridge.auth.identity import ANONYMOUS, Identity
+from wsbridge.net.address import Address
+from wsbridge.net.own import OwnListeners
+from wsbridge.protocol.target import PathPattern
+from wsbridge.reasons import End, Reason
+from wsbridge.targets.choice import Choice, ManyTargets, OneTarget, choice_of
+
+TARGETS = "targets: {networks: [10.0.0.0/8], ports: [22], unix: [/run]}"
+PATH = "match: {path: '/{h}/{p}'}"
+
+
+def choice(route: str, folder: Path | None = None, own: OwnListeners | None = None) -> Choice | None:
+    """Build the choice of a route as it stands in a file."""
+    section = read(f"{LISTENERS}routes: {{r: {{{route}}}}}\n", folder=folder).config.routes["r"]
+    path = getattr(section.match, "path", None)
+    return choice_of(section, PathPattern(path) if path else None, own or OwnListeners())
+
+
+def many(route: str, **facts: Any) -> ManyTargets:
+    """The same, for a route whose backend clients choose."""
+    found = choice(route, **facts)
+    assert isinstance(found, ManyTargets)
+    return found
+
+
+TEMPLATE = f"{PATH}, backend: 'tcp://{{h}}:{{p}}', auth: none, {TARGETS}"
+
+
+async def test_a_target_that_is_allowed() -> None:
+    """Its addresses are judged later, one by one."""
+    chosen = await many(TEMPLATE).choose(asking("/10.0.0.1/22"), ANONYMOUS)
+
+    assert not isinstance(chosen, End)
+    assert str(chosen.target) == "tcp://10.0.0.1:22"
+    assert chosen.why_not(Address(socket.AF_INET, ("10.0.0.1", 22))) is None
+    assert chosen.why_not(Address(socket.AF_INET, ("11.0.0.1", 22))) is not None
+
+
+@pytest.mark.parametrize("target", ["/10.0.0.1/23", "/11.0.0.1/22", "/127.1/22", "/10.0.0.1/x", "/a/b/c", "/%ff/22"])
+async def test_whatever_is_wrong_the_ending_is_the_same(target: str) -> None:
+    """Forbidden, the client's doing, with the sentence for the log alone."""
+    end = await many(TEMPLATE).choose(asking(target), ANONYMOUS)
+
+    assert isinstance(end, End)
+    assert (end.reason, end.blame, end.http_status, end.headers) == (Reason.FORBIDDEN, "front", 403, ())
+    assert end.detail
+
+
+@pytest.mark.parametrize(
+    ("backend", "told", "fine"),
+    [
+        ("tcp://10.0.0.1:22", None, True),
+        ("tcp://10.0.0.1:22", "tcp://10.0.0.1:22", True),
+        ("tcp://db.example:22", "tcp://DB.example.:22", True),
+        ("tcp://10.0.0.1:22", "tcp://10.0.0.1:23", False),
+        ("tcp://10.0.0.1:22", "tls://10.0.0.1:22", False),
+        ("tcp://10.0.0.1:22", "tcp://10.0.0.2:22", False),
+        ("tcp://10.0.0.1:22", "nonsense", False),
+        ("ws://db/x", "ws://db:80/x", True),
+        ("ws://db/x", "ws://db/y", False),
+        ("unix:/run//x", "unix:/run/x", True),
+        ("unix:/run/x", "unix:/run/y", False),
+    ],
+)
+async def test_an_identity_for_one_target(backend: str, told: str | None, fine: bool) -> None:
+    """It reaches a fixed backend only if that is the one."""
+    found = choice(f"match: any, backend: '{backend}', auth: {{kind: bearer, tokens: /t}}")
+    assert isinstance(found, OneTarget)
+    end = await found.choose(asking("/"), Identity("a", target=told))
+    assert (end is None) is fine
+    if end is not None:
+        assert end.reason is Reason.FORBIDDEN
+    assert found.hidden("/?x=y") == "/?x=y"
+
+
+async def test_an_identity_for_one_target_chooses_no_other() -> None:
+    """What comes of the request has to be the same."""
+    found = many(TEMPLATE)
+    alice = Identity("alice", target="tcp://10.0.0.1:22")
+    assert not isinstance(await found.choose(asking("/10.0.0.1/22"), alice), End)
+    end = await found.choose(asking("/10.0.0.2/22"), alice)
+    assert isinstance(end, End)
+    assert end.detail == "the identity is for another target"
+
+
+async def test_the_target_of_an_identity_is_judged() -> None:
+    """Whoever named it."""
+    found = many(f"match: any, backend: '{{target}}', auth: {{kind: bearer, tokens: /t}}, {TARGETS}")
+    assert not isinstance(await found.choose(None, Identity("a", target="tls://10.0.0.1:22")), End)
+    for target in ("tls://11.0.0.1:22", "tcp://127.0.0.1:22", "wss://10.0.0.1/", None):
+        assert isinstance(await found.choose(None, Identity("a", target=target)), End)
+
+
+def test_where_nothing_is_chosen() -> None:
+    """Routes without a backend, or that ask nobody who he is, have no choice to make."""
+    assert choice("match: any, answer: 204") is None
+    assert choice("match: any, backend: 'tcp://a:1', auth: none") is None
+    assert choice("match: any, backend: 'tcp://a:1', auth: {kind: network, allow: [10.0.0.0/8]}") is None
+
+
+async def test_a_socket_is_judged_by_where_it_is(tmp_path: Path) -> None:
+    """The path to connect to has no links; one that leads out, or is not there, is forbidden."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "a").touch()
+    (tmp_path / "b").touch()
+    (tmp_path / "run" / "out").symlink_to(tmp_path / "b")
+    backend = f"backend: 'unix:{tmp_path}/run/{{query.t}}', auth: none, targets: {{unix: [run]}}"
+    found = many(f"match: any, {backend}", folder=tmp_path)
+
+    async def path(name: str) -> str | End:
+        chosen = await found.choose(asking(f"/?t={name}"), ANONYMOUS)
+        return chosen if isinstance(chosen, End) else await chosen.path()
+
+    assert await path("a") == str(tmp_path / "run" / "a")
+    for name in ("out", "gone", "..%2Fb", ".."):
+        end = await path(name)
+        assert isinstance(end, End)
+        assert (end.reason, end.blame) == (Reason.FORBIDDEN, "front")
+
+
+async def test_our_own_socket(tmp_path: Path) -> None:
+    """It is forbidden unless that is written."""
+    own = OwnListeners()
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(tmp_path / "gw"))
+        own.add(sock)
+        for written, fine in (("", False), (", own_listeners: true", True)):
+            backend = f"backend: 'unix:{tmp_path}/{{query.t}}', auth: none, targets: {{unix: [.]{written}}}"
+            chosen = await many(f"match: any, {backend}", folder=tmp_path, own=own).choose(asking("/?t=gw"), ANONYMOUS)
+            assert not isinstance(chosen, End)
+            assert isinstance(await chosen.path(), str) is fine
+
+
+def test_a_token_is_hidden_in_the_log(tmp_path: Path) -> None:
+    """By the choice of its route."""
+    (tmp_path / "t").write_text("")
+    found = many(f"match: any, backend: {{tokens: t, from: query.id}}, auth: none, {TARGETS}", folder=tmp_path)
+    assert found.hidden("/x?id=s3cret") == "/x?id=***"

@@ -1,0 +1,179 @@
+"""Lists of tokens, in the formats of websockify."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsbridge.targets import tokens
+from wsbridge.targets.tokens import read_target, read_tokens
+
+
+def shown(path: Path, form: tokens.Form = "lines") -> dict[str, str]:
+    """Read a list, its targets as text."""
+    return {token: str(target) for token, target in read_tokens(path, form).items()}
+
+
+def test_a_file_of_lines(tmp_path: Path) -> None:
+    """Comments, blank lines, blanks around, line ends of Windows, a byte order mark, IPv6, sockets, odd tokens."""
+    file = tmp_path / "tokens"
+    file.write_bytes(
+        b"\xef\xbb\xbf# comment\r\n\r\n"
+        b"token1: host1.example.org:5900\r\n"
+        b"  token2:   10.0.0.2:5901  \n"
+        b"a:b: [2001:db8::1]:22\n"
+        b"vm\xc3\xbc:\tLOCALHOST:1\n"
+        b"sock: unix_socket:/run/vnc/a.sock\n"
+        b"other: unix:/run/vnc/b.sock\n"
+        b"\t# token3: host3:1"
+    )
+    assert shown(file) == {
+        "token1": "tcp://host1.example.org:5900",
+        "token2": "tcp://10.0.0.2:5901",
+        "a:b": "tcp://[2001:db8::1]:22",
+        "vmü": "tcp://localhost:1",
+        "sock": "unix:/run/vnc/a.sock",
+        "other": "unix:/run/vnc/b.sock",
+    }
+
+
+def test_a_folder_of_files_of_lines(tmp_path: Path) -> None:
+    """All its files count; hidden ones and folders do not; links to files do."""
+    (tmp_path / "b").write_text("two: 10.0.0.2:2\n")
+    (tmp_path / "a").write_text("one: 10.0.0.1:1\n")
+    (tmp_path / ".hidden").write_text("nonsense")
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "c").write_text("three: 10.0.0.3:3\n")
+    (tmp_path / "linked").symlink_to(tmp_path / "inner" / "c")
+    assert list(shown(tmp_path)) == ["one", "two", "three"]
+
+
+def test_a_folder_of_files_named_by_their_token(tmp_path: Path) -> None:
+    """Each has its target alone; a token can be no path, since nothing is opened for one."""
+    (tmp_path / "vm1").write_text("10.0.0.1:5900\r\n")
+    (tmp_path / "vm2").write_text("\n[::1]:5900")
+    assert shown(tmp_path, "names") == {"vm1": "tcp://10.0.0.1:5900", "vm2": "tcp://[::1]:5900"}
+
+
+def test_an_empty_list_leads_nowhere(tmp_path: Path) -> None:
+    """It is filled later."""
+    assert shown(tmp_path) == {}
+    (tmp_path / "x").write_text("# nobody yet\n")
+    assert shown(tmp_path / "x") == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(
+            "s3cret",
+            "s3cret 10.0.0.1:22",
+            "s3cret:10.0.0.1:22",
+            ": 10.0.0.1:22",
+            "s3cret: 10.0.0.1",
+            "s3cret: 10.0.0.1:",
+        ),
+        *(
+            "s3cret: 10.0.0.1:0",
+            "s3cret: 10.0.0.1:65536",
+            "s3cret: 2130706433:22",
+            "s3cret: 127.1:22",
+            "s3cret: a b:22",
+        ),
+        *(
+            "s3cret: ::1:22",
+            "s3cret: [::1]",
+            "s3cret: [fe80::1%eth0]:22",
+            "s3cret: 10.0.0.1:22 # office",
+            "s3cret: a: b:1",
+        ),
+        *(
+            "s3cret: unix_socket:x",
+            "s3cret: unix:/run/../x",
+            "s3cret: http://a:1",
+            "s3cret: 10.0.0.1:22\0",
+            "s3cret: [a]:1",
+        ),
+    ],
+)
+def test_a_bad_line_is_named_and_not_shown(tmp_path: Path, line: str) -> None:
+    """The list is not used; the number of the line is told, its text is not."""
+    file = tmp_path / "tokens"
+    file.write_text(f"good: 10.0.0.1:22\n{line}\n")
+    with pytest.raises(ValueError, match="line 2") as caught:
+        read_tokens(file, "lines")
+    assert str(file) in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_many_bad_lines(tmp_path: Path) -> None:
+    """The first are named, the rest counted."""
+    file = tmp_path / "tokens"
+    file.write_text("bad\n" * 12)
+    with pytest.raises(ValueError, match="line 5 is not of the form token: host:port; and 7 more"):
+        read_tokens(file, "lines")
+
+
+def test_a_token_that_stands_twice(tmp_path: Path) -> None:
+    """In one file or in two: which of them holds would be chance."""
+    (tmp_path / "a").write_text("t: 10.0.0.1:22\n")
+    (tmp_path / "b").write_text("x: 10.0.0.1:22\nt: 10.0.0.2:22\n")
+    with pytest.raises(ValueError, match="b: line 2: the token stands in the list before"):
+        read_tokens(tmp_path, "lines")
+
+
+@pytest.mark.parametrize("text", ["", "\udcff", "10.0.0.1:1\n10.0.0.2:2\n", "t: 10.0.0.1:1"])
+def test_a_file_of_one_target_has_one_line(tmp_path: Path, text: str) -> None:
+    """Its name is a token, and so it is not told."""
+    (tmp_path / "s3cret").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match="a file") as caught:
+        read_tokens(tmp_path, "names")
+    assert "s3cret" not in str(caught.value)
+
+
+def test_what_is_no_list(tmp_path: Path) -> None:
+    """Nothing there, no plain file, no UTF-8, no folder where one is wanted, too large."""
+    (tmp_path / "latin").write_bytes(b"a: 10.0.0.1:1\n\xff: 10.0.0.2:2\n")
+    os.mkfifo(tmp_path / "pipe")
+    for name, words in (("gone", "No such file"), ("pipe", "no plain file"), ("latin", "line 2 is not UTF-8")):
+        with pytest.raises(ValueError, match=words):
+            read_tokens(tmp_path / name, "lines")
+    with pytest.raises(ValueError, match="is no folder"):
+        read_tokens(tmp_path / "latin", "names")
+
+
+def test_a_list_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over all files of a folder."""
+    monkeypatch.setattr(tokens, "LARGEST", 20)
+    (tmp_path / "a").write_text("a: 10.0.0.1:1\n")
+    (tmp_path / "b").write_text("b: 10.0.0.1:1\n")
+    with pytest.raises(ValueError, match="more than 20 bytes"):
+        read_tokens(tmp_path, "lines")
+
+
+@given(st.binary(max_size=200) | st.text("ab:#. \r\n[]0123", max_size=60).map(str.encode))
+def test_any_file_gives_targets_or_one_sentence(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    """Nothing else is raised, and what is given is well-formed."""
+    file = tmp_path_factory.getbasetemp() / "fuzzed"
+    file.write_bytes(data)
+    try:
+        found = read_tokens(file, "lines")
+    except ValueError as error:
+        assert str(file) in str(error)
+        return
+    for token, target in found.items():
+        assert token
+        assert target.scheme in ("tcp", "unix")
+        assert read_target(str(target).removeprefix("tcp://")) == target
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_a_target_or_none(text: str) -> None:
+    """Nothing but a ValueError is raised."""
+    with contextlib.suppress(ValueError):
+        assert read_target(text).scheme in ("tcp", "unix")
