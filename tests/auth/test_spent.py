@@ -16,7 +16,7 @@ def ticket(issued: int, expires: int) -> Ticket:
 def detail(denied: Denied | None) -> str:
     """Give why it was refused, as a wrong credential."""
     assert denied is not None
-    assert (denied.reason, denied.tried) == (Reason.UNAUTHENTICATED, True)
+    assert (denied.reason, denied.tried) == (Reason.UNAUTHENTICATED, False)
     return denied.detail
 
 

@@ -46,7 +46,7 @@ async def denied(auth: TicketAuth, target: str, **facts: object) -> str:
     """Have a request refused as a wrong credential, and give why."""
     found = await auth.identify(caller(target=target, **facts))
     assert isinstance(found, Denied)
-    assert (found.reason, found.tried, found.challenges) == (Reason.UNAUTHENTICATED, True, ())
+    assert (found.reason, found.challenges) == (Reason.UNAUTHENTICATED, ())
     return found.detail
 
 
@@ -176,3 +176,16 @@ def test_a_short_key_is_refused(tmp_path: Path) -> None:
     assert (short.path, short.code) == ("routes.r.auth.key", "E012")
     assert short.message == "has 31 bytes, and 32 are the least: openssl rand -base64 32 makes one"
     assert none.path == "routes.r.auth.key.file"
+
+
+async def test_only_what_is_not_signed_is_a_failed_login() -> None:
+    """Guesses ban an address in the end; a page that comes again with a ticket that was good once does not."""
+    auth = way()
+    used = query(ticket())
+    await auth.identify(caller(target=used))
+    stale = [used, query(ticket(expires=NOW * 1000)), query(ticket(route="other")), query(ticket(address="192.0.2.1"))]
+    guessed = [query(ticket(), key=b"another key that is long enough..."), "/vnc?ticket=guess", used + "&ticket=guess"]
+    for target, tried in [*((target, False) for target in stale), *((target, True) for target in guessed)]:
+        found = await auth.identify(caller(target=target))
+        assert isinstance(found, Denied)
+        assert found.tried is tried, target

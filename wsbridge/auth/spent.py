@@ -54,11 +54,11 @@ class Spent:
             self._dropped, gone = heapq.heappop(self._ends)
             self._ids.discard(gone)
         if ticket.issued < self._since:
-            return Denied("the ticket was issued before this process began", tried=True)
+            return Denied("the ticket was issued before this process began")
         if ticket.id in self._ids:
-            return Denied("the ticket was used before", tried=True)
+            return Denied("the ticket was used before")
         if ticket.expires <= self._dropped:
-            return Denied("the ticket is as old as those that are forgotten; was the clock set back?", tried=True)
+            return Denied("the ticket is as old as those that are forgotten; was the clock set back?")
         if len(self._ids) >= self._size:
             return Denied(f"the table of used tickets is full, {self._size}", Reason.AUTH_UNAVAILABLE)
         self._ids.add(ticket.id)

@@ -67,7 +67,9 @@ class TicketAuth:
         now = int(self._lent.wall() * 1000)
         wrong = self._unfit(ticket, caller, now)
         if wrong is not None:
-            return Denied(wrong, tried=True)
+            return Denied(
+                wrong
+            )  # it is signed, so nobody guesses: a page that comes again with an old one is not banned
         denied = self._lent.spent.spend(ticket, now)
         if denied is not None:
             return denied
