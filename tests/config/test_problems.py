@@ -146,3 +146,19 @@ def test_a_cut_line_keeps_what_is_pointed_at(column: int) -> None:
     assert len(line) == 4 + WIDEST
     assert line[4:] in source
     assert source.index(line[4:]) + caret.index("^") - 4 == column - 1
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("  Authorization: Bearer geheim, x", "  Authorization: ****************"),
+        ('{"authorization": "a\\"geheim", "X": 1}', '{"authorization": ***********, "X": 1}'),
+        ("{Cookie: 'sid=geheim', X: 1}", "{Cookie: ************, X: 1}"),
+        ("Proxy-Authorization : 'geheim", "Proxy-Authorization : *******"),
+        ("Authorization: {file: /etc/gw}", "Authorization: {file: /etc/gw}"),
+        ("X-Authorized: {env: E}", "X-Authorized: {env: E}"),
+    ],
+)
+def test_headers_that_are_secrets_are_hidden(line: str, shown: str) -> None:
+    """The line that is shown with a problem has stars of the same length in place of their values."""
+    assert Problem("w.yaml", 1, 1, "", "wrong", line, "E012").json()["source"] == shown

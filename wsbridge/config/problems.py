@@ -18,6 +18,11 @@ WIDEST = 160
 USER_AND_PASSWORD = re.compile(r"""(?<=://)(?:[^/\s:@"']+:(?!\d+/)[^\s"']+|[^/\s"']+)(?=@)""")
 """What stands before the host of a URL; `host:port/path@x` is none."""
 
+SECRET_HEADER = re.compile(
+    r"""(\b(?:authorization|cookie)["']?\s*:\s*)("(?:[^"\\]|\\.)*"?|'[^']*'?|[^\s{"'].*)""", re.IGNORECASE
+)
+"""A header that is a secret, and its value where that is written as text; a bare one hides all that follows."""
+
 CODES: dict[str, str] = {
     "E001": "the file cannot be read",
     "E002": "the file is not YAML",
@@ -128,10 +133,11 @@ class ConfigError(Exception):
 
 
 def masked(line: str) -> str:
-    """Hide user and password of URLs, and whatever a terminal would act on; the length stays.
+    """Hide user and password of URLs, headers that are secrets, and whatever a terminal would act on; the length stays.
 
     A password with "@" or "/" in it is hidden as a whole: it is an error, and so its line is shown.
     """
+    line = SECRET_HEADER.sub(lambda found: found[1] + "*" * len(found[2]), line)
     line = USER_AND_PASSWORD.sub(lambda found: "*" * len(found[0]), line)
     return "".join(char if char.isprintable() or char == "\t" else "?" for char in line)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from wsbridge.config.address import Proxy
+from wsbridge.log.redact import HIDDEN
 from wsbridge.net.address import host_port
 from wsbridge.net.dial import DialFailure
 from wsbridge.protocol.head import BadHead, HeadLimits, Response, shown
@@ -19,6 +20,9 @@ from wsbridge.reasons import Reason
 
 if TYPE_CHECKING:
     from wsbridge.net.wire import Wire
+
+SHORTEST_SECRET = 4
+"""Characters of a password below which it is not looked for in answers: it would hide half of every sentence."""
 
 _TRY_LATER = frozenset({429, 502, 503, 504})
 
@@ -65,6 +69,12 @@ async def through(wire: Wire, host: str, port: int, proxy: Proxy, limits: HeadLi
 
 
 def _refused(proxy: Proxy, text: str, final: bool = False) -> DialFailure:
+    """Tell of a refusal, without our password, should the proxy repeat it."""
+    if proxy.password is not None:
+        password = proxy.password.reveal()
+        for secret in (_basic(proxy).partition(" ")[2], password, unquote(password)):
+            if len(secret) >= SHORTEST_SECRET:
+                text = text.replace(secret, HIDDEN)
     return DialFailure(Reason.BACKEND_REFUSED, f"the proxy {proxy} {text}", final)
 
 

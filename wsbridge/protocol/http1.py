@@ -288,6 +288,8 @@ def _request(head: bytes, line: re.Match[bytes]) -> Request | BadHead:
     if len(hosts) != 1:
         return BadHead(400, f"the request has {len(hosts)} Host headers, not one")
     if split_host(hosts[0].decode("ascii")) is None:
+        if b"@" in hosts[0]:  # a password may stand before it, which is told nobody
+            return BadHead(400, "the Host header has user information")
         return BadHead(400, f"the Host header {shown(hosts[0])} is not a host name or address")
     lengths = headers.get_all(b"content-length")
     if lengths and (len(lengths) > 1 or not lengths[0].isdigit()):

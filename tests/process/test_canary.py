@@ -1,0 +1,279 @@
+"""Secrets are planted wherever the bridge meets them, and nothing that it writes holds one in any form."""
+
+from __future__ import annotations
+
+import base64
+import http.server
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from tests.authority import listener_tls
+from tests.client import BINARY, CLOSE, frame, request
+from tests.process.canaries import Canaries, Loud
+from wsbridge.auth.scrypt import make
+
+PROGRAM = '''
+"""wsbridge with one route that breaks, with secrets in all that an exception can hold."""
+import sys
+
+from wsbridge.cli import main
+from wsbridge.routes.answer import FixedAnswer
+
+
+async def answer(self, asked):
+    secret = asked.request.headers.get(b"authorization")
+    try:
+        raise KeyError(asked.request, secret and b"local")
+    except KeyError as error:
+        raise RuntimeError(f"no answer to {asked.request.target} {asked.request.headers} {asked.identity}") from error
+
+
+FixedAnswer.answer = answer
+sys.argv[0] = "wsbridge"
+main()
+'''
+
+
+class Echoing(http.server.BaseHTTPRequestHandler):
+    """An upstream, or a proxy, that says no and repeats all that it was told."""
+
+    def do_GET(self) -> None:
+        """Refuse, with the request in the reason, in Location and in the body."""
+        told = f"{self.path} {' '.join(self.headers.values())}"
+        self.send_response(403, told)
+        self.send_header("Location", f"http://x/{self.path}")
+        self.end_headers()
+        self.wfile.write(told.encode())
+
+    do_CONNECT = do_GET  # noqa: N815  as http.server calls it
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing of its own."""
+
+
+@pytest.fixture
+def echoing() -> Iterator[int]:
+    """Give the port of an upstream that repeats what it is told."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Echoing)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server.server_address[1]
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def basic(name: str, password: str) -> str:
+    """Write the header of a name and a password."""
+    return f"Authorization: Basic {base64.b64encode(f'{name}:{password}'.encode()).decode()}"
+
+
+def carried(token: str) -> str:
+    """Write the header of a token in a subprotocol."""
+    coded = base64.urlsafe_b64encode(token.encode()).decode().rstrip("=")
+    return f"Sec-WebSocket-Protocol: binary, wsbridge.token.{coded}"
+
+
+def configuration(folder: Path, secret: Canaries, port: int) -> dict[str, Any]:
+    """Write the files, and give the configuration that names them."""
+    files = {
+        "users": f"alice:{make(secret('password').encode(), ln=12).text}\n",
+        "tokens": f"bob sha256:{sha256(secret('token').encode()).hexdigest()}\n",
+        "tickets": secret("ticket key") * 2,
+        "header": f"Bearer {secret('header from a file')}",
+    }
+    for name, text in files.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o600)
+    for name in ("users", "tokens"):
+        secret.add(f"hash in {name}", files[name].rpartition("$")[2].rpartition(":")[2].strip())
+    tls = listener_tls()
+    key = Path(tls["certificates"][0]["key"]).read_text()  # type: ignore[index]  # one pair, as written
+    for number, line in enumerate(key.splitlines()[1:-1]):
+        secret.add(f"private key, line {number}", line)
+    (folder / "program.py").write_text(PROGRAM)
+    anybody = {"auth": "none", "origins": "any"}
+    listener = {"bind": "127.0.0.1:0"}
+    proxied = {
+        "url": "ws://far.example/",
+        "proxy": f"http://joe:{quote(secret('proxy password'), safe='')}@127.0.0.1:{port}",
+    }
+    upstream = {
+        "url": f"ws://127.0.0.1:{port}/up?token={secret('backend URL', plain=True)}",
+        "headers": {
+            "Authorization": {"file": "header"},
+            "X-Key": {"env": "CANARY"},
+            "Cookie": f"sid={secret('header written as text', plain=True)}",
+        },
+    }
+    bearer = {"kind": "bearer", "tokens": "tokens", "from": ["authorization", "subprotocol", "cookie:sid"]}
+    listens = f"tcp://127.0.0.1:{port}"
+    return {
+        "listeners": {
+            "web": listener,
+            "tls": {**listener, "tls": tls},
+            "old": {**listener, "speaks": "tcp", "route": "upstream"},
+        },
+        "audit": {"file": "audit.jsonl"},
+        "routes": {
+            "basic": {"match": {"path": "/basic"}, "backend": listens, "auth": {"kind": "basic", "users": "users"}},
+            "bearer": {"match": {"path": "/bearer"}, "backend": listens, "auth": bearer},
+            "ticket": {
+                "match": {"path": "/ticket"},
+                "backend": listens,
+                "auth": {"kind": "ticket", "key": {"file": "tickets"}},
+            },
+            "gives": {
+                "match": {"path": "/gives"},
+                "auth": {"kind": "basic", "users": "users"},
+                "ticket": {"route": "ticket", "key": {"file": "tickets"}},
+            },
+            "upstream": {"match": {"path": "/upstream"}, "backend": upstream, **anybody},
+            "proxied": {"match": {"path": "/proxied"}, "backend": proxied, **anybody},
+            "open": {"match": {"path": "/open"}, "backend": listens, **anybody},
+            "refused": {"match": {"path": "/refused"}, "backend": "tcp://127.0.0.1:1", **anybody},
+            "broken": {"match": {"path": "/broken"}, "answer": 204, "auth": {"kind": "basic", "users": "users"}},
+        },
+        "timeouts": {"linger": "100ms"},
+    }
+
+
+def requests(secret: Canaries) -> Iterator[bytes]:
+    """Ask in all ways that carry secrets, right and wrong."""
+    url = secret("URL", plain=True)
+    right, wrong = basic("alice", secret("password")), basic("alice", secret("wrong password"))
+    for line in (right, wrong, basic(secret("name that nobody has"), "x"), right + secret("broken base64")):
+        yield request("/basic", line)
+    for line in (f"Authorization: Bearer {secret('token')}", f"Authorization: Bearer {secret('wrong token')}"):
+        yield request("/bearer", line)
+        yield request("/bearer", line, line + "x")
+    yield request("/bearer", carried(secret("token")))
+    yield request("/bearer", carried(secret("token in a subprotocol")))
+    yield request("/bearer", f"Sec-WebSocket-Protocol: wsbridge.token.{secret('protocol alone', plain=True)}")
+    for origin in ("Origin: http://localhost", "Origin: https://evil.example", "X-Nothing: 1"):
+        yield request("/bearer", f"Cookie: sid={secret('cookie', plain=True)}", origin)
+    yield request(f"/ticket?ticket={secret('wrong ticket', plain=True)}")
+    for path in ("/open", "/refused", "/upstream", "/proxied", "/nowhere"):
+        for name in ("token", "access_token", "password", "X-Amz-Signature", "ticket", "pass%77ord", "apikey"):
+            yield request(f"{path}?a=1&{name}={url}", f"X-Api-Key: {secret('header')}", right)
+        yield request(f"{path}?path=%2Fwebsockify%3Ftoken%3D{url}&x", f"Cookie: a={secret('cookie', plain=True)}")
+        yield request(f"{path}?p=%252F%253Ftoken%253D{url}", "Origin: https://u:" + secret("Origin", plain=True) + "@x")
+    yield request("/broken?x=1", right)
+    yield f"GET /broken?token={url} HTTP/1.1\r\nHost: localhost\r\n{right}\r\n\r\n".encode()
+    # heads that break a rule
+    token = f"Authorization: Bearer {secret('token of a broken head')}"
+    yield f"GET /open?token={url} HTTP/1.0\r\n{token}\r\n\r\n".encode()
+    yield f"GET /x/../open?token={url} HTTP/1.1\r\nHost: localhost\r\n{token}\r\n\r\n".encode()
+    yield f"GET http://u:{url}@localhost/open?token={url} HTTP/1.1\r\nHost: localhost\r\n{token}\r\n\r\n".encode()
+    yield f"GET /open HTTP/1.1\r\nHost: u:{url}@localhost\r\n{token}\r\n\r\n".encode()
+    yield f"GET /open HTTP/1.1\r\nHost: localhost\r\n{token.replace(':', '')}\r\n\r\n".encode()
+    yield f"GET /open HTTP/1.1\r\nHost: localhost\r\n{token}\x00\r\n\r\n".encode()
+    yield f"GET /open HTTP/1.1\r\nHost: localhost\r\n{token}\r\n {token}\r\n\r\n".encode()
+    yield f"GET /open HTTP/1.1\r\nHost: localhost\r\n{token}{'x' * 9000}\r\n\r\n".encode()
+    yield f"{token}\r\n\r\n".encode()
+    yield request("/open", f"Sec-WebSocket-Key: {url}")
+    yield request("/open", f"Sec-WebSocket-Extensions: {secret('extension', plain=True)}", "Content-Length: 9")
+
+
+@pytest.mark.parametrize("form", ["json", "console", "journal"])
+def test_no_secret_comes_out(tmp_path: Path, form: str, echoing: int) -> None:
+    """Neither the log, at level debug, nor the audit nor any other output holds a secret in any form."""
+    secret = Canaries()
+    (tmp_path / "wsbridge.yaml").write_text(json.dumps(configuration(tmp_path, secret, echoing)))
+    environ = {"CANARY": secret("header from the environment"), "OTHER_SECRET": secret("environment")}
+    ended = frame(BINARY, secret("payload").encode()) + frame(CLOSE, b"\x0f\xa0" + secret("close reason").encode())
+    with Loud(tmp_path, form, environ) as daemon:
+        asked = 0
+        for data in requests(secret):
+            daemon.ask("web", data, then=ended)
+            asked += 1
+        daemon.ask("tls", request("/open", f"Authorization: Bearer {secret('HTTP on a TLS port')}"))
+        daemon.ask("old", secret("raw payload").encode())
+        head = f"POST /gives HTTP/1.1\r\nHost: localhost\r\n{basic('alice', secret('password'))}\r\n\r\n"
+        given = daemon.ask("web", head.encode() + b"GET / HTTP/1.0\r\n\r\n")
+        ticket = json.loads(given.partition(b"\r\n\r\n")[2].partition(b"}")[0] + b"}")["ticket"]
+        secret.add("ticket", ticket)
+        secret.add("signature of the ticket", ticket.rpartition(".")[2])
+        for _ in range(2):
+            daemon.ask("web", request(f"/ticket?ticket={ticket}"), then=ended)
+        assert daemon.end() == 0
+    output, audit = (tmp_path / "output").read_bytes(), (tmp_path / "audit.jsonl").read_bytes()
+    seen = output.decode(errors="replace")
+    for event in ("connection.end", "connection.refused", "internal_error", "RuntimeError", "no answer to /broken"):
+        assert event in seen
+    for reason in (
+        "unauthenticated",
+        "backend_refused",
+        "bad_request",
+        "origin",
+        "no_route",
+        "too_big",
+        "client_closed",
+    ):
+        assert reason in seen
+        assert reason in audit.decode()
+    assert audit.count(b'"admitted"') > 10
+    assert seen.count("***") > asked / 2
+    assert not secret.found(output)
+    assert not secret.found(audit)
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_no_secret_comes_out_of_mistakes(tmp_path: Path, command: str, echoing: int) -> None:
+    """What is told of a configuration that is wrong holds none of its secrets either, though it shows lines of it."""
+    secret = Canaries()
+    config = configuration(tmp_path, secret, echoing)
+    lines = [json.dumps(config["routes"][name]) for name in config["routes"]]
+    header = secret("header with a mistake")
+    password = quote(secret("proxy password"), safe="")
+    text = (
+        json.dumps({key: value for key, value in config.items() if key != "routes"})[:-1]
+        + ',\n"routes": {\n'
+        + ",\n".join(f'"{name}": {line}' for name, line in zip(config["routes"], lines, strict=True))
+        + ',\n"one": {"match": "any", "auth": "none", "backend": {"url": "ws://far.example",'
+        + f' "headers": {{"Authorization": "Bearer {header}\\u00fc", "Cookie": "{header}"}}}}}},'
+        + f'\n"two": {{"backend": {{"url": "ws://far.example", "proxy": "https://joe:{password}@x"}}}},'
+        + f'\n"three": {{"backend": "tcp://joe:{password}@x:1"}}\n}}}}'
+    )
+    (tmp_path / "wsbridge.yaml").write_text(text)
+    (tmp_path / "users").write_text(f"alice:{secret('password in clear')}\n")
+    (tmp_path / "tokens").write_text(f"bob {secret('token in clear')}\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "wsbridge", command, "-c", "wsbridge.yaml"],
+        cwd=tmp_path,
+        env={"CANARY": secret("environment"), "PATH": ""},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 78
+    output = done.stdout + done.stderr
+    assert output.count(b"wsbridge.yaml:") > 5
+    assert not secret.found(output)
+
+
+@pytest.mark.parametrize(
+    "leak",
+    [
+        lambda secret: secret.encode(),
+        lambda secret: b"x" + base64.b64encode(b"user:" + secret.encode()),
+        lambda secret: base64.urlsafe_b64encode(b"ab" + secret.encode() + b"cd"),
+        lambda secret: quote(secret, safe="").encode(),
+        lambda secret: quote(secret, safe="").lower().encode(),
+        lambda secret: secret.encode().hex().encode(),
+    ],
+)
+def test_leaks_would_be_found(leak: Any) -> None:
+    """The search itself finds a secret in each of the forms, and none where there is none."""
+    secret = Canaries()
+    text = secret("somewhere")
+    assert secret.found(b"before " + leak(text) + b" behind")
+    assert not secret.found(b"before behind")
