@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from ipaddress import ip_network
 from typing import Literal
 
@@ -156,3 +157,13 @@ async def test_a_proxy_that_does_not_tell() -> None:
     end = by.of_request(asking((b"X-Forwarded-For", b"203.0.113.7, nonsense")), PROXY)
     assert isinstance(end, End)
     assert (end.reason, end.http_status) == (Reason.BAD_REQUEST, 400)
+
+
+async def test_a_proxys_certificate_is_not_its_clients() -> None:
+    """What the proxy showed in its TLS with us proves nothing of those that it passes on, and stays its own."""
+    proxy = replace(PROXY, sni="gw.example.org", certificate={"subject": ()})
+    by = whence("x-forwarded-for")
+    client = by.of_request(asking((b"X-Forwarded-For", b"203.0.113.7")), proxy)
+    assert isinstance(client, Peer)
+    assert (client.host, client.sni, client.certificate) == ("203.0.113.7", "", None)
+    assert by.of_request(asking(), proxy) is proxy

@@ -6,14 +6,17 @@ written (`log`, `audit`), counters (`ledger`).
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 
 from wsbridge.audit import Trail
 from wsbridge.auth.identity import ANONYMOUS
+from wsbridge.backends.client import Client
 from wsbridge.generation import Route
 from wsbridge.log import log
-from wsbridge.net.address import Peer
+from wsbridge.net.address import Peer, local_place
+from wsbridge.net.wire import Wire
 from wsbridge.protocol.head import Request
 from wsbridge.reasons import ENDINGS, End, Reason
 from wsbridge.speaks.websocket import SILENT
@@ -35,6 +38,7 @@ class Account:
     Attributes:
         identity: Who the client turned out to be.
         target: What the client chose, as a URL.
+        tls: Whether the client speaks TLS.
         answering: Whether an answer has been begun, so that no other can be given.
     """
 
@@ -56,6 +60,7 @@ class Account:
         "route",
         "subprotocol",
         "target",
+        "tls",
     )
 
     def __init__(
@@ -71,6 +76,7 @@ class Account:
         self._trail = trail
         self._http = http
         self._shown = shown
+        self.tls = False
         self.listener = listener
         self.peer = UNKNOWN
         self.request: Request | None = None
@@ -97,6 +103,15 @@ class Account:
         if self.request is not None and b"origin" in self.request.headers:
             more["origin"] = self.request.headers.get(b"origin")
         self._trail.tell(event, facts | more)
+
+    def client(self, wire: Wire) -> Client:
+        """Give what a backend may be told of the client."""
+        local = self.peer.asked
+        if local is None:
+            with contextlib.suppress(OSError):  # it may have gone meanwhile
+                local = local_place(wire.fd)
+        route = "" if self.route is None else self.route.name
+        return Client(self.id, self.peer, local, self.identity, self.request, self.listener, route, self.tls)
 
     def carried(self, to_back: int, to_front: int) -> None:
         """Note the payload bytes of the relay, each way."""

@@ -132,6 +132,7 @@ async def _carry(
     if isinstance(wire, End):
         return wire
     account.peer = wire.with_hello(account.peer)
+    account.tls = listener.tls is not None
     try:
         return await _converse(wire, listener, generation, server, account, visit)
     except Exception:
@@ -333,7 +334,8 @@ async def _dial(admitted: Admitted, exchange: Exchange, wire: Wire, server: Serv
     plan = route.offer
     # a client that has its 101 was told the first; a WebSocket backend must not choose another
     fitting = admitted.fitting if route.dial_first or exchange.request is None else admitted.fitting[:1]
-    offer = Offer(fitting, exchange.request is not None, plan.text, plan.frame, chosen)
+    told_of = account.client(wire) if route.tells_client else None
+    offer = Offer(fitting, exchange.request is not None, plan.text, plan.frame, chosen, told_of)
 
     def told(end: End) -> None:
         log.info(

@@ -44,6 +44,7 @@ class Route:
         auth: Who may use it; None where nobody is asked.
         prefix: The part of a path that the pattern names, cut before a file is looked up.
         offer: What a backend is asked for, but for the client's subprotocols.
+        tells_client: Whether the backend is told who the client is.
         connect: Seconds for one attempt to reach the backend.
         limits: How much its clients may have; None for no limit but that of bytes a connection.
     """
@@ -63,6 +64,7 @@ class Route:
     connect: float
     retry_for: float
     dial_first: bool
+    tells_client: bool
     ledger: Ledger
     limits: model.RouteLimits | None
 
@@ -197,6 +199,7 @@ def _route(
         connect=timeouts.connect,
         retry_for=section.connect.retry_for,
         dial_first=section.dial == "before-upgrade",
+        tells_client=section.backend is not None and section.backend.tells_client,
         ledger=ledger,
         limits=None if section.limits.count_nothing else section.limits,
     )

@@ -97,7 +97,8 @@ class Whence:
             return End(Reason.BAD_REQUEST, "front", way.text, status=way.status)
         if way.client is None:
             return peer
-        return _moved(peer, way.client.host, way.client.port, (*way.proxies, _shown(peer)))
+        client = _moved(peer, way.client.host, way.client.port, (*way.proxies, _shown(peer)))
+        return replace(client, sni="", certificate=None)  # the proxy's own, of its TLS with us
 
 
 def _introduced(peer: Peer, header: ProxyHeader) -> Peer:

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.authority import client_context, listener_tls
+from tests.authority import client_context, folder, listener_tls
 from tests.client import Client, request
 from tests.serving import Served, backend, serving, written
 from wsbridge.protocol.proxy_header import Place
@@ -189,3 +189,24 @@ async def test_a_header_that_cannot_be_read() -> None:
             await client.send(asking(*lines))
             assert (await client.head()).startswith("HTTP/1.1 204 ")
         assert (await served.records.wait("request.served"))["peer"].startswith("127.0.0.1:")
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize("scheme", ["tcp", "tls"])
+async def test_from_bridge_to_bridge(version: str, scheme: str) -> None:
+    """What one learns of a client by the request, the next is told by a PROXY header, before TLS as well."""
+    inner = listener(speaks="tcp", route="app", **({"tls": listener_tls()} if scheme == "tls" else {}))
+    outer = {"bind": "127.0.0.1:0", "trusted_proxies": ["127.0.0.1"], "real_address": "x-forwarded-for"}
+    async with backend() as back:
+        routes = {"app": {"backend": back.url, "auth": "none"}}
+        async with serving(written(listeners={"web": inner}, routes=routes)) as behind_it:
+            to = {"url": f"{scheme}://127.0.0.1:{behind_it.port()}", "proxy_protocol": version}
+            if scheme == "tls":
+                to["ca"] = str(folder() / "ca.pem")
+            async with serving(written(listeners={"web": outer}, route={"backend": to})) as in_front:
+                client = await in_front.upgraded("/", "X-Forwarded-For: 2001:db8::7")
+                await client.echoed(b"x" * 100_000)
+                await client.close()
+                line = await in_front.records.wait("connection.end", backend=back.url)  # one log for both
+                assert (line["peer"], line["via"]) == ("[2001:db8::7]:0", ["127.0.0.1"])
+                assert line["to_back"] == 100_000

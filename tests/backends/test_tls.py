@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import trio
 
+from tests.backends.clients import client
 from wsbridge.backends import Dialled, Offer, Services
 from wsbridge.backends.tls import TlsBackend, TlsBackendConfig
 from wsbridge.config.section import Context, Kinds
 from wsbridge.net.resolve import Resolver
 from wsbridge.net.tls import TlsError, server_context
+from wsbridge.protocol.proxy_header import Place, ProxyHeaderReader
 from wsbridge.reasons import Reason
 
 
@@ -50,6 +52,37 @@ async def test_tls(issue, ca_file):
         wire.close()
 
     assert outcome.address == f"127.0.0.1:{port}"
+
+
+async def test_the_client_is_introduced_before_tls(issue, ca_file):
+    """The PROXY header comes in the clear, and the handshake follows it."""
+    found = []
+
+    async def serve(stream):
+        reader = ProxyHeaderReader()
+        while reader.outcome is None:
+            reader.feed(await stream.receive_some(1))
+        found.append(reader.outcome)
+        secure = trio.SSLStream(stream, server_context([issue("gw.example.org")]), server_side=True)
+        with contextlib.suppress(trio.BrokenResourceError):
+            async for data in secure:
+                await secure.send_all(data)
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, serve, [listener])
+        port = listener.socket.getsockname()[1]
+        made = backend(port, ca=ca_file, server_name="gw.example.org", proxy_protocol="v2")
+        with trio.fail_after(10):
+            outcome = await made.dial(Offer(client=client()))
+            assert isinstance(outcome, Dialled), outcome
+            wire = outcome.endpoint.wire
+            await wire.write_all(b"hello")
+            assert await wire.read_some() == b"hello"
+            wire.close()
+        nursery.cancel_scope.cancel()
+
+    assert found[0].source == Place("203.0.113.7", 4711)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from wsbridge.protocol.head import HeadLimits
 from wsbridge.reasons import End, Reason
 
 if TYPE_CHECKING:
+    from wsbridge.backends.client import Client
     from wsbridge.relay.endpoint import Endpoint
 
 
@@ -65,6 +66,7 @@ class Offer:
         text: Whether text messages are taken from a WebSocket backend.
         frame: Largest frame to write, in bytes.
         chosen: What the client chose; None where the configuration says it all.
+        client: Who stands behind it; None for backends that are not told.
     """
 
     subprotocols: tuple[str, ...] = ()
@@ -72,6 +74,7 @@ class Offer:
     text: Literal["accept", "refuse"] = "accept"
     frame: int = 65536
     chosen: Chosen | None = None
+    client: Client | None = None
 
 
 @dataclass(frozen=True, slots=True)

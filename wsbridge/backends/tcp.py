@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 
 from wsbridge.backends.backend import Dialled, Offer, Services, address_of, connect
+from wsbridge.backends.introduction import Introduction, Version
 from wsbridge.config.backend import BackendSection
 from wsbridge.config.scalars import TargetUrl
 from wsbridge.net.address import is_loopback
@@ -22,6 +23,13 @@ class TcpBackendConfig(BackendSection):
 
     url: TargetUrl
     """Where it is: `tcp://host:port`."""
+    proxy_protocol: Version | None = None
+    """v1 or v2: tell the server in a PROXY header who the client is, before anything else; it must expect that."""
+
+    @property
+    def tells_client(self) -> bool:
+        """See `AnyBackendSection.tells_client`."""
+        return self.proxy_protocol is not None
 
 
 class TcpBackend:
@@ -32,6 +40,7 @@ class TcpBackend:
         self._host = config.url.host
         self._port = config.url.port
         self._services = services
+        self._introduction = Introduction(config.proxy_protocol)
 
     def at_once(self, offer: Offer) -> Dialled | None:
         """See `Backend.at_once`: a loopback address connects within the call."""
@@ -45,14 +54,20 @@ class TcpBackend:
         if sock is None:
             return None
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return Dialled(RawEndpoint(SocketWire(sock)), None, str(addresses[0]))
+        wire = SocketWire(sock)
+        if not self._introduction.at_once(wire, offer.client):
+            wire.close()
+            return None
+        return Dialled(RawEndpoint(wire), None, str(addresses[0]))
 
     async def dial(self, offer: Offer) -> Dialled | End:
         """See `Backend.dial`."""
         sock = await connect(self._services, *self._place(offer), offer.chosen)
         if isinstance(sock, End):
             return sock
-        return Dialled(RawEndpoint(SocketWire(sock)), None, address_of(sock, self.name))
+        wire, address = SocketWire(sock), address_of(sock, self.name)
+        failure = self._introduction.send(wire, offer.client, address)
+        return failure or Dialled(RawEndpoint(wire), None, address)
 
     def _place(self, offer: Offer) -> tuple[str, int]:
         """Host and port: those of the configuration, or those that the client chose."""

@@ -10,11 +10,13 @@ import ssl
 from collections.abc import Iterable, Sequence
 
 from wsbridge.backends.backend import Dialled, Offer, Services, address_of, connect
+from wsbridge.backends.introduction import Introduction, Version
 from wsbridge.config.backend import BackendSection
 from wsbridge.config.certificate import Certificate
 from wsbridge.config.scalars import FilePath, Flag, Host, TargetUrl
 from wsbridge.config.section import Context, Fault
 from wsbridge.net import bio_wire, tls
+from wsbridge.net.wire import SocketWire
 from wsbridge.reasons import End, Reason
 from wsbridge.relay.endpoint import RawEndpoint
 
@@ -66,6 +68,13 @@ class TlsBackendConfig(TlsClient):
 
     url: TargetUrl
     """Where it is: `tls://host:port`."""
+    proxy_protocol: Version | None = None
+    """v1 or v2: tell the server in a PROXY header who the client is, before TLS; it must expect that."""
+
+    @property
+    def tells_client(self) -> bool:
+        """See `AnyBackendSection.tells_client`."""
+        return self.proxy_protocol is not None
 
 
 class TlsBackend:
@@ -82,6 +91,7 @@ class TlsBackend:
         self._name_of = config.name_of
         self._context = config.context()
         self._services = services
+        self._introduction = Introduction(config.proxy_protocol)
 
     def at_once(self, offer: Offer) -> None:
         """See `Backend.at_once`: a handshake has to be waited for."""
@@ -94,6 +104,9 @@ class TlsBackend:
         if isinstance(sock, End):
             return sock
         address = address_of(sock, self.name)
+        failure = self._introduction.send(SocketWire(sock), offer.client, address)
+        if failure is not None:
+            return failure
         try:
             wire = await bio_wire.wrap(sock, self._context, server_side=False, server_hostname=self._name_of(host))
         except OSError as error:

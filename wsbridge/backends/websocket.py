@@ -18,6 +18,7 @@ import trio
 from pydantic import Field
 
 from wsbridge.backends.backend import Dialled, Offer, Services, address_of, connect
+from wsbridge.backends.client_headers import ClientHeader
 from wsbridge.backends.tls import TlsClient, tls_end
 from wsbridge.config.scalars import HeaderName, Origin, ProxyUrl, Secret, Target, TargetUrl, TextOrSecret, Token
 from wsbridge.config.section import Context, Fault
@@ -53,6 +54,8 @@ class WebSocketBackendConfig(TlsClient):
     """Where it is: `ws://host[:port]/path` or `wss://host[:port]/path`; a query may follow."""
     headers: dict[HeaderName, TextOrSecret] = Field(default_factory=dict)
     """Headers to add to the request; a value is text, or a secret as {file: PATH} or {env: NAME}."""
+    client_headers: dict[HeaderName, ClientHeader] = Field(default_factory=dict)
+    """Headers to add that tell of the client; a value is text with fields such as {address} and {identity}."""
     subprotocols: tuple[Token, ...] | None = None
     """What to offer when the client side is plain TCP. Left out: the list of the route. A WebSocket client's own
     offer is passed on instead."""
@@ -69,6 +72,11 @@ class WebSocketBackendConfig(TlsClient):
                 if key in written:
                     yield Fault((key,), "means nothing without TLS: write wss:// in the URL", "E013", at_key=True)
 
+    @property
+    def tells_client(self) -> bool:
+        """See `AnyBackendSection.tells_client`."""
+        return bool(self.client_headers)
+
     def faults(self, context: Context) -> Iterable[Fault]:
         """Tell which secrets cannot be sent, besides what is wrong with TLS."""
         yield from super().faults(context)
@@ -78,6 +86,10 @@ class WebSocketBackendConfig(TlsClient):
         for name, value in self.headers.items():
             if isinstance(value, Secret) and not (value.reveal().isascii() and value.reveal().isprintable()):
                 yield Fault(("headers", name), "the secret is not printable ASCII on one line", "E012")
+        names = [name.lower() for name in (*self.headers, *self.client_headers)]
+        for name in self.client_headers:
+            if names.count(name.lower()) > 1:
+                yield Fault(("client_headers", name), "is written twice for one request", "E013", at_key=True)
 
     def cautions(self, context: Context) -> Iterable[Fault]:
         """Warn of secrets in the file, or to another host unencrypted, besides what is risky with TLS."""
@@ -109,6 +121,7 @@ class WebSocketBackend:
         self._origin = config.origin
         self._services = services
         self._headers = [(name, _text(value)) for name, value in config.headers.items()]
+        self._client_headers = config.client_headers
         self._hide = _hidden(config.headers)
         self._context: ssl.SSLContext | None = config.context(ALPN) if url.scheme == "wss" else None
         self._name_of = config.name_of
@@ -161,7 +174,8 @@ class WebSocketBackend:
         offered = offer.subprotocols
         if self._subprotocols is not None and not offer.from_client:
             offered = self._subprotocols
-        request = client_request(host, url.path, key, offered, self._headers, self._origin)
+        headers = [*self._headers, *self._told(offer)]
+        request = client_request(host, url.path, key, offered, headers, self._origin)
         reader = HeadReader(self._services.head, "client")
         try:
             await wire.write_all(request)
@@ -185,6 +199,14 @@ class WebSocketBackend:
         if isinstance(outcome, Accepted):
             wire.unread(reader.rest)
         return outcome
+
+    def _told(self, offer: Offer) -> Iterable[tuple[str, str]]:
+        """What the server is told of the client; a header about which nothing is known is left out."""
+        if offer.client is not None:
+            for name, template in self._client_headers.items():
+                value = template.fill(offer.client)
+                if value:
+                    yield name, value
 
     def _end(self, address: str, bad: BadHead) -> End:
         """How a refusal is told; one that time will not heal carries its HTTP status (see `net.retry`)."""

@@ -27,6 +27,11 @@ class AnyBackendSection(Section):
         """The names of the fields that every client fills for himself; none where all reach the same."""
         return ()
 
+    @property
+    def tells_client(self) -> bool:
+        """Whether the server is told who the client is."""
+        return False
+
 
 class BackendSection(AnyBackendSection):
     """Where a route's bytes go."""

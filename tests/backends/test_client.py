@@ -1,0 +1,36 @@
+"""What a backend may be told: gathered for those alone that want it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.client import request
+from tests.serving import backend, serving, written
+from wsbridge import account as module
+from wsbridge.backends.client import Client
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+async def test_it_is_made_only_where_it_is_wanted(monkeypatch: pytest.MonkeyPatch, wanted: bool) -> None:
+    """A route whose backend is told nothing pays nothing; else connection, listener and route are those of the log."""
+    made: list[Client] = []
+
+    def make(*facts: object) -> Client:
+        made.append(Client(*facts))  # type: ignore[arg-type]  # as they come
+        return made[-1]
+
+    monkeypatch.setattr(module, "Client", make)
+    async with backend() as back:
+        told = {"url": back.url, "proxy_protocol": "v1"} if wanted else back.url
+        async with serving(written(route={"backend": told})) as served:
+            with await served.connect() as client:
+                await client.send(request("/x"))
+                assert (await client.head()).startswith("HTTP/1.1 101 ")
+                await client.close()
+            line = await served.records.wait("connection.end")
+            assert len(made) == wanted
+            for one in made:
+                assert (one.id, str(one.peer)) == (line["id"], line["peer"])
+                assert (one.listener, one.route, one.tls) == ("web", "app", False)
+                assert one.local is not None
+                assert one.local.port == served.port()

@@ -1,0 +1,126 @@
+"""Headers about the client: what a WebSocket backend is told of him in the request, by templates of the file.
+
+Lives here: templates, their fields and filling them. Must not live here: the section that has them (`websocket`), other
+headers. What a field holds may come from the client: it is percent-encoded wherever it could end or change the header.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
+
+from wsbridge.backends.client import Client
+from wsbridge.config.problems import did_you_mean
+from wsbridge.config.text import read_header_text
+from wsbridge.net.address import host_port
+
+
+def _node(client: Client) -> str:
+    """The client as Forwarded has it: IPv6 in brackets, whatever has a colon in quotes (RFC 7239 section 6)."""
+    host, port = client.peer.host, client.peer.port
+    if not host:
+        return ""
+    node = host_port(host, port) if port else f"[{host}]" if ":" in host else host
+    return f'"{node}"' if ":" in node else node
+
+
+FIELDS: Final[Mapping[str, Callable[[Client], str]]] = {
+    "address": lambda client: client.peer.host,
+    "port": lambda client: str(client.peer.port or ""),
+    "node": _node,
+    "via": lambda client: ", ".join(client.peer.via),
+    "local_address": lambda client: "" if client.local is None else client.local.host,
+    "local_port": lambda client: "" if client.local is None else str(client.local.port or ""),
+    "identity": lambda client: client.identity.name,
+    "auth": lambda client: client.identity.method,
+    "id": lambda client: str(client.id),
+    "host": lambda client: "" if client.request is None else client.request.host(),
+    "path": lambda client: "" if client.request is None else client.request.path,
+    "scheme": lambda client: "https" if client.tls else "http",
+    "sni": lambda client: client.peer.sni,
+    "listener": lambda client: client.listener,
+    "route": lambda client: client.route,
+}
+"""What a template may name; `claims.NAME` besides."""
+
+CLAIMS: Final = "claims."
+
+_PART = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+_ODD = re.compile(rb"^ +|[^ -~]|%| +$")
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderTemplate:
+    """One value with fields in it.
+
+    Attributes:
+        text: As it is written.
+        parts: Texts and names of fields in turn, beginning with a text.
+    """
+
+    text: str
+    parts: tuple[str, ...]
+
+    def fill(self, client: Client) -> str:
+        """Give the value for a client; empty if all fields are."""
+        filled = [_encoded(_field(name, client)) for name in self.parts[1::2]]
+        if not any(filled):
+            return ""
+        pairs = zip(self.parts[::2], [*filled, ""], strict=True)
+        return "".join(text + value for text, value in pairs).strip()
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def read_header_template(value: object) -> HeaderTemplate:
+    """Read a value such as `{address}`, with `{{` and `}}` for braces."""
+    if isinstance(value, HeaderTemplate):
+        return value
+    text = read_header_text(value)
+    parts: list[str] = [""]
+    at = 0
+    for found in _PART.finditer(text):
+        parts[-1] += text[at : found.start()]
+        at = found.end()
+        if found[0] in ("{{", "}}"):
+            parts[-1] += found[0][0]
+        elif found[1] is None:
+            raise ValueError(f'a single "{found[0]}": write {{{{ and }}}} for braces')
+        else:
+            parts += [_known(found[1]), ""]
+    parts[-1] += text[at:]
+    if len(parts) == 1:
+        raise ValueError("has no field such as {address}: what is the same for all clients belongs to headers")
+    return HeaderTemplate(text, tuple(parts))
+
+
+def _known(name: str) -> str:
+    if name in FIELDS or (name.startswith(CLAIMS) and name != CLAIMS):
+        return name
+    _, dot, claim = name.rpartition(".")
+    guess = did_you_mean(name, [CLAIMS + claim] if dot and claim else FIELDS)
+    raise ValueError(f"{{{name}}} is no field{guess}: write one of {', '.join(FIELDS)} or claims.NAME")
+
+
+def _field(name: str, client: Client) -> str:
+    read = FIELDS.get(name)
+    return client.identity.claims.get(name.removeprefix(CLAIMS), "") if read is None else read(client)
+
+
+def _encoded(value: str) -> str:
+    """Encode what is no printable ASCII, blanks at the ends, and %, so that decoding gives the value again."""
+    data = value.encode("utf-8", "replace")
+    return _ODD.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0]).encode(), data).decode("ascii")
+
+
+ClientHeader = Annotated[
+    HeaderTemplate,
+    PlainValidator(read_header_template),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": r"\{"}),
+]
