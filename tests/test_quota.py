@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
+from tests.targets.clients import asking
 from tests.test_generation import BACK, made
 from wsbridge.auth.identity import ANONYMOUS, Identity
 from wsbridge.generation import Route
@@ -121,5 +123,20 @@ def test_without_limits_nothing_is_counted() -> None:
     [(ALICE, None), (Identity("ci", "bearer"), "ci"), (Identity("ci", "network+bearer"), "ci"), (ANONYMOUS, None)],
 )
 def test_the_token_that_let_in(identity: Identity, token: str | None) -> None:
-    """Only the name of a bearer token is one."""
-    assert token_of(identity) == token
+    """The name of a bearer token is one."""
+    assert token_of(route(), None, identity) == token
+
+
+def test_the_token_that_chose_the_target(tmp_path: Path) -> None:
+    """One of the route's list counts where no other let the client in."""
+    (tmp_path / "list").write_text("desk: 10.0.0.1:22\n")
+    app = {
+        "match": "any",
+        "auth": "none",
+        "backend": {"tokens": str(tmp_path / "list")},
+        "targets": {"networks": ["10.0.0.0/8"], "ports": ["22"]},
+    }
+    chosen = made(routes={"app": app}).routes["app"]
+    assert token_of(chosen, asking("/?token=desk"), ANONYMOUS) == "desk"
+    assert token_of(chosen, asking("/?token=none"), ANONYMOUS) is None
+    assert token_of(chosen, asking("/?token=desk"), Identity("ci", "bearer")) == "ci"

@@ -193,7 +193,8 @@ async def _converse(
                 return await _refuse(heard, identity, wire, server)
             account.identity = identity
         if admitted.route.backend is not None:
-            quota = occupy(admitted.route, account.identity, token_of(account.identity), server.counts, server.shares)
+            token = token_of(admitted.route, heard.request, account.identity)
+            quota = occupy(admitted.route, account.identity, token, server.counts, server.shares)
             if isinstance(quota, End):
                 return await _refuse(heard, quota, wire, server)
             with quota:

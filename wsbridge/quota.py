@@ -15,6 +15,7 @@ from wsbridge.config.route_limits import RouteLimits
 from wsbridge.generation import Route
 from wsbridge.limits.counts import Counts
 from wsbridge.limits.shares import Share, Shares
+from wsbridge.protocol.head import Request
 from wsbridge.reasons import End, Reason
 
 
@@ -67,9 +68,11 @@ _FREE = Quota(Counts(), Shares())
 """That of connections to routes without limits: it holds nothing, so one is enough for all."""
 
 
-def token_of(identity: Identity) -> str | None:
-    """Give the name of the token that let a client in, if one did."""
-    return identity.name if "bearer" in identity.method.split("+") else None
+def token_of(route: Route, request: Request | None, identity: Identity) -> str | None:
+    """Give the name of the token that let a client in, or else the token that chooses his target, if there is one."""
+    if "bearer" in identity.method.split("+"):
+        return identity.name
+    return None if route.choice is None else route.choice.token(request, identity)
 
 
 def occupy(route: Route, identity: Identity, token: str | None, counts: Counts, shares: Shares) -> Quota | End:

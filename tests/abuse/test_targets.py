@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import trio
 
 from tests.client import request
 from tests.serving import Backend, Served, backend, serving, written
+from wsbridge.protocol.ticket import Ticket, new_id, write
 from wsbridge.targets.picker import TokenPicker
 
 PATH = {"path": "/to/{host}/{port}"}
@@ -308,3 +310,55 @@ async def test_after_the_upgrade_it_is_a_close_code(tmp_path: Path) -> None:
             with await served.upgraded(f"/?id={token}") as client:
                 assert await client.closing() == (1008, "forbidden")
         assert back.dials == 0
+
+
+async def test_connections_of_one_token_are_limited(tmp_path: Path) -> None:
+    """So that one that got around is no way to take all; an unknown one counts for nothing."""
+    async with tokens(tmp_path, limits={"connections_per_token": "1"}) as (back, served, _):
+        for _ in range(3):
+            await refused(served, "/?id=unknown")
+        with await served.upgraded("/?id=s3cret-a") as client:
+            await client.echoed()
+            text = await answer(served, "/?id=s3cret-a")
+            assert text.startswith("HTTP/1.1 429 ")
+            assert back.dials == 1
+        await served.quiet()
+        with await served.upgraded("/?id=s3cret-a") as client:
+            await client.echoed()
+
+
+KEY = "k" * 32
+
+
+def ticket(target: str) -> str:
+    """Write a ticket of the route that leads to one target."""
+    now = int(time.time() * 1000)
+    return write(Ticket(new_id(), "app", now, now + 30_000, "alice", {}, target=target), KEY.encode())
+
+
+async def test_a_ticket_leads_to_its_target_alone(tmp_path: Path) -> None:
+    """By `{target}`, by fields that come to the same, and by a fixed backend that is the one; never elsewhere."""
+    (tmp_path / "key").write_text(KEY)
+    (tmp_path / "key").chmod(0o600)
+    async with twins() as (good, evil):
+        here, there = f"tcp://127.0.0.1:{good.port}", f"tcp://127.0.0.2:{good.port}"
+        both = {"networks": ["127.0.0.1/32", "127.0.0.2/32"], "ports": ANY_PORT}
+        auth = {"kind": "ticket", "key": {"file": "key"}}
+        for url, targets in (
+            ("{target}", LOOPBACK),
+            ({"url": "{target}", "schemes": ["tcp"]}, LOOPBACK),
+            ("tcp://{query.host}:{query.port}", both),
+            (here, None),
+        ):
+            app = {"match": "any", "auth": auth, "backend": url, **({"targets": targets} if targets else {})}
+            query = f"host=127.0.0.1&port={good.port}"
+            async with serving(written(routes={"app": app}), folder=tmp_path) as served:
+                dials = good.dials
+                with await served.upgraded(f"/?{query}&ticket={ticket(here)}") as client:
+                    await client.echoed()
+                others = [there, f"tcp://2130706433:{good.port}"]
+                if "{target}" not in str(url):
+                    others += ["tcp://127.0.0.1:1", f"tls://127.0.0.1:{good.port}"]
+                for other in others:
+                    await refused(served, f"/?{query}&ticket={ticket(other)}")
+                assert (good.dials, evil.dials) == (dials + 1, 0)

@@ -34,7 +34,13 @@ def test_what_are_no_ports(written: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "name"), [("DB.example.org.", "db.example.org"), ("*.Example.org", "*.example.org"), ("db", "db")]
+    ("written", "name"),
+    [
+        ("DB.example.org.", "db.example.org"),
+        ("*.Example.org", "*.example.org"),
+        ("db", "db"),
+        ("*.Bücher.example", "*.xn--bcher-kva.example"),
+    ],
 )
 def test_names(written: str, name: str) -> None:
     """They are compared in lower case, without a trailing dot."""
@@ -42,7 +48,7 @@ def test_names(written: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "written", ["*", "a.*.b", "*a.b", "10.0.0.1", "0x7f.1", "a b", "é.org", "", "*.", "a/b", "::1"]
+    "written", ["*", "a.*.b", "*a.b", "10.0.0.1", "0x7f.1", "a b", "é .org", "", "*.", "a/b", "::1"]
 )
 def test_what_are_no_names(written: str) -> None:
     """Stars elsewhere, addresses, what no host is named."""

@@ -82,6 +82,10 @@ async def test_a_token_of_the_path_or_of_the_client(tmp_path: Path) -> None:
     by_name = TokensBackendConfig.model_validate({"tokens": str(tmp_path / "t"), "from": "identity"})
 
     assert str(await picker_of(by_path, PATH).pick(asking("/to/alice/1"), ANONYMOUS)) == "tcp://10.0.0.1:22"
+    assert picker_of(by_path, PATH).token(asking("/to/alice/1"), ANONYMOUS) == "alice"
+    assert picker_of(by_path, PATH).token(asking("/to/bob/1"), ANONYMOUS) is None
+    assert picker_of(by_path, PATH).token(asking("/"), ANONYMOUS) is None
+    assert picker_of(url("tcp://{host}:1"), PATH).token(asking("/to/alice/1"), ANONYMOUS) is None
     assert picker_of(by_path, PATH).hidden("/to/alice/1") == "/to/***/1"
     assert str(await picker_of(by_name, None).pick(None, Identity("alice"))) == "tcp://10.0.0.1:22"
 

@@ -29,7 +29,7 @@ EVENTS: Final[dict[str, Event]] = {
     "started": Event("The process begins to serve; ids count from here.", ("pid", "version")),
     "admitted": Event(
         "A client was let in and its backend reached: bytes can go both ways.",
-        (*_WHO, "path", "origin", "subprotocol", "backend", "address"),
+        (*_WHO, "path", "origin", "subprotocol", "backend", "target", "address"),
     ),
     "ended": Event(
         "A connection that was admitted has ended.",
@@ -41,7 +41,7 @@ EVENTS: Final[dict[str, Event]] = {
     ),
     "refused": Event(
         "A client was not let in, or its backend could not be reached.",
-        (*_WHO, "path", "origin", "backend", "reason", "blame", "detail", "code", "status", "seconds"),
+        (*_WHO, "path", "origin", "backend", "target", "reason", "blame", "detail", "code", "status", "seconds"),
     ),
     "stopped": Event("The process serves no more.", ("pid", "dropped")),
 }
@@ -59,6 +59,7 @@ KEYS: Final[dict[str, str]] = {
     "origin": "the page that the request says it came from",
     "subprotocol": "subprotocol agreed on",
     "backend": "backend as configured",
+    "target": "URL that the client chose, where the backend is his to choose",
     "address": "where it was reached, after names and tokens were resolved",
     "reason": "why: a name of the table in docs/reasons.md",
     "blame": "whose doing it was: front (the client), back (the backend), bridge",

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, PlainSerializer, PlainValidator, WithJsonSc
 
 from wsbridge.config.address import HOST_NAME, read_port
 from wsbridge.config.choice import filled
+from wsbridge.config.idn import ascii_authority
 from wsbridge.config.network import Network
 from wsbridge.config.path import PlacePath
 from wsbridge.config.scalars import Flag
@@ -53,9 +54,9 @@ def read_ports(value: object) -> Ports:
 
 
 def read_name(value: object) -> str:
-    """Read the name of a host, or `*.` and what the names end with: lower-case, no trailing dot."""
+    """Read the name of a host, or `*.` and what the names end with: lower-case ASCII, no trailing dot."""
     text = as_text(value)
-    name = text.removeprefix("*.").rstrip(".").lower()
+    name = ascii_authority(text.removeprefix("*.")).rstrip(".").lower()
     if text == "*":
         raise ValueError('"*" would take every name: leave names out, and write the networks that they may lead to')
     if not HOST_NAME.fullmatch(name) or len(name) > 253:
@@ -79,7 +80,7 @@ PortRange = Annotated[
     ),
 ]
 NamePattern = Annotated[
-    str, PlainValidator(read_name), WithJsonSchema({"type": "string", "pattern": r"^(\*\.)?[A-Za-z0-9_.-]+$"})
+    str, PlainValidator(read_name), WithJsonSchema({"type": "string", "pattern": r"^(\*\.)?[^\s/:*]+$"})
 ]
 
 

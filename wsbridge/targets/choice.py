@@ -50,6 +50,9 @@ class Choice(Protocol):
     def hidden(self, target: str) -> str:
         """Give the target of a request for the log, without a token that it may carry."""
 
+    def token(self, request: Request | None, identity: Identity) -> str | None:
+        """Give the token of a list that the client has, if it is one."""
+
 
 class OneTarget:
     """The choice of a route whose backend is written: there is none, but an identity may be for another target."""
@@ -68,6 +71,9 @@ class OneTarget:
     def hidden(self, target: str) -> str:
         """See `Choice.hidden`: nothing is chosen by it."""
         return target
+
+    def token(self, request: Request | None, identity: Identity) -> None:
+        """See `Choice.token`: there is no list."""
 
 
 class ManyTargets:
@@ -98,6 +104,10 @@ class ManyTargets:
     def hidden(self, target: str) -> str:
         """See `Choice.hidden`."""
         return self._picker.hidden(target)
+
+    def token(self, request: Request | None, identity: Identity) -> str | None:
+        """See `Choice.token`."""
+        return self._picker.token(request, identity)
 
     def why_not(self, target: Target, address: Address) -> str | None:
         """Judge an address that a target has."""

@@ -46,6 +46,9 @@ class Picker(Protocol):
     def hidden(self, target: str) -> str:
         """Give the target of a request without a token that it may carry."""
 
+    def token(self, request: Request | None, identity: Identity) -> str | None:
+        """Give the token of a list that the client has, if it is one."""
+
 
 class TemplatePicker:
     """A target made of the fields of a client."""
@@ -65,6 +68,9 @@ class TemplatePicker:
         for field in self._template.fields if self.names_sockets else ():
             target = hidden(target, self._path, field)
         return target
+
+    def token(self, request: Request | None, identity: Identity) -> None:
+        """See `Picker.token`: there is no list."""
 
 
 class TokenPicker:
@@ -92,6 +98,14 @@ class TokenPicker:
         """See `Picker.hidden`."""
         return hidden(target, self._path, self._field)
 
+    def token(self, request: Request | None, identity: Identity) -> str | None:
+        """See `Picker.token`: by the list as it was last read."""
+        try:
+            token = value_of(self._field, request, self._path, identity)
+        except ValueError:
+            return None
+        return token if token in self._list.last else None
+
 
 class ToldPicker:
     """The target that goes with the identity of a client."""
@@ -113,6 +127,9 @@ class ToldPicker:
     def hidden(self, target: str) -> str:
         """See `Picker.hidden`: it is chosen by who the client is."""
         return target
+
+    def token(self, request: Request | None, identity: Identity) -> None:
+        """See `Picker.token`: there is no list."""
 
 
 def picker_of(backend: AnyBackendSection, path: PathPattern | None) -> Picker:
