@@ -219,3 +219,24 @@ def test_a_loopback_listener_behind_a_proxy_needs_auth() -> None:
     assert told([problem]) == ["E022 routes.r0.auth"]
     assert 'the listener "web" is behind proxies' in problem.message
     assert not read(file(first, "match: any, auth: none, " + BACKEND)).warnings
+
+
+@pytest.mark.parametrize(
+    ("listener", "auth", "warned"),
+    [
+        ("bind: '0.0.0.0:1'", "{kind: bearer, tokens: /t}", True),
+        ("bind: '0.0.0.0:1'", "{any_of: [{kind: network, allow: [10.0.0.0/8]}, {kind: bearer, tokens: /t}]}", True),
+        ("bind: '0.0.0.0:1'", "{kind: network, allow: [10.0.0.0/8]}", False),
+        ("bind: '127.0.0.1:1'", "{kind: bearer, tokens: /t}", False),
+        ("bind: 'unix:/s'", "{kind: bearer, tokens: /t}", False),
+        (
+            "bind: '0.0.0.0:1', trusted_proxies: [10.0.0.1], real_address: x-forwarded-for",
+            "{kind: bearer, tokens: /t}",
+            False,
+        ),
+    ],
+)
+def test_credentials_in_the_clear(listener: str, auth: str, warned: bool) -> None:
+    """A public listener without TLS is warned of where clients show secrets, unless TLS may end in a named proxy."""
+    text = f"listeners: {{web: {{{listener}}}}}\nroutes: {{r: {{match: any, {BACKEND}, auth: {auth}}}}}\n"
+    assert ("W016 listeners.web.bind" in told(read(text).warnings)) is warned

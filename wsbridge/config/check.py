@@ -251,6 +251,10 @@ def _open_doors(config: Config, context: Context) -> Iterator[Fault]:
             if unasked:
                 text = f"other hosts can reach {_named(unasked)} here without TLS and without being asked who they are"
                 yield Fault(("listeners", name, "bind"), text, "W005")
+            overheard = [key for key, route in routes.items() if route.auth is not None and route.auth.names_clients()]
+            if overheard and listener.trusted_proxies is None:  # else TLS may end in front
+                text = f"what proves to {_named(overheard)} who a client is goes over the network here without TLS"
+                yield Fault(("listeners", name, "bind"), text, "W016")
 
 
 def _waiting(config: Config) -> Iterator[Fault]:

@@ -63,6 +63,7 @@ CODES: dict[str, str] = {
     "W013": "a secret that stands in the configuration as text",
     "W014": "more connections than the limit of open files allows; told at the start alone",
     "W015": "trusted_proxies that hold every address: any client may claim any other",
+    "W016": "credentials on a listener without TLS that other hosts can reach",
 }
 """Every code and what it stands for."""
 
