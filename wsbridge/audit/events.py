@@ -33,7 +33,7 @@ EVENTS: Final[dict[str, Event]] = {
     ),
     "ended": Event(
         "A connection that was admitted has ended.",
-        (*_WHO, "address", "reason", "blame", "detail", "code", "to_back", "to_front", "seconds"),
+        (*_WHO, "target", "address", "reason", "blame", "detail", "code", "to_back", "to_front", "seconds"),
     ),
     "served": Event(
         "A request on a route that asks who the client is was answered by the bridge itself.",
