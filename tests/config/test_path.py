@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from tests.config.loading import LISTENERS, wrong
 from wsbridge.config.load import load_file
-from wsbridge.config.path import FilePath, FolderPath, resolve
+from wsbridge.config.path import AnyPath, FilePath, FolderPath, PlacePath, resolve
 from wsbridge.config.section import Context, Kinds, Section
 from wsbridge.kinds import CONFIG_KINDS
 
@@ -28,6 +28,21 @@ def test_folders_that_cannot_be_read(tmp_path: Path) -> None:
         text = LISTENERS + f"routes: {{p: {{match: any, files: {name}, auth: none}}}}\n"
         (problem,) = wrong(text, folder=tmp_path)
         assert (problem.path, problem.message.rpartition(": ")[2]) == ("routes.p.files", message)
+
+
+def test_paths_that_need_not_be_there(tmp_path: Path) -> None:
+    """Folders of sockets come and go with their services; the root of all is none."""
+
+    class Places(Section):
+        """Two paths of such kinds."""
+
+        place: PlacePath
+        either: AnyPath
+
+    found = Places.model_validate({"place": "gone", "either": "gone/t"}, context=context(tmp_path))
+    assert (found.place, found.either) == (tmp_path / "gone", tmp_path / "gone" / "t")
+    with pytest.raises(ValidationError, match="write a folder"):
+        Places.model_validate({"place": "/x/..", "either": "t"}, context=context(tmp_path))
 
 
 def context(folder: Path, *, files: bool = True) -> Context:

@@ -57,6 +57,13 @@ def test_samples_are_valid(path: Path) -> None:
         (LISTENERS + "routes: {r: {match: any, backend: {url: 'tcp://a:1', ca: x}}}\n", "routes.r.backend"),
         (LISTENERS + "routes: {r: {match: any, backend: {url: 'wss://a', headers: {A: {}}}}}\n", "routes.r.backend"),
         (LISTENERS + "routes: {r: {match: any, backend: 'tcp://a:1', auth: basic}}\n", "routes.r.auth"),
+        (LISTENERS + "routes: {r: {match: {path: '/x{h}'}, backend: 'tcp://a:1'}}\n", "routes.r.match"),
+        (LISTENERS + "routes: {r: {match: any, backend: '{targe}'}}\n", "routes.r.backend"),
+        (LISTENERS + "routes: {r: {match: any, backend: {tokens: t, form: x}}}\n", "routes.r.backend"),
+        (
+            LISTENERS + "routes: {r: {match: any, backend: 'tcp://{query.h}:1', targets: {ports: [a]}}}\n",
+            "routes.r.targets.ports.0",
+        ),
     ],
 )
 def test_mistakes_are_found(text: str, place: str) -> None:
@@ -74,6 +81,11 @@ def test_mistakes_are_found(text: str, place: str) -> None:
         LISTENERS
         + "routes: {r: {match: any, backend: {url: 'wss://a', headers: {A: x, B: {env: C}}}, origins: any}}\n",
         "listeners: {s: {bind: 'unix:/s', mode: 0660}, t: {bind: '[::]:1', ipv6_only: true}}\n" + ROUTES,
+        LISTENERS
+        + "routes: {r: {match: {path: '/{h}/*'}, backend: 'tcp://{h}:1', targets: {ports: [22, 5900-5999]}}}\n",
+        LISTENERS + "routes: {r: {match: any, backend: '{target}', targets: {unix: [/run]}}}\n",
+        LISTENERS
+        + "routes: {r: {match: any, backend: {tokens: t, from: query.t}, targets: {networks: [10.0.0.0/8]}}}\n",
     ],
 )
 def test_all_written_forms_are_valid(text: str) -> None:

@@ -30,7 +30,8 @@ def test_a_file_of_lines(tmp_path: Path) -> None:
         b"vm\xc3\xbc:\tLOCALHOST:1\n"
         b"sock: unix_socket:/run/vnc/a.sock\n"
         b"other: unix:/run/vnc/b.sock\n"
-        b"\t# token3: host3:1"
+        b"\t# token3: host3:1\r"
+        b"mac: 10.0.0.9:9\r"
     )
     assert shown(file) == {
         "token1": "tcp://host1.example.org:5900",
@@ -39,6 +40,7 @@ def test_a_file_of_lines(tmp_path: Path) -> None:
         "vmü": "tcp://localhost:1",
         "sock": "unix:/run/vnc/a.sock",
         "other": "unix:/run/vnc/b.sock",
+        "mac": "tcp://10.0.0.9:9",
     }
 
 

@@ -92,7 +92,7 @@ def _texts(path: Path, form: Form) -> Iterator[tuple[Path, str]]:
         if left < 0:
             raise ValueError(f"{path}: has more than {LARGEST} bytes")
         try:
-            yield file, data.decode("utf-8-sig")
+            yield file, data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
         except UnicodeDecodeError as error:
             line = data[: error.start].count(b"\n") + 1
             raise ValueError(f"{place}: line {line} is not UTF-8") from None
