@@ -110,18 +110,21 @@ async def test_a_late_header(autojump_clock: trio.testing.MockClock) -> None:
     assert end == End(Reason.PROXY_HEADER, "front", text)
 
 
-async def test_a_reset_within_the_header() -> None:
-    """A proxy that vanishes is told as a client that is lost."""
+@pytest.mark.parametrize(("sent", "detail"), [(b"PROXY ", "bytes of a PROXY header: "), (b"", "sent nothing")])
+async def test_a_reset_within_the_header(sent: bytes, detail: str) -> None:
+    """A proxy that vanishes is told as a client that is lost; without a byte, as one that only looked."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         one = socket.create_connection(listening.getsockname())
         other, _ = listening.accept()
     with other:
         other.setblocking(False)
+        one.sendall(sent)
         one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         one.close()
         end = await whence().of_connection(other, PROXY)
     assert isinstance(end, End)
     assert end.reason is Reason.CLIENT_LOST
+    assert detail in end.detail
 
 
 def asking(*lines: tuple[bytes, bytes]) -> Request:

@@ -69,7 +69,8 @@ class Whence:
             with trio.move_on_after(self._seconds) as deadline:
                 header = await read_proxy_header(sock, reader)
         except OSError as error:
-            text = f"after {reader.got} bytes of a PROXY header: {error.strerror or error}"
+            what = error.strerror or error
+            text = f"after {reader.got} bytes of a PROXY header: {what}" if reader.got else SILENT
             return End(Reason.CLIENT_LOST, "front", text)
         if deadline.cancelled_caught:
             text = f"no whole PROXY header within proxy_header, {self._seconds:g} s; {reader.got} bytes came"

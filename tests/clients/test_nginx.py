@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from websockets.sync.client import connect
 
 from tests.authority import client_context, folder
 from tests.clients.program import PATIENCE, Program, free_port, program
+from tests.clients.proxies import CLIENT
 from tests.clients.servers import echo, serving
 from tests.process.daemon import Daemon
 
@@ -63,13 +65,24 @@ def nginx(tmp_path: Path, bridge: Daemon) -> Iterator[int]:
 
 
 def test_through_nginx(nginx: int, bridge: Daemon) -> None:
-    """A client behind nginx's TLS reaches the backend; the page's Origin is judged by the Host that nginx passes."""
+    """A client behind nginx's TLS reaches the backend; the page's Origin is judged by the Host that nginx passes.
+
+    The log has his address, not what he claims it to be.
+    """
     context = client_context()
     url = f"wss://localhost:{nginx}/vnc"
     blob = os.urandom(1_000_000)
 
+    sock = socket.create_connection(("127.0.0.1", nginx), PATIENCE, source_address=(CLIENT, 0))
     with connect(
-        url, ssl=context, proxy=None, origin=f"https://localhost:{nginx}", max_size=None, open_timeout=PATIENCE
+        url,
+        sock=sock,
+        ssl=context,
+        proxy=None,
+        origin=f"https://localhost:{nginx}",
+        additional_headers={"X-Forwarded-For": "198.51.100.1"},
+        max_size=None,
+        open_timeout=PATIENCE,
     ) as client:
         client.send(blob)
         got = bytearray()
@@ -78,7 +91,9 @@ def test_through_nginx(nginx: int, bridge: Daemon) -> None:
             assert isinstance(message, bytes)
             got += message
         assert bytes(got) == blob
-    assert bridge.wait("connection.end")["reason"] == "client_closed"
+    line = bridge.wait("connection.end")
+    assert line["reason"] == "client_closed"
+    assert (line["peer"], line["via"]) == (f"{CLIENT}:0", ["unix"])
 
     with (
         pytest.raises(InvalidStatus) as refused,

@@ -61,6 +61,7 @@ def test_there_are_examples() -> None:
         "redis.yaml",
         "old-client.yaml",
         "behind-nginx.yaml",
+        "behind-haproxy.yaml",
         "vnc-tokens.yaml",
     }
     assert uses <= set(NAMES)

@@ -100,10 +100,11 @@ async def test_a_client_that_closes(sent, detail):
         assert (exchange, end.reason, end.detail) == (None, Reason.CLIENT_LOST, detail)
 
 
-async def test_a_client_that_resets():
-    """A reset is the client's, with the bytes that had come."""
+@pytest.mark.parametrize(("sent", "detail"), [(b"GET", "after 3 bytes"), (b"", SILENT)])
+async def test_a_client_that_resets(sent, detail):
+    """A reset is the client's, with the bytes that had come; without any it is the end of a simple health check."""
     with connection() as (wire, peer):
-        peer.send(b"GET")
+        peer.send(sent)
         hearing = set()
         async with trio.open_nursery() as nursery:
 
@@ -116,7 +117,7 @@ async def test_a_client_that_resets():
             exchange, end = await heard(wire, 5, hearing)
         assert exchange is None
         assert end.reason is Reason.CLIENT_LOST
-        assert "after 3 bytes" in end.detail
+        assert detail in end.detail
         assert not hearing
 
 

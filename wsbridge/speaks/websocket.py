@@ -125,7 +125,8 @@ async def hear(
                 got += len(data)
                 head = reader.feed(data)
     except OSError as error:
-        return None, End(Reason.CLIENT_LOST, "front", f"after {got} bytes of a request: {error}")
+        detail = f"after {got} bytes of a request: {error}" if got else SILENT
+        return None, End(Reason.CLIENT_LOST, "front", detail)
     finally:
         hearing.discard(scope)
     if head is None:
