@@ -239,6 +239,11 @@ class Crowd:
                 sock.sendall(frame(PONG))
             self.pings[fd] += 1
 
+    def let_go(self) -> None:
+        """Close the backend's side of all connections."""
+        while self._behind:
+            self._behind.popitem()[1].close()
+
     @property
     def size(self) -> int:
         """Clients that are still connected."""
