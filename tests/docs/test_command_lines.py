@@ -35,7 +35,8 @@ def told_lines() -> Iterator[str]:
         assert command is not None
         yield from (line for line in (command.help or "").splitlines() if "`" not in line)
     yield from (cli.help or "").splitlines()
-    for path in (*sorted((ROOT / "conf").iterdir()), ROOT / "systemd" / "wsbridge.service"):
+    examples = [path for path in sorted((ROOT / "conf").rglob("*")) if path.is_file()]
+    for path in (*examples, ROOT / "systemd" / "wsbridge.service"):
         yield from (line for line in path.read_text().splitlines() if "`" not in line)
 
 
