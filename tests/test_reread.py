@@ -9,7 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from tests.serving import recording
-from wsbridge.reread import EVERY, Reread, signature
+from wsbridge.reread import EVERY, Reread, parsed, signature
 
 
 def numbers(path: Path) -> list[int]:
@@ -110,3 +110,19 @@ def test_a_folder_changes_with_its_files(tmp_path: Path) -> None:
     (tmp_path / "b").write_text("1")
     seen.add(signature(tmp_path))
     assert len(seen) == 4
+
+
+def test_a_list_is_text_of_a_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte order mark is no part of it; what cannot be read is told with its file, and with a line if it has one."""
+    path = tmp_path / "list"
+    path.write_bytes(b"\xef\xbb\xbfone\ntwo\n")
+    assert parsed(path, str.splitlines) == ["one", "two"]
+    path.write_bytes(b"one\n\xff\n")
+    with pytest.raises(ValueError, match=r"list: line 2: is not UTF-8"):
+        parsed(path, str.splitlines)
+    path.write_text("five\n")
+    with pytest.raises(ValueError, match=r"list: invalid literal"):
+        parsed(path, int)
+    monkeypatch.setattr("wsbridge.reread.LARGEST", 4)
+    with pytest.raises(ValueError, match=r"list: has more than 4 bytes"):
+        parsed(path, str.splitlines)

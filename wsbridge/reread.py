@@ -1,7 +1,7 @@
 """Reread: what a file says, read again when the file has changed; what it last said well is kept.
 
-Lives here: noticing changes, at most once a second and in a thread. Must not live here: what any file means; `load`
-knows that. Used for lists that change while the bridge runs: users, tokens, targets.
+Lives here: reading a file of text, and noticing changes, at most once a second and in a thread. Must not live here:
+what any file means; `load` knows that. Used for lists that change while the bridge runs: users, tokens, targets.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ EVERY: Final = 1.0
 THREADS: Final = 4
 """Files looked at at a time."""
 
+LARGEST: Final = 16 * 1024 * 1024
+"""Bytes of a list."""
+
 Said = TypeVar("Said")
 Signature = tuple[object, ...]
 
@@ -37,6 +40,30 @@ def signature(path: Path) -> Signature:
     with os.scandir(path) as entries:
         inner = sorted((entry.name, entry.stat()) for entry in entries)
     return (own, *((name, stat.st_ino, stat.st_mtime_ns, stat.st_size) for name, stat in inner))
+
+
+def parsed(path: Path, parse: Callable[[str], Said]) -> Said:
+    """Read a list that is one file of text.
+
+    Args:
+        path: The file.
+        parse: Makes something of its text, or a ValueError of what is wrong with it.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: What is wrong with it, as one sentence that names it.
+    """
+    with path.open("rb") as file:
+        data = file.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise ValueError(f"{path}: has more than {LARGEST} bytes")
+    try:
+        return parse(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path}: line {line}: is not UTF-8") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 class Reread(Generic[Said]):

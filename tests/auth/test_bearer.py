@@ -140,7 +140,7 @@ def test_a_list_that_cannot_be_used_is_a_configuration_error(tmp_path: Path, dat
 
 def test_a_list_has_a_largest_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that is no list does not fill the memory."""
-    monkeypatch.setattr("wsbridge.auth.bearer.LARGEST", 10)
+    monkeypatch.setattr("wsbridge.reread.LARGEST", 10)
     path = tmp_path / "tokens"
     path.write_text("# 345678901")
     with pytest.raises(ValueError, match="more than 10 bytes"):

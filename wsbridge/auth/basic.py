@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, PlainValidator, WithJsonSchema
 
@@ -26,10 +26,7 @@ from wsbridge.config.section import AuthSection, Context, Fault
 from wsbridge.config.text import as_text
 from wsbridge.protocol.basic import BadBasic, challenge, read_basic
 from wsbridge.reasons import Reason
-from wsbridge.reread import Reread
-
-LARGEST: Final = 16 * 1024 * 1024
-"""Bytes that the file of users may have."""
+from wsbridge.reread import Reread, parsed
 
 
 def read_realm(value: object) -> str:
@@ -88,17 +85,7 @@ def load(path: Path) -> Users:
         OSError: It cannot be read.
         ValueError: What is wrong with it, as one sentence.
     """
-    with path.open("rb") as file:
-        data = file.read(LARGEST + 1)
-    if len(data) > LARGEST:
-        raise ValueError(f"{path}: has more than {LARGEST} bytes")
-    try:
-        users = parse(data.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{path}: line {line}: is not UTF-8") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    users = parsed(path, parse)
     if any(isinstance(stored, Bcrypt) for stored in users.values()) and not bcrypt.available():
         raise ValueError(f"{path}: has hashes of bcrypt, which need a library: pip install 'wsbridge[auth]'")
     return Users(users, tuple(users))

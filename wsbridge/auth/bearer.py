@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 from wsbridge.auth.auth import Lent
 from wsbridge.auth.caller import Caller
@@ -17,10 +17,7 @@ from wsbridge.auth.identity import Denied, Identity
 from wsbridge.auth.tokens import Token, digest_of, parse
 from wsbridge.config.scalars import FilePath
 from wsbridge.config.section import Context, Fault
-from wsbridge.reread import Reread
-
-LARGEST: Final = 16 * 1024 * 1024
-"""Bytes that the file of tokens may have."""
+from wsbridge.reread import Reread, parsed
 
 
 class BearerConfig(TokenSection):
@@ -47,17 +44,7 @@ def load(path: Path) -> Mapping[bytes, Token]:
         OSError: It cannot be read.
         ValueError: What is wrong with it, as one sentence.
     """
-    with path.open("rb") as file:
-        data = file.read(LARGEST + 1)
-    if len(data) > LARGEST:
-        raise ValueError(f"{path}: has more than {LARGEST} bytes")
-    try:
-        return parse(data.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{path}: line {line}: is not UTF-8") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    return parsed(path, parse)
 
 
 def filled(tokens: Mapping[bytes, Token], path: Path) -> None:
