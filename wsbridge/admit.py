@@ -68,7 +68,7 @@ def admit(listener: Listener, request: Request) -> Admitted | End:
         if other is not None and not upgrade_wanted:
             post = request.method not in SAFE_METHODS
             return refused(method_refused(request.method, ("GET",)) if post else upgrade_required())
-        where = f"{shown(path)} on host {shown(host)}"
+        where = f"{shown(listener.shown(path))} on host {shown(host)}"
         only = f"; route {other.name} matches, but takes no WebSocket" if other is not None else ""
         return End(Reason.NO_ROUTE, "front", f"no route of listener {listener.name} for {where}{only}")
     if listener.loopback and not listener.unix and not loopback_host_allowed(host_header, tuple(route.hosts or ())):

@@ -157,6 +157,7 @@ def test_a_cut_line_keeps_what_is_pointed_at(column: int) -> None:
         ("Proxy-Authorization : 'geheim", "Proxy-Authorization : *******"),
         ("Authorization: {file: /etc/gw}", "Authorization: {file: /etc/gw}"),
         ("X-Authorized: {env: E}", "X-Authorized: {env: E}"),
+        ('from: [authorization, "cookie:sid"]', 'from: [authorization, "cookie:sid"]'),
     ],
 )
 def test_headers_that_are_secrets_are_hidden(line: str, shown: str) -> None:

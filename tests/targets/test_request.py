@@ -108,3 +108,22 @@ def test_any_query_gives_a_value_or_a_sentence(query: str) -> None:
         assert 0 < len(value_of("query.t", asking(f"/?t={query}"), None, ANONYMOUS)) <= LONGEST
     except ValueError as error:
         assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "target", "shown"),
+    [
+        ("/to/{host}", "/to/s3cret?a=b", "/to/***?a=b"),
+        ("/to/{host}", "/to/s3cret/", "/to/***/"),
+        ("/to/{host}", "/to/s3cret/x?y", "/to/***/x?y"),
+        ("/to/{port}/{host}", "/to/1/s3cret/x", "/to/1/***/x"),
+        ("/to/{host}/in", "/to/s3cret", "/to/***"),
+        ("/to/{host}", "/other/s3cret", "/other/s3cret"),
+        ("/to/{host}", "/to", "/to"),
+        ("/{host}", "/s3cret", "/***"),
+        ("/{host}", "/js/app.js", "/js/app.js"),
+    ],
+)
+def test_a_segment_is_hidden_where_it_was_meant_as_one(pattern: str, target: str, shown: str) -> None:
+    """Whoever writes too much or too little behind his token does not have it logged; other paths are left alone."""
+    assert hidden(target, PathPattern(pattern), "host") == shown

@@ -19,7 +19,7 @@ USER_AND_PASSWORD = re.compile(r"""(?<=://)(?:[^/\s:@"']+:(?!\d+/)[^\s"']+|[^/\s
 """What stands before the host of a URL; `host:port/path@x` is none."""
 
 SECRET_HEADER = re.compile(
-    r"""(\b(?:authorization|cookie)["']?\s*:\s*)("(?:[^"\\]|\\.)*"?|'[^']*'?|[^\s{"'].*)""", re.IGNORECASE
+    r"""(\b(?:authorization|cookie)(?:["']\s*:\s*|\s*:\s+))("(?:[^"\\]|\\.)*"?|'[^']*'?|[^\s{"'].*)""", re.IGNORECASE
 )
 """A header that is a secret, and its value where that is written as text; a bare one hides all that follows."""
 

@@ -52,7 +52,10 @@ def value_of(field: str, request: Request | None, path: PathPattern | None, iden
 
 
 def hidden(target: str, path: PathPattern | None, field: str) -> str:
-    """Give the target of a request without the value of a field, which is a secret, for the log."""
+    """Give the target of a request without the value of a field, which is a secret, for the log.
+
+    A segment is hidden, too, where what follows it is not what the pattern wants: it was meant as one.
+    """
     if field.startswith(QUERY):
         name = field.removeprefix(QUERY)
         before, mark, query = target.partition("?")
@@ -64,10 +67,14 @@ def hidden(target: str, path: PathPattern | None, field: str) -> str:
     if path is None or field not in path.names:
         return target
     before, mark, query = target.partition("?")
-    if not path.matches(before):
+    segments, pattern = before.split("/"), path.text.split("/")
+    at = pattern.index(f"{{{field}}}")
+    meant = len(segments) > at > 1 and all(
+        wanted == found or wanted.startswith("{") for wanted, found in zip(pattern[:at], segments, strict=False)
+    )
+    if not meant and not path.matches(before):
         return target
-    segments = before.split("/")
-    segments[path.text.split("/").index(f"{{{field}}}")] = HIDDEN
+    segments[at] = HIDDEN
     return "/".join(segments) + mark + query
 
 
