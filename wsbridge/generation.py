@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from wsbridge.auth.auth import Auth, Lent
+from wsbridge.auth.background import Background
 from wsbridge.auth.passwords import Passwords
 from wsbridge.auth.spent import Spent
 from wsbridge.backends.backend import Backend, Offer, Services
@@ -18,6 +19,7 @@ from wsbridge.config import model
 from wsbridge.config.section import AuthSection
 from wsbridge.kinds import AUTH, BACKENDS
 from wsbridge.ledger import Ledger
+from wsbridge.net.resolve import Resolver
 from wsbridge.net.tls import server_context
 from wsbridge.protocol.head import HeadLimits
 from wsbridge.protocol.origin import Origins
@@ -111,7 +113,13 @@ class Generation:
     head: HeadLimits
 
 
-def lend(*, spent: Spent | None = None, passwords: Passwords | None = None) -> Lent:
+def lend(
+    *,
+    spent: Spent | None = None,
+    passwords: Passwords | None = None,
+    resolver: Resolver | None = None,
+    background: Background | None = None,
+) -> Lent:
     """Give what ways of authentication are lent; it outlives the generations."""
 
     def way(section: AuthSection) -> Auth:
@@ -123,6 +131,8 @@ def lend(*, spent: Spent | None = None, passwords: Passwords | None = None) -> L
         way,
         spent=Spent() if spent is None else spent,
         passwords=Passwords() if passwords is None else passwords,
+        resolver=Resolver() if resolver is None else resolver,
+        background=Background() if background is None else background,
     )
     return lent
 

@@ -14,6 +14,7 @@ import trio
 
 from wsbridge.accept import Reserve, accept
 from wsbridge.audit import Trail
+from wsbridge.auth.background import Background
 from wsbridge.auth.passwords import Passwords
 from wsbridge.auth.spent import Spent
 from wsbridge.backends.backend import Services
@@ -98,7 +99,8 @@ class Server:
         self.spent = Spent(limits.tickets)
         threads = limits.password_threads if isinstance(limits.password_threads, int) else None
         self.passwords = Passwords(threads, limits.password_queue)
-        lent = lend(spent=self.spent, passwords=self.passwords)
+        self.background = Background()
+        lent = lend(spent=self.spent, passwords=self.passwords, resolver=self.resolver, background=self.background)
         self.generation: Generation = build(config, services, self.ledger, lent)
 
     def ledger(self, route: str) -> Ledger:
@@ -142,7 +144,7 @@ class Server:
         try:
             if self.trail is not None:
                 self.trail.open()
-            async with self.resolver, trio.open_nursery() as engine:
+            async with self.resolver, self.background, trio.open_nursery() as engine:
                 engine.start_soon(self.engine.run)
                 engine.start_soon(self.watch.run)
                 async with trio.open_nursery() as connections:

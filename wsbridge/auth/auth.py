@@ -10,11 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from wsbridge.auth.background import Background
 from wsbridge.auth.caller import Caller
 from wsbridge.auth.identity import Denied, Identity
 from wsbridge.auth.passwords import Passwords
 from wsbridge.auth.spent import Spent
 from wsbridge.config.section import AuthSection
+from wsbridge.net.resolve import Resolver
 
 
 class Auth(Protocol):
@@ -40,9 +42,13 @@ class Lent:
         wall: Seconds since 1970, as credentials count them.
         spent: The tickets that were used, over all generations.
         passwords: Verifies passwords, for all generations.
+        resolver: Looks names up.
+        background: Runs what no client waits for, until the server ends.
     """
 
     build: Callable[[AuthSection], Auth]
     wall: Callable[[], float] = time.time
     spent: Spent = field(default_factory=Spent)
     passwords: Passwords = field(default_factory=Passwords)
+    resolver: Resolver = field(default_factory=Resolver)
+    background: Background = field(default_factory=Background)

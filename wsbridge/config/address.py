@@ -138,8 +138,12 @@ def read_port(value: object) -> int:
     return int(text)
 
 
-def _split(text: str) -> tuple[str, str | None]:
-    """Split `host:port` or `[v6]:port`; the port is None where it is left out."""
+def split_authority(text: str) -> tuple[str, str | None]:
+    """Split `host:port` or `[v6]:port`; the port is None where it is left out.
+
+    Raises:
+        ValueError: It is neither; one sentence.
+    """
     found = re.fullmatch(r"\[([^\[\]]*)\](?::(.*))?", text)
     if found:
         ip = _ip(found[1])
@@ -181,7 +185,7 @@ def read_bind(value: object) -> BindAddress:
     if re.fullmatch(r"\*?:[^:]*", text) or re.fullmatch(r"[0-9]+", text):
         port = text.rpartition(":")[2]
         raise ValueError(f'"{text}" names no address: write 127.0.0.1:{port} for this host alone, or 0.0.0.0:{port}')
-    host, port_text = _split(text)
+    host, port_text = split_authority(text)
     if port_text is None:
         raise ValueError(f'"{text}" has no port: write {_bracketed(host)}:8080, for example')
     return BindAddress("tcp", host=host, port=read_port(port_text))
@@ -204,7 +208,7 @@ def read_target(value: object) -> Target:
     authority, path = re.fullmatch(r"([^/?#]*)(.*)", rest, re.DOTALL).groups()  # type: ignore[union-attr]  # matches anything
     if "@" in authority:
         raise ValueError("a user and a password cannot stand in the URL; ws and wss take headers: {Authorization: …}")
-    host, port_text = _split(authority)
+    host, port_text = split_authority(authority)
     if "#" in path:
         raise ValueError(f'"{text}": a "#" and what follows is never sent; leave it out')
     if scheme in {"tcp", "tls"} and path not in {"", "/"}:
@@ -233,7 +237,7 @@ def read_proxy(value: object) -> Proxy:
             "must be of the form http://host:port or http://user:password@host:port, "
             'with "@" and "/" in the password written as %40 and %2F'
         )
-    host, port_text = _split(found[3])
+    host, port_text = split_authority(found[3])
     if port_text is None:
         raise ValueError("has no port: write http://host:3128, for example")
     return Proxy(host, read_port(port_text), found[1] or "", Secret(found[2]) if found[2] else None)
@@ -255,7 +259,7 @@ def read_origin(value: object) -> str:
         if parse_origin(f"{scheme}://{authority}") is None:
             raise ValueError(f'"{authority}" in "{text}" is no host')
         return f"{scheme}://{authority}"
-    host, port = _split(authority)
+    host, port = split_authority(authority)
     plain = f"{scheme}://{_bracketed(host)}"
     if port is not None and port != ORIGIN_PORTS[scheme]:
         return f"{plain}:{read_port(port)}"
@@ -273,7 +277,7 @@ def read_host(value: object) -> str:
         raise ValueError(f'"{text}": write the host alone, such as gw.example.org')
     if _ip(text) is not None and ":" in text:
         text = f"[{text}]"
-    host, port = _split(ascii_authority(text))
+    host, port = split_authority(ascii_authority(text))
     if port is not None:
         raise ValueError(f'"{text}": write the host without a port: {host}')
     return _bracketed(host.lower().rstrip("."))
