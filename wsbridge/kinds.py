@@ -15,6 +15,8 @@ from wsbridge.auth.auth import Auth, Lent
 from wsbridge.auth.basic import BasicAuth, BasicConfig
 from wsbridge.auth.bearer import BearerAuth, BearerConfig
 from wsbridge.auth.certificate import CertificateAuth, CertificateConfig
+from wsbridge.auth.forward import Forward, ForwardConfig
+from wsbridge.auth.jwt import JwtAuth, JwtConfig
 from wsbridge.auth.network import NetworkAuth, NetworkConfig
 from wsbridge.auth.none import NoAuthConfig
 from wsbridge.auth.ticket import TicketAuth, TicketConfig
@@ -51,6 +53,8 @@ AUTH: Mapping[str, Callable[[Any, Lent], Auth | None]] = {
     "bearer": BearerAuth,
     "ticket": TicketAuth,
     "certificate": CertificateAuth,
+    "jwt": JwtAuth,
+    "forward": Forward,
     "any_of": AnyOf,
     "all_of": AllOf,
 }
@@ -73,6 +77,8 @@ CONFIG_KINDS = Kinds(
         "bearer": BearerConfig,
         "ticket": TicketConfig,
         "certificate": CertificateConfig,
+        "jwt": JwtConfig,
+        "forward": ForwardConfig,
         "any_of": AnyOfConfig,
         "all_of": AllOfConfig,
     },

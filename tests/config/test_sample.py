@@ -9,6 +9,7 @@ import pytest
 import trustme
 from pydantic import BaseModel
 
+from tests.auth import signing
 from tests.config import yaml12
 from tests.config.loading import told
 from wsbridge.auth import scrypt
@@ -55,6 +56,9 @@ def test_the_sample_starts_where_its_files_exist(tmp_path: Path) -> None:
     (tmp_path / "tickets").chmod(0o600)
     (tmp_path / "vnc-tokens").write_text("north7: 10.20.0.7:5901\n")
     (tmp_path / "vnc-tokens").chmod(0o600)
+    (tmp_path / "jwt").write_text("0123456789abcdef0123456789abcdef\n")
+    (tmp_path / "jwt").chmod(0o600)
+    (tmp_path / "jwt.pem").write_bytes(signing.RSA.public)
     text = SAMPLE.read_text()
     for folder in ("/etc/wsbridge/tls", "/etc/wsbridge/secrets", "/usr/share/novnc", "/var/log/wsbridge"):
         text = text.replace(folder, str(tmp_path))

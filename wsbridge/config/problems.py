@@ -46,6 +46,8 @@ CODES: dict[str, str] = {
     "E031": "a certificate and a key that cannot be used together",
     "E032": "a certificate that does not hold now",
     "E033": "a list of users or tokens that cannot be used",
+    "E034": "a key or a secret that its algorithm cannot use",
+    "E035": "a library that is needed and not installed",
     "E040": "a field of a backend that the route has nothing for",
     "E041": "a backend chosen by a request, on a route that a listener with speaks: tcp names",
     "W001": "a plain listener on a loopback address whose route has no auth: a proxy on this host would publish it",
@@ -64,6 +66,7 @@ CODES: dict[str, str] = {
     "W014": "more connections than the limit of open files allows; told at the start alone",
     "W015": "trusted_proxies that hold every address: any client may claim any other",
     "W016": "credentials on a listener without TLS that other hosts can reach",
+    "W017": "audience: any, tokens that were made for other services let in",
 }
 """Every code and what it stands for."""
 

@@ -147,6 +147,16 @@ EVENTS: Final[dict[str, Event]] = {
         ("warning",),
         ("file", "count"),
     ),
+    "keys.fetched": Event(
+        "Keys that tokens are verified with were fetched, and are others than before or were not to be had before.",
+        ("info",),
+        ("url", "count"),
+    ),
+    "keys.unusable": Event(
+        "Keys that tokens are verified with cannot be fetched; the last ones hold for a while.",
+        ("error",),
+        ("url", "detail"),
+    ),
     "log.dropped": Event(
         "So many records were lost: the queue was full, or the output failed.",
         ("warning",),
@@ -195,6 +205,7 @@ KEYS: Final[dict[str, str]] = {
     "limit": "the same, for accept.shed",
     "signal": "signal that was received",
     "file": "file that the warning points into, that was read, or that is written",
+    "url": "where keys are fetched from",
     "line": "line in it",
     "column": "column in it",
     "error": "what the system said",

@@ -66,9 +66,12 @@ class HttpClient:
         self, url: HttpUrl, resolver: Resolver, context: ssl.SSLContext | None = None, connections: int = 1
     ) -> None:
         self._url = url
+        # httpcore's own bound loses a place for ever when a request is cancelled that waits for one
+        self._places = trio.Semaphore(connections)
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=context,
-            max_connections=connections,
+            max_connections=None,
+            max_keepalive_connections=connections,
             keepalive_expiry=KEEP,
             uds=url.path if url.scheme == "unix" else None,
             network_backend=_Network(resolver),
@@ -88,9 +91,10 @@ class HttpClient:
         Returns:
             The answer; or one sentence, if there is none.
         """
-        failure = await self._ask(path, headers, most, patience)
-        if isinstance(failure, _STALE):
+        async with self._places:
             failure = await self._ask(path, headers, most, patience)
+            if isinstance(failure, _STALE):
+                failure = await self._ask(path, headers, most, patience)
         if isinstance(failure, Answer):
             return failure
         forget_errors()
