@@ -15,7 +15,7 @@ from wsbridge.reasons import End, Reason
 from wsbridge.relay.endpoint import WebSocketEndpoint
 from wsbridge.routes.answer import Answer
 from wsbridge.speaks.exchange import Lingering
-from wsbridge.speaks.websocket import SILENT, HttpExchange, hear
+from wsbridge.speaks.websocket import LATEST, SILENT, HttpExchange, hear
 
 LINGERING = Lingering(10, 0.05, 1 << 20)
 
@@ -71,6 +71,26 @@ async def test_the_deadline(sent, reason, detail, tells):
         exchange, end = await heard(wire, 0.05)
         assert (end.reason, end.detail, end.http_status) == (reason, detail, 408)
         assert (exchange is not None) == tells
+
+
+async def test_a_crowd_times_out_one_by_one(autojump_clock):
+    """Heads that began at the same moment end over a tenth of the time, none of them early."""
+    ends = []
+
+    async def wait(wire):
+        await heard(wire, 10)
+        ends.append(trio.current_time() - began)
+
+    with contextlib.ExitStack() as stack:
+        wires = [stack.enter_context(connection())[0] for _ in range(50)]
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for wire in wires:
+                nursery.start_soon(wait, wire)
+    assert min(ends) >= 10
+    assert max(ends) <= 10 * LATEST + 0.01
+    assert max(ends) - min(ends) > 0.5
+    assert len(set(ends)) > 40
 
 
 async def test_a_wait_can_be_cut_short():

@@ -45,7 +45,7 @@ class Timeouts(RouteTimeouts):
     """How long each step may take. Those from connect to max_age may be set by a route for itself."""
 
     handshake: PositiveDuration = 10.0
-    """From the accepted connection (or the end of TLS) to the whole request head."""
+    """From the accepted connection (or the end of TLS) to the whole request head; some get up to a tenth more."""
     tls: PositiveDuration = 10.0
     """For the TLS handshake of a client."""
     proxy_header: PositiveDuration = 3.0

@@ -7,6 +7,7 @@ Lives here: reading a head from a wire, and writing what answers it. Must not li
 from __future__ import annotations
 
 import math
+import random
 from typing import Literal
 
 import trio
@@ -21,6 +22,9 @@ from wsbridge.routes.answer import Answer
 from wsbridge.speaks.exchange import Lingering
 
 SILENT = "sent nothing"
+
+LATEST = 1.1
+"""Times `handshake` that a head is waited for at the most, so that a crowd that came at once times out one by one."""
 
 _PASSING = (Reason.OVERLOAD, Reason.RATE, Reason.DRAIN, Reason.STOP)
 """After these it may go better soon."""
@@ -100,7 +104,7 @@ async def hear(
     Args:
         wire: Its transport.
         limits: Of the head.
-        seconds: Until the whole head is here.
+        seconds: Until the whole head is here; up to a tenth more is given.
         lingering: For refusals.
         hearing: Where this wait stands while it lasts; cancelling it there counts as the end of the time.
 
@@ -115,7 +119,7 @@ async def hear(
         return HttpExchange(wire, head, lingering)
     got = len(data)
     try:
-        with trio.move_on_after(seconds) as scope:
+        with trio.move_on_after(seconds * random.uniform(1, LATEST)) as scope:  # noqa: S311  (no secret)
             hearing.add(scope)
             while head is None:
                 data = await wire.read_some()
