@@ -8,12 +8,14 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import jwt
 import pytest
 
 from tests.authority import listener_tls
@@ -89,6 +91,8 @@ def configuration(folder: Path, secret: Canaries, port: int) -> dict[str, Any]:
         "users": f"alice:{make(secret('password').encode(), ln=12).text}\n",
         "tokens": f"bob sha256:{sha256(secret('token').encode()).hexdigest()}\n",
         "tickets": secret("ticket key") * 2,
+        "signing": secret("key of signed tokens") * 2,
+        "desks": f"{secret('token of a target', plain=True)}: 127.0.0.1:{port}\n",
         "header": f"Bearer {secret('header from a file')}",
     }
     for name, text in files.items():
@@ -116,6 +120,16 @@ def configuration(folder: Path, secret: Canaries, port: int) -> dict[str, Any]:
         },
     }
     bearer = {"kind": "bearer", "tokens": "tokens", "from": ["authorization", "subprotocol", "cookie:sid"]}
+    signed = {
+        "kind": "jwt",
+        "keys": [{"algorithm": "HS256", "secret": {"file": "signing"}}],
+        "issuer": "any",
+        "audience": "gw",
+        "from": ["authorization", "subprotocol", "cookie:sid"],
+    }
+    asks = {"kind": "forward", "headers": ["Authorization", "Cookie", "X-Api-Key"]}
+    service = f"/allow?token={secret('URL of a service', plain=True)}"
+    targets = {"networks": ["127.0.0.1/32"], "ports": [str(port)]}
     listens = f"tcp://127.0.0.1:{port}"
     return {
         "listeners": {
@@ -136,6 +150,29 @@ def configuration(folder: Path, secret: Canaries, port: int) -> dict[str, Any]:
                 "match": {"path": "/gives"},
                 "auth": {"kind": "basic", "users": "users"},
                 "ticket": {"route": "ticket", "key": {"file": "tickets"}},
+            },
+            "signed": {"match": {"path": "/signed"}, "backend": listens, "auth": signed},
+            "asked": {
+                "match": {"path": "/asked"},
+                "backend": listens,
+                "auth": {**asks, "url": f"http://127.0.0.1:{port}{service}"},
+            },
+            "unasked": {
+                "match": {"path": "/unasked"},
+                "backend": listens,
+                "auth": {**asks, "url": f"http://127.0.0.1:1{service}"},
+            },
+            "query": {
+                "match": {"path": "/query"},
+                "backend": {"tokens": "desks", "from": "query.desk"},
+                "targets": targets,
+                **anybody,
+            },
+            "segment": {
+                "match": {"path": "/segment/{desk}"},
+                "backend": {"tokens": "desks", "from": "desk"},
+                "targets": targets,
+                **anybody,
             },
             "upstream": {"match": {"path": "/upstream"}, "backend": upstream, **anybody},
             "proxied": {"match": {"path": "/proxied"}, "backend": proxied, **anybody},
@@ -167,6 +204,24 @@ def requests(secret: Canaries) -> Iterator[bytes]:
             yield request(f"{path}?a=1&{name}={url}", f"X-Api-Key: {secret('header')}", right)
         yield request(f"{path}?path=%2Fwebsockify%3Ftoken%3D{url}&x", f"Cookie: a={secret('cookie', plain=True)}")
         yield request(f"{path}?p=%252F%253Ftoken%253D{url}", "Origin: https://u:" + secret("Origin", plain=True) + "@x")
+    for key in (secret("key of signed tokens") * 2, "w" * 40):
+        for lasts in (60, -3600):
+            claims = {"aud": "gw", "sub": "carol", "exp": int(time.time() + lasts), "x": secret("claim")}
+            token = jwt.encode(claims, key, "HS256")
+            for number, part in enumerate(token.split(".")[1:]):
+                secret.add(f"part {number} of a token", part)
+            yield request("/signed", f"Authorization: Bearer {token}")
+            yield request("/signed", carried(token))
+            yield request("/signed", f"Cookie: sid={token}", "Origin: http://localhost")
+    for path in ("/asked", "/unasked"):
+        for line in (right, f"Authorization: Bearer {secret('token')}"):
+            yield request(f"{path}?token={url}", line, f"Cookie: sid={secret('cookie', plain=True)}")
+        yield request(path, f"X-Api-Key: {secret('header')}")
+    for desk in (secret("token of a target", plain=True), secret("token of no target", plain=True)):
+        yield request(f"/query?desk={desk}")
+        yield request(f"/query?x=1&desk={desk}", "Origin: null")
+        yield request(f"/segment/{desk}?x=1")
+        yield request(f"/segment/{desk}/x")
     yield request("/broken?x=1", right)
     yield f"GET /broken?token={url} HTTP/1.1\r\nHost: localhost\r\n{right}\r\n\r\n".encode()
     # heads that break a rule
