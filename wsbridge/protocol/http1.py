@@ -197,7 +197,7 @@ class HeadReader:
             found = _NOT_IN_STATUS_LINE.search(start, judged)
             return None if found is None else BadHead(502, f"the status line has the byte 0x{found.group()[0]:02x}")
         if start[0] in b"\r\n":
-            return BadHead(400, "the request begins with an empty line")
+            return BadHead(400, "the request begins with an empty line (so does a PROXY header of version 2)")
         if not 0x41 <= start[0] <= 0x5A:
             return BadHead(400, "the first bytes are not HTTP")
         found = _NOT_IN_REQUEST_LINE.search(start, judged)
