@@ -183,13 +183,13 @@ def test_what_is_not_installed_is_told(keys: list[dict[str, Any]], tmp_path: Pat
     (problem,) = wrong(LISTENERS + f"routes: {json.dumps({'r': route})}\n", folder=tmp_path)
     assert problem.code == "E035"
     assert problem.message == (
-        "needs jwt and cryptography and httpcore, which are not installed: pip install 'wsbridge[auth]'"
+        "needs jwt and cryptography and h11, which are not installed: pip install 'wsbridge[auth]'"
     )
 
 
 def test_nobody_pays_for_libraries_that_he_does_not_use() -> None:
     """Those of the extra are not imported before a configuration names the kind."""
-    code = "import sys, wsbridge.kinds; print(sorted({'jwt', 'httpcore', 'cryptography'} & sys.modules.keys()))"
+    code = "import sys, wsbridge.kinds; print(sorted({'jwt', 'h11', 'cryptography'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

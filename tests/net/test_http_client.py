@@ -137,7 +137,7 @@ async def test_a_body_that_does_not_come_is_waited_for_in_bounds() -> None:
     ],
 )
 async def test_what_is_no_answer_is_a_sentence(said: bytes) -> None:
-    """It is tried once more, since a connection that was kept may have been closed; then it is a failure."""
+    """A failure, and a new connection is not tried again."""
 
     async def speak(served: Service, head: str, stream: Stream) -> None:
         if said:
@@ -147,7 +147,7 @@ async def test_what_is_no_answer_is_a_sentence(said: bytes) -> None:
         with trio.fail_after(10):
             failure = await asked.get("/", [], MOST)
         assert isinstance(failure, str)
-        assert served.dials == 2
+        assert served.dials == 1
         await served.until(open=0)
 
 
@@ -186,6 +186,34 @@ async def test_who_gives_up_leaves_nothing_behind() -> None:
         await served.until(open=0, dials=3)
         served.answers = answer()
         assert (await got(asked)).status == 200
+
+
+async def test_places_are_not_lost_when_all_who_wait_give_up() -> None:
+    """A service that was slow for a while is asked again as before."""
+
+    async def silent(served: Service, head: str, stream: Stream) -> None:
+        await stream.receive_some(1)
+
+    async with service(silent) as served, client(f"http://127.0.0.1:{served.port}", connections=2) as asked:
+
+        async def impatient(scope: trio.CancelScope) -> None:
+            with scope:
+                await asked.get("/", [], MOST)
+
+        for pauses in range(5):
+            assert not served.open
+            async with trio.open_nursery() as nursery:
+                scopes = [trio.CancelScope() for _ in range(20)]
+                for scope in scopes:
+                    nursery.start_soon(impatient, scope)
+                await served.until(open=2)
+                for scope in scopes:
+                    scope.cancel()
+                    for _ in range(pauses):
+                        await trio.lowlevel.checkpoint()
+            await served.until(open=0)
+        served.answers = answer()
+        await got(asked)
 
 
 async def test_connections_are_bounded() -> None:

@@ -105,7 +105,7 @@ class ForwardConfig(AuthSection):
 
     def faults(self, context: Context) -> Iterable[Fault]:
         """Tell what is not installed, and whether the authorities can be used."""
-        yield from missing(context, "httpcore")
+        yield from missing(context, "h11")
         if self.ca is not None and context.files:
             try:
                 tls.client_context(self.ca)

@@ -96,7 +96,7 @@ class JwtConfig(TokenSection):
     def faults(self, context: Context) -> Iterable[Fault]:
         """Tell what is not installed."""
         fetched = any(isinstance(key, JwksConfig) for key in self.keys)
-        yield from missing(context, "jwt", "cryptography", *(("httpcore",) if fetched else ()))
+        yield from missing(context, "jwt", "cryptography", *(("h11",) if fetched else ()))
 
     def cautions(self, context: Context) -> Iterable[Fault]:
         """Warn of tokens that were made for others."""

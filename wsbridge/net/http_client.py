@@ -1,36 +1,37 @@
 """HTTP client: GET requests to one service, within bounds.
 
-Lives here: the pool of connections to it, how these are dialled, and what went wrong as a sentence. Must not live
-here: deadlines (the caller's cancel scope), what is asked or what an answer means. Needs httpcore, which is an extra;
-so it is imported by those who need it, when they do. No redirect is followed, nothing is unpacked, no cookie is kept
-and no proxy is taken from the environment: httpcore knows none of that.
+Lives here: the connections to it that are kept, one exchange on one of them, and what went wrong as a sentence. Must
+not live here: deadlines (the caller's cancel scope), what is asked or what an answer means. Needs h11, which is an
+extra; so it is imported by those who need it, when they do. No redirect is followed, nothing is unpacked, no cookie is
+kept and no proxy is taken from the environment. Whoever is cancelled leaves neither a socket nor a place behind.
 """
 
 from __future__ import annotations
 
 import math
-import socket
 import ssl
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-import httpcore
+import h11
 import trio
 
 from wsbridge.config.http_url import HttpUrl
 from wsbridge.net.dial import DialFailure, dial, dial_unix
 from wsbridge.net.resolve import Resolver
-from wsbridge.net.tls import failure_text, forget_errors
+from wsbridge.net.tls import client_context, failure_text, forget_errors
 from wsbridge.protocol.head import Headers
 
 KEEP: Final = 5.0
 """Seconds that an idle connection is kept."""
-CLOSING: Final = 1.0
-"""Seconds that closing all connections may take."""
+HEAD: Final = 64 * 1024
+"""Bytes of an answer's head."""
+MOST_HINTS: Final = 5
+"""Answers of status 1xx before the one that counts."""
+CHUNK: Final = 16 * 1024
 
-_STALE: Final = (httpcore.RemoteProtocolError, httpcore.ReadError, httpcore.WriteError)
-_FAILURES: Final = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException)
+Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +51,17 @@ class Answer:
     whole: bool
 
 
+class _FailedError(Exception):
+    """There is no answer; the text says why."""
+
+
 class HttpClient:
     """Asks one service.
-
-    The head of an answer is bounded by httpcore (100 KiB).
 
     Args:
         url: Where it is.
         resolver: Looks its name up.
-        context: For https.
+        context: For https; left out: what the system trusts.
         connections: Open at a time; who comes when there are so many waits.
     """
 
@@ -66,21 +69,15 @@ class HttpClient:
         self, url: HttpUrl, resolver: Resolver, context: ssl.SSLContext | None = None, connections: int = 1
     ) -> None:
         self._url = url
-        # httpcore's own bound loses a place for ever when a request is cancelled that waits for one
+        self._resolver = resolver
+        self._context = (context or client_context()) if url.scheme == "https" else None
         self._places = trio.Semaphore(connections)
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=context,
-            max_connections=None,
-            max_keepalive_connections=connections,
-            keepalive_expiry=KEEP,
-            uds=url.path if url.scheme == "unix" else None,
-            network_backend=_Network(resolver),
-        )
+        self._idle: list[tuple[float, _Connection]] = []
 
     async def get(
         self, path: str, headers: Sequence[tuple[bytes, bytes]], most: int, patience: float = math.inf
     ) -> Answer | str:
-        """Ask once; once more if a connection that was kept turns out to be closed.
+        """Ask once; once more, on a new connection, if one that was kept gives no answer.
 
         Args:
             path: Path and query.
@@ -91,119 +88,146 @@ class HttpClient:
         Returns:
             The answer; or one sentence, if there is none.
         """
-        async with self._places:
-            failure = await self._ask(path, headers, most, patience)
-            if isinstance(failure, _STALE):
-                failure = await self._ask(path, headers, most, patience)
-        if isinstance(failure, Answer):
-            return failure
-        forget_errors()
-        if isinstance(failure, httpcore.LocalProtocolError):  # its words quote what was to be sent
+        request = h11_request(path, self._url.authority, headers)
+        if request is None:  # not told why: the words would quote what was to be sent
             return f"{self._url}: the request has something that HTTP cannot carry"
-        return f"{self._url}: {str(failure) or type(failure).__name__}"
+        async with self._places:
+            kept = self._take()
+            try:
+                if kept is not None:
+                    try:
+                        return await self._exchange(kept, request, most, patience)
+                    except _FailedError:
+                        pass  # most likely it was closed just now
+                return await self._exchange(await self._connect(), request, most, patience)
+            except _FailedError as error:
+                forget_errors()
+                return f"{self._url}: {error}"
 
     async def aclose(self) -> None:
-        """Close all connections."""
-        with trio.move_on_after(CLOSING, shield=True):
-            await self._pool.aclose()
+        """Close the connections that are kept."""
+        idle, self._idle = self._idle, []
+        for _, connection in idle:
+            await trio.aclose_forcefully(connection.stream)
 
-    async def _ask(
-        self, path: str, headers: Sequence[tuple[bytes, bytes]], most: int, patience: float
-    ) -> Answer | Exception:
-        secure = self._url.scheme == "https"
-        url = httpcore.URL(
-            scheme=b"https" if secure else b"http",
-            host=(self._url.host or "localhost").encode("ascii"),
-            port=self._url.port or None,
-            target=path.encode("ascii"),
-        )
-        lines = [(b"Host", self._url.authority.encode("ascii")), *headers]
+    def _take(self) -> _Connection | None:
+        """Give a connection that was kept and is still open, the youngest first."""
+        while self._idle:
+            until, connection = self._idle.pop()
+            if trio.current_time() < until and not connection.readable():
+                return connection
+            connection.drop()
+        return None
+
+    async def _exchange(self, connection: _Connection, request: h11.Request, most: int, patience: float) -> Answer:
+        """Ask on a connection, which is kept if it can be used again and closed if not."""
+        again = False
         try:
-            async with self._pool.stream("GET", url, headers=lines) as response:
-                body = bytearray()
-                # to leave the loop would leave httpcore's generators unfinished; a cancelled read finishes them
-                with trio.move_on_after(patience) as scope:
-                    async for chunk in response.aiter_stream():
-                        body += chunk
-                        if len(body) > most:
-                            scope.cancel()
-                whole = not scope.cancelled_caught and len(body) <= most
-                return Answer(response.status, Headers(response.headers), bytes(body[:most]), whole)
-        except _FAILURES as error:
-            return error
+            answer = await connection.ask(request, most, patience)
+            again = connection.renew()
+        finally:
+            if not again:
+                connection.drop()
+        if again:
+            self._idle.append((trio.current_time() + KEEP, connection))
+        return answer
 
-
-class _Network(httpcore.AsyncNetworkBackend):
-    """Dials the way that backends are dialled."""
-
-    def __init__(self, resolver: Resolver) -> None:
-        self._resolver = resolver
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        return _stream(await dial(self._resolver, host, port))
-
-    async def connect_unix_socket(
-        self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
-    ) -> httpcore.AsyncNetworkStream:
-        return _stream(await dial_unix(path))
-
-
-class _Stream(httpcore.AsyncNetworkStream):
-    """One connection, as httpcore wants it."""
-
-    def __init__(self, stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]) -> None:
-        self._stream = stream
-
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+    async def _connect(self) -> _Connection:
+        url = self._url
+        dialled = await (dial_unix(url.path) if url.scheme == "unix" else dial(self._resolver, url.host, url.port))
+        if isinstance(dialled, DialFailure):
+            raise _FailedError(dialled.detail)
+        plain = trio.SocketStream(trio.socket.from_stdlib_socket(dialled))
+        if self._context is None:
+            return _Connection(plain, plain)
+        secure = trio.SSLStream(plain, self._context, server_hostname=url.host, https_compatible=True)
         try:
-            return bytes(await self._stream.receive_some(max_bytes))
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise httpcore.ReadError(_words(error)) from error
-
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        if not buffer:  # a cancellation here would leave a generator of httpcore unfinished
-            return
-        try:
-            await self._stream.send_all(buffer)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise httpcore.WriteError(_words(error)) from error
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-    async def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.AsyncNetworkStream:
-        assert isinstance(self._stream, trio.SocketStream)  # noqa: S101 (asked once)
-        stream = trio.SSLStream(self._stream, ssl_context, server_hostname=server_hostname, https_compatible=True)
-        try:
-            await stream.do_handshake()
-        except trio.BrokenResourceError as error:
-            await trio.aclose_forcefully(stream)
-            raise httpcore.ConnectError(_words(error)) from error
-        except BaseException:
-            await trio.aclose_forcefully(stream)
+            await secure.do_handshake()
+        except BaseException as error:
+            plain.socket.close()
+            if isinstance(error, trio.BrokenResourceError):
+                raise _FailedError(_words(error)) from error
             raise
-        return _Stream(stream)
-
-    def get_extra_info(self, info: str) -> Any:
-        if info != "is_readable":
-            return None
-        plain = self._stream if isinstance(self._stream, trio.SocketStream) else self._stream.transport_stream
-        return plain.socket.is_readable()
+        return _Connection(secure, plain)
 
 
-def _stream(dialled: socket.socket | DialFailure) -> _Stream:
-    if isinstance(dialled, DialFailure):
-        raise httpcore.ConnectError(dialled.detail)
-    return _Stream(trio.SocketStream(trio.socket.from_stdlib_socket(dialled)))
+class _Connection:
+    """One connection to a service."""
+
+    def __init__(self, stream: Stream, plain: trio.SocketStream) -> None:
+        self.stream = stream
+        self._socket = plain.socket
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD)
+
+    def readable(self) -> bool:
+        """Tell whether something came, or the end, while nothing was asked."""
+        return self._socket.is_readable()
+
+    def drop(self) -> None:
+        """Close it without a word."""
+        self._socket.close()
+
+    def renew(self) -> bool:
+        """Get ready for another request, if that can be."""
+        if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
+            return False
+        if self._http.trailing_data[0]:
+            return False
+        self._http.start_next_cycle()
+        return True
+
+    async def ask(self, request: h11.Request, most: int, patience: float) -> Answer:
+        """Send a request and take the answer.
+
+        Raises:
+            _FailedError: There is none, or it is broken.
+        """
+        try:
+            data = (self._http.send(request) or b"") + (self._http.send(h11.EndOfMessage()) or b"")
+            await self.stream.send_all(data)
+            head = await self._head()
+            body = bytearray()
+            whole = False
+            with trio.move_on_after(patience):
+                while len(body) <= most:
+                    event = await self._next()
+                    if not isinstance(event, h11.Data):
+                        whole = True
+                        break
+                    body += event.data
+            return Answer(head.status_code, Headers(head.headers), bytes(body[:most]), whole)
+        except h11.RemoteProtocolError as error:
+            raise _FailedError(str(error)) from error
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise _FailedError(_words(error)) from error
+
+    async def _head(self) -> h11.Response:
+        for _ in range(MOST_HINTS + 1):
+            event = await self._next()
+            if isinstance(event, h11.Response):
+                return event
+            if not isinstance(event, h11.InformationalResponse):
+                break
+            if event.status_code == 101:
+                raise _FailedError("answered with status 101, which nobody asked for")
+        raise _FailedError("no answer after those of status 1xx")
+
+    async def _next(self) -> object:
+        while (event := self._http.next_event()) is h11.NEED_DATA:
+            data = bytes(await self.stream.receive_some(CHUNK))
+            if not data and self._http.their_state is h11.SEND_RESPONSE:
+                raise _FailedError("the connection ended without an answer")
+            self._http.receive_data(data)
+        return event
+
+
+def h11_request(path: str, host: str, headers: Sequence[tuple[bytes, bytes]]) -> h11.Request | None:
+    """Make a request; None if HTTP cannot carry it."""
+    lines = [(b"Host", host.encode("ascii")), *headers]
+    try:
+        return h11.Request(method=b"GET", target=path.encode("ascii"), headers=lines)
+    except h11.LocalProtocolError:
+        return None
 
 
 def _words(error: BaseException) -> str:
