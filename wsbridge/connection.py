@@ -29,8 +29,8 @@ from wsbridge.log import log
 from wsbridge.net.address import Peer
 from wsbridge.net.retry import attempts
 from wsbridge.net.sockets import reset
-from wsbridge.net.wire import Wire
-from wsbridge.quota import Quota, occupy, token_of
+from wsbridge.net.wire import SocketWire, Wire
+from wsbridge.quota import FREE, Quota, occupy, token_of
 from wsbridge.reasons import ENDINGS, End, Reason
 from wsbridge.relay.endpoint import Endpoint, WebSocketEndpoint
 from wsbridge.relay.terms import Terms
@@ -121,18 +121,20 @@ async def _tell(sock: socket.socket, listener: Listener, end: End, server: Serve
 async def _carry(
     sock: socket.socket, listener: Listener, generation: Generation, server: Server, account: Account, visit: Visit
 ) -> End:
-    end = await introduce(sock, listener, account)
-    if end is not None:
+    if listener.whence is not None and (end := await introduce(sock, listener, account)) is not None:
         reset(sock)
         return end
-    end = enter(visit, listener, account.peer)
-    if end is not None:
-        return await _send_off(sock, listener, end, server, account)
-    wire = await secure(sock, listener, generation.config.timeouts.tls)
-    if isinstance(wire, End):
-        return wire
-    account.peer = wire.with_hello(account.peer)
-    account.tls = listener.tls is not None
+    crowded = enter(visit, listener, account.peer)
+    if crowded is not None:
+        return await _send_off(sock, listener, crowded, server, account)
+    if listener.tls is None:
+        wire: Wire = SocketWire(sock)
+    else:
+        secured = await secure(sock, listener, generation.config.timeouts.tls)
+        if isinstance(secured, End):
+            return secured
+        wire, account.tls = secured, True
+        account.peer = wire.with_hello(account.peer)
     try:
         return await _converse(wire, listener, generation, server, account, visit)
     except Exception:
@@ -193,8 +195,7 @@ async def _converse(
                 return await _refuse(heard, identity, wire, server)
             account.identity = identity
         if admitted.route.backend is not None:
-            token = token_of(admitted.route, heard.request, account.identity)
-            quota = occupy(admitted.route, account.identity, token, server.counts, server.shares)
+            quota = FREE if admitted.route.limits is None else _occupy(admitted.route, heard, server, account)
             if isinstance(quota, End):
                 return await _refuse(heard, quota, wire, server)
             with quota:
@@ -235,6 +236,12 @@ async def _authenticate(
     protocols = () if admitted.upgrade is None else admitted.upgrade.protocols
     caller = Caller(account.peer, account.request, admitted.route.name, listener.tls is not None, protocols)
     return await authenticate(auth, caller, visit)
+
+
+def _occupy(route: Route, exchange: Exchange, server: Server, account: Account) -> Quota | End:
+    """Take what the connection needs of its route's limits."""
+    token = token_of(route, exchange.request, account.identity)
+    return occupy(route, account.identity, token, server.counts, server.shares)
 
 
 async def _answer(exchange: Exchange, route: Route, wire: Wire, account: Account) -> tuple[End, bool]:

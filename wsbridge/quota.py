@@ -64,7 +64,7 @@ class Quota:
         self.give_back()
 
 
-_FREE = Quota(Counts(), Shares())
+FREE = Quota(Counts(), Shares())
 """That of connections to routes without limits: it holds nothing, so one is enough for all."""
 
 
@@ -90,7 +90,7 @@ def occupy(route: Route, identity: Identity, token: str | None, counts: Counts, 
     """
     limits = route.limits
     if limits is None:
-        return _FREE
+        return FREE
     quota = Quota(counts, shares)
     for setting, key, most, whose in _limits(limits, route.name, identity.name, token):
         if not quota.count(key, most):

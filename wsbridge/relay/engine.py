@@ -101,8 +101,9 @@ class PythonEngine:
         """See `Engine.relay`."""
         self.pump.now = trio.current_time()
         pair = Pair(front, back, terms, self.pump)
-        pair.share = share
-        pair.meter()
+        if share is not None or terms.bytes_per_second is not None:
+            pair.share = share
+            pair.meter()
         ledger.active += 1
         ledger.relayed += 1
         try:
