@@ -1,6 +1,7 @@
 """Clients that break RFC 6455 after the 101: the close code they get, and the reset that the backend sees."""
 
 import struct
+import zlib
 
 import pytest
 import trio
@@ -230,3 +231,17 @@ async def test_an_upstream_that_breaks_the_protocol(data, code, glued):
         mask = got[2:6]
         assert got[0] == 0x88
         assert bytes(b ^ m for b, m in zip(got[6:8], mask, strict=False)) == struct.pack("!H", 1002)
+
+
+async def test_compression_is_never_agreed_on():
+    """A client that offers it gets a 101 without it, and what it compresses all the same is refused before it grows."""
+    async with backend() as back, serving(written(route={"backend": back.url})) as served:
+        with await served.connect() as client:
+            offer = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"
+            assert "extensions" not in (await client.upgrade("/", offer)).lower()
+            deflate = zlib.compressobj(wbits=-15)
+            bomb = deflate.compress(bytes(2**26)) + deflate.flush(zlib.Z_SYNC_FLUSH)
+            await client.send(frame(BINARY, bomb[:-4], rsv=4))
+            assert await client.closing() == (1002, "protocol_error")
+        line = await served.records.wait("connection.end")
+        assert line["to_back"] == 0
