@@ -1,8 +1,9 @@
-"""For all tests: how many examples hypothesis tries, and certificates made on the spot."""
+"""For all tests: signals as they are by default, how many examples hypothesis tries, certificates made on the spot."""
 
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 import trustme
@@ -11,6 +12,10 @@ from hypothesis import settings
 settings.register_profile("test", max_examples=300, deadline=None, derandomize=True)
 settings.register_profile("fuzz", max_examples=20_000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "test"))
+
+# Programs that tests start inherit what is ignored; under nohup, or in the background of a shell, that is these two.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
