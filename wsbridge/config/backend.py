@@ -5,6 +5,8 @@ Lives here: what every backend has in the file. Must not live here: any kind of 
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 from wsbridge.config.section import Section
 from wsbridge.config.template import TargetUrl, Template
 
@@ -13,14 +15,14 @@ class AnyBackendSection(Section):
     """Where a route's bytes go, written in whatever form."""
 
     @property
+    @abstractmethod
     def kind(self) -> str:
         """Which class dials it: a name of the table of backends."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def text(self) -> str:
         """As it is told; may have secrets of a URL's query in it."""
-        raise NotImplementedError
 
     @property
     def fields(self) -> tuple[str, ...]:
