@@ -106,11 +106,7 @@ class ForwardConfig(AuthSection):
     def faults(self, context: Context) -> Iterable[Fault]:
         """Tell what is not installed, and whether the authorities can be used."""
         yield from missing(context, "h11")
-        if self.ca is not None and context.files:
-            try:
-                tls.client_context(self.ca)
-            except tls.TlsError as error:
-                yield Fault(("ca",), str(error), "E031")
+        yield from tls.authority_faults(self.ca, context)
 
     def cautions(self, context: Context) -> Iterable[Fault]:
         """Warn of a service that is not verified, and of what everybody on the way can read."""

@@ -51,12 +51,7 @@ class JwksConfig(Section):
 
     def faults(self, context: Context) -> list[Fault]:
         """Tell whether the authorities can be used."""
-        if self.ca is not None and context.files:
-            try:
-                tls.client_context(self.ca)
-            except tls.TlsError as error:
-                return [Fault(("ca",), str(error), "E031")]
-        return []
+        return list(tls.authority_faults(self.ca, context))
 
 
 class Jwks:

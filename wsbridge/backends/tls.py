@@ -35,11 +35,7 @@ class TlsClient(BackendSection):
 
     def faults(self, context: Context) -> Iterable[Fault]:
         """Tell whether the authorities can be used."""
-        if self.ca is not None and context.files:
-            try:
-                tls.client_context(self.ca)
-            except tls.TlsError as error:
-                yield Fault(("ca",), str(error), "E031")
+        yield from tls.authority_faults(self.ca, context)
 
     def cautions(self, context: Context) -> Iterable[Fault]:
         """Warn of a connection that is not verified."""

@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import ssl
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, cast
 
+from wsbridge.config.section import Context, Fault
 from wsbridge.net.client_hello import record_names
 
 ALPN: Final = ("http/1.1",)
@@ -100,6 +101,15 @@ def client_context(
         context.set_alpn_protocols(list(alpn))
     forget_errors()
     return context
+
+
+def authority_faults(ca: Path | None, context: Context) -> Iterator[Fault]:
+    """Tell what is wrong with the authorities that `ca:` of a section names."""
+    if ca is not None and context.files:
+        try:
+            client_context(ca)
+        except TlsError as error:
+            yield Fault(("ca",), str(error), "E031")
 
 
 def cut_off(error: OSError) -> bool:
