@@ -42,5 +42,5 @@ async def test_unknown_users_take_as_long_as_known_ones(kind: str, password: byt
             assert isinstance(await auth.identify(caller((b"authorization", header))), Denied)
             times.append(time.perf_counter() - began)
     known, unknown = (statistics.median(times) for times in taken.values())
-    print(f"{kind}: known {known * 1e3:.2f} ms, unknown {unknown * 1e3:.2f} ms")  # noqa: T201
+    print(f"{kind}: known {known * 1e3:.2f} ms, unknown {unknown * 1e3:.2f} ms")  # noqa: T201  seen by pytest -s
     assert unknown == pytest.approx(known, rel=0.15)

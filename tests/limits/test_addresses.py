@@ -23,7 +23,7 @@ class Clock:
 def table(**limits: object) -> tuple[Addresses, Clock]:
     """Give a table without exempt networks, and its clock."""
     clock = Clock()
-    return Addresses(AddressLimits(**{"exempt": (), **limits}), clock), clock  # type: ignore[arg-type]
+    return Addresses(AddressLimits(**{"exempt": (), **limits}), clock), clock  # type: ignore[arg-type]  # by name
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def read(text: str) -> Bcrypt:
 def available() -> bool:
     """Tell whether the library is installed."""
     try:
-        import bcrypt  # noqa: F401
+        import bcrypt  # noqa: F401  only whether it is there
     except ImportError:
         return False
     return True

@@ -110,7 +110,7 @@ def parse(text: str) -> Mapping[bytes, Token]:
         try:
             token = _entry(entry)
             if token.digest in tokens:
-                raise ValueError(f"the token stands in line {lines[token.digest]} already")  # noqa: TRY301
+                raise ValueError(f"the token stands in line {lines[token.digest]} already")  # noqa: TRY301  one telling for all
         except ValueError as error:
             bad.append(f"line {number}: {error}")
             continue
