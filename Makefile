@@ -7,9 +7,10 @@ PORT ?= 8080
 ARGS ?=
 
 BIN = $(VENV)/bin
+PYTEST = WSBRIDGE_TEST_ALL=1 $(BIN)/python -m pytest -m 'not soak' -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench soak fuzz packages clean
+.PHONY: help demo test coverage lint bench soak fuzz packages clean
 
 help:  ## This list
 	@echo 'make TARGET'
@@ -20,7 +21,10 @@ demo: $(VENV)/.run  ## A page to type into, at http://127.0.0.1:8080 (PORT=… f
 	@exec $(BIN)/wsbridge demo --port $(PORT)
 
 test: packages lint  ## Everything that must hold: lint, types, and all tests but the long ones
-	WSBRIDGE_TEST_ALL=1 $(BIN)/python -m pytest -m 'not soak' $(ARGS)
+	$(PYTEST) $(ARGS)
+
+coverage: packages $(VENV)/.test  ## Lines and branches of wsbridge/ that the tests run
+	$(PYTEST) --cov=wsbridge $(ARGS)
 
 lint: $(VENV)/.test  ## Style and types
 	$(BIN)/ruff check wsbridge bench tests
@@ -37,7 +41,7 @@ fuzz: $(VENV)/.test  ## The fuzz tests with many more examples, new ones each ti
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -m 'not soak' -o faulthandler_timeout=0 $(or $(ARGS),tests/fuzz)
 
 clean:  ## Remove what make made
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
 
 packages:
 	@tests/install.sh

@@ -13,17 +13,23 @@ import trio
 
 from tests.authority import listener_tls
 from tests.client import Client, accept_of
-from wsbridge.config.load import load
+from wsbridge.config.load import load_text
 from wsbridge.config.model import Config
-from wsbridge.kinds import CONFIG_KINDS
-from wsbridge.listeners import Listening
-from wsbridge.log import log
-from wsbridge.log.record import Record, gate, settle
+from wsbridge.log.logger import Record, log, normalise_fields, sink
 from wsbridge.log.writer import write_now
+from wsbridge.net.listeners import ListeningSockets
 from wsbridge.reasons import Reason
+from wsbridge.registry import CONFIG_REGISTRY
 from wsbridge.server import Server
 
-QUICK = {"close": "1s", "linger": "300ms", "drain": "1s", "spread": "300ms", "connect": "3s", "half_close": "1s"}
+QUICK = {
+    "close": "1s",
+    "lingering": "300ms",
+    "drain": "1s",
+    "drain_spread": "300ms",
+    "connect": "3s",
+    "half_close": "1s",
+}
 """Timeouts of tests that do not care."""
 
 Handler = Callable[[trio.SocketStream], Awaitable[None]]
@@ -73,7 +79,7 @@ def written(
 
 def config_of(text: str, folder: Path | None = None) -> Config:
     """Load a configuration by the real loader."""
-    return load(text, file="test.yaml", kinds=CONFIG_KINDS, environ={}, folder=folder).config
+    return load_text(text, file="test.yaml", registry=CONFIG_REGISTRY, environ={}, directory=folder).config
 
 
 class Records:
@@ -85,8 +91,8 @@ class Records:
 
     def put(self, record: Record) -> None:
         """Take one record; stands where the log's writer does."""
-        settle(record.facts)
-        self.all.append({"level": record.level, **record.facts})
+        normalise_fields(record.fields)
+        self.all.append({"level": record.level, **record.fields})
         self._more.set()
 
     def of(self, event: str, **facts: object) -> list[dict[str, Any]]:
@@ -112,7 +118,7 @@ class Records:
     @property
     def endings(self) -> list[dict[str, Any]]:
         """The lines of connections."""
-        return [r for r in self.all if r["event"] in ("connection.end", "connection.refused")]
+        return [r for r in self.all if r["event"] in ("connection.closed", "connection.rejected")]
 
 
 @contextlib.contextmanager
@@ -120,12 +126,12 @@ def recording() -> Iterator[Records]:
     """Collect what is logged."""
     records = Records()
     level = log.level
-    gate.point_at(records.put)
+    sink.set_target(records.put)
     log.set_level("debug")
     try:
         yield records
     finally:
-        gate.point_at(write_now)
+        sink.set_target(write_now)
         log.set_level(level)
 
 
@@ -138,7 +144,7 @@ class Served:
         self.addresses: dict[str, str] = {}
         self.returned = trio.Event()
 
-    def opened(self, listening: list[Listening]) -> None:
+    def opened(self, listening: list[ListeningSockets]) -> None:
         """Note where it listens."""
         self.addresses = {one.name: one.addresses[0] for one in listening}
 
@@ -159,7 +165,7 @@ class Served:
     async def quiet(self, connections: int = 0) -> None:
         """Wait until no more connections than that are left."""
         with trio.fail_after(10):
-            while self.server.connections + self.server.shedding > connections:
+            while self.server.connections + self.server.active_overload_replies > connections:
                 await trio.sleep(0.01)
 
 
@@ -167,11 +173,11 @@ class Served:
 async def serving(text: str, *, folder: Path | None = None, once: bool = False) -> AsyncIterator[Served]:
     """Run a server; at the end it is stopped and must leave nothing behind, and nothing may be logged as a bug."""
     with recording() as records:
-        server = Server(config_of(text, folder), once=once)
+        server = Server(config_of(text, folder), one_connection=once)
         served = Served(server, records)
         ready = trio.Event()
 
-        def opened(listening: list[Listening]) -> None:
+        def opened(listening: list[ListeningSockets]) -> None:
             served.opened(listening)
             ready.set()
 
@@ -184,10 +190,10 @@ async def serving(text: str, *, folder: Path | None = None, once: bool = False) 
                 nursery.start_soon(run)
                 await ready.wait()
                 yield served
-                server.stop(Reason.STOP)
-        assert server.connections == server.shedding == 0
-        assert not server.engine.pairs
-        assert not records.of("bug")
+                server.stop(Reason.SHUTDOWN)
+        assert server.connections == server.active_overload_replies == 0
+        assert not server.engine.relays
+        assert not records.of("internal_error")
 
 
 def open_files() -> int:

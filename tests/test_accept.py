@@ -9,7 +9,7 @@ import trio
 
 from tests.client import request
 from tests.serving import backend, open_files, serving, written
-from wsbridge.accept import Reserve, accept
+from wsbridge.server import ReservedFd, accept_connections
 
 
 @pytest.fixture
@@ -22,10 +22,10 @@ def listening():
 
 def test_the_reserve_turns_a_client_away_and_comes_back(listening):
     """The waiting client is reset, and afterwards one descriptor is held again."""
-    reserve = Reserve()
+    reserve = ReservedFd()
     before = open_files()
     with socket.create_connection(listening.getsockname()) as client:
-        assert reserve.turn_away(listening)
+        assert reserve.accept_and_reset(listening)
         with pytest.raises(ConnectionResetError):
             client.recv(1)
     assert open_files() == before
@@ -36,9 +36,9 @@ def test_the_reserve_turns_a_client_away_and_comes_back(listening):
 
 def test_the_reserve_with_nobody_waiting(listening):
     """A client that has gone meanwhile costs nothing."""
-    reserve = Reserve()
+    reserve = ReservedFd()
     before = open_files()
-    assert reserve.turn_away(listening)
+    assert reserve.accept_and_reset(listening)
     assert open_files() == before
     reserve.close()
 
@@ -53,9 +53,9 @@ class Full:
 
 def test_the_reserve_is_held_again_even_if_it_was_not_enough():
     """Where giving it up did not help, that is told, and it is taken back for the next time."""
-    reserve = Reserve()
+    reserve = ReservedFd()
     before = open_files()
-    assert not reserve.turn_away(Full())
+    assert not reserve.accept_and_reset(Full())
     assert open_files() == before
     reserve.close()
 
@@ -79,7 +79,7 @@ async def test_errors_of_single_clients_do_not_end_the_loop(listening):
         with socket.create_connection(listening.getsockname()) as client:
             client.setblocking(False)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(accept, Odd(), "web", served.server, nursery)
+                nursery.start_soon(accept_connections, Odd(), "web", served.server, nursery)
                 client.send(request())
                 await served.records.wait("accept.error", count=3)
                 with trio.fail_after(5):
@@ -103,11 +103,11 @@ async def test_a_full_table_pauses_accepting(listening):
             asked += 1
             raise OSError(errno.EMFILE, "Too many open files")
 
-    async with serving(written(route={"answer": "204"})) as served:
+    async with serving(written(route={"respond": "204"})) as served:
         with socket.create_connection(listening.getsockname()):
             with trio.move_on_after(0.55):
                 async with trio.open_nursery() as nursery:
-                    await accept(Empty(), "web", served.server, nursery)
+                    await accept_connections(Empty(), "web", served.server, nursery)
         assert 6 <= asked <= 12  # twice a round, each 100 ms
         assert served.records.of("accept.error")[0]["level"] == "error"
 
@@ -115,18 +115,18 @@ async def test_a_full_table_pauses_accepting(listening):
 async def test_the_cap_counts_what_is_open():
     """Over the cap: 503 with Retry-After, no dial; below it again: served."""
     async with backend() as back:
-        text = written(route={"backend": back.url}, limits={"connections": "1", "shed": "1"})
+        text = written(route={"backend": back.url}, limits={"connections": "1", "overload_replies": "1"})
         async with serving(text) as served:
             inside = await served.upgraded()
             await inside.echoed()
             waiting = await served.connect()
-            while not served.server.shedding:
+            while not served.server.active_overload_replies:
                 await trio.sleep(0.002)
             with contextlib.suppress(OSError):  # reset at once, perhaps before it was told that it is connected
                 beyond = await served.connect()
                 await beyond.everything()
                 beyond.drop()
-            assert (await served.records.wait("accept.shed"))["limit"] == 1
+            assert (await served.records.wait("connection.shed"))["limit"] == 1
             await waiting.send(request())
             answer = (await waiting.everything()).decode()
             assert answer.startswith("HTTP/1.1 503 ")
@@ -145,7 +145,9 @@ async def test_shed_bounds_the_time_of_those_turned_away(tls, part):
     """A client over the cap that says nothing, or half a request or TLS hello, is gone after `shed`."""
     data = (b"\x16\x03\x01\x00" if tls else b"GET ")[:part]
     async with backend() as back:
-        text = written(route={"backend": back.url}, limits={"connections": "1"}, timeouts={"shed": "200ms"}, tls=tls)
+        text = written(
+            route={"backend": back.url}, limits={"connections": "1"}, timeouts={"overload_reply": "200ms"}, tls=tls
+        )
         async with serving(text) as served:
             inside = await served.upgraded(tls=tls)
             with await served.connect() as over:

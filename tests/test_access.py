@@ -10,13 +10,12 @@ import trio
 from tests.auth.ways import Saying, caller
 from tests.client import request as upgrade_request
 from tests.serving import backend, serving, written
-from wsbridge.access import authenticate as authenticate_
-from wsbridge.access import ends_at
 from wsbridge.auth.identity import ANONYMOUS, Denied, Identity
-from wsbridge.config.address_limits import AddressLimits
-from wsbridge.limits.addresses import Addresses
-from wsbridge.limits.visit import Visit
-from wsbridge.reasons import End, Reason
+from wsbridge.config.limits import ClientLimits
+from wsbridge.connection import authenticate as authenticate_
+from wsbridge.connection import identity_deadline
+from wsbridge.limits.clients import ClientSlot, ClientTable
+from wsbridge.reasons import Reason, Termination
 
 UPGRADE = ((b"upgrade", b"websocket"), (b"connection", b"Upgrade"))
 ORIGIN = (b"origin", b"https://gw.example.org")
@@ -24,7 +23,7 @@ ORIGIN = (b"origin", b"https://gw.example.org")
 
 async def authenticate(auth, caller, visit=None):
     """Ask, on a visit of which nothing is counted unless it is given."""
-    return await authenticate_(auth, caller, visit or Visit(Addresses(AddressLimits(), lambda: 0.0)))
+    return await authenticate_(auth, caller, visit or ClientSlot(ClientTable(ClientLimits(), lambda: 0.0)))
 
 
 async def test_who_is_known_comes_in() -> None:
@@ -34,35 +33,35 @@ async def test_who_is_known_comes_in() -> None:
 
 
 @pytest.mark.parametrize(
-    ("denied", "status", "blame"),
+    ("denied", "status", "initiator"),
     [
-        (Denied("the token is unknown", tried=True), 401, "front"),
-        (Denied("not in the networks", Reason.FORBIDDEN), 403, "front"),
-        (Denied("nobody answers", Reason.AUTH_UNAVAILABLE), 503, "bridge"),
+        (Denied("the token is unknown", failed_login=True), 401, "client"),
+        (Denied("not in the networks", Reason.FORBIDDEN), 403, "client"),
+        (Denied("nobody answers", Reason.AUTH_UNAVAILABLE), 503, "wsbridge"),
     ],
 )
-async def test_a_denial_is_an_ending(denied: Denied, status: int, blame: str) -> None:
+async def test_a_denial_is_an_ending(denied: Denied, status: int, initiator: str) -> None:
     """Its reason has the status, its sentence is for the log."""
     end = await authenticate(Saying(denied), caller(*UPGRADE))
-    assert isinstance(end, End)
-    assert (end.reason, end.http_status, end.blame, end.detail) == (denied.reason, status, blame, denied.detail)
+    assert isinstance(end, Termination)
+    assert (end.reason, end.http_status, end.initiator, end.detail) == (denied.reason, status, initiator, denied.detail)
 
 
 @pytest.mark.parametrize(("tried", "banned"), [(True, 1), (False, 0)])
 async def test_a_credential_that_is_wrong_is_a_failed_login(tried: bool, banned: int) -> None:
     """Only where one was shown: who asks without any is just told to show one."""
-    addresses = Addresses(AddressLimits(failures=2), lambda: 0.0)
-    visit = Visit(addresses)
-    visit.comes_from("192.0.2.1")
+    addresses = ClientTable(ClientLimits(max_failures=2), lambda: 0.0)
+    visit = ClientSlot(addresses)
+    visit.assign("192.0.2.1")
     for _ in range(2):
-        await authenticate(Saying(Denied("no", tried=tried)), caller(*UPGRADE), visit)
+        await authenticate(Saying(Denied("no", failed_login=tried)), caller(*UPGRADE), visit)
     assert len(addresses.bans) == banned
 
 
 async def test_a_challenge_is_a_header() -> None:
     """Browsers and programs are told how to ask again."""
     end = await authenticate(Saying(Denied("no credentials", challenges=("Bearer", "Basic"))), caller(*UPGRADE))
-    assert isinstance(end, End)
+    assert isinstance(end, Termination)
     assert end.headers == (("WWW-Authenticate", "Bearer"), ("WWW-Authenticate", "Basic"))
 
 
@@ -70,10 +69,10 @@ async def test_a_cookie_needs_an_origin() -> None:
     """A program without Origin that shows a cookie is refused, since nobody can tell which page sent it."""
     by_cookie = Saying(Identity("alice", "jwt", by_cookie=True))
     end = await authenticate(by_cookie, caller(*UPGRADE))
-    assert isinstance(end, End)
-    assert (end.reason, end.http_status) == (Reason.ORIGIN, 403)
+    assert isinstance(end, Termination)
+    assert (end.reason, end.http_status) == (Reason.ORIGIN_NOT_ALLOWED, 403)
     post = await authenticate(by_cookie, caller(method="POST"))
-    assert isinstance(post, End)
+    assert isinstance(post, Termination)
     assert await authenticate(by_cookie, caller(*UPGRADE, ORIGIN)) == by_cookie.answer
     assert await authenticate(by_cookie, caller(ORIGIN, method="POST")) == by_cookie.answer
 
@@ -86,8 +85,8 @@ async def test_a_page_may_be_asked_for_with_a_cookie_alone() -> None:
 
 async def test_an_end_by_the_wall_clock_becomes_one_by_the_loops() -> None:
     """Setting the clock of the host later neither ends nor prolongs a connection."""
-    assert ends_at(ANONYMOUS) is None
-    left = ends_at(Identity("alice", expires=time.time() + 60))
+    assert identity_deadline(ANONYMOUS) is None
+    left = identity_deadline(Identity("alice", expires=time.time() + 60))
     assert left is not None
     assert left - trio.current_time() == pytest.approx(60, abs=1)
 
@@ -101,7 +100,7 @@ async def test_who_is_denied_never_reaches_the_backend() -> None:
         with await served.connect() as client:
             await client.send(upgrade_request())
             answer = (await client.everything()).decode()
-        line = await served.records.wait("connection.refused")
+        line = await served.records.wait("connection.rejected")
         assert answer.startswith("HTTP/1.1 403 ")
         assert answer.endswith("\r\n\r\nforbidden\n")
         assert (line["reason"], line["detail"]) == ("forbidden", "127.0.0.1 is in no network of allow")
@@ -110,19 +109,19 @@ async def test_who_is_denied_never_reaches_the_backend() -> None:
 
 async def test_a_raw_client_is_asked_too() -> None:
     """Where plain TCP is spoken, a denial is a reset before anything is dialled."""
-    listeners = {"old": {"bind": "127.0.0.1:0", "speaks": "tcp", "route": "app"}}
+    listeners = {"old": {"bind": "127.0.0.1:0", "protocol": "tcp", "route": "app"}}
     async with backend() as back:
         routes = {"app": {"backend": back.url, "auth": NETWORK}}
         async with serving(written(listeners=listeners, routes=routes)) as served:
             with await served.connect("old") as client, pytest.raises(trio.BrokenResourceError):
                 await client.take(1)
-            assert (await served.records.wait("connection.refused"))["reason"] == "forbidden"
+            assert (await served.records.wait("connection.rejected"))["reason"] == "forbidden"
             assert back.dials == 0
 
 
 async def test_a_page_is_asked_for_as_well() -> None:
     """Files and fixed answers are behind the same door."""
-    async with serving(written(route={"answer": "204", "auth": NETWORK})) as served:
+    async with serving(written(route={"respond": "204", "auth": NETWORK})) as served:
         with await served.connect() as client:
             await client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert (await client.everything()).startswith(b"HTTP/1.1 403 ")

@@ -5,18 +5,18 @@ from dataclasses import replace
 import pytest
 
 from tests.serving import config_of, recording, written
-from wsbridge.account import UNKNOWN, Account
-from wsbridge.audit.events import EVENTS as AUDITED
+from wsbridge.access_log import UNKNOWN_PEER, AccessLog
 from wsbridge.auth.identity import Identity
-from wsbridge.backends.backend import Services
-from wsbridge.generation import build
-from wsbridge.ledger import Ledger
-from wsbridge.log.events import EVENTS
+from wsbridge.backends.base import DialServices
+from wsbridge.frontend import EMPTY_CONNECTION
+from wsbridge.generation import build_generation
+from wsbridge.log.events import AUDIT_EVENTS as AUDITED
+from wsbridge.log.events import LOG_EVENTS
 from wsbridge.net.address import Peer
-from wsbridge.net.resolve import Resolver
-from wsbridge.protocol.head import Headers, Request
-from wsbridge.reasons import ENDINGS, End, Reason
-from wsbridge.speaks.websocket import SILENT
+from wsbridge.net.resolver import Resolver
+from wsbridge.protocol.http1 import Headers, Request
+from wsbridge.reasons import REASONS, Reason, Termination
+from wsbridge.services import RouteStats
 
 
 @pytest.fixture
@@ -29,11 +29,11 @@ def records():
 def account(trail=None):
     """Make an account with all facts."""
     text = written(route={"backend": "tcp://127.0.0.1:9"})
-    made = Account(7, "web", trail=trail)
+    made = AccessLog(7, "web", audit_log=trail)
     made.peer = Peer("192.0.2.1", 5000, 2)
     made.request = Request("GET", "/x?token=abc", "1.1", Headers())
-    made.route = build(config_of(text), Services(Resolver()), lambda _: Ledger()).routes["app"]
-    made.address = "127.0.0.1:9"
+    made.route = build_generation(config_of(text), DialServices(Resolver()), lambda _: RouteStats()).routes["app"]
+    made.backend_address = "127.0.0.1:9"
     made.subprotocol = "binary"
     return made
 
@@ -44,22 +44,22 @@ def test_every_reason_has_its_line(records, reason, relayed):
     """One line, at the level of the table, with no key that the table of events does not know."""
     one = account()
     if relayed:
-        one.carried(10, 20)
-    one.close(End(reason, "bridge", "why", code=1000 if relayed else None))
+        one.set_bytes(10, 20)
+    one.log_closed(Termination(reason, "wsbridge", "why", close_code=1000 if relayed else None))
     (line,) = records.all
     if reason is Reason.SERVED:
-        assert line["event"] == "request.served"
+        assert line["event"] == "http.request"
     else:
-        assert line["event"] == ("connection.end" if relayed else "connection.refused")
-        assert line["level"] == ENDINGS[reason].level
+        assert line["event"] == ("connection.closed" if relayed else "connection.rejected")
+        assert line["level"] == REASONS[reason].level
         assert line["reason"] == reason.value
-    assert set(line) - {"event", "level"} <= set(EVENTS[line["event"]].keys)
+    assert set(line) - {"event", "level"} <= set(LOG_EVENTS[line["event"]].keys)
 
 
 @pytest.mark.parametrize(("status", "level"), [(200, "debug"), (304, "debug"), (404, "info"), (500, "info")])
 def test_answers_that_went_well_are_told_at_debug(records, status, level):
     """A page with all its files, and a balancer's health checks, leave the log to what matters."""
-    account().served(End(Reason.SERVED, "front", status=status))
+    account().log_request(Termination(Reason.SERVED, "client", status=status))
 
     assert [line["level"] for line in records.all] == [level]
     assert "detail" not in records.all[0]
@@ -68,52 +68,52 @@ def test_answers_that_went_well_are_told_at_debug(records, status, level):
 def test_all_facts_of_a_relay(records):
     """Who, where to, why, how long, and the bytes each way."""
     one = account()
-    one.carried(10, 20)
-    one.close(End(Reason.CLIENT_CLOSED, "front", code=4000))
+    one.set_bytes(10, 20)
+    one.log_closed(Termination(Reason.CLIENT_CLOSED, "client", close_code=4000))
     (line,) = records.all
-    assert line.pop("seconds") >= 0
+    assert line.pop("duration_seconds") >= 0
     assert line == {
         "level": "info",
-        "event": "connection.end",
+        "event": "connection.closed",
         "id": 7,
         "peer": "192.0.2.1:5000",
         "listener": "web",
         "reason": "client_closed",
-        "blame": "front",
+        "initiator": "client",
         "route": "app",
         "backend": "tcp://127.0.0.1:9",
         "path": "/x?token=abc",
-        "address": "127.0.0.1:9",
+        "backend_address": "127.0.0.1:9",
         "subprotocol": "binary",
-        "code": 4000,
-        "to_back": 10,
-        "to_front": 20,
+        "close_code": 4000,
+        "bytes_to_backend": 10,
+        "bytes_to_client": 20,
     }
 
 
 def test_a_refusal_tells_its_status(records):
     """The status that was answered, or the close code where the 101 had been sent."""
-    account().close(End(Reason.BAD_REQUEST, "front", "no key", status=405))
-    account().close(End(Reason.BACKEND_REFUSED, "back", "down", code=1014))
-    account().close(End(Reason.CLIENT_LOST, "front", "gone"))
+    account().log_closed(Termination(Reason.BAD_REQUEST, "client", "no key", status=405))
+    account().log_closed(Termination(Reason.BACKEND_REFUSED, "backend", "down", close_code=1014))
+    account().log_closed(Termination(Reason.CLIENT_LOST, "client", "gone"))
     first, second, third = records.all
-    assert (first["status"], "code" in first) == (405, False)
-    assert (second["code"], "status" in second) == (1014, False)
+    assert (first["status"], "close_code" in first) == (405, False)
+    assert (second["close_code"], "status" in second) == (1014, False)
     assert "status" not in third
 
 
 def test_a_silent_client_is_told_to_the_debug_log_alone(records):
     """Health checks and browsers that open connections to spare make no noise."""
-    one = Account(1, "web")
-    one.close(End(Reason.CLIENT_LOST, "front", SILENT))
-    assert [(line["event"], line["level"]) for line in records.all] == [("connection.silent", "debug")]
+    one = AccessLog(1, "web")
+    one.log_closed(Termination(Reason.CLIENT_LOST, "client", EMPTY_CONNECTION))
+    assert [(line["event"], line["level"]) for line in records.all] == [("connection.empty", "debug")]
 
 
 def test_after_an_answer_the_next_request_is_unknown(records):
     """What follows on the same connection is not told with the request before it."""
     one = account()
-    one.served(End(Reason.SERVED, "front", status=200))
-    one.close(End(Reason.HANDSHAKE_TIMEOUT, "front", "half a head"))
+    one.log_request(Termination(Reason.SERVED, "client", status=200))
+    one.log_closed(Termination(Reason.HANDSHAKE_TIMEOUT, "client", "half a head"))
     served, refused = records.all
     assert (served["path"], served["route"], served["status"]) == ("/x?token=abc", "app", 200)
     assert "path" not in refused
@@ -122,21 +122,21 @@ def test_after_an_answer_the_next_request_is_unknown(records):
 
 def test_a_peer_that_was_never_known(records):
     """A connection that was gone before its peer could be asked for has a line all the same."""
-    one = Account(1, "web")
-    assert one.peer is UNKNOWN
-    one.close(End(Reason.CLIENT_LOST, "front", "before the first byte"))
-    assert records.all[0]["event"] == "connection.refused"
+    one = AccessLog(1, "web")
+    assert one.peer is UNKNOWN_PEER
+    one.log_closed(Termination(Reason.CLIENT_LOST, "client", "before the first byte"))
+    assert records.all[0]["event"] == "connection.rejected"
 
 
 def test_the_way_of_a_client_is_told(records):
     """Every line of a client behind proxies names them."""
     one = account()
     one.peer = Peer("203.0.113.7", 5, 2, via=("10.0.0.2", "10.0.0.1"))
-    one.served(End(Reason.SERVED, "front", status=404))
-    one.close(End(Reason.CLIENT_LOST, "front", SILENT))
-    one.close(End(Reason.NO_ROUTE, "front"))
+    one.log_request(Termination(Reason.SERVED, "client", status=404))
+    one.log_closed(Termination(Reason.CLIENT_LOST, "client", EMPTY_CONNECTION))
+    one.log_closed(Termination(Reason.NO_ROUTE, "client"))
 
-    assert [line["event"] for line in records.all] == ["request.served", "connection.silent", "connection.refused"]
+    assert [line["event"] for line in records.all] == ["http.request", "connection.empty", "connection.rejected"]
     assert all(line["peer"] == "203.0.113.7:5" and line["via"] == ["10.0.0.2", "10.0.0.1"] for line in records.all)
 
 
@@ -146,9 +146,9 @@ class Told:
     def __init__(self):
         self.lines = []
 
-    def tell(self, event, facts):
+    def emit(self, event, fields):
         """Take what the table has for the event."""
-        self.lines.append({"event": event, **{key: facts[key] for key in AUDITED[event].keys if key in facts}})
+        self.lines.append({"event": event, **{key: fields[key] for key in AUDITED[event].keys if key in fields}})
 
 
 def test_the_audit_has_who_and_how_proven(records):
@@ -156,33 +156,36 @@ def test_the_audit_has_who_and_how_proven(records):
     one = account(Told())
     one.peer = Peer("192.0.2.1", 5000, 2, via=("10.0.0.1",))
     one.identity = Identity("alice", "basic+network", {"secret": "geheim"})
-    one.admitted()
-    one.carried(10, 20)
-    one.close(End(Reason.CLIENT_CLOSED, "front", code=4000))
-    admitted, ended = one._trail.lines
+    one.log_admitted()
+    one.set_bytes(10, 20)
+    one.log_closed(Termination(Reason.CLIENT_CLOSED, "client", close_code=4000))
+    admitted, ended = one._audit_log.lines
     assert admitted == {
-        "event": "admitted",
+        "event": "access.granted",
         "id": 7,
         "peer": "192.0.2.1:5000",
         "via": ["10.0.0.1"],
         "listener": "web",
         "route": "app",
         "identity": "alice",
-        "proof": "basic+network",
+        "auth_method": "basic+network",
         "path": "/x?token=abc",
         "subprotocol": "binary",
         "backend": "tcp://127.0.0.1:9",
-        "address": "127.0.0.1:9",
+        "backend_address": "127.0.0.1:9",
     }
-    assert ended.pop("seconds") >= 0
+    assert ended.pop("duration_seconds") >= 0
     assert ended == {
-        **{key: admitted[key] for key in ("id", "peer", "via", "listener", "route", "identity", "proof", "address")},
-        "event": "ended",
+        **{
+            key: admitted[key]
+            for key in ("id", "peer", "via", "listener", "route", "identity", "auth_method", "backend_address")
+        },
+        "event": "access.ended",
         "reason": "client_closed",
-        "blame": "front",
-        "code": 4000,
-        "to_back": 10,
-        "to_front": 20,
+        "initiator": "client",
+        "close_code": 4000,
+        "bytes_to_backend": 10,
+        "bytes_to_client": 20,
     }
 
 
@@ -190,14 +193,19 @@ def test_the_audit_has_refusals_and_what_is_known(records):
     """A refusal has its reason, its status and the page that asked; a client that said nothing has none."""
     one = account(Told())
     one.request.headers.add(b"Origin", b"https://evil.example")
-    one.address = None
-    one.close(End(Reason.ORIGIN, "front", "not that one"))
-    silent = Account(8, "web", trail=one._trail)
-    silent.close(End(Reason.CLIENT_LOST, "front", SILENT))
-    (line,) = one._trail.lines
-    assert (line["event"], line["reason"], line["status"], line["detail"]) == ("refused", "origin", 403, "not that one")
+    one.backend_address = None
+    one.log_closed(Termination(Reason.ORIGIN_NOT_ALLOWED, "client", "not that one"))
+    silent = AccessLog(8, "web", audit_log=one._audit_log)
+    silent.log_closed(Termination(Reason.CLIENT_LOST, "client", EMPTY_CONNECTION))
+    (line,) = one._audit_log.lines
+    assert (line["event"], line["reason"], line["status"], line["detail"]) == (
+        "access.denied",
+        "origin_not_allowed",
+        403,
+        "not that one",
+    )
     assert line["origin"] == b"https://evil.example"
-    assert "proof" not in line
+    assert "auth_method" not in line
 
 
 def test_the_audit_has_answers_of_routes_that_ask(records):
@@ -206,7 +214,7 @@ def test_the_audit_has_answers_of_routes_that_ask(records):
         one = account(Told())
         one.route = replace(one.route, backend=None, auth=auth)
         one.identity = Identity("alice", "basic")
-        one.served(End(Reason.SERVED, "front", status=200))
-        assert [(line["event"], line["status"], line["proof"]) for line in one._trail.lines] == (
-            [("served", 200, "basic")] if auth else []
+        one.log_request(Termination(Reason.SERVED, "client", status=200))
+        assert [(line["event"], line["status"], line["auth_method"]) for line in one._audit_log.lines] == (
+            [("access.served", 200, "basic")] if auth else []
         )

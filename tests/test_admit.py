@@ -3,13 +3,13 @@
 import pytest
 
 from tests.serving import config_of, written
-from wsbridge.admit import Admitted, admit, refused
-from wsbridge.backends.backend import Services
-from wsbridge.generation import build
-from wsbridge.ledger import Ledger
-from wsbridge.net.resolve import Resolver
-from wsbridge.protocol.head import BadHead, Headers, Request
-from wsbridge.reasons import End, Reason
+from wsbridge.admission import AdmittedRequest, admit, rejected_head
+from wsbridge.backends.base import DialServices
+from wsbridge.generation import build_generation
+from wsbridge.net.resolver import Resolver
+from wsbridge.protocol.http1 import Headers, HttpError, Request
+from wsbridge.reasons import Reason, Termination
+from wsbridge.services import RouteStats
 
 BACK = {"backend": "tcp://127.0.0.1:9", "auth": "none"}
 ASK = [
@@ -23,7 +23,7 @@ ASK = [
 def listener(routes, *, listeners=None, name="web"):
     """Build a listener that reaches these routes."""
     config = config_of(written(routes=routes, listeners=listeners))
-    return build(config, Services(Resolver()), lambda _: Ledger()).listeners[name]
+    return build_generation(config, DialServices(Resolver()), lambda _: RouteStats()).listeners[name]
 
 
 def request(target="/", *lines, upgrade=True, host="localhost", method="GET"):
@@ -34,7 +34,7 @@ def request(target="/", *lines, upgrade=True, host="localhost", method="GET"):
 
 def route_of(outcome):
     """Give the name of the route, or the reason why there is none."""
-    return outcome.route.name if isinstance(outcome, Admitted) else outcome.reason.value
+    return outcome.route.name if isinstance(outcome, AdmittedRequest) else outcome.reason.value
 
 
 def test_the_first_route_that_matches_takes_it():
@@ -61,7 +61,7 @@ def test_routes_of_another_listener_are_not_reached():
     listeners = {
         "web": {"bind": "127.0.0.1:0"},
         "other": {"bind": "127.0.0.1:1"},
-        "old": {"bind": "127.0.0.1:2", "speaks": "tcp", "route": "raw"},
+        "old": {"bind": "127.0.0.1:2", "protocol": "tcp", "route": "raw"},
     }
     routes = {"there": {"match": {"listener": "other"}, **BACK}, "raw": BACK}
     assert route_of(admit(listener(routes, listeners=listeners), request())) == "no_route"
@@ -90,7 +90,7 @@ def test_other_methods_are_refused_before_anybody_is_asked(tmp_path):
     """Files and fixed answers take GET and HEAD, a backend takes an upgrade by GET; all else is 405 with Allow."""
     routes = {
         "page": {"match": {"path": "/page/*"}, "files": str(tmp_path), "auth": "none"},
-        "health": {"match": {"path": "/health"}, "answer": "204", "auth": "none"},
+        "health": {"match": {"path": "/health"}, "respond": "204", "auth": "none"},
         "app": {"match": {"path": "/app"}, **BACK},
     }
     web = listener(routes)
@@ -102,13 +102,13 @@ def test_other_methods_are_refused_before_anybody_is_asked(tmp_path):
     ):
         end = admit(web, request(path, upgrade=upgrade, method="POST"))
         assert (end.http_status, end.headers) == (405, (("Allow", allowed),)), path
-    assert isinstance(admit(web, request("/health", upgrade=False, method="HEAD")), Admitted)
+    assert isinstance(admit(web, request("/health", upgrade=False, method="HEAD")), AdmittedRequest)
     assert admit(web, request("/nowhere", upgrade=False, method="POST")).http_status == 404
 
 
 def test_nothing_fits():
     """404 says where; a route that matches but takes no WebSocket is named."""
-    web = listener({"page": {"match": {"path": "/p"}, "answer": "200"}})
+    web = listener({"page": {"match": {"path": "/p"}, "respond": "200"}})
     end = admit(web, request("/q", host="LOCALHOST:1"))
     assert (end.reason, end.http_status) == (Reason.NO_ROUTE, 404)
     assert '"/q"' in end.detail
@@ -128,7 +128,7 @@ def test_the_order_of_the_checks():
     bare[1] = ("Host", "localhost")
     everything = Request("GET", "/", "1.1", Headers((n.encode(), v.encode()) for n, v in bare))
     assert admit(web, everything).http_status == 400
-    assert admit(web, request("/", *wrong)).reason is Reason.ORIGIN
+    assert admit(web, request("/", *wrong)).reason is Reason.ORIGIN_NOT_ALLOWED
     assert admit(web, request("/", wrong[1])).reason is Reason.BAD_REQUEST
 
 
@@ -139,9 +139,11 @@ def test_the_host_of_a_loopback_listener():
     end = admit(listener(routes, listeners=listeners), request(host="gw.example"))
     assert (end.reason, end.http_status) == (Reason.FORBIDDEN, 403)
     assert "match.host" in end.detail
-    assert isinstance(admit(listener(routes, listeners=listeners, name="local"), request(host="gw.example")), Admitted)
+    assert isinstance(
+        admit(listener(routes, listeners=listeners, name="local"), request(host="gw.example")), AdmittedRequest
+    )
     named = {"app": {"match": {"host": "GW.example"}, **BACK}}
-    assert isinstance(admit(listener(named), request(host="gw.example:9")), Admitted)
+    assert isinstance(admit(listener(named), request(host="gw.example:9")), AdmittedRequest)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +159,7 @@ def test_subprotocols(configured, offered, chosen, fitting):
     """The first of the route's list that is offered is taken; all that fit are kept for a backend to choose from."""
     web = listener({"app": {"match": "any", "subprotocols": configured, **BACK}})
     admitted = admit(web, request("/", *([("Sec-WebSocket-Protocol", offered)] if offered else [])))
-    assert (admitted.subprotocol, admitted.fitting) == (chosen, fitting)
+    assert (admitted.subprotocol, admitted.subprotocols) == (chosen, fitting)
 
 
 def test_no_subprotocol_fits():
@@ -173,7 +175,7 @@ def test_a_token_is_no_subprotocol():
     """What carries a token is never chosen nor passed on; alone it is refused with what to offer beside it."""
     web = listener({"app": {"match": "any", "subprotocols": ["binary", "mqtt"], **BACK}})
     admitted = admit(web, request("/", ("Sec-WebSocket-Protocol", "wsbridge.token.aHVudGVyMg, mqtt")))
-    assert (admitted.subprotocol, admitted.fitting) == ("mqtt", ("mqtt",))
+    assert (admitted.subprotocol, admitted.subprotocols) == ("mqtt", ("mqtt",))
     end = admit(web, request("/", ("Sec-WebSocket-Protocol", "wsbridge.token.aHVudGVyMg")))
     assert end.http_status == 400
     assert "only a token was offered as a subprotocol: offer one of the route's (binary, mqtt) beside it" in end.detail
@@ -182,7 +184,7 @@ def test_a_token_is_no_subprotocol():
 
 def test_what_is_wrong_with_a_head_becomes_an_end():
     """The status and the headers are kept; the reason follows from the status."""
-    assert refused(BadHead(403, "x")).reason is Reason.ORIGIN
-    assert refused(BadHead(431, "x")).reason is Reason.TOO_BIG
-    end = refused(BadHead(405, "x", headers=(("Allow", "GET"),)))
-    assert end == End(Reason.BAD_REQUEST, "front", "x", status=405, headers=(("Allow", "GET"),))
+    assert rejected_head(HttpError(403, "x")).reason is Reason.ORIGIN_NOT_ALLOWED
+    assert rejected_head(HttpError(431, "x")).reason is Reason.REQUEST_TOO_LARGE
+    end = rejected_head(HttpError(405, "x", headers=(("Allow", "GET"),)))
+    assert end == Termination(Reason.BAD_REQUEST, "client", "x", status=405, headers=(("Allow", "GET"),))

@@ -10,13 +10,13 @@ from tests.client import Client, request
 from tests.serving import backend, serving, written
 from wsbridge.auth.identity import Denied
 
-ADDRESS = {"connections": "1", "failures": "1", "exempt": []}
+ADDRESS = {"connections": "1", "max_failures": "1", "exempt": []}
 
 
 def behind(told: str, back: str) -> str:
     """A listener behind a proxy on this host."""
-    web = {"bind": "127.0.0.1:0", "trusted_proxies": ["127.0.0.1"], "real_address": told}
-    return written(listeners={"web": web}, route={"backend": back}, limits={"address": ADDRESS})
+    web = {"bind": "127.0.0.1:0", "trusted_proxies": ["127.0.0.1"], "client_address_from": told}
+    return written(listeners={"web": web}, route={"backend": back}, limits={"per_address": ADDRESS})
 
 
 async def asked(served, host, told="proxy-protocol"):
@@ -35,7 +35,7 @@ async def asked(served, host, told="proxy-protocol"):
 
 def deny(served):
     """Take every login for a wrong one."""
-    object.__setattr__(served.server.generation.routes["app"], "auth", Saying(Denied("wrong", tried=True)))
+    object.__setattr__(served.server.generation.routes["app"], "auth", Saying(Denied("wrong", failed_login=True)))
 
 
 @pytest.mark.parametrize("told", ["proxy-protocol", "x-forwarded-for"])
@@ -51,11 +51,11 @@ async def test_clients_behind_a_proxy_are_counted_one_by_one(told):
         assert head.startswith("HTTP/1.1 429")
         assert "Retry-After: 1" in head
         over.drop()
-        line = await served.records.wait("connection.refused")
+        line = await served.records.wait("connection.rejected")
         assert line["detail"].startswith("1 connections from 203.0.113.3")
         await back.until(dials=5)
         await clients[3].close()
-        await served.records.wait("connection.end")
+        await served.records.wait("connection.closed")
         await served.quiet(4)
         again, head = await asked(served, "203.0.113.3", told)
         assert head.startswith("HTTP/1.1 101")
@@ -70,16 +70,16 @@ async def test_a_client_that_a_proxy_header_tells_is_banned_and_reset():
         client, head = await asked(served, "203.0.113.1")
         assert head.startswith("HTTP/1.1 401")
         client.drop()
-        assert (await served.records.wait("address.banned"))["address"] == "203.0.113.1"
+        assert (await served.records.wait("address.banned"))["client_address"] == "203.0.113.1"
         for _ in range(20):
             client, head = await asked(served, "203.0.113.1")
             assert head is None
         client, head = await asked(served, "203.0.113.2")
         assert head.startswith("HTTP/1.1 401")
         client.drop()
-        assert served.server.addresses.turned_away == 20
-        assert {line["address"] for line in served.records.of("accept.banned")} == {"203.0.113.1"}
-        await served.records.wait("connection.refused", 2, level="info")
+        assert served.server.client_table.banned_count == 20
+        assert {line["client_address"] for line in served.records.of("connection.banned")} == {"203.0.113.1"}
+        await served.records.wait("connection.rejected", 2, level="info")
         assert back.dials == 0
 
 
@@ -105,12 +105,12 @@ async def test_a_proxy_that_speaks_for_itself_is_not_limited():
             await client.send(b"PROXY UNKNOWN\r\n" + request())
             assert (await client.head()).startswith("HTTP/1.1 101")
             client.drop()
-        assert len(served.server.addresses) == 0
+        assert len(served.server.client_table) == 0
 
 
 async def test_over_the_cap_a_proxied_client_is_told_so():
     """Its 503 comes behind the PROXY header, which is heard first."""
-    web = {"bind": "127.0.0.1:0", "trusted_proxies": ["127.0.0.1"], "real_address": "proxy-protocol"}
+    web = {"bind": "127.0.0.1:0", "trusted_proxies": ["127.0.0.1"], "client_address_from": "proxy-protocol"}
     async with backend() as back:
         text = written(listeners={"web": web}, route={"backend": back.url}, limits={"connections": "1"})
         async with serving(text) as served:
@@ -118,7 +118,7 @@ async def test_over_the_cap_a_proxied_client_is_told_so():
             assert head.startswith("HTTP/1.1 101")
             over, head = await asked(served, "203.0.113.2")
             assert head.startswith("HTTP/1.1 503")
-            assert (await served.records.wait("connection.refused"))["peer"] == "203.0.113.2:1000"
+            assert (await served.records.wait("connection.rejected"))["peer"] == "203.0.113.2:1000"
             inside.drop()
             over.drop()
 
@@ -131,4 +131,4 @@ async def test_what_is_no_tls_is_let_go(said):
         with Client(plain, plain.socket) as client:
             await client.send(said)
             await client.everything()
-        assert (await served.records.wait("connection.refused"))["reason"] == "tls_failed"
+        assert (await served.records.wait("connection.rejected"))["reason"] == "tls_failed"

@@ -10,9 +10,9 @@ import trio
 
 from tests.serving import config_of, recording, written
 from wsbridge import daemon
-from wsbridge.server import DESCRIPTORS_KEPT
+from wsbridge.server import RESERVED_DESCRIPTORS
 
-CONFIG = written(route={"answer": "204"}, timeouts={"drain": "0s", "spread": "0s", "close": "300ms"})
+CONFIG = written(route={"respond": "204"}, timeouts={"drain": "0s", "drain_spread": "0s", "close": "300ms"})
 
 
 @pytest.fixture
@@ -52,13 +52,13 @@ def test_the_soft_limit_is_lifted(small_limit):
 
 
 @pytest.mark.parametrize(
-    ("number", "reason"), [(signal.SIGTERM, "drain"), (signal.SIGINT, "stop"), (signal.SIGHUP, "stop")]
+    ("number", "reason"), [(signal.SIGTERM, "draining"), (signal.SIGINT, "shutdown"), (signal.SIGHUP, "shutdown")]
 )
 async def test_a_signal_ends_it(number, reason, manager):
     """The manager hears READY, then STOPPING with the reason; the log has the same, from ready to stop."""
     with recording() as records:
         with trio.fail_after(5):
-            await daemon.serve(config_of(CONFIG), ready=lambda _: os.kill(os.getpid(), number))
+            await daemon.serve(config_of(CONFIG), on_ready=lambda _: os.kill(os.getpid(), number))
     lines = told(manager)
     assert lines.index("READY=1") < lines.index("STOPPING=1")
     assert any(line.startswith("STATUS=serving 1 routes at 1 addresses") for line in lines)
@@ -67,9 +67,9 @@ async def test_a_signal_ends_it(number, reason, manager):
     assert ready["pid"] == os.getpid()
     assert ready["engine"] == "python"
     assert ready["listeners"][0].startswith("127.0.0.1:")
-    (drain,) = records.of("daemon.drain")
+    (drain,) = records.of("daemon.draining")
     assert (drain["signal"], drain["reason"]) == (number.name, reason)
-    assert records.all[-1]["event"] == "daemon.stop"
+    assert records.all[-1]["event"] == "daemon.stopped"
 
 
 async def test_a_hangup_that_is_ignored_stays_so():
@@ -79,20 +79,20 @@ async def test_a_hangup_that_is_ignored_stays_so():
     async def beside(server):
         os.kill(os.getpid(), signal.SIGHUP)
         await trio.sleep(0.05)
-        assert server.ending is None
+        assert server.shutdown_reason is None
         os.kill(os.getpid(), signal.SIGINT)
 
     try:
         with recording() as records, trio.fail_after(5):
-            await daemon.serve(config_of(CONFIG), beside=beside)
+            await daemon.serve(config_of(CONFIG), extra_task=beside)
     finally:
         signal.signal(signal.SIGHUP, before)
-    assert [record["signal"] for record in records.of("daemon.drain")] == ["SIGINT"]
+    assert [record["signal"] for record in records.of("daemon.draining")] == ["SIGINT"]
 
 
 async def test_the_status_follows_the_count(manager, monkeypatch):
     """The manager's status line tells how many connections there are, only when that has changed."""
-    monkeypatch.setattr(daemon, "STATUS_EVERY", 0.02)
+    monkeypatch.setattr(daemon, "STATUS_INTERVAL", 0.02)
 
     async def beside(server):
         await trio.sleep(0.1)
@@ -103,7 +103,7 @@ async def test_the_status_follows_the_count(manager, monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
 
     with recording(), trio.fail_after(5):
-        await daemon.serve(config_of(CONFIG), beside=beside)
+        await daemon.serve(config_of(CONFIG), extra_task=beside)
     counts = [line for line in told(manager) if "connections of at most" in line]
     assert [line.split()[0] for line in counts] == ["STATUS=0", "STATUS=5", "STATUS=0"]
 
@@ -114,21 +114,21 @@ async def test_without_signals_they_are_left_alone():
 
     async def beside(server):
         assert signal.getsignal(signal.SIGTERM) is before
-        server.stop(daemon.Reason.STOP)
+        server.stop(daemon.Reason.SHUTDOWN)
 
     with recording(), trio.fail_after(5):
-        await daemon.serve(config_of(CONFIG), beside=beside, signals=False)
+        await daemon.serve(config_of(CONFIG), extra_task=beside, handle_signals=False)
 
 
 @pytest.mark.parametrize("over", [0, 1])
 async def test_a_cap_that_the_limit_of_open_files_forbids_is_warned_of(over):
     """The warning says what is needed, what there is and what would do; a cap that fits is not warned of."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = (hard - DESCRIPTORS_KEPT) // 2
-    text = written(route={"answer": "204"}, limits={"connections": str(most + over)})
+    most = (hard - RESERVED_DESCRIPTORS) // 2
+    text = written(route={"respond": "204"}, limits={"connections": str(most + over)})
     with recording() as records, trio.fail_after(5):
-        await daemon.serve(config_of(text), ready=lambda _: os.kill(os.getpid(), signal.SIGINT))
-    warnings = records.of("config.warning", code="W014", path="limits.connections")
+        await daemon.serve(config_of(text), on_ready=lambda _: os.kill(os.getpid(), signal.SIGINT))
+    warnings = records.of("config.warning", problem="W014", setting="limits.connections")
     assert len(warnings) == over
     assert all(f"the limit is {hard}:" in line["detail"] for line in warnings)
     assert all(line["detail"].endswith(f"write at most {most}") for line in warnings)

@@ -9,12 +9,12 @@ import pytest
 
 from tests.targets.clients import asking
 from tests.test_generation import BACK, made
+from wsbridge.admission import RouteSlot, acquire_route_slot, limited_token_name
 from wsbridge.auth.identity import ANONYMOUS, Identity
 from wsbridge.generation import Route
-from wsbridge.limits.counts import Counts
-from wsbridge.limits.shares import Shares
-from wsbridge.quota import Quota, occupy, token_of
-from wsbridge.reasons import End, Reason
+from wsbridge.limits.clients import ConnectionCounts
+from wsbridge.limits.rate import SharedBucketTable
+from wsbridge.reasons import Reason, Termination
 
 ALICE, BOB = Identity("alice", "basic"), Identity("bob", "basic")
 
@@ -29,23 +29,23 @@ class Process:
     """The counts of a process."""
 
     def __init__(self) -> None:
-        self.counts, self.shares = Counts(), Shares()
+        self.counts, self.shares = ConnectionCounts(), SharedBucketTable()
 
-    def occupy(self, route: Route, identity: Identity = ANONYMOUS, token: str | None = None) -> Quota | End:
+    def occupy(self, route: Route, identity: Identity = ANONYMOUS, token: str | None = None) -> RouteSlot | Termination:
         """Take what a connection needs."""
-        return occupy(route, identity, token, self.counts, self.shares)
+        return acquire_route_slot(route, identity, token, self.counts, self.shares)
 
-    def held(self, *arguments: object) -> Quota:
+    def held(self, *arguments: object) -> RouteSlot:
         """Take it; there must be enough."""
         found = self.occupy(*arguments)  # type: ignore[arg-type]  # as it comes
-        assert isinstance(found, Quota)
+        assert isinstance(found, RouteSlot)
         return found
 
     def refused(self, *arguments: object) -> str:
         """Take it; there must be too little. Give the sentence for the log."""
         found = self.occupy(*arguments)  # type: ignore[arg-type]  # as it comes
-        assert isinstance(found, End)
-        assert (found.reason, found.blame) == (Reason.RATE, "front")
+        assert isinstance(found, Termination)
+        assert (found.reason, found.initiator) == (Reason.RATE_LIMITED, "client")
         return found.detail
 
 
@@ -97,24 +97,22 @@ def test_bytes_of_an_identity() -> None:
     """Connections of one name share, others have their own, who has no name has no limit."""
     process, limited = Process(), route(identity_bytes_per_second="20KiB")
     one, two, other = process.held(limited, ALICE), process.held(limited, ALICE), process.held(limited, BOB)
-    assert one.share is not None
-    assert one.share is two.share
-    assert one.share is not other.share
-    assert one.share.to_back.rate == 20_480
-    assert process.held(limited, ANONYMOUS).share is None
+    assert one.shared_bucket is not None
+    assert one.shared_bucket is two.shared_bucket
+    assert one.shared_bucket is not other.shared_bucket
+    assert one.shared_bucket.to_backend.rate == 20_480
+    assert process.held(limited, ANONYMOUS).shared_bucket is None
     for quota in (one, two, other):
-        quota.give_back()
-        quota.give_back()
+        quota.release()
+        quota.release()
     assert (len(process.shares), len(process.counts)) == (0, 0)
 
 
 def test_without_limits_nothing_is_counted() -> None:
-    """One object does for all such connections."""
+    """Nor is anything to be given back."""
     process, free = Process(), route()
-    first = process.held(free, ALICE)
-    assert process.held(free, BOB) is first
-    with first as quota:
-        assert quota.share is None
+    with process.held(free, ALICE) as quota:
+        assert quota.shared_bucket is None
     assert len(process.counts) == 0
 
 
@@ -124,7 +122,7 @@ def test_without_limits_nothing_is_counted() -> None:
 )
 def test_the_token_that_let_in(identity: Identity, token: str | None) -> None:
     """The name of a bearer token is one."""
-    assert token_of(route(), None, identity) == token
+    assert limited_token_name(route(), None, identity) == token
 
 
 def test_the_token_that_chose_the_target(tmp_path: Path) -> None:
@@ -134,9 +132,9 @@ def test_the_token_that_chose_the_target(tmp_path: Path) -> None:
         "match": "any",
         "auth": "none",
         "backend": {"tokens": str(tmp_path / "list")},
-        "targets": {"networks": ["10.0.0.0/8"], "ports": ["22"]},
+        "allowed_targets": {"networks": ["10.0.0.0/8"], "ports": ["22"]},
     }
     chosen = made(routes={"app": app}).routes["app"]
-    assert token_of(chosen, asking("/?token=desk"), ANONYMOUS) == "desk"
-    assert token_of(chosen, asking("/?token=none"), ANONYMOUS) is None
-    assert token_of(chosen, asking("/?token=desk"), Identity("ci", "bearer")) == "ci"
+    assert limited_token_name(chosen, asking("/?token=desk"), ANONYMOUS) == "desk"
+    assert limited_token_name(chosen, asking("/?token=none"), ANONYMOUS) is None
+    assert limited_token_name(chosen, asking("/?token=desk"), Identity("ci", "bearer")) == "ci"

@@ -2,20 +2,20 @@
 
 import pytest
 
-from wsbridge.reasons import ENDINGS, End, Reason
+from wsbridge.reasons import REASONS, Reason, Termination
 
 
 def test_every_reason_has_a_row():
     """No reason is without its ending."""
-    assert set(ENDINGS) == set(Reason)
+    assert set(REASONS) == set(Reason)
 
 
 @pytest.mark.parametrize("reason", Reason)
 def test_rows_are_possible(reason):
     """Statuses are errors, close codes may be sent (RFC 6455 section 7.4.1), and the name fits into a close frame."""
-    row = ENDINGS[reason]
+    row = REASONS[reason]
     assert row.status is None or 400 <= row.status <= 599
-    assert row.code in {None, 1000, 1001, 1002, 1003, 1007, 1008, 1009, 1011, 1012, 1013, 1014}
+    assert row.close_code in {None, 1000, 1001, 1002, 1003, 1007, 1008, 1009, 1011, 1012, 1013, 1014}
     assert len(reason.value.encode()) <= 123
     assert reason.value.islower()
     assert reason.value.isascii()
@@ -23,13 +23,13 @@ def test_rows_are_possible(reason):
 
 def test_half_done_work_never_looks_whole():
     """Whatever breaks a stream off resets the raw side; whatever ends it in order does not."""
-    orderly = {reason for reason, row in ENDINGS.items() if not row.reset}
-    names = "BACKEND_CLOSED CLIENT_CLOSED IDLE_TIMEOUT MAX_AGE AUTH_EXPIRED DRAIN STOP SERVED"
+    orderly = {reason for reason, row in REASONS.items() if not row.reset}
+    names = "BACKEND_CLOSED CLIENT_CLOSED IDLE_TIMEOUT MAX_LIFETIME AUTH_EXPIRED DRAINING SHUTDOWN SERVED"
     assert orderly == {Reason[name] for name in names.split()}
 
 
 def test_the_status_of_an_end():
     """Its own, else the table's, else 500."""
-    assert End(Reason.BAD_REQUEST, "front", status=405).http_status == 405
-    assert End(Reason.OVERLOAD, "bridge").http_status == 503
-    assert End(Reason.CLIENT_LOST, "front").http_status == 500
+    assert Termination(Reason.BAD_REQUEST, "client", status=405).http_status == 405
+    assert Termination(Reason.OVERLOAD, "wsbridge").http_status == 503
+    assert Termination(Reason.CLIENT_LOST, "client").http_status == 500

@@ -7,17 +7,17 @@ import trio
 
 from tests.client import CLOSE, frame, request
 from tests.serving import backend, config_of, open_files, recording, serving, written
-from wsbridge.listeners import ListenError
+from wsbridge.net.listeners import ListenError
 from wsbridge.reasons import Reason
-from wsbridge.server import DESCRIPTORS_KEPT, Server, connection_limit
+from wsbridge.server import RESERVED_DESCRIPTORS, Server, connection_limit
 
 
 def test_the_limit_of_connections():
     """As written; else half of the descriptors less a reserve, and never none."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    assert connection_limit(config_of(written(limits={"connections": "7"}, route={"answer": "204"}))) == 7
-    auto = config_of(written(route={"answer": "204"}))
-    assert connection_limit(auto) == (soft - DESCRIPTORS_KEPT) // 2
+    assert connection_limit(config_of(written(limits={"connections": "7"}, route={"respond": "204"}))) == 7
+    auto = config_of(written(route={"respond": "204"}))
+    assert connection_limit(auto) == (soft - RESERVED_DESCRIPTORS) // 2
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (60, hard))
         assert connection_limit(auto) == 1
@@ -28,14 +28,14 @@ def test_the_limit_of_connections():
 async def test_listeners_are_told_and_closed():
     """Each address is logged when it opens and each listener when it closes."""
     listeners = {"one": {"bind": "127.0.0.1:0"}, "two": {"bind": "localhost:0"}}
-    async with serving(written(listeners=listeners, route={"answer": "204", "auth": "none"})) as served:
-        opened = served.records.of("listener.open")
+    async with serving(written(listeners=listeners, route={"respond": "204", "auth": "none"})) as served:
+        opened = served.records.of("listener.opened")
         assert {line["listener"] for line in opened} == {"one", "two"}
         port = served.port("two")
-        assert any(line["address"].endswith(f":{port}") for line in opened)
-        served.server.stop(Reason.STOP)
+        assert any(line["listen_address"].endswith(f":{port}") for line in opened)
+        served.server.stop(Reason.SHUTDOWN)
         await served.returned.wait()
-        assert [line["listener"] for line in served.records.of("listener.close")] == ["one", "two"]
+        assert [line["listener"] for line in served.records.of("listener.closed")] == ["one", "two"]
         with pytest.raises(OSError, match="connect"):
             await trio.open_tcp_stream("127.0.0.1", port)
 
@@ -47,7 +47,7 @@ async def test_an_address_in_use_leaves_nothing_open():
     listeners = {"one": {"bind": "127.0.0.1:0"}, "two": {"bind": f"127.0.0.1:{port}"}}
     before = open_files()
     with recording():
-        server = Server(config_of(written(listeners=listeners, route={"answer": "204"})))
+        server = Server(config_of(written(listeners=listeners, route={"respond": "204"})))
         with pytest.RaisesGroup(pytest.RaisesExc(ListenError, match="already in use"), flatten_subgroups=True):
             await server.run()
     assert open_files() == before
@@ -59,11 +59,11 @@ async def test_drain_waits_then_spreads():
     async with backend() as back, serving(written(route={"backend": back.url})) as served:
         clients = [await served.upgraded() for _ in range(3)]
         began = trio.current_time()
-        served.server.stop(Reason.DRAIN)
+        served.server.stop(Reason.DRAINING)
         ends = []
 
         async def watch(client):
-            assert await client.closing() == (1012, "drain")
+            assert await client.closing() == (1012, "draining")
             ends.append(trio.current_time() - began)
             await client.send(frame(CLOSE, b"\x03\xf4"))
             await client.everything()
@@ -76,16 +76,16 @@ async def test_drain_waits_then_spreads():
         await served.returned.wait()
         assert ends[0] > 0.65
         assert 0.1 < ends[-1] - ends[0] < 0.4
-        assert [line["reason"] for line in served.records.endings] == ["drain"] * 3
+        assert [line["reason"] for line in served.records.endings] == ["draining"] * 3
 
 
 async def test_drain_ends_early_when_all_have_gone():
     """Nothing is waited for once the last connection has ended by itself."""
-    timeouts = {"drain": "20s", "spread": "5s"}
+    timeouts = {"drain": "20s", "drain_spread": "5s"}
     async with backend() as back, serving(written(route={"backend": back.url}, timeouts=timeouts)) as served:
         client = await served.upgraded()
         began = trio.current_time()
-        served.server.stop(Reason.DRAIN)
+        served.server.stop(Reason.DRAINING)
         await client.close()
         await served.returned.wait()
         assert trio.current_time() - began < 1
@@ -93,11 +93,11 @@ async def test_drain_ends_early_when_all_have_gone():
 
 async def test_spread_ends_early_when_all_have_gone():
     """The slow closing of many stops waiting for those that went by themselves."""
-    timeouts = {"drain": "10s", "spread": "10s", "close": "1s"}
+    timeouts = {"drain": "10s", "drain_spread": "10s", "close": "1s"}
     async with backend() as back, serving(written(route={"backend": back.url}, timeouts=timeouts)) as served:
         clients = [await served.upgraded() for _ in range(3)]
         began = trio.current_time()
-        served.server.stop(Reason.DRAIN)
+        served.server.stop(Reason.DRAINING)
         for client in clients:
             client.drop()
         await served.returned.wait()
@@ -115,7 +115,7 @@ async def test_a_request_during_the_drain_is_503():
         while served.server.connections < 3:
             await trio.sleep(0.002)
         began = trio.current_time()
-        served.server.stop(Reason.DRAIN)
+        served.server.stop(Reason.DRAINING)
         await early.send(request())
         assert (await early.everything()).startswith(b"HTTP/1.1 503 ")
         assert await idle.everything() == b""
@@ -127,16 +127,16 @@ async def test_a_request_during_the_drain_is_503():
 
 async def test_stop_is_at_once_and_does_not_wait_for_idle_clients():
     """A stop says 1001, answers a half heard request with 503, closes idle clients, and is over within `close`."""
-    text = {"handshake": "20s", "close": "3s", "linger": "10s", "drain": "30s"}
+    text = {"handshake": "20s", "close": "3s", "lingering": "10s", "drain": "30s"}
     async with backend() as back, serving(written(route={"backend": back.url}, timeouts=text)) as served:
         relayed, idle, half = await served.upgraded(), await served.connect(), await served.connect()
         await half.send(b"GET / HTTP/1.1\r\n")
-        while len(served.server.hearing) < 2:
+        while len(served.server.request_read_scopes) < 2:
             await trio.sleep(0.002)
         await trio.sleep(0.02)
         began = trio.current_time()
-        served.server.stop(Reason.STOP)
-        assert await relayed.closing() == (1001, "stop")
+        served.server.stop(Reason.SHUTDOWN)
+        assert await relayed.closing() == (1001, "shutdown")
         await relayed.send(frame(CLOSE, b"\x03\xe9"))
         assert await idle.everything() == b""
         assert (await half.everything()).startswith(b"HTTP/1.1 503 ")
@@ -144,20 +144,20 @@ async def test_stop_is_at_once_and_does_not_wait_for_idle_clients():
             client.drop()
         await served.returned.wait()
         assert trio.current_time() - began < 1
-        assert not served.server.hearing
+        assert not served.server.request_read_scopes
 
 
 async def test_a_stop_during_a_drain_hurries():
     """The second word ends the patience of the first."""
-    timeouts = {"drain": "30s", "spread": "10s", "close": "1s"}
+    timeouts = {"drain": "30s", "drain_spread": "10s", "close": "1s"}
     async with backend() as back, serving(written(route={"backend": back.url}, timeouts=timeouts)) as served:
         client = await served.upgraded()
-        served.server.stop(Reason.DRAIN)
+        served.server.stop(Reason.DRAINING)
         await client.echoed()
-        served.server.stop(Reason.STOP)
-        served.server.stop(Reason.DRAIN)
-        assert served.server.ending is Reason.STOP
-        assert await client.closing() == (1001, "stop")
+        served.server.stop(Reason.SHUTDOWN)
+        served.server.stop(Reason.DRAINING)
+        assert served.server.shutdown_reason is Reason.SHUTDOWN
+        assert await client.closing() == (1001, "shutdown")
         client.drop()
         with trio.fail_after(3):
             await served.returned.wait()
@@ -165,11 +165,11 @@ async def test_a_stop_during_a_drain_hurries():
 
 async def test_a_deaf_peer_does_not_outlive_close():
     """A peer that never answers the close frame is cut when `close` is over."""
-    timeouts = {"close": "400ms", "linger": "10s"}
+    timeouts = {"close": "400ms", "lingering": "10s"}
     async with backend() as back, serving(written(route={"backend": back.url}, timeouts=timeouts)) as served:
         client = await served.upgraded()
         began = trio.current_time()
-        served.server.stop(Reason.STOP)
+        served.server.stop(Reason.SHUTDOWN)
         await served.returned.wait()
         assert 0.2 < trio.current_time() - began < 1.2
         client.drop()
@@ -182,7 +182,7 @@ async def test_once_ends_with_its_connection():
             await refused.send(request("/", "Origin: null"))
             assert "403" in await refused.head()
         client = await served.upgraded()
-        await served.records.wait("listener.close")
+        await served.records.wait("listener.closed")
         await client.echoed()
         await client.close()
         with trio.fail_after(3):
@@ -195,12 +195,12 @@ async def test_ledgers_count_by_route_and_outlive_connections():
         for _ in range(2):
             client = await served.upgraded()
             await client.echoed(b"12345")
-            assert served.server.ledger("app").active == 1
+            assert served.server.route_stats("app").active == 1
             await client.close()
             await served.quiet()
-        ledger = served.server.ledger("app")
-        assert (ledger.active, ledger.relayed, ledger.to_back, ledger.to_front) == (0, 2, 10, 10)
-        assert ledger.endings == {Reason.CLIENT_CLOSED: 2}
+        ledger = served.server.route_stats("app")
+        assert (ledger.active, ledger.relayed, ledger.bytes_to_backend, ledger.bytes_to_client) == (0, 2, 10, 10)
+        assert ledger.terminations == {Reason.CLIENT_CLOSED: 2}
 
 
 async def test_nothing_is_left_open():
@@ -224,7 +224,7 @@ async def test_something_beside_may_run_and_ends_with_the_server():
         await trio.sleep_forever()
 
     with recording():
-        server = Server(config_of(written(route={"answer": "204"})))
+        server = Server(config_of(written(route={"respond": "204"})))
         with trio.fail_after(5):
-            await server.run(lambda _: server.stop(Reason.STOP), beside)
+            await server.run(lambda _: server.stop(Reason.SHUTDOWN), beside)
     assert seen == [server]

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from wsbridge.systemd import Notifier
+from wsbridge.daemon import SystemdNotifier
 
 UNIT = Path(__file__).parents[1] / "systemd" / "wsbridge.service"
 
 
 def manager(address: str) -> socket.socket:
+    """Stand in for the service manager."""
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     listening.bind(address)
     listening.settimeout(10)
@@ -26,7 +27,7 @@ def test_what_is_sent(tmp_path: Path) -> None:
     """Each call is one datagram of assignments."""
     path = str(tmp_path / "notify")
     with manager(path) as listening:
-        notifier = Notifier({"NOTIFY_SOCKET": path})
+        notifier = SystemdNotifier({"NOTIFY_SOCKET": path})
 
         assert bool(notifier)
         assert all(
@@ -49,7 +50,7 @@ def test_abstract_address() -> None:
     """An address with @ is in the abstract namespace."""
     name = f"wsbridge-test-{os.getpid()}"
     with manager(f"\0{name}") as listening:
-        assert Notifier({"NOTIFY_SOCKET": f"@{name}"}).ready()
+        assert SystemdNotifier({"NOTIFY_SOCKET": f"@{name}"}).ready()
         assert listening.recv(4096) == b"READY=1"
 
 
@@ -57,7 +58,7 @@ def test_a_status_stays_one_line(tmp_path: Path) -> None:
     """Text with line breaks cannot add assignments."""
     path = str(tmp_path / "notify")
     with manager(path) as listening:
-        Notifier({"NOTIFY_SOCKET": path}).status("a\nMAINPID=1\r\nb\udc80")
+        SystemdNotifier({"NOTIFY_SOCKET": path}).status("a\nMAINPID=1\r\nb\udc80")
 
         assert listening.recv(4096) == b"STATUS=a MAINPID=1 b?"
 
@@ -65,26 +66,27 @@ def test_a_status_stays_one_line(tmp_path: Path) -> None:
 def test_no_manager() -> None:
     """Without the variable, or with an address of another kind, nothing happens."""
     for environ in ({}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "vsock:2:1"}):
-        assert not Notifier(environ)
-        assert not Notifier(environ).ready()
+        assert not SystemdNotifier(environ)
+        assert not SystemdNotifier(environ).ready()
 
 
 @pytest.mark.parametrize("path", ["/nonexistent/notify", "/" + "x" * 200, "/a\0b", "@" + "x" * 200])
 def test_a_manager_that_is_not_there(path: str) -> None:
     """An address that nobody listens at, or that cannot be one, is no error."""
-    assert not Notifier({"NOTIFY_SOCKET": path}).ready()
+    assert not SystemdNotifier({"NOTIFY_SOCKET": path}).ready()
 
 
 def test_a_manager_that_does_not_read(tmp_path: Path) -> None:
     """A full queue loses the datagram instead of blocking."""
     path = str(tmp_path / "notify")
     with manager(path):
-        notifier = Notifier({"NOTIFY_SOCKET": path})
+        notifier = SystemdNotifier({"NOTIFY_SOCKET": path})
 
         assert not all(notifier.status("x") for _ in range(10_000))
 
 
 def unit() -> dict[str, str]:
+    """Give the section [Service] of the unit."""
     parser = configparser.ConfigParser(strict=False, interpolation=None)
     parser.optionxform = str  # type: ignore[assignment,method-assign]  # keys of a unit keep their case
     parser.read_string(UNIT.read_text())

@@ -1,21 +1,21 @@
-"""wsbridge carries bytes between WebSocket connections and TCP sockets, both ways round.
+"""wsbridge relays bytes between WebSocket connections and TCP or Unix sockets, in both directions.
 
-The order of reading is the way of a connection:
+Reading order, along the path of one connection:
 
-1. `daemon`, `server`: the process and what outlives a connection; `accept`: one task for each.
+1. `daemon`, `server`: the process, its listeners, the accept loop, one task per connection.
 2. `connection`: THE SPINE, one connection from first byte to last, one call per step.
-3. `arrival`: before the first request; `whence`: who stands behind a proxy; `net.tls_wire`: TLS; `speaks`: what the
-   connection asks for; `protocol.http1`, `protocol.handshake`: how it is read.
-4. `admit`: which route, and may it; `access`, `auth`: who is it; `quota`, `limits`: has he too much; `generation`: what
-   a route is, built from `config`.
-5. `targets`: which one, where clients choose; `backends`: the other side is dialled, by `net.dial`.
-6. `relay`: `engine`, `pump`, `pair`, `endpoint` move the bytes; `protocol.websocket` is how they are framed.
-7. `reasons`: why it ended; `account`: its line in the log; `audit`: what it leaves there.
+3. `real_ip`: the client's address behind a proxy; `net.tls`: TLS; `frontend`: what the listener speaks;
+   `protocol.http1`, `protocol.handshake`: how a request is read and checked.
+4. `admission`: route, Origin, authentication (`auth`), limits (`limits`); `generation`: the routes, built from the
+   configuration (`config`).
+5. `backends`: the backend is chosen and dialed, by `net.dialer`; `responders`: routes that wsbridge answers itself.
+6. `relay`: `engine`, `loop`, `relay`, `endpoint` move the bytes; `protocol.websocket` is how they are framed.
+7. `reasons`: why it ended; `access_log`: its log line and its audit record.
 
-A file imports only from its own line or lines above it: `reasons`, `ledger` · `protocol`, `config` · `log`, `net`,
-`limits`, `listeners`, `reread`, `systemd` · `audit`, `relay` · `auth`, `backends`, `targets`, `routes`, `speaks`,
-`whence` · `kinds`, `generation`, `admit`, `access`, `account`, `arrival`, `quota` · `connection`, `accept`, `server`,
-`daemon`, `demo` · `cli`. `protocol` does no I/O at all.
+A file imports only from its own line or lines above it: `reasons`, `services` · `protocol`, `config` · `log`, `net`,
+`limits`, `reloading_file` · `relay` · `context`, `auth`, `responders`, `backends`, `frontend`, `real_ip` · `registry`,
+`generation`, `admission`, `access_log` · `connection`, `server`, `daemon`, `demo` · `cli`.
+`protocol` does no I/O at all.
 """
 
 __version__ = "0.1.0"

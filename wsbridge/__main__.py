@@ -1,5 +1,7 @@
 """`python -m wsbridge`."""
 
-from wsbridge.cli import main
+from __future__ import annotations
+
+from wsbridge.cli.main import main
 
 main()

@@ -1,8 +1,4 @@
-"""The process: descriptors, signals, the service manager, and the exit code.
-
-Lives here: what surrounds a `Server` when wsbridge runs as a program. Must not live here: reading the configuration
-(`config`), the command line (`cli`), serving.
-"""
+"""Process: rlimit, signals, sd_notify, SIGHUP reload, exit."""
 
 from __future__ import annotations
 
@@ -10,20 +6,66 @@ import gc
 import os
 import resource
 import signal
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 
 from wsbridge import __version__
 from wsbridge.config.model import Config
-from wsbridge.listeners import Listening
-from wsbridge.log import log
-from wsbridge.net.client_hello import ignore_unreadable_names
+from wsbridge.log.logger import log
+from wsbridge.net.listeners import ListeningSockets
+from wsbridge.net.tls import silence_sni_decode_errors
 from wsbridge.reasons import Reason
-from wsbridge.server import DESCRIPTORS_KEPT, Server
-from wsbridge.systemd import Notifier
+from wsbridge.server import RESERVED_DESCRIPTORS, Server
 
-STATUS_EVERY = 5.0
+
+class SystemdNotifier:
+    """Tells the service manager how the daemon is. Its methods never block and never raise.
+
+    Args:
+        environ: Where NOTIFY_SOCKET is looked up, once.
+    """
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        path = environ.get("NOTIFY_SOCKET", "")
+        self._address = "\0" + path[1:] if path.startswith("@") else path if path.startswith("/") else ""
+
+    def __bool__(self) -> bool:
+        """Whether there is a manager to tell."""
+        return bool(self._address)
+
+    def ready(self, status: str = "") -> bool:
+        """All listeners are open: `systemctl start` returns and what waits for this unit starts."""
+        return self.notify(READY="1", STATUS=status)
+
+    def status(self, text: str) -> bool:
+        """One line for `systemctl status`."""
+        return self.notify(STATUS=text)
+
+    def stopping(self, status: str = "") -> bool:
+        """The drain or the stop began."""
+        return self.notify(STOPPING="1", STATUS=status)
+
+    def notify(self, **state: str) -> bool:
+        """Send assignments such as `READY="1"` in one datagram; empty ones are left out.
+
+        Returns:
+            Whether the datagram was handed over.
+        """
+        lines = [f"{key}={' '.join(value.split())}" for key, value in state.items() if value]
+        if not self._address or not lines:
+            return False
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+                sender.setblocking(False)
+                sender.sendto("\n".join(lines).encode("utf-8", "replace"), self._address)
+        except (OSError, ValueError):  # the path may hold a NUL
+            return False
+        return True
+
+
+STATUS_INTERVAL = 5.0
 """Seconds between looks at the count of connections for the service manager."""
 
 
@@ -35,27 +77,27 @@ def raise_descriptor_limit() -> int:
     return hard
 
 
-def _warn_of_descriptors(config: Config, descriptors: int) -> None:
+def _warn_descriptor_limit(config: Config, descriptors: int) -> None:
     """Tell of a cap of connections that this process cannot reach."""
     wanted = config.limits.connections
-    if isinstance(wanted, int) and 2 * wanted + DESCRIPTORS_KEPT > descriptors:
+    if isinstance(wanted, int) and 2 * wanted + RESERVED_DESCRIPTORS > descriptors:
         log.warning(
             "config.warning",
-            code="W014",
-            path="limits.connections",
-            detail=f"{wanted} connections take up to {2 * wanted + DESCRIPTORS_KEPT} open files, and the limit is"
+            problem="W014",
+            setting="limits.connections",
+            detail=f"{wanted} connections take up to {2 * wanted + RESERVED_DESCRIPTORS} open files, and the limit is"
             f" {descriptors}: raise it (LimitNOFILE= of a systemd unit), or write at most"
-            f" {max(1, (descriptors - DESCRIPTORS_KEPT) // 2)}",
+            f" {max(1, (descriptors - RESERVED_DESCRIPTORS) // 2)}",
         )
 
 
 async def serve(
     config: Config,
     *,
-    once: bool = False,
-    ready: Callable[[list[Listening]], None] = lambda _: None,
-    beside: Callable[[Server], Awaitable[None]] | None = None,
-    signals: bool = True,
+    one_connection: bool = False,
+    on_ready: Callable[[list[ListeningSockets]], None] = lambda _: None,
+    extra_task: Callable[[Server], Awaitable[None]] | None = None,
+    handle_signals: bool = True,
 ) -> None:
     """Serve until a signal, or until the one connection of `once` has ended.
 
@@ -64,21 +106,21 @@ async def serve(
 
     Args:
         config: Checked.
-        once: See `Server`.
-        ready: Called once all listeners are open.
-        beside: A task to run among the connections.
-        signals: Whether to take the process's signals.
+        one_connection: See `Server`.
+        on_ready: Called once all listeners are open.
+        extra_task: A task to run among the connections.
+        handle_signals: Whether to take the process's signals.
 
     Raises:
         ListenError: An address cannot be had.
         ValueError: A file that the configuration names cannot be used.
     """
-    _warn_of_descriptors(config, raise_descriptor_limit())
-    ignore_unreadable_names()
-    notifier = Notifier()
-    server = Server(config, once=once)
+    _warn_descriptor_limit(config, raise_descriptor_limit())
+    silence_sni_decode_errors()
+    notifier = SystemdNotifier()
+    server = Server(config, one_connection=one_connection)
 
-    def opened(listening: list[Listening]) -> None:
+    def opened(listening: list[ListeningSockets]) -> None:
         gc.collect()
         gc.freeze()
         addresses = [address for one in listening for address in one.addresses]
@@ -89,44 +131,47 @@ async def serve(
             engine=server.engine.name,
             listeners=addresses,
             routes=len(config.routes),
-            connections_limit=server.limit,
+            connections_limit=server.max_connections,
         )
         notifier.ready(f"serving {len(config.routes)} routes at {len(addresses)} addresses")
-        ready(listening)
+        on_ready(listening)
 
     async with trio.open_nursery() as nursery:
-        if signals:
-            await nursery.start(_heed_signals, server, notifier)
+        if handle_signals:
+            await nursery.start(_handle_signals, server, notifier)
         if notifier:
-            nursery.start_soon(_tell_status, server, notifier)
+            nursery.start_soon(_report_status, server, notifier)
         try:
-            await server.run(opened, beside)
+            await server.run(opened, extra_task)
         finally:
             nursery.cancel_scope.cancel()
-    log.info("daemon.stop", connections=server.connections)
+    log.info("daemon.stopped", connections=server.connections)
 
 
-async def _heed_signals(
-    server: Server, notifier: Notifier, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+async def _handle_signals(
+    server: Server, notifier: SystemdNotifier, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     hangup = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, *hangup) as signals:
         task_status.started()
         async for number in signals:
-            first = server.ending is None
-            reason = Reason.DRAIN if number == signal.SIGTERM and first else Reason.STOP
+            first = server.shutdown_reason is None
+            reason = Reason.DRAINING if number == signal.SIGTERM and first else Reason.SHUTDOWN
             text = f"{signal.Signals(number).name}: {reason.value}, {server.connections} connections left"
             notifier.stopping(text)
             log.info(
-                "daemon.drain", signal=signal.Signals(number).name, reason=reason.value, connections=server.connections
+                "daemon.draining",
+                signal=signal.Signals(number).name,
+                reason=reason.value,
+                connections=server.connections,
             )
             server.stop(reason)
 
 
-async def _tell_status(server: Server, notifier: Notifier) -> None:
+async def _report_status(server: Server, notifier: SystemdNotifier) -> None:
     told = -1
     while True:
-        if server.connections != told and server.ending is None:
+        if server.connections != told and server.shutdown_reason is None:
             told = server.connections
-            notifier.status(f"{told} connections of at most {server.limit}")
-        await trio.sleep(STATUS_EVERY)
+            notifier.status(f"{told} connections of at most {server.max_connections}")
+        await trio.sleep(STATUS_INTERVAL)

@@ -10,26 +10,25 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from wsbridge.auth.auth import Auth, Lent
-from wsbridge.auth.background import Background
-from wsbridge.auth.passwords import Passwords
-from wsbridge.auth.spent import Spent
-from wsbridge.backends.backend import Backend, Offer, Services
+from wsbridge.auth.base import Authenticator, AuthServices, BackgroundTasks
+from wsbridge.auth.passwords import PasswordChecker
+from wsbridge.auth.replay import UsedTickets
+from wsbridge.auth.ticket import TicketIssuer
+from wsbridge.backends.base import Backend, DialRequest, DialServices
+from wsbridge.backends.dynamic import TargetPolicy, build_target_policy
 from wsbridge.config import model
-from wsbridge.config.section import AuthSection
-from wsbridge.kinds import AUTH, BACKENDS
-from wsbridge.ledger import Ledger
-from wsbridge.net.resolve import Resolver
+from wsbridge.config.base import AuthSection
+from wsbridge.net.resolver import Resolver
 from wsbridge.net.tls import server_context
-from wsbridge.protocol.head import HeadLimits
-from wsbridge.protocol.origin import Origins
-from wsbridge.protocol.target import PathPattern, normal_host
-from wsbridge.relay.terms import Terms
-from wsbridge.routes.answer import FixedAnswer, Responder
-from wsbridge.routes.files import Files, prefix_of
-from wsbridge.routes.ticket import TicketOffice
-from wsbridge.targets.choice import Choice, choice_of
-from wsbridge.whence import Whence
+from wsbridge.protocol.handshake import OriginPolicy
+from wsbridge.protocol.http1 import HeadLimits
+from wsbridge.protocol.uri import PathPattern, normalise_host
+from wsbridge.real_ip import ClientAddressResolver
+from wsbridge.registry import AUTH, BACKENDS
+from wsbridge.relay.relay import RelayOptions
+from wsbridge.responders.base import FixedStatus, Responder
+from wsbridge.responders.files import StaticFiles, pattern_prefix
+from wsbridge.services import RouteStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +40,13 @@ class Route:
         hosts: Hosts it matches, normalised; None for all.
         path: Paths it matches; None for all.
         backend: Where bytes go; None where `responder` answers.
-        choice: Which target of the backend a client gets; None where all get the same, whoever they are.
+        target_policy: Which target of the backend a client gets; None where all get the same, whoever they are.
         responder: Files, a fixed answer or tickets.
         auth: Who may use it; None where nobody is asked.
-        prefix: The part of a path that the pattern names, cut before a file is looked up.
-        offer: What a backend is asked for, but for the client's subprotocols.
-        tells_client: Whether the backend is told who the client is.
-        connect: Seconds for one attempt to reach the backend.
+        path_prefix: The part of a path that the pattern names, cut before a file is looked up.
+        dial_defaults: What a backend is asked for, but for the client's subprotocols.
+        needs_client_info: Whether the backend is told who the client is.
+        connect_timeout: Seconds for one attempt to reach the backend.
         limits: How much its clients may have; None for no limit but that of bytes a connection.
     """
 
@@ -55,19 +54,19 @@ class Route:
     hosts: frozenset[str] | None
     path: PathPattern | None
     backend: Backend | None
-    choice: Choice | None
+    target_policy: TargetPolicy | None
     responder: Responder | None
-    prefix: str
-    origins: Origins
-    auth: Auth | None
+    path_prefix: str
+    origin_policy: OriginPolicy
+    auth: Authenticator | None
     subprotocols: tuple[str, ...]
-    offer: Offer
-    terms: Terms
-    connect: float
+    dial_defaults: DialRequest
+    relay_options: RelayOptions
+    connect_timeout: float
     retry_for: float
-    dial_first: bool
-    tells_client: bool
-    ledger: Ledger
+    dial_before_upgrade: bool
+    needs_client_info: bool
+    stats: RouteStats
     limits: model.RouteLimits | None
 
     def matches(self, host: str, path: str) -> bool:
@@ -80,26 +79,26 @@ class Listener:
     """What is spoken at one listener, and the routes it reaches, in order.
 
     Attributes:
-        loopback: Whether it binds a literal loopback address or a Unix path.
-        unix: Whether it binds a Unix path.
+        is_loopback: Whether it binds a literal loopback address or a Unix path.
+        is_unix: Whether it binds a Unix path.
         route: The one route of a listener that speaks TCP.
-        whence: How proxies in front tell the client's address; None where nobody is trusted to.
+        client_address_resolver: How proxies in front tell the client's address; None where nobody is trusted to.
     """
 
     name: str
-    speaks: str
+    protocol: str
     tls: ssl.SSLContext | None
-    loopback: bool
-    unix: bool
+    is_loopback: bool
+    is_unix: bool
     route: Route | None
     routes: tuple[Route, ...]
-    whence: Whence | None = None
+    client_address_resolver: ClientAddressResolver | None = None
 
-    def shown(self, target: str) -> str:
+    def redact_target(self, target: str) -> str:
         """Give the target of a request for the log, without the tokens that choose a backend of any route here."""
         for route in self.routes:
-            if route.choice is not None:
-                target = route.choice.hidden(target)
+            if route.target_policy is not None:
+                target = route.target_policy.redact_target(target)
         return target
 
 
@@ -110,73 +109,84 @@ class Generation:
     config: model.Config
     listeners: dict[str, Listener]
     routes: dict[str, Route]
-    head: HeadLimits
+    head_limits: HeadLimits
 
 
-def lend(
+def auth_services(
     *,
-    spent: Spent | None = None,
-    passwords: Passwords | None = None,
+    used_tickets: UsedTickets | None = None,
+    password_checker: PasswordChecker | None = None,
     resolver: Resolver | None = None,
-    background: Background | None = None,
-) -> Lent:
+    background_tasks: BackgroundTasks | None = None,
+) -> AuthServices:
     """Give what ways of authentication are lent; it outlives the generations."""
 
-    def way(section: AuthSection) -> Auth:
+    def way(section: AuthSection) -> Authenticator:
         found = AUTH[section.kind](section, lent)
         assert found is not None  # noqa: S101 (lists hold no `none`, which alone asks nobody)
         return found
 
-    lent = Lent(
+    lent = AuthServices(
         way,
-        spent=Spent() if spent is None else spent,
-        passwords=Passwords() if passwords is None else passwords,
+        used_tickets=UsedTickets() if used_tickets is None else used_tickets,
+        password_checker=PasswordChecker() if password_checker is None else password_checker,
         resolver=Resolver() if resolver is None else resolver,
-        background=Background() if background is None else background,
+        background_tasks=BackgroundTasks() if background_tasks is None else background_tasks,
     )
     return lent
 
 
-def build(
-    config: model.Config, services: Services, ledger: Callable[[str], Ledger], lent: Lent | None = None
+def build_generation(
+    config: model.Config,
+    dial_services: DialServices,
+    stats_for: Callable[[str], RouteStats],
+    services: AuthServices | None = None,
 ) -> Generation:
     """Build a generation; reads certificates and folders, so not on the event loop once that serves.
 
     Args:
         config: Checked.
-        services: Lent to the backends.
-        ledger: Gives the ledger of a route by name; it outlives the generation.
-        lent: Lent to the ways of authentication; left out: what this generation alone has.
+        dial_services: Lent to the backends.
+        stats_for: Gives the ledger of a route by name; it outlives the generation.
+        services: Lent to the ways of authentication; left out: what this generation alone has.
 
     Raises:
         ValueError: A file cannot be used; one sentence (`net.tls.TlsError` names the file).
     """
-    lent = lent or lend()
+    services = services or auth_services()
     routes = {
-        name: _route(name, section, config, services, ledger(name), lent) for name, section in config.routes.items()
+        name: _build_route(name, section, config, dial_services, stats_for(name), services)
+        for name, section in config.routes.items()
     }
-    listeners = {name: _listener(name, section, config, routes) for name, section in config.listeners.items()}
+    listeners = {name: _build_listener(name, section, config, routes) for name, section in config.listeners.items()}
     limits = config.limits
-    return Generation(config, listeners, routes, HeadLimits(limits.head, limits.head_line, limits.headers))
+    return Generation(
+        config, listeners, routes, HeadLimits(limits.max_head_bytes, limits.max_head_line_bytes, limits.max_headers)
+    )
 
 
-def _route(
-    name: str, section: model.Route, config: model.Config, services: Services, ledger: Ledger, lent: Lent
+def _build_route(
+    name: str,
+    section: model.RouteConfig,
+    config: model.Config,
+    dial_services: DialServices,
+    stats: RouteStats,
+    services: AuthServices,
 ) -> Route:
-    match = section.match if isinstance(section.match, model.Match) else model.Match()
-    hosts = None if match.host is None else frozenset(normal_host(str(host)) or str(host) for host in match.host)
+    match = section.match if isinstance(section.match, model.MatchConfig) else model.MatchConfig()
+    hosts = None if match.host is None else frozenset(normalise_host(str(host)) or str(host) for host in match.host)
     timeouts = section.effective_timeouts(config.timeouts)
     limits = config.limits
     backend = None
     if section.backend is not None:
-        backend = BACKENDS[section.backend.kind](section.backend, services)
+        backend = BACKENDS[section.backend.kind](section.backend, dial_services)
     responder: Responder | None = None
     if section.files is not None:
-        responder = Files(section.files)
-    elif section.answer is not None:
-        responder = FixedAnswer(section.answer)
-    elif section.ticket is not None:
-        responder = TicketOffice(section.ticket, lent.wall)
+        responder = StaticFiles(section.files)
+    elif section.respond is not None:
+        responder = FixedStatus(section.respond)
+    elif section.issue_tickets is not None:
+        responder = TicketIssuer(section.issue_tickets, services.wall_clock)
     pattern = None if match.path is None else str(match.path)
     path = None if pattern is None else PathPattern(pattern)
     return Route(
@@ -184,65 +194,67 @@ def _route(
         hosts=hosts,
         path=path,
         backend=backend,
-        choice=choice_of(section, path, services.own),
+        target_policy=build_target_policy(section, path, dial_services.listening_addresses),
         responder=responder,
-        prefix=prefix_of(pattern),
-        origins=Origins(section.origins),
-        auth=None if section.auth is None else AUTH[section.auth.kind](section.auth, lent),
+        path_prefix=pattern_prefix(pattern),
+        origin_policy=OriginPolicy(section.allowed_origins),
+        auth=None if section.auth is None else AUTH[section.auth.kind](section.auth, services),
         subprotocols=section.subprotocols,
-        offer=Offer(section.subprotocols, False, section.text, limits.frame),
-        terms=Terms(
+        dial_defaults=DialRequest(section.subprotocols, False, section.text_messages, limits.max_frame_bytes),
+        relay_options=RelayOptions(
             idle=timeouts.idle,
-            ping=timeouts.ping,
-            pong=timeouts.pong,
+            ping_interval=timeouts.ping_interval,
+            ping_timeout=timeouts.ping_timeout,
             write=timeouts.write,
             half_close=timeouts.half_close,
             close=timeouts.close,
-            max_age=timeouts.max_age,
-            linger=config.timeouts.linger,
-            linger_bytes=limits.linger_bytes,
-            chaff_rate=limits.control_rate,
-            deliver=section.after_close == "deliver",
-            lost_is_fin=section.on_client_lost == "fin",
+            max_lifetime=timeouts.max_lifetime,
+            lingering=config.timeouts.lingering,
+            lingering_bytes=limits.lingering_bytes,
+            control_frame_rate=limits.control_frame_rate,
+            deliver_after_close=section.on_client_close == "deliver",
+            half_close_on_loss=section.on_client_lost == "fin",
             bytes_per_second=section.limits.bytes_per_second,
         ),
-        connect=timeouts.connect,
-        retry_for=section.connect.retry_for,
-        dial_first=section.dial == "before-upgrade",
-        tells_client=section.backend is not None and section.backend.tells_client,
-        ledger=ledger,
-        limits=None if section.limits.count_nothing else section.limits,
+        connect_timeout=timeouts.connect,
+        retry_for=section.dial.retry_for,
+        dial_before_upgrade=section.dial.when == "before-upgrade",
+        needs_client_info=section.backend is not None and section.backend.needs_client_info,
+        stats=stats,
+        limits=None if section.limits.needs_no_counting else section.limits,
     )
 
 
-def _listener(name: str, section: model.Listener, config: model.Config, routes: dict[str, Route]) -> Listener:
+def _build_listener(
+    name: str, section: model.ListenerConfig, config: model.Config, routes: dict[str, Route]
+) -> Listener:
     reached: list[Route] = []
-    if section.speaks == "websocket":
+    if section.protocol == "websocket":
         for route_name, route in config.routes.items():
             match = route.match
             if match == "any" or (
-                isinstance(match, model.Match) and (match.listener is None or name in match.listener)
+                isinstance(match, model.MatchConfig) and (match.listener is None or name in match.listener)
             ):
                 reached.append(routes[route_name])
     tls = None
     if section.tls is not None:
         pairs = [(pair.cert, pair.key) for pair in section.tls.certificates]
         required = section.tls.client_certificate == "required"
-        tls = server_context(pairs, section.tls.client_ca, required=required)
+        tls = server_context(pairs, section.tls.client_ca, client_certificate_required=required)
     return Listener(
         name=name,
-        speaks=section.speaks,
+        protocol=section.protocol,
         tls=tls,
-        loopback=section.bind.is_loopback,
-        unix=section.bind.kind == "unix",
+        is_loopback=section.bind.is_loopback,
+        is_unix=section.bind.kind == "unix",
         route=routes[section.route] if section.route is not None else None,
         routes=tuple(reached),
-        whence=_whence(section, config),
+        client_address_resolver=_build_client_address_resolver(section, config),
     )
 
 
-def _whence(section: model.Listener, config: model.Config) -> Whence | None:
-    if section.trusted_proxies is None or section.real_address is None:
+def _build_client_address_resolver(section: model.ListenerConfig, config: model.Config) -> ClientAddressResolver | None:
+    if section.trusted_proxies is None or section.client_address_from is None:
         return None
-    seconds, limit = config.timeouts.proxy_header, config.limits.proxy_header
-    return Whence(section.trusted_proxies, section.real_address, seconds, limit)
+    seconds, limit = config.timeouts.proxy_header, config.limits.max_proxy_header_bytes
+    return ClientAddressResolver(section.trusted_proxies, section.client_address_from, seconds, limit)

@@ -10,7 +10,7 @@ import enum
 from dataclasses import dataclass
 from typing import Literal
 
-Blame = Literal["front", "back", "bridge"]
+Initiator = Literal["client", "backend", "wsbridge"]
 
 
 class Reason(enum.StrEnum):
@@ -21,113 +21,113 @@ class Reason(enum.StrEnum):
     CLIENT_LOST = "client_lost"
     BACKEND_REFUSED = "backend_refused"
     BACKEND_UNREACHABLE = "backend_unreachable"
-    BACKEND_NAME = "backend_name"
+    BACKEND_DNS = "backend_dns"
     BACKEND_TLS = "backend_tls"
     BACKEND_TIMEOUT = "backend_timeout"
     BACKEND_RESET = "backend_reset"
     IDLE_TIMEOUT = "idle_timeout"
-    MAX_AGE = "max_age"
+    MAX_LIFETIME = "max_lifetime"
     WRITE_STALLED = "write_stalled"
     PROTOCOL_ERROR = "protocol_error"
-    BAD_TEXT = "bad_text"
-    TOO_BIG = "too_big"
-    UNSUPPORTED = "unsupported"
-    FLOOD = "flood"
+    INVALID_UTF8 = "invalid_utf8"
+    REQUEST_TOO_LARGE = "request_too_large"
+    UNSUPPORTED_DATA = "unsupported_data"
+    CONTROL_FLOOD = "control_flood"
     BAD_REQUEST = "bad_request"
     HANDSHAKE_TIMEOUT = "handshake_timeout"
     TLS_FAILED = "tls_failed"
-    PROXY_HEADER = "proxy_header"
-    ORIGIN = "origin"
+    BAD_PROXY_HEADER = "bad_proxy_header"
+    ORIGIN_NOT_ALLOWED = "origin_not_allowed"
     FORBIDDEN = "forbidden"
     UNAUTHENTICATED = "unauthenticated"
     AUTH_UNAVAILABLE = "auth_unavailable"
     AUTH_EXPIRED = "auth_expired"
     NO_ROUTE = "no_route"
-    RATE = "rate"
+    RATE_LIMITED = "rate_limited"
     BANNED = "banned"
     OVERLOAD = "overload"
-    DRAIN = "drain"
-    STOP = "stop"
+    DRAINING = "draining"
+    SHUTDOWN = "shutdown"
     INTERNAL_ERROR = "internal_error"
     SERVED = "served"
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class ReasonInfo:
     """What one reason becomes.
 
     Attributes:
         status: HTTP status before the 101, or None where it cannot happen there (or the answer carries its own).
-        code: WebSocket close code after the 101 (RFC 6455 section 7.4), or None where the connection is dropped.
+        close_code: WebSocket close code after the 101 (RFC 6455 section 7.4), or None where the connection is dropped.
         reset: whether a raw side is reset (True) or finished with FIN (False).
         level: log level of the line that tells it.
     """
 
     status: int | None
-    code: int | None
+    close_code: int | None
     reset: bool
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
-ENDINGS: dict[Reason, Ending] = {
-    Reason.BACKEND_CLOSED: Ending(None, 1000, reset=False),
-    Reason.CLIENT_CLOSED: Ending(None, 1000, reset=False),
-    Reason.CLIENT_LOST: Ending(None, None, reset=True),
-    Reason.BACKEND_REFUSED: Ending(502, 1014, reset=True, level="warning"),
-    Reason.BACKEND_UNREACHABLE: Ending(502, 1014, reset=True, level="warning"),
-    Reason.BACKEND_NAME: Ending(502, 1014, reset=True, level="warning"),
-    Reason.BACKEND_TLS: Ending(502, 1014, reset=True, level="warning"),
-    Reason.BACKEND_TIMEOUT: Ending(504, 1014, reset=True, level="warning"),
-    Reason.BACKEND_RESET: Ending(None, 1011, reset=True, level="warning"),
-    Reason.IDLE_TIMEOUT: Ending(None, 1001, reset=False),
-    Reason.MAX_AGE: Ending(None, 1001, reset=False),
-    Reason.WRITE_STALLED: Ending(None, None, reset=True, level="warning"),
-    Reason.PROTOCOL_ERROR: Ending(400, 1002, reset=True, level="warning"),
-    Reason.BAD_TEXT: Ending(400, 1007, reset=True, level="warning"),
-    Reason.TOO_BIG: Ending(431, 1009, reset=True, level="warning"),
-    Reason.UNSUPPORTED: Ending(400, 1003, reset=True, level="warning"),
-    Reason.FLOOD: Ending(None, 1008, reset=True, level="warning"),
-    Reason.BAD_REQUEST: Ending(400, 1002, reset=True),
-    Reason.HANDSHAKE_TIMEOUT: Ending(408, 1002, reset=True),
-    Reason.TLS_FAILED: Ending(None, None, reset=True),
-    Reason.PROXY_HEADER: Ending(None, None, reset=True, level="warning"),
-    Reason.ORIGIN: Ending(403, 1008, reset=True, level="warning"),
-    Reason.FORBIDDEN: Ending(403, 1008, reset=True),
-    Reason.UNAUTHENTICATED: Ending(401, 1008, reset=True),
-    Reason.AUTH_UNAVAILABLE: Ending(503, 1013, reset=True, level="error"),
-    Reason.AUTH_EXPIRED: Ending(None, 1008, reset=False),
-    Reason.NO_ROUTE: Ending(404, 1008, reset=True),
-    Reason.RATE: Ending(429, 1008, reset=True),
-    Reason.BANNED: Ending(429, 1008, reset=True, level="debug"),
-    Reason.OVERLOAD: Ending(503, 1013, reset=True, level="warning"),
-    Reason.DRAIN: Ending(503, 1012, reset=False),
-    Reason.STOP: Ending(503, 1001, reset=False),
-    Reason.INTERNAL_ERROR: Ending(500, 1011, reset=True, level="error"),
-    Reason.SERVED: Ending(None, None, reset=False),
+REASONS: dict[Reason, ReasonInfo] = {
+    Reason.BACKEND_CLOSED: ReasonInfo(None, 1000, reset=False),
+    Reason.CLIENT_CLOSED: ReasonInfo(None, 1000, reset=False),
+    Reason.CLIENT_LOST: ReasonInfo(None, None, reset=True),
+    Reason.BACKEND_REFUSED: ReasonInfo(502, 1014, reset=True, level="warning"),
+    Reason.BACKEND_UNREACHABLE: ReasonInfo(502, 1014, reset=True, level="warning"),
+    Reason.BACKEND_DNS: ReasonInfo(502, 1014, reset=True, level="warning"),
+    Reason.BACKEND_TLS: ReasonInfo(502, 1014, reset=True, level="warning"),
+    Reason.BACKEND_TIMEOUT: ReasonInfo(504, 1014, reset=True, level="warning"),
+    Reason.BACKEND_RESET: ReasonInfo(None, 1011, reset=True, level="warning"),
+    Reason.IDLE_TIMEOUT: ReasonInfo(None, 1001, reset=False),
+    Reason.MAX_LIFETIME: ReasonInfo(None, 1001, reset=False),
+    Reason.WRITE_STALLED: ReasonInfo(None, None, reset=True, level="warning"),
+    Reason.PROTOCOL_ERROR: ReasonInfo(400, 1002, reset=True, level="warning"),
+    Reason.INVALID_UTF8: ReasonInfo(400, 1007, reset=True, level="warning"),
+    Reason.REQUEST_TOO_LARGE: ReasonInfo(431, 1009, reset=True, level="warning"),
+    Reason.UNSUPPORTED_DATA: ReasonInfo(400, 1003, reset=True, level="warning"),
+    Reason.CONTROL_FLOOD: ReasonInfo(None, 1008, reset=True, level="warning"),
+    Reason.BAD_REQUEST: ReasonInfo(400, 1002, reset=True),
+    Reason.HANDSHAKE_TIMEOUT: ReasonInfo(408, 1002, reset=True),
+    Reason.TLS_FAILED: ReasonInfo(None, None, reset=True),
+    Reason.BAD_PROXY_HEADER: ReasonInfo(None, None, reset=True, level="warning"),
+    Reason.ORIGIN_NOT_ALLOWED: ReasonInfo(403, 1008, reset=True, level="warning"),
+    Reason.FORBIDDEN: ReasonInfo(403, 1008, reset=True),
+    Reason.UNAUTHENTICATED: ReasonInfo(401, 1008, reset=True),
+    Reason.AUTH_UNAVAILABLE: ReasonInfo(503, 1013, reset=True, level="error"),
+    Reason.AUTH_EXPIRED: ReasonInfo(None, 1008, reset=False),
+    Reason.NO_ROUTE: ReasonInfo(404, 1008, reset=True),
+    Reason.RATE_LIMITED: ReasonInfo(429, 1008, reset=True),
+    Reason.BANNED: ReasonInfo(429, 1008, reset=True, level="debug"),
+    Reason.OVERLOAD: ReasonInfo(503, 1013, reset=True, level="warning"),
+    Reason.DRAINING: ReasonInfo(503, 1012, reset=False),
+    Reason.SHUTDOWN: ReasonInfo(503, 1001, reset=False),
+    Reason.INTERNAL_ERROR: ReasonInfo(500, 1011, reset=True, level="error"),
+    Reason.SERVED: ReasonInfo(None, None, reset=False),
 }
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class Termination:
     """How one connection ended.
 
     Attributes:
         reason: The row of the table.
-        blame: Whose doing it was: the side that was accepted, the side that was dialled, or the bridge itself.
+        initiator: Whose doing it was: the side that was accepted, the side that was dialled, or the bridge itself.
         detail: One sentence for the log, with the numbers; never a secret. Empty if the reason says it all.
         status: HTTP status to answer, where it differs from the table's (405, 408, 413, 426 ...).
-        code: Close code that a peer sent, or None.
+        close_code: Close code that a peer sent, or None.
         headers: Header lines that the HTTP answer must carry.
     """
 
     reason: Reason
-    blame: Blame
+    initiator: Initiator
     detail: str = ""
     status: int | None = None
-    code: int | None = None
+    close_code: int | None = None
     headers: tuple[tuple[str, str], ...] = ()
 
     @property
     def http_status(self) -> int:
         """Status to answer before the 101."""
-        return self.status or ENDINGS[self.reason].status or 500
+        return self.status or REASONS[self.reason].status or 500

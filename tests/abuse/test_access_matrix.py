@@ -17,7 +17,7 @@ from tests.authority import client_context, folder, server_context
 from tests.client import request
 from tests.client_authority import ClientAuthority
 from tests.serving import Backend, Served, accept_upgrade, backend, echo, serving, written
-from wsbridge.kinds import AUTH
+from wsbridge.registry import AUTH
 
 KINDS = sorted(AUTH.keys() - {"none"})
 
@@ -64,26 +64,34 @@ def goals(tmp_path: Path, port: int) -> dict[str, tuple[dict[str, Any], str, str
     (tmp_path / "list").write_text(f"known: 127.0.0.1:{port}\n")
     targets = {"networks": ["127.0.0.1/32"], "ports": [str(port)]}
     tls = {"url": f"tls://localhost:{port}", "ca": str(folder() / "ca.pem")}
-    listed = {"tokens": str(tmp_path / "list"), "from": "query.to"}
+    listed = {"tokens": str(tmp_path / "list"), "token_from": "query.to"}
     tickets = {"route": "takes", "key": {"file": "tickets"}}
     return {
         "tcp": ({"backend": f"tcp://127.0.0.1:{port}"}, "/tcp?", "upgrade"),
-        "late": ({"backend": f"tcp://127.0.0.1:{port}", "dial": "after-upgrade"}, "/late?", "upgrade"),
+        "late": ({"backend": f"tcp://127.0.0.1:{port}", "dial": {"when": "after-upgrade"}}, "/late?", "upgrade"),
         "tls": ({"backend": tls}, "/tls?", "upgrade"),
         "unix": ({"backend": f"unix:{tmp_path}/sock"}, "/unix?", "upgrade"),
         "ws": ({"backend": f"ws://127.0.0.1:{port}/"}, "/ws?", "upgrade"),
         "files": ({"files": str(tmp_path / "page")}, "/files/x.txt?", "GET"),
-        "answer": ({"answer": "204"}, "/answer?", "GET"),
-        "gives": ({"ticket": tickets}, "/gives?", "POST"),
-        "chosen": ({"backend": "tcp://127.0.0.1:{query.port}", "targets": targets}, f"/chosen?port={port}&", "upgrade"),
-        "forbidden": ({"backend": "tcp://127.0.0.1:{query.port}", "targets": targets}, "/forbidden?port=1&", "upgrade"),
-        "listed": ({"backend": listed, "targets": targets}, "/listed?to=known&", "upgrade"),
-        "unlisted": ({"backend": listed, "targets": targets}, "/unlisted?to=unknown&", "upgrade"),
+        "respond": ({"respond": "204"}, "/respond?", "GET"),
+        "gives": ({"issue_tickets": tickets}, "/gives?", "POST"),
+        "chosen": (
+            {"backend": "tcp://127.0.0.1:{query.port}", "allowed_targets": targets},
+            f"/chosen?port={port}&",
+            "upgrade",
+        ),
+        "forbidden": (
+            {"backend": "tcp://127.0.0.1:{query.port}", "allowed_targets": targets},
+            "/forbidden?port=1&",
+            "upgrade",
+        ),
+        "listed": ({"backend": listed, "allowed_targets": targets}, "/listed?to=known&", "upgrade"),
+        "unlisted": ({"backend": listed, "allowed_targets": targets}, "/unlisted?to=unknown&", "upgrade"),
         OTHER: ({"backend": f"tcp://127.0.0.1:{port}"}, f"/{OTHER}?", "upgrade"),
     }
 
 
-RIGHT = {"GET": {"files": 200, "answer": 204}, "POST": {"gives": 200}}
+RIGHT = {"GET": {"files": 200, "respond": 204}, "POST": {"gives": 200}}
 CHOSEN_WRONG = {"forbidden", "unlisted"}
 
 
@@ -101,8 +109,8 @@ def configuration(tmp_path: Path, port: int, way: Way, clients: ClientAuthority)
     tls = clients.listener_tls("optional")
     listeners: dict[str, Any] = {"web": {"bind": "127.0.0.1:0", "tls": tls}}
     if way.raw:
-        listeners["raw"] = {"bind": "127.0.0.1:0", "tls": tls, "speaks": "tcp", "route": "tcp"}
-    return written(listeners=listeners, routes=routes, timeouts={"linger": "100ms"})
+        listeners["raw"] = {"bind": "127.0.0.1:0", "tls": tls, "protocol": "tcp", "route": "tcp"}
+    return written(listeners=listeners, routes=routes, timeouts={"lingering": "100ms"})
 
 
 async def connected(served: Served, context: ssl.SSLContext | None, name: str = "web") -> trio.SSLStream[Any]:

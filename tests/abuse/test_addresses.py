@@ -12,12 +12,11 @@ import trio.testing
 from tests.authority import client_context, folder, listener_tls
 from tests.client import Client, request
 from tests.serving import Served, backend, serving, written
-from wsbridge.protocol.proxy_header import Place
-from wsbridge.protocol.proxy_writer import write_v1, write_v2
+from wsbridge.protocol.proxy import SockEndpoint, encode_proxy_v1, encode_proxy_v2
 
-CLIENT, ASKED = Place("203.0.113.7", 4711), Place("192.0.2.1", 443)
-ANSWER = {"answer": 204, "auth": "none"}
-PROXIED = {"trusted_proxies": ["127.0.0.1"], "real_address": "proxy-protocol"}
+CLIENT, ASKED = SockEndpoint("203.0.113.7", 4711), SockEndpoint("192.0.2.1", 443)
+ANSWER = {"respond": 204, "auth": "none"}
+PROXIED = {"trusted_proxies": ["127.0.0.1"], "client_address_from": "proxy-protocol"}
 
 
 def listener(**keys: Any) -> dict[str, Any]:
@@ -33,7 +32,7 @@ async def behind(served: Served, header: bytes, name: str = "web") -> Client:
     return client
 
 
-@pytest.mark.parametrize("write", [write_v1, write_v2])
+@pytest.mark.parametrize("write", [encode_proxy_v1, encode_proxy_v2])
 async def test_the_client_of_a_proxy_is_the_peer(write: Any) -> None:
     """Behind either version, glued to the request or not, the log has the client and the way it came."""
     async with (
@@ -47,7 +46,7 @@ async def test_the_client_of_a_proxy_is_the_peer(write: Any) -> None:
             assert (await client.head()).startswith("HTTP/1.1 101 ")
             await client.echoed(b"x" * 100_000)
             await client.close()
-            line = await served.records.wait("connection.end", 1 + glued)
+            line = await served.records.wait("connection.closed", 1 + glued)
             assert (line["peer"], line["via"]) == ("203.0.113.7:4711", ["127.0.0.1"])
 
 
@@ -57,7 +56,7 @@ async def test_before_tls() -> None:
     async with backend() as back, serving(written(listeners=listeners, route={"backend": back.url})) as served:
         stream = await trio.open_tcp_stream("127.0.0.1", served.port())
         stream.socket.setsockopt(6, 3, 1)  # TCP_CORK: the header waits for the hello
-        await stream.send_all(write_v2(CLIENT, ASKED))
+        await stream.send_all(encode_proxy_v2(CLIENT, ASKED))
         tls = trio.SSLStream(stream, client_context(), server_hostname="localhost", https_compatible=True)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(tls.do_handshake)
@@ -67,22 +66,24 @@ async def test_before_tls() -> None:
         await client.upgrade()
         await client.echoed()
         await client.close()
-        assert (await served.records.wait("connection.end"))["peer"] == "203.0.113.7:4711"
+        assert (await served.records.wait("connection.closed"))["peer"] == "203.0.113.7:4711"
 
 
 async def test_on_a_raw_listener() -> None:
     """A listener that speaks tcp takes the header away and relays the rest, as it does behind TLS."""
-    listeners = {"old": listener(speaks="tcp", route="app")}
+    listeners = {"old": listener(protocol="tcp", route="app")}
     routes = {"app": {"auth": {"kind": "network", "allow": ["203.0.113.0/24"]}}}
     async with backend() as back:
         routes["app"]["backend"] = back.url  # type: ignore[assignment]  # its values are of several types
         async with serving(written(listeners=listeners, routes=routes)) as served:
-            with await behind(served, write_v1(CLIENT, ASKED) + b"hello", "old") as client:
+            with await behind(served, encode_proxy_v1(CLIENT, ASKED) + b"hello", "old") as client:
                 assert await client.take(5) == b"hello"
-            assert (await served.records.wait("connection.end"))["via"] == ["127.0.0.1"]
-            with await behind(served, write_v1(Place("198.51.100.1", 1), ASKED) + b"hello", "old") as client:
+            assert (await served.records.wait("connection.closed"))["via"] == ["127.0.0.1"]
+            with await behind(
+                served, encode_proxy_v1(SockEndpoint("198.51.100.1", 1), ASKED) + b"hello", "old"
+            ) as client:
                 assert await client.everything() == b""
-            line = await served.records.wait("connection.refused")
+            line = await served.records.wait("connection.rejected")
             assert (line["peer"], line["reason"]) == ("198.51.100.1:1", "forbidden")
             assert back.dials == 1
 
@@ -92,21 +93,21 @@ async def test_on_a_raw_listener() -> None:
     [
         (request(), 'no PROXY header: it begins with "G"'),
         (b"PROXY TCP4 nonsense\r\n" + request(), "the PROXY line has 3 fields, not 6"),
-        (write_v2(CLIENT, ASKED)[:-1] + b"?" + request(), "CRC32C is wrong"),
-        (write_v2(CLIENT, ASKED, identity="x" * 900) + request(), "the limit is 600"),
+        (encode_proxy_v2(CLIENT, ASKED)[:-1] + b"?" + request(), "CRC32C is wrong"),
+        (encode_proxy_v2(CLIENT, ASKED, identity="x" * 900) + request(), "the limit is 600"),
         (b"PROXY ", "no whole PROXY header within proxy_header, 0.2 s; 6 bytes came"),
         (b"", "no whole PROXY header within proxy_header, 0.2 s; 0 bytes came"),
     ],
 )
 async def test_without_a_good_header_nothing_is_heard(sent: bytes, detail: str) -> None:
     """Absent, malformed, too long or late: reset without an answer, and one line says why."""
-    limits, timeouts = {"proxy_header": 600}, {"proxy_header": "200ms"}
+    limits, timeouts = {"max_proxy_header_bytes": 600}, {"proxy_header": "200ms"}
     text = written(listeners={"web": listener()}, limits=limits, timeouts=timeouts, route=ANSWER)
     async with serving(text) as served:
         with await behind(served, sent) as client:
             assert await client.everything() == b""
-        line = await served.records.wait("connection.refused")
-        assert (line["reason"], line["level"]) == ("proxy_header", "warning")
+        line = await served.records.wait("connection.rejected")
+        assert (line["reason"], line["level"]) == ("bad_proxy_header", "warning")
         assert line["peer"].startswith("127.0.0.1:")
         assert detail in line["detail"]
         assert "status" not in line
@@ -117,9 +118,9 @@ async def test_who_is_no_trusted_proxy_is_turned_away() -> None:
     """A client that comes past the proxy is not heard, whatever it claims to be."""
     keys = listener(trusted_proxies=["10.0.0.0/8"])
     async with serving(written(listeners={"web": keys}, route=ANSWER)) as served:
-        with await behind(served, write_v1(Place("10.0.0.1", 1), ASKED) + request()) as client:
+        with await behind(served, encode_proxy_v1(SockEndpoint("10.0.0.1", 1), ASKED) + request()) as client:
             assert await client.everything() == b""
-        line = await served.records.wait("connection.refused")
+        line = await served.records.wait("connection.rejected")
         assert line["detail"] == "127.0.0.1 is none of trusted_proxies"
 
 
@@ -127,14 +128,14 @@ async def test_a_health_check() -> None:
     """LOCAL comes from the proxy itself, and a connection without a byte is told at debug alone."""
     text = written(listeners={"web": listener()}, route=ANSWER)
     async with serving(text) as served:
-        with await behind(served, write_v2(None, None) + b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n") as client:
+        with await behind(served, encode_proxy_v2(None, None) + b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n") as client:
             assert (await client.head()).startswith("HTTP/1.1 204 ")
-        line = await served.records.wait("request.served")
+        line = await served.records.wait("http.request")
         assert line["peer"].startswith("127.0.0.1:")
         assert "via" not in line
         with await served.connect():
             pass
-        await served.records.wait("connection.silent")
+        await served.records.wait("connection.empty")
 
 
 async def test_over_the_cap_behind_a_proxy() -> None:
@@ -142,16 +143,20 @@ async def test_over_the_cap_behind_a_proxy() -> None:
     text = written(listeners={"web": listener()}, limits={"connections": 1}, route=ANSWER)
     async with serving(text) as served:
         with await behind(served, b"PROXY"):
-            with await behind(served, write_v1(CLIENT, ASKED) + request()) as client:
+            with await behind(served, encode_proxy_v1(CLIENT, ASKED) + request()) as client:
                 assert (await client.head()).startswith("HTTP/1.1 503 ")
-            line = await served.records.wait("connection.refused")
+            line = await served.records.wait("connection.rejected")
             assert (line["reason"], line["peer"]) == ("overload", "203.0.113.7:4711")
 
 
 async def test_each_request_tells_its_own_client(tmp_path: Any) -> None:
     """On a connection that a proxy keeps alive, requests of several clients are told apart, as are their rights."""
     (tmp_path / "a.txt").write_text("a")
-    keys = {"bind": "127.0.0.1:0", "trusted_proxies": ["127.0.0.1", "10.0.0.0/8"], "real_address": "x-forwarded-for"}
+    keys = {
+        "bind": "127.0.0.1:0",
+        "trusted_proxies": ["127.0.0.1", "10.0.0.0/8"],
+        "client_address_from": "x-forwarded-for",
+    }
     allowed = {"kind": "network", "allow": ["203.0.113.0/24"]}
     text = written(listeners={"web": keys}, route={"files": str(tmp_path), "auth": allowed})
     async with serving(text) as served:
@@ -162,11 +167,11 @@ async def test_each_request_tells_its_own_client(tmp_path: Any) -> None:
                 await client.take(1)
             await client.send(asking("X-Forwarded-For: 203.0.113.1, 198.51.100.1"))
             assert (await client.head()).startswith("HTTP/1.1 403 ")
-        await served.records.wait("request.served", 2)
-        one, other = served.records.of("request.served")
+        await served.records.wait("http.request", 2)
+        one, other = served.records.of("http.request")
         assert (one["peer"], one["via"]) == ("203.0.113.7:0", ["127.0.0.1"])
         assert (other["peer"], other["via"]) == ("203.0.113.8:0", ["10.0.0.9", "127.0.0.1"])
-        assert (await served.records.wait("connection.refused"))["peer"] == "198.51.100.1:0"
+        assert (await served.records.wait("connection.rejected"))["peer"] == "198.51.100.1:0"
 
 
 def asking(*headers: str) -> bytes:
@@ -176,7 +181,7 @@ def asking(*headers: str) -> bytes:
 
 async def test_a_header_that_cannot_be_read() -> None:
     """Nonsense where the proxy should have told the client: 400, and the client's own header has no say elsewhere."""
-    keys = {"bind": "127.0.0.1:0", "trusted_proxies": ["127.0.0.1"], "real_address": "forwarded"}
+    keys = {"bind": "127.0.0.1:0", "trusted_proxies": ["127.0.0.1"], "client_address_from": "forwarded"}
     both = {"web": keys, "other": {**keys, "trusted_proxies": ["10.0.0.1"]}}
     async with serving(written(listeners=both, route=ANSWER)) as served:
         lines = ("Forwarded: for=203.0.113.7", 'Forwarded: for="203')
@@ -188,15 +193,15 @@ async def test_a_header_that_cannot_be_read() -> None:
         with await served.connect("other") as client:
             await client.send(asking(*lines))
             assert (await client.head()).startswith("HTTP/1.1 204 ")
-        assert (await served.records.wait("request.served"))["peer"].startswith("127.0.0.1:")
+        assert (await served.records.wait("http.request"))["peer"].startswith("127.0.0.1:")
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
 @pytest.mark.parametrize("scheme", ["tcp", "tls"])
 async def test_from_bridge_to_bridge(version: str, scheme: str) -> None:
     """What one learns of a client by the request, the next is told by a PROXY header, before TLS as well."""
-    inner = listener(speaks="tcp", route="app", **({"tls": listener_tls()} if scheme == "tls" else {}))
-    outer = {"bind": "127.0.0.1:0", "trusted_proxies": ["127.0.0.1"], "real_address": "x-forwarded-for"}
+    inner = listener(protocol="tcp", route="app", **({"tls": listener_tls()} if scheme == "tls" else {}))
+    outer = {"bind": "127.0.0.1:0", "trusted_proxies": ["127.0.0.1"], "client_address_from": "x-forwarded-for"}
     async with backend() as back:
         routes = {"app": {"backend": back.url, "auth": "none"}}
         async with serving(written(listeners={"web": inner}, routes=routes)) as behind_it:
@@ -207,6 +212,6 @@ async def test_from_bridge_to_bridge(version: str, scheme: str) -> None:
                 client = await in_front.upgraded("/", "X-Forwarded-For: 2001:db8::7")
                 await client.echoed(b"x" * 100_000)
                 await client.close()
-                line = await in_front.records.wait("connection.end", backend=back.url)  # one log for both
+                line = await in_front.records.wait("connection.closed", backend=back.url)  # one log for both
                 assert (line["peer"], line["via"]) == ("[2001:db8::7]:0", ["127.0.0.1"])
-                assert line["to_back"] == 100_000
+                assert line["bytes_to_backend"] == 100_000

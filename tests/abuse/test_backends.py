@@ -50,7 +50,7 @@ async def test_an_upstream_that_does_not_upgrade(answer, dial):
                 pass
 
     async with backend(upstream) as back:
-        route = {"backend": f"ws://127.0.0.1:{back.port}/", "dial": dial}
+        route = {"backend": f"ws://127.0.0.1:{back.port}/", "dial": {"when": dial}}
         async with serving(written(route=route)) as served:
             with await served.connect() as client:
                 await client.send(request())
@@ -66,7 +66,7 @@ async def test_an_upstream_that_does_not_upgrade(answer, dial):
                     for word in ("Location", "evil", "WWW-Authenticate", "private"):
                         assert word not in got
             line = await served.records.ended()
-            assert (line["reason"], line["blame"]) == ("backend_refused", "back")
+            assert (line["reason"], line["initiator"]) == ("backend_refused", "backend")
             assert line["detail"]
             await back.until(open=0)
 
@@ -102,8 +102,8 @@ async def test_a_close_reason_of_an_upstream_stays_text():
         client = await served.upgraded()
         assert await client.closing() == (4001, "<script>")
         client.drop()
-        line = await served.records.wait("connection.end")
-        assert line["code"] == 4001
+        line = await served.records.wait("connection.closed")
+        assert line["close_code"] == 4001
         assert "script" not in str(line)
 
 
@@ -133,7 +133,7 @@ async def test_a_backend_that_never_reads():
     async def deaf(_stream):
         await trio.sleep_forever()
 
-    timeouts = {"write": "500ms", "ping": "off"}
+    timeouts = {"write": "500ms", "ping_interval": "off"}
     async with backend(deaf) as back, serving(written(route={"backend": back.url}, timeouts=timeouts)) as served:
         client = await served.upgraded()
 
@@ -147,9 +147,9 @@ async def test_a_backend_that_never_reads():
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(upload)
-            line = await served.records.wait("connection.end")
+            line = await served.records.wait("connection.closed")
             nursery.cancel_scope.cancel()
-        assert (line["reason"], line["blame"]) == ("write_stalled", "back")
+        assert (line["reason"], line["initiator"]) == ("write_stalled", "backend")
         client.drop()
 
 
@@ -165,7 +165,7 @@ async def test_a_client_held_back_by_the_backend_is_not_blamed():
         await stream.send_all(b"all of it")
         await stream.receive_some(1)
 
-    timeouts = {"ping": "200ms", "pong": "200ms", "write": "10s"}
+    timeouts = {"ping_interval": "200ms", "ping_timeout": "200ms", "write": "10s"}
     async with backend(late) as back, serving(written(route={"backend": back.url}, timeouts=timeouts)) as served:
         client = await served.upgraded()
 

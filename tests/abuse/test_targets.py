@@ -18,8 +18,8 @@ import trio
 
 from tests.client import request
 from tests.serving import Backend, Served, backend, serving, written
-from wsbridge.protocol.ticket import Ticket, new_id, write
-from wsbridge.targets.picker import TokenPicker
+from wsbridge.backends.dynamic import TokenFileTarget
+from wsbridge.protocol.ticket import Ticket, encode_ticket, new_ticket_id
 
 PATH = {"path": "/to/{host}/{port}"}
 ANY_PORT = ["1-65535"]
@@ -49,7 +49,7 @@ async def refused(served: Served, path: str, *headers: str) -> dict[str, Any]:
     assert text.startswith("HTTP/1.1 403 ")
     assert text.endswith("\r\n\r\nforbidden\n")
     line = await served.records.ended(before + 1)
-    assert (line["reason"], line["blame"], line["status"]) == ("forbidden", "front", 403)
+    assert (line["reason"], line["initiator"], line["status"]) == ("forbidden", "client", 403)
     return line
 
 
@@ -89,7 +89,7 @@ LOOPBACK = {"networks": ["127.0.0.1/32"], "ports": ANY_PORT}
 
 async def test_what_is_allowed_is_reached() -> None:
     """By address and by name; the log has the target and the real address."""
-    async with backend() as back, serving(route(targets=LOOPBACK)) as served:
+    async with backend() as back, serving(route(allowed_targets=LOOPBACK)) as served:
         resolving(served, lambda host: ["127.0.0.1"])
         for host in ("127.0.0.1", "db.example", "DB.example."):
             with await served.upgraded(f"/to/{host}/{back.port}") as client:
@@ -102,7 +102,7 @@ async def test_what_is_allowed_is_reached() -> None:
             f"tcp://db.example:{back.port}",
             f"tcp://db.example:{back.port}",
         ]
-        assert {line["address"] for line in lines} == {f"127.0.0.1:{back.port}"}
+        assert {line["backend_address"] for line in lines} == {f"127.0.0.1:{back.port}"}
 
 
 FORMS = [
@@ -126,7 +126,7 @@ async def test_other_ways_of_writing_an_address() -> None:
                         "match": {"path": "/{port}"},
                         "backend": "tcp://{query.host}:{port}",
                         "auth": "none",
-                        "targets": {"networks": networks, "ports": ANY_PORT},
+                        "allowed_targets": {"networks": networks, "ports": ANY_PORT},
                     }
                 }
             )
@@ -140,7 +140,7 @@ async def test_other_ways_of_writing_an_address() -> None:
 @pytest.mark.parametrize("port", ["0", "65536", "022", "0x16", "+22", "22%20", "%32%32%00", "a", "-1"])
 async def test_other_ways_of_writing_a_port(port: str) -> None:
     """All are refused."""
-    async with serving(route(targets=LOOPBACK)) as served:
+    async with serving(route(allowed_targets=LOOPBACK)) as served:
         text = await answer(served, f"/to/127.0.0.1/{port}")
         assert text.startswith(("HTTP/1.1 403 ", "HTTP/1.1 400 "))
 
@@ -148,7 +148,7 @@ async def test_other_ways_of_writing_a_port(port: str) -> None:
 async def test_a_name_that_changes_its_mind() -> None:
     """What was judged is what is dialled: a second look-up, which would lead elsewhere, is not made."""
     answers = iter(["127.0.0.1", "127.0.0.2", "127.0.0.1", "127.0.0.2"])
-    async with twins() as (good, evil), serving(route(targets=LOOPBACK)) as served:
+    async with twins() as (good, evil), serving(route(allowed_targets=LOOPBACK)) as served:
         asked = resolving(served, lambda host: [next(answers)])
         for number in (1, 2):
             with await served.upgraded(f"/to/rebind.example/{good.port}") as client:
@@ -164,7 +164,7 @@ async def test_a_name_that_changes_its_mind() -> None:
 
 async def test_of_several_addresses_the_good_are_dialled() -> None:
     """In whatever order they come, and with special ones among them."""
-    async with twins() as (good, evil), serving(route(targets=LOOPBACK)) as served:
+    async with twins() as (good, evil), serving(route(allowed_targets=LOOPBACK)) as served:
         mixes = [
             ["127.0.0.2", "127.0.0.1"],
             ["127.0.0.1", "127.0.0.2"],
@@ -184,7 +184,7 @@ async def test_of_several_addresses_the_good_are_dialled() -> None:
 async def test_a_name_that_is_not_allowed_is_not_looked_up() -> None:
     """Nothing leaves for the DNS."""
     targets = {"names": ["*.good.example"], **LOOPBACK}
-    async with serving(route(targets=targets)) as served:
+    async with serving(route(allowed_targets=targets)) as served:
         asked = resolving(served, lambda host: ["127.0.0.1"])
         for name in ("evil.example", "good.example", "a.good.example.evil.example", "localhost"):
             await refused(served, f"/to/{name}/22")
@@ -203,9 +203,11 @@ async def test_our_own_listeners(bind: str, hosts: list[str]) -> None:
     """A client cannot come back in from inside, unless that is written."""
     app = {"match": PATH, "backend": "tcp://{host}:{port}", "auth": "none"}
     for own in (False, True):
-        targets = {"networks": ["127.0.0.0/8", "::1/128"], "ports": ANY_PORT, "own_listeners": str(own).lower()}
+        targets = {"networks": ["127.0.0.0/8", "::1/128"], "ports": ANY_PORT, "allow_own_listeners": str(own).lower()}
         config = written(
-            listeners={"web": {"bind": bind}}, routes={"app": {**app, "targets": targets}}, limits={"connections": "99"}
+            listeners={"web": {"bind": bind}},
+            routes={"app": {**app, "allowed_targets": targets}},
+            limits={"connections": "99"},
         )
         async with serving(config) as served:
             resolving(served, lambda host: ["127.0.0.1"])
@@ -235,7 +237,7 @@ async def test_sockets_of_others(tmp_path: Path) -> None:
                 "match": "any",
                 "auth": "none",
                 "backend": f"unix:{tmp_path}/run/{{query.name}}",
-                "targets": {"unix": [str(tmp_path / "run")]},
+                "allowed_targets": {"unix": [str(tmp_path / "run")]},
             }
         },
     )
@@ -263,17 +265,22 @@ async def test_sockets_of_others(tmp_path: Path) -> None:
 async def tokens(tmp_path: Path, **keys: Any) -> AsyncIterator[tuple[Backend, Served, list[int]]]:
     """A bridge with a list of tokens, its backend, and how often a token was looked up."""
     looked: list[int] = []
-    pick = TokenPicker.pick
+    pick = TokenFileTarget.select
 
-    async def counted(self: TokenPicker, *rest: Any) -> Any:
+    async def counted(self: TokenFileTarget, *rest: Any) -> Any:
         looked.append(1)
         return await pick(self, *rest)
 
     async with backend() as back:
         (tmp_path / "list").write_text(f"s3cret-a: 127.0.0.1:{back.port}\ns3cret-b: 10.0.0.1:22\n")
-        app = {"match": "any", "auth": "none", "backend": {"tokens": "list", "from": "query.id"}, "targets": LOOPBACK}
+        app = {
+            "match": "any",
+            "auth": "none",
+            "backend": {"tokens": "list", "token_from": "query.id"},
+            "allowed_targets": LOOPBACK,
+        }
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(TokenPicker, "pick", counted)
+            patch.setattr(TokenFileTarget, "select", counted)
             async with serving(written(routes={"app": {**app, **keys}}), folder=tmp_path) as served:
                 yield back, served, looked
                 assert "s3cret" not in str(served.records.all)
@@ -299,13 +306,13 @@ async def test_a_token_is_looked_up_for_those_who_may_ask(tmp_path: Path) -> Non
     async with tokens(tmp_path) as (back, served, looked):
         for token in ("s3cret-a", "s3cret-x"):
             text = await answer(served, f"/?id={token}", "Origin: https://evil.example")
-            assert text.endswith("\r\n\r\norigin\n")
+            assert text.endswith("\r\n\r\norigin_not_allowed\n")
         assert (back.dials, looked) == (0, [])
 
 
 async def test_after_the_upgrade_it_is_a_close_code(tmp_path: Path) -> None:
     """1008 and the word, for an unknown token as for a target that is not allowed."""
-    async with tokens(tmp_path, dial="after-upgrade") as (back, served, _):
+    async with tokens(tmp_path, dial={"when": "after-upgrade"}) as (back, served, _):
         for token in ("s3cret-b", "s3cret-c"):
             with await served.upgraded(f"/?id={token}") as client:
                 assert await client.closing() == (1008, "forbidden")
@@ -333,7 +340,7 @@ KEY = "k" * 32
 def ticket(target: str) -> str:
     """Write a ticket of the route that leads to one target."""
     now = int(time.time() * 1000)
-    return write(Ticket(new_id(), "app", now, now + 30_000, "alice", {}, target=target), KEY.encode())
+    return encode_ticket(Ticket(new_ticket_id(), "app", now, now + 30_000, "alice", {}, target=target), KEY.encode())
 
 
 async def test_a_ticket_leads_to_its_target_alone(tmp_path: Path) -> None:
@@ -350,7 +357,7 @@ async def test_a_ticket_leads_to_its_target_alone(tmp_path: Path) -> None:
             ("tcp://{query.host}:{query.port}", both),
             (here, None),
         ):
-            app = {"match": "any", "auth": auth, "backend": url, **({"targets": targets} if targets else {})}
+            app = {"match": "any", "auth": auth, "backend": url, **({"allowed_targets": targets} if targets else {})}
             query = f"host=127.0.0.1&port={good.port}"
             async with serving(written(routes={"app": app}), folder=tmp_path) as served:
                 dials = good.dials

@@ -15,9 +15,9 @@ import trio
 
 from tests.client_authority import ClientAuthority
 from tests.serving import read_head
-from wsbridge.auth import scrypt
-from wsbridge.auth.tokens import Token, digest_of
-from wsbridge.protocol.ticket import Ticket, new_id, write
+from wsbridge.auth.bearer import BearerToken, token_digest
+from wsbridge.auth.passwords import hash_password
+from wsbridge.protocol.ticket import Ticket, encode_ticket, new_ticket_id
 
 SECRET = "k" * 40
 TICKETS = "t" * 40
@@ -82,13 +82,13 @@ def ways(folder: Path, service: int, clients: ClientAuthority) -> dict[str, Way]
         clients: Signs the certificates of clients.
     """
     for name in ("alice", "bob"):
-        (folder / f"users-{name}").write_text(f"{name}:{scrypt.make(name.encode(), ln=12).text}\n")
+        (folder / f"users-{name}").write_text(f"{name}:{hash_password(name.encode(), ln=12).text}\n")
     lines = [
-        Token("alice", digest_of("good")),
-        Token("alice", digest_of("old"), time.time() - 60),
-        Token("alice", digest_of("elsewhere"), None, frozenset([OTHER])),
+        BearerToken("alice", token_digest("good")),
+        BearerToken("alice", token_digest("old"), time.time() - 60),
+        BearerToken("alice", token_digest("elsewhere"), None, frozenset([OTHER])),
     ]
-    (folder / "tokens").write_text("".join(f"{token.line()}\n" for token in lines))
+    (folder / "tokens").write_text("".join(f"{token.to_line()}\n" for token in lines))
     (folder / "tickets").write_text(TICKETS)
     (folder / "secret").write_text(SECRET)
 
@@ -168,8 +168,8 @@ SIGNED: dict[str, Callable[[str], Shown]] = {
 def ticket(route: str, lasts: float = 60, key: str = TICKETS) -> Shown:
     """Show a ticket."""
     now = int(time.time() * 1000)
-    made = Ticket(new_id(), route, now, now + int(lasts * 1000), "alice")
-    return Shown(query=f"ticket={write(made, key.encode())}")
+    made = Ticket(new_ticket_id(), route, now, now + int(lasts * 1000), "alice")
+    return Shown(query=f"ticket={encode_ticket(made, key.encode())}")
 
 
 PASSES: dict[str, Callable[[str], Shown]] = {

@@ -25,24 +25,29 @@ async def test_a_relayed_connection_is_told_twice(tmp_path):
         async with serving(text) as served:
             client = await served.upgraded("/x?token=geheim", "Origin: http://localhost")
             with trio.fail_after(5):
-                while not lines(path, "admitted"):
+                while not lines(path, "access.granted"):
                     await trio.sleep(0.01)
-            assert not lines(path, "ended")
+            assert not lines(path, "access.ended")
             await client.echoed(b"12345")
             await client.close()
-            logged = await served.records.wait("connection.end")
+            logged = await served.records.wait("connection.closed")
         assert [line["event"] for line in map(json.loads, path.read_text().splitlines())] == [
-            "started",
-            "admitted",
-            "ended",
-            "stopped",
+            "audit.started",
+            "access.granted",
+            "access.ended",
+            "audit.stopped",
         ]
-        (admitted,), (ended,) = lines(path, "admitted"), lines(path, "ended")
+        (admitted,), (ended,) = lines(path, "access.granted"), lines(path, "access.ended")
         assert admitted["id"] == ended["id"] == logged["id"]
-        assert (admitted["proof"], admitted["route"], admitted["listener"]) == ("network", "app", "web")
+        assert (admitted["auth_method"], admitted["route"], admitted["listener"]) == ("network", "app", "web")
         assert (admitted["path"], admitted["origin"]) == ("/x?token=***", "http://localhost")
-        assert (admitted["backend"], admitted["address"]) == (back.url, f"127.0.0.1:{back.port}")
-        assert (ended["reason"], ended["code"], ended["to_back"], ended["to_front"]) == ("client_closed", 1000, 5, 5)
+        assert (admitted["backend"], admitted["backend_address"]) == (back.url, f"127.0.0.1:{back.port}")
+        assert (ended["reason"], ended["close_code"], ended["bytes_to_backend"], ended["bytes_to_client"]) == (
+            "client_closed",
+            1000,
+            5,
+            5,
+        )
 
 
 async def test_refusals_are_all_told(tmp_path):
@@ -54,10 +59,10 @@ async def test_refusals_are_all_told(tmp_path):
             with await served.connect() as client:
                 await client.send(request(f"/{number}"))
                 await client.everything()
-    refused = lines(path, "refused")
+    refused = lines(path, "access.denied")
     assert [line["path"] for line in refused] == [f"/{number}" for number in range(250)]
     assert {(line["reason"], line["status"], line["route"]) for line in refused} == {("forbidden", 403, "app")}
-    assert not lines(path, "admitted", "ended")
+    assert not lines(path, "access.granted", "access.ended")
 
 
 async def test_a_connection_that_a_stop_cut_is_ended(tmp_path):
@@ -65,18 +70,18 @@ async def test_a_connection_that_a_stop_cut_is_ended(tmp_path):
     path = tmp_path / "audit.jsonl"
     async with backend() as back, serving(written(route={"backend": back.url}, audit={"file": str(path)})) as served:
         client = await served.upgraded()
-        served.server.stop(Reason.STOP)
+        served.server.stop(Reason.SHUTDOWN)
         await served.returned.wait()
         client.drop()
-    (ended,) = lines(path, "ended")
-    assert ended["reason"] == "stop"
+    (ended,) = lines(path, "access.ended")
+    assert ended["reason"] == "shutdown"
 
 
 async def test_a_file_that_cannot_be_opened_refuses_to_start(tmp_path):
     """No listener opens without the audit."""
     gone = tmp_path / "logs"
     gone.mkdir()
-    server = Server(config_of(written(route={"answer": "204"}, audit={"file": str(gone / "a.jsonl")})))
+    server = Server(config_of(written(route={"respond": "204"}, audit={"file": str(gone / "a.jsonl")})))
     gone.rmdir()
     with pytest.raises(ValueError, match=r"audit: .*a\.jsonl cannot be opened: No such file or directory"):
         await server.run(lambda _: pytest.fail("it listens"))

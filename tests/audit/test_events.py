@@ -8,50 +8,62 @@ from pathlib import Path
 
 import pytest
 
-from wsbridge.audit.events import EVENTS, KEYS
-from wsbridge.log.record import Record
-from wsbridge.log.render import event_line
+from wsbridge.log.events import AUDIT_EVENTS, AUDIT_KEYS
+from wsbridge.log.format import audit_line
+from wsbridge.log.logger import Record
 
 DOC = (Path(__file__).parents[2] / "docs" / "audit.md").read_text()
 
 
-@pytest.mark.parametrize("name", EVENTS)
+@pytest.mark.parametrize("name", AUDIT_EVENTS)
 def test_the_table_is_sound(name: str) -> None:
     """Names are plain words, and each key is explained and stands once."""
-    keys = EVENTS[name].keys
-    assert re.fullmatch(r"[a-z]+", name)
+    keys = AUDIT_EVENTS[name].keys
+    assert re.fullmatch(r"[a-z]+\.[a-z]+", name)
     assert len(set(keys)) == len(keys)
-    assert set(keys) <= set(KEYS)
+    assert set(keys) <= set(AUDIT_KEYS)
 
 
 def test_no_key_is_explained_in_vain() -> None:
     """Each explained key belongs to an event."""
-    assert set(KEYS) == {key for event in EVENTS.values() for key in event.keys}
+    assert set(AUDIT_KEYS) == {key for event in AUDIT_EVENTS.values() for key in event.keys}
 
 
 def test_documentation_has_every_event_and_key() -> None:
     """docs/audit.md shows both tables, whole and in order."""
     events = [
         f"| `{name}` | {event.meaning} | {' '.join(f'`{key}`' for key in event.keys)} |"
-        for name, event in EVENTS.items()
+        for name, event in AUDIT_EVENTS.items()
     ]
-    keys = [f"| `{key}` | {meaning} |" for key, meaning in KEYS.items()]
-    assert re.findall(r"^\| `[a-z_]+` \|.*$", DOC, re.MULTILINE) == [*events, *keys]
+    keys = [f"| `{key}` | {meaning} |" for key, meaning in AUDIT_KEYS.items()]
+    assert re.findall(r"^\| `[a-z_.]+` \|.*$", DOC, re.MULTILINE) == [*events, *keys]
 
 
 def test_commands_of_the_documentation_run(tmp_path: Path) -> None:
     """The commands that read an audit do so."""
     facts = [
-        {"event": "admitted", "id": 17, "peer": "192.0.2.1:5", "identity": "alice", "address": "10.0.0.5:5900"},
-        {"event": "admitted", "id": 171, "peer": "192.0.2.1:6", "identity": "alice", "address": "10.0.0.5:5900"},
-        {"event": "refused", "id": 18, "peer": "192.0.2.9:5"},
-        {"event": "refused", "id": 19, "peer": "192.0.2.9:6"},
+        {
+            "event": "access.granted",
+            "id": 17,
+            "peer": "192.0.2.1:5",
+            "identity": "alice",
+            "backend_address": "10.0.0.5:5900",
+        },
+        {
+            "event": "access.granted",
+            "id": 171,
+            "peer": "192.0.2.1:6",
+            "identity": "alice",
+            "backend_address": "10.0.0.5:5900",
+        },
+        {"event": "access.denied", "id": 18, "peer": "192.0.2.9:5"},
+        {"event": "access.denied", "id": 19, "peer": "192.0.2.9:6"},
     ]
-    (tmp_path / "audit.jsonl").write_bytes(b"".join(event_line(Record(0.0, "info", each)) for each in facts))
+    (tmp_path / "audit.jsonl").write_bytes(b"".join(audit_line(Record(0.0, "info", each)) for each in facts))
     who, one, refused = [
         subprocess.run(["sh", "-ec", text], cwd=tmp_path, check=True, capture_output=True, text=True).stdout.split()
         for text in re.findall(r"```sh\n(.*?)```", DOC, re.DOTALL)
     ]
-    assert who == ["2", '"identity":"alice"', '"address":"10.0.0.5:5900"']
+    assert who == ["2", '"identity":"alice"', '"backend_address":"10.0.0.5:5900"']
     assert len(one) == 1
     assert refused == ["2", '"peer":"192.0.2.9"']

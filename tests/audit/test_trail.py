@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.serving import Records, recording
-from wsbridge.audit.trail import QUEUE, Trail
+from wsbridge.log.audit import AUDIT_QUEUE_RECORDS, AuditLog
 
 
 @pytest.fixture
@@ -24,12 +24,12 @@ def records() -> Iterator[Records]:
 
 
 @pytest.fixture
-def begin(tmp_path: Path) -> Iterator[Callable[[], Trail]]:
+def begin(tmp_path: Path) -> Iterator[Callable[[], AuditLog]]:
     """Open trails; closed at the end."""
-    opened: list[Trail] = []
+    opened: list[AuditLog] = []
 
-    def begin(name: str = "audit.jsonl") -> Trail:
-        trail = Trail(tmp_path / name)
+    def begin(name: str = "audit.jsonl") -> AuditLog:
+        trail = AuditLog(tmp_path / name)
         trail.open()
         opened.append(trail)
         return trail
@@ -52,28 +52,30 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_records_are_framed_by_start_and_stop(begin: Callable[[], Trail], tmp_path: Path, records: Records) -> None:
+def test_records_are_framed_by_start_and_stop(begin: Callable[[], AuditLog], tmp_path: Path, records: Records) -> None:
     """Each record has its time and what the table has for it, and nothing else; the file is for its owner alone."""
     trail = begin()
-    trail.tell("admitted", {"id": 1, "path": "/x?token=geheim", "identity": "alice", "nonsense": 1, "level": "info"})
+    trail.emit(
+        "access.granted", {"id": 1, "path": "/x?token=geheim", "identity": "alice", "nonsense": 1, "level": "info"}
+    )
     trail.close()
     path = tmp_path / "audit.jsonl"
     first, second, third = lines(path)
     assert [line.pop("ts")[-1] for line in (first, second, third)] == ["Z"] * 3
-    assert (first["event"], first["pid"]) == ("started", os.getpid())
-    assert second == {"event": "admitted", "id": 1, "identity": "alice", "path": "/x?token=***"}
-    assert third == {"event": "stopped", "pid": os.getpid(), "dropped": 0}
+    assert (first["event"], first["pid"]) == ("audit.started", os.getpid())
+    assert second == {"event": "access.granted", "id": 1, "identity": "alice", "path": "/x?token=***"}
+    assert third == {"event": "audit.stopped", "pid": os.getpid(), "dropped": 0}
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert records.all == []
 
 
-def test_a_file_that_is_there_is_appended_to(begin: Callable[[], Trail], tmp_path: Path) -> None:
+def test_a_file_that_is_there_is_appended_to(begin: Callable[[], AuditLog], tmp_path: Path) -> None:
     """Neither what it holds nor its mode is touched."""
     path = tmp_path / "audit.jsonl"
     path.write_text('{"event":"before"}\n')
     path.chmod(0o640)
     begin().close()
-    assert [line["event"] for line in lines(path)] == ["before", "started", "stopped"]
+    assert [line["event"] for line in lines(path)] == ["before", "audit.started", "audit.stopped"]
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
@@ -82,17 +84,17 @@ def test_a_file_that_cannot_be_opened(tmp_path: Path, name: str) -> None:
     """Is told in one sentence, and nothing is left running; a pipe that nobody reads does not hang the start."""
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
-    trail = Trail(tmp_path / name)
+    trail = AuditLog(tmp_path / name)
     with pytest.raises(ValueError, match=rf"^audit: .*{name} cannot be opened: \w"):
         trail.open()
     trail.close()
 
 
 @pytest.mark.parametrize("how", ["rename", "unlink", "replace"])
-def test_a_file_that_was_moved_is_opened_anew(begin: Callable[[], Trail], tmp_path: Path, how: str) -> None:
+def test_a_file_that_was_moved_is_opened_anew(begin: Callable[[], AuditLog], tmp_path: Path, how: str) -> None:
     """Without a signal and without a further record, within about a second; no record is lost on the way."""
     trail, path, old = begin(), tmp_path / "audit.jsonl", tmp_path / "audit.jsonl.1"
-    trail.tell("refused", {"id": 1})
+    trail.emit("access.denied", {"id": 1})
     until(lambda: path.exists() and '"id":1' in path.read_text())
     if how == "unlink":
         path.unlink()
@@ -102,7 +104,7 @@ def test_a_file_that_was_moved_is_opened_anew(begin: Callable[[], Trail], tmp_pa
         path.touch(0o600)
     else:
         until(path.exists)
-    trail.tell("refused", {"id": 2})
+    trail.emit("access.denied", {"id": 2})
     trail.close()
     assert [line.get("id") for line in lines(path)] == [2, None]
     if how != "unlink":
@@ -113,15 +115,15 @@ def test_a_folder_that_vanished_is_told_once(tmp_path: Path, records: Records) -
     """The old file is written on, and when the folder is there again, so is the file."""
     (tmp_path / "logs").mkdir()
     path = tmp_path / "logs" / "audit.jsonl"
-    trail = Trail(path)
+    trail = AuditLog(path)
     trail.open()
     (tmp_path / "logs").rename(tmp_path / "away")
     until(lambda: bool(records.of("audit.failed")))
-    trail.tell("refused", {"id": 1})
+    trail.emit("access.denied", {"id": 1})
     until(lambda: '"id":1' in (tmp_path / "away" / "audit.jsonl").read_text())
     (tmp_path / "logs").mkdir()
     until(path.exists)
-    trail.tell("refused", {"id": 2})
+    trail.emit("access.denied", {"id": 2})
     trail.close()
     assert [line.get("id") for line in lines(path)] == [2, None]
     (told,) = records.of("audit.failed")
@@ -130,10 +132,10 @@ def test_a_folder_that_vanished_is_told_once(tmp_path: Path, records: Records) -
 
 def test_what_the_disk_does_not_take_is_told(records: Records) -> None:
     """Records that a full disk lost are counted in the log, which is another stream."""
-    trail = Trail(Path("/dev/full"))
+    trail = AuditLog(Path("/dev/full"))
     trail.open()
     for number in range(5):
-        trail.tell("refused", {"id": number})
+        trail.emit("access.denied", {"id": number})
     trail.close()
     assert trail.dropped == 7
     assert sum(line["count"] for line in records.of("audit.dropped")) == 7
@@ -145,12 +147,12 @@ def test_a_disk_that_hangs_holds_nobody_up(tmp_path: Path, records: Records) -> 
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        trail = Trail(pipe)
+        trail = AuditLog(pipe)
         trail.open()
-        for number in range(3 * QUEUE):
-            trail.tell("refused", {"id": number})
-        assert trail.dropped > QUEUE
-        assert trail._queue.qsize() <= QUEUE
+        for number in range(3 * AUDIT_QUEUE_RECORDS):
+            trail.emit("access.denied", {"id": number})
+        assert trail.dropped > AUDIT_QUEUE_RECORDS
+        assert trail._queue.qsize() <= AUDIT_QUEUE_RECORDS
         trail.stop(0.2)
         assert records.of("audit.dropped")
     finally:

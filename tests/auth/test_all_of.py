@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tests.auth.ways import Says, caller, lent
-from wsbridge.auth.all_of import AllOf, AllOfConfig
 from wsbridge.auth.identity import Denied, Identity
+from wsbridge.auth.network import AllOf, AllOfConfig
 from wsbridge.reasons import Reason
 
 INSIDE = Identity("", "network")
@@ -39,7 +39,7 @@ def test_it_needs_a_request_if_one_does() -> None:
 
 def test_it_takes_cookies_if_one_does() -> None:
     """The rule of Origin holds for the whole."""
-    assert config(Says(), Says(cookies=True)).takes_cookies()
+    assert config(Says(), Says(cookies=True)).accepts_cookies()
 
 
 def test_it_needs_a_certificate_if_one_does() -> None:

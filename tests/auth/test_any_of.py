@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from tests.auth.ways import Says, caller, lent
-from wsbridge.auth.any_of import AnyOf, AnyOfConfig
 from wsbridge.auth.identity import Denied, Identity
+from wsbridge.auth.network import AnyOf, AnyOfConfig
 from wsbridge.reasons import Reason
 
 ALICE = Identity("alice", "basic")
 NOBODY = Denied("no credentials", challenges=('Basic realm="wsbridge"',))
-WRONG = Denied("the token is unknown", tried=True, challenges=("Bearer",))
+WRONG = Denied("the token is unknown", failed_login=True, challenges=("Bearer",))
 CLOSED = Denied("nobody answers", Reason.AUTH_UNAVAILABLE)
 OUTSIDE = Denied("203.0.113.7 is in none of the networks", Reason.FORBIDDEN)
 
@@ -38,7 +38,7 @@ async def test_a_denial_tells_all_that_was_said() -> None:
     services, _ = lent(NOBODY, WRONG)
     denied = await AnyOf(config(), services).identify(caller())
     assert denied == Denied(
-        "no credentials; the token is unknown", tried=True, challenges=('Basic realm="wsbridge"', "Bearer")
+        "no credentials; the token is unknown", failed_login=True, challenges=('Basic realm="wsbridge"', "Bearer")
     )
 
 
@@ -62,8 +62,8 @@ def test_it_needs_a_request_if_all_do() -> None:
 
 def test_it_takes_cookies_if_one_does() -> None:
     """The rule of Origin holds for the whole."""
-    assert config(Says(), Says(cookies=True)).takes_cookies()
-    assert not config().takes_cookies()
+    assert config(Says(), Says(cookies=True)).accepts_cookies()
+    assert not config().accepts_cookies()
 
 
 def test_it_needs_a_certificate_if_all_do() -> None:

@@ -10,4 +10,4 @@ from wsbridge.auth.identity import ANONYMOUS
 
 def test_the_clock_is_the_wall_clock() -> None:
     """Credentials count in seconds since 1970, unless a test says what time it is."""
-    assert lent(ANONYMOUS)[0].wall is time.time
+    assert lent(ANONYMOUS)[0].wall_clock is time.time

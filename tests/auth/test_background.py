@@ -6,7 +6,7 @@ import trio
 import trio.testing
 
 from tests.serving import serving, written
-from wsbridge.auth.background import Background
+from wsbridge.auth.base import BackgroundTasks
 
 
 async def test_tasks_run_until_the_end() -> None:
@@ -24,7 +24,7 @@ async def test_tasks_run_until_the_end() -> None:
 
         background.start(run)
 
-    background = Background()
+    background = BackgroundTasks()
     first, second = trio.Event(), trio.Event()
     task("first", first)
     assert told == []
@@ -46,8 +46,8 @@ async def test_the_server_has_one() -> None:
         finally:
             ended.set()
 
-    async with serving(written(route={"answer": "204"})) as served:
-        served.server.background.start(run)
+    async with serving(written(route={"respond": "204"})) as served:
+        served.server.background_tasks.start(run)
         await trio.testing.wait_all_tasks_blocked()
         assert not ended.is_set()
     assert ended.is_set()

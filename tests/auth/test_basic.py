@@ -16,19 +16,19 @@ from tests.auth.ways import caller, lent
 from tests.client import request
 from tests.clients.program import program, run
 from tests.serving import Served, backend, config_of, serving, written
-from wsbridge.auth import scrypt
-from wsbridge.auth.basic import BasicAuth, BasicConfig, load
+from wsbridge.auth import passwords
+from wsbridge.auth.basic import BasicAuth, BasicConfig, load_users
 from wsbridge.auth.identity import ANONYMOUS, Denied, Identity
-from wsbridge.config.problems import ConfigError
+from wsbridge.config.errors import ConfigError
 from wsbridge.reasons import Reason
-from wsbridge.reread import EVERY
+from wsbridge.reloading_file import CHECK_INTERVAL
 
 CHALLENGE = 'Basic realm="wsbridge", charset="UTF-8"'
 
 
 def line(name: str, password: str) -> str:
     """Write a user with a hash that costs little."""
-    return f"{name}:{scrypt.make(password.encode(), ln=12).text}\n"
+    return f"{name}:{passwords.hash_password(password.encode(), ln=12).text}\n"
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ async def test_the_right_password_comes_in(users: Path, name: str, password: str
 async def test_wrong_credentials_are_failed_logins(users: Path, name: str, password: str, detail: str) -> None:
     """Name or password: the client is told the same, and the log says which without what was sent."""
     found = await way(users).identify(caller(shown(name, password)))
-    assert found == Denied(detail, Reason.UNAUTHENTICATED, tried=True, challenges=(CHALLENGE,))
+    assert found == Denied(detail, Reason.UNAUTHENTICATED, failed_login=True, challenges=(CHALLENGE,))
 
 
 async def test_malformed_credentials_are_wrong_ones(users: Path) -> None:
@@ -80,20 +80,20 @@ async def test_malformed_credentials_are_wrong_ones(users: Path) -> None:
     for value, tried in ((b"Basic !", True), (b"Bearer abc", False), (None, False)):
         found = await auth.identify(caller(*([] if value is None else [(b"authorization", value)])))
         assert isinstance(found, Denied)
-        assert (found.reason, found.tried) == (Reason.UNAUTHENTICATED, tried)
+        assert (found.reason, found.failed_login) == (Reason.UNAUTHENTICATED, tried)
         assert found.challenges == ('Basic realm="the office", charset="UTF-8"',)
 
 
 async def test_a_user_who_is_not_there_is_verified_too(users: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same name always meets the same hash, by which no password comes in: not even that of the one it is of."""
     asked: list[str] = []
-    verify = scrypt.Scrypt.verify
+    verify = passwords.ScryptHash.verify
 
-    def counted(stored: scrypt.Scrypt, password: bytes) -> bool:
+    def counted(stored: passwords.ScryptHash, password: bytes) -> bool:
         asked.append(stored.text)
         return verify(stored, password)
 
-    monkeypatch.setattr(scrypt.Scrypt, "verify", counted)
+    monkeypatch.setattr(passwords.ScryptHash, "verify", counted)
     users.write_text(line("alice", "x") + line("carol", "x") + line("dora", "x"))
     auth = way(users)
     for _ in range(3):
@@ -111,7 +111,7 @@ async def test_another_password_ends_the_old_one(users: Path, autojump_clock: Mo
     old = caller(shown("alice", "wonder:land"))
     assert isinstance(await auth.identify(old), Identity)
     users.write_text(line("alice", "looking:glass"))
-    await trio.sleep(EVERY)
+    await trio.sleep(CHECK_INTERVAL)
     assert isinstance(await auth.identify(old), Denied)
     assert isinstance(await auth.identify(caller(shown("alice", "looking:glass"))), Identity)
     assert isinstance(await auth.identify(caller(shown("bob", "builder"))), Denied)
@@ -121,10 +121,10 @@ async def test_an_emptied_file_lets_nobody_in(users: Path, autojump_clock: MockC
     """Whoever takes all users out means it; at the start it would be an oversight."""
     auth = way(users)
     users.write_text("# nobody\n")
-    await trio.sleep(EVERY)
+    await trio.sleep(CHECK_INTERVAL)
     found = await auth.identify(caller(shown("alice", "wonder:land")))
     assert isinstance(found, Denied)
-    assert found.tried
+    assert found.failed_login
     with pytest.raises(ValueError, match="has no users"):
         way(users)
 
@@ -133,7 +133,7 @@ async def test_a_file_that_went_bad_leaves_the_users(users: Path, autojump_clock
     """Nobody is let in or locked out by half a file."""
     auth = way(users)
     users.write_text("alice:plain\n")
-    await trio.sleep(EVERY)
+    await trio.sleep(CHECK_INTERVAL)
     assert isinstance(await auth.identify(caller(shown("alice", "wonder:land"))), Identity)
     assert isinstance(await auth.identify(caller(shown("alice", "plain"))), Denied)
 
@@ -169,7 +169,7 @@ def test_a_missing_library_is_a_configuration_error(users: Path, monkeypatch: py
     with pytest.raises(ConfigError, match=re.escape("bcrypt, which need a library: pip install 'wsbridge[auth]'")):
         config_of(config(users))
     users.write_text(line("alice", "x"))
-    assert list(load(users).names) == ["alice"]
+    assert list(load_users(users).names) == ["alice"]
     config_of(config(users))
 
 
@@ -228,7 +228,7 @@ async def test_through_a_route(tmp_path: Path) -> None:
             client = await served.upgraded("/", authorization("alice", "swordfish"))
             await client.echoed(b"hello")
             await client.close(1000)
-            assert (await served.records.wait("connection.end"))["identity"] == "alice"
+            assert (await served.records.wait("connection.closed"))["identity"] == "alice"
             assert back.dials == 1
             told = str(served.records.all)
     assert not re.search("swordfish|catfish|mallory|\\$2y\\$", told)
@@ -242,14 +242,14 @@ async def test_too_many_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     route = {"backend": "tcp://127.0.0.1:9", "auth": {"kind": "basic", "users": str(users)}}
     limits = {"password_threads": "1", "password_queue": "0"}
     async with serving(written(route=route, limits=limits)) as served:
-        passwords = served.server.passwords
-        assert (passwords.threads, passwords.queue) == (1, 0)
+        passwords = served.server.password_checker
+        assert (passwords.threads, passwords.max_queue) == (1, 0)
         async with passwords._limiter:
             with await served.connect() as client:
                 await client.send(request("/", authorization("alice", "x")))
                 answer = await client.everything()
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert b"\r\nRetry-After: 1\r\n" in answer
-        refused = await served.records.wait("connection.refused")
-        assert (refused["reason"], refused["blame"]) == ("overload", "bridge")
+        refused = await served.records.wait("connection.rejected")
+        assert (refused["reason"], refused["initiator"]) == ("overload", "wsbridge")
         assert "password_queue" in refused["detail"]

@@ -10,7 +10,7 @@ import bcrypt
 import pytest
 
 from tests.auth.ways import caller, lent
-from wsbridge.auth import scrypt
+from wsbridge.auth import passwords
 from wsbridge.auth.basic import BasicAuth, BasicConfig
 from wsbridge.auth.identity import ANONYMOUS, Denied
 
@@ -21,7 +21,7 @@ def hashes(kind: str) -> list[str]:
     """Give hashes of some users."""
     if kind == "bcrypt":
         return [bcrypt.hashpw(b"right", bcrypt.gensalt(8)).decode() for _ in range(3)]
-    return [scrypt.make(b"right", ln=13).text for _ in range(3)]
+    return [passwords.hash_password(b"right", ln=13).text for _ in range(3)]
 
 
 @pytest.mark.soak

@@ -13,10 +13,9 @@ from trio.testing import MockClock
 from tests.auth.ways import caller, lent
 from tests.client import request as upgrade_request
 from tests.serving import Served, accept_upgrade, backend, config_of, recording, serving, written
-from wsbridge.auth.bearer import BearerAuth, BearerConfig, load
+from wsbridge.auth.bearer import BearerAuth, BearerConfig, BearerToken, load_tokens, token_digest
 from wsbridge.auth.identity import ANONYMOUS, Denied, Identity
-from wsbridge.auth.tokens import Token, digest_of
-from wsbridge.config.problems import ConfigError
+from wsbridge.config.errors import ConfigError
 
 NOW = 1_790_000_000.0
 ORIGIN = "Origin: http://localhost"
@@ -26,14 +25,14 @@ ORIGIN = "Origin: http://localhost"
 def tokens(tmp_path: Path) -> Path:
     """Give a list: alice for all, one that is over, one that will be, one for another route."""
     lines = [
-        Token("alice", digest_of("alice-token")),
-        Token("old", digest_of("old-token"), NOW),
-        Token("soon", digest_of("soon-token"), NOW + 60),
-        Token("other", digest_of("other-token"), None, frozenset(["elsewhere"])),
-        Token("here", digest_of("here-token"), None, frozenset(["app", "elsewhere"])),
+        BearerToken("alice", token_digest("alice-token")),
+        BearerToken("old", token_digest("old-token"), NOW),
+        BearerToken("soon", token_digest("soon-token"), NOW + 60),
+        BearerToken("other", token_digest("other-token"), None, frozenset(["elsewhere"])),
+        BearerToken("here", token_digest("here-token"), None, frozenset(["app", "elsewhere"])),
     ]
     path = tmp_path / "tokens"
-    path.write_text("".join(f"{token.line()}\n" for token in lines))
+    path.write_text("".join(f"{token.to_line()}\n" for token in lines))
     return path
 
 
@@ -41,9 +40,9 @@ def way(tokens: Path, *sources: str) -> BearerAuth:
     """Build one; the time is `NOW`."""
     section: dict[str, Any] = {"kind": "bearer", "tokens": str(tokens)}
     if sources:
-        section["from"] = sources
+        section["sources"] = sources
     services, _ = lent(ANONYMOUS)
-    return BearerAuth(BearerConfig.model_validate(section), type(services)(services.build, wall=lambda: NOW))
+    return BearerAuth(BearerConfig.model_validate(section), type(services)(services.build, wall_clock=lambda: NOW))
 
 
 def header(token: str) -> tuple[bytes, bytes]:
@@ -58,7 +57,7 @@ def carrier(token: str) -> str:
 
 async def test_a_token_of_the_list_comes_in(tokens: Path) -> None:
     """The identity has its name and its end, and a claim that tells it from other tokens of that name."""
-    alice = {"token": digest_of("alice-token").hex()[:16]}
+    alice = {"token": token_digest("alice-token").hex()[:16]}
     assert await way(tokens).identify(caller(header("alice-token"))) == Identity("alice", "bearer", alice)
     soon = await way(tokens).identify(caller(header("soon-token")))
     assert isinstance(soon, Identity)
@@ -89,7 +88,7 @@ async def test_whatever_is_wrong_the_client_is_told_the_same(tokens: Path, token
     assert isinstance(denied, Denied)
     assert detail in denied.detail
     assert token not in denied.detail
-    assert denied == Denied(denied.detail, tried=True, challenges=('Bearer realm="wsbridge"',))
+    assert denied == Denied(denied.detail, failed_login=True, challenges=('Bearer realm="wsbridge"',))
 
 
 async def test_who_shows_none_did_not_try(tokens: Path) -> None:
@@ -103,7 +102,7 @@ async def test_the_list_is_read_again(tokens: Path, autojump_clock: MockClock) -
     asked = way(tokens)
     with recording():
         assert isinstance(await asked.identify(caller(header("alice-token"))), Identity)
-        tokens.write_text(f"{Token('bob', digest_of('bob-token')).line()}\n")
+        tokens.write_text(f"{BearerToken('bob', token_digest('bob-token')).to_line()}\n")
         await trio.sleep(1)
         assert isinstance(await asked.identify(caller(header("alice-token"))), Denied)
         assert isinstance(await asked.identify(caller(header("bob-token"))), Identity)
@@ -132,7 +131,7 @@ def test_a_list_that_cannot_be_used_is_a_configuration_error(tmp_path: Path, dat
     with pytest.raises(ConfigError) as caught:
         config_of(written(route=route))
     (problem,) = caught.value.problems
-    assert (problem.path, problem.code) == ("routes.app.auth.tokens", "E033")
+    assert (problem.setting, problem.code) == ("routes.app.auth.tokens", "E033")
     assert problem.message.startswith(f"{path}: ")
     assert wrong in problem.message
     assert "hunter2" not in problem.text()
@@ -140,24 +139,24 @@ def test_a_list_that_cannot_be_used_is_a_configuration_error(tmp_path: Path, dat
 
 def test_a_list_has_a_largest_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that is no list does not fill the memory."""
-    monkeypatch.setattr("wsbridge.reread.LARGEST", 10)
+    monkeypatch.setattr("wsbridge.reloading_file.MAX_LIST_FILE_BYTES", 10)
     path = tmp_path / "tokens"
     path.write_text("# 345678901")
     with pytest.raises(ValueError, match="more than 10 bytes"):
-        load(path)
+        load_tokens(path)
 
 
 def test_cookies_forbid_every_origin(tokens: Path) -> None:
     """Where a cookie lets in, any page must not."""
-    auth = {"kind": "bearer", "tokens": str(tokens), "from": ["cookie:sid"]}
-    route = {"backend": "tcp://127.0.0.1:9", "origins": "any", "auth": auth}
+    auth = {"kind": "bearer", "tokens": str(tokens), "sources": ["cookie:sid"]}
+    route = {"backend": "tcp://127.0.0.1:9", "allowed_origins": "any", "auth": auth}
     with pytest.raises(ConfigError, match="cannot be any where a cookie lets in"):
         config_of(written(route=route))
 
 
 def test_it_needs_a_request(tokens: Path) -> None:
     """A listener that speaks tcp cannot ask for a token."""
-    listeners = {"old": {"bind": "127.0.0.1:0", "speaks": "tcp", "route": "app"}}
+    listeners = {"old": {"bind": "127.0.0.1:0", "protocol": "tcp", "route": "app"}}
     routes = {"app": {"backend": "tcp://127.0.0.1:9", "auth": {"kind": "bearer", "tokens": str(tokens)}}}
     with pytest.raises(ConfigError, match="needs a request over HTTP"):
         config_of(written(listeners=listeners, routes=routes))
@@ -165,7 +164,7 @@ def test_it_needs_a_request(tokens: Path) -> None:
 
 def route(url: str, tokens: Path, *sources: str, **more: object) -> dict[str, Any]:
     """Write a route that asks for a token."""
-    return {"backend": url, "auth": {"kind": "bearer", "tokens": str(tokens), "from": list(sources)}, **more}
+    return {"backend": url, "auth": {"kind": "bearer", "tokens": str(tokens), "sources": list(sources)}, **more}
 
 
 async def answer(served: Served, *headers: str) -> str:

@@ -17,9 +17,9 @@ from tests.client import request as upgrade_request
 from tests.client_authority import ClientAuthority
 from tests.config.loading import told
 from tests.serving import Served, backend, config_of, serving, written
-from wsbridge.auth.certificate import CertificateAuth, CertificateConfig
+from wsbridge.auth.client_cert import CertificateAuth, CertificateConfig
 from wsbridge.auth.identity import ANONYMOUS, Denied, Identity
-from wsbridge.config.problems import ConfigError
+from wsbridge.config.errors import ConfigError
 from wsbridge.net.address import Peer
 
 UNTIL = 1798761600.0
@@ -41,7 +41,7 @@ async def identify(certificate: object, allow: object = "any", *, now: float = U
     """Ask a way by certificate who shows this."""
     config = CertificateConfig.model_validate({"kind": "certificate", "allow": allow, **keys})
     services, _ = lent(ANONYMOUS)
-    way = CertificateAuth(config, type(services)(services.build, wall=lambda: now))
+    way = CertificateAuth(config, type(services)(services.build, wall_clock=lambda: now))
     peer = Peer("203.0.113.7", 5, socket.AF_INET, certificate=certificate)  # type: ignore[arg-type]  # what tests say
     return await way.identify(caller(request=None, peer=peer))
 
@@ -80,7 +80,7 @@ async def test_who_is_not(certificate: object, allow: object, keys: dict[str, st
     denied = await identify(certificate, allow, **keys)
     assert isinstance(denied, Denied)
     assert detail in denied.detail
-    assert denied == Denied(denied.detail, tried=tried)
+    assert denied == Denied(denied.detail, failed_login=tried)
 
 
 async def test_one_that_is_over_is_denied() -> None:
@@ -118,7 +118,7 @@ def test_mistakes_in_the_file(clients: ClientAuthority, keys: dict[str, Any], pa
     with pytest.raises(ConfigError) as caught:
         config_of(written(listeners=listeners, routes={"app": route}))
     (problem,) = caught.value.problems
-    assert problem.path == path
+    assert problem.setting == path
     assert problem.message.startswith(message)
 
 
@@ -176,7 +176,7 @@ async def answered(served: Served, context: ssl.SSLContext) -> str:
 
 def route_by(url: str, clients: ClientAuthority, asked: str, auth: object, speaks: str = "websocket") -> str:
     """Write a configuration whose one listener asks for certificates."""
-    web: dict[str, Any] = {"bind": "127.0.0.1:0", "tls": clients.listener_tls(asked), "speaks": speaks}
+    web: dict[str, Any] = {"bind": "127.0.0.1:0", "tls": clients.listener_tls(asked), "protocol": speaks}
     route: dict[str, Any] = {"backend": url, "auth": auth}
     if speaks == "tcp":
         web["route"] = "app"

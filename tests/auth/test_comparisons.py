@@ -12,7 +12,7 @@ PACKAGE = Path(wsbridge.__file__).parent
 FILES = [
     *sorted((PACKAGE / "auth").glob("*.py")),
     PACKAGE / "protocol" / "ticket.py",
-    PACKAGE / "protocol" / "basic.py",
+    PACKAGE / "protocol" / "credentials.py",
 ]
 SECRET = re.compile(r"passw|secret|signature|digest|token|hash", re.IGNORECASE)
 HARMLESS = {

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tests.auth.ways import caller
-from wsbridge.auth.credentials import CHALLENGE, LARGEST, Shown, TokenSection, token_of
+from wsbridge.auth.credentials import BEARER_CHALLENGE, MAX_TOKEN_BYTES, TokenFound, TokenSection, find_token
 from wsbridge.auth.identity import Denied
 
 EVERYWHERE = ("authorization", "subprotocol", "cookie:sid")
@@ -24,31 +24,31 @@ def carrier(token: str | bytes) -> str:
 
 def look(
     *lines: tuple[bytes, bytes], protocols: tuple[str, ...] = (), sources: tuple[str, ...] = EVERYWHERE
-) -> Shown | Denied:
+) -> TokenFound | Denied:
     """Look for a token in a request."""
-    return token_of(caller(*lines, protocols=protocols), sources)
+    return find_token(caller(*lines, subprotocols=protocols), sources)
 
 
-def refusal(found: Shown | Denied, *, tried: bool = True) -> str:
+def refusal(found: TokenFound | Denied, *, tried: bool = True) -> str:
     """Give why there is no token."""
     assert isinstance(found, Denied)
-    assert (found.tried, found.challenges) == (tried, (CHALLENGE,))
+    assert (found.failed_login, found.challenges) == (tried, (BEARER_CHALLENGE,))
     return found.detail
 
 
 def test_each_place_is_looked_at() -> None:
     """The place is told with the token."""
-    assert look((b"authorization", b"Bearer abc")) == Shown("abc", "authorization")
-    assert look((b"authorization", b"bearer  abc")) == Shown("abc", "authorization")
-    assert look(protocols=("binary", carrier("abc"))) == Shown("abc", "subprotocol")
-    assert look((b"cookie", b"a=b; sid=abc")) == Shown("abc", "cookie:sid")
+    assert look((b"authorization", b"Bearer abc")) == TokenFound("abc", "authorization")
+    assert look((b"authorization", b"bearer  abc")) == TokenFound("abc", "authorization")
+    assert look(protocols=("binary", carrier("abc"))) == TokenFound("abc", "subprotocol")
+    assert look((b"cookie", b"a=b; sid=abc")) == TokenFound("abc", "cookie:sid")
 
 
 def test_no_other_place_is_looked_at() -> None:
     """What is not written in `from` shows nothing, be it good or malformed."""
     lines = ((b"authorization", b"Bearer one"), (b"cookie", b"sid=two; sid=three; other=four"))
     protocols = ("wsbridge.token.!",)
-    assert look(*lines, protocols=protocols, sources=("cookie:other",)) == Shown("four", "cookie:other")
+    assert look(*lines, protocols=protocols, sources=("cookie:other",)) == TokenFound("four", "cookie:other")
     found = look(*lines, protocols=protocols, sources=("cookie:none",))
     assert refusal(found, tried=False) == "no token in cookie:none"
 
@@ -69,17 +69,17 @@ def test_none_shown_is_no_failed_login(lines: tuple[tuple[bytes, bytes], ...], p
 
 def test_plain_tcp_shows_none() -> None:
     """Without a request there is no place."""
-    assert refusal(token_of(caller(request=None), EVERYWHERE), tried=False) == "plain TCP shows no token"
+    assert refusal(find_token(caller(request=None), EVERYWHERE), tried=False) == "plain TCP shows no token"
 
 
 def test_the_same_token_may_stand_in_several_places() -> None:
     """It counts as proved by the first that is no cookie."""
     lines = ((b"authorization", b"Bearer abc"), (b"cookie", b"sid=abc"))
     found = look(*lines, sources=("cookie:sid", "authorization"))
-    assert found == Shown("abc", "authorization")
+    assert found == TokenFound("abc", "authorization")
     assert not found.by_cookie
     alone = look(lines[1])
-    assert isinstance(alone, Shown)
+    assert isinstance(alone, TokenFound)
     assert alone.by_cookie
 
 
@@ -115,7 +115,7 @@ def test_what_a_subprotocol_carries_is_a_token() -> None:
 
 def test_a_token_has_a_largest_length() -> None:
     """One byte more is refused, with both numbers, in every place."""
-    good = "a" * LARGEST
+    good = "a" * MAX_TOKEN_BYTES
     for token, taken in ((good, True), (good + "a", False)):
         for found in (
             look((b"authorization", b"Bearer " + token.encode())),
@@ -123,7 +123,7 @@ def test_a_token_has_a_largest_length() -> None:
             look(protocols=(carrier(token),)),
         ):
             if taken:
-                assert isinstance(found, Shown)
+                assert isinstance(found, TokenFound)
             else:
                 assert "has 8193 bytes, and the limit is 8192" in refusal(found)
 
@@ -136,7 +136,7 @@ def test_a_token_is_not_shown_by_accident() -> None:
 @given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=60))
 def test_any_token_comes_through_a_subprotocol(token: str) -> None:
     """Every token has one spelling there, which a subprotocol may have."""
-    assert look(protocols=(carrier(token),)) == Shown(token, "subprotocol")
+    assert look(protocols=(carrier(token),)) == TokenFound(token, "subprotocol")
 
 
 @given(st.text(st.sampled_from("AQaz09-_.!~"), max_size=24), st.binary(max_size=24), st.binary(max_size=24))
@@ -144,7 +144,7 @@ def test_no_input_is_an_error(name: str, header: bytes, cookie: bytes) -> None:
     """Whatever a request says, there is a token of allowed characters or a sentence without it."""
     lines = ((b"authorization", b"Bearer " + header), (b"cookie", b"sid=" + cookie))
     found = look(*lines, protocols=("wsbridge.token." + name,))
-    if isinstance(found, Shown):
+    if isinstance(found, TokenFound):
         assert found.token.isascii()
         assert found.token.isprintable()
         assert " " not in found.token
@@ -154,15 +154,15 @@ def test_no_input_is_an_error(name: str, header: bytes, cookie: bytes) -> None:
 
 def section(*sources: str) -> TokenSection:
     """Read a section with these places."""
-    return TokenSection.model_validate({"kind": "bearer", "from": sources})
+    return TokenSection.model_validate({"kind": "bearer", "sources": sources})
 
 
 def test_the_places_as_written() -> None:
     """Left out they are the two that no page can abuse; cookies have to be asked for."""
     plain = TokenSection.model_validate({"kind": "bearer"})
     assert plain.sources == ("authorization", "subprotocol")
-    assert not plain.takes_cookies()
-    assert section("authorization", "cookie:__Host-sid").takes_cookies()
+    assert not plain.accepts_cookies()
+    assert section("authorization", "cookie:__Host-sid").accepts_cookies()
 
 
 @pytest.mark.parametrize("sources", [(), ("header",), ("cookie:",), ("cookie:a b",), ("authorization",) * 2])

@@ -6,16 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsbridge.auth.distinguished import KINDS, Owner, owner_of, read_attribute, read_rule
+from wsbridge.auth.client_cert import ALT_NAME_TYPES, Subject, parse_attribute_name, parse_subject, parse_subject_rule
 
 LONG = {"CN": "commonName", "O": "organizationName", "OU": "organizationalUnitName"}
 
 
-def owner(*subject: str, names: tuple[str, ...] = ()) -> Owner:
+def owner(*subject: str, names: tuple[str, ...] = ()) -> Subject:
     """Take a certificate apart that says this."""
     pairs = [part.partition("=") for part in subject]
     others = [name.partition(":") for name in names]
-    return owner_of(
+    return parse_subject(
         {
             "subject": tuple(((LONG.get(key, key), value),) for key, _, value in pairs),
             "subjectAltName": tuple((kind, value) for kind, _, value in others),
@@ -60,13 +60,13 @@ def owner(*subject: str, names: tuple[str, ...] = ()) -> Owner:
 )
 def test_whom_a_rule_fits(rule: str, subject: list[str], names: tuple[str, ...], fits: bool) -> None:
     """Exactly: each attribute once with this value, whatever else is there; nothing is joined before it is compared."""
-    assert read_rule(rule).fits(owner(*subject, names=names)) is fits
+    assert parse_subject_rule(rule).matches(owner(*subject, names=names)) is fits
 
 
 def test_attributes_in_one_part_of_a_subject_count_singly() -> None:
     """A part may hold several attributes."""
-    found = owner_of({"subject": ((("commonName", "alice"), ("organizationName", "Example")),)})
-    assert read_rule("CN=alice,O=Example").fits(found)
+    found = parse_subject({"subject": ((("commonName", "alice"), ("organizationName", "Example")),)})
+    assert parse_subject_rule("CN=alice,O=Example").matches(found)
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,8 @@ def test_attributes_in_one_part_of_a_subject_count_singly() -> None:
 )
 def test_how_a_rule_is_read(text: str, wanted: tuple[tuple[str, str], ...]) -> None:
     """Blanks around commas do not count, and a backslash takes any character as it is."""
-    rule = read_rule(text)
-    assert (rule.wanted, str(rule)) == (wanted, text)
+    rule = parse_subject_rule(text)
+    assert (rule.required, str(rule)) == (wanted, text)
 
 
 @pytest.mark.parametrize(
@@ -97,40 +97,41 @@ def test_how_a_rule_is_read(text: str, wanted: tuple[tuple[str, str], ...]) -> N
 def test_what_is_no_rule_is_refused(text: str) -> None:
     """A rule that could be understood in two ways, or not at all, is an error."""
     with pytest.raises(ValueError, match=r"is no rule|is no attribute"):
-        read_rule(text)
+        parse_subject_rule(text)
 
 
 def test_what_stands_there_once() -> None:
     """Only that can name a client: not what is missing, stands there twice, is long, or breaks a line."""
     found = owner("CN=alice", "OU=a", "OU=b", "O=a\nb", names=(f"DNS:{'a' * 256}", "URI:spiffe://x"))
-    assert found.all_once() == {"CN": "alice", "URI": "spiffe://x"}
-    assert found.once("email") is None
+    assert found.single_values() == {"CN": "alice", "URI": "spiffe://x"}
+    assert found.single_value("email") is None
     assert found.expires == 1798761600.0
 
 
 def test_a_certificate_may_say_nothing() -> None:
     """What lacks everything stands for nobody."""
-    assert owner_of({}) == Owner({}, None)
+    assert parse_subject({}) == Subject({}, None)
     assert (
-        owner_of({"subjectAltName": (("DirName", ((("commonName", "a"),),)), ("IP Address", "10.0.0.1"))}).values == {}
+        parse_subject({"subjectAltName": (("DirName", ((("commonName", "a"),),)), ("IP Address", "10.0.0.1"))}).values
+        == {}
     )
 
 
 @given(st.text(max_size=30) | st.from_regex(r"(CN|O|DNS|URI)[=:][a-z,\\=+ ]*(,O=x)?", fullmatch=True))
 def test_any_text_is_a_rule_or_refused(text: str) -> None:
     """No text is an error of another kind, and no rule fits a certificate that says nothing."""
-    for read in (read_rule, read_attribute):
+    for read in (parse_subject_rule, parse_attribute_name):
         try:
             found = read(text)
         except ValueError:
             continue
-        assert isinstance(found, str) or not found.fits(owner())
+        assert isinstance(found, str) or not found.matches(owner())
 
 
 @given(st.text(min_size=1).filter(lambda value: value.strip(" \t") == value))
 def test_every_value_can_be_written(value: str) -> None:
     """Escaped character by character, a rule fits exactly that value."""
-    rule = read_rule("CN=" + "".join(f"\\{char}" for char in value))
-    assert rule.fits(owner(f"CN={value}"))
-    assert not rule.fits(owner(f"CN={value}x"))
-    assert not any(kind == key for kind in KINDS for key, _ in rule.wanted)
+    rule = parse_subject_rule("CN=" + "".join(f"\\{char}" for char in value))
+    assert rule.matches(owner(f"CN={value}"))
+    assert not rule.matches(owner(f"CN={value}x"))
+    assert not any(kind == key for kind in ALT_NAME_TYPES for key, _ in rule.required)

@@ -19,9 +19,9 @@ from tests.client import request
 from tests.config.loading import LISTENERS, read, told, wrong
 from tests.http_service import Service, Stream, answer, service
 from tests.serving import backend, serving, written
-from wsbridge.auth.caller import Caller
-from wsbridge.auth.forward import Forward, ForwardConfig
+from wsbridge.auth.forward import ForwardAuth, ForwardConfig
 from wsbridge.auth.identity import ANONYMOUS, Denied, Identity
+from wsbridge.context import AuthRequest
 from wsbridge.net.address import Peer
 from wsbridge.reasons import Reason
 
@@ -36,22 +36,22 @@ def section(served: Service | str, **more: object) -> dict[str, Any]:
 
 
 @contextlib.asynccontextmanager
-async def asking(served: Service | str, **more: object) -> AsyncIterator[Forward]:
+async def asking(served: Service | str, **more: object) -> AsyncIterator[ForwardAuth]:
     """Build one with its tasks."""
     services, _ = lent(ANONYMOUS)
-    found = Forward(ForwardConfig.model_validate(section(served, **more)), services)
-    async with services.resolver, services.background:
+    found = ForwardAuth(ForwardConfig.model_validate(section(served, **more)), services)
+    async with services.resolver, services.background_tasks:
         yield found
 
 
-async def identified(asked: Forward, someone: Caller) -> Identity:
+async def identified(asked: ForwardAuth, someone: AuthRequest) -> Identity:
     """Ask about somebody who is let in."""
     found = await asked.identify(someone)
     assert isinstance(found, Identity), found
     return found
 
 
-async def denied(asked: Forward, someone: Caller) -> Denied:
+async def denied(asked: ForwardAuth, someone: AuthRequest) -> Denied:
     """Ask about somebody who is not."""
     found = await asked.identify(someone)
     assert isinstance(found, Denied), found
@@ -107,9 +107,9 @@ async def test_a_cookie_that_was_passed_on_is_told() -> None:
     async with service() as served, asking(served, headers=["cookie"]) as asked:
         assert (await identified(asked, caller(COOKIE))).by_cookie
         assert not (await identified(asked, caller())).by_cookie
-    assert ForwardConfig.model_validate(section("http://a/", headers=["Cookie"])).takes_cookies()
+    assert ForwardConfig.model_validate(section("http://a/", headers=["Cookie"])).accepts_cookies()
     config = ForwardConfig.model_validate(section("http://a/", headers=["Authorization"]))
-    assert (config.takes_cookies(), config.needs_request()) == (False, True)
+    assert (config.accepts_cookies(), config.needs_request()) == (False, True)
 
 
 async def test_an_answer_gives_identity_target_and_claims() -> None:
@@ -129,12 +129,12 @@ async def test_a_no_is_a_denial(status: int) -> None:
     headers = ["Authorization", "Cookie", "User-Agent"]
     async with service(said) as served, asking(served, headers=headers) as asked:
         found = await denied(asked, caller(AUTHORIZATION))
-        assert (found.reason, found.tried, found.challenges) == (
+        assert (found.reason, found.failed_login, found.challenges) == (
             Reason.UNAUTHENTICATED, True, ('Basic realm="id"',),
         )  # fmt: skip
-        assert (await denied(asked, caller(COOKIE))).tried
+        assert (await denied(asked, caller(COOKIE))).failed_login
         for someone in (caller(), caller((b"user-agent", b"curl"))):
-            assert not (await denied(asked, someone)).tried
+            assert not (await denied(asked, someone)).failed_login
 
 
 BROKEN = {
@@ -167,7 +167,7 @@ async def test_what_is_neither_lets_nobody_in(said: bytes) -> None:
 
     async with service(speak) as served, asking(served, headers=["Cookie"], identity_header="X-User") as asked:
         found = await denied(asked, caller(COOKIE))
-        assert (found.reason, found.tried) == (Reason.AUTH_UNAVAILABLE, False)
+        assert (found.reason, found.failed_login) == (Reason.AUTH_UNAVAILABLE, False)
         assert f"http://127.0.0.1:{served.port}/allow" in found.detail
         assert "s3cret" not in found.detail
         await served.until(open=0)
@@ -278,7 +278,7 @@ async def test_headers_that_http_cannot_carry_are_the_clients_fault() -> None:
     async with service() as served, asking(served, headers=["X-Key"]) as asked:
         for value in (b"a\x0bb", b"\x1c", b"a\x7f", b"a\nb"):
             found = await denied(asked, caller((b"x-key", value)))
-            assert (found.reason, found.tried) == (Reason.UNAUTHENTICATED, True)
+            assert (found.reason, found.failed_login) == (Reason.UNAUTHENTICATED, True)
         assert served.dials == 0
         await identified(asked, caller((b"x-key", b"a\tb \xe4")))
 
@@ -346,7 +346,7 @@ def test_what_is_dangerous_is_warned_of() -> None:
 
 def test_what_is_not_installed_is_told(tmp_path: Path, monkeypatch: Any) -> None:
     """With the command that installs it."""
-    monkeypatch.setattr("wsbridge.config.extra.find_spec", lambda name: None)
+    monkeypatch.setattr("wsbridge.config.base.find_spec", lambda name: None)
     route = {"match": "any", "backend": "tcp://127.0.0.1:1", "auth": section("https://a/")}
     (problem,) = wrong(LISTENERS + f"routes: {json.dumps({'r': route})}\n", folder=tmp_path)
     assert (problem.code, problem.message.endswith("pip install 'wsbridge[auth]'")) == ("E035", True)
@@ -370,6 +370,6 @@ async def test_through_the_bridge() -> None:
             with await bridge.upgraded("/", "Cookie: sid=1", "Origin: http://localhost") as client:
                 await client.echoed()
                 await client.close()
-            assert (await bridge.records.wait("connection.end"))["identity"] == "alice"
+            assert (await bridge.records.wait("connection.closed"))["identity"] == "alice"
             assert (back.dials, len(served.asked)) == (1, 5)
         await served.until(open=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wsbridge.auth.forward_cache import ForwardCache
+from wsbridge.auth.forward import ForwardCache
 from wsbridge.auth.identity import Identity
 
 ALICE = Identity("alice", "forward")

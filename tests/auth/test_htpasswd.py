@@ -8,35 +8,42 @@ from pathlib import Path
 import pytest
 
 from tests.clients.program import program, run
-from wsbridge.auth import scrypt
-from wsbridge.auth.bcrypt import Bcrypt
-from wsbridge.auth.htpasswd import LONGEST_LINE, LONGEST_NAME, check_name, parse
-from wsbridge.auth.scrypt import Scrypt
+from wsbridge.auth.passwords import (
+    MAX_HTPASSWD_LINE_LENGTH,
+    MAX_USERNAME_BYTES,
+    BcryptHash,
+    ScryptHash,
+    check_username,
+    parse_htpasswd,
+)
 
 BCRYPT = "$2y$05$abcdefghijklmnopqrstuuhKF09ZYWwH2zP/0fwE1X8e/Q1YNx/hO"
-SCRYPT = scrypt.make(b"x", ln=12).text
+SCRYPT = "$scrypt$ln=12,r=8,p=1$3/4YqVozr5mKN8PsyM6TUQ$+EvvOGSZnv78+M3Hrc4WupI/vlqlt4jwB86o3JncudQ"
 
 
 def test_users_of_both_kinds() -> None:
     """Each name has its hash; empty lines, comments, blanks at the end and CRLF do not count."""
     text = f"# users\r\n\r\nalice:{BCRYPT}\r\n  # more\n\t\nBob Müller:{SCRYPT} \t\r\n"
-    users = parse(text)
+    users = parse_htpasswd(text)
 
     assert list(users) == ["alice", "Bob Müller"]
-    assert users["alice"] == Bcrypt(BCRYPT)
-    assert isinstance(users["Bob Müller"], Scrypt)
+    assert users["alice"] == BcryptHash(BCRYPT)
+    assert isinstance(users["Bob Müller"], ScryptHash)
 
 
 def test_no_users() -> None:
     """A list may have none; whether that is an oversight is for others to say."""
-    assert parse("") == parse("# alice\n\n") == {}
+    assert parse_htpasswd("") == parse_htpasswd("# alice\n\n") == {}
 
 
 @pytest.mark.parametrize(
     ("text", "wrong"),
     [
         (f"a:{SCRYPT}\nb:{SCRYPT}\n\na:{BCRYPT}", "line 4: has the same user as line 1"),
-        ("a:" + "x" * LONGEST_LINE, f"line 1: has {LONGEST_LINE + 2} characters, and the most is {LONGEST_LINE}"),
+        (
+            "a:" + "x" * MAX_HTPASSWD_LINE_LENGTH,
+            f"line 1: has {MAX_HTPASSWD_LINE_LENGTH + 2} characters, and the most is {MAX_HTPASSWD_LINE_LENGTH}",
+        ),
         ("secret", "line 1: has no colon"),
         (f"{SCRYPT}:alice", "line 1: what stands behind the name is"),
         (f"alice{SCRYPT}bob:{SCRYPT}!", "line 1: the hash is damaged"),
@@ -44,7 +51,7 @@ def test_no_users() -> None:
         (f" a:{SCRYPT}", "line 1: a user's name cannot have"),
         (f"a\x1b[1m:{SCRYPT}", "line 1: a user's name cannot have"),
         (f"a:{SCRYPT}\rb:{SCRYPT}", "line 1: the hash is damaged"),
-        (f"{'ä' * 128}:{SCRYPT}", f"line 1: a user's name of 256 bytes is too long: the most is {LONGEST_NAME}"),
+        (f"{'ä' * 128}:{SCRYPT}", f"line 1: a user's name of 256 bytes is too long: the most is {MAX_USERNAME_BYTES}"),
         (f"a:{SCRYPT}:comment", "line 1: the hash is damaged"),
         (f"a:{BCRYPT[:-1]}", "line 1: the hash is damaged"),
         ("a:", 'line 1: the user has no hash: make a new one by "wsbridge hash-password"'),
@@ -53,7 +60,7 @@ def test_no_users() -> None:
 def test_what_is_refused(text: str, wrong: str) -> None:
     """The line is named, and nothing of a password or hash."""
     with pytest.raises(ValueError, match=re.escape(wrong)) as refused:
-        parse(text)
+        parse_htpasswd(text)
     assert "secret" not in str(refused.value)
     assert SCRYPT[30:] not in str(refused.value)
 
@@ -77,7 +84,7 @@ def test_what_is_refused(text: str, wrong: str) -> None:
 def test_weak_hashes_are_refused_by_name(hashed: str, name: str) -> None:
     """What it is, in which line, and what to do instead; never the text itself."""
     with pytest.raises(ValueError, match=re.escape(name)) as refused:
-        parse(f"alice:{SCRYPT}\nbob:{hashed}\n")
+        parse_htpasswd(f"alice:{SCRYPT}\nbob:{hashed}\n")
     assert str(refused.value).startswith("line 2: what stands behind the name is")
     assert str(refused.value).endswith('make a new one by "wsbridge hash-password" or "htpasswd -B"')
     assert hashed not in str(refused.value)
@@ -85,10 +92,10 @@ def test_weak_hashes_are_refused_by_name(hashed: str, name: str) -> None:
 
 def test_names_for_the_command_line() -> None:
     """The same rule holds for whoever writes a line."""
-    assert check_name("alice@example.org") == "alice@example.org"
+    assert check_username("alice@example.org") == "alice@example.org"
     for wrong in ("", "a:b", "#a", "a\n", " a", "\udc80"):
         with pytest.raises(ValueError, match="a user's name"):
-            check_name(wrong)
+            check_username(wrong)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +113,7 @@ def test_what_apaches_program_makes_by_other_options(tmp_path: Path, option: str
     run(program("htpasswd"), "-c", "-b", option, str(file), "alice", "correct horse")
 
     with pytest.raises(ValueError, match=re.escape(name)):
-        parse(file.read_text())
+        parse_htpasswd(file.read_text())
 
 
 def test_what_apaches_program_makes_by_bcrypt(tmp_path: Path) -> None:
@@ -114,7 +121,7 @@ def test_what_apaches_program_makes_by_bcrypt(tmp_path: Path) -> None:
     file = tmp_path / "users"
     run(program("htpasswd"), "-c", "-B", "-b", str(file), "alice", "correct horse")
     run(program("htpasswd"), "-B", "-C", "6", "-b", str(file), "bob", "pässwort")
-    users = parse(file.read_text())
+    users = parse_htpasswd(file.read_text())
 
     assert list(users) == ["alice", "bob"]
     assert users["alice"].verify(b"correct horse")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wsbridge.auth.identity import ANONYMOUS, Identity, together
+from wsbridge.auth.identity import ANONYMOUS, Identity, merge_identities
 
 
 def test_nobody_has_no_name() -> None:
@@ -15,7 +15,7 @@ def test_several_that_hold_are_one() -> None:
     network = Identity(method="network")
     token = Identity("alice", "jwt", {"db": "one", "team": "a"}, expires=2000.0, target="tcp://10.0.0.5:22")
     ticket = Identity("bob", "ticket", {"db": "two"}, expires=1500.0, target="tcp://10.0.0.6:22", by_cookie=True)
-    assert together([network, token, ticket]) == Identity(
+    assert merge_identities([network, token, ticket]) == Identity(
         "alice",
         "network+jwt+ticket",
         {"db": "one", "team": "a"},

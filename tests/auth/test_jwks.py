@@ -18,7 +18,7 @@ from tests.authority import folder
 from tests.http_service import Service, Stream, answer, service
 from tests.serving import Records, recording
 from wsbridge.auth.identity import ANONYMOUS
-from wsbridge.auth.jwks import MOST_KEYS, Jwks, JwksConfig, read_jwks
+from wsbridge.auth.jwks import MAX_JWKS_KEYS, Jwks, JwksConfig, parse_jwks
 
 EVERY = frozenset({"RS256", "PS256", "ES256", "EdDSA"})
 
@@ -53,15 +53,15 @@ async def fetching(served: Service, **keys: object) -> AsyncIterator[tuple[Jwks,
     clock = Clock()
     with recording() as records:
         jwks = Jwks(config, services, clock)
-        async with services.resolver, services.background:
-            await jwks.newer()
+        async with services.resolver, services.background_tasks:
+            await jwks.refresh()
             await trio.testing.wait_all_tasks_blocked(0.01)
             yield jwks, clock, records
 
 
 def kids(jwks: Jwks) -> set[str | None]:
     """Give the names of the keys that hold."""
-    return set(jwks.ring().kids())
+    return set(jwks.current_keys().kids())
 
 
 async def test_keys_are_fetched_before_they_are_asked_for() -> None:
@@ -69,10 +69,10 @@ async def test_keys_are_fetched_before_they_are_asked_for() -> None:
     async with service(answer(body=published(RSA.jwk("k1"), EC.jwk("k2"))), tls=True) as served:
         async with fetching(served) as (jwks, _, records):
             assert kids(jwks) == {"k1", "k2"}
-            assert len(jwks.ring().fitting("k1", "RS256")) == 1
+            assert len(jwks.current_keys().candidates("k1", "RS256")) == 1
             assert jwks.failure is None
             assert served.asked[0].startswith("GET /keys HTTP/1.1\r\n")
-            assert (len(served.asked), records.of("keys.fetched")[0]["count"]) == (1, 2)
+            assert (len(served.asked), records.of("jwks.refreshed")[0]["count"]) == (1, 2)
         await served.until(open=0)
 
 
@@ -81,12 +81,12 @@ async def test_a_rotation_is_followed_and_not_more_often_than_pause() -> None:
     async with service(answer(body=published(RSA.jwk("k1"))), tls=True) as served, fetching(served) as (jwks, clock, _):
         served.answers = answer(body=published(other_rsa().jwk("k2")))
         for _ in range(20):
-            await jwks.newer()
+            await jwks.refresh()
         assert (kids(jwks), len(served.asked)) == ({"k1"}, 1)
         clock.now += 10.0
         async with trio.open_nursery() as nursery:
             for _ in range(20):
-                nursery.start_soon(jwks.newer)
+                nursery.start_soon(jwks.refresh)
         assert (kids(jwks), len(served.asked)) == ({"k2"}, 2)
 
 
@@ -124,20 +124,20 @@ async def test_the_last_keys_hold_while_none_can_be_fetched_but_not_for_ever(bro
 
     async with (
         service(answer(body=published(RSA.jwk("k1"))), tls=True) as served,
-        fetching(served, keep="1h") as (jwks, clock, records),
+        fetching(served, max_stale="1h") as (jwks, clock, records),
     ):
         served.answers = breaks
         for _ in range(3):
             clock.now += 10
-            await jwks.newer()
+            await jwks.refresh()
         assert kids(jwks) == {"k1"}
         assert jwks.failure is not None
-        assert len(records.of("keys.unusable")) == 1
-        assert records.of("keys.unusable")[0]["detail"] == jwks.failure
+        assert len(records.of("jwks.refresh_failed")) == 1
+        assert records.of("jwks.refresh_failed")[0]["detail"] == jwks.failure
         clock.now += 3600
         assert kids(jwks) == set()
         served.answers = answer(body=published(RSA.jwk("k1")))
-        await jwks.newer()
+        await jwks.refresh()
         assert (kids(jwks), jwks.failure) == ({"k1"}, None)
 
 
@@ -167,7 +167,7 @@ def test_http_is_refused_in_the_file() -> None:
     good: dict[str, Any] = {"jwks": "https://a/b", "algorithms": ["RS256"]}
     JwksConfig.model_validate(good)
     for wrong in ({"jwks": "http://a/b"}, {"jwks": "unix:/x"}, {"algorithms": ["HS256"]}, {"algorithms": ["none"]},
-                  {"algorithms": []}, {"refresh": "off"}, {"size": "100"}):  # fmt: skip
+                  {"algorithms": []}, {"refresh": "off"}, {"max_response_bytes": "100"}):  # fmt: skip
         with pytest.raises(ValidationError):
             JwksConfig.model_validate({**good, **wrong})
 
@@ -177,9 +177,9 @@ def test_http_is_refused_in_the_file() -> None:
 )
 def test_a_key_is_for_what_fits_it(pair: Pair, algorithms: set[str]) -> None:
     """Of the algorithms that the configuration names, and of that which the key names."""
-    (key,) = read_jwks(published(pair.jwk("k")), EVERY)
+    (key,) = parse_jwks(published(pair.jwk("k")), EVERY)
     assert (key.algorithms, key.kid) == (algorithms, "k")
-    (key,) = read_jwks(published(pair.jwk(None, alg=pair.algorithm, use="sig", key_ops=["verify"])), EVERY)
+    (key,) = parse_jwks(published(pair.jwk(None, alg=pair.algorithm, use="sig", key_ops=["verify"])), EVERY)
     assert (key.algorithms, key.kid) == ({pair.algorithm}, None)
 
 
@@ -214,9 +214,9 @@ LEFT_OUT = [
 @pytest.mark.parametrize("entry", LEFT_OUT, ids=range(len(LEFT_OUT)))
 def test_what_is_no_public_key_is_left_out(entry: object) -> None:
     """Secrets, private keys, keys for other purposes and broken ones; the others of the set hold."""
-    assert [key.kid for key in read_jwks(published(entry, EC.jwk("good")), EVERY)] == ["good"]
+    assert [key.kid for key in parse_jwks(published(entry, EC.jwk("good")), EVERY)] == ["good"]
 
 
 def test_so_many_are_taken_and_no_more() -> None:
     """A long set costs no more than that."""
-    assert len(read_jwks(published(*[RSA.jwk("k")] * (MOST_KEYS + 50)), EVERY)) == MOST_KEYS
+    assert len(parse_jwks(published(*[RSA.jwk("k")] * (MAX_JWKS_KEYS + 50)), EVERY)) == MAX_JWKS_KEYS

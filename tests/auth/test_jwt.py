@@ -23,7 +23,7 @@ from tests.client import request
 from tests.config.loading import LISTENERS, read, told, wrong
 from tests.http_service import Service, Stream, answer, service
 from tests.serving import Backend, Served, backend, serving, written
-from wsbridge.auth.credentials import CHALLENGE
+from wsbridge.auth.credentials import BEARER_CHALLENGE
 from wsbridge.auth.identity import ANONYMOUS, Denied, Identity
 from wsbridge.auth.jwt import JwtAuth, JwtConfig
 from wsbridge.reasons import Reason
@@ -70,11 +70,11 @@ async def test_who_shows_a_good_token_is_let_in(keys: list[dict[str, Any]]) -> N
 
 async def test_a_token_may_stand_in_a_cookie(keys: list[dict[str, Any]]) -> None:
     """Then the identity says so."""
-    found = await way(keys, **{"from": ["cookie:sid"]}).identify(caller((b"cookie", b"sid=" + signed(EC).encode())))
+    found = await way(keys, sources=["cookie:sid"]).identify(caller((b"cookie", b"sid=" + signed(EC).encode())))
     assert isinstance(found, Identity)
     assert found.by_cookie
-    config = JwtConfig.model_validate(section(keys, **{"from": ["cookie:sid"]}))
-    assert config.takes_cookies()
+    config = JwtConfig.model_validate(section(keys, sources=["cookie:sid"]))
+    assert config.accepts_cookies()
     assert config.needs_request()
 
 
@@ -133,7 +133,7 @@ async def test_an_attack_is_denied_like_all_others(keys: list[dict[str, Any]], a
     token = attack()
     found = await way(keys).identify(caller(bearer(token)))
     assert isinstance(found, Denied), found
-    assert (found.reason, found.tried, found.challenges) == (Reason.UNAUTHENTICATED, True, (CHALLENGE,))
+    assert (found.reason, found.failed_login, found.challenges) == (Reason.UNAUTHENTICATED, True, (BEARER_CHALLENGE,))
     assert token[-20:] not in found.detail
 
 
@@ -142,7 +142,7 @@ async def test_no_token_is_no_failed_login(keys: list[dict[str, Any]]) -> None:
     for someone in (caller(), caller(request=None)):
         found = await way(keys).identify(someone)
         assert isinstance(found, Denied)
-        assert (found.reason, found.tried) == (Reason.UNAUTHENTICATED, False)
+        assert (found.reason, found.failed_login) == (Reason.UNAUTHENTICATED, False)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ async def test_no_token_is_no_failed_login(keys: list[dict[str, Any]]) -> None:
         ({"issuer": ["any", "x"]}, "E012 routes.r.auth.issuer"),
         ({"audience": ""}, "E012 routes.r.auth.audience"),
         ({"leeway": "11m"}, "E012 routes.r.auth.leeway"),
-        ({"max_age": "0s"}, "E012 routes.r.auth.max_age"),
+        ({"max_session": "0s"}, "E012 routes.r.auth.max_session"),
         ({"name": ""}, "E012 routes.r.auth.name"),
         ({"algorithms": ["RS256"]}, "E010 routes.r.auth.algorithms"),
     ],
@@ -177,7 +177,7 @@ def test_issuer_and_audience_must_be_written(keys: list[dict[str, Any]]) -> None
 
 def test_what_is_not_installed_is_told(keys: list[dict[str, Any]], tmp_path: Path, monkeypatch: Any) -> None:
     """With the command that installs it."""
-    monkeypatch.setattr("wsbridge.config.extra.find_spec", lambda name: None)
+    monkeypatch.setattr("wsbridge.config.base.find_spec", lambda name: None)
     jwks = {"jwks": "https://a/b", "algorithms": ["RS256"]}
     route = {"match": "any", "backend": "tcp://127.0.0.1:1", "auth": section([*keys, jwks])}
     (problem,) = wrong(LISTENERS + f"routes: {json.dumps({'r': route})}\n", folder=tmp_path)
@@ -189,14 +189,14 @@ def test_what_is_not_installed_is_told(keys: list[dict[str, Any]], tmp_path: Pat
 
 def test_nobody_pays_for_libraries_that_he_does_not_use() -> None:
     """Those of the extra are not imported before a configuration names the kind."""
-    code = "import sys, wsbridge.kinds; print(sorted({'jwt', 'h11', 'cryptography'} & sys.modules.keys()))"
+    code = "import sys, wsbridge.registry; print(sorted({'jwt', 'h11', 'cryptography'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 def jwks(served: Service, **more: object) -> dict[str, Any]:
     """Give the keys of a service, as the file has them."""
     url = f"https://localhost:{served.port}/keys"
-    return {"jwks": url, "algorithms": ["RS256"], "ca": str(folder() / "ca.pem"), "pause": "1ms", **more}
+    return {"jwks": url, "algorithms": ["RS256"], "ca": str(folder() / "ca.pem"), "min_refresh_interval": "1ms", **more}
 
 
 def published(*entries: dict[str, Any]) -> bytes:
@@ -209,7 +209,7 @@ async def fetching(*keys: dict[str, Any]) -> AsyncIterator[JwtAuth]:
     """Build one with its tasks."""
     services, _ = lent(ANONYMOUS)
     found = JwtAuth(JwtConfig.model_validate(section(list(keys))), services)
-    async with services.resolver, services.background:
+    async with services.resolver, services.background_tasks:
         yield found
 
 
@@ -235,7 +235,7 @@ async def test_keys_that_cannot_be_had_let_nobody_in() -> None:
     ):
         found = await asked.identify(caller(bearer(signed(other_rsa(), {"kid": "k9"}))))
         assert isinstance(found, Denied)
-        assert (found.reason, found.tried) == (Reason.AUTH_UNAVAILABLE, False)
+        assert (found.reason, found.failed_login) == (Reason.AUTH_UNAVAILABLE, False)
         assert "status 500" in found.detail
         assert isinstance(await asked.identify(caller(bearer(signed(RSA, {"kid": "k1"})))), Identity)
         forged_one = await asked.identify(caller(bearer(signed(other_rsa(), {"kid": "k1"}))))
@@ -273,7 +273,7 @@ async def test_nobody_without_a_token_reaches_the_backend(keys: list[dict[str, A
                 answers.append((await client.everything()).decode())
         assert len(set(answers)) == 1
         assert answers[0].startswith("HTTP/1.1 401 ")
-        assert f"WWW-Authenticate: {CHALLENGE}" in answers[0]
+        assert f"WWW-Authenticate: {BEARER_CHALLENGE}" in answers[0]
         assert answers[0].endswith("\r\n\r\nunauthenticated\n")
         assert back.dials == 0
         with await served.upgraded("/", f"Authorization: Bearer {signed(EC)}") as client:
@@ -282,7 +282,7 @@ async def test_nobody_without_a_token_reaches_the_backend(keys: list[dict[str, A
         with await served.upgraded("/", f"Sec-WebSocket-Protocol: binary, {carrier}") as client:
             await client.echoed()
         assert back.dials == 2
-        ended = [line for line in served.records.all if line["event"] == "connection.end"]
+        ended = [line for line in served.records.all if line["event"] == "connection.closed"]
         assert all(signed(EC)[:30] not in str(line) for line in served.records.all)
         assert not ended or ended[0]["identity"] == "alice"
 
@@ -294,14 +294,14 @@ async def test_the_end_of_a_token_ends_its_connection(keys: list[dict[str, Any]]
         with await served.upgraded("/", f"Authorization: Bearer {token}") as client:
             await client.echoed()
             assert await client.closing() == (1008, "auth_expired")
-        line = await served.records.wait("connection.end")
+        line = await served.records.wait("connection.closed")
         assert (line["reason"], line["identity"]) == ("auth_expired", "alice")
         await back.until(open=0)
 
 
-async def test_max_age_ends_it_as_well(keys: list[dict[str, Any]]) -> None:
+async def test_max_session_ends_it_as_well(keys: list[dict[str, Any]]) -> None:
     """However long the token holds."""
-    async with behind(*keys, max_age="1s") as (served, _):
+    async with behind(*keys, max_session="1s") as (served, _):
         with await served.upgraded("/", f"Authorization: Bearer {signed(EC, exp=time.time() + 3600)}") as client:
             await client.echoed()
             assert await client.closing() == (1008, "auth_expired")
@@ -317,7 +317,7 @@ async def test_the_server_fetches_keys_and_closes_what_it_opened() -> None:
         async with behind(jwks(good)) as (served, _):
             with await served.upgraded("/", f"Authorization: Bearer {signed(RSA, {'kid': 'k1'})}") as client:
                 await client.echoed()
-            assert served.records.of("keys.fetched")[0]["url"] == f"https://localhost:{good.port}/keys"
+            assert served.records.of("jwks.refreshed")[0]["url"] == f"https://localhost:{good.port}/keys"
         async with behind(jwks(dead, timeout="100ms")) as (served, back):
             with await served.connect() as client:
                 await client.send(request("/", f"Authorization: Bearer {signed(RSA, {'kid': 'k1'})}"))

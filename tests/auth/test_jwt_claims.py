@@ -9,15 +9,15 @@ import pytest
 
 from tests.auth.signing import AUDIENCE, ISSUER, claims
 from wsbridge.auth.identity import Identity
-from wsbridge.auth.jwt_claims import Rules, flat, judge
+from wsbridge.auth.jwt import JwtRules, flatten_claims, validate_claims
 
 NOW = 1_700_000_000.0
-RULES = Rules(frozenset({ISSUER}), frozenset({AUDIENCE, "other"}))
+RULES = JwtRules(frozenset({ISSUER}), frozenset({AUDIENCE, "other"}))
 
 
-def judged(rules: Rules = RULES, **changes: object) -> Identity | str:
+def judged(rules: JwtRules = RULES, **changes: object) -> Identity | str:
     """Judge claims that are right but for these changes."""
-    return judge(json.dumps(claims(NOW, **changes)).encode(), rules, NOW)
+    return validate_claims(json.dumps(claims(NOW, **changes)).encode(), rules, NOW)
 
 
 def test_right_claims_make_an_identity() -> None:
@@ -89,32 +89,34 @@ def test_one_of_several_audiences_is_enough() -> None:
 
 def test_what_is_not_asked_for_is_not_looked_at() -> None:
     """Issuer and audience may be left open; the times never."""
-    rules = Rules(None, None)
+    rules = JwtRules(None, None)
     assert isinstance(judged(rules, iss=None, aud=None), Identity)
     assert "expired" in str(judged(rules, exp=NOW - 100))
 
 
-def test_max_age_ends_it_earlier() -> None:
+def test_max_session_ends_it_earlier() -> None:
     """The earlier of the two ends counts."""
     for seconds, end in ((60.0, NOW + 60), (3600.0, NOW + 330)):
-        found = judged(replace(RULES, max_age=seconds))
+        found = judged(replace(RULES, max_session=seconds))
         assert isinstance(found, Identity)
         assert found.expires == end
 
 
 def test_another_claim_may_name_him() -> None:
     """The one that the rules say."""
-    found = judged(replace(RULES, name="email"), email="a@example.org", sub=None)
+    found = judged(replace(RULES, name_claim="email"), email="a@example.org", sub=None)
     assert isinstance(found, Identity)
     assert found.name == "a@example.org"
 
 
 def test_claims_that_could_do_harm_are_left_out() -> None:
     """Line breaks, broken Unicode and infinities neither get into headers nor into addresses."""
-    assert flat({"a": "x\r\ny", "b\n": "x", "c": "\ud800", "d": float("inf"), "e": None, "f": -2}) == {"f": "-2"}
+    assert flatten_claims({"a": "x\r\ny", "b\n": "x", "c": "\ud800", "d": float("inf"), "e": None, "f": -2}) == {
+        "f": "-2"
+    }
 
 
 @pytest.mark.parametrize("payload", [b"", b"null", b"[]", b'"x"', b"\xff", b"[" * 9000, b'{"exp":1,"exp":2}'])
 def test_what_is_no_object_claims_nothing(payload: bytes) -> None:
     """Whoever signed it."""
-    assert judge(payload, RULES, NOW) == "what the token claims is not a JSON object"
+    assert validate_claims(payload, RULES, NOW) == "what the token claims is not a JSON object"

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.auth.signing import EC, ED, RSA, SECRET, Pair, ec_pair, rsa_pair
 from tests.config.loading import LISTENERS, told, wrong
-from wsbridge.auth.jwt_keys import MOST_TRIED, Key, KeyRing, misfit
+from wsbridge.auth.jwt_keys import MAX_KEYS_TRIED, JwtKey, KeyRing, key_problem
 
 
 def auth(folder: Path, **key: object) -> list[str]:
@@ -87,27 +87,27 @@ def test_secrets_and_files_are_for_their_algorithms(tmp_path: Path) -> None:
 def test_what_fits_what(pair: Pair, fits: set[str]) -> None:
     """Each kind of key fits its own algorithms alone; no public key fits HS256."""
     every = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "HS256"]
-    assert {name for name in every if misfit(pair.private.public_key(), name) is None} == fits
+    assert {name for name in every if key_problem(pair.private.public_key(), name) is None} == fits
 
 
 def test_a_kid_picks_among_the_keys_and_does_nothing_else() -> None:
     """The keys of that name come first, then those without one; an unknown name has these alone."""
-    one, two = Key(frozenset({"RS256"}), 1, "one"), Key(frozenset({"ES256"}), 2, "one")
-    bare = Key(frozenset({"RS256"}), 3)
+    one, two = JwtKey(frozenset({"RS256"}), 1, "one"), JwtKey(frozenset({"ES256"}), 2, "one")
+    bare = JwtKey(frozenset({"RS256"}), 3)
     ring = KeyRing([bare, one, two])
-    assert ring.fitting("one", "RS256") == [one, bare]
-    assert ring.fitting("one", "ES256") == [two]
-    assert ring.fitting("../../etc/passwd", "RS256") == [bare]
-    assert ring.fitting(None, "RS256") == [bare]
-    assert ring.fitting("one", "HS256") == []
+    assert ring.candidates("one", "RS256") == [one, bare]
+    assert ring.candidates("one", "ES256") == [two]
+    assert ring.candidates("../../etc/passwd", "RS256") == [bare]
+    assert ring.candidates(None, "RS256") == [bare]
+    assert ring.candidates("one", "HS256") == []
     assert (ring.kids(), ring.algorithms) == ({"one", None}, {"RS256", "ES256"})
 
 
 def test_few_keys_are_tried() -> None:
     """Many keys of one name cost no more than a few."""
-    assert len(KeyRing(Key(frozenset({"RS256"}), at) for at in range(50)).fitting("x", "RS256")) == MOST_TRIED
+    assert len(KeyRing(JwtKey(frozenset({"RS256"}), at) for at in range(50)).candidates("x", "RS256")) == MAX_KEYS_TRIED
 
 
 def test_no_key_is_shown() -> None:
     """Secrets stay out of tracebacks and logs."""
-    assert SECRET not in repr(Key(frozenset({"HS256"}), SECRET.encode()))
+    assert SECRET not in repr(JwtKey(frozenset({"HS256"}), SECRET.encode()))

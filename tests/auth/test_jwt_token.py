@@ -9,16 +9,24 @@ import json
 import pytest
 
 from tests.auth.signing import EC, ED, RSA, SECRET, claims, forged, other_rsa, part, signed, signed_raw
-from wsbridge.auth.jwt_keys import Key
-from wsbridge.auth.jwt_token import LARGEST, NoObjectError, Token, holds, json_object, read_token, told
+from wsbridge.auth.jwt_keys import (
+    MAX_JWT_BYTES,
+    JwtKey,
+    NotJsonObjectError,
+    UnverifiedToken,
+    describe_token,
+    parse_json_object,
+    parse_jwt,
+    verify_signature,
+)
 
-OF_RSA = Key(frozenset({"RS256"}), RSA.private.public_key())
+OF_RSA = JwtKey(frozenset({"RS256"}), RSA.private.public_key())
 
 
-def token(text: str) -> Token:
+def token(text: str) -> UnverifiedToken:
     """Read one whose form is right."""
-    found = read_token(text)
-    assert isinstance(found, Token), found
+    found = parse_jwt(text)
+    assert isinstance(found, UnverifiedToken), found
     return found
 
 
@@ -27,8 +35,8 @@ def test_a_token_is_taken_apart() -> None:
     found = token(signed(RSA, {"kid": "k1"}, sub="bob"))
     assert (found.algorithm, found.kid) == ("RS256", "k1")
     assert json.loads(found.payload)["sub"] == "bob"
-    assert told(found) == 'RS256 with kid "k1"'
-    assert told(token(signed(RSA))) == "RS256 with no kid"
+    assert describe_token(found) == 'RS256 with kid "k1"'
+    assert describe_token(token(signed(RSA))) == "RS256 with no kid"
     assert found.text not in repr(found)
 
 
@@ -56,12 +64,12 @@ def test_a_token_is_taken_apart() -> None:
         (forged({"alg": "RS256", "kid": 5}, {}), "kid is not a short text"),
         (forged({"alg": "RS256", "kid": ["k1"]}, {}), "kid is not a short text"),
         (forged({"alg": "RS256", "kid": "k" * 257}, {}), "kid is not a short text"),
-        (forged({"alg": "RS256"}, {"x": "x" * LARGEST}), "and the limit is 8192"),
+        (forged({"alg": "RS256"}, {"x": "x" * MAX_JWT_BYTES}), "and the limit is 8192"),
     ],
 )
 def test_what_is_no_token_is_told(text: str, why: str) -> None:
     """Whatever comes, a sentence says what is wrong with it."""
-    found = read_token(text)
+    found = parse_jwt(text)
     assert isinstance(found, str)
     assert why in found
 
@@ -83,15 +91,15 @@ def test_what_is_no_token_is_told(text: str, why: str) -> None:
 def test_headers_that_bring_a_key_or_change_the_rules_are_refused(name: str, value: object) -> None:
     """Even where the signature is good."""
     text = signed_raw(RSA, {"alg": "RS256", name: value}, claims())
-    assert read_token(text) == f"the token's header has {name}, which is not taken"
+    assert parse_jwt(text) == f"the token's header has {name}, which is not taken"
 
 
 @pytest.mark.parametrize("pair", [RSA, EC, ED], ids=["rsa", "ec", "ed"])
 def test_a_good_signature_holds(pair: object) -> None:
     """Each algorithm with its key; a change of any part breaks it."""
     found = token(signed(pair))  # type: ignore[arg-type]  # all are of one kind
-    key = Key(frozenset({found.algorithm}), pair.private.public_key())  # type: ignore[attr-defined]  # as above
-    assert holds(found, [key])
+    key = JwtKey(frozenset({found.algorithm}), pair.private.public_key())  # type: ignore[attr-defined]  # as above
+    assert verify_signature(found, [key])
     header, payload, signature = found.text.split(".")
     changed = [
         f"{part({'alg': found.algorithm, 'kid': 'x'})}.{payload}.{signature}",
@@ -99,22 +107,22 @@ def test_a_good_signature_holds(pair: object) -> None:
         f"{header}.{payload}.{part(bytes(64))}",
         f"{header}.{payload}.{part(b'x')}",
     ]
-    assert not any(holds(token(text), [key]) for text in changed)
+    assert not any(verify_signature(token(text), [key]) for text in changed)
 
 
 def test_a_secret_signs_as_well() -> None:
     """HS256 with the right bytes."""
-    key = Key(frozenset({"HS256"}), SECRET.encode())
-    assert holds(token(signed(SECRET)), [key])
-    assert not holds(token(signed(SECRET[::-1])), [key])
+    key = JwtKey(frozenset({"HS256"}), SECRET.encode())
+    assert verify_signature(token(signed(SECRET)), [key])
+    assert not verify_signature(token(signed(SECRET[::-1])), [key])
 
 
 def test_one_of_several_keys_is_enough() -> None:
     """Those of other algorithms are not tried, and wrong ones do no harm."""
     pairs = (EC, other_rsa())
-    keys = [Key(frozenset({pair.algorithm}), pair.private.public_key()) for pair in pairs]
-    assert not holds(token(signed(RSA)), keys)
-    assert holds(token(signed(RSA)), [*keys, OF_RSA])
+    keys = [JwtKey(frozenset({pair.algorithm}), pair.private.public_key()) for pair in pairs]
+    assert not verify_signature(token(signed(RSA)), keys)
+    assert verify_signature(token(signed(RSA)), [*keys, OF_RSA])
 
 
 def test_a_public_key_is_no_secret() -> None:
@@ -122,12 +130,12 @@ def test_a_public_key_is_no_secret() -> None:
     for algorithm in ("HS256", "RS256"):
         text = f"{part({'alg': algorithm})}.{part(claims())}"
         found = token(f"{text}.{part(hmac.new(RSA.public, text.encode(), hashlib.sha256).digest())}")
-        assert not holds(found, [OF_RSA])
+        assert not verify_signature(found, [OF_RSA])
 
 
 def test_json_is_read_strictly() -> None:
     """What two readers could read in two ways is refused."""
-    assert json_object(b'{"a": {"b": [1]}}') == {"a": {"b": [1]}}
+    assert parse_json_object(b'{"a": {"b": [1]}}') == {"a": {"b": [1]}}
     for text in (
         b"",
         b"[]",
@@ -138,5 +146,5 @@ def test_json_is_read_strictly() -> None:
         b'{"a":Infinity}',
         b"\xef\xbb\xbf{}",
     ):
-        with pytest.raises(NoObjectError):
-            json_object(text)
+        with pytest.raises(NotJsonObjectError):
+            parse_json_object(text)

@@ -11,7 +11,7 @@ from tests.auth.ways import caller, lent
 from tests.serving import config_of, written
 from wsbridge.auth.identity import ANONYMOUS, Denied, Identity
 from wsbridge.auth.network import NetworkAuth, NetworkConfig
-from wsbridge.config.problems import ConfigError
+from wsbridge.config.errors import ConfigError
 from wsbridge.net.address import Peer
 from wsbridge.reasons import Reason
 
@@ -47,7 +47,7 @@ async def test_who_comes_in(lists: dict[str, list[str]], host: str, inside: bool
         assert found == Identity(method="network")
     else:
         assert isinstance(found, Denied)
-        assert (found.reason, found.tried) == (Reason.FORBIDDEN, False)
+        assert (found.reason, found.failed_login) == (Reason.FORBIDDEN, False)
         assert (host or "a Unix socket") in found.detail
 
 

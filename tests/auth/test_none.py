@@ -6,8 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from tests.auth.ways import lent
-from wsbridge.auth.none import NoAuthConfig
-from wsbridge.kinds import AUTH, CONFIG_KINDS
+from wsbridge.auth.base import NoAuthConfig
+from wsbridge.registry import AUTH, CONFIG_REGISTRY
 
 
 def test_nobody_is_asked() -> None:
@@ -17,7 +17,7 @@ def test_nobody_is_asked() -> None:
 
 def test_it_is_in_the_tables() -> None:
     """The file and the run time know the same kinds."""
-    assert AUTH.keys() == CONFIG_KINDS.auth.keys()
+    assert AUTH.keys() == CONFIG_REGISTRY.auth.keys()
 
 
 def test_it_takes_no_options() -> None:

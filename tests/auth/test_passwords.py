@@ -11,8 +11,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from wsbridge.auth import passwords as module
-from wsbridge.auth.htpasswd import Stored
-from wsbridge.auth.passwords import Passwords
+from wsbridge.auth.passwords import PasswordChecker, PasswordHash
 
 
 @dataclass
@@ -36,7 +35,7 @@ class Counting:
         return password == self.right
 
 
-def hashed(**facts: object) -> tuple[Stored, Counting]:
+def hashed(**facts: object) -> tuple[PasswordHash, Counting]:
     """Give a hash, as itself and as what counts."""
     counting = Counting(**facts)  # type: ignore[arg-type]  # by name
     return counting, counting  # type: ignore[return-value]  # stands for one
@@ -45,7 +44,7 @@ def hashed(**facts: object) -> tuple[Stored, Counting]:
 async def test_a_right_pair_is_kept_for_a_while(autojump_clock: MockClock) -> None:
     """Within its time it is not verified again; after it, it is."""
     stored, counting = hashed()
-    passwords = Passwords(1)
+    passwords = PasswordChecker(1)
     for _ in range(3):
         assert await passwords.verify("alice", b"right", stored, 60)
     assert counting.verified == 1
@@ -57,7 +56,7 @@ async def test_a_right_pair_is_kept_for_a_while(autojump_clock: MockClock) -> No
 async def test_nothing_is_kept_where_nothing_shall_be() -> None:
     """With 0 every password is verified, whatever others keep of the same pair."""
     stored, counting = hashed()
-    passwords = Passwords(1)
+    passwords = PasswordChecker(1)
     for keep in (0, 60, 0):
         assert await passwords.verify("alice", b"right", stored, keep)
     assert counting.verified == 3
@@ -66,7 +65,7 @@ async def test_nothing_is_kept_where_nothing_shall_be() -> None:
 async def test_a_wrong_pair_is_never_kept() -> None:
     """Each guess costs."""
     stored, counting = hashed()
-    passwords = Passwords(1)
+    passwords = PasswordChecker(1)
     for _ in range(3):
         assert await passwords.verify("alice", b"wrong", stored, 60) is False
     assert counting.verified == 3
@@ -76,7 +75,7 @@ async def test_what_is_kept_holds_for_name_password_and_hash() -> None:
     """Another name, another password or a changed hash is verified anew."""
     stored, _ = hashed()
     other, _ = hashed(text="$other$", right=b"else")
-    passwords = Passwords(1)
+    passwords = PasswordChecker(1)
     assert await passwords.verify("alice", b"right", stored, 60)
     assert await passwords.verify("alice", b"righ", stored, 60) is False
     assert await passwords.verify("alice", b"right", other, 60) is False
@@ -88,7 +87,7 @@ async def test_what_is_kept_holds_for_name_password_and_hash() -> None:
 async def test_those_who_show_the_same_at_a_time_cost_one() -> None:
     """A page with dozens of files is one hash."""
     stored, counting = hashed()
-    passwords = Passwords(4, queue=0)
+    passwords = PasswordChecker(4, max_queue=0)
     counting.gate.clear()
     answers = []
 
@@ -108,7 +107,7 @@ async def test_those_who_show_the_same_at_a_time_cost_one() -> None:
 async def test_the_first_of_them_may_leave() -> None:
     """The others have it verified for themselves then."""
     stored, counting = hashed()
-    passwords = Passwords(4)
+    passwords = PasswordChecker(4)
     counting.gate.clear()
     answers = []
     leaving = trio.CancelScope()
@@ -135,7 +134,7 @@ async def test_the_first_of_them_may_leave() -> None:
 
 async def test_who_may_wait() -> None:
     """One is verified, two wait, the fourth is sent away at once; whoever is known passes by."""
-    passwords = Passwords(1, queue=2)
+    passwords = PasswordChecker(1, max_queue=2)
     known, _ = hashed(text="$known$")
     assert await passwords.verify("known", b"right", known, 60)
     stored, counting = hashed()
@@ -162,15 +161,15 @@ async def test_the_loop_goes_on() -> None:
     counting.gate.clear()
     with trio.fail_after(10):
         with trio.move_on_after(0.05) as scope:
-            await Passwords(1).verify("alice", b"right", stored, 60)
+            await PasswordChecker(1).verify("alice", b"right", stored, 60)
         assert scope.cancelled_caught
     counting.gate.set()
 
 
 async def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock) -> None:
     """Past the bound the oldest is forgotten, and all after an hour."""
-    monkeypatch.setattr(module, "MOST_KEPT", 3)
-    passwords = Passwords(1)
+    monkeypatch.setattr(module, "MAX_CACHED_PASSWORDS", 3)
+    passwords = PasswordChecker(1)
     stored, counting = hashed()
     for number in range(5):
         assert await passwords.verify(f"user{number}", b"right", stored, 60)
@@ -179,22 +178,22 @@ async def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch, autojump
     assert counting.verified == 5
     assert await passwords.verify("user0", b"right", stored, 60)
     assert counting.verified == 6
-    await trio.sleep(module.LONGEST_KEPT + 1)
+    await trio.sleep(module.MAX_PASSWORD_CACHE_SECONDS + 1)
     assert await passwords.verify("user0", b"right", stored, 60)
     assert len(passwords._verified) == 1
 
 
 def test_a_pick_is_steady_and_of_this_process_alone() -> None:
     """The same name gets the same number, other processes give others, and all numbers come up."""
-    one, other = Passwords(1), Passwords(1)
+    one, other = PasswordChecker(1), PasswordChecker(1)
     names = [f"user{number}" for number in range(100)]
 
-    assert [one.pick(name, 7) for name in names] == [one.pick(name, 7) for name in names]
-    assert [one.pick(name, 7) for name in names] != [other.pick(name, 7) for name in names]
-    assert {one.pick(name, 7) for name in names} == set(range(7))
+    assert [one.stable_index(name, 7) for name in names] == [one.stable_index(name, 7) for name in names]
+    assert [one.stable_index(name, 7) for name in names] != [other.stable_index(name, 7) for name in names]
+    assert {one.stable_index(name, 7) for name in names} == set(range(7))
 
 
 def test_as_many_threads_as_cores() -> None:
     """Left out, the cores that this process may use are counted."""
-    assert Passwords().threads == len(os.sched_getaffinity(0))
-    assert (Passwords(3, queue=9).threads, Passwords(3, queue=9).queue) == (3, 9)
+    assert PasswordChecker().threads == len(os.sched_getaffinity(0))
+    assert (PasswordChecker(3, max_queue=9).threads, PasswordChecker(3, max_queue=9).max_queue) == (3, 9)

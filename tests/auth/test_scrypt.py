@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from wsbridge.auth.scrypt import LN, P, R, Scrypt, make, read
+from wsbridge.auth.passwords import SCRYPT_LN, SCRYPT_P, SCRYPT_R, ScryptHash, hash_password, parse_scrypt
 
 QUICK = "$scrypt$ln=12,r=8,p=1$c2FsdHNhbHRzYWx0c2FsdA$"
 DIGEST = "A" * 43
@@ -14,8 +14,8 @@ DIGEST = "A" * 43
 
 def test_what_is_made_can_be_read_and_verified() -> None:
     """The right password alone is right, before and after the text."""
-    made = make("pässwort".encode(), ln=12)
-    again = read(made.text)
+    made = hash_password("pässwort".encode(), ln=12)
+    again = parse_scrypt(made.text)
 
     assert again == made
     assert again.verify("pässwort".encode())
@@ -24,30 +24,32 @@ def test_what_is_made_can_be_read_and_verified() -> None:
 
 def test_every_hash_has_a_salt_of_its_own() -> None:
     """Equal passwords cannot be told from each other."""
-    assert make(b"x", ln=12).text != make(b"x", ln=12).text
+    assert hash_password(b"x", ln=12).text != hash_password(b"x", ln=12).text
 
 
 def test_new_hashes_are_costly() -> None:
     """What is made without further words is what the documentation says."""
-    text = make(b"x").text
-    assert text.startswith(f"$scrypt$ln={LN},r={R},p={P}$")
-    assert (LN, R, P) == (15, 8, 1)
-    assert read(text).verify(b"x")
+    text = hash_password(b"x").text
+    assert text.startswith(f"$scrypt$ln={SCRYPT_LN},r={SCRYPT_R},p={SCRYPT_P}$")
+    assert (SCRYPT_LN, SCRYPT_R, SCRYPT_P) == (15, 8, 1)
+    assert parse_scrypt(text).verify(b"x")
 
 
 def test_the_numbers_of_the_rfc() -> None:
     """The second and third vector of RFC 7914 section 12, cut to one block."""
-    nacl = Scrypt(10, 8, 16, b"NaCl", bytes.fromhex("fdbabe1c9d3472007856e7190d01e9fe7c6ad7cbc8237830e77376634b373162"))
+    nacl = ScryptHash(
+        10, 8, 16, b"NaCl", bytes.fromhex("fdbabe1c9d3472007856e7190d01e9fe7c6ad7cbc8237830e77376634b373162")
+    )
     assert nacl.verify(b"password")
     salt = b"SodiumChloride"
     digest = bytes.fromhex("7023bdcb3afd7348461c06cd81fd38ebfda8fbba904f8e3ea9b543f6545da1f2")
-    assert Scrypt(14, 8, 1, salt, digest).verify(b"pleaseletmein")
+    assert ScryptHash(14, 8, 1, salt, digest).verify(b"pleaseletmein")
 
 
 def test_a_decoy_is_nobodys() -> None:
     """It costs the same and not even the right password fits it."""
-    made = make(b"x", ln=12)
-    decoy = made.decoy()
+    made = hash_password(b"x", ln=12)
+    decoy = made.dummy_hash()
     assert (decoy.ln, decoy.r, decoy.p, len(decoy.digest)) == (made.ln, made.r, made.p, len(made.digest))
     assert not decoy.verify(b"x")
 
@@ -73,11 +75,11 @@ def test_a_decoy_is_nobodys() -> None:
 def test_what_is_refused(text: str, wrong: str) -> None:
     """Damage and absurd costs are told without the hash."""
     with pytest.raises(ValueError, match=re.escape(wrong)) as refused:
-        read(text)
+        parse_scrypt(text)
     assert DIGEST[:8] not in str(refused.value)
 
 
 def test_the_bounds_can_be_verified() -> None:
     """The largest of what is taken does not run out of the memory it is given."""
     for numbers in ("ln=16,r=8,p=1", "ln=15,r=1,p=1", "ln=12,r=8,p=1", "ln=1,r=128,p=128"):
-        assert not read(QUICK.replace("ln=12,r=8,p=1", numbers) + DIGEST).verify(b"x")
+        assert not parse_scrypt(QUICK.replace("ln=12,r=8,p=1", numbers) + DIGEST).verify(b"x")

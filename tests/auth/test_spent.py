@@ -3,70 +3,70 @@
 from __future__ import annotations
 
 from wsbridge.auth.identity import Denied
-from wsbridge.auth.spent import Spent
-from wsbridge.protocol.ticket import Ticket, new_id
+from wsbridge.auth.replay import UsedTickets
+from wsbridge.protocol.ticket import Ticket, new_ticket_id
 from wsbridge.reasons import Reason
 
 
 def ticket(issued: int, expires: int) -> Ticket:
     """Make one."""
-    return Ticket(new_id(), "vnc", issued, expires)
+    return Ticket(new_ticket_id(), "vnc", issued, expires)
 
 
 def detail(denied: Denied | None) -> str:
     """Give why it was refused, as a wrong credential."""
     assert denied is not None
-    assert (denied.reason, denied.tried) == (Reason.UNAUTHENTICATED, False)
+    assert (denied.reason, denied.failed_login) == (Reason.UNAUTHENTICATED, False)
     return denied.detail
 
 
 def test_once_and_never_again() -> None:
     """A ticket is good the first time only."""
-    spent, one = Spent(10, since=0), ticket(1000, 31_000)
+    spent, one = UsedTickets(10, started=0), ticket(1000, 31_000)
 
-    assert spent.spend(one, 2000) is None
-    assert detail(spent.spend(one, 2001)) == "the ticket was used before"
+    assert spent.use(one, 2000) is None
+    assert detail(spent.use(one, 2001)) == "the ticket was used before"
 
 
 def test_what_was_issued_before_the_start_is_refused() -> None:
     """An earlier process may have seen it used."""
-    spent = Spent(10, since=5)
+    spent = UsedTickets(10, started=5)
 
-    assert detail(spent.spend(ticket(4999, 31_000), 6000)) == "the ticket was issued before this process began"
-    assert spent.spend(ticket(5000, 31_000), 6000) is None
+    assert detail(spent.use(ticket(4999, 31_000), 6000)) == "the ticket was issued before this process began"
+    assert spent.use(ticket(5000, 31_000), 6000) is None
 
 
 def test_a_full_table_refuses_and_forgets_nothing() -> None:
     """Beyond its size no ticket is taken until one has expired; none becomes good again."""
-    spent = Spent(2, since=0)
+    spent = UsedTickets(2, started=0)
     first, second, third = ticket(1000, 5000), ticket(1000, 9000), ticket(1000, 31_000)
-    assert spent.spend(first, 2000) is None
-    assert spent.spend(second, 2000) is None
+    assert spent.use(first, 2000) is None
+    assert spent.use(second, 2000) is None
 
-    denied = spent.spend(third, 2000)
+    denied = spent.use(third, 2000)
 
     assert denied is not None
-    assert (denied.reason, denied.tried) == (Reason.AUTH_UNAVAILABLE, False)
+    assert (denied.reason, denied.failed_login) == (Reason.AUTH_UNAVAILABLE, False)
     assert denied.detail == "the table of used tickets is full, 2"
-    assert "before" in detail(spent.spend(first, 2000))
-    assert spent.spend(third, 5000) is None
-    assert spent.held == 2
+    assert "before" in detail(spent.use(first, 2000))
+    assert spent.use(third, 5000) is None
+    assert spent.count == 2
 
 
 def test_expired_ones_are_dropped() -> None:
     """The table does not grow with what is over."""
-    spent = Spent(1000, since=0)
+    spent = UsedTickets(1000, started=0)
     for at in range(0, 100_000, 100):
-        assert spent.spend(ticket(at, at + 1000), at + 1) is None
+        assert spent.use(ticket(at, at + 1000), at + 1) is None
 
-    assert spent.held <= 11
+    assert spent.count <= 11
 
 
 def test_a_clock_that_is_set_back_makes_none_good_again() -> None:
     """What was dropped as expired stays refused, with all that end no later."""
-    spent, one = Spent(10, since=0), ticket(1000, 31_000)
-    assert spent.spend(one, 2000) is None
-    assert spent.spend(ticket(40_000, 70_000), 40_000) is None
+    spent, one = UsedTickets(10, started=0), ticket(1000, 31_000)
+    assert spent.use(one, 2000) is None
+    assert spent.use(ticket(40_000, 70_000), 40_000) is None
 
-    assert "set back" in detail(spent.spend(one, 2000))
-    assert spent.spend(ticket(2000, 32_000), 2000) is None
+    assert "set back" in detail(spent.use(one, 2000))
+    assert spent.use(ticket(2000, 32_000), 2000) is None

@@ -11,13 +11,13 @@ from pydantic import ValidationError
 
 from tests.auth.ways import caller
 from tests.config.loading import LISTENERS, wrong
-from wsbridge.auth.auth import Lent
+from wsbridge.auth.base import AuthServices
 from wsbridge.auth.identity import Denied, Identity
-from wsbridge.auth.spent import Spent
-from wsbridge.auth.ticket import TicketAuth, TicketConfig, place
-from wsbridge.config.secret import Secret
+from wsbridge.auth.replay import UsedTickets
+from wsbridge.auth.ticket import TicketAuth, TicketConfig, ticket_address
+from wsbridge.config.secrets import Secret
 from wsbridge.net.address import Peer
-from wsbridge.protocol.ticket import LONGEST, Ticket, new_id, write
+from wsbridge.protocol.ticket import MAX_TICKET_CHARS, Ticket, encode_ticket, new_ticket_id
 from wsbridge.reasons import Reason
 
 TEXT = "k" * 32
@@ -25,21 +25,24 @@ KEY = TEXT.encode()
 NOW = 1_800_000_000
 
 
-def way(spent: Spent | None = None, **keys: object) -> TicketAuth:
+def way(spent: UsedTickets | None = None, **keys: object) -> TicketAuth:
     """Build one that thinks it is NOW."""
     config = TicketConfig.model_validate({"kind": "ticket", "key": Secret(TEXT), **keys})
-    return TicketAuth(config, Lent(lambda _: way(), wall=lambda: NOW, spent=spent or Spent(100, since=NOW - 60)))
+    return TicketAuth(
+        config,
+        AuthServices(lambda _: way(), wall_clock=lambda: NOW, used_tickets=spent or UsedTickets(100, started=NOW - 60)),
+    )
 
 
 def ticket(**values: object) -> Ticket:
     """Make one that was issued a second ago for half a minute."""
-    plain = Ticket(new_id(), "app", (NOW - 1) * 1000, (NOW + 29) * 1000, "alice", {"role": "admin"})
+    plain = Ticket(new_ticket_id(), "app", (NOW - 1) * 1000, (NOW + 29) * 1000, "alice", {"role": "admin"})
     return replace(plain, **values)  # type: ignore[arg-type]  # by name
 
 
 def query(*tickets: Ticket, key: bytes = KEY, parameter: str = "ticket") -> str:
     """Write the target of a request that shows tickets."""
-    return "/vnc?" + "&".join(["x=1", *(f"{parameter}={write(one, key)}" for one in tickets)])
+    return "/vnc?" + "&".join(["x=1", *(f"{parameter}={encode_ticket(one, key)}" for one in tickets)])
 
 
 async def denied(auth: TicketAuth, target: str, **facts: object) -> str:
@@ -62,7 +65,7 @@ async def test_who_the_ticket_was_given_to_comes_in() -> None:
 
 async def test_once() -> None:
     """The second use is refused, by another generation and at another route of the same table as well."""
-    spent, target = Spent(10, since=NOW - 60), query(ticket())
+    spent, target = UsedTickets(10, started=NOW - 60), query(ticket())
 
     assert isinstance(await way(spent).identify(caller(target=target)), Identity)
     assert await denied(way(spent), target) == "the ticket was used before"
@@ -78,11 +81,11 @@ async def test_no_ticket_is_no_attempt() -> None:
 
 async def test_two_are_one_too_many() -> None:
     """Programs disagree on which of two parameters counts, so none does, and neither is used up."""
-    spent, one = Spent(10, since=0), ticket()
+    spent, one = UsedTickets(10, started=0), ticket()
 
     assert await denied(way(spent), query(one, one)) == "the query has 2 parameters ticket, not one"
     assert await denied(way(spent), query(one) + "&ticket") == "the query has 2 parameters ticket, not one"
-    assert spent.held == 0
+    assert spent.count == 0
 
 
 @pytest.mark.parametrize(
@@ -102,11 +105,11 @@ async def test_two_are_one_too_many() -> None:
 )
 async def test_what_a_ticket_says_is_held(values: dict[str, float | str], said: str) -> None:
     """Route, address and times must fit; the log says which did not, and the ticket is not used up."""
-    spent = Spent(10, since=NOW - 60)
+    spent = UsedTickets(10, started=NOW - 60)
     sound = {name: int(value) if isinstance(value, float) else value for name, value in values.items()}
 
     assert await denied(way(spent), query(ticket(**sound))) == said
-    assert spent.held == 0
+    assert spent.count == 0
 
 
 async def test_a_clock_that_is_a_little_ahead() -> None:
@@ -118,7 +121,12 @@ async def test_what_is_no_ticket() -> None:
     """Forged, cut, escaped, of another key, too long or nothing: refused, and none of it is in the sentence."""
     good = query(ticket())
     texts = [good[:-1], good[:-1] + ("A" if good[-1] != "A" else "B"), good.replace("1.", "%31."), "/?ticket="]
-    texts += ["/?ticket", "/?ticket=1.e30.x", query(ticket(), key=b"x" * 32), "/?ticket=" + "A" * (LONGEST + 1)]
+    texts += [
+        "/?ticket",
+        "/?ticket=1.e30.x",
+        query(ticket(), key=b"x" * 32),
+        "/?ticket=" + "A" * (MAX_TICKET_CHARS + 1),
+    ]
     for target in texts:
         said = await denied(way(), target)
         assert said.startswith("the ticket ")
@@ -131,12 +139,12 @@ async def test_one_that_is_bound_to_an_address_is_good_there() -> None:
 
     assert isinstance(await way().identify(caller(target=query(ticket(address="203.0.113.7")))), Identity)
     assert isinstance(await way().identify(caller(target=query(ticket(address="unix")), peer=unix)), Identity)
-    assert (place(unix), place(Peer("2001:db8::1", 9, socket.AF_INET6))) == ("unix", "2001:db8::1")
+    assert (ticket_address(unix), ticket_address(Peer("2001:db8::1", 9, socket.AF_INET6))) == ("unix", "2001:db8::1")
 
 
 async def test_bind_address_wants_all_of_them_bound() -> None:
     """A ticket that is good anywhere is then refused."""
-    auth = way(bind_address="true")
+    auth = way(bind_client_address="true")
 
     assert "bound to no address" in await denied(auth, query(ticket()))
     assert isinstance(await auth.identify(caller(target=query(ticket(address="203.0.113.7")))), Identity)
@@ -144,18 +152,18 @@ async def test_bind_address_wants_all_of_them_bound() -> None:
 
 async def test_a_full_table_is_not_the_clients_fault() -> None:
     """Then nobody can be let in: 503, and no failed login."""
-    spent = Spent(1, since=NOW - 60)
+    spent = UsedTickets(1, started=NOW - 60)
     assert isinstance(await way(spent).identify(caller(target=query(ticket()))), Identity)
 
     found = await way(spent).identify(caller(target=query(ticket())))
 
     assert isinstance(found, Denied)
-    assert (found.reason, found.tried) == (Reason.AUTH_UNAVAILABLE, False)
+    assert (found.reason, found.failed_login) == (Reason.AUTH_UNAVAILABLE, False)
 
 
 async def test_another_parameter() -> None:
     """Its name is the file's choice."""
-    auth = way(parameter="one_time_token")
+    auth = way(query_parameter="one_time_token")
 
     assert isinstance(await auth.identify(caller(target=query(ticket(), parameter="one_time_token"))), Identity)
 
@@ -163,7 +171,7 @@ async def test_another_parameter() -> None:
 def test_a_parameter_that_the_log_would_show_is_refused() -> None:
     """What the log does not know as a secret must not carry one."""
     with pytest.raises(ValidationError, match='the log would show the value of "pass_me"'):
-        way(parameter="pass_me")
+        way(query_parameter="pass_me")
 
 
 def test_a_short_key_is_refused(tmp_path: Path) -> None:
@@ -173,9 +181,9 @@ def test_a_short_key_is_refused(tmp_path: Path) -> None:
     (short,) = wrong(text.replace("NAME", "short"), folder=tmp_path)
     (none,) = wrong(text.replace("NAME", "none"), folder=tmp_path)
 
-    assert (short.path, short.code) == ("routes.r.auth.key", "E012")
+    assert (short.setting, short.code) == ("routes.r.auth.key", "E012")
     assert short.message == "has 31 bytes, and 32 are the least: openssl rand -base64 32 makes one"
-    assert none.path == "routes.r.auth.key.file"
+    assert none.setting == "routes.r.auth.key.file"
 
 
 async def test_only_what_is_not_signed_is_a_failed_login() -> None:
@@ -188,4 +196,4 @@ async def test_only_what_is_not_signed_is_a_failed_login() -> None:
     for target, tried in [*((target, False) for target in stale), *((target, True) for target in guessed)]:
         found = await auth.identify(caller(target=target))
         assert isinstance(found, Denied)
-        assert found.tried is tried, target
+        assert found.failed_login is tried, target

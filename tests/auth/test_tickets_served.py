@@ -13,11 +13,11 @@ import trio
 
 from tests.client import Client, request
 from tests.serving import Served, backend, serving, written
-from wsbridge.auth import scrypt
-from wsbridge.auth.tokens import Token, digest_of
-from wsbridge.log.record import Record
-from wsbridge.log.render import renderer
-from wsbridge.protocol.ticket import Ticket, new_id, write
+from wsbridge.auth import passwords
+from wsbridge.auth.bearer import BearerToken, token_digest
+from wsbridge.log.format import renderer
+from wsbridge.log.logger import Record
+from wsbridge.protocol.ticket import Ticket, encode_ticket, new_ticket_id
 
 KEY = "canary-" + "k" * 32
 NETWORK = {"kind": "network", "allow": ["127.0.0.0/8"]}
@@ -31,8 +31,8 @@ def routes(folder: Path, back: str = "tcp://127.0.0.1:9", **gives: Any) -> dict[
     return {
         "vnc": {"match": {"path": "/vnc"}, "backend": back, "auth": takes},
         "other": {"match": {"path": "/other"}, "backend": back, "auth": takes},
-        "page": {"match": {"path": "/page"}, "answer": "204", "auth": {"any_of": [takes]}},
-        "give": {"match": {"path": "/give"}, "auth": NETWORK, "ticket": {"route": "vnc", "key": key, **gives}},
+        "page": {"match": {"path": "/page"}, "respond": "204", "auth": {"any_of": [takes]}},
+        "give": {"match": {"path": "/give"}, "auth": NETWORK, "issue_tickets": {"route": "vnc", "key": key, **gives}},
     }
 
 
@@ -85,9 +85,9 @@ async def test_a_page_asks_and_connects(tmp_path: Path) -> None:
         with await served.upgraded(f"/vnc?ticket={given['ticket']}") as client:
             await client.echoed()
             await client.close()
-        line = await served.records.wait("connection.end")
+        line = await served.records.wait("connection.closed")
         assert line["route"] == "vnc"
-        (asked,) = served.records.of("request.served", route="give")
+        (asked,) = served.records.of("http.request", route="give")
         assert (asked["method"], asked["status"], asked["detail"]) == ("POST", 200, "a ticket for the route vnc")
         said = await refused(served, f"/vnc?ticket={given['ticket']}")
         assert said == "the ticket was used before"
@@ -119,9 +119,9 @@ async def test_two_at_once(tmp_path: Path) -> None:
 
 def by_token(folder: Path, back: str, **token: Any) -> dict[str, Any]:
     """Write routes of which the one that gives tickets knows alice by a token."""
-    (folder / "tokens").write_text(Token("alice", digest_of("abc"), **token).line() + "\n")
+    (folder / "tokens").write_text(BearerToken("alice", token_digest("abc"), **token).to_line() + "\n")
     table = routes(folder, back)
-    table["give"]["auth"] = {"kind": "bearer", "tokens": "tokens", "from": ["authorization", "cookie:pass"]}
+    table["give"]["auth"] = {"kind": "bearer", "tokens": "tokens", "sources": ["authorization", "cookie:pass"]}
     return table
 
 
@@ -135,13 +135,13 @@ async def test_the_connection_is_of_who_asked_for_the_ticket(tmp_path: Path) -> 
             with await served.upgraded(f"/vnc?ticket={one}") as client:
                 await client.echoed()
                 assert await client.closing() == (1008, "auth_expired")
-            line = await served.records.wait("connection.end")
+            line = await served.records.wait("connection.closed")
             assert (line["identity"], line["reason"]) == ("alice", "auth_expired")
 
 
 async def test_a_password_gives_a_ticket(tmp_path: Path) -> None:
     """As where a browser knows the user's password for the page, and forgets it for the WebSocket."""
-    (tmp_path / "users").write_text(f"alice:{scrypt.make(b'wonderland', ln=12).text}\n")
+    (tmp_path / "users").write_text(f"alice:{passwords.hash_password(b'wonderland', ln=12).text}\n")
     async with backend() as back:
         table = routes(tmp_path, back.url)
         table["give"]["auth"] = {"kind": "basic", "users": "users"}
@@ -154,7 +154,7 @@ async def test_a_password_gives_a_ticket(tmp_path: Path) -> None:
             with await served.upgraded(f"/vnc?ticket={one}") as client:
                 await client.echoed()
                 await client.close()
-            assert (await served.records.wait("connection.end"))["identity"] == "alice"
+            assert (await served.records.wait("connection.closed"))["identity"] == "alice"
 
 
 async def test_by_cookie_the_page_must_be_named(tmp_path: Path) -> None:
@@ -171,8 +171,9 @@ async def test_what_is_wrong_looks_the_same(tmp_path: Path) -> None:
     now = int(time.time() * 1000)
 
     def made(key: str = KEY, **values: Any) -> str:
-        return write(
-            Ticket(**{"id": new_id(), "route": "vnc", "issued": now, "expires": now + 30_000, **values}), key.encode()
+        return encode_ticket(
+            Ticket(**{"id": new_ticket_id(), "route": "vnc", "issued": now, "expires": now + 30_000, **values}),
+            key.encode(),
         )
 
     async with backend() as back, serving(written(routes=routes(tmp_path, back.url)), folder=tmp_path) as served:
@@ -198,7 +199,7 @@ async def test_what_is_wrong_looks_the_same(tmp_path: Path) -> None:
 
 async def test_a_ticket_bound_to_who_asked(tmp_path: Path) -> None:
     """From the address that asked it is good."""
-    text = written(routes=routes(tmp_path, bind_address="true", ttl="5s"))
+    text = written(routes=routes(tmp_path, bind_client_address="true", ttl="5s"))
     async with serving(text, folder=tmp_path) as served:
         one = await ticket(served)
         with await served.connect() as client:
@@ -211,7 +212,7 @@ async def test_other_pages_get_none(tmp_path: Path) -> None:
         for lines in (["Origin: https://evil.example"], ["Origin: null"], ["Origin: http://localhost"] * 2):
             head, body = await post(served, *lines)
             assert head.startswith("HTTP/1.1 403 ")
-            assert body == b"origin\n"
+            assert body == b"origin_not_allowed\n"
         assert (await post(served))[0].startswith("HTTP/1.1 200 ")
 
 
@@ -250,7 +251,7 @@ async def test_a_page_behind_a_ticket(tmp_path: Path) -> None:
     """Routes without a backend take tickets, too."""
     async with serving(written(routes=routes(tmp_path)), folder=tmp_path) as served:
         now = int(time.time() * 1000)
-        text = write(Ticket(new_id(), "page", now, now + 9000), KEY.encode())
+        text = encode_ticket(Ticket(new_ticket_id(), "page", now, now + 9000), KEY.encode())
         for code in ("204", "401"):
             head, _ = await post(served, path=f"/page?ticket={text}", method="GET")
             assert head.split()[1] == code
@@ -258,7 +259,7 @@ async def test_a_page_behind_a_ticket(tmp_path: Path) -> None:
 
 async def test_the_table_is_as_large_as_the_file_says(tmp_path: Path) -> None:
     """Beyond it: 503, and nobody is let in."""
-    text = written(routes=routes(tmp_path), limits={"tickets": "1"})
+    text = written(routes=routes(tmp_path), limits={"used_tickets": "1"})
     async with serving(text, folder=tmp_path) as served:
         for code in ("502", "503"):
             with await served.connect() as client:

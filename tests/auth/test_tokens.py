@@ -9,46 +9,49 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsbridge.auth.tokens import Token, digest_of, parse, read_moment
+from wsbridge.auth.bearer import BearerToken, parse_expiry, parse_token_list, token_digest
 
-ONE, OTHER = digest_of("one"), digest_of("other")
+ONE, OTHER = token_digest("one"), token_digest("other")
 A = f"sha256:{ONE.hex()}"
 
 
 def refusal(text: str) -> str:
     """Give why a list is refused."""
     with pytest.raises(ValueError) as caught:
-        parse(text)
+        parse_token_list(text)
     return str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("line", "token"),
     [
-        (f"alice {A}", Token("alice", ONE)),
-        (f"alice\t {A.replace('sha256:', 'sha256:').upper().replace('SHA256', 'sha256')} \r", Token("alice", ONE)),
-        (f"alice@example.org {A} expires=2027-01-01T00:00:00Z", Token("alice@example.org", ONE, 1798761600.0)),
-        (f"alice {A} expires=2027-01-01", Token("alice", ONE, 1798761600.0)),
-        (f"alice {A} routes=a,b", Token("alice", ONE, None, frozenset(("a", "b")))),
-        (f"a {A} routes=a expires=2027-01-01", Token("a", ONE, 1798761600.0, frozenset("a"))),
+        (f"alice {A}", BearerToken("alice", ONE)),
+        (
+            f"alice\t {A.replace('sha256:', 'sha256:').upper().replace('SHA256', 'sha256')} \r",
+            BearerToken("alice", ONE),
+        ),
+        (f"alice@example.org {A} expires=2027-01-01T00:00:00Z", BearerToken("alice@example.org", ONE, 1798761600.0)),
+        (f"alice {A} expires=2027-01-01", BearerToken("alice", ONE, 1798761600.0)),
+        (f"alice {A} routes=a,b", BearerToken("alice", ONE, None, frozenset(("a", "b")))),
+        (f"a {A} routes=a expires=2027-01-01", BearerToken("a", ONE, 1798761600.0, frozenset("a"))),
     ],
 )
-def test_a_line_is_a_token(line: str, token: Token) -> None:
+def test_a_line_is_a_token(line: str, token: BearerToken) -> None:
     """It has a name and a hash, and may have an end and routes, in any order."""
-    assert parse(line) == {ONE: token}
+    assert parse_token_list(line) == {ONE: token}
 
 
 def test_all_else_is_left_out() -> None:
     """Empty lines and comments say nothing, and a list may say nothing at all."""
-    assert parse(f"# who\n\n  # what\n \t\r\nalice {A}\n") == {ONE: Token("alice", ONE)}
-    assert parse("") == parse("# none\n") == {}
+    assert parse_token_list(f"# who\n\n  # what\n \t\r\nalice {A}\n") == {ONE: BearerToken("alice", ONE)}
+    assert parse_token_list("") == parse_token_list("# none\n") == {}
 
 
 def test_a_name_may_have_several_tokens() -> None:
     """So that one can be changed for another without a gap."""
-    found = parse(f"alice {A}\nalice sha256:{OTHER.hex()}\n")
+    found = parse_token_list(f"alice {A}\nalice sha256:{OTHER.hex()}\n")
     assert {token.name for token in found.values()} == {"alice"}
-    assert found[ONE].short != found[OTHER].short
+    assert found[ONE].fingerprint != found[OTHER].fingerprint
 
 
 @pytest.mark.parametrize(
@@ -107,8 +110,8 @@ def test_what_is_written_is_read(
     name: str, digest: bytes, expires: float | None, routes: frozenset[str] | None
 ) -> None:
     """Every token comes back from its line."""
-    token = Token(name, digest, expires, routes)
-    assert parse(token.line()) == {digest: token}
+    token = BearerToken(name, digest, expires, routes)
+    assert parse_token_list(token.to_line()) == {digest: token}
 
 
 pieces = st.sampled_from(
@@ -120,7 +123,7 @@ pieces = st.sampled_from(
 def test_no_text_breaks_it(parts: list[str]) -> None:
     """Whatever a file says, it is a list of tokens with names or a ValueError, and no hash comes from elsewhere."""
     with contextlib.suppress(ValueError):
-        for digest, token in parse("".join(parts)).items():
+        for digest, token in parse_token_list("".join(parts)).items():
             assert token.digest == digest
             assert token.name
             assert digest.hex() in "".join(parts).lower()
@@ -130,4 +133,4 @@ def test_no_text_breaks_it(parts: list[str]) -> None:
 def test_a_moment_is_one_or_is_refused(text: str) -> None:
     """No text is an error of another kind."""
     with contextlib.suppress(ValueError):
-        assert read_moment(text) == read_moment(text)
+        assert parse_expiry(text) == parse_expiry(text)

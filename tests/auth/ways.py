@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import socket
 
-from wsbridge.auth.auth import Auth, Lent
-from wsbridge.auth.caller import Caller
+from wsbridge.auth.base import Authenticator, AuthServices
 from wsbridge.auth.identity import Denied, Identity
-from wsbridge.config.section import AuthSection
+from wsbridge.config.base import AuthSection
+from wsbridge.context import AuthRequest
 from wsbridge.net.address import Peer
-from wsbridge.protocol.head import Headers, Request
+from wsbridge.protocol.http1 import Headers, Request
 
 
 class Says(AuthSection):
@@ -29,7 +29,7 @@ class Says(AuthSection):
         """Say what the test says."""
         return self.certificate
 
-    def takes_cookies(self) -> bool:
+    def accepts_cookies(self) -> bool:
         """Say what the test says."""
         return self.cookies
 
@@ -41,25 +41,25 @@ class Saying:
         self.answer = answer
         self.asked = 0
 
-    async def identify(self, caller: Caller) -> Identity | Denied:
+    async def identify(self, caller: AuthRequest) -> Identity | Denied:
         """Give the answer."""
         self.asked += 1
         return self.answer
 
 
-def lent(*answers: Identity | Denied) -> tuple[Lent, list[Saying]]:
+def lent(*answers: Identity | Denied) -> tuple[AuthServices, list[Saying]]:
     """Give what a way that holds others is lent: each build gives the next answer."""
     ways = [Saying(answer) for answer in answers]
     rest = iter(ways)
 
-    def build(section: AuthSection) -> Auth:
+    def build(section: AuthSection) -> Authenticator:
         return next(rest)
 
-    return Lent(build), ways
+    return AuthServices(build), ways
 
 
-def caller(*lines: tuple[bytes, bytes], target: str = "/", method: str = "GET", **facts: object) -> Caller:
+def caller(*lines: tuple[bytes, bytes], target: str = "/", method: str = "GET", **facts: object) -> AuthRequest:
     """Give somebody who asks with these header lines."""
     request = Request(method, target, "1.1", Headers([(b"host", b"gw.example.org"), *lines]))
     peer = Peer("203.0.113.7", 52044, socket.AF_INET)
-    return Caller(**{"peer": peer, "request": request, "route": "app", **facts})  # type: ignore[arg-type]  # by name
+    return AuthRequest(**{"peer": peer, "request": request, "route": "app", **facts})  # type: ignore[arg-type]  # by name

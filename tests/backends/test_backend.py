@@ -6,18 +6,17 @@ import socket
 
 import pytest
 
-from wsbridge.backends import Offer, Services
-from wsbridge.backends import backend as module
-from wsbridge.backends.backend import address_of, connect
-from wsbridge.net.resolve import Resolver
-from wsbridge.protocol.head import HeadLimits
-from wsbridge.reasons import End, Reason
+from wsbridge.backends import base as module
+from wsbridge.backends.base import DialRequest, DialServices, connect_tcp, remote_address
+from wsbridge.net.resolver import Resolver
+from wsbridge.protocol.http1 import HeadLimits
+from wsbridge.reasons import Reason, Termination
 
 
 async def test_a_connected_socket_is_tuned():
     """Small writes leave at once, and a peer that died is noticed by the system too."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        sock = await connect(Services(Resolver()), *server.getsockname())
+        sock = await connect_tcp(DialServices(Resolver()), *server.getsockname())
 
     assert isinstance(sock, socket.socket)
     with sock:
@@ -31,9 +30,9 @@ async def test_nobody_listens():
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
-        end = await connect(Services(Resolver()), "127.0.0.1", port)
+        end = await connect_tcp(DialServices(Resolver()), "127.0.0.1", port)
 
-    assert end == End(Reason.BACKEND_REFUSED, "back", f"127.0.0.1:{port}: Connection refused")
+    assert end == Termination(Reason.BACKEND_REFUSED, "backend", f"127.0.0.1:{port}: Connection refused")
 
 
 async def test_gone_before_it_is_tuned(monkeypatch):
@@ -44,12 +43,12 @@ async def test_gone_before_it_is_tuned(monkeypatch):
         seen.append(sock)
         raise OSError(22, "Invalid argument")
 
-    monkeypatch.setattr(module, "tune", gone)
+    monkeypatch.setattr(module, "set_socket_options", gone)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        end = await connect(Services(Resolver()), "127.0.0.1", port)
+        end = await connect_tcp(DialServices(Resolver()), "127.0.0.1", port)
 
-    assert end == End(Reason.BACKEND_REFUSED, "back", f"127.0.0.1:{port}: closed at once: Invalid argument")
+    assert end == Termination(Reason.BACKEND_REFUSED, "backend", f"127.0.0.1:{port}: closed at once: Invalid argument")
     assert seen[0].fileno() == -1
 
 
@@ -61,12 +60,12 @@ def test_the_address_of_a_socket(family, host, shown):
     with socket.create_server((host, 0), family=family) as server:
         port = server.getsockname()[1]
         with socket.create_connection((host, port)) as sock:
-            assert address_of(sock, "tcp://gw:1") == f"{shown}:{port}"
+            assert remote_address(sock, "tcp://gw:1") == f"{shown}:{port}"
     with socket.socket(family) as sock:
-        assert address_of(sock, "tcp://gw:1") == "tcp://gw:1"
+        assert remote_address(sock, "tcp://gw:1") == "tcp://gw:1"
 
 
 def test_what_is_asked_unless_told():
     """No subprotocol, text taken, the largest frames; heads as large as the configuration's defaults."""
-    assert Offer() == Offer((), from_client=False, text="accept", frame=65_536)
-    assert Services(Resolver()).head == HeadLimits()
+    assert DialRequest() == DialRequest((), from_client=False, text_messages="accept", max_frame_bytes=65_536)
+    assert DialServices(Resolver()).head_limits == HeadLimits()

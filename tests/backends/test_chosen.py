@@ -10,20 +10,24 @@ import pytest
 import trio
 
 from tests.backends.upstream import SWITCH, says, upstream
-from wsbridge.backends import Dialled, Offer, Services
-from wsbridge.backends.backend import Backend
-from wsbridge.backends.chosen import ChosenBackend, TokensBackendConfig, ToldBackendConfig
-from wsbridge.backends.tcp import TcpBackend, TcpBackendConfig
-from wsbridge.backends.tls import TlsBackend, TlsBackendConfig
-from wsbridge.backends.unix import UnixBackend, UnixBackendConfig
+from wsbridge.backends.base import Backend, Connected, DialRequest, DialServices
+from wsbridge.backends.dynamic import DynamicBackend, TargetFromIdentityConfig, TokensBackendConfig
+from wsbridge.backends.tcp import (
+    TcpBackend,
+    TcpBackendConfig,
+    TlsBackend,
+    TlsBackendConfig,
+    UnixBackend,
+    UnixBackendConfig,
+)
 from wsbridge.backends.websocket import WebSocketBackend, WebSocketBackendConfig
-from wsbridge.config.address import Target, read_target
+from wsbridge.config.urls import Target, read_target
 from wsbridge.net.address import Address
-from wsbridge.net.resolve import Resolver
+from wsbridge.net.resolver import Resolver
 from wsbridge.net.tls import server_context
-from wsbridge.reasons import End, Reason
+from wsbridge.reasons import Reason, Termination
 
-SERVICES = Services(Resolver())
+SERVICES = DialServices(Resolver())
 
 
 class Choice:
@@ -34,26 +38,28 @@ class Choice:
         self.wrong = wrong
         self.asked: list[str] = []
 
-    def why_not(self, address: Address) -> str | None:
-        """See `Chosen.why_not`."""
+    def check_address(self, address: Address) -> str | None:
+        """See `ChosenTarget.check_address`."""
         self.asked.append(str(address))
         return self.wrong
 
-    async def path(self) -> str | End:
-        """See `Chosen.path`."""
+    async def resolve_path(self) -> str | Termination:
+        """See `ChosenTarget.resolve_path`."""
         self.asked.append(self.target.path)
-        return self.target.path if self.wrong is None else End(Reason.FORBIDDEN, "front", self.wrong)
+        return self.target.path if self.wrong is None else Termination(Reason.FORBIDDEN, "client", self.wrong)
 
 
-def told(*schemes: str) -> ChosenBackend:
+def told(*schemes: str) -> DynamicBackend:
     """Give a backend for what goes with an identity."""
-    return ChosenBackend(ToldBackendConfig.model_validate({"url": "{target}", "schemes": list(schemes)}), SERVICES)
+    return DynamicBackend(
+        TargetFromIdentityConfig.model_validate({"url": "{target}", "schemes": list(schemes)}), SERVICES
+    )
 
 
 BACKENDS: list[Backend] = [
     TcpBackend(TcpBackendConfig.model_validate({"url": "tcp://{h}:{p}"}), SERVICES),
     told("tcp"),
-    ChosenBackend(TokensBackendConfig.model_validate({"tokens": "/t"}), SERVICES),
+    DynamicBackend(TokensBackendConfig.model_validate({"tokens": "/t"}), SERVICES),
 ]
 
 
@@ -64,12 +70,16 @@ async def test_tcp(backend: Backend, at_once: bool) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         chosen = Choice(f"tcp://127.0.0.1:{port}")
-        dialled = backend.at_once(Offer(chosen=chosen)) if at_once else await backend.dial(Offer(chosen=chosen))
+        dialled = (
+            backend.connect_nowait(DialRequest(chosen=chosen))
+            if at_once
+            else await backend.dial(DialRequest(chosen=chosen))
+        )
 
-        assert isinstance(dialled, Dialled)
+        assert isinstance(dialled, Connected)
         assert dialled.address == f"127.0.0.1:{port}"
         assert chosen.asked == [f"127.0.0.1:{port}"]
-        dialled.endpoint.wire.close()
+        dialled.endpoint.transport.close()
         server.accept()[0].close()
 
 
@@ -77,12 +87,12 @@ async def test_tcp(backend: Backend, at_once: bool) -> None:
 async def test_what_may_not_be_dialled_is_not(backend: Backend) -> None:
     """Neither at once nor after a wait."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        offer = Offer(chosen=Choice(f"tcp://127.0.0.1:{server.getsockname()[1]}", "no"))
-        assert backend.at_once(offer) is None
+        offer = DialRequest(chosen=Choice(f"tcp://127.0.0.1:{server.getsockname()[1]}", "no"))
+        assert backend.connect_nowait(offer) is None
         end = await backend.dial(offer)
 
-        assert isinstance(end, End)
-        assert (end.reason, end.blame, end.http_status) == (Reason.FORBIDDEN, "front", 403)
+        assert isinstance(end, Termination)
+        assert (end.reason, end.initiator, end.http_status) == (Reason.FORBIDDEN, "client", 403)
         server.setblocking(False)
         with pytest.raises(BlockingIOError):
             server.accept()
@@ -97,15 +107,15 @@ async def test_unix(tmp_path: Path, backend: Backend) -> None:
         server.bind(str(tmp_path / "s"))
         server.listen()
         chosen = Choice(f"unix:{tmp_path}/s")
-        assert backend.at_once(Offer(chosen=chosen)) is None
-        dialled = await backend.dial(Offer(chosen=chosen))
-        assert isinstance(dialled, Dialled)
+        assert backend.connect_nowait(DialRequest(chosen=chosen)) is None
+        dialled = await backend.dial(DialRequest(chosen=chosen))
+        assert isinstance(dialled, Connected)
         assert dialled.address == f"unix:{tmp_path}/s"
-        dialled.endpoint.wire.close()
+        dialled.endpoint.transport.close()
         server.accept()[0].close()
 
-        end = await backend.dial(Offer(chosen=Choice(f"unix:{tmp_path}/s", "no")))
-        assert isinstance(end, End)
+        end = await backend.dial(DialRequest(chosen=Choice(f"unix:{tmp_path}/s", "no")))
+        assert isinstance(end, Termination)
         assert end.reason is Reason.FORBIDDEN
         server.setblocking(False)
         with pytest.raises(BlockingIOError):
@@ -128,15 +138,15 @@ async def test_tls(issue, ca_file) -> None:  # type: ignore[no-untyped-def]  # f
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         nursery.start_soon(trio.serve_listeners, serve, [listener])
         port = listener.socket.getsockname()[1]
-        backend._services = Services(resolver)
+        backend._services = DialServices(resolver)
         for host, reason in (("localhost", None), ("127.0.0.1", None), ("127.0.0.2", Reason.BACKEND_REFUSED)):
             chosen = Choice(f"tls://{host}:{port}")
             with trio.fail_after(5):
-                found = await backend.dial(Offer(chosen=chosen))
+                found = await backend.dial(DialRequest(chosen=chosen))
             assert chosen.asked
-            if isinstance(found, Dialled):
-                found.endpoint.wire.close()
-            assert (found.reason if isinstance(found, End) else None) == reason
+            if isinstance(found, Connected):
+                found.endpoint.transport.close()
+            assert (found.reason if isinstance(found, Termination) else None) == reason
         nursery.cancel_scope.cancel()
     assert asked[0] == "localhost"
 
@@ -147,12 +157,14 @@ async def test_websocket(server_name: str | None, host: str) -> None:
     config = {"url": "ws://{h}:{p}/x", **({"server_name": server_name} if server_name else {})}
     backend = WebSocketBackend(WebSocketBackendConfig.model_validate(config), SERVICES)
     async with upstream(says(SWITCH + b"\r\n")) as server:
-        found = await backend.dial(Offer(chosen=Choice(f"ws://127.0.0.1:{server.port}/room/7?a=b")))
-        assert isinstance(found, Dialled)
-        found.endpoint.wire.close()
+        found = await backend.dial(DialRequest(chosen=Choice(f"ws://127.0.0.1:{server.port}/room/7?a=b")))
+        assert isinstance(found, Connected)
+        found.endpoint.transport.close()
         assert server.requests[0].startswith("GET /room/7?a=b HTTP/1.1\r\n")
         assert f"Host: {host}:{server.port}\r\n" in server.requests[0]
-        assert isinstance(await backend.dial(Offer(chosen=Choice(f"ws://127.0.0.1:{server.port}/", "no"))), End)
+        assert isinstance(
+            await backend.dial(DialRequest(chosen=Choice(f"ws://127.0.0.1:{server.port}/", "no"))), Termination
+        )
         assert len(server.requests) == 1
 
 
@@ -161,7 +173,7 @@ async def test_the_kind_follows_the_target() -> None:
     backend = told("tcp", "ws")
     async with upstream(says(SWITCH + b"\r\n")) as server:
         for scheme in ("ws", "tcp"):
-            found = await backend.dial(Offer(chosen=Choice(f"{scheme}://127.0.0.1:{server.port}")))
-            assert isinstance(found, Dialled)
+            found = await backend.dial(DialRequest(chosen=Choice(f"{scheme}://127.0.0.1:{server.port}")))
+            assert isinstance(found, Connected)
             assert found.endpoint.is_websocket is (scheme == "ws")
-            found.endpoint.wire.close()
+            found.endpoint.transport.close()

@@ -6,20 +6,20 @@ import pytest
 
 from tests.client import request
 from tests.serving import backend, serving, written
-from wsbridge import account as module
-from wsbridge.backends.client import Client
+from wsbridge import access_log as module
+from wsbridge.context import ClientInfo
 
 
 @pytest.mark.parametrize("wanted", [False, True])
 async def test_it_is_made_only_where_it_is_wanted(monkeypatch: pytest.MonkeyPatch, wanted: bool) -> None:
     """A route whose backend is told nothing pays nothing; else connection, listener and route are those of the log."""
-    made: list[Client] = []
+    made: list[ClientInfo] = []
 
-    def make(*facts: object) -> Client:
-        made.append(Client(*facts))  # type: ignore[arg-type]  # as they come
+    def make(*facts: object) -> ClientInfo:
+        made.append(ClientInfo(*facts))  # type: ignore[arg-type]  # as they come
         return made[-1]
 
-    monkeypatch.setattr(module, "Client", make)
+    monkeypatch.setattr(module, "ClientInfo", make)
     async with backend() as back:
         told = {"url": back.url, "proxy_protocol": "v1"} if wanted else back.url
         async with serving(written(route={"backend": told})) as served:
@@ -27,10 +27,10 @@ async def test_it_is_made_only_where_it_is_wanted(monkeypatch: pytest.MonkeyPatc
                 await client.send(request("/x"))
                 assert (await client.head()).startswith("HTTP/1.1 101 ")
                 await client.close()
-            line = await served.records.wait("connection.end")
+            line = await served.records.wait("connection.closed")
             assert len(made) == wanted
             for one in made:
                 assert (one.id, str(one.peer)) == (line["id"], line["peer"])
                 assert (one.listener, one.route, one.tls) == ("web", "app", False)
-                assert one.local is not None
-                assert one.local.port == served.port()
+                assert one.local_address is not None
+                assert one.local_address.port == served.port()

@@ -13,12 +13,12 @@ from tests.backends.clients import client
 from tests.backends.upstream import SWITCH, says, upstream
 from tests.config.loading import LISTENERS, read, told, wrong
 from wsbridge.auth.identity import ANONYMOUS, Identity
-from wsbridge.backends import Dialled, Offer, Services
-from wsbridge.backends.client import Client
-from wsbridge.backends.client_headers import FIELDS, read_header_template
+from wsbridge.backends.base import Connected, DialRequest, DialServices
+from wsbridge.backends.client_headers import CLIENT_FIELDS, read_header_template
 from wsbridge.backends.websocket import WebSocketBackend, WebSocketBackendConfig
+from wsbridge.context import ClientInfo
 from wsbridge.net.address import Peer
-from wsbridge.net.resolve import Resolver
+from wsbridge.net.resolver import Resolver
 
 SIX = Peer("2001:db8::7", 4711, socket.AF_INET6)
 UNIX = Peer("", 0, socket.AF_UNIX)
@@ -65,12 +65,12 @@ def test_addresses(peer: Peer, address: str, node: str) -> None:
 
 def test_who_is_hardly_known() -> None:
     """Every field can be filled for a client of plain TCP on a Unix socket whom nobody asked."""
-    nobody = client(peer=UNIX, local=None, identity=ANONYMOUS, request=None, tls=False)
-    filled = {name for name in FIELDS if read_header_template(f"{{{name}}}").fill(nobody)}
+    nobody = client(peer=UNIX, local_address=None, identity=ANONYMOUS, request=None, tls=False)
+    filled = {name for name in CLIENT_FIELDS if read_header_template(f"{{{name}}}").fill(nobody)}
     assert filled == {"id", "listener", "route", "scheme"}
 
 
-def by(name: str) -> Client:
+def by(name: str) -> ClientInfo:
     """Give a client of that name."""
     return client(identity=Identity(name, "bearer"))
 
@@ -122,7 +122,7 @@ def test_mistakes(headers: str, path: str, message: str) -> None:
     """An unknown field, a header of our own and one that headers has already are pointed at."""
     backend = f"{{url: 'ws://127.0.0.1:1/', headers: {{X-Key: abc}}, client_headers: {{{headers}}}}}"
     (problem,) = wrong(LISTENERS + f"routes: {{r: {{match: any, auth: none, backend: {backend}}}}}\n")
-    assert problem.path == f"routes.r.backend.client_headers.{path}"
+    assert problem.setting == f"routes.r.backend.client_headers.{path}"
     assert message in problem.message
 
 
@@ -142,13 +142,15 @@ async def test_the_request_has_them() -> None:
     """They stand beside those of `headers`; one without a value, and all of them without a client, are left out."""
     headers = {"X-Forwarded-For": "{address}", "X-User": "{identity}", "X-None": "{claims.none}"}
     config = {"headers": {"X-Key": "abc"}, "client_headers": headers}
-    for offer, there in ((Offer(client=client()), True), (Offer(), False)):
+    for offer, there in ((DialRequest(client=client()), True), (DialRequest(), False)):
         async with upstream(says(SWITCH + b"\r\n")) as server:
             url = {"url": f"ws://127.0.0.1:{server.port}/"}
-            backend = WebSocketBackend(WebSocketBackendConfig.model_validate({**url, **config}), Services(Resolver()))
+            backend = WebSocketBackend(
+                WebSocketBackendConfig.model_validate({**url, **config}), DialServices(Resolver())
+            )
             dialled = await backend.dial(offer)
-            assert isinstance(dialled, Dialled)
-            dialled.endpoint.wire.close()
+            assert isinstance(dialled, Connected)
+            dialled.endpoint.transport.close()
             (request,) = server.requests
         assert ("\r\nX-Forwarded-For: 203.0.113.7\r\nX-User: alice\r\n" in request) is there
         assert "\r\nX-Key: abc\r\n" in request

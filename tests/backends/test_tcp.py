@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import socket
 
-from wsbridge.backends import Dialled, Offer, Services
+from wsbridge.backends.base import Connected, DialRequest, DialServices
 from wsbridge.backends.tcp import TcpBackend, TcpBackendConfig
-from wsbridge.net.resolve import Resolver
-from wsbridge.reasons import End, Reason
+from wsbridge.net.resolver import Resolver
+from wsbridge.reasons import Reason, Termination
 
 
 def tcp(port, host="127.0.0.1"):
     """A backend for a port of this machine."""
-    return TcpBackend(TcpBackendConfig(url=f"tcp://{host}:{port}"), Services(Resolver()))
+    return TcpBackend(TcpBackendConfig(url=f"tcp://{host}:{port}"), DialServices(Resolver()))
 
 
 async def test_a_dial():
@@ -20,14 +20,14 @@ async def test_a_dial():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         backend = tcp(port)
-        dialled = await backend.dial(Offer())
+        dialled = await backend.dial(DialRequest())
 
-    assert isinstance(dialled, Dialled)
+    assert isinstance(dialled, Connected)
     assert backend.name == f"tcp://127.0.0.1:{port}"
     assert (dialled.subprotocol, dialled.address) == (None, f"127.0.0.1:{port}")
     assert not dialled.endpoint.is_websocket
-    assert dialled.endpoint.wire.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-    dialled.endpoint.wire.close()
+    assert dialled.endpoint.transport.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    dialled.endpoint.transport.close()
 
 
 async def test_refused():
@@ -35,10 +35,10 @@ async def test_refused():
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
-        end = await tcp(port).dial(Offer())
-        at_once = tcp(port).at_once(Offer())
+        end = await tcp(port).dial(DialRequest())
+        at_once = tcp(port).connect_nowait(DialRequest())
 
-    assert end == End(Reason.BACKEND_REFUSED, "back", f"127.0.0.1:{port}: Connection refused")
+    assert end == Termination(Reason.BACKEND_REFUSED, "backend", f"127.0.0.1:{port}: Connection refused")
     assert at_once is None
 
 
@@ -46,20 +46,20 @@ async def test_a_loopback_address_is_reached_at_once():
     """Without a wait, and the same as by a dial."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        dialled = tcp(port).at_once(Offer())
+        dialled = tcp(port).connect_nowait(DialRequest())
 
         assert dialled is not None
         assert (dialled.subprotocol, dialled.address) == (None, f"127.0.0.1:{port}")
-        assert dialled.endpoint.wire.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-        assert not dialled.endpoint.wire.sock.getblocking()
-        dialled.endpoint.wire.close()
+        assert dialled.endpoint.transport.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert not dialled.endpoint.transport.sock.getblocking()
+        dialled.endpoint.transport.close()
 
 
 async def test_other_addresses_are_never_reached_at_once(monkeypatch):
     """A name has to be looked up, and another host may keep one waiting: it is not even tried."""
-    monkeypatch.setattr("wsbridge.backends.tcp.dial_at_once", None)
+    monkeypatch.setattr("wsbridge.backends.tcp.dial_nowait", None)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
 
-        assert tcp(port, "localhost").at_once(Offer()) is None
-        assert tcp(9, "192.0.2.1").at_once(Offer()) is None
+        assert tcp(port, "localhost").connect_nowait(DialRequest()) is None
+        assert tcp(9, "192.0.2.1").connect_nowait(DialRequest()) is None

@@ -9,12 +9,12 @@ import pytest
 import trio
 
 from tests.backends.clients import client
-from wsbridge.backends import Dialled, Offer, Services
-from wsbridge.backends.tls import TlsBackend, TlsBackendConfig
-from wsbridge.config.section import Context, Kinds
-from wsbridge.net.resolve import Resolver
+from wsbridge.backends.base import Connected, DialRequest, DialServices
+from wsbridge.backends.tcp import TlsBackend, TlsBackendConfig
+from wsbridge.config.base import LoadContext, Registry
+from wsbridge.net.resolver import Resolver
 from wsbridge.net.tls import TlsError, server_context
-from wsbridge.protocol.proxy_header import Place, ProxyHeaderReader
+from wsbridge.protocol.proxy import ProxyHeaderParser, SockEndpoint
 from wsbridge.reasons import Reason
 
 
@@ -38,15 +38,15 @@ async def echo(context):
 
 def backend(port, **keys):
     """A backend for a port of this machine."""
-    return TlsBackend(TlsBackendConfig(url=f"tls://127.0.0.1:{port}", **keys), Services(Resolver()))
+    return TlsBackend(TlsBackendConfig(url=f"tls://127.0.0.1:{port}", **keys), DialServices(Resolver()))
 
 
 async def test_tls(issue, ca_file):
     """A raw endpoint whose bytes travel encrypted."""
     async with echo(server_context([issue("gw.example.org")])) as port:
-        outcome = await backend(port, ca=ca_file, server_name="gw.example.org").dial(Offer())
-        assert isinstance(outcome, Dialled), outcome
-        wire = outcome.endpoint.wire
+        outcome = await backend(port, ca=ca_file, server_name="gw.example.org").dial(DialRequest())
+        assert isinstance(outcome, Connected), outcome
+        wire = outcome.endpoint.transport
         await wire.write_all(b"hello")
         assert await wire.read_some() == b"hello"
         wire.close()
@@ -59,10 +59,10 @@ async def test_the_client_is_introduced_before_tls(issue, ca_file):
     found = []
 
     async def serve(stream):
-        reader = ProxyHeaderReader()
-        while reader.outcome is None:
+        reader = ProxyHeaderParser()
+        while reader.result is None:
             reader.feed(await stream.receive_some(1))
-        found.append(reader.outcome)
+        found.append(reader.result)
         secure = trio.SSLStream(stream, server_context([issue("gw.example.org")]), server_side=True)
         with contextlib.suppress(trio.BrokenResourceError):
             async for data in secure:
@@ -74,15 +74,15 @@ async def test_the_client_is_introduced_before_tls(issue, ca_file):
         port = listener.socket.getsockname()[1]
         made = backend(port, ca=ca_file, server_name="gw.example.org", proxy_protocol="v2")
         with trio.fail_after(10):
-            outcome = await made.dial(Offer(client=client()))
-            assert isinstance(outcome, Dialled), outcome
-            wire = outcome.endpoint.wire
+            outcome = await made.dial(DialRequest(client=client()))
+            assert isinstance(outcome, Connected), outcome
+            wire = outcome.endpoint.transport
             await wire.write_all(b"hello")
             assert await wire.read_some() == b"hello"
             wire.close()
         nursery.cancel_scope.cancel()
 
-    assert found[0].source == Place("203.0.113.7", 4711)
+    assert found[0].source == SockEndpoint("203.0.113.7", 4711)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ async def test_the_client_is_introduced_before_tls(issue, ca_file):
 async def test_what_does_not_verify(issue, keys, words):
     """Is backend_tls with OpenSSL's words."""
     async with echo(server_context([issue("gw.example.org")])) as port:
-        outcome = await backend(port, **keys).dial(Offer())
+        outcome = await backend(port, **keys).dial(DialRequest())
 
     assert outcome.reason is Reason.BACKEND_TLS
     assert words in outcome.detail
@@ -101,9 +101,9 @@ async def test_what_does_not_verify(issue, keys, words):
 async def test_insecure(issue):
     """Only where it is written."""
     async with echo(server_context([issue("gw.example.org")])) as port:
-        outcome = await backend(port, insecure=True).dial(Offer())
-        assert isinstance(outcome, Dialled)
-        outcome.endpoint.wire.close()
+        outcome = await backend(port, insecure=True).dial(DialRequest())
+        assert isinstance(outcome, Connected)
+        outcome.endpoint.transport.close()
 
 
 async def test_a_server_that_hangs_or_ends_in_the_handshake():
@@ -127,9 +127,9 @@ async def test_a_server_that_hangs_or_ends_in_the_handshake():
         nursery.start_soon(trio.serve_listeners, serve, [listener])
         made = backend(listener.socket.getsockname()[1])
         with trio.fail_after(10):
-            outcome = await made.dial(Offer())
+            outcome = await made.dial(DialRequest())
             with trio.move_on_after(0.05) as scope:
-                await made.dial(Offer())
+                await made.dial(DialRequest())
             await ended.wait()
         nursery.cancel_scope.cancel()
 
@@ -148,20 +148,20 @@ def test_files_that_cannot_be_used(tmp_path):
 @pytest.fixture
 def context():
     """What a file is read with."""
-    return Context(Path.cwd(), os.environ, Kinds(), now=datetime.datetime.now(datetime.UTC))
+    return LoadContext(Path.cwd(), os.environ, Registry(), now=datetime.datetime.now(datetime.UTC))
 
 
 def test_the_section_warns_of_insecure(context):
     """At each start."""
     loud = TlsBackendConfig(url="tls://gw:1", insecure=True)
-    assert [fault.steps for fault in loud.cautions(context)] == [("insecure",)]
-    assert list(TlsBackendConfig(url="tls://gw:1").cautions(context)) == []
+    assert [fault.key_path for fault in loud.warnings(context)] == [("insecure",)]
+    assert list(TlsBackendConfig(url="tls://gw:1").warnings(context)) == []
 
 
 def test_the_section_tells_of_a_bad_ca_file(tmp_path, context):
     """With its place."""
     path = tmp_path / "ca.pem"
     path.write_text("x")
-    (fault,) = TlsBackendConfig(url="tls://gw:1", ca=path).faults(context)
-    assert fault.steps == ("ca",)
+    (fault,) = TlsBackendConfig(url="tls://gw:1", ca=path).validate_values(context)
+    assert fault.key_path == ("ca",)
     assert str(path) in fault.message

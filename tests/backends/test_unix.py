@@ -7,10 +7,10 @@ import socket
 import pytest
 import trio
 
-from wsbridge.backends import Offer, Services
-from wsbridge.backends.unix import UnixBackend, UnixBackendConfig
-from wsbridge.net.resolve import Resolver
-from wsbridge.reasons import End, Reason
+from wsbridge.backends.base import DialRequest, DialServices
+from wsbridge.backends.tcp import UnixBackend, UnixBackendConfig
+from wsbridge.net.resolver import Resolver
+from wsbridge.reasons import Reason, Termination
 
 
 @pytest.mark.parametrize("form", ["unix:{}", "unix://{}"])
@@ -18,27 +18,29 @@ from wsbridge.reasons import End, Reason
 async def test_a_dial(tmp_path, form, at_once):
     """A raw endpoint on the socket file."""
     path = tmp_path / "s"
-    backend = UnixBackend(UnixBackendConfig(url=form.format(path)), Services(Resolver()))
+    backend = UnixBackend(UnixBackendConfig(url=form.format(path)), DialServices(Resolver()))
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))
         server.listen()
-        dialled = backend.at_once(Offer()) if at_once else await backend.dial(Offer())
+        dialled = backend.connect_nowait(DialRequest()) if at_once else await backend.dial(DialRequest())
         server.accept()[0].close()
 
     assert (dialled.subprotocol, dialled.address) == (None, f"unix:{path}")
     assert not dialled.endpoint.is_websocket
     with trio.fail_after(5):
-        assert await dialled.endpoint.wire.read_some() == b""
-    dialled.endpoint.wire.close()
+        assert await dialled.endpoint.transport.read_some() == b""
+    dialled.endpoint.transport.close()
 
 
 async def test_refused(tmp_path):
     """No file, or a file at which nobody listens: a reason with the path, and nothing at once."""
     path = tmp_path / "s"
-    backend = UnixBackend(UnixBackendConfig(url=f"unix:{path}"), Services(Resolver()))
+    backend = UnixBackend(UnixBackendConfig(url=f"unix:{path}"), DialServices(Resolver()))
     for words in ("No such file or directory", "Connection refused"):
-        assert backend.at_once(Offer()) is None
-        assert await backend.dial(Offer()) == End(Reason.BACKEND_REFUSED, "back", f"unix:{path}: {words}")
+        assert backend.connect_nowait(DialRequest()) is None
+        assert await backend.dial(DialRequest()) == Termination(
+            Reason.BACKEND_REFUSED, "backend", f"unix:{path}: {words}"
+        )
         with socket.socket(socket.AF_UNIX) as server:
             if not path.exists():
                 server.bind(str(path))

@@ -7,20 +7,20 @@ import pytest
 import trio
 
 from tests.backends.upstream import SWITCH, says, upstream, wait_for_end
-from wsbridge.backends import Dialled, Offer, Services
 from wsbridge.backends import websocket as module
+from wsbridge.backends.base import Connected, DialRequest, DialServices
 from wsbridge.backends.websocket import WebSocketBackend, WebSocketBackendConfig
-from wsbridge.config.scalars import Secret
-from wsbridge.net.resolve import Resolver
-from wsbridge.reasons import End, Reason
+from wsbridge.config.secrets import Secret
+from wsbridge.net.resolver import Resolver
+from wsbridge.reasons import Reason, Termination
 
-OFFER = Offer(("binary",))
+OFFER = DialRequest(("binary",))
 
 
 def backend(port, path="/", scheme="ws", host="127.0.0.1", **keys):
     """A backend for a port of this machine."""
     config = WebSocketBackendConfig(url=f"{scheme}://{host}:{port}{path}", **keys)
-    return WebSocketBackend(config, Services(Resolver()))
+    return WebSocketBackend(config, DialServices(Resolver()))
 
 
 async def dial(serve, offer=OFFER, **keys):
@@ -28,9 +28,9 @@ async def dial(serve, offer=OFFER, **keys):
     async with upstream(serve) as server:
         outcome = await backend(server.port, **keys).dial(offer)
         rest = b""
-        if isinstance(outcome, Dialled):
-            rest = outcome.endpoint.wire.read()
-            outcome.endpoint.wire.close()
+        if isinstance(outcome, Connected):
+            rest = outcome.endpoint.transport.read()
+            outcome.endpoint.transport.close()
         await server.closed.wait()
         return outcome, rest, server.requests[0]
 
@@ -44,10 +44,10 @@ async def test_upgrade():
     """A proper answer gives a WebSocket endpoint in the role of the client."""
     outcome, rest, request = await dial(says(SWITCH + b"Sec-WebSocket-Protocol: binary\r\n\r\n"), path="/vnc?room=1")
 
-    assert isinstance(outcome, Dialled)
+    assert isinstance(outcome, Connected)
     assert outcome.subprotocol == "binary"
     assert outcome.endpoint.is_websocket
-    assert outcome.endpoint.framing.control(9, b"")[1] & 0x80, "clients mask"
+    assert outcome.endpoint.framing.encode_control(9, b"")[1] & 0x80, "clients mask"
     assert rest == b""
     assert request.startswith("GET /vnc?room=1 HTTP/1.1\r\n")
     assert lines(request)["Sec-WebSocket-Protocol"] == "binary"
@@ -69,11 +69,11 @@ async def test_no_subprotocol_chosen_is_fine():
 @pytest.mark.parametrize(
     ("offer", "own", "expected"),
     [
-        (Offer(("binary", "mqtt")), None, "binary, mqtt"),
-        (Offer(("binary",)), ["mqtt"], "mqtt"),
-        (Offer(("binary",)), [], None),
-        (Offer(("binary",), from_client=True), ["mqtt"], "binary"),
-        (Offer((), from_client=True), ["mqtt"], None),
+        (DialRequest(("binary", "mqtt")), None, "binary, mqtt"),
+        (DialRequest(("binary",)), ["mqtt"], "mqtt"),
+        (DialRequest(("binary",)), [], None),
+        (DialRequest(("binary",), from_client=True), ["mqtt"], "binary"),
+        (DialRequest((), from_client=True), ["mqtt"], None),
     ],
 )
 async def test_what_is_offered(offer, own, expected):
@@ -110,7 +110,7 @@ async def test_headers_origin_and_host():
 )
 def test_host_header(url, server_name, host):
     """The default port is left out, brackets stay; server_name takes the place of the host."""
-    made = WebSocketBackend(WebSocketBackendConfig(url=url, server_name=server_name), Services(Resolver()))
+    made = WebSocketBackend(WebSocketBackendConfig(url=url, server_name=server_name), DialServices(Resolver()))
     assert made._host_header == host
 
 
@@ -142,8 +142,8 @@ async def test_wrong_answers(answer, words, final):
     """Each is backend_refused with words that say what came; those that time will not heal are final."""
     outcome, _, _ = await dial(says(answer))
 
-    assert isinstance(outcome, End)
-    assert (outcome.reason, outcome.blame, outcome.http_status) == (Reason.BACKEND_REFUSED, "back", 502)
+    assert isinstance(outcome, Termination)
+    assert (outcome.reason, outcome.initiator, outcome.http_status) == (Reason.BACKEND_REFUSED, "backend", 502)
     for word in words:
         assert word in outcome.detail
     assert (outcome.status is not None) is final
@@ -152,7 +152,7 @@ async def test_wrong_answers(answer, words, final):
 async def test_five_interim_answers_are_taken():
     """The sixth would be one too many."""
     outcome, _, _ = await dial(says(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" * 5 + SWITCH + b"\r\n"))
-    assert isinstance(outcome, Dialled)
+    assert isinstance(outcome, Connected)
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 101 Switching Protocols\r\nUpgra"])
@@ -197,7 +197,7 @@ async def test_an_upstream_that_hangs(answer):
 
 async def test_the_body_is_not_waited_for_long(monkeypatch):
     """A refusal whose body never comes is told without it."""
-    monkeypatch.setattr(module, "BODY_WAIT", 0.01)
+    monkeypatch.setattr(module, "REJECTION_BODY_TIMEOUT", 0.01)
     outcome, _, _ = await dial(says(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 9\r\n\r\n"))
     assert "403" in outcome.detail
     assert "body" not in outcome.detail

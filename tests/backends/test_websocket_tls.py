@@ -12,12 +12,12 @@ import websockets.sync.server
 
 from tests.backends.test_websocket import OFFER, backend
 from tests.backends.upstream import SWITCH, says, upstream
-from wsbridge.backends import Dialled, Offer
+from wsbridge.backends.base import Connected, DialRequest
 from wsbridge.backends.websocket import WebSocketBackendConfig
-from wsbridge.config.scalars import Secret
-from wsbridge.config.section import Context, Kinds
+from wsbridge.config.base import LoadContext, Registry
+from wsbridge.config.secrets import Secret
 from wsbridge.net.tls import server_context
-from wsbridge.reasons import End, Reason
+from wsbridge.reasons import Reason, Termination
 
 
 @pytest.fixture
@@ -31,9 +31,9 @@ async def test_tls(secure, ca_file):
     async with upstream(says(SWITCH + b"\r\n\x82\x02hi"), secure) as server:
         made = backend(server.port, scheme="wss", ca=ca_file, server_name="gw.example.org")
         outcome = await made.dial(OFFER)
-        assert isinstance(outcome, Dialled), outcome
-        assert await outcome.endpoint.wire.read_some() == b"\x82\x02hi"
-        outcome.endpoint.wire.close()
+        assert isinstance(outcome, Connected), outcome
+        assert await outcome.endpoint.transport.read_some() == b"\x82\x02hi"
+        outcome.endpoint.transport.close()
 
 
 @pytest.mark.parametrize(
@@ -59,8 +59,8 @@ async def test_insecure_tls(secure):
     """Only where it is written."""
     async with upstream(says(SWITCH + b"\r\n"), secure) as server:
         outcome = await backend(server.port, scheme="wss", insecure=True).dial(OFFER)
-        assert isinstance(outcome, Dialled)
-        outcome.endpoint.wire.close()
+        assert isinstance(outcome, Connected)
+        outcome.endpoint.transport.close()
 
 
 async def test_wss_to_a_plain_server():
@@ -90,8 +90,8 @@ async def test_a_server_that_wants_a_client_certificate(issue, ca_file):
     async with upstream(says(SWITCH + b"\r\n"), context) as server:
         own = {"cert": str(cert), "key": str(key)}
         with_one = await backend(server.port, client_certificate=own, **keys).dial(OFFER)
-        assert isinstance(with_one, Dialled)
-        with_one.endpoint.wire.close()
+        assert isinstance(with_one, Connected)
+        with_one.endpoint.transport.close()
 
     def refuse(server):
         accepted, _ = server.accept()
@@ -113,7 +113,7 @@ async def test_a_server_that_wants_a_client_certificate(issue, ca_file):
 @pytest.fixture
 def context():
     """What a file is read with."""
-    return Context(Path.cwd(), {}, Kinds())
+    return LoadContext(Path.cwd(), {}, Registry())
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def context():
 def test_secrets_without_tls_are_warned_of(context, url, value, warned):
     """Unless they stay on this host."""
     section = WebSocketBackendConfig(url=url, headers={"X-Key": value})
-    assert [(fault.steps, fault.code) for fault in section.cautions(context)] == (
+    assert [(fault.key_path, fault.code) for fault in section.warnings(context)] == (
         [(("headers", "X-Key"), "W004")] if warned else []
     )
 
@@ -136,8 +136,8 @@ def test_secrets_without_tls_are_warned_of(context, url, value, warned):
 def test_secrets_that_cannot_be_sent(context):
     """Are told when the file is read, without the secret."""
     section = WebSocketBackendConfig(url="wss://gw/", headers={"X-Key": Secret("two\nlines")})
-    (fault,) = section.faults(context)
-    assert fault.steps == ("headers", "X-Key")
+    (fault,) = section.validate_values(context)
+    assert fault.key_path == ("headers", "X-Key")
     assert "lines" not in fault.message.partition("one line")[0]
 
 
@@ -192,9 +192,9 @@ async def test_through_a_proxy(secure, ca_file, scheme):
             headers={"X-Mine": "upstream alone"},
         )
         outcome = await made.dial(OFFER)
-        assert isinstance(outcome, Dialled), outcome
-        assert await outcome.endpoint.wire.read_some() == b"\x82\x02hi"
-        outcome.endpoint.wire.close()
+        assert isinstance(outcome, Connected), outcome
+        assert await outcome.endpoint.transport.read_some() == b"\x82\x02hi"
+        outcome.endpoint.transport.close()
 
     assert seen[0].startswith(f"CONNECT gw.example.org:{server.port} HTTP/1.1\r\n")
     assert "Proxy-Authorization: Basic dXNlcjpodW50ZXIy\r\n" in seen[0]
@@ -221,7 +221,7 @@ async def test_a_proxy_that_is_down():
         port = sock.getsockname()[1]
         outcome = await backend(1, proxy=f"http://me:hunter2@127.0.0.1:{port}").dial(OFFER)
     said = f"the proxy http://***@127.0.0.1:{port}: 127.0.0.1:{port}: Connection refused"
-    assert outcome == End(Reason.BACKEND_REFUSED, "back", said)
+    assert outcome == Termination(Reason.BACKEND_REFUSED, "backend", said)
 
 
 async def test_the_websockets_library_as_upstream():
@@ -238,10 +238,10 @@ async def test_the_websockets_library_as_upstream():
         port = server.socket.getsockname()[1]
         try:
             with trio.fail_after(10):
-                outcome = await backend(port, "/x?y=1").dial(Offer(("binary", "mqtt")))
-                assert isinstance(outcome, Dialled), outcome
-                assert (await outcome.endpoint.wire.read_some()).startswith(b"\x82\x06banner")
-                outcome.endpoint.wire.close()
+                outcome = await backend(port, "/x?y=1").dial(DialRequest(("binary", "mqtt")))
+                assert isinstance(outcome, Connected), outcome
+                assert (await outcome.endpoint.transport.read_some()).startswith(b"\x82\x06banner")
+                outcome.endpoint.transport.close()
         finally:
             server.shutdown()
             await trio.to_thread.run_sync(thread.join)

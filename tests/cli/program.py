@@ -11,7 +11,7 @@ from typing import IO
 from click.testing import CliRunner, Result
 
 from tests.clients.program import PATIENCE, Program
-from wsbridge.cli.commands import cli
+from wsbridge.cli.main import cli
 
 WSBRIDGE = (sys.executable, "-m", "wsbridge")
 QUIET = {"https_proxy": "", "http_proxy": "", "HTTPS_PROXY": "", "HTTP_PROXY": "", "WSBRIDGE_CONFIG": ""}

@@ -31,11 +31,13 @@ def told(bridge: Program) -> str:
 
 
 def address(url: str) -> tuple[str, int]:
+    """Give host and port of a URL."""
     host, _, port = url.partition("://")[2].rstrip("/").rpartition(":")
     return host, int(port)
 
 
 def roundtrip(sock: socket.socket, data: bytes) -> bytes:
+    """Send and take as much back."""
     sock.settimeout(PATIENCE)
     sock.sendall(data)
     got = bytearray()
@@ -53,7 +55,7 @@ def test_websocket_to_tcp(port: int) -> None:
             client.send(b"hello")
             assert client.recv() == b"hello"
             assert client.subprotocol == "binary"
-        bridge.line(r"info +connection\.end .*reason=client_closed")
+        bridge.line(r"info +connection\.closed .*reason=client_closed")
         bridge.process.send_signal(signal.SIGINT)
         assert bridge.process.wait(PATIENCE) == 0
     assert not [line for line in bridge.lines if line.startswith("{") or "Traceback" in line]
@@ -119,7 +121,7 @@ def test_tls_both_ways(port: int, tmp_path: Path) -> None:
     )  # fmt: skip
     with started(
         "bridge", "wss://127.0.0.1:0/", f"tcp://127.0.0.1:{port}", "--cert", str(cert), "--key", str(key),
-        "--after-close", "deliver",
+        "--on-client-close", "deliver",
     ) as far:  # fmt: skip
         url = told(far)
         trusting = finished("bridge", "-", url, "--ca", str(cert), input=b"through TLS")
@@ -146,8 +148,10 @@ def test_an_address_that_is_taken() -> None:
 
 
 def test_origins(port: int) -> None:
-    """A page of another host may connect only if --origins names it."""
-    with started("bridge", "ws://127.0.0.1:0/", f"tcp://127.0.0.1:{port}", "--origins", "https://a.example") as bridge:
+    """A page of another host may connect only if --allowed-origins names it."""
+    with started(
+        "bridge", "ws://127.0.0.1:0/", f"tcp://127.0.0.1:{port}", "--allowed-origins", "https://a.example"
+    ) as bridge:
         url = told(bridge)
         with connect(url, origin=Origin("https://a.example")) as client:
             client.send(b"x")

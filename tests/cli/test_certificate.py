@@ -10,14 +10,14 @@ import pytest
 
 from tests.cli.program import invoke
 from tests.clients.program import program
-from wsbridge.cli.certificate import SelfSigned
-from wsbridge.cli.status import Failure
+from wsbridge.cli.main import CliError
+from wsbridge.cli.self_signed import SelfSignedCertificate
 
 
 def test_it_can_be_served_and_is_private() -> None:
     """Key and certificate belong together, others cannot read them, and `remove` leaves nothing."""
     program("openssl")
-    signed = SelfSigned("gw.example.org")
+    signed = SelfSignedCertificate("gw.example.org")
     folder = signed.cert.parent
 
     ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(signed.cert, signed.key)
@@ -36,7 +36,7 @@ def test_it_can_be_served_and_is_private() -> None:
 def test_any_host_makes_a_certificate(host: str) -> None:
     """Addresses, no host and nonsense give a certificate for this machine, and for nothing else."""
     program("openssl")
-    signed = SelfSigned(host)
+    signed = SelfSignedCertificate(host)
     try:
         der = ssl.PEM_cert_to_DER_cert(signed.cert.read_text())
     finally:
@@ -50,10 +50,10 @@ def test_without_the_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     """Without `openssl` the sentence says what to install, with exit code 69."""
     monkeypatch.setenv("PATH", str(tmp_path))
 
-    with pytest.raises(Failure) as caught:
-        SelfSigned("localhost")
+    with pytest.raises(CliError) as caught:
+        SelfSignedCertificate("localhost")
 
-    assert caught.value.status == 69
+    assert caught.value.exit_code == 69
     assert "apt install openssl" in caught.value.message
 
 
@@ -64,8 +64,8 @@ def test_a_program_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
 
-    with pytest.raises(Failure) as caught:
-        SelfSigned("localhost")
+    with pytest.raises(CliError) as caught:
+        SelfSignedCertificate("localhost")
 
     assert caught.value.message == "--self-signed: openssl failed: no entropy"
 

@@ -18,13 +18,14 @@ listeners:
   web: {bind: 127.0.0.1:8080}
 routes:
   vnc: {match: any, backend: 'tcp://127.0.0.1:5900'}
-  health: {match: {path: /health}, answer: 204}
+  health: {match: {path: /health}, respond: 204}
 """
 GOOD = RISKY.replace("5900'}", "5900', auth: none}")
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
+    """Where the configuration is."""
     return tmp_path / "wsbridge.yaml"
 
 
@@ -65,9 +66,9 @@ def test_json(file: Path) -> None:
     assert [(each["code"], each["severity"], each["line"]) for each in good["problems"]] == [("W001", "warning", 4)]
     assert result.exit_code == 78
     assert (bad["ok"], bad["listeners"]) == (False, None)
-    assert [each["path"] for each in bad["problems"] if each["severity"] == "error"] == [
+    assert [each["setting"] for each in bad["problems"] if each["severity"] == "error"] == [
         "routes.vnc.match",
-        "routes.health.answer",
+        "routes.health.respond",
     ]
 
 

@@ -9,8 +9,7 @@ import sys
 import pytest
 
 from tests.cli.program import WSBRIDGE, invoke
-from wsbridge import cli
-from wsbridge.cli import commands
+from wsbridge.cli import main
 
 
 def test_help_names_every_command() -> None:
@@ -18,12 +17,12 @@ def test_help_names_every_command() -> None:
     result = invoke("--help")
 
     assert result.exit_code == 0
-    for name in commands.COMMANDS:
+    for name in main.COMMAND_NAMES:
         assert f"\n  {name} " in result.output
     assert "..." not in result.output.partition("Commands:")[2]
 
 
-@pytest.mark.parametrize("name", commands.COMMANDS)
+@pytest.mark.parametrize("name", main.COMMAND_NAMES)
 def test_help_of_each_command_has_an_example(name: str) -> None:
     """`COMMAND --help` shows the command as one types it, on a line of its own."""
     result = invoke(name, "--help")
@@ -79,7 +78,7 @@ def test_interrupted_before_serving(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("wsbridge.cli.run.find", interrupted)
+    monkeypatch.setattr("wsbridge.cli.run.find_config", interrupted)
 
     result = invoke("run")
 
@@ -105,6 +104,6 @@ def test_main_is_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/somewhere/__main__.py", "nonsense"])
 
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main.main()
 
     assert ended.value.code == 64

@@ -28,8 +28,8 @@ def test_page_service_and_end() -> None:
             demo.process.send_signal(signal.SIGINT)
             assert demo.process.wait(5) == 0
             assert list(client) == []
-            assert (client.close_code, client.close_reason) == (1001, "stop")
-        demo.line(r"connection\.end .*reason=stop .*route=terminal")
+            assert (client.close_code, client.close_reason) == (1001, "shutdown")
+        demo.line(r"connection\.closed .*reason=shutdown .*route=terminal")
     assert "Traceback" not in "\n".join(demo.lines)
 
 

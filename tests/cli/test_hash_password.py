@@ -12,7 +12,7 @@ import pytest
 
 from tests.cli.program import QUIET, WSBRIDGE, finished, invoke
 from tests.clients.program import PATIENCE
-from wsbridge.auth.htpasswd import parse
+from wsbridge.auth.passwords import parse_htpasswd
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"", b"\nmore\n"])
@@ -23,14 +23,14 @@ def test_on_a_pipe(end: bytes) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.startswith(b"alice:$scrypt$ln=15,r=8,p=1$")
     assert done.stdout.count(b"\n") == 1
-    assert parse(done.stdout.decode())["alice"].verify("pässwort ".encode())
+    assert parse_htpasswd(done.stdout.decode())["alice"].verify("pässwort ".encode())
 
 
 def test_without_a_user() -> None:
     """The hash alone."""
     done = finished("hash-password", input=b"secret\n")
 
-    assert parse("bob:" + done.stdout.decode())["bob"].verify(b"secret")
+    assert parse_htpasswd("bob:" + done.stdout.decode())["bob"].verify(b"secret")
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_the_longest() -> None:
     """1024 bytes are taken, whatever ends the line."""
     done = finished("hash-password", "alice", input=b"x" * 1024 + b"\r\n")
 
-    assert parse(done.stdout.decode())["alice"].verify(b"x" * 1024)
+    assert parse_htpasswd(done.stdout.decode())["alice"].verify(b"x" * 1024)
 
 
 def test_help_teaches() -> None:
@@ -129,7 +129,7 @@ def test_on_a_terminal() -> None:
     code, output, shown = terminal.end()
 
     assert code == 0
-    assert parse(output)["alice"].verify(b"swordfish")
+    assert parse_htpasswd(output)["alice"].verify(b"swordfish")
     assert "sword" not in shown
 
 
@@ -144,7 +144,7 @@ def test_two_that_differ_are_asked_for_again() -> None:
     code, output, shown = terminal.end()
 
     assert code == 0
-    assert parse(output)["alice"].verify(b"swordfish")
+    assert parse_htpasswd(output)["alice"].verify(b"swordfish")
     assert "sword" not in shown
 
 

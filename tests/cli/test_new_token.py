@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.cli.program import invoke
-from wsbridge.auth.tokens import digest_of, parse
+from wsbridge.auth.bearer import parse_token_list, token_digest
 
 
 def test_the_line_is_all_that_a_file_gets() -> None:
@@ -16,8 +16,8 @@ def test_the_line_is_all_that_a_file_gets() -> None:
     token = result.stderr.rpartition(": ")[2].strip()
 
     assert result.exit_code == 0
-    (found,) = parse(result.stdout).values()
-    assert (found.name, found.digest, found.expires, found.routes) == ("alice", digest_of(token), None, None)
+    (found,) = parse_token_list(result.stdout).values()
+    assert (found.name, found.digest, found.expires, found.routes) == ("alice", token_digest(token), None, None)
     assert len(token) == 43
     assert token not in result.stdout
     assert token not in invoke("new-token", "alice").stderr
@@ -25,7 +25,7 @@ def test_the_line_is_all_that_a_file_gets() -> None:
 
 def test_an_end_and_routes() -> None:
     """Both are in the line; an end may be told as a time from now."""
-    (found,) = parse(invoke("new-token", "ci", "--expires", "90d", "--routes", "b,a").stdout).values()
+    (found,) = parse_token_list(invoke("new-token", "ci", "--expires", "90d", "--routes", "b,a").stdout).values()
     assert found.routes == {"a", "b"}
     assert found.expires is not None
     assert found.expires - time.time() == pytest.approx(90 * 86400, abs=60)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.program import invoke
-from wsbridge.cli.place import PLACES, find
-from wsbridge.cli.status import Failure
+from wsbridge.cli.main import CliError
+from wsbridge.cli.run import DEFAULT_CONFIG_FILES, find_config
 
 WRONG = """\
 listeners:
@@ -24,19 +24,19 @@ def test_the_order_of_places(tmp_path: Path) -> None:
     places = (str(first), str(second))
     second.touch()
 
-    assert find("option", {"WSBRIDGE_CONFIG": "environment"}, places) == "option"
-    assert find(None, {"WSBRIDGE_CONFIG": "environment"}, places) == "environment"
-    assert find(None, {}, places) == str(second)
+    assert find_config("option", {"WSBRIDGE_CONFIG": "environment"}, places) == "option"
+    assert find_config(None, {"WSBRIDGE_CONFIG": "environment"}, places) == "environment"
+    assert find_config(None, {}, places) == str(second)
     first.touch()
-    assert find(None, {"WSBRIDGE_CONFIG": ""}, places) == str(first)
+    assert find_config(None, {"WSBRIDGE_CONFIG": ""}, places) == str(first)
 
 
 def test_no_file_anywhere() -> None:
     """Where there is no file, all places that were looked at are named, with exit code 78."""
-    with pytest.raises(Failure) as caught:
-        find(None, {}, ["/nonexistent/a.yaml", "/nonexistent/b.yaml"])
+    with pytest.raises(CliError) as caught:
+        find_config(None, {}, ["/nonexistent/a.yaml", "/nonexistent/b.yaml"])
 
-    assert caught.value.status == 78
+    assert caught.value.exit_code == 78
     for place in ("-c", "$WSBRIDGE_CONFIG", "/nonexistent/a.yaml", "/nonexistent/b.yaml"):
         assert place in caught.value.message
 
@@ -45,7 +45,7 @@ def test_the_places_are_the_documented_ones() -> None:
     """The places are those that the documentation tells."""
     text = (Path(__file__).parents[2] / "docs" / "commands.md").read_text()
 
-    assert ", ".join(f"`{place}`" for place in PLACES) in text
+    assert ", ".join(f"`{place}`" for place in DEFAULT_CONFIG_FILES) in " ".join(text.split())
 
 
 def test_all_problems_at_once(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_a_signal_ends_it_in_order(file: Path, number: signal.Signals) -> None:
         daemon.process.send_signal(number)
 
         assert daemon.process.wait(PATIENCE) == 0
-        daemon.line('"event":"daemon.stop"')
+        daemon.line('"event":"daemon.stopped"')
     assert "Traceback" not in "\n".join(daemon.lines)
 
 
@@ -47,8 +47,8 @@ def test_warnings_are_logged(file: Path) -> None:
     with started("run", "--log-level", "warning", "--log-format", "json", WSBRIDGE_CONFIG=str(file)) as daemon:
         line = json.loads(daemon.line(".*config.warning.*")[0])
 
-    assert line["code"] == "W001"
-    assert (line["file"], line["line"], line["path"]) == (str(file), 5, "routes.vnc")
+    assert line["problem"] == "W001"
+    assert (line["file"], line["line"], line["setting"]) == (str(file), 5, "routes.vnc")
 
 
 def test_an_address_that_is_taken(file: Path) -> None:

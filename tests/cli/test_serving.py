@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 import trio
 
-from wsbridge.cli import serving
-from wsbridge.listeners import ListenError
+from wsbridge.cli import run
+from wsbridge.net.listeners import ListenError
 
 
 def raising(error: BaseException) -> Callable[[], Awaitable[None]]:
@@ -35,13 +35,13 @@ def raising(error: BaseException) -> Callable[[], Awaitable[None]]:
 )
 def test_errors_become_sentences(capfd: pytest.CaptureFixture[str], error: BaseException, code: int, said: str) -> None:
     """An error of the start is one sentence and an exit code, however deep in nurseries it was raised."""
-    assert serving.run(raising(error), "info", "console", hint="!") == code
+    assert run.run_with_log(raising(error), "info", "console", bind_error_hint="!") == code
     assert capfd.readouterr().err == said
 
 
 def test_a_bug_is_not_hidden() -> None:
     """Any other error goes up as it is."""
     with pytest.raises(ExceptionGroup) as caught:
-        serving.run(raising(KeyError("bug")), "info", "console")
+        run.run_with_log(raising(KeyError("bug")), "info", "console")
 
-    assert isinstance(serving.leaves(caught.value)[0], KeyError)
+    assert isinstance(run.flatten_exceptions(caught.value)[0], KeyError)

@@ -17,9 +17,9 @@ import pytest
 from tests.cli.backends import answer_at_the_end, echo, serving, speak_first_and_leave
 from tests.cli.program import QUIET, WSBRIDGE, finished, started
 from tests.clients.program import PATIENCE
-from wsbridge.cli.status import Failure
-from wsbridge.cli.stdio import Stdio
-from wsbridge.reasons import End, Reason
+from wsbridge.cli.main import CliError
+from wsbridge.cli.stdio import StdioConnection
+from wsbridge.reasons import Reason, Termination
 
 BIG = random.Random(7).randbytes(4 << 20)
 ENV = {**os.environ, **QUIET}
@@ -30,7 +30,7 @@ def far() -> Iterator[str]:
     """The URL of a bridge to a server that answers after EOF."""
     with (
         serving(answer_at_the_end) as port,
-        started("bridge", "ws://127.0.0.1:0/", f"tcp://127.0.0.1:{port}", "--after-close", "deliver") as bridge,
+        started("bridge", "ws://127.0.0.1:0/", f"tcp://127.0.0.1:{port}", "--on-client-close", "deliver") as bridge,
     ):
         yield bridge.line(r"^wsbridge: (\S+) -> ")[1]
 
@@ -230,29 +230,29 @@ def test_closed_descriptors() -> None:
     """Without standard input or output there is nothing to bridge: a usage error."""
     mine, its = os.pipe()
     os.close(mine)
-    with pytest.raises(Failure) as caught:
-        Stdio(mine, its)
+    with pytest.raises(CliError) as caught:
+        StdioConnection(mine, its)
     os.close(its)
 
-    assert caught.value.status == 64
+    assert caught.value.exit_code == 64
     assert caught.value.message == "-: standard input is closed"
 
 
 @pytest.mark.parametrize(
     ("end", "said"),
     [
-        (End(Reason.BACKEND_CLOSED, "back", code=1000), None),
-        (End(Reason.BACKEND_CLOSED, "back"), None),
-        (End(Reason.CLIENT_CLOSED, "front"), None),
-        (End(Reason.BACKEND_CLOSED, "back", code=1014), "backend_closed (close code 1014)"),
-        (End(Reason.IDLE_TIMEOUT, "bridge", "60 s"), "idle_timeout: 60 s"),
-        (End(Reason.DRAIN, "bridge"), "stopped by a signal"),
+        (Termination(Reason.BACKEND_CLOSED, "back", close_code=1000), None),
+        (Termination(Reason.BACKEND_CLOSED, "back"), None),
+        (Termination(Reason.CLIENT_CLOSED, "front"), None),
+        (Termination(Reason.BACKEND_CLOSED, "back", close_code=1014), "backend_closed (close code 1014)"),
+        (Termination(Reason.IDLE_TIMEOUT, "bridge", "60 s"), "idle_timeout: 60 s"),
+        (Termination(Reason.DRAINING, "bridge"), "stopped by a signal"),
         (None, "stopped by a signal"),
     ],
 )
-def test_what_counts_as_orderly(end: End | None, said: str | None) -> None:
+def test_what_counts_as_orderly(end: Termination | None, said: str | None) -> None:
     """Only a side that ended with nothing left to say is orderly; a close code of failure is told."""
-    stdio = Stdio()
-    stdio.end = end
+    stdio = StdioConnection()
+    stdio.termination = end
 
-    assert stdio.failure() == said
+    assert stdio.failure_message() == said

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from click.testing import CliRunner
 
-from wsbridge.cli.teaching import Teaching
+from wsbridge.cli.main import PreformattedCommand
 
 LONG = "A line of the text that is much longer than the eighty columns to which click would wrap it, and stays whole."
 
@@ -13,7 +13,7 @@ LONG = "A line of the text that is much longer than the eighty columns to which 
 def test_the_text_is_shown_line_by_line() -> None:
     """Nothing is wrapped or joined; blanks in front of examples stay, those at the ends of lines do not."""
 
-    @click.command(cls=Teaching, help=f"Do it.\n\n    {LONG}\n\n        wsbridge it  --now   \n\n    End.")
+    @click.command(cls=PreformattedCommand, help=f"Do it.\n\n    {LONG}\n\n        wsbridge it  --now   \n\n    End.")
     def it() -> None:
         """Do nothing."""
 
@@ -21,11 +21,3 @@ def test_the_text_is_shown_line_by_line() -> None:
 
     at = shown.index("  Do it.")
     assert shown[at : at + 7] == ["  Do it.", "", f"  {LONG}", "", "      wsbridge it  --now", "", "  End."]
-
-
-def test_a_command_without_text_has_help_all_the_same() -> None:
-    """Its usage and its options."""
-    shown = CliRunner().invoke(Teaching("it", callback=lambda: None), ["--help"])
-
-    assert shown.exit_code == 0
-    assert "--help" in shown.output

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.program import invoke
-from wsbridge.protocol.ticket import Ticket, read
+from wsbridge.protocol.ticket import Ticket, decode_ticket
 
 KEY = "k" * 44
 
@@ -24,8 +24,8 @@ def file(tmp_path: Path) -> str:
         "  vnc: {match: {path: /vnc}, backend: 'tcp://a:1',"
         " auth: {any_of: [{kind: network, allow: [10.0.0.0/8]}, {kind: ticket, key: {file: key}}]}}\n"
         "  desk: {match: {path: /desk}, backend: 'tcp://a:1',"
-        " auth: {kind: ticket, key: {file: key}, bind_address: true, parameter: my_ticket}}\n"
-        "  rest: {match: any, answer: 404, auth: none}\n"
+        " auth: {kind: ticket, key: {file: key}, bind_client_address: true, query_parameter: my_ticket}}\n"
+        "  rest: {match: any, respond: 404, auth: none}\n"
     )
     return str(path)
 
@@ -34,7 +34,7 @@ def made(file: str, *args: str) -> Ticket:
     """Have one printed, and read it."""
     result = invoke("ticket", "-c", file, "--name", "alice", *args)
     assert result.exit_code == 0, result.output
-    ticket = read(result.output.removesuffix("\n"), KEY.encode())
+    ticket = decode_ticket(result.output.removesuffix("\n"), KEY.encode())
     assert isinstance(ticket, Ticket)
     return ticket
 
@@ -76,7 +76,7 @@ def test_a_whole_url(file: str, url: str, before: str) -> None:
     result = invoke("ticket", "-c", file, *args)
 
     assert result.output.startswith(before)
-    assert isinstance(read(result.output.removeprefix(before).strip(), KEY.encode()), Ticket)
+    assert isinstance(decode_ticket(result.output.removeprefix(before).strip(), KEY.encode()), Ticket)
 
 
 @pytest.mark.parametrize(

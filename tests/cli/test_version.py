@@ -8,12 +8,12 @@ import ssl
 import pytest
 
 from wsbridge import __version__
-from wsbridge.cli import version
+from wsbridge.cli import main
 
 
 def test_all_that_a_report_needs() -> None:
     """A line each for wsbridge, engine, Python, OpenSSL and the system."""
-    lines = version.facts().splitlines()
+    lines = main.version_text().splitlines()
 
     assert [line.split()[0] for line in lines] == ["wsbridge", "engine:", "Python:", "OpenSSL:", "system:"]
     assert lines[0] == f"wsbridge {__version__}"
@@ -25,6 +25,6 @@ def test_all_that_a_report_needs() -> None:
 @pytest.mark.parametrize(("native", "said"), [(True, "masking in C"), (False, "which is slow: install websockets")])
 def test_whether_masking_runs_in_c(monkeypatch: pytest.MonkeyPatch, native: bool, said: str) -> None:
     """A slow installation is told, with what to do."""
-    monkeypatch.setattr(version, "NATIVE", native)
+    monkeypatch.setattr(main, "HAS_NATIVE_MASK", native)
 
-    assert said in version.facts().splitlines()[1]
+    assert said in main.version_text().splitlines()[1]

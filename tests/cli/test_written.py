@@ -10,39 +10,41 @@ from pathlib import Path
 import click
 import pytest
 
-from wsbridge.backends.tls import TlsBackendConfig
+from wsbridge.backends.tcp import TlsBackendConfig
 from wsbridge.backends.websocket import WebSocketBackendConfig
-from wsbridge.cli.bridge import command
-from wsbridge.cli.status import Failure
-from wsbridge.cli.written import NAME, Wish, load, tell_warnings
-from wsbridge.config.model import Listener, Match, Route
+from wsbridge.cli.bridge import bridge_command
+from wsbridge.cli.bridge_config import BRIDGE_NAME, BridgeOptions, build_bridge_config, print_warnings
+from wsbridge.cli.main import CliError
+from wsbridge.config.listener import ListenerConfig
+from wsbridge.config.route import MatchConfig, RouteConfig
 
 ROOT = Path(__file__).parents[2]
 
 
-def both(wish: Wish, environ: dict[str, str] | None = None) -> tuple[Listener, Route]:
+def both(wish: BridgeOptions, environ: dict[str, str] | None = None) -> tuple[ListenerConfig, RouteConfig]:
     """Give the listener and the route of a wish."""
-    config = load(wish, environ or {}).config
-    return config.listeners[NAME], config.routes[NAME]
+    config = build_bridge_config(wish, environ or {}).config
+    return config.listeners[BRIDGE_NAME], config.routes[BRIDGE_NAME]
 
 
-def backend(wish: Wish, environ: dict[str, str] | None = None) -> WebSocketBackendConfig:
+def backend(wish: BridgeOptions, environ: dict[str, str] | None = None) -> WebSocketBackendConfig:
     """Give the backend of a wish that dials WebSocket."""
     section = both(wish, environ)[1].backend
     assert isinstance(section, WebSocketBackendConfig)
     return section
 
 
-def refused(wish: Wish, environ: dict[str, str] | None = None) -> str:
+def refused(wish: BridgeOptions, environ: dict[str, str] | None = None) -> str:
     """Give the sentence by which a wish is refused."""
-    with pytest.raises(Failure) as caught:
-        load(wish, environ or {})
-    assert caught.value.status == 64
+    with pytest.raises(CliError) as caught:
+        build_bridge_config(wish, environ or {})
+    assert caught.value.exit_code == 64
     return caught.value.message
 
 
-def ws(**given: object) -> Wish:
-    return Wish(**{"listen": "tcp://127.0.0.1:0", "target": "ws://127.0.0.1:1/", **given})  # type: ignore[arg-type]  # of any option
+def ws(**given: object) -> BridgeOptions:
+    """What was typed: a bridge to a WebSocket, unless told otherwise."""
+    return BridgeOptions(**{"listen": "tcp://127.0.0.1:0", "target": "ws://127.0.0.1:1/", **given})  # type: ignore[arg-type]  # of any option
 
 
 @pytest.mark.parametrize(
@@ -50,8 +52,8 @@ def ws(**given: object) -> Wish:
     [
         ("ws://127.0.0.1:8080/", "websocket", "127.0.0.1:8080", "any"),
         ("ws://127.0.0.1:8080", "websocket", "127.0.0.1:8080", "any"),
-        ("WS://[::1]:0/vnc", "websocket", "[::1]:0", Match(path="/vnc")),
-        ("ws://localhost:1/a/*", "websocket", "localhost:1", Match(path="/a/*")),
+        ("WS://[::1]:0/vnc", "websocket", "[::1]:0", MatchConfig(path="/vnc")),
+        ("ws://localhost:1/a/*", "websocket", "localhost:1", MatchConfig(path="/a/*")),
         ("tcp://127.0.0.1:5901", "tcp", "127.0.0.1:5901", None),
         ("tcp://127.0.0.1:5901/", "tcp", "127.0.0.1:5901", None),
         ("unix:/run/x.sock", "tcp", "unix:/run/x.sock", None),
@@ -61,9 +63,9 @@ def ws(**given: object) -> Wish:
 )
 def test_listen(listen: str, speaks: str, bind: str, match: object) -> None:
     """Each form of LISTEN is the listener it says; the path / takes all paths, another takes itself."""
-    listener, route = both(Wish(listen=listen, target="tcp://127.0.0.1:1"))
+    listener, route = both(BridgeOptions(listen=listen, target="tcp://127.0.0.1:1"))
 
-    assert (listener.speaks, str(listener.bind), route.match) == (speaks, bind, match)
+    assert (listener.protocol, str(listener.bind), route.match) == (speaks, bind, match)
     assert route.auth is not None
     assert route.auth.kind == "none"
 
@@ -75,11 +77,11 @@ def test_every_option_reaches_its_setting() -> None:
             listen="ws://127.0.0.1:0/",
             headers=["X-Site:  7 ", "Cookie: a=b:c"],
             subprotocols=["mqtt", "binary"],
-            origins=["https://a.example, https://b.example", "https://c.example"],
-            ping="off",
+            allowed_origins=["https://a.example, https://b.example", "https://c.example"],
+            ping_interval="off",
             idle="1h",
             retry_for="30s",
-            after_close="deliver",
+            on_client_close="deliver",
             on_client_lost="fin",
         )
     )
@@ -88,11 +90,11 @@ def test_every_option_reaches_its_setting() -> None:
     assert isinstance(section, WebSocketBackendConfig)
     assert section.headers == {"X-Site": "7", "Cookie": "a=b:c"}
     assert route.subprotocols == ("mqtt", "binary")
-    assert route.origins == ("https://a.example", "https://b.example", "https://c.example")
-    assert route.timeouts.model_dump(exclude_unset=True, mode="python").keys() == {"ping", "idle"}
-    assert (route.timeouts.ping, route.timeouts.idle) == (None, 3600.0)
-    assert route.connect.retry_for == 30.0
-    assert (route.after_close, route.on_client_lost) == ("deliver", "fin")
+    assert route.allowed_origins == ("https://a.example", "https://b.example", "https://c.example")
+    assert route.timeouts.model_dump(exclude_unset=True, mode="python").keys() == {"ping_interval", "idle"}
+    assert (route.timeouts.ping_interval, route.timeouts.idle) == (None, 3600.0)
+    assert route.dial.retry_for == 30.0
+    assert (route.on_client_close, route.on_client_lost) == ("deliver", "fin")
 
 
 def test_what_is_not_given_is_the_default() -> None:
@@ -121,10 +123,10 @@ def test_tls_of_the_target(tmp_path: Path) -> None:
 )
 def test_others_are_let_in_only_when_meant(listen: str) -> None:
     """An address that other hosts reach is refused, with what to write; with that it is taken."""
-    sentence = refused(Wish(listen=listen, target="tcp://127.0.0.1:1"))
+    sentence = refused(BridgeOptions(listen=listen, target="tcp://127.0.0.1:1"))
 
     assert "--allow-anyone" in sentence
-    assert load(Wish(listen=listen, target="tcp://127.0.0.1:1", allow_anyone=True), {}).config
+    assert build_bridge_config(BridgeOptions(listen=listen, target="tcp://127.0.0.1:1", allow_anyone=True), {}).config
 
 
 @pytest.mark.parametrize(
@@ -140,8 +142,8 @@ def test_others_are_let_in_only_when_meant(listen: str) -> None:
         (ws(listen="wss://127.0.0.1:1/", cert="/gone/a", key="/gone/b"), "--key: /gone/b cannot be read"),
         (ws(cert="a", key="b"), "not for tcp"),
         (ws(listen="-", cert="a", key="b"), "not for -"),
-        (ws(origins=["any"]), "--origins: no page in a browser can connect to tcp"),
-        (ws(listen="-", origins=["any"]), "--origins: no page in a browser can connect to -"),
+        (ws(allowed_origins=["any"]), "--allowed-origins: no page in a browser can connect to tcp"),
+        (ws(listen="-", allowed_origins=["any"]), "--allowed-origins: no page in a browser can connect to -"),
         (ws(listen="unix:relative"), "LISTEN: "),
         (ws(target="127.0.0.1:1"), "TARGET: must be of the form tcp://"),
         (ws(target="tcp://127.0.0.1"), "TARGET: "),
@@ -150,28 +152,28 @@ def test_others_are_let_in_only_when_meant(listen: str) -> None:
         (ws(headers=["A"]), "--header: write 'Name: value'"),
         (ws(headers=["A: b", "a: c"]), "--header: a stands twice"),
         (ws(headers=["A b: c"]), "--header: "),
-        (ws(ping="20"), '--ping: "20" has no unit: write 20s'),
+        (ws(ping_interval="20"), '--ping-interval: "20" has no unit: write 20s'),
         (ws(idle="never"), "--idle: "),
         (ws(retry_for="x"), "--retry-for: "),
-        (ws(listen="ws://127.0.0.1:1/", origins=["a.example"]), "--origins: "),
+        (ws(listen="ws://127.0.0.1:1/", allowed_origins=["a.example"]), "--allowed-origins: "),
         (ws(subprotocols=["a b"]), "--subprotocol: "),
         (ws(proxy="socks5://x:1"), "--proxy: must be of the form http://"),
     ],
 )
-def test_a_problem_is_told_by_its_argument(wish: Wish, said: str) -> None:
+def test_a_problem_is_told_by_its_argument(wish: BridgeOptions, said: str) -> None:
     """Whatever is wrong is told in the words of the configuration, but by the argument that the user wrote."""
     assert said in refused(wish)
 
 
 def test_all_problems_at_once() -> None:
     """Several wrong arguments are all told."""
-    sentence = refused(ws(ping="20", idle="x", subprotocols=["a b"]))
+    sentence = refused(ws(ping_interval="20", idle="x", subprotocols=["a b"]))
 
     assert [line.partition(": ")[0] for line in sentence.replace("wsbridge: ", "").splitlines()] == [
         "--subprotocol",
-        "--ping",
+        "--ping-interval",
         "--idle",
-    ] or {"--ping", "--idle", "--subprotocol"} <= set(re.findall(r"--[a-z-]+", sentence))
+    ] or {"--ping-interval", "--idle", "--subprotocol"} <= set(re.findall(r"--[a-z-]+", sentence))
 
 
 def test_proxy_of_the_environment() -> None:
@@ -192,19 +194,19 @@ def test_proxy_of_the_environment() -> None:
 
 def test_a_proxy_that_cannot_be_used() -> None:
     """A wrong variable is named, its value is not."""
-    with pytest.raises(Failure) as caught:
-        load(ws(target="wss://gw.example/"), {"https_proxy": "socks5://user:s3cret@x:1"})
+    with pytest.raises(CliError) as caught:
+        build_bridge_config(ws(target="wss://gw.example/"), {"https_proxy": "socks5://user:s3cret@x:1"})
 
-    assert caught.value.status == 78
+    assert caught.value.exit_code == 78
     assert "https_proxy" in caught.value.message
     assert "s3cret" not in caught.value.message
 
 
 def test_warnings_as_sentences(capsys: pytest.CaptureFixture[str]) -> None:
     """A risky option is told by its name where no log is shown."""
-    loaded = load(Wish(listen="-", target="wss://gw.example/", insecure=True), {})
+    loaded = build_bridge_config(BridgeOptions(listen="-", target="wss://gw.example/", insecure=True), {})
 
-    tell_warnings(loaded.warnings)
+    print_warnings(loaded.warnings)
 
     assert capsys.readouterr().err.startswith("wsbridge: warning: --insecure: ")
 
@@ -212,7 +214,7 @@ def test_warnings_as_sentences(capsys: pytest.CaptureFixture[str]) -> None:
 def examples() -> Iterator[str]:
     """All command lines of `bridge` in the documentation and in the help."""
     pages = [(ROOT / name).read_text() for name in ("README.md", "docs/commands.md")]
-    for text in (*pages, command.help or ""):
+    for text in (*pages, bridge_command.help or ""):
         for line in text.splitlines():
             found = re.search(r"wsbridge bridge ((?:-|ws|tcp|unix)[^'\n]*('[^']*')?[^'\n]*)", line)
             if found and "`" not in line and "…" not in line:
@@ -222,13 +224,22 @@ def examples() -> Iterator[str]:
 @pytest.mark.parametrize("example", sorted(set(examples())))
 def test_examples_are_right(example: str) -> None:
     """Every example of the documentation and of the help can be read by click."""
-    with click.Context(command) as ctx:
-        command.parse_args(ctx, shlex.split(example, comments=True))
+    with click.Context(bridge_command) as ctx:
+        bridge_command.parse_args(ctx, shlex.split(example, comments=True))
 
         assert ctx.params["target"]
         if not ctx.params["cert"] and not ctx.params["self_signed"]:
-            names = ("listen", "target", "allow_anyone", "headers", "proxy", "retry_for", "after_close", "origins")
-            load(Wish(**{name: ctx.params[name] for name in names}), {})
+            names = (
+                "listen",
+                "target",
+                "allow_anyone",
+                "headers",
+                "proxy",
+                "retry_for",
+                "on_client_close",
+                "allowed_origins",
+            )
+            build_bridge_config(BridgeOptions(**{name: ctx.params[name] for name in names}), {})
 
 
 def test_there_are_examples() -> None:

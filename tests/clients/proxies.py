@@ -13,7 +13,7 @@ from websockets.sync.client import connect
 
 from tests.authority import client_context
 from tests.clients.program import PATIENCE, Program, program
-from wsbridge.protocol.proxy_header import ProxyHeader, ProxyHeaderReader
+from wsbridge.protocol.proxy import ProxyHeader, ProxyHeaderParser
 
 CLIENT = "127.0.0.9"
 """Where the client of the tests comes from: another address of this host than the proxies'."""
@@ -78,10 +78,10 @@ def ask(url: str, port: int) -> tuple[str, str]:
 
 def tell(sock: socket.socket) -> None:
     """Serve a connection as a server that wants a PROXY header: the answer to a request is whom it introduced."""
-    reader = ProxyHeaderReader()
-    while reader.outcome is None:
+    reader = ProxyHeaderParser()
+    while reader.result is None:
         reader.feed(sock.recv(1))
-    assert isinstance(reader.outcome, ProxyHeader)
-    source = reader.outcome.source
+    assert isinstance(reader.result, ProxyHeader)
+    source = reader.result.source
     sock.recv(65536)
     sock.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + (f"{source.host}:{source.port}" if source else "nobody").encode())

@@ -27,7 +27,7 @@ WAYS = {
 
 def bridge(backend: dict[str, Any], *, told: str = "proxy-protocol", tls: bool = False) -> Daemon:
     """A bridge that trusts this host's proxies."""
-    listener: dict[str, Any] = {"bind": "127.0.0.1:0", "trusted_proxies": ["127.0.0.1"], "real_address": told}
+    listener: dict[str, Any] = {"bind": "127.0.0.1:0", "trusted_proxies": ["127.0.0.1"], "client_address_from": told}
     if tls:
         listener["tls"] = listener_tls()
     return Daemon(written(listeners={"web": listener}, route={"backend": backend}))
@@ -35,7 +35,7 @@ def bridge(backend: dict[str, Any], *, told: str = "proxy-protocol", tls: bool =
 
 def told(bridge: Daemon, address: str) -> None:
     """Look whether the one line of the connection has the client and the proxy."""
-    line = bridge.wait("connection.end")
+    line = bridge.wait("connection.closed")
     assert (line["peer"], line["via"]) == (address, ["127.0.0.1"])
 
 
@@ -58,8 +58,11 @@ def test_haproxy_in_front_by_the_example(tmp_path: Path) -> None:
             told(bridge, address)
             with pytest.raises((OSError, WebSocketException, EOFError)):
                 ask(f"ws://gw.example.org:{bridge.port()}/vnc", bridge.port())
-            (refused,) = bridge.wait("connection.refused") and bridge.log_lines("connection.refused")
-            assert (refused["reason"], refused["detail"]) == ("proxy_header", "127.0.0.9 is none of trusted_proxies")
+            (refused,) = bridge.wait("connection.rejected") and bridge.log_lines("connection.rejected")
+            assert (refused["reason"], refused["detail"]) == (
+                "bad_proxy_header",
+                "127.0.0.9 is none of trusted_proxies",
+            )
 
 
 @pytest.mark.parametrize(("way", "tls"), [*((way, False) for way in WAYS), *((way, True) for way in WAYS if way)])
@@ -99,7 +102,7 @@ def test_haproxy_behind(tmp_path: Path, version: str) -> None:
         sends = f"listen front\nmode tcp\nbind 127.0.0.1:{front}\nserver it 127.0.0.1:{it.port()} send-proxy-v2\n"
         with haproxy(tmp_path, front, sends):
             address, answer = ask(f"ws://localhost:{front}/", front)
-        line = it.wait("connection.end")
+        line = it.wait("connection.closed")
     assert line["peer"] == address
     assert answer == f"{address} id={line['id'] if version == 'v2' else ''}".strip()
 

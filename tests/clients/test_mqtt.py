@@ -70,6 +70,6 @@ def test_messages(bridge: Daemon, version: MQTTProtocolVersion) -> None:
         client.disconnect()
         client.loop_stop()
 
-    end = bridge.wait("connection.end", route="mqtt")
+    end = bridge.wait("connection.closed", route="mqtt")
     assert end["subprotocol"] == "mqtt"
-    assert end["to_front"] > sum(len(payload) for _, payload in sent)
+    assert end["bytes_to_client"] > sum(len(payload) for _, payload in sent)

@@ -20,12 +20,12 @@ def tunnel() -> Iterator[tuple[Daemon, Daemon]]:
             f"""
             listeners: {{gate: {{bind: '127.0.0.1:0'}}}}
             routes:
-              late: {{match: {{path: /late}}, backend: 'tcp://127.0.0.1:{port}', after_close: deliver, auth: none}}
+              late: {{match: {{path: /late}}, backend: 'tcp://127.0.0.1:{port}', on_client_close: deliver, auth: none}}
             """,
         ) as far,
         Daemon(
             f"""
-            listeners: {{old: {{bind: '127.0.0.1:0', speaks: tcp, route: far}}}}
+            listeners: {{old: {{bind: '127.0.0.1:0', protocol: tcp, route: far}}}}
             routes: {{far: {{backend: 'ws://127.0.0.1:{far.port()}/late', auth: none}}}}
             """,
         ) as near,
@@ -42,4 +42,4 @@ def test_answer_after_end(tunnel: tuple[Daemon, Daemon], size: int) -> None:
     answer = run(program("nc"), "-N", "127.0.0.1", str(near.port()), input=request)
 
     assert answer == b"heard: " + request.upper()
-    assert near.wait("connection.end")["to_front"] == len(answer)
+    assert near.wait("connection.closed")["bytes_to_client"] == len(answer)

@@ -91,7 +91,7 @@ def test_through_nginx(nginx: int, bridge: Daemon) -> None:
             assert isinstance(message, bytes)
             got += message
         assert bytes(got) == blob
-    line = bridge.wait("connection.end")
+    line = bridge.wait("connection.closed")
     assert line["reason"] == "client_closed"
     assert (line["peer"], line["via"]) == (f"{CLIENT}:0", ["unix"])
 
@@ -101,4 +101,4 @@ def test_through_nginx(nginx: int, bridge: Daemon) -> None:
     ):
         pass
     assert refused.value.response.status_code == 403
-    assert bridge.wait("connection.refused")["reason"] == "origin"
+    assert bridge.wait("connection.rejected")["reason"] == "origin_not_allowed"

@@ -89,9 +89,9 @@ def test_screen(screen: Screen, bridge: Daemon, name: str) -> None:
         screen.fill("#e0a030")
         shown(page, (0xE0, 0xA0, 0x30))
 
-    end = bridge.wait("connection.end", route="vnc")
+    end = bridge.wait("connection.closed", route="vnc")
     assert end["reason"] in ("client_closed", "client_lost")
-    assert end["to_front"] > 100
+    assert end["bytes_to_client"] > 100
 
 
 @pytest.mark.browser

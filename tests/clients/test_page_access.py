@@ -48,14 +48,14 @@ def bridge(tmp_path: Path) -> Iterator[Daemon]:
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o600)
     key = {"file": str(tmp_path / "key")}
-    cookie = {"kind": "bearer", "tokens": str(tmp_path / "tokens"), "from": ["cookie:bridge"]}
+    cookie = {"kind": "bearer", "tokens": str(tmp_path / "tokens"), "sources": ["cookie:bridge"]}
     with serving(echo) as port:
         back = {"backend": f"tcp://127.0.0.1:{port}"}
         routes: dict[str, Any] = {
             "cookie": {"match": {"path": "/cookie"}, **back, "auth": cookie},
-            "token": {"match": {"path": "/token"}, **back, "auth": {**cookie, "from": ["subprotocol"]}},
+            "token": {"match": {"path": "/token"}, **back, "auth": {**cookie, "sources": ["subprotocol"]}},
             "pass": {"match": {"path": "/pass"}, **back, "auth": {"kind": "ticket", "key": key}},
-            "giving": {"match": {"path": "/pass"}, "auth": cookie, "ticket": {"route": "pass", "key": key}},
+            "giving": {"match": {"path": "/pass"}, "auth": cookie, "issue_tickets": {"route": "pass", "key": key}},
             "page": {"match": {"path": "/*"}, "files": str(page), "auth": "none"},
         }
         listeners = {"web": {"bind": "127.0.0.1:0"}, "other": {"bind": "127.0.0.1:0"}}
@@ -80,7 +80,7 @@ def remember(page: Page, token: str) -> None:
 
 def said_to_be(bridge: Daemon, route: str) -> str:
     """Give who the log takes the client for whose connection has ended."""
-    identity = bridge.wait("connection.end", route=route)["identity"]
+    identity = bridge.wait("connection.closed", route=route)["identity"]
     assert isinstance(identity, str)
     return identity
 
@@ -102,8 +102,8 @@ def test_a_cookie_is_not_for_the_pages_of_others(bridge: Daemon, page: Page) -> 
     remember(page, TOKEN)
     page.goto(f"http://127.0.0.1:{bridge.port(1)}/")
     assert page.evaluate("(host) => hello('/cookie', ['binary'], host)", f"127.0.0.1:{bridge.port()}") == "closed 1006"
-    refused = bridge.wait("connection.refused")
-    assert (refused["reason"], refused["status"]) == ("origin", 403)
+    refused = bridge.wait("connection.rejected")
+    assert (refused["reason"], refused["status"]) == ("origin_not_allowed", 403)
 
 
 @pytest.mark.browser
@@ -112,7 +112,7 @@ def test_by_subprotocol(bridge: Daemon, page: Page) -> None:
     assert page.evaluate("byToken('/token', 'another-token')") == "closed 1006"
     assert page.evaluate(f"byToken('/token', '{TOKEN}')") == "hello"
     assert said_to_be(bridge, "token") == "alice"
-    assert bridge.log_lines("connection.end", route="token")[0]["subprotocol"] == "binary"
+    assert bridge.log_lines("connection.closed", route="token")[0]["subprotocol"] == "binary"
 
 
 @pytest.mark.browser
@@ -124,4 +124,4 @@ def test_by_ticket(bridge: Daemon, page: Page) -> None:
     assert page.evaluate("(ticket) => hello(`/pass?ticket=${ticket}`, ['binary'])", ticket) == "hello"
     assert said_to_be(bridge, "pass") == "alice"
     assert page.evaluate("(ticket) => hello(`/pass?ticket=${ticket}`, ['binary'])", ticket) == "closed 1006"
-    assert ticket not in str(bridge.log_lines("connection.end")) + str(bridge.log_lines("connection.refused"))
+    assert ticket not in str(bridge.log_lines("connection.closed")) + str(bridge.log_lines("connection.rejected"))

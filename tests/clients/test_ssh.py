@@ -78,9 +78,9 @@ def ssh(keys: Path, bridge: Daemon, command: str, input: bytes = b"") -> bytes: 
 def test_command(keys: Path, bridge: Daemon) -> None:
     """A command runs on the far side, and what it writes comes back."""
     assert ssh(keys, bridge, "echo through $((6 * 7))") == b"through 42\n"
-    end = bridge.wait("connection.end", route="ssh")
+    end = bridge.wait("connection.closed", route="ssh")
     assert end["reason"] in ENDS
-    assert end["to_front"] > 0
+    assert end["bytes_to_client"] > 0
 
 
 def test_bytes(keys: Path, bridge: Daemon) -> None:

@@ -24,9 +24,9 @@ routes:
   vnc: {{match: {{path: /vnc}}, backend: 'tcp://127.0.0.1:{port}', auth: {{kind: ticket, key: {{file: {key}}}}}}}
   vnc-ticket:
     match: {{path: /vnc/ticket}}
-    auth: {{kind: bearer, tokens: {tokens}, from: ['cookie:pass']}}
-    ticket: {{route: vnc, key: {{file: {key}}}}}
-  page: {{match: {{path: /}}, answer: 200, auth: none}}
+    auth: {{kind: bearer, tokens: {tokens}, sources: ['cookie:pass']}}
+    issue_tickets: {{route: vnc, key: {{file: {key}}}}}
+  page: {{match: {{path: /}}, respond: 200, auth: none}}
 """
 
 
@@ -83,10 +83,10 @@ def test_a_page_connects_by_a_ticket(bridge: Daemon) -> None:
         assert first["url"] != second["url"]
         assert page.evaluate(AGAIN, first["url"]) == 1006
 
-    end = bridge.wait("connection.end", route="vnc")
+    end = bridge.wait("connection.closed", route="vnc")
     assert end["identity"] == "alice"
     assert end["path"] == "/vnc?ticket=***"
-    assert "used before" in bridge.wait("connection.refused", route="vnc")["detail"]
+    assert "used before" in bridge.wait("connection.rejected", route="vnc")["detail"]
     (text,) = parse_qs(urlsplit(first["url"]).query)["ticket"]
-    told = [line for event in ("connection.end", "connection.refused") for line in bridge.log_lines(event)]
+    told = [line for event in ("connection.closed", "connection.rejected") for line in bridge.log_lines(event)]
     assert text not in json.dumps(told)

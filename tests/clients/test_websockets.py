@@ -70,9 +70,9 @@ def test_client(tls: bool) -> None:
             sender.join()
             assert client.ping().wait(PATIENCE)
             client.close(4321, "enough")
-        end = bridge.wait("connection.end", route="echo")
-        assert (end["reason"], end["code"]) == ("client_closed", 4321)
-        assert end["to_back"] == end["to_front"] == 7 + 3 + len(blob)
+        end = bridge.wait("connection.closed", route="echo")
+        assert (end["reason"], end["close_code"]) == ("client_closed", 4321)
+        assert end["bytes_to_backend"] == end["bytes_to_client"] == 7 + 3 + len(blob)
 
         with pytest.raises(InvalidStatus) as refused, joined(f"{url}/other", ssl=context):
             pass
@@ -151,7 +151,7 @@ def test_server(server: int) -> None:
     with (
         Daemon(
             f"""
-            listeners: {{old: {{bind: '127.0.0.1:0', speaks: tcp, route: inner}}}}
+            listeners: {{old: {{bind: '127.0.0.1:0', protocol: tcp, route: inner}}}}
             routes: {{inner: {{backend: 'ws://127.0.0.1:{server}/', auth: none}}}}
             """,
         ) as bridge,
@@ -169,4 +169,4 @@ def test_server(server: int) -> None:
         assert bytes(got) == blob
         sock.shutdown(socket.SHUT_WR)
         assert sock.recv(1) == b""
-        assert bridge.wait("connection.end")["reason"] == "client_closed"
+        assert bridge.wait("connection.closed")["reason"] == "client_closed"

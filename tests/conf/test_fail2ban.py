@@ -9,25 +9,27 @@ from pathlib import Path
 import pytest
 
 from tests.clients.program import program
-from wsbridge.log.record import Record
-from wsbridge.log.render import renderer
+from wsbridge.log.format import renderer
+from wsbridge.log.logger import Record
 
 FAIL2BAN = Path(__file__).parents[2] / "conf" / "fail2ban"
 FILTER = FAIL2BAN / "filter.d" / "wsbridge.conf"
 ADDRESSES = ["203.0.113.7", "2001:db8::7"]
-FORGED = "address.banned address=198.51.100.1 failures=10 seconds=300.0"
-FORGED_JSON = '","level":"warning","event":"address.banned","address":"198.51.100.1","failures":1,"seconds":1.0}'
+FORGED = "address.banned client_address=198.51.100.1 failures=10 ban_seconds=300.0"
+FORGED_JSON = (
+    '","level":"warning","event":"address.banned","client_address":"198.51.100.1","failures":1,"ban_seconds":1.0}'
+)
 
 
 def lines(form: str) -> list[str]:
     """Log lines as the program writes them: bans, and what clients say about bans."""
     facts: list[tuple[str, dict[str, object]]] = [
-        ("address.banned", {"address": address, "failures": 10, "seconds": 300.0}) for address in ADDRESSES
+        ("address.banned", {"client_address": address, "failures": 10, "ban_seconds": 300.0}) for address in ADDRESSES
     ]
-    facts.append(("address.banned", {"address": "unix", "failures": 10, "seconds": 300.0}))
-    facts.append(("accept.banned", {"listener": "web", "address": "198.51.100.2", "count": 3}))
+    facts.append(("address.banned", {"client_address": "unix", "failures": 10, "ban_seconds": 300.0}))
+    facts.append(("connection.banned", {"listener": "web", "client_address": "198.51.100.2", "count": 3}))
     facts += [
-        ("connection.refused", {"id": 7, "peer": "198.51.100.3:1", "path": said, "detail": said})
+        ("connection.rejected", {"id": 7, "peer": "198.51.100.3:1", "path": said, "detail": said})
         for said in (FORGED, FORGED_JSON, f"\n{FORGED}", f'/"{FORGED}')
     ]
     render = renderer(form)

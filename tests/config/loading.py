@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from wsbridge.config.load import Loaded, load
-from wsbridge.config.problems import ConfigError, Problem
-from wsbridge.kinds import CONFIG_KINDS
+from wsbridge.config.errors import ConfigError, Problem
+from wsbridge.config.load import LoadedConfig, load_text
+from wsbridge.registry import CONFIG_REGISTRY
 
 LISTENERS = "listeners: {web: {bind: 127.0.0.1:8080}}\n"
 ROUTES = "routes: {vnc: {match: any, backend: 'tcp://10.0.0.5:5900', auth: none}}\n"
@@ -20,15 +20,15 @@ BACKEND = "backend: 'tcp://10.0.0.5:1'"
 
 def read(
     text: str, environ: Mapping[str, str] | None = None, folder: Path | None = None, now: datetime | None = None
-) -> Loaded:
+) -> LoadedConfig:
     """Load a text; relative paths begin at the folder, which is looked at only if given."""
-    return load(
+    return load_text(
         textwrap.dedent(text),
         file="w.yaml",
-        kinds=CONFIG_KINDS,
+        registry=CONFIG_REGISTRY,
         environ=environ or {},
-        folder=folder,
-        files=folder is not None,
+        directory=folder,
+        check_files=folder is not None,
         now=now,
     )
 
@@ -44,7 +44,7 @@ def wrong(
 
 def told(problems: list[Problem]) -> list[str]:
     """Give code and path of problems."""
-    return [f"{problem.code} {problem.path}" for problem in problems]
+    return [f"{problem.code} {problem.setting}" for problem in problems]
 
 
 def listeners(*binds: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wsbridge.config.address import read_bind, read_host, read_origin, read_proxy, read_target
+from wsbridge.config.urls import read_bind, read_host, read_origin, read_proxy_url, read_target
 
 
 @pytest.mark.parametrize(
@@ -135,14 +135,14 @@ def test_a_password_in_a_url_is_not_quoted() -> None:
 
 def test_proxies() -> None:
     """A proxy is http with a port, and may have a user and a password, which are not shown."""
-    proxy = read_proxy("http://joe:geheim@proxy.example:3128")
+    proxy = read_proxy_url("http://joe:geheim@proxy.example:3128")
     assert (proxy.host, proxy.port, proxy.user) == ("proxy.example", 3128, "joe")
     assert proxy.password is not None
     assert proxy.password.reveal() == "geheim"
     assert "geheim" not in f"{proxy} {proxy!r}"
     for text in ("https://proxy:1", "proxy:3128", "http://proxy", "http://a:geheim@b@c:1"):
         with pytest.raises(ValueError, match=r"must be of the form|has no port") as caught:
-            read_proxy(text)
+            read_proxy_url(text)
         assert "geheim" not in str(caught.value)
 
 

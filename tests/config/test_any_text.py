@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.config.loading import read
-from wsbridge.config.problems import ConfigError
+from wsbridge.config.errors import ConfigError
 
 KEYS = st.sampled_from(
     [
@@ -78,6 +78,7 @@ FILES = st.fixed_dictionaries(
 
 
 def judge(text: str) -> None:
+    """Hold that a text is read or refused, and that each problem has its place in it."""
     try:
         problems = read(text, {"X": "1"}).warnings
     except ConfigError as error:
@@ -88,7 +89,7 @@ def judge(text: str) -> None:
         assert 1 <= problem.line <= len(lines) + 1
         assert problem.column >= 1
         assert problem.text()
-    assert len({(p.line, p.column, p.path, p.message) for p in problems}) == len(problems)
+    assert len({(p.line, p.column, p.setting, p.message) for p in problems}) == len(problems)
 
 
 @given(st.text())

@@ -34,5 +34,5 @@ def test_the_file_need_not_be_there(tmp_path: Path) -> None:
 def test_files_that_cannot_be(written: str, path: str, message: str, tmp_path: Path) -> None:
     """What can be known before the start is told by check."""
     (problem,) = wrong(LISTENERS + ROUTES + f"audit: {written}\n", folder=tmp_path)
-    assert problem.path == path
+    assert problem.setting == path
     assert message in problem.message

@@ -5,22 +5,22 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from wsbridge.config.backend import BackendSection
-from wsbridge.kinds import CONFIG_KINDS
+from wsbridge.config.unions import UrlBackendSection
+from wsbridge.registry import CONFIG_REGISTRY
 
 
 @pytest.mark.parametrize("scheme", ["tcp", "tls", "unix", "ws", "wss"])
 def test_every_scheme_has_a_section_with_a_url(scheme: str) -> None:
     """The table of kinds holds sections of backends, each with the URL that picked it."""
-    section = CONFIG_KINDS.backends[scheme]
-    assert issubclass(section, BackendSection)
+    section = CONFIG_REGISTRY.backends[scheme]
+    assert issubclass(section, UrlBackendSection)
     assert section.model_fields["url"].is_required()
 
 
 def test_backends_without_a_scheme_say_what_picks_them() -> None:
     """Lists of tokens and the target of an identity are kinds of their own, and always a client's choice."""
-    tokens = CONFIG_KINDS.backends["tokens"].model_validate({"tokens": "/x"})
-    told = CONFIG_KINDS.backends["target"].model_validate({"url": "{target}"})
+    tokens = CONFIG_REGISTRY.backends["tokens"].model_validate({"tokens": "/x"})
+    told = CONFIG_REGISTRY.backends["target"].model_validate({"url": "{target}"})
 
     assert (tokens.kind, tokens.fields, tokens.text) == ("tokens", ("query.token",), "tokens of /x")
     assert (told.kind, told.fields, told.text) == ("target", ("target",), "{target}")
@@ -28,8 +28,8 @@ def test_backends_without_a_scheme_say_what_picks_them() -> None:
 
 def test_a_url_with_fields_is_for_clients_to_choose() -> None:
     """Its fields are named once each; a plain URL has none."""
-    chosen = BackendSection.model_validate({"url": "tcp://{host}:{port}"})
-    fixed = BackendSection.model_validate({"url": "tcp://a.example:5900"})
+    chosen = UrlBackendSection.model_validate({"url": "tcp://{host}:{port}"})
+    fixed = UrlBackendSection.model_validate({"url": "tcp://a.example:5900"})
 
     assert (chosen.kind, chosen.fields) == ("tcp", ("host", "port"))
     assert (fixed.kind, fixed.fields, fixed.text) == ("tcp", (), "tcp://a.example:5900")
@@ -37,7 +37,7 @@ def test_a_url_with_fields_is_for_clients_to_choose() -> None:
 
 def test_the_url_is_read() -> None:
     """Scheme, host and port, or the path."""
-    url = BackendSection.model_validate({"url": "tcp://a.example:5900"}).url
+    url = UrlBackendSection.model_validate({"url": "tcp://a.example:5900"}).url
 
     assert (url.scheme, url.host, url.port) == ("tcp", "a.example", 5900)
 
@@ -46,4 +46,4 @@ def test_the_url_is_read() -> None:
 def test_what_is_no_backend(written: dict[str, str]) -> None:
     """No URL, no scheme, a key that is not known."""
     with pytest.raises(ValidationError):
-        BackendSection.model_validate(written)
+        UrlBackendSection.model_validate(written)

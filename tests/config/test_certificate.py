@@ -27,6 +27,7 @@ listeners:
 
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
+    """A certificate authority."""
     return trustme.CA()
 
 
@@ -49,7 +50,7 @@ def test_a_key_of_another_certificate(authority: trustme.CA, folder: Path) -> No
     """A key that does not belong to its certificate is an error at the key."""
     (folder / "key.pem").write_bytes(authority.issue_cert("gw.example.org").private_key_pem.bytes())
     (problem,) = wrong(TEXT, folder=folder)
-    assert (problem.code, problem.path, problem.line) == ("E031", "listeners.web.tls.certificates[0].key", 7)
+    assert (problem.code, problem.setting, problem.line) == ("E031", "listeners.web.tls.certificates[0].key", 7)
     assert "does not belong to the certificate" in problem.message
 
 
@@ -57,7 +58,7 @@ def test_an_expired_certificate(folder: Path) -> None:
     """A certificate past its end is an error that names the day."""
     later = NOW + timedelta(days=366)
     (problem,) = wrong(TEXT, folder=folder, now=later)
-    assert (problem.code, problem.path, problem.line) == ("E032", "listeners.web.tls.certificates[0].cert", 6)
+    assert (problem.code, problem.setting, problem.line) == ("E032", "listeners.web.tls.certificates[0].cert", 6)
     assert f"expired on {NOW + timedelta(days=365):%Y-%m-%d}" in problem.message
 
 
@@ -94,7 +95,7 @@ def test_files_with_something_else_in_them(folder: Path, name: str, what: str) -
     """A file that holds no PEM of its kind is told as that."""
     (folder / name).write_text("hello\n")
     (problem,) = wrong(TEXT, folder=folder)
-    assert (problem.code, problem.path.rpartition(".")[2]) == ("E031", name.removesuffix(".pem"))
+    assert (problem.code, problem.setting.rpartition(".")[2]) == ("E031", name.removesuffix(".pem"))
     assert f"holds {what} in PEM form" in problem.message
 
 
@@ -103,7 +104,7 @@ def test_a_certificate_in_another_form_of_pem(folder: Path) -> None:
     text = (folder / "cert.pem").read_text()
     (folder / "cert.pem").write_text(text.replace(" CERTIFICATE--", " X509 CERTIFICATE--"))
     (problem,) = wrong(TEXT, folder=folder)
-    assert (problem.code, problem.path) == ("E031", "listeners.web.tls.certificates[0].cert")
+    assert (problem.code, problem.setting) == ("E031", "listeners.web.tls.certificates[0].cert")
     assert "holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)" in problem.message
 
 
@@ -119,7 +120,7 @@ def test_missing_files_are_told_each(folder: Path) -> None:
     (folder / "cert.pem").unlink()
     (folder / "key.pem").unlink()
     problems = wrong(TEXT, folder=folder)
-    assert [problem.path.rpartition(".")[2] for problem in problems] == ["cert", "key"]
+    assert [problem.setting.rpartition(".")[2] for problem in problems] == ["cert", "key"]
     assert all("No such file or directory" in problem.message for problem in problems)
 
 
@@ -128,7 +129,7 @@ def test_authorities_of_clients(folder: Path) -> None:
     asking = TEXT.replace("    tls:\n", "    tls:\n      client_ca: cert.pem\n")
     assert told(read(asking, folder=folder).warnings) == []
     (problem,) = wrong(asking.replace("client_ca: cert.pem", "client_ca: key.pem"), folder=folder)
-    assert (problem.code, problem.path, problem.line) == ("E031", "listeners.web.tls.client_ca", 5)
+    assert (problem.code, problem.setting, problem.line) == ("E031", "listeners.web.tls.client_ca", 5)
     assert "key.pem holds no certificate in PEM form" in problem.message
     (problem,) = wrong(asking.replace("client_ca: cert.pem", "client_ca: none.pem"), folder=folder)
-    assert (problem.code, problem.path) == ("E012", "listeners.web.tls.client_ca")
+    assert (problem.code, problem.setting) == ("E012", "listeners.web.tls.client_ca")

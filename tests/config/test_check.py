@@ -8,17 +8,17 @@ import pytest
 
 from tests.auth.ways import Says
 from tests.config.loading import BACKEND, LISTENERS, ROUTES, file, listeners, read, told, wrong
-from wsbridge.config.load import load
-from wsbridge.config.problems import ConfigError
-from wsbridge.kinds import CONFIG_KINDS
+from wsbridge.config.errors import ConfigError
+from wsbridge.config.load import load_text
+from wsbridge.registry import CONFIG_REGISTRY
 
 
 @pytest.mark.parametrize("bind", ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "localhost:1", "gw.example:1", "[fe80::1]:1"])
-@pytest.mark.parametrize("goal", [BACKEND, "answer: 204"])
+@pytest.mark.parametrize("goal", [BACKEND, "respond: 204"])
 def test_auth_must_be_written_where_others_can_come(bind: str, goal: str) -> None:
     """A route that a listener on no literal loopback address leads to needs a written auth."""
     (problem,) = wrong(file(listeners(bind), f"match: any, {goal}"))
-    assert (problem.code, problem.path, problem.line) == ("E022", "routes.r0.auth", 4)
+    assert (problem.code, problem.setting, problem.line) == ("E022", "routes.r0.auth", 4)
     assert (
         f'the listener "l0" at {bind} is not on a loopback address: "auth: none" lets everybody in' in problem.message
     )
@@ -42,7 +42,7 @@ def test_one_public_listener_is_enough_to_need_auth() -> None:
 
 def test_a_public_tcp_listener_needs_auth_for_its_route() -> None:
     """The route that a listener names itself is reached by all who reach that listener."""
-    text = f"listeners: {{l: {{bind: '0.0.0.0:1', speaks: tcp, route: r0}}}}\nroutes: {{r0: {{{BACKEND}}}}}\n"
+    text = f"listeners: {{l: {{bind: '0.0.0.0:1', protocol: tcp, route: r0}}}}\nroutes: {{r0: {{{BACKEND}}}}}\n"
     assert told(wrong(text)) == ["E022 routes.r0.auth"]
 
 
@@ -76,7 +76,7 @@ def test_two_listeners_on_one_address(binds: tuple[str, str], collide: bool) -> 
         read(text)
         return
     (problem,) = [problem for problem in wrong(text) if problem.severity == "error"]
-    assert (problem.code, problem.path) == ("E023", "listeners.l1.bind")
+    assert (problem.code, problem.setting) == ("E023", "listeners.l1.bind")
     assert 'is taken by the listener "l0"' in problem.message
     assert ("ipv6_only: true" in problem.message) == (binds == ("[::]:1", "0.0.0.0:1"))
 
@@ -90,23 +90,23 @@ def test_ipv6_only_leaves_ipv4_to_another() -> None:
 def test_a_route_without_match_needs_a_listener_that_names_it() -> None:
     """A route with no match that no listener names can never be reached."""
     (problem,) = wrong(file(LISTENERS, f"match: any, {BACKEND}, auth: none", f"{BACKEND}, auth: none"))
-    assert (problem.code, problem.path) == ("E021", "routes.r1")
+    assert (problem.code, problem.setting) == ("E021", "routes.r1")
     assert "it has no match" in problem.message
 
 
 def test_a_route_needs_a_listener_that_speaks_websocket() -> None:
     """A match can take nothing where no listener speaks websocket."""
-    text = "listeners: {l: {bind: '127.0.0.1:1', speaks: tcp, route: r0}}\n"
+    text = "listeners: {l: {bind: '127.0.0.1:1', protocol: tcp, route: r0}}\n"
     (problem,) = wrong(file(text, f"{BACKEND}, auth: none", f"match: any, {BACKEND}, auth: none"))
-    assert (problem.code, problem.path) == ("E021", "routes.r1.match")
+    assert (problem.code, problem.setting) == ("E021", "routes.r1.match")
     assert "no listener speaks websocket" in problem.message
 
 
 def test_names_that_nothing_bears() -> None:
     """A listener or route that does not exist is an error where it is named, with a guess."""
-    text = "listeners: {web: {bind: '127.0.0.1:1'}, old: {bind: '127.0.0.1:2', speaks: tcp, route: vcn}}\n"
+    text = "listeners: {web: {bind: '127.0.0.1:1'}, old: {bind: '127.0.0.1:2', protocol: tcp, route: vcn}}\n"
     text += f"routes: {{vnc: {{match: {{listener: [web, wbe]}}, {BACKEND}, auth: none}}}}\n"
-    assert [(p.code, p.path, p.message) for p in wrong(text)] == [
+    assert [(p.code, p.setting, p.message) for p in wrong(text)] == [
         ("E020", "listeners.old.route", 'there is no route "vcn" (did you mean "vnc"?)'),
         ("E020", "routes.vnc.match.listener[1]", 'there is no listener "wbe" (did you mean "web"?)'),
     ]
@@ -114,15 +114,15 @@ def test_names_that_nothing_bears() -> None:
 
 def test_a_match_cannot_name_a_listener_that_speaks_tcp() -> None:
     """On a listener that speaks tcp nothing is matched; the message says how to reach the route from there."""
-    text = "listeners: {web: {bind: '127.0.0.1:1'}, old: {bind: '127.0.0.1:2', speaks: tcp, route: r0}}\n"
-    problems = wrong(file(text, f"match: {{listener: old}}, {BACKEND}, auth: none", "match: any, answer: 204"))
-    assert [(p.code, p.path) for p in problems] == [("E021", "routes.r0.match.listener")]
+    text = "listeners: {web: {bind: '127.0.0.1:1'}, old: {bind: '127.0.0.1:2', protocol: tcp, route: r0}}\n"
+    problems = wrong(file(text, f"match: {{listener: old}}, {BACKEND}, auth: none", "match: any, respond: 204"))
+    assert [(p.code, p.setting) for p in problems] == [("E021", "routes.r0.match.listener")]
 
 
 def test_a_tcp_listener_needs_a_backend() -> None:
     """A listener that speaks tcp cannot send its connections to files or to a fixed answer."""
-    text = "listeners: {web: {bind: '127.0.0.1:1'}, old: {bind: '127.0.0.1:2', speaks: tcp, route: r0}}\n"
-    assert "E024 listeners.old.route" in told(wrong(file(text, "match: any, answer: 204, auth: none")))
+    text = "listeners: {web: {bind: '127.0.0.1:1'}, old: {bind: '127.0.0.1:2', protocol: tcp, route: r0}}\n"
+    assert "E024 listeners.old.route" in told(wrong(file(text, "match: any, respond: 204, auth: none")))
 
 
 @pytest.mark.parametrize(
@@ -130,13 +130,21 @@ def test_a_tcp_listener_needs_a_backend() -> None:
     [
         (LISTENERS, f"match: any, {BACKEND}", "W001 routes.r0"),
         (LISTENERS, f"match: any, {BACKEND}, auth: none", None),
-        (LISTENERS, "match: any, answer: 204", None),
+        (LISTENERS, "match: any, respond: 204", None),
         (listeners("unix:/s"), f"match: any, {BACKEND}", None),
         (listeners("0.0.0.0:1"), f"match: any, {BACKEND}, auth: none", "W005 listeners.l0.bind"),
-        (listeners("0.0.0.0:1"), "match: any, answer: 204, auth: none", None),
-        (LISTENERS, f"match: any, {BACKEND}, auth: none, origins: any", "W003 routes.r0.origins"),
-        (LISTENERS, f"match: any, {BACKEND}, auth: none, origins: ['null']", "W003 routes.r0.origins[0]"),
-        (LISTENERS, f"match: any, {BACKEND}, auth: none, timeouts: {{ping: off}}", "W006 routes.r0.timeouts.ping"),
+        (listeners("0.0.0.0:1"), "match: any, respond: 204, auth: none", None),
+        (LISTENERS, f"match: any, {BACKEND}, auth: none, allowed_origins: any", "W003 routes.r0.allowed_origins"),
+        (
+            LISTENERS,
+            f"match: any, {BACKEND}, auth: none, allowed_origins: ['null']",
+            "W003 routes.r0.allowed_origins[0]",
+        ),
+        (
+            LISTENERS,
+            f"match: any, {BACKEND}, auth: none, timeouts: {{ping_interval: off}}",
+            "W006 routes.r0.timeouts.ping_interval",
+        ),
         (LISTENERS, f"match: any, {BACKEND}, auth: none, timeouts: {{write: off}}", "W007 routes.r0.timeouts.write"),
         (
             LISTENERS,
@@ -173,7 +181,7 @@ def test_warnings(first: str, route: str, expected: str | None) -> None:
     assert told(read(file(first, route)).warnings) == ([expected] if expected else [])
 
 
-@pytest.mark.parametrize(("key", "code"), [("ping", "W006"), ("write", "W007")])
+@pytest.mark.parametrize(("key", "code"), [("ping_interval", "W006"), ("write", "W007")])
 def test_warnings_of_timeouts_at_the_top(key: str, code: str) -> None:
     """A timeout that guards against dead peers is warned of when it is off for all."""
     loaded = read(LISTENERS + ROUTES + f"timeouts: {{{key}: off}}\n")
@@ -189,31 +197,33 @@ def test_sections_with_a_mistake_are_not_judged_further() -> None:
 
 
 def test_ways_that_need_http_are_not_for_plain_tcp() -> None:
-    """A route that a listener with speaks: tcp names asks only what needs no request."""
-    text = "listeners: {old: {bind: '127.0.0.1:1', speaks: tcp, route: r}}\n"
+    """A route that a listener with protocol: tcp names asks only what needs no request."""
+    text = "listeners: {old: {bind: '127.0.0.1:1', protocol: tcp, route: r}}\n"
     text += "routes:\n  r: {backend: 'tcp://a:1', auth: %s}\n"
-    kinds = replace(CONFIG_KINDS, auth={**CONFIG_KINDS.auth, "says": Says})
+    kinds = replace(CONFIG_REGISTRY, auth={**CONFIG_REGISTRY.auth, "says": Says})
     with pytest.raises(ConfigError) as caught:
-        load(text % "{any_of: [{kind: says}]}", file="w.yaml", kinds=kinds, environ={})
+        load_text(text % "{any_of: [{kind: says}]}", file="w.yaml", registry=kinds, environ={})
     (problem,) = caught.value.problems
-    assert (problem.code, problem.path) == ("E025", "routes.r.auth")
+    assert (problem.code, problem.setting) == ("E025", "routes.r.auth")
     assert 'the listener "old" speaks tcp' in problem.message
-    load(text % "{kind: network, allow: [10.0.0.0/8]}", file="w.yaml", kinds=kinds, environ={})
+    load_text(text % "{kind: network, allow: [10.0.0.0/8]}", file="w.yaml", registry=kinds, environ={})
 
 
 def test_a_cookie_and_any_origin_do_not_go_together() -> None:
     """Browsers would send the cookie along for every page."""
-    kinds = replace(CONFIG_KINDS, auth={**CONFIG_KINDS.auth, "says": Says})
-    route = "{match: any, backend: 'tcp://a:1', origins: any, auth: {any_of: [{kind: says, cookies: true}]}}"
+    kinds = replace(CONFIG_REGISTRY, auth={**CONFIG_REGISTRY.auth, "says": Says})
+    route = "{match: any, backend: 'tcp://a:1', allowed_origins: any, auth: {any_of: [{kind: says, cookies: true}]}}"
     text = f"listeners: {{web: {{bind: '127.0.0.1:1'}}}}\nroutes:\n  r: {route}\n"
     with pytest.raises(ConfigError) as caught:
-        load(text, file="w.yaml", kinds=kinds, environ={})
-    assert ("E026", "routes.r.origins") in [(problem.code, problem.path) for problem in caught.value.problems]
+        load_text(text, file="w.yaml", registry=kinds, environ={})
+    assert ("E026", "routes.r.allowed_origins") in [
+        (problem.code, problem.setting) for problem in caught.value.problems
+    ]
 
 
 def test_a_loopback_listener_behind_a_proxy_needs_auth() -> None:
     """Whoever the proxy lets in comes there, so nobody's access is left to oversight."""
-    first = "listeners: {web: {bind: '127.0.0.1:80', trusted_proxies: [127.0.0.1], real_address: forwarded}}\n"
+    first = "listeners: {web: {bind: '127.0.0.1:80', trusted_proxies: [127.0.0.1], client_address_from: forwarded}}\n"
     (problem,) = wrong(file(first, "match: any, " + BACKEND))
 
     assert told([problem]) == ["E022 routes.r0.auth"]
@@ -230,7 +240,7 @@ def test_a_loopback_listener_behind_a_proxy_needs_auth() -> None:
         ("bind: '127.0.0.1:1'", "{kind: bearer, tokens: /t}", False),
         ("bind: 'unix:/s'", "{kind: bearer, tokens: /t}", False),
         (
-            "bind: '0.0.0.0:1', trusted_proxies: [10.0.0.1], real_address: x-forwarded-for",
+            "bind: '0.0.0.0:1', trusted_proxies: [10.0.0.1], client_address_from: x-forwarded-for",
             "{kind: bearer, tokens: /t}",
             False,
         ),

@@ -5,15 +5,13 @@ from __future__ import annotations
 import pytest
 
 from tests.config.loading import LISTENERS, read, wrong
-from wsbridge.backends.tcp import TcpBackendConfig
-from wsbridge.backends.tls import TlsBackendConfig
-from wsbridge.backends.unix import UnixBackendConfig
+from wsbridge.backends.tcp import TcpBackendConfig, TlsBackendConfig, UnixBackendConfig
 from wsbridge.backends.websocket import WebSocketBackendConfig
-from wsbridge.config import choice
-from wsbridge.config.load import load
-from wsbridge.config.problems import ConfigError
-from wsbridge.config.section import TAG, Kinds
-from wsbridge.kinds import CONFIG_KINDS
+from wsbridge.config import unions
+from wsbridge.config.base import UNION_TAG, Registry
+from wsbridge.config.errors import ConfigError
+from wsbridge.config.load import load_text
+from wsbridge.registry import CONFIG_REGISTRY
 
 
 def test_a_short_backend_equals_the_long_one() -> None:
@@ -27,28 +25,28 @@ def test_a_short_backend_equals_the_long_one() -> None:
 @pytest.mark.parametrize(("value", "form"), [("a", "text"), (["a"], "list"), ({}, "list")])
 def test_a_word_or_a_list(value: object, form: str) -> None:
     """Whatever is no word is taken for a list, and told to be none if it is none."""
-    assert choice.list_form(value) == TAG + form
+    assert unions.text_or_list_tag(value) == UNION_TAG + form
 
 
 @pytest.mark.parametrize(("value", "form"), [("a", "text"), ({"a": "b"}, "section"), (["a"], "section")])
 def test_a_word_or_a_mapping(value: object, form: str) -> None:
     """Whatever is no word is taken for a mapping, and told to be none if it is none."""
-    assert choice.mapping_form(value) == TAG + form
+    assert unions.text_or_section_tag(value) == UNION_TAG + form
 
 
 def test_one_text_is_a_list_of_one() -> None:
     """Other values stay what they are."""
-    assert choice.listed("a") == ("a",)
-    assert choice.listed(["a", "b"]) == ["a", "b"]
+    assert unions.as_tuple("a") == ("a",)
+    assert unions.as_tuple(["a", "b"]) == ["a", "b"]
 
 
 def test_lists_with_something_in_them_each_once() -> None:
     """An empty list and a text that stands twice are refused by name."""
-    assert choice.filled(("a",)) == choice.unique(("a",)) == ("a",)
+    assert unions.non_empty(("a",)) == unions.check_unique(("a",)) == ("a",)
     with pytest.raises(ValueError, match="at least one entry"):
-        choice.filled(())
+        unions.non_empty(())
     with pytest.raises(ValueError, match=r'^"b" stands here twice$'):
-        choice.unique(("a", "b", "b"))
+        unions.check_unique(("a", "b", "b"))
 
 
 @pytest.mark.parametrize(
@@ -86,7 +84,7 @@ def test_what_is_told_of_a_wrong_choice(key: str, written: str, path: str, said:
     rest = {"backend": "auth: none", "auth": "backend: 'tcp://a:1'"}[key]
     (problem,) = wrong(LISTENERS + f"routes: {{r: {{match: any, {rest}, {key}: {written}}}}}\n")
 
-    assert problem.path in (f"routes.r.{key}{path}", f"routes.r.{key}")
+    assert problem.setting in (f"routes.r.{key}{path}", f"routes.r.{key}")
     assert problem.message.startswith(said)
 
 
@@ -94,7 +92,13 @@ def test_a_scheme_that_no_kind_serves() -> None:
     """The table of kinds decides what there is."""
     text = LISTENERS + "routes: {r: {match: any, auth: none, backend: 'tls://a:1'}}\n"
     with pytest.raises(ConfigError) as caught:
-        load(text, file="w.yaml", kinds=Kinds({"tcp": TcpBackendConfig}, CONFIG_KINDS.auth), environ={}, files=False)
+        load_text(
+            text,
+            file="w.yaml",
+            registry=Registry({"tcp": TcpBackendConfig}, CONFIG_REGISTRY.auth),
+            environ={},
+            check_files=False,
+        )
 
     assert [problem.message for problem in caught.value.problems] == ["no backend is known for tls://"]
 
@@ -104,7 +108,7 @@ def test_a_list_of_ways_says_its_kind() -> None:
     network = "{kind: network, allow: [10.0.0.0/8]}"
     auth = f"{{any_of: [{network}, {{all_of: [{network}]}}]}}"
     text = LISTENERS + f"routes: {{r: {{match: any, backend: 'tcp://a:1', auth: {auth}}}}}\n"
-    found = load(text, file="w.yaml", kinds=CONFIG_KINDS, environ={}).config.routes["r"].auth
+    found = load_text(text, file="w.yaml", registry=CONFIG_REGISTRY, environ={}).config.routes["r"].auth
     assert found is not None
     assert [way.kind for way in found.members()] == ["network", "all_of"]
 
@@ -122,7 +126,7 @@ def test_what_is_wrong_with_a_list_of_ways(auth: str, place: str, message: str) 
     """The entry at fault is named."""
     text = LISTENERS + f"routes: {{r: {{match: any, backend: 'tcp://a:1', auth: {auth}}}}}\n"
     with pytest.raises(ConfigError) as caught:
-        load(text, file="w.yaml", kinds=CONFIG_KINDS, environ={})
+        load_text(text, file="w.yaml", registry=CONFIG_REGISTRY, environ={})
     assert any(
-        problem.path == f"routes.r.auth{place}" and message in problem.message for problem in caught.value.problems
+        problem.setting == f"routes.r.auth{place}" and message in problem.message for problem in caught.value.problems
     )

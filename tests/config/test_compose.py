@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from wsbridge.config.compose import compose
-from wsbridge.config.document import Entry, Place, Scalar, Sequence, Table
-from wsbridge.config.problems import ConfigError
+from wsbridge.config.errors import ConfigError
+from wsbridge.config.yaml import MappingEntry, MappingNode, Position, ScalarNode, SequenceNode, compose
 
 
 def refused(text: str) -> str:
     """Give the one problem of a text, whether it hides what follows or not."""
     try:
-        problems = [problem for _, problem in compose(text, "w.yaml").flaws]
+        problems = [problem for _, problem in compose(text, "w.yaml").yaml_problems]
     except ConfigError as error:
         problems = error.problems
     (problem,) = problems
-    return f"{problem.line}:{problem.column} {problem.code} {problem.path} {problem.message}"
+    return f"{problem.line}:{problem.column} {problem.code} {problem.setting} {problem.message}"
 
 
 @pytest.mark.parametrize(
@@ -82,22 +81,22 @@ def test_many_values_are_refused_and_a_few_less_are_not() -> None:
 def test_aliases_within_bounds_are_taken() -> None:
     """An anchor may be used again as a whole value."""
     document = compose("a: &x {b: [c]}\nd: *x\n", "w.yaml")
-    assert document.data({}) == ({"a": {"b": ["c"]}, "d": {"b": ["c"]}}, [])
+    assert document.to_data({}) == ({"a": {"b": ["c"]}, "d": {"b": ["c"]}}, [])
 
 
 def test_nodes_know_their_places() -> None:
     """Line and column of keys and values, from 1, and whether they stand in brackets or quotes."""
     root = compose("a: b\nc:\n  - 'd'\n  - [e]\n", "w.yaml").root
 
-    assert isinstance(root, Table)
-    assert (root.place, root.flow) == (Place(1, 1), False)
-    assert root.entries["a"] == Entry(Place(1, 1), Scalar(Place(1, 4), "b", plain=True))
+    assert isinstance(root, MappingNode)
+    assert (root.position, root.flow) == (Position(1, 1), False)
+    assert root.entries["a"] == MappingEntry(Position(1, 1), ScalarNode(Position(1, 4), "b", plain=True))
     items = root.entries["c"].value
-    assert isinstance(items, Sequence)
-    assert items.items[0] == Scalar(Place(3, 5), "d", plain=False)
+    assert isinstance(items, SequenceNode)
+    assert items.items[0] == ScalarNode(Position(3, 5), "d", plain=False)
     inner = items.items[1]
-    assert isinstance(inner, Sequence)
-    assert (inner.place, inner.flow) == (Place(4, 5), True)
+    assert isinstance(inner, SequenceNode)
+    assert (inner.position, inner.flow) == (Position(4, 5), True)
 
 
 def test_every_mistake_that_does_not_hide_the_next_is_told() -> None:
@@ -109,7 +108,7 @@ def test_every_mistake_that_does_not_hide_the_next_is_told() -> None:
         (("b",), 4, "E004"),
         (("c",), 5, "E003"),
     ]
-    assert [(steps, problem.line, problem.code) for steps, problem in compose(text, "w.yaml").flaws] == found
+    assert [(steps, problem.line, problem.code) for steps, problem in compose(text, "w.yaml").yaml_problems] == found
 
     with pytest.raises(ConfigError) as caught:
         compose(text + "[", "w.yaml")
@@ -128,4 +127,4 @@ def test_an_anchor_may_be_set_again() -> None:
     """An alias stands for the latest before it."""
     document = compose("a: &x 1\nb: *x\nc: &x 2\nd: *x\n", "w.yaml")
 
-    assert document.data({}) == ({"a": "1", "b": "1", "c": "2", "d": "2"}, [])
+    assert document.to_data({}) == ({"a": "1", "b": "1", "c": "2", "d": "2"}, [])

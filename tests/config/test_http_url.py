@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wsbridge.config.http_url import read_http_path, read_http_service, read_http_url, read_https_url
+from wsbridge.config.urls import read_http_path, read_http_service_url, read_http_url, read_https_url
 
 
 @pytest.mark.parametrize(
@@ -19,15 +19,15 @@ from wsbridge.config.http_url import read_http_path, read_http_service, read_htt
 )
 def test_the_forms(text: str, scheme: str, host: str, port: int, path: str, authority: str) -> None:
     """Port and path have defaults; the Host header leaves the default port out."""
-    found = read_http_service(text)
+    found = read_http_service_url(text)
     assert (found.scheme, found.host, found.port, found.path) == (scheme, host, port, path)
     assert (found.authority, str(found)) == (authority, text)
-    assert read_http_service(found) is found
+    assert read_http_service_url(found) is found
 
 
 def test_this_host_is_told() -> None:
     """Loopback addresses, localhost and sockets are on this host."""
-    local = [read_http_service(text).is_loopback for text in ("http://127.0.0.1", "https://localhost/", "unix:/x")]
+    local = [read_http_service_url(text).is_loopback for text in ("http://127.0.0.1", "https://localhost/", "unix:/x")]
     assert local == [True] * 3
     assert not read_http_url("http://10.0.0.1").is_loopback
 
@@ -50,7 +50,7 @@ def test_this_host_is_told() -> None:
 def test_what_is_none(text: str, told: str) -> None:
     """The sentence says what to write."""
     with pytest.raises(ValueError, match=told):
-        read_http_service(text)
+        read_http_service_url(text)
 
 
 def test_https_alone() -> None:

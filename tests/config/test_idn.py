@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wsbridge.config.idn import ascii_authority
+from wsbridge.config.types import to_ascii_authority
 
 
 @pytest.mark.parametrize(
@@ -21,11 +21,11 @@ from wsbridge.config.idn import ascii_authority
 )
 def test_as_browsers_send_it(written: str, sent: str) -> None:
     """Case, width and dots are mapped as UTS 46 says; what is ASCII is left to others to judge."""
-    assert ascii_authority(written) == sent
+    assert to_ascii_authority(written) == sent
 
 
 @pytest.mark.parametrize("written", ["☃.example", "ü..example", "-ü.example", "ü" * 64 + ".example", "ü ü", "\u200b"])
 def test_no_names(written: str) -> None:
     """Symbols, empty and too long labels, blanks and nothing at all are told with the reason."""
     with pytest.raises(ValueError, match="is no name of a host: "):
-        ascii_authority(written)
+        to_ascii_authority(written)

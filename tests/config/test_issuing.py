@@ -18,7 +18,7 @@ def text(gives: str = "route: vnc, key: {env: KEY}", asks: str = NETWORK, takes:
     return (
         f"{LISTENERS}routes:\n"
         f"  vnc: {{match: {{path: /vnc}}, backend: 'tcp://a:1', auth: {takes}}}\n"
-        f"  give: {{match: {{path: /t}}, auth: {asks}, ticket: {{{gives}}}}}\n"
+        f"  give: {{match: {{path: /t}}, auth: {asks}, issue_tickets: {{{gives}}}}}\n"
     )
 
 
@@ -38,10 +38,18 @@ def test_they_fit(takes: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("parts", "problem", "message"),
     [
-        ({"gives": "route: vcn, key: {env: KEY}"}, "E020 routes.give.ticket.route", 'no route "vcn" (did you mean'),
-        ({"gives": "route: give, key: {env: KEY}"}, "E027 routes.give.ticket.route", 'route "give" takes no tickets'),
-        ({"takes": "none"}, "E027 routes.give.ticket.route", 'the route "vnc" takes no tickets'),
-        ({"gives": "route: vnc, key: {env: OTHER}"}, "E027 routes.give.ticket.key", "is not the key by which"),
+        (
+            {"gives": "route: vcn, key: {env: KEY}"},
+            "E020 routes.give.issue_tickets.route",
+            'no route "vcn" (did you mean',
+        ),
+        (
+            {"gives": "route: give, key: {env: KEY}"},
+            "E027 routes.give.issue_tickets.route",
+            'route "give" takes no tickets',
+        ),
+        ({"takes": "none"}, "E027 routes.give.issue_tickets.route", 'the route "vnc" takes no tickets'),
+        ({"gives": "route: vnc, key: {env: OTHER}"}, "E027 routes.give.issue_tickets.key", "is not the key by which"),
         ({"asks": "none"}, "E013 routes.give.auth", "cannot be none"),
         ({"asks": TICKET}, "E013 routes.give.auth", "cannot take tickets itself"),
         ({"asks": f"{{any_of: [{NETWORK}, {TICKET}]}}"}, "E013 routes.give.auth", "cannot take tickets itself"),

@@ -12,16 +12,16 @@ from wsbridge.config.limits import Limits
     ("key", "fit", "unfit"),
     [
         ("connections", ["auto", "1", "1000000"], ["0", "many", "1.5"]),
-        ("head", ["8KiB", "1MiB"], ["1023", "1025KiB", "0"]),
-        ("head_line", ["256", "16KiB"], ["255", "17KiB", "2MiB"]),
-        ("headers", ["1", "10000"], ["0", "10001"]),
-        ("proxy_header", ["536", "16KiB"], ["535", "17KiB"]),
-        ("shed", ["0", "1000"], ["-1"]),
-        ("lingering", ["0", "1000"], ["-1"]),
-        ("linger_bytes", ["0", "1MiB"], ["64KB"]),
-        ("control_rate", ["1", "100000"], ["0"]),
-        ("frame", ["125", "64KiB"], ["124", "65537"]),
-        ("tickets", ["1", "1000000"], ["0", "many"]),
+        ("max_head_bytes", ["8KiB", "1MiB"], ["1023", "1025KiB", "0"]),
+        ("max_head_line_bytes", ["256", "16KiB"], ["255", "17KiB", "2MiB"]),
+        ("max_headers", ["1", "10000"], ["0", "10001"]),
+        ("max_proxy_header_bytes", ["536", "16KiB"], ["535", "17KiB"]),
+        ("overload_replies", ["0", "1000"], ["-1"]),
+        ("lingering_sockets", ["0", "1000"], ["-1"]),
+        ("lingering_bytes", ["0", "1MiB"], ["64KB"]),
+        ("control_frame_rate", ["1", "100000"], ["0"]),
+        ("max_frame_bytes", ["125", "64KiB"], ["124", "65537"]),
+        ("used_tickets", ["1", "1000000"], ["0", "many"]),
         ("dns_threads", ["1", "256"], ["0", "257"]),
         ("dns_ttl", ["0s", "1h"], ["30", "off"]),
         ("dns_negative_ttl", ["0s", "1h"], ["30", "off"]),
@@ -35,20 +35,23 @@ def test_bounds(key: str, fit: list[str], unfit: list[str]) -> None:
         read(LISTENERS + ROUTES + f"limits: {{{key}: {value}}}\n")
     for value in unfit:
         (problem,) = wrong(LISTENERS + ROUTES + f"limits: {{{key}: {value}}}\n")
-        assert problem.path == f"limits.{key}"
+        assert problem.setting == f"limits.{key}"
 
 
 def test_every_limit_has_its_bounds_here() -> None:
     """No key is forgotten above."""
     (mark,) = (mark for mark in test_bounds.pytestmark if mark.name == "parametrize")  # type: ignore[attr-defined]  # pytest's
 
-    assert [*(key for key, _, _ in mark.args[1]), "address"] == list(Limits.model_fields)
+    assert [*(key for key, _, _ in mark.args[1]), "per_address"] == list(Limits.model_fields)
 
 
-@pytest.mark.parametrize(("written", "key"), [("head_line: 32KiB", "head_line"), ("head: 4KiB", "head")])
+@pytest.mark.parametrize(
+    ("written", "key"),
+    [("max_head_line_bytes: 32KiB", "max_head_line_bytes"), ("max_head_bytes: 4KiB", "max_head_bytes")],
+)
 def test_a_line_is_a_part_of_the_head(written: str, key: str) -> None:
     """The key that is written is the one that is told."""
     (problem,) = wrong(LISTENERS + ROUTES + f"limits: {{{written}}}\n")
 
-    assert (problem.code, problem.path) == ("E013", f"limits.{key}")
-    read(LISTENERS + ROUTES + "limits: {head: 4KiB, head_line: 4KiB}\n")
+    assert (problem.code, problem.setting) == ("E013", f"limits.{key}")
+    read(LISTENERS + ROUTES + "limits: {max_head_bytes: 4KiB, max_head_line_bytes: 4KiB}\n")

@@ -10,8 +10,8 @@ from tests.config.loading import ROUTES, read, wrong
 @pytest.mark.parametrize(
     ("listener", "path", "message"),
     [
-        ("bind: '127.0.0.1:80', speaks: tcp", "listeners.l.route", "is missing: a listener that speaks tcp names"),
-        ("bind: '127.0.0.1:80', route: vnc", "listeners.l.route", "only a listener with speaks: tcp names a route"),
+        ("bind: '127.0.0.1:80', protocol: tcp", "listeners.l.route", "is missing: a listener that speaks tcp names"),
+        ("bind: '127.0.0.1:80', route: vnc", "listeners.l.route", "only a listener with protocol: tcp names a route"),
         ("bind: '127.0.0.1:80', mode: 0660", "listeners.l.mode", "is only for a listener on unix:/path"),
         ("bind: '127.0.0.1:80', owner: a:b", "listeners.l.owner", "is only for a listener on unix:/path"),
         ("bind: '127.0.0.1:80', ipv6_only: true", "listeners.l.ipv6_only", "is only for a listener on an IPv6 address"),
@@ -20,32 +20,32 @@ from tests.config.loading import ROUTES, read, wrong
         ("bind: '127.0.0.1:80', tls: {certificates: [{cert: a}]}", "listeners.l.tls.certificates[0].key", "is missing"),
         (
             "bind: '127.0.0.1:80', trusted_proxies: [unix]",
-            "listeners.l.real_address",
+            "listeners.l.client_address_from",
             "is missing: trusted_proxies needs",
         ),
         (
-            "bind: 'unix:/s', real_address: forwarded",
+            "bind: 'unix:/s', client_address_from: forwarded",
             "listeners.l.trusted_proxies",
-            "is missing: real_address needs it",
+            "is missing: client_address_from needs it",
         ),
         (
-            "bind: 'unix:/s', trusted_proxies: [10.0.0.1], real_address: forwarded",
+            "bind: 'unix:/s', trusted_proxies: [10.0.0.1], client_address_from: forwarded",
             "listeners.l.trusted_proxies",
             "has no unix, and nobody else comes by unix:/s",
         ),
         (
-            "bind: '127.0.0.1:80', trusted_proxies: [], real_address: forwarded",
+            "bind: '127.0.0.1:80', trusted_proxies: [], client_address_from: forwarded",
             "listeners.l.trusted_proxies",
             "needs at least one entry",
         ),
         (
-            "bind: '127.0.0.1:80', trusted_proxies: [10.0.0.1/24], real_address: forwarded",
+            "bind: '127.0.0.1:80', trusted_proxies: [10.0.0.1/24], client_address_from: forwarded",
             "listeners.l.trusted_proxies[0]",
             '"10.0.0.1/24" is an address inside of a network',
         ),
         (
-            "bind: '127.0.0.1:80', speaks: tcp, route: vnc, trusted_proxies: [10.0.0.1], real_address: forwarded",
-            "listeners.l.real_address",
+            "bind: '127.0.0.1:80', protocol: tcp, route: vnc, trusted_proxies: [unix], client_address_from: forwarded",
+            "listeners.l.client_address_from",
             "a listener that speaks tcp hears no request; write proxy-protocol",
         ),
         (
@@ -59,7 +59,7 @@ from tests.config.loading import ROUTES, read, wrong
 def test_mistakes_in_listeners(listener: str, path: str, message: str) -> None:
     """Each mistake in a listener gives one problem, with the path of the key and what to write."""
     problems = wrong("listeners:\n  web: {bind: 127.0.0.1:8080}\n  l: {" + listener + "}\n" + ROUTES)
-    assert [problem.path for problem in problems] == [path]
+    assert [problem.setting for problem in problems] == [path]
     assert problems[0].message.startswith(message)
 
 
@@ -67,7 +67,7 @@ def test_what_a_listener_does_unless_told() -> None:
     """An address is enough."""
     listener = read("listeners: {l: {bind: '127.0.0.1:80'}}\n" + ROUTES).config.listeners["l"]
 
-    assert (listener.speaks, listener.route, listener.tls, listener.owner) == ("websocket", None, None, None)
+    assert (listener.protocol, listener.route, listener.tls, listener.owner) == ("websocket", None, None, None)
     assert (listener.mode, listener.ipv6_only, listener.backlog) == (0o660, False, 1024)
 
 
@@ -86,31 +86,31 @@ def test_the_backlog_is_bounded(backlog: str) -> None:
     """From 1 to what the kernel counts in."""
     (problem,) = wrong(f"listeners: {{l: {{bind: '127.0.0.1:80', backlog: {backlog}}}}}\n" + ROUTES)
 
-    assert problem.path == "listeners.l.backlog"
+    assert problem.setting == "listeners.l.backlog"
 
 
 def test_a_misspelt_route_is_one_mistake() -> None:
     """Where a key is unknown, the one that it was meant to be is not told missing."""
-    (problem,) = wrong("listeners: {l: {bind: '127.0.0.1:80', speaks: tcp, rout: vnc}}\n" + ROUTES)
+    (problem,) = wrong("listeners: {l: {bind: '127.0.0.1:80', protocol: tcp, rout: vnc}}\n" + ROUTES)
 
-    assert (problem.path, problem.code) == ("listeners.l.rout", "E010")
+    assert (problem.setting, problem.code) == ("listeners.l.rout", "E010")
 
 
 def test_proxies_that_are_trusted() -> None:
     """Networks, single addresses and Unix sockets, with how they tell the client."""
-    proxies = "trusted_proxies: [10.0.0.0/24, '::1', unix], real_address: proxy-protocol"
+    proxies = "trusted_proxies: [10.0.0.0/24, '::1', unix], client_address_from: proxy-protocol"
     loaded = read("listeners: {l: {bind: '127.0.0.1:80', " + proxies + "}}\n" + ROUTES)
 
     assert loaded.warnings == []
     listener = loaded.config.listeners["l"]
     assert [str(network) for network in listener.trusted_proxies or ()] == ["10.0.0.0/24", "::1/128", "unix"]
-    assert listener.real_address == "proxy-protocol"
+    assert listener.client_address_from == "proxy-protocol"
 
 
 @pytest.mark.parametrize("network", ["0.0.0.0/0", "::/0"])
 def test_to_trust_everybody_is_warned_of(network: str) -> None:
     """Then any client may claim any address."""
-    proxies = f"trusted_proxies: [10.0.0.1, '{network}'], real_address: forwarded"
+    proxies = f"trusted_proxies: [10.0.0.1, '{network}'], client_address_from: forwarded"
     (warning,) = read("listeners: {l: {bind: '127.0.0.1:80', " + proxies + "}}\n" + ROUTES).warnings
 
-    assert (warning.code, warning.path) == ("W015", "listeners.l.trusted_proxies[1]")
+    assert (warning.code, warning.setting) == ("W015", "listeners.l.trusted_proxies[1]")

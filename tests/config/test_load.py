@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.config.loading import LISTENERS, ROUTES, read, told, wrong
-from wsbridge.config.load import build, load_file
-from wsbridge.config.problems import ConfigError
-from wsbridge.kinds import CONFIG_KINDS
+from wsbridge.config.errors import ConfigError
+from wsbridge.config.load import load_data, load_file
+from wsbridge.registry import CONFIG_REGISTRY
 
 
 def test_all_errors_are_told_at_once_in_the_order_of_the_file() -> None:
@@ -20,15 +20,15 @@ def test_all_errors_are_told_at_once_in_the_order_of_the_file() -> None:
         listeners:
           public: {bind: 0.0.0.0:8443}
           twice: {bind: 127.0.0.1:8443}
-          old: {bnd: 127.0.0.1:5901, speaks: tcp, route: far}
+          old: {bnd: 127.0.0.1:5901, protocol: tcp, route: far}
         routes:
           vnc:
             match: {listener: [public], pth: /vnc}
             backend: tcp://10.0.0.5
-            origins: [https://a/, https://b]
+            allowed_origins: [https://a/, https://b]
           open: {match: any, backend: "tcp://10.0.0.5:1"}
-        timeouts: {connect: 5, ping: "${PING}"}
-        limits: {headers: 0}
+        timeouts: {connect: 5, ping_interval: "${PING}"}
+        limits: {max_headers: 0}
         """
     )
     assert told(problems) == [
@@ -38,11 +38,11 @@ def test_all_errors_are_told_at_once_in_the_order_of_the_file() -> None:
         "E010 listeners.old.bnd",
         "E010 routes.vnc.match.pth",
         "E012 routes.vnc.backend",
-        "E012 routes.vnc.origins[0]",
+        "E012 routes.vnc.allowed_origins[0]",
         "E022 routes.open.auth",
         "E012 timeouts.connect",
-        "E005 timeouts.ping",
-        "E012 limits.headers",
+        "E005 timeouts.ping_interval",
+        "E012 limits.max_headers",
     ]
 
 
@@ -53,13 +53,13 @@ def test_keys_that_stand_twice_do_not_hide_other_errors() -> None:
         listeners:
           web: {bind: 127.0.0.1:1, bind: 127.0.0.1:2}
           more: &more {bind: 0.0.0.0:3, backlog: 1}
-          merged: {<<: *more, speaks: tcp}
+          merged: {<<: *more, protocol: tcp}
           tagged: {bind: !x 127.0.0.1:1}
         routes:
           vnc: {match: any, backend: "tcp://10.0.0.5:1"}
           vnc: {match: {path: /x}}
           web: {match: {listener: merged}, bakend: "tcp://10.0.0.5:1"}
-        timeouts: {ping: 1}
+        timeouts: {ping_interval: 1}
         log: {level: loud}
         log: {level: loud}
         """
@@ -70,7 +70,7 @@ def test_keys_that_stand_twice_do_not_hide_other_errors() -> None:
         "E003 listeners.tagged.bind",
         "E004 routes.vnc",
         "E010 routes.web.bakend",
-        "E012 timeouts.ping",
+        "E012 timeouts.ping_interval",
         "E004 log",
     ]
 
@@ -84,8 +84,8 @@ HAS_NO_VALUE = 'listeners.web.bind:127.0.0.1:80: has no value: write a blank aft
         (LISTENERS, (1, 1), "routes: is missing"),
         (ROUTES, (1, 1), "listeners: is missing"),
         ("listeners: {}\n" + ROUTES, (1, 12), "listeners: needs at least one entry"),
-        ("listeners:\n  web: {speaks: websocket}\n" + ROUTES, (2, 3), "listeners.web.bind: is missing"),
-        ("listeners:\n  web:\n    speaks: websocket\n" + ROUTES, (2, 3), "listeners.web.bind: is missing"),
+        ("listeners:\n  web: {protocol: websocket}\n" + ROUTES, (2, 3), "listeners.web.bind: is missing"),
+        ("listeners:\n  web:\n    protocol: websocket\n" + ROUTES, (2, 3), "listeners.web.bind: is missing"),
         ("listeners: [web]\n" + ROUTES, (1, 12), "listeners: must be a mapping"),
         ("listeners: web\n" + ROUTES, (1, 12), "listeners: must be a mapping"),
         ("listeners: {web: 127.0.0.1:80}\n" + ROUTES, (1, 18), "listeners.web: must be a mapping"),
@@ -96,11 +96,15 @@ HAS_NO_VALUE = 'listeners.web.bind:127.0.0.1:80: has no value: write a blank aft
         (LISTENERS + ROUTES + "log: {level: loud}\n", (3, 14), 'log.level: "loud" is none of debug, info, warning or'),
         (LISTENERS + ROUTES + "log: {level: [a]}\n", (3, 14), "log.level: must be debug, info, warning or error"),
         (LISTENERS + ROUTES + "timeouts: {idle: 1}\n", (3, 18), 'timeouts.idle: "1" has no unit'),
-        (LISTENERS + ROUTES + "limits: {frame: 1MiB}\n", (3, 17), "limits.frame: 1048576 is too large"),
         (
-            LISTENERS + ROUTES + "limits: {head_line: 32KiB}\n",
-            (3, 21),
-            "limits.head_line: must not be larger than head",
+            LISTENERS + ROUTES + "limits: {max_frame_bytes: 1MiB}\n",
+            (3, 27),
+            "limits.max_frame_bytes: 1048576 is too large",
+        ),
+        (
+            LISTENERS + ROUTES + "limits: {max_head_line_bytes: 32KiB}\n",
+            (3, 31),
+            "limits.max_head_line_bytes: must not be larger than max_head_bytes",
         ),
         (LISTENERS + ROUTES + "timeouts: {drain: 1s}\n", (3, 19), "timeouts.drain: must not be longer than drain"),
     ],
@@ -109,7 +113,7 @@ def test_one_mistake_gives_one_problem_at_its_place(text: str, place: tuple[int,
     """A wrong value is pointed at itself, a missing key at its parent, and nothing else is told."""
     (problem,) = wrong(text)
     assert (problem.line, problem.column) == place
-    assert f"{problem.path}: {problem.message}".startswith(expected)
+    assert f"{problem.setting}: {problem.message}".startswith(expected)
 
 
 def test_scalars_of_yaml_1_1_are_read_as_text() -> None:
@@ -118,12 +122,12 @@ def test_scalars_of_yaml_1_1_are_read_as_text() -> None:
         """\
         listeners: {8080: {bind: 'unix:/s', mode: 0640}}
         routes: {no: {match: {host: 010.example}, backend: 'tcp://a:1', subprotocols: [off], auth: none}}
-        timeouts: {ping: off}
+        timeouts: {ping_interval: off}
         """
     ).config
     assert config.listeners["8080"].mode == 0o640
     assert config.routes["no"].subprotocols == ("off",)
-    assert config.timeouts.ping is None
+    assert config.timeouts.ping_interval is None
 
 
 def test_files_that_cannot_be_read_at_all(tmp_path: Path) -> None:
@@ -136,7 +140,7 @@ def test_files_that_cannot_be_read_at_all(tmp_path: Path) -> None:
         ("latin", "is not UTF-8: byte 0xe4 in line 2"),
     ):
         with pytest.raises(ConfigError) as caught:
-            load_file(tmp_path / name, CONFIG_KINDS, {})
+            load_file(tmp_path / name, CONFIG_REGISTRY, {})
         (problem,) = caught.value.problems
         assert (problem.code, problem.text()) == ("E001", f"{tmp_path / name}: {message}")
 
@@ -144,16 +148,16 @@ def test_files_that_cannot_be_read_at_all(tmp_path: Path) -> None:
 def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
     """Editors that write a byte order mark do no harm."""
     (tmp_path / "w.yaml").write_text(LISTENERS + ROUTES, encoding="utf-8-sig")
-    assert load_file(str(tmp_path / "w.yaml"), CONFIG_KINDS, {}).config.routes.keys() == {"vnc"}
+    assert load_file(str(tmp_path / "w.yaml"), CONFIG_REGISTRY, {}).config.routes.keys() == {"vnc"}
 
 
 def test_a_configuration_made_by_a_command_follows_the_same_rules() -> None:
     """What a command builds is read and checked alike; its problems have no line."""
     listeners = {"web": {"bind": "127.0.0.1:0"}}
     routes = {"vnc": {"match": "any", "backend": "tcp://10.0.0.5:5900"}}
-    loaded = build({"listeners": listeners, "routes": routes}, kinds=CONFIG_KINDS, environ={})
+    loaded = load_data({"listeners": listeners, "routes": routes}, registry=CONFIG_REGISTRY, environ={})
     assert [warning.code for warning in loaded.warnings] == ["W001"]
     listeners["web"]["bind"] = "0.0.0.0:0"
     with pytest.raises(ConfigError) as caught:
-        build({"listeners": listeners, "routes": routes}, kinds=CONFIG_KINDS, environ={})
+        load_data({"listeners": listeners, "routes": routes}, registry=CONFIG_REGISTRY, environ={})
     assert str(caught.value).startswith("command line: routes.vnc.auth: must be written")

@@ -6,7 +6,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from wsbridge.config.network import read_network, read_network_or_unix
+from wsbridge.config.types import read_network, read_network_or_unix
 
 
 @pytest.mark.parametrize("text", ["10.0.0.0/8", "192.0.2.7", "0.0.0.0/0", "2001:db8::/32", "::1"])

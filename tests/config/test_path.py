@@ -8,17 +8,17 @@ import pytest
 from pydantic import ValidationError
 
 from tests.config.loading import LISTENERS, wrong
+from wsbridge.config.base import LoadContext, Registry, Section
 from wsbridge.config.load import load_file
-from wsbridge.config.path import AnyPath, FilePath, FolderPath, PlacePath, resolve
-from wsbridge.config.section import Context, Kinds, Section
-from wsbridge.kinds import CONFIG_KINDS
+from wsbridge.config.types import DirectoryPath, FilePath, FutureDirectoryPath, UncheckedPath, absolute_path
+from wsbridge.registry import CONFIG_REGISTRY
 
 
 def test_relative_paths_begin_at_the_folder_of_the_file(tmp_path: Path) -> None:
     """A path without a slash before it is looked for beside the configuration file."""
     (tmp_path / "pages").mkdir()
     (tmp_path / "w.yaml").write_text(LISTENERS + "routes: {p: {match: any, files: pages/../pages, auth: none}}\n")
-    assert load_file(tmp_path / "w.yaml", CONFIG_KINDS, {}).config.routes["p"].files == tmp_path / "pages"
+    assert load_file(tmp_path / "w.yaml", CONFIG_REGISTRY, {}).config.routes["p"].files == tmp_path / "pages"
 
 
 def test_folders_that_cannot_be_read(tmp_path: Path) -> None:
@@ -27,7 +27,7 @@ def test_folders_that_cannot_be_read(tmp_path: Path) -> None:
     for name, message in (("gone", "No such file or directory"), ("page", "Not a directory")):
         text = LISTENERS + f"routes: {{p: {{match: any, files: {name}, auth: none}}}}\n"
         (problem,) = wrong(text, folder=tmp_path)
-        assert (problem.path, problem.message.rpartition(": ")[2]) == ("routes.p.files", message)
+        assert (problem.setting, problem.message.rpartition(": ")[2]) == ("routes.p.files", message)
 
 
 def test_paths_that_need_not_be_there(tmp_path: Path) -> None:
@@ -36,8 +36,8 @@ def test_paths_that_need_not_be_there(tmp_path: Path) -> None:
     class Places(Section):
         """Two paths of such kinds."""
 
-        place: PlacePath
-        either: AnyPath
+        place: FutureDirectoryPath
+        either: UncheckedPath
 
     found = Places.model_validate({"place": "gone", "either": "gone/t"}, context=context(tmp_path))
     assert (found.place, found.either) == (tmp_path / "gone", tmp_path / "gone" / "t")
@@ -45,9 +45,9 @@ def test_paths_that_need_not_be_there(tmp_path: Path) -> None:
         Places.model_validate({"place": "/x/..", "either": "t"}, context=context(tmp_path))
 
 
-def context(folder: Path, *, files: bool = True) -> Context:
+def context(folder: Path, *, files: bool = True) -> LoadContext:
     """Give the context of a file in a folder."""
-    return Context(folder, {}, Kinds(), files=files)
+    return LoadContext(folder, {}, Registry(), check_files=files)
 
 
 @pytest.mark.parametrize(
@@ -55,27 +55,27 @@ def context(folder: Path, *, files: bool = True) -> Context:
 )
 def test_relative_paths(written: str, path: str) -> None:
     """They begin at the folder of the file; nothing of `.` and `..` is left."""
-    assert resolve(written, context(Path("/conf"))) == Path(path)
+    assert absolute_path(written, context(Path("/conf"))) == Path(path)
 
 
 def test_paths_of_code_begin_at_the_working_folder() -> None:
     """Where no file is read, and a path that is one already stays."""
-    assert resolve("x", None) == Path.cwd() / "x"
-    assert resolve(Path("x"), None) == Path("x")
+    assert absolute_path("x", None) == Path.cwd() / "x"
+    assert absolute_path(Path("x"), None) == Path("x")
 
 
 @pytest.mark.parametrize("written", ["", "a\0b"])
 def test_what_is_no_path(written: str) -> None:
     """The system would refuse it, too."""
     with pytest.raises(ValueError, match="is no path of a file"):
-        resolve(written, None)
+        absolute_path(written, None)
 
 
 class Holder(Section):
     """A section with a file and a folder."""
 
     file: FilePath = Path("/dev/null")
-    folder: FolderPath = Path("/")
+    folder: DirectoryPath = Path("/")
 
 
 @pytest.mark.parametrize(

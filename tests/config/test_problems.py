@@ -8,7 +8,15 @@ import re
 import pytest
 
 from tests.config.loading import LISTENERS, ROUTES, wrong
-from wsbridge.config.problems import CODES, WIDEST, ConfigError, Problem, did_you_mean, masked, meant
+from wsbridge.config.errors import (
+    MAX_SOURCE_CHARS,
+    PROBLEM_CODES,
+    ConfigError,
+    Problem,
+    closest_match,
+    did_you_mean,
+    mask_secrets,
+)
 
 
 def test_an_unknown_key_is_shown_with_its_line_a_caret_and_a_guess() -> None:
@@ -39,7 +47,7 @@ def test_a_problem_as_json() -> None:
         "file": "w.yaml",
         "line": 3,
         "column": 1,
-        "path": "engnie",
+        "setting": "engnie",
         "message": 'unknown key (did you mean "engine"?)',
         "source": "engnie: auto",
     }
@@ -65,7 +73,7 @@ def test_long_lines_are_cut_around_the_caret() -> None:
 
 def problem(**changes: object) -> Problem:
     """Make a problem of a file."""
-    facts = {"file": "w.yaml", "line": 2, "column": 3, "path": "a.b", "message": "is wrong", "source": "  b: c"}
+    facts = {"file": "w.yaml", "line": 2, "column": 3, "setting": "a.b", "message": "is wrong", "source": "  b: c"}
     return Problem(**{**facts, "code": "E012", **changes})  # type: ignore[arg-type]  # a test of any facts
 
 
@@ -80,7 +88,7 @@ def test_an_error_and_a_warning_as_text() -> None:
     ("changes", "expected"),
     [
         ({"line": 0, "column": 0, "source": ""}, "w.yaml: a.b: is wrong"),
-        ({"path": "", "source": ""}, "w.yaml:2:3: is wrong"),
+        ({"setting": "", "source": ""}, "w.yaml:2:3: is wrong"),
         ({"source": "   "}, "w.yaml:2:3: a.b: is wrong"),
     ],
 )
@@ -109,8 +117,8 @@ def test_a_caret_below_tabs() -> None:
 )
 def test_what_is_hidden_in_a_line(line: str, shown: str) -> None:
     """User and password of URLs and what a terminal would act on; the length stays, so that the caret fits."""
-    assert masked(line) == shown
-    assert len(masked(line)) == len(line)
+    assert mask_secrets(line) == shown
+    assert len(mask_secrets(line)) == len(line)
 
 
 @pytest.mark.parametrize(
@@ -120,21 +128,21 @@ def test_guesses(word: str, guess: str | None) -> None:
     """The nearest choice, or none if nothing is near."""
     choices = ["timeouts", "limits", "log"]
 
-    assert meant(word, choices) == guess
+    assert closest_match(word, choices) == guess
     assert did_you_mean(word, choices) == (f' (did you mean "{guess}"?)' if guess else "")
 
 
 def test_all_problems_are_the_text_of_the_error() -> None:
     """In the order in which they are given."""
-    error = ConfigError([problem(source=""), problem(source="", path="c")])
+    error = ConfigError([problem(source=""), problem(source="", setting="c")])
 
     assert str(error) == "w.yaml:2:3: a.b: is wrong\nw.yaml:2:3: c: is wrong"
-    assert [one.path for one in error.problems] == ["a.b", "c"]
+    assert [one.setting for one in error.problems] == ["a.b", "c"]
 
 
 def test_the_codes_have_their_form() -> None:
     """E or W and three digits, each with a sentence."""
-    assert all(re.fullmatch(r"[EW]\d{3}", code) and meaning for code, meaning in CODES.items())
+    assert all(re.fullmatch(r"[EW]\d{3}", code) and meaning for code, meaning in PROBLEM_CODES.items())
 
 
 @pytest.mark.parametrize("column", [1, 80, 500, 921, 1000])
@@ -143,7 +151,7 @@ def test_a_cut_line_keeps_what_is_pointed_at(column: int) -> None:
     source = "".join(f"{at:03}," for at in range(250))
     _, line, caret = problem(source=source, column=column).text().splitlines()
 
-    assert len(line) == 4 + WIDEST
+    assert len(line) == 4 + MAX_SOURCE_CHARS
     assert line[4:] in source
     assert source.index(line[4:]) + caret.index("^") - 4 == column - 1
 
@@ -157,7 +165,7 @@ def test_a_cut_line_keeps_what_is_pointed_at(column: int) -> None:
         ("Proxy-Authorization : 'geheim", "Proxy-Authorization : *******"),
         ("Authorization: {file: /etc/gw}", "Authorization: {file: /etc/gw}"),
         ("X-Authorized: {env: E}", "X-Authorized: {env: E}"),
-        ('from: [authorization, "cookie:sid"]', 'from: [authorization, "cookie:sid"]'),
+        ('sources: [authorization, "cookie:sid"]', 'sources: [authorization, "cookie:sid"]'),
     ],
 )
 def test_headers_that_are_secrets_are_hidden(line: str, shown: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.config.loading import BACKEND, LISTENERS, file, listeners, read, wrong
-from wsbridge.config.reach import leading_listeners, match_of, matching_listeners, naming_listeners, shadows
+from wsbridge.config.check import effective_match, listeners_of, matching_listeners, raw_listeners_of, shadowed_by
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_routes_that_an_earlier_one_shadows(earlier: str, later: str, taken: boo
         read(text)
         return
     (problem,) = [problem for problem in wrong(text) if problem.severity == "error"]
-    assert (problem.code, problem.path) == ("E021", "routes.r1.match")
+    assert (problem.code, problem.setting) == ("E021", "routes.r1.match")
     assert problem.message == 'nothing can reach this route: the route "r0" above takes all that it matches'
 
 
@@ -66,16 +66,16 @@ def test_several_routes_may_shadow_one_together() -> None:
 
 def test_pages_and_backends_may_share_a_path() -> None:
     """Routes with files or answer take plain requests, those with a backend upgrades: neither shadows the other."""
-    read(file(LISTENERS, f"match: any, {BACKEND}, auth: none", "match: any, answer: 204, auth: none"))
-    (problem,) = wrong(file(LISTENERS, "match: any, answer: 204, auth: none", "match: any, answer: 404, auth: none"))
-    assert (problem.code, problem.path) == ("E021", "routes.r1.match")
+    read(file(LISTENERS, f"match: any, {BACKEND}, auth: none", "match: any, respond: 204, auth: none"))
+    (problem,) = wrong(file(LISTENERS, "match: any, respond: 204, auth: none", "match: any, respond: 404, auth: none"))
+    assert (problem.code, problem.setting) == ("E021", "routes.r1.match")
 
 
 MIXED = """\
 listeners:
   web: {bind: '127.0.0.1:1'}
   more: {bind: '127.0.0.1:2'}
-  old: {bind: '127.0.0.1:3', speaks: tcp, route: both}
+  old: {bind: '127.0.0.1:3', protocol: tcp, route: both}
 routes:
   both: {match: {listener: more}, backend: 'tcp://a:1', auth: none}
   all: {match: any, backend: 'tcp://a:1', auth: none}
@@ -88,10 +88,10 @@ def test_the_listeners_of_a_route() -> None:
     both, everything = config.routes["both"], config.routes["all"]
 
     assert matching_listeners(config, both) == ["more"]
-    assert naming_listeners(config, "both") == ["old"]
-    assert leading_listeners(config, "both") == ["more", "old"]
-    assert matching_listeners(config, everything) == leading_listeners(config, "all") == ["web", "more"]
-    assert naming_listeners(config, "all") == []
+    assert raw_listeners_of(config, "both") == ["old"]
+    assert listeners_of(config, "both") == ["more", "old"]
+    assert matching_listeners(config, everything) == listeners_of(config, "all") == ["web", "more"]
+    assert raw_listeners_of(config, "all") == []
 
 
 def test_any_asks_for_nothing() -> None:
@@ -99,10 +99,10 @@ def test_any_asks_for_nothing() -> None:
     config = read(MIXED).config
     everything = config.routes["all"]
 
-    match = match_of(everything)
+    match = effective_match(everything)
     assert match is not None
     assert (match.listener, match.host, match.path) == (None, None, None)
-    assert match_of(everything.model_copy(update={"match": None})) is None
+    assert effective_match(everything.model_copy(update={"match": None})) is None
     assert matching_listeners(config, everything.model_copy(update={"match": None})) == []
 
 
@@ -110,5 +110,5 @@ def test_nothing_shadows_a_route_that_keeps_a_listener() -> None:
     """A listener that only the later route serves is enough."""
     config = read(MIXED).config
 
-    assert shadows(config, "both") is None
-    assert shadows(config, "all") is None
+    assert shadowed_by(config, "both") is None
+    assert shadowed_by(config, "all") is None

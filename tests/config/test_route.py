@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.config.loading import LISTENERS, read, wrong
-from wsbridge.config.route import BACKEND_ONLY, Match
+from wsbridge.config.route import BACKEND_ONLY_KEYS, MatchConfig
 
 ROUTE = "listeners: {{web: {{bind: 127.0.0.1:80}}}}\nroutes:\n  r: {{{}}}\n"
 
@@ -13,29 +13,37 @@ ROUTE = "listeners: {{web: {{bind: 127.0.0.1:80}}}}\nroutes:\n  r: {{{}}}\n"
 @pytest.mark.parametrize(
     ("route", "path", "message"),
     [
-        ("match: any", "routes.r", "needs one of backend, files, answer and ticket"),
+        ("match: any", "routes.r", "needs one of backend, files, respond and issue_tickets"),
         ("match: any, bakend: 'tcp://a:1'", "routes.r.bakend", 'unknown key (did you mean "backend"?)'),
-        ("match: any, answer: 204, files: /x", "routes.r.answer", "cannot stand beside files: a route has one goal"),
-        ("match: any, answer: 204, origins: any", "routes.r.origins", "means nothing to a route with answer"),
-        ("path: /x, match: any, answer: 204", "routes.r.path", 'unknown key (it belongs under "match")'),
-        ("match: all, answer: 204", "routes.r.match", '"all" is neither any nor a mapping'),
-        ("match: {}, answer: 204", "routes.r.match", 'says nothing: write "any" to take every request'),
-        ("match: [any], answer: 204", "routes.r.match", "must be a mapping"),
-        ("match: {path: x}, answer: 204", "routes.r.match.path", "a path begins with a slash"),
-        ("match: {path: /a/*/b}, answer: 204", "routes.r.match.path", "a star may only be the last segment"),
-        ("match: {path: /a//b}, answer: 204", "routes.r.match.path", "'/a//b' would never match"),
-        ("match: {listener: []}, answer: 204", "routes.r.match.listener", "needs at least one entry"),
+        ("match: any, respond: 204, files: /x", "routes.r.respond", "cannot stand beside files: a route has one goal"),
+        (
+            "match: any, respond: 204, allowed_origins: any",
+            "routes.r.allowed_origins",
+            "means nothing to a route with respond",
+        ),
+        ("path: /x, match: any, respond: 204", "routes.r.path", 'unknown key (it belongs under "match")'),
+        ("match: all, respond: 204", "routes.r.match", '"all" is neither any nor a mapping'),
+        ("match: {}, respond: 204", "routes.r.match", 'says nothing: write "any" to take every request'),
+        ("match: [any], respond: 204", "routes.r.match", "must be a mapping"),
+        ("match: {path: x}, respond: 204", "routes.r.match.path", "a path begins with a slash"),
+        ("match: {path: /a/*/b}, respond: 204", "routes.r.match.path", "a star may only be the last segment"),
+        ("match: {path: /a//b}, respond: 204", "routes.r.match.path", "'/a//b' would never match"),
+        ("match: {listener: []}, respond: 204", "routes.r.match.listener", "needs at least one entry"),
         ("match: any, backend: 10.0.0.5:1", "routes.r.backend", "must be of the form tcp://"),
         ("match: any, backend: [a]", "routes.r.backend", "must be a URL such as"),
         ("match: any, backend: {ca: x}", "routes.r.backend.url", "is missing"),
         ("match: any, backend: {url: 'tcp://a:1', ca: x}", "routes.r.backend.ca", "unknown key"),
         ("match: any, backend: {url: 'ws://a', text: x}", "routes.r.backend.text", "unknown key"),
         (
-            "match: any, backend: 'tcp://a:1', origins: https://x",
-            "routes.r.origins",
+            "match: any, backend: 'tcp://a:1', allowed_origins: https://x",
+            "routes.r.allowed_origins",
             '"https://x" is none of same or any',
         ),
-        ("match: any, backend: 'tcp://a:1', origins: []", "routes.r.origins", "needs at least one entry"),
+        (
+            "match: any, backend: 'tcp://a:1', allowed_origins: []",
+            "routes.r.allowed_origins",
+            "needs at least one entry",
+        ),
         ("match: any, backend: 'tcp://a:1', subprotocols: a", "routes.r.subprotocols", "must be a list"),
         ("match: any, backend: 'tcp://a:1', subprotocols: [a, a]", "routes.r.subprotocols", '"a" stands here twice'),
         (
@@ -44,10 +52,10 @@ ROUTE = "listeners: {{web: {{bind: 127.0.0.1:80}}}}\nroutes:\n  r: {{{}}}\n"
             "what begins with wsbridge.token. carries a token of the client and is never answered",
         ),
         ("match: any, backend: 'tcp://a:1', subprotocols: ['a b']", "routes.r.subprotocols[0]", '"a b" has characters'),
-        ("match: any, answer: 101", "routes.r.answer", "101 is no status to answer"),
-        ("match: any, answer: 204, auth: kerberos", "routes.r.auth", '"kerberos" is not known here: write "none"'),
-        ("match: any, answer: 204, auth: {knd: none}", "routes.r.auth.kind", "is missing"),
-        ("match: any, answer: 204, auth: {kind: none, x: y}", "routes.r.auth.x", "unknown key"),
+        ("match: any, respond: 101", "routes.r.respond", "101 is no status to answer"),
+        ("match: any, respond: 204, auth: kerberos", "routes.r.auth", '"kerberos" is not known here: write "none"'),
+        ("match: any, respond: 204, auth: {knd: none}", "routes.r.auth.kind", "is missing"),
+        ("match: any, respond: 204, auth: {kind: none, x: y}", "routes.r.auth.x", "unknown key"),
         (
             "match: any, backend: 'tcp://a:1', timeouts: {handshake: 1s}",
             "routes.r.timeouts.handshake",
@@ -58,7 +66,7 @@ ROUTE = "listeners: {{web: {{bind: 127.0.0.1:80}}}}\nroutes:\n  r: {{{}}}\n"
 def test_mistakes_in_routes(route: str, path: str, message: str) -> None:
     """Each mistake in a route gives one problem, with the path of the key and what to write."""
     problems = wrong(ROUTE.format(route))
-    assert [problem.path for problem in problems] == [path]
+    assert [problem.setting for problem in problems] == [path]
     assert problems[0].message.startswith(message)
 
 
@@ -66,32 +74,37 @@ def test_timeouts_of_a_route_replace_those_it_writes() -> None:
     """A route has the timeouts of the whole file but for those it writes, `off` included."""
     config = read(
         LISTENERS
-        + "routes: {vnc: {match: any, backend: 'tcp://a:1', auth: none, timeouts: {ping: off, idle: 1h}}}\n"
-        + "timeouts: {ping: 5s, pong: 7s, handshake: 3s}\n"
+        + "routes: {vnc: {match: any, backend: 'tcp://a:1', auth: none, timeouts: {ping_interval: off, idle: 1h}}}\n"
+        + "timeouts: {ping_interval: 5s, ping_timeout: 7s, handshake: 3s}\n"
     ).config
     timeouts = config.routes["vnc"].effective_timeouts(config.timeouts)
-    assert (timeouts.ping, timeouts.idle, timeouts.pong, timeouts.handshake) == (None, 3600.0, 7.0, 3.0)
+    assert (timeouts.ping_interval, timeouts.idle, timeouts.ping_timeout, timeouts.handshake) == (
+        None,
+        3600.0,
+        7.0,
+        3.0,
+    )
 
 
 def test_what_a_route_does_unless_told() -> None:
     """Every key but the goal has its default."""
     route = read(LISTENERS + "routes: {r: {match: any, backend: 'tcp://a:1'}}\n").config.routes["r"]
 
-    assert (route.files, route.answer, route.auth) == (None, None, None)
-    assert (route.origins, route.subprotocols, route.text) == ("same", ("binary",), "accept")
-    assert (route.dial, route.after_close, route.on_client_lost) == ("before-upgrade", "discard", "reset")
-    assert route.connect.retry_for == 0
+    assert (route.files, route.respond, route.auth) == (None, None, None)
+    assert (route.allowed_origins, route.subprotocols, route.text_messages) == ("same", ("binary",), "accept")
+    assert (route.dial.when, route.on_client_close, route.on_client_lost) == ("before-upgrade", "discard", "reset")
+    assert route.dial.retry_for == 0
     assert route.timeouts.model_fields_set == set()
 
 
-@pytest.mark.parametrize("key", BACKEND_ONLY)
-@pytest.mark.parametrize("goal", ["answer: 204", "files: ."])
+@pytest.mark.parametrize("key", BACKEND_ONLY_KEYS)
+@pytest.mark.parametrize("goal", ["respond: 204", "files: ."])
 def test_what_only_a_backend_uses_is_refused_beside_another_goal(key: str, goal: str) -> None:
     """Each key that would be ignored is an error at that key, whatever its value."""
     problems = wrong(LISTENERS + f"routes: {{r: {{match: any, auth: none, {goal}, {key}: x}}}}\n")
 
     said = f"means nothing to a route with {goal.partition(':')[0]}"
-    assert (f"routes.r.{key}", said) in [(problem.path, problem.message) for problem in problems]
+    assert (f"routes.r.{key}", said) in [(problem.setting, problem.message) for problem in problems]
 
 
 @pytest.mark.parametrize(
@@ -99,14 +112,14 @@ def test_what_only_a_backend_uses_is_refused_beside_another_goal(key: str, goal:
 )
 def test_hosts_one_or_many(written: str, host: tuple[str, ...]) -> None:
     """One host stands for a list of one, and case does not count."""
-    config = read(LISTENERS + f"routes: {{r: {{match: {{host: {written}}}, answer: 204, auth: none}}}}\n").config
+    config = read(LISTENERS + f"routes: {{r: {{match: {{host: {written}}}, respond: 204, auth: none}}}}\n").config
 
-    assert isinstance(config.routes["r"].match, Match)
+    assert isinstance(config.routes["r"].match, MatchConfig)
     assert config.routes["r"].match.host == host
 
 
 def test_a_route_without_timeouts_shares_those_of_the_file() -> None:
     """Nothing is copied where nothing differs."""
-    config = read(LISTENERS + "routes: {r: {match: any, answer: 204, auth: none}}\ntimeouts: {idle: 1h}\n").config
+    config = read(LISTENERS + "routes: {r: {match: any, respond: 204, auth: none}}\ntimeouts: {idle: 1h}\n").config
 
     assert config.routes["r"].effective_timeouts(config.timeouts) is config.timeouts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.config.loading import LISTENERS, read, told, wrong
-from wsbridge.config.route_limits import RouteLimits
+from wsbridge.config.limits import RouteLimits
 
 
 def section(text: str) -> str:
@@ -29,18 +29,18 @@ def test_bounds(key: str, fit: list[str], unfit: list[str]) -> None:
         read(section(f"{key}: {value}"))
     for value in unfit:
         (problem,) = wrong(section(f"{key}: {value}"))
-        assert problem.path == f"routes.r.limits.{key}"
+        assert problem.setting == f"routes.r.limits.{key}"
 
 
 def test_nothing_is_limited_unless_told() -> None:
     """A route without limits counts nothing."""
-    assert RouteLimits().count_nothing
-    assert RouteLimits(bytes_per_second=2048).count_nothing
+    assert RouteLimits().needs_no_counting
+    assert RouteLimits(bytes_per_second=2048).needs_no_counting
     for key in RouteLimits.model_fields.keys() - {"bytes_per_second"}:
-        assert not RouteLimits(**{key: 2048}).count_nothing
+        assert not RouteLimits(**{key: 2048}).needs_no_counting
 
 
 def test_only_a_backend_has_limits() -> None:
     """Files and fixed answers have none."""
-    text = LISTENERS + "routes: {r: {match: any, answer: 204, limits: {connections: 1}}}\n"
+    text = LISTENERS + "routes: {r: {match: any, respond: 204, limits: {connections: 1}}}\n"
     assert told(wrong(text)) == ["E013 routes.r.limits"]

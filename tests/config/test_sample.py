@@ -12,12 +12,12 @@ from pydantic import BaseModel
 from tests.auth import signing
 from tests.config import yaml12
 from tests.config.loading import told
-from wsbridge.auth import scrypt
-from wsbridge.config.load import load, load_file
+from wsbridge.auth import passwords
+from wsbridge.config.check import listeners_of
+from wsbridge.config.load import load_file, load_text
 from wsbridge.config.model import Config
-from wsbridge.config.reach import leading_listeners
-from wsbridge.config.schema import schema
-from wsbridge.kinds import CONFIG_KINDS
+from wsbridge.config.schema import json_schema
+from wsbridge.registry import CONFIG_REGISTRY
 
 CONF = Path(__file__).parents[2] / "conf"
 SAMPLE = CONF / "wsbridge.yaml"
@@ -26,8 +26,8 @@ SAMPLE = CONF / "wsbridge.yaml"
 @pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.name)
 def test_every_file_loads(path: Path) -> None:
     """Each file loads without an error, leaving aside the files that it names."""
-    config = load_file(path, CONFIG_KINDS, {}, files=False).config
-    assert all(leading_listeners(config, name) for name in config.routes)
+    config = load_file(path, CONFIG_REGISTRY, {}, check_files=False).config
+    assert all(listeners_of(config, name) for name in config.routes)
 
 
 def test_the_sample_names_its_schema() -> None:
@@ -37,7 +37,7 @@ def test_the_sample_names_its_schema() -> None:
 
 def test_the_sample_has_no_warnings() -> None:
     """The full sample passes `check --strict`."""
-    assert told(load_file(SAMPLE, CONFIG_KINDS, {}, files=False).warnings) == []
+    assert told(load_file(SAMPLE, CONFIG_REGISTRY, {}, check_files=False).warnings) == []
 
 
 def test_the_sample_starts_where_its_files_exist(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_the_sample_starts_where_its_files_exist(tmp_path: Path) -> None:
         (tmp_path / name).chmod(0o600)
     (tmp_path / "tokens").write_text(f"alice sha256:{'0' * 64}\n")
     (tmp_path / "far-vnc").write_text("Bearer abc\n")
-    (tmp_path / "users").write_text(f"alice:{scrypt.make(b'x', ln=12).text}\n")
+    (tmp_path / "users").write_text(f"alice:{passwords.hash_password(b'x', ln=12).text}\n")
     (tmp_path / "far-vnc").chmod(0o600)
     (tmp_path / "tickets").write_text("k" * 44 + "\n")
     (tmp_path / "tickets").chmod(0o600)
@@ -62,10 +62,11 @@ def test_the_sample_starts_where_its_files_exist(tmp_path: Path) -> None:
     text = SAMPLE.read_text()
     for folder in ("/etc/wsbridge/tls", "/etc/wsbridge/secrets", "/usr/share/novnc", "/var/log/wsbridge"):
         text = text.replace(folder, str(tmp_path))
-    assert load(text, file="wsbridge.yaml", kinds=CONFIG_KINDS, environ={}).warnings == []
+    assert load_text(text, file="wsbridge.yaml", registry=CONFIG_REGISTRY, environ={}).warnings == []
 
 
 def keys(value: object) -> Iterator[str]:
+    """Give all keys, inner ones too."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield key
@@ -78,14 +79,14 @@ def keys(value: object) -> Iterator[str]:
 def test_the_sample_shows_every_option() -> None:
     """No option is missing from the full sample."""
     shown = set(keys(yaml12.read(SAMPLE.read_text())))
-    definitions = schema(CONFIG_KINDS)["definitions"]
+    definitions = json_schema(CONFIG_REGISTRY)["definitions"]
     options = {key for part in definitions.values() for key in part["properties"]} | set(Config.model_fields)
     assert options - shown == set()
 
 
 def test_values_of_the_sample_are_the_defaults() -> None:
     """What the sample shows for timeouts, limits and the log is what holds without it."""
-    config = load_file(SAMPLE, CONFIG_KINDS, {}, files=False).config
+    config = load_file(SAMPLE, CONFIG_REGISTRY, {}, check_files=False).config
     for section in (config.timeouts, config.limits, config.log):
         assert isinstance(section, BaseModel)
         assert section.model_dump() == type(section)().model_dump()

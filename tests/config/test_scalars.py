@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsbridge.config import scalars
+from wsbridge.config import types
 
 
 @pytest.mark.parametrize(
@@ -24,46 +24,46 @@ from wsbridge.config import scalars
 )
 def test_durations(text: str, seconds: float) -> None:
     """A duration is numbers with units, from the largest to the smallest."""
-    assert scalars.read_duration(text) == pytest.approx(seconds)
+    assert types.read_duration(text) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize("text", ["", "s", "20 s", "20x", "30s1m", "-1s", "1_0s", "1e3s", "٣s", "20sec", "1s1s"])
 def test_what_is_no_duration(text: str) -> None:
     """Anything else is refused with an example."""
     with pytest.raises(ValueError, match=r"is no duration: write"):
-        scalars.read_duration(text)
+        types.read_duration(text)
 
 
 def test_a_bare_number_is_no_duration() -> None:
     """A number without a unit is refused, and the message writes it with one."""
     with pytest.raises(ValueError, match='"20" has no unit: write 20s, 20ms'):
-        scalars.read_duration("20")
+        types.read_duration("20")
 
 
 def test_off_is_taken_only_where_it_means_something() -> None:
     """`off` is None for a timeout that may be off, and an error elsewhere; zero is not a way to say it."""
-    assert scalars.read_duration_or_off("off") is None
+    assert types.read_duration_or_off("off") is None
     with pytest.raises(ValueError, match='cannot be "off"'):
-        scalars.read_duration("off")
+        types.read_duration("off")
     for zero in ("0s", "0"):
         with pytest.raises(ValueError, match='write "off"'):
-            scalars.read_duration_or_off(zero)
+            types.read_duration_or_off(zero)
         with pytest.raises(ValueError, match="must be more than zero"):
-            scalars.read_positive_duration(zero)
+            types.read_positive_duration(zero)
     with pytest.raises(ValueError, match=r'"0" has no unit: write 0s$'):
-        scalars.read_duration("0")
+        types.read_duration("0")
 
 
 def test_durations_are_bounded() -> None:
     """More than ten years is a mistake."""
     with pytest.raises(ValueError, match=r"more than ten years"):
-        scalars.read_duration("3651d")
+        types.read_duration("3651d")
 
 
 @given(st.integers(min_value=0, max_value=3650 * 86400 * 1000).map(lambda ms: ms / 1000))
 def test_durations_are_written_as_they_are_read(seconds: float) -> None:
     """What is written for a duration reads as the same duration."""
-    assert scalars.read_duration(scalars.write_duration(seconds)) == pytest.approx(seconds, rel=1e-5)
+    assert types.read_duration(types.write_duration(seconds)) == pytest.approx(seconds, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -72,65 +72,65 @@ def test_durations_are_written_as_they_are_read(seconds: float) -> None:
 )
 def test_sizes(text: str, size: int) -> None:
     """A size is a number of bytes, or one with a binary unit."""
-    assert scalars.read_size(text) == size
+    assert types.read_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["64KB", "64K", "64k", "", "-1", "1_000", "0x10", "1.5", "2000GiB", "KiB"])
 def test_what_is_no_size(text: str) -> None:
     """Decimal units and other forms are refused."""
     with pytest.raises(ValueError, match=r"is no size|whole number of bytes|more than"):
-        scalars.read_size(text)
+        types.read_size(text)
 
 
 @given(st.integers(min_value=0, max_value=2**40))
 def test_sizes_are_written_as_they_are_read(size: int) -> None:
     """What is written for a size reads as the same size."""
-    assert scalars.read_size(scalars.write_size(size)) == size
+    assert types.read_size(types.write_size(size)) == size
 
 
 @pytest.mark.parametrize("text", ["010", "1_000", "1,000", "-1", "1.0", "ten", "", "0x10", "٣"])
 def test_what_is_no_count(text: str) -> None:
     """A count is digits alone, without a leading zero."""
     with pytest.raises(ValueError, match=r"is no whole number"):
-        scalars.read_count(text)
+        types.read_count(text)
 
 
 def test_counts_and_auto() -> None:
     """A count may be `auto` where the key says so, and then not zero."""
-    assert scalars.read_count("1000") == 1000
-    assert scalars.read_count_or_auto("auto") == "auto"
-    assert scalars.read_count_or_auto("5") == 5
+    assert types.read_count("1000") == 1000
+    assert types.read_count_or_auto("auto") == "auto"
+    assert types.read_count_or_auto("5") == 5
     for text in ("0", "automatic"):
         with pytest.raises(ValueError, match=r"too small|neither"):
-            scalars.read_count_or_auto(text)
+            types.read_count_or_auto(text)
 
 
 def test_flags_are_two_words() -> None:
     """Only true and false are flags: yes, no, on, off and 1 are not."""
-    assert scalars.read_flag("true") is True
-    assert scalars.read_flag("false") is False
+    assert types.read_flag("true") is True
+    assert types.read_flag("false") is False
     for text in ("yes", "no", "on", "off", "1", "True", ""):
         with pytest.raises(ValueError, match=r"neither true nor false"):
-            scalars.read_flag(text)
+            types.read_flag(text)
 
 
 def test_modes_are_octal() -> None:
     """The mode of a socket is three octal digits, with or without a zero before."""
-    assert scalars.read_mode("0660") == scalars.read_mode("660") == 0o660
+    assert types.read_file_mode("0660") == types.read_file_mode("660") == 0o660
     for text in ("0o660", "66", "0888", "rw", "1660"):
         with pytest.raises(ValueError, match=r"is no mode"):
-            scalars.read_mode(text)
+            types.read_file_mode(text)
 
 
 def test_statuses_that_can_be_answered() -> None:
     """A fixed answer has a status from 200 to 599."""
-    assert scalars.read_status("204") == 204
+    assert types.read_http_status("204") == 204
     for text in ("101", "600", "99", "ok", "2e2", "0204"):
         with pytest.raises(ValueError, match=r"200 to 599"):
-            scalars.read_status(text)
+            types.read_http_status(text)
 
 
-@pytest.mark.parametrize("read", [scalars.read_duration, scalars.read_size, scalars.read_count, scalars.read_flag])
+@pytest.mark.parametrize("read", [types.read_duration, types.read_size, types.read_count, types.read_flag])
 @pytest.mark.parametrize("value", [["1"], {"a": "1"}])
 def test_lists_and_mappings_are_no_scalars(read: object, value: object) -> None:
     """A list or mapping where a scalar is wanted is named as such."""

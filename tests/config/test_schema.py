@@ -11,15 +11,16 @@ import pytest
 
 from tests.config import yaml12
 from tests.config.loading import LISTENERS, ROUTES
-from wsbridge.config.schema import schema
-from wsbridge.kinds import CONFIG_KINDS
+from wsbridge.config.schema import json_schema
+from wsbridge.registry import CONFIG_REGISTRY
 
 CONF = Path(__file__).parents[2] / "conf"
-SCHEMA = schema(CONFIG_KINDS)
+SCHEMA = json_schema(CONFIG_REGISTRY)
 VALIDATOR = jsonschema.Draft7Validator(SCHEMA)
 
 
 def mistakes(text: str) -> list[str]:
+    """Give the places of what the schema refuses."""
     return [".".join(map(str, error.absolute_path)) for error in VALIDATOR.iter_errors(yaml12.read(text))]
 
 
@@ -44,15 +45,15 @@ def test_samples_are_valid(path: Path) -> None:
         (LISTENERS + ROUTES + "timeouts: {idle: 60}\n", "timeouts.idle"),
         (LISTENERS + ROUTES + "timeouts: {idle: soon}\n", "timeouts.idle"),
         (LISTENERS + ROUTES + "timeouts: {connect: off}\n", "timeouts.connect"),
-        (LISTENERS + ROUTES + "limits: {head: 16KB}\n", "limits.head"),
+        (LISTENERS + ROUTES + "limits: {max_head_bytes: 16KB}\n", "limits.max_head_bytes"),
         (LISTENERS + ROUTES + "log: {level: loud}\n", "log.level"),
         (LISTENERS + ROUTES + "log: null\n", "log"),
         (LISTENERS, ""),
-        ("listeners: {web: {speaks: tcp}}\n" + ROUTES, "listeners.web"),
+        ("listeners: {web: {protocol: tcp}}\n" + ROUTES, "listeners.web"),
         ("listeners: {a b: {bind: '127.0.0.1:1'}}\n" + ROUTES, "listeners"),
         (LISTENERS + "routes: {r: {match: any}}\n", "routes.r"),
-        (LISTENERS + "routes: {r: {match: any, answer: 204, files: x}}\n", "routes.r"),
-        (LISTENERS + "routes: {r: {match: all, answer: 204}}\n", "routes.r.match"),
+        (LISTENERS + "routes: {r: {match: any, respond: 204, files: x}}\n", "routes.r"),
+        (LISTENERS + "routes: {r: {match: all, respond: 204}}\n", "routes.r.match"),
         (LISTENERS + "routes: {r: {match: any, backend: 'http://a'}}\n", "routes.r.backend"),
         (LISTENERS + "routes: {r: {match: any, backend: {url: 'tcp://a:1', ca: x}}}\n", "routes.r.backend"),
         (LISTENERS + "routes: {r: {match: any, backend: {url: 'wss://a', headers: {A: {}}}}}\n", "routes.r.backend"),
@@ -61,8 +62,8 @@ def test_samples_are_valid(path: Path) -> None:
         (LISTENERS + "routes: {r: {match: any, backend: '{targe}'}}\n", "routes.r.backend"),
         (LISTENERS + "routes: {r: {match: any, backend: {tokens: t, form: x}}}\n", "routes.r.backend"),
         (
-            LISTENERS + "routes: {r: {match: any, backend: 'tcp://{query.h}:1', targets: {ports: [a]}}}\n",
-            "routes.r.targets.ports.0",
+            LISTENERS + "routes: {r: {match: any, backend: 'tcp://{query.h}:1', allowed_targets: {ports: [a]}}}\n",
+            "routes.r.allowed_targets.ports.0",
         ),
     ],
 )
@@ -75,17 +76,20 @@ def test_mistakes_are_found(text: str, place: str) -> None:
     "text",
     [
         LISTENERS + ROUTES,
-        LISTENERS + ROUTES + "timeouts: {idle: off, drain: '${DRAIN}'}\nlimits: {head: 16384, headers: '${N}'}\n",
+        LISTENERS
+        + ROUTES
+        + "timeouts: {idle: off, drain: '${DRAIN}'}\nlimits: {max_head_bytes: 16384, max_headers: '${N}'}\n",
         LISTENERS
         + "routes: {r: {match: {listener: [web], host: a}, backend: 'tcp://${HOST}:1', auth: {kind: none}}}\n",
         LISTENERS
-        + "routes: {r: {match: any, backend: {url: 'wss://a', headers: {A: x, B: {env: C}}}, origins: any}}\n",
+        + "routes: {r: {match: any, backend: {url: 'wss://a', headers: {A: x, B: {env: C}}}, allowed_origins: any}}\n",
         "listeners: {s: {bind: 'unix:/s', mode: 0660}, t: {bind: '[::]:1', ipv6_only: true}}\n" + ROUTES,
         LISTENERS
-        + "routes: {r: {match: {path: '/{h}/*'}, backend: 'tcp://{h}:1', targets: {ports: [22, 5900-5999]}}}\n",
-        LISTENERS + "routes: {r: {match: any, backend: '{target}', targets: {unix: [/run]}}}\n",
+        + "routes: {r: {match: {path: '/{h}/*'}, backend: 'tcp://{h}:1', allowed_targets: {ports: [22, 5900-5999]}}}\n",
+        LISTENERS + "routes: {r: {match: any, backend: '{target}', allowed_targets: {unix: [/run]}}}\n",
         LISTENERS
-        + "routes: {r: {match: any, backend: {tokens: t, from: query.t}, targets: {networks: [10.0.0.0/8]}}}\n",
+        + "routes: {r: {match: any, backend: {tokens: t, token_from: query.t}, "
+        + "allowed_targets: {networks: [10.0.0.0/8]}}}\n",
     ],
 )
 def test_all_written_forms_are_valid(text: str) -> None:
@@ -94,6 +98,7 @@ def test_all_written_forms_are_valid(text: str) -> None:
 
 
 def fields(part: dict[str, Any], name: str) -> list[tuple[str, dict[str, Any]]]:
+    """Give the options of a section, each by its path."""
     return [(f"{name}.{key}", field) for key, field in part["properties"].items()]
 
 
@@ -115,6 +120,6 @@ def test_defaults_are_those_of_the_model_as_written_in_a_file() -> None:
         "write": "10m",
         "accept_pause": "100ms",
     }
-    assert SCHEMA["definitions"]["Limits"]["properties"]["head"]["default"] == "16KiB"
-    assert SCHEMA["definitions"]["Listener"]["properties"]["mode"]["default"] == "0660"
-    assert "default" not in SCHEMA["definitions"]["RouteTimeouts"]["properties"]["ping"]
+    assert SCHEMA["definitions"]["Limits"]["properties"]["max_head_bytes"]["default"] == "16KiB"
+    assert SCHEMA["definitions"]["ListenerConfig"]["properties"]["mode"]["default"] == "0660"
+    assert "default" not in SCHEMA["definitions"]["RouteTimeouts"]["properties"]["ping_interval"]

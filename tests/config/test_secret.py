@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from tests.config.loading import LISTENERS, read, told, wrong
 from wsbridge.backends.websocket import WebSocketBackendConfig
-from wsbridge.config.secret import Secret
-from wsbridge.config.section import Context, Kinds, Section
+from wsbridge.config.base import LoadContext, Registry, Section
+from wsbridge.config.secrets import Secret
 
 
 class Holder(Section):
@@ -60,7 +60,7 @@ def test_secrets_that_cannot_be_read(secret: str, path: str, message: str, tmp_p
     (tmp_path / "empty").write_text("\n")
     text = LISTENERS + "routes: {vnc: {match: any, auth: none, backend: {url: 'wss://gw', headers: {A: %s}}}}\n"
     problems = wrong(text % secret, {"EMPTY": ""}, tmp_path)
-    assert problems[0].path == "routes.vnc.backend.headers.A" + path
+    assert problems[0].setting == "routes.vnc.backend.headers.A" + path
     assert message in problems[0].message
 
 
@@ -83,7 +83,7 @@ def test_a_secret_is_told_only_when_revealed() -> None:
 def test_one_line_break_at_the_end_of_a_file_does_not_count(tmp_path: Path, data: bytes, expected: str) -> None:
     """Editors add it; all else is part of the secret."""
     (tmp_path / "s").write_bytes(data)
-    secret = Holder.model_validate({"secret": {"file": "s"}}, context=Context(tmp_path, {}, Kinds())).secret
+    secret = Holder.model_validate({"secret": {"file": "s"}}, context=LoadContext(tmp_path, {}, Registry())).secret
 
     assert secret.reveal() == expected
 
@@ -96,14 +96,14 @@ def test_files_that_hold_no_secret(tmp_path: Path, data: bytes, said: str) -> No
     """The file is named, what stands in it is not."""
     (tmp_path / "s").write_bytes(data)
     with pytest.raises(ValidationError) as caught:
-        Holder.model_validate({"secret": {"file": "s"}}, context=Context(tmp_path, {}, Kinds()))
+        Holder.model_validate({"secret": {"file": "s"}}, context=LoadContext(tmp_path, {}, Registry()))
 
     assert f"{tmp_path / 's'} {said}" in str(caught.value)
 
 
 def test_without_a_look_at_files_a_secret_stays_empty(tmp_path: Path) -> None:
     """The form is checked, the file need not be there."""
-    context = Context(tmp_path, {}, Kinds(), files=False)
+    context = LoadContext(tmp_path, {}, Registry(), check_files=False)
 
     assert Holder.model_validate({"secret": {"file": "gone"}}, context=context).secret.reveal() == ""
 

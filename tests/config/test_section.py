@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from wsbridge.config.section import Context, Fault, Kinds, Section, SectionError
+from wsbridge.config.base import Issue, LoadContext, Registry, Section, SectionError
 
 
 class Inner(Section):
@@ -25,21 +25,21 @@ class Sample(Section):
     other: int = 2
 
     @classmethod
-    def written_faults(cls, written: Mapping[str, object]) -> Iterable[Fault]:
+    def validate_keys(cls, raw: Mapping[str, object]) -> Iterable[Issue]:
         """Refuse two keys together."""
-        if "size" in written and "other" in written:
-            yield Fault(("other",), "not with size", "E013", at_key=True)
+        if "size" in raw and "other" in raw:
+            yield Issue(("other",), "not with size", "E013", at_key=True)
 
-    def faults(self, context: Context) -> Iterable[Fault]:
+    def validate_values(self, context: LoadContext) -> Iterable[Issue]:
         """Refuse a size that the folder does not hold."""
         if self.size > 9:
-            yield Fault(("size",), f"not in {context.folder}", "E012")
+            yield Issue(("size",), f"not in {context.directory}", "E012")
 
 
-CONTEXT = Context(Path("/conf"), {}, Kinds())
+CONTEXT = LoadContext(Path("/conf"), {}, Registry())
 
 
-def error_of(written: object, context: Context | None = CONTEXT) -> SectionError:
+def error_of(written: object, context: LoadContext | None = CONTEXT) -> SectionError:
     """Read a sample that must fail."""
     with pytest.raises(ValidationError) as caught:
         Sample.model_validate(written, context=context)
@@ -63,15 +63,15 @@ def test_fields_and_rules_are_told_together() -> None:
     error = error_of({"size": "x", "other": 1})
 
     assert [found["loc"] for found in error.errors] == [("size",)]
-    assert [fault.message for fault in error.faults] == ["not with size"]
+    assert [fault.message for fault in error.issues] == ["not with size"]
     assert str(error).startswith("size: ")
     assert str(error).endswith("; other: not with size")
 
 
 def test_what_is_named_is_judged_only_when_well_written_and_read_from_a_file() -> None:
     """Rules on the things that a section names need both its values and the context."""
-    assert [fault.message for fault in error_of({"size": 10}).faults] == ["not in /conf"]
-    assert [fault.message for fault in error_of({"size": 10, "inner": 3}).faults] == []
+    assert [fault.message for fault in error_of({"size": 10}).issues] == ["not in /conf"]
+    assert [fault.message for fault in error_of({"size": 10, "inner": 3}).issues] == []
     assert Sample.model_validate({"size": 10}).size == 10
 
 
@@ -84,8 +84,3 @@ def test_a_section_inside_carries_its_own_mistakes() -> None:
     assert isinstance(cause, SectionError)
     assert cause.section is Inner
     assert [error["loc"] for error in cause.errors] == [("number",), ("y",)]
-
-
-def test_nothing_but_rules_warns() -> None:
-    """A section without rules has neither faults nor cautions."""
-    assert [*Inner().faults(CONTEXT), *Inner().cautions(CONTEXT), *Inner.written_faults({})] == []

@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 import pytest
 from pydantic import Field, ValidationError
 
-from wsbridge.config.section import Fault, Section
-from wsbridge.config.sentences import faults_in
+from wsbridge.config.base import Issue, Section
+from wsbridge.config.load import translate_errors
 
 
 class Leaf(Section):
@@ -21,7 +21,7 @@ class Leaf(Section):
 class Sample(Section):
     """A section with every shape."""
 
-    elsewhere: ClassVar = {"depth": "write it in leaf"}
+    moved_keys: ClassVar = {"depth": "write it in leaf"}
 
     needed: int = 0
     word: Literal["alpha", "beta", "gamma"] = "alpha"
@@ -38,11 +38,11 @@ class Needy(Section):
     timeout: int
 
 
-def faults(written: object, section: type[Section] = Sample) -> list[Fault]:
+def faults(written: object, section: type[Section] = Sample) -> list[Issue]:
     """Read a section that must fail, and give its faults."""
     with pytest.raises(ValidationError) as caught:
         section.model_validate(written)
-    return list(faults_in(caught.value.errors(include_url=False), section, ("top",)))
+    return list(translate_errors(caught.value.errors(include_url=False), section, ("top",)))
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def faults(written: object, section: type[Section] = Sample) -> list[Fault]:
 )
 def test_values_of_the_wrong_form(written: object, steps: tuple[str, ...], message: str) -> None:
     """Each gives one sentence at its place, with what to write."""
-    assert faults(written) == [Fault(("top", *steps), message, "E012")]
+    assert faults(written) == [Issue(("top", *steps), message, "E012")]
 
 
 @pytest.mark.parametrize(
@@ -77,20 +77,20 @@ def test_values_of_the_wrong_form(written: object, steps: tuple[str, ...], messa
 )
 def test_unknown_keys(key: str, ending: str) -> None:
     """A guess, the section where the key belongs, the hint of this section, or nothing where none fits."""
-    assert faults({key: 1}) == [Fault(("top", key), f"unknown key{ending}", "E010", at_key=True)]
+    assert faults({key: 1}) == [Issue(("top", key), f"unknown key{ending}", "E010", at_key=True)]
 
 
 def test_a_missing_key_and_its_misspelling_are_one_mistake() -> None:
     """What the unknown key was meant to be is not told missing; a key that nothing resembles is."""
     assert [fault.message for fault in faults({"tiemout": 1}, Needy)] == ['unknown key (did you mean "timeout"?)']
-    assert [(fault.steps, fault.message) for fault in faults({}, Needy)] == [(("top", "timeout"), "is missing")]
+    assert [(fault.key_path, fault.message) for fault in faults({}, Needy)] == [(("top", "timeout"), "is missing")]
 
 
 def test_sections_in_sections_are_unpacked() -> None:
     """All mistakes of the inner ones come with the whole way to them, each once."""
     found = faults({"leaf": {"width": "x", "hieght": 1}, "names": {"a": {"height": "y"}}})
 
-    assert [(fault.steps, fault.code) for fault in found] == [
+    assert [(fault.key_path, fault.code) for fault in found] == [
         (("top", "leaf", "width"), "E012"),
         (("top", "leaf", "hieght"), "E010"),
         (("top", "names", "a", "height"), "E012"),
@@ -101,7 +101,7 @@ def test_a_key_that_is_no_name() -> None:
     """The key itself is pointed at."""
     (found,) = faults({"names": {"c": {}}})
 
-    assert (found.steps, found.at_key, found.message) == (("top", "names", "c"), True, '"c" is none of a or b')
+    assert (found.key_path, found.at_key, found.message) == (("top", "names", "c"), True, '"c" is none of a or b')
 
 
 class Aliased(Section):
@@ -115,4 +115,4 @@ def test_a_key_is_told_as_the_file_has_it() -> None:
     (unknown,) = faults({"form": 1}, Aliased)
     assert unknown.message == 'unknown key (did you mean "from"?)'
     (wrong,) = faults({"from": "x"}, Aliased)
-    assert wrong.steps == ("top", "from")
+    assert wrong.key_path == ("top", "from")

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.config.loading import LISTENERS, read, wrong
-from wsbridge.config.targets import Ports, read_name, read_ports
+from wsbridge.config.route import Ports, read_host_pattern, read_ports
 
-TARGETS = "targets: {networks: [10.0.0.0/8], ports: [22]}"
+TARGETS = "allowed_targets: {networks: [10.0.0.0/8], ports: [22]}"
 
 
 def route(text: str, listeners: str = LISTENERS) -> str:
@@ -44,7 +44,7 @@ def test_what_are_no_ports(written: object) -> None:
 )
 def test_names(written: str, name: str) -> None:
     """They are compared in lower case, without a trailing dot."""
-    assert read_name(written) == name
+    assert read_host_pattern(written) == name
 
 
 @pytest.mark.parametrize(
@@ -53,65 +53,72 @@ def test_names(written: str, name: str) -> None:
 def test_what_are_no_names(written: str) -> None:
     """Stars elsewhere, addresses, what no host is named."""
     with pytest.raises(ValueError, match=r"."):
-        read_name(written)
+        read_host_pattern(written)
 
 
 def test_the_section_is_read(tmp_path: Path) -> None:
     """Networks, names, ports and folders, which begin at the folder of the file and need not be there."""
     text = (
         "match: {path: '/{h}'}, backend: 'tcp://{h}:22', auth: none, "
-        "targets: {networks: [10.0.0.0/8], names: ['*.a.org'], ports: [22, 5900-5999], unix: [run], "
-        "own_listeners: true}"
+        "allowed_targets: {networks: [10.0.0.0/8], names: ['*.a.org'], ports: [22, 5900-5999], unix: [run], "
+        "allow_own_listeners: true}"
     )
-    targets = read(route(text), folder=tmp_path).config.routes["r"].targets
+    targets = read(route(text), folder=tmp_path).config.routes["r"].allowed_targets
 
     assert targets is not None
     assert [str(each) for each in targets.networks or ()] == ["10.0.0.0/8"]
     assert targets.names == ("*.a.org",)
     assert targets.ports == (Ports(22, 22), Ports(5900, 5999))
     assert targets.unix == (tmp_path / "run",)
-    assert targets.own_listeners
+    assert targets.allow_own_listeners
 
 
 @pytest.mark.parametrize(
     ("targets", "path", "words"),
     [
-        ("{own_listeners: true}", "targets", "lets nobody reach anything"),
-        ("{ports: [22]}", "targets.ports", "need networks or names"),
-        ("{networks: [10.0.0.0/8]}", "targets.networks", "needs ports"),
-        ("{names: [a], unix: [/x]}", "targets.names", "needs ports"),
-        ("{unix: [/]}", "targets.unix[0]", "write a folder"),
-        ("{networks: [], ports: [1]}", "targets.networks", "at least one entry"),
-        ("{network: [10.0.0.0/8], ports: [1]}", "targets.network", 'did you mean "networks"'),
+        ("{allow_own_listeners: true}", "allowed_targets", "lets nobody reach anything"),
+        ("{ports: [22]}", "allowed_targets.ports", "need networks or names"),
+        ("{networks: [10.0.0.0/8]}", "allowed_targets.networks", "needs ports"),
+        ("{names: [a], unix: [/x]}", "allowed_targets.names", "needs ports"),
+        ("{unix: [/]}", "allowed_targets.unix[0]", "write a folder"),
+        ("{networks: [], ports: [1]}", "allowed_targets.networks", "at least one entry"),
+        ("{network: [10.0.0.0/8], ports: [1]}", "allowed_targets.network", 'did you mean "networks"'),
     ],
 )
 def test_rules_that_open_nothing(targets: str, path: str, words: str) -> None:
     """A list that could never let anybody through is an error at its place."""
-    problems = wrong(route(f"match: {{path: '/{{h}}'}}, backend: 'tcp://{{h}}:22', auth: none, targets: {targets}"))
-    assert [(problem.path, words in problem.message) for problem in problems] == [(f"routes.r.{path}", True)]
+    match = "match: {path: '/{h}'}, backend: 'tcp://{h}:22', auth: none"
+    problems = wrong(route(f"{match}, allowed_targets: {targets}"))
+    assert [(problem.setting, words in problem.message) for problem in problems] == [(f"routes.r.{path}", True)]
 
 
 def test_a_chosen_backend_needs_rules() -> None:
     """Nothing is open that is not written."""
     (problem,) = wrong(route("match: {path: '/{h}'}, backend: 'tcp://{h}:22', auth: none"))
-    assert (problem.code, problem.path) == ("E011", "routes.r.targets")
+    assert (problem.code, problem.setting) == ("E011", "routes.r.allowed_targets")
 
 
-@pytest.mark.parametrize("goal", ["backend: 'tcp://a:22'", "answer: 204", "files: /x"])
+@pytest.mark.parametrize("goal", ["backend: 'tcp://a:22'", "respond: 204", "files: /x"])
 def test_rules_without_a_choice(goal: str) -> None:
     """They mean nothing there, and the file does not say so silently."""
     (problem,) = wrong(route(f"match: any, auth: none, {goal}, {TARGETS}"))
-    assert (problem.code, problem.path) == ("E013", "routes.r.targets")
+    assert (problem.code, problem.setting) == ("E013", "routes.r.allowed_targets")
 
 
 @pytest.mark.parametrize(
     "backend",
-    ["'tcp://{hots}:22'", "'tcp://{identity}:22'", "'tcp://{claims.x}:22'", "'{target}'", "{tokens: /x, from: tok}"],
+    [
+        "'tcp://{hots}:22'",
+        "'tcp://{identity}:22'",
+        "'tcp://{claims.x}:22'",
+        "'{target}'",
+        "{tokens: /x, token_from: tok}",
+    ],
 )
 def test_fields_that_the_route_has_nothing_for(backend: str) -> None:
     """A segment that the path does not have, or an identity where nobody is asked."""
     problems = wrong(route(f"match: {{path: '/{{host}}'}}, backend: {backend}, auth: none, {TARGETS}"))
-    assert [(problem.code, problem.path) for problem in problems] == [("E040", "routes.r.backend")]
+    assert [(problem.code, problem.setting) for problem in problems] == [("E040", "routes.r.backend")]
 
 
 def test_a_network_does_not_say_who_a_client_is() -> None:
@@ -124,7 +131,7 @@ def test_a_network_does_not_say_who_a_client_is() -> None:
 def test_named_segments_mean_nothing_to_files() -> None:
     """A file's place is the path itself."""
     (problem,) = wrong(route("match: {path: '/{x}/*'}, files: /srv, auth: none"))
-    assert (problem.code, problem.path) == ("E013", "routes.r.match.path")
+    assert (problem.code, problem.setting) == ("E013", "routes.r.match.path")
 
 
 @pytest.mark.parametrize(
@@ -133,16 +140,16 @@ def test_named_segments_mean_nothing_to_files() -> None:
 )
 def test_plain_tcp_makes_no_request(backend: str, match: str) -> None:
     """A listener that speaks tcp cannot name a route whose backend a request chooses."""
-    listeners = LISTENERS.replace("}}", "}, old: {bind: 127.0.0.1:2, speaks: tcp, route: r}}")
+    listeners = LISTENERS.replace("}}", "}, old: {bind: 127.0.0.1:2, protocol: tcp, route: r}}")
     problems = wrong(route(f"match: {match}, backend: {backend}, auth: none, {TARGETS}", listeners))
-    assert [(problem.code, problem.path) for problem in problems] == [("E041", "routes.r.backend")]
+    assert [(problem.code, problem.setting) for problem in problems] == [("E041", "routes.r.backend")]
 
 
 def test_a_proxy_cannot_stand_beside_fields() -> None:
     """It would look the name up, and nobody would judge what it finds."""
     backend = "{url: 'ws://{query.h}/', proxy: 'http://p:1'}"
     (problem,) = wrong(route(f"match: any, backend: {backend}, auth: none, {TARGETS}"))
-    assert (problem.code, problem.path) == ("E013", "routes.r.backend.proxy")
+    assert (problem.code, problem.setting) == ("E013", "routes.r.backend.proxy")
 
 
 def test_a_list_that_cannot_be_used(tmp_path: Path) -> None:
@@ -151,7 +158,7 @@ def test_a_list_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "t").chmod(0o600)
     for name, words in (("t", "line 2"), ("gone", "No such file")):
         (problem,) = wrong(route(f"match: any, backend: {{tokens: {name}}}, auth: none, {TARGETS}"), folder=tmp_path)
-        assert (problem.code, problem.path) == ("E033", "routes.r.backend.tokens")
+        assert (problem.code, problem.setting) == ("E033", "routes.r.backend.tokens")
         assert words in problem.message
         assert "s3cret" not in problem.message
 

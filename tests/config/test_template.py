@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wsbridge.config.address import Target
-from wsbridge.config.template import Template, by_request, missing_field, read_backend_url, read_field
+from wsbridge.config.urls import Target, UrlTemplate, check_field, is_request_field, read_backend_url, read_field_name
 
 
 @pytest.mark.parametrize(
@@ -33,7 +32,7 @@ def test_a_template_is_taken_apart(text: str, host: str, port: str, path: str, f
     """Host, port and path keep their fields, and each field is named once."""
     found = read_backend_url(text)
 
-    assert isinstance(found, Template)
+    assert isinstance(found, UrlTemplate)
     assert (found.host, found.port_text, found.path, found.fields) == (host, port, path, fields)
     assert (found.text, str(found), found.port) == (text, text, 0)
 
@@ -79,16 +78,16 @@ def test_what_is_no_template(text: str, words: str) -> None:
 @pytest.mark.parametrize("text", ["host", "_x", "query.a-b", "claims.https://x/y", "identity"])
 def test_names_of_fields(text: str) -> None:
     """Segments, parameters, claims by any name, and the identity."""
-    assert read_field(text) == text
+    assert read_field_name(text) == text
 
 
 def test_fields_of_the_request_and_of_the_client() -> None:
     """Plain TCP has the latter alone."""
-    assert by_request("host")
-    assert by_request("query.x")
-    assert not by_request("claims.x")
-    assert not by_request("identity")
-    assert not by_request("target")
+    assert is_request_field("host")
+    assert is_request_field("query.x")
+    assert not is_request_field("claims.x")
+    assert not is_request_field("identity")
+    assert not is_request_field("target")
 
 
 @pytest.mark.parametrize(
@@ -106,9 +105,9 @@ def test_fields_of_the_request_and_of_the_client() -> None:
 )
 def test_what_a_route_has_for_a_field(field: str, identity: bool, words: str | None) -> None:
     """Segments come from the path, the rest from the request or from who the client is."""
-    assert missing_field(field, ("host", "port"), identity=identity) == words
+    assert check_field(field, ("host", "port"), identity=identity) == words
 
 
 def test_a_route_without_named_segments_is_shown_how_to_write_them() -> None:
     """The sentence has an example."""
-    assert str(missing_field("x", (), identity=True)).endswith("it has no named one, such as /to/{host}/{port}")
+    assert str(check_field("x", (), identity=True)).endswith("it has no named one, such as /to/{host}/{port}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.config.loading import LISTENERS, wrong
-from wsbridge.config import text
+from wsbridge.config import types
 
 
 def test_a_wrong_header_is_not_quoted() -> None:
@@ -18,86 +18,86 @@ def test_a_wrong_header_is_not_quoted() -> None:
 @pytest.mark.parametrize(("value", "kind"), [(["a"], "list"), (("a",), "list"), ({}, "mapping"), (3, "int")])
 def test_what_is_no_text(value: object, kind: str) -> None:
     """The message names what stands there instead."""
-    with pytest.raises(text.WrongShapeError, match=f"^must be text, not a? ?{kind}$"):
-        text.as_text(value)
+    with pytest.raises(types.WrongShapeError, match=f"^must be text, not a? ?{kind}$"):
+        types.as_text(value)
 
 
 @pytest.mark.parametrize("name", ["a", "A-b_9", "8080", "x" * 64])
 def test_names(name: str) -> None:
     """Letters, digits, - and _, up to 64 of them."""
-    assert text.read_name(name) == name
+    assert types.read_name(name) == name
 
 
 @pytest.mark.parametrize("name", ["", "-a", "_a", "a b", "a.b", "ä", "x" * 65, "a\n"])
 def test_what_is_no_name(name: str) -> None:
     """The rule is told."""
     with pytest.raises(ValueError, match=r"is no name: 1 to 64 letters"):
-        text.read_name(name)
+        types.read_name(name)
 
 
 @pytest.mark.parametrize("token", ["binary", "v1.mqtt", "!#$%&'*+-.^_`|~09AZaz"])
 def test_tokens(token: str) -> None:
     """All that RFC 9110 lets stand in one."""
-    assert text.read_token(token) == token
+    assert types.read_http_token(token) == token
 
 
 @pytest.mark.parametrize("token", ["", "a b", "a,b", "a/b", 'a"b', "ä", "a\n"])
 def test_what_is_no_token(token: str) -> None:
     """A subprotocol that could not be sent is refused."""
     with pytest.raises(ValueError, match="that a subprotocol must not have"):
-        text.read_token(token)
+        types.read_http_token(token)
 
 
 def test_names_of_headers() -> None:
     """Any token but those that the handshake itself is made of."""
-    assert text.read_header_name("X-Site") == "X-Site"
+    assert types.read_header_name("X-Site") == "X-Site"
     with pytest.raises(ValueError, match=r'^"a:b" is no name of a header$'):
-        text.read_header_name("a:b")
+        types.read_header_name("a:b")
 
 
 @pytest.mark.parametrize("name", ["Host", "UPGRADE", "connection", "Content-Length", "Origin", "Sec-WebSocket-Key"])
 def test_headers_that_the_bridge_writes(name: str) -> None:
     """They cannot be set, in whatever case."""
     with pytest.raises(ValueError, match="is written by wsbridge itself"):
-        text.read_header_name(name)
+        types.read_header_name(name)
 
 
 @pytest.mark.parametrize("value", ["", "a", "Bearer a b\tc", "!~"])
 def test_values_of_headers(value: str) -> None:
     """Printable ASCII, blanks and tabs inside."""
-    assert text.read_header_text(value) == value
+    assert types.read_header_text(value) == value
 
 
 @pytest.mark.parametrize("value", [" a", "a ", "a\tb\t", "a\r\nX: y", "a\0", "ä", "\x7f", "geheim\n"])
 def test_what_no_header_can_carry(value: str) -> None:
     """Nothing can end the line; the value is not repeated, since it may be a secret."""
     with pytest.raises(ValueError, match=r"^must be printable ASCII on one line, without blanks at its ends$"):
-        text.read_header_text(value)
+        types.read_header_text(value)
 
 
 @pytest.mark.parametrize("owner", ["www-data", "a:b", "_x", "1000:1000", "a.b:c-d"])
 def test_owners(owner: str) -> None:
     """A user, or a user and a group, by name or number."""
-    assert text.read_owner(owner) == owner
+    assert types.read_owner(owner) == owner
 
 
 @pytest.mark.parametrize("owner", ["", ":b", "a:", "a:b:c", "a b", "-a"])
 def test_what_is_no_owner(owner: str) -> None:
     """The two forms are told."""
     with pytest.raises(ValueError, match="is not of the form user or user:group"):
-        text.read_owner(owner)
+        types.read_owner(owner)
 
 
 def test_patterns_of_paths() -> None:
     """The rules are those of the requests that they are compared with."""
-    assert [text.read_path(path) for path in ("/", "/x", "/x/*", "/*")] == ["/", "/x", "/x/*", "/*"]
+    assert [types.read_path_pattern(path) for path in ("/", "/x", "/x/*", "/*")] == ["/", "/x", "/x/*", "/*"]
     for path in ("x", "", "/x*", "/a//b"):
         with pytest.raises(ValueError, match=r"path|never match|star"):
-            text.read_path(path)
+            types.read_path_pattern(path)
 
 
 def test_a_subprotocol_that_carries_a_token_is_none() -> None:
     """What a client's secret stands in cannot be among those that are answered."""
-    assert text.read_subprotocol("binary") == "binary"
+    assert types.read_subprotocol("binary") == "binary"
     with pytest.raises(ValueError, match=r"carries a token of the client"):
-        text.read_subprotocol("wsbridge.token.abc")
+        types.read_subprotocol("wsbridge.token.abc")

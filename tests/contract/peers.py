@@ -18,7 +18,7 @@ from termios import TIOCOUTQ
 import trio
 from websockets.speedups import apply_mask
 
-from wsbridge.net.tls import cut_off
+from wsbridge.net.tls import is_truncated
 
 FIN = 0x80
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
@@ -105,7 +105,7 @@ class TlsTransport(Transport):
             except ssl.SSLZeroReturnError:
                 return "fin"
             except ssl.SSLError as error:
-                if not cut_off(error):
+                if not is_truncated(error):
                     raise
                 return "truncated"
             data = await super().receive()

@@ -17,13 +17,13 @@ import trio.testing
 
 from tests import authority
 from tests.contract.peers import Peer, RawPeer, Story, TlsTransport, Transport, WebSocketPeer
-from wsbridge.ledger import Ledger
-from wsbridge.net import bio_wire, tls_wire
+from wsbridge.net import tls_transport
 from wsbridge.net.tls import client_context, server_context
-from wsbridge.net.wire import SocketWire
-from wsbridge.reasons import End
+from wsbridge.net.transport import SocketTransport
+from wsbridge.reasons import Termination
 from wsbridge.relay.endpoint import Endpoint, RawEndpoint, WebSocketEndpoint
-from wsbridge.relay.terms import Terms
+from wsbridge.relay.relay import RelayOptions
+from wsbridge.services import RouteStats
 
 pairings = pytest.mark.parametrize(
     ("front", "back"),
@@ -36,10 +36,13 @@ overs = pytest.mark.parametrize("over", ["tcp", "tls", "unix"])
 secures = pytest.mark.parametrize("over", ["tcp", "tls"])
 """Where a reset differs from an orderly end."""
 
-CALM = Terms(ping=None, write=None, close=20.0, half_close=20.0, linger=20.0)
+INITIATORS = {"front": "client", "back": "backend"}
+"""What a termination calls each side."""
+
+CALM = RelayOptions(ping_interval=None, write=None, close=20.0, half_close=20.0, lingering=20.0)
 """No time limit is met in a test that does not want it."""
 
-SHORT = Terms(ping=None, write=None, close=0.2, half_close=0.3, linger=0.1)
+SHORT = RelayOptions(ping_interval=None, write=None, close=0.2, half_close=0.3, lingering=0.1)
 """Endings that a peer holds up are over at once."""
 
 
@@ -80,10 +83,10 @@ async def side(
     """An endpoint of the bridge and the peer at the other end of its wire."""
     ours, theirs = sockets("tcp" if over == "tls" else over, buffer)
     transport = Transport(theirs)
-    wire = SocketWire(ours)
+    wire = SocketTransport(ours)
     if over == "tls":
         server, client = contexts()
-        wrap = tls_wire.wrap if speaks == "ws" else bio_wire.wrap
+        wrap = tls_transport.start_tls if speaks == "ws" else tls_transport.start_memory_tls
         we_serve = role == "server"
         transport = TlsTransport(theirs, client if we_serve else server, server_side=not we_serve)
 
@@ -118,9 +121,9 @@ class Relay:
         self.back_side, self.back = back_side, back
         self.terms = terms
         self.share = None
-        self.ledger = Ledger()
+        self.ledger = RouteStats()
         self.scope = trio.CancelScope()
-        self.end: End | None = None
+        self.end: Termination | None = None
         self.over = trio.Event()
 
     async def run(self) -> None:
@@ -130,10 +133,10 @@ class Relay:
                 self.end = await self.engine.relay(self.front_side, self.back_side, self.terms, self.ledger, self.share)
         finally:
             for one in (self.front_side, self.back_side):
-                assert one.wire.sock.fileno() == -1, "a descriptor is open after the end"
+                assert one.transport.sock.fileno() == -1, "a descriptor is open after the end"
             self.over.set()
 
-    async def ended(self) -> End:
+    async def ended(self) -> Termination:
         """Wait for the end."""
         await self.over.wait()
         assert self.end is not None
@@ -142,12 +145,12 @@ class Relay:
     @property
     def pair(self):
         """What the engine calls it."""
-        return self.front_side.pair
+        return self.front_side.relay
 
     @property
-    def ending(self) -> End | None:
+    def ending(self) -> Termination | None:
         """Why it ends, before it is over, too; None while nothing has ended."""
-        return self.end if self.over.is_set() else self.pair.end
+        return self.end if self.over.is_set() else self.pair.termination
 
     async def both(self) -> tuple[Story, Story]:
         """What both peers see up to the end."""
@@ -166,7 +169,7 @@ async def running(make):
             nursery.start_soon(engine.run)
             yield engine
             nursery.cancel_scope.cancel()
-        assert engine.pairs == []
+        assert engine.relays == []
     finally:
         engine.close()
 
@@ -177,7 +180,7 @@ async def between(
     front: str,
     back: str,
     over: str = "tcp",
-    terms: Terms = CALM,
+    terms: RelayOptions = CALM,
     *,
     glued=None,
     buffer=None,
@@ -203,7 +206,7 @@ async def between(
     back_side, back_peer = await side(back, over, "client", buffer=buffer)
     if glued:
         for endpoint, data in zip((front_side, back_side), glued(front_peer, back_peer), strict=True):
-            endpoint.wire.unread(data)
+            endpoint.transport.unread(data)
     relay = Relay(engine, front_side, front_peer, back_side, back_peer, replace(terms, **changes))
     relay.share = share
     async with trio.open_nursery() as nursery:

@@ -9,8 +9,8 @@ import trio
 
 from tests.contract.conftest import ENGINES
 from tests.contract.peers import BINARY, FIN, PING, RawPeer, Transport, WebSocketPeer
-from tests.contract.sides import CALM, SHORT, Relay, between, running, secures, sockets, until
-from wsbridge.net.wire import SocketWire
+from tests.contract.sides import CALM, INITIATORS, SHORT, Relay, between, running, secures, sockets, until
+from wsbridge.net.transport import SocketTransport
 from wsbridge.reasons import Reason
 from wsbridge.relay.endpoint import RawEndpoint, WebSocketEndpoint
 
@@ -30,7 +30,7 @@ async def test_floods_of_frames_that_carry_nothing(engine, name, pairing):
     """They end with 1008; the other side sees that the stream broke."""
     first, body, before = FLOODS[name]
     who = "back" if pairing[0] == "raw" else "front"
-    async with between(engine, *pairing, terms=SHORT, chaff_rate=200) as relay:
+    async with between(engine, *pairing, terms=SHORT, control_frame_rate=200) as relay:
         peer, other = (relay.front, relay.back) if who == "front" else (relay.back, relay.front)
 
         async def flood():
@@ -47,21 +47,24 @@ async def test_floods_of_frames_that_carry_nothing(engine, name, pairing):
             peer.answers = False
             story = await peer.to_the_end()
             end = await relay.ended()
-    assert (end.reason, end.blame) == (Reason.FLOOD, who)
+    assert (end.reason, end.initiator) == (Reason.CONTROL_FLOOD, INITIATORS[who])
     assert "200" in end.detail
-    assert story.close in ((1008, "flood"), None)  # the reset that ends the lingering may overtake it
+    assert story.close in ((1008, "control_flood"), None)  # the reset that ends the lingering may overtake it
     assert other.story.ending == ("reset" if other.speaks == "raw" or who == "front" else "fin")
     assert len(story.pongs) <= 1512
 
 
 async def test_a_rate_below_the_limit_is_no_flood(engine):
     """So many a second, for longer than the window in which they are counted."""
-    async with between(engine, "ws", "raw", terms=SHORT, chaff_rate=100) as relay, trio.open_nursery() as nursery:
+    async with (
+        between(engine, "ws", "raw", terms=SHORT, control_frame_rate=100) as relay,
+        trio.open_nursery() as nursery,
+    ):
         nursery.start_soon(relay.front.to_the_end)
         for _ in range(5):
             await relay.front.transport.send(relay.front.frame(FIN | PING) * 90)
             await trio.sleep(0.02)
-        relay.front_side.flood_since -= 10.0  # the window is over
+        relay.front_side.control_window_start -= 10.0  # the window is over
         await relay.front.transport.send(relay.front.frame(FIN | PING) * 120)
         await until(lambda: len(relay.front.story.pongs) == 570)
         assert relay.ending is None
@@ -72,14 +75,14 @@ async def test_a_rate_below_the_limit_is_no_flood(engine):
 async def test_at_most_one_pong_waits(engine, who):
     """A peer that pings and takes no pong: nothing grows, and the pong it finds in the end is for its last ping."""
     pairing = ("ws", "raw") if who == "front" else ("raw", "ws")
-    async with between(engine, *pairing, terms=replace(CALM, chaff_rate=10**9), buffer=16_384) as relay:
+    async with between(engine, *pairing, terms=replace(CALM, control_frame_rate=10**9), buffer=16_384) as relay:
         peer, ours = (relay.front, relay.front_side) if who == "front" else (relay.back, relay.back_side)
         for number in range(100):
             many = b"".join(peer.frame(FIN | PING, b"%06d" % (number * 100 + at) + bytes(100)) for at in range(100))
             await peer.transport.send(many)
-        await until(lambda: ours.framing.chaff == 10_000, "all pings being read")
+        await until(lambda: ours.framing.control_frame_count == 10_000, "all pings being read")
         assert ours.pending is not None
-        assert sum(map(len, ours.pending)) + len(ours.pong) < 300
+        assert sum(map(len, ours.pending)) + len(ours.pending_pong) < 300
         async with trio.open_nursery() as nursery:
             nursery.start_soon(peer.to_the_end)
             await until(lambda: peer.story.pongs and peer.story.pongs[-1][:6] == b"009999", "the last pong")
@@ -101,7 +104,7 @@ async def test_a_frame_without_end_needs_no_memory(engine):
 async def test_a_flood_on_one_pair_does_not_starve_another(engine):
     """A turn is short: an echo beside four floods comes back soon."""
     async with (
-        between(engine, "ws", "raw", terms=replace(CALM, chaff_rate=10**9)) as pings,
+        between(engine, "ws", "raw", terms=replace(CALM, control_frame_rate=10**9)) as pings,
         between(engine, "ws", "raw") as bulk,
         between(engine, "ws", "raw") as echo,
         trio.open_nursery() as nursery,
@@ -132,7 +135,7 @@ async def test_a_flood_on_one_pair_does_not_starve_another(engine):
 @secures
 async def test_a_peer_that_keeps_sending_after_the_end_is_cut(engine, over):
     """Its input is read and dropped up to the bytes allowed, and then it is reset."""
-    terms = replace(CALM, linger_bytes=262_144)
+    terms = replace(CALM, lingering_bytes=262_144)
     async with between(engine, "ws", "raw", over, terms=terms, buffer=16_384) as relay:
         relay.front.answers = False
         await relay.front.send_frame(0xC2, b"x")
@@ -171,16 +174,16 @@ async def test_lingering_is_over_in_time(engine):
 @pytest.mark.parametrize("make", ENGINES, ids=lambda make: make.name)
 async def test_only_so_many_sockets_linger(make):
     """Beyond the limit they are closed at once; and those cancelled meanwhile give their place back."""
-    async with running(lambda: make(lingering=1)) as engine:
+    async with running(lambda: make(max_lingering=1)) as engine:
         async with between(engine, "ws", "raw") as first:
             await first.front.send_frame(0xC2, b"x")
-            await until(lambda: engine.pump.lingering == 1)
+            await until(lambda: engine.loop.lingering == 1)
             async with between(engine, "ws", "raw") as second:
                 await second.front.send_frame(0xC2, b"x")
                 with trio.fail_after(3):
                     await second.ended()
             assert not first.over.is_set()
-        assert engine.pump.lingering == 0
+        assert engine.loop.lingering == 0
 
 
 @secures
@@ -190,11 +193,11 @@ async def test_a_peer_that_takes_nothing_cannot_hold_an_ending(engine, over):
         while relay.front_side.pending is None:
             await relay.back.send(bytes(20_000))
             await trio.testing.wait_all_tasks_blocked(0.1)  # longer than an acknowledgement is delayed
-        engine.end(relay.pair, Reason.STOP)
+        engine.terminate(relay.pair, Reason.SHUTDOWN)
         with trio.fail_after(4):
             end = await relay.ended()
         story = await relay.front.to_the_end()
-    assert end.reason is Reason.STOP
+    assert end.reason is Reason.SHUTDOWN
     assert story.ending == "reset"
 
 
@@ -211,15 +214,42 @@ def cheap(speaks, role):
     ours, theirs = sockets("unix")
     transport = Transport(theirs)
     if speaks == "raw":
-        return RawEndpoint(SocketWire(ours)), RawPeer(transport)
-    return WebSocketEndpoint(SocketWire(ours), role), WebSocketPeer(transport, masks=role == "server")
+        return RawEndpoint(SocketTransport(ours)), RawPeer(transport)
+    return WebSocketEndpoint(SocketTransport(ours), role), WebSocketPeer(transport, masks=role == "server")
+
+
+async def live(relay, number):
+    """Exchange a word, and end in one of six ways."""
+    front, back = relay.front, relay.back
+    await front.send(b"hello")
+    await back.take(5)
+    match number % 6:
+        case 0:
+            await front.finish()
+        case 1:
+            await back.finish()
+        case 2:
+            front.transport.close()
+            await back.to_the_end()
+        case 3:
+            back.transport.close()
+            await front.to_the_end()
+        case 4:
+            relay.scope.cancel()
+        case 5:
+            relay.engine.terminate(relay.pair, Reason.DRAINING)
+    if number % 6 not in (2, 3):
+        with trio.move_on_after(2):
+            await relay.both()
+    for peer in (front, back):
+        peer.transport.close()
 
 
 @pytest.mark.parametrize("make", ENGINES, ids=lambda make: make.name)
 @pytest.mark.parametrize("count", [1200, pytest.param(20_000, marks=pytest.mark.soak)], ids=["1200", "20000"])
 async def test_thousands_of_pairs_leave_nothing_behind(make, count):
     """No descriptor, no appointment, no pair; however they ended."""
-    terms = replace(SHORT, ping=30.0, write=30.0, idle=60.0)
+    terms = replace(SHORT, ping_interval=30.0, write=30.0, idle=60.0)
     async with running(make) as engine:
         gc.collect()
         before = descriptors()
@@ -230,33 +260,9 @@ async def test_thousands_of_pairs_leave_nothing_behind(make, count):
             back_side, back = cheap("ws" if number // 12 % 2 else "raw", "client")
             relay = Relay(engine, front_side, front, back_side, back, terms)
 
-            async def live():
-                await front.send(b"hello")
-                await back.take(5)
-                match number % 6:
-                    case 0:
-                        await front.finish()
-                    case 1:
-                        await back.finish()
-                    case 2:
-                        front.transport.close()
-                        await back.to_the_end()
-                    case 3:
-                        back.transport.close()
-                        await front.to_the_end()
-                    case 4:
-                        relay.scope.cancel()
-                    case 5:
-                        engine.end(relay.pair, Reason.DRAIN)
-                if number % 6 not in (2, 3):
-                    with trio.move_on_after(2):
-                        await relay.both()
-                for peer in (front, back):
-                    peer.transport.close()
-
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(relay.run)
-                nursery.start_soon(live)
+                nursery.start_soon(live, relay, number)
             if relay.end:
                 reasons.add(relay.end.reason)
 
@@ -266,8 +272,8 @@ async def test_thousands_of_pairs_leave_nothing_behind(make, count):
                     nursery.start_soon(one, number)
         gc.collect()
         assert descriptors() == before
-        assert reasons >= {Reason.CLIENT_CLOSED, Reason.BACKEND_CLOSED, Reason.CLIENT_LOST, Reason.DRAIN}
+        assert reasons >= {Reason.CLIENT_CLOSED, Reason.BACKEND_CLOSED, Reason.CLIENT_LOST, Reason.DRAINING}
         if hasattr(engine, "pump"):
-            assert engine.pump.lingering == 0
-            assert engine.pump._sides == {}
-            assert engine.pump._wheel.next_time() is None
+            assert engine.loop.lingering == 0
+            assert engine.loop._sides == {}
+            assert engine.loop._wheel.next_deadline() is None

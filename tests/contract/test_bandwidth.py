@@ -1,19 +1,29 @@
-"""Relay contract: so many bytes a second and no more, evenly, every byte exact, every ending as it was."""
+"""Relay contract: so many bytes a second and no more, evenly, every byte exact, every ending as it was.
+
+Seconds are those of a virtual clock, which jumps on when nothing is left to do; the sockets are real.
+"""
 
 import itertools
+import time
 from dataclasses import replace
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from tests.contract.peers import FIN, PING
 from tests.contract.sides import CALM, SHORT, between, overs, pairings, secures, until
 from tests.contract.test_bytes import drain, gathered, pour
-from wsbridge.limits.bucket import Bucket
-from wsbridge.limits.shares import Share
+from wsbridge.limits.rate import SharedBucket, TokenBucket
 from wsbridge.reasons import Reason
 
 KB = 1000
+
+
+@pytest.fixture
+def clock():
+    """A clock that jumps to the next deadline once nothing has moved for 5 ms, which is longer than bytes take."""
+    return MockClock(autojump_threshold=0.005)
 
 
 async def arrivals(peer, seconds):
@@ -40,7 +50,7 @@ def together(came, first=0.0):
 
 @pairings
 @overs
-async def test_bytes_are_exact_under_limits(engine, front, back, over):
+async def test_bytes_are_exact_under_limits(engine, clock, front, back, over):
     """Both ways at once, in pieces of any size, through portions that cut frames anywhere."""
     size = 600 * KB
     async with between(engine, front, back, over, bytes_per_second=400 * KB) as relay:
@@ -60,7 +70,7 @@ async def test_bytes_are_exact_under_limits(engine, front, back, over):
 @pairings
 @secures
 @pytest.mark.parametrize("way", ["up", "down"])
-async def test_the_rate_holds_and_is_smooth(engine, front, back, over, way):
+async def test_the_rate_holds_and_is_smooth(engine, clock, front, back, over, way):
     """Over two seconds within 10 %, and never more than some 100 ms' worth at a time."""
     rate = 20 * KB
     async with between(engine, front, back, over, bytes_per_second=rate) as relay, trio.open_nursery() as nursery:
@@ -81,8 +91,23 @@ async def drain_some(peer):
     await peer.some()
 
 
+@pytest.mark.parametrize("way", ["up", "down"])
+async def test_the_rate_holds_in_real_time(engine, way):
+    """The same by the clock on the wall."""
+    rate = 20 * KB
+    async with between(engine, "ws", "raw", bytes_per_second=rate) as relay, trio.open_nursery() as nursery:
+        src, dst = (relay.front, relay.back) if way == "up" else (relay.back, relay.front)
+        nursery.start_soon(flood, src)
+        await drain_some(dst)
+        began = time.monotonic()
+        came = await arrivals(dst, 1.5)
+        assert time.monotonic() - began >= 1.5
+        relay.scope.cancel()
+    assert together(came) == pytest.approx(1.5 * rate, rel=0.15)
+
+
 @pytest.mark.parametrize("rate", [2 * KB, 200 * KB, 5000 * KB])
-async def test_other_rates_hold(engine, rate):
+async def test_other_rates_hold(engine, clock, rate):
     """From slow to fast."""
     async with between(engine, "ws", "raw", bytes_per_second=rate) as relay, trio.open_nursery() as nursery:
         nursery.start_soon(flood, relay.back, 65536)
@@ -92,7 +117,7 @@ async def test_other_rates_hold(engine, rate):
     assert together(came) == pytest.approx(2 * rate, rel=0.1)
 
 
-async def test_small_messages_count_their_payload(engine):
+async def test_small_messages_count_their_payload(engine, clock):
     """Heads of frames are not counted, and no payload waits that there is room for."""
     async with between(engine, "ws", "raw", bytes_per_second=20 * KB) as relay, trio.open_nursery() as nursery:
         nursery.start_soon(flood, relay.front, 20)
@@ -102,7 +127,7 @@ async def test_small_messages_count_their_payload(engine):
     assert together(came) == pytest.approx(40 * KB, rel=0.1)
 
 
-async def test_a_message_below_the_rate_is_not_delayed(engine):
+async def test_a_message_below_the_rate_is_not_delayed(engine, clock):
     """Who stays below the limit does not feel it."""
     async with between(engine, "ws", "raw", bytes_per_second=20 * KB) as relay:
         times = []
@@ -116,10 +141,10 @@ async def test_a_message_below_the_rate_is_not_delayed(engine):
 
 
 @pairings
-async def test_two_connections_of_one_identity_share(engine, front, back):
+async def test_two_connections_of_one_identity_share(engine, clock, front, back):
     """Together they have the rate, and each half of it; alone again, one has it all."""
     rate = 40 * KB
-    share = Share(Bucket(rate), Bucket(rate))
+    share = SharedBucket(TokenBucket(rate), TokenBucket(rate))
     async with (
         between(engine, front, back, share=share) as one,
         between(engine, front, back, share=share) as two,
@@ -139,10 +164,10 @@ async def test_two_connections_of_one_identity_share(engine, front, back):
         one.scope.cancel()
 
 
-async def test_the_two_ways_do_not_share(engine):
+async def test_the_two_ways_do_not_share(engine, clock):
     """Each way has the whole rate."""
     rate = 40 * KB
-    share = Share(Bucket(rate), Bucket(rate))
+    share = SharedBucket(TokenBucket(rate), TokenBucket(rate))
     async with between(engine, "ws", "raw", share=share) as relay, trio.open_nursery() as nursery:
         nursery.start_soon(flood, relay.front)
         nursery.start_soon(flood, relay.back)
@@ -154,7 +179,7 @@ async def test_the_two_ways_do_not_share(engine):
 
 @pairings
 @overs
-async def test_what_is_owed_at_the_end_is_delivered_at_the_rate(engine, front, back, over):
+async def test_what_is_owed_at_the_end_is_delivered_at_the_rate(engine, clock, front, back, over):
     """A back that sent all and ended: its bytes come whole, no faster than allowed, and then its end."""
     size = 40 * KB
     terms = replace(CALM, close=0.5, half_close=0.5)
@@ -175,14 +200,14 @@ async def test_what_is_owed_at_the_end_is_delivered_at_the_rate(engine, front, b
     assert story.data == b"y" * size
     assert took > 0.7
     assert end.reason is Reason.BACKEND_CLOSED
-    assert relay.ledger.to_front == size
+    assert relay.ledger.bytes_to_client == size
 
 
-async def test_a_front_that_vanishes_is_noticed_though_it_is_not_read(engine):
+async def test_a_front_that_vanishes_is_noticed_though_it_is_not_read(engine, clock):
     """Its reset ends the connection at once; what it had sent ahead is not carried for minutes."""
     async with between(engine, "ws", "raw", bytes_per_second=2 * KB) as relay:
         await relay.front.send(bytes(60 * KB))
-        await until(lambda: relay.front_side.starved, "the front being held up")
+        await until(lambda: relay.front_side.rate_limited, "the front being held up")
         relay.front.reset()
         await relay.back.to_the_end()
         end = await relay.ended()
@@ -190,11 +215,11 @@ async def test_a_front_that_vanishes_is_noticed_though_it_is_not_read(engine):
     assert relay.back.story.ending == "reset"
 
 
-async def test_a_back_that_breaks_off_is_delivered_first(engine):
+async def test_a_back_that_breaks_off_is_delivered_first(engine, clock):
     """What it sent before its reset arrives at the rate, and then the front is told."""
     async with between(engine, "ws", "raw", bytes_per_second=20 * KB) as relay:
         await relay.back.send(b"z" * 10 * KB)
-        await until(lambda: relay.back_side.starved, "the back being held up")
+        await until(lambda: relay.back_side.rate_limited, "the back being held up")
         relay.back.reset()
         story = await relay.front.to_the_end()
         end = await relay.ended()
@@ -202,9 +227,9 @@ async def test_a_back_that_breaks_off_is_delivered_first(engine):
     assert (end.reason, story.close) == (Reason.BACKEND_RESET, (1011, "backend_reset"))
 
 
-async def test_pings_are_answered_and_a_held_up_peer_is_not_lost(engine):
+async def test_pings_are_answered_and_a_held_up_peer_is_not_lost(engine, clock):
     """A client whose pong waits behind what it may not send yet is alive; its own ping is answered in the end."""
-    terms = replace(SHORT, ping=0.1, pong=0.1)
+    terms = replace(SHORT, ping_interval=0.1, ping_timeout=0.1)
     async with between(engine, "ws", "raw", terms=terms, bytes_per_second=20 * KB) as relay:
 
         async def read(peer):
@@ -221,21 +246,21 @@ async def test_pings_are_answered_and_a_held_up_peer_is_not_lost(engine):
             nursery.cancel_scope.cancel()
 
 
-async def test_a_drain_ends_a_held_up_pair_in_time(engine):
+async def test_a_drain_ends_a_held_up_pair_in_time(engine, clock):
     """An ending of our own does not wait for what is held up."""
     async with between(engine, "ws", "raw", terms=SHORT, bytes_per_second=2 * KB) as relay:
         await relay.front.send(bytes(60 * KB))
-        await until(lambda: relay.front_side.starved, "the front being held up")
+        await until(lambda: relay.front_side.rate_limited, "the front being held up")
         began = trio.current_time()
-        engine.end(relay.pair, Reason.DRAIN)
+        engine.terminate(relay.pair, Reason.DRAINING)
         await relay.both()
         end = await relay.ended()
         assert trio.current_time() - began < 1
-    assert end.reason is Reason.DRAIN
-    assert relay.front.story.close == (1012, "drain")
+    assert end.reason is Reason.DRAINING
+    assert relay.front.story.close == (1012, "draining")
 
 
-async def test_idle_does_not_count_what_is_held_up(engine):
+async def test_idle_does_not_count_what_is_held_up(engine, clock):
     """A connection at its limit moves payload all the time."""
     async with between(engine, "ws", "raw", idle=0.3, bytes_per_second=20 * KB) as relay:
         await relay.front.send(bytes(20 * KB))
@@ -243,7 +268,7 @@ async def test_idle_does_not_count_what_is_held_up(engine):
         assert relay.ending is None
 
 
-async def test_a_limit_can_be_set_and_lifted_on_the_way(engine):
+async def test_a_limit_can_be_set_and_lifted_on_the_way(engine, clock):
     """New terms hold at once, and no byte is lost or changes its place."""
     async with between(engine, "raw", "raw", over="tls") as relay, trio.open_nursery() as nursery:
         hashes = {}
@@ -259,11 +284,11 @@ async def test_a_limit_can_be_set_and_lifted_on_the_way(engine):
             took["all"] = trio.current_time()
 
         began = trio.current_time()
-        engine.revise(relay.pair, replace(CALM, bytes_per_second=100 * KB))
+        engine.update_options(relay.pair, replace(CALM, bytes_per_second=100 * KB))
         nursery.start_soon(read)
         await trio.sleep(1)
-        assert relay.front_side.received < 300 * KB
-        engine.revise(relay.pair, CALM)
+        assert relay.front_side.received_bytes < 300 * KB
+        engine.update_options(relay.pair, CALM)
         await until(lambda: "all" in took, "the rest")
         assert took["all"] - began < 5
     assert hashes["sent"] == hashes["seen"]

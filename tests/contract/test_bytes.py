@@ -70,13 +70,13 @@ async def test_random_bytes_both_ways_at_once(engine, front, back, over, size):
         assert hashes["down"] == hashes["down_seen"]
         relay.scope.cancel()
         await relay.over.wait()
-    assert (relay.ledger.to_back, relay.ledger.to_front) == (size, size)
+    assert (relay.ledger.bytes_to_backend, relay.ledger.bytes_to_client) == (size, size)
 
 
 def waiting(endpoint):
     """Bytes that wait in the bridge for a side."""
-    held = getattr(endpoint.wire, "_out", None) or []
-    return sum(map(len, endpoint.pending or [])) + sum(map(len, held)) + len(endpoint.rest)
+    held = getattr(endpoint.transport, "_out", None) or []
+    return sum(map(len, endpoint.pending or [])) + sum(map(len, held)) + len(endpoint.undecoded)
 
 
 @pairings
@@ -94,11 +94,11 @@ async def test_a_reader_that_pauses_stops_the_sender(engine, front, back, over, 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send)
             await until(lambda: relay.front_side.pending is not None, "the front being blocked")
-            before = relay.back_side.received
+            before = relay.back_side.received_bytes
             for _ in range(20):
                 most = max(most, waiting(relay.front_side))
                 await trio.testing.wait_all_tasks_blocked(0.005)
-            assert relay.back_side.received - before <= 262_144
+            assert relay.back_side.received_bytes - before <= 262_144
             assert not sent
 
             async def look():
@@ -226,7 +226,7 @@ async def test_a_backend_that_sends_all_and_closes_with_input_unread(engine, fro
     payload = random.Random(5).randbytes(MIB)
     async with between(engine, front, "raw", over) as relay:
         await relay.front.send(b"never read")
-        await until(lambda: relay.back_side.wire.sent + len(relay.back.story.data) > 0 or over == "tls")
+        await until(lambda: relay.back_side.transport.sent_bytes + len(relay.back.story.data) > 0 or over == "tls")
 
         async def serve():
             await relay.back.send(payload)

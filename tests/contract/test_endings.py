@@ -31,8 +31,8 @@ async def test_backend_closed(engine, front, back, over):
     told = {"raw": (1000, "backend_closed"), "ws": (4002, "done")}[back]
     ends_in_order(story, told if front == "ws" else None)
     ends_in_order(relay.back.story, (4002, relay.back.story.close[1]) if back == "ws" else None)
-    assert (end.reason, end.blame) == (Reason.BACKEND_CLOSED, "back")
-    assert relay.ledger.endings == {Reason.BACKEND_CLOSED: 1}
+    assert (end.reason, end.initiator) == (Reason.BACKEND_CLOSED, "backend")
+    assert relay.ledger.terminations == {Reason.BACKEND_CLOSED: 1}
     assert (relay.ledger.active, relay.ledger.relayed) == (0, 1)
 
 
@@ -54,8 +54,8 @@ async def test_client_closed(engine, front, back, over):
     told = {"raw": (1000, "client_closed"), "ws": (4001, "bye")}[front]
     ends_in_order(story, told if back == "ws" else None)
     ends_in_order(relay.front.story, (4001, "bye") if front == "ws" else None)
-    assert (end.reason, end.blame) == (Reason.CLIENT_CLOSED, "front")
-    assert end.code == (4001 if front == "ws" else None)
+    assert (end.reason, end.initiator) == (Reason.CLIENT_CLOSED, "client")
+    assert end.close_code == (4001 if front == "ws" else None)
 
 
 @pytest.mark.parametrize("back", ["raw", "ws"])
@@ -81,7 +81,7 @@ async def test_client_lost(engine, front, back, over):
         end = await relay.ended()
 
     assert (story.ending, story.close) == ("reset", None)
-    assert (end.reason, end.blame) == (Reason.CLIENT_LOST, "front")
+    assert (end.reason, end.initiator) == (Reason.CLIENT_LOST, "client")
     assert end.detail
 
 
@@ -105,9 +105,9 @@ async def test_a_websocket_client_that_ends_without_a_close_frame_is_lost(engine
 @secures
 async def test_client_lost_as_fin(engine, front, back, over):
     """Where the route says so, a lost client is an orderly end to the backend: its bytes, then FIN or 1001."""
-    async with between(engine, front, back, over, lost_is_fin=True, linger=0.2) as relay:
+    async with between(engine, front, back, over, half_close_on_loss=True, lingering=0.2) as relay:
         await relay.front.send(PAYLOAD)
-        await until(lambda: relay.ledger.active and relay.front_side.received == len(PAYLOAD))
+        await until(lambda: relay.ledger.active and relay.front_side.received_bytes == len(PAYLOAD))
         relay.front.reset()
         story = await relay.back.to_the_end()
         end = await relay.ended()
@@ -121,7 +121,7 @@ async def test_client_lost_as_fin(engine, front, back, over):
 @secures
 async def test_backend_reset(engine, front, back, over):
     """What had come is delivered first; then 1011, or a reset that no reader takes for the end."""
-    async with between(engine, front, back, over, linger=0.2) as relay:
+    async with between(engine, front, back, over, lingering=0.2) as relay:
         await relay.back.send(PAYLOAD)
         assert await relay.front.take(len(PAYLOAD)) == PAYLOAD
         relay.back.reset()
@@ -132,22 +132,24 @@ async def test_backend_reset(engine, front, back, over):
         ends_in_order(story, (1011, "backend_reset"))
     else:
         assert story.ending == "reset"
-    assert (end.reason, end.blame) == (Reason.BACKEND_RESET, "back")
+    assert (end.reason, end.initiator) == (Reason.BACKEND_RESET, "backend")
 
 
 @pytest.mark.parametrize("front", ["raw", "ws"])
 @secures
 async def test_bytes_come_before_the_reset(engine, front, over):
     """A slow reader still gets all that the backend had sent before it broke off."""
-    async with between(engine, front, "raw", over, buffer=16_384, linger=0.2) as relay:
+    async with between(engine, front, "raw", over, buffer=16_384, lingering=0.2) as relay:
         sent = 0
         while relay.front_side.pending is None:  # the front's kernel takes no more, so the bridge holds some itself
             await relay.back.send(PAYLOAD[sent : sent + 2000])
             sent += 2000
-            await until(lambda size=sent: relay.back_side.received == size or relay.front_side.pending is not None)
+            await until(
+                lambda size=sent: relay.back_side.received_bytes == size or relay.front_side.pending is not None
+            )
         await until(lambda: relay.back.transport.unacked() == 0)
         relay.back.reset()
-        await until(lambda: relay.back_side.wire.hup or relay.pair.end is not None)
+        await until(lambda: relay.back_side.transport.peer_hung_up or relay.pair.termination is not None)
         story = await relay.front.to_the_end()
         end = await relay.ended()
 
@@ -159,7 +161,7 @@ async def test_bytes_come_before_the_reset(engine, front, over):
 @pytest.mark.parametrize("front", ["raw", "ws"])
 async def test_tls_cut_off_without_close_notify_is_a_reset(engine, front):
     """An attacker on the way can send FIN; only close_notify says that a raw stream is whole."""
-    async with between(engine, front, "raw", "tls", linger=0.2) as relay:
+    async with between(engine, front, "raw", "tls", lingering=0.2) as relay:
         await relay.back.send(PAYLOAD)
         await relay.back.transport.truncate()
         story = await relay.front.to_the_end()
@@ -190,7 +192,7 @@ async def test_a_raw_tls_client_cut_off_without_close_notify_is_lost(engine, bac
 @pytest.mark.parametrize("code", [1002, 1011, 1013])
 async def test_a_websocket_backend_that_ends_for_a_fault(engine, code):
     """A raw client is reset: FIN would say that it has the whole."""
-    async with between(engine, "raw", "ws", linger=0.2) as relay:
+    async with between(engine, "raw", "ws", lingering=0.2) as relay:
         await relay.back.send(b"half")
         await relay.front.take(4)
         await relay.back.finish(code, "out of memory")
@@ -206,7 +208,7 @@ async def test_a_websocket_backend_that_ends_for_a_fault(engine, code):
 @secures
 async def test_a_websocket_backend_that_breaks_off_an_answer_after_the_clients_end(engine, over):
     """It was sent a close frame and never sent its own: a raw client must not take what it got for the whole."""
-    async with between(engine, "raw", "ws", over, linger=0.2) as relay:
+    async with between(engine, "raw", "ws", over, lingering=0.2) as relay:
         relay.back.answers = False
         await relay.front.finish()
         await until(lambda: relay.back_side.tx == "closed")
@@ -217,4 +219,4 @@ async def test_a_websocket_backend_that_breaks_off_an_answer_after_the_clients_e
         end = await relay.ended()
 
     assert front.ending == "reset"
-    assert (end.reason, end.blame) == (Reason.BACKEND_RESET, "back")
+    assert (end.reason, end.initiator) == (Reason.BACKEND_RESET, "backend")

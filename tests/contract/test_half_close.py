@@ -60,7 +60,7 @@ async def test_raw_client_websocket_backend(engine, over):
 @overs
 async def test_websocket_client_raw_backend_with_deliver(engine, over):
     """With `after_close: deliver` the answer is sent on, and the client's close frame is answered after it."""
-    async with between(engine, "ws", "raw", over, deliver=True) as relay:
+    async with between(engine, "ws", "raw", over, deliver_after_close=True) as relay:
         await relay.front.send(b"req")
         await relay.front.finish(4000, "mine")
         story = await relay.back.to_the_end()
@@ -76,7 +76,7 @@ async def test_websocket_client_raw_backend_with_deliver(engine, over):
 @overs
 async def test_websocket_client_raw_backend_with_discard(engine, over):
     """By default the client is answered at once, and the backend may still write for a while without a reset."""
-    async with between(engine, "ws", "raw", over, terms=replace(SHORT, linger=10.0)) as relay:
+    async with between(engine, "ws", "raw", over, terms=replace(SHORT, lingering=10.0)) as relay:
         await relay.front.finish(4000, "mine")
         story = await relay.front.to_the_end()
         assert (story.close, story.ending, story.data) == ((4000, "mine"), "fin", b"")
@@ -121,7 +121,7 @@ async def test_websocket_to_websocket(engine, over):
 async def test_two_bridges_face_to_face(engine):
     """`echo req | nc -N` through a tunnel: the far end delivers after the close, and the answer comes back whole."""
     async with (
-        between(engine, "ws", "raw", deliver=True) as far,
+        between(engine, "ws", "raw", deliver_after_close=True) as far,
         between(engine, "raw", "ws") as near,
         trio.open_nursery() as wires,
     ):

@@ -6,10 +6,10 @@ import pytest
 import trio
 
 from tests.contract.peers import BINARY, FIN, PING, PONG
-from tests.contract.sides import SHORT, between, secures, until
+from tests.contract.sides import INITIATORS, SHORT, between, secures, until
 from wsbridge.reasons import Reason
 
-PINGING = replace(SHORT, ping=0.15, pong=0.2)
+PINGING = replace(SHORT, ping_interval=0.15, ping_timeout=0.2)
 
 websockets = pytest.mark.parametrize(("who", "pairing"), [("front", ("ws", "raw")), ("back", ("raw", "ws"))])
 
@@ -53,7 +53,10 @@ async def test_a_peer_that_answers_no_ping_is_lost(engine, who, pairing):
         took = trio.current_time() - began
     assert story.pings
     assert (story.ending, story.close) == ("reset", None)
-    assert (end.reason, end.blame) == (Reason.CLIENT_LOST if who == "front" else Reason.BACKEND_RESET, who)
+    assert (end.reason, end.initiator) == (
+        Reason.CLIENT_LOST if who == "front" else Reason.BACKEND_RESET,
+        INITIATORS[who],
+    )
     assert "ping" in end.detail
     assert 0.3 <= took < 1.5
 
@@ -129,7 +132,7 @@ async def test_the_deadline_stands_still_while_a_peer_is_not_read(engine, who, p
 )
 async def test_a_slow_link_out_of_a_flood(engine, over, seconds, times):
     """A client that reads little by little what a backend floods, and answers each ping that it meets there, lives."""
-    terms = replace(SHORT, ping=0.15 * times, pong=0.2 * times, write=0.3 * times)
+    terms = replace(SHORT, ping_interval=0.15 * times, ping_timeout=0.2 * times, write=0.3 * times)
     async with (
         between(engine, "ws", "raw", over, terms=terms, buffer=16_384, seconds=seconds + 20) as relay,
         trio.open_nursery() as nursery,
@@ -154,7 +157,7 @@ async def test_a_slow_link_out_of_a_flood(engine, over, seconds, times):
 
 async def test_a_client_that_vanishes_from_a_flood(engine):
     """Its kernel takes nothing more and acknowledges nothing new: it is dropped within `write`."""
-    terms = replace(SHORT, ping=0.15, pong=0.2, write=0.3)
+    terms = replace(SHORT, ping_interval=0.15, ping_timeout=0.2, write=0.3)
     async with between(engine, "ws", "raw", terms=terms, buffer=16_384) as relay, trio.open_nursery() as nursery:
 
         async def flood():
@@ -166,13 +169,13 @@ async def test_a_client_that_vanishes_from_a_flood(engine):
         with trio.fail_after(4):
             end = await relay.ended()
     assert end.reason in (Reason.WRITE_STALLED, Reason.CLIENT_LOST)
-    assert end.blame == "front"
+    assert end.initiator == "client"
 
 
 @websockets
 async def test_pings_do_not_count_against_idle(engine, who, pairing):
     """A connection kept alive by pings alone is idle."""
-    terms = replace(SHORT, ping=0.1, pong=5.0, idle=0.5)
+    terms = replace(SHORT, ping_interval=0.1, ping_timeout=5.0, idle=0.5)
     async with between(engine, *pairing, terms=terms) as relay:
         began = trio.current_time()
         front, back = await relay.both()
@@ -217,7 +220,7 @@ async def test_payload_keeps_it_from_idling(engine):
 
 async def test_max_age_ends_the_busiest(engine):
     """However much it carries."""
-    async with between(engine, "ws", "raw", terms=SHORT, max_age=0.3) as relay, trio.open_nursery() as nursery:
+    async with between(engine, "ws", "raw", terms=SHORT, max_lifetime=0.3) as relay, trio.open_nursery() as nursery:
 
         async def flood():
             with pytest.raises((trio.BrokenResourceError, trio.ClosedResourceError)):
@@ -227,14 +230,14 @@ async def test_max_age_ends_the_busiest(engine):
         nursery.start_soon(flood)
         story = await relay.front.to_the_end()
         end = await relay.ended()
-    assert (story.close, story.ending) == ((1001, "max_age"), "fin")
-    assert end.reason is Reason.MAX_AGE
+    assert (story.close, story.ending) == ((1001, "max_lifetime"), "fin")
+    assert end.reason is Reason.MAX_LIFETIME
 
 
 async def test_terms_can_be_revised(engine):
     """A pair without a limit gets one, from now on."""
     async with between(engine, "ws", "raw", terms=SHORT) as relay:
-        engine.revise(relay.pair, replace(SHORT, idle=0.1))
+        engine.update_options(relay.pair, replace(SHORT, idle=0.1))
         front, _ = await relay.both()
         end = await relay.ended()
     assert front.close == (1001, "idle_timeout")

@@ -17,7 +17,7 @@ OPEN_END = replace(SHORT, half_close=20.0, close=20.0)
 @secures
 async def test_a_silent_backend_after_the_clients_end(engine, front, over):
     """It has `half_close`; then a raw client is reset, since its answer is not whole, a WebSocket one told 1000."""
-    async with between(engine, front, "raw", over, terms=SHORT, deliver=True) as relay:
+    async with between(engine, front, "raw", over, terms=SHORT, deliver_after_close=True) as relay:
         began = trio.current_time()
         await relay.back.send(b"half")
         await relay.front.take(4)
@@ -70,9 +70,9 @@ async def test_a_peer_that_never_answers_our_close_frame(engine, who, over):
     async with between(engine, *pairing, over, terms=SHORT) as relay:
         peer = getattr(relay, who)
         peer.answers = False
-        engine.end(relay.pair, Reason.DRAIN)
+        engine.terminate(relay.pair, Reason.DRAINING)
         story = await peer.to_the_end()
-        assert (story.close, story.ending) == ((1012, "drain"), "fin")
+        assert (story.close, story.ending) == ((1012, "draining"), "fin")
         with trio.fail_after(3):
             await relay.ended()
 
@@ -162,11 +162,11 @@ async def test_what_the_kernel_holds_for_a_pausing_reader_is_not_lost(engine, fr
     """Nothing waits in the bridge, all is with the kernel: the socket must live on until the peer has taken it."""
     terms = replace(SHORT, write=20.0)
     async with between(engine, front, "raw", terms=terms, buffer=16_384) as relay:
-        relay.front_side.wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        relay.front_side.transport.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         await relay.back.send(bytes(150_000))
         await relay.back.finish()
         await until(lambda: relay.front_side.tx == "closed", "all being with the kernel")
-        assert relay.front_side.wire.unacked()
+        assert relay.front_side.transport.unacked_bytes()
         await trio.sleep(0.9)  # more than close, half_close and linger
         await relay.front.transport.send(relay.front.frame(FIN | PING) if front == "ws" else b"x")
         story = await relay.front.to_the_end()
@@ -177,7 +177,7 @@ async def test_what_the_kernel_holds_for_a_pausing_reader_is_not_lost(engine, fr
 async def test_the_kernel_of_a_reader_that_takes_nothing_is_not_waited_for_for_ever(engine):
     """It has `write`."""
     async with between(engine, "ws", "raw", terms=replace(SHORT, write=0.3), buffer=16_384) as relay:
-        relay.front_side.wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        relay.front_side.transport.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         await relay.back.send(bytes(150_000))
         await relay.back.finish()
         with trio.fail_after(5):
@@ -192,7 +192,7 @@ async def test_a_close_frame_is_answered_after_the_bytes_before_it(engine):
         while relay.back_side.pending is None:
             await relay.front.send(bytes(size))
             await trio.testing.wait_all_tasks_blocked(0.01)
-        sent = relay.front_side.received
+        sent = relay.front_side.received_bytes
         await relay.front.finish(4000)
         await trio.testing.wait_all_tasks_blocked(0.05)
         assert relay.front_side.tx != "closed"
@@ -205,7 +205,7 @@ async def test_a_close_frame_is_answered_after_the_bytes_before_it(engine):
 
 async def test_an_echoing_backend_is_drained_while_its_input_ends(engine):
     """It reads only while its answers are taken: they are dropped, so that it takes all that was sent to it."""
-    async with between(engine, "ws", "raw", terms=OPEN_END, buffer=16_384, linger_bytes=10**7) as relay:
+    async with between(engine, "ws", "raw", terms=OPEN_END, buffer=16_384, lingering_bytes=10**7) as relay:
         got = 0
 
         async def echo():
@@ -242,14 +242,14 @@ async def test_a_backend_that_takes_nothing_after_the_clients_close(engine):
 @pytest.mark.parametrize("front", ["ws", "raw"])
 async def test_a_drain_in_the_middle_of_a_half_close(engine, front):
     """It ends what is left, in order."""
-    async with between(engine, front, "raw", terms=replace(SHORT, half_close=20.0), deliver=True) as relay:
+    async with between(engine, front, "raw", terms=replace(SHORT, half_close=20.0), deliver_after_close=True) as relay:
         await relay.front.finish()
         assert (await relay.back.to_the_end()).ending == "fin"
-        engine.end(relay.pair, Reason.DRAIN)
+        engine.terminate(relay.pair, Reason.DRAINING)
         story = await relay.front.to_the_end()
         with trio.fail_after(3):
             end = await relay.ended()
-    assert end.reason is Reason.DRAIN
+    assert end.reason is Reason.DRAINING
     assert story.ending == "fin"
 
 
@@ -257,23 +257,23 @@ async def test_an_end_during_the_end_changes_nothing(engine):
     """The first reason counts."""
     async with between(engine, "ws", "raw", terms=SHORT) as relay:
         relay.front.answers = False
-        engine.end(relay.pair, Reason.DRAIN)
-        engine.end(relay.pair, Reason.STOP)
+        engine.terminate(relay.pair, Reason.DRAINING)
+        engine.terminate(relay.pair, Reason.SHUTDOWN)
         front, _ = await relay.both()
         end = await relay.ended()
-    assert front.close == (1012, "drain")
-    assert end.reason is Reason.DRAIN
+    assert front.close == (1012, "draining")
+    assert end.reason is Reason.DRAINING
 
 
 async def test_a_violation_after_the_end_changes_nothing(engine):
     """The client has been told another reason."""
     async with between(engine, "ws", "raw", terms=OPEN_END) as relay:
         relay.front.answers = False
-        engine.end(relay.pair, Reason.DRAIN)
+        engine.terminate(relay.pair, Reason.DRAINING)
         assert (await relay.front.read_frame())[0] == FIN | CLOSE
         await relay.front.send_frame(0xF3, b"x")
         end = await relay.ended()
-    assert end.reason is Reason.DRAIN
+    assert end.reason is Reason.DRAINING
 
 
 async def test_pings_are_answered_while_bytes_wait(engine):
@@ -285,8 +285,8 @@ async def test_pings_are_answered_while_bytes_wait(engine):
             await trio.testing.wait_all_tasks_blocked(0.02)
         await relay.back.transport.send(relay.back.frame(FIN | BINARY, bytes(6000)) + relay.back.frame(FIN | CLOSE))
         await relay.front.send_frame(FIN | PING, b"there?")
-        await until(lambda: relay.front_side.pong is not None)
+        await until(lambda: relay.front_side.pending_pong is not None)
         story = await relay.front.to_the_end()
     assert story.pongs == [b"there?"]
-    assert len(story.data) == relay.back_side.received
+    assert len(story.data) == relay.back_side.received_bytes
     assert story.close == (None, "")

@@ -5,29 +5,29 @@ from dataclasses import replace
 import pytest
 import trio
 
-from tests.contract.sides import SHORT, between, ends_in_order, overs, pairings, secures, side
+from tests.contract.sides import INITIATORS, SHORT, between, ends_in_order, overs, pairings, secures, side
 from wsbridge.protocol.websocket import WebSocketFraming
-from wsbridge.reasons import ENDINGS, End, Reason
-from wsbridge.relay import pump
+from wsbridge.reasons import REASONS, Reason, Termination
+from wsbridge.relay import loop
 
 
 @pairings
 @overs
-@pytest.mark.parametrize("reason", [Reason.DRAIN, Reason.STOP, Reason.IDLE_TIMEOUT, Reason.MAX_AGE])
+@pytest.mark.parametrize("reason", [Reason.DRAINING, Reason.SHUTDOWN, Reason.IDLE_TIMEOUT, Reason.MAX_LIFETIME])
 async def test_the_bridge_ends_it(engine, front, back, over, reason):
     """Both sides see an orderly end: the reason's code and name, or FIN."""
-    changes = {Reason.IDLE_TIMEOUT: {"idle": 0.1}, Reason.MAX_AGE: {"max_age": 0.1}}.get(reason, {})
+    changes = {Reason.IDLE_TIMEOUT: {"idle": 0.1}, Reason.MAX_LIFETIME: {"max_lifetime": 0.1}}.get(reason, {})
     async with between(engine, front, back, over, terms=SHORT, **changes) as relay:
         await relay.front.send(b"x")
         await relay.back.take(1)
         if not changes:
-            engine.end(relay.pair, reason, "told to")
+            engine.terminate(relay.pair, reason, "told to")
         await relay.both()
         end = await relay.ended()
 
     for peer in (relay.front, relay.back):
-        ends_in_order(peer.story, (ENDINGS[reason].code, reason.value) if peer.speaks == "ws" else None)
-    assert (end.reason, end.blame) == (reason, "bridge")
+        ends_in_order(peer.story, (REASONS[reason].close_code, reason.value) if peer.speaks == "ws" else None)
+    assert (end.reason, end.initiator) == (reason, "wsbridge")
     assert end.detail
 
 
@@ -49,25 +49,25 @@ async def test_write_stalled(engine, front, back, over, who):
             end = await relay.ended()
         story = await stalls.to_the_end()
 
-    assert (end.reason, end.blame) == (Reason.WRITE_STALLED, who)
+    assert (end.reason, end.initiator) == (Reason.WRITE_STALLED, INITIATORS[who])
     assert (story.ending, story.close) == ("reset", None)
 
 
 class Broken(WebSocketFraming):
     """A framing with a bug that payload can touch."""
 
-    def decode(self, data, room=65536, work=512):
+    def decode(self, data, max_bytes=65536, max_frames=512):
         """Fail on a certain byte."""
         if b"!" in data:
             raise RuntimeError("a bug")
-        return super().decode(data, room, work)
+        return super().decode(data, max_bytes, max_frames)
 
 
 @pytest.mark.parametrize("back", ["raw", "ws"])
 async def test_a_bug_ends_one_pair_alone(engine, monkeypatch, back):
     """It is logged, told as internal_error to both sides, and another pair never notices."""
     told = []
-    monkeypatch.setattr(pump.log, "exception", lambda event, **values: told.append((event, values)))
+    monkeypatch.setattr(loop.log, "exception", lambda event, **values: told.append((event, values)))
     async with between(engine, "ws", "raw") as healthy, between(engine, "ws", back, terms=SHORT) as relay:
         relay.front_side.framing = Broken("server")
         await relay.front.transport.send(b"!!!!!!!!")
@@ -76,18 +76,18 @@ async def test_a_bug_ends_one_pair_alone(engine, monkeypatch, back):
         await healthy.front.send(b"still here")
         assert await healthy.back.take(10) == b"still here"
 
-    assert (end.reason, end.blame) == (Reason.INTERNAL_ERROR, "bridge")
+    assert (end.reason, end.initiator) == (Reason.INTERNAL_ERROR, "wsbridge")
     assert front.close == (1011, "internal_error")
     assert back_story.close == ((1011, "internal_error") if back == "ws" else None)
     assert back_story.ending == ("fin" if back == "ws" else "reset")
-    assert told == [("bug", {"where": "relay"})]
+    assert told == [("internal_error", {"component": "relay"})]
 
 
-@pytest.mark.parametrize("name", ["settle", "force", "move"])
+@pytest.mark.parametrize("name", ["advance_close", "force_close", "transfer"])
 async def test_a_bug_in_an_ending_cuts_both_sides(engine, monkeypatch, name):
     """However deep it is, the pair is gone and nothing loops."""
     told = []
-    monkeypatch.setattr(pump.log, "exception", lambda event, **values: told.append(event))
+    monkeypatch.setattr(loop.log, "exception", lambda event, **values: told.append(event))
     async with between(engine, "ws", "raw", terms=SHORT) as relay:
         kind = type(relay.pair)
 
@@ -113,18 +113,18 @@ async def test_a_client_without_a_backend_is_dismissed(engine, speaks, reason):
     ends = []
 
     async def dismiss():
-        ends.append(await engine.dismiss(endpoint, End(reason, "back", "nobody there"), SHORT))
+        ends.append(await engine.close_front(endpoint, Termination(reason, "backend", "nobody there"), SHORT))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(dismiss)
         story = await peer.to_the_end()
 
     if speaks == "ws":
-        ends_in_order(story, (ENDINGS[reason].code, reason.value))
+        ends_in_order(story, (REASONS[reason].close_code, reason.value))
     else:
         assert story.ending == "reset"
     assert (ends[0].reason, ends[0].detail) == (reason, "nobody there")
-    assert endpoint.wire.sock.fileno() == -1
+    assert endpoint.transport.sock.fileno() == -1
     peer.transport.close()
 
 
@@ -147,14 +147,14 @@ async def test_an_end_that_has_come_before_the_relay(engine, words):
     """A wire that met its end while the request was read is seen at once, without an event."""
     front_side, front = await side("raw", "tls", "server")
     back_side, back = await side("raw", "tcp", "client")
-    front_side.wire.ended = "eof"
-    front_side.wire.unread(words)
+    front_side.transport.read_state = "eof"
+    front_side.transport.unread(words)
     ends = []
 
     async def relay():
-        from wsbridge.ledger import Ledger
+        from wsbridge.services import RouteStats
 
-        ends.append(await engine.relay(front_side, back_side, SHORT, Ledger()))
+        ends.append(await engine.relay(front_side, back_side, SHORT, RouteStats()))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(relay)

@@ -13,7 +13,7 @@ VIOLATIONS = {
     "continuation of nothing": (FIN, b"x", Reason.PROTOCOL_ERROR, 1002),
     "close code 1005": (FIN | 8, b"\x03\xed", Reason.PROTOCOL_ERROR, 1002),
     "close body of one byte": (FIN | 8, b"\x03", Reason.PROTOCOL_ERROR, 1002),
-    "bad text": (FIN | TEXT, b"\xff", Reason.BAD_TEXT, 1007),
+    "bad text": (FIN | TEXT, b"\xff", Reason.INVALID_UTF8, 1007),
 }
 
 
@@ -30,7 +30,7 @@ async def test_a_client_that_breaks_the_protocol(engine, name, back):
 
     ends_in_order(front, (code, reason.value))
     assert (back_story.ending, back_story.close) == ("reset", None)
-    assert (end.reason, end.blame) == (reason, "front")
+    assert (end.reason, end.initiator) == (reason, "client")
     assert end.detail
 
 
@@ -51,7 +51,7 @@ async def test_a_backend_that_breaks_the_protocol(engine, name, front):
     else:
         assert front_story.ending == "reset"
     ends_in_order(back_story, (code, reason.value))
-    assert (end.reason, end.blame) == (reason, "back")
+    assert (end.reason, end.initiator) == (reason, "backend")
 
 
 async def test_a_violation_over_tls(engine):
@@ -67,11 +67,11 @@ async def test_a_violation_over_tls(engine):
 async def test_text_where_it_is_refused(engine):
     """1003, before any of it is read."""
     async with between(engine, "ws", "raw", terms=SHORT) as relay:
-        relay.front_side.framing.text = "refuse"
+        relay.front_side.framing.text_messages = "reject"
         await relay.front.send_frame(FIN | TEXT, b"hello")
         front, back = await relay.both()
         end = await relay.ended()
 
-    ends_in_order(front, (1003, "unsupported"))
+    ends_in_order(front, (1003, "unsupported_data"))
     assert (back.ending, back.data) == ("reset", b"")
-    assert end.reason is Reason.UNSUPPORTED
+    assert end.reason is Reason.UNSUPPORTED_DATA

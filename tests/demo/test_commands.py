@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from wsbridge.demo import commands
-from wsbridge.demo.commands import BLOCK, COMMANDS, HELP
+from wsbridge.demo import service
+from wsbridge.demo.service import DEMO_COMMANDS, FLOOD_BLOCK_BYTES, HELP_TEXT
 
 
 class Listener:
@@ -17,29 +17,29 @@ class Listener:
         heard: All of it.
         steps: How often a stream went on, with the pause between.
         patience: After so many steps a line comes; None for never.
-        heard_all: Whether the caller has nothing more to say.
+        input_ended: Whether the caller has nothing more to say.
     """
 
-    def __init__(self, patience: int | None = None, *, heard_all: bool = False) -> None:
+    def __init__(self, patience: int | None = None, *, input_ended: bool = False) -> None:
         self.heard = b""
         self.steps: list[float] = []
         self.patience = patience
-        self.heard_all = heard_all
+        self.input_ended = input_ended
 
-    async def say(self, text: str) -> None:
-        """See `Conversation.say`."""
+    async def send_text(self, text: str) -> None:
+        """See `DemoConnection.send_text`."""
         self.heard += text.encode()
 
     async def send(self, data: bytes) -> None:
-        """See `Conversation.send`."""
+        """See `DemoConnection.send`."""
         self.heard += data
 
     async def send_by_bytes(self, data: bytes) -> None:
-        """See `Conversation.send_by_bytes`."""
+        """See `DemoConnection.send_by_bytes`."""
         self.heard += data
 
     async def stream(self, step: Callable[[], Awaitable[bool]], pause: float = 0.0) -> bool:
-        """See `Conversation.stream`."""
+        """See `DemoConnection.stream`."""
         while True:
             self.steps.append(pause)
             if not await step():
@@ -51,16 +51,16 @@ class Listener:
 async def told(name: str, rest: str = "", listener: Listener | None = None) -> str:
     """Give what a command says."""
     listener = listener or Listener()
-    await COMMANDS[name](listener, rest)  # type: ignore[arg-type]  # as much of a conversation as commands use
+    await DEMO_COMMANDS[name](listener, rest)  # type: ignore[arg-type]  # as much of a conversation as commands use
     return listener.heard.decode()
 
 
 async def test_the_same_and_the_rest() -> None:
     """`echo` gives back what stood behind it; `help`, `inert` and `unicode` say their texts."""
     assert await told("echo", "a  b ü") == "a  b ü\n"
-    assert await told("help") == HELP
-    assert await told("inert") == commands.INERT
-    assert await told("unicode") == commands.UNICODE
+    assert await told("help") == HELP_TEXT
+    assert await told("inert") == service.INERT
+    assert await told("unicode") == service.UNICODE
 
 
 async def test_counting() -> None:
@@ -75,12 +75,13 @@ async def test_counting() -> None:
 async def test_reciting() -> None:
     """Four lines, with time between them."""
     listener = Listener()
-    assert await told("slow", "", listener) == commands.SONNET
-    assert set(listener.steps) == {commands.SLOW_STEP}
+    assert await told("slow", "", listener) == service.SONNET
+    assert set(listener.steps) == {service.SLOW_INTERVAL}
 
 
 @pytest.mark.parametrize(
-    ("name", "number", "most"), [("count", "0", 1_000_000), ("count", "1000001", 1_000_000), ("flood", "4097", 4096)]
+    ("name", "number", "most"),
+    [("count", "0", 1_000_000), ("count", "1000001", 1_000_000), ("flood", "4097", 4096)],
 )
 async def test_numbers_out_of_bounds(name: str, number: str, most: int) -> None:
     """They are told with the bound, and nothing else is sent."""
@@ -106,13 +107,13 @@ async def test_a_flood_that_a_line_ends() -> None:
     """It is told as stopped, with what was sent until then."""
     heard, _, summary = (await told("flood", "64", Listener(patience=3))).rpartition("Stopped: ")
 
-    assert 2 * BLOCK < len(heard) <= 3 * BLOCK
+    assert 2 * FLOOD_BLOCK_BYTES < len(heard) <= 3 * FLOOD_BLOCK_BYTES
     assert summary.startswith("0.2 MiB in ")
 
 
 async def test_a_stream_without_a_caller_to_end_it() -> None:
     """It ends by itself after a block once the caller has said all."""
-    listener = Listener(heard_all=True)
+    listener = Listener(input_ended=True)
 
     assert "Done: " in await told("stream", "", listener)
     assert len(listener.steps) == 1
@@ -120,5 +121,5 @@ async def test_a_stream_without_a_caller_to_end_it() -> None:
 
 async def test_help_names_every_command() -> None:
     """What can be typed is what help tells."""
-    for name in [*COMMANDS, "quit", "reset"]:
-        assert name == "help" or name in HELP
+    for name in [*DEMO_COMMANDS, "quit", "reset"]:
+        assert name == "help" or name in HELP_TEXT

@@ -8,12 +8,11 @@ from html.parser import HTMLParser
 import pytest
 
 from tests.routes.asking import asked
-from wsbridge.demo import PAGE
-from wsbridge.reasons import ENDINGS, Reason
-from wsbridge.routes.files import Files
-from wsbridge.routes.media_types import UNKNOWN, media_type
+from wsbridge.demo import PAGE_DIRECTORY
+from wsbridge.reasons import REASONS, Reason
+from wsbridge.responders.files import DEFAULT_MEDIA_TYPE, StaticFiles, media_type
 
-FILES = sorted(PAGE.iterdir())
+FILES = sorted(PAGE_DIRECTORY.iterdir())
 
 
 class Tags(HTMLParser):
@@ -29,14 +28,15 @@ class Tags(HTMLParser):
 
 @pytest.fixture
 def tags() -> list[tuple[str, dict[str, str | None]]]:
+    """All tags of the page."""
     parser = Tags()
-    parser.feed((PAGE / "index.html").read_text())
+    parser.feed((PAGE_DIRECTORY / "index.html").read_text())
     return parser.tags
 
 
 def test_every_reason_has_words() -> None:
     """The page explains each reason that the bridge can give, and none that it cannot."""
-    table = (PAGE / "reasons.js").read_text().partition("const CODES")
+    table = (PAGE_DIRECTORY / "reasons.js").read_text().partition("const CODES")
     names = re.findall(r"^  (\w+): \"", table[0], re.MULTILINE)
 
     assert sorted(names) == sorted(reason.value for reason in Reason)
@@ -44,9 +44,9 @@ def test_every_reason_has_words() -> None:
 
 def test_every_close_code_has_words() -> None:
     """The page explains each close code of the table, should its text be missing."""
-    codes = set(re.findall(r"^  (\d{4}): \"", (PAGE / "reasons.js").read_text(), re.MULTILINE))
+    codes = set(re.findall(r"^  (\d{4}): \"", (PAGE_DIRECTORY / "reasons.js").read_text(), re.MULTILINE))
 
-    assert {str(ending.code) for ending in ENDINGS.values() if ending.code} <= codes
+    assert {str(ending.close_code) for ending in REASONS.values() if ending.close_code} <= codes
 
 
 def test_page_runs_under_a_strict_policy(tags: list[tuple[str, dict[str, str | None]]]) -> None:
@@ -60,7 +60,7 @@ def test_page_runs_under_a_strict_policy(tags: list[tuple[str, dict[str, str | N
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_page_needs_nothing_from_elsewhere(path: object) -> None:
     """No file of the page names another host, or makes HTML out of text."""
-    text = (PAGE / str(path)).read_text().replace("http://www.w3.org/2000/svg", "")
+    text = (PAGE_DIRECTORY / str(path)).read_text().replace("http://www.w3.org/2000/svg", "")
 
     assert not re.search(r"(https?:)?//[a-z0-9-]+\.[a-z]", text)
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", text)
@@ -69,7 +69,7 @@ def test_page_needs_nothing_from_elsewhere(path: object) -> None:
 def test_every_element_that_a_script_looks_for_is_there(tags: list[tuple[str, dict[str, str | None]]]) -> None:
     """Each id named in the scripts, and each that tests drive the page by, is in the page."""
     ids = {attributes["id"] for _, attributes in tags if "id" in attributes}
-    scripts = (PAGE / "app.js").read_text() + (PAGE / "meters.js").read_text()
+    scripts = (PAGE_DIRECTORY / "app.js").read_text() + (PAGE_DIRECTORY / "meters.js").read_text()
     wanted = set(re.findall(r"find\(\"([\w-]+)\"\)", scripts))
     driven = {"terminal", "input", "state", "rtt", "rate-in", "rate-out", "reason", "reconnect"}
 
@@ -78,10 +78,10 @@ def test_every_element_that_a_script_looks_for_is_there(tags: list[tuple[str, di
 
 async def test_every_file_can_be_served() -> None:
     """The route that serves the page finds each file of it and knows its type."""
-    route = Files(PAGE)
+    route = StaticFiles(PAGE_DIRECTORY)
     for path in FILES:
-        with await route.answer(asked("GET", f"/{path.name}")) as answer:
+        with await route.respond(asked("GET", f"/{path.name}")) as answer:
             assert answer.status == 200
-            assert media_type(path.name) != UNKNOWN
-    with await route.answer(asked("GET", "/")) as answer:
-        assert answer.body == (PAGE / "index.html").read_bytes()
+            assert media_type(path.name) != DEFAULT_MEDIA_TYPE
+    with await route.respond(asked("GET", "/")) as answer:
+        assert answer.body == (PAGE_DIRECTORY / "index.html").read_bytes()

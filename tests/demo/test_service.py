@@ -9,8 +9,8 @@ import pytest
 import trio
 import trio.testing
 
-from wsbridge.demo import commands
-from wsbridge.demo.service import BANNER, MAX_LINE, Service
+from wsbridge.demo import service as service_module
+from wsbridge.demo.service import BANNER, MAX_LINE_BYTES, DemoService
 
 
 class Caller:
@@ -41,9 +41,9 @@ class Caller:
 
 
 @pytest.fixture
-async def service() -> AsyncIterator[tuple[Service, int]]:
+async def service() -> AsyncIterator[tuple[DemoService, int]]:
     """A running service and its port."""
-    one = Service()
+    one = DemoService()
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
             port = await nursery.start(one.run)
@@ -53,13 +53,14 @@ async def service() -> AsyncIterator[tuple[Service, int]]:
 
 @asynccontextmanager
 async def call(port: int) -> AsyncIterator[Caller]:
+    """Connect, and take the banner."""
     async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
         caller = Caller(stream)
         assert await caller.until(BANNER) == BANNER
         yield caller
 
 
-async def test_talks_first(service: tuple[Service, int]) -> None:
+async def test_talks_first(service: tuple[DemoService, int]) -> None:
     """The banner comes before the caller has said anything."""
     async with call(service[1]):
         pass
@@ -73,9 +74,9 @@ async def test_talks_first(service: tuple[Service, int]) -> None:
         ("echo grün\n", "grün\n"),
         ("ping 17\n", "pong 17\n"),
         ("count 3\n", "1\n2\n3\n"),
-        ("help\n", commands.HELP),
-        ("inert\n", commands.INERT),
-        ("unicode\n", commands.UNICODE),
+        ("help\n", service_module.HELP_TEXT),
+        ("inert\n", service_module.INERT),
+        ("unicode\n", service_module.UNICODE),
         ("nonsense 1\n", 'no command "nonsense"; "help" tells them all\n'),
         ("flood x\n", "the number must be from 1 to 4096\n"),
         ("flood 0\n", "the number must be from 1 to 4096\n"),
@@ -83,7 +84,7 @@ async def test_talks_first(service: tuple[Service, int]) -> None:
         ("count ²\n", "the number must be from 1 to 1000000\n"),
     ],
 )
-async def test_answers(service: tuple[Service, int], line: str, answer: str) -> None:
+async def test_answers(service: tuple[DemoService, int], line: str, answer: str) -> None:
     """Each command gives its answer and nothing else, and the next one works."""
     async with call(service[1]) as caller:
         await caller.ask(f"\n{line}")
@@ -95,7 +96,7 @@ async def test_answers(service: tuple[Service, int], line: str, answer: str) -> 
 
 
 @pytest.mark.parametrize("name", ["date", "time", "who", "uptime"])
-async def test_tells_about_now(service: tuple[Service, int], name: str) -> None:
+async def test_tells_about_now(service: tuple[DemoService, int], name: str) -> None:
     """The commands whose answers change give one line each."""
     async with call(service[1]) as caller:
         await caller.ask(f"{name}\n")
@@ -103,7 +104,7 @@ async def test_tells_about_now(service: tuple[Service, int], name: str) -> None:
         assert len(await caller.until("\n")) > 10
 
 
-async def test_line_in_many_pieces(service: tuple[Service, int]) -> None:
+async def test_line_in_many_pieces(service: tuple[DemoService, int]) -> None:
     """A line that comes byte by byte is one line."""
     async with call(service[1]) as caller:
         for character in "echo slowly\r\n":
@@ -112,17 +113,17 @@ async def test_line_in_many_pieces(service: tuple[Service, int]) -> None:
         assert await caller.until("slowly\n") == "slowly\n"
 
 
-async def test_endless_line_costs_nothing(service: tuple[Service, int]) -> None:
+async def test_endless_line_costs_nothing(service: tuple[DemoService, int]) -> None:
     """A line without an end is dropped beyond its bound and told of; the next line works."""
     async with call(service[1]) as caller:
         await caller.ask("echo " + "x" * 1_000_000 + "\n")
-        assert f"may have {MAX_LINE} bytes" in await caller.until("\n")
+        assert f"may have {MAX_LINE_BYTES} bytes" in await caller.until("\n")
         await caller.ask("echo still here\n")
 
         assert await caller.until("here\n") == "still here\n"
 
 
-async def test_floods_exactly(service: tuple[Service, int]) -> None:
+async def test_floods_exactly(service: tuple[DemoService, int]) -> None:
     """`flood N` sends N MiB of whole lines, then says so."""
     async with call(service[1]) as caller:
         await caller.ask("flood 2\n")
@@ -131,7 +132,7 @@ async def test_floods_exactly(service: tuple[Service, int]) -> None:
         assert len(got) - len("Done: 2.0 MiB") == 2 * 2**20
 
 
-async def test_line_ends_a_stream(service: tuple[Service, int]) -> None:
+async def test_line_ends_a_stream(service: tuple[DemoService, int]) -> None:
     """`stream` goes on until a line comes; an empty one is enough, and another is obeyed."""
     async with call(service[1]) as caller:
         for line, answer in (("\n", "MiB/s\n"), ("echo enough\n", "\nenough\n")):
@@ -142,7 +143,7 @@ async def test_line_ends_a_stream(service: tuple[Service, int]) -> None:
             await caller.until(answer)
 
 
-async def test_pong_stands_alone_within_a_stream(service: tuple[Service, int]) -> None:
+async def test_pong_stands_alone_within_a_stream(service: tuple[DemoService, int]) -> None:
     """A ping is answered while a stream goes on, on a line of its own, and does not end the stream."""
     async with call(service[1]) as caller:
         await caller.ask("stream\n")
@@ -153,9 +154,11 @@ async def test_pong_stands_alone_within_a_stream(service: tuple[Service, int]) -
         await caller.until("fox")
 
 
-async def test_slow_command_is_ended_by_a_line(service: tuple[Service, int], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slow_command_is_ended_by_a_line(
+    service: tuple[DemoService, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A pause between two lines is no obstacle to ending a stream."""
-    monkeypatch.setattr(commands, "SLOW_STEP", 1000)
+    monkeypatch.setattr(service_module, "SLOW_INTERVAL", 1000)
     async with call(service[1]) as caller:
         await caller.ask("slow\n")
         await caller.until("day?\n")
@@ -164,7 +167,7 @@ async def test_slow_command_is_ended_by_a_line(service: tuple[Service, int], mon
         assert await caller.until("enough\n") == "enough\n"
 
 
-async def test_quit_is_a_clean_end(service: tuple[Service, int]) -> None:
+async def test_quit_is_a_clean_end(service: tuple[DemoService, int]) -> None:
     """`quit` says goodbye and closes with FIN."""
     async with call(service[1]) as caller:
         await caller.ask("quit\n")
@@ -173,7 +176,7 @@ async def test_quit_is_a_clean_end(service: tuple[Service, int]) -> None:
 
 
 @pytest.mark.parametrize("before", ["", "stream\n"])
-async def test_reset_is_a_reset(service: tuple[Service, int], before: str) -> None:
+async def test_reset_is_a_reset(service: tuple[DemoService, int], before: str) -> None:
     """`reset` drops the connection with RST, idle or in mid-stream."""
     async with call(service[1]) as caller:
         if before:
@@ -184,7 +187,7 @@ async def test_reset_is_a_reset(service: tuple[Service, int], before: str) -> No
             await caller.rest()
 
 
-async def test_answers_after_the_callers_end(service: tuple[Service, int]) -> None:
+async def test_answers_after_the_callers_end(service: tuple[DemoService, int]) -> None:
     """After the caller's FIN all that was asked is still answered, then the service closes."""
     async with call(service[1]) as caller:
         await caller.ask("echo first\nflood 1")
@@ -196,7 +199,7 @@ async def test_answers_after_the_callers_end(service: tuple[Service, int]) -> No
         assert b"\nDone: 1.0 MiB" in got
 
 
-async def test_endless_stream_ends_with_the_caller(service: tuple[Service, int]) -> None:
+async def test_endless_stream_ends_with_the_caller(service: tuple[DemoService, int]) -> None:
     """`stream` does not go on for a caller that can no longer end it."""
     async with call(service[1]) as caller:
         await caller.ask("stream\n")
@@ -205,7 +208,7 @@ async def test_endless_stream_ends_with_the_caller(service: tuple[Service, int])
         assert (await caller.rest()).endswith(b"MiB/s\n")
 
 
-async def test_lost_callers_are_forgotten(service: tuple[Service, int]) -> None:
+async def test_lost_callers_are_forgotten(service: tuple[DemoService, int]) -> None:
     """A caller that vanishes in mid-stream, unread or by a reset, harms nobody and is no longer told of."""
     one, port = service
     async with call(port) as witness:
@@ -213,15 +216,15 @@ async def test_lost_callers_are_forgotten(service: tuple[Service, int]) -> None:
             async with call(port) as caller:
                 await caller.ask("stream\n")
                 await caller.until("fox")
-        while len(one.callers) > 1:
+        while len(one.connections) > 1:
             await trio.testing.wait_all_tasks_blocked()
         await witness.ask("who\n")
 
         assert "(you)" in await witness.until("\n")
 
 
-async def test_callers_are_bounded(service: tuple[Service, int], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_callers_are_bounded(service: tuple[DemoService, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond its bound the service says so and closes."""
-    monkeypatch.setattr("wsbridge.demo.service.MAX_CONNECTIONS", 1)
+    monkeypatch.setattr("wsbridge.demo.service.MAX_DEMO_CONNECTIONS", 1)
     async with call(service[1]), await trio.open_tcp_stream("127.0.0.1", service[1]) as second:
         assert (await Caller(second).rest()).startswith(b"Too many")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from wsbridge.config.problems import CODES
-from wsbridge.config.schema import schema
-from wsbridge.kinds import CONFIG_KINDS
+from wsbridge.config.errors import PROBLEM_CODES
+from wsbridge.config.schema import json_schema
+from wsbridge.registry import CONFIG_REGISTRY
 
-SCHEMA = schema(CONFIG_KINDS)
+SCHEMA = json_schema(CONFIG_REGISTRY)
 
 
 def written(value: object) -> str:
@@ -39,4 +39,4 @@ def options(name: str) -> list[str]:
 
 def codes() -> list[str]:
     """Give the table of codes, line by line."""
-    return ["| code | |", "|---|---|", *(f"| {code} | {meaning} |" for code, meaning in CODES.items())]
+    return ["| code | |", "|---|---|", *(f"| {code} | {meaning} |" for code, meaning in PROBLEM_CODES.items())]

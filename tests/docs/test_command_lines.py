@@ -11,14 +11,14 @@ from pathlib import Path
 import click
 import pytest
 
-from wsbridge.cli.commands import COMMANDS, cli
-from wsbridge.log.record import Record
-from wsbridge.log.render import renderer
+from wsbridge.cli.main import COMMAND_NAMES, cli
+from wsbridge.log.format import renderer
+from wsbridge.log.logger import Record
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-LINE = re.compile(rf"(?:^|[\s'\"(=/])wsbridge ({'|'.join(COMMANDS)})\b(.*)")
+LINE = re.compile(rf"(?:^|[\s'\"(=/])wsbridge ({'|'.join(COMMAND_NAMES)})\b(.*)")
 
 
 def shell_lines() -> Iterator[str]:
@@ -30,7 +30,7 @@ def shell_lines() -> Iterator[str]:
 
 def told_lines() -> Iterator[str]:
     """Give the lines of all other places that show commands: help texts, the unit, comments of the examples."""
-    for name in COMMANDS:
+    for name in COMMAND_NAMES:
         command = cli.get_command(click.Context(cli), name)
         assert command is not None
         yield from (line for line in (command.help or "").splitlines() if "`" not in line)
@@ -65,7 +65,7 @@ def test_it_can_be_typed(line: str) -> None:
 
 def test_each_command_is_shown() -> None:
     """The search finds examples of every command."""
-    assert {line.split()[0] for line in COMMAND_LINES} == set(COMMANDS)
+    assert {line.split()[0] for line in COMMAND_LINES} == set(COMMAND_NAMES)
 
 
 def test_make_knows_its_targets() -> None:
@@ -79,7 +79,7 @@ def test_make_knows_its_targets() -> None:
 
 def test_recipes_for_the_log(tmp_path: Path) -> None:
     """What docs/logs.md searches the log with finds what it says in the lines that are really written."""
-    facts = {"event": "connection.end", "id": 17, "reason": "client_closed", "seconds": 12.5}
+    facts = {"event": "connection.closed", "id": 17, "reason": "client_closed", "duration_seconds": 12.5}
     line = renderer("json")(Record(0.0, "info", facts))
     (tmp_path / "wsbridge.log").write_bytes(line + line.replace(b"12.5", b"300.25").replace(b":17,", b":170,"))
     found = [

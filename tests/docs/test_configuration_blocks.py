@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from wsbridge.config.load import load
-from wsbridge.kinds import CONFIG_KINDS
+from wsbridge.config.load import load_text
+from wsbridge.registry import CONFIG_REGISTRY
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"(?:^<!-- yaml: (?P<mark>.+?) -->\n+)?^```ya?ml\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -90,7 +90,7 @@ def test_every_block_loads(place: str, mark: str, text: str) -> None:
     if mark == "other":
         return
     assert not mark or re.fullmatch(r"wrap \S+", mark)
-    load(whole(mark, text), file=place, kinds=CONFIG_KINDS, environ=Environ(), files=False)
+    load_text(whole(mark, text), file=place, registry=CONFIG_REGISTRY, environ=Environ(), check_files=False)
 
 
 def test_the_reference_page_has_blocks() -> None:

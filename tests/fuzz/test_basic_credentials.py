@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.auth.ways import caller, lent
-from wsbridge.auth import scrypt
+from wsbridge.auth import passwords
 from wsbridge.auth.basic import BasicAuth, BasicConfig
 from wsbridge.auth.identity import ANONYMOUS, Denied, Identity
-from wsbridge.protocol.basic import BadBasic, BasicCredentials, read_basic
-from wsbridge.protocol.head import Headers
+from wsbridge.protocol.credentials import BasicAuthError, BasicCredentials, parse_basic
+from wsbridge.protocol.http1 import Headers
 from wsbridge.reasons import Reason
 
 GOOD = base64.b64encode("zoë:päss".encode())
@@ -35,20 +35,20 @@ headers = st.lists(values, min_size=1, max_size=2)
 def way(tmp_path_factory: pytest.TempPathFactory) -> BasicAuth:
     """One user."""
     file = tmp_path_factory.mktemp("basic") / "users"
-    file.write_text(f"zoë:{scrypt.make('päss'.encode(), ln=12).text}\n")
+    file.write_text(f"zoë:{passwords.hash_password('päss'.encode(), ln=12).text}\n")
     return BasicAuth(BasicConfig(users=file), lent(ANONYMOUS)[0])
 
 
 @given(headers)
 def test_any_header_is_read_or_refused(shown: list[bytes]) -> None:
     """What is read is what was encoded; what is refused is told by one printable sentence."""
-    found = read_basic(Headers((b"authorization", value) for value in shown))
+    found = parse_basic(Headers((b"authorization", value) for value in shown))
     if isinstance(found, BasicCredentials):
         (value,) = shown
-        encoded = base64.b64encode(found.name.encode() + b":" + found.password)
+        encoded = base64.b64encode(found.username.encode() + b":" + found.password)
         assert encoded == value.strip(b" \t").partition(b" ")[2].strip(b" ")
-    elif isinstance(found, BadBasic):
-        assert found.text.isprintable()
+    elif isinstance(found, BasicAuthError):
+        assert found.detail.isprintable()
     else:
         assert found is None
 

@@ -7,10 +7,10 @@ from ipaddress import ip_address
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsbridge.protocol.forwarded import Form, Hop, Way, read_way
-from wsbridge.protocol.head import BadHead
+from wsbridge.protocol.forwarded import ForwardedChain, ForwardedFormat, ForwardedNode, parse_forwarded
+from wsbridge.protocol.http1 import HttpError
 
-forms: st.SearchStrategy[Form] = st.sampled_from(["x-forwarded-for", "forwarded"])
+forms: st.SearchStrategy[ForwardedFormat] = st.sampled_from(["x-forwarded-for", "forwarded"])
 pieces = st.sampled_from(
     [
         b"for=", b"For=", b"proto=https", b"by=_x", b";", b",", b", ", b'"', b"\\", b" ", b"=", b"[", b"]", b":", b"%",
@@ -26,12 +26,12 @@ def trusted(host: str) -> bool:
 
 
 @given(forms, st.lists(values, max_size=4))
-def test_any_lines(form: Form, lines: list[bytes]) -> None:
+def test_any_lines(form: ForwardedFormat, lines: list[bytes]) -> None:
     """A way has a real address of a client and names trusted proxies alone; everything else is a 400."""
-    found = read_way(form, lines, trusted)
-    if isinstance(found, BadHead):
+    found = parse_forwarded(form, lines, trusted)
+    if isinstance(found, HttpError):
         assert found.status == 400
-        assert found.text.isprintable()
+        assert found.detail.isprintable()
         return
     assert all(trusted(host) for host in found.proxies)
     if found.client is not None:
@@ -42,10 +42,10 @@ def test_any_lines(form: Form, lines: list[bytes]) -> None:
 @given(st.lists(values, max_size=3), values, st.sampled_from([b"203.0.113.9", b"[2001:db8::9]:1"]))
 def test_what_is_spoofed_has_no_say(lines: list[bytes], start: bytes, client: bytes) -> None:
     """Whatever a client sends, the address that the nearest proxy appends is the one that counts, or it is a 400."""
-    true = Hop("2001:db8::9", 1) if client.startswith(b"[") else Hop("203.0.113.9", 0)
-    assert read_way("x-forwarded-for", [*lines, start + b", " + client], trusted) == Way(true, ())
+    true = ForwardedNode("2001:db8::9", 1) if client.startswith(b"[") else ForwardedNode("203.0.113.9", 0)
+    assert parse_forwarded("x-forwarded-for", [*lines, start + b", " + client], trusted) == ForwardedChain(true, ())
     node = b'for="' + client + b'"'
-    assert read_way("forwarded", [*lines, start, node], trusted) == Way(true, ())
+    assert parse_forwarded("forwarded", [*lines, start, node], trusted) == ForwardedChain(true, ())
     for element in (node, b"for=" + client):
-        found = read_way("forwarded", [*lines, start + b", " + element], trusted)
-        assert isinstance(found, BadHead) or found == Way(true, ())
+        found = parse_forwarded("forwarded", [*lines, start + b", " + element], trusted)
+        assert isinstance(found, HttpError) or found == ForwardedChain(true, ())

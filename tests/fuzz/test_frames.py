@@ -7,13 +7,11 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsbridge.protocol.frames import header
-from wsbridge.protocol.mask import apply_mask, apply_mask_in_python
-from wsbridge.protocol.websocket import WebSocketFraming
+from wsbridge.protocol.websocket import WebSocketFraming, apply_mask, apply_mask_in_python, encode_header
 from wsbridge.reasons import Reason
 
 roles = st.sampled_from(["server", "client"])
-texts = st.sampled_from(["accept", "accept", "refuse"])
+texts = st.sampled_from(["accept", "accept", "reject"])
 payloads = st.one_of(
     st.binary(max_size=20),
     st.text(max_size=10).map(str.encode),
@@ -34,9 +32,9 @@ def frames(draw, role):
         key = draw(st.binary(min_size=4, max_size=4))
         first = draw(firsts)
         if masked:
-            out += header(first, len(payload), 0x80) + key + apply_mask_in_python(payload, key)
+            out += encode_header(first, len(payload), 0x80) + key + apply_mask_in_python(payload, key)
         else:
-            out += header(first, len(payload)) + payload
+            out += encode_header(first, len(payload)) + payload
     return out
 
 
@@ -63,13 +61,13 @@ def fed(role, text, pieces, **bounds):
             if used == len(data):
                 break
             data = data[used:]  # noqa: PLW2901  what a call leaves is given to the next
-    return [one for one in stream if one != (0, b"", 0)], controls, violation, framing.chaff
+    return [one for one in stream if one != (0, b"", 0)], controls, violation, framing.control_frame_count
 
 
 def before_the_end(outcome):
     """An outcome without the payload of the frame with bad text: how much of it is seen depends on cuts."""
     stream, controls, violation, chaff = outcome
-    if violation is not None and violation.reason is Reason.BAD_TEXT:
+    if violation is not None and violation.reason is Reason.INVALID_UTF8:
         return controls, violation.reason, chaff
     return stream, controls, violation, chaff
 
@@ -83,7 +81,7 @@ def test_cuts_change_nothing(given_input, text, cuts, room, work):
 
     assert before_the_end(fed(role, text, [data[n : n + 1] for n in range(len(data))])) == whole
     assert before_the_end(fed(role, text, [data[start:end] for start, end in pairwise(at)])) == whole
-    assert before_the_end(fed(role, text, [data], room=room, work=work)) == whole
+    assert before_the_end(fed(role, text, [data], max_bytes=room, max_frames=work)) == whole
 
 
 @given(roles, texts, st.binary(max_size=300))
@@ -93,7 +91,7 @@ def test_any_bytes_give_chunks_or_a_documented_violation(role, text, data):
 
     assert sum(len(one) for _, one, _ in stream) + sum(len(body) for _, body in controls) <= len(data)
     if violation is not None:
-        assert violation.reason in (Reason.PROTOCOL_ERROR, Reason.BAD_TEXT, Reason.UNSUPPORTED)
+        assert violation.reason in (Reason.PROTOCOL_ERROR, Reason.INVALID_UTF8, Reason.UNSUPPORTED_DATA)
         assert violation.detail
 
 
@@ -109,7 +107,7 @@ def test_what_is_written_with_marks_is_read_back(role, written, largest, cuts):
         for fragments in written
         for at in range(len(fragments))
     ]
-    data = b"".join(bytes(part) for part in WebSocketFraming(role, frame=largest).encode(chunks, marks))
+    data = b"".join(bytes(part) for part in WebSocketFraming(role, max_frame_bytes=largest).encode(chunks, marks))
     at = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
     peer = "client" if role == "server" else "server"
     stream, controls, violation, _ = fed(peer, "accept", [data[start:end] for start, end in pairwise(at)])
@@ -127,9 +125,9 @@ def test_what_is_written_with_marks_is_read_back(role, written, largest, cuts):
 @given(roles, st.lists(st.binary(min_size=1, max_size=3000), min_size=1, max_size=5), st.integers(125, 1000))
 def test_what_is_written_without_marks_is_read_back(role, chunks, largest):
     """Raw bytes keep their order; every message is binary and no frame is larger than allowed."""
-    data = b"".join(bytes(part) for part in WebSocketFraming(role, frame=largest).encode(chunks, None))
+    data = b"".join(bytes(part) for part in WebSocketFraming(role, max_frame_bytes=largest).encode(chunks, None))
     framing = WebSocketFraming("client" if role == "server" else "server")
-    _, seen, marks, controls, violation = framing.decode(data, room=10**6)
+    _, seen, marks, controls, violation = framing.decode(data, max_bytes=10**6)
 
     assert (controls, violation) == (None, None)
     assert b"".join(seen) == b"".join(chunks)

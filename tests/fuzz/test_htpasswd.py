@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsbridge.auth.htpasswd import check_name, parse
+from wsbridge.auth.passwords import check_username, parse_htpasswd
 
 BCRYPT = "$2y$05$abcdefghijklmnopqrstuuhKF09ZYWwH2zP/0fwE1X8e/Q1YNx/hO"
 SCRYPT = "$scrypt$ln=12,r=8,p=1$c2FsdHNhbHRzYWx0c2FsdA$" + "A" * 43
@@ -28,7 +28,7 @@ texts = st.one_of(st.lists(lines, max_size=6).map("".join), st.text(max_size=200
 def test_any_text_gives_users_or_a_sentence(text: str) -> None:
     """What comes out stands in the text as it is; what is refused is one printable line without any hash."""
     try:
-        users = parse(text)
+        users = parse_htpasswd(text)
     except ValueError as error:
         assert str(error).isprintable()
         assert len(str(error)) < 600
@@ -36,9 +36,9 @@ def test_any_text_gives_users_or_a_sentence(text: str) -> None:
         assert SCRYPT[30:] not in str(error)
         return
     for name, stored in users.items():
-        assert check_name(name) == name
+        assert check_username(name) == name
         assert f"{name}:{stored.text}" in text
-        assert type(stored.decoy()) is type(stored)
+        assert type(stored.dummy_hash()) is type(stored)
 
 
 @given(st.lists(st.tuples(st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=40),
@@ -47,4 +47,4 @@ def test_any_text_gives_users_or_a_sentence(text: str) -> None:
 def test_what_is_written_well_is_read(users: list[tuple[str, str]], end: str) -> None:
     """Every list of distinct names comes back as it was."""
     text = "".join(f"{name}:{stored}{end}" for name, stored in users)
-    assert [(name, stored.text) for name, stored in parse(text).items()] == users
+    assert [(name, stored.text) for name, stored in parse_htpasswd(text).items()] == users

@@ -7,13 +7,19 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsbridge.protocol.handshake import Accepted, Upgrade, check_response, new_key, read_upgrade
-from wsbridge.protocol.http1 import BadHead, HeadLimits, HeadReader, Request, Response, Role
-from wsbridge.protocol.origin import Origins
-from wsbridge.protocol.target import check_target, loopback_host_allowed, normal_host
+from wsbridge.protocol.handshake import (
+    OriginPolicy,
+    UpgradeAccepted,
+    UpgradeRequest,
+    check_upgrade_response,
+    generate_key,
+    parse_upgrade,
+)
+from wsbridge.protocol.http1 import HeadLimits, HeadParser, HttpError, HttpRole, Request, Response
+from wsbridge.protocol.uri import check_target, is_loopback_host_allowed, normalise_host
 
-LIMITS = HeadLimits(total=512, line=160, headers=8)
-SAME = Origins("same")
+LIMITS = HeadLimits(max_head_bytes=512, max_head_line_bytes=160, max_headers=8)
+SAME = OriginPolicy("same")
 
 names = st.sampled_from(
     [
@@ -55,6 +61,7 @@ firsts = st.one_of(
 
 
 def assemble(first: str, body: list[str], end: str, rest: bytes) -> bytes:
+    """Put a head together."""
     return (first + "".join(body) + end).encode("latin-1", "replace") + rest
 
 
@@ -72,23 +79,23 @@ good_heads = st.builds(
 streams = st.one_of(heads, good_heads, st.lists(heads, max_size=7).map(b"".join), st.binary(max_size=700))
 
 
-def outcome(data: bytes, cuts: list[int], role: Role) -> tuple[object, ...]:
+def outcome(data: bytes, cuts: list[int], role: HttpRole) -> tuple[object, ...]:
     """Feed in pieces until there is an outcome; give it in a form that compares, with all bytes past the head."""
-    reader = HeadReader(LIMITS, role)
+    reader = HeadParser(LIMITS, role)
     edges = [0, *sorted({cut for cut in cuts if 0 < cut < len(data)}), len(data)]
     found = None
     for start, stop in pairwise(edges):
         found = reader.feed(data[start:stop])
     if isinstance(found, Request):
-        return "request", found.method, found.target, list(found.headers), reader.rest
+        return "request", found.method, found.target, list(found.headers), reader.trailing_data
     if isinstance(found, Response):
-        return "response", found.status, found.reason, found.version, list(found.headers), reader.rest
-    assert found is None or isinstance(found, BadHead)
+        return "response", found.status, found.reason, found.version, list(found.headers), reader.trailing_data
+    assert found is None or isinstance(found, HttpError)
     return ("bad", found) if found else ("more",)
 
 
 @given(streams, st.lists(st.integers(1, 700), max_size=8), st.sampled_from(["server", "client"]))
-def test_cuts_do_not_matter(data: bytes, cuts: list[int], role: Role) -> None:
+def test_cuts_do_not_matter(data: bytes, cuts: list[int], role: HttpRole) -> None:
     """Whole, byte by byte and in random pieces, the outcome and the rest are the same."""
     whole = outcome(data, [], role)
 
@@ -99,22 +106,22 @@ def test_cuts_do_not_matter(data: bytes, cuts: list[int], role: Role) -> None:
 @given(st.one_of(good_heads, heads))
 def test_requests_are_judged(data: bytes) -> None:
     """Every request that comes out keeps the rules, and every judgement of it is a value."""
-    found = HeadReader(LIMITS).feed(data)
+    found = HeadParser(LIMITS).feed(data)
     if not isinstance(found, Request):
-        assert found is None or isinstance(found, BadHead)
+        assert found is None or isinstance(found, HttpError)
         if found is not None:
             assert found.status in (400, 405, 426, 431)
-            assert found.text.isprintable()
+            assert found.detail.isprintable()
         return
     assert found.method in ("GET", "HEAD", "POST")
     assert check_target(found.target) is None
-    assert normal_host(found.host()) is not None
+    assert normalise_host(found.host()) is not None
     assert found.headers.get(b"content-length") in (None, b"0", b"00")
     assert b"transfer-encoding" not in found.headers
-    upgrade = read_upgrade(found)
-    if isinstance(upgrade, Upgrade):
-        loopback_host_allowed(upgrade.host, [])
-        refusal = SAME.allows(upgrade.origin, upgrade.host, tls=True)
+    upgrade = parse_upgrade(found)
+    if isinstance(upgrade, UpgradeRequest):
+        is_loopback_host_allowed(upgrade.host, [])
+        refusal = SAME.check(upgrade.origin, upgrade.host, tls=True)
         assert refusal is None or refusal.isprintable()
     else:
         assert upgrade.status in (400, 403, 405, 426)
@@ -123,22 +130,22 @@ def test_requests_are_judged(data: bytes) -> None:
 @given(heads, st.binary(max_size=300))
 def test_responses_are_judged(data: bytes, body: bytes) -> None:
     """Every answer of an upstream is an acceptance or one printable sentence."""
-    found = HeadReader(LIMITS, "client").feed(data)
+    found = HeadParser(LIMITS, "client").feed(data)
     if isinstance(found, Response):
-        judged = check_response(found, new_key(), ("binary",), body)
-        assert isinstance(judged, Accepted | BadHead)
-        if isinstance(judged, BadHead):
-            assert judged.text.isprintable()
-            assert judged.text.isascii()
+        judged = check_upgrade_response(found, generate_key(), ("binary",), body)
+        assert isinstance(judged, UpgradeAccepted | HttpError)
+        if isinstance(judged, HttpError):
+            assert judged.detail.isprintable()
+            assert judged.detail.isascii()
 
 
 @given(st.one_of(st.text(max_size=60), st.text("ab.:[]0129fF-_~", max_size=40)), st.text(max_size=60))
 def test_hosts_and_origins(host: str, origin: str) -> None:
     """Any text as Host and Origin is judged without an exception, and normal hosts stay as they are."""
-    normal = normal_host(host)
+    normal = normalise_host(host)
 
-    assert normal is None or normal_host(normal) == normal
+    assert normal is None or normalise_host(normal) == normal
     for text in (origin, f"https://{host}", f"{origin}://{host}"):
-        refusal = SAME.allows(text, host, tls=False)
+        refusal = SAME.check(text, host, tls=False)
         assert refusal is None or (refusal.isprintable() and refusal.isascii())
-    loopback_host_allowed(host, [origin])
+    is_loopback_host_allowed(host, [origin])

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from tests.auth.signing import AUDIENCE, EC, ISSUER, RSA, SECRET, claims, forged, part, signed, signed_raw
 from tests.auth.ways import caller, lent
 from wsbridge.auth.identity import ANONYMOUS, Denied, Identity
-from wsbridge.auth.jwks import read_jwks
-from wsbridge.auth.jwt import JwtAuth, JwtConfig
-from wsbridge.auth.jwt_claims import Rules, judge
-from wsbridge.auth.jwt_token import Token, read_token
+from wsbridge.auth.jwks import parse_jwks
+from wsbridge.auth.jwt import JwtAuth, JwtConfig, JwtRules, validate_claims
+from wsbridge.auth.jwt_keys import UnverifiedToken, parse_jwt
 
 
 @functools.cache
@@ -32,7 +31,7 @@ def way() -> JwtAuth:
             {"algorithm": "ES256", "file": str(folder / "ec"), "kid": "k"},
             {"algorithm": "HS256", "secret": {"file": str(folder / "secret")}},
         ]
-        config = {"kind": "jwt", "keys": keys, "issuer": ISSUER, "audience": AUDIENCE, "from": ["authorization"]}
+        config = {"kind": "jwt", "keys": keys, "issuer": ISSUER, "audience": AUDIENCE, "sources": ["authorization"]}
         return JwtAuth(JwtConfig.model_validate(config), lent(ANONYMOUS)[0])
 
 
@@ -97,13 +96,13 @@ async def test_any_claims_of_a_trusted_issuer(changes: dict[str, object]) -> Non
 @given(st.binary(max_size=200))
 def test_any_bytes_as_claims(payload: bytes) -> None:
     """A sentence, whatever was signed."""
-    assert isinstance(judge(payload, Rules(None, None), 1.7e9), str)
+    assert isinstance(validate_claims(payload, JwtRules(None, None), 1.7e9), str)
 
 
 @given(st.text(max_size=200))
 def test_any_text_as_a_token(text: str) -> None:
     """A token or a sentence."""
-    assert isinstance(read_token(text), (Token, str))
+    assert isinstance(parse_jwt(text), (UnverifiedToken, str))
 
 
 fields = st.sampled_from(["kty", "n", "e", "crv", "x", "y", "use", "alg", "kid", "key_ops", "d"])
@@ -120,5 +119,5 @@ words = st.sampled_from(["RSA", "EC", "OKP", "P-256", "Ed25519", "sig", "RS256",
 )
 def test_any_bytes_as_a_set_of_keys(body: bytes) -> None:
     """Keys that can be used, or none."""
-    for key in read_jwks(body, frozenset({"RS256", "ES256", "EdDSA"})):
+    for key in parse_jwks(body, frozenset({"RS256", "ES256", "EdDSA"})):
         assert key.algorithms

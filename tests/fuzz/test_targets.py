@@ -15,12 +15,11 @@ from hypothesis import strategies as st
 from tests.config.loading import LISTENERS, read
 from tests.targets.clients import asking
 from wsbridge.auth.identity import ANONYMOUS
-from wsbridge.backends.backend import Chosen
-from wsbridge.net.address import Address, plain
-from wsbridge.net.own import OwnListeners
-from wsbridge.protocol.target import PathPattern
-from wsbridge.reasons import End, Reason
-from wsbridge.targets.choice import Choice, choice_of
+from wsbridge.backends.base import ChosenTarget
+from wsbridge.backends.dynamic import TargetPolicy, build_target_policy
+from wsbridge.net.address import Address, ListeningAddresses, to_sockaddr
+from wsbridge.protocol.uri import PathPattern
+from wsbridge.reasons import Reason, Termination
 
 NETWORKS = [ip_network("10.0.0.0/8"), ip_network("2001:db8::/32"), ip_network("127.0.0.7/32")]
 PIECES = [
@@ -57,12 +56,12 @@ REQUESTS = st.one_of(
 )
 
 
-def choice(backend: str, path: str) -> Choice:
+def choice(backend: str, path: str) -> TargetPolicy:
     """Build a choice with the rules of this file."""
     networks = ", ".join(f"'{network}'" for network in NETWORKS)
-    targets = f"targets: {{networks: [{networks}], names: ['*.good.example'], ports: [22, 5900-5999]}}"
+    targets = f"allowed_targets: {{networks: [{networks}], names: ['*.good.example'], ports: [22, 5900-5999]}}"
     text = f"{LISTENERS}routes: {{r: {{match: {{path: '{path}'}}, backend: '{backend}', auth: none, {targets}}}}}\n"
-    found = choice_of(read(text).config.routes["r"], PathPattern(path), OwnListeners())
+    found = build_target_policy(read(text).config.routes["r"], PathPattern(path), ListeningAddresses())
     assert found is not None
     return found
 
@@ -71,14 +70,14 @@ BY_PATH = choice("tcp://{host}:{port}", "/to/{host}/{port}")
 BY_QUERY = choice("tcp://{query.host}:{query.port}", "/q")
 
 
-def judged(chosen: Chosen) -> list[str]:
+def judged(chosen: ChosenTarget) -> list[str]:
     """Give the addresses of a literal target that pass, as the C library reads them; of a name none."""
     try:
         rows = socket.getaddrinfo(chosen.target.host, chosen.target.port, flags=socket.AI_NUMERICHOST)
     except OSError:
         return []
-    addresses = {Address(int(row[0]), plain(row[4])) for row in rows}
-    return [address.sockaddr[0] for address in addresses if chosen.why_not(address) is None]
+    addresses = {Address(int(row[0]), to_sockaddr(row[4])) for row in rows}
+    return [address.sockaddr[0] for address in addresses if chosen.check_address(address) is None]
 
 
 @given(REQUESTS)
@@ -90,9 +89,9 @@ def judged(chosen: Chosen) -> list[str]:
 def test_what_comes_through_is_allowed(target: str) -> None:
     """A target has an allowed port, and an allowed name or an allowed address; all else is forbidden."""
     for each in (BY_PATH, BY_QUERY):
-        outcome = trio.run(each.choose, asking(target), ANONYMOUS)
+        outcome = trio.run(each.select, asking(target), ANONYMOUS)
         assert outcome is not None
-        if isinstance(outcome, End):
+        if isinstance(outcome, Termination):
             assert outcome.reason is Reason.FORBIDDEN
             continue
         found = outcome.target
@@ -109,10 +108,10 @@ def test_what_comes_through_is_allowed(target: str) -> None:
 @given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
 def test_a_name_leads_to_allowed_addresses_alone(one: int, other: int) -> None:
     """Whatever a resolver says, each address that passes is in a network that is written, and not a special one."""
-    chosen = trio.run(BY_PATH.choose, asking("/to/a.good.example/22"), ANONYMOUS)
+    chosen = trio.run(BY_PATH.select, asking("/to/a.good.example/22"), ANONYMOUS)
     assert chosen is not None
-    assert not isinstance(chosen, End)
+    assert not isinstance(chosen, Termination)
     for ip in (ip_address(one), ip_address(other), ip_address(f"2001:db8::{one & 0xFFFF:x}"), ip_address(one << 96)):
         family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
-        address = Address(family, plain((str(ip), 22) if ip.version == 4 else (str(ip), 22, 0, 0)))
-        assert (chosen.why_not(address) is None) == any(ip in network for network in NETWORKS)
+        address = Address(family, to_sockaddr((str(ip), 22) if ip.version == 4 else (str(ip), 22, 0, 0)))
+        assert (chosen.check_address(address) is None) == any(ip in network for network in NETWORKS)

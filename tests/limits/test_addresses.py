@@ -6,8 +6,8 @@ import tracemalloc
 
 import pytest
 
-from wsbridge.config.address_limits import AddressLimits
-from wsbridge.limits.addresses import UNIX, Addresses, key_of
+from wsbridge.config.limits import ClientLimits
+from wsbridge.limits.clients import UNIX_KEY, ClientTable, client_key
 
 
 class Clock:
@@ -20,10 +20,10 @@ class Clock:
         return self.now
 
 
-def table(**limits: object) -> tuple[Addresses, Clock]:
+def table(**limits: object) -> tuple[ClientTable, Clock]:
     """Give a table without exempt networks, and its clock."""
     clock = Clock()
-    return Addresses(AddressLimits(**{"exempt": (), **limits}), clock), clock  # type: ignore[arg-type]  # by name
+    return ClientTable(ClientLimits(**{"exempt": (), **limits}), clock), clock  # type: ignore[arg-type]  # by name
 
 
 @pytest.mark.parametrize(
@@ -42,152 +42,152 @@ def table(**limits: object) -> tuple[Addresses, Clock]:
 )
 def test_what_counts_together(one: str, other: str, same: bool) -> None:
     """IPv4 singly, IPv6 by /64, mapped ones as IPv4, all Unix sockets as one."""
-    assert (key_of(one) == key_of(other)) is same
+    assert (client_key(one) == client_key(other)) is same
 
 
 def test_the_key_of_unix() -> None:
     """Clients of Unix sockets have no address."""
-    assert key_of("") == UNIX
+    assert client_key("") == UNIX_KEY
 
 
 def test_connections_at_a_time() -> None:
     """One more than allowed is not counted in; when one has left, there is room again."""
     addresses, _ = table(connections=2)
-    assert [addresses.enter(b"a") for _ in range(3)] == [True, True, False]
-    assert addresses.enter(b"b")
-    assert addresses.count(b"a") == 2
-    addresses.leave(b"a")
-    assert addresses.enter(b"a")
+    assert [addresses.acquire(b"a") for _ in range(3)] == [True, True, False]
+    assert addresses.acquire(b"b")
+    assert addresses.connection_count(b"a") == 2
+    addresses.release(b"a")
+    assert addresses.acquire(b"a")
 
 
 def test_any_number_of_connections() -> None:
     """With off nobody is refused."""
     addresses, _ = table(connections=None)
-    assert all(addresses.enter(b"a") for _ in range(1000))
+    assert all(addresses.acquire(b"a") for _ in range(1000))
 
 
 def test_handshakes_come_back_with_time() -> None:
     """A burst at once, then so many a second; the wait that is told is enough and not too much."""
-    addresses, clock = table(handshakes=20, burst=200)
-    addresses.enter(b"a")
-    assert sum(addresses.shake_hands(b"a") == 0 for _ in range(300)) == 200
-    wait = addresses.shake_hands(b"a")
+    addresses, clock = table(handshake_rate=20, handshake_burst=200)
+    addresses.acquire(b"a")
+    assert sum(addresses.take_handshake(b"a") == 0 for _ in range(300)) == 200
+    wait = addresses.take_handshake(b"a")
     assert wait == pytest.approx(0.05)
     clock.now += wait * 0.9
-    assert addresses.shake_hands(b"a") > 0
+    assert addresses.take_handshake(b"a") > 0
     clock.now += wait * 0.1
-    assert addresses.shake_hands(b"a") == 0
+    assert addresses.take_handshake(b"a") == 0
     clock.now += 2
-    assert sum(addresses.shake_hands(b"a") == 0 for _ in range(300)) == 40
+    assert sum(addresses.take_handshake(b"a") == 0 for _ in range(300)) == 40
     clock.now += 3600
-    assert sum(addresses.shake_hands(b"a") == 0 for _ in range(300)) == 200
+    assert sum(addresses.take_handshake(b"a") == 0 for _ in range(300)) == 200
 
 
 def test_handshakes_count_across_connections() -> None:
     """Who leaves and comes back has no more than who stayed."""
-    addresses, _ = table(handshakes=1, burst=3)
+    addresses, _ = table(handshake_rate=1, handshake_burst=3)
     granted = 0
     for _ in range(10):
-        addresses.enter(b"a")
-        granted += addresses.shake_hands(b"a") == 0
-        addresses.leave(b"a")
+        addresses.acquire(b"a")
+        granted += addresses.take_handshake(b"a") == 0
+        addresses.release(b"a")
     assert granted == 3
 
 
 def test_off_limits_nothing() -> None:
     """Neither handshakes nor failures are limited then."""
-    addresses, _ = table(handshakes=None, failures=None)
-    addresses.enter(b"a")
-    assert not any(addresses.shake_hands(b"a") or addresses.fail(b"a") for _ in range(1000))
+    addresses, _ = table(handshake_rate=None, max_failures=None)
+    addresses.acquire(b"a")
+    assert not any(addresses.take_handshake(b"a") or addresses.record_failure(b"a") for _ in range(1000))
     assert not addresses.bans
 
 
 def test_failed_logins_ban() -> None:
     """The last of them bans, for the time set; then the count begins anew."""
-    addresses, clock = table(failures=3, window=60.0, ban=300.0)
-    key = key_of("192.0.2.1")
-    addresses.enter(key)
+    addresses, clock = table(max_failures=3, failure_window=60.0, ban_time=300.0)
+    key = client_key("192.0.2.1")
+    addresses.acquire(key)
     assert not addresses.bans
-    assert [addresses.fail(key) for _ in range(3)] == [0, 0, 3]
+    assert [addresses.record_failure(key) for _ in range(3)] == [0, 0, 3]
     clock.now += 299
-    assert addresses.banned("192.0.2.1") == pytest.approx(1)
-    assert addresses.banned("192.0.2.2") == 0
+    assert addresses.ban_remaining("192.0.2.1") == pytest.approx(1)
+    assert addresses.ban_remaining("192.0.2.2") == 0
     clock.now += 1
-    assert addresses.banned("192.0.2.1") == 0
+    assert addresses.ban_remaining("192.0.2.1") == 0
     assert not addresses.bans  # asking costs nothing again
-    assert [addresses.fail(key) for _ in range(3)] == [0, 0, 3]
+    assert [addresses.record_failure(key) for _ in range(3)] == [0, 0, 3]
 
 
 def test_failures_are_forgotten_after_the_window() -> None:
     """Mistypings over a long time ban nobody, though they are kept while no connection is open."""
-    addresses, clock = table(failures=2, window=60.0)
+    addresses, clock = table(max_failures=2, failure_window=60.0)
     for _ in range(10):
-        addresses.enter(b"a")
-        assert addresses.fail(b"a") == 0
-        addresses.leave(b"a")
+        addresses.acquire(b"a")
+        assert addresses.record_failure(b"a") == 0
+        addresses.release(b"a")
         assert len(addresses) == 1
         clock.now += 61
-    addresses.enter(b"a")
-    addresses.fail(b"a")
-    addresses.leave(b"a")
+    addresses.acquire(b"a")
+    addresses.record_failure(b"a")
+    addresses.release(b"a")
     clock.now += 30
-    addresses.enter(b"a")
-    assert addresses.fail(b"a") == 2
+    addresses.acquire(b"a")
+    assert addresses.record_failure(b"a") == 2
 
 
 def test_who_did_nothing_lately_takes_no_room() -> None:
     """An address that left with all its handshakes there is not kept."""
-    addresses, clock = table(handshakes=20)
-    addresses.enter(b"a")
-    addresses.shake_hands(b"a")
+    addresses, clock = table(handshake_rate=20)
+    addresses.acquire(b"a")
+    addresses.take_handshake(b"a")
     clock.now += 1
-    addresses.leave(b"a")
+    addresses.release(b"a")
     assert len(addresses) == 0
 
 
 def test_a_flood_of_addresses_forgets_neither_connections_nor_bans() -> None:
     """Entries of the flood push out each other; what has a connection or a ban stays, and nobody is refused."""
-    addresses, _ = table(table=100, failures=1, handshakes=1, burst=1, connections=1)
-    banned, open_ = key_of("192.0.2.1"), key_of("192.0.2.2")
-    addresses.enter(banned)
-    addresses.fail(banned)
-    addresses.leave(banned)
-    addresses.enter(open_)
-    addresses.shake_hands(open_)
+    addresses, _ = table(table_size=100, max_failures=1, handshake_rate=1, handshake_burst=1, connections=1)
+    banned, open_ = client_key("192.0.2.1"), client_key("192.0.2.2")
+    addresses.acquire(banned)
+    addresses.record_failure(banned)
+    addresses.release(banned)
+    addresses.acquire(open_)
+    addresses.take_handshake(open_)
     for number in range(10_000):
         key = number.to_bytes(4, "big")
-        assert addresses.enter(key)
-        assert addresses.shake_hands(key) == 0
-        addresses.leave(key)
+        assert addresses.acquire(key)
+        assert addresses.take_handshake(key) == 0
+        addresses.release(key)
         assert len(addresses) <= 102
-    assert addresses.banned("192.0.2.1")
-    assert not addresses.enter(open_)
-    assert addresses.shake_hands(open_) > 0
+    assert addresses.ban_remaining("192.0.2.1")
+    assert not addresses.acquire(open_)
+    assert addresses.take_handshake(open_) > 0
 
 
 def test_a_flood_of_bans_lifts_the_one_that_would_end_first() -> None:
     """The table holds so many bans and no more."""
-    addresses, clock = table(table=16, failures=1)
+    addresses, clock = table(table_size=16, max_failures=1)
     for number in range(20):
         host = f"192.0.2.{number}"
-        addresses.enter(key_of(host))
-        addresses.fail(key_of(host))
-        addresses.leave(key_of(host))
+        addresses.acquire(client_key(host))
+        addresses.record_failure(client_key(host))
+        addresses.release(client_key(host))
         clock.now += 1
-    assert [bool(addresses.banned(f"192.0.2.{number}")) for number in range(20)] == [False] * 4 + [True] * 16
+    assert [bool(addresses.ban_remaining(f"192.0.2.{number}")) for number in range(20)] == [False] * 4 + [True] * 16
 
 
 def test_memory_is_bounded_whatever_comes() -> None:
     """200,000 addresses, each with a handshake and a ban, cost no more than the tables hold."""
-    addresses, _ = table(failures=1)
+    addresses, _ = table(max_failures=1)
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     for number in range(200_000):
         key = number.to_bytes(8, "big")
-        addresses.enter(key)
-        addresses.shake_hands(key)
-        addresses.fail(key)
-        addresses.leave(key)
+        addresses.acquire(key)
+        addresses.take_handshake(key)
+        addresses.record_failure(key)
+        addresses.release(key)
     grown = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     assert len(addresses) == 2 * 65_536

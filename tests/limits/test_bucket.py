@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from wsbridge.limits.bucket import DEPTH, Bucket, Claim
+from wsbridge.limits.rate import BURST_SECONDS, Grant, TokenBucket
 
 RATE = 20_000
 
 
 def taken(
-    claims: list[Claim], seconds: float, step: float = 0.05, most: int = 65536
+    claims: list[Grant], seconds: float, step: float = 0.05, most: int = 65536
 ) -> Iterator[tuple[float, int, int]]:
     """Have takers that always want more be woken each `step`; give time, taker and bytes."""
     for turn in itertools.count():
@@ -21,9 +21,9 @@ def taken(
         if now >= 100 + seconds:
             return
         for number, claim in enumerate(claims):
-            while room := claim.room(now):
+            while room := claim.available(now):
                 count = min(room, most)
-                claim.take(count)
+                claim.consume(count)
                 yield now, number, count
 
 
@@ -31,59 +31,59 @@ def taken(
 @pytest.mark.parametrize("step", [0.001, 0.03, 0.05])
 def test_the_rate_holds(rate: int, step: float) -> None:
     """Over ten seconds within 2 %, however often one asks."""
-    total = sum(count for _, _, count in taken([Claim(Bucket(rate))], 10, step))
+    total = sum(count for _, _, count in taken([Grant(TokenBucket(rate))], 10, step))
     assert total == pytest.approx(10 * rate, rel=0.02)
 
 
 def test_bursts_are_small() -> None:
     """No more than 100 ms' worth comes at once, even after a long silence."""
-    claim = Claim(Bucket(RATE))
+    claim = Grant(TokenBucket(RATE))
     first = list(taken([claim], 5))
     for _, group in itertools.groupby(first, key=lambda step: step[0]):
-        assert sum(count for _, _, count in group) <= RATE * DEPTH + 1
-    assert claim.room(500.0) <= RATE * DEPTH + 1
+        assert sum(count for _, _, count in group) <= RATE * BURST_SECONDS + 1
+    assert claim.available(500.0) <= RATE * BURST_SECONDS + 1
 
 
 def test_there_is_nothing_before_the_time_told() -> None:
     """Who waits until then finds a portion, and one who asks before finds none."""
-    claim = Claim(Bucket(RATE))
-    while room := claim.room(100.0):
-        claim.take(room)
-    assert 100.0 < claim.until <= 100.0 + DEPTH
-    assert claim.room(claim.until - 0.001) == 0
-    assert claim.room(claim.until) > 0
+    claim = Grant(TokenBucket(RATE))
+    while room := claim.available(100.0):
+        claim.consume(room)
+    assert 100.0 < claim.blocked_until <= 100.0 + BURST_SECONDS
+    assert claim.available(claim.blocked_until - 0.001) == 0
+    assert claim.available(claim.blocked_until) > 0
 
 
 @pytest.mark.parametrize("takers", [2, 3, 7, 30, 100])
 def test_takers_of_one_bucket_get_the_same(takers: int) -> None:
     """In whatever order they are woken, and together no more than the rate."""
-    bucket = Bucket(RATE)
+    bucket = TokenBucket(RATE)
     sums = [0] * takers
-    for _, number, count in taken([Claim(bucket) for _ in range(takers)], 20):
+    for _, number, count in taken([Grant(bucket) for _ in range(takers)], 20):
         sums[number] += count
     assert sum(sums) == pytest.approx(20 * RATE, rel=0.05)
-    assert max(sums) - min(sums) < RATE * DEPTH * 2
+    assert max(sums) - min(sums) < RATE * BURST_SECONDS * 2
 
 
 def test_one_who_wants_little_gets_it_beside_one_who_wants_all() -> None:
     """A greedy taker does not starve one who takes 100 bytes now and then."""
-    bucket = Bucket(RATE)
-    greedy, modest = Claim(bucket), Claim(bucket)
+    bucket = TokenBucket(RATE)
+    greedy, modest = Grant(bucket), Grant(bucket)
     got = 0
     for turn in range(200):
         now = 100 + turn * 0.05
-        while room := greedy.room(now):
-            greedy.take(room)
-        if room := modest.room(now):
-            modest.take(min(100, room))
+        while room := greedy.available(now):
+            greedy.consume(room)
+        if room := modest.available(now):
+            modest.consume(min(100, room))
             got += 1
     assert got >= 40
 
 
 def test_what_is_given_cannot_be_heaped_up() -> None:
     """A portion that nobody took is gone after a while."""
-    claim = Claim(Bucket(RATE))
-    while room := claim.room(100.0):
-        claim.take(room)
-    assert claim.room(claim.until) <= RATE * DEPTH
-    assert claim.room(200.0) <= RATE * DEPTH
+    claim = Grant(TokenBucket(RATE))
+    while room := claim.available(100.0):
+        claim.consume(room)
+    assert claim.available(claim.blocked_until) <= RATE * BURST_SECONDS
+    assert claim.available(200.0) <= RATE * BURST_SECONDS

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import pytest
 
-from wsbridge.limits.bucket import Bucket
-from wsbridge.limits.meter import Meter
+from wsbridge.limits.rate import RateLimiter, TokenBucket
 
 
 def test_no_bucket_bounds_nothing() -> None:
     """Only so much is read at a time."""
-    meter = Meter((), 65536)
-    assert meter.room(1.0) == 65536
-    meter.take(65536)
-    assert meter.room(1.0) == 65536
-    assert not meter.starved
+    meter = RateLimiter((), 65536)
+    assert meter.available(1.0) == 65536
+    meter.consume(65536)
+    assert meter.available(1.0) == 65536
+    assert not meter.rate_limited
 
 
 @pytest.mark.parametrize("rates", [(20_000,), (20_000, 1_000_000), (1_000_000, 20_000), (20_000, 20_000)])
 def test_the_tightest_bucket_counts(rates: tuple[int, ...]) -> None:
     """Over ten seconds, woken when it said, it carries what the slowest allows."""
-    meter = Meter(tuple(Bucket(rate) for rate in rates), 65536)
+    meter = RateLimiter(tuple(TokenBucket(rate) for rate in rates), 65536)
     now, total = 100.0, 0
     while now < 110.0:
-        while room := meter.room(now):
-            assert not meter.starved
-            meter.take(room)
+        while room := meter.available(now):
+            assert not meter.rate_limited
+            meter.consume(room)
             total += room
-        assert meter.starved
-        assert now < meter.until <= now + 0.1
-        now = meter.until
+        assert meter.rate_limited
+        assert now < meter.blocked_until <= now + 0.1
+        now = meter.blocked_until
     assert total == pytest.approx(200_000, rel=0.03)

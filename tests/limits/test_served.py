@@ -55,24 +55,26 @@ def denying(served, *answers):
 async def test_one_connection_too_many_from_an_address_is_429(tls):
     """It is told so without a dial; another address, and who comes when one has left, are served."""
     async with backend() as back:
-        limits = {"address": {"connections": "2", **HERE}}
+        limits = {"per_address": {"connections": "2", **HERE}}
         async with serving(written(route={"backend": back.url}, limits=limits, tls=tls)) as served:
             inside = [await served.upgraded(tls=tls) for _ in range(2)]
             over, head = await asked(served, tls=tls)
             assert status(head) == 429
             assert "Retry-After: 1" in head
-            assert (await over.everything()).endswith(b"rate\n")
+            assert (await over.everything()).endswith(b"rate_limited\n")
             over.drop()
-            line = await served.records.wait("connection.refused")
-            assert (line["reason"], line["status"]) == ("rate", 429)
-            assert "limits.address.connections is 2; if that is a proxy, name it in trusted_proxies" in line["detail"]
+            line = await served.records.wait("connection.rejected")
+            assert (line["reason"], line["status"]) == ("rate_limited", 429)
+            assert (
+                "limits.per_address.connections is 2; if that is a proxy, name it in trusted_proxies" in line["detail"]
+            )
             if not tls:
                 other, head = await asked(served, "127.0.0.9")
                 assert status(head) == 101
                 other.drop()
             await back.until(dials=2 if tls else 3)
             await inside.pop().close()
-            await served.records.wait("connection.end", 1 if tls else 2)
+            await served.records.wait("connection.closed", 1 if tls else 2)
             await served.quiet(1)
             last, head = await asked(served, tls=tls)
             assert status(head) == 101
@@ -84,9 +86,9 @@ async def test_a_raw_connection_too_many_is_reset():
     """Where nothing can be said, the client must not take it for an empty answer."""
     async with backend() as back:
         text = written(
-            listeners={"old": {"bind": "127.0.0.1:0", "speaks": "tcp", "route": "app"}},
+            listeners={"old": {"bind": "127.0.0.1:0", "protocol": "tcp", "route": "app"}},
             routes={"app": {"backend": back.url, "auth": "none"}},
-            limits={"address": {"connections": "1", **HERE}},
+            limits={"per_address": {"connections": "1", **HERE}},
         )
         async with serving(text) as served:
             with await served.connect("old") as inside, await served.connect("old") as over:
@@ -100,7 +102,7 @@ async def test_a_raw_connection_too_many_is_reset():
 async def test_handshakes_too_fast_are_429_with_the_seconds_to_wait():
     """After the burst; nothing is dialled, and other addresses are served."""
     async with backend() as back:
-        limits = {"address": {"handshakes": "1", "burst": "3", **HERE}}
+        limits = {"per_address": {"handshake_rate": "1", "handshake_burst": "3", **HERE}}
         async with serving(written(route={"backend": back.url}, limits=limits)) as served:
             heads = []
             for _ in range(6):
@@ -113,15 +115,15 @@ async def test_handshakes_too_fast_are_429_with_the_seconds_to_wait():
             assert status(head) == 101
             client.drop()
             await back.until(dials=4)
-            line = await served.records.wait("connection.refused", 3)
-            assert line["detail"].startswith("more than limits.address.handshakes, 1 a second, after 3 at once")
+            line = await served.records.wait("connection.rejected", 3)
+            assert line["detail"].startswith("more than limits.per_address.handshake_rate, 1 a second, after 3 at once")
 
 
 async def test_pages_and_health_checks_are_no_handshakes(tmp_path):
     """A page of many files is loaded however few handshakes there may be."""
     (tmp_path / "page.js").write_text("1")
     routes = {"page": {"match": "any", "files": str(tmp_path), "auth": "none"}}
-    limits = {"address": {"handshakes": "1", "burst": "1", **HERE}}
+    limits = {"per_address": {"handshake_rate": "1", "handshake_burst": "1", **HERE}}
     async with serving(written(routes=routes, limits=limits)) as served:
         for _ in range(5):
             with await served.connect() as client:
@@ -132,9 +134,9 @@ async def test_pages_and_health_checks_are_no_handshakes(tmp_path):
 async def test_failed_logins_ban_the_address():
     """The ban is one line; then the address is reset before TLS or head, with few lines, and others are served."""
     async with backend() as back:
-        limits = {"address": {"failures": "3", "ban": "1h", **HERE}}
+        limits = {"per_address": {"max_failures": "3", "ban_time": "1h", **HERE}}
         async with serving(written(route={"backend": back.url}, limits=limits)) as served:
-            denying(served, Denied("the password is wrong", tried=True))
+            denying(served, Denied("the password is wrong", failed_login=True))
             for _ in range(3):
                 client, head = await asked(served)
                 assert status(head) == 401
@@ -143,23 +145,23 @@ async def test_failed_logins_ban_the_address():
             assert line == {
                 "level": "warning",
                 "event": "address.banned",
-                "address": "127.0.0.1",
+                "client_address": "127.0.0.1",
                 "failures": 3,
-                "seconds": 3600.0,
+                "ban_seconds": 3600.0,
             }
             for _ in range(50):
                 client, head = await asked(served)
                 assert head is None
-            lines = served.records.of("accept.banned")
+            lines = served.records.of("connection.banned")
             assert lines[-1] == {
                 "level": "info",
-                "event": "accept.banned",
+                "event": "connection.banned",
                 "listener": "web",
-                "address": "127.0.0.1",
+                "client_address": "127.0.0.1",
                 "count": 50,
             }
-            assert len(served.records.of("connection.refused")) == 3
-            assert served.server.addresses.turned_away == 50
+            assert len(served.records.of("connection.rejected")) == 3
+            assert served.server.client_table.banned_count == 50
             denying(served, Identity("alice", "basic"))
             client, head = await asked(served, "127.0.0.9")
             assert status(head) == 101
@@ -170,7 +172,7 @@ async def test_failed_logins_ban_the_address():
 async def test_who_shows_no_credential_is_not_banned():
     """Browsers ask without one first."""
     async with backend() as back:
-        limits = {"address": {"failures": "1", **HERE}}
+        limits = {"per_address": {"max_failures": "1", **HERE}}
         async with serving(written(route={"backend": back.url}, limits=limits)) as served:
             denying(served, Denied("no credential"))
             for _ in range(3):
@@ -183,9 +185,9 @@ async def test_who_shows_no_credential_is_not_banned():
 
 async def test_this_host_is_exempt_by_default():
     """A proxy here speaks for everybody."""
-    limits = {"address": {"connections": "1", "handshakes": "1", "burst": "1", "failures": "1"}}
+    limits = {"per_address": {"connections": "1", "handshake_rate": "1", "handshake_burst": "1", "max_failures": "1"}}
     async with backend() as back, serving(written(route={"backend": back.url}, limits=limits)) as served:
-        denying(served, Denied("wrong", tried=True), Identity("alice", "basic"))
+        denying(served, Denied("wrong", failed_login=True), Identity("alice", "basic"))
         client, head = await asked(served)
         assert status(head) == 401
         client.drop()
@@ -210,15 +212,15 @@ async def test_limits_of_a_route_are_429(setting, method):
             assert status(head) == 429
             assert "Retry-After: 1" in head
             over.drop()
-            line = await served.records.wait("connection.refused")
+            line = await served.records.wait("connection.rejected")
             assert f"limits.{setting} is 1" in line["detail"]
             assert line["identity"] == "alice"
             await back.until(dials=1)
             await inside.close()
             await served.quiet()
             (await served.upgraded()).drop()
-            assert len(served.server.counts) <= 1
-        assert len(served.server.counts) == 0
+            assert len(served.server.connection_counts) <= 1
+        assert len(served.server.connection_counts) == 0
 
 
 async def test_a_failed_dial_gives_its_place_back():
@@ -245,4 +247,4 @@ async def test_bytes_a_second_end_to_end(setting):
             took = trio.current_time() - began
             await client.close()
             assert 0.8 < took < 1.6
-        assert len(served.server.shares) == 0
+        assert len(served.server.shared_buckets) == 0

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from wsbridge.limits.shares import Shares
+from wsbridge.limits.rate import SharedBucketTable
 
 
 def test_connections_of_one_key_share() -> None:
     """The same buckets for the same key, others for another; both ways are apart."""
-    shares = Shares()
-    one, two, other = shares.enter("a", 1000), shares.enter("a", 1000), shares.enter("b", 2000)
+    shares = SharedBucketTable()
+    one, two, other = shares.acquire("a", 1000), shares.acquire("a", 1000), shares.acquire("b", 2000)
     assert one is two
     assert one is not other
-    assert one.to_back is not one.to_front
-    assert (one.to_back.rate, other.to_front.rate) == (1000, 2000)
-    shares.leave("a")
-    assert shares.enter("a", 1000) is one
+    assert one.to_backend is not one.to_client
+    assert (one.to_backend.rate, other.to_client.rate) == (1000, 2000)
+    shares.release("a")
+    assert shares.acquire("a", 1000) is one
     for key in ("a", "a", "b"):
-        shares.leave(key)
+        shares.release(key)
     assert len(shares) == 0
-    assert shares.enter("a", 1000) is not one
+    assert shares.acquire("a", 1000) is not one

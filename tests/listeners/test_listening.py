@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from wsbridge.listeners.listening import ListenError, words
+from wsbridge.net.listeners import ListenError, listen_error_text
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from wsbridge.listeners.listening import ListenError, words
 )
 def test_words(code, port, text):
     """The system's words, or better ones."""
-    assert words(OSError(code, "x"), port) == text
+    assert listen_error_text(OSError(code, "x"), port) == text
 
 
 def test_an_error_is_one_sentence():

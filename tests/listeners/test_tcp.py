@@ -6,8 +6,9 @@ import socket
 
 import pytest
 
-from wsbridge.config.model import Listener
-from wsbridge.listeners import ListenError, tcp
+from wsbridge.config.listener import ListenerConfig
+from wsbridge.net import listeners
+from wsbridge.net.listeners import ListenError
 
 
 def has_ipv6():
@@ -25,7 +26,7 @@ needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="no IPv6 here")
 
 async def opened(bind, **keys):
     """Open a listener that is closed by the test."""
-    return await tcp.listen("public", Listener(bind=bind, **keys))
+    return await listeners.listen_tcp("public", ListenerConfig(bind=bind, **keys))
 
 
 def reaches(address):
@@ -77,14 +78,14 @@ async def test_localhost_is_both_families_on_one_port():
 
 async def test_localhost_without_ipv6_is_ipv4(monkeypatch):
     """A family that the machine lacks is left out."""
-    bind = tcp._bind
+    bind = listeners._bind_tcp
 
     def lacking(address, port, config):
         if address.family == socket.AF_INET6:
             raise OSError(errno.EADDRNOTAVAIL, "no")
         return bind(address, port, config)
 
-    monkeypatch.setattr(tcp, "_bind", lacking)
+    monkeypatch.setattr(listeners, "_bind_tcp", lacking)
     listening = await opened("localhost:0")
 
     assert len(listening.sockets) == 1
@@ -93,18 +94,18 @@ async def test_localhost_without_ipv6_is_ipv4(monkeypatch):
 
 async def test_another_port_is_tried_where_one_is_taken_in_one_family(monkeypatch):
     """The system's choice for IPv4 may be taken in IPv6."""
-    bind = tcp._bind
+    bind = listeners._bind_tcp
     made = []
 
     def taken_once(address, port, config):
         if address.family == socket.AF_INET6:
             if len(made) == 1:
                 raise OSError(errno.EADDRINUSE, "taken")
-            return bind(tcp.Address(socket.AF_INET, ("127.0.0.2", 0)), port, config)
+            return bind(listeners.Address(socket.AF_INET, ("127.0.0.2", 0)), port, config)
         made.append(bind(address, port, config))
         return made[-1]
 
-    monkeypatch.setattr(tcp, "_bind", taken_once)
+    monkeypatch.setattr(listeners, "_bind_tcp", taken_once)
     listening = await opened("localhost:0")
 
     assert [sock.fileno() != -1 for sock in made] == [False, True]
@@ -148,7 +149,7 @@ async def test_unknown_name(monkeypatch):
     def fail(*_, **__):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    monkeypatch.setattr(tcp.socket, "getaddrinfo", fail)
+    monkeypatch.setattr(listeners.socket, "getaddrinfo", fail)
     with pytest.raises(ListenError, match="cannot look up the name: Name or service not known"):
         await opened("gw.invalid:0")
 
@@ -159,6 +160,6 @@ async def test_ports_below_1024(monkeypatch):
     def denied(*_):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(tcp, "_bind", denied)
+    monkeypatch.setattr(listeners, "_bind_tcp", denied)
     with pytest.raises(ListenError, match=r"permission denied \(ports below 1024 need root or CAP_NET_BIND_SERVICE\)"):
         await opened("127.0.0.1:443")

@@ -8,13 +8,14 @@ import stat
 
 import pytest
 
-from wsbridge.config.model import Listener
-from wsbridge.listeners import ListenError, unix
+from wsbridge.config.listener import ListenerConfig
+from wsbridge.net import listeners
+from wsbridge.net.listeners import ListenError
 
 
 async def opened(path, **keys):
     """Open a listener that is closed by the test."""
-    return await unix.listen("local", Listener(bind=f"unix:{path}", **keys))
+    return await listeners.listen_unix("local", ListenerConfig(bind=f"unix:{path}", **keys))
 
 
 def reaches(path):
@@ -54,7 +55,7 @@ async def test_nobody_can_connect_before_the_mode_is_set(path, monkeypatch):
     def chown(where, *_):
         seen.append((reaches(where), stat.S_IMODE(path.stat().st_mode)))
 
-    monkeypatch.setattr(unix.os, "chown", chown)
+    monkeypatch.setattr(listeners.os, "chown", chown)
     listening = await opened(path, mode=0o600, owner=pwd.getpwuid(os.getuid()).pw_name)
     listening.close()
 
@@ -86,7 +87,7 @@ async def test_owner_that_may_not_be_set(path, monkeypatch):
     def denied(*_):
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
-    monkeypatch.setattr(unix.os, "chown", denied)
+    monkeypatch.setattr(listeners.os, "chown", denied)
     with pytest.raises(ListenError, match="it may not be given to 0"):
         await opened(path, owner="0")
     assert not path.exists()

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from wsbridge.log.events import EVENTS, KEYS
-from wsbridge.log.record import LEVELS, Record
-from wsbridge.log.render import renderer
+from wsbridge.log.events import LOG_EVENTS, LOG_KEYS
+from wsbridge.log.format import renderer
+from wsbridge.log.logger import LOG_LEVELS, Record
 
 ROOT = Path(__file__).parents[2]
 DOC = (ROOT / "docs" / "logs.md").read_text()
@@ -36,9 +36,10 @@ def calls() -> Iterator[tuple[str, str, str, list[str]]]:
 
 
 def wrong(level: str, event: str, keys: list[str]) -> bool:
-    if event not in EVENTS or level not in EVENTS[event].levels:
+    """Tell whether the table does not know such a call."""
+    if event not in LOG_EVENTS or level not in LOG_EVENTS[event].levels:
         return True
-    return not set(keys) <= set(EVENTS[event].keys)
+    return not set(keys) <= set(LOG_EVENTS[event].keys)
 
 
 def test_every_call_is_in_the_table() -> None:
@@ -48,7 +49,7 @@ def test_every_call_is_in_the_table() -> None:
 
 def test_connection_lines_are_in_the_table() -> None:
     """The facts of a connection, which are gathered one by one, are keys of the table too."""
-    tree = ast.parse((ROOT / "wsbridge" / "account.py").read_text())
+    tree = ast.parse((ROOT / "wsbridge" / "access_log.py").read_text())
     keys = set()
     for node in ast.walk(tree):
         match node:
@@ -58,41 +59,42 @@ def test_connection_lines_are_in_the_table() -> None:
                 keys |= {key.value for key in first if isinstance(key, ast.Constant)}
 
     assert "reason" in keys
-    assert keys == set(EVENTS["connection.end"].keys) | set(EVENTS["connection.refused"].keys)
+    assert keys == set(LOG_EVENTS["connection.closed"].keys) | set(LOG_EVENTS["connection.rejected"].keys)
 
 
-@pytest.mark.parametrize("name", EVENTS)
+@pytest.mark.parametrize("name", LOG_EVENTS)
 def test_the_table_is_sound(name: str) -> None:
     """Names, levels and keys are well formed, and each key is explained."""
-    event = EVENTS[name]
+    event = LOG_EVENTS[name]
 
-    assert re.fullmatch(r"[a-z]+\.[a-z]+|bug", name)
-    assert set(event.levels) <= set(LEVELS)
+    assert re.fullmatch(r"[a-z]+\.[a-z_]+|internal_error", name)
+    assert set(event.levels) <= set(LOG_LEVELS)
     assert len(set(event.keys)) == len(event.keys)
-    assert set(event.keys) <= set(KEYS)
+    assert set(event.keys) <= set(LOG_KEYS)
 
 
 def test_no_key_is_explained_in_vain() -> None:
     """Each explained key belongs to an event."""
-    assert set(KEYS) == {key for event in EVENTS.values() for key in event.keys}
+    assert set(LOG_KEYS) == {key for event in LOG_EVENTS.values() for key in event.keys}
 
 
 def event_row(name: str) -> str:
-    event = EVENTS[name]
+    """Write an event as a row of the documentation."""
+    event = LOG_EVENTS[name]
     keys = " ".join(f"`{key}`" for key in event.keys)
     return f"| `{name}` | {', '.join(event.levels)} | {event.meaning} | {keys} |"
 
 
 def test_documentation_has_every_event() -> None:
     """docs/logs.md shows the table of events, whole and in order."""
-    assert re.findall(r"^\| `(?:[a-z]+\.[a-z]+|bug)` \|.*$", DOC, re.MULTILINE) == [
-        *(event_row(name) for name in EVENTS),
+    assert re.findall(r"^\| `(?:[a-z]+\.[a-z_]+|internal_error)` \|.*$", DOC, re.MULTILINE) == [
+        *(event_row(name) for name in LOG_EVENTS),
     ]
 
 
 def test_documentation_has_every_key() -> None:
     """docs/logs.md explains every key."""
-    rows = [f"| `{key}` | {meaning} |" for key, meaning in KEYS.items()]
+    rows = [f"| `{key}` | {meaning} |" for key, meaning in LOG_KEYS.items()]
 
     assert [row for row in rows if row not in DOC.splitlines()] == []
 
@@ -100,9 +102,9 @@ def test_documentation_has_every_key() -> None:
 def test_commands_of_the_documentation_run(tmp_path: Path) -> None:
     """The commands that read a log file do so."""
     lines = [
-        {"event": "connection.end", "id": 17, "reason": "client_closed", "seconds": 1.5},
-        {"event": "connection.end", "id": 171, "reason": "client_closed", "seconds": 20.25},
-        {"event": "connection.refused", "id": 18, "reason": "no_route", "seconds": 99.0},
+        {"event": "connection.closed", "id": 17, "reason": "client_closed", "duration_seconds": 1.5},
+        {"event": "connection.closed", "id": 171, "reason": "client_closed", "duration_seconds": 20.25},
+        {"event": "connection.rejected", "id": 18, "reason": "no_route", "duration_seconds": 99.0},
     ]
     render = renderer("json")
     (tmp_path / "wsbridge.log").write_bytes(b"".join(render(Record(0.0, "info", facts)) for facts in lines))

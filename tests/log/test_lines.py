@@ -7,16 +7,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from wsbridge.log.lines import LineWriter, render_safely
-from wsbridge.log.output import Output
-from wsbridge.log.record import Record
+from wsbridge.log.logger import Record
+from wsbridge.log.writer import LineWriter, Output, render_safely
 
 
 def render(record: Record) -> bytes:
     """Make a line; some records cannot be rendered."""
-    if record.facts["event"] == "bad":
+    if record.fields["event"] == "bad":
         raise ZeroDivisionError
-    return f"{record.facts['event']} {record.facts.get('n', '')}\n".encode()
+    return f"{record.fields['event']} {record.fields.get('n', '')}\n".encode()
 
 
 @pytest.fixture
@@ -54,4 +53,4 @@ def test_the_queue_is_bounded(pipe: tuple[int, int]) -> None:
 
 def test_a_record_that_cannot_be_rendered_is_a_line_all_the_same() -> None:
     """The line names the event and the error, and none of the values."""
-    assert render_safely(render, record("bad", secret="x")) == b"bug \n"
+    assert render_safely(render, record("bad", secret="x")) == b"internal_error \n"

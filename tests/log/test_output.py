@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from wsbridge.log.output import Output
+from wsbridge.log.writer import Output
 
 
 def never() -> bool:
+    """No."""
     return False
 
 
 def at_once() -> bool:
+    """Yes."""
     return True
 
 
@@ -34,6 +36,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 def fill(fd: int) -> int:
+    """Write until there is no room; give how much went in."""
     size = 0
     try:
         while True:
@@ -43,6 +46,7 @@ def fill(fd: int) -> int:
 
 
 def read(fd: int, size: int) -> bytes:
+    """Read exactly so much."""
     data = b""
     while len(data) < size:
         data += os.read(fd, size - len(data))

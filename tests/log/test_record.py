@@ -11,33 +11,33 @@ from typing import Any
 import pytest
 import structlog.testing
 
-from wsbridge.log.record import LONGEST, MOST_ITEMS, Log, Record, gate, log, settle
-from wsbridge.log.trace import Trace
+from wsbridge.log.logger import MAX_ITEMS, MAX_TEXT_CHARS, ExceptionTrace, Logger, Record, log, normalise_fields, sink
 from wsbridge.reasons import Reason
 
 
 @pytest.fixture
 def records() -> Iterator[list[Record]]:
     """What arrives at the gate."""
-    before, level, seen = gate.put, log.level, list[Record]()
-    gate.point_at(seen.append)
+    before, level, seen = sink.put, log.level, list[Record]()
+    sink.set_target(seen.append)
     yield seen
-    gate.point_at(before)
+    sink.set_target(before)
     log.set_level(level)
 
 
 def settled(value: object) -> Any:
+    """Give what becomes of a value."""
     facts: dict[str, Any] = {"event": "x", "value": value}
-    settle(facts)
+    normalise_fields(facts)
     return facts["value"]
 
 
 def test_a_call_becomes_a_record(records: list[Record]) -> None:
     """A call arrives with its level, its event, its facts, and the wall clock."""
-    log.warning("accept.shed", how="reset", connections=3)
+    log.warning("connection.shed", how="reset", connections=3)
 
-    assert [(record.level, record.facts) for record in records] == [
-        ("warning", {"event": "accept.shed", "how": "reset", "connections": 3})
+    assert [(record.level, record.fields) for record in records] == [
+        ("warning", {"event": "connection.shed", "how": "reset", "connections": 3})
     ]
     assert records[0].time > 1.6e9
 
@@ -66,14 +66,14 @@ def test_levels(records: list[Record], level: str, written: list[str]) -> None:
 def test_unknown_level() -> None:
     """A level that does not exist is named, with those that do."""
     with pytest.raises(ValueError, match="'loud': must be one of debug, info, warning, error"):
-        Log("info").set_level("loud")
+        Logger("info").set_level("loud")
 
 
 def test_bind(records: list[Record]) -> None:
     """A bound logger adds its facts to each record."""
     log.bind(id=7).info("backend.retry", attempt=1)
 
-    assert records[0].facts == {"event": "backend.retry", "id": 7, "attempt": 1}
+    assert records[0].fields == {"event": "backend.retry", "id": 7, "attempt": 1}
 
 
 def test_structlog_can_capture() -> None:
@@ -104,14 +104,14 @@ class Rude:
         (True, True),
         (None, None),
         ("x", "x"),
-        (Reason.DRAIN, "drain"),
+        (Reason.DRAINING, "draining"),
         (b"ab\xff", "ab\\xff"),
         (bytearray(b"ab"), "ab"),
         (Path("/etc"), "/etc"),
         (ValueError("no"), "no"),
         (ValueError(), "ValueError"),
         (Secret(), "***"),
-        ([Secret(), ("a", Reason.DRAIN)], ["***", ["a", "drain"]]),
+        ([Secret(), ("a", Reason.DRAINING)], ["***", ["a", "draining"]]),
         ({1: {"a": None}}, {"1": {"a": None}}),
         (10**30, hex(10**30)),
         (Rude(), "<Rude: no text, RuntimeError>"),
@@ -125,17 +125,17 @@ def test_values_become_plain(value: object, plain: object) -> None:
 
 def test_long_text_is_cut() -> None:
     """Long text keeps its beginning and tells how much is missing."""
-    assert settled("x" * LONGEST) == "x" * LONGEST
-    assert settled("x" * (LONGEST + 5)) == "x" * LONGEST + "…(+5)"
-    assert settled(Path("x" * (LONGEST + 5))) == "x" * LONGEST + "…(+5)"
-    assert len(settled(10**100_000)) < LONGEST + 20
-    assert len(settled(b"x" * 10_000_000)) < LONGEST + 20
+    assert settled("x" * MAX_TEXT_CHARS) == "x" * MAX_TEXT_CHARS
+    assert settled("x" * (MAX_TEXT_CHARS + 5)) == "x" * MAX_TEXT_CHARS + "…(+5)"
+    assert settled(Path("x" * (MAX_TEXT_CHARS + 5))) == "x" * MAX_TEXT_CHARS + "…(+5)"
+    assert len(settled(10**100_000)) < MAX_TEXT_CHARS + 20
+    assert len(settled(b"x" * 10_000_000)) < MAX_TEXT_CHARS + 20
 
 
 def test_large_containers_are_cut() -> None:
     """Lists and mappings keep a bounded number of values, all depths together."""
-    assert settled(list(range(MOST_ITEMS + 5)))[-1] == "…(+5)"
-    assert settled({str(n): n for n in range(MOST_ITEMS + 5)})["…"] == "(+5)"
+    assert settled(list(range(MAX_ITEMS + 5)))[-1] == "…(+5)"
+    assert settled({str(n): n for n in range(MAX_ITEMS + 5)})["…"] == "(+5)"
     nested: list[Any] = []
     for _ in range(100_000):
         nested = [nested, nested]
@@ -159,11 +159,15 @@ def test_values_that_cannot_be_read() -> None:
         def items(self) -> Any:
             raise KeyError("x")
 
-    facts: dict[str, Any] = {"event": "connection.end", "id": 1, "value": Broken()}
+    facts: dict[str, Any] = {"event": "connection.closed", "id": 1, "value": Broken()}
 
-    settle(facts)
+    normalise_fields(facts)
 
-    assert facts == {"event": "bug", "where": "log", "detail": "connection.end: values could not be read: KeyError"}
+    assert facts == {
+        "event": "internal_error",
+        "component": "log",
+        "detail": "connection.closed: values could not be read: KeyError",
+    }
 
 
 def test_cycles_end() -> None:
@@ -187,36 +191,36 @@ def test_exceptions_are_taken_down_without_their_frames(records: list[Record]) -
         raise ValueError("boom")
 
     def put(record: Record) -> None:
-        settle(record.facts)
+        normalise_fields(record.fields)
         records.append(record)
 
-    gate.point_at(put)
+    sink.set_target(put)
     try:
         fail(kept)
     except ValueError:
-        log.exception("bug", where="here")
+        log.exception("internal_error", component="here")
     del kept
     gc.collect()
 
     assert alive() is None
     assert records[0].level == "error"
-    assert "boom" in records[0].facts["exception"].full()
+    assert "boom" in records[0].fields["exception"].format_full()
 
 
 def test_exc_info_forms(records: list[Record]) -> None:
     """`exc_info` takes an exception, a triple or True; without an exception there is no trace."""
     error = ValueError("boom")
     facts: list[dict[str, Any]] = [
-        {"event": "bug", "exc_info": error},
-        {"event": "bug", "exc_info": (ValueError, error, None)},
-        {"event": "bug", "exc_info": True},
-        {"event": "bug", "exc_info": None},
+        {"event": "internal_error", "exc_info": error},
+        {"event": "internal_error", "exc_info": (ValueError, error, None)},
+        {"event": "internal_error", "exc_info": True},
+        {"event": "internal_error", "exc_info": None},
     ]
 
     for one in facts:
-        settle(one)
+        normalise_fields(one)
 
-    assert [isinstance(one.get("exception"), Trace) for one in facts] == [True, True, False, False]
+    assert [isinstance(one.get("exception"), ExceptionTrace) for one in facts] == [True, True, False, False]
     assert not any("exc_info" in one for one in facts)
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsbridge.log.redact import Kind, kind_of, redact
+from wsbridge.log.format import ValueKind, redact, value_kind
 
 NAMES = [
     *("token", "key", "password", "passwd", "pwd", "secret", "access_token", "sig", "signature", "auth", "jwt", "code"),
@@ -78,18 +78,18 @@ def test_subprotocols_that_carry_secrets(text: str, clean: str) -> None:
 )
 def test_secret_keys(key: str) -> None:
     """Values under these keys are hidden whatever they are."""
-    assert kind_of(key) is Kind.SECRET
+    assert value_kind(key) is ValueKind.SECRET
 
 
 @pytest.mark.parametrize("key", ["path", "target", "url", "query", "location", "referer"])
 def test_url_keys(key: str) -> None:
     """Values under these keys are URLs from their first character."""
-    assert kind_of(key) is Kind.URL
+    assert value_kind(key) is ValueKind.URL
 
 
 def test_plain_keys() -> None:
     """The code of a close frame and the like are no secrets."""
-    assert {kind_of(key) for key in ("code", "key", "detail", "peer")} == {Kind.PLAIN}
+    assert {value_kind(key) for key in ("code", "key", "detail", "peer")} == {ValueKind.PLAIN}
 
 
 @given(st.text(st.sampled_from("?&;#=%3Dtoken .:/@a"), max_size=200))

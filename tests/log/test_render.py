@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsbridge.log.record import Record, settle
-from wsbridge.log.render import choose_format, escape, renderer, wants_colour
+from wsbridge.log.format import choose_format, escape, renderer, wants_colour
+from wsbridge.log.logger import Record, normalise_fields
 
 MOMENT = 1795390201.25
 NASTY = [
@@ -33,8 +33,9 @@ NASTY = [
 
 
 def line(form: str, /, _colour: bool = False, _level: str = "info", **facts: Any) -> str:
-    facts = {"event": "connection.end", **facts}
-    settle(facts)
+    """Render one record."""
+    facts = {"event": "connection.closed", **facts}
+    normalise_fields(facts)
     return renderer(form, colour=_colour)(Record(MOMENT, _level, facts)).decode("utf-8")
 
 
@@ -49,7 +50,7 @@ def test_json() -> None:
     text = line("json", id=17, path="/vnc", seconds=1.5, code=None, tls=True, a=[1, {"b": "c"}])
 
     assert text == (
-        '{"ts":"2026-11-22T23:30:01.250Z","level":"info","event":"connection.end","id":17,"path":"/vnc","seconds":1.5,'
+        '{"ts":"2026-11-22T23:30:01.250Z","level":"info","event":"connection.closed","id":17,"path":"/vnc","seconds":1.5,'
         '"code":null,"tls":true,"a":[1,{"b":"c"}]}\n'
     )
 
@@ -59,7 +60,8 @@ def test_journal() -> None:
     text = line("journal", id=17, path="/vnc", seconds=1.5, code=None, tls=True, detail="two words", a=[1, {"b": "c"}])
 
     assert text == (
-        '<6>connection.end id=17 path=/vnc seconds=1.5 code=- tls=true detail="two words" a="[1,{\\"b\\":\\"c\\"}]"\n'
+        '<6>connection.closed id=17 path=/vnc seconds=1.5 code=- tls=true detail="two words" '
+        'a="[1,{\\"b\\":\\"c\\"}]"\n'
     )
 
 
@@ -68,14 +70,14 @@ def test_journal() -> None:
 )
 def test_journal_priorities(level: str, priority: int) -> None:
     """Levels become syslog priorities."""
-    assert line("journal", _level=level).startswith(f"<{priority}>connection.end")
+    assert line("journal", _level=level).startswith(f"<{priority}>connection.closed")
 
 
 def test_console() -> None:
     """The console has the local time, the level, the event and the facts."""
     text = line("console", id=17, detail="two words")
 
-    assert re.fullmatch(r'\d\d:\d\d:01\.250 info    connection\.end     id=17 detail="two words"\n', text)
+    assert re.fullmatch(r'\d\d:\d\d:01\.250 info    connection\.closed  id=17 detail="two words"\n', text)
 
 
 def test_console_colours() -> None:
@@ -120,7 +122,7 @@ def test_escapes_are_unambiguous() -> None:
 
 def test_a_dash_is_not_none() -> None:
     """Text that is a dash differs from no value."""
-    assert line("journal", a="-", b=None) == '<6>connection.end a="-" b=-\n'
+    assert line("journal", a="-", b=None) == '<6>connection.closed a="-" b=-\n'
 
 
 @pytest.mark.parametrize("form", ["json", "journal", "console"])
@@ -162,7 +164,7 @@ def test_keys_never_hide_the_frame() -> None:
 def test_any_clock(moment: float) -> None:
     """A clock that is far off gives a strange time and no error."""
     for form in ("json", "journal", "console"):
-        assert b"drain" in renderer(form)(Record(moment, "info", {"event": "daemon.drain"}))
+        assert b"drain" in renderer(form)(Record(moment, "info", {"event": "daemon.draining"}))
 
 
 def test_exceptions() -> None:

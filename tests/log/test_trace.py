@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from wsbridge.log.trace import MOST_TEXT, Trace
+from wsbridge.log.logger import MAX_TRACE_CHARS, ExceptionTrace
 
 
 def caught(error: BaseException) -> BaseException:
+    """Raise an error, so that it has a traceback."""
     try:
         raise error  # noqa: TRY301  the traceback is what the test is about
     except BaseException as same:
@@ -14,7 +15,7 @@ def caught(error: BaseException) -> BaseException:
 
 def test_full_is_the_usual_form() -> None:
     """The long form has the source line and the exception."""
-    text = Trace.of(caught(ValueError("boom"))).full()
+    text = ExceptionTrace.from_exception(caught(ValueError("boom"))).format_full()
 
     assert text.startswith("Traceback (most recent call last):")
     assert "raise error" in text
@@ -23,7 +24,7 @@ def test_full_is_the_usual_form() -> None:
 
 def test_short_is_one_line_innermost_first() -> None:
     """The short form names the exception and its frames on one line."""
-    text = Trace.of(caught(ValueError("two\nlines"))).short()
+    text = ExceptionTrace.from_exception(caught(ValueError("two\nlines"))).format_short()
 
     assert text.startswith("ValueError: two lines (at test_trace.py:")
     assert text.endswith(" caught)")
@@ -35,7 +36,7 @@ def test_short_tells_causes_and_groups() -> None:
     error = caught(ExceptionGroup("some", [caught(KeyError("a")), caught(OSError("b"))]))
     error.__cause__ = caught(ValueError("before"))
 
-    text = Trace.of(error).short()
+    text = ExceptionTrace.from_exception(error).format_short()
 
     assert "some (2 sub-exceptions)" in text
     assert "[KeyError: 'a' (at" in text
@@ -52,11 +53,11 @@ def test_bounded() -> None:
     try:
         again(0)
     except RecursionError as error:
-        deep = Trace.of(error)
-    long = Trace.of(ValueError("x" * 100_000))
+        deep = ExceptionTrace.from_exception(error)
+    long = ExceptionTrace.from_exception(ValueError("x" * 100_000))
 
-    assert len(deep.full()) <= MOST_TEXT + 30
-    assert len(deep.short()) <= MOST_TEXT + 30
-    assert len(long.full()) <= MOST_TEXT + 30
-    assert len(long.short()) <= MOST_TEXT + 30
-    assert long.full().startswith("ValueError: x")
+    assert len(deep.format_full()) <= MAX_TRACE_CHARS + 30
+    assert len(deep.format_short()) <= MAX_TRACE_CHARS + 30
+    assert len(long.format_full()) <= MAX_TRACE_CHARS + 30
+    assert len(long.format_short()) <= MAX_TRACE_CHARS + 30
+    assert long.format_full().startswith("ValueError: x")

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from wsbridge.log import LogWriter, log, start
-from wsbridge.log.record import gate
-from wsbridge.log.writer import write_now
+from wsbridge.log import start_log
+from wsbridge.log.logger import log, sink
+from wsbridge.log.writer import LogWriter, write_now
 
 
 class Reader:
@@ -59,7 +59,7 @@ def begin(reader: Reader) -> Iterator[Callable[..., LogWriter]]:
     started: list[LogWriter] = []
 
     def begin(level: str = "info", form: str = "json", queue: int = 10_000) -> LogWriter:
-        started.append(start(level, form, reader.writing_fd, queue))
+        started.append(start_log(level, form, reader.writing_fd, queue))
         return started[-1]
 
     yield begin
@@ -70,19 +70,19 @@ def begin(reader: Reader) -> Iterator[Callable[..., LogWriter]]:
             reader._file.read()
             writer._thread.join(0.01)
     log.set_level("info")
-    gate.point_at(write_now)
+    sink.set_target(write_now)
 
 
 def test_lines_in_order(reader: Reader, begin: Callable[..., LogWriter]) -> None:
     """Records come out as lines in the order of the calls; `stop` writes the last."""
     writer = begin()
     for number in range(20):
-        log.info("connection.end", id=number)
+        log.info("connection.closed", id=number)
 
     assert writer.stop()
     lines = reader.rest()
     assert [line["id"] for line in lines] == list(range(20))
-    assert {line["event"] for line in lines} == {"connection.end"}
+    assert {line["event"] for line in lines} == {"connection.closed"}
     assert writer.dropped == 0
 
 
@@ -113,7 +113,7 @@ def test_full_pipe_drops_and_tells(reader: Reader, begin: Callable[..., LogWrite
     writer = begin(queue=100)
     before = time.thread_time()
     for number in range(5000):
-        log.info("connection.end", id=number, detail="x" * 500)
+        log.info("connection.closed", id=number, detail="x" * 500)
     spent = time.thread_time() - before
 
     assert spent < 1
@@ -133,7 +133,7 @@ def test_stop_gives_up_on_a_stuck_output(reader: Reader, begin: Callable[..., Lo
     os.set_blocking(reader.writing_fd, False)
     writer = begin()
     for _ in range(100):
-        log.info("connection.end", detail="x" * 500)
+        log.info("connection.closed", detail="x" * 500)
     before = time.monotonic()
 
     writer.stop(timeout=0.05)
@@ -146,10 +146,10 @@ def test_stop_gives_up_on_a_blocking_output(reader: Reader, begin: Callable[...,
     """A write that blocks in the kernel is left behind; later records are thrown away."""
     writer = begin()
     for _ in range(100):
-        log.info("connection.end", detail="x" * 500)
+        log.info("connection.closed", detail="x" * 500)
 
     assert not writer.stop(timeout=0.05)
-    log.error("bug")  # would block for ever, were it written
+    log.error("internal_error")  # would block for ever, were it written
 
 
 def test_reader_gone(reader: Reader, begin: Callable[..., LogWriter]) -> None:
@@ -160,7 +160,7 @@ def test_reader_gone(reader: Reader, begin: Callable[..., LogWriter]) -> None:
         os.dup2(null.fileno(), reader.fd)
 
     for _ in range(10):
-        log.info("connection.end")
+        log.info("connection.closed")
 
     assert writer.stop()
     assert writer.dropped == 10
@@ -169,21 +169,21 @@ def test_reader_gone(reader: Reader, begin: Callable[..., LogWriter]) -> None:
 def test_disk_full_then_room(tmp_path: Path) -> None:
     """Lines that find no space are counted and told when there is space again."""
     full, room = os.open("/dev/full", os.O_WRONLY), os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
-    writer = start("info", "json", full)
+    writer = start_log("info", "json", full)
     try:
         log.info("daemon.ready")
         deadline = time.monotonic() + 10
         while not writer.dropped and time.monotonic() < deadline:
             threading.Event().wait(0.005)
         os.dup2(room, full)
-        log.info("daemon.drain")
+        log.info("daemon.draining")
     finally:
         writer.stop()
         os.close(full)
         os.close(room)
 
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
-    assert [line["event"] for line in lines] == ["daemon.drain", "log.dropped"]
+    assert [line["event"] for line in lines] == ["daemon.draining", "log.dropped"]
     assert lines[1]["count"] == 1
 
 
@@ -194,8 +194,8 @@ def test_floods_are_cut(reader: Reader, begin: Callable[..., LogWriter]) -> None
     thread = threading.Thread(target=lambda: reading.append([json.loads(line) for line in reader._file]))
     thread.start()
     for _ in range(1000):
-        log.info("connection.refused", reason="bad_request")
-        log.info("connection.end")
+        log.info("connection.rejected", reason="bad_request")
+        log.info("connection.closed")
     writer.stop()
     os.close(reader.writing_fd)
     reader.writing_fd = -1
@@ -203,22 +203,22 @@ def test_floods_are_cut(reader: Reader, begin: Callable[..., LogWriter]) -> None
 
     events = [line["event"] for line in reading[0]]
     told = [line for line in reading[0] if line["event"] == "log.suppressed"]
-    assert events.count("connection.end") == 1000
-    assert 200 <= events.count("connection.refused") <= 400
-    assert {line["of"] for line in told} == {"connection.refused"}
-    assert sum(line["count"] for line in told) == 1000 - events.count("connection.refused") == writer.suppressed
+    assert events.count("connection.closed") == 1000
+    assert 200 <= events.count("connection.rejected") <= 400
+    assert {line["suppressed_event"] for line in told} == {"connection.rejected"}
+    assert sum(line["count"] for line in told) == 1000 - events.count("connection.rejected") == writer.suppressed
 
 
 def test_a_value_that_cannot_be_rendered(reader: Reader, begin: Callable[..., LogWriter]) -> None:
-    """A record that cannot be rendered becomes a `bug` line, and the writer goes on."""
+    """A record that cannot be rendered becomes an `internal_error` line, and the writer goes on."""
     writer = begin()
     writer._render = failing(writer._render)
     log.info("daemon.ready", pid="fail")
-    log.info("daemon.drain")
+    log.info("daemon.draining")
     writer.stop()
 
     lines = reader.rest()
-    assert [line["event"] for line in lines] == ["bug", "daemon.drain"]
+    assert [line["event"] for line in lines] == ["internal_error", "daemon.draining"]
     assert lines[0]["detail"] == "'daemon.ready': ZeroDivisionError"
 
 
@@ -236,16 +236,21 @@ def test_an_error_of_the_writer_costs_one_batch(reader: Reader, begin: Callable[
     writer._write = wrong  # type: ignore[method-assign]  # there is no other way to run it out of memory
     log.info("daemon.ready")
     assert once.wait(10)
-    log.info("daemon.drain")
+    log.info("daemon.draining")
     writer.stop()
 
     lines = reader.rest()
-    assert sorted((line["event"], line.get("count")) for line in lines) == [("daemon.drain", None), ("log.dropped", 1)]
+    assert sorted((line["event"], line.get("count")) for line in lines) == [
+        ("daemon.draining", None),
+        ("log.dropped", 1),
+    ]
 
 
 def failing(render: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+    """Make a renderer that has a bug."""
+
     def maybe(record: Any) -> bytes:
-        if record.facts.get("pid") == "fail":
+        if record.fields.get("pid") == "fail":
             raise ZeroDivisionError
         return render(record)
 
@@ -255,7 +260,7 @@ def failing(render: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
 def test_records_from_many_threads(reader: Reader, begin: Callable[..., LogWriter]) -> None:
     """Any thread may log."""
     writer = begin()
-    threads = [threading.Thread(target=lambda: [log.info("connection.end") for _ in range(10)]) for _ in range(3)]
+    threads = [threading.Thread(target=lambda: [log.info("connection.closed") for _ in range(10)]) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -268,13 +273,13 @@ def test_records_from_many_threads(reader: Reader, begin: Callable[..., LogWrite
 def test_a_signal_handler_may_log(reader: Reader, begin: Callable[..., LogWriter]) -> None:
     """A signal in the middle of a call, whose handler logs too, does not lock up."""
     writer = begin("info", "json", 20)
-    before = signal.signal(signal.SIGALRM, lambda *_: log.info("daemon.drain"))
+    before = signal.signal(signal.SIGALRM, lambda *_: log.info("daemon.draining"))
     seen = threading.Thread(target=lambda: [None for _ in reader._file])
     seen.start()
     signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
     try:
         for _ in range(3000):
-            log.info("connection.end")
+            log.info("connection.closed")
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -300,12 +305,12 @@ def test_a_second_start(reader: Reader, begin: Callable[..., LogWriter]) -> None
 def test_before_start_and_after_stop() -> None:
     """Without a writer records go to standard error at once, in order with those of the writer."""
     program = """
-        from wsbridge.log import log, start
+        from wsbridge.log import log, start_log
         log.warning("config.warning", detail="before")
-        writer = start("info", "json")
+        writer = start_log("info", "json")
         log.info("daemon.ready")
         assert writer.stop()
-        log.info("daemon.stop")
+        log.info("daemon.stopped")
     """
 
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True)
@@ -313,19 +318,19 @@ def test_before_start_and_after_stop() -> None:
     assert [json.loads(line)["event"] for line in done.stderr.splitlines()] == [
         "config.warning",
         "daemon.ready",
-        "daemon.stop",
+        "daemon.stopped",
     ]
     assert done.stdout == ""
 
 
 def test_unknown_format_starts_nothing() -> None:
     """A wrong format or level leaves the log as it was."""
-    threads, before = threading.active_count(), gate.put
+    threads, before = threading.active_count(), sink.put
 
     with pytest.raises(ValueError, match="log format"):
-        start("info", "xml")
+        start_log("info", "xml")
     with pytest.raises(ValueError, match="log level"):
-        start("loud", "json")
+        start_log("loud", "json")
 
     assert threading.active_count() == threads
-    assert gate.put == before
+    assert sink.put == before

@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
-from wsbridge.net.address import Address, Peer, host_port, local_name, local_place
-from wsbridge.protocol.proxy_header import Place
+from wsbridge.net.address import Address, Peer, join_host_port, local_address, local_endpoint
+from wsbridge.protocol.proxy import SockEndpoint
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ from wsbridge.protocol.proxy_header import Place
 )
 def test_host_port(host, text):
     """IPv6 addresses stand in brackets, all else does not."""
-    assert host_port(host, 80) == text
+    assert join_host_port(host, 80) == text
     assert str(Address(socket.AF_INET, (host, 80))) == text
 
 
@@ -38,7 +38,7 @@ def test_peer_is_loopback(host, family, loopback):
 def test_ipv4_peer_of_a_dual_stack_socket_is_told_as_ipv4():
     """A client that came by IPv4 to `[::]` shows its IPv4 address."""
     with socket.socket(socket.AF_INET6) as sock:
-        peer = Peer.of(sock, ("::ffff:192.0.2.7", 52044, 0, 0))
+        peer = Peer.from_socket(sock, ("::ffff:192.0.2.7", 52044, 0, 0))
 
     assert str(peer) == "192.0.2.7:52044"
     assert peer.family == socket.AF_INET
@@ -49,14 +49,14 @@ def test_peer_asks_the_kernel_when_accept_gave_nothing():
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
         accepted, _ = server.accept()
         with accepted:
-            assert str(Peer.of(accepted)) == local_name(client)
+            assert str(Peer.from_socket(accepted)) == local_address(client)
 
 
 def test_peer_of_a_unix_socket_has_process_and_user():
     """The kernel tells who is at the other end."""
     left, right = socket.socketpair()
     with left, right:
-        peer = Peer.of(left)
+        peer = Peer.from_socket(left)
 
     assert (peer.pid, peer.uid) == (os.getpid(), os.getuid())
     assert str(peer) == f"unix:pid={os.getpid()},uid={os.getuid()}"
@@ -66,15 +66,15 @@ def test_local_name_of_a_unix_socket(tmp_path):
     """A bound Unix socket shows its path."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(tmp_path / "s"))
-        assert local_name(sock) == f"unix:{tmp_path / 's'}"
+        assert local_address(sock) == f"unix:{tmp_path / 's'}"
 
 
 def test_local_place(tmp_path):
     """Where a socket is bound to, by its descriptor, which stays open."""
     with socket.socket(socket.AF_INET) as sock:
         sock.bind(("127.0.0.1", 0))
-        assert local_place(sock.fileno()) == Place("127.0.0.1", sock.getsockname()[1])
+        assert local_endpoint(sock.fileno()) == SockEndpoint("127.0.0.1", sock.getsockname()[1])
         assert sock.getsockname()
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(tmp_path / "s"))
-        assert local_place(sock.fileno()) == Place("", 0, str(tmp_path / "s").encode())
+        assert local_endpoint(sock.fileno()) == SockEndpoint("", 0, str(tmp_path / "s").encode())

@@ -7,14 +7,14 @@ import pytest
 import trio
 
 from tests.net.tls_ends import VERSIONS, Tls, arrived, connected, read_all, send_records
-from wsbridge.net import bio_wire
-from wsbridge.net.wire import BULK_SIZE, EOF, READ_SIZE, RESET
+from wsbridge.net import tls_transport
+from wsbridge.net.transport import EOF, MAX_BULK_READ_SIZE, READ_SIZE, RESET
 
 
 @pytest.fixture
 def wrapped(contexts):
     """Make a wire and a blocking peer, shaken hands."""
-    tls = Tls(bio_wire, contexts)
+    tls = Tls(tls_transport.start_memory_tls, contexts)
     yield tls
     tls.close()
 
@@ -51,10 +51,10 @@ async def test_tiny_records_make_the_next_read_small(wrapped):
     wire, peer = await wrapped()
     whole = bytes(range(250)) * 14  # more than 64 KiB once encrypted
     await send_records(peer, whole)
-    wire._size = BULK_SIZE
+    wire._bulk_read_size = MAX_BULK_READ_SIZE
 
     assert wire.read() == whole
-    assert wire._size == READ_SIZE
+    assert wire._bulk_read_size == READ_SIZE
 
 
 @pytest.mark.parametrize("sizes", [[1_000_000], [20_000] * 50, [100, 70_000, 5] * 20])
@@ -87,14 +87,14 @@ async def test_close_notify_leaves_while_data_still_comes_in(wrapped, version):
     """Our end is told, and what the peer sends after it is still read."""
     wire, peer = await wrapped(version)
     assert wire.write([b"request"]) is None
-    assert wire.finish()
+    assert wire.send_eof()
     assert peer.recv(100) == b"request"
     assert peer.recv(100) == b""
     peer.sendall(b"the answer")
     assert await read_all(wire, 10) == b"the answer"
     say_goodbye(peer)
     assert await read_all(wire, 100) == b""
-    assert (wire.ended, wire.readable) == (EOF, False)
+    assert (wire.read_state, wire.readable) == (EOF, False)
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_3])
@@ -104,9 +104,9 @@ async def test_close_notify_comes_while_we_still_send(wrapped, version):
     peer.sendall(b"request")
     say_goodbye(peer)
     assert await read_all(wire, 100) == b"request"
-    assert (wire.ended, wire.readable) == (EOF, False)
+    assert (wire.read_state, wire.readable) == (EOF, False)
     assert wire.write([b"the answer"]) is None
-    assert wire.finish()
+    assert wire.send_eof()
     raw = b""
     while piece := socket.socket.recv(peer, 65536):
         raw += piece
@@ -122,7 +122,7 @@ async def test_reading_on_after_the_end_gives_nothing(wrapped):
         wire.readable = True
         assert wire.read() == b""
         assert not wire.readable
-    assert wire.ended == EOF
+    assert wire.read_state == EOF
 
 
 async def test_broken_records_end_it(wrapped):
@@ -132,7 +132,7 @@ async def test_broken_records_end_it(wrapped):
     assert await read_all(wire, 4) == b"good"
     socket.socket.sendall(peer, b"\x17\x03\x03\x00\x20" + bytes(32))
     assert await read_all(wire, 1) == b""
-    assert (wire.ended, wire.readable) == (RESET, False)
+    assert (wire.read_state, wire.readable) == (RESET, False)
     assert wire.error
     peer.settimeout(0.1)
 
@@ -141,7 +141,7 @@ async def test_finish_waits_for_what_is_held(wrapped):
     """close_notify and FIN go behind the bytes; later calls go on."""
     wire, peer = await wrapped(buffer=16_384)
     assert wire.write([bytes(500_000)]) == []
-    assert not wire.finish()
+    assert not wire.send_eof()
     got = []
 
     def take():
@@ -150,7 +150,7 @@ async def test_finish_waits_for_what_is_held(wrapped):
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.to_thread.run_sync, take)
-        while not wire.finish():
+        while not wire.send_eof():
             await trio.lowlevel.wait_writable(wire.fd)
     assert sum(map(len, got)) == 500_000
 
@@ -160,23 +160,23 @@ async def test_answers_that_a_peer_does_not_take_do_not_pile_up(wrapped, monkeyp
     wire, peer = await wrapped(buffer=16_384)
     while wire.write([bytes(16_000)]) is None:
         pass
-    decrypt = bio_wire.BioWire._decrypt
+    decrypt = tls_transport.MemoryTlsTransport._decrypt
 
     def answering(self, gathered):
         self._outgoing.write(bytes(16_000))  # as the answers to key updates would
         decrypt(self, gathered)
 
-    monkeypatch.setattr(bio_wire.BioWire, "_decrypt", answering)
+    monkeypatch.setattr(tls_transport.MemoryTlsTransport, "_decrypt", answering)
     for _ in range(1000):
         peer.sendall(b"x")
         await arrived(wire)
         wire.readable = True
         wire.read()
-        if wire.ended:
+        if wire.read_state:
             break
-    assert wire.ended == RESET
+    assert wire.read_state == RESET
     assert "key updates" in wire.error
-    assert sum(map(len, wire._out)) < 2_000_000
+    assert sum(map(len, wire._unsent)) < 2_000_000
 
 
 async def test_a_handshake_with_rubbish_fails_with_an_alert(contexts):
@@ -185,7 +185,7 @@ async def test_a_handshake_with_rubbish_fails_with_an_alert(contexts):
     theirs.settimeout(5)
     theirs.sendall(b"\x16\x03\x01\x00\x05rubbish")
     with pytest.raises(ssl.SSLError):
-        await bio_wire.wrap(ours, contexts[0], server_side=True)
+        await tls_transport.start_memory_tls(ours, contexts[0], server_side=True)
     assert ours.fileno() == -1
     assert theirs.recv(100)[:1] == b"\x15"
     theirs.close()

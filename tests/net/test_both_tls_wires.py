@@ -8,21 +8,21 @@ import pytest
 import trio
 
 from tests.net.tls_ends import VERSIONS, Tls, arrived, connected, read_all
-from wsbridge.net import bio_wire, tls_wire
 from wsbridge.net.address import Peer
-from wsbridge.net.wire import RESET
+from wsbridge.net.tls_transport import start_memory_tls, start_tls
+from wsbridge.net.transport import RESET
 
 
-@pytest.fixture(params=[tls_wire, bio_wire], ids=["tls_wire", "bio_wire"])
-def module(request):
+@pytest.fixture(params=[start_tls, start_memory_tls], ids=["tls_wire", "bio_wire"])
+def start(request):
     """Each kind."""
     return request.param
 
 
 @pytest.fixture
-def wrapped(module, contexts):
+def wrapped(start, contexts):
     """Make a wire and a blocking peer, shaken hands."""
-    tls = Tls(module, contexts)
+    tls = Tls(start, contexts)
     yield tls
     tls.close()
 
@@ -39,7 +39,7 @@ async def test_bytes_both_ways(wrapped, version, server_side):
     while len(got) < 5:
         got += peer.recv(100)
     assert got == b"world"
-    assert wire.ended is None
+    assert wire.read_state is None
 
 
 async def test_fin_without_close_notify_is_truncation(wrapped):
@@ -49,7 +49,7 @@ async def test_fin_without_close_notify_is_truncation(wrapped):
     socket.socket.shutdown(peer, socket.SHUT_WR)
 
     assert await read_all(wire, 100) == b"last words"
-    assert wire.ended == RESET
+    assert wire.read_state == RESET
     assert "truncated" in wire.error
 
 
@@ -60,7 +60,7 @@ async def test_a_reset_is_a_reset(wrapped):
     peer.close()
 
     assert await read_all(wire, 100) == b""
-    assert (wire.ended, wire.readable) == (RESET, False)
+    assert (wire.read_state, wire.readable) == (RESET, False)
     assert wire.error
 
 
@@ -71,20 +71,20 @@ async def test_after_a_failed_write_what_had_come_is_still_read(wrapped, version
     wire.write([b"never read"])
     peer.sendall(bytes(20_000))
     with trio.fail_after(5):
-        while wire.ended is None:
+        while wire.read_state is None:
             await trio.sleep(0.01)
             peer.close()
             wire.write([b"x"])
 
-    assert wire.ended == RESET
+    assert wire.read_state == RESET
     assert len(await read_all(wire, 10**6)) == 20_000
-    assert (wire.ended, wire.readable) == (RESET, False)
+    assert (wire.read_state, wire.readable) == (RESET, False)
 
 
 async def test_discard_reads_past_tls(wrapped):
     """Ciphertext is dropped as it is, after our close_notify."""
     wire, peer = await wrapped()
-    assert wire.finish()
+    assert wire.send_eof()
     peer.sendall(bytes(10_000))
     dropped = 0
     while dropped < 10_000:
@@ -100,7 +100,7 @@ async def test_unread_bytes_come_first(wrapped):
     await arrived(wire)
     wire.unread(b"first")
 
-    assert wire.holds()
+    assert wire.has_buffered()
     assert wire.read() == b"first"
     assert wire.read() == b"second"
 
@@ -125,23 +125,23 @@ async def test_read_some_and_write_all(wrapped):
 
 
 @pytest.mark.parametrize("how", ["fin", "reset"])
-async def test_a_peer_that_goes_during_the_handshake(module, contexts, how):
+async def test_a_peer_that_goes_during_the_handshake(start, contexts, how):
     """As an `OSError`, with the descriptor closed."""
     ours, theirs = connected()
     if how == "reset":
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     theirs.close()
     with pytest.raises(OSError):
-        await module.wrap(ours, contexts[0], server_side=True)
+        await start(ours, contexts[0], server_side=True)
     assert ours.fileno() == -1
 
 
-async def test_a_cancelled_handshake_closes_the_descriptor(module, contexts):
+async def test_a_cancelled_handshake_closes_the_descriptor(start, contexts):
     """The deadline is the caller's."""
     ours, theirs = connected()
     fd = ours.fileno()
     with trio.move_on_after(0.05) as scope:
-        await module.wrap(ours, contexts[0], server_side=True)
+        await start(ours, contexts[0], server_side=True)
     assert scope.cancelled_caught
     theirs.settimeout(5)
     assert theirs.recv(1) == b""
@@ -149,7 +149,7 @@ async def test_a_cancelled_handshake_closes_the_descriptor(module, contexts):
     theirs.close()
 
 
-async def test_a_certificate_for_another_name_is_refused(module, contexts):
+async def test_a_certificate_for_another_name_is_refused(start, contexts):
     """As a client, by default."""
     server, client = contexts
     ours, theirs = connected()
@@ -162,7 +162,7 @@ async def test_a_certificate_for_another_name_is_refused(module, contexts):
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.to_thread.run_sync, serve)
         with pytest.raises(ssl.SSLCertVerificationError):
-            await module.wrap(ours, client, server_side=False, server_hostname="elsewhere")
+            await start(ours, client, server_side=False, server_hostname="elsewhere")
     theirs.close()
 
 
@@ -170,6 +170,6 @@ async def test_the_name_that_the_client_asks_for_is_told(wrapped):
     """As server; where we are the client there is nobody who asks."""
     peer = Peer("203.0.113.7", 5, socket.AF_INET)
     wire, _ = await wrapped()
-    assert wire.with_hello(peer).sni == "localhost"
+    assert wire.with_tls_details(peer).sni == "localhost"
     wire, _ = await wrapped(server_side=False)
-    assert not wire.with_hello(peer).sni
+    assert not wire.with_tls_details(peer).sni

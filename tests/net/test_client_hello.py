@@ -13,8 +13,14 @@ import pytest
 
 from tests.net.test_tls import shake
 from wsbridge.net.address import Peer
-from wsbridge.net.client_hello import ServerObject, ServerSocket, ignore_unreadable_names, with_hello
-from wsbridge.net.tls import client_context, server_context
+from wsbridge.net.tls import (
+    ServerSSLObject,
+    ServerSSLSocket,
+    client_context,
+    server_context,
+    silence_sni_decode_errors,
+    with_tls_details,
+)
 
 PEER = Peer("203.0.113.7", 5, socket.AF_INET)
 
@@ -36,7 +42,7 @@ def test_the_name_is_taken_down(issue: Any, client: ssl.SSLContext, several: boo
     """With one certificate or several, whether one of them has the name or not."""
     certificates = [issue("gw.example.org"), issue("b.example.org")]
     ours, _ = shake(server_context(certificates if several else certificates[:1]), client, asked)
-    found = with_hello(PEER, ours)
+    found = with_tls_details(PEER, ours)
     assert (found.sni, found.certificate) == (taken, None)
     assert found.host == PEER.host
 
@@ -44,22 +50,22 @@ def test_the_name_is_taken_down(issue: Any, client: ssl.SSLContext, several: boo
 def test_a_name_that_no_host_has_is_not_taken_down(issue: Any, client: ssl.SSLContext) -> None:
     """What goes into logs and to backends is a name and nothing else; the connection is served all the same."""
     ours, _ = shake(server_context([issue("gw.example.org")]), client, "gw$(reboot)")
-    assert with_hello(PEER, ours) is PEER
+    assert with_tls_details(PEER, ours) is PEER
 
 
 def test_what_a_proxy_said_stays_where_the_client_asks_for_none(issue: Any, client: ssl.SSLContext) -> None:
     """A name that is known already is not lost."""
     known = Peer("203.0.113.7", 5, socket.AF_INET, sni="far.example.org")
     server = server_context([issue("gw.example.org")])
-    assert with_hello(known, shake(server, client, None)[0]).sni == "far.example.org"
-    assert with_hello(known, shake(server, client, "gw.example.org")[0]).sni == "gw.example.org"
+    assert with_tls_details(known, shake(server, client, None)[0]).sni == "far.example.org"
+    assert with_tls_details(known, shake(server, client, "gw.example.org")[0]).sni == "gw.example.org"
 
 
 def test_the_certificate_is_told(issue: Any, ca_file: Path, client: ssl.SSLContext) -> None:
     """As Python tells it; it does not count where peers are compared or shown."""
     client.load_cert_chain(*issue("alice.example.org"))
     ours, _ = shake(server_context([issue("gw.example.org")], ca_file), client, "gw.example.org")
-    found = with_hello(PEER, ours)
+    found = with_tls_details(PEER, ours)
     assert found.certificate is not None
     assert ("DNS", "alice.example.org") in found.certificate["subjectAltName"]  # type: ignore[operator]  # a tuple
     assert found == Peer("203.0.113.7", 5, socket.AF_INET, sni="gw.example.org")
@@ -75,7 +81,7 @@ def test_a_certificate_that_cannot_be_read_stands_for_nobody(error: Exception) -
         raise error
 
     tls: Any = SimpleNamespace(context=SimpleNamespace(verify_mode=ssl.CERT_OPTIONAL), getpeercert=getpeercert)
-    assert with_hello(PEER, tls).certificate == {}
+    assert with_tls_details(PEER, tls).certificate == {}
 
 
 def test_a_name_that_is_not_ascii_writes_nothing(
@@ -84,7 +90,7 @@ def test_a_name_that_is_not_ascii_writes_nothing(
     """The handshake fails with a sentence, and no client can fill standard error; all else is told as before."""
     told: list[object] = []
     monkeypatch.setattr(sys, "unraisablehook", told.append)
-    ignore_unreadable_names()
+    silence_sni_decode_errors()
     to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
     ours = server_context([issue("gw.example.org")]).wrap_bio(to_server, to_client, server_side=True)
     theirs = client.wrap_bio(to_client, to_server, server_hostname="aaaaaaaa.example")
@@ -102,4 +108,4 @@ def test_a_name_that_is_not_ascii_writes_nothing(
 def test_both_ends_are_of_the_server(issue: Any) -> None:
     """Whatever kind of wire is made, it can take a name down."""
     server = server_context([issue("gw.example.org")])
-    assert (server.sslsocket_class, server.sslobject_class) == (ServerSocket, ServerObject)
+    assert (server.sslsocket_class, server.sslobject_class) == (ServerSSLSocket, ServerSSLObject)

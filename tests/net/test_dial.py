@@ -8,10 +8,10 @@ import pytest
 import trio
 import trio.testing
 
-from wsbridge.net import dial as module
+from wsbridge.net import dialer as module
 from wsbridge.net.address import Address
-from wsbridge.net.dial import DialFailure, dial, dial_unix, interleave
-from wsbridge.net.resolve import Resolver
+from wsbridge.net.dialer import DialFailure, dial, dial_unix, interleave_families
+from wsbridge.net.resolver import Resolver
 from wsbridge.reasons import Reason
 
 
@@ -56,7 +56,7 @@ async def test_refused(closed_port):
     outcome = await dial(Resolver(), "127.0.0.1", closed_port)
 
     assert outcome == DialFailure(Reason.BACKEND_REFUSED, f"127.0.0.1:{closed_port}: Connection refused")
-    assert outcome.end().blame == "back"
+    assert outcome.to_termination().initiator == "backend"
 
 
 async def test_unknown_name():
@@ -68,7 +68,7 @@ async def test_unknown_name():
     async with Resolver(getaddrinfo=fail) as resolver:
         outcome = await dial(resolver, "gw.invalid", 80)
 
-    assert outcome == DialFailure(Reason.BACKEND_NAME, "gw.invalid: Name or service not known")
+    assert outcome == DialFailure(Reason.BACKEND_DNS, "gw.invalid: Name or service not known")
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ async def test_errors_have_reasons(monkeypatch, code, reason):
     outcome = await dial(Resolver(), "192.0.2.1", 80)
 
     assert outcome.reason is reason
-    assert outcome.end().blame == ("bridge" if reason is Reason.OVERLOAD else "back")
+    assert outcome.to_termination().initiator == ("wsbridge" if reason is Reason.OVERLOAD else "backend")
     assert [sock.fileno() for sock in made] == [-1]
 
 
@@ -144,9 +144,9 @@ def test_families_take_turns():
     six = [Address(socket.AF_INET6, (f"2001:db8::{n}", 1, 0, 0)) for n in range(3)]
     four = [Address(socket.AF_INET, (f"192.0.2.{n}", 1)) for n in range(2)]
 
-    assert interleave([*six, *four]) == [six[0], four[0], six[1], four[1], six[2]]
-    assert interleave([*four, *six]) == [four[0], six[0], four[1], six[1], six[2]]
-    assert interleave([]) == []
+    assert interleave_families([*six, *four]) == [six[0], four[0], six[1], four[1], six[2]]
+    assert interleave_families([*four, *six]) == [four[0], six[0], four[1], six[1], six[2]]
+    assert interleave_families([]) == []
 
 
 async def test_a_refused_address_gives_way_at_once(server):
@@ -202,9 +202,10 @@ class Attempts:
 
 
 async def race(monkeypatch, plan):
+    """Dial by a plan; give the attempts and the outcome."""
     attempts = Attempts(plan)
     monkeypatch.setattr(module, "_connect", attempts)
-    addresses = [Address(socket.AF_INET, (host, 1)) for host in plan][: module.MAX_ADDRESSES]
+    addresses = [Address(socket.AF_INET, (host, 1)) for host in plan][: module.MAX_DIAL_ADDRESSES]
     started = trio.current_time()
     outcome = await module._race("gw", 1, addresses)
     attempts.started = [(host, round(at - started, 3)) for host, at in attempts.started]
@@ -331,9 +332,11 @@ async def test_addresses_that_may_not_be_dialled(server, closed_port):
         assert sock.getpeername() == ("127.0.0.1", port)
 
     outcome = await dial(Resolver(), "127.0.0.9", closed_port, why_not)
-    assert outcome == DialFailure(Reason.FORBIDDEN, f"127.0.0.9:{closed_port}: 127.0.0.9:{closed_port}: no", final=True)
-    end = outcome.end()
-    assert (end.blame, end.http_status, end.status) == ("front", 403, 403)
+    assert outcome == DialFailure(
+        Reason.FORBIDDEN, f"127.0.0.9:{closed_port}: 127.0.0.9:{closed_port}: no", permanent=True
+    )
+    end = outcome.to_termination()
+    assert (end.initiator, end.http_status, end.status) == ("client", 403, 403)
 
 
 async def test_a_name_is_looked_up_once_for_judgement_and_dial(server):

@@ -12,9 +12,9 @@ import trio.testing
 
 from tests.authority import client_context
 from tests.http_service import Service, Stream, answer, service
-from wsbridge.config.http_url import read_http_service
-from wsbridge.net.http_client import Answer, HttpClient
-from wsbridge.net.resolve import Resolver
+from wsbridge.config.urls import read_http_service_url
+from wsbridge.net.http_client import HttpClient, ServiceResponse
+from wsbridge.net.resolver import Resolver
 
 MOST = 1000
 
@@ -23,18 +23,18 @@ MOST = 1000
 async def client(url: str, *, tls: bool = False, connections: int = 1) -> AsyncIterator[HttpClient]:
     """Give a client of a service."""
     async with Resolver() as resolver:
-        found = HttpClient(read_http_service(url), resolver, client_context() if tls else None, connections)
+        found = HttpClient(read_http_service_url(url), resolver, client_context() if tls else None, connections)
         try:
             yield found
         finally:
             await found.aclose()
 
 
-async def got(asked: HttpClient, path: str = "/x?a=b") -> Answer:
+async def got(asked: HttpClient, path: str = "/x?a=b") -> ServiceResponse:
     """Ask, and take the answer."""
     with trio.fail_after(10):
         found = await asked.get(path, [(b"X-A", b"1")], MOST)
-    assert isinstance(found, Answer), found
+    assert isinstance(found, ServiceResponse), found
     return found
 
 
@@ -43,7 +43,7 @@ async def test_an_answer_comes_as_it_is() -> None:
     body = answer(418, "X-B: 2", "X-B: 3", "Set-Cookie: a=b", body=b"tea")
     async with service(body) as served, client(f"http://127.0.0.1:{served.port}") as asked:
         found = await got(asked)
-        assert (found.status, found.headers.get_all(b"x-b"), found.body, found.whole) == (
+        assert (found.status, found.headers.get_all(b"x-b"), found.body, found.complete) == (
             418,
             [b"2", b"3"],
             b"tea",
@@ -104,7 +104,7 @@ async def test_a_large_body_is_cut() -> None:
         client(f"http://127.0.0.1:{served.port}") as asked,
     ):
         found = await got(asked)
-        assert (len(found.body), found.whole) == (MOST, False)
+        assert (len(found.body), found.complete) == (MOST, False)
         assert (await got(asked)).status == 200
         assert served.dials == 2
 
@@ -118,9 +118,9 @@ async def test_a_body_that_does_not_come_is_waited_for_in_bounds() -> None:
 
     async with service(slow) as served, client(f"http://127.0.0.1:{served.port}") as asked:
         with trio.fail_after(5):
-            found = await asked.get("/", [], MOST, patience=0.05)
-        assert isinstance(found, Answer)
-        assert (found.status, found.body, found.whole) == (200, b"abc", False)
+            found = await asked.get("/", [], MOST, body_timeout=0.05)
+        assert isinstance(found, ServiceResponse)
+        assert (found.status, found.body, found.complete) == (200, b"abc", False)
         await served.until(open=0)
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from wsbridge.config.address import read_target
-from wsbridge.net.proxy import from_environment
+from wsbridge.config.urls import read_target
+from wsbridge.net.http_proxy import proxy_from_environment
 
 PROXY = "http://proxy:3128"
 
@@ -31,7 +31,7 @@ PROXY = "http://proxy:3128"
 )
 def test_which_proxy(target, environ, expected):
     """The variable of the scheme, lower case first; never for this machine."""
-    found = from_environment(read_target(target), environ)
+    found = proxy_from_environment(read_target(target), environ)
     assert (None if found is None else str(found)) == expected
 
 
@@ -60,7 +60,7 @@ def test_which_proxy(target, environ, expected):
 def test_no_proxy(host, no_proxy, excepted):
     """Names with all below them, addresses, networks, each with a port or without."""
     environ = {"https_proxy": PROXY, "no_proxy": no_proxy}
-    assert (from_environment(read_target(f"wss://{host}/"), environ) is None) is excepted
+    assert (proxy_from_environment(read_target(f"wss://{host}/"), environ) is None) is excepted
 
 
 @pytest.mark.parametrize(
@@ -69,5 +69,5 @@ def test_no_proxy(host, no_proxy, excepted):
 def test_unusable_values_name_the_variable(value):
     """And never quote the password."""
     with pytest.raises(ValueError, match=r"^https_proxy: ") as caught:
-        from_environment(read_target("wss://gw/"), {"https_proxy": value})
+        proxy_from_environment(read_target("wss://gw/"), {"https_proxy": value})
     assert "hunter2" not in str(caught.value)

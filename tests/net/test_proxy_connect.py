@@ -5,10 +5,10 @@ import socket
 import pytest
 import trio
 
-from wsbridge.config.address import read_proxy
-from wsbridge.net.proxy_connect import through
-from wsbridge.net.wire import SocketWire
-from wsbridge.protocol.head import HeadLimits
+from wsbridge.config.urls import read_proxy_url
+from wsbridge.net.http_proxy import http_connect
+from wsbridge.net.transport import SocketTransport
+from wsbridge.protocol.http1 import HeadLimits
 from wsbridge.reasons import Reason
 
 OK = b"HTTP/1.1 200 Connection established\r\n\r\n"
@@ -19,13 +19,13 @@ async def ask(*answers, proxy="http://proxy:3128", host="gw.example.org", end=Fa
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     with ours, theirs:
-        wire = SocketWire(ours)
+        wire = SocketTransport(ours)
         for answer in answers:
             theirs.send(answer)
         if end:
             theirs.shutdown(socket.SHUT_WR)
         with trio.fail_after(5):
-            outcome = await through(wire, host, 443, read_proxy(proxy), HeadLimits())
+            outcome = await http_connect(wire, host, 443, read_proxy_url(proxy), HeadLimits())
         return outcome, theirs.recv(65536), wire.read()
 
 
@@ -82,8 +82,8 @@ async def test_refusals(status, final):
     assert outcome.reason is Reason.BACKEND_REFUSED
     assert status.split()[0] in outcome.detail
     assert "hunter2" not in outcome.detail
-    assert outcome.final is final
-    assert (outcome.end().status is not None) is final
+    assert outcome.permanent is final
+    assert (outcome.to_termination().status is not None) is final
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ async def test_broken_answers(answer, text):
     """An end, another protocol, heads past the limits."""
     outcome, _, _ = await ask(answer, end=True)
     assert text in outcome.detail
-    assert not outcome.final
+    assert not outcome.permanent
 
 
 async def test_reset():
@@ -112,5 +112,7 @@ async def test_reset():
     accepted.close()
     client.setblocking(False)
     with client:
-        outcome = await through(SocketWire(client), "gw", 443, read_proxy("http://proxy:3128"), HeadLimits())
+        outcome = await http_connect(
+            SocketTransport(client), "gw", 443, read_proxy_url("http://proxy:3128"), HeadLimits()
+        )
     assert "broke the connection" in outcome.detail

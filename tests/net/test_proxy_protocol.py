@@ -9,12 +9,18 @@ import pytest
 import trio
 import trio.testing
 
-from wsbridge.net.proxy_protocol import read_proxy_header
-from wsbridge.protocol.proxy_header import BadProxyHeader, Place, ProxyHeader, ProxyHeaderReader
-from wsbridge.protocol.proxy_writer import write_v1, write_v2
+from wsbridge.protocol.proxy import (
+    ProxyHeader,
+    ProxyHeaderError,
+    ProxyHeaderParser,
+    SockEndpoint,
+    encode_proxy_v1,
+    encode_proxy_v2,
+)
+from wsbridge.real_ip import receive_proxy_header
 
-ENDS = (Place("203.0.113.7", 5), Place("192.0.2.1", 443))
-LONG = write_v2(*ENDS, identity="x" * 1000)
+ENDS = (SockEndpoint("203.0.113.7", 5), SockEndpoint("192.0.2.1", 443))
+LONG = encode_proxy_v2(*ENDS, identity="x" * 1000)
 
 
 @pytest.fixture
@@ -26,28 +32,28 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield one, other
 
 
-class Counting(ProxyHeaderReader):
+class Counting(ProxyHeaderParser):
     """Counts how often it is fed."""
 
     fed = 0
 
-    def feed(self, seen: bytes) -> int:
+    def feed(self, chunk: bytes) -> int:
         """Count."""
         Counting.fed += 1
-        return super().feed(seen)
+        return super().feed(chunk)
 
 
-@pytest.mark.parametrize("header", [write_v1(*ENDS), write_v2(*ENDS), LONG])
+@pytest.mark.parametrize("header", [encode_proxy_v1(*ENDS), encode_proxy_v2(*ENDS), LONG])
 async def test_not_a_byte_past_the_header_is_taken(pair: tuple[socket.socket, socket.socket], header: bytes) -> None:
     """What came with the header in one segment is still in the kernel."""
     pair[0].sendall(header + b"\x16\x03\x01hello")
-    outcome = await read_proxy_header(pair[1], ProxyHeaderReader())
+    outcome = await receive_proxy_header(pair[1], ProxyHeaderParser())
     assert isinstance(outcome, ProxyHeader)
     assert (outcome.source, outcome.destination) == ENDS
     assert pair[1].recv(100) == b"\x16\x03\x01hello"
 
 
-@pytest.mark.parametrize("header", [write_v1(*ENDS), write_v2(*ENDS), LONG])
+@pytest.mark.parametrize("header", [encode_proxy_v1(*ENDS), encode_proxy_v2(*ENDS), LONG])
 async def test_a_header_in_pieces_wakes_nobody_in_vain(
     pair: tuple[socket.socket, socket.socket], header: bytes
 ) -> None:
@@ -55,19 +61,19 @@ async def test_a_header_in_pieces_wakes_nobody_in_vain(
     Counting.fed = 0
     reader = Counting()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(read_proxy_header, pair[1], reader)
+        nursery.start_soon(receive_proxy_header, pair[1], reader)
         for sent, byte in enumerate(header, 1):
             pair[0].send(bytes((byte,)))
-            while reader.got < sent:
+            while reader.consumed_bytes < sent:
                 await trio.lowlevel.checkpoint()
             assert Counting.fed == sent
-    assert isinstance(reader.outcome, ProxyHeader)
+    assert isinstance(reader.result, ProxyHeader)
 
 
 async def test_how_it_can_end(pair: tuple[socket.socket, socket.socket]) -> None:
     """A peer that closes at once says nothing; one that closes within the header is told so."""
     pair[0].send(b"PROXY TC")
     pair[0].shutdown(socket.SHUT_WR)
-    outcome = await read_proxy_header(pair[1], ProxyHeaderReader())
-    assert outcome == BadProxyHeader("closed after 8 bytes of a PROXY header")
-    assert await read_proxy_header(pair[1], ProxyHeaderReader()) is None
+    outcome = await receive_proxy_header(pair[1], ProxyHeaderParser())
+    assert outcome == ProxyHeaderError("closed after 8 bytes of a PROXY header")
+    assert await receive_proxy_header(pair[1], ProxyHeaderParser()) is None

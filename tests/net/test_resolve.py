@@ -8,7 +8,7 @@ import trio
 import trio.testing
 
 from wsbridge.net.address import Address
-from wsbridge.net.resolve import Resolver
+from wsbridge.net.resolver import Resolver
 
 ANSWER = [
     (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("2001:db8::1", 0, 0, 0)),
@@ -160,7 +160,7 @@ async def test_a_dns_server_that_never_answers_does_not_hold_up_the_end():
 
 async def test_the_cache_is_bounded(monkeypatch):
     """The oldest name goes when there are too many."""
-    monkeypatch.setattr("wsbridge.net.resolve.MAX_NAMES", 2)
+    monkeypatch.setattr("wsbridge.net.resolver.MAX_CACHED_NAMES", 2)
     dns = Dns()
     async with Resolver(getaddrinfo=dns) as resolver:
         for host in ("one", "two", "three"):

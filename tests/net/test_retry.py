@@ -3,10 +3,10 @@
 import pytest
 import trio
 
-from wsbridge.net.retry import attempts
-from wsbridge.reasons import End, Reason
+from wsbridge.net.dialer import retry
+from wsbridge.reasons import Reason, Termination
 
-REFUSED = End(Reason.BACKEND_REFUSED, "back", "refused")
+REFUSED = Termination(Reason.BACKEND_REFUSED, "backend", "refused")
 
 
 class Script:
@@ -27,20 +27,20 @@ class Script:
 async def test_a_single_attempt_by_default(autojump_clock):
     """Without retry_for a failure is final."""
     script = Script(REFUSED)
-    assert await attempts(script, timeout=5) is REFUSED
+    assert await retry(script, timeout=5) is REFUSED
     assert len(script.times) == 1
 
 
 async def test_timeout_of_an_attempt(autojump_clock):
     """An attempt that hangs becomes backend_timeout."""
-    outcome = await attempts(Script("hang"), timeout=5)
-    assert outcome == End(Reason.BACKEND_TIMEOUT, "back", "no connection within 5 s")
+    outcome = await retry(Script("hang"), timeout=5)
+    assert outcome == Termination(Reason.BACKEND_TIMEOUT, "backend", "no connection within 5 s")
 
 
 async def test_without_timeout_the_scope_of_the_caller_counts(autojump_clock):
     """None sets no limit of its own."""
     with trio.move_on_after(100) as scope:
-        await attempts(Script("hang"), timeout=None)
+        await retry(Script("hang"), timeout=None)
     assert scope.cancelled_caught
 
 
@@ -49,7 +49,7 @@ async def test_retries_until_it_works(autojump_clock):
     told = []
     script = Script(*[REFUSED] * 7, "socket")
     start = round(trio.current_time(), 3)
-    outcome = await attempts(script, timeout=5, retry_for=30, told=told.append, jitter=lambda: 1.0)
+    outcome = await retry(script, timeout=5, retry_for=30, on_retry=told.append, jitter=lambda: 1.0)
 
     assert outcome == "socket"
     assert told == [REFUSED]
@@ -62,26 +62,26 @@ async def test_gives_up_after_retry_for(autojump_clock):
     """The last failure is given once the time has passed."""
     script = Script(REFUSED)
     start = trio.current_time()
-    assert await attempts(script, timeout=5, retry_for=3) is REFUSED
+    assert await retry(script, timeout=5, retry_for=3) is REFUSED
     assert trio.current_time() - start == pytest.approx(3)
 
 
 async def test_hanging_attempts_are_tried_again(autojump_clock):
     """A timeout is worth another attempt within retry_for."""
     script = Script("hang", "socket")
-    assert await attempts(script, timeout=5, retry_for=30) == "socket"
+    assert await retry(script, timeout=5, retry_for=30) == "socket"
 
 
 @pytest.mark.parametrize(
     "end",
     [
-        End(Reason.OVERLOAD, "bridge"),
-        End(Reason.BACKEND_TLS, "back"),
-        End(Reason.BACKEND_REFUSED, "back", "403", status=502),
+        Termination(Reason.OVERLOAD, "wsbridge"),
+        Termination(Reason.BACKEND_TLS, "backend"),
+        Termination(Reason.BACKEND_REFUSED, "backend", "403", status=502),
     ],
 )
 async def test_what_time_does_not_heal_is_not_retried(end, autojump_clock):
     """An overload of ours, a bad certificate, an answer that says no."""
     script = Script(end)
-    assert await attempts(script, timeout=5, retry_for=30) is end
+    assert await retry(script, timeout=5, retry_for=30) is end
     assert len(script.times) == 1

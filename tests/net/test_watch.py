@@ -8,15 +8,15 @@ import trio
 
 from tests.net.ends import connected, reset
 from tests.net.tls_ends import Tls, delivered, read_all
-from wsbridge.net import bio_wire, tls_wire
-from wsbridge.net.watch import MOST_KEPT, Watch
-from wsbridge.net.wire import SocketWire
+from wsbridge.net.disconnect import MAX_BUFFERED_BYTES, DisconnectMonitor
+from wsbridge.net.tls_transport import start_memory_tls, start_tls
+from wsbridge.net.transport import SocketTransport
 
 
 @pytest.fixture
 async def watch(nursery):
     """A watch that runs."""
-    watch = Watch()
+    watch = DisconnectMonitor()
     nursery.start_soon(watch.run)
     yield watch
     nursery.cancel_scope.cancel()
@@ -31,7 +31,7 @@ def ends():
     def make(kind="tcp"):
         ours, theirs = connected(kind)
         opened.extend([ours, theirs])
-        return SocketWire(ours), theirs
+        return SocketTransport(ours), theirs
 
     yield make
     for sock in opened:
@@ -43,8 +43,8 @@ def tls_ends(contexts):
     """Make TLS wires of a kind and their peers; closed at the end."""
     made = []
 
-    def kind(module):
-        made.append(Tls(module, contexts))
+    def kind(start):
+        made.append(Tls(start, contexts))
         return made[-1]
 
     yield kind
@@ -54,10 +54,10 @@ def tls_ends(contexts):
 
 async def gone(watch, wire, *, halves=False):
     """Wait over a wire until its peer goes; say how it went."""
-    with trio.fail_after(5), watch.over(wire, halves=halves) as watched:
+    with trio.fail_after(5), watch.watch(wire, allow_half_close=halves) as watched:
         await trio.sleep_forever()
     assert not len(watch)
-    return watched.gone
+    return watched.disconnect_detail
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
@@ -84,14 +84,14 @@ async def test_a_reset_is_noticed(watch, ends, nursery, halves):
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 async def test_half_an_end_is_none_where_peers_may_wait_for_an_answer(watch, ends, kind):
-    """With `halves`, a FIN leaves the peer there, and nothing is read."""
+    """With `allow_half_close`, a FIN leaves the peer there, and nothing is read."""
     wire, theirs = ends(kind)
     theirs.send(b"request")
     theirs.shutdown(socket.SHUT_WR)
-    with trio.move_on_after(0.05) as scope, watch.over(wire, halves=True) as watched:
+    with trio.move_on_after(0.05) as scope, watch.watch(wire, allow_half_close=True) as watched:
         await trio.sleep_forever()
     assert scope.cancelled_caught
-    assert not watched.gone
+    assert not watched.disconnect_detail
     assert wire.read() == b"request"
 
 
@@ -106,9 +106,9 @@ async def test_a_plain_peer_is_not_read(watch, ends):
     """What comes meanwhile stays with the kernel, and costs no turns of the loop."""
     wire, theirs = ends()
     theirs.send(b"early")
-    with trio.move_on_after(0.05), watch.over(wire, halves=False):
+    with trio.move_on_after(0.05), watch.watch(wire, allow_half_close=False):
         await trio.sleep_forever()
-    assert not wire.holds()
+    assert not wire.has_buffered()
     assert wire.read() == b"early"
 
 
@@ -127,7 +127,7 @@ async def test_a_flood_before_the_end_hides_neither(watch, ends):
 
 async def test_the_end_of_tls_is_noticed_and_what_came_is_put_back(watch, tls_ends):
     """close_notify without a FIN ends it; the bytes before it are read by the next in order."""
-    wire, peer = await tls_ends(tls_wire)()
+    wire, peer = await tls_ends(start_tls)()
     wire.unread(b"head")
 
     def leave():
@@ -145,7 +145,7 @@ async def test_the_end_of_tls_is_noticed_and_what_came_is_put_back(watch, tls_en
 async def test_a_broken_tls_connection_is_noticed(watch, tls_ends):
     """A FIN without close_notify, and a reset, end it."""
     for leave, words in ((lambda peer: peer.shutdown(socket.SHUT_WR), ("closed", "truncated")), (reset, ("reset",))):
-        wire, peer = await tls_ends(tls_wire)()
+        wire, peer = await tls_ends(start_tls)()
         await trio.to_thread.run_sync(leave, peer)
         how = await gone(watch, wire)
         assert any(word in how for word in words)
@@ -153,7 +153,7 @@ async def test_a_broken_tls_connection_is_noticed(watch, tls_ends):
 
 async def test_tls_is_read_up_to_a_bound(watch, tls_ends):
     """However much comes, the bound and one read are kept at the most, and put back; the end is noticed."""
-    wire, peer = await tls_ends(tls_wire)()
+    wire, peer = await tls_ends(start_tls)()
     sent = bytes(range(256)) * 2048
     sending = trio.Event()
 
@@ -167,11 +167,11 @@ async def test_tls_is_read_up_to_a_bound(watch, tls_ends):
             sending.set()
 
         nursery.start_soon(send_all)
-        with watch.over(wire, halves=False) as watched, trio.move_on_after(0.2):
+        with watch.watch(wire, allow_half_close=False) as watched, trio.move_on_after(0.2):
             await trio.sleep_forever()
-        assert not watched.gone
+        assert not watched.disconnect_detail
         kept = wire.read()
-        assert MOST_KEPT <= len(kept) < 3 * MOST_KEPT
+        assert MAX_BUFFERED_BYTES <= len(kept) < 3 * MAX_BUFFERED_BYTES
         wire.unread(kept)
         assert await read_all(wire, len(sent)) == sent
         await sending.wait()
@@ -181,25 +181,25 @@ async def test_tls_is_read_up_to_a_bound(watch, tls_ends):
 
 async def test_half_an_end_of_raw_tls_is_none(watch, tls_ends):
     """On a raw side close_notify is a FIN, after which an answer may be waited for; it is not read."""
-    wire, peer = await tls_ends(bio_wire)()
+    wire, peer = await tls_ends(start_memory_tls)()
     peer.setblocking(False)
     with pytest.raises(ssl.SSLWantReadError):
         peer.unwrap()
     await delivered(peer)
-    with trio.move_on_after(0.05), watch.over(wire, halves=True) as watched:
+    with trio.move_on_after(0.05), watch.watch(wire, allow_half_close=True) as watched:
         await trio.sleep_forever()
-    assert not watched.gone
+    assert not watched.disconnect_detail
 
 
 async def test_all_blocks_can_be_left(watch, ends):
-    """`end` leaves each block, without telling that the peer went."""
+    """`cancel_all` leaves each block, without telling that the peer went."""
     (one, _theirs), (other, _theirs_too) = ends(), ends()
     left = []
 
     async def wait(wire):
-        with watch.over(wire, halves=False) as watched:
+        with watch.watch(wire, allow_half_close=False) as watched:
             await trio.sleep_forever()
-        left.append(watched.gone)
+        left.append(watched.disconnect_detail)
 
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
@@ -207,7 +207,7 @@ async def test_all_blocks_can_be_left(watch, ends):
             nursery.start_soon(wait, other)
             while len(watch) < 2:
                 await trio.sleep(0)
-            watch.end()
+            watch.cancel_all()
     assert left == ["", ""]
 
 
@@ -216,7 +216,7 @@ async def test_what_was_done_in_time_is_kept(watch, ends):
     wire, theirs = ends()
 
     async def work():
-        with watch.over(wire, halves=False):
+        with watch.watch(wire, allow_half_close=False):
             theirs.close()
             return "done"
 

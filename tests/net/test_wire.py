@@ -7,9 +7,9 @@ import trio
 import trio.testing
 
 from tests.net.ends import arrived, connected, reset
-from wsbridge.net import wire as module
+from wsbridge.net import transport as module
 from wsbridge.net.address import Peer
-from wsbridge.net.wire import EOF, RESET, SocketWire
+from wsbridge.net.transport import EOF, RESET, SocketTransport
 
 
 @pytest.fixture(params=["tcp", "unix"])
@@ -17,7 +17,7 @@ def ends(request):
     """A wire and the peer's socket."""
     ours, theirs = connected(request.param)
     with ours, theirs:
-        yield SocketWire(ours), theirs
+        yield SocketTransport(ours), theirs
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def tcp():
     """The same over TCP."""
     ours, theirs = connected("tcp")
     with ours, theirs:
-        yield SocketWire(ours), theirs
+        yield SocketTransport(ours), theirs
 
 
 def test_a_read_gives_what_came_and_a_short_one_ends_the_reading(ends):
@@ -37,7 +37,7 @@ def test_a_read_gives_what_came_and_a_short_one_ends_the_reading(ends):
     assert wire.read() == b"abc"
     assert not wire.readable
     assert wire.read() == b""
-    assert wire.ended is None
+    assert wire.read_state is None
 
 
 def test_with_an_end_announced_reading_goes_on_until_it_is_met(ends):
@@ -46,12 +46,12 @@ def test_with_an_end_announced_reading_goes_on_until_it_is_met(ends):
     peer.sendall(b"abc")
     peer.shutdown(socket.SHUT_WR)
     arrived(wire)
-    wire.hup = True
+    wire.peer_hung_up = True
 
     assert wire.read() == b"abc"
     assert wire.readable
     assert wire.read() == b""
-    assert (wire.ended, wire.readable) == (EOF, False)
+    assert (wire.read_state, wire.readable) == (EOF, False)
 
 
 def test_a_reset_is_recorded_with_its_words(tcp):
@@ -61,9 +61,9 @@ def test_a_reset_is_recorded_with_its_words(tcp):
     arrived(wire)
 
     assert wire.read() == b""
-    assert (wire.ended, wire.error) == (RESET, "Connection reset by peer")
+    assert (wire.read_state, wire.error) == (RESET, "Connection reset by peer")
     assert wire.read() == b""
-    assert (wire.ended, wire.error) == (RESET, "Connection reset by peer")
+    assert (wire.read_state, wire.error) == (RESET, "Connection reset by peer")
 
 
 def test_after_a_failed_write_what_had_come_is_still_read_and_its_end_is_no_eof(tcp):
@@ -73,14 +73,14 @@ def test_after_a_failed_write_what_had_come_is_still_read_and_its_end_is_no_eof(
     peer.sendall(b"last words")
     arrived(wire)
     peer.close()
-    while wire.ended is None:
+    while wire.read_state is None:
         assert wire.write([b"x"]) in (None, [b"x"])
 
-    assert wire.ended == RESET
+    assert wire.read_state == RESET
     assert wire.readable
     assert wire.read() == b"last words"
     assert wire.read() == b""
-    assert wire.ended == RESET
+    assert wire.read_state == RESET
     assert not wire.readable
 
 
@@ -91,22 +91,22 @@ def test_an_error_that_an_event_told_of_leaves_what_had_come(tcp):
     peer.sendall(b"last words")
     arrived(wire)
     peer.close()
-    wire.hup = True
-    wire.fail()
+    wire.peer_hung_up = True
+    wire.record_socket_error()
 
-    assert (wire.ended, wire.error) == (RESET, "Connection reset by peer")
+    assert (wire.read_state, wire.error) == (RESET, "Connection reset by peer")
     assert wire.read() == b"last words"
     assert wire.read() == b""
-    assert (wire.ended, wire.readable) == (RESET, False)
+    assert (wire.read_state, wire.readable) == (RESET, False)
 
 
 def test_the_first_error_counts(ends):
     """Later ones change neither the kind nor the words."""
     wire, _ = ends
-    wire.broke(OSError(1, "first"))
-    wire.broke(OSError(2, "second"))
+    wire.record_error(OSError(1, "first"))
+    wire.record_error(OSError(2, "second"))
 
-    assert (wire.ended, wire.error) == (RESET, "first")
+    assert (wire.read_state, wire.error) == (RESET, "first")
 
 
 def test_what_the_kernel_does_not_take_is_given_back(ends):
@@ -125,7 +125,7 @@ def test_what_the_kernel_does_not_take_is_given_back(ends):
         got += peer.recv(1 << 20)
 
     assert got == whole
-    assert wire.sent == len(whole)
+    assert wire.sent_bytes == len(whole)
 
 
 def test_a_single_buffer_is_cut_without_copying(ends):
@@ -147,13 +147,13 @@ def test_a_full_kernel_gives_all_back(ends):
         pass
 
     assert wire.write(parts) == parts
-    assert wire.ended is None
+    assert wire.read_state is None
 
 
 def test_more_buffers_than_one_call_takes_leave_no_rest_behind(ends):
     """A rest that the kernel had room for would wait for an event that never comes."""
     wire, peer = ends
-    parts = [b"%04d" % number for number in range(3 * module.MOST_PARTS)]
+    parts = [b"%04d" % number for number in range(3 * module.MAX_IOV_BUFFERS)]
 
     assert wire.write(list(parts)) is None
     got = b""
@@ -165,7 +165,7 @@ def test_more_buffers_than_one_call_takes_leave_no_rest_behind(ends):
 def test_finish_ends_one_direction(ends):
     """The peer sees FIN and may go on."""
     wire, peer = ends
-    assert wire.finish()
+    assert wire.send_eof()
     assert peer.recv(10) == b""
     peer.sendall(b"more")
     arrived(wire)
@@ -178,9 +178,9 @@ def test_finish_on_a_connection_that_has_gone_is_no_exception(tcp):
     wire, peer = tcp
     reset(peer)
     arrived(wire)
-    assert wire.finish()
+    assert wire.send_eof()
 
-    assert wire.ended == RESET
+    assert wire.read_state == RESET
 
 
 def test_abort_is_a_reset(tcp):
@@ -199,11 +199,11 @@ def test_discard_drops_and_tells_the_end(ends):
     peer.sendall(bytes(1000))
     arrived(wire)
     assert wire.discard() == 1000
-    assert wire.ended is None
+    assert wire.read_state is None
     peer.close()
-    while wire.ended is None:
+    while wire.read_state is None:
         assert wire.discard() == 0
-    assert wire.ended == EOF
+    assert wire.read_state == EOF
 
 
 def test_unread_bytes_come_first(ends):
@@ -217,25 +217,25 @@ def test_unread_bytes_come_first(ends):
     wire.unread(b"")
 
     assert wire.readable
-    assert wire.holds()
+    assert wire.has_buffered()
     assert wire.read() == b"firstsecond"
-    assert not wire.holds()
+    assert not wire.has_buffered()
     assert wire.read() == b"third"
 
 
 def test_acknowledged_and_unacknowledged_bytes(ends):
     """What the peer's kernel has is acknowledged over TCP; over a Unix socket, what the peer has read."""
     wire, peer = ends
-    before = wire.acked()
+    before = wire.acked_bytes()
     wire.write([bytes(1000)])
     got = b""
     while len(got) < 1000:
         got += peer.recv(1000)
-    while wire.unacked():
+    while wire.unacked_bytes():
         pass
 
-    assert wire.acked() - before == 1000
-    assert not wire.unanswered()
+    assert wire.acked_bytes() - before == 1000
+    assert not wire.retransmitting()
 
 
 def test_bytes_that_no_kernel_took_are_unacknowledged(ends):
@@ -244,7 +244,7 @@ def test_bytes_that_no_kernel_took_are_unacknowledged(ends):
     while wire.write([bytes(100_000)]) is None:
         pass
 
-    assert wire.unacked() > 0
+    assert wire.unacked_bytes() > 0
 
 
 def test_a_closed_socket_has_no_numbers(ends):
@@ -252,8 +252,8 @@ def test_a_closed_socket_has_no_numbers(ends):
     wire, _ = ends
     wire.close()
 
-    assert wire.unacked() == 0
-    assert not wire.unanswered()
+    assert wire.unacked_bytes() == 0
+    assert not wire.retransmitting()
 
 
 async def test_read_some_waits(ends):
@@ -294,7 +294,7 @@ async def test_write_all_waits_for_the_kernel(ends):
         nursery.start_soon(wire.write_all, bytes(8_000_000))
         while got < 8_000_000:
             got += len(await stream.receive_some(1 << 20))
-    assert wire.sent == 8_000_000
+    assert wire.sent_bytes == 8_000_000
 
 
 async def test_write_all_raises_on_a_reset(tcp):
@@ -310,4 +310,4 @@ async def test_write_all_raises_on_a_reset(tcp):
 def test_a_plain_peer_has_said_nothing(ends):
     """Without TLS there is neither a name nor a certificate."""
     peer = Peer("203.0.113.7", 5, socket.AF_INET)
-    assert ends[0].with_hello(peer) is peer
+    assert ends[0].with_tls_details(peer) is peer

@@ -1,7 +1,7 @@
 """Bulk reads of the wire: how they grow, and how long what they give stays."""
 
 from tests.net.ends import arrived, connected, reset
-from wsbridge.net.wire import BULK_SIZE, EOF, READ_SIZE, RESET, SocketWire, lasting
+from wsbridge.net.transport import EOF, MAX_BULK_READ_SIZE, READ_SIZE, RESET, SocketTransport, own_buffers
 
 
 class Plenty:
@@ -32,39 +32,39 @@ class Plenty:
 
 def test_bulk_reads_grow_while_they_are_full():
     """Each full one asks for twice as much, up to the limit; a short one ends the reading, a small one begins again."""
-    sock = Plenty(READ_SIZE * 15 + BULK_SIZE + READ_SIZE)
-    wire = SocketWire(sock)
+    sock = Plenty(READ_SIZE * 15 + MAX_BULK_READ_SIZE + READ_SIZE)
+    wire = SocketTransport(sock)
     sizes = [len(wire.read_bulk()) for _ in range(5)]
 
-    assert sizes == [READ_SIZE, READ_SIZE * 2, READ_SIZE * 4, BULK_SIZE, BULK_SIZE]
+    assert sizes == [READ_SIZE, READ_SIZE * 2, READ_SIZE * 4, MAX_BULK_READ_SIZE, MAX_BULK_READ_SIZE]
     assert wire.readable
     assert len(wire.read_bulk()) == READ_SIZE
     assert not wire.readable
 
-    sock.count = BULK_SIZE + 1
-    assert [len(wire.read_bulk()) for _ in range(2)] == [BULK_SIZE, 1]
-    sock.count = BULK_SIZE
+    sock.count = MAX_BULK_READ_SIZE + 1
+    assert [len(wire.read_bulk()) for _ in range(2)] == [MAX_BULK_READ_SIZE, 1]
+    sock.count = MAX_BULK_READ_SIZE
     assert len(wire.read_bulk()) == READ_SIZE
 
 
 def test_bulk_reads_begin_again_when_the_other_side_does_not_keep_up():
     """What is held back for it stays small."""
-    wire = SocketWire(Plenty(BULK_SIZE * 8))
+    wire = SocketTransport(Plenty(MAX_BULK_READ_SIZE * 8))
     for _ in range(3):
         wire.read_bulk()
-    wire.read_less()
+    wire.shrink_read_buffer()
 
     assert [len(wire.read_bulk()) for _ in range(2)] == [READ_SIZE, READ_SIZE * 2]
 
 
 def test_what_a_bulk_read_gave_lasts_when_asked_to():
     """The next one on any wire overwrites it; a copy and bytes of other places stay."""
-    one, other = SocketWire(Plenty(BULK_SIZE * 8)), SocketWire(Plenty(BULK_SIZE * 8))
+    one, other = SocketTransport(Plenty(MAX_BULK_READ_SIZE * 8)), SocketTransport(Plenty(MAX_BULK_READ_SIZE * 8))
     one.read_bulk()
     other.read_bulk()
     data = one.read_bulk()
     own = memoryview(b"own")
-    kept = lasting([b"head", data, data[3:5], own])
+    kept = own_buffers([b"head", data, data[3:5], own])
     assert other.read_bulk()
 
     assert kept == [b"head", bytes([1]) * READ_SIZE * 2, bytes([1, 1]), b"own"]
@@ -78,11 +78,11 @@ def test_the_end_is_met_by_a_bulk_read_too():
     for how, ended in ((lambda peer: peer.close(), EOF), (reset, RESET)):
         ours, theirs = connected("tcp")
         with ours, theirs:
-            wire = SocketWire(ours)
-            wire._size = BULK_SIZE
+            wire = SocketTransport(ours)
+            wire._bulk_read_size = MAX_BULK_READ_SIZE
             assert wire.read_bulk() == b""
-            assert wire.ended is None
+            assert wire.read_state is None
             how(theirs)
             arrived(wire)
             assert wire.read_bulk() == b""
-            assert (wire.ended, wire.readable) == (ended, False)
+            assert (wire.read_state, wire.readable) == (ended, False)

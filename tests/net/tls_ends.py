@@ -32,12 +32,12 @@ class Tls:
     """Makes wires of one kind.
 
     Args:
-        module: The kind: `tls_wire` or `bio_wire`.
+        start: The handshake of one kind: `start_tls` or `start_memory_tls`.
         contexts: Of a server called localhost and of a client that trusts it.
     """
 
-    def __init__(self, module, contexts):
-        self.module = module
+    def __init__(self, start, contexts):
+        self.start = start
         self.contexts = contexts
         self._opened = []
 
@@ -51,7 +51,7 @@ class Tls:
         async def wrap():
             name = None if server_side else "localhost"
             context = server if server_side else client
-            result.append(await self.module.wrap(ours, context, server_side=server_side, server_hostname=name))
+            result.append(await self.start(ours, context, server_side=server_side, server_hostname=name))
 
         def shake():
             theirs.settimeout(10)
@@ -105,10 +105,10 @@ async def read_all(wire, size):
     """Read that many bytes, or up to the end."""
     data = b""
     wire.readable = True
-    while len(data) < size and not (wire.ended and not wire.readable):
+    while len(data) < size and not (wire.read_state and not wire.readable):
         piece = wire.read()
         data += piece
-        if not piece and not wire.ended:
+        if not piece and not wire.read_state:
             await arrived(wire)
             wire.readable = True
     return data

@@ -93,7 +93,7 @@ class Loud:
         except BaseException:
             self.__exit__()
             raise
-        found = re.findall(r"listener\.open\W.*?listener\W+(\w+).*?127\.0\.0\.1:(\d+)", self.output())
+        found = re.findall(r"listener\.opened\W.*?listener\W+(\w+).*?127\.0\.0\.1:(\d+)", self.output())
         self.ports = {name: int(port) for name, port in found}
         return self
 

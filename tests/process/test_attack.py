@@ -54,7 +54,7 @@ def bridge(core, *, handshake="10s", table=65536, **web):
     text = written(
         listeners={"web": {"bind": "127.0.0.1:0", "backlog": "4096", **web}},
         routes={"app": route},
-        limits={"connections": "9000", "address": {"exempt": [], "table": str(table)}},
+        limits={"connections": "9000", "per_address": {"exempt": [], "table_size": str(table)}},
         timeouts={"handshake": handshake},
     )
     daemon = Daemon(text)
@@ -65,7 +65,7 @@ def bridge(core, *, handshake="10s", table=65536, **web):
             for thread in Path(f"/proc/{daemon.pid}/task").iterdir():
                 os.sched_setaffinity(int(thread.name), {core})
             yield daemon, crowd
-            assert not daemon.log_lines("bug")
+            assert not daemon.log_lines("internal_error")
     finally:
         crowd.close()
 
@@ -152,7 +152,7 @@ def test_banned_addresses_and_slow_heads(part):
         assert rate > 0.9 * pace
         assert flood.found["told"].keys() <= {"reset", "end"}
         assert sampler.most - sampler.first < MOST_GROWTH
-        assert len(daemon.log_lines("accept.banned")) < 200
+        assert len(daemon.log_lines("connection.banned")) < 200
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_banned_addresses_and_slow_heads(part):
 )
 def test_wrong_logins_from_many_addresses(count, handshakes, table):
     """Each once through a PROXY header, at half the rate of handshakes measured just before."""
-    web = {"trusted_proxies": ["127.0.0.0/8"], "real_address": "proxy-protocol"}
+    web = {"trusted_proxies": ["127.0.0.0/8"], "client_address_from": "proxy-protocol"}
     with cores() as (ours, theirs), bridge(ours, table=table, **web) as (daemon, crowd):
         right = asking(TOKEN, "PROXY TCP4 10.{n} 192.0.2.1 1 2\r\n")
         wrong = asking("wrong", "PROXY TCP4 11.{n} 192.0.2.1 1 2\r\n")
@@ -199,5 +199,5 @@ def most_handshakes(daemon, crowd, core, plan, count):
             crowd.let_go()
     share = (daemon.cpu() - cpu) / (time.monotonic() - began)
     assert able.found["told"] == {"101": count}
-    daemon.wait("connection.end")
+    daemon.wait("connection.closed")
     return able.found["made"] / able.found["seconds"], share

@@ -41,7 +41,7 @@ def tunnel(tls: bool) -> Iterator[tuple[Connect, list[Daemon]]]:
         outer = stack.enter_context(
             Daemon(
                 written(
-                    listeners={"in": {"bind": "127.0.0.1:0", "speaks": "tcp", "route": "out"}},
+                    listeners={"in": {"bind": "127.0.0.1:0", "protocol": "tcp", "route": "out"}},
                     routes={"out": {"backend": {"url": url, **({"ca": str(folder() / "ca.pem")} if tls else {})}}},
                 )
             )
@@ -57,7 +57,7 @@ def tunnel(tls: bool) -> Iterator[tuple[Connect, list[Daemon]]]:
 
         yield connect, [outer, inner]
         for daemon in (outer, inner):
-            assert not daemon.log_lines("bug")
+            assert not daemon.log_lines("internal_error")
 
 
 class Sender(threading.Thread):

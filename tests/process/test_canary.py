@@ -21,17 +21,17 @@ import pytest
 from tests.authority import listener_tls
 from tests.client import BINARY, CLOSE, frame, request
 from tests.process.canaries import Canaries, Loud
-from wsbridge.auth.scrypt import make
+from wsbridge.auth.passwords import hash_password
 
 PROGRAM = '''
 """wsbridge with one route that breaks, with secrets in all that an exception can hold."""
 import sys
 
-from wsbridge.cli import main
-from wsbridge.routes.answer import FixedAnswer
+from wsbridge.cli.main import main
+from wsbridge.responders.base import FixedStatus
 
 
-async def answer(self, asked):
+async def respond(self, asked):
     secret = asked.request.headers.get(b"authorization")
     try:
         raise KeyError(asked.request, secret and b"local")
@@ -39,7 +39,7 @@ async def answer(self, asked):
         raise RuntimeError(f"no answer to {asked.request.target} {asked.request.headers} {asked.identity}") from error
 
 
-FixedAnswer.answer = answer
+FixedStatus.respond = respond
 sys.argv[0] = "wsbridge"
 main()
 '''
@@ -88,7 +88,7 @@ def carried(token: str) -> str:
 def configuration(folder: Path, secret: Canaries, port: int) -> dict[str, Any]:
     """Write the files, and give the configuration that names them."""
     files = {
-        "users": f"alice:{make(secret('password').encode(), ln=12).text}\n",
+        "users": f"alice:{hash_password(secret('password').encode(), ln=12).text}\n",
         "tokens": f"bob sha256:{sha256(secret('token').encode()).hexdigest()}\n",
         "tickets": secret("ticket key") * 2,
         "signing": secret("key of signed tokens") * 2,
@@ -105,7 +105,7 @@ def configuration(folder: Path, secret: Canaries, port: int) -> dict[str, Any]:
     for number, line in enumerate(key.splitlines()[1:-1]):
         secret.add(f"private key, line {number}", line)
     (folder / "program.py").write_text(PROGRAM)
-    anybody = {"auth": "none", "origins": "any"}
+    anybody = {"auth": "none", "allowed_origins": "any"}
     listener = {"bind": "127.0.0.1:0"}
     proxied = {
         "url": "ws://far.example/",
@@ -119,13 +119,13 @@ def configuration(folder: Path, secret: Canaries, port: int) -> dict[str, Any]:
             "Cookie": f"sid={secret('header written as text', plain=True)}",
         },
     }
-    bearer = {"kind": "bearer", "tokens": "tokens", "from": ["authorization", "subprotocol", "cookie:sid"]}
+    bearer = {"kind": "bearer", "tokens": "tokens", "sources": ["authorization", "subprotocol", "cookie:sid"]}
     signed = {
         "kind": "jwt",
         "keys": [{"algorithm": "HS256", "secret": {"file": "signing"}}],
         "issuer": "any",
         "audience": "gw",
-        "from": ["authorization", "subprotocol", "cookie:sid"],
+        "sources": ["authorization", "subprotocol", "cookie:sid"],
     }
     asks = {"kind": "forward", "headers": ["Authorization", "Cookie", "X-Api-Key"]}
     service = f"/allow?token={secret('URL of a service', plain=True)}"
@@ -135,7 +135,7 @@ def configuration(folder: Path, secret: Canaries, port: int) -> dict[str, Any]:
         "listeners": {
             "web": listener,
             "tls": {**listener, "tls": tls},
-            "old": {**listener, "speaks": "tcp", "route": "upstream"},
+            "old": {**listener, "protocol": "tcp", "route": "upstream"},
         },
         "audit": {"file": "audit.jsonl"},
         "routes": {
@@ -149,7 +149,7 @@ def configuration(folder: Path, secret: Canaries, port: int) -> dict[str, Any]:
             "gives": {
                 "match": {"path": "/gives"},
                 "auth": {"kind": "basic", "users": "users"},
-                "ticket": {"route": "ticket", "key": {"file": "tickets"}},
+                "issue_tickets": {"route": "ticket", "key": {"file": "tickets"}},
             },
             "signed": {"match": {"path": "/signed"}, "backend": listens, "auth": signed},
             "asked": {
@@ -164,24 +164,37 @@ def configuration(folder: Path, secret: Canaries, port: int) -> dict[str, Any]:
             },
             "query": {
                 "match": {"path": "/query"},
-                "backend": {"tokens": "desks", "from": "query.desk"},
-                "targets": targets,
+                "backend": {"tokens": "desks", "token_from": "query.desk"},
+                "allowed_targets": targets,
                 **anybody,
             },
             "segment": {
                 "match": {"path": "/segment/{desk}"},
-                "backend": {"tokens": "desks", "from": "desk"},
-                "targets": targets,
+                "backend": {"tokens": "desks", "token_from": "desk"},
+                "allowed_targets": targets,
                 **anybody,
             },
             "upstream": {"match": {"path": "/upstream"}, "backend": upstream, **anybody},
             "proxied": {"match": {"path": "/proxied"}, "backend": proxied, **anybody},
             "open": {"match": {"path": "/open"}, "backend": listens, **anybody},
             "refused": {"match": {"path": "/refused"}, "backend": "tcp://127.0.0.1:1", **anybody},
-            "broken": {"match": {"path": "/broken"}, "answer": 204, "auth": {"kind": "basic", "users": "users"}},
+            "broken": {"match": {"path": "/broken"}, "respond": 204, "auth": {"kind": "basic", "users": "users"}},
         },
-        "timeouts": {"linger": "100ms"},
+        "timeouts": {"lingering": "100ms"},
     }
+
+
+def signed(secret: Canaries) -> Iterator[bytes]:
+    """Ask with signed tokens, right and wrong."""
+    for key in (secret("key of signed tokens") * 2, "w" * 40):
+        for lasts in (60, -3600):
+            claims = {"aud": "gw", "sub": "carol", "exp": int(time.time() + lasts), "x": secret("claim")}
+            token = jwt.encode(claims, key, "HS256")
+            for number, part in enumerate(token.split(".")[1:]):
+                secret.add(f"part {number} of a token", part)
+            yield request("/signed", f"Authorization: Bearer {token}")
+            yield request("/signed", carried(token))
+            yield request("/signed", f"Cookie: sid={token}", "Origin: http://localhost")
 
 
 def requests(secret: Canaries) -> Iterator[bytes]:
@@ -204,15 +217,7 @@ def requests(secret: Canaries) -> Iterator[bytes]:
             yield request(f"{path}?a=1&{name}={url}", f"X-Api-Key: {secret('header')}", right)
         yield request(f"{path}?path=%2Fwebsockify%3Ftoken%3D{url}&x", f"Cookie: a={secret('cookie', plain=True)}")
         yield request(f"{path}?p=%252F%253Ftoken%253D{url}", "Origin: https://u:" + secret("Origin", plain=True) + "@x")
-    for key in (secret("key of signed tokens") * 2, "w" * 40):
-        for lasts in (60, -3600):
-            claims = {"aud": "gw", "sub": "carol", "exp": int(time.time() + lasts), "x": secret("claim")}
-            token = jwt.encode(claims, key, "HS256")
-            for number, part in enumerate(token.split(".")[1:]):
-                secret.add(f"part {number} of a token", part)
-            yield request("/signed", f"Authorization: Bearer {token}")
-            yield request("/signed", carried(token))
-            yield request("/signed", f"Cookie: sid={token}", "Origin: http://localhost")
+    yield from signed(secret)
     for path in ("/asked", "/unasked"):
         for line in (right, f"Authorization: Bearer {secret('token')}"):
             yield request(f"{path}?token={url}", line, f"Cookie: sid={secret('cookie', plain=True)}")
@@ -263,20 +268,20 @@ def test_no_secret_comes_out(tmp_path: Path, form: str, echoing: int) -> None:
         assert daemon.end() == 0
     output, audit = (tmp_path / "output").read_bytes(), (tmp_path / "audit.jsonl").read_bytes()
     seen = output.decode(errors="replace")
-    for event in ("connection.end", "connection.refused", "internal_error", "RuntimeError", "no answer to /broken"):
+    for event in ("connection.closed", "connection.rejected", "internal_error", "RuntimeError", "no answer to /broken"):
         assert event in seen
     for reason in (
         "unauthenticated",
         "backend_refused",
         "bad_request",
-        "origin",
+        "origin_not_allowed",
         "no_route",
-        "too_big",
+        "request_too_large",
         "client_closed",
     ):
         assert reason in seen
         assert reason in audit.decode()
-    assert audit.count(b'"admitted"') > 10
+    assert audit.count(b'"access.granted"') > 10
     assert seen.count("***") > asked / 2
     assert not secret.found(output)
     assert not secret.found(audit)

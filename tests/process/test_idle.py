@@ -22,7 +22,9 @@ def hold(count, seconds, pings, ping, *, tls):
     crowd = Crowd()
     try:
         text = written(
-            route={"backend": f"tcp://127.0.0.1:{crowd.port}"}, timeouts={"ping": ping, "pong": "10s"}, tls=tls
+            route={"backend": f"tcp://127.0.0.1:{crowd.port}"},
+            timeouts={"ping_interval": ping, "ping_timeout": "10s"},
+            tls=tls,
         )
         with Daemon(text) as daemon:
             crowd.add(50, daemon.port(), tls=tls)
@@ -37,8 +39,8 @@ def hold(count, seconds, pings, ping, *, tls):
             assert crowd.lost == 0
             assert crowd.size == count
             assert fewest >= pings
-            assert not daemon.log_lines("connection.end")
-            assert not daemon.log_lines("bug")
+            assert not daemon.log_lines("connection.closed")
+            assert not daemon.log_lines("internal_error")
     finally:
         crowd.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

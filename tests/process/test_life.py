@@ -14,7 +14,7 @@ from tests.process.daemon import Daemon
 from tests.process.plain import Socket, backend
 from tests.serving import written
 
-DRAIN = {"drain": "1500ms", "spread": "500ms", "close": "1s"}
+DRAIN = {"drain": "1500ms", "drain_spread": "500ms", "close": "1s"}
 
 
 def bye(client, code):
@@ -34,7 +34,7 @@ def test_the_service_manager_is_told():
         daemon.term()
         assert daemon.state("STOPPING") == "1"
         assert daemon.ended() == 0
-        daemon.wait("daemon.stop")
+        daemon.wait("daemon.stopped")
 
 
 def test_sigterm_drains():
@@ -47,7 +47,7 @@ def test_sigterm_drains():
         left[0].echoed()  # what came before was heard by now, too
         began = time.monotonic()
         daemon.term()
-        daemon.wait("listener.close")
+        daemon.wait("listener.closed")
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", daemon.port()))
         late.send(request().partition(b"\r\n")[2])
@@ -67,7 +67,7 @@ def test_sigterm_drains():
             readable, _, _ = select.select(list(waiting), [], [], 10)
             assert readable
             for sock in readable:
-                assert waiting.pop(sock).closing() == (1012, "drain")
+                assert waiting.pop(sock).closing() == (1012, "draining")
                 times.append(time.monotonic() - began)
         for client in left:
             bye(client, 1012)
@@ -77,8 +77,8 @@ def test_sigterm_drains():
         assert max(times) < 1.5 + 0.6
         assert max(times) - min(times) > 0.2
         assert took < 1.5 + 1.0 + 1.0
-        assert {line["reason"] for line in daemon.log_lines("connection.end")} == {"drain", "client_closed"}
-        assert not daemon.log_lines("bug")
+        assert {line["reason"] for line in daemon.log_lines("connection.closed")} == {"draining", "client_closed"}
+        assert not daemon.log_lines("internal_error")
 
 
 def test_sigterm_with_nothing_open_ends_at_once():
@@ -92,7 +92,7 @@ def test_sigterm_with_nothing_open_ends_at_once():
 
 def test_silent_clients_do_not_outlive_the_drain():
     """Peers that neither speak nor answer the close frame are cut by drain plus close."""
-    timeouts = {"drain": "600ms", "spread": "200ms", "close": "500ms", "linger": "5s"}
+    timeouts = {"drain": "600ms", "drain_spread": "200ms", "close": "500ms", "lingering": "5s"}
     with backend() as back, Daemon(written(route={"backend": back.url}, timeouts=timeouts)) as daemon:
         idle = Socket.connect(daemon.port())
         deaf = Socket.upgraded(daemon.port())
@@ -100,7 +100,7 @@ def test_silent_clients_do_not_outlive_the_drain():
         daemon.term()
         assert daemon.ended() == 0
         assert time.monotonic() - began < 0.6 + 0.5 + 1.0
-        assert deaf.closing() == (1012, "drain")
+        assert deaf.closing() == (1012, "draining")
         assert idle.everything() == b""
         idle.close()
         deaf.close()
@@ -109,7 +109,7 @@ def test_silent_clients_do_not_outlive_the_drain():
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 def test_sigint_or_a_second_signal_ends_all_at_once(first):
     """SIGINT, or any signal after a SIGTERM, closes all with 1001 and exits within `close`."""
-    slow = {"drain": "30s", "spread": "10s", "close": "1s", "handshake": "30s"}
+    slow = {"drain": "30s", "drain_spread": "10s", "close": "1s", "handshake": "30s"}
     with backend() as back, Daemon(written(route={"backend": back.url}, timeouts=slow)) as daemon:
         clients = [Socket.upgraded(daemon.port()) for _ in range(3)]
         idle = Socket.connect(daemon.port())
@@ -117,12 +117,12 @@ def test_sigint_or_a_second_signal_ends_all_at_once(first):
         began = time.monotonic()
         daemon.signal(first)
         if first is signal.SIGTERM:
-            daemon.wait("daemon.drain", reason="drain")
+            daemon.wait("daemon.draining", reason="draining")
             clients[0].echoed()
             daemon.term()
-        daemon.wait("daemon.drain", reason="stop")
+        daemon.wait("daemon.draining", reason="shutdown")
         for client in clients:
-            assert client.closing() == (1001, "stop")
+            assert client.closing() == (1001, "shutdown")
             bye(client, 1001)
         assert idle.everything() == b""
         idle.close()
@@ -148,7 +148,7 @@ def unix_life(daemon, path):
         sock.sendall(request())
         assert sock.recv(12) in (b"HTTP/1.1 101", b"HTTP/1.1 502")
     daemon.term()
-    daemon.wait("listener.close")
+    daemon.wait("listener.closed")
     assert not Path(path).exists()
     assert daemon.ended() == 0
 
@@ -157,7 +157,7 @@ def test_an_address_in_use_is_exit_69():
     """A listener that cannot be opened is told in one sentence, and the exit code is 69."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         bind = f"127.0.0.1:{taken.getsockname()[1]}"
-        text = written(listeners={"web": {"bind": bind}}, route={"answer": "204"})
+        text = written(listeners={"web": {"bind": bind}}, route={"respond": "204"})
         with pytest.raises(AssertionError, match="address already in use"):
             Daemon(text).__enter__()
 

@@ -31,9 +31,9 @@ def test_over_the_cap_is_503_at_once_and_nothing_is_dialled():
                 assert "Retry-After: 1\r\n" in answer
             assert min(times) < 0.1
             assert back.dials == 2
-            daemon.wait("connection.refused", count=5, reason="overload")
+            daemon.wait("connection.rejected", count=5, reason="overload")
             inside.pop().close()
-            daemon.wait("connection.end")
+            daemon.wait("connection.closed")
             daemon.until(lambda daemon=daemon, tls=tls: enters(daemon, tls))
             inside.pop().close()
 
@@ -48,14 +48,16 @@ def enters(daemon, tls):
 def test_beyond_shed_a_client_is_reset_at_accept():
     """Only so many at a time are told; the next is reset without a word, and all of it is over after `shed`."""
     text = written(
-        route={"backend": "tcp://127.0.0.1:1"}, limits={"connections": "1", "shed": "3"}, timeouts={"shed": "700ms"}
+        route={"backend": "tcp://127.0.0.1:1"},
+        limits={"connections": "1", "overload_replies": "3"},
+        timeouts={"overload_reply": "700ms"},
     )
     with backend() as back, Daemon(text.replace("tcp://127.0.0.1:1", back.url)) as daemon:
         inside = Socket.upgraded(daemon.port())
         slow = [Socket.connect(daemon.port()) for _ in range(3)]
         with pytest.raises(ConnectionResetError), Socket.connect(daemon.port()) as over:  # the reset may come first
             over.sock.recv(1)
-        daemon.wait("accept.shed")
+        daemon.wait("connection.shed")
         began = time.monotonic()
         for client in slow:
             assert client.everything() == b""
@@ -68,7 +70,7 @@ def test_beyond_shed_a_client_is_reset_at_accept():
 
 def test_a_raw_client_over_the_cap_is_reset():
     """A client of a listener that speaks tcp gets a reset, so that it cannot take it for an empty answer."""
-    listeners = {"old": {"bind": "127.0.0.1:0", "speaks": "tcp", "route": "app"}}
+    listeners = {"old": {"bind": "127.0.0.1:0", "protocol": "tcp", "route": "app"}}
     with backend() as back:
         routes = {"app": {"backend": back.url, "auth": "none"}}
         with (
@@ -87,7 +89,7 @@ def test_out_of_descriptors():
         text = written(
             route={"backend": back.url},
             limits={"connections": "1000"},
-            timeouts={"handshake": "60s", "drain": "0s", "spread": "0s"},
+            timeouts={"handshake": "60s", "drain": "0s", "drain_spread": "0s"},
         )
         with Daemon(text, descriptors=100) as daemon:
             before = daemon.descriptors()
@@ -121,7 +123,7 @@ def test_out_of_descriptors():
             for client in many:
                 client.echoed()
                 client.close()
-            assert not daemon.log_lines("bug")
+            assert not daemon.log_lines("internal_error")
             daemon.term()
             assert daemon.ended() == 0
 
@@ -139,7 +141,7 @@ def test_no_descriptor_for_the_dial_is_overload():
                 answer = last.everything().decode()
             assert answer.startswith("HTTP/1.1 503 "), answer
             assert "Retry-After: 1\r\n" in answer
-            assert daemon.wait("connection.refused")["reason"] == "overload"
+            assert daemon.wait("connection.rejected")["reason"] == "overload"
             assert back.dials == 0
             for client in idle:
                 client.close()
@@ -156,4 +158,4 @@ def test_a_storm_of_resets_does_not_end_accepting():
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         with Socket.upgraded(daemon.port()) as client:
             client.echoed()
-        assert not daemon.log_lines("bug")
+        assert not daemon.log_lines("internal_error")

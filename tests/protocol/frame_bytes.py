@@ -2,8 +2,7 @@
 
 import pytest
 
-from wsbridge.protocol.frames import header
-from wsbridge.protocol.mask import apply_mask_in_python
+from wsbridge.protocol.websocket import apply_mask_in_python, encode_header
 
 KEY = b"\x01\x22\x83\xf4"
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
@@ -13,8 +12,8 @@ FIN = 0x80
 def frame(first, payload=b"", *, to="server"):
     """One frame as the peer of a `to` writes it."""
     if to == "client":
-        return header(first, len(payload)) + payload
-    return header(first, len(payload), 0x80) + KEY + apply_mask_in_python(payload, KEY)
+        return encode_header(first, len(payload)) + payload
+    return encode_header(first, len(payload), 0x80) + KEY + apply_mask_in_python(payload, KEY)
 
 
 def decoded(framing, data, **bounds):

@@ -6,13 +6,13 @@ import base64
 
 import pytest
 
-from wsbridge.protocol.basic import BadBasic, BasicCredentials, challenge, read_basic
-from wsbridge.protocol.head import Headers
+from wsbridge.protocol.credentials import BasicAuthError, BasicCredentials, basic_challenge, parse_basic
+from wsbridge.protocol.http1 import Headers
 
 
-def read(*values: bytes) -> BasicCredentials | BadBasic | None:
+def read(*values: bytes) -> BasicCredentials | BasicAuthError | None:
     """Read the credentials of a request with these Authorization headers."""
-    return read_basic(Headers((b"Authorization", value) for value in values))
+    return parse_basic(Headers((b"Authorization", value) for value in values))
 
 
 def encoded(text: str) -> bytes:
@@ -66,9 +66,9 @@ def test_none_of_this_scheme() -> None:
 def test_what_cannot_be_read(values: list[bytes], wrong: str) -> None:
     """It is said why, and nothing of what was sent."""
     found = read(*values)
-    assert isinstance(found, BadBasic)
-    assert wrong in found.text
-    assert "secret" not in found.text
+    assert isinstance(found, BasicAuthError)
+    assert wrong in found.detail
+    assert "secret" not in found.detail
 
 
 def test_a_password_is_never_shown() -> None:
@@ -78,4 +78,4 @@ def test_a_password_is_never_shown() -> None:
 
 def test_the_challenge() -> None:
     """It names the realm and asks for UTF-8 (RFC 7617 section 2.1)."""
-    assert challenge("the office") == 'Basic realm="the office", charset="UTF-8"'
+    assert basic_challenge("the office") == 'Basic realm="the office", charset="UTF-8"'

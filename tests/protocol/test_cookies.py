@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsbridge.protocol.cookies import cookies_named
-from wsbridge.protocol.head import Headers
+from wsbridge.protocol.credentials import cookie_values
+from wsbridge.protocol.http1 import Headers
 
 
 def values(*lines: bytes, name: str = "sid") -> list[bytes]:
     """Give the values of one cookie in these header lines."""
-    return cookies_named(Headers((b"Cookie", line) for line in lines), name)
+    return cookie_values(Headers((b"Cookie", line) for line in lines), name)
 
 
 @pytest.mark.parametrize(

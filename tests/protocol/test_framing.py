@@ -6,14 +6,12 @@ import random
 
 import pytest
 
-from wsbridge.protocol.framing import Framing
-from wsbridge.protocol.raw import RawFraming
-from wsbridge.protocol.websocket import WebSocketFraming
+from wsbridge.protocol.websocket import Framing, RawFraming, WebSocketFraming
 
 PAIRS = {
     "raw": (RawFraming, RawFraming),
-    "from the server": (lambda: WebSocketFraming("server", frame=500), lambda: WebSocketFraming("client")),
-    "from the client": (lambda: WebSocketFraming("client", frame=500), lambda: WebSocketFraming("server")),
+    "from the server": (lambda: WebSocketFraming("server", max_frame_bytes=500), lambda: WebSocketFraming("client")),
+    "from the client": (lambda: WebSocketFraming("client", max_frame_bytes=500), lambda: WebSocketFraming("server")),
 }
 
 
@@ -63,7 +61,7 @@ def test_bounds_of_a_call_lose_nothing(ends: tuple[Framing, Framing]) -> None:
     writer, reader = ends
     payload = random.Random(1).randbytes(5000)
 
-    assert read(reader, b"".join(writer.encode([payload], None)), room=100, work=2) == payload
+    assert read(reader, b"".join(writer.encode([payload], None)), max_bytes=100, max_frames=2) == payload
 
 
 def test_nothing_costs_nothing(ends: tuple[Framing, Framing]) -> None:
@@ -72,4 +70,4 @@ def test_nothing_costs_nothing(ends: tuple[Framing, Framing]) -> None:
 
     assert b"".join(writer.encode([b""], None)) == b""
     read(reader, b"".join(writer.encode([b"abc"], None)))
-    assert (writer.chaff, reader.chaff) == (0, 0)
+    assert (writer.control_frame_count, reader.control_frame_count) == (0, 0)

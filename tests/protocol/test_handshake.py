@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import base64
-from time import perf_counter
+import itertools
+from time import thread_time
 
 import pytest
 
 from wsbridge.protocol.handshake import (
-    REFUSE,
-    Accepted,
-    Upgrade,
+    SUBPROTOCOL_MISMATCH,
+    UpgradeAccepted,
+    UpgradeRequest,
     accept_key,
-    accept_response,
-    check_response,
-    client_request,
-    new_key,
-    read_upgrade,
+    check_upgrade_response,
+    encode_accept_response,
+    encode_upgrade_request,
+    generate_key,
+    is_upgrade_request,
+    parse_upgrade,
     select_subprotocol,
     upgrade_required,
-    wants_upgrade,
 )
-from wsbridge.protocol.http1 import BadHead, HeadLimits, HeadReader, Request, Response, response
+from wsbridge.protocol.http1 import HeadLimits, HeadParser, HttpError, Request, Response, encode_response
 
 LIMITS = HeadLimits()
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -45,35 +46,41 @@ def raw(method: str = "GET", target: str = "/ws?a=b", **changed: list[str] | str
 
 
 def request(method: str = "GET", target: str = "/ws?a=b", **changed: list[str] | str) -> Request:
-    found = HeadReader(LIMITS).feed(raw(method, target, **changed))
+    """Read an upgrade request, with some headers changed."""
+    found = HeadParser(LIMITS).feed(raw(method, target, **changed))
     assert isinstance(found, Request), found
     return found
 
 
-def taken(**changed: list[str] | str) -> Upgrade:
-    upgrade = read_upgrade(request("GET", "/ws?a=b", **changed))
-    assert isinstance(upgrade, Upgrade), upgrade
+def taken(**changed: list[str] | str) -> UpgradeRequest:
+    """Hold that such a request is an upgrade."""
+    upgrade = parse_upgrade(request("GET", "/ws?a=b", **changed))
+    assert isinstance(upgrade, UpgradeRequest), upgrade
     return upgrade
 
 
-def refused(status: int, method: str = "GET", **changed: list[str] | str) -> BadHead:
-    bad = read_upgrade(request(method, "/ws?a=b", **changed))
-    assert isinstance(bad, BadHead), bad
+def refused(status: int, method: str = "GET", **changed: list[str] | str) -> HttpError:
+    """Hold that such a request is refused with this status."""
+    bad = parse_upgrade(request(method, "/ws?a=b", **changed))
+    assert isinstance(bad, HttpError), bad
     assert bad.status == status
     return bad
 
 
 def answer(data: bytes) -> Response:
-    found = HeadReader(LIMITS, "client").feed(data)
+    """Read an answer of an upstream."""
+    found = HeadParser(LIMITS, "client").feed(data)
     assert isinstance(found, Response), found
     return found
 
 
-def judged(data: bytes, offered: tuple[str, ...] = (), body: bytes = b"") -> Accepted | BadHead:
-    return check_response(answer(data), KEY, offered, body)
+def judged(data: bytes, offered: tuple[str, ...] = (), body: bytes = b"") -> UpgradeAccepted | HttpError:
+    """Judge an answer of an upstream."""
+    return check_upgrade_response(answer(data), KEY, offered, body)
 
 
 def switch(*lines: str, first: str = "HTTP/1.1 101 Switching Protocols", **changed: str | None) -> bytes:
+    """Write a 101, with some headers changed or left out."""
     usual = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Accept": accept_key(KEY)}
     given = {**usual, **{name.replace("_", "-"): value for name, value in changed.items()}}
     all_lines = [first, *(f"{name}: {value}" for name, value in given.items() if value is not None), *lines, ""]
@@ -85,7 +92,7 @@ class TestReadUpgrade:
         """A usual request is an upgrade with all its parts."""
         upgrade = taken(Origin="https://gw:8443", Sec_WebSocket_Protocol="binary, base64")
 
-        assert upgrade == Upgrade(KEY, ("binary", "base64"), "https://gw:8443", "gw:8443", "/ws", "/ws?a=b")
+        assert upgrade == UpgradeRequest(KEY, ("binary", "base64"), "https://gw:8443", "gw:8443", "/ws", "/ws?a=b")
 
     @pytest.mark.parametrize(
         "connection", ["keep-alive, Upgrade", "UPGRADE", ["keep-alive", "upgrade"], ",, upgrade ,"]
@@ -98,14 +105,14 @@ class TestReadUpgrade:
     @pytest.mark.parametrize("upgrade", [[], "h2c", "websockets", "web socket", "websocket/13", ""])
     def test_no_upgrade(self, upgrade: list[str] | str) -> None:
         """A request that does not name WebSocket gets 426 and what it needs."""
-        assert not wants_upgrade(request(Upgrade=upgrade))
+        assert not is_upgrade_request(request(Upgrade=upgrade))
         assert ("Upgrade", "websocket") in refused(426, Upgrade=upgrade).headers
 
     @pytest.mark.parametrize("connection", [[], "keep-alive", "close", "upgraded", "x-upgrade"])
     def test_no_connection_upgrade(self, connection: list[str] | str) -> None:
         """Without Connection: Upgrade it is 400, with a hint at the proxy in front."""
-        assert wants_upgrade(request(Connection=connection))
-        assert "proxy" in refused(400, Connection=connection).text
+        assert is_upgrade_request(request(Connection=connection))
+        assert "proxy" in refused(400, Connection=connection).detail
 
     @pytest.mark.parametrize("version", [[], "8", "0", "", "13, 8", "13,13", ["13", "13"], ["13", "8"], "013", "+13"])
     def test_versions(self, version: list[str] | str) -> None:
@@ -155,29 +162,28 @@ class TestReadUpgrade:
     )
     def test_protocols(self, lines: list[str] | str, protocols: tuple[str, ...]) -> None:
         """Subprotocols come from several lines and commas, in order, each once, in their case."""
-        assert taken(Sec_WebSocket_Protocol=lines).protocols == protocols
+        assert taken(Sec_WebSocket_Protocol=lines).subprotocols == protocols
 
     @pytest.mark.parametrize("value", ["a b", "a;b", '"a"', "a/b", "secret=hunter2", "a, (b)", "@"])
     def test_bad_protocols(self, value: str) -> None:
         """A subprotocol that is no token gets 400, and is not repeated in the text, for it may be a secret."""
-        assert value not in refused(400, Sec_WebSocket_Protocol=value).text
+        assert value not in refused(400, Sec_WebSocket_Protocol=value).detail
 
     @pytest.mark.parametrize("name", ["Key", "Version", "Protocol", "Extensions", "Accept", "Other"])
-    @pytest.mark.parametrize("fill", [" ", "\t", ",", "a ", " ,", "a"])
-    @pytest.mark.parametrize("end", ["", "!", '"', "x"])
-    def test_long_headers_are_cheap(self, name: str, fill: str, end: str) -> None:
-        """8 KiB of blanks or commas in any Sec-WebSocket header cost less than 5 ms."""
-        value = "x" + (fill * 8192)[: LIMITS.line - 40] + end
-        data = raw(**{f"Sec-WebSocket-{name}": value})
-        times = []
-        for _ in range(3):
-            start = perf_counter()
-            found = HeadReader(LIMITS).feed(data)
-            if isinstance(found, Request):
-                read_upgrade(found)
-            times.append(perf_counter() - start)
+    def test_long_headers_are_cheap(self, name: str) -> None:
+        """8 KiB of blanks or commas in any Sec-WebSocket header cost less than 5 ms of the processor."""
+        for fill, end in itertools.product([" ", "\t", ",", "a ", " ,", "a"], ["", "!", '"', "x"]):
+            value = "x" + (fill * 8192)[: LIMITS.max_head_line_bytes - 40] + end
+            data = raw(**{f"Sec-WebSocket-{name}": value})
+            times = []
+            for _ in range(3):
+                start = thread_time()
+                found = HeadParser(LIMITS).feed(data)
+                if isinstance(found, Request):
+                    parse_upgrade(found)
+                times.append(thread_time() - start)
 
-        assert min(times) < 0.005
+            assert min(times) < 0.005, (fill, end)
 
 
 def test_accept_key() -> None:
@@ -187,8 +193,8 @@ def test_accept_key() -> None:
 
 def test_new_key() -> None:
     """A new key is 16 random bytes."""
-    assert len(base64.b64decode(new_key())) == 16
-    assert new_key() != new_key()
+    assert len(base64.b64decode(generate_key())) == 16
+    assert generate_key() != generate_key()
 
 
 @pytest.mark.parametrize(
@@ -198,9 +204,9 @@ def test_new_key() -> None:
         ([], [], None),
         (["binary"], ["base64", "binary"], "binary"),
         (["a", "b"], ["b", "a"], "a"),
-        (["binary"], ["base64"], REFUSE),
-        (["binary"], ["Binary"], REFUSE),
-        ([], ["x"], REFUSE),
+        (["binary"], ["base64"], SUBPROTOCOL_MISMATCH),
+        (["binary"], ["Binary"], SUBPROTOCOL_MISMATCH),
+        ([], ["x"], SUBPROTOCOL_MISMATCH),
     ],
 )
 def test_select_subprotocol(configured: list[str], offered: list[str], chosen: object) -> None:
@@ -211,31 +217,35 @@ def test_select_subprotocol(configured: list[str], offered: list[str], chosen: o
 class TestAcceptResponse:
     def test_whole(self) -> None:
         """The 101 is exactly what RFC 6455 asks for."""
-        assert accept_response(KEY, "binary", [("X-A", "b")]) == (
+        assert encode_accept_response(KEY, "binary", [("X-A", "b")]) == (
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Protocol: binary\r\nX-A: b\r\n\r\n"
         )
-        assert b"Protocol:" not in accept_response(KEY, None)
+        assert b"Protocol:" not in encode_accept_response(KEY, None)
 
     def test_injection(self) -> None:
         """A subprotocol that would inject a header raises."""
         with pytest.raises(ValueError, match="control"):
-            accept_response(KEY, "a\r\nSet-Cookie: b")
+            encode_accept_response(KEY, "a\r\nSet-Cookie: b")
 
 
 class TestClientRequest:
     def test_read_back(self) -> None:
         """Our own server side takes what the client side writes."""
-        data = client_request("gw:8443", "/ws?a=b", KEY, ["binary", "mqtt"], [("Cookie", "c=d")], "https://gw:8443")
-        found = HeadReader(LIMITS).feed(data)
+        data = encode_upgrade_request(
+            "gw:8443", "/ws?a=b", KEY, ["binary", "mqtt"], [("Cookie", "c=d")], "https://gw:8443"
+        )
+        found = HeadParser(LIMITS).feed(data)
 
         assert isinstance(found, Request)
         assert found.headers.get(b"cookie") == b"c=d"
-        assert read_upgrade(found) == Upgrade(KEY, ("binary", "mqtt"), "https://gw:8443", "gw:8443", "/ws", "/ws?a=b")
+        assert parse_upgrade(found) == UpgradeRequest(
+            KEY, ("binary", "mqtt"), "https://gw:8443", "gw:8443", "/ws", "/ws?a=b"
+        )
 
     def test_least(self) -> None:
         """Without subprotocols and Origin neither header is sent."""
-        data = client_request("gw", "/", KEY)
+        data = encode_upgrade_request("gw", "/", KEY)
 
         assert b"Protocol:" not in data
         assert b"Origin" not in data
@@ -244,32 +254,32 @@ class TestClientRequest:
     def test_bad_target(self, target: str) -> None:
         """A target that cannot be sent raises."""
         with pytest.raises(ValueError, match="target"):
-            client_request("gw", target, KEY)
+            encode_upgrade_request("gw", target, KEY)
 
     @pytest.mark.parametrize("name", ["Host", "UPGRADE", "sec-websocket-key", "Content-Length", "Transfer-Encoding"])
     def test_own_headers(self, name: str) -> None:
         """Headers that the handshake writes cannot be given a second time."""
         with pytest.raises(ValueError, match=name):
-            client_request("gw", "/", KEY, headers=[(name, "x")])
+            encode_upgrade_request("gw", "/", KEY, headers=[(name, "x")])
 
     def test_injection(self) -> None:
         """No part can inject a line."""
         with pytest.raises(ValueError, match="control"):
-            client_request("gw\r\nX: y", "/", KEY)
+            encode_upgrade_request("gw\r\nX: y", "/", KEY)
         with pytest.raises(ValueError, match="subprotocol"):
-            client_request("gw", "/", KEY, ["a, b"])
+            encode_upgrade_request("gw", "/", KEY, ["a, b"])
         with pytest.raises(ValueError, match="control"):
-            client_request("gw", "/", KEY, headers=[("X", "a\nb")])
+            encode_upgrade_request("gw", "/", KEY, headers=[("X", "a\nb")])
 
 
 class TestCheckResponse:
     def test_accepted(self) -> None:
         """A right 101 is an acceptance, with the offered subprotocol or with none."""
-        assert judged(switch()) == Accepted(None)
-        assert judged(switch("Sec-WebSocket-Protocol: b"), ("a", "b")) == Accepted("b")
-        assert judged(switch(), ("a",)) == Accepted(None)
-        assert judged(switch(Upgrade="WebSocket", Connection="keep-alive, upgrade")) == Accepted(None)
-        assert judged(accept_response(KEY, "a"), ("a",)) == Accepted("a")
+        assert judged(switch()) == UpgradeAccepted(None)
+        assert judged(switch("Sec-WebSocket-Protocol: b"), ("a", "b")) == UpgradeAccepted("b")
+        assert judged(switch(), ("a",)) == UpgradeAccepted(None)
+        assert judged(switch(Upgrade="WebSocket", Connection="keep-alive, upgrade")) == UpgradeAccepted(None)
+        assert judged(encode_accept_response(KEY, "a"), ("a",)) == UpgradeAccepted("a")
 
     @pytest.mark.parametrize(
         "data",
@@ -279,7 +289,7 @@ class TestCheckResponse:
             switch(Connection=None),
             switch(Connection="close"),
             switch(Sec_WebSocket_Accept=None),
-            switch(Sec_WebSocket_Accept=accept_key(new_key())),
+            switch(Sec_WebSocket_Accept=accept_key(generate_key())),
             switch(Sec_WebSocket_Accept=accept_key(KEY).lower()),
             switch(f"Sec-WebSocket-Accept: {accept_key(KEY)}"),
             switch("Sec-WebSocket-Extensions: permessage-deflate"),
@@ -297,35 +307,35 @@ class TestCheckResponse:
         """Anything else, such as a 200 with Upgrade: websocket or a wrong Accept, is no upgrade."""
         bad = judged(data, ("a", "b"))
 
-        assert isinstance(bad, BadHead)
+        assert isinstance(bad, HttpError)
         assert bad.status == 502
 
     def test_refusal_is_told(self) -> None:
         """Status, Location and the first of the body are told, escaped and cut."""
-        data = response(302, [("Location", "https://login.example/?a=\xe4\x7e")])
+        data = encode_response(302, [("Location", "https://login.example/?a=\xe4\x7e")])
         bad = judged(data, body=b"<b>\x1b[31m\n" + b"x" * 5000)
 
-        assert isinstance(bad, BadHead)
+        assert isinstance(bad, HttpError)
         assert bad.upstream_status == 302
-        assert "302" in bad.text
-        assert '"https://login.example/?a=\\xe4~"' in bad.text
-        assert "not followed" in bad.text
-        assert '"<b>\\x1b[31m\\x0axxx' in bad.text
-        assert len(bad.text) < 700
-        assert bad.text.isprintable()
+        assert "302" in bad.detail
+        assert '"https://login.example/?a=\\xe4~"' in bad.detail
+        assert "not followed" in bad.detail
+        assert '"<b>\\x1b[31m\\x0axxx' in bad.detail
+        assert len(bad.detail) < 700
+        assert bad.detail.isprintable()
 
     def test_made_response(self) -> None:
         """Even a response that no reader made cannot raise."""
         made = Response(101, "", answer(switch()).headers)
         made.headers.add(b"Sec-WebSocket-Protocol", b"\xff")
 
-        assert isinstance(check_response(made, KEY, ("a",)), BadHead)
+        assert isinstance(check_upgrade_response(made, KEY, ("a",)), HttpError)
 
 
 def test_upgrade_required() -> None:
     """The 426 for a plain request on a WebSocket route is a whole answer."""
     bad = upgrade_required()
-    data = response(bad.status, bad.headers, bad.text.encode())
+    data = encode_response(bad.status, bad.headers, bad.detail.encode())
 
     assert data.startswith(b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n")
     assert b"\r\nConnection: Upgrade, close\r\n" in data

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wsbridge.protocol.head import BadHead, Headers, HeadLimits, Request, Response, shown
+from wsbridge.protocol.http1 import Headers, HeadLimits, HttpError, Request, Response, quoted
 
 
 def test_names_in_any_case_and_values_without_blanks() -> None:
@@ -58,14 +58,14 @@ def test_parts_of_a_request() -> None:
 
 def test_what_is_wrong_with_a_head_unless_told() -> None:
     """A status and a sentence."""
-    bad = BadHead(400, "no")
+    bad = HttpError(400, "no")
 
-    assert (bad.kind, bad.headers, bad.upstream_status) == (None, (), None)
-    assert HeadLimits() == HeadLimits(total=16_384, line=8192, headers=100)
+    assert (bad.mismatch, bad.headers, bad.upstream_status) == (None, (), None)
+    assert HeadLimits() == HeadLimits(max_head_bytes=16_384, max_head_line_bytes=8192, max_headers=100)
 
 
 def test_shown() -> None:
     """A peer's text is shown as printable ASCII, quoted and cut."""
-    assert shown(b'a\x1b[31m"\\\r\n\xff') == '"a\\x1b[31m\\x22\\x5c\\x0d\\x0a\\xff"'
-    assert shown("é\ud800") == '"\\xc3\\xa9\\xed\\xa0\\x80"'
-    assert shown("x" * 300, 5) == '"xxxxx..."'
+    assert quoted(b'a\x1b[31m"\\\r\n\xff') == '"a\\x1b[31m\\x22\\x5c\\x0d\\x0a\\xff"'
+    assert quoted("é\ud800") == '"\\xc3\\xa9\\xed\\xa0\\x80"'
+    assert quoted("x" * 300, 5) == '"xxxxx..."'

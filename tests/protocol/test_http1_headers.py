@@ -5,13 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.protocol.test_http1 import HELLO, LIMITS, SMALL, bytewise, head, refused, upstream, upstream_refused
-from wsbridge.protocol.http1 import (
-    HeadReader,
-    Response,
-    header_lines,
-    refusal,
-    response,
-)
+from wsbridge.protocol.http1 import HeadParser, Response, encode_error_response, encode_headers, encode_response
 
 
 class TestHeaderLines:
@@ -52,7 +46,7 @@ class TestHeaderLines:
     )
     def test_ascii_only(self, name: str) -> None:
         """A header that decides something must be ASCII."""
-        assert name.lower() in refused(head(f"{name}: a\xe4"), 400).text
+        assert name.lower() in refused(head(f"{name}: a\xe4"), 400).detail
 
     @pytest.mark.parametrize(
         "host", ["", "a b", "a/b", "u@a", "a\xe4", "a:1:2", "a:x", "[::1", "::1", "a,b", "..", "a:65536"]
@@ -94,7 +88,7 @@ class TestHeaderLines:
 class TestResponses:
     def test_switch(self) -> None:
         """A 101 ends its head, and what follows is rest."""
-        reader = HeadReader(LIMITS, "client")
+        reader = HeadParser(LIMITS, "client")
         answer = reader.feed(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n\x82\x01x"
         )
@@ -102,7 +96,7 @@ class TestResponses:
         assert isinstance(answer, Response)
         assert (answer.status, answer.reason, answer.version) == (101, "Switching Protocols", "1.1")
         assert answer.headers.get(b"upgrade") == b"websocket"
-        assert reader.rest == b"\x82\x01x"
+        assert reader.trailing_data == b"\x82\x01x"
 
     @pytest.mark.parametrize(
         "data", [b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.0 200 Connection established\r\n\r\n", b"HTTP/1.1 407 \r\n\r\n"]
@@ -114,11 +108,11 @@ class TestResponses:
 
     def test_body_is_rest(self) -> None:
         """The body of an answer is rest, whatever its framing."""
-        reader = HeadReader(LIMITS, "client")
+        reader = HeadParser(LIMITS, "client")
         answer = reader.feed(b"HTTP/1.1 403 No\r\nContent-Length: 4\r\n\r\nnope")
 
         assert isinstance(answer, Response)
-        assert reader.rest == b"nope"
+        assert reader.trailing_data == b"nope"
 
     def test_interim_responses(self) -> None:
         """Five 1xx responses are passed over, a sixth is refused."""
@@ -135,7 +129,7 @@ class TestResponses:
         """The limit of bytes counts interim responses in."""
         interim = b"HTTP/1.1 100 Continue\r\nA: " + b"a" * 100 + b"\r\n\r\n"
 
-        assert "400" in upstream_refused(interim * 4, SMALL).text
+        assert "400" in upstream_refused(interim * 4, SMALL).detail
 
     @pytest.mark.parametrize(
         "data",
@@ -163,27 +157,27 @@ class TestResponses:
     @pytest.mark.parametrize("data", [b"\x15\x03\x01\x00\x02\x02\x46", HELLO])
     def test_tls_from_upstream(self, data: bytes) -> None:
         """TLS bytes from an upstream that was dialled without TLS are named."""
-        assert upstream_refused(data).kind == "tls_on_plain"
+        assert upstream_refused(data).mismatch == "tls_on_plain"
 
 
 class TestWriting:
     def test_response(self) -> None:
         """A response closes the connection and tells its length unless told otherwise."""
-        assert response(404, [("X-A", "b")], b"no\n") == (
+        assert encode_response(404, [("X-A", "b")], b"no\n") == (
             b"HTTP/1.1 404 Not Found\r\nX-A: b\r\nContent-Length: 3\r\nConnection: close\r\n\r\nno\n"
         )
-        assert response(200, keep_alive=True) == b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
-        assert response(200, [("content-length", "9")]).count(b"ength") == 1
-        assert b"Content-Length" not in response(204)
-        assert b"Content-Length" not in response(304)
+        assert encode_response(200, keep_alive=True) == b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+        assert encode_response(200, [("content-length", "9")]).count(b"ength") == 1
+        assert b"Content-Length" not in encode_response(204)
+        assert b"Content-Length" not in encode_response(304)
 
     def test_upgrade_names_itself_in_connection(self) -> None:
         """An answer with Upgrade (426) lists it in Connection, as RFC 9110 section 7.8 asks."""
-        assert b"\r\nConnection: Upgrade, close\r\n" in response(426, [("Upgrade", "websocket")])
+        assert b"\r\nConnection: Upgrade, close\r\n" in encode_response(426, [("Upgrade", "websocket")])
 
     def test_refusal(self) -> None:
         """A refusal is its sentence as plain text."""
-        data = refusal(400, "no, ü", [("Retry-After", "1")])
+        data = encode_error_response(400, "no, ü", [("Retry-After", "1")])
 
         assert data.endswith("\r\n\r\nno, ü\n".encode())
         assert b"Retry-After: 1\r\n" in data
@@ -205,11 +199,11 @@ class TestWriting:
     def test_injection(self, line: tuple[str, str]) -> None:
         """A header that would inject a line is our own bug and raises."""
         with pytest.raises(ValueError, match=r"."):
-            header_lines([line])
+            encode_headers([line])
 
     def test_response_is_readable(self) -> None:
         """Our own reader takes what we write."""
-        answer = upstream(refusal(503, "busy", [("Retry-After", "1")]))
+        answer = upstream(encode_error_response(503, "busy", [("Retry-After", "1")]))
 
         assert isinstance(answer, Response)
         assert answer.headers.get(b"retry-after") == b"1"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from wsbridge.protocol import mask
-from wsbridge.protocol.mask import KeySource, apply_mask, apply_mask_in_python
+from wsbridge.protocol import websocket
+from wsbridge.protocol.websocket import MaskKeySource, apply_mask, apply_mask_in_python
 
 
 def slowly(data, key):
@@ -33,13 +33,13 @@ def test_a_view_is_taken_as_well(function, size):
 
 def test_the_c_function_is_used_where_it_is_installed():
     """The `websockets` library is a dependency for this one function."""
-    assert mask.NATIVE
+    assert websocket.HAS_NATIVE_MASK
     assert apply_mask is not apply_mask_in_python
 
 
 def test_keys_are_four_bytes_and_fresh():
     """Over several fillings of the pool."""
-    draw = KeySource().draw
+    draw = MaskKeySource().next_key
     keys = [draw() for _ in range(3000)]
 
     assert all(len(key) == 4 for key in keys)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from wsbridge.protocol.origin import Origins, parse_origin
+from wsbridge.protocol.handshake import OriginPolicy, parse_origin
 
-SAME = Origins("same")
-LIST = Origins(["https://gw.example.org", "http://Lab.Example.org:8080", "chrome-extension://abcdef"])
+SAME = OriginPolicy("same")
+LIST = OriginPolicy(["https://gw.example.org", "http://Lab.Example.org:8080", "chrome-extension://abcdef"])
 
 
 @pytest.mark.parametrize(
@@ -27,21 +27,21 @@ LIST = Origins(["https://gw.example.org", "http://Lab.Example.org:8080", "chrome
 @pytest.mark.parametrize("tls", [True, False])
 def test_same(origin: str, host: str, tls: bool) -> None:
     """The page of this very host and port passes."""
-    assert SAME.allows(origin, host, tls) is None
+    assert SAME.check(origin, host, tls) is None
 
 
 def test_same_by_plain() -> None:
     """On a plain listener the scheme is free, for TLS may end in front, but the port is taken from it."""
-    assert SAME.allows("http://gw", "gw", tls=False) is None
-    assert SAME.allows("http://gw", "gw:80", tls=False) is None
-    assert SAME.allows("https://gw", "gw", tls=False) is None
-    assert SAME.allows("https://gw", "gw:80", tls=False)
-    assert SAME.allows("http://gw:8080", "gw:8080", tls=False) is None
+    assert SAME.check("http://gw", "gw", tls=False) is None
+    assert SAME.check("http://gw", "gw:80", tls=False) is None
+    assert SAME.check("https://gw", "gw", tls=False) is None
+    assert SAME.check("https://gw", "gw:80", tls=False)
+    assert SAME.check("http://gw:8080", "gw:8080", tls=False) is None
 
 
 def test_same_by_tls_needs_https() -> None:
     """On a TLS listener a page that came by http is refused, even from the same host and port."""
-    refusal = SAME.allows("http://gw:8443", "gw:8443", tls=True)
+    refusal = SAME.check("http://gw:8443", "gw:8443", tls=True)
 
     assert refusal is not None
     assert "https" in refusal
@@ -77,7 +77,7 @@ def test_same_by_tls_needs_https() -> None:
 @pytest.mark.parametrize("tls", [True, False])
 def test_not_the_same(origin: str, tls: bool) -> None:
     """Suffix, prefix, port, other schemes, null, lists and non-ASCII look-alikes are refused."""
-    refusal = SAME.allows(origin, "gw.example.org", tls)
+    refusal = SAME.check(origin, "gw.example.org", tls)
 
     assert refusal is not None
     assert refusal.isascii()
@@ -87,8 +87,8 @@ def test_not_the_same(origin: str, tls: bool) -> None:
 
 def test_missing_origin_passes() -> None:
     """A request without Origin comes from no browser and passes everywhere."""
-    assert SAME.allows(None, "gw", tls=True) is None
-    assert LIST.allows(None, "gw", tls=True) is None
+    assert SAME.check(None, "gw", tls=True) is None
+    assert LIST.check(None, "gw", tls=True) is None
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_missing_origin_passes() -> None:
 )
 def test_list(origin: str) -> None:
     """A list takes its origins, whatever the Host, after case and default ports are made equal."""
-    assert LIST.allows(origin, "other:1", tls=True) is None
+    assert LIST.check(origin, "other:1", tls=True) is None
 
 
 @pytest.mark.parametrize(
@@ -119,27 +119,27 @@ def test_list(origin: str) -> None:
 )
 def test_not_in_list(origin: str) -> None:
     """A list is exact in scheme, host and port, and the Host does not help."""
-    assert LIST.allows(origin, "other", tls=True)
+    assert LIST.check(origin, "other", tls=True)
 
 
 def test_null() -> None:
     """The origin null passes only where it is written or anything passes."""
-    assert Origins(["null"]).allows("null", "gw", tls=False) is None
-    assert Origins(["null"]).allows("https://gw", "gw", tls=False)
-    assert Origins(["null"]).allows("x", "gw", tls=False)
-    assert Origins("any").allows("null", "gw", tls=False) is None
-    assert Origins([]).allows("https://gw", "gw", tls=False)
+    assert OriginPolicy(["null"]).check("null", "gw", tls=False) is None
+    assert OriginPolicy(["null"]).check("https://gw", "gw", tls=False)
+    assert OriginPolicy(["null"]).check("x", "gw", tls=False)
+    assert OriginPolicy("any").check("null", "gw", tls=False) is None
+    assert OriginPolicy([]).check("https://gw", "gw", tls=False)
 
 
 def test_any() -> None:
     """With any, all pass."""
-    assert Origins("any").allows("https://evil.example", "gw", tls=True) is None
+    assert OriginPolicy("any").check("https://evil.example", "gw", tls=True) is None
 
 
 def test_refusal_tells_both_values_and_the_remedy() -> None:
     """A refusal holds the Origin, the Host and the line to write."""
     for origins in (SAME, LIST):
-        refusal = origins.allows("https://app.example.net:444", "gw.lan:8443", tls=True)
+        refusal = origins.check("https://app.example.net:444", "gw.lan:8443", tls=True)
 
         assert refusal is not None
         assert '"https://app.example.net:444"' in refusal
@@ -150,8 +150,8 @@ def test_refusal_tells_both_values_and_the_remedy() -> None:
 def test_remedy_works() -> None:
     """What a refusal says to write lets the origin in."""
     for origin in ("https://app.example.net:444", "null", "app://x"):
-        assert SAME.allows(origin, "gw", tls=False)
-        assert Origins([origin]).allows(origin, "gw", tls=False) is None
+        assert SAME.check(origin, "gw", tls=False)
+        assert OriginPolicy([origin]).check(origin, "gw", tls=False) is None
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_remedy_works() -> None:
 def test_bad_list_entries(text: str) -> None:
     """An entry that is no origin could never match and is an error."""
     with pytest.raises(ValueError, match="scheme://host"):
-        Origins([text])
+        OriginPolicy([text])
 
 
 def test_parse_origin() -> None:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from wsbridge.protocol import proxy_tlv
-from wsbridge.protocol.proxy_header import SIGNATURE, BadProxyHeader, Place, ProxyHeader, ProxyHeaderReader
+from wsbridge.protocol import proxy
+from wsbridge.protocol.proxy import V2_SIGNATURE, ProxyHeader, ProxyHeaderError, ProxyHeaderParser, SockEndpoint
 
 V4 = bytes([203, 0, 113, 7, 192, 0, 2, 1]) + (40000).to_bytes(2, "big") + (443).to_bytes(2, "big")
 
 
 def second(body: bytes = V4, family: int = 0x11, first: int = 0x21, size: int | None = None) -> bytes:
     """Write a header of version 2 by hand."""
-    return SIGNATURE + bytes((first, family)) + (len(body) if size is None else size).to_bytes(2, "big") + body
+    return V2_SIGNATURE + bytes((first, family)) + (len(body) if size is None else size).to_bytes(2, "big") + body
 
 
-def read(data: bytes, limit: int = 4096) -> tuple[ProxyHeader | BadProxyHeader | None, int]:
+def read(data: bytes, limit: int = 4096) -> tuple[ProxyHeader | ProxyHeaderError | None, int]:
     """Feed all at once; give the outcome and how many bytes were taken."""
-    reader = ProxyHeaderReader(limit)
+    reader = ProxyHeaderParser(limit)
     taken = reader.feed(data)
-    assert reader.got == taken
-    return reader.outcome, taken
+    assert reader.consumed_bytes == taken
+    return reader.result, taken
 
 
 @pytest.mark.parametrize(
@@ -28,9 +28,12 @@ def read(data: bytes, limit: int = 4096) -> tuple[ProxyHeader | BadProxyHeader |
     [
         (
             b"PROXY TCP4 203.0.113.7 192.0.2.1 40000 443\r\n",
-            ProxyHeader(1, Place("203.0.113.7", 40000), Place("192.0.2.1", 443)),
+            ProxyHeader(1, SockEndpoint("203.0.113.7", 40000), SockEndpoint("192.0.2.1", 443)),
         ),
-        (b"PROXY TCP6 2001:DB8:0::7 ::1 1 0\r\n", ProxyHeader(1, Place("2001:db8::7", 1), Place("::1", 0))),
+        (
+            b"PROXY TCP6 2001:DB8:0::7 ::1 1 0\r\n",
+            ProxyHeader(1, SockEndpoint("2001:db8::7", 1), SockEndpoint("::1", 0)),
+        ),
         (b"PROXY UNKNOWN\r\n", ProxyHeader(1)),
         (b"PROXY UNKNOWN ffff::ffff whatever 65535 65536\r\n", ProxyHeader(1)),
     ],
@@ -68,8 +71,8 @@ def test_a_line_of_version_1(line: bytes, header: ProxyHeader) -> None:
 def test_a_line_that_is_none(line: bytes, text: str) -> None:
     """Each mistake is told by one sentence."""
     outcome, _ = read(line)
-    assert isinstance(outcome, BadProxyHeader)
-    assert text in outcome.text
+    assert isinstance(outcome, ProxyHeaderError)
+    assert text in outcome.detail
 
 
 def test_the_longest_line() -> None:
@@ -80,15 +83,21 @@ def test_the_longest_line() -> None:
 
 def test_version_2_over_ip() -> None:
     """Addresses of both families are read in their shortest form."""
-    assert read(second() + b"more") == (ProxyHeader(2, Place("203.0.113.7", 40000), Place("192.0.2.1", 443)), 28)
+    assert read(second() + b"more") == (
+        ProxyHeader(2, SockEndpoint("203.0.113.7", 40000), SockEndpoint("192.0.2.1", 443)),
+        28,
+    )
     six = bytes.fromhex("20010db8000000000000000000000007") + bytes(15) + b"\x01" + b"\x00\x01\x00\x02"
-    assert read(second(six, 0x21)) == (ProxyHeader(2, Place("2001:db8::7", 1), Place("::1", 2)), 52)
+    assert read(second(six, 0x21)) == (ProxyHeader(2, SockEndpoint("2001:db8::7", 1), SockEndpoint("::1", 2)), 52)
 
 
 def test_version_2_over_a_unix_socket() -> None:
     """Paths are read without their padding."""
     body = b"/run/a.sock".ljust(108, b"\0") + bytes(108)
-    assert read(second(body, 0x31)) == (ProxyHeader(2, Place("", 0, b"/run/a.sock"), Place("", 0, b"")), 232)
+    assert read(second(body, 0x31)) == (
+        ProxyHeader(2, SockEndpoint("", 0, b"/run/a.sock"), SockEndpoint("", 0, b"")),
+        232,
+    )
 
 
 @pytest.mark.parametrize(
@@ -107,11 +116,11 @@ def test_a_proxy_that_speaks_for_itself(data: bytes) -> None:
 
 def test_tlvs() -> None:
     """Name and id are found behind the addresses; with them in front, the checksum is right."""
-    tlvs = proxy_tlv.write([(2, b"gw.example.org"), (5, b"\x00id")])
+    tlvs = proxy.encode_tlvs([(2, b"gw.example.org"), (5, b"\x00id")])
     outcome, _ = read(second(V4 + tlvs))
     assert isinstance(outcome, ProxyHeader)
     assert outcome.server_name == "gw.example.org"
-    assert outcome.tlvs[proxy_tlv.UNIQUE_ID] == b"\x00id"
+    assert outcome.tlvs[proxy.TLV_UNIQUE_ID] == b"\x00id"
 
 
 @pytest.mark.parametrize(
@@ -131,8 +140,8 @@ def test_tlvs() -> None:
 def test_version_2_that_is_malformed(data: bytes, text: str) -> None:
     """Each mistake is told by one sentence, one of size as soon as the size is known."""
     outcome, _ = read(data)
-    assert isinstance(outcome, BadProxyHeader)
-    assert text in outcome.text
+    assert isinstance(outcome, ProxyHeaderError)
+    assert text in outcome.detail
 
 
 def test_what_is_not_whole_is_waited_for() -> None:

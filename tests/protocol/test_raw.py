@@ -2,10 +2,11 @@
 
 import pytest
 
-from wsbridge.protocol.raw import RawFraming
+from wsbridge.protocol.websocket import RawFraming
 
 
 def joined(parts):
+    """Put parts together."""
     return b"".join(bytes(part) for part in parts)
 
 
@@ -52,4 +53,4 @@ def test_small_chunks_are_joined_and_large_ones_are_not_copied():
 
 def test_there_are_no_control_frames():
     """A ping or a close frame has no form among raw bytes."""
-    assert RawFraming().control(0x9, b"abc") == b""
+    assert RawFraming().encode_control(0x9, b"abc") == b""

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from wsbridge.protocol.ticket import LONGEST, Ticket, new_id, read, write
+from wsbridge.protocol.ticket import MAX_TICKET_CHARS, Ticket, decode_ticket, encode_ticket, new_ticket_id
 
 KEY = b"k" * 32
 PLAIN = Ticket("A" * 22, "vnc", 1_000, 31_000)
@@ -33,9 +33,9 @@ def signed(payload: bytes, key: bytes = KEY, version: str = "1") -> str:
 @pytest.mark.parametrize("ticket", [PLAIN, FULL], ids=["plain", "full"])
 def test_what_is_written_is_read(ticket: Ticket) -> None:
     """Each value comes back as it was, from a text that a query can carry as it is."""
-    text = write(ticket, KEY)
+    text = encode_ticket(ticket, KEY)
 
-    assert read(text, KEY) == ticket
+    assert decode_ticket(text, KEY) == ticket
     assert text.replace("-", "").replace("_", "").replace(".", "").isalnum()
 
 
@@ -43,21 +43,21 @@ def test_its_form_is_the_one_that_is_documented() -> None:
     """Another program with the key can make one."""
     payload = b'{"expires":31000,"id":"AAAAAAAAAAAAAAAAAAAAAA","issued":1000,"name":"","route":"vnc"}'
 
-    assert write(PLAIN, KEY) == signed(payload)
+    assert encode_ticket(PLAIN, KEY) == signed(payload)
 
 
 def test_every_single_character_counts() -> None:
     """A ticket with any one character changed, left out or added is none."""
-    text = write(FULL, KEY)
+    text = encode_ticket(FULL, KEY)
     for at in range(len(text)):
         other = "A" if text[at] != "A" else "B"
         for changed in (text[:at] + other + text[at + 1 :], text[:at] + text[at + 1 :], text[:at] + other + text[at:]):
-            assert isinstance(read(changed, KEY), str)
+            assert isinstance(decode_ticket(changed, KEY), str)
 
 
 def test_another_key_signs_nothing() -> None:
     """What is signed with another key is refused, and the sentence shows nothing of it."""
-    said = read(write(FULL, b"x" * 32), KEY)
+    said = decode_ticket(encode_ticket(FULL, b"x" * 32), KEY)
 
     assert said == "the ticket is not signed with the key of this route"
 
@@ -67,14 +67,17 @@ def test_another_key_signs_nothing() -> None:
 )
 def test_other_texts_are_none(text: str) -> None:
     """Whatever is no ticket is refused with a sentence."""
-    assert isinstance(read(text, KEY), str)
+    assert isinstance(decode_ticket(text, KEY), str)
 
 
 def test_a_longer_text_is_not_looked_at() -> None:
     """Beyond the bound, not even the signature is computed; nothing that long is written."""
-    assert read("1." + "A" * LONGEST, KEY) == f"the ticket has {LONGEST + 2} characters, and {LONGEST} are the most"
-    with pytest.raises(ValueError, match=f"and {LONGEST} are the most"):
-        write(replace(PLAIN, name="x" * LONGEST), KEY)
+    assert (
+        decode_ticket("1." + "A" * MAX_TICKET_CHARS, KEY)
+        == f"the ticket has {MAX_TICKET_CHARS + 2} characters, and {MAX_TICKET_CHARS} are the most"
+    )
+    with pytest.raises(ValueError, match=f"and {MAX_TICKET_CHARS} are the most"):
+        encode_ticket(replace(PLAIN, name="x" * MAX_TICKET_CHARS), KEY)
 
 
 def written(**changes: object) -> bytes:
@@ -116,8 +119,8 @@ def written(**changes: object) -> bytes:
 )
 def test_a_signature_alone_makes_no_ticket(payload: bytes) -> None:
     """What is signed must be just what is written here, of the right kinds, without a key more or a blank more."""
-    assert read(signed(written()), KEY) == PLAIN
-    assert read(signed(payload), KEY) in (
+    assert decode_ticket(signed(written()), KEY) == PLAIN
+    assert decode_ticket(signed(payload), KEY) in (
         "the ticket is signed, but not one of this version",
         "the ticket is malformed",
     )
@@ -125,21 +128,21 @@ def test_a_signature_alone_makes_no_ticket(payload: bytes) -> None:
 
 def test_another_version_is_none() -> None:
     """The version is signed along, and only this one is read."""
-    assert read(signed(written(), version="2"), KEY) == "the ticket is malformed"
+    assert decode_ticket(signed(written(), version="2"), KEY) == "the ticket is malformed"
 
 
 @pytest.mark.parametrize("broken", [{"name": "\ud800"}, {"id": "short"}, {"issued": 1.5}, {"claims": {"a": 1}}])
 def test_what_could_not_be_read_is_not_written(broken: dict[str, object]) -> None:
     """Values that no ticket can hold are an error of whoever makes one, without a word of them."""
     with pytest.raises(ValueError, match="the ticket holds what") as caught:
-        write(replace(PLAIN, **broken), KEY)  # type: ignore[arg-type]  # that is the point
+        encode_ticket(replace(PLAIN, **broken), KEY)  # type: ignore[arg-type]  # that is the point
 
     assert "d800" not in str(caught.value)
 
 
 def test_ids_are_never_the_same() -> None:
     """128 random bits each."""
-    ids = {new_id() for _ in range(1000)}
+    ids = {new_ticket_id() for _ in range(1000)}
 
     assert len(ids) == 1000
     assert {len(base64.urlsafe_b64decode(one + "==")) for one in ids} == {16}

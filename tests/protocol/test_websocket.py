@@ -5,8 +5,7 @@ import tracemalloc
 import pytest
 
 from tests.protocol.frame_bytes import BINARY, CLOSE, CONTINUATION, FIN, KEY, PING, PONG, TEXT, decoded, frame, of, role
-from wsbridge.protocol.frames import header
-from wsbridge.protocol.websocket import WebSocketFraming
+from wsbridge.protocol.websocket import WebSocketFraming, encode_header
 
 __all__ = ["role"]
 
@@ -97,7 +96,9 @@ def test_payload_is_given_as_it_arrives(role):
 def test_a_frame_of_the_greatest_length_allocates_nothing(role):
     """2**63 - 1 bytes are announced, ten come, and those are given."""
     framing = WebSocketFraming(role)
-    announced = header(FIN | BINARY, 2**63 - 1, 0x80 if role == "server" else 0) + (KEY if role == "server" else b"")
+    announced = encode_header(FIN | BINARY, 2**63 - 1, 0x80 if role == "server" else 0) + (
+        KEY if role == "server" else b""
+    )
     tracemalloc.start()
     try:
         pieces, _, violation = decoded(framing, announced + bytes(10))
@@ -107,7 +108,7 @@ def test_a_frame_of_the_greatest_length_allocates_nothing(role):
 
     assert violation is None
     assert sum(len(chunk) for _, chunk in pieces) == 10
-    assert framing.need == 2**63 - 1 - 10
+    assert framing.payload_left == 2**63 - 1 - 10
     assert peak < 100_000
 
 
@@ -128,17 +129,17 @@ def test_a_call_stops_after_its_room(role):
     """A long frame is taken in pieces of the room given, the rest is left."""
     framing = WebSocketFraming(role)
     data = frame(FIN | BINARY, bytes(70_000), to=role)
-    used, chunks, _, _, _ = framing.decode(data, room=1000)
+    used, chunks, _, _, _ = framing.decode(data, max_bytes=1000)
 
     assert sum(map(len, chunks)) == 1000
     assert used < 1020
-    assert sum(len(chunk) for _, chunk in decoded(framing, data[used:], room=1000)[0]) == 69_000
+    assert sum(len(chunk) for _, chunk in decoded(framing, data[used:], max_bytes=1000)[0]) == 69_000
 
 
 def test_a_call_stops_after_the_message_that_fills_its_room(role):
     """Many small messages: no more than the room, and one message over it."""
     data = frame(FIN | BINARY, bytes(100), to=role) * 1000
-    used, chunks, _, _, _ = WebSocketFraming(role).decode(data, room=1000)
+    used, chunks, _, _, _ = WebSocketFraming(role).decode(data, max_bytes=1000)
 
     assert 1000 <= sum(map(len, chunks)) < 1100
     assert used < len(data)
@@ -181,7 +182,7 @@ def test_chaff_counts_control_and_empty_frames(role, first, payload, counts):
     framing = WebSocketFraming(role)
     decoded(framing, frame(first, payload, to=role) * 10)
 
-    assert framing.chaff == 10 * counts
+    assert framing.control_frame_count == 10 * counts
 
 
 def test_empty_fragments_are_chaff(role):
@@ -189,7 +190,7 @@ def test_empty_fragments_are_chaff(role):
     framing = WebSocketFraming(role)
     decoded(framing, frame(BINARY, b"", to=role) + frame(CONTINUATION, b"", to=role) * 9)
 
-    assert framing.chaff == 10
+    assert framing.control_frame_count == 10
 
 
 # ---------------------------------------------------------------------------------------------- writing
@@ -206,7 +207,7 @@ def test_raw_bytes_become_one_binary_message(role, size):
     payload = bytes(at & 0xFF for at in range(size))
     peer = "client" if role == "server" else "server"
 
-    assert decoded(WebSocketFraming(peer), written(WebSocketFraming(role), [payload]), room=10**6)[0] == [
+    assert decoded(WebSocketFraming(peer), written(WebSocketFraming(role), [payload]), max_bytes=10**6)[0] == [
         (0x82, payload)
     ]
 
@@ -215,7 +216,7 @@ def test_what_is_larger_than_a_frame_becomes_several_messages(role):
     """Raw bytes have no boundaries to keep."""
     payload = bytes(at & 0xFF for at in range(1050))
     peer = "client" if role == "server" else "server"
-    pieces = decoded(WebSocketFraming(peer), written(WebSocketFraming(role, frame=500), [payload]))[0]
+    pieces = decoded(WebSocketFraming(peer), written(WebSocketFraming(role, max_frame_bytes=500), [payload]))[0]
 
     assert [(mark, len(chunk)) for mark, chunk in pieces] == [(0x82, 500), (0x82, 500), (0x82, 50)]
     assert b"".join(chunk for _, chunk in pieces) == payload
@@ -232,7 +233,7 @@ def test_a_chunk_with_a_mark_larger_than_a_frame_becomes_fragments(role, mark, s
         before = written(WebSocketFraming(role), [b"-"], [BINARY])
     if not mark & FIN:
         after = written(WebSocketFraming(role), [b"+"], [FIN])
-    data = before + written(WebSocketFraming(role, frame=500), [payload], [mark]) + after
+    data = before + written(WebSocketFraming(role, max_frame_bytes=500), [payload], [mark]) + after
     sizes, firsts = [], []
     at = 0
     while at < len(data):  # one frame at a time, by hand
@@ -295,7 +296,7 @@ def test_control_frames_are_whole(role, opcode, body):
     peer = "client" if role == "server" else "server"
     if opcode == CLOSE and body:
         body = b"\x03\xe8" + body[2:]
-    data = WebSocketFraming(role).control(opcode, body)
+    data = WebSocketFraming(role).encode_control(opcode, body)
 
     assert decoded(WebSocketFraming(peer), data)[1] == [(opcode, body)]
 

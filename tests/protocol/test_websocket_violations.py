@@ -83,7 +83,7 @@ def test_a_close_reason_that_is_not_utf_8_is_bad_text(role):
     """It ends with 1007, as text does."""
     violation = decoded(WebSocketFraming(role), frame(FIN | CLOSE, b"\x03\xe8\xff\xfe", to=role))[2]
 
-    assert violation.reason is Reason.BAD_TEXT
+    assert violation.reason is Reason.INVALID_UTF8
 
 
 BAD_TEXT = {
@@ -109,7 +109,7 @@ def test_text_that_is_not_utf_8_is_bad_text(role, name, cut):
     for step in (1, len(data)):
         framing = WebSocketFraming(role)
         found = [decoded(framing, data[at : at + step])[2] for at in range(0, len(data), step)]
-        assert [one.reason for one in found if one] == [Reason.BAD_TEXT]
+        assert [one.reason for one in found if one] == [Reason.INVALID_UTF8]
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 5, 7, 10_000])
@@ -126,7 +126,7 @@ def test_text_is_passed_on_as_bytes_however_it_is_cut(role, step):
 
     assert b"".join(chunk for _, chunk in seen) == text
     assert seen[0][0] == TEXT
-    assert framing.text_tail == b""
+    assert framing.utf8_tail == b""
 
 
 def test_bad_text_is_found_before_the_message_is_whole(role):
@@ -134,7 +134,7 @@ def test_bad_text_is_found_before_the_message_is_whole(role):
     framing = WebSocketFraming(role)
     data = frame(FIN | TEXT, b"ab\xffcd" + bytes(1000), to=role)
 
-    assert decoded(framing, data[:20])[2].reason is Reason.BAD_TEXT
+    assert decoded(framing, data[:20])[2].reason is Reason.INVALID_UTF8
 
 
 def test_binary_is_not_looked_at(role):
@@ -145,8 +145,8 @@ def test_binary_is_not_looked_at(role):
 @pytest.mark.parametrize("first", [TEXT, FIN | TEXT])
 def test_text_can_be_refused(role, first):
     """Then its header is enough, and binary still passes."""
-    framing = WebSocketFraming(role, text="refuse")
+    framing = WebSocketFraming(role, text_messages="reject")
     pieces, _, violation = decoded(framing, of(role, (FIN | BINARY, b"x"), (first, b"abc")))
 
     assert pieces == [(0x82, b"x")]
-    assert violation.reason is Reason.UNSUPPORTED
+    assert violation.reason is Reason.UNSUPPORTED_DATA

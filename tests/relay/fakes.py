@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import deque
 
 from wsbridge.relay.endpoint import RawEndpoint, WebSocketEndpoint
-from wsbridge.relay.pair import Pair
-from wsbridge.relay.terms import Terms
+from wsbridge.relay.relay import Relay, RelayOptions
 
 
-class FakeWire:
+class FakeTransport:
     """A transport whose kernel is played by the test.
 
     Attributes:
@@ -23,8 +22,8 @@ class FakeWire:
     def __init__(self) -> None:
         self.fd = -1
         self.readable = False
-        self.hup = False
-        self.ended = None
+        self.peer_hung_up = False
+        self.read_state = None
         self.error = ""
         self.incoming = deque()
         self.out = b""
@@ -46,26 +45,26 @@ class FakeWire:
         self.incoming.append(None)
         self.readable = True
 
-    def read(self, most=65536):
-        """See `Wire.read`."""
+    def read(self, max_bytes=65536):
+        """See `Transport.read`."""
         if not self.incoming:
             self.readable = False
             return b""
         data = self.incoming.popleft()
         if data is None:
             self.readable = False
-            self.ended = self.ended_soon
+            self.read_state = self.ended_soon
             return b""
         return data
 
     read_bulk = read
 
-    def read_less(self):
-        """See `Wire.read_less`."""
+    def shrink_read_buffer(self):
+        """See `Transport.shrink_read_buffer`."""
         self.slow = True
 
     def write(self, parts):
-        """See `Wire.write`."""
+        """See `Transport.write`."""
         data = b"".join(bytes(part) for part in parts)
         taken = len(data) if self.room is None else min(self.room, len(data))
         self.out += data[:taken]
@@ -78,44 +77,44 @@ class FakeWire:
         """The peer's kernel has taken so many bytes; None for all."""
         self.kept -= self.kept if count is None else count
 
-    def acked(self):
-        """See `Wire.acked`."""
+    def acked_bytes(self):
+        """See `Transport.acked_bytes`."""
         return len(self.out) - self.kept
 
-    def unacked(self):
-        """See `Wire.unacked`."""
+    def unacked_bytes(self):
+        """See `Transport.unacked_bytes`."""
         return self.kept
 
-    def unanswered(self):
-        """See `Wire.unanswered`."""
+    def retransmitting(self):
+        """See `Transport.retransmitting`."""
         return self.silent
 
-    def holds(self):
-        """See `Wire.holds`."""
+    def has_buffered(self):
+        """See `Transport.has_buffered`."""
         return False
 
-    def finish(self):
-        """See `Wire.finish`."""
+    def send_eof(self):
+        """See `Transport.send_eof`."""
         self.log.append("fin")
         return True
 
     def discard(self):
-        """See `Wire.discard`."""
+        """See `Transport.discard`."""
         count = sum(len(data or b"") for data in self.incoming)
         self.incoming.clear()
         self.dropped += count
         return count
 
     def abort(self):
-        """See `Wire.abort`."""
+        """See `Transport.abort`."""
         self.log.append("reset")
 
     def close(self):
-        """See `Wire.close`."""
+        """See `Transport.close`."""
         self.log.append("close")
 
 
-class FakePump:
+class FakeLoop:
     """What a pair asks of its pump.
 
     Attributes:
@@ -132,30 +131,30 @@ class FakePump:
         self.later_pairs = []
         self.done = []
 
-    def later(self, pair):
-        """See `Pump.later`."""
-        self.later_pairs.append(pair)
+    def mark_ready(self, relay):
+        """See `RelayLoop.mark_ready`."""
+        self.later_pairs.append(relay)
 
-    def look_at(self, pair, when):
-        """See `Pump.look_at`."""
-        self.looks.append(when)
+    def schedule(self, relay, deadline):
+        """See `RelayLoop.schedule`."""
+        self.looks.append(deadline)
 
     def may_linger(self):
-        """See `Pump.may_linger`."""
+        """See `RelayLoop.may_linger`."""
         return self.lingering < self.places
 
-    def forget(self, side):
-        """See `Pump.forget`."""
+    def unregister(self, side):
+        """See `RelayLoop.unregister`."""
 
-    def finished(self, pair):
-        """See `Pump.finished`."""
-        self.done.append(pair)
+    def finished(self, relay):
+        """See `RelayLoop.finished`."""
+        self.done.append(relay)
 
 
 def a_pair(front="ws", back="raw", **terms):
     """A pair over fake wires."""
 
     def side(speaks, role):
-        return WebSocketEndpoint(FakeWire(), role) if speaks == "ws" else RawEndpoint(FakeWire())
+        return WebSocketEndpoint(FakeTransport(), role) if speaks == "ws" else RawEndpoint(FakeTransport())
 
-    return Pair(side(front, "server"), side(back, "client"), Terms(**terms), FakePump())
+    return Relay(side(front, "server"), side(back, "client"), RelayOptions(**terms), FakeLoop())

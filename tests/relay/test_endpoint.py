@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.relay.fakes import FakeWire, a_pair
+from tests.relay.fakes import FakeTransport, a_pair
 from wsbridge.relay.endpoint import RawEndpoint
 
 PONG = b"\x8a\x01"
@@ -21,96 +21,96 @@ def masked(first, payload):
 
 def test_a_raw_pull_is_one_read():
     """As it came, without marks."""
-    side = RawEndpoint(FakeWire())
-    side.wire.comes(b"abc", b"def")
+    side = RawEndpoint(FakeTransport())
+    side.transport.comes(b"abc", b"def")
 
-    assert side.pull(5.0) == ([b"abc"], None)
-    assert side.heard == 5.0
-    assert side.pull(6.0) == ([b"def"], None)
-    assert side.pull(7.0) == ([], None)
-    assert side.heard == 6.0
+    assert side.receive(5.0) == ([b"abc"], None)
+    assert side.last_received == 5.0
+    assert side.receive(6.0) == ([b"def"], None)
+    assert side.receive(7.0) == ([], None)
+    assert side.last_received == 6.0
 
 
 def test_a_pull_decodes_one_read(side):
     """All frames that are whole in it; control frames are told of by `notice`."""
-    side.wire.comes(masked(0x82, b"a") + masked(0x89, b"p") + masked(0x82, b"b"))
+    side.transport.comes(masked(0x82, b"a") + masked(0x89, b"p") + masked(0x82, b"b"))
 
-    assert side.pull(5.0) == ([b"a", b"b"], [0x82, 0x82])
-    assert side.notice
-    assert side.controls == [(9, b"p")]
+    assert side.receive(5.0) == ([b"a", b"b"], [0x82, 0x82])
+    assert side.control_pending
+    assert side.control_frames == [(9, b"p")]
 
 
 def test_what_a_pull_left_comes_before_the_next_read(side):
     """A call of the framing has a bound."""
-    side.wire.comes(masked(0x82, b"x") * 600, masked(0x82, b"y"))
+    side.transport.comes(masked(0x82, b"x") * 600, masked(0x82, b"y"))
 
-    assert len(side.pull(1.0)[0]) == 512
-    assert side.rest
-    assert len(side.pull(2.0)[0]) == 88
-    assert side.heard == 1.0
-    assert side.pull(3.0)[0] == [b"y"]
+    assert len(side.receive(1.0)[0]) == 512
+    assert side.undecoded
+    assert len(side.receive(2.0)[0]) == 88
+    assert side.last_received == 1.0
+    assert side.receive(3.0)[0] == [b"y"]
 
 
 def test_what_the_kernel_does_not_take_is_pending(side):
     """And flushing goes on with it until there is room."""
-    side.wire.room = 3
-    side.push([b"abcdef"], None, 5.0)
+    side.transport.room = 3
+    side.send([b"abcdef"], None, 5.0)
     assert side.pending == [b"bcdef"]
-    assert side.other.wire.slow
-    side.wire.room = 2
+    assert side.other.transport.slow
+    side.transport.room = 2
     assert not side.flush(6.0)
-    side.wire.room = None
+    side.transport.room = None
     assert side.flush(7.0)
-    assert side.wire.out == b"\x82\x06abcdef"
-    assert side.spoke == 7.0
+    assert side.transport.out == b"\x82\x06abcdef"
+    assert side.last_sent == 7.0
 
 
 def test_pushing_nothing_writes_nothing():
     """An empty message to a raw side is no write."""
-    side = RawEndpoint(FakeWire())
-    side.push([b""], [0x82], 5.0)
+    side = RawEndpoint(FakeTransport())
+    side.send([b""], [0x82], 5.0)
 
-    assert (side.wire.out, side.pending, side.spoke) == (b"", None, 0.0)
+    assert (side.transport.out, side.pending, side.last_sent) == (b"", None, 0.0)
 
 
 def test_a_ping_is_answered_at_once_or_behind_what_is_pending(side):
     """Of several only the latest is answered then."""
     side.answer_ping(b"1", 1.0)
-    assert side.wire.out == PONG + b"1"
-    side.wire.room = 0
-    side.push([b"abc"], None, 2.0)
+    assert side.transport.out == PONG + b"1"
+    side.transport.room = 0
+    side.send([b"abc"], None, 2.0)
     for body in (b"2", b"3", b"4"):
         side.answer_ping(body, 3.0)
-    side.wire.room = None
+    side.transport.room = None
     assert side.flush(4.0)
-    assert side.wire.out == PONG + b"1" + b"\x82\x03abc" + PONG + b"4"
-    assert side.pong is None
+    assert side.transport.out == PONG + b"1" + b"\x82\x03abc" + PONG + b"4"
+    assert side.pending_pong is None
 
 
 def test_no_pong_after_our_close_frame(side):
     """Nothing may follow it; before it is written, a pong still may."""
-    side.say_goodbye(1000, "")
+    side.queue_close(1000, "")
     side.tx = "finishing"
     side.answer_ping(b"1", 1.0)
-    assert side.wire.out == PONG + b"1"
-    side.goodbye = b""
+    assert side.transport.out == PONG + b"1"
+    side.close_frame = b""
     side.answer_ping(b"2", 1.0)
     side.tx = "closed"
     side.answer_ping(b"3", 1.0)
-    assert side.wire.out == PONG + b"1"
+    assert side.transport.out == PONG + b"1"
 
 
 def test_the_first_goodbye_stays(side):
     """What a side is told is decided once."""
-    side.say_goodbye(1001, "one")
-    side.say_goodbye(1002, "two")
+    side.queue_close(1001, "one")
+    side.queue_close(1002, "two")
 
-    assert side.goodbye == b"\x88\x05\x03\xe9one"
+    assert side.close_frame == b"\x88\x05\x03\xe9one"
 
 
 def test_a_raw_side_has_no_goodbye():
     """Its end is FIN."""
-    side = RawEndpoint(FakeWire())
-    side.say_goodbye(1001, "one")
+    side = RawEndpoint(FakeTransport())
+    side.queue_close(1001, "one")
 
-    assert side.goodbye == b""
+    assert side.close_frame == b""

@@ -6,12 +6,12 @@ import pytest
 import trio
 
 from tests.contract.sides import SHORT, between, running
-from wsbridge.ledger import Ledger
-from wsbridge.net.wire import SocketWire
-from wsbridge.reasons import End, Reason
+from wsbridge.net.transport import SocketTransport
+from wsbridge.reasons import Reason, Termination
 from wsbridge.relay.endpoint import RawEndpoint
 from wsbridge.relay.engine import PythonEngine
-from wsbridge.relay.terms import Terms
+from wsbridge.relay.relay import RelayOptions
+from wsbridge.services import RouteStats
 
 
 async def test_it_says_what_it_is():
@@ -20,18 +20,18 @@ async def test_it_says_what_it_is():
         assert engine.name == "python"
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            side = RawEndpoint(SocketWire(ours))
-            assert engine.supports(side, side, Terms()) is None
+            side = RawEndpoint(SocketTransport(ours))
+            assert engine.supports(side, side, RelayOptions()) is None
 
 
 async def test_pairs_are_listed_while_they_live():
     """For drains and metrics."""
     async with running(PythonEngine) as engine, between(engine, "ws", "raw") as relay:
-        assert engine.pairs == [relay.pair]
+        assert engine.relays == [relay.pair]
         assert relay.ledger.active == 1
         relay.scope.cancel()
         await relay.over.wait()
-        assert engine.pairs == []
+        assert engine.relays == []
         assert relay.ledger.active == 0
 
 
@@ -39,12 +39,12 @@ async def test_a_pair_that_cannot_be_watched_is_closed():
     """A descriptor that epoll does not take is a bug of the caller: it raises, and nothing stays open."""
     async with running(PythonEngine) as engine:
         ours, theirs = socket.socketpair()
-        side = RawEndpoint(SocketWire(ours))
-        other = RawEndpoint(SocketWire(ours))
+        side = RawEndpoint(SocketTransport(ours))
+        other = RawEndpoint(SocketTransport(ours))
         with pytest.raises(FileExistsError):
-            await engine.relay(side, other, SHORT, Ledger())
+            await engine.relay(side, other, SHORT, RouteStats())
         assert ours.fileno() == -1
-        assert engine.pairs == []
+        assert engine.relays == []
         theirs.close()
 
 
@@ -52,25 +52,16 @@ async def test_a_relay_in_a_cancelled_scope_closes_at_once():
     """Cancelled before it began."""
     async with running(PythonEngine) as engine:
         pairs = [socket.socketpair() for _ in range(2)]
-        sides = [RawEndpoint(SocketWire(ours)) for ours, _ in pairs]
+        sides = [RawEndpoint(SocketTransport(ours)) for ours, _ in pairs]
         for ours, _ in pairs:
             ours.setblocking(False)
         with trio.CancelScope() as scope:
             scope.cancel()
-            await engine.relay(*sides, SHORT, Ledger())
+            await engine.relay(*sides, SHORT, RouteStats())
         assert scope.cancelled_caught
         assert [ours.fileno() for ours, _ in pairs] == [-1, -1]
         for _, theirs in pairs:
             theirs.close()
-
-
-async def test_ending_a_pair_that_has_ended_is_no_error():
-    """A drain may come a moment late."""
-    async with running(PythonEngine) as engine, between(engine, "raw", "raw", terms=SHORT) as relay:
-        pair = relay.pair
-        relay.scope.cancel()
-        await relay.over.wait()
-        engine.end(pair, Reason.DRAIN)
 
 
 async def test_dismissing_opens_no_descriptor():
@@ -78,7 +69,9 @@ async def test_dismissing_opens_no_descriptor():
     async with running(PythonEngine) as engine:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        end = await engine.dismiss(RawEndpoint(SocketWire(ours)), End(Reason.BACKEND_REFUSED, "back", "nobody"), SHORT)
-        assert end.code == 1014
+        end = await engine.close_front(
+            RawEndpoint(SocketTransport(ours)), Termination(Reason.BACKEND_REFUSED, "backend", "nobody"), SHORT
+        )
+        assert end.close_code == 1014
         assert ours.fileno() == -1
         theirs.close()

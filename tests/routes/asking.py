@@ -6,8 +6,8 @@ import socket
 
 from wsbridge.auth.identity import ANONYMOUS, Identity
 from wsbridge.net.address import Peer
-from wsbridge.protocol.head import Headers, Request
-from wsbridge.routes.answer import Asked
+from wsbridge.protocol.http1 import Headers, Request
+from wsbridge.responders.base import ResponderContext
 
 PEER = Peer("203.0.113.7", 52044, socket.AF_INET)
 
@@ -20,7 +20,7 @@ def asked(
     *,
     identity: Identity = ANONYMOUS,
     peer: Peer = PEER,
-) -> Asked:
+) -> ResponderContext:
     """Make a request that was admitted."""
     lines = Headers([(b"host", b"gw.example.org"), *(headers or [])])
-    return Asked(Request(method, target, "1.1", lines), prefix, identity, peer)
+    return ResponderContext(Request(method, target, "1.1", lines), prefix, identity, peer)

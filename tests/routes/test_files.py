@@ -10,9 +10,9 @@ import pytest
 import trio
 
 from tests.routes.asking import asked
-from wsbridge.routes import files
-from wsbridge.routes.answer import Answer
-from wsbridge.routes.files import CHUNK, FileChunks, Files, prefix_of
+from wsbridge.responders import files
+from wsbridge.responders.base import HttpResponse
+from wsbridge.responders.files import FILE_CHUNK_BYTES, FileStream, StaticFiles, pattern_prefix
 
 NOVNC = Path("/usr/share/novnc")
 
@@ -37,18 +37,21 @@ def site(tmp_path: Path) -> Path:
 
 async def get(
     root: Path, target: str, *, method: str = "GET", prefix: str = "/", headers: list[tuple[bytes, bytes]] | None = None
-) -> Answer:
-    with await Files(root).answer(asked(method, target, prefix, headers)) as answer:
+) -> HttpResponse:
+    """Ask for a file; give the answer."""
+    with await StaticFiles(root).respond(asked(method, target, prefix, headers)) as answer:
         return answer
 
 
-def header(answer: Answer, name: str) -> str | None:
+def header(answer: HttpResponse, name: str) -> str | None:
+    """Give a header that is there once at most."""
     values = [value for key, value in answer.headers if key.lower() == name.lower()]
     assert len(values) <= 1
     return values[0] if values else None
 
 
 def open_descriptors() -> set[str]:
+    """Give the descriptors that are open."""
     return {path.name for path in Path("/proc/self/fd").iterdir()}
 
 
@@ -56,7 +59,7 @@ async def test_serves_a_file(site: Path) -> None:
     """A file comes with its type, its length and the headers that keep a page safe."""
     answer = await get(site, "/app/ui.mjs?v=1")
 
-    assert (answer.status, answer.body, answer.length) == (200, b"export {}", 9)
+    assert (answer.status, answer.body, answer.content_length) == (200, b"export {}", 9)
     assert header(answer, "Content-Type") == "text/javascript; charset=utf-8"
     assert header(answer, "X-Content-Type-Options") == "nosniff"
     assert header(answer, "Content-Security-Policy") == "frame-ancestors 'self'"
@@ -77,7 +80,7 @@ async def test_serves_a_file(site: Path) -> None:
 )
 async def test_finds_the_file_of_a_path(site: Path, pattern: str | None, target: str, body: bytes) -> None:
     """The path below the route's prefix, decoded once, is the file's place; a final slash means index.html."""
-    answer = await get(site, target, prefix=prefix_of(pattern))
+    answer = await get(site, target, prefix=pattern_prefix(pattern))
 
     assert (answer.status, answer.body) == (200, body)
 
@@ -162,7 +165,7 @@ async def test_notices_a_link_swapped_in_while_opening(site: Path, monkeypatch: 
         return real_open(path, flags)
 
     (site / "app" / "page.html").write_text("fine")
-    monkeypatch.setattr("wsbridge.routes.files.os.open", swap_then_open)
+    monkeypatch.setattr("wsbridge.responders.files.os.open", swap_then_open)
     before = open_descriptors()
     answer = await get(site, "/app/page.html")
 
@@ -175,11 +178,11 @@ async def test_root_may_be_a_link_that_is_swapped(site: Path) -> None:
     """A root that is a link, and may be put elsewhere while we run, works at every moment."""
     current = site.parent / "current"
     current.symlink_to("site")
-    route = Files(current)
-    first = await route.answer(asked("GET", "/index.html"))
+    route = StaticFiles(current)
+    first = await route.respond(asked("GET", "/index.html"))
     current.unlink()
     current.symlink_to("site-two")
-    second = await route.answer(asked("GET", "/page.html"))
+    second = await route.respond(asked("GET", "/page.html"))
 
     assert (first.status, second.status) == (200, 200)
 
@@ -195,13 +198,17 @@ async def test_opens_only_regular_files(site: Path) -> None:
 
 async def test_head_tells_the_length_only(site: Path) -> None:
     """HEAD gives the headers of GET and no body, found or not."""
-    (site / "big").write_bytes(b"x" * (CHUNK + 1))
+    (site / "big").write_bytes(b"x" * (FILE_CHUNK_BYTES + 1))
     for target in ("/index.html", "/big", "/missing"):
         full = await get(site, target)
         answer = await get(site, target, method="HEAD")
 
-        assert (answer.body, answer.chunks) == (None, None)
-        assert (answer.status, answer.length, answer.headers) == (full.status, full.length, full.headers)
+        assert (answer.body, answer.body_stream) == (None, None)
+        assert (answer.status, answer.content_length, answer.headers) == (
+            full.status,
+            full.content_length,
+            full.headers,
+        )
 
 
 async def test_unchanged_file_is_not_sent_again(site: Path) -> None:
@@ -212,9 +219,9 @@ async def test_unchanged_file_is_not_sent_again(site: Path) -> None:
         sent = [(b"if-none-match", line.encode()) for line in lines]
         answer = await get(site, "/index.html", headers=sent)
 
-        assert (answer.status, answer.body, answer.length) == (304, None, None)
+        assert (answer.status, answer.body, answer.content_length) == (304, None, None)
         assert header(answer, "ETag") == tag
-        assert b"Content-Length" not in answer.head(keep_alive=True)
+        assert b"Content-Length" not in answer.encode_head(keep_alive=True)
 
 
 async def test_changed_file_is_sent_again(site: Path) -> None:
@@ -227,44 +234,44 @@ async def test_changed_file_is_sent_again(site: Path) -> None:
         assert (answer.status, answer.body) == (200, b"<h1>home</h1>")
 
 
-@pytest.mark.parametrize("size", [0, 1, CHUNK, CHUNK + 1, 3 * CHUNK + 7])
+@pytest.mark.parametrize("size", [0, 1, FILE_CHUNK_BYTES, FILE_CHUNK_BYTES + 1, 3 * FILE_CHUNK_BYTES + 7])
 async def test_sends_files_of_every_size_whole(site: Path, size: int) -> None:
     """Small files come at once, big ones in bounded chunks, all byte for byte."""
     content = os.urandom(size)
     (site / "blob.wasm").write_bytes(content)
-    with await Files(site).answer(asked("GET", "/blob.wasm")) as answer:
-        assert (answer.chunks is None) == (size <= CHUNK)
+    with await StaticFiles(site).respond(asked("GET", "/blob.wasm")) as answer:
+        assert (answer.body_stream is None) == (size <= FILE_CHUNK_BYTES)
         got = answer.body or b""
-        if answer.chunks is not None:
-            while chunk := await answer.chunks.read():
-                assert len(chunk) <= CHUNK
+        if answer.body_stream is not None:
+            while chunk := await answer.body_stream.read():
+                assert len(chunk) <= FILE_CHUNK_BYTES
                 got += chunk
 
     assert got == content
-    assert answer.length == size
+    assert answer.content_length == size
 
 
 async def test_file_that_changes_its_size_while_sent(site: Path) -> None:
     """What was told as the length is kept: a file that grows is cut there, one that shrinks is an error."""
     path = site / "log.txt"
-    path.write_bytes(b"a" * (2 * CHUNK))
-    with await Files(site).answer(asked("GET", "/log.txt")) as answer:
-        assert isinstance(answer.chunks, FileChunks)
-        await answer.chunks.read()
+    path.write_bytes(b"a" * (2 * FILE_CHUNK_BYTES))
+    with await StaticFiles(site).respond(asked("GET", "/log.txt")) as answer:
+        assert isinstance(answer.body_stream, FileStream)
+        await answer.body_stream.read()
         with path.open("ab") as file:
             file.write(b"b" * 10)
-        assert await answer.chunks.read() == b"a" * CHUNK
-        assert await answer.chunks.read() == b""
-    with await Files(site).answer(asked("GET", "/log.txt")) as answer:
-        assert isinstance(answer.chunks, FileChunks)
+        assert await answer.body_stream.read() == b"a" * FILE_CHUNK_BYTES
+        assert await answer.body_stream.read() == b""
+    with await StaticFiles(site).respond(asked("GET", "/log.txt")) as answer:
+        assert isinstance(answer.body_stream, FileStream)
         path.write_bytes(b"short")
         with pytest.raises(OSError, match="shorter"):
-            await answer.chunks.read()
+            await answer.body_stream.read()
 
 
 async def test_no_descriptor_is_left_open(site: Path) -> None:
     """Whatever the answer, leaving it leaves no descriptor behind."""
-    (site / "big").write_bytes(b"x" * (2 * CHUNK))
+    (site / "big").write_bytes(b"x" * (2 * FILE_CHUNK_BYTES))
     await get(site, "/big")
     before = open_descriptors()
     for target in ("/big", "/index.html", "/app", "/missing"):
@@ -281,7 +288,7 @@ async def test_out_of_descriptors_is_an_answer(site: Path, monkeypatch: pytest.M
     def refuse(path: Path, flags: int) -> int:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr("wsbridge.routes.files.os.open", refuse)
+    monkeypatch.setattr("wsbridge.responders.files.os.open", refuse)
     answer = await get(site, "/index.html")
 
     assert answer.status == 503
@@ -293,13 +300,13 @@ async def test_out_of_descriptors_is_an_answer(site: Path, monkeypatch: pytest.M
 async def test_files_are_read_in_threads(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No file is touched on the thread that runs the event loop."""
     seen = []
-    real = files.open_inside
+    real = files.open_beneath
 
     def note(root: Path, names: list[str]) -> int:
         seen.append(threading.current_thread())
         return real(root, names)
 
-    monkeypatch.setattr(files, "open_inside", note)
+    monkeypatch.setattr(files, "open_beneath", note)
     await get(site, "/index.html")
 
     assert len(seen) == 1
@@ -309,20 +316,20 @@ async def test_files_are_read_in_threads(site: Path, monkeypatch: pytest.MonkeyP
 def test_root_must_be_a_folder(site: Path) -> None:
     """A root that is missing or no folder is told when the configuration is built."""
     with pytest.raises(ValueError, match="there is no folder"):
-        Files(site / "nowhere")
+        StaticFiles(site / "nowhere")
     with pytest.raises(ValueError, match="is not a folder"):
-        Files(site / "index.html")
+        StaticFiles(site / "index.html")
 
 
 @pytest.mark.skipif(not NOVNC.is_dir(), reason="needs Debian's novnc")
 async def test_serves_all_of_novnc() -> None:
     """Every page, module and image of Debian's noVNC is served, with a type that browsers take."""
-    route = Files(NOVNC)
+    route = StaticFiles(NOVNC)
     names = [path.relative_to(NOVNC) for path in NOVNC.rglob("*") if path.is_file()]
     assert len(names) > 50
     for name in names:
-        with await route.answer(asked("GET", f"/novnc/{name}", "/novnc/")) as answer:
+        with await route.respond(asked("GET", f"/novnc/{name}", "/novnc/")) as answer:
             assert answer.status == 200, name
-            assert answer.length == (NOVNC / name).stat().st_size
+            assert answer.content_length == (NOVNC / name).stat().st_size
             if name.suffix == ".js":
                 assert header(answer, "Content-Type") == "text/javascript; charset=utf-8"

@@ -6,7 +6,7 @@ import mimetypes
 
 import pytest
 
-from wsbridge.routes.media_types import MEDIA_TYPES, UNKNOWN, media_type
+from wsbridge.responders.files import DEFAULT_MEDIA_TYPE, MEDIA_TYPES, media_type
 
 
 @pytest.mark.parametrize(
@@ -20,12 +20,12 @@ from wsbridge.routes.media_types import MEDIA_TYPES, UNKNOWN, media_type
         ("lib.min.js", "text/javascript; charset=utf-8"),
         ("app.js.map", "application/json"),
         ("icon.svg", "image/svg+xml"),
-        ("README", UNKNOWN),
-        ("archive.tar.gz", UNKNOWN),
-        (".html", UNKNOWN),
-        ("page.html.", UNKNOWN),
-        ("html", UNKNOWN),
-        ("", UNKNOWN),
+        ("README", DEFAULT_MEDIA_TYPE),
+        ("archive.tar.gz", DEFAULT_MEDIA_TYPE),
+        (".html", DEFAULT_MEDIA_TYPE),
+        ("page.html.", DEFAULT_MEDIA_TYPE),
+        ("html", DEFAULT_MEDIA_TYPE),
+        ("", DEFAULT_MEDIA_TYPE),
     ],
 )
 def test_the_last_suffix_decides(name: str, expected: str) -> None:

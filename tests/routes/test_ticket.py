@@ -7,27 +7,27 @@ import socket
 
 from tests.routes.asking import PEER, asked
 from wsbridge.auth.identity import Identity
-from wsbridge.config.secret import Secret
-from wsbridge.config.ticket import GivesTickets
+from wsbridge.auth.ticket import TicketIssuer, new_ticket
+from wsbridge.config.route import TicketIssuerConfig
+from wsbridge.config.secrets import Secret
 from wsbridge.net.address import Peer
-from wsbridge.protocol.ticket import Ticket, read
-from wsbridge.routes.answer import Answer
-from wsbridge.routes.ticket import TicketOffice, make
+from wsbridge.protocol.ticket import Ticket, decode_ticket
+from wsbridge.responders.base import HttpResponse
 
 TEXT = "k" * 32
 NOW = 1_800_000_000.25
 ALICE = Identity("alice", "basic+network", {"role": "admin"}, NOW + 900, "tcp://10.0.0.5:5900")
 
 
-async def given(identity: Identity = ALICE, peer: Peer = PEER, **keys: object) -> Answer:
+async def given(identity: Identity = ALICE, peer: Peer = PEER, **keys: object) -> HttpResponse:
     """Ask for a ticket."""
-    config = GivesTickets.model_validate({"route": "vnc", "key": Secret(TEXT), **keys})
-    return await TicketOffice(config, lambda: NOW).answer(asked("POST", "/t", identity=identity, peer=peer))
+    config = TicketIssuerConfig.model_validate({"route": "vnc", "key": Secret(TEXT), **keys})
+    return await TicketIssuer(config, lambda: NOW).respond(asked("POST", "/t", identity=identity, peer=peer))
 
 
-def ticket(answer: Answer) -> Ticket:
+def ticket(answer: HttpResponse) -> Ticket:
     """Read what was given."""
-    found = read(json.loads(answer.body or b"")["ticket"], TEXT.encode())
+    found = decode_ticket(json.loads(answer.body or b"")["ticket"], TEXT.encode())
     assert isinstance(found, Ticket)
     return found
 
@@ -38,7 +38,7 @@ async def test_who_is_known_gets_one() -> None:
     found = ticket(answer)
 
     assert answer.status == 200
-    assert answer.length == len(answer.body or b"")
+    assert answer.content_length == len(answer.body or b"")
     assert json.loads(answer.body or b"").keys() == {"ticket", "expires_in"}
     assert json.loads(answer.body or b"")["expires_in"] == 30
     assert (found.route, found.name, found.claims) == ("vnc", "alice", {"role": "admin"})
@@ -62,8 +62,8 @@ async def test_each_is_another_one() -> None:
 
 async def test_it_can_be_bound_to_the_address_that_asked() -> None:
     """Of a Unix socket, to that."""
-    assert ticket(await given(bind_address="true")).address == "203.0.113.7"
-    assert ticket(await given(bind_address="true", peer=Peer("", 0, socket.AF_UNIX))).address == "unix"
+    assert ticket(await given(bind_client_address="true")).address == "203.0.113.7"
+    assert ticket(await given(bind_client_address="true", peer=Peer("", 0, socket.AF_UNIX))).address == "unix"
 
 
 async def test_nobody_is_known_longer_than_he_is() -> None:
@@ -78,7 +78,7 @@ async def test_nobody_is_known_longer_than_he_is() -> None:
 async def test_short_lives() -> None:
     """Less than a second is told as it is; a credential that has just ended gives a ticket that is over at once."""
     assert json.loads((await given(ttl="250ms")).body or b"")["expires_in"] == 0.25
-    late = make(Identity("bob", expires=NOW - 5), "vnc", 30, NOW, None)
+    late = new_ticket(Identity("bob", expires=NOW - 5), "vnc", 30, NOW, None)
     assert late.expires - late.issued == 1
 
 

@@ -7,8 +7,8 @@ import pytest
 import trio
 import trio.testing
 
-from wsbridge.net.wire import SocketWire
-from wsbridge.speaks.exchange import Lingering
+from wsbridge.frontend import LingeringCloser
+from wsbridge.net.transport import SocketTransport
 
 
 @contextlib.contextmanager
@@ -22,7 +22,7 @@ def connection():
         ours.setblocking(False)
         peer.setblocking(False)
         with ours:
-            yield SocketWire(ours), peer
+            yield SocketTransport(ours), peer
 
 
 async def read(peer):
@@ -41,7 +41,7 @@ async def test_an_answer_survives_unread_input():
         peer.send(b"x" * 50_000)
         await wire.write_all(b"answer")
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(Lingering(10, 5, 1 << 20).close, wire)
+            nursery.start_soon(LingeringCloser(10, 5, 1 << 20).close, wire)
             assert await read(peer) == b"answer"
             peer.shutdown(socket.SHUT_WR)
         assert wire.sock.fileno() == -1
@@ -51,7 +51,7 @@ async def test_it_ends_after_its_time(autojump_clock):
     """A peer that neither sends nor ends is waited for no longer than that."""
     with connection() as (wire, _):
         began = trio.current_time()
-        await Lingering(10, 2, 1 << 20).close(wire)
+        await LingeringCloser(10, 2, 1 << 20).close(wire)
         assert trio.current_time() - began == pytest.approx(2, abs=0.1)
         assert wire.sock.fileno() == -1
 
@@ -71,13 +71,13 @@ async def test_it_ends_after_its_bytes():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send)
             with trio.fail_after(5):
-                await Lingering(10, 60, 300_000).close(wire)
+                await LingeringCloser(10, 60, 300_000).close(wire)
         assert sent >= 300_000
 
 
 async def test_only_so_many_linger():
     """Beyond the limit a socket is closed at once, and a place that got free is taken again."""
-    lingering = Lingering(1, 60, 1 << 20)
+    lingering = LingeringCloser(1, 60, 1 << 20)
     with connection() as (first, peer), connection() as (second, _), connection() as (third, other):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lingering.close, first)
@@ -97,7 +97,7 @@ async def test_only_so_many_linger():
 
 async def test_cancelling_closes():
     """The descriptor is closed and the place given back, whatever ends the wait."""
-    lingering = Lingering(1, 60, 1 << 20)
+    lingering = LingeringCloser(1, 60, 1 << 20)
     for _ in range(2):
         with connection() as (wire, _):
             with trio.move_on_after(0.02):

@@ -4,10 +4,10 @@ import socket
 
 import pytest
 
-from wsbridge.net.wire import SocketWire
-from wsbridge.reasons import End, Reason
+from wsbridge.frontend import RawExchange
+from wsbridge.net.transport import SocketTransport
+from wsbridge.reasons import Reason, Termination
 from wsbridge.relay.endpoint import RawEndpoint
-from wsbridge.speaks.raw import RawExchange
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def pair():
 async def test_a_refusal_is_a_reset(pair):
     """The client must not take it for an empty answer."""
     ours, peer = pair
-    await RawExchange(SocketWire(ours)).refuse(End(Reason.OVERLOAD, "bridge"), 1)
+    await RawExchange(SocketTransport(ours)).reject(Termination(Reason.OVERLOAD, "wsbridge"), 1)
     with pytest.raises(ConnectionResetError):
         peer.recv(1)
 
@@ -34,12 +34,12 @@ async def test_a_refusal_is_a_reset(pair):
 async def test_it_is_accepted_without_a_word(pair):
     """Nothing is heard and nothing is said; the endpoint has the wire."""
     ours, peer = pair
-    wire = SocketWire(ours)
+    wire = SocketTransport(ours)
     exchange = RawExchange(wire)
     assert exchange.request is None
     endpoint = await exchange.accept(None, "accept", 65536)
     assert isinstance(endpoint, RawEndpoint)
-    assert endpoint.wire is wire
+    assert endpoint.transport is wire
     peer.setblocking(False)
     with pytest.raises(BlockingIOError):
         peer.recv(1)

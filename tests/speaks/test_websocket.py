@@ -9,20 +9,19 @@ import trio.testing
 
 from tests.client import KEY, accept_of, request
 from tests.speaks.test_exchange import connection, read
-from wsbridge.net.wire import SocketWire
-from wsbridge.protocol.head import HeadLimits
-from wsbridge.reasons import End, Reason
+from wsbridge.frontend import EMPTY_CONNECTION, MAX_HANDSHAKE_JITTER, HttpExchange, LingeringCloser, read_request
+from wsbridge.net.transport import SocketTransport
+from wsbridge.protocol.http1 import HeadLimits
+from wsbridge.reasons import Reason, Termination
 from wsbridge.relay.endpoint import WebSocketEndpoint
-from wsbridge.routes.answer import Answer
-from wsbridge.speaks.exchange import Lingering
-from wsbridge.speaks.websocket import LATEST, SILENT, HttpExchange, hear
+from wsbridge.responders.base import HttpResponse
 
-LINGERING = Lingering(10, 0.05, 1 << 20)
+LINGERING = LingeringCloser(10, 0.05, 1 << 20)
 
 
 async def heard(wire, seconds=5.0, hearing=None):
     """Hear with the usual limits."""
-    return await hear(wire, HeadLimits(), seconds, LINGERING, set() if hearing is None else hearing)
+    return await read_request(wire, HeadLimits(), seconds, LINGERING, set() if hearing is None else hearing)
 
 
 async def test_a_head_that_is_there_already():
@@ -59,7 +58,7 @@ async def test_a_head_in_pieces():
 @pytest.mark.parametrize(
     ("sent", "reason", "detail", "tells"),
     [
-        (b"", Reason.HANDSHAKE_TIMEOUT, SILENT, False),
+        (b"", Reason.HANDSHAKE_TIMEOUT, EMPTY_CONNECTION, False),
         (b"GET", Reason.HANDSHAKE_TIMEOUT, "no whole request head within handshake, 0.05 s; 3 bytes came", True),
     ],
 )
@@ -88,7 +87,7 @@ async def test_a_crowd_times_out_one_by_one(autojump_clock):
             for wire in wires:
                 nursery.start_soon(wait, wire)
     assert min(ends) >= 10
-    assert max(ends) <= 10 * LATEST + 0.01
+    assert max(ends) <= 10 * MAX_HANDSHAKE_JITTER + 0.01
     assert max(ends) - min(ends) > 0.5
     assert len(set(ends)) > 40
 
@@ -110,7 +109,7 @@ async def test_a_wait_can_be_cut_short():
         assert not hearing
 
 
-@pytest.mark.parametrize(("sent", "detail"), [(b"", SILENT), (b"GET", "closed after 3 bytes of a request")])
+@pytest.mark.parametrize(("sent", "detail"), [(b"", EMPTY_CONNECTION), (b"GET", "closed after 3 bytes of a request")])
 async def test_a_client_that_closes(sent, detail):
     """An end before the whole head is the client's, and there is nobody to tell."""
     with connection() as (wire, peer):
@@ -120,7 +119,7 @@ async def test_a_client_that_closes(sent, detail):
         assert (exchange, end.reason, end.detail) == (None, Reason.CLIENT_LOST, detail)
 
 
-@pytest.mark.parametrize(("sent", "detail"), [(b"GET", "after 3 bytes"), (b"", SILENT)])
+@pytest.mark.parametrize(("sent", "detail"), [(b"GET", "after 3 bytes"), (b"", EMPTY_CONNECTION)])
 async def test_a_client_that_resets(sent, detail):
     """A reset is the client's, with the bytes that had come; without any it is the end of a simple health check."""
     with connection() as (wire, peer):
@@ -146,7 +145,7 @@ async def test_a_client_that_resets(sent, detail):
     [
         (b"GET / HTTP/1.1\r\n\r\n", Reason.BAD_REQUEST, 400, True),
         (b"X" * 20_000, Reason.BAD_REQUEST, 400, True),
-        (b"GET /" + b"x" * 20_000, Reason.TOO_BIG, 431, True),
+        (b"GET /" + b"x" * 20_000, Reason.REQUEST_TOO_LARGE, 431, True),
         (b"\x16\x03\x01\x02\x00\x01", Reason.BAD_REQUEST, 400, False),
     ],
 )
@@ -162,19 +161,24 @@ async def test_a_bad_head(sent, reason, status, tells):
 @pytest.mark.parametrize(
     ("end", "status", "body", "retry"),
     [
-        (End(Reason.NO_ROUTE, "front", "where nobody need know"), 404, "no_route\n", False),
-        (End(Reason.BAD_REQUEST, "front", "no key", status=405, headers=(("Allow", "GET"),)), 405, "no key\n", False),
-        (End(Reason.OVERLOAD, "bridge", "17 connections"), 503, "overload\n", True),
-        (End(Reason.DRAIN, "bridge"), 503, "drain\n", True),
-        (End(Reason.STOP, "bridge"), 503, "stop\n", True),
-        (End(Reason.BACKEND_REFUSED, "back", "10.0.0.5:22 refused"), 502, "backend_refused\n", False),
+        (Termination(Reason.NO_ROUTE, "client", "where nobody need know"), 404, "no_route\n", False),
+        (
+            Termination(Reason.BAD_REQUEST, "client", "no key", status=405, headers=(("Allow", "GET"),)),
+            405,
+            "no key\n",
+            False,
+        ),
+        (Termination(Reason.OVERLOAD, "wsbridge", "17 connections"), 503, "overload\n", True),
+        (Termination(Reason.DRAINING, "wsbridge"), 503, "draining\n", True),
+        (Termination(Reason.SHUTDOWN, "wsbridge"), 503, "shutdown\n", True),
+        (Termination(Reason.BACKEND_REFUSED, "backend", "10.0.0.5:22 refused"), 502, "backend_refused\n", False),
     ],
 )
 async def test_a_refusal(end, status, body, retry):
     """Status, the reason's name (what is wrong with the request in words), Retry-After where it helps, and the end."""
     with connection() as (wire, peer):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(HttpExchange(wire, None, LINGERING).refuse, end, 7)
+            nursery.start_soon(HttpExchange(wire, None, LINGERING).reject, end, 7)
             head, _, text = (await read(peer)).decode().partition("\r\n\r\n")
         assert head.startswith(f"HTTP/1.1 {status} ")
         assert "Connection: close" in head
@@ -189,9 +193,9 @@ async def test_accepting():
     with connection() as (wire, peer):
         peer.send(request())
         exchange = await heard(wire)
-        endpoint = await exchange.accept("binary", "refuse", 1000)
+        endpoint = await exchange.accept("binary", "reject", 1000)
         assert isinstance(endpoint, WebSocketEndpoint)
-        assert endpoint.wire is wire
+        assert endpoint.transport is wire
         answer = peer.recv(1000).decode()
         assert answer.startswith("HTTP/1.1 101 ")
         assert f"Sec-WebSocket-Accept: {accept_of(KEY)}\r\n" in answer
@@ -225,8 +229,8 @@ async def test_answers_keep_the_connection_or_close_it(lines, status, lasting, k
     with connection() as (wire, peer):
         peer.send(f"GET / HTTP/1.1\r\nHost: x\r\n{lines}\r\n".encode())
         exchange = await heard(wire)
-        answer = Answer(status, [], body=b"hello", length=5)
-        assert await exchange.answer(answer, 5.0, lasting=lasting) == keep
+        answer = HttpResponse(status, [], body=b"hello", content_length=5)
+        assert await exchange.respond(answer, 5.0, keep_alive=lasting) == keep
         await trio.lowlevel.wait_readable(peer)
         text = peer.recv(1000).decode()
         assert text.endswith("\r\n\r\nhello")
@@ -247,9 +251,9 @@ async def test_an_answer_that_nobody_takes():
     with connection() as (wire, peer):
         peer.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         exchange = await heard(wire)
-        answer = Answer(200, [], chunks=Endless(), length=1 << 40)
+        answer = HttpResponse(200, [], body_stream=Endless(), content_length=1 << 40)
         with pytest.raises(TimeoutError, match=r"within write, 0\.1 s|for write, 0\.1 s"):
-            await exchange.answer(answer, 0.1, lasting=True)
+            await exchange.respond(answer, 0.1, keep_alive=True)
 
 
 async def test_refusing_a_client_that_does_not_read():
@@ -259,6 +263,8 @@ async def test_refusing_a_client_that_does_not_read():
             while True:
                 wire.sock.send(bytes(65536))
         began = trio.current_time()
-        await HttpExchange(SocketWire(wire.sock), None, LINGERING).refuse(End(Reason.NO_ROUTE, "front"), 1)
+        await HttpExchange(SocketTransport(wire.sock), None, LINGERING).reject(
+            Termination(Reason.NO_ROUTE, "client"), 1
+        )
         assert trio.current_time() - began < 2
         assert wire.sock.fileno() == -1

@@ -6,9 +6,9 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
-from wsbridge.config.network import AnyNetwork
-from wsbridge.config.targets import Targets, read_ports
-from wsbridge.protocol.head import Headers, Request
+from wsbridge.config.route import AllowedTargetsConfig, read_ports
+from wsbridge.config.types import IpNetwork
+from wsbridge.protocol.http1 import Headers, Request
 
 
 def asking(target: str) -> Request:
@@ -16,13 +16,13 @@ def asking(target: str) -> Request:
     return Request("GET", target, "1.1", Headers([(b"host", b"gw.example.org")]))
 
 
-def rules(**written: Any) -> Targets:
+def rules(**written: Any) -> AllowedTargetsConfig:
     """Give `targets:` as a file would have it."""
-    networks: list[AnyNetwork] = [ip_network(each) for each in written.pop("networks", ())]
+    networks: list[IpNetwork] = [ip_network(each) for each in written.pop("networks", ())]
     facts: dict[str, Any] = {"networks": tuple(networks)} if networks else {}
     if "ports" in written:
         facts["ports"] = tuple(read_ports(each) for each in written.pop("ports"))
     if "unix" in written:
         facts["unix"] = tuple(Path(each) for each in written.pop("unix"))
     rest = {key: tuple(value) if isinstance(value, list) else value for key, value in written.items()}
-    return Targets.model_construct(**facts, **rest)  # also what a file may not say
+    return AllowedTargetsConfig.model_construct(**facts, **rest)  # also what a file may not say

@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.targets.clients import rules
+from wsbridge.backends.target_policy import SPECIAL_NETWORKS, TargetRules, is_ip_literal
+from wsbridge.backends.target_template import host_target
 from wsbridge.net.address import Address
-from wsbridge.targets.allowed import SPECIAL, Allowed
-from wsbridge.targets.host_port import is_address
-from wsbridge.targets.template import at_host
 
 EVERYTHING = ["0.0.0.0/0", "::/0"]
 
@@ -24,15 +23,15 @@ def at(host: str, port: int = 22) -> Address:
     return Address(socket.AF_INET6, (host, port, 0, 0)) if ":" in host else Address(socket.AF_INET, (host, port))
 
 
-def allowed(own: bool = False, **written: Any) -> Allowed:
+def allowed(own: bool = False, **written: Any) -> TargetRules:
     """Give rules, ports 1 to 65535 unless written."""
-    return Allowed(rules(**{"ports": ["1-65535"], **written}), lambda _: own)
+    return TargetRules(rules(**{"ports": ["1-65535"], **written}), lambda _: own)
 
 
-def passes(found: Allowed, host: str, port: int = 22) -> bool:
+def passes(found: TargetRules, host: str, port: int = 22) -> bool:
     """Tell whether an address that a client writes himself goes through both judgements."""
-    target = at_host("tcp", host, port)
-    return found.why_not(target) is None and found.why_not_address(at(host, port), named=False) is None
+    target = host_target("tcp", host, port)
+    return found.check(target) is None and found.check_address(at(host, port), found_by_name=False) is None
 
 
 @pytest.mark.parametrize(
@@ -62,8 +61,8 @@ def test_an_address_needs_networks(written: dict[str, Any]) -> None:
 
 def test_without_ports_there_is_no_tcp() -> None:
     """Closed by default."""
-    found = Allowed(rules(networks=["10.0.0.0/8"], unix=["/run"], ports=[]), lambda _: False)
-    assert found.why_not(at_host("tcp", "10.0.0.1", 22)) == "10.0.0.1:22: the port is in none of targets.ports"
+    found = TargetRules(rules(networks=["10.0.0.0/8"], unix=["/run"], ports=[]), lambda _: False)
+    assert found.check(host_target("tcp", "10.0.0.1", 22)) == "10.0.0.1:22: the port is in none of targets.ports"
 
 
 @pytest.mark.parametrize(
@@ -82,25 +81,25 @@ def test_without_ports_there_is_no_tcp() -> None:
 def test_names(name: str, fine: bool) -> None:
     """Exactly, or all that end so; others are not even looked up."""
     found = allowed(names=["db.example.org", "*.vms.example.org"])
-    assert (found.why_not(at_host("tcp", name, 22)) is None) is fine
+    assert (found.check(host_target("tcp", name, 22)) is None) is fine
 
 
 def test_a_name_needs_names_or_networks() -> None:
     """With networks alone every name may be looked up, and its addresses are judged."""
-    name = at_host("tcp", "db.example.org", 22)
-    assert allowed(unix=["/run"]).why_not(name) == "db.example.org:22: targets has no names"
+    name = host_target("tcp", "db.example.org", 22)
+    assert allowed(unix=["/run"]).check(name) == "db.example.org:22: targets has no names"
     found = allowed(networks=["10.0.0.0/8"])
-    assert found.why_not(name) is None
-    assert found.why_not_address(at("10.0.0.1"), named=True) is None
-    assert found.why_not_address(at("11.0.0.1"), named=True) is not None
+    assert found.check(name) is None
+    assert found.check_address(at("10.0.0.1"), found_by_name=True) is None
+    assert found.check_address(at("11.0.0.1"), found_by_name=True) is not None
 
 
 def test_with_names_alone_their_addresses_are_fine() -> None:
     """Unless they are special ones, which need a network."""
     found = allowed(names=["db.example.org"])
-    assert found.why_not_address(at("10.0.0.1"), named=True) is None
-    assert found.why_not_address(at("127.0.0.1"), named=True) is not None
-    assert found.why_not_address(at("10.0.0.1"), named=False) is not None
+    assert found.check_address(at("10.0.0.1"), found_by_name=True) is None
+    assert found.check_address(at("127.0.0.1"), found_by_name=True) is not None
+    assert found.check_address(at("10.0.0.1"), found_by_name=False) is not None
 
 
 SPECIAL_HOSTS = [
@@ -169,19 +168,19 @@ def test_a_network_of_their_own_opens_them(networks: list[str], host: str, fine:
 def test_a_zone_does_not_hide_an_address() -> None:
     """A name can lead to one with a zone, by the hosts file."""
     found = allowed(names=["a"], networks=EVERYTHING)
-    assert found.why_not_address(at("fe80::1%lo"), named=True) is not None
+    assert found.check_address(at("fe80::1%lo"), found_by_name=True) is not None
 
 
 def test_own_listeners() -> None:
     """They are refused wherever they are, unless that is written."""
     assert not passes(allowed(own=True, networks=["10.0.0.0/8"]), "10.0.0.1")
-    assert passes(allowed(own=True, networks=["10.0.0.0/8"], own_listeners=True), "10.0.0.1")
+    assert passes(allowed(own=True, networks=["10.0.0.0/8"], allow_own_listeners=True), "10.0.0.1")
 
 
 def test_the_sentence_has_the_address_and_the_reason() -> None:
     """For the log."""
     found = allowed(networks=EVERYTHING)
-    assert found.why_not(at_host("tcp", "127.0.0.1", 22)) == (
+    assert found.check(host_target("tcp", "127.0.0.1", 22)) == (
         "127.0.0.1:22: 127.0.0.1 is loopback, which needs a network of its own in targets.networks"
     )
 
@@ -195,7 +194,7 @@ V6 = st.integers(0, 2**128 - 1) | st.sampled_from([0xFFFF << 32, 0x64FF9B << 96,
 def test_no_address_passes_that_is_special(ip: Any) -> None:
     """With networks of everything, what passes is in no special range, and stands for no address in one."""
     if passes(allowed(networks=EVERYTHING), str(ip)):
-        assert not any(ip in network for network, _ in SPECIAL)
+        assert not any(ip in network for network, _ in SPECIAL_NETWORKS)
         assert not ip.is_loopback
         assert not ip.is_link_local
         assert not ip.is_multicast
@@ -217,4 +216,4 @@ def test_what_passes_is_written(ip: Any, networks: list[tuple[int, int]], port: 
     if passes(found, str(ip), port):
         assert any(ip in network for network in written)
         assert first <= port <= last
-    assert is_address(str(ip))
+    assert is_ip_literal(str(ip))

@@ -11,27 +11,26 @@ import pytest
 from tests.config.loading import LISTENERS, read
 from tests.targets.clients import asking
 from wsbridge.auth.identity import ANONYMOUS, Identity
-from wsbridge.net.address import Address
-from wsbridge.net.own import OwnListeners
-from wsbridge.protocol.target import PathPattern
-from wsbridge.reasons import End, Reason
-from wsbridge.targets.choice import Choice, ManyTargets, OneTarget, choice_of
+from wsbridge.backends.dynamic import DynamicTarget, FixedTarget, TargetPolicy, build_target_policy
+from wsbridge.net.address import Address, ListeningAddresses
+from wsbridge.protocol.uri import PathPattern
+from wsbridge.reasons import Reason, Termination
 
-TARGETS = "targets: {networks: [10.0.0.0/8], ports: [22], unix: [/run]}"
+TARGETS = "allowed_targets: {networks: [10.0.0.0/8], ports: [22], unix: [/run]}"
 PATH = "match: {path: '/{h}/{p}'}"
 
 
-def choice(route: str, folder: Path | None = None, own: OwnListeners | None = None) -> Choice | None:
+def choice(route: str, folder: Path | None = None, own: ListeningAddresses | None = None) -> TargetPolicy | None:
     """Build the choice of a route as it stands in a file."""
     section = read(f"{LISTENERS}routes: {{r: {{{route}}}}}\n", folder=folder).config.routes["r"]
     path = getattr(section.match, "path", None)
-    return choice_of(section, PathPattern(path) if path else None, own or OwnListeners())
+    return build_target_policy(section, PathPattern(path) if path else None, own or ListeningAddresses())
 
 
-def many(route: str, **facts: Any) -> ManyTargets:
+def many(route: str, **facts: Any) -> DynamicTarget:
     """The same, for a route whose backend clients choose."""
     found = choice(route, **facts)
-    assert isinstance(found, ManyTargets)
+    assert isinstance(found, DynamicTarget)
     return found
 
 
@@ -40,21 +39,21 @@ TEMPLATE = f"{PATH}, backend: 'tcp://{{h}}:{{p}}', auth: none, {TARGETS}"
 
 async def test_a_target_that_is_allowed() -> None:
     """Its addresses are judged later, one by one."""
-    chosen = await many(TEMPLATE).choose(asking("/10.0.0.1/22"), ANONYMOUS)
+    chosen = await many(TEMPLATE).select(asking("/10.0.0.1/22"), ANONYMOUS)
 
-    assert not isinstance(chosen, End)
+    assert not isinstance(chosen, Termination)
     assert str(chosen.target) == "tcp://10.0.0.1:22"
-    assert chosen.why_not(Address(socket.AF_INET, ("10.0.0.1", 22))) is None
-    assert chosen.why_not(Address(socket.AF_INET, ("11.0.0.1", 22))) is not None
+    assert chosen.check_address(Address(socket.AF_INET, ("10.0.0.1", 22))) is None
+    assert chosen.check_address(Address(socket.AF_INET, ("11.0.0.1", 22))) is not None
 
 
 @pytest.mark.parametrize("target", ["/10.0.0.1/23", "/11.0.0.1/22", "/127.1/22", "/10.0.0.1/x", "/a/b/c", "/%ff/22"])
 async def test_whatever_is_wrong_the_ending_is_the_same(target: str) -> None:
     """Forbidden, the client's doing, with the sentence for the log alone."""
-    end = await many(TEMPLATE).choose(asking(target), ANONYMOUS)
+    end = await many(TEMPLATE).select(asking(target), ANONYMOUS)
 
-    assert isinstance(end, End)
-    assert (end.reason, end.blame, end.http_status, end.headers) == (Reason.FORBIDDEN, "front", 403, ())
+    assert isinstance(end, Termination)
+    assert (end.reason, end.initiator, end.http_status, end.headers) == (Reason.FORBIDDEN, "client", 403, ())
     assert end.detail
 
 
@@ -77,35 +76,35 @@ async def test_whatever_is_wrong_the_ending_is_the_same(target: str) -> None:
 async def test_an_identity_for_one_target(backend: str, told: str | None, fine: bool) -> None:
     """It reaches a fixed backend only if that is the one."""
     found = choice(f"match: any, backend: '{backend}', auth: {{kind: bearer, tokens: /t}}")
-    assert isinstance(found, OneTarget)
-    end = await found.choose(asking("/"), Identity("a", target=told))
+    assert isinstance(found, FixedTarget)
+    end = await found.select(asking("/"), Identity("a", target=told))
     assert (end is None) is fine
     if end is not None:
         assert end.reason is Reason.FORBIDDEN
-    assert found.hidden("/?x=y") == "/?x=y"
+    assert found.redact_target("/?x=y") == "/?x=y"
 
 
 async def test_an_identity_for_one_target_chooses_no_other() -> None:
     """What comes of the request has to be the same."""
     found = many(TEMPLATE)
     alice = Identity("alice", target="tcp://10.0.0.1:22")
-    assert not isinstance(await found.choose(asking("/10.0.0.1/22"), alice), End)
-    end = await found.choose(asking("/10.0.0.2/22"), alice)
-    assert isinstance(end, End)
+    assert not isinstance(await found.select(asking("/10.0.0.1/22"), alice), Termination)
+    end = await found.select(asking("/10.0.0.2/22"), alice)
+    assert isinstance(end, Termination)
     assert end.detail == "the identity is for another target"
 
 
 async def test_the_target_of_an_identity_is_judged() -> None:
     """Whoever named it."""
     found = many(f"match: any, backend: '{{target}}', auth: {{kind: bearer, tokens: /t}}, {TARGETS}")
-    assert not isinstance(await found.choose(None, Identity("a", target="tls://10.0.0.1:22")), End)
+    assert not isinstance(await found.select(None, Identity("a", target="tls://10.0.0.1:22")), Termination)
     for target in ("tls://11.0.0.1:22", "tcp://127.0.0.1:22", "wss://10.0.0.1/", None):
-        assert isinstance(await found.choose(None, Identity("a", target=target)), End)
+        assert isinstance(await found.select(None, Identity("a", target=target)), Termination)
 
 
 def test_where_nothing_is_chosen() -> None:
     """Routes without a backend, or that ask nobody who he is, have no choice to make."""
-    assert choice("match: any, answer: 204") is None
+    assert choice("match: any, respond: 204") is None
     assert choice("match: any, backend: 'tcp://a:1', auth: none") is None
     assert choice("match: any, backend: 'tcp://a:1', auth: {kind: network, allow: [10.0.0.0/8]}") is None
 
@@ -116,35 +115,35 @@ async def test_a_socket_is_judged_by_where_it_is(tmp_path: Path) -> None:
     (tmp_path / "run" / "a").touch()
     (tmp_path / "b").touch()
     (tmp_path / "run" / "out").symlink_to(tmp_path / "b")
-    backend = f"backend: 'unix:{tmp_path}/run/{{query.t}}', auth: none, targets: {{unix: [run]}}"
+    backend = f"backend: 'unix:{tmp_path}/run/{{query.t}}', auth: none, allowed_targets: {{unix: [run]}}"
     found = many(f"match: any, {backend}", folder=tmp_path)
 
-    async def path(name: str) -> str | End:
-        chosen = await found.choose(asking(f"/?t={name}"), ANONYMOUS)
-        return chosen if isinstance(chosen, End) else await chosen.path()
+    async def path(name: str) -> str | Termination:
+        chosen = await found.select(asking(f"/?t={name}"), ANONYMOUS)
+        return chosen if isinstance(chosen, Termination) else await chosen.resolve_path()
 
     assert await path("a") == str(tmp_path / "run" / "a")
     for name in ("out", "gone", "..%2Fb", ".."):
         end = await path(name)
-        assert isinstance(end, End)
-        assert (end.reason, end.blame) == (Reason.FORBIDDEN, "front")
+        assert isinstance(end, Termination)
+        assert (end.reason, end.initiator) == (Reason.FORBIDDEN, "client")
 
 
 async def test_our_own_socket(tmp_path: Path) -> None:
     """It is forbidden unless that is written."""
-    own = OwnListeners()
+    own = ListeningAddresses()
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(tmp_path / "gw"))
         own.add(sock)
-        for written, fine in (("", False), (", own_listeners: true", True)):
-            backend = f"backend: 'unix:{tmp_path}/{{query.t}}', auth: none, targets: {{unix: [.]{written}}}"
-            chosen = await many(f"match: any, {backend}", folder=tmp_path, own=own).choose(asking("/?t=gw"), ANONYMOUS)
-            assert not isinstance(chosen, End)
-            assert isinstance(await chosen.path(), str) is fine
+        for written, fine in (("", False), (", allow_own_listeners: true", True)):
+            backend = f"backend: 'unix:{tmp_path}/{{query.t}}', auth: none, allowed_targets: {{unix: [.]{written}}}"
+            chosen = await many(f"match: any, {backend}", folder=tmp_path, own=own).select(asking("/?t=gw"), ANONYMOUS)
+            assert not isinstance(chosen, Termination)
+            assert isinstance(await chosen.resolve_path(), str) is fine
 
 
 def test_a_token_is_hidden_in_the_log(tmp_path: Path) -> None:
     """By the choice of its route."""
     (tmp_path / "t").write_text("")
-    found = many(f"match: any, backend: {{tokens: t, from: query.id}}, auth: none, {TARGETS}", folder=tmp_path)
-    assert found.hidden("/x?id=s3cret") == "/x?id=***"
+    found = many(f"match: any, backend: {{tokens: t, token_from: query.id}}, auth: none, {TARGETS}", folder=tmp_path)
+    assert found.redact_target("/x?id=s3cret") == "/x?id=***"

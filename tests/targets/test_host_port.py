@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsbridge.targets.host_port import is_address, read_host, read_port
+from wsbridge.backends.target_policy import is_ip_literal, parse_host, parse_port
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ from wsbridge.targets.host_port import is_address, read_host, read_port
 )
 def test_hosts(text: str, host: str) -> None:
     """They come in their normal form."""
-    assert read_host(text) == host
+    assert parse_host(text) == host
 
 
 @pytest.mark.parametrize(
@@ -72,13 +72,13 @@ def test_hosts(text: str, host: str) -> None:
 def test_what_is_no_host(text: str) -> None:
     """Other ways of writing addresses, zones, characters that end a host somewhere, and what is too long."""
     with pytest.raises(ValueError, match=r"."):
-        read_host(text)
+        parse_host(text)
 
 
 @pytest.mark.parametrize(("text", "port"), [("1", 1), ("22", 22), ("65535", 65535)])
 def test_ports(text: str, port: int) -> None:
     """In decimal digits."""
-    assert read_port(text) == port
+    assert parse_port(text) == port
 
 
 @pytest.mark.parametrize(
@@ -87,29 +87,29 @@ def test_ports(text: str, port: int) -> None:
 def test_what_is_no_port(text: str) -> None:
     """Out of range, or written in another way."""
     with pytest.raises(ValueError, match=r"."):
-        read_port(text)
+        parse_port(text)
 
 
 def test_addresses_are_told_from_names() -> None:
     """A host in its normal form shows which it is."""
-    assert is_address("10.0.0.5")
-    assert is_address("::1")
-    assert not is_address("localhost")
-    assert not is_address("1a.2b")
+    assert is_ip_literal("10.0.0.5")
+    assert is_ip_literal("::1")
+    assert not is_ip_literal("localhost")
+    assert not is_ip_literal("1a.2b")
 
 
 @given(st.one_of(st.text(max_size=40), st.from_regex(r"\[?[0-9a-fxX.:%\]]{1,30}", fullmatch=True)))
 def test_no_other_program_reads_another_address(text: str) -> None:
     """What passes as a name is no address to the C library, and what passes as an address is that one to it."""
     try:
-        host = read_host(text)
+        host = parse_host(text)
     except ValueError:
         return
     try:
         rows = socket.getaddrinfo(host, 1, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except OSError:
         rows = []
-    if is_address(host):
+    if is_ip_literal(host):
         assert {ip_address(row[4][0]) for row in rows} == {ip_address(host)}
     else:
         assert rows == []

@@ -8,12 +8,16 @@ import pytest
 
 from tests.targets.clients import asking
 from wsbridge.auth.identity import ANONYMOUS, Identity
-from wsbridge.backends.chosen import TokensBackendConfig, ToldBackendConfig
-from wsbridge.backends.tcp import TcpBackendConfig
-from wsbridge.backends.unix import UnixBackendConfig
-from wsbridge.protocol.target import PathPattern
-from wsbridge.targets import picker
-from wsbridge.targets.picker import TokenPicker, picker_of, told
+from wsbridge.backends import dynamic
+from wsbridge.backends.dynamic import (
+    TargetFromIdentityConfig,
+    TokenFileTarget,
+    TokensBackendConfig,
+    build_selector,
+    parse_identity_target,
+)
+from wsbridge.backends.tcp import TcpBackendConfig, UnixBackendConfig
+from wsbridge.protocol.uri import PathPattern
 
 PATH = PathPattern("/to/{host}/{port}")
 
@@ -25,87 +29,87 @@ def url(text: str, scheme: type = TcpBackendConfig) -> TcpBackendConfig:
 
 async def test_by_a_template() -> None:
     """Fields of the request and of the client make a target."""
-    found = picker_of(url("tcp://{host}:{port}"), PATH)
-    assert str(await found.pick(asking("/to/DB/22"), ANONYMOUS)) == "tcp://db:22"
-    assert found.hidden("/to/DB/22") == "/to/DB/22"
+    found = build_selector(url("tcp://{host}:{port}"), PATH)
+    assert str(await found.select(asking("/to/DB/22"), ANONYMOUS)) == "tcp://db:22"
+    assert found.redact_target("/to/DB/22") == "/to/DB/22"
     assert not found.names_sockets
     with pytest.raises(ValueError, match="no IPv4 address"):
-        await found.pick(asking("/to/127.1/22"), ANONYMOUS)
+        await found.select(asking("/to/127.1/22"), ANONYMOUS)
 
 
 async def test_by_a_claim() -> None:
     """Who a client is chooses as well as what he asks for."""
-    found = picker_of(url("tcp://{claims.host}:{query.p}"), None)
+    found = build_selector(url("tcp://{claims.host}:{query.p}"), None)
     alice = Identity("alice", claims={"host": "db"})
-    assert str(await found.pick(asking("/?p=22"), alice)) == "tcp://db:22"
+    assert str(await found.select(asking("/?p=22"), alice)) == "tcp://db:22"
     with pytest.raises(ValueError, match=r"has no claims\.host"):
-        await found.pick(asking("/?p=22&claims.host=db"), ANONYMOUS)
+        await found.select(asking("/?p=22&claims.host=db"), ANONYMOUS)
 
 
 async def test_a_named_socket_may_be_meant_as_a_token() -> None:
     """It is hidden, and one that is not there is the client's mistake."""
-    found = picker_of(url("unix:/run/vnc/{query.token}", UnixBackendConfig), None)
-    assert str(await found.pick(asking("/?token=a"), ANONYMOUS)) == "unix:/run/vnc/a"
-    assert found.hidden("/?token=a") == "/?token=***"
+    found = build_selector(url("unix:/run/vnc/{query.token}", UnixBackendConfig), None)
+    assert str(await found.select(asking("/?token=a"), ANONYMOUS)) == "unix:/run/vnc/a"
+    assert found.redact_target("/?token=a") == "/?token=***"
     assert found.names_sockets
 
 
 async def test_by_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has to be in the list, in just these letters; a changed list holds at once, a broken one does not."""
-    monkeypatch.setattr("wsbridge.reread.EVERY", 0.0)
+    monkeypatch.setattr("wsbridge.reloading_file.CHECK_INTERVAL", 0.0)
     file = tmp_path / "tokens"
     file.write_text("s3cret: 10.0.0.1:22\n")
-    found = picker_of(TokensBackendConfig.model_validate({"tokens": str(file), "from": "query.id"}), None)
+    found = build_selector(TokensBackendConfig.model_validate({"tokens": str(file), "token_from": "query.id"}), None)
 
-    assert str(await found.pick(asking("/?id=s3cret"), ANONYMOUS)) == "tcp://10.0.0.1:22"
-    assert found.hidden("/?id=s3cret") == "/?id=***"
+    assert str(await found.select(asking("/?id=s3cret"), ANONYMOUS)) == "tcp://10.0.0.1:22"
+    assert found.redact_target("/?id=s3cret") == "/?id=***"
     for token in ("S3CRET", "s3cret%20", "s3cret:", "%23", ""):
         with pytest.raises(ValueError, match=r"not in the list|has no query\.id") as caught:
-            await found.pick(asking(f"/?id={token}"), ANONYMOUS)
+            await found.select(asking(f"/?id={token}"), ANONYMOUS)
         assert "s3cret" not in str(caught.value).lower()
 
     (tmp_path / "next").write_text("other: 10.0.0.2:22\n")
     (tmp_path / "next").rename(file)
-    assert str(await found.pick(asking("/?id=other"), ANONYMOUS)) == "tcp://10.0.0.2:22"
+    assert str(await found.select(asking("/?id=other"), ANONYMOUS)) == "tcp://10.0.0.2:22"
     with pytest.raises(ValueError, match="not in the list"):
-        await found.pick(asking("/?id=s3cret"), ANONYMOUS)
+        await found.select(asking("/?id=s3cret"), ANONYMOUS)
 
     (tmp_path / "next").write_text("broken\n")
     (tmp_path / "next").rename(file)
-    assert str(await found.pick(asking("/?id=other"), ANONYMOUS)) == "tcp://10.0.0.2:22"
+    assert str(await found.select(asking("/?id=other"), ANONYMOUS)) == "tcp://10.0.0.2:22"
 
 
 async def test_a_token_of_the_path_or_of_the_client(tmp_path: Path) -> None:
     """`from` says where it is."""
     (tmp_path / "t").write_text("alice: 10.0.0.1:22\n")
-    by_path = TokensBackendConfig.model_validate({"tokens": str(tmp_path / "t"), "from": "host"})
-    by_name = TokensBackendConfig.model_validate({"tokens": str(tmp_path / "t"), "from": "identity"})
+    by_path = TokensBackendConfig.model_validate({"tokens": str(tmp_path / "t"), "token_from": "host"})
+    by_name = TokensBackendConfig.model_validate({"tokens": str(tmp_path / "t"), "token_from": "identity"})
 
-    assert str(await picker_of(by_path, PATH).pick(asking("/to/alice/1"), ANONYMOUS)) == "tcp://10.0.0.1:22"
-    assert picker_of(by_path, PATH).token(asking("/to/alice/1"), ANONYMOUS) == "alice"
-    assert picker_of(by_path, PATH).token(asking("/to/bob/1"), ANONYMOUS) is None
-    assert picker_of(by_path, PATH).token(asking("/"), ANONYMOUS) is None
-    assert picker_of(url("tcp://{host}:1"), PATH).token(asking("/to/alice/1"), ANONYMOUS) is None
-    assert picker_of(by_path, PATH).hidden("/to/alice/1") == "/to/***/1"
-    assert str(await picker_of(by_name, None).pick(None, Identity("alice"))) == "tcp://10.0.0.1:22"
+    assert str(await build_selector(by_path, PATH).select(asking("/to/alice/1"), ANONYMOUS)) == "tcp://10.0.0.1:22"
+    assert build_selector(by_path, PATH).target_token(asking("/to/alice/1"), ANONYMOUS) == "alice"
+    assert build_selector(by_path, PATH).target_token(asking("/to/bob/1"), ANONYMOUS) is None
+    assert build_selector(by_path, PATH).target_token(asking("/"), ANONYMOUS) is None
+    assert build_selector(url("tcp://{host}:1"), PATH).target_token(asking("/to/alice/1"), ANONYMOUS) is None
+    assert build_selector(by_path, PATH).redact_target("/to/alice/1") == "/to/***/1"
+    assert str(await build_selector(by_name, None).select(None, Identity("alice"))) == "tcp://10.0.0.1:22"
 
 
 def test_a_list_is_read_at_the_start(tmp_path: Path) -> None:
     """One that cannot be used stops it."""
     config = TokensBackendConfig.model_validate({"tokens": str(tmp_path / "gone")})
     with pytest.raises(ValueError, match="No such file"):
-        TokenPicker(config, None)
+        TokenFileTarget(config, None)
 
 
 async def test_by_what_the_identity_is_for() -> None:
     """Its URL, of a scheme that the backend may speak."""
-    found = picker_of(ToldBackendConfig.model_validate({"url": "{target}", "schemes": ["tcp"]}), None)
-    assert str(await found.pick(None, Identity("a", target="tcp://DB:22"))) == "tcp://db:22"
-    assert found.hidden("/x?y=z") == "/x?y=z"
+    found = build_selector(TargetFromIdentityConfig.model_validate({"url": "{target}", "schemes": ["tcp"]}), None)
+    assert str(await found.select(None, Identity("a", target="tcp://DB:22"))) == "tcp://db:22"
+    assert found.redact_target("/x?y=z") == "/x?y=z"
     with pytest.raises(ValueError, match="tls is none of the schemes"):
-        await found.pick(None, Identity("a", target="tls://db:22"))
+        await found.select(None, Identity("a", target="tls://db:22"))
     with pytest.raises(ValueError, match="no target goes with the identity"):
-        await found.pick(None, Identity("a"))
+        await found.select(None, Identity("a"))
 
 
 @pytest.mark.parametrize(
@@ -120,7 +124,7 @@ async def test_by_what_the_identity_is_for() -> None:
 )
 def test_urls_of_identities(text: str, target: str) -> None:
     """Their normal form."""
-    assert str(told(text)) == target
+    assert str(parse_identity_target(text)) == target
 
 
 @pytest.mark.parametrize(
@@ -144,11 +148,11 @@ def test_urls_of_identities(text: str, target: str) -> None:
             "tcp://db:22\n",
             "tcp://db:022",
         ),
-        "ws://db/" + "x" * picker.LONGEST,
+        "ws://db/" + "x" * dynamic.MAX_TARGET_URL_LENGTH,
     ],
 )
 def test_urls_that_cannot_be_dialled(text: str) -> None:
     """Whoever said them; they are not quoted, since they can hold secrets."""
     with pytest.raises(ValueError, match=r"the identity's target|the host|the port|the path|the address") as caught:
-        told(text)
+        parse_identity_target(text)
     assert "s3cret" not in str(caught.value)

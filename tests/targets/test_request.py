@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from tests.targets.clients import asking
 from wsbridge.auth.identity import ANONYMOUS, Identity
-from wsbridge.protocol.target import PathPattern
-from wsbridge.targets.request import LONGEST, hidden, value_of
+from wsbridge.backends.target_template import MAX_FIELD_LENGTH, field_value, redact_field
+from wsbridge.protocol.uri import PathPattern
 
 PATH = PathPattern("/to/{host}/{port}/*")
 ALICE = Identity("alice", "basic", {"room": "7", "https://x/y": "z"})
@@ -34,7 +34,7 @@ ALICE = Identity("alice", "basic", {"room": "7", "https://x/y": "z"})
 )
 def test_values(field: str, target: str, value: str) -> None:
     """Of a segment, a parameter, a claim or the name; what is escaped is decoded once."""
-    assert value_of(field, asking(target), PATH, ALICE) == value
+    assert field_value(field, asking(target), PATH, ALICE) == value
 
 
 @pytest.mark.parametrize(
@@ -58,21 +58,21 @@ def test_values(field: str, target: str, value: str) -> None:
 def test_what_a_client_has_not(field: str, target: str, words: str) -> None:
     """Missing, empty, twice, not decodable, too long: a sentence that does not quote the value."""
     with pytest.raises(ValueError, match=r".") as caught:
-        value_of(field, asking(target), PATH, ALICE)
+        field_value(field, asking(target), PATH, ALICE)
     assert words in str(caught.value)
 
 
 def test_nobody_has_no_name() -> None:
     """An identity without a name fills no field."""
     with pytest.raises(ValueError, match="has no identity"):
-        value_of("identity", asking("/"), None, ANONYMOUS)
+        field_value("identity", asking("/"), None, ANONYMOUS)
 
 
 @pytest.mark.parametrize("field", ["query.t", "host"])
 def test_plain_tcp_says_nothing(field: str) -> None:
     """Without a request there is neither path nor query."""
     with pytest.raises(ValueError, match="the client has no"):
-        value_of(field, None, PATH, ALICE)
+        field_value(field, None, PATH, ALICE)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_plain_tcp_says_nothing(field: str) -> None:
 )
 def test_a_token_is_hidden(field: str, target: str, shown: str) -> None:
     """Whatever its parameter or segment is called."""
-    assert hidden(target, PATH, field) == shown
+    assert redact_field(target, PATH, field) == shown
 
 
 TOKEN = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters="&#?/%="), min_size=8)
@@ -98,14 +98,16 @@ TOKEN = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_ch
 @given(token=TOKEN, before=st.sampled_from(["", "a=1&", "id2=x&"]), after=st.sampled_from(["", "&id=1", "&x"]))
 def test_no_token_is_shown(token: str, before: str, after: str) -> None:
     """Wherever its parameter stands in the query."""
-    assert token not in hidden(f"/?{before}id={token}{after}", None, "query.id").partition("?")[2].replace("***", "")
+    assert token not in redact_field(f"/?{before}id={token}{after}", None, "query.id").partition("?")[2].replace(
+        "***", ""
+    )
 
 
 @given(st.text(max_size=60))
 def test_any_query_gives_a_value_or_a_sentence(query: str) -> None:
     """Nothing else is raised, and a value is never longer than allowed."""
     try:
-        assert 0 < len(value_of("query.t", asking(f"/?t={query}"), None, ANONYMOUS)) <= LONGEST
+        assert 0 < len(field_value("query.t", asking(f"/?t={query}"), None, ANONYMOUS)) <= MAX_FIELD_LENGTH
     except ValueError as error:
         assert "\n" not in str(error)
 
@@ -126,4 +128,4 @@ def test_any_query_gives_a_value_or_a_sentence(query: str) -> None:
 )
 def test_a_segment_is_hidden_where_it_was_meant_as_one(pattern: str, target: str, shown: str) -> None:
     """Whoever writes too much or too little behind his token does not have it logged; other paths are left alone."""
-    assert hidden(target, PathPattern(pattern), "host") == shown
+    assert redact_field(target, PathPattern(pattern), "host") == shown

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from wsbridge.targets.sockets import real_socket
+from wsbridge.backends.target_policy import resolve_socket_path
 
 
 @pytest.fixture
@@ -29,7 +29,9 @@ def places(tmp_path: Path) -> Iterator[Path]:
 
 def look(places: Path, path: str, *, must_be: bool = True, own: str = "") -> str:
     """Judge a path below the places by the folder `vnc`."""
-    found = real_socket(f"{places}/{path}", [places / "vnc"], lambda real: real.endswith(own or "\0"), must_be=must_be)
+    found = resolve_socket_path(
+        f"{places}/{path}", [places / "vnc"], lambda real: real.endswith(own or "\0"), must_exist=must_be
+    )
     return str(Path(found).relative_to(os.path.realpath(places)))
 
 
@@ -66,7 +68,7 @@ def test_links_inside_are_followed(places: Path) -> None:
 def test_a_folder_may_be_a_link_itself(places: Path) -> None:
     """The one that is written is followed, too."""
     (places / "run").symlink_to(places / "vnc")
-    assert real_socket(f"{places}/vnc/a", [places / "run"], lambda _: False, must_be=True).endswith("/vnc/a")
+    assert resolve_socket_path(f"{places}/vnc/a", [places / "run"], lambda _: False, must_exist=True).endswith("/vnc/a")
 
 
 def test_a_socket_that_is_not_there(places: Path) -> None:

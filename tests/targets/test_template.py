@@ -6,16 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsbridge.config.template import Template, read_backend_url
-from wsbridge.protocol.target import check_target
-from wsbridge.targets.host_port import read_host
-from wsbridge.targets.template import LONGEST_PATH, at_host, at_path, fill
+from wsbridge.backends.target_policy import parse_host
+from wsbridge.backends.target_template import MAX_TARGET_PATH_LENGTH, fill_template, host_target, unix_target
+from wsbridge.config.urls import UrlTemplate, read_backend_url
+from wsbridge.protocol.uri import check_target
 
 
-def template(text: str) -> Template:
+def template(text: str) -> UrlTemplate:
     """Read one."""
     found = read_backend_url(text)
-    assert isinstance(found, Template)
+    assert isinstance(found, UrlTemplate)
     return found
 
 
@@ -33,9 +33,9 @@ def template(text: str) -> Template:
 )
 def test_targets(text: str, values: dict[str, str], result: str) -> None:
     """Every value stands in its place; the target is in its normal form."""
-    target = fill(template(text), values)
+    target = fill_template(template(text), values)
     assert str(target) == result
-    assert type(target) is not Template
+    assert type(target) is not UrlTemplate
 
 
 @pytest.mark.parametrize(
@@ -75,26 +75,26 @@ def test_targets(text: str, values: dict[str, str], result: str) -> None:
 def test_values_that_fit_nowhere(text: str, values: dict[str, str]) -> None:
     """What would end its place, leave its folder, or mean another address."""
     with pytest.raises(ValueError, match=r"."):
-        fill(template(text), values)
+        fill_template(template(text), values)
 
 
 def test_a_long_path_is_refused() -> None:
     """Escapes make a value longer than it was."""
-    with pytest.raises(ValueError, match=f"{LONGEST_PATH} are the most"):
-        fill(template("ws://a/{a}{b}"), {"a": "ü" * 500, "b": "ü" * 500})
+    with pytest.raises(ValueError, match=f"{MAX_TARGET_PATH_LENGTH} are the most"):
+        fill_template(template("ws://a/{a}{b}"), {"a": "ü" * 500, "b": "ü" * 500})
 
 
 def test_text_forms() -> None:
     """IPv6 has brackets, a path its scheme."""
-    assert str(at_host("wss", "::1", 443, "/x")) == "wss://[::1]:443/x"
-    assert str(at_path("/run/x")) == "unix:/run/x"
+    assert str(host_target("wss", "::1", 443, "/x")) == "wss://[::1]:443/x"
+    assert str(unix_target("/run/x")) == "unix:/run/x"
 
 
 @pytest.mark.parametrize("path", ["x", "", "/a/../b", "/./a", "/a\0", "/" + "x" * 107])
 def test_paths_of_no_socket(path: str) -> None:
     """Relative, not plain, too long."""
     with pytest.raises(ValueError, match=r"."):
-        at_path(path)
+        unix_target(path)
 
 
 TEMPLATES = ["tcp://{a}:{b}", "tcp://{a}.vms.example:5900", "tcp://10.0.0.{a}:59{b}", "wss://gw.example/{a}?x={b}"]
@@ -108,7 +108,7 @@ TEMPLATES = ["tcp://{a}:{b}", "tcp://{a}.vms.example:5900", "tcp://10.0.0.{a}:59
 def test_no_value_leaves_its_place(text: str, a: str, b: str) -> None:
     """Whatever the values are: the fixed parts of the template hold, and each part is well-formed."""
     try:
-        target = fill(template(text), {"a": a, "b": b})
+        target = fill_template(template(text), {"a": a, "b": b})
     except ValueError:
         return
     if target.scheme == "unix":
@@ -116,7 +116,7 @@ def test_no_value_leaves_its_place(text: str, a: str, b: str) -> None:
         assert ".." not in target.path.split("/")
         assert target.path.count("/") == text.count("/")
         return
-    assert read_host(target.host) == target.host
+    assert parse_host(target.host) == target.host
     assert 1 <= target.port <= 65535
     if "vms" in text:
         assert target.host.endswith(".vms.example")

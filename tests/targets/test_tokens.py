@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsbridge.targets import tokens
-from wsbridge.targets.tokens import read_target, read_tokens
+from wsbridge.backends import token_file
+from wsbridge.backends.token_file import parse_token_target, read_token_file
 
 
-def shown(path: Path, form: tokens.Form = "lines") -> dict[str, str]:
+def shown(path: Path, form: token_file.TokenListFormat = "lines") -> dict[str, str]:
     """Read a list, its targets as text."""
-    return {token: str(target) for token, target in read_tokens(path, form).items()}
+    return {token: str(target) for token, target in read_token_file(path, form).items()}
 
 
 def test_a_file_of_lines(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_a_folder_of_files_named_by_their_token(tmp_path: Path) -> None:
     """Each has its target alone; a token can be no path, since nothing is opened for one."""
     (tmp_path / "vm1").write_text("10.0.0.1:5900\r\n")
     (tmp_path / "vm2").write_text("\n[::1]:5900")
-    assert shown(tmp_path, "names") == {"vm1": "tcp://10.0.0.1:5900", "vm2": "tcp://[::1]:5900"}
+    assert shown(tmp_path, "files") == {"vm1": "tcp://10.0.0.1:5900", "vm2": "tcp://[::1]:5900"}
 
 
 def test_an_empty_list_leads_nowhere(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_bad_line_is_named_and_not_shown(tmp_path: Path, line: str) -> None:
     file = tmp_path / "tokens"
     file.write_text(f"good: 10.0.0.1:22\n{line}\n")
     with pytest.raises(ValueError, match="line 2") as caught:
-        read_tokens(file, "lines")
+        read_token_file(file, "lines")
     assert str(file) in str(caught.value)
     assert "s3cret" not in str(caught.value)
 
@@ -118,7 +118,7 @@ def test_many_bad_lines(tmp_path: Path) -> None:
     file = tmp_path / "tokens"
     file.write_text("bad\n" * 12)
     with pytest.raises(ValueError, match="line 5 is not of the form token: host:port; and 7 more"):
-        read_tokens(file, "lines")
+        read_token_file(file, "lines")
 
 
 def test_a_token_that_stands_twice(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_token_that_stands_twice(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("t: 10.0.0.1:22\n")
     (tmp_path / "b").write_text("x: 10.0.0.1:22\nt: 10.0.0.2:22\n")
     with pytest.raises(ValueError, match="b: line 2: the token stands in the list before"):
-        read_tokens(tmp_path, "lines")
+        read_token_file(tmp_path, "lines")
 
 
 @pytest.mark.parametrize("text", ["", "\udcff", "10.0.0.1:1\n10.0.0.2:2\n", "t: 10.0.0.1:1"])
@@ -134,7 +134,7 @@ def test_a_file_of_one_target_has_one_line(tmp_path: Path, text: str) -> None:
     """Its name is a token, and so it is not told."""
     (tmp_path / "s3cret").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(ValueError, match="a file") as caught:
-        read_tokens(tmp_path, "names")
+        read_token_file(tmp_path, "files")
     assert "s3cret" not in str(caught.value)
 
 
@@ -144,18 +144,18 @@ def test_what_is_no_list(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for name, words in (("gone", "No such file"), ("pipe", "no plain file"), ("latin", "line 2 is not UTF-8")):
         with pytest.raises(ValueError, match=words):
-            read_tokens(tmp_path / name, "lines")
-    with pytest.raises(ValueError, match="is no folder"):
-        read_tokens(tmp_path / "latin", "names")
+            read_token_file(tmp_path / name, "lines")
+    with pytest.raises(ValueError, match="is not a directory"):
+        read_token_file(tmp_path / "latin", "files")
 
 
 def test_a_list_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over all files of a folder."""
-    monkeypatch.setattr(tokens, "LARGEST", 20)
+    monkeypatch.setattr(token_file, "MAX_TOKEN_FILE_BYTES", 20)
     (tmp_path / "a").write_text("a: 10.0.0.1:1\n")
     (tmp_path / "b").write_text("b: 10.0.0.1:1\n")
     with pytest.raises(ValueError, match="more than 20 bytes"):
-        read_tokens(tmp_path, "lines")
+        read_token_file(tmp_path, "lines")
 
 
 @given(st.binary(max_size=200) | st.text("ab:#. \r\n[]0123", max_size=60).map(str.encode))
@@ -164,18 +164,18 @@ def test_any_file_gives_targets_or_one_sentence(tmp_path_factory: pytest.TempPat
     file = tmp_path_factory.getbasetemp() / "fuzzed"
     file.write_bytes(data)
     try:
-        found = read_tokens(file, "lines")
+        found = read_token_file(file, "lines")
     except ValueError as error:
         assert str(file) in str(error)
         return
     for token, target in found.items():
         assert token
         assert target.scheme in ("tcp", "unix")
-        assert read_target(str(target).removeprefix("tcp://")) == target
+        assert parse_token_target(str(target).removeprefix("tcp://")) == target
 
 
 @given(st.text(max_size=40))
 def test_any_text_is_a_target_or_none(text: str) -> None:
     """Nothing but a ValueError is raised."""
     with contextlib.suppress(ValueError):
-        assert read_target(text).scheme in ("tcp", "unix")
+        assert parse_token_target(text).scheme in ("tcp", "unix")

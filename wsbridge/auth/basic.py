@@ -14,19 +14,16 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, PlainValidator, WithJsonSchema
 
-from wsbridge.auth import bcrypt
-from wsbridge.auth.auth import Lent
-from wsbridge.auth.bcrypt import Bcrypt
-from wsbridge.auth.caller import Caller
-from wsbridge.auth.htpasswd import Stored, parse
+from wsbridge.auth import passwords
+from wsbridge.auth.base import AuthServices
 from wsbridge.auth.identity import Denied, Identity
-from wsbridge.auth.passwords import LONGEST_KEPT
-from wsbridge.config.scalars import Duration, FilePath
-from wsbridge.config.section import AuthSection, Context, Fault
-from wsbridge.config.text import as_text
-from wsbridge.protocol.basic import BadBasic, challenge, read_basic
+from wsbridge.auth.passwords import MAX_PASSWORD_CACHE_SECONDS, BcryptHash, PasswordHash, parse_htpasswd
+from wsbridge.config.base import AuthSection, Issue, LoadContext
+from wsbridge.config.types import Duration, FilePath, as_text
+from wsbridge.context import AuthRequest
+from wsbridge.protocol.credentials import BasicAuthError, basic_challenge, parse_basic
 from wsbridge.reasons import Reason
-from wsbridge.reread import Reread, parsed
+from wsbridge.reloading_file import ReloadingFile, parse_file
 
 
 def read_realm(value: object) -> str:
@@ -37,32 +34,32 @@ def read_realm(value: object) -> str:
     return text
 
 
-def short(seconds: float) -> float:
+def check_cache_time(seconds: float) -> float:
     """Check that a pair is not known for too long."""
-    if seconds > LONGEST_KEPT:
+    if seconds > MAX_PASSWORD_CACHE_SECONDS:
         raise ValueError("must not be more than 1h")
     return seconds
 
 
 class BasicConfig(AuthSection):
-    """Users and passwords."""
+    """HTTP Basic authentication."""
 
     kind: Literal["basic"] = "basic"
-    """basic: by name and password."""
+    """basic: user name and password (HTTP Basic)."""
     users: FilePath
-    """File of the users, by wsbridge hash-password or htpasswd -B; read again when it has changed."""
+    """Users file, with lines from wsbridge hash-password or htpasswd -B; reloaded when it changes."""
     realm: Annotated[str, PlainValidator(read_realm), WithJsonSchema({"type": "string"})] = "wsbridge"
-    """What browsers show when they ask for name and password."""
-    cache: Annotated[Duration, AfterValidator(short)] = 60.0
-    """How long a password that was right is not verified again; at most 1h. 0s: each one is verified."""
+    """Realm that browsers show in the password prompt."""
+    cache: Annotated[Duration, AfterValidator(check_cache_time)] = 60.0
+    """How long a verified password is cached; at most 1h. 0s: no cache."""
 
-    def faults(self, context: Context) -> Iterable[Fault]:
+    def validate_values(self, context: LoadContext) -> Iterable[Issue]:
         """Try whether the users can be read."""
-        if context.files:
+        if context.check_files:
             try:
-                filled(load(self.users), self.users)
+                require_users(load_users(self.users), self.users)
             except (OSError, ValueError) as error:
-                yield Fault(("users",), str(error), "E033")
+                yield Issue(("users",), str(error), "E033")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,28 +67,28 @@ class Users:
     """What a file of users says.
 
     Attributes:
-        stored: The hash of each one's password, by name.
+        hashes: The hash of each one's password, by name.
         names: All names.
     """
 
-    stored: Mapping[str, Stored]
+    hashes: Mapping[str, PasswordHash]
     names: tuple[str, ...]
 
 
-def load(path: Path) -> Users:
+def load_users(path: Path) -> Users:
     """Read the users of a file.
 
     Raises:
         OSError: It cannot be read.
         ValueError: What is wrong with it, as one sentence.
     """
-    users = parsed(path, parse)
-    if any(isinstance(stored, Bcrypt) for stored in users.values()) and not bcrypt.available():
+    users = parse_file(path, parse_htpasswd)
+    if any(isinstance(stored, BcryptHash) for stored in users.values()) and not passwords.bcrypt_available():
         raise ValueError(f"{path}: has hashes of bcrypt, which need a library: pip install 'wsbridge[auth]'")
     return Users(users, tuple(users))
 
 
-def filled(users: Users, path: Path) -> None:
+def require_users(users: Users, path: Path) -> None:
     """Refuse a list without a user: at start it is an oversight; emptied later it lets nobody in.
 
     Raises:
@@ -102,42 +99,48 @@ def filled(users: Users, path: Path) -> None:
 
 
 class BasicAuth:
-    """See `wsbridge.auth.auth.Auth`.
+    """See `wsbridge.auth.base.Auth`.
 
     Raises:
         ValueError: The file of users cannot be used.
     """
 
-    def __init__(self, config: BasicConfig, lent: Lent) -> None:
-        self._users = Reread(config.users, load)
-        filled(self._users.last, config.users)
-        self._keep = config.cache
-        self._passwords = lent.passwords
-        self._challenges = (challenge(config.realm),)
+    def __init__(self, config: BasicConfig, services: AuthServices) -> None:
+        self._users = ReloadingFile(config.users, load_users)
+        require_users(self._users.current, config.users)
+        self._cache_seconds = config.cache
+        self._password_checker = services.password_checker
+        self._challenges = (basic_challenge(config.realm),)
 
-    async def identify(self, caller: Caller) -> Identity | Denied:
+    async def identify(self, context: AuthRequest) -> Identity | Denied:
         """Look at the Authorization header; a user whom nobody knows costs what one costs whom the list has."""
-        shown = None if caller.request is None else read_basic(caller.request.headers)
+        shown = None if context.request is None else parse_basic(context.request.headers)
         if shown is None:
             return Denied("no name and password", challenges=self._challenges)
-        if isinstance(shown, BadBasic):
-            return self._wrong(shown.text)
+        if isinstance(shown, BasicAuthError):
+            return self._denied(shown.detail)
         users = await self._users.get()
         if not users.names:
-            return self._wrong("the list of users is empty")
-        known = users.stored.get(shown.name)
-        stored = known or self._decoy(users, shown.name)
-        right = await self._passwords.verify(shown.name, shown.password, stored, self._keep)
+            return self._denied("the list of users is empty")
+        known = users.hashes.get(shown.username)
+        stored = known or self._dummy_hash(users, shown.username)
+        right = await self._password_checker.verify(shown.username, shown.password, stored, self._cache_seconds)
         if right is None:
-            waiting = f"{self._passwords.queue} passwords wait to be verified, and password_queue allows no more"
+            waiting = (
+                f"{self._password_checker.max_queue} passwords wait to be verified, and password_queue allows no more"
+            )
             return Denied(waiting, Reason.OVERLOAD)
         if known is None:
-            return self._wrong("a user whom the list does not have")
-        return Identity(shown.name, "basic") if right else self._wrong(f'a wrong password for the user "{shown.name}"')
+            return self._denied("a user whom the list does not have")
+        return (
+            Identity(shown.username, "basic")
+            if right
+            else self._denied(f'a wrong password for the user "{shown.username}"')
+        )
 
-    def _wrong(self, detail: str) -> Denied:
-        return Denied(detail, tried=True, challenges=self._challenges)
+    def _denied(self, detail: str) -> Denied:
+        return Denied(detail, failed_login=True, challenges=self._challenges)
 
-    def _decoy(self, users: Users, name: str) -> Stored:
+    def _dummy_hash(self, users: Users, name: str) -> PasswordHash:
         """Give what to verify for a user who is not there: always of the same kind and cost for the same name."""
-        return users.stored[users.names[self._passwords.pick(name, len(users.names))]].decoy()
+        return users.hashes[users.names[self._password_checker.stable_index(name, len(users.names))]].dummy_hash()

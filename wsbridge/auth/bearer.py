@@ -1,53 +1,182 @@
-"""Bearer: who shows a token of a list comes in (RFC 6750).
-
-Lives here: the section behind `auth: {kind: bearer, …}` and the class. Must not live here: where a token stands in a
-request (`credentials`), what a line of the list means (`tokens`).
-"""
+"""Bearer tokens and the token file."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
-from wsbridge.auth.auth import Lent
-from wsbridge.auth.caller import Caller
-from wsbridge.auth.credentials import Shown, TokenSection, denied, token_of
+from wsbridge.auth.base import AuthServices
+from wsbridge.auth.credentials import TokenFound, TokenSection, find_token, token_denied
 from wsbridge.auth.identity import Denied, Identity
-from wsbridge.auth.tokens import Token, digest_of, parse
-from wsbridge.config.scalars import FilePath
-from wsbridge.config.section import Context, Fault
-from wsbridge.reread import Reread, parsed
+from wsbridge.config.base import Issue, LoadContext
+from wsbridge.config.types import NAME_REGEX, FilePath
+from wsbridge.context import AuthRequest
+from wsbridge.reloading_file import ReloadingFile, parse_file
+
+MAX_TOKEN_LINE_LENGTH: Final = 4096
+"""Characters of a line."""
+MAX_REPORTED_ERRORS: Final = 5
+"""Bad lines that are told at once."""
+
+_TOKEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]{0,63}")
+_HASH = re.compile(r"sha256:([0-9A-Fa-f]{64})")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_TIMESTAMP = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
+
+
+@dataclass(frozen=True, slots=True)
+class BearerToken:
+    """A token of the list.
+
+    Attributes:
+        name: Who it stands for.
+        digest: Its SHA-256, 32 bytes. It needs no salt: a token is random, so there is nothing to guess.
+        expires: Seconds since 1970 from which it is not taken; None for never.
+        routes: The routes it is for; None for all that take tokens of this list.
+    """
+
+    name: str
+    digest: bytes
+    expires: float | None = None
+    routes: frozenset[str] | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """The first of its hash, which tells it from others of the same name."""
+        return self.digest[:8].hex()
+
+    def to_line(self) -> str:
+        """Write it as the list has it."""
+        parts = [self.name, f"sha256:{self.digest.hex()}"]
+        if self.expires is not None:
+            parts.append(f"expires={datetime.fromtimestamp(self.expires, UTC):%Y-%m-%dT%H:%M:%SZ}")
+        if self.routes is not None:
+            parts.append(f"routes={','.join(sorted(self.routes))}")
+        return " ".join(parts)
+
+
+def token_digest(token: str) -> bytes:
+    """Give what a token is known by."""
+    return sha256(token.encode("utf-8")).digest()
+
+
+def parse_token_name(text: str) -> str:
+    """Read the name that a token stands for."""
+    if not _TOKEN_NAME.fullmatch(text):
+        raise ValueError("the name must be 1 to 64 letters, digits and _ . @ + -, the first a letter or digit")
+    return text
+
+
+def parse_expiry(text: str) -> float:
+    """Read a moment of UTC, `2027-01-01T00:00:00Z`, or the begin of a day, `2027-01-01`.
+
+    Returns:
+        Seconds since 1970.
+    """
+    whole = f"{text}T00:00:00Z" if _DATE.fullmatch(text) else text
+    try:
+        if _TIMESTAMP.fullmatch(whole):
+            return datetime.strptime(whole, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        pass
+    raise ValueError("expires must be a moment such as 2027-01-01T00:00:00Z, or a day such as 2027-01-01")
+
+
+def parse_routes(text: str) -> frozenset[str]:
+    """Read the names of routes, with commas between them."""
+    names = text.split(",")
+    if not all(re.fullmatch(NAME_REGEX, name) for name in names):
+        raise ValueError("routes must be names of routes with commas between them and no blanks")
+    return frozenset(names)
+
+
+def parse_token_list(text: str) -> Mapping[bytes, BearerToken]:
+    """Read a list of tokens; empty lines, and those that begin with #, are left out.
+
+    Returns:
+        The tokens by their hashes; may be empty.
+
+    Raises:
+        ValueError: The numbers of the bad lines, with what is wrong with each; nothing of what stands there is told.
+    """
+    tokens: dict[bytes, BearerToken] = {}
+    lines: dict[bytes, int] = {}
+    bad: list[str] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        entry = line.strip(" \t\r")
+        if not entry or entry.startswith("#"):
+            continue
+        try:
+            token = _parse_entry(entry)
+            if token.digest in tokens:
+                raise ValueError(f"the token stands in line {lines[token.digest]} already")  # noqa: TRY301  one telling for all
+        except ValueError as error:
+            bad.append(f"line {number}: {error}")
+            continue
+        tokens[token.digest] = token
+        lines[token.digest] = number
+    if bad:
+        more = f"; and {len(bad) - MAX_REPORTED_ERRORS} more" if len(bad) > MAX_REPORTED_ERRORS else ""
+        raise ValueError("; ".join(bad[:MAX_REPORTED_ERRORS]) + more)
+    return tokens
+
+
+def _parse_entry(entry: str) -> BearerToken:
+    if len(entry) > MAX_TOKEN_LINE_LENGTH:
+        raise ValueError(f"has {len(entry)} characters, and the most is {MAX_TOKEN_LINE_LENGTH}")
+    name, *rest = re.split(r"[ \t]+", entry)
+    parse_token_name(name)
+    found = _HASH.fullmatch(rest[0]) if rest else None
+    if found is None:
+        raise ValueError(
+            'after the name must stand sha256: and 64 hexadecimal digits; "wsbridge new-token" makes a line'
+        )
+    expires: float | None = None
+    routes: frozenset[str] | None = None
+    for part in rest[1:]:
+        key, _, value = part.partition("=")
+        if key == "expires" and expires is None:
+            expires = parse_expiry(value)
+        elif key == "routes" and routes is None:
+            routes = parse_routes(value)
+        else:
+            raise ValueError("after the hash may stand expires=… and routes=…, each once and without blanks")
+    return BearerToken(name, bytes.fromhex(found[1]), expires, routes)
 
 
 class BearerConfig(TokenSection):
-    """Tokens of a list."""
+    """Static bearer tokens from a file."""
 
     kind: Literal["bearer"] = "bearer"
-    """bearer: by a token of a list."""
+    """bearer: static bearer token."""
     tokens: FilePath
-    """File of the tokens' hashes, its lines by wsbridge new-token; read again when it has changed."""
+    """Token file, with lines from wsbridge new-token; reloaded when it changes."""
 
-    def faults(self, context: Context) -> Iterable[Fault]:
+    def validate_values(self, context: LoadContext) -> Iterable[Issue]:
         """Try whether there are tokens in the file."""
-        if context.files:
+        if context.check_files:
             try:
-                filled(load(self.tokens), self.tokens)
+                require_tokens(load_tokens(self.tokens), self.tokens)
             except (OSError, ValueError) as error:
-                yield Fault(("tokens",), str(error), "E033")
+                yield Issue(("tokens",), str(error), "E033")
 
 
-def load(path: Path) -> Mapping[bytes, Token]:
+def load_tokens(path: Path) -> Mapping[bytes, BearerToken]:
     """Read the tokens of a file.
 
     Raises:
         OSError: It cannot be read.
         ValueError: What is wrong with it, as one sentence.
     """
-    return parsed(path, parse)
+    return parse_file(path, parse_token_list)
 
 
-def filled(tokens: Mapping[bytes, Token], path: Path) -> None:
+def require_tokens(tokens: Mapping[bytes, BearerToken], path: Path) -> None:
     """Refuse a list without a token: at start it is an oversight; emptied later it lets nobody in.
 
     Raises:
@@ -58,7 +187,7 @@ def filled(tokens: Mapping[bytes, Token], path: Path) -> None:
 
 
 class BearerAuth:
-    """See `wsbridge.auth.auth.Auth`.
+    """See `wsbridge.auth.base.Auth`.
 
     A token is looked up by its hash: what that takes tells nothing of any token of the list. Whatever is wrong with a
     token, the client is told the same.
@@ -67,27 +196,27 @@ class BearerAuth:
         ValueError: The file of tokens cannot be used.
     """
 
-    def __init__(self, config: BearerConfig, lent: Lent) -> None:
-        self._tokens = Reread(config.tokens, load)
-        filled(self._tokens.last, config.tokens)
+    def __init__(self, config: BearerConfig, services: AuthServices) -> None:
+        self._tokens = ReloadingFile(config.tokens, load_tokens)
+        require_tokens(self._tokens.current, config.tokens)
         self._sources = config.sources
-        self._wall = lent.wall
+        self._wall_clock = services.wall_clock
 
-    async def identify(self, caller: Caller) -> Identity | Denied:
+    async def identify(self, context: AuthRequest) -> Identity | Denied:
         """Look up the token that the request shows."""
-        shown = token_of(caller, self._sources)
+        shown = find_token(context, self._sources)
         if isinstance(shown, Denied):
             return shown
-        token = (await self._tokens.get()).get(digest_of(shown.token))
+        token = (await self._tokens.get()).get(token_digest(shown.token))
         if token is None:
-            return denied("a token that the list does not have")
-        return self._judged(token, shown, caller.route)
+            return token_denied("a token that the list does not have")
+        return self._check_token(token, shown, context.route)
 
-    def _judged(self, token: Token, shown: Shown, route: str) -> Identity | Denied:
-        named = f'the token {token.short} of "{token.name}"'
-        if token.expires is not None and token.expires <= self._wall():
-            return denied(f"{named} has expired")
+    def _check_token(self, token: BearerToken, found: TokenFound, route: str) -> Identity | Denied:
+        named = f'the token {token.fingerprint} of "{token.name}"'
+        if token.expires is not None and token.expires <= self._wall_clock():
+            return token_denied(f"{named} has expired")
         if token.routes is not None and route not in token.routes:
-            return denied(f"{named} is not for the route {route}")
-        claims = {"token": token.short}
-        return Identity(token.name, "bearer", claims, token.expires, by_cookie=shown.by_cookie)
+            return token_denied(f"{named} is not for the route {route}")
+        claims = {"token": token.fingerprint}
+        return Identity(token.name, "bearer", claims, token.expires, by_cookie=found.by_cookie)

@@ -45,17 +45,17 @@ class Denied:
         detail: One sentence for the log; never a secret.
         reason: `unauthenticated`, `forbidden`, `auth_unavailable` where the one to ask could not be asked, or
             `overload` where too many ask.
-        tried: Whether a credential was shown, so that it counts as a failed login.
+        failed_login: Whether a credential was shown, so that it counts as a failed login.
         challenges: Values of WWW-Authenticate that say how to ask again (RFC 9110 section 11.6.1).
     """
 
     detail: str
     reason: Reason = Reason.UNAUTHENTICATED
-    tried: bool = False
+    failed_login: bool = False
     challenges: tuple[str, ...] = ()
 
 
-def together(identities: Sequence[Identity]) -> Identity:
+def merge_identities(identities: Sequence[Identity]) -> Identity:
     """Make one identity of several that all hold: the first name and target, all claims, the earliest end."""
     claims: dict[str, str] = {}
     for identity in reversed(identities):

@@ -1,40 +1,140 @@
-"""By JSON Web Token: who signed the token that a client shows, and what it says, is what lets him in.
-
-Lives here: the section behind `auth: {kind: jwt, …}` and the class: which keys a token is tried with. Must not live
-here: where a token stands (`credentials`), its form (`jwt_token`), keys (`jwt_keys`, `jwks`), claims (`jwt_claims`).
-"""
+"""JWT authenticator, claims to identity (PyJWT checks iss, aud, exp)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
-from typing import Annotated, Final, Literal
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Final, Literal
 
 import trio
 from pydantic import AfterValidator, BeforeValidator, Discriminator, PlainValidator, Tag
 
-from wsbridge.auth.auth import Lent
-from wsbridge.auth.caller import Caller
-from wsbridge.auth.credentials import TokenSection, denied, token_of
+from wsbridge.auth.base import AuthServices
+from wsbridge.auth.credentials import TokenSection, find_token, token_denied
 from wsbridge.auth.identity import Denied, Identity
 from wsbridge.auth.jwks import Jwks, JwksConfig
-from wsbridge.auth.jwt_claims import Rules, judge
-from wsbridge.auth.jwt_keys import JwtKeyConfig, KeyRing, key_of
-from wsbridge.auth.jwt_token import Token, holds, read_token, told
-from wsbridge.config.choice import ONE_OR_MANY, filled, listed, unique
-from wsbridge.config.extra import missing
-from wsbridge.config.scalars import Duration, DurationOrOff
-from wsbridge.config.section import TAG, Context, Fault
-from wsbridge.config.text import as_text
+from wsbridge.auth.jwt_keys import (
+    JwtKeyConfig,
+    KeyRing,
+    NotJsonObjectError,
+    UnverifiedToken,
+    describe_token,
+    load_jwt_key,
+    parse_json_object,
+    parse_jwt,
+    verify_signature,
+)
+from wsbridge.config.base import UNION_TAG, Issue, LoadContext, require_packages
+from wsbridge.config.types import Duration, DurationOrOff, as_text
+from wsbridge.config.unions import ONE_OR_MANY_SCHEMA, as_tuple, check_unique, non_empty
+from wsbridge.context import AuthRequest
+from wsbridge.protocol.http1 import quoted
 from wsbridge.reasons import Reason
 
-ANY: Final = "any"
+MAX_TIMESTAMP = 1e11
+"""Seconds since 1970 beyond which no time is meant."""
+
+
+@dataclass(frozen=True, slots=True)
+class JwtRules:
+    """What claims must say.
+
+    Attributes:
+        issuers: One of these must be iss; None does not look at it.
+        audiences: One of these must be in aud; None does not look at it.
+        name_claim: The claim that names the bearer.
+        leeway: Seconds by which clocks may differ.
+        max_session: Seconds from now after which the identity ends at the latest.
+    """
+
+    issuers: frozenset[str] | None
+    audiences: frozenset[str] | None
+    name_claim: str = "sub"
+    leeway: float = 30.0
+    max_session: float | None = None
+
+
+def validate_claims(payload: bytes, rules: JwtRules, now: float) -> Identity | str:
+    """Judge what a genuine token claims.
+
+    Args:
+        payload: Its second part, decoded.
+        rules: What it must say.
+        now: Seconds since 1970.
+
+    Returns:
+        Who its bearer is; or one sentence that says why it lets nobody in.
+    """
+    try:
+        claims = parse_json_object(payload)
+    except NotJsonObjectError:
+        return "what the token claims is not a JSON object"
+    problem = _check_times(claims, rules.leeway, now) or _check_issuer_and_audience(claims, rules)
+    if problem is not None:
+        return problem
+    name = claims.get(rules.name_claim)
+    if not isinstance(name, str) or not name or not name.isprintable():
+        return f"the token's {rules.name_claim} is not a printable text that could name its bearer"
+    expires = claims["exp"] + rules.leeway
+    if rules.max_session is not None:
+        expires = min(expires, now + rules.max_session)
+    return Identity(name, "jwt", flatten_claims(claims), float(expires))
+
+
+def flatten_claims(claims: Mapping[str, Any]) -> dict[str, str]:
+    """Give the claims that are printable text, numbers or booleans, as text; others are left out."""
+    found = {name: _claim_text(value) for name, value in claims.items() if name.isprintable()}
+    return {name: text for name, text in found.items() if text is not None}
+
+
+def _claim_text(value: object) -> str | None:
+    if isinstance(value, str):
+        return value if value.isprintable() else None
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return json.dumps(value) if isinstance(value, (bool, int, float)) else None
+
+
+def _check_times(claims: Mapping[str, Any], leeway: float, now: float) -> str | None:
+    for name in ("exp", "nbf", "iat"):
+        value = claims.get(name)
+        if value is None and name != "exp":
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not -MAX_TIMESTAMP < value < MAX_TIMESTAMP:
+            return "the token has no exp" if value is None else f"the token's {name} is no time"
+    if now >= claims["exp"] + leeway:
+        return f"the token expired {now - claims['exp']:.0f} s ago"
+    for name in ("nbf", "iat"):
+        if claims.get(name) is not None and claims[name] > now + leeway:
+            return f"the token's {name} is {claims[name] - now:.0f} s in the future"
+    return None
+
+
+def _check_issuer_and_audience(claims: Mapping[str, Any], rules: JwtRules) -> str | None:
+    issuer, audience = claims.get("iss"), claims.get("aud")
+    if rules.issuers is not None and not (isinstance(issuer, str) and issuer in rules.issuers):
+        return f"the token's issuer is {_quoted(issuer)}"
+    if rules.audiences is None:
+        return None
+    audiences = audience if isinstance(audience, list) else [audience]
+    if not any(isinstance(value, str) and value in rules.audiences for value in audiences):
+        return f"the token is for {_quoted(audience)}"
+    return None
+
+
+def _quoted(value: object) -> str:
+    return "not written" if value is None else quoted(json.dumps(value), 100, quote="")
+
+
+ANY_VALUE: Final = "any"
 """Stands for every issuer or audience, and for none."""
-MOST_LEEWAY: Final = 600.0
+MAX_LEEWAY: Final = 600.0
 """Seconds."""
 
 
-def read_claim(value: object) -> str:
+def read_claim_text(value: object) -> str:
     """Read a text that a claim has, or the name of one."""
     text = as_text(value)
     if not text or not text.isprintable():
@@ -42,130 +142,133 @@ def read_claim(value: object) -> str:
     return text
 
 
-def any_alone(values: tuple[str, ...]) -> tuple[str, ...]:
+def check_any_alone(values: tuple[str, ...]) -> tuple[str, ...]:
     """Check that `any` does not stand among others."""
-    if ANY in values and len(values) > 1:
+    if ANY_VALUE in values and len(values) > 1:
         raise ValueError('"any" takes all: it stands alone')
     return values
 
 
-def short(seconds: float) -> float:
+def check_leeway(seconds: float) -> float:
     """Check that clocks may not differ by so much that an old token is as good as a new one."""
-    if seconds > MOST_LEEWAY:
-        raise ValueError(f"must be {MOST_LEEWAY / 60:g}m at most")
+    if seconds > MAX_LEEWAY:
+        raise ValueError(f"must be {MAX_LEEWAY / 60:g}m at most")
     return seconds
 
 
-def _form(value: object) -> str:
+def _key_type(value: object) -> str:
     fetched = isinstance(value, JwksConfig) or (isinstance(value, dict) and "jwks" in value)
-    return f"{TAG}jwks" if fetched else f"{TAG}key"
+    return f"{UNION_TAG}jwks" if fetched else f"{UNION_TAG}key"
 
 
-AnyKey = Annotated[
-    Annotated[JwksConfig, Tag(f"{TAG}jwks")] | Annotated[JwtKeyConfig, Tag(f"{TAG}key")], Discriminator(_form)
+JwtKeySource = Annotated[
+    Annotated[JwksConfig, Tag(f"{UNION_TAG}jwks")] | Annotated[JwtKeyConfig, Tag(f"{UNION_TAG}key")],
+    Discriminator(_key_type),
 ]
-Claim = Annotated[str, PlainValidator(read_claim)]
-OneOf = Annotated[
-    tuple[Claim, ...],
-    BeforeValidator(listed),
-    AfterValidator(filled),
-    AfterValidator(unique),
-    AfterValidator(any_alone),
-    ONE_OR_MANY,
+ClaimText = Annotated[str, PlainValidator(read_claim_text)]
+ClaimValues = Annotated[
+    tuple[ClaimText, ...],
+    BeforeValidator(as_tuple),
+    AfterValidator(non_empty),
+    AfterValidator(check_unique),
+    AfterValidator(check_any_alone),
+    ONE_OR_MANY_SCHEMA,
 ]
 
 
 class JwtConfig(TokenSection):
-    """Tokens signed by somebody who is trusted."""
+    """JSON Web Tokens from trusted issuers."""
 
     kind: Literal["jwt"] = "jwt"
-    """jwt: by a JSON Web Token."""
-    keys: Annotated[tuple[AnyKey, ...], AfterValidator(filled)]
-    """Keys that tokens may be signed with: {algorithm: …, file or secret: …}, or {jwks: https://…, algorithms: […]}."""
-    issuer: OneOf
-    """Who must have issued a token (iss): one or a list. any: it is not looked at."""
-    audience: OneOf
-    """Whom a token must be for (aud): one or a list. any: it is not looked at, and tokens for others are taken, too."""
-    name: Claim = "sub"
-    """The claim that names who the client is."""
-    leeway: Annotated[Duration, AfterValidator(short)] = 30.0
-    """By how much clocks may differ; 10m at most."""
-    max_age: DurationOrOff = None
-    """Ends a connection so long after the token was shown, even if the token itself holds longer."""
+    """jwt: JSON Web Token."""
+    keys: Annotated[tuple[JwtKeySource, ...], AfterValidator(non_empty)]
+    """Keys to verify tokens with: {algorithm: …, file or secret: …}, or {jwks: https://…, algorithms: […]}."""
+    issuer: ClaimValues
+    """Required issuer (iss), or a list of them. any: not checked."""
+    audience: ClaimValues
+    """Required audience (aud), or a list of them. any: not checked, so tokens for other services are accepted."""
+    name: ClaimText = "sub"
+    """Claim that holds the client's name."""
+    leeway: Annotated[Duration, AfterValidator(check_leeway)] = 30.0
+    """Allowed clock skew; at most 10m."""
+    max_session: DurationOrOff = None
+    """Maximum lifetime of a connection after authentication, even if the token is valid for longer."""
 
-    def faults(self, context: Context) -> Iterable[Fault]:
+    def validate_values(self, context: LoadContext) -> Iterable[Issue]:
         """Tell what is not installed."""
         fetched = any(isinstance(key, JwksConfig) for key in self.keys)
-        yield from missing(context, "jwt", "cryptography", *(("h11",) if fetched else ()))
+        yield from require_packages(context, "jwt", "cryptography", *(("h11",) if fetched else ()))
 
-    def cautions(self, context: Context) -> Iterable[Fault]:
+    def warnings(self, context: LoadContext) -> Iterable[Issue]:
         """Warn of tokens that were made for others."""
-        if self.audience == (ANY,):
+        if self.audience == (ANY_VALUE,):
             text = "whoever gets a token of this issuer for another service, and that service too, may come in"
-            yield Fault(("audience",), text, "W017")
+            yield Issue(("audience",), text, "W017")
 
 
 class JwtAuth:
-    """See `wsbridge.auth.auth.Auth`.
+    """See `wsbridge.auth.base.Auth`.
 
     Raises:
         ValueError: A key cannot be used; one sentence.
     """
 
-    def __init__(self, config: JwtConfig, lent: Lent) -> None:
+    def __init__(self, config: JwtConfig, services: AuthServices) -> None:
         self._sources = config.sources
-        self._wall = lent.wall
-        self._ring = KeyRing(key_of(key) for key in config.keys if isinstance(key, JwtKeyConfig))
-        self._fetched = [Jwks(key, lent) for key in config.keys if isinstance(key, JwksConfig)]
-        self._algorithms = self._ring.algorithms.union(*(one.algorithms for one in self._fetched))
-        self._rules = Rules(
-            issuers=_all_of(config.issuer),
-            audiences=_all_of(config.audience),
-            name=config.name,
+        self._wall_clock = services.wall_clock
+        self._ring = KeyRing(load_jwt_key(key) for key in config.keys if isinstance(key, JwtKeyConfig))
+        self._jwks = [Jwks(key, services) for key in config.keys if isinstance(key, JwksConfig)]
+        self._algorithms = self._ring.algorithms.union(*(one.algorithms for one in self._jwks))
+        self._rules = JwtRules(
+            issuers=_accepted_values(config.issuer),
+            audiences=_accepted_values(config.audience),
+            name_claim=config.name,
             leeway=config.leeway,
-            max_age=config.max_age,
+            max_session=config.max_session,
         )
 
-    async def identify(self, caller: Caller) -> Identity | Denied:
+    async def identify(self, context: AuthRequest) -> Identity | Denied:
         """Look for the token, its signature and its claims, in this order."""
-        shown = token_of(caller, self._sources)
+        shown = find_token(context, self._sources)
         if isinstance(shown, Denied):
             return shown
-        token = read_token(shown.token)
+        token = parse_jwt(shown.token)
         if isinstance(token, str):
-            return denied(token)
+            return token_denied(token)
         if token.algorithm not in self._algorithms:
-            return denied(f"the token is signed by {told(token)}, and no key is for that algorithm")
-        if not self._genuine(token):
-            await self._fetch_again(token)
-            if not self._genuine(token):
-                return self._unproved(token)
-        found = judge(token.payload, self._rules, self._wall())
-        return denied(found) if isinstance(found, str) else replace(found, by_cookie=shown.by_cookie)
+            return token_denied(f"the token is signed by {describe_token(token)}, and no key is for that algorithm")
+        if not self._signature_valid(token):
+            await self._refresh_keys(token)
+            if not self._signature_valid(token):
+                return self._signature_denied(token)
+        found = validate_claims(token.payload, self._rules, self._wall_clock())
+        return token_denied(found) if isinstance(found, str) else replace(found, by_cookie=shown.by_cookie)
 
-    def _genuine(self, token: Token) -> bool:
-        rings = (self._ring, *(one.ring() for one in self._fetched))
-        return any(holds(token, ring.fitting(token.kid, token.algorithm)) for ring in rings)
+    def _signature_valid(self, token: UnverifiedToken) -> bool:
+        rings = (self._ring, *(one.current_keys() for one in self._jwks))
+        return any(verify_signature(token, ring.candidates(token.kid, token.algorithm)) for ring in rings)
 
-    def _strangers(self, token: Token) -> list[Jwks]:
+    def _key_sets_to_refresh(self, token: UnverifiedToken) -> list[Jwks]:
         """Give the issuers that may have the token's key by now; none if a key of its name is known."""
-        rings = (self._ring, *(one.ring() for one in self._fetched))
+        rings = (self._ring, *(one.current_keys() for one in self._jwks))
         if token.kid is not None and any(token.kid in ring.kids() for ring in rings):
             return []
-        return [one for one in self._fetched if token.algorithm in one.algorithms]
+        return [one for one in self._jwks if token.algorithm in one.algorithms]
 
-    async def _fetch_again(self, token: Token) -> None:
+    async def _refresh_keys(self, token: UnverifiedToken) -> None:
         async with trio.open_nursery() as nursery:
-            for one in self._strangers(token):
-                nursery.start_soon(one.newer)
+            for one in self._key_sets_to_refresh(token):
+                nursery.start_soon(one.refresh)
 
-    def _unproved(self, token: Token) -> Denied:
+    def _signature_denied(self, token: UnverifiedToken) -> Denied:
         """Tell a token that nobody signed from one whose key could not be had."""
-        failures = [one.failure for one in self._strangers(token) if one.failure is not None]
+        failures = [one.failure for one in self._key_sets_to_refresh(token) if one.failure is not None]
         if failures:
-            return Denied(f"the key of the token ({told(token)}) cannot be had: {failures[0]}", Reason.AUTH_UNAVAILABLE)
-        return denied(f"no key here made the token's signature ({told(token)})")
+            return Denied(
+                f"the key of the token ({describe_token(token)}) cannot be had: {failures[0]}", Reason.AUTH_UNAVAILABLE
+            )
+        return token_denied(f"no key here made the token's signature ({describe_token(token)})")
 
 
-def _all_of(written: tuple[str, ...]) -> frozenset[str] | None:
-    return None if written == (ANY,) else frozenset(written)
+def _accepted_values(values: tuple[str, ...]) -> frozenset[str] | None:
+    return None if values == (ANY_VALUE,) else frozenset(values)

@@ -1,37 +1,35 @@
-"""Keys that JSON Web Tokens are verified with, and the algorithms that each may be used for.
-
-Lives here: the section of one key, reading it, what fits what (RFC 7518 section 3), and finding keys. Must not live
-here: keys that are fetched (`jwks`), tokens (`jwt_token`). PyJWT and cryptography are an extra, so they are imported
-where they are used.
-"""
+"""Keys, key files, token form and signature (PyJWT)."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Mapping
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import PlainValidator, WithJsonSchema
 
-from wsbridge.config.scalars import FilePath, Secret
-from wsbridge.config.section import Context, Fault, Section
-from wsbridge.config.text import as_text
+from wsbridge.config.base import Issue, LoadContext, Section
+from wsbridge.config.secrets import Secret
+from wsbridge.config.types import FilePath, as_text
+from wsbridge.protocol.http1 import quoted
 
-Signed = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
-Algorithm = Literal[
+AsymmetricAlgorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
+JwtAlgorithm = Literal[
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "HS256", "HS384", "HS512"
 ]  # fmt: skip
 
-SECRETS: Final[Mapping[str, int]] = {"HS256": 32, "HS384": 48, "HS512": 64}
+MIN_SECRET_BYTES: Final[Mapping[str, int]] = {"HS256": 32, "HS384": 48, "HS512": 64}
 """Bytes that a secret needs at least (RFC 7518 section 3.2)."""
-CURVES: Final[Mapping[str, str]] = {"ES256": "secp256r1", "ES384": "secp384r1", "ES512": "secp521r1"}
+EC_CURVES: Final[Mapping[str, str]] = {"ES256": "secp256r1", "ES384": "secp384r1", "ES512": "secp521r1"}
 RSA_BITS: Final = range(2048, 8193)
 """Sizes of RSA keys: smaller ones are weak, larger ones make each look at a token slow."""
-MOST_TRIED: Final = 4
+MAX_KEYS_TRIED: Final = 4
 """Keys that one token is tried with; more than one fits only where keys share a kid or have none."""
-LARGEST: Final = 64 * 1024
+MAX_KEY_FILE_BYTES: Final = 64 * 1024
 """Bytes of a file with a key."""
 
 
@@ -44,44 +42,44 @@ def read_kid(value: object) -> str:
 
 
 class JwtKeyConfig(Section):
-    """One key, and the one algorithm that it is for."""
+    """A key for exactly one algorithm."""
 
-    algorithm: Algorithm
-    """The algorithm; a token that names another is refused."""
+    algorithm: JwtAlgorithm
+    """Algorithm; tokens that name another are rejected."""
     file: FilePath | None = None
-    """PEM file with the public key (BEGIN PUBLIC KEY); for all algorithms but those with HS."""
+    """Public key (PEM, BEGIN PUBLIC KEY); for all algorithms except HS."""
     secret: Secret | None = None
-    """The secret for HS256 (32 bytes at least), HS384 (48) or HS512 (64), as {file: PATH} or {env: NAME}."""
+    """Secret for HS256 (at least 32 bytes), HS384 (48) or HS512 (64), as {file: PATH} or {env: NAME}."""
     kid: Annotated[str, PlainValidator(read_kid), WithJsonSchema({"type": "string"})] | None = None
-    """Name of the key: for tokens with this kid alone. Left out: for tokens with any kid or none."""
+    """Key ID: the key is used only for tokens with this kid. Default: for tokens with any kid or none."""
 
     @classmethod
-    def written_faults(cls, written: Mapping[str, object]) -> Iterable[Fault]:
+    def validate_keys(cls, raw: Mapping[str, object]) -> Iterable[Issue]:
         """Ask for a secret or a file, as the algorithm takes it."""
-        algorithm = written.get("algorithm")
-        needed, wrong = ("secret", "file") if algorithm in SECRETS else ("file", "secret")
-        if algorithm not in get_args(Algorithm) or not written.keys() <= cls.model_fields.keys():
+        algorithm = raw.get("algorithm")
+        needed, wrong = ("secret", "file") if algorithm in MIN_SECRET_BYTES else ("file", "secret")
+        if algorithm not in get_args(JwtAlgorithm) or not raw.keys() <= cls.model_fields.keys():
             return
-        if wrong in written:
+        if wrong in raw:
             text = f"means nothing to {algorithm}, which takes a {'secret' if needed == 'secret' else 'public key'}"
-            yield Fault((wrong,), f"{text}: write {needed}", "E013", at_key=True)
-        elif needed not in written:
-            yield Fault((needed,), "is missing", "E011")
+            yield Issue((wrong,), f"{text}: write {needed}", "E013", at_key=True)
+        elif needed not in raw:
+            yield Issue((needed,), "is missing", "E011")
 
-    def faults(self, context: Context) -> Iterable[Fault]:
+    def validate_values(self, context: LoadContext) -> Iterable[Issue]:
         """Tell whether the key can be used."""
-        symmetric = self.algorithm in SECRETS
-        if context.files and (self.secret is not None, self.file is not None) == (symmetric, not symmetric):
+        symmetric = self.algorithm in MIN_SECRET_BYTES
+        if context.check_files and (self.secret is not None, self.file is not None) == (symmetric, not symmetric):
             try:
-                key_of(self)
+                load_jwt_key(self)
             except ModuleNotFoundError:
                 pass  # told by the way that holds the key
             except ValueError as error:
-                yield Fault(("secret" if self.secret else "file",), str(error), "E034")
+                yield Issue(("secret" if self.secret else "file",), str(error), "E034")
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class JwtKey:
     """One key.
 
     Attributes:
@@ -98,25 +96,25 @@ class Key:
 class KeyRing:
     """Keys by their names. A name from a token is looked up here and nowhere else."""
 
-    def __init__(self, keys: Iterable[Key] = ()) -> None:
-        self._by_kid: dict[str | None, list[Key]] = {}
+    def __init__(self, keys: Iterable[JwtKey] = ()) -> None:
+        self._by_kid: dict[str | None, list[JwtKey]] = {}
         self.algorithms: frozenset[str] = frozenset()
         for key in keys:
             self._by_kid.setdefault(key.kid, []).append(key)
             self.algorithms |= key.algorithms
 
-    def fitting(self, kid: str | None, algorithm: str) -> list[Key]:
+    def candidates(self, kid: str | None, algorithm: str) -> list[JwtKey]:
         """Give the keys for a token: those of its kid, and those without one."""
         named = [] if kid is None else self._by_kid.get(kid, [])
         found = [key for key in (*named, *self._by_kid.get(None, ())) if algorithm in key.algorithms]
-        return found[:MOST_TRIED]
+        return found[:MAX_KEYS_TRIED]
 
     def kids(self) -> frozenset[str | None]:
         """Give the names of all keys."""
         return frozenset(self._by_kid)
 
 
-def key_of(config: JwtKeyConfig) -> Key:
+def load_jwt_key(config: JwtKeyConfig) -> JwtKey:
     """Read a key; a file is read.
 
     Raises:
@@ -124,22 +122,22 @@ def key_of(config: JwtKeyConfig) -> Key:
     """
     if config.secret is not None:
         secret = config.secret.reveal().encode()
-        least = SECRETS[config.algorithm]
+        least = MIN_SECRET_BYTES[config.algorithm]
         if len(secret) < least:
             has = f"this one has {len(secret)}"
             raise ValueError(f"a secret for {config.algorithm} needs {least} bytes at least; {has}")
-        if not _is_secret(secret, config.algorithm):
+        if not _is_symmetric_secret(secret, config.algorithm):
             raise ValueError(f"the secret for {config.algorithm} is a key of another kind, which others may know")
-        return Key(frozenset({config.algorithm}), secret, config.kid)
+        return JwtKey(frozenset({config.algorithm}), secret, config.kid)
     assert config.file is not None  # noqa: S101 (by the rule of the section)
-    material = _public_key(config.file)
-    problem = misfit(material, config.algorithm)
+    material = _load_public_key(config.file)
+    problem = key_problem(material, config.algorithm)
     if problem is not None:
         raise ValueError(f"{config.file} {problem}")
-    return Key(frozenset({config.algorithm}), material, config.kid)
+    return JwtKey(frozenset({config.algorithm}), material, config.kid)
 
 
-def misfit(material: Any, algorithm: str) -> str | None:
+def key_problem(material: Any, algorithm: str) -> str | None:
     """Tell why a public key cannot be used for an algorithm; None if it can."""
     from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 
@@ -149,18 +147,18 @@ def misfit(material: Any, algorithm: str) -> str | None:
         if material.key_size not in RSA_BITS:
             return f"holds an RSA key of {material.key_size} bits: {RSA_BITS[0]} to {RSA_BITS[-1]} are taken"
         return None
-    if algorithm in CURVES:
+    if algorithm in EC_CURVES:
         if not isinstance(material, ec.EllipticCurvePublicKey):
             return f"holds no key of an elliptic curve, which {algorithm} takes"
-        if material.curve.name != CURVES[algorithm]:
-            return f"holds a key of the curve {material.curve.name}; {algorithm} takes {CURVES[algorithm]}"
+        if material.curve.name != EC_CURVES[algorithm]:
+            return f"holds a key of the curve {material.curve.name}; {algorithm} takes {EC_CURVES[algorithm]}"
         return None
     if algorithm == "EdDSA" and isinstance(material, (ed25519.Ed25519PublicKey, ed448.Ed448PublicKey)):
         return None
     return f"holds no key that {algorithm} takes"
 
 
-def _is_secret(secret: bytes, algorithm: str) -> bool:
+def _is_symmetric_secret(secret: bytes, algorithm: str) -> bool:
     """Tell a secret from a public key or a certificate, which would let in everybody who has it."""
     import jwt
 
@@ -171,13 +169,13 @@ def _is_secret(secret: bytes, algorithm: str) -> bool:
     return True
 
 
-def _public_key(path: Path) -> Any:
+def _load_public_key(path: Path) -> Any:
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     try:
         with path.open("rb") as file:
-            data = file.read(LARGEST)
+            data = file.read(MAX_KEY_FILE_BYTES)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     if b"PRIVATE KEY-----" in data:
@@ -186,3 +184,122 @@ def _public_key(path: Path) -> Any:
         return load_pem_public_key(data)
     except (ValueError, UnsupportedAlgorithm):
         raise ValueError(f"{path} holds no public key in PEM form (-----BEGIN PUBLIC KEY-----)") from None
+
+
+MAX_JWT_BYTES: Final = 8192
+"""Bytes of a token."""
+MAX_KID_LENGTH: Final = 256
+"""Characters of the name of a key."""
+REJECTED_HEADER_PARAMETERS: Final = ("jku", "jwk", "x5u", "x5c", "crit", "b64", "zip", "enc")
+"""Header parameters that name a key of the sender's own, change the rules, or belong to encrypted tokens."""
+
+_COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
+
+
+class NotJsonObjectError(ValueError):
+    """A text that is not exactly one JSON object."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnverifiedToken:
+    """A token whose form is right; nothing of it is proved yet.
+
+    Attributes:
+        text: As it came.
+        algorithm: What its header says.
+        kid: Name of the key, as its header says.
+        payload: What it claims, not decoded.
+    """
+
+    text: str = field(repr=False)
+    algorithm: str
+    kid: str | None
+    payload: bytes = field(repr=False)
+
+
+def parse_jwt(text: str) -> UnverifiedToken | str:
+    """Take a token apart.
+
+    Returns:
+        The token; or one sentence that says what is wrong with it.
+    """
+    if len(text) > MAX_JWT_BYTES:
+        return f"the token has {len(text)} bytes, and the limit is {MAX_JWT_BYTES}"
+    found = _COMPACT.fullmatch(text)
+    if found is None:
+        return "the token is not three parts in base64url"
+    parts = [_decode_base64url(part) for part in found.groups()]
+    if None in parts:
+        return "the token is not base64url"
+    try:
+        header = parse_json_object(parts[0] or b"")
+    except NotJsonObjectError:
+        return "the token's header is not a JSON object"
+    for name in REJECTED_HEADER_PARAMETERS:
+        if name in header:
+            return f"the token's header has {name}, which is not taken"
+    algorithm, kid = header.get("alg"), header.get("kid")
+    if not isinstance(algorithm, str):
+        return "the token's header names no algorithm"
+    if kid is not None and (not isinstance(kid, str) or len(kid) > MAX_KID_LENGTH):
+        return "the token's kid is not a short text"
+    return UnverifiedToken(text, algorithm, kid, parts[1] or b"")
+
+
+def verify_signature(token: UnverifiedToken, keys: Sequence[JwtKey]) -> bool:
+    """Tell whether one of the keys made a token's signature; each is for the token's algorithm."""
+    import jwt
+
+    verifier = jwt.PyJWS(algorithms=[token.algorithm])
+    for key in keys:
+        if token.algorithm not in key.algorithms:
+            continue
+        try:
+            verifier.decode_complete(token.text, key.material, algorithms=[token.algorithm])
+        except jwt.PyJWTError:
+            continue
+        return True
+    return False
+
+
+def parse_json_object(data: bytes) -> dict[str, Any]:
+    """Read a JSON object strictly: UTF-8, no name twice, no NaN and no infinity.
+
+    Raises:
+        NoObjectError: It is none, or is nested too deep, or has a number of thousands of digits.
+    """
+    try:
+        found = json.loads(
+            data.decode("utf-8"), object_pairs_hook=_reject_duplicate_names, parse_constant=_reject_constant
+        )
+    except (ValueError, RecursionError):
+        raise NotJsonObjectError("not a JSON object") from None
+    if not isinstance(found, dict):
+        raise NotJsonObjectError("not a JSON object")
+    return found
+
+
+def describe_token(token: UnverifiedToken) -> str:
+    """Name the key and the algorithm that a token asks for, for the log."""
+    kid = "no kid" if token.kid is None else f"kid {quoted(token.kid, 64)}"
+    return f"{quoted(token.algorithm, 16, quote='')} with {kid}"
+
+
+def _reject_duplicate_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise NotJsonObjectError("a name stands twice")
+    return found
+
+
+def _reject_constant(name: str) -> Any:
+    raise NotJsonObjectError(f"{name} is no number of JSON")
+
+
+def _decode_base64url(part: str) -> bytes | None:
+    """Decode base64url without padding, in its canonical form alone (RFC 7515 section 2)."""
+    try:
+        data = urlsafe_b64decode(part + "=" * (-len(part) % 4))
+    except ValueError:
+        return None
+    return data if urlsafe_b64encode(data).rstrip(b"=") == part.encode("ascii") else None

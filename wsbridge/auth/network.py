@@ -1,8 +1,4 @@
-"""By network: where a client comes from is what lets him in, or keeps him out.
-
-Lives here: the section behind `auth: {kind: network, …}` and the class. Must not live here: which address a client
-behind a proxy has (the connection knows it by then).
-"""
+"""Allow/deny by network; any_of, all_of."""
 
 from __future__ import annotations
 
@@ -11,33 +7,117 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator
 
-from wsbridge.auth.auth import Lent
-from wsbridge.auth.caller import Caller
-from wsbridge.auth.identity import Denied, Identity
-from wsbridge.config.choice import filled
-from wsbridge.config.network import NetworkOrUnix
-from wsbridge.config.section import AuthSection, Fault
-from wsbridge.net.networks import Networks
+from wsbridge.auth.base import AuthServices
+from wsbridge.auth.identity import Denied, Identity, merge_identities
+from wsbridge.config.base import AuthSection, Issue
+from wsbridge.config.types import NetworkOrUnix
+from wsbridge.config.unions import AuthUnion, non_empty, reject_none_in_list
+from wsbridge.context import AuthRequest
+from wsbridge.net.address import NetworkSet
 from wsbridge.reasons import Reason
 
 
+class AllOfConfig(AuthSection):
+    """Authentication methods that must all succeed."""
+
+    kind: Literal["all_of"] = "all_of"
+    """all_of: every method must succeed."""
+    all_of: Annotated[tuple[AuthUnion, ...], AfterValidator(non_empty), AfterValidator(reject_none_in_list)]
+    """Authentication methods, in the order in which they are tried; the first denial ends the check. The identity
+    has the first name that a method gives."""
+
+    def members(self) -> Iterable[AuthSection]:
+        """See `AuthSection.members`."""
+        return self.all_of
+
+    def needs_request(self) -> bool:
+        """See `AuthSection.needs_request`: if one way does."""
+        return any(member.needs_request() for member in self.all_of)
+
+    def needs_certificate(self) -> bool:
+        """See `AuthSection.needs_certificate`: if one way does."""
+        return any(member.needs_certificate() for member in self.all_of)
+
+
+class AllOf:
+    """See `wsbridge.auth.base.Auth`."""
+
+    def __init__(self, config: AllOfConfig, services: AuthServices) -> None:
+        self._authenticators = [services.build(member) for member in config.all_of]
+
+    async def identify(self, context: AuthRequest) -> Identity | Denied:
+        """Ask one way after the other until one denies."""
+        found: list[Identity] = []
+        for way in self._authenticators:
+            answer = await way.identify(context)
+            if isinstance(answer, Denied):
+                return answer
+            found.append(answer)
+        return merge_identities(found)
+
+
+class AnyOfConfig(AuthSection):
+    """Authentication methods of which one must succeed."""
+
+    kind: Literal["any_of"] = "any_of"
+    """any_of: one method must succeed."""
+    any_of: Annotated[tuple[AuthUnion, ...], AfterValidator(non_empty), AfterValidator(reject_none_in_list)]
+    """Authentication methods, in the order in which they are tried."""
+
+    def members(self) -> Iterable[AuthSection]:
+        """See `AuthSection.members`."""
+        return self.any_of
+
+    def needs_request(self) -> bool:
+        """See `AuthSection.needs_request`: not if one way does without."""
+        return all(member.needs_request() for member in self.any_of)
+
+    def needs_certificate(self) -> bool:
+        """See `AuthSection.needs_certificate`: not if one way does without."""
+        return all(member.needs_certificate() for member in self.any_of)
+
+
+class AnyOf:
+    """See `wsbridge.auth.base.Auth`."""
+
+    def __init__(self, config: AnyOfConfig, services: AuthServices) -> None:
+        self._authenticators = [services.build(member) for member in config.any_of]
+
+    async def identify(self, context: AuthRequest) -> Identity | Denied:
+        """Ask one way after the other; a denial tells what all of them said."""
+        denials: list[Denied] = []
+        for way in self._authenticators:
+            found = await way.identify(context)
+            if isinstance(found, Identity):
+                return found
+            denials.append(found)
+        reasons = {denied.reason for denied in denials}
+        order = (Reason.AUTH_UNAVAILABLE, Reason.OVERLOAD, Reason.UNAUTHENTICATED, Reason.FORBIDDEN)
+        return Denied(
+            "; ".join(denied.detail for denied in denials),
+            next(reason for reason in order if reason in reasons),
+            failed_login=any(denied.failed_login for denied in denials),
+            challenges=tuple(dict.fromkeys(value for denied in denials for value in denied.challenges)),
+        )
+
+
 class NetworkConfig(AuthSection):
-    """Where clients may come from."""
+    """Access by client IP address."""
 
     kind: Literal["network"] = "network"
-    """network: by the client's address."""
-    allow: Annotated[tuple[NetworkOrUnix, ...], AfterValidator(filled)] | None = None
-    """Networks such as 10.0.0.0/8, or unix for Unix sockets; all others are refused. Left out: every network."""
-    deny: Annotated[tuple[NetworkOrUnix, ...], AfterValidator(filled)] | None = None
-    """Networks that are refused, even if allow has them."""
+    """network: client IP address."""
+    allow: Annotated[tuple[NetworkOrUnix, ...], AfterValidator(non_empty)] | None = None
+    """Networks such as 10.0.0.0/8, or unix for Unix sockets; all others are denied. Default: every network."""
+    deny: Annotated[tuple[NetworkOrUnix, ...], AfterValidator(non_empty)] | None = None
+    """Networks that are denied, even if they are in allow."""
 
     @classmethod
-    def written_faults(cls, written: Mapping[str, object]) -> Iterable[Fault]:
+    def validate_keys(cls, raw: Mapping[str, object]) -> Iterable[Issue]:
         """Ask for one of the two lists."""
-        if not written.keys() & {"allow", "deny"} and written.keys() <= cls.model_fields.keys():
-            yield Fault((), "needs allow or deny", "E013")
+        if not raw.keys() & {"allow", "deny"} and raw.keys() <= cls.model_fields.keys():
+            yield Issue((), "needs allow or deny", "E013")
 
-    def names_clients(self) -> bool:
+    def identifies_clients(self) -> bool:
         """See `AuthSection.names_clients`: many come from one network."""
         return False
 
@@ -47,18 +127,18 @@ class NetworkConfig(AuthSection):
 
 
 class NetworkAuth:
-    """See `wsbridge.auth.auth.Auth`. The identity has no name: many come from one network."""
+    """See `wsbridge.auth.base.Auth`. The identity has no name: many come from one network."""
 
-    def __init__(self, config: NetworkConfig, lent: Lent) -> None:
-        self._allow = None if config.allow is None else Networks(config.allow)
-        self._deny = Networks(config.deny or ())
+    def __init__(self, config: NetworkConfig, services: AuthServices) -> None:
+        self._allow = None if config.allow is None else NetworkSet(config.allow)
+        self._deny = NetworkSet(config.deny or ())
 
-    async def identify(self, caller: Caller) -> Identity | Denied:
+    async def identify(self, context: AuthRequest) -> Identity | Denied:
         """Look at the address."""
-        host = caller.peer.host
+        host = context.peer.host
         shown = host or "a Unix socket"
-        if self._deny.holds(host):
+        if self._deny.contains(host):
             return Denied(f"{shown} is in a network of deny", Reason.FORBIDDEN)
-        if self._allow is not None and not self._allow.holds(host):
+        if self._allow is not None and not self._allow.contains(host):
             return Denied(f"{shown} is in no network of allow", Reason.FORBIDDEN)
         return Identity(method="network")

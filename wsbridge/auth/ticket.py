@@ -1,76 +1,77 @@
-"""By ticket: a pass for one connection, out of the query of its URL.
-
-Lives here: the section behind `auth: {kind: ticket, …}`, the class, what a ticket must hold. Must not live here: its
-text form (`protocol.ticket`), which ones were used (`spent`), giving tickets (`routes.ticket`).
-"""
+"""One-time tickets: issue, check, replay table."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from http import HTTPStatus
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator
 
-from wsbridge.auth.auth import Lent
-from wsbridge.auth.caller import Caller
+from wsbridge.auth.base import AuthServices
 from wsbridge.auth.identity import Denied, Identity
-from wsbridge.config.network import UNIX
-from wsbridge.config.scalars import Name
-from wsbridge.config.ticket import LONGEST_LIFE, TakesTickets
-from wsbridge.log.redact import HIDDEN, redact
+from wsbridge.config.route import MAX_TICKET_TTL, TicketAuthConfig, TicketIssuerConfig
+from wsbridge.config.types import UNIX_CLIENTS, Name
+from wsbridge.context import AuthRequest
+from wsbridge.log.format import REDACTED, redact
 from wsbridge.net.address import Peer
-from wsbridge.protocol.ticket import Ticket, read
+from wsbridge.protocol.ticket import Ticket, decode_ticket, encode_ticket, new_ticket_id
+from wsbridge.responders.base import HttpResponse, ResponderContext, plain_text_response
 
-AHEAD = 5000
+MAX_CLOCK_SKEW_MS = 5000
 """Milliseconds that the clock of another host, where tickets are made as well, may be ahead of ours."""
 
 
-def unseen(parameter: str) -> str:
+def check_redacted(parameter: str) -> str:
     """Check that the log hides the value of a parameter."""
-    if HIDDEN not in redact(f"/?{parameter}=x"):
+    if REDACTED not in redact(f"/?{parameter}=x"):
         raise ValueError(f'the log would show the value of "{parameter}": take a name with ticket or token in it')
     return parameter
 
 
-class TicketConfig(TakesTickets):
-    """Tickets for one connection each, which another route or `wsbridge ticket` gives."""
+class TicketConfig(TicketAuthConfig):
+    """Single-use tickets, issued by another route or by `wsbridge ticket`."""
 
     kind: Literal["ticket"] = "ticket"
-    """ticket: by a pass that is good for one connection, soon."""
-    parameter: Annotated[Name, AfterValidator(unseen)] = "ticket"
-    """The query parameter that carries the ticket. Its name must be one whose value the log hides."""
+    """ticket: single-use, short-lived signed token in the URL."""
+    query_parameter: Annotated[Name, AfterValidator(check_redacted)] = "ticket"
+    """Query parameter that carries the ticket. Its name must be one whose value the log redacts."""
 
 
-def place(peer: Peer) -> str:
+def ticket_address(peer: Peer) -> str:
     """Give what a ticket calls the address of a client: an IP address, or `unix`."""
-    return peer.host or UNIX
+    return peer.host or UNIX_CLIENTS
 
 
 class TicketAuth:
-    """See `wsbridge.auth.auth.Auth`. The identity is the one that the ticket was given to."""
+    """See `wsbridge.auth.base.Auth`. The identity is the one that the ticket was given to."""
 
-    def __init__(self, config: TicketConfig, lent: Lent) -> None:
+    def __init__(self, config: TicketConfig, services: AuthServices) -> None:
         self._key = config.key.reveal().encode()
-        self._parameter = config.parameter
-        self._bound = config.bind_address
-        self._lent = lent
+        self._query_parameter = config.query_parameter
+        self._bind_client_address = config.bind_client_address
+        self._services = services
 
-    async def identify(self, caller: Caller) -> Identity | Denied:
+    async def identify(self, context: AuthRequest) -> Identity | Denied:
         """Read the ticket, hold it to what it says, and use it up."""
-        shown = [] if caller.request is None else _values(caller.request.target, self._parameter)
+        shown = [] if context.request is None else _query_values(context.request.target, self._query_parameter)
         if len(shown) != 1:
             if shown:
-                return Denied(f"the query has {len(shown)} parameters {self._parameter}, not one", tried=True)
-            return Denied(f"no ticket: the query has no parameter {self._parameter}")
-        ticket = read(shown[0], self._key)
+                return Denied(
+                    f"the query has {len(shown)} parameters {self._query_parameter}, not one", failed_login=True
+                )
+            return Denied(f"no ticket: the query has no parameter {self._query_parameter}")
+        ticket = decode_ticket(shown[0], self._key)
         if isinstance(ticket, str):
-            return Denied(ticket, tried=True)
-        now = int(self._lent.wall() * 1000)
-        wrong = self._unfit(ticket, caller, now)
+            return Denied(ticket, failed_login=True)
+        now = int(self._services.wall_clock() * 1000)
+        wrong = self._check_ticket(ticket, context, now)
         if wrong is not None:
             return Denied(
                 wrong
             )  # it is signed, so nobody guesses: a page that comes again with an old one is not banned
-        denied = self._lent.spent.spend(ticket, now)
+        denied = self._services.used_tickets.use(ticket, now)
         if denied is not None:
             return denied
         return Identity(
@@ -81,19 +82,21 @@ class TicketAuth:
             target=ticket.target,
         )
 
-    def _unfit(self, ticket: Ticket, caller: Caller, now: int) -> str | None:
+    def _check_ticket(self, ticket: Ticket, context: AuthRequest, now: int) -> str | None:
         """Say what forbids to use a ticket here and now; never what it says of somebody."""
-        here = place(caller.peer)
-        if ticket.route != caller.route:
+        here = ticket_address(context.peer)
+        if ticket.route != context.route:
             return f"the ticket is for the route {ticket.route}"
-        if ticket.address is None and self._bound:
+        if ticket.address is None and self._bind_client_address:
             return "the ticket is bound to no address, and bind_address asks for that"
         if ticket.address is not None and ticket.address != here:
             return f"the ticket is for a client at {ticket.address}"
-        if ticket.issued > now + AHEAD:
+        if ticket.issued > now + MAX_CLOCK_SKEW_MS:
             return f"the ticket was issued in {(ticket.issued - now) / 1000:g} s; are the clocks right?"
-        if not 0 < ticket.expires - ticket.issued <= LONGEST_LIFE * 1000:
-            return f"the ticket is for {(ticket.expires - ticket.issued) / 1000:g} s, and {LONGEST_LIFE:g} are the most"
+        if not 0 < ticket.expires - ticket.issued <= MAX_TICKET_TTL * 1000:
+            return (
+                f"the ticket is for {(ticket.expires - ticket.issued) / 1000:g} s, and {MAX_TICKET_TTL:g} are the most"
+            )
         if ticket.expires <= now:
             return f"the ticket expired {(now - ticket.expires) / 1000:g} s ago"
         if ticket.until is not None and ticket.until <= now:
@@ -101,7 +104,69 @@ class TicketAuth:
         return None
 
 
-def _values(target: str, name: str) -> list[str]:
+def _query_values(target: str, name: str) -> list[str]:
     """Give all values of a parameter as sent; a ticket needs no escapes, and none is undone."""
     pairs = (pair.partition("=") for pair in target.partition("?")[2].split("&"))
     return [value for key, _, value in pairs if key == name]
+
+
+class TicketIssuer:
+    """Gives tickets. An answer is never stored, and holds nothing but the ticket and how long it can be used.
+
+    Args:
+        config: For which route, and for how long.
+        wall: Seconds since 1970.
+    """
+
+    keep_alive = False
+    methods = ("POST",)
+
+    def __init__(self, config: TicketIssuerConfig, wall_clock: Callable[[], float]) -> None:
+        self._config = config
+        self._key = config.key.reveal().encode()
+        self._wall_clock = wall_clock
+
+    async def respond(self, context: ResponderContext) -> HttpResponse:
+        """Give a ticket to who asks; one that would be too long to be read is a 500."""
+        config = self._config
+        address = ticket_address(context.peer) if config.bind_client_address else None
+        ticket = new_ticket(context.identity, config.route, config.ttl, self._wall_clock(), address)
+        try:
+            text = encode_ticket(ticket, self._key)
+        except ValueError as error:
+            return plain_text_response(HTTPStatus.INTERNAL_SERVER_ERROR, context.request.method, detail=str(error))
+        seconds = (ticket.expires - ticket.issued) / 1000
+        body = json.dumps({"ticket": text, "expires_in": int(seconds) if seconds >= 1 else seconds}).encode() + b"\n"
+        headers = [
+            ("Content-Type", "application/json"),
+            ("X-Content-Type-Options", "nosniff"),
+            ("Cache-Control", "no-store"),
+        ]
+        detail = f"a ticket for the route {config.route}"
+        return HttpResponse(HTTPStatus.OK, headers, body=body, content_length=len(body), detail=detail)
+
+
+def new_ticket(identity: Identity, route: str, ttl: float, now: float, client_address: str | None) -> Ticket:
+    """Make a ticket for somebody; it can be used no longer than he is known.
+
+    Args:
+        identity: Who he is.
+        route: What it is good for.
+        ttl: How long, in seconds.
+        now: In seconds since 1970.
+        client_address: From where alone; None for anywhere.
+    """
+    issued = int(now * 1000)
+    until = None if identity.expires is None else int(identity.expires * 1000)
+    expires = issued + max(1, int(ttl * 1000))
+    return Ticket(
+        id=new_ticket_id(),
+        route=route,
+        issued=issued,
+        expires=expires if until is None else max(issued + 1, min(expires, until)),
+        name=identity.name,
+        claims=dict(identity.claims),
+        address=client_address,
+        target=identity.target,
+        until=until,
+    )

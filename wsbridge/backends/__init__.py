@@ -4,6 +4,6 @@ Reading order: `backend` (what every kind takes and gives), `client`, `introduct
 `tls`, `websocket`.
 """
 
-from wsbridge.backends.backend import Backend, Dialled, Offer, Services
+from wsbridge.backends.base import Backend, Connected, DialRequest, DialServices
 
-__all__ = ["Backend", "Dialled", "Offer", "Services"]
+__all__ = ["Backend", "Connected", "DialRequest", "DialServices"]

@@ -13,28 +13,28 @@ from typing import Annotated, Final
 
 from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 
-from wsbridge.backends.client import Client
-from wsbridge.config.problems import did_you_mean
-from wsbridge.config.text import read_header_text
-from wsbridge.net.address import host_port
+from wsbridge.config.errors import did_you_mean
+from wsbridge.config.types import read_header_text
+from wsbridge.context import ClientInfo
+from wsbridge.net.address import join_host_port
 
 
-def _node(client: Client) -> str:
+def _forwarded_node(client: ClientInfo) -> str:
     """The client as Forwarded has it: IPv6 in brackets, whatever has a colon in quotes (RFC 7239 section 6)."""
     host, port = client.peer.host, client.peer.port
     if not host:
         return ""
-    node = host_port(host, port) if port else f"[{host}]" if ":" in host else host
+    node = join_host_port(host, port) if port else f"[{host}]" if ":" in host else host
     return f'"{node}"' if ":" in node else node
 
 
-FIELDS: Final[Mapping[str, Callable[[Client], str]]] = {
+CLIENT_FIELDS: Final[Mapping[str, Callable[[ClientInfo], str]]] = {
     "address": lambda client: client.peer.host,
     "port": lambda client: str(client.peer.port or ""),
-    "node": _node,
+    "node": _forwarded_node,
     "via": lambda client: ", ".join(client.peer.via),
-    "local_address": lambda client: "" if client.local is None else client.local.host,
-    "local_port": lambda client: "" if client.local is None else str(client.local.port or ""),
+    "local_address": lambda client: "" if client.local_address is None else client.local_address.host,
+    "local_port": lambda client: "" if client.local_address is None else str(client.local_address.port or ""),
     "identity": lambda client: client.identity.name,
     "auth": lambda client: client.identity.method,
     "id": lambda client: str(client.id),
@@ -47,10 +47,10 @@ FIELDS: Final[Mapping[str, Callable[[Client], str]]] = {
 }
 """What a template may name; `claims.NAME` besides."""
 
-CLAIMS: Final = "claims."
+CLAIM_FIELD_PREFIX: Final = "claims."
 
-_PART = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
-_ODD = re.compile(rb"^ +|[^ -~]|%| +$")
+_TEMPLATE_PART = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+_UNSAFE_BYTES = re.compile(rb"^ +|[^ -~]|%| +$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +65,9 @@ class HeaderTemplate:
     text: str
     parts: tuple[str, ...]
 
-    def fill(self, client: Client) -> str:
+    def fill(self, client: ClientInfo) -> str:
         """Give the value for a client; empty if all fields are."""
-        filled = [_encoded(_field(name, client)) for name in self.parts[1::2]]
+        filled = [_percent_encode(_field_value(name, client)) for name in self.parts[1::2]]
         if not any(filled):
             return ""
         pairs = zip(self.parts[::2], [*filled, ""], strict=True)
@@ -84,7 +84,7 @@ def read_header_template(value: object) -> HeaderTemplate:
     text = read_header_text(value)
     parts: list[str] = [""]
     at = 0
-    for found in _PART.finditer(text):
+    for found in _TEMPLATE_PART.finditer(text):
         parts[-1] += text[at : found.start()]
         at = found.end()
         if found[0] in ("{{", "}}"):
@@ -92,30 +92,30 @@ def read_header_template(value: object) -> HeaderTemplate:
         elif found[1] is None:
             raise ValueError(f'a single "{found[0]}": write {{{{ and }}}} for braces')
         else:
-            parts += [_known(found[1]), ""]
+            parts += [_check_field(found[1]), ""]
     parts[-1] += text[at:]
     if len(parts) == 1:
         raise ValueError("has no field such as {address}: what is the same for all clients belongs to headers")
     return HeaderTemplate(text, tuple(parts))
 
 
-def _known(name: str) -> str:
-    if name in FIELDS or (name.startswith(CLAIMS) and name != CLAIMS):
+def _check_field(name: str) -> str:
+    if name in CLIENT_FIELDS or (name.startswith(CLAIM_FIELD_PREFIX) and name != CLAIM_FIELD_PREFIX):
         return name
     _, dot, claim = name.rpartition(".")
-    guess = did_you_mean(name, [CLAIMS + claim] if dot and claim else FIELDS)
-    raise ValueError(f"{{{name}}} is no field{guess}: write one of {', '.join(FIELDS)} or claims.NAME")
+    guess = did_you_mean(name, [CLAIM_FIELD_PREFIX + claim] if dot and claim else CLIENT_FIELDS)
+    raise ValueError(f"{{{name}}} is no field{guess}: write one of {', '.join(CLIENT_FIELDS)} or claims.NAME")
 
 
-def _field(name: str, client: Client) -> str:
-    read = FIELDS.get(name)
-    return client.identity.claims.get(name.removeprefix(CLAIMS), "") if read is None else read(client)
+def _field_value(name: str, client: ClientInfo) -> str:
+    read = CLIENT_FIELDS.get(name)
+    return client.identity.claims.get(name.removeprefix(CLAIM_FIELD_PREFIX), "") if read is None else read(client)
 
 
-def _encoded(value: str) -> str:
+def _percent_encode(value: str) -> str:
     """Encode what is no printable ASCII, blanks at the ends, and %, so that decoding gives the value again."""
     data = value.encode("utf-8", "replace")
-    return _ODD.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0]).encode(), data).decode("ascii")
+    return _UNSAFE_BYTES.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0]).encode(), data).decode("ascii")
 
 
 ClientHeader = Annotated[

@@ -1,33 +1,95 @@
-"""TCP backends: `tcp://host:port`.
-
-Lives here: the section and the class. Must not live here: how an address is reached (`net.dial`).
-"""
+"""Tcp, tls, unix; PROXY protocol to the backend."""
 
 from __future__ import annotations
 
 import socket
+import ssl
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
-from wsbridge.backends.backend import Dialled, Offer, Services, address_of, connect
-from wsbridge.backends.introduction import Introduction, Version
-from wsbridge.config.backend import BackendSection
-from wsbridge.config.scalars import TargetUrl
+from wsbridge.backends.base import Connected, DialRequest, DialServices, connect_tcp, remote_address
+from wsbridge.config.base import Issue, LoadContext
+from wsbridge.config.listener import TlsCertificateConfig
+from wsbridge.config.types import FilePath, Flag
+from wsbridge.config.unions import UrlBackendSection
+from wsbridge.config.urls import BackendUrl, Host
+from wsbridge.context import ClientInfo
+from wsbridge.net import tls, tls_transport
 from wsbridge.net.address import is_loopback
-from wsbridge.net.dial import dial_at_once
-from wsbridge.net.wire import SocketWire
-from wsbridge.reasons import End
+from wsbridge.net.dialer import DialFailure, dial_nowait, dial_unix
+from wsbridge.net.transport import SocketTransport
+from wsbridge.protocol.proxy import SockEndpoint, encode_proxy_v1, encode_proxy_v2
+from wsbridge.reasons import Reason, Termination
 from wsbridge.relay.endpoint import RawEndpoint
 
+ProxyProtocolVersion = Literal["v1", "v2"]
 
-class TcpBackendConfig(BackendSection):
-    """A server that is dialled by TCP."""
 
-    url: TargetUrl
-    """Where it is: `tcp://host:port`."""
-    proxy_protocol: Version | None = None
-    """v1 or v2: tell the server in a PROXY header who the client is, before anything else; it must expect that."""
+class ProxyProtocolSender:
+    """Introduces clients to one backend.
+
+    Args:
+        version: Which header; None introduces nobody.
+    """
+
+    __slots__ = ("_version",)
+
+    def __init__(self, version: ProxyProtocolVersion | None) -> None:
+        self._version = version
+
+    def build_header(self, client: ClientInfo | None) -> bytes:
+        """Write the header; without a client, the one that says that nobody stands behind it."""
+        if client is None:
+            return encode_proxy_v1(None, None) if self._version == "v1" else encode_proxy_v2(None, None)
+        peer = client.peer
+        # the path of a client's own Unix socket is not known, and hardly any has one
+        source = SockEndpoint("", 0) if peer.family == socket.AF_UNIX else SockEndpoint(peer.host, peer.port)
+        if self._version == "v1":
+            return encode_proxy_v1(source, client.local_address)
+        return encode_proxy_v2(
+            source,
+            client.local_address,
+            server_name=peer.sni,
+            unique_id=str(client.id).encode(),
+            identity=client.identity.name,
+        )
+
+    def send_nowait(self, transport: SocketTransport, client: ClientInfo | None) -> bool:
+        """Send it without waiting; tell whether all of it has gone."""
+        return self._version is None or (
+            transport.write([self.build_header(client)]) is None and transport.read_state is None
+        )
+
+    def send(self, transport: SocketTransport, client: ClientInfo | None, address: str) -> Termination | None:
+        """Send it; a fresh connection has room for far more.
+
+        Args:
+            transport: Just connected. Unless all went well, it is closed.
+            client: Whom to introduce.
+            address: Where the backend is, for the log.
+
+        Returns:
+            Nothing; or how the connection ends.
+        """
+        if self.send_nowait(transport, client):
+            return None
+        transport.close()
+        what = transport.error or "it took no more"
+        return Termination(
+            Reason.BACKEND_REFUSED, "backend", f"{address}: broke off before the PROXY header had gone: {what}"
+        )
+
+
+class TcpBackendConfig(UrlBackendSection):
+    """Backend over plain TCP."""
+
+    url: BackendUrl
+    """Address: `tcp://host:port`."""
+    proxy_protocol: ProxyProtocolVersion | None = None
+    """v1 or v2: send a PROXY header with the client's address first; the backend must be configured to expect it."""
 
     @property
-    def tells_client(self) -> bool:
+    def needs_client_info(self) -> bool:
         """See `AnyBackendSection.tells_client`."""
         return self.proxy_protocol is not None
 
@@ -35,41 +97,186 @@ class TcpBackendConfig(BackendSection):
 class TcpBackend:
     """See `Backend`."""
 
-    def __init__(self, config: TcpBackendConfig, services: Services) -> None:
+    def __init__(self, config: TcpBackendConfig, services: DialServices) -> None:
         self.name = config.url.text
         self._host = config.url.host
         self._port = config.url.port
         self._services = services
-        self._introduction = Introduction(config.proxy_protocol)
+        self._proxy_protocol = ProxyProtocolSender(config.proxy_protocol)
 
-    def at_once(self, offer: Offer) -> Dialled | None:
+    def connect_nowait(self, dial_request: DialRequest) -> Connected | None:
         """See `Backend.at_once`: a loopback address connects within the call."""
-        host, port = self._place(offer)
+        host, port = self._host_port(dial_request)
         addresses = self._services.resolver.cached(host, port)
         if addresses is None or not is_loopback(host):
             return None
-        if offer.chosen is not None and offer.chosen.why_not(addresses[0]) is not None:
+        if dial_request.chosen is not None and dial_request.chosen.check_address(addresses[0]) is not None:
             return None
-        sock = dial_at_once(addresses[0].family, addresses[0].sockaddr)
+        sock = dial_nowait(addresses[0].family, addresses[0].sockaddr)
         if sock is None:
             return None
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        wire = SocketWire(sock)
-        if not self._introduction.at_once(wire, offer.client):
+        wire = SocketTransport(sock)
+        if not self._proxy_protocol.send_nowait(wire, dial_request.client):
             wire.close()
             return None
-        return Dialled(RawEndpoint(wire), None, str(addresses[0]))
+        return Connected(RawEndpoint(wire), None, str(addresses[0]))
 
-    async def dial(self, offer: Offer) -> Dialled | End:
+    async def dial(self, dial_request: DialRequest) -> Connected | Termination:
         """See `Backend.dial`."""
-        sock = await connect(self._services, *self._place(offer), offer.chosen)
-        if isinstance(sock, End):
+        sock = await connect_tcp(self._services, *self._host_port(dial_request), dial_request.chosen)
+        if isinstance(sock, Termination):
             return sock
-        wire, address = SocketWire(sock), address_of(sock, self.name)
-        failure = self._introduction.send(wire, offer.client, address)
-        return failure or Dialled(RawEndpoint(wire), None, address)
+        wire, address = SocketTransport(sock), remote_address(sock, self.name)
+        failure = self._proxy_protocol.send(wire, dial_request.client, address)
+        return failure or Connected(RawEndpoint(wire), None, address)
 
-    def _place(self, offer: Offer) -> tuple[str, int]:
+    def _host_port(self, dial_request: DialRequest) -> tuple[str, int]:
         """Host and port: those of the configuration, or those that the client chose."""
-        chosen = offer.chosen
+        chosen = dial_request.chosen
         return (self._host, self._port) if chosen is None else (chosen.target.host, chosen.target.port)
+
+
+class TlsClientSection(UrlBackendSection):
+    """How the other end of a TLS connection that we dial is verified."""
+
+    ca: FilePath | None = None
+    """CA bundle (PEM) to verify the server. Default: the system trust store."""
+    server_name: Host | None = None
+    """Server name for SNI and certificate verification. Default: the host of the URL."""
+    client_certificate: TlsCertificateConfig | None = None
+    """Client certificate and key, for backends that request one (mTLS)."""
+    insecure: Flag = False
+    """true disables certificate verification (vulnerable to man-in-the-middle attacks)."""
+
+    def validate_values(self, context: LoadContext) -> Iterable[Issue]:
+        """Tell whether the authorities can be used."""
+        yield from tls.validate_ca(self.ca, context)
+
+    def warnings(self, context: LoadContext) -> Iterable[Issue]:
+        """Warn of a connection that is not verified."""
+        if self.insecure:
+            text = "neither certificate nor name is verified: anybody on the way can read and change everything"
+            yield Issue(("insecure",), text, "W002")
+
+    def build_context(self, alpn: Sequence[str] = ()) -> ssl.SSLContext:
+        """Build the context; reads files.
+
+        Raises:
+            TlsError: a file cannot be used.
+        """
+        own = self.client_certificate
+        return tls.client_context(
+            self.ca, (own.cert, own.key) if own is not None else None, insecure=self.insecure, alpn=alpn
+        )
+
+    def verified_name(self, host: str) -> str:
+        """The name to ask for and to verify."""
+        return (self.server_name or host).strip("[]").rstrip(".")
+
+
+class TlsBackendConfig(TlsClientSection):
+    """Backend over TLS."""
+
+    url: BackendUrl
+    """Address: `tls://host:port`."""
+    proxy_protocol: ProxyProtocolVersion | None = None
+    """v1 or v2: send a PROXY header with the client's address before TLS; the backend must be configured to expect
+    it."""
+
+    @property
+    def needs_client_info(self) -> bool:
+        """See `AnyBackendSection.tells_client`."""
+        return self.proxy_protocol is not None
+
+
+class TlsBackend:
+    """See `Backend`.
+
+    Raises:
+        TlsError: a file of the configuration cannot be used.
+    """
+
+    def __init__(self, config: TlsBackendConfig, services: DialServices) -> None:
+        self.name = config.url.text
+        self._host = config.url.host
+        self._port = config.url.port
+        self._verified_name = config.verified_name
+        self._context = config.build_context()
+        self._services = services
+        self._proxy_protocol = ProxyProtocolSender(config.proxy_protocol)
+
+    def connect_nowait(self, dial_request: DialRequest) -> None:
+        """See `Backend.at_once`: a handshake has to be waited for."""
+
+    async def dial(self, dial_request: DialRequest) -> Connected | Termination:
+        """See `Backend.dial`."""
+        chosen = dial_request.chosen
+        host, port = (self._host, self._port) if chosen is None else (chosen.target.host, chosen.target.port)
+        sock = await connect_tcp(self._services, host, port, chosen)
+        if isinstance(sock, Termination):
+            return sock
+        address = remote_address(sock, self.name)
+        failure = self._proxy_protocol.send(SocketTransport(sock), dial_request.client, address)
+        if failure is not None:
+            return failure
+        try:
+            wire = await tls_transport.start_memory_tls(
+                sock, self._context, server_side=False, server_hostname=self._verified_name(host)
+            )
+        except OSError as error:
+            return tls_termination(address, error)
+        return Connected(RawEndpoint(wire), None, address)
+
+
+def tls_termination(address: str, error: OSError) -> Termination:
+    """How a TLS handshake that failed is told."""
+    return Termination(Reason.BACKEND_TLS, "backend", f"{address}: {tls.tls_error_text(error)}")
+
+
+class UnixBackendConfig(UrlBackendSection):
+    """Backend on a Unix socket."""
+
+    url: BackendUrl
+    """Address: `unix:/path`."""
+    proxy_protocol: ProxyProtocolVersion | None = None
+    """v1 or v2: send a PROXY header with the client's address first; the backend must be configured to expect it."""
+
+    @property
+    def needs_client_info(self) -> bool:
+        """See `AnyBackendSection.tells_client`."""
+        return self.proxy_protocol is not None
+
+
+class UnixBackend:
+    """See `Backend`."""
+
+    def __init__(self, config: UnixBackendConfig, services: DialServices) -> None:
+        self.name = config.url.text
+        self._path = config.url.path
+        self._proxy_protocol = ProxyProtocolSender(config.proxy_protocol)
+
+    def connect_nowait(self, dial_request: DialRequest) -> Connected | None:
+        """See `Backend.at_once`: a Unix socket connects within the call; a chosen one is looked at before."""
+        if dial_request.chosen is not None:
+            return None
+        sock = dial_nowait(socket.AF_UNIX, self._path)
+        if sock is None:
+            return None
+        wire = SocketTransport(sock)
+        if not self._proxy_protocol.send_nowait(wire, dial_request.client):
+            wire.close()
+            return None
+        return Connected(RawEndpoint(wire), None, f"unix:{self._path}")
+
+    async def dial(self, dial_request: DialRequest) -> Connected | Termination:
+        """See `Backend.dial`."""
+        path = self._path if dial_request.chosen is None else await dial_request.chosen.resolve_path()
+        if isinstance(path, Termination):
+            return path
+        sock = await dial_unix(path)
+        if isinstance(sock, DialFailure):
+            return sock.to_termination()
+        wire, address = SocketTransport(sock), f"unix:{path}"
+        failure = self._proxy_protocol.send(wire, dial_request.client, address)
+        return failure or Connected(RawEndpoint(wire), None, address)

@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import click
 
-from wsbridge.cli import status
-from wsbridge.cli.certificate import SelfSigned
-from wsbridge.cli.run import LEVELS
-from wsbridge.cli.serving import serve
-from wsbridge.cli.status import USAGE, Failure
-from wsbridge.cli.stdio import Stdio
-from wsbridge.cli.teaching import Teaching
-from wsbridge.cli.written import STDIO, Wish, load, split_listen, tell_warnings
-from wsbridge.config.address import read_bind
-from wsbridge.config.load import Loaded
-from wsbridge.listeners import Listening
-from wsbridge.log import FORMATS
+from wsbridge.cli.bridge_config import STDIO, BridgeOptions, build_bridge_config, print_warnings, split_listen
+from wsbridge.cli.main import EXIT_FAILED, EXIT_USAGE, CliError, PreformattedCommand
+from wsbridge.cli.run import LOG_LEVEL_CHOICES, serve_config
+from wsbridge.cli.self_signed import SelfSignedCertificate
+from wsbridge.cli.stdio import StdioConnection
+from wsbridge.config.load import LoadedConfig
+from wsbridge.config.urls import read_bind
+from wsbridge.log.format import FORMATS
+from wsbridge.net.listeners import ListeningSockets
 
 
-@click.command("bridge", cls=Teaching)
+@click.command("bridge", cls=PreformattedCommand)
 @click.argument("listen", metavar="LISTEN")
 @click.argument("target", metavar="TARGET")
 @click.option("--once", is_flag=True, help="Take one connection, and end with it.")
@@ -36,12 +33,14 @@ from wsbridge.log import FORMATS
 @click.option("--header", "headers", metavar="'N: V'", multiple=True, help="Send this header to a ws(s):// target.")
 @click.option("--subprotocol", "subprotocols", metavar="NAME", multiple=True, help="Offer or take it; default: binary.")
 @click.option("--no-subprotocol", is_flag=True, help="Offer and take none.")
-@click.option("--origins", metavar="ORIGIN", multiple=True, help="Pages that may connect: same, any, or origins.")
-@click.option("--ping", metavar="TIME", help="Ping after so much silence: 20s (default), off.")
+@click.option(
+    "--allowed-origins", metavar="ORIGIN", multiple=True, help="Pages that may connect: same, any, or origins."
+)
+@click.option("--ping-interval", metavar="TIME", help="Ping after so much silence: 20s (default), off.")
 @click.option("--idle", metavar="TIME", help="End a connection without payload for so long; default: off.")
 @click.option("--retry-for", metavar="TIME", help="Try a target that is not up yet again for so long.")
 @click.option(
-    "--after-close",
+    "--on-client-close",
     type=click.Choice(["discard", "deliver"]),
     help="What TARGET still sends after the client's Close; deliver: send it on.",
 )
@@ -51,9 +50,9 @@ from wsbridge.log import FORMATS
     help="How TARGET learns that the client vanished; fin: as if it had ended well.",
 )
 @click.option("--proxy", metavar="URL", help="HTTP proxy to a ws(s):// target; off: none. Default: https_proxy etc.")
-@click.option("--log-level", type=click.Choice(LEVELS), help="Default: info.")
+@click.option("--log-level", type=click.Choice(LOG_LEVEL_CHOICES), help="Default: info.")
 @click.option("--log-format", type=click.Choice(FORMATS), default="console", help="Default: console.")
-def command(
+def bridge_command(
     *,
     once: bool,
     self_signed: bool,
@@ -98,48 +97,48 @@ def command(
     signed = None
     if self_signed:
         if cert is not None or key is not None:
-            raise Failure("--self-signed stands in place of --cert and --key, not beside them", USAGE)
-        signed = SelfSigned(_host(listen))
+            raise CliError("--self-signed stands in place of --cert and --key, not beside them", EXIT_USAGE)
+        signed = SelfSignedCertificate(_certificate_host(listen))
         cert, key = str(signed.cert), str(signed.key)
     try:
-        wish = Wish(
+        wish = BridgeOptions(
             listen=listen,
             cert=cert,
             key=key,
             subprotocols=() if no_subprotocol else subprotocols or None,
             **given,  # type: ignore[arg-type]  # click has checked them by the options above
         )
-        loaded = load(wish)
+        loaded = build_bridge_config(wish)
         if listen == STDIO:
-            return _standard(loaded, log_level or "error", log_format)
+            return _bridge_stdio(loaded, log_level or "error", log_format)
 
-        def ready(listening: list[Listening]) -> None:
+        def ready(listening: list[ListeningSockets]) -> None:
             for address in (address for one in listening for address in one.addresses):
-                click.echo(f"wsbridge: {_real(listen, address)} -> {wish.target}", err=True)
+                click.echo(f"wsbridge: {_listen_url(listen, address)} -> {wish.target}", err=True)
             if signed is not None:
                 signed.remove()
                 click.echo(f"wsbridge: self-signed certificate, SHA-256 {signed.fingerprint}", err=True)
 
-        return serve(loaded, level=log_level or "info", format=log_format, once=once, ready=ready)
+        return serve_config(loaded, level=log_level or "info", format=log_format, one_connection=once, on_ready=ready)
     finally:
         if signed is not None:
             signed.remove()
 
 
-def _standard(loaded: Loaded, level: str, log_format: str) -> int:
+def _bridge_stdio(loaded: LoadedConfig, log_level: str, log_format: str) -> int:
     """Bridge standard input and output; problems are told in one sentence, not in the log."""
-    stdio = Stdio()
-    tell_warnings(loaded.warnings)
+    stdio = StdioConnection()
+    print_warnings(loaded.warnings)
     unheard = loaded.config.model_copy(update={"listeners": {}})
-    code = serve(Loaded(unheard), level=level, format=log_format, beside=stdio.carry)
-    sentence = stdio.failure()
+    code = serve_config(LoadedConfig(unheard), level=log_level, format=log_format, extra_task=stdio.run)
+    sentence = stdio.failure_message()
     if code or sentence is None:
         return code
     click.echo(f"wsbridge: {sentence}", err=True)
-    return status.FAILED
+    return EXIT_FAILED
 
 
-def _host(listen: str) -> str:
+def _certificate_host(listen: str) -> str:
     """Give the host that a certificate is for; whatever else is wrong with LISTEN is told later."""
     if listen == STDIO:
         return ""
@@ -149,7 +148,7 @@ def _host(listen: str) -> str:
         return ""
 
 
-def _real(listen: str, address: str) -> str:
+def _listen_url(listen: str, address: str) -> str:
     """Write LISTEN with the address that the system gave."""
     scheme, _, path = split_listen(listen)
     if scheme == "unix":

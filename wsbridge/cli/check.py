@@ -13,25 +13,25 @@ from rich.console import Console
 from rich.table import Table
 
 from wsbridge import generation
-from wsbridge.backends.backend import Services
-from wsbridge.cli.place import find, tell
-from wsbridge.cli.status import CONFIG, OK, USAGE, Failure
-from wsbridge.cli.teaching import Teaching
-from wsbridge.config.load import Loaded, load_file
-from wsbridge.config.model import Config, Match, Route
-from wsbridge.config.problems import ConfigError, Problem
-from wsbridge.config.reach import leading_listeners
-from wsbridge.kinds import CONFIG_KINDS
-from wsbridge.ledger import Ledger
-from wsbridge.net.resolve import Resolver
+from wsbridge.backends.base import DialServices
+from wsbridge.cli.main import EXIT_CONFIG, EXIT_OK, EXIT_USAGE, CliError, PreformattedCommand
+from wsbridge.cli.run import find_config, print_problems
+from wsbridge.config.check import listeners_of
+from wsbridge.config.errors import ConfigError, Problem
+from wsbridge.config.load import LoadedConfig, load_file
+from wsbridge.config.model import Config
+from wsbridge.config.route import MatchConfig, RouteConfig
+from wsbridge.net.resolver import Resolver
+from wsbridge.registry import CONFIG_REGISTRY
+from wsbridge.services import RouteStats
 
 
-@click.command("check", cls=Teaching)
+@click.command("check", cls=PreformattedCommand)
 @click.argument("file", required=False, type=click.Path())
 @click.option("-c", "--config", "path", metavar="FILE", type=click.Path(), help="The same as FILE.")
 @click.option("--strict", is_flag=True, help="Take warnings for errors.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", help="Default: text.")
-def command(file: str | None, path: str | None, strict: bool, form: str) -> int:
+def check_command(file: str | None, path: str | None, strict: bool, form: str) -> int:
     """Tell all that is wrong or risky in a configuration.
 
     Files that the configuration names (certificates, secrets) are read, and it is built as `run` would build it; no
@@ -43,13 +43,13 @@ def command(file: str | None, path: str | None, strict: bool, form: str) -> int:
     Exit codes: 0 it can be served, 64 wrong arguments, 78 it cannot (with --strict: or it has warnings).
     """
     if file and path and file != path:
-        raise Failure("check reads one file: write FILE or -c FILE", USAGE)
-    name = find(file or path)
-    loaded: Loaded | None = None
+        raise CliError("check reads one file: write FILE or -c FILE", EXIT_USAGE)
+    name = find_config(file or path)
+    loaded: LoadedConfig | None = None
     try:
-        loaded = load_file(name, CONFIG_KINDS)
+        loaded = load_file(name, CONFIG_REGISTRY)
         problems = loaded.warnings
-        generation.build(loaded.config, Services(Resolver()), lambda _: Ledger())
+        generation.build_generation(loaded.config, DialServices(Resolver()), lambda _: RouteStats())
     except ConfigError as error:
         problems = error.problems
     except ValueError as error:
@@ -57,17 +57,17 @@ def command(file: str | None, path: str | None, strict: bool, form: str) -> int:
     good = loaded is not None and not any(problem.severity == "error" or strict for problem in problems)
     config = loaded.config if loaded else None
     if form == "json":
-        _tell_json(name, config, problems, good)
+        _print_json(name, config, problems, good)
     else:
-        tell(problems)
+        print_problems(problems)
         if config is not None and good:
-            _tell_text(name, config, len(problems))
+            _print_text(name, config, len(problems))
         elif config is not None and all(problem.severity == "warning" for problem in problems):
-            click.echo(f"{name}: {_counted(len(problems), 'warning')}, which --strict takes for errors", err=True)
-    return OK if good else CONFIG
+            click.echo(f"{name}: {_count_text(len(problems), 'warning')}, which --strict takes for errors", err=True)
+    return EXIT_OK if good else EXIT_CONFIG
 
 
-def _tell_json(name: str, config: Config | None, problems: list[Problem], good: bool) -> None:
+def _print_json(name: str, config: Config | None, problems: list[Problem], good: bool) -> None:
     told = {
         "file": name,
         "ok": good,
@@ -78,40 +78,41 @@ def _tell_json(name: str, config: Config | None, problems: list[Problem], good: 
     click.echo(json.dumps(told, indent=2))
 
 
-def _tell_text(name: str, config: Config, warnings: int) -> None:
+def _print_text(name: str, config: Config, warnings: int) -> None:
     listeners, routes = len(config.listeners), len(config.routes)
     click.echo(
-        f"{name}: good: {_counted(listeners, 'listener')}, {_counted(routes, 'route')}, {_counted(warnings, 'warning')}"
+        f"{name}: good: {_count_text(listeners, 'listener')}, {_count_text(routes, 'route')}, "
+        f"{_count_text(warnings, 'warning')}"
     )
     if sys.stdout.isatty():
-        Console().print(_table(config))
+        Console().print(_route_table(config))
 
 
-def _counted(count: int, noun: str) -> str:
+def _count_text(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def _table(config: Config) -> Table:
+def _route_table(config: Config) -> Table:
     """Show the routes in their order, with who leads to them."""
     table = Table("route", "listeners", "takes", "leads to", "auth")
     for name, route in config.routes.items():
-        places = [f"{each} ({config.listeners[each].bind})" for each in leading_listeners(config, name)]
+        places = [f"{each} ({config.listeners[each].bind})" for each in listeners_of(config, name)]
         auth = "-" if route.auth is None else route.auth.kind
-        table.add_row(name, "\n".join(places), _taken(route), _goal(route), auth)
+        table.add_row(name, "\n".join(places), _match_text(route), _action_text(route), auth)
     return table
 
 
-def _taken(route: Route) -> str:
+def _match_text(route: RouteConfig) -> str:
     """What a route matches, in a few words."""
-    if not isinstance(route.match, Match):
+    if not isinstance(route.match, MatchConfig):
         return "all" if route.match else "what its listeners take"
     parts = [", ".join(map(str, route.match.host or ())), str(route.match.path or "")]
     return " ".join(part for part in parts if part) or "all"
 
 
-def _goal(route: Route) -> str:
+def _action_text(route: RouteConfig) -> str:
     if route.backend is not None:
         return route.backend.text
-    if route.ticket is not None:
-        return f"tickets for {route.ticket.route}"
-    return f"files in {route.files}" if route.files is not None else f"status {route.answer}"
+    if route.issue_tickets is not None:
+        return f"tickets for {route.issue_tickets.route}"
+    return f"files in {route.files}" if route.files is not None else f"status {route.respond}"

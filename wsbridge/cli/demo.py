@@ -13,43 +13,42 @@ import click
 import trio
 
 from wsbridge import daemon
-from wsbridge.cli.serving import run, warn
-from wsbridge.cli.status import USAGE, Failure
-from wsbridge.cli.teaching import Teaching
-from wsbridge.config.address import read_bind
-from wsbridge.config.document import Data
-from wsbridge.config.load import build
-from wsbridge.config.problems import ConfigError
-from wsbridge.demo import PAGE
-from wsbridge.demo.service import Service
-from wsbridge.kinds import CONFIG_KINDS
-from wsbridge.listeners import Listening
+from wsbridge.cli.main import EXIT_USAGE, CliError, PreformattedCommand
+from wsbridge.cli.run import log_warnings, run_with_log
+from wsbridge.config.errors import ConfigError
+from wsbridge.config.load import load_data
+from wsbridge.config.urls import read_bind
+from wsbridge.config.yaml import YamlData
+from wsbridge.demo import PAGE_DIRECTORY
+from wsbridge.demo.service import DemoService
+from wsbridge.net.listeners import ListeningSockets
+from wsbridge.registry import CONFIG_REGISTRY
 from wsbridge.server import Server
 
-TIMEOUTS: Mapping[str, Data] = {
+DEMO_TIMEOUTS: Mapping[str, YamlData] = {
     "close": "500ms",
-    "linger": "100ms",
+    "lingering": "100ms",
     "drain": "0s",
-    "spread": "0s",
+    "drain_spread": "0s",
     "handshake": "60s",
 }
 """Ctrl-C ends the demo at once; a page that is left open keeps its connection for the next click."""
 
 
-class AnnouncedService(Service):
+class AnnouncingService(DemoService):
     """The demo's service, which tells of each caller as he comes; how it ended is in the bridge's log."""
 
-    async def serve_lines(self, stream: trio.SocketStream) -> None:
+    async def handle_stream(self, stream: trio.SocketStream) -> None:
         """See `Service.serve_lines`."""
-        click.echo(f"connection {self.served + 1}: a page is talking to the service", err=True)
-        await super().serve_lines(stream)
+        click.echo(f"connection {self.connection_count + 1}: a page is talking to the service", err=True)
+        await super().handle_stream(stream)
 
 
-@click.command("demo", cls=Teaching)
+@click.command("demo", cls=PreformattedCommand)
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, help="Default: 8080; 0 picks a free one.")
 @click.option("--host", default="127.0.0.1", help="Default: 127.0.0.1; another one lets other hosts in.")
 @click.option("--open-browser", type=click.BOOL, default=False, metavar="yes|no", help="Open the page. Default: no.")
-def command(port: int, host: str, open_browser: bool) -> int:
+def demo_command(port: int, host: str, open_browser: bool) -> int:
     """Show what wsbridge does, on a page in a browser.
 
     Starts a small TCP service, a bridge to it, and a page on http://127.0.0.1:8080/ that talks to the service through
@@ -62,11 +61,11 @@ def command(port: int, host: str, open_browser: bool) -> int:
     try:
         read_bind(bind)
     except ValueError as error:
-        raise Failure(f"--host: {error}", USAGE) from None
+        raise CliError(f"--host: {error}", EXIT_USAGE) from None
 
     url = ""
 
-    def ready(listening: list[Listening]) -> None:
+    def ready(listening: list[ListeningSockets]) -> None:
         nonlocal url
         url = page_url(listening[0].addresses[0])
         click.echo(f"\n  The demo is at  {click.style(url, bold=True, fg='green')}\n\n  Ctrl-C ends it.\n", err=True)
@@ -77,16 +76,16 @@ def command(port: int, host: str, open_browser: bool) -> int:
 
     async def everything() -> None:
         async with trio.open_nursery() as nursery:
-            backend = await nursery.start(AnnouncedService().run)
-            loaded = build(written(bind, backend), kinds=CONFIG_KINDS)
-            warn(loaded.warnings)
-            await daemon.serve(loaded.config, ready=ready, beside=browse)
+            backend = await nursery.start(AnnouncingService().run)
+            loaded = load_data(demo_config(bind, backend), registry=CONFIG_REGISTRY)
+            log_warnings(loaded.warnings)
+            await daemon.serve(loaded.config, on_ready=ready, extra_task=browse)
             nursery.cancel_scope.cancel()
 
     try:
-        return run(everything, "info", "console", hint="; choose another with --port")
+        return run_with_log(everything, "info", "console", bind_error_hint="; choose another with --port")
     except ConfigError as error:
-        raise Failure(str(error), USAGE) from None
+        raise CliError(str(error), EXIT_USAGE) from None
 
 
 def page_url(address: str) -> str:
@@ -96,7 +95,7 @@ def page_url(address: str) -> str:
     return f"http://{here.get(host, host)}:{port}/"
 
 
-def written(bind: str, port: int) -> Data:
+def demo_config(bind: str, port: int) -> YamlData:
     """Give the demo's configuration.
 
     Args:
@@ -107,7 +106,7 @@ def written(bind: str, port: int) -> Data:
         "listeners": {"page": {"bind": bind}},
         "routes": {
             "terminal": {"match": {"path": "/ws"}, "backend": f"tcp://127.0.0.1:{port}", "auth": "none"},
-            "page": {"match": "any", "files": str(PAGE), "auth": "none"},
+            "page": {"match": "any", "files": str(PAGE_DIRECTORY), "auth": "none"},
         },
-        "timeouts": dict(TIMEOUTS),
+        "timeouts": dict(DEMO_TIMEOUTS),
     }

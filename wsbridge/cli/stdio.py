@@ -20,21 +20,21 @@ from typing import Final
 import trio
 
 from wsbridge import connection
-from wsbridge.cli.status import USAGE, Failure
-from wsbridge.cli.written import NAME, STDIO
+from wsbridge.cli.bridge_config import BRIDGE_NAME, STDIO
+from wsbridge.cli.main import EXIT_USAGE, CliError
 from wsbridge.generation import Listener
-from wsbridge.reasons import End, Reason
+from wsbridge.reasons import Reason, Termination
 from wsbridge.server import Server
 
-CHUNK: Final = 64 * 1024
+STDIO_CHUNK_BYTES: Final = 64 * 1024
 """Bytes copied at a time."""
-GRACE: Final = 0.5
+INPUT_GRACE_SECONDS: Final = 0.5
 """Seconds that the input may be silent after the other side has ended."""
-ORDERLY: Final = (None, 1000, 1005)
+NORMAL_CLOSE_CODES: Final = (None, 1000, 1005)
 """Close codes after which the other side has said all it wanted to say."""
 
 
-class Stdio:
+class StdioConnection:
     """One connection between standard input and output and the route of the server.
 
     Args:
@@ -42,21 +42,21 @@ class Stdio:
         writes: Descriptor to write to.
 
     Attributes:
-        end: How the connection ended; None before.
+        termination: How the connection ended; None before.
         write_error: Why the output could not be written.
     """
 
-    def __init__(self, reads: int = 0, writes: int = 1) -> None:
-        for number, name in ((reads, "input"), (writes, "output")):
+    def __init__(self, input_fd: int = 0, output_fd: int = 1) -> None:
+        for number, name in ((input_fd, "input"), (output_fd, "output")):
             try:
                 os.fstat(number)
             except OSError:
-                raise Failure(f"-: standard {name} is closed", USAGE) from None
-        self._reads, self._writes = reads, writes
-        self.end: End | None = None
+                raise CliError(f"-: standard {name} is closed", EXIT_USAGE) from None
+        self._input_fd, self._output_fd = input_fd, output_fd
+        self.termination: Termination | None = None
         self.write_error: str | None = None
 
-    async def carry(self, server: Server) -> None:
+    async def run(self, server: Server) -> None:
         """Carry the connection to its end and its output out, then have the server end."""
         inner, outer = socket.socketpair()
         inner.setblocking(False)
@@ -71,26 +71,26 @@ class Stdio:
 
         threading.Thread(target=self._copy_in, args=(outer,), name="wsbridge-stdin", daemon=True).start()
         threading.Thread(target=copy_out, name="wsbridge-stdout", daemon=True).start()
-        route = server.generation.routes[NAME]
-        listener = Listener(STDIO, "tcp", None, loopback=True, unix=True, route=route, routes=())
+        route = server.generation.routes[BRIDGE_NAME]
+        listener = Listener(STDIO, "tcp", None, is_loopback=True, is_unix=True, route=route, routes=())
         server.connections += 1
         try:
-            self.end = await connection.serve(inner, None, listener, server)
+            self.termination = await connection.handle_connection(inner, None, listener, server)
         finally:
             server.connections -= 1
         await written.wait()
-        server.stop(Reason.STOP)
+        server.stop(Reason.SHUTDOWN)
 
-    def failure(self) -> str | None:
+    def failure_message(self) -> str | None:
         """Give the sentence about what went wrong; None if the connection ended in order."""
-        end = self.end
+        end = self.termination
         if self.write_error is not None:
             return f"standard output: {self.write_error}"
-        if end is None or end.reason in (Reason.DRAIN, Reason.STOP):
+        if end is None or end.reason in (Reason.DRAINING, Reason.SHUTDOWN):
             return "stopped by a signal"
-        if end.reason in (Reason.CLIENT_CLOSED, Reason.BACKEND_CLOSED) and end.code in ORDERLY:
+        if end.reason in (Reason.CLIENT_CLOSED, Reason.BACKEND_CLOSED) and end.close_code in NORMAL_CLOSE_CODES:
             return None
-        code = "" if end.code is None else f" (close code {end.code})"
+        code = "" if end.close_code is None else f" (close code {end.close_code})"
         return f"{end.reason.value}{code}" + (f": {end.detail}" if end.detail else "")
 
     def _copy_in(self, sock: socket.socket) -> None:
@@ -100,15 +100,15 @@ class Stdio:
         may be there to end it.
         """
         poll = select.poll()
-        poll.register(self._reads, select.POLLIN)
+        poll.register(self._input_fd, select.POLLIN)
         poll.register(sock, select.POLLRDHUP)
         patience: float | None = None
         with suppress(OSError):  # a terminal that hung up, or a connection that has ended: nothing more will come
             while events := dict(poll.poll(patience)):
                 if sock.fileno() in events:
                     poll.unregister(sock)
-                    patience = GRACE * 1000
-                elif data := _read(self._reads):
+                    patience = INPUT_GRACE_SECONDS * 1000
+                elif data := _read_available(self._input_fd):
                     sock.sendall(data)
                 elif data is not None:
                     break
@@ -118,33 +118,33 @@ class Stdio:
     def _copy_out(self, sock: socket.socket) -> None:
         """Copy what the connection brings to the output, until it ends; then end the output."""
         with suppress(ConnectionError):  # reset: what came before it has been written
-            while data := sock.recv(CHUNK):
+            while data := sock.recv(STDIO_CHUNK_BYTES):
                 try:
-                    _write(self._writes, data)
+                    _write_all(self._output_fd, data)
                 except OSError as error:
                     self.write_error = error.strerror or str(error)
                     sock.shutdown(socket.SHUT_RDWR)
                     break
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self._writes)
+        os.dup2(nowhere, self._output_fd)
         os.close(nowhere)
 
 
-def _read(number: int) -> bytes | None:
+def _read_available(fd: int) -> bytes | None:
     """Read what is there; None if somebody else took it."""
     try:
-        return os.read(number, CHUNK)
+        return os.read(fd, STDIO_CHUNK_BYTES)
     except BlockingIOError:
         return None
 
 
-def _write(number: int, data: bytes) -> None:
+def _write_all(fd: int, data: bytes) -> None:
     """Write all of it, waiting for room even if somebody made the descriptor non-blocking."""
     view = memoryview(data)
     while view:
         try:
-            view = view[os.write(number, view) :]
+            view = view[os.write(fd, view) :]
         except BlockingIOError:
             poll = select.poll()
-            poll.register(number, select.POLLOUT)
+            poll.register(fd, select.POLLOUT)
             poll.poll()

@@ -1,8 +1,4 @@
-"""Check: the rules between sections, and the warnings.
-
-Lives here: what one section alone cannot know: names, addresses, who can reach what. Must not live here: the rules
-inside of a section (beside it). All of it is told as faults; `load` gives them their places.
-"""
+"""Rules between sections, warnings."""
 
 from __future__ import annotations
 
@@ -10,41 +6,150 @@ import contextlib
 import posixpath
 import stat
 from collections.abc import Iterator
-from itertools import combinations
+from itertools import combinations, product
 
 from pydantic import BaseModel
 
-from wsbridge.config.issuing import issuing
-from wsbridge.config.model import Config, Listener, RouteTimeouts
-from wsbridge.config.problems import did_you_mean
-from wsbridge.config.reach import leading_listeners, matching_listeners, naming_listeners, shadows
-from wsbridge.config.secret import Secret
-from wsbridge.config.section import AuthSection, Context, Fault, Section, Steps
-from wsbridge.config.template import by_request
+from wsbridge.config.base import AuthSection, Issue, KeyPath, LoadContext, Section
+from wsbridge.config.errors import did_you_mean
+from wsbridge.config.limits import RouteTimeouts
+from wsbridge.config.listener import ListenerConfig
+from wsbridge.config.model import Config
+from wsbridge.config.route import MatchConfig, RouteConfig, TicketAuthConfig
+from wsbridge.config.secrets import Secret
+from wsbridge.config.urls import is_request_field
+from wsbridge.protocol.uri import PathPattern
 
-ANY = {"0.0.0.0": 4, "::": 6}
-"""Addresses that stand for all of a family."""
+
+def check_tickets(config: Config) -> Iterator[Issue]:
+    """Find routes whose tickets nobody takes, or that would give one to anybody."""
+    for name, route in config.routes.items():
+        if route.issue_tickets is None:
+            continue
+        steps: KeyPath = ("routes", name)
+        if route.auth is not None and route.auth.kind == "none":
+            yield Issue((*steps, "auth"), "cannot be none: a ticket would let in everybody who asks for one", "E013")
+        elif ticket_auths(route.auth):
+            yield Issue((*steps, "auth"), "cannot take tickets itself: one ticket would give the next", "E013")
+        wanted = config.routes.get(route.issue_tickets.route)
+        if wanted is None:
+            missing = route.issue_tickets.route
+            text = f'there is no route "{missing}"{did_you_mean(missing, config.routes)}'
+            yield Issue((*steps, "issue_tickets", "route"), text, "E020")
+        elif not ticket_auths(wanted.auth):
+            text = f'the route "{route.issue_tickets.route}" takes no tickets: its auth needs kind: ticket'
+            yield Issue((*steps, "issue_tickets", "route"), text, "E027")
+        elif all(taker.key != route.issue_tickets.key for taker in ticket_auths(wanted.auth)):
+            text = f'is not the key by which the route "{route.issue_tickets.route}" takes tickets'
+            yield Issue((*steps, "issue_tickets", "key"), text, "E027")
 
 
-def check(config: Config, context: Context) -> list[Fault]:
-    """Find all that is wrong or risky between the sections of a configuration."""
+def ticket_auths(auth: AuthSection | None) -> list[TicketAuthConfig]:
+    """Give the ways of a route that take tickets, those inside of others among them."""
+    if auth is None:
+        return []
+    inner = [taker for member in auth.members() for taker in ticket_auths(member)]
+    return [auth, *inner] if isinstance(auth, TicketAuthConfig) else inner
+
+
+def effective_match(route: RouteConfig) -> MatchConfig | None:
+    """Give what a route matches; `any` matches as if nothing were asked for."""
+    return MatchConfig() if route.match == "any" else route.match
+
+
+def matching_listeners(config: Config, route: RouteConfig) -> list[str]:
+    """Name the listeners whose requests a route may match: those that speak websocket."""
+    match = effective_match(route)
+    if match is None:
+        return []
     return [
-        *_names(config),
-        *_addresses(config),
-        *_unreachable(config),
-        *_auth_missing(config),
-        *_auth_idle(config),
-        *issuing(config),
-        *_uncertified(config),
-        *_unasked(config),
-        *_open_doors(config, context),
-        *_waiting(config),
-        *_readable_secrets(config),
-        *(fault for steps, section in walk(config) for fault in _placed(steps, section, context)),
+        name
+        for name, listener in config.listeners.items()
+        if listener.protocol == "websocket" and (match.listener is None or name in match.listener)
     ]
 
 
-def walk(section: BaseModel, steps: Steps = ()) -> Iterator[tuple[Steps, Section]]:
+def raw_listeners_of(config: Config, name: str) -> list[str]:
+    """Name the listeners that speak tcp and send all their connections to a route."""
+    return [key for key, listener in config.listeners.items() if listener.protocol == "tcp" and listener.route == name]
+
+
+def listeners_of(config: Config, name: str) -> list[str]:
+    """Name all listeners that lead to a route."""
+    leading = {*matching_listeners(config, config.routes[name]), *raw_listeners_of(config, name)}
+    return [key for key in config.listeners if key in leading]
+
+
+def shadowed_by(config: Config, name: str) -> list[str] | None:
+    """Tell which earlier routes take every request that a route could match.
+
+    Returns:
+        Their names, or None where something is left to the route.
+    """
+    route = config.routes[name]
+    match = effective_match(route)
+    listeners = matching_listeners(config, route)
+    if match is None or not listeners:
+        return None
+    earlier = []
+    for other, candidate in config.routes.items():
+        if other == name:
+            break
+        if (candidate.backend is None) == (route.backend is None):
+            earlier.append((other, candidate))
+    found: list[str] = []
+    for listener, host in product(listeners, match.host or (None,)):
+        taker = next(
+            (other for other, route in earlier if _route_matches(config, route, listener, host, match.path)), None
+        )
+        if taker is None:
+            return None
+        found.append(taker)
+    return list(dict.fromkeys(found))
+
+
+def _route_matches(config: Config, route: RouteConfig, listener: str, host: str | None, path: str | None) -> bool:
+    match = effective_match(route)
+    return (
+        match is not None
+        and listener in matching_listeners(config, route)
+        and (match.host is None or host in match.host)
+        and _path_covers(match.path, path)
+    )
+
+
+def _path_covers(wide: str | None, narrow: str | None) -> bool:
+    """Tell whether one path pattern takes all that another takes."""
+    if wide is None or wide == "/*":
+        return True
+    if narrow is None:
+        return False
+    return PathPattern(wide).covers(PathPattern(narrow))
+
+
+WILDCARD_HOSTS = {"0.0.0.0": 4, "::": 6}
+"""Addresses that stand for all of a family."""
+
+
+def check_config(config: Config, context: LoadContext) -> list[Issue]:
+    """Find all that is wrong or risky between the sections of a configuration."""
+    return [
+        *_check_references(config),
+        *_check_bind_conflicts(config),
+        *_check_reachability(config),
+        *_check_missing_auth(config),
+        *_check_unusable_auth(config),
+        *check_tickets(config),
+        *_check_client_certificates(config),
+        *_check_request_fields(config),
+        *_check_exposure(config, context),
+        *_check_risky_settings(config),
+        *_check_secret_permissions(config),
+        *(fault for steps, section in walk_sections(config) for fault in _section_warnings(steps, section, context)),
+    ]
+
+
+def walk_sections(section: BaseModel, steps: KeyPath = ()) -> Iterator[tuple[KeyPath, Section]]:
     """Give a section and all that stand inside of it, with the steps that lead to each."""
     if isinstance(section, Section):
         yield steps, section
@@ -52,9 +157,9 @@ def walk(section: BaseModel, steps: Steps = ()) -> Iterator[tuple[Steps, Section
         yield from _walk_value(getattr(section, name), (*steps, name))
 
 
-def _walk_value(value: object, steps: Steps) -> Iterator[tuple[Steps, Section]]:
+def _walk_value(value: object, steps: KeyPath) -> Iterator[tuple[KeyPath, Section]]:
     if isinstance(value, Section):
-        yield from walk(value, steps)
+        yield from walk_sections(value, steps)
     elif isinstance(value, dict):
         for key, inner in value.items():
             yield from _walk_value(inner, (*steps, key))
@@ -63,24 +168,24 @@ def _walk_value(value: object, steps: Steps) -> Iterator[tuple[Steps, Section]]:
             yield from _walk_value(inner, (*steps, at))
 
 
-def _placed(steps: Steps, section: Section, context: Context) -> Iterator[Fault]:
-    for fault in section.cautions(context):
-        yield Fault((*steps, *fault.steps), fault.message, fault.code, fault.at_key)
+def _section_warnings(steps: KeyPath, section: Section, context: LoadContext) -> Iterator[Issue]:
+    for fault in section.warnings(context):
+        yield Issue((*steps, *fault.key_path), fault.message, fault.code, fault.at_key)
 
 
-def _names(config: Config) -> Iterator[Fault]:
+def _check_references(config: Config) -> Iterator[Issue]:
     """Names that routes and listeners call each other by."""
     for name, listener in config.listeners.items():
         if listener.route is None:
             continue
-        steps: Steps = ("listeners", name, "route")
+        steps: KeyPath = ("listeners", name, "route")
         route = config.routes.get(listener.route)
         if route is None:
             guess = did_you_mean(listener.route, config.routes)
-            yield Fault(steps, f'there is no route "{listener.route}"{guess}', "E020")
+            yield Issue(steps, f'there is no route "{listener.route}"{guess}', "E020")
         elif route.backend is None:
             text = f'the route "{listener.route}" has no backend, and this listener speaks tcp'
-            yield Fault(steps, text, "E024")
+            yield Issue(steps, text, "E024")
     for name, route in config.routes.items():
         if route.match is None or route.match == "any":
             continue
@@ -88,41 +193,41 @@ def _names(config: Config) -> Iterator[Fault]:
             steps = ("routes", name, "match", "listener", at)
             if wanted not in config.listeners:
                 guess = did_you_mean(wanted, config.listeners)
-                yield Fault(steps, f'there is no listener "{wanted}"{guess}', "E020")
-            elif config.listeners[wanted].speaks == "tcp":
+                yield Issue(steps, f'there is no listener "{wanted}"{guess}', "E020")
+            elif config.listeners[wanted].protocol == "tcp":
                 text = f'the listener "{wanted}" speaks tcp: it names its route by route:, and nothing is matched there'
-                yield Fault(steps, text, "E021")
+                yield Issue(steps, text, "E021")
 
 
-def _unreachable(config: Config) -> Iterator[Fault]:
+def _check_reachability(config: Config) -> Iterator[Issue]:
     """Routes that no request and no connection can come to."""
     for name, route in config.routes.items():
-        steps: Steps = ("routes", name)
-        if naming_listeners(config, name):
+        steps: KeyPath = ("routes", name)
+        if raw_listeners_of(config, name):
             continue
         if route.match is None:
             text = "nothing can reach this route: it has no match (any takes all), and no listener names it"
-            yield Fault(steps, text, "E021", at_key=True)
+            yield Issue(steps, text, "E021", at_key=True)
         elif not matching_listeners(config, route):
             if route.match == "any" or route.match.listener is None:
                 text = "nothing can reach this route: no listener speaks websocket"
-                yield Fault((*steps, "match"), text, "E021", at_key=True)
-        elif takers := shadows(config, name):
-            text = f"nothing can reach this route: {_named(takers)} above takes all that it matches"
-            yield Fault((*steps, "match"), text, "E021", at_key=True)
+                yield Issue((*steps, "match"), text, "E021", at_key=True)
+        elif takers := shadowed_by(config, name):
+            text = f"nothing can reach this route: {_quote_routes(takers)} above takes all that it matches"
+            yield Issue((*steps, "match"), text, "E021", at_key=True)
 
 
-def _auth_missing(config: Config) -> Iterator[Fault]:
+def _check_missing_auth(config: Config) -> Iterator[Issue]:
     """Routes that more than this host can reach, and of which is not written who may."""
     for name, route in config.routes.items():
         if route.auth is not None:
             continue
-        public = [key for key in leading_listeners(config, name) if not _is_private(config.listeners[key])]
+        public = [key for key in listeners_of(config, name) if not _is_local_only(config.listeners[key])]
         if public and config.listeners[public[0]].trusted_proxies is not None:
             text = (
                 f'must be written, since the listener "{public[0]}" is behind proxies: "auth: none" lets everybody in'
             )
-            yield Fault(("routes", name, "auth"), text, "E022")
+            yield Issue(("routes", name, "auth"), text, "E022")
         elif public:
             bind = config.listeners[public[0]].bind
             named = "; localhost is a name and may mean others: write 127.0.0.1 or [::1]" if bind.is_loopback else ""
@@ -130,74 +235,74 @@ def _auth_missing(config: Config) -> Iterator[Fault]:
                 f'must be written, since the listener "{public[0]}" at {bind} is not on a loopback address: '
                 f'"auth: none" lets everybody in{named}'
             )
-            yield Fault(("routes", name, "auth"), text, "E022")
+            yield Issue(("routes", name, "auth"), text, "E022")
 
 
-def _is_private(listener: Listener) -> bool:
+def _is_local_only(listener: ListenerConfig) -> bool:
     """Tell whether nobody but this host reaches a listener, not even through a proxy that it knows of."""
     return listener.bind.is_literal_loopback and listener.trusted_proxies is None
 
 
-def _auth_idle(config: Config) -> Iterator[Fault]:
+def _check_unusable_auth(config: Config) -> Iterator[Issue]:
     """Ways of authentication that could never let anybody in, or would let in whoever another page brings."""
     for name, route in config.routes.items():
-        steps: Steps = ("routes", name, "auth")
+        steps: KeyPath = ("routes", name, "auth")
         if route.auth is None or route.auth.kind == "none":
             continue
-        named = naming_listeners(config, name)
+        named = raw_listeners_of(config, name)
         if named and route.auth.needs_request():
             text = f'needs a request over HTTP, but the listener "{named[0]}" speaks tcp and sends its clients here'
-            yield Fault(steps, text, "E025")
-        if route.auth.takes_cookies() and route.origins == "any":
+            yield Issue(steps, text, "E025")
+        if route.auth.accepts_cookies() and route.allowed_origins == "any":
             text = "cannot be any where a cookie lets in: browsers send it along for every page"
-            yield Fault(("routes", name, "origins"), text, "E026")
+            yield Issue(("routes", name, "allowed_origins"), text, "E026")
 
 
-def _uncertified(config: Config) -> Iterator[Fault]:
+def _check_client_certificates(config: Config) -> Iterator[Issue]:
     """Ways of authentication by certificate, where clients are asked for none."""
     for name, route in config.routes.items():
         if route.auth is None:
             continue
-        leading = leading_listeners(config, name)
+        leading = listeners_of(config, name)
         without = [key for key in leading if (tls := config.listeners[key].tls) is None or tls.client_ca is None]
-        for steps, way in _ways(route.auth, ("routes", name, "auth")):
+        for steps, way in _walk_auth(route.auth, ("routes", name, "auth")):
             needed = way is route.auth or without == leading
             if without and needed and way.needs_certificate():
                 text = f'needs a client certificate, and the listener "{without[0]}" has no tls: {{client_ca: …}}'
-                yield Fault(steps, f"{text} to ask for one", "E028")
+                yield Issue(steps, f"{text} to ask for one", "E028")
                 break
 
 
-def _ways(way: AuthSection, steps: Steps) -> Iterator[tuple[Steps, AuthSection]]:
+def _walk_auth(auth: AuthSection, steps: KeyPath) -> Iterator[tuple[KeyPath, AuthSection]]:
     """Give a way of authentication and all that it holds, with the steps that lead to each."""
-    yield steps, way
-    for at, member in enumerate(way.members()):
-        yield from _ways(member, (*steps, way.kind, at))
+    yield steps, auth
+    for at, member in enumerate(auth.members()):
+        yield from _walk_auth(member, (*steps, auth.kind, at))
 
 
-def _unasked(config: Config) -> Iterator[Fault]:
+def _check_request_fields(config: Config) -> Iterator[Issue]:
     """Backends that are chosen by what a client of plain TCP cannot say."""
     for name, route in config.routes.items():
-        named = naming_listeners(config, name)
+        named = raw_listeners_of(config, name)
         if route.backend is None or not named:
             continue
-        field = next((field for field in route.backend.fields if by_request(field)), None)
+        field = next((field for field in route.backend.fields if is_request_field(field)), None)
         if field is not None:
             text = f'{{{field}}} is of a request, but the listener "{named[0]}" speaks tcp and sends its clients here'
-            yield Fault(("routes", name, "backend"), text, "E041")
+            yield Issue(("routes", name, "backend"), text, "E041")
 
 
-def _addresses(config: Config) -> Iterator[Fault]:
+def _check_bind_conflicts(config: Config) -> Iterator[Issue]:
     """Listeners that the system could not open side by side."""
     for (first, one), (second, other) in combinations(config.listeners.items(), 2):
-        if _collide(one, other):
-            both = {str(one.bind.ip), str(other.bind.ip)} == set(ANY)
+        if _binds_conflict(one, other):
+            both = {str(one.bind.ip), str(other.bind.ip)} == set(WILDCARD_HOSTS)
             hint = "; [::] takes IPv4 as well, unless it has ipv6_only: true" if both else ""
             text = f'{other.bind} is taken by the listener "{first}" at {one.bind}{hint}'
-            yield Fault(("listeners", second, "bind"), text, "E023")
+            yield Issue(("listeners", second, "bind"), text, "E023")
 
 
-def _collide(one: Listener, other: Listener) -> bool:
+def _binds_conflict(one: ListenerConfig, other: ListenerConfig) -> bool:
     a, b = one.bind, other.bind
     if a.kind != b.kind:
         return False
@@ -205,18 +310,18 @@ def _collide(one: Listener, other: Listener) -> bool:
         return posixpath.normpath(a.path) == posixpath.normpath(b.path)
     if a.port != b.port or a.port == 0:
         return False
-    return bool(_spans(one) & _spans(other)) or (
-        bool(_families(one) & _families(other)) and (a.host in ANY or b.host in ANY)
+    return bool(_bind_hosts(one) & _bind_hosts(other)) or (
+        bool(_ip_versions(one) & _ip_versions(other)) and (a.host in WILDCARD_HOSTS or b.host in WILDCARD_HOSTS)
     )
 
 
-def _spans(listener: Listener) -> set[str]:
+def _bind_hosts(listener: ListenerConfig) -> set[str]:
     """The addresses that a listener takes, as text that can be compared."""
     host = listener.bind.host.lower().rstrip(".")
     return {"127.0.0.1", "::1"} if host == "localhost" else {str(listener.bind.ip or host)}
 
 
-def _families(listener: Listener) -> set[int]:
+def _ip_versions(listener: ListenerConfig) -> set[int]:
     """The IP versions that a listener takes; a name may stand for both."""
     ip = listener.bind.ip
     if ip is None:
@@ -226,84 +331,88 @@ def _families(listener: Listener) -> set[int]:
     return {ip.version}
 
 
-def _open_doors(config: Config, context: Context) -> Iterator[Fault]:
+def _check_exposure(config: Config, context: LoadContext) -> Iterator[Issue]:
     """Who may come in without being asked."""
-    nobody_asked = context.kinds.auth.get("none")
+    nobody_asked = context.registry.auth.get("none")
     for name, listener in config.listeners.items():
         if listener.bind.kind == "unix":
             if listener.mode & 0o006:
                 text = f"the mode {listener.mode:04o} lets every user of this host use the socket"
-                yield Fault(("listeners", name, "mode"), text, "W010")
+                yield Issue(("listeners", name, "mode"), text, "W010")
             continue
-        routes = {key: route for key, route in config.routes.items() if name in leading_listeners(config, key)}
+        routes = {key: route for key, route in config.routes.items() if name in listeners_of(config, key)}
         bridges = {key: route for key, route in routes.items() if route.backend is not None}
         if listener.tls is not None:
             continue
-        if _is_private(listener) and listener.speaks == "websocket":
+        if _is_local_only(listener) and listener.protocol == "websocket":
             for key in [key for key, route in bridges.items() if route.auth is None]:
                 text = (
                     f'has no auth, and the listener "{name}" has no TLS: a proxy on this host would publish it; '
                     'if that is meant, write "auth: none"'
                 )
-                yield Fault(("routes", key), text, "W001", at_key=True)
+                yield Issue(("routes", key), text, "W001", at_key=True)
         elif not listener.bind.is_loopback:
             unasked = [key for key, route in bridges.items() if nobody_asked and isinstance(route.auth, nobody_asked)]
             if unasked:
-                text = f"other hosts can reach {_named(unasked)} here without TLS and without being asked who they are"
-                yield Fault(("listeners", name, "bind"), text, "W005")
-            overheard = [key for key, route in routes.items() if route.auth is not None and route.auth.names_clients()]
+                text = f"other hosts can reach {_quote_routes(unasked)} here without TLS and without authentication"
+                yield Issue(("listeners", name, "bind"), text, "W005")
+            overheard = [
+                key for key, route in routes.items() if route.auth is not None and route.auth.identifies_clients()
+            ]
             if overheard and listener.trusted_proxies is None:  # else TLS may end in front
-                text = f"what proves to {_named(overheard)} who a client is goes over the network here without TLS"
-                yield Fault(("listeners", name, "bind"), text, "W016")
+                text = (
+                    f"what proves to {_quote_routes(overheard)} who a client is goes over the network here without TLS"
+                )
+                yield Issue(("listeners", name, "bind"), text, "W016")
 
 
-def _waiting(config: Config) -> Iterator[Fault]:
+def _check_risky_settings(config: Config) -> Iterator[Issue]:
     """Settings that let in everybody, or keep what should end."""
     for name, listener in config.listeners.items():
-        if listener.speaks == "websocket" and not any(
+        if listener.protocol == "websocket" and not any(
             name in matching_listeners(config, route) for route in config.routes.values()
         ):
-            yield Fault(
+            yield Issue(
                 ("listeners", name), "no route takes requests of this listener: all get 404", "W011", at_key=True
             )
-    sections: list[tuple[Steps, RouteTimeouts]] = [(("timeouts",), config.timeouts)]
+    sections: list[tuple[KeyPath, RouteTimeouts]] = [(("timeouts",), config.timeouts)]
     sections += [(("routes", name, "timeouts"), route.timeouts) for name, route in config.routes.items()]
     for steps, timeouts in sections:
-        if "ping" in timeouts.model_fields_set and timeouts.ping is None:
+        if "ping_interval" in timeouts.model_fields_set and timeouts.ping_interval is None:
             text = "without pings, peers that vanished hold their connection until TCP notices"
-            yield Fault((*steps, "ping"), text, "W006")
+            yield Issue((*steps, "ping_interval"), text, "W006")
         if "write" in timeouts.model_fields_set and timeouts.write is None:
-            yield Fault((*steps, "write"), "peers that take nothing hold their connection for ever", "W007")
+            yield Issue((*steps, "write"), "peers that take nothing hold their connection for ever", "W007")
     for name, route in config.routes.items():
-        if "null" in route.origins:
-            at = route.origins.index("null")
+        if "null" in route.allowed_origins:
+            at = route.allowed_origins.index("null")
             text = 'every page can take the origin "null"'
-            yield Fault(("routes", name, "origins", at), text, "W003")
-        if route.origins == "any":
+            yield Issue(("routes", name, "allowed_origins", at), text, "W003")
+        if route.allowed_origins == "any":
             text = "every page that a user of this route opens may connect to it"
-            yield Fault(("routes", name, "origins"), text, "W003")
+            yield Issue(("routes", name, "allowed_origins"), text, "W003")
 
 
-def _readable_secrets(config: Config) -> Iterator[Fault]:
+def _check_secret_permissions(config: Config) -> Iterator[Issue]:
     """Files of secrets that are none to this host's users."""
-    for steps, section in walk(config):
+    for steps, section in walk_sections(config):
         for name in type(section).model_fields:
-            for inner, secret in _secrets(getattr(section, name), (*steps, name)):
+            for inner, secret in _find_secrets(getattr(section, name), (*steps, name)):
                 with contextlib.suppress(OSError):  # it may be gone again
                     if secret.file is not None and secret.file.stat().st_mode & stat.S_IROTH:
-                        yield Fault(inner, f"every user of this host can read the secret in {secret.file}", "W012")
+                        yield Issue(inner, f"every user of this host can read the secret in {secret.file}", "W012")
 
 
-def _secrets(value: object, steps: Steps) -> Iterator[tuple[Steps, Secret]]:
+def _find_secrets(value: object, steps: KeyPath) -> Iterator[tuple[KeyPath, Secret]]:
     if isinstance(value, Secret):
         yield steps, value
     elif isinstance(value, dict):
         for key, inner in value.items():
-            yield from _secrets(inner, (*steps, key))
+            yield from _find_secrets(inner, (*steps, key))
     elif isinstance(value, tuple):
         for at, inner in enumerate(value):
-            yield from _secrets(inner, (*steps, at))
+            yield from _find_secrets(inner, (*steps, at))
 
 
-def _named(names: list[str]) -> str:
+def _quote_routes(names: list[str]) -> str:
     return ("the route " if len(names) == 1 else "the routes ") + ", ".join(f'"{name}"' for name in names)

@@ -1,108 +1,244 @@
-"""Listener: an address that is listened on, and what is spoken there.
-
-Lives here: the section and the rules between its keys. Must not live here: rules between listeners (`check`).
-"""
+"""Listener, ListenerTls, certificate checks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import ssl
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator
 
-from wsbridge.config.certificate import Certificate, authorities_problem
-from wsbridge.config.choice import filled
-from wsbridge.config.network import UNIX, NetworkOrUnix
-from wsbridge.config.scalars import Bind, Count, FilePath, Flag, Mode, Name, Owner, at_least, at_most
-from wsbridge.config.section import Context, Fault, Section
+from wsbridge.config.base import Issue, LoadContext, Section
+from wsbridge.config.types import (
+    UNIX_CLIENTS,
+    Count,
+    FileMode,
+    FilePath,
+    Flag,
+    Name,
+    NetworkOrUnix,
+    Owner,
+    at_least,
+    at_most,
+)
+from wsbridge.config.unions import non_empty
+from wsbridge.config.urls import Bind
+
+EXPIRY_WARNING = timedelta(days=14)
+"""How long before its end a certificate is warned of."""
+
+PEM_BEGIN, PEM_END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 
 
-class ListenerTls(Section):
-    """TLS of a listener: version 1.2 at least."""
+class TlsCertificateConfig(Section):
+    """Certificate and private key."""
 
-    certificates: Annotated[tuple[Certificate, ...], AfterValidator(filled)]
-    """One or more; the name that the client asks for (SNI) picks one, the first serves all others."""
+    cert: FilePath
+    """Certificate chain (PEM): leaf first, then intermediates."""
+    key: FilePath
+    """Private key (PEM), without a passphrase."""
+
+    def validate_values(self, context: LoadContext) -> Iterable[Issue]:
+        """Tell whether the two belong together and hold now."""
+        if not context.check_files:
+            return
+        problem = check_key_pair(self.cert, self.key)
+        if problem is not None:
+            yield Issue((problem.field,), problem.text, "E031")
+            return
+        for period in validity_periods(self.cert)[:1]:
+            if context.now > period.not_after:
+                yield Issue(("cert",), f"the certificate {self.cert} expired on {period.not_after:%Y-%m-%d}", "E032")
+            elif context.now < period.not_before:
+                text = f"the certificate {self.cert} holds only from {period.not_before:%Y-%m-%d %H:%M} UTC"
+                yield Issue(("cert",), text, "E032")
+
+    def warnings(self, context: LoadContext) -> Iterable[Issue]:
+        """Warn of an end that is near, and of a key that everybody on this host can read."""
+        if not context.check_files:
+            return
+        for period in validity_periods(self.cert)[:1]:
+            left = period.not_after - context.now
+            if left <= EXPIRY_WARNING:
+                text = f"the certificate {self.cert} expires in {left.days} days ({period.not_after:%Y-%m-%d})"
+                yield Issue(("cert",), text, "W008")
+        if self.key.stat().st_mode & stat.S_IROTH:
+            yield Issue(("key",), f"every user of this host can read the private key {self.key}", "W009")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPairProblem:
+    """What is wrong with a pair of files, and at which of the two fields."""
+
+    field: str
+    text: str
+
+
+def check_key_pair(cert: Path, key: Path) -> KeyPairProblem | None:
+    """Try whether OpenSSL takes the two files together."""
+    if b"ENCRYPTED" in key.read_bytes():
+        return KeyPairProblem("key", f"the private key {key} has a passphrase; write it without one (openssl pkey)")
+    if PEM_BEGIN not in cert.read_text(errors="replace"):
+        return KeyPairProblem("cert", f"{cert} holds no certificate in PEM form ({PEM_BEGIN})")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            return KeyPairProblem("key", f"the private key {key} does not belong to the certificate {cert}")
+        if "PRIVATE KEY" not in key.read_text(errors="replace"):
+            return KeyPairProblem("key", f"{key} holds no private key in PEM form")
+        return KeyPairProblem("cert", f"{cert} and {key} cannot be loaded: {error.reason or error}")
+    return None
+
+
+def check_ca_file(path: Path) -> str | None:
+    """Try whether OpenSSL takes a file of authorities to verify by."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(path)
+    except ssl.SSLError:
+        return f"{path} holds no certificate in PEM form ({PEM_BEGIN})"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class ValidityPeriod:
+    """When a certificate holds: both ends in UTC."""
+
+    not_before: datetime
+    not_after: datetime
+
+
+def validity_periods(path: Path) -> list[ValidityPeriod]:
+    """Give when each certificate of a PEM file holds, in the order of the file."""
+    found: list[ValidityPeriod] = []
+    for part in path.read_text(errors="replace").split(PEM_BEGIN)[1:]:
+        der = ssl.PEM_cert_to_DER_cert(f"{PEM_BEGIN}{part.partition(PEM_END)[0]}{PEM_END}")
+        begin, end = _parse_validity(der)
+        found.append(ValidityPeriod(begin, end))
+    return found
+
+
+def _der_elements(der: bytes) -> Iterator[tuple[int, bytes]]:
+    """Walk the elements of DER, as tag and content (X.690 section 8.1)."""
+    at = 0
+    while at < len(der):
+        tag, length = der[at], der[at + 1]
+        at += 2
+        if length & 0x80:
+            size = length & 0x7F
+            length = int.from_bytes(der[at : at + size], "big")
+            at += size
+        yield tag, der[at : at + length]
+        at += length
+
+
+def _parse_validity(der: bytes) -> tuple[datetime, datetime]:
+    """Find the validity in a certificate: RFC 5280 section 4.1, after version, serial, signature and issuer."""
+    _, certificate = next(_der_elements(der))
+    _, signed = next(_der_elements(certificate))
+    fields = [content for tag, content in _der_elements(signed) if tag != 0xA0]
+    begin, end = [_parse_der_time(tag, content.decode("ascii")) for tag, content in _der_elements(fields[3])]
+    return begin, end
+
+
+def _parse_der_time(tag: int, text: str) -> datetime:
+    """Read UTCTime (tag 23, two digits of the year) or GeneralizedTime, by RFC 5280 section 4.1.2.5."""
+    if tag == 23:
+        text = f"{'19' if text >= '50' else '20'}{text}"
+    return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
+
+
+class ListenerTlsConfig(Section):
+    """TLS settings of a listener; TLS 1.2 or later."""
+
+    certificates: Annotated[tuple[TlsCertificateConfig, ...], AfterValidator(non_empty)]
+    """One or more certificates, selected by SNI; the first is the default."""
     client_ca: FilePath | None = None
-    """PEM file of the authorities whose client certificates are taken. Left out: clients are asked for none."""
+    """CA bundle (PEM) to verify client certificates (mTLS). Default: no client certificate is requested."""
     client_certificate: Literal["required", "optional"] = "required"
-    """Whether a client must show a certificate or may; only with client_ca."""
+    """Whether a client certificate is required or optional; only with client_ca."""
 
     @classmethod
-    def written_faults(cls, written: Mapping[str, object]) -> Iterable[Fault]:
+    def validate_keys(cls, raw: Mapping[str, object]) -> Iterable[Issue]:
         """Ask for the authorities that certificates are verified by."""
-        if "client_certificate" in written and "client_ca" not in written:
-            yield Fault(("client_certificate",), "means nothing without client_ca", "E013", at_key=True)
+        if "client_certificate" in raw and "client_ca" not in raw:
+            yield Issue(("client_certificate",), "means nothing without client_ca", "E013", at_key=True)
 
-    def faults(self, context: Context) -> Iterable[Fault]:
+    def validate_values(self, context: LoadContext) -> Iterable[Issue]:
         """Tell whether the authorities can be used."""
-        if self.client_ca is not None and context.files:
-            problem = authorities_problem(self.client_ca)
+        if self.client_ca is not None and context.check_files:
+            problem = check_ca_file(self.client_ca)
             if problem is not None:
-                yield Fault(("client_ca",), problem, "E031")
+                yield Issue(("client_ca",), problem, "E031")
 
 
-class Listener(Section):
-    """An address that is listened on, and what is spoken there."""
+class ListenerConfig(Section):
+    """An address to accept connections on, and its protocol."""
 
     bind: Bind
-    """host:port, '[v6]:port' (quoted) or unix:/path. Port 0 picks a free one, which the log tells."""
-    speaks: Literal["websocket", "tcp"] = "websocket"
-    """What clients speak: websocket (HTTP with an upgrade) or tcp (plain bytes)."""
+    """host:port, '[v6]:port' (quoted) or unix:/path. Port 0 picks a free port, which is logged."""
+    protocol: Literal["websocket", "tcp"] = "websocket"
+    """Protocol of the clients: websocket (HTTP/1.1 upgrade) or tcp (raw bytes)."""
     route: Name | None = None
-    """The route of all connections of a listener that speaks tcp; needed there, wrong elsewhere."""
-    tls: ListenerTls | None = None
-    """Certificates; without them the listener is plain."""
-    trusted_proxies: Annotated[tuple[NetworkOrUnix, ...], AfterValidator(filled)] | None = None
-    """Proxies in front whose word on the client's address counts: networks, or unix for those on a Unix socket."""
-    real_address: Literal["proxy-protocol", "x-forwarded-for", "forwarded"] | None = None
-    """How they say it: by a PROXY header, or by a header of the request. Needed with trusted_proxies, and only then."""
-    mode: Mode = 0o660
-    """Mode of the socket's file, in octal; only for unix:/path."""
+    """Route of all connections; required with protocol: tcp, not allowed otherwise."""
+    tls: ListenerTlsConfig | None = None
+    """TLS settings. Default: no TLS."""
+    trusted_proxies: Annotated[tuple[NetworkOrUnix, ...], AfterValidator(non_empty)] | None = None
+    """Proxies that are trusted to report the client's address: networks, or unix for Unix sockets."""
+    client_address_from: Literal["proxy-protocol", "x-forwarded-for", "forwarded"] | None = None
+    """How they report it: PROXY protocol, X-Forwarded-For or Forwarded. Required with trusted_proxies, not allowed
+    otherwise."""
+    mode: FileMode = 0o660
+    """File mode of the socket, in octal; only for unix:/path."""
     owner: Owner | None = None
-    """Owner of the socket's file, user or user:group; only for unix:/path. Left out: who runs wsbridge."""
+    """Owner of the socket, user or user:group; only for unix:/path. Default: the user that runs wsbridge."""
     ipv6_only: Flag = False
-    """For '[::]:port': true leaves IPv4 to another listener; false takes both."""
+    """For '[::]:port': true accepts IPv6 only; false accepts both."""
     backlog: Annotated[Count, AfterValidator(at_least(1)), AfterValidator(at_most(65535))] = 1024
-    """Connections that may wait in the kernel to be accepted."""
+    """Listen backlog (see listen(2))."""
 
     @classmethod
-    def written_faults(cls, written: Mapping[str, object]) -> Iterable[Fault]:
+    def validate_keys(cls, raw: Mapping[str, object]) -> Iterable[Issue]:
         """Hold the keys to what the address and the spoken form can use."""
-        if written.get("speaks") == "tcp":
-            if "route" not in written and written.keys() <= cls.model_fields.keys():
-                yield Fault(("route",), "is missing: a listener that speaks tcp names its route", "E011")
-        elif "route" in written and written.get("speaks", "websocket") == "websocket":
-            text = "only a listener with speaks: tcp names a route; here the routes pick by their match"
-            yield Fault(("route",), text, "E013", at_key=True)
-        yield from cls._proxy_faults(written)
-        bind = written.get("bind")
+        if raw.get("protocol") == "tcp":
+            if "route" not in raw and raw.keys() <= cls.model_fields.keys():
+                yield Issue(("route",), "is missing: a listener that speaks tcp names its route", "E011")
+        elif "route" in raw and raw.get("protocol", "websocket") == "websocket":
+            text = "only a listener with protocol: tcp names a route; here the routes pick by their match"
+            yield Issue(("route",), text, "E013", at_key=True)
+        yield from cls._validate_proxy_keys(raw)
+        bind = raw.get("bind")
         if isinstance(bind, str):
             for key in ("mode", "owner"):
-                if key in written and not bind.startswith("unix:"):
-                    yield Fault((key,), "is only for a listener on unix:/path", "E013", at_key=True)
-            if "ipv6_only" in written and not bind.startswith("["):
-                yield Fault(("ipv6_only",), "is only for a listener on an IPv6 address", "E013", at_key=True)
+                if key in raw and not bind.startswith("unix:"):
+                    yield Issue((key,), "is only for a listener on unix:/path", "E013", at_key=True)
+            if "ipv6_only" in raw and not bind.startswith("["):
+                yield Issue(("ipv6_only",), "is only for a listener on an IPv6 address", "E013", at_key=True)
 
     @classmethod
-    def _proxy_faults(cls, written: Mapping[str, object]) -> Iterable[Fault]:
+    def _validate_proxy_keys(cls, raw: Mapping[str, object]) -> Iterable[Issue]:
         """Hold together whose word counts and how it is said."""
-        keys = ("trusted_proxies", "real_address")
+        keys = ("trusted_proxies", "client_address_from")
         for key, other in (keys, keys[::-1]):
-            if key in written and other not in written and written.keys() <= cls.model_fields.keys():
-                yield Fault((other,), f"is missing: {key} needs it", "E011")
-        told = written.get("real_address")
-        if written.get("speaks") == "tcp" and told in ("x-forwarded-for", "forwarded"):
+            if key in raw and other not in raw and raw.keys() <= cls.model_fields.keys():
+                yield Issue((other,), f"is missing: {key} needs it", "E011")
+        told = raw.get("client_address_from")
+        if raw.get("protocol") == "tcp" and told in ("x-forwarded-for", "forwarded"):
             text = "a listener that speaks tcp hears no request; write proxy-protocol"
-            yield Fault(("real_address",), text, "E013")
+            yield Issue(("client_address_from",), text, "E013")
 
-    def faults(self, context: Context) -> Iterable[Fault]:
+    def validate_values(self, context: LoadContext) -> Iterable[Issue]:
         """Ask for the one proxy that can come by a Unix socket."""
-        if self.bind.kind == "unix" and self.trusted_proxies is not None and UNIX not in self.trusted_proxies:
-            yield Fault(("trusted_proxies",), f"has no {UNIX}, and nobody else comes by {self.bind}", "E013")
+        if self.bind.kind == "unix" and self.trusted_proxies is not None and UNIX_CLIENTS not in self.trusted_proxies:
+            yield Issue(("trusted_proxies",), f"has no {UNIX_CLIENTS}, and nobody else comes by {self.bind}", "E013")
 
-    def cautions(self, context: Context) -> Iterable[Fault]:
+    def warnings(self, context: LoadContext) -> Iterable[Issue]:
         """Warn where everybody may say who he is."""
         for at, network in enumerate(self.trusted_proxies or ()):
-            if network != UNIX and network.prefixlen == 0:
+            if network != UNIX_CLIENTS and network.prefixlen == 0:
                 text = f"{network} trusts everybody: any client may claim any address"
-                yield Fault(("trusted_proxies", at), text, "W015")
+                yield Issue(("trusted_proxies", at), text, "W015")

@@ -1,33 +1,126 @@
-"""Load: from the text of a file to a configuration, or to all that is wrong with it.
-
-Lives here: putting document, model and checks together. Must not live here: the rules themselves, the sentences
-(`sentences`).
-"""
+"""Text to Loaded or ConfigError; pydantic errors to sentences."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from wsbridge.config.check import check
-from wsbridge.config.compose import LARGEST, compose
-from wsbridge.config.document import Data, Document
+from wsbridge.config.base import UNION_TAG, Issue, KeyPath, LoadContext, Registry, Section, SectionError
+from wsbridge.config.check import check_config
+from wsbridge.config.errors import ConfigError, Problem, closest_match, did_you_mean
 from wsbridge.config.model import Config
-from wsbridge.config.problems import ConfigError, Problem
-from wsbridge.config.section import Context, Fault, Kinds, Steps
-from wsbridge.config.sentences import faults_in
+from wsbridge.config.yaml import MAX_CONFIG_BYTES, Document, YamlData, compose
 
-UNSURE = frozenset({"E020", "E021", "E027", "W001", "W011"})
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+
+SHAPE_MESSAGES = {
+    "dict_type": "must be a mapping",
+    "model_type": "must be a mapping",
+    "model_attributes_type": "must be a mapping",
+    "tuple_type": "must be a list",
+    "list_type": "must be a list",
+}
+OWN_KEY_SIMILARITY = 0.9
+"""How alike a key must be to one of its own section to be taken for that, and not for one of another section."""
+
+
+def translate_errors(errors: Iterable[ErrorDetails], section: type[BaseModel], outer: KeyPath = ()) -> Iterator[Issue]:
+    """Turn what pydantic found into faults, each told once.
+
+    Args:
+        errors: Of one section; those of sections inside of it are carried by `SectionError`.
+        section: The model that was read, for its keys.
+        outer: The steps that lead to it.
+    """
+    errors = list(errors)
+    keys = _keys_of(section)
+    unknown = [str(error["loc"][-1]) for error in errors if error["type"] == "extra_forbidden"]
+    guessed = {closest_match(key, keys) for key in unknown}
+    for error in errors:
+        steps = tuple(step for step in error["loc"] if not str(step).startswith(UNION_TAG))
+        if steps[-1:] == ("[key]",):
+            yield Issue((*outer, *steps[:-1]), _error_text(error), "E012", at_key=True)
+            continue
+        steps = (*outer, *steps)
+        cause = error.get("ctx", {}).get("error")
+        if isinstance(cause, SectionError):
+            yield from translate_errors(cause.errors, cause.section, steps)
+            yield from (replace(fault, key_path=(*steps, *fault.key_path)) for fault in cause.issues)
+        elif isinstance(cause, ValidationError):
+            yield from translate_errors(cause.errors(include_url=False), Section, steps)
+        elif error["type"] == "missing":
+            if steps[-1] not in guessed:
+                yield Issue(steps, "is missing", "E011")
+        elif error["type"] == "extra_forbidden":
+            yield Issue(steps, f"unknown key{_unknown_key_hint(section, str(steps[-1]))}", "E010", at_key=True)
+        else:
+            yield Issue(steps, _error_text(error) + _missing_space_hint(error, section), "E012")
+
+
+def _missing_space_hint(error: ErrorDetails, section: type[BaseModel]) -> str:
+    """Hint at `key:value`, which YAML takes for one text."""
+    given = error["input"]
+    key, colon, _ = given.partition(":") if isinstance(given, str) else ("", "", "")
+    glued = error["type"] in SHAPE_MESSAGES and colon and key in _keys_of(section)
+    return f': write a blank after the colon, "{key}: …"' if glued else ""
+
+
+def _error_text(error: ErrorDetails) -> str:
+    """Say what is wrong with a value."""
+    context: dict[str, Any] = error.get("ctx", {})
+    if "error" in context:
+        return str(context["error"])
+    if error["type"] == "literal_error":
+        words = re.findall(r"'([^']*)'", context["expected"])
+        given = error["input"]
+        guess = did_you_mean(given, words) if isinstance(given, str) else ""
+        shown = f'"{given}" is' if isinstance(given, str) else "must be"
+        wanted = " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+        return f"{shown} none of {wanted}{guess}" if isinstance(given, str) else f"{shown} {wanted}"
+    return SHAPE_MESSAGES.get(error["type"], error["msg"])
+
+
+def _unknown_key_hint(section: type[BaseModel], key: str) -> str:
+    """Say what an unknown key was meant to be, or where it belongs."""
+    hint: str | None = getattr(section, "moved_keys", {}).get(key)
+    if hint:
+        return f": {hint}"
+    keys = _keys_of(section)
+    if closest_match(key, keys, OWN_KEY_SIMILARITY):
+        return did_you_mean(key, keys)
+    for name, info in section.model_fields.items():
+        if any(key in _keys_of(inner) for inner in _sections_in(info.annotation)):
+            return f' (it belongs under "{name}")'
+    return did_you_mean(key, keys)
+
+
+def _keys_of(section: type[BaseModel]) -> list[str]:
+    """Give the keys of a section, as the file has them."""
+    return [info.alias or name for name, info in section.model_fields.items()]
+
+
+def _sections_in(annotation: object) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _sections_in(part)
+
+
+CROSS_SECTION_CODES = frozenset({"E020", "E021", "E027", "W001", "W011"})
 """Codes of what hangs on other sections, so that it is not told while one of those is left out."""
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedConfig:
     """A configuration that can be used.
 
     Attributes:
@@ -41,7 +134,9 @@ class Loaded:
     file: str = ""
 
 
-def load_file(path: str | Path, kinds: Kinds, environ: Mapping[str, str] = os.environ, *, files: bool = True) -> Loaded:
+def load_file(
+    path: str | Path, registry: Registry, environ: Mapping[str, str] = os.environ, *, check_files: bool = True
+) -> LoadedConfig:
     """Read a file. See `load`; relative paths in it begin at its folder.
 
     Raises:
@@ -49,103 +144,109 @@ def load_file(path: str | Path, kinds: Kinds, environ: Mapping[str, str] = os.en
     """
     try:
         with Path(path).open("rb") as stream:
-            data = stream.read(LARGEST + 1)
-        if len(data) > LARGEST:
-            raise _unreadable(path, "is larger than 1MiB")
+            data = stream.read(MAX_CONFIG_BYTES + 1)
+        if len(data) > MAX_CONFIG_BYTES:
+            raise _file_error(path, "is larger than 1MiB")
         text = data.decode("utf-8-sig")
     except OSError as error:
-        raise _unreadable(path, f"cannot be read: {error.strerror}") from None
+        raise _file_error(path, f"cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise _unreadable(path, f"is not UTF-8: byte 0x{data[error.start]:02x} in line {line}") from None
+        raise _file_error(path, f"is not UTF-8: byte 0x{data[error.start]:02x} in line {line}") from None
     folder = Path(path).resolve().parent
-    return load(text, file=str(path), kinds=kinds, environ=environ, folder=folder, files=files)
+    return load_text(
+        text, file=str(path), registry=registry, environ=environ, directory=folder, check_files=check_files
+    )
 
 
-def load(
+def load_text(
     text: str,
     *,
     file: str,
-    kinds: Kinds,
+    registry: Registry,
     environ: Mapping[str, str] = os.environ,
-    folder: Path | None = None,
-    files: bool = True,
+    directory: Path | None = None,
+    check_files: bool = True,
     now: datetime | None = None,
-) -> Loaded:
+) -> LoadedConfig:
     """Read the text of a file.
 
     Args:
         text: YAML.
         file: How problems call it.
-        kinds: The kinds of backends and authentication that it may name.
+        registry: The kinds of backends and authentication that it may name.
         environ: For `${NAME}` and `{env: NAME}`.
-        folder: Where relative paths begin; left out, the working directory.
-        files: Whether to look at the files it names; without, secrets stay empty.
+        directory: Where relative paths begin; left out, the working directory.
+        check_files: Whether to look at the files it names; without, secrets stay empty.
         now: What certificates are compared with; left out, the clock.
 
     Raises:
         ConfigError: All that is wrong with it.
     """
     document = compose(text, file)
-    data, problems = document.data(environ)
-    context = Context(folder or Path.cwd(), environ, kinds, files, now or datetime.now(UTC))
-    return _read(data, document, [*document.flaws, *problems], context)
+    data, problems = document.to_data(environ)
+    context = LoadContext(directory or Path.cwd(), environ, registry, check_files, now or datetime.now(UTC))
+    return _check_data(data, document, [*document.yaml_problems, *problems], context)
 
 
-def build(
-    data: Data,
+def load_data(
+    data: YamlData,
     *,
-    kinds: Kinds,
+    registry: Registry,
     environ: Mapping[str, str] = os.environ,
-    folder: Path | None = None,
+    directory: Path | None = None,
     file: str = "command line",
-) -> Loaded:
+) -> LoadedConfig:
     """Read a configuration that a command made up, by the same rules; its problems have no line.
 
     Raises:
         ConfigError: All that is wrong with it.
     """
-    return _read(data, Document(file), [], Context(folder or Path.cwd(), environ, kinds))
+    return _check_data(data, Document(file), [], LoadContext(directory or Path.cwd(), environ, registry))
 
 
-def _unreadable(path: str | Path, message: str) -> ConfigError:
+def _file_error(path: str | Path, message: str) -> ConfigError:
     return ConfigError([Problem(str(path), 0, 0, "", message, "", "E001")])
 
 
-def _read(data: Data, document: Document, known: list[tuple[Steps, Problem]], context: Context) -> Loaded:
-    told = [steps for steps, _ in known]
-    config, faults = _validate(data, context)
-    faults = [fault for fault in faults if not any(_inside(fault.steps, steps) for steps in told)]
+def _check_data(
+    data: YamlData, document: Document, yaml_problems: list[tuple[KeyPath, Problem]], context: LoadContext
+) -> LoadedConfig:
+    told = [steps for steps, _ in yaml_problems]
+    config, faults = _validate_config(data, context)
+    faults = [fault for fault in faults if not any(_is_under(fault.key_path, steps) for steps in told)]
     if config is not None and not told:
-        faults += check(config, context)
+        faults += check_config(config, context)
     else:
-        faults += _checked_as_far_as_possible(data, [*told, *(fault.steps for fault in faults)], context)
+        faults += _check_valid_parts(data, [*told, *(fault.key_path for fault in faults)], context)
         config = None
-    problems = _in_order([*(problem for _, problem in known), *map(document.problem, faults)])
+    problems = _sort_problems([*(problem for _, problem in yaml_problems), *map(document.to_problem, faults)])
     if config is None or any(problem.severity == "error" for problem in problems):
         raise ConfigError(problems)
-    return Loaded(config, problems, document.file)
+    return LoadedConfig(config, problems, document.file)
 
 
-def _checked_as_far_as_possible(data: Data, wrong: list[Steps], context: Context) -> list[Fault]:
+def _check_valid_parts(data: YamlData, invalid: list[KeyPath], context: LoadContext) -> list[Issue]:
     """Leave out what is wrong, and check the rest, so that all is told at once and nothing twice."""
     left, config = data, None
-    spoiled = {steps[:2] for steps in wrong}
+    spoiled = {steps[:2] for steps in invalid}
     while config is None:
-        there = [_there(left, steps) for steps in wrong]
+        there = [_existing_prefix(left, steps) for steps in invalid]
         if () in there or not there:
             return []
-        left = _without(left, there)
-        config, faults = _validate(left, context)
-        wrong = [fault.steps for fault in faults]
-    unsure = UNSURE - {"E020", "E021"} if _names(left) == _names(data) else UNSURE
-    found = check(config, context)
-    return [fault for fault in found if fault.code not in unsure and not _touches(fault.steps, spoiled)]
+        left = _remove_paths(left, there)
+        config, faults = _validate_config(left, context)
+        invalid = [fault.key_path for fault in faults]
+    unsure = (
+        CROSS_SECTION_CODES - {"E020", "E021"} if _section_names(left) == _section_names(data) else CROSS_SECTION_CODES
+    )
+    found = check_config(config, context)
+    return [fault for fault in found if fault.code not in unsure and not _overlaps(fault.key_path, spoiled)]
 
 
-def _there(data: Data, steps: Steps) -> Steps:
+def _existing_prefix(data: YamlData, steps: KeyPath) -> KeyPath:
     """Cut steps to those that lead to something: what lacks a key goes as a whole."""
-    node: Data | None = data
+    node: YamlData | None = data
     for at, step in enumerate(steps):
         if isinstance(node, dict):
             node = node.get(str(step))
@@ -158,43 +259,43 @@ def _there(data: Data, steps: Steps) -> Steps:
     return steps
 
 
-def _names(data: Data) -> list[Steps]:
-    found: list[Steps] = []
+def _section_names(data: YamlData) -> list[KeyPath]:
+    found: list[KeyPath] = []
     for key in ("listeners", "routes"):
         section = data.get(key) if isinstance(data, dict) else None
         found += [(key, name) for name in section] if isinstance(section, dict) else []
     return found
 
 
-def _validate(data: Data, context: Context) -> tuple[Config | None, list[Fault]]:
+def _validate_config(data: YamlData, context: LoadContext) -> tuple[Config | None, list[Issue]]:
     try:
         return Config.model_validate(data, context=context), []
     except ValidationError as error:
-        return None, list(faults_in(error.errors(include_url=False), Config))
+        return None, list(translate_errors(error.errors(include_url=False), Config))
 
 
-def _in_order(problems: Iterable[Problem]) -> list[Problem]:
+def _sort_problems(problems: Iterable[Problem]) -> list[Problem]:
     return sorted(dict.fromkeys(problems), key=lambda problem: (problem.line, problem.column))
 
 
-def _inside(steps: Steps, outer: Steps) -> bool:
+def _is_under(steps: KeyPath, outer: KeyPath) -> bool:
     return steps[: len(outer)] == outer
 
 
-def _touches(steps: Steps, spoiled: set[Steps]) -> bool:
-    return any(_inside(steps, outer) or _inside(outer, steps) for outer in spoiled)
+def _overlaps(steps: KeyPath, invalid: set[KeyPath]) -> bool:
+    return any(_is_under(steps, outer) or _is_under(outer, steps) for outer in invalid)
 
 
-def _without(data: Data, wrong: Sequence[Steps]) -> Data:
+def _remove_paths(data: YamlData, invalid: Sequence[KeyPath]) -> YamlData:
     """Leave out what is wrong, so that the rest can be checked all the same."""
     if isinstance(data, dict):
         kept = {}
         for key, value in data.items():
-            inner = [steps[1:] for steps in wrong if steps and steps[0] == key]
+            inner = [steps[1:] for steps in invalid if steps and steps[0] == key]
             if () not in inner:
-                kept[key] = _without(value, inner)
+                kept[key] = _remove_paths(value, inner)
         return kept
     if isinstance(data, list):
-        items = [[steps[1:] for steps in wrong if steps and steps[0] == at] for at in range(len(data))]
-        return [_without(item, inner) for item, inner in zip(data, items, strict=True) if () not in inner]
+        items = [[steps[1:] for steps in invalid if steps and steps[0] == at] for at in range(len(data))]
+        return [_remove_paths(item, inner) for item, inner in zip(data, items, strict=True) if () not in inner]
     return data

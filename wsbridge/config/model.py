@@ -1,8 +1,4 @@
-"""The model of the whole file: the sections at its top.
-
-Lives here: `Config` and `Log`; the other sections have files of their own and are offered here too. Must not live here:
-rules between sections (`check`), reading of files (`load`). The text under a field is what editors show.
-"""
+"""Config, Log, Audit."""
 
 from __future__ import annotations
 
@@ -10,62 +6,65 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from wsbridge.config.address_limits import AddressLimits
-from wsbridge.config.audit import Audit
-from wsbridge.config.certificate import Certificate
-from wsbridge.config.choice import filled
-from wsbridge.config.limits import Limits
-from wsbridge.config.listener import Listener, ListenerTls
-from wsbridge.config.route import Connect, Match, Route
-from wsbridge.config.route_limits import RouteLimits
-from wsbridge.config.scalars import Name
-from wsbridge.config.section import Context, Kinds, Section
-from wsbridge.config.timeouts import RouteTimeouts, Timeouts
+from wsbridge.config.base import LoadContext, Registry, Section
+from wsbridge.config.limits import ClientLimits, Limits, RouteLimits, RouteTimeouts, Timeouts
+from wsbridge.config.listener import ListenerConfig, ListenerTlsConfig, TlsCertificateConfig
+from wsbridge.config.route import DialConfig, MatchConfig, RouteConfig
+from wsbridge.config.types import Name, OutputPath
+from wsbridge.config.unions import non_empty
+
+
+class AuditConfig(Section):
+    """Audit log: access granted and denied, as JSON lines in a separate file."""
+
+    file: OutputPath
+    """Audit file. Created with mode 0600, appended to, and reopened after it was renamed or removed (logrotate)."""
+
 
 __all__ = [
     "Config",
-    "Log",
-    "Audit",
-    "Listener",
-    "ListenerTls",
-    "Certificate",
-    "Route",
-    "Match",
-    "Connect",
+    "LogConfig",
+    "AuditConfig",
+    "ListenerConfig",
+    "ListenerTlsConfig",
+    "TlsCertificateConfig",
+    "RouteConfig",
+    "MatchConfig",
+    "DialConfig",
     "RouteTimeouts",
     "Timeouts",
     "Limits",
-    "AddressLimits",
+    "ClientLimits",
     "RouteLimits",
-    "Kinds",
-    "Context",
+    "Registry",
+    "LoadContext",
     "Section",
 ]
 
 
-class Log(Section):
-    """What is logged, and how it looks. Logs go to standard error."""
+class LogConfig(Section):
+    """Log level and format. The log goes to standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
-    """The least serious lines that are written."""
+    """Minimum log level."""
     format: Literal["auto", "console", "json", "journal"] = "auto"
-    """auto: console on a terminal, journal under systemd, else one JSON object a line."""
+    """auto: console on a terminal, journal under systemd, else json (one object per line)."""
 
 
 class Config(Section):
-    """The configuration of wsbridge."""
+    """Configuration file of wsbridge."""
 
-    log: Log = Field(default_factory=Log)
-    """What is logged, and how it looks."""
-    audit: Audit | None = None
-    """Where it is written who was let in to what, and who was refused. Left out: nowhere."""
-    listeners: Annotated[dict[Name, Listener], AfterValidator(filled)]
-    """Addresses that are listened on, by names of your choice."""
-    routes: Annotated[dict[Name, Route], AfterValidator(filled)]
-    """Where requests go, by names of your choice. In order: the first whose match fits takes the request."""
+    log: LogConfig = Field(default_factory=LogConfig)
+    """Log level and format."""
+    audit: AuditConfig | None = None
+    """Audit log: who accessed what, and whose access was denied. Default: disabled."""
+    listeners: Annotated[dict[Name, ListenerConfig], AfterValidator(non_empty)]
+    """Addresses to accept connections on, by name."""
+    routes: Annotated[dict[Name, RouteConfig], AfterValidator(non_empty)]
+    """Where requests go, by name. The first route in the file that matches a request handles it."""
     timeouts: Timeouts = Field(default_factory=Timeouts)
-    """How long each step may take."""
+    """Timeouts of the process, and defaults for all routes."""
     limits: Limits = Field(default_factory=Limits)
-    """How much of everything there may be."""
+    """Resource limits."""
     engine: Literal["auto", "python"] = "auto"
-    """What moves the bytes. auto: the fastest engine that is there."""
+    """Relay engine. auto: the fastest available."""

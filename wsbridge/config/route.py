@@ -1,169 +1,329 @@
-"""Route: which requests, and where they go.
-
-Lives here: the section and the rules between its keys. Must not live here: the sections of single backends and ways of
-authentication (beside their classes), rules between routes (`check`, `reach`).
-"""
+"""Route, Match, Targets, tickets."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     Discriminator,
     Field,
+    PlainSerializer,
     PlainValidator,
     Tag,
     WithJsonSchema,
 )
 
-from wsbridge.config.choice import (
-    ONE_OR_MANY,
-    Auth,
-    Backend,
-    filled,
-    list_form,
-    listed,
-    mapping_form,
-    unique,
+from wsbridge.config.base import UNION_TAG, AuthSection, Issue, LoadContext, Section
+from wsbridge.config.limits import RouteLimits, RouteTimeouts, Timeouts
+from wsbridge.config.secrets import Secret
+from wsbridge.config.types import (
+    DirectoryPath,
+    Duration,
+    Flag,
+    FutureDirectoryPath,
+    HttpStatus,
+    Name,
+    Network,
+    PathPatternText,
+    PositiveDuration,
+    Subprotocol,
+    as_text,
+    to_ascii_authority,
 )
-from wsbridge.config.route_limits import RouteLimits
-from wsbridge.config.scalars import Duration, FolderPath, Host, Name, Origin, PathPattern, Status, Subprotocol
-from wsbridge.config.section import TAG, Context, Fault, Section
-from wsbridge.config.targets import Targets
-from wsbridge.config.template import missing_field
-from wsbridge.config.ticket import GivesTickets
-from wsbridge.config.timeouts import RouteTimeouts, Timeouts
-from wsbridge.protocol import target
+from wsbridge.config.unions import (
+    ONE_OR_MANY_SCHEMA,
+    AuthUnion,
+    BackendUnion,
+    as_tuple,
+    check_unique,
+    non_empty,
+    text_or_list_tag,
+    text_or_section_tag,
+)
+from wsbridge.config.urls import HOST_NAME, Host, Origin, check_field, read_port
+from wsbridge.protocol import uri
+from wsbridge.protocol.ticket import MIN_TICKET_KEY_BYTES
 
-GOALS = ("backend", "files", "answer", "ticket")
-BACKEND_ONLY = (
-    "origins",
+TARGET_LISTS = ("networks", "names", "ports", "unix")
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Ports that follow each other. `str()` gives the written form.
+
+    Attributes:
+        first: From 1.
+        last: To 65535, not below the first.
+    """
+
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
+
+
+def read_ports(value: object) -> Ports:
+    """Read a port, or `first-last`."""
+    if isinstance(value, Ports):
+        return value
+    text = as_text(value)
+    first, dash, last = (part.strip() for part in text.partition("-"))
+    ports = Ports(read_port(first), read_port(last if dash else first))
+    if not 1 <= ports.first <= ports.last:
+        raise ValueError(f'"{text}" are no ports: write one such as 22, or the first and the last such as 5900-5999')
+    return ports
+
+
+def read_host_pattern(value: object) -> str:
+    """Read the name of a host, or `*.` and what the names end with: lower-case ASCII, no trailing dot."""
+    text = as_text(value)
+    name = to_ascii_authority(text.removeprefix("*.")).rstrip(".").lower()
+    if text == "*":
+        raise ValueError('"*" would take every name: leave names out, and write the networks that they may lead to')
+    if not HOST_NAME.fullmatch(name) or len(name) > 253:
+        raise ValueError(f'"{text}" is no name of a host: write db.example.org, or *.example.org for all that end so')
+    if re.search(r"(?:\A|\.)(?:[0-9]+|0x[0-9a-f]*)\Z", name):
+        raise ValueError(f'"{text}" is an address, not a name: write it under networks')
+    return ("*." if text.startswith("*.") else "") + name
+
+
+PortRange = Annotated[
+    Ports,
+    PlainValidator(read_ports),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema(
+        {
+            "type": ["integer", "string"],
+            "minimum": 1,
+            "maximum": 65535,
+            "pattern": "^[0-9]{1,5}( *- *[0-9]{1,5})?$",
+        }
+    ),
+]
+HostPattern = Annotated[
+    str, PlainValidator(read_host_pattern), WithJsonSchema({"type": "string", "pattern": r"^(\*\.)?[^\s/:*]+$"})
+]
+
+
+class AllowedTargetsConfig(Section):
+    """Targets that clients may choose; all others are rejected."""
+
+    networks: Annotated[tuple[Network, ...], AfterValidator(non_empty)] | None = None
+    """Networks that may be dialled, such as 10.0.0.0/8. Default: only the addresses that names resolve to."""
+    names: Annotated[tuple[HostPattern, ...], AfterValidator(non_empty)] | None = None
+    """Host names that may be resolved, such as db.example.org or *.example.org. Default: every name, restricted to
+    addresses in networks."""
+    ports: Annotated[tuple[PortRange, ...], AfterValidator(non_empty)] | None = None
+    """Ports that may be dialled, such as 22 or 5900-5999. Default: none."""
+    unix: Annotated[tuple[FutureDirectoryPath, ...], AfterValidator(non_empty)] | None = None
+    """Directories whose Unix sockets may be dialled, including subdirectories. Default: none."""
+    allow_own_listeners: Flag = False
+    """true allows wsbridge's own listeners as targets."""
+
+    @classmethod
+    def validate_keys(cls, raw: Mapping[str, object]) -> Iterable[Issue]:
+        """Ask for what makes something reachable."""
+        if not raw.keys() <= cls.model_fields.keys():
+            return
+        if not raw.keys() & set(TARGET_LISTS):
+            yield Issue((), "lets nobody reach anything: write ports with networks or names, or unix", "E013")
+        elif "ports" in raw and not raw.keys() & {"networks", "names"}:
+            yield Issue(("ports",), "need networks or names beside them: without, no address may be dialled", "E013")
+        elif "ports" not in raw:
+            for key in ("networks", "names"):
+                if key in raw:
+                    yield Issue((key,), "needs ports beside it: without, none may be dialled", "E013", at_key=True)
+
+
+MAX_TICKET_TTL: Final = 3600.0
+"""Seconds that a ticket may be good for, and a used one is remembered at the most."""
+
+
+def check_ticket_ttl(seconds: float) -> float:
+    """Check that a ticket does not live too long."""
+    if seconds > MAX_TICKET_TTL:
+        raise ValueError("a ticket is for one connection, at once: at most 1h")
+    return seconds
+
+
+TicketTtl = Annotated[PositiveDuration, AfterValidator(check_ticket_ttl)]
+
+
+def check_ticket_key(key: Secret, context: LoadContext) -> Iterable[Issue]:
+    """Tell that a key could be guessed; a key that was not read is not judged."""
+    length = len(key.reveal().encode())
+    if context.check_files and length < MIN_TICKET_KEY_BYTES:
+        text = f"has {length} bytes, and {MIN_TICKET_KEY_BYTES} are the least: openssl rand -base64 32 makes one"
+        yield Issue(("key",), text, "E012")
+
+
+class TicketAuthConfig(AuthSection):
+    """The base of the section of the way that takes tickets."""
+
+    key: Secret
+    """Signing key, as {file: PATH} or {env: NAME}; at least 32 bytes."""
+    bind_client_address: Flag = False
+    """true: accepts only tickets that are bound to the client's address. A bound ticket is always checked against
+    it."""
+
+    def validate_values(self, context: LoadContext) -> Iterable[Issue]:
+        """Hold the key to its length."""
+        return check_ticket_key(self.key, context)
+
+
+class TicketIssuerConfig(Section):
+    """Issues tickets for another route."""
+
+    route: Name
+    """Route that the tickets are valid for; its auth has kind: ticket with the same key."""
+    key: Secret
+    """Signing key, as {file: PATH} or {env: NAME}; at least 32 bytes."""
+    ttl: TicketTtl = 30.0
+    """How long a ticket can be used after it was issued; at most 1h."""
+    bind_client_address: Flag = False
+    """true: a ticket is valid only for the client address that requested it."""
+
+    def validate_values(self, context: LoadContext) -> Iterable[Issue]:
+        """Hold the key to its length."""
+        return check_ticket_key(self.key, context)
+
+
+ROUTE_ACTIONS = ("backend", "files", "respond", "issue_tickets")
+BACKEND_ONLY_KEYS = (
+    "allowed_origins",
     "subprotocols",
-    "text",
+    "text_messages",
     "timeouts",
     "dial",
-    "after_close",
+    "on_client_close",
     "on_client_lost",
-    "connect",
     "limits",
-    "targets",
+    "allowed_targets",
 )
 
 
-class Match(Section):
-    """Which requests a route takes: those that fit all that is written."""
+class MatchConfig(Section):
+    """Conditions that a request must meet; all of them must hold."""
 
-    listener: Annotated[tuple[Name, ...], BeforeValidator(listed), AfterValidator(filled), ONE_OR_MANY] | None = None
-    """A listener or a list of them. Left out: every listener that speaks websocket."""
-    host: Annotated[tuple[Host, ...], BeforeValidator(listed), AfterValidator(filled), ONE_OR_MANY] | None = None
-    """A host or a list of them, compared with the Host header without port and case. Left out: every host."""
-    path: PathPattern | None = None
-    """/x is exactly that, /x/* is all below /x/ (not /x itself), /* is all; {name} is any one segment. Left out: every
-    path."""
+    listener: (
+        Annotated[tuple[Name, ...], BeforeValidator(as_tuple), AfterValidator(non_empty), ONE_OR_MANY_SCHEMA] | None
+    ) = None
+    """Listener, or a list of them. Default: all listeners with protocol: websocket."""
+    host: (
+        Annotated[tuple[Host, ...], BeforeValidator(as_tuple), AfterValidator(non_empty), ONE_OR_MANY_SCHEMA] | None
+    ) = None
+    """Host, or a list of them, compared with the Host header without port and case. Default: every host."""
+    path: PathPatternText | None = None
+    """/x matches exactly, /x/* everything below /x/ (not /x itself), /* everything; {name} matches one segment.
+    Default: every path."""
 
-    def faults(self, context: Context) -> Iterable[Fault]:
+    def validate_values(self, context: LoadContext) -> Iterable[Issue]:
         """Ask for something to match by."""
         if not self.model_fields_set:
-            yield Fault((), 'says nothing: write "any" to take every request', "E011")
+            yield Issue((), 'says nothing: write "any" to take every request', "E011")
 
 
-class Connect(Section):
-    """How a backend is dialled that is not there yet."""
+class DialConfig(Section):
+    """When the backend is dialled, and how long failed attempts are retried."""
 
+    when: Literal["before-upgrade", "after-upgrade"] = "before-upgrade"
+    """When the backend is dialled. after-upgrade: failures become close codes, which a page can see."""
     retry_for: Duration = 0.0
-    """How long a refused or unreachable backend is tried again before the client is told. 0s: one attempt."""
+    """How long to retry a refused or unreachable backend before the client gets an error. 0s: one attempt."""
 
 
-def read_any(value: object) -> Literal["any"]:
+def read_any_request(value: object) -> Literal["any"]:
     """Read the word that takes every request."""
     if value != "any":
         raise ValueError(f'"{value}" is neither any nor a mapping with listener, host and path')
     return "any"
 
 
-AnyRequest = Annotated[Literal["any"], PlainValidator(read_any), WithJsonSchema({"const": "any"})]
-AnyOrMatch = Annotated[
-    Annotated[AnyRequest, Tag(f"{TAG}text")] | Annotated[Match, Tag(f"{TAG}section")], Discriminator(mapping_form)
+AnyRequest = Annotated[Literal["any"], PlainValidator(read_any_request), WithJsonSchema({"const": "any"})]
+MatchUnion = Annotated[
+    Annotated[AnyRequest, Tag(f"{UNION_TAG}text")] | Annotated[MatchConfig, Tag(f"{UNION_TAG}section")],
+    Discriminator(text_or_section_tag),
 ]
-Origins = Annotated[
-    Annotated[Literal["same", "any"], Tag(f"{TAG}text")]
-    | Annotated[tuple[Origin, ...], AfterValidator(filled), AfterValidator(unique), Tag(f"{TAG}list")],
-    Discriminator(list_form),
+AllowedOrigins = Annotated[
+    Annotated[Literal["same", "any"], Tag(f"{UNION_TAG}text")]
+    | Annotated[tuple[Origin, ...], AfterValidator(non_empty), AfterValidator(check_unique), Tag(f"{UNION_TAG}list")],
+    Discriminator(text_or_list_tag),
 ]
 
 
-class Route(Section):
-    """Which requests, and where they go: to a backend, to files, to a fixed answer, or for a ticket."""
+class RouteConfig(Section):
+    """Which requests to match, and what handles them: a backend, static files, a response, or the ticket issuer."""
 
-    match: AnyOrMatch | None = None
-    """What the route takes; any: everything. Left out: only what listeners send here that name the route."""
-    backend: Backend | None = None
-    """Where bytes go: a URL (tcp, tls, unix, ws or wss), or a mapping with url and more."""
-    files: FolderPath | None = None
-    """A folder whose files answer requests that do not ask for a WebSocket."""
-    answer: Status | None = None
-    """A status that answers requests that do not ask for a WebSocket."""
-    ticket: GivesTickets | None = None
-    """For which route a POST is answered with a ticket; who asks must be known by auth."""
-    origins: Origins = "same"
-    """Pages that may connect. same: those of the requested host; a list: exactly these; any: all."""
-    auth: Auth | None = None
-    """Who may use the route; must be written unless only this host can reach it. none: everybody."""
-    subprotocols: Annotated[tuple[Subprotocol, ...], AfterValidator(unique)] = ("binary",)
-    """The first of these that the client offers is answered. An empty list answers none."""
-    text: Literal["accept", "refuse"] = "accept"
-    """Text frames from clients: accept passes their bytes on, refuse closes with 1003."""
+    match: MatchUnion | None = None
+    """Which requests to match; any: all. Default: only connections of listeners that name the route."""
+    backend: BackendUnion | None = None
+    """Backend: a URL (tcp, tls, unix, ws or wss), or a mapping with url and further settings."""
+    files: DirectoryPath | None = None
+    """Directory of static files to serve for plain HTTP requests."""
+    respond: HttpStatus | None = None
+    """Fixed HTTP status for plain HTTP requests."""
+    issue_tickets: TicketIssuerConfig | None = None
+    """Answers a POST with a ticket for another route; the client must be authenticated by auth."""
+    allowed_origins: AllowedOrigins = "same"
+    """Allowed Origins. same: the same origin as the Host header; a list: exactly these; any: all."""
+    auth: AuthUnion | None = None
+    """Authentication; required unless only this host can reach the route. none: anonymous access."""
+    subprotocols: Annotated[tuple[Subprotocol, ...], AfterValidator(check_unique)] = ("binary",)
+    """Accepted subprotocols; the first that the client offers is selected. An empty list selects none."""
+    text_messages: Literal["accept", "reject"] = "accept"
+    """Text messages from clients: accept forwards their bytes, reject closes with 1003."""
     timeouts: RouteTimeouts = Field(default_factory=RouteTimeouts)
-    """Timeouts of this route, in place of those at the top of the file."""
-    dial: Literal["before-upgrade", "after-upgrade"] = "before-upgrade"
-    """When the backend is dialled. after-upgrade: failures become close codes that a page can see."""
-    after_close: Literal["discard", "deliver"] = "discard"
-    """What the backend still sends after the client's Close: discard it, or deliver it for half_close."""
+    """Timeouts of this route, which override the top-level ones."""
+    dial: DialConfig = Field(default_factory=DialConfig)
+    """When the backend is dialled, and how long failed attempts are retried."""
+    on_client_close: Literal["discard", "deliver"] = "discard"
+    """What to do with data that the backend still sends after the client's Close: discard it, or deliver it for
+    half_close."""
     on_client_lost: Literal["reset", "fin"] = "reset"
-    """How the backend learns that the client vanished: reset, or fin as if it had ended well."""
-    connect: Connect = Field(default_factory=Connect)
-    """How a backend is dialled that is not there yet."""
+    """How the backend connection is closed when the client is lost: reset (RST) or fin (FIN)."""
     limits: RouteLimits = Field(default_factory=RouteLimits)
-    """How much the clients of the route may have."""
-    targets: Targets | None = None
-    """What clients may choose; needed where the backend is theirs to choose, wrong elsewhere."""
+    """Limits of this route."""
+    allowed_targets: AllowedTargetsConfig | None = None
+    """Targets that clients may choose; required if the backend is chosen by the client, not allowed otherwise."""
 
     @classmethod
-    def written_faults(cls, written: Mapping[str, object]) -> Iterable[Fault]:
+    def validate_keys(cls, raw: Mapping[str, object]) -> Iterable[Issue]:
         """Ask for exactly one goal, and for no key that this goal does not use."""
-        goals = [key for key in GOALS if key in written]
-        if not goals and written.keys() <= cls.model_fields.keys():
-            yield Fault((), f"needs one of {', '.join(GOALS[:-1])} and {GOALS[-1]}", "E013")
+        goals = [key for key in ROUTE_ACTIONS if key in raw]
+        if not goals and raw.keys() <= cls.model_fields.keys():
+            yield Issue((), f"needs one of {', '.join(ROUTE_ACTIONS[:-1])} and {ROUTE_ACTIONS[-1]}", "E013")
         for goal in goals[1:]:
-            yield Fault((goal,), f"cannot stand beside {goals[0]}: a route has one goal", "E013", at_key=True)
+            yield Issue((goal,), f"cannot stand beside {goals[0]}: a route has one goal", "E013", at_key=True)
         if goals and goals[0] != "backend":
-            for key in BACKEND_ONLY:
-                if key in written and (goals[0], key) != ("ticket", "origins"):
-                    yield Fault((key,), f"means nothing to a route with {goals[0]}", "E013", at_key=True)
-        if "ticket" in goals and "auth" not in written:
-            yield Fault(("auth",), "must be written: a ticket is for somebody who is known", "E011")
+            for key in BACKEND_ONLY_KEYS:
+                if key in raw and (goals[0], key) != ("issue_tickets", "allowed_origins"):
+                    yield Issue((key,), f"means nothing to a route with {goals[0]}", "E013", at_key=True)
+        if "issue_tickets" in goals and "auth" not in raw:
+            yield Issue(("auth",), "must be written: a ticket is for somebody who is known", "E011")
 
-    def faults(self, context: Context) -> Iterable[Fault]:
+    def validate_values(self, context: LoadContext) -> Iterable[Issue]:
         """Hold the fields of the backend against what the route has, and ask for rules where clients choose."""
-        pattern = target.PathPattern(self.match.path) if isinstance(self.match, Match) and self.match.path else None
-        names = () if pattern is None else pattern.names
+        pattern = uri.PathPattern(self.match.path) if isinstance(self.match, MatchConfig) and self.match.path else None
+        names = () if pattern is None else pattern.parameter_names
         if self.files is not None and names:
-            yield Fault(("match", "path"), "files are found by a path as it stands: no segment can have a name", "E013")
+            yield Issue(("match", "path"), "files are found by a path as it stands: no segment can have a name", "E013")
         fields = () if self.backend is None else self.backend.fields
-        if fields and self.targets is None:
+        if fields and self.allowed_targets is None:
             text = "must be written, since clients choose the backend: all that they may choose stands there"
-            yield Fault(("targets",), text, "E011")
-        elif self.targets is not None and self.backend is not None and not fields:
-            yield Fault(
-                ("targets",), "means nothing where the backend is not for clients to choose", "E013", at_key=True
-            )
-        identity = self.auth is not None and self.auth.names_clients()
+            yield Issue(("allowed_targets",), text, "E011")
+        elif self.allowed_targets is not None and self.backend is not None and not fields:
+            text = "means nothing where the backend is not for clients to choose"
+            yield Issue(("allowed_targets",), text, "E013", at_key=True)
+        identity = self.auth is not None and self.auth.identifies_clients()
         for field in fields:
-            if wrong := missing_field(field, names, identity=identity):
-                yield Fault(("backend",), wrong, "E040")
+            if wrong := check_field(field, names, identity=identity):
+                yield Issue(("backend",), wrong, "E040")
 
     def effective_timeouts(self, timeouts: Timeouts) -> Timeouts:
         """Give the timeouts of the whole file with those that this route writes in their place."""

@@ -13,19 +13,20 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
 from pydantic_core import SchemaSerializer, core_schema
 
-from wsbridge.config.backend import BackendSection
-from wsbridge.config.model import Config, Route, RouteTimeouts
-from wsbridge.config.route import GOALS
-from wsbridge.config.section import Kinds, Section
-from wsbridge.config.template import TOLD
+from wsbridge.config.base import Registry, Section
+from wsbridge.config.limits import RouteTimeouts
+from wsbridge.config.model import Config
+from wsbridge.config.route import ROUTE_ACTIONS, RouteConfig
+from wsbridge.config.unions import UrlBackendSection
+from wsbridge.config.urls import IDENTITY_TARGET
 
-DIALECT = "http://json-schema.org/draft-07/schema#"
-REFERENCE = "#/definitions/{model}"
-VARIABLE = {"type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*\}"}
+JSON_SCHEMA_DIALECT = "http://json-schema.org/draft-07/schema#"
+REFERENCE_TEMPLATE = "#/definitions/{model}"
+ENV_REFERENCE_SCHEMA = {"type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*\}"}
 """A value that comes from the environment, wholly or in part."""
 
 
-class _Written(GenerateJsonSchema):
+class _SchemaGenerator(GenerateJsonSchema):
     """Generates what stands in the file: defaults the way they are written, and no null."""
 
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
@@ -41,72 +42,77 @@ class _Written(GenerateJsonSchema):
         return self.generate_inner(schema["schema"])
 
 
-def schema(kinds: Kinds) -> dict[str, Any]:
+def json_schema(registry: Registry) -> dict[str, Any]:
     """Give the JSON Schema of the file.
 
     Args:
-        kinds: The kinds of backends and authentication that it may name.
+        registry: The kinds of backends and authentication that it may name.
     """
     sections: list[type[Section]] = [Config]
-    sections += dict.fromkeys([*kinds.backends.values(), *kinds.auth.values()])
+    sections += dict.fromkeys([*registry.backends.values(), *registry.auth.values()])
     _, found = models_json_schema(
-        [(section, "validation") for section in sections], ref_template=REFERENCE, schema_generator=_Written
+        [(section, "validation") for section in sections],
+        ref_template=REFERENCE_TEMPLATE,
+        schema_generator=_SchemaGenerator,
     )
     definitions: dict[str, Any] = found["$defs"]
-    _shape(definitions, kinds)
-    definitions = {name: _loosened(inner, kinds) for name, inner in definitions.items()}
+    _add_section_rules(definitions, registry)
+    definitions = {name: _allow_variables(inner, registry) for name, inner in definitions.items()}
     top = definitions.pop(Config.__name__)
-    return {"$schema": DIALECT, "title": "wsbridge.yaml", **top, "definitions": definitions}
+    return {"$schema": JSON_SCHEMA_DIALECT, "title": "wsbridge.yaml", **top, "definitions": definitions}
 
 
-def _shape(definitions: dict[str, Any], kinds: Kinds) -> None:
+def _add_section_rules(definitions: dict[str, Any], registry: Registry) -> None:
     """Add what the models hold by rules of their own."""
-    definitions[Route.__name__]["oneOf"] = [{"required": [goal]} for goal in GOALS]
+    definitions[RouteConfig.__name__]["oneOf"] = [{"required": [goal]} for goal in ROUTE_ACTIONS]
     for field in definitions[RouteTimeouts.__name__]["properties"].values():
         field.pop("default", None)
-        field["description"] += " Left out: as in timeouts at the top."
-    for section in set(_by_scheme(kinds).values()):
-        schemes = [scheme for scheme, found in kinds.backends.items() if found is section]
+        field["description"] += " Default: the top-level value."
+    for section in set(_url_backends(registry).values()):
+        schemes = [scheme for scheme, found in registry.backends.items() if found is section]
         url = definitions[section.__name__]["properties"]["url"]
-        url["pattern"] = f"^({'|'.join(map(_begin, schemes))})"
-    for kind, way in kinds.auth.items():
+        url["pattern"] = f"^({'|'.join(map(_url_prefix, schemes))})"
+    for kind, way in registry.auth.items():
         if kind not in way.model_fields:  # else that key says which kind it is
             definitions[way.__name__].setdefault("required", []).append("kind")
 
 
-def _by_scheme(kinds: Kinds) -> dict[str, type[BackendSection]]:
+def _url_backends(registry: Registry) -> dict[str, type[UrlBackendSection]]:
     """Give the backends that a URL's scheme tells."""
-    return {scheme: kind for scheme, kind in kinds.backends.items() if issubclass(kind, BackendSection)}
+    return {scheme: kind for scheme, kind in registry.backends.items() if issubclass(kind, UrlBackendSection)}
 
 
-def _needed(field: FieldInfo) -> bool:
+def _is_required(field: FieldInfo) -> bool:
     return field.is_required()
 
 
-def _begin(scheme: str) -> str:
+def _url_prefix(scheme: str) -> str:
     return "unix:" if scheme == "unix" else f"{scheme}://"
 
 
-def _loosened(value: Any, kinds: Kinds) -> Any:
+def _allow_variables(value: Any, registry: Registry) -> Any:
     """Put in the kinds, let `${NAME}` stand for scalars, and drop the titles, which say nothing new."""
     if isinstance(value, list):
-        return [_loosened(item, kinds) for item in value]
+        return [_allow_variables(item, registry) for item in value]
     if not isinstance(value, dict):
         return value
     outer = {key: value[key] for key in ("description", "default") if key in value}
     inner = {key: found for key, found in value.items() if key not in outer and key != "title"}
     if "$kinds" in inner:
-        return {**outer, "anyOf": _kinds(inner["$kinds"], kinds)}
+        return {**outer, "anyOf": _union_variants(inner["$kinds"], registry)}
     if "$ref" in inner:
         return {**outer, "allOf": [inner]} if outer else inner
     if "patternProperties" in inner:
         inner["additionalProperties"] = False
     if _is_strict_scalar(inner):
-        return {**outer, "anyOf": [inner, VARIABLE]}
+        return {**outer, "anyOf": [inner, ENV_REFERENCE_SCHEMA]}
     if "properties" in inner:
-        properties = {name: _loosened(found, kinds) for name, found in inner["properties"].items()}
+        properties = {name: _allow_variables(found, registry) for name, found in inner["properties"].items()}
         return {**outer, **inner, "properties": properties}
-    return {**outer, **{key: _loosened(found, kinds) for key, found in inner.items() if key != "propertyNames"}}
+    return {
+        **outer,
+        **{key: _allow_variables(found, registry) for key, found in inner.items() if key != "propertyNames"},
+    }
 
 
 def _is_strict_scalar(found: dict[str, Any]) -> bool:
@@ -120,14 +126,16 @@ def _is_strict_scalar(found: dict[str, Any]) -> bool:
     )
 
 
-def _kinds(table: str, kinds: Kinds) -> list[dict[str, Any]]:
+def _union_variants(table: str, registry: Registry) -> list[dict[str, Any]]:
     """Give the forms of a value whose section depends on a kind: its short text, and each section."""
     if table == "backends":
-        begin = "|".join([*map(_begin, _by_scheme(kinds)), re.escape(TOLD)])
+        begin = "|".join([*map(_url_prefix, _url_backends(registry)), re.escape(IDENTITY_TARGET)])
         short: dict[str, Any] = {"type": "string", "pattern": f"^({begin}|.*\\$\\{{)"}
-        sections = dict.fromkeys(section.__name__ for section in kinds.backends.values())
+        sections = dict.fromkeys(section.__name__ for section in registry.backends.values())
     else:
-        alone = [kind for kind, section in kinds.auth.items() if not any(map(_needed, section.model_fields.values()))]
+        alone = [
+            kind for kind, section in registry.auth.items() if not any(map(_is_required, section.model_fields.values()))
+        ]
         short = {"enum": sorted(alone)}
-        sections = dict.fromkeys(section.__name__ for section in kinds.auth.values())
-    return [short, *({"$ref": REFERENCE.format(model=name)} for name in sections)]
+        sections = dict.fromkeys(section.__name__ for section in registry.auth.values())
+    return [short, *({"$ref": REFERENCE_TEMPLATE.format(model=name)} for name in sections)]

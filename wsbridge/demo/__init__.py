@@ -7,5 +7,5 @@ from __future__ import annotations
 
 from pathlib import Path
 
-PAGE = Path(__file__).parent / "page"
+PAGE_DIRECTORY = Path(__file__).parent / "page"
 """The folder of the page, for a `files:` route."""

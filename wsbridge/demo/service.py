@@ -1,10 +1,4 @@
-"""The demo's TCP service: lines in, lines out, as many an old device speaks over telnet.
-
-Lives here: the accept loop on a loopback port, and the conversation with one caller. Must not live here: what a command
-does (`commands`), or anything of WebSocket. The service talks first (a banner), streams more than a page can show, and
-ends connections in several ways, so that the page can show each. All that is sent ends with a newline, and so an answer
-to `ping` always stands on a line of its own.
-"""
+"""Demo service and its commands."""
 
 from __future__ import annotations
 
@@ -13,17 +7,189 @@ import struct
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import trio
 
-from wsbridge.demo.commands import COMMANDS
+DemoCommand = Callable[["DemoConnection", str], Awaitable[None]]
 
-MAX_LINE = 4096
+MAX_FLOOD_MIB = 4096
+"""MiB that one `flood` may ask for."""
+FLOOD_BLOCK_BYTES = 64 * 1024
+SLOW_INTERVAL = 0.4
+"""Seconds between the lines of `slow`."""
+COUNT_INTERVAL = 0.1
+"""Seconds between the numbers of `count`."""
+
+SONNET = """\
+Shall I compare thee to a summer's day?
+Thou art more lovely and more temperate:
+Rough winds do shake the darling buds of May,
+And summer's lease hath all too short a date.
+"""
+
+INERT = """\
+<b>markup</b> <img src=x onerror=alert(1)> <script>alert(2)</script>
+\x1b[31mred\x1b[0m \x1b[2J\x1b]0;a new title\x07 and \a\b other control codes
+right-to-left override: \u202egnp.exe and back\u202c
+All of this stays text.
+"""
+
+UNICODE = "Grüße · Привет · 你好 · こんにちは · שלום · 👩\u200d🚀 (its bytes come one by one)\n"
+
+
+async def _help(connection: DemoConnection, rest: str) -> None:
+    """Tell all commands."""
+    await connection.send_text(HELP_TEXT)
+
+
+async def _echo(connection: DemoConnection, rest: str) -> None:
+    """Say the same."""
+    await connection.send_text(rest + "\n")
+
+
+async def _date(connection: DemoConnection, rest: str) -> None:
+    """Tell date and time of the machine's own zone."""
+    await connection.send_text(datetime.now().astimezone().strftime("%A, %d %B %Y, %H:%M:%S %Z\n"))
+
+
+async def _who(connection: DemoConnection, rest: str) -> None:
+    """Tell who is connected."""
+    now = trio.current_time()
+    rows = [
+        f"  #{other.number:<4} {now - other.connected_at:8.0f} s  {other.sent_bytes / 2**20:10.1f} MiB sent"
+        + ("   (you)" if other is connection else "")
+        for other in connection.service.connections.values()
+    ]
+    await connection.send_text("\n".join(rows) + "\n")
+
+
+async def _uptime(connection: DemoConnection, rest: str) -> None:
+    """Tell how long the service runs and whom it served."""
+    seconds = trio.current_time() - connection.service.started
+    await connection.send_text(f"up {seconds:.0f} s, {connection.service.connection_count} connections so far\n")
+
+
+async def _count(connection: DemoConnection, rest: str) -> None:
+    """Count up, ten a second."""
+    last = await _parse_number(connection, rest, default=10, maximum=1_000_000)
+    if last is None:
+        return
+    at = 0
+
+    async def step() -> bool:
+        nonlocal at
+        at += 1
+        await connection.send_text(f"{at}\n")
+        return at < last
+
+    await connection.stream(step, COUNT_INTERVAL)
+
+
+async def _slow(connection: DemoConnection, rest: str) -> None:
+    """Recite, a line at a time."""
+    verses = iter(SONNET.splitlines(keepends=True))
+
+    async def step() -> bool:
+        verse = next(verses, "")
+        if verse:
+            await connection.send_text(verse)
+        return bool(verse)
+
+    await connection.stream(step, SLOW_INTERVAL)
+
+
+async def _flood(connection: DemoConnection, rest: str) -> None:
+    """Send so many MiB as fast as they go."""
+    size = await _parse_number(connection, rest, default=64, maximum=MAX_FLOOD_MIB)
+    if size is not None:
+        await _send_lines(connection, size * 2**20)
+
+
+async def _stream(connection: DemoConnection, rest: str) -> None:
+    """Send as fast as it goes until a line comes."""
+    await connection.send_text("Streaming; any line, even an empty one, ends it.\n")
+    await _send_lines(connection, None)
+
+
+async def _send_lines(connection: DemoConnection, size: int | None) -> None:
+    """Send numbered lines, a block at a time, and tell how fast they went."""
+    begin, sent, number = trio.current_time(), 0, 0
+
+    async def step() -> bool:
+        nonlocal sent, number
+        number += 1
+        filler = b"%08d  the quick brown fox jumps over the lazy dog, again and again and again\n" % number
+        block = filler * (FLOOD_BLOCK_BYTES // len(filler))
+        if size is not None and size - sent < len(block):
+            block = block[: size - sent - 1] + b"\n"
+        await connection.send(block)
+        sent += len(block)
+        return not connection.input_ended if size is None else sent < size
+
+    done = await connection.stream(step)
+    seconds = max(trio.current_time() - begin, 1e-6)
+    end = "Done" if done else "Stopped"
+    await connection.send_text(
+        f"{end}: {sent / 2**20:.1f} MiB in {seconds:.2f} s, {sent / 2**20 / seconds:.0f} MiB/s\n"
+    )
+
+
+async def _inert(connection: DemoConnection, rest: str) -> None:
+    """Send what a careless page would run, or be fooled by."""
+    await connection.send_text(INERT)
+
+
+async def _unicode(connection: DemoConnection, rest: str) -> None:
+    """Send text whose characters are cut by the pieces it comes in."""
+    await connection.send_by_bytes(UNICODE.encode())
+
+
+async def _parse_number(connection: DemoConnection, text: str, *, default: int, maximum: int) -> int | None:
+    """Read the number behind a command, or tell what is wrong with it."""
+    number = default if not text else int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+    if 1 <= number <= maximum:
+        return number
+    await connection.send_text(f"the number must be from 1 to {maximum}\n")
+    return None
+
+
+DEMO_COMMANDS: dict[str, DemoCommand] = {
+    "help": _help,
+    "echo": _echo,
+    "date": _date,
+    "time": _date,
+    "who": _who,
+    "uptime": _uptime,
+    "count": _count,
+    "slow": _slow,
+    "flood": _flood,
+    "stream": _stream,
+    "inert": _inert,
+    "unicode": _unicode,
+}
+
+HELP_TEXT = """\
+  date, time     what time it is here
+  echo TEXT      the same text back
+  who, uptime    who is connected, and since when the service runs
+  count N        count to N, ten a second
+  slow           four lines, taking their time
+  flood N        N MiB as fast as the page takes them (64)
+  stream         the same without an end, until you send a line
+  unicode        characters that come byte by byte
+  inert          markup and control codes, which must stay text
+  quit           the service says goodbye and closes
+  reset          the service drops the connection
+"""
+
+
+MAX_LINE_BYTES = 4096
 """Bytes a line may have; the rest of a longer one is dropped."""
-MAX_CONNECTIONS = 64
-WAITING_LINES = 64
+MAX_DEMO_CONNECTIONS = 64
+MAX_QUEUED_LINES = 64
 """Lines read ahead while a command works; then no more is read."""
-BYTE_STEP = 0.003
+BYTE_INTERVAL = 0.003
 """Seconds between the bytes of `unicode`."""
 
 BANNER = """\
@@ -34,18 +200,18 @@ Type "help" for what it can do.
 
 
 @dataclass(slots=True)
-class Service:
+class DemoService:
     """The service and who is connected to it.
 
     Attributes:
         started: Trio time of the start in seconds.
-        callers: The open conversations by number.
-        served: Connections so far.
+        connections: The open conversations by number.
+        connection_count: Connections so far.
     """
 
     started: float = 0.0
-    callers: dict[int, Conversation] = field(default_factory=dict)
-    served: int = 0
+    connections: dict[int, DemoConnection] = field(default_factory=dict)
+    connection_count: int = 0
 
     async def run(
         self, host: str = "127.0.0.1", port: int = 0, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
@@ -64,25 +230,25 @@ class Service:
         listeners = await trio.open_tcp_listeners(port, host=host)
         real: int = listeners[0].socket.getsockname()[1]
         task_status.started(real)
-        await trio.serve_listeners(self.serve_lines, listeners)
+        await trio.serve_listeners(self.handle_stream, listeners)
 
-    async def serve_lines(self, stream: trio.SocketStream) -> None:
+    async def handle_stream(self, stream: trio.SocketStream) -> None:
         """Talk with one caller until one of the two ends it; never raises for what a caller did."""
         async with stream:
-            if len(self.callers) >= MAX_CONNECTIONS:
+            if len(self.connections) >= MAX_DEMO_CONNECTIONS:
                 with suppress(trio.BrokenResourceError):
                     await stream.send_all(b"Too many are connected already; try again later.\n")
                 return
-            self.served += 1
-            caller = Conversation(self, stream, self.served)
-            self.callers[caller.number] = caller
+            self.connection_count += 1
+            caller = DemoConnection(self, stream, self.connection_count)
+            self.connections[caller.number] = caller
             try:
-                await caller.hold()
+                await caller.run()
             finally:
-                del self.callers[caller.number]
+                del self.connections[caller.number]
 
 
-class Conversation:
+class DemoConnection:
     """One connection: a task that reads lines, and one that works them off.
 
     `ping` is answered by the reading task, in between whatever is being streamed; any other line ends a stream and is
@@ -94,46 +260,46 @@ class Conversation:
         number: Its number, counted from 1.
     """
 
-    def __init__(self, service: Service, stream: trio.SocketStream, number: int) -> None:
+    def __init__(self, service: DemoService, stream: trio.SocketStream, number: int) -> None:
         self.service = service
         self.number = number
-        self.since = trio.current_time()
-        self.sent = 0
-        self.heard_all = False
+        self.connected_at = trio.current_time()
+        self.sent_bytes = 0
+        self.input_ended = False
         self._stream = stream
-        self._sending = trio.Lock()
-        self._streaming: trio.Event | None = None
+        self._send_lock = trio.Lock()
+        self._stream_stop: trio.Event | None = None
 
-    async def hold(self) -> None:
+    async def run(self) -> None:
         """Greet, answer, and return when the caller or a command has ended the connection."""
-        lines, queue = trio.open_memory_channel[str](WAITING_LINES)
+        lines, queue = trio.open_memory_channel[str](MAX_QUEUED_LINES)
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._read, lines)
-                await self.say(BANNER)
-                while not await self._obey(await queue.receive()):
+                nursery.start_soon(self._read_lines, lines)
+                await self.send_text(BANNER)
+                while not await self._execute(await queue.receive()):
                     pass
                 nursery.cancel_scope.cancel()
         except* (trio.BrokenResourceError, trio.ClosedResourceError, trio.EndOfChannel):
             pass
 
-    async def say(self, text: str) -> None:
+    async def send_text(self, text: str) -> None:
         """Send text that ends with a newline."""
         await self.send(text.encode())
 
     async def send(self, data: bytes) -> None:
         """Send bytes, whole, before anyone else sends."""
-        async with self._sending:
+        async with self._send_lock:
             await self._stream.send_all(data)
-            self.sent += len(data)
+            self.sent_bytes += len(data)
 
     async def send_by_bytes(self, data: bytes) -> None:
         """Send bytes one by one, with time in between for each to travel alone."""
-        async with self._sending:
+        async with self._send_lock:
             for at in range(len(data)):
                 await self._stream.send_all(data[at : at + 1])
-                await trio.sleep(BYTE_STEP)
-            self.sent += len(data)
+                await trio.sleep(BYTE_INTERVAL)
+            self.sent_bytes += len(data)
 
     async def stream(self, step: Callable[[], Awaitable[bool]], pause: float = 0) -> bool:
         """Repeat a step until it gives False or the caller sends a line.
@@ -145,7 +311,7 @@ class Conversation:
         Returns:
             Whether it ran to its end.
         """
-        self._streaming = stop = trio.Event()
+        self._stream_stop = stop = trio.Event()
         try:
             while not stop.is_set():
                 if not await step():
@@ -155,52 +321,52 @@ class Conversation:
                         await stop.wait()
             return False
         finally:
-            self._streaming = None
+            self._stream_stop = None
 
     def reset(self) -> None:
         """End the connection with a TCP reset instead of FIN."""
         self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._stream.socket.close()
 
-    async def _read(self, lines: trio.MemorySendChannel[str]) -> None:
+    async def _read_lines(self, lines: trio.MemorySendChannel[str]) -> None:
         """Split what comes into lines, and pass them on."""
         kept = bytearray()
         async with lines:
             async for data in self._stream:
                 for piece in data.splitlines(keepends=True):
-                    kept += piece[: MAX_LINE + 1 - len(kept)]
+                    kept += piece[: MAX_LINE_BYTES + 1 - len(kept)]
                     if piece.endswith(b"\n"):
-                        await self._hear(bytes(kept), lines)
+                        await self._handle_line(bytes(kept), lines)
                         kept.clear()
-            self.heard_all = True
-            await self._hear(bytes(kept), lines)
+            self.input_ended = True
+            await self._handle_line(bytes(kept), lines)
 
-    async def _hear(self, line: bytes, lines: trio.MemorySendChannel[str]) -> None:
+    async def _handle_line(self, line: bytes, lines: trio.MemorySendChannel[str]) -> None:
         """Take one line: a ping is answered at once, any other ends a stream and waits for its turn."""
         text = line.decode(errors="replace").strip()
         name, _, rest = text.partition(" ")
-        if len(line) > MAX_LINE:
-            await self.say(f"a line may have {MAX_LINE} bytes; this one was longer\n")
+        if len(line) > MAX_LINE_BYTES:
+            await self.send_text(f"a line may have {MAX_LINE_BYTES} bytes; this one was longer\n")
         elif name == "ping":
-            await self.say(f"pong {rest}\n")
+            await self.send_text(f"pong {rest}\n")
         elif line:
-            if self._streaming is not None:
-                self._streaming.set()
+            if self._stream_stop is not None:
+                self._stream_stop.set()
             if text:
                 await lines.send(text)
 
-    async def _obey(self, text: str) -> bool:
+    async def _execute(self, text: str) -> bool:
         """Do what one line says; whether that ends the connection."""
         name, _, rest = text.partition(" ")
         name = name.lower()
-        if name in COMMANDS:
-            await COMMANDS[name](self, rest.strip())
+        if name in DEMO_COMMANDS:
+            await DEMO_COMMANDS[name](self, rest.strip())
             return False
         if name == "quit":
-            await self.say("Goodbye.\n")
+            await self.send_text("Goodbye.\n")
             return True
         if name == "reset":
             self.reset()
             return True
-        await self.say(f'no command "{name}"; "help" tells them all\n')
+        await self.send_text(f'no command "{name}"; "help" tells them all\n')
         return False

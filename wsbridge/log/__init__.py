@@ -9,20 +9,20 @@ Must not live here: any fact about a connection.
 
 from __future__ import annotations
 
-from wsbridge.log.record import Log, gate, log
-from wsbridge.log.render import FORMATS, choose_format
+from wsbridge.log.format import FORMATS, choose_format
+from wsbridge.log.logger import Logger, log, sink
 from wsbridge.log.writer import LogWriter, write_now
 
-__all__ = ["log", "start", "Log", "LogWriter", "FORMATS"]
+__all__ = ["log", "start_log", "Logger", "LogWriter", "FORMATS"]
 
-gate.point_at(write_now)
+sink.set_target(write_now)
 
 
-def start(
+def start_log(
     level: str = "info",
     format: str = "auto",  # noqa: A002  the name of the setting
     fd: int = 2,
-    queue: int = 10_000,
+    max_queue: int = 10_000,
 ) -> LogWriter:
     """Start the writing thread and send all further records to it.
 
@@ -34,12 +34,12 @@ def start(
         format: auto, console, json or journal; auto is journal when `fd` is the journal's stream, console on a
             terminal, else JSON.
         fd: Descriptor to write to, blocking or not. It is neither changed nor closed.
-        queue: Records that may wait; more are dropped, counted, and told by `log.dropped`.
+        max_queue: Records that may wait; more are dropped, counted, and told by `log.dropped`.
 
     Raises:
         ValueError: The level or the format is unknown.
     """
-    writer = LogWriter(fd=fd, format=choose_format(format, fd), queue=queue)
+    writer = LogWriter(fd=fd, format=choose_format(format, fd), max_queue=max_queue)
     log.set_level(level)
     writer.open()
     return writer

@@ -1,8 +1,4 @@
-"""Events: every name that the log may carry, with its keys. Names and keys are an interface: scripts read them.
-
-Lives here: the table alone; `docs/logs.md` shows it to users and a test holds the two, and every call of `log` in
-the package, to it. Must not live here: the making of any record.
-"""
+"""Event and key tables of log and audit."""
 
 from __future__ import annotations
 
@@ -11,207 +7,305 @@ from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class AuditEvent:
+    """One kind of record.
+
+    Attributes:
+        meaning: When it is written, one sentence.
+        keys: The keys it may carry, beside the time and `event`; absent ones do not apply.
+    """
+
+    meaning: str
+    keys: tuple[str, ...]
+
+
+_AUDIT_CLIENT_KEYS: Final = ("id", "peer", "via", "listener", "route", "identity", "auth_method")
+
+AUDIT_EVENTS: Final[dict[str, AuditEvent]] = {
+    "audit.started": AuditEvent(
+        "The process starts to accept connections; connection numbers count from here.", ("pid", "version")
+    ),
+    "access.granted": AuditEvent(
+        "A client was authorized and its backend connected: the relay is established.",
+        (*_AUDIT_CLIENT_KEYS, "path", "origin", "subprotocol", "backend", "target", "backend_address"),
+    ),
+    "access.ended": AuditEvent(
+        "A connection with an `access.granted` record was closed.",
+        (
+            *_AUDIT_CLIENT_KEYS,
+            "target",
+            "backend_address",
+            "reason",
+            "initiator",
+            "detail",
+            "close_code",
+            "bytes_to_backend",
+            "bytes_to_client",
+            "duration_seconds",
+        ),
+    ),
+    "access.served": AuditEvent(
+        "A request was answered by wsbridge itself, on a route with authentication.",
+        (*_AUDIT_CLIENT_KEYS, "method", "path", "status", "detail"),
+    ),
+    "access.denied": AuditEvent(
+        "A client was denied access, or its backend could not be reached.",
+        (
+            *_AUDIT_CLIENT_KEYS,
+            "path",
+            "origin",
+            "backend",
+            "target",
+            "reason",
+            "initiator",
+            "detail",
+            "close_code",
+            "status",
+            "duration_seconds",
+        ),
+    ),
+    "audit.stopped": AuditEvent("The process no longer accepts connections.", ("pid", "dropped")),
+}
+
+AUDIT_KEYS: Final[dict[str, str]] = {
+    "id": "connection number since `audit.started`; the same as in the log",
+    "peer": "client address; behind trusted proxies the one that they reported",
+    "via": "addresses of the trusted proxies on the way, nearest last",
+    "listener": "name of the listener in the configuration",
+    "route": "name of the route",
+    "identity": "authenticated identity",
+    "auth_method": "authentication methods, joined by `+`",
+    "method": "request method",
+    "path": "request target; secrets in the query are redacted",
+    "origin": "Origin header of the request",
+    "subprotocol": "selected subprotocol",
+    "backend": "backend as configured",
+    "target": "URL that the client chose, on routes with dynamic targets",
+    "backend_address": "address of the backend, after names and target tokens were resolved",
+    "reason": "why: a name of the table in docs/reasons.md",
+    "initiator": "who caused it: client, backend or wsbridge",
+    "detail": "details in one sentence, with numbers",
+    "close_code": "WebSocket close code",
+    "status": "HTTP status of the response",
+    "bytes_to_backend": "payload bytes from the client to the backend",
+    "bytes_to_client": "payload bytes from the backend to the client",
+    "duration_seconds": "how long the connection lasted, from its first byte",
+    "pid": "process ID",
+    "version": "version of wsbridge",
+    "dropped": "number of records lost since `audit.started`",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LogEvent:
     """One kind of record.
 
     Attributes:
         meaning: When it is written, one sentence.
         levels: The levels it may have.
         keys: The keys it may carry, beside the time, the level and `event`; absent ones do not apply.
-        most: Records a second, and at once after a quiet time, where clients could cause them without end.
+        rate_limit: Records a second, and at once after a quiet time, where clients could cause them without end.
     """
 
     meaning: str
     levels: tuple[str, ...]
     keys: tuple[str, ...]
-    most: tuple[float, float] | None = None
+    rate_limit: tuple[float, float] | None = None
 
 
-_MANY: Final = (50.0, 200.0)
+_PER_CLIENT_RATE_LIMIT: Final = (50.0, 200.0)
 """For records of which each tells of another client."""
-_FEW: Final = (1.0, 5.0)
+_REPEATED_RATE_LIMIT: Final = (1.0, 5.0)
 """For records that are all alike."""
-_FRONT: Final = ("id", "peer", "listener", "via")
-_ENDING: Final = (
+_CONNECTION_KEYS: Final = ("id", "peer", "listener", "via")
+_CLOSE_KEYS: Final = (
     "reason",
-    "blame",
+    "initiator",
     "detail",
     "route",
     "identity",
     "backend",
     "path",
     "target",
-    "address",
+    "backend_address",
     "subprotocol",
-    "seconds",
+    "duration_seconds",
 )
 
-EVENTS: Final[dict[str, Event]] = {
-    "daemon.ready": Event(
+LOG_EVENTS: Final[dict[str, LogEvent]] = {
+    "daemon.ready": LogEvent(
         "All listeners are open.",
         ("info",),
         ("version", "pid", "engine", "listeners", "routes", "connections_limit"),
     ),
-    "daemon.drain": Event(
-        "A signal came: no more connections are accepted, the open ones end.",
+    "daemon.draining": LogEvent(
+        "Shutdown started by a signal: no new connections are accepted, open ones are closed.",
         ("info",),
         ("signal", "reason", "connections"),
     ),
-    "daemon.stop": Event(
+    "daemon.stopped": LogEvent(
         "The process ends.",
         ("info",),
         ("connections",),
     ),
-    "config.warning": Event(
-        "A legal but dangerous or useless setting; at each start.",
+    "config.warning": LogEvent(
+        "A valid but dangerous or useless setting; logged at each start.",
         ("warning",),
-        ("code", "file", "line", "column", "path", "detail"),
+        ("problem", "file", "line", "column", "setting", "detail"),
     ),
-    "listener.open": Event(
-        "A listener accepts, at this real address.",
+    "listener.opened": LogEvent(
+        "A listener accepts connections on this address.",
         ("info",),
-        ("listener", "address"),
+        ("listener", "listen_address"),
     ),
-    "listener.close": Event(
-        "A listener accepts no more.",
+    "listener.closed": LogEvent(
+        "A listener stopped accepting connections.",
         ("info",),
         ("listener",),
     ),
-    "accept.error": Event(
-        "The system refused the next connection (out of descriptors or memory); accepting goes on.",
+    "accept.error": LogEvent(
+        "accept() failed (out of file descriptors or memory); the listener continues.",
         ("warning", "error"),
         ("listener", "error", "connections"),
-        _FEW,
+        _REPEATED_RATE_LIMIT,
     ),
-    "accept.shed": Event(
-        "A connection over the cap was reset at once.",
+    "connection.shed": LogEvent(
+        "A connection over the limit was reset immediately.",
         ("warning",),
         ("listener", "connections", "limit"),
-        _FEW,
+        _REPEATED_RATE_LIMIT,
     ),
-    "accept.banned": Event(
-        "A connection of a banned address was reset; one of many.",
+    "connection.banned": LogEvent(
+        "Connections from a banned address were reset; one record for many.",
         ("info",),
-        ("listener", "address", "count"),
-        _FEW,
+        ("listener", "client_address", "count"),
+        _REPEATED_RATE_LIMIT,
     ),
-    "address.banned": Event(
-        "So many logins from an address failed that its connections are reset for a while; fail2ban reads it.",
+    "address.banned": LogEvent(
+        "Too many failed logins from an address: its connections are reset for some time. fail2ban reads this record.",
         ("warning",),
-        ("address", "failures", "seconds"),
+        ("client_address", "failures", "ban_seconds"),
     ),
-    "connection.end": Event(
-        "A connection whose two sides were joined has ended; the one line that tells all of it.",
+    "connection.closed": LogEvent(
+        "An established connection was closed; its summary.",
         ("info", "warning", "error"),
-        (*_FRONT, *_ENDING, "code", "to_back", "to_front"),
+        (*_CONNECTION_KEYS, *_CLOSE_KEYS, "close_code", "bytes_to_backend", "bytes_to_client"),
     ),
-    "connection.refused": Event(
-        "A connection ended before its two sides were joined: bad request, no route, backend down.",
+    "connection.rejected": LogEvent(
+        "A connection ended before the relay was established: bad request, no route, backend down.",
         ("debug", "info", "warning", "error"),
-        (*_FRONT, *_ENDING, "code", "status"),
-        _MANY,
+        (*_CONNECTION_KEYS, *_CLOSE_KEYS, "close_code", "status"),
+        _PER_CLIENT_RATE_LIMIT,
     ),
-    "connection.silent": Event(
-        "A connection was closed by its client before it sent anything, as health checks and browsers do.",
+    "connection.empty": LogEvent(
+        "The client closed the connection without sending anything, as health checks and browsers do.",
         ("debug",),
-        _FRONT,
+        _CONNECTION_KEYS,
     ),
-    "request.served": Event(
-        "A request was answered by a `files:`, `answer:` or `ticket:` route; debug if with a status below 400.",
+    "http.request": LogEvent(
+        (
+            "A request was answered by a route with `files:`, `respond:` or `issue_tickets:`; debug if "
+            "the status is below 400."
+        ),
         ("debug", "info"),
-        (*_FRONT, "route", "method", "path", "status", "detail"),
-        _MANY,
+        (*_CONNECTION_KEYS, "route", "method", "path", "status", "detail"),
+        _PER_CLIENT_RATE_LIMIT,
     ),
-    "backend.retry": Event(
-        "A backend is not up yet and `connect: {retry_for: …}` lets the bridge try again.",
+    "backend.retry": LogEvent(
+        "A backend is not available yet and is retried (`dial: {retry_for: …}`).",
         ("info",),
         ("id", "route", "backend", "reason", "detail"),
     ),
-    "file.reread": Event(
-        "A list of users, tokens or targets has changed and was read again.",
+    "file.reloaded": LogEvent(
+        "A users file, token file or target token file changed and was reloaded.",
         ("info",),
         ("file",),
     ),
-    "file.unusable": Event(
-        "Such a file has changed and cannot be used; what it last said well goes on to hold.",
+    "file.reload_failed": LogEvent(
+        "Such a file changed and cannot be used; its last valid content stays in effect.",
         ("error",),
         ("file", "detail"),
     ),
-    "audit.failed": Event(
-        "The file of the audit was renamed or removed and cannot be opened anew; the old one is written on.",
+    "audit.failed": LogEvent(
+        "The audit file was renamed or removed and cannot be reopened; writing continues to the old one.",
         ("error",),
         ("file", "error"),
     ),
-    "audit.dropped": Event(
-        "So many records of the audit were lost: its queue was full, or its file could not be written.",
+    "audit.dropped": LogEvent(
+        "Audit records were lost: the queue was full, or the file could not be written.",
         ("warning",),
         ("file", "count"),
     ),
-    "keys.fetched": Event(
-        "Keys that tokens are verified with were fetched, and are others than before or were not to be had before.",
+    "jwks.refreshed": LogEvent(
+        "The keys that verify tokens were fetched, and have changed or were not available before.",
         ("info",),
         ("url", "count"),
     ),
-    "keys.unusable": Event(
-        "Keys that tokens are verified with cannot be fetched; the last ones hold for a while.",
+    "jwks.refresh_failed": LogEvent(
+        "The keys that verify tokens cannot be fetched; the last ones stay valid for some time.",
         ("error",),
         ("url", "detail"),
     ),
-    "log.dropped": Event(
-        "So many records were lost: the queue was full, or the output failed.",
+    "log.dropped": LogEvent(
+        "Records were lost: the queue was full, or the output failed.",
         ("warning",),
         ("count",),
     ),
-    "log.suppressed": Event(
-        "So many records of one event were left out, because they came too fast.",
+    "log.suppressed": LogEvent(
+        "Records of one event were suppressed by rate limiting.",
         ("warning",),
-        ("of", "count"),
+        ("suppressed_event", "count"),
     ),
-    "bug": Event(
+    "internal_error": LogEvent(
         "An error in wsbridge itself; please report it.",
         ("error",),
-        ("where", "id", "detail", "exception"),
+        ("component", "id", "detail", "exception"),
     ),
 }
 
-KEYS: Final[dict[str, str]] = {
-    "id": "number of the connection since the start of the process",
-    "peer": "address of the client: as the listener saw it, or as the proxies in `via` have told it",
-    "via": "hosts of the trusted proxies between the client and the listener, nearest last",
+LOG_KEYS: Final[dict[str, str]] = {
+    "id": "connection number since the start of the process",
+    "peer": "client address: as seen by the listener, or as reported by the proxies in `via`",
+    "via": "addresses of the trusted proxies between the client and the listener, nearest last",
     "listener": "name of the listener in the configuration",
-    "reason": "why it ended, or why the backend could not be reached: a name of the table in `wsbridge/reasons.py`",
-    "blame": "whose doing it was: front (the side accepted), back (the side dialled), bridge",
-    "detail": "one sentence more, with numbers",
+    "reason": "why it was closed, or why the backend could not be reached: a name of the table in docs/reasons.md",
+    "initiator": "who caused it: client (the accepted side), backend (the dialled side) or wsbridge",
+    "detail": "details in one sentence, with numbers",
     "route": "name of the route",
-    "identity": "who the client turned out to be, where the route asks for that",
+    "identity": "authenticated identity, on routes with authentication",
     "backend": "backend as configured",
-    "path": "target of the request, secrets in its query replaced; of config.warning: the setting",
-    "target": "URL that the client chose, where the backend is his to choose",
-    "address": "real address: of the backend dialled, or of the listener; of bans: the client's, without port",
-    "subprotocol": "subprotocol agreed on",
-    "seconds": "how long the connection lasted; of address.banned: how long the ban does",
-    "code": "WebSocket close code that a peer sent; of config.warning: the warning's own code",
-    "status": "HTTP status answered",
-    "to_back": "payload bytes from the client to the backend",
-    "to_front": "payload bytes from the backend to the client",
-    "method": "method of the request",
+    "path": "request target; secrets in the query are redacted",
+    "setting": "path of the setting in the configuration, such as `routes.vnc.auth`",
+    "target": "URL that the client chose, on routes with dynamic targets",
+    "backend_address": "address of the backend that was dialled",
+    "listen_address": "actual address of the listener",
+    "client_address": "address that is banned, without port",
+    "subprotocol": "selected subprotocol",
+    "duration_seconds": "how long the connection lasted",
+    "ban_seconds": "how long the ban lasts",
+    "close_code": "WebSocket close code sent by a peer",
+    "problem": "code of the warning, such as W003",
+    "status": "HTTP status of the response",
+    "bytes_to_backend": "payload bytes from the client to the backend",
+    "bytes_to_client": "payload bytes from the backend to the client",
+    "method": "request method",
     "version": "version of wsbridge",
-    "pid": "process id",
-    "engine": "which engine moves the bytes",
-    "listeners": "all addresses that connections are accepted at",
-    "routes": "how many routes there are",
-    "connections": "how many connections are open",
-    "connections_limit": "how many connections may be open",
-    "limit": "the same, for accept.shed",
+    "pid": "process ID",
+    "engine": "relay engine",
+    "listeners": "all addresses on which connections are accepted",
+    "routes": "number of routes",
+    "connections": "number of open connections",
+    "connections_limit": "maximum number of open connections",
+    "limit": "maximum number of open connections, in connection.shed",
     "signal": "signal that was received",
-    "file": "file that the warning points into, that was read, or that is written",
-    "url": "where keys are fetched from",
-    "line": "line in it",
-    "column": "column in it",
-    "error": "what the system said",
-    "count": "how many",
-    "failures": "how many logins failed",
-    "of": "the event left out",
-    "where": "the part of the program",
-    "exception": "the traceback",
+    "file": "file that the warning refers to, that was read, or that is written",
+    "url": "URL that the keys are fetched from",
+    "line": "line in the file",
+    "column": "column in the file",
+    "error": "error message of the system",
+    "count": "number of records, connections or keys",
+    "failures": "number of failed logins",
+    "suppressed_event": "event whose records were suppressed",
+    "component": "component of the program",
+    "exception": "traceback",
 }

@@ -1,26 +1,25 @@
-"""Addresses: where a socket may be dialled (Address) and who is at its other end (Peer).
-
-Lives here: plain values and their text form. Must not live here: anything that opens a socket or asks the DNS.
-Addresses come from `resolve` and go to `dial`; peers come from accepted sockets and go to admission and the log.
-"""
+"""Address, Peer, NetworkSet, own listening addresses."""
 
 from __future__ import annotations
 
 import os
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from pathlib import Path
+from typing import Any, Literal
 
-from wsbridge.protocol.proxy_header import Place
+from wsbridge.protocol.proxy import SockEndpoint
 
 SockAddr = tuple[str, int] | tuple[str, int, int, int]
 
-Certificate = Mapping[str, object]
+PeerCertificate = Mapping[str, object]
 """A certificate as `ssl.SSLSocket.getpeercert` tells it."""
 
-_CREDENTIALS = struct.Struct("3i")
+_UCRED = struct.Struct("3i")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +35,7 @@ class Address:
     sockaddr: SockAddr
 
     def __str__(self) -> str:
-        return host_port(self.sockaddr[0], self.sockaddr[1])
+        return join_host_port(self.sockaddr[0], self.sockaddr[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ class Peer:
         uid: User at the other end of a Unix socket when it connected, if known.
         via: Hosts of the proxies that passed it on and are trusted, nearest last; `unix` for one on a Unix socket.
         sni: The name that it asked for by TLS, where that is known; else empty.
-        asked: Where it connected to, if a proxy has told; None for the listener's own address.
+        destination: Where it connected to, if a proxy has told; None for the listener's own address.
         certificate: What it showed in the TLS handshake, verified; None for none.
     """
 
@@ -62,11 +61,11 @@ class Peer:
     uid: int | None = None
     via: tuple[str, ...] = ()
     sni: str = ""
-    asked: Place | None = None
-    certificate: Certificate | None = field(default=None, compare=False, hash=False, repr=False)
+    destination: SockEndpoint | None = None
+    certificate: PeerCertificate | None = field(default=None, compare=False, hash=False, repr=False)
 
     @classmethod
-    def of(cls, sock: socket.socket, sockaddr: object = None) -> Peer:
+    def from_socket(cls, sock: socket.socket, sockaddr: object = None) -> Peer:
         """Peer of a connected socket.
 
         Args:
@@ -77,7 +76,7 @@ class Peer:
             OSError: the peer has already gone (ENOTCONN).
         """
         if sock.family == socket.AF_UNIX:
-            pid, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+            pid, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
             return cls("", 0, socket.AF_UNIX, pid or None, uid if pid else None)
         found = sockaddr if isinstance(sockaddr, tuple) else sock.getpeername()
         host: str = found[0]
@@ -92,11 +91,11 @@ class Peer:
 
     def __str__(self) -> str:
         if self.family != socket.AF_UNIX:
-            return host_port(self.host, self.port)
+            return join_host_port(self.host, self.port)
         return "unix:" if self.pid is None else f"unix:pid={self.pid},uid={self.uid}"
 
 
-def host_port(host: str, port: int) -> str:
+def join_host_port(host: str, port: int) -> str:
     """Text form of a host and a port: `192.0.2.1:80`, `[2001:db8::1]:80`, `example.org:80`."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
@@ -106,12 +105,12 @@ def is_loopback(host: str) -> bool:
     return host == "::1" or host.startswith(("127.", "::ffff:127."))
 
 
-def plain(sockaddr: tuple[Any, ...]) -> SockAddr:
+def to_sockaddr(sockaddr: tuple[Any, ...]) -> SockAddr:
     """An IPv4 or IPv6 address as `getaddrinfo` or `getsockname` gives it, with its type known."""
     return (sockaddr[0], sockaddr[1]) if len(sockaddr) == 2 else (sockaddr[0], sockaddr[1], sockaddr[2], sockaddr[3])
 
 
-def local_place(fd: int) -> Place:
+def local_endpoint(fd: int) -> SockEndpoint:
     """Where an open socket is bound to.
 
     Raises:
@@ -123,12 +122,103 @@ def local_place(fd: int) -> Place:
         unix = sock.family == socket.AF_UNIX
     finally:
         sock.detach()
-    return Place("", 0, os.fsencode(name)) if unix else Place(name[0], name[1])
+    return SockEndpoint("", 0, os.fsencode(name)) if unix else SockEndpoint(name[0], name[1])
 
 
-def local_name(sock: socket.socket) -> str:
+def local_address(sock: socket.socket) -> str:
     """Text form of the address that a socket is bound to: `127.0.0.1:8080`, `unix:/run/x.sock`."""
     name = sock.getsockname()
     if sock.family == socket.AF_UNIX:
         return f"unix:{name if isinstance(name, str) else ''}"
-    return host_port(name[0], name[1])
+    return join_host_port(name[0], name[1])
+
+
+NETWORK_CACHE_SIZE = 4096
+"""Addresses whose answer is kept, for each set of networks."""
+
+
+class NetworkSet:
+    """A set of ranges.
+
+    Args:
+        members: Ranges; `unix` stands for peers of Unix sockets, whose host is empty.
+    """
+
+    __slots__ = ("_members", "_unix", "contains")
+
+    def __init__(self, members: Iterable[IPv4Network | IPv6Network | Literal["unix"]]) -> None:
+        members = list(members)
+        self._unix = "unix" in members
+        self._members = [member for member in members if not isinstance(member, str)]
+        self.contains = lru_cache(maxsize=NETWORK_CACHE_SIZE)(self._contains)
+        """Tell whether a host, an address as text or empty for a Unix socket, is in one of the ranges."""
+
+    def _contains(self, host: str) -> bool:
+        if not host:
+            return self._unix
+        try:
+            address = ip_address(host.partition("%")[0])
+        except ValueError:
+            return False
+        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        return any(address in member for member in self._members)
+
+
+class ListeningAddresses:
+    """All sockets that this process listens at; filled as they are opened."""
+
+    def __init__(self) -> None:
+        self._bound: dict[int, list[tuple[IPv4Address | IPv6Address, bool]]] = {}
+        self._paths: list[str] = []
+
+    def add(self, sock: socket.socket) -> None:
+        """Note a listening socket."""
+        name = sock.getsockname()
+        if sock.family == socket.AF_UNIX:
+            self._paths.append(name if isinstance(name, str) else os.fsdecode(name))
+            return
+        both = sock.family == socket.AF_INET6 and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+        self._bound.setdefault(name[1], []).append((_normalize_ip(name[0]), both))
+
+    def contains(self, address: Address) -> bool:
+        """Tell whether connecting to an address would come back here, also where a listener takes all addresses."""
+        bound = self._bound.get(address.sockaddr[1])
+        if bound is None:
+            return False
+        ip = _normalize_ip(address.sockaddr[0])
+        for own, both in bound:
+            if ip == own or ip.is_unspecified:
+                return True
+            if own.is_unspecified and (own.version == ip.version or both) and _is_local_address(address, ip):
+                return True
+        return False
+
+    def contains_path(self, path: str) -> bool:
+        """Tell whether a socket file is one of ours, by whatever name; asks the file system."""
+        return any(_same_file(path, own) for own in self._paths)
+
+
+def _normalize_ip(host: str) -> IPv4Address | IPv6Address:
+    """The address without a zone; IPv4 within IPv6 as IPv4."""
+    ip = ip_address(host.partition("%")[0])
+    return ip.ipv4_mapped or ip if isinstance(ip, IPv6Address) else ip
+
+
+def _same_file(path: str, listening_path: str) -> bool:
+    try:
+        return Path(path).samefile(listening_path)
+    except OSError:  # one of them is not there
+        return path == listening_path
+
+
+def _is_local_address(address: Address, ip: IPv4Address | IPv6Address) -> bool:
+    """Tell whether an address is one of this host: the kernel binds to no other."""
+    if is_loopback(str(ip)):
+        return True
+    try:
+        with socket.socket(address.family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.bind((*address.sockaddr[:1], 0, *address.sockaddr[2:]))
+    except OSError:
+        return False
+    return True

@@ -17,41 +17,41 @@ from typing import Final
 import h11
 import trio
 
-from wsbridge.config.http_url import HttpUrl
-from wsbridge.net.dial import DialFailure, dial, dial_unix
-from wsbridge.net.resolve import Resolver
-from wsbridge.net.tls import client_context, failure_text, forget_errors
-from wsbridge.protocol.head import Headers
+from wsbridge.config.urls import HttpUrl
+from wsbridge.net.dialer import DialFailure, dial, dial_unix
+from wsbridge.net.resolver import Resolver
+from wsbridge.net.tls import clear_openssl_errors, client_context, tls_error_text
+from wsbridge.protocol.http1 import Headers
 
-KEEP: Final = 5.0
+IDLE_CONNECTION_TIMEOUT: Final = 5.0
 """Seconds that an idle connection is kept."""
-HEAD: Final = 64 * 1024
+MAX_RESPONSE_HEAD_BYTES: Final = 64 * 1024
 """Bytes of an answer's head."""
-MOST_HINTS: Final = 5
+MAX_INTERIM_RESPONSES: Final = 5
 """Answers of status 1xx before the one that counts."""
-CHUNK: Final = 16 * 1024
+RECEIVE_CHUNK_BYTES: Final = 16 * 1024
 
-Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+HttpStream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ServiceResponse:
     """What a service answered.
 
     Attributes:
         status: Its status.
         headers: Its header lines.
         body: The first bytes of its body.
-        whole: Whether that is all of it.
+        complete: Whether that is all of it.
     """
 
     status: int
     headers: Headers
     body: bytes
-    whole: bool
+    complete: bool
 
 
-class _FailedError(Exception):
+class _RequestFailedError(Exception):
     """There is no answer; the text says why."""
 
 
@@ -62,28 +62,28 @@ class HttpClient:
         url: Where it is.
         resolver: Looks its name up.
         context: For https; left out: what the system trusts.
-        connections: Open at a time; who comes when there are so many waits.
+        max_connections: Open at a time; who comes when there are so many waits.
     """
 
     def __init__(
-        self, url: HttpUrl, resolver: Resolver, context: ssl.SSLContext | None = None, connections: int = 1
+        self, url: HttpUrl, resolver: Resolver, context: ssl.SSLContext | None = None, max_connections: int = 1
     ) -> None:
         self._url = url
         self._resolver = resolver
         self._context = (context or client_context()) if url.scheme == "https" else None
-        self._places = trio.Semaphore(connections)
+        self._slots = trio.Semaphore(max_connections)
         self._idle: list[tuple[float, _Connection]] = []
 
     async def get(
-        self, path: str, headers: Sequence[tuple[bytes, bytes]], most: int, patience: float = math.inf
-    ) -> Answer | str:
+        self, path: str, headers: Sequence[tuple[bytes, bytes]], max_body_bytes: int, body_timeout: float = math.inf
+    ) -> ServiceResponse | str:
         """Ask once; once more, on a new connection, if one that was kept gives no answer.
 
         Args:
             path: Path and query.
             headers: Without Host.
-            most: Bytes of the body that are read.
-            patience: Seconds after the head in which they are.
+            max_body_bytes: Bytes of the body that are read.
+            body_timeout: Seconds after the head in which they are.
 
         Returns:
             The answer; or one sentence, if there is none.
@@ -91,17 +91,17 @@ class HttpClient:
         request = h11_request(path, self._url.authority, headers)
         if request is None:  # not told why: the words would quote what was to be sent
             return f"{self._url}: the request has something that HTTP cannot carry"
-        async with self._places:
-            kept = self._take()
+        async with self._slots:
+            kept = self._take_idle()
             try:
                 if kept is not None:
                     try:
-                        return await self._exchange(kept, request, most, patience)
-                    except _FailedError:
+                        return await self._exchange(kept, request, max_body_bytes, body_timeout)
+                    except _RequestFailedError:
                         pass  # most likely it was closed just now
-                return await self._exchange(await self._connect(), request, most, patience)
-            except _FailedError as error:
-                forget_errors()
+                return await self._exchange(await self._connect(), request, max_body_bytes, body_timeout)
+            except _RequestFailedError as error:
+                clear_openssl_errors()
                 return f"{self._url}: {error}"
 
     async def aclose(self) -> None:
@@ -110,33 +110,35 @@ class HttpClient:
         for _, connection in idle:
             await trio.aclose_forcefully(connection.stream)
 
-    def _take(self) -> _Connection | None:
+    def _take_idle(self) -> _Connection | None:
         """Give a connection that was kept and is still open, the youngest first."""
         while self._idle:
             until, connection = self._idle.pop()
-            if trio.current_time() < until and not connection.readable():
+            if trio.current_time() < until and not connection.is_readable():
                 return connection
-            connection.drop()
+            connection.close()
         return None
 
-    async def _exchange(self, connection: _Connection, request: h11.Request, most: int, patience: float) -> Answer:
+    async def _exchange(
+        self, connection: _Connection, request: h11.Request, max_body_bytes: int, body_timeout: float
+    ) -> ServiceResponse:
         """Ask on a connection, which is kept if it can be used again and closed if not."""
         again = False
         try:
-            answer = await connection.ask(request, most, patience)
-            again = connection.renew()
+            answer = await connection.request(request, max_body_bytes, body_timeout)
+            again = connection.try_reuse()
         finally:
             if not again:
-                connection.drop()
+                connection.close()
         if again:
-            self._idle.append((trio.current_time() + KEEP, connection))
+            self._idle.append((trio.current_time() + IDLE_CONNECTION_TIMEOUT, connection))
         return answer
 
     async def _connect(self) -> _Connection:
         url = self._url
         dialled = await (dial_unix(url.path) if url.scheme == "unix" else dial(self._resolver, url.host, url.port))
         if isinstance(dialled, DialFailure):
-            raise _FailedError(dialled.detail)
+            raise _RequestFailedError(dialled.detail)
         plain = trio.SocketStream(trio.socket.from_stdlib_socket(dialled))
         if self._context is None:
             return _Connection(plain, plain)
@@ -146,7 +148,7 @@ class HttpClient:
         except BaseException as error:
             plain.socket.close()
             if isinstance(error, trio.BrokenResourceError):
-                raise _FailedError(_words(error)) from error
+                raise _RequestFailedError(_connection_error_text(error)) from error
             raise
         return _Connection(secure, plain)
 
@@ -154,20 +156,20 @@ class HttpClient:
 class _Connection:
     """One connection to a service."""
 
-    def __init__(self, stream: Stream, plain: trio.SocketStream) -> None:
+    def __init__(self, stream: HttpStream, plain: trio.SocketStream) -> None:
         self.stream = stream
         self._socket = plain.socket
-        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD)
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_RESPONSE_HEAD_BYTES)
 
-    def readable(self) -> bool:
+    def is_readable(self) -> bool:
         """Tell whether something came, or the end, while nothing was asked."""
         return self._socket.is_readable()
 
-    def drop(self) -> None:
+    def close(self) -> None:
         """Close it without a word."""
         self._socket.close()
 
-    def renew(self) -> bool:
+    def try_reuse(self) -> bool:
         """Get ready for another request, if that can be."""
         if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
             return False
@@ -176,7 +178,7 @@ class _Connection:
         self._http.start_next_cycle()
         return True
 
-    async def ask(self, request: h11.Request, most: int, patience: float) -> Answer:
+    async def request(self, request: h11.Request, max_body_bytes: int, body_timeout: float) -> ServiceResponse:
         """Send a request and take the answer.
 
         Raises:
@@ -185,38 +187,38 @@ class _Connection:
         try:
             data = (self._http.send(request) or b"") + (self._http.send(h11.EndOfMessage()) or b"")
             await self.stream.send_all(data)
-            head = await self._head()
+            head = await self._receive_head()
             body = bytearray()
             whole = False
-            with trio.move_on_after(patience):
-                while len(body) <= most:
-                    event = await self._next()
+            with trio.move_on_after(body_timeout):
+                while len(body) <= max_body_bytes:
+                    event = await self._next_event()
                     if not isinstance(event, h11.Data):
                         whole = True
                         break
                     body += event.data
-            return Answer(head.status_code, Headers(head.headers), bytes(body[:most]), whole)
+            return ServiceResponse(head.status_code, Headers(head.headers), bytes(body[:max_body_bytes]), whole)
         except h11.RemoteProtocolError as error:
-            raise _FailedError(str(error)) from error
+            raise _RequestFailedError(str(error)) from error
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise _FailedError(_words(error)) from error
+            raise _RequestFailedError(_connection_error_text(error)) from error
 
-    async def _head(self) -> h11.Response:
-        for _ in range(MOST_HINTS + 1):
-            event = await self._next()
+    async def _receive_head(self) -> h11.Response:
+        for _ in range(MAX_INTERIM_RESPONSES + 1):
+            event = await self._next_event()
             if isinstance(event, h11.Response):
                 return event
             if not isinstance(event, h11.InformationalResponse):
                 break
             if event.status_code == 101:
-                raise _FailedError("answered with status 101, which nobody asked for")
-        raise _FailedError("no answer after those of status 1xx")
+                raise _RequestFailedError("answered with status 101, which nobody asked for")
+        raise _RequestFailedError("no answer after those of status 1xx")
 
-    async def _next(self) -> object:
+    async def _next_event(self) -> object:
         while (event := self._http.next_event()) is h11.NEED_DATA:
-            data = bytes(await self.stream.receive_some(CHUNK))
+            data = bytes(await self.stream.receive_some(RECEIVE_CHUNK_BYTES))
             if not data and self._http.their_state is h11.SEND_RESPONSE:
-                raise _FailedError("the connection ended without an answer")
+                raise _RequestFailedError("the connection ended without an answer")
             self._http.receive_data(data)
         return event
 
@@ -230,7 +232,7 @@ def h11_request(path: str, host: str, headers: Sequence[tuple[bytes, bytes]]) ->
         return None
 
 
-def _words(error: BaseException) -> str:
+def _connection_error_text(error: BaseException) -> str:
     """Say how a connection broke, in the words of the system or of OpenSSL where they have any."""
     cause = error.__cause__
-    return failure_text(cause) if isinstance(cause, OSError) else "the connection broke"
+    return tls_error_text(cause) if isinstance(cause, OSError) else "the connection broke"

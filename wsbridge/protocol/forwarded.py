@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final, Literal
 
-from wsbridge.protocol.head import BadHead, shown
+from wsbridge.protocol.http1 import HttpError, quoted
 
-MOST_HOPS: Final = 32
+MAX_TRUSTED_PROXIES: Final = 32
 """Trusted proxies on one way."""
 
-Form = Literal["x-forwarded-for", "forwarded"]
+ForwardedFormat = Literal["x-forwarded-for", "forwarded"]
 
 _WORD = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _QUOTED = rb'"(?:[^"\\]|\\.)*+"'
@@ -29,7 +29,7 @@ _NODE = re.compile(rb"(\[[0-9a-f:.]+\]|[0-9.]+|unknown|_[a-z0-9._-]+)(?::([0-9]{
 
 
 @dataclass(frozen=True, slots=True)
-class Hop:
+class ForwardedNode:
     """One end that a proxy saw.
 
     Attributes:
@@ -42,7 +42,7 @@ class Hop:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class ForwardedChain:
     """The way of a request.
 
     Attributes:
@@ -50,56 +50,60 @@ class Way:
         proxies: Hosts of the trusted proxies between the client and the nearest proxy, nearest last.
     """
 
-    client: Hop | None
+    client: ForwardedNode | None
     proxies: tuple[str, ...]
 
 
-def read_way(form: Form, values: Sequence[bytes], trusted: Callable[[str], bool]) -> Way | BadHead:
+def parse_forwarded(
+    form: ForwardedFormat, values: Sequence[bytes], is_trusted: Callable[[str], bool]
+) -> ForwardedChain | HttpError:
     """Find the client of a request that a trusted proxy passed on.
 
     Args:
         form: Which header the values are of.
         values: One for each header line, in order.
-        trusted: Tells whether a host is a trusted proxy.
+        is_trusted: Tells whether a host is a trusted proxy.
 
     Returns:
         The rightmost host that is no trusted proxy. If all are trusted, the leftmost; if a trusted proxy does not tell,
         that proxy itself. Or a `BadHead` of status 400.
     """
-    read = _plain if form == "x-forwarded-for" else _element
+    read = _parse_x_forwarded_for if form == "x-forwarded-for" else _parse_element
     name = "X-Forwarded-For" if form == "x-forwarded-for" else "Forwarded"
-    hops: list[Hop] = []
-    for entry in _entries(form, values):
+    hops: list[ForwardedNode] = []
+    for entry in _entries_reversed(form, values):
         hop = None if entry is None else read(entry)
         if hop is None:
-            return BadHead(400, f"{name} cannot be read" + (f": {shown(entry, 80)}" if entry else ": a quote is open"))
+            return HttpError(
+                400, f"{name} cannot be read" + (f": {quoted(entry, 80)}" if entry else ": a quote is open")
+            )
         if not hop.host:
             break
         hops.append(hop)
-        if not trusted(hop.host):
+        if not is_trusted(hop.host):
             break
-        if len(hops) > MOST_HOPS:
-            return BadHead(400, f"{name} names more than {MOST_HOPS} trusted proxies")
+        if len(hops) > MAX_TRUSTED_PROXIES:
+            return HttpError(400, f"{name} names more than {MAX_TRUSTED_PROXIES} trusted proxies")
     if not hops:
-        return Way(None, ())
-    return Way(hops[-1], tuple(hop.host for hop in reversed(hops[:-1])))
+        return ForwardedChain(None, ())
+    return ForwardedChain(hops[-1], tuple(hop.host for hop in reversed(hops[:-1])))
 
 
-def _entries(form: Form, values: Sequence[bytes]) -> Iterator[bytes | None]:
+def _entries_reversed(form: ForwardedFormat, values: Sequence[bytes]) -> Iterator[bytes | None]:
     """Give the entries of all lines, last first, empty ones left out; None for a line that has no end."""
     for value in reversed(values):
-        parts = value.split(b",") if form == "x-forwarded-for" else _parts(value)
+        parts = value.split(b",") if form == "x-forwarded-for" else _split_elements(value)
         if parts is None:
             yield None
             return
-        yield from (part for part in map(_stripped, reversed(parts)) if part)
+        yield from (part for part in map(_strip_blanks, reversed(parts)) if part)
 
 
-def _stripped(part: bytes) -> bytes:
+def _strip_blanks(part: bytes) -> bytes:
     return part.strip(b" \t")
 
 
-def _parts(value: bytes) -> list[bytes] | None:
+def _split_elements(value: bytes) -> list[bytes] | None:
     """Cut a line at the commas outside of quotes; None if a quote is left open."""
     parts: list[bytes] = []
     at = 0
@@ -115,14 +119,14 @@ def _parts(value: bytes) -> list[bytes] | None:
         at += 1
 
 
-def _plain(entry: bytes) -> Hop | None:
+def _parse_x_forwarded_for(entry: bytes) -> ForwardedNode | None:
     """Read an entry of X-Forwarded-For: an address, with or without port; a bare IPv6 one as well."""
     if entry.count(b":") > 1 and not entry.startswith(b"["):
-        return _hop(entry, b"")
-    return _node(entry)
+        return _parse_address(entry, b"")
+    return _parse_node(entry)
 
 
-def _element(entry: bytes) -> Hop | None:
+def _parse_element(entry: bytes) -> ForwardedNode | None:
     """Read an element of Forwarded: pairs with semicolons between them, of which one is `for`."""
     node: bytes | None = None
     at = 0
@@ -138,20 +142,22 @@ def _element(entry: bytes) -> Hop | None:
                 return None
             node = _ESCAPED.sub(rb"\1", found[2][1:-1]) if found[2].startswith(b'"') else found[2]
         at = found.end()
-    return Hop("", 0) if node is None else _node(node)
+    return ForwardedNode("", 0) if node is None else _parse_node(node)
 
 
-def _node(node: bytes) -> Hop | None:
+def _parse_node(node: bytes) -> ForwardedNode | None:
     """Read a node (RFC 7239 section 6)."""
     found = _NODE.fullmatch(node)
     if found is None:
         return None
     if found[1].startswith(b"_") or found[1].lower() == b"unknown":
-        return Hop("", 0)
-    return _hop(found[1].removeprefix(b"[").removesuffix(b"]"), found[2] or b"", bracketed=found[1].startswith(b"["))
+        return ForwardedNode("", 0)
+    return _parse_address(
+        found[1].removeprefix(b"[").removesuffix(b"]"), found[2] or b"", bracketed=found[1].startswith(b"[")
+    )
 
 
-def _hop(host: bytes, port: bytes, *, bracketed: bool | None = None) -> Hop | None:
+def _parse_address(host: bytes, port: bytes, *, bracketed: bool | None = None) -> ForwardedNode | None:
     try:
         address: IPv4Address | IPv6Address = ip_address(host.decode("ascii"))
     except ValueError:
@@ -163,4 +169,4 @@ def _hop(host: bytes, port: bytes, *, bracketed: bool | None = None) -> Hop | No
     elif bracketed:
         return None
     number = int(port) if port.isdigit() else 0
-    return Hop(str(address), number) if number <= 65535 else None
+    return ForwardedNode(str(address), number) if number <= 65535 else None

@@ -1,8 +1,4 @@
-"""The opening handshake of RFC 6455 section 4, for both roles, over heads that `http1` has read.
-
-Lives here: what makes a request an upgrade and a response its acceptance, and writing both. Must not live here: heads
-and limits (`http1`), Origin (`origin`), which route it is. Gives an `Upgrade` or an `Accepted`; the framing follows.
-"""
+"""RFC 6455 opening handshake, both roles; Origin policy."""
 
 from __future__ import annotations
 
@@ -15,21 +11,21 @@ from dataclasses import dataclass
 from hashlib import sha1
 from typing import Final, Literal
 
-from wsbridge.protocol.head import BadHead, Headers, Request, Response, method_refused, shown
-from wsbridge.protocol.http1 import header_lines
+from wsbridge.protocol.http1 import Headers, HttpError, Request, Response, encode_headers, method_not_allowed, quoted
+from wsbridge.protocol.uri import split_host
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-_KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
+_WEBSOCKET_KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET = re.compile(r'/[!"$-~]*')
 _REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
-_BODY_SHOWN = 200
-_NEEDED: Final = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"))
+_MAX_QUOTED_BODY = 200
+_UPGRADE_HEADERS: Final = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"))
 
-CARRIER: Final = "wsbridge.token."
+TOKEN_SUBPROTOCOL_PREFIX: Final = "wsbridge.token."  # noqa: S105  (a prefix, no secret)
 """What a subprotocol begins with that carries a token: it is offered by clients, and never chosen nor passed on."""
 
-OWN_HEADERS: Final = frozenset(
+RESERVED_HEADERS: Final = frozenset(
     (
         "host",
         "upgrade",
@@ -47,23 +43,23 @@ OWN_HEADERS: Final = frozenset(
 """Headers (lower case) that `client_request` writes itself and does not take as further ones."""
 
 
-class Refuse(enum.Enum):
+class SubprotocolMismatch(enum.Enum):
     """The type of `REFUSE`."""
 
-    REFUSE = "refuse"
+    MISMATCH = "mismatch"
 
 
-REFUSE: Final = Refuse.REFUSE
+SUBPROTOCOL_MISMATCH: Final = SubprotocolMismatch.MISMATCH
 """What `select_subprotocol` gives if subprotocols were offered and none of them fits."""
 
 
 @dataclass(slots=True)
-class Upgrade:
+class UpgradeRequest:
     """A valid request for a WebSocket.
 
     Attributes:
         key: Sec-WebSocket-Key as sent, for `accept_response`.
-        protocols: The subprotocols offered, in the client's order, each once. May hold secrets.
+        subprotocols: The subprotocols offered, in the client's order, each once. May hold secrets.
         origin: The Origin header as sent, or None.
         host: The Host header as sent, with its port.
         path: The target before `?`, as sent.
@@ -71,7 +67,7 @@ class Upgrade:
     """
 
     key: str
-    protocols: tuple[str, ...]
+    subprotocols: tuple[str, ...]
     origin: str | None
     host: str
     path: str
@@ -79,23 +75,23 @@ class Upgrade:
 
 
 @dataclass(slots=True)
-class Accepted:
+class UpgradeAccepted:
     """An upstream that switched to WebSocket, and the subprotocol it chose, if any."""
 
     subprotocol: str | None
 
 
-def wants_upgrade(request: Request) -> bool:
+def is_upgrade_request(request: Request) -> bool:
     """Say whether a request names WebSocket in Upgrade, rightly or wrongly in all else."""
     return request.headers.has_token(b"upgrade", b"websocket")
 
 
-def upgrade_required(text: str = "this address takes WebSocket connections only") -> BadHead:
+def upgrade_required(detail: str = "this address takes WebSocket connections only") -> HttpError:
     """Give the 426 for a request that is none for WebSocket, or for another version of it."""
-    return BadHead(426, text, headers=_NEEDED)
+    return HttpError(426, detail, headers=_UPGRADE_HEADERS)
 
 
-def read_upgrade(request: Request) -> Upgrade | BadHead:
+def parse_upgrade(request: Request) -> UpgradeRequest | HttpError:
     """Judge the request of a client by RFC 6455 section 4.2.1.
 
     Args:
@@ -107,27 +103,27 @@ def read_upgrade(request: Request) -> Upgrade | BadHead:
     """
     headers = request.headers
     if request.method != "GET":
-        return method_refused(request.method, ("GET",))
+        return method_not_allowed(request.method, ("GET",))
     if not headers.has_token(b"upgrade", b"websocket"):
         return upgrade_required()
     if not headers.has_token(b"connection", b"upgrade"):
-        return BadHead(400, 'no Connection: Upgrade (behind nginx: proxy_set_header Connection "upgrade")')
+        return HttpError(400, 'no Connection: Upgrade (behind nginx: proxy_set_header Connection "upgrade")')
     if headers.get_all(b"sec-websocket-version") != [b"13"]:
         return upgrade_required("the Sec-WebSocket-Version is not 13")
     keys = headers.get_all(b"sec-websocket-key")
     if len(keys) != 1:
         many = "several" if keys else "no"
         hint = "" if keys else " (does a proxy in front turn HTTP/2 into HTTP/1.1?)"
-        return BadHead(400, f"the request has {many} Sec-WebSocket-Key{hint}")
-    if not _KEY.fullmatch(keys[0]):
-        return BadHead(400, "the Sec-WebSocket-Key is not 16 bytes in base64")
+        return HttpError(400, f"the request has {many} Sec-WebSocket-Key{hint}")
+    if not _WEBSOCKET_KEY.fullmatch(keys[0]):
+        return HttpError(400, "the Sec-WebSocket-Key is not 16 bytes in base64")
     origins = headers.get_all(b"origin")
     if len(origins) > 1:
-        return BadHead(403, f"the request has {len(origins)} Origin headers")
-    protocols = _tokens(headers.get_all(b"sec-websocket-protocol"))
+        return HttpError(403, f"the request has {len(origins)} Origin headers")
+    protocols = _parse_tokens(headers.get_all(b"sec-websocket-protocol"))
     if protocols is None:
-        return BadHead(400, "an entry of Sec-WebSocket-Protocol is not a token")
-    return Upgrade(
+        return HttpError(400, "an entry of Sec-WebSocket-Protocol is not a token")
+    return UpgradeRequest(
         keys[0].decode("ascii"),
         protocols,
         origins[0].decode("latin-1") if origins else None,
@@ -137,7 +133,7 @@ def read_upgrade(request: Request) -> Upgrade | BadHead:
     )
 
 
-def _tokens(values: list[bytes]) -> tuple[str, ...] | None:
+def _parse_tokens(values: list[bytes]) -> tuple[str, ...] | None:
     """Take a list of tokens over several lines apart, in linear time; None if an entry is not a token."""
     found: dict[str, None] = {}
     for value in values:
@@ -157,12 +153,14 @@ def accept_key(key: str) -> str:
     return b2a_base64(digest, newline=False).decode("ascii")
 
 
-def new_key() -> str:
+def generate_key() -> str:
     """Make a fresh Sec-WebSocket-Key."""
     return b2a_base64(secrets.token_bytes(16), newline=False).decode("ascii")
 
 
-def select_subprotocol(configured: Sequence[str], offered: Sequence[str]) -> str | Literal[Refuse.REFUSE] | None:
+def select_subprotocol(
+    configured: Sequence[str], offered: Sequence[str]
+) -> str | Literal[SubprotocolMismatch.MISMATCH] | None:
     """Choose the first configured subprotocol that was offered.
 
     Returns:
@@ -174,32 +172,32 @@ def select_subprotocol(configured: Sequence[str], offered: Sequence[str]) -> str
     for name in configured:
         if name in offered:
             return name
-    return REFUSE
+    return SUBPROTOCOL_MISMATCH
 
 
-def accept_response(key: str, subprotocol: str | None, extra: Iterable[tuple[str, str]] = ()) -> bytes:
+def encode_accept_response(key: str, subprotocol: str | None, headers: Iterable[tuple[str, str]] = ()) -> bytes:
     """Write the whole 101.
 
     Args:
         key: The client's Sec-WebSocket-Key.
         subprotocol: One that it offered, or None.
-        extra: Further header lines.
+        headers: Further header lines.
 
     Raises:
         ValueError: A header cannot be written (see `http1.header_lines`).
     """
-    more = [*extra] if subprotocol is None else [("Sec-WebSocket-Protocol", subprotocol), *extra]
+    more = [*headers] if subprotocol is None else [("Sec-WebSocket-Protocol", subprotocol), *headers]
     return (
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        f"Sec-WebSocket-Accept: {accept_key(key)}\r\n{''.join(header_lines(more))}\r\n"
+        f"Sec-WebSocket-Accept: {accept_key(key)}\r\n{''.join(encode_headers(more))}\r\n"
     ).encode("latin-1")
 
 
-def client_request(
+def encode_upgrade_request(
     host_header: str,
     target: str,
     key: str,
-    protocols: Sequence[str] = (),
+    subprotocols: Sequence[str] = (),
     headers: Iterable[tuple[str, str]] = (),
     origin: str | None = None,
 ) -> bytes:
@@ -209,7 +207,7 @@ def client_request(
         host_header: Host, with the port unless it is the scheme's default.
         target: Path and query.
         key: From `new_key`.
-        protocols: Subprotocols to offer, in order.
+        subprotocols: Subprotocols to offer, in order.
         headers: Further header lines, none of `OWN_HEADERS`.
         origin: The Origin to send, or None.
 
@@ -220,9 +218,9 @@ def client_request(
         raise ValueError(f"not a target of a request: {target!a}")
     headers = list(headers)
     for name, _ in headers:
-        if name.lower() in OWN_HEADERS:
+        if name.lower() in RESERVED_HEADERS:
             raise ValueError(f"the header {name} is written by the handshake itself")
-    for name in protocols:
+    for name in subprotocols:
         if not _TOKEN.fullmatch(name.encode("latin-1")):
             raise ValueError(f"not a subprotocol: {name!a}")
     lines = [
@@ -234,12 +232,14 @@ def client_request(
     ]
     if origin is not None:
         lines.append(("Origin", origin))
-    if protocols:
-        lines.append(("Sec-WebSocket-Protocol", ", ".join(protocols)))
-    return f"GET {target} HTTP/1.1\r\n{''.join(header_lines([*lines, *headers]))}\r\n".encode("latin-1")
+    if subprotocols:
+        lines.append(("Sec-WebSocket-Protocol", ", ".join(subprotocols)))
+    return f"GET {target} HTTP/1.1\r\n{''.join(encode_headers([*lines, *headers]))}\r\n".encode("latin-1")
 
 
-def check_response(response: Response, key: str, offered: Sequence[str], body: bytes = b"") -> Accepted | BadHead:
+def check_upgrade_response(
+    response: Response, key: str, offered: Sequence[str], body: bytes = b""
+) -> UpgradeAccepted | HttpError:
     """Judge an upstream's answer by RFC 6455 section 4.1.
 
     Args:
@@ -254,41 +254,143 @@ def check_response(response: Response, key: str, offered: Sequence[str], body: b
     """
     headers = response.headers
     if response.status != 101:
-        return _refused(response, body)
+        return _upstream_error(response, body)
     if response.version != "1.1":
-        return BadHead(502, f"the upstream answered 101 in HTTP/{response.version}")
+        return HttpError(502, f"the upstream answered 101 in HTTP/{response.version}")
     if not headers.has_token(b"upgrade", b"websocket"):
-        return BadHead(502, "the upstream's 101 has no Upgrade: websocket")
+        return HttpError(502, "the upstream's 101 has no Upgrade: websocket")
     if not headers.has_token(b"connection", b"upgrade"):
-        return BadHead(502, "the upstream's 101 has no Connection: Upgrade")
+        return HttpError(502, "the upstream's 101 has no Connection: Upgrade")
     if headers.get_all(b"sec-websocket-accept") != [accept_key(key).encode("ascii")]:
-        return BadHead(502, "the upstream's Sec-WebSocket-Accept is missing, repeated or wrong")
+        return HttpError(502, "the upstream's Sec-WebSocket-Accept is missing, repeated or wrong")
     if any(value.strip(b", \t") for value in headers.get_all(b"sec-websocket-extensions")):
-        return BadHead(502, "the upstream chose an extension, but none was offered")
-    return _chosen(headers, offered)
+        return HttpError(502, "the upstream chose an extension, but none was offered")
+    return _check_subprotocol(headers, offered)
 
 
-def _chosen(headers: Headers, offered: Sequence[str]) -> Accepted | BadHead:
+def _check_subprotocol(headers: Headers, offered: Sequence[str]) -> UpgradeAccepted | HttpError:
     """Judge the subprotocol of a 101 that is right in all else."""
     chosen = headers.get_all(b"sec-websocket-protocol")
     if not chosen:
-        return Accepted(None)
+        return UpgradeAccepted(None)
     name = chosen[0].decode("latin-1")
     if len(chosen) > 1 or name not in offered:
-        return BadHead(502, f"the upstream chose the subprotocol {shown(b', '.join(chosen))}, which was not offered")
-    return Accepted(name)
+        return HttpError(502, f"the upstream chose the subprotocol {quoted(b', '.join(chosen))}, which was not offered")
+    return UpgradeAccepted(name)
 
 
-def _refused(response: Response, body: bytes) -> BadHead:
+def _upstream_error(response: Response, body: bytes) -> HttpError:
     """Tell an answer that is no 101: status, where it points to, and the first of the body."""
     text = f"the upstream answered {response.status}"
     if response.reason:
-        text += f" {shown(response.reason, 80)}"
+        text += f" {quoted(response.reason, 80)}"
     location = response.headers.get(b"location")
     if location is not None:
-        text += f", Location {shown(location)}"
+        text += f", Location {quoted(location)}"
     if response.status in _REDIRECTS:
         text += " (redirects are not followed)"
     if body:
-        text += f", body {shown(body, _BODY_SHOWN)}"
-    return BadHead(502, text, upstream_status=response.status)
+        text += f", body {quoted(body, _MAX_QUOTED_BODY)}"
+    return HttpError(502, text, upstream_status=response.status)
+
+
+_ORIGIN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#@]+)")
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_MAX_ORIGIN_CHARS = 1024
+
+ParsedOrigin = tuple[str, str, int | None]
+
+
+def parse_origin(text: str) -> ParsedOrigin | None:
+    """Take a serialised origin apart (RFC 6454 section 6.2).
+
+    Returns:
+        Scheme and host in lower case and the port, the default one of http and https filled in; None if the text is
+        not exactly `scheme://host[:port]` (so `null` gives None, too).
+    """
+    found = _ORIGIN.fullmatch(text) if len(text) <= _MAX_ORIGIN_CHARS else None
+    authority = None if found is None else split_host(found.group(2))
+    if found is None or authority is None:
+        return None
+    scheme = found.group(1).lower()
+    host, port = authority
+    return scheme, host, _DEFAULT_PORTS.get(scheme) if port is None else port
+
+
+class OriginPolicy:
+    """Which origins a route takes.
+
+    Args:
+        allowed: `same` (the page comes from the host and port that it connects to), `any`, or a list of origins such
+            as `https://gw.example.org`, compared exactly after normalising case and default ports; the list may
+            hold `null`, the origin of sandboxed frames and local files.
+
+    Raises:
+        ValueError: An entry of the list is not an origin; the message says what one looks like.
+    """
+
+    __slots__ = ("_allow_any", "_allow_null", "_allowed")
+
+    def __init__(self, allowed: Literal["same", "any"] | Sequence[str]) -> None:
+        self._allow_any = allowed == "any"
+        self._allow_null = False
+        self._allowed: frozenset[ParsedOrigin] | None = None
+        if allowed in ("same", "any"):
+            return
+        entries = set()
+        for text in [allowed] if isinstance(allowed, str) else allowed:
+            if text == "null":
+                self._allow_null = True
+                continue
+            parsed = parse_origin(text)
+            if parsed is None:
+                raise ValueError(
+                    f"{text!a} is not an origin: write scheme://host or scheme://host:port, without a path"
+                    " (international names in their xn-- form)"
+                )
+            entries.add(parsed)
+        self._allowed = frozenset(entries)
+
+    def check(self, origin: str | None, host_header: str, tls: bool) -> str | None:
+        """Judge one request.
+
+        Args:
+            origin: The Origin header as sent; None if there was none: no browser, which passes.
+            host_header: The Host header as sent, with its port.
+            tls: Whether the listener speaks TLS. On a plain one the scheme is not compared, for TLS may end in front.
+
+        Returns:
+            None if it may pass, or the refusal: both values and what to write into the configuration.
+        """
+        if origin is None or self._allow_any:
+            return None
+        parsed = parse_origin(origin)
+        if self._allowed is not None:
+            if parsed in self._allowed or (self._allow_null and origin == "null"):
+                return None
+            return (
+                f"Origin {quoted(origin)} is not in the route's origins (Host {quoted(host_header)}); "
+                f"{_config_hint(origin)}"
+            )
+        host = split_host(host_header)
+        if parsed is None or host is None or parsed[0] not in _DEFAULT_PORTS:
+            return f"Origin {quoted(origin)} is not the same as Host {quoted(host_header)}; {_config_hint(origin)}"
+        port = _DEFAULT_PORTS[parsed[0]] if host[1] is None else host[1]
+        if (parsed[1], parsed[2]) != (host[0], port):
+            return (
+                f"Origin {quoted(origin)} is not the same as Host {quoted(host_header)}; {_config_hint(origin)}"
+                " (or have a proxy in front pass the Host header on unchanged)"
+            )
+        if tls and parsed[0] != "https":
+            return (
+                f"Origin {quoted(origin)} is not https, but the listener of Host {quoted(host_header)} is;"
+                f" {_config_hint(origin)}"
+            )
+        return None
+
+
+def _config_hint(origin: str) -> str:
+    """Say what to write so that this origin passes."""
+    if origin == "null" or parse_origin(origin) is not None:
+        return f'to let it in, add it to the route: allowed_origins: ["{quoted(origin, quote="")}"]'
+    return "it is not a valid origin, so only `allowed_origins: any` would let it in"

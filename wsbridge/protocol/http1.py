@@ -1,60 +1,203 @@
-"""HTTP/1.1 heads: one request or response head from bytes as they arrive, and answers out.
-
-Lives here: the limits, the rules that hold for every head (RFC 9112, tightened), and `response`. Must not live here:
-what an upgrade means (`handshake`), routing, files. The bytes come from a wire; what follows the head stays in `rest`.
-
-We find the end of the head ourselves, so that nothing grows past the limits, check the first line ourselves, since
-parsers are lenient there, and then give httptools exactly the head for the header lines. Byte by byte, in random
-pieces or whole: the outcome is the same, since every rule is judged at the byte that breaks it or at the head's end.
-"""
+"""Headers, Request, Response, RequestParser/ResponseParser, response writing."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final, Literal
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
 
-from wsbridge.protocol.head import BadHead, Headers, HeadLimits, Request, Response, method_refused, shown
-from wsbridge.protocol.target import check_target, split_host
+from wsbridge.protocol.uri import check_target, split_host
+
+ProtocolMismatch = Literal["tls_on_plain", "http_on_tls"]
+
+
+@dataclass(slots=True, frozen=True)
+class HeadLimits:
+    """How large a head may be; more is answered with 431.
+
+    Attributes:
+        max_head_bytes: Bytes of the whole head, with its last empty line (of all heads of one answer, 1xx counted in).
+        max_head_line_bytes: Bytes of one line, with its line end.
+        max_headers: Header lines.
+    """
+
+    max_head_bytes: int = 16384
+    max_head_line_bytes: int = 8192
+    max_headers: int = 100
+
+
+class Headers:
+    """The header lines of a head: names in lower case, values without blanks and tabs around them, both bytes.
+
+    Lines of one name keep their order; the order between names is that of their first line.
+    """
+
+    __slots__ = ("_by_name",)
+
+    def __init__(self, lines: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        self._by_name: dict[bytes, list[bytes]] = {}
+        for name, value in lines:
+            self.add(name, value)
+
+    def add(self, name: bytes, value: bytes) -> None:
+        """Add one header line."""
+        name = name.lower()
+        value = value.strip(b" \t")
+        values = self._by_name.get(name)
+        if values is None:
+            self._by_name[name] = [value]
+        else:
+            values.append(value)
+
+    def get(self, name: bytes) -> bytes | None:
+        """Give the first value of a name (lower case), or None."""
+        values = self._by_name.get(name)
+        return None if values is None else values[0]
+
+    def get_all(self, name: bytes) -> list[bytes]:
+        """Give all values of a name (lower case), one for each header line."""
+        return self._by_name.get(name, [])
+
+    def has_token(self, name: bytes, token: bytes) -> bool:
+        """Say whether a comma-separated list, over any number of lines, holds a token (lower case given)."""
+        for value in self._by_name.get(name, ()):
+            lower = value.lower()
+            if lower == token or any(part.strip(b" \t") == token for part in lower.split(b",")):
+                return True
+        return False
+
+    def names(self) -> Iterator[bytes]:
+        """Give each name once."""
+        return iter(self._by_name)
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        return ((name, value) for name, values in self._by_name.items() for value in values)
+
+    def __contains__(self, name: bytes) -> bool:
+        return name in self._by_name
+
+    def __repr__(self) -> str:
+        return f"Headers({list(self._by_name)})"
+
+
+class Request:
+    """A request that kept all rules of `http1`: GET, HEAD or POST, origin-form, HTTP/1.1, one Host, no body."""
+
+    __slots__ = ("headers", "method", "target", "version")
+
+    def __init__(self, method: str, target: str, version: str, headers: Headers) -> None:
+        self.method = method
+        self.target = target
+        self.version = version
+        self.headers = headers
+
+    @property
+    def path(self) -> str:
+        """The target before `?`, as sent."""
+        return self.target.partition("?")[0]
+
+    def host(self) -> str:
+        """Give the Host header as sent, with its port; its syntax is known to be right."""
+        return (self.headers.get(b"host") or b"").decode("ascii")
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the peer means to send another request (RFC 9112 section 9.3)."""
+        return not self.headers.has_token(b"connection", b"close")
+
+    def __repr__(self) -> str:
+        return f"Request({self.method} {quoted(self.path)})"
+
+
+class Response:
+    """The final response of an upstream, with any status and any headers."""
+
+    __slots__ = ("headers", "reason", "status", "version")
+
+    def __init__(self, status: int, reason: str, headers: Headers, version: str = "1.1") -> None:
+        self.status = status
+        self.reason = reason
+        self.headers = headers
+        self.version = version
+
+    def __repr__(self) -> str:
+        return f"Response({self.status} {quoted(self.reason)})"
+
+
+@dataclass(slots=True)
+class HttpError:
+    """A head that broke a rule, or an answer that is no success: a value, never an exception.
+
+    Attributes:
+        status: HTTP status to answer with. For an upstream's mistakes and refusals always 502.
+        detail: One sentence for the log and the body of the answer; escaped, and without secrets.
+        mismatch: What the peer seems to speak instead.
+        headers: Header lines that the answer must carry.
+        upstream_status: The status of an upstream that answered with another than 101.
+    """
+
+    status: int
+    detail: str
+    mismatch: ProtocolMismatch | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    upstream_status: int | None = None
+
+
+def method_not_allowed(method: str, allowed: Sequence[str]) -> HttpError:
+    """Give the 405 for a method that is none of those allowed (RFC 9110 section 15.5.6)."""
+    first, last = ", ".join(allowed[:-1]), allowed[-1]
+    text = f"the method is {method}, not {first} or {last}" if first else f"the method is {method}, not {last}"
+    return HttpError(405, text, headers=(("Allow", ", ".join(allowed)),))
+
+
+def quoted(value: str | bytes, limit: int = 200, quote: str = '"') -> str:
+    r"""Make a peer's text fit for a log line or an answer: printable ASCII, the rest as \xNN, cut, within quotes."""
+    raw = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else bytes(value[:limit])
+    text = "".join(chr(c) if 0x20 <= c < 0x7F and c not in b'"\\' else f"\\x{c:02x}" for c in raw[:limit])
+    return f"{quote}{text}{'...' if len(value) > limit else ''}{quote}"
+
 
 __all__ = [
     "HeadLimits",
     "Headers",
     "Request",
     "Response",
-    "BadHead",
-    "HeadReader",
-    "shown",
-    "response",
-    "refusal",
-    "header_lines",
+    "HttpError",
+    "HeadParser",
+    "quoted",
+    "encode_response",
+    "encode_error_response",
+    "encode_headers",
 ]
 
-Role = Literal["server", "client"]
+HttpRole = Literal["server", "client"]
 
-_TOKEN_BYTES: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-_TEXT_BYTES: Final = bytes([9, 10, 13, *range(0x20, 0x7F), *range(0x80, 0x100)])
+_FIELD_NAME_BYTES: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_HEAD_BYTES: Final = bytes([9, 10, 13, *range(0x20, 0x7F), *range(0x80, 0x100)])
 _REQUEST_LINE = re.compile(rb'([A-Z]{3,7}) (/[!"$-~]*) HTTP/1\.1\r\n')
 _ANY_REQUEST_LINE = re.compile(rb"([A-Z]{3,7}) ([!-~]+) HTTP/([0-9])\.([0-9])")
 _STATUS_LINE = re.compile(rb"HTTP/(1\.[01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
 _NOT_IN_REQUEST_LINE = re.compile(rb"[^\x20-\x7e\r\n]")
 _NOT_IN_STATUS_LINE = re.compile(rb"[^\t\x20-\x7e\x80-\xff\r\n]")
-_METHODS: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"CONNECT", b"TRACE"))
-_TAKEN: Final = frozenset((b"GET", b"HEAD", b"POST"))
+_KNOWN_METHODS: Final = frozenset(
+    (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"CONNECT", b"TRACE")
+)
+_ALLOWED_METHODS: Final = frozenset((b"GET", b"HEAD", b"POST"))
 _ASCII_ONLY: Final = frozenset((b"host", b"origin", b"upgrade", b"connection"))
-_LONGEST_METHOD = 24
-_MOST_INTERIM = 5
-_HINTS: Final = (
+_MAX_METHOD_BYTES = 24
+_MAX_INTERIM_RESPONSES = 5
+_PROTOCOL_HINTS: Final = (
     (b"PROXY ", "a PROXY header, which this listener does not expect"),
     (b"SSH-", "an SSH client"),
     (b"PRI * HTTP/2", "HTTP/2 without negotiation"),
 )
 
 
-class _Collector(Headers):
+class _HeaderCollector(Headers):
     """Headers as httptools calls them out."""
 
     __slots__ = ("complete",)
@@ -69,7 +212,7 @@ class _Collector(Headers):
         self.complete = True
 
 
-class HeadReader:
+class HeadParser:
     """Reads one head; a fresh one for each.
 
     Args:
@@ -77,37 +220,37 @@ class HeadReader:
         role: `server` reads a request, `client` the final response, past at most five 1xx ones.
 
     Attributes:
-        rest: The bytes that came after the head; empty until it is complete.
+        trailing_data: The bytes that came after the head; empty until it is complete.
     """
 
     __slots__ = (
         "_buffer",
-        "_client",
-        "_head",
-        "_interim",
-        "_judged",
+        "_checked_bytes",
+        "_fast_path_limit",
+        "_head_start",
+        "_interim_count",
+        "_is_client",
         "_limits",
-        "_line",
-        "_lines",
-        "_quick",
+        "_line_count",
+        "_line_start",
         "_result",
-        "rest",
+        "trailing_data",
     )
 
-    def __init__(self, limits: HeadLimits, role: Role = "server") -> None:
-        self.rest = b""
+    def __init__(self, limits: HeadLimits, role: HttpRole = "server") -> None:
+        self.trailing_data = b""
         self._limits = limits
-        self._client = role == "client"
-        self._quick = 0 if self._client else min(limits.total, limits.line)
+        self._is_client = role == "client"
+        self._fast_path_limit = 0 if self._is_client else min(limits.max_head_bytes, limits.max_head_line_bytes)
         self._buffer = bytearray()
-        self._head = 0
-        self._line = 0
-        self._lines = 0
-        self._interim = 0
-        self._judged = 0
-        self._result: Request | Response | BadHead | None = None
+        self._head_start = 0
+        self._line_start = 0
+        self._line_count = 0
+        self._interim_count = 0
+        self._checked_bytes = 0
+        self._result: Request | Response | HttpError | None = None
 
-    def feed(self, data: bytes) -> Request | Response | BadHead | None:
+    def feed(self, data: bytes) -> Request | Response | HttpError | None:
         """Take bytes as they come.
 
         Args:
@@ -117,142 +260,154 @@ class HeadReader:
             None while more is needed, else the outcome; fed again after that, it is the same outcome and `rest` grows.
         """
         if self._result is not None:
-            self.rest += data
+            self.trailing_data += data
             return self._result
-        if self._quick and not self._buffer:
+        if self._fast_path_limit and not self._buffer:
             # The usual case: the whole head at once, and no rule broken that has to be judged in the order of bytes.
             line = _REQUEST_LINE.match(data)
             if line is not None:
                 end = data.find(b"\r\n\r\n", line.end() - 2) + 4
-                if 4 <= end <= self._quick:
+                if 4 <= end <= self._fast_path_limit:
                     head = data[:end]
                     ends = head.count(b"\n")
-                    if ends - 2 <= self._limits.headers and head.count(b"\r\n") == ends:
-                        self.rest = data[end:]
-                        self._result = _request(head, line)
+                    if ends - 2 <= self._limits.max_headers and head.count(b"\r\n") == ends:
+                        self.trailing_data = data[end:]
+                        self._result = _parse_request(head, line)
                         return self._result
         self._buffer += data
         self._result = self._scan()
         return self._result
 
-    def _scan(self) -> Request | Response | BadHead | None:
+    def _scan(self) -> Request | Response | HttpError | None:
         """Go on, line by line, from where the last call left off."""
         buffer, limits = self._buffer, self._limits
         while True:
-            end = buffer.find(b"\n", self._line) + 1
+            end = buffer.find(b"\n", self._line_start) + 1
             upto = end or len(buffer)
-            bound = min(self._line + limits.line, limits.total)
-            if self._line == self._head and (bad := self._early(bytes(buffer[self._head : min(upto, bound + 1)]))):
+            bound = min(self._line_start + limits.max_head_line_bytes, limits.max_head_bytes)
+            if self._line_start == self._head_start and (
+                bad := self._check_first_line_prefix(bytes(buffer[self._head_start : min(upto, bound + 1)]))
+            ):
                 return bad
             if upto > bound:
-                what, limit = ("head", limits.total) if bound == limits.total else ("line", limits.line)
-                return self._bad(431, f"a {what} of the {self._what} is longer than {limit} bytes")
+                what, limit = (
+                    ("head", limits.max_head_bytes)
+                    if bound == limits.max_head_bytes
+                    else ("line", limits.max_head_line_bytes)
+                )
+                return self._error(431, f"a {what} of the {self._message_kind} is longer than {limit} bytes")
             if not end:
                 return None
-            if self._line == self._head:
-                line = bytes(buffer[self._head : end])
-                if not (_STATUS_LINE if self._client else _REQUEST_LINE).fullmatch(line):
-                    return self._bad(502, "the status line is malformed") if self._client else _bad_request_line(line)
-            elif buffer[self._line : end] == b"\r\n":
-                done = self._complete(end)
+            if self._line_start == self._head_start:
+                line = bytes(buffer[self._head_start : end])
+                if not (_STATUS_LINE if self._is_client else _REQUEST_LINE).fullmatch(line):
+                    return (
+                        self._error(502, "the status line is malformed")
+                        if self._is_client
+                        else _request_line_error(line)
+                    )
+            elif buffer[self._line_start : end] == b"\r\n":
+                done = self._parse_head(end)
                 if done is not None:
-                    self.rest = bytes(buffer[end:])
+                    self.trailing_data = bytes(buffer[end:])
                     return done
-                self._head, self._lines, self._judged = end, 0, 0
-            elif not buffer.endswith(b"\r\n", self._line, end):
-                return self._bad(400, "a header line ends in LF without CR")
+                self._head_start, self._line_count, self._checked_bytes = end, 0, 0
+            elif not buffer.endswith(b"\r\n", self._line_start, end):
+                return self._error(400, "a header line ends in LF without CR")
             else:
-                self._lines += 1
-                if self._lines > limits.headers:
-                    return self._bad(431, f"the {self._what} has more than {limits.headers} header lines")
-            self._line = end
+                self._line_count += 1
+                if self._line_count > limits.max_headers:
+                    return self._error(431, f"the {self._message_kind} has more than {limits.max_headers} header lines")
+            self._line_start = end
 
     @property
-    def _what(self) -> str:
-        return "response" if self._client else "request"
+    def _message_kind(self) -> str:
+        return "response" if self._is_client else "request"
 
-    def _bad(self, status: int, text: str) -> BadHead:
-        return BadHead(502 if self._client else status, text)
+    def _error(self, status: int, detail: str) -> HttpError:
+        return HttpError(502 if self._is_client else status, detail)
 
-    def _early(self, start: bytes) -> BadHead | None:
+    def _check_first_line_prefix(self, prefix: bytes) -> HttpError | None:
         """Judge the beginning of the first line before its end has come: the earliest bad byte decides."""
-        judged, self._judged = self._judged, len(start)
-        if not start:
+        judged, self._checked_bytes = self._checked_bytes, len(prefix)
+        if not prefix:
             return None
-        if start[0] == 0x16 or (self._client and start[0] == 0x15):
-            if len(start) == 1:
+        if prefix[0] == 0x16 or (self._is_client and prefix[0] == 0x15):
+            if len(prefix) == 1:
                 return None
-            if start[1] == 0x03:
-                return BadHead(
-                    502 if self._client else 400,
+            if prefix[1] == 0x03:
+                return HttpError(
+                    502 if self._is_client else 400,
                     "the upstream speaks TLS, but was dialled without it"
-                    if self._client
+                    if self._is_client
                     else "a TLS hello on a listener without TLS",
-                    kind="tls_on_plain",
+                    mismatch="tls_on_plain",
                 )
-            return self._bad(400, "the first bytes are not HTTP")
-        if self._client:
-            if not start.startswith(b"HTTP/1."[: len(start)]):
-                return BadHead(502, "the upstream does not speak HTTP/1")
-            found = _NOT_IN_STATUS_LINE.search(start, judged)
-            return None if found is None else BadHead(502, f"the status line has the byte 0x{found.group()[0]:02x}")
-        if start[0] in b"\r\n":
-            return BadHead(400, "the request begins with an empty line (so does a PROXY header of version 2)")
-        if not 0x41 <= start[0] <= 0x5A:
-            return BadHead(400, "the first bytes are not HTTP")
-        found = _NOT_IN_REQUEST_LINE.search(start, judged)
-        method = start[:_LONGEST_METHOD]
-        endless = len(method) == _LONGEST_METHOD and b" " not in method and b"\n" not in method
-        if endless and (found is None or found.start() >= _LONGEST_METHOD):
-            return BadHead(400, "the first bytes are not HTTP")
-        return None if found is None else BadHead(400, f"the request line has the byte 0x{found.group()[0]:02x}")
+            return self._error(400, "the first bytes are not HTTP")
+        if self._is_client:
+            if not prefix.startswith(b"HTTP/1."[: len(prefix)]):
+                return HttpError(502, "the upstream does not speak HTTP/1")
+            found = _NOT_IN_STATUS_LINE.search(prefix, judged)
+            return None if found is None else HttpError(502, f"the status line has the byte 0x{found.group()[0]:02x}")
+        if prefix[0] in b"\r\n":
+            return HttpError(400, "the request begins with an empty line (so does a PROXY header of version 2)")
+        if not 0x41 <= prefix[0] <= 0x5A:
+            return HttpError(400, "the first bytes are not HTTP")
+        found = _NOT_IN_REQUEST_LINE.search(prefix, judged)
+        method = prefix[:_MAX_METHOD_BYTES]
+        endless = len(method) == _MAX_METHOD_BYTES and b" " not in method and b"\n" not in method
+        if endless and (found is None or found.start() >= _MAX_METHOD_BYTES):
+            return HttpError(400, "the first bytes are not HTTP")
+        return None if found is None else HttpError(400, f"the request line has the byte 0x{found.group()[0]:02x}")
 
-    def _complete(self, end: int) -> Request | Response | BadHead | None:
+    def _parse_head(self, end: int) -> Request | Response | HttpError | None:
         """Judge a whole head that ends at `end`; None for a 1xx response, after which another one comes."""
-        head = bytes(self._buffer[self._head : end])
-        if not self._client:
+        head = bytes(self._buffer[self._head_start : end])
+        if not self._is_client:
             line = _REQUEST_LINE.match(head)
-            return BadHead(400, "the request line is malformed") if line is None else _request(head, line)
-        answer = _response(head)
-        if isinstance(answer, BadHead) or answer.status >= 200 or answer.status == 101:
+            return HttpError(400, "the request line is malformed") if line is None else _parse_request(head, line)
+        answer = _parse_response(head)
+        if isinstance(answer, HttpError) or answer.status >= 200 or answer.status == 101:
             return answer
-        self._interim += 1
-        if self._interim > _MOST_INTERIM:
-            return BadHead(502, f"the upstream sent more than {_MOST_INTERIM} interim (1xx) responses")
+        self._interim_count += 1
+        if self._interim_count > _MAX_INTERIM_RESPONSES:
+            return HttpError(502, f"the upstream sent more than {_MAX_INTERIM_RESPONSES} interim (1xx) responses")
         return None
 
 
-def _bad_request_line(line: bytes) -> BadHead:
+def _request_line_error(line: bytes) -> HttpError:
     """Say what is wrong with a whole first line that is not the one we take."""
     if not line.endswith(b"\r\n"):
-        return BadHead(400, "the request line ends in LF without CR, or the peer does not speak HTTP")
-    for start, who in _HINTS:
+        return HttpError(400, "the request line ends in LF without CR, or the peer does not speak HTTP")
+    for start, who in _PROTOCOL_HINTS:
         if line.startswith(start):
-            return BadHead(400, f"not a request, but {who}")
+            return HttpError(400, f"not a request, but {who}")
     found = _ANY_REQUEST_LINE.fullmatch(line[:-2])
     if found is None:
-        return BadHead(400, "the request line is not of the form GET /path HTTP/1.1")
+        return HttpError(400, "the request line is not of the form GET /path HTTP/1.1")
     method, target, major, minor = found.groups()
     if not target.startswith(b"/"):
-        return BadHead(400, "the target of the request is not a path (absolute-form and others are refused)")
+        return HttpError(400, "the target of the request is not a path (absolute-form and others are refused)")
     if b"#" in target:
-        return BadHead(400, "the target of the request has a fragment (#)")
-    if method in _METHODS and (major, minor) == (b"1", b"0"):
-        return BadHead(
+        return HttpError(400, "the target of the request has a fragment (#)")
+    if method in _KNOWN_METHODS and (major, minor) == (b"1", b"0"):
+        return HttpError(
             426,
             "the request is HTTP/1.0, which has no upgrades (behind nginx: proxy_http_version 1.1)",
             headers=(("Upgrade", "HTTP/1.1"),),
         )
-    return BadHead(400, f"the request is HTTP/{major.decode()}.{minor.decode()}, not HTTP/1.1")
+    return HttpError(400, f"the request is HTTP/{major.decode()}.{minor.decode()}, not HTTP/1.1")
 
 
-def _header_lines(head: bytes, parser: HttpRequestParser | HttpResponseParser, headers: _Collector) -> str | None:
+def _parse_header_lines(
+    head: bytes, parser: HttpRequestParser | HttpResponseParser, headers: _HeaderCollector
+) -> str | None:
     """Have httptools read the header lines of one whole head, and hold what no version of it may let through.
 
     Returns:
         What is wrong, or None.
     """
-    if head.translate(None, _TEXT_BYTES):
+    if head.translate(None, _HEAD_BYTES):
         return "the head has a NUL or another control character"
     if head.count(b"\r") != head.count(b"\n"):
         return "the head has a CR without LF"
@@ -268,7 +423,7 @@ def _header_lines(head: bytes, parser: HttpRequestParser | HttpResponseParser, h
             return f"a header line is malformed ({error})"
     if not headers.complete:
         return "a header line is malformed"
-    if b"".join(headers.names()).translate(None, _TOKEN_BYTES):
+    if b"".join(headers.names()).translate(None, _FIELD_NAME_BYTES):
         return "the name of a header is not a token"
     if not head.isascii():
         for name in headers.names():
@@ -278,53 +433,53 @@ def _header_lines(head: bytes, parser: HttpRequestParser | HttpResponseParser, h
     return None
 
 
-def _request(head: bytes, line: re.Match[bytes]) -> Request | BadHead:
+def _parse_request(head: bytes, line: re.Match[bytes]) -> Request | HttpError:
     """Judge one whole request head whose first line matched."""
-    headers = _Collector()
-    wrong = _header_lines(head, HttpRequestParser(headers), headers)
+    headers = _HeaderCollector()
+    wrong = _parse_header_lines(head, HttpRequestParser(headers), headers)
     if wrong is not None:
-        return BadHead(400, wrong)
+        return HttpError(400, wrong)
     hosts = headers.get_all(b"host")
     if len(hosts) != 1:
-        return BadHead(400, f"the request has {len(hosts)} Host headers, not one")
+        return HttpError(400, f"the request has {len(hosts)} Host headers, not one")
     if split_host(hosts[0].decode("ascii")) is None:
         if b"@" in hosts[0]:  # a password may stand before it, which is told nobody
-            return BadHead(400, "the Host header has user information")
-        return BadHead(400, f"the Host header {shown(hosts[0])} is not a host name or address")
+            return HttpError(400, "the Host header has user information")
+        return HttpError(400, f"the Host header {quoted(hosts[0])} is not a host name or address")
     lengths = headers.get_all(b"content-length")
     if lengths and (len(lengths) > 1 or not lengths[0].isdigit()):
-        return BadHead(400, "the Content-Length is malformed or repeated")
+        return HttpError(400, "the Content-Length is malformed or repeated")
     if (lengths and lengths[0].strip(b"0")) or b"transfer-encoding" in headers:
-        return BadHead(400, "the request has a body")
+        return HttpError(400, "the request has a body")
     target = line.group(2).decode("ascii")
     wrong = check_target(target)
     if wrong is not None:
-        return BadHead(400, wrong)
+        return HttpError(400, wrong)
     method = line.group(1)
-    if method not in _TAKEN:
-        if method not in _METHODS:
-            return BadHead(400, f"the method {method.decode()} is unknown")
-        return method_refused(method.decode(), ("GET", "HEAD", "POST"))
+    if method not in _ALLOWED_METHODS:
+        if method not in _KNOWN_METHODS:
+            return HttpError(400, f"the method {method.decode()} is unknown")
+        return method_not_allowed(method.decode(), ("GET", "HEAD", "POST"))
     return Request(method.decode("ascii"), target, "1.1", headers)
 
 
-def _response(head: bytes) -> Response | BadHead:
+def _parse_response(head: bytes) -> Response | HttpError:
     """Judge one whole response head."""
     line = _STATUS_LINE.match(head)
     if line is None:
-        return BadHead(502, "the status line is malformed")
-    headers = _Collector()
-    wrong = _header_lines(head, HttpResponseParser(headers), headers)
+        return HttpError(502, "the status line is malformed")
+    headers = _HeaderCollector()
+    wrong = _parse_header_lines(head, HttpResponseParser(headers), headers)
     if wrong is not None:
-        return BadHead(502, f"in the upstream's response, {wrong}")
+        return HttpError(502, f"in the upstream's response, {wrong}")
     reason = (line.group(3) or b"").strip(b" \t").decode("latin-1")
     return Response(int(line.group(2)), reason, headers, line.group(1).decode("ascii"))
 
 
-_PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
+_REASON_PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
 
 
-def header_lines(headers: Iterable[tuple[str, str]]) -> list[str]:
+def encode_headers(headers: Iterable[tuple[str, str]]) -> list[str]:
     """Write header lines, each with its line end.
 
     Raises:
@@ -333,15 +488,15 @@ def header_lines(headers: Iterable[tuple[str, str]]) -> list[str]:
     """
     lines = []
     for name, value in headers:
-        if not name or name.encode("latin-1").translate(None, _TOKEN_BYTES):
+        if not name or name.encode("latin-1").translate(None, _FIELD_NAME_BYTES):
             raise ValueError(f"not the name of a header: {name!a}")
-        if value.encode("latin-1").translate(None, _TEXT_BYTES) or "\r" in value or "\n" in value:
+        if value.encode("latin-1").translate(None, _HEAD_BYTES) or "\r" in value or "\n" in value:
             raise ValueError(f"the value of header {name} has a control character")
         lines.append(f"{name}: {value}\r\n")
     return lines
 
 
-def response(
+def encode_response(
     status: int, headers: Iterable[tuple[str, str]] = (), body: bytes = b"", *, keep_alive: bool = False
 ) -> bytes:
     """Write a whole response.
@@ -357,7 +512,7 @@ def response(
     """
     headers = list(headers)
     names = {name.lower() for name, _ in headers}
-    lines = [f"HTTP/1.1 {status} {_PHRASES.get(status, '')}\r\n", *header_lines(headers)]
+    lines = [f"HTTP/1.1 {status} {_REASON_PHRASES.get(status, '')}\r\n", *encode_headers(headers)]
     if "content-length" not in names and status >= 200 and status not in (204, 304):
         lines.append(f"Content-Length: {len(body)}\r\n")
     if "connection" not in names:
@@ -368,8 +523,8 @@ def response(
     return "".join(lines).encode("latin-1") + body
 
 
-def refusal(status: int, text: str, headers: Iterable[tuple[str, str]] = ()) -> bytes:
+def encode_error_response(status: int, text: str, headers: Iterable[tuple[str, str]] = ()) -> bytes:
     """Write a refusal with its sentence as plain text; the connection closes after it."""
     body = f"{text}\n".encode()
     plain = [("Content-Type", "text/plain; charset=utf-8"), ("X-Content-Type-Options", "nosniff")]
-    return response(status, [*headers, *plain, ("Cache-Control", "no-store")], body)
+    return encode_response(status, [*headers, *plain, ("Cache-Control", "no-store")], body)

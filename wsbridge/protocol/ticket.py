@@ -19,15 +19,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-LONGEST: Final = 4096
+MAX_TICKET_CHARS: Final = 4096
 """Characters of a ticket."""
-LEAST_KEY: Final = 32
+MIN_TICKET_KEY_BYTES: Final = 32
 """Bytes of a key; more than SHA-256 gives out (RFC 2104 section 3) add nothing, fewer could be guessed."""
 
-_TEXT = re.compile(r"(1\.([A-Za-z0-9_-]+))\.([A-Za-z0-9_-]{43})")
-_ID = re.compile(r"[A-Za-z0-9_-]{22}")
-_TIMES: Final = ("issued", "expires", "until")
-_LATEST: Final = 2**53
+_TICKET = re.compile(r"(1\.([A-Za-z0-9_-]+))\.([A-Za-z0-9_-]{43})")
+_TICKET_ID = re.compile(r"[A-Za-z0-9_-]{22}")
+_TIME_FIELDS: Final = ("issued", "expires", "until")
+_MAX_TIMESTAMP: Final = 2**53
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,30 +57,30 @@ class Ticket:
     until: int | None = None
 
 
-def new_id() -> str:
+def new_ticket_id() -> str:
     """Make the id of a new ticket."""
     return secrets.token_urlsafe(16)
 
 
-def write(ticket: Ticket, key: bytes) -> str:
+def encode_ticket(ticket: Ticket, key: bytes) -> str:
     """Write and sign a ticket.
 
     Raises:
         ValueError: It would be longer than `LONGEST` or is none that could be read; the sentence tells nothing of it.
     """
     try:
-        signed = "1." + _encoded(_payload(ticket))
+        signed = "1." + _base64url(_encode_payload(ticket))
     except UnicodeEncodeError:
         raise ValueError("the ticket holds what is no text") from None
-    text = f"{signed}.{_signature(signed, key)}"
-    if len(text) > LONGEST:
-        raise ValueError(f"the ticket would have {len(text)} characters, and {LONGEST} are the most")
-    if read(text, key) != ticket:
+    text = f"{signed}.{_sign(signed, key)}"
+    if len(text) > MAX_TICKET_CHARS:
+        raise ValueError(f"the ticket would have {len(text)} characters, and {MAX_TICKET_CHARS} are the most")
+    if decode_ticket(text, key) != ticket:
         raise ValueError("the ticket holds what no ticket can")
     return text
 
 
-def read(text: str, key: bytes) -> Ticket | str:
+def decode_ticket(text: str, key: bytes) -> Ticket | str:
     """Read a ticket.
 
     Args:
@@ -90,49 +90,49 @@ def read(text: str, key: bytes) -> Ticket | str:
     Returns:
         The ticket; or why it is none, as a sentence that tells nothing of the text.
     """
-    if len(text) > LONGEST:
-        return f"the ticket has {len(text)} characters, and {LONGEST} are the most"
-    found = _TEXT.fullmatch(text)
+    if len(text) > MAX_TICKET_CHARS:
+        return f"the ticket has {len(text)} characters, and {MAX_TICKET_CHARS} are the most"
+    found = _TICKET.fullmatch(text)
     if found is None:
         return "the ticket is malformed"
     signed, payload, signature = found.groups()
-    if not hmac.compare_digest(_signature(signed, key), signature):
+    if not hmac.compare_digest(_sign(signed, key), signature):
         return "the ticket is not signed with the key of this route"
-    return _ticket(payload) or "the ticket is signed, but not one of this version"
+    return _decode_payload(payload) or "the ticket is signed, but not one of this version"
 
 
-def _ticket(payload: str) -> Ticket | None:
+def _decode_payload(payload: str) -> Ticket | None:
     try:
         data = urlsafe_b64decode(payload + "=" * (-len(payload) % 4))
         ticket = Ticket(**json.loads(data))
-        return ticket if _is_sound(ticket) and _payload(ticket) == data else None
+        return ticket if _is_valid(ticket) and _encode_payload(ticket) == data else None
     except (ValueError, TypeError, RecursionError):
         return None
 
 
-def _is_sound(ticket: Ticket) -> bool:
+def _is_valid(ticket: Ticket) -> bool:
     """Tell whether each value is of its kind."""
     values: dict[str, Any] = asdict(ticket)
     optional = {name for name in ("address", "target", "until") if values[name] is None}
-    times = [values[name] for name in _TIMES if name not in optional]
+    times = [values[name] for name in _TIME_FIELDS if name not in optional]
     texts = [values[name] for name in ("id", "route", "name", "address", "target") if name not in optional]
     claims = values["claims"]
     return (
-        all(type(time) is int and 0 <= time < _LATEST for time in times)
+        all(type(time) is int and 0 <= time < _MAX_TIMESTAMP for time in times)
         and isinstance(claims, dict)
         and all(isinstance(text, str) for text in [*texts, *claims, *claims.values()])
-        and _ID.fullmatch(ticket.id) is not None
+        and _TICKET_ID.fullmatch(ticket.id) is not None
     )
 
 
-def _payload(ticket: Ticket) -> bytes:
+def _encode_payload(ticket: Ticket) -> bytes:
     written = {name: value for name, value in asdict(ticket).items() if value not in (None, {})}
     return json.dumps(written, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
 
 
-def _signature(signed: str, key: bytes) -> str:
-    return _encoded(hmac.digest(key, signed.encode(), "sha256"))
+def _sign(signed: str, key: bytes) -> str:
+    return _base64url(hmac.digest(key, signed.encode(), "sha256"))
 
 
-def _encoded(data: bytes) -> str:
+def _base64url(data: bytes) -> str:
     return urlsafe_b64encode(data).decode("ascii").rstrip("=")

@@ -1,30 +1,233 @@
-"""WebSocket framing (RFC 6455 section 5) of an open connection, both roles, with payload as it arrives.
-
-Lives here: taking frames apart and building them. A message is never put together, so a frame of 2**63-1 bytes costs
-nothing. Must not live here: the closing handshake's timing, pings' timing, sockets.
-"""
+"""Frames, masking, streaming decoder/encoder, raw framing."""
 
 from __future__ import annotations
 
 import codecs
+import os
+import struct
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
-from wsbridge.protocol.frames import (
-    BINARY_MESSAGE,
-    CLOSE,
-    FIN,
-    MAX_CONTROL,
-    SHORT_BINARY,
-    TEXT,
-    close_problem,
-    header,
-)
-from wsbridge.protocol.framing import Buffer, Chunks, Control, Decoded, Marks, Violation
-from wsbridge.protocol.mask import apply_mask, draw_key
 from wsbridge.reasons import Reason
 
-JOIN_BELOW = 4096
+FIN = 0x80
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+BINARY_MESSAGE = FIN | BINARY
+"""First byte of a frame that is a whole binary message."""
+
+MAX_CONTROL_BYTES = 125
+"""Largest body of a control frame, in bytes."""
+
+MAX_CLOSE_REASON_BYTES = MAX_CONTROL_BYTES - 2
+
+_pack_16_bit_length = struct.Struct("!BBH").pack
+_pack_64_bit_length = struct.Struct("!BBQ").pack
+SMALL_BINARY_HEADERS = tuple(bytes((BINARY_MESSAGE, size)) for size in range(126))
+"""Headers of unmasked binary messages of 0 to 125 bytes."""
+
+
+def encode_header(first_byte: int, size: int, mask_bit: int = 0) -> bytes:
+    """Write a frame header without its masking key.
+
+    Args:
+        first_byte: FIN and opcode.
+        size: Payload bytes.
+        mask_bit: 0x80 if a masking key follows.
+    """
+    if size < 126:
+        return bytes((first_byte, mask_bit | size))
+    if size < 65536:
+        return _pack_16_bit_length(first_byte, mask_bit | 126, size)
+    return _pack_64_bit_length(first_byte, mask_bit | 127, size)
+
+
+def is_valid_close_code(code: int) -> bool:
+    """Tell whether a peer may send this close code (RFC 6455 section 7.4 and the IANA registry)."""
+    return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
+
+
+def encode_close_body(code: int | None, text: str = "") -> bytes:
+    """Write the body of a close frame; no code gives an empty one.
+
+    The text is cut at 123 bytes, on a character boundary.
+    """
+    if code is None:
+        return b""
+    raw = text.encode("utf-8", "replace")[:MAX_CLOSE_REASON_BYTES]
+    return code.to_bytes(2, "big") + raw.decode("utf-8", "ignore").encode()
+
+
+def decode_close_body(body: bytes) -> tuple[int | None, str]:
+    """Give code and text of a close body that `close_problem` let pass."""
+    if not body:
+        return None, ""
+    return int.from_bytes(body[:2], "big"), body[2:].decode("utf-8", "replace")
+
+
+def check_close_body(body: bytes) -> tuple[bool, str] | None:
+    """Say what is wrong with a close body: whether it is its text, and the sentence. None if nothing is."""
+    if not body:
+        return None
+    if len(body) == 1:
+        return False, "close frame with a body of 1 byte"
+    code = int.from_bytes(body[:2], "big")
+    if not is_valid_close_code(code):
+        return False, f"close code {code} may not be sent"
+    try:
+        body[2:].decode("utf-8")
+    except UnicodeDecodeError:
+        return True, "close reason is not UTF-8"
+    return None
+
+
+Buffer = bytes | memoryview
+Payloads = list[Buffer]
+FrameHeaders = list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """What a peer did against the protocol.
+
+    Attributes:
+        reason: The row of the table of reasons, which gives the close code.
+        detail: One sentence with the numbers, for the log.
+    """
+
+    reason: Reason
+    detail: str
+
+
+ControlFrame = tuple[int, bytes]
+"""A control frame: opcode (8, 9 or 10) and body."""
+
+DecodeResult = tuple[int, Payloads, FrameHeaders | None, list[ControlFrame] | None, Violation | None]
+"""Bytes consumed, chunks, their marks (None: raw), control frames, and what ended it all."""
+
+
+class Framing(Protocol):
+    """Sans-I/O: bytes in, chunks out, and back. Its state is plain data that can be written down."""
+
+    control_frame_count: int
+    """Control and empty frames so far: work that moved no payload."""
+
+    def decode(self, data: bytes, max_bytes: int = ..., max_frames: int = ...) -> DecodeResult:
+        """Take what arrived apart.
+
+        Args:
+            data: What was read, or what an earlier call left.
+            max_bytes: Payload bytes after which to stop.
+            max_frames: Frames after which to stop.
+
+        Returns:
+            Fewer bytes consumed than given means: call again with the rest.
+        """
+
+    def encode(self, payloads: Payloads, frame_headers: FrameHeaders | None) -> list[Buffer]:
+        """Give the buffers to write, in order, for these chunks."""
+
+    def encode_control(self, opcode: int, body: bytes) -> bytes:
+        """Give the bytes of a control frame; empty where the framing has none."""
+
+
+MaskFunction = Callable[[bytes | memoryview, bytes], bytes]
+
+TRANSLATE_MIN_BYTES = 1536
+"""Bytes from which four strided translations beat one big-integer XOR."""
+
+_XOR_TABLES: dict[int, bytes] = {}
+
+
+def _xor_table(key: int) -> bytes:
+    table = _XOR_TABLES.get(key)
+    if table is None:
+        table = _XOR_TABLES[key] = bytes(value ^ key for value in range(256))
+    return table
+
+
+def apply_mask_in_python(data: bytes | memoryview, key: bytes) -> bytes:
+    """XOR `data` with the four bytes of `key`, over and over.
+
+    Args:
+        data: Payload, masked or not.
+        key: Four bytes, beginning with the one for the first byte of `data`.
+    """
+    size = len(data)
+    if size < TRANSLATE_MIN_BYTES:
+        keys = (key * ((size + 3) // 4))[:size]
+        return (int.from_bytes(data, "little") ^ int.from_bytes(keys, "little")).to_bytes(size, "little")
+    out = bytearray(size)
+    for offset in range(4):
+        out[offset::4] = bytes(data[offset::4]).translate(_xor_table(key[offset]))
+    return bytes(out)
+
+
+apply_mask: MaskFunction = apply_mask_in_python
+HAS_NATIVE_MASK = False
+"""Whether masking runs in C."""
+
+try:
+    from websockets.speedups import apply_mask as _apply_mask_in_c
+except ImportError:
+    pass
+else:
+    apply_mask = _apply_mask_in_c
+    HAS_NATIVE_MASK = True
+
+
+class MaskKeySource:
+    """Fresh masking keys from the system's randomness, drawn 1,024 at a time."""
+
+    __slots__ = ("_offset", "_pool")
+
+    def __init__(self) -> None:
+        self._pool = b""
+        self._offset = 0
+
+    def next_key(self) -> bytes:
+        """Give four unpredictable bytes (RFC 6455 section 10.3)."""
+        at = self._offset
+        if at >= len(self._pool):
+            self._pool = os.urandom(4096)
+            at = 0
+        self._offset = at + 4
+        return self._pool[at : at + 4]
+
+
+new_mask_key = MaskKeySource().next_key
+
+
+RAW_JOIN_BELOW_BYTES = 16384
+"""Chunks smaller than this on average are joined into one buffer before they are written."""
+
+
+@dataclass(slots=True)
+class RawFraming:
+    """No frames: a chunk is what one read gave."""
+
+    control_frame_count: int = 0
+
+    def decode(self, data: bytes, max_bytes: int = 65536, max_frames: int = 512) -> DecodeResult:
+        """Give the bytes back as one chunk without a mark."""
+        return len(data), [data], None, None, None
+
+    def encode(self, payloads: Payloads, frame_headers: FrameHeaders | None) -> list[Buffer]:
+        """Give the chunks as buffers, small ones joined."""
+        count = len(payloads)
+        if count == 1:
+            return [payloads[0]] if payloads[0] else []
+        if count > 64 or sum(map(len, payloads)) < RAW_JOIN_BELOW_BYTES * count:
+            joined = b"".join(payloads)
+            return [joined] if joined else []
+        return [chunk for chunk in payloads if chunk]
+
+    def encode_control(self, opcode: int, body: bytes) -> bytes:
+        """Give nothing: raw bytes carry no control frames."""
+        return b""
+
+
+FRAME_JOIN_BELOW_BYTES = 4096
 """Payloads below this many bytes are copied behind their header; larger ones are written beside it."""
 
 
@@ -34,68 +237,68 @@ class WebSocketFraming:
 
     Attributes:
         role: `server` expects masked frames and sends unmasked ones, `client` the other way round.
-        text: Whether text messages are taken (as bytes, checked as UTF-8) or refused.
-        frame: Largest payload of a frame that is written, in bytes.
-        chaff: Control and empty frames so far.
+        text_messages: Whether text messages are taken (as bytes, checked as UTF-8) or refused.
+        max_frame_bytes: Largest payload of a frame that is written, in bytes.
+        control_frame_count: Control and empty frames so far.
     """
 
     role: Literal["server", "client"]
-    text: Literal["accept", "refuse"] = "accept"
-    frame: int = 65536
-    chaff: int = 0
+    text_messages: Literal["accept", "reject"] = "accept"
+    max_frame_bytes: int = 65536
+    control_frame_count: int = 0
     # between two frames and two messages: the state in which nearly every read begins
-    between: bool = True
-    head: bytes = b""  # an unfinished header
-    need: int = 0  # payload bytes of the current frame still to come
-    key: bytes = b""  # its masking key, turned to the next byte
-    final: bool = False  # its FIN bit
+    between_messages: bool = True
+    partial_header: bytes = b""  # an unfinished header
+    payload_left: int = 0  # payload bytes of the current frame still to come
+    mask_key: bytes = b""  # its masking key, turned to the next byte
+    fin: bool = False  # its FIN bit
     control_opcode: int = 0  # the control frame being read
     control_body: bytes = b""
-    message: int = 0  # opcode of the open message, 0 if none
-    begun: bool = False  # whether a chunk of the open message has been given
-    text_tail: bytes = b""  # an unfinished character
+    message_opcode: int = 0  # opcode of the open message, 0 if none
+    message_started: bool = False  # whether a chunk of the open message has been given
+    utf8_tail: bytes = b""  # an unfinished character
     closed: bool = False  # a close frame came, or a violation: nothing after it counts
 
-    def decode(self, data: bytes, room: int = 65536, work: int = 512) -> Decoded:
+    def decode(self, data: bytes, max_bytes: int = 65536, max_frames: int = 512) -> DecodeResult:
         """Take frames apart; see `Framing.decode`."""
         if self.closed:
             return len(data), [], None, None, None
         size = len(data)
-        chunks: Chunks = []
-        marks: Marks = []
-        controls: list[Control] | None = None
+        chunks: Payloads = []
+        marks: FrameHeaders = []
+        controls: list[ControlFrame] | None = None
         violation: Violation | None = None
         at = 0
-        whole = self._whole_masked if self.role == "server" else self._whole_unmasked
-        between = self.between
+        whole = self._decode_masked_messages if self.role == "server" else self._decode_unmasked_messages
+        between = self.between_messages
         while True:
             if between:
                 count = len(chunks)
-                at, room = whole(data, at, room, work, chunks)
+                at, max_bytes = whole(data, at, max_bytes, max_frames, chunks)
                 count = len(chunks) - count
                 marks += [BINARY_MESSAGE] * count
-                work -= count
-            if at >= size or room <= 0 or work <= 0 or self.closed:
+                max_frames -= count
+            if at >= size or max_bytes <= 0 or max_frames <= 0 or self.closed:
                 break
-            if self.need:
-                take = min(self.need, size - at, room)
-                piece = self._payload(data, at, take)
+            if self.payload_left:
+                take = min(self.payload_left, size - at, max_bytes)
+                piece = self._read_payload(data, at, take)
                 at += take
-                room -= take
+                max_bytes -= take
                 if self.control_opcode:
                     self.control_body += piece
                 else:
-                    violation = self._take(piece, chunks, marks)
+                    violation = self._add_payload(piece, chunks, marks)
             else:
                 at, violation = self._read_header(data, at, size)
                 between = False
-                if violation is None and (self.head or self.need):
-                    work -= not self.head
+                if violation is None and (self.partial_header or self.payload_left):
+                    max_frames -= not self.partial_header
                     continue
-                work -= 1
+                max_frames -= 1
                 if violation is None and not self.control_opcode:
-                    violation = self._take(b"", chunks, marks)
-            if violation is None and self.control_opcode and not self.need:
+                    violation = self._add_payload(b"", chunks, marks)
+            if violation is None and self.control_opcode and not self.payload_left:
                 control = (self.control_opcode, self.control_body)
                 self.control_opcode, self.control_body = 0, b""
                 violation = self._check_control(control)
@@ -104,16 +307,18 @@ class WebSocketFraming:
                     controls.append(control)
             if violation:
                 self.closed = True
-            between = not (self.need or self.message or self.closed)
-        self.between = between and not self.head
+            between = not (self.payload_left or self.message_opcode or self.closed)
+        self.between_messages = between and not self.partial_header
         return size if self.closed else at, chunks, marks, controls, violation
 
-    def _whole_masked(self, data: bytes, at: int, room: int, work: int, chunks: Chunks) -> tuple[int, int]:
+    def _decode_masked_messages(
+        self, data: bytes, at: int, max_bytes: int, max_frames: int, payloads: Payloads
+    ) -> tuple[int, int]:
         """Take whole masked binary messages of up to 64 KiB from `at`; give where they end and the room left."""
         size = len(data)
         last = size - 7
-        give = chunks.append
-        while at <= last and data[at] == BINARY_MESSAGE and work > 0:
+        give = payloads.append
+        while at <= last and data[at] == BINARY_MESSAGE and max_frames > 0:
             length = data[at + 1] - 128
             if length < 126:
                 start = at + 6
@@ -129,17 +334,19 @@ class WebSocketFraming:
                     break
                 give(apply_mask(memoryview(data)[start:end], data[at + 4 : start]))
             at = end
-            work -= 1
-            room -= length
-            if room <= 0:
+            max_frames -= 1
+            max_bytes -= length
+            if max_bytes <= 0:
                 break
-        return at, room
+        return at, max_bytes
 
-    def _whole_unmasked(self, data: bytes, at: int, room: int, work: int, chunks: Chunks) -> tuple[int, int]:
+    def _decode_unmasked_messages(
+        self, data: bytes, at: int, max_bytes: int, max_frames: int, payloads: Payloads
+    ) -> tuple[int, int]:
         """Take whole unmasked binary messages of up to 64 KiB from `at`; give where they end and the room left."""
         size = len(data)
         last = size - 3
-        while at <= last and data[at] == BINARY_MESSAGE and work > 0:
+        while at <= last and data[at] == BINARY_MESSAGE and max_frames > 0:
             length = data[at + 1]
             start = at + 2
             if length == 126:
@@ -154,56 +361,56 @@ class WebSocketFraming:
             end = start + length
             if end > size:
                 break
-            chunks.append(data[start:end])
+            payloads.append(data[start:end])
             at = end
-            work -= 1
-            room -= length
-            if room <= 0:
+            max_frames -= 1
+            max_bytes -= length
+            if max_bytes <= 0:
                 break
-        return at, room
+        return at, max_bytes
 
-    def _payload(self, data: bytes, at: int, take: int) -> bytes:
+    def _read_payload(self, data: bytes, at: int, size: int) -> bytes:
         """Give the next `take` bytes of payload, unmasked where this role receives masked frames."""
-        self.need -= take
+        self.payload_left -= size
         if self.role == "client":
-            return data[at : at + take]
-        key = self.key
-        turn = take & 3
+            return data[at : at + size]
+        key = self.mask_key
+        turn = size & 3
         if turn:
-            self.key = key[turn:] + key[:turn]
-        return apply_mask(memoryview(data)[at : at + take], key)
+            self.mask_key = key[turn:] + key[:turn]
+        return apply_mask(memoryview(data)[at : at + size], key)
 
-    def _take(self, piece: bytes, chunks: Chunks, marks: Marks) -> Violation | None:
+    def _add_payload(self, piece: bytes, payloads: Payloads, frame_headers: FrameHeaders) -> Violation | None:
         """Give a piece of a data frame as a chunk, or say what is wrong with its text."""
-        ends = self.final and not self.need
-        opcode = self.message
+        ends = self.fin and not self.payload_left
+        opcode = self.message_opcode
         if opcode == TEXT:
             try:
-                tail = self.text_tail + piece
+                tail = self.utf8_tail + piece
                 used = codecs.utf_8_decode(tail, "strict", ends)[1]
             except UnicodeDecodeError as error:
-                return Violation(Reason.BAD_TEXT, f"text message is not UTF-8: {error.reason}")
-            self.text_tail = tail[used:]
+                return Violation(Reason.INVALID_UTF8, f"text message is not UTF-8: {error.reason}")
+            self.utf8_tail = tail[used:]
         if piece or ends:
             if not piece:
-                self.chaff += 1
-            chunks.append(piece)
-            marks.append((0 if self.begun else opcode) | (FIN if ends else 0))
-            self.begun = True
+                self.control_frame_count += 1
+            payloads.append(piece)
+            frame_headers.append((0 if self.message_started else opcode) | (FIN if ends else 0))
+            self.message_started = True
         else:
-            self.chaff += 1
+            self.control_frame_count += 1
         if ends:
-            self.message = 0
-            self.begun = False
+            self.message_opcode = 0
+            self.message_started = False
         return None
 
     def _read_header(self, data: bytes, at: int, size: int) -> tuple[int, Violation | None]:
         """Read one header from `at`; an unfinished one is kept in `head`, a whole one sets up the frame."""
-        had = len(self.head)
-        head = self.head + data[at : at + 14 - had]
+        had = len(self.partial_header)
+        head = self.partial_header + data[at : at + 14 - had]
         have = len(head)
         if have < 2:
-            self.head = head
+            self.partial_header = head
             return size, None
         first, second = head[0], head[1]
         violation = self._check_first_bytes(first, second)
@@ -213,7 +420,7 @@ class WebSocketFraming:
         start = 2 if length < 126 else 4 if length == 126 else 10
         total = start + (4 if second & 0x80 else 0)
         if have < total:
-            self.head = head
+            self.partial_header = head
             return size, None
         if start > 2:
             shortest = 126 if start == 4 else 65536
@@ -222,93 +429,97 @@ class WebSocketFraming:
                 return at, Violation(Reason.PROTOCOL_ERROR, f"length {length} is not written in the shortest way")
             if length >> 63:
                 return at, Violation(Reason.PROTOCOL_ERROR, f"frame length {length} has its highest bit set")
-        self.head = b""
-        self.key = head[start:total]
-        self.need = length
+        self.partial_header = b""
+        self.mask_key = head[start:total]
+        self.payload_left = length
         opcode = first & 0x0F
         if opcode >= CLOSE:
             self.control_opcode, self.control_body = opcode, b""
-            self.chaff += 1
+            self.control_frame_count += 1
         else:
-            self.final = first >= FIN
+            self.fin = first >= FIN
             if opcode:
-                self.message, self.begun, self.text_tail = opcode, False, b""
+                self.message_opcode, self.message_started, self.utf8_tail = opcode, False, b""
         return at + total - had, None
 
-    def _check_first_bytes(self, first: int, second: int) -> Violation | None:
+    def _check_first_bytes(self, first_byte: int, second_byte: int) -> Violation | None:
         """Check all that the first two bytes of a frame can break."""
-        opcode = first & 0x0F
+        opcode = first_byte & 0x0F
         detail = ""
-        if first & 0x70:
-            detail = f"reserved bits set in first byte 0x{first:02x}, and no extension is agreed on"
-        elif (second >= 0x80) != (self.role == "server"):
+        if first_byte & 0x70:
+            detail = f"reserved bits set in first byte 0x{first_byte:02x}, and no extension is agreed on"
+        elif (second_byte >= 0x80) != (self.role == "server"):
             detail = "frame is not masked" if self.role == "server" else "frame from the server is masked"
         elif opcode >= CLOSE:
             if opcode > 0xA:
                 detail = f"opcode 0x{opcode:x} is reserved"
-            elif not first & FIN:
+            elif not first_byte & FIN:
                 detail = f"control frame 0x{opcode:x} is fragmented"
-            elif second & 0x7F > MAX_CONTROL:
-                detail = f"control frame 0x{opcode:x} is longer than {MAX_CONTROL} bytes"
+            elif second_byte & 0x7F > MAX_CONTROL_BYTES:
+                detail = f"control frame 0x{opcode:x} is longer than {MAX_CONTROL_BYTES} bytes"
         elif opcode > 2:
             detail = f"opcode 0x{opcode:x} is reserved"
-        elif opcode and self.message:
+        elif opcode and self.message_opcode:
             detail = f"new message (opcode 0x{opcode:x}) inside a fragmented one"
-        elif not opcode and not self.message:
+        elif not opcode and not self.message_opcode:
             detail = "continuation frame without a message"
-        elif opcode == TEXT and self.text == "refuse":
-            return Violation(Reason.UNSUPPORTED, "text message, and the route says text: refuse")
+        elif opcode == TEXT and self.text_messages == "reject":
+            return Violation(Reason.UNSUPPORTED_DATA, "text message, and the route has text_messages: reject")
         return Violation(Reason.PROTOCOL_ERROR, detail) if detail else None
 
-    def _check_control(self, control: Control) -> Violation | None:
+    def _check_control(self, control: ControlFrame) -> Violation | None:
         opcode, body = control
         if opcode != CLOSE:
             return None
         self.closed = True
-        problem = close_problem(body)
+        problem = check_close_body(body)
         if problem is None:
             return None
         in_text, detail = problem
-        return Violation(Reason.BAD_TEXT if in_text else Reason.PROTOCOL_ERROR, detail)
+        return Violation(Reason.INVALID_UTF8 if in_text else Reason.PROTOCOL_ERROR, detail)
 
-    def encode(self, chunks: Chunks, marks: Marks | None) -> list[Buffer]:
+    def encode(self, payloads: Payloads, frame_headers: FrameHeaders | None) -> list[Buffer]:
         """Frame the chunks: without marks as one binary message, with them each as its mark says."""
-        if marks is None:
-            payload = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        if frame_headers is None:
+            payload = payloads[0] if len(payloads) == 1 else b"".join(payloads)
             size = len(payload)
-            if self.role == "server" and size <= self.frame:
+            if self.role == "server" and size <= self.max_frame_bytes:
                 if size < 126:
-                    return [SHORT_BINARY[size] + payload] if size else []
-                head = header(BINARY_MESSAGE, size)
-                return [head + payload] if size < JOIN_BELOW else [head, payload]
+                    return [SMALL_BINARY_HEADERS[size] + payload] if size else []
+                head = encode_header(BINARY_MESSAGE, size)
+                return [head + payload] if size < FRAME_JOIN_BELOW_BYTES else [head, payload]
             out: list[Buffer] = []
             view = memoryview(payload)
-            for at in range(0, size, self.frame):
-                out += self._frame(BINARY_MESSAGE, view[at : at + self.frame])
+            for at in range(0, size, self.max_frame_bytes):
+                out += self._encode_frame(BINARY_MESSAGE, view[at : at + self.max_frame_bytes])
             return out
         out = []
-        for payload, mark in zip(chunks, marks, strict=True):
-            out += self._frame(mark, payload) if len(payload) <= self.frame else self._fragments(mark, payload)
+        for payload, mark in zip(payloads, frame_headers, strict=True):
+            out += (
+                self._encode_frame(mark, payload)
+                if len(payload) <= self.max_frame_bytes
+                else self._encode_fragments(mark, payload)
+            )
         return [b"".join(out)] if len(out) > 64 else out
 
-    def _fragments(self, mark: int, payload: Buffer) -> list[Buffer]:
+    def _encode_fragments(self, frame_header: int, payload: Buffer) -> list[Buffer]:
         """Frame a chunk that is larger than a frame may be."""
         view = memoryview(payload)
-        last = (len(view) - 1) // self.frame * self.frame
+        last = (len(view) - 1) // self.max_frame_bytes * self.max_frame_bytes
         out: list[Buffer] = []
-        for at in range(0, len(view), self.frame):
-            first = (mark & 0x0F if at == 0 else 0) | (mark & FIN if at == last else 0)
-            out += self._frame(first, view[at : at + self.frame])
+        for at in range(0, len(view), self.max_frame_bytes):
+            first = (frame_header & 0x0F if at == 0 else 0) | (frame_header & FIN if at == last else 0)
+            out += self._encode_frame(first, view[at : at + self.max_frame_bytes])
         return out
 
-    def _frame(self, first: int, payload: Buffer) -> list[Buffer]:
+    def _encode_frame(self, first_byte: int, payload: Buffer) -> list[Buffer]:
         size = len(payload)
         if self.role == "client":
-            key = draw_key()
-            return [header(first, size, 0x80) + key + apply_mask(payload, key)]
-        head = header(first, size)
-        return [b"".join((head, payload))] if size < JOIN_BELOW else [head, payload]
+            key = new_mask_key()
+            return [encode_header(first_byte, size, 0x80) + key + apply_mask(payload, key)]
+        head = encode_header(first_byte, size)
+        return [b"".join((head, payload))] if size < FRAME_JOIN_BELOW_BYTES else [head, payload]
 
-    def control(self, opcode: int, body: bytes) -> bytes:
+    def encode_control(self, opcode: int, body: bytes) -> bytes:
         """Write a control frame."""
-        return b"".join(self._frame(FIN | opcode, body))
+        return b"".join(self._encode_frame(FIN | opcode, body))

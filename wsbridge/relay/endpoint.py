@@ -8,193 +8,203 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from wsbridge.limits.meter import Meter
-from wsbridge.net.wire import Wire, lasting
-from wsbridge.protocol.frames import CLOSE, PING, PONG, close_body
-from wsbridge.protocol.framing import Buffer, Chunks, Framing, Marks, Violation
-from wsbridge.protocol.raw import RawFraming
-from wsbridge.protocol.websocket import WebSocketFraming
+from wsbridge.limits.rate import RateLimiter
+from wsbridge.net.transport import Transport, own_buffers
+from wsbridge.protocol.websocket import (
+    CLOSE,
+    PING,
+    PONG,
+    Buffer,
+    FrameHeaders,
+    Framing,
+    Payloads,
+    RawFraming,
+    Violation,
+    WebSocketFraming,
+    encode_close_body,
+)
 
 if TYPE_CHECKING:
-    from wsbridge.relay.pair import Pair
+    from wsbridge.relay.relay import Relay
 
-Direction = Literal["open", "finishing", "resetting", "discarding", "closed"]
+
+DirectionState = Literal["open", "finishing", "resetting", "discarding", "closed"]
 
 
 class Endpoint:
     """One side of a connection; see `RawEndpoint` and `WebSocketEndpoint`.
 
     Attributes:
-        wire: Its transport.
+        transport: Its transport.
         framing: How payload is cut.
         rx: What it sends: `open`, `discarding` (read and dropped, undecoded) or `closed` (FIN, close frame).
         tx: What it is sent: `open`, `finishing` (an ending waits behind what is pending), `resetting` (a reset waits
             until all is acknowledged) or `closed` (FIN or close frame sent).
-        drop: Its payload is decoded and thrown away.
+        discard_payload: Its payload is decoded and thrown away.
         pending: Buffers the kernel has not taken; None for none. While it is set, the other side is not read.
-        rest: Input read and not yet decoded.
-        meter: What bounds the bytes that it may send on; None for nothing.
-        received: Payload bytes that came from it.
-        heard: When bytes last came (seconds of the loop's clock).
-        spoke: When bytes were last handed to the kernel.
-        notice: Something besides payload came: control frames, a violation, too many of either.
+        undecoded: Input read and not yet decoded.
+        rate_limiter: What bounds the bytes that it may send on; None for nothing.
+        received_bytes: Payload bytes that came from it.
+        last_received: When bytes last came (seconds of the loop's clock).
+        last_sent: When bytes were last handed to the kernel.
+        control_pending: Something besides payload came: control frames, a violation, too many of either.
         closed: Its descriptor is closed.
     """
 
     is_websocket = False
 
     __slots__ = (
-        "acked",
+        "acked_bytes",
+        "close_frame",
         "closed",
-        "controls",
-        "drop",
-        "flood_base",
-        "flood_since",
+        "control_frames",
+        "control_pending",
+        "control_window_base",
+        "control_window_start",
+        "discard_payload",
         "framing",
-        "goodbye",
-        "heard",
         "is_front",
-        "linger_left",
-        "linger_until",
-        "meter",
-        "notice",
+        "last_received",
+        "last_sent",
+        "linger_bytes_left",
+        "linger_deadline",
         "other",
-        "pair",
         "pending",
-        "ping_acked",
-        "ping_clock",
-        "ping_since",
-        "ping_target",
-        "pong",
-        "received",
-        "rest",
+        "pending_pong",
+        "ping_ack_target",
+        "ping_acked_bytes",
+        "ping_started",
+        "ping_timer_start",
+        "rate_limiter",
+        "received_bytes",
+        "relay",
         "rx",
-        "spoke",
-        "stalled_acked",
+        "stalled_acked_bytes",
         "stalled_since",
+        "transport",
         "tx",
+        "undecoded",
         "violation",
-        "wire",
     )
 
-    pair: Pair
+    relay: Relay
     other: Endpoint
 
-    def __init__(self, wire: Wire, framing: Framing) -> None:
-        self.wire = wire
+    def __init__(self, transport: Transport, framing: Framing) -> None:
+        self.transport = transport
         self.framing = framing
         self.is_front = False
-        self.rx: Direction = "open"
-        self.tx: Direction = "open"
-        self.drop = False
+        self.rx: DirectionState = "open"
+        self.tx: DirectionState = "open"
+        self.discard_payload = False
         self.closed = False
         self.pending: list[Buffer] | None = None
-        self.rest = b""
-        self.meter: Meter | None = None
-        self.received = 0
-        self.heard = 0.0
-        self.spoke = 0.0
-        self.notice = False
-        self.controls: list[tuple[int, bytes]] | None = None
+        self.undecoded = b""
+        self.rate_limiter: RateLimiter | None = None
+        self.received_bytes = 0
+        self.last_received = 0.0
+        self.last_sent = 0.0
+        self.control_pending = False
+        self.control_frames: list[tuple[int, bytes]] | None = None
         self.violation: Violation | None = None
-        self.pong: bytes | None = None
-        self.goodbye: bytes | None = None
-        self.flood_since = 0.0
-        self.flood_base = 0
+        self.pending_pong: bytes | None = None
+        self.close_frame: bytes | None = None
+        self.control_window_start = 0.0
+        self.control_window_base = 0
         # for `liveness`
-        self.acked = 0
-        self.ping_since: float | None = None
-        self.ping_clock = 0.0
-        self.ping_target: int | None = None
-        self.ping_acked = 0
+        self.acked_bytes = 0
+        self.ping_started: float | None = None
+        self.ping_timer_start = 0.0
+        self.ping_ack_target: int | None = None
+        self.ping_acked_bytes = 0
         self.stalled_since: float | None = None
-        self.stalled_acked = 0
-        self.linger_until: float | None = None
-        self.linger_left = 0
+        self.stalled_acked_bytes = 0
+        self.linger_deadline: float | None = None
+        self.linger_bytes_left = 0
 
-    def pull(self, now: float) -> tuple[Chunks, Marks | None]:
+    def receive(self, now: float) -> tuple[Payloads, FrameHeaders | None]:
         """Read once and decode; no chunks means: look at `notice`, then at the wire."""
-        data = self.rest
+        data = self.undecoded
         if data:
-            self.rest = b""
+            self.undecoded = b""
         else:
-            data = self.wire.read()
+            data = self.transport.read()
             if not data:
                 return [], None
-            self.heard = now
+            self.last_received = now
         framing = self.framing
         used, chunks, marks, controls, violation = framing.decode(data)
         if used != len(data):
-            self.rest = data[used:]
+            self.undecoded = data[used:]
         if controls or violation:
-            self.notice = True
-            self.controls = controls
+            self.control_pending = True
+            self.control_frames = controls
             self.violation = violation
-        elif framing.chaff != self.flood_base:
-            self.notice = True
+        elif framing.control_frame_count != self.control_window_base:
+            self.control_pending = True
         return chunks, marks
 
-    def pull_some(self, most: int, now: float) -> tuple[Chunks, Marks | None]:
+    def receive_up_to(self, max_bytes: int, now: float) -> tuple[Payloads, FrameHeaders | None]:
         """Do as `pull` for at most so many bytes; what a read gave beyond them waits in `rest`."""
-        data = self.rest
+        data = self.undecoded
         if not data:
-            data = self.wire.read(most)
+            data = self.transport.read(max_bytes)
             if not data:
                 return [], None
-            self.heard = now
-        self.rest = data[:most]
-        found = Endpoint.pull(self, now)
-        self.rest += data[most:]
+            self.last_received = now
+        self.undecoded = data[:max_bytes]
+        found = Endpoint.receive(self, now)
+        self.undecoded += data[max_bytes:]
         return found
 
     @property
-    def starved(self) -> bool:
+    def rate_limited(self) -> bool:
         """Whether it is not read because it may send no more for now."""
-        return self.meter is not None and self.meter.starved
+        return self.rate_limiter is not None and self.rate_limiter.rate_limited
 
-    def push(self, chunks: Chunks, marks: Marks | None, now: float) -> None:
+    def send(self, payloads: Payloads, frame_headers: FrameHeaders | None, now: float) -> None:
         """Frame and write; only while nothing is pending."""
-        parts = self.framing.encode(chunks, marks)
+        parts = self.framing.encode(payloads, frame_headers)
         if parts:
-            self.pending = self.wire.write(parts)
-            self.spoke = now
+            self.pending = self.transport.write(parts)
+            self.last_sent = now
             if self.pending is not None:
-                self.pending = lasting(self.pending)
-                self.other.wire.read_less()
+                self.pending = own_buffers(self.pending)
+                self.other.transport.shrink_read_buffer()
 
-    def send(self, frame: bytes, now: float) -> None:
+    def send_frame(self, frame: bytes, now: float) -> None:
         """Write a control frame; only while nothing is pending."""
-        self.pending = self.wire.write([frame])
-        self.spoke = now
+        self.pending = self.transport.write([frame])
+        self.last_sent = now
 
     def flush(self, now: float) -> bool:
         """Write what is pending; tell whether there is room again."""
         if self.pending is not None:
-            self.pending = self.wire.write(self.pending)
-            self.spoke = now
-        if self.pending is None and self.pong is not None and self.tx != "closed":
-            frame, self.pong = self.pong, None
-            self.send(frame, now)
+            self.pending = self.transport.write(self.pending)
+            self.last_sent = now
+        if self.pending is None and self.pending_pong is not None and self.tx != "closed":
+            frame, self.pending_pong = self.pending_pong, None
+            self.send_frame(frame, now)
         return self.pending is None
 
     def answer_ping(self, body: bytes, now: float) -> None:
         """Send a pong; behind pending bytes only the latest is kept (RFC 6455 section 5.5.3)."""
-        if self.tx == "closed" or self.goodbye == b"":
+        if self.tx == "closed" or self.close_frame == b"":
             return  # our close frame is out, and nothing may follow it
-        frame = self.framing.control(PONG, body)
+        frame = self.framing.encode_control(PONG, body)
         if self.pending is None:
-            self.send(frame, now)
+            self.send_frame(frame, now)
         else:
-            self.pong = frame
+            self.pending_pong = frame
 
     def ping(self, now: float) -> None:
         """Send a ping; only while nothing is pending."""
-        self.send(self.framing.control(PING, b""), now)
+        self.send_frame(self.framing.encode_control(PING, b""), now)
 
-    def say_goodbye(self, code: int | None, text: str) -> None:
+    def queue_close(self, code: int | None, text: str) -> None:
         """Set what ends this side's stream: a close frame where the framing has one."""
-        if self.goodbye is None:
-            self.goodbye = self.framing.control(CLOSE, close_body(code, text))
+        if self.close_frame is None:
+            self.close_frame = self.framing.encode_control(CLOSE, encode_close_body(code, text))
 
 
 class RawEndpoint(Endpoint):
@@ -202,15 +212,15 @@ class RawEndpoint(Endpoint):
 
     __slots__ = ()
 
-    def __init__(self, wire: Wire) -> None:
-        super().__init__(wire, RawFraming())
+    def __init__(self, transport: Transport) -> None:
+        super().__init__(transport, RawFraming())
 
-    def pull(self, now: float) -> tuple[Chunks, Marks | None]:
+    def receive(self, now: float) -> tuple[Payloads, FrameHeaders | None]:
         """See `Endpoint.pull`."""
-        data = self.wire.read_bulk()
+        data = self.transport.read_bulk()
         if not data:
             return [], None
-        self.heard = now
+        self.last_received = now
         return [data], None
 
 
@@ -218,7 +228,7 @@ class WebSocketEndpoint(Endpoint):
     """A side that speaks WebSocket.
 
     Args:
-        wire: Its transport, past the handshake; bytes glued to it are unread into the wire.
+        transport: Its transport, past the handshake; bytes glued to it are unread into the wire.
         role: Ours on this wire: `server` if we accepted, `client` if we dialled.
         text: Whether text messages are taken.
         frame: Largest payload of a frame we write, in bytes.
@@ -230,9 +240,9 @@ class WebSocketEndpoint(Endpoint):
 
     def __init__(
         self,
-        wire: Wire,
+        transport: Transport,
         role: Literal["server", "client"],
-        text: Literal["accept", "refuse"] = "accept",
-        frame: int = 65536,
+        text_messages: Literal["accept", "reject"] = "accept",
+        max_frame_bytes: int = 65536,
     ) -> None:
-        super().__init__(wire, WebSocketFraming(role, text, frame))
+        super().__init__(transport, WebSocketFraming(role, text_messages, max_frame_bytes))

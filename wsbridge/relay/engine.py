@@ -11,14 +11,13 @@ from typing import Protocol
 
 import trio
 
-from wsbridge.ledger import Ledger
-from wsbridge.limits.shares import Share
-from wsbridge.net.wire import SocketWire
-from wsbridge.reasons import ENDINGS, End, Reason
+from wsbridge.limits.rate import SharedBucket
+from wsbridge.net.transport import SocketTransport
+from wsbridge.reasons import REASONS, Reason, Termination
 from wsbridge.relay.endpoint import Endpoint, RawEndpoint
-from wsbridge.relay.pair import Pair
-from wsbridge.relay.pump import Pump
-from wsbridge.relay.terms import Terms
+from wsbridge.relay.loop import RelayLoop
+from wsbridge.relay.relay import Relay, RelayOptions
+from wsbridge.services import RouteStats
 
 
 class Engine(Protocol):
@@ -34,35 +33,40 @@ class Engine(Protocol):
         """Serve `relay` until cancelled."""
 
     async def relay(
-        self, front: Endpoint, back: Endpoint, terms: Terms, ledger: Ledger, share: Share | None = None
-    ) -> End:
+        self,
+        front: Endpoint,
+        back: Endpoint,
+        options: RelayOptions,
+        stats: RouteStats,
+        share: SharedBucket | None = None,
+    ) -> Termination:
         """Relay until the end; it owns both wires, and none is open when it returns or is cancelled.
 
         Args:
             front: The accepted side.
             back: The dialled side.
-            terms: What holds for it.
-            ledger: Where it is counted.
+            options: What holds for it.
+            stats: Where it is counted.
             share: Bytes a second that it has in common with others.
 
         Resource handling:
             Cancelling aborts both sides.
         """
 
-    async def dismiss(self, front: Endpoint, end: End, terms: Terms) -> End:
+    async def close_front(self, front: Endpoint, termination: Termination, options: RelayOptions) -> Termination:
         """End an accepted side for which there is no other."""
 
-    def end(self, pair: Pair, reason: Reason, detail: str = "") -> None:
+    def terminate(self, relay: Relay, reason: Reason, detail: str = "") -> None:
         """End one pair for a reason of the bridge."""
 
-    def revise(self, pair: Pair, terms: Terms) -> None:
+    def update_options(self, relay: Relay, options: RelayOptions) -> None:
         """Put a pair under other terms."""
 
-    def supports(self, front: Endpoint, back: Endpoint, terms: Terms) -> str | None:
+    def supports(self, front: Endpoint, back: Endpoint, options: RelayOptions) -> str | None:
         """Say why this engine cannot carry a pair; None if it can."""
 
     @property
-    def pairs(self) -> list[Pair]:
+    def relays(self) -> list[Relay]:
         """What is being relayed now."""
 
     def close(self) -> None:
@@ -74,58 +78,63 @@ class PythonEngine:
 
     name = "python"
 
-    def __init__(self, lingering: int = 256) -> None:
-        self.pump = Pump(lingering)
-        self._pairs: set[Pair] = set()
-        self._nobody = socket.socket()
-        self._nobody.close()
+    def __init__(self, max_lingering: int = 256) -> None:
+        self.loop = RelayLoop(max_lingering)
+        self._relays: set[Relay] = set()
+        self._closed_socket = socket.socket()
+        self._closed_socket.close()
 
     @property
-    def pairs(self) -> list[Pair]:
+    def relays(self) -> list[Relay]:
         """See `Engine.pairs`."""
-        return list(self._pairs)
+        return list(self._relays)
 
     def close(self) -> None:
         """See `Engine.close`."""
-        self.pump.close()
+        self.loop.close()
 
     async def run(self) -> None:
         """See `Engine.run`."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.pump.run)
-            nursery.start_soon(self.pump.keep_time)
+            nursery.start_soon(self.loop.run)
+            nursery.start_soon(self.loop.run_timers)
 
     async def relay(
-        self, front: Endpoint, back: Endpoint, terms: Terms, ledger: Ledger, share: Share | None = None
-    ) -> End:
+        self,
+        front: Endpoint,
+        back: Endpoint,
+        options: RelayOptions,
+        stats: RouteStats,
+        share: SharedBucket | None = None,
+    ) -> Termination:
         """See `Engine.relay`."""
-        self.pump.now = trio.current_time()
-        pair = Pair(front, back, terms, self.pump)
-        if share is not None or terms.bytes_per_second is not None:
+        self.loop.now = trio.current_time()
+        pair = Relay(front, back, options, self.loop)
+        if share is not None or options.bytes_per_second is not None:
             pair.share = share
-            pair.meter()
-        ledger.active += 1
-        ledger.relayed += 1
+            pair.apply_rate_limits()
+        stats.active += 1
+        stats.relayed += 1
         try:
-            end = await self._wait(pair)
+            end = await self._run_until_done(pair)
         finally:
-            ledger.active -= 1
-            ledger.to_back += front.received
-            ledger.to_front += back.received
-        ledger.endings[end.reason] += 1
+            stats.active -= 1
+            stats.bytes_to_backend += front.received_bytes
+            stats.bytes_to_client += back.received_bytes
+        stats.terminations[end.reason] += 1
         return end
 
-    async def dismiss(self, front: Endpoint, end: End, terms: Terms) -> End:
+    async def close_front(self, front: Endpoint, termination: Termination, options: RelayOptions) -> Termination:
         """See `Engine.dismiss`."""
-        self.pump.now = trio.current_time()
-        nobody = RawEndpoint(SocketWire(self._nobody))  # needs no descriptor: there may be none left
-        pair = Pair(front, nobody, terms, self.pump)
+        self.loop.now = trio.current_time()
+        nobody = RawEndpoint(SocketTransport(self._closed_socket))  # needs no descriptor: there may be none left
+        pair = Relay(front, nobody, options, self.loop)
         pair.abort(nobody)
-        pair.terminate(end)
-        await self._wait(pair)
-        return replace(end, code=ENDINGS[end.reason].code)
+        pair.terminate(termination)
+        await self._run_until_done(pair)
+        return replace(termination, close_code=REASONS[termination.reason].close_code)
 
-    async def _wait(self, pair: Pair) -> End:
+    async def _run_until_done(self, relay: Relay) -> Termination:
         """Hand a pair to the pump and wait until nothing can touch its descriptors any more."""
         task = trio.lowlevel.current_task()
         waiting = False
@@ -137,46 +146,46 @@ class PythonEngine:
         def abort(_: object) -> trio.lowlevel.Abort:
             nonlocal waiting
             waiting = False
-            self.drop(pair)
+            self.abort(relay)
             return trio.lowlevel.Abort.SUCCEEDED
 
-        pair.on_done = done
-        self._pairs.add(pair)
+        relay.on_done = done
+        self._relays.add(relay)
         try:
-            self.pump.add(pair)
-            if not pair.done:
+            self.loop.add(relay)
+            if not relay.done:
                 waiting = True
                 await trio.lowlevel.wait_task_rescheduled(abort)
         except BaseException:
             waiting = False
-            self.drop(pair)
+            self.abort(relay)
             raise
         finally:
-            self._pairs.discard(pair)
-            pair.part()
-        return pair.end or End(Reason.INTERNAL_ERROR, "bridge", "ended without a reason")
+            self._relays.discard(relay)
+            relay.unlink()
+        return relay.termination or Termination(Reason.INTERNAL_ERROR, "wsbridge", "ended without a reason")
 
     @staticmethod
-    def drop(pair: Pair) -> None:
+    def abort(relay: Relay) -> None:
         """Abort both sides at once."""
-        for side in (pair.front, pair.back):
-            pair.abort(side)
+        for side in (relay.front, relay.back):
+            relay.abort(side)
 
-    def end(self, pair: Pair, reason: Reason, detail: str = "") -> None:
+    def terminate(self, relay: Relay, reason: Reason, detail: str = "") -> None:
         """See `Engine.end`."""
-        self.pump.tick()
-        if not pair.done:
-            pair.terminate(End(reason, "bridge", detail))
+        self.loop.update_clock()
+        if not relay.done:
+            relay.terminate(Termination(reason, "wsbridge", detail))
 
-    def revise(self, pair: Pair, terms: Terms) -> None:
+    def update_options(self, relay: Relay, options: RelayOptions) -> None:
         """See `Engine.revise`."""
-        if terms.bytes_per_second != pair.terms.bytes_per_second:
-            pair.terms = terms
-            pair.meter()
-            self.pump.later(pair)
-        pair.terms = terms
-        self.pump.look_at(pair, self.pump.tick())
+        if options.bytes_per_second != relay.options.bytes_per_second:
+            relay.options = options
+            relay.apply_rate_limits()
+            self.loop.mark_ready(relay)
+        relay.options = options
+        self.loop.schedule(relay, self.loop.update_clock())
 
-    def supports(self, front: Endpoint, back: Endpoint, terms: Terms) -> str | None:
+    def supports(self, front: Endpoint, back: Endpoint, options: RelayOptions) -> str | None:
         """See `Engine.supports`: everything."""
         return None

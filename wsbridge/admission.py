@@ -1,0 +1,233 @@
+"""Route match, Host, Origin, method, subprotocol, connection limits."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from wsbridge.auth.identity import Identity
+from wsbridge.config.limits import RouteLimits
+from wsbridge.generation import Listener, Route
+from wsbridge.limits.clients import ConnectionCounts
+from wsbridge.limits.rate import SharedBucket, SharedBucketTable
+from wsbridge.protocol.handshake import (
+    SUBPROTOCOL_MISMATCH,
+    TOKEN_SUBPROTOCOL_PREFIX,
+    UpgradeRequest,
+    is_upgrade_request,
+    parse_upgrade,
+    select_subprotocol,
+    upgrade_required,
+)
+from wsbridge.protocol.http1 import HttpError, Request, method_not_allowed, quoted
+from wsbridge.protocol.uri import is_loopback_host_allowed, normalise_host
+from wsbridge.reasons import Reason, Termination
+from wsbridge.responders.base import SAFE_METHODS
+
+
+@dataclass(slots=True)
+class AdmittedRequest:
+    """A request that may go on.
+
+    Attributes:
+        route: Where to.
+        upgrade: The valid request for a WebSocket; None where the route answers by itself.
+        subprotocol: What of the client's offer the route takes first.
+        subprotocols: All of the client's offer that the route takes, in the route's order.
+    """
+
+    route: Route
+    upgrade: UpgradeRequest | None = None
+    subprotocol: str | None = None
+    subprotocols: tuple[str, ...] = ()
+
+
+def rejected_head(error: HttpError) -> Termination:
+    """Make an ending of what is wrong with a head."""
+    reason = {403: Reason.ORIGIN_NOT_ALLOWED, 431: Reason.REQUEST_TOO_LARGE}.get(error.status, Reason.BAD_REQUEST)
+    return Termination(reason, "client", error.detail, status=error.status, headers=error.headers)
+
+
+def admit(listener: Listener, request: Request) -> AdmittedRequest | Termination:
+    """Find the route of a request and judge the request by it.
+
+    The order: route (404, 405, 426), Host against DNS rebinding (403), WebSocket handshake (400, 405, 426) or method
+    (405), Origin (403), subprotocol (400).
+    """
+    host_header = request.host()
+    host = normalise_host(host_header) or ""
+    path = request.path
+    upgrade_wanted = is_upgrade_request(request)
+    route = other = None
+    for candidate in listener.routes:
+        if candidate.matches(host, path):
+            if (candidate.backend is not None) == upgrade_wanted:
+                route = candidate
+                break
+            other = other or candidate
+    if route is None:
+        if other is not None and not upgrade_wanted:
+            post = request.method not in SAFE_METHODS
+            return rejected_head(method_not_allowed(request.method, ("GET",)) if post else upgrade_required())
+        where = f"{quoted(listener.redact_target(path))} on host {quoted(host)}"
+        only = f"; route {other.name} matches, but takes no WebSocket" if other is not None else ""
+        return Termination(Reason.NO_ROUTE, "client", f"no route of listener {listener.name} for {where}{only}")
+    if (
+        listener.is_loopback
+        and not listener.is_unix
+        and not is_loopback_host_allowed(host_header, tuple(route.hosts or ()))
+    ):
+        return Termination(
+            Reason.FORBIDDEN,
+            "client",
+            f"Host {quoted(host_header)} on a loopback listener: name it in the route's match.host to allow it",
+        )
+    if not upgrade_wanted:
+        return _admit_http_request(route, request, listener.tls is not None)
+    upgrade = parse_upgrade(request)
+    if isinstance(upgrade, HttpError):
+        return rejected_head(upgrade)
+    refusal = route.origin_policy.check(upgrade.origin, upgrade.host, listener.tls is not None)
+    if refusal is not None:
+        return Termination(Reason.ORIGIN_NOT_ALLOWED, "client", refusal)
+    subprotocol = None
+    if upgrade.subprotocols:
+        chosen = select_subprotocol(route.subprotocols, upgrade.subprotocols)
+        if chosen is SUBPROTOCOL_MISMATCH:
+            return Termination(
+                Reason.BAD_REQUEST, "client", _subprotocol_mismatch(upgrade.subprotocols, route.subprotocols)
+            )
+        subprotocol = chosen
+    fitting = tuple(name for name in route.subprotocols if name in upgrade.subprotocols)
+    return AdmittedRequest(route, upgrade, subprotocol, fitting)
+
+
+def _admit_http_request(route: Route, request: Request, tls: bool) -> AdmittedRequest | Termination:
+    """Judge a request that the route answers itself: its method and, if that does something, the page it comes from."""
+    assert route.responder is not None  # noqa: S101 (a route has a backend or a responder)
+    if request.method not in route.responder.methods:
+        return rejected_head(method_not_allowed(request.method, route.responder.methods))
+    if request.method not in SAFE_METHODS:
+        origins = request.headers.get_all(b"origin")
+        if len(origins) > 1:
+            return Termination(Reason.ORIGIN_NOT_ALLOWED, "client", f"the request has {len(origins)} Origin headers")
+        refusal = route.origin_policy.check(origins[0].decode("ascii") if origins else None, request.host(), tls)
+        if refusal is not None:
+            return Termination(Reason.ORIGIN_NOT_ALLOWED, "client", refusal)
+    return AdmittedRequest(route)
+
+
+def _subprotocol_mismatch(offered: tuple[str, ...], configured: tuple[str, ...]) -> str:
+    """Say why no subprotocol can be answered; never what was offered, since secrets travel there."""
+    known = ", ".join(configured) or "it has none"
+    if all(name.startswith(TOKEN_SUBPROTOCOL_PREFIX) for name in offered):
+        return f"only a token was offered as a subprotocol: offer one of the route's ({known}) beside it to be answered"
+    return f"none of the {len(offered)} subprotocols offered is one of the route's ({known})"
+
+
+class RouteSlot:
+    """What a connection holds until the end of the `with` block that it stands for.
+
+    Attributes:
+        shared_bucket: Bytes a second that it has in common with others of its identity.
+    """
+
+    __slots__ = ("_bandwidth_key", "_counts", "_keys", "_shared_buckets", "shared_bucket")
+
+    def __init__(self, counts: ConnectionCounts, shared_buckets: SharedBucketTable) -> None:
+        self._counts = counts
+        self._shared_buckets = shared_buckets
+        self._keys: list[Hashable] = []
+        self._bandwidth_key: Hashable = None
+        self.shared_bucket: SharedBucket | None = None
+
+    def acquire_connection(self, key: Hashable, limit: int) -> bool:
+        """Hold one of so many; False: all are held."""
+        if not self._counts.acquire(key, limit):
+            return False
+        self._keys.append(key)
+        return True
+
+    def acquire_bandwidth(self, key: Hashable, rate: int) -> None:
+        """Have a share of so many bytes a second."""
+        self._bandwidth_key = key
+        self.shared_bucket = self._shared_buckets.acquire(key, rate)
+
+    def release(self) -> None:
+        """Hold nothing any more."""
+        while self._keys:
+            self._counts.release(self._keys.pop())
+        if self.shared_bucket is not None:
+            self.shared_bucket = None
+            self._shared_buckets.release(self._bandwidth_key)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+UNLIMITED = RouteSlot(ConnectionCounts(), SharedBucketTable())
+"""That of connections to routes without limits: it holds nothing, so one is enough for all."""
+
+
+def limited_token_name(route: Route, request: Request | None, identity: Identity) -> str | None:
+    """Give the name of the token that let a client in, or else the token that chooses his target, if there is one."""
+    if "bearer" in identity.method.split("+"):
+        return identity.name
+    return None if route.target_policy is None else route.target_policy.target_token(request, identity)
+
+
+def acquire_route_slot(
+    route: Route,
+    identity: Identity,
+    token_name: str | None,
+    counts: ConnectionCounts,
+    shared_buckets: SharedBucketTable,
+) -> RouteSlot | Termination:
+    """Take what a connection needs of the limits of its route.
+
+    Args:
+        route: Where it goes.
+        identity: Who the client is.
+        token_name: Name of the token that let him in or chose his target; None where none did.
+        counts: Of the process.
+        shared_buckets: Of the process.
+
+    Returns:
+        What it holds now; or its end, if there is no more.
+    """
+    limits = route.limits
+    if limits is None:
+        return UNLIMITED
+    quota = RouteSlot(counts, shared_buckets)
+    for setting, key, most, whose in _applicable_limits(limits, route.name, identity.name, token_name):
+        if not quota.acquire_connection(key, most):
+            quota.release()
+            return Termination(
+                Reason.RATE_LIMITED, "client", f"{most} connections {whose}, and the route's {setting} is {most}"
+            )
+    if limits.identity_bytes_per_second is not None and identity.name:
+        quota.acquire_bandwidth((route.name, identity.name), limits.identity_bytes_per_second)
+    return quota
+
+
+def _applicable_limits(
+    limits: RouteLimits, route: str, identity: str, token_name: str | None
+) -> list[tuple[str, tuple[str, ...], int, str]]:
+    """Give the limits that concern a connection: setting, key, number, and in words whose they are."""
+    found: list[tuple[str, tuple[str, ...], int, str]] = []
+    if limits.connections is not None:
+        found.append(("limits.connections", (route,), limits.connections, "to this route"))
+    if limits.connections_per_identity is not None and identity:
+        most = limits.connections_per_identity
+        found.append(("limits.connections_per_identity", (route, "identity", identity), most, "of this identity"))
+    if limits.connections_per_token is not None and token_name:
+        most = limits.connections_per_token
+        found.append(("limits.connections_per_token", (route, "token", token_name), most, "with this token"))
+    return found

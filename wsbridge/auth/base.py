@@ -1,0 +1,102 @@
+"""Authenticator, AuthServices, background tasks of a generation."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Literal, Protocol
+
+import trio
+
+from wsbridge.auth.identity import Denied, Identity
+from wsbridge.auth.passwords import PasswordChecker
+from wsbridge.auth.replay import UsedTickets
+from wsbridge.config.base import AuthSection
+from wsbridge.context import AuthRequest
+from wsbridge.net.resolver import Resolver
+
+BackgroundTask = Callable[[], Awaitable[None]]
+
+
+class BackgroundTasks:
+    """Tasks that belong to no client; used as `async with`, and cancelled where that ends.
+
+    A way is built before the server runs, so what is started by then waits for it. A task that has something to close
+    does so in a `finally`; it must not raise.
+    """
+
+    def __init__(self) -> None:
+        self._pending: list[BackgroundTask] = []
+        self._nursery: trio.Nursery | None = None
+        self._stack = contextlib.AsyncExitStack()
+
+    def start(self, task: BackgroundTask) -> None:
+        """Run a task until the server ends."""
+        if self._nursery is None:
+            self._pending.append(task)
+        else:
+            self._nursery.start_soon(task)
+
+    async def __aenter__(self) -> BackgroundTasks:
+        self._nursery = await self._stack.enter_async_context(trio.open_nursery())
+        waiting, self._pending = self._pending, []
+        for task in waiting:
+            self._nursery.start_soon(task)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+            self._nursery = None
+        await self._stack.__aexit__(kind, error, trace)
+
+
+class Authenticator(Protocol):
+    """One way of authentication, built once from its section; it serves all connections of a generation."""
+
+    async def identify(self, context: AuthRequest) -> Identity | Denied:
+        """Find out who a client is; never raises for what he sent.
+
+        Args:
+            context: Who asks for what.
+
+        Returns:
+            Who he is, or why he is not let in.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class AuthServices:
+    """What a way of authentication is lent when it is built.
+
+    Attributes:
+        build: Builds a way that another one holds.
+        wall_clock: Seconds since 1970, as credentials count them.
+        used_tickets: The tickets that were used, over all generations.
+        password_checker: Verifies passwords, for all generations.
+        resolver: Looks names up.
+        background_tasks: Runs what no client waits for, until the server ends.
+    """
+
+    build: Callable[[AuthSection], Authenticator]
+    wall_clock: Callable[[], float] = time.time
+    used_tickets: UsedTickets = field(default_factory=UsedTickets)
+    password_checker: PasswordChecker = field(default_factory=PasswordChecker)
+    resolver: Resolver = field(default_factory=Resolver)
+    background_tasks: BackgroundTasks = field(default_factory=BackgroundTasks)
+
+
+class NoAuthConfig(AuthSection):
+    """No authentication."""
+
+    kind: Literal["none"] = "none"
+    """none: no authentication, anonymous access."""
+
+    def identifies_clients(self) -> bool:
+        """See `AuthSection.names_clients`: nobody is asked."""
+        return False

@@ -1,0 +1,138 @@
+"""Backend, DialRequest, Connected."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from wsbridge.config.urls import Target
+from wsbridge.net.address import Address, ListeningAddresses
+from wsbridge.net.dialer import DialFailure, dial
+from wsbridge.net.resolver import Resolver
+from wsbridge.net.transport import set_socket_options
+from wsbridge.protocol.http1 import HeadLimits
+from wsbridge.reasons import Reason, Termination
+
+if TYPE_CHECKING:
+    from wsbridge.context import ClientInfo
+    from wsbridge.relay.endpoint import Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class DialServices:
+    """What outlives the single backend and is lent to it.
+
+    Attributes:
+        resolver: Looks names up.
+        head_limits: How large the head of an answer may be.
+        listening_addresses: What this process listens at.
+    """
+
+    resolver: Resolver
+    head_limits: HeadLimits = field(default_factory=HeadLimits)
+    listening_addresses: ListeningAddresses = field(default_factory=ListeningAddresses)
+
+
+class ChosenTarget(Protocol):
+    """What one client chose, and the judgement of what it turns out to be.
+
+    Attributes:
+        target: In its normal form; dialled instead of the URL of the configuration.
+    """
+
+    target: Target
+
+    def check_address(self, address: Address) -> str | None:
+        """Judge an address of the target: one sentence why it may not be dialled, or None."""
+
+    async def resolve_path(self) -> str | Termination:
+        """Give the path to connect to where the target is a Unix socket; or how the connection ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class DialRequest:
+    """What one connection asks of its backend.
+
+    Attributes:
+        subprotocols: What to offer where WebSocket is dialled: what the client offered and the route allows; on a
+            raw front the route's list.
+        from_client: Whether a WebSocket client stands behind the offer; then a backend's own list does not replace it.
+        text_messages: Whether text messages are taken from a WebSocket backend.
+        max_frame_bytes: Largest frame to write, in bytes.
+        chosen: What the client chose; None where the configuration says it all.
+        client: Who stands behind it; None for backends that are not told.
+    """
+
+    subprotocols: tuple[str, ...] = ()
+    from_client: bool = False
+    text_messages: Literal["accept", "reject"] = "accept"
+    max_frame_bytes: int = 65536
+    chosen: ChosenTarget | None = None
+    client: ClientInfo | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """A backend that is ready for the relay.
+
+    Attributes:
+        endpoint: The other side of the connection; the caller owns it.
+        subprotocol: What a WebSocket backend chose; None on all others.
+        address: Where it was reached, for the log.
+    """
+
+    endpoint: Endpoint
+    subprotocol: str | None
+    address: str
+
+
+class Backend(Protocol):
+    """One backend of one route.
+
+    Attributes:
+        name: Its URL, for logs: without secrets.
+    """
+
+    name: str
+
+    def connect_nowait(self, dial_request: DialRequest) -> Connected | None:
+        """Give the connection if it can be had without waiting; None: `dial`, which also tells why not."""
+
+    async def dial(self, dial_request: DialRequest) -> Connected | Termination:
+        """Connect and get ready for payload.
+
+        Never raises for what a peer or the network does; the deadline is the caller's cancel scope, and whatever
+        happens, a socket that is not handed over is closed.
+        """
+
+
+async def connect_tcp(
+    services: DialServices, host: str, port: int, chosen: ChosenTarget | None = None
+) -> socket.socket | Termination:
+    """A connected TCP socket with its options set, or why there is none.
+
+    Args:
+        services: Lent to the backend.
+        host: Name or address.
+        port: Port.
+        chosen: Judges the addresses of the host, where a client chose it.
+    """
+    sock = await dial(services.resolver, host, port, None if chosen is None else chosen.check_address)
+    if isinstance(sock, DialFailure):
+        return sock.to_termination()
+    try:
+        set_socket_options(sock)
+    except OSError as error:
+        sock.close()
+        return Termination(Reason.BACKEND_REFUSED, "backend", f"{host}:{port}: closed at once: {error.strerror}")
+    return sock
+
+
+def remote_address(sock: socket.socket, fallback: str) -> str:
+    """Text form of the address a socket is connected to; `otherwise` if it has gone already."""
+    try:
+        name = sock.getpeername()
+    except OSError:
+        return fallback
+    return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"

@@ -1,0 +1,458 @@
+"""Client-chosen targets: template, token file, from identity."""
+
+from __future__ import annotations
+
+import contextlib
+import posixpath
+import stat
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Annotated, Final, Literal, Protocol
+
+import trio
+from pydantic import AfterValidator, PlainValidator, WithJsonSchema
+
+from wsbridge.auth.identity import Identity
+from wsbridge.backends.base import Backend, ChosenTarget, Connected, DialRequest, DialServices
+from wsbridge.backends.target_policy import TargetRules, is_ip_literal, parse_host, resolve_socket_path
+from wsbridge.backends.target_template import field_value, fill_template, host_target, redact_field, unix_target
+from wsbridge.backends.tcp import (
+    TcpBackend,
+    TcpBackendConfig,
+    TlsBackend,
+    TlsBackendConfig,
+    UnixBackend,
+    UnixBackendConfig,
+)
+from wsbridge.backends.token_file import read_token_file
+from wsbridge.backends.websocket import WebSocketBackend, WebSocketBackendConfig
+from wsbridge.config import model
+from wsbridge.config.base import Issue, LoadContext
+from wsbridge.config.types import UncheckedPath
+from wsbridge.config.unions import BackendSectionBase, UrlBackendSection, check_unique, non_empty
+from wsbridge.config.urls import IDENTITY_TARGET, Scheme, Target, UrlTemplate, read_target
+from wsbridge.config.urls import FieldName as FieldName
+from wsbridge.net.address import Address, ListeningAddresses
+from wsbridge.protocol.http1 import Request
+from wsbridge.protocol.uri import PathPattern
+from wsbridge.reasons import Reason, Termination
+from wsbridge.reloading_file import ReloadingFile
+
+
+class TokensBackendConfig(BackendSectionBase):
+    """Target tokens from a file, in websockify's formats."""
+
+    tokens: UncheckedPath
+    """Token file with lines "token: host:port" (or unix_socket:/path), or a directory of such files."""
+    token_from: FieldName = "query.token"  # noqa: S105 (a place, no secret)
+    """Where the token is read from: query.NAME, the NAME of a segment of match.path, claims.NAME or identity."""
+    format: Literal["lines", "files"] = "lines"
+    """lines: one token per line. files: a directory of files named by their token, each with one host:port."""
+
+    @property
+    def kind(self) -> str:
+        """See `AnyBackendSection.kind`."""
+        return "tokens"
+
+    @property
+    def text(self) -> str:
+        """See `AnyBackendSection.text`."""
+        return f"tokens of {self.tokens}"
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """See `AnyBackendSection.fields`."""
+        return (self.token_from,)
+
+    def validate_values(self, context: LoadContext) -> Iterable[Issue]:
+        """Tell whether the list can be used."""
+        if context.check_files:
+            try:
+                read_token_file(self.tokens, self.format)
+            except (ValueError, OSError) as error:
+                text = f"{self.tokens}: cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+                yield Issue(("tokens",), text, "E033")
+
+    def warnings(self, context: LoadContext) -> Iterable[Issue]:
+        """Warn of a list that others can read."""
+        with contextlib.suppress(OSError):  # it may be gone again
+            if context.check_files and self.tokens.stat().st_mode & stat.S_IROTH:
+                yield Issue(("tokens",), f"every user of this host can read the tokens in {self.tokens}", "W012")
+
+
+class TargetFromIdentityConfig(BackendSectionBase):
+    """Target given by the client's identity."""
+
+    url: Annotated[
+        Literal["{target}"], PlainValidator(lambda _: IDENTITY_TARGET), WithJsonSchema({"const": IDENTITY_TARGET})
+    ] = IDENTITY_TARGET
+    """{target}: the URL given by forward authentication or by a ticket."""
+    schemes: Annotated[tuple[Scheme, ...], AfterValidator(non_empty), AfterValidator(check_unique)] = (
+        "tcp",
+        "tls",
+        "unix",
+        "ws",
+        "wss",
+    )
+    """Allowed URL schemes; others are rejected."""
+
+    @property
+    def kind(self) -> str:
+        """See `AnyBackendSection.kind`."""
+        return "target"
+
+    @property
+    def text(self) -> str:
+        """See `AnyBackendSection.text`."""
+        return IDENTITY_TARGET
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """See `AnyBackendSection.fields`."""
+        return ("target",)
+
+
+class DynamicBackend:
+    """See `Backend`. It has one of each kind that may be chosen, and dials by the one of the target.
+
+    Raises:
+        TlsError: The authorities of the system cannot be used.
+    """
+
+    def __init__(self, config: TokensBackendConfig | TargetFromIdentityConfig, services: DialServices) -> None:
+        self.name = config.text
+        schemes = config.schemes if isinstance(config, TargetFromIdentityConfig) else ("tcp", "unix")
+        self._by_scheme = {scheme: _build_backend(scheme, services) for scheme in schemes}
+
+    def connect_nowait(self, dial_request: DialRequest) -> Connected | None:
+        """See `Backend.at_once`."""
+        return self._backend_for(dial_request).connect_nowait(dial_request)
+
+    async def dial(self, dial_request: DialRequest) -> Connected | Termination:
+        """See `Backend.dial`."""
+        return await self._backend_for(dial_request).dial(dial_request)
+
+    def _backend_for(self, dial_request: DialRequest) -> Backend:
+        assert dial_request.chosen is not None  # noqa: S101 (the spine dials such a backend with a target alone)
+        return self._by_scheme[dial_request.chosen.target.scheme]
+
+
+def _build_backend(scheme: Scheme, services: DialServices) -> Backend:
+    url = UrlTemplate(scheme, IDENTITY_TARGET, 0, "", IDENTITY_TARGET)
+    if scheme == "tcp":
+        return TcpBackend(TcpBackendConfig(url=url), services)
+    if scheme == "tls":
+        return TlsBackend(TlsBackendConfig(url=url), services)
+    if scheme == "unix":
+        return UnixBackend(UnixBackendConfig(url=url), services)
+    return WebSocketBackend(WebSocketBackendConfig(url=url), services)
+
+
+MAX_TARGET_URL_LENGTH: Final = 2048
+"""Characters of the URL that goes with an identity."""
+
+
+class TargetSelector(Protocol):
+    """One way from a client to a target.
+
+    Attributes:
+        names_sockets: Whether clients name Unix sockets, so that one that is not there is no trouble of the backend.
+    """
+
+    names_sockets: bool
+
+    async def select(self, request: Request | None, identity: Identity) -> Target:
+        """Give his target.
+
+        Raises:
+            ValueError: He has none; one sentence for the log that quotes nothing of his.
+        """
+
+    def redact_target(self, target: str) -> str:
+        """Give the target of a request without a token that it may carry."""
+
+    def target_token(self, request: Request | None, identity: Identity) -> str | None:
+        """Give the token of a list that the client has, if it is one."""
+
+
+class TemplateTarget:
+    """A target made of the fields of a client."""
+
+    def __init__(self, template: UrlTemplate, path: PathPattern | None) -> None:
+        self._template = template
+        self._path = path
+        self.names_sockets = template.scheme == "unix"
+
+    async def select(self, request: Request | None, identity: Identity) -> Target:
+        """See `Picker.pick`."""
+        values = {field: field_value(field, request, self._path, identity) for field in self._template.fields}
+        return fill_template(self._template, values)
+
+    def redact_target(self, target: str) -> str:
+        """See `Picker.hidden`: where sockets are named, a name may be meant as a token."""
+        for field in self._template.fields if self.names_sockets else ():
+            target = redact_field(target, self._path, field)
+        return target
+
+    def target_token(self, request: Request | None, identity: Identity) -> None:
+        """See `Picker.token`: there is no list."""
+
+
+class TokenFileTarget:
+    """A target that a list has for the token of a client.
+
+    Raises:
+        ValueError: The list cannot be read.
+    """
+
+    def __init__(self, config: TokensBackendConfig, path: PathPattern | None) -> None:
+        self._token_from = config.token_from
+        self._path = path
+        self._tokens: ReloadingFile[Mapping[str, Target]] = ReloadingFile(
+            config.tokens, partial(read_token_file, list_format=config.format)
+        )
+        self.names_sockets = False
+
+    async def select(self, request: Request | None, identity: Identity) -> Target:
+        """See `Picker.pick`."""
+        token = field_value(self._token_from, request, self._path, identity)
+        found = (await self._tokens.get()).get(token)
+        if found is None:
+            raise ValueError("the token is not in the list")
+        return found
+
+    def redact_target(self, target: str) -> str:
+        """See `Picker.hidden`."""
+        return redact_field(target, self._path, self._token_from)
+
+    def target_token(self, request: Request | None, identity: Identity) -> str | None:
+        """See `Picker.token`: by the list as it was last read."""
+        try:
+            token = field_value(self._token_from, request, self._path, identity)
+        except ValueError:
+            return None
+        return token if token in self._tokens.current else None
+
+
+class IdentityTarget:
+    """The target that goes with the identity of a client."""
+
+    names_sockets = False
+
+    def __init__(self, config: TargetFromIdentityConfig) -> None:
+        self._schemes = config.schemes
+
+    async def select(self, request: Request | None, identity: Identity) -> Target:
+        """See `Picker.pick`."""
+        if identity.target is None:
+            raise ValueError("no target goes with the identity")
+        target = parse_identity_target(identity.target)
+        if target.scheme not in self._schemes:
+            raise ValueError(f"{target.scheme} is none of the schemes of the backend")
+        return target
+
+    def redact_target(self, target: str) -> str:
+        """See `Picker.hidden`: it is chosen by who the client is."""
+        return target
+
+    def target_token(self, request: Request | None, identity: Identity) -> None:
+        """See `Picker.token`: there is no list."""
+
+
+def build_selector(backend: BackendSectionBase, path: PathPattern | None) -> TargetSelector:
+    """Build the picker of a backend that is the client's to choose.
+
+    Raises:
+        ValueError: Its list of tokens cannot be read.
+    """
+    if isinstance(backend, TokensBackendConfig):
+        return TokenFileTarget(backend, path)
+    if isinstance(backend, TargetFromIdentityConfig):
+        return IdentityTarget(backend)
+    assert isinstance(backend, UrlBackendSection) and isinstance(backend.url, UrlTemplate)  # noqa: S101 (no other has fields)
+    return TemplateTarget(backend.url, path)
+
+
+def parse_identity_target(url: str) -> Target:
+    """Read the URL that goes with an identity.
+
+    Raises:
+        ValueError: It cannot be dialled; one sentence that does not quote it.
+    """
+    if len(url) > MAX_TARGET_URL_LENGTH:
+        raise ValueError(f"the identity's target has {len(url)} characters, and {MAX_TARGET_URL_LENGTH} are the most")
+    try:
+        target = read_target(url)
+    except ValueError:
+        raise ValueError("the identity's target is no URL of tcp, tls, unix, ws or wss") from None
+    if target.scheme == "unix":
+        return unix_target(target.path)
+    return host_target(target.scheme, parse_host(target.host), target.port, target.path)
+
+
+MAX_SOCKET_LOOKUPS: Final = 8
+"""Unix sockets that are looked at at a time."""
+
+
+class TargetPolicy(Protocol):
+    """How one route comes to a target, built once; it serves all connections of a generation."""
+
+    async def select(self, request: Request | None, identity: Identity) -> ChosenTarget | Termination | None:
+        """Find the target of one client; never raises for what he sent.
+
+        Args:
+            request: His request; None where he speaks plain TCP.
+            identity: Who he is; he was asked before.
+
+        Returns:
+            What to dial, None for the one target of the route, or how his connection ends.
+        """
+
+    def redact_target(self, target: str) -> str:
+        """Give the target of a request for the log, without a token that it may carry."""
+
+    def target_token(self, request: Request | None, identity: Identity) -> str | None:
+        """Give the token of a list that the client has, if it is one."""
+
+
+class FixedTarget:
+    """The choice of a route whose backend is written: there is none, but an identity may be for another target."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+
+    async def select(self, request: Request | None, identity: Identity) -> Termination | None:
+        """See `Choice.choose`."""
+        try:
+            _check_identity_target(self._target, identity)
+        except ValueError as error:
+            return _forbidden(error)
+        return None
+
+    def redact_target(self, target: str) -> str:
+        """See `Choice.hidden`: nothing is chosen by it."""
+        return target
+
+    def target_token(self, request: Request | None, identity: Identity) -> None:
+        """See `Choice.token`: there is no list."""
+
+
+class DynamicTarget:
+    """The choice of a route whose backend is the client's to choose.
+
+    Args:
+        picker: From a client to a target.
+        allowed: What may be chosen.
+        own: What this process listens at.
+    """
+
+    def __init__(self, selector: TargetSelector, rules: TargetRules, listening_addresses: ListeningAddresses) -> None:
+        self._selector = selector
+        self._rules = rules
+        self._listening_addresses = listening_addresses
+        self._limiter: trio.CapacityLimiter | None = None
+
+    async def select(self, request: Request | None, identity: Identity) -> ChosenTarget | Termination:
+        """See `Choice.choose`."""
+        try:
+            target = await self._selector.select(request, identity)
+            _check_identity_target(target, identity)
+        except ValueError as error:
+            return _forbidden(error)
+        wrong = None if target.scheme == "unix" else self._rules.check(target)
+        return SelectedTarget(target, self) if wrong is None else _forbidden(wrong)
+
+    def redact_target(self, target: str) -> str:
+        """See `Choice.hidden`."""
+        return self._selector.redact_target(target)
+
+    def target_token(self, request: Request | None, identity: Identity) -> str | None:
+        """See `Choice.token`."""
+        return self._selector.target_token(request, identity)
+
+    def check_address(self, target: Target, address: Address) -> str | None:
+        """Judge an address that a target has."""
+        return self._rules.check_address(address, found_by_name=not is_ip_literal(target.host))
+
+    async def resolve_socket(self, target: Target) -> str | Termination:
+        """Find the real path of a socket, in a thread, and judge it."""
+        if self._limiter is None:
+            self._limiter = trio.CapacityLimiter(MAX_SOCKET_LOOKUPS)
+        is_own = (lambda path: False) if self._rules.allow_own_listeners else self._listening_addresses.contains_path
+        look = partial(
+            resolve_socket_path,
+            target.path,
+            self._rules.socket_directories,
+            is_own,
+            must_exist=self._selector.names_sockets,
+        )
+        try:
+            return await trio.to_thread.run_sync(look, limiter=self._limiter)
+        except ValueError as error:
+            return _forbidden(error)
+
+
+class SelectedTarget:
+    """See `wsbridge.backends.base.Chosen`."""
+
+    __slots__ = ("_policy", "target")
+
+    def __init__(self, target: Target, policy: DynamicTarget) -> None:
+        self.target = target
+        self._policy = policy
+
+    def check_address(self, address: Address) -> str | None:
+        """See `Chosen.why_not`."""
+        return self._policy.check_address(self.target, address)
+
+    async def resolve_path(self) -> str | Termination:
+        """See `Chosen.path`."""
+        return await self._policy.resolve_socket(self.target)
+
+
+def build_target_policy(
+    route: model.RouteConfig, path: PathPattern | None, listening_addresses: ListeningAddresses
+) -> TargetPolicy | None:
+    """Build the choice of a route; reads its list of tokens.
+
+    Args:
+        route: Checked.
+        path: What its requests match.
+        listening_addresses: What this process listens at.
+
+    Returns:
+        None where there is no backend, or one that everybody may reach who was let in.
+
+    Raises:
+        ValueError: The list cannot be read.
+    """
+    if route.backend is None:
+        return None
+    if route.allowed_targets is not None:
+        return DynamicTarget(
+            build_selector(route.backend, path),
+            TargetRules(route.allowed_targets, listening_addresses.contains),
+            listening_addresses,
+        )
+    if route.auth is None or not route.auth.identifies_clients():
+        return None
+    assert isinstance(route.backend, UrlBackendSection)  # noqa: S101 (all others need targets)
+    return FixedTarget(route.backend.url)
+
+
+def _check_identity_target(target: Target, identity: Identity) -> None:
+    """Hold a target against the one that goes with an identity, where there is one."""
+    if identity.target is not None and _normalize_target(target) != _normalize_target(
+        parse_identity_target(identity.target)
+    ):
+        raise ValueError("the identity is for another target")
+
+
+def _normalize_target(target: Target) -> tuple[str, str, int, str]:
+    """What two targets are compared by, however they are written."""
+    path = posixpath.normpath(target.path) if target.scheme == "unix" else target.path
+    return target.scheme, target.host.lower().removesuffix("."), target.port, path
+
+
+def _forbidden(problem: object) -> Termination:
+    return Termination(Reason.FORBIDDEN, "client", str(problem))

@@ -1,0 +1,190 @@
+"""Fill URL templates from a request."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Final
+from urllib.parse import quote, unquote_to_bytes
+
+from wsbridge.auth.identity import Identity
+from wsbridge.backends.target_policy import parse_host, parse_port
+from wsbridge.config.urls import (
+    CLAIMS_PREFIX,
+    FIELD_REFERENCE,
+    IDENTITY_FIELD,
+    MAX_UNIX_PATH_BYTES,
+    QUERY_PREFIX,
+    Scheme,
+    Target,
+    UrlTemplate,
+)
+from wsbridge.protocol.http1 import Request
+from wsbridge.protocol.uri import PathPattern, check_target
+
+MAX_FIELD_LENGTH: Final = 1024
+"""Characters of a value."""
+REDACTED_FIELD: Final = "***"
+
+_INVALID_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+
+def field_value(field: str, request: Request | None, path: PathPattern | None, identity: Identity) -> str:
+    """Give what one client has for a field.
+
+    Args:
+        field: `query.NAME`, `claims.NAME`, `identity`, or a named segment of the path.
+        request: The client's; None where he speaks plain TCP.
+        path: The pattern that the request matched.
+        identity: Who the client is.
+
+    Raises:
+        ValueError: He has none, or not one; one sentence for the log that does not quote it.
+    """
+    if field == IDENTITY_FIELD:
+        value: str | None = identity.name
+    elif field.startswith(CLAIMS_PREFIX):
+        value = identity.claims.get(field.removeprefix(CLAIMS_PREFIX))
+    elif request is None:
+        value = None
+    elif field.startswith(QUERY_PREFIX):
+        value = _query_value(request.target.partition("?")[2], field.removeprefix(QUERY_PREFIX))
+    else:
+        segment = None if path is None else path.path_parameters(request.path).get(field)
+        value = None if segment is None else _percent_decode(segment, field)
+    if not value:
+        raise ValueError(f"the client has no {field}")
+    if len(value) > MAX_FIELD_LENGTH:
+        raise ValueError(f"{field} has {len(value)} characters, and {MAX_FIELD_LENGTH} are the most")
+    return value
+
+
+def redact_field(target: str, path: PathPattern | None, field: str) -> str:
+    """Give the target of a request without the value of a field, which is a secret, for the log.
+
+    A segment is hidden, too, where what follows it is not what the pattern wants: it was meant as one.
+    """
+    if field.startswith(QUERY_PREFIX):
+        name = field.removeprefix(QUERY_PREFIX)
+        before, mark, query = target.partition("?")
+        parts = [
+            f"{part.partition('=')[0]}={REDACTED_FIELD}" if _is_parameter(part.partition("=")[0], name) else part
+            for part in query.split("&")
+        ]
+        return before + mark + "&".join(parts)
+    if path is None or field not in path.parameter_names:
+        return target
+    before, mark, query = target.partition("?")
+    segments, pattern = before.split("/"), path.text.split("/")
+    at = pattern.index(f"{{{field}}}")
+    meant = len(segments) > at > 1 and all(
+        wanted == found or wanted.startswith("{") for wanted, found in zip(pattern[:at], segments, strict=False)
+    )
+    if not meant and not path.matches(before):
+        return target
+    segments[at] = REDACTED_FIELD
+    return "/".join(segments) + mark + query
+
+
+def _query_value(query: str, name: str) -> str | None:
+    """Find a parameter of a query (application/x-www-form-urlencoded), which must stand there once."""
+    found: str | None = None
+    for part in query.split("&"):
+        key, _, value = part.partition("=")
+        if _is_parameter(key, name):
+            if found is not None:
+                raise ValueError(f"the parameter {name} stands in the query twice")
+            found = _percent_decode(value.replace("+", " "), name)
+    return found
+
+
+def _is_parameter(written: str, name: str) -> bool:
+    return written == name or unquote_to_bytes(written.replace("+", " ")) == name.encode()
+
+
+def _percent_decode(text: str, field: str) -> str:
+    """Decode percent escapes, once."""
+    if _INVALID_ESCAPE.search(text):
+        raise ValueError(f"{field} has a broken percent escape")
+    try:
+        return unquote_to_bytes(text).decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"{field} is not UTF-8") from None
+
+
+MAX_TARGET_PATH_LENGTH: Final = 4096
+"""Characters of the path and query that a ws or wss backend is asked for."""
+
+_LABEL: Final = re.compile(r"[A-Za-z0-9_-]+")
+_DIGITS: Final = re.compile(r"[0-9]+")
+
+
+def fill_template(template: UrlTemplate, values: Mapping[str, str]) -> Target:
+    """Make a target.
+
+    Args:
+        template: Its fields are all among the values.
+        values: Of one client, decoded; nothing is known of them.
+
+    Raises:
+        ValueError: A value cannot stand where its field does; one sentence for the log that does not quote it.
+    """
+    if template.scheme == "unix":
+        return unix_target(_substitute(template.path, values, _check_file_name))
+    host = parse_host(_substitute(template.host, values, _check_host_part))
+    port = parse_port(_substitute(template.port_text, values, _check_digits))
+    path = _substitute(template.path, values, _escape_segment)
+    if path and (wrong := check_target(path)) is not None:
+        raise ValueError(wrong)
+    if len(path) > MAX_TARGET_PATH_LENGTH:
+        raise ValueError(f"path and query have {len(path)} characters, and {MAX_TARGET_PATH_LENGTH} are the most")
+    return host_target(template.scheme, host, port, path)
+
+
+def host_target(scheme: Scheme, host: str, port: int, path: str = "") -> Target:
+    """Give the target that a host (as `read_host` gives it), a port and a path make."""
+    written = f"[{host}]" if ":" in host else host
+    return Target(scheme, host, port, path, f"{scheme}://{written}:{port}{path}")
+
+
+def unix_target(path: str) -> Target:
+    """Give the target that the path of a Unix socket makes.
+
+    Raises:
+        ValueError: No socket can be there.
+    """
+    if not path.startswith("/") or not path.isprintable() or any(part in (".", "..") for part in path.split("/")):
+        raise ValueError("the path of the socket is not a plain one from the root")
+    if len(path.encode("utf-8", "surrogateescape")) > MAX_UNIX_PATH_BYTES:
+        raise ValueError(f"the path of the socket has more than {MAX_UNIX_PATH_BYTES} bytes")
+    return Target("unix", "", 0, path, f"unix:{path}")
+
+
+def _substitute(text: str, values: Mapping[str, str], convert: Callable[[str, bool], str]) -> str:
+    """Put values in place of fields, each as `part` gives it, which is told whether the field stands alone."""
+    alone = FIELD_REFERENCE.fullmatch(text) is not None
+    return FIELD_REFERENCE.sub(lambda found: convert(values[found[1]], alone), text)
+
+
+def _check_host_part(value: str, alone: bool) -> str:
+    if not alone and not _LABEL.fullmatch(value):
+        raise ValueError("what is put into the host is not letters, digits, - and _")
+    return value
+
+
+def _check_digits(value: str, alone: bool) -> str:
+    if not _DIGITS.fullmatch(value):
+        raise ValueError("what is put into the port is not digits")
+    return value
+
+
+def _escape_segment(value: str, alone: bool) -> str:
+    if value in (".", ".."):
+        raise ValueError("what is put into the path is . or ..")
+    return quote(value, safe="")
+
+
+def _check_file_name(value: str, alone: bool) -> str:
+    if "/" in value or value in (".", ".."):
+        raise ValueError("what is put into the path of the socket is not the name of one file")
+    return value

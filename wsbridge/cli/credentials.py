@@ -1,0 +1,244 @@
+"""Hash-password, new-token, ticket."""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+import sys
+import time
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import click
+
+from wsbridge.auth import passwords
+from wsbridge.auth.bearer import BearerToken, parse_expiry, parse_routes, parse_token_name, token_digest
+from wsbridge.auth.identity import Identity
+from wsbridge.auth.passwords import check_username
+from wsbridge.auth.ticket import TicketConfig, new_ticket
+from wsbridge.cli.main import EXIT_OK, EXIT_USAGE, CliError, PreformattedCommand
+from wsbridge.cli.run import config_option, find_config, read_config
+from wsbridge.config.check import ticket_auths
+from wsbridge.config.errors import did_you_mean
+from wsbridge.config.model import Config
+from wsbridge.config.route import check_ticket_ttl
+from wsbridge.config.types import UNIX_CLIENTS, read_duration, read_positive_duration
+from wsbridge.config.urls import read_target
+from wsbridge.protocol.ticket import encode_ticket
+
+MAX_NEW_PASSWORD_BYTES = 1024
+"""Bytes of a password; requests with a longer one would be too large for many a proxy."""
+
+
+@click.command("hash-password", cls=PreformattedCommand)
+@click.argument("user", required=False)
+def hash_password_command(user: str | None) -> None:
+    """Hash a password, for a file of users.
+
+    That is the file which `auth: {kind: basic, users: FILE}` of a route names. Asks for the password twice without
+    showing it; where standard input is no terminal, the password is its first line. Prints USER:HASH, or the hash alone
+    where no USER is given. A password is never an argument, since everybody on this host can see those (ps).
+
+    A first user, and one more:
+      wsbridge hash-password alice > users
+      wsbridge hash-password bob >> users
+
+    With a password that another program makes:
+      openssl rand -base64 18 | tee alice.secret | wsbridge hash-password alice >> users
+
+    The hash is scrypt with 32 MiB of memory; every one has a salt of its own. A running wsbridge reads the file again
+    within a second of the next login. Exit codes: 0 done, 64 the name or the password cannot be used, 130 Ctrl-C.
+    """
+    try:
+        name = None if user is None else check_username(user)
+    except ValueError as error:
+        raise CliError(str(error), EXIT_USAGE) from None
+    hashed = passwords.hash_password(_read_password()).text
+    click.echo(hashed if name is None else f"{name}:{hashed}")
+
+
+def _read_password() -> bytes:
+    """Ask for the password.
+
+    Raises:
+        Failure: It is empty, too long, or holds what no client can send.
+    """
+    try:
+        if sys.stdin.isatty():
+            text: str = click.prompt("Password", hide_input=True, confirmation_prompt="The same again", err=True)
+        else:
+            text = (
+                sys.stdin.buffer.readline(MAX_NEW_PASSWORD_BYTES + 3).removesuffix(b"\n").removesuffix(b"\r").decode()
+            )
+        password = text.encode()
+    except UnicodeError:
+        raise CliError("the password is not UTF-8", EXIT_USAGE) from None
+    if not password:
+        raise CliError("the password is empty: it is the first line of standard input", EXIT_USAGE)
+    if len(password) > MAX_NEW_PASSWORD_BYTES:
+        raise CliError(f"the password is too long: the most is {MAX_NEW_PASSWORD_BYTES} bytes", EXIT_USAGE)
+    if any(byte < 0x20 or byte == 0x7F for byte in password):
+        raise CliError("the password has control characters in it, which no client can send", EXIT_USAGE)
+    return password
+
+
+TOKEN_RANDOM_BYTES: Final = 32
+"""Random bytes of a token."""
+
+ArgumentValue = TypeVar("ArgumentValue")
+
+
+def _parse_expiry(text: str) -> float:
+    """Read a moment, or how far away it is."""
+    now = time.time()
+    try:
+        moment = now + read_duration(text)
+    except ValueError:
+        moment = parse_expiry(text)
+    if moment <= now:
+        raise ValueError("that moment is over")
+    return float(int(moment))
+
+
+def _argument_callback(
+    parse: Callable[[str], ArgumentValue],
+) -> Callable[[click.Context, click.Parameter, str | None], ArgumentValue | None]:
+    """Make a callback for an argument; what it cannot read is an error of the command line."""
+
+    def callback(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> ArgumentValue | None:
+        try:
+            return None if text is None else parse(text)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+
+    return callback
+
+
+@click.command("new-token", cls=PreformattedCommand)
+@click.argument("name", callback=_argument_callback(parse_token_name))
+@click.option(
+    "--expires",
+    metavar="WHEN",
+    callback=_argument_callback(_parse_expiry),
+    help="2027-01-01T00:00:00Z, 2027-01-01 or 30d.",
+)
+@click.option(
+    "--routes", metavar="A,B", callback=_argument_callback(parse_routes), help="Take it for these routes alone."
+)
+def new_token_command(name: str, expires: float | None, routes: frozenset[str] | None) -> None:
+    """Make a token for NAME, and its line for a list of tokens.
+
+    The list is the FILE of a route with auth: {kind: bearer, tokens: FILE}. The token goes to standard error, once:
+    nothing keeps it. The line goes to standard output; it holds a hash, from which nobody can tell the token:
+
+      wsbridge new-token alice >> /etc/wsbridge/tokens
+      wsbridge new-token ci --expires 90d --routes office-vnc,telemetry >> /etc/wsbridge/tokens
+
+    A client shows it as `Authorization: Bearer TOKEN`. Deleting the line takes it back.
+    """
+    token = secrets.token_urlsafe(TOKEN_RANDOM_BYTES)
+    click.echo(BearerToken(name, token_digest(token), expires, routes).to_line())
+    click.echo(f"The token, shown only now: {token}", err=True)
+
+
+@click.command("ticket", cls=PreformattedCommand)
+@config_option
+@click.option("--route", required=True, metavar="NAME", help="The route that it is good for.")
+@click.option("--name", required=True, metavar="WHO", help="Who it lets in, for logs and limits.")
+@click.option("--ttl", default="30s", metavar="TIME", help="How long it can be used. Default: 30s; at most 1h.")
+@click.option("--address", metavar="IP", help="The one address that it is good from, or unix. Without: any.")
+@click.option("--target", metavar="URL", help="The one target that it leads to, where the route lets tickets choose.")
+@click.option("--claim", "claims", multiple=True, metavar="NAME=TEXT", help="What else is known of WHO; several times.")
+@click.option("--url", metavar="URL", help="Print this URL with the ticket in it, not the ticket alone.")
+def ticket_command(
+    path: str | None,
+    route: str,
+    name: str,
+    ttl: str,
+    address: str | None,
+    target: str | None,
+    claims: tuple[str, ...],
+    url: str | None,
+) -> int:
+    """Print a ticket, a pass for one connection.
+
+    The route must have auth: {kind: ticket}. Nobody is asked: who can read the key that the configuration names may
+    make tickets. A ticket is good once, soon, and only if wsbridge was running already when it was made.
+
+      wsbridge ticket -c wsbridge.yaml --route vnc --name alice
+      wsbridge ticket --route vnc --name alice --ttl 5m --address 192.0.2.7 --url wss://gw.example.org/vnc
+      wsbridge ticket --route desk --name alice --target tcp://10.0.0.5:5900
+
+    Exit codes: 0 it was printed, 64 wrong arguments, 78 the configuration cannot be used.
+    """
+    config = read_config(find_config(path)).config
+    taker = _ticket_auth(config, route)
+    if taker.bind_client_address and address is None:
+        raise CliError(
+            f'the route "{route}" takes only tickets that are bound to an address: add --address IP', EXIT_USAGE
+        )
+    if not name.isprintable():
+        raise CliError("--name: has characters that cannot be printed", EXIT_USAGE)
+    try:
+        where = None if address is None else _parse_address(address)
+        known = Identity(name, claims=_parse_claims(claims), target=None if target is None else _parse_target(target))
+        ticket = encode_ticket(
+            new_ticket(known, route, _parse_ttl(ttl), time.time(), where), taker.key.reveal().encode()
+        )
+    except ValueError as error:
+        raise CliError(str(error), EXIT_USAGE) from None
+    click.echo(ticket if url is None else _add_to_url(url, taker.query_parameter, ticket))
+    return EXIT_OK
+
+
+def _ticket_auth(config: Config, route: str) -> TicketConfig:
+    """Find by what a route takes tickets; the first, if it has several keys."""
+    found = config.routes.get(route)
+    if found is None:
+        raise CliError(f'there is no route "{route}"{did_you_mean(route, config.routes)}', EXIT_USAGE)
+    taker = next(iter(ticket_auths(found.auth)), None)
+    if not isinstance(taker, TicketConfig):
+        raise CliError(f'the route "{route}" takes no tickets: its auth needs kind: ticket', EXIT_USAGE)
+    return taker
+
+
+def _parse_ttl(text: str) -> float:
+    try:
+        return check_ticket_ttl(read_positive_duration(text))
+    except ValueError as error:
+        raise ValueError(f"--ttl: {error}") from None
+
+
+def _parse_address(text: str) -> str:
+    """Write an address as clients' addresses are told."""
+    if text == UNIX_CLIENTS:
+        return UNIX_CLIENTS
+    try:
+        ip = ipaddress.ip_address(text)
+    except ValueError:
+        raise ValueError(f'--address: "{text}" is no IP address') from None
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return str(mapped or ip)
+
+
+def _parse_target(text: str) -> str:
+    try:
+        return str(read_target(text))
+    except ValueError as error:
+        raise ValueError(f"--target: {error}") from None
+
+
+def _parse_claims(texts: tuple[str, ...]) -> dict[str, str]:
+    claims = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise ValueError(f'--claim: "{text}" is not of the form NAME=TEXT')
+        claims[name] = value
+    return claims
+
+
+def _add_to_url(url: str, parameter: str, ticket: str) -> str:
+    if "#" in url:
+        raise CliError("--url: a WebSocket's URL has no fragment (#)", EXIT_USAGE)
+    return f"{url}{'&' if '?' in url else '?'}{parameter}={ticket}"

@@ -1,0 +1,167 @@
+"""Command group, help class, exit codes, --version."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import platform
+import ssl
+import sys
+from typing import Any, Final, NoReturn
+
+import click
+
+from wsbridge import __version__
+from wsbridge.config.errors import did_you_mean
+from wsbridge.protocol.websocket import HAS_NATIVE_MASK
+from wsbridge.relay.engine import PythonEngine
+
+EXIT_OK: Final = 0
+EXIT_FAILED: Final = 1
+"""The one connection of `bridge -` could not be made or broke."""
+EXIT_USAGE: Final = 64
+"""The command line is wrong."""
+EXIT_UNAVAILABLE: Final = 69
+"""Something that is needed is not there: an address, a program, Linux."""
+EXIT_CONFIG: Final = 78
+"""The configuration is wrong."""
+EXIT_INTERRUPTED: Final = 130
+"""Ctrl-C before serving began."""
+
+
+class CliError(click.ClickException):
+    """Ends a command with one sentence on standard error.
+
+    Args:
+        message: The sentence, without a full stop.
+        exit_code: One of the codes of this file.
+
+    Attributes:
+        exit_code: The code.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]
+
+
+class PreformattedCommand(click.Command):
+    """A command whose help is not wrapped anew."""
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the docstring, line by line."""
+        formatter.write_paragraph()
+        with formatter.indentation():
+            for line in inspect.cleandoc(self.help or "").splitlines():
+                formatter.write(f"{'':>{formatter.current_indent}}{line}".rstrip() + "\n")
+
+
+COMMAND_NAMES: Final = {
+    "run": "run",
+    "check": "check",
+    "bridge": "bridge",
+    "demo": "demo",
+    "hash-password": "credentials",
+    "new-token": "credentials",
+    "ticket": "credentials",
+    "schema": "tools",
+    "completion": "tools",
+}
+"""Command name to its module, imported only when the command runs; `hash-password` is `hash_password_command` there."""
+
+
+class CommandGroup(PreformattedCommand, click.Group):
+    """The commands of `COMMANDS`; wrong arguments exit with 64, and Ctrl-C never shows a traceback."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Give the names in the order in which one meets them."""
+        return list(COMMAND_NAMES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load one command."""
+        if cmd_name not in COMMAND_NAMES:
+            return None
+        module = importlib.import_module(f"wsbridge.cli.{COMMAND_NAMES[cmd_name]}")
+        command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
+        assert isinstance(command, click.Command)  # noqa: S101 (a slip in that file)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that is asked for, or say which one may be meant."""
+        name = args[0]
+        if name not in COMMAND_NAMES and not name.startswith("-"):
+            hint = did_you_mean(name, COMMAND_NAMES) or f": there are {', '.join(COMMAND_NAMES)}"
+            raise click.UsageError(f'no command "{name}"{hint}', ctx)
+        return super().resolve_command(ctx, args)
+
+    def main(self, *args: Any, **extra: Any) -> NoReturn:
+        """Run one command and exit with its code."""
+        if not sys.platform.startswith("linux"):
+            click.echo(f"wsbridge: needs Linux; this is {sys.platform}", err=True)
+            sys.exit(EXIT_UNAVAILABLE)
+        try:
+            code = super().main(*args, **{**extra, "standalone_mode": False})
+            sys.stdout.flush()
+        except click.UsageError as error:
+            error.show()
+            sys.exit(EXIT_USAGE)
+        except CliError as error:
+            click.echo(f"wsbridge: {error.format_message()}", err=True)
+            sys.exit(error.exit_code)
+        except click.Abort:
+            sys.exit(EXIT_INTERRUPTED)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            sys.exit(EXIT_FAILED)
+        sys.exit(code if isinstance(code, int) else EXIT_OK)
+
+
+def _print_version(ctx: click.Context, _parameter: click.Parameter, requested: bool) -> None:
+    if requested and not ctx.resilient_parsing:
+        click.echo(version_text())
+        ctx.exit()
+
+
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Tell the version."
+)
+def cli() -> None:
+    """Carry bytes between WebSocket connections and TCP sockets, both ways round.
+
+    See it work, in a browser:
+      wsbridge demo
+
+    One bridge, now, without a file:
+      wsbridge bridge ws://127.0.0.1:8080/ tcp://127.0.0.1:5900
+      wsbridge bridge tcp://127.0.0.1:5901 wss://gw.example.org/vnc
+      ssh -o ProxyCommand='wsbridge bridge - wss://gw.example.org/ssh' host
+
+    As a service, from a file:
+      wsbridge check -c wsbridge.yaml
+      wsbridge run -c wsbridge.yaml
+
+    Every command tells more, with examples: wsbridge COMMAND --help
+    """
+
+
+def version_text() -> str:
+    """Give the lines of `--version`."""
+    masking = "C" if HAS_NATIVE_MASK else "Python, which is slow: install websockets with its speedups"
+    return "\n".join(
+        (
+            f"wsbridge {__version__}",
+            f"engine:  {PythonEngine.name}, masking in {masking}",
+            f"Python:  {platform.python_version()} ({platform.python_implementation()})",
+            f"OpenSSL: {ssl.OPENSSL_VERSION}",
+            f"system:  {platform.system()} {platform.release()} {platform.machine()}",
+        )
+    )
+
+
+def main() -> None:
+    """Run the program with the arguments of the process; ends the process."""
+    cli.main(prog_name="wsbridge")

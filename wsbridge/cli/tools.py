@@ -1,0 +1,51 @@
+"""Schema, completion."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+import click
+from click.shell_completion import get_completion_class
+
+from wsbridge.cli.main import EXIT_UNAVAILABLE, CliError, PreformattedCommand
+from wsbridge.config.schema import json_schema
+from wsbridge.registry import CONFIG_REGISTRY
+
+COMPLETION_VARIABLE: Final = "_WSBRIDGE_COMPLETE"
+"""By which the script asks the program; click derives it from the program's name."""
+
+
+@click.command("completion", cls=PreformattedCommand)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion_command(ctx: click.Context, shell: str) -> None:
+    """Print a script by which a shell completes commands.
+
+    For bash, in ~/.bashrc:       eval "$(wsbridge completion bash)"
+    For zsh, in ~/.zshrc:         eval "$(wsbridge completion zsh)"
+    For fish:                     wsbridge completion fish > ~/.config/fish/completions/wsbridge.fish
+    """
+    completion = get_completion_class(shell)
+    assert completion is not None  # noqa: S101 (click knows these three)
+    try:
+        script = completion(ctx.find_root().command, {}, "wsbridge", COMPLETION_VARIABLE).source()
+    except RuntimeError as error:
+        raise CliError(f"completion: {error}", EXIT_UNAVAILABLE) from None
+    click.echo(script)
+
+
+@click.command("schema", cls=PreformattedCommand)
+def schema_command() -> None:
+    """Print the JSON Schema of the configuration file.
+
+    With it an editor completes keys, shows what they mean and marks errors. For editors with a YAML language server
+    (VS Code, Neovim, Helix, Emacs):
+
+      wsbridge schema > wsbridge.schema.json
+
+    and as the first line of the configuration:
+
+      # yaml-language-server: $schema=wsbridge.schema.json
+    """
+    click.echo(json.dumps(json_schema(CONFIG_REGISTRY), indent=2, ensure_ascii=False))

@@ -1,0 +1,165 @@
+"""Problem, ConfigError, table of codes."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+MAX_SOURCE_CHARS = 160
+"""Characters of a source line that are shown."""
+
+URL_CREDENTIALS = re.compile(r"""(?<=://)(?:[^/\s:@"']+:(?!\d+/)[^\s"']+|[^/\s"']+)(?=@)""")
+"""What stands before the host of a URL; `host:port/path@x` is none."""
+
+SECRET_HEADER = re.compile(
+    r"""(\b(?:authorization|cookie)(?:["']\s*:\s*|\s*:\s+))("(?:[^"\\]|\\.)*"?|'[^']*'?|[^\s{"'].*)""", re.IGNORECASE
+)
+"""A header that is a secret, and its value where that is written as text; a bare one hides all that follows."""
+
+PROBLEM_CODES: dict[str, str] = {
+    "E001": "the file cannot be read",
+    "E002": "the file is not YAML",
+    "E003": "unsupported YAML feature: tags, merge keys, multiple documents, too many levels",
+    "E004": "duplicate key",
+    "E005": "${NAME} is malformed, or the variable is not set",
+    "E006": "a key has no value",
+    "E010": "unknown key",
+    "E011": "missing key",
+    "E012": "invalid value",
+    "E013": "conflicting settings",
+    "E020": "undefined name of a listener or route",
+    "E021": "unreachable route",
+    "E022": "route reachable from other hosts without auth:",
+    "E023": "two listeners on one address",
+    "E024": "listener with protocol: tcp whose route has no backend",
+    "E025": "authentication method that requires HTTP, on a route of a listener with protocol: tcp",
+    "E026": "allowed_origins: any with cookie authentication (cross-site WebSocket hijacking)",
+    "E027": "issue_tickets and the auth of its route do not match",
+    "E028": "authentication by client certificate on a listener that does not request one",
+    "E031": "certificate and key cannot be used together",
+    "E032": "certificate expired or not yet valid",
+    "E033": "unusable users file or token file",
+    "E034": "key or secret that does not suit its algorithm",
+    "E035": "required Python package not installed",
+    "E040": "undefined field in the URL of a backend",
+    "E041": "backend chosen by a request, on a route of a listener with protocol: tcp",
+    "W001": (
+        "listener without TLS on a loopback address whose route has no auth: a reverse proxy on "
+        "this host would expose it"
+    ),
+    "W002": "insecure: true, the server's certificate is not verified",
+    "W003": "allowed_origins: any, or null in the list: every page may connect",
+    "W004": "secrets are sent to another host without TLS",
+    "W005": "auth: none on a listener without TLS that other hosts can reach",
+    "W006": "ping_interval: off, dead peers are not detected",
+    "W007": "write: off, stalled peers keep their connection open forever",
+    "W008": "certificate that expires within 14 days",
+    "W009": "world-readable private key",
+    "W010": "world-accessible Unix socket",
+    "W011": "listener without routes",
+    "W012": "world-readable secret file",
+    "W013": "plaintext secret in the configuration",
+    "W014": "more connections than the limit of open files allows; checked only at start",
+    "W015": "trusted_proxies that include every address: any client may claim any address",
+    "W016": "credentials on a listener without TLS that other hosts can reach",
+    "W017": "audience: any, tokens for other services are accepted",
+}
+"""Every code and what it stands for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One error or warning at its place.
+
+    Attributes:
+        file: As the user named it.
+        line: From 1; 0 where there is no file.
+        column: From 1, in characters; 0 where there is no file.
+        setting: Keys that lead to it, such as `routes.vnc.timeouts`; may be empty.
+        message: One sentence without a full stop.
+        source: The line of the file; empty where there is none.
+        code: `E…` or `W…`, from `CODES`.
+    """
+
+    file: str
+    line: int
+    column: int
+    setting: str
+    message: str
+    source: str
+    code: str
+
+    @property
+    def severity(self) -> Literal["error", "warning"]:
+        """Whether it forbids to start."""
+        return "warning" if self.code.startswith("W") else "error"
+
+    def text(self) -> str:
+        """Give `file:line:column: path: message`, and below it the source line and a caret."""
+        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        label, tail = ("warning: ", f" [{self.code}]") if self.severity == "warning" else ("", "")
+        path = f"{self.setting}: " if self.setting else ""
+        head = f"{place}: {label}{path}{self.message}{tail}"
+        if not self.source.strip():
+            return head
+        line, at = _clip_line(mask_secrets(self.source), self.column - 1)
+        pad = "".join("\t" if char == "\t" else " " for char in line[:at])
+        return f"{head}\n    {line}\n    {pad}^"
+
+    def json(self) -> dict[str, str | int]:
+        """Give the same as plain values."""
+        return {
+            "severity": self.severity,
+            "code": self.code,
+            "file": self.file,
+            "line": self.line,
+            "column": self.column,
+            "setting": self.setting,
+            "message": self.message,
+            "source": mask_secrets(self.source),
+        }
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used.
+
+    Attributes:
+        problems: All of its errors, and its warnings where these could be found, in the order of the file.
+    """
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(problem.text() for problem in self.problems))
+
+
+def mask_secrets(line: str) -> str:
+    """Hide user and password of URLs, headers that are secrets, and whatever a terminal would act on; the length stays.
+
+    A password with "@" or "/" in it is hidden as a whole: it is an error, and so its line is shown.
+    """
+    line = SECRET_HEADER.sub(lambda found: found[1] + "*" * len(found[2]), line)
+    line = URL_CREDENTIALS.sub(lambda found: "*" * len(found[0]), line)
+    return "".join(char if char.isprintable() or char == "\t" else "?" for char in line)
+
+
+def closest_match(word: str, choices: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Guess which of the choices a word was meant to be; 1 is `alike` in every letter."""
+    close = difflib.get_close_matches(word.lower(), list(choices), n=1, cutoff=cutoff)
+    return close[0] if close else None
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """Give ` (did you mean "…"?)`, or nothing where no choice is near."""
+    guess = closest_match(word, choices)
+    return f' (did you mean "{guess}"?)' if guess else ""
+
+
+def _clip_line(line: str, column: int) -> tuple[str, int]:
+    """Cut a long line around the place that is pointed at."""
+    if len(line) <= MAX_SOURCE_CHARS:
+        return line, column
+    start = max(0, min(column - MAX_SOURCE_CHARS // 2, len(line) - MAX_SOURCE_CHARS))
+    return line[start : start + MAX_SOURCE_CHARS], column - start

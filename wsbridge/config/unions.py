@@ -1,0 +1,173 @@
+"""Section by kind (auth) and by scheme (backend)."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sized
+from typing import Annotated, TypeVar
+
+from pydantic import PlainValidator, SerializeAsAny, ValidationError, ValidationInfo, WithJsonSchema
+
+from wsbridge.config.base import UNION_TAG, AuthSection, Issue, Section, SectionError, load_context
+from wsbridge.config.errors import did_you_mean
+from wsbridge.config.types import WrongShapeError
+from wsbridge.config.urls import IDENTITY_TARGET, BackendUrl, UrlTemplate, read_backend_url
+
+
+class BackendSectionBase(Section):
+    """Where a route's bytes go, written in whatever form."""
+
+    @property
+    @abstractmethod
+    def kind(self) -> str:
+        """Which class dials it: a name of the table of backends."""
+
+    @property
+    @abstractmethod
+    def text(self) -> str:
+        """As it is told; may have secrets of a URL's query in it."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of the fields that every client fills for himself; none where all reach the same."""
+        return ()
+
+    @property
+    def needs_client_info(self) -> bool:
+        """Whether the server is told who the client is."""
+        return False
+
+
+class UrlBackendSection(BackendSectionBase):
+    """Where a route's bytes go."""
+
+    url: BackendUrl
+    """tcp://host:port, tls://host:port, unix:/path, ws://host[:port]/path or wss://host[:port]/path."""
+
+    @property
+    def kind(self) -> str:
+        """See `AnyBackendSection.kind`: the scheme."""
+        return self.url.scheme
+
+    @property
+    def text(self) -> str:
+        """See `AnyBackendSection.text`."""
+        return self.url.text
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """See `AnyBackendSection.fields`: those of a template."""
+        return self.url.fields if isinstance(self.url, UrlTemplate) else ()
+
+
+TOKENS_KEY = "tokens"
+"""The key that a backend with a list of tokens is told by."""
+
+SectionT = TypeVar("SectionT", bound=Section)
+SizedT = TypeVar("SizedT", bound=Sized)
+
+
+def text_or_list_tag(value: object) -> str:
+    """Tell a word from a list, as the tag of a discriminated union."""
+    return f"{UNION_TAG}text" if isinstance(value, str) else f"{UNION_TAG}list"
+
+
+def text_or_section_tag(value: object) -> str:
+    """Tell a word from a mapping, as the tag of a discriminated union."""
+    return f"{UNION_TAG}text" if isinstance(value, str) else f"{UNION_TAG}section"
+
+
+ONE_OR_MANY_SCHEMA = WithJsonSchema(
+    {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+)
+"""What editors are told of a text or a list of them."""
+
+
+def as_tuple(value: object) -> object:
+    """Make a list of one out of a single text."""
+    return (value,) if isinstance(value, str) else value
+
+
+def check_unique(values: tuple[str, ...]) -> tuple[str, ...]:
+    """Check that no text stands twice in a list."""
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f'"{value}" stands here twice')
+    return values
+
+
+def non_empty(values: SizedT) -> SizedT:
+    """Check that a list or a mapping has something in it."""
+    if not values:
+        raise ValueError("needs at least one entry")
+    return values
+
+
+def reject_none_in_list(methods: tuple[AuthSection, ...]) -> tuple[AuthSection, ...]:
+    """Check that no way of a list lets everybody in, which would make the others idle."""
+    if any(way.kind == "none" for way in methods):
+        raise ValueError('"none" cannot stand in a list: it lets everybody in')
+    return methods
+
+
+def read_backend(value: object, info: ValidationInfo) -> BackendSectionBase:
+    """Read a backend, short (`tcp://…`) or long (`{url: tcp://…, …}`), as the section that its scheme picks."""
+    if isinstance(value, BackendSectionBase):
+        return value
+    written = {"url": value} if isinstance(value, str) else value
+    if not isinstance(written, dict):
+        raise WrongShapeError("must be a URL such as tcp://10.0.0.5:5900, or a mapping with url")
+    context = load_context(info)
+    kinds: Mapping[str, type[Section]] = context.registry.backends if context else {}
+    kind = _backend_kind(written)
+    section = kinds.get(kind)
+    if section is None or not issubclass(section, BackendSectionBase):
+        text = f"no backend is known for {kind}://"
+        raise SectionError(Section, (), [Issue(("url",), text, "E012")])
+    return _validate_as(section, written, info)
+
+
+def _backend_kind(raw: Mapping[str, object]) -> str:
+    """Tell which section a backend is read by."""
+    if "url" not in raw:
+        if TOKENS_KEY in raw:
+            return TOKENS_KEY
+        raise SectionError(Section, (), [Issue(("url",), "is missing", "E011")])
+    if raw["url"] == IDENTITY_TARGET:
+        return IDENTITY_TARGET.strip("{}")
+    try:
+        return read_backend_url(raw["url"]).scheme
+    except ValueError as error:
+        raise SectionError(Section, (), [Issue(("url",), str(error), "E012")]) from None
+
+
+def read_auth(value: object, info: ValidationInfo) -> AuthSection:
+    """Read the way of authentication, short (`none`) or long (`{kind: basic, …}`, `{any_of: […]}`)."""
+    if isinstance(value, AuthSection):
+        return value
+    context = load_context(info)
+    kinds: Mapping[str, type[AuthSection]] = context.registry.auth if context else {}
+    known = " or ".join(f'"{kind}"' for kind in kinds)
+    written = {"kind": value} if isinstance(value, str) else value
+    if not isinstance(written, dict):
+        raise WrongShapeError(f"must be {known}")
+    kind = written.get("kind") or next((key for key in written if key in kinds), None)
+    if kind is None:
+        raise SectionError(Section, (), [Issue(("kind",), f"is missing: write {known}", "E011")])
+    if not isinstance(kind, str) or kind not in kinds:
+        guess = did_you_mean(kind, kinds) if isinstance(kind, str) else ""
+        raise SectionError(Section, (), [Issue(("kind",), f'"{kind}" is not known here{guess}: write {known}', "E012")])
+    return _validate_as(kinds[kind], written, info)
+
+
+def _validate_as(section: type[SectionT], raw: Mapping[str, object], info: ValidationInfo) -> SectionT:
+    try:
+        return section.model_validate(raw, context=info.context)
+    except ValidationError as error:
+        raise SectionError(section, error.errors(include_url=False), ()) from None
+
+
+BackendUnion = Annotated[
+    SerializeAsAny[BackendSectionBase], PlainValidator(read_backend), WithJsonSchema({"$kinds": "backends"})
+]
+AuthUnion = Annotated[SerializeAsAny[AuthSection], PlainValidator(read_auth), WithJsonSchema({"$kinds": "auth"})]

@@ -1,0 +1,529 @@
+"""Bind addresses, backend URLs and URL templates, service URLs, origins."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal
+
+from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
+
+from wsbridge.config.errors import did_you_mean
+from wsbridge.config.secrets import Secret
+from wsbridge.config.types import as_text, to_ascii_authority
+from wsbridge.protocol.handshake import parse_origin
+
+HOST_LABEL_REGEX = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+HOST_NAME = re.compile(rf"{HOST_LABEL_REGEX}(?:\.{HOST_LABEL_REGEX})*\.?")
+WEBSOCKET_DEFAULT_PORTS = {"ws": 80, "wss": 443}
+ORIGIN_PORTS = {"http": "80", "https": "443"}
+MAX_UNIX_PATH_BYTES = 107
+"""Bytes of a socket's path that Linux takes (sun_path, less the final NUL)."""
+
+Scheme = Literal["tcp", "tls", "unix", "ws", "wss"]
+
+
+def _parse_ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def _bracket_ipv6(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+@dataclass(frozen=True, slots=True)
+class BindAddress:
+    """Where a listener waits. `str()` gives the written form.
+
+    Attributes:
+        kind: `tcp` or `unix`.
+        host: Address or name without brackets; empty for unix.
+        port: 0 means that the system picks one; 0 for unix.
+        path: Of the socket, for unix; else empty.
+    """
+
+    kind: Literal["tcp", "unix"]
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}" if self.kind == "unix" else f"{_bracket_ipv6(self.host)}:{self.port}"
+
+    @property
+    def ip(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+        """The address where it is written as one, else None."""
+        return _parse_ip(self.host)
+
+    @property
+    def is_literal_loopback(self) -> bool:
+        """Whether only this host can reach it whatever names mean: a loopback address or a Unix path."""
+        ip = self.ip
+        return self.kind == "unix" or (ip is not None and ip.is_loopback)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it is meant for this host alone: a loopback address, `localhost`, or a Unix path."""
+        return self.is_literal_loopback or self.host.lower().rstrip(".") == "localhost"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is dialled.
+
+    Attributes:
+        scheme: tcp, tls, unix, ws or wss.
+        host: Address or name without brackets; empty for unix.
+        port: 0 for unix.
+        path: Of the socket for unix; path and query for ws and wss; else empty.
+        text: As it was written.
+    """
+
+    scheme: Scheme
+    host: str
+    port: int
+    path: str
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def authority(self) -> str:
+        """Host and port as a Host header has them: IPv6 in brackets, the default port left out."""
+        host = _bracket_ipv6(self.host)
+        return host if WEBSOCKET_DEFAULT_PORTS.get(self.scheme) == self.port else f"{host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it is on this host for certain: a loopback address, `localhost`, or a Unix path."""
+        ip = _parse_ip(self.host)
+        return self.scheme == "unix" or (ip is not None and ip.is_loopback) or self.host.lower() == "localhost"
+
+
+@dataclass(frozen=True, slots=True)
+class HttpProxy:
+    """An HTTP proxy that is asked by CONNECT.
+
+    Attributes:
+        host: Address or name without brackets.
+        port: 1 to 65535.
+        user: Empty if none is to be sent.
+        password: Sent along with the user.
+    """
+
+    host: str
+    port: int
+    user: str = ""
+    password: Secret | None = None
+
+    def __str__(self) -> str:
+        return f"http://{'***@' if self.user else ''}{_bracket_ipv6(self.host)}:{self.port}"
+
+
+def read_port(value: object) -> int:
+    """Read a port from 0 to 65535."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    text = as_text(value)
+    if not re.fullmatch(r"0|[1-9][0-9]{0,4}", text) or int(text) > 65535:
+        raise ValueError(f'"{text}" is no port: write a number from 0 to 65535')
+    return int(text)
+
+
+def split_authority(text: str) -> tuple[str, str | None]:
+    """Split `host:port` or `[v6]:port`; the port is None where it is left out.
+
+    Raises:
+        ValueError: It is neither; one sentence.
+    """
+    found = re.fullmatch(r"\[([^\[\]]*)\](?::(.*))?", text)
+    if found:
+        ip = _parse_ip(found[1])
+        if ip is None or ip.version != 6:
+            raise ValueError(f'"{found[1]}" in brackets is no IPv6 address')
+        return str(ip), found[2]
+    if text.count(":") > 1:
+        raise ValueError(f'"{text}": write an IPv6 address in brackets, such as "[::1]:8080", and all of it in quotes')
+    host, colon, port = text.partition(":")
+    if re.fullmatch(r"[0-9.]+", host):
+        if _parse_ip(host) is None:
+            raise ValueError(f'"{host}" is no IPv4 address')
+    elif not host.isascii():
+        raise ValueError(f'"{host}": write a name in its ASCII form (xn--…)')
+    elif not HOST_NAME.fullmatch(host) or len(host) > 253:
+        raise ValueError(f'"{host}" is no name of a host and no address')
+    return host, port if colon else None
+
+
+def _check_unix_path(path: str) -> str:
+    if not path.startswith("/"):
+        raise ValueError(f'"unix:{path}": write the whole path of the socket, such as unix:/run/wsbridge/gw.sock')
+    if len(path.encode()) > MAX_UNIX_PATH_BYTES:
+        raise ValueError(
+            f"the path of a socket may have {MAX_UNIX_PATH_BYTES} bytes, this one has {len(path.encode())}"
+        )
+    if "\0" in path:
+        raise ValueError("the path of a socket must not have a zero byte")
+    return path
+
+
+def read_bind(value: object) -> BindAddress:
+    """Read `host:port`, `[v6]:port` or `unix:/path`."""
+    if isinstance(value, BindAddress):
+        return value
+    text = as_text(value)
+    if text.startswith("unix:"):
+        return BindAddress("unix", path=_check_unix_path(text.removeprefix("unix:")))
+    if "://" in text:
+        raise ValueError(f'"{text}": write the address alone, such as 127.0.0.1:8080')
+    if re.fullmatch(r"\*?:[^:]*", text) or re.fullmatch(r"[0-9]+", text):
+        port = text.rpartition(":")[2]
+        raise ValueError(f'"{text}" names no address: write 127.0.0.1:{port} for this host alone, or 0.0.0.0:{port}')
+    host, port_text = split_authority(text)
+    if port_text is None:
+        raise ValueError(f'"{text}" has no port: write {_bracket_ipv6(host)}:8080, for example')
+    return BindAddress("tcp", host=host, port=read_port(port_text))
+
+
+def read_target(value: object) -> Target:
+    """Read `tcp://host:port`, `tls://host:port`, `unix:/path`, `ws://host[:port]/path` or `wss://…`."""
+    if isinstance(value, Target):
+        return value
+    text = as_text(value)
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        return Target("unix", "", 0, _check_unix_path(path.removeprefix("//")), text)
+    scheme, found, rest = text.partition("://")
+    scheme = scheme.lower()
+    if not found or scheme not in {"tcp", "tls", "ws", "wss"}:
+        raise ValueError(
+            "must be of the form tcp://host:port, tls://host:port, unix:/path, ws://host/path or wss://host/path"
+        )
+    authority, path = re.fullmatch(r"([^/?#]*)(.*)", rest, re.DOTALL).groups()  # type: ignore[union-attr]  # matches anything
+    if "@" in authority:
+        raise ValueError("a user and a password cannot stand in the URL; ws and wss take headers: {Authorization: …}")
+    host, port_text = split_authority(authority)
+    if "#" in path:
+        raise ValueError(f'"{text}": a "#" and what follows is never sent; leave it out')
+    if scheme in {"tcp", "tls"} and path not in {"", "/"}:
+        raise ValueError(f'"{text}": a {scheme} backend has no path')
+    if port_text is None and scheme not in WEBSOCKET_DEFAULT_PORTS:
+        raise ValueError(f'"{text}" has no port')
+    port = WEBSOCKET_DEFAULT_PORTS[scheme] if port_text is None else read_port(port_text)
+    if port == 0:
+        raise ValueError(f'"{text}": port 0 cannot be dialled')
+    if scheme in WEBSOCKET_DEFAULT_PORTS:
+        if not re.fullmatch(r"[!-~]*", path):
+            raise ValueError(f'"{text}": a path must be printable ASCII without blanks')
+        path = path if path.startswith("/") else f"/{path}"
+    else:
+        path = ""
+    return Target(scheme, host, port, path, text)  # type: ignore[arg-type]  # one of the four by the check above
+
+
+def read_proxy_url(value: object) -> HttpProxy:
+    """Read `http://[user:password@]host:port`; the text is never quoted in an error."""
+    if isinstance(value, HttpProxy):
+        return value
+    found = re.fullmatch(r"http://(?:([^@/:]*):?([^@/]*)@)?([^@/]+)/?", as_text(value))
+    if found is None:
+        raise ValueError(
+            "must be of the form http://host:port or http://user:password@host:port, "
+            'with "@" and "/" in the password written as %40 and %2F'
+        )
+    host, port_text = split_authority(found[3])
+    if port_text is None:
+        raise ValueError("has no port: write http://host:3128, for example")
+    return HttpProxy(host, read_port(port_text), found[1] or "", Secret(found[2]) if found[2] else None)
+
+
+def read_origin(value: object) -> str:
+    """Read an origin the way browsers send it: scheme, host, and the port unless it is the scheme's own.
+
+    International names may be written as such, for hosts of routes, too.
+    """
+    text = as_text(value)
+    found = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#@]+)(/?)", text)
+    if text == "null":
+        return text
+    if found is None:
+        raise ValueError(f'"{text}" is no origin: write scheme and host alone, such as https://gw.example.org')
+    scheme, authority = found[1].lower(), to_ascii_authority(found[2]).lower()
+    if scheme not in ORIGIN_PORTS:
+        if parse_origin(f"{scheme}://{authority}") is None:
+            raise ValueError(f'"{authority}" in "{text}" is no host')
+        return f"{scheme}://{authority}"
+    host, port = split_authority(authority)
+    plain = f"{scheme}://{_bracket_ipv6(host)}"
+    if port is not None and port != ORIGIN_PORTS[scheme]:
+        return f"{plain}:{read_port(port)}"
+    if port is not None or found[3]:
+        raise ValueError(f'"{text}": browsers send neither the port of the scheme nor a slash: write {plain}')
+    return plain
+
+
+def read_host(value: object) -> str:
+    """Read a host as requests are compared with it: lower-case, no port, no trailing dot, IPv6 in brackets."""
+    text = as_text(value)
+    if "*" in text:
+        raise ValueError(f'"{text}": a host is compared as a whole; "*" is not known here')
+    if "/" in text:
+        raise ValueError(f'"{text}": write the host alone, such as gw.example.org')
+    if _parse_ip(text) is not None and ":" in text:
+        text = f"[{text}]"
+    host, port = split_authority(to_ascii_authority(text))
+    if port is not None:
+        raise ValueError(f'"{text}": write the host without a port: {host}')
+    return _bracket_ipv6(host.lower().rstrip("."))
+
+
+_URL_AS_TEXT = PlainSerializer(str, return_type=str)
+
+Bind = Annotated[
+    BindAddress,
+    PlainValidator(read_bind),
+    _URL_AS_TEXT,
+    WithJsonSchema({"type": "string", "pattern": "^(unix:/.*|.+:[0-9]+)$"}),
+]
+ProxyUrl = Annotated[
+    HttpProxy,
+    PlainValidator(read_proxy_url),
+    _URL_AS_TEXT,
+    WithJsonSchema({"type": "string", "pattern": "^(http://.+)$"}),
+]
+Port = Annotated[int, PlainValidator(read_port), WithJsonSchema({"type": "integer", "minimum": 0, "maximum": 65535})]
+Origin = Annotated[str, PlainValidator(read_origin), WithJsonSchema({"type": "string"})]
+Host = Annotated[str, PlainValidator(read_host), WithJsonSchema({"type": "string"})]
+
+
+HTTP_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class HttpUrl:
+    """A service that speaks HTTP.
+
+    Attributes:
+        scheme: http, https or unix (plain HTTP over a Unix socket).
+        host: Address or name without brackets; empty for unix.
+        port: 0 for unix.
+        path: Path and query; of the socket for unix.
+        text: As it was written.
+    """
+
+    scheme: Literal["http", "https", "unix"]
+    host: str
+    port: int
+    path: str
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def authority(self) -> str:
+        """The Host header: IPv6 in brackets, the default port left out, `localhost` for unix."""
+        if self.scheme == "unix":
+            return "localhost"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if HTTP_DEFAULT_PORTS[self.scheme] == self.port else f"{host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it is on this host for certain: a loopback address, `localhost`, or a Unix socket."""
+        return Target("tcp", self.host, self.port, "", "").is_loopback or self.scheme == "unix"
+
+
+def read_http_path(value: object) -> str:
+    """Read the path, with its query if it has one, of a request."""
+    text = as_text(value)
+    if not re.fullmatch(r"/[!-\"$-~]*", text):
+        raise ValueError(f'"{text}" is no path: it begins with "/" and is printable ASCII without blanks and "#"')
+    return text
+
+
+def read_http_url(value: object) -> HttpUrl:
+    """Read `http://host[:port]/path` or `https://…`."""
+    if isinstance(value, HttpUrl):
+        return value
+    found = re.fullmatch(r"(https?)://([^/?#]*)(.*)", as_text(value), re.DOTALL | re.IGNORECASE)
+    if found is None:
+        raise ValueError("must be of the form http://host/path or https://host/path")
+    scheme = found[1].lower()
+    if "@" in found[2]:
+        raise ValueError("a user and a password cannot stand in the URL")
+    host, port_text = split_authority(found[2])
+    port = HTTP_DEFAULT_PORTS[scheme] if port_text is None else read_port(port_text)
+    if port == 0:
+        raise ValueError(f'"{value}": port 0 cannot be dialled')
+    path = read_http_path(found[3] if found[3].startswith("/") else f"/{found[3]}")
+    return HttpUrl("https" if scheme == "https" else "http", host, port, path, as_text(value))
+
+
+def read_https_url(value: object) -> HttpUrl:
+    """Read `https://host[:port]/path`."""
+    if isinstance(value, str) and not value.lower().startswith("https://"):
+        raise ValueError(
+            "must be of the form https://host/path: without TLS anybody on the way could change what comes"
+        )
+    return read_http_url(value)
+
+
+def read_http_service_url(value: object) -> HttpUrl:
+    """Read `http://host[:port]/path`, `https://…` or `unix:/path` of a socket."""
+    if isinstance(value, str) and value.startswith("unix:"):
+        target = read_target(value)
+        return HttpUrl("unix", "", 0, target.path, value)
+    if isinstance(value, str) and not value.lower().startswith(("http://", "https://")):
+        raise ValueError("must be of the form http://host/path, https://host/path or unix:/path of a socket")
+    return read_http_url(value)
+
+
+HttpsUrl = Annotated[
+    HttpUrl, PlainValidator(read_https_url), _URL_AS_TEXT, WithJsonSchema({"type": "string", "pattern": "^https://.+$"})
+]
+HttpServiceUrl = Annotated[
+    HttpUrl,
+    PlainValidator(read_http_service_url),
+    _URL_AS_TEXT,
+    WithJsonSchema({"type": "string", "pattern": "^(https?://.+|unix:.+)$"}),
+]
+HttpPath = Annotated[str, PlainValidator(read_http_path), WithJsonSchema({"type": "string", "pattern": "^/[^#]*$"})]
+
+
+FIELD_REFERENCE: Final = re.compile(r"\{([^{}]*)\}")
+SEGMENT_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}")
+QUERY_PREFIX: Final = "query."
+CLAIMS_PREFIX: Final = "claims."
+IDENTITY_FIELD: Final = "identity"
+IDENTITY_TARGET: Final = "{target}"
+"""Stands for the URL that goes with an identity."""
+FIELD_FORMS: Final = "{NAME} of match.path, {query.NAME}, {claims.NAME} or {identity}"
+
+
+@dataclass(frozen=True, slots=True)
+class UrlTemplate(Target):
+    """A target with fields in it: its host and path hold them as they are written, its port is 0.
+
+    Attributes:
+        port_text: The port as it is written, fields and all; empty for unix.
+        fields: The names of its fields, each once.
+    """
+
+    port_text: str = ""
+    fields: tuple[str, ...] = ()
+
+
+def read_field_name(value: object) -> str:
+    """Read the name of a field: `NAME` of a path segment, `query.NAME`, `claims.NAME` or `identity`."""
+    text = as_text(value)
+    if re.fullmatch(r"(?:query|claims)\.[!-~]{1,64}", text) and not set(text) & set("{}"):
+        return text
+    if text == "target":
+        raise ValueError(f'"{IDENTITY_TARGET}" stands alone or not at all')
+    if SEGMENT_NAME.fullmatch(text):
+        return text
+    guess = did_you_mean(text.partition(".")[0], (QUERY_PREFIX[:-1], CLAIMS_PREFIX[:-1])) if "." in text else ""
+    raise ValueError(f'"{text}" is no field{guess}: write NAME of match.path, query.NAME, claims.NAME or identity')
+
+
+def read_backend_url(value: object) -> Target:
+    """Read a target, or a template of one."""
+    if isinstance(value, Target):
+        return value
+    text = as_text(value)
+    if "{" not in text and "}" not in text:
+        return read_target(text)
+    fields = [read_field_name(found[1]) for found in FIELD_REFERENCE.finditer(text)]
+    if re.search(r"[{}]", FIELD_REFERENCE.sub("", text)):
+        raise ValueError(f'"{text}": a field is a name within braces: {FIELD_FORMS}')
+    return _parse_template(text, tuple(dict.fromkeys(fields)))
+
+
+def _parse_template(text: str, fields: tuple[str, ...]) -> UrlTemplate:
+    """Take a template apart, and read it once with stand-ins, which tells what is wrong with the rest of it."""
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:").removeprefix("//")
+        read_target("unix:" + FIELD_REFERENCE.sub("x", path))
+        if "{" in path.partition("/")[0]:
+            raise ValueError(f'"{text}": the path of a socket begins with a slash')
+        return UrlTemplate("unix", "", 0, path, text, "", fields)
+    scheme, _, rest = text.partition("://")
+    if "{" in scheme:
+        raise ValueError(
+            f'"{text}": what is spoken cannot be chosen: begin with tcp://, tls://, unix:, ws:// or wss://'
+        )
+    authority, path = re.fullmatch(r"([^/?#]*)(.*)", rest, re.DOTALL).groups()  # type: ignore[union-attr]  # matches anything
+    inside, port = _split_template_authority(authority, text)
+    # a field stands for a label of a name, for digits of a port, for any text of a path
+    host = FIELD_REFERENCE.sub("1" if re.search(r"[0-9]", FIELD_REFERENCE.sub("", inside)) else "x", inside)
+    written = f"[{host}]" if ":" in host else host
+    number = "1" if FIELD_REFERENCE.fullmatch(port) else FIELD_REFERENCE.sub("1", port)
+    stand_in = read_target(f"{scheme}://{written}{':' + number if port else ''}{FIELD_REFERENCE.sub('x', path)}")
+    if not port:
+        port = str(WEBSOCKET_DEFAULT_PORTS[stand_in.scheme])
+    if stand_in.scheme in WEBSOCKET_DEFAULT_PORTS and not path.startswith("/"):
+        path = f"/{path}"
+    return UrlTemplate(stand_in.scheme, inside, 0, path if stand_in.path else "", text, port, fields)
+
+
+def _split_template_authority(authority: str, text: str) -> tuple[str, str]:
+    """Split `host:port`, `[host]:port` or `host`, fields among them; the host comes without brackets."""
+    if authority.startswith("["):
+        inside, bracket, rest = authority[1:].partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
+            raise ValueError(f'"{text}": a bracket stands around all of an IPv6 address')
+        if FIELD_REFERENCE.search(inside) and not FIELD_REFERENCE.fullmatch(inside):
+            raise ValueError(f'"{text}": a field stands for a whole IPv6 address')
+        return inside, rest.removeprefix(":")
+    host, _, port = authority.rpartition(":") if ":" in FIELD_REFERENCE.sub("", authority) else (authority, "", "")
+    if not FIELD_REFERENCE.fullmatch(host) and not HOST_NAME.fullmatch(FIELD_REFERENCE.sub("1", host)):
+        raise ValueError(f'"{text}": the host is a field, a name or an address, or a name with fields in it')
+    return host, port
+
+
+def is_request_field(field: str) -> bool:
+    """Tell whether a field is of the request, not of who the client is."""
+    return field not in (IDENTITY_FIELD, "target") and not field.startswith(CLAIMS_PREFIX)
+
+
+def check_field(field: str, segments: Iterable[str], *, identity: bool) -> str | None:
+    """Tell why a route has no value for a field.
+
+    Args:
+        field: Its name.
+        segments: The named segments of the route's path.
+        identity: Whether the route asks its clients who they are.
+
+    Returns:
+        A sentence, or None if it has one.
+    """
+    if not is_request_field(field):
+        return None if identity else f'"{{{field}}}" needs an auth that says who a client is'
+    if field.startswith(QUERY_PREFIX) or field in set(segments):
+        return None
+    guess = did_you_mean(field, [*segments, IDENTITY_FIELD, "target"])
+    return f'"{{{field}}}" is no segment of match.path{guess}: it has {_segment_list(segments)}'
+
+
+def _segment_list(names: Iterable[str]) -> str:
+    return ", ".join(f"{{{name}}}" for name in names) or "no named one, such as /to/{host}/{port}"
+
+
+FieldName = Annotated[
+    str,
+    PlainValidator(read_field_name),
+    WithJsonSchema({"type": "string", "pattern": r"^((query|claims)\.[!-~]+|[A-Za-z_][A-Za-z0-9_]*)$"}),
+]
+BackendUrl = Annotated[
+    Target,
+    PlainValidator(read_backend_url),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": "^((tcp|tls|ws|wss)://.+|unix:.+)$"}),
+]

@@ -1,0 +1,231 @@
+"""What clients speak: HTTP/1.1 upgrade or raw TCP; lingering close."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Literal, Protocol
+
+import trio
+
+from wsbridge.net.transport import Transport
+from wsbridge.protocol.handshake import encode_accept_response
+from wsbridge.protocol.http1 import HeadLimits, HeadParser, HttpError, Request, encode_error_response
+from wsbridge.reasons import Reason, Termination
+from wsbridge.relay.endpoint import Endpoint, RawEndpoint, WebSocketEndpoint
+from wsbridge.responders.base import HttpResponse
+
+
+class Exchange(Protocol):
+    """One request.
+
+    Attributes:
+        request: What was asked for; None where nothing can be said before the payload.
+    """
+
+    @property
+    def request(self) -> Request | None: ...  # noqa: D102 (see above)
+
+    async def reject(self, termination: Termination, retry_after: int) -> None:
+        """Say no, with the status of the reason where the form has one, and close.
+
+        Args:
+            termination: Why.
+            retry_after: Seconds to tell in an overload, where the end does not carry its own.
+        """
+
+    async def accept(
+        self, subprotocol: str | None, text_messages: Literal["accept", "reject"], max_frame_bytes: int
+    ) -> Endpoint | Termination:
+        """Say yes; what was read past the request belongs to the endpoint.
+
+        Returns:
+            The front endpoint, or the end if the peer has gone meanwhile.
+        """
+
+
+class LingeringCloser:
+    """Lets sockets go whose peer may still be sending, so that no reset destroys what it has not read.
+
+    Args:
+        limit: Sockets at a time; beyond it they are closed at once.
+        seconds: Time for each.
+        size: Bytes read from each.
+    """
+
+    def __init__(self, max_sockets: int, timeout: float, max_bytes: int) -> None:
+        self._max_sockets = max_sockets
+        self._timeout = timeout
+        self._max_bytes = max_bytes
+        self._active = 0
+
+    async def close(self, transport: Transport) -> None:
+        """End what we send, read and drop what still comes, and close."""
+        try:
+            if not transport.send_eof() or transport.read_state is not None or self._active >= self._max_sockets:
+                return
+            self._active += 1
+            try:
+                left = self._max_bytes
+                with trio.move_on_after(self._timeout):
+                    while transport.read_state is None and left > 0:
+                        dropped = transport.discard()
+                        left -= dropped
+                        if not dropped and transport.read_state is None:
+                            await trio.lowlevel.wait_readable(transport.fd)
+            finally:
+                self._active -= 1
+        finally:
+            transport.close()
+
+
+class RawExchange:
+    """A raw connection; see `Exchange`."""
+
+    request: None = None
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    async def reject(self, termination: Termination, retry_after: int) -> None:
+        """Reset: the client must not take an empty answer for a whole one."""
+        self._transport.abort()
+
+    async def accept(
+        self, subprotocol: str | None, text_messages: Literal["accept", "reject"], max_frame_bytes: int
+    ) -> RawEndpoint:
+        """See `Exchange.accept`."""
+        return RawEndpoint(self._transport)
+
+
+EMPTY_CONNECTION = "sent nothing"
+
+MAX_HANDSHAKE_JITTER = 1.1
+"""Times `handshake` that a head is waited for at the most, so that a crowd that came at once times out one by one."""
+
+_RETRYABLE_REASONS = (Reason.OVERLOAD, Reason.RATE_LIMITED, Reason.DRAINING, Reason.SHUTDOWN)
+"""After these it may go better soon."""
+
+
+class HttpExchange:
+    """One request on a connection that may see several; see `Exchange`."""
+
+    __slots__ = ("_lingering_closer", "_transport", "request")
+
+    def __init__(self, transport: Transport, request: Request | None, lingering_closer: LingeringCloser) -> None:
+        self._transport = transport
+        self.request = request
+        self._lingering_closer = lingering_closer
+
+    async def reject(self, termination: Termination, retry_after: int) -> None:
+        """Answer with the reason's status and `Connection: close`, then close."""
+        headers = list(termination.headers)
+        if termination.reason in _RETRYABLE_REASONS and not any(name == "Retry-After" for name, _ in headers):
+            headers.append(("Retry-After", str(retry_after)))
+        text = (
+            termination.detail
+            if termination.reason in (Reason.BAD_REQUEST, Reason.REQUEST_TOO_LARGE)
+            else termination.reason.value
+        )
+        with trio.move_on_after(1):
+            try:
+                await self._transport.write_all(encode_error_response(termination.http_status, text, headers))
+            except OSError:
+                self._transport.close()
+                return
+        await self._lingering_closer.close(self._transport)
+
+    async def accept(
+        self, subprotocol: str | None, text_messages: Literal["accept", "reject"], max_frame_bytes: int
+    ) -> WebSocketEndpoint | Termination:
+        """Answer 101."""
+        request = self.request
+        assert request is not None  # noqa: S101 (an exchange without a request is only ever refused)
+        key = (request.headers.get(b"sec-websocket-key") or b"").decode("ascii")
+        try:
+            await self._transport.write_all(encode_accept_response(key, subprotocol))
+        except OSError as error:
+            self._transport.close()
+            return Termination(Reason.CLIENT_LOST, "client", f"before the 101: {error}")
+        return WebSocketEndpoint(self._transport, "server", text_messages, max_frame_bytes)
+
+    async def respond(self, response: HttpResponse, write_timeout: float | None, *, keep_alive: bool) -> bool:
+        """Write a whole answer; tell whether the connection may carry another request.
+
+        Args:
+            response: What to write.
+            keep_alive: Whether the connection may carry another request, if the client means to send one.
+            write_timeout: Seconds in which the peer must have taken a chunk of it; None for any.
+
+        Raises:
+            TimeoutError: It has not.
+            OSError: The peer has gone, or the answer's source broke off.
+        """
+        keep = keep_alive and self.request is not None and self.request.keep_alive and response.status < 400
+        await self._write(response.encode_head(keep_alive=keep) + (response.body or b""), write_timeout)
+        if response.body_stream is not None:
+            while chunk := await response.body_stream.read():
+                await self._write(chunk, write_timeout)
+        if not keep:
+            await self._lingering_closer.close(self._transport)
+        return keep
+
+    async def _write(self, data: bytes, timeout: float | None) -> None:
+        with trio.move_on_after(math.inf if timeout is None else timeout):
+            await self._transport.write_all(data)
+            return
+        raise TimeoutError(f"took nothing for write, {timeout:g} s")
+
+
+async def read_request(
+    transport: Transport,
+    head_limits: HeadLimits,
+    timeout: float,
+    lingering_closer: LingeringCloser,
+    read_scopes: set[trio.CancelScope],
+) -> HttpExchange | tuple[HttpExchange | None, Termination]:
+    """Read one request head.
+
+    Args:
+        transport: Its transport.
+        head_limits: Of the head.
+        timeout: Until the whole head is here; up to a tenth more is given.
+        lingering_closer: For refusals.
+        read_scopes: Where this wait stands while it lasts; cancelling it there counts as the end of the time.
+
+    Returns:
+        The exchange; or the end, with an exchange by which it can be told if the peer may still hear it.
+    """
+    reader = HeadParser(head_limits)
+    data = transport.read()
+    head = reader.feed(data) if data else None
+    if isinstance(head, Request):  # it was here already: no deadline to set
+        transport.unread(reader.trailing_data)
+        return HttpExchange(transport, head, lingering_closer)
+    got = len(data)
+    try:
+        with trio.move_on_after(timeout * random.uniform(1, MAX_HANDSHAKE_JITTER)) as scope:  # noqa: S311  (no secret)
+            read_scopes.add(scope)
+            while head is None:
+                data = await transport.read_some()
+                if not data:
+                    detail = f"closed after {got} bytes of a request" if got else EMPTY_CONNECTION
+                    return None, Termination(Reason.CLIENT_LOST, "client", detail)
+                got += len(data)
+                head = reader.feed(data)
+    except OSError as error:
+        detail = f"after {got} bytes of a request: {error}" if got else EMPTY_CONNECTION
+        return None, Termination(Reason.CLIENT_LOST, "client", detail)
+    finally:
+        read_scopes.discard(scope)
+    if head is None:
+        detail = f"no whole request head within handshake, {timeout:g} s; {got} bytes came" if got else EMPTY_CONNECTION
+        end = Termination(Reason.HANDSHAKE_TIMEOUT, "client", detail)
+        return (HttpExchange(transport, None, lingering_closer) if got else None), end
+    if isinstance(head, Request):
+        transport.unread(reader.trailing_data)
+        return HttpExchange(transport, head, lingering_closer)
+    assert isinstance(head, HttpError)  # noqa: S101 (a server's reader gives no response)
+    reason = Reason.REQUEST_TOO_LARGE if head.status == 431 else Reason.BAD_REQUEST
+    end = Termination(reason, "client", head.detail, status=head.status, headers=head.headers)
+    return (None if head.mismatch == "tls_on_plain" else HttpExchange(transport, None, lingering_closer)), end

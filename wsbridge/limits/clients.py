@@ -1,0 +1,297 @@
+"""Per client address: connections, handshake rate, failed logins, bans; counters per route, identity, token."""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+
+from wsbridge.config.limits import ClientLimits
+from wsbridge.log.logger import log
+from wsbridge.net.address import NetworkSet
+from wsbridge.net.transport import reset_socket
+from wsbridge.reasons import Reason, Termination
+
+UNIX_KEY = b""
+"""The key of all clients of Unix sockets."""
+
+_IPV4_MAPPED_PREFIX = bytes(10) + b"\xff\xff"
+_IPV6_PREFIX_BYTES = 8
+_EPSILON = 1e-6
+"""Seconds by which sums of fractions may be off."""
+
+
+def client_key(host: str) -> bytes:
+    """Give what an address counts under.
+
+    Args:
+        host: IP address as text; empty on a Unix socket.
+    """
+    try:
+        if ":" not in host:
+            return socket.inet_pton(socket.AF_INET, host) if host else UNIX_KEY
+        packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+    except OSError:
+        return host.encode()
+    return packed[12:] if packed.startswith(_IPV4_MAPPED_PREFIX) else packed[:_IPV6_PREFIX_BYTES]
+
+
+class _ClientEntry:
+    """What is known of one address.
+
+    Attributes:
+        connections: Its connections.
+        bucket_full_at: When all handshakes that it may do at once will be there again.
+        failures: Failed logins since `first`.
+        first_failure: When the first of them was.
+    """
+
+    __slots__ = ("bucket_full_at", "connections", "failures", "first_failure")
+
+    def __init__(self) -> None:
+        self.connections = self.failures = 0
+        self.bucket_full_at = self.first_failure = 0.0
+
+
+class ClientTable:
+    """The table.
+
+    Args:
+        limits: The section of the configuration; it may be replaced.
+        clock: Gives seconds that never go back.
+
+    Attributes:
+        bans: Banned addresses, and when each ban ends; empty: nobody is banned.
+        banned_count: Connections reset because their address was banned.
+    """
+
+    def __init__(self, limits: ClientLimits, clock: Callable[[], float]) -> None:
+        self.limits = limits
+        self.clock = clock
+        self.bans: OrderedDict[bytes, float] = OrderedDict()
+        self.banned_count = 0
+        self._connected: dict[bytes, _ClientEntry] = {}
+        self._recent: OrderedDict[bytes, _ClientEntry] = OrderedDict()
+        self.is_exempt = NetworkSet(limits.exempt).contains
+
+    def ban_remaining(self, host: str) -> float:
+        """Tell for how many seconds more an address is banned; 0.0 if it is not."""
+        now = self.clock()
+        bans = self.bans
+        while bans:  # those that are over go, so that asking soon costs nothing again
+            key, until = next(iter(bans.items()))
+            if until > now:
+                return max(0.0, bans.get(client_key(host), 0.0) - now)
+            del bans[key]
+        return 0.0
+
+    def reset_banned(self, sock: socket.socket, listener: str, host: str) -> None:
+        """Reset a connection of a banned address."""
+        reset_socket(sock)
+        self.banned_count += 1
+        log.info("connection.banned", listener=listener, client_address=host, count=self.banned_count)
+
+    def connection_count(self, key: bytes) -> int:
+        """Tell how many connections an address has."""
+        entry = self._connected.get(key)
+        return 0 if entry is None else entry.connections
+
+    def acquire(self, key: bytes) -> bool:
+        """Count a connection in; False: it has as many as it may have, and was not counted."""
+        entry = self._connected.get(key)
+        if entry is None:
+            self._connected[key] = entry = self._recent.pop(key, None) or _ClientEntry()
+        elif self.limits.connections is not None and entry.connections >= self.limits.connections:
+            return False
+        entry.connections += 1
+        return True
+
+    def release(self, key: bytes) -> None:
+        """Count a connection out that was counted in."""
+        entry = self._connected[key]
+        entry.connections -= 1
+        if entry.connections:
+            return
+        del self._connected[key]
+        now = self.clock()
+        if entry.bucket_full_at > now or (entry.failures and now < entry.first_failure + self.limits.failure_window):
+            while len(self._recent) >= self.limits.table_size:
+                self._recent.popitem(last=False)
+            self._recent[key] = entry
+
+    def take_handshake(self, key: bytes) -> float:
+        """Take one handshake of an address that has a connection.
+
+        Returns:
+            0.0, or the seconds until there will be one to take.
+        """
+        rate = self.limits.handshake_rate
+        if rate is None:
+            return 0.0
+        entry = self._connected[key]
+        now = self.clock()
+        full = max(entry.bucket_full_at, now) + 1 / rate
+        wait = full - now - self.limits.handshake_burst / rate
+        if wait > _EPSILON:
+            return wait
+        entry.bucket_full_at = full
+        return 0.0
+
+    def record_failure(self, key: bytes) -> int:
+        """Count a failed login of an address that has a connection.
+
+        Returns:
+            How many it were, if that was the last and the address is banned from now on; else 0.
+        """
+        most = self.limits.max_failures
+        if most is None:
+            return 0
+        entry = self._connected[key]
+        now = self.clock()
+        if not entry.failures or now >= entry.first_failure + self.limits.failure_window:
+            entry.failures, entry.first_failure = 0, now
+        entry.failures += 1
+        if entry.failures < most:
+            return 0
+        entry.failures = 0
+        self.bans.pop(key, None)
+        while len(self.bans) >= self.limits.table_size:
+            self.bans.popitem(last=False)
+        self.bans[key] = now + self.limits.ban_time
+        return most
+
+    def __len__(self) -> int:
+        """Give how many entries there are, of all three places."""
+        return len(self._connected) + len(self._recent) + len(self.bans)
+
+
+class ConnectionCounts:
+    """Numbers by key; a key whose number is zero takes no room."""
+
+    __slots__ = ("_counts",)
+
+    def __init__(self) -> None:
+        self._counts: dict[Hashable, int] = {}
+
+    def acquire(self, key: Hashable, max_count: int) -> bool:
+        """Count one in; False: there are as many as may be, and it was not counted."""
+        count = self._counts.get(key, 0)
+        if count >= max_count:
+            return False
+        self._counts[key] = count + 1
+        return True
+
+    def release(self, key: Hashable) -> None:
+        """Count one out that was counted in."""
+        count = self._counts[key] - 1
+        if count:
+            self._counts[key] = count
+        else:
+            del self._counts[key]
+
+    def __getitem__(self, key: Hashable) -> int:
+        """Give how many are open."""
+        return self._counts.get(key, 0)
+
+    def __len__(self) -> int:
+        """Give how many keys have any."""
+        return len(self._counts)
+
+
+PROXY_HINT = "if that is a proxy, name it in trusted_proxies of the listener or in limits.per_address.exempt"
+"""What to write where a proxy was taken for a client."""
+
+
+class ClientSlot:
+    """One connection; call `leave` whatever became of it.
+
+    Args:
+        table: The table.
+    """
+
+    __slots__ = ("_host", "_key", "_table")
+
+    def __init__(self, table: ClientTable) -> None:
+        self._table = table
+        self._host: str | None = None
+        self._key: bytes | None = None  # None: not counted
+
+    def assign(self, host: str) -> Termination | None:
+        """Count the connection under an address, in place of the one before.
+
+        Args:
+            host: IP address as text; empty on a Unix socket.
+
+        Returns:
+            The end of the connection if that address is banned or has too many; it is not counted then.
+        """
+        if host == self._host:
+            return None
+        self.release()
+        self._host = host
+        addresses = self._table
+        if addresses.is_exempt(host):
+            return None
+        if addresses.bans and (seconds := addresses.ban_remaining(host)):
+            return Termination(
+                Reason.BANNED,
+                "client",
+                f"{host or 'unix'} is banned for {math.ceil(seconds)} s more",
+                headers=(("Retry-After", str(math.ceil(seconds))),),
+            )
+        key = client_key(host)
+        if not addresses.acquire(key):
+            most = addresses.limits.connections
+            return Termination(
+                Reason.RATE_LIMITED,
+                "client",
+                f"{most} connections from {_describe_client(host)}, and limits.per_address.connections is {most}; "
+                f"{PROXY_HINT}",
+            )
+        self._key = key
+        return None
+
+    def take_handshake(self) -> Termination | None:
+        """Take one of the handshakes that the address may do; the end if it has none now."""
+        if self._key is None:
+            return None
+        wait = self._table.take_handshake(self._key)
+        if not wait:
+            return None
+        limits = self._table.limits
+        seconds = math.ceil(wait)
+        return Termination(
+            Reason.RATE_LIMITED,
+            "client",
+            f"more than limits.per_address.handshake_rate, {limits.handshake_rate} a second, "
+            f"after {limits.handshake_burst} at once, "
+            f"from {_describe_client(self._host or '')}; {PROXY_HINT}",
+            headers=(("Retry-After", str(seconds)),),
+        )
+
+    def record_failure(self) -> None:
+        """Count a failed login; too many ban the address, which is told in the log."""
+        if self._key is None:
+            return
+        failures = self._table.record_failure(self._key)
+        if failures:
+            log.warning(
+                "address.banned",
+                client_address=self._host or "unix",
+                failures=failures,
+                ban_seconds=self._table.limits.ban_time,
+            )
+
+    def release(self) -> None:
+        """Count the connection out."""
+        key, self._key, self._host = self._key, None, None
+        if key is not None:
+            self._table.release(key)
+
+
+def _describe_client(host: str) -> str:
+    """Name what an address counts under."""
+    if not host:
+        return "unix"
+    return f"the /64 of {host}" if ":" in host else host

@@ -1,0 +1,111 @@
+"""Audit file."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from wsbridge import __version__
+from wsbridge.log.events import AUDIT_EVENTS
+from wsbridge.log.format import audit_line
+from wsbridge.log.logger import Record, log
+from wsbridge.log.writer import LOSS_REPORT_INTERVAL, LineWriter, Output
+
+AUDIT_QUEUE_RECORDS: Final = 10_000
+"""Records that may wait for the disk; more are dropped, counted, and told in the log."""
+AUDIT_FILE_MODE: Final = 0o600
+"""Of a file that is made; one that is there keeps its own."""
+_OPEN_FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+
+
+class AuditLog(LineWriter):
+    """The audit's file, and the thread that writes it.
+
+    Args:
+        path: Of the file; its folder must exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd: int | None = None
+        self._last_error = ""
+        super().__init__("wsbridge-audit", audit_line, Output(-1), AUDIT_QUEUE_RECORDS)
+
+    def open(self) -> None:
+        """Open the file, start the thread, and say that the audit begins.
+
+        Raises:
+            ValueError: The file cannot be opened; one sentence.
+        """
+        try:
+            self._reopen()
+        except OSError as error:
+            raise ValueError(f"audit: {self._path} cannot be opened: {error.strerror}") from None
+        self._thread.start()
+        self.emit("audit.started", {"pid": os.getpid(), "version": __version__})
+
+    def emit(self, event: str, fields: Mapping[str, object]) -> None:
+        """Queue one record; never blocks.
+
+        Args:
+            event: Its name in the table.
+            fields: What is known; of it, what the table has for the event is written.
+        """
+        record = {"event": event, **{key: fields[key] for key in AUDIT_EVENTS[event].keys if key in fields}}
+        self.put(Record(time.time(), "info", record))
+
+    def close(self) -> None:
+        """Say that the audit ends, write what is queued, and close the file. Blocks for two seconds at the most."""
+        if self._fd is None:
+            return
+        self.emit("audit.stopped", {"pid": os.getpid(), "dropped": self.dropped})
+        if self.stop():  # else the thread still writes to it
+            os.close(self._fd)
+            self._fd = None
+        self._loss_records(last=True)
+
+    def _reopen(self) -> None:
+        fd = os.open(self._path, _OPEN_FLAGS, AUDIT_FILE_MODE)
+        if self._fd is not None:
+            os.close(self._fd)
+        self._fd, self._output = fd, Output(fd)
+
+    def _write(self, batch: list[Record], loss_records: list[Record]) -> bool:
+        self._reopen_if_moved()
+        return super()._write(batch, loss_records)
+
+    def _reopen_if_moved(self) -> None:
+        """Open the file anew if its name no longer leads to it; where that fails, go on with the old one."""
+        trouble = ""
+        try:
+            if not self._is_current_file():
+                self._reopen()
+        except OSError as error:
+            trouble = error.strerror or str(error)
+        if trouble != self._last_error:
+            self._last_error = trouble
+            if trouble:
+                log.error("audit.failed", file=self._path, error=trouble)
+
+    def _is_current_file(self) -> bool:
+        assert self._fd is not None  # noqa: S101 (the thread runs only while it is open)
+        try:
+            return os.path.samestat(self._path.stat(), os.fstat(self._fd))
+        except FileNotFoundError:
+            return False
+
+    def _loss_records(self, *, last: bool) -> list[Record]:
+        """Tell the log, not this stream, which may be what fails."""
+        now = time.monotonic()
+        lost = self.dropped - self._reported
+        if lost and (last or now >= self._next_report):
+            self._reported += lost
+            self._next_report = now + LOSS_REPORT_INTERVAL
+            log.warning("audit.dropped", file=self._path, count=lost)
+        return []
+
+
+__all__ = ["AuditLog"]

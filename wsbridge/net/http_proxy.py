@@ -1,0 +1,165 @@
+"""HTTP CONNECT, proxy environment."""
+
+from __future__ import annotations
+
+import ipaddress
+from base64 import b64encode
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from wsbridge.config.urls import HttpProxy, Target, read_proxy_url
+from wsbridge.log.format import REDACTED
+from wsbridge.net.address import join_host_port
+from wsbridge.net.dialer import DialFailure
+from wsbridge.protocol.http1 import HeadLimits, HeadParser, HttpError, Response, encode_headers, quoted
+from wsbridge.reasons import Reason
+
+if TYPE_CHECKING:
+    from wsbridge.net.transport import Transport
+
+
+def proxy_from_environment(target: Target, environ: Mapping[str, str]) -> HttpProxy | None:
+    """The proxy that the environment names for a target.
+
+    `https_proxy` counts for wss, `http_proxy` for ws, in lower case or upper case (`HTTP_PROXY` only where no CGI
+    request can have set it: never under `REQUEST_METHOD`). A proxy without a scheme is taken as `http://`, one
+    without a port as port 80. Loopback targets are never proxied.
+
+    Args:
+        target: What is dialled; another scheme than ws and wss has no proxy.
+        environ: The environment.
+
+    Raises:
+        ValueError: the variable holds no `http://` URL; the text names the variable, not its value.
+    """
+    if target.scheme not in ("ws", "wss") or target.is_loopback:
+        return None
+    name = "https_proxy" if target.scheme == "wss" else "http_proxy"
+    written = environ.get(name, "")
+    if not written and not (name == "http_proxy" and "REQUEST_METHOD" in environ):
+        name = name.upper()
+        written = environ.get(name, "")
+    if not written or _matches_no_proxy(target, environ.get("no_proxy") or environ.get("NO_PROXY") or ""):
+        return None
+    return _parse_proxy_variable(name, written)
+
+
+def _parse_proxy_variable(name: str, value: str) -> HttpProxy:
+    url = (value if "://" in value else f"http://{value}").rstrip("/")
+    if not url.startswith("http://"):
+        raise ValueError(f"{name}: only proxies of the form http://host:port are known")
+    place = url.removeprefix("http://").rpartition("@")[2]
+    if not place.rpartition(":")[2].isdigit() or place.endswith("]"):
+        url += ":80"
+    try:
+        return read_proxy_url(url)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _matches_no_proxy(target: Target, no_proxy: str) -> bool:
+    """Whether a comma-separated `no_proxy` names the target: `*`, names with all below them, addresses, networks."""
+    host = target.host.lower().rstrip(".")
+    address = _parse_ip(host)
+    for entry in no_proxy.lower().replace(" ", ",").split(","):
+        pattern, port = _split_no_proxy_entry(entry)
+        if not pattern or (port is not None and port != target.port):
+            continue
+        if pattern == "*":
+            return True
+        if address is not None:
+            try:
+                if address in ipaddress.ip_network(pattern, strict=False):
+                    return True
+            except ValueError:
+                continue
+        elif host == pattern.lstrip(".") or host.endswith("." + pattern.lstrip(".")):
+            return True
+    return False
+
+
+def _split_no_proxy_entry(entry: str) -> tuple[str, int | None]:
+    """Pattern and port of an entry; `*.example.org` is the same as `.example.org`."""
+    pattern = entry.removeprefix("*") if entry.startswith("*.") else entry
+    if pattern.startswith("["):
+        pattern, _, port = pattern[1:].partition("]")
+        port = port.removeprefix(":")
+    elif pattern.count(":") == 1:
+        pattern, _, port = pattern.partition(":")
+    else:
+        port = ""
+    return pattern.rstrip("."), int(port) if port.isdigit() else None
+
+
+def _parse_ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+MIN_PROXY_SECRET_LENGTH = 4
+"""Characters of a password below which it is not looked for in answers: it would hide half of every sentence."""
+
+_RETRYABLE_STATUSES = frozenset({429, 502, 503, 504})
+
+
+async def http_connect(
+    transport: Transport, host: str, port: int, proxy: HttpProxy, limits: HeadLimits
+) -> DialFailure | None:
+    """Ask a proxy for a tunnel; the deadline is the caller's.
+
+    Bytes that came after the answer are put back into the wire. The wire stays the caller's, to be closed on failure.
+
+    Args:
+        transport: Connected to the proxy, nothing sent yet.
+        host: Whom to reach: name or address.
+        port: The port there.
+        proxy: Named in failures; its user and password go along as Basic authentication (RFC 7617).
+        limits: How large the answer's head may be.
+
+    Returns:
+        None when the tunnel stands; else why it does not.
+    """
+    authority = join_host_port(host, port)
+    lines = [("Host", authority)]
+    if proxy.user or proxy.password is not None:
+        lines.append(("Proxy-Authorization", _basic_authorization(proxy)))
+    request = f"CONNECT {authority} HTTP/1.1\r\n{''.join(encode_headers(lines))}\r\n"
+    reader = HeadParser(limits, "client")
+    try:
+        await transport.write_all(request.encode("ascii"))
+        while True:
+            data = await transport.read_some()
+            if not data:
+                return _proxy_failure(proxy, "closed the connection before it answered")
+            answer = reader.feed(data)
+            if answer is not None:
+                break
+    except OSError as error:
+        return _proxy_failure(proxy, f"broke the connection before it answered: {error.strerror or error}")
+    if not isinstance(answer, Response):
+        return _proxy_failure(proxy, f"gave no proper answer: {answer.detail if isinstance(answer, HttpError) else ''}")
+    if 200 <= answer.status < 300:
+        transport.unread(reader.trailing_data)
+        return None
+    words = f" {quoted(answer.reason, 80)}" if answer.reason else ""
+    return _proxy_failure(
+        proxy, f"answered {answer.status}{words} to CONNECT {authority}", answer.status not in _RETRYABLE_STATUSES
+    )
+
+
+def _proxy_failure(proxy: HttpProxy, text: str, permanent: bool = False) -> DialFailure:
+    """Tell of a refusal, without our password, should the proxy repeat it."""
+    if proxy.password is not None:
+        password = proxy.password.reveal()
+        for secret in (_basic_authorization(proxy).partition(" ")[2], password, unquote(password)):
+            if len(secret) >= MIN_PROXY_SECRET_LENGTH:
+                text = text.replace(secret, REDACTED)
+    return DialFailure(Reason.BACKEND_REFUSED, f"the proxy {proxy} {text}", permanent)
+
+
+def _basic_authorization(proxy: HttpProxy) -> str:
+    password = proxy.password.reveal() if proxy.password is not None else ""
+    return "Basic " + b64encode(f"{unquote(proxy.user)}:{unquote(password)}".encode()).decode("ascii")

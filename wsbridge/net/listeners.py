@@ -1,0 +1,265 @@
+"""Open TCP and Unix listeners (later: inherited fds)."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import grp
+import os
+import pwd
+import socket
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from wsbridge.net.address import Address, local_address, to_sockaddr
+
+if TYPE_CHECKING:
+    from wsbridge.config.listener import ListenerConfig
+
+
+_LISTEN_ERROR_TEXTS = {
+    errno.EADDRINUSE: "address already in use",
+    errno.EADDRNOTAVAIL: "this machine has no such address",
+    errno.EAFNOSUPPORT: "this machine has no such kind of address (is IPv6 off?)",
+    errno.EMFILE: "too many open files (raise LimitNOFILE)",
+}
+
+
+class ListenError(OSError):
+    """A listener cannot be opened; the text is one sentence that names the listener and the address."""
+
+    def __init__(self, name: str, bind: object, problem: str, code: int = 0) -> None:
+        super().__init__(code, f'listener "{name}": cannot listen on {bind}: {problem}')
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+def listen_error_text(error: OSError, port: int = 0) -> str:
+    """What went wrong, in words that say what to do where the system's do not."""
+    code = error.errno or 0
+    if code in (errno.EACCES, errno.EPERM) and 0 < port < 1024:
+        return f"{os.strerror(code).lower()} (ports below 1024 need root or CAP_NET_BIND_SERVICE)"
+    return _LISTEN_ERROR_TEXTS.get(code) or (os.strerror(code).lower() if code else str(error))
+
+
+@dataclass(slots=True)
+class ListeningSockets:
+    """Open, non-blocking, listening sockets of one listener.
+
+    Attributes:
+        name: The listener's name in the configuration.
+        sockets: One, or two for `localhost` (IPv4 and IPv6).
+        addresses: The real address of each, in its text form, with the port that the system chose.
+    """
+
+    name: str
+    sockets: list[socket.socket]
+    addresses: list[str] = field(default_factory=list)
+    _clean_up: Callable[[], None] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.addresses:
+            self.addresses = [local_address(sock) for sock in self.sockets]
+
+    def close(self) -> None:
+        """Stop listening; a Unix socket's file is removed if it is still ours. Safe to call twice."""
+        clean_up, self._clean_up = self._clean_up, None
+        if clean_up is not None:
+            clean_up()
+        for sock in self.sockets:
+            sock.close()
+
+
+__all__ = ["ListenError", "ListeningSockets"]
+
+
+SAME_PORT_ATTEMPTS: Final = 16
+"""Ports that are tried until one is free in both families (port 0 on `localhost`)."""
+
+_MISSING_FAMILY_ERRNOS: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+
+
+async def listen_tcp(name: str, config: ListenerConfig) -> ListeningSockets:
+    """Open a TCP listener.
+
+    `[::]` takes IPv4 as well unless `ipv6_only`; `localhost` is 127.0.0.1 and ::1 (one alone where the machine has
+    but one of them), on the same port; a name is bound at all its addresses.
+
+    Args:
+        name: The listener's name, for messages.
+        config: Its section; `bind`, `ipv6_only` and `backlog` are used.
+
+    Raises:
+        ListenError: the address cannot be bound.
+    """
+    bind = config.bind
+    addresses, optional = await _bind_addresses(name, config)
+    for attempt in range(SAME_PORT_ATTEMPTS):
+        try:
+            return ListeningSockets(name, _bind_all(addresses, optional, config))
+        except OSError as error:
+            retry = error.errno == errno.EADDRINUSE and bind.port == 0 and len(addresses) > 1
+            if not retry or attempt == SAME_PORT_ATTEMPTS - 1:
+                raise ListenError(name, bind, listen_error_text(error, bind.port), error.errno or 0) from None
+    raise AssertionError("the loop returns or raises")
+
+
+async def _bind_addresses(name: str, config: ListenerConfig) -> tuple[list[Address], bool]:
+    """Addresses to bind, and whether those of a family that the machine lacks may be left out."""
+    host, port = config.bind.host, config.bind.port
+    if host.lower().rstrip(".") == "localhost":
+        return [
+            Address(socket.AF_INET, ("127.0.0.1", port)),
+            Address(socket.AF_INET6, ("::1", port, 0, 0)),
+        ], True
+    try:
+        found = await trio.to_thread.run_sync(_lookup_bind_addresses, host, port)
+    except OSError as error:
+        raise ListenError(name, config.bind, f"cannot look up the name: {error.strerror}") from None
+    if not found:
+        raise ListenError(name, config.bind, "the name has no address")
+    return found, len(found) > 1
+
+
+def _lookup_bind_addresses(host: str, port: int) -> list[Address]:
+    """Runs in a thread."""
+    rows = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    families = (socket.AF_INET, socket.AF_INET6)
+    return list(dict.fromkeys(Address(int(row[0]), to_sockaddr(row[4])) for row in rows if row[0] in families))
+
+
+def _bind_all(addresses: list[Address], allow_missing_family: bool, config: ListenerConfig) -> list[socket.socket]:
+    """Bind every address, port 0 to one port for all; closes what it opened if one of them fails."""
+    opened: list[socket.socket] = []
+    port = config.bind.port
+    try:
+        for place, address in enumerate(addresses, 1):
+            try:
+                sock = _bind_tcp(address, port, config)
+            except OSError as error:
+                last_hope = place == len(addresses) and not opened
+                if not allow_missing_family or last_hope or error.errno not in _MISSING_FAMILY_ERRNOS:
+                    raise
+                continue
+            opened.append(sock)
+            port = sock.getsockname()[1]
+        for sock in opened:
+            sock.listen(config.backlog)
+    except BaseException:
+        for sock in opened:
+            sock.close()
+        raise
+    return opened
+
+
+def _bind_tcp(address: Address, port: int, config: ListenerConfig) -> socket.socket:
+    sock = socket.socket(address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        host, _, *scope = address.sockaddr
+        if address.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::" or config.ipv6_only)
+        sock.bind((host, port, *scope))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def listen_unix(name: str, config: ListenerConfig) -> ListeningSockets:
+    """Open a Unix listener. The file has its mode and owner before anybody can connect.
+
+    Args:
+        name: The listener's name, for messages.
+        config: Its section; `bind`, `mode`, `owner` and `backlog` are used.
+
+    Raises:
+        ListenError: somebody listens there, something other than a socket is there, or it may not be made.
+    """
+    return await trio.to_thread.run_sync(_open_unix, name, config)
+
+
+def _open_unix(name: str, config: ListenerConfig) -> ListeningSockets:
+    """Runs in a thread: files, and a user database that may be a network away."""
+    path = Path(config.bind.path)
+    owner = _resolve_owner(name, config)
+    _remove_stale_socket(name, config, path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    made: os.stat_result | None = None
+    try:
+        sock.bind(str(path))
+        made = path.lstat()
+        path.chmod(config.mode)
+        if owner is not None:
+            os.chown(path, *owner)
+        sock.listen(config.backlog)
+    except OSError as error:
+        sock.close()
+        if made is not None:
+            _remove_own_socket(path, made)
+        raise ListenError(name, config.bind, _bind_error_text(error, path, config), error.errno or 0) from None
+    ours = made
+    return ListeningSockets(name, [sock], [str(config.bind)], lambda: _remove_own_socket(path, ours))
+
+
+def _bind_error_text(error: OSError, path: Path, config: ListenerConfig) -> str:
+    if error.errno == errno.ENOENT:
+        return f"the folder {path.parent} does not exist"
+    if error.errno == errno.EPERM and config.owner:
+        return f"it may not be given to {config.owner} (that needs root or CAP_CHOWN)"
+    return listen_error_text(error)
+
+
+def _resolve_owner(name: str, config: ListenerConfig) -> tuple[int, int] | None:
+    """Numbers of the user and the group that are to own the file; -1 leaves the group as it is."""
+    if config.owner is None:
+        return None
+    user, _, group = config.owner.partition(":")
+    try:
+        uid = int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid
+    except KeyError:
+        raise ListenError(name, config.bind, f'there is no user "{user}"') from None
+    try:
+        gid = -1 if not group else int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise ListenError(name, config.bind, f'there is no group "{group}"') from None
+    return uid, gid
+
+
+def _remove_stale_socket(name: str, config: ListenerConfig, path: Path) -> None:
+    """Remove a socket file that nobody listens at any more."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ListenError(name, config.bind, listen_error_text(error), error.errno or 0) from None
+    if not stat.S_ISSOCK(found.st_mode):
+        raise ListenError(name, config.bind, "the file exists and is no socket", errno.EEXIST)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        code = probe.connect_ex(str(path))
+    if code == errno.ENOENT:
+        return
+    if code != errno.ECONNREFUSED:
+        live = code in (0, errno.EAGAIN, errno.EPROTOTYPE)
+        why = "address already in use" if live else f"a socket is there already: {os.strerror(code).lower()}"
+        raise ListenError(name, config.bind, why, errno.EADDRINUSE if live else code)
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        why = f"the stale socket file cannot be removed: {listen_error_text(error)}"
+        raise ListenError(name, config.bind, why, error.errno or 0) from None
+
+
+def _remove_own_socket(path: Path, created: os.stat_result) -> None:
+    """Remove the socket file, unless it is another's by now."""
+    with contextlib.suppress(OSError):
+        found = path.lstat()
+        if (found.st_dev, found.st_ino) == (created.st_dev, created.st_ino):
+            path.unlink()

@@ -1,0 +1,390 @@
+"""Transport interface, SocketTransport, socket options."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import struct
+import termios
+from typing import Protocol
+
+import trio
+
+from wsbridge.net.address import Peer
+from wsbridge.protocol.websocket import Buffer
+
+KEEPALIVE_IDLE = 60
+"""Seconds of silence before the first TCP keepalive probe."""
+KEEPALIVE_INTERVAL = 15
+"""Seconds between probes."""
+KEEPALIVE_PROBES = 4
+"""Probes without an answer before the kernel gives a connection up."""
+
+_LINGER_ZERO = struct.pack("ii", 1, 0)
+
+
+def set_socket_options(sock: socket.socket) -> None:
+    """Set the options that every connection has; does nothing to a Unix socket.
+
+    TCP_USER_TIMEOUT is none of them: from when a window was first found full, it counts on although bytes are
+    acknowledged, and so ends peers that read, but slowly and for long.
+
+    Args:
+        sock: A connected or listening TCP socket.
+
+    Raises:
+        OSError: the connection has already gone.
+    """
+    if sock.family == socket.AF_UNIX:
+        return
+    tcp = socket.IPPROTO_TCP
+    sock.setsockopt(tcp, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(tcp, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE)
+    sock.setsockopt(tcp, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
+    sock.setsockopt(tcp, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+
+
+def reset_socket(sock: socket.socket) -> None:
+    """Close at once, with a reset where the transport has one: unsent bytes are dropped, the peer sees an error.
+
+    A socket that is closed already, or whose peer has gone, is no error. On a Unix socket this is a plain close.
+    """
+    try:
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
+    except OSError:
+        pass
+    finally:
+        sock.close()
+
+
+READ_SIZE = 65536
+"""Bytes asked for in one read; what one read gives becomes one frame."""
+
+MAX_BULK_READ_SIZE = 524288
+"""Bytes that a bulk read may grow to, by doubling, while reads are full and the other side takes all of it."""
+
+_bulk_buffer = memoryview(bytearray(MAX_BULK_READ_SIZE))
+# One for all: allocating as much for each read has malloc give pages back and take them anew, a third of the time.
+
+MAX_IOV_BUFFERS = 512
+"""Buffers handed to the kernel in one call, which takes 1,024 (IOV_MAX)."""
+
+EOF, RESET = "eof", "reset"
+
+_TCPI_BYTES_ACKED = 120  # offsets into struct tcp_info (linux/tcp.h)
+_TCPI_RETRANSMITS = 2
+_TCPI_PROBES = 3
+_ZERO_INT = bytes(4)
+
+
+class Transport(Protocol):
+    """One transport.
+
+    Attributes:
+        fd: Its descriptor, for epoll.
+        readable: Whether a read may give something; only a read that found nothing clears it.
+        peer_hung_up: Whether an event told of an end or an error: then reads go on until they meet it.
+        read_state: None, `eof` (an orderly end of what the peer sends) or `reset` (any other). Final.
+        error: What the system said to a reset; empty for none.
+    """
+
+    fd: int
+    readable: bool
+    peer_hung_up: bool
+    read_state: str | None
+    error: str
+
+    def read(self, max_bytes: int = READ_SIZE) -> bytes:
+        """Give what has arrived; nothing means: look at `ended`, else wait.
+
+        Args:
+            max_bytes: Bytes to give, at most 64 KiB; where TLS goes through memory, what is decrypted is given whole.
+        """
+
+    def read_bulk(self) -> Buffer:
+        """Do as `read`, for bytes that are written on at once: more of them while they keep coming.
+
+        What it gives is overwritten by the next bulk read of any wire; what is to last longer goes through `lasting`.
+        """
+
+    def shrink_read_buffer(self) -> None:
+        """Begin again with small bulk reads: the other side does not keep up, and what it has not taken is kept."""
+
+    def write(self, parts: list[Buffer]) -> list[Buffer] | None:
+        """Hand buffers to the kernel, in order; give what it did not take, None for all taken.
+
+        An empty list means that the wire itself holds bytes back: call again with it.
+        """
+
+    def record_socket_error(self) -> None:
+        """Record the error that an event told of, where no read will meet it."""
+
+    def send_eof(self) -> bool:
+        """End what we send (FIN, under TLS close_notify); False: not yet, call again when it can be written."""
+
+    def has_buffered(self) -> bool:
+        """Tell whether bytes wait here that no event will tell of."""
+
+    def discard(self) -> int:
+        """Read and drop; give the number of bytes."""
+
+    def abort(self) -> None:
+        """Reset the connection and close."""
+
+    def close(self) -> None:
+        """Close the descriptor."""
+
+    def unacked_bytes(self) -> int:
+        """Bytes handed to the kernel that the peer's has not acknowledged."""
+
+    def acked_bytes(self) -> int:
+        """Bytes acknowledged so far, counted as the transport counts them."""
+
+    def retransmitting(self) -> bool:
+        """Tell whether the kernel repeats bytes or window probes that the peer's kernel leaves unanswered."""
+
+    async def read_some(self) -> bytes:
+        """Wait for bytes; empty at the peer's end.
+
+        Raises:
+            OSError: The connection is reset, or TLS failed.
+        """
+
+    async def write_all(self, data: bytes) -> None:
+        """Wait until the kernel has taken all of `data`.
+
+        Raises:
+            OSError: The connection is reset, or TLS failed.
+        """
+
+    def unread(self, data: bytes) -> None:
+        """Put bytes back in front of what comes next."""
+
+    def with_tls_details(self, peer: Peer) -> Peer:
+        """Add to the peer that we accepted what it said of itself in the TLS handshake."""
+
+
+def own_buffers(parts: list[Buffer]) -> list[Buffer]:
+    """Copy what lies where the next bulk read goes."""
+    return [bytes(part) if isinstance(part, memoryview) and part.obj is _bulk_buffer.obj else part for part in parts]
+
+
+class SocketTransport:
+    """A stream socket, non-blocking, TCP or Unix; also the base of the TLS wires."""
+
+    __slots__ = (
+        "_bulk_read_size",
+        "_recv",
+        "_send",
+        "_unread",
+        "error",
+        "fd",
+        "peer_hung_up",
+        "read_state",
+        "readable",
+        "sent_bytes",
+        "sock",
+    )
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.readable = True
+        self.peer_hung_up = False
+        self.read_state: str | None = None
+        self.error = ""
+        self.sent_bytes = 0
+        self._unread = b""
+        self._bulk_read_size = READ_SIZE
+        self._recv = sock.recv
+        self._send = sock.send
+
+    def read(self, max_bytes: int = READ_SIZE) -> bytes:
+        """See `Wire.read`."""
+        if self._unread:
+            data, self._unread = self._unread, b""
+            return data
+        try:
+            data = self._recv(max_bytes)
+        except OSError as error:
+            return self._on_read_error(error)
+        if len(data) < max_bytes:
+            self._on_short_read(len(data))
+        return data
+
+    def read_bulk(self) -> Buffer:
+        """See `Wire.read_bulk`."""
+        size = self._bulk_read_size
+        if size == READ_SIZE:
+            data = SocketTransport.read(self)
+            if len(data) == READ_SIZE:
+                self._bulk_read_size = size * 2
+            return data
+        try:
+            count = self.sock.recv_into(_bulk_buffer, size)
+        except OSError as error:
+            return self._on_read_error(error)
+        if count < size:
+            self._on_short_read(count)
+            if count < READ_SIZE:
+                self._bulk_read_size = READ_SIZE
+        elif size < MAX_BULK_READ_SIZE:
+            self._bulk_read_size = size * 2
+        return _bulk_buffer[:count]
+
+    def _on_read_error(self, error: OSError) -> bytes:
+        if not isinstance(error, BlockingIOError):
+            self.record_error(error)
+        self.readable = False
+        return b""
+
+    def _on_short_read(self, count: int) -> None:
+        """Draw the conclusion from a read that found fewer bytes than it asked for."""
+        if not count:
+            self.readable = False
+            self.read_state = self.read_state or EOF
+        elif not self.peer_hung_up:
+            self.readable = False
+
+    def shrink_read_buffer(self) -> None:
+        """See `Wire.read_less`."""
+        self._bulk_read_size = READ_SIZE
+
+    def write(self, parts: list[Buffer]) -> list[Buffer] | None:
+        """See `Wire.write`."""
+        try:
+            if len(parts) == 1:
+                data = parts[0]
+                taken = self._send(data)
+                self.sent_bytes += taken
+                if taken == len(data):
+                    return None
+                return [memoryview(data)[taken:]]
+            if len(parts) > MAX_IOV_BUFFERS:  # a rest that the kernel has room for would never be asked for by an event
+                parts = [b"".join(parts)]
+            taken = self.sock.sendmsg(parts)
+            self.sent_bytes += taken
+        except BlockingIOError:
+            return parts
+        except OSError as error:
+            self.record_error(error)
+            self.readable = True  # the kernel may still hold what the peer sent before
+            return None
+        for index, part in enumerate(parts):
+            if taken < len(part):
+                return [memoryview(part)[taken:], *parts[index + 1 :]]
+            taken -= len(part)
+        return None
+
+    def record_error(self, error: OSError) -> None:
+        """Record the first error; it is final."""
+        if self.read_state != RESET:
+            self.error = error.strerror or str(error)
+            self.read_state = RESET
+        self.peer_hung_up = True
+
+    def record_socket_error(self) -> None:
+        """See `Wire.fail`."""
+        code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        self.record_error(OSError(code or errno.ECONNRESET, os.strerror(code or errno.ECONNRESET)))
+
+    def send_eof(self) -> bool:
+        """Send FIN."""
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            self.record_error(error)
+        return True
+
+    def has_buffered(self) -> bool:
+        """See `Wire.holds`."""
+        return bool(self._unread)
+
+    def discard(self) -> int:
+        """See `Wire.discard`."""
+        dropped = 0
+        for _ in range(4):
+            try:
+                data = socket.socket.recv(self.sock, READ_SIZE)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                self.record_error(error)
+                break
+            if not data:
+                self.read_state = self.read_state or EOF
+                break
+            dropped += len(data)
+        return dropped
+
+    def abort(self) -> None:
+        """Reset and close; a Unix socket has no reset and is closed."""
+        reset_socket(self.sock)
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        self.sock.close()
+
+    def _tcp_info(self) -> bytes:
+        if self.sock.family == socket.AF_UNIX:
+            return b""
+        try:
+            return self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 232)
+        except OSError:
+            return b""
+
+    def unacked_bytes(self) -> int:
+        """See `Wire.unacked`; on a Unix socket, what the peer has not read."""
+        try:
+            return int.from_bytes(fcntl.ioctl(self.fd, termios.TIOCOUTQ, _ZERO_INT), "little")
+        except OSError:
+            return 0
+
+    def acked_bytes(self) -> int:
+        """See `Wire.acked`."""
+        info = self._tcp_info()
+        if len(info) >= _TCPI_BYTES_ACKED + 8:
+            return int(struct.unpack_from("Q", info, _TCPI_BYTES_ACKED)[0])
+        return self.sent_bytes - self.unacked_bytes()
+
+    def retransmitting(self) -> bool:
+        """See `Wire.unanswered`."""
+        info = self._tcp_info()
+        return bool(info) and (info[_TCPI_RETRANSMITS] > 0 or info[_TCPI_PROBES] > 2)
+
+    async def read_some(self) -> bytes:
+        """See `Wire.read_some`."""
+        while True:
+            data = self.read()
+            if data or self.read_state == EOF:
+                return data
+            if self.read_state:
+                raise ConnectionResetError(self.error)
+            await self.wait_ready()
+
+    async def write_all(self, data: bytes) -> None:
+        """See `Wire.write_all`."""
+        rest = self.write([data])
+        while rest is not None:
+            await trio.lowlevel.wait_writable(self.fd)
+            rest = self.write(rest)
+        if self.read_state == RESET:
+            raise ConnectionResetError(self.error)
+
+    async def wait_ready(self) -> None:
+        """Wait until a read that found nothing is worth repeating."""
+        await trio.lowlevel.wait_readable(self.fd)
+
+    def unread(self, data: bytes) -> None:
+        """See `Wire.unread`."""
+        if data:
+            self._unread = data + self._unread
+            self.readable = True
+
+    def with_tls_details(self, peer: Peer) -> Peer:
+        """See `Wire.with_hello`: without TLS it said nothing."""
+        return peer

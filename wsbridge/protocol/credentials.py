@@ -1,0 +1,100 @@
+"""Basic credentials and cookies out of a request."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from wsbridge.protocol.http1 import Headers
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+
+
+@dataclass(frozen=True, slots=True)
+class BasicCredentials:
+    """What a client shows.
+
+    Attributes:
+        username: As sent; holds no control characters and no colon.
+        password: UTF-8; never in `repr`.
+    """
+
+    username: str
+    password: bytes
+
+    def __repr__(self) -> str:
+        return "BasicCredentials(***)"
+
+
+@dataclass(frozen=True, slots=True)
+class BasicAuthError:
+    """Credentials that cannot be read.
+
+    Attributes:
+        detail: Why, for the log; holds nothing of them.
+    """
+
+    detail: str
+
+
+def basic_challenge(realm: str) -> str:
+    """Give the value of WWW-Authenticate.
+
+    Args:
+        realm: Printable ASCII without quotes and backslashes.
+    """
+    return f'Basic realm="{realm}", charset="UTF-8"'
+
+
+def parse_basic(headers: Headers) -> BasicCredentials | BasicAuthError | None:
+    """Read the credentials of a request; None where it shows none of this scheme."""
+    values = headers.get_all(b"authorization")
+    schemes = [value.partition(b" ")[0].lower() for value in values]
+    if b"basic" not in schemes:
+        return None
+    if len(values) > 1:
+        return BasicAuthError(f"the request has {len(values)} Authorization headers")
+    token = values[0].partition(b" ")[2].strip(b" ")
+    try:
+        data = base64.b64decode(token, validate=True)
+    except binascii.Error:
+        data = b""
+    if base64.b64encode(data) != token:  # what decodes all the same: too much padding, bits that count for nothing
+        return BasicAuthError("the Basic credentials are not base64")
+    try:
+        name, colon, password = data.decode().partition(":")
+    except UnicodeDecodeError:
+        return BasicAuthError("the Basic credentials are not UTF-8")
+    if not colon:
+        return BasicAuthError("the Basic credentials have no colon")
+    if _CONTROL.search(name) or _CONTROL.search(password):
+        return BasicAuthError("the Basic credentials have control characters in them")
+    return BasicCredentials(name, password.encode())
+
+
+def cookie_values(headers: Headers, name: str) -> list[bytes]:
+    """Give all values that a request has for one cookie, in linear time.
+
+    A pair without `=` is not a cookie of that name. Quotes around a value, which RFC 6265 section 4.1.1 lets servers
+    put there, are not part of it.
+
+    Args:
+        headers: Of the request; several Cookie lines, which HTTP/2 allows and proxies may leave, count as one.
+        name: Compared with its case.
+
+    Returns:
+        One value for each time the cookie stands there; a browser with one cookie of that name sends it once.
+    """
+    wanted = name.encode("ascii")
+    found: list[bytes] = []
+    for line in headers.get_all(b"cookie"):
+        for pair in line.split(b";"):
+            key, equals, value = pair.partition(b"=")
+            if equals and key.strip(b" \t") == wanted:
+                value = value.strip(b" \t")
+                quoted = len(value) >= 2 and value[:1] == value[-1:] == b'"'
+                found.append(value[1:-1] if quoted else value)
+    return found

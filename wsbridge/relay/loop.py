@@ -1,0 +1,230 @@
+"""EventLoop: epoll set, ready list."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import time
+from collections import deque
+from collections.abc import Callable
+
+import trio
+
+from wsbridge.log.logger import log
+from wsbridge.reasons import Reason, Termination
+from wsbridge.relay import timeouts
+from wsbridge.relay.endpoint import Endpoint
+from wsbridge.relay.relay import Relay
+from wsbridge.relay.timeouts import TimerWheel
+
+EPOLL_EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+_EPOLL_OUT = select.EPOLLOUT
+_EPOLL_IN = select.EPOLLIN
+_EPOLL_HANGUP = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+
+TIME_SLICE = 0.004
+"""Seconds of work after which other tasks have their turn."""
+
+MAX_EVENTS = 32
+"""Events taken from the kernel at a time; between two batches the clock is read."""
+
+
+class RelayLoop:
+    """Moves the bytes of all pairs in this process.
+
+    Args:
+        lingering_limit: Sockets that may linger at a time; beyond it they are closed at once.
+
+    Attributes:
+        now: The loop's clock at the latest batch, in seconds.
+        lingering: Sockets that linger.
+    """
+
+    def __init__(self, max_lingering: int = 256) -> None:
+        self.now = 0.0
+        self.lingering = 0
+        self._max_lingering = max_lingering
+        self._epoll = select.epoll()
+        self._sides: dict[int, Endpoint] = {}
+        self._ready: deque[Relay] = deque()
+        self._wheel = TimerWheel()
+        self._clock: Callable[[], float] = time.monotonic
+        self._timer_scope: trio.CancelScope | None = None
+        self._wakeup_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._awake = False
+        self._epoll.register(self._wakeup_fd, select.EPOLLIN)
+
+    # ------------------------------------------------------------------ for pairs
+
+    def add(self, relay: Relay) -> None:
+        """Take a pair on; its first turn may come at once."""
+        for side in (relay.front, relay.back):
+            if side.closed:
+                continue
+            fd = side.transport.fd
+            side.transport.readable = side.transport.has_buffered()
+            self._sides[fd] = side
+            self._epoll.register(fd, EPOLL_EVENTS)
+            if side.transport.readable or side.transport.read_state is not None:
+                self.mark_ready(relay)
+        due = timeouts.check_timeouts(relay, self.now)
+        if not relay.done:
+            self.schedule(relay, due)
+
+    def update_clock(self) -> float:
+        """Read the clock."""
+        self.now = self._clock()
+        return self.now
+
+    def mark_ready(self, relay: Relay) -> None:
+        """Put a pair on the list that is worked off before the next wait."""
+        if relay.ready:
+            return
+        relay.ready = True
+        self._ready.append(relay)
+        if not self._awake:
+            self._awake = True
+            os.eventfd_write(self._wakeup_fd, 1)
+
+    def schedule(self, relay: Relay, deadline: float) -> None:
+        """Have `liveness` look at a pair no later than `when`."""
+        if relay.done:
+            return
+        self._wheel.schedule(relay, deadline)
+        if self._timer_scope is not None and self._timer_scope.deadline > deadline:
+            self._timer_scope.deadline = self._wheel.next_deadline() or deadline
+
+    def may_linger(self) -> bool:
+        """Tell whether one more socket may linger."""
+        return self.lingering < self._max_lingering
+
+    def unregister(self, side: Endpoint) -> None:
+        """Take a side out of the set; its descriptor is about to be closed."""
+        fd = side.transport.fd
+        if self._sides.pop(fd, None) is not None:
+            with contextlib.suppress(OSError):  # a failed write can have closed it
+                self._epoll.unregister(fd)
+
+    def finished(self, relay: Relay) -> None:
+        """Both descriptors of a pair are closed."""
+        self._wheel.cancel(relay)
+        relay.on_done()
+
+    # ------------------------------------------------------------------ tasks
+
+    async def run(self) -> None:
+        """Move bytes until cancelled; wants `keep_time` beside it."""
+        self._clock = trio.lowlevel.current_clock().current_time
+        fd = self._epoll.fileno()
+        while True:
+            self._awake = False
+            if not self._ready:
+                await trio.lowlevel.wait_readable(fd)
+            else:
+                await trio.lowlevel.checkpoint()
+            self._awake = True
+            self._process_events()
+
+    async def run_timers(self) -> None:
+        """Look at pairs when their time comes, until cancelled."""
+        while True:
+            when = self._wheel.next_deadline()
+            with trio.CancelScope(
+                deadline=trio.current_time() + timeouts.MAX_CHECK_INTERVAL if when is None else when
+            ) as self._timer_scope:
+                await trio.sleep_forever()
+            self._timer_scope = None
+            now = self.update_clock()
+            for pair in self._wheel.pop_due(now):
+                if not pair.done:
+                    self._guard(pair, self._check_timeouts)
+            await trio.lowlevel.checkpoint()
+
+    def _check_timeouts(self, relay: Relay) -> None:
+        due = timeouts.check_timeouts(relay, self.now)
+        if not relay.done:
+            self._wheel.schedule(relay, due)
+            if relay.front.rate_limited or relay.back.rate_limited:
+                self.mark_ready(relay)
+
+    def _process_events(self) -> None:
+        """Handle events until there are none, or the turn is over."""
+        sides, ready = self._sides, self._ready
+        poll = self._epoll.poll
+        now = self.now = self._clock()
+        stop = now + TIME_SLICE
+        while True:
+            for _ in range(len(ready)):
+                pair = ready.popleft()
+                pair.ready = False
+                if not pair.done:
+                    self._guard(pair, Relay.run_once)
+                    now = self.now = self._clock()
+                    if now >= stop:
+                        break  # the others come first next time
+            events = poll(0, MAX_EVENTS)
+            for fd, event in events:
+                side = sides.get(fd)
+                if side is None:
+                    if fd == self._wakeup_fd:
+                        os.eventfd_read(self._wakeup_fd)
+                    continue
+                wire = side.transport
+                if event & _EPOLL_HANGUP:
+                    wire.peer_hung_up = wire.readable = True
+                    if event & select.EPOLLERR and (
+                        side.rx == "closed" or side.other.pending is not None or side.rate_limiter is not None
+                    ):
+                        wire.record_socket_error()
+                        self.mark_ready(side.relay)
+                elif event & _EPOLL_IN or side.is_websocket:
+                    wire.readable = True
+                pair = side.relay
+                try:
+                    other = side.other
+                    blocked = side.pending is not None or side.pending_pong is not None
+                    if blocked:
+                        side.flush(now)
+                    pair.transfer(side, other)
+                    if blocked:
+                        pair.transfer(other, side)
+                    if pair.termination is not None:
+                        pair.advance_close(side)
+                        pair.advance_close(other)
+                except Exception:
+                    self._abort_after_error(pair)
+            if not events and not ready:
+                return
+            now = self.now = self._clock()
+            if now >= stop:
+                return
+
+    def _guard(self, relay: Relay, act: Callable[[Relay], None]) -> None:
+        try:
+            act(relay)
+        except Exception:
+            self._abort_after_error(relay)
+
+    def _abort_after_error(self, relay: Relay) -> None:
+        """A bug in one connection ends that one alone."""
+        log.exception("internal_error", component="relay")
+        end = Termination(Reason.INTERNAL_ERROR, "wsbridge")
+        sides = (relay.front, relay.back)
+        ending = relay.termination is not None
+        try:
+            if not ending:
+                relay.terminate(end)
+                for side in sides:
+                    relay.start_discarding(side)
+        except Exception:
+            ending = True
+        if ending:  # what failed may be the ending itself
+            relay.termination = end
+            for side in sides:
+                relay.abort(side)
+
+    def close(self) -> None:
+        """Give the descriptors back; no pair may be left."""
+        self._epoll.close()
+        os.close(self._wakeup_fd)

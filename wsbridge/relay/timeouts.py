@@ -1,0 +1,204 @@
+"""Idle, age, ping/pong, write, close; timer wheel."""
+
+from __future__ import annotations
+
+import heapq
+from math import ceil
+
+from wsbridge.reasons import Reason, Termination
+from wsbridge.relay.endpoint import Endpoint
+from wsbridge.relay.relay import Relay
+
+MAX_CHECK_INTERVAL = 3600.0
+"""Seconds after which a pair without any deadline is looked at all the same."""
+
+
+def check_timeouts(relay: Relay, now: float) -> float:
+    """Do what is due, and give when to look again.
+
+    Args:
+        relay: Not done.
+        now: Seconds of the loop's clock.
+    """
+    due = now + MAX_CHECK_INTERVAL
+    if relay.front.tx == "open" or relay.back.tx == "open":
+        due = min(_check_lifetime(relay, now), _check_idle(relay, now))
+    for side in (relay.front, relay.back):
+        if side.tx == "open" or relay.has_pending_delivery(side):
+            due = min(due, _check_write(relay, side, now))
+        if side.tx == "open" and side.rx == "open" and side.is_websocket:
+            due = min(due, _check_ping(relay, side, now))
+    if relay.termination is not None and not relay.done:
+        due = min(due, _check_close(relay, now))
+    return due
+
+
+def _check_lifetime(relay: Relay, now: float) -> float:
+    limit, expires = relay.options.max_lifetime, relay.options.auth_expires
+    due = now + MAX_CHECK_INTERVAL
+    if limit is not None:
+        due = relay.started + limit
+        if now >= due:
+            relay.terminate(Termination(Reason.MAX_LIFETIME, "wsbridge", f"older than max_age, {limit:g} s"))
+    if expires is not None:
+        due = min(due, expires)
+        if now >= expires:
+            relay.terminate(Termination(Reason.AUTH_EXPIRED, "client", "what proved who the client is has expired"))
+    return due
+
+
+def _check_idle(relay: Relay, now: float) -> float:
+    limit = relay.options.idle
+    if limit is None:
+        return now + MAX_CHECK_INTERVAL
+    if now >= relay.last_payload + limit:
+        taken = [_has_new_acks(side) and _has_unacked_data(side) for side in (relay.front, relay.back)]  # each is asked
+        if any(taken):
+            relay.last_payload = now
+        else:
+            relay.terminate(Termination(Reason.IDLE_TIMEOUT, "wsbridge", f"no payload for idle, {limit:g} s"))
+    return relay.last_payload + limit
+
+
+def _has_new_acks(side: Endpoint) -> bool:
+    """Tell whether a peer acknowledged bytes since this was last asked."""
+    if side.closed:
+        return False
+    before, side.acked_bytes = side.acked_bytes, side.transport.acked_bytes()
+    return side.acked_bytes > before
+
+
+def _has_unacked_data(side: Endpoint) -> bool:
+    """Tell whether a peer still has bytes of ours to take."""
+    return side.pending is not None or side.transport.unacked_bytes() > 0
+
+
+def _check_write(relay: Relay, side: Endpoint, now: float) -> float:
+    """A side that has bytes to take must acknowledge some within `write`."""
+    limit = relay.options.write
+    if (side.pending is None and side.tx == "open") or limit is None:
+        side.stalled_since = None
+        return now + (limit or MAX_CHECK_INTERVAL)
+    if side.stalled_since is None or now >= side.stalled_since + limit:
+        acked = side.transport.acked_bytes()
+        if side.stalled_since is not None and acked == side.stalled_acked_bytes:
+            relay.terminate(
+                Termination(Reason.WRITE_STALLED, relay.initiator_of(side), f"took nothing for write, {limit:g} s")
+            )
+            return now
+        side.stalled_since, side.stalled_acked_bytes = now, acked
+    return side.stalled_since + limit
+
+
+def _check_ping(relay: Relay, side: Endpoint, now: float) -> float:
+    """Ping a side that is silent either way. Any byte received is life; without one `pong` runs.
+
+    It runs from when the ping was acknowledged, and stands still while we do not read that side because the other
+    is blocked or it may send no more for now. A peer whose kernel answers nothing, not even what is repeated, gets no
+    more than `pong` either.
+    """
+    ping, pong = relay.options.ping_interval, relay.options.ping_timeout
+    if ping is None:
+        return now + MAX_CHECK_INTERVAL
+    if side.ping_started is not None and side.last_received > side.ping_started:
+        side.ping_started = None
+    if side.ping_started is None:
+        due = min(side.last_received, side.last_sent) + ping
+        if now < due:
+            return due
+        side.ping_started = side.ping_timer_start = now
+        side.ping_ack_target, side.ping_acked_bytes = None, side.transport.acked_bytes()
+    if side.ping_ack_target is None and side.pending is None:
+        side.ping(now)  # it would queue behind pending bytes, and those ask the same of the peer's kernel
+        side.ping_ack_target = side.transport.acked_bytes() + side.transport.unacked_bytes()
+    acked = side.transport.acked_bytes()
+    if (
+        ((side.other.pending is not None or side.rate_limited) and not side.discard_payload)
+        or (acked < (side.ping_ack_target or 0) and acked > side.ping_acked_bytes)
+        or ((side.ping_ack_target is None or acked < side.ping_ack_target) and not side.transport.retransmitting())
+    ):
+        side.ping_timer_start = now
+    side.ping_acked_bytes = acked
+    if now >= side.ping_timer_start + pong:
+        relay.on_connection_lost(side, side.other, f"no answer to a ping for pong, {pong:g} s")
+    return min(side.ping_timer_start + pong, now + min(ping / 2, pong / 4))
+
+
+def _check_close(relay: Relay, now: float) -> float:
+    """An ending that makes no progress for as long as its patience is forced."""
+    sides = (relay.front, relay.back)
+    for side in sides:
+        relay.advance_close(side)
+    if any(relay.has_pending_delivery(side) for side in sides):
+        relay.close_timer_start = now  # `write` bounds that; then the peers have their time to answer
+    elif not relay.done and now >= relay.close_timer_start + relay.close_timeout:
+        # a side that is still sent payload may take it for ever: that counts only while half-closed
+        taken = [_has_new_acks(side) and (side.tx != "open" or relay.half_closed) for side in sides]  # each is asked
+        if any(taken) or (relay.half_closed and relay.last_payload > relay.close_timer_start):
+            relay.close_timer_start = now
+        else:
+            relay.force_close()
+            for side in sides:
+                relay.advance_close(side)
+    due = relay.close_timer_start + relay.close_timeout
+    for side in sides:
+        if side.linger_deadline is not None and not side.closed:
+            due = min(due, side.linger_deadline)
+        if side.tx == "resetting":
+            due = now
+    return due
+
+
+SLOT_SECONDS = 0.05
+"""Seconds a slot is wide: how late a deadline may be noticed."""
+
+
+class TimerWheel:
+    """Slots by number; a pair is in one slot at most, so that pairs that ended leave nothing behind."""
+
+    __slots__ = ("_heap", "_slots")
+
+    def __init__(self) -> None:
+        self._slots: dict[int, set[Relay]] = {}
+        self._heap: list[int] = []
+
+    def schedule(self, relay: Relay, deadline: float) -> None:
+        """Have a pair looked at no later than `when` (plus a slot); an earlier appointment stays."""
+        number = ceil(deadline / SLOT_SECONDS)
+        if relay.timer_slot is not None:
+            if relay.timer_slot <= number:
+                return
+            self._slots[relay.timer_slot].discard(relay)
+        relay.timer_slot = number
+        slot = self._slots.get(number)
+        if slot is None:
+            self._slots[number] = {relay}
+            heapq.heappush(self._heap, number)
+        else:
+            slot.add(relay)
+
+    def cancel(self, relay: Relay) -> None:
+        """Forget a pair."""
+        if relay.timer_slot is not None:
+            self._slots[relay.timer_slot].discard(relay)
+            relay.timer_slot = None
+
+    def next_deadline(self) -> float | None:
+        """Give when the next slot with a pair in it comes."""
+        while self._heap:
+            number = self._heap[0]
+            if self._slots[number]:
+                return number * SLOT_SECONDS
+            heapq.heappop(self._heap)
+            del self._slots[number]
+        return None
+
+    def pop_due(self, now: float) -> list[Relay]:
+        """Give the pairs whose time has come, and forget their appointments."""
+        due: list[Relay] = []
+        while (when := self.next_deadline()) is not None and when <= now:
+            number = heapq.heappop(self._heap)
+            for pair in self._slots.pop(number):
+                pair.timer_slot = None
+                due.append(pair)
+        return due

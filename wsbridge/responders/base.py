@@ -1,0 +1,164 @@
+"""Responder, HttpResponse, fixed status."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from http import HTTPStatus
+from types import TracebackType
+from typing import Protocol, Self
+
+from wsbridge.auth.identity import Identity
+from wsbridge.net.address import Peer
+from wsbridge.protocol.http1 import Request
+
+SAFE_METHODS = ("GET", "HEAD")
+
+Header = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ResponderContext:
+    """One request that a route answers itself.
+
+    Attributes:
+        request: What is asked for; its method is one of the route's.
+        path_prefix: The part of the path that the route's pattern names, `/novnc/` for `/novnc/*`.
+        identity: Who asks.
+        peer: Where he comes from.
+    """
+
+    request: Request
+    path_prefix: str
+    identity: Identity
+    peer: Peer
+
+
+class BodyStream(Protocol):
+    """The body of an answer that is too big to be held at once."""
+
+    async def read(self) -> bytes:
+        """Give the next chunk, or `b""` after the last.
+
+        Raises:
+            OSError: The source failed or became shorter. The connection must then be dropped, since its length is told.
+        """
+
+    def close(self) -> None:
+        """Give back the source; may be called twice."""
+
+
+class HttpResponse:
+    """One HTTP answer. A context manager: leaving it closes the source of a big body.
+
+    The answer to a HEAD request carries the length that GET would have, with neither `body` nor `chunks`.
+
+    Args:
+        status: HTTP status.
+        headers: Header lines, without Content-Length, Connection and Date.
+        body: The whole body, if it is small; None if there is none or it comes from `chunks`.
+        body_stream: Where a big body comes from.
+        content_length: Value of Content-Length in bytes, or None for an answer that cannot have one (204, 304).
+        detail: One sentence for the log if the request was refused; never shown to the peer.
+    """
+
+    __slots__ = ("body", "body_stream", "content_length", "detail", "headers", "status")
+
+    def __init__(
+        self,
+        status: int,
+        headers: list[Header],
+        *,
+        body: bytes | None = None,
+        body_stream: BodyStream | None = None,
+        content_length: int | None = None,
+        detail: str = "",
+    ) -> None:
+        self.status = int(status)
+        self.headers = headers
+        self.body = body
+        self.body_stream = body_stream
+        self.content_length = content_length
+        self.detail = detail
+
+    def encode_head(self, *, keep_alive: bool) -> bytes:
+        """Write the status line and the headers, up to and with the empty line (RFC 9112 section 2.1)."""
+        lines = [f"HTTP/1.1 {self.status} {reason_phrase(self.status)}"]
+        lines += [f"{name}: {value}" for name, value in self.headers]
+        if self.content_length is not None:
+            lines.append(f"Content-Length: {self.content_length}")
+        if not keep_alive:
+            lines.append("Connection: close")
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+    def close(self) -> None:
+        """Give back the source of a big body; may be called twice."""
+        if self.body_stream is not None:
+            self.body_stream.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+class Responder(Protocol):
+    """A route that answers requests itself.
+
+    Attributes:
+        keep_alive: Whether the connection may carry another request after a whole answer.
+        methods: The methods that it answers; admission refuses all others.
+    """
+
+    @property
+    def keep_alive(self) -> bool: ...  # noqa: D102 (see above)
+
+    @property
+    def methods(self) -> tuple[str, ...]: ...  # noqa: D102 (see above)
+
+    async def respond(self, context: ResponderContext) -> HttpResponse:
+        """Answer one request; never raises for what a peer sent."""
+
+
+def reason_phrase(status: int) -> str:
+    """Give the reason phrase of a status, empty if RFC 9110 names none."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
+
+
+def plain_text_response(
+    status: int, method: str, *, extra_headers: Iterable[Header] = (), detail: str = ""
+) -> HttpResponse:
+    """Make a short answer that says its status in plain text."""
+    headers = [*extra_headers]
+    if status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
+        return HttpResponse(status, headers, detail=detail)
+    body = f"{status} {reason_phrase(status)}".rstrip().encode() + b"\n"
+    length = len(body)
+    if status == HTTPStatus.RESET_CONTENT:
+        body, length = b"", 0
+    if length:
+        headers += [("Content-Type", "text/plain; charset=utf-8"), ("X-Content-Type-Options", "nosniff")]
+    headers.append(("Cache-Control", "no-store"))
+    return HttpResponse(status, headers, body=None if method == "HEAD" else body, content_length=length, detail=detail)
+
+
+class FixedStatus:
+    """The route `answer: STATUS`, as a balancer's health check wants it.
+
+    Args:
+        status: The status to answer, 200 to 599.
+    """
+
+    keep_alive = False
+    methods = SAFE_METHODS
+
+    def __init__(self, status: int) -> None:
+        self._status = status
+
+    async def respond(self, context: ResponderContext) -> HttpResponse:
+        """Answer with the status; its body says the reason phrase where a body may be."""
+        return plain_text_response(self._status, context.request.method)
