@@ -94,7 +94,6 @@ def test_once(port: int) -> None:
 
 def test_self_signed(port: int) -> None:
     """The fingerprint that is told is that of the certificate served, and its files are gone by then."""
-    program("openssl")
     with started("bridge", "wss://127.0.0.1:0/", f"tcp://127.0.0.1:{port}", "--self-signed") as bridge:
         url = told(bridge)
         fingerprint = bridge.line(r"SHA-256 (\S+)")[1]

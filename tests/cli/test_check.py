@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.program import WSBRIDGE, invoke
+from tests.cli.program import WSBRIDGE, finished, invoke
 from tests.clients.program import PATIENCE
 
 RISKY = """\
@@ -70,6 +70,16 @@ def test_json(file: Path) -> None:
         "routes.vnc.match",
         "routes.health.respond",
     ]
+
+
+def test_standard_input(file: Path) -> None:
+    """`-` reads the configuration from standard input; problems name it, and its lines."""
+    good = finished("check", "-", input=GOOD.encode())
+    bad = finished("check", "-", input=GOOD.replace("bind", "bnid").encode())
+
+    assert (good.returncode, good.stdout) == (0, b"standard input: good: 1 listener, 2 routes, 0 warnings\n")
+    assert bad.returncode == 78
+    assert b"standard input:2:9: listeners.web.bnid: unknown key" in bad.stderr
 
 
 def test_two_files_are_one_too_many(file: Path) -> None:

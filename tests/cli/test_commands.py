@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from tests.cli.program import WSBRIDGE, invoke
+from tests.cli.program import QUIET, WSBRIDGE, invoke
+from tests.clients.program import PATIENCE, Program
 from wsbridge.cli import main
 
 
@@ -33,7 +37,15 @@ def test_help_of_each_command_has_an_example(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "meant"), [("rnu", "run"), ("chekc", "check"), ("brdige", "bridge"), ("schemas", "schema")]
+    ("typed", "meant"),
+    [
+        ("rnu", "run"),
+        ("chekc", "check"),
+        ("brdige", "bridge"),
+        ("schemas", "schema"),
+        ("serve", "run"),
+        ("start", "run"),
+    ],
 )
 def test_a_typo_is_guessed(typed: str, meant: str) -> None:
     """A command that is not there is a usage error that names the one that may be meant."""
@@ -48,7 +60,31 @@ def test_an_unlike_word_gets_the_list() -> None:
     result = invoke("xyzzy")
 
     assert result.exit_code == 64
-    assert 'no command "xyzzy": there are run, check,' in result.output
+    assert 'no command "xyzzy"; the commands are run, check,' in result.output
+
+
+def test_help_and_version_are_commands_too() -> None:
+    """`help`, `help COMMAND`, `version` and -V print what the options do."""
+    assert invoke("help").output == invoke("--help").output
+    assert invoke("help", "run").output == invoke("run", "--help").output
+    assert invoke("version").output == invoke("-V").output == invoke("--version").output
+    assert 'did you mean "run"' in invoke("help", "rnu").output
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_descriptors_that_are_closed(closed: tuple[int, ...]) -> None:
+    """Closed standard descriptors are opened on /dev/null, so no file or socket gets their number."""
+    with socket.create_server(("127.0.0.1", 0)) as reserved:
+        port = reserved.getsockname()[1]
+    shut = " ".join("0<&-" if fd == 0 else f"{fd}>&-" for fd in closed)
+    command = ["sh", "-c", f'exec "$@" {shut}', "sh", *WSBRIDGE, "bridge", f"tcp://127.0.0.1:{port}", "tcp://[::1]:1"]
+    with Program(*command, env=QUIET) as bridge:
+        bridge.accepts(port)
+        shown = [str(Path(f"/proc/{bridge.process.pid}/fd/{fd}").readlink()) for fd in closed]
+        bridge.process.terminate()
+        assert bridge.process.wait(PATIENCE) == 0
+
+    assert shown == [os.devnull] * len(closed)
 
 
 @pytest.mark.parametrize(

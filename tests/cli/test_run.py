@@ -32,7 +32,7 @@ def file(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_it_in_order(file: Path, number: signal.Signals) -> None:
     """A daemon without connections ends at once, with exit code 0 and all of its log written."""
-    with started("run", "-c", str(file), "--log-level", "info") as daemon:
+    with started("run", str(file), "-v") as daemon:
         daemon.line('"event":"daemon.ready"')
 
         daemon.process.send_signal(number)

@@ -1,7 +1,4 @@
-"""`wsbridge check`: all that is wrong or risky in a configuration file, without serving.
-
-Lives here: the arguments, and what is told of a file. Must not live here: the checks (`config`).
-"""
+"""`wsbridge check`: print all errors and warnings of a configuration file."""
 
 from __future__ import annotations
 
@@ -14,40 +11,48 @@ from rich.table import Table
 
 from wsbridge import generation
 from wsbridge.backends.base import DialServices
-from wsbridge.cli.main import EXIT_CONFIG, EXIT_OK, EXIT_USAGE, CliError, PreformattedCommand
-from wsbridge.cli.run import find_config, print_problems
+from wsbridge.cli.main import EXIT_CONFIG, EXIT_OK, PreformattedCommand
+from wsbridge.cli.run import (
+    STDIN,
+    STDIN_NAME,
+    config_argument,
+    config_option,
+    find_config,
+    load_config,
+    only_path,
+    print_problems,
+)
 from wsbridge.config.check import listeners_of
 from wsbridge.config.errors import ConfigError, Problem
-from wsbridge.config.load import LoadedConfig, load_file
+from wsbridge.config.load import LoadedConfig
 from wsbridge.config.model import Config
 from wsbridge.config.route import MatchConfig, RouteConfig
 from wsbridge.net.resolver import Resolver
-from wsbridge.registry import CONFIG_REGISTRY
 from wsbridge.services import RouteStats
 
 
 @click.command("check", cls=PreformattedCommand)
-@click.argument("file", required=False, type=click.Path())
-@click.option("-c", "--config", "path", metavar="FILE", type=click.Path(), help="The same as FILE.")
-@click.option("--strict", is_flag=True, help="Take warnings for errors.")
+@config_argument
+@config_option
+@click.option("--strict", is_flag=True, help="Treat warnings as errors.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", help="Default: text.")
 def check_command(file: str | None, path: str | None, strict: bool, form: str) -> int:
-    """Tell all that is wrong or risky in a configuration.
+    """Validate a configuration file.
 
-    Files that the configuration names (certificates, secrets) are read, and it is built as `run` would build it; no
-    address is listened on, none is dialled. Without FILE the same places are looked at as by `run`.
+    Reads the file and the files that it names (certificates, secrets), but does not bind or dial anything. FILE may
+    be - for standard input. Without FILE, the same default paths as for `run` are used.
 
       wsbridge check wsbridge.yaml
       wsbridge check --strict --format json -c wsbridge.yaml
+      render-template | wsbridge check -
 
-    Exit codes: 0 it can be served, 64 wrong arguments, 78 it cannot (with --strict: or it has warnings).
+    Exit codes: 0 valid, 64 wrong command line, 78 errors (with --strict: or warnings).
     """
-    if file and path and file != path:
-        raise CliError("check reads one file: write FILE or -c FILE", EXIT_USAGE)
-    name = find_config(file or path)
+    path_or_stdin = find_config(only_path(file, path))
+    name = STDIN_NAME if path_or_stdin == STDIN else path_or_stdin
     loaded: LoadedConfig | None = None
     try:
-        loaded = load_file(name, CONFIG_REGISTRY)
+        loaded = load_config(path_or_stdin)
         problems = loaded.warnings
         generation.build_generation(loaded.config, DialServices(Resolver()), lambda _: RouteStats())
     except ConfigError as error:
@@ -63,19 +68,19 @@ def check_command(file: str | None, path: str | None, strict: bool, form: str) -
         if config is not None and good:
             _print_text(name, config, len(problems))
         elif config is not None and all(problem.severity == "warning" for problem in problems):
-            click.echo(f"{name}: {_count_text(len(problems), 'warning')}, which --strict takes for errors", err=True)
+            click.echo(f"{name}: {_count_text(len(problems), 'warning')}, which --strict treats as errors", err=True)
     return EXIT_OK if good else EXIT_CONFIG
 
 
 def _print_json(name: str, config: Config | None, problems: list[Problem], good: bool) -> None:
-    told = {
+    report = {
         "file": name,
         "ok": good,
         "listeners": len(config.listeners) if config else None,
         "routes": len(config.routes) if config else None,
         "problems": [problem.json() for problem in problems],
     }
-    click.echo(json.dumps(told, indent=2))
+    click.echo(json.dumps(report, indent=2))
 
 
 def _print_text(name: str, config: Config, warnings: int) -> None:
@@ -93,8 +98,8 @@ def _count_text(count: int, noun: str) -> str:
 
 
 def _route_table(config: Config) -> Table:
-    """Show the routes in their order, with who leads to them."""
-    table = Table("route", "listeners", "takes", "leads to", "auth")
+    """Show the routes in their order, with the listeners that lead to each."""
+    table = Table("route", "listeners", "match", "action", "auth")
     for name, route in config.routes.items():
         places = [f"{each} ({config.listeners[each].bind})" for each in listeners_of(config, name)]
         auth = "-" if route.auth is None else route.auth.kind
@@ -105,9 +110,9 @@ def _route_table(config: Config) -> Table:
 def _match_text(route: RouteConfig) -> str:
     """What a route matches, in a few words."""
     if not isinstance(route.match, MatchConfig):
-        return "all" if route.match else "what its listeners take"
+        return "any" if route.match else "all of its listeners"
     parts = [", ".join(map(str, route.match.host or ())), str(route.match.path or "")]
-    return " ".join(part for part in parts if part) or "all"
+    return " ".join(part for part in parts if part) or "any"
 
 
 def _action_text(route: RouteConfig) -> str:

@@ -17,7 +17,7 @@ from wsbridge.auth.identity import Identity
 from wsbridge.auth.passwords import check_username
 from wsbridge.auth.ticket import TicketConfig, new_ticket
 from wsbridge.cli.main import EXIT_OK, EXIT_USAGE, CliError, PreformattedCommand
-from wsbridge.cli.run import config_option, find_config, read_config
+from wsbridge.cli.run import config_argument, config_option, find_config, only_path, read_config
 from wsbridge.config.check import ticket_auths
 from wsbridge.config.errors import did_you_mean
 from wsbridge.config.model import Config
@@ -142,6 +142,7 @@ def new_token_command(name: str, expires: float | None, routes: frozenset[str] |
 
 
 @click.command("ticket", cls=PreformattedCommand)
+@config_argument
 @config_option
 @click.option("--route", required=True, metavar="NAME", help="The route that it is good for.")
 @click.option("--name", required=True, metavar="WHO", help="Who it lets in, for logs and limits.")
@@ -151,6 +152,7 @@ def new_token_command(name: str, expires: float | None, routes: frozenset[str] |
 @click.option("--claim", "claims", multiple=True, metavar="NAME=TEXT", help="What else is known of WHO; several times.")
 @click.option("--url", metavar="URL", help="Print this URL with the ticket in it, not the ticket alone.")
 def ticket_command(
+    file: str | None,
     path: str | None,
     route: str,
     name: str,
@@ -171,7 +173,7 @@ def ticket_command(
 
     Exit codes: 0 it was printed, 64 wrong arguments, 78 the configuration cannot be used.
     """
-    config = read_config(find_config(path)).config
+    config = read_config(find_config(only_path(file, path))).config
     taker = _ticket_auth(config, route)
     if taker.bind_client_address and address is None:
         raise CliError(

@@ -1,4 +1,4 @@
-"""Command group, help class, exit codes, --version."""
+"""The command group, the exit codes and `--version`."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from wsbridge.relay.engine import PythonEngine
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
-"""The one connection of `bridge -` could not be made or broke."""
+"""The connection of `bridge -` or `bridge --once` could not be established, or broke."""
 EXIT_USAGE: Final = 64
-"""The command line is wrong."""
+"""Wrong command line."""
 EXIT_UNAVAILABLE: Final = 69
-"""Something that is needed is not there: an address, a program, Linux."""
+"""A required resource is unavailable: an address in use, Linux."""
 EXIT_CONFIG: Final = 78
-"""The configuration is wrong."""
+"""Invalid configuration."""
 EXIT_INTERRUPTED: Final = 130
-"""Ctrl-C before serving began."""
+"""Ctrl-C before startup was complete."""
 
 
 class CliError(click.ClickException):
@@ -47,10 +47,10 @@ class CliError(click.ClickException):
 
 
 class PreformattedCommand(click.Command):
-    """A command whose help is not wrapped anew."""
+    """A command whose help text is printed line by line, without wrapping."""
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the docstring, line by line."""
+        """Write the docstring line by line."""
         formatter.write_paragraph()
         with formatter.indentation():
             for line in inspect.cleandoc(self.help or "").splitlines():
@@ -70,12 +70,29 @@ COMMAND_NAMES: Final = {
 }
 """Command name to its module, imported only when the command runs; `hash-password` is `hash_password_command` there."""
 
+COMMAND_SYNONYMS: Final = {
+    "serve": "run",
+    "start": "run",
+    "up": "run",
+    "daemon": "run",
+    "validate": "check",
+    "test": "check",
+    "lint": "check",
+    "tunnel": "bridge",
+    "proxy": "bridge",
+    "connect": "bridge",
+    "passwd": "hash-password",
+    "htpasswd": "hash-password",
+    "token": "new-token",
+}
+"""What other programs call a command; an unknown command is answered with the name used here."""
+
 
 class CommandGroup(PreformattedCommand, click.Group):
-    """The commands of `COMMANDS`; wrong arguments exit with 64, and Ctrl-C never shows a traceback."""
+    """The commands of `COMMAND_NAMES`; wrong arguments exit with 64, and Ctrl-C never prints a traceback."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Give the names in the order in which one meets them."""
+        """Give the names in the order in which the help lists them."""
         return list(COMMAND_NAMES)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -84,16 +101,27 @@ class CommandGroup(PreformattedCommand, click.Group):
             return None
         module = importlib.import_module(f"wsbridge.cli.{COMMAND_NAMES[cmd_name]}")
         command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
-        assert isinstance(command, click.Command)  # noqa: S101 (a slip in that file)
+        assert isinstance(command, click.Command)  # noqa: S101 (every module of the table has its command)
         return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command that is asked for, or say which one may be meant."""
+        """Find the command; `help` and `version` work like `--help` and `--version`."""
         name = args[0]
+        if name == "version":
+            click.echo(version_text())
+            ctx.exit()
+        if name == "help":
+            if not args[1:]:
+                click.echo(ctx.get_help())
+                ctx.exit()
+            name, args = args[1], [args[1], "--help"]
         if name not in COMMAND_NAMES and not name.startswith("-"):
-            hint = did_you_mean(name, COMMAND_NAMES) or f": there are {', '.join(COMMAND_NAMES)}"
+            if name in COMMAND_SYNONYMS:
+                hint = f' (did you mean "{COMMAND_SYNONYMS[name]}"?)'
+            else:
+                hint = did_you_mean(name, COMMAND_NAMES) or f"; the commands are {', '.join(COMMAND_NAMES)}"
             raise click.UsageError(f'no command "{name}"{hint}', ctx)
         return super().resolve_command(ctx, args)
 
@@ -127,24 +155,30 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, requested: b
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option(
-    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Tell the version."
+    "-V",
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print the versions of wsbridge, Python and OpenSSL.",
 )
 def cli() -> None:
-    """Carry bytes between WebSocket connections and TCP sockets, both ways round.
+    """Relay bytes between WebSocket connections and TCP or Unix sockets, in both directions.
 
-    See it work, in a browser:
+    A demo in the browser:
       wsbridge demo
 
-    One bridge, now, without a file:
+    A single bridge without a configuration file:
       wsbridge bridge ws://127.0.0.1:8080/ tcp://127.0.0.1:5900
       wsbridge bridge tcp://127.0.0.1:5901 wss://gw.example.org/vnc
       ssh -o ProxyCommand='wsbridge bridge - wss://gw.example.org/ssh' host
 
-    As a service, from a file:
-      wsbridge check -c wsbridge.yaml
-      wsbridge run -c wsbridge.yaml
+    A daemon with a configuration file:
+      wsbridge check wsbridge.yaml
+      wsbridge run wsbridge.yaml
 
-    Every command tells more, with examples: wsbridge COMMAND --help
+    All options of a command, with examples: wsbridge COMMAND --help
     """
 
 
@@ -162,6 +196,27 @@ def version_text() -> str:
     )
 
 
+def open_missing_descriptors() -> frozenset[int]:
+    """Open /dev/null on each of the descriptors 0, 1 and 2 that is closed.
+
+    Otherwise the next file or socket would get such a number, and the log would be written into it.
+
+    Returns:
+        The descriptors that were closed.
+    """
+    missing = set()
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            missing.add(descriptor)
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+    sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+    return frozenset(missing)
+
+
 def main() -> None:
     """Run the program with the arguments of the process; ends the process."""
-    cli.main(prog_name="wsbridge")
+    cli.main(prog_name="wsbridge", obj=open_missing_descriptors())

@@ -1,8 +1,9 @@
-"""Run; load and report a config file; serve."""
+"""`wsbridge run`: find, load and serve a configuration file; also the serving part of `bridge` and `demo`."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -16,11 +17,13 @@ from wsbridge.cli.main import (
     EXIT_INTERRUPTED,
     EXIT_OK,
     EXIT_UNAVAILABLE,
+    EXIT_USAGE,
     CliError,
     PreformattedCommand,
 )
 from wsbridge.config.errors import ConfigError, Problem
-from wsbridge.config.load import LoadedConfig, load_file
+from wsbridge.config.load import LoadedConfig, load_bytes, load_file
+from wsbridge.config.yaml import MAX_CONFIG_BYTES
 from wsbridge.log import start_log
 from wsbridge.log.format import FORMATS
 from wsbridge.log.logger import log
@@ -30,7 +33,10 @@ from wsbridge.server import Server
 
 CONFIG_VARIABLE: Final = "WSBRIDGE_CONFIG"
 DEFAULT_CONFIG_FILES: Final = ("./wsbridge.yaml", "/etc/wsbridge/wsbridge.yaml")
-"""Where a file is looked for that neither the command line nor the environment names."""
+"""Where the configuration is looked for if neither the command line nor the environment names a file."""
+STDIN: Final = "-"
+STDIN_NAME: Final = "standard input"
+"""Names standard input where a configuration file is expected."""
 
 config_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
     "-c",
@@ -38,14 +44,28 @@ config_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option
     "path",
     metavar="FILE",
     type=click.Path(dir_okay=True),
-    help=f"The configuration. Without: ${CONFIG_VARIABLE}, then {', then '.join(DEFAULT_CONFIG_FILES)}.",
+    help=f"Configuration file. Default: ${CONFIG_VARIABLE}, {', '.join(DEFAULT_CONFIG_FILES)}.",
 )
+config_argument: Callable[[Callable[..., Any]], Callable[..., Any]] = click.argument(
+    "file", required=False, type=click.Path(dir_okay=True)
+)
+
+
+def only_path(file: str | None, path: str | None) -> str | None:
+    """Give the file that is named by the argument or by `-c`.
+
+    Raises:
+        CliError: Both are given, and they differ.
+    """
+    if file and path and file != path:
+        raise CliError("only one configuration file can be read: write FILE or -c FILE", EXIT_USAGE)
+    return file or path
 
 
 def find_config(
     path: str | None, environ: Mapping[str, str] = os.environ, candidates: Sequence[str] = DEFAULT_CONFIG_FILES
 ) -> str:
-    """Give the file to read.
+    """Choose the file to read.
 
     Args:
         path: As given on the command line; None if it was not.
@@ -53,7 +73,7 @@ def find_config(
         candidates: Looked at in this order if nothing names a file.
 
     Raises:
-        Failure: There is none; the sentence names all places that were looked at.
+        CliError: There is none; the message names all places that were tried.
     """
     named = path or environ.get(CONFIG_VARIABLE)
     if named:
@@ -62,27 +82,38 @@ def find_config(
         if Path(place).exists():
             return place
     raise CliError(
-        f"no configuration: -c was not given, ${CONFIG_VARIABLE} is not set, and there is neither "
+        f"no configuration file: none was given (-c FILE), ${CONFIG_VARIABLE} is not set, and there is neither "
         f"{' nor '.join(candidates)}",
         EXIT_CONFIG,
     )
 
 
-def read_config(path: str) -> LoadedConfig:
-    """Read a file and what it names; all that is wrong with it ends the command at once.
+def load_config(path: str) -> LoadedConfig:
+    """Load a file, or standard input for `-`; relative paths in it then begin at the working directory.
 
     Raises:
-        click.exceptions.Exit: With 78, after all problems were told.
+        ConfigError: All errors in it.
+    """
+    if path != STDIN:
+        return load_file(path, CONFIG_REGISTRY)
+    return load_bytes(sys.stdin.buffer.read(MAX_CONFIG_BYTES + 1), file=STDIN_NAME, registry=CONFIG_REGISTRY)
+
+
+def read_config(path: str) -> LoadedConfig:
+    """Load a file; errors end the command.
+
+    Raises:
+        click.exceptions.Exit: With 78, after all errors were printed.
     """
     try:
-        return load_file(path, CONFIG_REGISTRY)
+        return load_config(path)
     except ConfigError as error:
         print_problems(error.problems)
         raise click.exceptions.Exit(EXIT_CONFIG) from None
 
 
 def print_problems(problems: Sequence[Problem]) -> None:
-    """Write problems to standard error, and how many there are if there are several."""
+    """Print problems to standard error, and the number of errors if there are several."""
     for problem in problems:
         click.echo(problem.text(), err=True)
     errors = sum(problem.severity == "error" for problem in problems)
@@ -108,15 +139,15 @@ def serve_config(
 
     Args:
         loaded: What to serve; its warnings are logged.
-        level: Least level that is logged, in place of the configuration's.
-        format: Format of the log, in place of the configuration's.
+        level: Least level that is logged; overrides the configuration.
+        format: Format of the log; overrides the configuration.
         one_connection: End with the first connection.
         on_ready: Called when all listeners are open.
-        extra_task: A task to run among the connections.
-        bind_error_hint: What to add to the sentence about an address that cannot be had.
+        extra_task: A task to run in the nursery of the connections.
+        bind_error_hint: Appended to the message about an address that cannot be bound.
 
     Returns:
-        The exit code; what went wrong has been told.
+        The exit code; errors have been printed.
     """
 
     async def everything() -> None:
@@ -133,16 +164,16 @@ def run_with_log(
     format: str,  # noqa: A002  the name of the setting
     bind_error_hint: str = "",
 ) -> int:
-    """Run a main task with the log around it.
+    """Run a main task between the start and the end of the log.
 
     Args:
-        main: What to run; it takes the process's signals.
+        main: What to run; it handles the signals of the process.
         level: Least level that is logged.
         format: Format of the log.
-        bind_error_hint: See `serve`.
+        bind_error_hint: See `serve_config`.
 
     Returns:
-        The exit code; what went wrong has been told.
+        The exit code; errors have been printed.
     """
     writer = start_log(level, format)
     sentences: list[str] = []
@@ -163,7 +194,7 @@ def run_with_log(
 
 
 def log_warnings(problems: Sequence[Problem]) -> None:
-    """Log what is allowed but dangerous."""
+    """Log what is allowed but risky."""
     for problem in problems:
         place: dict[str, object] = {"line": problem.line, "column": problem.column} if problem.line else {}
         log.warning(
@@ -188,19 +219,26 @@ LOG_LEVEL_CHOICES = ("debug", "info", "warning", "error")
 
 
 @click.command("run", cls=PreformattedCommand)
+@config_argument
 @config_option
-@click.option("--log-level", type=click.Choice(LOG_LEVEL_CHOICES), help="In place of log.level in the file.")
-@click.option("--log-format", type=click.Choice(FORMATS), help="In place of log.format in the file.")
-def run_command(path: str | None, log_level: str | None, log_format: str | None) -> int:
-    """Serve what a configuration file describes, until a signal.
+@click.option("--log-level", type=click.Choice(LOG_LEVEL_CHOICES), help="Overrides log.level of the file.")
+@click.option("-v", "--verbose", is_flag=True, help="The same as --log-level debug.")
+@click.option("--log-format", type=click.Choice(FORMATS), help="Overrides log.format of the file.")
+def run_command(
+    file: str | None, path: str | None, log_level: str | None, log_format: str | None, verbose: bool
+) -> int:
+    """Run the daemon with a configuration file, until a signal.
 
-    SIGTERM lets connections end by themselves for a while (timeouts.drain); SIGINT (Ctrl-C), SIGHUP, and any second
-    signal, ends them all at once. Exit codes: 0 ended by a signal, 64 wrong arguments, 69 an address cannot be had,
-    78 the configuration is wrong (all that is wrong with it is told at once).
+    SIGTERM: graceful shutdown; open connections may continue until timeouts.drain expires. SIGINT (Ctrl-C) and any
+    second signal: immediate shutdown. SIGHUP is logged and ignored.
 
     Examples:
-      wsbridge run -c wsbridge.yaml
+      wsbridge run wsbridge.yaml
       wsbridge run -c wsbridge.yaml --log-level debug --log-format console
       WSBRIDGE_CONFIG=/srv/gw.yaml wsbridge run
+
+    Exit codes: 0 stopped by a signal, 64 wrong command line, 69 an address is in use, 78 invalid configuration (all
+    errors are reported at once).
     """
-    return serve_config(read_config(find_config(path)), level=log_level, format=log_format)
+    loaded = read_config(find_config(only_path(file, path)))
+    return serve_config(loaded, level="debug" if verbose else log_level, format=log_format)

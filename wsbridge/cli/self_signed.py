@@ -1,86 +1,92 @@
-"""--self-signed."""
+"""The temporary certificate of `bridge --self-signed`."""
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
-import shutil
+import os
 import socket
-import ssl
-import subprocess
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from wsbridge.cli.main import EXIT_UNAVAILABLE, CliError
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-VALIDITY_DAYS: Final = 30
-"""How long it holds; more than the two weeks below which the configuration warns."""
-OPENSSL_TIMEOUT: Final = 30
-"""Seconds that `openssl` may take."""
+VALIDITY: Final = timedelta(days=30)
+"""How long the certificate is valid; more than the 14 days below which a configuration is warned about it."""
+CLOCK_SKEW: Final = timedelta(minutes=5)
+"""How far the clock of a client may be behind."""
 
 
 class SelfSignedCertificate:
-    """A new key and a certificate for it, in a folder of their own that only this user can read.
+    """A new key and a self-signed certificate for it, in a directory that only this user can read.
 
     Args:
-        host: Name or address that the certificate is for; localhost and this machine's name are in it as well.
+        host: Name or address that the certificate is for; it is also valid for localhost and for this machine's name.
 
     Attributes:
         cert: PEM file.
         key: PEM file.
-        fingerprint: SHA-256 of the certificate, as `openssl x509 -fingerprint` writes it.
-
-    Raises:
-        Failure: There is no `openssl` program, or it fails.
+        fingerprint: SHA-256 of the certificate, as `--pin-sha256` accepts it and `openssl x509 -fingerprint` prints it.
     """
 
     def __init__(self, host: str) -> None:
-        program = shutil.which("openssl")
-        if program is None:
-            text = "--self-signed needs the openssl program, which is not installed (apt install openssl)"
-            raise CliError(text, EXIT_UNAVAILABLE)
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = _sign_certificate(key, host)
         self._directory = TemporaryDirectory(prefix="wsbridge-")
         self.cert = Path(self._directory.name) / "cert.pem"
         self.key = Path(self._directory.name) / "key.pem"
-        command = [
-            *(program, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-subj", "/CN=wsbridge self-signed", "-addext", f"subjectAltName={','.join(_subject_alt_names(host))}"),
-            *("-days", str(VALIDITY_DAYS), "-keyout", str(self.key), "-out", str(self.cert)),
-        ]
         try:
-            _run_openssl(command)
-            digest = hashlib.sha256(ssl.PEM_cert_to_DER_cert(self.cert.read_text())).hexdigest().upper()
+            self.cert.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+            with os.fdopen(os.open(self.key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(
+                    key.private_bytes(
+                        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+                    )
+                )
         except BaseException:
             self.remove()
             raise
-        self.fingerprint = ":".join(digest[at : at + 2] for at in range(0, len(digest), 2))
+        self.fingerprint = certificate.fingerprint(hashes.SHA256()).hex(":").upper()
 
     def remove(self) -> None:
         """Remove the files; safe to call twice."""
         self._directory.cleanup()
 
 
-def _run_openssl(command: list[str]) -> None:
-    try:
-        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=OPENSSL_TIMEOUT)  # noqa: S603  no shell, the arguments are ours
-    except subprocess.CalledProcessError as error:
-        last = error.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        raise CliError(f"--self-signed: openssl failed: {''.join(last)}", EXIT_UNAVAILABLE) from None
-    except subprocess.TimeoutExpired:
-        raise CliError(f"--self-signed: openssl took more than {OPENSSL_TIMEOUT} s", EXIT_UNAVAILABLE) from None
+def _sign_certificate(key: ec.EllipticCurvePrivateKey, host: str) -> x509.Certificate:
+    """Build and sign the certificate of a server (RFC 5280)."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "wsbridge self-signed")])
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - CLOCK_SKEW)
+        .not_valid_after(now + VALIDITY)
+        .add_extension(x509.SubjectAlternativeName(_subject_alt_names(host)), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA256())
+    )
 
 
-def _subject_alt_names(host: str) -> list[str]:
-    """Give the subject's alternative names, each once."""
-    names = ["DNS:localhost", "IP:127.0.0.1", "IP:::1"]
-    for name in (host, socket.gethostname()):
+def _subject_alt_names(host: str) -> list[x509.GeneralName]:
+    """Give the subject alternative names, each once."""
+    names: dict[x509.GeneralName, None] = {}
+    for text in ("localhost", "127.0.0.1", "::1", host, socket.gethostname()):
         try:
-            address = ipaddress.ip_address(name)
+            address = ipaddress.ip_address(text)
         except ValueError:
-            if name and all(part.isalnum() or part in "-._" for part in name) and len(name) <= 253:
-                names.append(f"DNS:{name}")
+            if text and all(part.isascii() and (part.isalnum() or part in "-._") for part in text) and len(text) <= 253:
+                names[x509.DNSName(text)] = None
         else:
             if not address.is_unspecified:
-                names.append(f"IP:{address}")
-    return list(dict.fromkeys(names))
+                names[x509.IPAddress(address)] = None
+    return list(names)

@@ -145,18 +145,36 @@ def load_file(
     try:
         with Path(path).open("rb") as stream:
             data = stream.read(MAX_CONFIG_BYTES + 1)
-        if len(data) > MAX_CONFIG_BYTES:
-            raise _file_error(path, "is larger than 1MiB")
-        text = data.decode("utf-8-sig")
     except OSError as error:
         raise _file_error(path, f"cannot be read: {error.strerror}") from None
+    directory = Path(path).resolve().parent
+    return load_bytes(
+        data, file=str(path), registry=registry, environ=environ, directory=directory, check_files=check_files
+    )
+
+
+def load_bytes(
+    data: bytes,
+    *,
+    file: str,
+    registry: Registry,
+    environ: Mapping[str, str] = os.environ,
+    directory: Path | None = None,
+    check_files: bool = True,
+) -> LoadedConfig:
+    """Read the bytes of a file, at most MAX_CONFIG_BYTES of UTF-8. See `load_text`.
+
+    Raises:
+        ConfigError: All that is wrong with it.
+    """
+    if len(data) > MAX_CONFIG_BYTES:
+        raise _file_error(file, "is larger than 1MiB")
+    try:
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise _file_error(path, f"is not UTF-8: byte 0x{data[error.start]:02x} in line {line}") from None
-    folder = Path(path).resolve().parent
-    return load_text(
-        text, file=str(path), registry=registry, environ=environ, directory=folder, check_files=check_files
-    )
+        raise _file_error(file, f"is not UTF-8: byte 0x{data[error.start]:02x} in line {line}") from None
+    return load_text(text, file=file, registry=registry, environ=environ, directory=directory, check_files=check_files)
 
 
 def load_text(
