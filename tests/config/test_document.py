@@ -27,10 +27,17 @@ def test_double_dollar_is_literal() -> None:
     assert expand_variables("$${X} $5 ${Y}$", {"Y": "y"}) == "${X} $5 y$"
 
 
-@pytest.mark.parametrize("text", ["${}", "${A-b}", "${A", "${1}", "a ${ b"])
+@pytest.mark.parametrize("text", ["${}", "${A", "${1}", "a ${ b"])
 def test_malformed_variables_are_refused(text: str) -> None:
     """`${` that begins no name says how to write it."""
     with pytest.raises(ValueError, match=r"must begin a name"):
+        expand_variables(text, {"A": "a"})
+
+
+@pytest.mark.parametrize("text", ["${A-b}", "${A:-b}", "${A:?no}", "x${A=b}"])
+def test_defaults_of_variables_are_refused(text: str) -> None:
+    """The forms of a shell say that they are not supported, without what they contain."""
+    with pytest.raises(ValueError, match=r"defaults are not supported; write \$\{A\}"):
         expand_variables(text, {"A": "a"})
 
 

@@ -36,6 +36,7 @@ def test_all_errors_are_told_at_once_in_the_order_of_the_file() -> None:
         "E010 log.colour",
         "E023 listeners.twice.bind",
         "E010 listeners.old.bnd",
+        "E022 routes.vnc.auth",
         "E010 routes.vnc.match.pth",
         "E012 routes.vnc.backend",
         "E012 routes.vnc.allowed_origins[0]",
@@ -75,7 +76,7 @@ def test_keys_that_stand_twice_do_not_hide_other_errors() -> None:
     ]
 
 
-HAS_NO_VALUE = 'listeners.web.bind:127.0.0.1:80: has no value: write a blank after the colon, "bind: …"'
+HAS_NO_VALUE = 'listeners.web.bind:127.0.0.1:80: has no value: write a space after the colon, "bind: …"'
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_files_that_cannot_be_read_at_all(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as caught:
             load_file(tmp_path / name, CONFIG_REGISTRY, {})
         (problem,) = caught.value.problems
-        assert (problem.code, problem.text()) == ("E001", f"{tmp_path / name}: {message}")
+        assert (problem.code, problem.text()) == ("E001", f"{tmp_path / name}: {message} [E001]")
 
 
 def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from wsbridge.config.errors import (
     Problem,
     closest_match,
     did_you_mean,
-    mask_secrets,
+    printable,
 )
 
 
@@ -32,7 +32,7 @@ def test_an_unknown_key_is_shown_with_its_line_a_caret_and_a_guess() -> None:
         """
     )
     assert found.text() == (
-        'w.yaml:5:5: routes.vnc.tiemouts: unknown key (did you mean "timeouts"?)\n'
+        'w.yaml:5:5: routes.vnc.tiemouts: unknown key (did you mean "timeouts"?) [E010]\n'
         "        tiemouts: {idle: 1h}\n"
         "        ^"
     )
@@ -53,22 +53,13 @@ def test_a_problem_as_json() -> None:
     }
 
 
-def test_passwords_in_a_shown_line_are_masked() -> None:
-    """The source line below a message hides user and password of a URL, and the caret stays in place."""
-    text = LISTENERS + "routes: {vnc: {match: any, backend: {url: 'ws://g', proxy: 'http://a:geheim@p:1', x: y}}}\n"
-    (found,) = wrong(text)
-    _, line, caret = found.text().splitlines()
-    assert "geheim" not in found.text() + json.dumps(found.json())
-    assert line[caret.index("^")] == "x"
-
-
 def test_long_lines_are_cut_around_the_caret() -> None:
     """A line of thousands of characters is shown as the part around the mistake."""
-    text = LISTENERS + ROUTES.replace("auth: none", "auth: none, subprotocols: [" + "a, " * 500 + "], x: y")
+    text = LISTENERS + ROUTES.replace("auth: none", "auth: none, subprotocols: [" + "a, " * 500 + "], tls: off")
     found = next(each for each in wrong(text) if each.code == "E010")
     _, line, caret = found.text().splitlines()
     assert len(line) < 200
-    assert line[caret.index("^")] == "x"
+    assert line[caret.index("^") :].startswith("tls")
 
 
 def problem(**changes: object) -> Problem:
@@ -79,7 +70,7 @@ def problem(**changes: object) -> Problem:
 
 def test_an_error_and_a_warning_as_text() -> None:
     """A warning says so and gives its code; the caret stands below the place."""
-    assert problem().text() == "w.yaml:2:3: a.b: is wrong\n      b: c\n      ^"
+    assert problem().text() == "w.yaml:2:3: a.b: is wrong [E012]\n      b: c\n      ^"
     assert problem(code="W001").text().splitlines()[0] == "w.yaml:2:3: warning: a.b: is wrong [W001]"
     assert (problem().severity, problem(code="W001").severity) == ("error", "warning")
 
@@ -87,9 +78,9 @@ def test_an_error_and_a_warning_as_text() -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"line": 0, "column": 0, "source": ""}, "w.yaml: a.b: is wrong"),
-        ({"setting": "", "source": ""}, "w.yaml:2:3: is wrong"),
-        ({"source": "   "}, "w.yaml:2:3: a.b: is wrong"),
+        ({"line": 0, "column": 0, "source": ""}, "w.yaml: a.b: is wrong [E012]"),
+        ({"setting": "", "source": ""}, "w.yaml:2:3: is wrong [E012]"),
+        ({"source": "   "}, "w.yaml:2:3: a.b: is wrong [E012]"),
     ],
 )
 def test_what_is_not_known_is_left_out(changes: dict[str, object], expected: str) -> None:
@@ -102,23 +93,10 @@ def test_a_caret_below_tabs() -> None:
     assert problem(source="\tb\t: c", column=4).text().splitlines()[1:] == ["    \tb\t: c", "    \t \t^"]
 
 
-@pytest.mark.parametrize(
-    ("line", "shown"),
-    [
-        ("a: http://me:pw@h/x", "a: http://*****@h/x"),
-        ("a: http://me@h", "a: http://**@h"),
-        ("a: http://h/x@y", "a: http://h/x@y"),
-        ("a: wss://h:8443/x@y", "a: wss://h:8443/x@y"),
-        ("a: 'http://me:p@ss/w@h/x' # y", "a: 'http://*********@h/x' # y"),
-        ("a: [wss://a:b@c, wss://d:e@f]", "a: [wss://***@c, wss://***@f]"),
-        ("a: \x1b[31mred\x07", "a: ?[31mred?"),
-        ("a:\tb", "a:\tb"),
-    ],
-)
-def test_what_is_hidden_in_a_line(line: str, shown: str) -> None:
-    """User and password of URLs and what a terminal would act on; the length stays, so that the caret fits."""
-    assert mask_secrets(line) == shown
-    assert len(mask_secrets(line)) == len(line)
+def test_what_a_terminal_would_act_on_is_not_shown() -> None:
+    """Control characters are replaced one by one, so that the caret fits."""
+    assert printable("a: \x1b[31mred\x07\tb") == "a: ?[31mred?\tb"
+    assert problem(source="a: \x1b[2J").json()["source"] == "a: ?[2J"
 
 
 @pytest.mark.parametrize(
@@ -136,7 +114,7 @@ def test_all_problems_are_the_text_of_the_error() -> None:
     """In the order in which they are given."""
     error = ConfigError([problem(source=""), problem(source="", setting="c")])
 
-    assert str(error) == "w.yaml:2:3: a.b: is wrong\nw.yaml:2:3: c: is wrong"
+    assert str(error) == "w.yaml:2:3: a.b: is wrong [E012]\nw.yaml:2:3: c: is wrong [E012]"
     assert [one.setting for one in error.problems] == ["a.b", "c"]
 
 
@@ -154,20 +132,3 @@ def test_a_cut_line_keeps_what_is_pointed_at(column: int) -> None:
     assert len(line) == 4 + MAX_SOURCE_CHARS
     assert line[4:] in source
     assert source.index(line[4:]) + caret.index("^") - 4 == column - 1
-
-
-@pytest.mark.parametrize(
-    ("line", "shown"),
-    [
-        ("  Authorization: Bearer geheim, x", "  Authorization: ****************"),
-        ('{"authorization": "a\\"geheim", "X": 1}', '{"authorization": ***********, "X": 1}'),
-        ("{Cookie: 'sid=geheim', X: 1}", "{Cookie: ************, X: 1}"),
-        ("Proxy-Authorization : 'geheim", "Proxy-Authorization : *******"),
-        ("Authorization: {file: /etc/gw}", "Authorization: {file: /etc/gw}"),
-        ("X-Authorized: {env: E}", "X-Authorized: {env: E}"),
-        ('sources: [authorization, "cookie:sid"]', 'sources: [authorization, "cookie:sid"]'),
-    ],
-)
-def test_headers_that_are_secrets_are_hidden(line: str, shown: str) -> None:
-    """The line that is shown with a problem has stars of the same length in place of their values."""
-    assert Problem("w.yaml", 1, 1, "", "wrong", line, "E012").json()["source"] == shown

@@ -51,7 +51,7 @@ def test_secrets_are_read_and_never_shown(tmp_path: Path) -> None:
         ("{env: A-B}", ".env", '"A-B" is no name of an environment variable'),
         ("{env: EMPTY, file: empty}", "", "needs exactly one of file and env"),
         ("{}", "", "needs exactly one of file and env"),
-        ("{fiel: x}", ".fiel", "unknown key"),
+        ("{fiel: x}", "", 'unknown key (did you mean "file"?)'),
         ("[x]", "", "must be text, not a list"),
     ],
 )

@@ -71,7 +71,9 @@ def test_fields_and_rules_are_told_together() -> None:
 def test_what_is_named_is_judged_only_when_well_written_and_read_from_a_file() -> None:
     """Rules on the things that a section names need both its values and the context."""
     assert [fault.message for fault in error_of({"size": 10}).issues] == ["not in /conf"]
-    assert [fault.message for fault in error_of({"size": 10, "inner": 3}).issues] == []
+    assert [fault.message for fault in error_of({"size": 10, "inner": 3}).issues] == ["not in /conf"]
+    assert [fault.message for fault in error_of({"size": "x", "inner": 3}).issues] == []
+    assert [fault.message for fault in error_of({"size": 10, "sise": 3}).issues] == []
     assert Sample.model_validate({"size": 10}).size == 10
 
 

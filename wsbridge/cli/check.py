@@ -117,7 +117,7 @@ def _match_text(route: RouteConfig) -> str:
 
 def _action_text(route: RouteConfig) -> str:
     if route.backend is not None:
-        return route.backend.text
+        return route.backend.text.partition("?")[0]  # a query may hold a token
     if route.issue_tickets is not None:
         return f"tickets for {route.issue_tickets.route}"
     return f"files in {route.files}" if route.files is not None else f"status {route.respond}"

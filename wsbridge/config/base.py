@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, ValidationInfo, model_validator
 
@@ -73,21 +73,39 @@ class LoadContext:
 
 
 class SectionError(ValueError):
-    """All that is wrong in one section; carries the faults through pydantic.
+    """All that is wrong in one section; carries the issues through pydantic.
 
     Attributes:
         section: The model that was read.
         errors: What pydantic found in its fields.
-        issues: What its own rules found.
+        issues: What the section's own rules found.
+        recovered: The section without the values that are wrong, for the rules between sections, which can then be
+            checked as well; None where a value is wrong that it cannot do without.
     """
 
-    def __init__(self, section: type[BaseModel], errors: Iterable[ErrorDetails], issues: Iterable[Issue]) -> None:
+    def __init__(
+        self,
+        section: type[BaseModel],
+        errors: Iterable[ErrorDetails],
+        issues: Iterable[Issue],
+        recovered: BaseModel | None = None,
+    ) -> None:
         self.section = section
         self.errors = list(errors)
         self.issues = list(issues)
+        self.recovered = recovered
         texts = [f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in self.errors]
-        texts += [f"{'.'.join(map(str, fault.key_path))}: {fault.message}" for fault in self.issues]
+        texts += [f"{'.'.join(map(str, issue.key_path))}: {issue.message}" for issue in self.issues]
         super().__init__("; ".join(texts))
+
+
+def section_error(error: ValidationError, section: type[BaseModel]) -> SectionError:
+    """Return what a section raised in its own validator, or pydantic's error about its input as such."""
+    errors = error.errors(include_url=False)
+    cause = errors[0].get("ctx", {}).get("error")
+    if len(errors) == 1 and not errors[0]["loc"] and isinstance(cause, SectionError):
+        return cause
+    return SectionError(section, errors, ())
 
 
 def load_context(info: ValidationInfo) -> LoadContext | None:
@@ -124,17 +142,57 @@ class Section(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _validate_section(cls, data: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
-        faults = list(cls.validate_keys(data)) if isinstance(data, dict) else []
+        issues = list(cls.validate_keys(data)) if isinstance(data, dict) else []
+        errors: list[ErrorDetails] = []
+        section: Self | None
         try:
             section = handler(data)
         except ValidationError as error:
-            raise SectionError(cls, error.errors(include_url=False), faults) from None
+            errors = error.errors(include_url=False)
+            section = _recover(data, errors, handler)
         context = load_context(info)
-        if context is not None:
-            faults.extend(section.validate_values(context))
-        if faults:
-            raise SectionError(cls, (), faults)
+        if context is not None and section is not None and not issues:
+            own = section.validate_values(context)
+            issues += (issue for issue in own if not any(_concerns(error, issue) for error in errors))
+        if issues or errors:
+            raise SectionError(cls, errors, issues, section)
+        assert section is not None  # noqa: S101 - without an error there is one
         return section
+
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+def _concerns(error: ErrorDetails, issue: Issue) -> bool:
+    """Return whether an issue may follow from an error: it names the same key, or the error is about the keys."""
+    return error["type"] in {"extra_forbidden", "missing"} or issue.key_path[:1] in {(), error["loc"][:1]}
+
+
+def _recover(
+    data: object, errors: Iterable[ErrorDetails], handler: ModelWrapValidatorHandler[SectionT]
+) -> SectionT | None:
+    """Build a section from the values that are valid; None where it cannot do without the others."""
+    if not isinstance(data, dict):
+        return None
+    rest: dict[object, Any] = dict(data)
+    for error in errors:
+        key, *inner = (step for step in error["loc"] if not str(step).startswith(UNION_TAG))
+        cause = error.get("ctx", {}).get("error")
+        recovered = cause.recovered if isinstance(cause, SectionError) else None
+        if inner and isinstance(inner[0], str) and isinstance(rest.get(key), dict):  # one of several named sections
+            rest[key] = dict(rest[key])
+            if recovered is not None and len(inner) == 1:
+                rest[key][inner[0]] = recovered
+            else:
+                rest[key].pop(inner[0], None)
+        elif recovered is not None and not inner:
+            rest[key] = recovered
+        else:
+            rest.pop(key, None)
+    try:
+        return handler(rest)
+    except ValidationError:
+        return None
 
 
 class AuthSection(Section):

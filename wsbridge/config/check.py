@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import posixpath
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from itertools import combinations, product
 
 from pydantic import BaseModel
@@ -21,7 +22,34 @@ from wsbridge.config.urls import is_request_field
 from wsbridge.protocol.uri import PathPattern
 
 
-def check_tickets(config: Config) -> Iterator[Issue]:
+@dataclass(frozen=True, slots=True)
+class WrittenNames:
+    """What the file has beside the sections that are valid.
+
+    Attributes:
+        listeners: Names of all listeners, those that are invalid included.
+        routes: Names of all routes, likewise.
+        wrong: Paths of what is wrong. Nothing is concluded from what sections with such a path do not have.
+    """
+
+    listeners: Collection[str]
+    routes: Collection[str]
+    wrong: Collection[KeyPath] = ()
+
+    def is_sound(self, *path: str) -> bool:
+        """Return whether nothing is wrong in a section, or in one that contains it."""
+        return not any(wrong[: len(path)] == path or path[: len(wrong)] == wrong for wrong in self.wrong)
+
+    def reachability_is_sound(self) -> bool:
+        """Return whether nothing is wrong in the listeners, and in what routes match."""
+        return not any(
+            path[:1] not in {("routes",), ("timeouts",), ("limits",), ("log",)}
+            or (path[:1] == ("routes",) and (len(path) < 3 or path[2] == "match"))
+            for path in self.wrong
+        )
+
+
+def check_tickets(config: Config, names: WrittenNames) -> Iterator[Issue]:
     """Find routes whose tickets nobody takes, or that would give one to anybody."""
     for name, route in config.routes.items():
         if route.issue_tickets is None:
@@ -32,9 +60,11 @@ def check_tickets(config: Config) -> Iterator[Issue]:
         elif ticket_auths(route.auth):
             yield Issue((*steps, "auth"), "cannot take tickets itself: one ticket would give the next", "E013")
         wanted = config.routes.get(route.issue_tickets.route)
-        if wanted is None:
+        if wanted is None or not names.is_sound("routes", route.issue_tickets.route):
             missing = route.issue_tickets.route
-            text = f'there is no route "{missing}"{did_you_mean(missing, config.routes)}'
+            if missing in names.routes:
+                continue
+            text = f'there is no route "{missing}"{did_you_mean(missing, names.routes)}'
             yield Issue((*steps, "issue_tickets", "route"), text, "E020")
         elif not ticket_auths(wanted.auth):
             text = f'the route "{route.issue_tickets.route}" takes no tickets: its auth needs kind: ticket'
@@ -131,18 +161,26 @@ WILDCARD_HOSTS = {"0.0.0.0": 4, "::": 6}
 """Addresses that stand for all of a family."""
 
 
-def check_config(config: Config, context: LoadContext) -> list[Issue]:
-    """Find all that is wrong or risky between the sections of a configuration."""
+def check_config(config: Config, context: LoadContext, names: WrittenNames | None = None) -> list[Issue]:
+    """Find all that is wrong or risky between the sections of a configuration.
+
+    Args:
+        config: Its valid sections.
+        context: What it was read with.
+        names: What the file has beside them; None if all is valid.
+    """
+    names = names or WrittenNames(config.listeners, config.routes)
     return [
-        *_check_references(config),
+        *_check_references(config, names),
         *_check_bind_conflicts(config),
-        *_check_reachability(config),
+        *(_check_reachability(config) if names.reachability_is_sound() else ()),
         *_check_missing_auth(config),
         *_check_unusable_auth(config),
-        *check_tickets(config),
-        *_check_client_certificates(config),
+        *check_tickets(config, names),
+        *_check_client_certificates(config, names),
         *_check_request_fields(config),
-        *_check_exposure(config, context),
+        *_check_exposure(config, context, names),
+        *(() if names.wrong else _check_unused_listeners(config)),
         *_check_risky_settings(config),
         *_check_secret_permissions(config),
         *(fault for steps, section in walk_sections(config) for fault in _section_warnings(steps, section, context)),
@@ -173,17 +211,17 @@ def _section_warnings(steps: KeyPath, section: Section, context: LoadContext) ->
         yield Issue((*steps, *fault.key_path), fault.message, fault.code, fault.at_key)
 
 
-def _check_references(config: Config) -> Iterator[Issue]:
+def _check_references(config: Config, names: WrittenNames) -> Iterator[Issue]:
     """Names that routes and listeners call each other by."""
     for name, listener in config.listeners.items():
         if listener.route is None:
             continue
         steps: KeyPath = ("listeners", name, "route")
         route = config.routes.get(listener.route)
-        if route is None:
-            guess = did_you_mean(listener.route, config.routes)
+        if listener.route not in names.routes:
+            guess = did_you_mean(listener.route, names.routes)
             yield Issue(steps, f'there is no route "{listener.route}"{guess}', "E020")
-        elif route.backend is None:
+        elif route is not None and route.backend is None and names.is_sound("routes", listener.route):
             text = f'the route "{listener.route}" has no backend, and this listener speaks tcp'
             yield Issue(steps, text, "E024")
     for name, route in config.routes.items():
@@ -191,10 +229,10 @@ def _check_references(config: Config) -> Iterator[Issue]:
             continue
         for at, wanted in enumerate(route.match.listener or ()):
             steps = ("routes", name, "match", "listener", at)
-            if wanted not in config.listeners:
-                guess = did_you_mean(wanted, config.listeners)
+            if wanted not in names.listeners:
+                guess = did_you_mean(wanted, names.listeners)
                 yield Issue(steps, f'there is no listener "{wanted}"{guess}', "E020")
-            elif config.listeners[wanted].protocol == "tcp":
+            elif wanted in config.listeners and config.listeners[wanted].protocol == "tcp":
                 text = f'the listener "{wanted}" speaks tcp: it names its route by route:, and nothing is matched there'
                 yield Issue(steps, text, "E021")
 
@@ -222,7 +260,7 @@ def _check_missing_auth(config: Config) -> Iterator[Issue]:
     for name, route in config.routes.items():
         if route.auth is not None:
             continue
-        public = [key for key in listeners_of(config, name) if not _is_local_only(config.listeners[key])]
+        public = public_listeners(config, name)
         if public and config.listeners[public[0]].trusted_proxies is not None:
             text = (
                 f'must be written, since the listener "{public[0]}" is behind proxies: "auth: none" lets everybody in'
@@ -236,6 +274,11 @@ def _check_missing_auth(config: Config) -> Iterator[Issue]:
                 f'"auth: none" lets everybody in{named}'
             )
             yield Issue(("routes", name, "auth"), text, "E022")
+
+
+def public_listeners(config: Config, name: str) -> list[str]:
+    """Return the listeners through which more than this host can reach a route."""
+    return [key for key in listeners_of(config, name) if not _is_local_only(config.listeners[key])]
 
 
 def _is_local_only(listener: ListenerConfig) -> bool:
@@ -258,12 +301,12 @@ def _check_unusable_auth(config: Config) -> Iterator[Issue]:
             yield Issue(("routes", name, "allowed_origins"), text, "E026")
 
 
-def _check_client_certificates(config: Config) -> Iterator[Issue]:
+def _check_client_certificates(config: Config, names: WrittenNames) -> Iterator[Issue]:
     """Ways of authentication by certificate, where clients are asked for none."""
     for name, route in config.routes.items():
         if route.auth is None:
             continue
-        leading = listeners_of(config, name)
+        leading = [key for key in listeners_of(config, name) if names.is_sound("listeners", key)]
         without = [key for key in leading if (tls := config.listeners[key].tls) is None or tls.client_ca is None]
         for steps, way in _walk_auth(route.auth, ("routes", name, "auth")):
             needed = way is route.auth or without == leading
@@ -331,10 +374,12 @@ def _ip_versions(listener: ListenerConfig) -> set[int]:
     return {ip.version}
 
 
-def _check_exposure(config: Config, context: LoadContext) -> Iterator[Issue]:
+def _check_exposure(config: Config, context: LoadContext, names: WrittenNames) -> Iterator[Issue]:
     """Who may come in without being asked."""
     nobody_asked = context.registry.auth.get("none")
     for name, listener in config.listeners.items():
+        if not names.is_sound("listeners", name):
+            continue
         if listener.bind.kind == "unix":
             if listener.mode & 0o006:
                 text = f"the mode {listener.mode:04o} lets every user of this host use the socket"
@@ -345,7 +390,9 @@ def _check_exposure(config: Config, context: LoadContext) -> Iterator[Issue]:
         if listener.tls is not None:
             continue
         if _is_local_only(listener) and listener.protocol == "websocket":
-            for key in [key for key, route in bridges.items() if route.auth is None]:
+            for key in [
+                key for key, route in bridges.items() if route.auth is None and not public_listeners(config, key)
+            ]:
                 text = (
                     f'has no auth, and the listener "{name}" has no TLS: a proxy on this host would publish it; '
                     'if that is meant, write "auth: none"'
@@ -366,8 +413,8 @@ def _check_exposure(config: Config, context: LoadContext) -> Iterator[Issue]:
                 yield Issue(("listeners", name, "bind"), text, "W016")
 
 
-def _check_risky_settings(config: Config) -> Iterator[Issue]:
-    """Settings that let in everybody, or keep what should end."""
+def _check_unused_listeners(config: Config) -> Iterator[Issue]:
+    """Listeners whose requests no route matches."""
     for name, listener in config.listeners.items():
         if listener.protocol == "websocket" and not any(
             name in matching_listeners(config, route) for route in config.routes.values()
@@ -375,6 +422,10 @@ def _check_risky_settings(config: Config) -> Iterator[Issue]:
             yield Issue(
                 ("listeners", name), "no route takes requests of this listener: all get 404", "W011", at_key=True
             )
+
+
+def _check_risky_settings(config: Config) -> Iterator[Issue]:
+    """Settings that allow everybody, or keep dead connections open."""
     sections: list[tuple[KeyPath, RouteTimeouts]] = [(("timeouts",), config.timeouts)]
     sections += [(("routes", name, "timeouts"), route.timeouts) for name, route in config.routes.items()]
     for steps, timeouts in sections:

@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 MAX_SOURCE_CHARS = 160
 """Characters of a source line that are shown."""
-
-URL_CREDENTIALS = re.compile(r"""(?<=://)(?:[^/\s:@"']+:(?!\d+/)[^\s"']+|[^/\s"']+)(?=@)""")
-"""What stands before the host of a URL; `host:port/path@x` is none."""
-
-SECRET_HEADER = re.compile(
-    r"""(\b(?:authorization|cookie)(?:["']\s*:\s*|\s*:\s+))("(?:[^"\\]|\\.)*"?|'[^']*'?|[^\s{"'].*)""", re.IGNORECASE
-)
-"""A header that is a secret, and its value where that is written as text; a bare one hides all that follows."""
 
 PROBLEM_CODES: dict[str, str] = {
     "E001": "the file cannot be read",
@@ -80,7 +71,7 @@ class Problem:
         column: From 1, in characters; 0 where there is no file.
         setting: Keys that lead to it, such as `routes.vnc.timeouts`; may be empty.
         message: One sentence without a full stop.
-        source: The line of the file; empty where there is none.
+        source: The line of the file; empty where there is none, or where it may hold a secret.
         code: `E…` or `W…`, from `CODES`.
     """
 
@@ -100,12 +91,12 @@ class Problem:
     def text(self) -> str:
         """Give `file:line:column: path: message`, and below it the source line and a caret."""
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
-        label, tail = ("warning: ", f" [{self.code}]") if self.severity == "warning" else ("", "")
+        label = "warning: " if self.severity == "warning" else ""
         path = f"{self.setting}: " if self.setting else ""
-        head = f"{place}: {label}{path}{self.message}{tail}"
+        head = f"{place}: {label}{path}{self.message} [{self.code}]"
         if not self.source.strip():
             return head
-        line, at = _clip_line(mask_secrets(self.source), self.column - 1)
+        line, at = _clip_line(printable(self.source), self.column - 1)
         pad = "".join("\t" if char == "\t" else " " for char in line[:at])
         return f"{head}\n    {line}\n    {pad}^"
 
@@ -119,7 +110,7 @@ class Problem:
             "column": self.column,
             "setting": self.setting,
             "message": self.message,
-            "source": mask_secrets(self.source),
+            "source": printable(self.source),
         }
 
 
@@ -135,13 +126,8 @@ class ConfigError(Exception):
         super().__init__("\n".join(problem.text() for problem in self.problems))
 
 
-def mask_secrets(line: str) -> str:
-    """Hide user and password of URLs, headers that are secrets, and whatever a terminal would act on; the length stays.
-
-    A password with "@" or "/" in it is hidden as a whole: it is an error, and so its line is shown.
-    """
-    line = SECRET_HEADER.sub(lambda found: found[1] + "*" * len(found[2]), line)
-    line = URL_CREDENTIALS.sub(lambda found: "*" * len(found[0]), line)
+def printable(line: str) -> str:
+    """Replace whatever a terminal would act on; the length stays, so that the caret fits."""
     return "".join(char if char.isprintable() or char == "\t" else "?" for char in line)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from wsbridge.config.base import UNION_TAG, Issue, KeyPath, LoadContext, Registry, Section, SectionError
-from wsbridge.config.check import check_config
+from wsbridge.config.base import UNION_TAG, Issue, KeyPath, LoadContext, Registry, Section, SectionError, section_error
+from wsbridge.config.check import WrittenNames, check_config
 from wsbridge.config.errors import ConfigError, Problem, closest_match, did_you_mean
 from wsbridge.config.model import Config
+from wsbridge.config.redaction import key_table
 from wsbridge.config.yaml import MAX_CONFIG_BYTES, Document, YamlData, compose
 
 if TYPE_CHECKING:
@@ -115,10 +116,6 @@ def _sections_in(annotation: object) -> Iterator[type[BaseModel]]:
         yield from _sections_in(part)
 
 
-CROSS_SECTION_CODES = frozenset({"E020", "E021", "E027", "W001", "W011"})
-"""Codes of what hangs on other sections, so that it is not told while one of those is left out."""
-
-
 @dataclass(frozen=True, slots=True)
 class LoadedConfig:
     """A configuration that can be used.
@@ -201,7 +198,7 @@ def load_text(
     Raises:
         ConfigError: All that is wrong with it.
     """
-    document = compose(text, file)
+    document = compose(text, file, key_table(Config, registry))
     data, problems = document.to_data(environ)
     context = LoadContext(directory or Path.cwd(), environ, registry, check_files, now or datetime.now(UTC))
     return _check_data(data, document, [*document.yaml_problems, *problems], context)
@@ -230,90 +227,47 @@ def _file_error(path: str | Path, message: str) -> ConfigError:
 def _check_data(
     data: YamlData, document: Document, yaml_problems: list[tuple[KeyPath, Problem]], context: LoadContext
 ) -> LoadedConfig:
-    told = [steps for steps, _ in yaml_problems]
-    config, faults = _validate_config(data, context)
-    faults = [fault for fault in faults if not any(_is_under(fault.key_path, steps) for steps in told)]
-    if config is not None and not told:
-        faults += check_config(config, context)
-    else:
-        faults += _check_valid_parts(data, [*told, *(fault.key_path for fault in faults)], context)
-        config = None
-    problems = _sort_problems([*(problem for _, problem in yaml_problems), *map(document.to_problem, faults)])
+    config, issues = _validate_config(data, context)
+    unusable = [path for path, _ in yaml_problems]
+    issues = [issue for issue in issues if not any(_is_under(issue.key_path, path) for path in unusable)]
+    if config is not None:
+        wrong = [*unusable, *(issue.key_path for issue in issues)]
+        scopes = [*unusable, *map(_scope, issues)]
+        found = check_config(config, context, WrittenNames(_names(data, "listeners"), _names(data, "routes"), wrong))
+        issues += [issue for issue in found if not any(_overlap(issue.key_path, scope) for scope in scopes)]
+    problems = _sort_problems([*(problem for _, problem in yaml_problems), *map(document.to_problem, issues)])
     if config is None or any(problem.severity == "error" for problem in problems):
         raise ConfigError(problems)
     return LoadedConfig(config, problems, document.file)
 
 
-def _check_valid_parts(data: YamlData, invalid: list[KeyPath], context: LoadContext) -> list[Issue]:
-    """Leave out what is wrong, and check the rest, so that all is told at once and nothing twice."""
-    left, config = data, None
-    spoiled = {steps[:2] for steps in invalid}
-    while config is None:
-        there = [_existing_prefix(left, steps) for steps in invalid]
-        if () in there or not there:
-            return []
-        left = _remove_paths(left, there)
-        config, faults = _validate_config(left, context)
-        invalid = [fault.key_path for fault in faults]
-    unsure = (
-        CROSS_SECTION_CODES - {"E020", "E021"} if _section_names(left) == _section_names(data) else CROSS_SECTION_CODES
-    )
-    found = check_config(config, context)
-    return [fault for fault in found if fault.code not in unsure and not _overlaps(fault.key_path, spoiled)]
-
-
-def _existing_prefix(data: YamlData, steps: KeyPath) -> KeyPath:
-    """Cut steps to those that lead to something: what lacks a key goes as a whole."""
-    node: YamlData | None = data
-    for at, step in enumerate(steps):
-        if isinstance(node, dict):
-            node = node.get(str(step))
-        elif isinstance(node, list) and isinstance(step, int):
-            node = node[step] if step < len(node) else None
-        else:
-            node = None
-        if node is None:
-            return steps[:at]
-    return steps
-
-
-def _section_names(data: YamlData) -> list[KeyPath]:
-    found: list[KeyPath] = []
-    for key in ("listeners", "routes"):
-        section = data.get(key) if isinstance(data, dict) else None
-        found += [(key, name) for name in section] if isinstance(section, dict) else []
-    return found
-
-
 def _validate_config(data: YamlData, context: LoadContext) -> tuple[Config | None, list[Issue]]:
+    """Return the configuration, without what is wrong in it, and what is wrong."""
     try:
         return Config.model_validate(data, context=context), []
     except ValidationError as error:
-        return None, list(translate_errors(error.errors(include_url=False), Config))
+        found = section_error(error, Config)
+        issues = [*translate_errors(found.errors, Config), *found.issues]
+        return (found.recovered if isinstance(found.recovered, Config) else None), issues
+
+
+def _scope(issue: Issue) -> KeyPath:
+    """Return the path below which further issues may follow from an issue: an unknown key may be any of its section."""
+    return issue.key_path[:-1] if issue.code == "E010" else issue.key_path
+
+
+def _names(data: YamlData, key: str) -> tuple[str, ...]:
+    section = data.get(key) if isinstance(data, dict) else None
+    return tuple(section) if isinstance(section, dict) else ()
 
 
 def _sort_problems(problems: Iterable[Problem]) -> list[Problem]:
     return sorted(dict.fromkeys(problems), key=lambda problem: (problem.line, problem.column))
 
 
-def _is_under(steps: KeyPath, outer: KeyPath) -> bool:
-    return steps[: len(outer)] == outer
+def _is_under(path: KeyPath, outer: KeyPath) -> bool:
+    return path[: len(outer)] == outer
 
 
-def _overlaps(steps: KeyPath, invalid: set[KeyPath]) -> bool:
-    return any(_is_under(steps, outer) or _is_under(outer, steps) for outer in invalid)
-
-
-def _remove_paths(data: YamlData, invalid: Sequence[KeyPath]) -> YamlData:
-    """Leave out what is wrong, so that the rest can be checked all the same."""
-    if isinstance(data, dict):
-        kept = {}
-        for key, value in data.items():
-            inner = [steps[1:] for steps in invalid if steps and steps[0] == key]
-            if () not in inner:
-                kept[key] = _remove_paths(value, inner)
-        return kept
-    if isinstance(data, list):
-        items = [[steps[1:] for steps in invalid if steps and steps[0] == at] for at in range(len(data))]
-        return [_remove_paths(item, inner) for item, inner in zip(data, items, strict=True) if () not in inner]
-    return data
+def _overlap(path: KeyPath, other: KeyPath) -> bool:
+    return _is_under(path, other) or _is_under(other, path)

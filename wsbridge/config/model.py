@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterable, Mapping
+from typing import Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from wsbridge.config.base import LoadContext, Registry, Section
+from wsbridge.config.base import Issue, LoadContext, Registry, Section
+from wsbridge.config.errors import closest_match
 from wsbridge.config.limits import ClientLimits, Limits, RouteLimits, RouteTimeouts, Timeouts
 from wsbridge.config.listener import ListenerConfig, ListenerTlsConfig, TlsCertificateConfig
 from wsbridge.config.route import DialConfig, MatchConfig, RouteConfig
 from wsbridge.config.types import Name, OutputPath
-from wsbridge.config.unions import non_empty
 
 
 class AuditConfig(Section):
@@ -42,6 +43,9 @@ __all__ = [
 ]
 
 
+REQUIRED_SECTIONS = ("listeners", "routes")
+
+
 class LogConfig(Section):
     """Log level and format. The log goes to standard error."""
 
@@ -58,9 +62,9 @@ class Config(Section):
     """Log level and format."""
     audit: AuditConfig | None = None
     """Audit log: who accessed what, and whose access was denied. Default: disabled."""
-    listeners: Annotated[dict[Name, ListenerConfig], AfterValidator(non_empty)]
+    listeners: dict[Name, ListenerConfig] = Field(default_factory=dict)
     """Addresses to accept connections on, by name."""
-    routes: Annotated[dict[Name, RouteConfig], AfterValidator(non_empty)]
+    routes: dict[Name, RouteConfig] = Field(default_factory=dict)
     """Where requests go, by name. The first route in the file that matches a request handles it."""
     timeouts: Timeouts = Field(default_factory=Timeouts)
     """Timeouts of the process, and defaults for all routes."""
@@ -68,3 +72,13 @@ class Config(Section):
     """Resource limits."""
     engine: Literal["auto", "python"] = "auto"
     """Relay engine. auto: the fastest available."""
+
+    @classmethod
+    def validate_keys(cls, raw: Mapping[str, object]) -> Iterable[Issue]:
+        """Require the two sections; they have a default so that the rest of a file without them is checked as well."""
+        guesses = {closest_match(key, cls.model_fields) for key in raw if key not in cls.model_fields}
+        for key in REQUIRED_SECTIONS:
+            if key not in raw and key not in guesses:
+                yield Issue((key,), "is missing", "E011")
+            elif raw.get(key) == {}:
+                yield Issue((key,), "needs at least one entry", "E012")

@@ -15,7 +15,7 @@ from pydantic_core import SchemaSerializer, core_schema
 
 from wsbridge.config.base import Registry, Section
 from wsbridge.config.limits import RouteTimeouts
-from wsbridge.config.model import Config
+from wsbridge.config.model import REQUIRED_SECTIONS, Config
 from wsbridge.config.route import ROUTE_ACTIONS, RouteConfig
 from wsbridge.config.unions import UrlBackendSection
 from wsbridge.config.urls import IDENTITY_TARGET
@@ -64,6 +64,7 @@ def json_schema(registry: Registry) -> dict[str, Any]:
 
 def _add_section_rules(definitions: dict[str, Any], registry: Registry) -> None:
     """Add what the models hold by rules of their own."""
+    definitions[Config.__name__]["required"] = [*REQUIRED_SECTIONS]
     definitions[RouteConfig.__name__]["oneOf"] = [{"required": [goal]} for goal in ROUTE_ACTIONS]
     for field in definitions[RouteTimeouts.__name__]["properties"].values():
         field.pop("default", None)

@@ -8,7 +8,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import PlainValidator, SerializeAsAny, ValidationError, ValidationInfo, WithJsonSchema
 
-from wsbridge.config.base import UNION_TAG, AuthSection, Issue, Section, SectionError, load_context
+from wsbridge.config.base import UNION_TAG, AuthSection, Issue, Section, SectionError, load_context, section_error
 from wsbridge.config.errors import did_you_mean
 from wsbridge.config.types import WrongShapeError
 from wsbridge.config.urls import IDENTITY_TARGET, BackendUrl, UrlTemplate, read_backend_url
@@ -164,7 +164,7 @@ def _validate_as(section: type[SectionT], raw: Mapping[str, object], info: Valid
     try:
         return section.model_validate(raw, context=info.context)
     except ValidationError as error:
-        raise SectionError(section, error.errors(include_url=False), ()) from None
+        raise section_error(error, section) from None
 
 
 BackendUnion = Annotated[

@@ -1,405 +1,363 @@
-"""Yaml.compose nodes with positions; duplicate keys, tags, ${VAR}."""
+"""YAML text to nodes with positions and to plain values; duplicate keys, tags, ${VAR}.
+
+PyYAML parses and composes. Its constructors are not used, because they drop positions, keep the last of duplicate keys
+and turn `off` and `22:22` into other types.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import yaml
 
-from wsbridge.config.base import Issue, KeyOrIndex, KeyPath
+from wsbridge.config.base import Issue, KeyPath
 from wsbridge.config.errors import ConfigError, Problem
+from wsbridge.config.redaction import KeyTable, Redactor, unparsed_line_is_secret
 
 MISSING_KEY_CODES = frozenset({"E011", "E022"})
-"""Codes of problems with a key that is not there: these name it, at the place of its parent."""
-OMIT_KEY_HINT = "leave the key out to get its default"
+"""Codes of problems with a key that is missing: they name it, at the position of its parent."""
+OMIT_KEY_HINT = "omit the key to get its default"
 NULL_TEXTS = frozenset({"", "~", "null", "Null", "NULL"})
 ENV_REFERENCE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$\{")
+STANDARD_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("str", "seq", "map"))
+
+MAX_CONFIG_BYTES = 1024 * 1024
+"""Bytes of a file."""
+MAX_NODES = 100_000
+"""Values of a file; those of an anchor count again for each alias."""
+MAX_DEPTH = 20
+"""Nested mappings and lists."""
 
 YamlData = str | list["YamlData"] | dict[str, "YamlData"]
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Line and column, both from 1."""
+    """Line and column, both from 1; 0 where there is no file."""
 
     line: int
     column: int
 
 
-@dataclass(slots=True)
-class ScalarNode:
-    """A text. `plain`: it stands without quotes. `size` counts nodes, `height` how many stand in one another."""
-
-    position: Position
-    text: str
-    plain: bool
-    size: int = 1
-    height: int = 0
+def _position(mark: yaml.Mark | None) -> Position:
+    return Position(mark.line + 1, mark.column + 1) if mark else Position(1, 1)
 
 
 @dataclass(slots=True)
-class SequenceNode:
-    """A list. `flow` tells that it stands in brackets."""
-
-    position: Position
-    flow: bool
-    items: list[Node] = field(default_factory=list)
-    size: int = 1
-    height: int = 1
-
-
-@dataclass(slots=True)
-class MappingEntry:
-    """A key and its value."""
-
-    key_position: Position
-    value: Node
-
-
-@dataclass(slots=True)
-class MappingNode:
-    """A mapping. `flow` tells that it stands in braces; `key` is the one whose value is awaited."""
-
-    position: Position
-    flow: bool
-    entries: dict[str, MappingEntry] = field(default_factory=dict)
-    pending_key: ScalarNode | None = None
-    size: int = 1
-    height: int = 1
-
-
-Node = ScalarNode | SequenceNode | MappingNode
-
-
 class Document:
-    """A file that was read: its nodes, and the places of what they say.
+    """A parsed file: its nodes, and the positions of its values.
 
     Attributes:
         file: As the user named it; problems begin with it.
-        lines: The text, line by line.
-        root: The top of the file; None where there is no file and all comes from a command line.
-        yaml_problems: What was wrong with its YAML and yet let the rest be read, with the steps to what it spoils.
+        text: The whole file.
+        root: Its top mapping; None where the configuration comes from a command line.
+        yaml_problems: Errors in its YAML that do not hide what follows, with the path of what they make unusable.
+        redactor: Keeps secrets out of problems.
     """
 
-    def __init__(self, file: str, text: str = "", root: Node | None = None) -> None:
-        self.file = file
-        self.lines = text.splitlines()
-        self.root = root
-        self.yaml_problems: list[tuple[KeyPath, Problem]] = []
+    file: str
+    text: str = ""
+    root: yaml.Node | None = None
+    yaml_problems: list[tuple[KeyPath, Problem]] = field(default_factory=list)
+    redactor: Redactor = field(default_factory=lambda: Redactor(KeyTable()))
 
-    def locate(self, steps: KeyPath, *, at_key: bool = False) -> tuple[Position, KeyPath]:
-        """Find where something stands.
+    def find(self, path: KeyPath) -> tuple[yaml.Node | None, yaml.Node | None, KeyPath]:
+        """Follow a path as far as it exists.
+
+        Returns:
+            The node, the key that leads to it (None for an item of a list), and the part of the path that exists.
+        """
+        node, key_node = self.root, None
+        for at, step in enumerate(path):
+            found = _child(node, step)
+            if found is None:
+                return node, key_node, path[:at]
+            key_node, node = found
+        return node, key_node, path
+
+    def locate(self, path: KeyPath, *, at_key: bool = False) -> tuple[Position, KeyPath]:
+        """Find the position of a setting.
 
         Args:
-            steps: Keys and indexes from the top of the file.
-            at_key: Whether the key is wanted, not its value.
+            path: Keys and indexes from the top of the file.
+            at_key: Whether the position of the key is wanted, not that of its value.
 
         Returns:
-            The place, and how many of the steps there are in the file: what is missing has the place of its parent.
+            The position, and the part of the path that exists; a missing key has the position of its parent.
         """
-        node, key_place = self.root, None
-        found = 0
-        for step in steps:
-            if isinstance(node, MappingNode) and isinstance(step, str) and step in node.entries:
-                key_place, node = node.entries[step].key_position, node.entries[step].value
-            elif isinstance(node, SequenceNode) and isinstance(step, int) and step < len(node.items):
-                key_place, node = None, node.items[step]
-            else:
-                break
-            found += 1
+        node, key_node, found = self.find(path)
         if node is None:
-            return Position(0, 0), steps
-        block = isinstance(node, (SequenceNode, MappingNode)) and not node.flow
-        if key_place is not None and (at_key or block or found < len(steps)):
-            return key_place, steps[:found]
-        return node.position, steps[:found]
+            return Position(0, 0), path
+        is_block = isinstance(node, yaml.CollectionNode) and not node.flow_style
+        if key_node is not None and (at_key or is_block or len(found) < len(path)):
+            return _position(key_node.start_mark), found
+        return _position(node.start_mark), found
 
     def to_problem(self, issue: Issue) -> Problem:
-        """Give a fault its place."""
-        place, found = self.locate(issue.key_path, at_key=issue.at_key)
+        """Add the position to an issue."""
+        position, found = self.locate(issue.key_path, at_key=issue.at_key)
         missing = issue.key_path[len(found) :] if issue.code in MISSING_KEY_CODES else ()
-        path = format_path((*found, *missing))
-        return Problem(self.file, place.line, place.column, path, issue.message, self.source_line(place), issue.code)
+        node, _, _ = self.find(found)
+        message = self.redactor.message(issue.message, node if not missing else None, _scalars(node))
+        return self.problem_at(position, (*found, *missing), message, issue.code)
 
-    def problem_at(self, position: Position, steps: KeyPath, message: str, code: str) -> Problem:
-        """Make a problem whose place is known."""
-        return Problem(
-            self.file, position.line, position.column, format_path(steps), message, self.source_line(position), code
-        )
+    def problem_at(self, position: Position, path: KeyPath, message: str, code: str) -> Problem:
+        """Make a problem whose position is known."""
+        setting = format_path(self.redactor.path(path, has_value=code not in {"E003", "E006"}))
+        return Problem(self.file, position.line, position.column, setting, message, self.source_line(position), code)
 
     def source_line(self, position: Position) -> str:
-        """Give the line of a place."""
-        return self.lines[position.line - 1] if 0 < position.line <= len(self.lines) else ""
+        """Return the line of a position, or nothing if it may hold a secret."""
+        if position.line in self.redactor.lines:
+            return ""
+        lines = self.text.splitlines()
+        return lines[position.line - 1] if 0 < position.line <= len(lines) else ""
 
     def to_data(self, environ: Mapping[str, str]) -> tuple[YamlData, list[tuple[KeyPath, Problem]]]:
-        """Give the nodes as plain values, with `${NAME}` replaced.
+        """Return the nodes as plain values, with `${NAME}` replaced.
 
         Returns:
-            The values without those that are wrong, and what is wrong with these.
+            The values, and what is wrong with some of them; these keep a text that stands for them.
         """
         problems: list[tuple[KeyPath, Problem]] = []
+        self.redactor.variables = _variables_in(self.text, environ)
         return (self._node_to_data(self.root, (), environ, problems) if self.root else {}), problems
 
     def _node_to_data(
-        self, node: Node, steps: KeyPath, environ: Mapping[str, str], problems: list[tuple[KeyPath, Problem]]
+        self, node: yaml.Node, path: KeyPath, environ: Mapping[str, str], problems: list[tuple[KeyPath, Problem]]
     ) -> YamlData:
-        if isinstance(node, SequenceNode):
-            return [self._node_to_data(item, (*steps, at), environ, problems) for at, item in enumerate(node.items)]
-        if isinstance(node, MappingNode):
+        if isinstance(node, yaml.SequenceNode):
+            return [self._node_to_data(item, (*path, at), environ, problems) for at, item in enumerate(node.value)]
+        if isinstance(node, yaml.MappingNode):
             values: dict[str, YamlData] = {}
-            for key, entry in node.entries.items():
-                inner = (*steps, key)
-                before = len(problems)
-                if isinstance(entry.value, ScalarNode) and entry.value.plain and entry.value.text in NULL_TEXTS:
-                    glued = re.match(r"([a-z_]+):.", key)
-                    text = "has no value: "
-                    text += f'write a blank after the colon, "{glued[1]}: …"' if glued else OMIT_KEY_HINT
-                    spoiled = steps if glued else inner  # which key it was meant to be is not known
-                    problems.append((spoiled, self.problem_at(entry.key_position, inner, text, "E006")))
-                value = self._node_to_data(entry.value, inner, environ, problems)
-                if not isinstance(entry.value, ScalarNode) or len(problems) == before:
-                    values[key] = value
+            for key, value in node.value:
+                inner = (*path, key.value)
+                if _is_null(value):
+                    problems.append(self._no_value(key, path))
+                if key.value not in values:
+                    values[key.value] = self._node_to_data(value, inner, environ, problems)
             return values
         try:
-            return expand_variables(node.text, environ)
+            return expand_variables(node.value, environ)
         except ValueError as error:
-            problems.append((steps, self.problem_at(node.position, steps, str(error), "E005")))
-            return node.text
+            problems.append((path, self.problem_at(_position(node.start_mark), path, str(error), "E005")))
+            return str(node.value)
+
+    def _no_value(self, key: yaml.Node, path: KeyPath) -> tuple[KeyPath, Problem]:
+        glued = re.match(r"([a-z_]+):.", key.value)
+        hint = f'write a space after the colon, "{glued[1]}: …"' if glued else OMIT_KEY_HINT
+        message = f"has no value: {hint}"
+        problem = self.problem_at(_position(key.start_mark), (*path, key.value), message, "E006")
+        return (path if glued else (*path, key.value)), problem  # with a glued key nobody knows which one is missing
 
 
-def format_path(steps: KeyPath) -> str:
-    """Write steps the way problems show them: `listeners.web.tls.certificates[0].cert`."""
+def _child(node: yaml.Node | None, step: str | int) -> tuple[yaml.Node | None, yaml.Node] | None:
+    """Return the key, if it has one, and the value of a step; the first of duplicate keys counts."""
+    if isinstance(node, yaml.MappingNode) and isinstance(step, str):
+        return next(((key, value) for key, value in node.value if key.value == step), None)
+    if isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+        return None, node.value[step]
+    return None
+
+
+def _scalars(node: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
+    if isinstance(node, yaml.ScalarNode):
+        yield node
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _scalars(item)
+    elif isinstance(node, yaml.MappingNode):
+        for _, value in node.value:
+            yield from _scalars(value)
+
+
+def _is_null(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.ScalarNode) and node.style is None and node.value in NULL_TEXTS
+
+
+def format_path(path: KeyPath) -> str:
+    """Write a path the way problems show it: `listeners.web.tls.certificates[0].cert`."""
     text = ""
-    for step in steps:
+    for step in path:
         text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
     return text
 
 
+def _variables_in(text: str, environ: Mapping[str, str]) -> dict[str, str]:
+    names = {found[1] for found in ENV_REFERENCE.finditer(text) if found[1]}
+    return {name: environ[name] for name in names if name in environ}
+
+
 def expand_variables(text: str, environ: Mapping[str, str]) -> str:
-    """Replace each `${NAME}`; `$${` becomes `${`. What comes in is never read as YAML.
+    """Replace each `${NAME}`; `$${` becomes `${`. A value is never parsed as YAML, nor expanded again.
 
     Raises:
         ValueError: A variable is not set, or `${` begins no name.
     """
 
-    def replace(found: re.Match[str]) -> str:
+    def expand(found: re.Match[str]) -> str:
         if found[0] == "$${":
             return "${"
         if found[1] is None:
+            if default := re.match(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(:?[-=?+])", text[found.start() :]):
+                raise ValueError(
+                    f"${{{default[1]}{default[2]}…}}: defaults are not supported; write ${{{default[1]}}} and set the "
+                    "variable, or write the value itself"
+                )
             raise ValueError('"${" must begin a name, as in ${NAME}; for the characters themselves write "$${"')
         if found[1] not in environ:
             raise ValueError(f"the environment variable {found[1]} is not set")
         return environ[found[1]]
 
-    return ENV_REFERENCE.sub(replace, text)
+    return ENV_REFERENCE.sub(expand, text)
 
 
-MAX_NODES = 10_000
-"""Nodes of a file, what aliases stand for counted each time."""
-MAX_DEPTH = 20
-"""How many mappings and lists may stand in one another."""
-MAX_CONFIG_BYTES = 1024 * 1024
-"""Bytes of a file."""
+def compose(text: str, file: str, keys: KeyTable | None = None) -> Document:
+    """Parse a text into nodes; errors that do not hide what follows are left in `yaml_problems`.
 
-
-def compose(text: str, file: str) -> Document:
-    """Read a text into nodes; what is wrong and does not hide what follows is left in `flaws`.
+    Args:
+        text: YAML.
+        file: As the user named it.
+        keys: Which keys hold secrets; None hides every line.
 
     Raises:
-        ConfigError: It is not YAML, or uses what is not taken here, or passes a bound.
+        ConfigError: It is not YAML, uses a feature that is not supported, or exceeds a bound.
     """
-    document = Document(file, text)
-    composer = _Composer(document)
+    document = Document(file, text, redactor=Redactor(keys or KeyTable()))
     try:
-        composer.run(yaml.parse(text, Loader=yaml.SafeLoader))
+        root = yaml.compose(text, Loader=yaml.BaseLoader)
     except yaml.MarkedYAMLError as error:
-        composer.problems.append(_syntax_problem(document, error))
+        raise ConfigError([_syntax_problem(document, error)]) from None
     except yaml.reader.ReaderError as error:
-        line, column = _line_and_column(text, error.position)
-        message = f"the character U+{ord(text[error.position]):04X} must not stand in a YAML file"
-        composer.problems.append(document.problem_at(Position(line, column), (), message, "E002"))
-    if not composer.problems and (document.root is None or _is_null(document.root)):
-        composer.problems.append(
-            Problem(file, 1, 1, "", "the file is empty: it needs listeners and routes", "", "E006")
-        )
-    if not composer.problems and not isinstance(document.root, MappingNode):
+        before = text[: error.position]
+        position = Position(before.count("\n") + 1, error.position - before.rfind("\n"))
+        message = f"the character U+{ord(text[error.position]):04X} is not allowed in YAML"
+        raise ConfigError([Problem(file, position.line, position.column, "", message, "", "E002")]) from None
+    except RecursionError:
+        raise ConfigError([Problem(file, 1, 1, "", _too_deep(), "", "E003")]) from None
+    if root is None or _is_null(root):
+        message = "the file is empty: it needs listeners and routes"
+        raise ConfigError([Problem(file, 1, 1, "", message, "", "E006")])
+    _check_bounds(document, root)
+    document.redactor.scan(root)
+    document.root = root
+    if not isinstance(root, yaml.MappingNode):
         message = "the file must be a mapping with listeners and routes"
-        composer.problems.append(document.problem_at(Position(1, 1), (), message, "E012"))
-    if composer.problems:
-        raise ConfigError([*(problem for _, problem in document.yaml_problems), *composer.problems])
+        raise ConfigError([document.problem_at(Position(1, 1), (), message, "E012")])
+    _check_features(document, root, ())
     return document
 
 
-def _is_null(node: Node) -> bool:
-    return isinstance(node, ScalarNode) and node.plain and node.text in NULL_TEXTS
+def _too_deep() -> str:
+    return f"more than {MAX_DEPTH} nested mappings and lists"
 
 
-class _StopParsingError(Exception):
-    """Reading further would be of no use."""
+def _check_bounds(document: Document, root: yaml.Node) -> None:
+    """Reject cycles, deep nesting, and aliases that multiply; after this, recursion over the nodes is bounded.
 
+    Raises:
+        ConfigError: A bound is exceeded, or a key is not text.
+    """
+    sizes: dict[int, tuple[int, int]] = {}
 
-class _Composer:
-    """Builds nodes from the events of the parser, with a stack of those that are open."""
-
-    def __init__(self, document: Document) -> None:
-        self.document = document
-        self.problems: list[Problem] = []
-        self.open_nodes: list[SequenceNode | MappingNode] = []
-        self.anchors: dict[str, Node] = {}
-        self.open_path: list[KeyOrIndex] = []
-        self.document_count = 0
-        self.node_count = 0
-
-    def run(self, events: Iterator[yaml.Event]) -> None:
-        """Read all events, or as far as it makes sense."""
-        try:
-            for event in events:
-                self.handle_event(event)
-        except _StopParsingError:
-            pass
-
-    def handle_event(self, event: yaml.Event) -> None:
-        """Read one event."""
-        assert event.start_mark is not None  # noqa: S101 - the parser gives every event its marks
-        place = Position(event.start_mark.line + 1, event.start_mark.column + 1)
-        if isinstance(event, yaml.DocumentStartEvent):
-            self.document_count += 1
-            if self.document_count > 1:
-                self.fail(place, "a second document begins here: the configuration is one document")
-        elif isinstance(event, yaml.AliasEvent):
-            self.add_alias(event.anchor, place)
-        elif isinstance(event, yaml.ScalarEvent):
-            self.check_tag(event, place)
-            self.add_node(ScalarNode(place, event.value, event.style is None), event.anchor, place)
-        elif isinstance(event, yaml.SequenceStartEvent):
-            self.check_tag(event, place)
-            self.open_collection(SequenceNode(place, bool(event.flow_style)), event.anchor, place)
-        elif isinstance(event, yaml.MappingStartEvent):
-            self.check_tag(event, place)
-            self.open_collection(MappingNode(place, bool(event.flow_style)), event.anchor, place)
-        elif isinstance(event, yaml.CollectionEndEvent):
-            node = self.open_nodes.pop()
-            self.open_path = self.open_path[:-1]
-            node.size = self.node_count - node.size + 1
-            self.update_height(node)
-
-    def next_path(self) -> KeyPath:
-        """Tell which keys and indexes lead to the node that comes next."""
-        steps = list(self.open_path)
-        around = self.open_nodes[-1] if self.open_nodes else None
-        if isinstance(around, SequenceNode):
-            steps.append(len(around.items))
-        elif isinstance(around, MappingNode) and around.pending_key is not None:
-            steps.append(around.pending_key.text)
-        return tuple(steps)
-
-    def fail(self, position: Position, message: str, code: str = "E003") -> None:
-        """Tell a problem after which nothing is read any more."""
-        self.problems.append(self.document.problem_at(position, self.next_path(), message, code))
-        raise _StopParsingError
-
-    def add_problem(self, position: Position, message: str, code: str, affected: KeyPath) -> None:
-        """Tell a problem that does not hide what follows, and what is better not judged because of it."""
-        self.document.yaml_problems.append(
-            (affected, self.document.problem_at(position, self.next_path(), message, code))
+    def fail(node: yaml.Node, path: KeyPath, message: str) -> ConfigError:
+        position = _position(node.start_mark)
+        shown = document.redactor.path(path, has_value=True)
+        return ConfigError(
+            [Problem(document.file, position.line, position.column, format_path(shown), message, "", "E003")]
         )
 
-    def check_tag(self, event: yaml.NodeEvent, position: Position) -> None:
-        """Refuse tags: every value has the type that its key wants."""
-        if getattr(event, "tag", None) is not None:
-            message = f'the tag "{event.tag}" is not taken here; a text that begins with "!" needs quotes'  # type: ignore[attr-defined]  # nodes that can have tags do
-            self.add_problem(position, message, "E003", self.next_path())
+    def measure(node: yaml.Node, path: KeyPath, depth: int) -> tuple[int, int]:
+        """Return how many values a node has, and how deep it is; nodes behind aliases are measured once."""
+        if isinstance(node, yaml.ScalarNode):
+            return 1, 0
+        known = sizes.get(id(node))
+        if depth >= MAX_DEPTH or (known and depth + known[1] > MAX_DEPTH):
+            raise fail(node, path, _too_deep())
+        if known:
+            return known
+        size, height = 1, 0
+        for step, key, value in _children(node):
+            if key is not None and not isinstance(key, yaml.ScalarNode):
+                raise fail(key, path, "a key must be text; a value that begins with { or [ needs quotes")
+            inner = measure(value, (*path, step), depth + 1)
+            size, height = size + inner[0] + (key is not None), max(height, inner[1])
+            if size > MAX_NODES:
+                raise fail(value, path, f"the file has more than {MAX_NODES:,} values; aliases count each time")
+        sizes[id(node)] = size, height + 1
+        return sizes[id(node)]
 
-    def open_collection(self, node: SequenceNode | MappingNode, anchor: str | None, position: Position) -> None:
-        """Open a list or a mapping."""
-        if len(self.open_nodes) >= MAX_DEPTH:
-            self.fail(position, f"more than {MAX_DEPTH} mappings and lists stand in one another here")
-        if self.open_nodes and isinstance(self.open_nodes[-1], MappingNode) and self.open_nodes[-1].pending_key is None:
-            self.fail(position, "a key must be text; a value that begins with { or [ needs quotes")
-        outer = self.next_path()
-        self.add_node(node, anchor, position)
-        node.size = self.node_count
-        self.open_nodes.append(node)
-        self.open_path = list(outer)
-
-    def add_alias(self, name: str | None, position: Position) -> None:
-        """Put in what an alias stands for."""
-        node = self.anchors.get(name or "")
-        if node is None:
-            self.fail(position, f'"*{name}" stands for nothing; a text that begins with "*" needs quotes', "E002")
-            return
-        if any(node is outer for outer in self.open_nodes):
-            self.fail(position, f'"*{name}" stands inside of what it stands for')
-        if len(self.open_nodes) + node.height > MAX_DEPTH:
-            self.fail(position, f"more than {MAX_DEPTH} mappings and lists stand in one another here")
-        self.add_node(node, None, position)
-        self.update_height(node)
-
-    def update_height(self, node: Node) -> None:
-        """Let the mapping or list around a whole node know how deep it goes."""
-        if self.open_nodes:
-            self.open_nodes[-1].height = max(self.open_nodes[-1].height, node.height + 1)
-
-    def add_node(self, node: Node, anchor: str | None, position: Position) -> None:
-        """Put a node where it belongs: at the top, into a list, or as key or value of a mapping."""
-        self.node_count += node.size
-        if self.node_count > MAX_NODES:
-            self.fail(position, f"the file has more than {MAX_NODES:,} values, those of aliases counted each time")
-        around = self.open_nodes[-1] if self.open_nodes else None
-        if around is None:
-            self.document.root = node
-        elif isinstance(around, SequenceNode):
-            around.items.append(node)
-        elif around.pending_key is None:
-            self.add_key(around, node, position)
-        else:
-            self.add_value(around, node)
-        if anchor is not None:
-            self.anchors[anchor] = node
-
-    def add_key(self, table: MappingNode, node: Node, position: Position) -> None:
-        """Take a key, once."""
-        if not isinstance(node, ScalarNode):
-            self.fail(position, "a key must be text")
-            return
-        table.pending_key = ScalarNode(position, node.text, node.plain)
-        if node.plain and node.text == "<<":
-            message = 'merge keys ("<<") are not taken here: write the keys themselves'
-            self.add_problem(position, message, "E003", self.next_path()[:-1])
-        elif node.text in table.entries:
-            line = table.entries[node.text].key_position.line
-            message = f"this key stands here already, in line {line}"
-            self.add_problem(position, message, "E004", self.next_path())
-
-    def add_value(self, table: MappingNode, node: Node) -> None:
-        """Take the value of the key before it; of a key that stands twice the first counts."""
-        assert table.pending_key is not None  # noqa: S101 - the caller has looked
-        key, table.pending_key = table.pending_key, None
-        table.entries.setdefault(key.text, MappingEntry(key.position, node))
+    measure(root, (), 0)
 
 
-def _line_and_column(text: str, position: int) -> tuple[int, int]:
-    before = text[:position]
-    return before.count("\n") + 1, position - (before.rfind("\n") + 1) + 1
+def _children(node: yaml.Node) -> Iterator[tuple[str | int, yaml.Node | None, yaml.Node]]:
+    """Give the step, the key (None in a list) and the value of each child."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield str(key.value) if isinstance(key, yaml.ScalarNode) else "", key, value
+    else:
+        for at, item in enumerate(node.value):
+            yield at, None, item
+
+
+def _check_features(document: Document, node: yaml.Node, path: KeyPath) -> None:
+    """Report tags, merge keys and duplicate keys."""
+
+    def report(place: yaml.Node, shown: KeyPath, message: str, code: str, unusable: KeyPath) -> None:
+        problem = document.problem_at(_position(place.start_mark), shown, message, code)
+        document.yaml_problems.append((unusable, problem))
+
+    if node.tag not in STANDARD_TAGS:
+        message = 'YAML tags are not supported; a text that begins with "!" needs quotes'
+        report(node, path, message, "E003", path)
+    if isinstance(node, yaml.ScalarNode):
+        return
+    first: dict[str, int] = {}
+    for step, key, value in _children(node):
+        if key is not None:
+            if key.tag not in STANDARD_TAGS:
+                report(key, (*path, step), "YAML tags are not supported", "E003", path)
+            if key.value == "<<" and isinstance(key, yaml.ScalarNode) and key.style is None:
+                message = 'merge keys ("<<") are not supported: write the keys themselves'
+                report(key, (*path, step), message, "E003", path)
+            elif key.value in first:
+                message = f"duplicate key, first defined in line {first[key.value]}"
+                report(key, (*path, step), message, "E004", (*path, step))
+            first.setdefault(key.value, key.start_mark.line + 1)
+        _check_features(document, value, (*path, step))
+
+
+def _is_token(text: str) -> bool:
+    """Return whether PyYAML quotes a token or a character, not a part of the file."""
+    return len(text) < 2 or text.startswith(("<", "\\"))
 
 
 def _syntax_problem(document: Document, error: yaml.MarkedYAMLError) -> Problem:
-    """Say what the parser found, and what usually lies behind it."""
+    """Describe a syntax error, with its usual cause."""
+    lines = document.text.splitlines()
     mark = error.problem_mark or error.context_mark
-    if mark and mark.line >= len(document.lines) and error.context_mark:
+    if mark and mark.line >= len(lines) and error.context_mark:
         mark = error.context_mark
-    place = Position(mark.line + 1, mark.column + 1) if mark else Position(1, 1)
-    message = f"not YAML: {error.problem or error.context or 'it cannot be read'}"
+    place = _position(mark)
+    context_line = _position(error.context_mark or mark).line
+    code, message = "E002", f"not YAML: {error.problem or error.context or 'it cannot be read'}"
     if error.problem and error.context:
-        message += f" ({error.context}{f' from line {error.context_mark.line + 1}' if error.context_mark else ''})"
-    nearby = [document.source_line(place), document.source_line(Position(place.line - 1, 1))]
-    nearby += [document.source_line(Position(error.context_mark.line + 1, 1))] if error.context_mark else []
-    if any("${" in line or "[::" in line for line in nearby):
-        message += "; put it in quotes: a value with ${ or [:: has to stand in them"
+        message += f" ({error.context}{f' from line {context_line}' if error.context_mark else ''})"
+    message = re.sub(r"'([^']*)'", lambda found: found[0] if _is_token(found[1]) else "'…'", message)
+    nearby = "\n".join((*lines[max(0, place.line - 2) : place.line], *lines[context_line - 1 : context_line]))
+    if "single document" in (error.context or ""):
+        code, message = "E003", "a second document begins here: the configuration is one document"
+    elif "duplicate anchor" in (error.context or ""):
+        message = "not YAML: this anchor is already used above"
+    elif "undefined alias" in (error.problem or ""):
+        message = 'not YAML: undefined alias; a text that begins with "*" needs quotes'
+    elif "${" in nearby or "[::" in nearby:
+        message += "; put it in quotes: a value with ${ or [:: must be quoted"
     elif error.context == "while scanning an alias":
         message += '; a text that begins with "*" needs quotes'
     elif "'\\t'" in message:
-        message += "; YAML indents by blanks, never by tabs"
-    return document.problem_at(place, (), message, "E002")
+        message += "; use spaces for indentation, not tabs"
+    problem = document.problem_at(place, (), message, code)
+    return replace(problem, source="") if unparsed_line_is_secret(lines, place.line, context_line) else problem
