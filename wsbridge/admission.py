@@ -22,7 +22,7 @@ from wsbridge.protocol.handshake import (
     upgrade_required,
 )
 from wsbridge.protocol.http1 import HttpError, Request, method_not_allowed, quoted
-from wsbridge.protocol.uri import is_loopback_host_allowed, normalise_host
+from wsbridge.protocol.uri import is_safe_from_rebinding, normalise_host
 from wsbridge.reasons import Reason, Termination
 from wsbridge.responders.base import SAFE_METHODS
 
@@ -50,11 +50,16 @@ def rejected_head(error: HttpError) -> Termination:
     return Termination(reason, "client", error.detail, status=error.status, headers=error.headers)
 
 
-def admit(listener: Listener, request: Request) -> AdmittedRequest | Termination:
+def admit(listener: Listener, request: Request, *, by_proxy: bool = False) -> AdmittedRequest | Termination:
     """Find the route of a request and judge the request by it.
 
     The order: route (404, 405, 426), Host against DNS rebinding (403), WebSocket handshake (400, 405, 426) or method
     (405), Origin (403), subprotocol (400).
+
+    Args:
+        listener: Where the request came.
+        request: The request.
+        by_proxy: Whether a trusted proxy sent it, which answers for the Host.
     """
     host_header = request.host()
     host = normalise_host(host_header) or ""
@@ -74,16 +79,8 @@ def admit(listener: Listener, request: Request) -> AdmittedRequest | Termination
         where = f"{quoted(listener.redact_target(path))} on host {quoted(host)}"
         only = f"; route {other.name} matches, but takes no WebSocket" if other is not None else ""
         return Termination(Reason.NO_ROUTE, "client", f"no route of listener {listener.name} for {where}{only}")
-    if (
-        listener.is_loopback
-        and not listener.is_unix
-        and not is_loopback_host_allowed(host_header, tuple(route.hosts or ()))
-    ):
-        return Termination(
-            Reason.FORBIDDEN,
-            "client",
-            f"Host {quoted(host_header)} on a loopback listener: name it in the route's match.host to allow it",
-        )
+    if route.needs_safe_host and not by_proxy and (unsafe := _check_rebinding(listener, route, request)) is not None:
+        return unsafe
     if not upgrade_wanted:
         return _admit_http_request(route, request, listener.tls is not None)
     upgrade = parse_upgrade(request)
@@ -102,6 +99,21 @@ def admit(listener: Listener, request: Request) -> AdmittedRequest | Termination
         subprotocol = chosen
     fitting = tuple(name for name in route.subprotocols if name in upgrade.subprotocols)
     return AdmittedRequest(route, upgrade, subprotocol, fitting)
+
+
+def _check_rebinding(listener: Listener, route: Route, request: Request) -> Termination | None:
+    """Reject a Host that DNS rebinding could have put in front of a listener without TLS."""
+    if listener.tls is not None or listener.is_unix or not request.host():
+        return None
+    host = normalise_host(request.host()) or ""
+    if is_safe_from_rebinding(host, listener.host_names):
+        return None
+    return Termination(
+        Reason.FORBIDDEN,
+        "client",
+        f"Host {quoted(host)} is not allowed without TLS (DNS rebinding): add it to host_names of the listener "
+        f"{listener.name} or to match.host of the route {route.name}",
+    )
 
 
 def _admit_http_request(route: Route, request: Request, tls: bool) -> AdmittedRequest | Termination:

@@ -275,7 +275,7 @@ async def _handle_requests(
             crowded = count_client(client_slot, listener, access_log.peer)
             if crowded is not None:
                 return await _reject(heard, crowded, transport, server)
-        admitted = _admit(heard, listener, server)
+        admitted = _admit(heard, listener, server, nearest)
         if isinstance(admitted, Termination):
             return await _reject(heard, admitted, transport, server)
         access_log.route = admitted.route
@@ -321,14 +321,15 @@ async def _read_request(
     return heard
 
 
-def _admit(exchange: Exchange, listener: Listener, server: Server) -> AdmittedRequest | Termination:
+def _admit(exchange: Exchange, listener: Listener, server: Server, nearest: Peer) -> AdmittedRequest | Termination:
     """Step 4: which route it is for, and whether it may."""
     if server.shutdown_reason is not None:
         return Termination(server.shutdown_reason, "wsbridge")
     if exchange.request is None:
         assert listener.route is not None  # noqa: S101 (the configuration's check holds it)
         return AdmittedRequest(listener.route, subprotocols=listener.route.subprotocols)
-    return admit(listener, exchange.request)
+    resolver = listener.client_address_resolver
+    return admit(listener, exchange.request, by_proxy=resolver is not None and resolver.came_by_proxy(nearest))
 
 
 async def _authenticate(

@@ -9,6 +9,8 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
 
 from wsbridge.auth.base import Authenticator, AuthServices, BackgroundTasks
 from wsbridge.auth.passwords import PasswordChecker
@@ -18,16 +20,17 @@ from wsbridge.backends.base import Backend, DialRequest, DialServices
 from wsbridge.backends.dynamic import TargetPolicy, build_target_policy
 from wsbridge.config import model
 from wsbridge.config.base import AuthSection
+from wsbridge.config.route import FilesConfig
 from wsbridge.net.resolver import Resolver
 from wsbridge.net.tls import server_context
 from wsbridge.protocol.handshake import OriginPolicy
 from wsbridge.protocol.http1 import HeadLimits
-from wsbridge.protocol.uri import PathPattern, normalise_host
+from wsbridge.protocol.uri import HostPatterns, PathPattern
 from wsbridge.real_ip import ClientAddressResolver
 from wsbridge.registry import AUTH, BACKENDS
 from wsbridge.relay.relay import RelayOptions
 from wsbridge.responders.base import FixedStatus, Responder
-from wsbridge.responders.files import StaticFiles, pattern_prefix
+from wsbridge.responders.files import FileOptions, StaticFiles, pattern_prefix
 from wsbridge.services import RouteStats
 
 
@@ -37,13 +40,15 @@ class Route:
 
     Attributes:
         name: Its name in the file.
-        hosts: Hosts it matches, normalised; None for all.
+        hosts: Hosts it matches; None for all.
+        needs_safe_host: Whether a listener without TLS accepts only hosts that DNS rebinding cannot take over.
         path: Paths it matches; None for all.
         backend: Where bytes go; None where `responder` answers.
         target_policy: Which target of the backend a client gets; None where all get the same, whoever they are.
         responder: Files, a fixed answer or tickets.
         auth: Who may use it; None where nobody is asked.
         path_prefix: The part of a path that the pattern names, cut before a file is looked up.
+        redirects_root: Whether it matches `/`, too, to redirect it.
         dial_defaults: What a backend is asked for, but for the client's subprotocols.
         needs_client_info: Whether the backend is told who the client is.
         connect_timeout: Seconds for one attempt to reach the backend.
@@ -51,12 +56,14 @@ class Route:
     """
 
     name: str
-    hosts: frozenset[str] | None
+    hosts: HostPatterns | None
+    needs_safe_host: bool
     path: PathPattern | None
     backend: Backend | None
     target_policy: TargetPolicy | None
     responder: Responder | None
     path_prefix: str
+    redirects_root: bool
     origin_policy: OriginPolicy
     auth: Authenticator | None
     subprotocols: tuple[str, ...]
@@ -70,8 +77,10 @@ class Route:
     limits: model.RouteLimits | None
 
     def matches(self, host: str, path: str) -> bool:
-        """Tell whether a request for this host (normalised) and path is for this route."""
-        return (self.hosts is None or host in self.hosts) and (self.path is None or self.path.matches(path))
+        """Return whether a request for this host and path, both in normal form, is for this route."""
+        if self.hosts is not None and not self.hosts.matches(host):
+            return False
+        return self.path is None or self.path.matches(path) or (self.redirects_root and path == "/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +88,7 @@ class Listener:
     """What is spoken at one listener, and the routes it reaches, in order.
 
     Attributes:
-        is_loopback: Whether it binds a literal loopback address or a Unix path.
+        host_names: Names by which clients reach it, besides addresses and localhost.
         is_unix: Whether it binds a Unix path.
         route: The one route of a listener that speaks TCP.
         client_address_resolver: How proxies in front tell the client's address; None where nobody is trusted to.
@@ -88,7 +97,7 @@ class Listener:
     name: str
     protocol: str
     tls: ssl.SSLContext | None
-    is_loopback: bool
+    host_names: HostPatterns
     is_unix: bool
     route: Route | None
     routes: tuple[Route, ...]
@@ -174,7 +183,7 @@ def _build_route(
     services: AuthServices,
 ) -> Route:
     match = section.match if isinstance(section.match, model.MatchConfig) else model.MatchConfig()
-    hosts = None if match.host is None else frozenset(normalise_host(str(host)) or str(host) for host in match.host)
+    hosts = None if match.host is None else HostPatterns(match.host)
     timeouts = section.effective_timeouts(config.timeouts)
     limits = config.limits
     backend = None
@@ -182,7 +191,7 @@ def _build_route(
         backend = BACKENDS[section.backend.kind](section.backend, dial_services)
     responder: Responder | None = None
     if section.files is not None:
-        responder = StaticFiles(section.files)
+        responder = _build_static_files(section.files, pattern_prefix(match.path))
     elif section.respond is not None:
         responder = FixedStatus(section.respond)
     elif section.issue_tickets is not None:
@@ -192,11 +201,13 @@ def _build_route(
     return Route(
         name=name,
         hosts=hosts,
+        needs_safe_host=hosts is None and (section.auth is None or not section.auth.requires_credentials()),
         path=path,
         backend=backend,
         target_policy=build_target_policy(section, path, dial_services.listening_addresses),
         responder=responder,
         path_prefix=pattern_prefix(pattern),
+        redirects_root=isinstance(section.files, FilesConfig) and section.files.redirect_root,
         origin_policy=OriginPolicy(section.allowed_origins),
         auth=None if section.auth is None else AUTH[section.auth.kind](section.auth, services),
         subprotocols=section.subprotocols,
@@ -245,12 +256,34 @@ def _build_listener(
         name=name,
         protocol=section.protocol,
         tls=tls,
-        is_loopback=section.bind.is_loopback,
+        host_names=_host_names(section),
         is_unix=section.bind.kind == "unix",
         route=routes[section.route] if section.route is not None else None,
         routes=tuple(reached),
         client_address_resolver=_build_client_address_resolver(section, config),
     )
+
+
+def _build_static_files(files: Path | FilesConfig, prefix: str) -> StaticFiles:
+    if isinstance(files, Path):
+        return StaticFiles(files)
+    ancestors = {"self": "'self'", "none": "'none'", "any": None}
+    options = FileOptions(
+        index=files.index,
+        headers=tuple(files.headers.items()),
+        frame_ancestors=ancestors[files.frame_ancestors]
+        if isinstance(files.frame_ancestors, str)
+        else " ".join(("'self'", *files.frame_ancestors)),
+        max_age=int(files.cache),
+        redirect_root=prefix + quote(files.index) if files.redirect_root else None,
+    )
+    return StaticFiles(files.dir, options)
+
+
+def _host_names(section: model.ListenerConfig) -> HostPatterns:
+    """Return the names that the configuration gives a listener: those written, and the one that it binds."""
+    bound = (section.bind.host,) if section.bind.host and section.bind.ip is None else ()
+    return HostPatterns((*(section.host_names or ()), *bound))
 
 
 def _build_client_address_resolver(section: model.ListenerConfig, config: model.Config) -> ClientAddressResolver | None:

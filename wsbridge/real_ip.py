@@ -80,6 +80,14 @@ class ClientAddressResolver:
         self.is_trusted = NetworkSet(trusted_proxies).contains
         """Tell whether a host, empty for a Unix socket, is a trusted proxy."""
 
+    def came_by_proxy(self, peer: Peer) -> bool:
+        """Return whether a connection comes from a trusted proxy.
+
+        Args:
+            peer: The other end of the connection; where the PROXY protocol is spoken, nobody else is accepted.
+        """
+        return self._header_format is None or self.is_trusted(peer.host)
+
     async def from_connection(self, sock: socket.socket, peer: Peer) -> Peer | Termination:
         """Read the PROXY header where there must be one.
 

@@ -4,6 +4,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.authority import listener_tls
 from tests.client import request
 from tests.serving import backend, serving, written
 
@@ -159,3 +160,84 @@ async def test_rebinding_reaches_no_files_either(tmp_path):
     async with serving(written(routes=routes)) as served:
         assert await status_of(served, b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n") == 403
         assert await status_of(served, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n") == 200
+
+
+WILDCARDS = {
+    "below": ("https://a.gw.example.org", 101),
+    "at any depth": ("https://a.b.gw.example.org", 101),
+    "the bare name": ("https://gw.example.org", 403),
+    "a longer label": ("https://evilgw.example.org", 403),
+    "another scheme": ("http://a.gw.example.org", 403),
+    "another port": ("https://a.gw.example.org:8443", 403),
+    "a suffix": ("https://a.gw.example.org.evil.example", 403),
+}
+
+
+@pytest.mark.parametrize(("origin", "status"), WILDCARDS.values(), ids=WILDCARDS)
+async def test_wildcard_origins(origin, status):
+    """`https://*.gw.example.org` allows all names below gw.example.org with the same scheme and port, not itself."""
+    async with backend() as back:
+        route = {
+            "backend": back.url,
+            "auth": "none",
+            "match": {"host": "*.lan"},
+            "allowed_origins": ["https://*.gw.example.org"],
+        }
+        async with serving(written(routes={"app": route})) as served:
+            assert await status_of(served, request("/", f"Origin: {origin}", host="x.y.lan")) == status
+            assert await status_of(served, request("/", host="lan")) == 404
+
+
+REBINDING = {
+    "another name": ("evil.example", {}, {}, 403),
+    "an address": ("192.0.2.1:8080", {}, {}, 101),
+    "an IPv6 address": ("[2001:db8::1]", {}, {}, 101),
+    "localhost": ("a.localhost:1", {}, {}, 101),
+    "a name of the listener": ("gw.lan", {"host_names": "gw.lan"}, {}, 101),
+    "a wildcard of the listener": ("a.lan", {"host_names": ["*.lan"]}, {}, 101),
+    "another than the listener's": ("evil.example", {"host_names": ["gw.lan"]}, {}, 403),
+    "a host of the route": ("evil.example", {}, {"match": {"host": "evil.example"}}, 101),
+    "network is no credential": ("evil.example", {}, {"auth": {"kind": "network", "allow": ["127.0.0.0/8"]}}, 403),
+    "any_of with network": (
+        "evil.example",
+        {},
+        {"auth": {"any_of": [{"kind": "network", "allow": ["127.0.0.0/8"]}, {"kind": "basic", "users": "users"}]}},
+        403,
+    ),
+    "credentials": ("evil.example", {}, {"auth": {"kind": "basic", "users": "users"}}, 401),
+    "a trusted proxy": (
+        "public.example",
+        {"trusted_proxies": ["127.0.0.0/8"], "client_address_from": "x-forwarded-for"},
+        {},
+        101,
+    ),
+    "another proxy": (
+        "public.example",
+        {"trusted_proxies": ["192.0.2.0/24"], "client_address_from": "x-forwarded-for"},
+        {},
+        403,
+    ),
+    "TLS": ("evil.example", {"tls": True}, {}, 101),
+}
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1:0", "0.0.0.0:0"])
+@pytest.mark.parametrize(("host", "listener", "route", "status"), REBINDING.values(), ids=REBINDING)
+async def test_dns_rebinding(host, listener, route, status, bind, tmp_path):
+    """A name that its owner can have resolve to us passes no listener without TLS, wherever that listens."""
+    (tmp_path / "users").write_text("alice:$scrypt$ln=12,r=8,p=1$c2FsdHNhbHRzYWx0c2FsdA$" + "A" * 43 + "\n")
+    (tmp_path / "users").chmod(0o600)
+    web = {"bind": bind, **listener}
+    tls = bool(web.get("tls"))
+    if tls:
+        web["tls"] = listener_tls()
+    async with backend() as back:
+        app = {"match": "any", "auth": "none", "backend": back.url, **route}
+        async with serving(written(listeners={"web": web}, routes={"app": app}), folder=tmp_path) as served:
+            head = request("/", f"Origin: http{'s' if tls else ''}://{host}", host=host)
+            assert await status_of(served, head, tls=tls) == status
+            await back.until(dials=int(status == 101))
+            if status == 403:
+                line = await served.records.wait("connection.rejected")
+                assert "host_names" in line["detail"]
+                assert "match.host" in line["detail"]

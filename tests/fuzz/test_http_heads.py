@@ -16,7 +16,7 @@ from wsbridge.protocol.handshake import (
     parse_upgrade,
 )
 from wsbridge.protocol.http1 import HeadLimits, HeadParser, HttpError, HttpRole, Request, Response
-from wsbridge.protocol.uri import check_target, is_loopback_host_allowed, normalise_host
+from wsbridge.protocol.uri import HostPatterns, is_safe_from_rebinding, normalise_host, normalise_target
 
 LIMITS = HeadLimits(max_head_bytes=512, max_head_line_bytes=160, max_headers=8)
 SAME = OriginPolicy("same")
@@ -114,13 +114,13 @@ def test_requests_are_judged(data: bytes) -> None:
             assert found.detail.isprintable()
         return
     assert found.method in ("GET", "HEAD", "POST")
-    assert check_target(found.target) is None
+    assert normalise_target(found.target) == found.target
     assert normalise_host(found.host()) is not None
     assert found.headers.get(b"content-length") in (None, b"0", b"00")
     assert b"transfer-encoding" not in found.headers
     upgrade = parse_upgrade(found)
     if isinstance(upgrade, UpgradeRequest):
-        is_loopback_host_allowed(upgrade.host, [])
+        is_safe_from_rebinding(normalise_host(upgrade.host) or "", HostPatterns(()))
         refusal = SAME.check(upgrade.origin, upgrade.host, tls=True)
         assert refusal is None or refusal.isprintable()
     else:
@@ -148,4 +148,4 @@ def test_hosts_and_origins(host: str, origin: str) -> None:
     for text in (origin, f"https://{host}", f"{origin}://{host}"):
         refusal = SAME.check(text, host, tls=False)
         assert refusal is None or (refusal.isprintable() and refusal.isascii())
-    is_loopback_host_allowed(host, [origin])
+    is_safe_from_rebinding(normal or "", HostPatterns(["gw.example.org"]))

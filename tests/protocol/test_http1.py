@@ -206,7 +206,7 @@ class TestRequestLine:
         """Line ends before the request line are 400."""
         refused(start + head(), 400)
 
-    @pytest.mark.parametrize("target", ["/a/../b", "/%2e%2e/etc", "//evil.example", "/a%5Cb", "/a\\b", "/%00"])
+    @pytest.mark.parametrize("target", ["/a/../b", "/%2e%2e/etc", "//..", "/a%5Cb", "/a\\b", "/%00"])
     def test_dangerous_targets(self, target: str) -> None:
         """A target that programs may read in two ways is 400."""
         refused(head(first=f"GET {target} HTTP/1.1"), 400)

@@ -156,7 +156,16 @@ def test_remedy_works() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["gw.example.org", "https://gw.example.org/", "*", "https://*.example.org", "https://bücher.example", "", "NULL"],
+    [
+        "gw.example.org",
+        "https://gw.example.org/",
+        "*",
+        "https://*.*.example.org",
+        "https://a.*.org",
+        "https://bücher.example",
+        "",
+        "NULL",
+    ],
 )
 def test_bad_list_entries(text: str) -> None:
     """An entry that is no origin could never match and is an error."""

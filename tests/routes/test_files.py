@@ -12,7 +12,7 @@ import trio
 from tests.routes.asking import asked
 from wsbridge.responders import files
 from wsbridge.responders.base import HttpResponse
-from wsbridge.responders.files import FILE_CHUNK_BYTES, FileStream, StaticFiles, pattern_prefix
+from wsbridge.responders.files import FILE_CHUNK_BYTES, FileOptions, FileStream, StaticFiles, pattern_prefix
 
 NOVNC = Path("/usr/share/novnc")
 
@@ -314,10 +314,10 @@ async def test_files_are_read_in_threads(site: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_root_must_be_a_folder(site: Path) -> None:
-    """A root that is missing or no folder is told when the configuration is built."""
-    with pytest.raises(ValueError, match="there is no folder"):
+    """A root that is missing or not a directory is an error when the configuration is built."""
+    with pytest.raises(ValueError, match="there is no directory"):
         StaticFiles(site / "nowhere")
-    with pytest.raises(ValueError, match="is not a folder"):
+    with pytest.raises(ValueError, match="is not a directory"):
         StaticFiles(site / "index.html")
 
 
@@ -333,3 +333,160 @@ async def test_serves_all_of_novnc() -> None:
             assert answer.content_length == (NOVNC / name).stat().st_size
             if name.suffix == ".js":
                 assert header(answer, "Content-Type") == "text/javascript; charset=utf-8"
+
+
+async def ask(
+    root: Path, options: FileOptions, target: str, *headers: tuple[bytes, bytes], **more: str
+) -> HttpResponse:
+    """Ask for a file that is served in a certain way."""
+    with await StaticFiles(root, options).respond(
+        asked("GET", target, more.get("prefix", "/"), list(headers))
+    ) as answer:
+        return answer
+
+
+async def test_options(site: Path) -> None:
+    """The index file, response headers, frame ancestors and caching are as configured."""
+    options = FileOptions(
+        "ui.mjs", (("Cache-Control", "no-store"), ("X-A", "b")), "'self' https://portal.example", 3600
+    )
+    answer = await ask(site, options, "/app/")
+    assert answer.body == b"export {}"
+    assert header(answer, "Cache-Control") == "no-store"
+    assert header(answer, "Content-Security-Policy") == "frame-ancestors 'self' https://portal.example"
+    missing = await ask(site, options, "/nowhere")
+    assert (missing.status, header(missing, "X-A")) == (404, "b")
+    plain = await ask(site, FileOptions(frame_ancestors=None, max_age=60), "/index.html")
+    assert header(plain, "Content-Security-Policy") is None
+    assert header(plain, "Cache-Control") == "max-age=60"
+
+
+async def test_the_root_is_redirected(site: Path) -> None:
+    """Only `/` is, to where the configuration says."""
+    options = FileOptions(redirect_root="/novnc/vnc.html")
+    answer = await ask(site, options, "/?a=b", prefix="/novnc/")
+    assert (answer.status, header(answer, "Location"), answer.content_length) == (302, "/novnc/vnc.html", 0)
+    assert (await ask(site, options, "/novnc/", prefix="/novnc/")).body == b"<h1>home</h1>"
+
+
+@pytest.mark.parametrize(
+    ("value", "status", "body", "content_range"),
+    [
+        (b"bytes=0-3", 206, b"<h1>", "bytes 0-3/13"),
+        (b"bytes=4-", 206, b"home</h1>", "bytes 4-12/13"),
+        (b"bytes=-5", 206, b"</h1>", "bytes 8-12/13"),
+        (b"bytes=-99", 206, b"<h1>home</h1>", "bytes 0-12/13"),
+        (b"bytes=4-999", 206, b"home</h1>", "bytes 4-12/13"),
+        (b"bytes=13-", 416, b"416 Requested Range Not Satisfiable\n", "bytes */13"),
+        (b"bytes=-0", 416, b"416 Requested Range Not Satisfiable\n", "bytes */13"),
+        (b"bytes=5-4", 200, b"<h1>home</h1>", None),
+        (b"bytes=-", 200, b"<h1>home</h1>", None),
+        (b"bytes=0-1,3-4", 200, b"<h1>home</h1>", None),
+        (b"lines=0-1", 200, b"<h1>home</h1>", None),
+        (b"bytes=" + b"9" * 30 + b"-", 200, b"<h1>home</h1>", None),
+    ],
+)
+async def test_ranges(site: Path, value: bytes, status: int, body: bytes, content_range: str | None) -> None:
+    """One range is served, one outside of the file is 416, and what is no single range is ignored."""
+    answer = await get(site, "/", headers=[(b"range", value)])
+    assert (answer.status, answer.body, header(answer, "Content-Range")) == (status, body, content_range)
+    assert answer.content_length == len(body)
+
+
+async def test_a_range_of_another_version_is_the_whole_file(site: Path) -> None:
+    """If-Range holds the tag of the file that the client has a part of."""
+    tag = (header(await get(site, "/"), "ETag") or "").encode()
+    for value, status in ((tag, 206), (b'"other"', 200), (b"W/" + tag, 200), (b"Sun, 29 Nov 2026 00:00:00 GMT", 200)):
+        answer = await get(site, "/", headers=[(b"range", b"bytes=0-3"), (b"if-range", value)])
+        assert answer.status == status
+
+
+async def test_a_range_of_a_large_file(site: Path) -> None:
+    """It is streamed from its first byte to its last."""
+    data = os.urandom(3 * FILE_CHUNK_BYTES)
+    (site / "big.bin").write_bytes(data)
+    wanted = asked("GET", "/big.bin", headers=[(b"range", b"bytes=1000-700000")])
+    with await StaticFiles(site).respond(wanted) as answer:
+        assert answer.body_stream is not None
+        got = b""
+        while part := await answer.body_stream.read():
+            got += part
+    assert (got, answer.content_length) == (data[1000:700001], 699001)
+
+
+async def test_precompressed_files(site: Path) -> None:
+    """The file beside it is sent if the client accepts its coding and it is not older; never outside the directory."""
+    page = site / "app" / "ui.mjs"
+    for suffix, body in ((".br", b"brotli"), (".gz", b"gzip")):
+        (site / "app" / f"ui.mjs{suffix}").write_bytes(body)
+    for accepted, body, coding in (
+        (b"gzip, deflate, br", b"brotli", "br"),
+        (b"gzip;q=0.5, br;q=0", b"gzip", "gzip"),
+        (b"GZIP", b"gzip", "gzip"),
+        (b"identity", b"export {}", None),
+        (b"br;q=0.000", b"export {}", None),
+    ):
+        answer = await get(site, "/app/ui.mjs", headers=[(b"accept-encoding", accepted)])
+        assert (answer.body, header(answer, "Content-Encoding")) == (body, coding)
+        assert header(answer, "Vary") == "Accept-Encoding"
+        assert header(answer, "Content-Type") == "text/javascript; charset=utf-8"
+    tags = {
+        header(await get(site, "/app/ui.mjs", headers=[(b"accept-encoding", c)]), "ETag") for c in (b"br", b"gzip", b"")
+    }
+    assert len(tags) == 3
+    whole = [(b"accept-encoding", b"br"), (b"range", b"bytes=0-1")]
+    assert (await get(site, "/app/ui.mjs", headers=whole)).body == b"ex"
+    later = page.stat().st_mtime + 10
+    os.utime(page, (later, later))
+    assert (await get(site, "/app/ui.mjs", headers=[(b"accept-encoding", b"br")])).body == b"export {}"
+    (site / "app" / "ui.mjs.br").unlink()
+    (site / "app" / "ui.mjs.br").symlink_to("../../secret.txt")
+    os.utime(page, (0, 0))
+    assert (await get(site, "/app/ui.mjs", headers=[(b"accept-encoding", b"br")])).body == b"export {}"
+
+
+async def test_a_file_system_that_hangs_is_left_behind(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cancelling does not wait for it, and what it opens or reads later is closed."""
+    go, busy = threading.Event(), threading.Event()
+    real = files.open_beneath
+
+    def hanging(root: Path, names: list[str]) -> int:
+        busy.set()
+        go.wait(10)
+        return real(root, names)
+
+    before = open_descriptors()
+    monkeypatch.setattr(files, "open_beneath", hanging)
+    with trio.move_on_after(0.05) as scope:
+        await get(site, "/index.html")
+    assert scope.cancelled_caught
+    assert busy.is_set()
+    go.set()
+    with trio.fail_after(5):
+        while open_descriptors() - before:
+            await trio.sleep(0.01)
+
+
+async def test_a_read_that_hangs_is_left_behind(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A descriptor is not closed, and its number not used again, while a thread reads from it."""
+    go, busy = threading.Event(), threading.Event()
+    real = os.read
+
+    def hanging(fd: int, size: int) -> bytes:
+        busy.set()
+        go.wait(10)
+        return real(fd, size)
+
+    (site / "big.bin").write_bytes(bytes(2 * FILE_CHUNK_BYTES))
+    before = open_descriptors()
+    with await StaticFiles(site).respond(asked("GET", "/big.bin")) as answer:
+        assert answer.body_stream is not None
+        monkeypatch.setattr(os, "read", hanging)
+        with trio.move_on_after(0.05) as scope:
+            await answer.body_stream.read()
+    assert scope.cancelled_caught
+    assert len(open_descriptors() - before) == 1
+    go.set()
+    with trio.fail_after(5):
+        while open_descriptors() - before:
+            await trio.sleep(0.01)

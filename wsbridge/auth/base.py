@@ -100,3 +100,7 @@ class NoAuthConfig(AuthSection):
     def identifies_clients(self) -> bool:
         """See `AuthSection.names_clients`: nobody is asked."""
         return False
+
+    def requires_credentials(self) -> bool:
+        """See `AuthSection.requires_credentials`."""
+        return False

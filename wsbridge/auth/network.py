@@ -34,6 +34,10 @@ class AllOfConfig(AuthSection):
         """See `AuthSection.needs_request`: if one way does."""
         return any(member.needs_request() for member in self.all_of)
 
+    def requires_credentials(self) -> bool:
+        """See `AuthSection.requires_credentials`: if one method does."""
+        return any(member.requires_credentials() for member in self.all_of)
+
     def needs_certificate(self) -> bool:
         """See `AuthSection.needs_certificate`: if one way does."""
         return any(member.needs_certificate() for member in self.all_of)
@@ -71,6 +75,10 @@ class AnyOfConfig(AuthSection):
     def needs_request(self) -> bool:
         """See `AuthSection.needs_request`: not if one way does without."""
         return all(member.needs_request() for member in self.any_of)
+
+    def requires_credentials(self) -> bool:
+        """See `AuthSection.requires_credentials`: not if one method does not."""
+        return all(member.requires_credentials() for member in self.any_of)
 
     def needs_certificate(self) -> bool:
         """See `AuthSection.needs_certificate`: not if one way does without."""
@@ -119,6 +127,10 @@ class NetworkConfig(AuthSection):
 
     def identifies_clients(self) -> bool:
         """See `AuthSection.names_clients`: many come from one network."""
+        return False
+
+    def requires_credentials(self) -> bool:
+        """See `AuthSection.requires_credentials`: a page has its user's address."""
         return False
 
     def needs_request(self) -> bool:

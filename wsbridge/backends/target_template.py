@@ -20,7 +20,7 @@ from wsbridge.config.urls import (
     UrlTemplate,
 )
 from wsbridge.protocol.http1 import Request
-from wsbridge.protocol.uri import PathPattern, check_target
+from wsbridge.protocol.uri import PathPattern, normalise_target
 
 MAX_FIELD_LENGTH: Final = 1024
 """Characters of a value."""
@@ -134,8 +134,10 @@ def fill_template(template: UrlTemplate, values: Mapping[str, str]) -> Target:
     host = parse_host(_substitute(template.host, values, _check_host_part))
     port = parse_port(_substitute(template.port_text, values, _check_digits))
     path = _substitute(template.path, values, _escape_segment)
-    if path and (wrong := check_target(path)) is not None:
-        raise ValueError(wrong)
+    if path:
+        if "//" in path.partition("?")[0]:  # merging it away would ask for something else
+            raise ValueError("the path has an empty segment (//)")
+        normalise_target(path)  # a value is sent with its escapes, which says the same
     if len(path) > MAX_TARGET_PATH_LENGTH:
         raise ValueError(f"path and query have {len(path)} characters, and {MAX_TARGET_PATH_LENGTH} are the most")
     return host_target(template.scheme, host, port, path)

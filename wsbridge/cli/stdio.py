@@ -23,6 +23,7 @@ from wsbridge import connection
 from wsbridge.cli.bridge_config import BRIDGE_NAME, STDIO
 from wsbridge.cli.main import EXIT_USAGE, CliError
 from wsbridge.generation import Listener
+from wsbridge.protocol.uri import HostPatterns
 from wsbridge.reasons import Reason, Termination
 from wsbridge.server import Server
 
@@ -72,7 +73,7 @@ class StdioConnection:
         threading.Thread(target=self._copy_in, args=(outer,), name="wsbridge-stdin", daemon=True).start()
         threading.Thread(target=copy_out, name="wsbridge-stdout", daemon=True).start()
         route = server.generation.routes[BRIDGE_NAME]
-        listener = Listener(STDIO, "tcp", None, is_loopback=True, is_unix=True, route=route, routes=())
+        listener = Listener(STDIO, "tcp", None, host_names=HostPatterns(()), is_unix=True, route=route, routes=())
         server.connections += 1
         try:
             self.termination = await connection.handle_connection(inner, None, listener, server)

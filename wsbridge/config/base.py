@@ -218,6 +218,10 @@ class AuthSection(Section):
         """Tell whether it can do nothing without the certificate of a TLS client."""
         return False
 
+    def requires_credentials(self) -> bool:
+        """Return whether every client must present something that a page of another origin does not have."""
+        return True
+
     def accepts_cookies(self) -> bool:
         """Tell whether a cookie can prove who a client is."""
         return any(member.accepts_cookies() for member in self.members())

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator
 
 from wsbridge.config.base import Issue, LoadContext, Section
 from wsbridge.config.types import (
@@ -25,8 +25,8 @@ from wsbridge.config.types import (
     at_least,
     at_most,
 )
-from wsbridge.config.unions import non_empty
-from wsbridge.config.urls import Bind
+from wsbridge.config.unions import ONE_OR_MANY_SCHEMA, as_tuple, non_empty
+from wsbridge.config.urls import Bind, HostOrWildcard
 
 EXPIRY_WARNING = timedelta(days=14)
 """How long before its end a certificate is warned of."""
@@ -192,6 +192,12 @@ class ListenerConfig(Section):
     client_address_from: Literal["proxy-protocol", "x-forwarded-for", "forwarded"] | None = None
     """How they report it: PROXY protocol, X-Forwarded-For or Forwarded. Required with trusted_proxies, not allowed
     otherwise."""
+    host_names: (
+        Annotated[tuple[HostOrWildcard, ...], BeforeValidator(as_tuple), AfterValidator(non_empty), ONE_OR_MANY_SCHEMA]
+        | None
+    ) = None
+    """Names by which clients reach a listener without TLS, or *.example.org for all names below one. Routes without
+    match.host and without credentials accept only these, IP addresses and localhost (DNS rebinding)."""
     mode: FileMode = 0o660
     """File mode of the socket, in octal; only for unix:/path."""
     owner: Owner | None = None

@@ -26,6 +26,8 @@ from wsbridge.config.types import (
     Duration,
     Flag,
     FutureDirectoryPath,
+    HeaderName,
+    HeaderText,
     HttpStatus,
     Name,
     Network,
@@ -45,7 +47,7 @@ from wsbridge.config.unions import (
     text_or_list_tag,
     text_or_section_tag,
 )
-from wsbridge.config.urls import HOST_NAME, Host, Origin, check_field, read_port
+from wsbridge.config.urls import HOST_NAME, HostOrWildcard, OriginPattern, check_field, read_port
 from wsbridge.protocol import uri
 from wsbridge.protocol.ticket import MIN_TICKET_KEY_BYTES
 
@@ -194,6 +196,48 @@ class TicketIssuerConfig(Section):
         return check_ticket_key(self.key, context)
 
 
+FrameAncestors = Annotated[
+    Annotated[Literal["self", "none", "any"], Tag(f"{UNION_TAG}text")]
+    | Annotated[tuple[OriginPattern, ...], AfterValidator(non_empty), Tag(f"{UNION_TAG}list")],
+    Discriminator(text_or_list_tag),
+]
+
+
+def read_index_file(value: object) -> str:
+    """Read the name of a file."""
+    text = as_text(value)
+    if not text or "/" in text or text.startswith(".") or not text.isprintable():
+        raise ValueError(f'"{text}" is not the name of a file in the directory, such as index.html')
+    return text
+
+
+class FilesConfig(Section):
+    """Static files: the directory, and how its files are served."""
+
+    dir: DirectoryPath
+    """Directory of the files."""
+    index: Annotated[str, PlainValidator(read_index_file), WithJsonSchema({"type": "string"})] = "index.html"
+    """File that a path ending in a slash gets."""
+    redirect_root: Flag = False
+    """true: a request for / that no earlier route matches is redirected to the index file of this route."""
+    headers: dict[HeaderName, HeaderText] = Field(default_factory=dict)
+    """Additional response headers, for example for CORS, cross-origin isolation or HSTS; they replace those of the same
+    name that wsbridge sends."""
+    frame_ancestors: FrameAncestors = "self"
+    """Pages that may show the files in a frame: self (same origin), none, any, or a list of origins besides its own."""
+    cache: Duration = 0.0
+    """How long browsers may use a file without asking whether it changed. 0s: they ask each time."""
+
+
+def _files_tag(value: object) -> str:
+    return f"{UNION_TAG}section" if isinstance(value, (dict, FilesConfig)) else f"{UNION_TAG}text"
+
+
+FilesUnion = Annotated[
+    Annotated[DirectoryPath, Tag(f"{UNION_TAG}text")] | Annotated[FilesConfig, Tag(f"{UNION_TAG}section")],
+    Discriminator(_files_tag),
+]
+
 ROUTE_ACTIONS = ("backend", "files", "respond", "issue_tickets")
 BACKEND_ONLY_KEYS = (
     "allowed_origins",
@@ -216,9 +260,11 @@ class MatchConfig(Section):
     ) = None
     """Listener, or a list of them. Default: all listeners with protocol: websocket."""
     host: (
-        Annotated[tuple[Host, ...], BeforeValidator(as_tuple), AfterValidator(non_empty), ONE_OR_MANY_SCHEMA] | None
+        Annotated[tuple[HostOrWildcard, ...], BeforeValidator(as_tuple), AfterValidator(non_empty), ONE_OR_MANY_SCHEMA]
+        | None
     ) = None
-    """Host, or a list of them, compared with the Host header without port and case. Default: every host."""
+    """Host, or a list of them, compared with the Host header without port and case; *.example.org matches all names
+    below example.org. Default: every host."""
     path: PathPatternText | None = None
     """/x matches exactly, /x/* everything below /x/ (not /x itself), /* everything; {name} matches one segment.
     Default: every path."""
@@ -252,7 +298,9 @@ MatchUnion = Annotated[
 ]
 AllowedOrigins = Annotated[
     Annotated[Literal["same", "any"], Tag(f"{UNION_TAG}text")]
-    | Annotated[tuple[Origin, ...], AfterValidator(non_empty), AfterValidator(check_unique), Tag(f"{UNION_TAG}list")],
+    | Annotated[
+        tuple[OriginPattern, ...], AfterValidator(non_empty), AfterValidator(check_unique), Tag(f"{UNION_TAG}list")
+    ],
     Discriminator(text_or_list_tag),
 ]
 
@@ -264,14 +312,15 @@ class RouteConfig(Section):
     """Which requests to match; any: all. Default: only connections of listeners that name the route."""
     backend: BackendUnion | None = None
     """Backend: a URL (tcp, tls, unix, ws or wss), or a mapping with url and further settings."""
-    files: DirectoryPath | None = None
-    """Directory of static files to serve for plain HTTP requests."""
+    files: FilesUnion | None = None
+    """Static files for plain HTTP requests: a directory, or a mapping with dir and further settings."""
     respond: HttpStatus | None = None
     """Fixed HTTP status for plain HTTP requests."""
     issue_tickets: TicketIssuerConfig | None = None
     """Answers a POST with a ticket for another route; the client must be authenticated by auth."""
     allowed_origins: AllowedOrigins = "same"
-    """Allowed Origins. same: the same origin as the Host header; a list: exactly these; any: all."""
+    """Allowed Origins. same: the same origin as the Host header; a list: exactly these, where
+    https://*.example.org means all names below example.org; any: all."""
     auth: AuthUnion | None = None
     """Authentication; required unless only this host can reach the route. none: anonymous access."""
     subprotocols: Annotated[tuple[Subprotocol, ...], AfterValidator(check_unique)] = ("binary",)

@@ -268,11 +268,31 @@ def read_origin(value: object) -> str:
     return plain
 
 
+def read_origin_pattern(value: object) -> str:
+    """Read an origin, or `https://*.example.org` for those of all names below example.org, at any depth."""
+    text = as_text(value)
+    if "://*." not in text:
+        return read_origin(text)
+    origin = read_origin(text.replace("://*.", "://", 1))
+    scheme, _, authority = origin.partition("://")
+    _read_wildcard_domain("*." + split_authority(authority)[0])
+    return f"{scheme}://*.{authority}"
+
+
+def _read_wildcard_domain(text: str) -> str:
+    """Read what follows `*.`: the name of a domain, not an address."""
+    domain = text.removeprefix("*.")
+    host, port = split_authority(to_ascii_authority(domain))
+    if "*" in domain or "/" in domain or port is not None or _parse_ip(host) is not None:
+        raise ValueError(f'"{text}": write *. and a domain, such as *.example.org')
+    return host.lower().rstrip(".")
+
+
 def read_host(value: object) -> str:
     """Read a host as requests are compared with it: lower-case, no port, no trailing dot, IPv6 in brackets."""
     text = as_text(value)
     if "*" in text:
-        raise ValueError(f'"{text}": a host is compared as a whole; "*" is not known here')
+        raise ValueError(f'"{text}": a host is compared as a whole; "*" is not allowed here')
     if "/" in text:
         raise ValueError(f'"{text}": write the host alone, such as gw.example.org')
     if _parse_ip(text) is not None and ":" in text:
@@ -281,6 +301,16 @@ def read_host(value: object) -> str:
     if port is not None:
         raise ValueError(f'"{text}": write the host without a port: {host}')
     return _bracket_ipv6(host.lower().rstrip("."))
+
+
+def read_host_or_wildcard(value: object) -> str:
+    """Read a host, or `*.example.org` for all names below example.org, at any depth."""
+    text = as_text(value)
+    if text.startswith("*."):
+        return f"*.{_read_wildcard_domain(text)}"
+    if "*" in text:
+        raise ValueError(f'"{text}": "*" may only be the first label of a name, as in *.example.org')
+    return read_host(text)
 
 
 _URL_AS_TEXT = PlainSerializer(str, return_type=str)
@@ -299,6 +329,8 @@ ProxyUrl = Annotated[
 ]
 Port = Annotated[int, PlainValidator(read_port), WithJsonSchema({"type": "integer", "minimum": 0, "maximum": 65535})]
 Origin = Annotated[str, PlainValidator(read_origin), WithJsonSchema({"type": "string"})]
+OriginPattern = Annotated[str, PlainValidator(read_origin_pattern), WithJsonSchema({"type": "string"})]
+HostOrWildcard = Annotated[str, PlainValidator(read_host_or_wildcard), WithJsonSchema({"type": "string"})]
 Host = Annotated[str, PlainValidator(read_host), WithJsonSchema({"type": "string"})]
 
 

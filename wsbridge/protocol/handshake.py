@@ -62,8 +62,8 @@ class UpgradeRequest:
         subprotocols: The subprotocols offered, in the client's order, each once. May hold secrets.
         origin: The Origin header as sent, or None.
         host: The Host header as sent, with its port.
-        path: The target before `?`, as sent.
-        target: The whole target, as sent. Its query may hold secrets.
+        path: The target before `?`, in normal form.
+        target: The whole target. Its query may hold secrets.
     """
 
     key: str
@@ -323,18 +323,20 @@ class OriginPolicy:
     Args:
         allowed: `same` (the page comes from the host and port that it connects to), `any`, or a list of origins such
             as `https://gw.example.org`, compared exactly after normalising case and default ports; the list may
-            hold `null`, the origin of sandboxed frames and local files.
+            hold `https://*.example.org` for all names below example.org, at any depth, and `null`, the origin of
+            sandboxed frames and local files.
 
     Raises:
         ValueError: An entry of the list is not an origin; the message says what one looks like.
     """
 
-    __slots__ = ("_allow_any", "_allow_null", "_allowed")
+    __slots__ = ("_allow_any", "_allow_null", "_allowed", "_wildcards")
 
     def __init__(self, allowed: Literal["same", "any"] | Sequence[str]) -> None:
         self._allow_any = allowed == "any"
         self._allow_null = False
         self._allowed: frozenset[ParsedOrigin] | None = None
+        self._wildcards: list[ParsedOrigin] = []
         if allowed in ("same", "any"):
             return
         entries = set()
@@ -342,13 +344,16 @@ class OriginPolicy:
             if text == "null":
                 self._allow_null = True
                 continue
-            parsed = parse_origin(text)
+            parsed = parse_origin(text.replace("://*.", "://", 1))
             if parsed is None:
                 raise ValueError(
                     f"{text!a} is not an origin: write scheme://host or scheme://host:port, without a path"
                     " (international names in their xn-- form)"
                 )
-            entries.add(parsed)
+            if "://*." in text:
+                self._wildcards.append((parsed[0], "." + parsed[1], parsed[2]))
+            else:
+                entries.add(parsed)
         self._allowed = frozenset(entries)
 
     def check(self, origin: str | None, host_header: str, tls: bool) -> str | None:
@@ -366,7 +371,7 @@ class OriginPolicy:
             return None
         parsed = parse_origin(origin)
         if self._allowed is not None:
-            if parsed in self._allowed or (self._allow_null and origin == "null"):
+            if parsed in self._allowed or (self._allow_null and origin == "null") or self._is_below(parsed):
                 return None
             return (
                 f"Origin {quoted(origin)} is not in the route's origins (Host {quoted(host_header)}); "
@@ -387,6 +392,13 @@ class OriginPolicy:
                 f" {_config_hint(origin)}"
             )
         return None
+
+    def _is_below(self, origin: ParsedOrigin | None) -> bool:
+        """Return whether an origin is one of those that a wildcard stands for."""
+        return origin is not None and any(
+            (origin[0], origin[2]) == (scheme, port) and origin[1].endswith(suffix)
+            for scheme, suffix, port in self._wildcards
+        )
 
 
 def _config_hint(origin: str) -> str:

@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
 
-from wsbridge.protocol.uri import check_target, split_host
+from wsbridge.protocol.uri import normalise_target, split_host
 
 ProtocolMismatch = Literal["tls_on_plain", "http_on_tls"]
 
@@ -85,7 +85,11 @@ class Headers:
 
 
 class Request:
-    """A request that kept all rules of `http1`: GET, HEAD or POST, origin-form, HTTP/1.1, one Host, no body."""
+    """A request that kept all rules of `http1`: GET, HEAD or POST, origin-form, HTTP/1.1, one Host, no body.
+
+    Attributes:
+        target: Path in normal form (see `uri.normalise_path`), and the query as sent.
+    """
 
     __slots__ = ("headers", "method", "target", "version")
 
@@ -97,7 +101,7 @@ class Request:
 
     @property
     def path(self) -> str:
-        """The target before `?`, as sent."""
+        """The target before `?`."""
         return self.target.partition("?")[0]
 
     def host(self) -> str:
@@ -451,10 +455,10 @@ def _parse_request(head: bytes, line: re.Match[bytes]) -> Request | HttpError:
         return HttpError(400, "the Content-Length is malformed or repeated")
     if (lengths and lengths[0].strip(b"0")) or b"transfer-encoding" in headers:
         return HttpError(400, "the request has a body")
-    target = line.group(2).decode("ascii")
-    wrong = check_target(target)
-    if wrong is not None:
-        return HttpError(400, wrong)
+    try:
+        target = normalise_target(line.group(2).decode("ascii"))
+    except ValueError as error:
+        return HttpError(400, str(error))
     method = line.group(1)
     if method not in _ALLOWED_METHODS:
         if method not in _KNOWN_METHODS:

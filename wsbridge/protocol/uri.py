@@ -1,13 +1,23 @@
-"""Request-target rules, PathPattern, Host normalisation."""
+"""Paths and hosts of requests in their normal form, and the patterns that match them."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from typing import Final
 
-_DANGEROUS = re.compile(r"//|\\|%(?:2[eEfF]|5[cC]|00)|/\.\.?(?:/|\Z)")
+_PATH_CHARS: Final = "A-Za-z0-9._~!$&'()*+,;=:@/-"
+_PLAIN_PATH: Final = re.compile(rf"/[{_PATH_CHARS}]*")
+"""A path without escapes, which is its own normal form unless a segment of it is empty or made of dots."""
+_NOT_IN_PATH: Final = re.compile(rf"%(?![0-9A-Fa-f]{{2}})|[^%{_PATH_CHARS}]")
+_SUSPICIOUS: Final = re.compile(r"//|/\.")
+_ESCAPE: Final = re.compile(r"%([0-9A-Fa-f]{2})")
+_SLASHES: Final = re.compile(r"//+")
+_DANGEROUS: Final = re.compile(r"%(?:2F|5C|00)|/\.\.?(?:/|\Z)")
+_RAW_IN_SEGMENT: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=:@")
+"""Characters that may appear in a segment as they are: pchar of RFC 3986 section 3.3, but for escapes."""
 _PATTERN_CHARS = re.compile(r"/[!-~]*")
 _NAMED_SEGMENT = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]{0,31})\}")
 _RESERVED_NAMES = frozenset({"identity", "target"})
@@ -17,44 +27,70 @@ _HOST = re.compile(rf"(?:\[([0-9A-Fa-f:.]{{2,45}})\]|((?:{_LABEL}\.)*{_LABEL})\.
 _MAX_HOST_CHARS = 255 + len(".:65535")
 
 
-def check_target(target: str) -> str | None:
-    """Find what makes a target unsafe to match or to map to a file.
+def normalise_path(path: str) -> str:
+    """Give the one form of a request's path that everything else uses: matching, files, templates, logs.
 
-    Only the part before `?` is judged. Nothing is decoded or repaired: a path that another program could read in two
-    ways is refused instead (RFC 3986 section 6 would allow to normalise it, and programs disagree on how).
+    Escapes of characters that may appear in a segment as they are (RFC 3986 section 3.3) are decoded, once; all others
+    stay, their digits in capitals (sections 6.2.2.1 and 6.2.2.2). Then empty segments are merged into their neighbours.
+    Nothing decodes the result a second time to match it, so `%2561` is never `a`.
 
     Args:
-        target: The origin-form target of a request line, already known to be printable ASCII.
+        path: What is before the `?` of an origin-form target.
 
-    Returns:
-        One sentence that says what is wrong, or None.
+    Raises:
+        ValueError: Other programs could read the path in another way: it has a character that may not appear in a
+            path, a `.` or `..` segment, or an escaped slash, backslash or NUL.
     """
-    path = target.partition("?")[0]
+    if _PLAIN_PATH.fullmatch(path) and not _SUSPICIOUS.search(path):
+        return path
     if not path.startswith("/"):
-        return "the target does not begin with a slash"
+        raise ValueError("the target does not begin with a slash")
+    wrong = _NOT_IN_PATH.search(path)
+    if wrong is not None:
+        raise ValueError(_describe_character(wrong.group()))
+    path = _SLASHES.sub("/", _ESCAPE.sub(_normalise_escape, path))
     found = _DANGEROUS.search(path)
     if found is None:
-        return None
-    what = found.group()
-    if what == "//":
-        return "the path has an empty segment (//)"
-    if what == "\\":
+        return path
+    if found.group().startswith("%"):
+        raise ValueError(f"the path has {found.group()}, an encoded slash, backslash or NUL")
+    raise ValueError("the path has a . or .. segment")
+
+
+def _normalise_escape(found: re.Match[str]) -> str:
+    character = chr(int(found[1], 16))
+    return character if character in _RAW_IN_SEGMENT else found[0].upper()
+
+
+def _describe_character(character: str) -> str:
+    if character == "%":
+        return "the path has a % that is not followed by two hexadecimal digits"
+    if character == "\\":
         return "the path has a backslash"
-    if what.startswith("%"):
-        return f"the path has {what}, an encoded dot, slash, backslash or NUL"
-    return "the path has a . or .. segment"
+    return f"the path has the byte 0x{ord(character):02x}, which must be percent-encoded there"
+
+
+def normalise_target(target: str) -> str:
+    """Give an origin-form target with its path in normal form and its query as it is.
+
+    Raises:
+        ValueError: See `normalise_path`.
+    """
+    path, mark, query = target.partition("?")
+    return normalise_path(path) + mark + query
 
 
 class PathPattern:
-    """A route's path: `/x` takes exactly that, `/x/*` takes `/x/` and all below it (not `/x`), `/*` takes all.
+    """A route's path: `/x` matches exactly, `/x/*` matches `/x/` and all below it (not `/x`), `/*` matches all.
 
-    A segment `{name}` takes any one segment that is not empty.
+    A segment `{name}` matches any one segment that is not empty.
 
     Args:
-        text: The pattern as written.
+        text: The pattern as written; it is brought into the normal form of paths.
 
     Attributes:
-        parameter_names: The names of its segments, in their order.
+        text: The pattern in normal form.
+        parameter_names: The names of its named segments, in their order.
 
     Raises:
         ValueError: The text is no such pattern; the message says why.
@@ -65,31 +101,31 @@ class PathPattern:
     def __init__(self, text: str) -> None:
         stem = text.removesuffix("/*") + "/" if text.endswith("/*") else text
         if not _PATTERN_CHARS.fullmatch(stem):
-            raise ValueError(f"a path begins with a slash and is printable ASCII without blanks, not {text!a}")
+            raise ValueError(f"a path begins with a slash and is printable ASCII without spaces, not {text!a}")
         if "*" in stem:
             raise ValueError(f"a star may only be the last segment of a path (/x/*), not as in {text!a}")
         if "?" in stem or "#" in stem:
             raise ValueError(f"a path is matched without query and fragment, so {text!a} would never match")
-        if (wrong := check_target(stem)) is not None:
-            raise ValueError(f"{text!a} would never match: {wrong}, and such requests are refused")
-        self.text = text
-        self._prefix = stem if stem is not text else None
         self.parameter_names = _parameter_names(stem, text)
-        self._regex = _compile_pattern(stem, open_ended=stem is not text) if self.parameter_names else None
+        stem = _normalise_pattern(stem, text)
+        open_ended = text.endswith("/*")
+        self.text = stem + "*" if open_ended else stem
+        self._prefix = stem if open_ended else None
+        self._regex = _compile_pattern(stem, open_ended=open_ended) if self.parameter_names else None
 
     def matches(self, path: str) -> bool:
-        """Say whether a path (the target before `?`, as sent, case-sensitive) is one of these."""
+        """Return whether a path in normal form (see `normalise_path`) matches; letters match in their own case only."""
         if self._regex is not None:
             return self._regex.fullmatch(path) is not None
         return path == self.text if self._prefix is None else path.startswith(self._prefix)
 
     def path_parameters(self, path: str) -> dict[str, str]:
-        """Give what a path that matches has in its named segments, as sent: nothing is decoded."""
+        """Return what a matching path in normal form has in its named segments, still percent-encoded."""
         found = None if self._regex is None else self._regex.fullmatch(path)
         return {} if found is None else dict(zip(self.parameter_names, found.groups(), strict=True))
 
     def covers(self, other: PathPattern) -> bool:
-        """Say whether it takes every path that another pattern takes; in doubt it says no."""
+        """Return whether this pattern matches every path that another one matches; False in doubt."""
         mine, theirs = self.text.split("/")[1:], other.text.split("/")[1:]
         if mine[-1] == "*":
             del mine[-1]
@@ -110,6 +146,29 @@ class PathPattern:
 
     def __repr__(self) -> str:
         return f"PathPattern({self.text!r})"
+
+
+def _normalise_pattern(stem: str, text: str) -> str:
+    """Bring a pattern without its star into the form that the paths of requests have.
+
+    Raises:
+        ValueError: No request has such a path.
+    """
+    segments = stem.split("/")
+    plain = "/".join("" if _NAMED_SEGMENT.fullmatch(segment) else segment for segment in segments)
+    wrong = _NOT_IN_PATH.search(plain)
+    if wrong is not None:
+        raise ValueError(f"{text!a} would never match: {_describe_character(wrong.group())}")
+    parts = [s if _NAMED_SEGMENT.fullmatch(s) else _ESCAPE.sub(_normalise_escape, s) for s in segments]
+    stem = "/".join(parts)
+    if "//" in stem:
+        raise ValueError(f"{text!a} would never match: empty segments are merged in the paths of requests")
+    if "*" in stem:
+        raise ValueError(f"an escaped star cannot be matched, as in {text!a}")
+    if (found := _DANGEROUS.search(stem)) is not None:
+        what = found.group() if found.group().startswith("%") else "a . or .. segment"
+        raise ValueError(f"{text!a} would never match: requests whose path has {what} are rejected")
+    return stem
 
 
 def _parameter_names(stem: str, text: str) -> tuple[str, ...]:
@@ -181,27 +240,61 @@ def normalise_host(host_header: str) -> str | None:
     return None if parts is None else parts[0]
 
 
-def is_loopback_host_allowed(host_header: str, route_hosts: Sequence[str]) -> bool:
-    """Say whether a request on a loopback listener may carry this Host, against DNS rebinding.
-
-    A page of evil.example can have its own name resolve to 127.0.0.1 and then passes every same-origin rule, but its
-    requests still carry Host evil.example. Addresses and localhost cannot be taken over so.
+class HostPatterns:
+    """Hosts by name: `gw.example.org` exactly, `*.example.org` any name below it at any depth, not the name itself.
 
     Args:
-        host_header: The Host header as sent.
-        route_hosts: The hosts that the route names itself.
+        texts: Hosts, or `*.` and a host name.
+
+    Raises:
+        ValueError: A text is neither; the message quotes it.
     """
-    host = normalise_host(host_header)
-    if host is None:
-        return False
-    if any(host == normalise_host(name) for name in route_hosts):
-        return True
-    return _is_safe_from_rebinding(host)
+
+    __slots__ = ("_exact", "_suffixes", "texts")
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self.texts = tuple(texts)
+        exact, suffixes = set(), []
+        for text in self.texts:
+            name = text.removeprefix("*.")
+            host = normalise_host(name)
+            if host is None or (name != text and _is_address(host)):
+                raise ValueError(f"{text!a} is neither a host nor *. and a host name")
+            if name == text:
+                exact.add(host)
+            else:
+                suffixes.append("." + host)
+        self._exact = frozenset(exact)
+        self._suffixes = tuple(suffixes)
+
+    def matches(self, host: str) -> bool:
+        """Return whether a host (see `normalise_host`) is one of these."""
+        return host in self._exact or (bool(self._suffixes) and host.endswith(self._suffixes))
+
+    def __bool__(self) -> bool:
+        return bool(self.texts)
+
+
+def is_safe_from_rebinding(host: str, names: HostPatterns) -> bool:
+    """Return whether a request to a listener without TLS may name this host, against DNS rebinding.
+
+    A page of evil.example can have its own name resolve to the listener's address and then passes every same-origin
+    rule, but its requests still name evil.example. IP addresses and localhost cannot be taken over that way.
+
+    Args:
+        host: The host of the Host header (see `normalise_host`).
+        names: Further names by which the listener is reached.
+    """
+    return _is_safe_name(host) or names.matches(host)
 
 
 @lru_cache(maxsize=1024)
-def _is_safe_from_rebinding(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost") or host.startswith("["):
+def _is_safe_name(host: str) -> bool:
+    return host == "localhost" or host.endswith(".localhost") or _is_address(host)
+
+
+def _is_address(host: str) -> bool:
+    if host.startswith("["):
         return True
     try:
         IPv4Address(host)

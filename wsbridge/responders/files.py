@@ -1,4 +1,4 @@
-"""Static files."""
+"""Static files: media types, ranges, precompressed files, redirect of `/`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote_to_bytes
 
 import trio
 
-from wsbridge.responders.base import SAFE_METHODS, HttpResponse, ResponderContext, plain_text_response
+from wsbridge.protocol.http1 import Request
+from wsbridge.responders.base import SAFE_METHODS, Header, HttpResponse, ResponderContext, plain_text_response
 
 DEFAULT_MEDIA_TYPE = "application/octet-stream"
 
@@ -66,13 +69,17 @@ def media_type(name: str) -> str:
 
 
 FILE_CHUNK_BYTES = 256 * 1024
-"""Bytes that one read takes; a file up to this size is read along with its opening."""
+"""Bytes of one read; a file up to this size is read when it is opened."""
 FILE_THREADS = 8
-"""Threads at work for one folder at a time."""
+"""Threads that one directory may use at the same time."""
 INDEX_FILE = "index.html"
+PRECOMPRESSED = (("br", ".br"), ("gzip", ".gz"))
+"""Content codings in the order of preference, and the suffix of the file that holds a file in that coding."""
 
 _INVALID_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _ETAG = re.compile(rb'(?:W/)?("[^"]*")')
+_RANGE = re.compile(rb"bytes=([0-9]{0,19})-([0-9]{0,19})", re.IGNORECASE)
+_ZERO_WEIGHT = re.compile(rb"q=0(?:\.0*)?")
 _NOT_FOUND_ERRNOS = {
     errno.ENOENT,
     errno.ENOTDIR,
@@ -89,115 +96,243 @@ class FileRequestError(Exception):
     """A request that gets no file.
 
     Args:
-        status: HTTP status to answer.
+        status: HTTP status of the response.
         detail: One sentence for the log.
+        headers: Further header lines of the response.
     """
 
-    def __init__(self, status: int, detail: str) -> None:
+    def __init__(self, status: int, detail: str, headers: Iterable[Header] = ()) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
+        self.headers = list(headers)
+
+
+@dataclass(frozen=True, slots=True)
+class FileOptions:
+    """How the files of one route are served.
+
+    Attributes:
+        index: Name of the file that a path ending in a slash gets.
+        headers: Header lines of every response; they replace ours of the same name.
+        frame_ancestors: Value of the directive of Content-Security-Policy; None: no such header.
+        max_age: Seconds for which a browser may use a file without asking; 0: it asks each time, by ETag.
+        redirect_root: Location that `/` is redirected to; None: `/` is a path like any other.
+    """
+
+    index: str = INDEX_FILE
+    headers: tuple[Header, ...] = ()
+    frame_ancestors: str | None = "'self'"
+    max_age: int = 0
+    redirect_root: str | None = None
 
 
 class StaticFiles:
-    """The files of one folder.
+    """The files of one directory.
 
-    The folder is resolved anew for each request, so that a link to the current release may be swapped under it.
+    The directory is resolved for each request, so that a link to the current release can be replaced at any time.
 
     Args:
-        root: The folder.
+        root: The directory.
+        options: How they are served.
 
     Raises:
-        ValueError: It is no folder, or it cannot be read.
+        ValueError: It is not a directory, or it cannot be read.
     """
 
     keep_alive = True
     methods = SAFE_METHODS
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, options: FileOptions = FileOptions()) -> None:
         if not root.is_dir():
-            raise ValueError(f"{root} is not a folder" if root.exists() else f"there is no folder {root}")
+            raise ValueError(f"{root} is not a directory" if root.exists() else f"there is no directory {root}")
         if not os.access(root, os.R_OK | os.X_OK):
-            raise ValueError(f"the folder {root} cannot be read by this user")
+            raise ValueError(f"the directory {root} cannot be read by this user")
         self._root = root
+        self._options = options
         self._limiter = trio.CapacityLimiter(FILE_THREADS)
 
     async def respond(self, context: ResponderContext) -> HttpResponse:
-        """Answer one request with a file, or say why not; use the answer as a context manager.
+        """Answer one request with a file, or say why not; use the response as a context manager.
 
-        The path below the prefix is the file's place in the folder, the query is ignored. Of the headers only
-        If-None-Match matters; Range is ignored, as RFC 9110 section 14.2 allows.
+        The path below the prefix is the file's place in the directory, the query is ignored. Cancelling it does not
+        wait for a file system that hangs; what its thread opens later is closed there.
         """
-        method = context.request.method
+        request = context.request
+        if self._options.redirect_root is not None and request.path == "/":
+            return self._finish(_redirect(self._options.redirect_root))
         try:
-            names = parse_file_path(context.request.target, context.path_prefix)
-            wanted = context.request.headers.get_all(b"if-none-match")
-            return await trio.to_thread.run_sync(self._open, names, method, wanted, limiter=self._limiter)
-        except FileRequestError as refusal:
-            retry = [("Retry-After", "1")] if refusal.status == HTTPStatus.SERVICE_UNAVAILABLE else []
-            return plain_text_response(refusal.status, method, extra_headers=retry, detail=refusal.detail)
+            names = parse_file_path(request.path, context.path_prefix, self._options.index)
+            opening = _Opening(lambda: self._open(names, request))
+            try:
+                return self._finish(
+                    await trio.to_thread.run_sync(opening.run, limiter=self._limiter, abandon_on_cancel=True)
+                )
+            except trio.Cancelled:
+                opening.abandon()
+                raise
+        except FileRequestError as error:
+            return self._finish(
+                plain_text_response(error.status, request.method, extra_headers=error.headers, detail=error.detail)
+            )
 
-    def _open(self, names: list[str], method: str, if_none_match: list[bytes]) -> HttpResponse:
+    def _finish(self, response: HttpResponse) -> HttpResponse:
+        """Add the configured header lines."""
+        if self._options.headers:
+            names = {name.lower() for name, _ in self._options.headers}
+            kept = [line for line in response.headers if line[0].lower() not in names]
+            response.headers = [*kept, *self._options.headers]
+        return response
+
+    def _open(self, names: list[str], request: Request) -> HttpResponse:
         """Find, check and open the file, and read it if it is small. Runs in a thread."""
+        source = None
         try:
-            descriptor = open_beneath(self._root, names)
-        except OSError as error:
-            raise _file_request_error(error) from None
-        source = FileStream(descriptor, self._limiter)
-        try:
-            about = os.fstat(descriptor)
-            tag = f'"{about.st_mtime_ns:x}-{about.st_size:x}"'
-            headers = [
-                ("Content-Type", media_type(names[-1])),
-                ("ETag", tag),
-                ("Cache-Control", "no-cache"),
-                ("X-Content-Type-Options", "nosniff"),
-                ("Content-Security-Policy", "frame-ancestors 'self'"),
-            ]
-            if etag_matches(if_none_match, tag):
+            source, coding = self._choose_file(names, request)
+            return self._respond_with(source, coding, media_type(names[-1]), request)
+        except BaseException as error:
+            if source is not None:
                 source.close()
-                return HttpResponse(HTTPStatus.NOT_MODIFIED, headers[1:])
-            if method == "HEAD":
+            if isinstance(error, OSError):
+                raise _file_request_error(error) from None
+            raise
+
+    def _choose_file(self, names: list[str], request: Request) -> tuple[FileStream, str | None]:
+        """Open the file, or the same one compressed beside it where the client accepts that and it is not older."""
+        source = FileStream(open_beneath(self._root, names), self._limiter)
+        accepted = request.headers.get_all(b"accept-encoding")
+        if not accepted or b"range" in request.headers:
+            return source, None
+        for coding, suffix in PRECOMPRESSED:
+            if not accepts_coding(accepted, coding.encode()):
+                continue
+            try:
+                other = FileStream(open_beneath(self._root, [*names[:-1], names[-1] + suffix]), self._limiter)
+            except (OSError, FileRequestError):
+                continue
+            if other.about.st_mtime_ns >= source.about.st_mtime_ns:
                 source.close()
-                return HttpResponse(HTTPStatus.OK, headers, content_length=about.st_size)
-            source.remaining = about.st_size
-            if about.st_size > FILE_CHUNK_BYTES:
-                return HttpResponse(HTTPStatus.OK, headers, body_stream=source, content_length=about.st_size)
-            body = source.read_blocking()
+                return other, coding
+            other.close()
+        return source, None
+
+    def _respond_with(
+        self, source: FileStream, coding: str | None, content_type: str, request: Request
+    ) -> HttpResponse:
+        """Make the response of an open file."""
+        size = source.about.st_size
+        tag = f'"{source.about.st_mtime_ns:x}-{size:x}{"-" + coding if coding else ""}"'
+        headers = [("ETag", tag), ("Vary", "Accept-Encoding"), *self._policy_headers()]
+        if etag_matches(request.headers.get_all(b"if-none-match"), tag):
             source.close()
-            return HttpResponse(HTTPStatus.OK, headers, body=body, content_length=len(body))
-        except OSError as error:
+            return HttpResponse(HTTPStatus.NOT_MODIFIED, headers)
+        headers += [("Content-Type", content_type), ("Accept-Ranges", "bytes")]
+        if coding is not None:
+            headers.append(("Content-Encoding", coding))
+        status, wanted = HTTPStatus.OK, requested_range(request, tag, size)
+        if wanted is not None:
+            status = HTTPStatus.PARTIAL_CONTENT
+            headers.append(("Content-Range", f"bytes {wanted.start}-{wanted.stop - 1}/{size}"))
+            source.select(wanted)
+        length = source.remaining
+        if request.method == "HEAD":
             source.close()
-            raise _file_request_error(error) from None
+            return HttpResponse(status, headers, content_length=length)
+        if length > FILE_CHUNK_BYTES:
+            return HttpResponse(status, headers, body_stream=source, content_length=length)
+        body = source.read_blocking()
+        source.close()
+        return HttpResponse(status, headers, body=body, content_length=len(body))
+
+    def _policy_headers(self) -> list[Header]:
+        options = self._options
+        headers = [
+            ("Cache-Control", f"max-age={options.max_age}" if options.max_age else "no-cache"),
+            ("X-Content-Type-Options", "nosniff"),
+        ]
+        if options.frame_ancestors is not None:
+            headers.append(("Content-Security-Policy", f"frame-ancestors {options.frame_ancestors}"))
+        return headers
+
+
+class _Opening:
+    """A file that a thread opens, and that nobody may wait for in the end: then it is closed by whoever comes last."""
+
+    def __init__(self, open_file: Callable[[], HttpResponse]) -> None:
+        self._open_file = open_file
+        self._lock = threading.Lock()
+        self._response: HttpResponse | None = None
+        self._abandoned = False
+
+    def run(self) -> HttpResponse:
+        response = self._open_file()
+        with self._lock:
+            self._response = response
+            abandoned = self._abandoned
+        if abandoned:
+            response.close()
+        return response
+
+    def abandon(self) -> None:
+        with self._lock:
+            self._abandoned = True
+            response = self._response
+        if response is not None:
+            response.close()
 
 
 class FileStream:
     """The rest of an open file, read in threads a chunk at a time, never beyond the size it had when it was opened.
 
     Args:
-        descriptor: The open file, which this object owns from now on.
-        limiter: The threads of the folder.
+        fd: The open file, which this object owns from now on.
+        limiter: The threads of the directory.
+
+    Attributes:
+        about: What `fstat` says of it.
+        remaining: Bytes to read.
     """
 
-    __slots__ = ("_fd", "_limiter", "remaining")
+    __slots__ = ("_closing", "_fd", "_limiter", "_lock", "_reading", "about", "remaining")
 
     def __init__(self, fd: int, limiter: trio.CapacityLimiter) -> None:
-        self.remaining = 0
         self._fd = fd
         self._limiter = limiter
+        self._lock = threading.Lock()
+        self._reading = self._closing = False
+        self.about = os.fstat(fd)
+        self.remaining = self.about.st_size
+
+    def select(self, part: range) -> None:
+        """Read only these bytes of the file."""
+        os.lseek(self._fd, part.start, os.SEEK_SET)
+        self.remaining = len(part)
 
     async def read(self) -> bytes:
-        """Give the next chunk of at most `CHUNK` bytes, `b""` at the end.
+        """Return the next chunk of at most `FILE_CHUNK_BYTES` bytes, `b""` at the end.
 
         Raises:
             OSError: The file cannot be read, or became shorter than it was.
         """
         if not self.remaining:
             return b""
-        return await trio.to_thread.run_sync(self.read_blocking, limiter=self._limiter)
+        return await trio.to_thread.run_sync(self.read_blocking, limiter=self._limiter, abandon_on_cancel=True)
 
     def read_blocking(self) -> bytes:
         """Do what `read` does, in the calling thread; an empty file gives `b""`."""
+        with self._lock:
+            if self._fd < 0:
+                raise OSError(errno.EBADF, "the file was closed")
+            self._reading = True
+        try:
+            return self._read_chunk()
+        finally:
+            with self._lock:
+                self._reading = False
+            if self._closing:
+                self.close()
+
+    def _read_chunk(self) -> bytes:
         size = min(self.remaining, FILE_CHUNK_BYTES)
         parts = bytearray()
         while len(parts) < size:
@@ -211,45 +346,97 @@ class FileStream:
         return bytes(parts)
 
     def close(self) -> None:
-        """Close the file; may be called twice."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        """Close the file, or have an abandoned thread that still reads it close it; may be called twice."""
+        with self._lock:
+            self._closing = True
+            if self._reading:
+                return
+            fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 def pattern_prefix(pattern: str | None) -> str:
-    """Give the part of a route's path pattern that is no part of a file's place: `/novnc/` for `/novnc/*`, else `/`."""
+    """Return the part of a route's path pattern that is not part of a file's place: `/novnc/` for `/novnc/*`."""
     return pattern[:-1] if pattern is not None and pattern.endswith("/*") else "/"
 
 
-def parse_file_path(target: str, path_prefix: str) -> list[str]:
-    """Split the part of a target below the prefix into the names of folders and file, decoded once.
+def parse_file_path(path: str, path_prefix: str, index: str = INDEX_FILE) -> list[str]:
+    """Split the part of a path below the prefix into the names of directories and file.
 
-    A path that ends in a slash means the `index.html` there.
+    This is the one place where the escapes that the normal form of the path still has are decoded.
+
+    Args:
+        path: The path of the request, in normal form.
+        path_prefix: The part to leave out.
+        index: The file that a path ending in a slash means.
 
     Raises:
-        Refusal: The path is not below the prefix, is not UTF-8, or holds something that no file of ours is named.
+        FileRequestError: The path is not below the prefix, is not UTF-8, or has a name that none of our files has.
     """
-    path = target.partition("?")[0]
     if not path.startswith(path_prefix):
         raise FileRequestError(HTTPStatus.NOT_FOUND, "the path is not below the route's prefix")
     if _INVALID_ESCAPE.search(path):
-        raise FileRequestError(HTTPStatus.BAD_REQUEST, "the path holds a broken percent escape")
+        raise FileRequestError(HTTPStatus.BAD_REQUEST, "the path has a broken percent escape")
     try:
         names = [unquote_to_bytes(part).decode() for part in path[len(path_prefix) :].split("/")]
     except UnicodeDecodeError:
         raise FileRequestError(HTTPStatus.BAD_REQUEST, "the path is not UTF-8") from None
-    names[-1] = names[-1] or INDEX_FILE
+    names[-1] = names[-1] or index
     for name in names:
         if "\0" in name or "/" in name or "\\" in name:
-            raise FileRequestError(HTTPStatus.BAD_REQUEST, "the path holds an encoded NUL, slash or backslash")
+            raise FileRequestError(HTTPStatus.BAD_REQUEST, "the path has an encoded NUL, slash or backslash")
         if not name or name.startswith("."):
-            raise FileRequestError(HTTPStatus.NOT_FOUND, "the path holds an empty name or one that begins with a dot")
+            raise FileRequestError(HTTPStatus.NOT_FOUND, "the path has an empty name or one that begins with a dot")
     return names
 
 
+def accepts_coding(accept_encoding: Iterable[bytes], coding: bytes) -> bool:
+    """Return whether Accept-Encoding names a content coding with a weight other than 0 (RFC 9110 section 12.5.3)."""
+    for part in b",".join(accept_encoding).split(b","):
+        name, _, weight = part.partition(b";")
+        if name.strip().lower() == coding:
+            return _ZERO_WEIGHT.fullmatch(weight.strip().lower()) is None
+    return False
+
+
+def requested_range(request: Request, etag: str, size: int) -> range | None:
+    """Return the bytes that a request asks for, None for all (RFC 9110 section 14).
+
+    Several ranges, other units and a Range whose If-Range does not name this very file are ignored.
+
+    Raises:
+        FileRequestError: The file has no such byte (416).
+    """
+    values = request.headers.get_all(b"range")
+    found = _RANGE.fullmatch(values[0]) if len(values) == 1 and request.method == "GET" else None
+    if found is None or request.headers.get_all(b"if-range") not in ([], [etag.encode()]):
+        return None
+    first, last = found.groups()
+    if not first and not last:
+        return None
+    if not first:
+        start, stop = max(size - int(last), 0), size
+    else:
+        start, stop = int(first), min(int(last) + 1, size) if last else size
+        if last and int(last) < start:
+            return None
+    if start >= size:
+        headers = [("Content-Range", f"bytes */{size}")]
+        raise FileRequestError(
+            HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+            f"the range begins at {start}, and the file has {size} bytes",
+            headers,
+        )
+    return range(start, stop)
+
+
+def _redirect(location: str) -> HttpResponse:
+    return HttpResponse(HTTPStatus.FOUND, [("Location", location), ("Cache-Control", "no-cache")], content_length=0)
+
+
 def open_beneath(root: Path, names: list[str]) -> int:
-    """Open a regular file below a folder. Symbolic links are followed as long as they end below the folder.
+    """Open a regular file below a directory. Symbolic links are followed as long as they end below it.
 
     The path is resolved first; then what was really opened is asked of the kernel, so that a link swapped in between
     gains nothing. Nothing is opened that could block or act (FIFO, device).
@@ -258,13 +445,13 @@ def open_beneath(root: Path, names: list[str]) -> int:
         A descriptor open for reading.
 
     Raises:
-        Refusal: It is not a regular file, or it is outside the folder.
+        FileRequestError: It is not a regular file, or it is outside the directory.
         OSError: It cannot be opened.
     """
     inside = _resolve_links(root)
     place = _resolve_links(inside.joinpath(*names))
     if not place.is_relative_to(inside):
-        raise FileRequestError(HTTPStatus.NOT_FOUND, "a symbolic link leads out of the folder")
+        raise FileRequestError(HTTPStatus.NOT_FOUND, "a symbolic link leads out of the directory")
     _check_regular(place.lstat())
     descriptor = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -288,15 +475,15 @@ def _resolve_links(path: Path) -> Path:
 
 
 def _check_regular(file_stat: os.stat_result) -> None:
-    """Refuse folders, FIFOs, devices and sockets."""
+    """Reject directories, FIFOs, devices and sockets."""
     if not stat.S_ISREG(file_stat.st_mode):
         raise FileRequestError(HTTPStatus.NOT_FOUND, "not a regular file")
 
 
 def _check_beneath(fd: int, root: Path) -> None:
-    """Refuse a file that turned out to be outside the folder, whatever its name said before it was opened."""
+    """Reject a file that turned out to be outside the directory, whatever its name said before it was opened."""
     if not Path(f"/proc/self/fd/{fd}").readlink().is_relative_to(root):
-        raise FileRequestError(HTTPStatus.NOT_FOUND, "the file was swapped for one outside the folder")
+        raise FileRequestError(HTTPStatus.NOT_FOUND, "the file was swapped for one outside the directory")
 
 
 def _file_request_error(error: OSError) -> FileRequestError:
@@ -305,5 +492,5 @@ def _file_request_error(error: OSError) -> FileRequestError:
     if error.errno in _NOT_FOUND_ERRNOS:
         return FileRequestError(HTTPStatus.NOT_FOUND, words)
     if error.errno in _EXHAUSTION_ERRNOS:
-        return FileRequestError(HTTPStatus.SERVICE_UNAVAILABLE, words)
+        return FileRequestError(HTTPStatus.SERVICE_UNAVAILABLE, words, [("Retry-After", "1")])
     return FileRequestError(HTTPStatus.INTERNAL_SERVER_ERROR, words)
