@@ -308,7 +308,7 @@ async def _read_request(
 ) -> Exchange | tuple[Exchange | None, Termination]:
     """Step 3: what is asked for."""
     if listener.protocol == "tcp":
-        return RawExchange(transport)
+        return RawExchange(transport, allow_http=listener.allow_http)
     heard = await read_request(
         transport,
         generation.head_limits,

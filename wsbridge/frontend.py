@@ -12,7 +12,7 @@ from wsbridge.net.transport import Transport
 from wsbridge.protocol.handshake import encode_accept_response
 from wsbridge.protocol.http1 import HeadLimits, HeadParser, HttpError, Request, encode_error_response
 from wsbridge.reasons import Reason, Termination
-from wsbridge.relay.endpoint import Endpoint, RawEndpoint, WebSocketEndpoint
+from wsbridge.relay.endpoint import Endpoint, GuardedRawEndpoint, RawEndpoint, WebSocketEndpoint
 from wsbridge.responders.base import HttpResponse
 
 
@@ -84,8 +84,9 @@ class RawExchange:
 
     request: None = None
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, *, allow_http: bool = False) -> None:
         self._transport = transport
+        self._allow_http = allow_http
 
     async def reject(self, termination: Termination, retry_after: int) -> None:
         """Reset: the client must not take an empty answer for a whole one."""
@@ -95,7 +96,7 @@ class RawExchange:
         self, subprotocol: str | None, text_messages: Literal["accept", "reject"], max_frame_bytes: int
     ) -> RawEndpoint:
         """See `Exchange.accept`."""
-        return RawEndpoint(self._transport)
+        return RawEndpoint(self._transport) if self._allow_http else GuardedRawEndpoint(self._transport)
 
 
 EMPTY_CONNECTION = "sent nothing"

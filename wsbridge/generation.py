@@ -91,6 +91,7 @@ class Listener:
         host_names: Names by which clients reach it, besides addresses and localhost.
         is_unix: Whether it binds a Unix path.
         route: The one route of a listener that speaks TCP.
+        allow_http: Whether a listener that speaks TCP passes HTTP requests on.
         client_address_resolver: How proxies in front tell the client's address; None where nobody is trusted to.
     """
 
@@ -102,6 +103,7 @@ class Listener:
     route: Route | None
     routes: tuple[Route, ...]
     client_address_resolver: ClientAddressResolver | None = None
+    allow_http: bool = False
 
     def redact_target(self, target: str) -> str:
         """Give the target of a request for the log, without the tokens that choose a backend of any route here."""
@@ -260,6 +262,7 @@ def _build_listener(
         is_unix=section.bind.kind == "unix",
         route=routes[section.route] if section.route is not None else None,
         routes=tuple(reached),
+        allow_http=section.allow_http,
         client_address_resolver=_build_client_address_resolver(section, config),
     )
 

@@ -73,7 +73,9 @@ class StdioConnection:
         threading.Thread(target=self._copy_in, args=(outer,), name="wsbridge-stdin", daemon=True).start()
         threading.Thread(target=copy_out, name="wsbridge-stdout", daemon=True).start()
         route = server.generation.routes[BRIDGE_NAME]
-        listener = Listener(STDIO, "tcp", None, host_names=HostPatterns(()), is_unix=True, route=route, routes=())
+        listener = Listener(
+            STDIO, "tcp", None, host_names=HostPatterns(()), is_unix=True, route=route, routes=(), allow_http=True
+        )
         server.connections += 1
         try:
             self.termination = await connection.handle_connection(inner, None, listener, server)

@@ -198,6 +198,9 @@ class ListenerConfig(Section):
     ) = None
     """Names by which clients reach a listener without TLS, or *.example.org for all names below one. Routes without
     match.host and without credentials accept only these, IP addresses and localhost (DNS rebinding)."""
+    allow_http: Flag = False
+    """true: a listener with protocol: tcp passes HTTP requests on. Default: they are rejected, since any web page can
+    send them."""
     mode: FileMode = 0o660
     """File mode of the socket, in octal; only for unix:/path."""
     owner: Owner | None = None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from wsbridge.limits.rate import RateLimiter
 from wsbridge.net.transport import Transport, own_buffers
+from wsbridge.protocol.http_guard import HTTP_ON_RAW_LISTENER, HttpRequestGuard
 from wsbridge.protocol.websocket import (
     CLOSE,
     PING,
@@ -23,6 +24,7 @@ from wsbridge.protocol.websocket import (
     WebSocketFraming,
     encode_close_body,
 )
+from wsbridge.reasons import Reason
 
 if TYPE_CHECKING:
     from wsbridge.relay.relay import Relay
@@ -222,6 +224,40 @@ class RawEndpoint(Endpoint):
             return [], None
         self.last_received = now
         return [data], None
+
+
+class GuardedRawEndpoint(RawEndpoint):
+    """A side that speaks plain bytes, but not HTTP: see `HttpRequestGuard`."""
+
+    __slots__ = ("_guard",)
+
+    def __init__(self, transport: Transport) -> None:
+        super().__init__(transport)
+        self._guard: HttpRequestGuard | None = HttpRequestGuard()
+
+    def receive(self, now: float) -> tuple[Payloads, FrameHeaders | None]:
+        """See `Endpoint.receive`."""
+        return self._check(super().receive(now)[0]), None
+
+    def receive_up_to(self, max_bytes: int, now: float) -> tuple[Payloads, FrameHeaders | None]:
+        """See `Endpoint.receive_up_to`."""
+        return self._check(super().receive_up_to(max_bytes, now)[0]), None
+
+    def _check(self, payloads: Payloads) -> Payloads:
+        """Hold back what may be the beginning of a request, and note a violation where it is one."""
+        guard = self._guard
+        if guard is None:
+            return payloads
+        if payloads:
+            data = guard.feed(b"".join(payloads))
+        else:
+            data = b"" if self.transport.read_state is None else guard.finish()
+        if guard.is_http:
+            self.control_pending = True
+            self.violation = Violation(Reason.BAD_REQUEST, HTTP_ON_RAW_LISTENER)
+        if guard.decided or guard.is_http:
+            self._guard = None
+        return [data] if data else []
 
 
 class WebSocketEndpoint(Endpoint):
