@@ -105,10 +105,9 @@ async def tls_handshake(sock: socket.socket, listener: Listener, timeout: float)
     """Shake hands by TLS where the listener has it."""
     if listener.tls is None:
         return SocketTransport(sock)
-    wrap = tls_transport.start_tls if listener.protocol == "websocket" else tls_transport.start_memory_tls
     try:
         with trio.move_on_after(timeout):
-            return await wrap(sock, listener.tls, server_side=True)
+            return await tls_transport.start_tls(sock, listener.tls, server_side=True)
     except OSError as error:
         return Termination(Reason.TLS_FAILED, "client", tls_error_text(error, peer_is_client=True))
     return Termination(Reason.TLS_FAILED, "client", f"no TLS handshake within tls, {timeout:g} s")
@@ -491,7 +490,8 @@ async def _dial(
             lambda: backend.dial(offer), timeout=route.connect_timeout, retry_for=route.retry_for, on_retry=told
         )
     if client.disconnect_detail:
-        return Termination(Reason.CLIENT_LOST, "client", f"while the backend was dialled: {client.disconnect_detail}")
+        reason = transport.fault or Reason.CLIENT_LOST
+        return Termination(reason, "client", f"while the backend was dialled: {client.disconnect_detail}")
     return Termination(server.shutdown_reason or Reason.SHUTDOWN, "wsbridge", "while the backend was dialled")
 
 

@@ -215,6 +215,8 @@ async def read_request(
                 got += len(data)
                 head = reader.feed(data)
     except OSError as error:
+        if transport.fault is not None:
+            return None, Termination(transport.fault, "client", str(error))
         detail = f"after {got} bytes of a request: {error}" if got else EMPTY_CONNECTION
         return None, Termination(Reason.CLIENT_LOST, "client", detail)
     finally:

@@ -86,14 +86,14 @@ async def side(
     wire = SocketTransport(ours)
     if over == "tls":
         server, client = contexts()
-        wrap = tls_transport.start_tls if speaks == "ws" else tls_transport.start_memory_tls
         we_serve = role == "server"
         transport = TlsTransport(theirs, client if we_serve else server, server_side=not we_serve)
 
         async def shake() -> None:
             nonlocal wire
             name = None if we_serve else "localhost"
-            wire = await wrap(ours, server if we_serve else client, server_side=we_serve, server_hostname=name)
+            context = server if we_serve else client
+            wire = await tls_transport.start_tls(ours, context, server_side=we_serve, server_hostname=name)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(shake)

@@ -9,7 +9,6 @@ import trio
 from tests.net.ends import connected, reset
 from tests.net.tls_ends import Tls, delivered, read_all
 from wsbridge.net.disconnect import MAX_BUFFERED_BYTES, DisconnectMonitor
-from wsbridge.net.tls_transport import start_memory_tls, start_tls
 from wsbridge.net.transport import SocketTransport
 
 
@@ -40,16 +39,10 @@ def ends():
 
 @pytest.fixture
 def tls_ends(contexts):
-    """Make TLS wires of a kind and their peers; closed at the end."""
-    made = []
-
-    def kind(start):
-        made.append(Tls(start, contexts))
-        return made[-1]
-
-    yield kind
-    for one in made:
-        one.close()
+    """Make TLS transports and their peers; closed at the end."""
+    made = Tls(contexts)
+    yield made
+    made.close()
 
 
 async def gone(watch, wire, *, halves=False):
@@ -127,7 +120,7 @@ async def test_a_flood_before_the_end_hides_neither(watch, ends):
 
 async def test_the_end_of_tls_is_noticed_and_what_came_is_put_back(watch, tls_ends):
     """close_notify without a FIN ends it; the bytes before it are read by the next in order."""
-    wire, peer = await tls_ends(start_tls)()
+    wire, peer = await tls_ends()
     wire.unread(b"head")
 
     def leave():
@@ -145,7 +138,7 @@ async def test_the_end_of_tls_is_noticed_and_what_came_is_put_back(watch, tls_en
 async def test_a_broken_tls_connection_is_noticed(watch, tls_ends):
     """A FIN without close_notify, and a reset, end it."""
     for leave, words in ((lambda peer: peer.shutdown(socket.SHUT_WR), ("closed", "truncated")), (reset, ("reset",))):
-        wire, peer = await tls_ends(start_tls)()
+        wire, peer = await tls_ends()
         await trio.to_thread.run_sync(leave, peer)
         how = await gone(watch, wire)
         assert any(word in how for word in words)
@@ -153,7 +146,7 @@ async def test_a_broken_tls_connection_is_noticed(watch, tls_ends):
 
 async def test_tls_is_read_up_to_a_bound(watch, tls_ends):
     """However much comes, the bound and one read are kept at the most, and put back; the end is noticed."""
-    wire, peer = await tls_ends(start_tls)()
+    wire, peer = await tls_ends()
     sent = bytes(range(256)) * 2048
     sending = trio.Event()
 
@@ -181,7 +174,7 @@ async def test_tls_is_read_up_to_a_bound(watch, tls_ends):
 
 async def test_half_an_end_of_raw_tls_is_none(watch, tls_ends):
     """On a raw side close_notify is a FIN, after which an answer may be waited for; it is not read."""
-    wire, peer = await tls_ends(start_memory_tls)()
+    wire, peer = await tls_ends()
     peer.setblocking(False)
     with pytest.raises(ssl.SSLWantReadError):
         peer.unwrap()

@@ -1,11 +1,16 @@
-"""TLS connections for the tests of both TLS wires: our wire, and a blocking peer that shook hands with it."""
+"""TLS connections for tests: our transport, and a blocking peer that shook hands with it."""
 
+import _ssl
+import contextlib
+import ctypes
 import socket
 import ssl
 from fcntl import ioctl
 from termios import TIOCOUTQ
 
 import trio
+
+from wsbridge.net.tls_transport import start_tls
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 
@@ -29,20 +34,18 @@ def connected(buffer=None):
 
 
 class Tls:
-    """Makes wires of one kind.
+    """Makes connections.
 
     Args:
-        start: The handshake of one kind: `start_tls` or `start_memory_tls`.
         contexts: Of a server called localhost and of a client that trusts it.
     """
 
-    def __init__(self, start, contexts):
-        self.start = start
+    def __init__(self, contexts):
         self.contexts = contexts
         self._opened = []
 
     async def __call__(self, version=ssl.TLSVersion.TLSv1_3, *, server_side=True, buffer=None, glued=b""):
-        """Give a wire and its peer; `glued` is what the peer sends right behind its part of the handshake."""
+        """Give a transport and its peer; `glued` is what the peer sends right behind its part of the handshake."""
         server, client = self.contexts
         client.maximum_version = server.maximum_version = version
         ours, theirs = connected(buffer)
@@ -51,7 +54,7 @@ class Tls:
         async def wrap():
             name = None if server_side else "localhost"
             context = server if server_side else client
-            result.append(await self.start(ours, context, server_side=server_side, server_hostname=name))
+            result.append(await start_tls(ours, context, server_side=server_side, server_hostname=name))
 
         def shake():
             theirs.settimeout(10)
@@ -79,10 +82,10 @@ class Tls:
             sock.close()
 
 
-async def arrived(wire):
+async def arrived(transport):
     """Wait until the socket has something."""
     with trio.fail_after(5):
-        await trio.lowlevel.wait_readable(wire.fd)
+        await trio.lowlevel.wait_readable(transport.fd)
 
 
 async def delivered(peer):
@@ -101,14 +104,52 @@ async def send_records(peer, data):
     await delivered(peer)
 
 
-async def read_all(wire, size):
+async def read_all(transport, size):
     """Read that many bytes, or up to the end."""
     data = b""
-    wire.readable = True
-    while len(data) < size and not (wire.read_state and not wire.readable):
-        piece = wire.read()
+    transport.readable = True
+    while len(data) < size and not (transport.read_state and not transport.readable):
+        piece = transport.read()
         data += piece
-        if not piece and not wire.read_state:
-            await arrived(wire)
-            wire.readable = True
+        if not piece and not transport.read_state:
+            await arrived(transport)
+            transport.readable = True
     return data
+
+
+_libssl = ctypes.CDLL(_ssl.__file__)  # what Python's ssl has no call for; the symbols are those it is linked with
+for _name, _arguments in (
+    ("SSL_key_update", [ctypes.c_void_p, ctypes.c_int]),
+    ("SSL_clear_options", [ctypes.c_void_p, ctypes.c_uint64]),
+    ("SSL_renegotiate", [ctypes.c_void_p]),
+    ("SSL_do_handshake", [ctypes.c_void_p]),
+):
+    getattr(_libssl, _name).argtypes = _arguments
+
+
+def _pointer(tls):
+    """Give the SSL structure of a socket: in CPython, what follows the object's head and a reference to the socket."""
+    return ctypes.c_void_p.from_address(id(tls._sslobj) + object.__basicsize__ + ctypes.sizeof(ctypes.c_void_p))
+
+
+def key_updates(tls, count, ask=False):
+    """Send key updates of TLS 1.3, which are records without payload, until done or the connection is broken."""
+    ssl_structure = _pointer(tls)
+    for _ in range(count):
+        if _libssl.SSL_key_update(ssl_structure, int(ask)) != 1 or _libssl.SSL_do_handshake(ssl_structure) != 1:
+            return
+
+
+def hello_requests(tls, count):
+    """Ask the client to renegotiate, by TLS 1.2, until done or the connection is broken."""
+    ssl_structure = _pointer(tls)
+    _libssl.SSL_clear_options(ssl_structure, ssl.OP_NO_RENEGOTIATION)
+    for _ in range(count):
+        if _libssl.SSL_renegotiate(ssl_structure) != 1 or _libssl.SSL_do_handshake(ssl_structure) != 1:
+            return
+
+
+def until_broken(act):
+    """Act until the other end breaks the connection off."""
+    with contextlib.suppress(OSError):
+        act()

@@ -25,6 +25,7 @@ class FakeTransport:
         self.peer_hung_up = False
         self.read_state = None
         self.error = ""
+        self.fault = None
         self.incoming = deque()
         self.out = b""
         self.room = None

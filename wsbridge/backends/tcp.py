@@ -221,7 +221,7 @@ class TlsBackend:
         if failure is not None:
             return failure
         try:
-            wire = await tls_transport.start_memory_tls(
+            wire = await tls_transport.start_tls(
                 sock, self._context, server_side=False, server_hostname=self._verified_name(host)
             )
         except OSError as error:

@@ -1,4 +1,15 @@
-"""SSLSocket and MemoryBIO transports."""
+"""TLS over a socket, through memory: OpenSSL gets a bounded number of records at a time.
+
+Reading (`TlsTransport.read`):
+
+    socket --read_bulk--> _ciphertext --slice--> incoming BIO --SSL_read--> payload
+                              |
+                              `- what is beyond the records of one turn waits here
+
+Given the socket itself, OpenSSL would not return from SSL_read while records without payload keep coming (key updates
+of TLS 1.3, attempts to renegotiate of TLS 1.2), and one peer would hold up the event loop. No library for asyncio or
+trio bounds that: they all hand over whole reads.
+"""
 
 from __future__ import annotations
 
@@ -6,34 +17,51 @@ import contextlib
 import errno
 import socket
 import ssl
-import struct
-from fcntl import ioctl
-from termios import FIONREAD
+from typing import Final
 
 import trio
 
 from wsbridge.net.address import Peer
-from wsbridge.net.tls import clear_openssl_errors, is_truncated, with_tls_details
+from wsbridge.net.tls import is_truncated, with_tls_details
 from wsbridge.net.transport import EOF, READ_SIZE, RESET, SocketTransport
+from wsbridge.protocol.tls_records import TLS_RECORD_BYTES, RecordScanner
 from wsbridge.protocol.websocket import Buffer
+from wsbridge.reasons import Reason
 
-MAX_PENDING_BYTES = 1048576
-"""Encrypted bytes that may wait in the wire: far more than one write leaves."""
+MAX_PENDING_BYTES: Final = 1048576
+"""Encrypted bytes that may wait in the transport: far more than one write leaves."""
 
-SMALL_READ_AFTER_RECORDS = 128
-"""Records in one read beyond which the next one is small: each costs the same however few bytes are in it."""
+MAX_RECORDS_PER_READ: Final = 128
+"""Records decrypted in one read: each costs the same however few bytes are in it."""
 
-MAX_READS_WITHOUT_DATA = 4
+MAX_RECORDS_PER_SLICE: Final = 32
+SLICE_BYTES: Final = 32768
+"""What OpenSSL gets at a time: a message that is one of many in a record costs it some microseconds."""
+
+MAX_RECORDS_WITHOUT_PAYLOAD: Final = 32
+"""Records in a row that may give no payload."""
+
+MAX_FETCHES_WITHOUT_PAYLOAD: Final = 4
 """Reads of the socket in one `read` that may give no payload; then others have their turn."""
 
 
-class MemoryTlsTransport(SocketTransport):
-    """A TLS connection whose records we move ourselves.
+class TlsTransport(SocketTransport):
+    """A TLS connection whose records are moved here.
 
-    What is encrypted and not yet taken by the kernel waits in the wire: never more than what one write was given.
+    What is encrypted and the kernel has not accepted waits in the transport: never more than what one write was given.
     """
 
-    __slots__ = ("_close_notify_sent", "_incoming", "_outgoing", "_read_disabled", "_tls", "_unsent")
+    __slots__ = (
+        "_ciphertext",
+        "_close_notify_sent",
+        "_incoming",
+        "_outgoing",
+        "_read_disabled",
+        "_records_without_payload",
+        "_scanner",
+        "_tls",
+        "_unsent",
+    )
 
     def __init__(
         self, sock: socket.socket, tls: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO
@@ -42,87 +70,160 @@ class MemoryTlsTransport(SocketTransport):
         self._tls = tls
         self._incoming = incoming
         self._outgoing = outgoing
+        self._ciphertext = memoryview(b"")
+        self._scanner = RecordScanner()
+        self._records_without_payload = 0
         self._unsent: list[Buffer] | None = None
         self._close_notify_sent = False
         self._read_disabled = False
 
+    async def handshake(self) -> None:
+        """Shake hands.
+
+        Raises:
+            OSError: The handshake failed (`ssl.SSLError`) or the connection broke.
+        """
+        plain = SocketTransport(self.sock)
+        records = 0
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                await plain.write_all(self._outgoing.read())
+            except ssl.SSLError:
+                plain.write([self._outgoing.read()])  # the alert
+                raise
+            else:
+                break
+            if not self._ciphertext:
+                self._ciphertext = memoryview(await plain.read_some())
+                if not self._ciphertext:
+                    self._incoming.write_eof()
+            records = self._feed(MAX_RECORDS_PER_SLICE)
+            await trio.lowlevel.checkpoint()
+        await plain.write_all(self._outgoing.read())
+        if self._incoming.pending:  # application data, or records without payload, behind the end of the handshake
+            payload: list[bytes] = []
+            self._decrypt(payload, records)
+            self.unread(b"".join(payload))
+
     def read(self, max_bytes: int = READ_SIZE) -> bytes:
-        """See `Wire.read`; what one read of the socket gave is decrypted whole."""
+        """See `Transport.read`; what one read of the socket gave is decrypted whole, up to a number of records."""
         if self._unread:
             data, self._unread = self._unread, b""
             return data
         if self._unsent is not None:
             self.flush()
-        gathered: list[bytes] = []
-        for _ in range(MAX_READS_WITHOUT_DATA):
-            if not self._feed_tls():
-                break
-            self._decrypt(gathered)
-            if len(gathered) > SMALL_READ_AFTER_RECORDS:
-                self.shrink_read_buffer()
-            if gathered:
+        payload: list[bytes] = []
+        if self._ciphertext:
+            self._decrypt_records(payload)
+        for _ in range(MAX_FETCHES_WITHOUT_PAYLOAD):
+            if payload or not self._fetch(payload):
                 break
         if self._outgoing.pending:
             self._flush_replies()
-        return b"".join(gathered)
+        return payload[0] if len(payload) == 1 else b"".join(payload)
 
     def read_bulk(self) -> Buffer:
         """Read as `read` does: what is decrypted has a buffer of its own."""
         return self.read()
 
-    def _flush_replies(self) -> None:
-        """Send what reading made OpenSSL say; a peer that has it say much and takes none of it is cut."""
-        self.flush()
-        if self._unsent is not None and sum(map(len, self._unsent)) > MAX_PENDING_BYTES:
-            self.record_error(OSError(errno.ENOBUFS, "takes no answers to its key updates"))
-            self._read_disabled = True
-            self.readable = False
-
-    def _feed_tls(self) -> bool:
-        """Move what the socket gives to OpenSSL; tell whether that is worth a look."""
+    def _fetch(self, payload: list[bytes]) -> bool:
+        """Read the socket and decrypt what it gave; False: it gave nothing."""
         if self._read_disabled or self.read_state == EOF:
             self.readable = False
             return False
         data = super().read_bulk()
-        if data:
+        if not data:
+            if self.read_state == EOF:
+                self._incoming.write_eof()
+                self._decrypt(payload, 1)
+            return False
+        if self._scanner.is_one_record(data):
             self._incoming.write(data)
-            return True
-        return self._feed_eof()
+            self._decrypt(payload, 1)
+        else:
+            self._ciphertext = memoryview(data)
+            self._decrypt_records(payload)
+        return True
 
-    def _feed_eof(self) -> bool:
-        if self.read_state == EOF:
-            self._incoming.write_eof()
-        return self.read_state == EOF
+    def _feed(self, max_records: int) -> int:
+        """Hand a slice of what was fetched to OpenSSL; give how many records end in it."""
+        end, records = self._scanner.next_slice(self._ciphertext, 0, max_records, SLICE_BYTES)
+        self._incoming.write(self._ciphertext[:end])
+        self._ciphertext = self._ciphertext[end:]
+        return records
 
-    def _decrypt(self, plaintext: list[bytes]) -> None:
+    def _decrypt_records(self, payload: list[bytes]) -> None:
+        """Decrypt what was fetched, a slice at a time, up to the records of one read."""
+        left = MAX_RECORDS_PER_READ
+        while self._ciphertext and left > 0 and not self._read_disabled and self.read_state != EOF:
+            records = self._feed(min(left, MAX_RECORDS_PER_SLICE))
+            left -= records
+            self._decrypt(payload, records)
+        if left <= MAX_RECORDS_PER_READ // 2:
+            self.shrink_read_buffer()
+        if self._read_disabled or self.read_state == EOF:
+            self._ciphertext = memoryview(b"")
+        elif self._ciphertext:
+            self._ciphertext = memoryview(bytes(self._ciphertext))  # the next fetch overwrites what it was part of
+            self.readable = True
+
+    def _decrypt(self, payload: list[bytes], records: int) -> None:
+        """Read the payload of complete records, and count those that have none."""
+        before = len(payload)
         try:
-            while True:
-                data = self._tls.read(READ_SIZE)
+            for _ in range(records):
+                data = self._tls.read(TLS_RECORD_BYTES)
                 if not data:
+                    self._end_of_input()
                     break
-                plaintext.append(data)
+                payload.append(data)
         except ssl.SSLWantReadError:
-            return
+            pass  # some of the records had no payload
         except ssl.SSLZeroReturnError:
-            pass
+            self._end_of_input()
         except ssl.SSLError as error:
-            if is_truncated(error):
-                self.error = "truncated: the connection ended without close_notify"
-                self.read_state = RESET
-                return
-            self.record_error(error)
-            self._read_disabled = True
-            self.readable = False
+            self._fail(error)
+        if len(payload) > before:
+            self._records_without_payload = 0
             return
+        if self._read_disabled or self.read_state == EOF:
+            return
+        self._records_without_payload += records
+        if self._records_without_payload <= MAX_RECORDS_WITHOUT_PAYLOAD:
+            return
+        self.fault = Reason.CONTROL_FLOOD
+        text = f"more than {MAX_RECORDS_WITHOUT_PAYLOAD} TLS records in a row without payload, such as key updates"
+        self._fail(OSError(errno.EPROTO, text))
+
+    def _end_of_input(self) -> None:
+        """Record close_notify."""
         self.readable = False
         self.read_state = EOF
 
+    def _fail(self, error: OSError) -> None:
+        """Record an error of TLS; nothing more is read."""
+        if is_truncated(error):
+            error = ConnectionResetError(errno.ECONNRESET, "truncated: the connection ended without close_notify")
+        self.record_error(error)
+        self._read_disabled = True
+        self.readable = False
+
+    def _flush_replies(self) -> None:
+        """Send what reading made OpenSSL reply; a peer that provokes much and reads none of it is cut off."""
+        self.flush()
+        if self._unsent is not None and sum(map(len, self._unsent)) > MAX_PENDING_BYTES:
+            self._fail(OSError(errno.ENOBUFS, "does not read the replies to its key updates"))
+
     def with_tls_details(self, peer: Peer) -> Peer:
-        """See `Wire.with_hello`."""
+        """See `Transport.with_tls_details`."""
         return with_tls_details(peer, self._tls)
 
     def write(self, parts: list[Buffer]) -> list[Buffer] | None:
-        """See `Wire.write`; keeps what the kernel did not take."""
+        """See `Transport.write`; encrypts all of it and keeps what the kernel did not accept."""
+        if len(parts) > 1:
+            parts = _align_to_records(parts)
         try:
             for part in parts:
                 at = 0
@@ -136,190 +237,42 @@ class MemoryTlsTransport(SocketTransport):
 
     def flush(self) -> None:
         """Hand the kernel what is encrypted."""
-        parts: list[Buffer] = self._unsent or []
+        if self._unsent is None:
+            data = self._outgoing.read()
+            if data:
+                self._unsent = super().write([data])
+            return
         if self._outgoing.pending:
-            parts.append(self._outgoing.read())
-        self._unsent = super().write(parts) if parts else None
+            self._unsent.append(self._outgoing.read())
+        self._unsent = super().write(self._unsent)
+
+    def has_buffered(self) -> bool:
+        """See `Transport.has_buffered`."""
+        return bool(self._unread or self._ciphertext)
 
     def send_eof(self) -> bool:
         """Send close_notify, then FIN; what the peer sends is still read."""
+        self._send_close_notify()
+        if self._unsent is not None:
+            return False
+        return super().send_eof()
+
+    def close(self) -> None:
+        """Close the descriptor, after close_notify where the connection still works."""
+        if self.read_state != RESET and self._unsent is None:
+            self._send_close_notify()
+        super().close()
+
+    def _send_close_notify(self) -> None:
         if not self._close_notify_sent:
             self._close_notify_sent = True
             with contextlib.suppress(OSError, ValueError):
                 self._tls.unwrap()  # WantRead: close_notify is written; any other: the peer sees the FIN without it
         self.flush()
-        if self._unsent is not None:
-            return False
-        return super().send_eof()
-
-
-async def start_memory_tls(
-    sock: socket.socket, context: ssl.SSLContext, *, server_side: bool, server_hostname: str | None = None
-) -> MemoryTlsTransport:
-    """Shake hands; the deadline is the caller's.
-
-    Args:
-        sock: Connected and non-blocking; it belongs to this function from now on, and is closed if it fails.
-        context: Certificates and rules.
-        server_side: Whether we accepted the connection.
-        server_hostname: The name to ask for and to verify.
-
-    Raises:
-        OSError: The handshake failed (`ssl.SSLError`) or the connection broke.
-    """
-    try:
-        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        tls = context.wrap_bio(incoming, outgoing, server_side=server_side, server_hostname=server_hostname)
-        wire = MemoryTlsTransport(sock, tls, incoming, outgoing)
-        plain = SocketTransport(sock)
-        while True:
-            try:
-                tls.do_handshake()
-            except ssl.SSLWantReadError:
-                await plain.write_all(outgoing.read())
-            except ssl.SSLError:
-                plain.write([outgoing.read()])
-                raise
-            else:
-                await plain.write_all(outgoing.read())
-                # application data may have come with the end of the handshake
-                gathered: list[bytes] = []
-                wire._decrypt(gathered)
-                wire.unread(b"".join(gathered))
-                return wire
-            data = await plain.read_some()
-            if data:
-                incoming.write(data)
-            else:
-                incoming.write_eof()
-    except BaseException:
-        sock.close()
-        raise
-
-
-TLS_RECORD_BYTES = 16384
-"""Payload of a full TLS record, in bytes (RFC 8446 section 5.1)."""
-
-MAX_RECORDS_PER_READ = 128
-"""Records taken in one read: each costs the same however few bytes are in it."""
-
-_ZERO_INT = struct.pack("i", 0)
-
-
-class TlsTransport(SocketTransport):
-    """An established TLS connection."""
-
-    __slots__ = ("_pending", "_read", "_tls", "_wants_write", "_write", "_write_retry")
-
-    def __init__(self, tls: ssl.SSLSocket) -> None:
-        super().__init__(tls)
-        self._tls = tls
-        self._read = tls.read
-        self._write = tls.write
-        self._pending = tls.pending
-        self._write_retry = False
-        self._wants_write = False
-
-    def read(self, max_bytes: int = READ_SIZE) -> bytes:
-        """See `Wire.read`; gathers records, up to `MOST_RECORDS`."""
-        if self._unread:
-            data, self._unread = self._unread, b""
-            return data
-        gathered: list[bytes] = []
-        total = 0
-        try:
-            while True:
-                data = self._read(max_bytes - total)
-                if not data:
-                    self.readable = False
-                    self.read_state = self.read_state or EOF
-                    break
-                gathered.append(data)
-                total += len(data)
-                if not self._pending() and not self.peer_hung_up and ioctl(self.fd, FIONREAD, _ZERO_INT) == _ZERO_INT:
-                    self.readable = False
-                    break
-                if total >= max_bytes or len(gathered) >= MAX_RECORDS_PER_READ:
-                    break
-        except ssl.SSLWantReadError:
-            self.readable = False
-        except ssl.SSLWantWriteError:
-            self.readable = False
-            self._wants_write = True
-        except ssl.SSLZeroReturnError:
-            self.readable = False
-            self.read_state = self.read_state or EOF
-        except OSError as error:
-            self.record_error(error)
-            self.readable = False
-        return gathered[0] if len(gathered) == 1 else b"".join(gathered)
-
-    def read_bulk(self) -> Buffer:
-        """Read as `read` does: what is decrypted has a buffer of its own."""
-        return self.read()
-
-    def write(self, parts: list[Buffer]) -> list[Buffer] | None:
-        """See `Wire.write`; what OpenSSL could not send is repeated unchanged before anything else."""
-        if len(parts) > 1 and not self._write_retry:
-            parts = _align_to_records(parts)
-        for index, part in enumerate(parts):
-            size = len(part)
-            at = 0
-            while at < size:
-                try:
-                    at += self._write(memoryview(part)[at:] if at else part)
-                except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
-                    self._write_retry = True
-                    return [memoryview(part)[at:] if at else part, *parts[index + 1 :]]
-                except OSError as error:
-                    self.record_error(error)
-                    self.readable = True  # OpenSSL still reads what the peer sent before
-                    return None
-        self._write_retry = False
-        return None
-
-    def record_error(self, error: OSError) -> None:
-        """Record the first error."""
-        clear_openssl_errors()
-        if is_truncated(error):
-            error = ConnectionResetError(errno.ECONNRESET, "truncated: the connection ended without close_notify")
-        super().record_error(error)
-
-    def has_buffered(self) -> bool:
-        """See `Wire.holds`."""
-        return bool(self._unread or self._pending())
-
-    def send_eof(self) -> bool:
-        """Send close_notify, then FIN."""
-        try:
-            self._tls.unwrap()
-        except ssl.SSLWantWriteError:
-            return False
-        except ssl.SSLWantReadError:
-            pass  # close_notify is out
-        except (OSError, ValueError):
-            clear_openssl_errors()  # the connection is gone, and the shutdown below tells
-        try:
-            socket.socket.shutdown(self._tls, socket.SHUT_WR)
-        except OSError as error:
-            self.record_error(error)
-        return True
-
-    def with_tls_details(self, peer: Peer) -> Peer:
-        """See `Wire.with_hello`."""
-        return with_tls_details(peer, self._tls)
-
-    async def wait_ready(self) -> None:
-        """Wait for what the last read wanted."""
-        if self._wants_write:
-            self._wants_write = False
-            await trio.lowlevel.wait_writable(self.fd)
-        else:
-            await trio.lowlevel.wait_readable(self.fd)
 
 
 def _align_to_records(parts: list[Buffer]) -> list[Buffer]:
-    """Cut buffers anew where full records end, so that a header shares the record of what follows it."""
+    """Cut buffers where full records end, so that a header shares the record of what follows it."""
     out: list[Buffer] = []
     group: list[Buffer] = []
     size = 0
@@ -357,26 +310,12 @@ async def start_tls(
     Raises:
         OSError: The handshake failed (`ssl.SSLError`) or the connection broke.
     """
-    fd = sock.fileno()
-    tls = None
     try:
-        sock.getpeername()  # on a connection that has gone, wrapping fails with the descriptor left to the collector
-        tls = context.wrap_socket(
-            sock,
-            server_side=server_side,
-            do_handshake_on_connect=False,
-            suppress_ragged_eofs=False,
-            server_hostname=server_hostname,
-        )
-        while True:
-            try:
-                tls.do_handshake()
-                return TlsTransport(tls)
-            except ssl.SSLWantReadError:
-                await trio.lowlevel.wait_readable(fd)
-            except ssl.SSLWantWriteError:
-                await trio.lowlevel.wait_writable(fd)
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = context.wrap_bio(incoming, outgoing, server_side=server_side, server_hostname=server_hostname)
+        transport = TlsTransport(sock, tls, incoming, outgoing)
+        await transport.handshake()
     except BaseException:
-        clear_openssl_errors()
-        (tls or sock).close()
+        sock.close()
         raise
+    return transport

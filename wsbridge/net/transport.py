@@ -14,6 +14,7 @@ import trio
 
 from wsbridge.net.address import Peer
 from wsbridge.protocol.websocket import Buffer
+from wsbridge.reasons import Reason
 
 KEEPALIVE_IDLE = 60
 """Seconds of silence before the first TCP keepalive probe."""
@@ -90,6 +91,7 @@ class Transport(Protocol):
         peer_hung_up: Whether an event told of an end or an error: then reads go on until they meet it.
         read_state: None, `eof` (an orderly end of what the peer sends) or `reset` (any other). Final.
         error: What the system said to a reset; empty for none.
+        fault: Why the transport ended the connection where the peer broke its rules; None for any other end.
     """
 
     fd: int
@@ -97,6 +99,7 @@ class Transport(Protocol):
     peer_hung_up: bool
     read_state: str | None
     error: str
+    fault: Reason | None
 
     def read(self, max_bytes: int = READ_SIZE) -> bytes:
         """Give what has arrived; nothing means: look at `ended`, else wait.
@@ -182,6 +185,7 @@ class SocketTransport:
         "_send",
         "_unread",
         "error",
+        "fault",
         "fd",
         "peer_hung_up",
         "read_state",
@@ -197,6 +201,7 @@ class SocketTransport:
         self.peer_hung_up = False
         self.read_state: str | None = None
         self.error = ""
+        self.fault: Reason | None = None
         self.sent_bytes = 0
         self._unread = b""
         self._bulk_read_size = READ_SIZE

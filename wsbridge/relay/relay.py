@@ -457,7 +457,7 @@ class Relay(RelayBase):
 
     def on_connection_lost(self, src: Endpoint, dst: Endpoint, detail: str) -> None:
         """A side vanished: reset, or no life in it."""
-        reason = Reason.CLIENT_LOST if src.is_front else Reason.BACKEND_RESET
+        reason = src.transport.fault or (Reason.CLIENT_LOST if src.is_front else Reason.BACKEND_RESET)
         whole = (
             self.termination is not None
             and dst.tx != "open"

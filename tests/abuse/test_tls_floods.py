@@ -1,0 +1,43 @@
+"""TLS clients that send records without payload: they are cut off, and nobody else waits for them."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+import trio
+
+from tests.authority import client_context
+from tests.net.tls_ends import key_updates, until_broken
+from tests.serving import backend, serving, written
+
+ATTACKERS = 4
+
+
+def flood(port: int, until: float) -> None:
+    """Connect over and over, and send key updates as long as the server reads them."""
+    while time.monotonic() < until:
+        with socket.create_connection(("127.0.0.1", port)) as sock:
+            tls = client_context().wrap_socket(sock, server_hostname="localhost")
+            until_broken(lambda tls=tls: key_updates(tls, 100_000))
+            tls.close()
+
+
+async def test_other_connections_are_served_during_a_flood(nursery: trio.Nursery) -> None:
+    """The echo of one connection takes its time, before and during the attack; the attackers are in the log."""
+    async with backend() as back, serving(written(route={"backend": back.url}, tls=True)) as served:
+        client = await served.upgraded(tls=True)
+        times = []
+        until = time.monotonic() + 1.5
+        for _ in range(ATTACKERS):
+            nursery.start_soon(trio.to_thread.run_sync, flood, served.port(), until)
+        while time.monotonic() < until:
+            before = time.perf_counter()
+            await client.echoed()
+            times.append(time.perf_counter() - before)
+            await trio.sleep(0.002)
+        line = await served.records.wait("connection.rejected", reason="control_flood")
+        assert "without payload" in line["detail"]
+        times.sort()
+        assert times[len(times) * 99 // 100] < 0.15
+        client.drop()
