@@ -99,6 +99,7 @@ class TlsTransport(SocketTransport):
                 self._ciphertext = memoryview(await plain.read_some())
                 if not self._ciphertext:
                     self._incoming.write_eof()
+                    continue
             records = self._feed(MAX_RECORDS_PER_SLICE)
             await trio.lowlevel.checkpoint()
         await plain.write_all(self._outgoing.read())
