@@ -25,7 +25,20 @@ def test_secret_parameters_are_hidden(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["/vnc?a=1&host=gw", "/vnc", "tcp://10.0.0.5:5900", "1=2", "", "x@y", "a.b.c", "?=", "&&=&"]
+    "text",
+    [
+        "/vnc?a=1&host=gw",
+        "/vnc",
+        "tcp://10.0.0.5:5900",
+        "1=2",
+        "/a%3Fb%3D1%26c",
+        "/%E4%zz?a=100%25",
+        "",
+        "x@y",
+        "a.b.c",
+        "?=",
+        "&&=&",
+    ],
 )
 def test_other_text_stays(text: str) -> None:
     """Text without secrets is returned as it is."""
@@ -38,6 +51,12 @@ def test_other_text_stays(text: str) -> None:
         ("/vnc.html?path=websockify?token=hunter2&x=1", "/vnc.html?path=websockify?token=***&x=1"),
         ("/vnc.html?path=websockify%3Ftoken%3Dhunter2&x=1", "/vnc.html?path=***&x=1"),
         ("/vnc.html?path=websockify%253Ftoken%253Dhunter2", "/vnc.html?path=***"),
+        ("/websockify%3Ftoken%3Dhunter2", "/websockify?token=***"),
+        ("/websockify%253Ftoken%253Dhunter2%2526b%253D1", "/websockify?token=***&b=1"),
+        ("/vnc%3Ftoken%3Dhunter2%2526hunter2", "/vnc?token=***"),
+        ("/vnc%3F%2574oken%3Dhunter2", "/vnc?%74oken=***"),
+        ("/x%" + "25" * 40 + "3Ftoken%" + "25" * 40 + "3Dhunter2", "***"),
+        ("/go?to=https%3A%2F%2Fjoe%3Ahunter2%40gw", "/go?to=***"),
         ("https://a/#access_token=hunter2", "https://a/#access_token=***"),
         ("/a;jwt=hunter2;b=1", "/a;jwt=***;b=1"),
         ("/a?token=hunter2==", "/a?token=***"),

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Final
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from structlog.typing import EventDict
 
@@ -37,6 +37,9 @@ _URL_KEYS: Final = frozenset({"path", "target", "url", "query", "location", "ref
 _QUERY_NAME: Final = re.compile(r"(^|[?&;#])([^?&;#=\s]++)=")
 _QUERY_VALUE: Final = re.compile(r"[^&;#\s]*")
 _VALUE_UNTIL_QUERY: Final = re.compile(r"[^?&;#\s]*")
+MAX_ENCODING_DEPTH: Final = 10
+"""Levels of percent-encoding that are looked through; a text with more is not shown at all."""
+_SHOWN_AS_IT_IS: Final = "!\"#$&'()*+,/:;<=>?@[\\]^`{|}%"
 _USERINFO: Final = re.compile(r"(//[^/?#@\s:]*):[^/?#@\s]*@")
 _TOKEN_SUBPROTOCOL: Final = re.compile(
     r"(wsbridge\.token\.|(?:authorization\.bearer|bearer\.authorization\.k8s\.io)\.)[^\s,;\"']+", re.IGNORECASE
@@ -69,8 +72,14 @@ def redact(text: str, *, url: bool = False) -> str:
         text: Any text, from a peer or not.
         url: The text is a target, URL or query as a whole, so that its very beginning may be a parameter.
     """
+    text = _redact_decoded(text, url=url, decode=True)
+    return _redact_encoded(text, url=url) if "%" in text else text
+
+
+def _redact_decoded(text: str, *, url: bool, decode: bool) -> str:
+    """Redact one level of encoding."""
     if "=" in text:
-        text = _redact_query(text, url=url, decode=True)
+        text = _redact_query(text, url=url, decode=decode)
     if "@" in text:
         text = _USERINFO.sub(rf"\1:{REDACTED}@", text)
     if "." in text:
@@ -96,6 +105,23 @@ def _redact_query(text: str, *, url: bool, decode: bool) -> str:
     return "".join(parts) + text[done:]
 
 
+def _redact_encoded(text: str, *, url: bool) -> str:
+    """Redact what is a secret only after percent-decoding, once or several times (`%3Ftoken%3Dhunter2`).
+
+    Each level of encoding is redacted before the next one is decoded, so that an encoded separator within a value does
+    not end it. A text without secrets stays as it is.
+    """
+    shown = level = text
+    for _ in range(MAX_ENCODING_DEPTH):
+        decoded = unquote(level, errors="backslashreplace")
+        if decoded == level:
+            return shown
+        level = _redact_decoded(decoded, url=url, decode=False)
+        if level != decoded:
+            shown = quote(level, safe=_SHOWN_AS_IT_IS)
+    return REDACTED
+
+
 def _match_at(pattern: re.Pattern[str], text: str, start: int) -> str:
     found = pattern.match(text, start)
     return found[0] if found else ""
@@ -111,13 +137,7 @@ def _is_secret_name(name: str) -> bool:
 
 def _contains_secret(value: str) -> bool:
     """Whether a percent-encoded value, decoded, is a target with a secret of its own (noVNC's `path=` is one)."""
-    for _ in range(3):
-        if "%" not in value:
-            return False
-        value = unquote(value)
-        if _redact_query(value, url=False, decode=False) != value:
-            return True
-    return False
+    return "%" in value and _redact_encoded(value, url=False) != value
 
 
 FORMATS: Final = ("auto", "console", "json", "journal")
