@@ -58,7 +58,10 @@ async def test_a_signal_ends_it(number, reason, manager):
     """The manager hears READY, then STOPPING with the reason; the log has the same, from ready to stop."""
     with recording() as records:
         with trio.fail_after(5):
-            await daemon.serve(config_of(CONFIG), on_ready=lambda _: os.kill(os.getpid(), number))
+            result = await daemon.serve(
+                config_of(CONFIG), on_ready=lambda _: os.kill(os.getpid(), number), stop_on_hangup=True
+            )
+    assert (result.signal, result.termination) == (number, None)
     lines = told(manager)
     assert lines.index("READY=1") < lines.index("STOPPING=1")
     assert any(line.startswith("STATUS=serving 1 routes at 1 addresses") for line in lines)
@@ -72,8 +75,24 @@ async def test_a_signal_ends_it(number, reason, manager):
     assert records.all[-1]["event"] == "daemon.stopped"
 
 
+async def test_a_hangup_is_logged_and_ignored():
+    """SIGHUP, which a hook of certbot sends, ends neither the daemon nor its connections."""
+
+    async def beside(server):
+        os.kill(os.getpid(), signal.SIGHUP)
+        while not records.of("daemon.signal_ignored"):
+            await trio.sleep(0.01)
+        assert server.shutdown_reason is None
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with recording() as records, trio.fail_after(5):
+        result = await daemon.serve(config_of(CONFIG), extra_task=beside)
+    assert [record["signal"] for record in records.of("daemon.signal_ignored")] == ["SIGHUP"]
+    assert result.signal == signal.SIGINT
+
+
 async def test_a_hangup_that_is_ignored_stays_so():
-    """Under nohup the end of the terminal does not end the daemon."""
+    """Under nohup the end of the terminal ends nothing."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     async def beside(server):
@@ -84,7 +103,7 @@ async def test_a_hangup_that_is_ignored_stays_so():
 
     try:
         with recording() as records, trio.fail_after(5):
-            await daemon.serve(config_of(CONFIG), extra_task=beside)
+            await daemon.serve(config_of(CONFIG), extra_task=beside, stop_on_hangup=True)
     finally:
         signal.signal(signal.SIGHUP, before)
     assert [record["signal"] for record in records.of("daemon.draining")] == ["SIGINT"]

@@ -293,8 +293,13 @@ async def _handle_requests(
             )
             if isinstance(quota, Termination):
                 return await _reject(heard, quota, transport, server)
+            if not server.take_only_connection():
+                end = Termination(Reason.OVERLOAD, "wsbridge", "only one connection is served, and it is there already")
+                return await _reject(heard, end, transport, server)
             with quota:
-                return await _proxy(heard, admitted, transport, server, access_log, quota)
+                end = await _proxy(heard, admitted, transport, server, access_log, quota)
+            server.only_connection_ended(end)
+            return end
         end, again = await _respond(heard, admitted.route, transport, access_log)
         if not again:
             return end
@@ -401,7 +406,6 @@ async def _proxy(
             return accepted
         front = accepted
     access_log.log_admitted()
-    server.relay_started()
     try:
         terms = _relay_options(route, access_log.identity)
         return await server.engine.relay(front, dialled.endpoint, terms, route.stats, route_slot.shared_bucket)

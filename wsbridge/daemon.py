@@ -1,4 +1,4 @@
-"""Process: rlimit, signals, sd_notify, SIGHUP reload, exit."""
+"""The process around a server: file descriptor limit, signals, sd_notify."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import resource
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 
 import trio
 
@@ -16,7 +17,7 @@ from wsbridge.config.model import Config
 from wsbridge.log.logger import log
 from wsbridge.net.listeners import ListeningSockets
 from wsbridge.net.tls import silence_sni_decode_errors
-from wsbridge.reasons import Reason
+from wsbridge.reasons import Reason, Termination
 from wsbridge.server import RESERVED_DESCRIPTORS, Server
 
 
@@ -91,6 +92,19 @@ def _warn_descriptor_limit(config: Config, descriptors: int) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class ServeResult:
+    """How serving ended.
+
+    Attributes:
+        signal: The first signal that ended it; None if it ended by itself.
+        termination: With `one_connection`, how that connection ended; None if there was none.
+    """
+
+    signal: signal.Signals | None
+    termination: Termination | None
+
+
 async def serve(
     config: Config,
     *,
@@ -98,21 +112,24 @@ async def serve(
     on_ready: Callable[[list[ListeningSockets]], None] = lambda _: None,
     extra_task: Callable[[Server], Awaitable[None]] | None = None,
     handle_signals: bool = True,
-) -> None:
-    """Serve until a signal, or until the one connection of `once` has ended.
+    stop_on_hangup: bool = False,
+) -> ServeResult:
+    """Serve until a signal, or until the one connection of `one_connection` has ended.
 
-    SIGTERM drains; SIGINT, SIGHUP (a terminal or an ssh that goes away), and any second signal, ends everything within
-    `close`. Where whoever started the process has SIGHUP ignored, as nohup does, it stays ignored.
+    SIGTERM: graceful shutdown. SIGINT and any second signal: immediate shutdown, within `close`. SIGHUP, which service
+    managers and certificate hooks send to have files reloaded, is logged and ignored.
 
     Args:
         config: Checked.
         one_connection: See `Server`.
         on_ready: Called once all listeners are open.
-        extra_task: A task to run among the connections.
-        handle_signals: Whether to take the process's signals.
+        extra_task: A task to run in the nursery of the connections.
+        handle_signals: Whether to handle the signals of the process.
+        stop_on_hangup: Whether SIGHUP is an immediate shutdown, for commands of a terminal or of ssh, which send it
+            when they end. If SIGHUP was ignored when the process started (nohup), it stays ignored.
 
     Raises:
-        ListenError: An address cannot be had.
+        ListenError: An address cannot be bound.
         ValueError: A file that the configuration names cannot be used.
     """
     _warn_descriptor_limit(config, raise_descriptor_limit())
@@ -136,9 +153,10 @@ async def serve(
         notifier.ready(f"serving {len(config.routes)} routes at {len(addresses)} addresses")
         on_ready(listening)
 
+    received: list[signal.Signals] = []
     async with trio.open_nursery() as nursery:
         if handle_signals:
-            await nursery.start(_handle_signals, server, notifier)
+            await nursery.start(_handle_signals, server, notifier, stop_on_hangup, received)
         if notifier:
             nursery.start_soon(_report_status, server, notifier)
         try:
@@ -146,15 +164,25 @@ async def serve(
         finally:
             nursery.cancel_scope.cancel()
     log.info("daemon.stopped", connections=server.connections)
+    return ServeResult(received[0] if received else None, server.only_termination)
 
 
 async def _handle_signals(
-    server: Server, notifier: SystemdNotifier, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    server: Server,
+    notifier: SystemdNotifier,
+    stop_on_hangup: bool,
+    received: list[signal.Signals],
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
+    """Stop the server by the signals of the process; append those that do so to `received`."""
     hangup = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, *hangup) as signals:
         task_status.started()
         async for number in signals:
+            if number == signal.SIGHUP and not stop_on_hangup:
+                log.warning("daemon.signal_ignored", signal="SIGHUP", detail="the configuration cannot be reloaded yet")
+                continue
+            received.append(signal.Signals(number))
             first = server.shutdown_reason is None
             reason = Reason.DRAINING if number == signal.SIGTERM and first else Reason.SHUTDOWN
             text = f"{signal.Signals(number).name}: {reason.value}, {server.connections} connections left"

@@ -30,7 +30,7 @@ from wsbridge.net.listeners import ListeningSockets
 from wsbridge.net.resolver import Resolver
 from wsbridge.net.transport import reset_socket, set_socket_options
 from wsbridge.protocol.http1 import HeadLimits
-from wsbridge.reasons import Reason
+from wsbridge.reasons import Reason, Termination
 from wsbridge.registry import LISTENERS
 from wsbridge.relay.engine import Engine, PythonEngine
 from wsbridge.services import RouteStats
@@ -166,7 +166,8 @@ class Server:
 
     Args:
         config: Checked.
-        once: Stop accepting as soon as one connection is relayed, and return when it has ended.
+        one_connection: Stop accepting as soon as one connection is about to dial its backend, and return when that
+            connection has ended.
 
     Attributes:
         generation: What new connections begin with.
@@ -182,12 +183,15 @@ class Server:
         password_checker: Verifies passwords.
         audit_log: The audit, if there is one.
         shutdown_reason: Why requests are refused now; None while serving.
+        only_termination: With `one_connection`, how that connection ended; None before, or if it never came.
     """
 
     def __init__(self, config: Config, *, one_connection: bool = False) -> None:
         limits = config.limits
         self._config = config
         self._one_connection = one_connection
+        self._only_connection_taken = False
+        self.only_termination: Termination | None = None
         self._stats_by_route: dict[str, RouteStats] = {}
         self._last_id = 0
         self._stop_requested = trio.Event()
@@ -235,10 +239,24 @@ class Server:
         self._last_id += 1
         return self._last_id
 
-    def relay_started(self) -> None:
-        """Note that a connection is about to be relayed."""
+    def take_only_connection(self) -> bool:
+        """Note that a connection is about to dial its backend.
+
+        Returns:
+            False with `one_connection` if another one has done so before.
+        """
+        if not self._one_connection:
+            return True
+        if self._only_connection_taken:
+            return False
+        self._only_connection_taken = True
+        self._stop_requested.set()
+        return True
+
+    def only_connection_ended(self, termination: Termination) -> None:
+        """Note how a connection that was allowed to dial its backend ended."""
         if self._one_connection:
-            self._stop_requested.set()
+            self.only_termination = termination
 
     def stop(self, reason: Reason) -> None:
         """Begin to end: `drain` waits for connections to end by themselves, `stop` ends them all at once."""
@@ -289,6 +307,8 @@ class Server:
                     for opened in listening:
                         opened.close()
                         log.info("listener.closed", listener=opened.name)
+                    while self.connections and self.shutdown_reason is None:  # noqa: ASYNC110  see below
+                        await trio.sleep(0.05)  # the only connection
                     if self.shutdown_reason is not None:
                         await self._drain(connections)
                 engine.cancel_scope.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import signal
 import socket
@@ -34,6 +35,13 @@ def address(url: str) -> tuple[str, int]:
     """Give host and port of a URL."""
     host, _, port = url.partition("://")[2].rstrip("/").rpartition(":")
     return host, int(port)
+
+
+@contextlib.contextmanager
+def serving_nobody(reserved: socket.socket) -> Iterator[str]:
+    """The URL of a port on which nobody listens, and that nobody else gets."""
+    reserved.bind(("127.0.0.1", 0))
+    yield f"tcp://127.0.0.1:{reserved.getsockname()[1]}"
 
 
 def roundtrip(sock: socket.socket, data: bytes) -> bytes:
@@ -89,6 +97,51 @@ def test_once(port: int) -> None:
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(place, PATIENCE).close()
             assert roundtrip(sock, b"still") == b"still"
+        assert bridge.process.wait(PATIENCE) == 0
+
+
+def test_once_with_a_target_that_refuses() -> None:
+    """With --once the connection whose target refuses is the one connection: exit code 1, and no more listening."""
+    with (
+        socket.socket() as reserved,
+        serving_nobody(reserved) as place,
+        started("bridge", "tcp://127.0.0.1:0", place, "--once") as bridge,
+        socket.create_connection(address(told(bridge)), PATIENCE) as sock,
+    ):
+        with contextlib.suppress(ConnectionError):
+            assert sock.recv(1) == b""
+        assert bridge.process.wait(PATIENCE) == 1
+
+
+@pytest.mark.parametrize(("broken", "code"), [(True, 1), (False, 0)])
+def test_once_has_the_exit_code_of_its_connection(port: int, broken: bool, code: int) -> None:
+    """A client that is lost makes 1, one that closes cleanly 0."""
+    with started("bridge", "tcp://127.0.0.1:0", f"tcp://127.0.0.1:{port}", "--once") as bridge:
+        with socket.create_connection(address(told(bridge)), PATIENCE) as sock:
+            assert roundtrip(sock, b"one") == b"one"
+            if broken:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        assert bridge.process.wait(PATIENCE) == code
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_once_ended_by_a_signal(port: int, number: signal.Signals, code: int) -> None:
+    """A signal ends the one connection too, and the exit code is 128 plus its number."""
+    with (
+        started("bridge", "tcp://127.0.0.1:0", f"tcp://127.0.0.1:{port}", "--once") as bridge,
+        socket.create_connection(address(told(bridge)), PATIENCE) as sock,
+    ):
+        assert roundtrip(sock, b"one") == b"one"
+        bridge.process.send_signal(number)
+        assert bridge.process.wait(PATIENCE) == code
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_listening_bridge_cleanly(port: int, number: signal.Signals) -> None:
+    """A bridge that listens until it is stopped exits with 0 then."""
+    with started("bridge", "tcp://127.0.0.1:0", f"tcp://127.0.0.1:{port}") as bridge:
+        told(bridge)
+        bridge.process.send_signal(number)
         assert bridge.process.wait(PATIENCE) == 0
 
 

@@ -29,7 +29,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_in_order(file: Path, number: signal.Signals) -> None:
     """A daemon without connections ends at once, with exit code 0 and all of its log written."""
     with started("run", str(file), "-v") as daemon:

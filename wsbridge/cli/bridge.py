@@ -9,8 +9,8 @@ from __future__ import annotations
 import click
 
 from wsbridge.cli.bridge_config import STDIO, BridgeOptions, build_bridge_config, print_warnings, split_listen
-from wsbridge.cli.main import EXIT_FAILED, EXIT_USAGE, CliError, PreformattedCommand
-from wsbridge.cli.run import LOG_LEVEL_CHOICES, serve_config
+from wsbridge.cli.main import EXIT_FAILED, EXIT_OK, EXIT_SIGNAL, EXIT_USAGE, CliError, PreformattedCommand
+from wsbridge.cli.run import LOG_LEVEL_CHOICES, serve_config, serve_until_end
 from wsbridge.cli.self_signed import SelfSignedCertificate
 from wsbridge.cli.stdio import StdioConnection
 from wsbridge.config.load import LoadedConfig
@@ -119,7 +119,14 @@ def bridge_command(
                 signed.remove()
                 click.echo(f"wsbridge: self-signed certificate, SHA-256 {signed.fingerprint}", err=True)
 
-        return serve_config(loaded, level=log_level or "info", format=log_format, one_connection=once, on_ready=ready)
+        return serve_config(
+            loaded,
+            level=log_level or "info",
+            format=log_format,
+            one_connection=once,
+            on_ready=ready,
+            stop_on_hangup=True,
+        )
     finally:
         if signed is not None:
             signed.remove()
@@ -130,10 +137,17 @@ def _bridge_stdio(loaded: LoadedConfig, log_level: str, log_format: str) -> int:
     stdio = StdioConnection()
     print_warnings(loaded.warnings)
     unheard = loaded.config.model_copy(update={"listeners": {}})
-    code = serve_config(LoadedConfig(unheard), level=log_level, format=log_format, extra_task=stdio.run)
-    sentence = stdio.failure_message()
-    if code or sentence is None:
+    code, result = serve_until_end(
+        LoadedConfig(unheard), level=log_level, format=log_format, extra_task=stdio.run, stop_on_hangup=True
+    )
+    if code or result is None:
         return code
+    if result.signal is not None:
+        click.echo(f"wsbridge: stopped by {result.signal.name}", err=True)
+        return EXIT_SIGNAL + result.signal
+    sentence = stdio.failure_message()
+    if sentence is None:
+        return EXIT_OK
     click.echo(f"wsbridge: {sentence}", err=True)
     return EXIT_FAILED
 

@@ -79,7 +79,7 @@ def demo_command(port: int, host: str, open_browser: bool) -> int:
             backend = await nursery.start(AnnouncingService().run)
             loaded = load_data(demo_config(bind, backend), registry=CONFIG_REGISTRY)
             log_warnings(loaded.warnings)
-            await daemon.serve(loaded.config, on_ready=ready, extra_task=browse)
+            await daemon.serve(loaded.config, on_ready=ready, extra_task=browse, stop_on_hangup=True)
             nursery.cancel_scope.cancel()
 
     try:

@@ -26,6 +26,8 @@ EXIT_UNAVAILABLE: Final = 69
 """A required resource is unavailable: an address in use, Linux."""
 EXIT_CONFIG: Final = 78
 """Invalid configuration."""
+EXIT_SIGNAL: Final = 128
+"""Plus the number of the signal that ended the connection of `bridge -` or `bridge --once`."""
 EXIT_INTERRUPTED: Final = 130
 """Ctrl-C before startup was complete."""
 

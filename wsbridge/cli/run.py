@@ -14,8 +14,10 @@ import trio
 from wsbridge import daemon
 from wsbridge.cli.main import (
     EXIT_CONFIG,
+    EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_OK,
+    EXIT_SIGNAL,
     EXIT_UNAVAILABLE,
     EXIT_USAGE,
     CliError,
@@ -24,10 +26,12 @@ from wsbridge.cli.main import (
 from wsbridge.config.errors import ConfigError, Problem
 from wsbridge.config.load import LoadedConfig, load_bytes, load_file
 from wsbridge.config.yaml import MAX_CONFIG_BYTES
+from wsbridge.daemon import ServeResult
 from wsbridge.log import start_log
 from wsbridge.log.format import FORMATS
 from wsbridge.log.logger import log
 from wsbridge.net.listeners import ListenError, ListeningSockets
+from wsbridge.reasons import Reason, Termination
 from wsbridge.registry import CONFIG_REGISTRY
 from wsbridge.server import Server
 
@@ -132,9 +136,34 @@ def serve_config(
     format: str | None = None,  # noqa: A002  the name of the setting
     one_connection: bool = False,
     on_ready: OnReady = lambda _: None,
-    extra_task: ExtraTask | None = None,
-    bind_error_hint: str = "",
+    stop_on_hangup: bool = False,
 ) -> int:
+    """Serve until the end; see `serve_until_end`.
+
+    Returns:
+        The exit code: after a clean stop by a signal 0, but with `one_connection` that of the connection.
+    """
+    code, result = serve_until_end(
+        loaded,
+        level=level,
+        format=format,
+        one_connection=one_connection,
+        on_ready=on_ready,
+        stop_on_hangup=stop_on_hangup,
+    )
+    return code if code or result is None or not one_connection else one_connection_code(result)
+
+
+def serve_until_end(
+    loaded: LoadedConfig,
+    *,
+    level: str | None = None,
+    format: str | None = None,  # noqa: A002  the name of the setting
+    one_connection: bool = False,
+    on_ready: OnReady = lambda _: None,
+    extra_task: ExtraTask | None = None,
+    stop_on_hangup: bool = False,
+) -> tuple[int, ServeResult | None]:
     """Serve until the end.
 
     Args:
@@ -144,18 +173,45 @@ def serve_config(
         one_connection: End with the first connection.
         on_ready: Called when all listeners are open.
         extra_task: A task to run in the nursery of the connections.
-        bind_error_hint: Appended to the message about an address that cannot be bound.
+        stop_on_hangup: Whether SIGHUP ends it.
 
     Returns:
-        The exit code; errors have been printed.
+        0 and how serving ended; or an exit code, after the errors have been printed.
     """
+    result: ServeResult | None = None
 
     async def everything() -> None:
+        nonlocal result
         log_warnings(loaded.warnings)
-        await daemon.serve(loaded.config, one_connection=one_connection, on_ready=on_ready, extra_task=extra_task)
+        result = await daemon.serve(
+            loaded.config,
+            one_connection=one_connection,
+            on_ready=on_ready,
+            extra_task=extra_task,
+            stop_on_hangup=stop_on_hangup,
+        )
 
     chosen = loaded.config.log
-    return run_with_log(everything, level or chosen.level, format or chosen.format, bind_error_hint)
+    return run_with_log(everything, level or chosen.level, format or chosen.format), result
+
+
+def one_connection_code(result: ServeResult) -> int:
+    """Choose the exit code of a command that serves one connection: 128 + N after signal N, else how that ended."""
+    if result.signal is not None:
+        return EXIT_SIGNAL + result.signal
+    return EXIT_OK if result.termination is not None and is_clean(result.termination) else EXIT_FAILED
+
+
+def is_clean(termination: Termination) -> bool:
+    """Whether a connection ended with all that its side had to send.
+
+    A client may also close with 1001, as a browser does when a tab is closed, and with a code of its own; from a server
+    that we dialled everything but 1000 or no code is a failure.
+    """
+    code = termination.close_code
+    if code in (None, 1000, 1005):
+        return termination.reason in (Reason.CLIENT_CLOSED, Reason.BACKEND_CLOSED)
+    return termination.reason is Reason.CLIENT_CLOSED and (code == 1001 or 3000 <= code <= 4999)
 
 
 def run_with_log(
@@ -170,7 +226,7 @@ def run_with_log(
         main: What to run; it handles the signals of the process.
         level: Least level that is logged.
         format: Format of the log.
-        bind_error_hint: See `serve_config`.
+        bind_error_hint: Appended to the message about an address that cannot be bound.
 
     Returns:
         The exit code; errors have been printed.

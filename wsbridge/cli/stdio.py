@@ -22,6 +22,7 @@ import trio
 from wsbridge import connection
 from wsbridge.cli.bridge_config import BRIDGE_NAME, STDIO
 from wsbridge.cli.main import EXIT_USAGE, CliError
+from wsbridge.cli.run import is_clean
 from wsbridge.generation import Listener
 from wsbridge.protocol.uri import HostPatterns
 from wsbridge.reasons import Reason, Termination
@@ -31,8 +32,6 @@ STDIO_CHUNK_BYTES: Final = 64 * 1024
 """Bytes copied at a time."""
 INPUT_GRACE_SECONDS: Final = 0.5
 """Seconds that the input may be silent after the other side has ended."""
-NORMAL_CLOSE_CODES: Final = (None, 1000, 1005)
-"""Close codes after which the other side has said all it wanted to say."""
 
 
 class StdioConnection:
@@ -89,9 +88,9 @@ class StdioConnection:
         end = self.termination
         if self.write_error is not None:
             return f"standard output: {self.write_error}"
-        if end is None or end.reason in (Reason.DRAINING, Reason.SHUTDOWN):
-            return "stopped by a signal"
-        if end.reason in (Reason.CLIENT_CLOSED, Reason.BACKEND_CLOSED) and end.close_code in NORMAL_CLOSE_CODES:
+        if end is None:
+            return "the connection was not started"
+        if is_clean(end):
             return None
         code = "" if end.close_code is None else f" (close code {end.close_code})"
         return f"{end.reason.value}{code}" + (f": {end.detail}" if end.detail else "")
