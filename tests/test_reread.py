@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -9,7 +13,8 @@ import trio
 from trio.testing import MockClock
 
 from tests.serving import recording
-from wsbridge.reloading_file import CHECK_INTERVAL, ReloadingFile, file_signature, parse_file
+from wsbridge import reloading_file
+from wsbridge.reloading_file import CHECK_INTERVAL, ReloadingFile, file_signature, load_now, parse_file
 
 
 def numbers(path: Path) -> list[int]:
@@ -30,19 +35,19 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-async def test_a_change_is_seen_after_a_second(file: Path, autojump_clock: MockClock) -> None:
+async def test_a_change_is_seen_after_a_second(file: Path, mock_clock: MockClock) -> None:
     """Within a second nobody looks; after it the next who asks gets what the file says now."""
     reread = ReloadingFile(file, numbers)
     assert await reread.get() == [1, 2]
     file.write_text("3\n")
     assert await reread.get() == [1, 2]
-    await trio.sleep(CHECK_INTERVAL)
+    mock_clock.jump(CHECK_INTERVAL)
     with recording() as records:
         assert await reread.get() == [3]
     assert [record["file"] for record in records.of("file.reloaded")] == [str(file)]
 
 
-async def test_a_replaced_file_is_seen(file: Path, autojump_clock: MockClock) -> None:
+async def test_a_replaced_file_is_seen(file: Path, mock_clock: MockClock) -> None:
     """A rename over it, as editors do, counts even if size and time are the same."""
     reread = ReloadingFile(file, numbers)
     other = file.with_name("other")
@@ -51,17 +56,17 @@ async def test_a_replaced_file_is_seen(file: Path, autojump_clock: MockClock) ->
     assert await reread.get() == [3, 4]
 
 
-async def test_what_it_last_said_well_is_kept(file: Path, autojump_clock: MockClock) -> None:
+async def test_what_it_last_said_well_is_kept(file: Path, mock_clock: MockClock) -> None:
     """A bad line, or no file at all, changes nothing and is told once for each fault."""
     reread = ReloadingFile(file, numbers)
     with recording() as records:
         file.write_text("3\nfour\n")
         for _ in range(3):
             assert await reread.get() == [1, 2]
-            await trio.sleep(CHECK_INTERVAL)
+            mock_clock.jump(CHECK_INTERVAL)
         file.unlink()
         assert await reread.get() == [1, 2]
-        await trio.sleep(CHECK_INTERVAL)
+        mock_clock.jump(CHECK_INTERVAL)
         file.write_text("5\n")
         assert await reread.get() == [5]
     details = [record["detail"] for record in records.of("file.reload_failed")]
@@ -126,3 +131,103 @@ def test_a_list_is_text_of_a_bounded_size(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("wsbridge.reloading_file.MAX_LIST_FILE_BYTES", 4)
     with pytest.raises(ValueError, match=r"list: has more than 4 bytes"):
         parse_file(path, str.splitlines)
+
+
+async def test_what_was_not_found_is_looked_up_in_the_current_state(file: Path) -> None:
+    """A token can be used as soon as it was written, also within the second in which the file was checked."""
+    reread = ReloadingFile(file, numbers)
+    for number in range(3, 8):
+        asked = trio.current_time()
+        assert number not in await reread.get()
+        file.write_text(f"{number}\n")
+        assert number in await reread.get_newer(trio.current_time())
+        assert number in await reread.get_newer(asked)  # no further check
+
+
+async def test_many_lookups_share_a_check(file: Path) -> None:
+    """Checks are bounded in number, whatever a client tries."""
+    loads = []
+
+    def load(path: Path) -> list[int]:
+        loads.append(path)
+        return numbers(path)
+
+    reread = ReloadingFile(file, load)
+    file.write_text("3\n")
+
+    async def miss() -> None:
+        assert await reread.get_newer(trio.current_time()) == [3]
+
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for _ in range(200):
+            nursery.start_soon(miss)
+    assert len(loads) == 2
+    assert trio.current_time() - began < 1
+
+
+def test_a_change_that_keeps_size_and_mtime_is_seen(file: Path) -> None:
+    """The time of the status change cannot be set back."""
+    before = file_signature(file)
+    times = file.stat()
+    file.write_text("3\n4\n")
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert file.stat().st_mtime_ns == times.st_mtime_ns
+    assert file_signature(file) != before
+
+
+async def test_a_fifo_is_never_waited_for(file: Path, mock_clock: MockClock) -> None:
+    """Neither at the start nor where it replaces the file while the daemon runs."""
+    reread = ReloadingFile(file, lambda path: parse_file(path, str.split))
+    file.unlink()
+    os.mkfifo(file)
+    with recording() as records:
+        assert await reread.get() == ["1", "2"]
+    assert [record["detail"] for record in records.of("file.reload_failed")] == [f"{file}: is not a regular file"]
+    with pytest.raises(ValueError, match="is not a regular file"):
+        ReloadingFile(file, lambda path: parse_file(path, str.split))
+
+
+async def test_a_hung_file_system_delays_one_check(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last content stays in effect; the check is logged and left behind, and no second one is started."""
+    monkeypatch.setattr(reloading_file, "CHECK_TIMEOUT", 0.1)
+    monkeypatch.setattr(reloading_file, "CHECK_INTERVAL", 0.0)
+    release, started = threading.Event(), []
+
+    def load(path: Path) -> list[int]:
+        started.append(path)
+        if len(started) > 1:
+            release.wait(20)
+        return numbers(path)
+
+    reread = ReloadingFile(file, load)
+    file.write_text("3\n")
+    try:
+        with recording() as records, trio.fail_after(5):
+            for _ in range(5):
+                assert await reread.get() == [1, 2]
+                assert await reread.get_newer(trio.current_time()) == [1, 2]
+        assert [record["detail"] for record in records.of("file.reload_failed")] == [
+            f"{file}: its file system did not respond within 0.1 s"
+        ]
+        assert len(started) == 2
+    finally:
+        release.set()
+    with trio.fail_after(5):
+        while await reread.get() != [3]:
+            await trio.sleep(0.01)
+
+
+def test_loading_gives_up_on_a_hung_file_system(file: Path) -> None:
+    """`check` and the start report it, and the process ends although the thread still waits."""
+    script = (
+        "import sys, threading; from pathlib import Path; from wsbridge import reloading_file as r\n"
+        "r.LOAD_TIMEOUT = 0.05\n"
+        "try: r.load_now(Path('/x'), lambda path: threading.Event().wait())\n"
+        "except ValueError as error: print(error)"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20, check=True)
+    assert ended.stdout == "/x: its file system did not respond within 0.05 s\n"
+    assert load_now(file, numbers) == [1, 2]
+    with pytest.raises(FileNotFoundError):
+        load_now(file.with_name("gone"), numbers)

@@ -1,8 +1,12 @@
-"""ReloadingFile: re-read a list when it changed."""
+"""Lists in files (users, tokens, target tokens): read safely, and read again when they have changed."""
 
 from __future__ import annotations
 
+import math
 import os
+import stat
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Generic, TypeVar
@@ -12,48 +16,101 @@ import trio
 from wsbridge.log.logger import log
 
 CHECK_INTERVAL: Final = 1.0
-"""Seconds between two looks at a file; none is looked at while nobody asks."""
-MAX_RELOAD_THREADS: Final = 4
-"""Files looked at at a time."""
-
+"""Seconds between two checks of a file; none is checked while nobody asks for its content."""
+MIN_CHECK_INTERVAL: Final = 0.05
+"""Seconds between two checks that are made because something was not found."""
+MAX_CHECK_LOAD: Final = 0.05
+"""Share of time that such checks may take; a directory of many files is checked less often."""
+CHECK_TIMEOUT: Final = 2.0
+"""Seconds after which a check is left behind: its file system does not respond."""
+LOAD_TIMEOUT: Final = 10.0
+"""Seconds that reading a list may take before the daemon serves."""
 MAX_LIST_FILE_BYTES: Final = 16 * 1024 * 1024
-"""Bytes of a list."""
+"""Maximum size of a list."""
+
+_LEFTOVER_SUFFIXES: Final = (
+    *("~", ".bak", ".orig", ".rej", ".save", ".swo", ".swp", ".tmp"),
+    *(".dpkg-bak", ".dpkg-dist", ".dpkg-new", ".dpkg-old", ".dpkg-tmp", ".rpmnew", ".rpmorig", ".rpmsave"),
+)
 
 Content = TypeVar("Content")
 FileSignature = tuple[object, ...]
 
 
-def file_signature(path: Path) -> FileSignature:
-    """Give what changes with a file or, for a folder, with any file in it.
+def is_leftover(name: str) -> bool:
+    """Whether a file of a directory is hidden, or left behind by an editor or a package manager."""
+    return name.startswith((".", "#")) or name.endswith(_LEFTOVER_SUFFIXES)
+
+
+def list_files(directory: Path) -> list[Path]:
+    """List the files of a directory by name, without subdirectories, hidden files and leftovers.
 
     Raises:
-        OSError: It is not there or cannot be read.
+        OSError: It cannot be read.
+    """
+    with os.scandir(directory) as entries:
+        return sorted(Path(entry.path) for entry in entries if not is_leftover(entry.name) and not entry.is_dir())
+
+
+def file_signature(path: Path) -> FileSignature:
+    """Describe the state of a file or, for a directory, of every file in it.
+
+    The time of the last status change (ctime) is part of it: unlike size and mtime, no program can set it back.
+
+    Raises:
+        OSError: It does not exist or cannot be read.
     """
     found = path.stat()
-    own: FileSignature = (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
-    if not path.is_dir():
-        return own
-    with os.scandir(path) as entries:
-        inner = sorted((entry.name, entry.stat()) for entry in entries)
-    return (own, *((name, stat.st_ino, stat.st_mtime_ns, stat.st_size) for name, stat in inner))
+    if not stat.S_ISDIR(found.st_mode):
+        return _signature_of(found)
+    return (_signature_of(found), *((file.name, _entry_signature(file)) for file in list_files(path)))
 
 
-def parse_file(path: Path, parse: Callable[[str], Content]) -> Content:
-    """Read a list that is one file of text.
+def _signature_of(found: os.stat_result) -> FileSignature:
+    return (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
+
+
+def _entry_signature(file: Path) -> FileSignature:
+    """That of a file in a directory; empty for a broken link."""
+    try:
+        return _signature_of(file.stat())
+    except OSError:
+        return ()
+
+
+def read_regular_file(path: Path, max_bytes: int) -> bytes:
+    """Read a file, but never wait for a FIFO or read a device.
 
     Args:
         path: The file.
-        parse: Makes something of its text, or a ValueError of what is wrong with it.
+        max_bytes: At most one byte more than this is read, so a longer result means that the file is too large.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is not a regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("is not a regular file")
+        return file.read(max_bytes + 1)
+
+
+def parse_file(path: Path, parse: Callable[[str], Content]) -> Content:
+    """Read a list that is a single text file.
+
+    Args:
+        path: The file.
+        parse: Makes the content of its text; raises ValueError with what is wrong with it.
 
     Raises:
         OSError: It cannot be read.
         ValueError: What is wrong with it, as one sentence that names it.
     """
-    with path.open("rb") as file:
-        data = file.read(MAX_LIST_FILE_BYTES + 1)
-    if len(data) > MAX_LIST_FILE_BYTES:
-        raise ValueError(f"{path}: has more than {MAX_LIST_FILE_BYTES} bytes")
     try:
+        data = read_regular_file(path, MAX_LIST_FILE_BYTES)
+        if len(data) > MAX_LIST_FILE_BYTES:
+            raise ValueError(f"has more than {MAX_LIST_FILE_BYTES} bytes")  # noqa: TRY301  named below, as the others
         return parse(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
@@ -62,70 +119,131 @@ def parse_file(path: Path, parse: Callable[[str], Content]) -> Content:
         raise ValueError(f"{path}: {error}") from None
 
 
-class ReloadingFile(Generic[Content]):
-    """What a file says.
-
-    Built at start, where it reads the file at once and blocks; later looks are in threads.
-
-    Args:
-        path: A file or a folder.
-        load: Reads it; runs in a thread. A sentence of what is wrong with it is a ValueError.
+def load_now(path: Path, load: Callable[[Path], Content]) -> Content:
+    """Read a list outside of the event loop, in a thread that is left behind if the file system does not respond.
 
     Raises:
-        ValueError: It cannot be read, or `load` says what is wrong with it.
+        OSError: It cannot be read.
+        ValueError: What is wrong with it, as one sentence that names it.
+    """
+    results: list[Content] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(load(path))
+        except BaseException as error:  # raised again in the caller's thread
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="load", daemon=True)
+    thread.start()
+    thread.join(LOAD_TIMEOUT)
+    if errors:
+        raise errors[0]
+    if not results:
+        raise ValueError(f"{path}: its file system did not respond within {LOAD_TIMEOUT:g} s")
+    return results[0]
+
+
+class ReloadingFile(Generic[Content]):
+    """The content of a file or directory, kept up to date; invalid content never replaces valid content.
+
+    It is read when this is built, which blocks. Later checks run in a thread, one at a time, and only when somebody
+    asks; a thread whose file system does not respond is left behind, and the last content stays in effect.
+
+    Args:
+        path: A file or a directory.
+        load: Reads it; runs in a thread. Raises OSError, or ValueError with a sentence about what is wrong.
+
+    Raises:
+        ValueError: It cannot be read, or what `load` raised.
     """
 
     def __init__(self, path: Path, load: Callable[[Path], Content]) -> None:
         self._path = path
         self._load = load
         self._signature: FileSignature | None = None
-        self._content, self._signature = self._reload(None)
-        self._last_check: float | None = None
-        self._limiter: trio.CapacityLimiter | None = None
+        self._content, self._signature = load_now(path, lambda _: self._reload(None))
+        self._next_check = -math.inf
+        self._last_check = -math.inf
+        self._check_seconds = 0.0
+        self._lock = trio.Lock()
+        self._thread = trio.CapacityLimiter(1)  # taken as long as a thread runs, also one that was left behind
         self._last_error = ""
 
     @property
     def current(self) -> Content:
-        """What it last said well."""
+        """The last valid content."""
         return self._content
 
     async def get(self) -> Content:
-        """Give what it says; the one who asks first after a second has it looked at, others need not wait for that."""
+        """Return the content; the first call after CHECK_INTERVAL checks the file, others do not wait for that."""
         now = trio.current_time()
-        if self._last_check is None or now >= self._last_check + CHECK_INTERVAL:
-            self._last_check = now
-            await self._check()
+        if now >= self._next_check:
+            self._next_check = now + CHECK_INTERVAL
+            await self._check_since(now)
         return self._content
 
+    async def get_newer(self, since: float) -> Content:
+        """Return the content as of a check that began at `since` or later.
+
+        For something that was not found: it may have been written a moment ago. Such checks are at least
+        MIN_CHECK_INTERVAL apart, and those that wait share one.
+
+        Args:
+            since: A time of `trio.current_time`.
+        """
+        await self._check_since(since)
+        return self._content
+
+    async def _check_since(self, since: float) -> None:
+        with trio.move_on_after(CHECK_TIMEOUT) as deadline:
+            async with self._lock:
+                if self._last_check < since and not self._thread.borrowed_tokens:
+                    pause = max(MIN_CHECK_INTERVAL, self._check_seconds / MAX_CHECK_LOAD)
+                    await trio.sleep_until(self._last_check + min(pause, CHECK_INTERVAL))
+                    await self._check()
+        if deadline.cancelled_caught and self._thread.borrowed_tokens:
+            self._report(f"{self._path}: its file system did not respond within {CHECK_TIMEOUT:g} s")
+
     async def _check(self) -> None:
-        if self._limiter is None:
-            self._limiter = trio.CapacityLimiter(MAX_RELOAD_THREADS)
+        self._last_check = trio.current_time()
         try:
             self._content, self._signature = await trio.to_thread.run_sync(
-                self._reload, self._signature, limiter=self._limiter
+                self._reload_and_time, self._signature, abandon_on_cancel=True, limiter=self._thread
             )
         except ValueError as error:
-            if str(error) != self._last_error:
-                self._last_error = str(error)
-                log.error("file.reload_failed", file=str(self._path), detail=str(error))
-            return
-        self._last_error = ""
+            self._report(str(error))
+        else:
+            self._last_error = ""
+
+    def _report(self, problem: str) -> None:
+        if problem != self._last_error:
+            self._last_error = problem
+            log.error("file.reload_failed", file=str(self._path), detail=problem)
+
+    def _reload_and_time(self, known_signature: FileSignature | None) -> tuple[Content, FileSignature]:
+        began = time.monotonic()
+        try:
+            return self._reload(known_signature)
+        finally:
+            self._check_seconds = time.monotonic() - began
 
     def _reload(self, known_signature: FileSignature | None) -> tuple[Content, FileSignature]:
-        """Read it if it is not the one that is known; runs in a thread.
+        """Read it if its signature is not the known one.
 
-        A file that changes while it is read is read once more; one that goes on changing is left to the next look.
+        A file that changes while it is read is read once more; one that keeps changing is left to the next check.
         """
         try:
             for _ in range(3):
                 before = file_signature(self._path)
                 if before == known_signature:
                     return self._content, before
-                said = self._load(self._path)
+                content = self._load(self._path)
                 if file_signature(self._path) == before:
                     if known_signature is not None:
                         log.info("file.reloaded", file=str(self._path))
-                    return said, before
+                    return content, before
         except OSError as error:
             raise ValueError(f"{self._path}: cannot be read: {error.strerror}") from None
         raise ValueError(f"{self._path}: changes while it is read")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import bcrypt
 import pytest
-import trio
 from trio.testing import MockClock
 
 from tests.auth.ways import caller, lent
@@ -105,23 +104,23 @@ async def test_a_user_who_is_not_there_is_verified_too(users: Path, monkeypatch:
     assert len(set(asked)) == 3
 
 
-async def test_another_password_ends_the_old_one(users: Path, autojump_clock: MockClock) -> None:
+async def test_another_password_ends_the_old_one(users: Path, mock_clock: MockClock) -> None:
     """When the file has changed, what was known of the old hash is of no use."""
     auth = way(users)
     old = caller(shown("alice", "wonder:land"))
     assert isinstance(await auth.identify(old), Identity)
     users.write_text(line("alice", "looking:glass"))
-    await trio.sleep(CHECK_INTERVAL)
+    mock_clock.jump(CHECK_INTERVAL)
     assert isinstance(await auth.identify(old), Denied)
     assert isinstance(await auth.identify(caller(shown("alice", "looking:glass"))), Identity)
     assert isinstance(await auth.identify(caller(shown("bob", "builder"))), Denied)
 
 
-async def test_an_emptied_file_lets_nobody_in(users: Path, autojump_clock: MockClock) -> None:
+async def test_an_emptied_file_lets_nobody_in(users: Path, mock_clock: MockClock) -> None:
     """Whoever takes all users out means it; at the start it would be an oversight."""
     auth = way(users)
     users.write_text("# nobody\n")
-    await trio.sleep(CHECK_INTERVAL)
+    mock_clock.jump(CHECK_INTERVAL)
     found = await auth.identify(caller(shown("alice", "wonder:land")))
     assert isinstance(found, Denied)
     assert found.failed_login
@@ -129,11 +128,11 @@ async def test_an_emptied_file_lets_nobody_in(users: Path, autojump_clock: MockC
         way(users)
 
 
-async def test_a_file_that_went_bad_leaves_the_users(users: Path, autojump_clock: MockClock) -> None:
+async def test_a_file_that_went_bad_leaves_the_users(users: Path, mock_clock: MockClock) -> None:
     """Nobody is let in or locked out by half a file."""
     auth = way(users)
     users.write_text("alice:plain\n")
-    await trio.sleep(CHECK_INTERVAL)
+    mock_clock.jump(CHECK_INTERVAL)
     assert isinstance(await auth.identify(caller(shown("alice", "wonder:land"))), Identity)
     assert isinstance(await auth.identify(caller(shown("alice", "plain"))), Denied)
 

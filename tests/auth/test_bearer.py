@@ -97,20 +97,20 @@ async def test_who_shows_none_did_not_try(tokens: Path) -> None:
     assert denied == Denied("no token in authorization, subprotocol", challenges=('Bearer realm="wsbridge"',))
 
 
-async def test_the_list_is_read_again(tokens: Path, autojump_clock: MockClock) -> None:
+async def test_the_list_is_read_again(tokens: Path, mock_clock: MockClock) -> None:
     """A line taken out takes its token back; an emptied list lets nobody in; a bad line changes nothing."""
     asked = way(tokens)
     with recording():
         assert isinstance(await asked.identify(caller(header("alice-token"))), Identity)
         tokens.write_text(f"{BearerToken('bob', token_digest('bob-token')).to_line()}\n")
-        await trio.sleep(1)
+        mock_clock.jump(1)
         assert isinstance(await asked.identify(caller(header("alice-token"))), Denied)
         assert isinstance(await asked.identify(caller(header("bob-token"))), Identity)
         tokens.write_text("bob bob-token\n")
-        await trio.sleep(1)
+        mock_clock.jump(1)
         assert isinstance(await asked.identify(caller(header("bob-token"))), Identity)
         tokens.write_text("")
-        await trio.sleep(1)
+        mock_clock.jump(1)
         assert isinstance(await asked.identify(caller(header("bob-token"))), Denied)
 
 

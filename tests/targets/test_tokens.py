@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsbridge.backends import token_file
-from wsbridge.backends.token_file import parse_token_target, read_token_file
+from wsbridge.backends.token_file import TokenFileReader, TokenListFormat, parse_token_target
+from wsbridge.config.urls import Target
 
 
-def shown(path: Path, form: token_file.TokenListFormat = "lines") -> dict[str, str]:
+def read_token_file(path: Path, form: TokenListFormat) -> Mapping[str, Target]:
+    """Read a list once."""
+    return TokenFileReader(form)(path)
+
+
+def shown(path: Path, form: TokenListFormat = "lines") -> dict[str, str]:
     """Read a list, its targets as text."""
     return {token: str(target) for token, target in read_token_file(path, form).items()}
+
+
+def problems(path: Path, form: TokenListFormat = "lines") -> list[str]:
+    """Read a directory and return its problems."""
+    reader = TokenFileReader(form)
+    reader(path)
+    return reader.problems
 
 
 def test_a_file_of_lines(tmp_path: Path) -> None:
@@ -30,6 +44,7 @@ def test_a_file_of_lines(tmp_path: Path) -> None:
         b"vm\xc3\xbc:\tLOCALHOST:1\n"
         b"sock: unix_socket:/run/vnc/a.sock\n"
         b"other: unix:/run/vnc/b.sock\n"
+        b"bare: ::1:5900\n"
         b"\t# token3: host3:1\r"
         b"mac: 10.0.0.9:9\r"
     )
@@ -40,12 +55,13 @@ def test_a_file_of_lines(tmp_path: Path) -> None:
         "vmü": "tcp://localhost:1",
         "sock": "unix:/run/vnc/a.sock",
         "other": "unix:/run/vnc/b.sock",
+        "bare": "tcp://[::1]:5900",
         "mac": "tcp://10.0.0.9:9",
     }
 
 
 def test_a_folder_of_files_of_lines(tmp_path: Path) -> None:
-    """All its files count; hidden ones and folders do not; links to files do."""
+    """All its files count, also links to files; hidden ones and subdirectories do not."""
     (tmp_path / "b").write_text("two: 10.0.0.2:2\n")
     (tmp_path / "a").write_text("one: 10.0.0.1:1\n")
     (tmp_path / ".hidden").write_text("nonsense")
@@ -88,7 +104,8 @@ def test_an_empty_list_leads_nowhere(tmp_path: Path) -> None:
             "s3cret: a b:22",
         ),
         *(
-            "s3cret: ::1:22",
+            "s3cret: ::1:",
+            "s3cret: 2001:db8::1",
             "s3cret: [::1]",
             "s3cret: [fe80::1%eth0]:22",
             "s3cret: 10.0.0.1:22 # office",
@@ -117,32 +134,45 @@ def test_many_bad_lines(tmp_path: Path) -> None:
     """The first are named, the rest counted."""
     file = tmp_path / "tokens"
     file.write_text("bad\n" * 12)
-    with pytest.raises(ValueError, match="line 5 is not of the form token: host:port; and 7 more"):
+    with pytest.raises(ValueError, match="line 5: not of the form token: host:port; and 7 more"):
         read_token_file(file, "lines")
 
 
-def test_a_token_that_stands_twice(tmp_path: Path) -> None:
-    """In one file or in two: which of them holds would be chance."""
+def test_a_duplicate_token(tmp_path: Path) -> None:
+    """In one file it is an error; of two files, the first by name counts, and the other one is reported."""
+    (tmp_path / "a").write_text("t: 10.0.0.1:22\nt: 10.0.0.2:22\n")
+    with pytest.raises(ValueError, match="a: line 2: the token is a duplicate"):
+        read_token_file(tmp_path / "a", "lines")
     (tmp_path / "a").write_text("t: 10.0.0.1:22\n")
     (tmp_path / "b").write_text("x: 10.0.0.1:22\nt: 10.0.0.2:22\n")
-    with pytest.raises(ValueError, match="b: line 2: the token stands in the list before"):
-        read_token_file(tmp_path, "lines")
+    assert shown(tmp_path) == {"t": "tcp://10.0.0.1:22", "x": "tcp://10.0.0.1:22"}
+    (problem,) = problems(tmp_path)
+    assert "b: has a token that a file before it has as well" in problem
 
 
 @pytest.mark.parametrize("text", ["", "\udcff", "10.0.0.1:1\n10.0.0.2:2\n", "t: 10.0.0.1:1"])
 def test_a_file_of_one_target_has_one_line(tmp_path: Path, text: str) -> None:
-    """Its name is a token, and so it is not told."""
+    """Its name is a token, and so it is not shown."""
     (tmp_path / "s3cret").write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(ValueError, match="a file") as caught:
-        read_token_file(tmp_path, "files")
-    assert "s3cret" not in str(caught.value)
+    (tmp_path / "good").write_text("10.0.0.1:1")
+    assert list(shown(tmp_path, "files")) == ["good"]
+    (problem,) = problems(tmp_path, "files")
+    assert problem.startswith(f"{tmp_path}: a file")
+    assert "s3cret" not in problem
 
 
 def test_what_is_no_list(tmp_path: Path) -> None:
-    """Nothing there, no plain file, no UTF-8, no folder where one is wanted, too large."""
+    """A missing file, a FIFO, a device, invalid UTF-8, a file instead of a directory."""
     (tmp_path / "latin").write_bytes(b"a: 10.0.0.1:1\n\xff: 10.0.0.2:2\n")
     os.mkfifo(tmp_path / "pipe")
-    for name, words in (("gone", "No such file"), ("pipe", "no plain file"), ("latin", "line 2 is not UTF-8")):
+    (tmp_path / "null").symlink_to(os.devnull)
+    with pytest.raises(FileNotFoundError):
+        read_token_file(tmp_path / "gone", "lines")
+    for name, words in (
+        ("pipe", "is not a regular file"),
+        ("null", "is not a regular file"),
+        ("latin", "line 2 is not UTF-8"),
+    ):
         with pytest.raises(ValueError, match=words):
             read_token_file(tmp_path / name, "lines")
     with pytest.raises(ValueError, match="is not a directory"):
@@ -150,12 +180,42 @@ def test_what_is_no_list(tmp_path: Path) -> None:
 
 
 def test_a_list_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over all files of a folder."""
+    """Over all files of a directory."""
     monkeypatch.setattr(token_file, "MAX_TOKEN_FILE_BYTES", 20)
     (tmp_path / "a").write_text("a: 10.0.0.1:1\n")
     (tmp_path / "b").write_text("b: 10.0.0.1:1\n")
-    with pytest.raises(ValueError, match="more than 20 bytes"):
-        read_token_file(tmp_path, "lines")
+    assert list(shown(tmp_path)) == ["a"]
+    assert "20 bytes in total" in problems(tmp_path)[0]
+    (tmp_path / "a").write_text("a: 10.0.0.1:1\n" * 2)
+    with pytest.raises(ValueError, match="20 bytes in total"):
+        read_token_file(tmp_path / "a", "lines")
+
+
+def test_a_bad_file_never_hides_the_others(tmp_path: Path) -> None:
+    """It is reported, and its last valid content stays in effect; a new one has none."""
+    (tmp_path / "a").write_text("one: 10.0.0.1:1\n")
+    (tmp_path / "b").write_text("two: 10.0.0.2:2\n")
+    reader = TokenFileReader("lines")
+    assert set(reader(tmp_path)) == {"one", "two"}
+    (tmp_path / "a").write_text("one: 10.0.0.1:1\nthree 10.0.0.3:3\n")
+    (tmp_path / "c").write_text("nonsense")
+    os.mkfifo(tmp_path / "d")
+    (tmp_path / "e").symlink_to(tmp_path / "gone")
+    (tmp_path / "f").write_text("four: 10.0.0.4:4\n")
+    assert set(reader(tmp_path)) == {"one", "two", "four"}
+    assert [problem.partition(":")[0] for problem in reader.problems] == [str(tmp_path / name) for name in "acde"]
+    (tmp_path / "a").unlink()
+    assert set(reader(tmp_path)) == {"two", "four"}
+
+
+def test_leftovers_of_editors_are_ignored(tmp_path: Path) -> None:
+    """A revoked token does not come back from a backup, and a lock link is no file."""
+    (tmp_path / "list").write_text("one: 10.0.0.1:1\n")
+    (tmp_path / ".#list").symlink_to("user@host.example.1234")
+    for name in ("list~", "#list#", ".list.swp", "list.bak", "list.tmp", "list.rpmsave", "list.dpkg-old"):
+        (tmp_path / name).write_text("old: 10.0.0.9:9\nbad")
+    assert list(shown(tmp_path)) == ["one"]
+    assert problems(tmp_path) == []
 
 
 @given(st.binary(max_size=200) | st.text("ab:#. \r\n[]0123", max_size=60).map(str.encode))

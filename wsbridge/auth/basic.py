@@ -23,7 +23,7 @@ from wsbridge.config.types import Duration, FilePath, as_text
 from wsbridge.context import AuthRequest
 from wsbridge.protocol.credentials import BasicAuthError, basic_challenge, parse_basic
 from wsbridge.reasons import Reason
-from wsbridge.reloading_file import ReloadingFile, parse_file
+from wsbridge.reloading_file import ReloadingFile, load_now, parse_file
 
 
 def read_realm(value: object) -> str:
@@ -57,7 +57,7 @@ class BasicConfig(AuthSection):
         """Try whether the users can be read."""
         if context.check_files:
             try:
-                require_users(load_users(self.users), self.users)
+                require_users(load_now(self.users, load_users), self.users)
             except (OSError, ValueError) as error:
                 yield Issue(("users",), str(error), "E033")
 

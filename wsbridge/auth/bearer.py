@@ -16,7 +16,7 @@ from wsbridge.auth.identity import Denied, Identity
 from wsbridge.config.base import Issue, LoadContext
 from wsbridge.config.types import NAME_REGEX, FilePath
 from wsbridge.context import AuthRequest
-from wsbridge.reloading_file import ReloadingFile, parse_file
+from wsbridge.reloading_file import ReloadingFile, load_now, parse_file
 
 MAX_TOKEN_LINE_LENGTH: Final = 4096
 """Characters of a line."""
@@ -161,7 +161,7 @@ class BearerConfig(TokenSection):
         """Try whether there are tokens in the file."""
         if context.check_files:
             try:
-                require_tokens(load_tokens(self.tokens), self.tokens)
+                require_tokens(load_now(self.tokens, load_tokens), self.tokens)
             except (OSError, ValueError) as error:
                 yield Issue(("tokens",), str(error), "E033")
 

@@ -7,6 +7,7 @@ import posixpath
 import stat
 from collections.abc import Iterable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Final, Literal, Protocol
 
 import trio
@@ -24,7 +25,7 @@ from wsbridge.backends.tcp import (
     UnixBackend,
     UnixBackendConfig,
 )
-from wsbridge.backends.token_file import read_token_file
+from wsbridge.backends.token_file import TokenFileReader
 from wsbridge.backends.websocket import WebSocketBackend, WebSocketBackendConfig
 from wsbridge.config import model
 from wsbridge.config.base import Issue, LoadContext
@@ -32,11 +33,12 @@ from wsbridge.config.types import UncheckedPath
 from wsbridge.config.unions import BackendSectionBase, UrlBackendSection, check_unique, non_empty
 from wsbridge.config.urls import IDENTITY_TARGET, Scheme, Target, UrlTemplate, read_target
 from wsbridge.config.urls import FieldName as FieldName
+from wsbridge.log.logger import log
 from wsbridge.net.address import Address, ListeningAddresses
 from wsbridge.protocol.http1 import Request
 from wsbridge.protocol.uri import PathPattern
 from wsbridge.reasons import Reason, Termination
-from wsbridge.reloading_file import ReloadingFile
+from wsbridge.reloading_file import ReloadingFile, load_now
 
 
 class TokensBackendConfig(BackendSectionBase):
@@ -65,19 +67,26 @@ class TokensBackendConfig(BackendSectionBase):
         return (self.token_from,)
 
     def validate_values(self, context: LoadContext) -> Iterable[Issue]:
-        """Tell whether the list can be used."""
+        """Check whether the list can be used."""
         if context.check_files:
             try:
-                read_token_file(self.tokens, self.format)
+                load_now(self.tokens, TokenFileReader(self.format))
             except (ValueError, OSError) as error:
                 text = f"{self.tokens}: cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
                 yield Issue(("tokens",), text, "E033")
 
     def warnings(self, context: LoadContext) -> Iterable[Issue]:
-        """Warn of a list that others can read."""
+        """Warn of a list that others can read, and of bad files in a directory."""
+        if not context.check_files:
+            return
         with contextlib.suppress(OSError):  # it may be gone again
-            if context.check_files and self.tokens.stat().st_mode & stat.S_IROTH:
+            if self.tokens.stat().st_mode & stat.S_IROTH:
                 yield Issue(("tokens",), f"every user of this host can read the tokens in {self.tokens}", "W012")
+        reader = TokenFileReader(self.format)
+        with contextlib.suppress(OSError, ValueError):  # reported by `validate_values`
+            load_now(self.tokens, reader)
+        for problem in reader.problems:
+            yield Issue(("tokens",), f"{problem}; it is ignored", "W018")
 
 
 class TargetFromIdentityConfig(BackendSectionBase):
@@ -208,15 +217,24 @@ class TokenFileTarget:
     def __init__(self, config: TokensBackendConfig, path: PathPattern | None) -> None:
         self._token_from = config.token_from
         self._path = path
-        self._tokens: ReloadingFile[Mapping[str, Target]] = ReloadingFile(
-            config.tokens, partial(read_token_file, list_format=config.format)
-        )
+        self._reader = TokenFileReader(config.format)
+        self._tokens: ReloadingFile[Mapping[str, Target]] = ReloadingFile(config.tokens, self._load)
         self.names_sockets = False
+
+    def _load(self, path: Path) -> Mapping[str, Target]:
+        """Read the list and log what is new among its problems; runs in a thread."""
+        known = self._reader.problems
+        targets = self._reader(path)
+        for problem in self._reader.problems:
+            if problem not in known:
+                log.error("file.reload_failed", file=str(path), detail=problem)
+        return targets
 
     async def select(self, request: Request | None, identity: Identity) -> Target:
         """See `Picker.pick`."""
         token = field_value(self._token_from, request, self._path, identity)
-        found = (await self._tokens.get()).get(token)
+        asked = trio.current_time()
+        found = (await self._tokens.get()).get(token) or (await self._tokens.get_newer(asked)).get(token)
         if found is None:
             raise ValueError("the token is not in the list")
         return found

@@ -2,56 +2,90 @@
 
 from __future__ import annotations
 
-import os
 import re
-import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Literal
 
 from wsbridge.backends.target_policy import parse_host, parse_port
 from wsbridge.backends.target_template import host_target, unix_target
 from wsbridge.config.urls import Target
+from wsbridge.reloading_file import list_files, read_regular_file
 
 TokenListFormat = Literal["lines", "files"]
 
 MAX_TOKEN_FILE_BYTES: Final = 16 * 1024 * 1024
-"""Bytes of all files of a list."""
+"""Maximum size of all files of a list together."""
 MAX_REPORTED_LINES: Final = 5
-"""Bad lines of a list that are told one by one."""
+"""Bad lines of a file that are reported one by one."""
 
 _SEPARATOR: Final = re.compile(r":[ \t]+")
-_HOST_PORT: Final = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]+):([0-9]+)")
 
 
-def read_token_file(path: Path, list_format: TokenListFormat) -> Mapping[str, Target]:
-    """Read a list.
+class TokenFileReader:
+    """Reads a list of target tokens; called with its path, as `ReloadingFile` does.
+
+    A single file is valid as a whole or not at all. In a directory, a bad file never hides the others: it is reported,
+    and what it contained when it was last valid stays in effect.
 
     Args:
-        path: A file or a folder.
         list_format: `lines`: every line is `token: host:port` or `token: unix_socket:/path`, in the file or in all
-            files of the folder. `names`: every file of the folder has one target, and its name is the token.
+            files of the directory. `files`: every file of the directory has one target, and its name is the token.
 
-    Raises:
-        ValueError: It cannot be read, or has lines that cannot; one sentence with their places.
+    Attributes:
+        problems: What is wrong with files of the directory, as sentences that name a place and show no token.
     """
-    if list_format == "files" and not path.is_dir():
-        raise ValueError(f"{path}: is not a directory, and format: files needs one")
-    found: dict[str, Target] = {}
-    wrong: list[str] = []
-    for file, text in _read_files(path, list_format):
-        if list_format == "files":
-            _parse_single_target(file, text, found, wrong)
-        else:
-            _parse_lines(file, text, found, wrong)
-    if wrong:
-        more = f"; and {len(wrong) - MAX_REPORTED_LINES} more" if len(wrong) > MAX_REPORTED_LINES else ""
-        raise ValueError("; ".join(wrong[:MAX_REPORTED_LINES]) + more)
-    return found
+
+    def __init__(self, list_format: TokenListFormat) -> None:
+        self._format = list_format
+        self._files: dict[str, Mapping[str, Target]] = {}
+        self.problems: list[str] = []
+
+    def __call__(self, path: Path) -> Mapping[str, Target]:
+        """Read the list.
+
+        Raises:
+            OSError: It cannot be read.
+            ValueError: What is wrong with it, as one sentence with the places.
+        """
+        if path.is_dir():
+            return self._read_directory(path)
+        if self._format == "files":
+            raise ValueError(f"{path}: is not a directory, and format: files needs one")
+        return _read_lines(path, MAX_TOKEN_FILE_BYTES)[0]
+
+    def _read_directory(self, directory: Path) -> Mapping[str, Target]:
+        found: dict[str, Target] = {}
+        files: dict[str, Mapping[str, Target]] = {}
+        problems: list[str] = []
+        left = MAX_TOKEN_FILE_BYTES
+        for file in list_files(directory):
+            try:
+                read = _read_single_target if self._format == "files" else _read_lines
+                files[file.name], size = read(file, left)
+                left -= size
+            except OSError as error:
+                problems.append(f"{_place(file, self._format)}: cannot be read: {error.strerror}")
+            except ValueError as error:
+                problems.append(str(error))
+            if file.name not in files and file.name in self._files:
+                files[file.name] = self._files[file.name]
+            for token, target in files.get(file.name, {}).items():
+                if found.setdefault(token, target) is not target:
+                    problems.append(f"{file}: has a token that a file before it has as well; the first one counts")
+        self._files, self.problems = files, problems
+        return found
+
+
+def _place(file: Path, list_format: TokenListFormat) -> str:
+    """Name a file in a message, unless its name is a token."""
+    return f"{file.parent}: a file" if list_format == "files" else str(file)
 
 
 def parse_token_target(text: str) -> Target:
-    """Read `host:port`, `[v6]:port`, `unix_socket:/path` or `unix:/path`.
+    """Read `host:port`, `[v6]:port`, `v6:port`, `unix_socket:/path` or `unix:/path`.
+
+    As in websockify, the last colon separates the port.
 
     Raises:
         ValueError: It is none; one sentence that does not quote it.
@@ -59,63 +93,65 @@ def parse_token_target(text: str) -> Target:
     for scheme in ("unix_socket:", "unix:"):
         if text.startswith(scheme):
             return unix_target(text.removeprefix(scheme))
-    found = _HOST_PORT.fullmatch(text)
-    if found is None:
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdigit() or (host[0] == "[") != (host[-1] == "]"):
         raise ValueError("the target is none of host:port, [IPv6]:port and unix_socket:/path")
-    return host_target("tcp", parse_host(found[1]), parse_port(found[2]))
+    return host_target("tcp", parse_host(host), parse_port(port))
 
 
-def _read_files(path: Path, list_format: TokenListFormat) -> Iterator[tuple[Path, str]]:
-    """Give all files with their texts, in the order of their names; hidden ones and folders are left out."""
-    files = [path]
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if not file.name.startswith(".") and not file.is_dir())
-    left = MAX_TOKEN_FILE_BYTES
-    for file in files:
-        place = f"{path}: a file" if list_format == "files" else str(file)  # there its name is a token
-        try:
-            descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            with os.fdopen(descriptor, "rb") as opened:
-                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                    raise ValueError(f"{place} is no plain file")
-                data = opened.read(left + 1)
-        except OSError as error:
-            raise ValueError(f"{place} cannot be read: {error.strerror}") from None
-        left -= len(data)
-        if left < 0:
-            raise ValueError(f"{path}: has more than {MAX_TOKEN_FILE_BYTES} bytes")
-        try:
-            yield file, data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
-        except UnicodeDecodeError as error:
-            line = data[: error.start].count(b"\n") + 1
-            raise ValueError(f"{place}: line {line} is not UTF-8") from None
+def _read_text(file: Path, place: str, max_bytes: int) -> tuple[str, int]:
+    """Read a file as text with one kind of line ending; the text and its size in bytes."""
+    try:
+        data = read_regular_file(file, max_bytes)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
+    if len(data) > max_bytes:
+        raise ValueError(f"{place}: is too large: a list may have {MAX_TOKEN_FILE_BYTES} bytes in total")
+    try:
+        return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n"), len(data)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{place}: line {line} is not UTF-8") from None
 
 
-def _parse_lines(file: Path, text: str, targets: dict[str, Target], errors: list[str]) -> None:
+def _read_lines(file: Path, max_bytes: int) -> tuple[Mapping[str, Target], int]:
+    """Read a file of `token: target` lines; its content and its size in bytes."""
+    text, size = _read_text(file, str(file), max_bytes)
+    targets: dict[str, Target] = {}
+    errors: list[str] = []
     for number, written in enumerate(text.split("\n"), 1):
         line = written.strip()
         if not line or line.startswith("#"):
             continue
-        token, *rest = _SEPARATOR.split(line)
-        if not token or len(rest) != 1:
-            errors.append(f"{file}: line {number} is not of the form token: host:port")
-            continue
-        _add_target(token, rest[0], f"{file}: line {number}", targets, errors)
+        try:
+            token, target = _parse_line(line)
+            if token in targets:
+                raise ValueError("the token is a duplicate")  # noqa: TRY301  reported below, as the others
+            targets[token] = target
+        except ValueError as error:
+            errors.append(f"{file}: line {number}: {error}")
+    if errors:
+        more = f"; and {len(errors) - MAX_REPORTED_LINES} more" if len(errors) > MAX_REPORTED_LINES else ""
+        raise ValueError("; ".join(errors[:MAX_REPORTED_LINES]) + more)
+    return targets, size
 
 
-def _parse_single_target(file: Path, text: str, targets: dict[str, Target], errors: list[str]) -> None:
+def _parse_line(line: str) -> tuple[str, Target]:
+    token, *rest = _SEPARATOR.split(line)
+    if not token or len(rest) != 1:
+        hint = "" if rest or ":" not in line else ": a space is required after the colon"
+        raise ValueError(f"not of the form token: host:port{hint}")
+    return token, parse_token_target(rest[0])
+
+
+def _read_single_target(file: Path, max_bytes: int) -> tuple[Mapping[str, Target], int]:
+    """Read a file with one target, whose name is the token; its content and its size in bytes."""
+    place = _place(file, "files")
+    text, size = _read_text(file, place, max_bytes)
     lines = [line.strip() for line in text.split("\n") if line.strip()]
-    if len(lines) == 1:
-        _add_target(file.name, lines[0], f"{file.parent}: a file", targets, errors)
-    else:
-        errors.append(f"{file.parent}: a file has {len(lines)} lines, and one is wanted")
-
-
-def _add_target(token: str, text: str, place: str, targets: dict[str, Target], errors: list[str]) -> None:
-    if token in targets:
-        errors.append(f"{place}: the token stands in the list before")
-        return
+    if len(lines) != 1:
+        raise ValueError(f"{place}: has {len(lines)} lines instead of one")
     try:
-        targets[token] = parse_token_target(text)
+        return {file.name: parse_token_target(lines[0])}, size
     except ValueError as error:
-        errors.append(f"{place}: {error}")
+        raise ValueError(f"{place}: {error}") from None

@@ -57,6 +57,7 @@ PROBLEM_CODES: dict[str, str] = {
     "W015": "trusted_proxies that include every address: any client may claim any address",
     "W016": "credentials on a listener without TLS that other hosts can reach",
     "W017": "audience: any, tokens for other services are accepted",
+    "W018": "bad file in a directory of target tokens; the other files are used",
 }
 """Every code and what it stands for."""
 
