@@ -7,16 +7,20 @@ import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import trio
+from structlog import DropEvent
+from structlog.processors import ExceptionRenderer, add_log_level
+from structlog.typing import EventDict
 
 from tests.authority import listener_tls
 from tests.client import Client, accept_of
 from wsbridge.config.load import load_text
 from wsbridge.config.model import Config
-from wsbridge.log.logger import Record, log, normalise_fields, sink
-from wsbridge.log.writer import write_now
+from wsbridge.log.format import clean_values
+from wsbridge.log.logger import log
+from wsbridge.log.writer import write_immediately
 from wsbridge.net.listeners import ListeningSockets
 from wsbridge.reasons import Reason
 from wsbridge.registry import CONFIG_REGISTRY
@@ -89,11 +93,11 @@ class Records:
         self.all: list[dict[str, Any]] = []
         self._more = trio.Event()
 
-    def put(self, record: Record) -> None:
-        """Take one record; stands where the log's writer does."""
-        normalise_fields(record.fields)
-        self.all.append({"level": record.level, **record.fields})
+    def put(self, _logger: object, _level: str, fields: EventDict) -> NoReturn:
+        """Keep one record; a structlog processor at the place of the log's format."""
+        self.all.append(dict(fields))
         self._more.set()
+        raise DropEvent
 
     def of(self, event: str, **facts: object) -> list[dict[str, Any]]:
         """Give the records of one event with these facts."""
@@ -126,12 +130,12 @@ def recording() -> Iterator[Records]:
     """Collect what is logged."""
     records = Records()
     level = log.level
-    sink.set_target(records.put)
+    log.set_output([add_log_level, ExceptionRenderer(), clean_values, records.put], lambda _: None)
     log.set_level("debug")
     try:
         yield records
     finally:
-        sink.set_target(write_now)
+        write_immediately()
         log.set_level(level)
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from wsbridge.log.events import AUDIT_EVENTS, AUDIT_KEYS
-from wsbridge.log.format import audit_line
-from wsbridge.log.logger import Record
+from wsbridge.log.format import AUDIT_PROCESSORS, render
 
 DOC = (Path(__file__).parents[2] / "docs" / "audit.md").read_text()
 
@@ -59,7 +58,7 @@ def test_commands_of_the_documentation_run(tmp_path: Path) -> None:
         {"event": "access.denied", "id": 18, "peer": "192.0.2.9:5"},
         {"event": "access.denied", "id": 19, "peer": "192.0.2.9:6"},
     ]
-    (tmp_path / "audit.jsonl").write_bytes(b"".join(audit_line(Record(0.0, "info", each)) for each in facts))
+    (tmp_path / "audit.jsonl").write_bytes(b"".join(render(AUDIT_PROCESSORS, "info", each) for each in facts))
     who, one, refused = [
         subprocess.run(["sh", "-ec", text], cwd=tmp_path, check=True, capture_output=True, text=True).stdout.split()
         for text in re.findall(r"```sh\n(.*?)```", DOC, re.DOTALL)

@@ -15,8 +15,7 @@ from tests.client import Client, request
 from tests.serving import Served, backend, serving, written
 from wsbridge.auth import passwords
 from wsbridge.auth.bearer import BearerToken, token_digest
-from wsbridge.log.format import renderer
-from wsbridge.log.logger import Record
+from wsbridge.log.format import line_processors, render
 from wsbridge.protocol.ticket import Ticket, encode_ticket, new_ticket_id
 
 KEY = "canary-" + "k" * 32
@@ -91,8 +90,7 @@ async def test_a_page_asks_and_connects(tmp_path: Path) -> None:
         assert (asked["method"], asked["status"], asked["detail"]) == ("POST", 200, "a ticket for the route vnc")
         said = await refused(served, f"/vnc?ticket={given['ticket']}")
         assert said == "the ticket was used before"
-        write_line = renderer("json")
-        logged = "".join(write_line(Record(0.0, r["level"], r)).decode() for r in served.records.all)
+        logged = "".join(render(line_processors("json"), r["level"], dict(r)).decode() for r in served.records.all)
         assert logged.count("/vnc?ticket=***") == 2
         assert not [part for part in given["ticket"].split(".")[1:] if part in logged]
         assert "canary" not in logged

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.clients.program import program
-from wsbridge.log.format import renderer
-from wsbridge.log.logger import Record
+from wsbridge.log.format import line_processors, render
 
 FAIL2BAN = Path(__file__).parents[2] / "conf" / "fail2ban"
 FILTER = FAIL2BAN / "filter.d" / "wsbridge.conf"
@@ -32,9 +31,8 @@ def lines(form: str) -> list[str]:
         ("connection.rejected", {"id": 7, "peer": "198.51.100.3:1", "path": said, "detail": said})
         for said in (FORGED, FORGED_JSON, f"\n{FORGED}", f'/"{FORGED}')
     ]
-    render = renderer(form)
     return [
-        render(Record(1_790_000_000.25, "warning", {"event": event, **rest})).decode().rstrip("\n")
+        render(line_processors(form), "warning", {"event": event, **rest}).decode().rstrip("\n")
         for event, rest in facts
     ]
 

@@ -12,8 +12,7 @@ import click
 import pytest
 
 from wsbridge.cli.main import COMMAND_NAMES, cli
-from wsbridge.log.format import renderer
-from wsbridge.log.logger import Record
+from wsbridge.log.format import line_processors, render
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -80,7 +79,7 @@ def test_make_knows_its_targets() -> None:
 def test_recipes_for_the_log(tmp_path: Path) -> None:
     """What docs/logs.md searches the log with finds what it says in the lines that are really written."""
     facts = {"event": "connection.closed", "id": 17, "reason": "client_closed", "duration_seconds": 12.5}
-    line = renderer("json")(Record(0.0, "info", facts))
+    line = render(line_processors("json"), "info", facts)
     (tmp_path / "wsbridge.log").write_bytes(line + line.replace(b"12.5", b"300.25").replace(b":17,", b":170,"))
     found = [
         subprocess.run(["sh", "-c", recipe], cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split()

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from wsbridge.log.events import LOG_EVENTS, LOG_KEYS
-from wsbridge.log.format import renderer
-from wsbridge.log.logger import LOG_LEVELS, Record
+from wsbridge.log.format import line_processors, render
+from wsbridge.log.logger import LOG_LEVELS
 
 ROOT = Path(__file__).parents[2]
 DOC = (ROOT / "docs" / "logs.md").read_text()
@@ -106,8 +106,8 @@ def test_commands_of_the_documentation_run(tmp_path: Path) -> None:
         {"event": "connection.closed", "id": 171, "reason": "client_closed", "duration_seconds": 20.25},
         {"event": "connection.rejected", "id": 18, "reason": "no_route", "duration_seconds": 99.0},
     ]
-    render = renderer("json")
-    (tmp_path / "wsbridge.log").write_bytes(b"".join(render(Record(0.0, "info", facts)) for facts in lines))
+    processors = line_processors("json")
+    (tmp_path / "wsbridge.log").write_bytes(b"".join(render(processors, "info", fields) for fields in lines))
     commands = [text for text in re.findall(r"```sh\n(.*?)```", DOC, re.DOTALL) if text.startswith("grep")]
 
     answers = [

@@ -1,45 +1,45 @@
-"""Records: what the calling thread makes of a call."""
+"""Calls of the log: levels, plain and bounded values, exceptions."""
 
 from __future__ import annotations
 
-import gc
-import weakref
+import json
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog.testing
 
-from wsbridge.log.logger import MAX_ITEMS, MAX_TEXT_CHARS, ExceptionTrace, Logger, Record, log, normalise_fields, sink
+from wsbridge.log.format import MAX_ITEMS, MAX_TEXT_CHARS, clean_values, line_processors
+from wsbridge.log.logger import log
+from wsbridge.log.writer import write_immediately
 from wsbridge.reasons import Reason
 
 
 @pytest.fixture
-def records() -> Iterator[list[Record]]:
-    """What arrives at the gate."""
-    before, level, seen = sink.put, log.level, list[Record]()
-    sink.set_target(seen.append)
+def lines() -> Iterator[list[dict[str, Any]]]:
+    """The lines that the calls make."""
+    level, seen = log.level, list[dict[str, Any]]()
+    log.set_output(line_processors("json"), lambda line: seen.append(json.loads(line)))
     yield seen
-    sink.set_target(before)
+    write_immediately()
     log.set_level(level)
 
 
-def settled(value: object) -> Any:
+def cleaned(value: object) -> Any:
     """Give what becomes of a value."""
-    facts: dict[str, Any] = {"event": "x", "value": value}
-    normalise_fields(facts)
-    return facts["value"]
+    return clean_values(None, "info", {"event": "x", "value": value})["value"]
 
 
-def test_a_call_becomes_a_record(records: list[Record]) -> None:
-    """A call arrives with its level, its event, its facts, and the wall clock."""
+def test_a_call_becomes_a_line(lines: list[dict[str, Any]]) -> None:
+    """A call arrives with the wall clock, its level, its event and its fields, in this order."""
     log.warning("connection.shed", how="reset", connections=3)
 
-    assert [(record.level, record.fields) for record in records] == [
-        ("warning", {"event": "connection.shed", "how": "reset", "connections": 3})
-    ]
-    assert records[0].time > 1.6e9
+    assert list(lines[0]) == ["ts", "level", "event", "how", "connections"]
+    moment = datetime.fromisoformat(lines[0].pop("ts"))
+    assert abs(moment - datetime.now(UTC)) < timedelta(minutes=1)
+    assert lines == [{"level": "warning", "event": "connection.shed", "how": "reset", "connections": 3}]
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_a_call_becomes_a_record(records: list[Record]) -> None:
         ("error", ["error"]),
     ],
 )
-def test_levels(records: list[Record], level: str, written: list[str]) -> None:
+def test_levels(lines: list[dict[str, Any]], level: str, written: list[str]) -> None:
     """Records below the level vanish; everyone who imported `log` before sees the new level."""
     log.set_level(level)
 
@@ -60,20 +60,13 @@ def test_levels(records: list[Record], level: str, written: list[str]) -> None:
     log.warning("a")
     log.error("a")
 
-    assert [record.level for record in records] == written
+    assert [line["level"] for line in lines] == written
 
 
 def test_unknown_level() -> None:
     """A level that does not exist is named, with those that do."""
     with pytest.raises(ValueError, match="'loud': must be one of debug, info, warning, error"):
-        Logger("info").set_level("loud")
-
-
-def test_bind(records: list[Record]) -> None:
-    """A bound logger adds its facts to each record."""
-    log.bind(id=7).info("backend.retry", attempt=1)
-
-    assert records[0].fields == {"event": "backend.retry", "id": 7, "attempt": 1}
+        log.set_level("loud")
 
 
 def test_structlog_can_capture() -> None:
@@ -119,34 +112,34 @@ class Rude:
 )
 def test_values_become_plain(value: object, plain: object) -> None:
     """Every value becomes text, a number, a list or a mapping of these."""
-    assert settled(value) == plain
-    assert type(settled(value)) is type(plain)
+    assert cleaned(value) == plain
+    assert type(cleaned(value)) is type(plain)
 
 
 def test_long_text_is_cut() -> None:
     """Long text keeps its beginning and tells how much is missing."""
-    assert settled("x" * MAX_TEXT_CHARS) == "x" * MAX_TEXT_CHARS
-    assert settled("x" * (MAX_TEXT_CHARS + 5)) == "x" * MAX_TEXT_CHARS + "…(+5)"
-    assert settled(Path("x" * (MAX_TEXT_CHARS + 5))) == "x" * MAX_TEXT_CHARS + "…(+5)"
-    assert len(settled(10**100_000)) < MAX_TEXT_CHARS + 20
-    assert len(settled(b"x" * 10_000_000)) < MAX_TEXT_CHARS + 20
+    assert cleaned("x" * MAX_TEXT_CHARS) == "x" * MAX_TEXT_CHARS
+    assert cleaned("x" * (MAX_TEXT_CHARS + 5)) == "x" * MAX_TEXT_CHARS + "…(+5)"
+    assert cleaned(Path("x" * (MAX_TEXT_CHARS + 5))) == "x" * MAX_TEXT_CHARS + "…(+5)"
+    assert len(cleaned(10**100_000)) < MAX_TEXT_CHARS + 20
+    assert len(cleaned(b"x" * 10_000_000)) < MAX_TEXT_CHARS + 20
 
 
 def test_large_containers_are_cut() -> None:
     """Lists and mappings keep a bounded number of values, all depths together."""
-    assert settled(list(range(MAX_ITEMS + 5)))[-1] == "…(+5)"
-    assert settled({str(n): n for n in range(MAX_ITEMS + 5)})["…"] == "(+5)"
+    assert cleaned(list(range(MAX_ITEMS + 5)))[-1] == "…(+5)"
+    assert cleaned({str(n): n for n in range(MAX_ITEMS + 5)})["…"] == "(+5)"
     nested: list[Any] = []
     for _ in range(100_000):
         nested = [nested, nested]
-    assert len(str(settled(nested))) < 20_000
+    assert len(str(cleaned(nested))) < 20_000
 
 
 def test_later_changes_are_not_seen() -> None:
     """What is queued is a copy."""
     value = [1]
 
-    copy = settled(value)
+    copy = cleaned(value)
     value.append(2)
 
     assert copy == [1]
@@ -159,15 +152,10 @@ def test_values_that_cannot_be_read() -> None:
         def items(self) -> Any:
             raise KeyError("x")
 
-    facts: dict[str, Any] = {"event": "connection.closed", "id": 1, "value": Broken()}
+    fields = clean_values(None, "info", {"event": "connection.closed", "id": 1, "value": Broken()})
 
-    normalise_fields(facts)
-
-    assert facts == {
-        "event": "internal_error",
-        "component": "log",
-        "detail": "connection.closed: values could not be read: KeyError",
-    }
+    detail = "connection.closed: values could not be read: KeyError"
+    assert fields == {"event": "internal_error", "component": "log", "detail": detail}
 
 
 def test_cycles_end() -> None:
@@ -175,53 +163,23 @@ def test_cycles_end() -> None:
     loop: list[Any] = []
     loop.append(loop)
 
-    assert "…" in str(settled(loop))
+    assert "…" in str(cleaned(loop))
 
 
-class Kept:
-    """Something in a frame."""
-
-
-def test_exceptions_are_taken_down_without_their_frames(records: list[Record]) -> None:
-    """The record holds the text of the exception and nothing that its frames held."""
-    kept = Kept()
-    alive = weakref.ref(kept)
-
-    def fail(_thing: Kept) -> None:
-        raise ValueError("boom")
-
-    def put(record: Record) -> None:
-        normalise_fields(record.fields)
-        records.append(record)
-
-    sink.set_target(put)
+def test_exceptions(lines: list[dict[str, Any]]) -> None:
+    """`exception`, or `exc_info` with an exception, a triple or True, adds the traceback; without an exception none."""
+    error = ValueError("boom")
     try:
-        fail(kept)
+        raise error
     except ValueError:
         log.exception("internal_error", component="here")
-    del kept
-    gc.collect()
+        log.warning("internal_error", exc_info=True)
+    for given in (error, (ValueError, error, None), True, None):
+        log.error("internal_error", exc_info=given)
 
-    assert alive() is None
-    assert records[0].level == "error"
-    assert "boom" in records[0].fields["exception"].format_full()
-
-
-def test_exc_info_forms(records: list[Record]) -> None:
-    """`exc_info` takes an exception, a triple or True; without an exception there is no trace."""
-    error = ValueError("boom")
-    facts: list[dict[str, Any]] = [
-        {"event": "internal_error", "exc_info": error},
-        {"event": "internal_error", "exc_info": (ValueError, error, None)},
-        {"event": "internal_error", "exc_info": True},
-        {"event": "internal_error", "exc_info": None},
-    ]
-
-    for one in facts:
-        normalise_fields(one)
-
-    assert [isinstance(one.get("exception"), ExceptionTrace) for one in facts] == [True, True, False, False]
-    assert not any("exc_info" in one for one in facts)
+    assert [line["level"] for line in lines[:3]] == ["error", "warning", "error"]
+    assert ["boom" in line.get("exception", "") for line in lines] == [True, True, True, True, False, False]
+    assert not any("exc_info" in line for line in lines)
 
 
 def test_a_mapping_of_another_kind() -> None:
@@ -237,4 +195,4 @@ def test_a_mapping_of_another_kind() -> None:
         def __len__(self) -> int:
             return 1
 
-    assert settled(Headers()) == {"k": "v"}
+    assert cleaned(Headers()) == {"k": "v"}

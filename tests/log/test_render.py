@@ -12,10 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsbridge.log.format import choose_format, escape, renderer, wants_colour
-from wsbridge.log.logger import Record, normalise_fields
+from wsbridge.log.format import choose_format, escape, line_processors, render, wants_colour
 
-MOMENT = 1795390201.25
 NASTY = [
     "\n<0>kernel: forged",
     "\r\n",
@@ -34,9 +32,8 @@ NASTY = [
 
 def line(form: str, /, _colour: bool = False, _level: str = "info", **facts: Any) -> str:
     """Render one record."""
-    facts = {"event": "connection.closed", **facts}
-    normalise_fields(facts)
-    return renderer(form, colour=_colour)(Record(MOMENT, _level, facts)).decode("utf-8")
+    processors = line_processors(form, colour=_colour)
+    return render(processors, _level, {"event": "connection.closed", **facts}).decode("utf-8")
 
 
 def fields(text: str) -> dict[str, str]:
@@ -49,8 +46,9 @@ def test_json() -> None:
     """JSON has the time in UTC, the level, the event, then the facts in the order given."""
     text = line("json", id=17, path="/vnc", seconds=1.5, code=None, tls=True, a=[1, {"b": "c"}])
 
-    assert text == (
-        '{"ts":"2026-11-22T23:30:01.250Z","level":"info","event":"connection.closed","id":17,"path":"/vnc","seconds":1.5,'
+    assert re.fullmatch(r'\{"ts":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z",.*\n', text)
+    assert text.partition(",")[2] == (
+        '"level":"info","event":"connection.closed","id":17,"path":"/vnc","seconds":1.5,'
         '"code":null,"tls":true,"a":[1,{"b":"c"}]}\n'
     )
 
@@ -77,7 +75,7 @@ def test_console() -> None:
     """The console has the local time, the level, the event and the facts."""
     text = line("console", id=17, detail="two words")
 
-    assert re.fullmatch(r'\d\d:\d\d:01\.250 info    connection\.closed  id=17 detail="two words"\n', text)
+    assert re.fullmatch(r'\d\d:\d\d:\d\d\.\d{6} \[info   \] connection\.closed  id=17 detail="two words"\n', text)
 
 
 def test_console_colours() -> None:
@@ -85,7 +83,7 @@ def test_console_colours() -> None:
     coloured = line("console", _colour=True, _level="error", id=17)
 
     assert "\x1b[31merror" in coloured
-    assert re.sub(r"\x1b\[\d+m", "", coloured) == line("console", _level="error", id=17)
+    assert re.sub(r"\x1b\[\d+m", "", coloured)[15:] == line("console", _level="error", id=17)[15:]  # less the time
 
 
 @pytest.mark.parametrize("text", NASTY)
@@ -134,6 +132,7 @@ def test_secrets_are_hidden(form: str) -> None:
         headers={"Cookie": "hunter2", "x": ["hunter3"], "authorization": ["hunter2"]},
         path="/a?token=hunter2",
         query="token=hunter2",
+        referer="/c%3Ftoken%3Dhunter2",
         detail="Location: /b?key=hunter2",
         subprotocol="wsbridge.token.hunter2",
     )
@@ -154,17 +153,11 @@ def test_odd_numbers(form: str, number: float) -> None:
 
 
 def test_keys_never_hide_the_frame() -> None:
-    """A fact named as one of our own fields gets another name."""
+    """A fact named as one of our own fields does not take its place."""
     out = json.loads(line("json", level="x", ts="y"))
 
-    assert (out["level"], out["level_"], out["ts_"]) == ("info", "x", "y")
-
-
-@pytest.mark.parametrize("moment", [-1.0, 0.0, 1e20, MOMENT])
-def test_any_clock(moment: float) -> None:
-    """A clock that is far off gives a strange time and no error."""
-    for form in ("json", "journal", "console"):
-        assert b"drain" in renderer(form)(Record(moment, "info", {"event": "daemon.draining"}))
+    assert out["level"] == "info"
+    assert out["ts"] != "y"
 
 
 def test_exceptions() -> None:

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from wsbridge.log import start_log
-from wsbridge.log.logger import log, sink
-from wsbridge.log.writer import LogWriter, write_now
+from wsbridge.log.logger import log
+from wsbridge.log.writer import LogWriter, write_immediately
 
 
 class Reader:
@@ -70,7 +70,7 @@ def begin(reader: Reader) -> Iterator[Callable[..., LogWriter]]:
             reader._file.read()
             writer._thread.join(0.01)
     log.set_level("info")
-    sink.set_target(write_now)
+    write_immediately()
 
 
 def test_lines_in_order(reader: Reader, begin: Callable[..., LogWriter]) -> None:
@@ -108,7 +108,7 @@ def test_level_of_start(reader: Reader, begin: Callable[..., LogWriter]) -> None
 
 @pytest.mark.parametrize("blocking", [True, False])
 def test_full_pipe_drops_and_tells(reader: Reader, begin: Callable[..., LogWriter], blocking: bool) -> None:
-    """With nobody reading, calls return, memory stays bounded, and what is lost is told when there is room again."""
+    """With nobody reading, calls return, memory stays bounded, and losses are reported when there is room again."""
     os.set_blocking(reader.writing_fd, blocking)
     writer = begin(queue=100)
     before = time.thread_time()
@@ -209,29 +209,16 @@ def test_floods_are_cut(reader: Reader, begin: Callable[..., LogWriter]) -> None
     assert sum(line["count"] for line in told) == 1000 - events.count("connection.rejected") == writer.suppressed
 
 
-def test_a_value_that_cannot_be_rendered(reader: Reader, begin: Callable[..., LogWriter]) -> None:
-    """A record that cannot be rendered becomes an `internal_error` line, and the writer goes on."""
-    writer = begin()
-    writer._render = failing(writer._render)
-    log.info("daemon.ready", pid="fail")
-    log.info("daemon.draining")
-    writer.stop()
-
-    lines = reader.rest()
-    assert [line["event"] for line in lines] == ["internal_error", "daemon.draining"]
-    assert lines[0]["detail"] == "'daemon.ready': ZeroDivisionError"
-
-
 def test_an_error_of_the_writer_costs_one_batch(reader: Reader, begin: Callable[..., LogWriter]) -> None:
     """Whatever goes wrong while a batch is written, the thread lives on and the loss is told."""
     writer = begin()
     right, once = writer._write, threading.Event()
 
-    def wrong(batch: Any, losses: Any) -> None:
+    def wrong(batch: Any, *, last: bool) -> None:
         if batch and not once.is_set():
             once.set()
             raise MemoryError
-        right(batch, losses)
+        right(batch, last=last)
 
     writer._write = wrong  # type: ignore[method-assign]  # there is no other way to run it out of memory
     log.info("daemon.ready")
@@ -244,17 +231,6 @@ def test_an_error_of_the_writer_costs_one_batch(reader: Reader, begin: Callable[
         ("daemon.draining", None),
         ("log.dropped", 1),
     ]
-
-
-def failing(render: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
-    """Make a renderer that has a bug."""
-
-    def maybe(record: Any) -> bytes:
-        if record.fields.get("pid") == "fail":
-            raise ZeroDivisionError
-        return render(record)
-
-    return maybe
 
 
 def test_records_from_many_threads(reader: Reader, begin: Callable[..., LogWriter]) -> None:
@@ -325,7 +301,7 @@ def test_before_start_and_after_stop() -> None:
 
 def test_unknown_format_starts_nothing() -> None:
     """A wrong format or level leaves the log as it was."""
-    threads, before = threading.active_count(), sink.put
+    threads, before = threading.active_count(), log.put
 
     with pytest.raises(ValueError, match="log format"):
         start_log("info", "xml")
@@ -333,4 +309,4 @@ def test_unknown_format_starts_nothing() -> None:
         start_log("loud", "json")
 
     assert threading.active_count() == threads
-    assert sink.put == before
+    assert log.put == before

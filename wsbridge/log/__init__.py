@@ -1,21 +1,19 @@
-"""The log: one record is one line, written by a thread of its own, never by the event loop.
+"""The log: a record is rendered where it is made, as one line, and written by a thread, never by the event loop.
 
-Reading order, which is the way of a record: `record` (what the caller does: level, time, plain values, a bounded
-queue), `limit` (floods of one event are cut short), `lines` (the thread: batches), `writer` (lost records told later),
-`redact` (secrets), `render` (JSON, console, journal), `output` (the descriptor, which may be full or gone).
-`events` is the table of all names. Everyone imports `log` from here; only the daemon and the commands call `start`.
-Must not live here: any fact about a connection.
+A record passes `logger` (level; structlog), `writer` (rate limit, bounded queue), `format` (bounded values, redaction,
+JSON, journal or console) and, on the thread, `writer` again. `events` has the names of all events and keys. `audit` is
+the audit log. Modules import `log` from here; only the daemon and the commands call `start_log`.
 """
 
 from __future__ import annotations
 
 from wsbridge.log.format import FORMATS, choose_format
-from wsbridge.log.logger import Logger, log, sink
-from wsbridge.log.writer import LogWriter, write_now
+from wsbridge.log.logger import Logger, log
+from wsbridge.log.writer import LogWriter, write_immediately
 
 __all__ = ["log", "start_log", "Logger", "LogWriter", "FORMATS"]
 
-sink.set_target(write_now)
+write_immediately()
 
 
 def start_log(
@@ -34,7 +32,7 @@ def start_log(
         format: auto, console, json or journal; auto is journal when `fd` is the journal's stream, console on a
             terminal, else JSON.
         fd: Descriptor to write to, blocking or not. It is neither changed nor closed.
-        max_queue: Records that may wait; more are dropped, counted, and told by `log.dropped`.
+        max_queue: Lines that may wait; more are dropped, counted, and reported by `log.dropped`.
 
     Raises:
         ValueError: The level or the format is unknown.

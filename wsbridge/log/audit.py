@@ -1,4 +1,4 @@
-"""Audit file."""
+"""The audit log: a file of its own, reopened when it was renamed or removed."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from typing import Final
 
 from wsbridge import __version__
 from wsbridge.log.events import AUDIT_EVENTS
-from wsbridge.log.format import audit_line
-from wsbridge.log.logger import Record, log
+from wsbridge.log.format import AUDIT_PROCESSORS, render
+from wsbridge.log.logger import log
 from wsbridge.log.writer import LOSS_REPORT_INTERVAL, LineWriter, Output
 
 AUDIT_QUEUE_RECORDS: Final = 10_000
-"""Records that may wait for the disk; more are dropped, counted, and told in the log."""
+"""Records that may wait for the disk; more are dropped, counted, and reported in the log."""
 AUDIT_FILE_MODE: Final = 0o600
-"""Of a file that is made; one that is there keeps its own."""
+"""Mode of a new file; an existing one keeps its own."""
 _OPEN_FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 
 
 class AuditLog(LineWriter):
-    """The audit's file, and the thread that writes it.
+    """The audit file and the thread that writes it.
 
     Args:
-        path: Of the file; its folder must exist.
+        path: The file; its directory must exist.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._fd: int | None = None
         self._last_error = ""
-        super().__init__("wsbridge-audit", audit_line, Output(-1), AUDIT_QUEUE_RECORDS)
+        super().__init__("wsbridge-audit", Output(-1), AUDIT_QUEUE_RECORDS)
 
     def open(self) -> None:
-        """Open the file, start the thread, and say that the audit begins.
+        """Open the file, start the thread, and write `audit.started`.
 
         Raises:
             ValueError: The file cannot be opened; one sentence.
@@ -52,20 +52,21 @@ class AuditLog(LineWriter):
 
         Args:
             event: Its name in the table.
-            fields: What is known; of it, what the table has for the event is written.
+            fields: The facts; those that the table has for the event are written.
         """
-        record = {"event": event, **{key: fields[key] for key in AUDIT_EVENTS[event].keys if key in fields}}
-        self.put(Record(time.time(), "info", record))
+        if self.has_room():
+            record = {"event": event, **{key: fields[key] for key in AUDIT_EVENTS[event].keys if key in fields}}
+            self.put(render(AUDIT_PROCESSORS, "info", record))
 
     def close(self) -> None:
-        """Say that the audit ends, write what is queued, and close the file. Blocks for two seconds at the most."""
+        """Write `audit.stopped` and what is queued, and close the file. Blocks for two seconds at most."""
         if self._fd is None:
             return
         self.emit("audit.stopped", {"pid": os.getpid(), "dropped": self.dropped})
         if self.stop():  # else the thread still writes to it
             os.close(self._fd)
             self._fd = None
-        self._loss_records(last=True)
+        self._report_losses(last=True)
 
     def _reopen(self) -> None:
         fd = os.open(self._path, _OPEN_FLAGS, AUDIT_FILE_MODE)
@@ -73,22 +74,22 @@ class AuditLog(LineWriter):
             os.close(self._fd)
         self._fd, self._output = fd, Output(fd)
 
-    def _write(self, batch: list[Record], loss_records: list[Record]) -> bool:
+    def _write(self, batch: list[bytes], *, last: bool) -> None:
         self._reopen_if_moved()
-        return super()._write(batch, loss_records)
+        super()._write(batch, last=last)
 
     def _reopen_if_moved(self) -> None:
-        """Open the file anew if its name no longer leads to it; where that fails, go on with the old one."""
-        trouble = ""
+        """Open the file again if it was renamed or removed; if that fails, continue with the old one."""
+        error_text = ""
         try:
             if not self._is_current_file():
                 self._reopen()
         except OSError as error:
-            trouble = error.strerror or str(error)
-        if trouble != self._last_error:
-            self._last_error = trouble
-            if trouble:
-                log.error("audit.failed", file=self._path, error=trouble)
+            error_text = error.strerror or str(error)
+        if error_text != self._last_error:
+            self._last_error = error_text
+            if error_text:
+                log.error("audit.failed", file=self._path, error=error_text)
 
     def _is_current_file(self) -> bool:
         assert self._fd is not None  # noqa: S101 (the thread runs only while it is open)
@@ -97,15 +98,15 @@ class AuditLog(LineWriter):
         except FileNotFoundError:
             return False
 
-    def _loss_records(self, *, last: bool) -> list[Record]:
-        """Tell the log, not this stream, which may be what fails."""
+    def _report_losses(self, *, last: bool) -> tuple[list[bytes], int]:
+        """Report in the log, not in this file, which may be what fails."""
         now = time.monotonic()
         lost = self.dropped - self._reported
         if lost and (last or now >= self._next_report):
             self._reported += lost
             self._next_report = now + LOSS_REPORT_INTERVAL
             log.warning("audit.dropped", file=self._path, count=lost)
-        return []
+        return [], 0
 
 
 __all__ = ["AuditLog"]

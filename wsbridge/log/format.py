@@ -1,20 +1,22 @@
-"""Json, console, journal; redaction."""
+"""The formats of the log: structlog processors that turn the fields of a record into one line of bytes."""
 
 from __future__ import annotations
 
 import enum
 import json
+import math
 import os
 import re
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
-from structlog.typing import EventDict
+from structlog.dev import Column, ConsoleRenderer, KeyValueColumnFormatter, LogLevelColumnFormatter
+from structlog.processors import ExceptionRenderer, JSONRenderer, TimeStamper, add_log_level
+from structlog.typing import EventDict, Processor
 
-from wsbridge.log.logger import ExceptionTrace, Record
+from wsbridge.log.exceptions import exception_line, exception_text
 
 REDACTED: Final = "***"
 
@@ -54,6 +56,9 @@ class ValueKind(enum.Enum):
     """A request target, a URL or a query as a whole."""
     SECRET = enum.auto()
     """Hidden whatever it is."""
+
+
+_URL, _SECRET = ValueKind.URL, ValueKind.SECRET  # a look-up in an enum takes twice as long as the rest of its line
 
 
 @lru_cache(maxsize=1024)
@@ -140,17 +145,100 @@ def _contains_secret(value: str) -> bool:
     return "%" in value and _redact_encoded(value, url=False) != value
 
 
+MAX_TEXT_CHARS: Final = 1024
+"""Characters of one text value; the rest is cut off and replaced by the number of characters omitted."""
+MAX_ITEMS: Final = 64
+"""Values inside one list or mapping, all depths together."""
+MAX_DECIMAL_INT: Final = 2**64
+"""Larger numbers are written in hexadecimal, cut like text: converting them to decimal takes quadratic time."""
+
+PlainValue = str | int | float | bool | None | list["PlainValue"] | dict[str, "PlainValue"]
+
+
+def clean_values(_logger: object, _level: str, fields: EventDict) -> EventDict:
+    """Make all values plain, bounded and free of secrets; the time, the level and the event come first.
+
+    A structlog processor that never raises: where values cannot be read, the record becomes an `internal_error`.
+    """
+    frame = {key: fields.pop(key) for key in ("ts", "level", "event") if key in fields}
+    cleaned = frame.copy()
+    try:
+        for key, value in fields.items():  # most values take one of the first branches, for speed
+            about, kind = value_kind(key), type(value)
+            if about is _SECRET:
+                cleaned[key] = REDACTED
+            elif kind is str and (len(value) <= MAX_TEXT_CHARS or key == "exception"):  # its renderer has bounded it
+                may_hide = "=" in value or "." in value or "@" in value or "%" in value
+                cleaned[key] = redact(value, url=about is _URL) if may_hide else value
+            elif value is None or (kind is int and -MAX_DECIMAL_INT < value < MAX_DECIMAL_INT):
+                cleaned[key] = value
+            else:
+                cleaned[key] = _clean_value(key, value, [MAX_ITEMS])
+    except Exception as error:  # a list that changes while it is copied, a mapping that raises
+        detail = f"{frame.get('event')}: values could not be read: {type(error).__name__}"
+        return {**frame, "event": "internal_error", "component": "log", "detail": detail}
+    return cleaned
+
+
+def truncate(text: str, limit: int) -> str:
+    """`text`, or its first `limit` characters and how many are omitted."""
+    return text if len(text) <= limit else f"{text[:limit]}…(+{len(text) - limit})"
+
+
+def _clean_value(key: str, value: object, budget: list[int]) -> PlainValue:
+    """A plain copy of `value` without secrets; `budget` holds how many more inner values may be copied."""
+    about = value_kind(key)
+    if about is _SECRET or hasattr(value, "reveal"):
+        return REDACTED
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return int(value) if -MAX_DECIMAL_INT < value < MAX_DECIMAL_INT else truncate(hex(value), MAX_TEXT_CHARS)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else str(value)  # JSON has no infinity and no NaN
+    if isinstance(value, Mapping):
+        return _clean_mapping(value, budget)
+    if isinstance(value, list | tuple | set | frozenset):
+        items: list[PlainValue] = []
+        for item in value:
+            budget[0] -= 1
+            if budget[0] < 0:
+                items.append(f"…(+{len(value) - len(items)})")
+                break
+            items.append(_clean_value(key, item, budget))
+        return items
+    return redact(truncate(_to_text(value), MAX_TEXT_CHARS), url=about is _URL)
+
+
+def _clean_mapping(value: Mapping[Any, Any], budget: list[int]) -> dict[str, PlainValue]:
+    pairs: dict[str, PlainValue] = {}
+    for key, item in value.items():
+        budget[0] -= 1
+        if budget[0] < 0:
+            pairs["…"] = f"(+{len(value) - len(pairs)})"
+            break
+        name = truncate(_to_text(key), 64)
+        pairs[name] = _clean_value(name, item, budget)
+    return pairs
+
+
+def _to_text(value: object) -> str:
+    try:
+        if isinstance(value, bytes | bytearray | memoryview):
+            return bytes(value[: MAX_TEXT_CHARS * 4]).decode("utf-8", "backslashreplace")
+        return str(value) or (type(value).__name__ if isinstance(value, BaseException) else "")
+    except Exception as error:  # whatever a __str__ raises, logging it must not fail
+        return f"<{type(value).__name__}: no text, {type(error).__name__}>"
+
+
 FORMATS: Final = ("auto", "console", "json", "journal")
 
-Render = Callable[[Record], bytes]
-"""Makes the line of one record, its newline included."""
-
 _PRIORITIES: Final = {"debug": "<7>", "info": "<6>", "warning": "<4>", "error": "<3>"}
-_COLOURS: Final = {"debug": "\x1b[2m", "info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m"}
+_LEVEL_COLOURS: Final = {"debug": "\x1b[2m", "info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m"}
 _BOLD, _DIM, _RESET = "\x1b[1m", "\x1b[2m", "\x1b[0m"
 _SHORT_ESCAPES: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
 _UNQUOTED: Final = re.compile(r"[^\s\"=\\]+")
-_MAX_TIMESTAMP: Final = 253402214400.0  # a day before the year 10000
+_EVENT_WIDTH: Final = 18
 
 
 def choose_format(name: str, fd: int, environ: Mapping[str, str] = os.environ) -> str:
@@ -179,15 +267,6 @@ def wants_colour(fd: int, environ: Mapping[str, str] = os.environ) -> bool:
         return False
 
 
-def renderer(name: str, *, colour: bool = False) -> Render:
-    """The function that renders records in the format console, json or journal."""
-    if name == "json":
-        return _json_line
-    if name == "journal":
-        return _journal_line
-    return lambda record: _console_line(record, colour=colour)
-
-
 def _is_journal(fd: int, stream: str) -> bool:
     """Whether systemd connected this very descriptor to the journal (it sets JOURNAL_STREAM=device:inode)."""
     if not stream:
@@ -196,71 +275,48 @@ def _is_journal(fd: int, stream: str) -> bool:
     return stream == f"{status.st_dev}:{status.st_ino}"
 
 
-_timestamp_cache: tuple[int, str] = (-1, "")
+def line_processors(name: str, *, colour: bool = False) -> list[Processor]:
+    """The structlog processors of the format console, json or journal; the last one returns a line of bytes."""
+    if name == "json":
+        return [_UTC, add_log_level, ExceptionRenderer(exception_text), clean_values, _JSON, _encode_line]
+    if name == "journal":  # which keeps the time itself
+        return [add_log_level, ExceptionRenderer(exception_line), clean_values, _journal_line, _encode_line]
+    timestamp = TimeStamper(fmt="%H:%M:%S.%f", utc=False, key="ts")
+    console = _console_renderer(colour=colour)
+    return [
+        *(timestamp, add_log_level, ExceptionRenderer(exception_text)),
+        *(clean_values, _format_for_console, console, _encode_line),
+    ]
 
 
-def _split_timestamp(timestamp: float) -> tuple[int, int]:
-    """Seconds and milliseconds, within what calendars know."""
-    return divmod(int(min(max(timestamp, 0.0), _MAX_TIMESTAMP) * 1000), 1000)
+def render(processors: Sequence[Processor], level: str, fields: EventDict) -> bytes:
+    """Make a line outside of the log, as structlog does for `log`."""
+    made: Any = fields
+    for process in processors:
+        made = process(None, level, made)
+    return bytes(made)
 
 
-def _format_timestamp(timestamp: float) -> str:
-    """UTC to the millisecond: 2026-11-22T09:30:01.250Z."""
-    global _timestamp_cache  # noqa: PLW0603  a cache of one: lines of the same second share all but the milliseconds
-    second, rest = _split_timestamp(timestamp)
-    known, text = _timestamp_cache
-    if known != second:
-        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        _timestamp_cache = second, text
-    return f"{text}.{rest:03d}Z"
-
-
-def _redact_value(key: str, value: Any) -> Any:
-    """The value with its secrets replaced."""
-    kind, about = type(value), value_kind(key)
-    if about is ValueKind.SECRET:
-        return REDACTED
-    if kind is str:
-        return redact(value, url=about is ValueKind.URL)
-    if kind is float:
-        return value if value - value == 0 else str(value)  # JSON has no infinity and no NaN
-    if kind is dict:
-        return {name: _redact_value(name, inner) for name, inner in value.items()}
-    if kind is list:
-        return [_redact_value(key, inner) for inner in value]
-    return value
+def _encode_line(_logger: object, _level: str, line: Any) -> bytes:
+    return f"{line}\n".encode("utf-8", "backslashreplace")
 
 
 # JSON
 
-_encoder: Final = json.JSONEncoder(ensure_ascii=True, check_circular=False, allow_nan=False, separators=(",", ":"))
-_encode: Final = _encoder.encode
+_encode: Final = json.JSONEncoder(ensure_ascii=True, check_circular=False, separators=(",", ":")).encode
 
 
-def _json_line(record: Record) -> bytes:
-    return _encode_json_line(
-        {"ts": _format_timestamp(record.time), "level": record.level, "event": record.fields.get("event")},
-        record.fields,
-    )
+def _to_json(fields: EventDict, **_: Any) -> str:
+    return _encode(fields).replace("\x7f", "\\u007f")
 
 
-def audit_line(record: Record) -> bytes:
-    """JSON as in the log, for a stream whose records have no level."""
-    return _encode_json_line({"ts": _format_timestamp(record.time), "event": record.fields.get("event")}, record.fields)
+_UTC: Final = TimeStamper(fmt="iso", utc=True, key="ts")
+_JSON: Final = JSONRenderer(serializer=_to_json)  # json.dumps would make a new encoder for each record
+AUDIT_PROCESSORS: Final[list[Processor]] = [_UTC, clean_values, _JSON, _encode_line]
+"""JSON as in the log, for a stream whose records have no level."""
 
 
-def _encode_json_line(line: dict[str, Any], fields: EventDict) -> bytes:
-    for key, value in fields.items():
-        if type(value) is ExceptionTrace:
-            line[key] = redact(value.format_full())
-        elif key == "event":
-            line[key] = value
-        else:
-            line[key + "_" if key in line else key] = _redact_value(key, value)
-    return _encode(line).replace("\x7f", "\\u007f").encode("ascii") + b"\n"
-
-
-# logfmt, as console and journal use it
+# logfmt, which console and journal use
 
 
 def escape(text: str) -> str:
@@ -277,58 +333,47 @@ def _escape_character(character: str) -> str:
     )
 
 
-def _format_value(value: Any) -> str:
+def _format_value(value: object) -> str:
     if value is None:
         return "-"
     if value is True or value is False:
         return "true" if value else "false"
-    if type(value) is list and value and all(type(item) is str and _UNQUOTED.fullmatch(item) for item in value):
+    if isinstance(value, list) and value and all(type(item) is str and _UNQUOTED.fullmatch(item) for item in value):
         value = ",".join(value)
-    elif type(value) is dict or type(value) is list:
+    elif isinstance(value, dict | list):
         value = _encode(value)
-    if type(value) is not str:
+    if not isinstance(value, str):
         return str(value)
-    text = value
-    if text.isprintable() and _UNQUOTED.fullmatch(text) and text != "-":
-        return text
-    return f'"{escape(text.replace(chr(92), chr(92) * 2)).replace(chr(34), chr(92) + chr(34))}"'
+    if value.isprintable() and _UNQUOTED.fullmatch(value) and value != "-":
+        return value
+    return f'"{escape(value.replace(chr(92), chr(92) * 2)).replace(chr(34), chr(92) + chr(34))}"'
 
 
-def _format_pairs(fields: EventDict) -> list[tuple[str, str]]:
-    return [
-        (key if key.isidentifier() and key.isascii() else escape(key), _format_value(_redact_value(key, value)))
-        for key, value in fields.items()
-        if key != "event" and type(value) is not ExceptionTrace
+def _journal_line(_logger: object, _level: str, fields: EventDict) -> str:
+    """`<6>connection.closed id=1 …`: the number is the priority."""
+    start = _PRIORITIES.get(fields.pop("level"), "<3>") + escape(str(fields.pop("event")))
+    return " ".join([start, *(f"{escape(key)}={_format_value(value)}" for key, value in fields.items())])
+
+
+def _format_for_console(_logger: object, _level: str, fields: EventDict) -> EventDict:
+    """Escape what `ConsoleRenderer` copies as it is; a traceback follows on indented lines."""
+    if "exception" in fields:
+        fields["exception"] = "\n".join(f"    {escape(line)}" for line in fields["exception"].split("\n"))
+    return {escape(key): value for key, value in fields.items()}
+
+
+def _console_renderer(*, colour: bool) -> ConsoleRenderer:
+    """`09:30:01.250000 [info   ] connection.closed  id=1 …`."""
+    reset, bold, dim = (_RESET, _BOLD, _DIM) if colour else ("", "", "")
+    levels = _LEVEL_COLOURS if colour else dict.fromkeys(_LEVEL_COLOURS, "")
+    columns = [
+        Column("", KeyValueColumnFormatter(dim, "", reset, _format_value)),
+        Column("ts", KeyValueColumnFormatter(None, dim, reset, str)),
+        Column("level", LogLevelColumnFormatter(levels, reset)),
+        Column("event", KeyValueColumnFormatter(None, bold, reset, _escape_text, _EVENT_WIDTH)),
     ]
+    return ConsoleRenderer(sort_keys=False, columns=columns)
 
 
-def _journal_line(record: Record) -> bytes:
-    """`<6>connection.closed id=1 …`: the priority for the journal, which keeps the time itself."""
-    _, level, facts = record
-    parts = [_PRIORITIES.get(level, "<3>") + escape(str(facts.get("event")))]
-    parts += [f"{key}={value}" for key, value in _format_pairs(facts)]
-    parts += [
-        f"{escape(key)}={_format_value(redact(value.format_short()))}"
-        for key, value in facts.items()
-        if type(value) is ExceptionTrace
-    ]
-    return (" ".join(parts) + "\n").encode("utf-8", "backslashreplace")
-
-
-def _console_line(record: Record, *, colour: bool) -> bytes:
-    """`09:30:01.250 info    connection.closed  id=1 …`; a traceback follows on indented lines."""
-    moment, level, facts = record
-    second, rest = _split_timestamp(moment)
-    clock = f"{time.strftime('%H:%M:%S', time.localtime(second))}.{rest:03d}"
-    event = escape(str(facts.get("event")))
-    if colour:
-        start = f"{_DIM}{clock}{_RESET} {_COLOURS.get(level, '')}{level:<7}{_RESET} {_BOLD}{event:<18}{_RESET}"
-        parts = [f"{_DIM}{key}={_RESET}{value}" for key, value in _format_pairs(facts)]
-    else:
-        start = f"{clock} {level:<7} {event:<18}"
-        parts = [f"{key}={value}" for key, value in _format_pairs(facts)]
-    lines = [" ".join([start, *parts]).rstrip()]
-    for value in facts.values():
-        if type(value) is ExceptionTrace:
-            lines += ["    " + escape(part) for part in redact(value.format_full()).split("\n")]
-    return ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace")
+def _escape_text(value: object) -> str:
+    return escape(str(value))

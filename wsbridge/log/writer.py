@@ -1,4 +1,4 @@
-"""Writer thread, queue, rate limit per event, output."""
+"""Writes lines on a thread: the queue, the rate limit of events, batches, the report of lost lines, the descriptor."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Final
 
+from structlog import DropEvent
+from structlog.typing import EventDict, Processor
+
 from wsbridge.log.events import LOG_EVENTS
-from wsbridge.log.format import Render, choose_format, renderer, wants_colour
-from wsbridge.log.logger import Record, normalise_fields, sink
+from wsbridge.log.format import choose_format, line_processors, render, wants_colour
+from wsbridge.log.logger import log
 
 
 class EventRateLimiter:
-    """Tokens of one event. `take` is for the callers, `untold` for the writer; neither locks.
+    """A token bucket of one event. `allow` is for the callers, `take_suppressed_count` for the thread; neither locks.
 
     Args:
-        rate: Records a second.
-        burst: Records that may come at once after a quiet time.
+        rate: Records per second.
+        burst: Records that may be written at once after a pause.
     """
 
     __slots__ = ("_burst", "_last", "_rate", "_reported", "_tokens", "suppressed")
@@ -30,10 +33,10 @@ class EventRateLimiter:
         self._tokens, self._last = burst, 0.0
         self._reported = 0
         self.suppressed = 0
-        """Records refused so far; only ever grows."""
+        """Records suppressed so far; it only ever grows."""
 
     def allow(self, now: float) -> bool:
-        """Whether one more record may be written at `now` (seconds; a clock set back gives nothing)."""
+        """Whether one more record may be written at `now` (monotonic seconds)."""
         passed = now - self._last
         self._last = now
         if passed > 0:
@@ -45,23 +48,23 @@ class EventRateLimiter:
         return True
 
     def take_suppressed_count(self) -> int:
-        """How many were refused since the last call."""
+        """How many were suppressed since the last call."""
         count = self.suppressed - self._reported
         self._reported += count
         return count
 
 
 def event_rate_limiters() -> dict[str, EventRateLimiter]:
-    """A fresh bucket for each limited event, by its name."""
+    """A new bucket for each limited event, by its name."""
     return {
         name: EventRateLimiter(*event.rate_limit) for name, event in LOG_EVENTS.items() if event.rate_limit is not None
     }
 
 
 WRITE_POLL_INTERVAL: Final = 0.2
-"""Seconds between two looks at whether to give up, while the descriptor is full."""
+"""Seconds between two checks whether to give up, while the descriptor is full."""
 MAX_WRITE_BYTES: Final = 65536
-"""Bytes of one system call."""
+"""Bytes of one write(2)."""
 
 
 class Output:
@@ -85,10 +88,10 @@ class Output:
         if self._partial_line:
             data = b"\n" + data
         sent = self._send(data, give_up)
-        mended = 1 if self._partial_line and sent else 0
+        newline = 1 if self._partial_line and sent else 0
         if sent:
             self._partial_line = data[sent - 1] != 0x0A
-        return sent - mended
+        return sent - newline
 
     def _send(self, data: bytes, give_up: Callable[[], bool]) -> int:
         view, sent = memoryview(data), 0
@@ -98,7 +101,7 @@ class Output:
                     sent += os.write(self._fd, view[sent : sent + MAX_WRITE_BYTES])
                     continue
             except BlockingIOError:
-                time.sleep(WRITE_POLL_INTERVAL / 20)  # somebody else filled it first
+                time.sleep(WRITE_POLL_INTERVAL / 20)  # another process filled it first
             except OSError:
                 break
             if give_up():
@@ -106,38 +109,31 @@ class Output:
         return sent
 
     def _writable(self) -> bool:
-        """Wait a little for room, or for the error that the next write will report."""
+        """Wait a little for space, or for the error that the next write will report."""
         poll = select.poll()
         poll.register(self._fd, select.POLLOUT)
         return bool(poll.poll(WRITE_POLL_INTERVAL * 1000))
 
 
 BATCH_DELAY: Final = 0.010
-"""Seconds that the first record of a batch waits for others."""
-MAX_BATCH_RECORDS: Final = 512
-"""Records of one batch at the most."""
-SLICE_RECORDS: Final = 8
-"""Records rendered before the interpreter is left to the event loop."""
-SLICE_PAUSE: Final = 0.0002
-"""Seconds it is left for; without, each system call of the loop could wait for as long as a batch takes to render."""
+"""Seconds that the first line of a batch waits for others."""
+MAX_BATCH_LINES: Final = 512
 LOSS_REPORT_INTERVAL: Final = 1.0
-"""Seconds at least between two tellings of what was lost, and at most between two batches, though an empty one."""
+"""Least seconds between two reports of lost lines, and most between two batches, even if the second one is empty."""
 
 
 class LineWriter:
-    """The thread and its queue.
+    """A thread that writes lines from a bounded queue.
 
     Args:
-        name: Of the thread.
-        render: Makes a line of a record.
+        name: Name of the thread.
         output: Where the lines go.
-        queue: Records that may wait; more are dropped and counted.
+        max_queue: Lines that may wait; more are dropped and counted.
     """
 
-    def __init__(self, name: str, render: Render, output: Output, max_queue: int) -> None:
+    def __init__(self, name: str, output: Output, max_queue: int) -> None:
         self._max_queue = max_queue
-        self._queue: SimpleQueue[Record | None] = SimpleQueue()  # its put is reentrant: signal handlers may log
-        self._render = render
+        self._queue: SimpleQueue[bytes | None] = SimpleQueue()  # its put is reentrant: signal handlers may log
         self._output = output
         self._overflow = 0  # counted by the callers
         self._failed = 0  # counted by the thread
@@ -149,22 +145,25 @@ class LineWriter:
 
     @property
     def dropped(self) -> int:
-        """Records lost so far: the queue was full or the output failed. Exact if one thread puts."""
+        """Lines lost so far: the queue was full or the output failed. Exact if one thread puts."""
         return self._overflow + self._failed
 
-    def put(self, record: Record) -> None:
-        """Queue one record. Runs on the calling thread; never blocks, never raises."""
-        if self._queue.qsize() >= self._max_queue:
-            self._overflow += 1
-            return
-        normalise_fields(record.fields)
-        self._queue.put(record)
+    def has_room(self) -> bool:
+        """Whether a line may be put; if not, one is counted as lost. Asked before the line is rendered."""
+        if self._queue.qsize() < self._max_queue:
+            return True
+        self._overflow += 1
+        return False
+
+    def put(self, line: bytes) -> None:
+        """Queue one line. Runs on the calling thread and never blocks."""
+        self._queue.put(line)
 
     def stop(self, timeout: float = 2.0) -> bool:
-        """Write what is queued and end the thread. Blocks, so call it when the event loop is done.
+        """Write what is queued and end the thread. Blocks: to be called after the event loop.
 
         Args:
-            timeout: Seconds to give the output.
+            timeout: Seconds that the output may need.
 
         Returns:
             Whether the thread ended in time.
@@ -180,157 +179,139 @@ class LineWriter:
         while running:
             batch, running = self._next_batch()
             try:
-                self._write(batch, self._loss_records(last=not running))
+                self._write(batch, last=not running)
             except Exception:  # out of memory, most likely: these lines are lost, the next ones need not be
                 self._failed += len(batch)
             if self._timed_out():
                 self._failed += self._queue.qsize()
+                self._report_losses(last=True)
                 return
 
-    def _next_batch(self) -> tuple[list[Record], bool]:
-        """The next batch, empty after a while without records, and whether more may follow."""
+    def _next_batch(self) -> tuple[list[bytes], bool]:
+        """The next batch, empty after a while without lines, and whether more may follow."""
         try:
             first = self._queue.get(timeout=LOSS_REPORT_INTERVAL)
         except Empty:
             return [], True
         if first is None:
             return [], False
-        if self._queue.qsize() < MAX_BATCH_RECORDS:
+        if self._queue.qsize() < MAX_BATCH_LINES:
             self._stopping.wait(BATCH_DELAY)
-        batch, more = self._drain_queue(MAX_BATCH_RECORDS - 1)
+        batch, more = self._drain_queue(MAX_BATCH_LINES - 1)
         return [first, *batch], more
 
-    def _drain_queue(self, limit: int) -> tuple[list[Record], bool]:
-        batch: list[Record] = []
+    def _drain_queue(self, limit: int) -> tuple[list[bytes], bool]:
+        batch: list[bytes] = []
         try:
             while len(batch) < limit:
-                record = self._queue.get_nowait()
-                if record is None:
+                line = self._queue.get_nowait()
+                if line is None:
                     return batch, False
-                batch.append(record)
+                batch.append(line)
         except Empty:
             pass
         return batch, True
 
-    def _loss_records(self, *, last: bool) -> list[Record]:
-        """Records for this very stream that tell of records lost; `_write` is given them behind the batch."""
-        return []
+    def _report_losses(self, *, last: bool) -> tuple[list[bytes], int]:
+        """Lines for this very output that report lost lines, and how many lost lines they report."""
+        return [], 0
 
-    def _write(self, batch: list[Record], loss_records: list[Record]) -> bool:
-        """Write a batch and what tells of losses; tell whether all of it went out."""
-        lines: list[bytes] = []
-        for record in batch:
-            lines.append(render_safely(self._render, record))
-            if len(lines) % SLICE_RECORDS == 0 and not self._stopping.is_set():
-                time.sleep(SLICE_PAUSE)
-        lines += [render_safely(self._render, record) for record in loss_records]
-        if not lines:
-            return True
-        data = b"".join(lines)
-        sent = self._output.write(data, self._timed_out)
+    def _write(self, batch: list[bytes], *, last: bool) -> None:
+        """Write a batch, and behind it the report of losses."""
+        reports, lost = self._report_losses(last=last)
+        data = b"".join([*batch, *reports])
+        sent = self._output.write(data, self._timed_out) if data else 0
         if sent == len(data):
-            return True
-        for line in lines[: len(batch)]:
+            self._reported += lost
+            return
+        for line in batch:
             sent -= len(line)
             if sent < 0:
                 self._failed += 1
-        return False
 
     def _timed_out(self) -> bool:
         return self._stopping.is_set() and time.monotonic() > self._deadline
 
 
-def render_safely(render: Render, record: Record) -> bytes:
-    """The record's line, or a line that says why there is none: a value must not end the writer."""
-    try:
-        return render(record)
-    except Exception as error:  # the writer outlives any value
-        facts = {
-            "event": "internal_error",
-            "component": "log",
-            "detail": f"{record.fields.get('event')!r}: {type(error).__name__}",
-        }
-        return render(Record(record.time, "error", facts))
-
-
 class LogWriter(LineWriter):
-    """Writes the log. Made by `wsbridge.log.start`.
+    """Writes the log; `wsbridge.log.start_log` makes it.
 
     Attributes:
         format: console, json or journal.
     """
 
     def __init__(self, fd: int, format: str, max_queue: int) -> None:  # noqa: A002  the name of the setting
-        super().__init__("wsbridge-log", renderer(format, colour=wants_colour(fd)), Output(fd), max_queue)
+        super().__init__("wsbridge-log", Output(fd), max_queue)
         self.format = format
+        self._processors = line_processors(format, colour=wants_colour(fd))
         self._rate_limiters = event_rate_limiters()
 
     @property
     def suppressed(self) -> int:
-        """Records left out so far because their event came too often."""
+        """Records suppressed so far by the rate limit of their event."""
         return sum(bucket.suppressed for bucket in self._rate_limiters.values())
 
     def open(self) -> None:
-        """Start the thread and point the log at it."""
+        """Start the thread and send the log to it."""
         self._thread.start()
-        sink.set_target(self.put)
-
-    def put(self, record: Record) -> None:
-        """See `LineWriter.put`."""
-        bucket = self._rate_limiters.get(record.fields["event"])
-        if bucket is not None and not bucket.allow(record.time):
-            return
-        super().put(record)
+        log.set_output([self._admit, *self._processors], self.put)
 
     def stop(self, timeout: float = 2.0) -> bool:
-        """Write what is queued, end the thread, and let later records be written at once by their callers.
+        """Write what is queued, end the thread, and have later records written at once by their callers.
 
-        Blocks, so call it when the event loop is done. Where the output is stuck, later records are thrown away.
+        Blocks: to be called after the event loop. Where the output is stuck, later records are discarded.
 
         Args:
-            timeout: Seconds to give the output.
+            timeout: Seconds that the output may need.
 
         Returns:
             Whether the thread ended in time.
         """
         ended = super().stop(timeout)
-        if sink.put == self.put:
-            sink.set_target(write_now if ended else _discard)
+        if log.put == self.put:
+            if ended:
+                write_immediately()
+            else:
+                log.set_output([_discard], self.put)
         if ended:
-            self._write(self._drain_queue(MAX_BATCH_RECORDS)[0], [])
+            self._write(self._drain_queue(MAX_BATCH_LINES)[0], last=True)
         return ended
 
-    def _loss_records(self, *, last: bool) -> list[Record]:
-        """Records that tell of other records, at most once a `TELL`; `_write` notes them as told."""
+    def _admit(self, _logger: object, _level: str, fields: EventDict) -> EventDict:
+        """A structlog processor that drops what is suppressed, or what the queue has no room for."""
+        bucket = self._rate_limiters.get(fields["event"])
+        if (bucket is not None and not bucket.allow(time.monotonic())) or not self.has_room():
+            raise DropEvent
+        return fields
+
+    def _report_losses(self, *, last: bool) -> tuple[list[bytes], int]:
         now = time.monotonic()
         if now < self._next_report and not last:
-            return []
-        wall = time.time()
-        losses = []
+            return [], 0
+        reports: list[EventDict] = []
         for name, limiter in self._rate_limiters.items():
             if count := limiter.take_suppressed_count():
-                losses.append(
-                    Record(wall, "warning", {"event": "log.suppressed", "suppressed_event": name, "count": count})
-                )
+                reports.append({"event": "log.suppressed", "suppressed_event": name, "count": count})
         if lost := self.dropped - self._reported:
-            losses.append(Record(wall, "warning", {"event": "log.dropped", "count": lost}))
-        if losses:
+            reports.append({"event": "log.dropped", "count": lost})
+        if reports:
             self._next_report = now + LOSS_REPORT_INTERVAL
-        return losses
-
-    def _write(self, batch: list[Record], loss_records: list[Record]) -> bool:
-        if not super()._write(batch, loss_records):
-            return False
-        self._reported += sum(loss.fields["count"] for loss in loss_records if loss.fields["event"] == "log.dropped")
-        return True
+        return [render(self._processors, "warning", fields) for fields in reports], lost
 
 
-def write_now(record: Record) -> None:
-    """Write one record to standard error on the calling thread: before `start` and after `stop`."""
-    normalise_fields(record.fields)
-    name = choose_format("auto", 2)
-    Output(2).write(render_safely(renderer(name, colour=wants_colour(2)), record), lambda: True)
+def write_immediately() -> None:
+    """Have the callers of the log write to standard error: before the thread has started and after it has ended."""
+    log.set_output([_render_for_stderr], _write_to_stderr)
 
 
-def _discard(_record: Record) -> None:
-    pass
+def _render_for_stderr(_logger: object, level: str, fields: EventDict) -> bytes:
+    processors: list[Processor] = line_processors(choose_format("auto", 2), colour=wants_colour(2))
+    return render(processors, level, fields)
+
+
+def _write_to_stderr(line: bytes) -> None:
+    Output(2).write(line, lambda: True)
+
+
+def _discard(_logger: object, _level: str, _fields: EventDict) -> EventDict:
+    raise DropEvent

@@ -1,8 +1,10 @@
-"""Traces: exceptions as text."""
+"""Exceptions as text."""
 
 from __future__ import annotations
 
-from wsbridge.log.logger import MAX_TRACE_CHARS, ExceptionTrace
+from structlog.typing import ExcInfo
+
+from wsbridge.log.exceptions import MAX_TRACE_CHARS, exception_line, exception_text
 
 
 def caught(error: BaseException) -> BaseException:
@@ -13,9 +15,14 @@ def caught(error: BaseException) -> BaseException:
         return same
 
 
+def exc_info(error: BaseException) -> ExcInfo:
+    """As structlog passes an exception on."""
+    return type(error), error, error.__traceback__
+
+
 def test_full_is_the_usual_form() -> None:
     """The long form has the source line and the exception."""
-    text = ExceptionTrace.from_exception(caught(ValueError("boom"))).format_full()
+    text = exception_text(exc_info(caught(ValueError("boom"))))
 
     assert text.startswith("Traceback (most recent call last):")
     assert "raise error" in text
@@ -24,9 +31,9 @@ def test_full_is_the_usual_form() -> None:
 
 def test_short_is_one_line_innermost_first() -> None:
     """The short form names the exception and its frames on one line."""
-    text = ExceptionTrace.from_exception(caught(ValueError("two\nlines"))).format_short()
+    text = exception_line(exc_info(caught(ValueError("two\nlines"))))
 
-    assert text.startswith("ValueError: two lines (at test_trace.py:")
+    assert text.startswith("ValueError: two lines (at test_exceptions.py:")
     assert text.endswith(" caught)")
     assert "\n" not in text
 
@@ -36,7 +43,7 @@ def test_short_tells_causes_and_groups() -> None:
     error = caught(ExceptionGroup("some", [caught(KeyError("a")), caught(OSError("b"))]))
     error.__cause__ = caught(ValueError("before"))
 
-    text = ExceptionTrace.from_exception(error).format_short()
+    text = exception_line(exc_info(error))
 
     assert "some (2 sub-exceptions)" in text
     assert "[KeyError: 'a' (at" in text
@@ -53,11 +60,11 @@ def test_bounded() -> None:
     try:
         again(0)
     except RecursionError as error:
-        deep = ExceptionTrace.from_exception(error)
-    long = ExceptionTrace.from_exception(ValueError("x" * 100_000))
+        deep = exc_info(error)
+    long = exc_info(ValueError("x" * 100_000))
 
-    assert len(deep.format_full()) <= MAX_TRACE_CHARS + 30
-    assert len(deep.format_short()) <= MAX_TRACE_CHARS + 30
-    assert len(long.format_full()) <= MAX_TRACE_CHARS + 30
-    assert len(long.format_short()) <= MAX_TRACE_CHARS + 30
-    assert long.format_full().startswith("ValueError: x")
+    assert len(exception_text(deep)) <= MAX_TRACE_CHARS + 30
+    assert len(exception_line(deep)) <= MAX_TRACE_CHARS + 30
+    assert len(exception_text(long)) <= MAX_TRACE_CHARS + 30
+    assert len(exception_line(long)) <= MAX_TRACE_CHARS + 30
+    assert exception_text(long).startswith("ValueError: x")
