@@ -143,6 +143,11 @@ LOG_EVENTS: Final[dict[str, LogEvent]] = {
         ("info",),
         ("signal", "reason", "connections"),
     ),
+    "daemon.signal_ignored": LogEvent(
+        "A signal was received that `run` ignores: SIGHUP.",
+        ("warning",),
+        ("signal", "detail"),
+    ),
     "daemon.stopped": LogEvent(
         "The process ends.",
         ("info",),
