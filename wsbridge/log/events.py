@@ -144,7 +144,7 @@ LOG_EVENTS: Final[dict[str, LogEvent]] = {
         ("signal", "reason", "connections"),
     ),
     "daemon.signal_ignored": LogEvent(
-        "A signal was received that `run` ignores: SIGHUP.",
+        "SIGHUP was received and ignored: reloading is not supported yet.",
         ("warning",),
         ("signal", "detail"),
     ),
