@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from wsbridge.config.urls import read_bind, read_host, read_origin, read_proxy_url, read_target
+from wsbridge.config.urls import read_backend_url, read_bind, read_host, read_origin, read_proxy_url, read_target
 
 
 @pytest.mark.parametrize(
@@ -37,22 +39,22 @@ def test_unix_binds() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("8080", "names no address: write 127.0.0.1:8080"),
-        (":8080", "names no address: write 127.0.0.1:8080"),
-        ("*:8080", "names no address: write 127.0.0.1:8080"),
+        ("8080", "has no host: write 127.0.0.1:8080"),
+        (":8080", "has no host: write 127.0.0.1:8080"),
+        ("*:8080", "has no host: write 127.0.0.1:8080"),
         ("127.0.0.1", "has no port"),
         ("[::]", "has no port"),
         ("::1:80", "write an IPv6 address in brackets"),
-        ("[1.2.3.4]:80", "is no IPv6 address"),
-        ("1.2.3:80", "is no IPv4 address"),
-        ("256.1.1.1:80", "is no IPv4 address"),
+        ("[1.2.3.4]:80", "is not an IPv6 address"),
+        ("1.2.3:80", "is not an IPv4 address"),
+        ("256.1.1.1:80", "is not an IPv4 address"),
         ("ws://127.0.0.1:80", "write the address alone"),
         ("127.0.0.1:http", "is no port"),
         ("127.0.0.1:65536", "is no port"),
         ("127.0.0.1:080", "is no port"),
-        ("a b:80", "is no name of a host"),
+        ("a b:80", "is not a host name"),
         ("bücher.example:80", "ASCII form"),
-        ("-x:80", "is no name of a host"),
+        ("-x:80", "is not a host name"),
         ("fd:web", "is no port"),
     ],
 )
@@ -99,6 +101,66 @@ def test_targets(text: str, parts: tuple[str, str, int, str], authority: str) ->
     assert (target.authority, str(target)) == (authority, text)
 
 
+@pytest.mark.parametrize(
+    ("text", "host", "authority"),
+    [
+        ("ws://[fe80::1%25lo]:81/", "fe80::1%lo", "[fe80::1]:81"),
+        ("ws://[fe80::1%eth0]/", "fe80::1%eth0", "[fe80::1]"),
+        ("tcp://[FE80:0::1%25wlp3s0.7]:1", "fe80::1%wlp3s0.7", "[fe80::1]:1"),
+    ],
+)
+def test_zones_of_link_local_addresses(text: str, host: str, authority: str) -> None:
+    """They are written as RFC 6874 has them, kept for dialling, and not sent in a Host header."""
+    target = read_target(text)
+    assert (target.host, target.authority) == (host, authority)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[fe80::1]:80", r"link-local address: write its interface, such as \[fe80::1%25eth0\]"),
+        ("[fe80::1%]:80", "is not an IPv6 address"),
+        ("[fe80::1%25]:80", "is not an IPv6 address"),
+        ("[fe80::1%25a b]:80", "is not an IPv6 address"),
+        ("[2001:db8::1%25lo]:80", "which only link-local addresses have"),
+    ],
+)
+def test_link_local_addresses_without_a_zone(text: str, message: str) -> None:
+    """The system could not know the interface."""
+    for read, url in ((read_bind, text), (read_target, f"tcp://{text}"), (read_target, f"ws://{text}/")):
+        with pytest.raises(ValueError, match=message):
+            read(url)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("10.0.0.5:5900", "; write tcp://10.0.0.5:5900"),
+        ("[::1]:5900", r"; write tcp://\[::1\]:5900"),
+        ("http://gw/x", "; write ws://gw/x"),
+        ("HTTPS://gw", "; write wss://gw"),
+        ("/run/x.sock", "; write unix:/run/x.sock"),
+        ("http://gw/?token=x", "wss://host/path$"),
+    ],
+)
+def test_what_a_target_was_meant_to_be(text: str, hint: str) -> None:
+    """The most common other forms are answered with the right one."""
+    with pytest.raises(ValueError, match=hint):
+        read_target(text)
+
+
+def test_unix_paths_of_a_file_may_be_relative() -> None:
+    """They begin at the directory of the file; abstract sockets are not supported."""
+    base = Path("/etc/wsbridge")
+    assert read_bind("unix:gw.sock", base).path == "/etc/wsbridge/gw.sock"
+    assert read_target("unix:../x", base).path == "/etc/x"
+    template = read_backend_url("unix:desks/{name}.sock", base)
+    assert (template.path, template.text) == ("/etc/wsbridge/desks/{name}.sock", "unix:desks/{name}.sock")
+    for text in ("unix:", "unix:@gw"):
+        with pytest.raises(ValueError, match="whole path"):
+            read_bind(text, base)
+
+
 def test_unix_targets() -> None:
     """A Unix backend is written with or without two slashes."""
     assert read_target("unix:/run/x").path == read_target("unix:///run/x").path == "/run/x"
@@ -111,11 +173,11 @@ def test_unix_targets() -> None:
         ("http://gw/", "must be of the form"),
         ("tcp://gw", "has no port"),
         ("tcp://gw:1/x", "a tcp backend has no path"),
-        ("tcp://gw:0", "port 0 cannot be dialled"),
+        ("tcp://gw:0", "port 0 is not a port to connect to"),
         ("wss://user:pw@gw/", "Authorization"),
         ("wss://gw/#x", "never sent"),
-        ("wss://gw/a b", "printable ASCII"),
-        ("wss://", "is no name of a host"),
+        ("wss://gw/a b", "printable ASCII without spaces"),
+        ("wss://", "is not a host name"),
         ("ws://::1/", "in brackets"),
     ],
 )
@@ -128,7 +190,7 @@ def test_what_is_no_target(text: str, message: str) -> None:
 def test_a_password_in_a_url_is_not_quoted() -> None:
     """What is refused for having a password is told without it."""
     for text in ("wss://user:geheim@gw/", "user:geheim@gw"):
-        with pytest.raises(ValueError, match=r"must be|cannot stand") as caught:
+        with pytest.raises(ValueError, match=r"must be|not allowed") as caught:
             read_target(text)
         assert "geheim" not in str(caught.value)
 
@@ -146,22 +208,37 @@ def test_proxies() -> None:
         assert "geheim" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["https://gw.example.org", "http://gw:8080", "https://[::1]:8443", "null", "app://a"])
+@pytest.mark.parametrize(
+    "text", ["https://gw.example.org", "http://gw:8080", "https://[::1]:8443", "null", "app://a", "file://"]
+)
 def test_origins(text: str) -> None:
     """An origin is scheme, host and a port that is not the scheme's own, as browsers send it."""
     assert read_origin(text) == text
 
 
 @pytest.mark.parametrize(
+    ("text", "origin"),
+    [
+        ("http://localhost/", "http://localhost"),
+        ("https://GW:8443/", "https://gw:8443"),
+        ("app://a/", "app://a"),
+        ("file:///", "file://"),
+    ],
+)
+def test_a_slash_after_an_origin_is_dropped(text: str, origin: str) -> None:
+    """Address bars show one, and browsers do not send it."""
+    assert read_origin(text) == origin
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("https://gw/", "write https://gw$"),
         ("https://gw:443", "write https://gw$"),
         ("http://GW:80/", "write http://gw$"),
-        ("gw.example.org", "write scheme and host alone"),
-        ("https://gw/x", "write scheme and host alone"),
-        ("https://*.example.org", "no name of a host"),
-        ("app://.", "is no host"),
+        ("gw.example.org", "write scheme and host only"),
+        ("https://gw/x", "write scheme and host only"),
+        ("https://*.example.org", "is not a host name"),
+        ("app://.", "is not a host"),
     ],
 )
 def test_what_is_no_origin(text: str, message: str) -> None:
@@ -178,7 +255,7 @@ def test_international_names_become_what_browsers_send() -> None:
     with pytest.raises(ValueError, match=r"write https://xn--bcher-kva\.example"):
         read_origin("https://bücher.example:443")
     for text in ("https://bü cher", "https://bücher.*", "https://bücher:x"):
-        with pytest.raises(ValueError, match=r"no name of a host|no port"):
+        with pytest.raises(ValueError, match=r"not a host name|no port|no name of a host"):
             read_origin(text)
 
 
@@ -186,6 +263,8 @@ def test_hosts_have_one_form() -> None:
     """Hosts are compared lower-case, without trailing dot, IPv6 in brackets."""
     assert read_host("GW.Example.org.") == "gw.example.org"
     assert read_host("::1") == read_host("[0::1]") == "[::1]"
+    assert read_host("fe80::1") == "[fe80::1]"
+    assert read_origin("http://[fe80::1]:8080") == "http://[fe80::1]:8080"
     for text in ("gw:80", "*.gw", "https://gw", "a b"):
-        with pytest.raises(ValueError, match=r"without a port|as a whole|host alone|no name"):
+        with pytest.raises(ValueError, match=r"without a port|as a whole|host only|not a host name"):
             read_host(text)

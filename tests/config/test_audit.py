@@ -25,8 +25,8 @@ def test_the_file_need_not_be_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("written", "path", "message"),
     [
-        ("{file: .}", "audit.file", "is a folder, not a file"),
-        ("{file: gone/a.jsonl}", "audit.file", "there is no folder"),
+        ("{file: .}", "audit.file", "is a directory, not a file"),
+        ("{file: gone/a.jsonl}", "audit.file", "cannot be written: No such file or directory"),
         ("{}", "audit.file", "is missing"),
         ("a.jsonl", "audit", "must be a mapping"),
     ],

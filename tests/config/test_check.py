@@ -13,7 +13,7 @@ from wsbridge.config.load import load_text
 from wsbridge.registry import CONFIG_REGISTRY
 
 
-@pytest.mark.parametrize("bind", ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "localhost:1", "gw.example:1", "[fe80::1]:1"])
+@pytest.mark.parametrize("bind", ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "localhost:1", "gw.example:1", "[fe80::1%lo]:1"])
 @pytest.mark.parametrize("goal", [BACKEND, "respond: 204"])
 def test_auth_must_be_written_where_others_can_come(bind: str, goal: str) -> None:
     """A route that a listener on no literal loopback address leads to needs a written auth."""

@@ -43,7 +43,7 @@ def test_this_host_is_told() -> None:
         ("http://a/x y", "is no path"),
         ("http://a/#x", "is no path"),
         ("http://ä/", "ASCII form"),
-        ("http://", "no name of a host"),
+        ("http://", "not a host name"),
         ("unix:run/x", "whole path"),
     ],
 )

@@ -41,7 +41,7 @@ from tests.config.loading import ROUTES, read, wrong
         (
             "bind: '127.0.0.1:80', trusted_proxies: [10.0.0.1/24], client_address_from: forwarded",
             "listeners.l.trusted_proxies[0]",
-            '"10.0.0.1/24" is an address inside of a network',
+            '"10.0.0.1/24" is an address inside a network',
         ),
         (
             "bind: '127.0.0.1:80', protocol: tcp, route: vnc, trusted_proxies: [unix], client_address_from: forwarded",

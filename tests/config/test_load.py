@@ -25,7 +25,7 @@ def test_all_errors_are_told_at_once_in_the_order_of_the_file() -> None:
           vnc:
             match: {listener: [public], pth: /vnc}
             backend: tcp://10.0.0.5
-            allowed_origins: [https://a/, https://b]
+            allowed_origins: [https://a/x, https://b]
           open: {match: any, backend: "tcp://10.0.0.5:1"}
         timeouts: {connect: 5, ping_interval: "${PING}"}
         limits: {max_headers: 0}

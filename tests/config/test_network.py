@@ -16,6 +16,22 @@ def test_what_is_a_network(text: str) -> None:
     assert read_network(ip_network(text)) == ip_network(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "network"),
+    [
+        ("::ffff:192.0.2.1", "192.0.2.1/32"),
+        ("[::ffff:c000:201]", "192.0.2.1/32"),
+        ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+        ("::ffff:0:0/96", "0.0.0.0/0"),
+        ("::/0", "::/0"),
+    ],
+)
+def test_mapped_networks_are_ipv4(text: str, network: str) -> None:
+    """Clients over IPv4 are compared as IPv4, so that a mapped rule would never match."""
+    assert read_network(text) == ip_network(network)
+    assert read_network(ip_network(text.strip("[]"))) == ip_network(network)
+
+
 def test_an_address_in_brackets_is_one() -> None:
     """It may be written as everywhere else in the file."""
     assert read_network("[::1]") == ip_network("::1")
@@ -24,7 +40,7 @@ def test_an_address_in_brackets_is_one() -> None:
 @pytest.mark.parametrize("text", ["10.0.0.0/33", "10.0.0", "010.0.0.0/8", "host", "0x7f.0.0.1", "", "fe80::1%eth0/64"])
 def test_what_is_none(text: str) -> None:
     """Anything that programs could read in two ways is refused, with what to write."""
-    with pytest.raises(ValueError, match="is no network: write"):
+    with pytest.raises(ValueError, match="is not a network: write"):
         read_network(text)
 
 
@@ -38,5 +54,5 @@ def test_unix_stands_for_unix_sockets() -> None:
     """It is taken only where clients of Unix sockets can come."""
     assert read_network_or_unix("unix") == "unix"
     assert read_network_or_unix("10.0.0.0/8") == ip_network("10.0.0.0/8")
-    with pytest.raises(ValueError, match="is no network"):
+    with pytest.raises(ValueError, match="is not a network"):
         read_network("unix")

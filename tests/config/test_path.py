@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from tests.config.loading import LISTENERS, wrong
+from tests.config.loading import LISTENERS, ROUTES, wrong
 from wsbridge.config.base import LoadContext, Registry, Section
 from wsbridge.config.load import load_file
 from wsbridge.config.types import DirectoryPath, FilePath, FutureDirectoryPath, UncheckedPath, absolute_path
@@ -41,7 +42,7 @@ def test_paths_that_need_not_be_there(tmp_path: Path) -> None:
 
     found = Places.model_validate({"place": "gone", "either": "gone/t"}, context=context(tmp_path))
     assert (found.place, found.either) == (tmp_path / "gone", tmp_path / "gone" / "t")
-    with pytest.raises(ValidationError, match="write a folder"):
+    with pytest.raises(ValidationError, match="write a directory below it"):
         Places.model_validate({"place": "/x/..", "either": "t"}, context=context(tmp_path))
 
 
@@ -64,17 +65,17 @@ def test_paths_of_code_begin_at_the_working_folder() -> None:
     assert absolute_path(Path("x"), None) == Path("x")
 
 
-@pytest.mark.parametrize("written", ["", "a\0b"])
+@pytest.mark.parametrize("written", ["", "a\0b", "-----BEGIN PRIVATE KEY-----\nMII"])
 def test_what_is_no_path(written: str) -> None:
     """The system would refuse it, too."""
-    with pytest.raises(ValueError, match="is no path of a file"):
+    with pytest.raises(ValueError, match="is not the path of a file"):
         absolute_path(written, None)
 
 
 class Holder(Section):
     """A section with a file and a folder."""
 
-    file: FilePath = Path("/dev/null")
+    file: FilePath = Path(__file__)
     folder: DirectoryPath = Path("/")
 
 
@@ -82,9 +83,9 @@ class Holder(Section):
     ("key", "name", "said"),
     [
         ("file", "gone", "gone cannot be read: No such file or directory"),
-        ("file", "folder", "folder is a folder, not a file"),
-        ("folder", "gone", "gone cannot be read as a folder: No such file or directory"),
-        ("folder", "file", "file cannot be read as a folder: Not a directory"),
+        ("file", "folder", "folder is a directory, not a file"),
+        ("folder", "gone", "gone cannot be read as a directory: No such file or directory"),
+        ("folder", "file", "file cannot be read as a directory: Not a directory"),
     ],
 )
 def test_what_cannot_be_read_is_told_with_its_path(tmp_path: Path, key: str, name: str, said: str) -> None:
@@ -97,3 +98,34 @@ def test_what_cannot_be_read_is_told_with_its_path(tmp_path: Path, key: str, nam
     assert f"{tmp_path}/{said}" in str(caught.value)
     assert Holder.model_validate({key: name}, context=context(tmp_path, files=False))
     assert Holder.model_validate({key: {"file": "file", "folder": "folder"}[key]}, context=context(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("text", "setting"),
+    [
+        (LISTENERS + ROUTES + "audit: {file: %s}\n", "audit.file"),
+        (LISTENERS + "routes: {r: {match: any, auth: none, files: %s}}\n", "routes.r.files"),
+        (
+            LISTENERS + "routes: {r: {match: any, auth: none, backend: {url: 'tls://a:1', ca: %s}}}\n",
+            "routes.r.backend.ca",
+        ),
+        (
+            "listeners: {l: {bind: 127.0.0.1:1, tls: {certificates: [{cert: %s, key: c}]}}}\n" + ROUTES,
+            "listeners.l.tls.certificates[0].cert",
+        ),
+        (
+            LISTENERS + "routes: {r: {match: any, auth: none, backend: {url: ws://a, headers: {X: {file: %s}}}}}\n",
+            "routes.r.backend.headers.X.file",
+        ),
+    ],
+)
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000, "file/x", "loop/x", "fifo"])
+def test_whatever_the_system_says_of_a_path_is_a_problem(text: str, setting: str, name: str, tmp_path: Path) -> None:
+    """Names that are too long, files for directories, loops of links and FIFOs, which would block."""
+    if setting == "audit.file" and name == "fifo":
+        return  # its reader may come
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "fifo")
+    problem = wrong(text % name, folder=tmp_path)[0]
+    assert (problem.setting, problem.line > 0, len(problem.message) < 400) == (setting, True, True)

@@ -45,7 +45,7 @@ def test_secrets_are_read_and_never_shown(tmp_path: Path) -> None:
     [
         ("{file: gone}", ".file", "gone cannot be read: No such file or directory"),
         ("{file: empty}", "", "empty is empty"),
-        ("{file: .}", ".file", "is a folder, not a file"),
+        ("{file: .}", ".file", "is a directory, not a file"),
         ("{env: GONE}", "", "the environment variable GONE is not set or empty"),
         ("{env: EMPTY}", "", "the environment variable EMPTY is not set or empty"),
         ("{env: A-B}", ".env", '"A-B" is no name of an environment variable'),

@@ -80,7 +80,7 @@ def test_the_section_is_read(tmp_path: Path) -> None:
         ("{ports: [22]}", "allowed_targets.ports", "need networks or names"),
         ("{networks: [10.0.0.0/8]}", "allowed_targets.networks", "needs ports"),
         ("{names: [a], unix: [/x]}", "allowed_targets.names", "needs ports"),
-        ("{unix: [/]}", "allowed_targets.unix[0]", "write a folder"),
+        ("{unix: [/]}", "allowed_targets.unix[0]", "write a directory"),
         ("{networks: [], ports: [1]}", "allowed_targets.networks", "at least one entry"),
         ("{network: [10.0.0.0/8], ports: [1]}", "allowed_targets.network", 'did you mean "networks"'),
     ],

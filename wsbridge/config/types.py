@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -135,24 +136,35 @@ PathPatternText = Annotated[str, PlainValidator(read_path_pattern), WithJsonSche
 
 
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+MAX_SHOWN_PATH_CHARS = 200
 UNIX_CLIENTS: Literal["unix"] = "unix"
 """Stands in a list of networks for the clients of Unix sockets."""
 
 
 def read_network(value: object) -> IpNetwork:
-    """Read `10.0.0.0/8`, `2001:db8::/32`, or one address."""
+    """Read `10.0.0.0/8`, `2001:db8::/32`, or one address; IPv4-mapped IPv6 (`::ffff:192.0.2.1`) becomes IPv4.
+
+    Clients that connect over IPv4 to an IPv6 listener are compared as IPv4.
+    """
     if isinstance(value, (ipaddress.IPv4Network, ipaddress.IPv6Network)):
-        return value
+        return _unmap(value)
     text = as_text(value)
     try:
-        return ipaddress.ip_network(text.removeprefix("[").removesuffix("]"))
+        return _unmap(ipaddress.ip_network(text.removeprefix("[").removesuffix("]")))
     except ValueError:
         pass
     try:
-        meant = ipaddress.ip_network("" if "%" in text else text, strict=False)
+        meant = _unmap(ipaddress.ip_network("" if "%" in text else text, strict=False))
     except ValueError:
-        raise ValueError(f'"{text}" is no network: write 10.0.0.0/8, "2001:db8::/32" or one address') from None
-    raise ValueError(f'"{text}" is an address inside of a network: write {meant}, or the address alone')
+        raise ValueError(f'"{text}" is not a network: write 10.0.0.0/8, "2001:db8::/32" or one address') from None
+    raise ValueError(f'"{text}" is an address inside a network: write {meant}, or the address alone')
+
+
+def _unmap(network: IpNetwork) -> IpNetwork:
+    mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
+    return (
+        network if mapped is None or network.prefixlen < 96 else ipaddress.ip_network((mapped, network.prefixlen - 96))
+    )
 
 
 def read_network_or_unix(value: object) -> IpNetwork | Literal["unix"]:
@@ -175,65 +187,77 @@ NetworkOrUnix = Annotated[
 
 
 def absolute_path(value: object, context: LoadContext | None) -> Path:
-    """Give the absolute path of what is written."""
+    """Return the absolute path of a written one."""
     if isinstance(value, Path):
         return value
     text = as_text(value)
-    if "\0" in text or not text:
-        raise ValueError("is no path of a file")
+    if not text or set(text) & set("\0\n"):
+        raise ValueError("is not the path of a file")
     return Path(os.path.normpath((context.directory if context else Path.cwd()) / text))
 
 
-def read_file_path(value: object, info: ValidationInfo) -> Path:
-    """Read the path of a file that has to be readable."""
+def short_path(path: Path) -> str:
+    """Write a path into a message; a long one, which may be the content of a file, is cut."""
+    text = str(path)
+    return text if len(text) <= MAX_SHOWN_PATH_CHARS else f"{text[:MAX_SHOWN_PATH_CHARS]}…"
+
+
+def _checks_files(info: ValidationInfo) -> bool:
     context = load_context(info)
-    path = absolute_path(value, context)
-    if context is not None and context.check_files:
+    return context is not None and context.check_files
+
+
+def read_file_path(value: object, info: ValidationInfo) -> Path:
+    """Read the path of a file that has to be readable; opening a FIFO would wait for its writer."""
+    path = absolute_path(value, load_context(info))
+    if _checks_files(info):
         try:
-            if path.is_dir():
-                raise ValueError(f"{path} is a folder, not a file")
-            with path.open("rb"):
-                pass
+            mode = path.stat().st_mode
+            if stat.S_ISREG(mode):
+                path.open("rb").close()
         except OSError as error:
-            raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+            raise ValueError(f"{short_path(path)} cannot be read: {error.strerror}") from None
+        if not stat.S_ISREG(mode):
+            raise ValueError(f"{path} is {'a directory, not a file' if stat.S_ISDIR(mode) else 'not a regular file'}")
     return path
 
 
 def read_directory_path(value: object, info: ValidationInfo) -> Path:
-    """Read the path of a folder that has to be readable."""
-    context = load_context(info)
-    path = absolute_path(value, context)
-    if context is not None and context.check_files:
+    """Read the path of a directory that has to be readable."""
+    path = absolute_path(value, load_context(info))
+    if _checks_files(info):
         try:
             with os.scandir(path):
                 pass
         except OSError as error:
-            raise ValueError(f"{path} cannot be read as a folder: {error.strerror}") from None
+            raise ValueError(f"{short_path(path)} cannot be read as a directory: {error.strerror}") from None
     return path
 
 
 def read_output_path(value: object, info: ValidationInfo) -> Path:
-    """Read the path of a file that will be written; its folder has to exist."""
-    context = load_context(info)
-    path = absolute_path(value, context)
-    if context is not None and context.check_files:
-        if path.is_dir():
-            raise ValueError(f"{path} is a folder, not a file")
-        if not path.parent.is_dir():
-            raise ValueError(f"there is no folder {path.parent}")
+    """Read the path of a file that will be written; its directory has to exist."""
+    path = absolute_path(value, load_context(info))
+    if _checks_files(info):
+        try:
+            if not stat.S_ISDIR(path.parent.stat().st_mode):
+                raise ValueError(f"{path.parent} is not a directory")
+            if path.is_dir():
+                raise ValueError(f"{path} is a directory, not a file")
+        except OSError as error:
+            raise ValueError(f"{short_path(path)} cannot be written: {error.strerror}") from None
     return path
 
 
 def read_unchecked_path(value: object, info: ValidationInfo) -> Path:
-    """Read the path of what can be a file or a folder; who uses it tells whether it can be read."""
+    """Read the path of a file or a directory; its user checks whether it can be read."""
     return absolute_path(value, load_context(info))
 
 
 def read_future_directory_path(value: object, info: ValidationInfo) -> Path:
-    """Read the path of a folder that need not be there yet."""
+    """Read the path of a directory that need not exist yet."""
     path = absolute_path(value, load_context(info))
     if path == Path("/"):
-        raise ValueError('"/" is every place there is: write a folder')
+        raise ValueError('"/" contains every file: write a directory below it')
     return path
 
 

@@ -11,7 +11,7 @@ from pydantic import PlainValidator, SerializeAsAny, ValidationError, Validation
 from wsbridge.config.base import UNION_TAG, AuthSection, Issue, Section, SectionError, load_context, section_error
 from wsbridge.config.errors import did_you_mean
 from wsbridge.config.types import WrongShapeError
-from wsbridge.config.urls import IDENTITY_TARGET, BackendUrl, UrlTemplate, read_backend_url
+from wsbridge.config.urls import IDENTITY_TARGET, BackendUrl, UrlTemplate, directory_of, read_backend_url
 
 
 class BackendSectionBase(Section):
@@ -119,7 +119,7 @@ def read_backend(value: object, info: ValidationInfo) -> BackendSectionBase:
         raise WrongShapeError("must be a URL such as tcp://10.0.0.5:5900, or a mapping with url")
     context = load_context(info)
     kinds: Mapping[str, type[Section]] = context.registry.backends if context else {}
-    kind = _backend_kind(written)
+    kind = _backend_kind(written, info)
     section = kinds.get(kind)
     if section is None or not issubclass(section, BackendSectionBase):
         text = f"no backend is known for {kind}://"
@@ -127,7 +127,7 @@ def read_backend(value: object, info: ValidationInfo) -> BackendSectionBase:
     return _validate_as(section, written, info)
 
 
-def _backend_kind(raw: Mapping[str, object]) -> str:
+def _backend_kind(raw: Mapping[str, object], info: ValidationInfo) -> str:
     """Tell which section a backend is read by."""
     if "url" not in raw:
         if TOKENS_KEY in raw:
@@ -136,7 +136,7 @@ def _backend_kind(raw: Mapping[str, object]) -> str:
     if raw["url"] == IDENTITY_TARGET:
         return IDENTITY_TARGET.strip("{}")
     try:
-        return read_backend_url(raw["url"]).scheme
+        return read_backend_url(raw["url"], directory_of(info)).scheme
     except ValueError as error:
         raise SectionError(Section, (), [Issue(("url",), str(error), "E012")]) from None
 

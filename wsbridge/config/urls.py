@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic import PlainSerializer, PlainValidator, ValidationInfo, WithJsonSchema
 
+from wsbridge.config.base import load_context
 from wsbridge.config.errors import did_you_mean
 from wsbridge.config.secrets import Secret
 from wsbridge.config.types import as_text, to_ascii_authority
@@ -96,7 +99,7 @@ class Target:
     @property
     def authority(self) -> str:
         """Host and port as a Host header has them: IPv6 in brackets, the default port left out."""
-        host = _bracket_ipv6(self.host)
+        host = _bracket_ipv6(_without_zone(self.host))
         return host if WEBSOCKET_DEFAULT_PORTS.get(self.scheme) == self.port else f"{host}:{self.port}"
 
     @property
@@ -137,94 +140,155 @@ def read_port(value: object) -> int:
 
 
 def split_authority(text: str) -> tuple[str, str | None]:
-    """Split `host:port` or `[v6]:port`; the port is None where it is left out.
+    """Split `host:port` or `[v6]:port`; the port is None if it is omitted.
+
+    The zone of a link-local address is written `[fe80::1%25eth0]` (RFC 6874) or `[fe80::1%eth0]`.
 
     Raises:
         ValueError: It is neither; one sentence.
     """
     found = re.fullmatch(r"\[([^\[\]]*)\](?::(.*))?", text)
     if found:
-        ip = _parse_ip(found[1])
-        if ip is None or ip.version != 6:
-            raise ValueError(f'"{found[1]}" in brackets is no IPv6 address')
-        return str(ip), found[2]
+        return _read_ipv6(found[1]), found[2]
     if text.count(":") > 1:
         raise ValueError(f'"{text}": write an IPv6 address in brackets, such as "[::1]:8080", and all of it in quotes')
     host, colon, port = text.partition(":")
     if re.fullmatch(r"[0-9.]+", host):
         if _parse_ip(host) is None:
-            raise ValueError(f'"{host}" is no IPv4 address')
+            raise ValueError(f'"{host}" is not an IPv4 address')
     elif not host.isascii():
         raise ValueError(f'"{host}": write a name in its ASCII form (xn--…)')
     elif not HOST_NAME.fullmatch(host) or len(host) > 253:
-        raise ValueError(f'"{host}" is no name of a host and no address')
+        hint = "; for the value of an environment variable write ${NAME}" if host.startswith("$") else ""
+        raise ValueError(f'"{host}" is not a host name or an address{hint}')
     return host, port if colon else None
 
 
-def _check_unix_path(path: str) -> str:
-    if not path.startswith("/"):
-        raise ValueError(f'"unix:{path}": write the whole path of the socket, such as unix:/run/wsbridge/gw.sock')
-    if len(path.encode()) > MAX_UNIX_PATH_BYTES:
-        raise ValueError(
-            f"the path of a socket may have {MAX_UNIX_PATH_BYTES} bytes, this one has {len(path.encode())}"
-        )
-    if "\0" in path:
+def _read_ipv6(text: str) -> str:
+    """Read an IPv6 address without its brackets; a zone comes with a plain `%`."""
+    address, percent, zone = text.partition("%")
+    zone = zone.removeprefix("25")
+    ip = _parse_ip(address)
+    if ip is None or ip.version != 6 or (percent and not re.fullmatch(r"[A-Za-z0-9._~-]+", zone)):
+        raise ValueError(f'"{text}" in brackets is not an IPv6 address')
+    if percent and not ip.is_link_local and not ip.is_multicast:
+        raise ValueError(f'"{text}" has a zone, which only link-local addresses have: write [{ip}]')
+    return f"{ip}%{zone}" if percent else str(ip)
+
+
+def check_zone(host: str) -> str:
+    """Check that a link-local address that is bound or dialled names its interface."""
+    ip = _parse_ip(host)
+    if ip is not None and ip.version == 6 and ip.is_link_local and "%" not in host:
+        raise ValueError(f'"{host}" is a link-local address: write its interface, such as [{host}%25eth0]')
+    return host
+
+
+def _without_zone(host: str) -> str:
+    return host.partition("%")[0]
+
+
+def read_unix_path(text: str, directory: Path | None = None) -> str:
+    """Read the path of a Unix socket.
+
+    Args:
+        text: After `unix:`.
+        directory: Where relative paths begin; None if they are not allowed.
+    """
+    if not text.startswith("/"):
+        if directory is None or not text or text.startswith("@"):
+            raise ValueError(f'"unix:{text}": write the whole path of the socket, such as unix:/run/wsbridge/gw.sock')
+        text = os.path.normpath(directory / text)
+    size = len(os.fsencode(text))
+    if size > MAX_UNIX_PATH_BYTES:
+        raise ValueError(f"the path of a socket may have {MAX_UNIX_PATH_BYTES} bytes, this one has {size}")
+    if "\0" in text:
         raise ValueError("the path of a socket must not have a zero byte")
-    return path
+    return text
 
 
-def read_bind(value: object) -> BindAddress:
-    """Read `host:port`, `[v6]:port` or `unix:/path`."""
+def read_bind(value: object, directory: Path | None = None) -> BindAddress:
+    """Read `host:port`, `[v6]:port` or `unix:/path`.
+
+    Args:
+        value: As written.
+        directory: Where relative paths begin; None if they are not allowed.
+    """
     if isinstance(value, BindAddress):
         return value
     text = as_text(value)
     if text.startswith("unix:"):
-        return BindAddress("unix", path=_check_unix_path(text.removeprefix("unix:")))
+        return BindAddress("unix", path=read_unix_path(text.removeprefix("unix:"), directory))
     if "://" in text:
         raise ValueError(f'"{text}": write the address alone, such as 127.0.0.1:8080')
     if re.fullmatch(r"\*?:[^:]*", text) or re.fullmatch(r"[0-9]+", text):
         port = text.rpartition(":")[2]
-        raise ValueError(f'"{text}" names no address: write 127.0.0.1:{port} for this host alone, or 0.0.0.0:{port}')
+        raise ValueError(f'"{text}" has no host: write 127.0.0.1:{port} for this host only, or 0.0.0.0:{port}')
     host, port_text = split_authority(text)
     if port_text is None:
         raise ValueError(f'"{text}" has no port: write {_bracket_ipv6(host)}:8080, for example')
-    return BindAddress("tcp", host=host, port=read_port(port_text))
+    return BindAddress("tcp", host=check_zone(host), port=read_port(port_text))
 
 
-def read_target(value: object) -> Target:
-    """Read `tcp://host:port`, `tls://host:port`, `unix:/path`, `ws://host[:port]/path` or `wss://…`."""
+def read_target(value: object, directory: Path | None = None) -> Target:
+    """Read `tcp://host:port`, `tls://host:port`, `unix:/path`, `ws://host[:port]/path` or `wss://…`.
+
+    Args:
+        value: As written.
+        directory: Where relative paths of Unix sockets begin; None if they are not allowed.
+    """
     if isinstance(value, Target):
         return value
     text = as_text(value)
     if text.startswith("unix:"):
-        path = text.removeprefix("unix:")
-        return Target("unix", "", 0, _check_unix_path(path.removeprefix("//")), text)
+        path = text.removeprefix("unix:").removeprefix("//")
+        return Target("unix", "", 0, read_unix_path(path, directory), text)
     scheme, found, rest = text.partition("://")
     scheme = scheme.lower()
     if not found or scheme not in {"tcp", "tls", "ws", "wss"}:
         raise ValueError(
             "must be of the form tcp://host:port, tls://host:port, unix:/path, ws://host/path or wss://host/path"
+            + _target_hint(scheme if found else "", rest if found else text)
         )
     authority, path = re.fullmatch(r"([^/?#]*)(.*)", rest, re.DOTALL).groups()  # type: ignore[union-attr]  # matches anything
     if "@" in authority:
-        raise ValueError("a user and a password cannot stand in the URL; ws and wss take headers: {Authorization: …}")
+        raise ValueError(
+            "a user and a password are not allowed in the URL; ws and wss have headers: {Authorization: …}"
+        )
     host, port_text = split_authority(authority)
-    if "#" in path:
-        raise ValueError(f'"{text}": a "#" and what follows is never sent; leave it out')
-    if scheme in {"tcp", "tls"} and path not in {"", "/"}:
-        raise ValueError(f'"{text}": a {scheme} backend has no path')
+    path = _read_target_path(scheme, path, text)
     if port_text is None and scheme not in WEBSOCKET_DEFAULT_PORTS:
         raise ValueError(f'"{text}" has no port')
     port = WEBSOCKET_DEFAULT_PORTS[scheme] if port_text is None else read_port(port_text)
     if port == 0:
-        raise ValueError(f'"{text}": port 0 cannot be dialled')
-    if scheme in WEBSOCKET_DEFAULT_PORTS:
-        if not re.fullmatch(r"[!-~]*", path):
-            raise ValueError(f'"{text}": a path must be printable ASCII without blanks')
-        path = path if path.startswith("/") else f"/{path}"
-    else:
-        path = ""
-    return Target(scheme, host, port, path, text)  # type: ignore[arg-type]  # one of the four by the check above
+        raise ValueError(f'"{text}": port 0 is not a port to connect to')
+    return Target(scheme, check_zone(host), port, path, text)  # type: ignore[arg-type]  # one of the four by the check above
+
+
+def _target_hint(scheme: str, rest: str) -> str:
+    """Guess what a URL of another form was meant to be; one with a password or a query is not quoted."""
+    if set(rest) & set("@?"):
+        return ""
+    if scheme in {"http", "https"}:
+        return f"; write {'wss' if scheme == 'https' else 'ws'}://{rest}"
+    if not scheme and re.fullmatch(r"([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}", rest):
+        return f"; write tcp://{rest}"
+    if not scheme and rest.startswith("/"):
+        return f"; write unix:{rest}"
+    return ""
+
+
+def _read_target_path(scheme: str, path: str, text: str) -> str:
+    """Read what follows the authority: path and query for ws and wss, nothing for tcp and tls."""
+    if "#" in path:
+        raise ValueError(f'"{text}": a "#" and what follows is never sent; omit it')
+    if scheme not in WEBSOCKET_DEFAULT_PORTS:
+        if path not in {"", "/"}:
+            raise ValueError(f'"{text}": a {scheme} backend has no path')
+        return ""
+    if not re.fullmatch(r"[!-~]*", path):
+        raise ValueError(f'"{text}": a path must be printable ASCII without spaces')
+    return path if path.startswith("/") else f"/{path}"
 
 
 def read_proxy_url(value: object) -> HttpProxy:
@@ -240,32 +304,33 @@ def read_proxy_url(value: object) -> HttpProxy:
     host, port_text = split_authority(found[3])
     if port_text is None:
         raise ValueError("has no port: write http://host:3128, for example")
-    return HttpProxy(host, read_port(port_text), found[1] or "", Secret(found[2]) if found[2] else None)
+    return HttpProxy(check_zone(host), read_port(port_text), found[1] or "", Secret(found[2]) if found[2] else None)
 
 
 def read_origin(value: object) -> str:
-    """Read an origin the way browsers send it: scheme, host, and the port unless it is the scheme's own.
+    """Read an origin the way browsers send it: scheme, host, and the port unless it is the scheme's default.
 
-    International names may be written as such, for hosts of routes, too.
+    International names may be written as such, for hosts of routes, too. A slash at the end is dropped, except in
+    `file://`, the origin of local pages in Electron and Cordova.
     """
     text = as_text(value)
-    found = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#@]+)(/?)", text)
     if text == "null":
         return text
+    if text.lower() in {"file://", "file:///"}:
+        return "file://"
+    found = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#@]+)/?", text)
     if found is None:
-        raise ValueError(f'"{text}" is no origin: write scheme and host alone, such as https://gw.example.org')
+        raise ValueError(f'"{text}" is not an origin: write scheme and host only, such as https://gw.example.org')
     scheme, authority = found[1].lower(), to_ascii_authority(found[2]).lower()
     if scheme not in ORIGIN_PORTS:
         if parse_origin(f"{scheme}://{authority}") is None:
-            raise ValueError(f'"{authority}" in "{text}" is no host')
+            raise ValueError(f'"{authority}" in "{text}" is not a host')
         return f"{scheme}://{authority}"
     host, port = split_authority(authority)
     plain = f"{scheme}://{_bracket_ipv6(host)}"
-    if port is not None and port != ORIGIN_PORTS[scheme]:
-        return f"{plain}:{read_port(port)}"
-    if port is not None or found[3]:
-        raise ValueError(f'"{text}": browsers send neither the port of the scheme nor a slash: write {plain}')
-    return plain
+    if port == ORIGIN_PORTS[scheme]:
+        raise ValueError(f'"{text}": browsers do not send the default port of the scheme: write {plain}')
+    return plain if port is None else f"{plain}:{read_port(port)}"
 
 
 def read_origin_pattern(value: object) -> str:
@@ -294,7 +359,7 @@ def read_host(value: object) -> str:
     if "*" in text:
         raise ValueError(f'"{text}": a host is compared as a whole; "*" is not allowed here')
     if "/" in text:
-        raise ValueError(f'"{text}": write the host alone, such as gw.example.org')
+        raise ValueError(f'"{text}": write the host only, such as gw.example.org')
     if _parse_ip(text) is not None and ":" in text:
         text = f"[{text}]"
     host, port = split_authority(to_ascii_authority(text))
@@ -315,11 +380,22 @@ def read_host_or_wildcard(value: object) -> str:
 
 _URL_AS_TEXT = PlainSerializer(str, return_type=str)
 
+
+def directory_of(info: ValidationInfo) -> Path | None:
+    """Return where relative paths of the file begin; None if there is no file."""
+    context = load_context(info)
+    return None if context is None else context.directory
+
+
+def _read_bind_of_file(value: object, info: ValidationInfo) -> BindAddress:
+    return read_bind(value, directory_of(info))
+
+
 Bind = Annotated[
     BindAddress,
-    PlainValidator(read_bind),
+    PlainValidator(_read_bind_of_file),
     _URL_AS_TEXT,
-    WithJsonSchema({"type": "string", "pattern": "^(unix:/.*|.+:[0-9]+)$"}),
+    WithJsonSchema({"type": "string", "pattern": "^(unix:.+|.+:[0-9]+)$"}),
 ]
 ProxyUrl = Annotated[
     HttpProxy,
@@ -363,7 +439,7 @@ class HttpUrl:
         """The Host header: IPv6 in brackets, the default port left out, `localhost` for unix."""
         if self.scheme == "unix":
             return "localhost"
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        host = _bracket_ipv6(_without_zone(self.host))
         return host if HTTP_DEFAULT_PORTS[self.scheme] == self.port else f"{host}:{self.port}"
 
     @property
@@ -395,7 +471,7 @@ def read_http_url(value: object) -> HttpUrl:
     if port == 0:
         raise ValueError(f'"{value}": port 0 cannot be dialled')
     path = read_http_path(found[3] if found[3].startswith("/") else f"/{found[3]}")
-    return HttpUrl("https" if scheme == "https" else "http", host, port, path, as_text(value))
+    return HttpUrl("https" if scheme == "https" else "http", check_zone(host), port, path, as_text(value))
 
 
 def read_https_url(value: object) -> HttpUrl:
@@ -407,10 +483,10 @@ def read_https_url(value: object) -> HttpUrl:
     return read_http_url(value)
 
 
-def read_http_service_url(value: object) -> HttpUrl:
+def read_http_service_url(value: object, info: ValidationInfo | None = None) -> HttpUrl:
     """Read `http://host[:port]/path`, `https://…` or `unix:/path` of a socket."""
     if isinstance(value, str) and value.startswith("unix:"):
-        target = read_target(value)
+        target = read_target(value, None if info is None else directory_of(info))
         return HttpUrl("unix", "", 0, target.path, value)
     if isinstance(value, str) and not value.lower().startswith(("http://", "https://")):
         raise ValueError("must be of the form http://host/path, https://host/path or unix:/path of a socket")
@@ -465,26 +541,28 @@ def read_field_name(value: object) -> str:
     raise ValueError(f'"{text}" is no field{guess}: write NAME of match.path, query.NAME, claims.NAME or identity')
 
 
-def read_backend_url(value: object) -> Target:
-    """Read a target, or a template of one."""
+def read_backend_url(value: object, directory: Path | None = None) -> Target:
+    """Read a target, or a template of one. See `read_target`."""
     if isinstance(value, Target):
         return value
     text = as_text(value)
     if "{" not in text and "}" not in text:
-        return read_target(text)
+        return read_target(text, directory)
     fields = [read_field_name(found[1]) for found in FIELD_REFERENCE.finditer(text)]
     if re.search(r"[{}]", FIELD_REFERENCE.sub("", text)):
         raise ValueError(f'"{text}": a field is a name within braces: {FIELD_FORMS}')
-    return _parse_template(text, tuple(dict.fromkeys(fields)))
+    return _parse_template(text, tuple(dict.fromkeys(fields)), directory)
 
 
-def _parse_template(text: str, fields: tuple[str, ...]) -> UrlTemplate:
-    """Take a template apart, and read it once with stand-ins, which tells what is wrong with the rest of it."""
+def _parse_template(text: str, fields: tuple[str, ...], directory: Path | None = None) -> UrlTemplate:
+    """Split a template, and read it once with placeholders, which finds what is wrong with the rest of it."""
     if text.startswith("unix:"):
         path = text.removeprefix("unix:").removeprefix("//")
-        read_target("unix:" + FIELD_REFERENCE.sub("x", path))
         if "{" in path.partition("/")[0]:
             raise ValueError(f'"{text}": the path of a socket begins with a slash')
+        if not path.startswith("/") and directory is not None:
+            path = f"{directory}/{path}"
+        read_target("unix:" + FIELD_REFERENCE.sub("x", path))
         return UrlTemplate("unix", "", 0, path, text, "", fields)
     scheme, _, rest = text.partition("://")
     if "{" in scheme:
@@ -553,9 +631,15 @@ FieldName = Annotated[
     PlainValidator(read_field_name),
     WithJsonSchema({"type": "string", "pattern": r"^((query|claims)\.[!-~]+|[A-Za-z_][A-Za-z0-9_]*)$"}),
 ]
+
+
+def _read_backend_url_of_file(value: object, info: ValidationInfo) -> Target:
+    return read_backend_url(value, directory_of(info))
+
+
 BackendUrl = Annotated[
     Target,
-    PlainValidator(read_backend_url),
+    PlainValidator(_read_backend_url_of_file),
     PlainSerializer(str, return_type=str),
     WithJsonSchema({"type": "string", "pattern": "^((tcp|tls|ws|wss)://.+|unix:.+)$"}),
 ]

@@ -308,6 +308,8 @@ def parse_origin(text: str) -> ParsedOrigin | None:
         Scheme and host in lower case and the port, the default one of http and https filled in; None if the text is
         not exactly `scheme://host[:port]` (so `null` gives None, too).
     """
+    if text.lower() == "file://":  # local pages in Electron and Cordova
+        return "file", "", None
     found = _ORIGIN.fullmatch(text) if len(text) <= _MAX_ORIGIN_CHARS else None
     authority = None if found is None else split_host(found.group(2))
     if found is None or authority is None:
