@@ -357,7 +357,7 @@ def read_host(value: object) -> str:
     """Read a host as requests are compared with it: lower-case, no port, no trailing dot, IPv6 in brackets."""
     text = as_text(value)
     if "*" in text:
-        raise ValueError(f'"{text}": a host is compared as a whole; "*" is not allowed here')
+        raise ValueError(f'"{text}": a host is compared as a whole; wildcards are not supported here')
     if "/" in text:
         raise ValueError(f'"{text}": write the host only, such as gw.example.org')
     if _parse_ip(text) is not None and ":" in text:
