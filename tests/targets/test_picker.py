@@ -33,7 +33,7 @@ async def test_by_a_template() -> None:
     assert str(await found.select(asking("/to/DB/22"), ANONYMOUS)) == "tcp://db:22"
     assert found.redact_target("/to/DB/22") == "/to/DB/22"
     assert not found.names_sockets
-    with pytest.raises(ValueError, match="not an IPv4 address"):
+    with pytest.raises(ValueError, match="no IPv4 address"):
         await found.select(asking("/to/127.1/22"), ANONYMOUS)
 
 
