@@ -196,7 +196,7 @@ async def serving(text: str, *, folder: Path | None = None, once: bool = False) 
                 yield served
                 server.stop(Reason.SHUTDOWN)
         assert server.connections == server.active_overload_replies == 0
-        assert not server.engine.relays
+        assert not server.engine.connection_ids
         assert not records.of("internal_error")
 
 

@@ -26,7 +26,8 @@ from wsbridge.net.tls import tls_error_text
 from wsbridge.net.transport import SocketTransport, Transport, reset_socket
 from wsbridge.protocol.http1 import Request
 from wsbridge.reasons import REASONS, Reason, Termination
-from wsbridge.relay.endpoint import Endpoint, WebSocketEndpoint
+from wsbridge.relay.endpoint import Side
+from wsbridge.relay.engine import RelayCounters
 from wsbridge.relay.relay import RelayOptions
 from wsbridge.responders.base import ResponderContext
 
@@ -384,7 +385,7 @@ async def _proxy(
 ) -> Termination:
     """Steps 5 to 7: dial, answer, relay; or, where the route says so, answer first."""
     route = admitted.route
-    front: Endpoint | None = None
+    front: Side | None = None
     if not route.dial_before_upgrade and exchange.request is not None:
         access_log.subprotocol, access_log.response_started = admitted.subprotocol, True
         accepted = await exchange.accept(
@@ -406,11 +407,22 @@ async def _proxy(
             return accepted
         front = accepted
     access_log.log_admitted()
+    options = _relay_options(route, access_log.identity)
+    counters = RelayCounters()
+    stats = route.stats
+    stats.active += 1
+    stats.relayed += 1
     try:
-        terms = _relay_options(route, access_log.identity)
-        return await server.engine.relay(front, dialled.endpoint, terms, route.stats, route_slot.shared_bucket)
+        result = await server.engine.relay(
+            access_log.id, front, dialled.side, options, counters, route_slot.shared_bucket
+        )
     finally:
-        access_log.set_bytes(front.received_bytes, dialled.endpoint.received_bytes)
+        stats.active -= 1
+        stats.bytes_to_backend += counters.bytes_to_backend
+        stats.bytes_to_client += counters.bytes_to_client
+        access_log.set_bytes(counters.bytes_to_backend, counters.bytes_to_client)
+    stats.terminations[result.reason] += 1
+    return Termination(result.reason, result.initiator, result.detail, close_code=result.close_code)
 
 
 def _relay_options(route: Route, identity: Identity) -> RelayOptions:
@@ -424,7 +436,7 @@ def _relay_options(route: Route, identity: Identity) -> RelayOptions:
 
 async def _upgrade(
     exchange: Exchange, admitted: AdmittedRequest, connected: Connected, server: Server, access_log: AccessLog
-) -> Endpoint | Termination:
+) -> Side | Termination:
     """Step 6: the 101; where it cannot be given, the backend is let go."""
     offer = admitted.route.dial_defaults
     access_log.response_started = True
@@ -432,23 +444,23 @@ async def _upgrade(
         if server.shutdown_reason is not None:  # it began while the backend was dialled
             end = Termination(server.shutdown_reason, "wsbridge")
             await exchange.reject(end, int(server.generation.config.timeouts.retry_after))
-            accepted: Endpoint | Termination = end
+            accepted: Side | Termination = end
         else:
             access_log.subprotocol = connected.subprotocol or (
                 None if _backend_selects_subprotocol(connected) else admitted.subprotocol
             )
             accepted = await exchange.accept(access_log.subprotocol, offer.text_messages, offer.max_frame_bytes)
     except BaseException:
-        connected.endpoint.transport.abort()
+        connected.side.transport.abort()
         raise
     if isinstance(accepted, Termination):
-        connected.endpoint.transport.abort()
+        connected.side.transport.abort()
     return accepted
 
 
 def _backend_selects_subprotocol(connected: Connected) -> bool:
     """Whether the backend's choice of a subprotocol is the client's answer, even if it chose none."""
-    return isinstance(connected.endpoint, WebSocketEndpoint)
+    return connected.side.role != "raw"
 
 
 async def _dial(

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import random
-from typing import Literal, Protocol
+from typing import Protocol
 
 import trio
 
 from wsbridge.net.transport import Transport
 from wsbridge.protocol.handshake import encode_accept_response
 from wsbridge.protocol.http1 import HeadLimits, HeadParser, HttpError, Request, encode_error_response
+from wsbridge.protocol.websocket import TextMessages
 from wsbridge.reasons import Reason, Termination
-from wsbridge.relay.endpoint import Endpoint, GuardedRawEndpoint, RawEndpoint, WebSocketEndpoint
+from wsbridge.relay.endpoint import Side
 from wsbridge.responders.base import HttpResponse
 
 
@@ -35,12 +36,12 @@ class Exchange(Protocol):
         """
 
     async def accept(
-        self, subprotocol: str | None, text_messages: Literal["accept", "reject"], max_frame_bytes: int
-    ) -> Endpoint | Termination:
-        """Say yes; what was read past the request belongs to the endpoint.
+        self, subprotocol: str | None, text_messages: TextMessages, max_frame_bytes: int
+    ) -> Side | Termination:
+        """Say yes; what was read past the request belongs to the side.
 
         Returns:
-            The front endpoint, or the end if the peer has gone meanwhile.
+            The front side, or the end if the peer has gone meanwhile.
         """
 
 
@@ -92,11 +93,9 @@ class RawExchange:
         """Reset: the client must not take an empty answer for a whole one."""
         self._transport.abort()
 
-    async def accept(
-        self, subprotocol: str | None, text_messages: Literal["accept", "reject"], max_frame_bytes: int
-    ) -> RawEndpoint:
+    async def accept(self, subprotocol: str | None, text_messages: TextMessages, max_frame_bytes: int) -> Side:
         """See `Exchange.accept`."""
-        return RawEndpoint(self._transport) if self._allow_http else GuardedRawEndpoint(self._transport)
+        return Side(self._transport, reject_http=not self._allow_http)
 
 
 EMPTY_CONNECTION = "sent nothing"
@@ -137,8 +136,8 @@ class HttpExchange:
         await self._lingering_closer.close(self._transport)
 
     async def accept(
-        self, subprotocol: str | None, text_messages: Literal["accept", "reject"], max_frame_bytes: int
-    ) -> WebSocketEndpoint | Termination:
+        self, subprotocol: str | None, text_messages: TextMessages, max_frame_bytes: int
+    ) -> Side | Termination:
         """Answer 101."""
         request = self.request
         assert request is not None  # noqa: S101 (an exchange without a request is only ever refused)
@@ -148,7 +147,7 @@ class HttpExchange:
         except OSError as error:
             self._transport.close()
             return Termination(Reason.CLIENT_LOST, "client", f"before the 101: {error}")
-        return WebSocketEndpoint(self._transport, "server", text_messages, max_frame_bytes)
+        return Side(self._transport, "server", text_messages, max_frame_bytes=max_frame_bytes)
 
     async def respond(self, response: HttpResponse, write_timeout: float | None, *, keep_alive: bool) -> bool:
         """Write a whole answer; tell whether the connection may carry another request.

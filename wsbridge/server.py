@@ -335,8 +335,8 @@ class Server:
                 await self._close_relays(timeouts.drain_spread)
                 nursery.cancel_scope.cancel()
         self._cancel_waits()
-        for pair in self.engine.relays:
-            self.engine.terminate(pair, self.shutdown_reason or Reason.SHUTDOWN)
+        for connection_id in self.engine.connection_ids:
+            self.engine.terminate(connection_id, self.shutdown_reason or Reason.SHUTDOWN)
         with trio.move_on_after(timeouts.close):
             await self._wait_for_connections(0)
         connections.cancel_scope.cancel()
@@ -352,12 +352,11 @@ class Server:
 
     async def _close_relays(self, duration: float) -> None:
         """End what is relayed, one pair after the other, spread over the time."""
-        pairs = self.engine.relays
+        connection_ids = self.engine.connection_ids
         began = trio.current_time()
-        for number, pair in enumerate(pairs, 1):
-            if not pair.done:
-                self.engine.terminate(pair, Reason.DRAINING)
-                await trio.sleep_until(began + duration * number / len(pairs))
+        for number, connection_id in enumerate(connection_ids, 1):
+            if self.engine.terminate(connection_id, Reason.DRAINING):
+                await trio.sleep_until(began + duration * number / len(connection_ids))
 
     def _cancel_waits(self) -> None:
         """Cut short all waits: an idle connection closes; a request half heard, or waiting for a backend, gets 503."""

@@ -79,7 +79,7 @@ async def test_tcp(backend: Backend, at_once: bool) -> None:
         assert isinstance(dialled, Connected)
         assert dialled.address == f"127.0.0.1:{port}"
         assert chosen.asked == [f"127.0.0.1:{port}"]
-        dialled.endpoint.transport.close()
+        dialled.side.transport.close()
         server.accept()[0].close()
 
 
@@ -111,7 +111,7 @@ async def test_unix(tmp_path: Path, backend: Backend) -> None:
         dialled = await backend.dial(DialRequest(chosen=chosen))
         assert isinstance(dialled, Connected)
         assert dialled.address == f"unix:{tmp_path}/s"
-        dialled.endpoint.transport.close()
+        dialled.side.transport.close()
         server.accept()[0].close()
 
         end = await backend.dial(DialRequest(chosen=Choice(f"unix:{tmp_path}/s", "no")))
@@ -145,7 +145,7 @@ async def test_tls(issue, ca_file) -> None:  # type: ignore[no-untyped-def]  # f
                 found = await backend.dial(DialRequest(chosen=chosen))
             assert chosen.asked
             if isinstance(found, Connected):
-                found.endpoint.transport.close()
+                found.side.transport.close()
             assert (found.reason if isinstance(found, Termination) else None) == reason
         nursery.cancel_scope.cancel()
     assert asked[0] == "localhost"
@@ -159,7 +159,7 @@ async def test_websocket(server_name: str | None, host: str) -> None:
     async with upstream(says(SWITCH + b"\r\n")) as server:
         found = await backend.dial(DialRequest(chosen=Choice(f"ws://127.0.0.1:{server.port}/room/7?a=b")))
         assert isinstance(found, Connected)
-        found.endpoint.transport.close()
+        found.side.transport.close()
         assert server.requests[0].startswith("GET /room/7?a=b HTTP/1.1\r\n")
         assert f"Host: {host}:{server.port}\r\n" in server.requests[0]
         assert isinstance(
@@ -175,5 +175,5 @@ async def test_the_kind_follows_the_target() -> None:
         for scheme in ("ws", "tcp"):
             found = await backend.dial(DialRequest(chosen=Choice(f"{scheme}://127.0.0.1:{server.port}")))
             assert isinstance(found, Connected)
-            assert found.endpoint.is_websocket is (scheme == "ws")
-            found.endpoint.transport.close()
+            assert found.side.role == ("client" if scheme == "ws" else "raw")
+            found.side.transport.close()

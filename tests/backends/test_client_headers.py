@@ -150,7 +150,7 @@ async def test_the_request_has_them() -> None:
             )
             dialled = await backend.dial(offer)
             assert isinstance(dialled, Connected)
-            dialled.endpoint.transport.close()
+            dialled.side.transport.close()
             (request,) = server.requests
         assert ("\r\nX-Forwarded-For: 203.0.113.7\r\nX-User: alice\r\n" in request) is there
         assert "\r\nX-Key: abc\r\n" in request

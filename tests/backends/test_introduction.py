@@ -83,8 +83,8 @@ async def test_it_is_the_first_that_a_backend_gets(
         offer = DialRequest(client=client())
         dialled = backend.connect_nowait(offer) if at_once else await backend.dial(offer)
         assert isinstance(dialled, Connected)
-        dialled.endpoint.transport.write([b"hello"])
-        dialled.endpoint.transport.close()
+        dialled.side.transport.write([b"hello"])
+        dialled.side.transport.close()
         with server.accept()[0] as sock:
             assert header_of(sock).source == SockEndpoint("203.0.113.7", 4711)
             assert sock.recv(100) == b"hello"

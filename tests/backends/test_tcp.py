@@ -25,9 +25,9 @@ async def test_a_dial():
     assert isinstance(dialled, Connected)
     assert backend.name == f"tcp://127.0.0.1:{port}"
     assert (dialled.subprotocol, dialled.address) == (None, f"127.0.0.1:{port}")
-    assert not dialled.endpoint.is_websocket
-    assert dialled.endpoint.transport.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-    dialled.endpoint.transport.close()
+    assert dialled.side.role == "raw"
+    assert dialled.side.transport.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    dialled.side.transport.close()
 
 
 async def test_refused():
@@ -50,9 +50,9 @@ async def test_a_loopback_address_is_reached_at_once():
 
         assert dialled is not None
         assert (dialled.subprotocol, dialled.address) == (None, f"127.0.0.1:{port}")
-        assert dialled.endpoint.transport.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-        assert not dialled.endpoint.transport.sock.getblocking()
-        dialled.endpoint.transport.close()
+        assert dialled.side.transport.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert not dialled.side.transport.sock.getblocking()
+        dialled.side.transport.close()
 
 
 async def test_other_addresses_are_never_reached_at_once(monkeypatch):

@@ -46,7 +46,7 @@ async def test_tls(issue, ca_file):
     async with echo(server_context([issue("gw.example.org")])) as port:
         outcome = await backend(port, ca=ca_file, server_name="gw.example.org").dial(DialRequest())
         assert isinstance(outcome, Connected), outcome
-        wire = outcome.endpoint.transport
+        wire = outcome.side.transport
         await wire.write_all(b"hello")
         assert await wire.read_some() == b"hello"
         wire.close()
@@ -76,7 +76,7 @@ async def test_the_client_is_introduced_before_tls(issue, ca_file):
         with trio.fail_after(10):
             outcome = await made.dial(DialRequest(client=client()))
             assert isinstance(outcome, Connected), outcome
-            wire = outcome.endpoint.transport
+            wire = outcome.side.transport
             await wire.write_all(b"hello")
             assert await wire.read_some() == b"hello"
             wire.close()
@@ -103,7 +103,7 @@ async def test_insecure(issue):
     async with echo(server_context([issue("gw.example.org")])) as port:
         outcome = await backend(port, insecure=True).dial(DialRequest())
         assert isinstance(outcome, Connected)
-        outcome.endpoint.transport.close()
+        outcome.side.transport.close()
 
 
 async def test_a_server_that_hangs_or_ends_in_the_handshake():

@@ -26,10 +26,10 @@ async def test_a_dial(tmp_path, form, at_once):
         server.accept()[0].close()
 
     assert (dialled.subprotocol, dialled.address) == (None, f"unix:{path}")
-    assert not dialled.endpoint.is_websocket
+    assert dialled.side.role == "raw"
     with trio.fail_after(5):
-        assert await dialled.endpoint.transport.read_some() == b""
-    dialled.endpoint.transport.close()
+        assert await dialled.side.transport.read_some() == b""
+    dialled.side.transport.close()
 
 
 async def test_refused(tmp_path):

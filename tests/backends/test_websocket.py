@@ -29,8 +29,8 @@ async def dial(serve, offer=OFFER, **keys):
         outcome = await backend(server.port, **keys).dial(offer)
         rest = b""
         if isinstance(outcome, Connected):
-            rest = outcome.endpoint.transport.read()
-            outcome.endpoint.transport.close()
+            rest = outcome.side.transport.read()
+            outcome.side.transport.close()
         await server.closed.wait()
         return outcome, rest, server.requests[0]
 
@@ -46,8 +46,7 @@ async def test_upgrade():
 
     assert isinstance(outcome, Connected)
     assert outcome.subprotocol == "binary"
-    assert outcome.endpoint.is_websocket
-    assert outcome.endpoint.framing.encode_control(9, b"")[1] & 0x80, "clients mask"
+    assert outcome.side.role == "client"
     assert rest == b""
     assert request.startswith("GET /vnc?room=1 HTTP/1.1\r\n")
     assert lines(request)["Sec-WebSocket-Protocol"] == "binary"

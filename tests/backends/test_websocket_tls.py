@@ -32,8 +32,8 @@ async def test_tls(secure, ca_file):
         made = backend(server.port, scheme="wss", ca=ca_file, server_name="gw.example.org")
         outcome = await made.dial(OFFER)
         assert isinstance(outcome, Connected), outcome
-        assert await outcome.endpoint.transport.read_some() == b"\x82\x02hi"
-        outcome.endpoint.transport.close()
+        assert await outcome.side.transport.read_some() == b"\x82\x02hi"
+        outcome.side.transport.close()
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ async def test_insecure_tls(secure):
     async with upstream(says(SWITCH + b"\r\n"), secure) as server:
         outcome = await backend(server.port, scheme="wss", insecure=True).dial(OFFER)
         assert isinstance(outcome, Connected)
-        outcome.endpoint.transport.close()
+        outcome.side.transport.close()
 
 
 async def test_wss_to_a_plain_server():
@@ -91,7 +91,7 @@ async def test_a_server_that_wants_a_client_certificate(issue, ca_file):
         own = {"cert": str(cert), "key": str(key)}
         with_one = await backend(server.port, client_certificate=own, **keys).dial(OFFER)
         assert isinstance(with_one, Connected)
-        with_one.endpoint.transport.close()
+        with_one.side.transport.close()
 
     def refuse(server):
         accepted, _ = server.accept()
@@ -193,8 +193,8 @@ async def test_through_a_proxy(secure, ca_file, scheme):
         )
         outcome = await made.dial(OFFER)
         assert isinstance(outcome, Connected), outcome
-        assert await outcome.endpoint.transport.read_some() == b"\x82\x02hi"
-        outcome.endpoint.transport.close()
+        assert await outcome.side.transport.read_some() == b"\x82\x02hi"
+        outcome.side.transport.close()
 
     assert seen[0].startswith(f"CONNECT gw.example.org:{server.port} HTTP/1.1\r\n")
     assert "Proxy-Authorization: Basic dXNlcjpodW50ZXIy\r\n" in seen[0]
@@ -240,8 +240,8 @@ async def test_the_websockets_library_as_upstream():
             with trio.fail_after(10):
                 outcome = await backend(port, "/x?y=1").dial(DialRequest(("binary", "mqtt")))
                 assert isinstance(outcome, Connected), outcome
-                assert (await outcome.endpoint.transport.read_some()).startswith(b"\x82\x06banner")
-                outcome.endpoint.transport.close()
+                assert (await outcome.side.transport.read_some()).startswith(b"\x82\x06banner")
+                outcome.side.transport.close()
         finally:
             server.shutdown()
             await trio.to_thread.run_sync(thread.join)

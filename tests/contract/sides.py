@@ -6,6 +6,7 @@ What a peer is, and what it can do, stands in `peers`.
 from __future__ import annotations
 
 import functools
+import itertools
 import socket
 import ssl
 from contextlib import asynccontextmanager
@@ -20,10 +21,10 @@ from tests.contract.peers import Peer, RawPeer, Story, TlsTransport, Transport, 
 from wsbridge.net import tls_transport
 from wsbridge.net.tls import client_context, server_context
 from wsbridge.net.transport import SocketTransport
-from wsbridge.reasons import Termination
-from wsbridge.relay.endpoint import Endpoint, RawEndpoint, WebSocketEndpoint
+from wsbridge.reasons import Reason, Termination
+from wsbridge.relay.endpoint import Endpoint, Side
+from wsbridge.relay.engine import RelayCounters, RelayResult
 from wsbridge.relay.relay import RelayOptions
-from wsbridge.services import RouteStats
 
 pairings = pytest.mark.parametrize(
     ("front", "back"),
@@ -77,10 +78,8 @@ def sockets(over: str, buffer: int | None = None) -> tuple[socket.socket, socket
     return ours, theirs
 
 
-async def side(
-    speaks: str, over: str, role: str, *, buffer: int | None = None, **options: object
-) -> tuple[Endpoint, Peer]:
-    """An endpoint of the bridge and the peer at the other end of its wire."""
+async def side(speaks: str, over: str, role: str, *, buffer: int | None = None, **options: object) -> tuple[Side, Peer]:
+    """A side as the engine is given it and the peer at the other end of its wire."""
     ours, theirs = sockets("tcp" if over == "tls" else over, buffer)
     transport = Transport(theirs)
     wire = SocketTransport(ours)
@@ -99,8 +98,11 @@ async def side(
             nursery.start_soon(shake)
             nursery.start_soon(transport.handshake)
     if speaks == "raw":
-        return RawEndpoint(wire), RawPeer(transport)
-    return WebSocketEndpoint(wire, role, **options), WebSocketPeer(transport, masks=role == "server")
+        return Side(wire, **options), RawPeer(transport)
+    return Side(wire, role, **options), WebSocketPeer(transport, masks=role == "server")
+
+
+IDS = itertools.count(1)
 
 
 class Relay:
@@ -109,34 +111,50 @@ class Relay:
     Attributes:
         front: The peer that was accepted.
         back: The peer that was dialled.
-        front_side: The bridge's endpoint towards the front.
-        back_side: The bridge's endpoint towards the back.
-        ledger: The route's counters.
+        front_side: The endpoint towards the front, from when it is relayed.
+        back_side: The endpoint towards the back.
+        id: The connection's, for the engine.
+        counters: What was carried.
         scope: Cancels the relay.
     """
 
     def __init__(self, engine, front_side, front, back_side, back, terms) -> None:
         self.engine = engine
-        self.front_side, self.front = front_side, front
-        self.back_side, self.back = back_side, back
+        self.given = front_side, back_side
+        self.front, self.back = front, back
+        self.front_side: Endpoint | None = None
+        self.back_side: Endpoint | None = None
+        self.id = next(IDS)
         self.terms = terms
         self.share = None
-        self.ledger = RouteStats()
+        self.detached: tuple[Side, Side] | None = None
+        self.counters = RelayCounters()
         self.scope = trio.CancelScope()
-        self.end: Termination | None = None
+        self.end: RelayResult | None = None
         self.over = trio.Event()
 
     async def run(self) -> None:
         """Relay until the end, and hold the engine to what it promises then."""
         try:
             with self.scope:
-                self.end = await self.engine.relay(self.front_side, self.back_side, self.terms, self.ledger, self.share)
+                self.end = await self.engine.relay(self.id, *self.given, self.terms, self.counters, self.share)
         finally:
-            for one in (self.front_side, self.back_side):
+            for one in () if self.detached else self.given:
                 assert one.transport.sock.fileno() == -1, "a descriptor is open after the end"
             self.over.set()
 
-    async def ended(self) -> Termination:
+    def probe(self) -> None:
+        """Look at the engine's own endpoints, while they are relayed."""
+        if (found := self.engine.find(self.id)) is not None:
+            self.front_side, self.back_side = found.front, found.back
+
+    def detach(self, reason: Reason) -> tuple[Side, Side]:
+        """Take the pair out of the engine."""
+        self.detached = self.engine.detach(self.id, reason, "detached")
+        assert self.detached is not None
+        return self.detached
+
+    async def ended(self) -> RelayResult:
         """Wait for the end."""
         await self.over.wait()
         assert self.end is not None
@@ -144,13 +162,14 @@ class Relay:
 
     @property
     def pair(self):
-        """What the engine calls it."""
-        return self.front_side.relay
+        """The engine's state machine, while it is relayed."""
+        return self.engine.find(self.id)
 
     @property
-    def ending(self) -> Termination | None:
+    def ending(self) -> RelayResult | Termination | None:
         """Why it ends, before it is over, too; None while nothing has ended."""
-        return self.end if self.over.is_set() else self.pair.termination
+        pair = self.pair
+        return self.end if pair is None else pair.termination
 
     async def both(self) -> tuple[Story, Story]:
         """What both peers see up to the end."""
@@ -169,7 +188,7 @@ async def running(make):
             nursery.start_soon(engine.run)
             yield engine
             nursery.cancel_scope.cancel()
-        assert engine.relays == []
+        assert engine.connection_ids == []
     finally:
         engine.close()
 
@@ -212,6 +231,7 @@ async def between(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(relay.run)
         await trio.testing.wait_all_tasks_blocked()
+        relay.probe()
         try:
             with trio.fail_after(seconds):
                 yield relay

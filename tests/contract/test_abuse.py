@@ -12,7 +12,7 @@ from tests.contract.peers import BINARY, FIN, PING, RawPeer, Transport, WebSocke
 from tests.contract.sides import CALM, INITIATORS, SHORT, Relay, between, running, secures, sockets, until
 from wsbridge.net.transport import SocketTransport
 from wsbridge.reasons import Reason
-from wsbridge.relay.endpoint import RawEndpoint, WebSocketEndpoint
+from wsbridge.relay.endpoint import Side
 
 GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 
@@ -193,7 +193,7 @@ async def test_a_peer_that_takes_nothing_cannot_hold_an_ending(engine, over):
         while relay.front_side.pending is None:
             await relay.back.send(bytes(20_000))
             await trio.testing.wait_all_tasks_blocked(0.1)  # longer than an acknowledgement is delayed
-        engine.terminate(relay.pair, Reason.SHUTDOWN)
+        engine.terminate(relay.id, Reason.SHUTDOWN)
         with trio.fail_after(4):
             end = await relay.ended()
         story = await relay.front.to_the_end()
@@ -214,8 +214,8 @@ def cheap(speaks, role):
     ours, theirs = sockets("unix")
     transport = Transport(theirs)
     if speaks == "raw":
-        return RawEndpoint(SocketTransport(ours)), RawPeer(transport)
-    return WebSocketEndpoint(SocketTransport(ours), role), WebSocketPeer(transport, masks=role == "server")
+        return Side(SocketTransport(ours)), RawPeer(transport)
+    return Side(SocketTransport(ours), role), WebSocketPeer(transport, masks=role == "server")
 
 
 async def live(relay, number):
@@ -237,7 +237,7 @@ async def live(relay, number):
         case 4:
             relay.scope.cancel()
         case 5:
-            relay.engine.terminate(relay.pair, Reason.DRAINING)
+            relay.engine.terminate(relay.id, Reason.DRAINING)
     if number % 6 not in (2, 3):
         with trio.move_on_after(2):
             await relay.both()
@@ -273,7 +273,7 @@ async def test_thousands_of_pairs_leave_nothing_behind(make, count):
         gc.collect()
         assert descriptors() == before
         assert reasons >= {Reason.CLIENT_CLOSED, Reason.BACKEND_CLOSED, Reason.CLIENT_LOST, Reason.DRAINING}
-        if hasattr(engine, "pump"):
+        if hasattr(engine, "loop"):
             assert engine.loop.lingering == 0
             assert engine.loop._sides == {}
             assert engine.loop._wheel.next_deadline() is None

@@ -200,7 +200,7 @@ async def test_what_is_owed_at_the_end_is_delivered_at_the_rate(engine, clock, f
     assert story.data == b"y" * size
     assert took > 0.7
     assert end.reason is Reason.BACKEND_CLOSED
-    assert relay.ledger.bytes_to_client == size
+    assert relay.counters.bytes_to_client == size
 
 
 async def test_a_front_that_vanishes_is_noticed_though_it_is_not_read(engine, clock):
@@ -252,7 +252,7 @@ async def test_a_drain_ends_a_held_up_pair_in_time(engine, clock):
         await relay.front.send(bytes(60 * KB))
         await until(lambda: relay.front_side.rate_limited, "the front being held up")
         began = trio.current_time()
-        engine.terminate(relay.pair, Reason.DRAINING)
+        engine.terminate(relay.id, Reason.DRAINING)
         await relay.both()
         end = await relay.ended()
         assert trio.current_time() - began < 1
@@ -284,11 +284,11 @@ async def test_a_limit_can_be_set_and_lifted_on_the_way(engine, clock):
             took["all"] = trio.current_time()
 
         began = trio.current_time()
-        engine.update_options(relay.pair, replace(CALM, bytes_per_second=100 * KB))
+        engine.update_options(relay.id, replace(CALM, bytes_per_second=100 * KB))
         nursery.start_soon(read)
         await trio.sleep(1)
         assert relay.front_side.received_bytes < 300 * KB
-        engine.update_options(relay.pair, CALM)
+        engine.update_options(relay.id, CALM)
         await until(lambda: "all" in took, "the rest")
         assert took["all"] - began < 5
     assert hashes["sent"] == hashes["seen"]

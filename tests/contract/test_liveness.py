@@ -237,7 +237,7 @@ async def test_max_age_ends_the_busiest(engine):
 async def test_terms_can_be_revised(engine):
     """A pair without a limit gets one, from now on."""
     async with between(engine, "ws", "raw", terms=SHORT) as relay:
-        engine.update_options(relay.pair, replace(SHORT, idle=0.1))
+        engine.update_options(relay.id, replace(SHORT, idle=0.1))
         front, _ = await relay.both()
         end = await relay.ended()
     assert front.close == (1001, "idle_timeout")

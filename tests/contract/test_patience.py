@@ -9,6 +9,7 @@ import trio
 from tests.contract.peers import BINARY, CLOSE, FIN, PING
 from tests.contract.sides import SHORT, between, exchange, secures, until
 from wsbridge.reasons import Reason
+from wsbridge.relay.endpoint import Sending
 
 OPEN_END = replace(SHORT, half_close=20.0, close=20.0)
 
@@ -70,7 +71,7 @@ async def test_a_peer_that_never_answers_our_close_frame(engine, who, over):
     async with between(engine, *pairing, over, terms=SHORT) as relay:
         peer = getattr(relay, who)
         peer.answers = False
-        engine.terminate(relay.pair, Reason.DRAINING)
+        engine.terminate(relay.id, Reason.DRAINING)
         story = await peer.to_the_end()
         assert (story.close, story.ending) == ((1012, "draining"), "fin")
         with trio.fail_after(3):
@@ -165,7 +166,7 @@ async def test_what_the_kernel_holds_for_a_pausing_reader_is_not_lost(engine, fr
         relay.front_side.transport.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         await relay.back.send(bytes(150_000))
         await relay.back.finish()
-        await until(lambda: relay.front_side.tx == "closed", "all being with the kernel")
+        await until(lambda: relay.front_side.tx is Sending.CLOSED, "all being with the kernel")
         assert relay.front_side.transport.unacked_bytes()
         await trio.sleep(0.9)  # more than close, half_close and linger
         await relay.front.transport.send(relay.front.frame(FIN | PING) if front == "ws" else b"x")
@@ -195,7 +196,7 @@ async def test_a_close_frame_is_answered_after_the_bytes_before_it(engine):
         sent = relay.front_side.received_bytes
         await relay.front.finish(4000)
         await trio.testing.wait_all_tasks_blocked(0.05)
-        assert relay.front_side.tx != "closed"
+        assert relay.front_side.tx is not Sending.CLOSED
         back = await relay.back.to_the_end()
         front = await relay.front.to_the_end()
     assert len(back.data) >= sent
@@ -245,7 +246,7 @@ async def test_a_drain_in_the_middle_of_a_half_close(engine, front):
     async with between(engine, front, "raw", terms=replace(SHORT, half_close=20.0), deliver_after_close=True) as relay:
         await relay.front.finish()
         assert (await relay.back.to_the_end()).ending == "fin"
-        engine.terminate(relay.pair, Reason.DRAINING)
+        engine.terminate(relay.id, Reason.DRAINING)
         story = await relay.front.to_the_end()
         with trio.fail_after(3):
             end = await relay.ended()
@@ -257,8 +258,8 @@ async def test_an_end_during_the_end_changes_nothing(engine):
     """The first reason counts."""
     async with between(engine, "ws", "raw", terms=SHORT) as relay:
         relay.front.answers = False
-        engine.terminate(relay.pair, Reason.DRAINING)
-        engine.terminate(relay.pair, Reason.SHUTDOWN)
+        engine.terminate(relay.id, Reason.DRAINING)
+        engine.terminate(relay.id, Reason.SHUTDOWN)
         front, _ = await relay.both()
         end = await relay.ended()
     assert front.close == (1012, "draining")
@@ -269,7 +270,7 @@ async def test_a_violation_after_the_end_changes_nothing(engine):
     """The client has been told another reason."""
     async with between(engine, "ws", "raw", terms=OPEN_END) as relay:
         relay.front.answers = False
-        engine.terminate(relay.pair, Reason.DRAINING)
+        engine.terminate(relay.id, Reason.DRAINING)
         assert (await relay.front.read_frame())[0] == FIN | CLOSE
         await relay.front.send_frame(0xF3, b"x")
         end = await relay.ended()

@@ -9,6 +9,7 @@ from tests.contract.sides import INITIATORS, SHORT, between, ends_in_order, over
 from wsbridge.protocol.websocket import WebSocketFraming
 from wsbridge.reasons import REASONS, Reason, Termination
 from wsbridge.relay import loop
+from wsbridge.relay.engine import RelayCounters
 
 
 @pairings
@@ -21,7 +22,7 @@ async def test_the_bridge_ends_it(engine, front, back, over, reason):
         await relay.front.send(b"x")
         await relay.back.take(1)
         if not changes:
-            engine.terminate(relay.pair, reason, "told to")
+            engine.terminate(relay.id, reason, "told to")
         await relay.both()
         end = await relay.ended()
 
@@ -139,7 +140,7 @@ async def test_cancelling_aborts_both_sides(engine):
                 await relay.over.wait()
             stories = await relay.both()
         assert [(story.ending, story.close) for story in stories] == [("reset", None)] * 2
-        assert relay.ledger.active == 0
+        assert engine.connection_ids == []
 
 
 @pytest.mark.parametrize("words", [b"last words", b""])
@@ -152,9 +153,7 @@ async def test_an_end_that_has_come_before_the_relay(engine, words):
     ends = []
 
     async def relay():
-        from wsbridge.services import RouteStats
-
-        ends.append(await engine.relay(front_side, back_side, SHORT, RouteStats()))
+        ends.append(await engine.relay(1, front_side, back_side, SHORT, RelayCounters()))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(relay)

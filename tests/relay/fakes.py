@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from wsbridge.protocol.websocket import WebSocketFraming
 from wsbridge.relay.endpoint import RawEndpoint, WebSocketEndpoint
 from wsbridge.relay.relay import Relay, RelayOptions
 
@@ -156,6 +157,10 @@ def a_pair(front="ws", back="raw", **terms):
     """A pair over fake wires."""
 
     def side(speaks, role):
-        return WebSocketEndpoint(FakeTransport(), role) if speaks == "ws" else RawEndpoint(FakeTransport())
+        return (
+            WebSocketEndpoint(FakeTransport(), WebSocketFraming(role))
+            if speaks == "ws"
+            else RawEndpoint(FakeTransport())
+        )
 
     return Relay(side(front, "server"), side(back, "client"), RelayOptions(**terms), FakeLoop())

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.relay.fakes import FakeTransport, a_pair
-from wsbridge.relay.endpoint import RawEndpoint
+from wsbridge.relay.endpoint import RawEndpoint, Sending
 
 PONG = b"\x8a\x01"
 
@@ -90,12 +90,12 @@ def test_a_ping_is_answered_at_once_or_behind_what_is_pending(side):
 def test_no_pong_after_our_close_frame(side):
     """Nothing may follow it; before it is written, a pong still may."""
     side.queue_close(1000, "")
-    side.tx = "finishing"
+    side.tx = Sending.FINISHING
     side.answer_ping(b"1", 1.0)
     assert side.transport.out == PONG + b"1"
     side.close_frame = b""
     side.answer_ping(b"2", 1.0)
-    side.tx = "closed"
+    side.tx = Sending.CLOSED
     side.answer_ping(b"3", 1.0)
     assert side.transport.out == PONG + b"1"
 

@@ -8,43 +8,39 @@ import trio
 from tests.contract.sides import SHORT, between, running
 from wsbridge.net.transport import SocketTransport
 from wsbridge.reasons import Reason, Termination
-from wsbridge.relay.endpoint import RawEndpoint
-from wsbridge.relay.engine import PythonEngine
-from wsbridge.relay.relay import RelayOptions
-from wsbridge.services import RouteStats
+from wsbridge.relay.endpoint import Side
+from wsbridge.relay.engine import PythonEngine, RelayCounters
 
 
 async def test_it_says_what_it_is():
-    """For the version, the ready line and a metric; and it carries any pair."""
+    """For the version, the ready line and a metric."""
     async with running(PythonEngine) as engine:
         assert engine.name == "python"
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            side = RawEndpoint(SocketTransport(ours))
-            assert engine.supports(side, side, RelayOptions()) is None
 
 
 async def test_pairs_are_listed_while_they_live():
     """For drains and metrics."""
     async with running(PythonEngine) as engine, between(engine, "ws", "raw") as relay:
-        assert engine.relays == [relay.pair]
-        assert relay.ledger.active == 1
+        assert engine.connection_ids == [relay.id]
         relay.scope.cancel()
         await relay.over.wait()
-        assert engine.relays == []
-        assert relay.ledger.active == 0
+        assert engine.connection_ids == []
+        assert not engine.terminate(relay.id, Reason.DRAINING)
+        assert not engine.update_options(relay.id, SHORT)
+        assert engine.figures(relay.id) is None
+        assert engine.detach(relay.id, Reason.DRAINING) is None
 
 
 async def test_a_pair_that_cannot_be_watched_is_closed():
     """A descriptor that epoll does not take is a bug of the caller: it raises, and nothing stays open."""
     async with running(PythonEngine) as engine:
         ours, theirs = socket.socketpair()
-        side = RawEndpoint(SocketTransport(ours))
-        other = RawEndpoint(SocketTransport(ours))
+        side = Side(SocketTransport(ours))
+        other = Side(SocketTransport(ours))
         with pytest.raises(FileExistsError):
-            await engine.relay(side, other, SHORT, RouteStats())
+            await engine.relay(1, side, other, SHORT, RelayCounters())
         assert ours.fileno() == -1
-        assert engine.relays == []
+        assert engine.connection_ids == []
         theirs.close()
 
 
@@ -52,12 +48,12 @@ async def test_a_relay_in_a_cancelled_scope_closes_at_once():
     """Cancelled before it began."""
     async with running(PythonEngine) as engine:
         pairs = [socket.socketpair() for _ in range(2)]
-        sides = [RawEndpoint(SocketTransport(ours)) for ours, _ in pairs]
+        sides = [Side(SocketTransport(ours)) for ours, _ in pairs]
         for ours, _ in pairs:
             ours.setblocking(False)
         with trio.CancelScope() as scope:
             scope.cancel()
-            await engine.relay(*sides, SHORT, RouteStats())
+            await engine.relay(1, *sides, SHORT, RelayCounters())
         assert scope.cancelled_caught
         assert [ours.fileno() for ours, _ in pairs] == [-1, -1]
         for _, theirs in pairs:
@@ -70,7 +66,7 @@ async def test_dismissing_opens_no_descriptor():
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         end = await engine.close_front(
-            RawEndpoint(SocketTransport(ours)), Termination(Reason.BACKEND_REFUSED, "backend", "nobody"), SHORT
+            Side(SocketTransport(ours)), Termination(Reason.BACKEND_REFUSED, "backend", "nobody"), SHORT
         )
         assert end.close_code == 1014
         assert ours.fileno() == -1

@@ -7,7 +7,7 @@ import pytest
 from wsbridge.frontend import RawExchange
 from wsbridge.net.transport import SocketTransport
 from wsbridge.reasons import Reason, Termination
-from wsbridge.relay.endpoint import RawEndpoint
+from wsbridge.relay.endpoint import Side
 
 
 @pytest.fixture
@@ -38,7 +38,8 @@ async def test_it_is_accepted_without_a_word(pair):
     exchange = RawExchange(wire)
     assert exchange.request is None
     endpoint = await exchange.accept(None, "accept", 65536)
-    assert isinstance(endpoint, RawEndpoint)
+    assert isinstance(endpoint, Side)
+    assert endpoint.role == "raw"
     assert endpoint.transport is wire
     peer.setblocking(False)
     with pytest.raises(BlockingIOError):

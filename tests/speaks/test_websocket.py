@@ -13,7 +13,7 @@ from wsbridge.frontend import EMPTY_CONNECTION, MAX_HANDSHAKE_JITTER, HttpExchan
 from wsbridge.net.transport import SocketTransport
 from wsbridge.protocol.http1 import HeadLimits
 from wsbridge.reasons import Reason, Termination
-from wsbridge.relay.endpoint import WebSocketEndpoint
+from wsbridge.relay.endpoint import Side
 from wsbridge.responders.base import HttpResponse
 
 LINGERING = LingeringCloser(10, 0.05, 1 << 20)
@@ -194,7 +194,8 @@ async def test_accepting():
         peer.send(request())
         exchange = await heard(wire)
         endpoint = await exchange.accept("binary", "reject", 1000)
-        assert isinstance(endpoint, WebSocketEndpoint)
+        assert isinstance(endpoint, Side)
+        assert endpoint.role == "server"
         assert endpoint.transport is wire
         answer = peer.recv(1000).decode()
         assert answer.startswith("HTTP/1.1 101 ")

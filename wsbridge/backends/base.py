@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from wsbridge.config.urls import Target
 from wsbridge.net.address import Address, ListeningAddresses
@@ -12,11 +12,12 @@ from wsbridge.net.dialer import DialFailure, dial
 from wsbridge.net.resolver import Resolver
 from wsbridge.net.transport import set_socket_options
 from wsbridge.protocol.http1 import HeadLimits
+from wsbridge.protocol.websocket import TextMessages
 from wsbridge.reasons import Reason, Termination
 
 if TYPE_CHECKING:
     from wsbridge.context import ClientInfo
-    from wsbridge.relay.endpoint import Endpoint
+    from wsbridge.relay.endpoint import Side
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class DialRequest:
 
     subprotocols: tuple[str, ...] = ()
     from_client: bool = False
-    text_messages: Literal["accept", "reject"] = "accept"
+    text_messages: TextMessages = "accept"
     max_frame_bytes: int = 65536
     chosen: ChosenTarget | None = None
     client: ClientInfo | None = None
@@ -77,12 +78,12 @@ class Connected:
     """A backend that is ready for the relay.
 
     Attributes:
-        endpoint: The other side of the connection; the caller owns it.
+        side: The other side of the connection; the caller owns it.
         subprotocol: What a WebSocket backend chose; None on all others.
         address: Where it was reached, for the log.
     """
 
-    endpoint: Endpoint
+    side: Side
     subprotocol: str | None
     address: str
 

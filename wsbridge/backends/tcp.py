@@ -20,7 +20,7 @@ from wsbridge.net.dialer import DialFailure, dial_nowait, dial_unix
 from wsbridge.net.transport import SocketTransport
 from wsbridge.protocol.proxy import SockEndpoint, encode_proxy_v1, encode_proxy_v2
 from wsbridge.reasons import Reason, Termination
-from wsbridge.relay.endpoint import RawEndpoint
+from wsbridge.relay.endpoint import Side
 
 ProxyProtocolVersion = Literal["v1", "v2"]
 
@@ -120,7 +120,7 @@ class TcpBackend:
         if not self._proxy_protocol.send_nowait(wire, dial_request.client):
             wire.close()
             return None
-        return Connected(RawEndpoint(wire), None, str(addresses[0]))
+        return Connected(Side(wire), None, str(addresses[0]))
 
     async def dial(self, dial_request: DialRequest) -> Connected | Termination:
         """See `Backend.dial`."""
@@ -129,7 +129,7 @@ class TcpBackend:
             return sock
         wire, address = SocketTransport(sock), remote_address(sock, self.name)
         failure = self._proxy_protocol.send(wire, dial_request.client, address)
-        return failure or Connected(RawEndpoint(wire), None, address)
+        return failure or Connected(Side(wire), None, address)
 
     def _host_port(self, dial_request: DialRequest) -> tuple[str, int]:
         """Host and port: those of the configuration, or those that the client chose."""
@@ -226,7 +226,7 @@ class TlsBackend:
             )
         except OSError as error:
             return tls_termination(address, error)
-        return Connected(RawEndpoint(wire), None, address)
+        return Connected(Side(wire), None, address)
 
 
 def tls_termination(address: str, error: OSError) -> Termination:
@@ -267,7 +267,7 @@ class UnixBackend:
         if not self._proxy_protocol.send_nowait(wire, dial_request.client):
             wire.close()
             return None
-        return Connected(RawEndpoint(wire), None, f"unix:{self._path}")
+        return Connected(Side(wire), None, f"unix:{self._path}")
 
     async def dial(self, dial_request: DialRequest) -> Connected | Termination:
         """See `Backend.dial`."""
@@ -279,4 +279,4 @@ class UnixBackend:
             return sock.to_termination()
         wire, address = SocketTransport(sock), f"unix:{path}"
         failure = self._proxy_protocol.send(wire, dial_request.client, address)
-        return failure or Connected(RawEndpoint(wire), None, address)
+        return failure or Connected(Side(wire), None, address)

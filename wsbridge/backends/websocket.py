@@ -32,7 +32,7 @@ from wsbridge.net.transport import SocketTransport
 from wsbridge.protocol.handshake import UpgradeAccepted, check_upgrade_response, encode_upgrade_request, generate_key
 from wsbridge.protocol.http1 import Headers, HeadParser, HttpError, Response
 from wsbridge.reasons import REASONS, Reason, Termination
-from wsbridge.relay.endpoint import WebSocketEndpoint
+from wsbridge.relay.endpoint import Side
 
 REJECTION_BODY_TIMEOUT: Final = 0.5
 """Seconds to wait for the first of the body of a refusal, which is told in the log."""
@@ -168,7 +168,7 @@ class WebSocketBackend:
             wire.close()
             return outcome if isinstance(outcome, Termination) else self._rejected(address, outcome)
         return Connected(
-            WebSocketEndpoint(wire, "client", dial_request.text_messages, dial_request.max_frame_bytes),
+            Side(wire, "client", dial_request.text_messages, max_frame_bytes=dial_request.max_frame_bytes),
             outcome.subprotocol,
             address,
         )

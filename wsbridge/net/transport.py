@@ -167,6 +167,9 @@ class Transport(Protocol):
     def unread(self, data: bytes) -> None:
         """Put bytes back in front of what comes next."""
 
+    def take_unread(self) -> bytes:
+        """Give what was put back and not read again; nothing is kept."""
+
     def with_tls_details(self, peer: Peer) -> Peer:
         """Add to the peer that we accepted what it said of itself in the TLS handshake."""
 
@@ -389,6 +392,11 @@ class SocketTransport:
         if data:
             self._unread = data + self._unread
             self.readable = True
+
+    def take_unread(self) -> bytes:
+        """See `Transport.take_unread`."""
+        data, self._unread = self._unread, b""
+        return data
 
     def with_tls_details(self, peer: Peer) -> Peer:
         """See `Wire.with_hello`: without TLS it said nothing."""

@@ -106,6 +106,10 @@ DecodeResult = tuple[int, Payloads, FrameHeaders | None, list[ControlFrame] | No
 """Bytes consumed, chunks, their marks (None: raw), control frames, and what ended it all."""
 
 
+TextMessages = Literal["accept", "reject", "bytes"]
+"""What happens to text messages: `accept` checks them as UTF-8, `bytes` passes them on unchecked."""
+
+
 class Framing(Protocol):
     """Sans-I/O: bytes in, chunks out, and back. Its state is plain data that can be written down."""
 
@@ -243,7 +247,7 @@ class WebSocketFraming:
     """
 
     role: Literal["server", "client"]
-    text_messages: Literal["accept", "reject"] = "accept"
+    text_messages: TextMessages = "accept"
     max_frame_bytes: int = 65536
     control_frame_count: int = 0
     # between two frames and two messages: the state in which nearly every read begins

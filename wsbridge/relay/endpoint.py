@@ -1,12 +1,10 @@
-"""Endpoint: a framing over a wire, one side of a connection.
-
-Lives here: pulling chunks out of a side and pushing chunks into it, its control frames, and the state of its two
-directions. Must not live here: what one side's state means for the other (`pair`), time (`liveness`).
-"""
+"""One side of a connection: a framing over a transport, and the state of its two directions."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+import enum
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from wsbridge.limits.rate import RateLimiter
 from wsbridge.net.transport import Transport, own_buffers
@@ -20,37 +18,101 @@ from wsbridge.protocol.websocket import (
     Framing,
     Payloads,
     RawFraming,
+    TextMessages,
     Violation,
     WebSocketFraming,
     encode_close_body,
 )
 from wsbridge.reasons import Reason
 
-if TYPE_CHECKING:
-    from wsbridge.relay.relay import Relay
+Role = Literal["raw", "server", "client"]
+"""What is spoken on a side: plain bytes, or WebSocket in our role (`server`: we accepted, `client`: we dialled)."""
 
 
-DirectionState = Literal["open", "finishing", "resetting", "discarding", "closed"]
+@dataclass(slots=True)
+class SideState:
+    """Where an earlier relay of a side stopped; plain data, which another process can read.
+
+    Attributes:
+        framing: Where the frames stand, both ways.
+        pending: Buffers that the kernel has not accepted yet, in order; None for none.
+        pending_pong: A pong that waits behind them.
+        received_bytes: Payload bytes that came from the side so far.
+    """
+
+    framing: Framing
+    pending: list[Buffer] | None = None
+    pending_pong: bytes | None = None
+    received_bytes: int = 0
+
+
+@dataclass(slots=True)
+class Side:
+    """One side of a connection as values: what an engine is given, and gives back when a pair is detached.
+
+    Attributes:
+        transport: Its descriptor, and the TLS object where it has one, past all handshakes.
+        role: What is spoken on it.
+        text_messages: What happens to text messages that come from it; see `WebSocketFraming`.
+        messages: What the bytes of a raw other side become on it: binary or text messages.
+        max_frame_bytes: Largest payload of a frame that is written to it.
+        reject_http: Whether a raw client that sends an HTTP request is rejected; see `HttpRequestGuard`.
+        leftover: Bytes that were read from it and not decoded; they come before what the transport gives.
+        state: Where an earlier relay stopped; None for a fresh side.
+    """
+
+    transport: Transport
+    role: Role = "raw"
+    text_messages: TextMessages = "accept"
+    messages: Literal["binary", "text"] = "binary"
+    max_frame_bytes: int = 65536
+    reject_http: bool = False
+    leftover: bytes = b""
+    state: SideState | None = None
+
+
+class Receiving(enum.Enum):
+    """What is done with what a side sends."""
+
+    OPEN = "open"
+    """Decoded and passed on."""
+    DISCARDING = "discarding"
+    """Read and dropped, undecoded."""
+    CLOSED = "closed"
+    """It has ended: FIN, a close frame or a reset."""
+
+
+class Sending(enum.Enum):
+    """How far what a side is sent has ended."""
+
+    OPEN = "open"
+    """Payload may be written."""
+    FINISHING = "finishing"
+    """An orderly end (FIN or a close frame) waits behind what is pending."""
+    RESETTING = "resetting"
+    """A reset waits until the peer's kernel has acknowledged everything before it."""
+    CLOSED = "closed"
+    """FIN or a close frame has been sent."""
 
 
 class Endpoint:
-    """One side of a connection; see `RawEndpoint` and `WebSocketEndpoint`.
+    """One side while it is relayed; see `RawEndpoint` and `WebSocketEndpoint`.
 
     Attributes:
         transport: Its transport.
-        framing: How payload is cut.
-        rx: What it sends: `open`, `discarding` (read and dropped, undecoded) or `closed` (FIN, close frame).
-        tx: What it is sent: `open`, `finishing` (an ending waits behind what is pending), `resetting` (a reset waits
-            until all is acknowledged) or `closed` (FIN or close frame sent).
-        discard_payload: Its payload is decoded and thrown away.
-        pending: Buffers the kernel has not taken; None for none. While it is set, the other side is not read.
-        undecoded: Input read and not yet decoded.
-        rate_limiter: What bounds the bytes that it may send on; None for nothing.
+        framing: How payload is framed.
+        rx: What is done with what it sends.
+        tx: How far what it is sent has ended.
+        discard_payload: Its payload is decoded and dropped.
+        pending: Buffers that the kernel has not accepted; None for none. While it is set, the other side is not read.
+        undecoded: Input that was read and not yet decoded.
+        rate_limiter: Limits the bytes that it may send on; None for no limit.
         received_bytes: Payload bytes that came from it.
         last_received: When bytes last came (seconds of the loop's clock).
         last_sent: When bytes were last handed to the kernel.
         control_pending: Something besides payload came: control frames, a violation, too many of either.
-        closed: Its descriptor is closed.
+        close_frame: The close frame that ends what it is sent: None while there is none, empty once it is written.
+        closed: Its descriptor is closed, or given away.
     """
 
     is_websocket = False
@@ -79,7 +141,6 @@ class Endpoint:
         "ping_timer_start",
         "rate_limiter",
         "received_bytes",
-        "relay",
         "rx",
         "stalled_acked_bytes",
         "stalled_since",
@@ -89,15 +150,14 @@ class Endpoint:
         "violation",
     )
 
-    relay: Relay
     other: Endpoint
 
     def __init__(self, transport: Transport, framing: Framing) -> None:
         self.transport = transport
         self.framing = framing
         self.is_front = False
-        self.rx: DirectionState = "open"
-        self.tx: DirectionState = "open"
+        self.rx = Receiving.OPEN
+        self.tx = Sending.OPEN
         self.discard_payload = False
         self.closed = False
         self.pending: list[Buffer] | None = None
@@ -112,8 +172,8 @@ class Endpoint:
         self.pending_pong: bytes | None = None
         self.close_frame: bytes | None = None
         self.control_window_start = 0.0
-        self.control_window_base = 0
-        # for `liveness`
+        self.control_window_base = framing.control_frame_count
+        # for `timeouts`
         self.acked_bytes = 0
         self.ping_started: float | None = None
         self.ping_timer_start = 0.0
@@ -125,7 +185,7 @@ class Endpoint:
         self.linger_bytes_left = 0
 
     def receive(self, now: float) -> tuple[Payloads, FrameHeaders | None]:
-        """Read once and decode; no chunks means: look at `notice`, then at the wire."""
+        """Read once and decode; no payload means: look at `control_pending`, then at the transport."""
         data = self.undecoded
         if data:
             self.undecoded = b""
@@ -147,7 +207,7 @@ class Endpoint:
         return chunks, marks
 
     def receive_up_to(self, max_bytes: int, now: float) -> tuple[Payloads, FrameHeaders | None]:
-        """Do as `pull` for at most so many bytes; what a read gave beyond them waits in `rest`."""
+        """Do as `receive` for at most `max_bytes`; what a read gave beyond them waits in `undecoded`."""
         data = self.undecoded
         if not data:
             data = self.transport.read(max_bytes)
@@ -158,6 +218,11 @@ class Endpoint:
         found = Endpoint.receive(self, now)
         self.undecoded += data[max_bytes:]
         return found
+
+    @property
+    def detachable(self) -> bool:
+        """Whether its state can be written down now."""
+        return True
 
     @property
     def rate_limited(self) -> bool:
@@ -180,18 +245,18 @@ class Endpoint:
         self.last_sent = now
 
     def flush(self, now: float) -> bool:
-        """Write what is pending; tell whether there is room again."""
+        """Write what is pending; whether there is room again."""
         if self.pending is not None:
             self.pending = self.transport.write(self.pending)
             self.last_sent = now
-        if self.pending is None and self.pending_pong is not None and self.tx != "closed":
+        if self.pending is None and self.pending_pong is not None and self.tx is not Sending.CLOSED:
             frame, self.pending_pong = self.pending_pong, None
             self.send_frame(frame, now)
         return self.pending is None
 
     def answer_ping(self, body: bytes, now: float) -> None:
         """Send a pong; behind pending bytes only the latest is kept (RFC 6455 section 5.5.3)."""
-        if self.tx == "closed" or self.close_frame == b"":
+        if self.tx is Sending.CLOSED or self.close_frame == b"":
             return  # our close frame is out, and nothing may follow it
         frame = self.framing.encode_control(PONG, body)
         if self.pending is None:
@@ -214,11 +279,11 @@ class RawEndpoint(Endpoint):
 
     __slots__ = ()
 
-    def __init__(self, transport: Transport) -> None:
-        super().__init__(transport, RawFraming())
+    def __init__(self, transport: Transport, framing: Framing | None = None) -> None:
+        super().__init__(transport, framing or RawFraming())
 
     def receive(self, now: float) -> tuple[Payloads, FrameHeaders | None]:
-        """See `Endpoint.pull`."""
+        """See `Endpoint.receive`; many bytes at once where they keep coming, since nothing is decoded."""
         data = self.transport.read_bulk()
         if not data:
             return [], None
@@ -231,9 +296,14 @@ class GuardedRawEndpoint(RawEndpoint):
 
     __slots__ = ("_guard",)
 
-    def __init__(self, transport: Transport) -> None:
-        super().__init__(transport)
+    def __init__(self, transport: Transport, framing: Framing | None = None) -> None:
+        super().__init__(transport, framing)
         self._guard: HttpRequestGuard | None = HttpRequestGuard()
+
+    @property
+    def detachable(self) -> bool:
+        """See `Endpoint.detachable`: the guard may hold bytes back."""
+        return self._guard is None
 
     def receive(self, now: float) -> tuple[Payloads, FrameHeaders | None]:
         """See `Endpoint.receive`."""
@@ -260,25 +330,49 @@ class GuardedRawEndpoint(RawEndpoint):
         return [data] if data else []
 
 
-class WebSocketEndpoint(Endpoint):
-    """A side that speaks WebSocket.
+class TextEndpoint(RawEndpoint):
+    """A raw side whose bytes become text messages: they are decoded, as frames are."""
 
-    Args:
-        transport: Its transport, past the handshake; bytes glued to it are unread into the wire.
-        role: Ours on this wire: `server` if we accepted, `client` if we dialled.
-        text: Whether text messages are taken.
-        frame: Largest payload of a frame we write, in bytes.
-    """
+    __slots__ = ()
+
+    receive = Endpoint.receive
+
+
+class WebSocketEndpoint(Endpoint):
+    """A side that speaks WebSocket."""
 
     is_websocket = True
 
     __slots__ = ()
 
-    def __init__(
-        self,
-        transport: Transport,
-        role: Literal["server", "client"],
-        text_messages: Literal["accept", "reject"] = "accept",
-        max_frame_bytes: int = 65536,
-    ) -> None:
-        super().__init__(transport, WebSocketFraming(role, text_messages, max_frame_bytes))
+
+def build_endpoint(side: Side, other: Side) -> Endpoint:
+    """Build what relays a side from its values.
+
+    Args:
+        side: Its values; its transport belongs to the endpoint from now on.
+        other: Those of the other side, which say what its bytes become.
+    """
+    state = side.state
+    if side.role != "raw":
+        framing = state.framing if state else WebSocketFraming(side.role, side.text_messages, side.max_frame_bytes)
+        endpoint: Endpoint = WebSocketEndpoint(side.transport, framing)
+    elif other.role != "raw" and other.messages == "text":
+        endpoint = TextEndpoint(side.transport, state.framing if state else RawFraming())
+    elif side.reject_http and state is None:
+        endpoint = GuardedRawEndpoint(side.transport)
+    else:
+        endpoint = RawEndpoint(side.transport, state.framing if state else None)
+    if side.leftover:
+        side.transport.unread(side.leftover)
+    if state is not None:
+        endpoint.pending, endpoint.pending_pong = state.pending, state.pending_pong
+        endpoint.received_bytes = state.received_bytes
+    return endpoint
+
+
+def detach_side(side: Side, endpoint: Endpoint) -> Side:
+    """Write down where an endpoint stands; its transport then belongs to who takes the values."""
+    leftover = endpoint.undecoded + endpoint.transport.take_unread()
+    state = SideState(endpoint.framing, endpoint.pending, endpoint.pending_pong, endpoint.received_bytes)
+    return replace(side, leftover=leftover, state=state)

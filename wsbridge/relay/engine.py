@@ -1,27 +1,58 @@
-"""Engine: the interface by which the spine has two endpoints relayed, and the engine written in Python.
+"""The engine: how a connection has its two sides relayed, spoken in descriptors and values.
 
-Lives here: the contract, and how a task waits for the pump. Must not live here: moving bytes (`pump`, `pair`).
+An engine is given two `Side`s, owns their descriptors until it gives a `RelayResult`, and knows each pair by the id of
+its connection. What relays may change behind it: a lane in native code that carries a pair while nothing but data
+moves and gives it back as two `Side`s; a session that detaches a pair, keeps one side for minutes and relays it with
+another; a pair that goes on in another process.
 """
 
 from __future__ import annotations
 
 import socket
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import trio
 
 from wsbridge.limits.rate import SharedBucket
 from wsbridge.net.transport import SocketTransport
-from wsbridge.reasons import REASONS, Reason, Termination
-from wsbridge.relay.endpoint import Endpoint, RawEndpoint
+from wsbridge.reasons import REASONS, Initiator, Reason, Termination
+from wsbridge.relay.endpoint import RawEndpoint, Side, build_endpoint, detach_side
 from wsbridge.relay.loop import RelayLoop
 from wsbridge.relay.relay import Relay, RelayOptions
-from wsbridge.services import RouteStats
+
+
+@dataclass(frozen=True, slots=True)
+class RelayResult:
+    """How a relay ended.
+
+    Attributes:
+        reason: The row of the table of reasons.
+        initiator: Who ended it.
+        detail: One sentence for the log, with the numbers; empty if the reason says it all.
+        close_code: Close code that a peer sent, or None.
+        bytes_to_backend: Payload bytes that came from the client.
+        bytes_to_client: Payload bytes that came from the backend.
+    """
+
+    reason: Reason
+    initiator: Initiator
+    detail: str = ""
+    close_code: int | None = None
+    bytes_to_backend: int = 0
+    bytes_to_client: int = 0
+
+
+@dataclass(slots=True)
+class RelayCounters:
+    """Payload bytes of one relay each way; set when it is over, also where it was cancelled."""
+
+    bytes_to_backend: int = 0
+    bytes_to_client: int = 0
 
 
 class Engine(Protocol):
-    """Carries bytes between two endpoints until one reason ends it.
+    """Relays bytes between two sides until one reason ends it.
 
     Attributes:
         name: What `--version` and the log call it.
@@ -34,43 +65,55 @@ class Engine(Protocol):
 
     async def relay(
         self,
-        front: Endpoint,
-        back: Endpoint,
+        connection_id: int,
+        front: Side,
+        back: Side,
         options: RelayOptions,
-        stats: RouteStats,
+        counters: RelayCounters,
         share: SharedBucket | None = None,
-    ) -> Termination:
-        """Relay until the end; it owns both wires, and none is open when it returns or is cancelled.
+    ) -> RelayResult:
+        """Relay until the end; no descriptor of either side is open when it returns, unless the pair was detached.
 
         Args:
+            connection_id: By which the pair is known to the other methods while it lasts.
             front: The accepted side.
             back: The dialled side.
-            options: What holds for it.
-            stats: Where it is counted.
+            options: Time limits and rules.
+            counters: Filled in at the end.
             share: Bytes a second that it has in common with others.
 
         Resource handling:
             Cancelling aborts both sides.
         """
 
-    async def close_front(self, front: Endpoint, termination: Termination, options: RelayOptions) -> Termination:
-        """End an accepted side for which there is no other."""
-
-    def terminate(self, relay: Relay, reason: Reason, detail: str = "") -> None:
-        """End one pair for a reason of the bridge."""
-
-    def update_options(self, relay: Relay, options: RelayOptions) -> None:
-        """Put a pair under other terms."""
-
-    def supports(self, front: Endpoint, back: Endpoint, options: RelayOptions) -> str | None:
-        """Say why this engine cannot carry a pair; None if it can."""
+    async def close_front(self, front: Side, termination: Termination, options: RelayOptions) -> Termination:
+        """End an accepted side for which there is no other; gives the termination with the close code that was sent."""
 
     @property
-    def relays(self) -> list[Relay]:
-        """What is being relayed now."""
+    def connection_ids(self) -> list[int]:
+        """Connections that are relayed now."""
+
+    def terminate(self, connection_id: int, reason: Reason, detail: str = "") -> bool:
+        """End one pair for a reason of wsbridge; False if it is not relayed any more."""
+
+    def update_options(self, connection_id: int, options: RelayOptions) -> bool:
+        """Put a pair under other options; False if it is not relayed any more."""
+
+    def figures(self, connection_id: int) -> RelayCounters | None:
+        """Payload bytes of one pair so far; None if it is not relayed any more."""
+
+    def detach(self, connection_id: int, reason: Reason, detail: str = "") -> tuple[Side, Side] | None:
+        """Take a pair out, with both descriptors open and nothing lost; they belong to the caller.
+
+        Its `relay` returns with this reason. None, and nothing has changed, where it is not relayed or one of its sides
+        has already ended.
+
+        Returns:
+            Front and back; `relay` goes on with them exactly where this one stopped.
+        """
 
     def close(self) -> None:
-        """Give the engine's descriptors back; no pair may be left."""
+        """Close the engine's descriptors; no pair may be left."""
 
 
 class PythonEngine:
@@ -80,14 +123,19 @@ class PythonEngine:
 
     def __init__(self, max_lingering: int = 256) -> None:
         self.loop = RelayLoop(max_lingering)
-        self._relays: set[Relay] = set()
+        self._relays: dict[int, tuple[Relay, Side, Side]] = {}
         self._closed_socket = socket.socket()
         self._closed_socket.close()
 
     @property
-    def relays(self) -> list[Relay]:
-        """See `Engine.pairs`."""
+    def connection_ids(self) -> list[int]:
+        """See `Engine.connection_ids`."""
         return list(self._relays)
+
+    def find(self, connection_id: int) -> Relay | None:
+        """Give the state machine of a connection while it is relayed."""
+        entry = self._relays.get(connection_id)
+        return None if entry is None or entry[0].done else entry[0]
 
     def close(self) -> None:
         """See `Engine.close`."""
@@ -101,41 +149,47 @@ class PythonEngine:
 
     async def relay(
         self,
-        front: Endpoint,
-        back: Endpoint,
+        connection_id: int,
+        front: Side,
+        back: Side,
         options: RelayOptions,
-        stats: RouteStats,
+        counters: RelayCounters,
         share: SharedBucket | None = None,
-    ) -> Termination:
+    ) -> RelayResult:
         """See `Engine.relay`."""
         self.loop.now = trio.current_time()
-        pair = Relay(front, back, options, self.loop)
+        relay = Relay(build_endpoint(front, back), build_endpoint(back, front), options, self.loop)
         if share is not None or options.bytes_per_second is not None:
-            pair.share = share
-            pair.apply_rate_limits()
-        stats.active += 1
-        stats.relayed += 1
+            relay.share = share
+            relay.apply_rate_limits()
+        self._relays[connection_id] = (relay, front, back)
         try:
-            end = await self._run_until_done(pair)
+            end = await self._run_until_done(relay)
         finally:
-            stats.active -= 1
-            stats.bytes_to_backend += front.received_bytes
-            stats.bytes_to_client += back.received_bytes
-        stats.terminations[end.reason] += 1
-        return end
+            del self._relays[connection_id]
+            counters.bytes_to_backend = relay.front.received_bytes
+            counters.bytes_to_client = relay.back.received_bytes
+        return RelayResult(
+            end.reason,
+            end.initiator,
+            end.detail,
+            end.close_code,
+            counters.bytes_to_backend,
+            counters.bytes_to_client,
+        )
 
-    async def close_front(self, front: Endpoint, termination: Termination, options: RelayOptions) -> Termination:
-        """See `Engine.dismiss`."""
+    async def close_front(self, front: Side, termination: Termination, options: RelayOptions) -> Termination:
+        """See `Engine.close_front`."""
         self.loop.now = trio.current_time()
-        nobody = RawEndpoint(SocketTransport(self._closed_socket))  # needs no descriptor: there may be none left
-        pair = Relay(front, nobody, options, self.loop)
-        pair.abort(nobody)
-        pair.terminate(termination)
-        await self._run_until_done(pair)
+        nobody = Side(SocketTransport(self._closed_socket))  # needs no descriptor: there may be none left
+        relay = Relay(build_endpoint(front, nobody), RawEndpoint(nobody.transport), options, self.loop)
+        relay.abort(relay.back)
+        relay.terminate(termination)
+        await self._run_until_done(relay)
         return replace(termination, close_code=REASONS[termination.reason].close_code)
 
     async def _run_until_done(self, relay: Relay) -> Termination:
-        """Hand a pair to the pump and wait until nothing can touch its descriptors any more."""
+        """Hand a pair to the loop and wait until nothing can touch its descriptors any more."""
         task = trio.lowlevel.current_task()
         waiting = False
 
@@ -150,7 +204,6 @@ class PythonEngine:
             return trio.lowlevel.Abort.SUCCEEDED
 
         relay.on_done = done
-        self._relays.add(relay)
         try:
             self.loop.add(relay)
             if not relay.done:
@@ -161,7 +214,6 @@ class PythonEngine:
             self.abort(relay)
             raise
         finally:
-            self._relays.discard(relay)
             relay.unlink()
         return relay.termination or Termination(Reason.INTERNAL_ERROR, "wsbridge", "ended without a reason")
 
@@ -171,21 +223,40 @@ class PythonEngine:
         for side in (relay.front, relay.back):
             relay.abort(side)
 
-    def terminate(self, relay: Relay, reason: Reason, detail: str = "") -> None:
-        """See `Engine.end`."""
+    def terminate(self, connection_id: int, reason: Reason, detail: str = "") -> bool:
+        """See `Engine.terminate`."""
+        relay = self.find(connection_id)
+        if relay is None:
+            return False
         self.loop.update_clock()
-        if not relay.done:
-            relay.terminate(Termination(reason, "wsbridge", detail))
+        relay.terminate(Termination(reason, "wsbridge", detail))
+        return True
 
-    def update_options(self, relay: Relay, options: RelayOptions) -> None:
-        """See `Engine.revise`."""
-        if options.bytes_per_second != relay.options.bytes_per_second:
-            relay.options = options
+    def update_options(self, connection_id: int, options: RelayOptions) -> bool:
+        """See `Engine.update_options`."""
+        relay = self.find(connection_id)
+        if relay is None:
+            return False
+        changed = options.bytes_per_second != relay.options.bytes_per_second
+        relay.options = options
+        if changed:
             relay.apply_rate_limits()
             self.loop.mark_ready(relay)
-        relay.options = options
         self.loop.schedule(relay, self.loop.update_clock())
+        return True
 
-    def supports(self, front: Endpoint, back: Endpoint, options: RelayOptions) -> str | None:
-        """See `Engine.supports`: everything."""
-        return None
+    def figures(self, connection_id: int) -> RelayCounters | None:
+        """See `Engine.figures`."""
+        relay = self.find(connection_id)
+        return None if relay is None else RelayCounters(relay.front.received_bytes, relay.back.received_bytes)
+
+    def detach(self, connection_id: int, reason: Reason, detail: str = "") -> tuple[Side, Side] | None:
+        """See `Engine.detach`."""
+        relay = self.find(connection_id)
+        if relay is None or not relay.calm:
+            return None
+        _, front, back = self._relays[connection_id]
+        detached = detach_side(front, relay.front), detach_side(back, relay.back)
+        relay.termination = Termination(reason, "wsbridge", detail)
+        relay.release()
+        return detached

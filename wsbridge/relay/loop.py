@@ -1,4 +1,4 @@
-"""EventLoop: epoll set, ready list."""
+"""The loop that moves the bytes of all relays: a nested epoll set, and the list of relays that have work left."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import trio
 from wsbridge.log.logger import log
 from wsbridge.reasons import Reason, Termination
 from wsbridge.relay import timeouts
-from wsbridge.relay.endpoint import Endpoint
+from wsbridge.relay.endpoint import Endpoint, Receiving
 from wsbridge.relay.relay import Relay
 from wsbridge.relay.timeouts import TimerWheel
 
@@ -46,9 +46,9 @@ class RelayLoop:
         self.lingering = 0
         self._max_lingering = max_lingering
         self._epoll = select.epoll()
-        self._sides: dict[int, Endpoint] = {}
+        self._sides: dict[int, tuple[Relay, Endpoint]] = {}
         self._ready: deque[Relay] = deque()
-        self._wheel = TimerWheel()
+        self._wheel: TimerWheel[Relay] = TimerWheel()
         self._clock: Callable[[], float] = time.monotonic
         self._timer_scope: trio.CancelScope | None = None
         self._wakeup_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -64,7 +64,7 @@ class RelayLoop:
                 continue
             fd = side.transport.fd
             side.transport.readable = side.transport.has_buffered()
-            self._sides[fd] = side
+            self._sides[fd] = (relay, side)
             self._epoll.register(fd, EPOLL_EVENTS)
             if side.transport.readable or side.transport.read_state is not None:
                 self.mark_ready(relay)
@@ -165,22 +165,22 @@ class RelayLoop:
                         break  # the others come first next time
             events = poll(0, MAX_EVENTS)
             for fd, event in events:
-                side = sides.get(fd)
-                if side is None:
+                entry = sides.get(fd)
+                if entry is None:
                     if fd == self._wakeup_fd:
                         os.eventfd_read(self._wakeup_fd)
                     continue
+                pair, side = entry
                 wire = side.transport
                 if event & _EPOLL_HANGUP:
                     wire.peer_hung_up = wire.readable = True
                     if event & select.EPOLLERR and (
-                        side.rx == "closed" or side.other.pending is not None or side.rate_limiter is not None
+                        side.rx is Receiving.CLOSED or side.other.pending is not None or side.rate_limiter is not None
                     ):
                         wire.record_socket_error()
-                        self.mark_ready(side.relay)
+                        self.mark_ready(pair)
                 elif event & _EPOLL_IN or side.is_websocket:
                     wire.readable = True
-                pair = side.relay
                 try:
                     other = side.other
                     blocked = side.pending is not None or side.pending_pong is not None

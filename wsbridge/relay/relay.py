@@ -1,20 +1,50 @@
-"""Relay: two endpoints, transfer, half-close and close rules (one state machine)."""
+"""The state machine of two sides: payload, half-close, and every ending.
+
+A side has two states, `rx` (what is done with what it sends) and `tx` (how far what it is sent has ended):
+
+    rx:  OPEN ----- FIN, Close, reset -----> CLOSED        read to the end
+         OPEN ----- nobody wants it -------> DISCARDING    read and dropped, so that no unread input resets our answer
+
+    tx:  OPEN --> FINISHING --- pending is written, then FIN or Close ---> CLOSED
+         OPEN, FINISHING --> RESETTING --- everything is acknowledged ---> reset, descriptor closed
+
+    rx CLOSED and tx CLOSED: the descriptor is closed. rx DISCARDING and tx CLOSED: it lingers, then is closed.
+
+What happened to `src`, and what it becomes:
+
+    event                      handler              src                       the other side
+    FIN, orderly Close         on_stream_finished   rx CLOSED; Close echoed   FIN or Close behind all bytes (FINISHING)
+    Close that tells a fault   on_error_close       rx CLOSED; Close echoed   WebSocket: passed on; raw: reset
+    EOF without Close, reset,  on_connection_lost   aborted                   backend: reset at once; client: its bytes,
+      no pong                                                                 then 1011 or a reset (RESETTING)
+    protocol violation         on_violation         Close with its code       as for a lost one
+    limit, drain, bug          terminate            Close with the reason's code, raw sides reset
+    `close`, `half_close` over force_close          whatever has not ended is cut off
+
+The rule behind the table: an ending that is not the source's own end of data is never passed on as one. A raw peer
+gets FIN only where the other side ended its stream itself, in order; everything else is a reset.
+"""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from wsbridge.limits.rate import RateLimiter, SharedBucket, TokenBucket
 from wsbridge.net.transport import READ_SIZE, RESET
 from wsbridge.protocol.websocket import CLOSE, PING, Violation, decode_close_body
 from wsbridge.reasons import REASONS, Initiator, Reason, Termination
-from wsbridge.relay.endpoint import Endpoint
+from wsbridge.relay.endpoint import Endpoint, Receiving, Sending
 
-if TYPE_CHECKING:
-    from wsbridge.relay.loop import RelayLoop
+ERROR_CLOSE_CODES = frozenset((1002, 1003, 1007, 1008, 1009, 1010, 1011, 1013, 1014))
+"""Close codes that tell of a fault: the stream before them is not whole (RFC 6455 section 7.4.1, IANA registry)."""
+
+MAX_READS_PER_TURN = 4
+"""Reads in one turn of one direction; then other pairs have theirs."""
+
+CONTROL_FLOOD_WINDOW = 5.0
+"""Seconds over which control and empty frames are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +65,8 @@ class RelayOptions:
         control_frame_rate: Control and empty frames a second, over 5 s, that a peer may send.
         deliver_after_close: After a client's close frame, what the backend still sends is sent on.
         half_close_on_loss: A client that vanished ends a raw backend with FIN instead of a reset.
+        hold_close: After a raw client's FIN, a WebSocket backend may be silent this long before it gets our close
+            frame; None: at once.
         bytes_per_second: Payload that each direction may carry.
     """
 
@@ -51,225 +83,91 @@ class RelayOptions:
     control_frame_rate: int = 2000
     deliver_after_close: bool = False
     half_close_on_loss: bool = False
+    hold_close: float | None = None
     bytes_per_second: int | None = None
 
 
-class RelayBase(ABC):
-    """The part of a pair that ends its sides.
+class Scheduler(Protocol):
+    """What a relay asks of the loop that runs it.
 
     Attributes:
-        close_timeout: Once it ends: seconds without progress after which it is forced.
-        close_timer_start: When it last made progress towards its end.
-        half_closed: Whether one side has ended and the other goes on, for `half_close` of silence.
-        graceful: Whether it ends because of a side, so that what waits for the other has `write` to go.
+        now: The loop's clock, in seconds.
+        lingering: Sockets that linger now.
     """
 
-    __slots__ = ("back", "close_timeout", "close_timer_start", "front", "graceful", "half_closed", "loop", "options")
+    now: float
+    lingering: int
 
-    def __init__(self, front: Endpoint, back: Endpoint, options: RelayOptions, loop: RelayLoop) -> None:
-        self.front = front
-        self.back = back
-        self.options = options
-        self.loop = loop
-        self.close_timeout = options.close
-        self.close_timer_start = loop.now
-        self.half_closed = False
-        self.graceful = False
+    def mark_ready(self, relay: Relay) -> None:
+        """Run a relay before the next wait."""
 
-    @abstractmethod
-    def schedule(self, deadline: float) -> None:
-        """Have `liveness` look at the pair no later than `when`."""
+    def schedule(self, relay: Relay, deadline: float) -> None:
+        """Check a relay's timeouts no later than `deadline`."""
 
-    @abstractmethod
-    def on_both_closed(self) -> None:
-        """Be told that nothing can touch either descriptor any more."""
+    def may_linger(self) -> bool:
+        """Whether one more socket may linger."""
 
-    def reset_close_timer(self) -> None:
-        """Start the patience of the ending anew."""
-        self.close_timer_start = self.loop.now
-        self.schedule(self.close_timer_start + min(self.close_timeout, self.options.close))
+    def unregister(self, side: Endpoint) -> None:
+        """Watch a side's descriptor no longer."""
 
-    def queue_close(self, side: Endpoint, code: int | None, text: str) -> None:
-        """End what a side is sent, behind what is pending."""
-        if side.tx == "open":
-            side.tx = "finishing"
-            if side.is_websocket:
-                side.queue_close(code, text)
-
-    def start_discarding(self, side: Endpoint) -> None:
-        """From now on read what a side sends and drop it, undecoded."""
-        if side.rx == "open" and not side.closed:
-            side.rx = "discarding"
-            side.undecoded = b""
-            side.transport.readable = True
-            if side.linger_deadline is None:
-                side.linger_bytes_left = self.options.lingering_bytes
-
-    def advance_close(self, side: Endpoint) -> None:
-        """Bring the ending of one side as far as it goes now."""
-        if side.closed:
-            return
-        now = self.loop.now
-        finished = False
-        if side.tx == "finishing" and side.pending is None and not self.close_deferred(side):
-            if side.close_frame:
-                frame, side.close_frame = side.close_frame, b""
-                side.send_frame(frame, now)
-            if side.pending is None and (side.is_websocket or side.transport.send_eof()):
-                side.tx = "closed"
-                finished = True
-                self.close_timer_start = now
-                self.schedule(now + self.options.close)
-        elif side.tx == "resetting" and side.pending is None:
-            if side.transport.read_state == RESET or not side.transport.unacked_bytes():
-                self.abort(side)
-                return
-            self.schedule(now)
-        if side.tx == "closed":
-            if side.rx == "closed":
-                self.close_transport(side)
-            elif side.rx == "discarding":
-                self.linger(side)
-        elif side.rx == "discarding" and side.transport.read_state == RESET:
-            self.abort(side)
-        elif side.rx == "discarding" and side.tx == "finishing":
-            self.discard_received(side)  # else a peer that first wants its answer taken would never read on
-        if finished:
-            self.advance_close(side.other)  # its answer may have waited for this
-
-    def has_pending_delivery(self, side: Endpoint) -> bool:
-        """Tell whether bytes wait for a side whose other has ended, so that `write` is their time and not `close`.
-
-        For a front, those count too that only its kernel or ours holds, since closing the socket could destroy them. A
-        client's close frame is answered within `close`, so what came before it has no longer either.
-        """
-        if side.tx == "open" or side.closed or not self.graceful:
-            return False
-        if side.pending is not None:
-            return side.is_front or not side.other.is_websocket
-        return side.is_front and side.transport.unacked_bytes() > 0 and not side.transport.retransmitting()
-
-    def close_deferred(self, side: Endpoint) -> bool:
-        """Tell whether the answer to a close frame waits until what came before it has gone on to the other side."""
-        other = side.other
-        return side.is_websocket and side.rx == "closed" and other.tx == "finishing" and other.pending is not None
-
-    def close_transport(self, side: Endpoint) -> None:
-        """Both directions are over: close, unless unread input would turn that into a reset."""
-        if side.is_websocket and side.linger_deadline is None:
-            if not side.transport.send_eof():
-                return
-            dropped = side.transport.discard()
-            if dropped and side.transport.read_state is None:
-                side.rx = "discarding"
-                self.linger(side)
-                return
-        self.close_now(side)
-
-    def linger(self, side: Endpoint) -> None:
-        """Read and drop until the peer ends, for a bounded time and a bounded number of bytes."""
-        now = self.loop.now
-        if side.linger_deadline is None:
-            if side.is_websocket and not side.transport.send_eof():
-                return
-            if not self.loop.may_linger():
-                self.close_now(side)
-                return
-            side.linger_deadline = now + self.options.lingering
-            side.linger_bytes_left = self.options.lingering_bytes
-            self.loop.lingering += 1
-            self.schedule(side.linger_deadline)
-        self.discard_received(side)
-        if side.transport.read_state is not None or side.linger_bytes_left <= 0 or now >= side.linger_deadline:
-            self.close_now(side)
-
-    @staticmethod
-    def discard_received(side: Endpoint) -> None:
-        """Read and drop what has come, within the bytes allowed."""
-        while side.linger_bytes_left > 0 and (dropped := side.transport.discard()):
-            side.linger_bytes_left -= dropped
-
-    def close_now(self, side: Endpoint) -> None:
-        """Close a side's descriptor."""
-        self.detach(side, side.transport.close)
-
-    def abort(self, side: Endpoint) -> None:
-        """Reset a side."""
-        if not side.closed:
-            self.detach(side, side.transport.abort)
-
-    def detach(self, side: Endpoint, close: Callable[[], None]) -> None:
-        """Be done with a side."""
-        self.loop.unregister(side)
-        if side.linger_deadline is not None:
-            side.linger_deadline = None
-            self.loop.lingering -= 1
-        side.closed = True
-        side.rx = side.tx = "closed"
-        side.pending = None
-        close()
-        if side.other.closed:
-            self.on_both_closed()
-
-    def force_close(self) -> None:
-        """Patience is over: cut what has not ended by itself."""
-        for side in (self.front, self.back):
-            if side.closed:
-                continue
-            if side.tx == "open":
-                if side.is_websocket:
-                    self.queue_close(side, 1000, "")
-                    side.discard_payload = True
-                elif side.is_front:
-                    self.abort(side)  # what it got of the answer is not whole
-                else:
-                    self.queue_close(side, None, "")
-            elif side.tx in ("finishing", "resetting"):
-                self.abort(side)
-            elif side.rx == "open":
-                self.start_discarding(side)
-            elif side.linger_deadline is None:
-                self.abort(side)  # not even the end of what we send could be sent
-        self.half_closed = self.graceful = False
-        self.close_timeout = self.options.close
-        self.reset_close_timer()
+    def finished(self, relay: Relay) -> None:
+        """Nothing can touch either descriptor any more."""
 
 
-MAX_READS_PER_TURN = 4
-"""Reads in one turn of one direction; then other pairs have theirs."""
-
-ERROR_CLOSE_CODES = frozenset((1002, 1003, 1007, 1008, 1009, 1010, 1011, 1013, 1014))
-"""Close codes that tell of a fault: the stream before them is not whole (RFC 6455 section 7.4.1, IANA registry)."""
-
-CONTROL_FLOOD_WINDOW = 5.0
-"""Seconds over which control and empty frames are counted."""
-
-
-class Relay(RelayBase):
-    """Two endpoints under one set of terms.
+class Relay:
+    """Two endpoints under one set of options.
 
     Attributes:
         termination: Why it ends; None while nothing has ended.
         started: Clock's seconds when it began.
         last_payload: When payload last moved, either way.
-        ready: Whether it waits on the pump's list.
+        close_timeout: Once it ends: seconds without progress after which it is forced.
+        close_timer_start: When it last made progress towards its end.
+        close_checked: When its progress was last checked.
+        half_closed: Whether one side has ended and the other goes on, for `half_close` of silence.
+        close_held: Whether our close frame waits for `hold_close` of silence.
+        graceful: Whether it ends because of a side, so that what waits for the other has `write` to go.
+        ready: Whether it waits on the loop's list.
         timer_slot: The wheel's slot it is in.
         share: Bytes a second that it has in common with others.
+        on_done: Called when nothing can touch either descriptor any more.
     """
 
-    __slots__ = ("last_payload", "on_done", "ready", "share", "started", "termination", "timer_slot")
+    __slots__ = (
+        "back",
+        "close_checked",
+        "close_held",
+        "close_timeout",
+        "close_timer_start",
+        "front",
+        "graceful",
+        "half_closed",
+        "last_payload",
+        "loop",
+        "on_done",
+        "options",
+        "ready",
+        "share",
+        "started",
+        "termination",
+        "timer_slot",
+    )
 
-    def __init__(self, front: Endpoint, back: Endpoint, options: RelayOptions, loop: RelayLoop) -> None:
-        super().__init__(front, back, options, loop)
+    def __init__(self, front: Endpoint, back: Endpoint, options: RelayOptions, loop: Scheduler) -> None:
+        self.front = front
+        self.back = back
+        self.options = options
+        self.loop = loop
+        self.close_timeout = options.close
+        self.close_timer_start = self.close_checked = self.started = self.last_payload = loop.now
+        self.half_closed = self.close_held = self.graceful = self.ready = False
         self.termination: Termination | None = None
-        self.started = self.last_payload = loop.now
-        self.ready = False
         self.timer_slot: int | None = None
         self.share: SharedBucket | None = None
         self.on_done: Callable[[], None] = lambda: None
         front.is_front = True
         for side, other in ((front, back), (back, front)):
-            side.relay, side.other = self, other
+            side.other = other
             side.last_received = side.last_sent = side.control_window_start = loop.now
 
     @property
@@ -277,30 +175,41 @@ class Relay(RelayBase):
         """Whether nothing can touch either descriptor any more."""
         return self.front.closed and self.back.closed
 
-    def schedule(self, deadline: float) -> None:
-        """See `Ending.look_again`."""
-        self.loop.schedule(self, deadline)
-
-    def on_both_closed(self) -> None:
-        """See `Ending.both_closed`."""
-        self.loop.finished(self)
+    @property
+    def calm(self) -> bool:
+        """Whether nothing has ended on either side, so that the pair can be given away whole."""
+        return (
+            self.termination is None
+            and not self.front.closed
+            and not self.back.closed
+            and self.front.transport.read_state is None
+            and self.back.transport.read_state is None
+            and self.front.detachable
+            and self.back.detachable
+        )
 
     def unlink(self) -> None:
         """Break the cycle of references; only once nothing will move any more."""
+        del self.front.other, self.back.other
+
+    def release(self) -> None:
+        """Let both sides go with their descriptors open; they belong to the caller from now on."""
         for side in (self.front, self.back):
-            del side.relay, side.other
+            self.loop.unregister(side)
+            side.closed = True
+        self.loop.finished(self)
 
     def apply_rate_limits(self) -> None:
-        """Bound what each direction carries, by the terms and the share."""
+        """Bound what each direction carries, by the options and the share."""
         rate, share = self.options.bytes_per_second, self.share
         for side in (self.front, self.back):
             buckets = [] if rate is None else [TokenBucket(rate)]
             if share is not None:
                 buckets.append(share.to_backend if side.is_front else share.to_client)
-            if buckets or side.rate_limiter is not None:  # what waits in `rest` goes out as metered bytes do
+            if buckets or side.rate_limiter is not None:  # what waits in `undecoded` goes out as limited bytes do
                 side.rate_limiter = RateLimiter(tuple(buckets), READ_SIZE)
 
-    # ------------------------------------------------------------------ moving
+    # ------------------------------------------------------------------ moving bytes
 
     def run_once(self) -> None:
         """Move what can be moved, both ways, and bring an ending forward."""
@@ -318,10 +227,14 @@ class Relay(RelayBase):
 
     def transfer(self, src: Endpoint, dst: Endpoint) -> None:
         """Move payload from one side to the other until one of them would block, or the turn is over."""
-        wire = src.transport
+        transport = src.transport
         now = self.loop.now
         rounds = MAX_READS_PER_TURN
-        while src.rx == "open" and (wire.readable or src.undecoded) and (dst.pending is None or src.discard_payload):
+        while (
+            src.rx is Receiving.OPEN
+            and (transport.readable or src.undecoded)
+            and (dst.pending is None or src.discard_payload)
+        ):
             if not rounds:
                 self.loop.mark_ready(self)
                 return
@@ -331,7 +244,7 @@ class Relay(RelayBase):
             else:
                 room = READ_SIZE if src.discard_payload else src.rate_limiter.available(now)
                 if not room:
-                    self.schedule(src.rate_limiter.blocked_until)
+                    self.loop.schedule(self, src.rate_limiter.blocked_until)
                     return
                 chunks, marks = src.receive_up_to(room, now)
                 src.rate_limiter.consume(sum(map(len, chunks)))
@@ -343,7 +256,12 @@ class Relay(RelayBase):
                     self.loop.mark_ready(self)
             if src.control_pending:
                 self.process_control_frames(src, dst)
-        if wire.read_state is not None and src.rx == "open" and not wire.readable and not src.undecoded:
+        if (
+            transport.read_state is not None
+            and src.rx is Receiving.OPEN
+            and not transport.readable
+            and not src.undecoded
+        ):
             self.on_transport_end(src, dst)
 
     def reset_is_final(self, side: Endpoint) -> bool:
@@ -352,10 +270,10 @@ class Relay(RelayBase):
         It had finished, and takes the answer no longer; or it is a front whose backend does not take what it sent, or
         may not have it yet, and would be reset for it all the same.
         """
-        if side.rx == "closed":
-            return side.tx == "open"
+        if side.rx is Receiving.CLOSED:
+            return side.tx is Sending.OPEN
         held_up = side.other.pending is not None or side.rate_limited
-        return side.is_front and side.rx == "open" and held_up and not self.options.half_close_on_loss
+        return side.is_front and side.rx is Receiving.OPEN and held_up and not self.options.half_close_on_loss
 
     def process_control_frames(self, src: Endpoint, dst: Endpoint) -> None:
         """Act on what came besides payload."""
@@ -388,16 +306,22 @@ class Relay(RelayBase):
 
     def on_transport_end(self, src: Endpoint, dst: Endpoint) -> None:
         """The transport of a side ended: FIN, reset, or TLS cut off."""
-        told = src.is_websocket and src.close_frame is not None and src.tx != "open" and src.pending is None
-        if told and src.transport.read_state == RESET and dst.is_front and not dst.is_websocket and dst.tx == "open":
+        told = src.is_websocket and src.close_frame is not None and src.tx is not Sending.OPEN and src.pending is None
+        if (
+            told
+            and src.transport.read_state == RESET
+            and dst.is_front
+            and not dst.is_websocket
+            and dst.tx is Sending.OPEN
+        ):
             told = False  # a raw client had ended first, and its answer broke off
         if told:
-            src.rx = "closed"  # it took our close frame as the end, or never answered it
-            src.tx = "closed"
+            src.rx = Receiving.CLOSED  # it took our close frame as the end, or never answered it
+            src.tx = Sending.CLOSED
             if (
                 src.transport.read_state == RESET
                 and src.is_front
-                and dst.tx == "open"
+                and dst.tx is Sending.OPEN
                 and not self.options.half_close_on_loss
             ):
                 self.abort(dst)  # what it sent may not be whole
@@ -418,7 +342,7 @@ class Relay(RelayBase):
         reason = Reason.CLIENT_CLOSED if src.is_front else Reason.BACKEND_CLOSED
         if first:
             self.termination = Termination(reason, self.initiator_of(src), close_code=code)
-        src.rx = "closed"
+        src.rx = Receiving.CLOSED
         src.undecoded = b""
         if src.is_websocket:
             if dst.is_websocket:
@@ -427,25 +351,25 @@ class Relay(RelayBase):
                 self.queue_close(dst, None, "")
                 if src.is_front and not self.options.deliver_after_close:
                     self.start_discarding(dst)
-            if dst.rx != "open" or dst.closed or dst.discard_payload:
+            if dst.rx is not Receiving.OPEN or dst.closed or dst.discard_payload:
                 self.queue_close(src, 1000 if code is None else code, text)
             else:
                 src.queue_close(1000 if code is None else code, text)
-            self.half_closed = first and dst.rx == "open" and not dst.is_websocket
+            self.half_closed = first and dst.rx is Receiving.OPEN and not dst.is_websocket
         else:
             self.queue_close(dst, 1000, reason.value)
             self.half_closed = first and not (dst.is_websocket and not src.is_front)
         self.graceful = True
         self.close_timeout = self.options.half_close if self.half_closed else self.options.close
-        if src.close_frame is not None and dst.rx != "open":
+        if src.close_frame is not None and dst.rx is not Receiving.OPEN:
             self.queue_close(src, None, "")
         self.reset_close_timer()
 
     def on_backend_failure(self, back: Endpoint, front: Endpoint, detail: str, code: int | None) -> None:
         """A WebSocket backend ended for a fault: a raw front must not take what it got for the whole."""
-        if self.termination is None or front.tx == "open":
+        if self.termination is None or front.tx is Sending.OPEN:
             self.termination = Termination(Reason.BACKEND_RESET, "backend", detail, close_code=code)
-        back.rx = "closed"
+        back.rx = Receiving.CLOSED
         back.undecoded = b""
         self.queue_close(back, code, "")
         self.half_closed = False
@@ -460,8 +384,8 @@ class Relay(RelayBase):
         reason = src.transport.fault or (Reason.CLIENT_LOST if src.is_front else Reason.BACKEND_RESET)
         whole = (
             self.termination is not None
-            and dst.tx != "open"
-            and (src.tx != "open" or (src.rx == "closed" and dst.is_front))
+            and dst.tx is not Sending.OPEN
+            and (src.tx is not Sending.OPEN or (src.rx is Receiving.CLOSED and dst.is_front))
         )
         if not whole:
             self.termination = Termination(reason, self.initiator_of(src), detail)
@@ -485,7 +409,7 @@ class Relay(RelayBase):
 
     def on_violation(self, src: Endpoint, dst: Endpoint, violation: Violation) -> None:
         """A side broke the protocol: it is told so, and the other side sees that the stream is not whole."""
-        if self.termination is None or src.tx == "open":  # else it has been told another reason
+        if self.termination is None or src.tx is Sending.OPEN:  # else it has been told another reason
             self.termination = Termination(violation.reason, self.initiator_of(src), violation.detail)
         self.half_closed = False
         self.close_timeout = self.options.close
@@ -503,7 +427,12 @@ class Relay(RelayBase):
     def terminate(self, termination: Termination) -> None:
         """End both sides for a reason of our own: a time limit, a drain, a bug."""
         stalled = termination.reason is Reason.WRITE_STALLED
-        if self.termination is not None and self.front.tx != "open" and self.back.tx != "open" and not stalled:
+        if (
+            self.termination is not None
+            and self.front.tx is not Sending.OPEN
+            and self.back.tx is not Sending.OPEN
+            and not stalled
+        ):
             if self.graceful:
                 self.graceful = False  # from now on, what waits has `close` to go
                 self.reset_close_timer()
@@ -533,11 +462,168 @@ class Relay(RelayBase):
                 side.close_frame = None  # an orderly one, not sent yet
             side.queue_close(1011, reason.value)
             self.queue_close(side, 1011, reason.value)
-        elif side.tx in ("open", "finishing"):
-            side.tx = "resetting"
+        elif side.tx in (Sending.OPEN, Sending.FINISHING):
+            side.tx = Sending.RESETTING
             self.start_discarding(side)
 
     @staticmethod
     def initiator_of(side: Endpoint) -> Initiator:
         """Give the side its name in the log."""
         return "client" if side.is_front else "backend"
+
+    # ------------------------------------------------------------------ ending both sides
+
+    def reset_close_timer(self) -> None:
+        """Start the patience of the ending anew."""
+        self.close_timer_start = self.loop.now
+        self.loop.schedule(self, self.close_timer_start + min(self.close_timeout, self.options.close))
+
+    def queue_close(self, side: Endpoint, code: int | None, text: str) -> None:
+        """End what a side is sent, behind what is pending."""
+        if side.tx is Sending.OPEN:
+            side.tx = Sending.FINISHING
+            if side.is_websocket:
+                side.queue_close(code, text)
+
+    def start_discarding(self, side: Endpoint) -> None:
+        """From now on read what a side sends and drop it, undecoded."""
+        if side.rx is Receiving.OPEN and not side.closed:
+            side.rx = Receiving.DISCARDING
+            side.undecoded = b""
+            side.transport.readable = True
+            if side.linger_deadline is None:
+                side.linger_bytes_left = self.options.lingering_bytes
+
+    def advance_close(self, side: Endpoint) -> None:
+        """Bring the ending of one side as far as it goes now."""
+        if side.closed:
+            return
+        now = self.loop.now
+        finished = False
+        if side.tx is Sending.FINISHING and side.pending is None and not self.close_deferred(side):
+            if side.close_frame:
+                frame, side.close_frame = side.close_frame, b""
+                side.send_frame(frame, now)
+            if side.pending is None and (side.is_websocket or side.transport.send_eof()):
+                side.tx = Sending.CLOSED
+                finished = True
+                self.close_timer_start = now
+                self.loop.schedule(self, now + self.options.close)
+        elif side.tx is Sending.RESETTING and side.pending is None:
+            if side.transport.read_state == RESET or not side.transport.unacked_bytes():
+                self.abort(side)
+                return
+            self.loop.schedule(self, now)
+        if side.tx is Sending.CLOSED:
+            if side.rx is Receiving.CLOSED:
+                self.close_transport(side)
+            elif side.rx is Receiving.DISCARDING:
+                self.linger(side)
+        elif side.rx is Receiving.DISCARDING and side.transport.read_state == RESET:
+            self.abort(side)
+        elif side.rx is Receiving.DISCARDING and side.tx is Sending.FINISHING:
+            self.discard_received(side)  # else a peer that first wants its answer taken would never read on
+        if finished:
+            self.advance_close(side.other)  # its answer may have waited for this
+
+    def has_pending_delivery(self, side: Endpoint) -> bool:
+        """Tell whether bytes wait for a side whose other has ended, so that `write` is their time and not `close`.
+
+        For a front, those count too that only its kernel or ours holds, since closing the socket could destroy them. A
+        client's close frame is answered within `close`, so what came before it has no longer either.
+        """
+        if side.tx is Sending.OPEN or side.closed or not self.graceful:
+            return False
+        if side.pending is not None:
+            return side.is_front or not side.other.is_websocket
+        return side.is_front and side.transport.unacked_bytes() > 0 and not side.transport.retransmitting()
+
+    def close_deferred(self, side: Endpoint) -> bool:
+        """Tell whether the answer to a close frame waits until what came before it has gone on to the other side."""
+        other = side.other
+        return (
+            side.is_websocket
+            and side.rx is Receiving.CLOSED
+            and other.tx is Sending.FINISHING
+            and other.pending is not None
+        )
+
+    def close_transport(self, side: Endpoint) -> None:
+        """Both directions are over: close, unless unread input would turn that into a reset."""
+        if side.is_websocket and side.linger_deadline is None:
+            if not side.transport.send_eof():
+                return
+            dropped = side.transport.discard()
+            if dropped and side.transport.read_state is None:
+                side.rx = Receiving.DISCARDING
+                self.linger(side)
+                return
+        self.close_now(side)
+
+    def linger(self, side: Endpoint) -> None:
+        """Read and drop until the peer ends, for a bounded time and a bounded number of bytes."""
+        now = self.loop.now
+        if side.linger_deadline is None:
+            if side.is_websocket and not side.transport.send_eof():
+                return
+            if not self.loop.may_linger():
+                self.close_now(side)
+                return
+            side.linger_deadline = now + self.options.lingering
+            side.linger_bytes_left = self.options.lingering_bytes
+            self.loop.lingering += 1
+            self.loop.schedule(self, side.linger_deadline)
+        self.discard_received(side)
+        if side.transport.read_state is not None or side.linger_bytes_left <= 0 or now >= side.linger_deadline:
+            self.close_now(side)
+
+    @staticmethod
+    def discard_received(side: Endpoint) -> None:
+        """Read and drop what has come, within the bytes allowed."""
+        while side.linger_bytes_left > 0 and (dropped := side.transport.discard()):
+            side.linger_bytes_left -= dropped
+
+    def close_now(self, side: Endpoint) -> None:
+        """Close a side's descriptor."""
+        self.detach(side, side.transport.close)
+
+    def abort(self, side: Endpoint) -> None:
+        """Reset a side."""
+        if not side.closed:
+            self.detach(side, side.transport.abort)
+
+    def detach(self, side: Endpoint, close: Callable[[], None]) -> None:
+        """Be done with a side."""
+        self.loop.unregister(side)
+        if side.linger_deadline is not None:
+            side.linger_deadline = None
+            self.loop.lingering -= 1
+        side.closed = True
+        side.rx, side.tx = Receiving.CLOSED, Sending.CLOSED
+        side.pending = None
+        close()
+        if side.other.closed:
+            self.loop.finished(self)
+
+    def force_close(self) -> None:
+        """Patience is over: cut what has not ended by itself."""
+        for side in (self.front, self.back):
+            if side.closed:
+                continue
+            if side.tx is Sending.OPEN:
+                if side.is_websocket:
+                    self.queue_close(side, 1000, "")
+                    side.discard_payload = True
+                elif side.is_front:
+                    self.abort(side)  # what it got of the answer is not whole
+                else:
+                    self.queue_close(side, None, "")
+            elif side.tx in (Sending.FINISHING, Sending.RESETTING):
+                self.abort(side)
+            elif side.rx is Receiving.OPEN:
+                self.start_discarding(side)
+            elif side.linger_deadline is None:
+                self.abort(side)  # not even the end of what we send could be sent
+        self.half_closed = self.graceful = False
+        self.close_timeout = self.options.close
+        self.reset_close_timer()

@@ -1,12 +1,13 @@
-"""Idle, age, ping/pong, write, close; timer wheel."""
+"""Time limits of a relay (idle, lifetime, ping, write, close), and the timer wheel that they are kept in."""
 
 from __future__ import annotations
 
 import heapq
 from math import ceil
+from typing import Generic, Protocol, TypeVar
 
 from wsbridge.reasons import Reason, Termination
-from wsbridge.relay.endpoint import Endpoint
+from wsbridge.relay.endpoint import Endpoint, Receiving, Sending
 from wsbridge.relay.relay import Relay
 
 MAX_CHECK_INTERVAL = 3600.0
@@ -21,12 +22,12 @@ def check_timeouts(relay: Relay, now: float) -> float:
         now: Seconds of the loop's clock.
     """
     due = now + MAX_CHECK_INTERVAL
-    if relay.front.tx == "open" or relay.back.tx == "open":
+    if relay.front.tx is Sending.OPEN or relay.back.tx is Sending.OPEN:
         due = min(_check_lifetime(relay, now), _check_idle(relay, now))
     for side in (relay.front, relay.back):
-        if side.tx == "open" or relay.has_pending_delivery(side):
+        if side.tx is Sending.OPEN or relay.has_pending_delivery(side):
             due = min(due, _check_write(relay, side, now))
-        if side.tx == "open" and side.rx == "open" and side.is_websocket:
+        if side.tx is Sending.OPEN and side.rx is Receiving.OPEN and side.is_websocket:
             due = min(due, _check_ping(relay, side, now))
     if relay.termination is not None and not relay.done:
         due = min(due, _check_close(relay, now))
@@ -76,7 +77,7 @@ def _has_unacked_data(side: Endpoint) -> bool:
 def _check_write(relay: Relay, side: Endpoint, now: float) -> float:
     """A side that has bytes to take must acknowledge some within `write`."""
     limit = relay.options.write
-    if (side.pending is None and side.tx == "open") or limit is None:
+    if (side.pending is None and side.tx is Sending.OPEN) or limit is None:
         side.stalled_since = None
         return now + (limit or MAX_CHECK_INTERVAL)
     if side.stalled_since is None or now >= side.stalled_since + limit:
@@ -133,7 +134,9 @@ def _check_close(relay: Relay, now: float) -> float:
         relay.close_timer_start = now  # `write` bounds that; then the peers have their time to answer
     elif not relay.done and now >= relay.close_timer_start + relay.close_timeout:
         # a side that is still sent payload may take it for ever: that counts only while half-closed
-        taken = [_has_new_acks(side) and (side.tx != "open" or relay.half_closed) for side in sides]  # each is asked
+        taken = [
+            _has_new_acks(side) and (side.tx is not Sending.OPEN or relay.half_closed) for side in sides
+        ]  # each is asked
         if any(taken) or (relay.half_closed and relay.last_payload > relay.close_timer_start):
             relay.close_timer_start = now
         else:
@@ -144,7 +147,7 @@ def _check_close(relay: Relay, now: float) -> float:
     for side in sides:
         if side.linger_deadline is not None and not side.closed:
             due = min(due, side.linger_deadline)
-        if side.tx == "resetting":
+        if side.tx is Sending.RESETTING:
             due = now
     return due
 
@@ -153,38 +156,51 @@ SLOT_SECONDS = 0.05
 """Seconds a slot is wide: how late a deadline may be noticed."""
 
 
-class TimerWheel:
-    """Slots by number; a pair is in one slot at most, so that pairs that ended leave nothing behind."""
+class Timed(Protocol):
+    """What a wheel holds.
+
+    Attributes:
+        timer_slot: The slot it is in; None for none. The wheel's own.
+    """
+
+    timer_slot: int | None
+
+
+T = TypeVar("T", bound=Timed)
+
+
+class TimerWheel(Generic[T]):
+    """Deadlines by slot; an item is in one slot at most, so that items that ended leave nothing behind."""
 
     __slots__ = ("_heap", "_slots")
 
     def __init__(self) -> None:
-        self._slots: dict[int, set[Relay]] = {}
+        self._slots: dict[int, set[T]] = {}
         self._heap: list[int] = []
 
-    def schedule(self, relay: Relay, deadline: float) -> None:
-        """Have a pair looked at no later than `when` (plus a slot); an earlier appointment stays."""
+    def schedule(self, item: T, deadline: float) -> None:
+        """Have an item due no later than `deadline` (plus a slot); an earlier deadline stays."""
         number = ceil(deadline / SLOT_SECONDS)
-        if relay.timer_slot is not None:
-            if relay.timer_slot <= number:
+        if item.timer_slot is not None:
+            if item.timer_slot <= number:
                 return
-            self._slots[relay.timer_slot].discard(relay)
-        relay.timer_slot = number
+            self._slots[item.timer_slot].discard(item)
+        item.timer_slot = number
         slot = self._slots.get(number)
         if slot is None:
-            self._slots[number] = {relay}
+            self._slots[number] = {item}
             heapq.heappush(self._heap, number)
         else:
-            slot.add(relay)
+            slot.add(item)
 
-    def cancel(self, relay: Relay) -> None:
-        """Forget a pair."""
-        if relay.timer_slot is not None:
-            self._slots[relay.timer_slot].discard(relay)
-            relay.timer_slot = None
+    def cancel(self, item: T) -> None:
+        """Remove an item."""
+        if item.timer_slot is not None:
+            self._slots[item.timer_slot].discard(item)
+            item.timer_slot = None
 
     def next_deadline(self) -> float | None:
-        """Give when the next slot with a pair in it comes."""
+        """When the next slot with an item in it is due."""
         while self._heap:
             number = self._heap[0]
             if self._slots[number]:
@@ -193,12 +209,12 @@ class TimerWheel:
             del self._slots[number]
         return None
 
-    def pop_due(self, now: float) -> list[Relay]:
-        """Give the pairs whose time has come, and forget their appointments."""
-        due: list[Relay] = []
+    def pop_due(self, now: float) -> list[T]:
+        """Remove and return the items whose time has come."""
+        due: list[T] = []
         while (when := self.next_deadline()) is not None and when <= now:
             number = heapq.heappop(self._heap)
-            for pair in self._slots.pop(number):
-                pair.timer_slot = None
-                due.append(pair)
+            for item in self._slots.pop(number):
+                item.timer_slot = None
+                due.append(item)
         return due

@@ -1,4 +1,4 @@
-"""The pump's lists and its set of descriptors."""
+"""The lists and its set of descriptors."""
 
 import socket
 
@@ -11,18 +11,18 @@ from wsbridge.relay.relay import Relay, RelayOptions
 
 async def test_a_pair_that_is_done_is_not_looked_at():
     """An appointment made on the way out would keep it for nothing."""
-    pump = RelayLoop()
+    loop = RelayLoop()
     pair = a_pair()
     pair.front.closed = pair.back.closed = True
-    pump.schedule(pair, 10.0)
+    loop.schedule(pair, 10.0)
 
-    assert pump._wheel.next_deadline() is None
-    pump.close()
+    assert loop._wheel.next_deadline() is None
+    loop.close()
 
 
 async def test_a_turn_is_over_in_time_however_many_pairs_are_ready(monkeypatch):
     """Those that are left come first in the next one, so that each has its turn."""
-    pump = RelayLoop()
+    loop = RelayLoop()
     pairs = [a_pair() for _ in range(50)]
     clock, turned = [0.0], []
 
@@ -31,22 +31,22 @@ async def test_a_turn_is_over_in_time_however_many_pairs_are_ready(monkeypatch):
         clock[0] += TIME_SLICE / 4
 
     monkeypatch.setattr(Relay, "run_once", turn)
-    pump._clock = lambda: clock[0]
+    loop._clock = lambda: clock[0]
     for pair in pairs:
-        pump.mark_ready(pair)
-    pump._process_events()
+        loop.mark_ready(pair)
+    loop._process_events()
     first = list(turned)
     for _ in pairs:
-        pump._process_events()
+        loop._process_events()
 
     assert 1 <= len(first) <= 4
     assert turned == pairs
-    pump.close()
+    loop.close()
 
 
 async def test_a_turn_is_over_in_time_however_many_sockets_have_something(monkeypatch):
     """The clock is read between small batches of events; no event is lost."""
-    pump = RelayLoop()
+    loop = RelayLoop()
     clock, moved, opened = [0.0], set(), []
 
     def move(pair, src, dst):
@@ -54,38 +54,38 @@ async def test_a_turn_is_over_in_time_however_many_sockets_have_something(monkey
         clock[0] += TIME_SLICE / 4
 
     monkeypatch.setattr(Relay, "transfer", move)
-    pump._clock = lambda: clock[0]
+    loop._clock = lambda: clock[0]
     for _ in range(100):
         sockets = [*socket.socketpair(), *socket.socketpair()]
         opened += sockets
-        pump.add(
+        loop.add(
             Relay(
-                RawEndpoint(SocketTransport(sockets[0])), RawEndpoint(SocketTransport(sockets[2])), RelayOptions(), pump
+                RawEndpoint(SocketTransport(sockets[0])), RawEndpoint(SocketTransport(sockets[2])), RelayOptions(), loop
             )
         )
-    pump._process_events()
+    loop._process_events()
     first = len(moved)
     for _ in range(10):
-        pump._process_events()
+        loop._process_events()
 
     assert 1 <= first <= 40
     assert len(moved) == 100
     for sock in opened:
         sock.close()
-    pump.close()
+    loop.close()
 
 
 async def test_a_descriptor_closed_behind_its_back_is_no_error():
     """A TLS failure may have closed it."""
-    pump = RelayLoop()
+    loop = RelayLoop()
     ours, theirs = socket.socketpair()
     more, _more = socket.socketpair()
-    pair = Relay(RawEndpoint(SocketTransport(ours)), RawEndpoint(SocketTransport(more)), RelayOptions(), pump)
-    pump.add(pair)
+    pair = Relay(RawEndpoint(SocketTransport(ours)), RawEndpoint(SocketTransport(more)), RelayOptions(), loop)
+    loop.add(pair)
     ours.close()
     pair.abort(pair.front)
     pair.abort(pair.back)
     assert pair.done
     for sock in (theirs, _more):
         sock.close()
-    pump.close()
+    loop.close()

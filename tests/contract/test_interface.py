@@ -1,0 +1,151 @@
+"""What the engine's interface must carry besides a plain relay: a lane, detached sides, another process."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+
+import pytest
+import trio
+
+from tests.contract.sides import CALM, between, side, sockets, until
+from wsbridge.net.transport import SocketTransport
+from wsbridge.reasons import Reason
+from wsbridge.relay.endpoint import Side
+from wsbridge.relay.engine import RelayCounters
+
+
+class LaneEngine:
+    """A fake engine that carries calm raw pairs by itself, and has every other engine's rules for the rest.
+
+    It reads and writes the descriptors; at the first thing that is not payload, or that the kernel does not take, it
+    gives the pair back as two sides.
+    """
+
+    def __init__(self, inner) -> None:
+        self.inner = inner
+        self.carried = 0
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    async def relay(self, connection_id, front, back, options, counters, share=None):
+        """See `Engine.relay`."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._carry, front.transport.sock, back.transport.sock, nursery.cancel_scope)
+            nursery.start_soon(self._carry, back.transport.sock, front.transport.sock, nursery.cancel_scope)
+        return await self.inner.relay(connection_id, front, back, options, counters, share)
+
+    async def _carry(self, src, dst, scope):
+        while True:
+            await trio.lowlevel.wait_readable(src)
+            data = src.recv(65536, socket.MSG_PEEK)
+            if not data or b"!" in data:  # an end, or something that is not calm: nothing of it is taken
+                scope.cancel()
+                return
+            sent = dst.send(data)
+            self.carried += len(src.recv(sent))
+
+
+async def test_a_lane_gives_a_pair_back_whole(engine):
+    """Bytes before and after it come once and in order, and the end is by Python's rules."""
+    lane = LaneEngine(engine)
+    async with between(lane, "raw", "raw") as relay:
+        for word in (b"one", b"two"):
+            await relay.front.send(word)
+            assert await relay.back.take(3) == word
+        await relay.back.send(b"three")
+        assert await relay.front.take(5) == b"three"
+        await relay.front.send(b"!four")
+        assert await relay.back.take(5) == b"!four"
+        await relay.front.finish()
+        await relay.back.finish()
+        await relay.both()
+        end = await relay.ended()
+
+    assert lane.carried == 11
+    assert (end.reason, end.initiator) == (Reason.CLIENT_CLOSED, "client")
+
+
+@pytest.mark.parametrize(("front", "back"), [("ws", "raw"), ("raw", "ws"), ("ws", "ws")])
+@pytest.mark.parametrize("over", ["tcp", "tls"])
+async def test_a_detached_side_goes_on_with_another_one(engine, front, back, over):
+    """A backend whose client went away for a while: what it sent in between comes to the next client."""
+    async with between(engine, front, back, over) as relay:
+        await relay.front.send(b"hello")
+        assert await relay.back.take(5) == b"hello"
+        old, parked = relay.detach(Reason.CLIENT_LOST)
+        assert engine.detach(relay.id, Reason.CLIENT_LOST) is None
+        end = await relay.ended()
+        assert (end.reason, end.detail, end.bytes_to_backend) == (Reason.CLIENT_LOST, "detached", 5)
+        old.transport.abort()
+        await relay.back.send(b"in between")
+
+        again, client = await side(front, "tcp", "server")
+        counters = RelayCounters()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(engine.relay, 4711, again, parked, CALM, counters)
+            assert await client.take(10) == b"in between"
+            await client.send(b"later")
+            assert await relay.back.take(5) == b"later"
+            figures = engine.figures(4711)
+            assert (figures.bytes_to_backend, figures.bytes_to_client) == (5, parked.state.received_bytes + 10)
+            nursery.cancel_scope.cancel()
+        client.transport.close()
+
+
+async def test_a_pair_goes_on_in_another_process(engine):
+    """In the middle of a frame, with bytes that nobody has taken: descriptors and plain values say it all."""
+    async with between(engine, "ws", "raw", buffer=4096) as relay:
+        payload = os.urandom(200_000)
+        sides = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(relay.front.send, payload)
+            await until(lambda: relay.back_side.pending is not None, "the backend being blocked")
+            written = []
+            ours, theirs = socket.socketpair()
+            for one in relay.detach(Reason.DRAINING):
+                if one.state.pending is not None:
+                    one.state.pending = [bytes(part) for part in one.state.pending]
+                written.append(pickle.dumps((one.role, one.leftover, one.state)))
+                socket.send_fds(ours, [b"."], [one.transport.fd])
+                one.transport.close()
+            for values in written:
+                _, (fd,), _, _ = socket.recv_fds(theirs, 1, 1)
+                role, leftover, state = pickle.loads(values)
+                sock = socket.socket(fileno=fd)
+                sock.setblocking(False)
+                sides.append(Side(SocketTransport(sock), role, leftover=leftover, state=state))
+            for sock in (ours, theirs):
+                sock.close()
+            nursery.start_soon(engine.relay, 4712, *sides, CALM, RelayCounters())
+            assert await relay.back.take(len(payload)) == payload
+            nursery.cancel_scope.cancel()
+
+
+async def test_only_a_calm_pair_is_detached(engine):
+    """Once a side has ended, the rules for its ending belong to the engine."""
+    async with between(engine, "raw", "raw") as relay:
+        await relay.front.finish()
+        await until(lambda: relay.ending is not None)
+        assert engine.detach(relay.id, Reason.DRAINING) is None
+
+
+async def test_figures_of_a_live_pair(engine):
+    """A snapshot, while it is relayed."""
+    async with between(engine, "ws", "raw") as relay:
+        await relay.front.send(b"12345")
+        assert await relay.back.take(5) == b"12345"
+        figures = engine.figures(relay.id)
+        assert (figures.bytes_to_backend, figures.bytes_to_client) == (5, 0)
+        assert engine.connection_ids == [relay.id]
+
+
+def test_values_of_a_fresh_side():
+    """Plain bytes, unless something else is said."""
+    ours, theirs = sockets("unix")
+    fresh = Side(SocketTransport(ours))
+    assert (fresh.role, fresh.leftover, fresh.state, fresh.messages) == ("raw", b"", None, "binary")
+    for sock in (ours, theirs):
+        sock.close()
