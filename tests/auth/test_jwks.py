@@ -19,6 +19,7 @@ from tests.http_service import Service, Stream, answer, service
 from tests.serving import Records, recording
 from wsbridge.auth.identity import ANONYMOUS
 from wsbridge.auth.jwks import MAX_JWKS_KEYS, Jwks, JwksConfig, parse_jwks
+from wsbridge.auth.jwt_keys import JwtKey
 
 EVERY = frozenset({"RS256", "PS256", "ES256", "EdDSA"})
 
@@ -26,6 +27,13 @@ EVERY = frozenset({"RS256", "PS256", "ES256", "EdDSA"})
 def published(*keys: object) -> bytes:
     """Write a set of keys."""
     return json.dumps({"keys": keys}).encode()
+
+
+def read(body: bytes, algorithms: frozenset[str]) -> list[JwtKey]:
+    """Read a key set that is one."""
+    keys = parse_jwks(body, algorithms)
+    assert keys is not None
+    return keys
 
 
 class Clock:
@@ -107,7 +115,6 @@ BROKEN = {
     "a redirect": answer(302, "Location: https://localhost/", body=published(RSA.jwk("bad"))),
     "no JSON": answer(body=b"<html>"),
     "another JSON": answer(body=b"[]"),
-    "no keys": answer(body=published()),
     "no list of keys": answer(body=b'{"keys": {}}'),
     "a bomb": answer(body=b"[" * 200_000),
     "too much": answer(body=published(RSA.jwk("bad"), "x" * 300_000)),
@@ -139,6 +146,28 @@ async def test_the_last_keys_hold_while_none_can_be_fetched_but_not_for_ever(bro
         served.answers = answer(body=published(RSA.jwk("k1")))
         await jwks.refresh()
         assert (kids(jwks), jwks.failure) == ({"k1"}, None)
+
+
+@pytest.mark.parametrize(
+    "keys", [[], [RSA.jwk("k1", use="enc")], ["RSA"]], ids=["empty", "keys for something else", "no keys at all"]
+)
+async def test_a_set_without_keys_withdraws_the_old_ones(keys: list[object]) -> None:
+    """An issuer that publishes no usable key has withdrawn all of them; it is logged, once."""
+    async with (
+        service(answer(body=published(RSA.jwk("k1"))), tls=True) as served,
+        fetching(served) as (jwks, clock, records),
+    ):
+        served.answers = answer(body=published(*keys))
+        for _ in range(3):
+            clock.now += 10
+            await jwks.refresh()
+        assert kids(jwks) == set()
+        assert "published no usable key" in str(jwks.failure)
+        assert [record["detail"] for record in records.of("jwks.refresh_failed")] == [jwks.failure]
+        served.answers = answer(body=published(other_rsa().jwk("k2")))
+        clock.now += 10
+        await jwks.refresh()
+        assert (kids(jwks), jwks.failure) == ({"k2"}, None)
 
 
 async def test_one_that_does_not_answer_is_waited_for_within_timeout() -> None:
@@ -177,9 +206,9 @@ def test_http_is_refused_in_the_file() -> None:
 )
 def test_a_key_is_for_what_fits_it(pair: Pair, algorithms: set[str]) -> None:
     """Of the algorithms that the configuration names, and of that which the key names."""
-    (key,) = parse_jwks(published(pair.jwk("k")), EVERY)
+    (key,) = read(published(pair.jwk("k")), EVERY)
     assert (key.algorithms, key.kid) == (algorithms, "k")
-    (key,) = parse_jwks(published(pair.jwk(None, alg=pair.algorithm, use="sig", key_ops=["verify"])), EVERY)
+    (key,) = read(published(pair.jwk(None, alg=pair.algorithm, use="sig", key_ops=["verify"])), EVERY)
     assert (key.algorithms, key.kid) == ({pair.algorithm}, None)
 
 
@@ -214,9 +243,9 @@ LEFT_OUT = [
 @pytest.mark.parametrize("entry", LEFT_OUT, ids=range(len(LEFT_OUT)))
 def test_what_is_no_public_key_is_left_out(entry: object) -> None:
     """Secrets, private keys, keys for other purposes and broken ones; the others of the set hold."""
-    assert [key.kid for key in parse_jwks(published(entry, EC.jwk("good")), EVERY)] == ["good"]
+    assert [key.kid for key in read(published(entry, EC.jwk("good")), EVERY)] == ["good"]
 
 
 def test_so_many_are_taken_and_no_more() -> None:
     """A long set costs no more than that."""
-    assert len(parse_jwks(published(*[RSA.jwk("k")] * (MAX_JWKS_KEYS + 50)), EVERY)) == MAX_JWKS_KEYS
+    assert len(read(published(*[RSA.jwk("k")] * (MAX_JWKS_KEYS + 50)), EVERY)) == MAX_JWKS_KEYS

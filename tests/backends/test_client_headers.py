@@ -19,6 +19,7 @@ from wsbridge.backends.websocket import WebSocketBackend, WebSocketBackendConfig
 from wsbridge.context import ClientInfo
 from wsbridge.net.address import Peer
 from wsbridge.net.resolver import Resolver
+from wsbridge.protocol.http1 import Headers, Request
 
 SIX = Peer("2001:db8::7", 4711, socket.AF_INET6)
 UNIX = Peer("", 0, socket.AF_UNIX)
@@ -85,11 +86,23 @@ def by(name: str) -> ClientInfo:
         ("a b", "a b"),
         ("100%41", "100%2541"),
         ("\ud800", "?"),
+        ("bob, admin", "bob%2C admin"),
+        ('bob";by="x', "bob%22%3Bby=%22x"),
     ],
 )
 def test_odd_names(name: str, value: str) -> None:
-    """What is not printable ASCII, blanks at the ends and % are encoded."""
+    """What is not printable ASCII, spaces at the ends, % and what separates the elements of a list are encoded."""
     assert read_header_template("{identity}").fill(by(name)) == value
+
+
+def test_a_claim_stays_one_element_of_a_list() -> None:
+    """Neither a claim nor the request can add an element; values made by the bridge keep their separators."""
+    claims = Identity("alice", "jwt", {"team": "north, admin"})
+    forged = Request("GET", "/x;a,b", "1.1", Headers([(b"host", b"gw.example.org")]))
+    header = read_header_template("{via}, {claims.team}, {path}, {node}")
+    peer = Peer("2001:db8::7", 4711, socket.AF_INET6, via=("10.0.0.2", "10.0.0.1"))
+    value = header.fill(client(identity=claims, request=forged, peer=peer))
+    assert value == '10.0.0.2, 10.0.0.1, north%2C admin, /x%3Ba%2Cb, "[2001:db8::7]:4711"'
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))

@@ -1,8 +1,4 @@
-"""JWKS: keys that an issuer of tokens publishes over https (RFC 7517 section 5), fetched before they are needed.
-
-Lives here: the section, the one task that fetches them, how old they may get, and reading what came. Must not live
-here: tokens (`jwt_token`), single requests (`net.http_client`). No token causes more than one request in `pause`.
-"""
+"""JWKS: keys that a token issuer publishes over https, fetched in the background (RFC 7517 section 5)."""
 
 from __future__ import annotations
 
@@ -30,9 +26,9 @@ from wsbridge.log.logger import log
 from wsbridge.net import tls
 
 MAX_JWKS_KEYS: Final = 100
-"""Keys that are taken from one answer."""
+"""Keys read from one response."""
 JWK_PARAMETERS: Final[Mapping[str, tuple[str, ...]]] = {"RSA": ("n", "e"), "EC": ("crv", "x", "y"), "OKP": ("crv", "x")}
-"""By `kty`: what makes a public key (RFC 7518 section 6, RFC 8037 section 2)."""
+"""The parameters of a public key, by `kty` (RFC 7518 section 6, RFC 8037 section 2)."""
 EC_CURVE_ALGORITHMS: Final = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
 
 
@@ -59,20 +55,22 @@ class JwksConfig(Section):
     """Maximum size of the response."""
 
     def validate_values(self, context: LoadContext) -> list[Issue]:
-        """Tell whether the authorities can be used."""
+        """Check whether the CA bundle can be used."""
         return list(tls.validate_ca(self.ca, context))
 
 
 class Jwks:
-    """Keys of one issuer. `run` fetches them; the others look at what it fetched.
+    """The keys of one issuer: `run` fetches them, and the other methods look at what it fetched.
+
+    No token causes more than one request in `min_refresh_interval`.
 
     Args:
         config: Where, and how often.
-        lent: For its tasks and names.
+        services: Its background tasks and resolver are used.
         clock: Seconds that keys age by.
 
     Raises:
-        TlsError: The file of authorities cannot be used.
+        TlsError: The CA bundle cannot be used.
     """
 
     def __init__(
@@ -86,7 +84,7 @@ class Jwks:
         self._client = HttpClient(config.jwks, services.resolver, tls.client_context(config.ca))
         self._ring = KeyRing()
         self._last_success: float | None = None
-        self._last_attempt: float | None = None  # when it was last tried; None while it is
+        self._last_attempt: float | None = None  # when the last fetch ended; None while a fetch runs
         self._failure: str | None = "no keys were fetched yet"
         self._refresh_requested, self._refresh_done = trio.Event(), trio.Event()
         self._limiter = trio.CapacityLimiter(1)
@@ -94,22 +92,22 @@ class Jwks:
 
     @property
     def failure(self) -> str | None:
-        """Why the keys may be out of date; None if they were fetched well."""
+        """Why the keys may be out of date; None if the last fetch succeeded."""
         return self._failure
 
     @property
     def algorithms(self) -> frozenset[str]:
-        """What its keys may be used for."""
+        """The algorithms that its keys may be used for."""
         return self._algorithms
 
     def current_keys(self) -> KeyRing:
-        """Give the keys that hold now; none if the last are too old."""
+        """Return the keys that are valid now; none if the last ones are too old."""
         if self._last_success is not None and self._clock() < self._last_success + self._config.max_stale:
             return self._ring
         return KeyRing()
 
     async def refresh(self) -> None:
-        """Have the keys fetched, or wait for that if it is under way; not at all within `pause` of the last time."""
+        """Have the keys fetched, or wait for a running fetch; at most every `min_refresh_interval`."""
         if self._last_attempt is not None:
             if self._clock() < self._last_attempt + self._config.min_refresh_interval:
                 return
@@ -118,7 +116,7 @@ class Jwks:
             await self._refresh_done.wait()
 
     async def run(self) -> None:
-        """Fetch them again and again."""
+        """Fetch the keys, again and again."""
         try:
             while True:
                 self._last_attempt, self._refresh_requested = None, trio.Event()
@@ -134,7 +132,7 @@ class Jwks:
             await self._client.aclose()
 
     async def _fetch(self) -> None:
-        """Fetch them once; what goes wrong leaves the last ones in place."""
+        """Fetch the keys once. A failed fetch leaves the last ones in place; a key set without keys replaces them."""
         ring: KeyRing | str = f"{self._config.jwks}: no answer within timeout, {self._config.timeout:g} s"
         with trio.move_on_after(self._config.timeout):
             answer = await self._client.get(
@@ -145,31 +143,40 @@ class Jwks:
             elif answer.status != 200:
                 ring = f"{self._config.jwks}: answered with status {answer.status}"
             elif not answer.complete:
-                ring = f"{self._config.jwks}: answered with more than size, {self._config.max_response_bytes} bytes"
+                limit = self._config.max_response_bytes
+                ring = f"{self._config.jwks}: answered with more than max_response_bytes, {limit} bytes"
             else:
                 ring = await trio.to_thread.run_sync(self._parse, answer.body, limiter=self._limiter)
-        if isinstance(ring, str):
-            if ring != self._failure:
-                log.error("jwks.refresh_failed", url=str(self._config.jwks), detail=ring)
-            self._failure = ring
-            return
-        if self._failure is not None or ring.kids() != self._ring.kids():
-            log.info("jwks.refreshed", url=str(self._config.jwks), count=len(ring.kids()))
-        self._ring, self._last_success, self._failure = ring, self._clock(), None
+        failure = ring if isinstance(ring, str) else None
+        if isinstance(ring, KeyRing):
+            if not ring.kids():
+                failure = f"{self._config.jwks}: published no usable key, so no token is accepted"
+            elif self._failure is not None or ring.kids() != self._ring.kids():
+                log.info("jwks.refreshed", url=str(self._config.jwks), count=len(ring.kids()))
+            self._ring, self._last_success = ring, self._clock()
+        if failure is not None and failure != self._failure:
+            log.error("jwks.refresh_failed", url=str(self._config.jwks), detail=failure)
+        self._failure = failure
 
     def _parse(self, body: bytes) -> KeyRing | str:
-        """Runs in a thread: what came, as keys."""
+        """Read the response as keys; runs in a thread."""
         keys = parse_jwks(body, self._algorithms)
-        return KeyRing(keys) if keys else f"{self._config.jwks}: answered without a key that can be used"
+        return f"{self._config.jwks}: answered with something that is no key set" if keys is None else KeyRing(keys)
 
 
-def parse_jwks(body: bytes, algorithms: frozenset[str]) -> list[JwtKey]:
-    """Read a set of keys; those that are no public keys, or not for these algorithms, are left out."""
+def parse_jwks(body: bytes, algorithms: frozenset[str]) -> list[JwtKey] | None:
+    """Read a key set.
+
+    Returns:
+        Its keys, without those that are no public keys or not for these algorithms; None if it is no key set at all.
+    """
     try:
         found = parse_json_object(body).get("keys")
     except NotJsonObjectError:
-        return []
-    keys = [_parse_key(entry, algorithms) for entry in found[:MAX_JWKS_KEYS]] if isinstance(found, list) else []
+        return None
+    if not isinstance(found, list):
+        return None
+    keys = [_parse_key(entry, algorithms) for entry in found[:MAX_JWKS_KEYS]]
     return [key for key in keys if key is not None]
 
 
@@ -189,7 +196,7 @@ def _parse_key(entry: object, algorithms: frozenset[str]) -> JwtKey | None:
 
 
 def _parse_public_key(entry: Mapping[str, Any]) -> Any:
-    """Make a public key of the fields that one has; a private key that somebody published is none."""
+    """Build a public key from its parameters; None for a private key that was published."""
     import jwt
 
     kty = entry.get("kty")

@@ -1,8 +1,4 @@
-"""Headers about the client: what a WebSocket backend is told of him in the request, by templates of the file.
-
-Lives here: templates, their fields and filling them. Must not live here: the section that has them (`websocket`), other
-headers. What a field holds may come from the client: it is percent-encoded wherever it could end or change the header.
-"""
+"""Request headers about the client for WebSocket backends (`client_headers`), filled from templates."""
 
 from __future__ import annotations
 
@@ -20,7 +16,7 @@ from wsbridge.net.address import join_host_port
 
 
 def _forwarded_node(client: ClientInfo) -> str:
-    """The client as Forwarded has it: IPv6 in brackets, whatever has a colon in quotes (RFC 7239 section 6)."""
+    """The client in the syntax of Forwarded: IPv6 in brackets, in quotes with a colon (RFC 7239 section 6)."""
     host, port = client.peer.host, client.peer.port
     if not host:
         return ""
@@ -45,12 +41,17 @@ CLIENT_FIELDS: Final[Mapping[str, Callable[[ClientInfo], str]]] = {
     "listener": lambda client: client.listener,
     "route": lambda client: client.route,
 }
-"""What a template may name; `claims.NAME` besides."""
+"""The fields of a template; `claims.NAME` is one, too."""
 
 CLAIM_FIELD_PREFIX: Final = "claims."
 
 _TEMPLATE_PART = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _UNSAFE_BYTES = re.compile(rb"^ +|[^ -~]|%| +$")
+_UNSAFE_IN_LIST = re.compile(rb"^ +|[^ -~]|[%,;\"]| +$")
+_OWN_FIELDS: Final = frozenset(
+    {"address", "port", "node", "via", "local_address", "local_port", "id", "auth", "scheme"}
+)
+"""Fields whose values are made here, so that their commas and quotes are meant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +59,16 @@ class HeaderTemplate:
     """One value with fields in it.
 
     Attributes:
-        text: As it is written.
-        parts: Texts and names of fields in turn, beginning with a text.
+        text: As configured.
+        parts: Literal texts and field names in turn, beginning with a text.
     """
 
     text: str
     parts: tuple[str, ...]
 
     def fill(self, client: ClientInfo) -> str:
-        """Give the value for a client; empty if all fields are."""
-        filled = [_percent_encode(_field_value(name, client)) for name in self.parts[1::2]]
+        """Return the value for a client; empty if all fields are."""
+        filled = [_percent_encode(_field_value(name, client), name) for name in self.parts[1::2]]
         if not any(filled):
             return ""
         pairs = zip(self.parts[::2], [*filled, ""], strict=True)
@@ -95,7 +96,7 @@ def read_header_template(value: object) -> HeaderTemplate:
             parts += [_check_field(found[1]), ""]
     parts[-1] += text[at:]
     if len(parts) == 1:
-        raise ValueError("has no field such as {address}: what is the same for all clients belongs to headers")
+        raise ValueError("has no field such as {address}: a header that is the same for all clients belongs in headers")
     return HeaderTemplate(text, tuple(parts))
 
 
@@ -112,10 +113,15 @@ def _field_value(name: str, client: ClientInfo) -> str:
     return client.identity.claims.get(name.removeprefix(CLAIM_FIELD_PREFIX), "") if read is None else read(client)
 
 
-def _percent_encode(value: str) -> str:
-    """Encode what is no printable ASCII, blanks at the ends, and %, so that decoding gives the value again."""
+def _percent_encode(value: str, field: str) -> str:
+    """Encode everything that could end the header or split its value, so that decoding restores the value.
+
+    That is everything but printable ASCII, spaces at the ends, and `%`; in values that the client or the issuer of its
+    credentials chose also `,`, `;` and `"`, which separate the elements of a list (RFC 9110 section 5.6).
+    """
+    unsafe = _UNSAFE_BYTES if field in _OWN_FIELDS else _UNSAFE_IN_LIST
     data = value.encode("utf-8", "replace")
-    return _UNSAFE_BYTES.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0]).encode(), data).decode("ascii")
+    return unsafe.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0]).encode(), data).decode("ascii")
 
 
 ClientHeader = Annotated[
