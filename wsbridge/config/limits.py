@@ -27,17 +27,18 @@ from wsbridge.config.types import (
 )
 
 LOCAL_NETWORKS = (ip_network("127.0.0.0/8"), ip_network("::1"), UNIX_CLIENTS)
-"""Where proxies on this host come from, which speak for many."""
+"""Where proxies on this host connect from, each for many clients."""
 
 
 class ClientLimits(Section):
     """Limits per client address: per IPv4 address, and per /64 of IPv6."""
 
-    connections: CountOrOff = 256
+    connections: CountOrOff = 512
     """Concurrent connections per address; more are rejected with 429. off: unlimited."""
-    handshake_rate: CountOrOff = 20
-    """WebSocket handshakes per second per address; more are rejected with 429. off: unlimited."""
-    handshake_burst: Annotated[PositiveCount, AfterValidator(at_most(1_000_000))] = 200
+    handshake_rate: CountOrOff = 100
+    """WebSocket handshakes, plain TCP connections and requests that are authenticated, per second per address; more
+    are rejected with 429. off: unlimited."""
+    handshake_burst: Annotated[PositiveCount, AfterValidator(at_most(1_000_000))] = 1000
     """Burst size of handshake_rate (token bucket)."""
     max_failures: CountOrOff = 10
     """Failed logins within failure_window after which an address is banned. off: no bans."""
