@@ -503,7 +503,11 @@ async def _dial(
         return at_once
     with server.disconnect_monitor.watch(transport, allow_half_close=exchange.request is None) as client:
         return await retry(
-            lambda: backend.dial(offer), timeout=route.connect_timeout, retry_for=route.retry_for, on_retry=told
+            lambda: backend.dial(offer),
+            timeout=route.connect_timeout,
+            retry_for=route.retry_for,
+            on_retry=told,
+            progress=offer.progress,
         )
     if client.disconnect_detail:
         reason = transport.fault or Reason.CLIENT_LOST

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -21,6 +21,7 @@ from wsbridge.backends.dynamic import TargetPolicy, build_target_policy
 from wsbridge.config import model
 from wsbridge.config.base import AuthSection
 from wsbridge.config.route import FilesConfig
+from wsbridge.config.unions import TOKENS_KEY, BackendSectionBase, UrlBackendSection
 from wsbridge.net.resolver import Resolver
 from wsbridge.net.tls import server_context
 from wsbridge.protocol.handshake import OriginPolicy
@@ -176,6 +177,19 @@ def build_generation(
     )
 
 
+def services_for(backend: BackendSectionBase, services: DialServices) -> DialServices:
+    """Lend a backend whose names clients choose a resolver of its own.
+
+    Names made of what a client sends, or given with its identity, are absolute; those of a token file are the
+    administrator's, as all others in the configuration.
+    """
+    from_file = backend.kind == TOKENS_KEY
+    by_client = backend.kind == "target" or (isinstance(backend, UrlBackendSection) and "{" in backend.url.host)
+    if not from_file and not by_client:
+        return services
+    return replace(services, resolver=services.resolver.for_client_names(absolute=by_client))
+
+
 def _build_route(
     name: str,
     section: model.RouteConfig,
@@ -190,7 +204,7 @@ def _build_route(
     limits = config.limits
     backend = None
     if section.backend is not None:
-        backend = BACKENDS[section.backend.kind](section.backend, dial_services)
+        backend = BACKENDS[section.backend.kind](section.backend, services_for(section.backend, dial_services))
     responder: Responder | None = None
     if section.files is not None:
         responder = _build_static_files(section.files, pattern_prefix(match.path))

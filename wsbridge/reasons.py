@@ -21,6 +21,7 @@ class Reason(enum.StrEnum):
     CLIENT_LOST = "client_lost"
     BACKEND_REFUSED = "backend_refused"
     BACKEND_UNREACHABLE = "backend_unreachable"
+    BACKEND_DENIED = "backend_denied"
     BACKEND_DNS = "backend_dns"
     BACKEND_TLS = "backend_tls"
     BACKEND_TIMEOUT = "backend_timeout"
@@ -75,6 +76,7 @@ REASONS: dict[Reason, ReasonInfo] = {
     Reason.CLIENT_LOST: ReasonInfo(None, None, reset=True),
     Reason.BACKEND_REFUSED: ReasonInfo(502, 1014, reset=True, level="warning"),
     Reason.BACKEND_UNREACHABLE: ReasonInfo(502, 1014, reset=True, level="warning"),
+    Reason.BACKEND_DENIED: ReasonInfo(502, 1014, reset=True, level="warning"),
     Reason.BACKEND_DNS: ReasonInfo(502, 1014, reset=True, level="warning"),
     Reason.BACKEND_TLS: ReasonInfo(502, 1014, reset=True, level="warning"),
     Reason.BACKEND_TIMEOUT: ReasonInfo(504, 1014, reset=True, level="warning"),
@@ -118,6 +120,7 @@ class Termination:
         status: HTTP status to answer, where it differs from the table's (405, 408, 413, 426 ...).
         close_code: Close code that a peer sent, or None.
         headers: Header lines that the HTTP answer must carry.
+        retry_after: Seconds after which a backend asks to be tried again (RFC 9110 section 10.2.3), or None.
     """
 
     reason: Reason
@@ -126,6 +129,7 @@ class Termination:
     status: int | None = None
     close_code: int | None = None
     headers: tuple[tuple[str, str], ...] = ()
+    retry_after: float | None = None
 
     @property
     def http_status(self) -> int:

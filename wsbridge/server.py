@@ -211,7 +211,12 @@ class Server:
         self.lingering_closer = LingeringCloser(
             limits.lingering_sockets, config.timeouts.lingering, limits.lingering_bytes
         )
-        self.resolver = Resolver(threads=limits.dns_threads, ttl=limits.dns_ttl, negative_ttl=limits.dns_negative_ttl)
+        self.resolver = Resolver(
+            limits.dns_threads,
+            limits.dns_ttl,
+            limits.dns_negative_ttl,
+            client_threads=limits.dns_threads_per_route,
+        )
         self.listening_addresses = ListeningAddresses()
         services = DialServices(
             self.resolver,

@@ -36,11 +36,13 @@ async def test_refused(tmp_path):
     """No file, or a file at which nobody listens: a reason with the path, and nothing at once."""
     path = tmp_path / "s"
     backend = UnixBackend(UnixBackendConfig(url=f"unix:{path}"), DialServices(Resolver()))
-    for words in ("No such file or directory", "Connection refused"):
+    missing = "No such file or directory: the service has not made its socket, or the path is another"
+    for reason, words in (
+        (Reason.BACKEND_UNREACHABLE, missing),
+        (Reason.BACKEND_REFUSED, "Connection refused"),
+    ):
         assert backend.connect_nowait(DialRequest()) is None
-        assert await backend.dial(DialRequest()) == Termination(
-            Reason.BACKEND_REFUSED, "backend", f"unix:{path}: {words}"
-        )
+        assert await backend.dial(DialRequest()) == Termination(reason, "backend", f"unix:{path}: {words}")
         with socket.socket(socket.AF_UNIX) as server:
             if not path.exists():
                 server.bind(str(path))

@@ -23,6 +23,7 @@ from wsbridge.config.limits import Limits
         ("max_frame_bytes", ["125", "64KiB"], ["124", "65537"]),
         ("used_tickets", ["1", "1000000"], ["0", "many"]),
         ("dns_threads", ["1", "256"], ["0", "257"]),
+        ("dns_threads_per_route", ["1", "256"], ["0", "257"]),
         ("dns_ttl", ["0s", "1h"], ["30", "off"]),
         ("dns_negative_ttl", ["0s", "1h"], ["30", "off"]),
         ("password_threads", ["auto", "1", "256"], ["0", "257", "many"]),

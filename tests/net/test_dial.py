@@ -1,6 +1,8 @@
 """Dialling: one address, several, failures and what they are called, cancellation."""
 
+import contextlib
 import errno
+import os
 import resource
 import socket
 
@@ -28,6 +30,25 @@ def closed_port():
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         yield sock.getsockname()[1]
+
+
+@contextlib.contextmanager
+def as_nobody(folder):
+    """Be no root for a while, since no mode stops that."""
+    if os.geteuid() != 0:
+        yield
+        return
+    uid = 65534
+    for path in (folder, *folder.parents):
+        if path.stat().st_uid == 0 and not path.stat().st_mode & 0o001:
+            path.chmod(path.stat().st_mode | 0o011)
+    for path in (folder, *folder.iterdir()):
+        os.chown(path, uid, uid)
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 def answering(*hosts):
@@ -80,7 +101,8 @@ async def test_unknown_name():
         (errno.ETIMEDOUT, Reason.BACKEND_TIMEOUT),
         (errno.EHOSTUNREACH, Reason.BACKEND_UNREACHABLE),
         (errno.ENETUNREACH, Reason.BACKEND_UNREACHABLE),
-        (errno.EACCES, Reason.BACKEND_UNREACHABLE),
+        (errno.EACCES, Reason.BACKEND_DENIED),
+        (errno.EPERM, Reason.BACKEND_DENIED),
     ],
 )
 async def test_errors_have_reasons(monkeypatch, code, reason):
@@ -107,7 +129,6 @@ async def test_no_descriptor_left_is_overload(server):
     """EMFILE on the dial is this machine's trouble, not the backend's."""
     resolver = Resolver()
     port = server.getsockname()[1]
-    resolver.cached("127.0.0.1", port)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
     try:
@@ -205,9 +226,9 @@ async def race(monkeypatch, plan):
     """Dial by a plan; give the attempts and the outcome."""
     attempts = Attempts(plan)
     monkeypatch.setattr(module, "_connect", attempts)
-    addresses = [Address(socket.AF_INET, (host, 1)) for host in plan][: module.MAX_DIAL_ADDRESSES]
+    addresses = [Address(socket.AF_INET, (host, 1)) for host in plan]
     started = trio.current_time()
-    outcome = await module._race("gw", 1, addresses)
+    outcome = await module._connect_any("gw", 1, addresses, module.DialProgress())
     attempts.started = [(host, round(at - started, 3)) for host, at in attempts.started]
     return outcome, attempts
 
@@ -222,15 +243,50 @@ async def test_attempts_start_a_quarter_second_apart(monkeypatch, autojump_clock
     outcome.close()
 
 
-async def test_at_most_three_attempts_are_open(monkeypatch, autojump_clock):
-    """The fourth waits for one of the three to end."""
-    outcome, attempts = await race(monkeypatch, {"a": 9, "b": 5, "c": "hang", "d": 1, "e": 1})
+async def test_addresses_that_swallow_packets_hold_up_no_other(monkeypatch, autojump_clock):
+    """However many attempts are open, the next one starts after its delay."""
+    outcome, attempts = await race(monkeypatch, {**dict.fromkeys("abcde", "hang"), "f": 0})
 
-    assert attempts.most == 3
-    assert [host for host, _ in attempts.started] == ["a", "b", "c"]
+    assert attempts.started[-1] == ("f", 1.25)
     assert outcome is attempts.made[0][1]
-    assert attempts.made[0][0] == "b"
     outcome.close()
+
+
+async def test_retries_go_on_with_the_addresses_that_were_not_tried(monkeypatch, autojump_clock):
+    """Also where the time of an attempt was too short for all, and the message says how many were left."""
+    attempts = Attempts(dict.fromkeys([f"192.0.2.{number}" for number in range(12)], "hang"))
+    monkeypatch.setattr(module, "_connect", attempts)
+    progress = module.DialProgress()
+    async with answering(*attempts.plan) as resolver:
+        await resolver.resolve("gw", 1)
+        end = await module.retry(
+            lambda: dial(resolver, "gw", 1, None, progress), timeout=1.1, retry_for=2, progress=progress
+        )
+
+    hosts = [host for host, _ in attempts.started]
+    assert hosts[:10] == [f"192.0.2.{number}" for number in range(10)]
+    assert end.reason is Reason.BACKEND_TIMEOUT
+    assert end.detail.startswith("no connection within 1.1 s: ")
+    assert "no answer to the connection attempt" in end.detail
+
+
+async def test_a_name_whose_addresses_fail_is_looked_up_again(server, closed_port):
+    """Where the backend has moved, the first retry finds it."""
+    port = server.getsockname()[1]
+    asked = []
+
+    def getaddrinfo(host, *_, **__):
+        asked.append(host)
+        return [(socket.AF_INET, 1, 6, "", ("127.0.0.9" if len(asked) == 1 else "127.0.0.1", 0))]
+
+    async with Resolver(getaddrinfo=getaddrinfo) as resolver:
+        outcome = await dial(resolver, "gw", port)
+        assert outcome.reason is Reason.BACKEND_REFUSED
+        sock = await dial(resolver, "gw", port)
+        assert sock.getpeername() == ("127.0.0.1", port)
+        sock.close()
+        (await dial(resolver, "gw", port)).close()
+    assert len(asked) == 2
 
 
 async def test_a_second_winner_is_closed(monkeypatch, autojump_clock):
@@ -255,9 +311,9 @@ async def test_at_most_eight_addresses(monkeypatch):
     attempts = Attempts({f"192.0.2.{n}": Reason.BACKEND_REFUSED for n in range(100)})
     monkeypatch.setattr(module, "_connect", attempts)
     async with answering(*attempts.plan) as resolver:
-        await dial(resolver, "gw", 1)
-
-    assert len(attempts.started) == 8
+        outcome = await dial(resolver, "gw", 1)
+        assert len(attempts.started) == 8
+        assert outcome.detail.endswith("; 92 more addresses were not tried")
 
 
 @pytest.mark.parametrize("hosts", [["192.0.2.1"], ["192.0.2.1", "192.0.2.2"]])
@@ -285,7 +341,7 @@ async def test_a_cancelled_dial_closes_its_sockets(monkeypatch, hosts):
 
 
 async def test_unix(tmp_path):
-    """A Unix socket that is listened at is connected to; one that is not, or is missing, is refused."""
+    """A socket that is listened at is connected to; one that is not is refused, one that is missing unreachable."""
     path = str(tmp_path / "s")
     missing = await dial_unix(path)
     with socket.socket(socket.AF_UNIX) as server:
@@ -296,7 +352,10 @@ async def test_unix(tmp_path):
         sock.close()
     dead = await dial_unix(path)
 
-    assert missing == DialFailure(Reason.BACKEND_REFUSED, f"unix:{path}: No such file or directory")
+    assert missing == DialFailure(
+        Reason.BACKEND_UNREACHABLE,
+        f"unix:{path}: No such file or directory: the service has not made its socket, or the path is another",
+    )
     assert dead == DialFailure(Reason.BACKEND_REFUSED, f"unix:{path}: Connection refused")
 
 
@@ -349,3 +408,22 @@ async def test_a_name_is_looked_up_once_for_judgement_and_dial(server):
     with sock:
         assert sock.getpeername() == ("127.0.0.1", port)
     assert next(answers) == "127.0.0.2"
+
+
+@pytest.mark.parametrize("closed", ["socket", "directory"])
+async def test_a_socket_that_may_not_be_used_is_denied(tmp_path, closed):
+    """The detail has owner, mode and the user of this process."""
+    folder = tmp_path / "private"
+    folder.mkdir()
+    path = str(folder / "s")
+    with socket.socket(socket.AF_UNIX) as server, as_nobody(tmp_path):
+        server.bind(path)
+        server.listen()
+        (folder / "s" if closed == "socket" else folder).chmod(0)
+        outcome = await dial_unix(path)
+        folder.chmod(0o700)
+
+    assert outcome.reason is Reason.BACKEND_DENIED
+    assert outcome.detail.startswith(f"unix:{path}: Permission denied: ")
+    assert ("has mode 0000" if closed == "socket" else "a directory above the socket is closed") in outcome.detail
+    assert "wsbridge runs as " in outcome.detail

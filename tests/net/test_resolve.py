@@ -91,19 +91,17 @@ async def test_a_cancelled_waiter_does_not_take_the_answer_from_the_others():
     assert dns.asked == ["gw"]
 
 
-async def test_answers_are_kept_for_the_ttl(monkeypatch):
+async def test_answers_are_kept_for_the_ttl(mock_clock):
     """Within the ttl nobody is asked, for any port; after it, again."""
-    now = 100.0
-    monkeypatch.setattr(trio, "current_time", lambda: now)
     dns = Dns()
     async with Resolver(ttl=30, getaddrinfo=dns) as resolver:
         assert await resolver.resolve("gw", 5900) == ADDRESSES
         assert resolver.cached("gw", 5901)[1].sockaddr == ("192.0.2.1", 5901)
-        now = 129.9
+        mock_clock.jump(29.9)
         await resolver.resolve("gw", 5900)
         assert len(dns.asked) == 1
 
-        now = 130.0
+        mock_clock.jump(0.2)
         assert resolver.cached("gw", 5900) is None
         await resolver.resolve("gw", 5900)
         assert len(dns.asked) == 2
@@ -174,3 +172,111 @@ async def test_names_outside_the_block_are_our_mistake():
     """Nobody would hold the look-up."""
     with pytest.raises(RuntimeError):
         await Resolver().resolve("gw", 1)
+
+
+async def test_an_expired_answer_is_used_while_a_lookup_hangs(mock_clock):
+    """After a second, also by those who ask later; the new answer counts when it is there."""
+    dns = Dns()
+    async with Resolver(ttl=30, getaddrinfo=dns) as resolver, trio.open_nursery() as nursery:
+        await resolver.resolve("gw", 5900)
+        dns.go.clear()
+        mock_clock.jump(31)
+        found = []
+
+        async def ask():
+            found.append(await resolver.resolve("gw", 5900))
+
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert not found
+        mock_clock.jump(1.1)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert found == [ADDRESSES]
+        assert await resolver.resolve("gw", 5900) == ADDRESSES
+        dns.go.set()
+    assert len(dns.asked) == 2
+
+
+async def test_a_forgotten_name_is_looked_up_again_and_never_used_stale(mock_clock):
+    """Its addresses did not answer."""
+    dns = Dns()
+    async with Resolver(ttl=30, getaddrinfo=dns) as resolver:
+        await resolver.resolve("gw", 5900)
+        resolver.forget("gw")
+        assert resolver.cached("gw", 5900) is None
+        dns.failure = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        with pytest.raises(socket.gaierror):
+            await resolver.resolve("gw", 5900)
+
+
+async def test_an_expired_answer_is_used_where_a_lookup_fails_for_the_time_being(mock_clock):
+    """A name that is gone for good is gone."""
+    dns = Dns()
+    async with Resolver(ttl=30, getaddrinfo=dns) as resolver:
+        await resolver.resolve("gw", 5900)
+        mock_clock.jump(31)
+        dns.failure = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        assert await resolver.resolve("gw", 5900) == ADDRESSES
+        mock_clock.jump(31)
+        dns.failure = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        with pytest.raises(socket.gaierror):
+            await resolver.resolve("gw", 5900)
+
+
+class SomeHang(Dns):
+    """A getaddrinfo where names that begin with `hang` wait to be let go."""
+
+    def __call__(self, host, port, **_):
+        self.asked.append(host)
+        if host.startswith("hang"):
+            self.go.wait(10)
+        return ANSWER
+
+
+async def test_names_of_clients_that_hang_hold_up_neither_the_configuration_nor_other_routes():
+    """Each route has threads of its own, and names of the configuration have others."""
+    dns = SomeHang(held=True)
+    with trio.fail_after(5):
+        async with Resolver(getaddrinfo=dns, client_threads=2) as resolver, trio.open_nursery() as nursery:
+            route, other = (resolver.for_client_names(absolute=True) for _ in range(2))
+            for number in range(8):
+                nursery.start_soon(route.resolve, f"hang{number}", 1)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert await resolver.resolve("gw", 5900) == ADDRESSES
+            assert await other.resolve("gw", 5900) == ADDRESSES
+            dns.go.set()
+
+
+async def test_waiting_lookups_leave_with_those_who_asked():
+    """A lookup that no thread has begun is never begun, and the names after it have their turn."""
+    dns = SomeHang(held=True)
+    with trio.fail_after(5):
+        async with Resolver(getaddrinfo=dns, client_threads=1) as resolver:
+            route = resolver.for_client_names(absolute=False)
+            for number in range(5):
+                with trio.move_on_after(0.02):
+                    await route.resolve(f"hang{number}", 1)
+            dns.go.set()
+            assert await route.resolve("gw", 5900) == ADDRESSES
+    assert dns.asked == ["hang0", "gw"]
+
+
+async def test_names_of_clients_are_absolute(tmp_path, monkeypatch):
+    """No search domain is tried; /etc/hosts counts, where the C library finds no name with a final dot."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text("192.0.2.7 Gw.example other # comment\n2001:db8::7\tgw.example\nnonsense gw.example\n")
+    monkeypatch.setattr("wsbridge.net.resolver.HOSTS_FILE", hosts)
+    dns = Dns()
+    async with Resolver(getaddrinfo=dns) as resolver:
+        route = resolver.for_client_names(absolute=True)
+        assert await route.resolve("allowed.example", 5900) == ADDRESSES
+        assert [str(address) for address in await route.resolve("gw.example", 1)] == ["192.0.2.7:1", "[2001:db8::7]:1"]
+    assert dns.asked == ["allowed.example."]
+
+
+async def test_literals_are_not_kept():
+    """However many there are, with however many ports."""
+    resolver = Resolver()
+    for port in range(1, 1000):
+        assert resolver.cached("192.0.2.9", port) == [Address(socket.AF_INET, ("192.0.2.9", port))]
+    assert not resolver._entries

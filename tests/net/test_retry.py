@@ -3,7 +3,7 @@
 import pytest
 import trio
 
-from wsbridge.net.dialer import retry
+from wsbridge.net.dialer import DialProgress, retry
 from wsbridge.reasons import Reason, Termination
 
 REFUSED = Termination(Reason.BACKEND_REFUSED, "backend", "refused")
@@ -85,3 +85,38 @@ async def test_what_time_does_not_heal_is_not_retried(end, autojump_clock):
     script = Script(end)
     assert await retry(script, timeout=5, retry_for=30) is end
     assert len(script.times) == 1
+
+
+def busy(seconds):
+    """A backend that asks to be tried again after some time."""
+    return Termination(Reason.BACKEND_REFUSED, "backend", "answered 503", retry_after=seconds)
+
+
+async def test_a_backend_that_says_when_is_asked_then(autojump_clock):
+    """And no sooner."""
+    script = Script(busy(3.0), "socket")
+    start = round(trio.current_time(), 3)
+    assert await retry(script, timeout=5, retry_for=10, jitter=lambda: 1.0) == "socket"
+    assert [round(at - start, 3) for at in script.times] == [0, 3]
+
+
+async def test_a_backend_that_asks_for_more_time_than_there_is_is_asked_once(autojump_clock):
+    """The client does not wait for nothing."""
+    script = Script(busy(60.0))
+    end = await retry(script, timeout=5, retry_for=10)
+    assert end.detail == "answered 503; it asks to wait 60 s, and retry_for ends in 10.0 s"
+    assert len(script.times) == 1
+
+
+async def test_the_step_that_took_too_long_is_named(autojump_clock):
+    """With the time that it took itself."""
+    progress = DialProgress()
+
+    async def attempt():
+        progress.enter("looking up gw")
+        await trio.sleep(2)
+        progress.enter("TLS handshake with 192.0.2.1:443")
+        await trio.sleep_forever()
+
+    end = await retry(attempt, timeout=5, progress=progress)
+    assert end.detail == "no connection within 5 s: TLS handshake with 192.0.2.1:443 (3.0 s)"

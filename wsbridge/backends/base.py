@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from wsbridge.config.urls import Target
 from wsbridge.net.address import Address, ListeningAddresses
-from wsbridge.net.dialer import DialFailure, dial
+from wsbridge.net.dialer import DialFailure, DialProgress, dial
 from wsbridge.net.resolver import Resolver
 from wsbridge.net.transport import set_socket_options
 from wsbridge.protocol.http1 import HeadLimits
@@ -63,6 +63,7 @@ class DialRequest:
         max_frame_bytes: Largest frame to write, in bytes.
         chosen: What the client chose; None where the configuration says it all.
         client: Who stands behind it; None for backends that are not told.
+        progress: What the backend notes its steps in.
     """
 
     subprotocols: tuple[str, ...] = ()
@@ -71,6 +72,7 @@ class DialRequest:
     max_frame_bytes: int = 65536
     chosen: ChosenTarget | None = None
     client: ClientInfo | None = None
+    progress: DialProgress = field(default_factory=DialProgress, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ class Backend(Protocol):
 
 
 async def connect_tcp(
-    services: DialServices, host: str, port: int, chosen: ChosenTarget | None = None
+    services: DialServices, host: str, port: int, dial_request: DialRequest | None = None
 ) -> socket.socket | Termination:
     """A connected TCP socket with its options set, or why there is none.
 
@@ -117,9 +119,12 @@ async def connect_tcp(
         services: Lent to the backend.
         host: Name or address.
         port: Port.
-        chosen: Judges the addresses of the host, where a client chose it.
+        dial_request: Judges the addresses of the host where a client chose it, and is told of the progress.
     """
-    sock = await dial(services.resolver, host, port, None if chosen is None else chosen.check_address)
+    dial_request = dial_request or DialRequest()
+    chosen = dial_request.chosen
+    check_address = None if chosen is None else chosen.check_address
+    sock = await dial(services.resolver, host, port, check_address, dial_request.progress)
     if isinstance(sock, DialFailure):
         return sock.to_termination()
     try:

@@ -124,7 +124,7 @@ class TcpBackend:
 
     async def dial(self, dial_request: DialRequest) -> Connected | Termination:
         """See `Backend.dial`."""
-        sock = await connect_tcp(self._services, *self._host_port(dial_request), dial_request.chosen)
+        sock = await connect_tcp(self._services, *self._host_port(dial_request), dial_request)
         if isinstance(sock, Termination):
             return sock
         wire, address = SocketTransport(sock), remote_address(sock, self.name)
@@ -213,13 +213,14 @@ class TlsBackend:
         """See `Backend.dial`."""
         chosen = dial_request.chosen
         host, port = (self._host, self._port) if chosen is None else (chosen.target.host, chosen.target.port)
-        sock = await connect_tcp(self._services, host, port, chosen)
+        sock = await connect_tcp(self._services, host, port, dial_request)
         if isinstance(sock, Termination):
             return sock
         address = remote_address(sock, self.name)
         failure = self._proxy_protocol.send(SocketTransport(sock), dial_request.client, address)
         if failure is not None:
             return failure
+        dial_request.progress.enter(f"TLS handshake with {address}")
         try:
             wire = await tls_transport.start_tls(
                 sock, self._context, server_side=False, server_hostname=self._verified_name(host)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import ssl
+import time
 from base64 import b64decode
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -26,7 +27,7 @@ from wsbridge.config.types import HeaderName, HttpToken
 from wsbridge.config.urls import BackendUrl, Origin, ProxyUrl, Target
 from wsbridge.log.format import REDACTED, redact
 from wsbridge.net import tls_transport
-from wsbridge.net.http_proxy import http_connect
+from wsbridge.net.http_proxy import http_connect, retry_after
 from wsbridge.net.tls import ALPN_PROTOCOLS
 from wsbridge.net.transport import SocketTransport
 from wsbridge.protocol.handshake import UpgradeAccepted, check_upgrade_response, encode_upgrade_request, generate_key
@@ -138,7 +139,7 @@ class WebSocketBackend:
         chosen = dial_request.chosen
         url = self._url if chosen is None else chosen.target
         host, port = (self._proxy.host, self._proxy.port) if self._proxy else (url.host, url.port)
-        sock = await connect_tcp(self._services, host, port, chosen)
+        sock = await connect_tcp(self._services, host, port, dial_request)
         if isinstance(sock, Termination):
             if self._proxy is None:
                 return sock
@@ -147,6 +148,7 @@ class WebSocketBackend:
         wire = SocketTransport(sock)
         try:
             if self._proxy is not None:
+                dial_request.progress.enter(f"CONNECT to the proxy {self._proxy}")
                 failure = await http_connect(wire, url.host, url.port, self._proxy, self._services.head_limits)
                 if failure is not None:
                     wire.close()
@@ -154,12 +156,14 @@ class WebSocketBackend:
                 address = f"{url.authority} by the proxy {self._proxy}"
             if self._context is not None:
                 # What a proxy may have sent ahead is left behind: in TLS the dialling side speaks first.
+                dial_request.progress.enter(f"TLS handshake with {address}")
                 try:
                     wire = await tls_transport.start_tls(
                         sock, self._context, server_side=False, server_hostname=self._verified_name(url.host)
                     )
                 except OSError as error:
                     return tls_termination(address, error)
+            dial_request.progress.enter(f"response of {address} to the upgrade request")
             outcome = await self._handshake(wire, url, dial_request, address)
         except BaseException:
             wire.abort()
@@ -202,7 +206,10 @@ class WebSocketBackend:
             return answer if isinstance(answer, HttpError) else HttpError(502, "the upstream sent no answer")
         if answer.status != 101:
             body = reader.trailing_data or await _read_body_start(transport)
-            return check_upgrade_response(self._redact_response(answer), key, offered, self._redact(body))
+            outcome = check_upgrade_response(self._redact_response(answer), key, offered, self._redact(body))
+            assert isinstance(outcome, HttpError)  # noqa: S101 (for the type checker: the status is not 101)
+            wait = retry_after(answer.headers, time.time()) if answer.status in (429, 503) else None
+            return replace(self._rejected(address, outcome), retry_after=wait)
         outcome = check_upgrade_response(answer, key, offered)
         if isinstance(outcome, UpgradeAccepted):
             transport.unread(reader.trailing_data)

@@ -97,8 +97,10 @@ class Limits(Section):
     """Maximum payload of a frame that is sent."""
     used_tickets: PositiveCount = 65536
     """Used tickets remembered until they expire; while the table is full, all tickets are rejected."""
-    dns_threads: Annotated[PositiveCount, AfterValidator(at_most(256))] = 8
-    """Concurrent DNS lookups."""
+    dns_threads: Annotated[PositiveCount, AfterValidator(at_most(256))] = 32
+    """Concurrent DNS lookups of names in the configuration."""
+    dns_threads_per_route: Annotated[PositiveCount, AfterValidator(at_most(256))] = 4
+    """Concurrent DNS lookups of names that the clients of one route choose; others of that route wait."""
     dns_ttl: Duration = 30.0
     """DNS cache TTL."""
     dns_negative_ttl: Duration = 2.0

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import errno
+import grp
 import os
+import pwd
 import random
 import socket
+import stat
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final, TypeVar
 
 import trio
@@ -18,17 +22,21 @@ from wsbridge.reasons import REASONS, Initiator, Reason, Termination
 
 CONNECTION_ATTEMPT_DELAY: Final = 0.25
 """Seconds from the start of one attempt to the start of the next; at once when an attempt has failed."""
-MAX_CONCURRENT_ATTEMPTS: Final = 3
-"""Attempts open at a time."""
 MAX_DIAL_ADDRESSES: Final = 8
-"""Addresses of a name that are tried."""
+"""Addresses of a name that one dial tries; the next dial of a connection goes on with those not tried."""
 
 _OVERLOAD_ERRNOS: Final = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN}
 )
 _IN_PROGRESS_ERRNOS: Final = frozenset({errno.EINPROGRESS, errno.EALREADY})
 _INITIATORS: Final[dict[Reason, Initiator]] = {Reason.OVERLOAD: "wsbridge", Reason.FORBIDDEN: "client"}
-_REASON_PRIORITY: Final = (Reason.OVERLOAD, Reason.BACKEND_REFUSED, Reason.BACKEND_TIMEOUT, Reason.BACKEND_UNREACHABLE)
+_REASON_PRIORITY: Final = (
+    Reason.OVERLOAD,
+    Reason.BACKEND_REFUSED,
+    Reason.BACKEND_TIMEOUT,
+    Reason.BACKEND_DENIED,
+    Reason.BACKEND_UNREACHABLE,
+)
 
 
 AddressFilter = Callable[[Address], str | None]
@@ -44,38 +52,99 @@ class DialFailure:
             none of the addresses may be dialled.
         detail: One sentence with addresses and the system's words.
         permanent: Whether somebody answered and said no, so that trying again soon makes no sense.
+        retry_after: Seconds after which a proxy asks to be tried again, or None.
     """
 
     reason: Reason
     detail: str
     permanent: bool = False
+    retry_after: float | None = None
 
     def to_termination(self) -> Termination:
         """The same as the ending of a connection: what is forbidden is the client's doing, an overload the bridge's.
 
         A final one carries its HTTP status, which is how `retry` knows it.
         """
-        blame = _INITIATORS.get(self.reason, "backend")
-        return Termination(self.reason, blame, self.detail, REASONS[self.reason].status if self.permanent else None)
+        initiator = _INITIATORS.get(self.reason, "backend")
+        status = REASONS[self.reason].status if self.permanent else None
+        return Termination(self.reason, initiator, self.detail, status, retry_after=self.retry_after)
+
+
+class DialProgress:
+    """How far the dial of one connection has come, over all its attempts: for time-outs, and so that retries rotate.
+
+    Attributes:
+        open: Addresses that have not answered yet.
+        tried: Addresses that were tried so far.
+        untried: How many addresses there are besides.
+    """
+
+    def __init__(self) -> None:
+        self._step = ""
+        self._since = 0.0
+        self.open: list[Address] = []
+        self.tried: set[Address] = set()
+        self.untried = 0
+
+    def enter(self, step: str) -> None:
+        """Note what is waited for from now on."""
+        self._step, self._since = step, trio.current_time()
+        self.open = []
+
+    def choose(self, addresses: list[Address]) -> list[Address]:
+        """Choose the addresses for one dial, those that no earlier dial has tried before the others."""
+        ordered = sorted(interleave_families(addresses), key=lambda address: address in self.tried)
+        if ordered and ordered[0] in self.tried:
+            self.tried.clear()
+        self.untried = sum(address not in self.tried for address in ordered)
+        return ordered[:MAX_DIAL_ADDRESSES]
+
+    def connect(self, address: Address) -> None:
+        """Note an attempt to connect."""
+        self.open.append(address)
+        self.untried -= address not in self.tried
+        self.tried.add(address)
+
+    def describe_untried(self) -> str:
+        """Say how many addresses were not tried; empty for none."""
+        return f"; {self.untried} more addresses were not tried" if self.untried > 0 else ""
+
+    def __str__(self) -> str:
+        seconds = trio.current_time() - self._since
+        if not self.open:
+            return f"{self._step} ({seconds:.1f} s)" if self._step else ""
+        addresses = ", ".join(map(str, self.open))
+        return (
+            f"{addresses}: no answer to the connection attempt ({seconds:.1f} s), as behind a firewall that drops "
+            f"packets{self.describe_untried()}"
+        )
 
 
 async def dial(
-    resolver: Resolver, host: str, port: int, check_address: AddressFilter | None = None
+    resolver: Resolver,
+    host: str,
+    port: int,
+    check_address: AddressFilter | None = None,
+    progress: DialProgress | None = None,
 ) -> socket.socket | DialFailure:
-    """Connect to a host by TCP.
+    """Connect to a host by TCP (RFC 8305).
 
-    Up to 8 addresses, families in turn, 250 ms apart or at once when one failed, 3 open at a time: the first that
-    connects wins, the others are closed. May return without a checkpoint if the connection stands at once.
+    Up to 8 addresses, families in turn, each 250 ms after the one before or at once when one has failed: the first that
+    connects wins, the others are closed. May return without a checkpoint if the connection is there at once. A name
+    whose addresses do not answer is looked up again next time.
 
     Args:
         resolver: Looks the host up.
         host: Name or IP literal.
         port: Port.
-        check_address: Judges each address; those that it has a word against are not dialled, and no other is looked up.
+        check_address: Judges each address; those that it rejects are not dialled, and no other is looked up.
+        progress: That of the connection, where it dials more than once or has a deadline.
 
     Returns:
         A connected, non-blocking socket that the caller owns; or the failure.
     """
+    progress = progress or DialProgress()
+    progress.enter(f"looking up {host}")
     try:
         addresses = resolver.cached(host, port) or await resolver.resolve(host, port)
     except OSError as error:
@@ -86,9 +155,25 @@ async def dial(
         if not addresses:
             words = "; ".join(wrong for _, wrong in judged[:MAX_DIAL_ADDRESSES] if wrong)
             return DialFailure(Reason.FORBIDDEN, f"{join_host_port(host, port)}: {words}", permanent=True)
-    if len(addresses) == 1:
-        return await _connect(addresses[0].family, addresses[0].sockaddr)
-    return await _race(host, port, interleave_families(addresses)[:MAX_DIAL_ADDRESSES])
+    connected = False
+    try:
+        outcome = await _connect_any(host, port, addresses, progress)
+        connected = not isinstance(outcome, DialFailure)
+    finally:
+        if not connected:
+            resolver.forget(host)
+    return outcome
+
+
+async def _connect_any(
+    host: str, port: int, addresses: list[Address], progress: DialProgress
+) -> socket.socket | DialFailure:
+    progress.enter(f"connecting to {join_host_port(host, port)}")
+    chosen = progress.choose(addresses)
+    if len(chosen) > 1:
+        return await _race(host, port, chosen, progress)
+    progress.connect(chosen[0])
+    return await _connect(chosen[0].family, chosen[0].sockaddr)
 
 
 def dial_nowait(family: int, sockaddr: object) -> socket.socket | None:
@@ -117,8 +202,8 @@ def dial_nowait(family: int, sockaddr: object) -> socket.socket | None:
 async def dial_unix(path: str) -> socket.socket | DialFailure:
     """Connect to a Unix stream socket.
 
-    A socket file that is not there, that nobody listens at, or whose backlog is full (the kernel offers no waiting
-    there) is `backend_refused`.
+    A socket that nobody listens at, or whose backlog is full (the kernel offers no waiting there), is
+    `backend_refused`; one that is not there `backend_unreachable`; one that this process may not use `backend_denied`.
     """
     return await _connect(socket.AF_UNIX, path)
 
@@ -163,11 +248,10 @@ async def _connect(family: int, sockaddr: SockAddr | str) -> socket.socket | Dia
     return _connect_failure(code, sockaddr)
 
 
-async def _race(host: str, port: int, addresses: list[Address]) -> socket.socket | DialFailure:
-    """Happy eyeballs: the first of several attempts that connects."""
+async def _race(host: str, port: int, addresses: list[Address], progress: DialProgress) -> socket.socket | DialFailure:
+    """Happy Eyeballs: the first of several attempts that connects."""
     winner: socket.socket | None = None
     failures: list[DialFailure] = []
-    slots = trio.Semaphore(MAX_CONCURRENT_ATTEMPTS)
     failed = trio.Event()
 
     async def attempt(address: Address, nursery: trio.Nursery) -> None:
@@ -175,7 +259,7 @@ async def _race(host: str, port: int, addresses: list[Address]) -> socket.socket
         outcome = await _connect(address.family, address.sockaddr)
         if isinstance(outcome, DialFailure):
             failures.append(outcome)
-            slots.release()
+            progress.open.remove(address)
             failed.set()
         elif winner is None:
             winner = outcome
@@ -186,8 +270,8 @@ async def _race(host: str, port: int, addresses: list[Address]) -> socket.socket
     try:
         async with trio.open_nursery() as nursery:
             for address in addresses:
-                await slots.acquire()
                 failed = trio.Event()
+                progress.connect(address)
                 nursery.start_soon(attempt, address, nursery)
                 with trio.move_on_after(CONNECTION_ATTEMPT_DELAY):
                     await failed.wait()
@@ -195,22 +279,55 @@ async def _race(host: str, port: int, addresses: list[Address]) -> socket.socket
         if winner is not None:
             winner.close()
         raise
-    return winner if winner is not None else _merge_failures(host, port, failures)
+    return winner if winner is not None else _merge_failures(host, port, failures, progress)
 
 
 def _connect_failure(code: int, sockaddr: SockAddr | str) -> DialFailure:
     text = os.strerror(code) if code else "unknown error"
-    unix = isinstance(sockaddr, str)
-    told = f"unix:{sockaddr}" if isinstance(sockaddr, str) else join_host_port(sockaddr[0], sockaddr[1])
-    if code == errno.ECONNREFUSED or (unix and code in (errno.ENOENT, errno.EAGAIN)):
+    if code == errno.ECONNREFUSED or (isinstance(sockaddr, str) and code == errno.EAGAIN):
         reason = Reason.BACKEND_REFUSED
     elif code in _OVERLOAD_ERRNOS:
         reason = Reason.OVERLOAD
     elif code == errno.ETIMEDOUT:
         reason = Reason.BACKEND_TIMEOUT
+        text += ": no answer to the connection attempt, as behind a firewall that drops packets"
+    elif code in (errno.EACCES, errno.EPERM):
+        reason = Reason.BACKEND_DENIED
+        text += (
+            f": {_describe_permissions(sockaddr) if isinstance(sockaddr, str) else 'a rule of this host forbids it'}"
+        )
     else:
         reason = Reason.BACKEND_UNREACHABLE
-    return DialFailure(reason, f"{told}: {text}")
+        if isinstance(sockaddr, str) and code == errno.ENOENT:
+            text += ": the service has not made its socket, or the path is another"
+    if isinstance(sockaddr, str):
+        return DialFailure(reason, f"unix:{sockaddr}: {text}")
+    return DialFailure(reason, f"{join_host_port(sockaddr[0], sockaddr[1])}: {text}")
+
+
+def _describe_permissions(path: str) -> str:
+    """Say what keeps this process from a socket file."""
+    ours = f"wsbridge runs as {_user_name(os.geteuid())}"
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return f"a directory above the socket is closed to it; {ours}"
+    owner = f"{_user_name(found.st_uid)}:{_group_name(found.st_gid)}"
+    return f"the socket belongs to {owner} and has mode {stat.S_IMODE(found.st_mode):04o}; {ours}"
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _group_name(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
 
 
 def _dns_failure(host: str, error: OSError) -> DialFailure:
@@ -220,12 +337,12 @@ def _dns_failure(host: str, error: OSError) -> DialFailure:
     return DialFailure(reason, f"{host}: {error.strerror or error}")
 
 
-def _merge_failures(host: str, port: int, failures: list[DialFailure]) -> DialFailure:
-    """One failure out of several: the gravest reason, all their words."""
+def _merge_failures(host: str, port: int, failures: list[DialFailure], progress: DialProgress) -> DialFailure:
+    """One failure out of several: the gravest reason, all their texts."""
     reasons = {failure.reason for failure in failures}
     reason = next((rank for rank in _REASON_PRIORITY if rank in reasons), Reason.BACKEND_UNREACHABLE)
-    words = "; ".join(failure.detail for failure in failures) or "no address"
-    return DialFailure(reason, f"{join_host_port(host, port)}: {words}")
+    text = "; ".join(failure.detail for failure in failures) or "no address"
+    return DialFailure(reason, f"{join_host_port(host, port)}: {text}{progress.describe_untried()}")
 
 
 INITIAL_BACKOFF: Final = 0.05
@@ -234,7 +351,13 @@ MAX_BACKOFF: Final = 1.0
 """Seconds that the pause never exceeds."""
 
 _RETRYABLE_REASONS: Final = frozenset(
-    {Reason.BACKEND_REFUSED, Reason.BACKEND_UNREACHABLE, Reason.BACKEND_DNS, Reason.BACKEND_TIMEOUT}
+    {
+        Reason.BACKEND_REFUSED,
+        Reason.BACKEND_UNREACHABLE,
+        Reason.BACKEND_DENIED,
+        Reason.BACKEND_DNS,
+        Reason.BACKEND_TIMEOUT,
+    }
 )
 
 T = TypeVar("T")
@@ -246,18 +369,20 @@ async def retry(
     timeout: float | None,
     retry_for: float = 0.0,
     on_retry: Callable[[Termination], None] | None = None,
+    progress: DialProgress | None = None,
     jitter: Callable[[], float] = random.random,
 ) -> T | Termination:
     """Try until it works, or until trying again makes no sense or has lasted long enough.
 
     Only failures that time can heal are tried again: refused, unreachable, unknown name, timeout. A backend that
-    answers and says no (its End carries an HTTP `status`) is asked once.
+    answers and says no (its End carries an HTTP `status`) is asked once; one that says when to come back, then.
 
     Args:
         attempt: One attempt; gives a result or the End that tells why not.
         timeout: Seconds for each attempt; None for no limit.
         retry_for: Seconds after which no further attempt begins; 0 for a single attempt.
         on_retry: Called once, with the first failure, when it is going to be retried.
+        progress: What the attempts note their steps in; names the step that took too long.
         jitter: Random numbers from 0 to 1; pauses are between half and the whole of their length.
 
     Returns:
@@ -266,25 +391,37 @@ async def retry(
     began = trio.current_time()
     pause = INITIAL_BACKOFF
     while True:
-        outcome = await _attempt_once(attempt, timeout)
+        outcome = await _attempt_once(attempt, timeout, progress)
         if not isinstance(outcome, Termination) or not retry_for or not _is_retryable(outcome):
             return outcome
         left = began + retry_for - trio.current_time()
         if left <= 0:
             return outcome
+        wait = min(pause * (0.5 + 0.5 * jitter()), left)
+        if outcome.retry_after is not None:
+            if outcome.retry_after > left:
+                text = (
+                    f"{outcome.detail}; it asks to wait {outcome.retry_after:g} s, and retry_for ends in {left:.1f} s"
+                )
+                return replace(outcome, detail=text)
+            wait = max(wait, outcome.retry_after)
         if on_retry is not None:
             on_retry(outcome)
             on_retry = None
-        await trio.sleep(min(pause * (0.5 + 0.5 * jitter()), left))
+        await trio.sleep(wait)
         pause = min(pause * 2, MAX_BACKOFF)
 
 
-async def _attempt_once(attempt: Callable[[], Awaitable[T | Termination]], timeout: float | None) -> T | Termination:
+async def _attempt_once(
+    attempt: Callable[[], Awaitable[T | Termination]], timeout: float | None, progress: DialProgress | None
+) -> T | Termination:
     if timeout is None:
         return await attempt()
     with trio.move_on_after(timeout):
         return await attempt()
-    return Termination(Reason.BACKEND_TIMEOUT, "backend", f"no connection within {timeout:g} s")
+    step = str(progress or "")
+    text = f"no connection within {timeout:g} s" + (f": {step}" if step else "")
+    return Termination(Reason.BACKEND_TIMEOUT, "backend", text)
 
 
 def _is_retryable(termination: Termination) -> bool:

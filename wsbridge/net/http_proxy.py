@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import time
 from base64 import b64encode
 from collections.abc import Mapping
+from dataclasses import replace
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -12,7 +15,7 @@ from wsbridge.config.urls import HttpProxy, Target, read_proxy_url
 from wsbridge.log.format import REDACTED
 from wsbridge.net.address import join_host_port
 from wsbridge.net.dialer import DialFailure
-from wsbridge.protocol.http1 import HeadLimits, HeadParser, HttpError, Response, encode_headers, quoted
+from wsbridge.protocol.http1 import Headers, HeadLimits, HeadParser, HttpError, Response, encode_headers, quoted
 from wsbridge.reasons import Reason
 
 if TYPE_CHECKING:
@@ -145,9 +148,28 @@ async def http_connect(
         transport.unread(reader.trailing_data)
         return None
     words = f" {quoted(answer.reason, 80)}" if answer.reason else ""
-    return _proxy_failure(
+    failure = _proxy_failure(
         proxy, f"answered {answer.status}{words} to CONNECT {authority}", answer.status not in _RETRYABLE_STATUSES
     )
+    return replace(
+        failure, retry_after=retry_after(answer.headers, time.time()) if answer.status in (429, 503) else None
+    )
+
+
+def retry_after(headers: Headers, now: float) -> float | None:
+    """Read Retry-After, seconds or a date (RFC 9110 section 10.2.3); None where it is missing or makes no sense.
+
+    Args:
+        headers: Of a response.
+        now: Seconds of the wall clock.
+    """
+    value = (headers.get(b"retry-after") or b"").decode("latin-1").strip()
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _proxy_failure(proxy: HttpProxy, text: str, permanent: bool = False) -> DialFailure:

@@ -1,4 +1,8 @@
-"""DNS lookups and cache."""
+"""DNS lookups in threads, with a cache.
+
+Why `getaddrinfo` and no DNS library: it answers as every other program of the host does (/etc/hosts, nsswitch, mDNS,
+systemd-resolved, VPNs), and the resolvers of the libraries do not.
+"""
 
 from __future__ import annotations
 
@@ -7,55 +11,86 @@ import math
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 import trio
 
 from wsbridge.net.address import Address, to_sockaddr
 
-MAX_CACHED_NAMES = 4096
-"""Names kept in the cache; past it, the one asked for first is forgotten."""
+MAX_CACHED_NAMES: Final = 4096
+"""Names kept in a cache; beyond it, the one that was looked up first is forgotten."""
+
+STALE_DELAY: Final = 1.0
+"""Seconds after which a lookup counts as hanging, and the answer before it is used (RFC 8767 section 5)."""
+
+MAX_STALE: Final = 3600.0
+"""Seconds for which an expired answer may be used."""
+
+HOSTS_FILE: Final = Path("/etc/hosts")
 
 GetAddrInfo = Callable[..., Sequence[tuple[Any, ...]]]
 
 
 @dataclass(slots=True)
 class _CacheEntry:
-    """One name: its answer with the time it expires, or the look-up that its waiters wait for."""
+    """One name: its answer, or the lookup under way.
+
+    Attributes:
+        expires: When the answer expires.
+        addresses: The answer; while a lookup is under way the one before it.
+        stale_until: Until when the addresses may be used although they have expired.
+        failure: The answer where it is none.
+        pending: Set when the lookup is done; None: none is under way.
+        began: When the lookup began.
+        waiters: Tasks that wait for it.
+        in_thread: Whether a thread has begun it.
+        scope: Cancels it.
+    """
 
     expires: float = math.inf
     addresses: tuple[Address, ...] = ()
+    stale_until: float = 0.0
     failure: OSError | None = None
     pending: trio.Event | None = None
-    by_port: dict[int, list[Address]] = field(default_factory=dict)
+    began: float = 0.0
+    waiters: int = 0
+    in_thread: bool = False
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
 
 class Resolver:
-    """Looks names up; used as `async with Resolver(...) as resolver`, which holds the look-ups under way.
+    """Looks names up; used as `async with Resolver(...) as resolver`, which holds the lookups under way.
 
     Leaving the block abandons them: a DNS server that never answers does not hold up the end of the process.
 
     Args:
-        threads: Look-ups at once.
+        threads: Concurrent lookups.
         ttl: Seconds that an answer is kept.
         negative_ttl: Seconds that a failure is kept.
+        client_threads: The same as `threads` for each resolver of names that clients choose.
         getaddrinfo: `socket.getaddrinfo` or a stand-in.
     """
 
     def __init__(
         self,
-        threads: int = 8,
+        threads: int = 32,
         ttl: float = 30.0,
         negative_ttl: float = 2.0,
         *,
+        client_threads: int = 4,
         getaddrinfo: GetAddrInfo = socket.getaddrinfo,
     ) -> None:
         self._limiter = trio.CapacityLimiter(threads)
         self._ttl = ttl
         self._negative_ttl = negative_ttl
+        self._client_threads = client_threads
         self._getaddrinfo = getaddrinfo
         self._entries: dict[str, _CacheEntry] = {}
+        self._owner = self
+        self._absolute = False
         self._nursery: trio.Nursery | None = None
         self._stack = contextlib.AsyncExitStack()
 
@@ -71,23 +106,33 @@ class Resolver:
             self._nursery = None
         await self._stack.__aexit__(kind, error, trace)
 
+    def for_client_names(self, *, absolute: bool) -> Resolver:
+        """Give a resolver for the names that the clients of one route choose, within the block of this one.
+
+        It has threads and a cache of its own: names that hang, and floods of names, hold up no other.
+
+        Args:
+            absolute: Whether the search domains of the host are left out; /etc/hosts counts all the same.
+        """
+        resolver = Resolver(self._client_threads, self._ttl, self._negative_ttl)
+        resolver._owner = self
+        resolver._absolute = absolute
+        return resolver
+
     def cached(self, host: str, port: int) -> list[Address] | None:
         """Addresses of a host that are known without waiting (IP literals always are), or None."""
+        literal = parse_ip_literal(host, port)
+        if literal is not None:
+            return [literal]
         entry = self._entries.get(host)
-        if entry is None:
-            literal = _parse_ip_literal(host)
-            if literal is None:
-                return None
-            entry = self._store(host, _CacheEntry(addresses=(literal,)))
-        elif entry.pending is not None or entry.failure is not None or entry.expires <= trio.current_time():
+        if entry is None or entry.pending is not None or entry.failure is not None:
             return None
-        found = entry.by_port.get(port)
-        if found is None:
-            found = entry.by_port[port] = [_with_port(address, port) for address in entry.addresses]
-        return found
+        return None if entry.expires <= trio.current_time() else _with_port(entry.addresses, port)
 
     async def resolve(self, host: str, port: int) -> list[Address]:
-        """Addresses of a host, in the order the system prefers; never empty. The list is shared: do not change it.
+        """Addresses of a host, in the order the system prefers; never empty.
+
+        An expired answer is used while a lookup hangs, and where one fails for the time being.
 
         Args:
             host: A name or an IP literal (no brackets), as written.
@@ -101,80 +146,116 @@ class Resolver:
             return found
         entry = self._entries.get(host)
         if entry is None or (entry.pending is None and entry.expires <= trio.current_time()):
-            entry = self._start_lookup(host)
+            entry = self._start_lookup(host, entry)
         if entry.pending is not None:
-            await entry.pending.wait()
-        if entry.failure is not None:
+            await self._wait(host, entry, entry.pending)
+        if entry.pending is None and entry.failure is not None:
             raise _copy_error(entry.failure)
-        return [_with_port(address, port) for address in entry.addresses]
+        return _with_port(entry.addresses, port)
 
-    def _start_lookup(self, host: str) -> _CacheEntry:
-        if self._nursery is None:
+    def forget(self, host: str) -> None:
+        """Look a name up again next time, since its addresses do not answer."""
+        entry = self._entries.get(host)
+        if entry is not None:
+            entry.addresses = ()
+            if entry.pending is None and entry.failure is None:
+                del self._entries[host]
+
+    async def _wait(self, host: str, entry: _CacheEntry, pending: trio.Event) -> None:
+        """Wait for a lookup, or until the expired answer has to do; one that nobody waits for any more is not begun."""
+        entry.waiters += 1
+        try:
+            with trio.move_on_at(entry.began + STALE_DELAY if entry.addresses else math.inf):
+                await pending.wait()
+            while entry.pending is not None and not entry.addresses:  # forgotten meanwhile
+                await pending.wait()
+        finally:
+            entry.waiters -= 1
+            if not entry.waiters and entry.pending is not None and not entry.in_thread:
+                entry.scope.cancel()
+                if self._entries.get(host) is entry:
+                    del self._entries[host]
+
+    def _start_lookup(self, host: str, before: _CacheEntry | None) -> _CacheEntry:
+        nursery = self._owner._nursery
+        if nursery is None:
             raise RuntimeError("Resolver is used outside its `async with` block")
-        entry = self._store(host, _CacheEntry(pending=trio.Event()))
-        self._nursery.start_soon(self._lookup, host, entry, name=f"resolve {host}")
-        return entry
-
-    def _store(self, host: str, entry: _CacheEntry) -> _CacheEntry:
+        now = trio.current_time()
+        entry = _CacheEntry(pending=trio.Event(), began=now)
+        if before is not None and now < before.stale_until:
+            entry.addresses, entry.stale_until = before.addresses, before.stale_until
         self._entries.pop(host, None)
         if len(self._entries) >= MAX_CACHED_NAMES:
             del self._entries[next(iter(self._entries))]
         self._entries[host] = entry
+        nursery.start_soon(self._lookup, host, entry, name=f"resolve {host}")
         return entry
 
     async def _lookup(self, host: str, entry: _CacheEntry) -> None:
-        """Ask, and leave the answer in the entry. Belongs to no waiter, so none of them can cancel it."""
+        """Look a name up, and leave the answer in the entry. Belongs to no waiter: one that leaves stops no other's."""
+        answer: tuple[Address, ...] | OSError = socket.gaierror(socket.EAI_AGAIN, "the lookup was abandoned")
+        look = partial(self._lookup_blocking, host, entry)
         try:
-            answer = await trio.to_thread.run_sync(
-                self._lookup_blocking, host, abandon_on_cancel=True, limiter=self._limiter
-            )
-            if isinstance(answer, OSError):
-                entry.failure = answer
-            else:
-                entry.addresses = answer
-        except trio.Cancelled:
-            entry.failure = socket.gaierror(socket.EAI_AGAIN, "the look-up was abandoned")
-            raise
+            with entry.scope:
+                answer = await trio.to_thread.run_sync(look, abandon_on_cancel=True, limiter=self._limiter)
         except RuntimeError as error:  # no thread could be started
-            entry.failure = socket.gaierror(socket.EAI_MEMORY, str(error))
+            answer = socket.gaierror(socket.EAI_MEMORY, str(error))
         finally:
-            kept = self._ttl if entry.failure is None else self._negative_ttl
-            entry.expires = trio.current_time() + kept
+            now = trio.current_time()
+            if not isinstance(answer, OSError):
+                entry.addresses, entry.expires, entry.stale_until = answer, now + self._ttl, now + self._ttl + MAX_STALE
+            else:
+                entry.expires = now + self._negative_ttl
+                temporary = isinstance(answer, socket.gaierror) and answer.errno == socket.EAI_AGAIN
+                if not (temporary and entry.addresses):
+                    entry.addresses, entry.failure = (), answer
             pending, entry.pending = entry.pending, None
             if pending is not None:
                 pending.set()
 
-    def _lookup_blocking(self, host: str) -> tuple[Address, ...] | OSError:
-        """Runs in a thread: one blocking look-up, its failure as a value."""
+    def _lookup_blocking(self, host: str, entry: _CacheEntry) -> tuple[Address, ...] | OSError:
+        """Runs in a thread: one blocking lookup, its failure as a value."""
+        entry.in_thread = True
+        found = self._look_in_hosts_file(host) if self._absolute else ()
+        if found:
+            return found
         try:
-            rows = self._getaddrinfo(host, 0, type=socket.SOCK_STREAM)
+            rows = self._owner._getaddrinfo(host + "." if self._absolute else host, 0, type=socket.SOCK_STREAM)
         except OSError as error:
             return error
         except UnicodeError:
             return socket.gaierror(socket.EAI_NONAME, "not a valid host name")
-        found = dict.fromkeys(
+        addresses = dict.fromkeys(
             Address(int(row[0]), to_sockaddr(row[4])) for row in rows if row[0] in (socket.AF_INET, socket.AF_INET6)
         )
-        return tuple(found) or socket.gaierror(socket.EAI_NODATA, "no address associated with the name")
+        return tuple(addresses) or socket.gaierror(socket.EAI_NODATA, "no address associated with the name")
+
+    @staticmethod
+    def _look_in_hosts_file(host: str) -> tuple[Address, ...]:
+        """Find a name in /etc/hosts, where the C library finds no name that ends in a dot."""
+        try:
+            lines = HOSTS_FILE.read_text("utf-8", "replace").splitlines()
+        except OSError:
+            return ()
+        words = (line.partition("#")[0].lower().split() for line in lines)
+        found = (parse_ip_literal(names[0], 0) for names in words if host.lower() in names[1:])
+        return tuple(dict.fromkeys(address for address in found if address is not None))
 
 
-def _parse_ip_literal(host: str) -> Address | None:
-    """Address of an IP literal (a scope such as `%eth0` included); None for a name. Asks no server."""
+def parse_ip_literal(host: str, port: int) -> Address | None:
+    """Address of an IP literal (a zone such as `%eth0` included); None for a name. Asks no server."""
     if not host or not (":" in host or host[-1].isdigit()):
         return None
     try:
-        rows = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        rows = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except (OSError, UnicodeError):
         return None
     family, *_, sockaddr = rows[0]
     return Address(int(family), to_sockaddr(sockaddr))
 
 
-def _with_port(address: Address, port: int) -> Address:
-    found = address.sockaddr
-    if len(found) == 2:
-        return Address(address.family, (found[0], port))
-    return Address(address.family, (found[0], port, found[2], found[3]))
+def _with_port(addresses: tuple[Address, ...], port: int) -> list[Address]:
+    return [Address(address.family, (address.sockaddr[0], port, *address.sockaddr[2:])) for address in addresses]
 
 
 def _copy_error(failure: OSError) -> OSError:
