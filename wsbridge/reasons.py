@@ -69,6 +69,11 @@ class ReasonInfo:
     reset: bool
     level: Literal["debug", "info", "warning", "error"] = "info"
 
+    @property
+    def close_code_to_backend(self) -> int | None:
+        """Close code for a WebSocket backend: there 1000 and 1001 mean that our client has ended in order."""
+        return 1012 if self.close_code in (1000, 1001) else self.close_code
+
 
 REASONS: dict[Reason, ReasonInfo] = {
     Reason.BACKEND_CLOSED: ReasonInfo(None, 1000, reset=False),
@@ -81,8 +86,8 @@ REASONS: dict[Reason, ReasonInfo] = {
     Reason.BACKEND_TLS: ReasonInfo(502, 1014, reset=True, level="warning"),
     Reason.BACKEND_TIMEOUT: ReasonInfo(504, 1014, reset=True, level="warning"),
     Reason.BACKEND_RESET: ReasonInfo(None, 1011, reset=True, level="warning"),
-    Reason.IDLE_TIMEOUT: ReasonInfo(None, 1001, reset=False),
-    Reason.MAX_LIFETIME: ReasonInfo(None, 1001, reset=False),
+    Reason.IDLE_TIMEOUT: ReasonInfo(None, 1001, reset=True),
+    Reason.MAX_LIFETIME: ReasonInfo(None, 1001, reset=True),
     Reason.WRITE_STALLED: ReasonInfo(None, None, reset=True, level="warning"),
     Reason.PROTOCOL_ERROR: ReasonInfo(400, 1002, reset=True, level="warning"),
     Reason.INVALID_UTF8: ReasonInfo(400, 1007, reset=True, level="warning"),
@@ -97,13 +102,13 @@ REASONS: dict[Reason, ReasonInfo] = {
     Reason.FORBIDDEN: ReasonInfo(403, 1008, reset=True),
     Reason.UNAUTHENTICATED: ReasonInfo(401, 1008, reset=True),
     Reason.AUTH_UNAVAILABLE: ReasonInfo(503, 1013, reset=True, level="error"),
-    Reason.AUTH_EXPIRED: ReasonInfo(None, 1008, reset=False),
+    Reason.AUTH_EXPIRED: ReasonInfo(None, 1008, reset=True),
     Reason.NO_ROUTE: ReasonInfo(404, 1008, reset=True),
     Reason.RATE_LIMITED: ReasonInfo(429, 1008, reset=True),
     Reason.BANNED: ReasonInfo(429, 1008, reset=True, level="debug"),
     Reason.OVERLOAD: ReasonInfo(503, 1013, reset=True, level="warning"),
-    Reason.DRAINING: ReasonInfo(503, 1012, reset=False),
-    Reason.SHUTDOWN: ReasonInfo(503, 1001, reset=False),
+    Reason.DRAINING: ReasonInfo(503, 1012, reset=True),
+    Reason.SHUTDOWN: ReasonInfo(503, 1001, reset=True),
     Reason.INTERNAL_ERROR: ReasonInfo(500, 1011, reset=True, level="error"),
     Reason.SERVED: ReasonInfo(None, None, reset=False),
 }

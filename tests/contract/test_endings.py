@@ -3,9 +3,12 @@
 import pytest
 import trio
 
-from tests.contract.sides import SHORT, between, ends_in_order, overs, pairings, secures, until
-from wsbridge.reasons import Reason
-from wsbridge.relay.endpoint import Sending
+from tests.contract.peers import CLOSE, FIN
+from tests.contract.sides import CALM, SHORT, between, ends_in_order, overs, pairings, secures, side, sockets, until
+from wsbridge.net.transport import SocketTransport
+from wsbridge.reasons import REASONS, Reason
+from wsbridge.relay.endpoint import Sending, Side
+from wsbridge.relay.engine import RelayCounters
 
 PAYLOAD = bytes(range(256)) * 1200
 """More than one frame."""
@@ -18,9 +21,10 @@ PAYLOAD = bytes(range(256)) * 1200
 @overs
 async def test_backend_closed(engine, front, back, over):
     """All its bytes first, then 1000 or its own code, or FIN; its close frame is answered."""
+    code = 4002 if front == "ws" else 1000
     async with between(engine, front, back, over) as relay:
         await relay.back.send(PAYLOAD)
-        await relay.back.finish(4002, "done")
+        await relay.back.finish(code, "done")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(relay.back.to_the_end)
             story = await relay.front.to_the_end()
@@ -29,10 +33,11 @@ async def test_backend_closed(engine, front, back, over):
         end = await relay.ended()
 
     assert story.data == PAYLOAD
-    told = {"raw": (1000, "backend_closed"), "ws": (4002, "done")}[back]
+    told = {"raw": (1000, "backend_closed"), "ws": (code, "done")}[back]
     ends_in_order(story, told if front == "ws" else None)
-    ends_in_order(relay.back.story, (4002, relay.back.story.close[1]) if back == "ws" else None)
+    ends_in_order(relay.back.story, (code, relay.back.story.close[1]) if back == "ws" else None)
     assert (end.reason, end.initiator) == (Reason.BACKEND_CLOSED, "backend")
+    assert end.detail == (f"closed with {code}: done" if back == "ws" else "")
 
 
 @pairings
@@ -219,3 +224,124 @@ async def test_a_websocket_backend_that_breaks_off_an_answer_after_the_clients_e
 
     assert front.ending == "reset"
     assert (end.reason, end.initiator) == (Reason.BACKEND_RESET, "backend")
+
+
+@secures
+@pytest.mark.parametrize("first", ["backend", "client"])
+@pytest.mark.parametrize("code", [1001, 1002, 1011, 1012, 3000, 4999])
+async def test_only_1000_or_no_code_is_the_end_of_an_answer(engine, over, code, first):
+    """For a plain client of a WebSocket backend, whoever ended first; its bytes come first, then a reset."""
+    async with between(engine, "raw", "ws", over) as relay:
+        if first == "client":
+            await relay.front.finish()
+            assert (await relay.back.read_frame())[0] == FIN | CLOSE
+        await relay.back.send(b"part of it")
+        await relay.back.finish(code, "going away")
+        story = await relay.front.to_the_end()
+        end = await relay.ended()
+    assert (story.data, story.ending) == (b"part of it", "reset")
+    assert (end.reason, end.initiator, end.close_code) == (Reason.BACKEND_RESET, "backend", code)
+    assert end.detail == f"closed with {code}: going away"
+
+
+@secures
+async def test_a_websocket_backend_that_never_answers_a_close_but_ends(engine, over):
+    """An end without a close frame is no end of an answer, also where the client ended first."""
+    async with between(engine, "raw", "ws", over) as relay:
+        await relay.front.finish()
+        assert (await relay.back.read_frame())[0] == FIN | CLOSE
+        await relay.back.send(b"part")
+        await relay.back.transport.finish()
+        story = await relay.front.to_the_end()
+        end = await relay.ended()
+    assert (story.data, story.ending) == (b"part", "reset")
+    assert end.reason is Reason.BACKEND_RESET
+
+
+@pytest.mark.parametrize("lost_is_fin", [False, True])
+@pytest.mark.parametrize(
+    ("code", "orderly"),
+    [(1000, True), (1001, True), (3000, True), (4999, True), (None, True)]
+    + [(code, False) for code in (1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014)],
+)
+async def test_what_a_clients_close_code_means_for_a_plain_backend(engine, code, orderly, lost_is_fin):
+    """FIN behind every byte for a client that is done; a reset for one that tells of a fault."""
+    async with between(engine, "ws", "raw", half_close_on_loss=lost_is_fin) as relay:
+        await relay.front.send(b"all")
+        assert await relay.back.take(3) == b"all"
+        await relay.front.finish(code, "why" if code else "")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(relay.front.to_the_end)
+            story = await relay.back.to_the_end()
+            relay.back.transport.close()
+        end = await relay.ended()
+    assert story.ending == ("fin" if orderly or lost_is_fin else "reset")
+    assert (end.reason, end.close_code) == (Reason.CLIENT_CLOSED, code)
+    assert end.detail == (f"closed with {code}: why" if code else "")
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1002, 1008, 1011, 1012, 3000, 4999])
+@pytest.mark.parametrize("who", ["client", "backend"])
+async def test_every_close_frame_passes_between_websockets(engine, code, who):
+    """As it came; the log has code and text."""
+    async with between(engine, "ws", "ws") as relay:
+        src, dst = (relay.front, relay.back) if who == "client" else (relay.back, relay.front)
+        await src.finish(code, "text")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(src.to_the_end)
+            story = await dst.to_the_end()
+        end = await relay.ended()
+    assert story.close == (code, "text")
+    assert (end.reason.value, end.close_code, end.detail) == (f"{who}_closed", code, f"closed with {code}: text")
+
+
+@pytest.mark.parametrize("reason", [row for row in REASONS if REASONS[row].close_code is not None])
+def test_no_ending_of_our_own_is_an_orderly_close_to_a_backend(reason):
+    """1000 and 1001 mean there that our client has ended; the next wsbridge passes them on as FIN."""
+    assert REASONS[reason].close_code_to_backend not in (1000, 1001)
+
+
+async def chained(engine, nursery, results):
+    """Two relays in a row, raw client to wsbridge to wsbridge to raw backend; gives the two plain peers."""
+    client_side, client = await side("raw", "tcp", "server")
+    backend_side, backend = await side("raw", "tcp", "client")
+    dialled, accepted = sockets("tcp")
+
+    async def relay(connection_id, front, back):
+        results[connection_id] = await engine.relay(connection_id, front, back, CALM, RelayCounters())
+
+    nursery.start_soon(relay, 1, client_side, Side(SocketTransport(dialled), "client"))
+    nursery.start_soon(relay, 2, Side(SocketTransport(accepted), "server"), backend_side)
+    await client.send(b"up")
+    assert await backend.take(2) == b"up"
+    await backend.send(b"down")
+    assert await client.take(4) == b"down"
+    return client, backend
+
+
+@pytest.mark.parametrize(
+    ("who", "how"),
+    [("client", "fin"), ("client", "reset"), ("backend", "fin"), ("backend", "reset")]
+    + [(number, reason) for number in (1, 2) for reason in (Reason.DRAINING, Reason.SHUTDOWN, Reason.IDLE_TIMEOUT)],
+)
+async def test_two_in_a_row_agree(engine, who, how):
+    """What one plain peer sees of the other's end is the same as without two wsbridges between them."""
+    results = {}
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            client, backend = await chained(engine, nursery, results)
+            if who in (1, 2):
+                engine.terminate(who, how)
+                for peer in (client, backend):
+                    assert (await peer.to_the_end()).ending == "reset"
+            else:
+                peer, other = (client, backend) if who == "client" else (backend, client)
+                if how == "fin":
+                    await peer.finish()
+                else:
+                    peer.reset()
+                assert (await other.to_the_end()).ending == how
+                other.transport.close()
+    assert len(results) == 2
+    for peer in (client, backend):
+        peer.transport.close()

@@ -79,15 +79,16 @@ async def test_a_peer_that_never_answers_our_close_frame(engine, who, over):
 
 
 async def test_a_client_that_never_closes_after_the_backend(engine):
-    """After `close` the backend gets FIN, as if the client had closed."""
+    """After `close` the backend is reset: what the client sent may not be whole. The log says who was waited for."""
     async with between(engine, "ws", "raw", terms=SHORT) as relay:
         relay.front.answers = False
         await relay.back.finish()
         front, back = await relay.both()
         end = await relay.ended()
     assert (front.close, front.ending) == ((1000, "backend_closed"), "fin")
-    assert back.ending == "fin"
+    assert back.ending == "reset"
     assert end.reason is Reason.BACKEND_CLOSED
+    assert end.detail == "gave up waiting for client after close, 0.2 s; reset backend"
 
 
 async def test_a_backend_that_resets_what_comes_after_its_end_has_closed(engine):
@@ -242,7 +243,7 @@ async def test_a_backend_that_takes_nothing_after_the_clients_close(engine):
 
 @pytest.mark.parametrize("front", ["ws", "raw"])
 async def test_a_drain_in_the_middle_of_a_half_close(engine, front):
-    """It ends what is left, in order."""
+    """It ends what is left."""
     async with between(engine, front, "raw", terms=replace(SHORT, half_close=20.0), deliver_after_close=True) as relay:
         await relay.front.finish()
         assert (await relay.back.to_the_end()).ending == "fin"
@@ -251,7 +252,7 @@ async def test_a_drain_in_the_middle_of_a_half_close(engine, front):
         with trio.fail_after(3):
             end = await relay.ended()
     assert end.reason is Reason.DRAINING
-    assert story.ending == "fin"
+    assert story.ending == ("fin" if front == "ws" else "reset")
 
 
 async def test_an_end_during_the_end_changes_nothing(engine):
@@ -291,3 +292,82 @@ async def test_pings_are_answered_while_bytes_wait(engine):
     assert story.pongs == [b"there?"]
     assert len(story.data) == relay.back_side.received_bytes
     assert story.close == (None, "")
+
+
+async def test_half_close_lasts_no_longer_than_it_is_set(engine):
+    """Nor does `close`: what was acknowledged before an ending began, and its own frame, is no progress."""
+    terms = replace(SHORT, half_close=1.0, close=0.5)
+    async with between(engine, "raw", "ws", terms=terms) as relay:
+        relay.back.answers = False
+        await relay.front.send(b"x" * 1000)
+        await relay.back.take(1000)
+        began = trio.current_time()
+        await relay.front.finish()
+        story = await relay.front.to_the_end()
+        lasted = trio.current_time() - began
+        end = await relay.ended()
+    assert story.ending == "reset"
+    assert 0.9 < lasted < 1.4
+    assert end.detail == "gave up waiting for backend after half_close, 1 s; reset client"
+
+    async with between(engine, "ws", "raw", terms=terms) as relay:
+        relay.front.answers = False
+        await relay.back.send(b"x" * 1000)
+        await relay.front.take(1000)
+        began = trio.current_time()
+        await relay.back.finish()
+        story = await relay.back.to_the_end()
+        lasted = trio.current_time() - began
+    assert story.ending == "reset"
+    assert 0.4 < lasted < 0.8
+
+
+async def test_a_client_that_sends_before_it_reads_gets_an_answer_that_broke_off(engine):
+    """Its input is dropped without a limit while its bytes and the reset wait for it."""
+    payload = bytes(60_000)
+
+    def in_one_read(front, back):
+        return b"", back.frame(FIN | BINARY, payload) + back.frame(FIN | CLOSE, b"\x03\xf3")
+
+    async with between(engine, "raw", "ws", glued=in_one_read, buffer=4096) as relay:
+        await relay.front.send(bytes(2_000_000))
+        story = await relay.front.to_the_end()
+        end = await relay.ended()
+    assert (story.data, story.ending) == (payload, "reset")
+    assert end.reason is Reason.BACKEND_RESET
+
+
+async def test_a_held_close_waits_for_the_answer(engine):
+    """`hold_close`: the close frame is sent after so much silence, or as the answer to the backend's."""
+    async with between(engine, "raw", "ws", terms=SHORT, hold_close=0.4, half_close=2.0) as relay:
+        await relay.front.send(b"question")
+        assert await relay.back.take(8) == b"question"
+        await relay.front.finish()
+        for _ in range(3):
+            await trio.sleep(0.2)
+            await relay.back.send(b"answer")
+            assert await relay.front.take(6) == b"answer"
+        silent = trio.current_time()
+        assert await relay.back.read_frame() == (FIN | CLOSE, b"\x03\xe8client_closed")
+        assert trio.current_time() - silent > 0.3
+        await relay.back.send(b"late")
+        await relay.back.finish(1000)
+        story = await relay.front.to_the_end()
+        end = await relay.ended()
+    assert (story.data[-4:], story.ending) == (b"late", "fin")
+    assert end.reason is Reason.CLIENT_CLOSED
+
+
+async def test_a_held_close_answers_the_backends(engine):
+    """At once, with its code."""
+    async with between(engine, "raw", "ws", terms=SHORT, hold_close=10.0) as relay:
+        await relay.front.finish()
+        await relay.back.send(b"answer")
+        await relay.back.finish(1000, "done")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(relay.back.to_the_end)
+            story = await relay.front.to_the_end()
+        end = await relay.ended()
+    assert (story.data, story.ending) == (b"answer", "fin")
+    assert relay.back.story.close == (1000, "done")
+    assert end.reason is Reason.CLIENT_CLOSED

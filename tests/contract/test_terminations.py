@@ -16,7 +16,7 @@ from wsbridge.relay.engine import RelayCounters
 @overs
 @pytest.mark.parametrize("reason", [Reason.DRAINING, Reason.SHUTDOWN, Reason.IDLE_TIMEOUT, Reason.MAX_LIFETIME])
 async def test_the_bridge_ends_it(engine, front, back, over, reason):
-    """Both sides see an orderly end: the reason's code and name, or FIN."""
+    """A WebSocket sees the reason's code and name, and a backend none that means an orderly end; a raw side a reset."""
     changes = {Reason.IDLE_TIMEOUT: {"idle": 0.1}, Reason.MAX_LIFETIME: {"max_lifetime": 0.1}}.get(reason, {})
     async with between(engine, front, back, over, terms=SHORT, **changes) as relay:
         await relay.front.send(b"x")
@@ -26,8 +26,13 @@ async def test_the_bridge_ends_it(engine, front, back, over, reason):
         await relay.both()
         end = await relay.ended()
 
-    for peer in (relay.front, relay.back):
-        ends_in_order(peer.story, (REASONS[reason].close_code, reason.value) if peer.speaks == "ws" else None)
+    codes = REASONS[reason].close_code, REASONS[reason].close_code_to_backend
+    assert codes[1] not in (1000, 1001)
+    for peer, code in zip((relay.front, relay.back), codes, strict=True):
+        if peer.speaks == "ws":
+            ends_in_order(peer.story, (code, reason.value))
+        else:
+            assert peer.story.ending == ("fin" if over == "unix" else "reset")
     assert (end.reason, end.initiator) == (reason, "wsbridge")
     assert end.detail
 

@@ -52,8 +52,10 @@ def test_no_place_to_linger():
 
 def test_lingering_reads_no_more_than_allowed():
     """Input that is there already is dropped up to the limit, and then it is closed."""
-    pair = a_pair("raw", "raw", lingering_bytes=1000)
+    pair = a_pair("ws", "ws", lingering_bytes=1000)
     pair.terminate(Termination(Reason.DRAINING, "wsbridge"))
+    pair.run_once()
+    pair.start_discarding(pair.front)
     pair.front.transport.comes(bytes(400), bytes(900))
     pair.run_once()
     assert pair.front.transport.dropped == 1300
@@ -63,8 +65,11 @@ def test_lingering_reads_no_more_than_allowed():
 
 def test_lingering_is_over_when_its_time_is():
     """The clock alone ends it."""
-    pair = a_pair("raw", "raw", lingering=2.0)
+    pair = a_pair("ws", "ws", lingering=2.0)
     pair.terminate(Termination(Reason.DRAINING, "wsbridge"))
+    pair.run_once()
+    pair.start_discarding(pair.front)
+    pair.start_discarding(pair.back)
     pair.run_once()
     assert 1002.0 in pair.loop.looks
     pair.loop.now = 1002.0

@@ -116,6 +116,10 @@ class Framing(Protocol):
     control_frame_count: int
     """Control and empty frames so far: work that moved no payload."""
 
+    @property
+    def incomplete(self) -> bool:
+        """Whether what came so far cannot be the end of a stream of text: its last character is cut off."""
+
     def decode(self, data: bytes, max_bytes: int = ..., max_frames: int = ...) -> DecodeResult:
         """Take what arrived apart.
 
@@ -208,13 +212,34 @@ RAW_JOIN_BELOW_BYTES = 16384
 
 @dataclass(slots=True)
 class RawFraming:
-    """No frames: a chunk is what one read gave."""
+    """No frames: a chunk is what one read gave.
+
+    Attributes:
+        text: Whether each chunk is to become a text message: then it is cut at a character, and must be UTF-8.
+        utf8_tail: The beginning of a character whose end has not come.
+    """
 
     control_frame_count: int = 0
+    text: bool = False
+    utf8_tail: bytes = b""
+
+    @property
+    def incomplete(self) -> bool:
+        """See `Framing.incomplete`."""
+        return bool(self.utf8_tail)
 
     def decode(self, data: bytes, max_bytes: int = 65536, max_frames: int = 512) -> DecodeResult:
-        """Give the bytes back as one chunk without a mark."""
-        return len(data), [data], None, None, None
+        """Give the bytes back as one chunk; without a mark, or as a text message."""
+        if not self.text:
+            return len(data), [data], None, None, None
+        whole = self.utf8_tail + data
+        try:
+            end = codecs.utf_8_decode(whole, "strict", False)[1]
+        except UnicodeDecodeError as error:
+            violation = Violation(Reason.INVALID_UTF8, f"messages: text, but what came is not UTF-8: {error.reason}")
+            return len(data), [], None, None, violation
+        self.utf8_tail = whole[end:]
+        return (len(data), [whole[:end]], [FIN | TEXT], None, None) if end else (len(data), [], None, None, None)
 
     def encode(self, payloads: Payloads, frame_headers: FrameHeaders | None) -> list[Buffer]:
         """Give the chunks as buffers, small ones joined."""
@@ -262,6 +287,11 @@ class WebSocketFraming:
     message_started: bool = False  # whether a chunk of the open message has been given
     utf8_tail: bytes = b""  # an unfinished character
     closed: bool = False  # a close frame came, or a violation: nothing after it counts
+
+    @property
+    def incomplete(self) -> bool:
+        """See `Framing.incomplete`: the end of a message says it all."""
+        return False
 
     def decode(self, data: bytes, max_bytes: int = 65536, max_frames: int = 512) -> DecodeResult:
         """Take frames apart; see `Framing.decode`."""
@@ -388,7 +418,7 @@ class WebSocketFraming:
         """Give a piece of a data frame as a chunk, or say what is wrong with its text."""
         ends = self.fin and not self.payload_left
         opcode = self.message_opcode
-        if opcode == TEXT:
+        if opcode == TEXT and self.text_messages != "bytes":
             try:
                 tail = self.utf8_tail + piece
                 used = codecs.utf_8_decode(tail, "strict", ends)[1]

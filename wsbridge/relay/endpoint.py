@@ -358,7 +358,7 @@ def build_endpoint(side: Side, other: Side) -> Endpoint:
         framing = state.framing if state else WebSocketFraming(side.role, side.text_messages, side.max_frame_bytes)
         endpoint: Endpoint = WebSocketEndpoint(side.transport, framing)
     elif other.role != "raw" and other.messages == "text":
-        endpoint = TextEndpoint(side.transport, state.framing if state else RawFraming())
+        endpoint = TextEndpoint(side.transport, state.framing if state else RawFraming(text=True))
     elif side.reject_http and state is None:
         endpoint = GuardedRawEndpoint(side.transport)
     else:

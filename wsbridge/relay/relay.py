@@ -28,7 +28,7 @@ gets FIN only where the other side ended its stream itself, in order; everything
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from wsbridge.limits.rate import RateLimiter, SharedBucket, TokenBucket
@@ -37,11 +37,11 @@ from wsbridge.protocol.websocket import CLOSE, PING, Violation, decode_close_bod
 from wsbridge.reasons import REASONS, Initiator, Reason, Termination
 from wsbridge.relay.endpoint import Endpoint, Receiving, Sending
 
-ERROR_CLOSE_CODES = frozenset((1002, 1003, 1007, 1008, 1009, 1010, 1011, 1013, 1014))
-"""Close codes that tell of a fault: the stream before them is not whole (RFC 6455 section 7.4.1, IANA registry)."""
-
 MAX_READS_PER_TURN = 4
 """Reads in one turn of one direction; then other pairs have theirs."""
+
+UNKNOWN = -1
+"""In place of a count of acknowledged bytes: the next look sets it."""
 
 CONTROL_FLOOD_WINDOW = 5.0
 """Seconds over which control and empty frames are counted."""
@@ -87,6 +87,31 @@ class RelayOptions:
     bytes_per_second: int | None = None
 
 
+def is_orderly(src: Endpoint, code: int | None) -> bool:
+    """Whether a close frame means that the stream before it is whole (RFC 6455 section 7.4.1, IANA registry).
+
+    From a client that may be a closed tab (1001) or a code of the application (3000 to 4999), too. A server that goes
+    away has not sent all it had, and what its application means is not known.
+    """
+    if code is None or code == 1000:
+        return True
+    return src.is_front and (code == 1001 or code >= 3000)
+
+
+def is_awaited(side: Endpoint) -> bool:
+    """Whether an ending waits for this side: for it to read what is pending, or for its own end."""
+    if side.tx in (Sending.FINISHING, Sending.RESETTING):
+        return True
+    return side.rx is Receiving.OPEN and (side.tx is Sending.CLOSED or side.other.rx is not Receiving.OPEN)
+
+
+def describe_close(code: int | None, text: str) -> str:
+    """Say for the log what a close frame said; nothing where it said nothing but that it is the end."""
+    if text:
+        return f"closed with {code}: {text}"
+    return "" if code is None or code == 1000 else f"closed with {code}"
+
+
 class Scheduler(Protocol):
     """What a relay asks of the loop that runs it.
 
@@ -127,6 +152,7 @@ class Relay:
         half_closed: Whether one side has ended and the other goes on, for `half_close` of silence.
         close_held: Whether our close frame waits for `hold_close` of silence.
         graceful: Whether it ends because of a side, so that what waits for the other has `write` to go.
+        forced: Whether its ending took too long and was forced.
         ready: Whether it waits on the loop's list.
         timer_slot: The wheel's slot it is in.
         share: Bytes a second that it has in common with others.
@@ -139,6 +165,7 @@ class Relay:
         "close_held",
         "close_timeout",
         "close_timer_start",
+        "forced",
         "front",
         "graceful",
         "half_closed",
@@ -160,7 +187,7 @@ class Relay:
         self.loop = loop
         self.close_timeout = options.close
         self.close_timer_start = self.close_checked = self.started = self.last_payload = loop.now
-        self.half_closed = self.close_held = self.graceful = self.ready = False
+        self.half_closed = self.close_held = self.graceful = self.forced = self.ready = False
         self.termination: Termination | None = None
         self.timer_slot: int | None = None
         self.share: SharedBucket | None = None
@@ -306,78 +333,107 @@ class Relay:
 
     def on_transport_end(self, src: Endpoint, dst: Endpoint) -> None:
         """The transport of a side ended: FIN, reset, or TLS cut off."""
-        told = src.is_websocket and src.close_frame is not None and src.tx is not Sending.OPEN and src.pending is None
-        if (
-            told
-            and src.transport.read_state == RESET
-            and dst.is_front
-            and not dst.is_websocket
-            and dst.tx is Sending.OPEN
-        ):
-            told = False  # a raw client had ended first, and its answer broke off
-        if told:
-            src.rx = Receiving.CLOSED  # it took our close frame as the end, or never answered it
-            src.tx = Sending.CLOSED
-            if (
-                src.transport.read_state == RESET
-                and src.is_front
-                and dst.tx is Sending.OPEN
-                and not self.options.half_close_on_loss
-            ):
+        if self.close_was_answer(src, dst):
+            src.rx, src.tx = Receiving.CLOSED, Sending.CLOSED
+            lost = src.transport.read_state == RESET and src.is_front and dst.tx is Sending.OPEN
+            if lost and not self.options.half_close_on_loss:
                 self.abort(dst)  # what it sent may not be whole
             else:
                 self.queue_close(dst, None, "")
-            self.reset_close_timer()
+            self.start_close_timer()
         elif src.transport.read_state == RESET or src.is_websocket:
             self.on_connection_lost(src, dst, src.transport.error or "the connection ended without a close frame")
+        elif src.framing.incomplete:
+            self.on_violation(src, dst, Violation(Reason.INVALID_UTF8, "the last character is not complete"))
         else:
             self.on_stream_finished(src, dst, None, "")
 
+    @staticmethod
+    def close_was_answer(src: Endpoint, dst: Endpoint) -> bool:
+        """Whether a WebSocket side that ended without a close frame had ours before.
+
+        It took that as the end, or never answered it. Not so for a backend whose raw client is still sent its answer:
+        the answer may have broken off, and the client would take a FIN for its end.
+        """
+        if not src.is_websocket or src.close_frame is None or src.tx is Sending.OPEN or src.pending is not None:
+            return False
+        return src.is_front or dst.is_websocket or dst.tx is not Sending.OPEN
+
     def on_stream_finished(self, src: Endpoint, dst: Endpoint, code: int | None, text: str) -> None:
         """A side ended its stream in order: FIN from a raw one, a close frame from a WebSocket."""
-        if code in ERROR_CLOSE_CODES and not src.is_front and not dst.is_websocket:
-            self.on_backend_failure(src, dst, f"closed with {code} {text}".rstrip(), code)
+        if src.is_websocket and not dst.is_websocket and not is_orderly(src, code):
+            self.on_error_close(src, dst, code, text)
             return
         first = self.termination is None
         reason = Reason.CLIENT_CLOSED if src.is_front else Reason.BACKEND_CLOSED
         if first:
-            self.termination = Termination(reason, self.initiator_of(src), close_code=code)
+            self.termination = Termination(reason, self.initiator_of(src), describe_close(code, text), close_code=code)
         src.rx = Receiving.CLOSED
         src.undecoded = b""
         if src.is_websocket:
-            if dst.is_websocket:
-                self.queue_close(dst, code, text)
-            else:
-                self.queue_close(dst, None, "")
-                if src.is_front and not self.options.deliver_after_close:
-                    self.start_discarding(dst)
-            if dst.rx is not Receiving.OPEN or dst.closed or dst.discard_payload:
-                self.queue_close(src, 1000 if code is None else code, text)
-            else:
-                src.queue_close(1000 if code is None else code, text)
+            self.pass_on_close(src, dst, code, text)
             self.half_closed = first and dst.rx is Receiving.OPEN and not dst.is_websocket
         else:
-            self.queue_close(dst, 1000, reason.value)
+            self.pass_on_fin(src, dst, reason)
             self.half_closed = first and not (dst.is_websocket and not src.is_front)
         self.graceful = True
-        self.close_timeout = self.options.half_close if self.half_closed else self.options.close
+        if self.close_held and self.options.hold_close is not None:
+            self.close_timeout = self.options.hold_close
+        else:
+            self.close_timeout = self.options.half_close if self.half_closed else self.options.close
         if src.close_frame is not None and dst.rx is not Receiving.OPEN:
             self.queue_close(src, None, "")
-        self.reset_close_timer()
+        self.start_close_timer()
 
-    def on_backend_failure(self, back: Endpoint, front: Endpoint, detail: str, code: int | None) -> None:
-        """A WebSocket backend ended for a fault: a raw front must not take what it got for the whole."""
-        if self.termination is None or front.tx is Sending.OPEN:
+    def pass_on_close(self, src: Endpoint, dst: Endpoint, code: int | None, text: str) -> None:
+        """Pass an orderly close frame on, and answer it: now if no payload can follow, else before the transport ends.
+
+        To a WebSocket every close frame is passed on as it came (RFC 6455 section 7.1.5), to a raw side as FIN.
+        """
+        self.close_held = False
+        if dst.is_websocket:
+            self.queue_close(dst, code, text)
+        else:
+            self.queue_close(dst, None, "")
+            if src.is_front and not self.options.deliver_after_close:
+                self.start_discarding(dst)
+        answer = 1000 if code is None else code
+        if dst.rx is not Receiving.OPEN or dst.closed or dst.discard_payload:
+            self.queue_close(src, answer, text)
+        else:
+            src.queue_close(answer, text)
+
+    def pass_on_fin(self, src: Endpoint, dst: Endpoint, reason: Reason) -> None:
+        """Pass the FIN of a raw side on; WebSocket has no half-close, so there it may be held back for the answer."""
+        if self.options.hold_close is not None and src.is_front and dst.is_websocket and dst.rx is Receiving.OPEN:
+            self.close_held = True
+        else:
+            self.queue_close(dst, 1000, reason.value)
+
+    def on_error_close(self, src: Endpoint, dst: Endpoint, code: int | None, text: str) -> None:
+        """A close frame whose code says that its stream is not whole: its raw other side must not get FIN."""
+        detail = describe_close(code, text)
+        if src.is_front:
+            if self.termination is None:
+                self.termination = Termination(Reason.CLIENT_CLOSED, "client", detail, close_code=code)
+        elif self.termination is None or dst.tx is Sending.OPEN:
             self.termination = Termination(Reason.BACKEND_RESET, "backend", detail, close_code=code)
-        back.rx = Receiving.CLOSED
-        back.undecoded = b""
-        self.queue_close(back, code, "")
-        self.half_closed = False
+        src.rx = Receiving.CLOSED
+        src.undecoded = b""
+        self.queue_close(src, code, "")
+        self.half_closed = self.close_held = False
         self.close_timeout = self.options.close
-        self.reset_close_timer()
-        if not front.closed:
-            front.discard_payload = True
-            self.abort_delivery(front, Reason.BACKEND_RESET)
+        self.start_close_timer()
+        if dst.closed:
+            return
+        if not src.is_front:
+            dst.discard_payload = True
+            self.abort_delivery(dst, Reason.BACKEND_RESET)
+        elif self.options.half_close_on_loss:
+            self.queue_close(dst, None, "")
+            self.start_discarding(dst)
+        else:
+            self.abort(dst)
 
     def on_connection_lost(self, src: Endpoint, dst: Endpoint, detail: str) -> None:
         """A side vanished: reset, or no life in it."""
@@ -390,9 +446,9 @@ class Relay:
         if not whole:
             self.termination = Termination(reason, self.initiator_of(src), detail)
         self.abort(src)
-        self.half_closed = False
+        self.half_closed = self.close_held = False
         self.close_timeout = self.options.close
-        self.reset_close_timer()
+        self.start_close_timer()
         if dst.closed:
             return
         dst.discard_payload = True
@@ -411,9 +467,9 @@ class Relay:
         """A side broke the protocol: it is told so, and the other side sees that the stream is not whole."""
         if self.termination is None or src.tx is Sending.OPEN:  # else it has been told another reason
             self.termination = Termination(violation.reason, self.initiator_of(src), violation.detail)
-        self.half_closed = False
+        self.half_closed = self.close_held = False
         self.close_timeout = self.options.close
-        self.reset_close_timer()
+        self.start_close_timer()
         self.queue_close(src, REASONS[violation.reason].close_code, violation.reason.value)
         self.start_discarding(src)
         if dst.closed:
@@ -435,23 +491,22 @@ class Relay:
         ):
             if self.graceful:
                 self.graceful = False  # from now on, what waits has `close` to go
-                self.reset_close_timer()
+                self.start_close_timer()
             return
         self.termination = termination
-        self.graceful = self.half_closed = False
+        self.graceful = self.half_closed = self.close_held = False
         self.close_timeout = self.options.close
-        self.reset_close_timer()
+        self.start_close_timer()
         row = REASONS[termination.reason]
         for side in (self.front, self.back):
             if side.closed:
                 continue
-            if (row.close_code is None and row.reset) or (row.reset and not side.is_websocket):
+            if row.close_code is None or not side.is_websocket:
                 self.abort(side)
             else:
-                self.queue_close(side, row.close_code, termination.reason.value)
+                code = row.close_code if side.is_front else row.close_code_to_backend
+                self.queue_close(side, code, termination.reason.value)
                 side.discard_payload = True
-                if not side.is_websocket:
-                    self.start_discarding(side)
         self.loop.mark_ready(self)
 
     def abort_delivery(self, side: Endpoint, reason: Reason) -> None:
@@ -473,10 +528,11 @@ class Relay:
 
     # ------------------------------------------------------------------ ending both sides
 
-    def reset_close_timer(self) -> None:
-        """Start the patience of the ending anew."""
-        self.close_timer_start = self.loop.now
-        self.loop.schedule(self, self.close_timer_start + min(self.close_timeout, self.options.close))
+    def start_close_timer(self) -> None:
+        """Let the time of the ending run from now; what was acknowledged before does not count as progress."""
+        self.close_timer_start = self.close_checked = self.loop.now
+        self.front.acked_bytes = self.back.acked_bytes = UNKNOWN
+        self.loop.schedule(self, self.close_timer_start + min(self.close_timeout, self.options.close) / 4)
 
     def queue_close(self, side: Endpoint, code: int | None, text: str) -> None:
         """End what a side is sent, behind what is pending."""
@@ -498,33 +554,55 @@ class Relay:
         """Bring the ending of one side as far as it goes now."""
         if side.closed:
             return
-        now = self.loop.now
         finished = False
-        if side.tx is Sending.FINISHING and side.pending is None and not self.close_deferred(side):
-            if side.close_frame:
-                frame, side.close_frame = side.close_frame, b""
-                side.send_frame(frame, now)
-            if side.pending is None and (side.is_websocket or side.transport.send_eof()):
-                side.tx = Sending.CLOSED
-                finished = True
-                self.close_timer_start = now
-                self.loop.schedule(self, now + self.options.close)
-        elif side.tx is Sending.RESETTING and side.pending is None:
-            if side.transport.read_state == RESET or not side.transport.unacked_bytes():
-                self.abort(side)
+        if side.pending is None:
+            if side.tx is Sending.FINISHING:
+                finished = self.finish_sending(side)
+            elif side.tx is Sending.RESETTING and self.reset_when_acknowledged(side):
                 return
-            self.loop.schedule(self, now)
         if side.tx is Sending.CLOSED:
             if side.rx is Receiving.CLOSED:
                 self.close_transport(side)
             elif side.rx is Receiving.DISCARDING:
                 self.linger(side)
-        elif side.rx is Receiving.DISCARDING and side.transport.read_state == RESET:
-            self.abort(side)
-        elif side.rx is Receiving.DISCARDING and side.tx is Sending.FINISHING:
-            self.discard_received(side)  # else a peer that first wants its answer taken would never read on
+        elif side.rx is Receiving.DISCARDING:
+            if side.transport.read_state == RESET:
+                self.abort(side)
+            else:
+                self.discard_while_sending(side)
         if finished:
             self.advance_close(side.other)  # its answer may have waited for this
+
+    def finish_sending(self, side: Endpoint) -> bool:
+        """Send the close frame or FIN, with nothing pending before it; whether all of it has gone."""
+        if self.close_deferred(side):
+            return False
+        now = self.loop.now
+        if side.close_frame:
+            frame, side.close_frame = side.close_frame, b""
+            side.send_frame(frame, now)
+        if side.pending is not None or not (side.is_websocket or side.transport.send_eof()):
+            return False
+        side.tx = Sending.CLOSED
+        self.close_timer_start = now
+        self.loop.schedule(self, now + self.options.close)
+        return True
+
+    def reset_when_acknowledged(self, side: Endpoint) -> bool:
+        """Reset a side once the peer's kernel has all that was sent before: a reset would destroy it on the way."""
+        if side.transport.read_state == RESET or not side.transport.unacked_bytes():
+            self.abort(side)
+            return True
+        self.loop.schedule(self, self.loop.now)
+        return False
+
+    def discard_while_sending(self, side: Endpoint) -> None:
+        """Read and drop from a side that is still sent something: a peer that is not read may never read on itself.
+
+        Without a limit on the bytes, since what is sent has one in time (`write`, `close`); but not for long at once.
+        """
+        if side.transport.discard():
+            self.loop.mark_ready(self)
 
     def has_pending_delivery(self, side: Endpoint) -> bool:
         """Tell whether bytes wait for a side whose other has ended, so that `write` is their time and not `close`.
@@ -606,18 +684,17 @@ class Relay:
             self.loop.finished(self)
 
     def force_close(self) -> None:
-        """Patience is over: cut what has not ended by itself."""
+        """Time is over: cut off what has not ended by itself, and say in the log for whom it was waited."""
+        self.describe_forced_close()
         for side in (self.front, self.back):
             if side.closed:
                 continue
             if side.tx is Sending.OPEN:
                 if side.is_websocket:
-                    self.queue_close(side, 1000, "")
+                    self.queue_close(side, 1000 if side.is_front else 1011, "")
                     side.discard_payload = True
-                elif side.is_front:
-                    self.abort(side)  # what it got of the answer is not whole
                 else:
-                    self.queue_close(side, None, "")
+                    self.abort(side)  # what it was sent may not be whole
             elif side.tx in (Sending.FINISHING, Sending.RESETTING):
                 self.abort(side)
             elif side.rx is Receiving.OPEN:
@@ -626,4 +703,30 @@ class Relay:
                 self.abort(side)  # not even the end of what we send could be sent
         self.half_closed = self.graceful = False
         self.close_timeout = self.options.close
-        self.reset_close_timer()
+        self.start_close_timer()
+
+    def describe_forced_close(self) -> None:
+        """Add to the detail of an ending who did not end in time, and what was reset for it."""
+        if self.termination is None or self.forced:
+            return
+        self.forced = True
+        sides = [side for side in (self.front, self.back) if not side.closed]
+        waited = [self.initiator_of(side) for side in sides if is_awaited(side)]
+        reset = [
+            self.initiator_of(side)
+            for side in sides
+            if (side.tx is Sending.OPEN and not side.is_websocket) or side.tx in (Sending.FINISHING, Sending.RESETTING)
+        ]
+        setting = "half_close" if self.half_closed else "close"
+        text = f"gave up waiting for {' and '.join(waited) or 'the end'} after {setting}, {self.close_timeout:g} s"
+        if reset:
+            text += f"; reset {' and '.join(reset)}"
+        detail = f"{self.termination.detail}; {text}" if self.termination.detail else text
+        self.termination = replace(self.termination, detail=detail)
+
+    def send_held_close(self) -> None:
+        """A WebSocket backend was silent for `hold_close` after its raw client's FIN: end what it is sent."""
+        self.close_held = False
+        self.queue_close(self.back, 1000, Reason.CLIENT_CLOSED.value)
+        self.close_timeout = self.options.half_close
+        self.start_close_timer()

@@ -8,7 +8,7 @@ from typing import Generic, Protocol, TypeVar
 
 from wsbridge.reasons import Reason, Termination
 from wsbridge.relay.endpoint import Endpoint, Receiving, Sending
-from wsbridge.relay.relay import Relay
+from wsbridge.relay.relay import UNKNOWN, Relay
 
 MAX_CHECK_INTERVAL = 3600.0
 """Seconds after which a pair without any deadline is looked at all the same."""
@@ -40,7 +40,7 @@ def _check_lifetime(relay: Relay, now: float) -> float:
     if limit is not None:
         due = relay.started + limit
         if now >= due:
-            relay.terminate(Termination(Reason.MAX_LIFETIME, "wsbridge", f"older than max_age, {limit:g} s"))
+            relay.terminate(Termination(Reason.MAX_LIFETIME, "wsbridge", f"older than max_lifetime, {limit:g} s"))
     if expires is not None:
         due = min(due, expires)
         if now >= expires:
@@ -66,7 +66,7 @@ def _has_new_acks(side: Endpoint) -> bool:
     if side.closed:
         return False
     before, side.acked_bytes = side.acked_bytes, side.transport.acked_bytes()
-    return side.acked_bytes > before
+    return side.acked_bytes > before != UNKNOWN
 
 
 def _has_unacked_data(side: Endpoint) -> bool:
@@ -121,35 +121,52 @@ def _check_ping(relay: Relay, side: Endpoint, now: float) -> float:
         side.ping_timer_start = now
     side.ping_acked_bytes = acked
     if now >= side.ping_timer_start + pong:
-        relay.on_connection_lost(side, side.other, f"no answer to a ping for pong, {pong:g} s")
+        relay.on_connection_lost(side, side.other, f"no answer to a ping within ping_timeout, {pong:g} s")
     return min(side.ping_timer_start + pong, now + min(ping / 2, pong / 4))
 
 
 def _check_close(relay: Relay, now: float) -> float:
-    """An ending that makes no progress for as long as its patience is forced."""
+    """An ending that makes no progress for as long as its limit is forced."""
     sides = (relay.front, relay.back)
     for side in sides:
         relay.advance_close(side)
     if any(relay.has_pending_delivery(side) for side in sides):
-        relay.close_timer_start = now  # `write` bounds that; then the peers have their time to answer
-    elif not relay.done and now >= relay.close_timer_start + relay.close_timeout:
-        # a side that is still sent payload may take it for ever: that counts only while half-closed
-        taken = [
-            _has_new_acks(side) and (side.tx is not Sending.OPEN or relay.half_closed) for side in sides
-        ]  # each is asked
-        if any(taken) or (relay.half_closed and relay.last_payload > relay.close_timer_start):
-            relay.close_timer_start = now
-        else:
-            relay.force_close()
+        relay.close_timer_start = now  # `write` limits that; then the peers have their time to answer
+    elif not relay.done:
+        _count_close_progress(relay, now)
+        if now >= relay.close_timer_start + relay.close_timeout:
+            if relay.close_held:
+                relay.send_held_close()
+            else:
+                relay.force_close()
             for side in sides:
                 relay.advance_close(side)
+    relay.close_checked = now
     due = relay.close_timer_start + relay.close_timeout
     for side in sides:
-        if side.linger_deadline is not None and not side.closed:
+        if side.closed:
+            continue
+        if side.linger_deadline is not None:
             due = min(due, side.linger_deadline)
         if side.tx is Sending.RESETTING:
             due = now
+        elif side.tx is not Sending.OPEN and _has_unacked_data(side):
+            due = min(due, now + relay.close_timeout / 4)
     return due
+
+
+def _count_close_progress(relay: Relay, now: float) -> None:
+    """Let the time of an ending run from its latest progress: payload, or bytes that a slow peer acknowledged.
+
+    A peer that has acknowledged everything since the latest look may have done so right after it.
+    """
+    if relay.half_closed:
+        relay.close_timer_start = max(relay.close_timer_start, relay.last_payload)
+    for side in (relay.front, relay.back):
+        # a side that is still sent payload may take it for ever: that counts only while half-closed
+        if _has_new_acks(side) and (side.tx is not Sending.OPEN or relay.half_closed):
+            latest = now if _has_unacked_data(side) else relay.close_checked
+            relay.close_timer_start = max(relay.close_timer_start, latest)
 
 
 SLOT_SECONDS = 0.05
