@@ -132,7 +132,7 @@ def test_a_tcp_listener_needs_a_backend() -> None:
         (LISTENERS, f"match: any, {BACKEND}, auth: none", None),
         (LISTENERS, "match: any, respond: 204", None),
         (listeners("unix:/s"), f"match: any, {BACKEND}", None),
-        (listeners("0.0.0.0:1"), f"match: any, {BACKEND}, auth: none", "W005 listeners.l0.bind"),
+        (listeners("0.0.0.0:1"), f"match: {{host: a}}, {BACKEND}, auth: none", "W005 listeners.l0.bind"),
         (listeners("0.0.0.0:1"), "match: any, respond: 204, auth: none", None),
         (LISTENERS, f"match: any, {BACKEND}, auth: none, allowed_origins: any", "W003 routes.r0.allowed_origins"),
         (
@@ -228,7 +228,7 @@ def test_a_loopback_listener_behind_a_proxy_needs_auth() -> None:
 
     assert told([problem]) == ["E022 routes.r0.auth"]
     assert 'the listener "web" is behind proxies' in problem.message
-    assert not read(file(first, "match: any, auth: none, " + BACKEND)).warnings
+    assert told(read(file(first, "match: any, auth: none, " + BACKEND)).warnings) == ["W026 routes.r0.match"]
 
 
 @pytest.mark.parametrize(

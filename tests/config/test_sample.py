@@ -51,6 +51,7 @@ def test_the_sample_starts_where_its_files_exist(tmp_path: Path) -> None:
     (tmp_path / "tokens").write_text(f"alice sha256:{'0' * 64}\n")
     (tmp_path / "far-vnc").write_text("Bearer abc\n")
     (tmp_path / "users").write_text(f"alice:{passwords.hash_password(b'x', ln=12).text}\n")
+    (tmp_path / "users").chmod(0o600)
     (tmp_path / "far-vnc").chmod(0o600)
     (tmp_path / "tickets").write_text("k" * 44 + "\n")
     (tmp_path / "tickets").chmod(0o600)
@@ -61,7 +62,8 @@ def test_the_sample_starts_where_its_files_exist(tmp_path: Path) -> None:
     (tmp_path / "jwt.pem").write_bytes(signing.RSA.public)
     text = SAMPLE.read_text()
     for folder in ("/etc/wsbridge/tls", "/etc/wsbridge/secrets", "/usr/share/novnc", "/var/log/wsbridge"):
-        text = text.replace(folder, str(tmp_path))
+        text = text.replace(folder, str(tmp_path / "novnc" if folder.endswith("novnc") else tmp_path))
+    (tmp_path / "novnc").mkdir()
     assert load_text(text, file="wsbridge.yaml", registry=CONFIG_REGISTRY, environ={}).warnings == []
 
 

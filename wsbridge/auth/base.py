@@ -101,6 +101,10 @@ class NoAuthConfig(AuthSection):
         """See `AuthSection.names_clients`: nobody is asked."""
         return False
 
+    def allows_everyone(self) -> bool:
+        """See `AuthSection.allows_everyone`."""
+        return True
+
     def requires_credentials(self) -> bool:
         """See `AuthSection.requires_credentials`."""
         return False

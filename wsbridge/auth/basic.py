@@ -6,7 +6,9 @@ Lives here: the section behind `auth: {kind: basic, …}` and the class. Must no
 
 from __future__ import annotations
 
+import contextlib
 import re
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +62,12 @@ class BasicConfig(AuthSection):
                 require_users(load_now(self.users, load_users), self.users)
             except (OSError, ValueError) as error:
                 yield Issue(("users",), str(error), "E033")
+
+    def warnings(self, context: LoadContext) -> Iterable[Issue]:
+        """Warn of password hashes that others can read and try to crack."""
+        with contextlib.suppress(OSError):  # reported above
+            if context.check_files and self.users.stat().st_mode & stat.S_IROTH:
+                yield Issue(("users",), f"every user of this host can read the password hashes in {self.users}", "W012")
 
 
 @dataclass(frozen=True, slots=True)

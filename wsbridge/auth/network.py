@@ -10,7 +10,7 @@ from pydantic import AfterValidator
 from wsbridge.auth.base import AuthServices
 from wsbridge.auth.identity import Denied, Identity, merge_identities
 from wsbridge.config.base import AuthSection, Issue
-from wsbridge.config.types import NetworkOrUnix
+from wsbridge.config.types import UNIX_CLIENTS, NetworkOrUnix, covers_internet
 from wsbridge.config.unions import AuthUnion, non_empty, reject_none_in_list
 from wsbridge.context import AuthRequest
 from wsbridge.net.address import NetworkSet
@@ -33,6 +33,10 @@ class AllOfConfig(AuthSection):
     def needs_request(self) -> bool:
         """See `AuthSection.needs_request`: if one way does."""
         return any(member.needs_request() for member in self.all_of)
+
+    def allows_everyone(self) -> bool:
+        """See `AuthSection.allows_everyone`: if all methods do."""
+        return all(member.allows_everyone() for member in self.all_of)
 
     def requires_credentials(self) -> bool:
         """See `AuthSection.requires_credentials`: if one method does."""
@@ -75,6 +79,10 @@ class AnyOfConfig(AuthSection):
     def needs_request(self) -> bool:
         """See `AuthSection.needs_request`: not if one way does without."""
         return all(member.needs_request() for member in self.any_of)
+
+    def allows_everyone(self) -> bool:
+        """See `AuthSection.allows_everyone`: if one method does."""
+        return any(member.allows_everyone() for member in self.any_of)
 
     def requires_credentials(self) -> bool:
         """See `AuthSection.requires_credentials`: not if one method does not."""
@@ -128,6 +136,12 @@ class NetworkConfig(AuthSection):
     def identifies_clients(self) -> bool:
         """See `AuthSection.names_clients`: many come from one network."""
         return False
+
+    def allows_everyone(self) -> bool:
+        """See `AuthSection.allows_everyone`: without allow, all but those of deny."""
+        if self.allow is not None:
+            return covers_internet(network for network in self.allow if network != UNIX_CLIENTS)
+        return not covers_internet(network for network in self.deny or () if network != UNIX_CLIENTS)
 
     def requires_credentials(self) -> bool:
         """See `AuthSection.requires_credentials`: a page has its user's address."""

@@ -61,6 +61,7 @@ class LoadContext:
         directory: Where relative paths begin: the folder of the file.
         environ: The environment that secrets are read from.
         registry: The kinds of backends and authentication.
+        file: The configuration file itself; None if there is none.
         check_files: Whether files are looked at; without, secrets stay empty and only the form of the file is checked.
         now: The time that certificates are compared with.
     """
@@ -69,6 +70,7 @@ class LoadContext:
     environ: Mapping[str, str]
     registry: Registry
     check_files: bool = True
+    file: Path | None = None
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
@@ -216,6 +218,10 @@ class AuthSection(Section):
 
     def needs_certificate(self) -> bool:
         """Tell whether it can do nothing without the certificate of a TLS client."""
+        return False
+
+    def allows_everyone(self) -> bool:
+        """Return whether it admits nearly every client, whatever the client presents."""
         return False
 
     def requires_credentials(self) -> bool:

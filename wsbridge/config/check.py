@@ -308,7 +308,7 @@ def _check_client_certificates(config: Config, names: WrittenNames) -> Iterator[
             continue
         leading = [key for key in listeners_of(config, name) if names.is_sound("listeners", key)]
         without = [key for key in leading if (tls := config.listeners[key].tls) is None or tls.client_ca is None]
-        for steps, way in _walk_auth(route.auth, ("routes", name, "auth")):
+        for steps, way in walk_auth(route.auth, ("routes", name, "auth")):
             needed = way is route.auth or without == leading
             if without and needed and way.needs_certificate():
                 text = f'needs a client certificate, and the listener "{without[0]}" has no tls: {{client_ca: …}}'
@@ -316,11 +316,11 @@ def _check_client_certificates(config: Config, names: WrittenNames) -> Iterator[
                 break
 
 
-def _walk_auth(auth: AuthSection, steps: KeyPath) -> Iterator[tuple[KeyPath, AuthSection]]:
+def walk_auth(auth: AuthSection, steps: KeyPath) -> Iterator[tuple[KeyPath, AuthSection]]:
     """Give a way of authentication and all that it holds, with the steps that lead to each."""
     yield steps, auth
     for at, member in enumerate(auth.members()):
-        yield from _walk_auth(member, (*steps, auth.kind, at))
+        yield from walk_auth(member, (*steps, auth.kind, at))
 
 
 def _check_request_fields(config: Config) -> Iterator[Issue]:

@@ -30,11 +30,13 @@ PROBLEM_CODES: dict[str, str] = {
     "E026": "allowed_origins: any with cookie authentication (cross-site WebSocket hijacking)",
     "E027": "issue_tickets and the auth of its route do not match",
     "E028": "authentication by client certificate on a listener that does not request one",
+    "E029": "any_of with a method that admits every other client",
     "E031": "certificate and key cannot be used together",
     "E032": "certificate expired or not yet valid",
     "E033": "unusable users file or token file",
     "E034": "key or secret that does not suit its algorithm",
     "E035": "required Python package not installed",
+    "E036": "files: of a directory that contains a secret file or the configuration",
     "E040": "undefined field in the URL of a backend",
     "E041": "backend chosen by a request, on a route of a listener with protocol: tcp",
     "W001": (
@@ -54,10 +56,17 @@ PROBLEM_CODES: dict[str, str] = {
     "W012": "world-readable secret file",
     "W013": "plaintext secret in the configuration",
     "W014": "more connections than the limit of open files allows; checked only at start",
-    "W015": "trusted_proxies that include every address: any client may claim any address",
+    "W015": "trusted_proxies that include nearly every address: any client may claim any address",
     "W016": "credentials on a listener without TLS that other hosts can reach",
     "W017": "audience: any, tokens for other services are accepted",
     "W018": "bad file in a directory of target tokens; the other files are used",
+    "W020": "authentication that admits nearly every client",
+    "W021": "open proxy: anyone may connect to nearly any address",
+    "W022": "file that every user of this host can change",
+    "W023": "network rule that includes a trusted proxy",
+    "W024": "limits that exempt nearly every address",
+    "W025": "route that accepts only IP addresses as Host (DNS rebinding protection)",
+    "W026": "route behind proxies without Host, credentials or origins (DNS rebinding)",
 }
 """Every code and what it stands for."""
 

@@ -244,10 +244,3 @@ class ListenerConfig(Section):
         """Ask for the one proxy that can come by a Unix socket."""
         if self.bind.kind == "unix" and self.trusted_proxies is not None and UNIX_CLIENTS not in self.trusted_proxies:
             yield Issue(("trusted_proxies",), f"has no {UNIX_CLIENTS}, and nobody else comes by {self.bind}", "E013")
-
-    def warnings(self, context: LoadContext) -> Iterable[Issue]:
-        """Warn where everybody may say who he is."""
-        for at, network in enumerate(self.trusted_proxies or ()):
-            if network != UNIX_CLIENTS and network.prefixlen == 0:
-                text = f"{network} trusts everybody: any client may claim any address"
-                yield Issue(("trusted_proxies", at), text, "W015")

@@ -17,6 +17,7 @@ from wsbridge.config.check import WrittenNames, check_config
 from wsbridge.config.errors import ConfigError, Problem, closest_match, did_you_mean
 from wsbridge.config.model import Config
 from wsbridge.config.redaction import key_table
+from wsbridge.config.risks import check_risks
 from wsbridge.config.yaml import MAX_CONFIG_BYTES, Document, YamlData, compose
 
 if TYPE_CHECKING:
@@ -191,16 +192,18 @@ def load_text(
         file: How problems call it.
         registry: The kinds of backends and authentication that it may name.
         environ: For `${NAME}` and `{env: NAME}`.
-        directory: Where relative paths begin; left out, the working directory.
+        directory: Where relative paths begin; default: the working directory.
         check_files: Whether to look at the files it names; without, secrets stay empty.
-        now: What certificates are compared with; left out, the clock.
+        now: What certificates are compared with; default: the clock.
 
     Raises:
         ConfigError: All that is wrong with it.
     """
     document = compose(text, file, key_table(Config, registry))
     data, problems = document.to_data(environ)
-    context = LoadContext(directory or Path.cwd(), environ, registry, check_files, now or datetime.now(UTC))
+    context = LoadContext(
+        directory or Path.cwd(), environ, registry, check_files, _existing_file(file), now or datetime.now(UTC)
+    )
     return _check_data(data, document, [*document.yaml_problems, *problems], context)
 
 
@@ -220,6 +223,14 @@ def load_data(
     return _check_data(data, Document(file), [], LoadContext(directory or Path.cwd(), environ, registry))
 
 
+def _existing_file(file: str) -> Path | None:
+    """Return the configuration file, unless the text comes from elsewhere, such as standard input."""
+    try:
+        return Path(file).absolute() if Path(file).is_file() else None
+    except OSError:
+        return None
+
+
 def _file_error(path: str | Path, message: str) -> ConfigError:
     return ConfigError([Problem(str(path), 0, 0, "", message, "", "E001")])
 
@@ -234,6 +245,7 @@ def _check_data(
         wrong = [*unusable, *(issue.key_path for issue in issues)]
         scopes = [*unusable, *map(_scope, issues)]
         found = check_config(config, context, WrittenNames(_names(data, "listeners"), _names(data, "routes"), wrong))
+        found += (issue for issue in check_risks(config, context) if not wrong or issue.code.startswith("E"))
         issues += [issue for issue in found if not any(_overlap(issue.key_path, scope) for scope in scopes)]
     problems = _sort_problems([*(problem for _, problem in yaml_problems), *map(document.to_problem, issues)])
     if config is None or any(problem.severity == "error" for problem in problems):

@@ -6,7 +6,7 @@ import ipaddress
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -137,6 +137,8 @@ PathPatternText = Annotated[str, PlainValidator(read_path_pattern), WithJsonSche
 
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 MAX_SHOWN_PATH_CHARS = 200
+HALF_OF_ADDRESSES = {4: 2**31, 6: 2**124}
+"""Of IPv6 only 2000::/3 is in use."""
 UNIX_CLIENTS: Literal["unix"] = "unix"
 """Stands in a list of networks for the clients of Unix sockets."""
 
@@ -165,6 +167,18 @@ def _unmap(network: IpNetwork) -> IpNetwork:
     return (
         network if mapped is None or network.prefixlen < 96 else ipaddress.ip_network((mapped, network.prefixlen - 96))
     )
+
+
+def covers_internet(networks: Iterable[IpNetwork]) -> bool:
+    """Return whether networks include at least half of the IPv4 addresses, or of the global IPv6 addresses."""
+    versions: dict[int, list[IpNetwork]] = {}
+    for network in networks:
+        versions.setdefault(network.version, []).append(network)
+    for version, found in versions.items():
+        apart = ipaddress.collapse_addresses(found)  # type: ignore[type-var]  # all of one version
+        if sum(network.num_addresses for network in apart) >= HALF_OF_ADDRESSES[version]:
+            return True
+    return False
 
 
 def read_network_or_unix(value: object) -> IpNetwork | Literal["unix"]:
