@@ -196,7 +196,7 @@ async def test_a_name_that_is_not_allowed_is_not_looked_up() -> None:
     [
         ("127.0.0.1:0", ["127.0.0.1", "gw.example"]),
         ("0.0.0.0:0", ["127.0.0.1", "127.0.0.2", "127.255.255.254", "gw.example"]),
-        ("[::]:0", ["127.0.0.1", "127.0.0.2", "[::1]", "gw.example"]),
+        ("[::]:0", ["127.0.0.1", "127.0.0.2", "%5B::1%5D", "gw.example"]),
     ],
 )
 async def test_our_own_listeners(bind: str, hosts: list[str]) -> None:

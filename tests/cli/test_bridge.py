@@ -63,7 +63,7 @@ def test_websocket_to_tcp(port: int) -> None:
             client.send(b"hello")
             assert client.recv() == b"hello"
             assert client.subprotocol == "binary"
-        bridge.line(r"info +connection\.closed .*reason=client_closed")
+        bridge.line(r"info +\]? *connection\.closed .*reason=client_closed")
         bridge.process.send_signal(signal.SIGINT)
         assert bridge.process.wait(PATIENCE) == 0
     assert not [line for line in bridge.lines if line.startswith("{") or "Traceback" in line]
