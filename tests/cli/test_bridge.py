@@ -7,6 +7,8 @@ import hashlib
 import signal
 import socket
 import ssl
+import stat
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,7 +65,7 @@ def test_websocket_to_tcp(port: int) -> None:
             client.send(b"hello")
             assert client.recv() == b"hello"
             assert client.subprotocol == "binary"
-        bridge.line(r"info +\]? *connection\.closed .*reason=client_closed")
+        bridge.line(r"info\W+connection\.closed .*reason=client_closed")
         bridge.process.send_signal(signal.SIGINT)
         assert bridge.process.wait(PATIENCE) == 0
     assert not [line for line in bridge.lines if line.startswith("{") or "Traceback" in line]
@@ -210,3 +212,61 @@ def test_origins(port: int) -> None:
             assert client.recv() == b"x"
         with pytest.raises(Exception, match="403"), connect(url, origin=Origin("https://b.example")):
             pass
+
+
+def test_files_beside_the_websocket(port: int, tmp_path: Path) -> None:
+    """With --files plain requests get the files of a directory, and WebSockets of any path reach the target."""
+    (tmp_path / "index.html").write_text("<p>hello")
+    with started("bridge", "--files", str(tmp_path), "127.0.0.1:0", f"127.0.0.1:{port}") as bridge:
+        url = told(bridge)
+        page = bridge.line(r"(http://\S+) serves")[1]
+        with urllib.request.urlopen(page, timeout=PATIENCE) as answer:
+            assert answer.read() == b"<p>hello"
+        for path in ("", "websockify"):
+            with connect(url + path, subprotocols=[Subprotocol("binary")]) as client:
+                client.send(b"bytes")
+                assert client.recv() == b"bytes"
+
+
+def test_host_name(port: int) -> None:
+    """A page that reaches the bridge by a name (a port forward) is accepted only with --host-name."""
+    for options, status in (([], 403), (["--host-name", "foo-8080.app.example"], 101)):
+        with (
+            started("bridge", "ws://127.0.0.1:0/", f"tcp://127.0.0.1:{port}", *options) as bridge,
+            socket.create_connection(address(told(bridge)), PATIENCE) as sock,
+        ):
+            sock.sendall(
+                b"GET / HTTP/1.1\r\nHost: foo-8080.app.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+            )
+            assert sock.recv(65536).split()[1] == str(status).encode()
+
+
+def test_a_unix_listener_is_private(port: int, tmp_path: Path) -> None:
+    """The socket of a bridge, which has no authentication, is for its own user."""
+    path = tmp_path / "x.sock"
+    with started("bridge", f"unix:{path}", f"tcp://127.0.0.1:{port}") as bridge:
+        told(bridge)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_an_address_that_cannot_be_used(tmp_path: Path) -> None:
+    """What only another configuration can mend is exit code 78, after which systemd does not retry."""
+    done = finished("bridge", f"unix:{tmp_path}/gone/x.sock", "tcp://127.0.0.1:1")
+
+    assert (done.returncode, done.stderr.count(b"\n")) == (78, 1)
+
+
+def test_headers_for_the_target(tmp_path: Path) -> None:
+    """--host and --origin are sent to a WebSocket target."""
+    requests: list[bytes] = []
+
+    def refuse(sock: socket.socket) -> None:
+        requests.append(sock.recv(65536))
+        sock.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+
+    with serving(refuse) as port:
+        finished("bridge", "-", f"ws://127.0.0.1:{port}/", "--host", "inner.example", "--origin", "https://a.example")
+
+    assert b"\r\nHost: inner.example\r\n" in requests[0]
+    assert b"\r\nOrigin: https://a.example\r\n" in requests[0]

@@ -24,7 +24,6 @@ def test_page_service_and_end() -> None:
         origin = Origin(url.rstrip("/"))
         with connect(url.replace("http", "ws") + "ws", origin=origin, subprotocols=[Subprotocol("binary")]) as client:
             assert client.recv().startswith(b"wsbridge demo service")  # type: ignore[arg-type]  # a binary message
-            demo.line("connection 1: ")
             demo.process.send_signal(signal.SIGINT)
             assert demo.process.wait(5) == 0
             assert list(client) == []
@@ -41,7 +40,7 @@ def test_a_busy_port() -> None:
 
     assert done.returncode == 69
     assert done.stderr.count(b"\n") == 1
-    assert f"127.0.0.1:{port}: address already in use; choose another with --port".encode() in done.stderr
+    assert f"127.0.0.1:{port}: address already in use; select another one with --port".encode() in done.stderr
 
 
 def test_a_host_that_is_none() -> None:

@@ -41,7 +41,7 @@ def test_without_a_user() -> None:
         (["alice"], b"", b"the password is empty"),
         (["alice"], b"\nx\n", b"the password is empty"),
         (["alice"], b"\xff\n", b"the password is not UTF-8"),
-        (["alice"], b"secret\tx\n", b"the password has control characters in it"),
+        (["alice"], b"secret\tx\n", b"the password contains control characters"),
         (["alice"], b"secret" * 200, b"the password is too long: the most is 1024 bytes"),
     ],
 )
@@ -124,7 +124,7 @@ def test_on_a_terminal() -> None:
     terminal = Terminal("alice")
     terminal.until("Password:")
     terminal.type("swordfish\n")
-    terminal.until("The same again:")
+    terminal.until("Repeat the password:")
     terminal.type("swordfish\n")
     code, output, shown = terminal.end()
 
@@ -139,7 +139,7 @@ def test_two_that_differ_are_asked_for_again() -> None:
     for first, second in (("swordfish", "swordfisch"), ("swordfish", "swordfish")):
         terminal.until("Password:")
         terminal.type(first + "\n")
-        terminal.until("The same again:")
+        terminal.until("Repeat the password:")
         terminal.type(second + "\n")
     code, output, shown = terminal.end()
 

@@ -37,8 +37,8 @@ def test_an_end_and_routes() -> None:
     [
         (("a b",), "the name must be"),
         (("alice", "--expires", "tomorrow"), "expires must be a moment"),
-        (("alice", "--expires", "2001-01-01"), "that moment is over"),
-        (("alice", "--expires", "0s"), "that moment is over"),
+        (("alice", "--expires", "2001-01-01"), "this time is in the past"),
+        (("alice", "--expires", "0s"), "this time is in the past"),
         (("alice", "--routes", "a, b"), "routes must be names"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -25,9 +26,14 @@ def raising(error: BaseException) -> Callable[[], Awaitable[None]]:
     ("error", "code", "said"),
     [
         (
-            ListenError("web", "127.0.0.1:1", "taken"),
+            ListenError("web", "127.0.0.1:1", "taken", errno.EADDRINUSE),
             69,
             'wsbridge: listener "web": cannot listen on 127.0.0.1:1: taken!\n',
+        ),
+        (
+            ListenError("web", "unix:/x", "there is no such user"),
+            78,
+            'wsbridge: listener "web": cannot listen on unix:/x: there is no such user!\n',
         ),
         (ValueError("the key is gone"), 78, "wsbridge: the key is gone\n"),
         (KeyboardInterrupt(), 130, ""),

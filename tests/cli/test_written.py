@@ -1,19 +1,28 @@
-"""What the arguments of `bridge` become as a configuration, and what is said of wrong ones."""
+"""The arguments of `bridge` as a configuration, and the messages about wrong ones."""
 
 from __future__ import annotations
 
 import re
 import shlex
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
 
+from tests.cli.program import invoke
 from wsbridge.backends.tcp import TlsBackendConfig
 from wsbridge.backends.websocket import WebSocketBackendConfig
 from wsbridge.cli.bridge import bridge_command
-from wsbridge.cli.bridge_config import BRIDGE_NAME, BridgeOptions, build_bridge_config, print_warnings
+from wsbridge.cli.bridge_config import (
+    BRIDGE_NAME,
+    BridgeOptions,
+    build_bridge_config,
+    complete_listen,
+    complete_target,
+    print_warnings,
+)
 from wsbridge.cli.main import CliError
 from wsbridge.config.listener import ListenerConfig
 from wsbridge.config.route import MatchConfig, RouteConfig
@@ -97,11 +106,101 @@ def test_every_option_reaches_its_setting() -> None:
     assert (route.on_client_close, route.on_client_lost) == ("deliver", "fin")
 
 
+def test_newer_options_reach_their_settings(tmp_path: Path) -> None:
+    """So do those of the listener, of the backend and of the time-outs."""
+    options = ws(
+        listen="ws://127.0.0.1:0/",
+        files=str(tmp_path),
+        host_names=["foo-8080.app.example"],
+        handshake_rate="off",
+        host="inner.example:81",
+        origin="https://page.example",
+        text_messages="reject",
+        connect_timeout="1s",
+        ping_timeout="2s",
+        write_timeout="3s",
+        half_close="4s",
+        close_timeout="5s",
+        max_lifetime="6s",
+    )
+    config = build_bridge_config(options, {}).config
+    listener, route = both(options)
+    section = backend(options)
+
+    assert listener.host_names == ("foo-8080.app.example",)
+    assert config.routes["files"].files == tmp_path
+    assert config.limits.per_address.handshake_rate is None
+    assert (section.host, section.origin) == ("inner.example:81", "https://page.example")
+    assert route.text_messages == "reject"
+    times = route.timeouts
+    assert (times.connect, times.ping_timeout, times.write, times.half_close) == (1, 2, 3, 4)
+    assert (times.close, times.max_lifetime) == (5, 6)
+    assert both(ws(allow_http=True))[0].allow_http
+
+
 def test_what_is_not_given_is_the_default() -> None:
     """Without options all settings are those of a file that does not write them."""
     _, route = both(ws())
 
     assert route.model_fields_set == {"backend", "auth"}
+
+
+@pytest.mark.parametrize(
+    ("listen", "target", "tls", "completed"),
+    [
+        ("6080", "localhost:5900", False, ("ws://127.0.0.1:6080/", "tcp://localhost:5900")),
+        ("6080", "5900", False, ("ws://127.0.0.1:6080/", "tcp://localhost:5900")),
+        ("0.0.0.0:6080", "[::1]:5900", True, ("wss://0.0.0.0:6080/", "tcp://[::1]:5900")),
+        ("localhost:5901", "wss://gw.example/vnc", False, ("tcp://localhost:5901", "wss://gw.example/vnc")),
+        ("5901", "WS://gw.example/vnc", True, ("tls://127.0.0.1:5901", "WS://gw.example/vnc")),
+        ("-", "host:22", False, ("-", "tcp://host:22")),
+        ("unix:/x", "unix:/y", False, ("unix:/x", "unix:/y")),
+    ],
+)
+def test_short_forms(listen: str, target: str, tls: bool, completed: tuple[str, str]) -> None:
+    """An address without a scheme is WebSocket at one end and TCP at the other; a port alone is on this host."""
+    full = complete_target(target)
+
+    assert (complete_listen(listen, full, tls=tls), full) == completed
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("http://127.0.0.1:80/", "a:1"), 'LISTEN: "http://127.0.0.1:80/": write ws://127.0.0.1:80/'),
+        (("80", "https://a/b"), 'TARGET: "https://a/b": write wss://a/b'),
+        (("/tmp/x", "a:1"), 'LISTEN: "/tmp/x": write unix:/tmp/x'),
+    ],
+)
+def test_a_form_of_something_else_gets_a_suggestion(args: tuple[str, str], said: str) -> None:
+    """URLs of HTTP and bare paths are answered with what to write."""
+    result = invoke("bridge", *args)
+
+    assert (result.exit_code, result.output) == (64, f"wsbridge: {said}\n")
+
+
+def test_user_and_password_in_the_target() -> None:
+    """User and password of a WebSocket URL become a header, and appear in no message."""
+    loaded = build_bridge_config(ws(target="wss://me:p%40ss@gw.example/x?y=1"), {})
+    section = loaded.config.routes[BRIDGE_NAME].backend
+
+    assert isinstance(section, WebSocketBackendConfig)
+    assert section.url.text == "wss://gw.example/x?y=1"
+    assert section.headers == {"Authorization": f"Basic {b64encode(b'me:p@ss').decode()}"}
+    assert [warning.message for warning in loaded.warnings] == [
+        "is a secret, and every user of this host can see it (ps): put it into a file for `wsbridge run`"
+    ]
+
+
+def test_names_beyond_ascii() -> None:
+    """An internationalised name in TARGET is dialled in its ASCII form."""
+    assert backend(ws(target="wss://bücher.example/")).url.host == "xn--bcher-kva.example"
+
+
+def test_a_unix_socket_is_private() -> None:
+    """A bridge has no authentication, so its socket is for its own user, unless --mode says otherwise."""
+    assert both(ws(listen="unix:/x"))[0].mode == 0o600
+    assert both(ws(listen="unix:/x", mode="0660"))[0].mode == 0o660
 
 
 def test_no_subprotocol() -> None:
@@ -132,7 +231,7 @@ def test_others_are_let_in_only_when_meant(listen: str) -> None:
 @pytest.mark.parametrize(
     ("wish", "said"),
     [
-        (ws(listen="http://x"), 'LISTEN: "http://x" is none of ws://'),
+        (ws(listen="ftp://x"), 'LISTEN: "ftp://x" is none of ws://'),
         (ws(listen="ws://127.0.0.1/"), 'LISTEN: "127.0.0.1" has no port'),
         (ws(listen="ws://:8080/"), "LISTEN: "),
         (ws(listen="tcp://127.0.0.1:1/path"), "a tcp address has no path"),
@@ -150,7 +249,23 @@ def test_others_are_let_in_only_when_meant(listen: str) -> None:
         (ws(target="tcp://127.0.0.1:1", headers=["A: b"]), "--header: means nothing for the target tcp://127.0.0.1:1"),
         (ws(target="tcp://127.0.0.1:1", insecure=True), "--insecure: means nothing"),
         (ws(headers=["A"]), "--header: write 'Name: value'"),
-        (ws(headers=["A: b", "a: c"]), "--header: a stands twice"),
+        (ws(headers=["A: b", "a: c"]), "--header: a is given twice"),
+        (ws(target="wss://me:pw@a.example/", headers=["authorization: x"]), "--header: Authorization is given twice"),
+        (ws(target="tcp://me:pw@127.0.0.1:1"), "TARGET: a tcp URL has no user and no password"),
+        (ws(files="/"), "--files: files are served to HTTP clients of ws:// and wss:// listeners, not of tcp"),
+        (ws(listen="ws://127.0.0.1:1/", files="/gone"), "--files: "),
+        (ws(host_names=["a.example"]), "--host-name: only ws:// and wss:// listeners have a Host header, not tcp"),
+        (ws(listen="ws://127.0.0.1:1/", allow_http=True), "--allow-http is for tcp://, tls:// and unix: listeners"),
+        (ws(mode="0660"), "--mode is for unix: listeners"),
+        (ws(listen="unix:/x", mode="rw"), "--mode: "),
+        (ws(client_key="k"), "--client-key needs --client-cert FILE"),
+        (ws(client_cert="/gone/c", target="wss://127.0.0.1:1"), "--client-cert: /gone/c cannot be read"),
+        (ws(connect_timeout="5"), '--connect-timeout: "5" has no unit: write 5s'),
+        (ws(close_timeout="x"), "--close-timeout: "),
+        (ws(half_close="x"), "--half-close: "),
+        (ws(handshake_rate="many"), "--handshake-rate: "),
+        (ws(origin="a"), "--origin: "),
+        (ws(host="a b"), "--host: "),
         (ws(headers=["A b: c"]), "--header: "),
         (ws(ping_interval="20"), '--ping-interval: "20" has no unit: write 20s'),
         (ws(idle="never"), "--idle: "),
@@ -216,7 +331,7 @@ def examples() -> Iterator[str]:
     pages = [(ROOT / name).read_text() for name in ("README.md", "docs/commands.md")]
     for text in (*pages, bridge_command.help or ""):
         for line in text.splitlines():
-            found = re.search(r"wsbridge bridge ((?:-|ws|tcp|unix)[^'\n]*('[^']*')?[^'\n]*)", line)
+            found = re.search(r"wsbridge bridge ((?:-|ws|tcp|unix|\d)[^'\n]*('[^']*')?[^'\n]*)", line)
             if found and "`" not in line and "…" not in line:
                 yield found[1].strip()
 
@@ -229,17 +344,12 @@ def test_examples_are_right(example: str) -> None:
 
         assert ctx.params["target"]
         if not ctx.params["cert"] and not ctx.params["self_signed"]:
-            names = (
-                "listen",
-                "target",
-                "allow_anyone",
-                "headers",
-                "proxy",
-                "retry_for",
-                "on_client_close",
-                "allowed_origins",
+            names = ("allow_anyone", "headers", "proxy", "retry_for", "on_client_close", "allowed_origins")
+            target = complete_target(ctx.params["target"])
+            listen = complete_listen(ctx.params["listen"], target, tls=False)
+            build_bridge_config(
+                BridgeOptions(listen=listen, target=target, **{name: ctx.params[name] for name in names}), {}
             )
-            build_bridge_config(BridgeOptions(**{name: ctx.params[name] for name in names}), {})
 
 
 def test_there_are_examples() -> None:

@@ -24,7 +24,7 @@ from wsbridge.backends.tcp import TlsClientSection, tls_termination
 from wsbridge.config.base import Issue, LoadContext
 from wsbridge.config.secrets import Secret, TextOrSecret
 from wsbridge.config.types import HeaderName, HttpToken
-from wsbridge.config.urls import BackendUrl, Origin, ProxyUrl, Target
+from wsbridge.config.urls import BackendUrl, HostHeader, Origin, ProxyUrl, Target
 from wsbridge.log.format import REDACTED, redact
 from wsbridge.net import tls_transport
 from wsbridge.net.http_proxy import http_connect, retry_after
@@ -64,6 +64,8 @@ class WebSocketBackendConfig(TlsClientSection):
     offer is forwarded instead."""
     proxy: ProxyUrl | None = None
     """HTTP proxy to connect through (CONNECT): http://[user:password@]host:port."""
+    host: HostHeader | None = None
+    """Host header to send, host or host:port. Default: server_name, or else the host and port of the URL."""
     origin: Origin | None = None
     """Origin header to send. Default: none."""
 
@@ -129,7 +131,8 @@ class WebSocketBackend:
         self._context: ssl.SSLContext | None = config.build_context(ALPN_PROTOCOLS) if url.scheme == "wss" else None
         self._verified_name = config.verified_name
         self._server_name = config.server_name
-        self._host_header = _host_header(url, config.server_name)
+        self._host = config.host
+        self._host_header = config.host or _host_header(url, config.server_name)
 
     def connect_nowait(self, dial_request: DialRequest) -> None:
         """See `Backend.at_once`: a handshake has to be waited for."""
@@ -182,7 +185,7 @@ class WebSocketBackend:
     ) -> UpgradeAccepted | HttpError | Termination:
         """Ask for the upgrade; bytes past the answer's head are put back into the wire."""
         key = generate_key()
-        host = self._host_header if url is self._url else _host_header(url, self._server_name)
+        host = self._host_header if url is self._url else self._host or _host_header(url, self._server_name)
         offered = dial_request.subprotocols
         if self._subprotocols is not None and not dial_request.from_client:
             offered = self._subprotocols

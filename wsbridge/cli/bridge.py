@@ -1,14 +1,18 @@
-"""`wsbridge bridge LISTEN TARGET`: one bridge, now, without a file.
-
-Lives here: its arguments, and what it prints. Must not live here: their meaning as a configuration (`written`),
-standard input and output (`stdio`).
-"""
+"""`wsbridge bridge LISTEN TARGET`: a single bridge without a configuration file."""
 
 from __future__ import annotations
 
 import click
 
-from wsbridge.cli.bridge_config import STDIO, BridgeOptions, build_bridge_config, print_warnings, split_listen
+from wsbridge.cli.bridge_config import (
+    STDIO,
+    BridgeOptions,
+    build_bridge_config,
+    complete_listen,
+    complete_target,
+    print_warnings,
+    split_listen,
+)
 from wsbridge.cli.main import EXIT_FAILED, EXIT_OK, EXIT_SIGNAL, EXIT_USAGE, CliError, PreformattedCommand
 from wsbridge.cli.run import LOG_LEVEL_CHOICES, serve_config, serve_until_end
 from wsbridge.cli.self_signed import SelfSignedCertificate
@@ -22,35 +26,52 @@ from wsbridge.net.listeners import ListeningSockets
 @click.command("bridge", cls=PreformattedCommand)
 @click.argument("listen", metavar="LISTEN")
 @click.argument("target", metavar="TARGET")
-@click.option("--once", is_flag=True, help="Take one connection, and end with it.")
-@click.option("--allow-anyone", is_flag=True, help="Listen where other hosts can connect.")
+@click.option("--once", is_flag=True, help="Serve one connection, and exit with its exit code.")
+@click.option("--files", metavar="DIR", type=click.Path(), help="Serve the files of DIR to plain HTTP requests.")
+@click.option("--allow-anyone", is_flag=True, help="Allow LISTEN addresses that other hosts can reach.")
+@click.option("--host-name", "host_names", metavar="NAME", multiple=True, help="Accept this Host too, without TLS.")
+@click.option("--allowed-origins", metavar="ORIGIN", multiple=True, help="Pages that may connect: same, any or a list.")
+@click.option("--allow-http", is_flag=True, help="Pass HTTP requests on to TARGET, on tcp, tls and unix listeners.")
+@click.option("--handshake-rate", metavar="N", help="Connections per second and client address: 20 (default), off.")
+@click.option("--mode", metavar="MODE", help="File mode of a unix: listener. Default: 0600.")
 @click.option("--cert", metavar="FILE", type=click.Path(), help="Certificate of a wss:// or tls:// listener, PEM.")
-@click.option("--key", metavar="FILE", type=click.Path(), help="Its private key, PEM.")
-@click.option("--self-signed", is_flag=True, help="Make a certificate for now; tells its fingerprint.")
-@click.option("--ca", metavar="FILE", type=click.Path(), help="Trust these certificates of targets, not the system's.")
-@click.option("--insecure", is_flag=True, help="Take any certificate of the target: anyone may read along.")
-@click.option("--server-name", metavar="NAME", help="Name to expect in the target's certificate.")
-@click.option("--header", "headers", metavar="'N: V'", multiple=True, help="Send this header to a ws(s):// target.")
-@click.option("--subprotocol", "subprotocols", metavar="NAME", multiple=True, help="Offer or take it; default: binary.")
-@click.option("--no-subprotocol", is_flag=True, help="Offer and take none.")
+@click.option("--key", metavar="FILE", type=click.Path(), help="Its private key, PEM. Default: in the file of --cert.")
+@click.option("--self-signed", is_flag=True, help="Generate a temporary certificate, and print its fingerprint.")
+@click.option("--ca", metavar="FILE", type=click.Path(), help="CA bundle to verify TARGET. Default: the system's.")
+@click.option("--insecure", is_flag=True, help="Do not verify TARGET's certificate (man-in-the-middle attacks).")
+@click.option("--server-name", metavar="NAME", help="Server name to send (SNI) and to verify.")
+@click.option("--client-cert", metavar="FILE", type=click.Path(), help="Client certificate for TARGET (mTLS), PEM.")
+@click.option("--client-key", metavar="FILE", type=click.Path(), help="Its key. Default: in the file of --client-cert.")
+@click.option("--host", metavar="HOST", help="Host header to send to a ws(s):// target.")
+@click.option("--origin", metavar="ORIGIN", help="Origin header to send to a ws(s):// target.")
+@click.option("--header", "headers", metavar="'N: V'", multiple=True, help="Header to send to a ws(s):// target.")
+@click.option("--subprotocol", "subprotocols", metavar="NAME", multiple=True, help="Offer and accept. Default: binary.")
+@click.option("--no-subprotocol", is_flag=True, help="Offer and accept no subprotocol.")
 @click.option(
-    "--allowed-origins", metavar="ORIGIN", multiple=True, help="Pages that may connect: same, any, or origins."
+    "--text-messages", type=click.Choice(["accept", "reject"]), help="Text messages of the WebSocket. Default: accept."
 )
-@click.option("--ping-interval", metavar="TIME", help="Ping after so much silence: 20s (default), off.")
-@click.option("--idle", metavar="TIME", help="End a connection without payload for so long; default: off.")
-@click.option("--retry-for", metavar="TIME", help="Try a target that is not up yet again for so long.")
+@click.option("--proxy", metavar="URL", help="HTTP proxy to a ws(s):// target; off: none. Default: https_proxy etc.")
+@click.option("--connect-timeout", metavar="TIME", help="Timeout for connecting to TARGET. Default: 5s.")
+@click.option("--retry-for", metavar="TIME", help="Retry a refused or unreachable TARGET for this long.")
+@click.option("--ping-interval", metavar="TIME", help="Keepalive pings after so much silence: 20s (default), off.")
+@click.option("--ping-timeout", metavar="TIME", help="Time for the pong. Default: 20s.")
+@click.option("--idle", metavar="TIME", help="Close a connection without payload for so long. Default: off.")
+@click.option("--write-timeout", metavar="TIME", help="Time for a peer that accepts no data. Default: 10m.")
+@click.option("--half-close", metavar="TIME", help="Time for one direction after the other has ended. Default: 30s.")
+@click.option("--close-timeout", metavar="TIME", help="Time for the closing handshake. Default: 5s.")
+@click.option("--max-lifetime", metavar="TIME", help="Maximum lifetime of a connection. Default: off.")
 @click.option(
     "--on-client-close",
     type=click.Choice(["discard", "deliver"]),
-    help="What TARGET still sends after the client's Close; deliver: send it on.",
+    help="Data that TARGET still sends after the client's Close. Default: discard.",
 )
 @click.option(
     "--on-client-lost",
     type=click.Choice(["reset", "fin"]),
-    help="How TARGET learns that the client vanished; fin: as if it had ended well.",
+    help="How TARGET's connection is closed when the client is lost. Default: reset.",
 )
-@click.option("--proxy", metavar="URL", help="HTTP proxy to a ws(s):// target; off: none. Default: https_proxy etc.")
 @click.option("--log-level", type=click.Choice(LOG_LEVEL_CHOICES), help="Default: info.")
+@click.option("-v", "--verbose", is_flag=True, help="The same as --log-level debug.")
 @click.option("--log-format", type=click.Choice(FORMATS), default="console", help="Default: console.")
 def bridge_command(
     *,
@@ -59,69 +80,83 @@ def bridge_command(
     no_subprotocol: bool,
     subprotocols: tuple[str, ...],
     log_level: str | None,
+    verbose: bool,
     log_format: str,
     cert: str | None,
     key: str | None,
     listen: str,
+    target: str,
     **given: object,
 ) -> int:
-    """Carry connections from LISTEN to TARGET, without a file.
+    """Run a single bridge without a configuration file.
 
-    LISTEN: ws://host:port/path   WebSocket; "/" takes every path, port 0 picks a free port and tells it
+    LISTEN: ws://host:port/path   WebSocket; / matches every path, port 0 picks a free port
             wss://host:port/path  the same with TLS: --cert and --key, or --self-signed
-            tcp://host:port       plain bytes (tls://host:port with TLS)
-            unix:/path            plain bytes on a Unix socket
+            tcp://host:port       plain TCP (tls://host:port with TLS)
+            unix:/path            a Unix socket
             -                     standard input and output
     TARGET: ws://  wss://  tcp://  tls://  unix:/path
 
-    Only this host can connect (127.0.0.1, ::1, localhost) unless --allow-anyone is given. Options are seen by every
-    user of this host (ps): for secrets, several routes and all other settings write a file for `wsbridge run`.
+    Short forms: TARGET host:port is tcp://host:port. LISTEN PORT is ws://127.0.0.1:PORT/, or tcp://127.0.0.1:PORT for
+    a ws:// or wss:// target.
 
-    A browser's VNC client to a VNC server:
+    Only this host can connect (127.0.0.1, ::1, localhost) unless --allow-anyone is given. Options are visible to every
+    user of this host (ps): for secrets, several routes and all other settings use a file with `wsbridge run`.
+
+    A VNC client in the browser to a VNC server, with the files of noVNC:
       wsbridge bridge ws://127.0.0.1:8080/ tcp://127.0.0.1:5900
+      wsbridge bridge --files /usr/share/novnc 6080 localhost:5900
 
-    An old client to a server behind WebSocket:
+    A legacy client to a server behind WebSocket:
       wsbridge bridge tcp://127.0.0.1:5901 wss://gw.example.org/vnc
 
     SSH through a web server (the same line in ~/.ssh/config: ProxyCommand wsbridge bridge - wss://…):
       ssh -o ProxyCommand='wsbridge bridge - wss://gw.example.org/ssh' user@host
 
-    One request by hand; the far wsbridge has after_close: deliver:
+    A single request; the wsbridge at the other end has on_client_close: deliver:
       echo request | wsbridge bridge - ws://127.0.0.1:8080/
 
-    TLS for an afternoon:
+    A temporary TLS certificate:
       wsbridge bridge wss://0.0.0.0:8443/ tcp://127.0.0.1:5900 --self-signed --allow-anyone
 
-    Exit codes: 0 ended in order, 1 the one connection of "-" failed, 64 wrong arguments, 69 an address cannot be had.
+    Exit codes: 0 success, 64 wrong command line, 69 an address is in use, 78 an address that cannot be used. For "-"
+    and --once: 0 the connection ended cleanly, 1 it could not be established or broke, 128 + N stopped by signal N.
     """
+    target = complete_target(target)
+    listen = complete_listen(listen, target, tls=self_signed or cert is not None)
     signed = None
     if self_signed:
         if cert is not None or key is not None:
-            raise CliError("--self-signed stands in place of --cert and --key, not beside them", EXIT_USAGE)
+            raise CliError("--self-signed replaces --cert and --key: use one or the other", EXIT_USAGE)
         signed = SelfSignedCertificate(_certificate_host(listen))
         cert, key = str(signed.cert), str(signed.key)
+    level = "debug" if verbose else log_level
     try:
-        wish = BridgeOptions(
+        options = BridgeOptions(
             listen=listen,
+            target=target,
             cert=cert,
             key=key,
             subprotocols=() if no_subprotocol else subprotocols or None,
             **given,  # type: ignore[arg-type]  # click has checked them by the options above
         )
-        loaded = build_bridge_config(wish)
+        loaded = build_bridge_config(options)
         if listen == STDIO:
-            return _bridge_stdio(loaded, log_level or "error", log_format)
+            return _bridge_stdio(loaded, level or "error", log_format)
 
         def ready(listening: list[ListeningSockets]) -> None:
             for address in (address for one in listening for address in one.addresses):
-                click.echo(f"wsbridge: {_listen_url(listen, address)} -> {wish.target}", err=True)
+                click.echo(f"wsbridge: {_listen_url(listen, address)} -> {options.public_target}", err=True)
+                if options.files is not None:
+                    scheme = "https" if split_listen(listen)[0] == "wss" else "http"
+                    click.echo(f"wsbridge: {scheme}://{address}/ serves {options.files}", err=True)
             if signed is not None:
                 signed.remove()
                 click.echo(f"wsbridge: self-signed certificate, SHA-256 {signed.fingerprint}", err=True)
 
         return serve_config(
             loaded,
-            level=log_level or "info",
+            level=level or "info",
             format=log_format,
             one_connection=once,
             on_ready=ready,
@@ -133,12 +168,12 @@ def bridge_command(
 
 
 def _bridge_stdio(loaded: LoadedConfig, log_level: str, log_format: str) -> int:
-    """Bridge standard input and output; problems are told in one sentence, not in the log."""
+    """Bridge standard input and output; errors are one sentence on standard error, not a log record."""
     stdio = StdioConnection()
     print_warnings(loaded.warnings)
-    unheard = loaded.config.model_copy(update={"listeners": {}})
+    without_listener = loaded.config.model_copy(update={"listeners": {}})
     code, result = serve_until_end(
-        LoadedConfig(unheard), level=log_level, format=log_format, extra_task=stdio.run, stop_on_hangup=True
+        LoadedConfig(without_listener), level=log_level, format=log_format, extra_task=stdio.run, stop_on_hangup=True
     )
     if code or result is None:
         return code
@@ -153,7 +188,7 @@ def _bridge_stdio(loaded: LoadedConfig, log_level: str, log_format: str) -> int:
 
 
 def _certificate_host(listen: str) -> str:
-    """Give the host that a certificate is for; whatever else is wrong with LISTEN is told later."""
+    """Give the host that a certificate is for; other errors of LISTEN are reported later."""
     if listen == STDIO:
         return ""
     try:
@@ -163,7 +198,7 @@ def _certificate_host(listen: str) -> str:
 
 
 def _listen_url(listen: str, address: str) -> str:
-    """Write LISTEN with the address that the system gave."""
+    """Write LISTEN with the address that the system chose."""
     scheme, _, path = split_listen(listen)
     if scheme == "unix":
         return address

@@ -1,11 +1,14 @@
-"""Arguments of bridge to a config."""
+"""The arguments of `bridge` as a configuration."""
 
 from __future__ import annotations
 
 import os
+import re
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 import click
 
@@ -19,42 +22,66 @@ from wsbridge.registry import CONFIG_REGISTRY
 
 STDIO: Final = "-"
 BRIDGE_NAME: Final = "bridge"
-"""The name of the one listener and of the one route; the log shows it."""
+"""The name of the listener and of the route; the log shows it."""
+FILES_NAME: Final = "files"
+"""The name of the route of `--files`."""
 LISTEN_SCHEMES: Final = ("ws", "wss", "tcp", "tls", "unix")
 UNUSED_BIND: Final = "unix:/dev/stdin"
-"""Stands in the place of an address where the listener is standard input and output; never opened."""
+"""The address in the configuration when the listener is standard input and output; it is never opened."""
+UNIX_MODE: Final = "0600"
+"""File mode of a Unix socket: a bridge has no authentication, so only its user may connect."""
+SHORT_ADDRESS: Final = re.compile(r"(?:(\[[^\[\]]*\]|[^:/\s@\[\]]+):)?(\d+)")
+"""`host:port`, `[v6]:port` or `port`: LISTEN or TARGET without a scheme."""
 
+_LISTENER: Final = f"listeners.{BRIDGE_NAME}"
+_ROUTE: Final = f"routes.{BRIDGE_NAME}"
 ARGUMENT_BY_SETTING: Final = {
-    f"listeners.{BRIDGE_NAME}.tls.certificates[0].cert": "--cert",
-    f"listeners.{BRIDGE_NAME}.tls.certificates[0].key": "--key",
-    f"listeners.{BRIDGE_NAME}": "LISTEN",
-    f"routes.{BRIDGE_NAME}.match": "LISTEN",
-    f"routes.{BRIDGE_NAME}.backend.ca": "--ca",
-    f"routes.{BRIDGE_NAME}.backend.insecure": "--insecure",
-    f"routes.{BRIDGE_NAME}.backend.server_name": "--server-name",
-    f"routes.{BRIDGE_NAME}.backend.headers": "--header",
-    f"routes.{BRIDGE_NAME}.backend.proxy": "--proxy",
-    f"routes.{BRIDGE_NAME}.backend": "TARGET",
-    f"routes.{BRIDGE_NAME}.subprotocols": "--subprotocol",
-    f"routes.{BRIDGE_NAME}.allowed_origins": "--allowed-origins",
-    f"routes.{BRIDGE_NAME}.timeouts.ping_interval": "--ping-interval",
-    f"routes.{BRIDGE_NAME}.timeouts.idle": "--idle",
-    f"routes.{BRIDGE_NAME}.dial.retry_for": "--retry-for",
+    f"{_LISTENER}.tls.certificates[0].cert": "--cert",
+    f"{_LISTENER}.tls.certificates[0].key": "--key",
+    f"{_LISTENER}.host_names": "--host-name",
+    f"{_LISTENER}.allow_http": "--allow-http",
+    f"{_LISTENER}.mode": "--mode",
+    _LISTENER: "LISTEN",
+    f"{_ROUTE}.match": "LISTEN",
+    f"{_ROUTE}.backend.ca": "--ca",
+    f"{_ROUTE}.backend.insecure": "--insecure",
+    f"{_ROUTE}.backend.server_name": "--server-name",
+    f"{_ROUTE}.backend.client_certificate.key": "--client-key",
+    f"{_ROUTE}.backend.client_certificate": "--client-cert",
+    f"{_ROUTE}.backend.host": "--host",
+    f"{_ROUTE}.backend.origin": "--origin",
+    f"{_ROUTE}.backend.headers": "--header",
+    f"{_ROUTE}.backend.proxy": "--proxy",
+    f"{_ROUTE}.backend": "TARGET",
+    f"{_ROUTE}.subprotocols": "--subprotocol",
+    f"{_ROUTE}.text_messages": "--text-messages",
+    f"{_ROUTE}.allowed_origins": "--allowed-origins",
+    f"{_ROUTE}.timeouts.connect": "--connect-timeout",
+    f"{_ROUTE}.timeouts.ping_interval": "--ping-interval",
+    f"{_ROUTE}.timeouts.ping_timeout": "--ping-timeout",
+    f"{_ROUTE}.timeouts.idle": "--idle",
+    f"{_ROUTE}.timeouts.write": "--write-timeout",
+    f"{_ROUTE}.timeouts.half_close": "--half-close",
+    f"{_ROUTE}.timeouts.close": "--close-timeout",
+    f"{_ROUTE}.timeouts.max_lifetime": "--max-lifetime",
+    f"{_ROUTE}.dial.retry_for": "--retry-for",
+    "limits.per_address.handshake_rate": "--handshake-rate",
+    f"routes.{FILES_NAME}.files": "--files",
 }
-"""Where in the configuration a problem is, and the argument that the user wrote; the first that fits."""
+"""Settings of the configuration and the arguments that set them; the first that fits is named in a message."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BridgeOptions:
-    """What a user asks `bridge` for; texts are as he wrote them, None and empty where he wrote nothing.
+    """The arguments of `bridge`, as they were written; None or empty for those that were not given.
 
     Attributes:
-        listen: Where to accept, or `-`.
-        target: Where to dial.
+        listen: Where to accept, or `-`; completed by `complete_listen`.
+        target: Where to dial; completed by `complete_target`.
         headers: `Name: value` each.
         subprotocols: For either side; None for the default of the configuration.
         allowed_origins: One or more of same, any and origins.
-        proxy: A URL, `off`, or None to ask the environment.
+        proxy: A URL, `off`, or None to use the environment.
     """
 
     listen: str
@@ -64,46 +91,138 @@ class BridgeOptions:
     ca: str | None = None
     insecure: bool = False
     server_name: str | None = None
+    client_cert: str | None = None
+    client_key: str | None = None
+    host: str | None = None
+    origin: str | None = None
     headers: Sequence[str] = ()
     subprotocols: Sequence[str] | None = None
     allowed_origins: Sequence[str] = ()
+    text_messages: str | None = None
+    files: str | None = None
+    host_names: Sequence[str] = ()
+    allow_http: bool = False
+    handshake_rate: str | None = None
+    mode: str | None = None
+    connect_timeout: str | None = None
     ping_interval: str | None = None
+    ping_timeout: str | None = None
     idle: str | None = None
+    write_timeout: str | None = None
+    half_close: str | None = None
+    close_timeout: str | None = None
+    max_lifetime: str | None = None
     retry_for: str | None = None
     on_client_close: str | None = None
     on_client_lost: str | None = None
     proxy: str | None = None
     allow_anyone: bool = False
 
+    @property
+    def public_target(self) -> str:
+        """TARGET without user and password."""
+        scheme, found, rest = self.target.partition("://")
+        authority, slash, path = rest.partition("/")
+        return f"{scheme}{found}{authority.rpartition('@')[2]}{slash}{path}"
 
-def build_bridge_config(options: BridgeOptions, environ: Mapping[str, str] = os.environ) -> LoadedConfig:
-    """Give the configuration of a bridge.
+    @property
+    def timeouts(self) -> dict[str, YamlData]:
+        """The timeouts that were given, by their keys."""
+        given: dict[str, str | None] = {
+            "connect": self.connect_timeout,
+            "ping_interval": self.ping_interval,
+            "ping_timeout": self.ping_timeout,
+            "idle": self.idle,
+            "write": self.write_timeout,
+            "half_close": self.half_close,
+            "close": self.close_timeout,
+            "max_lifetime": self.max_lifetime,
+        }
+        return {key: text for key, text in given.items() if text is not None}
+
+
+def complete_target(target: str) -> str:
+    """Complete a TARGET without a scheme: `host:port` or `port` is TCP.
 
     Raises:
-        Failure: The arguments are wrong; each sentence names the argument.
+        CliError: It has the form of something else that is dialled by another URL.
     """
-    data: YamlData = {
-        "listeners": {BRIDGE_NAME: _listener_section(options)},
-        "routes": {BRIDGE_NAME: _route_section(options, environ)},
-        "timeouts": {"drain": "0s", "drain_spread": "0s"} if options.listen == STDIO else {},
-    }
+    if short := SHORT_ADDRESS.fullmatch(target):
+        return f"tcp://{short[1] or 'localhost'}:{short[2]}"
+    _reject_other_schemes("TARGET", target)
+    return target
+
+
+def complete_listen(listen: str, target: str, *, tls: bool) -> str:
+    """Complete a LISTEN without a scheme: WebSocket, or TCP if TARGET is a WebSocket; a port alone is on 127.0.0.1.
+
+    Args:
+        listen: As it was written.
+        target: Completed.
+        tls: Whether a certificate was given.
+
+    Raises:
+        CliError: It has the form of something else that is written in another way.
+    """
+    short = SHORT_ADDRESS.fullmatch(listen)
+    if short is None:
+        _reject_other_schemes("LISTEN", listen)
+        return listen
+    address = f"{short[1] or '127.0.0.1'}:{short[2]}"
+    if target.lower().startswith(("ws://", "wss://", "ws+unix:")):
+        return f"{'tls' if tls else 'tcp'}://{address}"
+    return f"{'wss' if tls else 'ws'}://{address}/"
+
+
+def _reject_other_schemes(argument: str, text: str) -> None:
+    """Suggest what is meant by a path or a URL of HTTP."""
+    scheme, found, rest = text.partition("://")
+    if text.startswith("/"):
+        raise CliError(f'{argument}: "{text}": write unix:{text}', EXIT_USAGE)
+    if found and scheme.lower() in {"http", "https"}:
+        raise CliError(f'{argument}: "{text}": write {scheme.lower().replace("http", "ws")}://{rest}', EXIT_USAGE)
+
+
+def build_bridge_config(options: BridgeOptions, environ: Mapping[str, str] = os.environ) -> LoadedConfig:
+    """Build the configuration of a bridge.
+
+    Raises:
+        CliError: The arguments are wrong; each sentence names its argument.
+    """
+    routes: dict[str, YamlData] = {BRIDGE_NAME: _route_section(options, environ)}
+    if options.files is not None:
+        routes[FILES_NAME] = {"match": "any", "files": options.files, "auth": "none"}
+    data: dict[str, YamlData] = {"listeners": {BRIDGE_NAME: _listener_section(options)}, "routes": routes}
+    if options.listen == STDIO:
+        data["timeouts"] = {"drain": "0s", "drain_spread": "0s"}
+    if options.handshake_rate is not None:
+        data["limits"] = {"per_address": {"handshake_rate": options.handshake_rate}}
     try:
-        return load_data(data, registry=CONFIG_REGISTRY, environ=environ)
+        loaded = load_data(data, registry=CONFIG_REGISTRY, environ=environ)
     except ConfigError as error:
         texts = [problem_text(problem, options) for problem in error.problems if problem.severity == "error"]
         raise CliError("\nwsbridge: ".join(dict.fromkeys(texts)), EXIT_USAGE) from None
+    return replace(loaded, warnings=[_with_own_words(problem) for problem in loaded.warnings])
+
+
+def _with_own_words(problem: Problem) -> Problem:
+    """Reword a warning about a secret in the file: here it is on the command line."""
+    if problem.code != "W013":
+        return problem
+    text = "is a secret, and every user of this host can see it (ps): put it into a file for `wsbridge run`"
+    return replace(problem, message=text)
 
 
 def problem_text(problem: Problem, options: BridgeOptions) -> str:
-    """Tell a problem by the argument that it is about."""
+    """Describe a problem by its argument."""
     argument = argument_for(problem)
     if problem.code == "E010" and argument.startswith("--"):
-        return f"{argument}: means nothing for the target {options.target}"
+        return f"{argument}: means nothing for the target {options.public_target}"
     return f"{argument}: {problem.message}" if argument else problem.message
 
 
 def argument_for(problem: Problem) -> str:
-    """Name the argument that a problem is about; empty if it is about none."""
+    """Name the argument that a problem is about; empty if there is none."""
     for place, argument in ARGUMENT_BY_SETTING.items():
         if problem.setting == place or problem.setting.startswith((f"{place}.", f"{place}[")):
             return argument
@@ -111,17 +230,17 @@ def argument_for(problem: Problem) -> str:
 
 
 def split_listen(listen: str) -> tuple[str, str, str]:
-    """Split LISTEN into scheme, address as `bind` takes it, and path.
+    """Split LISTEN into scheme, address in the form of `bind`, and path.
 
     Raises:
-        Failure: It has none of the known forms.
+        CliError: It has none of the known forms.
     """
     if listen.startswith("unix:"):
         return "unix", listen.replace("unix:///", "unix:/", 1), ""
     scheme, found, rest = listen.partition("://")
     scheme = scheme.lower()
     if not found or scheme not in LISTEN_SCHEMES:
-        forms = "ws://host:port/path, wss://host:port/path, tcp://host:port, tls://host:port, unix:/path or -"
+        forms = "ws://host:port/path, wss://host:port/path, tcp://host:port, tls://host:port, unix:/path a port or -"
         raise CliError(f'LISTEN: "{listen}" is none of {forms}', EXIT_USAGE)
     address, slash, path = rest.partition("/")
     if slash and path and scheme in {"tcp", "tls"}:
@@ -132,36 +251,54 @@ def split_listen(listen: str) -> tuple[str, str, str]:
 def _listener_section(options: BridgeOptions) -> YamlData:
     scheme, address, _ = (STDIO, UNUSED_BIND, "") if options.listen == STDIO else split_listen(options.listen)
     _require_loopback(address, options)
+    _check_listener_options(scheme, options)
     listener: dict[str, YamlData] = {"bind": address}
     if scheme not in {"ws", "wss"}:
         listener |= {"protocol": "tcp", "route": BRIDGE_NAME}
-    if scheme in {"wss", "tls"}:
-        if options.cert is None or options.key is None:
-            raise CliError(
-                f"LISTEN: {scheme} needs a certificate: --cert FILE and --key FILE, or --self-signed", EXIT_USAGE
-            )
-        listener["tls"] = {"certificates": [{"cert": options.cert, "key": options.key}]}
-    elif options.cert is not None or options.key is not None:
-        raise CliError(
-            f"--cert, --key and --self-signed are for wss:// and tls:// listeners, not for {scheme}", EXIT_USAGE
-        )
-    if options.allowed_origins and scheme not in {"ws", "wss"}:
-        raise CliError(
-            f"--allowed-origins: no page in a browser can connect to {scheme}; it is for ws:// and wss://", EXIT_USAGE
-        )
+    if scheme == "unix":
+        listener["mode"] = options.mode or UNIX_MODE
+    if options.cert is not None:
+        listener["tls"] = {"certificates": [{"cert": options.cert, "key": options.key or options.cert}]}
+    if options.host_names:
+        listener["host_names"] = list(options.host_names)
+    if options.allow_http:
+        listener["allow_http"] = "true"
     return listener
 
 
+def _check_listener_options(scheme: str, options: BridgeOptions) -> None:
+    """Reject options that mean nothing for a kind of listener."""
+    websocket, tls = scheme in {"ws", "wss"}, scheme in {"wss", "tls"}
+    certificate = options.cert is not None or options.key is not None
+    if tls and options.cert is None:
+        text = f"LISTEN: {scheme} needs a certificate: --cert FILE and --key FILE, or --self-signed"
+    elif certificate and not tls:
+        text = f"--cert, --key and --self-signed are for wss:// and tls:// listeners, not for {scheme}"
+    elif options.allowed_origins and not websocket:
+        text = f"--allowed-origins: no page in a browser can connect to {scheme}; it is for ws:// and wss://"
+    elif options.files is not None and not websocket:
+        text = f"--files: files are served to HTTP clients of ws:// and wss:// listeners, not of {scheme}"
+    elif options.host_names and not websocket:
+        text = f"--host-name: only ws:// and wss:// listeners have a Host header, not {scheme}"
+    elif options.allow_http and (websocket or scheme == STDIO):
+        text = "--allow-http is for tcp://, tls:// and unix: listeners"
+    elif options.mode is not None and scheme != "unix":
+        text = "--mode is for unix: listeners"
+    else:
+        return
+    raise CliError(text, EXIT_USAGE)
+
+
 def _require_loopback(address: str, options: BridgeOptions) -> None:
-    """Refuse what other hosts can reach, unless that is meant."""
+    """Reject addresses that other hosts can reach, unless --allow-anyone is given."""
     try:
         bind: BindAddress = read_bind(address)
     except ValueError as error:
         raise CliError(f"LISTEN: {error}", EXIT_USAGE) from None
     if not bind.is_loopback and not options.allow_anyone:
         raise CliError(
-            f"LISTEN: other hosts can reach {bind}, and a bridge asks nobody who they are: "
-            "write --allow-anyone if that is meant, or listen on 127.0.0.1",
+            f"LISTEN: other hosts can reach {bind}, and `bridge` has no authentication: "
+            "write --allow-anyone if that is intended, or listen on 127.0.0.1",
             EXIT_USAGE,
         )
 
@@ -177,58 +314,72 @@ def _route_section(options: BridgeOptions, environ: Mapping[str, str]) -> YamlDa
     if options.allowed_origins:
         words = [word.strip() for text in options.allowed_origins for word in text.split(",")]
         route["allowed_origins"] = words[0] if len(words) == 1 and words[0] in {"same", "any"} else [*words]
-    timeouts: dict[str, YamlData] = {}
-    if options.ping_interval is not None:
-        timeouts["ping_interval"] = options.ping_interval
-    if options.idle is not None:
-        timeouts["idle"] = options.idle
-    if timeouts:
-        route["timeouts"] = timeouts
+    if options.timeouts:
+        route["timeouts"] = options.timeouts
     if options.retry_for is not None:
         route["dial"] = {"retry_for": options.retry_for}
-    if options.on_client_close is not None:
-        route["on_client_close"] = options.on_client_close
-    if options.on_client_lost is not None:
-        route["on_client_lost"] = options.on_client_lost
+    for key in ("text_messages", "on_client_close", "on_client_lost"):
+        value = getattr(options, key)
+        if value is not None:
+            route[key] = value
     return route
 
 
 def _backend_section(options: BridgeOptions, environ: Mapping[str, str]) -> YamlData:
-    backend: dict[str, YamlData] = {"url": options.target}
-    if options.ca is not None:
-        backend["ca"] = options.ca
+    backend: dict[str, YamlData] = {"url": options.public_target}
+    for key in ("ca", "server_name", "host", "origin"):
+        value = getattr(options, key)
+        if value is not None:
+            backend[key] = value
     if options.insecure:
         backend["insecure"] = "true"
-    if options.server_name is not None:
-        backend["server_name"] = options.server_name
-    if options.headers:
-        backend["headers"] = _headers_section(options.headers)
+    if options.client_cert is not None:
+        key = options.client_key or options.client_cert
+        backend["client_certificate"] = {"cert": options.client_cert, "key": key}
+    elif options.client_key is not None:
+        raise CliError("--client-key needs --client-cert FILE", EXIT_USAGE)
+    headers = _headers_section([*options.headers, *_basic_auth_header(options)])
+    if headers:
+        backend["headers"] = headers
     proxy = _proxy_url(options, environ)
     if proxy is not None:
         backend["proxy"] = proxy
     return backend
 
 
-def _headers_section(lines: Sequence[str]) -> YamlData:
+def _basic_auth_header(options: BridgeOptions) -> list[str]:
+    """Give the header for user and password in the URL of TARGET (RFC 3986 section 3.2.1, RFC 7617)."""
+    if options.target == options.public_target:
+        return []
+    scheme, _, rest = options.target.partition("://")
+    if scheme.lower() not in {"ws", "wss"}:
+        raise CliError(f"TARGET: a {scheme} URL has no user and no password", EXIT_USAGE)
+    userinfo = unquote_to_bytes(rest.partition("/")[0].rpartition("@")[0])
+    if b":" not in userinfo:
+        userinfo += b":"
+    return [f"Authorization: Basic {b64encode(userinfo).decode()}"]
+
+
+def _headers_section(lines: Sequence[str]) -> dict[str, YamlData]:
     headers: dict[str, YamlData] = {}
     for line in lines:
         name, colon, value = line.partition(":")
         if not colon:
             raise CliError("--header: write 'Name: value'", EXIT_USAGE)
         if name.lower() in (known.lower() for known in headers):
-            raise CliError(f"--header: {name} stands twice", EXIT_USAGE)
+            raise CliError(f"--header: {name} is given twice", EXIT_USAGE)
         headers[name] = value.strip(" \t")
     return headers
 
 
 def _proxy_url(options: BridgeOptions, environ: Mapping[str, str]) -> str | None:
-    """Give the proxy as the configuration has it, user and password included."""
+    """Give the proxy in the form of the configuration, with user and password."""
     if options.proxy is not None:
         return None if options.proxy == "off" else options.proxy
     try:
-        target = read_target(options.target)
+        target = read_target(options.public_target)
     except ValueError:
-        return None  # told by the loader
+        return None  # reported by the loader
     try:
         proxy = proxy_from_environment(target, environ)
     except ValueError as error:
@@ -242,7 +393,7 @@ def _proxy_url(options: BridgeOptions, environ: Mapping[str, str]) -> str | None
 
 
 def print_warnings(problems: Sequence[Problem]) -> None:
-    """Write warnings as sentences; for a command whose log is not shown."""
+    """Print warnings as sentences, for a command whose log is not shown."""
     for problem in problems:
         argument = argument_for(problem)
         click.echo(f"wsbridge: warning: {argument + ': ' if argument else ''}{problem.message}", err=True)

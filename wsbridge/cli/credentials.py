@@ -1,4 +1,4 @@
-"""Hash-password, new-token, ticket."""
+"""`wsbridge hash-password`, `new-token` and `ticket`."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ from wsbridge.config.urls import read_target
 from wsbridge.protocol.ticket import encode_ticket
 
 MAX_NEW_PASSWORD_BYTES = 1024
-"""Bytes of a password; requests with a longer one would be too large for many a proxy."""
+"""Bytes of a password; requests with a longer one would be too large for many proxies."""
 
 
 @click.command("hash-password", cls=PreformattedCommand)
 @click.argument("user", required=False)
 def hash_password_command(user: str | None) -> None:
-    """Hash a password, for a file of users.
+    """Hash a password for a users file.
 
-    That is the file which `auth: {kind: basic, users: FILE}` of a route names. Asks for the password twice without
-    showing it; where standard input is no terminal, the password is its first line. Prints USER:HASH, or the hash alone
-    where no USER is given. A password is never an argument, since everybody on this host can see those (ps).
+    The file is the one of `auth: {kind: basic, users: FILE}`. Prompts for the password twice, without echo; if standard
+    input is not a terminal, its first line is the password. Prints USER:HASH, or only the hash without USER. The
+    password is never an argument, since arguments are visible to every user of this host (ps).
 
-    A first user, and one more:
+    A first user, and another one:
       wsbridge hash-password alice > users
       wsbridge hash-password bob >> users
 
-    With a password that another program makes:
+    With a generated password:
       openssl rand -base64 18 | tee alice.secret | wsbridge hash-password alice >> users
 
-    The hash is scrypt with 32 MiB of memory; every one has a salt of its own. A running wsbridge reads the file again
-    within a second of the next login. Exit codes: 0 done, 64 the name or the password cannot be used, 130 Ctrl-C.
+    The hash is scrypt with 32 MiB of memory and a random salt. A running wsbridge reads the file again within a second
+    of the next login. Exit codes: 0 success, 64 a name or a password that cannot be used, 130 Ctrl-C.
     """
     try:
         name = None if user is None else check_username(user)
@@ -58,14 +58,14 @@ def hash_password_command(user: str | None) -> None:
 
 
 def _read_password() -> bytes:
-    """Ask for the password.
+    """Read the password.
 
     Raises:
-        Failure: It is empty, too long, or holds what no client can send.
+        CliError: It is empty, too long, or contains characters that no client can send.
     """
     try:
         if sys.stdin.isatty():
-            text: str = click.prompt("Password", hide_input=True, confirmation_prompt="The same again", err=True)
+            text: str = click.prompt("Password", hide_input=True, confirmation_prompt="Repeat the password", err=True)
         else:
             text = (
                 sys.stdin.buffer.readline(MAX_NEW_PASSWORD_BYTES + 3).removesuffix(b"\n").removesuffix(b"\r").decode()
@@ -78,7 +78,7 @@ def _read_password() -> bytes:
     if len(password) > MAX_NEW_PASSWORD_BYTES:
         raise CliError(f"the password is too long: the most is {MAX_NEW_PASSWORD_BYTES} bytes", EXIT_USAGE)
     if any(byte < 0x20 or byte == 0x7F for byte in password):
-        raise CliError("the password has control characters in it, which no client can send", EXIT_USAGE)
+        raise CliError("the password contains control characters, which no client can send", EXIT_USAGE)
     return password
 
 
@@ -89,21 +89,21 @@ ArgumentValue = TypeVar("ArgumentValue")
 
 
 def _parse_expiry(text: str) -> float:
-    """Read a moment, or how far away it is."""
+    """Read a timestamp, or a duration from now."""
     now = time.time()
     try:
         moment = now + read_duration(text)
     except ValueError:
         moment = parse_expiry(text)
     if moment <= now:
-        raise ValueError("that moment is over")
+        raise ValueError("this time is in the past")
     return float(int(moment))
 
 
 def _argument_callback(
     parse: Callable[[str], ArgumentValue],
 ) -> Callable[[click.Context, click.Parameter, str | None], ArgumentValue | None]:
-    """Make a callback for an argument; what it cannot read is an error of the command line."""
+    """Build a click callback from a parser; its ValueError is a usage error."""
 
     def callback(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> ArgumentValue | None:
         try:
@@ -123,34 +123,34 @@ def _argument_callback(
     help="2027-01-01T00:00:00Z, 2027-01-01 or 30d.",
 )
 @click.option(
-    "--routes", metavar="A,B", callback=_argument_callback(parse_routes), help="Take it for these routes alone."
+    "--routes", metavar="A,B", callback=_argument_callback(parse_routes), help="Accept it only for these routes."
 )
 def new_token_command(name: str, expires: float | None, routes: frozenset[str] | None) -> None:
-    """Make a token for NAME, and its line for a list of tokens.
+    """Generate a bearer token and its entry for a token file.
 
-    The list is the FILE of a route with auth: {kind: bearer, tokens: FILE}. The token goes to standard error, once:
-    nothing keeps it. The line goes to standard output; it holds a hash, from which nobody can tell the token:
+    The file is the one of `auth: {kind: bearer, tokens: FILE}`. The token is printed once, to standard error; its line
+    for the file, with NAME and a hash, to standard output:
 
       wsbridge new-token alice >> /etc/wsbridge/tokens
       wsbridge new-token ci --expires 90d --routes office-vnc,telemetry >> /etc/wsbridge/tokens
 
-    A client shows it as `Authorization: Bearer TOKEN`. Deleting the line takes it back.
+    Clients send it as `Authorization: Bearer TOKEN`. Deleting the line revokes it.
     """
     token = secrets.token_urlsafe(TOKEN_RANDOM_BYTES)
     click.echo(BearerToken(name, token_digest(token), expires, routes).to_line())
-    click.echo(f"The token, shown only now: {token}", err=True)
+    click.echo(f"The token (it is not shown again): {token}", err=True)
 
 
 @click.command("ticket", cls=PreformattedCommand)
 @config_argument
 @config_option
-@click.option("--route", required=True, metavar="NAME", help="The route that it is good for.")
-@click.option("--name", required=True, metavar="WHO", help="Who it lets in, for logs and limits.")
+@click.option("--route", required=True, metavar="NAME", help="Route that the ticket is valid for.")
+@click.option("--name", required=True, metavar="WHO", help="Identity of the client, for logs and limits.")
 @click.option("--ttl", default="30s", metavar="TIME", help="How long it can be used. Default: 30s; at most 1h.")
-@click.option("--address", metavar="IP", help="The one address that it is good from, or unix. Without: any.")
-@click.option("--target", metavar="URL", help="The one target that it leads to, where the route lets tickets choose.")
-@click.option("--claim", "claims", multiple=True, metavar="NAME=TEXT", help="What else is known of WHO; several times.")
-@click.option("--url", metavar="URL", help="Print this URL with the ticket in it, not the ticket alone.")
+@click.option("--address", metavar="IP", help="Client address that it is bound to, or unix. Default: any.")
+@click.option("--target", metavar="URL", help="Target, on routes where the identity gives the target.")
+@click.option("--claim", "claims", multiple=True, metavar="NAME=TEXT", help="Additional claim; repeatable.")
+@click.option("--url", metavar="URL", help="Print this URL with the ticket in it.")
 def ticket_command(
     file: str | None,
     path: str | None,
@@ -162,46 +162,46 @@ def ticket_command(
     claims: tuple[str, ...],
     url: str | None,
 ) -> int:
-    """Print a ticket, a pass for one connection.
+    """Issue a single-use ticket.
 
-    The route must have auth: {kind: ticket}. Nobody is asked: who can read the key that the configuration names may
-    make tickets. A ticket is good once, soon, and only if wsbridge was running already when it was made.
+    The route has `auth: {kind: ticket}`. There is no authentication: any user who can read the key can issue tickets. A
+    ticket can be used once, within its --ttl, and only with a wsbridge that was already running when it was issued.
 
       wsbridge ticket -c wsbridge.yaml --route vnc --name alice
       wsbridge ticket --route vnc --name alice --ttl 5m --address 192.0.2.7 --url wss://gw.example.org/vnc
       wsbridge ticket --route desk --name alice --target tcp://10.0.0.5:5900
 
-    Exit codes: 0 it was printed, 64 wrong arguments, 78 the configuration cannot be used.
+    Exit codes: 0 success, 64 wrong command line, 78 invalid configuration.
     """
     config = read_config(find_config(only_path(file, path))).config
-    taker = _ticket_auth(config, route)
-    if taker.bind_client_address and address is None:
+    ticket_auth = _ticket_auth(config, route)
+    if ticket_auth.bind_client_address and address is None:
         raise CliError(
-            f'the route "{route}" takes only tickets that are bound to an address: add --address IP', EXIT_USAGE
+            f'the route "{route}" accepts only tickets that are bound to an address: add --address IP', EXIT_USAGE
         )
     if not name.isprintable():
-        raise CliError("--name: has characters that cannot be printed", EXIT_USAGE)
+        raise CliError("--name: contains characters that cannot be printed", EXIT_USAGE)
     try:
         where = None if address is None else _parse_address(address)
         known = Identity(name, claims=_parse_claims(claims), target=None if target is None else _parse_target(target))
         ticket = encode_ticket(
-            new_ticket(known, route, _parse_ttl(ttl), time.time(), where), taker.key.reveal().encode()
+            new_ticket(known, route, _parse_ttl(ttl), time.time(), where), ticket_auth.key.reveal().encode()
         )
     except ValueError as error:
         raise CliError(str(error), EXIT_USAGE) from None
-    click.echo(ticket if url is None else _add_to_url(url, taker.query_parameter, ticket))
+    click.echo(ticket if url is None else _add_to_url(url, ticket_auth.query_parameter, ticket))
     return EXIT_OK
 
 
 def _ticket_auth(config: Config, route: str) -> TicketConfig:
-    """Find by what a route takes tickets; the first, if it has several keys."""
+    """Find the ticket authentication of a route; the first, if it has several keys."""
     found = config.routes.get(route)
     if found is None:
         raise CliError(f'there is no route "{route}"{did_you_mean(route, config.routes)}', EXIT_USAGE)
-    taker = next(iter(ticket_auths(found.auth)), None)
-    if not isinstance(taker, TicketConfig):
-        raise CliError(f'the route "{route}" takes no tickets: its auth needs kind: ticket', EXIT_USAGE)
-    return taker
+    ticket_auth = next(iter(ticket_auths(found.auth)), None)
+    if not isinstance(ticket_auth, TicketConfig):
+        raise CliError(f'the route "{route}" accepts no tickets: its auth needs kind: ticket', EXIT_USAGE)
+    return ticket_auth
 
 
 def _parse_ttl(text: str) -> float:
@@ -212,13 +212,13 @@ def _parse_ttl(text: str) -> float:
 
 
 def _parse_address(text: str) -> str:
-    """Write an address as clients' addresses are told."""
+    """Write an address in the form in which client addresses are compared."""
     if text == UNIX_CLIENTS:
         return UNIX_CLIENTS
     try:
         ip = ipaddress.ip_address(text)
     except ValueError:
-        raise ValueError(f'--address: "{text}" is no IP address') from None
+        raise ValueError(f'--address: "{text}" is not an IP address') from None
     mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
     return str(mapped or ip)
 
@@ -235,12 +235,12 @@ def _parse_claims(texts: tuple[str, ...]) -> dict[str, str]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not name or not equals:
-            raise ValueError(f'--claim: "{text}" is not of the form NAME=TEXT')
+            raise ValueError(f'--claim: "{text}" does not have the form NAME=TEXT')
         claims[name] = value
     return claims
 
 
 def _add_to_url(url: str, parameter: str, ticket: str) -> str:
     if "#" in url:
-        raise CliError("--url: a WebSocket's URL has no fragment (#)", EXIT_USAGE)
+        raise CliError("--url: the URL of a WebSocket has no fragment (#)", EXIT_USAGE)
     return f"{url}{'&' if '?' in url else '?'}{parameter}={ticket}"

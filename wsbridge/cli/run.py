@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -38,6 +39,10 @@ from wsbridge.server import Server
 CONFIG_VARIABLE: Final = "WSBRIDGE_CONFIG"
 DEFAULT_CONFIG_FILES: Final = ("./wsbridge.yaml", "/etc/wsbridge/wsbridge.yaml")
 """Where the configuration is looked for if neither the command line nor the environment names a file."""
+TRANSIENT_ERRNOS: Final = frozenset(
+    {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+)
+"""Errors of a listener after which a later start may succeed without a change of the configuration."""
 STDIN: Final = "-"
 STDIN_NAME: Final = "standard input"
 """Names standard input where a configuration file is expected."""
@@ -237,7 +242,9 @@ def run_with_log(
     try:
         trio.run(main)
     except* ListenError as group:
-        sentences, code = [f"{error}{bind_error_hint}" for error in flatten_exceptions(group)], EXIT_UNAVAILABLE
+        errors = flatten_exceptions(group)
+        sentences = [f"{error}{bind_error_hint}" for error in errors]
+        code = EXIT_UNAVAILABLE if all(map(_may_pass, errors)) else EXIT_CONFIG
     except* ValueError as group:
         sentences, code = [str(error) for error in flatten_exceptions(group)], EXIT_CONFIG
     except* KeyboardInterrupt:
@@ -247,6 +254,12 @@ def run_with_log(
     for sentence in sentences:
         click.echo(f"wsbridge: {sentence}", err=True)
     return code
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether an address may be available later: it is in use, its interface or its name is not there yet."""
+    code = error.errno if isinstance(error, OSError) else None
+    return code is not None and (code < 0 or code in TRANSIENT_ERRNOS)  # below 0: codes of getaddrinfo
 
 
 def log_warnings(problems: Sequence[Problem]) -> None:
@@ -283,7 +296,7 @@ LOG_LEVEL_CHOICES = ("debug", "info", "warning", "error")
 def run_command(
     file: str | None, path: str | None, log_level: str | None, log_format: str | None, verbose: bool
 ) -> int:
-    """Run the daemon with a configuration file, until a signal.
+    """Run the daemon.
 
     SIGTERM: graceful shutdown; open connections may continue until timeouts.drain expires. SIGINT (Ctrl-C) and any
     second signal: immediate shutdown. SIGHUP is logged and ignored.

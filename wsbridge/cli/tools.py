@@ -1,4 +1,4 @@
-"""Schema, completion."""
+"""`wsbridge schema` and `completion`."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from wsbridge.config.schema import json_schema
 from wsbridge.registry import CONFIG_REGISTRY
 
 COMPLETION_VARIABLE: Final = "_WSBRIDGE_COMPLETE"
-"""By which the script asks the program; click derives it from the program's name."""
+"""Environment variable by which the script calls the program; click derives it from the program's name."""
 
 
 @click.command("completion", cls=PreformattedCommand)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion_command(ctx: click.Context, shell: str) -> None:
-    """Print a script by which a shell completes commands.
+    """Print a shell completion script.
 
     For bash, in ~/.bashrc:       eval "$(wsbridge completion bash)"
     For zsh, in ~/.zshrc:         eval "$(wsbridge completion zsh)"
     For fish:                     wsbridge completion fish > ~/.config/fish/completions/wsbridge.fish
     """
     completion = get_completion_class(shell)
-    assert completion is not None  # noqa: S101 (click knows these three)
+    assert completion is not None  # noqa: S101 (click has these three)
     try:
         script = completion(ctx.find_root().command, {}, "wsbridge", COMPLETION_VARIABLE).source()
     except RuntimeError as error:
@@ -39,12 +39,12 @@ def completion_command(ctx: click.Context, shell: str) -> None:
 def schema_command() -> None:
     """Print the JSON Schema of the configuration file.
 
-    With it an editor completes keys, shows what they mean and marks errors. For editors with a YAML language server
-    (VS Code, Neovim, Helix, Emacs):
+    It gives editors with a YAML language server (VS Code, Neovim, Helix, Emacs) completion, hover documentation and
+    validation:
 
       wsbridge schema > wsbridge.schema.json
 
-    and as the first line of the configuration:
+    and as the first line of the configuration file:
 
       # yaml-language-server: $schema=wsbridge.schema.json
     """

@@ -255,7 +255,7 @@ def read_target(value: object, directory: Path | None = None) -> Target:
         raise ValueError(
             "a user and a password are not allowed in the URL; ws and wss have headers: {Authorization: …}"
         )
-    host, port_text = split_authority(authority)
+    host, port_text = split_authority(to_ascii_authority(authority))
     path = _read_target_path(scheme, path, text)
     if port_text is None and scheme not in WEBSOCKET_DEFAULT_PORTS:
         raise ValueError(f'"{text}" has no port')
@@ -378,6 +378,13 @@ def read_host_or_wildcard(value: object) -> str:
     return read_host(text)
 
 
+def read_host_header(value: object) -> str:
+    """Read the value of a Host header: a host, or host and port (RFC 9110 section 7.2)."""
+    host, port = split_authority(to_ascii_authority(as_text(value)))
+    written = _bracket_ipv6(host)
+    return written if port is None else f"{written}:{read_port(port)}"
+
+
 _URL_AS_TEXT = PlainSerializer(str, return_type=str)
 
 
@@ -408,6 +415,7 @@ Origin = Annotated[str, PlainValidator(read_origin), WithJsonSchema({"type": "st
 OriginPattern = Annotated[str, PlainValidator(read_origin_pattern), WithJsonSchema({"type": "string"})]
 HostOrWildcard = Annotated[str, PlainValidator(read_host_or_wildcard), WithJsonSchema({"type": "string"})]
 Host = Annotated[str, PlainValidator(read_host), WithJsonSchema({"type": "string"})]
+HostHeader = Annotated[str, PlainValidator(read_host_header), WithJsonSchema({"type": "string"})]
 
 
 HTTP_DEFAULT_PORTS = {"http": 80, "https": 443}

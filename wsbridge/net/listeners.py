@@ -121,7 +121,7 @@ async def _bind_addresses(name: str, config: ListenerConfig) -> tuple[list[Addre
     try:
         found = await trio.to_thread.run_sync(_lookup_bind_addresses, host, port)
     except OSError as error:
-        raise ListenError(name, config.bind, f"cannot look up the name: {error.strerror}") from None
+        raise ListenError(name, config.bind, f"cannot look up the name: {error.strerror}", error.errno or 0) from None
     if not found:
         raise ListenError(name, config.bind, "the name has no address")
     return found, len(found) > 1
