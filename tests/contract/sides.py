@@ -20,7 +20,7 @@ from tests import authority
 from tests.contract.peers import Peer, RawPeer, Story, TlsTransport, Transport, WebSocketPeer
 from wsbridge.net import tls_transport
 from wsbridge.net.tls import client_context, server_context
-from wsbridge.net.transport import SocketTransport
+from wsbridge.net.transport import SocketTransport, set_socket_options
 from wsbridge.reasons import Reason, Termination
 from wsbridge.relay.endpoint import Endpoint, Side
 from wsbridge.relay.engine import RelayCounters, RelayResult
@@ -69,6 +69,7 @@ def sockets(over: str, buffer: int | None = None) -> tuple[socket.socket, socket
                 theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
             theirs.connect(listener.getsockname())
             ours, _ = listener.accept()
+    set_socket_options(ours)
     for sock in (ours, theirs):
         sock.setblocking(False)
         if over != "unix":

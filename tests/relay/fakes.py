@@ -24,6 +24,7 @@ class FakeTransport:
         self.fd = -1
         self.readable = False
         self.peer_hung_up = False
+        self.read_until_empty = False
         self.read_state = None
         self.error = ""
         self.fault = None

@@ -1,11 +1,15 @@
 """The lists and its set of descriptors."""
 
 import socket
+import time
+
+import trio
 
 from tests.relay.fakes import a_pair
 from wsbridge.net.transport import SocketTransport
-from wsbridge.relay.endpoint import RawEndpoint
-from wsbridge.relay.loop import TIME_SLICE, RelayLoop
+from wsbridge.protocol.websocket import WebSocketFraming
+from wsbridge.relay.endpoint import RawEndpoint, WebSocketEndpoint
+from wsbridge.relay.loop import LATE, TIME_SLICE, RelayLoop
 from wsbridge.relay.relay import Relay, RelayOptions
 
 
@@ -86,6 +90,37 @@ async def test_a_descriptor_closed_behind_its_back_is_no_error():
     pair.abort(pair.front)
     pair.abort(pair.back)
     assert pair.done
+    for sock in (theirs, _more):
+        sock.close()
+    loop.close()
+
+
+async def test_sockets_are_read_before_deadlines_are_judged_after_a_stall():
+    """A process that was stopped finds the pongs there already: no peer is lost for what was not read."""
+    loop = RelayLoop()
+    loop._clock = trio.current_time
+    loop.update_clock()
+    ours, theirs = socket.socketpair()
+    more, _more = socket.socketpair()
+    for sock in (ours, theirs, more, _more):
+        sock.setblocking(False)
+    front = WebSocketEndpoint(SocketTransport(ours), WebSocketFraming("server"))
+    pair = Relay(front, RawEndpoint(SocketTransport(more)), RelayOptions(ping_interval=0.1, ping_timeout=0.3), loop)
+    loop.add(pair)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(loop.run_timers)
+        with trio.fail_after(5):
+            await trio.lowlevel.wait_readable(theirs)
+        assert theirs.recv(100) == b"\x89\x00"
+        theirs.send(b"\x8a\x80mask")
+        time.sleep(LATE + 0.4)
+        with trio.move_on_after(0.1):
+            await trio.sleep_forever()
+        assert pair.termination is None
+        assert front.last_received > 0
+        nursery.cancel_scope.cancel()
+    for side in (pair.front, pair.back):
+        pair.abort(side)
     for sock in (theirs, _more):
         sock.close()
     loop.close()

@@ -116,6 +116,7 @@ class TcpBackend:
         if sock is None:
             return None
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         wire = SocketTransport(sock)
         if not self._proxy_protocol.send_nowait(wire, dial_request.client):
             wire.close()

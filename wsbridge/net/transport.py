@@ -46,6 +46,7 @@ def set_socket_options(sock: socket.socket) -> None:
     sock.setsockopt(tcp, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE)
     sock.setsockopt(tcp, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
     sock.setsockopt(tcp, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # urgent data (telnet) is data: none is lost
 
 
 def reset_socket(sock: socket.socket) -> None:
@@ -88,7 +89,8 @@ class Transport(Protocol):
     Attributes:
         fd: Its descriptor, for epoll.
         readable: Whether a read may give something; only a read that found nothing clears it.
-        peer_hung_up: Whether an event told of an end or an error: then reads go on until they meet it.
+        peer_hung_up: Whether an event reported an end or an error: then reads go on until they meet it.
+        read_until_empty: Whether a short read does not mean that nothing is left; also after an end was reported.
         read_state: None, `eof` (an orderly end of what the peer sends) or `reset` (any other). Final.
         error: What the system said to a reset; empty for none.
         fault: Why the transport ended the connection where the peer broke its rules; None for any other end.
@@ -97,6 +99,7 @@ class Transport(Protocol):
     fd: int
     readable: bool
     peer_hung_up: bool
+    read_until_empty: bool
     read_state: str | None
     error: str
     fault: Reason | None
@@ -192,6 +195,7 @@ class SocketTransport:
         "fd",
         "peer_hung_up",
         "read_state",
+        "read_until_empty",
         "readable",
         "sent_bytes",
         "sock",
@@ -202,6 +206,7 @@ class SocketTransport:
         self.fd = sock.fileno()
         self.readable = True
         self.peer_hung_up = False
+        self.read_until_empty = sock.family == socket.AF_UNIX  # a read stops at a descriptor that was passed along
         self.read_state: str | None = None
         self.error = ""
         self.fault: Reason | None = None
@@ -255,7 +260,7 @@ class SocketTransport:
         if not count:
             self.readable = False
             self.read_state = self.read_state or EOF
-        elif not self.peer_hung_up:
+        elif not self.read_until_empty:
             self.readable = False
 
     def shrink_read_buffer(self) -> None:
@@ -293,7 +298,7 @@ class SocketTransport:
         if self.read_state != RESET:
             self.error = error.strerror or str(error)
             self.read_state = RESET
-        self.peer_hung_up = True
+        self.peer_hung_up = self.read_until_empty = True
 
     def record_socket_error(self) -> None:
         """See `Wire.fail`."""

@@ -18,16 +18,22 @@ from wsbridge.relay.endpoint import Endpoint, Receiving
 from wsbridge.relay.relay import Relay
 from wsbridge.relay.timeouts import TimerWheel
 
-EPOLL_EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
-_EPOLL_OUT = select.EPOLLOUT
+EPOLL_EVENTS = select.EPOLLIN | select.EPOLLPRI | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 _EPOLL_IN = select.EPOLLIN
 _EPOLL_HANGUP = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+_EPOLL_UNUSUAL = _EPOLL_HANGUP | select.EPOLLPRI
 
 TIME_SLICE = 0.004
 """Seconds of work after which other tasks have their turn."""
 
 MAX_EVENTS = 32
-"""Events taken from the kernel at a time; between two batches the clock is read."""
+"""Events read from the kernel at once; between two batches the clock is read."""
+
+LATE = 0.5
+"""Seconds after which the process has not just been busy, but stopped: a signal, a suspended machine."""
+
+MAX_CATCH_UP = 2.0
+"""Seconds in which the sockets are read first then."""
 
 
 class RelayLoop:
@@ -136,9 +142,16 @@ class RelayLoop:
                 await trio.sleep_forever()
             self._timer_scope = None
             now = self.update_clock()
+            if when is not None and now > when + LATE:
+                await self._catch_up(now + MAX_CATCH_UP)
             for pair in self._wheel.pop_due(now):
                 if not pair.done:
                     self._guard(pair, self._check_timeouts)
+            await trio.lowlevel.checkpoint()
+
+    async def _catch_up(self, deadline: float) -> None:
+        """Read what has come while the process was stopped, so that no peer is judged by a deadline that it kept."""
+        while not self._process_events() and self.now < deadline:
             await trio.lowlevel.checkpoint()
 
     def _check_timeouts(self, relay: Relay) -> None:
@@ -148,21 +161,16 @@ class RelayLoop:
             if relay.front.rate_limited or relay.back.rate_limited:
                 self.mark_ready(relay)
 
-    def _process_events(self) -> None:
-        """Handle events until there are none, or the turn is over."""
+    def _process_events(self) -> bool:
+        """Handle events until there are none, or the time slice is over; whether there are none."""
         sides, ready = self._sides, self._ready
         poll = self._epoll.poll
         now = self.now = self._clock()
         stop = now + TIME_SLICE
         while True:
-            for _ in range(len(ready)):
-                pair = ready.popleft()
-                pair.ready = False
-                if not pair.done:
-                    self._guard(pair, Relay.run_once)
-                    now = self.now = self._clock()
-                    if now >= stop:
-                        break  # the others come first next time
+            if ready:
+                self._run_ready(stop)
+                now = self.now
             events = poll(0, MAX_EVENTS)
             for fd, event in events:
                 entry = sides.get(fd)
@@ -171,16 +179,10 @@ class RelayLoop:
                         os.eventfd_read(self._wakeup_fd)
                     continue
                 pair, side = entry
-                wire = side.transport
-                if event & _EPOLL_HANGUP:
-                    wire.peer_hung_up = wire.readable = True
-                    if event & select.EPOLLERR and (
-                        side.rx is Receiving.CLOSED or side.other.pending is not None or side.rate_limiter is not None
-                    ):
-                        wire.record_socket_error()
-                        self.mark_ready(pair)
+                if event & _EPOLL_UNUSUAL:
+                    self._on_unusual_event(pair, side, event)
                 elif event & _EPOLL_IN or side.is_websocket:
-                    wire.readable = True
+                    side.transport.readable = True
                 try:
                     other = side.other
                     blocked = side.pending is not None or side.pending_pong is not None
@@ -195,10 +197,38 @@ class RelayLoop:
                 except Exception:
                     self._abort_after_error(pair)
             if not events and not ready:
-                return
+                return True
             now = self.now = self._clock()
             if now >= stop:
-                return
+                return False
+
+    def _run_ready(self, stop: float) -> None:
+        """Run the relays on the list, until the time slice is over; those that are left come first next time."""
+        ready = self._ready
+        for _ in range(len(ready)):
+            pair = ready.popleft()
+            pair.ready = False
+            if not pair.done:
+                self._guard(pair, Relay.run_once)
+                self.now = self._clock()
+                if self.now >= stop:
+                    return
+
+    def _on_unusual_event(self, relay: Relay, side: Endpoint, event: int) -> None:
+        """Note an end, an error, or urgent data: a short read then does not mean that nothing is left.
+
+        Data and FIN in one edge give no second event; a read stops at the mark of urgent data.
+        """
+        transport = side.transport
+        transport.readable = transport.read_until_empty = True
+        if not event & _EPOLL_HANGUP:
+            return
+        transport.peer_hung_up = True
+        if event & select.EPOLLERR and (
+            side.rx is Receiving.CLOSED or side.other.pending is not None or side.rate_limiter is not None
+        ):
+            transport.record_socket_error()
+            self.mark_ready(relay)
 
     def _guard(self, relay: Relay, act: Callable[[Relay], None]) -> None:
         try:
