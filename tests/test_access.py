@@ -9,21 +9,21 @@ import trio
 
 from tests.auth.ways import Saying, caller
 from tests.client import request as upgrade_request
+from tests.rejections import async_outcome
 from tests.serving import backend, serving, written
-from wsbridge.auth.identity import ANONYMOUS, Denied, Identity
-from wsbridge.config.limits import ClientLimits
-from wsbridge.connection import authenticate as authenticate_
+from wsbridge.admission import authenticate as authenticate_
+from wsbridge.auth.identity import ANONYMOUS, Identity, auth_unavailable, unauthenticated
 from wsbridge.connection import identity_deadline
-from wsbridge.limits.clients import ClientSlot, ClientTable
-from wsbridge.reasons import Reason, Termination
+from wsbridge.reasons import Reason, Rejected, Termination
 
 UPGRADE = ((b"upgrade", b"websocket"), (b"connection", b"Upgrade"))
 ORIGIN = (b"origin", b"https://gw.example.org")
 
 
-async def authenticate(auth, caller, visit=None):
-    """Ask, on a visit of which nothing is counted unless it is given."""
-    return await authenticate_(auth, caller, visit or ClientSlot(ClientTable(ClientLimits(), lambda: 0.0)))
+async def authenticate(auth, caller):
+    """Return the identity, or how the connection ends."""
+    found = await async_outcome(authenticate_(auth, caller))
+    return found.termination() if isinstance(found, Rejected) else found
 
 
 async def test_who_is_known_comes_in() -> None:
@@ -35,32 +35,23 @@ async def test_who_is_known_comes_in() -> None:
 @pytest.mark.parametrize(
     ("denied", "status", "initiator"),
     [
-        (Denied("the token is unknown", failed_login=True), 401, "client"),
-        (Denied("not in the networks", Reason.FORBIDDEN), 403, "client"),
-        (Denied("nobody answers", Reason.AUTH_UNAVAILABLE), 503, "wsbridge"),
+        (unauthenticated("the token is unknown", failed_login=True), 401, "client"),
+        (Rejected(Reason.FORBIDDEN, "not in the networks"), 403, "client"),
+        (auth_unavailable("nobody answers"), 503, "wsbridge"),
     ],
 )
-async def test_a_denial_is_an_ending(denied: Denied, status: int, initiator: str) -> None:
+async def test_a_denial_is_an_ending(denied: Rejected, status: int, initiator: str) -> None:
     """Its reason has the status, its sentence is for the log."""
     end = await authenticate(Saying(denied), caller(*UPGRADE))
     assert isinstance(end, Termination)
     assert (end.reason, end.http_status, end.initiator, end.detail) == (denied.reason, status, initiator, denied.detail)
 
 
-@pytest.mark.parametrize(("tried", "banned"), [(True, 1), (False, 0)])
-async def test_a_credential_that_is_wrong_is_a_failed_login(tried: bool, banned: int) -> None:
-    """Only where one was shown: who asks without any is just told to show one."""
-    addresses = ClientTable(ClientLimits(max_failures=2), lambda: 0.0)
-    visit = ClientSlot(addresses)
-    visit.assign("192.0.2.1")
-    for _ in range(2):
-        await authenticate(Saying(Denied("no", failed_login=tried)), caller(*UPGRADE), visit)
-    assert len(addresses.bans) == banned
-
-
 async def test_a_challenge_is_a_header() -> None:
     """Browsers and programs are told how to ask again."""
-    end = await authenticate(Saying(Denied("no credentials", challenges=("Bearer", "Basic"))), caller(*UPGRADE))
+    end = await authenticate(
+        Saying(unauthenticated("no credentials", challenges=("Bearer", "Basic"))), caller(*UPGRADE)
+    )
     assert isinstance(end, Termination)
     assert end.headers == (("WWW-Authenticate", "Bearer"), ("WWW-Authenticate", "Basic"))
 

@@ -8,7 +8,7 @@ import trio
 from tests.auth.ways import Saying
 from tests.client import Client, request
 from tests.serving import backend, serving, written
-from wsbridge.auth.identity import Denied
+from wsbridge.auth.identity import unauthenticated
 
 ADDRESS = {"connections": "1", "max_failures": "1", "exempt": []}
 
@@ -35,7 +35,9 @@ async def asked(served, host, told="proxy-protocol"):
 
 def deny(served):
     """Take every login for a wrong one."""
-    object.__setattr__(served.server.generation.routes["app"], "auth", Saying(Denied("wrong", failed_login=True)))
+    object.__setattr__(
+        served.server.generation.routes["app"], "auth", Saying(unauthenticated("wrong", failed_login=True))
+    )
 
 
 @pytest.mark.parametrize("told", ["proxy-protocol", "x-forwarded-for"])

@@ -204,7 +204,7 @@ async def test_a_bug_ends_its_connection_alone(monkeypatch, speaks):
         async with serving(text) as served:
             other = await served.upgraded()
             with monkeypatch.context() as patch:
-                patch.setattr("wsbridge.connection._proxy", lambda *_: 1 / 0)
+                patch.setattr("wsbridge.connection.Connection._proxy", lambda *_: 1 / 0)
                 with await served.connect("web" if speaks == "websocket" else "old") as client:
                     if speaks == "websocket":
                         await client.send(request())

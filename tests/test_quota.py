@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.rejections import outcome
 from tests.targets.clients import asking
 from tests.test_generation import BACK, made
 from wsbridge.admission import RouteSlot, acquire_route_slot, limited_token_name
@@ -14,7 +15,7 @@ from wsbridge.auth.identity import ANONYMOUS, Identity
 from wsbridge.generation import Route
 from wsbridge.limits.clients import ConnectionCounts
 from wsbridge.limits.rate import SharedBucketTable
-from wsbridge.reasons import Reason, Termination
+from wsbridge.reasons import Reason, Rejected
 
 ALICE, BOB = Identity("alice", "basic"), Identity("bob", "basic")
 
@@ -31,9 +32,9 @@ class Process:
     def __init__(self) -> None:
         self.counts, self.shares = ConnectionCounts(), SharedBucketTable()
 
-    def occupy(self, route: Route, identity: Identity = ANONYMOUS, token: str | None = None) -> RouteSlot | Termination:
+    def occupy(self, route: Route, identity: Identity = ANONYMOUS, token: str | None = None) -> RouteSlot | Rejected:
         """Take what a connection needs."""
-        return acquire_route_slot(route, identity, token, self.counts, self.shares)
+        return outcome(acquire_route_slot, route, identity, token, self.counts, self.shares)
 
     def held(self, *arguments: object) -> RouteSlot:
         """Take it; there must be enough."""
@@ -44,7 +45,7 @@ class Process:
     def refused(self, *arguments: object) -> str:
         """Take it; there must be too little. Give the sentence for the log."""
         found = self.occupy(*arguments)  # type: ignore[arg-type]  # as it comes
-        assert isinstance(found, Termination)
+        assert isinstance(found, Rejected)
         assert (found.reason, found.initiator) == (Reason.RATE_LIMITED, "client")
         return found.detail
 

@@ -13,12 +13,13 @@ import pytest
 import trio
 import trio.testing
 
+from tests.rejections import async_outcome, outcome
 from wsbridge.net.address import Peer
 from wsbridge.protocol.forwarded import ForwardedFormat
 from wsbridge.protocol.http1 import Headers, Request
 from wsbridge.protocol.proxy import SockEndpoint, encode_proxy_v1, encode_proxy_v2
 from wsbridge.real_ip import ClientAddressResolver
-from wsbridge.reasons import Reason, Termination
+from wsbridge.reasons import Reason, Rejected, Termination
 
 PROXY = Peer("10.0.0.1", 999, socket.AF_INET)
 STRANGER = Peer("203.0.113.9", 999, socket.AF_INET)
@@ -41,10 +42,10 @@ def sent(data: bytes) -> Iterator[socket.socket]:
         yield other
 
 
-async def introduced(data: bytes, peer: Peer = PROXY) -> Peer | Termination:
+async def introduced(data: bytes, peer: Peer = PROXY) -> Peer | Rejected:
     """Read what came."""
     with sent(data) as sock:
-        return await whence().from_connection(sock, peer)
+        return await async_outcome(whence().from_connection(sock, peer))
 
 
 @pytest.mark.parametrize("peer", [PROXY, LOCAL])
@@ -98,7 +99,7 @@ async def test_a_proxy_that_speaks_for_itself(header: bytes) -> None:
 async def test_who_is_turned_away(data: bytes, peer: Peer, reason: Reason, text: str) -> None:
     """A header that is absent or malformed, and everybody who is no trusted proxy, ends the connection."""
     end = await introduced(data, peer)
-    assert isinstance(end, Termination)
+    assert isinstance(end, Rejected)
     assert end.reason is reason
     assert text in end.detail
 
@@ -109,9 +110,10 @@ async def test_a_late_header(autojump_clock: trio.testing.MockClock) -> None:
     other.setblocking(False)
     with one, other:
         one.send(b"PROXY ")
-        end = await whence().from_connection(other, PROXY)
+        end = await async_outcome(whence().from_connection(other, PROXY))
     text = "no whole PROXY header within proxy_header, 3 s; 6 bytes came"
-    assert end == Termination(Reason.BAD_PROXY_HEADER, "client", text)
+    assert isinstance(end, Rejected)
+    assert end.termination() == Termination(Reason.BAD_PROXY_HEADER, "client", text)
 
 
 @pytest.mark.parametrize(("sent", "detail"), [(b"PROXY ", "bytes of a PROXY header: "), (b"", "sent nothing")])
@@ -125,8 +127,8 @@ async def test_a_reset_within_the_header(sent: bytes, detail: str) -> None:
         one.sendall(sent)
         one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         one.close()
-        end = await whence().from_connection(other, PROXY)
-    assert isinstance(end, Termination)
+        end = await async_outcome(whence().from_connection(other, PROXY))
+    assert isinstance(end, Rejected)
     assert end.reason is Reason.CLIENT_LOST
     assert detail in end.detail
 
@@ -161,9 +163,9 @@ async def test_a_proxy_that_does_not_tell() -> None:
     by = whence("x-forwarded-for")
     assert by.from_request(asking(), PROXY) is PROXY
     assert by.from_request(asking((b"X-Forwarded-For", b"203.0.113.7, unknown")), PROXY) is PROXY
-    end = by.from_request(asking((b"X-Forwarded-For", b"203.0.113.7, nonsense")), PROXY)
-    assert isinstance(end, Termination)
-    assert (end.reason, end.http_status) == (Reason.BAD_REQUEST, 400)
+    end = outcome(by.from_request, asking((b"X-Forwarded-For", b"203.0.113.7, nonsense")), PROXY)
+    assert isinstance(end, Rejected)
+    assert (end.reason, end.termination().http_status) == (Reason.BAD_REQUEST, 400)
 
 
 async def test_a_proxys_certificate_is_not_its_clients() -> None:

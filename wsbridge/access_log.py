@@ -8,14 +8,13 @@ from collections.abc import Callable
 
 from wsbridge.auth.identity import ANONYMOUS
 from wsbridge.context import ClientInfo
-from wsbridge.frontend import EMPTY_CONNECTION
 from wsbridge.generation import Route
 from wsbridge.log.audit import AuditLog
 from wsbridge.log.logger import log
 from wsbridge.net.address import Peer, local_endpoint
 from wsbridge.net.transport import Transport
 from wsbridge.protocol.http1 import Request
-from wsbridge.reasons import REASONS, Reason, Termination
+from wsbridge.reasons import EMPTY_CONNECTION, REASONS, Reason, Termination
 
 UNKNOWN_PEER = Peer("", 0, 0)
 """The peer of a socket whose other end had gone before it could be asked for."""

@@ -7,23 +7,23 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from wsbridge.auth.base import Authenticator
 from wsbridge.auth.identity import Identity
 from wsbridge.config.limits import RouteLimits
+from wsbridge.context import AuthRequest
 from wsbridge.generation import Listener, Route
 from wsbridge.limits.clients import ConnectionCounts
 from wsbridge.limits.rate import SharedBucket, SharedBucketTable
 from wsbridge.protocol.handshake import (
-    SUBPROTOCOL_MISMATCH,
-    TOKEN_SUBPROTOCOL_PREFIX,
     UpgradeRequest,
     is_upgrade_request,
     parse_upgrade,
     select_subprotocol,
     upgrade_required,
 )
-from wsbridge.protocol.http1 import HttpError, Request, method_not_allowed, quoted
+from wsbridge.protocol.http1 import Request, method_not_allowed, quoted
 from wsbridge.protocol.uri import is_safe_from_rebinding, normalise_host
-from wsbridge.reasons import Reason, Termination
+from wsbridge.reasons import Reason, Rejected
 from wsbridge.responders.base import SAFE_METHODS
 
 
@@ -44,14 +44,8 @@ class AdmittedRequest:
     subprotocols: tuple[str, ...] = ()
 
 
-def rejected_head(error: HttpError) -> Termination:
-    """Make an ending of what is wrong with a head."""
-    reason = {403: Reason.ORIGIN_NOT_ALLOWED, 431: Reason.REQUEST_TOO_LARGE}.get(error.status, Reason.BAD_REQUEST)
-    return Termination(reason, "client", error.detail, status=error.status, headers=error.headers)
-
-
-def admit(listener: Listener, request: Request, *, by_proxy: bool = False) -> AdmittedRequest | Termination:
-    """Find the route of a request and judge the request by it.
+def admit(listener: Listener, request: Request, *, by_proxy: bool = False) -> AdmittedRequest:
+    """Find the route of a request and check the request against it.
 
     The order: route (404, 405, 426), Host against DNS rebinding (403), WebSocket handshake (400, 405, 426) or method
     (405), Origin (403), subprotocol (400).
@@ -60,83 +54,101 @@ def admit(listener: Listener, request: Request, *, by_proxy: bool = False) -> Ad
         listener: Where the request came.
         request: The request.
         by_proxy: Whether a trusted proxy sent it, which answers for the Host.
+
+    Raises:
+        Rejected: It may not go on.
     """
-    host_header = request.host()
-    host = normalise_host(host_header) or ""
-    path = request.path
     upgrade_wanted = is_upgrade_request(request)
-    route = other = None
-    for candidate in listener.routes:
-        if candidate.matches(host, path):
-            if (candidate.backend is not None) == upgrade_wanted:
-                route = candidate
-                break
-            other = other or candidate
-    if route is None:
-        if other is not None and not upgrade_wanted:
-            post = request.method not in SAFE_METHODS
-            return rejected_head(method_not_allowed(request.method, ("GET",)) if post else upgrade_required())
-        where = f"{quoted(listener.redact_target(path))} on host {quoted(host)}"
-        only = f"; route {other.name} matches, but takes no WebSocket" if other is not None else ""
-        return Termination(Reason.NO_ROUTE, "client", f"no route of listener {listener.name} for {where}{only}")
-    if route.needs_safe_host and not by_proxy and (unsafe := _check_rebinding(listener, route, request)) is not None:
-        return unsafe
+    route = _find_route(listener, request, upgrade_wanted)
+    if route.needs_safe_host and not by_proxy:
+        _check_rebinding(listener, route, request)
     if not upgrade_wanted:
         return _admit_http_request(route, request, listener.tls is not None)
     upgrade = parse_upgrade(request)
-    if isinstance(upgrade, HttpError):
-        return rejected_head(upgrade)
     refusal = route.origin_policy.check(upgrade.origin, upgrade.host, listener.tls is not None)
     if refusal is not None:
-        return Termination(Reason.ORIGIN_NOT_ALLOWED, "client", refusal)
-    subprotocol = None
-    if upgrade.subprotocols:
-        chosen = select_subprotocol(route.subprotocols, upgrade.subprotocols)
-        if chosen is SUBPROTOCOL_MISMATCH:
-            return Termination(
-                Reason.BAD_REQUEST, "client", _subprotocol_mismatch(upgrade.subprotocols, route.subprotocols)
-            )
-        subprotocol = chosen
+        raise Rejected(Reason.ORIGIN_NOT_ALLOWED, refusal)
+    if not upgrade.subprotocols:
+        return AdmittedRequest(route, upgrade)
+    subprotocol = select_subprotocol(route.subprotocols, upgrade.subprotocols)
     fitting = tuple(name for name in route.subprotocols if name in upgrade.subprotocols)
     return AdmittedRequest(route, upgrade, subprotocol, fitting)
 
 
-def _check_rebinding(listener: Listener, route: Route, request: Request) -> Termination | None:
+def _find_route(listener: Listener, request: Request, upgrade_wanted: bool) -> Route:
+    """Return the first route that matches and is for WebSocket, or for other requests, as this one is."""
+    host, path = normalise_host(request.host()) or "", request.path
+    other = None
+    for route in listener.routes:
+        if route.matches(host, path):
+            if (route.backend is not None) == upgrade_wanted:
+                return route
+            other = other or route
+    if other is not None and not upgrade_wanted:
+        if request.method not in SAFE_METHODS:
+            raise method_not_allowed(request.method, ("GET",))
+        raise upgrade_required()
+    where = f"{quoted(listener.redact_target(path))} on host {quoted(host)}"
+    only = f"; route {other.name} matches, but takes no WebSocket" if other is not None else ""
+    raise Rejected(Reason.NO_ROUTE, f"no route of listener {listener.name} for {where}{only}")
+
+
+def _check_rebinding(listener: Listener, route: Route, request: Request) -> None:
     """Reject a Host that DNS rebinding could have put in front of a listener without TLS."""
     if listener.tls is not None or listener.is_unix or not request.host():
-        return None
+        return
     host = normalise_host(request.host()) or ""
-    if is_safe_from_rebinding(host, listener.host_names):
-        return None
-    return Termination(
-        Reason.FORBIDDEN,
-        "client",
-        f"Host {quoted(host)} is not allowed without TLS (DNS rebinding): add it to host_names of the listener "
-        f"{listener.name} or to match.host of the route {route.name}",
-    )
+    if not is_safe_from_rebinding(host, listener.host_names):
+        raise Rejected(
+            Reason.FORBIDDEN,
+            f"Host {quoted(host)} is not allowed without TLS (DNS rebinding): add it to host_names of the listener "
+            f"{listener.name} or to match.host of the route {route.name}",
+        )
 
 
-def _admit_http_request(route: Route, request: Request, tls: bool) -> AdmittedRequest | Termination:
-    """Judge a request that the route answers itself: its method and, if that does something, the page it comes from."""
+def _admit_http_request(route: Route, request: Request, tls: bool) -> AdmittedRequest:
+    """Check a request that the route answers itself: its method and, if that does something, its Origin."""
     assert route.responder is not None  # noqa: S101 (a route has a backend or a responder)
     if request.method not in route.responder.methods:
-        return rejected_head(method_not_allowed(request.method, route.responder.methods))
+        raise method_not_allowed(request.method, route.responder.methods)
     if request.method not in SAFE_METHODS:
         origins = request.headers.get_all(b"origin")
         if len(origins) > 1:
-            return Termination(Reason.ORIGIN_NOT_ALLOWED, "client", f"the request has {len(origins)} Origin headers")
+            raise Rejected(Reason.ORIGIN_NOT_ALLOWED, f"the request has {len(origins)} Origin headers")
         refusal = route.origin_policy.check(origins[0].decode("ascii") if origins else None, request.host(), tls)
         if refusal is not None:
-            return Termination(Reason.ORIGIN_NOT_ALLOWED, "client", refusal)
+            raise Rejected(Reason.ORIGIN_NOT_ALLOWED, refusal)
     return AdmittedRequest(route)
 
 
-def _subprotocol_mismatch(offered: tuple[str, ...], configured: tuple[str, ...]) -> str:
-    """Say why no subprotocol can be answered; never what was offered, since secrets travel there."""
-    known = ", ".join(configured) or "it has none"
-    if all(name.startswith(TOKEN_SUBPROTOCOL_PREFIX) for name in offered):
-        return f"only a token was offered as a subprotocol: offer one of the route's ({known}) beside it to be answered"
-    return f"none of the {len(offered)} subprotocols offered is one of the route's ({known})"
+async def authenticate(auth: Authenticator, context: AuthRequest) -> Identity:
+    """Return who a client is.
+
+    Args:
+        auth: The route's authentication method.
+        context: The client and its request.
+
+    Raises:
+        Rejected: It is not allowed in; whatever was wrong, the client learns the same.
+    """
+    identity = await auth.identify(context)
+    if identity.by_cookie and not _is_csrf_safe(context.request):
+        raise Rejected(
+            Reason.ORIGIN_NOT_ALLOWED, "a cookie proves nothing without an Origin, which the request has not"
+        )
+    return identity
+
+
+def _is_csrf_safe(request: Request | None) -> bool:
+    """Whether a request names the page that it comes from; that this page may connect was checked before.
+
+    A plain GET or HEAD does nothing that another page could want, and that page cannot read the response.
+    """
+    if request is None:
+        return False
+    if request.method in ("GET", "HEAD") and not request.headers.has_token(b"upgrade", b"websocket"):
+        return True
+    return b"origin" in request.headers
 
 
 class RouteSlot:
@@ -201,7 +213,7 @@ def acquire_route_slot(
     token_name: str | None,
     counts: ConnectionCounts,
     shared_buckets: SharedBucketTable,
-) -> RouteSlot | Termination:
+) -> RouteSlot:
     """Take what a connection needs of the limits of its route.
 
     Args:
@@ -212,7 +224,10 @@ def acquire_route_slot(
         shared_buckets: Of the process.
 
     Returns:
-        What it holds now; or its end, if there is no more.
+        What it holds now.
+
+    Raises:
+        Rejected: A limit is reached.
     """
     limits = route.limits
     if limits is None:
@@ -221,9 +236,7 @@ def acquire_route_slot(
     for setting, key, most, whose in _applicable_limits(limits, route.name, identity.name, token_name):
         if not quota.acquire_connection(key, most):
             quota.release()
-            return Termination(
-                Reason.RATE_LIMITED, "client", f"{most} connections {whose}, and the route's {setting} is {most}"
-            )
+            raise Rejected(Reason.RATE_LIMITED, f"{most} connections {whose}, and the route's {setting} is {most}")
     if limits.identity_bytes_per_second is not None and identity.name:
         quota.acquire_bandwidth((route.name, identity.name), limits.identity_bytes_per_second)
     return quota

@@ -1,4 +1,4 @@
-"""One connection, accept to access log: the steps in order."""
+"""One connection from accept to its log line: `Connection` calls the steps in order, and rejects in one place."""
 
 from __future__ import annotations
 
@@ -10,13 +10,20 @@ from typing import TYPE_CHECKING
 import trio
 
 from wsbridge.access_log import AccessLog
-from wsbridge.admission import UNLIMITED, AdmittedRequest, RouteSlot, acquire_route_slot, admit, limited_token_name
-from wsbridge.auth.base import Authenticator
-from wsbridge.auth.identity import Denied, Identity
+from wsbridge.admission import (
+    UNLIMITED,
+    AdmittedRequest,
+    RouteSlot,
+    acquire_route_slot,
+    admit,
+    authenticate,
+    limited_token_name,
+)
+from wsbridge.auth.identity import Identity
 from wsbridge.backends.base import Connected, DialRequest
 from wsbridge.context import AuthRequest
 from wsbridge.frontend import Exchange, HttpExchange, RawExchange, read_request
-from wsbridge.generation import Generation, Listener, Route
+from wsbridge.generation import Listener, Route
 from wsbridge.limits.clients import ClientSlot
 from wsbridge.log.logger import log
 from wsbridge.net import tls_transport
@@ -24,8 +31,7 @@ from wsbridge.net.address import Peer
 from wsbridge.net.dialer import retry
 from wsbridge.net.tls import tls_error_text
 from wsbridge.net.transport import SocketTransport, Transport, reset_socket
-from wsbridge.protocol.http1 import Request
-from wsbridge.reasons import REASONS, Reason, Termination
+from wsbridge.reasons import REASONS, Reason, Rejected, Termination
 from wsbridge.relay.endpoint import Side
 from wsbridge.relay.engine import RelayCounters
 from wsbridge.relay.relay import RelayOptions
@@ -35,492 +41,431 @@ if TYPE_CHECKING:
     from wsbridge.server import Server
 
 
-async def authenticate(auth: Authenticator, context: AuthRequest, client_slot: ClientSlot) -> Identity | Termination:
-    """Find out who a client is.
-
-    Args:
-        auth: The route's way of authentication.
-        context: Who asks for what.
-        client_slot: Where a failed login is counted.
-
-    Returns:
-        Who he is, or how his connection ends. Whatever was wrong, he is told the same.
-    """
-    found = await auth.identify(context)
-    if isinstance(found, Denied):
-        if found.failed_login:
-            client_slot.record_failure()
-        return Termination(
-            found.reason,
-            "wsbridge" if found.reason in (Reason.AUTH_UNAVAILABLE, Reason.OVERLOAD) else "client",
-            found.detail,
-            headers=tuple(("WWW-Authenticate", value) for value in found.challenges),
-        )
-    if found.by_cookie and not _is_csrf_safe(context.request):
-        return Termination(
-            Reason.ORIGIN_NOT_ALLOWED, "client", "a cookie proves nothing without an Origin, which the request has not"
-        )
-    return found
-
-
-def _is_csrf_safe(request: Request | None) -> bool:
-    """Tell whether a request names the page that it comes from; that this page may connect was judged before.
-
-    A plain GET or HEAD does nothing that another page could want, and that page cannot read the answer.
-    """
-    if request is None:
-        return False
-    if request.method in ("GET", "HEAD") and not request.headers.has_token(b"upgrade", b"websocket"):
-        return True
-    return b"origin" in request.headers
-
-
-def identity_deadline(identity: Identity) -> float | None:
-    """Give when an identity ends, by the loop's clock: later steps of the wall clock move it no more."""
-    if identity.expires is None:
-        return None
-    return trio.current_time() + identity.expires - time.time()
-
-
-async def resolve_client_address(sock: socket.socket, listener: Listener, access_log: AccessLog) -> Termination | None:
-    """Hear what a proxy in front says of its client, where the listener has one; note it in the account."""
-    if listener.client_address_resolver is not None:
-        client = await listener.client_address_resolver.from_connection(sock, access_log.peer)
-        if isinstance(client, Termination):
-            return client
-        access_log.peer = client
-    return None
-
-
-def is_direct_client(host: str, listener: Listener) -> bool:
-    """Tell whether an address is a client's: a trusted proxy's own is not limited, whatever comes through it."""
-    return listener.client_address_resolver is None or not listener.client_address_resolver.is_trusted(host)
-
-
-def count_client(client_slot: ClientSlot, listener: Listener, peer: Peer) -> Termination | None:
-    """Count a connection under the address of its client, as soon as that is known, and each time it changes."""
-    return client_slot.assign(peer.host) if is_direct_client(peer.host, listener) else None
-
-
-async def tls_handshake(sock: socket.socket, listener: Listener, timeout: float) -> Transport | Termination:
-    """Shake hands by TLS where the listener has it."""
-    if listener.tls is None:
-        return SocketTransport(sock)
-    try:
-        with trio.move_on_after(timeout):
-            return await tls_transport.start_tls(sock, listener.tls, server_side=True)
-    except OSError as error:
-        return Termination(Reason.TLS_FAILED, "client", tls_error_text(error, peer_is_client=True))
-    return Termination(Reason.TLS_FAILED, "client", f"no TLS handshake within tls, {timeout:g} s")
-
-
 async def handle_connection(sock: socket.socket, sockaddr: object, listener: Listener, server: Server) -> Termination:
-    """Carry one accepted connection to its end, and give that; never raises for what a peer did.
+    """Serve one accepted connection to its end and return that; never raises for what a peer did.
 
     Args:
         sock: Accepted, non-blocking; it belongs to this function.
-        sockaddr: What `accept` gave with it.
+        sockaddr: What `accept` returned with it.
         listener: Of the generation that the connection keeps for life.
         server: What outlives the connection.
     """
-    http = listener.protocol == "websocket"
-    account = AccessLog(
-        server.next_id(), listener.name, http=http, audit_log=server.audit_log, redact_target=listener.redact_target
+    return await Connection(sock, listener, server).run(sockaddr)
+
+
+async def reject_overload(sock: socket.socket, sockaddr: object, listener: Listener, server: Server) -> Termination:
+    """Tell one client over the limit of connections so; the arguments are those of `handle_connection`."""
+    detail = f"{server.connections} connections, and the limit is {server.max_connections}"
+    return await Connection(sock, listener, server, overload=detail).run(sockaddr)
+
+
+class Connection:
+    """One accepted connection.
+
+    Args:
+        sock: Accepted, non-blocking.
+        listener: Of the generation that the connection keeps for life.
+        server: What outlives the connection.
+        overload: The sentence with which it is rejected as one too many; None to serve it.
+    """
+
+    __slots__ = (
+        "_access_log",
+        "_client_slot",
+        "_dials",
+        "_exchange",
+        "_front",
+        "_generation",
+        "_listener",
+        "_nearest_peer",
+        "_overload",
+        "_server",
+        "_sock",
+        "_transport",
     )
-    try:
-        account.peer = Peer.from_socket(sock, sockaddr)
-    except OSError as error:
-        reset_socket(sock)
-        end = Termination(Reason.CLIENT_LOST, "client", f"before the first byte: {error.strerror or error}")
-        account.log_closed(end)
-        return end
-    visit = ClientSlot(server.client_table)
-    try:
-        end = await _handle(sock, listener, server.generation, server, account, visit)
-    except trio.Cancelled:
-        reset_socket(sock)
-        account.log_closed(Termination(server.shutdown_reason or Reason.SHUTDOWN, "wsbridge"))
-        raise
-    except Exception:
-        reset_socket(sock)
-        log.exception("internal_error", component="connection", id=account.id)
-        end = Termination(Reason.INTERNAL_ERROR, "wsbridge")
-    finally:
-        visit.release()
-    account.log_closed(end)
-    return end
 
+    def __init__(self, sock: socket.socket, listener: Listener, server: Server, overload: str | None = None) -> None:
+        self._sock = sock
+        self._listener = listener
+        self._server = server
+        self._generation = server.generation
+        self._overload = overload
+        self._client_slot = ClientSlot(server.client_table)
+        self._access_log = AccessLog(
+            server.next_id(),
+            listener.name,
+            http=listener.protocol == "websocket",
+            audit_log=server.audit_log,
+            redact_target=listener.redact_target,
+        )
+        self._dials = False  # whether it got as far as dialing a backend
+        self._transport: Transport | None = None  # set by step 2, TLS
+        self._nearest_peer = self._access_log.peer  # the other end of the socket, before a request names the client
+        self._exchange: Exchange = None  # type: ignore[assignment]  # set by step 3, before it is used
+        self._front: Side | None = None  # set by step 6, the upgrade
 
-async def reject_overload(sock: socket.socket, sockaddr: object, listener: Listener, server: Server) -> None:
-    """Tell one client over the cap so, and let him go."""
-    http = listener.protocol == "websocket"
-    account = AccessLog(
-        server.next_id(), listener.name, http=http, audit_log=server.audit_log, redact_target=listener.redact_target
-    )
-    end = Termination(
-        Reason.OVERLOAD, "wsbridge", f"{server.connections} connections, and the limit is {server.max_connections}"
-    )
-    unheard: Termination | None = end
-    try:
-        account.peer = Peer.from_socket(sock, sockaddr)
-        with trio.move_on_after(server.generation.config.timeouts.overload_reply):
-            unheard = await resolve_client_address(sock, listener, account)
-    except OSError as error:
-        unheard = end = Termination(Reason.CLIENT_LOST, "client", f"before the first byte: {error.strerror or error}")
-    if unheard is None:
-        await _reject_early(sock, listener, end, server)
-    else:
-        reset_socket(sock)
-    account.log_closed(end)
-
-
-async def _reject_early(sock: socket.socket, listener: Listener, termination: Termination, server: Server) -> None:
-    """Tell a client that there is too much: TLS, its head and the answer within `shed`; a raw one is reset."""
-    seconds = server.generation.config.timeouts.overload_reply
-    wire: Transport | Termination | None = None
-    try:
-        if listener.protocol == "websocket":
-            with trio.move_on_after(seconds):
-                wire = await tls_handshake(sock, listener, seconds)
-                if not isinstance(wire, Termination):
-                    heard = await _read_request(wire, listener, server.generation, server)
-                    exchange = heard[0] if isinstance(heard, tuple) else heard
-                    await _reject(exchange, termination, wire, server)
-    except Exception:
-        log.exception("internal_error", component="turn_away")
-    finally:
-        if wire is None or isinstance(wire, Termination):
-            reset_socket(sock)
-        else:
-            wire.close()
-
-
-async def _handle(
-    sock: socket.socket,
-    listener: Listener,
-    generation: Generation,
-    server: Server,
-    access_log: AccessLog,
-    client_slot: ClientSlot,
-) -> Termination:
-    if (
-        listener.client_address_resolver is not None
-        and (end := await resolve_client_address(sock, listener, access_log)) is not None
-    ):
-        reset_socket(sock)
-        return end
-    crowded = count_client(client_slot, listener, access_log.peer)
-    if crowded is not None:
-        return await _reject_limited(sock, listener, crowded, server, access_log)
-    if listener.tls is None:
-        wire: Transport = SocketTransport(sock)
-    else:
-        secured = await tls_handshake(sock, listener, generation.config.timeouts.tls)
-        if isinstance(secured, Termination):
-            return secured
-        wire, access_log.tls = secured, True
-        access_log.peer = wire.with_tls_details(access_log.peer)
-    try:
-        return await _handle_requests(wire, listener, generation, server, access_log, client_slot)
-    except Exception:
-        log.exception("internal_error", component="connection", id=access_log.id)
-        end = Termination(Reason.INTERNAL_ERROR, "wsbridge")
-        if listener.protocol == "websocket" and not access_log.response_started:
-            return await _reject(HttpExchange(wire, access_log.request, server.lingering_closer), end, wire, server)
-        wire.abort()
-        return end
-    except BaseException:
-        wire.abort()
-        raise
-
-
-async def _reject_limited(
-    sock: socket.socket, listener: Listener, termination: Termination, server: Server, access_log: AccessLog
-) -> Termination:
-    """End a connection that its address may not have: told so where there is room, and reset where it is banned."""
-    if termination.reason is Reason.BANNED:
-        server.client_table.reset_banned(sock, listener.name, access_log.peer.host)
-    elif server.active_overload_replies < server.generation.config.limits.overload_replies:
-        server.active_overload_replies += 1
+    async def run(self, sockaddr: object) -> Termination:
+        """Serve the connection, reject it where a step raises `Rejected`, and write its log line whatever happens."""
+        termination = Termination(Reason.INTERNAL_ERROR, "wsbridge")
         try:
-            await _reject_early(sock, listener, termination, server)
+            try:
+                termination = await self._serve(sockaddr)
+            except Rejected as rejected:
+                termination = await self._reject(rejected)
+            except Exception:
+                log.exception("internal_error", component="connection", id=self._access_log.id)
+                termination = await self._reject(Rejected(Reason.INTERNAL_ERROR, initiator="wsbridge"))
+        except Exception:  # while it was rejected
+            log.exception("internal_error", component="connection", id=self._access_log.id)
+            self._abort()
+        except BaseException:  # cancelled
+            self._abort()
+            termination = Termination(self._server.shutdown_reason or Reason.SHUTDOWN, "wsbridge")
+            raise
         finally:
-            server.active_overload_replies -= 1
-    else:
-        reset_socket(sock)
-    return termination
+            self._client_slot.release()
+            if self._dials:
+                self._server.only_connection_ended(termination)
+            self._access_log.log_closed(termination)
+        return termination
 
+    async def _serve(self, sockaddr: object) -> Termination:
+        """The steps in order; each may raise `Rejected`."""
+        await self._identify_client(sockaddr)
+        self._count_client()
+        await self._start_tls()
+        self._nearest_peer = self._access_log.peer
+        while True:  # one request after the other
+            await self._read_request()
+            admitted = self._admit()
+            await self._authenticate(admitted)
+            if admitted.route.backend is not None:
+                with self._acquire_route_slot(admitted.route) as slot:
+                    self._take_only_connection()
+                    return await self._proxy(admitted, slot)
+            termination, keep_alive = await self._respond(admitted.route)
+            if not keep_alive:
+                return termination
+            self._access_log.log_request(termination)
+            await trio.lowlevel.checkpoint()
 
-async def _handle_requests(
-    transport: Transport,
-    listener: Listener,
-    generation: Generation,
-    server: Server,
-    access_log: AccessLog,
-    client_slot: ClientSlot,
-) -> Termination:
-    """Steps 3 to 7: one request or several, until one is refused or relayed or the connection ends."""
-    nearest = access_log.peer
-    while True:
-        heard = await _read_request(transport, listener, generation, server)
-        if isinstance(heard, tuple):
-            exchange, end = heard
-            return await _reject(exchange, end, transport, server)
-        access_log.request, access_log.response_started = heard.request, False
-        if listener.client_address_resolver is not None and heard.request is not None:
-            client = listener.client_address_resolver.from_request(heard.request, nearest)
-            if isinstance(client, Termination):
-                return await _reject(heard, client, transport, server)
-            access_log.peer = client
-            crowded = count_client(client_slot, listener, access_log.peer)
-            if crowded is not None:
-                return await _reject(heard, crowded, transport, server)
-        admitted = _admit(heard, listener, server, nearest)
-        if isinstance(admitted, Termination):
-            return await _reject(heard, admitted, transport, server)
-        access_log.route = admitted.route
-        if admitted.route.backend is not None and (hasty := client_slot.take_handshake()) is not None:
-            return await _reject(heard, hasty, transport, server)
-        if admitted.route.auth is not None:
-            identity = await _authenticate(admitted.route.auth, admitted, listener, access_log, client_slot)
-            if isinstance(identity, Termination):
-                return await _reject(heard, identity, transport, server)
-            access_log.identity = identity
-        if admitted.route.backend is not None:
-            quota = (
-                UNLIMITED
-                if admitted.route.limits is None
-                else _acquire_route_slot(admitted.route, heard, server, access_log)
-            )
-            if isinstance(quota, Termination):
-                return await _reject(heard, quota, transport, server)
-            if not server.take_only_connection():
-                end = Termination(Reason.OVERLOAD, "wsbridge", "only one connection is served, and it is there already")
-                return await _reject(heard, end, transport, server)
-            with quota:
-                end = await _proxy(heard, admitted, transport, server, access_log, quota)
-            server.only_connection_ended(end)
-            return end
-        end, again = await _respond(heard, admitted.route, transport, access_log)
-        if not again:
-            return end
-        access_log.log_request(end)
-        await trio.lowlevel.checkpoint()
+    async def _reject(self, rejected: Rejected) -> Termination:
+        """Tell the client no, whatever step it is at: by a reset, an HTTP response, or a close frame after the 101."""
+        if rejected.failed_login:
+            self._client_slot.record_failure()
+        termination = rejected.termination()
+        route = self._access_log.route
+        if route is not None and route.backend is not None:
+            route.stats.rejected += 1
+        if self._front is not None and route is not None:
+            return await self._server.engine.close_front(self._front, termination, route.relay_options)
+        if self._transport is None:
+            await self._reject_before_tls(rejected, termination)
+        elif rejected.silent or REASONS[rejected.reason].status is None:
+            self._transport.close()
+        elif self._access_log.response_started:
+            self._transport.abort()
+        else:
+            await self._respond_rejected(self._transport, termination)
+        return termination
 
-
-async def _read_request(
-    transport: Transport, listener: Listener, generation: Generation, server: Server
-) -> Exchange | tuple[Exchange | None, Termination]:
-    """Step 3: what is asked for."""
-    if listener.protocol == "tcp":
-        return RawExchange(transport, allow_http=listener.allow_http)
-    heard = await read_request(
-        transport,
-        generation.head_limits,
-        generation.config.timeouts.handshake,
-        server.lingering_closer,
-        server.request_read_scopes,
-    )
-    if server.shutdown_reason is not None and isinstance(heard, tuple) and heard[1].reason is Reason.HANDSHAKE_TIMEOUT:
-        return heard[0], Termination(server.shutdown_reason, "wsbridge", heard[1].detail)
-    return heard
-
-
-def _admit(exchange: Exchange, listener: Listener, server: Server, nearest: Peer) -> AdmittedRequest | Termination:
-    """Step 4: which route it is for, and whether it may."""
-    if server.shutdown_reason is not None:
-        return Termination(server.shutdown_reason, "wsbridge")
-    if exchange.request is None:
-        assert listener.route is not None  # noqa: S101 (the configuration's check holds it)
-        return AdmittedRequest(listener.route, subprotocols=listener.route.subprotocols)
-    resolver = listener.client_address_resolver
-    return admit(listener, exchange.request, by_proxy=resolver is not None and resolver.came_by_proxy(nearest))
-
-
-async def _authenticate(
-    auth: Authenticator, admitted: AdmittedRequest, listener: Listener, access_log: AccessLog, client_slot: ClientSlot
-) -> Identity | Termination:
-    """Step 4, where the route asks for it: who it is."""
-    protocols = () if admitted.upgrade is None else admitted.upgrade.subprotocols
-    caller = AuthRequest(access_log.peer, access_log.request, admitted.route.name, listener.tls is not None, protocols)
-    return await authenticate(auth, caller, client_slot)
-
-
-def _acquire_route_slot(
-    route: Route, exchange: Exchange, server: Server, access_log: AccessLog
-) -> RouteSlot | Termination:
-    """Take what the connection needs of its route's limits."""
-    token = limited_token_name(route, exchange.request, access_log.identity)
-    return acquire_route_slot(route, access_log.identity, token, server.connection_counts, server.shared_buckets)
-
-
-async def _respond(
-    exchange: Exchange, route: Route, transport: Transport, access_log: AccessLog
-) -> tuple[Termination, bool]:
-    """Answer from files or with a fixed status; tell whether another request may follow."""
-    request = exchange.request
-    assert route.responder is not None  # noqa: S101 (a route has a backend or a responder)
-    assert request is not None and isinstance(exchange, HttpExchange)  # noqa: S101 (raw routes have backends)
-    asked = ResponderContext(request, route.path_prefix, access_log.identity, access_log.peer)
-    with await route.responder.respond(asked) as answer:
-        end = Termination(Reason.SERVED, "client", answer.detail, status=answer.status)
-        access_log.response_started = True
+    async def _reject_before_tls(self, rejected: Rejected, termination: Termination) -> None:
+        """Tell a client that there is too much: TLS, its request and the response within `overload_reply`, or reset."""
+        server = self._server
+        if rejected.reason is Reason.BANNED:
+            server.client_table.reset_banned(self._sock, self._listener.name, self._access_log.peer.host)
+            return
+        tells = self._listener.protocol == "websocket" and REASONS[rejected.reason].status is not None
+        if not tells or rejected.silent or (self._overload is None and not server.acquire_overload_reply()):
+            reset_socket(self._sock)
+            return
         try:
-            return end, await exchange.respond(answer, route.relay_options.write, keep_alive=route.responder.keep_alive)
-        except TimeoutError as error:
-            transport.abort()
-            return Termination(Reason.WRITE_STALLED, "client", str(error)), False
+            with trio.move_on_after(self._generation.config.timeouts.overload_reply):
+                await self._start_tls()
+                await self._read_head()
+                await self._respond_rejected(self._open_transport(), termination)
+        except Rejected as unreadable:
+            if self._transport is not None and not unreadable.silent:
+                await self._respond_rejected(self._transport, termination)
+        finally:
+            if self._overload is None:
+                server.release_overload_reply()
+            if self._transport is None:
+                reset_socket(self._sock)
+            else:
+                self._transport.close()
+
+    async def _respond_rejected(self, transport: Transport, termination: Termination) -> None:
+        exchange: Exchange = (
+            RawExchange(transport)
+            if self._listener.protocol == "tcp"
+            else HttpExchange(transport, self._access_log.request, self._server.lingering_closer)
+        )
+        await exchange.reject(termination, int(self._generation.config.timeouts.retry_after))
+
+    def _abort(self) -> None:
+        """Reset the client's socket, whatever holds it; nothing happens to one that is closed."""
+        if self._transport is None:
+            reset_socket(self._sock)
+        else:
+            self._transport.abort()
+
+    # Step 2: the client's address, the limits on it, TLS.
+
+    async def _identify_client(self, sockaddr: object) -> None:
+        """Learn the client's address, from its socket or the PROXY header before its first byte."""
+        access_log, resolver = self._access_log, self._listener.client_address_resolver
+        try:
+            access_log.peer = Peer.from_socket(self._sock, sockaddr)
         except OSError as error:
-            transport.abort()
-            return Termination(Reason.CLIENT_LOST, "client", f"while a file was sent: {error}"), False
+            raise Rejected(Reason.CLIENT_LOST, f"before the first byte: {error.strerror or error}") from None
+        if self._overload is not None:
+            await self._identify_overload_client()
+        elif resolver is not None:
+            access_log.peer = await resolver.from_connection(self._sock, access_log.peer)
+
+    async def _identify_overload_client(self) -> None:
+        """Do the same for a client that is one too many, in less time, and reject it."""
+        access_log, resolver = self._access_log, self._listener.client_address_resolver
+        readable = True
+        if resolver is not None:
+            readable = False
+            with trio.move_on_after(self._generation.config.timeouts.overload_reply):
+                access_log.peer = await resolver.from_connection(self._sock, access_log.peer)
+                readable = True
+        raise Rejected(Reason.OVERLOAD, self._overload or "", initiator="wsbridge", silent=not readable)
+
+    def _count_client(self) -> None:
+        """Count the connection under the address of its client, as soon as that is known, and when it changes."""
+        host = self._access_log.peer.host
+        if self._listener.is_direct_client(host):
+            self._client_slot.assign(host)
+
+    async def _start_tls(self) -> None:
+        """TLS, where the listener has it, within `tls`."""
+        listener = self._listener
+        if listener.tls is None:
+            self._transport = SocketTransport(self._sock)
+            return
+        timeout = self._generation.config.timeouts.tls
+        try:
+            with trio.move_on_after(timeout):
+                self._transport = await tls_transport.start_tls(self._sock, listener.tls, server_side=True)
+        except OSError as error:
+            raise Rejected(Reason.TLS_FAILED, tls_error_text(error, peer_is_client=True)) from None
+        if self._transport is None:
+            raise Rejected(Reason.TLS_FAILED, f"no TLS handshake within tls, {timeout:g} s")
+        self._access_log.tls = True
+        self._access_log.peer = self._transport.with_tls_details(self._access_log.peer)
+
+    def _open_transport(self) -> Transport:
+        assert self._transport is not None  # noqa: S101 (`_start_tls` sets it or raises)
+        return self._transport
+
+    # Step 3: the request.
+
+    async def _read_request(self) -> None:
+        """Read a request, and the client's address from it where trusted proxies add that."""
+        access_log, resolver = self._access_log, self._listener.client_address_resolver
+        access_log.request, access_log.response_started = None, False
+        self._exchange = exchange = await self._read_head()
+        access_log.request = exchange.request
+        if resolver is not None and exchange.request is not None:
+            access_log.peer = resolver.from_request(exchange.request, self._nearest_peer)
+            self._count_client()
+
+    async def _read_head(self) -> Exchange:
+        if self._listener.protocol == "tcp":
+            return RawExchange(self._open_transport(), allow_http=self._listener.allow_http)
+        server = self._server
+        try:
+            return await read_request(
+                self._open_transport(),
+                self._generation.head_limits,
+                self._generation.config.timeouts.handshake,
+                server.lingering_closer,
+                server.request_read_scopes,
+            )
+        except Rejected as rejected:
+            if rejected.reason is Reason.HANDSHAKE_TIMEOUT:
+                self._check_shutdown(rejected.detail, silent=rejected.silent)
+            raise
+
+    def _check_shutdown(self, detail: str = "", *, silent: bool = False) -> None:
+        """Reject what has not reached its relay when the server begins to stop."""
+        if self._server.shutdown_reason is not None:
+            raise Rejected(self._server.shutdown_reason, detail, initiator="wsbridge", silent=silent)
+
+    # Step 4: the route, who the client is, the limits of the route.
+
+    def _admit(self) -> AdmittedRequest:
+        """Find the route, and check that the request may use it."""
+        self._check_shutdown()
+        request, listener = self._exchange.request, self._listener
+        if request is not None:
+            resolver = listener.client_address_resolver
+            by_proxy = resolver is not None and resolver.came_by_proxy(self._nearest_peer)
+            admitted = admit(listener, request, by_proxy=by_proxy)
+        else:
+            assert listener.route is not None  # noqa: S101 (the configuration's check holds it)
+            admitted = AdmittedRequest(listener.route, subprotocols=listener.route.subprotocols)
+        self._access_log.route = admitted.route
+        if admitted.route.backend is not None:
+            self._client_slot.take_handshake()
+        return admitted
+
+    async def _authenticate(self, admitted: AdmittedRequest) -> None:
+        """Authenticate the client, where the route asks for it."""
+        access_log = self._access_log
+        if admitted.route.auth is not None:
+            offered = () if admitted.upgrade is None else admitted.upgrade.subprotocols
+            context = AuthRequest(
+                access_log.peer, access_log.request, admitted.route.name, self._listener.tls is not None, offered
+            )
+            access_log.identity = await authenticate(admitted.route.auth, context)
+
+    def _acquire_route_slot(self, route: Route) -> RouteSlot:
+        """Count the connection under the limits of its route."""
+        if route.limits is None:
+            return UNLIMITED
+        identity, server = self._access_log.identity, self._server
+        token_name = limited_token_name(route, self._exchange.request, identity)
+        return acquire_route_slot(route, identity, token_name, server.connection_counts, server.shared_buckets)
+
+    def _take_only_connection(self) -> None:
+        """With `--once`, be the connection that is served."""
+        if not self._server.take_only_connection():
+            detail = "only one connection is served, and it is there already"
+            raise Rejected(Reason.OVERLOAD, detail, initiator="wsbridge")
+        self._dials = True
+
+    async def _respond(self, route: Route) -> tuple[Termination, bool]:
+        """Answer from files or with a fixed status; return whether another request may follow."""
+        exchange, access_log = self._exchange, self._access_log
+        request = exchange.request
+        assert route.responder is not None  # noqa: S101 (a route has a backend or a responder)
+        assert request is not None and isinstance(exchange, HttpExchange)  # noqa: S101 (raw routes have backends)
+        context = ResponderContext(request, route.path_prefix, access_log.identity, access_log.peer)
+        with await route.responder.respond(context) as response:
+            termination = Termination(Reason.SERVED, "client", response.detail, status=response.status)
+            access_log.response_started = True
+            write_timeout = route.relay_options.write
+            try:
+                keep_alive = await exchange.respond(response, write_timeout, keep_alive=route.responder.keep_alive)
+            except TimeoutError as error:
+                self._abort()
+                return Termination(Reason.WRITE_STALLED, "client", str(error)), False
+            except OSError as error:
+                self._abort()
+                return Termination(Reason.CLIENT_LOST, "client", f"while a file was sent: {error}"), False
+            return termination, keep_alive
+
+    # Steps 5 to 7: dial, upgrade, relay.
+
+    async def _proxy(self, admitted: AdmittedRequest, slot: RouteSlot) -> Termination:
+        """Dial, upgrade and relay; where the route says so, upgrade first."""
+        route, access_log = admitted.route, self._access_log
+        if not route.dial_before_upgrade and self._exchange.request is not None:
+            self._front = await self._upgrade(route, admitted.subprotocol)
+        connected = await self._dial(admitted)
+        access_log.backend_address = connected.address
+        if self._front is None:
+            try:
+                self._check_shutdown()  # it may have begun while the backend was dialed
+                self._front = await self._upgrade(route, _agreed_subprotocol(admitted, connected))
+            except BaseException:
+                connected.side.transport.abort()
+                raise
+        access_log.log_admitted()
+        return await self._relay(route, self._front, connected.side, slot)
+
+    async def _relay(self, route: Route, front: Side, back: Side, slot: RouteSlot) -> Termination:
+        """Relay until the end, and count it."""
+        access_log, stats = self._access_log, route.stats
+        options = _relay_options(route, access_log.identity)
+        counters = RelayCounters()
+        stats.active += 1
+        stats.relayed += 1
+        try:
+            result = await self._server.engine.relay(access_log.id, front, back, options, counters, slot.shared_bucket)
+        finally:
+            stats.active -= 1
+            stats.bytes_to_backend += counters.bytes_to_backend
+            stats.bytes_to_client += counters.bytes_to_client
+            access_log.set_bytes(counters.bytes_to_backend, counters.bytes_to_client)
+        stats.terminations[result.reason] += 1
+        return Termination(result.reason, result.initiator, result.detail, close_code=result.close_code)
+
+    async def _dial(self, admitted: AdmittedRequest) -> Connected:
+        """Choose the target and dial the backend, each attempt within `connect`, while the client waits."""
+        self._check_shutdown()  # it may have begun while the client was authenticated
+        route, access_log, request = admitted.route, self._access_log, self._exchange.request
+        backend = route.backend
+        assert backend is not None  # noqa: S101 (asked only for such routes)
+        chosen = None if route.target_policy is None else await route.target_policy.select(request, access_log.identity)
+        access_log.target = None if chosen is None else chosen.target.text
+        transport = self._open_transport()
+        # a client that has its 101 was told the first; a WebSocket backend must not choose another
+        raw_or_waiting = route.dial_before_upgrade or request is None
+        dial_request = DialRequest(
+            admitted.subprotocols if raw_or_waiting else admitted.subprotocols[:1],
+            request is not None,
+            route.dial_defaults.text_messages,
+            route.dial_defaults.max_frame_bytes,
+            chosen,
+            access_log.client_info(transport) if route.needs_client_info else None,
+        )
+        connected = backend.connect_nowait(dial_request)
+        if connected is not None:
+            return connected
+        with self._server.disconnect_monitor.watch(transport, allow_half_close=request is None) as client:
+            return await retry(
+                lambda: backend.dial(dial_request),
+                timeout=route.connect_timeout,
+                retry_for=route.retry_for,
+                on_retry=self._log_retry,
+                progress=dial_request.progress,
+            )
+        if client.disconnect_detail:
+            reason = transport.fault or Reason.CLIENT_LOST
+            raise Rejected(reason, f"while the backend was dialled: {client.disconnect_detail}")
+        self._check_shutdown("while the backend was dialled")
+        raise Rejected(Reason.SHUTDOWN, "while the backend was dialled", initiator="wsbridge")
+
+    def _log_retry(self, rejected: Rejected) -> None:
+        route = self._access_log.route
+        log.info(
+            "backend.retry",
+            id=self._access_log.id,
+            route="" if route is None else route.name,
+            backend="" if route is None or route.backend is None else route.backend.name,
+            reason=rejected.reason.value,
+            detail=rejected.detail,
+        )
+
+    async def _upgrade(self, route: Route, subprotocol: str | None) -> Side:
+        """Send the 101 to a WebSocket client."""
+        self._access_log.subprotocol, self._access_log.response_started = subprotocol, True
+        defaults = route.dial_defaults
+        return await self._exchange.accept(subprotocol, defaults.text_messages, defaults.max_frame_bytes)
 
 
-async def _proxy(
-    exchange: Exchange,
-    admitted: AdmittedRequest,
-    transport: Transport,
-    server: Server,
-    access_log: AccessLog,
-    route_slot: RouteSlot,
-) -> Termination:
-    """Steps 5 to 7: dial, answer, relay; or, where the route says so, answer first."""
-    route = admitted.route
-    front: Side | None = None
-    if not route.dial_before_upgrade and exchange.request is not None:
-        access_log.subprotocol, access_log.response_started = admitted.subprotocol, True
-        accepted = await exchange.accept(
-            admitted.subprotocol, route.dial_defaults.text_messages, route.dial_defaults.max_frame_bytes
-        )
-        if isinstance(accepted, Termination):
-            return accepted
-        front = accepted
-    dialled = await _dial(admitted, exchange, transport, server, access_log)
-    if isinstance(dialled, Termination):
-        route.stats.rejected += 1
-        if front is None:
-            return await _reject(exchange, dialled, transport, server)
-        return await server.engine.close_front(front, dialled, route.relay_options)
-    access_log.backend_address = dialled.address
-    if front is None:
-        accepted = await _upgrade(exchange, admitted, dialled, server, access_log)
-        if isinstance(accepted, Termination):
-            return accepted
-        front = accepted
-    access_log.log_admitted()
-    options = _relay_options(route, access_log.identity)
-    counters = RelayCounters()
-    stats = route.stats
-    stats.active += 1
-    stats.relayed += 1
-    try:
-        result = await server.engine.relay(
-            access_log.id, front, dialled.side, options, counters, route_slot.shared_bucket
-        )
-    finally:
-        stats.active -= 1
-        stats.bytes_to_backend += counters.bytes_to_backend
-        stats.bytes_to_client += counters.bytes_to_client
-        access_log.set_bytes(counters.bytes_to_backend, counters.bytes_to_client)
-    stats.terminations[result.reason] += 1
-    return Termination(result.reason, result.initiator, result.detail, close_code=result.close_code)
+def _agreed_subprotocol(admitted: AdmittedRequest, connected: Connected) -> str | None:
+    """Return the subprotocol of the 101: a WebSocket backend's choice is the client's, even if it chose none."""
+    if connected.subprotocol is not None or connected.side.role != "raw":
+        return connected.subprotocol
+    return admitted.subprotocol
 
 
 def _relay_options(route: Route, identity: Identity) -> RelayOptions:
-    """What holds for this connection: the route's terms, until who the client is no longer holds."""
-    return (
-        route.relay_options
-        if identity.expires is None
-        else replace(route.relay_options, auth_expires=identity_deadline(identity))
-    )
+    """Return the options of this connection: the route's, until the client's identity expires."""
+    if identity.expires is None:
+        return route.relay_options
+    return replace(route.relay_options, auth_expires=identity_deadline(identity))
 
 
-async def _upgrade(
-    exchange: Exchange, admitted: AdmittedRequest, connected: Connected, server: Server, access_log: AccessLog
-) -> Side | Termination:
-    """Step 6: the 101; where it cannot be given, the backend is let go."""
-    offer = admitted.route.dial_defaults
-    access_log.response_started = True
-    try:
-        if server.shutdown_reason is not None:  # it began while the backend was dialled
-            end = Termination(server.shutdown_reason, "wsbridge")
-            await exchange.reject(end, int(server.generation.config.timeouts.retry_after))
-            accepted: Side | Termination = end
-        else:
-            access_log.subprotocol = connected.subprotocol or (
-                None if _backend_selects_subprotocol(connected) else admitted.subprotocol
-            )
-            accepted = await exchange.accept(access_log.subprotocol, offer.text_messages, offer.max_frame_bytes)
-    except BaseException:
-        connected.side.transport.abort()
-        raise
-    if isinstance(accepted, Termination):
-        connected.side.transport.abort()
-    return accepted
-
-
-def _backend_selects_subprotocol(connected: Connected) -> bool:
-    """Whether the backend's choice of a subprotocol is the client's answer, even if it chose none."""
-    return connected.side.role != "raw"
-
-
-async def _dial(
-    admitted: AdmittedRequest, exchange: Exchange, transport: Transport, server: Server, access_log: AccessLog
-) -> Connected | Termination:
-    """Step 5: what the client chose; the backend, within `connect`, and again within `retry_for`, while he is there."""
-    if server.shutdown_reason is not None:  # it began while he was asked who he is
-        return Termination(server.shutdown_reason, "wsbridge")
-    route = admitted.route
-    backend = route.backend
-    assert backend is not None  # noqa: S101 (asked only for such routes)
-    chosen = (
-        None if route.target_policy is None else await route.target_policy.select(exchange.request, access_log.identity)
-    )
-    if isinstance(chosen, Termination):
-        return chosen
-    access_log.target = None if chosen is None else chosen.target.text
-    plan = route.dial_defaults
-    # a client that has its 101 was told the first; a WebSocket backend must not choose another
-    fitting = (
-        admitted.subprotocols if route.dial_before_upgrade or exchange.request is None else admitted.subprotocols[:1]
-    )
-    told_of = access_log.client_info(transport) if route.needs_client_info else None
-    offer = DialRequest(
-        fitting, exchange.request is not None, plan.text_messages, plan.max_frame_bytes, chosen, told_of
-    )
-
-    def told(end: Termination) -> None:
-        log.info(
-            "backend.retry",
-            id=access_log.id,
-            route=route.name,
-            backend=backend.name,
-            reason=end.reason.value,
-            detail=end.detail,
-        )
-
-    at_once = backend.connect_nowait(offer)
-    if at_once is not None:
-        return at_once
-    with server.disconnect_monitor.watch(transport, allow_half_close=exchange.request is None) as client:
-        return await retry(
-            lambda: backend.dial(offer),
-            timeout=route.connect_timeout,
-            retry_for=route.retry_for,
-            on_retry=told,
-            progress=offer.progress,
-        )
-    if client.disconnect_detail:
-        reason = transport.fault or Reason.CLIENT_LOST
-        return Termination(reason, "client", f"while the backend was dialled: {client.disconnect_detail}")
-    return Termination(server.shutdown_reason or Reason.SHUTDOWN, "wsbridge", "while the backend was dialled")
-
-
-async def _reject(
-    exchange: Exchange | None, termination: Termination, transport: Transport, server: Server
-) -> Termination:
-    """Say why not, where that can be said."""
-    if exchange is None or REASONS[termination.reason].status is None:
-        transport.close()
-    else:
-        await exchange.reject(termination, int(server.generation.config.timeouts.retry_after))
-    return termination
+def identity_deadline(identity: Identity) -> float | None:
+    """Return when an identity expires, by the loop's clock: later steps of the wall clock do not move it."""
+    if identity.expires is None:
+        return None
+    return trio.current_time() + identity.expires - time.time()

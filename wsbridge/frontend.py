@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import random
-from typing import Protocol
+from typing import Protocol, cast
 
 import trio
 
 from wsbridge.net.transport import Transport
 from wsbridge.protocol.handshake import encode_accept_response
-from wsbridge.protocol.http1 import HeadLimits, HeadParser, HttpError, Request, encode_error_response
+from wsbridge.protocol.http1 import HeadLimits, HeadParser, Request, Response, encode_error_response
 from wsbridge.protocol.websocket import TextMessages
-from wsbridge.reasons import Reason, Termination
+from wsbridge.reasons import EMPTY_CONNECTION, Reason, Rejected, Termination
 from wsbridge.relay.endpoint import Side
 from wsbridge.responders.base import HttpResponse
 
@@ -35,13 +35,11 @@ class Exchange(Protocol):
             retry_after: Seconds to tell in an overload, where the end does not carry its own.
         """
 
-    async def accept(
-        self, subprotocol: str | None, text_messages: TextMessages, max_frame_bytes: int
-    ) -> Side | Termination:
-        """Say yes; what was read past the request belongs to the side.
+    async def accept(self, subprotocol: str | None, text_messages: TextMessages, max_frame_bytes: int) -> Side:
+        """Accept it; what was read past the request belongs to the side.
 
-        Returns:
-            The front side, or the end if the peer has gone meanwhile.
+        Raises:
+            Rejected: The client has disconnected.
         """
 
 
@@ -98,8 +96,6 @@ class RawExchange:
         return Side(self._transport, reject_http=not self._allow_http)
 
 
-EMPTY_CONNECTION = "sent nothing"
-
 MAX_HANDSHAKE_JITTER = 1.1
 """Times `handshake` that a head is waited for at the most, so that a crowd that came at once times out one by one."""
 
@@ -135,9 +131,7 @@ class HttpExchange:
                 return
         await self._lingering_closer.close(self._transport)
 
-    async def accept(
-        self, subprotocol: str | None, text_messages: TextMessages, max_frame_bytes: int
-    ) -> Side | Termination:
+    async def accept(self, subprotocol: str | None, text_messages: TextMessages, max_frame_bytes: int) -> Side:
         """Answer 101."""
         request = self.request
         assert request is not None  # noqa: S101 (an exchange without a request is only ever refused)
@@ -146,7 +140,7 @@ class HttpExchange:
             await self._transport.write_all(encode_accept_response(key, subprotocol))
         except OSError as error:
             self._transport.close()
-            return Termination(Reason.CLIENT_LOST, "client", f"before the 101: {error}")
+            raise Rejected(Reason.CLIENT_LOST, f"before the 101: {error}", silent=True) from None
         return Side(self._transport, "server", text_messages, max_frame_bytes=max_frame_bytes)
 
     async def respond(self, response: HttpResponse, write_timeout: float | None, *, keep_alive: bool) -> bool:
@@ -183,51 +177,50 @@ async def read_request(
     timeout: float,
     lingering_closer: LingeringCloser,
     read_scopes: set[trio.CancelScope],
-) -> HttpExchange | tuple[HttpExchange | None, Termination]:
+) -> HttpExchange:
     """Read one request head.
 
     Args:
-        transport: Its transport.
+        transport: Of the connection.
         head_limits: Of the head.
-        timeout: Until the whole head is here; up to a tenth more is given.
-        lingering_closer: For refusals.
-        read_scopes: Where this wait stands while it lasts; cancelling it there counts as the end of the time.
+        timeout: Seconds until the whole head has arrived; up to a tenth more is given.
+        lingering_closer: For rejections.
+        read_scopes: Where the scope of this wait is kept while it lasts; cancelling it there counts as the timeout.
 
-    Returns:
-        The exchange; or the end, with an exchange by which it can be told if the peer may still hear it.
+    Raises:
+        Rejected: No valid head arrived in time.
     """
-    reader = HeadParser(head_limits)
+    parser = HeadParser(head_limits)
     data = transport.read()
-    head = reader.feed(data) if data else None
-    if isinstance(head, Request):  # it was here already: no deadline to set
-        transport.unread(reader.trailing_data)
-        return HttpExchange(transport, head, lingering_closer)
-    got = len(data)
+    head = parser.feed(data) if data else None
+    if head is None:  # else it had arrived already, and there is no deadline to set
+        head = await _wait_for_head(transport, parser, timeout, len(data), read_scopes)
+    transport.unread(parser.trailing_data)
+    return HttpExchange(transport, cast(Request, head), lingering_closer)  # a parser of this role gives no response
+
+
+async def _wait_for_head(
+    transport: Transport, parser: HeadParser, timeout: float, received: int, read_scopes: set[trio.CancelScope]
+) -> Request | Response:
+    """Read until the head is complete; `received` bytes of it came before."""
     try:
         with trio.move_on_after(timeout * random.uniform(1, MAX_HANDSHAKE_JITTER)) as scope:  # noqa: S311  (no secret)
             read_scopes.add(scope)
-            while head is None:
-                data = await transport.read_some()
-                if not data:
-                    detail = f"closed after {got} bytes of a request" if got else EMPTY_CONNECTION
-                    return None, Termination(Reason.CLIENT_LOST, "client", detail)
-                got += len(data)
-                head = reader.feed(data)
+            while data := await transport.read_some():
+                received += len(data)
+                if (head := parser.feed(data)) is not None:
+                    return head
+            detail = f"closed after {received} bytes of a request" if received else EMPTY_CONNECTION
+            raise Rejected(Reason.CLIENT_LOST, detail, silent=True)
     except OSError as error:
         if transport.fault is not None:
-            return None, Termination(transport.fault, "client", str(error))
-        detail = f"after {got} bytes of a request: {error}" if got else EMPTY_CONNECTION
-        return None, Termination(Reason.CLIENT_LOST, "client", detail)
+            raise Rejected(transport.fault, str(error), silent=True) from None
+        detail = f"after {received} bytes of a request: {error}" if received else EMPTY_CONNECTION
+        raise Rejected(Reason.CLIENT_LOST, detail, silent=True) from None
     finally:
         read_scopes.discard(scope)
-    if head is None:
-        detail = f"no whole request head within handshake, {timeout:g} s; {got} bytes came" if got else EMPTY_CONNECTION
-        end = Termination(Reason.HANDSHAKE_TIMEOUT, "client", detail)
-        return (HttpExchange(transport, None, lingering_closer) if got else None), end
-    if isinstance(head, Request):
-        transport.unread(reader.trailing_data)
-        return HttpExchange(transport, head, lingering_closer)
-    assert isinstance(head, HttpError)  # noqa: S101 (a server's reader gives no response)
-    reason = Reason.REQUEST_TOO_LARGE if head.status == 431 else Reason.BAD_REQUEST
-    end = Termination(reason, "client", head.detail, status=head.status, headers=head.headers)
-    return (None if head.mismatch == "tls_on_plain" else HttpExchange(transport, None, lingering_closer)), end
+    if not received:
+        raise Rejected(Reason.HANDSHAKE_TIMEOUT, EMPTY_CONNECTION, silent=True)
+    raise Rejected(
+        Reason.HANDSHAKE_TIMEOUT, f"no whole request head within handshake, {timeout:g} s; {received} bytes came"
+    )

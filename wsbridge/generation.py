@@ -106,6 +106,10 @@ class Listener:
     client_address_resolver: ClientAddressResolver | None = None
     allow_http: bool = False
 
+    def is_direct_client(self, host: str) -> bool:
+        """Whether an address is a client's own: a trusted proxy's is not limited, whatever comes through it."""
+        return self.client_address_resolver is None or not self.client_address_resolver.is_trusted(host)
+
     def redact_target(self, target: str) -> str:
         """Give the target of a request for the log, without the tokens that choose a backend of any route here."""
         for route in self.routes:

@@ -10,31 +10,28 @@ from typing import Literal
 import trio
 
 from wsbridge.config.types import IpNetwork
-from wsbridge.frontend import EMPTY_CONNECTION
 from wsbridge.net.address import NetworkSet, Peer
 from wsbridge.protocol.forwarded import ForwardedFormat, parse_forwarded
-from wsbridge.protocol.http1 import HttpError, Request
-from wsbridge.protocol.proxy import ProxyHeader, ProxyHeaderError, ProxyHeaderParser
-from wsbridge.reasons import Reason, Termination
+from wsbridge.protocol.http1 import Request
+from wsbridge.protocol.proxy import ProxyHeader, ProxyHeaderParser, bad_proxy_header
+from wsbridge.reasons import EMPTY_CONNECTION, Reason, Rejected
 
 PEEK_BYTES = 512
 """Bytes looked at in one go; most headers are shorter."""
 
 
-async def receive_proxy_header(sock: socket.socket, parser: ProxyHeaderParser) -> ProxyHeader | ProxyHeaderError | None:
+async def receive_proxy_header(sock: socket.socket, parser: ProxyHeaderParser) -> ProxyHeader:
     """Read the header that a connection begins with.
 
-    Bytes are looked at first, and then those that belong to the header are received, so what follows stays in the
-    kernel, and a header that is not whole yet wakes nobody until more of it comes.
+    Bytes are peeked at first, and then those that belong to the header are received, so what follows stays in the
+    kernel, and a header that is not complete yet wakes nobody until more of it comes.
 
     Args:
         sock: Accepted and non-blocking; nothing has been read from it.
-        parser: A fresh one. How far it got tells what came before a deadline.
-
-    Returns:
-        The header or what is wrong with it; None if the peer closed before its first byte.
+        parser: A fresh one. How far it got shows what came before a deadline.
 
     Raises:
+        Rejected: The header is invalid, or the peer closed before it was complete.
         OSError: The connection is reset.
     """
     while parser.result is None:
@@ -44,11 +41,9 @@ async def receive_proxy_header(sock: socket.socket, parser: ProxyHeaderParser) -
             await trio.lowlevel.wait_readable(sock)
             continue
         if not seen:
-            return (
-                ProxyHeaderError(f"closed after {parser.consumed_bytes} bytes of a PROXY header")
-                if parser.consumed_bytes
-                else None
-            )
+            if parser.consumed_bytes:
+                raise bad_proxy_header(f"closed after {parser.consumed_bytes} bytes of a PROXY header")
+            raise Rejected(Reason.CLIENT_LOST, EMPTY_CONNECTION)
         taken = parser.feed(seen)
         if taken:
             sock.recv(taken)
@@ -88,7 +83,7 @@ class ClientAddressResolver:
         """
         return self._header_format is None or self.is_trusted(peer.host)
 
-    async def from_connection(self, sock: socket.socket, peer: Peer) -> Peer | Termination:
+    async def from_connection(self, sock: socket.socket, peer: Peer) -> Peer:
         """Read the PROXY header where there must be one.
 
         Args:
@@ -96,57 +91,49 @@ class ClientAddressResolver:
             peer: Who is at its other end.
 
         Returns:
-            The client; the peer itself where requests tell, or where it speaks for itself; or how the connection ends.
+            The client; the peer itself where requests carry the address, or where the proxy speaks for itself.
+
+        Raises:
+            Rejected: The peer is no trusted proxy, or there is no valid header in time.
         """
         if self._header_format is not None:
             return peer
         if not self.is_trusted(peer.host):
-            return Termination(Reason.BAD_PROXY_HEADER, "client", f"{_host_text(peer)} is none of trusted_proxies")
-        reader = ProxyHeaderParser(self._max_header_bytes)
-        header: ProxyHeader | ProxyHeaderError | None = None
+            raise bad_proxy_header(f"{_host_text(peer)} is none of trusted_proxies")
+        parser = ProxyHeaderParser(self._max_header_bytes)
         try:
-            with trio.move_on_after(self._header_timeout) as deadline:
-                header = await receive_proxy_header(sock, reader)
+            with trio.move_on_after(self._header_timeout):
+                return _peer_from_proxy_header(peer, await receive_proxy_header(sock, parser))
         except OSError as error:
-            what = error.strerror or error
-            text = (
-                f"after {reader.consumed_bytes} bytes of a PROXY header: {what}"
-                if reader.consumed_bytes
-                else EMPTY_CONNECTION
-            )
-            return Termination(Reason.CLIENT_LOST, "client", text)
-        if deadline.cancelled_caught:
-            text = (
-                f"no whole PROXY header within proxy_header, {self._header_timeout:g} s; "
-                f"{reader.consumed_bytes} bytes came"
-            )
-            return Termination(Reason.BAD_PROXY_HEADER, "client", text)
-        if header is None:
-            return Termination(Reason.CLIENT_LOST, "client", EMPTY_CONNECTION)
-        if isinstance(header, ProxyHeaderError):
-            return Termination(Reason.BAD_PROXY_HEADER, "client", header.detail)
-        return _peer_from_proxy_header(peer, header)
+            if not parser.consumed_bytes:
+                raise Rejected(Reason.CLIENT_LOST, EMPTY_CONNECTION) from None
+            text = f"after {parser.consumed_bytes} bytes of a PROXY header: {error.strerror or error}"
+            raise Rejected(Reason.CLIENT_LOST, text) from None
+        raise bad_proxy_header(
+            f"no whole PROXY header within proxy_header, {self._header_timeout:g} s; {parser.consumed_bytes} bytes came"
+        )
 
-    def from_request(self, request: Request, peer: Peer) -> Peer | Termination:
-        """Read the header of a request by which trusted proxies tell its client.
+    def from_request(self, request: Request, peer: Peer) -> Peer:
+        """Read the client's address from the header that trusted proxies add to a request.
 
         Args:
             request: One of the connection's requests.
-            peer: Who is at the other end of the connection.
+            peer: The other end of the connection.
 
         Returns:
-            The client; the peer itself where it is no trusted proxy or does not tell; or how the connection ends.
+            The client; the peer itself where it is no trusted proxy or the header names nobody.
+
+        Raises:
+            Rejected: The header cannot be read.
         """
         if self._header_format is None or not self.is_trusted(peer.host):
             return peer
-        way = parse_forwarded(
+        chain = parse_forwarded(
             self._header_format, request.headers.get_all(self._header_format.encode()), self.is_trusted
         )
-        if isinstance(way, HttpError):
-            return Termination(Reason.BAD_REQUEST, "client", way.detail, status=way.status)
-        if way.client is None:
+        if chain.client is None:
             return peer
-        client = _with_address(peer, way.client.host, way.client.port, (*way.proxies, _host_text(peer)))
+        client = _with_address(peer, chain.client.host, chain.client.port, (*chain.proxies, _host_text(peer)))
         return replace(client, sni="", certificate=None)  # the proxy's own, of its TLS with us
 
 

@@ -1,7 +1,6 @@
-"""Why a connection ended: the one table that logs, counters, HTTP answers and close frames draw on.
+"""Why a connection ended: one table for logs, counters, HTTP responses and close frames, and `Rejected`.
 
-Lives here: the names of all endings and what each becomes on either side. Must not live here: anything that acts
-on them (the pump ends sockets, an exchange answers requests). The text of a close frame is the reason's name.
+The text of a close frame is the name of the reason.
 """
 
 from __future__ import annotations
@@ -75,6 +74,9 @@ class ReasonInfo:
         return 1012 if self.close_code in (1000, 1001) else self.close_code
 
 
+EMPTY_CONNECTION = "sent nothing"
+"""Detail of a connection that ended before its first byte; it is not worth a line in the log."""
+
 REASONS: dict[Reason, ReasonInfo] = {
     Reason.BACKEND_CLOSED: ReasonInfo(None, 1000, reset=False),
     Reason.CLIENT_CLOSED: ReasonInfo(None, 1000, reset=False),
@@ -125,7 +127,6 @@ class Termination:
         status: HTTP status to answer, where it differs from the table's (405, 408, 413, 426 ...).
         close_code: Close code that a peer sent, or None.
         headers: Header lines that the HTTP answer must carry.
-        retry_after: Seconds after which a backend asks to be tried again (RFC 9110 section 10.2.3), or None.
     """
 
     reason: Reason
@@ -134,9 +135,69 @@ class Termination:
     status: int | None = None
     close_code: int | None = None
     headers: tuple[tuple[str, str], ...] = ()
-    retry_after: float | None = None
 
     @property
     def http_status(self) -> int:
         """Status to answer before the 101."""
         return self.status or REASONS[self.reason].status or 500
+
+
+class Rejected(Exception):  # noqa: N818  (a verdict about a client, not an error of the program)
+    """The client gets no relay: raised by any step before it, and caught in one place, `connection`.
+
+    Args:
+        reason: The row of the table.
+        detail: One sentence for the log, with the numbers and the setting; never a secret.
+        initiator: Which party caused it.
+        status: HTTP status of the response, where it differs from the table's.
+        headers: Header lines that the HTTP response must carry.
+        failed_login: Whether a wrong credential was presented, which counts towards a ban of the client's address.
+        permanent: Whether a backend or proxy gave a definite answer, so that it is not dialed again.
+        silent: Whether no response can reach the client: it sent nothing, is gone, or speaks another protocol.
+        retry_after: Seconds after which a backend or proxy asks to be tried again (RFC 9110 section 10.2.3), or None.
+    """
+
+    def __init__(
+        self,
+        reason: Reason,
+        detail: str = "",
+        *,
+        initiator: Initiator = "client",
+        status: int | None = None,
+        headers: tuple[tuple[str, str], ...] = (),
+        failed_login: bool = False,
+        permanent: bool = False,
+        silent: bool = False,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(reason, detail, initiator, status, headers, failed_login, permanent, silent, retry_after)
+        self.reason = reason
+        self.detail = detail
+        self.initiator: Initiator = initiator
+        self.status = status
+        self.headers = headers
+        self.failed_login = failed_login
+        self.permanent = permanent
+        self.silent = silent
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return f"{self.reason.value}: {self.detail}"
+
+    def with_detail(self, detail: str) -> Rejected:
+        """Return the same rejection with another sentence for the log."""
+        return Rejected(
+            self.reason,
+            detail,
+            initiator=self.initiator,
+            status=self.status,
+            headers=self.headers,
+            failed_login=self.failed_login,
+            permanent=self.permanent,
+            silent=self.silent,
+            retry_after=self.retry_after,
+        )
+
+    def termination(self) -> Termination:
+        """Return how the connection ends."""
+        return Termination(self.reason, self.initiator, self.detail, status=self.status, headers=self.headers)

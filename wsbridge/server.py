@@ -17,7 +17,6 @@ from wsbridge.auth.passwords import PasswordChecker
 from wsbridge.auth.replay import UsedTickets
 from wsbridge.backends.base import DialServices
 from wsbridge.config.model import Config
-from wsbridge.connection import is_direct_client
 from wsbridge.frontend import LingeringCloser
 from wsbridge.generation import Generation, Listener, auth_services, build_generation
 from wsbridge.limits.clients import ClientTable, ConnectionCounts
@@ -105,15 +104,14 @@ async def accept_connections(
                 continue
             listener = server.generation.listeners[listener_name]
             host = sockaddr[0] if isinstance(sockaddr, tuple) else ""
-            if addresses.bans and addresses.ban_remaining(host) and is_direct_client(host, listener):
+            if addresses.bans and addresses.ban_remaining(host) and listener.is_direct_client(host):
                 addresses.reset_banned(sock, listener_name, host)
                 continue
             sock.setblocking(False)
             if server.connections < server.max_connections:
                 server.connections += 1
                 nursery.start_soon(_run_connection, sock, sockaddr, listener, server)
-            elif server.active_overload_replies < server.generation.config.limits.overload_replies:
-                server.active_overload_replies += 1
+            elif server.acquire_overload_reply():
                 nursery.start_soon(_run_overload_reply, sock, sockaddr, listener, server)
             else:
                 reset_socket(sock)
@@ -136,7 +134,7 @@ async def _run_overload_reply(sock: socket.socket, sockaddr: object, listener: L
     try:
         await connection.reject_overload(sock, sockaddr, listener, server)
     finally:
-        server.active_overload_replies -= 1
+        server.release_overload_reply()
 
 
 async def _handle_exhaustion(
@@ -257,6 +255,17 @@ class Server:
         self._only_connection_taken = True
         self._stop_requested.set()
         return True
+
+    def acquire_overload_reply(self) -> bool:
+        """Hold one of the `overload_replies`; False: all are held, and the client is reset without a response."""
+        if self.active_overload_replies >= self.generation.config.limits.overload_replies:
+            return False
+        self.active_overload_replies += 1
+        return True
+
+    def release_overload_reply(self) -> None:
+        """Release it."""
+        self.active_overload_replies -= 1
 
     def only_connection_ended(self, termination: Termination) -> None:
         """Note how a connection that was allowed to dial its backend ended."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from tests.auth.ways import Says, caller, lent
-from wsbridge.auth.identity import Denied, Identity
+from tests.rejections import async_outcome
+from wsbridge.auth.identity import Identity
 from wsbridge.auth.network import AllOf, AllOfConfig
-from wsbridge.reasons import Reason
+from wsbridge.reasons import Reason, Rejected
 
 INSIDE = Identity("", "network")
 ALICE = Identity("alice", "basic")
-OUTSIDE = Denied("203.0.113.7 is in none of the networks", Reason.FORBIDDEN)
+OUTSIDE = Rejected(Reason.FORBIDDEN, "203.0.113.7 is in none of the networks")
 
 
 def config(*members: Says) -> AllOfConfig:
@@ -19,7 +20,7 @@ def config(*members: Says) -> AllOfConfig:
 
 async def test_all_of_them_know_him() -> None:
     """What they know is one identity."""
-    found = await AllOf(config(), lent(INSIDE, ALICE)[0]).identify(caller())
+    found = await async_outcome(AllOf(config(), lent(INSIDE, ALICE)[0]).identify(caller()))
     assert isinstance(found, Identity)
     assert (found.name, found.method) == ("alice", "network+basic")
 
@@ -27,7 +28,7 @@ async def test_all_of_them_know_him() -> None:
 async def test_the_first_denial_is_the_last_question() -> None:
     """What comes after it, which may cost much, is not asked."""
     services, ways = lent(OUTSIDE, ALICE)
-    assert await AllOf(config(), services).identify(caller()) == OUTSIDE
+    assert await async_outcome(AllOf(config(), services).identify(caller())) == OUTSIDE
     assert [way.asked for way in ways] == [1, 0]
 
 

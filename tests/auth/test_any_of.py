@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from tests.auth.ways import Says, caller, lent
-from wsbridge.auth.identity import Denied, Identity
+from tests.rejections import async_outcome
+from wsbridge.auth.identity import Identity, auth_unavailable, unauthenticated
 from wsbridge.auth.network import AnyOf, AnyOfConfig
-from wsbridge.reasons import Reason
+from wsbridge.reasons import Reason, Rejected
 
 ALICE = Identity("alice", "basic")
-NOBODY = Denied("no credentials", challenges=('Basic realm="wsbridge"',))
-WRONG = Denied("the token is unknown", failed_login=True, challenges=("Bearer",))
-CLOSED = Denied("nobody answers", Reason.AUTH_UNAVAILABLE)
-OUTSIDE = Denied("203.0.113.7 is in none of the networks", Reason.FORBIDDEN)
+NOBODY = unauthenticated("no credentials", challenges=('Basic realm="wsbridge"',))
+WRONG = unauthenticated("the token is unknown", failed_login=True, challenges=("Bearer",))
+CLOSED = auth_unavailable("nobody answers")
+OUTSIDE = Rejected(Reason.FORBIDDEN, "203.0.113.7 is in none of the networks")
 
 
 def config(*members: Says) -> AnyOfConfig:
@@ -22,23 +23,26 @@ def config(*members: Says) -> AnyOfConfig:
 async def test_the_first_that_knows_him_is_enough() -> None:
     """Later ways are not asked."""
     services, ways = lent(ALICE, WRONG)
-    assert await AnyOf(config(), services).identify(caller()) == ALICE
+    assert await async_outcome(AnyOf(config(), services).identify(caller())) == ALICE
     assert [way.asked for way in ways] == [1, 0]
 
 
 async def test_a_later_one_may_know_him() -> None:
     """A denial of one way is not the last word."""
     services, ways = lent(WRONG, ALICE)
-    assert await AnyOf(config(), services).identify(caller()) == ALICE
+    assert await async_outcome(AnyOf(config(), services).identify(caller())) == ALICE
     assert [way.asked for way in ways] == [1, 1]
 
 
 async def test_a_denial_tells_all_that_was_said() -> None:
     """It has the sentences and challenges of all ways, and is a failed login if one of them was."""
     services, _ = lent(NOBODY, WRONG)
-    denied = await AnyOf(config(), services).identify(caller())
-    assert denied == Denied(
-        "no credentials; the token is unknown", failed_login=True, challenges=('Basic realm="wsbridge"', "Bearer")
+    denied = await async_outcome(AnyOf(config(), services).identify(caller()))
+    assert (
+        denied.args
+        == unauthenticated(
+            "no credentials; the token is unknown", failed_login=True, challenges=('Basic realm="wsbridge"', "Bearer")
+        ).args
     )
 
 
@@ -49,8 +53,8 @@ async def test_one_that_could_not_be_asked_counts_first() -> None:
         ((OUTSIDE, NOBODY), Reason.UNAUTHENTICATED),
         ((OUTSIDE, OUTSIDE), Reason.FORBIDDEN),
     ):
-        denied = await AnyOf(config(), lent(*answers)[0]).identify(caller())
-        assert isinstance(denied, Denied)
+        denied = await async_outcome(AnyOf(config(), lent(*answers)[0]).identify(caller()))
+        assert isinstance(denied, Rejected)
         assert denied.reason is reason
 
 

@@ -14,12 +14,13 @@ from trio.testing import MockClock
 from tests.auth.ways import caller, lent
 from tests.client import request
 from tests.clients.program import program, run
+from tests.rejections import async_outcome, challenges
 from tests.serving import Served, backend, config_of, serving, written
 from wsbridge.auth import passwords
 from wsbridge.auth.basic import BasicAuth, BasicConfig, load_users
-from wsbridge.auth.identity import ANONYMOUS, Denied, Identity
+from wsbridge.auth.identity import ANONYMOUS, Identity, unauthenticated
 from wsbridge.config.errors import ConfigError
-from wsbridge.reasons import Reason
+from wsbridge.reasons import Reason, Rejected
 from wsbridge.reloading_file import CHECK_INTERVAL
 
 CHALLENGE = 'Basic realm="wsbridge", charset="UTF-8"'
@@ -53,7 +54,7 @@ async def test_the_right_password_comes_in(users: Path, name: str, password: str
     """The identity is the user; twice, by the hash and by what is known of it."""
     auth = way(users)
     for _ in range(2):
-        assert await auth.identify(caller(shown(name, password))) == Identity(name, "basic")
+        assert await async_outcome(auth.identify(caller(shown(name, password)))) == Identity(name, "basic")
 
 
 @pytest.mark.parametrize(
@@ -69,18 +70,18 @@ async def test_the_right_password_comes_in(users: Path, name: str, password: str
 )
 async def test_wrong_credentials_are_failed_logins(users: Path, name: str, password: str, detail: str) -> None:
     """Name or password: the client is told the same, and the log says which without what was sent."""
-    found = await way(users).identify(caller(shown(name, password)))
-    assert found == Denied(detail, Reason.UNAUTHENTICATED, failed_login=True, challenges=(CHALLENGE,))
+    found = await async_outcome(way(users).identify(caller(shown(name, password))))
+    assert found.args == unauthenticated(detail, failed_login=True, challenges=(CHALLENGE,)).args
 
 
 async def test_malformed_credentials_are_wrong_ones(users: Path) -> None:
     """They count as a failed login; no credentials, or those of another scheme, do not."""
     auth = way(users, realm="the office")
     for value, tried in ((b"Basic !", True), (b"Bearer abc", False), (None, False)):
-        found = await auth.identify(caller(*([] if value is None else [(b"authorization", value)])))
-        assert isinstance(found, Denied)
+        found = await async_outcome(auth.identify(caller(*([] if value is None else [(b"authorization", value)]))))
+        assert isinstance(found, Rejected)
         assert (found.reason, found.failed_login) == (Reason.UNAUTHENTICATED, tried)
-        assert found.challenges == ('Basic realm="the office", charset="UTF-8"',)
+        assert challenges(found) == ('Basic realm="the office", charset="UTF-8"',)
 
 
 async def test_a_user_who_is_not_there_is_verified_too(users: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,11 +97,11 @@ async def test_a_user_who_is_not_there_is_verified_too(users: Path, monkeypatch:
     users.write_text(line("alice", "x") + line("carol", "x") + line("dora", "x"))
     auth = way(users)
     for _ in range(3):
-        assert isinstance(await auth.identify(caller(shown("mallory", "x"))), Denied)
+        assert isinstance(await async_outcome(auth.identify(caller(shown("mallory", "x")))), Rejected)
     assert len(asked) == 3
     assert len(set(asked)) == 1
     for number in range(20):
-        assert isinstance(await auth.identify(caller(shown(f"mallory{number}", "x"))), Denied)
+        assert isinstance(await async_outcome(auth.identify(caller(shown(f"mallory{number}", "x")))), Rejected)
     assert len(set(asked)) == 3
 
 
@@ -108,12 +109,12 @@ async def test_another_password_ends_the_old_one(users: Path, mock_clock: MockCl
     """When the file has changed, what was known of the old hash is of no use."""
     auth = way(users)
     old = caller(shown("alice", "wonder:land"))
-    assert isinstance(await auth.identify(old), Identity)
+    assert isinstance(await async_outcome(auth.identify(old)), Identity)
     users.write_text(line("alice", "looking:glass"))
     mock_clock.jump(CHECK_INTERVAL)
-    assert isinstance(await auth.identify(old), Denied)
-    assert isinstance(await auth.identify(caller(shown("alice", "looking:glass"))), Identity)
-    assert isinstance(await auth.identify(caller(shown("bob", "builder"))), Denied)
+    assert isinstance(await async_outcome(auth.identify(old)), Rejected)
+    assert isinstance(await async_outcome(auth.identify(caller(shown("alice", "looking:glass")))), Identity)
+    assert isinstance(await async_outcome(auth.identify(caller(shown("bob", "builder")))), Rejected)
 
 
 async def test_an_emptied_file_lets_nobody_in(users: Path, mock_clock: MockClock) -> None:
@@ -121,8 +122,8 @@ async def test_an_emptied_file_lets_nobody_in(users: Path, mock_clock: MockClock
     auth = way(users)
     users.write_text("# nobody\n")
     mock_clock.jump(CHECK_INTERVAL)
-    found = await auth.identify(caller(shown("alice", "wonder:land")))
-    assert isinstance(found, Denied)
+    found = await async_outcome(auth.identify(caller(shown("alice", "wonder:land"))))
+    assert isinstance(found, Rejected)
     assert found.failed_login
     with pytest.raises(ValueError, match="has no users"):
         way(users)
@@ -133,8 +134,8 @@ async def test_a_file_that_went_bad_leaves_the_users(users: Path, mock_clock: Mo
     auth = way(users)
     users.write_text("alice:plain\n")
     mock_clock.jump(CHECK_INTERVAL)
-    assert isinstance(await auth.identify(caller(shown("alice", "wonder:land"))), Identity)
-    assert isinstance(await auth.identify(caller(shown("alice", "plain"))), Denied)
+    assert isinstance(await async_outcome(auth.identify(caller(shown("alice", "wonder:land")))), Identity)
+    assert isinstance(await async_outcome(auth.identify(caller(shown("alice", "plain")))), Rejected)
 
 
 def config(users: Path, **keys: object) -> str:

@@ -12,10 +12,12 @@ from trio.testing import MockClock
 
 from tests.auth.ways import caller, lent
 from tests.client import request as upgrade_request
+from tests.rejections import async_outcome
 from tests.serving import Served, accept_upgrade, backend, config_of, recording, serving, written
 from wsbridge.auth.bearer import BearerAuth, BearerConfig, BearerToken, load_tokens, token_digest
-from wsbridge.auth.identity import ANONYMOUS, Denied, Identity
+from wsbridge.auth.identity import ANONYMOUS, Identity, unauthenticated
 from wsbridge.config.errors import ConfigError
+from wsbridge.reasons import Rejected
 
 NOW = 1_790_000_000.0
 ORIGIN = "Origin: http://localhost"
@@ -58,11 +60,13 @@ def carrier(token: str) -> str:
 async def test_a_token_of_the_list_comes_in(tokens: Path) -> None:
     """The identity has its name and its end, and a claim that tells it from other tokens of that name."""
     alice = {"token": token_digest("alice-token").hex()[:16]}
-    assert await way(tokens).identify(caller(header("alice-token"))) == Identity("alice", "bearer", alice)
-    soon = await way(tokens).identify(caller(header("soon-token")))
+    assert await async_outcome(way(tokens).identify(caller(header("alice-token")))) == Identity(
+        "alice", "bearer", alice
+    )
+    soon = await async_outcome(way(tokens).identify(caller(header("soon-token"))))
     assert isinstance(soon, Identity)
     assert soon.expires == NOW + 60
-    here = await way(tokens).identify(caller(header("here-token")))
+    here = await async_outcome(way(tokens).identify(caller(header("here-token"))))
     assert isinstance(here, Identity)
 
 
@@ -84,34 +88,39 @@ async def test_a_cookie_is_told_as_one(tokens: Path) -> None:
 )
 async def test_whatever_is_wrong_the_client_is_told_the_same(tokens: Path, token: str, detail: str) -> None:
     """The denial differs in its sentence for the log alone, and that has no token in it."""
-    denied = await way(tokens).identify(caller(header(token)))
-    assert isinstance(denied, Denied)
+    denied = await async_outcome(way(tokens).identify(caller(header(token))))
+    assert isinstance(denied, Rejected)
     assert detail in denied.detail
     assert token not in denied.detail
-    assert denied == Denied(denied.detail, failed_login=True, challenges=('Bearer realm="wsbridge"',))
+    assert (
+        denied.args == unauthenticated(denied.detail, failed_login=True, challenges=('Bearer realm="wsbridge"',)).args
+    )
 
 
 async def test_who_shows_none_did_not_try(tokens: Path) -> None:
     """It is no failed login, but the challenge is the same."""
-    denied = await way(tokens).identify(caller())
-    assert denied == Denied("no token in authorization, subprotocol", challenges=('Bearer realm="wsbridge"',))
+    denied = await async_outcome(way(tokens).identify(caller()))
+    assert (
+        denied.args
+        == unauthenticated("no token in authorization, subprotocol", challenges=('Bearer realm="wsbridge"',)).args
+    )
 
 
 async def test_the_list_is_read_again(tokens: Path, mock_clock: MockClock) -> None:
     """A line taken out takes its token back; an emptied list lets nobody in; a bad line changes nothing."""
     asked = way(tokens)
     with recording():
-        assert isinstance(await asked.identify(caller(header("alice-token"))), Identity)
+        assert isinstance(await async_outcome(asked.identify(caller(header("alice-token")))), Identity)
         tokens.write_text(f"{BearerToken('bob', token_digest('bob-token')).to_line()}\n")
         mock_clock.jump(1)
-        assert isinstance(await asked.identify(caller(header("alice-token"))), Denied)
-        assert isinstance(await asked.identify(caller(header("bob-token"))), Identity)
+        assert isinstance(await async_outcome(asked.identify(caller(header("alice-token")))), Rejected)
+        assert isinstance(await async_outcome(asked.identify(caller(header("bob-token")))), Identity)
         tokens.write_text("bob bob-token\n")
         mock_clock.jump(1)
-        assert isinstance(await asked.identify(caller(header("bob-token"))), Identity)
+        assert isinstance(await async_outcome(asked.identify(caller(header("bob-token")))), Identity)
         tokens.write_text("")
         mock_clock.jump(1)
-        assert isinstance(await asked.identify(caller(header("bob-token"))), Denied)
+        assert isinstance(await async_outcome(asked.identify(caller(header("bob-token")))), Rejected)
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,13 @@ from tests.client import BINARY, frame
 from tests.client import request as upgrade_request
 from tests.client_authority import ClientAuthority
 from tests.config.loading import told
+from tests.rejections import async_outcome
 from tests.serving import Served, backend, config_of, serving, written
 from wsbridge.auth.client_cert import CertificateAuth, CertificateConfig
-from wsbridge.auth.identity import ANONYMOUS, Denied, Identity
+from wsbridge.auth.identity import ANONYMOUS, Identity, unauthenticated
 from wsbridge.config.errors import ConfigError
 from wsbridge.net.address import Peer
+from wsbridge.reasons import Rejected
 
 UNTIL = 1798761600.0
 ALICE = {
@@ -43,7 +45,7 @@ async def identify(certificate: object, allow: object = "any", *, now: float = U
     services, _ = lent(ANONYMOUS)
     way = CertificateAuth(config, type(services)(services.build, wall_clock=lambda: now))
     peer = Peer("203.0.113.7", 5, socket.AF_INET, certificate=certificate)  # type: ignore[arg-type]  # what tests say
-    return await way.identify(caller(request=None, peer=peer))
+    return await async_outcome(way.identify(caller(request=None, peer=peer)))
 
 
 @pytest.mark.parametrize(
@@ -78,15 +80,15 @@ async def test_who_is_let_in_and_his_name(allow: object, keys: dict[str, str], n
 async def test_who_is_not(certificate: object, allow: object, keys: dict[str, str], detail: str, tried: bool) -> None:
     """A certificate that no rule fits, or that names nobody, is a failed login; none is not."""
     denied = await identify(certificate, allow, **keys)
-    assert isinstance(denied, Denied)
+    assert isinstance(denied, Rejected)
     assert detail in denied.detail
-    assert denied == Denied(denied.detail, failed_login=tried)
+    assert denied.args == unauthenticated(denied.detail, failed_login=tried).args
 
 
 async def test_one_that_is_over_is_denied() -> None:
     """A resumed TLS session may show one that has ended meanwhile."""
     denied = await identify(ALICE, now=UNTIL)
-    assert isinstance(denied, Denied)
+    assert isinstance(denied, Rejected)
     assert "has expired" in denied.detail
 
 
@@ -94,7 +96,7 @@ async def test_what_a_certificate_says_is_shown_escaped() -> None:
     """Nothing in it breaks a line of the log, and it is cut."""
     subject = ((("commonName", "a\nb\x1b[2J" + "c" * 500),),)
     denied = await identify({**ALICE, "subject": subject}, ["CN=bob"])
-    assert isinstance(denied, Denied)
+    assert isinstance(denied, Rejected)
     assert r"CN='a\nb\x1b[2Jccc" in denied.detail
     assert denied.detail.isprintable()
     assert len(denied.detail) < 260

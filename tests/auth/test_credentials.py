@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tests.auth.ways import caller
+from tests.rejections import challenges, outcome
 from wsbridge.auth.credentials import BEARER_CHALLENGE, MAX_TOKEN_BYTES, TokenFound, TokenSection, find_token
-from wsbridge.auth.identity import Denied
+from wsbridge.reasons import Rejected
 
 EVERYWHERE = ("authorization", "subprotocol", "cookie:sid")
 
@@ -24,15 +25,15 @@ def carrier(token: str | bytes) -> str:
 
 def look(
     *lines: tuple[bytes, bytes], protocols: tuple[str, ...] = (), sources: tuple[str, ...] = EVERYWHERE
-) -> TokenFound | Denied:
+) -> TokenFound | Rejected:
     """Look for a token in a request."""
-    return find_token(caller(*lines, subprotocols=protocols), sources)
+    return outcome(find_token, caller(*lines, subprotocols=protocols), sources)
 
 
-def refusal(found: TokenFound | Denied, *, tried: bool = True) -> str:
+def refusal(found: TokenFound | Rejected, *, tried: bool = True) -> str:
     """Give why there is no token."""
-    assert isinstance(found, Denied)
-    assert (found.failed_login, found.challenges) == (tried, (BEARER_CHALLENGE,))
+    assert isinstance(found, Rejected)
+    assert (found.failed_login, challenges(found)) == (tried, (BEARER_CHALLENGE,))
     return found.detail
 
 
@@ -69,7 +70,7 @@ def test_none_shown_is_no_failed_login(lines: tuple[tuple[bytes, bytes], ...], p
 
 def test_plain_tcp_shows_none() -> None:
     """Without a request there is no place."""
-    assert refusal(find_token(caller(request=None), EVERYWHERE), tried=False) == "plain TCP shows no token"
+    assert refusal(outcome(find_token, caller(request=None), EVERYWHERE), tried=False) == "plain TCP shows no token"
 
 
 def test_the_same_token_may_stand_in_several_places() -> None:

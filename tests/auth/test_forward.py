@@ -18,12 +18,13 @@ from tests.authority import folder
 from tests.client import request
 from tests.config.loading import LISTENERS, read, told, wrong
 from tests.http_service import Service, Stream, answer, service
+from tests.rejections import async_outcome, challenges
 from tests.serving import backend, serving, written
 from wsbridge.auth.forward import ForwardAuth, ForwardConfig
-from wsbridge.auth.identity import ANONYMOUS, Denied, Identity
+from wsbridge.auth.identity import ANONYMOUS, Identity
 from wsbridge.context import AuthRequest
 from wsbridge.net.address import Peer
-from wsbridge.reasons import Reason
+from wsbridge.reasons import Reason, Rejected
 
 COOKIE = (b"cookie", b"sid=s3cret")
 AUTHORIZATION = (b"authorization", b"Basic YWxpY2U6cw==")
@@ -46,15 +47,15 @@ async def asking(served: Service | str, **more: object) -> AsyncIterator[Forward
 
 async def identified(asked: ForwardAuth, someone: AuthRequest) -> Identity:
     """Ask about somebody who is let in."""
-    found = await asked.identify(someone)
+    found = await async_outcome(asked.identify(someone))
     assert isinstance(found, Identity), found
     return found
 
 
-async def denied(asked: ForwardAuth, someone: AuthRequest) -> Denied:
+async def denied(asked: ForwardAuth, someone: AuthRequest) -> Rejected:
     """Ask about somebody who is not."""
-    found = await asked.identify(someone)
-    assert isinstance(found, Denied), found
+    found = await async_outcome(asked.identify(someone))
+    assert isinstance(found, Rejected), found
     return found
 
 
@@ -77,7 +78,7 @@ async def test_the_request_is_described_and_nothing_else_is_sent() -> None:
         (b"upgrade", b"websocket"),
     )
     async with service() as served, asking(served) as asked:
-        await asked.identify(caller(*lines, target="/vnc?token=a%20b"))
+        await async_outcome(asked.identify(caller(*lines, target="/vnc?token=a%20b")))
         assert served.asked[0].split("\r\n") == [
             "GET /allow?x=y HTTP/1.1",
             f"Host: 127.0.0.1:{served.port}",
@@ -88,7 +89,7 @@ async def test_the_request_is_described_and_nothing_else_is_sent() -> None:
             "X-Forwarded-For: 203.0.113.7",
             "Origin: https://gw.example.org",
         ]
-        await asked.identify(caller(tls=True, method="HEAD", peer=Peer("", 0, socket.AF_UNIX)))
+        await async_outcome(asked.identify(caller(tls=True, method="HEAD", peer=Peer("", 0, socket.AF_UNIX))))
         assert (served.header("x-forwarded-proto"), served.header("x-forwarded-method")) == (["https"], ["HEAD"])
         assert served.header("x-forwarded-for") == []
 
@@ -96,7 +97,7 @@ async def test_the_request_is_described_and_nothing_else_is_sent() -> None:
 async def test_chosen_headers_are_passed_on() -> None:
     """As the client sent them, each line."""
     async with service() as served, asking(served, headers=["Authorization", "Cookie", "X-Key"]) as asked:
-        await asked.identify(caller(COOKIE, (b"cookie", b"b=c"), AUTHORIZATION))
+        await async_outcome(asked.identify(caller(COOKIE, (b"cookie", b"b=c"), AUTHORIZATION)))
         assert served.header("cookie") == ["sid=s3cret", "b=c"]
         assert served.header("authorization") == ["Basic YWxpY2U6cw=="]
         assert served.header("x-key") == []
@@ -129,7 +130,7 @@ async def test_a_no_is_a_denial(status: int) -> None:
     headers = ["Authorization", "Cookie", "User-Agent"]
     async with service(said) as served, asking(served, headers=headers) as asked:
         found = await denied(asked, caller(AUTHORIZATION))
-        assert (found.reason, found.failed_login, found.challenges) == (
+        assert (found.reason, found.failed_login, challenges(found)) == (
             Reason.UNAUTHENTICATED, True, ('Basic realm="id"',),
         )  # fmt: skip
         assert (await denied(asked, caller(COOKIE))).failed_login

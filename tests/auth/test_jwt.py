@@ -22,11 +22,12 @@ from tests.authority import folder
 from tests.client import request
 from tests.config.loading import LISTENERS, read, told, wrong
 from tests.http_service import Service, Stream, answer, service
+from tests.rejections import async_outcome, challenges
 from tests.serving import Backend, Served, backend, serving, written
 from wsbridge.auth.credentials import BEARER_CHALLENGE
-from wsbridge.auth.identity import ANONYMOUS, Denied, Identity
+from wsbridge.auth.identity import ANONYMOUS, Identity
 from wsbridge.auth.jwt import JwtAuth, JwtConfig
-from wsbridge.reasons import Reason
+from wsbridge.reasons import Reason, Rejected
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def bearer(token: str) -> tuple[bytes, bytes]:
 async def test_who_shows_a_good_token_is_let_in(keys: list[dict[str, Any]]) -> None:
     """By each key: its name, method, claims and end are in the identity."""
     for token in (signed(RSA, {"kid": "k1"}), signed(EC), signed(EC, {"kid": "any"}), signed(SECRET, {"kid": "s"})):
-        found = await way(keys).identify(caller(bearer(token)))
+        found = await async_outcome(way(keys).identify(caller(bearer(token))))
         assert isinstance(found, Identity), found
         assert (found.name, found.method, found.claims["iss"]) == ("alice", "jwt", ISSUER)
         assert found.expires == pytest.approx(time.time() + 330, abs=5)
@@ -131,17 +132,17 @@ def signed_as(algorithm: str) -> str:
 async def test_an_attack_is_denied_like_all_others(keys: list[dict[str, Any]], attack: Callable[[], str]) -> None:
     """It counts as a failed login, the client learns nothing, and the log has no token."""
     token = attack()
-    found = await way(keys).identify(caller(bearer(token)))
-    assert isinstance(found, Denied), found
-    assert (found.reason, found.failed_login, found.challenges) == (Reason.UNAUTHENTICATED, True, (BEARER_CHALLENGE,))
+    found = await async_outcome(way(keys).identify(caller(bearer(token))))
+    assert isinstance(found, Rejected), found
+    assert (found.reason, found.failed_login, challenges(found)) == (Reason.UNAUTHENTICATED, True, (BEARER_CHALLENGE,))
     assert token[-20:] not in found.detail
 
 
 async def test_no_token_is_no_failed_login(keys: list[dict[str, Any]]) -> None:
     """A client that is asked for the first time has done nothing wrong."""
     for someone in (caller(), caller(request=None)):
-        found = await way(keys).identify(someone)
-        assert isinstance(found, Denied)
+        found = await async_outcome(way(keys).identify(someone))
+        assert isinstance(found, Rejected)
         assert (found.reason, found.failed_login) == (Reason.UNAUTHENTICATED, False)
 
 
@@ -217,12 +218,12 @@ async def test_a_rotated_key_is_fetched_when_its_token_comes() -> None:
     """The first token of a new key waits for it; one of the old key is denied from then on."""
     async with service(published(RSA.jwk("k1")), tls=True) as served, fetching(jwks(served)) as asked:
         old, new = signed(RSA, {"kid": "k1"}), signed(other_rsa(), {"kid": "k2"})
-        assert isinstance(await asked.identify(caller(bearer(old))), Identity)
+        assert isinstance(await async_outcome(asked.identify(caller(bearer(old)))), Identity)
         served.answers = published(other_rsa().jwk("k2"))
         await trio.sleep(0.002)
-        assert isinstance(await asked.identify(caller(bearer(new))), Identity)
-        found = await asked.identify(caller(bearer(old)))
-        assert isinstance(found, Denied)
+        assert isinstance(await async_outcome(asked.identify(caller(bearer(new)))), Identity)
+        found = await async_outcome(asked.identify(caller(bearer(old))))
+        assert isinstance(found, Rejected)
         assert found.reason is Reason.UNAUTHENTICATED
 
 
@@ -233,23 +234,23 @@ async def test_keys_that_cannot_be_had_let_nobody_in() -> None:
         service(published(RSA.jwk("k1")), tls=True) as other,
         fetching(jwks(served), jwks(other)) as asked,
     ):
-        found = await asked.identify(caller(bearer(signed(other_rsa(), {"kid": "k9"}))))
-        assert isinstance(found, Denied)
+        found = await async_outcome(asked.identify(caller(bearer(signed(other_rsa(), {"kid": "k9"})))))
+        assert isinstance(found, Rejected)
         assert (found.reason, found.failed_login) == (Reason.AUTH_UNAVAILABLE, False)
         assert "status 500" in found.detail
-        assert isinstance(await asked.identify(caller(bearer(signed(RSA, {"kid": "k1"})))), Identity)
-        forged_one = await asked.identify(caller(bearer(signed(other_rsa(), {"kid": "k1"}))))
-        assert isinstance(forged_one, Denied)
+        assert isinstance(await async_outcome(asked.identify(caller(bearer(signed(RSA, {"kid": "k1"}))))), Identity)
+        forged_one = await async_outcome(asked.identify(caller(bearer(signed(other_rsa(), {"kid": "k1"})))))
+        assert isinstance(forged_one, Rejected)
         assert forged_one.reason is Reason.UNAUTHENTICATED
 
 
 async def test_tokens_that_no_fetched_key_could_have_made_fetch_nothing() -> None:
     """Other algorithms and known names ask nobody."""
     async with service(published(RSA.jwk("k1")), tls=True) as served, fetching(jwks(served)) as asked:
-        await asked.identify(caller(bearer(signed(RSA, {"kid": "k1"}))))
+        await async_outcome(asked.identify(caller(bearer(signed(RSA, {"kid": "k1"})))))
         for token in (signed(EC, {"kid": "k7"}), signed(other_rsa(), {"kid": "k1"}), "a.b.c"):
             await trio.sleep(0.002)
-            assert isinstance(await asked.identify(caller(bearer(token))), Denied)
+            assert isinstance(await async_outcome(asked.identify(caller(bearer(token)))), Rejected)
         assert len(served.asked) == 1
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from tests.auth.signing import AUDIENCE, ISSUER, claims
+from tests.rejections import result_or_detail
 from wsbridge.auth.identity import Identity
 from wsbridge.auth.jwt import JwtRules, flatten_claims, validate_claims
 
@@ -17,7 +18,7 @@ RULES = JwtRules(frozenset({ISSUER}), frozenset({AUDIENCE, "other"}))
 
 def judged(rules: JwtRules = RULES, **changes: object) -> Identity | str:
     """Judge claims that are right but for these changes."""
-    return validate_claims(json.dumps(claims(NOW, **changes)).encode(), rules, NOW)
+    return result_or_detail(validate_claims, json.dumps(claims(NOW, **changes)).encode(), rules, NOW)
 
 
 def test_right_claims_make_an_identity() -> None:
@@ -119,4 +120,4 @@ def test_claims_that_could_do_harm_are_left_out() -> None:
 @pytest.mark.parametrize("payload", [b"", b"null", b"[]", b'"x"', b"\xff", b"[" * 9000, b'{"exp":1,"exp":2}'])
 def test_what_is_no_object_claims_nothing(payload: bytes) -> None:
     """Whoever signed it."""
-    assert validate_claims(payload, RULES, NOW) == "what the token claims is not a JSON object"
+    assert result_or_detail(validate_claims, payload, RULES, NOW) == "what the token claims is not a JSON object"

@@ -9,6 +9,7 @@ import json
 import pytest
 
 from tests.auth.signing import EC, ED, RSA, SECRET, claims, forged, other_rsa, part, signed, signed_raw
+from tests.rejections import result_or_detail
 from wsbridge.auth.jwt_keys import (
     MAX_JWT_BYTES,
     JwtKey,
@@ -25,7 +26,7 @@ OF_RSA = JwtKey(frozenset({"RS256"}), RSA.private.public_key())
 
 def token(text: str) -> UnverifiedToken:
     """Read one whose form is right."""
-    found = parse_jwt(text)
+    found = result_or_detail(parse_jwt, text)
     assert isinstance(found, UnverifiedToken), found
     return found
 
@@ -69,7 +70,7 @@ def test_a_token_is_taken_apart() -> None:
 )
 def test_what_is_no_token_is_told(text: str, why: str) -> None:
     """Whatever comes, a sentence says what is wrong with it."""
-    found = parse_jwt(text)
+    found = result_or_detail(parse_jwt, text)
     assert isinstance(found, str)
     assert why in found
 
@@ -91,7 +92,7 @@ def test_what_is_no_token_is_told(text: str, why: str) -> None:
 def test_headers_that_bring_a_key_or_change_the_rules_are_refused(name: str, value: object) -> None:
     """Even where the signature is good."""
     text = signed_raw(RSA, {"alg": "RS256", name: value}, claims())
-    assert parse_jwt(text) == f"the token's header has {name}, which is not taken"
+    assert result_or_detail(parse_jwt, text) == f"the token's header has {name}, which is not taken"
 
 
 @pytest.mark.parametrize("pair", [RSA, EC, ED], ids=["rsa", "ec", "ed"])

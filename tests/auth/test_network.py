@@ -8,12 +8,13 @@ import pytest
 from pydantic import ValidationError
 
 from tests.auth.ways import caller, lent
+from tests.rejections import async_outcome
 from tests.serving import config_of, written
-from wsbridge.auth.identity import ANONYMOUS, Denied, Identity
+from wsbridge.auth.identity import ANONYMOUS, Identity
 from wsbridge.auth.network import NetworkAuth, NetworkConfig
 from wsbridge.config.errors import ConfigError
 from wsbridge.net.address import Peer
-from wsbridge.reasons import Reason
+from wsbridge.reasons import Reason, Rejected
 
 
 def way(**lists: list[str]) -> NetworkAuth:
@@ -42,11 +43,11 @@ def peer(host: str) -> Peer:
 )
 async def test_who_comes_in(lists: dict[str, list[str]], host: str, inside: bool) -> None:
     """Deny comes before allow; what is in no list of allow stays outside."""
-    found = await way(**lists).identify(caller(peer=peer(host)))
+    found = await async_outcome(way(**lists).identify(caller(peer=peer(host))))
     if inside:
         assert found == Identity(method="network")
     else:
-        assert isinstance(found, Denied)
+        assert isinstance(found, Rejected)
         assert (found.reason, found.failed_login) == (Reason.FORBIDDEN, False)
         assert (host or "a Unix socket") in found.detail
 

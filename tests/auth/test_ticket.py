@@ -11,14 +11,15 @@ from pydantic import ValidationError
 
 from tests.auth.ways import caller
 from tests.config.loading import LISTENERS, wrong
+from tests.rejections import async_outcome, challenges
 from wsbridge.auth.base import AuthServices
-from wsbridge.auth.identity import Denied, Identity
+from wsbridge.auth.identity import Identity, unauthenticated
 from wsbridge.auth.replay import UsedTickets
 from wsbridge.auth.ticket import TicketAuth, TicketConfig, ticket_address
 from wsbridge.config.secrets import Secret
 from wsbridge.net.address import Peer
 from wsbridge.protocol.ticket import MAX_TICKET_CHARS, Ticket, encode_ticket, new_ticket_id
-from wsbridge.reasons import Reason
+from wsbridge.reasons import Reason, Rejected
 
 TEXT = "k" * 32
 KEY = TEXT.encode()
@@ -47,9 +48,9 @@ def query(*tickets: Ticket, key: bytes = KEY, parameter: str = "ticket") -> str:
 
 async def denied(auth: TicketAuth, target: str, **facts: object) -> str:
     """Have a request refused as a wrong credential, and give why."""
-    found = await auth.identify(caller(target=target, **facts))
-    assert isinstance(found, Denied)
-    assert (found.reason, found.challenges) == (Reason.UNAUTHENTICATED, ())
+    found = await async_outcome(auth.identify(caller(target=target, **facts)))
+    assert isinstance(found, Rejected)
+    assert (found.reason, challenges(found)) == (Reason.UNAUTHENTICATED, ())
     return found.detail
 
 
@@ -57,26 +58,29 @@ async def test_who_the_ticket_was_given_to_comes_in() -> None:
     """Name, claims, target and end are those of the ticket; its own expiry is only for using it."""
     one = ticket(target="tcp://10.0.0.5:5900", until=(NOW + 3600) * 1000)
 
-    found = await way().identify(caller(target=query(one)))
+    found = await async_outcome(way().identify(caller(target=query(one))))
 
     assert found == Identity("alice", "ticket", {"role": "admin"}, NOW + 3600, "tcp://10.0.0.5:5900")
-    assert await way().identify(caller(target=query(ticket()))) == Identity("alice", "ticket", {"role": "admin"})
+    assert await async_outcome(way().identify(caller(target=query(ticket())))) == Identity(
+        "alice", "ticket", {"role": "admin"}
+    )
 
 
 async def test_once() -> None:
     """The second use is refused, by another generation and at another route of the same table as well."""
     spent, target = UsedTickets(10, started=NOW - 60), query(ticket())
 
-    assert isinstance(await way(spent).identify(caller(target=target)), Identity)
+    assert isinstance(await async_outcome(way(spent).identify(caller(target=target))), Identity)
     assert await denied(way(spent), target) == "the ticket was used before"
 
 
 async def test_no_ticket_is_no_attempt() -> None:
     """Whoever shows none is told so, and it does not count as a failed login."""
     for target in ("/vnc", "/vnc?", "/vnc?tickets=x", "/vnc?Ticket=x", "/vnc?xticket=x", "/vnc?%74icket=x"):
-        found = await way().identify(caller(target=target))
-        assert found == Denied("no ticket: the query has no parameter ticket")
-    assert await way().identify(caller(request=None)) == Denied("no ticket: the query has no parameter ticket")
+        found = await async_outcome(way().identify(caller(target=target)))
+        assert found.args == unauthenticated("no ticket: the query has no parameter ticket").args
+    found = await async_outcome(way().identify(caller(request=None)))
+    assert found.args == unauthenticated("no ticket: the query has no parameter ticket").args
 
 
 async def test_two_are_one_too_many() -> None:
@@ -114,7 +118,9 @@ async def test_what_a_ticket_says_is_held(values: dict[str, float | str], said: 
 
 async def test_a_clock_that_is_a_little_ahead() -> None:
     """Another host may make tickets five seconds early."""
-    assert isinstance(await way().identify(caller(target=query(ticket(issued=(NOW + 5) * 1000)))), Identity)
+    assert isinstance(
+        await async_outcome(way().identify(caller(target=query(ticket(issued=(NOW + 5) * 1000))))), Identity
+    )
 
 
 async def test_what_is_no_ticket() -> None:
@@ -137,8 +143,12 @@ async def test_one_that_is_bound_to_an_address_is_good_there() -> None:
     """The client's address, or that he comes by a Unix socket."""
     unix = Peer("", 0, socket.AF_UNIX)
 
-    assert isinstance(await way().identify(caller(target=query(ticket(address="203.0.113.7")))), Identity)
-    assert isinstance(await way().identify(caller(target=query(ticket(address="unix")), peer=unix)), Identity)
+    assert isinstance(
+        await async_outcome(way().identify(caller(target=query(ticket(address="203.0.113.7"))))), Identity
+    )
+    assert isinstance(
+        await async_outcome(way().identify(caller(target=query(ticket(address="unix")), peer=unix))), Identity
+    )
     assert (ticket_address(unix), ticket_address(Peer("2001:db8::1", 9, socket.AF_INET6))) == ("unix", "2001:db8::1")
 
 
@@ -147,17 +157,17 @@ async def test_bind_address_wants_all_of_them_bound() -> None:
     auth = way(bind_client_address="true")
 
     assert "bound to no address" in await denied(auth, query(ticket()))
-    assert isinstance(await auth.identify(caller(target=query(ticket(address="203.0.113.7")))), Identity)
+    assert isinstance(await async_outcome(auth.identify(caller(target=query(ticket(address="203.0.113.7"))))), Identity)
 
 
 async def test_a_full_table_is_not_the_clients_fault() -> None:
     """Then nobody can be let in: 503, and no failed login."""
     spent = UsedTickets(1, started=NOW - 60)
-    assert isinstance(await way(spent).identify(caller(target=query(ticket()))), Identity)
+    assert isinstance(await async_outcome(way(spent).identify(caller(target=query(ticket())))), Identity)
 
-    found = await way(spent).identify(caller(target=query(ticket())))
+    found = await async_outcome(way(spent).identify(caller(target=query(ticket()))))
 
-    assert isinstance(found, Denied)
+    assert isinstance(found, Rejected)
     assert (found.reason, found.failed_login) == (Reason.AUTH_UNAVAILABLE, False)
 
 
@@ -165,7 +175,9 @@ async def test_another_parameter() -> None:
     """Its name is the file's choice."""
     auth = way(query_parameter="one_time_token")
 
-    assert isinstance(await auth.identify(caller(target=query(ticket(), parameter="one_time_token"))), Identity)
+    assert isinstance(
+        await async_outcome(auth.identify(caller(target=query(ticket(), parameter="one_time_token")))), Identity
+    )
 
 
 def test_a_parameter_that_the_log_would_show_is_refused() -> None:
@@ -190,10 +202,10 @@ async def test_only_what_is_not_signed_is_a_failed_login() -> None:
     """Guesses ban an address in the end; a page that comes again with a ticket that was good once does not."""
     auth = way()
     used = query(ticket())
-    await auth.identify(caller(target=used))
+    await async_outcome(auth.identify(caller(target=used)))
     stale = [used, query(ticket(expires=NOW * 1000)), query(ticket(route="other")), query(ticket(address="192.0.2.1"))]
     guessed = [query(ticket(), key=b"another key that is long enough..."), "/vnc?ticket=guess", used + "&ticket=guess"]
     for target, tried in [*((target, False) for target in stale), *((target, True) for target in guessed)]:
-        found = await auth.identify(caller(target=target))
-        assert isinstance(found, Denied)
+        found = await async_outcome(auth.identify(caller(target=target)))
+        assert isinstance(found, Rejected)
         assert found.failed_login is tried, target

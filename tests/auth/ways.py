@@ -5,11 +5,12 @@ from __future__ import annotations
 import socket
 
 from wsbridge.auth.base import Authenticator, AuthServices
-from wsbridge.auth.identity import Denied, Identity
+from wsbridge.auth.identity import Identity
 from wsbridge.config.base import AuthSection
 from wsbridge.context import AuthRequest
 from wsbridge.net.address import Peer
 from wsbridge.protocol.http1 import Headers, Request
+from wsbridge.reasons import Rejected
 
 
 class Says(AuthSection):
@@ -37,17 +38,19 @@ class Says(AuthSection):
 class Saying:
     """A way that gives its answer and counts how often it was asked."""
 
-    def __init__(self, answer: Identity | Denied) -> None:
+    def __init__(self, answer: Identity | Rejected) -> None:
         self.answer = answer
         self.asked = 0
 
-    async def identify(self, caller: AuthRequest) -> Identity | Denied:
+    async def identify(self, caller: AuthRequest) -> Identity:
         """Give the answer."""
         self.asked += 1
+        if isinstance(self.answer, Rejected):
+            raise self.answer
         return self.answer
 
 
-def lent(*answers: Identity | Denied) -> tuple[AuthServices, list[Saying]]:
+def lent(*answers: Identity | Rejected) -> tuple[AuthServices, list[Saying]]:
     """Give what a way that holds others is lent: each build gives the next answer."""
     ways = [Saying(answer) for answer in answers]
     rest = iter(ways)

@@ -6,6 +6,7 @@ import socket
 
 import pytest
 
+from tests.rejections import async_outcome
 from wsbridge.backends import base as module
 from wsbridge.backends.base import DialRequest, DialServices, connect_tcp, remote_address
 from wsbridge.net.resolver import Resolver
@@ -30,9 +31,9 @@ async def test_nobody_listens():
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
-        end = await connect_tcp(DialServices(Resolver()), "127.0.0.1", port)
+        end = await async_outcome(connect_tcp(DialServices(Resolver()), "127.0.0.1", port))
 
-    assert end == Termination(Reason.BACKEND_REFUSED, "backend", f"127.0.0.1:{port}: Connection refused")
+    assert end.termination() == Termination(Reason.BACKEND_REFUSED, "backend", f"127.0.0.1:{port}: Connection refused")
 
 
 async def test_gone_before_it_is_tuned(monkeypatch):
@@ -46,9 +47,11 @@ async def test_gone_before_it_is_tuned(monkeypatch):
     monkeypatch.setattr(module, "set_socket_options", gone)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        end = await connect_tcp(DialServices(Resolver()), "127.0.0.1", port)
+        end = await async_outcome(connect_tcp(DialServices(Resolver()), "127.0.0.1", port))
 
-    assert end == Termination(Reason.BACKEND_REFUSED, "backend", f"127.0.0.1:{port}: closed at once: Invalid argument")
+    assert end.termination() == Termination(
+        Reason.BACKEND_REFUSED, "backend", f"127.0.0.1:{port}: closed at once: Invalid argument"
+    )
     assert seen[0].fileno() == -1
 
 

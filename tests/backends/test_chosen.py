@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from tests.backends.upstream import SWITCH, says, upstream
+from tests.rejections import async_outcome
 from wsbridge.backends.base import Backend, Connected, DialRequest, DialServices
 from wsbridge.backends.dynamic import DynamicBackend, TargetFromIdentityConfig, TokensBackendConfig
 from wsbridge.backends.tcp import (
@@ -25,7 +26,7 @@ from wsbridge.config.urls import Target, read_target
 from wsbridge.net.address import Address
 from wsbridge.net.resolver import Resolver
 from wsbridge.net.tls import server_context
-from wsbridge.reasons import Reason, Termination
+from wsbridge.reasons import Reason, Rejected
 
 SERVICES = DialServices(Resolver())
 
@@ -43,10 +44,12 @@ class Choice:
         self.asked.append(str(address))
         return self.wrong
 
-    async def resolve_path(self) -> str | Termination:
+    async def resolve_path(self) -> str:
         """See `ChosenTarget.resolve_path`."""
         self.asked.append(self.target.path)
-        return self.target.path if self.wrong is None else Termination(Reason.FORBIDDEN, "client", self.wrong)
+        if self.wrong is not None:
+            raise Rejected(Reason.FORBIDDEN, self.wrong)
+        return self.target.path
 
 
 def told(*schemes: str) -> DynamicBackend:
@@ -73,7 +76,7 @@ async def test_tcp(backend: Backend, at_once: bool) -> None:
         dialled = (
             backend.connect_nowait(DialRequest(chosen=chosen))
             if at_once
-            else await backend.dial(DialRequest(chosen=chosen))
+            else await async_outcome(backend.dial(DialRequest(chosen=chosen)))
         )
 
         assert isinstance(dialled, Connected)
@@ -89,10 +92,10 @@ async def test_what_may_not_be_dialled_is_not(backend: Backend) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         offer = DialRequest(chosen=Choice(f"tcp://127.0.0.1:{server.getsockname()[1]}", "no"))
         assert backend.connect_nowait(offer) is None
-        end = await backend.dial(offer)
+        end = await async_outcome(backend.dial(offer))
 
-        assert isinstance(end, Termination)
-        assert (end.reason, end.initiator, end.http_status) == (Reason.FORBIDDEN, "client", 403)
+        assert isinstance(end, Rejected)
+        assert (end.reason, end.initiator, end.termination().http_status) == (Reason.FORBIDDEN, "client", 403)
         server.setblocking(False)
         with pytest.raises(BlockingIOError):
             server.accept()
@@ -114,8 +117,8 @@ async def test_unix(tmp_path: Path, backend: Backend) -> None:
         dialled.side.transport.close()
         server.accept()[0].close()
 
-        end = await backend.dial(DialRequest(chosen=Choice(f"unix:{tmp_path}/s", "no")))
-        assert isinstance(end, Termination)
+        end = await async_outcome(backend.dial(DialRequest(chosen=Choice(f"unix:{tmp_path}/s", "no"))))
+        assert isinstance(end, Rejected)
         assert end.reason is Reason.FORBIDDEN
         server.setblocking(False)
         with pytest.raises(BlockingIOError):
@@ -142,11 +145,11 @@ async def test_tls(issue, ca_file) -> None:  # type: ignore[no-untyped-def]  # f
         for host, reason in (("localhost", None), ("127.0.0.1", None), ("127.0.0.2", Reason.BACKEND_REFUSED)):
             chosen = Choice(f"tls://{host}:{port}")
             with trio.fail_after(5):
-                found = await backend.dial(DialRequest(chosen=chosen))
+                found = await async_outcome(backend.dial(DialRequest(chosen=chosen)))
             assert chosen.asked
             if isinstance(found, Connected):
                 found.side.transport.close()
-            assert (found.reason if isinstance(found, Termination) else None) == reason
+            assert (found.reason if isinstance(found, Rejected) else None) == reason
         nursery.cancel_scope.cancel()
     assert asked[0] == "localhost"
 
@@ -163,7 +166,8 @@ async def test_websocket(server_name: str | None, host: str) -> None:
         assert server.requests[0].startswith("GET /room/7?a=b HTTP/1.1\r\n")
         assert f"Host: {host}:{server.port}\r\n" in server.requests[0]
         assert isinstance(
-            await backend.dial(DialRequest(chosen=Choice(f"ws://127.0.0.1:{server.port}/", "no"))), Termination
+            await async_outcome(backend.dial(DialRequest(chosen=Choice(f"ws://127.0.0.1:{server.port}/", "no")))),
+            Rejected,
         )
         assert len(server.requests) == 1
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.backends.clients import client, header_of
+from tests.rejections import outcome
 from wsbridge.auth.identity import ANONYMOUS
 from wsbridge.backends.base import Connected, DialRequest, DialServices
 from wsbridge.backends.tcp import (
@@ -95,9 +96,9 @@ async def test_a_backend_that_breaks_off() -> None:
     one, other = socket.socketpair()
     other.close()
     one.setblocking(False)
-    end = ProxyProtocolSender("v2").send(SocketTransport(one), client(), "10.0.0.5:5900")
-    assert end == Termination(
+    end = outcome(ProxyProtocolSender("v2").send, SocketTransport(one), client(), "10.0.0.5:5900")
+    assert end.termination() == Termination(
         Reason.BACKEND_REFUSED, "backend", "10.0.0.5:5900: broke off before the PROXY header had gone: Broken pipe"
     )
     assert one.fileno() == -1
-    assert ProxyProtocolSender(None).send(SocketTransport(one), client(), "10.0.0.5:5900") is None
+    ProxyProtocolSender(None).send(SocketTransport(one), client(), "10.0.0.5:5900")

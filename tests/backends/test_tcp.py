@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 
+from tests.rejections import async_outcome
 from wsbridge.backends.base import Connected, DialRequest, DialServices
 from wsbridge.backends.tcp import TcpBackend, TcpBackendConfig
 from wsbridge.net.resolver import Resolver
@@ -35,10 +36,10 @@ async def test_refused():
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
-        end = await tcp(port).dial(DialRequest())
+        end = await async_outcome(tcp(port).dial(DialRequest()))
         at_once = tcp(port).connect_nowait(DialRequest())
 
-    assert end == Termination(Reason.BACKEND_REFUSED, "backend", f"127.0.0.1:{port}: Connection refused")
+    assert end.termination() == Termination(Reason.BACKEND_REFUSED, "backend", f"127.0.0.1:{port}: Connection refused")
     assert at_once is None
 
 

@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from tests.backends.clients import client
+from tests.rejections import async_outcome
 from wsbridge.backends.base import Connected, DialRequest, DialServices
 from wsbridge.backends.tcp import TlsBackend, TlsBackendConfig
 from wsbridge.config.base import LoadContext, Registry
@@ -44,7 +45,7 @@ def backend(port, **keys):
 async def test_tls(issue, ca_file):
     """A raw endpoint whose bytes travel encrypted."""
     async with echo(server_context([issue("gw.example.org")])) as port:
-        outcome = await backend(port, ca=ca_file, server_name="gw.example.org").dial(DialRequest())
+        outcome = await async_outcome(backend(port, ca=ca_file, server_name="gw.example.org").dial(DialRequest()))
         assert isinstance(outcome, Connected), outcome
         wire = outcome.side.transport
         await wire.write_all(b"hello")
@@ -74,7 +75,7 @@ async def test_the_client_is_introduced_before_tls(issue, ca_file):
         port = listener.socket.getsockname()[1]
         made = backend(port, ca=ca_file, server_name="gw.example.org", proxy_protocol="v2")
         with trio.fail_after(10):
-            outcome = await made.dial(DialRequest(client=client()))
+            outcome = await async_outcome(made.dial(DialRequest(client=client())))
             assert isinstance(outcome, Connected), outcome
             wire = outcome.side.transport
             await wire.write_all(b"hello")
@@ -92,7 +93,7 @@ async def test_the_client_is_introduced_before_tls(issue, ca_file):
 async def test_what_does_not_verify(issue, keys, words):
     """Is backend_tls with OpenSSL's words."""
     async with echo(server_context([issue("gw.example.org")])) as port:
-        outcome = await backend(port, **keys).dial(DialRequest())
+        outcome = await async_outcome(backend(port, **keys).dial(DialRequest()))
 
     assert outcome.reason is Reason.BACKEND_TLS
     assert words in outcome.detail
@@ -101,7 +102,7 @@ async def test_what_does_not_verify(issue, keys, words):
 async def test_insecure(issue):
     """Only where it is written."""
     async with echo(server_context([issue("gw.example.org")])) as port:
-        outcome = await backend(port, insecure=True).dial(DialRequest())
+        outcome = await async_outcome(backend(port, insecure=True).dial(DialRequest()))
         assert isinstance(outcome, Connected)
         outcome.side.transport.close()
 
@@ -127,7 +128,7 @@ async def test_a_server_that_hangs_or_ends_in_the_handshake():
         nursery.start_soon(trio.serve_listeners, serve, [listener])
         made = backend(listener.socket.getsockname()[1])
         with trio.fail_after(10):
-            outcome = await made.dial(DialRequest())
+            outcome = await async_outcome(made.dial(DialRequest()))
             with trio.move_on_after(0.05) as scope:
                 await made.dial(DialRequest())
             await ended.wait()

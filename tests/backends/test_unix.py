@@ -7,6 +7,7 @@ import socket
 import pytest
 import trio
 
+from tests.rejections import async_outcome
 from wsbridge.backends.base import DialRequest, DialServices
 from wsbridge.backends.tcp import UnixBackend, UnixBackendConfig
 from wsbridge.net.resolver import Resolver
@@ -42,7 +43,8 @@ async def test_refused(tmp_path):
         (Reason.BACKEND_REFUSED, "Connection refused"),
     ):
         assert backend.connect_nowait(DialRequest()) is None
-        assert await backend.dial(DialRequest()) == Termination(reason, "backend", f"unix:{path}: {words}")
+        end = await async_outcome(backend.dial(DialRequest()))
+        assert end.termination() == Termination(reason, "backend", f"unix:{path}: {words}")
         with socket.socket(socket.AF_UNIX) as server:
             if not path.exists():
                 server.bind(str(path))

@@ -7,12 +7,13 @@ import pytest
 import trio
 
 from tests.backends.upstream import SWITCH, says, upstream, wait_for_end
+from tests.rejections import async_outcome
 from wsbridge.backends import websocket as module
 from wsbridge.backends.base import Connected, DialRequest, DialServices
 from wsbridge.backends.websocket import WebSocketBackend, WebSocketBackendConfig
 from wsbridge.config.secrets import Secret
 from wsbridge.net.resolver import Resolver
-from wsbridge.reasons import Reason, Termination
+from wsbridge.reasons import Reason, Rejected
 
 OFFER = DialRequest(("binary",))
 
@@ -26,7 +27,7 @@ def backend(port, path="/", scheme="ws", host="127.0.0.1", **keys):
 async def dial(serve, offer=OFFER, **keys):
     """One dial against a scripted server; gives the outcome, what it left in the wire, and the request."""
     async with upstream(serve) as server:
-        outcome = await backend(server.port, **keys).dial(offer)
+        outcome = await async_outcome(backend(server.port, **keys).dial(offer))
         rest = b""
         if isinstance(outcome, Connected):
             rest = outcome.side.transport.read()
@@ -141,11 +142,15 @@ async def test_wrong_answers(answer, words, final):
     """Each is backend_refused with words that say what came; those that time will not heal are final."""
     outcome, _, _ = await dial(says(answer))
 
-    assert isinstance(outcome, Termination)
-    assert (outcome.reason, outcome.initiator, outcome.http_status) == (Reason.BACKEND_REFUSED, "backend", 502)
+    assert isinstance(outcome, Rejected)
+    assert (outcome.reason, outcome.initiator, outcome.termination().http_status) == (
+        Reason.BACKEND_REFUSED,
+        "backend",
+        502,
+    )
     for word in words:
         assert word in outcome.detail
-    assert (outcome.status is not None) is final
+    assert outcome.permanent is final
 
 
 async def test_five_interim_answers_are_taken():

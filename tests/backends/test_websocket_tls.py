@@ -12,6 +12,7 @@ import websockets.sync.server
 
 from tests.backends.test_websocket import OFFER, backend
 from tests.backends.upstream import SWITCH, says, upstream
+from tests.rejections import async_outcome
 from wsbridge.backends.base import Connected, DialRequest
 from wsbridge.backends.websocket import WebSocketBackendConfig
 from wsbridge.config.base import LoadContext, Registry
@@ -30,7 +31,7 @@ async def test_tls(secure, ca_file):
     """Verified against the CA file, the name by server_name."""
     async with upstream(says(SWITCH + b"\r\n\x82\x02hi"), secure) as server:
         made = backend(server.port, scheme="wss", ca=ca_file, server_name="gw.example.org")
-        outcome = await made.dial(OFFER)
+        outcome = await async_outcome(made.dial(OFFER))
         assert isinstance(outcome, Connected), outcome
         assert await outcome.side.transport.read_some() == b"\x82\x02hi"
         outcome.side.transport.close()
@@ -48,7 +49,7 @@ async def test_tls_verification(secure, ca_file, keys, words):
     """What does not verify is backend_tls, in OpenSSL's words."""
     keys = {key: ca_file if key == "ca" else value for key, value in keys.items()}
     async with upstream(says(SWITCH + b"\r\n"), secure) as server:
-        outcome = await backend(server.port, scheme="wss", **keys).dial(OFFER)
+        outcome = await async_outcome(backend(server.port, scheme="wss", **keys).dial(OFFER))
         await server.closed.wait()
 
     assert outcome.reason is Reason.BACKEND_TLS
@@ -58,7 +59,7 @@ async def test_tls_verification(secure, ca_file, keys, words):
 async def test_insecure_tls(secure):
     """Only where it is written."""
     async with upstream(says(SWITCH + b"\r\n"), secure) as server:
-        outcome = await backend(server.port, scheme="wss", insecure=True).dial(OFFER)
+        outcome = await async_outcome(backend(server.port, scheme="wss", insecure=True).dial(OFFER))
         assert isinstance(outcome, Connected)
         outcome.side.transport.close()
 
@@ -73,7 +74,7 @@ async def test_wss_to_a_plain_server():
 
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         nursery.start_soon(trio.serve_listeners, serve, [listener])
-        outcome = await backend(listener.socket.getsockname()[1], scheme="wss").dial(OFFER)
+        outcome = await async_outcome(backend(listener.socket.getsockname()[1], scheme="wss").dial(OFFER))
         nursery.cancel_scope.cancel()
 
     assert outcome.reason is Reason.BACKEND_TLS
@@ -89,7 +90,7 @@ async def test_a_server_that_wants_a_client_certificate(issue, ca_file):
     keys = {"scheme": "wss", "ca": ca_file, "server_name": "gw.example.org"}
     async with upstream(says(SWITCH + b"\r\n"), context) as server:
         own = {"cert": str(cert), "key": str(key)}
-        with_one = await backend(server.port, client_certificate=own, **keys).dial(OFFER)
+        with_one = await async_outcome(backend(server.port, client_certificate=own, **keys).dial(OFFER))
         assert isinstance(with_one, Connected)
         with_one.side.transport.close()
 
@@ -104,7 +105,7 @@ async def test_a_server_that_wants_a_client_certificate(issue, ca_file):
     with socket.create_server(("127.0.0.1", 0)) as server, trio.fail_after(10):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.to_thread.run_sync, refuse, server)
-            without = await backend(server.getsockname()[1], **keys).dial(OFFER)
+            without = await async_outcome(backend(server.getsockname()[1], **keys).dial(OFFER))
 
     assert without.reason is Reason.BACKEND_TLS
     assert without.detail.endswith(": tlsv13 alert certificate required")
@@ -191,7 +192,7 @@ async def test_through_a_proxy(secure, ca_file, scheme):
             proxy=f"http://user:hunter2@127.0.0.1:{port}",
             headers={"X-Mine": "upstream alone"},
         )
-        outcome = await made.dial(OFFER)
+        outcome = await async_outcome(made.dial(OFFER))
         assert isinstance(outcome, Connected), outcome
         assert await outcome.side.transport.read_some() == b"\x82\x02hi"
         outcome.side.transport.close()
@@ -206,12 +207,12 @@ async def test_through_a_proxy(secure, ca_file, scheme):
 async def test_a_proxy_that_refuses():
     """Its status is told, its password is not."""
     async with proxy(b"407 Proxy Authentication Required") as (port, _):
-        outcome = await backend(1, proxy=f"http://user:hunter2@127.0.0.1:{port}").dial(OFFER)
+        outcome = await async_outcome(backend(1, proxy=f"http://user:hunter2@127.0.0.1:{port}").dial(OFFER))
 
     assert outcome.reason is Reason.BACKEND_REFUSED
     assert "407" in outcome.detail
     assert "hunter2" not in outcome.detail
-    assert outcome.status == 502
+    assert outcome.permanent
 
 
 async def test_a_proxy_that_is_down():
@@ -219,9 +220,9 @@ async def test_a_proxy_that_is_down():
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
-        outcome = await backend(1, proxy=f"http://me:hunter2@127.0.0.1:{port}").dial(OFFER)
+        outcome = await async_outcome(backend(1, proxy=f"http://me:hunter2@127.0.0.1:{port}").dial(OFFER))
     said = f"the proxy http://***@127.0.0.1:{port}: 127.0.0.1:{port}: Connection refused"
-    assert outcome == Termination(Reason.BACKEND_REFUSED, "backend", said)
+    assert outcome.termination() == Termination(Reason.BACKEND_REFUSED, "backend", said)
 
 
 async def test_the_websockets_library_as_upstream():

@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.auth.ways import caller, lent
+from tests.rejections import async_outcome, challenges, outcome
 from wsbridge.auth import passwords
 from wsbridge.auth.basic import BasicAuth, BasicConfig
-from wsbridge.auth.identity import ANONYMOUS, Denied, Identity
-from wsbridge.protocol.credentials import BasicAuthError, BasicCredentials, parse_basic
+from wsbridge.auth.identity import ANONYMOUS, Identity
+from wsbridge.protocol.credentials import BasicCredentials, parse_basic
 from wsbridge.protocol.http1 import Headers
-from wsbridge.reasons import Reason
+from wsbridge.reasons import Reason, Rejected
 
 GOOD = base64.b64encode("zoë:päss".encode())
 schemes = st.sampled_from([b"Basic "] * 8 + [b"basic  ", b"Basic", b"Bearer ", b"", b"Basic\t"])
@@ -42,12 +43,12 @@ def way(tmp_path_factory: pytest.TempPathFactory) -> BasicAuth:
 @given(headers)
 def test_any_header_is_read_or_refused(shown: list[bytes]) -> None:
     """What is read is what was encoded; what is refused is told by one printable sentence."""
-    found = parse_basic(Headers((b"authorization", value) for value in shown))
+    found = outcome(parse_basic, Headers((b"authorization", value) for value in shown))
     if isinstance(found, BasicCredentials):
         (value,) = shown
         encoded = base64.b64encode(found.username.encode() + b":" + found.password)
         assert encoded == value.strip(b" \t").partition(b" ")[2].strip(b" ")
-    elif isinstance(found, BasicAuthError):
+    elif isinstance(found, Rejected):
         assert found.detail.isprintable()
     else:
         assert found is None
@@ -56,14 +57,14 @@ def test_any_header_is_read_or_refused(shown: list[bytes]) -> None:
 @given(headers)
 async def test_only_the_right_pair_comes_in(way: BasicAuth, shown: list[bytes]) -> None:
     """Everything else is a denial that names nothing of what was sent."""
-    found = await way.identify(caller(*((b"authorization", value) for value in shown)))
+    found = await async_outcome(way.identify(caller(*((b"authorization", value) for value in shown))))
     if isinstance(found, Identity):
         assert found == Identity("zoë", "basic")
         assert len(shown) == 1
         assert base64.b64decode(shown[0].partition(b" ")[2]) == "zoë:päss".encode()
     else:
-        assert isinstance(found, Denied)
+        assert isinstance(found, Rejected)
         assert found.reason is Reason.UNAUTHENTICATED
-        assert found.challenges == ('Basic realm="wsbridge", charset="UTF-8"',)
+        assert challenges(found) == ('Basic realm="wsbridge", charset="UTF-8"',)
         assert found.detail.isprintable()
         assert "päss" not in found.detail

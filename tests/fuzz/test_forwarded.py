@@ -7,8 +7,9 @@ from ipaddress import ip_address
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.rejections import outcome
 from wsbridge.protocol.forwarded import ForwardedChain, ForwardedFormat, ForwardedNode, parse_forwarded
-from wsbridge.protocol.http1 import HttpError
+from wsbridge.reasons import Rejected
 
 forms: st.SearchStrategy[ForwardedFormat] = st.sampled_from(["x-forwarded-for", "forwarded"])
 pieces = st.sampled_from(
@@ -28,9 +29,9 @@ def trusted(host: str) -> bool:
 @given(forms, st.lists(values, max_size=4))
 def test_any_lines(form: ForwardedFormat, lines: list[bytes]) -> None:
     """A way has a real address of a client and names trusted proxies alone; everything else is a 400."""
-    found = parse_forwarded(form, lines, trusted)
-    if isinstance(found, HttpError):
-        assert found.status == 400
+    found = outcome(parse_forwarded, form, lines, trusted)
+    if isinstance(found, Rejected):
+        assert found.termination().http_status == 400
         assert found.detail.isprintable()
         return
     assert all(trusted(host) for host in found.proxies)
@@ -43,9 +44,11 @@ def test_any_lines(form: ForwardedFormat, lines: list[bytes]) -> None:
 def test_what_is_spoofed_has_no_say(lines: list[bytes], start: bytes, client: bytes) -> None:
     """Whatever a client sends, the address that the nearest proxy appends is the one that counts, or it is a 400."""
     true = ForwardedNode("2001:db8::9", 1) if client.startswith(b"[") else ForwardedNode("203.0.113.9", 0)
-    assert parse_forwarded("x-forwarded-for", [*lines, start + b", " + client], trusted) == ForwardedChain(true, ())
+    assert outcome(parse_forwarded, "x-forwarded-for", [*lines, start + b", " + client], trusted) == ForwardedChain(
+        true, ()
+    )
     node = b'for="' + client + b'"'
-    assert parse_forwarded("forwarded", [*lines, start, node], trusted) == ForwardedChain(true, ())
+    assert outcome(parse_forwarded, "forwarded", [*lines, start, node], trusted) == ForwardedChain(true, ())
     for element in (node, b"for=" + client):
-        found = parse_forwarded("forwarded", [*lines, start + b", " + element], trusted)
-        assert isinstance(found, HttpError) or found == ForwardedChain(true, ())
+        found = outcome(parse_forwarded, "forwarded", [*lines, start + b", " + element], trusted)
+        assert isinstance(found, Rejected) or found == ForwardedChain(true, ())

@@ -7,16 +7,17 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.rejections import outcome
 from wsbridge.protocol.handshake import (
     OriginPolicy,
-    UpgradeAccepted,
     UpgradeRequest,
     check_upgrade_response,
     generate_key,
     parse_upgrade,
 )
-from wsbridge.protocol.http1 import HeadLimits, HeadParser, HttpError, HttpRole, Request, Response
+from wsbridge.protocol.http1 import HeadLimits, HeadParser, HttpRole, Request, Response
 from wsbridge.protocol.uri import HostPatterns, is_safe_from_rebinding, normalise_host, normalise_target
+from wsbridge.reasons import Rejected
 
 LIMITS = HeadLimits(max_head_bytes=512, max_head_line_bytes=160, max_headers=8)
 SAME = OriginPolicy("same")
@@ -79,36 +80,38 @@ good_heads = st.builds(
 streams = st.one_of(heads, good_heads, st.lists(heads, max_size=7).map(b"".join), st.binary(max_size=700))
 
 
-def outcome(data: bytes, cuts: list[int], role: HttpRole) -> tuple[object, ...]:
+def result(data: bytes, cuts: list[int], role: HttpRole) -> tuple[object, ...]:
     """Feed in pieces until there is an outcome; give it in a form that compares, with all bytes past the head."""
     reader = HeadParser(LIMITS, role)
     edges = [0, *sorted({cut for cut in cuts if 0 < cut < len(data)}), len(data)]
     found = None
     for start, stop in pairwise(edges):
-        found = reader.feed(data[start:stop])
+        found = outcome(reader.feed, data[start:stop])
+        if isinstance(found, Rejected):
+            return "bad", found.args
     if isinstance(found, Request):
         return "request", found.method, found.target, list(found.headers), reader.trailing_data
     if isinstance(found, Response):
         return "response", found.status, found.reason, found.version, list(found.headers), reader.trailing_data
-    assert found is None or isinstance(found, HttpError)
-    return ("bad", found) if found else ("more",)
+    assert found is None
+    return ("more",)
 
 
 @given(streams, st.lists(st.integers(1, 700), max_size=8), st.sampled_from(["server", "client"]))
 def test_cuts_do_not_matter(data: bytes, cuts: list[int], role: HttpRole) -> None:
     """Whole, byte by byte and in random pieces, the outcome and the rest are the same."""
-    whole = outcome(data, [], role)
+    whole = result(data, [], role)
 
-    assert outcome(data, list(range(len(data))), role) == whole
-    assert outcome(data, cuts, role) == whole
+    assert result(data, list(range(len(data))), role) == whole
+    assert result(data, cuts, role) == whole
 
 
 @given(st.one_of(good_heads, heads))
 def test_requests_are_judged(data: bytes) -> None:
     """Every request that comes out keeps the rules, and every judgement of it is a value."""
-    found = HeadParser(LIMITS).feed(data)
+    found = outcome(HeadParser(LIMITS).feed, data)
     if not isinstance(found, Request):
-        assert found is None or isinstance(found, HttpError)
+        assert found is None or isinstance(found, Rejected)
         if found is not None:
             assert found.status in (400, 405, 426, 431)
             assert found.detail.isprintable()
@@ -118,23 +121,23 @@ def test_requests_are_judged(data: bytes) -> None:
     assert normalise_host(found.host()) is not None
     assert found.headers.get(b"content-length") in (None, b"0", b"00")
     assert b"transfer-encoding" not in found.headers
-    upgrade = parse_upgrade(found)
+    upgrade = outcome(parse_upgrade, found)
     if isinstance(upgrade, UpgradeRequest):
         is_safe_from_rebinding(normalise_host(upgrade.host) or "", HostPatterns(()))
         refusal = SAME.check(upgrade.origin, upgrade.host, tls=True)
         assert refusal is None or refusal.isprintable()
     else:
-        assert upgrade.status in (400, 403, 405, 426)
+        assert upgrade.termination().http_status in (400, 403, 405, 426)
 
 
 @given(heads, st.binary(max_size=300))
 def test_responses_are_judged(data: bytes, body: bytes) -> None:
     """Every answer of an upstream is an acceptance or one printable sentence."""
-    found = HeadParser(LIMITS, "client").feed(data)
+    found = outcome(HeadParser(LIMITS, "client").feed, data)
     if isinstance(found, Response):
-        judged = check_upgrade_response(found, generate_key(), ("binary",), body)
-        assert isinstance(judged, UpgradeAccepted | HttpError)
-        if isinstance(judged, HttpError):
+        judged = outcome(check_upgrade_response, found, generate_key(), ("binary",), body)
+        assert judged is None or isinstance(judged, str | Rejected)
+        if isinstance(judged, Rejected):
             assert judged.detail.isprintable()
             assert judged.detail.isascii()
 

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from tests.auth.signing import AUDIENCE, EC, ISSUER, RSA, SECRET, claims, forged, part, signed, signed_raw
 from tests.auth.ways import caller, lent
-from wsbridge.auth.identity import ANONYMOUS, Denied, Identity
+from tests.rejections import async_outcome, result_or_detail
+from wsbridge.auth.identity import ANONYMOUS, Identity
 from wsbridge.auth.jwks import parse_jwks
 from wsbridge.auth.jwt import JwtAuth, JwtConfig, JwtRules, validate_claims
 from wsbridge.auth.jwt_keys import UnverifiedToken, parse_jwt
+from wsbridge.reasons import Rejected
 
 
 @functools.cache
@@ -52,8 +54,8 @@ good = {"RS256": RSA, "ES256": EC}
 
 async def shown(raw: bytes) -> None:
     """Show a token that nobody signed."""
-    found = await way().identify(caller((b"authorization", b"Bearer " + raw)))
-    assert isinstance(found, Denied)
+    found = await async_outcome(way().identify(caller((b"authorization", b"Bearer " + raw))))
+    assert isinstance(found, Rejected)
 
 
 @given(st.one_of(st.binary(max_size=300), st.text("abcABC019-_.=", max_size=300).map(str.encode)))
@@ -83,8 +85,10 @@ async def test_any_change_of_a_good_one(which: int, at: int, to: int, pair: obje
 async def test_any_claims_of_a_trusted_issuer(changes: dict[str, object]) -> None:
     """Signed as it should be: an identity only if all rules hold, and then with a name and an end."""
     payload = {**claims(), **changes}
-    found = await way().identify(
-        caller((b"authorization", b"Bearer " + signed_raw(EC, {"alg": "ES256", "kid": "k"}, payload).encode()))
+    found = await async_outcome(
+        way().identify(
+            caller((b"authorization", b"Bearer " + signed_raw(EC, {"alg": "ES256", "kid": "k"}, payload).encode()))
+        )
     )
     if isinstance(found, Identity):
         assert payload["iss"] == ISSUER
@@ -96,13 +100,13 @@ async def test_any_claims_of_a_trusted_issuer(changes: dict[str, object]) -> Non
 @given(st.binary(max_size=200))
 def test_any_bytes_as_claims(payload: bytes) -> None:
     """A sentence, whatever was signed."""
-    assert isinstance(validate_claims(payload, JwtRules(None, None), 1.7e9), str)
+    assert isinstance(result_or_detail(validate_claims, payload, JwtRules(None, None), 1.7e9), str)
 
 
 @given(st.text(max_size=200))
 def test_any_text_as_a_token(text: str) -> None:
     """A token or a sentence."""
-    assert isinstance(parse_jwt(text), (UnverifiedToken, str))
+    assert isinstance(result_or_detail(parse_jwt, text), (UnverifiedToken, str))
 
 
 fields = st.sampled_from(["kty", "n", "e", "crv", "x", "y", "use", "alg", "kid", "key_ops", "d"])

@@ -7,16 +7,17 @@ from ipaddress import IPv4Address, IPv6Address
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.rejections import outcome
 from wsbridge.protocol import proxy
 from wsbridge.protocol.proxy import (
     V2_SIGNATURE,
     ProxyHeader,
-    ProxyHeaderError,
     ProxyHeaderParser,
     SockEndpoint,
     encode_proxy_v1,
     encode_proxy_v2,
 )
+from wsbridge.reasons import Rejected
 
 LIMIT = 600
 
@@ -53,7 +54,7 @@ streams = st.builds(
     st.one_of(lines, seconds, whole, st.binary(max_size=60)),
     st.binary(max_size=30),
 )
-Outcome = ProxyHeader | ProxyHeaderError | None
+Outcome = ProxyHeader | Rejected | None
 
 
 def fed(data: bytes, cuts: list[int]) -> tuple[Outcome, int]:
@@ -62,7 +63,9 @@ def fed(data: bytes, cuts: list[int]) -> tuple[Outcome, int]:
     at = 0
     for end in [*cuts, len(data)]:
         if reader.result is None and end > at:
-            taken = reader.feed(data[at:end])
+            taken = outcome(reader.feed, data[at:end])
+            if isinstance(taken, Rejected):
+                return taken, at
             assert 0 <= taken <= end - at
             assert reader.result is not None or taken == end - at, "bytes that stay seen would be seen for ever"
             at += taken
@@ -73,19 +76,19 @@ def fed(data: bytes, cuts: list[int]) -> tuple[Outcome, int]:
 @given(streams, st.lists(st.integers(0, 700), max_size=6))
 def test_any_bytes(data: bytes, cuts: list[int]) -> None:
     """Whole, byte by byte and cut at random, the outcome is one and the same, and no byte past the header is taken."""
-    outcome, taken = fed(data, [])
+    found, taken = fed(data, [])
     for ends in (list(range(len(data))), sorted(cut for cut in cuts if cut < len(data))):
         again, at = fed(data, ends)
-        assert again == outcome
-        if not isinstance(outcome, ProxyHeaderError):
+        assert again.args == found.args if isinstance(found, Rejected) else again == found
+        if not isinstance(found, Rejected):
             assert at == taken
-    if isinstance(outcome, ProxyHeader):
-        assert fed(data[:taken], []) == (outcome, taken)
+    if isinstance(found, ProxyHeader):
+        assert fed(data[:taken], []) == (found, taken)
         assert fed(data[: taken - 1], [])[0] is None
-        for place in (outcome.source, outcome.destination):
+        for place in (found.source, found.destination):
             assert place is None or not place.host or (IPv6Address if ":" in place.host else IPv4Address)(place.host)
-    elif isinstance(outcome, ProxyHeaderError):
-        assert outcome.detail.isprintable()
+    elif isinstance(found, Rejected):
+        assert found.detail.isprintable()
 
 
 @given(places, places, st.text(max_size=20), st.binary(max_size=128), st.text(max_size=20), st.binary(max_size=20))

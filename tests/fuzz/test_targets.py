@@ -13,13 +13,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.config.loading import LISTENERS, read
+from tests.rejections import outcome
 from tests.targets.clients import asking
 from wsbridge.auth.identity import ANONYMOUS
 from wsbridge.backends.base import ChosenTarget
 from wsbridge.backends.dynamic import TargetPolicy, build_target_policy
 from wsbridge.net.address import Address, ListeningAddresses, to_sockaddr
 from wsbridge.protocol.uri import PathPattern
-from wsbridge.reasons import Reason, Termination
+from wsbridge.reasons import Reason, Rejected
 
 NETWORKS = [ip_network("10.0.0.0/8"), ip_network("2001:db8::/32"), ip_network("127.0.0.7/32")]
 PIECES = [
@@ -89,15 +90,15 @@ def judged(chosen: ChosenTarget) -> list[str]:
 def test_what_comes_through_is_allowed(target: str) -> None:
     """A target has an allowed port, and an allowed name or an allowed address; all else is forbidden."""
     for each in (BY_PATH, BY_QUERY):
-        outcome = trio.run(each.select, asking(target), ANONYMOUS)
-        assert outcome is not None
-        if isinstance(outcome, Termination):
-            assert outcome.reason is Reason.FORBIDDEN
+        chosen = outcome(trio.run, each.select, asking(target), ANONYMOUS)
+        assert chosen is not None
+        if isinstance(chosen, Rejected):
+            assert chosen.reason is Reason.FORBIDDEN
             continue
-        found = outcome.target
+        found = chosen.target
         assert found.scheme == "tcp"
         assert found.port == 22 or 5900 <= found.port <= 5999
-        passed = judged(outcome)
+        passed = judged(chosen)
         if found.host.endswith(".good.example"):
             assert passed == []
         else:
@@ -110,7 +111,7 @@ def test_a_name_leads_to_allowed_addresses_alone(one: int, other: int) -> None:
     """Whatever a resolver says, each address that passes is in a network that is written, and not a special one."""
     chosen = trio.run(BY_PATH.select, asking("/to/a.good.example/22"), ANONYMOUS)
     assert chosen is not None
-    assert not isinstance(chosen, Termination)
+    assert not isinstance(chosen, Rejected)
     for ip in (ip_address(one), ip_address(other), ip_address(f"2001:db8::{one & 0xFFFF:x}"), ip_address(one << 96)):
         family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
         address = Address(family, to_sockaddr((str(ip), 22) if ip.version == 4 else (str(ip), 22, 0, 0)))

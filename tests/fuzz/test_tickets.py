@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.protocol.test_ticket import KEY, signed
+from tests.rejections import result_or_detail
 from wsbridge.protocol.ticket import Ticket, decode_ticket, encode_ticket, new_ticket_id
 
 texts = st.text(max_size=20)
@@ -35,7 +36,7 @@ alphabet = "1.eyJABCDEFabcdef-_=019 %\n"
 @given(st.one_of(st.text(max_size=200), st.text(alphabet, max_size=120), st.builds("1.{}.{}".format, texts, texts)))
 def test_any_text_is_judged(text: str) -> None:
     """Nothing that was not signed comes out as a ticket."""
-    said = decode_ticket(text, KEY)
+    said = result_or_detail(decode_ticket, text, KEY)
 
     assert isinstance(said, str)
     assert said.isprintable()
@@ -45,7 +46,7 @@ def test_any_text_is_judged(text: str) -> None:
 @given(st.binary(max_size=300))
 def test_any_signed_bytes_are_judged(payload: bytes) -> None:
     """Not even the key makes a ticket of anything."""
-    found = decode_ticket(signed(payload), KEY)
+    found = result_or_detail(decode_ticket, signed(payload), KEY)
 
     assert isinstance(found, str | Ticket)
     assert not isinstance(found, Ticket) or encode_ticket(found, KEY) == signed(payload)
@@ -55,7 +56,7 @@ def test_any_signed_bytes_are_judged(payload: bytes) -> None:
 def test_any_signed_values_are_judged(values: dict[str, object]) -> None:
     """A payload with the right names and any values is a ticket only if it would be written just so."""
     text = signed(json.dumps(values, separators=(",", ":"), sort_keys=True).encode())
-    found = decode_ticket(text, KEY)
+    found = result_or_detail(decode_ticket, text, KEY)
     assert isinstance(found, str) or encode_ticket(found, KEY) == text
 
 
@@ -67,6 +68,6 @@ def test_what_is_written_is_read_and_nothing_near_it(ticket: Ticket, at: int, ot
     except ValueError as error:
         assert "the most" in str(error)
         return
-    assert decode_ticket(text, KEY) == ticket
+    assert result_or_detail(decode_ticket, text, KEY) == ticket
     changed = text[: at % len(text)] + other + text[at % len(text) + 1 :]
-    assert changed == text or isinstance(decode_ticket(changed, KEY), str)
+    assert changed == text or isinstance(result_or_detail(decode_ticket, changed, KEY), str)

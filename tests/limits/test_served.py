@@ -10,7 +10,8 @@ import trio
 from tests.auth.ways import Saying
 from tests.client import Client, request
 from tests.serving import backend, serving, written
-from wsbridge.auth.identity import Denied, Identity
+from wsbridge.auth.identity import Identity, unauthenticated
+from wsbridge.reasons import Rejected
 
 HERE = {"exempt": []}
 
@@ -44,7 +45,10 @@ def denying(served, *answers):
     rest = list(answers)
 
     async def identify(caller):
-        return rest.pop(0) if len(rest) > 1 else rest[0]
+        answer = rest.pop(0) if len(rest) > 1 else rest[0]
+        if isinstance(answer, Rejected):
+            raise answer
+        return answer
 
     way.identify = identify
     route = served.server.generation.routes["app"]
@@ -136,7 +140,7 @@ async def test_failed_logins_ban_the_address():
     async with backend() as back:
         limits = {"per_address": {"max_failures": "3", "ban_time": "1h", **HERE}}
         async with serving(written(route={"backend": back.url}, limits=limits)) as served:
-            denying(served, Denied("the password is wrong", failed_login=True))
+            denying(served, unauthenticated("the password is wrong", failed_login=True))
             for _ in range(3):
                 client, head = await asked(served)
                 assert status(head) == 401
@@ -174,7 +178,7 @@ async def test_who_shows_no_credential_is_not_banned():
     async with backend() as back:
         limits = {"per_address": {"max_failures": "1", **HERE}}
         async with serving(written(route={"backend": back.url}, limits=limits)) as served:
-            denying(served, Denied("no credential"))
+            denying(served, unauthenticated("no credential"))
             for _ in range(3):
                 client, head = await asked(served)
                 assert status(head) == 401
@@ -187,7 +191,7 @@ async def test_this_host_is_exempt_by_default():
     """A proxy here speaks for everybody."""
     limits = {"per_address": {"connections": "1", "handshake_rate": "1", "handshake_burst": "1", "max_failures": "1"}}
     async with backend() as back, serving(written(route={"backend": back.url}, limits=limits)) as served:
-        denying(served, Denied("wrong", failed_login=True), Identity("alice", "basic"))
+        denying(served, unauthenticated("wrong", failed_login=True), Identity("alice", "basic"))
         client, head = await asked(served)
         assert status(head) == 401
         client.drop()

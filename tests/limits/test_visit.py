@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from tests.limits.test_addresses import table
 from tests.serving import recording
 from wsbridge.config.limits import ClientLimits
 from wsbridge.limits.clients import ClientSlot, ClientTable, client_key
-from wsbridge.reasons import Reason, Termination
+from wsbridge.reasons import Reason, Rejected
 
 
-def told(end: Termination | None) -> Termination:
-    """The end, which there must be."""
-    assert end is not None
-    return end
+def told(call: Callable[..., None], *arguments: object) -> Rejected:
+    """The rejection, which there must be."""
+    with pytest.raises(Rejected) as caught:
+        call(*arguments)
+    return caught.value
 
 
 def test_one_too_many_is_told_with_numbers_and_a_hint() -> None:
     """The refusal names the address, the setting and what to write if it is a proxy."""
     addresses, _ = table(connections=1)
     first, second = ClientSlot(addresses), ClientSlot(addresses)
-    assert first.assign("192.0.2.1") is None
-    end = told(second.assign("192.0.2.1"))
+    first.assign("192.0.2.1")
+    end = told(second.assign, "192.0.2.1")
     assert end.reason is Reason.RATE_LIMITED
     assert end.detail == (
         "1 connections from 192.0.2.1, and limits.per_address.connections is 1; if that is a proxy, name it in "
@@ -54,8 +57,8 @@ def test_handshakes_are_refused_with_the_seconds_to_wait() -> None:
     addresses, _ = table(handshake_rate=1, handshake_burst=1)
     visit = ClientSlot(addresses)
     visit.assign("2001:db8::1")
-    assert visit.take_handshake() is None
-    end = told(visit.take_handshake())
+    visit.take_handshake()
+    end = told(visit.take_handshake)
     assert (end.reason, end.headers) == (Reason.RATE_LIMITED, (("Retry-After", "1"),))
     assert end.detail.startswith(
         "more than limits.per_address.handshake_rate, 1 a second, after 1 at once, "
@@ -80,7 +83,7 @@ def test_a_ban_is_one_line_and_ends_what_comes_next(host: str) -> None:
         "failures": 2,
         "ban_seconds": 300.0,
     }
-    end = told(ClientSlot(addresses).assign(host))
+    end = told(ClientSlot(addresses).assign, host)
     assert (end.reason, end.headers) == (Reason.BANNED, (("Retry-After", "300"),))
     visit.release()
 
@@ -93,9 +96,9 @@ def test_exempt_addresses_have_no_limits() -> None:
     for host in ("127.0.0.1", "127.9.9.9", "::1", ""):
         for _ in range(3):
             visit = ClientSlot(addresses)
-            assert visit.assign(host) is None
+            visit.assign(host)
             visit.record_failure()
-            assert visit.take_handshake() is None
+            visit.take_handshake()
     assert len(addresses) == 0
     assert ClientSlot(addresses).assign("192.0.2.1") is None
-    assert told(ClientSlot(addresses).assign("192.0.2.1")).reason is Reason.RATE_LIMITED
+    assert told(ClientSlot(addresses).assign, "192.0.2.1").reason is Reason.RATE_LIMITED

@@ -10,11 +10,12 @@ import pytest
 import trio
 import trio.testing
 
+from tests.rejections import async_outcome
 from wsbridge.net import dialer as module
 from wsbridge.net.address import Address
-from wsbridge.net.dialer import DialFailure, dial, dial_unix, interleave_families
+from wsbridge.net.dialer import dial, dial_unix, interleave_families
 from wsbridge.net.resolver import Resolver
-from wsbridge.reasons import Reason
+from wsbridge.reasons import Reason, Rejected
 
 
 @pytest.fixture
@@ -74,10 +75,10 @@ async def test_one_address(server):
 
 async def test_refused(closed_port):
     """Nobody listens: refused, with address and the system's words."""
-    outcome = await dial(Resolver(), "127.0.0.1", closed_port)
+    outcome = await async_outcome(dial(Resolver(), "127.0.0.1", closed_port))
 
-    assert outcome == DialFailure(Reason.BACKEND_REFUSED, f"127.0.0.1:{closed_port}: Connection refused")
-    assert outcome.to_termination().initiator == "backend"
+    assert (outcome.reason, outcome.detail) == (Reason.BACKEND_REFUSED, f"127.0.0.1:{closed_port}: Connection refused")
+    assert outcome.termination().initiator == "backend"
 
 
 async def test_unknown_name():
@@ -87,9 +88,9 @@ async def test_unknown_name():
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     async with Resolver(getaddrinfo=fail) as resolver:
-        outcome = await dial(resolver, "gw.invalid", 80)
+        outcome = await async_outcome(dial(resolver, "gw.invalid", 80))
 
-    assert outcome == DialFailure(Reason.BACKEND_DNS, "gw.invalid: Name or service not known")
+    assert (outcome.reason, outcome.detail) == (Reason.BACKEND_DNS, "gw.invalid: Name or service not known")
 
 
 @pytest.mark.parametrize(
@@ -118,10 +119,10 @@ async def test_errors_have_reasons(monkeypatch, code, reason):
             return code
 
     monkeypatch.setattr(module.socket, "socket", Failing)
-    outcome = await dial(Resolver(), "192.0.2.1", 80)
+    outcome = await async_outcome(dial(Resolver(), "192.0.2.1", 80))
 
     assert outcome.reason is reason
-    assert outcome.to_termination().initiator == ("wsbridge" if reason is Reason.OVERLOAD else "backend")
+    assert outcome.termination().initiator == ("wsbridge" if reason is Reason.OVERLOAD else "backend")
     assert [sock.fileno() for sock in made] == [-1]
 
 
@@ -132,11 +133,11 @@ async def test_no_descriptor_left_is_overload(server):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
     try:
-        outcome = await dial(resolver, "127.0.0.1", port)
+        outcome = await async_outcome(dial(resolver, "127.0.0.1", port))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
-    assert outcome == DialFailure(Reason.OVERLOAD, f"127.0.0.1:{port}: Too many open files")
+    assert (outcome.reason, outcome.detail) == (Reason.OVERLOAD, f"127.0.0.1:{port}: Too many open files")
 
 
 async def test_our_own_ephemeral_port_is_no_backend():
@@ -154,9 +155,9 @@ async def test_our_own_ephemeral_port_is_no_backend():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module.socket, "socket", Own)
-        outcome = await dial(Resolver(), "127.0.0.1", port)
+        outcome = await async_outcome(dial(Resolver(), "127.0.0.1", port))
 
-    assert isinstance(outcome, DialFailure)
+    assert isinstance(outcome, Rejected)
     assert outcome.reason is Reason.BACKEND_REFUSED
 
 
@@ -185,7 +186,7 @@ async def test_a_refused_address_gives_way_at_once(server):
 async def test_all_fail_and_all_are_told(closed_port):
     """The failure has the words of every address and the gravest of the reasons."""
     async with answering("127.0.0.1", "127.0.0.2") as resolver:
-        outcome = await dial(resolver, "gw", closed_port)
+        outcome = await async_outcome(dial(resolver, "gw", closed_port))
 
     assert outcome.reason is Reason.BACKEND_REFUSED
     assert outcome.detail == (
@@ -213,7 +214,7 @@ class Attempts:
             if what == "hang":
                 await trio.sleep_forever()
             if isinstance(what, Reason):
-                return DialFailure(what, host)
+                raise Rejected(what, host)
             await trio.sleep(what)
             sock = socket.socket()
             self.made.append((host, sock))
@@ -228,7 +229,7 @@ async def race(monkeypatch, plan):
     monkeypatch.setattr(module, "_connect", attempts)
     addresses = [Address(socket.AF_INET, (host, 1)) for host in plan]
     started = trio.current_time()
-    outcome = await module._connect_any("gw", 1, addresses, module.DialProgress())
+    outcome = await async_outcome(module._connect_any("gw", 1, addresses, module.DialProgress()))
     attempts.started = [(host, round(at - started, 3)) for host, at in attempts.started]
     return outcome, attempts
 
@@ -259,8 +260,8 @@ async def test_retries_go_on_with_the_addresses_that_were_not_tried(monkeypatch,
     progress = module.DialProgress()
     async with answering(*attempts.plan) as resolver:
         await resolver.resolve("gw", 1)
-        end = await module.retry(
-            lambda: dial(resolver, "gw", 1, None, progress), timeout=1.1, retry_for=2, progress=progress
+        end = await async_outcome(
+            module.retry(lambda: dial(resolver, "gw", 1, None, progress), timeout=1.1, retry_for=2, progress=progress)
         )
 
     hosts = [host for host, _ in attempts.started]
@@ -280,7 +281,7 @@ async def test_a_name_whose_addresses_fail_is_looked_up_again(server, closed_por
         return [(socket.AF_INET, 1, 6, "", ("127.0.0.9" if len(asked) == 1 else "127.0.0.1", 0))]
 
     async with Resolver(getaddrinfo=getaddrinfo) as resolver:
-        outcome = await dial(resolver, "gw", port)
+        outcome = await async_outcome(dial(resolver, "gw", port))
         assert outcome.reason is Reason.BACKEND_REFUSED
         sock = await dial(resolver, "gw", port)
         assert sock.getpeername() == ("127.0.0.1", port)
@@ -303,7 +304,7 @@ async def test_overload_outranks_the_rest(monkeypatch, autojump_clock):
     plan = {"a": Reason.BACKEND_UNREACHABLE, "b": Reason.OVERLOAD, "c": Reason.BACKEND_REFUSED}
     outcome, _ = await race(monkeypatch, plan)
 
-    assert outcome == DialFailure(Reason.OVERLOAD, "gw:1: a; b; c")
+    assert (outcome.reason, outcome.detail) == (Reason.OVERLOAD, "gw:1: a; b; c")
 
 
 async def test_at_most_eight_addresses(monkeypatch):
@@ -311,7 +312,7 @@ async def test_at_most_eight_addresses(monkeypatch):
     attempts = Attempts({f"192.0.2.{n}": Reason.BACKEND_REFUSED for n in range(100)})
     monkeypatch.setattr(module, "_connect", attempts)
     async with answering(*attempts.plan) as resolver:
-        outcome = await dial(resolver, "gw", 1)
+        outcome = await async_outcome(dial(resolver, "gw", 1))
         assert len(attempts.started) == 8
         assert outcome.detail.endswith("; 92 more addresses were not tried")
 
@@ -343,20 +344,20 @@ async def test_a_cancelled_dial_closes_its_sockets(monkeypatch, hosts):
 async def test_unix(tmp_path):
     """A socket that is listened at is connected to; one that is not is refused, one that is missing unreachable."""
     path = str(tmp_path / "s")
-    missing = await dial_unix(path)
+    missing = await async_outcome(dial_unix(path))
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)
         server.listen(1)
         sock = await dial_unix(path)
         assert isinstance(sock, socket.socket)
         sock.close()
-    dead = await dial_unix(path)
+    dead = await async_outcome(dial_unix(path))
 
-    assert missing == DialFailure(
+    assert (missing.reason, missing.detail) == (
         Reason.BACKEND_UNREACHABLE,
         f"unix:{path}: No such file or directory: the service has not made its socket, or the path is another",
     )
-    assert dead == DialFailure(Reason.BACKEND_REFUSED, f"unix:{path}: Connection refused")
+    assert (dead.reason, dead.detail) == (Reason.BACKEND_REFUSED, f"unix:{path}: Connection refused")
 
 
 async def test_unix_backlog_full_is_refused(tmp_path):
@@ -365,9 +366,9 @@ async def test_unix_backlog_full_is_refused(tmp_path):
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)
         server.listen(0)
-        outcomes = [await dial_unix(path) for _ in range(4)]
+        outcomes = [await async_outcome(dial_unix(path)) for _ in range(4)]
 
-    failures = [outcome for outcome in outcomes if isinstance(outcome, DialFailure)]
+    failures = [outcome for outcome in outcomes if isinstance(outcome, Rejected)]
     for outcome in outcomes:
         if isinstance(outcome, socket.socket):
             outcome.close()
@@ -390,12 +391,11 @@ async def test_addresses_that_may_not_be_dialled(server, closed_port):
     with sock:
         assert sock.getpeername() == ("127.0.0.1", port)
 
-    outcome = await dial(Resolver(), "127.0.0.9", closed_port, why_not)
-    assert outcome == DialFailure(
-        Reason.FORBIDDEN, f"127.0.0.9:{closed_port}: 127.0.0.9:{closed_port}: no", permanent=True
-    )
-    end = outcome.to_termination()
-    assert (end.initiator, end.http_status, end.status) == ("client", 403, 403)
+    outcome = await async_outcome(dial(Resolver(), "127.0.0.9", closed_port, why_not))
+    assert outcome.detail == f"127.0.0.9:{closed_port}: 127.0.0.9:{closed_port}: no"
+    assert (outcome.reason, outcome.permanent) == (Reason.FORBIDDEN, True)
+    end = outcome.termination()
+    assert (end.initiator, end.http_status) == ("client", 403)
 
 
 async def test_a_name_is_looked_up_once_for_judgement_and_dial(server):
@@ -420,7 +420,7 @@ async def test_a_socket_that_may_not_be_used_is_denied(tmp_path, closed):
         server.bind(path)
         server.listen()
         (folder / "s" if closed == "socket" else folder).chmod(0)
-        outcome = await dial_unix(path)
+        outcome = await async_outcome(dial_unix(path))
         folder.chmod(0o700)
 
     assert outcome.reason is Reason.BACKEND_DENIED

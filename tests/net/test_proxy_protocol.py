@@ -9,15 +9,16 @@ import pytest
 import trio
 import trio.testing
 
+from tests.rejections import async_outcome
 from wsbridge.protocol.proxy import (
     ProxyHeader,
-    ProxyHeaderError,
     ProxyHeaderParser,
     SockEndpoint,
     encode_proxy_v1,
     encode_proxy_v2,
 )
 from wsbridge.real_ip import receive_proxy_header
+from wsbridge.reasons import EMPTY_CONNECTION, Reason
 
 ENDS = (SockEndpoint("203.0.113.7", 5), SockEndpoint("192.0.2.1", 443))
 LONG = encode_proxy_v2(*ENDS, identity="x" * 1000)
@@ -47,7 +48,7 @@ class Counting(ProxyHeaderParser):
 async def test_not_a_byte_past_the_header_is_taken(pair: tuple[socket.socket, socket.socket], header: bytes) -> None:
     """What came with the header in one segment is still in the kernel."""
     pair[0].sendall(header + b"\x16\x03\x01hello")
-    outcome = await receive_proxy_header(pair[1], ProxyHeaderParser())
+    outcome = await async_outcome(receive_proxy_header(pair[1], ProxyHeaderParser()))
     assert isinstance(outcome, ProxyHeader)
     assert (outcome.source, outcome.destination) == ENDS
     assert pair[1].recv(100) == b"\x16\x03\x01hello"
@@ -74,6 +75,7 @@ async def test_how_it_can_end(pair: tuple[socket.socket, socket.socket]) -> None
     """A peer that closes at once says nothing; one that closes within the header is told so."""
     pair[0].send(b"PROXY TC")
     pair[0].shutdown(socket.SHUT_WR)
-    outcome = await receive_proxy_header(pair[1], ProxyHeaderParser())
-    assert outcome == ProxyHeaderError("closed after 8 bytes of a PROXY header")
-    assert await receive_proxy_header(pair[1], ProxyHeaderParser()) is None
+    outcome = await async_outcome(receive_proxy_header(pair[1], ProxyHeaderParser()))
+    assert outcome.detail == "closed after 8 bytes of a PROXY header"
+    gone = await async_outcome(receive_proxy_header(pair[1], ProxyHeaderParser()))
+    assert (gone.reason, gone.detail) == (Reason.CLIENT_LOST, EMPTY_CONNECTION)

@@ -3,10 +3,11 @@
 import pytest
 import trio
 
+from tests.rejections import async_outcome
 from wsbridge.net.dialer import DialProgress, retry
-from wsbridge.reasons import Reason, Termination
+from wsbridge.reasons import Reason, Rejected, Termination
 
-REFUSED = Termination(Reason.BACKEND_REFUSED, "backend", "refused")
+REFUSED = Rejected(Reason.BACKEND_REFUSED, "refused", initiator="backend")
 
 
 class Script:
@@ -21,20 +22,22 @@ class Script:
         outcome = self.outcomes.pop(0) if len(self.outcomes) > 1 else self.outcomes[0]
         if outcome == "hang":
             await trio.sleep_forever()
+        if isinstance(outcome, Rejected):
+            raise outcome
         return outcome
 
 
 async def test_a_single_attempt_by_default(autojump_clock):
     """Without retry_for a failure is final."""
     script = Script(REFUSED)
-    assert await retry(script, timeout=5) is REFUSED
+    assert await async_outcome(retry(script, timeout=5)) is REFUSED
     assert len(script.times) == 1
 
 
 async def test_timeout_of_an_attempt(autojump_clock):
     """An attempt that hangs becomes backend_timeout."""
-    outcome = await retry(Script("hang"), timeout=5)
-    assert outcome == Termination(Reason.BACKEND_TIMEOUT, "backend", "no connection within 5 s")
+    outcome = await async_outcome(retry(Script("hang"), timeout=5))
+    assert outcome.termination() == Termination(Reason.BACKEND_TIMEOUT, "backend", "no connection within 5 s")
 
 
 async def test_without_timeout_the_scope_of_the_caller_counts(autojump_clock):
@@ -62,7 +65,7 @@ async def test_gives_up_after_retry_for(autojump_clock):
     """The last failure is given once the time has passed."""
     script = Script(REFUSED)
     start = trio.current_time()
-    assert await retry(script, timeout=5, retry_for=3) is REFUSED
+    assert await async_outcome(retry(script, timeout=5, retry_for=3)) is REFUSED
     assert trio.current_time() - start == pytest.approx(3)
 
 
@@ -75,21 +78,21 @@ async def test_hanging_attempts_are_tried_again(autojump_clock):
 @pytest.mark.parametrize(
     "end",
     [
-        Termination(Reason.OVERLOAD, "wsbridge"),
-        Termination(Reason.BACKEND_TLS, "backend"),
-        Termination(Reason.BACKEND_REFUSED, "backend", "403", status=502),
+        Rejected(Reason.OVERLOAD, initiator="wsbridge"),
+        Rejected(Reason.BACKEND_TLS, initiator="backend"),
+        Rejected(Reason.BACKEND_REFUSED, "403", initiator="backend", permanent=True),
     ],
 )
 async def test_what_time_does_not_heal_is_not_retried(end, autojump_clock):
     """An overload of ours, a bad certificate, an answer that says no."""
     script = Script(end)
-    assert await retry(script, timeout=5, retry_for=30) is end
+    assert await async_outcome(retry(script, timeout=5, retry_for=30)) is end
     assert len(script.times) == 1
 
 
 def busy(seconds):
     """A backend that asks to be tried again after some time."""
-    return Termination(Reason.BACKEND_REFUSED, "backend", "answered 503", retry_after=seconds)
+    return Rejected(Reason.BACKEND_REFUSED, "answered 503", initiator="backend", retry_after=seconds)
 
 
 async def test_a_backend_that_says_when_is_asked_then(autojump_clock):
@@ -103,7 +106,7 @@ async def test_a_backend_that_says_when_is_asked_then(autojump_clock):
 async def test_a_backend_that_asks_for_more_time_than_there_is_is_asked_once(autojump_clock):
     """The client does not wait for nothing."""
     script = Script(busy(60.0))
-    end = await retry(script, timeout=5, retry_for=10)
+    end = await async_outcome(retry(script, timeout=5, retry_for=10))
     assert end.detail == "answered 503; it asks to wait 60 s, and retry_for ends in 10.0 s"
     assert len(script.times) == 1
 
@@ -118,5 +121,5 @@ async def test_the_step_that_took_too_long_is_named(autojump_clock):
         progress.enter("TLS handshake with 192.0.2.1:443")
         await trio.sleep_forever()
 
-    end = await retry(attempt, timeout=5, progress=progress)
+    end = await async_outcome(retry(attempt, timeout=5, progress=progress))
     assert end.detail == "no connection within 5 s: TLS handshake with 192.0.2.1:443 (3.0 s)"

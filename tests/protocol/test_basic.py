@@ -6,13 +6,15 @@ import base64
 
 import pytest
 
-from wsbridge.protocol.credentials import BasicAuthError, BasicCredentials, basic_challenge, parse_basic
+from tests.rejections import outcome
+from wsbridge.protocol.credentials import BasicCredentials, basic_challenge, parse_basic
 from wsbridge.protocol.http1 import Headers
+from wsbridge.reasons import Rejected
 
 
-def read(*values: bytes) -> BasicCredentials | BasicAuthError | None:
+def read(*values: bytes) -> BasicCredentials | Rejected | None:
     """Read the credentials of a request with these Authorization headers."""
-    return parse_basic(Headers((b"Authorization", value) for value in values))
+    return outcome(parse_basic, Headers((b"Authorization", value) for value in values))
 
 
 def encoded(text: str) -> bytes:
@@ -66,7 +68,7 @@ def test_none_of_this_scheme() -> None:
 def test_what_cannot_be_read(values: list[bytes], wrong: str) -> None:
     """It is said why, and nothing of what was sent."""
     found = read(*values)
-    assert isinstance(found, BasicAuthError)
+    assert isinstance(found, Rejected)
     assert wrong in found.detail
     assert "secret" not in found.detail
 

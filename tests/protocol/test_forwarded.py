@@ -6,8 +6,9 @@ import time
 
 import pytest
 
+from tests.rejections import outcome
 from wsbridge.protocol.forwarded import ForwardedChain, ForwardedFormat, ForwardedNode, parse_forwarded
-from wsbridge.protocol.http1 import HttpError
+from wsbridge.reasons import Rejected
 
 XFF: ForwardedFormat = "x-forwarded-for"
 RFC: ForwardedFormat = "forwarded"
@@ -100,17 +101,17 @@ def test_forwarded(values: list[bytes], client: ForwardedNode | None, proxies: t
 )
 def test_what_cannot_be_read_is_refused(form: ForwardedFormat, value: bytes) -> None:
     """A mistake at or right of the client is 400: an open quote cannot swallow what a proxy has added."""
-    found = parse_forwarded(form, [value], trusted)
-    assert isinstance(found, HttpError)
-    assert found.status == 400
+    found = outcome(parse_forwarded, form, [value], trusted)
+    assert isinstance(found, Rejected)
+    assert found.termination().http_status == 400
     assert "cannot be read" in found.detail
 
 
 def test_too_many_hops() -> None:
     """More than 32 trusted proxies on one way are refused."""
     assert isinstance(parse_forwarded(XFF, [b"203.0.113.7" + b",10.0.0.1" * 32], trusted), ForwardedChain)
-    found = parse_forwarded(XFF, [b"203.0.113.7" + b",10.0.0.1" * 33], trusted)
-    assert isinstance(found, HttpError)
+    found = outcome(parse_forwarded, XFF, [b"203.0.113.7" + b",10.0.0.1" * 33], trusted)
+    assert isinstance(found, Rejected)
     assert "more than 32" in found.detail
 
 
@@ -121,5 +122,5 @@ def test_it_takes_linear_time(value: bytes) -> None:
     """The longest head full of separators, quotes or backslashes is read at once."""
     began = time.thread_time()
     for form in (XFF, RFC):
-        parse_forwarded(form, [value], trusted)
+        outcome(parse_forwarded, form, [value], trusted)
     assert time.thread_time() - began < 0.5

@@ -8,9 +8,8 @@ from time import thread_time
 
 import pytest
 
+from tests.rejections import outcome
 from wsbridge.protocol.handshake import (
-    SUBPROTOCOL_MISMATCH,
-    UpgradeAccepted,
     UpgradeRequest,
     accept_key,
     check_upgrade_response,
@@ -22,7 +21,8 @@ from wsbridge.protocol.handshake import (
     select_subprotocol,
     upgrade_required,
 )
-from wsbridge.protocol.http1 import HeadLimits, HeadParser, HttpError, Request, Response, encode_response
+from wsbridge.protocol.http1 import HeadLimits, HeadParser, Request, Response, encode_response
+from wsbridge.reasons import Rejected
 
 LIMITS = HeadLimits()
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -59,11 +59,11 @@ def taken(**changed: list[str] | str) -> UpgradeRequest:
     return upgrade
 
 
-def refused(status: int, method: str = "GET", **changed: list[str] | str) -> HttpError:
+def refused(status: int, method: str = "GET", **changed: list[str] | str) -> Rejected:
     """Hold that such a request is refused with this status."""
-    bad = parse_upgrade(request(method, "/ws?a=b", **changed))
-    assert isinstance(bad, HttpError), bad
-    assert bad.status == status
+    bad = outcome(parse_upgrade, request(method, "/ws?a=b", **changed))
+    assert isinstance(bad, Rejected), bad
+    assert bad.termination().http_status == status
     return bad
 
 
@@ -74,9 +74,9 @@ def answer(data: bytes) -> Response:
     return found
 
 
-def judged(data: bytes, offered: tuple[str, ...] = (), body: bytes = b"") -> UpgradeAccepted | HttpError:
+def judged(data: bytes, offered: tuple[str, ...] = (), body: bytes = b"") -> str | Rejected | None:
     """Judge an answer of an upstream."""
-    return check_upgrade_response(answer(data), KEY, offered, body)
+    return outcome(check_upgrade_response, answer(data), KEY, offered, body)
 
 
 def switch(*lines: str, first: str = "HTTP/1.1 101 Switching Protocols", **changed: str | None) -> bytes:
@@ -178,9 +178,9 @@ class TestReadUpgrade:
             times = []
             for _ in range(3):
                 start = thread_time()
-                found = HeadParser(LIMITS).feed(data)
+                found = outcome(HeadParser(LIMITS).feed, data)
                 if isinstance(found, Request):
-                    parse_upgrade(found)
+                    outcome(parse_upgrade, found)
                 times.append(thread_time() - start)
 
             assert min(times) < 0.005, (fill, end)
@@ -204,14 +204,19 @@ def test_new_key() -> None:
         ([], [], None),
         (["binary"], ["base64", "binary"], "binary"),
         (["a", "b"], ["b", "a"], "a"),
-        (["binary"], ["base64"], SUBPROTOCOL_MISMATCH),
-        (["binary"], ["Binary"], SUBPROTOCOL_MISMATCH),
-        ([], ["x"], SUBPROTOCOL_MISMATCH),
     ],
 )
 def test_select_subprotocol(configured: list[str], offered: list[str], chosen: object) -> None:
-    """The first configured one that is offered is chosen; if none fits it is a refusal, nothing is echoed."""
+    """The first configured one that is offered is chosen."""
     assert select_subprotocol(configured, offered) == chosen
+
+
+@pytest.mark.parametrize(("configured", "offered"), [(["binary"], ["base64"]), (["binary"], ["Binary"]), ([], ["x"])])
+def test_no_subprotocol_fits(configured: list[str], offered: list[str]) -> None:
+    """Browsers would fail the connection themselves, so the request is rejected."""
+    with pytest.raises(Rejected) as caught:
+        select_subprotocol(configured, offered)
+    assert caught.value.termination().http_status == 400
 
 
 class TestAcceptResponse:
@@ -275,11 +280,11 @@ class TestClientRequest:
 class TestCheckResponse:
     def test_accepted(self) -> None:
         """A right 101 is an acceptance, with the offered subprotocol or with none."""
-        assert judged(switch()) == UpgradeAccepted(None)
-        assert judged(switch("Sec-WebSocket-Protocol: b"), ("a", "b")) == UpgradeAccepted("b")
-        assert judged(switch(), ("a",)) == UpgradeAccepted(None)
-        assert judged(switch(Upgrade="WebSocket", Connection="keep-alive, upgrade")) == UpgradeAccepted(None)
-        assert judged(encode_accept_response(KEY, "a"), ("a",)) == UpgradeAccepted("a")
+        assert judged(switch()) is None
+        assert judged(switch("Sec-WebSocket-Protocol: b"), ("a", "b")) == "b"
+        assert judged(switch(), ("a",)) is None
+        assert judged(switch(Upgrade="WebSocket", Connection="keep-alive, upgrade")) is None
+        assert judged(encode_accept_response(KEY, "a"), ("a",)) == "a"
 
     @pytest.mark.parametrize(
         "data",
@@ -307,16 +312,16 @@ class TestCheckResponse:
         """Anything else, such as a 200 with Upgrade: websocket or a wrong Accept, is no upgrade."""
         bad = judged(data, ("a", "b"))
 
-        assert isinstance(bad, HttpError)
-        assert bad.status == 502
+        assert isinstance(bad, Rejected)
+        assert bad.termination().http_status == 502
 
     def test_refusal_is_told(self) -> None:
         """Status, Location and the first of the body are told, escaped and cut."""
         data = encode_response(302, [("Location", "https://login.example/?a=\xe4\x7e")])
         bad = judged(data, body=b"<b>\x1b[31m\n" + b"x" * 5000)
 
-        assert isinstance(bad, HttpError)
-        assert bad.upstream_status == 302
+        assert isinstance(bad, Rejected)
+        assert bad.permanent
         assert "302" in bad.detail
         assert '"https://login.example/?a=\\xe4~"' in bad.detail
         assert "not followed" in bad.detail
@@ -329,7 +334,7 @@ class TestCheckResponse:
         made = Response(101, "", answer(switch()).headers)
         made.headers.add(b"Sec-WebSocket-Protocol", b"\xff")
 
-        assert isinstance(check_upgrade_response(made, KEY, ("a",)), HttpError)
+        assert isinstance(outcome(check_upgrade_response, made, KEY, ("a",)), Rejected)
 
 
 def test_upgrade_required() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wsbridge.protocol.http1 import Headers, HeadLimits, HttpError, Request, Response, quoted
+from wsbridge.protocol.http1 import Headers, HeadLimits, Request, Response, quoted
 
 
 def test_names_in_any_case_and_values_without_blanks() -> None:
@@ -56,11 +56,8 @@ def test_parts_of_a_request() -> None:
     assert not Request("GET", "/", "1.1", Headers([(b"Connection", b"Close")])).keep_alive
 
 
-def test_what_is_wrong_with_a_head_unless_told() -> None:
-    """A status and a sentence."""
-    bad = HttpError(400, "no")
-
-    assert (bad.mismatch, bad.headers, bad.upstream_status) == (None, (), None)
+def test_default_limits() -> None:
+    """Those of the configuration."""
     assert HeadLimits() == HeadLimits(max_head_bytes=16_384, max_head_line_bytes=8192, max_headers=100)
 
 

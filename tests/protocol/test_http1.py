@@ -6,7 +6,9 @@ from time import thread_time
 
 import pytest
 
-from wsbridge.protocol.http1 import HeadLimits, HeadParser, HttpError, Request
+from tests.rejections import outcome
+from wsbridge.protocol.http1 import HeadLimits, HeadParser, Request
+from wsbridge.reasons import Rejected
 
 LIMITS = HeadLimits()
 SMALL = HeadLimits(max_head_bytes=400, max_head_line_bytes=120, max_headers=5)
@@ -21,39 +23,39 @@ def head(*lines: str, first: str = "GET /ws HTTP/1.1", host: str | None = "gw.ex
 
 def whole(data: bytes, limits: HeadLimits = LIMITS) -> object:
     """Feed at once."""
-    return HeadParser(limits).feed(data)
+    return outcome(HeadParser(limits).feed, data)
 
 
 def bytewise(data: bytes, limits: HeadLimits = LIMITS, role: str = "server") -> object:
     """Feed byte by byte; give the outcome."""
     reader = HeadParser(limits, role)  # type: ignore[arg-type]  # the tests name roles by their text
     for at in range(len(data)):
-        outcome = reader.feed(data[at : at + 1])
-        if outcome is not None:
-            return outcome
+        found = outcome(reader.feed, data[at : at + 1])
+        if found is not None:
+            return found
     return None
 
 
-def refused(data: bytes, status: int, limits: HeadLimits = LIMITS) -> HttpError:
+def refused(data: bytes, status: int, limits: HeadLimits = LIMITS) -> Rejected:
     """Feed whole and byte by byte; both must refuse with this status and in the same words."""
     first = whole(data, limits)
-    assert isinstance(first, HttpError), first
-    assert bytewise(data, limits) == first
-    assert first.status == status
+    assert isinstance(first, Rejected), first
+    assert bytewise(data, limits).args == first.args
+    assert first.termination().http_status == status
     return first
 
 
 def upstream(data: bytes, limits: HeadLimits = LIMITS) -> object:
     """Feed an answer at once."""
-    return HeadParser(limits, "client").feed(data)
+    return outcome(HeadParser(limits, "client").feed, data)
 
 
-def upstream_refused(data: bytes, limits: HeadLimits = LIMITS) -> HttpError:
+def upstream_refused(data: bytes, limits: HeadLimits = LIMITS) -> Rejected:
     """Feed an answer whole and byte by byte; both must refuse in the same words."""
     first = upstream(data, limits)
-    assert isinstance(first, HttpError), first
-    assert bytewise(data, limits, "client") == first
-    assert first.status == 502
+    assert isinstance(first, Rejected), first
+    assert bytewise(data, limits, "client").args == first.args
+    assert first.termination().http_status == 502
     return first
 
 
@@ -224,12 +226,12 @@ class TestFirstBytes:
     @pytest.mark.parametrize("cut", [2, 3, 5, len(HELLO)])
     def test_tls_hello(self, cut: int) -> None:
         """A TLS hello on a plain port is named as such from its first two bytes."""
-        assert refused(HELLO[:cut], 400).mismatch == "tls_on_plain"
+        assert refused(HELLO[:cut], 400).silent
 
     def test_tls_needs_two_bytes(self) -> None:
         """One byte is not yet a TLS hello, and a wrong second one makes it garbage."""
         assert whole(HELLO[:1]) is None
-        assert refused(b"\x16\x01", 400).mismatch is None
+        assert not refused(b"\x16\x01", 400).silent
 
     @pytest.mark.parametrize(
         "data",
@@ -248,7 +250,7 @@ class TestFirstBytes:
     )
     def test_garbage_at_once(self, data: bytes) -> None:
         """Bytes that cannot begin a request are refused before any line has ended."""
-        assert refused(data, 400).mismatch is None
+        assert not refused(data, 400).silent
 
     @pytest.mark.parametrize(
         "data", [b"", b"G", b"GET ", b"GET /ws HTTP/1.1\r", b"A" * 23, b"GET /ws HTTP/1.1\r\nA: \x00"]
@@ -308,14 +310,14 @@ class TestLimits:
     def test_endless_head(self, chunk: bytes) -> None:
         """An endless head ends with 431 while no more than the limit is held."""
         reader = HeadParser(LIMITS)
-        outcome = reader.feed(b"GET / HTTP/1.1\r\nA: ")
+        found = outcome(reader.feed, b"GET / HTTP/1.1\r\nA: ")
         fed = 0
-        while outcome is None and fed < 1 << 20:
-            outcome = reader.feed(chunk * 64)
+        while found is None and fed < 1 << 20:
+            found = outcome(reader.feed, chunk * 64)
             fed += 64 * len(chunk)
 
-        assert isinstance(outcome, HttpError)
-        assert outcome.status == 431
+        assert isinstance(found, Rejected)
+        assert found.termination().http_status == 431
         assert fed <= LIMITS.max_head_bytes + 64 * len(chunk)
 
     def test_seventy_kilobyte_header(self) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tests.rejections import outcome
 from wsbridge.protocol import proxy
-from wsbridge.protocol.proxy import V2_SIGNATURE, ProxyHeader, ProxyHeaderError, ProxyHeaderParser, SockEndpoint
+from wsbridge.protocol.proxy import V2_SIGNATURE, ProxyHeader, ProxyHeaderParser, SockEndpoint
+from wsbridge.reasons import Rejected
 
 V4 = bytes([203, 0, 113, 7, 192, 0, 2, 1]) + (40000).to_bytes(2, "big") + (443).to_bytes(2, "big")
 
@@ -15,10 +17,12 @@ def second(body: bytes = V4, family: int = 0x11, first: int = 0x21, size: int | 
     return V2_SIGNATURE + bytes((first, family)) + (len(body) if size is None else size).to_bytes(2, "big") + body
 
 
-def read(data: bytes, limit: int = 4096) -> tuple[ProxyHeader | ProxyHeaderError | None, int]:
+def read(data: bytes, limit: int = 4096) -> tuple[ProxyHeader | Rejected | None, int]:
     """Feed all at once; give the outcome and how many bytes were taken."""
     reader = ProxyHeaderParser(limit)
-    taken = reader.feed(data)
+    taken = outcome(reader.feed, data)
+    if isinstance(taken, Rejected):
+        return taken, 0
     assert reader.consumed_bytes == taken
     return reader.result, taken
 
@@ -70,9 +74,9 @@ def test_a_line_of_version_1(line: bytes, header: ProxyHeader) -> None:
 )
 def test_a_line_that_is_none(line: bytes, text: str) -> None:
     """Each mistake is told by one sentence."""
-    outcome, _ = read(line)
-    assert isinstance(outcome, ProxyHeaderError)
-    assert text in outcome.detail
+    found, _ = read(line)
+    assert isinstance(found, Rejected)
+    assert text in found.detail
 
 
 def test_the_longest_line() -> None:
@@ -117,10 +121,10 @@ def test_a_proxy_that_speaks_for_itself(data: bytes) -> None:
 def test_tlvs() -> None:
     """Name and id are found behind the addresses; with them in front, the checksum is right."""
     tlvs = proxy.encode_tlvs([(2, b"gw.example.org"), (5, b"\x00id")])
-    outcome, _ = read(second(V4 + tlvs))
-    assert isinstance(outcome, ProxyHeader)
-    assert outcome.server_name == "gw.example.org"
-    assert outcome.tlvs[proxy.TLV_UNIQUE_ID] == b"\x00id"
+    found, _ = read(second(V4 + tlvs))
+    assert isinstance(found, ProxyHeader)
+    assert found.server_name == "gw.example.org"
+    assert found.tlvs[proxy.TLV_UNIQUE_ID] == b"\x00id"
 
 
 @pytest.mark.parametrize(
@@ -139,9 +143,9 @@ def test_tlvs() -> None:
 )
 def test_version_2_that_is_malformed(data: bytes, text: str) -> None:
     """Each mistake is told by one sentence, one of size as soon as the size is known."""
-    outcome, _ = read(data)
-    assert isinstance(outcome, ProxyHeaderError)
-    assert text in outcome.detail
+    found, _ = read(data)
+    assert isinstance(found, Rejected)
+    assert text in found.detail
 
 
 def test_what_is_not_whole_is_waited_for() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.rejections import result_or_detail
 from wsbridge.protocol import proxy
 
 
@@ -55,6 +56,6 @@ def test_what_is_written_is_read() -> None:
 )
 def test_what_is_malformed_is_a_sentence(tlvs: bytes, text: str) -> None:
     """Each mistake is told by its name."""
-    found = proxy.parse_tlvs(tlvs, 0)
+    found = result_or_detail(proxy.parse_tlvs, tlvs, 0)
     assert isinstance(found, str)
     assert text in found

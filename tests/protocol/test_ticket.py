@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.rejections import result_or_detail
 from wsbridge.protocol.ticket import MAX_TICKET_CHARS, Ticket, decode_ticket, encode_ticket, new_ticket_id
 
 KEY = b"k" * 32
@@ -35,7 +36,7 @@ def test_what_is_written_is_read(ticket: Ticket) -> None:
     """Each value comes back as it was, from a text that a query can carry as it is."""
     text = encode_ticket(ticket, KEY)
 
-    assert decode_ticket(text, KEY) == ticket
+    assert result_or_detail(decode_ticket, text, KEY) == ticket
     assert text.replace("-", "").replace("_", "").replace(".", "").isalnum()
 
 
@@ -52,12 +53,12 @@ def test_every_single_character_counts() -> None:
     for at in range(len(text)):
         other = "A" if text[at] != "A" else "B"
         for changed in (text[:at] + other + text[at + 1 :], text[:at] + text[at + 1 :], text[:at] + other + text[at:]):
-            assert isinstance(decode_ticket(changed, KEY), str)
+            assert isinstance(result_or_detail(decode_ticket, changed, KEY), str)
 
 
 def test_another_key_signs_nothing() -> None:
     """What is signed with another key is refused, and the sentence shows nothing of it."""
-    said = decode_ticket(encode_ticket(FULL, b"x" * 32), KEY)
+    said = result_or_detail(decode_ticket, encode_ticket(FULL, b"x" * 32), KEY)
 
     assert said == "the ticket is not signed with the key of this route"
 
@@ -67,13 +68,13 @@ def test_another_key_signs_nothing() -> None:
 )
 def test_other_texts_are_none(text: str) -> None:
     """Whatever is no ticket is refused with a sentence."""
-    assert isinstance(decode_ticket(text, KEY), str)
+    assert isinstance(result_or_detail(decode_ticket, text, KEY), str)
 
 
 def test_a_longer_text_is_not_looked_at() -> None:
     """Beyond the bound, not even the signature is computed; nothing that long is written."""
     assert (
-        decode_ticket("1." + "A" * MAX_TICKET_CHARS, KEY)
+        result_or_detail(decode_ticket, "1." + "A" * MAX_TICKET_CHARS, KEY)
         == f"the ticket has {MAX_TICKET_CHARS + 2} characters, and {MAX_TICKET_CHARS} are the most"
     )
     with pytest.raises(ValueError, match=f"and {MAX_TICKET_CHARS} are the most"):
@@ -119,8 +120,8 @@ def written(**changes: object) -> bytes:
 )
 def test_a_signature_alone_makes_no_ticket(payload: bytes) -> None:
     """What is signed must be just what is written here, of the right kinds, without a key more or a blank more."""
-    assert decode_ticket(signed(written()), KEY) == PLAIN
-    assert decode_ticket(signed(payload), KEY) in (
+    assert result_or_detail(decode_ticket, signed(written()), KEY) == PLAIN
+    assert result_or_detail(decode_ticket, signed(payload), KEY) in (
         "the ticket is signed, but not one of this version",
         "the ticket is malformed",
     )
@@ -128,7 +129,7 @@ def test_a_signature_alone_makes_no_ticket(payload: bytes) -> None:
 
 def test_another_version_is_none() -> None:
     """The version is signed along, and only this one is read."""
-    assert decode_ticket(signed(written(), version="2"), KEY) == "the ticket is malformed"
+    assert result_or_detail(decode_ticket, signed(written(), version="2"), KEY) == "the ticket is malformed"
 
 
 @pytest.mark.parametrize("broken", [{"name": "\ud800"}, {"id": "short"}, {"issued": 1.5}, {"claims": {"a": 1}}])

@@ -8,6 +8,7 @@ import trio
 import trio.testing
 
 from tests.client import KEY, accept_of, request
+from tests.rejections import async_outcome
 from tests.speaks.test_exchange import connection, read
 from wsbridge.frontend import EMPTY_CONNECTION, MAX_HANDSHAKE_JITTER, HttpExchange, LingeringCloser, read_request
 from wsbridge.net.transport import SocketTransport
@@ -21,7 +22,9 @@ LINGERING = LingeringCloser(10, 0.05, 1 << 20)
 
 async def heard(wire, seconds=5.0, hearing=None):
     """Hear with the usual limits."""
-    return await read_request(wire, HeadLimits(), seconds, LINGERING, set() if hearing is None else hearing)
+    return await async_outcome(
+        read_request(wire, HeadLimits(), seconds, LINGERING, set() if hearing is None else hearing)
+    )
 
 
 async def test_a_head_that_is_there_already():
@@ -67,9 +70,9 @@ async def test_the_deadline(sent, reason, detail, tells):
     with connection() as (wire, peer):
         if sent:
             peer.send(sent)
-        exchange, end = await heard(wire, 0.05)
-        assert (end.reason, end.detail, end.http_status) == (reason, detail, 408)
-        assert (exchange is not None) == tells
+        end = await heard(wire, 0.05)
+        assert (end.reason, end.detail, end.termination().http_status) == (reason, detail, 408)
+        assert end.silent != tells
 
 
 async def test_a_crowd_times_out_one_by_one(autojump_clock):
@@ -104,7 +107,7 @@ async def test_a_wait_can_be_cut_short():
                 scope.cancel()
 
             nursery.start_soon(cut)
-            _, end = await heard(wire, 60, hearing)
+            end = await heard(wire, 60, hearing)
         assert end.reason is Reason.HANDSHAKE_TIMEOUT
         assert not hearing
 
@@ -115,8 +118,8 @@ async def test_a_client_that_closes(sent, detail):
     with connection() as (wire, peer):
         peer.send(sent)
         peer.close()
-        exchange, end = await heard(wire)
-        assert (exchange, end.reason, end.detail) == (None, Reason.CLIENT_LOST, detail)
+        end = await heard(wire)
+        assert (end.silent, end.reason, end.detail) == (True, Reason.CLIENT_LOST, detail)
 
 
 @pytest.mark.parametrize(("sent", "detail"), [(b"GET", "after 3 bytes"), (b"", EMPTY_CONNECTION)])
@@ -133,8 +136,8 @@ async def test_a_client_that_resets(sent, detail):
                 peer.close()
 
             nursery.start_soon(go)
-            exchange, end = await heard(wire, 5, hearing)
-        assert exchange is None
+            end = await heard(wire, 5, hearing)
+        assert end.silent
         assert end.reason is Reason.CLIENT_LOST
         assert detail in end.detail
         assert not hearing
@@ -153,9 +156,9 @@ async def test_a_bad_head(sent, reason, status, tells):
     """It has its status, and is told to whoever speaks HTTP."""
     with connection() as (wire, peer):
         peer.send(sent)
-        exchange, end = await heard(wire)
-        assert (end.reason, end.http_status) == (reason, status)
-        assert (exchange is not None) == tells
+        end = await heard(wire)
+        assert (end.reason, end.termination().http_status) == (reason, status)
+        assert end.silent != tells
 
 
 @pytest.mark.parametrize(
@@ -211,7 +214,7 @@ async def test_accepting_a_client_that_has_gone():
         exchange = await heard(wire)
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         peer.close()
-        end = await exchange.accept(None, "accept", 1000)
+        end = await async_outcome(exchange.accept(None, "accept", 1000))
         assert end.reason is Reason.CLIENT_LOST
         assert wire.sock.fileno() == -1
 

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from tests.config.loading import LISTENERS, read
+from tests.rejections import async_outcome
 from tests.targets.clients import asking
 from wsbridge.auth.identity import ANONYMOUS, Identity
 from wsbridge.backends.dynamic import DynamicTarget, FixedTarget, TargetPolicy, build_target_policy
 from wsbridge.net.address import Address, ListeningAddresses
 from wsbridge.protocol.uri import PathPattern
-from wsbridge.reasons import Reason, Termination
+from wsbridge.reasons import Reason, Rejected
 
 TARGETS = "allowed_targets: {networks: [10.0.0.0/8], ports: [22], unix: [/run]}"
 PATH = "match: {path: '/{h}/{p}'}"
@@ -39,9 +40,9 @@ TEMPLATE = f"{PATH}, backend: 'tcp://{{h}}:{{p}}', auth: none, {TARGETS}"
 
 async def test_a_target_that_is_allowed() -> None:
     """Its addresses are judged later, one by one."""
-    chosen = await many(TEMPLATE).select(asking("/10.0.0.1/22"), ANONYMOUS)
+    chosen = await async_outcome(many(TEMPLATE).select(asking("/10.0.0.1/22"), ANONYMOUS))
 
-    assert not isinstance(chosen, Termination)
+    assert not isinstance(chosen, Rejected)
     assert str(chosen.target) == "tcp://10.0.0.1:22"
     assert chosen.check_address(Address(socket.AF_INET, ("10.0.0.1", 22))) is None
     assert chosen.check_address(Address(socket.AF_INET, ("11.0.0.1", 22))) is not None
@@ -50,10 +51,15 @@ async def test_a_target_that_is_allowed() -> None:
 @pytest.mark.parametrize("target", ["/10.0.0.1/23", "/11.0.0.1/22", "/127.1/22", "/10.0.0.1/x", "/a/b/c", "/%ff/22"])
 async def test_whatever_is_wrong_the_ending_is_the_same(target: str) -> None:
     """Forbidden, the client's doing, with the sentence for the log alone."""
-    end = await many(TEMPLATE).select(asking(target), ANONYMOUS)
+    end = await async_outcome(many(TEMPLATE).select(asking(target), ANONYMOUS))
 
-    assert isinstance(end, Termination)
-    assert (end.reason, end.initiator, end.http_status, end.headers) == (Reason.FORBIDDEN, "client", 403, ())
+    assert isinstance(end, Rejected)
+    assert (end.reason, end.initiator, end.termination().http_status, end.headers) == (
+        Reason.FORBIDDEN,
+        "client",
+        403,
+        (),
+    )
     assert end.detail
 
 
@@ -77,7 +83,7 @@ async def test_an_identity_for_one_target(backend: str, told: str | None, fine: 
     """It reaches a fixed backend only if that is the one."""
     found = choice(f"match: any, backend: '{backend}', auth: {{kind: bearer, tokens: /t}}")
     assert isinstance(found, FixedTarget)
-    end = await found.select(asking("/"), Identity("a", target=told))
+    end = await async_outcome(found.select(asking("/"), Identity("a", target=told)))
     assert (end is None) is fine
     if end is not None:
         assert end.reason is Reason.FORBIDDEN
@@ -88,18 +94,18 @@ async def test_an_identity_for_one_target_chooses_no_other() -> None:
     """What comes of the request has to be the same."""
     found = many(TEMPLATE)
     alice = Identity("alice", target="tcp://10.0.0.1:22")
-    assert not isinstance(await found.select(asking("/10.0.0.1/22"), alice), Termination)
-    end = await found.select(asking("/10.0.0.2/22"), alice)
-    assert isinstance(end, Termination)
+    assert not isinstance(await async_outcome(found.select(asking("/10.0.0.1/22"), alice)), Rejected)
+    end = await async_outcome(found.select(asking("/10.0.0.2/22"), alice))
+    assert isinstance(end, Rejected)
     assert end.detail == "the identity is for another target"
 
 
 async def test_the_target_of_an_identity_is_judged() -> None:
     """Whoever named it."""
     found = many(f"match: any, backend: '{{target}}', auth: {{kind: bearer, tokens: /t}}, {TARGETS}")
-    assert not isinstance(await found.select(None, Identity("a", target="tls://10.0.0.1:22")), Termination)
+    assert not isinstance(await async_outcome(found.select(None, Identity("a", target="tls://10.0.0.1:22"))), Rejected)
     for target in ("tls://11.0.0.1:22", "tcp://127.0.0.1:22", "wss://10.0.0.1/", None):
-        assert isinstance(await found.select(None, Identity("a", target=target)), Termination)
+        assert isinstance(await async_outcome(found.select(None, Identity("a", target=target))), Rejected)
 
 
 def test_where_nothing_is_chosen() -> None:
@@ -118,14 +124,14 @@ async def test_a_socket_is_judged_by_where_it_is(tmp_path: Path) -> None:
     backend = f"backend: 'unix:{tmp_path}/run/{{query.t}}', auth: none, allowed_targets: {{unix: [run]}}"
     found = many(f"match: any, {backend}", folder=tmp_path)
 
-    async def path(name: str) -> str | Termination:
-        chosen = await found.select(asking(f"/?t={name}"), ANONYMOUS)
-        return chosen if isinstance(chosen, Termination) else await chosen.resolve_path()
+    async def path(name: str) -> str | Rejected:
+        chosen = await async_outcome(found.select(asking(f"/?t={name}"), ANONYMOUS))
+        return chosen if isinstance(chosen, Rejected) else await async_outcome(chosen.resolve_path())
 
     assert await path("a") == str(tmp_path / "run" / "a")
     for name in ("out", "gone", "..%2Fb", ".."):
         end = await path(name)
-        assert isinstance(end, Termination)
+        assert isinstance(end, Rejected)
         assert (end.reason, end.initiator) == (Reason.FORBIDDEN, "client")
 
 
@@ -137,9 +143,11 @@ async def test_our_own_socket(tmp_path: Path) -> None:
         own.add(sock)
         for written, fine in (("", False), (", allow_own_listeners: true", True)):
             backend = f"backend: 'unix:{tmp_path}/{{query.t}}', auth: none, allowed_targets: {{unix: [.]{written}}}"
-            chosen = await many(f"match: any, {backend}", folder=tmp_path, own=own).select(asking("/?t=gw"), ANONYMOUS)
-            assert not isinstance(chosen, Termination)
-            assert isinstance(await chosen.resolve_path(), str) is fine
+            chosen = await async_outcome(
+                many(f"match: any, {backend}", folder=tmp_path, own=own).select(asking("/?t=gw"), ANONYMOUS)
+            )
+            assert not isinstance(chosen, Rejected)
+            assert isinstance(await async_outcome(chosen.resolve_path()), str) is fine
 
 
 def test_a_token_is_hidden_in_the_log(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 import trio
 
-from wsbridge.auth.identity import Denied, Identity
+from wsbridge.auth.identity import Identity
 from wsbridge.auth.passwords import PasswordChecker
 from wsbridge.auth.replay import UsedTickets
 from wsbridge.config.base import AuthSection
@@ -59,14 +59,14 @@ class BackgroundTasks:
 class Authenticator(Protocol):
     """One way of authentication, built once from its section; it serves all connections of a generation."""
 
-    async def identify(self, context: AuthRequest) -> Identity | Denied:
-        """Find out who a client is; never raises for what he sent.
+    async def identify(self, context: AuthRequest) -> Identity:
+        """Return who a client is.
 
         Args:
-            context: Who asks for what.
+            context: The client and its request.
 
-        Returns:
-            Who he is, or why he is not let in.
+        Raises:
+            Rejected: It is not allowed in.
         """
 
 

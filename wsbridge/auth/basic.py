@@ -18,13 +18,14 @@ from pydantic import AfterValidator, PlainValidator, WithJsonSchema
 
 from wsbridge.auth import passwords
 from wsbridge.auth.base import AuthServices
-from wsbridge.auth.identity import Denied, Identity
+from wsbridge.auth.identity import Identity, unauthenticated
 from wsbridge.auth.passwords import MAX_PASSWORD_CACHE_SECONDS, BcryptHash, PasswordHash, parse_htpasswd
 from wsbridge.config.base import AuthSection, Issue, LoadContext
 from wsbridge.config.types import Duration, FilePath, as_text
 from wsbridge.context import AuthRequest
-from wsbridge.protocol.credentials import BasicAuthError, basic_challenge, parse_basic
-from wsbridge.reasons import Reason
+from wsbridge.protocol.credentials import BasicCredentials, basic_challenge, parse_basic
+from wsbridge.protocol.http1 import Request
+from wsbridge.reasons import Reason, Rejected
 from wsbridge.reloading_file import ReloadingFile, load_now, parse_file
 
 
@@ -120,16 +121,14 @@ class BasicAuth:
         self._password_checker = services.password_checker
         self._challenges = (basic_challenge(config.realm),)
 
-    async def identify(self, context: AuthRequest) -> Identity | Denied:
+    async def identify(self, context: AuthRequest) -> Identity:
         """Look at the Authorization header; a user whom nobody knows costs what one costs whom the list has."""
-        shown = None if context.request is None else parse_basic(context.request.headers)
+        shown = None if context.request is None else self._credentials(context.request)
         if shown is None:
-            return Denied("no name and password", challenges=self._challenges)
-        if isinstance(shown, BasicAuthError):
-            return self._denied(shown.detail)
+            raise unauthenticated("no name and password", challenges=self._challenges)
         users = await self._users.get()
         if not users.names:
-            return self._denied("the list of users is empty")
+            raise self._wrong("the list of users is empty")
         known = users.hashes.get(shown.username)
         stored = known or self._dummy_hash(users, shown.username)
         right = await self._password_checker.verify(shown.username, shown.password, stored, self._cache_seconds)
@@ -137,17 +136,21 @@ class BasicAuth:
             waiting = (
                 f"{self._password_checker.max_queue} passwords wait to be verified, and password_queue allows no more"
             )
-            return Denied(waiting, Reason.OVERLOAD)
+            raise Rejected(Reason.OVERLOAD, waiting, initiator="wsbridge")
         if known is None:
-            return self._denied("a user whom the list does not have")
-        return (
-            Identity(shown.username, "basic")
-            if right
-            else self._denied(f'a wrong password for the user "{shown.username}"')
-        )
+            raise self._wrong("a user whom the list does not have")
+        if not right:
+            raise self._wrong(f'a wrong password for the user "{shown.username}"')
+        return Identity(shown.username, "basic")
 
-    def _denied(self, detail: str) -> Denied:
-        return Denied(detail, failed_login=True, challenges=self._challenges)
+    def _credentials(self, request: Request) -> BasicCredentials | None:
+        try:
+            return parse_basic(request.headers)
+        except Rejected as rejected:
+            raise self._wrong(rejected.detail) from None
+
+    def _wrong(self, detail: str) -> Rejected:
+        return unauthenticated(detail, failed_login=True, challenges=self._challenges)
 
     def _dummy_hash(self, users: Users, name: str) -> PasswordHash:
         """Give what to verify for a user who is not there: always of the same kind and cost for the same name."""

@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 from wsbridge.auth.base import AuthServices
 from wsbridge.auth.credentials import TokenFound, TokenSection, find_token, token_denied
-from wsbridge.auth.identity import Denied, Identity
+from wsbridge.auth.identity import Identity
 from wsbridge.config.base import Issue, LoadContext
 from wsbridge.config.types import NAME_REGEX, FilePath
 from wsbridge.context import AuthRequest
@@ -202,21 +202,19 @@ class BearerAuth:
         self._sources = config.sources
         self._wall_clock = services.wall_clock
 
-    async def identify(self, context: AuthRequest) -> Identity | Denied:
+    async def identify(self, context: AuthRequest) -> Identity:
         """Look up the token that the request shows."""
         shown = find_token(context, self._sources)
-        if isinstance(shown, Denied):
-            return shown
         token = (await self._tokens.get()).get(token_digest(shown.token))
         if token is None:
-            return token_denied("a token that the list does not have")
+            raise token_denied("a token that the list does not have")
         return self._check_token(token, shown, context.route)
 
-    def _check_token(self, token: BearerToken, found: TokenFound, route: str) -> Identity | Denied:
+    def _check_token(self, token: BearerToken, found: TokenFound, route: str) -> Identity:
         named = f'the token {token.fingerprint} of "{token.name}"'
         if token.expires is not None and token.expires <= self._wall_clock():
-            return token_denied(f"{named} has expired")
+            raise token_denied(f"{named} has expired")
         if token.routes is not None and route not in token.routes:
-            return token_denied(f"{named} is not for the route {route}")
+            raise token_denied(f"{named} is not for the route {route}")
         claims = {"token": token.fingerprint}
         return Identity(token.name, "bearer", claims, token.expires, by_cookie=found.by_cookie)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal, cast
 from pydantic import AfterValidator, Discriminator, PlainSerializer, PlainValidator, Tag, WithJsonSchema
 
 from wsbridge.auth.base import AuthServices
-from wsbridge.auth.identity import Denied, Identity
+from wsbridge.auth.identity import Identity, unauthenticated
 from wsbridge.config.base import UNION_TAG, AuthSection
 from wsbridge.config.types import as_text
 from wsbridge.config.unions import non_empty, text_or_list_tag
@@ -222,23 +222,23 @@ class CertificateAuth:
         self._name_source = config.name
         self._wall_clock = services.wall_clock
 
-    async def identify(self, context: AuthRequest) -> Identity | Denied:
+    async def identify(self, context: AuthRequest) -> Identity:
         """Hold what the handshake verified against the rules."""
         if context.peer.certificate is None:
-            return Denied("no client certificate")
+            raise unauthenticated("no client certificate")
         if not context.peer.certificate:
-            return Denied("a client certificate that cannot be read", failed_login=True)
+            raise unauthenticated("a client certificate that cannot be read", failed_login=True)
         owner = parse_subject(context.peer.certificate)
         shown = _describe_subject(owner)
         rule = next((rule for rule in self._rules or () if rule.matches(owner)), None)
         if self._rules is not None and rule is None:
-            return Denied(f"no rule of allow fits the certificate of {shown}", failed_login=True)
+            raise unauthenticated(f"no rule of allow fits the certificate of {shown}", failed_login=True)
         if owner.expires is None or owner.expires <= self._wall_clock():
-            return Denied(f"the certificate of {shown} has expired", failed_login=True)
+            raise unauthenticated(f"the certificate of {shown} has expired", failed_login=True)
         name = self._client_name(owner, rule)
         if name is None:
             wanted = self._name_source or " or ".join(DEFAULT_NAME_SOURCES)
-            return Denied(
+            raise unauthenticated(
                 f"the certificate of {shown} has not exactly one {wanted} to name the client by", failed_login=True
             )
         return Identity(name, "certificate", owner.single_values(), owner.expires)

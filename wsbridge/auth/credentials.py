@@ -14,13 +14,14 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, PlainValidator, WithJsonSchema
 
-from wsbridge.auth.identity import Denied
+from wsbridge.auth.identity import unauthenticated
 from wsbridge.config.base import AuthSection
 from wsbridge.config.types import TOKEN_REGEX, as_text
 from wsbridge.config.unions import check_unique, non_empty
 from wsbridge.context import AuthRequest
 from wsbridge.protocol.credentials import cookie_values
 from wsbridge.protocol.handshake import TOKEN_SUBPROTOCOL_PREFIX
+from wsbridge.reasons import Rejected
 
 MAX_TOKEN_BYTES: Final = 8192
 """Bytes of a token."""
@@ -84,12 +85,12 @@ class TokenFound:
         return self.source.startswith(COOKIE_PREFIX)
 
 
-def token_denied(detail: str, *, failed_login: bool = True) -> Denied:
-    """Deny a client whose token is missing, malformed or not good."""
-    return Denied(detail, failed_login=failed_login, challenges=(BEARER_CHALLENGE,))
+def token_denied(detail: str, *, failed_login: bool = True) -> Rejected:
+    """Return the rejection of a client whose token is missing, malformed or not valid."""
+    return unauthenticated(detail, failed_login=failed_login, challenges=(BEARER_CHALLENGE,))
 
 
-def find_token(context: AuthRequest, sources: Sequence[str]) -> TokenFound | Denied:
+def find_token(context: AuthRequest, sources: Sequence[str]) -> TokenFound:
     """Find the token that a request shows.
 
     Args:
@@ -97,26 +98,26 @@ def find_token(context: AuthRequest, sources: Sequence[str]) -> TokenFound | Den
         sources: Where to look.
 
     Returns:
-        It, or why there is none: no place has one, one is malformed, or two differ. One that stands in several places
-        is told from the first that is no cookie.
+        The token; one that appears in several places is taken from the first that is no cookie.
+
+    Raises:
+        Rejected: No place has one, one is malformed, or two differ.
     """
     if context.request is None:
-        return token_denied("plain TCP shows no token", failed_login=False)
+        raise token_denied("plain TCP shows no token", failed_login=False)
     found: list[TokenFound] = []
     for source in sources:
         shown = _find_in(context, source)
-        if isinstance(shown, Denied):
-            return shown
         if shown is not None:
             found.append(shown)
     if not found:
-        return token_denied(f"no token in {', '.join(sources)}", failed_login=False)
+        raise token_denied(f"no token in {', '.join(sources)}", failed_login=False)
     if any(shown.token != found[0].token for shown in found):
-        return token_denied(f"the tokens in {' and '.join(shown.source for shown in found)} differ")
+        raise token_denied(f"the tokens in {' and '.join(shown.source for shown in found)} differ")
     return next((shown for shown in found if not shown.by_cookie), found[0])
 
 
-def _find_in(context: AuthRequest, source: str) -> TokenFound | Denied | None:
+def _find_in(context: AuthRequest, source: str) -> TokenFound | None:
     """Look in one place; None if no token stands there."""
     if source == AUTHORIZATION:
         raw = _in_authorization(context)
@@ -124,21 +125,21 @@ def _find_in(context: AuthRequest, source: str) -> TokenFound | Denied | None:
         raw = _in_subprotocols(context)
     else:
         raw = _in_cookie(context, source.removeprefix(COOKIE_PREFIX))
-    if raw is None or isinstance(raw, Denied):
-        return raw
+    if raw is None:
+        return None
     if len(raw) > MAX_TOKEN_BYTES:
-        return token_denied(f"the token in {source} has {len(raw)} bytes, and the limit is {MAX_TOKEN_BYTES}")
+        raise token_denied(f"the token in {source} has {len(raw)} bytes, and the limit is {MAX_TOKEN_BYTES}")
     if not _TOKEN.fullmatch(raw):
-        return token_denied(f"the token in {source} is empty or has characters that no token has")
+        raise token_denied(f"the token in {source} is empty or has characters that no token has")
     return TokenFound(raw.decode("ascii"), source)
 
 
-def _in_authorization(context: AuthRequest) -> bytes | Denied | None:
+def _in_authorization(context: AuthRequest) -> bytes | None:
     """Take the header apart (RFC 6750 section 2.1); credentials of another scheme are no token."""
     assert context.request is not None  # noqa: S101 (`token_of` asks)
     values = context.request.headers.get_all(b"authorization")
     if len(values) > 1:
-        return token_denied(f"the request has {len(values)} Authorization headers")
+        raise token_denied(f"the request has {len(values)} Authorization headers")
     for value in values:
         scheme, _, rest = value.partition(b" ")
         if scheme.lower() == b"bearer":
@@ -146,17 +147,17 @@ def _in_authorization(context: AuthRequest) -> bytes | Denied | None:
     return None
 
 
-def _in_subprotocols(context: AuthRequest) -> bytes | Denied | None:
+def _in_subprotocols(context: AuthRequest) -> bytes | None:
     """Find the one that carries a token; it is base64url without padding (RFC 4648 section 5)."""
     carriers = [name for name in context.subprotocols if name.startswith(TOKEN_SUBPROTOCOL_PREFIX)]
     if len(carriers) > 1:
-        return token_denied(f"the request offers {len(carriers)} subprotocols with a token")
+        raise token_denied(f"the request offers {len(carriers)} subprotocols with a token")
     for carrier in carriers:
         return _decode_base64url(carrier.removeprefix(TOKEN_SUBPROTOCOL_PREFIX))
     return None
 
 
-def _decode_base64url(text: str) -> bytes | Denied:
+def _decode_base64url(text: str) -> bytes:
     """Decode the canonical form alone, so that a token has one spelling."""
     coded = text.encode("ascii")
     if _BASE64URL.fullmatch(text):
@@ -166,13 +167,13 @@ def _decode_base64url(text: str) -> bytes | Denied:
             raw = b""
         if b2a_base64(raw, newline=False).rstrip(b"=").translate(_BASE64_TO_BASE64URL) == coded:
             return raw
-    return token_denied("the token in subprotocol is not base64url without padding")
+    raise token_denied("the token in subprotocol is not base64url without padding")
 
 
-def _in_cookie(context: AuthRequest, name: str) -> bytes | Denied | None:
+def _in_cookie(context: AuthRequest, name: str) -> bytes | None:
     """Find the cookie; one that is empty was taken back by a page."""
     assert context.request is not None  # noqa: S101 (`token_of` asks)
     values = cookie_values(context.request.headers, name)
     if len(values) > 1:
-        return token_denied(f"the request has {len(values)} cookies {name}")
+        raise token_denied(f"the request has {len(values)} cookies {name}")
     return values[0] if values and values[0] else None

@@ -13,7 +13,7 @@ import trio
 from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
 
 from wsbridge.auth.base import AuthServices
-from wsbridge.auth.identity import Denied, Identity
+from wsbridge.auth.identity import Identity, auth_unavailable, unauthenticated
 from wsbridge.config.base import AuthSection, Issue, LoadContext, require_packages
 from wsbridge.config.types import (
     TOKEN_REGEX,
@@ -32,7 +32,7 @@ from wsbridge.config.urls import HttpPath, HttpServiceUrl, read_target
 from wsbridge.context import AuthRequest
 from wsbridge.net import tls
 from wsbridge.protocol.http1 import Headers, Request
-from wsbridge.reasons import Reason
+from wsbridge.reasons import Rejected
 
 
 class ForwardCache:
@@ -205,15 +205,15 @@ class ForwardAuth:
         finally:
             await self._client.aclose()
 
-    async def identify(self, context: AuthRequest) -> Identity | Denied:
+    async def identify(self, context: AuthRequest) -> Identity:
         """Ask the service."""
         request = context.request
         if request is None:
-            return Denied("plain TCP has no request that a service could be asked about")
+            raise unauthenticated("plain TCP has no request that a service could be asked about")
         passed_on = [(name, value) for name in self._passed_headers for value in request.headers.get_all(name)]
         lines = [*_forwarded_headers(context, request), *passed_on]
         if not all(_VALID_VALUE.fullmatch(value) for _, value in lines):
-            return Denied("the request has a control character in a header that is passed on", failed_login=True)
+            raise unauthenticated("a header that is passed on has a control character", failed_login=True)
         key = self._cache.key(lines)
         kept = self._cache.get(key)
         if kept is not None:
@@ -222,21 +222,20 @@ class ForwardAuth:
         with trio.move_on_after(self._config.timeout):
             answer = await self._client.get(self._path, lines, MAX_AUTH_BODY_BYTES, AUTH_BODY_TIMEOUT)
         if answer is None:
-            return self._unavailable(f"no answer within timeout, {self._config.timeout:g} s")
+            raise self._unavailable(f"no answer within timeout, {self._config.timeout:g} s")
         if isinstance(answer, str):
-            return Denied(answer, Reason.AUTH_UNAVAILABLE)
+            raise auth_unavailable(answer)
         if answer.status in (401, 403):
             detail = f"{self._config.url}: answered with status {answer.status}"
             tried = any(_CREDENTIAL_HEADERS.fullmatch(name) for name, _ in passed_on)
-            return Denied(detail, failed_login=tried, challenges=_challenges(answer.headers))
+            raise unauthenticated(detail, failed_login=tried, challenges=_challenges(answer.headers))
         if not 200 <= answer.status <= 299:
-            return self._unavailable(f"answered with status {answer.status}, which says neither yes nor no")
+            raise self._unavailable(f"answered with status {answer.status}, which says neither yes nor no")
         found = self._parse_identity(answer.headers, by_cookie=any(name == b"cookie" for name, _ in passed_on))
-        if isinstance(found, Identity):
-            self._cache.put(key, found)
+        self._cache.put(key, found)
         return found
 
-    def _parse_identity(self, headers: Headers, *, by_cookie: bool) -> Identity | Denied:
+    def _parse_identity(self, headers: Headers, *, by_cookie: bool) -> Identity:
         """Take who the client is from an answer that lets him in; what is not clear lets nobody in."""
         config = self._config
         try:
@@ -250,12 +249,12 @@ class ForwardAuth:
             if target is not None:
                 _check_target(target, config.target_header or "")
         except ValueError as error:
-            return self._unavailable(str(error))
+            raise self._unavailable(str(error)) from None
         known = {claim: value for claim, value in claims.items() if value is not None}
         return Identity(name or "", "forward", known, target=target, by_cookie=by_cookie)
 
-    def _unavailable(self, detail: str) -> Denied:
-        return Denied(f"{self._config.url}: {detail}", Reason.AUTH_UNAVAILABLE)
+    def _unavailable(self, detail: str) -> Rejected:
+        return auth_unavailable(f"{self._config.url}: {detail}")
 
 
 def _forwarded_headers(context: AuthRequest, request: Request) -> list[tuple[bytes, bytes]]:

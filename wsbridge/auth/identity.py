@@ -1,15 +1,11 @@
-"""Identity: who a client turned out to be; and Denied: why he is nobody.
-
-Lives here: the two values, and one identity made of several. Must not live here: finding out (the ways of
-authentication), or what a denied client is told (`access`).
-"""
+"""Who a client is: `Identity`, several merged into one, and the rejections of a client that is nobody."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from wsbridge.reasons import Reason
+from wsbridge.reasons import Reason, Rejected
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +33,21 @@ ANONYMOUS = Identity()
 """The identity of those who were not asked."""
 
 
-@dataclass(frozen=True, slots=True)
-class Denied:
-    """Why a client is not let in. He learns the reason's name and nothing else.
+def unauthenticated(detail: str, *, failed_login: bool = False, challenges: Sequence[str] = ()) -> Rejected:
+    """Return the rejection of a client that has not proved who it is; it learns the name of the reason, nothing else.
 
-    Attributes:
+    Args:
         detail: One sentence for the log; never a secret.
-        reason: `unauthenticated`, `forbidden`, `auth_unavailable` where the one to ask could not be asked, or
-            `overload` where too many ask.
-        failed_login: Whether a credential was shown, so that it counts as a failed login.
-        challenges: Values of WWW-Authenticate that say how to ask again (RFC 9110 section 11.6.1).
+        failed_login: Whether a wrong credential was presented, so that it counts as a failed login.
+        challenges: Values of WWW-Authenticate (RFC 9110 section 11.6.1).
     """
+    headers = tuple(("WWW-Authenticate", value) for value in challenges)
+    return Rejected(Reason.UNAUTHENTICATED, detail, headers=headers, failed_login=failed_login)
 
-    detail: str
-    reason: Reason = Reason.UNAUTHENTICATED
-    failed_login: bool = False
-    challenges: tuple[str, ...] = ()
+
+def auth_unavailable(detail: str) -> Rejected:
+    """Return the rejection of a client that nobody can authenticate now."""
+    return Rejected(Reason.AUTH_UNAVAILABLE, detail, initiator="wsbridge")
 
 
 def merge_identities(identities: Sequence[Identity]) -> Identity:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, PlainValida
 
 from wsbridge.auth.base import AuthServices
 from wsbridge.auth.credentials import TokenSection, find_token, token_denied
-from wsbridge.auth.identity import Denied, Identity
+from wsbridge.auth.identity import Identity, auth_unavailable
 from wsbridge.auth.jwks import Jwks, JwksConfig
 from wsbridge.auth.jwt_keys import (
     JwtKeyConfig,
@@ -31,7 +31,7 @@ from wsbridge.config.types import Duration, DurationOrOff, as_text
 from wsbridge.config.unions import ONE_OR_MANY_SCHEMA, as_tuple, check_unique, non_empty
 from wsbridge.context import AuthRequest
 from wsbridge.protocol.http1 import quoted
-from wsbridge.reasons import Reason
+from wsbridge.reasons import Rejected
 
 MAX_TIMESTAMP = 1e11
 """Seconds since 1970 beyond which no time is meant."""
@@ -56,7 +56,7 @@ class JwtRules:
     max_session: float | None = None
 
 
-def validate_claims(payload: bytes, rules: JwtRules, now: float) -> Identity | str:
+def validate_claims(payload: bytes, rules: JwtRules, now: float) -> Identity:
     """Judge what a genuine token claims.
 
     Args:
@@ -65,18 +65,21 @@ def validate_claims(payload: bytes, rules: JwtRules, now: float) -> Identity | s
         now: Seconds since 1970.
 
     Returns:
-        Who its bearer is; or one sentence that says why it lets nobody in.
+        Who its bearer is.
+
+    Raises:
+        Rejected: It does not hold.
     """
     try:
         claims = parse_json_object(payload)
     except NotJsonObjectError:
-        return "what the token claims is not a JSON object"
+        raise token_denied("what the token claims is not a JSON object") from None
     problem = _check_times(claims, rules.leeway, now) or _check_issuer_and_audience(claims, rules)
     if problem is not None:
-        return problem
+        raise token_denied(problem)
     name = claims.get(rules.name_claim)
     if not isinstance(name, str) or not name or not name.isprintable():
-        return f"the token's {rules.name_claim} is not a printable text that could name its bearer"
+        raise token_denied(f"the token's {rules.name_claim} is not a printable text that could name its bearer")
     expires = claims["exp"] + rules.leeway
     if rules.max_session is not None:
         expires = min(expires, now + rules.max_session)
@@ -227,22 +230,18 @@ class JwtAuth:
             max_session=config.max_session,
         )
 
-    async def identify(self, context: AuthRequest) -> Identity | Denied:
+    async def identify(self, context: AuthRequest) -> Identity:
         """Look for the token, its signature and its claims, in this order."""
         shown = find_token(context, self._sources)
-        if isinstance(shown, Denied):
-            return shown
         token = parse_jwt(shown.token)
-        if isinstance(token, str):
-            return token_denied(token)
         if token.algorithm not in self._algorithms:
-            return token_denied(f"the token is signed by {describe_token(token)}, and no key is for that algorithm")
+            raise token_denied(f"the token is signed by {describe_token(token)}, and no key is for that algorithm")
         if not self._signature_valid(token):
             await self._refresh_keys(token)
             if not self._signature_valid(token):
-                return self._signature_denied(token)
+                raise self._signature_denied(token)
         found = validate_claims(token.payload, self._rules, self._wall_clock())
-        return token_denied(found) if isinstance(found, str) else replace(found, by_cookie=shown.by_cookie)
+        return replace(found, by_cookie=shown.by_cookie)
 
     def _signature_valid(self, token: UnverifiedToken) -> bool:
         rings = (self._ring, *(one.current_keys() for one in self._jwks))
@@ -260,13 +259,11 @@ class JwtAuth:
             for one in self._key_sets_to_refresh(token):
                 nursery.start_soon(one.refresh)
 
-    def _signature_denied(self, token: UnverifiedToken) -> Denied:
-        """Tell a token that nobody signed from one whose key could not be had."""
+    def _signature_denied(self, token: UnverifiedToken) -> Rejected:
+        """Distinguish a token that no key verifies from one whose key could not be fetched."""
         failures = [one.failure for one in self._key_sets_to_refresh(token) if one.failure is not None]
         if failures:
-            return Denied(
-                f"the key of the token ({describe_token(token)}) cannot be had: {failures[0]}", Reason.AUTH_UNAVAILABLE
-            )
+            return auth_unavailable(f"the key of the token ({describe_token(token)}) cannot be had: {failures[0]}")
         return token_denied(f"no key here made the token's signature ({describe_token(token)})")
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import PlainValidator, WithJsonSchema
 
+from wsbridge.auth.credentials import token_denied
 from wsbridge.config.base import Issue, LoadContext, Section
 from wsbridge.config.secrets import Secret
 from wsbridge.config.types import FilePath, as_text
@@ -217,32 +218,32 @@ class UnverifiedToken:
     payload: bytes = field(repr=False)
 
 
-def parse_jwt(text: str) -> UnverifiedToken | str:
+def parse_jwt(text: str) -> UnverifiedToken:
     """Take a token apart.
 
-    Returns:
-        The token; or one sentence that says what is wrong with it.
+    Raises:
+        Rejected: It is malformed.
     """
     if len(text) > MAX_JWT_BYTES:
-        return f"the token has {len(text)} bytes, and the limit is {MAX_JWT_BYTES}"
+        raise token_denied(f"the token has {len(text)} bytes, and the limit is {MAX_JWT_BYTES}")
     found = _COMPACT.fullmatch(text)
     if found is None:
-        return "the token is not three parts in base64url"
+        raise token_denied("the token is not three parts in base64url")
     parts = [_decode_base64url(part) for part in found.groups()]
     if None in parts:
-        return "the token is not base64url"
+        raise token_denied("the token is not base64url")
     try:
         header = parse_json_object(parts[0] or b"")
     except NotJsonObjectError:
-        return "the token's header is not a JSON object"
+        raise token_denied("the token's header is not a JSON object") from None
     for name in REJECTED_HEADER_PARAMETERS:
         if name in header:
-            return f"the token's header has {name}, which is not taken"
+            raise token_denied(f"the token's header has {name}, which is not taken")
     algorithm, kid = header.get("alg"), header.get("kid")
     if not isinstance(algorithm, str):
-        return "the token's header names no algorithm"
+        raise token_denied("the token's header names no algorithm")
     if kid is not None and (not isinstance(kid, str) or len(kid) > MAX_KID_LENGTH):
-        return "the token's kid is not a short text"
+        raise token_denied("the token's kid is not a short text")
     return UnverifiedToken(text, algorithm, kid, parts[1] or b"")
 
 

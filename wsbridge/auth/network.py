@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator
 
 from wsbridge.auth.base import AuthServices
-from wsbridge.auth.identity import Denied, Identity, merge_identities
+from wsbridge.auth.identity import Identity, merge_identities
 from wsbridge.config.base import AuthSection, Issue
 from wsbridge.config.types import UNIX_CLIENTS, NetworkOrUnix, covers_internet
 from wsbridge.config.unions import AuthUnion, non_empty, reject_none_in_list
 from wsbridge.context import AuthRequest
 from wsbridge.net.address import NetworkSet
-from wsbridge.reasons import Reason
+from wsbridge.reasons import Reason, Rejected
 
 
 class AllOfConfig(AuthSection):
@@ -53,15 +53,9 @@ class AllOf:
     def __init__(self, config: AllOfConfig, services: AuthServices) -> None:
         self._authenticators = [services.build(member) for member in config.all_of]
 
-    async def identify(self, context: AuthRequest) -> Identity | Denied:
+    async def identify(self, context: AuthRequest) -> Identity:
         """Ask one way after the other until one denies."""
-        found: list[Identity] = []
-        for way in self._authenticators:
-            answer = await way.identify(context)
-            if isinstance(answer, Denied):
-                return answer
-            found.append(answer)
-        return merge_identities(found)
+        return merge_identities([await authenticator.identify(context) for authenticator in self._authenticators])
 
 
 class AnyOfConfig(AuthSection):
@@ -93,27 +87,32 @@ class AnyOfConfig(AuthSection):
         return all(member.needs_certificate() for member in self.any_of)
 
 
+_DENIAL_PRIORITY = (Reason.AUTH_UNAVAILABLE, Reason.OVERLOAD, Reason.UNAUTHENTICATED, Reason.FORBIDDEN)
+"""Which reason is reported where several methods failed."""
+
+
 class AnyOf:
     """See `wsbridge.auth.base.Auth`."""
 
     def __init__(self, config: AnyOfConfig, services: AuthServices) -> None:
         self._authenticators = [services.build(member) for member in config.any_of]
 
-    async def identify(self, context: AuthRequest) -> Identity | Denied:
+    async def identify(self, context: AuthRequest) -> Identity:
         """Ask one way after the other; a denial tells what all of them said."""
-        denials: list[Denied] = []
-        for way in self._authenticators:
-            found = await way.identify(context)
-            if isinstance(found, Identity):
-                return found
-            denials.append(found)
-        reasons = {denied.reason for denied in denials}
-        order = (Reason.AUTH_UNAVAILABLE, Reason.OVERLOAD, Reason.UNAUTHENTICATED, Reason.FORBIDDEN)
-        return Denied(
-            "; ".join(denied.detail for denied in denials),
-            next(reason for reason in order if reason in reasons),
-            failed_login=any(denied.failed_login for denied in denials),
-            challenges=tuple(dict.fromkeys(value for denied in denials for value in denied.challenges)),
+        denials: list[Rejected] = []
+        for authenticator in self._authenticators:
+            try:
+                return await authenticator.identify(context)
+            except Rejected as rejected:
+                denials.append(rejected)
+        reasons = {rejected.reason for rejected in denials}
+        reason = next((reason for reason in _DENIAL_PRIORITY if reason in reasons), denials[0].reason)
+        raise Rejected(
+            reason,
+            "; ".join(rejected.detail for rejected in denials),
+            initiator=next(rejected.initiator for rejected in denials if rejected.reason is reason),
+            headers=tuple(dict.fromkeys(header for rejected in denials for header in rejected.headers)),
+            failed_login=any(rejected.failed_login for rejected in denials),
         )
 
 
@@ -159,12 +158,12 @@ class NetworkAuth:
         self._allow = None if config.allow is None else NetworkSet(config.allow)
         self._deny = NetworkSet(config.deny or ())
 
-    async def identify(self, context: AuthRequest) -> Identity | Denied:
+    async def identify(self, context: AuthRequest) -> Identity:
         """Look at the address."""
         host = context.peer.host
         shown = host or "a Unix socket"
         if self._deny.contains(host):
-            return Denied(f"{shown} is in a network of deny", Reason.FORBIDDEN)
+            raise Rejected(Reason.FORBIDDEN, f"{shown} is in a network of deny")
         if self._allow is not None and not self._allow.contains(host):
-            return Denied(f"{shown} is in no network of allow", Reason.FORBIDDEN)
+            raise Rejected(Reason.FORBIDDEN, f"{shown} is in no network of allow")
         return Identity(method="network")

@@ -6,9 +6,8 @@ import heapq
 import time
 from typing import Final
 
-from wsbridge.auth.identity import Denied
+from wsbridge.auth.identity import auth_unavailable, unauthenticated
 from wsbridge.protocol.ticket import Ticket
-from wsbridge.reasons import Reason
 
 MAX_USED_TICKETS: Final = 65536
 
@@ -36,27 +35,26 @@ class UsedTickets:
         """How many tickets it holds now."""
         return len(self._ids)
 
-    def use(self, ticket: Ticket, now: int) -> Denied | None:
+    def use(self, ticket: Ticket, now: int) -> None:
         """Use a ticket up. Of two that come at once one is refused: nothing is awaited here.
 
         Args:
             ticket: Signed, not expired.
             now: In milliseconds since 1970.
 
-        Returns:
-            None if it was good, and is no more; else why not.
+        Raises:
+            Rejected: It is not valid, or not any more.
         """
         while self._expiry_heap and self._expiry_heap[0][0] <= now:
             self._dropped_until, gone = heapq.heappop(self._expiry_heap)
             self._ids.discard(gone)
         if ticket.issued < self._started_ms:
-            return Denied("the ticket was issued before this process began")
+            raise unauthenticated("the ticket was issued before this process began")
         if ticket.id in self._ids:
-            return Denied("the ticket was used before")
+            raise unauthenticated("the ticket was used before")
         if ticket.expires <= self._dropped_until:
-            return Denied("the ticket is as old as those that are forgotten; was the clock set back?")
+            raise unauthenticated("the ticket is as old as those that are forgotten; was the clock set back?")
         if len(self._ids) >= self._size:
-            return Denied(f"the table of used tickets is full, {self._size}", Reason.AUTH_UNAVAILABLE)
+            raise auth_unavailable(f"the table of used tickets is full, {self._size}")
         self._ids.add(ticket.id)
         heapq.heappush(self._expiry_heap, (ticket.expires, ticket.id))
-        return None

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator
 
 from wsbridge.auth.base import AuthServices
-from wsbridge.auth.identity import Denied, Identity
+from wsbridge.auth.identity import Identity, unauthenticated
 from wsbridge.config.route import MAX_TICKET_TTL, TicketAuthConfig, TicketIssuerConfig
 from wsbridge.config.types import UNIX_CLIENTS, Name
 from wsbridge.context import AuthRequest
@@ -53,27 +53,22 @@ class TicketAuth:
         self._bind_client_address = config.bind_client_address
         self._services = services
 
-    async def identify(self, context: AuthRequest) -> Identity | Denied:
+    async def identify(self, context: AuthRequest) -> Identity:
         """Read the ticket, hold it to what it says, and use it up."""
         shown = [] if context.request is None else _query_values(context.request.target, self._query_parameter)
-        if len(shown) != 1:
-            if shown:
-                return Denied(
-                    f"the query has {len(shown)} parameters {self._query_parameter}, not one", failed_login=True
-                )
-            return Denied(f"no ticket: the query has no parameter {self._query_parameter}")
+        if not shown:
+            raise unauthenticated(f"no ticket: the query has no parameter {self._query_parameter}")
+        if len(shown) > 1:
+            raise unauthenticated(
+                f"the query has {len(shown)} parameters {self._query_parameter}, not one", failed_login=True
+            )
         ticket = decode_ticket(shown[0], self._key)
-        if isinstance(ticket, str):
-            return Denied(ticket, failed_login=True)
         now = int(self._services.wall_clock() * 1000)
         wrong = self._check_ticket(ticket, context, now)
         if wrong is not None:
-            return Denied(
-                wrong
-            )  # it is signed, so nobody guesses: a page that comes again with an old one is not banned
-        denied = self._services.used_tickets.use(ticket, now)
-        if denied is not None:
-            return denied
+            # Not a failed login: it is signed, so nobody guesses, and a page may come again with an old one.
+            raise unauthenticated(wrong)
+        self._services.used_tickets.use(ticket, now)
         return Identity(
             name=ticket.name,
             method="ticket",

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from wsbridge.config.urls import Target
 from wsbridge.net.address import Address, ListeningAddresses
-from wsbridge.net.dialer import DialFailure, DialProgress, dial
+from wsbridge.net.dialer import DialProgress, dial
 from wsbridge.net.resolver import Resolver
 from wsbridge.net.transport import set_socket_options
 from wsbridge.protocol.http1 import HeadLimits
 from wsbridge.protocol.websocket import TextMessages
-from wsbridge.reasons import Reason, Termination
+from wsbridge.reasons import Reason, Rejected
 
 if TYPE_CHECKING:
     from wsbridge.context import ClientInfo
@@ -47,8 +47,12 @@ class ChosenTarget(Protocol):
     def check_address(self, address: Address) -> str | None:
         """Judge an address of the target: one sentence why it may not be dialled, or None."""
 
-    async def resolve_path(self) -> str | Termination:
-        """Give the path to connect to where the target is a Unix socket; or how the connection ends."""
+    async def resolve_path(self) -> str:
+        """Return the path to connect to where the target is a Unix socket.
+
+        Raises:
+            Rejected: It may not be connected to.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,38 +104,43 @@ class Backend(Protocol):
     name: str
 
     def connect_nowait(self, dial_request: DialRequest) -> Connected | None:
-        """Give the connection if it can be had without waiting; None: `dial`, which also tells why not."""
+        """Give the connection if it can be had without waiting; None: `dial`, which also reports why not."""
 
-    async def dial(self, dial_request: DialRequest) -> Connected | Termination:
+    async def dial(self, dial_request: DialRequest) -> Connected:
         """Connect and get ready for payload.
 
-        Never raises for what a peer or the network does; the deadline is the caller's cancel scope, and whatever
-        happens, a socket that is not handed over is closed.
+        The deadline is the caller's cancel scope; whatever happens, a socket that is not returned is closed.
+
+        Raises:
+            Rejected: It cannot be reached, refused, or gave no valid answer.
         """
 
 
 async def connect_tcp(
     services: DialServices, host: str, port: int, dial_request: DialRequest | None = None
-) -> socket.socket | Termination:
-    """A connected TCP socket with its options set, or why there is none.
+) -> socket.socket:
+    """Return a connected TCP socket with its options set.
 
     Args:
         services: Lent to the backend.
         host: Name or address.
         port: Port.
         dial_request: Judges the addresses of the host where a client chose it, and is told of the progress.
+
+    Raises:
+        Rejected: There is none.
     """
     dial_request = dial_request or DialRequest()
     chosen = dial_request.chosen
     check_address = None if chosen is None else chosen.check_address
     sock = await dial(services.resolver, host, port, check_address, dial_request.progress)
-    if isinstance(sock, DialFailure):
-        return sock.to_termination()
     try:
         set_socket_options(sock)
     except OSError as error:
         sock.close()
-        return Termination(Reason.BACKEND_REFUSED, "backend", f"{host}:{port}: closed at once: {error.strerror}")
+        raise Rejected(
+            Reason.BACKEND_REFUSED, f"{host}:{port}: closed at once: {error.strerror}", initiator="backend"
+        ) from None
     return sock
 
 

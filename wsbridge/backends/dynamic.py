@@ -37,7 +37,7 @@ from wsbridge.log.logger import log
 from wsbridge.net.address import Address, ListeningAddresses
 from wsbridge.protocol.http1 import Request
 from wsbridge.protocol.uri import PathPattern
-from wsbridge.reasons import Reason, Termination
+from wsbridge.reasons import Reason, Rejected
 from wsbridge.reloading_file import ReloadingFile, load_now
 
 
@@ -137,7 +137,7 @@ class DynamicBackend:
         """See `Backend.at_once`."""
         return self._backend_for(dial_request).connect_nowait(dial_request)
 
-    async def dial(self, dial_request: DialRequest) -> Connected | Termination:
+    async def dial(self, dial_request: DialRequest) -> Connected:
         """See `Backend.dial`."""
         return await self._backend_for(dial_request).dial(dial_request)
 
@@ -315,15 +315,18 @@ MAX_SOCKET_LOOKUPS: Final = 8
 class TargetPolicy(Protocol):
     """How one route comes to a target, built once; it serves all connections of a generation."""
 
-    async def select(self, request: Request | None, identity: Identity) -> ChosenTarget | Termination | None:
-        """Find the target of one client; never raises for what he sent.
+    async def select(self, request: Request | None, identity: Identity) -> ChosenTarget | None:
+        """Find the target of one client.
 
         Args:
             request: His request; None where he speaks plain TCP.
             identity: Who he is; he was asked before.
 
         Returns:
-            What to dial, None for the one target of the route, or how his connection ends.
+            What to dial; None for the one target of the route.
+
+        Raises:
+            Rejected: The client may not reach what it chose.
         """
 
     def redact_target(self, target: str) -> str:
@@ -339,13 +342,12 @@ class FixedTarget:
     def __init__(self, target: Target) -> None:
         self._target = target
 
-    async def select(self, request: Request | None, identity: Identity) -> Termination | None:
-        """See `Choice.choose`."""
+    async def select(self, request: Request | None, identity: Identity) -> None:
+        """See `TargetPolicy.select`."""
         try:
             _check_identity_target(self._target, identity)
         except ValueError as error:
-            return _forbidden(error)
-        return None
+            raise _forbidden(error) from None
 
     def redact_target(self, target: str) -> str:
         """See `Choice.hidden`: nothing is chosen by it."""
@@ -370,15 +372,17 @@ class DynamicTarget:
         self._listening_addresses = listening_addresses
         self._limiter: trio.CapacityLimiter | None = None
 
-    async def select(self, request: Request | None, identity: Identity) -> ChosenTarget | Termination:
-        """See `Choice.choose`."""
+    async def select(self, request: Request | None, identity: Identity) -> ChosenTarget:
+        """See `TargetPolicy.select`."""
         try:
             target = await self._selector.select(request, identity)
             _check_identity_target(target, identity)
         except ValueError as error:
-            return _forbidden(error)
+            raise _forbidden(error) from None
         wrong = None if target.scheme == "unix" else self._rules.check(target)
-        return SelectedTarget(target, self) if wrong is None else _forbidden(wrong)
+        if wrong is not None:
+            raise _forbidden(wrong)
+        return SelectedTarget(target, self)
 
     def redact_target(self, target: str) -> str:
         """See `Choice.hidden`."""
@@ -392,8 +396,8 @@ class DynamicTarget:
         """Judge an address that a target has."""
         return self._rules.check_address(address, found_by_name=not is_ip_literal(target.host))
 
-    async def resolve_socket(self, target: Target) -> str | Termination:
-        """Find the real path of a socket, in a thread, and judge it."""
+    async def resolve_socket(self, target: Target) -> str:
+        """Find the real path of a socket, in a thread, and check it."""
         if self._limiter is None:
             self._limiter = trio.CapacityLimiter(MAX_SOCKET_LOOKUPS)
         is_own = (lambda path: False) if self._rules.allow_own_listeners else self._listening_addresses.contains_path
@@ -407,7 +411,7 @@ class DynamicTarget:
         try:
             return await trio.to_thread.run_sync(look, limiter=self._limiter)
         except ValueError as error:
-            return _forbidden(error)
+            raise _forbidden(error) from None
 
 
 class SelectedTarget:
@@ -423,7 +427,7 @@ class SelectedTarget:
         """See `Chosen.why_not`."""
         return self._policy.check_address(self.target, address)
 
-    async def resolve_path(self) -> str | Termination:
+    async def resolve_path(self) -> str:
         """See `Chosen.path`."""
         return await self._policy.resolve_socket(self.target)
 
@@ -472,5 +476,5 @@ def _normalize_target(target: Target) -> tuple[str, str, int, str]:
     return target.scheme, target.host.lower().removesuffix("."), target.port, path
 
 
-def _forbidden(problem: object) -> Termination:
-    return Termination(Reason.FORBIDDEN, "client", str(problem))
+def _forbidden(problem: object) -> Rejected:
+    return Rejected(Reason.FORBIDDEN, str(problem))

@@ -16,10 +16,10 @@ from wsbridge.config.urls import BackendUrl, Host
 from wsbridge.context import ClientInfo
 from wsbridge.net import tls, tls_transport
 from wsbridge.net.address import is_loopback
-from wsbridge.net.dialer import DialFailure, dial_nowait, dial_unix
+from wsbridge.net.dialer import dial_nowait, dial_unix
 from wsbridge.net.transport import SocketTransport
 from wsbridge.protocol.proxy import SockEndpoint, encode_proxy_v1, encode_proxy_v2
-from wsbridge.reasons import Reason, Termination
+from wsbridge.reasons import Reason, Rejected
 from wsbridge.relay.endpoint import Side
 
 ProxyProtocolVersion = Literal["v1", "v2"]
@@ -60,7 +60,7 @@ class ProxyProtocolSender:
             transport.write([self.build_header(client)]) is None and transport.read_state is None
         )
 
-    def send(self, transport: SocketTransport, client: ClientInfo | None, address: str) -> Termination | None:
+    def send(self, transport: SocketTransport, client: ClientInfo | None, address: str) -> None:
         """Send it; a fresh connection has room for far more.
 
         Args:
@@ -68,16 +68,15 @@ class ProxyProtocolSender:
             client: Whom to introduce.
             address: Where the backend is, for the log.
 
-        Returns:
-            Nothing; or how the connection ends.
+        Raises:
+            Rejected: The backend did not accept it.
         """
         if self.send_nowait(transport, client):
-            return None
+            return
         transport.close()
         what = transport.error or "it took no more"
-        return Termination(
-            Reason.BACKEND_REFUSED, "backend", f"{address}: broke off before the PROXY header had gone: {what}"
-        )
+        text = f"{address}: broke off before the PROXY header had gone: {what}"
+        raise Rejected(Reason.BACKEND_REFUSED, text, initiator="backend")
 
 
 class TcpBackendConfig(UrlBackendSection):
@@ -123,14 +122,12 @@ class TcpBackend:
             return None
         return Connected(Side(wire), None, str(addresses[0]))
 
-    async def dial(self, dial_request: DialRequest) -> Connected | Termination:
+    async def dial(self, dial_request: DialRequest) -> Connected:
         """See `Backend.dial`."""
         sock = await connect_tcp(self._services, *self._host_port(dial_request), dial_request)
-        if isinstance(sock, Termination):
-            return sock
         wire, address = SocketTransport(sock), remote_address(sock, self.name)
-        failure = self._proxy_protocol.send(wire, dial_request.client, address)
-        return failure or Connected(Side(wire), None, address)
+        self._proxy_protocol.send(wire, dial_request.client, address)
+        return Connected(Side(wire), None, address)
 
     def _host_port(self, dial_request: DialRequest) -> tuple[str, int]:
         """Host and port: those of the configuration, or those that the client chose."""
@@ -210,30 +207,26 @@ class TlsBackend:
     def connect_nowait(self, dial_request: DialRequest) -> None:
         """See `Backend.at_once`: a handshake has to be waited for."""
 
-    async def dial(self, dial_request: DialRequest) -> Connected | Termination:
+    async def dial(self, dial_request: DialRequest) -> Connected:
         """See `Backend.dial`."""
         chosen = dial_request.chosen
         host, port = (self._host, self._port) if chosen is None else (chosen.target.host, chosen.target.port)
         sock = await connect_tcp(self._services, host, port, dial_request)
-        if isinstance(sock, Termination):
-            return sock
         address = remote_address(sock, self.name)
-        failure = self._proxy_protocol.send(SocketTransport(sock), dial_request.client, address)
-        if failure is not None:
-            return failure
+        self._proxy_protocol.send(SocketTransport(sock), dial_request.client, address)
         dial_request.progress.enter(f"TLS handshake with {address}")
         try:
             wire = await tls_transport.start_tls(
                 sock, self._context, server_side=False, server_hostname=self._verified_name(host)
             )
         except OSError as error:
-            return tls_termination(address, error)
+            raise tls_failure(address, error) from None
         return Connected(Side(wire), None, address)
 
 
-def tls_termination(address: str, error: OSError) -> Termination:
-    """How a TLS handshake that failed is told."""
-    return Termination(Reason.BACKEND_TLS, "backend", f"{address}: {tls.tls_error_text(error)}")
+def tls_failure(address: str, error: OSError) -> Rejected:
+    """Return the rejection for a TLS handshake with a backend that failed."""
+    return Rejected(Reason.BACKEND_TLS, f"{address}: {tls.tls_error_text(error)}", initiator="backend")
 
 
 class UnixBackendConfig(UrlBackendSection):
@@ -271,14 +264,9 @@ class UnixBackend:
             return None
         return Connected(Side(wire), None, f"unix:{self._path}")
 
-    async def dial(self, dial_request: DialRequest) -> Connected | Termination:
+    async def dial(self, dial_request: DialRequest) -> Connected:
         """See `Backend.dial`."""
         path = self._path if dial_request.chosen is None else await dial_request.chosen.resolve_path()
-        if isinstance(path, Termination):
-            return path
-        sock = await dial_unix(path)
-        if isinstance(sock, DialFailure):
-            return sock.to_termination()
-        wire, address = SocketTransport(sock), f"unix:{path}"
-        failure = self._proxy_protocol.send(wire, dial_request.client, address)
-        return failure or Connected(Side(wire), None, address)
+        wire, address = SocketTransport(await dial_unix(path)), f"unix:{path}"
+        self._proxy_protocol.send(wire, dial_request.client, address)
+        return Connected(Side(wire), None, address)

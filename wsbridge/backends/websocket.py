@@ -1,18 +1,14 @@
-"""WebSocket backends: `ws://` and `wss://`, straight or through an HTTP proxy.
-
-Lives here: the section, the class, and the opening handshake as the side that dials (RFC 6455 section 4.1). Must not
-live here: what the handshake's bytes are (`protocol.handshake`), frames. No redirect is followed.
-"""
+"""WebSocket backends, `ws://` and `wss://`, also through an HTTP proxy (RFC 6455 section 4.1); no redirects."""
 
 from __future__ import annotations
 
 import contextlib
 import re
+import socket
 import ssl
 import time
 from base64 import b64decode
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Final
 
 import trio
@@ -20,7 +16,7 @@ from pydantic import Field
 
 from wsbridge.backends.base import Connected, DialRequest, DialServices, connect_tcp, remote_address
 from wsbridge.backends.client_headers import ClientHeader
-from wsbridge.backends.tcp import TlsClientSection, tls_termination
+from wsbridge.backends.tcp import TlsClientSection, tls_failure
 from wsbridge.config.base import Issue, LoadContext
 from wsbridge.config.secrets import Secret, TextOrSecret
 from wsbridge.config.types import HeaderName, HttpToken
@@ -30,9 +26,9 @@ from wsbridge.net import tls_transport
 from wsbridge.net.http_proxy import http_connect, retry_after
 from wsbridge.net.tls import ALPN_PROTOCOLS
 from wsbridge.net.transport import SocketTransport
-from wsbridge.protocol.handshake import UpgradeAccepted, check_upgrade_response, encode_upgrade_request, generate_key
-from wsbridge.protocol.http1 import Headers, HeadParser, HttpError, Response
-from wsbridge.reasons import REASONS, Reason, Termination
+from wsbridge.protocol.handshake import check_upgrade_response, encode_upgrade_request, generate_key
+from wsbridge.protocol.http1 import Headers, HeadParser, Response, bad_response
+from wsbridge.reasons import Reason, Rejected
 from wsbridge.relay.endpoint import Side
 
 REJECTION_BODY_TIMEOUT: Final = 0.5
@@ -45,8 +41,6 @@ MIN_REDACTED_TEXT_BYTES: Final = 8
 """The same for header values that are written as text."""
 
 _SECRET_HEADERS: Final = frozenset({"authorization", "cookie", "proxy-authorization"})
-
-_RETRYABLE_STATUSES: Final = frozenset({429, 502, 503, 504})
 
 
 class WebSocketBackendConfig(TlsClientSection):
@@ -137,86 +131,95 @@ class WebSocketBackend:
     def connect_nowait(self, dial_request: DialRequest) -> None:
         """See `Backend.at_once`: a handshake has to be waited for."""
 
-    async def dial(self, dial_request: DialRequest) -> Connected | Termination:
+    async def dial(self, dial_request: DialRequest) -> Connected:
         """See `Backend.dial`."""
         chosen = dial_request.chosen
         url = self._url if chosen is None else chosen.target
-        host, port = (self._proxy.host, self._proxy.port) if self._proxy else (url.host, url.port)
-        sock = await connect_tcp(self._services, host, port, dial_request)
-        if isinstance(sock, Termination):
-            if self._proxy is None:
-                return sock
-            return replace(sock, detail=f"the proxy {self._proxy}: {sock.detail}")
+        sock = await self._connect(url, dial_request)
         address = remote_address(sock, self.name)
-        wire = SocketTransport(sock)
+        transport = SocketTransport(sock)
         try:
             if self._proxy is not None:
                 dial_request.progress.enter(f"CONNECT to the proxy {self._proxy}")
-                failure = await http_connect(wire, url.host, url.port, self._proxy, self._services.head_limits)
-                if failure is not None:
-                    wire.close()
-                    return failure.to_termination()
+                await http_connect(transport, url.host, url.port, self._proxy, self._services.head_limits)
                 address = f"{url.authority} by the proxy {self._proxy}"
             if self._context is not None:
                 # What a proxy may have sent ahead is left behind: in TLS the dialling side speaks first.
                 dial_request.progress.enter(f"TLS handshake with {address}")
                 try:
-                    wire = await tls_transport.start_tls(
+                    transport = await tls_transport.start_tls(
                         sock, self._context, server_side=False, server_hostname=self._verified_name(url.host)
                     )
                 except OSError as error:
-                    return tls_termination(address, error)
+                    raise tls_failure(address, error) from None
             dial_request.progress.enter(f"response of {address} to the upgrade request")
-            outcome = await self._handshake(wire, url, dial_request, address)
-        except BaseException:
-            wire.abort()
+            subprotocol = await self._handshake(transport, url, dial_request, address)
+        except Rejected:
+            transport.close()
             raise
-        if not isinstance(outcome, UpgradeAccepted):
-            wire.close()
-            return outcome if isinstance(outcome, Termination) else self._rejected(address, outcome)
-        return Connected(
-            Side(wire, "client", dial_request.text_messages, max_frame_bytes=dial_request.max_frame_bytes),
-            outcome.subprotocol,
-            address,
-        )
+        except BaseException:
+            transport.abort()
+            raise
+        side = Side(transport, "client", dial_request.text_messages, max_frame_bytes=dial_request.max_frame_bytes)
+        return Connected(side, subprotocol, address)
+
+    async def _connect(self, url: Target, dial_request: DialRequest) -> socket.socket:
+        """Connect to the server, or to the proxy in front of it."""
+        if self._proxy is None:
+            return await connect_tcp(self._services, url.host, url.port, dial_request)
+        try:
+            return await connect_tcp(self._services, self._proxy.host, self._proxy.port, dial_request)
+        except Rejected as rejected:
+            raise rejected.with_detail(f"the proxy {self._proxy}: {rejected.detail}") from None
 
     async def _handshake(
         self, transport: SocketTransport, url: Target, dial_request: DialRequest, address: str
-    ) -> UpgradeAccepted | HttpError | Termination:
-        """Ask for the upgrade; bytes past the answer's head are put back into the wire."""
-        key = generate_key()
+    ) -> str | None:
+        """Ask for the upgrade and return the subprotocol chosen; bytes past the response's head are put back."""
         host = self._host_header if url is self._url else self._host or _host_header(url, self._server_name)
         offered = dial_request.subprotocols
         if self._subprotocols is not None and not dial_request.from_client:
             offered = self._subprotocols
         headers = [*self._headers, *self._client_header_values(dial_request)]
+        key = generate_key()
         request = encode_upgrade_request(host, url.path, key, offered, headers, self._origin)
-        reader = HeadParser(self._services.head_limits, "client")
+        wait = None
+        try:
+            response, rest = await self._exchange_heads(transport, request, address)
+            if response.status != 101:
+                body = self._redact(rest or await _read_body_start(transport))
+                if response.status in (429, 503):
+                    wait = retry_after(response.headers, time.time())
+                check_upgrade_response(self._redact_response(response), key, offered, body)  # always raises
+            subprotocol = check_upgrade_response(response, key, offered)
+        except Rejected as rejected:
+            if rejected.reason is Reason.BACKEND_TLS:
+                raise
+            text = redact(self._redact(rejected.detail.encode("utf-8", "replace")).decode("utf-8", "replace"))
+            failure = rejected.with_detail(f"{address}: {text}")
+            failure.retry_after = wait
+            raise failure from None
+        transport.unread(rest)
+        return subprotocol
+
+    async def _exchange_heads(self, transport: SocketTransport, request: bytes, address: str) -> tuple[Response, bytes]:
+        """Send the request and read the head of the response; return it with the bytes that came after it."""
+        parser = HeadParser(self._services.head_limits, "client")
+        response = None
         try:
             await transport.write_all(request)
-            answer = None
-            while answer is None:
+            while response is None:
                 data = await transport.read_some()
                 if not data:
-                    return HttpError(502, "the upstream closed the connection before it answered the upgrade")
-                answer = reader.feed(data)
+                    raise bad_response("the upstream closed the connection before it answered the upgrade")
+                response = parser.feed(data)
         except OSError as error:
             text = _OPENSSL_ERROR.sub(r"\1", error.strerror or str(error))
             if self._context is not None and " alert " in text:  # TLS 1.3 refuses a client after its handshake
-                return Termination(Reason.BACKEND_TLS, "backend", f"{address}: {text}")
-            return HttpError(502, f"the upstream broke the connection before it answered: {text}")
-        if not isinstance(answer, Response):
-            return answer if isinstance(answer, HttpError) else HttpError(502, "the upstream sent no answer")
-        if answer.status != 101:
-            body = reader.trailing_data or await _read_body_start(transport)
-            outcome = check_upgrade_response(self._redact_response(answer), key, offered, self._redact(body))
-            assert isinstance(outcome, HttpError)  # noqa: S101 (for the type checker: the status is not 101)
-            wait = retry_after(answer.headers, time.time()) if answer.status in (429, 503) else None
-            return replace(self._rejected(address, outcome), retry_after=wait)
-        outcome = check_upgrade_response(answer, key, offered)
-        if isinstance(outcome, UpgradeAccepted):
-            transport.unread(reader.trailing_data)
-        return outcome
+                raise Rejected(Reason.BACKEND_TLS, f"{address}: {text}", initiator="backend") from None
+            raise bad_response(f"the upstream broke the connection before it answered: {text}") from None
+        assert isinstance(response, Response)  # noqa: S101 (what a parser of this role gives)
+        return response, parser.trailing_data
 
     def _client_header_values(self, dial_request: DialRequest) -> Iterable[tuple[str, str]]:
         """What the server is told of the client; a header about which nothing is known is left out."""
@@ -225,13 +228,6 @@ class WebSocketBackend:
                 value = template.fill(dial_request.client)
                 if value:
                     yield name, value
-
-    def _rejected(self, address: str, bad: HttpError) -> Termination:
-        """How a refusal is told; one that time will not heal carries its HTTP status (see `net.retry`)."""
-        final = bad.upstream_status is not None and bad.upstream_status not in _RETRYABLE_STATUSES
-        text = redact(self._redact(bad.detail.encode("utf-8", "replace")).decode("utf-8", "replace"))
-        reason = Reason.BACKEND_REFUSED
-        return Termination(reason, "backend", f"{address}: {text}", REASONS[reason].status if final else None)
 
     def _redact_response(self, answer: Response) -> Response:
         """The answer as far as it is told, without our secrets, should it echo them."""

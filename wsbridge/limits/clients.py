@@ -11,7 +11,7 @@ from wsbridge.config.limits import ClientLimits
 from wsbridge.log.logger import log
 from wsbridge.net.address import NetworkSet
 from wsbridge.net.transport import reset_socket
-from wsbridge.reasons import Reason, Termination
+from wsbridge.reasons import Reason, Rejected
 
 UNIX_KEY = b""
 """The key of all clients of Unix sockets."""
@@ -217,53 +217,53 @@ class ClientSlot:
         self._host: str | None = None
         self._key: bytes | None = None  # None: not counted
 
-    def assign(self, host: str) -> Termination | None:
+    def assign(self, host: str) -> None:
         """Count the connection under an address, in place of the one before.
 
         Args:
             host: IP address as text; empty on a Unix socket.
 
-        Returns:
-            The end of the connection if that address is banned or has too many; it is not counted then.
+        Raises:
+            Rejected: The address is banned or has too many connections; this one is not counted then.
         """
         if host == self._host:
-            return None
+            return
         self.release()
         self._host = host
         addresses = self._table
         if addresses.is_exempt(host):
-            return None
+            return
         if addresses.bans and (seconds := addresses.ban_remaining(host)):
-            return Termination(
+            raise Rejected(
                 Reason.BANNED,
-                "client",
                 f"{host or 'unix'} is banned for {math.ceil(seconds)} s more",
                 headers=(("Retry-After", str(math.ceil(seconds))),),
             )
         key = client_key(host)
         if not addresses.acquire(key):
             most = addresses.limits.connections
-            return Termination(
+            raise Rejected(
                 Reason.RATE_LIMITED,
-                "client",
                 f"{most} connections from {_describe_client(host)}, and limits.per_address.connections is {most}; "
                 f"{PROXY_HINT}",
             )
         self._key = key
-        return None
 
-    def take_handshake(self) -> Termination | None:
-        """Take one of the handshakes that the address may do; the end if it has none now."""
+    def take_handshake(self) -> None:
+        """Take one of the handshakes that the address may do.
+
+        Raises:
+            Rejected: It has none left now.
+        """
         if self._key is None:
-            return None
+            return
         wait = self._table.take_handshake(self._key)
         if not wait:
-            return None
+            return
         limits = self._table.limits
         seconds = math.ceil(wait)
-        return Termination(
+        raise Rejected(
             Reason.RATE_LIMITED,
-            "client",
             f"more than limits.per_address.handshake_rate, {limits.handshake_rate} a second, "
             f"after {limits.handshake_burst} at once, "
             f"from {_describe_client(self._host or '')}; {PROXY_HINT}",

@@ -10,7 +10,6 @@ import random
 import socket
 import stat
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -18,7 +17,7 @@ import trio
 
 from wsbridge.net.address import Address, SockAddr, join_host_port
 from wsbridge.net.resolver import Resolver
-from wsbridge.reasons import REASONS, Initiator, Reason, Termination
+from wsbridge.reasons import Initiator, Reason, Rejected
 
 CONNECTION_ATTEMPT_DELAY: Final = 0.25
 """Seconds from the start of one attempt to the start of the next; at once when an attempt has failed."""
@@ -29,7 +28,6 @@ _OVERLOAD_ERRNOS: Final = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN}
 )
 _IN_PROGRESS_ERRNOS: Final = frozenset({errno.EINPROGRESS, errno.EALREADY})
-_INITIATORS: Final[dict[Reason, Initiator]] = {Reason.OVERLOAD: "wsbridge", Reason.FORBIDDEN: "client"}
 _REASON_PRIORITY: Final = (
     Reason.OVERLOAD,
     Reason.BACKEND_REFUSED,
@@ -41,33 +39,6 @@ _REASON_PRIORITY: Final = (
 
 AddressFilter = Callable[[Address], str | None]
 """Gives one sentence why an address may not be dialled, or None."""
-
-
-@dataclass(frozen=True, slots=True)
-class DialFailure:
-    """Why there is no connection to a backend.
-
-    Attributes:
-        reason: `backend_*`, `overload` when this machine had no descriptor, port or memory for it, or `forbidden` when
-            none of the addresses may be dialled.
-        detail: One sentence with addresses and the system's words.
-        permanent: Whether somebody answered and said no, so that trying again soon makes no sense.
-        retry_after: Seconds after which a proxy asks to be tried again, or None.
-    """
-
-    reason: Reason
-    detail: str
-    permanent: bool = False
-    retry_after: float | None = None
-
-    def to_termination(self) -> Termination:
-        """The same as the ending of a connection: what is forbidden is the client's doing, an overload the bridge's.
-
-        A final one carries its HTTP status, which is how `retry` knows it.
-        """
-        initiator = _INITIATORS.get(self.reason, "backend")
-        status = REASONS[self.reason].status if self.permanent else None
-        return Termination(self.reason, initiator, self.detail, status, retry_after=self.retry_after)
 
 
 class DialProgress:
@@ -126,7 +97,7 @@ async def dial(
     port: int,
     check_address: AddressFilter | None = None,
     progress: DialProgress | None = None,
-) -> socket.socket | DialFailure:
+) -> socket.socket:
     """Connect to a host by TCP (RFC 8305).
 
     Up to 8 addresses, families in turn, each 250 ms after the one before or at once when one has failed: the first that
@@ -141,33 +112,32 @@ async def dial(
         progress: That of the connection, where it dials more than once or has a deadline.
 
     Returns:
-        A connected, non-blocking socket that the caller owns; or the failure.
+        A connected, non-blocking socket that the caller owns.
+
+    Raises:
+        Rejected: `backend_*`; `overload` where this machine has no descriptor, port or memory left; `forbidden` where
+            none of the addresses may be dialed. The detail has the addresses and the system's words.
     """
     progress = progress or DialProgress()
     progress.enter(f"looking up {host}")
     try:
         addresses = resolver.cached(host, port) or await resolver.resolve(host, port)
     except OSError as error:
-        return _dns_failure(host, error)
+        raise _dns_failure(host, error) from None
     if check_address is not None:
         judged = [(address, check_address(address)) for address in addresses]
         addresses = [address for address, wrong in judged if wrong is None]
         if not addresses:
             words = "; ".join(wrong for _, wrong in judged[:MAX_DIAL_ADDRESSES] if wrong)
-            return DialFailure(Reason.FORBIDDEN, f"{join_host_port(host, port)}: {words}", permanent=True)
-    connected = False
+            raise Rejected(Reason.FORBIDDEN, f"{join_host_port(host, port)}: {words}", permanent=True)
     try:
-        outcome = await _connect_any(host, port, addresses, progress)
-        connected = not isinstance(outcome, DialFailure)
-    finally:
-        if not connected:
-            resolver.forget(host)
-    return outcome
+        return await _connect_any(host, port, addresses, progress)
+    except BaseException:
+        resolver.forget(host)
+        raise
 
 
-async def _connect_any(
-    host: str, port: int, addresses: list[Address], progress: DialProgress
-) -> socket.socket | DialFailure:
+async def _connect_any(host: str, port: int, addresses: list[Address], progress: DialProgress) -> socket.socket:
     progress.enter(f"connecting to {join_host_port(host, port)}")
     chosen = progress.choose(addresses)
     if len(chosen) > 1:
@@ -199,11 +169,13 @@ def dial_nowait(family: int, sockaddr: object) -> socket.socket | None:
     return None
 
 
-async def dial_unix(path: str) -> socket.socket | DialFailure:
+async def dial_unix(path: str) -> socket.socket:
     """Connect to a Unix stream socket.
 
-    A socket that nobody listens at, or whose backlog is full (the kernel offers no waiting there), is
-    `backend_refused`; one that is not there `backend_unreachable`; one that this process may not use `backend_denied`.
+    Raises:
+        Rejected: `backend_refused` where nobody listens or the backlog is full (the kernel has no way to wait there);
+            `backend_unreachable` for a socket that does not exist, `backend_denied` for one that this process may not
+            use.
     """
     return await _connect(socket.AF_UNIX, path)
 
@@ -221,12 +193,12 @@ def interleave_families(addresses: Sequence[Address]) -> list[Address]:
     return mixed
 
 
-async def _connect(family: int, sockaddr: SockAddr | str) -> socket.socket | DialFailure:
+async def _connect(family: int, sockaddr: SockAddr | str) -> socket.socket:
     """One attempt at one address. A second `connect` asks how the first went: 0 when it stands."""
     try:
         sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     except OSError as error:
-        return _connect_failure(error.errno or 0, sockaddr)
+        raise _connect_failure(error.errno or 0, sockaddr) from None
     try:
         code = sock.connect_ex(sockaddr)
         if code == errno.EINPROGRESS:
@@ -245,27 +217,29 @@ async def _connect(family: int, sockaddr: SockAddr | str) -> socket.socket | Dia
         sock.close()
         raise
     sock.close()
-    return _connect_failure(code, sockaddr)
+    raise _connect_failure(code, sockaddr)
 
 
-async def _race(host: str, port: int, addresses: list[Address], progress: DialProgress) -> socket.socket | DialFailure:
+async def _race(host: str, port: int, addresses: list[Address], progress: DialProgress) -> socket.socket:
     """Happy Eyeballs: the first of several attempts that connects."""
     winner: socket.socket | None = None
-    failures: list[DialFailure] = []
+    failures: list[Rejected] = []
     failed = trio.Event()
 
     async def attempt(address: Address, nursery: trio.Nursery) -> None:
         nonlocal winner
-        outcome = await _connect(address.family, address.sockaddr)
-        if isinstance(outcome, DialFailure):
-            failures.append(outcome)
+        try:
+            sock = await _connect(address.family, address.sockaddr)
+        except Rejected as rejected:
+            failures.append(rejected)
             progress.open.remove(address)
             failed.set()
-        elif winner is None:
-            winner = outcome
+            return
+        if winner is None:
+            winner = sock
             nursery.cancel_scope.cancel()
         else:
-            outcome.close()
+            sock.close()
 
     try:
         async with trio.open_nursery() as nursery:
@@ -279,10 +253,12 @@ async def _race(host: str, port: int, addresses: list[Address], progress: DialPr
         if winner is not None:
             winner.close()
         raise
-    return winner if winner is not None else _merge_failures(host, port, failures, progress)
+    if winner is None:
+        raise _merge_failures(host, port, failures, progress)
+    return winner
 
 
-def _connect_failure(code: int, sockaddr: SockAddr | str) -> DialFailure:
+def _connect_failure(code: int, sockaddr: SockAddr | str) -> Rejected:
     text = os.strerror(code) if code else "unknown error"
     if code == errno.ECONNREFUSED or (isinstance(sockaddr, str) and code == errno.EAGAIN):
         reason = Reason.BACKEND_REFUSED
@@ -301,8 +277,8 @@ def _connect_failure(code: int, sockaddr: SockAddr | str) -> DialFailure:
         if isinstance(sockaddr, str) and code == errno.ENOENT:
             text += ": the service has not made its socket, or the path is another"
     if isinstance(sockaddr, str):
-        return DialFailure(reason, f"unix:{sockaddr}: {text}")
-    return DialFailure(reason, f"{join_host_port(sockaddr[0], sockaddr[1])}: {text}")
+        return _failure(reason, f"unix:{sockaddr}: {text}")
+    return _failure(reason, f"{join_host_port(sockaddr[0], sockaddr[1])}: {text}")
 
 
 def _describe_permissions(path: str) -> str:
@@ -330,19 +306,24 @@ def _group_name(gid: int) -> str:
         return str(gid)
 
 
-def _dns_failure(host: str, error: OSError) -> DialFailure:
+def _dns_failure(host: str, error: OSError) -> Rejected:
     looked_up = isinstance(error, socket.gaierror)  # another OSError is the system's: no descriptor, no memory
     short = error.errno == socket.EAI_MEMORY if looked_up else error.errno in _OVERLOAD_ERRNOS
     reason = Reason.OVERLOAD if short else Reason.BACKEND_DNS
-    return DialFailure(reason, f"{host}: {error.strerror or error}")
+    return _failure(reason, f"{host}: {error.strerror or error}")
 
 
-def _merge_failures(host: str, port: int, failures: list[DialFailure], progress: DialProgress) -> DialFailure:
+def _merge_failures(host: str, port: int, failures: list[Rejected], progress: DialProgress) -> Rejected:
     """One failure out of several: the gravest reason, all their texts."""
     reasons = {failure.reason for failure in failures}
     reason = next((rank for rank in _REASON_PRIORITY if rank in reasons), Reason.BACKEND_UNREACHABLE)
     text = "; ".join(failure.detail for failure in failures) or "no address"
-    return DialFailure(reason, f"{join_host_port(host, port)}: {text}{progress.describe_untried()}")
+    return _failure(reason, f"{join_host_port(host, port)}: {text}{progress.describe_untried()}")
+
+
+def _failure(reason: Reason, detail: str) -> Rejected:
+    initiator: Initiator = "wsbridge" if reason is Reason.OVERLOAD else "backend"
+    return Rejected(reason, detail, initiator=initiator)
 
 
 INITIAL_BACKOFF: Final = 0.05
@@ -364,65 +345,61 @@ T = TypeVar("T")
 
 
 async def retry(
-    attempt: Callable[[], Awaitable[T | Termination]],
+    attempt: Callable[[], Awaitable[T]],
     *,
     timeout: float | None,
     retry_for: float = 0.0,
-    on_retry: Callable[[Termination], None] | None = None,
+    on_retry: Callable[[Rejected], None] | None = None,
     progress: DialProgress | None = None,
     jitter: Callable[[], float] = random.random,
-) -> T | Termination:
-    """Try until it works, or until trying again makes no sense or has lasted long enough.
+) -> T:
+    """Try until it works, or until another attempt makes no sense or it has lasted long enough.
 
-    Only failures that time can heal are tried again: refused, unreachable, unknown name, timeout. A backend that
-    answers and says no (its End carries an HTTP `status`) is asked once; one that says when to come back, then.
+    Only failures that may pass with time are tried again: refused, unreachable, unknown name, timeout. A backend that
+    gave a definite answer (`Rejected.permanent`) is asked once; one that says when to come back, then.
 
     Args:
-        attempt: One attempt; gives a result or the End that tells why not.
+        attempt: One attempt.
         timeout: Seconds for each attempt; None for no limit.
         retry_for: Seconds after which no further attempt begins; 0 for a single attempt.
         on_retry: Called once, with the first failure, when it is going to be retried.
         progress: What the attempts note their steps in; names the step that took too long.
         jitter: Random numbers from 0 to 1; pauses are between half and the whole of their length.
 
-    Returns:
-        What the attempt gave; or the last failure.
+    Raises:
+        Rejected: The last failure.
     """
-    began = trio.current_time()
-    pause = INITIAL_BACKOFF
+    started = trio.current_time()
+    backoff = INITIAL_BACKOFF
     while True:
-        outcome = await _attempt_once(attempt, timeout, progress)
-        if not isinstance(outcome, Termination) or not retry_for or not _is_retryable(outcome):
-            return outcome
-        left = began + retry_for - trio.current_time()
-        if left <= 0:
-            return outcome
-        wait = min(pause * (0.5 + 0.5 * jitter()), left)
-        if outcome.retry_after is not None:
-            if outcome.retry_after > left:
-                text = (
-                    f"{outcome.detail}; it asks to wait {outcome.retry_after:g} s, and retry_for ends in {left:.1f} s"
-                )
-                return replace(outcome, detail=text)
-            wait = max(wait, outcome.retry_after)
-        if on_retry is not None:
-            on_retry(outcome)
-            on_retry = None
+        try:
+            return await _attempt_once(attempt, timeout, progress)
+        except Rejected as rejected:
+            left = started + retry_for - trio.current_time()
+            if not retry_for or left <= 0 or not _is_retryable(rejected):
+                raise
+            wait = min(backoff * (0.5 + 0.5 * jitter()), left)
+            if rejected.retry_after is not None:
+                if rejected.retry_after > left:
+                    text = f"it asks to wait {rejected.retry_after:g} s, and retry_for ends in {left:.1f} s"
+                    raise rejected.with_detail(f"{rejected.detail}; {text}") from None
+                wait = max(wait, rejected.retry_after)
+            if on_retry is not None:
+                on_retry(rejected)
+                on_retry = None
         await trio.sleep(wait)
-        pause = min(pause * 2, MAX_BACKOFF)
+        backoff = min(backoff * 2, MAX_BACKOFF)
 
 
-async def _attempt_once(
-    attempt: Callable[[], Awaitable[T | Termination]], timeout: float | None, progress: DialProgress | None
-) -> T | Termination:
+async def _attempt_once(attempt: Callable[[], Awaitable[T]], timeout: float | None, progress: DialProgress | None) -> T:
     if timeout is None:
         return await attempt()
     with trio.move_on_after(timeout):
         return await attempt()
     step = str(progress or "")
     text = f"no connection within {timeout:g} s" + (f": {step}" if step else "")
-    return Termination(Reason.BACKEND_TIMEOUT, "backend", text)
+    raise Rejected(Reason.BACKEND_TIMEOUT, text, initiator="backend")
 
 
-def _is_retryable(termination: Termination) -> bool:
-    return termination.reason in _RETRYABLE_REASONS and termination.status is None
+def _is_retryable(rejected: Rejected) -> bool:
+    return rejected.reason in _RETRYABLE_REASONS and not rejected.permanent

@@ -18,10 +18,11 @@ import h11
 import trio
 
 from wsbridge.config.urls import HttpUrl
-from wsbridge.net.dialer import DialFailure, dial, dial_unix
+from wsbridge.net.dialer import dial, dial_unix
 from wsbridge.net.resolver import Resolver
 from wsbridge.net.tls import clear_openssl_errors, client_context, tls_error_text
 from wsbridge.protocol.http1 import Headers
+from wsbridge.reasons import Rejected
 
 IDLE_CONNECTION_TIMEOUT: Final = 5.0
 """Seconds that an idle connection is kept."""
@@ -136,10 +137,11 @@ class HttpClient:
 
     async def _connect(self) -> _Connection:
         url = self._url
-        dialled = await (dial_unix(url.path) if url.scheme == "unix" else dial(self._resolver, url.host, url.port))
-        if isinstance(dialled, DialFailure):
-            raise _RequestFailedError(dialled.detail)
-        plain = trio.SocketStream(trio.socket.from_stdlib_socket(dialled))
+        try:
+            sock = await (dial_unix(url.path) if url.scheme == "unix" else dial(self._resolver, url.host, url.port))
+        except Rejected as rejected:
+            raise _RequestFailedError(rejected.detail) from None
+        plain = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
         if self._context is None:
             return _Connection(plain, plain)
         secure = trio.SSLStream(plain, self._context, server_hostname=url.host, https_compatible=True)

@@ -6,7 +6,6 @@ import ipaddress
 import time
 from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -14,9 +13,8 @@ from urllib.parse import unquote
 from wsbridge.config.urls import HttpProxy, Target, read_proxy_url
 from wsbridge.log.format import REDACTED
 from wsbridge.net.address import join_host_port
-from wsbridge.net.dialer import DialFailure
-from wsbridge.protocol.http1 import Headers, HeadLimits, HeadParser, HttpError, Response, encode_headers, quoted
-from wsbridge.reasons import Reason
+from wsbridge.protocol.http1 import Headers, HeadLimits, HeadParser, Response, bad_response, encode_headers, quoted
+from wsbridge.reasons import Rejected
 
 if TYPE_CHECKING:
     from wsbridge.net.transport import Transport
@@ -105,12 +103,8 @@ def _parse_ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None
 MIN_PROXY_SECRET_LENGTH = 4
 """Characters of a password below which it is not looked for in answers: it would hide half of every sentence."""
 
-_RETRYABLE_STATUSES = frozenset({429, 502, 503, 504})
 
-
-async def http_connect(
-    transport: Transport, host: str, port: int, proxy: HttpProxy, limits: HeadLimits
-) -> DialFailure | None:
+async def http_connect(transport: Transport, host: str, port: int, proxy: HttpProxy, limits: HeadLimits) -> None:
     """Ask a proxy for a tunnel; the deadline is the caller's.
 
     Bytes that came after the answer are put back into the wire. The wire stays the caller's, to be closed on failure.
@@ -122,8 +116,8 @@ async def http_connect(
         proxy: Named in failures; its user and password go along as Basic authentication (RFC 7617).
         limits: How large the answer's head may be.
 
-    Returns:
-        None when the tunnel stands; else why it does not.
+    Raises:
+        Rejected: The proxy opened no tunnel.
     """
     authority = join_host_port(host, port)
     lines = [("Host", authority)]
@@ -131,29 +125,26 @@ async def http_connect(
         lines.append(("Proxy-Authorization", _basic_authorization(proxy)))
     request = f"CONNECT {authority} HTTP/1.1\r\n{''.join(encode_headers(lines))}\r\n"
     reader = HeadParser(limits, "client")
+    response = None
     try:
         await transport.write_all(request.encode("ascii"))
-        while True:
-            data = await transport.read_some()
-            if not data:
-                return _proxy_failure(proxy, "closed the connection before it answered")
-            answer = reader.feed(data)
-            if answer is not None:
-                break
+        while response is None and (data := await transport.read_some()):
+            response = reader.feed(data)
     except OSError as error:
-        return _proxy_failure(proxy, f"broke the connection before it answered: {error.strerror or error}")
-    if not isinstance(answer, Response):
-        return _proxy_failure(proxy, f"gave no proper answer: {answer.detail if isinstance(answer, HttpError) else ''}")
-    if 200 <= answer.status < 300:
+        text = f"broke the connection before it answered: {error.strerror or error}"
+        raise _proxy_failure(proxy, text) from None
+    except Rejected as rejected:
+        raise _proxy_failure(proxy, f"gave no valid response: {rejected.detail}") from None
+    if not isinstance(response, Response):
+        raise _proxy_failure(proxy, "closed the connection before it answered")
+    if 200 <= response.status < 300:
         transport.unread(reader.trailing_data)
-        return None
-    words = f" {quoted(answer.reason, 80)}" if answer.reason else ""
-    failure = _proxy_failure(
-        proxy, f"answered {answer.status}{words} to CONNECT {authority}", answer.status not in _RETRYABLE_STATUSES
-    )
-    return replace(
-        failure, retry_after=retry_after(answer.headers, time.time()) if answer.status in (429, 503) else None
-    )
+        return
+    words = f" {quoted(response.reason, 80)}" if response.reason else ""
+    failure = _proxy_failure(proxy, f"answered {response.status}{words} to CONNECT {authority}", response.status)
+    if response.status in (429, 503):
+        failure.retry_after = retry_after(response.headers, time.time())
+    raise failure
 
 
 def retry_after(headers: Headers, now: float) -> float | None:
@@ -172,14 +163,14 @@ def retry_after(headers: Headers, now: float) -> float | None:
         return None
 
 
-def _proxy_failure(proxy: HttpProxy, text: str, permanent: bool = False) -> DialFailure:
-    """Tell of a refusal, without our password, should the proxy repeat it."""
+def _proxy_failure(proxy: HttpProxy, text: str, status: int | None = None) -> Rejected:
+    """Describe a refusal, without our password, should the proxy repeat it."""
     if proxy.password is not None:
         password = proxy.password.reveal()
         for secret in (_basic_authorization(proxy).partition(" ")[2], password, unquote(password)):
             if len(secret) >= MIN_PROXY_SECRET_LENGTH:
                 text = text.replace(secret, REDACTED)
-    return DialFailure(Reason.BACKEND_REFUSED, f"the proxy {proxy} {text}", permanent)
+    return bad_response(f"the proxy {proxy} {text}", status)
 
 
 def _basic_authorization(proxy: HttpProxy) -> str:

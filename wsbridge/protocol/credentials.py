@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from wsbridge.protocol.http1 import Headers
+from wsbridge.reasons import Reason, Rejected
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -29,17 +30,6 @@ class BasicCredentials:
         return "BasicCredentials(***)"
 
 
-@dataclass(frozen=True, slots=True)
-class BasicAuthError:
-    """Credentials that cannot be read.
-
-    Attributes:
-        detail: Why, for the log; holds nothing of them.
-    """
-
-    detail: str
-
-
 def basic_challenge(realm: str) -> str:
     """Give the value of WWW-Authenticate.
 
@@ -49,30 +39,38 @@ def basic_challenge(realm: str) -> str:
     return f'Basic realm="{realm}", charset="UTF-8"'
 
 
-def parse_basic(headers: Headers) -> BasicCredentials | BasicAuthError | None:
-    """Read the credentials of a request; None where it shows none of this scheme."""
+def parse_basic(headers: Headers) -> BasicCredentials | None:
+    """Read the credentials of a request; None where it has none of this scheme.
+
+    Raises:
+        Rejected: They cannot be read; the detail holds nothing of them.
+    """
     values = headers.get_all(b"authorization")
     schemes = [value.partition(b" ")[0].lower() for value in values]
     if b"basic" not in schemes:
         return None
     if len(values) > 1:
-        return BasicAuthError(f"the request has {len(values)} Authorization headers")
+        raise _malformed(f"the request has {len(values)} Authorization headers")
     token = values[0].partition(b" ")[2].strip(b" ")
     try:
         data = base64.b64decode(token, validate=True)
     except binascii.Error:
         data = b""
     if base64.b64encode(data) != token:  # what decodes all the same: too much padding, bits that count for nothing
-        return BasicAuthError("the Basic credentials are not base64")
+        raise _malformed("the Basic credentials are not base64")
     try:
         name, colon, password = data.decode().partition(":")
     except UnicodeDecodeError:
-        return BasicAuthError("the Basic credentials are not UTF-8")
+        raise _malformed("the Basic credentials are not UTF-8") from None
     if not colon:
-        return BasicAuthError("the Basic credentials have no colon")
+        raise _malformed("the Basic credentials have no colon")
     if _CONTROL.search(name) or _CONTROL.search(password):
-        return BasicAuthError("the Basic credentials have control characters in them")
+        raise _malformed("the Basic credentials have control characters in them")
     return BasicCredentials(name, password.encode())
+
+
+def _malformed(detail: str) -> Rejected:
+    return Rejected(Reason.UNAUTHENTICATED, detail, failed_login=True)
 
 
 def cookie_values(headers: Headers, name: str) -> list[bytes]:

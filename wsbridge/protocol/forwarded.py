@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final, Literal
 
-from wsbridge.protocol.http1 import HttpError, quoted
+from wsbridge.protocol.http1 import bad_request, quoted
 
 MAX_TRUSTED_PROXIES: Final = 32
 """Trusted proxies on one way."""
@@ -56,7 +56,7 @@ class ForwardedChain:
 
 def parse_forwarded(
     form: ForwardedFormat, values: Sequence[bytes], is_trusted: Callable[[str], bool]
-) -> ForwardedChain | HttpError:
+) -> ForwardedChain:
     """Find the client of a request that a trusted proxy passed on.
 
     Args:
@@ -66,7 +66,10 @@ def parse_forwarded(
 
     Returns:
         The rightmost host that is no trusted proxy. If all are trusted, the leftmost; if a trusted proxy does not tell,
-        that proxy itself. Or a `BadHead` of status 400.
+        that proxy itself.
+
+    Raises:
+        Rejected: An entry that counts cannot be read, or the chain is too long.
     """
     read = _parse_x_forwarded_for if form == "x-forwarded-for" else _parse_element
     name = "X-Forwarded-For" if form == "x-forwarded-for" else "Forwarded"
@@ -74,16 +77,14 @@ def parse_forwarded(
     for entry in _entries_reversed(form, values):
         hop = None if entry is None else read(entry)
         if hop is None:
-            return HttpError(
-                400, f"{name} cannot be read" + (f": {quoted(entry, 80)}" if entry else ": a quote is open")
-            )
+            raise bad_request(f"{name} cannot be read" + (f": {quoted(entry, 80)}" if entry else ": a quote is open"))
         if not hop.host:
             break
         hops.append(hop)
         if not is_trusted(hop.host):
             break
         if len(hops) > MAX_TRUSTED_PROXIES:
-            return HttpError(400, f"{name} names more than {MAX_TRUSTED_PROXIES} trusted proxies")
+            raise bad_request(f"{name} names more than {MAX_TRUSTED_PROXIES} trusted proxies")
     if not hops:
         return ForwardedChain(None, ())
     return ForwardedChain(hops[-1], tuple(hop.host for hop in reversed(hops[:-1])))

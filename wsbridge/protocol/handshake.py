@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import re
 import secrets
 from binascii import b2a_base64
@@ -11,8 +10,18 @@ from dataclasses import dataclass
 from hashlib import sha1
 from typing import Final, Literal
 
-from wsbridge.protocol.http1 import Headers, HttpError, Request, Response, encode_headers, method_not_allowed, quoted
+from wsbridge.protocol.http1 import (
+    Headers,
+    Request,
+    Response,
+    bad_request,
+    bad_response,
+    encode_headers,
+    method_not_allowed,
+    quoted,
+)
 from wsbridge.protocol.uri import split_host
+from wsbridge.reasons import Rejected
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _WEBSOCKET_KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
@@ -43,16 +52,6 @@ RESERVED_HEADERS: Final = frozenset(
 """Headers (lower case) that `client_request` writes itself and does not take as further ones."""
 
 
-class SubprotocolMismatch(enum.Enum):
-    """The type of `REFUSE`."""
-
-    MISMATCH = "mismatch"
-
-
-SUBPROTOCOL_MISMATCH: Final = SubprotocolMismatch.MISMATCH
-"""What `select_subprotocol` gives if subprotocols were offered and none of them fits."""
-
-
 @dataclass(slots=True)
 class UpgradeRequest:
     """A valid request for a WebSocket.
@@ -74,55 +73,47 @@ class UpgradeRequest:
     target: str
 
 
-@dataclass(slots=True)
-class UpgradeAccepted:
-    """An upstream that switched to WebSocket, and the subprotocol it chose, if any."""
-
-    subprotocol: str | None
-
-
 def is_upgrade_request(request: Request) -> bool:
     """Say whether a request names WebSocket in Upgrade, rightly or wrongly in all else."""
     return request.headers.has_token(b"upgrade", b"websocket")
 
 
-def upgrade_required(detail: str = "this address takes WebSocket connections only") -> HttpError:
+def upgrade_required(detail: str = "this address takes WebSocket connections only") -> Rejected:
     """Give the 426 for a request that is none for WebSocket, or for another version of it."""
-    return HttpError(426, detail, headers=_UPGRADE_HEADERS)
+    return bad_request(detail, 426, _UPGRADE_HEADERS)
 
 
-def parse_upgrade(request: Request) -> UpgradeRequest | HttpError:
+def parse_upgrade(request: Request) -> UpgradeRequest:
     """Judge the request of a client by RFC 6455 section 4.2.1.
 
     Args:
         request: A request as `http1.HeadReader` gives it, so with one good Host, no body and a harmless target.
 
-    Returns:
-        The upgrade, or what to answer: 405 unless GET, 426 if it is no WebSocket or not version 13, 403 for several
-        Origins, 400 for all else.
+    Raises:
+        Rejected: 405 unless GET, 426 if it is no WebSocket or not version 13, 403 for several Origins, else 400.
     """
     headers = request.headers
     if request.method != "GET":
-        return method_not_allowed(request.method, ("GET",))
+        raise method_not_allowed(request.method, ("GET",))
     if not headers.has_token(b"upgrade", b"websocket"):
-        return upgrade_required()
+        raise upgrade_required()
     if not headers.has_token(b"connection", b"upgrade"):
-        return HttpError(400, 'no Connection: Upgrade (behind nginx: proxy_set_header Connection "upgrade")')
+        raise bad_request('no Connection: Upgrade (behind nginx: proxy_set_header Connection "upgrade")')
     if headers.get_all(b"sec-websocket-version") != [b"13"]:
-        return upgrade_required("the Sec-WebSocket-Version is not 13")
+        raise upgrade_required("the Sec-WebSocket-Version is not 13")
     keys = headers.get_all(b"sec-websocket-key")
     if len(keys) != 1:
         many = "several" if keys else "no"
         hint = "" if keys else " (does a proxy in front turn HTTP/2 into HTTP/1.1?)"
-        return HttpError(400, f"the request has {many} Sec-WebSocket-Key{hint}")
+        raise bad_request(f"the request has {many} Sec-WebSocket-Key{hint}")
     if not _WEBSOCKET_KEY.fullmatch(keys[0]):
-        return HttpError(400, "the Sec-WebSocket-Key is not 16 bytes in base64")
+        raise bad_request("the Sec-WebSocket-Key is not 16 bytes in base64")
     origins = headers.get_all(b"origin")
     if len(origins) > 1:
-        return HttpError(403, f"the request has {len(origins)} Origin headers")
+        raise bad_request(f"the request has {len(origins)} Origin headers", 403)
     protocols = _parse_tokens(headers.get_all(b"sec-websocket-protocol"))
     if protocols is None:
-        return HttpError(400, "an entry of Sec-WebSocket-Protocol is not a token")
+        raise bad_request("an entry of Sec-WebSocket-Protocol is not a token")
     return UpgradeRequest(
         keys[0].decode("ascii"),
         protocols,
@@ -158,21 +149,24 @@ def generate_key() -> str:
     return b2a_base64(secrets.token_bytes(16), newline=False).decode("ascii")
 
 
-def select_subprotocol(
-    configured: Sequence[str], offered: Sequence[str]
-) -> str | Literal[SubprotocolMismatch.MISMATCH] | None:
-    """Choose the first configured subprotocol that was offered.
+def select_subprotocol(configured: Sequence[str], offered: Sequence[str]) -> str | None:
+    """Choose the first configured subprotocol that was offered; None if none was offered.
 
-    Returns:
-        It; None if none was offered; `REFUSE` if some were offered but none fits, since browsers would then fail the
-        connection themselves, and nothing that is not configured may be echoed.
+    Raises:
+        Rejected: Some were offered but none fits: browsers would fail such a connection themselves, and nothing that
+            is not configured may be echoed. The detail never quotes what was offered, since it may hold tokens.
     """
     if not offered:
         return None
     for name in configured:
         if name in offered:
             return name
-    return SUBPROTOCOL_MISMATCH
+    known = ", ".join(configured) or "it has none"
+    if all(name.startswith(TOKEN_SUBPROTOCOL_PREFIX) for name in offered):
+        raise bad_request(
+            f"only a token was offered as a subprotocol: offer one of the route's ({known}) beside it to be answered"
+        )
+    raise bad_request(f"none of the {len(offered)} subprotocols offered is one of the route's ({known})")
 
 
 def encode_accept_response(key: str, subprotocol: str | None, headers: Iterable[tuple[str, str]] = ()) -> bytes:
@@ -237,9 +231,7 @@ def encode_upgrade_request(
     return f"GET {target} HTTP/1.1\r\n{''.join(encode_headers([*lines, *headers]))}\r\n".encode("latin-1")
 
 
-def check_upgrade_response(
-    response: Response, key: str, offered: Sequence[str], body: bytes = b""
-) -> UpgradeAccepted | HttpError:
+def check_upgrade_response(response: Response, key: str, offered: Sequence[str], body: bytes = b"") -> str | None:
     """Judge an upstream's answer by RFC 6455 section 4.1.
 
     Args:
@@ -250,36 +242,39 @@ def check_upgrade_response(
             told if the answer is a refusal.
 
     Returns:
-        The acceptance, or a `BadHead` of status 502 whose text tells the answer.
+        The subprotocol that the upstream chose, if any.
+
+    Raises:
+        Rejected: The upgrade was refused, or the response is invalid; the detail describes the response.
     """
     headers = response.headers
     if response.status != 101:
-        return _upstream_error(response, body)
+        raise _upstream_error(response, body)
     if response.version != "1.1":
-        return HttpError(502, f"the upstream answered 101 in HTTP/{response.version}")
+        raise bad_response(f"the upstream answered 101 in HTTP/{response.version}")
     if not headers.has_token(b"upgrade", b"websocket"):
-        return HttpError(502, "the upstream's 101 has no Upgrade: websocket")
+        raise bad_response("the upstream's 101 has no Upgrade: websocket")
     if not headers.has_token(b"connection", b"upgrade"):
-        return HttpError(502, "the upstream's 101 has no Connection: Upgrade")
+        raise bad_response("the upstream's 101 has no Connection: Upgrade")
     if headers.get_all(b"sec-websocket-accept") != [accept_key(key).encode("ascii")]:
-        return HttpError(502, "the upstream's Sec-WebSocket-Accept is missing, repeated or wrong")
+        raise bad_response("the upstream's Sec-WebSocket-Accept is missing, repeated or wrong")
     if any(value.strip(b", \t") for value in headers.get_all(b"sec-websocket-extensions")):
-        return HttpError(502, "the upstream chose an extension, but none was offered")
+        raise bad_response("the upstream chose an extension, but none was offered")
     return _check_subprotocol(headers, offered)
 
 
-def _check_subprotocol(headers: Headers, offered: Sequence[str]) -> UpgradeAccepted | HttpError:
+def _check_subprotocol(headers: Headers, offered: Sequence[str]) -> str | None:
     """Judge the subprotocol of a 101 that is right in all else."""
     chosen = headers.get_all(b"sec-websocket-protocol")
     if not chosen:
-        return UpgradeAccepted(None)
+        return None
     name = chosen[0].decode("latin-1")
     if len(chosen) > 1 or name not in offered:
-        return HttpError(502, f"the upstream chose the subprotocol {quoted(b', '.join(chosen))}, which was not offered")
-    return UpgradeAccepted(name)
+        raise bad_response(f"the upstream chose the subprotocol {quoted(b', '.join(chosen))}, which was not offered")
+    return name
 
 
-def _upstream_error(response: Response, body: bytes) -> HttpError:
+def _upstream_error(response: Response, body: bytes) -> Rejected:
     """Tell an answer that is no 101: status, where it points to, and the first of the body."""
     text = f"the upstream answered {response.status}"
     if response.reason:
@@ -291,7 +286,7 @@ def _upstream_error(response: Response, body: bytes) -> HttpError:
         text += " (redirects are not followed)"
     if body:
         text += f", body {quoted(body, _MAX_QUOTED_BODY)}"
-    return HttpError(502, text, upstream_status=response.status)
+    return bad_response(text, response.status)
 
 
 _ORIGIN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#@]+)")

@@ -11,8 +11,7 @@ from typing import Final, Literal
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
 
 from wsbridge.protocol.uri import normalise_target, split_host
-
-ProtocolMismatch = Literal["tls_on_plain", "http_on_tls"]
+from wsbridge.reasons import Reason, Rejected
 
 
 @dataclass(slots=True, frozen=True)
@@ -132,30 +131,38 @@ class Response:
         return f"Response({self.status} {quoted(self.reason)})"
 
 
-@dataclass(slots=True)
-class HttpError:
-    """A head that broke a rule, or an answer that is no success: a value, never an exception.
+RETRYABLE_STATUSES: Final = frozenset((429, 502, 503, 504))
+"""Statuses after which a backend or a proxy may accept the same request soon."""
 
-    Attributes:
-        status: HTTP status to answer with. For an upstream's mistakes and refusals always 502.
-        detail: One sentence for the log and the body of the answer; escaped, and without secrets.
-        mismatch: What the peer seems to speak instead.
-        headers: Header lines that the answer must carry.
-        upstream_status: The status of an upstream that answered with another than 101.
+
+def bad_request(detail: str, status: int = 400, headers: tuple[tuple[str, str], ...] = ()) -> Rejected:
+    """Return the rejection of a request that breaks a rule.
+
+    Args:
+        detail: One sentence for the log and the body of the response; escaped, and without secrets.
+        status: HTTP status to respond with; it decides the reason.
+        headers: Header lines that the response must carry.
     """
-
-    status: int
-    detail: str
-    mismatch: ProtocolMismatch | None = None
-    headers: tuple[tuple[str, str], ...] = ()
-    upstream_status: int | None = None
+    reason = {403: Reason.ORIGIN_NOT_ALLOWED, 431: Reason.REQUEST_TOO_LARGE}.get(status, Reason.BAD_REQUEST)
+    return Rejected(reason, detail, status=status, headers=headers)
 
 
-def method_not_allowed(method: str, allowed: Sequence[str]) -> HttpError:
+def bad_response(detail: str, status: int | None = None) -> Rejected:
+    """Return the rejection for a response of a backend or proxy that is invalid or no success.
+
+    Args:
+        detail: One sentence for the log; escaped.
+        status: The status of a valid response; it decides whether another attempt makes sense.
+    """
+    permanent = status is not None and status not in RETRYABLE_STATUSES
+    return Rejected(Reason.BACKEND_REFUSED, detail, initiator="backend", permanent=permanent)
+
+
+def method_not_allowed(method: str, allowed: Sequence[str]) -> Rejected:
     """Give the 405 for a method that is none of those allowed (RFC 9110 section 15.5.6)."""
     first, last = ", ".join(allowed[:-1]), allowed[-1]
     text = f"the method is {method}, not {first} or {last}" if first else f"the method is {method}, not {last}"
-    return HttpError(405, text, headers=(("Allow", ", ".join(allowed)),))
+    return bad_request(text, 405, (("Allow", ", ".join(allowed)),))
 
 
 def quoted(value: str | bytes, limit: int = 200, quote: str = '"') -> str:
@@ -170,7 +177,8 @@ __all__ = [
     "Headers",
     "Request",
     "Response",
-    "HttpError",
+    "bad_request",
+    "bad_response",
     "HeadParser",
     "quoted",
     "encode_response",
@@ -252,16 +260,19 @@ class HeadParser:
         self._line_count = 0
         self._interim_count = 0
         self._checked_bytes = 0
-        self._result: Request | Response | HttpError | None = None
+        self._result: Request | Response | None = None
 
-    def feed(self, data: bytes) -> Request | Response | HttpError | None:
+    def feed(self, data: bytes) -> Request | Response | None:
         """Take bytes as they come.
 
         Args:
             data: Any number of bytes; an end of the stream is the caller's to handle.
 
         Returns:
-            None while more is needed, else the outcome; fed again after that, it is the same outcome and `rest` grows.
+            None while more is needed, else the head; fed again, it returns the same head and `trailing_data` grows.
+
+        Raises:
+            Rejected: The head breaks a rule; nothing more may be fed.
         """
         if self._result is not None:
             self.trailing_data += data
@@ -282,34 +293,28 @@ class HeadParser:
         self._result = self._scan()
         return self._result
 
-    def _scan(self) -> Request | Response | HttpError | None:
+    def _scan(self) -> Request | Response | None:
         """Go on, line by line, from where the last call left off."""
         buffer, limits = self._buffer, self._limits
         while True:
             end = buffer.find(b"\n", self._line_start) + 1
             upto = end or len(buffer)
             bound = min(self._line_start + limits.max_head_line_bytes, limits.max_head_bytes)
-            if self._line_start == self._head_start and (
-                bad := self._check_first_line_prefix(bytes(buffer[self._head_start : min(upto, bound + 1)]))
-            ):
-                return bad
+            if self._line_start == self._head_start:
+                self._check_first_line_prefix(bytes(buffer[self._head_start : min(upto, bound + 1)]))
             if upto > bound:
                 what, limit = (
                     ("head", limits.max_head_bytes)
                     if bound == limits.max_head_bytes
                     else ("line", limits.max_head_line_bytes)
                 )
-                return self._error(431, f"a {what} of the {self._message_kind} is longer than {limit} bytes")
+                raise self._error(431, f"a {what} of the {self._message_kind} is longer than {limit} bytes")
             if not end:
                 return None
             if self._line_start == self._head_start:
                 line = bytes(buffer[self._head_start : end])
                 if not (_STATUS_LINE if self._is_client else _REQUEST_LINE).fullmatch(line):
-                    return (
-                        self._error(502, "the status line is malformed")
-                        if self._is_client
-                        else _request_line_error(line)
-                    )
+                    raise bad_response("the status line is malformed") if self._is_client else _request_line_error(line)
             elif buffer[self._line_start : end] == b"\r\n":
                 done = self._parse_head(end)
                 if done is not None:
@@ -317,90 +322,96 @@ class HeadParser:
                     return done
                 self._head_start, self._line_count, self._checked_bytes = end, 0, 0
             elif not buffer.endswith(b"\r\n", self._line_start, end):
-                return self._error(400, "a header line ends in LF without CR")
+                raise self._error(400, "a header line ends in LF without CR")
             else:
                 self._line_count += 1
                 if self._line_count > limits.max_headers:
-                    return self._error(431, f"the {self._message_kind} has more than {limits.max_headers} header lines")
+                    raise self._error(431, f"the {self._message_kind} has more than {limits.max_headers} header lines")
             self._line_start = end
 
     @property
     def _message_kind(self) -> str:
         return "response" if self._is_client else "request"
 
-    def _error(self, status: int, detail: str) -> HttpError:
-        return HttpError(502 if self._is_client else status, detail)
+    def _error(self, status: int, detail: str) -> Rejected:
+        return bad_response(detail) if self._is_client else bad_request(detail, status)
 
-    def _check_first_line_prefix(self, prefix: bytes) -> HttpError | None:
+    def _check_first_line_prefix(self, prefix: bytes) -> None:
         """Judge the beginning of the first line before its end has come: the earliest bad byte decides."""
-        judged, self._checked_bytes = self._checked_bytes, len(prefix)
+        checked, self._checked_bytes = self._checked_bytes, len(prefix)
         if not prefix:
-            return None
+            return
         if prefix[0] == 0x16 or (self._is_client and prefix[0] == 0x15):
             if len(prefix) == 1:
-                return None
-            if prefix[1] == 0x03:
-                return HttpError(
-                    502 if self._is_client else 400,
-                    "the upstream speaks TLS, but was dialled without it"
-                    if self._is_client
-                    else "a TLS hello on a listener without TLS",
-                    mismatch="tls_on_plain",
-                )
-            return self._error(400, "the first bytes are not HTTP")
+                return
+            if prefix[1] != 0x03:
+                raise self._error(400, "the first bytes are not HTTP")
+            if self._is_client:
+                raise bad_response("the upstream speaks TLS, but was dialled without it")
+            raise Rejected(Reason.BAD_REQUEST, "a TLS hello on a listener without TLS", silent=True)
         if self._is_client:
             if not prefix.startswith(b"HTTP/1."[: len(prefix)]):
-                return HttpError(502, "the upstream does not speak HTTP/1")
-            found = _NOT_IN_STATUS_LINE.search(prefix, judged)
-            return None if found is None else HttpError(502, f"the status line has the byte 0x{found.group()[0]:02x}")
-        if prefix[0] in b"\r\n":
-            return HttpError(400, "the request begins with an empty line (so does a PROXY header of version 2)")
-        if not 0x41 <= prefix[0] <= 0x5A:
-            return HttpError(400, "the first bytes are not HTTP")
-        found = _NOT_IN_REQUEST_LINE.search(prefix, judged)
-        method = prefix[:_MAX_METHOD_BYTES]
-        endless = len(method) == _MAX_METHOD_BYTES and b" " not in method and b"\n" not in method
-        if endless and (found is None or found.start() >= _MAX_METHOD_BYTES):
-            return HttpError(400, "the first bytes are not HTTP")
-        return None if found is None else HttpError(400, f"the request line has the byte 0x{found.group()[0]:02x}")
+                raise bad_response("the upstream does not speak HTTP/1")
+            found = _NOT_IN_STATUS_LINE.search(prefix, checked)
+            if found is not None:
+                raise bad_response(f"the status line has the byte 0x{found.group()[0]:02x}")
+            return
+        _check_request_prefix(prefix, checked)
 
-    def _parse_head(self, end: int) -> Request | Response | HttpError | None:
+    def _parse_head(self, end: int) -> Request | Response | None:
         """Judge a whole head that ends at `end`; None for a 1xx response, after which another one comes."""
         head = bytes(self._buffer[self._head_start : end])
         if not self._is_client:
             line = _REQUEST_LINE.match(head)
-            return HttpError(400, "the request line is malformed") if line is None else _parse_request(head, line)
-        answer = _parse_response(head)
-        if isinstance(answer, HttpError) or answer.status >= 200 or answer.status == 101:
-            return answer
+            if line is None:
+                raise bad_request("the request line is malformed")
+            return _parse_request(head, line)
+        response = _parse_response(head)
+        if response.status >= 200 or response.status == 101:
+            return response
         self._interim_count += 1
         if self._interim_count > _MAX_INTERIM_RESPONSES:
-            return HttpError(502, f"the upstream sent more than {_MAX_INTERIM_RESPONSES} interim (1xx) responses")
+            raise bad_response(f"the upstream sent more than {_MAX_INTERIM_RESPONSES} interim (1xx) responses")
         return None
 
 
-def _request_line_error(line: bytes) -> HttpError:
+def _check_request_prefix(prefix: bytes, checked: int) -> None:
+    """Check the beginning of a request line, of which the first bytes were checked before."""
+    if prefix[0] in b"\r\n":
+        raise bad_request("the request begins with an empty line (so does a PROXY header of version 2)")
+    if not 0x41 <= prefix[0] <= 0x5A:
+        raise bad_request("the first bytes are not HTTP")
+    found = _NOT_IN_REQUEST_LINE.search(prefix, checked)
+    method = prefix[:_MAX_METHOD_BYTES]
+    endless = len(method) == _MAX_METHOD_BYTES and b" " not in method and b"\n" not in method
+    if endless and (found is None or found.start() >= _MAX_METHOD_BYTES):
+        raise bad_request("the first bytes are not HTTP")
+    if found is not None:
+        raise bad_request(f"the request line has the byte 0x{found.group()[0]:02x}")
+
+
+def _request_line_error(line: bytes) -> Rejected:
     """Say what is wrong with a whole first line that is not the one we take."""
     if not line.endswith(b"\r\n"):
-        return HttpError(400, "the request line ends in LF without CR, or the peer does not speak HTTP")
+        return bad_request("the request line ends in LF without CR, or the peer does not speak HTTP")
     for start, who in _PROTOCOL_HINTS:
         if line.startswith(start):
-            return HttpError(400, f"not a request, but {who}")
+            return bad_request(f"not a request, but {who}")
     found = _ANY_REQUEST_LINE.fullmatch(line[:-2])
     if found is None:
-        return HttpError(400, "the request line is not of the form GET /path HTTP/1.1")
+        return bad_request("the request line is not of the form GET /path HTTP/1.1")
     method, target, major, minor = found.groups()
     if not target.startswith(b"/"):
-        return HttpError(400, "the target of the request is not a path (absolute-form and others are refused)")
+        return bad_request("the target of the request is not a path (absolute-form and others are refused)")
     if b"#" in target:
-        return HttpError(400, "the target of the request has a fragment (#)")
+        return bad_request("the target of the request has a fragment (#)")
     if method in _KNOWN_METHODS and (major, minor) == (b"1", b"0"):
-        return HttpError(
-            426,
+        return bad_request(
             "the request is HTTP/1.0, which has no upgrades (behind nginx: proxy_http_version 1.1)",
-            headers=(("Upgrade", "HTTP/1.1"),),
+            426,
+            (("Upgrade", "HTTP/1.1"),),
         )
-    return HttpError(400, f"the request is HTTP/{major.decode()}.{minor.decode()}, not HTTP/1.1")
+    return bad_request(f"the request is HTTP/{major.decode()}.{minor.decode()}, not HTTP/1.1")
 
 
 def _parse_header_lines(
@@ -437,45 +448,45 @@ def _parse_header_lines(
     return None
 
 
-def _parse_request(head: bytes, line: re.Match[bytes]) -> Request | HttpError:
+def _parse_request(head: bytes, line: re.Match[bytes]) -> Request:
     """Judge one whole request head whose first line matched."""
     headers = _HeaderCollector()
     wrong = _parse_header_lines(head, HttpRequestParser(headers), headers)
     if wrong is not None:
-        return HttpError(400, wrong)
+        raise bad_request(wrong)
     hosts = headers.get_all(b"host")
     if len(hosts) != 1:
-        return HttpError(400, f"the request has {len(hosts)} Host headers, not one")
+        raise bad_request(f"the request has {len(hosts)} Host headers, not one")
     if split_host(hosts[0].decode("ascii")) is None:
         if b"@" in hosts[0]:  # a password may stand before it, which is told nobody
-            return HttpError(400, "the Host header has user information")
-        return HttpError(400, f"the Host header {quoted(hosts[0])} is not a host name or address")
+            raise bad_request("the Host header has user information")
+        raise bad_request(f"the Host header {quoted(hosts[0])} is not a host name or address")
     lengths = headers.get_all(b"content-length")
     if lengths and (len(lengths) > 1 or not lengths[0].isdigit()):
-        return HttpError(400, "the Content-Length is malformed or repeated")
+        raise bad_request("the Content-Length is malformed or repeated")
     if (lengths and lengths[0].strip(b"0")) or b"transfer-encoding" in headers:
-        return HttpError(400, "the request has a body")
+        raise bad_request("the request has a body")
     try:
         target = normalise_target(line.group(2).decode("ascii"))
     except ValueError as error:
-        return HttpError(400, str(error))
+        raise bad_request(str(error)) from None
     method = line.group(1)
     if method not in _ALLOWED_METHODS:
         if method not in _KNOWN_METHODS:
-            return HttpError(400, f"the method {method.decode()} is unknown")
-        return method_not_allowed(method.decode(), ("GET", "HEAD", "POST"))
+            raise bad_request(f"the method {method.decode()} is unknown")
+        raise method_not_allowed(method.decode(), ("GET", "HEAD", "POST"))
     return Request(method.decode("ascii"), target, "1.1", headers)
 
 
-def _parse_response(head: bytes) -> Response | HttpError:
+def _parse_response(head: bytes) -> Response:
     """Judge one whole response head."""
     line = _STATUS_LINE.match(head)
     if line is None:
-        return HttpError(502, "the status line is malformed")
+        raise bad_response("the status line is malformed")
     headers = _HeaderCollector()
     wrong = _parse_header_lines(head, HttpResponseParser(headers), headers)
     if wrong is not None:
-        return HttpError(502, f"in the upstream's response, {wrong}")
+        raise bad_response(f"in the upstream's response, {wrong}")
     reason = (line.group(3) or b"").strip(b" \t").decode("latin-1")
     return Response(int(line.group(2)), reason, headers, line.group(1).decode("ascii"))
 

@@ -9,6 +9,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 from wsbridge.protocol.http1 import quoted
+from wsbridge.reasons import Reason, Rejected
 
 TLV_AUTHORITY: Final = 0x02
 """The name that the client asked for, by SNI; UTF-8."""
@@ -50,7 +51,16 @@ def crc32c(data: bytes) -> int:
     return crc ^ 0xFFFFFFFF
 
 
-def parse_tlvs(header: bytes, start: int) -> dict[int, bytes] | str:
+def bad_proxy_header(detail: str) -> Rejected:
+    """Return the rejection for a PROXY header that breaks a rule, or for other bytes in its place."""
+    return Rejected(Reason.BAD_PROXY_HEADER, detail)
+
+
+def _malformed(detail: str) -> Rejected:
+    return bad_proxy_header(f"a PROXY header is malformed: {detail}")
+
+
+def parse_tlvs(header: bytes, start: int) -> dict[int, bytes]:
     """Read the TLVs of a header.
 
     Args:
@@ -58,26 +68,28 @@ def parse_tlvs(header: bytes, start: int) -> dict[int, bytes] | str:
         start: Where they begin.
 
     Returns:
-        Values by type, padding left out, the first of a type that may stand more than once; or what is wrong, as one
-        sentence.
+        Values by type, padding left out, the first of a type that may appear more than once.
+
+    Raises:
+        Rejected: They are malformed.
     """
     found: dict[int, bytes] = {}
     at, count = start, 0
     while at < len(header):
         count += 1
         if count > MAX_TLVS:
-            return f"it has more than {MAX_TLVS} TLVs"
+            raise _malformed(f"it has more than {MAX_TLVS} TLVs")
         if len(header) - at < 3:
-            return f"its last TLV has {len(header) - at} bytes of a head of 3"
+            raise _malformed(f"its last TLV has {len(header) - at} bytes of a head of 3")
         kind, size = header[at], int.from_bytes(header[at + 1 : at + 3], "big")
         value = header[at + 3 : at + 3 + size]
         if len(value) < size:
-            return f"a TLV of type 0x{kind:02x} has {len(value)} of its {size} bytes"
+            raise _malformed(f"a TLV of type 0x{kind:02x} has {len(value)} of its {size} bytes")
         if kind in found and kind in _SINGLE_TLVS:
-            return f"it has two TLVs {_TLV_NAMES[kind]}"
+            raise _malformed(f"it has two TLVs {_TLV_NAMES[kind]}")
         wrong = _check_tlv(header, kind, value, at + 3)
         if wrong:
-            return wrong
+            raise _malformed(f"{wrong}")
         if kind != TLV_NOOP:
             found.setdefault(kind, value)
         at += 3 + size
@@ -172,17 +184,6 @@ class ProxyHeader:
         return self.tlvs.get(TLV_AUTHORITY, b"").decode()
 
 
-@dataclass(frozen=True, slots=True)
-class ProxyHeaderError:
-    """A header that breaks a rule, or is none: a value, never an exception.
-
-    Attributes:
-        detail: One sentence for the log.
-    """
-
-    detail: str
-
-
 class ProxyHeaderParser:
     """Reads one header, however its bytes are cut.
 
@@ -190,7 +191,7 @@ class ProxyHeaderParser:
         limit: Bytes that a header of version 2 may have.
 
     Attributes:
-        result: The header or what is wrong with it; None until that is known.
+        result: The header; None until it is complete.
     """
 
     __slots__ = ("_consumed", "_limit", "result")
@@ -198,7 +199,7 @@ class ProxyHeaderParser:
     def __init__(self, limit: int = 4096) -> None:
         self._limit = limit
         self._consumed = b""
-        self.result: ProxyHeader | ProxyHeaderError | None = None
+        self.result: ProxyHeader | None = None
 
     @property
     def consumed_bytes(self) -> int:
@@ -209,7 +210,10 @@ class ProxyHeaderParser:
         """Look at bytes that follow those taken before.
 
         Returns:
-            How many of them belong to the header; those are taken. What a header with a mistake takes says nothing.
+            How many of them belong to the header; those are taken.
+
+        Raises:
+            Rejected: The bytes are no valid header.
         """
         data = self._consumed + chunk
         common = _common_prefix_length(data, V2_SIGNATURE)
@@ -223,20 +227,18 @@ class ProxyHeaderParser:
         common = _common_prefix_length(data, _V1_PREFIX)
         if common < min(len(data), len(_V1_PREFIX)):
             hint = ", as TLS does" if data[0] == 0x16 else ""
-            self.result = ProxyHeaderError(f"no PROXY header: it begins with {quoted(data[: common + 1])}{hint}")
-            return common
+            raise bad_proxy_header(f"no PROXY header: it begins with {quoted(data[: common + 1])}{hint}")
         line = data[:MAX_V1_BYTES]
         odd = _NOT_PRINTABLE.search(line)
         if odd is None:
             if len(line) == MAX_V1_BYTES:
-                self.result = ProxyHeaderError(f"the PROXY line does not end within {MAX_V1_BYTES} bytes")
+                raise bad_proxy_header(f"the PROXY line does not end within {MAX_V1_BYTES} bytes")
             return len(line)
         at = odd.start()
         if odd[0] == b"\r" and at + 1 == len(line) < MAX_V1_BYTES:
             return len(line)
         if line[at : at + 2] != b"\r\n":
-            self.result = ProxyHeaderError(f"the PROXY line has the byte 0x{line[at]:02x}")
-            return at
+            raise bad_proxy_header(f"the PROXY line has the byte 0x{line[at]:02x}")
         self.result = _parse_v1_line(line[:at].decode("ascii"))
         return at + 2
 
@@ -246,8 +248,7 @@ class ProxyHeaderParser:
             return len(data)
         size = V2_FIXED_BYTES + int.from_bytes(data[14:V2_FIXED_BYTES], "big")
         if size > self._limit:
-            self.result = ProxyHeaderError(f"a PROXY header of {size} bytes, and the limit is {self._limit}")
-            return V2_FIXED_BYTES
+            raise bad_proxy_header(f"a PROXY header of {size} bytes, and the limit is {self._limit}")
         if len(data) >= size:
             self.result = _parse_v2_header(data[:size])
         return min(size, len(data))
@@ -263,22 +264,22 @@ def _common_prefix_length(data: bytes, start: bytes) -> int:
     return count
 
 
-def _parse_v1_line(line: str) -> ProxyHeader | ProxyHeaderError:
+def _parse_v1_line(line: str) -> ProxyHeader:
     """Read a line of version 1, without its end."""
     parts = line.split(" ")
     if parts[1] == "UNKNOWN":  # what follows must be ignored
         return ProxyHeader(1)
     if parts[1] not in ("TCP4", "TCP6"):
-        return ProxyHeaderError(f"the PROXY line names the protocol {quoted(parts[1])}, not TCP4, TCP6 or UNKNOWN")
+        raise bad_proxy_header(f"the PROXY line names the protocol {quoted(parts[1])}, not TCP4, TCP6 or UNKNOWN")
     if len(parts) != 6:
-        return ProxyHeaderError(f"the PROXY line has {len(parts)} fields, not 6")
+        raise bad_proxy_header(f"the PROXY line has {len(parts)} fields, not 6")
     places: list[SockEndpoint] = []
     for host, port in ((parts[2], parts[4]), (parts[3], parts[5])):
         address = _parse_v1_address(host, parts[1])
         if address is None:
-            return ProxyHeaderError(f"the PROXY line has the {parts[1]} address {quoted(host)}")
+            raise bad_proxy_header(f"the PROXY line has the {parts[1]} address {quoted(host)}")
         if not _PORT.fullmatch(port) or int(port) > 65535:
-            return ProxyHeaderError(f"the PROXY line has the port {quoted(port)}")
+            raise bad_proxy_header(f"the PROXY line has the port {quoted(port)}")
         places.append(SockEndpoint(address, int(port)))
     return ProxyHeader(1, places[0], places[1])
 
@@ -291,23 +292,21 @@ def _parse_v1_address(text: str, protocol: str) -> str | None:
         return None
 
 
-def _parse_v2_header(data: bytes) -> ProxyHeader | ProxyHeaderError:
+def _parse_v2_header(data: bytes) -> ProxyHeader:
     """Read a whole header of version 2."""
     version, command, family = data[12] >> 4, data[12] & 0x0F, data[13]
     if version != 2:
-        return ProxyHeaderError(f"a PROXY header of version {version} behind the signature of version 2")
+        raise bad_proxy_header(f"a PROXY header of version {version} behind the signature of version 2")
     if command > 1:
-        return ProxyHeaderError(f"a PROXY header with the command {command}, not LOCAL or PROXY")
+        raise bad_proxy_header(f"a PROXY header with the command {command}, not LOCAL or PROXY")
     if command == 0 or family == 0:  # what follows must be ignored
         return ProxyHeader(2)
     size = ADDRESS_BLOCK_BYTES.get(family)
     if size is None:
-        return ProxyHeaderError(f"a PROXY header for the family and transport 0x{family:02x}, which is no stream")
+        raise bad_proxy_header(f"a PROXY header for the family and transport 0x{family:02x}, which is no stream")
     if len(data) < V2_FIXED_BYTES + size:
-        return ProxyHeaderError(f"a PROXY header with {len(data) - V2_FIXED_BYTES} of {size} bytes of addresses")
+        raise bad_proxy_header(f"a PROXY header with {len(data) - V2_FIXED_BYTES} of {size} bytes of addresses")
     tlvs = parse_tlvs(data, V2_FIXED_BYTES + size)
-    if isinstance(tlvs, str):
-        return ProxyHeaderError(f"a PROXY header is malformed: {tlvs}")
     block = data[V2_FIXED_BYTES : V2_FIXED_BYTES + size]
     if family == FAMILY_UNIX:
         paths = (block[:UNIX_PATH_BYTES].rstrip(b"\0"), block[UNIX_PATH_BYTES:].rstrip(b"\0"))

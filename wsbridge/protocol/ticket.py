@@ -19,6 +19,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from wsbridge.reasons import Reason, Rejected
+
 MAX_TICKET_CHARS: Final = 4096
 """Characters of a ticket."""
 MIN_TICKET_KEY_BYTES: Final = 32
@@ -75,30 +77,37 @@ def encode_ticket(ticket: Ticket, key: bytes) -> str:
     text = f"{signed}.{_sign(signed, key)}"
     if len(text) > MAX_TICKET_CHARS:
         raise ValueError(f"the ticket would have {len(text)} characters, and {MAX_TICKET_CHARS} are the most")
-    if decode_ticket(text, key) != ticket:
+    if _decode_payload(signed.removeprefix("1.")) != ticket:
         raise ValueError("the ticket holds what no ticket can")
     return text
 
 
-def decode_ticket(text: str, key: bytes) -> Ticket | str:
+def decode_ticket(text: str, key: bytes) -> Ticket:
     """Read a ticket.
 
     Args:
         text: Anything at all.
         key: What it must be signed with.
 
-    Returns:
-        The ticket; or why it is none, as a sentence that tells nothing of the text.
+    Raises:
+        Rejected: It is no ticket; the detail quotes nothing of it.
     """
     if len(text) > MAX_TICKET_CHARS:
-        return f"the ticket has {len(text)} characters, and {MAX_TICKET_CHARS} are the most"
+        raise _invalid(f"the ticket has {len(text)} characters, and {MAX_TICKET_CHARS} are the most")
     found = _TICKET.fullmatch(text)
     if found is None:
-        return "the ticket is malformed"
+        raise _invalid("the ticket is malformed")
     signed, payload, signature = found.groups()
     if not hmac.compare_digest(_sign(signed, key), signature):
-        return "the ticket is not signed with the key of this route"
-    return _decode_payload(payload) or "the ticket is signed, but not one of this version"
+        raise _invalid("the ticket is not signed with the key of this route")
+    ticket = _decode_payload(payload)
+    if ticket is None:
+        raise _invalid("the ticket is signed, but not one of this version")
+    return ticket
+
+
+def _invalid(detail: str) -> Rejected:
+    return Rejected(Reason.UNAUTHENTICATED, detail, failed_login=True)
 
 
 def _decode_payload(payload: str) -> Ticket | None:
