@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 import socket
+import time
 
 import pytest
 import trio
@@ -12,6 +13,7 @@ from tests.serving import config_of, recording, written
 from wsbridge import daemon
 from wsbridge.server import RESERVED_DESCRIPTORS
 
+LIMITS = resource.getrlimit
 CONFIG = written(route={"respond": "204"}, timeouts={"drain": "0s", "drain_spread": "0s", "close": "300ms"})
 
 
@@ -151,3 +153,39 @@ async def test_a_cap_that_the_limit_of_open_files_forbids_is_warned_of(over):
     assert len(warnings) == over
     assert all(f"the limit is {hard}:" in line["detail"] for line in warnings)
     assert all(line["detail"].endswith(f"write at most {most}") for line in warnings)
+
+
+@pytest.mark.parametrize(("pid", "fed"), [(None, True), (str(os.getpid()), True), ("1", False)])
+async def test_the_watchdog_is_fed_by_the_loop(manager, monkeypatch, pid, fed):
+    """Twice within `WatchdogSec=`, where that is meant for this process; a task that never yields ends it."""
+    monkeypatch.setenv("WATCHDOG_USEC", "100000")
+    if pid is None:
+        monkeypatch.delenv("WATCHDOG_PID", raising=False)
+    else:
+        monkeypatch.setenv("WATCHDOG_PID", pid)
+    while_stuck = None
+
+    async def beside(_server):
+        nonlocal while_stuck
+        await trio.sleep(0.3)
+        before = told(manager)
+        assert (before.count("WATCHDOG=1") >= 3) is fed
+        time.sleep(0.3)
+        while_stuck = told(manager)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with recording(), trio.fail_after(5):
+        await daemon.serve(config_of(CONFIG), extra_task=beside)
+    assert "WATCHDOG=1" not in while_stuck
+
+
+async def test_a_limited_address_space_is_warned_of(monkeypatch):
+    """The warning names the limit, and what to set in its place."""
+    monkeypatch.setattr(
+        daemon.resource, "getrlimit", lambda kind: (2**31, 2**31) if kind == resource.RLIMIT_AS else LIMITS(kind)
+    )
+    with recording() as records, trio.fail_after(5):
+        await daemon.serve(config_of(CONFIG), on_ready=lambda _: os.kill(os.getpid(), signal.SIGINT))
+    (warning,) = records.of("config.warning", problem="W019")
+    assert "2048 MiB" in warning["detail"]
+    assert "MemoryMax=" in warning["detail"]

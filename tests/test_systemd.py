@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import configparser
+import grp
+import itertools
 import os
+import pwd
 import re
+import shutil
 import socket
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from wsbridge.daemon import SystemdNotifier
 
-UNIT = Path(__file__).parents[1] / "systemd" / "wsbridge.service"
+ROOT = Path(__file__).parents[1]
+UNIT = ROOT / "systemd" / "wsbridge.service"
+DROP_INS = sorted((ROOT / "systemd" / "drop-ins").glob("*.conf"))
 
 
 def manager(address: str) -> socket.socket:
@@ -85,11 +94,11 @@ def test_a_manager_that_does_not_read(tmp_path: Path) -> None:
         assert not all(notifier.status("x") for _ in range(10_000))
 
 
-def unit() -> dict[str, str]:
-    """Give the section [Service] of the unit."""
+def unit(path: Path = UNIT) -> dict[str, str]:
+    """Give the section [Service] of a unit or a drop-in."""
     parser = configparser.ConfigParser(strict=False, interpolation=None)
     parser.optionxform = str  # type: ignore[assignment,method-assign]  # keys of a unit keep their case
-    parser.read_string(UNIT.read_text())
+    parser.read_string(path.read_text())
     return dict(parser["Service"])
 
 
@@ -101,6 +110,7 @@ def test_unit_knows_what_the_daemon_does() -> None:
     assert int(service["TimeoutStopSec"].removesuffix("s")) > 20 + 5
     assert service["RestartPreventExitStatus"] == "78"
     assert service["KillSignal"] == "SIGTERM"
+    assert int(service["WatchdogSec"].removesuffix("s")) >= 10
 
 
 def test_unit_gives_no_privilege() -> None:
@@ -117,3 +127,87 @@ def test_unit_explains_itself() -> None:
         lines = block.strip().splitlines()
         settings = [line for line in lines if re.match(r"[A-Z]", line)]
         assert not settings or lines[0].startswith(("#", "[")), block
+
+
+@pytest.mark.parametrize("drop_in", [None, *DROP_INS], ids=lambda path: path.stem if path else "unit")
+def test_systemd_accepts_it(tmp_path: Path, drop_in: Path | None) -> None:
+    """The unit, alone and with each drop-in, has nothing that systemd does not know."""
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("systemd-analyze is not installed")
+    copy = tmp_path / UNIT.name
+    copy.write_text(UNIT.read_text().replace("/usr/local/bin/wsbridge run", f"{sys.executable} -m wsbridge run"))
+    if drop_in is not None:
+        (tmp_path / f"{UNIT.name}.d").mkdir()
+        (tmp_path / f"{UNIT.name}.d" / drop_in.name).write_text(drop_in.read_text())
+    done = subprocess.run(
+        [analyze, "verify", "--man=no", str(copy)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"SYSTEMD_UNIT_PATH": f"{tmp_path}:", "PATH": "/usr/bin:/bin"},
+    )
+    ours = [line for line in (done.stdout + done.stderr).splitlines() if "wsbridge" in line]
+    assert (done.returncode, ours) == (0, [])
+
+
+def test_the_unit_binds_only_ports_that_it_may() -> None:
+    """The drop-in for ports below 1024 gives that capability and no other."""
+    service = unit(ROOT / "systemd" / "drop-ins" / "privileged-ports.conf")
+    assert service["AmbientCapabilities"] == service["CapabilityBoundingSet"] == "CAP_NET_BIND_SERVICE"
+    assert service["PrivateUsers"] == "no"
+
+
+AS_ANOTHER_USER = """
+import os, sys
+import encodings.idna
+from wsbridge.cli.main import main
+from wsbridge.cli.run import load_config
+user, group = int(sys.argv.pop(1)), int(sys.argv.pop(1))
+load_config(sys.argv[-1])
+os.setgroups([])
+os.setgid(group)
+os.setuid(user)
+sys.argv[0] = "wsbridge"
+main()
+"""
+"""Runs wsbridge without privileges, though its files are root's alone: they are loaded before."""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="other users can be tried by root alone")
+def test_unit_and_behind_nginx_work_together() -> None:
+    """Without any capability, with the group of the drop-in, the socket is nginx' to open and nobody else's."""
+    group = grp.getgrnam(unit(ROOT / "systemd" / "drop-ins" / "behind-nginx.conf")["Group"]).gr_gid
+    runtime = Path(tempfile.mkdtemp(dir="/run"))  # with parents that others may enter
+    user = 61184  # one of those that systemd gives to dynamic users
+    try:
+        os.chown(runtime, user, group)
+        runtime.chmod(int(unit()["RuntimeDirectoryMode"], 8))
+        config = runtime / "wsbridge.yaml"
+        config.write_text((ROOT / "conf" / "behind-nginx.yaml").read_text().replace("/run/wsbridge", str(runtime)))
+        command = [sys.executable, "-c", AS_ANOTHER_USER, str(user), str(group), "run", str(config)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd="/") as daemon:
+            try:
+                assert daemon.stderr is not None
+                lines = iter(daemon.stderr.readline, "")
+                seen = list(itertools.takewhile(lambda line: "daemon.ready" not in line, lines))
+                assert daemon.poll() is None, seen
+                assert may_connect(runtime / "gw.sock", group)
+                assert not may_connect(runtime / "gw.sock", pwd.getpwnam("nobody").pw_gid)
+            finally:
+                daemon.terminate()
+        assert daemon.returncode == 0
+    finally:
+        shutil.rmtree(runtime)
+
+
+def may_connect(path: Path, group: int) -> bool:
+    """Try to connect as a user of this group."""
+    child = os.fork()
+    if child == 0:
+        os.setgroups([])
+        os.setgid(group)
+        os.setuid(23456)
+        with socket.socket(socket.AF_UNIX) as sock:
+            os._exit(sock.connect_ex(str(path)) != 0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -22,18 +22,30 @@ from wsbridge.server import RESERVED_DESCRIPTORS, Server
 
 
 class SystemdNotifier:
-    """Tells the service manager how the daemon is. Its methods never block and never raise.
+    """Reports the state of the daemon to the service manager (sd_notify(3)). Its methods never block and never raise.
 
     Args:
-        environ: Where NOTIFY_SOCKET is looked up, once.
+        environ: Where NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID are looked up, once.
+
+    Attributes:
+        watchdog_timeout: Seconds after which the manager kills a daemon that does not call `watchdog`; None without
+            `WatchdogSec=`.
     """
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         path = environ.get("NOTIFY_SOCKET", "")
         self._address = "\0" + path[1:] if path.startswith("@") else path if path.startswith("/") else ""
+        self.watchdog_timeout: float | None = None
+        microseconds = environ.get("WATCHDOG_USEC", "")
+        if (
+            microseconds.isdecimal()
+            and int(microseconds) > 0
+            and environ.get("WATCHDOG_PID") in (None, f"{os.getpid()}")
+        ):
+            self.watchdog_timeout = int(microseconds) / 1e6
 
     def __bool__(self) -> bool:
-        """Whether there is a manager to tell."""
+        """Whether there is a service manager."""
         return bool(self._address)
 
     def ready(self, status: str = "") -> bool:
@@ -45,8 +57,12 @@ class SystemdNotifier:
         return self.notify(STATUS=text)
 
     def stopping(self, status: str = "") -> bool:
-        """The drain or the stop began."""
+        """The shutdown began."""
         return self.notify(STOPPING="1", STATUS=status)
+
+    def watchdog(self) -> bool:
+        """The daemon works: to be called at least every `watchdog_timeout`."""
+        return self.notify(WATCHDOG="1")
 
     def notify(self, **state: str) -> bool:
         """Send assignments such as `READY="1"` in one datagram; empty ones are left out.
@@ -67,11 +83,11 @@ class SystemdNotifier:
 
 
 STATUS_INTERVAL = 5.0
-"""Seconds between looks at the count of connections for the service manager."""
+"""Seconds between two reports of the number of connections to the service manager."""
 
 
 def raise_descriptor_limit() -> int:
-    """Lift the soft limit of open files to the hard one; give it."""
+    """Raise the soft limit of open files to the hard one, and return it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -79,7 +95,7 @@ def raise_descriptor_limit() -> int:
 
 
 def _warn_descriptor_limit(config: Config, descriptors: int) -> None:
-    """Tell of a cap of connections that this process cannot reach."""
+    """Log a limit of connections that this process cannot reach."""
     wanted = config.limits.connections
     if isinstance(wanted, int) and 2 * wanted + RESERVED_DESCRIPTORS > descriptors:
         log.warning(
@@ -103,6 +119,18 @@ class ServeResult:
 
     signal: signal.Signals | None
     termination: Termination | None
+
+
+def _warn_memory_limit() -> None:
+    """Log a limit of the address space, at which allocations fail in the middle of anything."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY:
+        log.warning(
+            "config.warning",
+            problem="W019",
+            detail=f"the address space is limited to {limit // 2**20} MiB (LimitAS=, ulimit -v): a process whose "
+            "allocations fail may hang instead of ending; limit memory with MemoryMax= of the systemd unit",
+        )
 
 
 async def serve(
@@ -133,6 +161,7 @@ async def serve(
         ValueError: A file that the configuration names cannot be used.
     """
     _warn_descriptor_limit(config, raise_descriptor_limit())
+    _warn_memory_limit()
     silence_sni_decode_errors()
     notifier = SystemdNotifier()
     server = Server(config, one_connection=one_connection)
@@ -159,6 +188,8 @@ async def serve(
             await nursery.start(_handle_signals, server, notifier, stop_on_hangup, received)
         if notifier:
             nursery.start_soon(_report_status, server, notifier)
+        if notifier and notifier.watchdog_timeout is not None:
+            nursery.start_soon(_feed_watchdog, notifier, notifier.watchdog_timeout)
         try:
             await server.run(opened, extra_task)
         finally:
@@ -197,9 +228,16 @@ async def _handle_signals(
 
 
 async def _report_status(server: Server, notifier: SystemdNotifier) -> None:
-    told = -1
+    reported = -1
     while True:
-        if server.connections != told and server.shutdown_reason is None:
-            told = server.connections
-            notifier.status(f"{told} connections of at most {server.max_connections}")
+        if server.connections != reported and server.shutdown_reason is None:
+            reported = server.connections
+            notifier.status(f"{reported} connections of at most {server.max_connections}")
         await trio.sleep(STATUS_INTERVAL)
+
+
+async def _feed_watchdog(notifier: SystemdNotifier, timeout: float) -> None:
+    """Report that the event loop runs: a loop that hangs, or spins in one task, does not come back here."""
+    while True:
+        notifier.watchdog()
+        await trio.sleep(timeout / 2)

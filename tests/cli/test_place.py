@@ -53,7 +53,7 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
     file = tmp_path / "wsbridge.yaml"
     file.write_text(WRONG)
 
-    result = invoke("run", "-c", str(file))
+    result = invoke("run", "--log-format", "console", "-c", str(file))
 
     assert result.exit_code == 78
     assert f'{file}:2:9: listeners.web.bnid: unknown key (did you mean "bind"?)' in result.output
@@ -69,7 +69,7 @@ def test_unreadable(tmp_path: Path, content: bytes | None, said: str) -> None:
     if content is not None:
         file.write_bytes(content)
 
-    result = invoke("run", "-c", str(file))
+    result = invoke("run", "--log-format", "console", "-c", str(file))
 
     assert result.exit_code == 78
     assert f"{file}: {said}" in result.output

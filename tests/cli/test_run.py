@@ -51,8 +51,20 @@ def test_warnings_are_logged(file: Path) -> None:
     assert (line["file"], line["line"], line["setting"]) == (str(file), 5, "routes.vnc")
 
 
+def test_errors_of_the_file_are_records(file: Path) -> None:
+    """Where no terminal reads them, the errors are lines of the log, so that a stream of JSON stays one."""
+    file.write_text("listeners: {web: {bnid: x}}\nroutes: {}\n")
+
+    done = finished("run", str(file))
+
+    assert done.returncode == 78
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert {line["event"] for line in lines} == {"config.error"}
+    assert ("listeners.web.bnid", 1, str(file)) in [(line.get("setting"), line["line"], line["file"]) for line in lines]
+
+
 def test_an_address_that_is_taken(file: Path) -> None:
-    """An address in use is one sentence that names listener and address, and exit code 69."""
+    """An address in use is one record that names listener and address, and exit code 69."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         file.write_text(CONFIG % port)
@@ -60,6 +72,6 @@ def test_an_address_that_is_taken(file: Path) -> None:
         done = finished("run", "-c", str(file))
 
     assert done.returncode == 69
-    assert (
-        done.stderr.decode() == f'wsbridge: listener "web": cannot listen on 127.0.0.1:{port}: address already in use\n'
-    )
+    said = [json.loads(line) for line in done.stderr.splitlines()]
+    assert said[-1]["event"] == "listener.error"
+    assert said[-1]["detail"] == f'listener "web": cannot listen on 127.0.0.1:{port}: address already in use'

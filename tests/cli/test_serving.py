@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -43,6 +44,18 @@ def test_errors_become_sentences(capfd: pytest.CaptureFixture[str], error: BaseE
     """An error of the start is one sentence and an exit code, however deep in nurseries it was raised."""
     assert run.run_with_log(raising(error), "info", "console", bind_error_hint="!") == code
     assert capfd.readouterr().err == said
+
+
+def test_errors_of_the_start_are_records(capfd: pytest.CaptureFixture[str]) -> None:
+    """In a format that programs read they are lines of the log, with their priority, and nothing else is written."""
+    taken = ListenError("web", "127.0.0.1:1", "taken", errno.EADDRINUSE)
+    assert run.run_with_log(raising(taken), "error", "journal") == 69
+    said = 'detail="listener \\"web\\": cannot listen on 127.0.0.1:1: taken"'
+    assert capfd.readouterr().err == f"<3>listener.error listener=web listen_address=127.0.0.1:1 {said}\n"
+
+    assert run.run_with_log(raising(ValueError("the key is gone")), "info", "json") == 78
+    line = json.loads(capfd.readouterr().err)
+    assert (line["level"], line["event"], line["detail"]) == ("error", "config.error", "the key is gone")
 
 
 def test_a_bug_is_not_hidden() -> None:

@@ -29,7 +29,6 @@ def bridge(tmp_path: Path) -> Iterator[Daemon]:
             (CONF / "behind-nginx.yaml")
             .read_text()
             .replace("/run/wsbridge", str(tmp_path))
-            .replace("owner: wsbridge:www-data", "")
             .replace("tcp://10.0.0.5:5900", f"tcp://127.0.0.1:{port}"),
         ) as bridge,
     ):

@@ -316,7 +316,7 @@ def test_no_secret_comes_out_of_mistakes(tmp_path: Path, command: str, echoing: 
     )
     assert done.returncode == 78
     output = done.stdout + done.stderr
-    assert output.count(b"wsbridge.yaml:") > 5
+    assert output.count(b"wsbridge.yaml") > 5
     assert not secret.found(output)
 
 

@@ -10,7 +10,7 @@ import trio
 
 from wsbridge import daemon
 from wsbridge.cli.main import EXIT_USAGE, CliError, PreformattedCommand
-from wsbridge.cli.run import log_warnings, run_with_log
+from wsbridge.cli.run import log_problems, run_with_log
 from wsbridge.config.errors import ConfigError
 from wsbridge.config.load import load_data
 from wsbridge.config.urls import read_bind
@@ -73,7 +73,7 @@ def demo_command(port: int, host: str, host_names: tuple[str, ...], open_browser
         async with trio.open_nursery() as nursery:
             backend = await nursery.start(DemoService().run)
             loaded = load_data(demo_config(bind, backend, host_names), registry=CONFIG_REGISTRY)
-            log_warnings(loaded.warnings)
+            log_problems(loaded.warnings)
             await daemon.serve(loaded.config, on_ready=ready, extra_task=browse, stop_on_hangup=True)
             nursery.cancel_scope.cancel()
 

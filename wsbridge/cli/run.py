@@ -29,7 +29,7 @@ from wsbridge.config.load import LoadedConfig, load_bytes, load_file
 from wsbridge.config.yaml import MAX_CONFIG_BYTES
 from wsbridge.daemon import ServeResult
 from wsbridge.log import start_log
-from wsbridge.log.format import FORMATS
+from wsbridge.log.format import FORMATS, choose_format
 from wsbridge.log.logger import log
 from wsbridge.net.listeners import ListenError, ListeningSockets
 from wsbridge.reasons import Reason, Termination
@@ -108,16 +108,26 @@ def load_config(path: str) -> LoadedConfig:
     return load_bytes(sys.stdin.buffer.read(MAX_CONFIG_BYTES + 1), file=STDIN_NAME, registry=CONFIG_REGISTRY)
 
 
-def read_config(path: str) -> LoadedConfig:
+def read_config(path: str, log_format: str = "console") -> LoadedConfig:
     """Load a file; errors end the command.
 
+    Args:
+        path: The file.
+        log_format: With console, or where auto chooses that, errors are printed; with another format they are logged,
+            so that the journal and JSON readers get them like any record.
+
     Raises:
-        click.exceptions.Exit: With 78, after all errors were printed.
+        click.exceptions.Exit: With 78, after all errors were printed or logged.
     """
     try:
         return load_config(path)
     except ConfigError as error:
-        print_problems(error.problems)
+        if choose_format(log_format, 2) == "console":
+            print_problems(error.problems)
+        else:
+            writer = start_log("info", log_format)
+            log_problems(error.problems)
+            writer.stop()
         raise click.exceptions.Exit(EXIT_CONFIG) from None
 
 
@@ -187,7 +197,7 @@ def serve_until_end(
 
     async def everything() -> None:
         nonlocal result
-        log_warnings(loaded.warnings)
+        log_problems(loaded.warnings)
         result = await daemon.serve(
             loaded.config,
             one_connection=one_connection,
@@ -234,25 +244,26 @@ def run_with_log(
         bind_error_hint: Appended to the message about an address that cannot be bound.
 
     Returns:
-        The exit code; errors have been printed.
+        The exit code; errors have been printed in the format console, and logged in the others.
     """
     writer = start_log(level, format)
-    sentences: list[str] = []
+    errors: list[BaseException] = []
     code = EXIT_OK
     try:
         trio.run(main)
-    except* ListenError as group:
+    except* (ListenError, ValueError) as group:
         errors = flatten_exceptions(group)
-        sentences = [f"{error}{bind_error_hint}" for error in errors]
         code = EXIT_UNAVAILABLE if all(map(_may_pass, errors)) else EXIT_CONFIG
-    except* ValueError as group:
-        sentences, code = [str(error) for error in flatten_exceptions(group)], EXIT_CONFIG
+        if writer.format != "console":
+            log_start_errors(errors)
     except* KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     finally:
         writer.stop()
-    for sentence in sentences:
-        click.echo(f"wsbridge: {sentence}", err=True)
+    if writer.format == "console":
+        for error in errors:
+            hint = bind_error_hint if isinstance(error, ListenError) else ""
+            click.echo(f"wsbridge: {error}{hint}", err=True)
     return code
 
 
@@ -262,18 +273,25 @@ def _may_pass(error: BaseException) -> bool:
     return code is not None and (code < 0 or code in TRANSIENT_ERRNOS)  # below 0: codes of getaddrinfo
 
 
-def log_warnings(problems: Sequence[Problem]) -> None:
-    """Log what is allowed but risky."""
+def log_start_errors(errors: Sequence[BaseException]) -> None:
+    """Log why nothing is served."""
+    for error in errors:
+        if isinstance(error, ListenError):
+            log.error("listener.error", listener=error.listener, listen_address=error.bind, detail=str(error))
+        else:
+            log.error("config.error", detail=str(error))
+
+
+def log_problems(problems: Sequence[Problem]) -> None:
+    """Log errors and warnings of the configuration."""
     for problem in problems:
         place: dict[str, object] = {"line": problem.line, "column": problem.column} if problem.line else {}
-        log.warning(
-            "config.warning",
-            problem=problem.code,
-            file=problem.file,
-            **place,
-            setting=problem.setting or None,
-            detail=problem.message,
-        )
+        setting = {"setting": problem.setting} if problem.setting else {}
+        fields = {"problem": problem.code, "file": problem.file, **place, **setting, "detail": problem.message}
+        if problem.severity == "error":
+            log.error("config.error", **fields)
+        else:
+            log.warning("config.warning", **fields)
 
 
 def flatten_exceptions(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
@@ -307,7 +325,7 @@ def run_command(
       WSBRIDGE_CONFIG=/srv/gw.yaml wsbridge run
 
     Exit codes: 0 stopped by a signal, 64 wrong command line, 69 an address is in use, 78 invalid configuration (all
-    errors are reported at once).
+    errors are reported at once). With a log format other than console, errors at start are written to the log.
     """
-    loaded = read_config(find_config(only_path(file, path)))
+    loaded = read_config(find_config(only_path(file, path)), log_format or "auto")
     return serve_config(loaded, level="debug" if verbose else log_level, format=log_format)

@@ -60,6 +60,7 @@ PROBLEM_CODES: dict[str, str] = {
     "W016": "credentials on a listener without TLS that other hosts can reach",
     "W017": "audience: any, tokens for other services are accepted",
     "W018": "bad file in a directory of target tokens; the other files are used",
+    "W019": "limited address space (LimitAS=, ulimit -v); checked only at start",
     "W020": "authentication that admits nearly every client",
     "W021": "open proxy: anyone may connect to nearly any address",
     "W022": "file that every user of this host can change",

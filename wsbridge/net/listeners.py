@@ -31,10 +31,16 @@ _LISTEN_ERROR_TEXTS = {
 
 
 class ListenError(OSError):
-    """A listener cannot be opened; the text is one sentence that names the listener and the address."""
+    """A listener cannot be opened; the text is one sentence that names the listener and the address.
+
+    Attributes:
+        listener: Its name.
+        bind: The address, as configured.
+    """
 
     def __init__(self, name: str, bind: object, problem: str, code: int = 0) -> None:
         super().__init__(code, f'listener "{name}": cannot listen on {bind}: {problem}')
+        self.listener, self.bind = name, str(bind)
 
     def __str__(self) -> str:
         return str(self.strerror)
@@ -123,7 +129,7 @@ async def _bind_addresses(name: str, config: ListenerConfig) -> tuple[list[Addre
     except OSError as error:
         raise ListenError(name, config.bind, f"cannot look up the name: {error.strerror}", error.errno or 0) from None
     if not found:
-        raise ListenError(name, config.bind, "the name has no address")
+        raise ListenError(name, config.bind, "the name has no address", errno.EADDRNOTAVAIL)
     return found, len(found) > 1
 
 
@@ -210,9 +216,9 @@ def _open_unix(name: str, config: ListenerConfig) -> ListeningSockets:
 
 def _bind_error_text(error: OSError, path: Path, config: ListenerConfig) -> str:
     if error.errno == errno.ENOENT:
-        return f"the folder {path.parent} does not exist"
+        return f"the directory {path.parent} does not exist"
     if error.errno == errno.EPERM and config.owner:
-        return f"it may not be given to {config.owner} (that needs root or CAP_CHOWN)"
+        return f"cannot chown to {config.owner} (needs root or CAP_CHOWN; omit owner, or add the user to the group)"
     return listen_error_text(error)
 
 
