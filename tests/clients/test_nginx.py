@@ -29,6 +29,7 @@ def bridge(tmp_path: Path) -> Iterator[Daemon]:
             (CONF / "behind-nginx.yaml")
             .read_text()
             .replace("/run/wsbridge", str(tmp_path))
+            .replace("gw.example.org", "localhost")
             .replace("tcp://10.0.0.5:5900", f"tcp://127.0.0.1:{port}"),
         ) as bridge,
     ):
