@@ -94,7 +94,7 @@ def test_a_plain_request_where_only_websocket_fits_is_426():
 
 
 def test_other_methods_are_refused_before_anybody_is_asked(tmp_path):
-    """Files and fixed answers take GET and HEAD, a backend takes an upgrade by GET; all else is 405 with Allow."""
+    """Files take GET and HEAD, a fixed response OPTIONS, too, a backend an upgrade by GET; else 405 with Allow."""
     routes = {
         "page": {"match": {"path": "/page/*"}, "files": str(tmp_path), "auth": "none"},
         "health": {"match": {"path": "/health"}, "respond": "204", "auth": "none"},
@@ -103,7 +103,7 @@ def test_other_methods_are_refused_before_anybody_is_asked(tmp_path):
     web = listener(routes)
     for path, upgrade, allowed in (
         ("/page/", False, "GET, HEAD"),
-        ("/health", False, "GET, HEAD"),
+        ("/health", False, "GET, HEAD, OPTIONS"),
         ("/app", False, "GET"),
         ("/app", True, "GET"),
     ):
@@ -131,7 +131,7 @@ def test_the_order_of_the_checks():
     wrong = [("Origin", "https://evil.example"), ("Sec-WebSocket-Protocol", "x")]
     bare = [("Upgrade", "websocket"), ("Host", "evil.example"), *wrong]
     everything = Request("GET", "/", "1.1", Headers((n.encode(), v.encode()) for n, v in bare))
-    assert judge(web, everything).reason is Reason.FORBIDDEN
+    assert judge(web, everything).reason is Reason.HOST_NOT_ALLOWED
     bare[1] = ("Host", "localhost")
     everything = Request("GET", "/", "1.1", Headers((n.encode(), v.encode()) for n, v in bare))
     assert judge(web, everything).http_status == 400
@@ -144,7 +144,7 @@ def test_the_host_of_a_loopback_listener():
     listeners = {"web": {"bind": "127.0.0.1:0"}, "local": {"bind": "unix:/run/x.sock"}}
     routes = {"app": {"match": "any", **BACK}}
     end = judge(listener(routes, listeners=listeners), request(host="gw.example"))
-    assert (end.reason, end.http_status) == (Reason.FORBIDDEN, 403)
+    assert (end.reason, end.http_status) == (Reason.HOST_NOT_ALLOWED, 403)
     assert "match.host" in end.detail
     assert isinstance(
         judge(listener(routes, listeners=listeners, name="local"), request(host="gw.example")), AdmittedRequest

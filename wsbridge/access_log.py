@@ -20,6 +20,10 @@ UNKNOWN_PEER = Peer("", 0, 0)
 """The peer of a socket whose other end had gone before it could be asked for."""
 
 
+FAVICON = "/favicon.ico"
+"""Every browser asks for it; where there is none, that is worth no line of its own."""
+
+
 class AccessLog:
     """One connection's facts.
 
@@ -50,6 +54,7 @@ class AccessLog:
         "identity",
         "listener",
         "peer",
+        "rejected_target",
         "request",
         "response_started",
         "route",
@@ -75,6 +80,7 @@ class AccessLog:
         self.listener = listener
         self.peer = UNKNOWN_PEER
         self.request: Request | None = None
+        self.rejected_target = ""
         self.route: Route | None = None
         self.target: str | None = None
         self.backend_address: str | None = None
@@ -124,7 +130,8 @@ class AccessLog:
             "status": termination.status,
             **({"detail": termination.detail} if termination.detail else {}),
         }
-        tell = log.debug if termination.status is not None and termination.status < 400 else log.info
+        usual = termination.status is not None and (termination.status < 400 or told["path"] == FAVICON)
+        tell = log.debug if usual else log.info
         tell("http.request", **told)
         if self.route is not None and self.route.auth is not None:
             self._emit_audit("access.served", {**told, **self._request_fields()})
@@ -149,6 +156,8 @@ class AccessLog:
             facts["identity"] = self.identity.name
         if self.request is not None:
             facts["path"] = self._redact_target(self.request.target)
+        elif self.rejected_target:
+            facts["path"] = self._redact_target(self.rejected_target)
         if self.target is not None:
             facts["target"] = self.target
         if self.backend_address is not None:
@@ -166,6 +175,9 @@ class AccessLog:
             log.debug("connection.empty", **self._connection_fields())
             return
         row = REASONS[termination.reason]
+        level = row.level
+        if termination.reason is Reason.NO_ROUTE and self.request is not None and self.request.path == FAVICON:
+            level = "debug"
         facts: dict[str, object] = {
             **self._connection_fields(),
             "reason": termination.reason.value,
@@ -180,10 +192,10 @@ class AccessLog:
         if self._relayed:
             facts["bytes_to_backend"] = self._bytes_to_backend
             facts["bytes_to_client"] = self._bytes_to_client
-            getattr(log, row.level)("connection.closed", **facts)
+            getattr(log, level)("connection.closed", **facts)
             self._emit_audit("access.ended", facts)
         else:
             if termination.close_code is None and row.status is not None and self._http:
                 facts["status"] = termination.http_status
-            getattr(log, row.level)("connection.rejected", **facts)
+            getattr(log, level)("connection.rejected", **facts)
             self._emit_audit("access.denied", facts)

@@ -15,10 +15,13 @@ from wsbridge.generation import Listener, Route
 from wsbridge.limits.clients import ConnectionCounts
 from wsbridge.limits.rate import SharedBucket, SharedBucketTable
 from wsbridge.protocol.handshake import (
+    UPGRADE_DROPPED,
     UpgradeRequest,
+    acceptable_subprotocols,
+    has_lost_upgrade,
     is_upgrade_request,
     parse_upgrade,
-    select_subprotocol,
+    upgrade_refused_to_http10,
     upgrade_required,
 )
 from wsbridge.protocol.http1 import Request, method_not_allowed, quoted
@@ -59,6 +62,8 @@ def admit(listener: Listener, request: Request, *, by_proxy: bool = False) -> Ad
         Rejected: It may not go on.
     """
     upgrade_wanted = is_upgrade_request(request)
+    if upgrade_wanted and request.version == "1.0":
+        raise upgrade_refused_to_http10()
     route = _find_route(listener, request, upgrade_wanted)
     if route.needs_safe_host and not by_proxy:
         _check_rebinding(listener, route, request)
@@ -68,26 +73,26 @@ def admit(listener: Listener, request: Request, *, by_proxy: bool = False) -> Ad
     refusal = route.origin_policy.check(upgrade.origin, upgrade.host, listener.tls is not None)
     if refusal is not None:
         raise Rejected(Reason.ORIGIN_NOT_ALLOWED, refusal)
-    if not upgrade.subprotocols:
-        return AdmittedRequest(route, upgrade)
-    subprotocol = select_subprotocol(route.subprotocols, upgrade.subprotocols)
-    fitting = tuple(name for name in route.subprotocols if name in upgrade.subprotocols)
-    return AdmittedRequest(route, upgrade, subprotocol, fitting)
+    acceptable = acceptable_subprotocols(route.subprotocols, upgrade.subprotocols)
+    return AdmittedRequest(route, upgrade, acceptable[0] if acceptable else None, acceptable)
 
 
 def _find_route(listener: Listener, request: Request, upgrade_wanted: bool) -> Route:
     """Return the first route that matches and is for WebSocket, or for other requests, as this one is."""
     host, path = normalise_host(request.host()) or "", request.path
     other = None
+    lost_upgrade = has_lost_upgrade(request)
     for route in listener.routes:
         if route.matches(host, path):
+            if lost_upgrade and route.backend is not None:
+                raise upgrade_required(UPGRADE_DROPPED)
             if (route.backend is not None) == upgrade_wanted:
                 return route
             other = other or route
     if other is not None and not upgrade_wanted:
         if request.method not in SAFE_METHODS:
             raise method_not_allowed(request.method, ("GET",))
-        raise upgrade_required()
+        raise upgrade_required() if request.version == "1.1" else upgrade_refused_to_http10()
     where = f"{quoted(listener.redact_target(path))} on host {quoted(host)}"
     only = f"; route {other.name} matches, but takes no WebSocket" if other is not None else ""
     raise Rejected(Reason.NO_ROUTE, f"no route of listener {listener.name} for {where}{only}")
@@ -100,7 +105,7 @@ def _check_rebinding(listener: Listener, route: Route, request: Request) -> None
     host = normalise_host(request.host()) or ""
     if not is_safe_from_rebinding(host, listener.host_names):
         raise Rejected(
-            Reason.FORBIDDEN,
+            Reason.HOST_NOT_ALLOWED,
             f"Host {quoted(host)} is not allowed without TLS (DNS rebinding): add it to host_names of the listener "
             f"{listener.name} or to match.host of the route {route.name}",
         )
@@ -111,7 +116,7 @@ def _admit_http_request(route: Route, request: Request, tls: bool) -> AdmittedRe
     assert route.responder is not None  # noqa: S101 (a route has a backend or a responder)
     if request.method not in route.responder.methods:
         raise method_not_allowed(request.method, route.responder.methods)
-    if request.method not in SAFE_METHODS:
+    if request.method not in (*SAFE_METHODS, "OPTIONS"):
         origins = request.headers.get_all(b"origin")
         if len(origins) > 1:
             raise Rejected(Reason.ORIGIN_NOT_ALLOWED, f"the request has {len(origins)} Origin headers")

@@ -154,6 +154,7 @@ class Connection:
         if rejected.failed_login:
             self._client_slot.record_failure()
         termination = rejected.termination()
+        self._access_log.rejected_target = rejected.target
         route = self._access_log.route
         if route is not None and route.backend is not None:
             route.stats.rejected += 1
@@ -308,7 +309,7 @@ class Connection:
             admitted = admit(listener, request, by_proxy=by_proxy)
         else:
             assert listener.route is not None  # noqa: S101 (the configuration's check holds it)
-            admitted = AdmittedRequest(listener.route, subprotocols=listener.route.subprotocols)
+            admitted = AdmittedRequest(listener.route, subprotocols=listener.route.subprotocols or ())
         self._access_log.route = admitted.route
         if admitted.route.backend is not None:
             self._client_slot.take_handshake()

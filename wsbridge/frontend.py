@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import random
-from typing import Protocol, cast
+from typing import Protocol
 
 import trio
 
 from wsbridge.net.transport import Transport
 from wsbridge.protocol.handshake import encode_accept_response
-from wsbridge.protocol.http1 import HeadLimits, HeadParser, Request, Response, encode_error_response
+from wsbridge.protocol.http1 import HeadLimits, Request, RequestParser, encode_error_response
 from wsbridge.protocol.websocket import TextMessages
 from wsbridge.reasons import EMPTY_CONNECTION, Reason, Rejected, Termination
 from wsbridge.relay.endpoint import Side
@@ -120,7 +120,7 @@ class HttpExchange:
             headers.append(("Retry-After", str(retry_after)))
         text = (
             termination.detail
-            if termination.reason in (Reason.BAD_REQUEST, Reason.REQUEST_TOO_LARGE)
+            if termination.reason in (Reason.BAD_REQUEST, Reason.REQUEST_TOO_LARGE, Reason.HOST_NOT_ALLOWED)
             else termination.reason.value
         )
         with trio.move_on_after(1):
@@ -190,26 +190,30 @@ async def read_request(
     Raises:
         Rejected: No valid head arrived in time.
     """
-    parser = HeadParser(head_limits)
+    parser = RequestParser(head_limits)
     data = transport.read()
-    head = parser.feed(data) if data else None
-    if head is None:  # else it had arrived already, and there is no deadline to set
-        head = await _wait_for_head(transport, parser, timeout, len(data), read_scopes)
+    try:
+        request = parser.feed(data) if data else None
+        if request is None:  # else it had arrived already, and there is no deadline to set
+            request = await _wait_for_head(transport, parser, timeout, len(data), read_scopes)
+    except Rejected as rejected:
+        rejected.target = parser.target_so_far
+        raise
     transport.unread(parser.trailing_data)
-    return HttpExchange(transport, cast(Request, head), lingering_closer)  # a parser of this role gives no response
+    return HttpExchange(transport, request, lingering_closer)
 
 
 async def _wait_for_head(
-    transport: Transport, parser: HeadParser, timeout: float, received: int, read_scopes: set[trio.CancelScope]
-) -> Request | Response:
+    transport: Transport, parser: RequestParser, timeout: float, received: int, read_scopes: set[trio.CancelScope]
+) -> Request:
     """Read until the head is complete; `received` bytes of it came before."""
     try:
         with trio.move_on_after(timeout * random.uniform(1, MAX_HANDSHAKE_JITTER)) as scope:  # noqa: S311  (no secret)
             read_scopes.add(scope)
             while data := await transport.read_some():
                 received += len(data)
-                if (head := parser.feed(data)) is not None:
-                    return head
+                if (request := parser.feed(data)) is not None:
+                    return request
             detail = f"closed after {received} bytes of a request" if received else EMPTY_CONNECTION
             raise Rejected(Reason.CLIENT_LOST, detail, silent=True)
     except OSError as error:

@@ -67,7 +67,7 @@ class Route:
     redirects_root: bool
     origin_policy: OriginPolicy
     auth: Authenticator | None
-    subprotocols: tuple[str, ...]
+    subprotocols: tuple[str, ...] | None
     dial_defaults: DialRequest
     relay_options: RelayOptions
     connect_timeout: float
@@ -218,6 +218,7 @@ def _build_route(
         responder = TicketIssuer(section.issue_tickets, services.wall_clock)
     pattern = None if match.path is None else str(match.path)
     path = None if pattern is None else PathPattern(pattern)
+    subprotocols = None if section.subprotocols == "any" else section.subprotocols
     return Route(
         name=name,
         hosts=hosts,
@@ -230,8 +231,8 @@ def _build_route(
         redirects_root=isinstance(section.files, FilesConfig) and section.files.redirect_root,
         origin_policy=OriginPolicy(section.allowed_origins),
         auth=None if section.auth is None else AUTH[section.auth.kind](section.auth, services),
-        subprotocols=section.subprotocols,
-        dial_defaults=DialRequest(section.subprotocols, False, section.text_messages, limits.max_frame_bytes),
+        subprotocols=subprotocols,
+        dial_defaults=DialRequest(subprotocols or (), False, section.text_messages, limits.max_frame_bytes),
         relay_options=RelayOptions(
             idle=timeouts.idle,
             ping_interval=timeouts.ping_interval,

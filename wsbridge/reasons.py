@@ -19,6 +19,7 @@ class Reason(enum.StrEnum):
     CLIENT_CLOSED = "client_closed"
     CLIENT_LOST = "client_lost"
     BACKEND_REFUSED = "backend_refused"
+    BACKEND_REJECTED = "backend_rejected"
     BACKEND_UNREACHABLE = "backend_unreachable"
     BACKEND_DENIED = "backend_denied"
     BACKEND_DNS = "backend_dns"
@@ -38,6 +39,7 @@ class Reason(enum.StrEnum):
     TLS_FAILED = "tls_failed"
     BAD_PROXY_HEADER = "bad_proxy_header"
     ORIGIN_NOT_ALLOWED = "origin_not_allowed"
+    HOST_NOT_ALLOWED = "host_not_allowed"
     FORBIDDEN = "forbidden"
     UNAUTHENTICATED = "unauthenticated"
     AUTH_UNAVAILABLE = "auth_unavailable"
@@ -82,6 +84,7 @@ REASONS: dict[Reason, ReasonInfo] = {
     Reason.CLIENT_CLOSED: ReasonInfo(None, 1000, reset=False),
     Reason.CLIENT_LOST: ReasonInfo(None, None, reset=True),
     Reason.BACKEND_REFUSED: ReasonInfo(502, 1014, reset=True, level="warning"),
+    Reason.BACKEND_REJECTED: ReasonInfo(502, 1014, reset=True, level="warning"),
     Reason.BACKEND_UNREACHABLE: ReasonInfo(502, 1014, reset=True, level="warning"),
     Reason.BACKEND_DENIED: ReasonInfo(502, 1014, reset=True, level="warning"),
     Reason.BACKEND_DNS: ReasonInfo(502, 1014, reset=True, level="warning"),
@@ -101,6 +104,7 @@ REASONS: dict[Reason, ReasonInfo] = {
     Reason.TLS_FAILED: ReasonInfo(None, None, reset=True),
     Reason.BAD_PROXY_HEADER: ReasonInfo(None, None, reset=True, level="warning"),
     Reason.ORIGIN_NOT_ALLOWED: ReasonInfo(403, 1008, reset=True, level="warning"),
+    Reason.HOST_NOT_ALLOWED: ReasonInfo(403, 1008, reset=True, level="warning"),
     Reason.FORBIDDEN: ReasonInfo(403, 1008, reset=True),
     Reason.UNAUTHENTICATED: ReasonInfo(401, 1008, reset=True),
     Reason.AUTH_UNAVAILABLE: ReasonInfo(503, 1013, reset=True, level="error"),
@@ -155,6 +159,9 @@ class Rejected(Exception):  # noqa: N818  (a verdict about a client, not an erro
         permanent: Whether a backend or proxy gave a definite answer, so that it is not dialed again.
         silent: Whether no response can reach the client: it sent nothing, is gone, or speaks another protocol.
         retry_after: Seconds after which a backend or proxy asks to be tried again (RFC 9110 section 10.2.3), or None.
+
+    Attributes:
+        target: Target of a request that could not be read to its end, as far as it was read; for the log.
     """
 
     def __init__(
@@ -180,6 +187,7 @@ class Rejected(Exception):  # noqa: N818  (a verdict about a client, not an erro
         self.permanent = permanent
         self.silent = silent
         self.retry_after = retry_after
+        self.target = ""
 
     def __str__(self) -> str:
         return f"{self.reason.value}: {self.detail}"

@@ -28,7 +28,6 @@ from wsbridge.net.disconnect import DisconnectMonitor
 from wsbridge.net.listeners import ListeningSockets
 from wsbridge.net.resolver import Resolver
 from wsbridge.net.transport import reset_socket, set_socket_options
-from wsbridge.protocol.http1 import HeadLimits
 from wsbridge.reasons import Reason, Termination
 from wsbridge.registry import LISTENERS
 from wsbridge.relay.engine import Engine, PythonEngine
@@ -218,7 +217,7 @@ class Server:
         self.listening_addresses = ListeningAddresses()
         services = DialServices(
             self.resolver,
-            HeadLimits(limits.max_head_bytes, limits.max_head_line_bytes, limits.max_headers),
+            limits.max_response_head_bytes,
             self.listening_addresses,
         )
         self.used_tickets = UsedTickets(limits.used_tickets)

@@ -154,7 +154,7 @@ async def test_smuggling_is_400_and_closes(lines, upgrade, tmp_path):
 
 REQUEST_LINES = {
     "HTTP/1.0": (b"GET / HTTP/1.0", 426),
-    "absolute": (b"GET http://localhost/ HTTP/1.1", 400),
+    "absolute, another host": (b"GET http://evil.example/ HTTP/1.1", 400),
     "encoded dots": (b"GET /%2e%2e/x HTTP/1.1", 400),
     "redirect": (b"GET //host/%2f.. HTTP/1.1", 400),
     "POST": (b"POST / HTTP/1.1", 405),

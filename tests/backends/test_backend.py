@@ -9,8 +9,8 @@ import pytest
 from tests.rejections import async_outcome
 from wsbridge.backends import base as module
 from wsbridge.backends.base import DialRequest, DialServices, connect_tcp, remote_address
+from wsbridge.config.limits import Limits
 from wsbridge.net.resolver import Resolver
-from wsbridge.protocol.http1 import HeadLimits
 from wsbridge.reasons import Reason, Termination
 
 
@@ -71,4 +71,4 @@ def test_the_address_of_a_socket(family, host, shown):
 def test_what_is_asked_unless_told():
     """No subprotocol, text taken, the largest frames; heads as large as the configuration's defaults."""
     assert DialRequest() == DialRequest((), from_client=False, text_messages="accept", max_frame_bytes=65_536)
-    assert DialServices(Resolver()).head_limits == HeadLimits()
+    assert DialServices(Resolver()).max_response_head_bytes == Limits().max_response_head_bytes

@@ -132,22 +132,22 @@ BODY = b"Content-Length: 11\r\n\r\nnot allowed"
         (SWITCH + b"Sec-WebSocket-Protocol: mqtt\r\n\r\n", ["mqtt", "not offered"], False),
         (SWITCH + b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n", ["extension"], False),
         (b"HTTP/1.1 102 Processing\r\n\r\n" * 6 + SWITCH + b"\r\n", ["more than 5 interim"], False),
-        (b"HTTP/1.1 101 Switching Protocols\r\nX: " + b"y" * 65536 + b"\r\n\r\n", ["longer than 8192 bytes"], False),
-        (b"HTTP/1.1 101 Switching Protocols\r\n" + b"X: y\r\n" * 2000 + b"\r\n", ["more than 100 header lines"], False),
+        (b"HTTP/1.1 101 Switching Protocols\r\nX: " + b"y" * 65536 + b"\r\n\r\n", ["limits.max_response_head"], False),
+        (b"HTTP/1.1 401 No\r\nSet-Cookie: " + b"y" * 9000 + b"\r\n" + BODY, ["401", "not allowed"], True),
+        (b"HTTP/1.1 302 No\r\nLocation: /login\r\nA : b\r\n c\r\n" + BODY, ["302", "/login"], True),
         (b"SSH-2.0-OpenSSH_9.2\r\n", ["does not speak HTTP"], False),
         (b"\x15\x03\x03\x00\x02\x02\x46", ["speaks TLS"], False),
     ],
 )
 async def test_wrong_answers(answer, words, final):
-    """Each is backend_refused with words that say what came; those that time will not heal are final."""
+    """Each has words that say what came; another status is backend_rejected, and final if time will not heal it."""
     outcome, _, _ = await dial(says(answer))
 
     assert isinstance(outcome, Rejected)
-    assert (outcome.reason, outcome.initiator, outcome.termination().http_status) == (
-        Reason.BACKEND_REFUSED,
-        "backend",
-        502,
-    )
+    status = int(answer.split()[1]) if answer.startswith(b"HTTP/") else 101
+    reason = Reason.BACKEND_REJECTED if status >= 200 else Reason.BACKEND_REFUSED
+    assert (outcome.reason, outcome.initiator) == (reason, "backend")
+    assert outcome.termination().http_status == (status if status in (401, 503) else 502)
     for word in words:
         assert word in outcome.detail
     assert outcome.permanent is final

@@ -209,7 +209,7 @@ async def test_a_proxy_that_refuses():
     async with proxy(b"407 Proxy Authentication Required") as (port, _):
         outcome = await async_outcome(backend(1, proxy=f"http://user:hunter2@127.0.0.1:{port}").dial(OFFER))
 
-    assert outcome.reason is Reason.BACKEND_REFUSED
+    assert outcome.reason is Reason.BACKEND_REJECTED
     assert "407" in outcome.detail
     assert "hunter2" not in outcome.detail
     assert outcome.permanent

@@ -15,6 +15,7 @@ from wsbridge.config.limits import Limits
         ("max_head_bytes", ["8KiB", "1MiB"], ["1023", "1025KiB", "0"]),
         ("max_head_line_bytes", ["256", "16KiB"], ["255", "17KiB", "2MiB"]),
         ("max_headers", ["1", "10000"], ["0", "10001"]),
+        ("max_response_head_bytes", ["1KiB", "1MiB"], ["1023", "1025KiB"]),
         ("max_proxy_header_bytes", ["536", "16KiB"], ["535", "17KiB"]),
         ("overload_replies", ["0", "1000"], ["-1"]),
         ("lingering_sockets", ["0", "1000"], ["-1"]),

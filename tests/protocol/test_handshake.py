@@ -12,17 +12,17 @@ from tests.rejections import outcome
 from wsbridge.protocol.handshake import (
     UpgradeRequest,
     accept_key,
+    acceptable_subprotocols,
     check_upgrade_response,
     encode_accept_response,
     encode_upgrade_request,
     generate_key,
     is_upgrade_request,
     parse_upgrade,
-    select_subprotocol,
     upgrade_required,
 )
-from wsbridge.protocol.http1 import HeadLimits, HeadParser, Request, Response, encode_response
-from wsbridge.reasons import Rejected
+from wsbridge.protocol.http1 import HeadLimits, Request, RequestParser, Response, ResponseParser, encode_response_head
+from wsbridge.reasons import Reason, Rejected
 
 LIMITS = HeadLimits()
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -47,7 +47,7 @@ def raw(method: str = "GET", target: str = "/ws?a=b", **changed: list[str] | str
 
 def request(method: str = "GET", target: str = "/ws?a=b", **changed: list[str] | str) -> Request:
     """Read an upgrade request, with some headers changed."""
-    found = HeadParser(LIMITS).feed(raw(method, target, **changed))
+    found = RequestParser(LIMITS).feed(raw(method, target, **changed))
     assert isinstance(found, Request), found
     return found
 
@@ -69,7 +69,7 @@ def refused(status: int, method: str = "GET", **changed: list[str] | str) -> Rej
 
 def answer(data: bytes) -> Response:
     """Read an answer of an upstream."""
-    found = HeadParser(LIMITS, "client").feed(data)
+    found = ResponseParser(65536).feed(data)
     assert isinstance(found, Response), found
     return found
 
@@ -178,7 +178,7 @@ class TestReadUpgrade:
             times = []
             for _ in range(3):
                 start = thread_time()
-                found = outcome(HeadParser(LIMITS).feed, data)
+                found = outcome(RequestParser(LIMITS).feed, data)
                 if isinstance(found, Request):
                     outcome(parse_upgrade, found)
                 times.append(thread_time() - start)
@@ -208,15 +208,53 @@ def test_new_key() -> None:
 )
 def test_select_subprotocol(configured: list[str], offered: list[str], chosen: object) -> None:
     """The first configured one that is offered is chosen."""
-    assert select_subprotocol(configured, offered) == chosen
+    assert next(iter(acceptable_subprotocols(configured, offered)), None) == chosen
+
+
+def test_any_subprotocol() -> None:
+    """Without a list all of the offer may be selected, but what carries a token."""
+    offered = ["b", "wsbridge.token.aHVudGVyMg", "a"]
+    assert acceptable_subprotocols(None, offered) == ("b", "a")
+    assert acceptable_subprotocols(None, []) == ()
+    with pytest.raises(Rejected, match="only a token"):
+        acceptable_subprotocols(None, offered[1:2])
 
 
 @pytest.mark.parametrize(("configured", "offered"), [(["binary"], ["base64"]), (["binary"], ["Binary"]), ([], ["x"])])
 def test_no_subprotocol_fits(configured: list[str], offered: list[str]) -> None:
-    """Browsers would fail the connection themselves, so the request is rejected."""
+    """Browsers would fail the connection themselves, so the request is rejected, naming both lists."""
     with pytest.raises(Rejected) as caught:
-        select_subprotocol(configured, offered)
+        acceptable_subprotocols(configured, offered)
     assert caught.value.termination().http_status == 400
+    known = ", ".join(configured) or "none"
+    assert caught.value.detail == f"the client offers the subprotocols {offered[0]}, and the route accepts {known}"
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("mqtt", True),
+        ("v12.stomp", True),
+        ("graphql-transport-ws", True),
+        ("base64.binary.k8s.io", True),
+        ("wamp.2.msgpack", True),
+        ("ocpp2.0.1", True),
+        ("hunter2hunter2hunter2", False),
+        ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhIn0.c2lnbmF0dXJl", False),
+        ("d41d8cd98f00b204e9800998ecf8427e", False),
+        ("a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", False),
+        ("base64url.bearer.authorization.k8s.io.aHVudGVyMg", False),
+        ("access_token", False),
+        ("token-abc", False),
+        ("x" * 200, False),
+    ],
+)
+def test_tokens_in_an_offer_are_not_shown(name: str, shown: bool) -> None:
+    """What does not look like the name of a protocol may be a secret, and only its length is told."""
+    with pytest.raises(Rejected) as caught:
+        acceptable_subprotocols(["binary"], [name])
+    assert (name in caught.value.detail) == shown
+    assert (f"({len(name)} characters)" in caught.value.detail) != shown
 
 
 class TestAcceptResponse:
@@ -240,7 +278,7 @@ class TestClientRequest:
         data = encode_upgrade_request(
             "gw:8443", "/ws?a=b", KEY, ["binary", "mqtt"], [("Cookie", "c=d")], "https://gw:8443"
         )
-        found = HeadParser(LIMITS).feed(data)
+        found = RequestParser(LIMITS).feed(data)
 
         assert isinstance(found, Request)
         assert found.headers.get(b"cookie") == b"c=d"
@@ -317,7 +355,7 @@ class TestCheckResponse:
 
     def test_refusal_is_told(self) -> None:
         """Status, Location and the first of the body are told, escaped and cut."""
-        data = encode_response(302, [("Location", "https://login.example/?a=\xe4\x7e")])
+        data = encode_response_head(302, [("Location", "https://login.example/?a=\xe4\x7e")])
         bad = judged(data, body=b"<b>\x1b[31m\n" + b"x" * 5000)
 
         assert isinstance(bad, Rejected)
@@ -328,6 +366,40 @@ class TestCheckResponse:
         assert '"<b>\\x1b[31m\\x0axxx' in bad.detail
         assert len(bad.detail) < 700
         assert bad.detail.isprintable()
+
+    @pytest.mark.parametrize(
+        ("status", "passed"),
+        [
+            (401, 401),
+            (403, 403),
+            (404, 404),
+            (410, 410),
+            (429, 429),
+            (503, 503),
+            (200, 502),
+            (302, 502),
+            (407, 502),
+            (500, 502),
+        ],
+    )
+    def test_statuses_that_pass(self, status: int, passed: int) -> None:
+        """The client gets a status that says something to it; with credentials of our own 401 and 403 do not."""
+        lines = [("Retry-After", "7"), ("WWW-Authenticate", "Basic")]
+        bad = judged(encode_response_head(status, lines))
+
+        assert isinstance(bad, Rejected)
+        assert (bad.reason, bad.initiator, bad.status) == (Reason.BACKEND_REJECTED, "backend", passed)
+        assert bad.headers == ((("Retry-After", "7"),) if status in (429, 503) else ())
+        own = outcome(check_upgrade_response, answer(encode_response_head(status)), KEY, (), own_credentials=True)
+        assert isinstance(own, Rejected)
+        assert own.status == (502 if status in (401, 403, 407) else passed)
+
+    @pytest.mark.parametrize("value", ["", "soon", "1\t2", "-1", "9" * 20, "<b>"])
+    def test_a_retry_after_that_is_none(self, value: str) -> None:
+        """Only seconds or a date pass."""
+        bad = judged(encode_response_head(503, [("Retry-After", value)]))
+        assert isinstance(bad, Rejected)
+        assert bad.headers == ()
 
     def test_made_response(self) -> None:
         """Even a response that no reader made cannot raise."""
@@ -340,7 +412,7 @@ class TestCheckResponse:
 def test_upgrade_required() -> None:
     """The 426 for a plain request on a WebSocket route is a whole answer."""
     bad = upgrade_required()
-    data = encode_response(bad.status, bad.headers, bad.detail.encode())
+    data = encode_response_head(bad.status or 0, bad.headers)
 
     assert data.startswith(b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n")
     assert b"\r\nConnection: Upgrade, close\r\n" in data

@@ -7,7 +7,7 @@ from time import thread_time
 import pytest
 
 from tests.rejections import outcome
-from wsbridge.protocol.http1 import HeadLimits, HeadParser, Request
+from wsbridge.protocol.http1 import MAX_RESPONSE_HEAD_BYTES, HeadLimits, Request, RequestParser, ResponseParser
 from wsbridge.reasons import Rejected
 
 LIMITS = HeadLimits()
@@ -23,12 +23,12 @@ def head(*lines: str, first: str = "GET /ws HTTP/1.1", host: str | None = "gw.ex
 
 def whole(data: bytes, limits: HeadLimits = LIMITS) -> object:
     """Feed at once."""
-    return outcome(HeadParser(limits).feed, data)
+    return outcome(RequestParser(limits).feed, data)
 
 
-def bytewise(data: bytes, limits: HeadLimits = LIMITS, role: str = "server") -> object:
+def bytewise(data: bytes, limits: HeadLimits = LIMITS, reader: RequestParser | ResponseParser | None = None) -> object:
     """Feed byte by byte; give the outcome."""
-    reader = HeadParser(limits, role)  # type: ignore[arg-type]  # the tests name roles by their text
+    reader = reader or RequestParser(limits)
     for at in range(len(data)):
         found = outcome(reader.feed, data[at : at + 1])
         if found is not None:
@@ -45,16 +45,16 @@ def refused(data: bytes, status: int, limits: HeadLimits = LIMITS) -> Rejected:
     return first
 
 
-def upstream(data: bytes, limits: HeadLimits = LIMITS) -> object:
-    """Feed an answer at once."""
-    return outcome(HeadParser(limits, "client").feed, data)
+def upstream(data: bytes, limit: int = MAX_RESPONSE_HEAD_BYTES) -> object:
+    """Feed a response at once."""
+    return outcome(ResponseParser(limit).feed, data)
 
 
-def upstream_refused(data: bytes, limits: HeadLimits = LIMITS) -> Rejected:
-    """Feed an answer whole and byte by byte; both must refuse in the same words."""
-    first = upstream(data, limits)
+def upstream_refused(data: bytes, limit: int = MAX_RESPONSE_HEAD_BYTES) -> Rejected:
+    """Feed a response whole and byte by byte; both must be refused in the same words."""
+    first = upstream(data, limit)
     assert isinstance(first, Rejected), first
-    assert bytewise(data, limits, "client").args == first.args
+    assert bytewise(data, reader=ResponseParser(limit)).args == first.args
     assert first.termination().http_status == 502
     return first
 
@@ -62,7 +62,7 @@ def upstream_refused(data: bytes, limits: HeadLimits = LIMITS) -> Rejected:
 class TestRequests:
     def test_usual_head(self) -> None:
         """A head of a browser becomes a request, and the bytes glued to it stay in rest."""
-        reader = HeadParser(LIMITS)
+        reader = RequestParser(LIMITS)
 
         request = reader.feed(
             head("X-One:  a \t", "x-one: b", "Empty:", first="GET /a/b?c=/../d HTTP/1.1") + b"\x81\x00"
@@ -88,7 +88,7 @@ class TestRequests:
 
     def test_byte_by_byte(self) -> None:
         """A head that comes byte by byte is complete at its last byte, not before, and its rest is kept."""
-        reader = HeadParser(LIMITS)
+        reader = RequestParser(LIMITS)
         data = head("A: b")
 
         assert [reader.feed(data[at : at + 1]) for at in range(len(data) - 1)] == [None] * (len(data) - 1)
@@ -97,7 +97,7 @@ class TestRequests:
 
     def test_fed_again(self) -> None:
         """After the outcome, the outcome stays and rest grows."""
-        reader = HeadParser(LIMITS)
+        reader = RequestParser(LIMITS)
         request = reader.feed(head() + b"a")
 
         assert reader.feed(b"b") is request
@@ -105,7 +105,7 @@ class TestRequests:
 
     def test_pipelined_request_is_rest(self) -> None:
         """A second request glued to the first is not looked at."""
-        reader = HeadParser(LIMITS)
+        reader = RequestParser(LIMITS)
 
         assert isinstance(reader.feed(head() + b"NONSENSE \x00"), Request)
         assert reader.trailing_data == b"NONSENSE \x00"
@@ -153,7 +153,11 @@ class TestRequestLine:
             "GET /ws RTSP/1.0",
             "get /ws HTTP/1.1",
             "G\xc9T /ws HTTP/1.1",
-            "GET http://gw.example.org/ws HTTP/1.1",
+            "GET ftp://gw.example.org/ws HTTP/1.1",
+            "GET http://user:hunter2@gw.example.org/ws HTTP/1.1",
+            "GET http://other.example.org/ws HTTP/1.1",
+            "GET http://gw.example.org:8080/ws HTTP/1.1",
+            "GET http:///ws HTTP/1.1",
             "GET gw.example.org:80 HTTP/1.1",
             "CONNECT gw.example.org:80 HTTP/1.1",
             "OPTIONS * HTTP/1.1",
@@ -175,18 +179,18 @@ class TestRequestLine:
         """A request line of any other form is 400."""
         refused(head(first=line), 400)
 
-    @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
+    @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "TRACE"])
     def test_other_methods(self, method: str) -> None:
         """A known method on a head that is right otherwise is 405 and says what is allowed."""
         bad = refused(head(first=f"{method} /ws HTTP/1.1"), 405)
 
-        assert bad.headers == (("Allow", "GET, HEAD, POST"),)
-        assert bad.detail == f"the method is {method}, not GET, HEAD or POST"
+        assert bad.headers == (("Allow", "GET, HEAD, OPTIONS, POST"),)
+        assert bad.detail == f"the method is {method}, not GET, HEAD, OPTIONS or POST"
 
     @pytest.mark.parametrize("length", [(), ("Content-Length: 0",)])
     def test_post_without_a_body(self, length: tuple[str, ...]) -> None:
         """A POST that brings no body is a request as any other."""
-        found = HeadParser(HeadLimits()).feed(head(*length, first="POST /ws HTTP/1.1"))
+        found = RequestParser(HeadLimits()).feed(head(*length, first="POST /ws HTTP/1.1"))
 
         assert isinstance(found, Request)
         assert found.method == "POST"
@@ -196,16 +200,44 @@ class TestRequestLine:
         refused(head("Content-Length: 3", first="POST /ws HTTP/1.1"), 400)
         refused(head("Transfer-Encoding: chunked", first="POST /ws HTTP/1.1"), 400)
 
-    def test_http_1_0(self) -> None:
-        """HTTP/1.0 is 426 and hints at the proxy setting that usually causes it."""
-        bad = refused(head("Upgrade: websocket", "Connection: upgrade", first="GET /ws HTTP/1.0"), 426)
+    @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "POST"])
+    def test_http_1_0(self, method: str) -> None:
+        """HTTP/1.0 is read, with Host or without, and never keeps the connection."""
+        for host in ("gw.example.org", None):
+            request = whole(head("Connection: keep-alive", first=f"{method} /ws HTTP/1.0", host=host))
 
-        assert "proxy_http_version" in bad.detail
-        assert bad.headers == (("Upgrade", "HTTP/1.1"),)
+            assert isinstance(request, Request)
+            assert (request.version, request.keep_alive, request.host()) == ("1.0", False, host or "")
+        refused(head("Host: a", first="GET / HTTP/1.0"), 400)
+        refused(head("Transfer-Encoding: chunked", first="GET / HTTP/1.0", host=None), 400)
 
-    @pytest.mark.parametrize("start", [b"\r\n", b"\n", b"\r\n\r\n"])
+    @pytest.mark.parametrize(
+        ("target", "host", "path"),
+        [
+            ("http://gw.example.org/ws?a=b", "gw.example.org", "/ws?a=b"),
+            ("HTTPS://GW.example.org:443/%61", "gw.example.org", "/a"),
+            ("http://gw.example.org", "gw.example.org:80", "/"),
+            ("http://gw.example.org?a=/b", "gw.example.org", "/?a=/b"),
+            ("http://[2001:db8::1]:8080//x", "[2001:DB8:0::1]:8080", "/x"),
+        ],
+    )
+    def test_absolute_form(self, target: str, host: str, path: str) -> None:
+        """A URL of the same host as Host is its path (RFC 9112 section 3.2.2)."""
+        request = whole(head(first=f"GET {target} HTTP/1.1", host=host))
+
+        assert isinstance(request, Request)
+        assert request.target == path
+        assert isinstance(bytewise(head(first=f"GET {target} HTTP/1.1", host=host)), Request)
+
+    def test_an_empty_line_before_the_request(self) -> None:
+        """One CRLF is ignored (RFC 9112 section 2.2)."""
+        for data in (b"\r\n" + head("A: b"), b"\r\n" + head(first="GET / HTTP/1.0")):
+            assert isinstance(whole(data), Request)
+            assert isinstance(bytewise(data), Request)
+
+    @pytest.mark.parametrize("start", [b"\n", b"\r\n\r\n", b"\r\n\n", b"\rG", b"\r\r\n"])
     def test_leading_line_ends(self, start: bytes) -> None:
-        """Line ends before the request line are 400."""
+        """Anything else before the request line is 400."""
         refused(start + head(), 400)
 
     @pytest.mark.parametrize("target", ["/a/../b", "/%2e%2e/etc", "//..", "/a%5Cb", "/a\\b", "/%00"])
@@ -239,7 +271,7 @@ class TestFirstBytes:
             b"\x00",
             b"\x80\x2e",
             b" ",
-            b"\r",
+            b"\ra",
             b"get",
             b"\x05\x01\x00",
             b"GE\xff",
@@ -253,7 +285,18 @@ class TestFirstBytes:
         assert not refused(data, 400).silent
 
     @pytest.mark.parametrize(
-        "data", [b"", b"G", b"GET ", b"GET /ws HTTP/1.1\r", b"A" * 23, b"GET /ws HTTP/1.1\r\nA: \x00"]
+        "data",
+        [
+            b"",
+            b"\r",
+            b"\r\n",
+            b"\r\nG",
+            b"G",
+            b"GET ",
+            b"GET /ws HTTP/1.1\r",
+            b"A" * 23,
+            b"GET /ws HTTP/1.1\r\nA: \x00",
+        ],
     )
     def test_more_is_needed(self, data: bytes) -> None:
         """The beginning of what may become a request waits for more."""
@@ -279,7 +322,7 @@ class TestLimits:
         lines = [f"a{n}: b" for n in range(LIMITS.max_headers)]
 
         assert isinstance(whole(head(*lines, host=None).replace(b"a0: b", b"Host: a")), Request)
-        refused(head(*lines), 431)
+        assert "100 header lines (limits.max_headers)" in refused(head(*lines), 431).detail
 
     def test_two_thousand_headers(self) -> None:
         """2,000 headers are 431."""
@@ -297,19 +340,21 @@ class TestLimits:
         assert len(filled(0)) == SMALL.max_head_bytes
         assert isinstance(whole(filled(0), SMALL), Request)
         assert isinstance(bytewise(filled(0), SMALL), Request)
-        assert "400" in refused(filled(1), 431, SMALL).detail
+        detail = refused(filled(1), 431, SMALL).detail
+        assert "400 bytes (limits.max_head_bytes); its largest header is D, 102 bytes" in detail
 
     def test_header_line(self) -> None:
         """A header line over the limit is 431, and the text names it."""
         fits = "a" * (SMALL.max_head_line_bytes - len("A: \r\n"))
 
         assert isinstance(whole(head(f"A: {fits}"), SMALL), Request)
-        assert "120" in refused(head(f"A: {fits}a"), 431, SMALL).detail
+        detail = refused(head(f"A: {fits}a"), 431, SMALL).detail
+        assert detail == "the header A is longer than 120 bytes (limits.max_head_line_bytes)"
 
     @pytest.mark.parametrize("chunk", [b"A", b"A: b\r\n", b"\x00", b" "])
     def test_endless_head(self, chunk: bytes) -> None:
         """An endless head ends with 431 while no more than the limit is held."""
-        reader = HeadParser(LIMITS)
+        reader = RequestParser(LIMITS)
         found = outcome(reader.feed, b"GET / HTTP/1.1\r\nA: ")
         fed = 0
         while found is None and fed < 1 << 20:
@@ -322,7 +367,7 @@ class TestLimits:
 
     def test_seventy_kilobyte_header(self) -> None:
         """A 70 KB header is 431 however it comes."""
-        refused(head(f"Cookie: {'c' * 70_000}"), 431)
+        assert "the header Cookie is longer" in refused(head(f"Cookie: {'c' * 70_000}"), 431).detail
 
     def test_slow_long_line_is_linear(self) -> None:
         """8 KiB of request line, byte by byte, stay cheap."""
@@ -331,3 +376,23 @@ class TestLimits:
 
         assert bytewise(data) is None
         assert thread_time() - start < 0.5
+
+
+class TestTargetSoFar:
+    @pytest.mark.parametrize(
+        ("data", "target"),
+        [
+            (head("A : b", first="GET /a?b HTTP/1.1"), "/a?b"),
+            (head(first="GET //%61/x HTTP/1.1", host="a b"), "/a/x"),
+            (b"GET /a/../b HTTP/1.1\r\nHost: a\r\n\r\n", "/a/../b"),
+            (b"\r\nGET /" + b"a" * 9000, "/" + "a" * 2043),
+            (head(first="PUT /a HTTP/1.1"), "/a"),
+            (b"SSH-2.0-x /a\r\n", ""),
+            (HELLO, ""),
+        ],
+    )
+    def test_what_a_log_says_of_a_bad_head(self, data: bytes, target: str) -> None:
+        """The target is known as far as it was read, in normal form where it has one."""
+        parser = RequestParser(LIMITS)
+        assert isinstance(outcome(parser.feed, data), Rejected)
+        assert parser.target_so_far == target

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from tests.protocol.test_http1 import HELLO, LIMITS, SMALL, bytewise, head, refused, upstream, upstream_refused
-from wsbridge.protocol.http1 import HeadParser, Response, encode_error_response, encode_headers, encode_response
+from tests.protocol.test_http1 import HELLO, bytewise, head, refused, upstream, upstream_refused
+from wsbridge.protocol.http1 import (
+    MAX_RESPONSE_HEAD_BYTES,
+    Response,
+    ResponseParser,
+    encode_error_response,
+    encode_headers,
+    encode_response_head,
+)
 
 
 class TestHeaderLines:
@@ -88,7 +95,7 @@ class TestHeaderLines:
 class TestResponses:
     def test_switch(self) -> None:
         """A 101 ends its head, and what follows is rest."""
-        reader = HeadParser(LIMITS, "client")
+        reader = ResponseParser(MAX_RESPONSE_HEAD_BYTES)
         answer = reader.feed(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n\x82\x01x"
         )
@@ -104,11 +111,11 @@ class TestResponses:
     def test_other_statuses(self, data: bytes) -> None:
         """Any status is a response, in HTTP/1.0 too; what it means is judged elsewhere."""
         assert isinstance(upstream(data), Response)
-        assert isinstance(bytewise(data, role="client"), Response)
+        assert isinstance(bytewise(data, reader=ResponseParser(MAX_RESPONSE_HEAD_BYTES)), Response)
 
     def test_body_is_rest(self) -> None:
         """The body of an answer is rest, whatever its framing."""
-        reader = HeadParser(LIMITS, "client")
+        reader = ResponseParser(MAX_RESPONSE_HEAD_BYTES)
         answer = reader.feed(b"HTTP/1.1 403 No\r\nContent-Length: 4\r\n\r\nnope")
 
         assert isinstance(answer, Response)
@@ -122,14 +129,14 @@ class TestResponses:
 
         assert isinstance(answer, Response)
         assert answer.status == 404
-        assert isinstance(bytewise(interim * 5 + final, role="client"), Response)
+        assert isinstance(bytewise(interim * 5 + final, reader=ResponseParser(MAX_RESPONSE_HEAD_BYTES)), Response)
         upstream_refused(interim * 6 + final)
 
     def test_interim_responses_share_the_limit(self) -> None:
         """The limit of bytes counts interim responses in."""
         interim = b"HTTP/1.1 100 Continue\r\nA: " + b"a" * 100 + b"\r\n\r\n"
 
-        assert "400" in upstream_refused(interim * 4, SMALL).detail
+        assert "400" in upstream_refused(interim * 4, 400).detail
 
     @pytest.mark.parametrize(
         "data",
@@ -143,9 +150,11 @@ class TestResponses:
             b"RFB 003.008\n",
             b"\r\nHTTP/1.1 200 OK\r\n\r\n",
             b"HTTP/1.1 200 O\x00K\r\n\r\n",
-            b"HTTP/1.1 200 OK\n\n",
-            b"HTTP/1.1 200 OK\r\nA : b\r\n\r\n",
-            b"HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n",
+            b"HTTP/1.1 101 OK\r\nA : b\r\n\r\n",
+            b"HTTP/1.1 101 OK\r\nA: b\n\r\n",
+            b"HTTP/1.1 101 OK\n\n",
+            b"HTTP/1.1 101 OK\r\nA: b\r\n c\r\n\r\n",
+            b"HTTP/1.1 101 OK\r\nA: \x00\r\n\r\n",
             b"HTTP/1.1 101 OK\r\nSec-WebSocket-Accept: \xe4\r\n\r\n",
             b"HTTP/1.1 200 " + b"K" * 9000,
         ],
@@ -153,6 +162,41 @@ class TestResponses:
     def test_malformed(self, data: bytes) -> None:
         """A malformed answer is 502 by one sentence."""
         upstream_refused(data)
+
+    @pytest.mark.parametrize(
+        "lines",
+        [
+            b"Set-Cookie: " + b"c" * 9000 + b"\r\n",
+            b"A : b\r\n",
+            b"A: b\r\n folded\r\n",
+            b"A: b\n",
+            b"no colon\r\n",
+            b"A: \x00\x01\r\n",
+            b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n",
+            b"Content-Length: 4\r\nContent-Length: 5\r\n",
+            b"B: b\r\n" * 1000,
+            b"",
+        ],
+    )
+    def test_the_status_counts_whatever_follows(self, lines: bytes) -> None:
+        """A response other than 101 keeps its status and Location, however malformed its other lines are."""
+        for data in (lines + b"Location: /login\r\n", b"Location: /login\r\n" + lines):
+            whole = b"HTTP/1.1 401 Unauthorized\r\n" + data + b"\r\nbody"
+            for found in (upstream(whole), bytewise(whole, reader=ResponseParser(MAX_RESPONSE_HEAD_BYTES))):
+                assert isinstance(found, Response)
+                assert (found.status, found.reason) == (401, "Unauthorized")
+                assert found.headers.get(b"location") == b"/login"
+
+    def test_a_head_over_the_limit(self) -> None:
+        """What was read of it counts; a 101 with such a head is refused, naming the limit."""
+        long = b"Location: /login\r\nSet-Cookie: " + b"c" * 9000
+        for found in (
+            upstream(b"HTTP/1.1 503 Busy\r\n" + long, 1000),
+            bytewise(b"HTTP/1.1 503 Busy\r\n" + long, reader=ResponseParser(1000)),
+        ):
+            assert isinstance(found, Response)
+            assert (found.status, list(found.headers)) == (503, [(b"location", b"/login")])
+        assert "limits.max_response_head_bytes" in upstream_refused(b"HTTP/1.1 101 Yes\r\n" + long, 1000).detail
 
     @pytest.mark.parametrize("data", [b"\x15\x03\x01\x00\x02\x02\x46", HELLO])
     def test_tls_from_upstream(self, data: bytes) -> None:
@@ -163,17 +207,16 @@ class TestResponses:
 class TestWriting:
     def test_response(self) -> None:
         """A response closes the connection and tells its length unless told otherwise."""
-        assert encode_response(404, [("X-A", "b")], b"no\n") == (
-            b"HTTP/1.1 404 Not Found\r\nX-A: b\r\nContent-Length: 3\r\nConnection: close\r\n\r\nno\n"
+        assert encode_response_head(404, [("X-A", "b")], content_length=3) == (
+            b"HTTP/1.1 404 Not Found\r\nX-A: b\r\nContent-Length: 3\r\nConnection: close\r\n\r\n"
         )
-        assert encode_response(200, keep_alive=True) == b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
-        assert encode_response(200, [("content-length", "9")]).count(b"ength") == 1
-        assert b"Content-Length" not in encode_response(204)
-        assert b"Content-Length" not in encode_response(304)
+        kept = encode_response_head(200, content_length=0, keep_alive=True)
+        assert kept == b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+        assert encode_response_head(599, keep_alive=True) == b"HTTP/1.1 599 \r\n\r\n"
 
     def test_upgrade_names_itself_in_connection(self) -> None:
         """An answer with Upgrade (426) lists it in Connection, as RFC 9110 section 7.8 asks."""
-        assert b"\r\nConnection: Upgrade, close\r\n" in encode_response(426, [("Upgrade", "websocket")])
+        assert b"\r\nConnection: Upgrade, close\r\n" in encode_response_head(426, [("Upgrade", "websocket")])
 
     def test_refusal(self) -> None:
         """A refusal is its sentence as plain text."""

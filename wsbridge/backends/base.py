@@ -11,7 +11,7 @@ from wsbridge.net.address import Address, ListeningAddresses
 from wsbridge.net.dialer import DialProgress, dial
 from wsbridge.net.resolver import Resolver
 from wsbridge.net.transport import set_socket_options
-from wsbridge.protocol.http1 import HeadLimits
+from wsbridge.protocol.http1 import MAX_RESPONSE_HEAD_BYTES
 from wsbridge.protocol.websocket import TextMessages
 from wsbridge.reasons import Reason, Rejected
 
@@ -26,12 +26,12 @@ class DialServices:
 
     Attributes:
         resolver: Looks names up.
-        head_limits: How large the head of an answer may be.
+        max_response_head_bytes: How large the head of a response of a backend or proxy may be.
         listening_addresses: What this process listens at.
     """
 
     resolver: Resolver
-    head_limits: HeadLimits = field(default_factory=HeadLimits)
+    max_response_head_bytes: int = MAX_RESPONSE_HEAD_BYTES
     listening_addresses: ListeningAddresses = field(default_factory=ListeningAddresses)
 
 

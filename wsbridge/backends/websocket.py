@@ -27,7 +27,7 @@ from wsbridge.net.http_proxy import http_connect, retry_after
 from wsbridge.net.tls import ALPN_PROTOCOLS
 from wsbridge.net.transport import SocketTransport
 from wsbridge.protocol.handshake import check_upgrade_response, encode_upgrade_request, generate_key
-from wsbridge.protocol.http1 import Headers, HeadParser, Response, bad_response
+from wsbridge.protocol.http1 import Headers, Response, ResponseParser, bad_response
 from wsbridge.reasons import Reason, Rejected
 from wsbridge.relay.endpoint import Side
 
@@ -122,6 +122,9 @@ class WebSocketBackend:
         self._headers = [(name, _header_text(value)) for name, value in config.headers.items()]
         self._client_headers = config.client_headers
         self._secrets = _secret_values(config.headers)
+        self._has_credentials = any(
+            isinstance(value, Secret) or name.lower() in _SECRET_HEADERS for name, value in config.headers.items()
+        )
         self._context: ssl.SSLContext | None = config.build_context(ALPN_PROTOCOLS) if url.scheme == "wss" else None
         self._verified_name = config.verified_name
         self._server_name = config.server_name
@@ -141,7 +144,7 @@ class WebSocketBackend:
         try:
             if self._proxy is not None:
                 dial_request.progress.enter(f"CONNECT to the proxy {self._proxy}")
-                await http_connect(transport, url.host, url.port, self._proxy, self._services.head_limits)
+                await http_connect(transport, url.host, url.port, self._proxy, self._services.max_response_head_bytes)
                 address = f"{url.authority} by the proxy {self._proxy}"
             if self._context is not None:
                 # What a proxy may have sent ahead is left behind: in TLS the dialling side speaks first.
@@ -190,7 +193,9 @@ class WebSocketBackend:
                 body = self._redact(rest or await _read_body_start(transport))
                 if response.status in (429, 503):
                     wait = retry_after(response.headers, time.time())
-                check_upgrade_response(self._redact_response(response), key, offered, body)  # always raises
+                check_upgrade_response(  # always raises
+                    self._redact_response(response), key, offered, body, own_credentials=self._has_credentials
+                )
             subprotocol = check_upgrade_response(response, key, offered)
         except Rejected as rejected:
             if rejected.reason is Reason.BACKEND_TLS:
@@ -204,21 +209,20 @@ class WebSocketBackend:
 
     async def _exchange_heads(self, transport: SocketTransport, request: bytes, address: str) -> tuple[Response, bytes]:
         """Send the request and read the head of the response; return it with the bytes that came after it."""
-        parser = HeadParser(self._services.head_limits, "client")
+        parser = ResponseParser(self._services.max_response_head_bytes)
         response = None
         try:
             await transport.write_all(request)
             while response is None:
                 data = await transport.read_some()
                 if not data:
-                    raise bad_response("the upstream closed the connection before it answered the upgrade")
+                    raise _cut_short(parser.status_so_far)
                 response = parser.feed(data)
         except OSError as error:
             text = _OPENSSL_ERROR.sub(r"\1", error.strerror or str(error))
             if self._context is not None and " alert " in text:  # TLS 1.3 refuses a client after its handshake
                 raise Rejected(Reason.BACKEND_TLS, f"{address}: {text}", initiator="backend") from None
             raise bad_response(f"the upstream broke the connection before it answered: {text}") from None
-        assert isinstance(response, Response)  # noqa: S101 (what a parser of this role gives)
         return response, parser.trailing_data
 
     def _client_header_values(self, dial_request: DialRequest) -> Iterable[tuple[str, str]]:
@@ -232,7 +236,7 @@ class WebSocketBackend:
     def _redact_response(self, answer: Response) -> Response:
         """The answer as far as it is told, without our secrets, should it echo them."""
         location = answer.headers.get(b"location")
-        lines = []
+        lines = [(b"retry-after", value) for value in answer.headers.get_all(b"retry-after")[:1]]
         if location is not None:
             text = redact(self._redact(location).decode("latin-1"), url=True)
             lines.append((b"location", text.encode("latin-1", "replace")))
@@ -251,6 +255,13 @@ def _host_header(url: Target, server_name: str | None) -> str:
         return url.authority
     written = f"[{url.host}]" if ":" in url.host else url.host
     return server_name + url.authority.removeprefix(written)
+
+
+def _cut_short(status: int | None) -> Rejected:
+    """Return the failure of a response that ended before its head did."""
+    if status is None:
+        return bad_response("the upstream closed the connection before it answered the upgrade")
+    return bad_response(f"the upstream answered {status} and closed the connection within the head", status)
 
 
 async def _read_body_start(transport: SocketTransport) -> bytes:

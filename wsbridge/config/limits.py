@@ -76,11 +76,15 @@ class Limits(Section):
     """Concurrent connections. auto: from the limit of open files; two file descriptors per connection, minus a
     reserve."""
     max_head_bytes: Annotated[Size, AfterValidator(at_least(1024)), AfterValidator(at_most(1024 * 1024))] = 16 * 1024
-    """Maximum size of a request head, or of the head of a backend's response."""
+    """Maximum size of a request head."""
     max_head_line_bytes: Annotated[Size, AfterValidator(at_least(256)), AfterValidator(at_most(1024 * 1024))] = 8 * 1024
-    """Maximum length of one line of a head."""
+    """Maximum length of one line of a request head."""
     max_headers: Annotated[PositiveCount, AfterValidator(at_most(10_000))] = 100
-    """Maximum number of headers in a head."""
+    """Maximum number of headers of a request."""
+    max_response_head_bytes: Annotated[Size, AfterValidator(at_least(1024)), AfterValidator(at_most(1024 * 1024))] = (
+        64 * 1024
+    )
+    """Maximum size of the head of a response of a WebSocket backend or a proxy."""
     max_proxy_header_bytes: Annotated[Size, AfterValidator(at_least(536)), AfterValidator(at_most(16 * 1024))] = (
         4 * 1024
     )

@@ -203,6 +203,21 @@ FrameAncestors = Annotated[
 ]
 
 
+def read_any_subprotocol(value: object) -> Literal["any"]:
+    """Read the word that passes on every offer."""
+    if value != "any":
+        raise ValueError(f"must be a list such as [{value}], or any")
+    return "any"
+
+
+AnySubprotocol = Annotated[Literal["any"], PlainValidator(read_any_subprotocol), WithJsonSchema({"const": "any"})]
+Subprotocols = Annotated[
+    Annotated[AnySubprotocol, Tag(f"{UNION_TAG}text")]
+    | Annotated[tuple[Subprotocol, ...], AfterValidator(check_unique), Tag(f"{UNION_TAG}list")],
+    Discriminator(text_or_list_tag),
+]
+
+
 def read_index_file(value: object) -> str:
     """Read the name of a file."""
     text = as_text(value)
@@ -323,8 +338,9 @@ class RouteConfig(Section):
     https://*.example.org means all names below example.org; any: all."""
     auth: AuthUnion | None = None
     """Authentication; required unless only this host can reach the route. none: anonymous access."""
-    subprotocols: Annotated[tuple[Subprotocol, ...], AfterValidator(check_unique)] = ("binary",)
-    """Accepted subprotocols; the first that the client offers is selected. An empty list selects none."""
+    subprotocols: Subprotocols = ("binary",)
+    """Accepted subprotocols; the first that the client offers is selected. An empty list accepts none; any (for ws and
+    wss backends): the client's offer is passed on, and the backend selects."""
     text_messages: Literal["accept", "reject"] = "accept"
     """Text messages from clients: accept forwards their bytes, reject closes with 1003."""
     timeouts: RouteTimeouts = Field(default_factory=RouteTimeouts)
@@ -362,6 +378,9 @@ class RouteConfig(Section):
         names = () if pattern is None else pattern.parameter_names
         if self.files is not None and names:
             yield Issue(("match", "path"), "files are found by a path as it stands: no segment can have a name", "E013")
+        if self.subprotocols == "any" and self.backend is not None and self.backend.kind not in ("ws", "wss"):
+            text = "any is only for ws and wss backends: others select no subprotocol"
+            yield Issue(("subprotocols",), text, "E013")
         fields = () if self.backend is None else self.backend.fields
         if fields and self.allowed_targets is None:
             text = "must be written, since clients choose the backend: all that they may choose stands there"

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from wsbridge.config.urls import HttpProxy, Target, read_proxy_url
 from wsbridge.log.format import REDACTED
 from wsbridge.net.address import join_host_port
-from wsbridge.protocol.http1 import Headers, HeadLimits, HeadParser, Response, bad_response, encode_headers, quoted
+from wsbridge.protocol.http1 import Headers, ResponseParser, bad_response, encode_headers, quoted
 from wsbridge.reasons import Rejected
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ MIN_PROXY_SECRET_LENGTH = 4
 """Characters of a password below which it is not looked for in answers: it would hide half of every sentence."""
 
 
-async def http_connect(transport: Transport, host: str, port: int, proxy: HttpProxy, limits: HeadLimits) -> None:
+async def http_connect(transport: Transport, host: str, port: int, proxy: HttpProxy, max_head_bytes: int) -> None:
     """Ask a proxy for a tunnel; the deadline is the caller's.
 
     Bytes that came after the answer are put back into the wire. The wire stays the caller's, to be closed on failure.
@@ -114,7 +114,7 @@ async def http_connect(transport: Transport, host: str, port: int, proxy: HttpPr
         host: Whom to reach: name or address.
         port: The port there.
         proxy: Named in failures; its user and password go along as Basic authentication (RFC 7617).
-        limits: How large the answer's head may be.
+        max_head_bytes: How large the head of the response may be.
 
     Raises:
         Rejected: The proxy opened no tunnel.
@@ -124,21 +124,21 @@ async def http_connect(transport: Transport, host: str, port: int, proxy: HttpPr
     if proxy.user or proxy.password is not None:
         lines.append(("Proxy-Authorization", _basic_authorization(proxy)))
     request = f"CONNECT {authority} HTTP/1.1\r\n{''.join(encode_headers(lines))}\r\n"
-    reader = HeadParser(limits, "client")
+    parser = ResponseParser(max_head_bytes)
     response = None
     try:
         await transport.write_all(request.encode("ascii"))
         while response is None and (data := await transport.read_some()):
-            response = reader.feed(data)
+            response = parser.feed(data)
     except OSError as error:
         text = f"broke the connection before it answered: {error.strerror or error}"
         raise _proxy_failure(proxy, text) from None
     except Rejected as rejected:
         raise _proxy_failure(proxy, f"gave no valid response: {rejected.detail}") from None
-    if not isinstance(response, Response):
+    if response is None:
         raise _proxy_failure(proxy, "closed the connection before it answered")
     if 200 <= response.status < 300:
-        transport.unread(reader.trailing_data)
+        transport.unread(parser.trailing_data)
         return
     words = f" {quoted(response.reason, 80)}" if response.reason else ""
     failure = _proxy_failure(proxy, f"answered {response.status}{words} to CONNECT {authority}", response.status)

@@ -11,23 +11,28 @@ from hashlib import sha1
 from typing import Final, Literal
 
 from wsbridge.protocol.http1 import (
+    RETRYABLE_STATUSES,
     Headers,
     Request,
     Response,
     bad_request,
     bad_response,
     encode_headers,
+    encode_response_head,
     method_not_allowed,
     quoted,
 )
 from wsbridge.protocol.uri import split_host
-from wsbridge.reasons import Rejected
+from wsbridge.reasons import Reason, Rejected
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _WEBSOCKET_KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET = re.compile(r'/[!"$-~]*')
 _REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
+_PASSED_STATUSES: Final = frozenset((401, 403, 404, 410, 429, 503))
+_CREDENTIAL_STATUSES: Final = frozenset((401, 403))
+_RETRY_AFTER = re.compile(rb"[0-9]{1,9}|[A-Za-z]{3}, [0-9]{2} [A-Za-z]{3} [0-9]{4} [0-9:]{8} GMT")
 _MAX_QUOTED_BODY = 200
 _UPGRADE_HEADERS: Final = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"))
 
@@ -76,6 +81,23 @@ class UpgradeRequest:
 def is_upgrade_request(request: Request) -> bool:
     """Say whether a request names WebSocket in Upgrade, rightly or wrongly in all else."""
     return request.headers.has_token(b"upgrade", b"websocket")
+
+
+def upgrade_refused_to_http10() -> Rejected:
+    """Return the 426 for an upgrade in HTTP/1.0, where Upgrade means nothing (RFC 9110 section 7.8)."""
+    detail = "the request is HTTP/1.0, which has no upgrades (behind nginx: proxy_http_version 1.1)"
+    return bad_request(detail, 426, (("Upgrade", "HTTP/1.1"),))
+
+
+def has_lost_upgrade(request: Request) -> bool:
+    """Return whether a request is one for WebSocket whose Upgrade header a proxy dropped."""
+    return b"sec-websocket-key" in request.headers and request.method == "GET" and not is_upgrade_request(request)
+
+
+UPGRADE_DROPPED: Final = (
+    "the request has Sec-WebSocket-Key, but no Upgrade: a proxy dropped Upgrade; for nginx write "
+    'proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade";'
+)
 
 
 def upgrade_required(detail: str = "this address takes WebSocket connections only") -> Rejected:
@@ -149,24 +171,39 @@ def generate_key() -> str:
     return b2a_base64(secrets.token_bytes(16), newline=False).decode("ascii")
 
 
-def select_subprotocol(configured: Sequence[str], offered: Sequence[str]) -> str | None:
-    """Choose the first configured subprotocol that was offered; None if none was offered.
+def acceptable_subprotocols(configured: Sequence[str] | None, offered: Sequence[str]) -> tuple[str, ...]:
+    """Return the subprotocols of an offer that may be selected, the preferred one first.
+
+    Args:
+        configured: Those of the route, in its order; None: all that are offered, in the client's order.
+        offered: Those of the client.
 
     Raises:
-        Rejected: Some were offered but none fits: browsers would fail such a connection themselves, and nothing that
-            is not configured may be echoed. The detail never quotes what was offered, since it may hold tokens.
+        Rejected: Some were offered but none is acceptable: browsers would fail such a connection themselves, and
+            nothing that is not configured may be echoed.
     """
-    if not offered:
-        return None
-    for name in configured:
-        if name in offered:
-            return name
-    known = ", ".join(configured) or "it has none"
-    if all(name.startswith(TOKEN_SUBPROTOCOL_PREFIX) for name in offered):
+    names = [name for name in offered if not name.startswith(TOKEN_SUBPROTOCOL_PREFIX)]
+    found = tuple(names) if configured is None else tuple(name for name in configured if name in offered)
+    if found or not offered:
+        return found
+    known = "any" if configured is None else ", ".join(configured) or "none"
+    if not names:
         raise bad_request(
             f"only a token was offered as a subprotocol: offer one of the route's ({known}) beside it to be answered"
         )
-    raise bad_request(f"none of the {len(offered)} subprotocols offered is one of the route's ({known})")
+    shown = ", ".join(name if _is_protocol_name(name) else f"({len(name)} characters)" for name in names[:8])
+    raise bad_request(f"the client offers the subprotocols {shown}, and the route accepts {known}")
+
+
+_PROTOCOL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]{0,15}(?:[./:_+-][A-Za-z0-9]{1,12}){0,5}")
+_HEX = re.compile(r"[0-9a-fA-F-]{20,}")
+
+
+def _is_protocol_name(name: str) -> bool:
+    """Return whether an offered subprotocol looks like the name of one, and not like a token that travels there."""
+    low = name.lower()
+    secret = any(word in low for word in ("token", "bearer", "auth", "secret", "jwt")) or _HEX.fullmatch(name)
+    return not secret and _PROTOCOL_NAME.fullmatch(name) is not None
 
 
 def encode_accept_response(key: str, subprotocol: str | None, headers: Iterable[tuple[str, str]] = ()) -> bytes:
@@ -181,10 +218,8 @@ def encode_accept_response(key: str, subprotocol: str | None, headers: Iterable[
         ValueError: A header cannot be written (see `http1.header_lines`).
     """
     more = [*headers] if subprotocol is None else [("Sec-WebSocket-Protocol", subprotocol), *headers]
-    return (
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        f"Sec-WebSocket-Accept: {accept_key(key)}\r\n{''.join(encode_headers(more))}\r\n"
-    ).encode("latin-1")
+    lines = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", accept_key(key)), *more]
+    return encode_response_head(101, lines)
 
 
 def encode_upgrade_request(
@@ -231,7 +266,9 @@ def encode_upgrade_request(
     return f"GET {target} HTTP/1.1\r\n{''.join(encode_headers([*lines, *headers]))}\r\n".encode("latin-1")
 
 
-def check_upgrade_response(response: Response, key: str, offered: Sequence[str], body: bytes = b"") -> str | None:
+def check_upgrade_response(
+    response: Response, key: str, offered: Sequence[str], body: bytes = b"", *, own_credentials: bool = False
+) -> str | None:
     """Judge an upstream's answer by RFC 6455 section 4.1.
 
     Args:
@@ -240,6 +277,7 @@ def check_upgrade_response(response: Response, key: str, offered: Sequence[str],
         offered: The subprotocols that were offered.
         body: What came after the head (`HeadReader.rest`, and more if the caller cares to wait): the first of it is
             told if the answer is a refusal.
+        own_credentials: Whether our configuration authenticates us, so that a 401 or 403 is not about the client.
 
     Returns:
         The subprotocol that the upstream chose, if any.
@@ -249,7 +287,7 @@ def check_upgrade_response(response: Response, key: str, offered: Sequence[str],
     """
     headers = response.headers
     if response.status != 101:
-        raise _upstream_error(response, body)
+        raise _upstream_error(response, body, own_credentials)
     if response.version != "1.1":
         raise bad_response(f"the upstream answered 101 in HTTP/{response.version}")
     if not headers.has_token(b"upgrade", b"websocket"):
@@ -274,8 +312,12 @@ def _check_subprotocol(headers: Headers, offered: Sequence[str]) -> str | None:
     return name
 
 
-def _upstream_error(response: Response, body: bytes) -> Rejected:
-    """Tell an answer that is no 101: status, where it points to, and the first of the body."""
+def _upstream_error(response: Response, body: bytes, own_credentials: bool) -> Rejected:
+    """Return the rejection for a response other than 101, with what the client may learn of it.
+
+    Its status passes where it says something to the client, with Retry-After; a challenge (WWW-Authenticate) never
+    does, for the client would send its password for the upstream to us.
+    """
     text = f"the upstream answered {response.status}"
     if response.reason:
         text += f" {quoted(response.reason, 80)}"
@@ -286,7 +328,19 @@ def _upstream_error(response: Response, body: bytes) -> Rejected:
         text += " (redirects are not followed)"
     if body:
         text += f", body {quoted(body, _MAX_QUOTED_BODY)}"
-    return bad_response(text, response.status)
+    status = response.status
+    if status not in _PASSED_STATUSES or (own_credentials and status in _CREDENTIAL_STATUSES):
+        status = 502
+    retry_after = response.headers.get(b"retry-after") or b""
+    passes = status in (429, 503) and _RETRY_AFTER.fullmatch(retry_after) is not None
+    return Rejected(
+        Reason.BACKEND_REJECTED,
+        text,
+        initiator="backend",
+        status=status,
+        headers=(("Retry-After", retry_after.decode("ascii")),) if passes else (),
+        permanent=response.status not in RETRYABLE_STATUSES,
+    )
 
 
 _ORIGIN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#@]+)")

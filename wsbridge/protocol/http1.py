@@ -1,4 +1,4 @@
-"""Headers, Request, Response, RequestParser/ResponseParser, response writing."""
+"""HTTP/1.1: heads of requests and responses read within limits, and heads of responses written."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final, Literal
-
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
+from typing import Final
 
 from wsbridge.protocol.uri import normalise_target, split_host
 from wsbridge.reasons import Reason, Rejected
@@ -19,7 +17,7 @@ class HeadLimits:
     """How large a head may be; more is answered with 431.
 
     Attributes:
-        max_head_bytes: Bytes of the whole head, with its last empty line (of all heads of one answer, 1xx counted in).
+        max_head_bytes: Bytes of the whole head, with its last empty line.
         max_head_line_bytes: Bytes of one line, with its line end.
         max_headers: Header lines.
     """
@@ -29,8 +27,12 @@ class HeadLimits:
     max_headers: int = 100
 
 
+MAX_RESPONSE_HEAD_BYTES: Final = 65536
+"""Default for the heads of responses: servers send long cookies and policies."""
+
+
 class Headers:
-    """The header lines of a head: names in lower case, values without blanks and tabs around them, both bytes.
+    """The header lines of a head: names in lower case, values without spaces and tabs around them, both bytes.
 
     Lines of one name keep their order; the order between names is that of their first line.
     """
@@ -84,9 +86,10 @@ class Headers:
 
 
 class Request:
-    """A request that kept all rules of `http1`: GET, HEAD or POST, origin-form, HTTP/1.1, one Host, no body.
+    """A valid request without a body, by GET, HEAD, OPTIONS or POST.
 
     Attributes:
+        version: `1.1`, which has exactly one Host, or `1.0`, which has one or none.
         target: Path in normal form (see `uri.normalise_path`), and the query as sent.
     """
 
@@ -104,20 +107,20 @@ class Request:
         return self.target.partition("?")[0]
 
     def host(self) -> str:
-        """Give the Host header as sent, with its port; its syntax is known to be right."""
+        """Return the Host header as sent, with its port, empty if there is none; its syntax is valid."""
         return (self.headers.get(b"host") or b"").decode("ascii")
 
     @property
     def keep_alive(self) -> bool:
-        """Whether the peer means to send another request (RFC 9112 section 9.3)."""
-        return not self.headers.has_token(b"connection", b"close")
+        """Whether the client may send another request (RFC 9112 section 9.3)."""
+        return self.version == "1.1" and not self.headers.has_token(b"connection", b"close")
 
     def __repr__(self) -> str:
         return f"Request({self.method} {quoted(self.path)})"
 
 
 class Response:
-    """The final response of an upstream, with any status and any headers."""
+    """The final response of a backend or proxy, with any status and any headers."""
 
     __slots__ = ("headers", "reason", "status", "version")
 
@@ -152,10 +155,12 @@ def bad_response(detail: str, status: int | None = None) -> Rejected:
 
     Args:
         detail: One sentence for the log; escaped.
-        status: The status of a valid response; it decides whether another attempt makes sense.
+        status: The status of the response, if it has one; it decides whether another attempt makes sense.
     """
-    permanent = status is not None and status not in RETRYABLE_STATUSES
-    return Rejected(Reason.BACKEND_REFUSED, detail, initiator="backend", permanent=permanent)
+    if status is None:
+        return Rejected(Reason.BACKEND_REFUSED, detail, initiator="backend")
+    permanent = status not in RETRYABLE_STATUSES
+    return Rejected(Reason.BACKEND_REJECTED, detail, initiator="backend", permanent=permanent)
 
 
 def method_not_allowed(method: str, allowed: Sequence[str]) -> Rejected:
@@ -172,64 +177,37 @@ def quoted(value: str | bytes, limit: int = 200, quote: str = '"') -> str:
     return f"{quote}{text}{'...' if len(value) > limit else ''}{quote}"
 
 
-__all__ = [
-    "HeadLimits",
-    "Headers",
-    "Request",
-    "Response",
-    "bad_request",
-    "bad_response",
-    "HeadParser",
-    "quoted",
-    "encode_response",
-    "encode_error_response",
-    "encode_headers",
-]
-
-HttpRole = Literal["server", "client"]
-
 _FIELD_NAME_BYTES: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_FIELD_NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,40}")
 _HEAD_BYTES: Final = bytes([9, 10, 13, *range(0x20, 0x7F), *range(0x80, 0x100)])
-_REQUEST_LINE = re.compile(rb'([A-Z]{3,7}) (/[!"$-~]*) HTTP/1\.1\r\n')
+_REQUEST_LINE = re.compile(rb'([A-Z]{3,7}) (/[!"$-~]*|[Hh][Tt][Tt][Pp][Ss]?://[!"$-~]+) HTTP/1\.([01])\r\n')
 _ANY_REQUEST_LINE = re.compile(rb"([A-Z]{3,7}) ([!-~]+) HTTP/([0-9])\.([0-9])")
-_STATUS_LINE = re.compile(rb"HTTP/(1\.[01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
+_STATUS_LINE = re.compile(rb"HTTP/(1\.[01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r?\n")
+_END_OF_HEAD = re.compile(rb"\n\r?\n")
 _NOT_IN_REQUEST_LINE = re.compile(rb"[^\x20-\x7e\r\n]")
 _NOT_IN_STATUS_LINE = re.compile(rb"[^\t\x20-\x7e\x80-\xff\r\n]")
 _KNOWN_METHODS: Final = frozenset(
     (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"CONNECT", b"TRACE")
 )
-_ALLOWED_METHODS: Final = frozenset((b"GET", b"HEAD", b"POST"))
+_ALLOWED_METHODS: Final = ("GET", "HEAD", "OPTIONS", "POST")
 _ASCII_ONLY: Final = frozenset((b"host", b"origin", b"upgrade", b"connection"))
 _MAX_METHOD_BYTES = 24
+_MAX_STATUS_LINE_BYTES = 8192
 _MAX_INTERIM_RESPONSES = 5
+_MAX_LOGGED_TARGET_BYTES = 2048
 _PROTOCOL_HINTS: Final = (
     (b"PROXY ", "a PROXY header, which this listener does not expect"),
     (b"SSH-", "an SSH client"),
     (b"PRI * HTTP/2", "HTTP/2 without negotiation"),
 )
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
-class _HeaderCollector(Headers):
-    """Headers as httptools calls them out."""
-
-    __slots__ = ("complete",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.complete = False
-
-    on_header = Headers.add
-
-    def on_headers_complete(self) -> None:
-        self.complete = True
-
-
-class HeadParser:
-    """Reads one head; a fresh one for each.
+class RequestParser:
+    """Reads the head of one request; a new parser for each.
 
     Args:
         limits: How large the head may be.
-        role: `server` reads a request, `client` the final response, past at most five 1xx ones.
 
     Attributes:
         trailing_data: The bytes that came after the head; empty until it is complete.
@@ -240,45 +218,41 @@ class HeadParser:
         "_checked_bytes",
         "_fast_path_limit",
         "_head_start",
-        "_interim_count",
-        "_is_client",
         "_limits",
         "_line_count",
         "_line_start",
-        "_result",
+        "_request",
         "trailing_data",
     )
 
-    def __init__(self, limits: HeadLimits, role: HttpRole = "server") -> None:
+    def __init__(self, limits: HeadLimits) -> None:
         self.trailing_data = b""
         self._limits = limits
-        self._is_client = role == "client"
-        self._fast_path_limit = 0 if self._is_client else min(limits.max_head_bytes, limits.max_head_line_bytes)
+        self._fast_path_limit = min(limits.max_head_bytes, limits.max_head_line_bytes)
         self._buffer = bytearray()
         self._head_start = 0
         self._line_start = 0
         self._line_count = 0
-        self._interim_count = 0
         self._checked_bytes = 0
-        self._result: Request | Response | None = None
+        self._request: Request | None = None
 
-    def feed(self, data: bytes) -> Request | Response | None:
-        """Take bytes as they come.
+    def feed(self, data: bytes) -> Request | None:
+        """Read further bytes.
 
         Args:
             data: Any number of bytes; an end of the stream is the caller's to handle.
 
         Returns:
-            None while more is needed, else the head; fed again, it returns the same head and `trailing_data` grows.
+            None while more is needed, else the request; fed again, it returns the same one and `trailing_data` grows.
 
         Raises:
             Rejected: The head breaks a rule; nothing more may be fed.
         """
-        if self._result is not None:
+        if self._request is not None:
             self.trailing_data += data
-            return self._result
-        if self._fast_path_limit and not self._buffer:
-            # The usual case: the whole head at once, and no rule broken that has to be judged in the order of bytes.
+            return self._request
+        if not self._buffer:
+            # The usual case: the whole head at once, and no rule broken that has to be checked in the order of bytes.
             line = _REQUEST_LINE.match(data)
             if line is not None:
                 end = data.find(b"\r\n\r\n", line.end() - 2) + 4
@@ -286,112 +260,106 @@ class HeadParser:
                     head = data[:end]
                     ends = head.count(b"\n")
                     if ends - 2 <= self._limits.max_headers and head.count(b"\r\n") == ends:
+                        self._buffer += head  # for `target_so_far`
                         self.trailing_data = data[end:]
-                        self._result = _parse_request(head, line)
-                        return self._result
+                        self._request = _parse_request(head, line)
+                        return self._request
         self._buffer += data
-        self._result = self._scan()
-        return self._result
+        self._request = self._scan()
+        return self._request
 
-    def _scan(self) -> Request | Response | None:
-        """Go on, line by line, from where the last call left off."""
+    @property
+    def target_so_far(self) -> str:
+        """The target of a request whose head is not complete or breaks a rule, as far as it was read; for the log."""
+        line = bytes(self._buffer[self._head_start : self._head_start + _MAX_LOGGED_TARGET_BYTES])
+        parts = re.split(rb"[ \r\n]", line, maxsplit=2)
+        if len(parts) < 2 or parts[0] not in _KNOWN_METHODS:
+            return ""
+        target = parts[1].decode("latin-1")
+        try:
+            return normalise_target(target)
+        except ValueError:
+            return target
+
+    def _scan(self) -> Request | None:
+        """Continue line by line from where the last call stopped."""
         buffer, limits = self._buffer, self._limits
+        if not self._head_start and buffer.startswith(b"\r\n"):
+            self._head_start = self._line_start = 2  # RFC 9112 section 2.2: an empty line before it is ignored
         while True:
             end = buffer.find(b"\n", self._line_start) + 1
             upto = end or len(buffer)
             bound = min(self._line_start + limits.max_head_line_bytes, limits.max_head_bytes)
             if self._line_start == self._head_start:
-                self._check_first_line_prefix(bytes(buffer[self._head_start : min(upto, bound + 1)]))
+                self._check_first_line(bytes(buffer[self._head_start : min(upto, bound + 1)]))
             if upto > bound:
-                what, limit = (
-                    ("head", limits.max_head_bytes)
-                    if bound == limits.max_head_bytes
-                    else ("line", limits.max_head_line_bytes)
-                )
-                raise self._error(431, f"a {what} of the {self._message_kind} is longer than {limit} bytes")
+                raise self._too_large(bound)
             if not end:
                 return None
             if self._line_start == self._head_start:
                 line = bytes(buffer[self._head_start : end])
-                if not (_STATUS_LINE if self._is_client else _REQUEST_LINE).fullmatch(line):
-                    raise bad_response("the status line is malformed") if self._is_client else _request_line_error(line)
+                if not _REQUEST_LINE.fullmatch(line):
+                    raise _request_line_error(line)
             elif buffer[self._line_start : end] == b"\r\n":
-                done = self._parse_head(end)
-                if done is not None:
-                    self.trailing_data = bytes(buffer[end:])
-                    return done
-                self._head_start, self._line_count, self._checked_bytes = end, 0, 0
+                head = bytes(buffer[self._head_start : end])
+                found = _REQUEST_LINE.match(head)
+                assert found is not None  # noqa: S101 (checked when its line end came)
+                self.trailing_data = bytes(buffer[end:])
+                return _parse_request(head, found)
             elif not buffer.endswith(b"\r\n", self._line_start, end):
-                raise self._error(400, "a header line ends in LF without CR")
+                raise bad_request("a header line ends in LF without CR")
             else:
                 self._line_count += 1
                 if self._line_count > limits.max_headers:
-                    raise self._error(431, f"the {self._message_kind} has more than {limits.max_headers} header lines")
+                    raise bad_request(
+                        f"the request has more than {limits.max_headers} header lines (limits.max_headers)", 431
+                    )
             self._line_start = end
 
-    @property
-    def _message_kind(self) -> str:
-        return "response" if self._is_client else "request"
+    def _too_large(self, bound: int) -> Rejected:
+        """Return the 431 for a head or a line of it that does not end within its limit."""
+        limits = self._limits
+        if self._line_start == self._head_start:
+            size, key = (
+                (limits.max_head_line_bytes, "max_head_line_bytes")
+                if bound < limits.max_head_bytes
+                else (limits.max_head_bytes, "max_head_bytes")
+            )
+            return bad_request(f"the request line is longer than {size} bytes (limits.{key})", 431)
+        if bound < limits.max_head_bytes:
+            name = _header_name(self._buffer[self._line_start : bound])
+            size = limits.max_head_line_bytes
+            return bad_request(f"the header {name} is longer than {size} bytes (limits.max_head_line_bytes)", 431)
+        lines = bytes(self._buffer[self._head_start : bound]).split(b"\r\n")[1:]
+        largest = max(lines, key=len, default=b"")
+        return bad_request(
+            f"the head of the request is longer than {limits.max_head_bytes} bytes (limits.max_head_bytes); "
+            f"its largest header is {_header_name(largest)}, {len(largest)} bytes",
+            431,
+        )
 
-    def _error(self, status: int, detail: str) -> Rejected:
-        return bad_response(detail) if self._is_client else bad_request(detail, status)
-
-    def _check_first_line_prefix(self, prefix: bytes) -> None:
-        """Judge the beginning of the first line before its end has come: the earliest bad byte decides."""
+    def _check_first_line(self, prefix: bytes) -> None:
+        """Check the beginning of the first line before its end has come: the earliest bad byte decides."""
         checked, self._checked_bytes = self._checked_bytes, len(prefix)
-        if not prefix:
+        if not prefix or prefix in (b"\x16", b"\r"):
             return
-        if prefix[0] == 0x16 or (self._is_client and prefix[0] == 0x15):
-            if len(prefix) == 1:
-                return
-            if prefix[1] != 0x03:
-                raise self._error(400, "the first bytes are not HTTP")
-            if self._is_client:
-                raise bad_response("the upstream speaks TLS, but was dialled without it")
+        if prefix.startswith(b"\x16\x03"):
             raise Rejected(Reason.BAD_REQUEST, "a TLS hello on a listener without TLS", silent=True)
-        if self._is_client:
-            if not prefix.startswith(b"HTTP/1."[: len(prefix)]):
-                raise bad_response("the upstream does not speak HTTP/1")
-            found = _NOT_IN_STATUS_LINE.search(prefix, checked)
-            if found is not None:
-                raise bad_response(f"the status line has the byte 0x{found.group()[0]:02x}")
-            return
-        _check_request_prefix(prefix, checked)
-
-    def _parse_head(self, end: int) -> Request | Response | None:
-        """Judge a whole head that ends at `end`; None for a 1xx response, after which another one comes."""
-        head = bytes(self._buffer[self._head_start : end])
-        if not self._is_client:
-            line = _REQUEST_LINE.match(head)
-            if line is None:
-                raise bad_request("the request line is malformed")
-            return _parse_request(head, line)
-        response = _parse_response(head)
-        if response.status >= 200 or response.status == 101:
-            return response
-        self._interim_count += 1
-        if self._interim_count > _MAX_INTERIM_RESPONSES:
-            raise bad_response(f"the upstream sent more than {_MAX_INTERIM_RESPONSES} interim (1xx) responses")
-        return None
-
-
-def _check_request_prefix(prefix: bytes, checked: int) -> None:
-    """Check the beginning of a request line, of which the first bytes were checked before."""
-    if prefix[0] in b"\r\n":
-        raise bad_request("the request begins with an empty line (so does a PROXY header of version 2)")
-    if not 0x41 <= prefix[0] <= 0x5A:
-        raise bad_request("the first bytes are not HTTP")
-    found = _NOT_IN_REQUEST_LINE.search(prefix, checked)
-    method = prefix[:_MAX_METHOD_BYTES]
-    endless = len(method) == _MAX_METHOD_BYTES and b" " not in method and b"\n" not in method
-    if endless and (found is None or found.start() >= _MAX_METHOD_BYTES):
-        raise bad_request("the first bytes are not HTTP")
-    if found is not None:
-        raise bad_request(f"the request line has the byte 0x{found.group()[0]:02x}")
+        if prefix[0] in b"\r\n":
+            raise bad_request("the request begins with empty lines (so does a PROXY header of version 2)")
+        if not 0x41 <= prefix[0] <= 0x5A:
+            raise bad_request("the first bytes are not HTTP")
+        found = _NOT_IN_REQUEST_LINE.search(prefix, checked)
+        method = prefix[:_MAX_METHOD_BYTES]
+        endless = len(method) == _MAX_METHOD_BYTES and b" " not in method and b"\n" not in method
+        if endless and (found is None or found.start() >= _MAX_METHOD_BYTES):
+            raise bad_request("the first bytes are not HTTP")
+        if found is not None:
+            raise bad_request(f"the request line has the byte 0x{found.group()[0]:02x}")
 
 
 def _request_line_error(line: bytes) -> Rejected:
-    """Say what is wrong with a whole first line that is not the one we take."""
+    """Say what is wrong with a whole first line that is not the one we accept."""
     if not line.endswith(b"\r\n"):
         return bad_request("the request line ends in LF without CR, or the peer does not speak HTTP")
     for start, who in _PROTOCOL_HINTS:
@@ -400,98 +368,267 @@ def _request_line_error(line: bytes) -> Rejected:
     found = _ANY_REQUEST_LINE.fullmatch(line[:-2])
     if found is None:
         return bad_request("the request line is not of the form GET /path HTTP/1.1")
-    method, target, major, minor = found.groups()
-    if not target.startswith(b"/"):
-        return bad_request("the target of the request is not a path (absolute-form and others are refused)")
+    target, major, minor = found.group(2), found.group(3).decode(), found.group(4).decode()
     if b"#" in target:
         return bad_request("the target of the request has a fragment (#)")
-    if method in _KNOWN_METHODS and (major, minor) == (b"1", b"0"):
-        return bad_request(
-            "the request is HTTP/1.0, which has no upgrades (behind nginx: proxy_http_version 1.1)",
-            426,
-            (("Upgrade", "HTTP/1.1"),),
-        )
-    return bad_request(f"the request is HTTP/{major.decode()}.{minor.decode()}, not HTTP/1.1")
+    if f"{major}.{minor}" not in ("1.0", "1.1"):
+        return bad_request(f"the request is HTTP/{major}.{minor}, not HTTP/1.1")
+    return bad_request("the target of the request is neither a path nor an http or https URL")
 
 
-def _parse_header_lines(
-    head: bytes, parser: HttpRequestParser | HttpResponseParser, headers: _HeaderCollector
-) -> str | None:
-    """Have httptools read the header lines of one whole head, and hold what no version of it may let through.
+def _parse_header_lines(head: bytes, start: int) -> Headers:
+    """Read the header lines of one whole head.
 
-    Returns:
-        What is wrong, or None.
+    Args:
+        head: The head, which ends with an empty line.
+        start: Where its first header line begins.
+
+    Raises:
+        ValueError: What is wrong; never with a value.
     """
-    if head.translate(None, _HEAD_BYTES):
-        return "the head has a NUL or another control character"
-    if head.count(b"\r") != head.count(b"\n"):
-        return "the head has a CR without LF"
-    if b"\r\n " in head or b"\r\n\t" in head:
-        return "a header line is folded over several lines"
-    try:
-        parser.feed_data(head)
-    except HttpParserUpgrade:
-        pass
-    except HttpParserError as error:
-        # After the last header line it only complains of what it takes a 101 or a body for, which is not its business.
-        if not headers.complete:
-            return f"a header line is malformed ({error})"
-    if not headers.complete:
-        return "a header line is malformed"
-    if b"".join(headers.names()).translate(None, _FIELD_NAME_BYTES):
-        return "the name of a header is not a token"
+    lines = head[start:-4].split(b"\r\n") if len(head) - start > 2 else []
+    clean = not head.translate(None, _HEAD_BYTES) and head.count(b"\r") == head.count(b"\n")
+    headers = Headers()
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        if not colon or not name or name.translate(None, _FIELD_NAME_BYTES):
+            raise ValueError(_header_line_error(line))
+        if not clean and (line.translate(None, _HEAD_BYTES) or b"\r" in line):
+            raise ValueError(f"the header {_header_name(line)} has a control character")
+        headers.add(name, value)
     if not head.isascii():
         for name in headers.names():
             strict = name in _ASCII_ONLY or name.startswith(b"sec-websocket-")
             if strict and not all(value.isascii() for value in headers.get_all(name)):
-                return f"the header {name.decode()} is not ASCII"
-    return None
+                raise ValueError(f"the header {name.decode()} is not ASCII")
+    return headers
+
+
+def _header_name(line: bytes | bytearray) -> str:
+    """Return the name that a header line begins with, for a message."""
+    found = _FIELD_NAME.match(line)
+    return found.group().decode("ascii") if found is not None else "without a name"
+
+
+def _header_line_error(line: bytes) -> str:
+    """Say what is wrong with a header line whose name is not a token."""
+    if line[:1] in (b" ", b"\t"):
+        return "a header line is folded over several lines"
+    name = _header_name(line)
+    if b":" not in line:
+        return f"the header line {name} has no colon"
+    return f"the name of the header {name} is not a token"
 
 
 def _parse_request(head: bytes, line: re.Match[bytes]) -> Request:
-    """Judge one whole request head whose first line matched."""
-    headers = _HeaderCollector()
-    wrong = _parse_header_lines(head, HttpRequestParser(headers), headers)
-    if wrong is not None:
-        raise bad_request(wrong)
-    hosts = headers.get_all(b"host")
-    if len(hosts) != 1:
-        raise bad_request(f"the request has {len(hosts)} Host headers, not one")
-    if split_host(hosts[0].decode("ascii")) is None:
-        if b"@" in hosts[0]:  # a password may stand before it, which is told nobody
-            raise bad_request("the Host header has user information")
-        raise bad_request(f"the Host header {quoted(hosts[0])} is not a host name or address")
-    lengths = headers.get_all(b"content-length")
-    if lengths and (len(lengths) > 1 or not lengths[0].isdigit()):
-        raise bad_request("the Content-Length is malformed or repeated")
-    if (lengths and lengths[0].strip(b"0")) or b"transfer-encoding" in headers:
-        raise bad_request("the request has a body")
+    """Check one whole request head whose first line matched."""
+    method, target, minor = line.groups()
     try:
-        target = normalise_target(line.group(2).decode("ascii"))
+        headers = _parse_header_lines(head, line.end())
+        _check_framing(headers)
+        host = _single_host(headers, required=minor == b"1")
+        text = target.decode("ascii")
+        text = normalise_target(text if text.startswith("/") else _origin_form(text, host))
     except ValueError as error:
         raise bad_request(str(error)) from None
-    method = line.group(1)
-    if method not in _ALLOWED_METHODS:
+    name = method.decode("ascii")
+    if name not in _ALLOWED_METHODS:
         if method not in _KNOWN_METHODS:
-            raise bad_request(f"the method {method.decode()} is unknown")
-        raise method_not_allowed(method.decode(), ("GET", "HEAD", "POST"))
-    return Request(method.decode("ascii"), target, "1.1", headers)
+            raise bad_request(f"the method {name} is unknown")
+        raise method_not_allowed(name, _ALLOWED_METHODS)
+    return Request(name, text, f"1.{minor.decode()}", headers)
 
 
-def _parse_response(head: bytes) -> Response:
-    """Judge one whole response head."""
-    line = _STATUS_LINE.match(head)
-    if line is None:
-        raise bad_response("the status line is malformed")
-    headers = _HeaderCollector()
-    wrong = _parse_header_lines(head, HttpResponseParser(headers), headers)
-    if wrong is not None:
-        raise bad_response(f"in the upstream's response, {wrong}")
+def _check_framing(headers: Headers) -> None:
+    """Refuse a body, and all that another program could read as one."""
+    lengths = headers.get_all(b"content-length")
+    if lengths and (len(lengths) > 1 or not lengths[0].isdigit()):
+        raise ValueError("the Content-Length is malformed or repeated")
+    if (lengths and lengths[0].strip(b"0")) or b"transfer-encoding" in headers:
+        raise ValueError("the request has a body")
+
+
+def _single_host(headers: Headers, *, required: bool) -> str:
+    """Return the Host header; empty where HTTP/1.0 has none."""
+    hosts = headers.get_all(b"host")
+    if not hosts and not required:
+        return ""
+    if len(hosts) != 1:
+        raise ValueError(f"the request has {len(hosts)} Host headers, not one")
+    host = hosts[0].decode("ascii")
+    if split_host(host) is None:
+        if "@" in host:  # a password may stand before it, which is not shown
+            raise ValueError("the Host header has user information")
+        raise ValueError(f"the Host header {quoted(host)} is not a host name or address")
+    return host
+
+
+def _origin_form(target: str, host_header: str) -> str:
+    """Return path and query of a target in absolute-form (RFC 9112 section 3.2.2) that names the same host as Host."""
+    scheme, _, rest = target.partition("://")
+    end = min((at for at in (rest.find("/"), rest.find("?")) if at >= 0), default=len(rest))
+    named, meant = split_host(rest[:end]), split_host(host_header)
+    if "@" in rest[:end] or named is None:
+        raise ValueError("the target of the request is not a valid URL without user information")
+    default = _DEFAULT_PORTS[scheme.lower()]
+    if meant is None or (named[0], named[1] or default) != (meant[0], meant[1] or default):
+        raise ValueError("the target of the request is a URL with another host than the Host header")
+    path = rest[end:]
+    return path if path.startswith("/") else f"/{path}"
+
+
+class ResponseParser:
+    """Reads the head of the final response of a backend or proxy, past at most five 1xx ones; a new parser for each.
+
+    The status is read first, and a response other than 101 is returned whatever is wrong with its header lines, even
+    where they do not end within the limit: those that can be read are kept, so that the status is never lost.
+
+    Args:
+        max_head_bytes: Bytes of all heads of the response, 1xx ones included.
+
+    Attributes:
+        trailing_data: The bytes that came after the head; empty until it is complete.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_head_start",
+        "_interim_count",
+        "_max_head_bytes",
+        "_response",
+        "_searched",
+        "trailing_data",
+    )
+
+    def __init__(self, max_head_bytes: int) -> None:
+        self.trailing_data = b""
+        self._max_head_bytes = max_head_bytes
+        self._buffer = bytearray()
+        self._head_start = 0
+        self._searched = 0
+        self._interim_count = 0
+        self._response: Response | None = None
+
+    def feed(self, data: bytes) -> Response | None:
+        """Read further bytes.
+
+        Args:
+            data: Any number of bytes; an end of the stream is the caller's to handle.
+
+        Returns:
+            None while more is needed, else the response; fed again, it returns the same one and `trailing_data` grows.
+
+        Raises:
+            Rejected: The head breaks a rule; nothing more may be fed.
+        """
+        if self._response is not None:
+            self.trailing_data += data
+            return self._response
+        self._buffer += data
+        while self._response is None:
+            line = self._status_line()
+            if line is None:
+                return None
+            found = _END_OF_HEAD.search(self._buffer, max(line.end() - 1, self._searched - 2))
+            end = len(self._buffer) if found is None else found.end()
+            if end > self._max_head_bytes:
+                self._response = self._cut_off(line)
+            elif found is None:
+                self._searched = end
+                return None
+            else:
+                self._finish_head(line, end)
+        return self._response
+
+    @property
+    def status_so_far(self) -> int | None:
+        """The final status of a response whose head is not complete yet, once it is known; never 101."""
+        line = _STATUS_LINE.match(bytes(self._buffer), self._head_start)
+        return None if line is None or int(line.group(2)) < 200 else int(line.group(2))
+
+    def _status_line(self) -> re.Match[bytes] | None:
+        """Return the status line once it is complete; what cannot become one is refused at its earliest bad byte."""
+        end = self._buffer.find(b"\n", self._head_start) + 1
+        bound = self._head_start + _MAX_STATUS_LINE_BYTES
+        prefix = bytes(self._buffer[self._head_start : min(end or len(self._buffer), bound + 1)])
+        if prefix[:2] in (b"\x15\x03", b"\x16\x03"):
+            raise bad_response("the upstream speaks TLS, but was dialled without it")
+        if prefix in (b"\x15", b"\x16"):
+            return None
+        if not prefix.startswith(b"HTTP/1."[: len(prefix)]):
+            raise bad_response("the upstream does not speak HTTP/1")
+        wrong = _NOT_IN_STATUS_LINE.search(prefix)
+        if wrong is not None:
+            raise bad_response(f"the status line has the byte 0x{wrong.group()[0]:02x}")
+        if len(prefix) > _MAX_STATUS_LINE_BYTES:
+            raise bad_response(f"the status line is longer than {_MAX_STATUS_LINE_BYTES} bytes")
+        if not end:
+            return None
+        line = _STATUS_LINE.fullmatch(prefix)
+        if line is None:
+            raise bad_response("the status line is malformed")
+        # the same match, but with positions in the buffer
+        return _STATUS_LINE.match(bytes(self._buffer[:end]), self._head_start)
+
+    def _finish_head(self, line: re.Match[bytes], end: int) -> None:
+        """Read a whole head; a 1xx one is passed over."""
+        head = bytes(self._buffer[self._head_start : end])
+        status, start = int(line.group(2)), line.end() - self._head_start
+        if status == 101:
+            try:
+                headers = _parse_header_lines(_check_line_ends(head), start)
+            except ValueError as error:
+                raise bad_response(f"the upstream answered 101, but {error}") from None
+        elif status >= 200:
+            headers = _readable_header_lines(head[start:])
+        else:
+            self._interim_count += 1
+            if self._interim_count > _MAX_INTERIM_RESPONSES:
+                raise bad_response(f"the upstream sent more than {_MAX_INTERIM_RESPONSES} interim (1xx) responses")
+            self._head_start = self._searched = end
+            return
+        self._response = _response(line, headers)
+        self.trailing_data = bytes(self._buffer[end:])
+
+    def _cut_off(self, line: re.Match[bytes]) -> Response:
+        """Return what was read of a response whose head does not end within the limit."""
+        status = int(line.group(2))
+        if status < 300:  # what follows the head would be lost
+            limit = f"{self._max_head_bytes} bytes (limits.max_response_head_bytes)"
+            raise bad_response(
+                f"the upstream answered {status} with a head of more than {limit}", status if status >= 200 else None
+            )
+        lines = bytes(self._buffer[line.end() : self._max_head_bytes]).rpartition(b"\n")[0]
+        return _response(line, _readable_header_lines(lines))
+
+
+def _check_line_ends(head: bytes) -> bytes:
+    if head.count(b"\n") != head.count(b"\r\n"):
+        raise ValueError("a header line ends in LF without CR")
+    return head
+
+
+def _readable_header_lines(lines: bytes) -> Headers:
+    """Return those header lines that have a name and a colon, without the others."""
+    headers = Headers()
+    for line in lines.split(b"\n"):
+        name, colon, value = line.rstrip(b"\r").partition(b":")
+        if colon and name and not name.translate(None, _FIELD_NAME_BYTES):
+            headers.add(name, value)
+    return headers
+
+
+def _response(line: re.Match[bytes], headers: Headers) -> Response:
     reason = (line.group(3) or b"").strip(b" \t").decode("latin-1")
     return Response(int(line.group(2)), reason, headers, line.group(1).decode("ascii"))
 
 
 _REASON_PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
+
+
+def reason_phrase(status: int) -> str:
+    """Return the reason phrase of a status, empty if RFC 9110 has none."""
+    return _REASON_PHRASES.get(status, "")
 
 
 def encode_headers(headers: Iterable[tuple[str, str]]) -> list[str]:
@@ -511,35 +648,40 @@ def encode_headers(headers: Iterable[tuple[str, str]]) -> list[str]:
     return lines
 
 
-def encode_response(
-    status: int, headers: Iterable[tuple[str, str]] = (), body: bytes = b"", *, keep_alive: bool = False
+def encode_response_head(
+    status: int,
+    headers: Iterable[tuple[str, str]] = (),
+    *,
+    content_length: int | None = None,
+    keep_alive: bool = False,
 ) -> bytes:
-    """Write a whole response.
+    """Write the head of a response, up to and with the empty line (RFC 9112 section 2.1).
 
     Args:
         status: 101, or 200 to 599.
-        headers: Further header lines; a Content-Length among them is kept (an answer to HEAD, a body sent later).
-        body: The body.
+        headers: Header lines; a Connection among them is kept as it is.
+        content_length: Value of Content-Length; None for a response that has none (101, 204, 304).
         keep_alive: Leave the connection open for another request; else `Connection: close` is added.
 
     Raises:
-        ValueError: A header cannot be written (see `header_lines`).
+        ValueError: A header cannot be written (see `encode_headers`).
     """
     headers = list(headers)
     names = {name.lower() for name, _ in headers}
-    lines = [f"HTTP/1.1 {status} {_REASON_PHRASES.get(status, '')}\r\n", *encode_headers(headers)]
-    if "content-length" not in names and status >= 200 and status not in (204, 304):
-        lines.append(f"Content-Length: {len(body)}\r\n")
+    lines = [f"HTTP/1.1 {status} {reason_phrase(status)}\r\n", *encode_headers(headers)]
+    if content_length is not None:
+        lines.append(f"Content-Length: {content_length}\r\n")
     if "connection" not in names:
         options = (["Upgrade"] if "upgrade" in names else []) + ([] if keep_alive else ["close"])
         if options:
             lines.append(f"Connection: {', '.join(options)}\r\n")
     lines.append("\r\n")
-    return "".join(lines).encode("latin-1") + body
+    return "".join(lines).encode("latin-1")
 
 
 def encode_error_response(status: int, text: str, headers: Iterable[tuple[str, str]] = ()) -> bytes:
-    """Write a refusal with its sentence as plain text; the connection closes after it."""
+    """Write a rejection with its sentence as plain text; the connection closes after it."""
     body = f"{text}\n".encode()
     plain = [("Content-Type", "text/plain; charset=utf-8"), ("X-Content-Type-Options", "nosniff")]
-    return encode_response(status, [*headers, *plain, ("Cache-Control", "no-store")], body)
+    lines = [*headers, *plain, ("Cache-Control", "no-store")]
+    return encode_response_head(status, lines, content_length=len(body)) + body

@@ -10,7 +10,7 @@ from typing import Protocol, Self
 
 from wsbridge.auth.identity import Identity
 from wsbridge.net.address import Peer
-from wsbridge.protocol.http1 import Request
+from wsbridge.protocol.http1 import Request, encode_response_head, reason_phrase
 
 SAFE_METHODS = ("GET", "HEAD")
 
@@ -82,14 +82,10 @@ class HttpResponse:
         self.detail = detail
 
     def encode_head(self, *, keep_alive: bool) -> bytes:
-        """Write the status line and the headers, up to and with the empty line (RFC 9112 section 2.1)."""
-        lines = [f"HTTP/1.1 {self.status} {reason_phrase(self.status)}"]
-        lines += [f"{name}: {value}" for name, value in self.headers]
-        if self.content_length is not None:
-            lines.append(f"Content-Length: {self.content_length}")
-        if not keep_alive:
-            lines.append("Connection: close")
-        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+        """Write the status line and the headers, up to and with the empty line."""
+        return encode_response_head(
+            self.status, self.headers, content_length=self.content_length, keep_alive=keep_alive
+        )
 
     def close(self) -> None:
         """Give back the source of a big body; may be called twice."""
@@ -121,14 +117,6 @@ class Responder(Protocol):
         """Answer one request; never raises for what a peer sent."""
 
 
-def reason_phrase(status: int) -> str:
-    """Give the reason phrase of a status, empty if RFC 9110 names none."""
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return ""
-
-
 def plain_text_response(
     status: int, method: str, *, extra_headers: Iterable[Header] = (), detail: str = ""
 ) -> HttpResponse:
@@ -147,18 +135,20 @@ def plain_text_response(
 
 
 class FixedStatus:
-    """The route `answer: STATUS`, as a balancer's health check wants it.
+    """The route `respond: STATUS`, for health checks of load balancers.
 
     Args:
-        status: The status to answer, 200 to 599.
+        status: The status of the response, 200 to 599.
     """
 
     keep_alive = False
-    methods = SAFE_METHODS
+    methods = ("GET", "HEAD", "OPTIONS")
 
     def __init__(self, status: int) -> None:
         self._status = status
 
     async def respond(self, context: ResponderContext) -> HttpResponse:
-        """Answer with the status; its body says the reason phrase where a body may be."""
-        return plain_text_response(self._status, context.request.method)
+        """Respond with the status; the body is its reason phrase, where it can have one."""
+        method = context.request.method
+        headers = [("Allow", ", ".join(self.methods))] if method == "OPTIONS" else []
+        return plain_text_response(self._status, method, extra_headers=headers)
