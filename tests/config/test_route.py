@@ -45,6 +45,7 @@ ROUTE = "listeners: {{web: {{bind: 127.0.0.1:80}}}}\nroutes:\n  r: {{{}}}\n"
             "needs at least one entry",
         ),
         ("match: any, backend: 'tcp://a:1', subprotocols: a", "routes.r.subprotocols", "must be a list"),
+        ("match: any, backend: 'tcp://a:1', subprotocols: any", "routes.r.subprotocols", "any is only for ws and wss"),
         ("match: any, backend: 'tcp://a:1', subprotocols: [a, a]", "routes.r.subprotocols", '"a" stands here twice'),
         (
             "match: any, backend: 'tcp://a:1', subprotocols: [wsbridge.token.x]",

@@ -194,6 +194,7 @@ _ASCII_ONLY: Final = frozenset((b"host", b"origin", b"upgrade", b"connection"))
 _MAX_METHOD_BYTES = 24
 _MAX_STATUS_LINE_BYTES = 8192
 _MAX_INTERIM_RESPONSES = 5
+_MAX_SWITCH_HEADERS = 1000
 _MAX_LOGGED_TARGET_BYTES = 2048
 _PROTOCOL_HINTS: Final = (
     (b"PROXY ", "a PROXY header, which this listener does not expect"),
@@ -576,7 +577,7 @@ class ResponseParser:
         status, start = int(line.group(2)), line.end() - self._head_start
         if status == 101:
             try:
-                headers = _parse_header_lines(_check_line_ends(head), start)
+                headers = _parse_header_lines(_check_lines(head), start)
             except ValueError as error:
                 raise bad_response(f"the upstream answered 101, but {error}") from None
         elif status >= 200:
@@ -602,9 +603,11 @@ class ResponseParser:
         return _response(line, _readable_header_lines(lines))
 
 
-def _check_line_ends(head: bytes) -> bytes:
+def _check_lines(head: bytes) -> bytes:
     if head.count(b"\n") != head.count(b"\r\n"):
         raise ValueError("a header line ends in LF without CR")
+    if head.count(b"\n") > _MAX_SWITCH_HEADERS:
+        raise ValueError(f"with more than {_MAX_SWITCH_HEADERS} header lines")
     return head
 
 

@@ -1,0 +1,199 @@
+"""Requests as other programs send them: HTTP/1.0, absolute-form, lost headers, and what a rejection says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from tests.client import request
+from tests.serving import Served, backend, serving, written
+
+
+async def answer(served: Served, data: bytes) -> str:
+    """Send bytes and return all that comes back."""
+    with await served.connect() as client:
+        await client.send(data)
+        return (await client.everything()).decode("latin-1")
+
+
+def status(text: str) -> int:
+    """Return the status of a response."""
+    return int(text.split(" ")[1])
+
+
+@pytest.fixture
+def routes(tmp_path: Path) -> dict[str, Any]:
+    """Return routes of every kind."""
+    (tmp_path / "index.html").write_text("<h1>home</h1>")
+    return {
+        "named": {"match": {"host": "gw.example.org", "path": "/health"}, "respond": "204", "auth": "none"},
+        "health": {"match": {"path": "/health"}, "respond": "200", "auth": "none"},
+        "app": {"match": {"path": "/ws"}, "backend": "tcp://127.0.0.1:9", "auth": "none"},
+        "page": {"match": {"path": "/page/*"}, "files": str(tmp_path), "auth": "none"},
+    }
+
+
+async def test_http_1_0(routes: dict[str, Any]) -> None:
+    """Health checks and pages are answered and the connection ends; without Host no route of one host matches."""
+    async with serving(written(routes=routes)) as served:
+        for method in ("GET", "HEAD", "OPTIONS"):
+            text = await answer(served, f"{method} /health HTTP/1.0\r\nConnection: keep-alive\r\n\r\n".encode())
+            assert status(text) == 200
+            assert "\r\nConnection: close\r\n" in text
+        assert "\r\nAllow: GET, HEAD, OPTIONS\r\n" in text
+        assert status(await answer(served, b"GET /health HTTP/1.0\r\nHost: gw.example.org\r\n\r\n")) == 204
+        text = await answer(served, b"GET /page/ HTTP/1.0\r\n\r\n")
+        assert (status(text), text.endswith("<h1>home</h1>")) == (200, True)
+        assert status(await answer(served, b"HEAD /page/ HTTP/1.0\r\n\r\n")) == 200
+        assert status(await answer(served, b"OPTIONS /page/ HTTP/1.0\r\n\r\n")) == 405
+        chunked = b"GET /page/ HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        assert status(await answer(served, chunked)) == 400
+        for lines in (b"", b"Upgrade: websocket\r\nConnection: Upgrade\r\n"):
+            text = await answer(served, b"GET /ws HTTP/1.0\r\n" + lines + b"\r\n")
+            assert status(text) == 426
+            assert "proxy_http_version 1.1" in text
+
+
+async def test_absolute_form_and_an_empty_line(routes: dict[str, Any]) -> None:
+    """Both are what RFC 9112 asks a server to accept; another host than Host is 400."""
+    async with serving(written(routes=routes)) as served:
+        for data, expected in (
+            (b"GET http://localhost/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 200),
+            (b"\r\nGET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 200),
+            (b"GET http://evil.example/health HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+            (b"GET http://a@localhost/health HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+            (b"GET http://localhost/%68ealth HTTP/1.1\r\nHost: gw.example.org\r\n\r\n", 400),
+        ):
+            assert status(await answer(served, data)) == expected
+
+
+async def test_a_proxy_that_drops_upgrade(routes: dict[str, Any]) -> None:
+    """The most common mistake in front of us is named, with the lines of nginx, also where files share the path."""
+    routes["below"] = {"match": {"path": "/*"}, "respond": "200", "auth": "none"}
+    async with serving(written(routes=routes)) as served:
+        data = request("/ws").replace(b"Upgrade: websocket\r\n", b"")
+        text = await answer(served, data.replace(b"Connection: Upgrade", b"Connection: close"))
+        assert status(text) == 426
+        assert "a proxy dropped Upgrade" in text
+        assert "proxy_set_header Upgrade $http_upgrade;" in text
+        assert 'proxy_set_header Connection "upgrade";' in text
+        assert "a proxy dropped Upgrade" in (await served.records.wait("connection.rejected"))["detail"]
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "detail", "path"),
+    [
+        (
+            request("/ws?a=b", "Cookie: " + "c" * 9000),
+            431,
+            "the header Cookie is longer than 8192 bytes (limits.max_head_line_bytes)",
+            "/ws?a=b",
+        ),
+        (
+            request("//ws", *(f"Cookie-{n}: {'c' * n}" for n in (5000, 6000, 7000))),
+            431,
+            "(limits.max_head_bytes); its largest header is Cookie-6000, 6013 bytes",
+            "/ws",
+        ),
+        (request("/ws", *["A: b"] * 100), 431, "100 header lines (limits.max_headers)", "/ws"),
+        (request("/ws", "X Y: b"), 400, "the name of the header X is not a token", "/ws"),
+        (request("/ws", "Cookie: a\x01"), 400, "the header Cookie has a control character", "/ws"),
+        (request("/../ws?token=hunter2"), 400, "a . or .. segment", "/../ws?token=***"),
+    ],
+)
+async def test_a_bad_head_is_described(data: bytes, code: int, detail: str, path: str, routes: dict[str, Any]) -> None:
+    """The response and the log name the header, its size and the limit's key, and the log has the path."""
+    async with serving(written(routes=routes)) as served:
+        text = await answer(served, data)
+        assert status(text) == code
+        assert detail in text
+        line = await served.records.wait("connection.rejected")
+        assert detail in line["detail"]
+        assert line["path"] == path
+
+
+async def test_a_host_that_is_not_allowed(routes: dict[str, Any]) -> None:
+    """The response says what to write."""
+    async with serving(written(routes=routes)) as served:
+        text = await answer(served, request("/ws", host="abc-8080.app.example.dev"))
+        assert status(text) == 403
+        assert "host_names of the listener web" in text
+        line = await served.records.wait("connection.rejected")
+        assert (line["reason"], line["level"]) == ("host_not_allowed", "warning")
+
+
+async def test_a_missing_favicon_is_no_news(routes: dict[str, Any]) -> None:
+    """Browsers ask for it by themselves, so its 404 is logged at debug level."""
+    ask = b"GET /favicon.ico HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    async with serving(written(routes=routes)) as served:
+        assert status(await answer(served, ask)) == 404
+        assert (await served.records.ended())["level"] == "debug"
+        assert status(await answer(served, ask.replace(b"favicon", b"other"))) == 404
+        assert (await served.records.ended(2))["level"] == "info"
+    routes["page"]["match"] = {"path": "/*"}
+    async with serving(written(routes=routes)) as served:
+        assert status(await answer(served, ask)) == 404
+        assert (await served.records.wait("http.request"))["level"] == "debug"
+
+
+DATE = "Sun, 29 Nov 2026 10:00:00 GMT"
+
+
+async def upstream(stream: trio.SocketStream, response: bytes, seen: list[bytes]) -> None:
+    """Read a request's head and send a response."""
+    head = b""
+    while b"\r\n\r\n" not in head:
+        data = await stream.receive_some(65536)
+        if not data:
+            return
+        head += data
+    seen.append(head)
+    await stream.send_all(response)
+
+
+@pytest.mark.parametrize(
+    ("response", "headers", "code", "retry"),
+    [
+        (b"HTTP/1.1 401 No\r\nWWW-Authenticate: Basic\r\n\r\n", {}, 401, None),
+        (b"HTTP/1.1 401 No\r\n\r\n", {"Cookie": "a=bbbbbbbb"}, 502, None),
+        (b"HTTP/1.1 403 No\r\nSet-Cookie: a=b\r\n\r\n", {"X-Office": "north"}, 403, None),
+        (b"HTTP/1.1 404 No\r\n\r\n", {}, 404, None),
+        (b"HTTP/1.1 410 No\r\n\r\n", {}, 410, None),
+        (b"HTTP/1.1 429 No\r\nRetry-After: 11\r\n\r\n", {}, 429, "11"),
+        (b"HTTP/1.1 503 No\r\nRetry-After: " + DATE.encode() + b"\r\n\r\n", {}, 503, DATE),
+        (b"HTTP/1.1 302 No\r\nLocation: /login\r\n\r\n", {}, 502, None),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", {}, 502, None),
+    ],
+)
+async def test_what_the_client_learns_of_a_backend(
+    response: bytes, headers: dict[str, str], code: int, retry: str | None
+) -> None:
+    """The status where it is about the client, Retry-After, and never a challenge or a cookie."""
+    seen: list[bytes] = []
+    async with backend(lambda stream: upstream(stream, response, seen)) as back:
+        route = {"backend": {"url": f"ws://127.0.0.1:{back.port}/", "headers": headers}, "match": "any", "auth": "none"}
+        async with serving(written(routes={"app": route})) as served:
+            text = await answer(served, request())
+            assert status(text) == code
+            assert (f"\r\nRetry-After: {retry}\r\n" in text) == (retry is not None)
+            assert "Authenticate" not in text
+            assert "Cookie" not in text
+            assert text.endswith("\r\n\r\nbackend_rejected\n")
+            line = await served.records.wait("connection.rejected")
+            assert (line["reason"], line["initiator"]) == ("backend_rejected", "backend")
+            assert response.split(b" ")[1].decode() in line["detail"]
+
+
+async def test_any_subprotocol_is_passed_on() -> None:
+    """A ws backend gets the client's whole offer, without what carries a token, and what it selects is the answer."""
+    seen: list[bytes] = []
+    async with backend(lambda stream: upstream(stream, b"HTTP/1.1 404 No\r\n\r\n", seen)) as back:
+        route = {"backend": f"ws://127.0.0.1:{back.port}/", "match": "any", "auth": "none", "subprotocols": "any"}
+        async with serving(written(routes={"app": route})) as served:
+            await answer(served, request("/", "Sec-WebSocket-Protocol: v2.x, wsbridge.token.aHVudGVyMg, v1.x"))
+            assert b"\r\nSec-WebSocket-Protocol: v2.x, v1.x\r\n" in seen[0]
+            await answer(served, request("/"))
+            assert b"Sec-WebSocket-Protocol" not in seen[1]
