@@ -21,18 +21,19 @@ ARGUMENTS = [
 
 
 @contextmanager
-def browsing(width: int = 1280, height: int = 800) -> Iterator[Page]:
+def browsing(width: int = 1280, height: int = 800, *, touch: bool = False) -> Iterator[Page]:
     """Open an empty page; what its scripts throw fails the test at the end.
 
     Args:
         width: Of the window, in pixels.
         height: Of the window, in pixels.
+        touch: Whether it is a phone.
     """
     errors: list[str] = []
     chromium = program("chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=ARGUMENTS)
-        page = browser.new_page(viewport={"width": width, "height": height})
+        page = browser.new_page(viewport={"width": width, "height": height}, has_touch=touch, is_mobile=touch)
         page.set_default_timeout(PATIENCE * 1000)
         page.on("pageerror", lambda error: errors.append(str(error)))
         yield page

@@ -93,3 +93,32 @@ def test_busy_port(demo: Program) -> None:
     with Program(sys.executable, "-m", "wsbridge", "demo", "--port", port) as second:
         second.line(rf"{port}.*already in use.*--port")
         assert second.process.wait(10) == 69
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [390, 320])
+def test_on_a_phone(demo: Program, width: int) -> None:
+    """Nothing is wider than the screen, no label lies over a box, and what is touched is 44 pixels high."""
+    url = demo.line(r"http://127\.0\.0\.1:\d+/")[0]
+    with browsing(width, 800, touch=True) as page:
+        page.goto(url)
+        expect(page.locator("#state")).to_have_text("open")
+        page.locator("summary").click()
+
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        heights = page.locator("button:visible, #input, summary").evaluate_all(
+            "all => all.map(each => each.getBoundingClientRect().height)"
+        )
+        assert min(heights) >= 44
+        expect(page.locator(".link.client span")).to_be_hidden()
+
+
+@pytest.mark.browser
+def test_the_side_that_broke_is_red(page: Page) -> None:
+    """After a reset by the service the line to the service is red, and the one to this page is not."""
+    expect(page.locator("#state")).to_have_text("open")
+    page.get_by_role("button", name="reset").click()
+    expect(page.locator("#state")).to_have_text("closed")
+
+    colours = page.locator(".link").evaluate_all("all => all.map(each => getComputedStyle(each).borderBottomColor)")
+    assert colours[0] != colours[1] == "rgb(185, 28, 28)"

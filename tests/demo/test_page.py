@@ -6,8 +6,10 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+import yaml
 
 from tests.routes.asking import asked
+from wsbridge.cli.demo import demo_config
 from wsbridge.demo import PAGE_DIRECTORY
 from wsbridge.reasons import REASONS, Reason
 from wsbridge.responders.files import DEFAULT_MEDIA_TYPE, StaticFiles, media_type
@@ -85,3 +87,14 @@ async def test_every_file_can_be_served() -> None:
             assert media_type(path.name) != DEFAULT_MEDIA_TYPE
     with await route.respond(asked("GET", "/")) as answer:
         assert answer.body == (PAGE_DIRECTORY / "index.html").read_bytes()
+
+
+def test_the_configuration_on_the_page_is_the_real_one() -> None:
+    """The YAML that the page shows is that of the demo, but for addresses, directory and time-outs."""
+    text = (PAGE_DIRECTORY / "index.html").read_text()
+    shown = yaml.safe_load(re.sub(r"<[^>]+>", "", text.partition("<pre>")[2].partition("</pre>")[0]))
+    real = demo_config("127.0.0.1:8080", 5900)
+    assert isinstance(real, dict)
+
+    shown["routes"]["page"]["files"] = str(PAGE_DIRECTORY)
+    assert shown == {key: value for key, value in real.items() if key != "timeouts"}

@@ -77,7 +77,7 @@ async def test_talks_first(service: tuple[DemoService, int]) -> None:
         ("help\n", service_module.HELP_TEXT),
         ("inert\n", service_module.INERT),
         ("unicode\n", service_module.UNICODE),
-        ("nonsense 1\n", 'no command "nonsense"; "help" tells them all\n'),
+        ("nonsense 1\n", 'no command "nonsense"; "help" lists them\n'),
         ("flood x\n", "the number must be from 1 to 4096\n"),
         ("flood 0\n", "the number must be from 1 to 4096\n"),
         ("flood 99999999999999999999\n", "the number must be from 1 to 4096\n"),

@@ -1,4 +1,4 @@
-"""Demo service and its commands."""
+"""The TCP service of the demo and its commands."""
 
 from __future__ import annotations
 
@@ -39,22 +39,22 @@ UNICODE = "Grüße · Привет · 你好 · こんにちは · שלום · �
 
 
 async def _help(connection: DemoConnection, rest: str) -> None:
-    """Tell all commands."""
+    """List all commands."""
     await connection.send_text(HELP_TEXT)
 
 
 async def _echo(connection: DemoConnection, rest: str) -> None:
-    """Say the same."""
+    """Send the same text back."""
     await connection.send_text(rest + "\n")
 
 
 async def _date(connection: DemoConnection, rest: str) -> None:
-    """Tell date and time of the machine's own zone."""
+    """Send date and time in the time zone of this host."""
     await connection.send_text(datetime.now().astimezone().strftime("%A, %d %B %Y, %H:%M:%S %Z\n"))
 
 
 async def _who(connection: DemoConnection, rest: str) -> None:
-    """Tell who is connected."""
+    """List the connections."""
     now = trio.current_time()
     rows = [
         f"  #{other.number:<4} {now - other.connected_at:8.0f} s  {other.sent_bytes / 2**20:10.1f} MiB sent"
@@ -65,7 +65,7 @@ async def _who(connection: DemoConnection, rest: str) -> None:
 
 
 async def _uptime(connection: DemoConnection, rest: str) -> None:
-    """Tell how long the service runs and whom it served."""
+    """Send how long the service has been running, and its number of connections."""
     seconds = trio.current_time() - connection.service.started
     await connection.send_text(f"up {seconds:.0f} s, {connection.service.connection_count} connections so far\n")
 
@@ -87,7 +87,7 @@ async def _count(connection: DemoConnection, rest: str) -> None:
 
 
 async def _slow(connection: DemoConnection, rest: str) -> None:
-    """Recite, a line at a time."""
+    """Send a poem line by line."""
     verses = iter(SONNET.splitlines(keepends=True))
 
     async def step() -> bool:
@@ -100,20 +100,20 @@ async def _slow(connection: DemoConnection, rest: str) -> None:
 
 
 async def _flood(connection: DemoConnection, rest: str) -> None:
-    """Send so many MiB as fast as they go."""
+    """Send that many MiB as fast as possible."""
     size = await _parse_number(connection, rest, default=64, maximum=MAX_FLOOD_MIB)
     if size is not None:
         await _send_lines(connection, size * 2**20)
 
 
 async def _stream(connection: DemoConnection, rest: str) -> None:
-    """Send as fast as it goes until a line comes."""
+    """Send as fast as possible until a line is received."""
     await connection.send_text("Streaming; any line, even an empty one, ends it.\n")
     await _send_lines(connection, None)
 
 
 async def _send_lines(connection: DemoConnection, size: int | None) -> None:
-    """Send numbered lines, a block at a time, and tell how fast they went."""
+    """Send numbered lines in blocks, and report the rate."""
     begin, sent, number = trio.current_time(), 0, 0
 
     async def step() -> bool:
@@ -136,17 +136,17 @@ async def _send_lines(connection: DemoConnection, size: int | None) -> None:
 
 
 async def _inert(connection: DemoConnection, rest: str) -> None:
-    """Send what a careless page would run, or be fooled by."""
+    """Send markup and control codes that a careless page would interpret."""
     await connection.send_text(INERT)
 
 
 async def _unicode(connection: DemoConnection, rest: str) -> None:
-    """Send text whose characters are cut by the pieces it comes in."""
+    """Send text byte by byte, so that its characters are split."""
     await connection.send_by_bytes(UNICODE.encode())
 
 
 async def _parse_number(connection: DemoConnection, text: str, *, default: int, maximum: int) -> int | None:
-    """Read the number behind a command, or tell what is wrong with it."""
+    """Read the number after a command, or report what is wrong with it."""
     number = default if not text else int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
     if 1 <= number <= maximum:
         return number
@@ -170,42 +170,42 @@ DEMO_COMMANDS: dict[str, DemoCommand] = {
 }
 
 HELP_TEXT = """\
-  date, time     what time it is here
+  date, time     date and time at the service
   echo TEXT      the same text back
-  who, uptime    who is connected, and since when the service runs
+  who, uptime    the connections, and how long the service has been running
   count N        count to N, ten a second
-  slow           four lines, taking their time
-  flood N        N MiB as fast as the page takes them (64)
-  stream         the same without an end, until you send a line
-  unicode        characters that come byte by byte
+  slow           four lines, slowly
+  flood N        N MiB as fast as possible (64)
+  stream         the same, until you send a line
+  unicode        characters sent byte by byte
   inert          markup and control codes, which must stay text
-  quit           the service says goodbye and closes
-  reset          the service drops the connection
+  quit           the service closes the connection
+  reset          the service resets the connection
 """
 
 
 MAX_LINE_BYTES = 4096
-"""Bytes a line may have; the rest of a longer one is dropped."""
+"""Maximum length of a line; the rest of a longer one is dropped."""
 MAX_DEMO_CONNECTIONS = 64
 MAX_QUEUED_LINES = 64
-"""Lines read ahead while a command works; then no more is read."""
+"""Lines read ahead while a command runs; then reading pauses."""
 BYTE_INTERVAL = 0.003
 """Seconds between the bytes of `unicode`."""
 
 BANNER = """\
 wsbridge demo service
-A plain TCP service that knows nothing of WebSocket: the bridge carries every byte.
-Type "help" for what it can do.
+A plain TCP service without WebSocket: wsbridge relays every byte.
+Type "help" for its commands.
 """
 
 
 @dataclass(slots=True)
 class DemoService:
-    """The service and who is connected to it.
+    """The service and its connections.
 
     Attributes:
         started: Trio time of the start in seconds.
-        connections: The open conversations by number.
+        connections: The open connections by number.
         connection_count: Connections so far.
     """
 
@@ -233,7 +233,7 @@ class DemoService:
         await trio.serve_listeners(self.handle_stream, listeners)
 
     async def handle_stream(self, stream: trio.SocketStream) -> None:
-        """Talk with one caller until one of the two ends it; never raises for what a caller did."""
+        """Serve one client until one side ends the connection; never raises for what a client did."""
         async with stream:
             if len(self.connections) >= MAX_DEMO_CONNECTIONS:
                 with suppress(trio.BrokenResourceError):
@@ -249,13 +249,13 @@ class DemoService:
 
 
 class DemoConnection:
-    """One connection: a task that reads lines, and one that works them off.
+    """One connection: a task that reads lines, and one that executes them.
 
-    `ping` is answered by the reading task, in between whatever is being streamed; any other line ends a stream and is
-    then obeyed. After the caller's FIN the lines that came before it are still worked off, as `nc -N` expects.
+    `ping` is answered by the reading task, between the blocks of a stream; any other line ends a stream and is then
+    executed. After the client's FIN the lines before it are still executed, as `nc -N` expects.
 
     Args:
-        service: Whose connection it is.
+        service: The service.
         stream: The connection.
         number: Its number, counted from 1.
     """
@@ -271,7 +271,7 @@ class DemoConnection:
         self._stream_stop: trio.Event | None = None
 
     async def run(self) -> None:
-        """Greet, answer, and return when the caller or a command has ended the connection."""
+        """Send the banner, execute lines, and return when the client or a command has ended the connection."""
         lines, queue = trio.open_memory_channel[str](MAX_QUEUED_LINES)
         try:
             async with trio.open_nursery() as nursery:
@@ -288,13 +288,13 @@ class DemoConnection:
         await self.send(text.encode())
 
     async def send(self, data: bytes) -> None:
-        """Send bytes, whole, before anyone else sends."""
+        """Send all of the bytes before other tasks send."""
         async with self._send_lock:
             await self._stream.send_all(data)
             self.sent_bytes += len(data)
 
     async def send_by_bytes(self, data: bytes) -> None:
-        """Send bytes one by one, with time in between for each to travel alone."""
+        """Send bytes one by one, with pauses, so that each arrives alone."""
         async with self._send_lock:
             for at in range(len(data)):
                 await self._stream.send_all(data[at : at + 1])
@@ -302,10 +302,10 @@ class DemoConnection:
             self.sent_bytes += len(data)
 
     async def stream(self, step: Callable[[], Awaitable[bool]], pause: float = 0) -> bool:
-        """Repeat a step until it gives False or the caller sends a line.
+        """Repeat a step until it returns False or the client sends a line.
 
         Args:
-            step: Sends something; whether there is more.
+            step: Sends something; returns whether there is more.
             pause: Seconds between the steps.
 
         Returns:
@@ -329,7 +329,7 @@ class DemoConnection:
         self._stream.socket.close()
 
     async def _read_lines(self, lines: trio.MemorySendChannel[str]) -> None:
-        """Split what comes into lines, and pass them on."""
+        """Split the input into lines, and pass them on."""
         kept = bytearray()
         async with lines:
             async for data in self._stream:
@@ -342,7 +342,7 @@ class DemoConnection:
             await self._handle_line(bytes(kept), lines)
 
     async def _handle_line(self, line: bytes, lines: trio.MemorySendChannel[str]) -> None:
-        """Take one line: a ping is answered at once, any other ends a stream and waits for its turn."""
+        """Handle one line: a ping is answered immediately, any other ends a stream and is queued."""
         text = line.decode(errors="replace").strip()
         name, _, rest = text.partition(" ")
         if len(line) > MAX_LINE_BYTES:
@@ -356,7 +356,7 @@ class DemoConnection:
                 await lines.send(text)
 
     async def _execute(self, text: str) -> bool:
-        """Do what one line says; whether that ends the connection."""
+        """Execute one line; returns whether that ends the connection."""
         name, _, rest = text.partition(" ")
         name = name.lower()
         if name in DEMO_COMMANDS:
@@ -368,5 +368,5 @@ class DemoConnection:
         if name == "reset":
             self.reset()
             return True
-        await self.send_text(f'no command "{name}"; "help" tells them all\n')
+        await self.send_text(f'no command "{name}"; "help" lists them\n')
         return False

@@ -1,7 +1,5 @@
-// The demo's page: one WebSocket to /ws beside it, shown as a terminal, with what the connection does and why it ended.
-//
-// Here: the connection and the controls. Elsewhere: the scroll-back (terminal.js), the round trip (pings.js), the meters
-// (meters.js), the words for each ending (reasons.js).
+// The demo page: one WebSocket to /ws, shown as a terminal (terminal.js) with its round trip (pings.js), its rates
+// (meters.js) and the reason why it ended (reasons.js).
 
 import { Meters } from "./meters.js";
 import { Pings } from "./pings.js";
@@ -90,12 +88,13 @@ class Connection {
   #closed(event) {
     this.#timers.forEach(clearTimeout);
     terminal.write(this.#decoder.decode());
-    const { name, words, clean } = explain(event, { opened: this.#opened, ours: this.#ours });
+    const { name, words, clean, side } = explain(event, { opened: this.#opened, ours: this.#ours });
     find("reason-name").textContent = new Plain().push(name);
     find("reason-words").textContent = words;
     find("reason").classList.toggle("clean", clean);
     terminal.write(`closed: ${new Plain().push(name)}\n`, "note");
     meters.closed();
+    document.body.dataset.ended = clean ? "" : side;
     show("closed");
   }
 }
@@ -159,4 +158,5 @@ find("terminal").addEventListener("click", () => {
 find("reconnect").addEventListener("click", connect);
 find("disconnect").addEventListener("click", () => connection.close());
 find("url").textContent = url.href;
+find("bind").textContent = location.host;
 connect();

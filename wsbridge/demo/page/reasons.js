@@ -1,64 +1,72 @@
-// Why a connection ended, in plain words. The names are those that wsbridge puts into its close frames and its log.
+// Why a connection ended, in plain words. The names are those of wsbridge's Close frames and log.
 
 export const REASONS = {
   backend_closed: "The service ended the connection. All that it had sent has arrived.",
   client_closed: "This page closed the connection.",
-  client_lost: "The bridge lost sight of this page: the network went away, or a ping was not answered.",
+  client_lost: "The connection to this page was lost: the network failed, or a ping was not answered.",
   backend_refused: "The service refused the connection: nothing listens at its address.",
-  backend_unreachable: "The bridge found no way to the service's address.",
-  backend_dns: "The name of the service could not be looked up.",
+  backend_unreachable: "The bridge cannot reach the service's address.",
+  backend_denied: "The bridge may not connect to the service: see its log.",
+  backend_dns: "The service's host name could not be resolved.",
   backend_tls: "TLS with the service failed: look at its certificate.",
   backend_timeout: "The service did not answer in time.",
-  backend_reset: "The service dropped the connection (TCP reset). The last that it sent may be missing.",
+  backend_reset: "The service reset the TCP connection. The end of its data may be missing.",
   idle_timeout: "Nothing was sent for as long as the route allows.",
-  max_lifetime: "The connection reached the greatest age that the route allows.",
-  write_stalled: "One side took no bytes for too long.",
-  protocol_error: "Something broke the rules of WebSocket.",
+  max_lifetime: "The connection reached the maximum lifetime of the route.",
+  write_stalled: "One side accepted no data for too long.",
+  protocol_error: "A peer violated the WebSocket protocol.",
   invalid_utf8: "A text message was not UTF-8.",
-  request_too_large: "Something sent was bigger than allowed.",
-  unsupported_data: "This route takes binary messages only.",
+  request_too_large: "The request or a message was larger than allowed.",
+  unsupported_data: "This route accepts only binary messages.",
   control_flood: "Too many control or empty frames came in a short time.",
   bad_request: "The bridge did not understand the request.",
   handshake_timeout: "The handshake took too long.",
   tls_failed: "TLS with the bridge failed.",
-  bad_proxy_header: "The bridge did not learn from the proxy in front of it who you are.",
+  bad_proxy_header: "The proxy in front of the bridge did not report the client's address.",
   origin_not_allowed: "The bridge does not accept connections from pages of this origin.",
   forbidden: "This is not allowed.",
-  unauthenticated: "The bridge wants to know who you are.",
-  auth_unavailable: "The bridge cannot ask just now who you are; try again soon.",
-  auth_expired: "The time for which the bridge let you in is over.",
+  unauthenticated: "Authentication is required.",
+  auth_unavailable: "Authentication is temporarily unavailable. Try again soon.",
+  auth_expired: "The authentication has expired.",
   no_route: "The bridge has no route for this address.",
   rate_limited: "Too many connections came in a short time. Wait a little.",
   banned: "Too many logins from this address failed; it is banned for a while.",
-  overload: "The bridge is full. Try again in a moment.",
+  overload: "The bridge is overloaded. Try again in a moment.",
   draining: "The bridge is about to be restarted. Reconnect in a moment.",
-  shutdown: "The bridge was stopped.",
-  internal_error: "The bridge made a mistake; its log tells more.",
+  shutdown: "The bridge was shut down.",
+  internal_error: "An error in the bridge; see its log.",
   served: "The request was answered.",
 };
 
 const CODES = {
-  1000: "The connection was closed in good order.",
+  1000: "The connection was closed cleanly.",
   1001: "The other side is going away.",
-  1002: "Something broke the rules of WebSocket.",
-  1003: "The other side does not take this kind of message.",
-  1005: "The connection was closed in good order, without a code.",
+  1002: "A peer violated the WebSocket protocol.",
+  1003: "The other side does not accept this kind of message.",
+  1005: "The connection was closed cleanly, without a code.",
   1007: "A text message was not UTF-8.",
   1008: "The other side does not allow this.",
   1009: "A message was too big.",
-  1011: "The other side met an error.",
+  1011: "The other side failed.",
   1012: "The bridge is being restarted.",
-  1013: "The bridge is full. Try again in a moment.",
+  1013: "The bridge is overloaded. Try again in a moment.",
   1014: "The bridge could not reach the service.",
 };
 
-const LOST = "The connection broke without a goodbye: the bridge was killed, or the network between went away.";
-const NEVER_OPEN = "The connection could not be opened. Browsers do not tell pages why; the bridge's log does.";
+const LOST = "The connection broke without a Close frame: the bridge was killed, or the network failed.";
+const NEVER_OPEN = "The connection could not be opened. Browsers do not report the cause to pages; see the bridge's log.";
 
-// What to tell of a close event: a short name and a sentence. `opened`: whether it had been open. `ours`: the user's wish.
+// Which of the two connections an ending belongs to: "client" (the WebSocket), "backend" (TCP), or "both".
+function sideOf(name) {
+  if (name.startsWith("backend_")) return "backend";
+  return name.startsWith("client_") ? "client" : "both";
+}
+
+// Describe a close event by a short name, a sentence and a side. `opened`: whether it was open. `ours`: closed by the user.
 export function explain({ code, reason }, { opened, ours }) {
-  if (ours) return { name: `${code} ${reason || "client_closed"}`, words: REASONS.client_closed, clean: true };
-  if (code === 1006) return { name: "1006", words: opened ? LOST : NEVER_OPEN, clean: false };
-  const words = Object.hasOwn(REASONS, reason) ? REASONS[reason] : (CODES[code] ?? "The other side gave a code of its own.");
-  return { name: reason ? `${code} ${reason}` : `${code}`, words, clean: code === 1000 || code === 1001 || code === 1012 };
+  if (ours) return { name: `${code} ${reason || "client_closed"}`, words: REASONS.client_closed, clean: true, side: "client" };
+  if (code === 1006) return { name: "1006", words: opened ? LOST : NEVER_OPEN, clean: false, side: "client" };
+  const words = Object.hasOwn(REASONS, reason) ? REASONS[reason] : (CODES[code] ?? "The other side sent an application's own code.");
+  const clean = code === 1000 || code === 1001 || code === 1012;
+  return { name: reason ? `${code} ${reason}` : `${code}`, words, clean, side: sideOf(reason) };
 }
