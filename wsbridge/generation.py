@@ -246,6 +246,7 @@ def _build_route(
             control_frame_rate=limits.control_frame_rate,
             deliver_after_close=section.on_client_close == "deliver",
             half_close_on_loss=section.on_client_lost == "fin",
+            hold_close=timeouts.half_close if section.on_client_fin == "hold" else None,
             bytes_per_second=section.limits.bytes_per_second,
         ),
         connect_timeout=timeouts.connect,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -47,9 +48,10 @@ async def test_a_request_reaches_no_backend(cut: int, tls: bool) -> None:
         with await served.connect("raw", tls=tls) as client:
             await client.send(POST[:cut])
             await trio.testing.wait_all_tasks_blocked(0.01)
-            if cut < len(POST):
-                await client.send(POST[cut:])
-            assert await client.everything() in (b"", b"+OK\r\n")
+            with contextlib.suppress(trio.BrokenResourceError):  # it is reset
+                if cut < len(POST):
+                    await client.send(POST[cut:])
+                assert await client.everything() in (b"", b"+OK\r\n")
         line = await served.records.ended()
         assert (line["reason"], line["initiator"], line["bytes_to_backend"]) == ("bad_request", "client", 0)
         assert "allow_http" in line["detail"]

@@ -40,16 +40,16 @@ def test_an_unknown_key_is_shown_with_its_line_a_caret_and_a_guess() -> None:
 
 def test_a_problem_as_json() -> None:
     """A problem has the same facts as plain values for programs."""
-    (found,) = wrong(LISTENERS + ROUTES + "engnie: auto\n")
+    (found,) = wrong(LISTENERS + ROUTES + "timeuots: {}\n")
     assert json.loads(json.dumps(found.json())) == {
         "severity": "error",
         "code": "E010",
         "file": "w.yaml",
         "line": 3,
         "column": 1,
-        "setting": "engnie",
-        "message": 'unknown key (did you mean "engine"?)',
-        "source": "engnie: auto",
+        "setting": "timeuots",
+        "message": 'unknown key (did you mean "timeouts"?)',
+        "source": "timeuots: {}",
     }
 
 

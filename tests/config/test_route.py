@@ -44,6 +44,22 @@ ROUTE = "listeners: {{web: {{bind: 127.0.0.1:80}}}}\nroutes:\n  r: {{{}}}\n"
             "routes.r.allowed_origins",
             "needs at least one entry",
         ),
+        (
+            "match: any, backend: 'ws://a/', text_messages: bytes",
+            "routes.r.text_messages",
+            "bytes cannot be sent as text messages to a WebSocket backend",
+        ),
+        (
+            "match: any, backend: 'tcp://a:1', on_client_fin: hold",
+            "routes.r.on_client_fin",
+            "hold needs a WebSocket backend",
+        ),
+        (
+            "match: any, auth: none, backend: 'ws://a/', on_client_fin: hold",
+            "routes.r.on_client_fin",
+            "hold needs a listener with",
+        ),
+        ("match: any, backend: {url: 'ws://a', messages: x}", "routes.r.backend.messages", '"x" is none of'),
         ("match: any, backend: 'tcp://a:1', subprotocols: a", "routes.r.subprotocols", "must be a list"),
         ("match: any, backend: 'tcp://a:1', subprotocols: any", "routes.r.subprotocols", "any is only for ws and wss"),
         ("match: any, backend: 'tcp://a:1', subprotocols: [a, a]", "routes.r.subprotocols", '"a" stands here twice'),
@@ -124,3 +140,18 @@ def test_a_route_without_timeouts_shares_those_of_the_file() -> None:
     config = read(LISTENERS + "routes: {r: {match: any, respond: 204, auth: none}}\ntimeouts: {idle: 1h}\n").config
 
     assert config.routes["r"].effective_timeouts(config.timeouts) is config.timeouts
+
+
+def test_a_held_close_needs_a_plain_client_and_a_websocket_backend() -> None:
+    """Nowhere else is there a FIN that would become a Close."""
+    listener = "listeners: {old: {bind: 127.0.0.1:80, protocol: tcp, route: r}}\n"
+    config = read(listener + "routes: {r: {backend: 'ws://a/', on_client_fin: hold}}\n").config
+    assert config.routes["r"].on_client_fin == "hold"
+
+
+def test_a_reset_that_a_unix_socket_does_not_have() -> None:
+    """Where it is asked for, a warning says that the backend sees an end of file."""
+    text = "listeners: {w: {bind: 127.0.0.1:80}}\nroutes: {r: {match: any, backend: 'unix:/s', auth: none%s}}\n"
+    for keys, warned in (("", False), (", on_client_lost: reset", True), (", on_client_lost: fin", False)):
+        codes = [warning.code for warning in read(text % keys).warnings]
+        assert ("W030" in codes) is warned

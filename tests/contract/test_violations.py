@@ -1,10 +1,12 @@
 """Relay contract: peers that break the protocol, and what both sides see of it."""
 
 import pytest
+import trio
 
 from tests.contract.peers import FIN, TEXT
-from tests.contract.sides import SHORT, between, ends_in_order
+from tests.contract.sides import SHORT, between, ends_in_order, side
 from wsbridge.reasons import Reason
+from wsbridge.relay.engine import RelayCounters
 
 VIOLATIONS = {
     "reserved bits": (0xC2, b"x", Reason.PROTOCOL_ERROR, 1002),
@@ -75,3 +77,60 @@ async def test_text_where_it_is_refused(engine):
     ends_in_order(front, (1003, "unsupported_data"))
     assert (back.ending, back.data) == ("reset", b"")
     assert end.reason is Reason.UNSUPPORTED_DATA
+
+
+async def test_one_read_of_a_plain_client_is_one_text_message(engine):
+    """`messages: text`: cut at characters, whatever the reads are; bytes that are not UTF-8 end it, reset on both."""
+    ours, back = await side("ws", "tcp", "client", messages="text")
+    front_side, front = await side("raw", "tcp", "server")
+    results = []
+
+    async def relay():
+        results.append(await engine.relay(1, front_side, ours, SHORT, RelayCounters()))
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(relay)
+            euro = "€".encode()
+            await front.send(b"one" + euro[:1])
+            assert await back.read_frame() == (FIN | TEXT, b"one")
+            await front.send(euro[1:] + b"two")
+            assert await back.read_frame() == (FIN | TEXT, euro + b"two")
+            await front.send(b"bad \xff")
+            assert (await front.to_the_end()).ending == "reset"
+            assert (await back.to_the_end()).ending == "reset"
+    assert (results[0].reason, results[0].initiator) == (Reason.INVALID_UTF8, "client")
+    for peer in (front, back):
+        peer.transport.close()
+
+
+async def test_text_that_ends_inside_a_character(engine):
+    """The end of the stream is no end of it."""
+    ours, back = await side("ws", "tcp", "client", messages="text")
+    front_side, front = await side("raw", "tcp", "server")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(engine.relay, 1, front_side, ours, SHORT, RelayCounters())
+        await front.send("€".encode()[:2])
+        await front.finish()
+        with trio.fail_after(5):
+            assert (await back.to_the_end()).ending == "reset"
+    for peer in (front, back):
+        peer.transport.close()
+
+
+@pytest.mark.parametrize("text_messages", ["accept", "bytes"])
+async def test_text_frames_from_clients_that_mean_bytes(engine, text_messages):
+    """Without the check they pass as they are."""
+    front_side, front = await side("ws", "tcp", "server", text_messages=text_messages)
+    back_side, back = await side("raw", "tcp", "client")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(engine.relay, 1, front_side, back_side, SHORT, RelayCounters())
+        await front.send_frame(FIN | TEXT, b"\xff\xfe")
+        with trio.fail_after(5):
+            if text_messages == "bytes":
+                assert await back.take(2) == b"\xff\xfe"
+            else:
+                assert (await front.to_the_end()).close[0] == 1007
+        nursery.cancel_scope.cancel()
+    for peer in (front, back):
+        peer.transport.close()

@@ -9,7 +9,7 @@ import ssl
 import time
 from base64 import b64decode
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Final, Literal
 
 import trio
 from pydantic import Field
@@ -62,6 +62,9 @@ class WebSocketBackendConfig(TlsClientSection):
     """Host header to send, host or host:port. Default: server_name, or else the host and port of the URL."""
     origin: Origin | None = None
     """Origin header to send. Default: none."""
+    messages: Literal["binary", "text"] = "binary"
+    """Messages that the bytes of plain TCP clients become: binary, or text for servers that accept only text. One read
+    is one message, cut at characters; bytes that are not UTF-8 close the connection."""
 
     @classmethod
     def validate_keys(cls, raw: Mapping[str, object]) -> Iterable[Issue]:
@@ -118,6 +121,7 @@ class WebSocketBackend:
         self._proxy = config.proxy
         self._subprotocols = config.subprotocols
         self._origin = config.origin
+        self._messages = config.messages
         self._services = services
         self._headers = [(name, _header_text(value)) for name, value in config.headers.items()]
         self._client_headers = config.client_headers

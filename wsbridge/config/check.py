@@ -225,6 +225,9 @@ def _check_references(config: Config, names: WrittenNames) -> Iterator[Issue]:
             text = f'the route "{listener.route}" has no backend, and this listener speaks tcp'
             yield Issue(steps, text, "E024")
     for name, route in config.routes.items():
+        if route.on_client_fin == "hold" and names.reachability_is_sound() and not raw_listeners_of(config, name):
+            text = "hold needs a listener with protocol: tcp that names the route: WebSocket clients send a Close"
+            yield Issue(("routes", name, "on_client_fin"), text, "E013")
         if route.match is None or route.match == "any":
             continue
         for at, wanted in enumerate(route.match.listener or ()):
@@ -435,6 +438,10 @@ def _check_risky_settings(config: Config) -> Iterator[Issue]:
         if "write" in timeouts.model_fields_set and timeouts.write is None:
             yield Issue((*steps, "write"), "peers that take nothing hold their connection for ever", "W007")
     for name, route in config.routes.items():
+        asks_for_reset = "on_client_lost" in route.model_fields_set and route.on_client_lost == "reset"
+        if asks_for_reset and route.backend is not None and route.backend.kind == "unix":
+            text = "a Unix socket has no reset: the service sees an end of file, as if the client had finished"
+            yield Issue(("routes", name, "on_client_lost"), text, "W030")
         if "null" in route.allowed_origins:
             at = route.allowed_origins.index("null")
             text = 'every page can take the origin "null"'

@@ -68,6 +68,7 @@ PROBLEM_CODES: dict[str, str] = {
     "W024": "limits that exempt nearly every address",
     "W025": "route that accepts only IP addresses as Host (DNS rebinding protection)",
     "W026": "route behind proxies without Host, credentials or origins (DNS rebinding)",
+    "W030": "on_client_lost: reset with a Unix socket, which has no reset",
 }
 """Every code and what it stands for."""
 

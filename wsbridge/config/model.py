@@ -70,8 +70,6 @@ class Config(Section):
     """Timeouts of the process, and defaults for all routes."""
     limits: Limits = Field(default_factory=Limits)
     """Resource limits."""
-    engine: Literal["auto", "python"] = "auto"
-    """Relay engine. auto: the fastest available."""
 
     @classmethod
     def validate_keys(cls, raw: Mapping[str, object]) -> Iterable[Issue]:

@@ -262,6 +262,7 @@ BACKEND_ONLY_KEYS = (
     "dial",
     "on_client_close",
     "on_client_lost",
+    "on_client_fin",
     "limits",
     "allowed_targets",
 )
@@ -341,8 +342,9 @@ class RouteConfig(Section):
     subprotocols: Subprotocols = ("binary",)
     """Accepted subprotocols; the first that the client offers is selected. An empty list accepts none; any (for ws and
     wss backends): the client's offer is passed on, and the backend selects."""
-    text_messages: Literal["accept", "reject"] = "accept"
-    """Text messages from clients: accept forwards their bytes, reject closes with 1003."""
+    text_messages: Literal["accept", "reject", "bytes"] = "accept"
+    """Text messages from clients: accept checks that they are UTF-8 and forwards their bytes, bytes forwards them
+    unchecked (not to a WebSocket backend), reject closes with 1003."""
     timeouts: RouteTimeouts = Field(default_factory=RouteTimeouts)
     """Timeouts of this route, which override the top-level ones."""
     dial: DialConfig = Field(default_factory=DialConfig)
@@ -352,6 +354,9 @@ class RouteConfig(Section):
     half_close."""
     on_client_lost: Literal["reset", "fin"] = "reset"
     """How the backend connection is closed when the client is lost: reset (RST) or fin (FIN)."""
+    on_client_fin: Literal["close", "hold"] = "close"
+    """What a WebSocket backend gets after a plain TCP client's FIN: close sends the Close frame at once, hold only
+    after half_close without data from the backend, for servers that would not answer any more."""
     limits: RouteLimits = Field(default_factory=RouteLimits)
     """Limits of this route."""
     allowed_targets: AllowedTargetsConfig | None = None
@@ -388,6 +393,12 @@ class RouteConfig(Section):
         elif self.allowed_targets is not None and self.backend is not None and not fields:
             text = "means nothing where the backend is not for clients to choose"
             yield Issue(("allowed_targets",), text, "E013", at_key=True)
+        websocket = self.backend is not None and self.backend.kind.startswith("ws")
+        if self.text_messages == "bytes" and websocket:
+            text = "bytes cannot be sent as text messages to a WebSocket backend, which would reject them: accept"
+            yield Issue(("text_messages",), text, "E013")
+        if self.on_client_fin == "hold" and self.backend is not None and not websocket:
+            yield Issue(("on_client_fin",), "hold needs a WebSocket backend: others get a FIN", "E013")
         identity = self.auth is not None and self.auth.identifies_clients()
         for field in fields:
             if wrong := check_field(field, names, identity=identity):

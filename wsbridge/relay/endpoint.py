@@ -11,8 +11,10 @@ from wsbridge.net.transport import Transport, own_buffers
 from wsbridge.protocol.http_guard import HTTP_ON_RAW_LISTENER, HttpRequestGuard
 from wsbridge.protocol.websocket import (
     CLOSE,
+    FIN,
     PING,
     PONG,
+    TEXT,
     Buffer,
     FrameHeaders,
     Framing,
@@ -294,10 +296,11 @@ class RawEndpoint(Endpoint):
 class GuardedRawEndpoint(RawEndpoint):
     """A side that speaks plain bytes, but not HTTP: see `HttpRequestGuard`."""
 
-    __slots__ = ("_guard",)
+    __slots__ = ("_guard", "_text")
 
-    def __init__(self, transport: Transport, framing: Framing | None = None) -> None:
-        super().__init__(transport, framing)
+    def __init__(self, transport: Transport, *, text: bool) -> None:
+        super().__init__(transport, RawFraming(text=text))
+        self._text = text
         self._guard: HttpRequestGuard | None = HttpRequestGuard()
 
     @property
@@ -307,17 +310,18 @@ class GuardedRawEndpoint(RawEndpoint):
 
     def receive(self, now: float) -> tuple[Payloads, FrameHeaders | None]:
         """See `Endpoint.receive`."""
-        return self._check(super().receive(now)[0]), None
+        receive = Endpoint.receive if self._text else RawEndpoint.receive
+        return self._check(receive(self, now)[0])
 
     def receive_up_to(self, max_bytes: int, now: float) -> tuple[Payloads, FrameHeaders | None]:
         """See `Endpoint.receive_up_to`."""
-        return self._check(super().receive_up_to(max_bytes, now)[0]), None
+        return self._check(super().receive_up_to(max_bytes, now)[0])
 
-    def _check(self, payloads: Payloads) -> Payloads:
+    def _check(self, payloads: Payloads) -> tuple[Payloads, FrameHeaders | None]:
         """Hold back what may be the beginning of a request, and note a violation where it is one."""
         guard = self._guard
         if guard is None:
-            return payloads
+            return payloads, [FIN | TEXT] * len(payloads) if self._text else None
         if payloads:
             data = guard.feed(b"".join(payloads))
         else:
@@ -327,7 +331,9 @@ class GuardedRawEndpoint(RawEndpoint):
             self.violation = Violation(Reason.BAD_REQUEST, HTTP_ON_RAW_LISTENER)
         if guard.decided or guard.is_http:
             self._guard = None
-        return [data] if data else []
+        if not data:
+            return [], None
+        return [data], [FIN | TEXT] if self._text else None
 
 
 class TextEndpoint(RawEndpoint):
@@ -354,13 +360,14 @@ def build_endpoint(side: Side, other: Side) -> Endpoint:
         other: Those of the other side, which say what its bytes become.
     """
     state = side.state
+    text = other.role != "raw" and other.messages == "text"
     if side.role != "raw":
         framing = state.framing if state else WebSocketFraming(side.role, side.text_messages, side.max_frame_bytes)
         endpoint: Endpoint = WebSocketEndpoint(side.transport, framing)
-    elif other.role != "raw" and other.messages == "text":
-        endpoint = TextEndpoint(side.transport, state.framing if state else RawFraming(text=True))
     elif side.reject_http and state is None:
-        endpoint = GuardedRawEndpoint(side.transport)
+        endpoint = GuardedRawEndpoint(side.transport, text=text)
+    elif text:
+        endpoint = TextEndpoint(side.transport, state.framing if state else RawFraming(text=True))
     else:
         endpoint = RawEndpoint(side.transport, state.framing if state else None)
     if side.leftover:

@@ -470,8 +470,11 @@ class Relay:
         self.half_closed = self.close_held = False
         self.close_timeout = self.options.close
         self.start_close_timer()
-        self.queue_close(src, REASONS[violation.reason].close_code, violation.reason.value)
-        self.start_discarding(src)
+        if src.is_websocket:
+            self.queue_close(src, REASONS[violation.reason].close_code, violation.reason.value)
+            self.start_discarding(src)
+        else:
+            self.abort_delivery(src, violation.reason)
         if dst.closed:
             return
         if src.is_front:
