@@ -271,9 +271,13 @@ def _build_listener(
                 reached.append(routes[route_name])
     tls = None
     if section.tls is not None:
-        pairs = [(pair.cert, pair.key) for pair in section.tls.certificates]
-        required = section.tls.client_certificate == "required"
-        tls = server_context(pairs, section.tls.client_ca, client_certificate_required=required)
+        tls = server_context(
+            [(pair.cert, pair.key, pair.password) for pair in section.tls.certificates],
+            section.tls.client_ca,
+            client_certificate_required=section.tls.client_certificate == "required",
+            min_version=section.tls.min_version,
+            ciphers=section.tls.ciphers,
+        )
     return Listener(
         name=name,
         protocol=section.protocol,

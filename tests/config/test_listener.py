@@ -17,7 +17,7 @@ from tests.config.loading import ROUTES, read, told, wrong
         ("bind: '127.0.0.1:80', ipv6_only: true", "listeners.l.ipv6_only", "is only for a listener on an IPv6 address"),
         ("bind: 'unix:/s', owner: a b", "listeners.l.owner", '"a b" is not of the form user or user:group'),
         ("bind: '127.0.0.1:80', tls: {certificates: []}", "listeners.l.tls.certificates", "needs at least one entry"),
-        ("bind: '127.0.0.1:80', tls: {certificates: [{cert: a}]}", "listeners.l.tls.certificates[0].key", "is missing"),
+        ("bind: '127.0.0.1:80', tls: {certificates: [{key: a}]}", "listeners.l.tls.certificates[0].cert", "is missing"),
         (
             "bind: '127.0.0.1:80', trusted_proxies: [unix]",
             "listeners.l.client_address_from",
@@ -51,7 +51,7 @@ from tests.config.loading import ROUTES, read, told, wrong
         (
             "bind: '127.0.0.1:80', tls: {certificates: [{cert: a, key: b}], client_certificate: optional}",
             "listeners.l.tls.client_certificate",
-            "means nothing without client_ca",
+            "has no effect without client_ca",
         ),
         ("bind: '127.0.0.1:80', backlog: 0", "listeners.l.backlog", "0 is too small: at least 1"),
     ],

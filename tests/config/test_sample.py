@@ -53,6 +53,8 @@ def test_the_sample_starts_where_its_files_exist(tmp_path: Path) -> None:
     (tmp_path / "users").write_text(f"alice:{passwords.hash_password(b'x', ln=12).text}\n")
     (tmp_path / "users").chmod(0o600)
     (tmp_path / "far-vnc").chmod(0o600)
+    (tmp_path / "client-key").write_text("geheim\n")
+    (tmp_path / "client-key").chmod(0o600)
     (tmp_path / "tickets").write_text("k" * 44 + "\n")
     (tmp_path / "tickets").chmod(0o600)
     (tmp_path / "vnc-tokens").write_text("north7: 10.20.0.7:5901\n")

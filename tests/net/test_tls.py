@@ -163,24 +163,51 @@ def test_key_of_another_certificate(issue):
     _, key = issue("b.example.org")
     with pytest.raises(TlsError) as caught:
         server_context([(cert, key)])
-    assert str(caught.value) == f"{key}: this key does not belong to the certificate {cert}"
+    assert str(caught.value) == f"the private key {key} does not belong to the certificate {cert}"
     assert caught.value.file == key
 
 
-def test_expired_certificate(issue):
-    """An error, not a surprise for the first client."""
-    yesterday = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
-    cert, key = issue("a.example.org", not_after=yesterday, not_before=yesterday - datetime.timedelta(days=9))
-    with pytest.raises(TlsError, match="the certificate has expired"):
-        server_context([(cert, key)])
+@pytest.mark.parametrize("days", [-9, 1])
+def test_certificates_that_are_not_valid_now(issue, days):
+    """They are served, as other servers do: clients judge them, and `check` warns of them."""
+    begin = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
+    cert, key = issue("a.example.org", not_before=begin, not_after=begin + datetime.timedelta(days=5))
+    ours, theirs = shake(server_context([(cert, key)]), client_context(insecure=True), "a.example.org")
+    assert ours.version() == theirs.version() == "TLSv1.3"
 
 
-def test_certificate_of_the_future(issue):
-    """Nor one that is not valid yet."""
-    tomorrow = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1)
-    cert, key = issue("a.example.org", not_before=tomorrow, not_after=tomorrow + datetime.timedelta(days=9))
-    with pytest.raises(TlsError, match="not valid yet"):
-        server_context([(cert, key)])
+def test_certificates_with_odd_extensions_are_served(tmp_path):
+    """Key usage of an authority, for clients only, a private critical extension: other servers accept them."""
+    path = tmp_path / "odd.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    odd = ["keyUsage=critical,keyCertSign", "extendedKeyUsage=clientAuth", "1.2.3.4.5=critical,ASN1:NULL"]
+    extensions = [word for each in ("subjectAltName=DNS:gw", *odd) for word in ("-addext", each)]
+    made = subprocess.run([*command, "-subj", "/CN=gw", *extensions, "-keyout", "-"], check=True, capture_output=True)
+    path.write_bytes(b"# not ENCRYPTED\n" + made.stdout)
+    ours, _ = shake(server_context([(path, path)]), client_context(insecure=True), "gw")
+    assert ours.version() == "TLSv1.3"
+
+
+def test_versions_and_ciphers(issue):
+    """Both are the listener's to choose."""
+    pair = issue("a.example.org")
+    old = client_context(insecure=True)
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    ours, _ = shake(server_context([pair], ciphers="ECDHE+CHACHA20"), old)
+    assert "CHACHA20" in ours.cipher()[0]
+    with pytest.raises(ssl.SSLError):
+        shake(server_context([pair], min_version="1.3"), old)
+
+
+def test_keys_with_a_passphrase(issue, tmp_path):
+    """It is taken from the configuration."""
+    cert, key = issue("a.example.org")
+    locked = tmp_path / "locked.pem"
+    subprocess.run(["openssl", "pkey", "-aes128", "-passout", "pass:geheim", "-in", key, "-out", locked], check=True)
+    ours, _ = shake(server_context([(cert, locked, "geheim")]), client_context(insecure=True))
+    assert ours.version()
+    with pytest.raises(TlsError, match="the passphrase does not decrypt"):
+        server_context([(cert, locked, "wrong")])
 
 
 @pytest.mark.parametrize("bad", ["missing", "empty", "swapped", "encrypted", "other form"])
@@ -190,17 +217,17 @@ def test_unusable_files(issue, tmp_path, bad):
     other = tmp_path / "other.pem"
     if bad == "empty":
         other.write_text("")
-        pairs = [((other, key), f"{other}: holds no certificate"), ((cert, other), f"{other}: holds no private key")]
+        pairs = [((other, key), f"{other} holds no certificate"), ((cert, other), f"{other} holds no private key")]
     elif bad == "missing":
-        pairs = [((other, key), f"{other}: cannot be read: No such file"), ((cert, other), f"{other}: cannot be read")]
+        pairs = [((other, key), f"{other} cannot be read: No such file"), ((cert, other), f"{other} cannot be read")]
     elif bad == "swapped":
-        pairs = [((key, cert), f"{key}: holds no certificate in PEM form")]
+        pairs = [((key, cert), f"{key} holds no certificate in PEM form")]
     elif bad == "other form":
         other.write_text(cert.read_text().replace(" CERTIFICATE--", " X509 CERTIFICATE--"))
-        pairs = [((other, key), f"{other}: holds no certificate in PEM form")]
+        pairs = [((other, key), f"{other} holds no certificate in PEM form")]
     else:
         subprocess.run(["openssl", "pkey", "-aes128", "-passout", "pass:secret", "-in", key, "-out", other], check=True)
-        pairs = [((cert, other), f"{other}: the key is encrypted; a daemon cannot ask for its password")]
+        pairs = [((cert, other), f"the private key {other} has a passphrase: write key_password")]
     for pair, text in pairs:
         with pytest.raises(TlsError) as caught:
             server_context([pair])

@@ -164,9 +164,8 @@ class TlsClientSection(UrlBackendSection):
             TlsError: a file cannot be used.
         """
         own = self.client_certificate
-        return tls.client_context(
-            self.ca, (own.cert, own.key) if own is not None else None, insecure=self.insecure, alpn=alpn
-        )
+        pair = None if own is None else (own.cert, own.key, own.password)
+        return tls.client_context(self.ca, pair, insecure=self.insecure, alpn=alpn)
 
     def verified_name(self, host: str) -> str:
         """The name to ask for and to verify."""

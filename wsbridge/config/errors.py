@@ -32,7 +32,6 @@ PROBLEM_CODES: dict[str, str] = {
     "E028": "authentication by client certificate on a listener that does not request one",
     "E029": "any_of with a method that admits every other client",
     "E031": "certificate and key cannot be used together",
-    "E032": "certificate expired or not yet valid",
     "E033": "unusable users file or token file",
     "E034": "key or secret that does not suit its algorithm",
     "E035": "required Python package not installed",
@@ -49,7 +48,7 @@ PROBLEM_CODES: dict[str, str] = {
     "W005": "auth: none on a listener without TLS that other hosts can reach",
     "W006": "ping_interval: off, dead peers are not detected",
     "W007": "write: off, stalled peers keep their connection open forever",
-    "W008": "certificate that expires within 14 days",
+    "W008": "certificate that has expired, is not yet valid, or expires within 14 days",
     "W009": "world-readable private key",
     "W010": "world-accessible Unix socket",
     "W011": "listener without routes",
@@ -68,6 +67,7 @@ PROBLEM_CODES: dict[str, str] = {
     "W024": "limits that exempt nearly every address",
     "W025": "route that accepts only IP addresses as Host (DNS rebinding protection)",
     "W026": "route behind proxies without Host, credentials or origins (DNS rebinding)",
+    "W027": "certificate that clients may reject: incomplete chain, or not for servers",
     "W030": "on_client_lost: reset with a Unix socket, which has no reset",
 }
 """Every code and what it stands for."""

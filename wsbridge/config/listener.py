@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import stat
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from wsbridge.config.base import Issue, LoadContext, Section
+from wsbridge.config.certificates import (
+    CertificateError,
+    chain_warnings,
+    check_ca_file,
+    expiry_warnings,
+    load_key_pair,
+    server_warnings,
+)
+from wsbridge.config.secrets import Secret
 from wsbridge.config.types import (
     UNIX_CLIENTS,
     Count,
@@ -22,16 +29,12 @@ from wsbridge.config.types import (
     Name,
     NetworkOrUnix,
     Owner,
+    as_text,
     at_least,
     at_most,
 )
 from wsbridge.config.unions import ONE_OR_MANY_SCHEMA, as_tuple, non_empty
 from wsbridge.config.urls import Bind, HostOrWildcard
-
-EXPIRY_WARNING = timedelta(days=14)
-"""How long before its end a certificate is warned of."""
-
-PEM_BEGIN, PEM_END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 
 
 class TlsCertificateConfig(Section):
@@ -39,117 +42,55 @@ class TlsCertificateConfig(Section):
 
     cert: FilePath
     """Certificate chain (PEM): leaf first, then intermediates."""
-    key: FilePath
-    """Private key (PEM), without a passphrase."""
+    key: FilePath = Field(default_factory=lambda data: data["cert"])
+    """Private key (PEM). Default: in the file of cert."""
+    key_password: Secret | None = None
+    """Passphrase of the private key, as {file: PATH} or {env: NAME}. Default: none."""
+
+    @property
+    def password(self) -> str | None:
+        """The passphrase itself."""
+        return None if self.key_password is None else self.key_password.reveal()
 
     def validate_values(self, context: LoadContext) -> Iterable[Issue]:
-        """Tell whether the two belong together and hold now."""
-        if not context.check_files:
-            return
-        problem = check_key_pair(self.cert, self.key)
-        if problem is not None:
-            yield Issue((problem.field,), problem.text, "E031")
-            return
-        for period in validity_periods(self.cert)[:1]:
-            if context.now > period.not_after:
-                yield Issue(("cert",), f"the certificate {self.cert} expired on {period.not_after:%Y-%m-%d}", "E032")
-            elif context.now < period.not_before:
-                text = f"the certificate {self.cert} holds only from {period.not_before:%Y-%m-%d %H:%M} UTC"
-                yield Issue(("cert",), text, "E032")
+        """Check that the two belong together."""
+        if context.check_files:
+            try:
+                load_key_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self.cert, self.key, self.password)
+            except CertificateError as error:
+                yield Issue((error.field,), str(error), "E031")
 
     def warnings(self, context: LoadContext) -> Iterable[Issue]:
-        """Warn of an end that is near, and of a key that everybody on this host can read."""
+        """Warn of the end of validity, of incomplete chains, and of a key that every user of this host can read."""
         if not context.check_files:
             return
-        for period in validity_periods(self.cert)[:1]:
-            left = period.not_after - context.now
-            if left <= EXPIRY_WARNING:
-                text = f"the certificate {self.cert} expires in {left.days} days ({period.not_after:%Y-%m-%d})"
-                yield Issue(("cert",), text, "W008")
-        if self.key.stat().st_mode & stat.S_IROTH:
-            yield Issue(("key",), f"every user of this host can read the private key {self.key}", "W009")
+        for text in expiry_warnings(self.cert, context.now):
+            yield Issue(("cert",), text, "W008")
+        for text in chain_warnings(self.cert):
+            yield Issue(("cert",), text, "W027")
+        with contextlib.suppress(OSError):  # reported above
+            if self.key.stat().st_mode & stat.S_IROTH:
+                field = "key" if "key" in self.model_fields_set else "cert"
+                yield Issue((field,), f"every user of this host can read the private key {self.key}", "W009")
 
 
-@dataclass(frozen=True, slots=True)
-class KeyPairProblem:
-    """What is wrong with a pair of files, and at which of the two fields."""
-
-    field: str
-    text: str
-
-
-def check_key_pair(cert: Path, key: Path) -> KeyPairProblem | None:
-    """Try whether OpenSSL takes the two files together."""
-    if b"ENCRYPTED" in key.read_bytes():
-        return KeyPairProblem("key", f"the private key {key} has a passphrase; write it without one (openssl pkey)")
-    if PEM_BEGIN not in cert.read_text(errors="replace"):
-        return KeyPairProblem("cert", f"{cert} holds no certificate in PEM form ({PEM_BEGIN})")
+def read_ciphers(value: object) -> str:
+    """Read a list of cipher suites in the form of OpenSSL; none of them may be without encryption or certificates."""
+    text = as_text(value)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
-    except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
-            return KeyPairProblem("key", f"the private key {key} does not belong to the certificate {cert}")
-        if "PRIVATE KEY" not in key.read_text(errors="replace"):
-            return KeyPairProblem("key", f"{key} holds no private key in PEM form")
-        return KeyPairProblem("cert", f"{cert} and {key} cannot be loaded: {error.reason or error}")
-    return None
-
-
-def check_ca_file(path: Path) -> str | None:
-    """Try whether OpenSSL takes a file of authorities to verify by."""
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(path)
+        context.set_ciphers(text)
     except ssl.SSLError:
-        return f"{path} holds no certificate in PEM form ({PEM_BEGIN})"
-    return None
+        raise ValueError(f'"{text}" selects no cipher suite: write a list of OpenSSL, such as ECDHE+AESGCM') from None
+    for cipher in context.get_ciphers():
+        if cipher["strength_bits"] < MIN_CIPHER_BITS or cipher["auth"] == "auth-null":
+            raise ValueError(f"includes {cipher['name']}, which is not secure: add :!aNULL:!eNULL:!LOW")
+    return text
 
 
-@dataclass(frozen=True, slots=True)
-class ValidityPeriod:
-    """When a certificate holds: both ends in UTC."""
-
-    not_before: datetime
-    not_after: datetime
-
-
-def validity_periods(path: Path) -> list[ValidityPeriod]:
-    """Give when each certificate of a PEM file holds, in the order of the file."""
-    found: list[ValidityPeriod] = []
-    for part in path.read_text(errors="replace").split(PEM_BEGIN)[1:]:
-        der = ssl.PEM_cert_to_DER_cert(f"{PEM_BEGIN}{part.partition(PEM_END)[0]}{PEM_END}")
-        begin, end = _parse_validity(der)
-        found.append(ValidityPeriod(begin, end))
-    return found
-
-
-def _der_elements(der: bytes) -> Iterator[tuple[int, bytes]]:
-    """Walk the elements of DER, as tag and content (X.690 section 8.1)."""
-    at = 0
-    while at < len(der):
-        tag, length = der[at], der[at + 1]
-        at += 2
-        if length & 0x80:
-            size = length & 0x7F
-            length = int.from_bytes(der[at : at + size], "big")
-            at += size
-        yield tag, der[at : at + length]
-        at += length
-
-
-def _parse_validity(der: bytes) -> tuple[datetime, datetime]:
-    """Find the validity in a certificate: RFC 5280 section 4.1, after version, serial, signature and issuer."""
-    _, certificate = next(_der_elements(der))
-    _, signed = next(_der_elements(certificate))
-    fields = [content for tag, content in _der_elements(signed) if tag != 0xA0]
-    begin, end = [_parse_der_time(tag, content.decode("ascii")) for tag, content in _der_elements(fields[3])]
-    return begin, end
-
-
-def _parse_der_time(tag: int, text: str) -> datetime:
-    """Read UTCTime (tag 23, two digits of the year) or GeneralizedTime, by RFC 5280 section 4.1.2.5."""
-    if tag == 23:
-        text = f"{'19' if text >= '50' else '20'}{text}"
-    return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
+MIN_CIPHER_BITS = 112
+Ciphers = Annotated[str, PlainValidator(read_ciphers), WithJsonSchema({"type": "string"})]
+TlsVersion = Annotated[Literal["1.2", "1.3"], WithJsonSchema({"enum": ["1.2", "1.3", 1.2, 1.3]})]
 
 
 class ListenerTlsConfig(Section):
@@ -161,15 +102,28 @@ class ListenerTlsConfig(Section):
     """CA bundle (PEM) to verify client certificates (mTLS). Default: no client certificate is requested."""
     client_certificate: Literal["required", "optional"] = "required"
     """Whether a client certificate is required or optional; only with client_ca."""
+    min_version: TlsVersion = "1.2"
+    """Minimum TLS version: 1.2 or 1.3."""
+    ciphers: Ciphers | None = None
+    """Cipher suites of TLS 1.2, as a list in the form of OpenSSL. Default: forward secrecy and authenticated encryption
+    only. TLS 1.3 has its own."""
 
     @classmethod
     def validate_keys(cls, raw: Mapping[str, object]) -> Iterable[Issue]:
-        """Ask for the authorities that certificates are verified by."""
+        """Reject keys that another one makes meaningless."""
         if "client_certificate" in raw and "client_ca" not in raw:
-            yield Issue(("client_certificate",), "means nothing without client_ca", "E013", at_key=True)
+            yield Issue(("client_certificate",), "has no effect without client_ca", "E013", at_key=True)
+        if "ciphers" in raw and raw.get("min_version") == "1.3":
+            yield Issue(("ciphers",), "has no effect with min_version: 1.3", "E013", at_key=True)
+
+    def warnings(self, context: LoadContext) -> Iterable[Issue]:
+        """Warn of certificates that clients may reject."""
+        for at, pair in enumerate(self.certificates if context.check_files else ()):
+            for text in server_warnings(pair.cert):
+                yield Issue(("certificates", at, "cert"), text, "W027")
 
     def validate_values(self, context: LoadContext) -> Iterable[Issue]:
-        """Tell whether the authorities can be used."""
+        """Check the CA bundle."""
         if self.client_ca is not None and context.check_files:
             problem = check_ca_file(self.client_ca)
             if problem is not None:

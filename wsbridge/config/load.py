@@ -59,6 +59,8 @@ def translate_errors(errors: Iterable[ErrorDetails], section: type[BaseModel], o
             yield from (replace(fault, key_path=(*steps, *fault.key_path)) for fault in cause.issues)
         elif isinstance(cause, ValidationError):
             yield from translate_errors(cause.errors(include_url=False), Section, steps)
+        elif error["type"] == "default_factory_not_called":
+            continue  # the key that its default comes from is wrong
         elif error["type"] == "missing":
             if steps[-1] not in guessed:
                 yield Issue(steps, "is missing", "E011")

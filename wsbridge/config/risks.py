@@ -128,11 +128,11 @@ def _check_host_names(config: Config) -> Iterator[Issue]:
         path: KeyPath = ("routes", name, "match")
         for key in public_listeners(config, name):
             listener = config.listeners[key]
-            if listener.protocol != "websocket" or listener.tls is not None:
+            if listener.protocol != "websocket" or listener.tls is not None or listener.host_names is not None:
                 continue
             if listener.trusted_proxies is None:
                 text = f'accepts only {HOST_ACCEPTING_KEYS} as Host on the listener "{key}" (DNS rebinding protection)'
-                yield Issue(path, f"{text}; to accept host names, write match: {{host: …}}", "W025")
+                yield Issue(path, f"{text}; to accept host names, write host_names: for the listener", "W025")
             elif not isinstance(route.allowed_origins, tuple):
                 text = f'the proxies of the listener "{key}" may pass on any Host, and pages of any site can use it'
                 yield Issue(path, f"{text} (DNS rebinding); write match: {{host: …}} or a list of origins", "W026")

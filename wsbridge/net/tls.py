@@ -10,9 +10,10 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, Literal
 
 from wsbridge.config.base import Issue, LoadContext
+from wsbridge.config.certificates import CertificateError, dns_names, load_key_pair
 from wsbridge.net.address import Peer, PeerCertificate
 
 _SNI_HOST: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]{0,252})")
@@ -111,8 +112,9 @@ SERVER_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 _thread_local = threading.local()
 
-_X509_CERT_EXPIRED: Final = 10
-_X509_CERT_NOT_YET_VALID: Final = 9
+
+KeyPair = tuple[Path, Path] | tuple[Path, Path, str | None]
+"""Certificate chain and private key (PEM), and the passphrase of the key if it has one."""
 
 
 class TlsError(ValueError):
@@ -128,28 +130,35 @@ class TlsError(ValueError):
 
 
 def server_context(
-    certificates: Sequence[tuple[Path, Path]],
+    certificates: Sequence[KeyPair],
     client_ca: Path | None = None,
     *,
     client_certificate_required: bool = True,
+    min_version: Literal["1.2", "1.3"] = "1.2",
+    ciphers: str | None = None,
 ) -> ssl.SSLContext:
     """Context of a listener: TLS 1.2 or later, ALPN http/1.1, the certificate chosen by the client's SNI.
 
     Reads files and may take some milliseconds for each certificate.
 
     Args:
-        certificates: Pairs of certificate chain and key, PEM. The first is for clients whose name fits none.
+        certificates: The first is for clients whose name fits none.
         client_ca: PEM file of the authorities whose client certificates are taken; None asks for none.
         client_certificate_required: Whether a client must show one; else it may.
+        min_version: Minimum TLS version.
+        ciphers: Suites of TLS 1.2 in the form of OpenSSL; None for SERVER_CIPHERS.
 
     Raises:
-        TlsError: a file cannot be read, a key does not fit its certificate, a certificate has expired.
+        TlsError: a file cannot be read, a key does not fit its certificate.
     """
-    contexts = [_single_server_context(cert, key) for cert, key in certificates]
+    contexts = [_single_server_context(pair, ciphers or SERVER_CIPHERS) for pair in certificates]
     default = contexts[0]
+    if min_version == "1.3":
+        for context in contexts:
+            context.minimum_version = ssl.TLSVersion.TLSv1_3
     by_name: dict[str, ssl.SSLContext] = {}
-    for (cert, _), context in zip(certificates, contexts, strict=True):
-        for name in _certificate_dns_names(context, cert):
+    for pair, context in zip(certificates, contexts, strict=True):
+        for name in dns_names(pair[0]):
             by_name.setdefault(name, context)
     install_sni(default, by_name if len(contexts) > 1 else {})
     if client_ca is not None:
@@ -162,7 +171,7 @@ def server_context(
 
 def client_context(
     ca: Path | None = None,
-    client_certificate: tuple[Path, Path] | None = None,
+    client_certificate: KeyPair | None = None,
     *,
     insecure: bool = False,
     alpn: Sequence[str] = (),
@@ -269,89 +278,17 @@ def _load_ca(context: ssl.SSLContext, ca: Path) -> None:
         raise TlsError(f"{ca}: cannot be read: {error.strerror}", ca) from None
 
 
-def _single_server_context(cert: Path, key: Path) -> ssl.SSLContext:
+def _single_server_context(pair: KeyPair, ciphers: str) -> ssl.SSLContext:
     context = _new_context(ssl.PROTOCOL_TLS_SERVER)
-    context.set_ciphers(SERVER_CIPHERS)
+    context.set_ciphers(ciphers)
     context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
     context.set_alpn_protocols(list(ALPN_PROTOCOLS))
-    _load_cert_chain(context, cert, key)
+    _load_cert_chain(context, *pair)
     return context
 
 
-def _load_cert_chain(context: ssl.SSLContext, cert: Path, key: Path) -> None:
-    for file in (cert, key):
-        try:
-            file.read_bytes()
-        except OSError as error:
-            raise TlsError(f"{file}: cannot be read: {error.strerror}", file) from None
-    if b"-----BEGIN CERTIFICATE-----" not in cert.read_bytes():  # OpenSSL takes other forms, too
-        raise TlsError(f"{cert}: holds no certificate in PEM form", cert)
-
-    asked = False
-
-    def password() -> str:
-        nonlocal asked
-        asked = True
-        return ""
-
+def _load_cert_chain(context: ssl.SSLContext, cert: Path, key: Path, password: str | None = None) -> None:
     try:
-        context.load_cert_chain(str(cert), str(key), password=password)
-    except (ssl.SSLError, OSError, ValueError) as error:
-        if asked:
-            raise TlsError(f"{key}: the key is encrypted; a daemon cannot ask for its password", key) from None
-        reason = getattr(error, "reason", None) or ""
-        if reason == "KEY_VALUES_MISMATCH":
-            raise TlsError(f"{key}: this key does not belong to the certificate {cert}", key) from None
-        if reason in ("EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK"):
-            raise TlsError(f"{cert}: {reason.lower().replace('_', ' ')}", cert) from None
-        if b"PRIVATE KEY-----" not in key.read_bytes():
-            raise TlsError(f"{key}: holds no private key in PEM form", key) from None
-        raise TlsError(f"{cert}, {key}: {reason.lower().replace('_', ' ') or error}", cert) from None
-
-
-def _certificate_dns_names(context: ssl.SSLContext, cert: Path) -> tuple[str, ...]:
-    """Give the DNS names of a certificate, lower-cased, wildcards as written; an expired one is refused.
-
-    It is read by a handshake with ourselves in memory: the one public way that Python has. Only the leaf is trusted, so
-    the chain above it does not matter here.
-
-    Raises:
-        TlsError: The certificate has expired, is not valid yet, or cannot be used.
-    """
-    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client.check_hostname = False
-    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    client.load_verify_locations(cadata=_leaf_pem(cert))
-    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
-    ours = context.wrap_bio(to_server, to_client, server_side=True)
-    theirs = client.wrap_bio(to_client, to_server)
-    try:
-        for _ in range(8):
-            if _handshake_step(theirs) and _handshake_step(ours):
-                break
-            _handshake_step(ours)
-    except ssl.SSLCertVerificationError as error:
-        if error.verify_code == _X509_CERT_EXPIRED:
-            raise TlsError(f"{cert}: the certificate has expired", cert) from None
-        if error.verify_code == _X509_CERT_NOT_YET_VALID:
-            raise TlsError(f"{cert}: the certificate is not valid yet", cert) from None
-        raise TlsError(f"{cert}: {error.verify_message}", cert) from None
-    except ssl.SSLError as error:
-        raise TlsError(f"{cert}: {tls_error_text(error)}", cert) from None
-    found = theirs.getpeercert() or {}
-    alternatives = cast("tuple[tuple[str, str], ...]", found.get("subjectAltName", ()))
-    return tuple(value.lower() for kind, value in alternatives if kind == "DNS")
-
-
-def _handshake_step(side: ssl.SSLObject) -> bool:
-    try:
-        side.do_handshake()
-    except ssl.SSLWantReadError:
-        return False
-    return True
-
-
-def _leaf_pem(cert: Path) -> str:
-    text = cert.read_text("ascii", "replace")
-    begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
-    return text[text.index(begin) : text.index(end) + len(end)] + "\n"
+        load_key_pair(context, cert, key, password)
+    except CertificateError as error:
+        raise TlsError(str(error), error.file) from None
