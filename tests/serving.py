@@ -7,7 +7,7 @@ import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import trio
 from structlog import DropEvent
@@ -174,10 +174,12 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def serving(text: str, *, folder: Path | None = None, once: bool = False) -> AsyncIterator[Served]:
+async def serving(
+    text: str, *, folder: Path | None = None, once: bool = False, open_level: Literal["debug", "info"] = "debug"
+) -> AsyncIterator[Served]:
     """Run a server; at the end it is stopped and must leave nothing behind, and nothing may be logged as a bug."""
     with recording() as records:
-        server = Server(config_of(text, folder), one_connection=once)
+        server = Server(config_of(text, folder), one_connection=once, open_level=open_level)
         served = Served(server, records)
         ready = trio.Event()
 

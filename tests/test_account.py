@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from tests.serving import config_of, recording, written
+from tests.authority import listener_tls
+from tests.client import request
+from tests.serving import backend, config_of, recording, serving, written
 from wsbridge.access_log import UNKNOWN_PEER, AccessLog
 from wsbridge.auth.identity import Identity
 from wsbridge.backends.base import DialServices
@@ -218,3 +220,50 @@ def test_the_audit_has_answers_of_routes_that_ask(records):
         assert [(line["event"], line["status"], line["auth_method"]) for line in one._audit_log.lines] == (
             [("access.served", 200, "basic")] if auth else []
         )
+
+
+async def test_lines_of_connections_say_by_what_client():
+    """Host, user agent, version of TLS, and how long the backend took; `connection.open` has what is known by then."""
+    listeners = {"web": {"bind": "127.0.0.1:0", "tls": listener_tls()}}
+    async with backend() as back, serving(written(listeners=listeners, route={"backend": back.url})) as served:
+        client = await served.upgraded("/x", "User-Agent: Agent/1.0", "Origin: https://localhost", tls=True)
+        opened = await served.records.wait("connection.open")
+        await client.close()
+        line = await served.records.wait("connection.closed")
+    assert opened == {
+        "level": "debug",
+        "event": "connection.open",
+        **{key: line[key] for key in ("id", "peer", "listener", "route", "backend")},
+    }
+    assert (line["host"], line["user_agent"], line["tls"]) == ("localhost", "Agent/1.0", "TLSv1.3")
+    assert 0 <= line["connect_seconds"] <= line["duration_seconds"]
+
+
+async def test_opened_connections_at_info():
+    """Where the server is asked to, they are logged at info."""
+    async with backend() as back, serving(written(route={"backend": back.url}), open_level="info") as served:
+        client = await served.upgraded()
+        assert (await served.records.wait("connection.open"))["level"] == "info"
+        await client.close()
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (request("/", "Origin: https://evil.example"), 403),
+        (request("/", "Sec-WebSocket-Protocol: mqtt"), 400),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", 426),
+        (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n", 405),
+        (request("/").replace(b"Host: localhost", b"Host: evil.example"), 403),
+    ],
+)
+async def test_a_rejected_request_names_its_route(head, status):
+    """Whatever is wrong with it: Origin, subprotocol, method, or Host."""
+    route = {"backend": "tcp://127.0.0.1:9", "match": "any", "subprotocols": ["binary"]}
+    async with serving(written(route=route)) as served:
+        with await served.connect() as client:
+            await client.send(head)
+            await client.everything()
+        line = await served.records.wait("connection.rejected")
+    assert (line["route"], line["status"]) == ("app", status)
+    assert "connect_seconds" not in line

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from typing import Literal
 
 from wsbridge.auth.identity import ANONYMOUS
 from wsbridge.context import ClientInfo
@@ -37,7 +38,8 @@ class AccessLog:
     Attributes:
         identity: Who the client turned out to be.
         target: What the client chose, as a URL.
-        tls: Whether the client speaks TLS.
+        tls: Version of TLS that the client speaks; empty without TLS.
+        connect_seconds: How long it took to reach the backend, or to fail; None if it was not dialed.
         response_started: Whether an answer has been begun, so that no other can be given.
     """
 
@@ -45,11 +47,13 @@ class AccessLog:
         "_audit_log",
         "_bytes_to_backend",
         "_bytes_to_client",
+        "_dial_started",
         "_http",
         "_redact_target",
         "_relayed",
         "_started",
         "backend_address",
+        "connect_seconds",
         "id",
         "identity",
         "listener",
@@ -76,7 +80,9 @@ class AccessLog:
         self._audit_log = audit_log
         self._http = http
         self._redact_target = redact_target
-        self.tls = False
+        self.tls = ""
+        self.connect_seconds: float | None = None
+        self._dial_started: float | None = None
         self.listener = listener
         self.peer = UNKNOWN_PEER
         self.request: Request | None = None
@@ -91,10 +97,27 @@ class AccessLog:
         self._relayed = False
         self._bytes_to_backend = self._bytes_to_client = 0
 
-    def log_admitted(self) -> None:
-        """Tell the audit that both sides are there."""
+    def log_admitted(self, open_level: Literal["debug", "info"] = "debug") -> None:
+        """Log that the relay is established, at this level, and write it to the audit log."""
+        if open_level == "info" or log.level == "debug":
+            method = log.info if open_level == "info" else log.debug
+            method("connection.open", **self._connection_fields(), **self._open_fields())
         if self._audit_log is not None:
             self._emit_audit("access.granted", {**self._connection_fields(), **self._request_fields()})
+
+    def _open_fields(self) -> dict[str, object]:
+        facts = self._request_fields()
+        return {key: facts[key] for key in ("route", "identity", "backend", "target") if key in facts}
+
+    def dial_started(self) -> None:
+        """Note the time."""
+        self._dial_started = time.monotonic()
+
+    def dial_ended(self, address: str | None = None) -> None:
+        """Note how long it took, and the address that was reached, if one was."""
+        if self._dial_started is not None and self.connect_seconds is None:
+            self.connect_seconds = round(time.monotonic() - self._dial_started, 3)
+        self.backend_address = address or self.backend_address
 
     def _emit_audit(self, event: str, fields: dict[str, object]) -> None:
         """Tell the audit, if there is one; it takes what its table has for the event."""
@@ -112,7 +135,7 @@ class AccessLog:
             with contextlib.suppress(OSError):  # it may have gone meanwhile
                 local = local_endpoint(transport.fd)
         route = "" if self.route is None else self.route.name
-        return ClientInfo(self.id, self.peer, local, self.identity, self.request, self.listener, route, self.tls)
+        return ClientInfo(self.id, self.peer, local, self.identity, self.request, self.listener, route, bool(self.tls))
 
     def set_bytes(self, to_backend: int, to_client: int) -> None:
         """Note the payload bytes of the relay, each way."""
@@ -158,6 +181,13 @@ class AccessLog:
             facts["path"] = self._redact_target(self.request.target)
         elif self.rejected_target:
             facts["path"] = self._redact_target(self.rejected_target)
+        if self.request is not None:
+            if host := self.request.host():
+                facts["host"] = host
+            if agent := self.request.headers.get(b"user-agent"):
+                facts["user_agent"] = agent.decode("ascii", "backslashreplace")
+        if self.tls:
+            facts["tls"] = self.tls
         if self.target is not None:
             facts["target"] = self.target
         if self.backend_address is not None:
@@ -186,6 +216,9 @@ class AccessLog:
         if termination.detail:
             facts["detail"] = termination.detail
         facts.update(self._request_fields())
+        self.dial_ended()
+        if self.connect_seconds is not None:
+            facts["connect_seconds"] = self.connect_seconds
         facts["duration_seconds"] = round(time.monotonic() - self._started, 3)
         if termination.close_code is not None:
             facts["close_code"] = termination.close_code

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -47,7 +47,13 @@ class AdmittedRequest:
     subprotocols: tuple[str, ...] = ()
 
 
-def admit(listener: Listener, request: Request, *, by_proxy: bool = False) -> AdmittedRequest:
+def admit(
+    listener: Listener,
+    request: Request,
+    *,
+    by_proxy: bool = False,
+    on_route: Callable[[Route], None] = lambda _: None,
+) -> AdmittedRequest:
     """Find the route of a request and check the request against it.
 
     The order: route (404, 405, 426), Host against DNS rebinding (403), WebSocket handshake (400, 405, 426) or method
@@ -57,6 +63,7 @@ def admit(listener: Listener, request: Request, *, by_proxy: bool = False) -> Ad
         listener: Where the request came.
         request: The request.
         by_proxy: Whether a trusted proxy sent it, which answers for the Host.
+        on_route: Called with the route as soon as one matches, so that the log names it whatever is rejected.
 
     Raises:
         Rejected: It may not go on.
@@ -64,7 +71,8 @@ def admit(listener: Listener, request: Request, *, by_proxy: bool = False) -> Ad
     upgrade_wanted = is_upgrade_request(request)
     if upgrade_wanted and request.version == "1.0":
         raise upgrade_refused_to_http10()
-    route = _find_route(listener, request, upgrade_wanted)
+    route = _find_route(listener, request, upgrade_wanted, on_route)
+    on_route(route)
     if route.needs_safe_host and not by_proxy:
         _check_rebinding(listener, route, request)
     if not upgrade_wanted:
@@ -77,7 +85,7 @@ def admit(listener: Listener, request: Request, *, by_proxy: bool = False) -> Ad
     return AdmittedRequest(route, upgrade, acceptable[0] if acceptable else None, acceptable)
 
 
-def _find_route(listener: Listener, request: Request, upgrade_wanted: bool) -> Route:
+def _find_route(listener: Listener, request: Request, upgrade_wanted: bool, on_route: Callable[[Route], None]) -> Route:
     """Return the first route that matches and is for WebSocket, or for other requests, as this one is."""
     host, path = normalise_host(request.host()) or "", request.path
     other = None
@@ -90,6 +98,7 @@ def _find_route(listener: Listener, request: Request, upgrade_wanted: bool) -> R
                 return route
             other = other or route
     if other is not None and not upgrade_wanted:
+        on_route(other)
         if request.method not in SAFE_METHODS:
             raise method_not_allowed(request.method, ("GET",))
         raise upgrade_required() if request.version == "1.1" else upgrade_refused_to_http10()

@@ -256,7 +256,7 @@ class Connection:
             raise Rejected(Reason.TLS_FAILED, tls_error_text(error, peer_is_client=True)) from None
         if self._transport is None:
             raise Rejected(Reason.TLS_FAILED, f"no TLS handshake within tls, {timeout:g} s")
-        self._access_log.tls = True
+        self._access_log.tls = self._transport.tls_version
         self._access_log.peer = self._transport.with_tls_details(self._access_log.peer)
 
     def _open_transport(self) -> Transport:
@@ -306,14 +306,17 @@ class Connection:
         if request is not None:
             resolver = listener.client_address_resolver
             by_proxy = resolver is not None and resolver.came_by_proxy(self._nearest_peer)
-            admitted = admit(listener, request, by_proxy=by_proxy)
+            admitted = admit(listener, request, by_proxy=by_proxy, on_route=self._set_route)
         else:
             assert listener.route is not None  # noqa: S101 (the configuration's check holds it)
+            self._set_route(listener.route)
             admitted = AdmittedRequest(listener.route, subprotocols=listener.route.subprotocols or ())
-        self._access_log.route = admitted.route
         if admitted.route.backend is not None:
             self._client_slot.take_handshake()
         return admitted
+
+    def _set_route(self, route: Route) -> None:
+        self._access_log.route = route
 
     async def _authenticate(self, admitted: AdmittedRequest) -> None:
         """Authenticate the client, where the route asks for it."""
@@ -368,8 +371,9 @@ class Connection:
         route, access_log = admitted.route, self._access_log
         if not route.dial_before_upgrade and self._exchange.request is not None:
             self._front = await self._upgrade(route, admitted.subprotocol)
+        access_log.dial_started()
         connected = await self._dial(admitted)
-        access_log.backend_address = connected.address
+        access_log.dial_ended(connected.address)
         if self._front is None:
             try:
                 self._check_shutdown()  # it may have begun while the backend was dialed
@@ -377,7 +381,7 @@ class Connection:
             except BaseException:
                 connected.side.transport.abort()
                 raise
-        access_log.log_admitted()
+        access_log.log_admitted(self._server.open_level)
         return await self._relay(route, self._front, connected.side, slot)
 
     async def _relay(self, route: Route, front: Side, back: Side, slot: RouteSlot) -> Termination:

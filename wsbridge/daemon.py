@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import trio
 
@@ -137,6 +138,7 @@ async def serve(
     config: Config,
     *,
     one_connection: bool = False,
+    open_level: Literal["debug", "info"] = "debug",
     on_ready: Callable[[list[ListeningSockets]], None] = lambda _: None,
     extra_task: Callable[[Server], Awaitable[None]] | None = None,
     handle_signals: bool = True,
@@ -150,6 +152,7 @@ async def serve(
     Args:
         config: Checked.
         one_connection: See `Server`.
+        open_level: Level of `connection.open`.
         on_ready: Called once all listeners are open.
         extra_task: A task to run in the nursery of the connections.
         handle_signals: Whether to handle the signals of the process.
@@ -164,7 +167,7 @@ async def serve(
     _warn_memory_limit()
     silence_sni_decode_errors()
     notifier = SystemdNotifier()
-    server = Server(config, one_connection=one_connection)
+    server = Server(config, one_connection=one_connection, open_level=open_level)
 
     def opened(listening: list[ListeningSockets]) -> None:
         gc.collect()

@@ -8,6 +8,7 @@ import resource
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from typing import Literal
 
 import trio
 
@@ -180,13 +181,17 @@ class Server:
         password_checker: Verifies passwords.
         audit_log: The audit, if there is one.
         shutdown_reason: Why requests are refused now; None while serving.
+        open_level: Level of the event `connection.open`.
         only_termination: With `one_connection`, how that connection ended; None before, or if it never came.
     """
 
-    def __init__(self, config: Config, *, one_connection: bool = False) -> None:
+    def __init__(
+        self, config: Config, *, one_connection: bool = False, open_level: Literal["debug", "info"] = "debug"
+    ) -> None:
         limits = config.limits
         self._config = config
         self._one_connection = one_connection
+        self.open_level: Literal["debug", "info"] = open_level
         self._only_connection_taken = False
         self.only_termination: Termination | None = None
         self._stats_by_route: dict[str, RouteStats] = {}

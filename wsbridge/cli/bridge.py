@@ -159,6 +159,7 @@ def bridge_command(
             level=level or "info",
             format=log_format,
             one_connection=once,
+            open_level="info",
             on_ready=ready,
             stop_on_hangup=True,
         )

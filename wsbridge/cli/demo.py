@@ -74,7 +74,7 @@ def demo_command(port: int, host: str, host_names: tuple[str, ...], open_browser
             backend = await nursery.start(DemoService().run)
             loaded = load_data(demo_config(bind, backend, host_names), registry=CONFIG_REGISTRY)
             log_problems(loaded.warnings)
-            await daemon.serve(loaded.config, on_ready=ready, extra_task=browse, stop_on_hangup=True)
+            await daemon.serve(loaded.config, open_level="info", on_ready=ready, extra_task=browse, stop_on_hangup=True)
             nursery.cancel_scope.cancel()
 
     try:

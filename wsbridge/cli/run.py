@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import click
 import trio
@@ -150,6 +150,7 @@ def serve_config(
     level: str | None = None,
     format: str | None = None,  # noqa: A002  the name of the setting
     one_connection: bool = False,
+    open_level: Literal["debug", "info"] = "debug",
     on_ready: OnReady = lambda _: None,
     stop_on_hangup: bool = False,
 ) -> int:
@@ -163,6 +164,7 @@ def serve_config(
         level=level,
         format=format,
         one_connection=one_connection,
+        open_level=open_level,
         on_ready=on_ready,
         stop_on_hangup=stop_on_hangup,
     )
@@ -175,6 +177,7 @@ def serve_until_end(
     level: str | None = None,
     format: str | None = None,  # noqa: A002  the name of the setting
     one_connection: bool = False,
+    open_level: Literal["debug", "info"] = "debug",
     on_ready: OnReady = lambda _: None,
     extra_task: ExtraTask | None = None,
     stop_on_hangup: bool = False,
@@ -186,6 +189,7 @@ def serve_until_end(
         level: Least level that is logged; overrides the configuration.
         format: Format of the log; overrides the configuration.
         one_connection: End with the first connection.
+        open_level: Level of `connection.open`.
         on_ready: Called when all listeners are open.
         extra_task: A task to run in the nursery of the connections.
         stop_on_hangup: Whether SIGHUP ends it.
@@ -201,6 +205,7 @@ def serve_until_end(
         result = await daemon.serve(
             loaded.config,
             one_connection=one_connection,
+            open_level=open_level,
             on_ready=on_ready,
             extra_task=extra_task,
             stop_on_hangup=stop_on_hangup,

@@ -129,6 +129,10 @@ _CLOSE_KEYS: Final = (
     "target",
     "backend_address",
     "subprotocol",
+    "host",
+    "user_agent",
+    "tls",
+    "connect_seconds",
     "duration_seconds",
 )
 
@@ -200,6 +204,11 @@ LOG_EVENTS: Final[dict[str, LogEvent]] = {
         "Too many failed logins from an address: its connections are reset for some time. fail2ban reads this record.",
         ("warning",),
         ("client_address", "failures", "ban_seconds"),
+    ),
+    "connection.open": LogEvent(
+        "The relay of a connection is established; info in `bridge` and `demo`, debug in `run`.",
+        ("debug", "info"),
+        (*_CONNECTION_KEYS, "route", "identity", "backend", "target"),
     ),
     "connection.closed": LogEvent(
         "An established connection was closed; its summary.",
@@ -296,6 +305,10 @@ LOG_KEYS: Final[dict[str, str]] = {
     "listen_address": "address of the listener; in `listener.error` as configured",
     "client_address": "address that is banned, without port",
     "subprotocol": "selected subprotocol",
+    "host": "Host header of the request",
+    "user_agent": "User-Agent header of the request",
+    "tls": "version of TLS that the client uses, on listeners with TLS",
+    "connect_seconds": "how long it took to reach the backend, or to fail",
     "duration_seconds": "how long the connection lasted",
     "ban_seconds": "how long the ban lasts",
     "close_code": "WebSocket close code sent by a peer",

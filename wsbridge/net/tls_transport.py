@@ -217,6 +217,11 @@ class TlsTransport(SocketTransport):
         if self._unsent is not None and sum(map(len, self._unsent)) > MAX_PENDING_BYTES:
             self._fail(OSError(errno.ENOBUFS, "does not read the replies to its key updates"))
 
+    @property
+    def tls_version(self) -> str:
+        """See `Transport.tls_version`."""
+        return self._tls.version() or ""
+
     def with_tls_details(self, peer: Peer) -> Peer:
         """See `Transport.with_tls_details`."""
         return with_tls_details(peer, self._tls)

@@ -173,6 +173,10 @@ class Transport(Protocol):
     def take_unread(self) -> bytes:
         """Give what was put back and not read again; nothing is kept."""
 
+    @property
+    def tls_version(self) -> str:
+        """Version of TLS, such as TLSv1.3; empty without TLS."""
+
     def with_tls_details(self, peer: Peer) -> Peer:
         """Add to the peer that we accepted what it said of itself in the TLS handshake."""
 
@@ -402,6 +406,11 @@ class SocketTransport:
         """See `Transport.take_unread`."""
         data, self._unread = self._unread, b""
         return data
+
+    @property
+    def tls_version(self) -> str:
+        """See `Transport.tls_version`."""
+        return ""
 
     def with_tls_details(self, peer: Peer) -> Peer:
         """See `Wire.with_hello`: without TLS it said nothing."""
