@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import replace
-from ipaddress import IPv6Address, ip_address
+from ipaddress import ip_address
 from typing import Literal
 
 import trio
@@ -13,6 +13,7 @@ from wsbridge.config.types import IpNetwork
 from wsbridge.net.address import NetworkSet, Peer
 from wsbridge.protocol.forwarded import ForwardedFormat, parse_forwarded
 from wsbridge.protocol.http1 import Request
+from wsbridge.protocol.ip import unmap
 from wsbridge.protocol.proxy import ProxyHeader, ProxyHeaderParser, bad_proxy_header
 from wsbridge.reasons import EMPTY_CONNECTION, Reason, Rejected
 
@@ -149,9 +150,7 @@ def _peer_from_proxy_header(peer: Peer, header: ProxyHeader) -> Peer:
 
 def _with_address(peer: Peer, host: str, port: int, via: tuple[str, ...]) -> Peer:
     """The peer as somebody at another address."""
-    address = ip_address(host)
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
+    address = unmap(ip_address(host))
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     return replace(peer, host=str(address), port=port, family=family, pid=None, uid=None, via=via)
 

@@ -52,7 +52,7 @@ def test_version_1_knows_no_unix_socket(source: SockEndpoint | None) -> None:
             SockEndpoint("2001:db8::7", 5),
             SockEndpoint("192.0.2.1", 6),
             SockEndpoint("2001:db8::7", 5),
-            SockEndpoint("::ffff:c000:201", 6),
+            SockEndpoint("::ffff:192.0.2.1", 6),
         ),
         (
             SockEndpoint("203.0.113.7", 5),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
@@ -119,6 +120,10 @@ SPECIAL_HOSTS = [
         "fec0::1",
         "ff02::1",
         "fd00:ec2::254",
+        "fd00:42::42",
+        "fd00:c1::a9fe:a9fe",
+        "64:ff9b:1:a9fe:a9:fe00::",
+        "64:ff9b:1:1a9:fe:a9fe::",
         "fd20:ce::254",
         "2002:a00:1::1",
         "2001:0:4136:e378:8000:63bf:3fff:fdd2",
@@ -217,3 +222,32 @@ def test_what_passes_is_written(ip: Any, networks: list[tuple[int, int]], port: 
         assert any(ip in network for network in written)
         assert first <= port <= last
     assert is_ip_literal(str(ip))
+
+
+def own_addresses() -> list[str]:
+    """The addresses of this host that are no loopback, found by where the kernel sends from."""
+    found = []
+    for family, far in ((socket.AF_INET, "198.51.100.1"), (socket.AF_INET6, "2001:db8::1")):
+        with socket.socket(family, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
+            sock.connect((far, 9))
+            found.append(sock.getsockname()[0])
+    return [host for host in found if not ip_address(host).is_loopback]
+
+
+def test_addresses_of_this_host_are_not_among_all() -> None:
+    """Services that listen at all addresses are as open by those as by loopback; an entry of one address opens it."""
+    for host in own_addresses():
+        address = ip_address(host)
+        wide = ["0.0.0.0/0", "::/0"]
+        assert not passes(allowed(networks=wide), host)
+        assert passes(allowed(networks=[*wide, f"{address}/{address.max_prefixlen}"]), host)
+        if address.version == 4:
+            nat64 = str(IPv6Address((0x64FF9B << 96) | int(address)))
+            assert not passes(allowed(networks=[*wide, "64:ff9b::/96"]), nat64)
+
+
+def test_nat64_prefixes_of_every_length_are_seen_through() -> None:
+    """Where the range is written: the metadata service stays closed behind it, and other addresses are open."""
+    for host in ("64:ff9b:1:a9fe:a9:fe00::", "64:ff9b:1:1a9:fe:a9fe::", "64:ff9b:1::a9fe:a9fe"):
+        assert not passes(allowed(networks=["64:ff9b:1::/48"]), host)
+    assert passes(allowed(networks=["64:ff9b:1::/48"]), "64:ff9b:1::5db8:d822")

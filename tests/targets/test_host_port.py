@@ -19,7 +19,7 @@ from wsbridge.backends.target_policy import is_ip_literal, parse_host, parse_por
         ("::1", "::1"),
         ("[::1]", "::1"),
         ("2001:DB8:0:0::5", "2001:db8::5"),
-        ("::ffff:127.0.0.1", "::ffff:7f00:1"),
+        ("::ffff:127.0.0.1", "::ffff:127.0.0.1"),
         ("Db.Example.ORG.", "db.example.org"),
         ("localhost", "localhost"),
         ("xn--bcher-kva.example", "xn--bcher-kva.example"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from collections.abc import Callable, Iterable, Sequence
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Final
 from wsbridge.config.route import AllowedTargetsConfig
 from wsbridge.config.types import IpNetwork
 from wsbridge.config.urls import HOST_NAME, MAX_UNIX_PATH_BYTES, Target
-from wsbridge.net.address import Address, join_host_port
+from wsbridge.net.address import Address, SockAddr, is_local_address, is_loopback, join_host_port
+from wsbridge.protocol.ip import IpAddress, ip_text
 
 MAX_HOST_LENGTH: Final = 253
 """Characters of a name (RFC 1035 section 2.3.4, in text form)."""
@@ -40,7 +42,7 @@ def parse_host(text: str) -> str:
         if "%" in inside:
             raise ValueError("the address has a zone")
         try:
-            return str(IPv6Address(inside))
+            return ip_text(IPv6Address(inside))
         except AddressValueError:
             raise ValueError("the host is no IPv6 address") from None
     if not HOST_NAME.fullmatch(text):
@@ -72,8 +74,6 @@ def is_ip_literal(host: str) -> bool:
     return ":" in host or host.rpartition(".")[2].isdigit()
 
 
-IpAddress = IPv4Address | IPv6Address
-
 _METADATA: Final = "the metadata service of a cloud"
 SPECIAL_NETWORKS: Final[tuple[tuple[IpNetwork, str], ...]] = tuple(
     (ip_network(network), what)
@@ -100,6 +100,8 @@ SPECIAL_NETWORKS: Final[tuple[tuple[IpNetwork, str], ...]] = tuple(
         ("2001::/32", "IPv4 within IPv6 (Teredo)"),
         ("2002::/16", "IPv4 within IPv6 (6to4)"),
         ("fd00:ec2::/32", _METADATA),
+        ("fd00:42::42/128", _METADATA),
+        ("fd00:c1::a9fe:a9fe/128", _METADATA),
         ("fd20:ce::254/128", _METADATA),
         ("fe80::/10", "link-local"),
         ("fec0::/10", "site-local"),
@@ -169,9 +171,13 @@ class TargetRules:
         elif not any(ip in network for network in networks):
             return "the address is in none of targets.networks"
         for each in (ip, *_embedded_ipv4(ip)):
+            if _is_own_address(each) and not any(n.num_addresses == 1 and each in n for n in networks):
+                return (
+                    f"{ip_text(each)} is an address of this host, which needs an entry of its own in targets.networks"
+                )
             for special, what in SPECIAL_NETWORKS:
                 if each in special and not any(each in n and _is_subnet_of(n, special) for n in networks):
-                    return f"{each} is {what}, which needs a network of its own in targets.networks"
+                    return f"{ip_text(each)} is {what}, which needs a network of its own in targets.networks"
         return None
 
 
@@ -196,9 +202,26 @@ def _embedded_ipv4(ip: IpAddress) -> list[IPv4Address]:
         return list(ip.teredo)
     if ip.sixtofour is not None:
         return [ip.sixtofour]
-    if (number >> 32 in (0, 0xFFFF, 0xFFFF0000, 0x64FF9B << 64) or number >> 80 == 0x64FF9B0001) and number > 1:
+    if number >> 80 == 0x64FF9B0001:
+        return _nat64_ipv4(number)
+    if number >> 32 in (0, 0xFFFF, 0xFFFF0000, 0x64FF9B << 64) and number > 1:
         return [low]
     return []
+
+
+def _nat64_ipv4(number: int) -> list[IPv4Address]:
+    """The IPv4 addresses that an address may stand for: its prefix has 48, 56, 64 or 96 bits (RFC 6052 section 2.2)."""
+    octets = number.to_bytes(16, "big")
+    places = (octets[6:8] + octets[9:11], octets[7:8] + octets[9:12], octets[9:13], octets[12:16])
+    return [IPv4Address(place) for place in dict.fromkeys(places) if place[0]]
+
+
+def _is_own_address(ip: IpAddress) -> bool:
+    """Tell whether an address is one of this host; loopback has a range of its own."""
+    text = ip_text(ip)
+    family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
+    sockaddr: SockAddr = (text, 0) if ip.version == 4 else (text, 0, 0, 0)
+    return not is_loopback(text) and not ip.is_unspecified and is_local_address(Address(family, sockaddr))
 
 
 def resolve_socket_path(

@@ -24,6 +24,7 @@ from wsbridge.config.model import Config
 from wsbridge.config.route import check_ticket_ttl
 from wsbridge.config.types import UNIX_CLIENTS, read_duration, read_positive_duration
 from wsbridge.config.urls import read_target
+from wsbridge.protocol.ip import unmap
 from wsbridge.protocol.ticket import encode_ticket
 
 MAX_NEW_PASSWORD_BYTES = 1024
@@ -219,8 +220,7 @@ def _parse_address(text: str) -> str:
         ip = ipaddress.ip_address(text)
     except ValueError:
         raise ValueError(f'--address: "{text}" is not an IP address') from None
-    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
-    return str(mapped or ip)
+    return str(unmap(ip))
 
 
 def _parse_target(text: str) -> str:

@@ -17,6 +17,7 @@ from wsbridge.config.errors import did_you_mean
 from wsbridge.config.secrets import Secret
 from wsbridge.config.types import as_text, to_ascii_authority
 from wsbridge.protocol.handshake import parse_origin
+from wsbridge.protocol.ip import ip_text, unmap
 
 HOST_LABEL_REGEX = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 HOST_NAME = re.compile(rf"{HOST_LABEL_REGEX}(?:\.{HOST_LABEL_REGEX})*\.?")
@@ -33,6 +34,11 @@ def _parse_ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None
         return ipaddress.ip_address(host)
     except ValueError:
         return None
+
+
+def _is_loopback_ip(host: str) -> bool:
+    ip = _parse_ip(host)
+    return ip is not None and unmap(ip).is_loopback
 
 
 def _bracket_ipv6(host: str) -> str:
@@ -66,8 +72,7 @@ class BindAddress:
     @property
     def is_literal_loopback(self) -> bool:
         """Whether only this host can reach it whatever names mean: a loopback address or a Unix path."""
-        ip = self.ip
-        return self.kind == "unix" or (ip is not None and ip.is_loopback)
+        return self.kind == "unix" or _is_loopback_ip(self.host)
 
     @property
     def is_loopback(self) -> bool:
@@ -105,8 +110,7 @@ class Target:
     @property
     def is_loopback(self) -> bool:
         """Whether it is on this host for certain: a loopback address, `localhost`, or a Unix path."""
-        ip = _parse_ip(self.host)
-        return self.scheme == "unix" or (ip is not None and ip.is_loopback) or self.host.lower() == "localhost"
+        return self.scheme == "unix" or _is_loopback_ip(self.host) or self.host.lower() == "localhost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,13 +177,13 @@ def _read_ipv6(text: str) -> str:
         raise ValueError(f'"{text}" in brackets is not an IPv6 address')
     if percent and not ip.is_link_local and not ip.is_multicast:
         raise ValueError(f'"{text}" has a zone, which only link-local addresses have: write [{ip}]')
-    return f"{ip}%{zone}" if percent else str(ip)
+    return f"{ip}%{zone}" if percent else ip_text(ip)
 
 
 def check_zone(host: str) -> str:
     """Check that a link-local address that is bound or dialled names its interface."""
     ip = _parse_ip(host)
-    if ip is not None and ip.version == 6 and ip.is_link_local and "%" not in host:
+    if ip is not None and unmap(ip).version == 6 and ip.is_link_local and "%" not in host:
         raise ValueError(f'"{host}" is a link-local address: write its interface, such as [{host}%25eth0]')
     return host
 

@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from pathlib import Path
 from typing import Any, Literal
 
+from wsbridge.protocol.ip import unmap
 from wsbridge.protocol.proxy import SockEndpoint
 
 SockAddr = tuple[str, int] | tuple[str, int, int, int]
@@ -80,8 +81,8 @@ class Peer:
             return cls("", 0, socket.AF_UNIX, pid or None, uid if pid else None)
         found = sockaddr if isinstance(sockaddr, tuple) else sock.getpeername()
         host: str = found[0]
-        if host.startswith("::ffff:") and "." in host:
-            return cls(host[7:], found[1], socket.AF_INET)
+        if host.startswith("::ffff:"):
+            return cls(str(unmap(ip_address(host))), found[1], socket.AF_INET)
         return cls(host, found[1], sock.family)
 
     @property
@@ -101,8 +102,10 @@ def join_host_port(host: str, port: int) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a literal IP address is a loopback address."""
-    return host == "::1" or host.startswith(("127.", "::ffff:127."))
+    """Whether a literal IP address is a loopback address, of IPv4 within IPv6 too; False for a name."""
+    if host.startswith("127.") or host == "::1":
+        return True
+    return host.startswith("::ffff:") and unmap(ip_address(host)).is_loopback
 
 
 def to_sockaddr(sockaddr: tuple[Any, ...]) -> SockAddr:
@@ -157,11 +160,9 @@ class NetworkSet:
         if not host:
             return self._unix
         try:
-            address = ip_address(host.partition("%")[0])
+            address = unmap(ip_address(host.partition("%")[0]))
         except ValueError:
             return False
-        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
         return any(address in member for member in self._members)
 
 
@@ -190,7 +191,7 @@ class ListeningAddresses:
         for own, both in bound:
             if ip == own or ip.is_unspecified:
                 return True
-            if own.is_unspecified and (own.version == ip.version or both) and _is_local_address(address, ip):
+            if own.is_unspecified and (own.version == ip.version or both) and is_local_address(address):
                 return True
         return False
 
@@ -201,8 +202,7 @@ class ListeningAddresses:
 
 def _normalize_ip(host: str) -> IPv4Address | IPv6Address:
     """The address without a zone; IPv4 within IPv6 as IPv4."""
-    ip = ip_address(host.partition("%")[0])
-    return ip.ipv4_mapped or ip if isinstance(ip, IPv6Address) else ip
+    return unmap(ip_address(host.partition("%")[0]))
 
 
 def _same_file(path: str, listening_path: str) -> bool:
@@ -212,13 +212,16 @@ def _same_file(path: str, listening_path: str) -> bool:
         return path == listening_path
 
 
-def _is_local_address(address: Address, ip: IPv4Address | IPv6Address) -> bool:
-    """Tell whether an address is one of this host: the kernel binds to no other."""
-    if is_loopback(str(ip)):
+def is_local_address(address: Address) -> bool:
+    """Tell whether an address is one of this host, by whatever interface or local route.
+
+    The kernel answers: towards one of its own addresses it sends from that address. Nothing is sent.
+    """
+    if is_loopback(address.sockaddr[0]):
         return True
     try:
         with socket.socket(address.family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-            sock.bind((*address.sockaddr[:1], 0, *address.sockaddr[2:]))
+            sock.connect((address.sockaddr[0], 9, *address.sockaddr[2:]))
+            return bool(_normalize_ip(sock.getsockname()[0]) == _normalize_ip(address.sockaddr[0]))
     except OSError:
         return False
-    return True

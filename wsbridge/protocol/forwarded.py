@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final, Literal
 
 from wsbridge.protocol.http1 import bad_request, quoted
+from wsbridge.protocol.ip import unmap
 
 MAX_TRUSTED_PROXIES: Final = 32
 """Trusted proxies on one way."""
@@ -166,7 +167,7 @@ def _parse_address(host: bytes, port: bytes, *, bracketed: bool | None = None) -
     if isinstance(address, IPv6Address):
         if address.scope_id is not None or bracketed is False:
             return None
-        address = address.ipv4_mapped or address
+        address = unmap(address)
     elif bracketed:
         return None
     number = int(port) if port.isdigit() else 0

@@ -9,6 +9,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 from wsbridge.protocol.http1 import quoted
+from wsbridge.protocol.ip import ip_text
 from wsbridge.reasons import Reason, Rejected
 
 TLV_AUTHORITY: Final = 0x02
@@ -287,7 +288,7 @@ def _parse_v1_line(line: str) -> ProxyHeader:
 def _parse_v1_address(text: str, protocol: str) -> str | None:
     """Give an address in its shortest form; None if it is none of that protocol."""
     try:
-        return str(IPv4Address(text) if protocol == "TCP4" else IPv6Address("" if "%" in text else text))
+        return ip_text(IPv4Address(text) if protocol == "TCP4" else IPv6Address("" if "%" in text else text))
     except ValueError:
         return None
 
@@ -312,7 +313,7 @@ def _parse_v2_header(data: bytes) -> ProxyHeader:
         paths = (block[:UNIX_PATH_BYTES].rstrip(b"\0"), block[UNIX_PATH_BYTES:].rstrip(b"\0"))
         return ProxyHeader(2, SockEndpoint("", 0, paths[0]), SockEndpoint("", 0, paths[1]), tlvs)
     width = (size - 4) // 2
-    hosts = (str(_unpack_address(block[:width])), str(_unpack_address(block[width : 2 * width])))
+    hosts = (ip_text(_unpack_address(block[:width])), ip_text(_unpack_address(block[width : 2 * width])))
     ports = (int.from_bytes(block[-4:-2], "big"), int.from_bytes(block[-2:], "big"))
     return ProxyHeader(2, SockEndpoint(hosts[0], ports[0]), SockEndpoint(hosts[1], ports[1]), tlvs)
 

@@ -8,6 +8,8 @@ from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Final
 
+from wsbridge.protocol.ip import ip_text
+
 _PATH_CHARS: Final = "A-Za-z0-9._~!$&'()*+,;=:@/-"
 _PLAIN_PATH: Final = re.compile(rf"/[{_PATH_CHARS}]*")
 """A path without escapes, which is its own normal form unless a segment of it is empty or made of dots."""
@@ -224,14 +226,9 @@ def split_host(host_header: str) -> tuple[str, int | None] | None:
     if literal is None:
         return name.lower(), port
     try:
-        return f"[{_compress_ipv6(IPv6Address(literal))}]", port
+        return f"[{ip_text(IPv6Address(literal))}]", port
     except AddressValueError:
         return None
-
-
-def _compress_ipv6(address: IPv6Address) -> str:
-    """Write an address as RFC 5952 does, an embedded IPv4 address too, which `ipaddress` does from Python 3.13 on."""
-    return f"::ffff:{address.ipv4_mapped}" if address.ipv4_mapped else address.compressed
 
 
 def normalise_host(host_header: str) -> str | None:
