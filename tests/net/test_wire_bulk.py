@@ -1,11 +1,15 @@
 """Bulk reads of the wire: how they grow, and how long what they give stays."""
 
+import socket
+
 from tests.net.ends import arrived, connected, reset
 from wsbridge.net.transport import EOF, MAX_BULK_READ_SIZE, READ_SIZE, RESET, SocketTransport, own_buffers
 
 
 class Plenty:
     """A socket whose reads are full, but for the last."""
+
+    family = socket.AF_INET
 
     def __init__(self, count):
         self.count = count
