@@ -4,7 +4,7 @@ import pytest
 
 from tests.rejections import outcome
 from tests.serving import config_of, written
-from wsbridge.admission import AdmittedRequest, admit
+from wsbridge.admission import AdmittedRequest, admit, find_route
 from wsbridge.backends.base import DialServices
 from wsbridge.generation import build_generation
 from wsbridge.net.resolver import Resolver
@@ -40,7 +40,7 @@ def route_of(found):
 
 def judge(listener, request):
     """Return what admission says: the admitted request, or how the connection ends."""
-    found = outcome(admit, listener, request)
+    found = outcome(lambda: admit(listener, find_route(listener, request), request))
     return found.termination() if isinstance(found, Rejected) else found
 
 

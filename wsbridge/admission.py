@@ -1,8 +1,8 @@
-"""Route match, Host, Origin, method, subprotocol, connection limits."""
+"""Which requests are admitted: route, Host, Origin, method, subprotocol, authentication, limits of the route."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -35,10 +35,10 @@ class AdmittedRequest:
     """A request that may go on.
 
     Attributes:
-        route: Where to.
-        upgrade: The valid request for a WebSocket; None where the route answers by itself.
-        subprotocol: What of the client's offer the route takes first.
-        subprotocols: All of the client's offer that the route takes, in the route's order.
+        route: The route that it is for.
+        upgrade: The valid upgrade request; None where the route responds itself.
+        subprotocol: The subprotocol of the client's offer that the route prefers.
+        subprotocols: All of the client's offer that the route accepts, in the route's order.
     """
 
     route: Route
@@ -47,23 +47,44 @@ class AdmittedRequest:
     subprotocols: tuple[str, ...] = ()
 
 
-def admit(
-    listener: Listener,
-    request: Request,
-    *,
-    by_proxy: bool = False,
-    on_route: Callable[[Route], None] = lambda _: None,
-) -> AdmittedRequest:
-    """Find the route of a request and check the request against it.
+def find_route(listener: Listener, request: Request) -> Route:
+    """Return the first route that matches a request and is for WebSocket, or for other requests, as this one is.
 
-    The order: route (404, 405, 426), Host against DNS rebinding (403), WebSocket handshake (400, 405, 426) or method
-    (405), Origin (403), subprotocol (400).
+    Where none is, the first that matches at all is returned, for `admit` to say why it does not fit.
+
+    Raises:
+        Rejected: No route matches (404).
+    """
+    host, path = normalise_host(request.host()) or "", request.path
+    for_websocket = is_upgrade_request(request) or has_lost_upgrade(request)
+    other = None
+    for route in listener.routes:
+        if route.matches(host, path):
+            if (route.backend is not None) == for_websocket:
+                return route
+            other = other or route
+    if other is None:
+        raise _no_route(listener, request)
+    return other
+
+
+def _no_route(listener: Listener, request: Request, more: str = "") -> Rejected:
+    host = quoted(normalise_host(request.host()) or "")
+    where = f"{quoted(listener.redact_target(request.path))} on host {host}"
+    return Rejected(Reason.NO_ROUTE, f"no route of listener {listener.name} for {where}{more}")
+
+
+def admit(listener: Listener, route: Route, request: Request, *, by_proxy: bool = False) -> AdmittedRequest:
+    """Check a request against its route.
+
+    The order: WebSocket or not (404, 405, 426), Host against DNS rebinding (403), WebSocket handshake (400, 405, 426)
+    or method (405), Origin (403), subprotocol (400).
 
     Args:
         listener: Where the request came.
+        route: Its route; see `find_route`.
         request: The request.
         by_proxy: Whether a trusted proxy sent it, which answers for the Host.
-        on_route: Called with the route as soon as one matches, so that the log names it whatever is rejected.
 
     Raises:
         Rejected: It may not go on.
@@ -71,8 +92,10 @@ def admit(
     upgrade_wanted = is_upgrade_request(request)
     if upgrade_wanted and request.version == "1.0":
         raise upgrade_refused_to_http10()
-    route = _find_route(listener, request, upgrade_wanted, on_route)
-    on_route(route)
+    if upgrade_wanted and route.backend is None:
+        raise _no_route(listener, request, f"; route {route.name} matches, but takes no WebSocket")
+    if route.backend is not None and not upgrade_wanted:
+        raise _upgrade_missing(request)
     if route.needs_safe_host and not by_proxy:
         _check_rebinding(listener, route, request)
     if not upgrade_wanted:
@@ -85,26 +108,13 @@ def admit(
     return AdmittedRequest(route, upgrade, acceptable[0] if acceptable else None, acceptable)
 
 
-def _find_route(listener: Listener, request: Request, upgrade_wanted: bool, on_route: Callable[[Route], None]) -> Route:
-    """Return the first route that matches and is for WebSocket, or for other requests, as this one is."""
-    host, path = normalise_host(request.host()) or "", request.path
-    other = None
-    lost_upgrade = has_lost_upgrade(request)
-    for route in listener.routes:
-        if route.matches(host, path):
-            if lost_upgrade and route.backend is not None:
-                raise upgrade_required(UPGRADE_DROPPED)
-            if (route.backend is not None) == upgrade_wanted:
-                return route
-            other = other or route
-    if other is not None and not upgrade_wanted:
-        on_route(other)
-        if request.method not in SAFE_METHODS:
-            raise method_not_allowed(request.method, ("GET",))
-        raise upgrade_required() if request.version == "1.1" else upgrade_refused_to_http10()
-    where = f"{quoted(listener.redact_target(path))} on host {quoted(host)}"
-    only = f"; route {other.name} matches, but takes no WebSocket" if other is not None else ""
-    raise Rejected(Reason.NO_ROUTE, f"no route of listener {listener.name} for {where}{only}")
+def _upgrade_missing(request: Request) -> Rejected:
+    """Return the rejection of a request without Upgrade by a route that is for WebSocket."""
+    if request.method not in SAFE_METHODS:
+        return method_not_allowed(request.method, ("GET",))
+    if request.version == "1.0":
+        return upgrade_refused_to_http10()
+    return upgrade_required(UPGRADE_DROPPED) if has_lost_upgrade(request) else upgrade_required()
 
 
 def _check_rebinding(listener: Listener, route: Route, request: Request) -> None:
@@ -182,7 +192,7 @@ class RouteSlot:
         self.shared_bucket: SharedBucket | None = None
 
     def acquire_connection(self, key: Hashable, limit: int) -> bool:
-        """Hold one of so many; False: all are held."""
+        """Count one more connection under a key; False: there are as many as the limit."""
         if not self._counts.acquire(key, limit):
             return False
         self._keys.append(key)
@@ -194,7 +204,7 @@ class RouteSlot:
         self.shared_bucket = self._shared_buckets.acquire(key, rate)
 
     def release(self) -> None:
-        """Hold nothing any more."""
+        """Release all that is held."""
         while self._keys:
             self._counts.release(self._keys.pop())
         if self.shared_bucket is not None:
@@ -215,7 +225,7 @@ UNLIMITED = RouteSlot(ConnectionCounts(), SharedBucketTable())
 
 
 def limited_token_name(route: Route, request: Request | None, identity: Identity) -> str | None:
-    """Give the name of the token that let a client in, or else the token that chooses his target, if there is one."""
+    """Return the name of the token that authenticated a client, else the token that chooses its target, if any."""
     if "bearer" in identity.method.split("+"):
         return identity.name
     return None if route.target_policy is None else route.target_policy.target_token(request, identity)
@@ -228,12 +238,12 @@ def acquire_route_slot(
     counts: ConnectionCounts,
     shared_buckets: SharedBucketTable,
 ) -> RouteSlot:
-    """Take what a connection needs of the limits of its route.
+    """Acquire what a connection needs of the limits of its route.
 
     Args:
         route: Where it goes.
         identity: Who the client is.
-        token_name: Name of the token that let him in or chose his target; None where none did.
+        token_name: Name of the token that authenticated the client or chose its target; None if none did.
         counts: Of the process.
         shared_buckets: Of the process.
 
@@ -259,7 +269,7 @@ def acquire_route_slot(
 def _applicable_limits(
     limits: RouteLimits, route: str, identity: str, token_name: str | None
 ) -> list[tuple[str, tuple[str, ...], int, str]]:
-    """Give the limits that concern a connection: setting, key, number, and in words whose they are."""
+    """Return the limits that apply to a connection: setting, key, number, and in words whose they are."""
     found: list[tuple[str, tuple[str, ...], int, str]] = []
     if limits.connections is not None:
         found.append(("limits.connections", (route,), limits.connections, "to this route"))

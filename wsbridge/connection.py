@@ -17,6 +17,7 @@ from wsbridge.admission import (
     acquire_route_slot,
     admit,
     authenticate,
+    find_route,
     limited_token_name,
 )
 from wsbridge.auth.identity import Identity
@@ -306,7 +307,9 @@ class Connection:
         if request is not None:
             resolver = listener.client_address_resolver
             by_proxy = resolver is not None and resolver.came_by_proxy(self._nearest_peer)
-            admitted = admit(listener, request, by_proxy=by_proxy, on_route=self._set_route)
+            route = find_route(listener, request)
+            self._set_route(route)
+            admitted = admit(listener, route, request, by_proxy=by_proxy)
         else:
             assert listener.route is not None  # noqa: S101 (the configuration's check holds it)
             self._set_route(listener.route)

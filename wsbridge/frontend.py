@@ -1,4 +1,4 @@
-"""What clients speak: HTTP/1.1 upgrade or raw TCP; lingering close."""
+"""The protocols of clients: HTTP with upgrade, or raw TCP; lingering close."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class Exchange(Protocol):
     """One request.
 
     Attributes:
-        request: What was asked for; None where nothing can be said before the payload.
+        request: The request; None on a raw connection, which has none.
     """
 
     @property
     def request(self) -> Request | None: ...  # noqa: D102 (see above)
 
     async def reject(self, termination: Termination, retry_after: int) -> None:
-        """Say no, with the status of the reason where the form has one, and close.
+        """Reject the request, with the HTTP status of the reason where there is HTTP, and close.
 
         Args:
             termination: Why.
-            retry_after: Seconds to tell in an overload, where the end does not carry its own.
+            retry_after: Seconds for Retry-After in an overload, where the termination has none.
         """
 
     async def accept(self, subprotocol: str | None, text_messages: TextMessages, max_frame_bytes: int) -> Side:
@@ -44,12 +44,12 @@ class Exchange(Protocol):
 
 
 class LingeringCloser:
-    """Lets sockets go whose peer may still be sending, so that no reset destroys what it has not read.
+    """Closes sockets whose peer may still be sending, so that no reset destroys what the peer has not read.
 
     Args:
-        limit: Sockets at a time; beyond it they are closed at once.
-        seconds: Time for each.
-        size: Bytes read from each.
+        max_sockets: Concurrent sockets; further ones are closed at once.
+        timeout: Seconds for each.
+        max_bytes: Bytes read from each.
     """
 
     def __init__(self, max_sockets: int, timeout: float, max_bytes: int) -> None:
@@ -88,7 +88,7 @@ class RawExchange:
         self._allow_http = allow_http
 
     async def reject(self, termination: Termination, retry_after: int) -> None:
-        """Reset: the client must not take an empty answer for a whole one."""
+        """Reset: the client must not read an empty response as a complete one."""
         self._transport.abort()
 
     async def accept(self, subprotocol: str | None, text_messages: TextMessages, max_frame_bytes: int) -> Side:
@@ -97,10 +97,10 @@ class RawExchange:
 
 
 MAX_HANDSHAKE_JITTER = 1.1
-"""Times `handshake` that a head is waited for at the most, so that a crowd that came at once times out one by one."""
+"""Factor of `handshake` that a head is waited for at most, so that clients that come together time out one by one."""
 
 _RETRYABLE_REASONS = (Reason.OVERLOAD, Reason.RATE_LIMITED, Reason.DRAINING, Reason.SHUTDOWN)
-"""After these it may go better soon."""
+"""Reasons after which another attempt may succeed soon."""
 
 
 class HttpExchange:
@@ -114,7 +114,7 @@ class HttpExchange:
         self._lingering_closer = lingering_closer
 
     async def reject(self, termination: Termination, retry_after: int) -> None:
-        """Answer with the reason's status and `Connection: close`, then close."""
+        """Respond with the reason's status and `Connection: close`, then close."""
         headers = list(termination.headers)
         if termination.reason in _RETRYABLE_REASONS and not any(name == "Retry-After" for name, _ in headers):
             headers.append(("Retry-After", str(retry_after)))
@@ -132,7 +132,7 @@ class HttpExchange:
         await self._lingering_closer.close(self._transport)
 
     async def accept(self, subprotocol: str | None, text_messages: TextMessages, max_frame_bytes: int) -> Side:
-        """Answer 101."""
+        """Respond with 101."""
         request = self.request
         assert request is not None  # noqa: S101 (an exchange without a request is only ever refused)
         key = (request.headers.get(b"sec-websocket-key") or b"").decode("ascii")
@@ -144,16 +144,16 @@ class HttpExchange:
         return Side(self._transport, "server", text_messages, max_frame_bytes=max_frame_bytes)
 
     async def respond(self, response: HttpResponse, write_timeout: float | None, *, keep_alive: bool) -> bool:
-        """Write a whole answer; tell whether the connection may carry another request.
+        """Write a whole response; return whether the connection may carry another request.
 
         Args:
             response: What to write.
-            keep_alive: Whether the connection may carry another request, if the client means to send one.
-            write_timeout: Seconds in which the peer must have taken a chunk of it; None for any.
+            keep_alive: Whether the connection may carry another request, if the client may send one.
+            write_timeout: Seconds in which the peer must accept a chunk of it; None for no limit.
 
         Raises:
             TimeoutError: It has not.
-            OSError: The peer has gone, or the answer's source broke off.
+            OSError: The peer has disconnected, or the source of the body failed.
         """
         keep = keep_alive and self.request is not None and self.request.keep_alive and response.status < 400
         await self._write(response.encode_head(keep_alive=keep) + (response.body or b""), write_timeout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import trio
 
 from tests.client import request
 from tests.serving import Served, backend, serving, written
+from wsbridge.reasons import Reason
+from wsbridge.responders import files
 
 
 async def answer(served: Served, data: bytes) -> str:
@@ -197,3 +200,46 @@ async def test_any_subprotocol_is_passed_on() -> None:
             assert b"\r\nSec-WebSocket-Protocol: v2.x, v1.x\r\n" in seen[0]
             await answer(served, request("/"))
             assert b"Sec-WebSocket-Protocol" not in seen[1]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason", "code"),
+    [
+        (request("/ws", "Origin: https://evil.example"), "origin_not_allowed", 403),
+        (request("/ws", "Sec-WebSocket-Protocol: x"), "bad_request", 400),
+        (request("/ws", host="evil.example"), "host_not_allowed", 403),
+        (request("/ws").replace(b"GET", b"POST"), "bad_request", 405),
+        (request("/ws").replace(b"Sec-WebSocket-Version: 13", b"Sec-WebSocket-Version: 8"), "bad_request", 426),
+        (b"GET /ws HTTP/1.1\r\nHost: localhost\r\n\r\n", "bad_request", 426),
+    ],
+)
+async def test_the_log_names_the_route(data: bytes, reason: str, code: int, routes: dict[str, Any]) -> None:
+    """Whatever a route rejects, its name is in the line."""
+    async with serving(written(routes=routes)) as served:
+        assert status(await answer(served, data)) == code
+        line = await served.records.wait("connection.rejected")
+        assert (line["reason"], line["route"]) == (reason, "app")
+
+
+async def test_a_hung_file_system_does_not_delay_the_end(
+    routes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that cannot return is left behind when the server stops."""
+    go, busy = threading.Event(), threading.Event()
+
+    def hanging(root: Path, names: list[str]) -> int:
+        busy.set()
+        go.wait(10)
+        raise OSError("too late")
+
+    monkeypatch.setattr(files, "open_beneath", hanging)
+    try:
+        with trio.fail_after(5):
+            async with serving(written(routes=routes, timeouts={"drain": "100ms", "drain_spread": "50ms"})) as served:
+                with await served.connect() as client:
+                    await client.send(b"GET /page/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                    await trio.to_thread.run_sync(busy.wait, 5)
+                    served.server.stop(Reason.DRAINING)
+                    await served.returned.wait()
+    finally:
+        go.set()

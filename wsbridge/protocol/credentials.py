@@ -16,7 +16,7 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 @dataclass(frozen=True, slots=True)
 class BasicCredentials:
-    """What a client shows.
+    """User name and password of a request.
 
     Attributes:
         username: As sent; holds no control characters and no colon.
@@ -31,7 +31,7 @@ class BasicCredentials:
 
 
 def basic_challenge(realm: str) -> str:
-    """Give the value of WWW-Authenticate.
+    """Return the value of WWW-Authenticate.
 
     Args:
         realm: Printable ASCII without quotes and backslashes.
@@ -74,7 +74,7 @@ def _malformed(detail: str) -> Rejected:
 
 
 def cookie_values(headers: Headers, name: str) -> list[bytes]:
-    """Give all values that a request has for one cookie, in linear time.
+    """Return all values that a request has for one cookie, in linear time.
 
     A pair without `=` is not a cookie of that name. Quotes around a value, which RFC 6265 section 4.1.1 lets servers
     put there, are not part of it.
@@ -84,7 +84,7 @@ def cookie_values(headers: Headers, name: str) -> list[bytes]:
         name: Compared with its case.
 
     Returns:
-        One value for each time the cookie stands there; a browser with one cookie of that name sends it once.
+        One value for each occurrence of the cookie; a browser with one cookie of that name sends it once.
     """
     wanted = name.encode("ascii")
     found: list[bytes] = []

@@ -1,8 +1,6 @@
-"""Forwarded: who a request comes from, by the header lines that proxies on its way have added.
+"""X-Forwarded-For and Forwarded (RFC 7239), read from the right as far as the proxies are trusted.
 
-Lives here: reading X-Forwarded-For and Forwarded (RFC 7239) from the right, as far as the proxies can be trusted. Must
-not live here: whom to trust, the rest of the request. What stands left of the first address that is no trusted proxy
-may have been written by the client itself and is not looked at.
+What is left of the first address that is not a trusted proxy may have been written by the client and is ignored.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from wsbridge.protocol.http1 import bad_request, quoted
 from wsbridge.protocol.ip import unmap
 
 MAX_TRUSTED_PROXIES: Final = 32
-"""Trusted proxies on one way."""
+"""Trusted proxies of one request."""
 
 ForwardedFormat = Literal["x-forwarded-for", "forwarded"]
 
@@ -34,8 +32,8 @@ class ForwardedNode:
     """One end that a proxy saw.
 
     Attributes:
-        host: IP address in its shortest form, an IPv4 one never mapped; empty where the proxy does not tell it.
-        port: 0 if it is not told.
+        host: IP address in its shortest form, an IPv4 one never mapped; empty if the proxy does not report it.
+        port: 0 if it is not reported.
     """
 
     host: str
@@ -44,10 +42,10 @@ class ForwardedNode:
 
 @dataclass(frozen=True, slots=True)
 class ForwardedChain:
-    """The way of a request.
+    """The proxies that a request passed.
 
     Attributes:
-        client: Where it comes from; None where nobody but the nearest proxy is known.
+        client: The client; None if only the nearest proxy is known.
         proxies: Hosts of the trusted proxies between the client and the nearest proxy, nearest last.
     """
 
@@ -63,10 +61,10 @@ def parse_forwarded(
     Args:
         form: Which header the values are of.
         values: One for each header line, in order.
-        is_trusted: Tells whether a host is a trusted proxy.
+        is_trusted: Returns whether a host is a trusted proxy.
 
     Returns:
-        The rightmost host that is no trusted proxy. If all are trusted, the leftmost; if a trusted proxy does not tell,
+        The rightmost host that is no trusted proxy. If all are trusted, the leftmost; if a trusted proxy reports none,
         that proxy itself.
 
     Raises:
@@ -92,16 +90,16 @@ def parse_forwarded(
 
 
 def _entries_reversed(form: ForwardedFormat, values: Sequence[bytes]) -> Iterator[bytes | None]:
-    """Give the entries of all lines, last first, empty ones left out; None for a line that has no end."""
+    """Return the entries of all lines, last first, empty ones left out; None for a line that has no end."""
     for value in reversed(values):
         parts = value.split(b",") if form == "x-forwarded-for" else _split_elements(value)
         if parts is None:
             yield None
             return
-        yield from (part for part in map(_strip_blanks, reversed(parts)) if part)
+        yield from (part for part in map(_strip_spaces, reversed(parts)) if part)
 
 
-def _strip_blanks(part: bytes) -> bytes:
+def _strip_spaces(part: bytes) -> bytes:
     return part.strip(b" \t")
 
 

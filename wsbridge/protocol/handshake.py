@@ -54,7 +54,7 @@ RESERVED_HEADERS: Final = frozenset(
         "sec-websocket-accept",
     )
 )
-"""Headers (lower case) that `client_request` writes itself and does not take as further ones."""
+"""Headers (lower case) that `encode_upgrade_request` writes itself and does not accept as further ones."""
 
 
 @dataclass(slots=True)
@@ -62,7 +62,7 @@ class UpgradeRequest:
     """A valid request for a WebSocket.
 
     Attributes:
-        key: Sec-WebSocket-Key as sent, for `accept_response`.
+        key: Sec-WebSocket-Key as sent, for `encode_accept_response`.
         subprotocols: The subprotocols offered, in the client's order, each once. May hold secrets.
         origin: The Origin header as sent, or None.
         host: The Host header as sent, with its port.
@@ -79,7 +79,7 @@ class UpgradeRequest:
 
 
 def is_upgrade_request(request: Request) -> bool:
-    """Say whether a request names WebSocket in Upgrade, rightly or wrongly in all else."""
+    """Return whether a request names WebSocket in Upgrade, valid or not in all else."""
     return request.headers.has_token(b"upgrade", b"websocket")
 
 
@@ -100,16 +100,16 @@ UPGRADE_DROPPED: Final = (
 )
 
 
-def upgrade_required(detail: str = "this address takes WebSocket connections only") -> Rejected:
-    """Give the 426 for a request that is none for WebSocket, or for another version of it."""
+def upgrade_required(detail: str = "this address accepts WebSocket connections only") -> Rejected:
+    """Return the 426 for a request that is not for WebSocket, or for another version of it."""
     return bad_request(detail, 426, _UPGRADE_HEADERS)
 
 
 def parse_upgrade(request: Request) -> UpgradeRequest:
-    """Judge the request of a client by RFC 6455 section 4.2.1.
+    """Check the request of a client by RFC 6455 section 4.2.1.
 
     Args:
-        request: A request as `http1.HeadReader` gives it, so with one good Host, no body and a harmless target.
+        request: A request from `http1.RequestParser`, so with a valid Host, no body and a path in normal form.
 
     Raises:
         Rejected: 405 unless GET, 426 if it is no WebSocket or not version 13, 403 for several Origins, else 400.
@@ -147,7 +147,7 @@ def parse_upgrade(request: Request) -> UpgradeRequest:
 
 
 def _parse_tokens(values: list[bytes]) -> tuple[str, ...] | None:
-    """Take a list of tokens over several lines apart, in linear time; None if an entry is not a token."""
+    """Split a list of tokens over several lines, in linear time; None if an entry is not a token."""
     found: dict[str, None] = {}
     for value in values:
         for part in value.split(b","):
@@ -167,7 +167,7 @@ def accept_key(key: str) -> str:
 
 
 def generate_key() -> str:
-    """Make a fresh Sec-WebSocket-Key."""
+    """Return a random Sec-WebSocket-Key."""
     return b2a_base64(secrets.token_bytes(16), newline=False).decode("ascii")
 
 
@@ -215,7 +215,7 @@ def encode_accept_response(key: str, subprotocol: str | None, headers: Iterable[
         headers: Further header lines.
 
     Raises:
-        ValueError: A header cannot be written (see `http1.header_lines`).
+        ValueError: A header cannot be written (see `http1.encode_headers`).
     """
     more = [*headers] if subprotocol is None else [("Sec-WebSocket-Protocol", subprotocol), *headers]
     lines = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", accept_key(key)), *more]
@@ -235,9 +235,9 @@ def encode_upgrade_request(
     Args:
         host_header: Host, with the port unless it is the scheme's default.
         target: Path and query.
-        key: From `new_key`.
+        key: From `generate_key`.
         subprotocols: Subprotocols to offer, in order.
-        headers: Further header lines, none of `OWN_HEADERS`.
+        headers: Further header lines, none of `RESERVED_HEADERS`.
         origin: The Origin to send, or None.
 
     Raises:
@@ -269,14 +269,13 @@ def encode_upgrade_request(
 def check_upgrade_response(
     response: Response, key: str, offered: Sequence[str], body: bytes = b"", *, own_credentials: bool = False
 ) -> str | None:
-    """Judge an upstream's answer by RFC 6455 section 4.1.
+    """Check the response of an upstream by RFC 6455 section 4.1.
 
     Args:
         response: The final response.
         key: The key that was sent.
         offered: The subprotocols that were offered.
-        body: What came after the head (`HeadReader.rest`, and more if the caller cares to wait): the first of it is
-            told if the answer is a refusal.
+        body: What came after the head, and more if the caller waits for it: its beginning is quoted in a rejection.
         own_credentials: Whether our configuration authenticates us, so that a 401 or 403 is not about the client.
 
     Returns:
@@ -302,7 +301,7 @@ def check_upgrade_response(
 
 
 def _check_subprotocol(headers: Headers, offered: Sequence[str]) -> str | None:
-    """Judge the subprotocol of a 101 that is right in all else."""
+    """Check the subprotocol of a 101 that is valid in all else."""
     chosen = headers.get_all(b"sec-websocket-protocol")
     if not chosen:
         return None
@@ -351,7 +350,7 @@ ParsedOrigin = tuple[str, str, int | None]
 
 
 def parse_origin(text: str) -> ParsedOrigin | None:
-    """Take a serialised origin apart (RFC 6454 section 6.2).
+    """Split a serialised origin (RFC 6454 section 6.2).
 
     Returns:
         Scheme and host in lower case and the port, the default one of http and https filled in; None if the text is
@@ -369,7 +368,7 @@ def parse_origin(text: str) -> ParsedOrigin | None:
 
 
 class OriginPolicy:
-    """Which origins a route takes.
+    """Which origins a route accepts.
 
     Args:
         allowed: `same` (the page comes from the host and port that it connects to), `any`, or a list of origins such
@@ -408,7 +407,7 @@ class OriginPolicy:
         self._allowed = frozenset(entries)
 
     def check(self, origin: str | None, host_header: str, tls: bool) -> str | None:
-        """Judge one request.
+        """Check one request.
 
         Args:
             origin: The Origin header as sent; None if there was none: no browser, which passes.
@@ -453,7 +452,7 @@ class OriginPolicy:
 
 
 def _config_hint(origin: str) -> str:
-    """Say what to write so that this origin passes."""
+    """Return what to write so that this origin passes."""
     if origin == "null" or parse_origin(origin) is not None:
-        return f'to let it in, add it to the route: allowed_origins: ["{quoted(origin, quote="")}"]'
-    return "it is not a valid origin, so only `allowed_origins: any` would let it in"
+        return f'to allow it, add it to the route: allowed_origins: ["{quoted(origin, quote="")}"]'
+    return "it is not a valid origin, so only `allowed_origins: any` would allow it"

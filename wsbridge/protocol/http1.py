@@ -14,7 +14,7 @@ from wsbridge.reasons import Reason, Rejected
 
 @dataclass(slots=True, frozen=True)
 class HeadLimits:
-    """How large a head may be; more is answered with 431.
+    """How large the head of a request may be; a larger one is rejected with 431.
 
     Attributes:
         max_head_bytes: Bytes of the whole head, with its last empty line.
@@ -55,16 +55,16 @@ class Headers:
             values.append(value)
 
     def get(self, name: bytes) -> bytes | None:
-        """Give the first value of a name (lower case), or None."""
+        """Return the first value of a name (lower case), or None."""
         values = self._by_name.get(name)
         return None if values is None else values[0]
 
     def get_all(self, name: bytes) -> list[bytes]:
-        """Give all values of a name (lower case), one for each header line."""
+        """Return all values of a name (lower case), one for each header line."""
         return self._by_name.get(name, [])
 
     def has_token(self, name: bytes, token: bytes) -> bool:
-        """Say whether a comma-separated list, over any number of lines, holds a token (lower case given)."""
+        """Return whether a comma-separated list, over any number of lines, has a token (lower case)."""
         for value in self._by_name.get(name, ()):
             lower = value.lower()
             if lower == token or any(part.strip(b" \t") == token for part in lower.split(b",")):
@@ -72,7 +72,7 @@ class Headers:
         return False
 
     def names(self) -> Iterator[bytes]:
-        """Give each name once."""
+        """Return each name once."""
         return iter(self._by_name)
 
     def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
@@ -164,14 +164,14 @@ def bad_response(detail: str, status: int | None = None) -> Rejected:
 
 
 def method_not_allowed(method: str, allowed: Sequence[str]) -> Rejected:
-    """Give the 405 for a method that is none of those allowed (RFC 9110 section 15.5.6)."""
+    """Return the 405 for a method that is none of those allowed (RFC 9110 section 15.5.6)."""
     first, last = ", ".join(allowed[:-1]), allowed[-1]
     text = f"the method is {method}, not {first} or {last}" if first else f"the method is {method}, not {last}"
     return bad_request(text, 405, (("Allow", ", ".join(allowed)),))
 
 
 def quoted(value: str | bytes, limit: int = 200, quote: str = '"') -> str:
-    r"""Make a peer's text fit for a log line or an answer: printable ASCII, the rest as \xNN, cut, within quotes."""
+    r"""Return a peer's text for a log line or a response: printable ASCII, the rest as \xNN, cut, in quotes."""
     raw = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else bytes(value[:limit])
     text = "".join(chr(c) if 0x20 <= c < 0x7F and c not in b'"\\' else f"\\x{c:02x}" for c in raw[:limit])
     return f"{quote}{text}{'...' if len(value) > limit else ''}{quote}"
@@ -298,15 +298,11 @@ class RequestParser:
             if not end:
                 return None
             if self._line_start == self._head_start:
-                line = bytes(buffer[self._head_start : end])
-                if not _REQUEST_LINE.fullmatch(line):
-                    raise _request_line_error(line)
+                _match_request_line(bytes(buffer[self._head_start : end]))
             elif buffer[self._line_start : end] == b"\r\n":
                 head = bytes(buffer[self._head_start : end])
-                found = _REQUEST_LINE.match(head)
-                assert found is not None  # noqa: S101 (checked when its line end came)
                 self.trailing_data = bytes(buffer[end:])
-                return _parse_request(head, found)
+                return _parse_request(head, _match_request_line(head[: head.find(b"\n") + 1]))
             elif not buffer.endswith(b"\r\n", self._line_start, end):
                 raise bad_request("a header line ends in LF without CR")
             else:
@@ -357,6 +353,13 @@ class RequestParser:
             raise bad_request("the first bytes are not HTTP")
         if found is not None:
             raise bad_request(f"the request line has the byte 0x{found.group()[0]:02x}")
+
+
+def _match_request_line(line: bytes) -> re.Match[bytes]:
+    found = _REQUEST_LINE.fullmatch(line)
+    if found is None:
+        raise _request_line_error(line)
+    return found
 
 
 def _request_line_error(line: bytes) -> Rejected:

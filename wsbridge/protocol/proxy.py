@@ -98,7 +98,7 @@ def parse_tlvs(header: bytes, start: int) -> dict[int, bytes]:
 
 
 def _check_tlv(header: bytes, kind: int, value: bytes, at: int) -> str:
-    """Tell what is wrong with one value; nothing if nothing is."""
+    """Return what is wrong with one value, empty if nothing is."""
     if kind == TLV_CRC32C:
         if len(value) != 4:
             return f"its CRC32C has {len(value)} bytes, not 4"
@@ -224,7 +224,7 @@ class ProxyHeaderParser:
         return taken
 
     def _parse_v1(self, data: bytes) -> int:
-        """Read version 1; give where the header ends, as far as it is here."""
+        """Read version 1; return where the header ends, as far as it has arrived."""
         common = _common_prefix_length(data, _V1_PREFIX)
         if common < min(len(data), len(_V1_PREFIX)):
             hint = ", as TLS does" if data[0] == 0x16 else ""
@@ -244,7 +244,7 @@ class ProxyHeaderParser:
         return at + 2
 
     def _parse_v2(self, data: bytes) -> int:
-        """Read version 2; give where the header ends, as far as it is here."""
+        """Read version 2; return where the header ends, as far as it has arrived."""
         if len(data) < V2_FIXED_BYTES:
             return len(data)
         size = V2_FIXED_BYTES + int.from_bytes(data[14:V2_FIXED_BYTES], "big")
@@ -286,7 +286,7 @@ def _parse_v1_line(line: str) -> ProxyHeader:
 
 
 def _parse_v1_address(text: str, protocol: str) -> str | None:
-    """Give an address in its shortest form; None if it is none of that protocol."""
+    """Return an address in its shortest form; None if it is not one of that protocol."""
     try:
         return ip_text(IPv4Address(text) if protocol == "TCP4" else IPv6Address("" if "%" in text else text))
     except ValueError:
@@ -385,7 +385,7 @@ _IpEndpoint = tuple[IPv4Address | IPv6Address, int]
 def _ip_endpoints(
     source: SockEndpoint | None, destination: SockEndpoint | None
 ) -> tuple[_IpEndpoint, _IpEndpoint] | None:
-    """Give both ends in the family of the source; None if that is no IP address.
+    """Return both ends in the family of the source; None if that is no IP address.
 
     An IPv4 destination of an IPv6 source is mapped; any other that does not fit is the family's zero address.
     """

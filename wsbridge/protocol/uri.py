@@ -30,7 +30,7 @@ _MAX_HOST_CHARS = 255 + len(".:65535")
 
 
 def normalise_path(path: str) -> str:
-    """Give the one form of a request's path that everything else uses: matching, files, templates, logs.
+    """Return the one form of a request's path that everything else uses: matching, files, templates, logs.
 
     Escapes of characters that may appear in a segment as they are (RFC 3986 section 3.3) are decoded, once; all others
     stay, their digits in capitals (sections 6.2.2.1 and 6.2.2.2). Then empty segments are merged into their neighbours.
@@ -73,7 +73,7 @@ def _describe_character(character: str) -> str:
 
 
 def normalise_target(target: str) -> str:
-    """Give an origin-form target with its path in normal form and its query as it is.
+    """Return an origin-form target with its path in normal form and its query as it is.
 
     Raises:
         ValueError: See `normalise_path`.
@@ -177,7 +177,7 @@ def _parameter_names(stem: str, text: str) -> tuple[str, ...]:
     """Find the named segments of a pattern.
 
     Raises:
-        ValueError: A brace stands where none may, or a name twice.
+        ValueError: A brace is misplaced, or a name appears twice.
     """
     names: list[str] = []
     for segment in stem.split("/"):
@@ -186,13 +186,13 @@ def _parameter_names(stem: str, text: str) -> tuple[str, ...]:
         found = _NAMED_SEGMENT.fullmatch(segment)
         if found is None:
             raise ValueError(
-                f"braces stand around the name of a whole segment (/x/{{name}}), of letters, digits and _, "
+                f"braces enclose the name of a whole segment (/x/{{name}}), of letters, digits and _, "
                 f"not as in {text!a}"
             )
         if found[1] in _RESERVED_NAMES:
             raise ValueError(f"a segment cannot have the name {found[1]!a}, which has a meaning of its own")
         if found[1] in names:
-            raise ValueError(f"the name {found[1]!a} stands twice in {text!a}")
+            raise ValueError(f"the name {found[1]!a} appears twice in {text!a}")
         names.append(found[1])
     return tuple(names)
 
@@ -205,7 +205,7 @@ def _compile_pattern(stem: str, *, open_ended: bool) -> re.Pattern[str]:
 
 @lru_cache(maxsize=1024)
 def split_host(host_header: str) -> tuple[str, int | None] | None:
-    """Take a Host header (or an origin's authority) apart.
+    """Split a Host header, or the authority of an origin, into host and port.
 
     Args:
         host_header: `name`, `name:port`, `192.0.2.1:80`, `[2001:db8::1]:443`; RFC 9110 section 7.2.
@@ -232,7 +232,7 @@ def split_host(host_header: str) -> tuple[str, int | None] | None:
 
 
 def normalise_host(host_header: str) -> str | None:
-    """Give the form in which hosts are compared: see `split_host`; None if the header is not valid."""
+    """Return the form in which hosts are compared: see `split_host`; None if the header is not valid."""
     parts = split_host(host_header)
     return None if parts is None else parts[0]
 

@@ -1,4 +1,4 @@
-"""Responder, HttpResponse, fixed status."""
+"""What a route responds itself: the interface, responses, and a fixed status."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Header = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class ResponderContext:
-    """One request that a route answers itself.
+    """One request that a route responds to itself.
 
     Attributes:
-        request: What is asked for; its method is one of the route's.
+        request: The request; its method is one of the route's.
         path_prefix: The part of the path that the route's pattern names, `/novnc/` for `/novnc/*`.
-        identity: Who asks.
-        peer: Where he comes from.
+        identity: Who the client is.
+        peer: Address of the client.
     """
 
     request: Request
@@ -35,31 +35,31 @@ class ResponderContext:
 
 
 class BodyStream(Protocol):
-    """The body of an answer that is too big to be held at once."""
+    """The body of a response that is too big to be held at once."""
 
     async def read(self) -> bytes:
-        """Give the next chunk, or `b""` after the last.
+        """Return the next chunk, or `b""` after the last.
 
         Raises:
-            OSError: The source failed or became shorter. The connection must then be dropped, since its length is told.
+            OSError: The source failed or became shorter. The connection is then dropped: its length was sent.
         """
 
     def close(self) -> None:
-        """Give back the source; may be called twice."""
+        """Close the source; may be called twice."""
 
 
 class HttpResponse:
-    """One HTTP answer. A context manager: leaving it closes the source of a big body.
+    """One HTTP response. A context manager: leaving it closes the source of a big body.
 
-    The answer to a HEAD request carries the length that GET would have, with neither `body` nor `chunks`.
+    The response to a HEAD request has the length of that to GET, with neither `body` nor `body_stream`.
 
     Args:
         status: HTTP status.
         headers: Header lines, without Content-Length, Connection and Date.
-        body: The whole body, if it is small; None if there is none or it comes from `chunks`.
+        body: The whole body, if it is small; None if there is none or it comes from `body_stream`.
         body_stream: Where a big body comes from.
-        content_length: Value of Content-Length in bytes, or None for an answer that cannot have one (204, 304).
-        detail: One sentence for the log if the request was refused; never shown to the peer.
+        content_length: Value of Content-Length in bytes, or None for a response that cannot have one (204, 304).
+        detail: One sentence for the log if the request was rejected; never shown to the peer.
     """
 
     __slots__ = ("body", "body_stream", "content_length", "detail", "headers", "status")
@@ -88,7 +88,7 @@ class HttpResponse:
         )
 
     def close(self) -> None:
-        """Give back the source of a big body; may be called twice."""
+        """Close the source of a big body; may be called twice."""
         if self.body_stream is not None:
             self.body_stream.close()
 
@@ -100,11 +100,11 @@ class HttpResponse:
 
 
 class Responder(Protocol):
-    """A route that answers requests itself.
+    """A route that responds to requests itself.
 
     Attributes:
-        keep_alive: Whether the connection may carry another request after a whole answer.
-        methods: The methods that it answers; admission refuses all others.
+        keep_alive: Whether the connection may carry another request after a whole response.
+        methods: The methods that it accepts; admission rejects all others.
     """
 
     @property
@@ -114,13 +114,13 @@ class Responder(Protocol):
     def methods(self) -> tuple[str, ...]: ...  # noqa: D102 (see above)
 
     async def respond(self, context: ResponderContext) -> HttpResponse:
-        """Answer one request; never raises for what a peer sent."""
+        """Respond to one request; never raises for what a peer sent."""
 
 
 def plain_text_response(
     status: int, method: str, *, extra_headers: Iterable[Header] = (), detail: str = ""
 ) -> HttpResponse:
-    """Make a short answer that says its status in plain text."""
+    """Return a short response that says its status in plain text."""
     headers = [*extra_headers]
     if status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
         return HttpResponse(status, headers, detail=detail)

@@ -64,7 +64,7 @@ MEDIA_TYPES = {
 
 
 def media_type(name: str) -> str:
-    """Give the Content-Type of a file by the last suffix of its name, in any case of letters."""
+    """Return the Content-Type of a file by the last suffix of its name, in any case of letters."""
     return MEDIA_TYPES.get(PurePosixPath(name).suffix.lower(), DEFAULT_MEDIA_TYPE)
 
 
@@ -153,7 +153,7 @@ class StaticFiles:
         self._limiter = trio.CapacityLimiter(FILE_THREADS)
 
     async def respond(self, context: ResponderContext) -> HttpResponse:
-        """Answer one request with a file, or say why not; use the response as a context manager.
+        """Respond with a file or an error; use the response as a context manager.
 
         The path below the prefix is the file's place in the directory, the query is ignored. Cancelling it does not
         wait for a file system that hangs; what its thread opens later is closed there.
@@ -487,7 +487,7 @@ def _check_beneath(fd: int, root: Path) -> None:
 
 
 def _file_request_error(error: OSError) -> FileRequestError:
-    """Say what a failed open or read means to the peer; the log gets the system's own words."""
+    """Return the error of a failed open or read; the log gets the message of the system."""
     words = f"the file cannot be read: {error.strerror or error}"
     if error.errno in _NOT_FOUND_ERRNOS:
         return FileRequestError(HTTPStatus.NOT_FOUND, words)
