@@ -3,8 +3,9 @@
 set -eu
 list="$(dirname "$0")/packages.txt"
 
+# A program of the package's name, wherever it comes from, is enough.
 installed() {
-    [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
+    [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ] || command -v "$1" >/dev/null
 }
 
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
