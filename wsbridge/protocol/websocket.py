@@ -316,31 +316,18 @@ class WebSocketFraming:
                 break
             if self.payload_left:
                 take = min(self.payload_left, size - at, max_bytes)
-                piece = self._read_payload(data, at, take)
+                violation = self._take_payload(data, at, take, chunks, marks)
                 at += take
                 max_bytes -= take
-                if self.control_opcode:
-                    self.control_body += piece
-                else:
-                    violation = self._add_payload(piece, chunks, marks)
             else:
                 at, violation = self._read_header(data, at, size)
-                between = False
-                if violation is None and (self.partial_header or self.payload_left):
-                    max_frames -= not self.partial_header
-                    continue
-                max_frames -= 1
-                if violation is None and not self.control_opcode:
+                max_frames -= not self.partial_header
+                if not (violation or self.partial_header or self.payload_left or self.control_opcode):
                     violation = self._add_payload(b"", chunks, marks)
-            if violation is None and self.control_opcode and not self.payload_left:
-                control = (self.control_opcode, self.control_body)
-                self.control_opcode, self.control_body = 0, b""
-                violation = self._check_control(control)
-                if violation is None:
-                    controls = controls or []
-                    controls.append(control)
-            if violation:
-                self.closed = True
+            if self.control_opcode and not self.payload_left:
+                control, violation = self._finish_control()
+                controls = [*(controls or ()), control] if violation is None else controls
+            self.closed = self.closed or violation is not None
             between = not (self.payload_left or self.message_opcode or self.closed)
         self.between_messages = between and not self.partial_header
         return size if self.closed else at, chunks, marks, controls, violation
@@ -402,6 +389,16 @@ class WebSocketFraming:
             if max_bytes <= 0:
                 break
         return at, max_bytes
+
+    def _take_payload(
+        self, data: bytes, at: int, size: int, payloads: Payloads, frame_headers: FrameHeaders
+    ) -> Violation | None:
+        """Read the next `size` bytes of payload, of a data or a control frame."""
+        piece = self._read_payload(data, at, size)
+        if not self.control_opcode:
+            return self._add_payload(piece, payloads, frame_headers)
+        self.control_body += piece
+        return None
 
     def _read_payload(self, data: bytes, at: int, size: int) -> bytes:
         """Give the next `take` bytes of payload, unmasked where this role receives masked frames."""
@@ -477,40 +474,52 @@ class WebSocketFraming:
         return at + total - had, None
 
     def _check_first_bytes(self, first_byte: int, second_byte: int) -> Violation | None:
-        """Check all that the first two bytes of a frame can break."""
+        """Check all that the first two bytes of a frame can break (RFC 6455 section 5.2)."""
         opcode = first_byte & 0x0F
-        detail = ""
         if first_byte & 0x70:
             detail = f"reserved bits set in first byte 0x{first_byte:02x}, and no extension is agreed on"
         elif (second_byte >= 0x80) != (self.role == "server"):
             detail = "frame is not masked" if self.role == "server" else "frame from the server is masked"
         elif opcode >= CLOSE:
-            if opcode > 0xA:
-                detail = f"opcode 0x{opcode:x} is reserved"
-            elif not first_byte & FIN:
-                detail = f"control frame 0x{opcode:x} is fragmented"
-            elif second_byte & 0x7F > MAX_CONTROL_BYTES:
-                detail = f"control frame 0x{opcode:x} is longer than {MAX_CONTROL_BYTES} bytes"
-        elif opcode > 2:
-            detail = f"opcode 0x{opcode:x} is reserved"
-        elif opcode and self.message_opcode:
-            detail = f"new message (opcode 0x{opcode:x}) inside a fragmented one"
-        elif not opcode and not self.message_opcode:
-            detail = "continuation frame without a message"
-        elif opcode == TEXT and self.text_messages == "reject":
+            detail = self._check_control_header(first_byte, second_byte & 0x7F)
+        elif opcode == TEXT and self.text_messages == "reject" and not self.message_opcode:
             return Violation(Reason.UNSUPPORTED_DATA, "text message, and the route has text_messages: reject")
+        else:
+            detail = self._check_data_opcode(opcode)
         return Violation(Reason.PROTOCOL_ERROR, detail) if detail else None
 
-    def _check_control(self, control: ControlFrame) -> Violation | None:
-        opcode, body = control
-        if opcode != CLOSE:
-            return None
+    @staticmethod
+    def _check_control_header(first_byte: int, length: int) -> str:
+        """Say what is wrong with the header of a control frame (RFC 6455 section 5.5); empty if nothing is."""
+        opcode = first_byte & 0x0F
+        if opcode > 0xA:
+            return f"opcode 0x{opcode:x} is reserved"
+        if not first_byte & FIN:
+            return f"control frame 0x{opcode:x} is fragmented"
+        return (
+            f"control frame 0x{opcode:x} is longer than {MAX_CONTROL_BYTES} bytes" if length > MAX_CONTROL_BYTES else ""
+        )
+
+    def _check_data_opcode(self, opcode: int) -> str:
+        """Say what is wrong with the order of data frames (RFC 6455 section 5.4); empty if nothing is."""
+        if opcode > 2:
+            return f"opcode 0x{opcode:x} is reserved"
+        if opcode and self.message_opcode:
+            return f"new message (opcode 0x{opcode:x}) inside a fragmented one"
+        return "" if opcode or self.message_opcode else "continuation frame without a message"
+
+    def _finish_control(self) -> tuple[ControlFrame, Violation | None]:
+        """Give the control frame that is complete, and what is wrong with it; after a close frame nothing counts."""
+        control = self.control_opcode, self.control_body
+        self.control_opcode, self.control_body = 0, b""
+        if control[0] != CLOSE:
+            return control, None
         self.closed = True
-        problem = check_close_body(body)
+        problem = check_close_body(control[1])
         if problem is None:
-            return None
+            return control, None
         in_text, detail = problem
-        return Violation(Reason.INVALID_UTF8 if in_text else Reason.PROTOCOL_ERROR, detail)
+        return control, Violation(Reason.INVALID_UTF8 if in_text else Reason.PROTOCOL_ERROR, detail)
 
     def encode(self, payloads: Payloads, frame_headers: FrameHeaders | None) -> list[Buffer]:
         """Frame the chunks: without marks as one binary message, with them each as its mark says."""

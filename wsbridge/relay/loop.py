@@ -163,6 +163,7 @@ class RelayLoop:
 
     def _process_events(self) -> bool:
         """Handle events until there are none, or the time slice is over; whether there are none."""
+        # One function although it is long: a call more per event costs 2 % of all small messages.
         sides, ready = self._sides, self._ready
         poll = self._epoll.poll
         now = self.now = self._clock()

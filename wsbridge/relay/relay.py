@@ -564,10 +564,7 @@ class Relay:
             elif side.tx is Sending.RESETTING and self.reset_when_acknowledged(side):
                 return
         if side.tx is Sending.CLOSED:
-            if side.rx is Receiving.CLOSED:
-                self.close_transport(side)
-            elif side.rx is Receiving.DISCARDING:
-                self.linger(side)
+            self.end_receiving(side)
         elif side.rx is Receiving.DISCARDING:
             if side.transport.read_state == RESET:
                 self.abort(side)
@@ -575,6 +572,13 @@ class Relay:
                 self.discard_while_sending(side)
         if finished:
             self.advance_close(side.other)  # its answer may have waited for this
+
+    def end_receiving(self, side: Endpoint) -> None:
+        """Nothing more is sent: close, or wait for the peer's end."""
+        if side.rx is Receiving.CLOSED:
+            self.close_transport(side)
+        elif side.rx is Receiving.DISCARDING:
+            self.linger(side)
 
     def finish_sending(self, side: Endpoint) -> bool:
         """Send the close frame or FIN, with nothing pending before it; whether all of it has gone."""

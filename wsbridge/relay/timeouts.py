@@ -142,16 +142,20 @@ def _check_close(relay: Relay, now: float) -> float:
             for side in sides:
                 relay.advance_close(side)
     relay.close_checked = now
+    return min(_close_check_due(relay, side, now) for side in sides)
+
+
+def _close_check_due(relay: Relay, side: Endpoint, now: float) -> float:
+    """When a side of an ending must be looked at again."""
     due = relay.close_timer_start + relay.close_timeout
-    for side in sides:
-        if side.closed:
-            continue
-        if side.linger_deadline is not None:
-            due = min(due, side.linger_deadline)
-        if side.tx is Sending.RESETTING:
-            due = now
-        elif side.tx is not Sending.OPEN and _has_unacked_data(side):
-            due = min(due, now + relay.close_timeout / 4)
+    if side.closed:
+        return due
+    if side.tx is Sending.RESETTING:
+        return now
+    if side.linger_deadline is not None:
+        due = min(due, side.linger_deadline)
+    if side.tx is not Sending.OPEN and _has_unacked_data(side):
+        due = min(due, now + relay.close_timeout / 4)
     return due
 
 
