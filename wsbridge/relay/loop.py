@@ -14,7 +14,7 @@ import trio
 from wsbridge.log.logger import log
 from wsbridge.reasons import Reason, Termination
 from wsbridge.relay import timeouts
-from wsbridge.relay.endpoint import Endpoint, Receiving
+from wsbridge.relay.endpoint import RX_CLOSED, Endpoint
 from wsbridge.relay.relay import Relay
 from wsbridge.relay.timeouts import TimerWheel
 
@@ -226,7 +226,7 @@ class RelayLoop:
             return
         transport.peer_hung_up = True
         if event & select.EPOLLERR and (
-            side.rx is Receiving.CLOSED or side.other.pending is not None or side.rate_limiter is not None
+            side.rx is RX_CLOSED or side.other.pending is not None or side.rate_limiter is not None
         ):
             transport.record_socket_error()
             self.mark_ready(relay)

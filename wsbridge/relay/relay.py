@@ -35,7 +35,16 @@ from wsbridge.limits.rate import RateLimiter, SharedBucket, TokenBucket
 from wsbridge.net.transport import READ_SIZE, RESET
 from wsbridge.protocol.websocket import CLOSE, PING, Violation, decode_close_body
 from wsbridge.reasons import REASONS, Initiator, Reason, Termination
-from wsbridge.relay.endpoint import Endpoint, Receiving, Sending
+from wsbridge.relay.endpoint import (
+    RX_CLOSED,
+    RX_DISCARDING,
+    RX_OPEN,
+    TX_CLOSED,
+    TX_FINISHING,
+    TX_OPEN,
+    TX_RESETTING,
+    Endpoint,
+)
 
 MAX_READS_PER_TURN = 4
 """Reads in one turn of one direction; then other pairs have theirs."""
@@ -100,9 +109,9 @@ def is_orderly(src: Endpoint, code: int | None) -> bool:
 
 def is_awaited(side: Endpoint) -> bool:
     """Whether an ending waits for this side: for it to read what is pending, or for its own end."""
-    if side.tx in (Sending.FINISHING, Sending.RESETTING):
+    if side.tx in (TX_FINISHING, TX_RESETTING):
         return True
-    return side.rx is Receiving.OPEN and (side.tx is Sending.CLOSED or side.other.rx is not Receiving.OPEN)
+    return side.rx is RX_OPEN and (side.tx is TX_CLOSED or side.other.rx is not RX_OPEN)
 
 
 def describe_close(code: int | None, text: str) -> str:
@@ -258,9 +267,7 @@ class Relay:
         now = self.loop.now
         rounds = MAX_READS_PER_TURN
         while (
-            src.rx is Receiving.OPEN
-            and (transport.readable or src.undecoded)
-            and (dst.pending is None or src.discard_payload)
+            src.rx is RX_OPEN and (transport.readable or src.undecoded) and (dst.pending is None or src.discard_payload)
         ):
             if not rounds:
                 self.loop.mark_ready(self)
@@ -283,12 +290,7 @@ class Relay:
                     self.loop.mark_ready(self)
             if src.control_pending:
                 self.process_control_frames(src, dst)
-        if (
-            transport.read_state is not None
-            and src.rx is Receiving.OPEN
-            and not transport.readable
-            and not src.undecoded
-        ):
+        if transport.read_state is not None and src.rx is RX_OPEN and not transport.readable and not src.undecoded:
             self.on_transport_end(src, dst)
 
     def reset_is_final(self, side: Endpoint) -> bool:
@@ -297,10 +299,10 @@ class Relay:
         It had finished, and takes the answer no longer; or it is a front whose backend does not take what it sent, or
         may not have it yet, and would be reset for it all the same.
         """
-        if side.rx is Receiving.CLOSED:
-            return side.tx is Sending.OPEN
+        if side.rx is RX_CLOSED:
+            return side.tx is TX_OPEN
         held_up = side.other.pending is not None or side.rate_limited
-        return side.is_front and side.rx is Receiving.OPEN and held_up and not self.options.half_close_on_loss
+        return side.is_front and side.rx is RX_OPEN and held_up and not self.options.half_close_on_loss
 
     def process_control_frames(self, src: Endpoint, dst: Endpoint) -> None:
         """Act on what came besides payload."""
@@ -334,8 +336,8 @@ class Relay:
     def on_transport_end(self, src: Endpoint, dst: Endpoint) -> None:
         """The transport of a side ended: FIN, reset, or TLS cut off."""
         if self.close_was_answer(src, dst):
-            src.rx, src.tx = Receiving.CLOSED, Sending.CLOSED
-            lost = src.transport.read_state == RESET and src.is_front and dst.tx is Sending.OPEN
+            src.rx, src.tx = RX_CLOSED, TX_CLOSED
+            lost = src.transport.read_state == RESET and src.is_front and dst.tx is TX_OPEN
             if lost and not self.options.half_close_on_loss:
                 self.abort(dst)  # what it sent may not be whole
             else:
@@ -355,9 +357,9 @@ class Relay:
         It took that as the end, or never answered it. Not so for a backend whose raw client is still sent its answer:
         the answer may have broken off, and the client would take a FIN for its end.
         """
-        if not src.is_websocket or src.close_frame is None or src.tx is Sending.OPEN or src.pending is not None:
+        if not src.is_websocket or src.close_frame is None or src.tx is TX_OPEN or src.pending is not None:
             return False
-        return src.is_front or dst.is_websocket or dst.tx is not Sending.OPEN
+        return src.is_front or dst.is_websocket or dst.tx is not TX_OPEN
 
     def on_stream_finished(self, src: Endpoint, dst: Endpoint, code: int | None, text: str) -> None:
         """A side ended its stream in order: FIN from a raw one, a close frame from a WebSocket."""
@@ -368,11 +370,11 @@ class Relay:
         reason = Reason.CLIENT_CLOSED if src.is_front else Reason.BACKEND_CLOSED
         if first:
             self.termination = Termination(reason, self.initiator_of(src), describe_close(code, text), close_code=code)
-        src.rx = Receiving.CLOSED
+        src.rx = RX_CLOSED
         src.undecoded = b""
         if src.is_websocket:
             self.pass_on_close(src, dst, code, text)
-            self.half_closed = first and dst.rx is Receiving.OPEN and not dst.is_websocket
+            self.half_closed = first and dst.rx is RX_OPEN and not dst.is_websocket
         else:
             self.pass_on_fin(src, dst, reason)
             self.half_closed = first and not (dst.is_websocket and not src.is_front)
@@ -381,7 +383,7 @@ class Relay:
             self.close_timeout = self.options.hold_close
         else:
             self.close_timeout = self.options.half_close if self.half_closed else self.options.close
-        if src.close_frame is not None and dst.rx is not Receiving.OPEN:
+        if src.close_frame is not None and dst.rx is not RX_OPEN:
             self.queue_close(src, None, "")
         self.start_close_timer()
 
@@ -398,14 +400,14 @@ class Relay:
             if src.is_front and not self.options.deliver_after_close:
                 self.start_discarding(dst)
         answer = 1000 if code is None else code
-        if dst.rx is not Receiving.OPEN or dst.closed or dst.discard_payload:
+        if dst.rx is not RX_OPEN or dst.closed or dst.discard_payload:
             self.queue_close(src, answer, text)
         else:
             src.queue_close(answer, text)
 
     def pass_on_fin(self, src: Endpoint, dst: Endpoint, reason: Reason) -> None:
         """Pass the FIN of a raw side on; WebSocket has no half-close, so there it may be held back for the answer."""
-        if self.options.hold_close is not None and src.is_front and dst.is_websocket and dst.rx is Receiving.OPEN:
+        if self.options.hold_close is not None and src.is_front and dst.is_websocket and dst.rx is RX_OPEN:
             self.close_held = True
         else:
             self.queue_close(dst, 1000, reason.value)
@@ -416,9 +418,9 @@ class Relay:
         if src.is_front:
             if self.termination is None:
                 self.termination = Termination(Reason.CLIENT_CLOSED, "client", detail, close_code=code)
-        elif self.termination is None or dst.tx is Sending.OPEN:
+        elif self.termination is None or dst.tx is TX_OPEN:
             self.termination = Termination(Reason.BACKEND_RESET, "backend", detail, close_code=code)
-        src.rx = Receiving.CLOSED
+        src.rx = RX_CLOSED
         src.undecoded = b""
         self.queue_close(src, code, "")
         self.half_closed = self.close_held = False
@@ -440,8 +442,8 @@ class Relay:
         reason = src.transport.fault or (Reason.CLIENT_LOST if src.is_front else Reason.BACKEND_RESET)
         whole = (
             self.termination is not None
-            and dst.tx is not Sending.OPEN
-            and (src.tx is not Sending.OPEN or (src.rx is Receiving.CLOSED and dst.is_front))
+            and dst.tx is not TX_OPEN
+            and (src.tx is not TX_OPEN or (src.rx is RX_CLOSED and dst.is_front))
         )
         if not whole:
             self.termination = Termination(reason, self.initiator_of(src), detail)
@@ -465,7 +467,7 @@ class Relay:
 
     def on_violation(self, src: Endpoint, dst: Endpoint, violation: Violation) -> None:
         """A side broke the protocol: it is told so, and the other side sees that the stream is not whole."""
-        if self.termination is None or src.tx is Sending.OPEN:  # else it has been told another reason
+        if self.termination is None or src.tx is TX_OPEN:  # else it has been told another reason
             self.termination = Termination(violation.reason, self.initiator_of(src), violation.detail)
         self.half_closed = self.close_held = False
         self.close_timeout = self.options.close
@@ -488,8 +490,8 @@ class Relay:
         stalled = termination.reason is Reason.WRITE_STALLED
         if (
             self.termination is not None
-            and self.front.tx is not Sending.OPEN
-            and self.back.tx is not Sending.OPEN
+            and self.front.tx is not TX_OPEN
+            and self.back.tx is not TX_OPEN
             and not stalled
         ):
             if self.graceful:
@@ -520,8 +522,8 @@ class Relay:
                 side.close_frame = None  # an orderly one, not sent yet
             side.queue_close(1011, reason.value)
             self.queue_close(side, 1011, reason.value)
-        elif side.tx in (Sending.OPEN, Sending.FINISHING):
-            side.tx = Sending.RESETTING
+        elif side.tx in (TX_OPEN, TX_FINISHING):
+            side.tx = TX_RESETTING
             self.start_discarding(side)
 
     @staticmethod
@@ -539,15 +541,15 @@ class Relay:
 
     def queue_close(self, side: Endpoint, code: int | None, text: str) -> None:
         """End what a side is sent, behind what is pending."""
-        if side.tx is Sending.OPEN:
-            side.tx = Sending.FINISHING
+        if side.tx is TX_OPEN:
+            side.tx = TX_FINISHING
             if side.is_websocket:
                 side.queue_close(code, text)
 
     def start_discarding(self, side: Endpoint) -> None:
         """From now on read what a side sends and drop it, undecoded."""
-        if side.rx is Receiving.OPEN and not side.closed:
-            side.rx = Receiving.DISCARDING
+        if side.rx is RX_OPEN and not side.closed:
+            side.rx = RX_DISCARDING
             side.undecoded = b""
             side.transport.readable = True
             if side.linger_deadline is None:
@@ -559,13 +561,13 @@ class Relay:
             return
         finished = False
         if side.pending is None:
-            if side.tx is Sending.FINISHING:
+            if side.tx is TX_FINISHING:
                 finished = self.finish_sending(side)
-            elif side.tx is Sending.RESETTING and self.reset_when_acknowledged(side):
+            elif side.tx is TX_RESETTING and self.reset_when_acknowledged(side):
                 return
-        if side.tx is Sending.CLOSED:
+        if side.tx is TX_CLOSED:
             self.end_receiving(side)
-        elif side.rx is Receiving.DISCARDING:
+        elif side.rx is RX_DISCARDING:
             if side.transport.read_state == RESET:
                 self.abort(side)
             else:
@@ -575,9 +577,9 @@ class Relay:
 
     def end_receiving(self, side: Endpoint) -> None:
         """Nothing more is sent: close, or wait for the peer's end."""
-        if side.rx is Receiving.CLOSED:
+        if side.rx is RX_CLOSED:
             self.close_transport(side)
-        elif side.rx is Receiving.DISCARDING:
+        elif side.rx is RX_DISCARDING:
             self.linger(side)
 
     def finish_sending(self, side: Endpoint) -> bool:
@@ -590,7 +592,7 @@ class Relay:
             side.send_frame(frame, now)
         if side.pending is not None or not (side.is_websocket or side.transport.send_eof()):
             return False
-        side.tx = Sending.CLOSED
+        side.tx = TX_CLOSED
         self.close_timer_start = now
         self.loop.schedule(self, now + self.options.close)
         return True
@@ -617,7 +619,7 @@ class Relay:
         For a front, those count too that only its kernel or ours holds, since closing the socket could destroy them. A
         client's close frame is answered within `close`, so what came before it has no longer either.
         """
-        if side.tx is Sending.OPEN or side.closed or not self.graceful:
+        if side.tx is TX_OPEN or side.closed or not self.graceful:
             return False
         if side.pending is not None:
             return side.is_front or not side.other.is_websocket
@@ -626,12 +628,7 @@ class Relay:
     def close_deferred(self, side: Endpoint) -> bool:
         """Tell whether the answer to a close frame waits until what came before it has gone on to the other side."""
         other = side.other
-        return (
-            side.is_websocket
-            and side.rx is Receiving.CLOSED
-            and other.tx is Sending.FINISHING
-            and other.pending is not None
-        )
+        return side.is_websocket and side.rx is RX_CLOSED and other.tx is TX_FINISHING and other.pending is not None
 
     def close_transport(self, side: Endpoint) -> None:
         """Both directions are over: close, unless unread input would turn that into a reset."""
@@ -640,7 +637,7 @@ class Relay:
                 return
             dropped = side.transport.discard()
             if dropped and side.transport.read_state is None:
-                side.rx = Receiving.DISCARDING
+                side.rx = RX_DISCARDING
                 self.linger(side)
                 return
         self.close_now(side)
@@ -684,7 +681,7 @@ class Relay:
             side.linger_deadline = None
             self.loop.lingering -= 1
         side.closed = True
-        side.rx, side.tx = Receiving.CLOSED, Sending.CLOSED
+        side.rx, side.tx = RX_CLOSED, TX_CLOSED
         side.pending = None
         close()
         if side.other.closed:
@@ -696,15 +693,15 @@ class Relay:
         for side in (self.front, self.back):
             if side.closed:
                 continue
-            if side.tx is Sending.OPEN:
+            if side.tx is TX_OPEN:
                 if side.is_websocket:
                     self.queue_close(side, 1000 if side.is_front else 1011, "")
                     side.discard_payload = True
                 else:
                     self.abort(side)  # what it was sent may not be whole
-            elif side.tx in (Sending.FINISHING, Sending.RESETTING):
+            elif side.tx in (TX_FINISHING, TX_RESETTING):
                 self.abort(side)
-            elif side.rx is Receiving.OPEN:
+            elif side.rx is RX_OPEN:
                 self.start_discarding(side)
             elif side.linger_deadline is None:
                 self.abort(side)  # not even the end of what we send could be sent
@@ -722,7 +719,7 @@ class Relay:
         reset = [
             self.initiator_of(side)
             for side in sides
-            if (side.tx is Sending.OPEN and not side.is_websocket) or side.tx in (Sending.FINISHING, Sending.RESETTING)
+            if (side.tx is TX_OPEN and not side.is_websocket) or side.tx in (TX_FINISHING, TX_RESETTING)
         ]
         setting = "half_close" if self.half_closed else "close"
         text = f"gave up waiting for {' and '.join(waited) or 'the end'} after {setting}, {self.close_timeout:g} s"

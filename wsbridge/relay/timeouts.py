@@ -7,7 +7,7 @@ from math import ceil
 from typing import Generic, Protocol, TypeVar
 
 from wsbridge.reasons import Reason, Termination
-from wsbridge.relay.endpoint import Endpoint, Receiving, Sending
+from wsbridge.relay.endpoint import RX_OPEN, TX_OPEN, TX_RESETTING, Endpoint
 from wsbridge.relay.relay import UNKNOWN, Relay
 
 MAX_CHECK_INTERVAL = 3600.0
@@ -22,12 +22,12 @@ def check_timeouts(relay: Relay, now: float) -> float:
         now: Seconds of the loop's clock.
     """
     due = now + MAX_CHECK_INTERVAL
-    if relay.front.tx is Sending.OPEN or relay.back.tx is Sending.OPEN:
+    if relay.front.tx is TX_OPEN or relay.back.tx is TX_OPEN:
         due = min(_check_lifetime(relay, now), _check_idle(relay, now))
     for side in (relay.front, relay.back):
-        if side.tx is Sending.OPEN or relay.has_pending_delivery(side):
+        if side.tx is TX_OPEN or relay.has_pending_delivery(side):
             due = min(due, _check_write(relay, side, now))
-        if side.tx is Sending.OPEN and side.rx is Receiving.OPEN and side.is_websocket:
+        if side.tx is TX_OPEN and side.rx is RX_OPEN and side.is_websocket:
             due = min(due, _check_ping(relay, side, now))
     if relay.termination is not None and not relay.done:
         due = min(due, _check_close(relay, now))
@@ -77,7 +77,7 @@ def _has_unacked_data(side: Endpoint) -> bool:
 def _check_write(relay: Relay, side: Endpoint, now: float) -> float:
     """A side that has bytes to take must acknowledge some within `write`."""
     limit = relay.options.write
-    if (side.pending is None and side.tx is Sending.OPEN) or limit is None:
+    if (side.pending is None and side.tx is TX_OPEN) or limit is None:
         side.stalled_since = None
         return now + (limit or MAX_CHECK_INTERVAL)
     if side.stalled_since is None or now >= side.stalled_since + limit:
@@ -150,11 +150,11 @@ def _close_check_due(relay: Relay, side: Endpoint, now: float) -> float:
     due = relay.close_timer_start + relay.close_timeout
     if side.closed:
         return due
-    if side.tx is Sending.RESETTING:
+    if side.tx is TX_RESETTING:
         return now
     if side.linger_deadline is not None:
         due = min(due, side.linger_deadline)
-    if side.tx is not Sending.OPEN and _has_unacked_data(side):
+    if side.tx is not TX_OPEN and _has_unacked_data(side):
         due = min(due, now + relay.close_timeout / 4)
     return due
 
@@ -168,7 +168,7 @@ def _count_close_progress(relay: Relay, now: float) -> None:
         relay.close_timer_start = max(relay.close_timer_start, relay.last_payload)
     for side in (relay.front, relay.back):
         # a side that is still sent payload may take it for ever: that counts only while half-closed
-        if _has_new_acks(side) and (side.tx is not Sending.OPEN or relay.half_closed):
+        if _has_new_acks(side) and (side.tx is not TX_OPEN or relay.half_closed):
             latest = now if _has_unacked_data(side) else relay.close_checked
             relay.close_timer_start = max(relay.close_timer_start, latest)
 
