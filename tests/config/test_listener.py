@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import getpass
+import os
+from pathlib import Path
+
 import pytest
 
 from tests.config.loading import ROUTES, read, told, wrong
+from wsbridge.config.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -114,3 +119,25 @@ def test_to_trust_everybody_is_warned_of(network: str) -> None:
     (warning, _) = read("listeners: {l: {bind: '127.0.0.1:80', " + proxies + "}}\n" + ROUTES).warnings
 
     assert (warning.code, warning.setting) == ("W015", "listeners.l.trusted_proxies[1]")
+
+
+@pytest.mark.parametrize(
+    ("owner", "found"),
+    [
+        (getpass.getuser(), None),
+        (f"{os.geteuid()}:{os.getegid()}", None),
+        ("wsb-nobody-has-this", "E012 there is no user"),
+        (f"{getpass.getuser()}:wsb-no-group", "E012 there is no group"),
+        ("65533:65533", None if os.geteuid() == 0 else "W028 this process may not give"),
+    ],
+)
+def test_owners(owner: str, found: str | None, tmp_path: Path) -> None:
+    """They have to exist, and this process has to be allowed to give the socket to them."""
+    text = f"listeners: {{l: {{bind: 'unix:s', owner: '{owner}'}}}}\n" + ROUTES
+    try:
+        problems = read(text, folder=tmp_path).warnings
+    except ConfigError as error:
+        problems = error.problems
+    code, _, message = (found or "").partition(" ")
+    assert [(each.code, each.setting) for each in problems] == ([(code, "listeners.l.owner")] if found else [])
+    assert all(message in each.message for each in problems)

@@ -107,7 +107,31 @@ HAS_NO_VALUE = 'listeners.web.bind:127.0.0.1:80: has no value: write a space aft
             (3, 31),
             "limits.max_head_line_bytes: must not be larger than max_head_bytes",
         ),
-        (LISTENERS + ROUTES + "timeouts: {drain: 1s}\n", (3, 19), "timeouts.drain: must not be longer than drain"),
+        (
+            LISTENERS + ROUTES + "timeouts: {drain: 1s, drain_spread: 2s}\n",
+            (3, 37),
+            "timeouts.drain_spread: must not be longer than drain",
+        ),
+        (
+            "listeners: {web: {bind: '127.0.0.1:1', listen: x}}\n" + ROUTES,
+            (1, 40),
+            'listeners.web.listen: unknown key (did you mean "bind"?)',
+        ),
+        (
+            LISTENERS + ROUTES + "timeouts: {idle_timeout: 1h}\n",
+            (3, 12),
+            'timeouts.idle_timeout: unknown key (did you mean "idle"?',
+        ),
+        (
+            LISTENERS + ROUTES.replace("auth: none", "auth: none, idle_timeout: 1h"),
+            (2, 72),
+            'routes.vnc.idle_timeout: unknown key (it belongs under "timeouts", as idle)',
+        ),
+        (
+            LISTENERS + ROUTES.replace("tcp://10.0.0.5:5900", "10.0.0.5:5900"),
+            (2, 37),
+            "routes.vnc.backend: must be of the form tcp://host:port, tls://host:port, unix:/path",
+        ),
     ],
 )
 def test_one_mistake_gives_one_problem_at_its_place(text: str, place: tuple[int, int], expected: str) -> None:
@@ -162,3 +186,24 @@ def test_a_configuration_made_by_a_command_follows_the_same_rules() -> None:
     with pytest.raises(ConfigError) as caught:
         load_data({"listeners": listeners, "routes": routes}, registry=CONFIG_REGISTRY, environ={})
     assert str(caught.value).startswith("command line: routes.vnc.auth: must be written")
+
+
+def test_independent_errors_of_one_route_are_reported_together() -> None:
+    """Missing rules do not hide a missing auth, and neither hides a wrong value."""
+    text = """\
+        listeners: {web: {bind: 0.0.0.0:80}}
+        routes:
+          desk: {match: {path: "/{host}"}, backend: "tcp://{host}:22", timeouts: {idle: 5}}
+        """
+    assert sorted(told(wrong(text))) == [
+        "E011 routes.desk.allowed_targets",
+        "E012 routes.desk.timeouts.idle",
+        "E022 routes.desk.auth",
+    ]
+
+
+def test_an_unset_variable_is_one_error() -> None:
+    """The key is there, although its value is not known."""
+    (problem,) = wrong(LISTENERS + "routes: {vnc: {match: any, auth: none, backend: 'tcp://${VNC_HOST}:5900'}}\n")
+    assert (problem.code, problem.setting) == ("E005", "routes.vnc.backend")
+    assert problem.message == "the environment variable VNC_HOST is not set"

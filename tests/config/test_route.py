@@ -37,7 +37,7 @@ ROUTE = "listeners: {{web: {{bind: 127.0.0.1:80}}}}\nroutes:\n  r: {{{}}}\n"
         (
             "match: any, backend: 'tcp://a:1', allowed_origins: https://x",
             "routes.r.allowed_origins",
-            '"https://x" is none of same or any',
+            '"https://x" is none of same or any; write a list of origins: ["https://x"]',
         ),
         (
             "match: any, backend: 'tcp://a:1', allowed_origins: []",
@@ -71,7 +71,18 @@ ROUTE = "listeners: {{web: {{bind: 127.0.0.1:80}}}}\nroutes:\n  r: {{{}}}\n"
         ("match: any, backend: 'tcp://a:1', subprotocols: ['a b']", "routes.r.subprotocols[0]", '"a b" has characters'),
         ("match: any, respond: 101", "routes.r.respond", "101 is no status to answer"),
         ("match: any, respond: 204, auth: kerberos", "routes.r.auth", '"kerberos" is not known here: write "none"'),
-        ("match: any, respond: 204, auth: {knd: none}", "routes.r.auth.kind", "is missing"),
+        ("match: any, respond: 204, auth: {knd: none}", "routes.r.auth.knd", 'unknown key (did you mean "kind"?)'),
+        (
+            "match: any, respond: 204, auth: {type: basic, users: u}",
+            "routes.r.auth.type",
+            'unknown key (did you mean "kind"?)',
+        ),
+        ("match: any, respond: 204, auth: {users: u}", "routes.r.auth.kind", "is missing"),
+        (
+            "match: any, upstream: 'tcp://a:1', respond: 204",
+            "routes.r.upstream",
+            'unknown key (did you mean "backend"?)',
+        ),
         ("match: any, respond: 204, auth: {kind: none, x: y}", "routes.r.auth.x", "unknown key"),
         (
             "match: any, backend: 'tcp://a:1', timeouts: {handshake: 1s}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +66,7 @@ def test_the_sample_starts_where_its_files_exist(tmp_path: Path) -> None:
     text = SAMPLE.read_text()
     for folder in ("/etc/wsbridge/tls", "/etc/wsbridge/secrets", "/usr/share/novnc", "/var/log/wsbridge"):
         text = text.replace(folder, str(tmp_path / "novnc" if folder.endswith("novnc") else tmp_path))
+    text = text.replace("owner: wsbridge:www-data", f"owner: {os.geteuid()}:{os.getegid()}")
     (tmp_path / "novnc").mkdir()
     assert load_text(text, file="wsbridge.yaml", registry=CONFIG_REGISTRY, environ={}).warnings == []
 

@@ -144,6 +144,8 @@ class Section(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _validate_section(cls, data: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
+        if isinstance(data, cls):  # a default, or recovered: it was validated before
+            return data
         issues = list(cls.validate_keys(data)) if isinstance(data, dict) else []
         errors: list[ErrorDetails] = []
         section: Self | None

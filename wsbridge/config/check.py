@@ -183,7 +183,7 @@ def check_config(config: Config, context: LoadContext, names: WrittenNames | Non
         *(() if names.wrong else _check_unused_listeners(config)),
         *_check_risky_settings(config),
         *_check_secret_permissions(config),
-        *(fault for steps, section in walk_sections(config) for fault in _section_warnings(steps, section, context)),
+        *_check_sections(config, context, names),
     ]
 
 
@@ -206,9 +206,12 @@ def _walk_value(value: object, steps: KeyPath) -> Iterator[tuple[KeyPath, Sectio
             yield from _walk_value(inner, (*steps, at))
 
 
-def _section_warnings(steps: KeyPath, section: Section, context: LoadContext) -> Iterator[Issue]:
-    for fault in section.warnings(context):
-        yield Issue((*steps, *fault.key_path), fault.message, fault.code, fault.at_key)
+def _check_sections(config: Config, context: LoadContext, names: WrittenNames) -> Iterator[Issue]:
+    """Give the warnings of sections in which nothing is wrong."""
+    for path, section in walk_sections(config):
+        if not any(wrong[: len(path)] == path for wrong in names.wrong):
+            for issue in section.warnings(context):
+                yield Issue((*path, *issue.key_path), issue.message, issue.code, issue.at_key)
 
 
 def _check_references(config: Config, names: WrittenNames) -> Iterator[Issue]:

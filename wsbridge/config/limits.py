@@ -160,6 +160,7 @@ class RouteLimits(Section):
         return (*counted, self.identity_bytes_per_second) == (None,) * 4
 
 
+MAX_DEFAULT_SPREAD = 5.0
 GLOBAL_TIMEOUTS = (
     "handshake",
     "tls",
@@ -209,8 +210,9 @@ class Timeouts(RouteTimeouts):
     """From the accepted connection to the complete PROXY header, on listeners that require one."""
     drain: Duration = 20.0
     """Graceful shutdown: time from SIGTERM until the last connection is closed."""
-    drain_spread: Duration = 5.0
-    """The last part of drain, over which the remaining connections are closed gradually; not longer than drain."""
+    drain_spread: Duration = Field(default_factory=lambda data: min(MAX_DEFAULT_SPREAD, data["drain"]))
+    """The last part of drain, over which the remaining connections are closed gradually; not longer than drain.
+    Default: 5s, or drain if that is shorter."""
     retry_after: Annotated[Duration, AfterValidator(check_whole_seconds)] = 1.0
     """Retry-After value of overload responses, in whole seconds."""
     accept_pause: PositiveDuration = 0.1
@@ -224,4 +226,4 @@ class Timeouts(RouteTimeouts):
         """Hold spread inside drain."""
         if self.drain_spread > self.drain:
             text = "must not be longer than drain, since it is the end of it"
-            yield Issue(("drain_spread" if "drain_spread" in self.model_fields_set else "drain",), text, "E013")
+            yield Issue(("drain_spread",), text, "E013")

@@ -19,6 +19,7 @@ from wsbridge.config.certificates import (
     load_key_pair,
     server_warnings,
 )
+from wsbridge.config.owner import find_owner, may_give_to
 from wsbridge.config.secrets import Secret
 from wsbridge.config.types import (
     UNIX_CLIENTS,
@@ -198,3 +199,14 @@ class ListenerConfig(Section):
         """Ask for the one proxy that can come by a Unix socket."""
         if self.bind.kind == "unix" and self.trusted_proxies is not None and UNIX_CLIENTS not in self.trusted_proxies:
             yield Issue(("trusted_proxies",), f"has no {UNIX_CLIENTS}, and nobody else comes by {self.bind}", "E013")
+        if self.owner is not None and context.check_files:
+            try:
+                find_owner(self.owner)
+            except ValueError as error:
+                yield Issue(("owner",), str(error), "E012")
+
+    def warnings(self, context: LoadContext) -> Iterable[Issue]:
+        """Warn of an owner that the socket cannot get."""
+        if self.owner is not None and context.check_files and not may_give_to(*find_owner(self.owner)):
+            text = f"this process may not give the socket to {self.owner}: that needs root, CAP_CHOWN or, for a group"
+            yield Issue(("owner",), f"{text}, membership (SupplementaryGroups= of systemd)", "W028")

@@ -31,6 +31,38 @@ SHAPE_MESSAGES = {
     "tuple_type": "must be a list",
     "list_type": "must be a list",
 }
+SYNONYMS: Mapping[str, tuple[str, ...]] = {
+    "upstream": ("backend",),
+    "target": ("backend",),
+    "to": ("backend",),
+    "proxy_pass": ("backend",),
+    "listen": ("bind",),
+    "address": ("bind",),
+    "hosts": ("host",),
+    "hostname": ("host",),
+    "server_name": ("host",),
+    "paths": ("path",),
+    "location": ("path",),
+    "root": ("files",),
+    "static": ("files",),
+    "web": ("files",),
+    "status": ("respond",),
+    "return": ("respond",),
+    "origins": ("allowed_origins",),
+    "cors": ("allowed_origins",),
+    "ssl": ("tls",),
+    "authentication": ("auth",),
+    "keepalive": ("ping_interval",),
+    "heartbeat": ("ping_interval",),
+    "protocols": ("subprotocols",),
+    "real_ip": ("client_address_from",),
+    "certificate": ("certificates", "cert"),
+    "private_key": ("key",),
+    "max_connections": ("connections",),
+    "loglevel": ("level",),
+    "log_level": ("level",),
+}
+"""Keys of other programs, and what they are called here."""
 OWN_KEY_SIMILARITY = 0.9
 """How alike a key must be to one of its own section to be taken for that, and not for one of another section."""
 
@@ -88,6 +120,8 @@ def _error_text(error: ErrorDetails) -> str:
         given = error["input"]
         guess = did_you_mean(given, words) if isinstance(given, str) else ""
         shown = f'"{given}" is' if isinstance(given, str) else "must be"
+        if isinstance(given, str) and "://" in given:
+            guess = f'; write a list of origins: ["{given}"]'
         wanted = " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
         return f"{shown} none of {wanted}{guess}" if isinstance(given, str) else f"{shown} {wanted}"
     return SHAPE_MESSAGES.get(error["type"], error["msg"])
@@ -101,9 +135,14 @@ def _unknown_key_hint(section: type[BaseModel], key: str) -> str:
     keys = _keys_of(section)
     if closest_match(key, keys, OWN_KEY_SIMILARITY):
         return did_you_mean(key, keys)
-    for name, info in section.model_fields.items():
-        if any(key in _keys_of(inner) for inner in _sections_in(info.annotation)):
-            return f' (it belongs under "{name}")'
+    meant = (key, *SYNONYMS.get(key, ()), key.removesuffix("_timeout"))
+    for word in meant[1:]:
+        if word in keys:
+            return f' (did you mean "{word}"?)'
+    for word in meant:
+        for name, info in section.model_fields.items():
+            if any(word in _keys_of(inner) for inner in _sections_in(info.annotation)):
+                return f' (it belongs under "{name}"{"" if word == key else f", as {word}"})'
     return did_you_mean(key, keys)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 from pydantic import PlainValidator, SerializeAsAny, ValidationError, ValidationInfo, WithJsonSchema
 
 from wsbridge.config.base import UNION_TAG, AuthSection, Issue, Section, SectionError, load_context, section_error
-from wsbridge.config.errors import did_you_mean
+from wsbridge.config.errors import closest_match, did_you_mean
 from wsbridge.config.types import WrongShapeError
 from wsbridge.config.urls import IDENTITY_TARGET, BackendUrl, UrlTemplate, directory_of, read_backend_url
 
@@ -60,6 +60,8 @@ class UrlBackendSection(BackendSectionBase):
         return self.url.fields if isinstance(self.url, UrlTemplate) else ()
 
 
+KIND_SYNONYMS = frozenset({"type", "method", "scheme", "provider"})
+"""Keys by which other programs name the kind of a section."""
 TOKENS_KEY = "tokens"
 """The key that a backend with a list of tokens is told by."""
 
@@ -153,7 +155,12 @@ def read_auth(value: object, info: ValidationInfo) -> AuthSection:
         raise WrongShapeError(f"must be {known}")
     kind = written.get("kind") or next((key for key in written if key in kinds), None)
     if kind is None:
-        raise SectionError(Section, (), [Issue(("kind",), f"is missing: write {known}", "E011")])
+        meant = next((key for key in written if key in KIND_SYNONYMS or closest_match(key, ["kind"])), None)
+        if meant is not None:
+            issue = Issue((meant,), f'unknown key (did you mean "kind"?): write {known}', "E010", at_key=True)
+        else:
+            issue = Issue(("kind",), f"is missing: write {known}", "E011")
+        raise SectionError(Section, (), [issue])
     if not isinstance(kind, str) or kind not in kinds:
         guess = did_you_mean(kind, kinds) if isinstance(kind, str) else ""
         raise SectionError(Section, (), [Issue(("kind",), f'"{kind}" is not known here{guess}: write {known}', "E012")])

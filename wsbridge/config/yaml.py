@@ -90,8 +90,9 @@ class Document:
         node, key_node, found = self.find(path)
         if node is None:
             return Position(0, 0), path
+        is_collection = isinstance(node, yaml.CollectionNode)
         is_block = isinstance(node, yaml.CollectionNode) and not node.flow_style
-        if key_node is not None and (at_key or is_block or len(found) < len(path)):
+        if key_node is not None and (at_key or is_block or (is_collection and len(found) < len(path))):
             return _position(key_node.start_mark), found
         return _position(node.start_mark), found
 
