@@ -1,24 +1,19 @@
 """The line of a connection in the log."""
 
-from dataclasses import replace
-
 import pytest
 
 from tests.authority import listener_tls
 from tests.client import request
-from tests.serving import backend, config_of, recording, serving, written
-from wsbridge.access_log import UNKNOWN_PEER, AccessLog
+from tests.serving import backend, recording, serving, written
+from wsbridge.access_log import AccessLog
 from wsbridge.auth.identity import Identity
-from wsbridge.backends.base import DialServices
+from wsbridge.context import ConnectionContext
 from wsbridge.frontend import EMPTY_CONNECTION
-from wsbridge.generation import build_generation
 from wsbridge.log.events import AUDIT_EVENTS as AUDITED
 from wsbridge.log.events import LOG_EVENTS
 from wsbridge.net.address import Peer
-from wsbridge.net.resolver import Resolver
 from wsbridge.protocol.http1 import Headers, Request
 from wsbridge.reasons import REASONS, Reason, Termination
-from wsbridge.services import RouteStats
 
 
 @pytest.fixture
@@ -30,23 +25,27 @@ def records():
 
 def account(trail=None):
     """Make an account with all facts."""
-    text = written(route={"backend": "tcp://127.0.0.1:9"})
-    made = AccessLog(7, "web", audit_log=trail)
-    made.peer = Peer("192.0.2.1", 5000, 2)
-    made.request = Request("GET", "/x?token=abc", "1.1", Headers())
-    made.route = build_generation(config_of(text), DialServices(Resolver()), lambda _: RouteStats()).routes["app"]
-    made.backend_address = "127.0.0.1:9"
-    made.subprotocol = "binary"
-    return made
+    context = ConnectionContext(
+        7,
+        "web",
+        Peer("192.0.2.1", 5000, 2),
+        request=Request("GET", "/x?token=abc", "1.1", Headers()),
+        route="app",
+        backend="tcp://127.0.0.1:9",
+        backend_address="127.0.0.1:9",
+        subprotocol="binary",
+    )
+    made = AccessLog(context, audit_log=trail)
+    return made, context
 
 
 @pytest.mark.parametrize("reason", Reason)
 @pytest.mark.parametrize("relayed", [False, True])
 def test_every_reason_has_its_line(records, reason, relayed):
     """One line, at the level of the table, with no key that the table of events does not know."""
-    one = account()
+    one, context = account()
     if relayed:
-        one.set_bytes(10, 20)
+        context.relayed, context.bytes_to_backend, context.bytes_to_client = True, 10, 20
     one.log_closed(Termination(reason, "wsbridge", "why", close_code=1000 if relayed else None))
     (line,) = records.all
     if reason is Reason.SERVED:
@@ -61,7 +60,7 @@ def test_every_reason_has_its_line(records, reason, relayed):
 @pytest.mark.parametrize(("status", "level"), [(200, "debug"), (304, "debug"), (404, "info"), (500, "info")])
 def test_answers_that_went_well_are_told_at_debug(records, status, level):
     """A page with all its files, and a balancer's health checks, leave the log to what matters."""
-    account().log_request(Termination(Reason.SERVED, "client", status=status))
+    account()[0].log_request(Termination(Reason.SERVED, "client", status=status))
 
     assert [line["level"] for line in records.all] == [level]
     assert "detail" not in records.all[0]
@@ -69,8 +68,8 @@ def test_answers_that_went_well_are_told_at_debug(records, status, level):
 
 def test_all_facts_of_a_relay(records):
     """Who, where to, why, how long, and the bytes each way."""
-    one = account()
-    one.set_bytes(10, 20)
+    one, context = account()
+    context.relayed, context.bytes_to_backend, context.bytes_to_client = True, 10, 20
     one.log_closed(Termination(Reason.CLIENT_CLOSED, "client", close_code=4000))
     (line,) = records.all
     assert line.pop("duration_seconds") >= 0
@@ -95,9 +94,9 @@ def test_all_facts_of_a_relay(records):
 
 def test_a_refusal_tells_its_status(records):
     """The status that was answered, or the close code where the 101 had been sent."""
-    account().log_closed(Termination(Reason.BAD_REQUEST, "client", "no key", status=405))
-    account().log_closed(Termination(Reason.BACKEND_REFUSED, "backend", "down", close_code=1014))
-    account().log_closed(Termination(Reason.CLIENT_LOST, "client", "gone"))
+    account()[0].log_closed(Termination(Reason.BAD_REQUEST, "client", "no key", status=405))
+    account()[0].log_closed(Termination(Reason.BACKEND_REFUSED, "backend", "down", close_code=1014))
+    account()[0].log_closed(Termination(Reason.CLIENT_LOST, "client", "gone"))
     first, second, third = records.all
     assert (first["status"], "close_code" in first) == (405, False)
     assert (second["close_code"], "status" in second) == (1014, False)
@@ -106,14 +105,14 @@ def test_a_refusal_tells_its_status(records):
 
 def test_a_silent_client_is_told_to_the_debug_log_alone(records):
     """Health checks and browsers that open connections to spare make no noise."""
-    one = AccessLog(1, "web")
+    one = AccessLog(ConnectionContext(1, "web"))
     one.log_closed(Termination(Reason.CLIENT_LOST, "client", EMPTY_CONNECTION))
     assert [(line["event"], line["level"]) for line in records.all] == [("connection.empty", "debug")]
 
 
 def test_after_an_answer_the_next_request_is_unknown(records):
     """What follows on the same connection is not told with the request before it."""
-    one = account()
+    one, _ = account()
     one.log_request(Termination(Reason.SERVED, "client", status=200))
     one.log_closed(Termination(Reason.HANDSHAKE_TIMEOUT, "client", "half a head"))
     served, refused = records.all
@@ -124,16 +123,15 @@ def test_after_an_answer_the_next_request_is_unknown(records):
 
 def test_a_peer_that_was_never_known(records):
     """A connection that was gone before its peer could be asked for has a line all the same."""
-    one = AccessLog(1, "web")
-    assert one.peer is UNKNOWN_PEER
+    one = AccessLog(ConnectionContext(1, "web"))
     one.log_closed(Termination(Reason.CLIENT_LOST, "client", "before the first byte"))
     assert records.all[0]["event"] == "connection.rejected"
 
 
 def test_the_way_of_a_client_is_told(records):
     """Every line of a client behind proxies names them."""
-    one = account()
-    one.peer = Peer("203.0.113.7", 5, 2, via=("10.0.0.2", "10.0.0.1"))
+    one, context = account()
+    context.peer = Peer("203.0.113.7", 5, 2, via=("10.0.0.2", "10.0.0.1"))
     one.log_request(Termination(Reason.SERVED, "client", status=404))
     one.log_closed(Termination(Reason.CLIENT_LOST, "client", EMPTY_CONNECTION))
     one.log_closed(Termination(Reason.NO_ROUTE, "client"))
@@ -155,11 +153,11 @@ class Told:
 
 def test_the_audit_has_who_and_how_proven(records):
     """What was admitted, and its end, have the same id; and neither has a key that the table does not know."""
-    one = account(Told())
-    one.peer = Peer("192.0.2.1", 5000, 2, via=("10.0.0.1",))
-    one.identity = Identity("alice", "basic+network", {"secret": "geheim"})
+    one, context = account(Told())
+    context.peer = Peer("192.0.2.1", 5000, 2, via=("10.0.0.1",))
+    context.identity = Identity("alice", "basic+network", {"secret": "geheim"})
     one.log_admitted()
-    one.set_bytes(10, 20)
+    context.relayed, context.bytes_to_backend, context.bytes_to_client = True, 10, 20
     one.log_closed(Termination(Reason.CLIENT_CLOSED, "client", close_code=4000))
     admitted, ended = one._audit_log.lines
     assert admitted == {
@@ -193,11 +191,11 @@ def test_the_audit_has_who_and_how_proven(records):
 
 def test_the_audit_has_refusals_and_what_is_known(records):
     """A refusal has its reason, its status and the page that asked; a client that said nothing has none."""
-    one = account(Told())
-    one.request.headers.add(b"Origin", b"https://evil.example")
-    one.backend_address = None
+    one, context = account(Told())
+    context.request.headers.add(b"Origin", b"https://evil.example")
+    context.backend_address = None
     one.log_closed(Termination(Reason.ORIGIN_NOT_ALLOWED, "client", "not that one"))
-    silent = AccessLog(8, "web", audit_log=one._audit_log)
+    silent = AccessLog(ConnectionContext(8, "web"), audit_log=one._audit_log)
     silent.log_closed(Termination(Reason.CLIENT_LOST, "client", EMPTY_CONNECTION))
     (line,) = one._audit_log.lines
     assert (line["event"], line["reason"], line["status"], line["detail"]) == (
@@ -212,10 +210,11 @@ def test_the_audit_has_refusals_and_what_is_known(records):
 
 def test_the_audit_has_answers_of_routes_that_ask(records):
     """What a route answers by itself is audited only if it asks who the client is."""
-    for auth in (None, object()):
-        one = account(Told())
-        one.route = replace(one.route, backend=None, auth=auth)
-        one.identity = Identity("alice", "basic")
+    for auth in (False, True):
+        one, context = account(Told())
+        context.backend = ""
+        context.identity = Identity("alice", "basic")
+        context.auth_required = auth
         one.log_request(Termination(Reason.SERVED, "client", status=200))
         assert [(line["event"], line["status"], line["auth_method"]) for line in one._audit_log.lines] == (
             [("access.served", 200, "basic")] if auth else []

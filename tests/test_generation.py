@@ -74,7 +74,6 @@ def test_what_a_route_gives(tmp_path):
     assert app.responder is None
     assert (app.dial_before_upgrade, app.retry_for, app.connect_timeout) == (False, 5.0, 3.0)
     assert isinstance(page.responder, StaticFiles)
-    assert page.path_prefix == "/novnc/"
     assert page.backend is None
     assert isinstance(health.responder, FixedStatus)
 

@@ -10,7 +10,7 @@ from typing import Self
 from wsbridge.auth.base import Authenticator
 from wsbridge.auth.identity import Identity
 from wsbridge.config.limits import RouteLimits
-from wsbridge.context import AuthRequest
+from wsbridge.context import ConnectionContext
 from wsbridge.generation import Listener, Route
 from wsbridge.limits.clients import ConnectionCounts
 from wsbridge.limits.rate import SharedBucket, SharedBucketTable
@@ -145,7 +145,7 @@ def _admit_http_request(route: Route, request: Request, tls: bool) -> AdmittedRe
     return AdmittedRequest(route)
 
 
-async def authenticate(auth: Authenticator, context: AuthRequest) -> Identity:
+async def authenticate(auth: Authenticator, context: ConnectionContext) -> Identity:
     """Return who a client is.
 
     Args:

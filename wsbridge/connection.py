@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from dataclasses import replace
@@ -22,13 +23,13 @@ from wsbridge.admission import (
 )
 from wsbridge.auth.identity import Identity
 from wsbridge.backends.base import Connected, DialRequest
-from wsbridge.context import AuthRequest
+from wsbridge.context import ConnectionContext
 from wsbridge.frontend import Exchange, HttpExchange, RawExchange, read_request
 from wsbridge.generation import Listener, Route
 from wsbridge.limits.clients import ClientSlot
 from wsbridge.log.logger import log
 from wsbridge.net import tls_transport
-from wsbridge.net.address import Peer
+from wsbridge.net.address import Peer, local_endpoint
 from wsbridge.net.dialer import retry
 from wsbridge.net.tls import tls_error_text
 from wsbridge.net.transport import SocketTransport, Transport, reset_socket
@@ -36,7 +37,6 @@ from wsbridge.reasons import REASONS, Reason, Rejected, Termination
 from wsbridge.relay.endpoint import Side
 from wsbridge.relay.engine import RelayCounters
 from wsbridge.relay.relay import RelayOptions
-from wsbridge.responders.base import ResponderContext
 
 if TYPE_CHECKING:
     from wsbridge.server import Server
@@ -73,6 +73,7 @@ class Connection:
     __slots__ = (
         "_access_log",
         "_client_slot",
+        "_context",
         "_dials",
         "_exchange",
         "_front",
@@ -80,6 +81,7 @@ class Connection:
         "_listener",
         "_nearest_peer",
         "_overload",
+        "_route",
         "_server",
         "_sock",
         "_transport",
@@ -92,16 +94,17 @@ class Connection:
         self._generation = server.generation
         self._overload = overload
         self._client_slot = ClientSlot(server.client_table)
+        self._route: Route | None = None  # of the current request
+        self._context = ConnectionContext(server.next_id(), listener.name)
         self._access_log = AccessLog(
-            server.next_id(),
-            listener.name,
+            self._context,
             http=listener.protocol == "websocket",
             audit_log=server.audit_log,
             redact_target=listener.redact_target,
         )
         self._dials = False  # whether it got as far as dialing a backend
         self._transport: Transport | None = None  # set by step 2, TLS
-        self._nearest_peer = self._access_log.peer  # the other end of the socket, before a request names the client
+        self._nearest_peer = self._context.peer  # the other end of the socket, before a request names the client
         self._exchange: Exchange = None  # type: ignore[assignment]  # set by step 3, before it is used
         self._front: Side | None = None  # set by step 6, the upgrade
 
@@ -114,10 +117,10 @@ class Connection:
             except Rejected as rejected:
                 termination = await self._reject(rejected)
             except Exception:
-                log.exception("internal_error", component="connection", id=self._access_log.id)
+                log.exception("internal_error", component="connection", id=self._context.id)
                 termination = await self._reject(Rejected(Reason.INTERNAL_ERROR, initiator="wsbridge"))
         except Exception:  # while it was rejected
-            log.exception("internal_error", component="connection", id=self._access_log.id)
+            log.exception("internal_error", component="connection", id=self._context.id)
             self._abort()
         except BaseException:  # cancelled
             self._abort()
@@ -135,7 +138,7 @@ class Connection:
         await self._identify_client(sockaddr)
         self._count_client()
         await self._start_tls()
-        self._nearest_peer = self._access_log.peer
+        self._nearest_peer = self._context.peer
         while True:  # one request after the other
             await self._read_request()
             admitted = self._admit()
@@ -156,7 +159,7 @@ class Connection:
             self._client_slot.record_failure()
         termination = rejected.termination()
         self._access_log.rejected_target = rejected.target
-        route = self._access_log.route
+        route = self._route
         if route is not None and route.backend is not None:
             route.stats.rejected += 1
         if self._front is not None and route is not None:
@@ -165,7 +168,7 @@ class Connection:
             await self._reject_before_tls(rejected, termination)
         elif rejected.silent or REASONS[rejected.reason].status is None:
             self._transport.close()
-        elif self._access_log.response_started:
+        elif self._context.response_started:
             self._transport.abort()
         else:
             await self._respond_rejected(self._transport, termination)
@@ -175,7 +178,7 @@ class Connection:
         """Tell a client that there is too much: TLS, its request and the response within `overload_reply`, or reset."""
         server = self._server
         if rejected.reason is Reason.BANNED:
-            server.client_table.reset_banned(self._sock, self._listener.name, self._access_log.peer.host)
+            server.client_table.reset_banned(self._sock, self._listener.name, self._context.peer.host)
             return
         tells = self._listener.protocol == "websocket" and REASONS[rejected.reason].status is not None
         if not tells or rejected.silent or (self._overload is None and not server.acquire_overload_reply()):
@@ -201,7 +204,7 @@ class Connection:
         exchange: Exchange = (
             RawExchange(transport)
             if self._listener.protocol == "tcp"
-            else HttpExchange(transport, self._access_log.request, self._server.lingering_closer)
+            else HttpExchange(transport, self._context.request, self._server.lingering_closer)
         )
         await exchange.reject(termination, int(self._generation.config.timeouts.retry_after))
 
@@ -216,30 +219,30 @@ class Connection:
 
     async def _identify_client(self, sockaddr: object) -> None:
         """Learn the client's address, from its socket or the PROXY header before its first byte."""
-        access_log, resolver = self._access_log, self._listener.client_address_resolver
+        context, resolver = self._context, self._listener.client_address_resolver
         try:
-            access_log.peer = Peer.from_socket(self._sock, sockaddr)
+            context.peer = Peer.from_socket(self._sock, sockaddr)
         except OSError as error:
             raise Rejected(Reason.CLIENT_LOST, f"before the first byte: {error.strerror or error}") from None
         if self._overload is not None:
             await self._identify_overload_client()
         elif resolver is not None:
-            access_log.peer = await resolver.from_connection(self._sock, access_log.peer)
+            context.peer = await resolver.from_connection(self._sock, context.peer)
 
     async def _identify_overload_client(self) -> None:
         """Do the same for a client that is one too many, in less time, and reject it."""
-        access_log, resolver = self._access_log, self._listener.client_address_resolver
+        context, resolver = self._context, self._listener.client_address_resolver
         readable = True
         if resolver is not None:
             readable = False
             with trio.move_on_after(self._generation.config.timeouts.overload_reply):
-                access_log.peer = await resolver.from_connection(self._sock, access_log.peer)
+                context.peer = await resolver.from_connection(self._sock, context.peer)
                 readable = True
         raise Rejected(Reason.OVERLOAD, self._overload or "", initiator="wsbridge", silent=not readable)
 
     def _count_client(self) -> None:
         """Count the connection under the address of its client, as soon as that is known, and when it changes."""
-        host = self._access_log.peer.host
+        host = self._context.peer.host
         if self._listener.is_direct_client(host):
             self._client_slot.assign(host)
 
@@ -257,8 +260,8 @@ class Connection:
             raise Rejected(Reason.TLS_FAILED, tls_error_text(error, peer_is_client=True)) from None
         if self._transport is None:
             raise Rejected(Reason.TLS_FAILED, f"no TLS handshake within tls, {timeout:g} s")
-        self._access_log.tls = self._transport.tls_version
-        self._access_log.peer = self._transport.with_tls_details(self._access_log.peer)
+        self._context.tls = self._transport.tls_version
+        self._context.peer = self._transport.with_tls_details(self._context.peer)
 
     def _open_transport(self) -> Transport:
         assert self._transport is not None  # noqa: S101 (`_start_tls` sets it or raises)
@@ -268,12 +271,12 @@ class Connection:
 
     async def _read_request(self) -> None:
         """Read a request, and the client's address from it where trusted proxies add that."""
-        access_log, resolver = self._access_log, self._listener.client_address_resolver
-        access_log.request, access_log.response_started = None, False
+        context, resolver = self._context, self._listener.client_address_resolver
+        context.start_request(None)
         self._exchange = exchange = await self._read_head()
-        access_log.request = exchange.request
+        context.request = exchange.request
         if resolver is not None and exchange.request is not None:
-            access_log.peer = resolver.from_request(exchange.request, self._nearest_peer)
+            context.peer = resolver.from_request(exchange.request, self._nearest_peer)
             self._count_client()
 
     async def _read_head(self) -> Exchange:
@@ -319,23 +322,24 @@ class Connection:
         return admitted
 
     def _set_route(self, route: Route) -> None:
-        self._access_log.route = route
+        """Note the route of the request, also where the route rejects it."""
+        self._route = route
+        self._context.route = route.name
+        self._context.backend = "" if route.backend is None else route.backend.name
+        self._context.auth_required = route.auth is not None
 
     async def _authenticate(self, admitted: AdmittedRequest) -> None:
         """Authenticate the client, where the route asks for it."""
-        access_log = self._access_log
+        context = self._context
         if admitted.route.auth is not None:
-            offered = () if admitted.upgrade is None else admitted.upgrade.subprotocols
-            context = AuthRequest(
-                access_log.peer, access_log.request, admitted.route.name, self._listener.tls is not None, offered
-            )
-            access_log.identity = await authenticate(admitted.route.auth, context)
+            context.subprotocols = () if admitted.upgrade is None else admitted.upgrade.subprotocols
+            context.identity = await authenticate(admitted.route.auth, context)
 
     def _acquire_route_slot(self, route: Route) -> RouteSlot:
         """Count the connection under the limits of its route."""
         if route.limits is None:
             return UNLIMITED
-        identity, server = self._access_log.identity, self._server
+        identity, server = self._context.identity, self._server
         token_name = limited_token_name(route, self._exchange.request, identity)
         return acquire_route_slot(route, identity, token_name, server.connection_counts, server.shared_buckets)
 
@@ -348,14 +352,13 @@ class Connection:
 
     async def _respond(self, route: Route) -> tuple[Termination, bool]:
         """Answer from files or with a fixed status; return whether another request may follow."""
-        exchange, access_log = self._exchange, self._access_log
+        exchange, context = self._exchange, self._context
         request = exchange.request
         assert route.responder is not None  # noqa: S101 (a route has a backend or a responder)
         assert request is not None and isinstance(exchange, HttpExchange)  # noqa: S101 (raw routes have backends)
-        context = ResponderContext(request, route.path_prefix, access_log.identity, access_log.peer)
-        with await route.responder.respond(context) as response:
+        with await route.responder.respond(request, context) as response:
             termination = Termination(Reason.SERVED, "client", response.detail, status=response.status)
-            access_log.response_started = True
+            context.response_started = True
             write_timeout = route.relay_options.write
             try:
                 keep_alive = await exchange.respond(response, write_timeout, keep_alive=route.responder.keep_alive)
@@ -371,12 +374,12 @@ class Connection:
 
     async def _proxy(self, admitted: AdmittedRequest, slot: RouteSlot) -> Termination:
         """Dial, upgrade and relay; where the route says so, upgrade first."""
-        route, access_log = admitted.route, self._access_log
+        route = admitted.route
         if not route.dial_before_upgrade and self._exchange.request is not None:
             self._front = await self._upgrade(route, admitted.subprotocol)
-        access_log.dial_started()
+        self._access_log.dial_started()
         connected = await self._dial(admitted)
-        access_log.dial_ended(connected.address)
+        self._access_log.dial_ended(connected.address)
         if self._front is None:
             try:
                 self._check_shutdown()  # it may have begun while the backend was dialed
@@ -384,35 +387,38 @@ class Connection:
             except BaseException:
                 connected.side.transport.abort()
                 raise
-        access_log.log_admitted(self._server.open_level)
+        self._access_log.log_admitted(self._server.open_level)
         return await self._relay(route, self._front, connected.side, slot)
 
     async def _relay(self, route: Route, front: Side, back: Side, slot: RouteSlot) -> Termination:
         """Relay until the end, and count it."""
-        access_log, stats = self._access_log, route.stats
-        options = _relay_options(route, access_log.identity)
+        context, stats = self._context, route.stats
+        options = _relay_options(route, context.identity)
         counters = RelayCounters()
         stats.active += 1
         stats.relayed += 1
         try:
-            result = await self._server.engine.relay(access_log.id, front, back, options, counters, slot.shared_bucket)
+            result = await self._server.engine.relay(context.id, front, back, options, counters, slot.shared_bucket)
         finally:
             stats.active -= 1
             stats.bytes_to_backend += counters.bytes_to_backend
             stats.bytes_to_client += counters.bytes_to_client
-            access_log.set_bytes(counters.bytes_to_backend, counters.bytes_to_client)
+            context.relayed = True
+            context.bytes_to_backend, context.bytes_to_client = counters.bytes_to_backend, counters.bytes_to_client
         stats.terminations[result.reason] += 1
         return Termination(result.reason, result.initiator, result.detail, close_code=result.close_code)
 
     async def _dial(self, admitted: AdmittedRequest) -> Connected:
         """Choose the target and dial the backend, each attempt within `connect`, while the client waits."""
         self._check_shutdown()  # it may have begun while the client was authenticated
-        route, access_log, request = admitted.route, self._access_log, self._exchange.request
+        route, context, request = admitted.route, self._context, self._exchange.request
         backend = route.backend
         assert backend is not None  # noqa: S101 (asked only for such routes)
-        chosen = None if route.target_policy is None else await route.target_policy.select(request, access_log.identity)
-        access_log.target = None if chosen is None else chosen.target.text
+        chosen = None if route.target_policy is None else await route.target_policy.select(request, context.identity)
+        context.target = None if chosen is None else chosen.target.text
         transport = self._open_transport()
+        if route.needs_client_info:
+            self._note_local_address(transport)
         # a client that has its 101 was told the first; a WebSocket backend must not choose another
         raw_or_waiting = route.dial_before_upgrade or request is None
         dial_request = DialRequest(
@@ -421,7 +427,7 @@ class Connection:
             route.dial_defaults.text_messages,
             route.dial_defaults.max_frame_bytes,
             chosen,
-            access_log.client_info(transport) if route.needs_client_info else None,
+            context if route.needs_client_info else None,
         )
         connected = backend.connect_nowait(dial_request)
         if connected is not None:
@@ -440,20 +446,28 @@ class Connection:
         self._check_shutdown("while the backend was dialled")
         raise Rejected(Reason.SHUTDOWN, "while the backend was dialled", initiator="wsbridge")
 
+    def _note_local_address(self, transport: Transport) -> None:
+        """Note where the client connected to, for a backend that is told."""
+        context = self._context
+        context.local_address = context.peer.destination
+        if context.local_address is None:
+            with contextlib.suppress(OSError):  # it may be gone
+                context.local_address = local_endpoint(transport.fd)
+
     def _log_retry(self, rejected: Rejected) -> None:
-        route = self._access_log.route
+        context = self._context
         log.info(
             "backend.retry",
-            id=self._access_log.id,
-            route="" if route is None else route.name,
-            backend="" if route is None or route.backend is None else route.backend.name,
+            id=context.id,
+            route=context.route,
+            backend=context.backend,
             reason=rejected.reason.value,
             detail=rejected.detail,
         )
 
     async def _upgrade(self, route: Route, subprotocol: str | None) -> Side:
         """Send the 101 to a WebSocket client."""
-        self._access_log.subprotocol, self._access_log.response_started = subprotocol, True
+        self._context.subprotocol, self._context.response_started = subprotocol, True
         defaults = route.dial_defaults
         return await self._exchange.accept(subprotocol, defaults.text_messages, defaults.max_frame_bytes)
 

@@ -1,54 +1,70 @@
-"""ConnectionContext: peer, request, route name, identity, TLS: one value for auth, backends, responders and the log."""
+"""ConnectionContext: what is known of one connection, for admission, auth, backends, responders and the log."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 
-from wsbridge.auth.identity import Identity
+from wsbridge.auth.identity import ANONYMOUS, Identity
 from wsbridge.net.address import Peer
 from wsbridge.protocol.http1 import Request
 from wsbridge.protocol.proxy import SockEndpoint
 
+UNKNOWN_PEER = Peer("", 0, 0)
+"""The peer of a socket whose other end had gone before it could be asked for."""
 
-@dataclass(frozen=True, slots=True)
-class AuthRequest:
-    """One request for a route.
+
+@dataclass(slots=True, eq=False)
+class ConnectionContext:
+    """What is known of one connection; each step adds what it found out.
 
     Attributes:
-        peer: Where he comes from.
-        request: The head of his request; None where he speaks plain TCP.
-        route: Name of the route that the request is for.
-        tls: Whether he came by TLS.
-        subprotocols: The subprotocols he offered. May hold secrets.
+        id: Number of the connection since the process started.
+        listener: Name of the listener that accepted it.
+        peer: The client, behind trusted proxies too.
+        local_address: Where the client connected to; known only where a backend is told.
+        tls: Version of TLS that the client speaks; empty without TLS.
+        request: The head of the current request; None on plain TCP, and before it is read.
+        subprotocols: The subprotocols that the request offers. May hold secrets.
+        route: Name of the route of the request; empty while it is unknown.
+        backend: Name of the route's backend; empty for none.
+        auth_required: Whether the route authenticates its clients.
+        identity: Who the client is.
+        target: What the client chose, as a URL.
+        backend_address: Where the backend was reached.
+        subprotocol: The subprotocol of the 101.
+        response_started: Whether a response has begun, so that no other can be sent.
+        relayed: Whether it reached the relay.
+        bytes_to_backend: Payload bytes relayed from the client.
+        bytes_to_client: Payload bytes relayed from the backend.
+        started: When it was accepted, by the monotonic clock.
     """
 
-    peer: Peer
-    request: Request | None
-    route: str
-    tls: bool = False
+    id: int = 0
+    listener: str = ""
+    peer: Peer = UNKNOWN_PEER
+    local_address: SockEndpoint | None = None
+    tls: str = ""
+    request: Request | None = None
     subprotocols: tuple[str, ...] = ()
+    route: str = ""
+    backend: str = ""
+    auth_required: bool = False
+    identity: Identity = ANONYMOUS
+    target: str | None = None
+    backend_address: str | None = None
+    subprotocol: str | None = None
+    response_started: bool = False
+    relayed: bool = False
+    bytes_to_backend: int = 0
+    bytes_to_client: int = 0
+    started: float = field(default_factory=time.monotonic)
 
-
-@dataclass(frozen=True, slots=True)
-class ClientInfo:
-    """Who is at the other side of the bridge.
-
-    Attributes:
-        id: Number of the connection, as in the log.
-        peer: Where it comes from.
-        local_address: Where it connected to; None if that is not known any more.
-        identity: Who it turned out to be.
-        request: What it asked for; None where plain TCP is spoken.
-        listener: Name of the listener that it came to.
-        route: Name of its route.
-        tls: Whether it came by TLS.
-    """
-
-    id: int
-    peer: Peer
-    local_address: SockEndpoint | None
-    identity: Identity
-    request: Request | None
-    listener: str
-    route: str
-    tls: bool
+    def start_request(self, request: Request | None) -> None:
+        """Note the next request of the connection, of which nothing else is known yet."""
+        self.request = request
+        self.subprotocols = ()
+        self.route = self.backend = ""
+        self.auth_required = False
+        self.identity = ANONYMOUS
+        self.response_started = False

@@ -48,7 +48,6 @@ class Route:
         target_policy: Which target of the backend a client gets; None where all get the same, whoever they are.
         responder: Files, a fixed answer or tickets.
         auth: Who may use it; None where nobody is asked.
-        path_prefix: The part of a path that the pattern names, cut before a file is looked up.
         redirects_root: Whether it matches `/`, too, to redirect it.
         dial_defaults: What a backend is asked for, but for the client's subprotocols.
         needs_client_info: Whether the backend is told who the client is.
@@ -63,7 +62,6 @@ class Route:
     backend: Backend | None
     target_policy: TargetPolicy | None
     responder: Responder | None
-    path_prefix: str
     redirects_root: bool
     origin_policy: OriginPolicy
     auth: Authenticator | None
@@ -227,7 +225,6 @@ def _build_route(
         backend=backend,
         target_policy=build_target_policy(section, path, dial_services.listening_addresses),
         responder=responder,
-        path_prefix=pattern_prefix(pattern),
         redirects_root=isinstance(section.files, FilesConfig) and section.files.redirect_root,
         origin_policy=OriginPolicy(section.allowed_origins),
         auth=None if section.auth is None else AUTH[section.auth.kind](section.auth, services),
@@ -293,7 +290,7 @@ def _build_listener(
 
 def _build_static_files(files: Path | FilesConfig, prefix: str) -> StaticFiles:
     if isinstance(files, Path):
-        return StaticFiles(files)
+        return StaticFiles(files, FileOptions(prefix=prefix))
     ancestors = {"self": "'self'", "none": "'none'", "any": None}
     options = FileOptions(
         index=files.index,
@@ -303,6 +300,7 @@ def _build_static_files(files: Path | FilesConfig, prefix: str) -> StaticFiles:
         else " ".join(("'self'", *files.frame_ancestors)),
         max_age=int(files.cache),
         redirect_root=prefix + quote(files.index) if files.redirect_root else None,
+        prefix=prefix,
     )
     return StaticFiles(files.dir, options)
 

@@ -22,7 +22,7 @@ from tests.rejections import async_outcome, challenges
 from tests.serving import backend, serving, written
 from wsbridge.auth.forward import ForwardAuth, ForwardConfig
 from wsbridge.auth.identity import ANONYMOUS, Identity
-from wsbridge.context import AuthRequest
+from wsbridge.context import ConnectionContext
 from wsbridge.net.address import Peer
 from wsbridge.reasons import Reason, Rejected
 
@@ -45,14 +45,14 @@ async def asking(served: Service | str, **more: object) -> AsyncIterator[Forward
         yield found
 
 
-async def identified(asked: ForwardAuth, someone: AuthRequest) -> Identity:
+async def identified(asked: ForwardAuth, someone: ConnectionContext) -> Identity:
     """Ask about somebody who is let in."""
     found = await async_outcome(asked.identify(someone))
     assert isinstance(found, Identity), found
     return found
 
 
-async def denied(asked: ForwardAuth, someone: AuthRequest) -> Rejected:
+async def denied(asked: ForwardAuth, someone: ConnectionContext) -> Rejected:
     """Ask about somebody who is not."""
     found = await async_outcome(asked.identify(someone))
     assert isinstance(found, Rejected), found

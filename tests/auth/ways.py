@@ -7,7 +7,7 @@ import socket
 from wsbridge.auth.base import Authenticator, AuthServices
 from wsbridge.auth.identity import Identity
 from wsbridge.config.base import AuthSection
-from wsbridge.context import AuthRequest
+from wsbridge.context import ConnectionContext
 from wsbridge.net.address import Peer
 from wsbridge.protocol.http1 import Headers, Request
 from wsbridge.reasons import Rejected
@@ -42,7 +42,7 @@ class Saying:
         self.answer = answer
         self.asked = 0
 
-    async def identify(self, caller: AuthRequest) -> Identity:
+    async def identify(self, caller: ConnectionContext) -> Identity:
         """Give the answer."""
         self.asked += 1
         if isinstance(self.answer, Rejected):
@@ -61,8 +61,8 @@ def lent(*answers: Identity | Rejected) -> tuple[AuthServices, list[Saying]]:
     return AuthServices(build), ways
 
 
-def caller(*lines: tuple[bytes, bytes], target: str = "/", method: str = "GET", **facts: object) -> AuthRequest:
+def caller(*lines: tuple[bytes, bytes], target: str = "/", method: str = "GET", **facts: object) -> ConnectionContext:
     """Give somebody who asks with these header lines."""
     request = Request(method, target, "1.1", Headers([(b"host", b"gw.example.org"), *lines]))
     peer = Peer("203.0.113.7", 52044, socket.AF_INET)
-    return AuthRequest(**{"peer": peer, "request": request, "route": "app", **facts})  # type: ignore[arg-type]  # by name
+    return ConnectionContext(**{"peer": peer, "request": request, "route": "app", **facts})  # type: ignore[arg-type]  # by name

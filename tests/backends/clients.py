@@ -6,13 +6,13 @@ import socket
 from typing import Any
 
 from wsbridge.auth.identity import Identity
-from wsbridge.context import ClientInfo
+from wsbridge.context import ConnectionContext
 from wsbridge.net.address import Peer
 from wsbridge.protocol.http1 import Headers, Request
 from wsbridge.protocol.proxy import ProxyHeader, ProxyHeaderParser, SockEndpoint
 
 
-def client(**other: Any) -> ClientInfo:
+def client(**other: Any) -> ConnectionContext:
     """Give alice, at 203.0.113.7, who came by a proxy and asked for /vnc; `other` replaces some of it."""
     facts: dict[str, Any] = {
         "id": 17,
@@ -24,7 +24,7 @@ def client(**other: Any) -> ClientInfo:
         "route": "app",
         "tls": True,
     }
-    return ClientInfo(**{**facts, **other})
+    return ConnectionContext(**{**facts, **other})
 
 
 def header_of(sock: socket.socket) -> ProxyHeader:

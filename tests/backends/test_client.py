@@ -6,20 +6,22 @@ import pytest
 
 from tests.client import request
 from tests.serving import backend, serving, written
-from wsbridge import access_log as module
-from wsbridge.context import ClientInfo
+from wsbridge import connection as module
+from wsbridge.context import ConnectionContext
+from wsbridge.net.transport import Transport
 
 
 @pytest.mark.parametrize("wanted", [False, True])
 async def test_it_is_made_only_where_it_is_wanted(monkeypatch: pytest.MonkeyPatch, wanted: bool) -> None:
     """A route whose backend is told nothing pays nothing; else connection, listener and route are those of the log."""
-    made: list[ClientInfo] = []
+    made: list[ConnectionContext] = []
+    note = module.Connection._note_local_address
 
-    def make(*facts: object) -> ClientInfo:
-        made.append(ClientInfo(*facts))  # type: ignore[arg-type]  # as they come
-        return made[-1]
+    def noted(self: module.Connection, transport: Transport) -> None:
+        note(self, transport)
+        made.append(self._context)
 
-    monkeypatch.setattr(module, "ClientInfo", make)
+    monkeypatch.setattr(module.Connection, "_note_local_address", noted)
     async with backend() as back:
         told = {"url": back.url, "proxy_protocol": "v1"} if wanted else back.url
         async with serving(written(route={"backend": told})) as served:
@@ -31,6 +33,6 @@ async def test_it_is_made_only_where_it_is_wanted(monkeypatch: pytest.MonkeyPatc
             assert len(made) == wanted
             for one in made:
                 assert (one.id, str(one.peer)) == (line["id"], line["peer"])
-                assert (one.listener, one.route, one.tls) == ("web", "app", False)
+                assert (one.listener, one.route, one.tls) == ("web", "app", "")
                 assert one.local_address is not None
                 assert one.local_address.port == served.port()

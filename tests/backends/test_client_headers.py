@@ -16,7 +16,7 @@ from wsbridge.auth.identity import ANONYMOUS, Identity
 from wsbridge.backends.base import Connected, DialRequest, DialServices
 from wsbridge.backends.client_headers import CLIENT_FIELDS, read_header_template
 from wsbridge.backends.websocket import WebSocketBackend, WebSocketBackendConfig
-from wsbridge.context import ClientInfo
+from wsbridge.context import ConnectionContext
 from wsbridge.net.address import Peer
 from wsbridge.net.resolver import Resolver
 from wsbridge.protocol.http1 import Headers, Request
@@ -71,7 +71,7 @@ def test_who_is_hardly_known() -> None:
     assert filled == {"id", "listener", "route", "scheme"}
 
 
-def by(name: str) -> ClientInfo:
+def by(name: str) -> ConnectionContext:
     """Give a client of that name."""
     return client(identity=Identity(name, "bearer"))
 

@@ -82,10 +82,10 @@ async def test_every_file_can_be_served() -> None:
     """The route that serves the page finds each file of it and knows its type."""
     route = StaticFiles(PAGE_DIRECTORY)
     for path in FILES:
-        with await route.respond(asked("GET", f"/{path.name}")) as answer:
+        with await route.respond(*asked("GET", f"/{path.name}")) as answer:
             assert answer.status == 200
             assert media_type(path.name) != DEFAULT_MEDIA_TYPE
-    with await route.respond(asked("GET", "/")) as answer:
+    with await route.respond(*asked("GET", "/")) as answer:
         assert answer.body == (PAGE_DIRECTORY / "index.html").read_bytes()
 
 

@@ -11,7 +11,7 @@ from wsbridge.responders.base import FixedStatus, HttpResponse, plain_text_respo
 @pytest.mark.parametrize("status", [204, 304])
 async def test_statuses_without_body(status: int) -> None:
     """204 and 304 have neither body nor length."""
-    answer = await FixedStatus(status).respond(asked("GET", "/health"))
+    answer = await FixedStatus(status).respond(*asked("GET", "/health"))
 
     assert (answer.status, answer.body, answer.content_length) == (status, None, None)
     assert b"Content-Length" not in answer.encode_head(keep_alive=True)
@@ -22,14 +22,14 @@ async def test_statuses_without_body(status: int) -> None:
 )
 async def test_other_statuses_say_their_reason(status: int, body: bytes) -> None:
     """Every other status says itself in plain text, with its exact length."""
-    answer = await FixedStatus(status).respond(asked("GET", "/health"))
+    answer = await FixedStatus(status).respond(*asked("GET", "/health"))
 
     assert (answer.status, answer.body, answer.content_length) == (status, body, len(body))
 
 
 async def test_head_has_no_body() -> None:
     """HEAD is answered with the length alone."""
-    answer = await FixedStatus(200).respond(asked("HEAD", "/health"))
+    answer = await FixedStatus(200).respond(*asked("HEAD", "/health"))
 
     assert (answer.body, answer.content_length) == (None, 7)
 

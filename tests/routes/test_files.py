@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ async def get(
     root: Path, target: str, *, method: str = "GET", prefix: str = "/", headers: list[tuple[bytes, bytes]] | None = None
 ) -> HttpResponse:
     """Ask for a file; give the answer."""
-    with await StaticFiles(root).respond(asked(method, target, prefix, headers)) as answer:
+    with await StaticFiles(root, FileOptions(prefix=prefix)).respond(*asked(method, target, headers)) as answer:
         return answer
 
 
@@ -179,10 +180,10 @@ async def test_root_may_be_a_link_that_is_swapped(site: Path) -> None:
     current = site.parent / "current"
     current.symlink_to("site")
     route = StaticFiles(current)
-    first = await route.respond(asked("GET", "/index.html"))
+    first = await route.respond(*asked("GET", "/index.html"))
     current.unlink()
     current.symlink_to("site-two")
-    second = await route.respond(asked("GET", "/page.html"))
+    second = await route.respond(*asked("GET", "/page.html"))
 
     assert (first.status, second.status) == (200, 200)
 
@@ -239,7 +240,7 @@ async def test_sends_files_of_every_size_whole(site: Path, size: int) -> None:
     """Small files come at once, big ones in bounded chunks, all byte for byte."""
     content = os.urandom(size)
     (site / "blob.wasm").write_bytes(content)
-    with await StaticFiles(site).respond(asked("GET", "/blob.wasm")) as answer:
+    with await StaticFiles(site).respond(*asked("GET", "/blob.wasm")) as answer:
         assert (answer.body_stream is None) == (size <= FILE_CHUNK_BYTES)
         got = answer.body or b""
         if answer.body_stream is not None:
@@ -255,14 +256,14 @@ async def test_file_that_changes_its_size_while_sent(site: Path) -> None:
     """What was told as the length is kept: a file that grows is cut there, one that shrinks is an error."""
     path = site / "log.txt"
     path.write_bytes(b"a" * (2 * FILE_CHUNK_BYTES))
-    with await StaticFiles(site).respond(asked("GET", "/log.txt")) as answer:
+    with await StaticFiles(site).respond(*asked("GET", "/log.txt")) as answer:
         assert isinstance(answer.body_stream, FileStream)
         await answer.body_stream.read()
         with path.open("ab") as file:
             file.write(b"b" * 10)
         assert await answer.body_stream.read() == b"a" * FILE_CHUNK_BYTES
         assert await answer.body_stream.read() == b""
-    with await StaticFiles(site).respond(asked("GET", "/log.txt")) as answer:
+    with await StaticFiles(site).respond(*asked("GET", "/log.txt")) as answer:
         assert isinstance(answer.body_stream, FileStream)
         path.write_bytes(b"short")
         with pytest.raises(OSError, match="shorter"):
@@ -324,11 +325,11 @@ def test_root_must_be_a_folder(site: Path) -> None:
 @pytest.mark.skipif(not NOVNC.is_dir(), reason="needs Debian's novnc")
 async def test_serves_all_of_novnc() -> None:
     """Every page, module and image of Debian's noVNC is served, with a type that browsers take."""
-    route = StaticFiles(NOVNC)
+    route = StaticFiles(NOVNC, FileOptions(prefix="/novnc/"))
     names = [path.relative_to(NOVNC) for path in NOVNC.rglob("*") if path.is_file()]
     assert len(names) > 50
     for name in names:
-        with await route.respond(asked("GET", f"/novnc/{name}", "/novnc/")) as answer:
+        with await route.respond(*asked("GET", f"/novnc/{name}")) as answer:
             assert answer.status == 200, name
             assert answer.content_length == (NOVNC / name).stat().st_size
             if name.suffix == ".js":
@@ -339,9 +340,8 @@ async def ask(
     root: Path, options: FileOptions, target: str, *headers: tuple[bytes, bytes], **more: str
 ) -> HttpResponse:
     """Ask for a file that is served in a certain way."""
-    with await StaticFiles(root, options).respond(
-        asked("GET", target, more.get("prefix", "/"), list(headers))
-    ) as answer:
+    options = replace(options, prefix=more.get("prefix", "/"))
+    with await StaticFiles(root, options).respond(*asked("GET", target, list(headers))) as answer:
         return answer
 
 
@@ -406,7 +406,7 @@ async def test_a_range_of_a_large_file(site: Path) -> None:
     data = os.urandom(3 * FILE_CHUNK_BYTES)
     (site / "big.bin").write_bytes(data)
     wanted = asked("GET", "/big.bin", headers=[(b"range", b"bytes=1000-700000")])
-    with await StaticFiles(site).respond(wanted) as answer:
+    with await StaticFiles(site).respond(*wanted) as answer:
         assert answer.body_stream is not None
         got = b""
         while part := await answer.body_stream.read():
@@ -479,7 +479,7 @@ async def test_a_read_that_hangs_is_left_behind(site: Path, monkeypatch: pytest.
 
     (site / "big.bin").write_bytes(bytes(2 * FILE_CHUNK_BYTES))
     before = open_descriptors()
-    with await StaticFiles(site).respond(asked("GET", "/big.bin")) as answer:
+    with await StaticFiles(site).respond(*asked("GET", "/big.bin")) as answer:
         assert answer.body_stream is not None
         monkeypatch.setattr(os, "read", hanging)
         with trio.move_on_after(0.05) as scope:

@@ -22,7 +22,7 @@ ALICE = Identity("alice", "basic+network", {"role": "admin"}, NOW + 900, "tcp://
 async def given(identity: Identity = ALICE, peer: Peer = PEER, **keys: object) -> HttpResponse:
     """Ask for a ticket."""
     config = TicketIssuerConfig.model_validate({"route": "vnc", "key": Secret(TEXT), **keys})
-    return await TicketIssuer(config, lambda: NOW).respond(asked("POST", "/t", identity=identity, peer=peer))
+    return await TicketIssuer(config, lambda: NOW).respond(*asked("POST", "/t", identity=identity, peer=peer))
 
 
 def ticket(answer: HttpResponse) -> Ticket:

@@ -15,7 +15,7 @@ from wsbridge.auth.identity import Identity
 from wsbridge.auth.passwords import PasswordChecker
 from wsbridge.auth.replay import UsedTickets
 from wsbridge.config.base import AuthSection
-from wsbridge.context import AuthRequest
+from wsbridge.context import ConnectionContext
 from wsbridge.net.resolver import Resolver
 
 BackgroundTask = Callable[[], Awaitable[None]]
@@ -59,7 +59,7 @@ class BackgroundTasks:
 class Authenticator(Protocol):
     """One way of authentication, built once from its section; it serves all connections of a generation."""
 
-    async def identify(self, context: AuthRequest) -> Identity:
+    async def identify(self, context: ConnectionContext) -> Identity:
         """Return who a client is.
 
         Args:

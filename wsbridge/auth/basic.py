@@ -22,7 +22,7 @@ from wsbridge.auth.identity import Identity, unauthenticated
 from wsbridge.auth.passwords import MAX_PASSWORD_CACHE_SECONDS, BcryptHash, PasswordHash, parse_htpasswd
 from wsbridge.config.base import AuthSection, Issue, LoadContext
 from wsbridge.config.types import Duration, FilePath, as_text
-from wsbridge.context import AuthRequest
+from wsbridge.context import ConnectionContext
 from wsbridge.protocol.credentials import BasicCredentials, basic_challenge, parse_basic
 from wsbridge.protocol.http1 import Request
 from wsbridge.reasons import Reason, Rejected
@@ -121,7 +121,7 @@ class BasicAuth:
         self._password_checker = services.password_checker
         self._challenges = (basic_challenge(config.realm),)
 
-    async def identify(self, context: AuthRequest) -> Identity:
+    async def identify(self, context: ConnectionContext) -> Identity:
         """Look at the Authorization header; a user whom nobody knows costs what one costs whom the list has."""
         shown = None if context.request is None else self._credentials(context.request)
         if shown is None:

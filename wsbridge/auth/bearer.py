@@ -15,7 +15,7 @@ from wsbridge.auth.credentials import TokenFound, TokenSection, find_token, toke
 from wsbridge.auth.identity import Identity
 from wsbridge.config.base import Issue, LoadContext
 from wsbridge.config.types import NAME_REGEX, FilePath
-from wsbridge.context import AuthRequest
+from wsbridge.context import ConnectionContext
 from wsbridge.reloading_file import ReloadingFile, load_now, parse_file
 
 MAX_TOKEN_LINE_LENGTH: Final = 4096
@@ -202,7 +202,7 @@ class BearerAuth:
         self._sources = config.sources
         self._wall_clock = services.wall_clock
 
-    async def identify(self, context: AuthRequest) -> Identity:
+    async def identify(self, context: ConnectionContext) -> Identity:
         """Look up the token that the request shows."""
         shown = find_token(context, self._sources)
         token = (await self._tokens.get()).get(token_digest(shown.token))

@@ -15,7 +15,7 @@ from wsbridge.auth.identity import Identity, unauthenticated
 from wsbridge.config.base import UNION_TAG, AuthSection
 from wsbridge.config.types import as_text
 from wsbridge.config.unions import non_empty, text_or_list_tag
-from wsbridge.context import AuthRequest
+from wsbridge.context import ConnectionContext
 
 ATTRIBUTE_SHORT_NAMES: Final = {
     "commonName": "CN",
@@ -222,7 +222,7 @@ class CertificateAuth:
         self._name_source = config.name
         self._wall_clock = services.wall_clock
 
-    async def identify(self, context: AuthRequest) -> Identity:
+    async def identify(self, context: ConnectionContext) -> Identity:
         """Hold what the handshake verified against the rules."""
         if context.peer.certificate is None:
             raise unauthenticated("no client certificate")

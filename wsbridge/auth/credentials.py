@@ -18,7 +18,7 @@ from wsbridge.auth.identity import unauthenticated
 from wsbridge.config.base import AuthSection
 from wsbridge.config.types import TOKEN_REGEX, as_text
 from wsbridge.config.unions import check_unique, non_empty
-from wsbridge.context import AuthRequest
+from wsbridge.context import ConnectionContext
 from wsbridge.protocol.credentials import cookie_values
 from wsbridge.protocol.handshake import TOKEN_SUBPROTOCOL_PREFIX
 from wsbridge.reasons import Rejected
@@ -90,7 +90,7 @@ def token_denied(detail: str, *, failed_login: bool = True) -> Rejected:
     return unauthenticated(detail, failed_login=failed_login, challenges=(BEARER_CHALLENGE,))
 
 
-def find_token(context: AuthRequest, sources: Sequence[str]) -> TokenFound:
+def find_token(context: ConnectionContext, sources: Sequence[str]) -> TokenFound:
     """Find the token that a request shows.
 
     Args:
@@ -117,7 +117,7 @@ def find_token(context: AuthRequest, sources: Sequence[str]) -> TokenFound:
     return next((shown for shown in found if not shown.by_cookie), found[0])
 
 
-def _find_in(context: AuthRequest, source: str) -> TokenFound | None:
+def _find_in(context: ConnectionContext, source: str) -> TokenFound | None:
     """Look in one place; None if no token stands there."""
     if source == AUTHORIZATION:
         raw = _in_authorization(context)
@@ -134,7 +134,7 @@ def _find_in(context: AuthRequest, source: str) -> TokenFound | None:
     return TokenFound(raw.decode("ascii"), source)
 
 
-def _in_authorization(context: AuthRequest) -> bytes | None:
+def _in_authorization(context: ConnectionContext) -> bytes | None:
     """Take the header apart (RFC 6750 section 2.1); credentials of another scheme are no token."""
     assert context.request is not None  # noqa: S101 (`token_of` asks)
     values = context.request.headers.get_all(b"authorization")
@@ -147,7 +147,7 @@ def _in_authorization(context: AuthRequest) -> bytes | None:
     return None
 
 
-def _in_subprotocols(context: AuthRequest) -> bytes | None:
+def _in_subprotocols(context: ConnectionContext) -> bytes | None:
     """Find the one that carries a token; it is base64url without padding (RFC 4648 section 5)."""
     carriers = [name for name in context.subprotocols if name.startswith(TOKEN_SUBPROTOCOL_PREFIX)]
     if len(carriers) > 1:
@@ -170,7 +170,7 @@ def _decode_base64url(text: str) -> bytes:
     raise token_denied("the token in subprotocol is not base64url without padding")
 
 
-def _in_cookie(context: AuthRequest, name: str) -> bytes | None:
+def _in_cookie(context: ConnectionContext, name: str) -> bytes | None:
     """Find the cookie; one that is empty was taken back by a page."""
     assert context.request is not None  # noqa: S101 (`token_of` asks)
     values = cookie_values(context.request.headers, name)

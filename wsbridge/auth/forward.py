@@ -29,7 +29,7 @@ from wsbridge.config.types import (
 )
 from wsbridge.config.unions import check_unique
 from wsbridge.config.urls import HttpPath, HttpServiceUrl, read_target
-from wsbridge.context import AuthRequest
+from wsbridge.context import ConnectionContext
 from wsbridge.net import tls
 from wsbridge.protocol.http1 import Headers, Request
 from wsbridge.reasons import Rejected
@@ -205,7 +205,7 @@ class ForwardAuth:
         finally:
             await self._client.aclose()
 
-    async def identify(self, context: AuthRequest) -> Identity:
+    async def identify(self, context: ConnectionContext) -> Identity:
         """Ask the service."""
         request = context.request
         if request is None:
@@ -257,7 +257,7 @@ class ForwardAuth:
         return auth_unavailable(f"{self._config.url}: {detail}")
 
 
-def _forwarded_headers(context: AuthRequest, request: Request) -> list[tuple[bytes, bytes]]:
+def _forwarded_headers(context: ConnectionContext, request: Request) -> list[tuple[bytes, bytes]]:
     """Describe a request in headers, as proxies do."""
     lines = [
         (b"X-Forwarded-Method", request.method.encode("latin-1")),

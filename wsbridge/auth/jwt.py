@@ -29,7 +29,7 @@ from wsbridge.auth.jwt_keys import (
 from wsbridge.config.base import UNION_TAG, Issue, LoadContext, require_packages
 from wsbridge.config.types import Duration, DurationOrOff, as_text
 from wsbridge.config.unions import ONE_OR_MANY_SCHEMA, as_tuple, check_unique, non_empty
-from wsbridge.context import AuthRequest
+from wsbridge.context import ConnectionContext
 from wsbridge.protocol.http1 import quoted
 from wsbridge.reasons import Rejected
 
@@ -230,7 +230,7 @@ class JwtAuth:
             max_session=config.max_session,
         )
 
-    async def identify(self, context: AuthRequest) -> Identity:
+    async def identify(self, context: ConnectionContext) -> Identity:
         """Look for the token, its signature and its claims, in this order."""
         shown = find_token(context, self._sources)
         token = parse_jwt(shown.token)

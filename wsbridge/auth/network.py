@@ -12,7 +12,7 @@ from wsbridge.auth.identity import Identity, merge_identities
 from wsbridge.config.base import AuthSection, Issue
 from wsbridge.config.types import UNIX_CLIENTS, NetworkOrUnix, covers_internet
 from wsbridge.config.unions import AuthUnion, non_empty, reject_none_in_list
-from wsbridge.context import AuthRequest
+from wsbridge.context import ConnectionContext
 from wsbridge.net.address import NetworkSet
 from wsbridge.reasons import Reason, Rejected
 
@@ -53,7 +53,7 @@ class AllOf:
     def __init__(self, config: AllOfConfig, services: AuthServices) -> None:
         self._authenticators = [services.build(member) for member in config.all_of]
 
-    async def identify(self, context: AuthRequest) -> Identity:
+    async def identify(self, context: ConnectionContext) -> Identity:
         """Ask one way after the other until one denies."""
         return merge_identities([await authenticator.identify(context) for authenticator in self._authenticators])
 
@@ -97,7 +97,7 @@ class AnyOf:
     def __init__(self, config: AnyOfConfig, services: AuthServices) -> None:
         self._authenticators = [services.build(member) for member in config.any_of]
 
-    async def identify(self, context: AuthRequest) -> Identity:
+    async def identify(self, context: ConnectionContext) -> Identity:
         """Ask one way after the other; a denial tells what all of them said."""
         denials: list[Rejected] = []
         for authenticator in self._authenticators:
@@ -158,7 +158,7 @@ class NetworkAuth:
         self._allow = None if config.allow is None else NetworkSet(config.allow)
         self._deny = NetworkSet(config.deny or ())
 
-    async def identify(self, context: AuthRequest) -> Identity:
+    async def identify(self, context: ConnectionContext) -> Identity:
         """Look at the address."""
         host = context.peer.host
         shown = host or "a Unix socket"

@@ -13,11 +13,12 @@ from wsbridge.auth.base import AuthServices
 from wsbridge.auth.identity import Identity, unauthenticated
 from wsbridge.config.route import MAX_TICKET_TTL, TicketAuthConfig, TicketIssuerConfig
 from wsbridge.config.types import UNIX_CLIENTS, Name
-from wsbridge.context import AuthRequest
+from wsbridge.context import ConnectionContext
 from wsbridge.log.format import REDACTED, redact
 from wsbridge.net.address import Peer
+from wsbridge.protocol.http1 import Request
 from wsbridge.protocol.ticket import Ticket, decode_ticket, encode_ticket, new_ticket_id
-from wsbridge.responders.base import HttpResponse, ResponderContext, plain_text_response
+from wsbridge.responders.base import HttpResponse, plain_text_response
 
 MAX_CLOCK_SKEW_MS = 5000
 """Milliseconds that the clock of another host, where tickets are made as well, may be ahead of ours."""
@@ -53,7 +54,7 @@ class TicketAuth:
         self._bind_client_address = config.bind_client_address
         self._services = services
 
-    async def identify(self, context: AuthRequest) -> Identity:
+    async def identify(self, context: ConnectionContext) -> Identity:
         """Read the ticket, hold it to what it says, and use it up."""
         shown = [] if context.request is None else _query_values(context.request.target, self._query_parameter)
         if not shown:
@@ -77,7 +78,7 @@ class TicketAuth:
             target=ticket.target,
         )
 
-    def _check_ticket(self, ticket: Ticket, context: AuthRequest, now: int) -> str | None:
+    def _check_ticket(self, ticket: Ticket, context: ConnectionContext, now: int) -> str | None:
         """Say what forbids to use a ticket here and now; never what it says of somebody."""
         here = ticket_address(context.peer)
         if ticket.route != context.route:
@@ -121,7 +122,7 @@ class TicketIssuer:
         self._key = config.key.reveal().encode()
         self._wall_clock = wall_clock
 
-    async def respond(self, context: ResponderContext) -> HttpResponse:
+    async def respond(self, request: Request, context: ConnectionContext) -> HttpResponse:
         """Give a ticket to who asks; one that would be too long to be read is a 500."""
         config = self._config
         address = ticket_address(context.peer) if config.bind_client_address else None
@@ -129,7 +130,7 @@ class TicketIssuer:
         try:
             text = encode_ticket(ticket, self._key)
         except ValueError as error:
-            return plain_text_response(HTTPStatus.INTERNAL_SERVER_ERROR, context.request.method, detail=str(error))
+            return plain_text_response(HTTPStatus.INTERNAL_SERVER_ERROR, request.method, detail=str(error))
         seconds = (ticket.expires - ticket.issued) / 1000
         body = json.dumps({"ticket": text, "expires_in": int(seconds) if seconds >= 1 else seconds}).encode() + b"\n"
         headers = [

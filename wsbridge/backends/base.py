@@ -16,7 +16,7 @@ from wsbridge.protocol.websocket import TextMessages
 from wsbridge.reasons import Reason, Rejected
 
 if TYPE_CHECKING:
-    from wsbridge.context import ClientInfo
+    from wsbridge.context import ConnectionContext
     from wsbridge.relay.endpoint import Side
 
 
@@ -75,7 +75,7 @@ class DialRequest:
     text_messages: TextMessages = "accept"
     max_frame_bytes: int = 65536
     chosen: ChosenTarget | None = None
-    client: ClientInfo | None = None
+    client: ConnectionContext | None = None
     progress: DialProgress = field(default_factory=DialProgress, compare=False)
 
 

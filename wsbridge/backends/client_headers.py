@@ -11,11 +11,11 @@ from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 
 from wsbridge.config.errors import did_you_mean
 from wsbridge.config.types import read_header_text
-from wsbridge.context import ClientInfo
+from wsbridge.context import ConnectionContext
 from wsbridge.net.address import join_host_port
 
 
-def _forwarded_node(client: ClientInfo) -> str:
+def _forwarded_node(client: ConnectionContext) -> str:
     """The client in the syntax of Forwarded: IPv6 in brackets, in quotes with a colon (RFC 7239 section 6)."""
     host, port = client.peer.host, client.peer.port
     if not host:
@@ -24,7 +24,7 @@ def _forwarded_node(client: ClientInfo) -> str:
     return f'"{node}"' if ":" in node else node
 
 
-CLIENT_FIELDS: Final[Mapping[str, Callable[[ClientInfo], str]]] = {
+CLIENT_FIELDS: Final[Mapping[str, Callable[[ConnectionContext], str]]] = {
     "address": lambda client: client.peer.host,
     "port": lambda client: str(client.peer.port or ""),
     "node": _forwarded_node,
@@ -66,7 +66,7 @@ class HeaderTemplate:
     text: str
     parts: tuple[str, ...]
 
-    def fill(self, client: ClientInfo) -> str:
+    def fill(self, client: ConnectionContext) -> str:
         """Return the value for a client; empty if all fields are."""
         filled = [_percent_encode(_field_value(name, client), name) for name in self.parts[1::2]]
         if not any(filled):
@@ -108,7 +108,7 @@ def _check_field(name: str) -> str:
     raise ValueError(f"{{{name}}} is no field{guess}: write one of {', '.join(CLIENT_FIELDS)} or claims.NAME")
 
 
-def _field_value(name: str, client: ClientInfo) -> str:
+def _field_value(name: str, client: ConnectionContext) -> str:
     read = CLIENT_FIELDS.get(name)
     return client.identity.claims.get(name.removeprefix(CLAIM_FIELD_PREFIX), "") if read is None else read(client)
 

@@ -13,7 +13,7 @@ from wsbridge.config.listener import TlsCertificateConfig
 from wsbridge.config.types import FilePath, Flag
 from wsbridge.config.unions import UrlBackendSection
 from wsbridge.config.urls import BackendUrl, Host
-from wsbridge.context import ClientInfo
+from wsbridge.context import ConnectionContext
 from wsbridge.net import tls, tls_transport
 from wsbridge.net.address import is_loopback
 from wsbridge.net.dialer import dial_nowait, dial_unix
@@ -37,7 +37,7 @@ class ProxyProtocolSender:
     def __init__(self, version: ProxyProtocolVersion | None) -> None:
         self._version = version
 
-    def build_header(self, client: ClientInfo | None) -> bytes:
+    def build_header(self, client: ConnectionContext | None) -> bytes:
         """Write the header; without a client, the one that says that nobody stands behind it."""
         if client is None:
             return encode_proxy_v1(None, None) if self._version == "v1" else encode_proxy_v2(None, None)
@@ -54,13 +54,13 @@ class ProxyProtocolSender:
             identity=client.identity.name,
         )
 
-    def send_nowait(self, transport: SocketTransport, client: ClientInfo | None) -> bool:
+    def send_nowait(self, transport: SocketTransport, client: ConnectionContext | None) -> bool:
         """Send it without waiting; tell whether all of it has gone."""
         return self._version is None or (
             transport.write([self.build_header(client)]) is None and transport.read_state is None
         )
 
-    def send(self, transport: SocketTransport, client: ClientInfo | None, address: str) -> None:
+    def send(self, transport: SocketTransport, client: ConnectionContext | None, address: str) -> None:
         """Send it; a fresh connection has room for far more.
 
         Args:

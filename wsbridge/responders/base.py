@@ -3,35 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from http import HTTPStatus
 from types import TracebackType
 from typing import Protocol, Self
 
-from wsbridge.auth.identity import Identity
-from wsbridge.net.address import Peer
+from wsbridge.context import ConnectionContext
 from wsbridge.protocol.http1 import Request, encode_response_head, reason_phrase
 
 SAFE_METHODS = ("GET", "HEAD")
 
 Header = tuple[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class ResponderContext:
-    """One request that a route responds to itself.
-
-    Attributes:
-        request: The request; its method is one of the route's.
-        path_prefix: The part of the path that the route's pattern names, `/novnc/` for `/novnc/*`.
-        identity: Who the client is.
-        peer: Address of the client.
-    """
-
-    request: Request
-    path_prefix: str
-    identity: Identity
-    peer: Peer
 
 
 class BodyStream(Protocol):
@@ -113,7 +94,7 @@ class Responder(Protocol):
     @property
     def methods(self) -> tuple[str, ...]: ...  # noqa: D102 (see above)
 
-    async def respond(self, context: ResponderContext) -> HttpResponse:
+    async def respond(self, request: Request, context: ConnectionContext) -> HttpResponse:
         """Respond to one request; never raises for what a peer sent."""
 
 
@@ -147,8 +128,8 @@ class FixedStatus:
     def __init__(self, status: int) -> None:
         self._status = status
 
-    async def respond(self, context: ResponderContext) -> HttpResponse:
+    async def respond(self, request: Request, context: ConnectionContext) -> HttpResponse:
         """Respond with the status; the body is its reason phrase, where it can have one."""
-        method = context.request.method
+        method = request.method
         headers = [("Allow", ", ".join(self.methods))] if method == "OPTIONS" else []
         return plain_text_response(self._status, method, extra_headers=headers)

@@ -15,8 +15,9 @@ from urllib.parse import unquote_to_bytes
 
 import trio
 
+from wsbridge.context import ConnectionContext
 from wsbridge.protocol.http1 import Request
-from wsbridge.responders.base import SAFE_METHODS, Header, HttpResponse, ResponderContext, plain_text_response
+from wsbridge.responders.base import SAFE_METHODS, Header, HttpResponse, plain_text_response
 
 DEFAULT_MEDIA_TYPE = "application/octet-stream"
 
@@ -117,6 +118,7 @@ class FileOptions:
         headers: Header lines of every response; they replace ours of the same name.
         frame_ancestors: Value of the directive of Content-Security-Policy; None: no such header.
         max_age: Seconds for which a browser may use a file without asking; 0: it asks each time, by ETag.
+        prefix: The part of a path that the route's pattern names, cut before a file is looked up.
         redirect_root: Location that `/` is redirected to; None: `/` is a path like any other.
     """
 
@@ -125,6 +127,7 @@ class FileOptions:
     frame_ancestors: str | None = "'self'"
     max_age: int = 0
     redirect_root: str | None = None
+    prefix: str = "/"
 
 
 class StaticFiles:
@@ -152,17 +155,16 @@ class StaticFiles:
         self._options = options
         self._limiter = trio.CapacityLimiter(FILE_THREADS)
 
-    async def respond(self, context: ResponderContext) -> HttpResponse:
+    async def respond(self, request: Request, context: ConnectionContext) -> HttpResponse:
         """Respond with a file or an error; use the response as a context manager.
 
         The path below the prefix is the file's place in the directory, the query is ignored. Cancelling it does not
         wait for a file system that hangs; what its thread opens later is closed there.
         """
-        request = context.request
         if self._options.redirect_root is not None and request.path == "/":
             return self._finish(_redirect(self._options.redirect_root))
         try:
-            names = parse_file_path(request.path, context.path_prefix, self._options.index)
+            names = parse_file_path(request.path, self._options.prefix, self._options.index)
             opening = _Opening(lambda: self._open(names, request))
             try:
                 return self._finish(
