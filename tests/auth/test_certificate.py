@@ -242,10 +242,10 @@ async def test_failed_handshakes_are_told_in_words(clients: ClientAuthority, tmp
                 (clients.context(), "the client showed no certificate, and client_certificate is required"),
                 (
                     stranger.context("CN=alice"),
-                    "the client's certificate is not taken by client_ca: unable to get local",
+                    "the client's certificate is not accepted by client_ca: unable to get local",
                 ),
-                (over, "the client's certificate is not taken by client_ca: certificate has expired"),
-                (wrong, "the client's certificate is not taken by client_ca: unsuitable certificate purpose"),
+                (over, "the client's certificate is not accepted by client_ca: certificate has expired"),
+                (wrong, "the client's certificate is not accepted by client_ca: unsuitable certificate purpose"),
             ],
             1,
         ):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from wsbridge.config.urls import read_target
+from wsbridge.config.urls import read_proxy_url, read_target
 from wsbridge.net.http_proxy import proxy_from_environment
 
 PROXY = "http://proxy:3128"
@@ -22,6 +22,10 @@ PROXY = "http://proxy:3128"
         ("wss://gw.example.org/", {"https_proxy": "http://proxy"}, "http://proxy:80"),
         ("wss://gw.example.org/", {"https_proxy": "http://[2001:db8::1]"}, "http://[2001:db8::1]:80"),
         ("wss://gw.example.org/", {"https_proxy": "http://proxy:3128/"}, "http://proxy:3128"),
+        ("wss://gw.example.org/", {"https_proxy": "HTTP://proxy:3128"}, "http://proxy:3128"),
+        ("wss://gw.example.org/", {"all_proxy": PROXY}, "http://proxy:3128"),
+        ("ws://gw.example.org/", {"ALL_PROXY": PROXY}, "http://proxy:3128"),
+        ("ws://gw.example.org/", {"all_proxy": "http://other:1", "http_proxy": PROXY}, "http://proxy:3128"),
         ("wss://gw.example.org/", {"https_proxy": ""}, None),
         ("wss://gw.example.org/", {}, None),
         ("tcp://gw.example.org:22", {"https_proxy": PROXY, "http_proxy": PROXY}, None),
@@ -71,3 +75,18 @@ def test_unusable_values_name_the_variable(value):
     with pytest.raises(ValueError, match=r"^https_proxy: ") as caught:
         proxy_from_environment(read_target("wss://gw/"), {"https_proxy": value})
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["https", "socks5", "socks5h"])
+def test_proxies_that_are_not_supported_are_refused_by_name(scheme):
+    """In the environment and in the file."""
+    with pytest.raises(ValueError, match=f"^all_proxy: {scheme} proxies are not supported: use an HTTP proxy"):
+        proxy_from_environment(read_target("wss://gw/"), {"all_proxy": f"{scheme}://user:hunter2@proxy:1"})
+    with pytest.raises(ValueError, match=f"^{scheme} proxies are not supported") as caught:
+        read_proxy_url(f"{scheme}://user:hunter2@proxy:1")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_the_scheme_of_a_proxy_may_be_in_capitals():
+    """As curl accepts it."""
+    assert str(read_proxy_url("HTTP://proxy:3128")) == "http://proxy:3128"

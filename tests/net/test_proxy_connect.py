@@ -114,3 +114,30 @@ async def test_reset():
             http_connect(SocketTransport(client), "gw", 443, read_proxy_url("http://proxy:3128"), 65536)
         )
     assert "broke the connection" in outcome.detail
+
+
+@pytest.mark.parametrize(
+    "header", [b"Content-Length: 5", b"Transfer-Encoding: chunked", b"Content-Length: 5\r\nTransfer-Encoding: chunked"]
+)
+async def test_a_tunnel_has_no_body(header):
+    """Whatever a 200 says of one: what follows belongs to the tunnel (RFC 9110 section 9.3.6)."""
+    outcome, _, rest = await ask(b"HTTP/1.1 200 OK\r\n" + header + b"\r\n\r\nearly")
+    assert (outcome, rest) == (None, b"early")
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (
+            b"HTTP/1.1 407 No\r\nProxy-Authenticate: Basic\r\nProxy-Authenticate: NTLM\r\nContent-Length: 0\r\n\r\n",
+            "and wants",
+        ),
+        (b"HTTP/1.1 302 Found\r\nLocation: http://portal.example/login\r\nContent-Length: 0\r\n\r\n", "portal.example"),
+        (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 20\r\n\r\nport 443 not allowed", 'body "port 443 not allowed"'),
+    ],
+)
+async def test_a_refusal_is_described(answer, text):
+    """What a proxy wants, where it points to, and its own words."""
+    outcome, _, _ = await ask(answer)
+    assert text in outcome.detail
+    assert ("NTLM" in outcome.detail) is (b"NTLM" in answer)

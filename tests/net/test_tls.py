@@ -1,5 +1,6 @@
 """TLS contexts: SNI, versions, ALPN, verification, and the words for files that cannot be used."""
 
+import contextlib
 import datetime
 import ssl
 import subprocess
@@ -341,7 +342,7 @@ def test_a_client_may_show_none_where_it_is_optional(issue, ca_file, asked):
     with pytest.raises(ssl.SSLError) as caught:
         shake(server, client, asked)
     assert tls_error_text(caught.value, peer_is_client=True).startswith(
-        "the client's certificate is not taken by client_ca: "
+        "the client's certificate is not accepted by client_ca: "
     )
 
 
@@ -351,3 +352,43 @@ def test_authorities_of_clients_that_cannot_be_used(issue, tmp_path):
         with pytest.raises(TlsError, match=words) as caught:
             server_context([issue("gw")], path)
         assert caught.value.file == path
+
+
+def test_an_unknown_authority_has_a_remedy(issue, monkeypatch):
+    """It says what to set, and where the host has no authorities at all, that."""
+    with pytest.raises(ssl.SSLCertVerificationError) as caught:
+        shake(server_context([issue("a.example.org")]), client_context(), "a.example.org")
+    monkeypatch.setattr(tls, "has_system_authorities", lambda: True)
+    assert "set ca to a file with the certificate of its authority" in tls_error_text(caught.value)
+    monkeypatch.setattr(tls, "has_system_authorities", lambda: False)
+    assert "this host has no certificate authorities: install them (ca-certificates)" in tls_error_text(caught.value)
+
+
+def test_a_host_without_authorities_is_noticed(tmp_path, monkeypatch):
+    """By OpenSSL's own places, which the environment can move."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+    assert not tls.has_system_authorities()
+    (tmp_path / "ca.pem").write_text("x")
+    assert tls.has_system_authorities()
+
+
+def test_the_certificate_of_a_server_is_authority_enough(issue):
+    """`ca` may hold it, or that of an intermediate authority, without the root."""
+    pair = issue("a.example.org")
+    shake(server_context([pair]), client_context(pair[0]), "a.example.org")
+
+
+def test_a_client_that_does_not_trust_us_is_named(issue):
+    """Its alert is all that the listener sees."""
+    server, client = server_context([issue("a.example.org")]), client_context()
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ours = server.wrap_bio(to_server, to_client, server_side=True)
+    theirs = client.wrap_bio(to_client, to_server, server_hostname="a.example.org")
+    with pytest.raises(ssl.SSLError) as caught:
+        for _ in range(4):
+            for side in (theirs, ours):
+                with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLCertVerificationError):
+                    side.do_handshake()
+    text = tls_error_text(caught.value, peer_is_client=True)
+    assert text.startswith("the client does not trust the certificate of the listener (")

@@ -299,7 +299,10 @@ def read_proxy_url(value: object) -> HttpProxy:
     """Read `http://[user:password@]host:port`; the text is never quoted in an error."""
     if isinstance(value, HttpProxy):
         return value
-    found = re.fullmatch(r"http://(?:([^@/:]*):?([^@/]*)@)?([^@/]+)/?", as_text(value))
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]{0,15})://", as_text(value))
+    if scheme is not None and scheme[1].lower() != "http":
+        raise ValueError(f"{scheme[1].lower()} proxies are not supported: use an HTTP proxy, http://host:port")
+    found = re.fullmatch(r"(?i:http)://(?:([^@/:]*):?([^@/]*)@)?([^@/]+)/?", as_text(value))
     if found is None:
         raise ValueError(
             "must be of the form http://host:port or http://user:password@host:port, "

@@ -1,7 +1,11 @@
-"""HTTP CONNECT, proxy environment."""
+"""HTTP CONNECT (RFC 9110 section 9.3.6) and the proxy that the environment names.
+
+No library for trio has CONNECT without a whole HTTP client around it.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import time
 from base64 import b64encode
@@ -10,10 +14,12 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+import trio
+
 from wsbridge.config.urls import HttpProxy, Target, read_proxy_url
-from wsbridge.log.format import REDACTED
+from wsbridge.log.format import REDACTED, redact
 from wsbridge.net.address import join_host_port
-from wsbridge.protocol.http1 import Headers, ResponseParser, bad_response, encode_headers, quoted
+from wsbridge.protocol.http1 import Headers, Response, ResponseParser, bad_response, encode_headers, quoted
 from wsbridge.reasons import Rejected
 
 if TYPE_CHECKING:
@@ -24,8 +30,8 @@ def proxy_from_environment(target: Target, environ: Mapping[str, str]) -> HttpPr
     """The proxy that the environment names for a target.
 
     `https_proxy` counts for wss, `http_proxy` for ws, in lower case or upper case (`HTTP_PROXY` only where no CGI
-    request can have set it: never under `REQUEST_METHOD`). A proxy without a scheme is taken as `http://`, one
-    without a port as port 80. Loopback targets are never proxied.
+    request can have set it: never under `REQUEST_METHOD`), and `all_proxy` where that is not set. A proxy without a
+    scheme is taken as `http://`, one without a port as port 80. Loopback targets are never proxied.
 
     Args:
         target: What is dialled; another scheme than ws and wss has no proxy.
@@ -41,6 +47,9 @@ def proxy_from_environment(target: Target, environ: Mapping[str, str]) -> HttpPr
     if not written and not (name == "http_proxy" and "REQUEST_METHOD" in environ):
         name = name.upper()
         written = environ.get(name, "")
+    for fallback in ("all_proxy", "ALL_PROXY"):
+        if not written:
+            name, written = fallback, environ.get(fallback, "")
     if not written or _matches_no_proxy(target, environ.get("no_proxy") or environ.get("NO_PROXY") or ""):
         return None
     return _parse_proxy_variable(name, written)
@@ -48,8 +57,11 @@ def proxy_from_environment(target: Target, environ: Mapping[str, str]) -> HttpPr
 
 def _parse_proxy_variable(name: str, value: str) -> HttpProxy:
     url = (value if "://" in value else f"http://{value}").rstrip("/")
-    if not url.startswith("http://"):
-        raise ValueError(f"{name}: only proxies of the form http://host:port are known")
+    scheme, _, rest = url.partition("://")
+    if scheme.lower() != "http":
+        kind = scheme.lower() if scheme.isascii() and scheme.isalnum() else "other"
+        raise ValueError(f"{name}: {kind} proxies are not supported: use an HTTP proxy, http://host:port")
+    url = f"http://{rest}"
     place = url.removeprefix("http://").rpartition("@")[2]
     if not place.rpartition(":")[2].isdigit() or place.endswith("]"):
         url += ":80"
@@ -100,6 +112,9 @@ def _parse_ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None
         return None
 
 
+REFUSAL_BODY_TIMEOUT = 0.5
+"""Seconds to wait for the start of the body of a refusal, which goes to the log."""
+
 MIN_PROXY_SECRET_LENGTH = 4
 """Characters of a password below which it is not looked for in answers: it would hide half of every sentence."""
 
@@ -141,10 +156,27 @@ async def http_connect(transport: Transport, host: str, port: int, proxy: HttpPr
         transport.unread(parser.trailing_data)
         return
     words = f" {quoted(response.reason, 80)}" if response.reason else ""
-    failure = _proxy_failure(proxy, f"answered {response.status}{words} to CONNECT {authority}", response.status)
+    text = f"answered {response.status}{words} to CONNECT {authority}"
+    text += await _describe_refusal(response, parser.trailing_data, transport)
+    failure = _proxy_failure(proxy, text, response.status)
     if response.status in (429, 503):
         failure.retry_after = retry_after(response.headers, time.time())
     raise failure
+
+
+async def _describe_refusal(response: Response, body: bytes, transport: Transport) -> str:
+    """Say what a proxy wants (407), where it points to, and how its explanation begins."""
+    text = ""
+    if response.status == 407:
+        wanted = b", ".join(response.headers.get_all(b"proxy-authenticate"))
+        text += f", and wants {quoted(wanted, 120)}" if wanted else ""
+    location = response.headers.get(b"location")
+    if location is not None:
+        text += f", to {quoted(redact(location.decode('latin-1'), url=True), 200)}"
+    if not body and response.headers.get(b"content-length") != b"0":
+        with contextlib.suppress(OSError), trio.move_on_after(REFUSAL_BODY_TIMEOUT):
+            body = await transport.read_some()
+    return f"{text}, body {quoted(body, 200)}" if body.strip() else text
 
 
 def retry_after(headers: Headers, now: float) -> float | None:

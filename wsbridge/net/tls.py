@@ -195,6 +195,7 @@ def client_context(
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     else:
         _load_ca(context, ca)
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # an intermediate authority will do, or the certificate
     if client_certificate is not None:
         _load_cert_chain(context, *client_certificate)
     if alpn:
@@ -210,6 +211,34 @@ def validate_ca(ca: Path | None, context: LoadContext) -> Iterator[Issue]:
             client_context(ca)
         except TlsError as error:
             yield Issue(("ca",), str(error), "E031")
+
+
+_NOT_TLS: Final = frozenset(
+    {
+        "WRONG_VERSION_NUMBER",
+        "HTTP_REQUEST",
+        "RECORD_LAYER_FAILURE",
+        "PACKET_LENGTH_TOO_LONG",
+        "UNEXPECTED_MESSAGE",
+        "BAD_RECORD_TYPE",
+    }
+)
+"""What OpenSSL says where the first bytes of a peer are no TLS."""
+
+_CERTIFICATE_ALERTS: Final = frozenset(
+    {
+        "TLSV1_ALERT_UNKNOWN_CA",
+        "SSLV3_ALERT_BAD_CERTIFICATE",
+        "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+        "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
+        "SSLV3_ALERT_CERTIFICATE_EXPIRED",
+        "TLSV13_ALERT_CERTIFICATE_REQUIRED",
+    }
+)
+"""Alerts of a peer that rejects our certificate."""
+
+_UNKNOWN_AUTHORITY_CODES: Final = frozenset({2, 18, 19, 20, 21})
+"""X509_V_ERR_… of chains that lead to no authority that is trusted."""
 
 
 def is_truncated(error: OSError) -> bool:
@@ -242,20 +271,50 @@ def tls_error_text(error: OSError, *, peer_is_client: bool = False) -> str:
     """
     if isinstance(error, ssl.SSLCertVerificationError):
         if peer_is_client:
-            return f"the client's certificate is not taken by client_ca: {error.verify_message}"
-        return f"certificate verify failed: {error.verify_message}"
+            return f"the client's certificate is not accepted by client_ca: {error.verify_message}"
+        return f"certificate verify failed: {error.verify_message}{_verify_remedy(error.verify_code)}"
     if is_truncated(error) or isinstance(error, ssl.SSLZeroReturnError):
         return "the peer closed the connection in the TLS handshake"
     if isinstance(error, ssl.SSLError):
-        reason = error.reason or ""
-        if reason == "CALLBACK_FAILED":
-            return "the name that the client asks for (SNI) is not ASCII"
-        if reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
-            return "the client showed no certificate, and client_certificate is required"
-        if reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"):
-            return f"the peer does not speak TLS ({reason.lower().replace('_', ' ')})"
-        return reason.lower().replace("_", " ") or str(error)
+        return _handshake_error_text(error, peer_is_client=peer_is_client)
     return error.strerror or str(error)
+
+
+def _handshake_error_text(error: ssl.SSLError, *, peer_is_client: bool) -> str:
+    reason = error.reason or ""
+    text = reason.lower().replace("_", " ")
+    if reason == "CALLBACK_FAILED":
+        return "the name that the client asks for (SNI) is not ASCII"
+    if reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
+        return "the client showed no certificate, and client_certificate is required"
+    if reason in _NOT_TLS:
+        remedy = "" if peer_is_client else "; if that is intended, write tcp:// for tls://, or ws:// for wss://"
+        return f"the peer does not speak TLS ({text}){remedy}"
+    if reason in _CERTIFICATE_ALERTS:
+        if peer_is_client:
+            return (
+                f"the client does not trust the certificate of the listener ({text}): "
+                "install its authority at the client, and let cert hold the whole chain"
+            )
+        return f"the server does not accept our client certificate, or got none ({text}): see client_certificate"
+    return text or str(error)
+
+
+def _verify_remedy(code: int) -> str:
+    """Say what helps where the authority of a server's certificate is not known."""
+    if code not in _UNKNOWN_AUTHORITY_CODES:
+        return ""
+    if not has_system_authorities():
+        return "; this host has no certificate authorities: install them (ca-certificates), or set ca"
+    return "; set ca to a file with the certificate of its authority, and let the server send its whole chain"
+
+
+def has_system_authorities() -> bool:
+    """Tell whether the trust store of the host, where OpenSSL looks for it, has anything in it."""
+    paths = ssl.get_default_verify_paths()  # None for what does not exist
+    if paths.cafile is not None and Path(paths.cafile).stat().st_size:
+        return True
+    return paths.capath is not None and any(Path(paths.capath).iterdir())
 
 
 def _new_context(protocol: int) -> ssl.SSLContext:
