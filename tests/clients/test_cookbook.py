@@ -85,6 +85,7 @@ def test_terminal(tmp_path: Path) -> None:
     ):
         socat.accepts(port)
         page.goto(f"http://127.0.0.1:{bridge.port()}/")
+        expect(page.locator(".xterm-rows")).to_contain_text(re.compile(r"[$#]"))  # the prompt
         page.locator("#terminal").click()
         page.keyboard.type("echo wonder$((6 * 7))land\n")
         expect(page.locator(".xterm-rows")).to_contain_text("wonder42land")
