@@ -12,7 +12,7 @@ from wsbridge.log.logger import log
 from wsbridge.reasons import EMPTY_CONNECTION, REASONS, Reason, Termination
 
 FAVICON = "/favicon.ico"
-"""Every browser asks for it; where there is none, that is worth no line of its own."""
+"""Every browser requests it; without the file that is logged at debug only."""
 
 
 class AccessLog:
@@ -79,7 +79,7 @@ class AccessLog:
         context.backend_address = address or context.backend_address
 
     def _emit_audit(self, event: str, fields: dict[str, object]) -> None:
-        """Tell the audit, if there is one; it takes what its table has for the event."""
+        """Write to the audit log, if there is one, the keys that its table has for the event."""
         context = self._context
         if self._audit_log is None:
             return
@@ -89,10 +89,10 @@ class AccessLog:
         self._audit_log.emit(event, fields | more)
 
     def log_request(self, termination: Termination) -> None:
-        """Log an answer after which the connection stays open; one that went well only at debug, for there are many."""
+        """Log a response after which the connection stays open; successful ones only at debug, since they are many."""
         context = self._context
         request = context.request
-        told = {
+        fields = {
             **self._connection_fields(),
             "route": context.route or None,
             "method": None if request is None else request.method,
@@ -100,15 +100,15 @@ class AccessLog:
             "status": termination.status,
             **({"detail": termination.detail} if termination.detail else {}),
         }
-        usual = termination.status is not None and (termination.status < 400 or told["path"] == FAVICON)
-        tell = log.debug if usual else log.info
-        tell("http.request", **told)
+        usual = termination.status is not None and (termination.status < 400 or fields["path"] == FAVICON)
+        method = log.debug if usual else log.info
+        method("http.request", **fields)
         if context.auth_required:
-            self._emit_audit("access.served", {**told, **self._request_fields()})
+            self._emit_audit("access.served", {**fields, **self._request_fields()})
         context.start_request(None)
 
     def _connection_fields(self) -> dict[str, object]:
-        """Who it is, as all lines begin."""
+        """The connection and its client, with which all lines begin."""
         context = self._context
         facts: dict[str, object] = {"id": context.id, "peer": str(context.peer), "listener": context.listener}
         if context.peer.via:
@@ -116,7 +116,7 @@ class AccessLog:
         return facts
 
     def _request_fields(self) -> dict[str, object]:
-        """What it asked for, who asked, and where it went, as far as it came."""
+        """The request, the identity and the backend, as far as they are known."""
         context = self._context
         facts: dict[str, object] = {}
         if context.route:
@@ -145,7 +145,7 @@ class AccessLog:
         return facts
 
     def log_closed(self, termination: Termination) -> None:
-        """Tell of the end: `connection.closed`, or `connection.rejected` if it was not relayed; and the audit alike."""
+        """Log the end: `connection.closed`, or `connection.rejected` if it was not relayed; the audit gets the same."""
         context = self._context
         if termination.reason is Reason.SERVED:
             self.log_request(termination)

@@ -103,7 +103,7 @@ def _warn_descriptor_limit(config: Config, descriptors: int) -> None:
             "config.warning",
             problem="W014",
             setting="limits.connections",
-            detail=f"{wanted} connections take up to {2 * wanted + RESERVED_DESCRIPTORS} open files, and the limit is"
+            detail=f"{wanted} connections need up to {2 * wanted + RESERVED_DESCRIPTORS} open files, and the limit is"
             f" {descriptors}: raise it (LimitNOFILE= of a systemd unit), or write at most"
             f" {max(1, (descriptors - RESERVED_DESCRIPTORS) // 2)}",
         )

@@ -114,9 +114,9 @@ class LogEvent:
 
 
 _PER_CLIENT_RATE_LIMIT: Final = (50.0, 200.0)
-"""For records of which each tells of another client."""
+"""For records each of which is about another client."""
 _REPEATED_RATE_LIMIT: Final = (1.0, 5.0)
-"""For records that are all alike."""
+"""For records that do not differ."""
 _CONNECTION_KEYS: Final = ("id", "peer", "listener", "via")
 _CLOSE_KEYS: Final = (
     "reason",
