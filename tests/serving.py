@@ -169,7 +169,7 @@ class Served:
     async def quiet(self, connections: int = 0) -> None:
         """Wait until no more connections than that are left."""
         with trio.fail_after(10):
-            while self.server.connections + self.server.active_overload_replies > connections:
+            while len(self.server.connections) + self.server.services.active_overload_replies > connections:
                 await trio.sleep(0.01)
 
 
@@ -197,8 +197,8 @@ async def serving(
                 await ready.wait()
                 yield served
                 server.stop(Reason.SHUTDOWN)
-        assert server.connections == server.active_overload_replies == 0
-        assert not server.engine.connection_ids
+        assert len(server.connections) == server.services.active_overload_replies == 0
+        assert not server.services.engine.connection_ids
         assert not records.of("internal_error")
 
 

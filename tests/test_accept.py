@@ -120,7 +120,7 @@ async def test_the_cap_counts_what_is_open():
             inside = await served.upgraded()
             await inside.echoed()
             waiting = await served.connect()
-            while not served.server.active_overload_replies:
+            while not served.server.services.active_overload_replies:
                 await trio.sleep(0.002)
             with contextlib.suppress(OSError):  # reset at once, perhaps before it was told that it is connected
                 beyond = await served.connect()

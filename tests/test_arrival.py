@@ -79,7 +79,7 @@ async def test_a_client_that_a_proxy_header_tells_is_banned_and_reset():
         client, head = await asked(served, "203.0.113.2")
         assert head.startswith("HTTP/1.1 401")
         client.drop()
-        assert served.server.client_table.banned_count == 20
+        assert served.server.services.client_table.banned_count == 20
         assert {line["client_address"] for line in served.records.of("connection.banned")} == {"203.0.113.1"}
         await served.records.wait("connection.rejected", 2, level="info")
         assert back.dials == 0
@@ -107,7 +107,7 @@ async def test_a_proxy_that_speaks_for_itself_is_not_limited():
             await client.send(b"PROXY UNKNOWN\r\n" + request())
             assert (await client.head()).startswith("HTTP/1.1 101")
             client.drop()
-        assert len(served.server.client_table) == 0
+        assert len(served.server.services.client_table) == 0
 
 
 async def test_over_the_cap_a_proxied_client_is_told_so():

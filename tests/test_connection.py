@@ -95,7 +95,7 @@ async def test_a_refusing_backend_is_502():
         assert answer.endswith("backend_refused\n")
         line = await served.records.wait("connection.rejected")
         assert (line["reason"], line["status"]) == ("backend_refused", 502)
-        assert served.server.route_stats("app").rejected == 1
+        assert served.server.services.route_stats("app").rejected == 1
 
 
 async def test_a_hanging_backend_is_504():

@@ -11,6 +11,7 @@ import trio
 
 from tests.serving import config_of, recording, written
 from wsbridge import daemon
+from wsbridge.context import ConnectionContext
 from wsbridge.server import RESERVED_DESCRIPTORS
 
 LIMITS = resource.getrlimit
@@ -84,7 +85,7 @@ async def test_a_hangup_is_logged_and_ignored():
         os.kill(os.getpid(), signal.SIGHUP)
         while not records.of("daemon.signal_ignored"):
             await trio.sleep(0.01)
-        assert server.shutdown_reason is None
+        assert server.services.shutdown_reason is None
         os.kill(os.getpid(), signal.SIGINT)
 
     with recording() as records, trio.fail_after(5):
@@ -100,7 +101,7 @@ async def test_a_hangup_that_is_ignored_stays_so():
     async def beside(server):
         os.kill(os.getpid(), signal.SIGHUP)
         await trio.sleep(0.05)
-        assert server.shutdown_reason is None
+        assert server.services.shutdown_reason is None
         os.kill(os.getpid(), signal.SIGINT)
 
     try:
@@ -117,9 +118,9 @@ async def test_the_status_follows_the_count(manager, monkeypatch):
 
     async def beside(server):
         await trio.sleep(0.1)
-        server.connections += 5
+        server.connections.update({-number: ConnectionContext() for number in range(1, 6)})
         await trio.sleep(0.1)
-        server.connections -= 5
+        server.connections.clear()
         await trio.sleep(0.1)
         os.kill(os.getpid(), signal.SIGINT)
 

@@ -4,6 +4,8 @@ import dataclasses
 import ssl
 
 import pytest
+import trio
+import trio.testing
 
 from tests.authority import folder, listener_tls
 from tests.serving import config_of, written
@@ -137,3 +139,28 @@ def test_files_that_cannot_be_used_are_one_sentence(tmp_path):
     (tmp_path / "key.pem").unlink()
     with pytest.raises(ValueError, match=r"key\.pem"):
         build_generation(config, DialServices(Resolver()), lambda _: RouteStats())
+
+
+async def test_two_generations_live_side_by_side():
+    """Each has the background tasks of what it built, and they end with it, not with the other."""
+    running = set()
+
+    def begin(name):
+        generation = made(routes={"app": {"match": "any", **BACK}})
+
+        async def work():
+            running.add(name)
+            try:
+                await trio.sleep_forever()
+            finally:
+                running.discard(name)
+
+        generation.background_tasks.start(work)
+        return generation
+
+    async with begin("second").background_tasks:
+        async with begin("first").background_tasks:
+            await trio.testing.wait_all_tasks_blocked()
+            assert running == {"first", "second"}
+        assert running == {"second"}
+    assert running == set()

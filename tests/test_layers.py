@@ -130,3 +130,33 @@ def test_names_say_what_is_inside():
     """No file or folder has a name that could hold anything."""
     wrong = [shown(path) for path in SOURCES if NO_NAMES & set(re.split(r"[_/.]", shown(path)))]
     assert not wrong
+
+
+def modules() -> dict[str, Path]:
+    """Give the files of the package by the names of their modules."""
+    return {
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in SOURCES
+    }
+
+
+def file_imports(path: Path, known: dict[str, Path]) -> set[str]:
+    """Give the modules of the package that a file imports, also inside functions and for types alone."""
+    found = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names} & known.keys()
+            found |= inner or {node.module}
+    return found & known.keys()
+
+
+def test_no_file_imports_itself_in_a_circle():
+    """From no file do its imports, followed on, lead back to it; those for types count."""
+    known = modules()
+    left = {name: file_imports(path, known) - {name} for name, path in known.items()}
+    while free := [name for name, wanted in left.items() if not wanted & left.keys()]:
+        for name in free:
+            del left[name]
+    assert not left, f"in circles, or above one: {sorted(left)}"

@@ -112,7 +112,7 @@ async def test_a_request_during_the_drain_is_503():
     ):
         early, idle = await served.connect(), await served.connect()
         held = await served.upgraded()
-        while served.server.connections < 3:
+        while len(served.server.connections) < 3:
             await trio.sleep(0.002)
         began = trio.current_time()
         served.server.stop(Reason.DRAINING)
@@ -131,7 +131,7 @@ async def test_stop_is_at_once_and_does_not_wait_for_idle_clients():
     async with backend() as back, serving(written(route={"backend": back.url}, timeouts=text)) as served:
         relayed, idle, half = await served.upgraded(), await served.connect(), await served.connect()
         await half.send(b"GET / HTTP/1.1\r\n")
-        while len(served.server.request_read_scopes) < 2:
+        while len(served.server.services.request_read_scopes) < 2:
             await trio.sleep(0.002)
         await trio.sleep(0.02)
         began = trio.current_time()
@@ -144,7 +144,7 @@ async def test_stop_is_at_once_and_does_not_wait_for_idle_clients():
             client.drop()
         await served.returned.wait()
         assert trio.current_time() - began < 1
-        assert not served.server.request_read_scopes
+        assert not served.server.services.request_read_scopes
 
 
 async def test_a_stop_during_a_drain_hurries():
@@ -156,7 +156,7 @@ async def test_a_stop_during_a_drain_hurries():
         await client.echoed()
         served.server.stop(Reason.SHUTDOWN)
         served.server.stop(Reason.DRAINING)
-        assert served.server.shutdown_reason is Reason.SHUTDOWN
+        assert served.server.services.shutdown_reason is Reason.SHUTDOWN
         assert await client.closing() == (1001, "shutdown")
         client.drop()
         with trio.fail_after(3):
@@ -195,10 +195,10 @@ async def test_ledgers_count_by_route_and_outlive_connections():
         for _ in range(2):
             client = await served.upgraded()
             await client.echoed(b"12345")
-            assert served.server.route_stats("app").active == 1
+            assert served.server.services.route_stats("app").active == 1
             await client.close()
             await served.quiet()
-        ledger = served.server.route_stats("app")
+        ledger = served.server.services.route_stats("app")
         assert (ledger.active, ledger.relayed, ledger.bytes_to_backend, ledger.bytes_to_client) == (0, 2, 10, 10)
         assert ledger.terminations == {Reason.CLIENT_CLOSED: 2}
 

@@ -37,7 +37,7 @@ def waits(late, *, tls=False, timeouts=None, when="before-upgrade", **keys):
 async def dialling(served, count=1):
     """Wait until so many backends are being dialled."""
     with trio.fail_after(5):
-        while len(served.server.disconnect_monitor) < count:
+        while len(served.server.services.disconnect_monitor) < count:
             await trio.sleep(0.002)
 
 

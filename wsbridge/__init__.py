@@ -12,9 +12,9 @@ Reading order, along the path of one connection:
 6. `relay`: `engine`, `loop`, `relay`, `endpoint` move the bytes; `protocol.websocket` is how they are framed.
 7. `reasons`: why it ended; `access_log`: its log line and its audit record.
 
-A file imports only from its own line or lines above it: `reasons`, `services` · `protocol`, `config` · `log`, `net`,
+A file imports only from its own line or lines above it: `reasons` · `protocol`, `config` · `log`, `net`,
 `limits`, `reloading_file` · `relay` · `context`, `auth`, `responders`, `backends`, `frontend`, `real_ip` · `registry`,
-`generation`, `admission`, `access_log` · `connection`, `server`, `daemon`, `demo` · `cli`.
+`services`, `generation`, `admission`, `access_log` · `connection`, `server`, `daemon`, `demo` · `cli`.
 `protocol` does no I/O at all.
 """
 

@@ -6,7 +6,6 @@ import contextlib
 import socket
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import trio
 
@@ -25,7 +24,7 @@ from wsbridge.auth.identity import Identity
 from wsbridge.backends.base import Connected, DialRequest
 from wsbridge.context import ConnectionContext
 from wsbridge.frontend import Exchange, HttpExchange, RawExchange, read_request
-from wsbridge.generation import Listener, Route
+from wsbridge.generation import Generation, Listener, Route
 from wsbridge.limits.clients import ClientSlot
 from wsbridge.log.logger import log
 from wsbridge.net import tls_transport
@@ -37,36 +36,18 @@ from wsbridge.reasons import REASONS, Reason, Rejected, Termination
 from wsbridge.relay.endpoint import Side
 from wsbridge.relay.engine import RelayCounters
 from wsbridge.relay.relay import RelayOptions
-
-if TYPE_CHECKING:
-    from wsbridge.server import Server
-
-
-async def handle_connection(sock: socket.socket, sockaddr: object, listener: Listener, server: Server) -> Termination:
-    """Serve one accepted connection to its end and return that; never raises for what a peer did.
-
-    Args:
-        sock: Accepted, non-blocking; it belongs to this function.
-        sockaddr: What `accept` returned with it.
-        listener: Of the generation that the connection keeps for life.
-        server: What outlives the connection.
-    """
-    return await Connection(sock, listener, server).run(sockaddr)
-
-
-async def reject_overload(sock: socket.socket, sockaddr: object, listener: Listener, server: Server) -> Termination:
-    """Tell one client over the limit of connections so; the arguments are those of `handle_connection`."""
-    detail = f"{server.connections} connections, and the limit is {server.max_connections}"
-    return await Connection(sock, listener, server, overload=detail).run(sockaddr)
+from wsbridge.services import Services
 
 
 class Connection:
     """One accepted connection.
 
     Args:
-        sock: Accepted, non-blocking.
-        listener: Of the generation that the connection keeps for life.
-        server: What outlives the connection.
+        sock: Accepted, non-blocking; it belongs to the connection.
+        context: What is known of it, which each step adds to.
+        listener: Where it was accepted.
+        generation: The listener's; the connection keeps it for life.
+        services: What outlives the connection.
         overload: The sentence with which it is rejected as one too many; None to serve it.
     """
 
@@ -82,24 +63,34 @@ class Connection:
         "_nearest_peer",
         "_overload",
         "_route",
-        "_server",
+        "_services",
         "_sock",
         "_transport",
+        "id",
     )
 
-    def __init__(self, sock: socket.socket, listener: Listener, server: Server, overload: str | None = None) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        context: ConnectionContext,
+        listener: Listener,
+        generation: Generation,
+        services: Services,
+        overload: str | None = None,
+    ) -> None:
+        self.id = context.id
         self._sock = sock
+        self._context = context
         self._listener = listener
-        self._server = server
-        self._generation = server.generation
+        self._generation = generation
+        self._services = services
         self._overload = overload
-        self._client_slot = ClientSlot(server.client_table)
+        self._client_slot = ClientSlot(services.client_table)
         self._route: Route | None = None  # of the current request
-        self._context = ConnectionContext(server.next_id(), listener.name)
         self._access_log = AccessLog(
             self._context,
             http=listener.protocol == "websocket",
-            audit_log=server.audit_log,
+            audit_log=services.audit_log,
             redact_target=listener.redact_target,
         )
         self._dials = False  # whether it got as far as dialing a backend
@@ -109,7 +100,11 @@ class Connection:
         self._front: Side | None = None  # set by step 6, the upgrade
 
     async def run(self, sockaddr: object) -> Termination:
-        """Serve the connection, reject it where a step raises `Rejected`, and write its log line whatever happens."""
+        """Serve the connection, reject it where a step raises `Rejected`, and write its log line whatever happens.
+
+        Args:
+            sockaddr: What `accept` returned with the socket.
+        """
         termination = Termination(Reason.INTERNAL_ERROR, "wsbridge")
         try:
             try:
@@ -124,12 +119,12 @@ class Connection:
             self._abort()
         except BaseException:  # cancelled
             self._abort()
-            termination = Termination(self._server.shutdown_reason or Reason.SHUTDOWN, "wsbridge")
+            termination = Termination(self._services.shutdown_reason or Reason.SHUTDOWN, "wsbridge")
             raise
         finally:
             self._client_slot.release()
             if self._dials:
-                self._server.only_connection_ended(termination)
+                self._services.only_connection_ended(termination)
             self._access_log.log_closed(termination)
         return termination
 
@@ -163,7 +158,7 @@ class Connection:
         if route is not None and route.backend is not None:
             route.stats.rejected += 1
         if self._front is not None and route is not None:
-            return await self._server.engine.close_front(self._front, termination, route.relay_options)
+            return await self._services.engine.close_front(self._front, termination, route.relay_options)
         if self._transport is None:
             await self._reject_before_tls(rejected, termination)
         elif rejected.silent or REASONS[rejected.reason].status is None:
@@ -176,12 +171,12 @@ class Connection:
 
     async def _reject_before_tls(self, rejected: Rejected, termination: Termination) -> None:
         """Tell a client that there is too much: TLS, its request and the response within `overload_reply`, or reset."""
-        server = self._server
+        services = self._services
         if rejected.reason is Reason.BANNED:
-            server.client_table.reset_banned(self._sock, self._listener.name, self._context.peer.host)
+            services.client_table.reset_banned(self._sock, self._listener.name, self._context.peer.host)
             return
         tells = self._listener.protocol == "websocket" and REASONS[rejected.reason].status is not None
-        if not tells or rejected.silent or (self._overload is None and not server.acquire_overload_reply()):
+        if not tells or rejected.silent or (self._overload is None and not services.acquire_overload_reply()):
             reset_socket(self._sock)
             return
         try:
@@ -194,7 +189,7 @@ class Connection:
                 await self._respond_rejected(self._transport, termination)
         finally:
             if self._overload is None:
-                server.release_overload_reply()
+                services.release_overload_reply()
             if self._transport is None:
                 reset_socket(self._sock)
             else:
@@ -204,7 +199,7 @@ class Connection:
         exchange: Exchange = (
             RawExchange(transport)
             if self._listener.protocol == "tcp"
-            else HttpExchange(transport, self._context.request, self._server.lingering_closer)
+            else HttpExchange(transport, self._context.request, self._services.lingering_closer)
         )
         await exchange.reject(termination, int(self._generation.config.timeouts.retry_after))
 
@@ -282,14 +277,14 @@ class Connection:
     async def _read_head(self) -> Exchange:
         if self._listener.protocol == "tcp":
             return RawExchange(self._open_transport(), allow_http=self._listener.allow_http)
-        server = self._server
+        services = self._services
         try:
             return await read_request(
                 self._open_transport(),
                 self._generation.head_limits,
                 self._generation.config.timeouts.handshake,
-                server.lingering_closer,
-                server.request_read_scopes,
+                services.lingering_closer,
+                services.request_read_scopes,
             )
         except Rejected as rejected:
             if rejected.reason is Reason.HANDSHAKE_TIMEOUT:
@@ -298,8 +293,8 @@ class Connection:
 
     def _check_shutdown(self, detail: str = "", *, silent: bool = False) -> None:
         """Reject what has not reached its relay when the server begins to stop."""
-        if self._server.shutdown_reason is not None:
-            raise Rejected(self._server.shutdown_reason, detail, initiator="wsbridge", silent=silent)
+        if self._services.shutdown_reason is not None:
+            raise Rejected(self._services.shutdown_reason, detail, initiator="wsbridge", silent=silent)
 
     # Step 4: the route, who the client is, the limits of the route.
 
@@ -339,13 +334,13 @@ class Connection:
         """Count the connection under the limits of its route."""
         if route.limits is None:
             return UNLIMITED
-        identity, server = self._context.identity, self._server
+        identity, services = self._context.identity, self._services
         token_name = limited_token_name(route, self._exchange.request, identity)
-        return acquire_route_slot(route, identity, token_name, server.connection_counts, server.shared_buckets)
+        return acquire_route_slot(route, identity, token_name, services.connection_counts, services.shared_buckets)
 
     def _take_only_connection(self) -> None:
         """With `--once`, be the connection that is served."""
-        if not self._server.take_only_connection():
+        if not self._services.take_only_connection():
             detail = "only one connection is served, and it is there already"
             raise Rejected(Reason.OVERLOAD, detail, initiator="wsbridge")
         self._dials = True
@@ -387,7 +382,7 @@ class Connection:
             except BaseException:
                 connected.side.transport.abort()
                 raise
-        self._access_log.log_admitted(self._server.open_level)
+        self._access_log.log_admitted(self._services.open_level)
         return await self._relay(route, self._front, connected.side, slot)
 
     async def _relay(self, route: Route, front: Side, back: Side, slot: RouteSlot) -> Termination:
@@ -398,7 +393,7 @@ class Connection:
         stats.active += 1
         stats.relayed += 1
         try:
-            result = await self._server.engine.relay(context.id, front, back, options, counters, slot.shared_bucket)
+            result = await self._services.engine.relay(context.id, front, back, options, counters, slot.shared_bucket)
         finally:
             stats.active -= 1
             stats.bytes_to_backend += counters.bytes_to_backend
@@ -432,7 +427,7 @@ class Connection:
         connected = backend.connect_nowait(dial_request)
         if connected is not None:
             return connected
-        with self._server.disconnect_monitor.watch(transport, allow_half_close=request is None) as client:
+        with self._services.disconnect_monitor.watch(transport, allow_half_close=request is None) as client:
             return await retry(
                 lambda: backend.dial(dial_request),
                 timeout=route.connect_timeout,

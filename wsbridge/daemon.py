@@ -177,7 +177,7 @@ async def serve(
             "daemon.ready",
             version=__version__,
             pid=os.getpid(),
-            engine=server.engine.name,
+            engine=server.services.engine.name,
             listeners=addresses,
             routes=len(config.routes),
             connections_limit=server.max_connections,
@@ -197,8 +197,8 @@ async def serve(
             await server.run(opened, extra_task)
         finally:
             nursery.cancel_scope.cancel()
-    log.info("daemon.stopped", connections=server.connections)
-    return ServeResult(received[0] if received else None, server.only_termination)
+    log.info("daemon.stopped", connections=len(server.connections))
+    return ServeResult(received[0] if received else None, server.services.only_termination)
 
 
 async def _handle_signals(
@@ -217,15 +217,15 @@ async def _handle_signals(
                 log.warning("daemon.signal_ignored", signal="SIGHUP", detail="the configuration cannot be reloaded yet")
                 continue
             received.append(signal.Signals(number))
-            first = server.shutdown_reason is None
+            first = server.services.shutdown_reason is None
             reason = Reason.DRAINING if number == signal.SIGTERM and first else Reason.SHUTDOWN
-            text = f"{signal.Signals(number).name}: {reason.value}, {server.connections} connections left"
+            text = f"{signal.Signals(number).name}: {reason.value}, {len(server.connections)} connections left"
             notifier.stopping(text)
             log.info(
                 "daemon.draining",
                 signal=signal.Signals(number).name,
                 reason=reason.value,
-                connections=server.connections,
+                connections=len(server.connections),
             )
             server.stop(reason)
 
@@ -233,8 +233,8 @@ async def _handle_signals(
 async def _report_status(server: Server, notifier: SystemdNotifier) -> None:
     reported = -1
     while True:
-        if server.connections != reported and server.shutdown_reason is None:
-            reported = server.connections
+        if len(server.connections) != reported and server.services.shutdown_reason is None:
+            reported = len(server.connections)
             notifier.status(f"{reported} connections of at most {server.max_connections}")
         await trio.sleep(STATUS_INTERVAL)
 

@@ -118,12 +118,18 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """All that a connection needs of the configuration, for its whole life."""
+    """All that a connection needs of the configuration, for its whole life.
+
+    Attributes:
+        background_tasks: What runs for its routes, such as the refresh of keys; entered while it is in use, and ended
+            with it.
+    """
 
     config: model.Config
     listeners: dict[str, Listener]
     routes: dict[str, Route]
     head_limits: HeadLimits
+    background_tasks: BackgroundTasks
 
 
 def auth_services(
@@ -131,9 +137,8 @@ def auth_services(
     used_tickets: UsedTickets | None = None,
     password_checker: PasswordChecker | None = None,
     resolver: Resolver | None = None,
-    background_tasks: BackgroundTasks | None = None,
 ) -> AuthServices:
-    """Give what ways of authentication are lent; it outlives the generations."""
+    """Return what the authentication methods of one generation are lent; all but its tasks outlives the generation."""
 
     def way(section: AuthSection) -> Authenticator:
         found = AUTH[section.kind](section, lent)
@@ -145,7 +150,6 @@ def auth_services(
         used_tickets=UsedTickets() if used_tickets is None else used_tickets,
         password_checker=PasswordChecker() if password_checker is None else password_checker,
         resolver=Resolver() if resolver is None else resolver,
-        background_tasks=BackgroundTasks() if background_tasks is None else background_tasks,
     )
     return lent
 
@@ -174,9 +178,8 @@ def build_generation(
     }
     listeners = {name: _build_listener(name, section, config, routes) for name, section in config.listeners.items()}
     limits = config.limits
-    return Generation(
-        config, listeners, routes, HeadLimits(limits.max_head_bytes, limits.max_head_line_bytes, limits.max_headers)
-    )
+    head_limits = HeadLimits(limits.max_head_bytes, limits.max_head_line_bytes, limits.max_headers)
+    return Generation(config, listeners, routes, head_limits, services.background_tasks)
 
 
 def services_for(backend: BackendSectionBase, services: DialServices) -> DialServices:

@@ -6,33 +6,22 @@ import errno
 import os
 import resource
 import socket
-import time
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
 import trio
 
-from wsbridge import connection
-from wsbridge.auth.base import BackgroundTasks
-from wsbridge.auth.passwords import PasswordChecker
-from wsbridge.auth.replay import UsedTickets
 from wsbridge.backends.base import DialServices
 from wsbridge.config.model import Config
-from wsbridge.frontend import LingeringCloser
+from wsbridge.connection import Connection
+from wsbridge.context import ConnectionContext
 from wsbridge.generation import Generation, Listener, auth_services, build_generation
-from wsbridge.limits.clients import ClientTable, ConnectionCounts
-from wsbridge.limits.rate import SharedBucketTable
-from wsbridge.log.audit import AuditLog
 from wsbridge.log.logger import log
-from wsbridge.net.address import ListeningAddresses
-from wsbridge.net.disconnect import DisconnectMonitor
 from wsbridge.net.listeners import ListeningSockets
-from wsbridge.net.resolver import Resolver
 from wsbridge.net.transport import reset_socket, set_socket_options
-from wsbridge.reasons import Reason, Termination
+from wsbridge.reasons import Reason
 from wsbridge.registry import LISTENERS
-from wsbridge.relay.engine import Engine, PythonEngine
-from wsbridge.services import RouteStats
+from wsbridge.services import Services
 
 MAX_ACCEPTS_PER_WAKEUP = 64
 """Connections accepted before other tasks have their turn."""
@@ -84,11 +73,12 @@ async def accept_connections(
 
     Args:
         listening_socket: A listening socket.
-        listener_name: Its listener's name; the listener itself is taken from the current generation.
-        server: What outlives a connection.
+        listener_name: Its listener's name; the listener itself is that of the current generation.
+        server: Whose connections they are.
         nursery: Where connections run.
     """
-    addresses = server.client_table
+    services = server.services
+    addresses = services.client_table
     while True:
         await trio.lowlevel.wait_readable(listening_socket)
         for _ in range(MAX_ACCEPTS_PER_WAKEUP):
@@ -102,46 +92,52 @@ async def accept_connections(
                     break
                 log.warning("accept.error", listener=listener_name, error=error.strerror)
                 continue
-            listener = server.generation.listeners[listener_name]
+            generation = server.generation  # that of the connection for life
+            listener = generation.listeners[listener_name]
             host = sockaddr[0] if isinstance(sockaddr, tuple) else ""
             if addresses.bans and addresses.ban_remaining(host) and listener.is_direct_client(host):
                 addresses.reset_banned(sock, listener_name, host)
                 continue
             sock.setblocking(False)
-            if server.connections < server.max_connections:
-                server.connections += 1
-                nursery.start_soon(_run_connection, sock, sockaddr, listener, server)
-            elif server.acquire_overload_reply():
-                nursery.start_soon(_run_overload_reply, sock, sockaddr, listener, server)
+            context = server.new_context(listener)
+            if len(server.connections) < server.max_connections:
+                server.connections[context.id] = context
+                nursery.start_soon(
+                    _run_connection, Connection(sock, context, listener, generation, services), sockaddr, server
+                )
+            elif services.acquire_overload_reply():
+                overload = f"{len(server.connections)} connections, and the limit is {server.max_connections}"
+                over = Connection(sock, context, listener, generation, services, overload)
+                nursery.start_soon(_run_overload_reply, over, sockaddr, services)
             else:
                 reset_socket(sock)
                 log.warning(
                     "connection.shed",
                     listener=listener_name,
-                    connections=server.connections,
+                    connections=len(server.connections),
                     limit=server.max_connections,
                 )
 
 
-async def _run_connection(sock: socket.socket, sockaddr: object, listener: Listener, server: Server) -> None:
+async def _run_connection(connection: Connection, sockaddr: object, server: Server) -> None:
     try:
-        await connection.handle_connection(sock, sockaddr, listener, server)
+        await connection.run(sockaddr)
     finally:
-        server.connections -= 1
+        del server.connections[connection.id]
 
 
-async def _run_overload_reply(sock: socket.socket, sockaddr: object, listener: Listener, server: Server) -> None:
+async def _run_overload_reply(connection: Connection, sockaddr: object, services: Services) -> None:
     try:
-        await connection.reject_overload(sock, sockaddr, listener, server)
+        await connection.run(sockaddr)
     finally:
-        server.release_overload_reply()
+        services.release_overload_reply()
 
 
 async def _handle_exhaustion(
     listening_socket: socket.socket, listener_name: str, server: Server, error: OSError
 ) -> None:
     """The process or the system has no descriptor left for a client: turn it away, or pause."""
-    log.error("accept.error", listener=listener_name, error=error.strerror, connections=server.connections)
+    log.error("accept.error", listener=listener_name, error=error.strerror, connections=len(server.connections))
     if not server.reserved_fd.accept_and_reset(listening_socket):
         await trio.sleep(server.generation.config.timeouts.accept_pause)
 
@@ -169,118 +165,42 @@ class Server:
 
     Attributes:
         generation: What new connections begin with.
-        connections: Connections now, in whatever step.
+        services: What connections share.
+        connections: Those served now, by number, in whatever step.
         max_connections: How many there may be.
-        active_overload_replies: Clients over the cap that are being told so.
-        client_table: What clients did lately, by address.
-        connection_counts: Connections now, by what routes limit.
-        shared_buckets: Bytes a second that several connections have in common.
-        request_read_scopes: Waits for a request, which an ending cuts short.
-        disconnect_monitor: Clients whose backends are being dialled; an ending cuts that short, too.
-        used_tickets: The tickets that were used.
-        password_checker: Verifies passwords.
-        audit_log: The audit, if there is one.
-        shutdown_reason: Why requests are refused now; None while serving.
-        open_level: Level of the event `connection.open`.
-        only_termination: With `one_connection`, how that connection ended; None before, or if it never came.
     """
 
     def __init__(
         self, config: Config, *, one_connection: bool = False, open_level: Literal["debug", "info"] = "debug"
     ) -> None:
-        limits = config.limits
         self._config = config
-        self._one_connection = one_connection
-        self.open_level: Literal["debug", "info"] = open_level
-        self._only_connection_taken = False
-        self.only_termination: Termination | None = None
-        self._stats_by_route: dict[str, RouteStats] = {}
         self._last_id = 0
-        self._stop_requested = trio.Event()
         self._stop_immediately = trio.Event()
-        self.connections = 0
-        self.active_overload_replies = 0
-        self.request_read_scopes: set[trio.CancelScope] = set()
-        self.disconnect_monitor = DisconnectMonitor()
-        self.audit_log = None if config.audit is None else AuditLog(config.audit.file)
+        self.connections: dict[int, ConnectionContext] = {}
         self.max_connections = connection_limit(config)
-        self.client_table = ClientTable(limits.per_address, time.monotonic)
-        self.connection_counts = ConnectionCounts()
-        self.shared_buckets = SharedBucketTable()
-        self.shutdown_reason: Reason | None = None
         self.reserved_fd = ReservedFd()
-        self.engine: Engine = PythonEngine(limits.lingering_sockets)
-        self.lingering_closer = LingeringCloser(
-            limits.lingering_sockets, config.timeouts.lingering, limits.lingering_bytes
+        self.services = services = Services(config, one_connection=one_connection, open_level=open_level)
+        self.generation: Generation = build_generation(
+            config,
+            DialServices(services.resolver, config.limits.max_response_head_bytes, services.listening_addresses),
+            services.route_stats,
+            auth_services(
+                used_tickets=services.used_tickets,
+                password_checker=services.password_checker,
+                resolver=services.resolver,
+            ),
         )
-        self.resolver = Resolver(
-            limits.dns_threads,
-            limits.dns_ttl,
-            limits.dns_negative_ttl,
-            client_threads=limits.dns_threads_per_route,
-        )
-        self.listening_addresses = ListeningAddresses()
-        services = DialServices(
-            self.resolver,
-            limits.max_response_head_bytes,
-            self.listening_addresses,
-        )
-        self.used_tickets = UsedTickets(limits.used_tickets)
-        threads = limits.password_threads if isinstance(limits.password_threads, int) else None
-        self.password_checker = PasswordChecker(threads, limits.password_queue)
-        self.background_tasks = BackgroundTasks()
-        lent = auth_services(
-            used_tickets=self.used_tickets,
-            password_checker=self.password_checker,
-            resolver=self.resolver,
-            background_tasks=self.background_tasks,
-        )
-        self.generation: Generation = build_generation(config, services, self.route_stats, lent)
 
-    def route_stats(self, route: str) -> RouteStats:
-        """Give the counters of a route, by name, over all generations."""
-        return self._stats_by_route.setdefault(route, RouteStats())
-
-    def next_id(self) -> int:
+    def new_context(self, listener: Listener) -> ConnectionContext:
         """Number a connection."""
         self._last_id += 1
-        return self._last_id
-
-    def take_only_connection(self) -> bool:
-        """Note that a connection is about to dial its backend.
-
-        Returns:
-            False with `one_connection` if another one has done so before.
-        """
-        if not self._one_connection:
-            return True
-        if self._only_connection_taken:
-            return False
-        self._only_connection_taken = True
-        self._stop_requested.set()
-        return True
-
-    def acquire_overload_reply(self) -> bool:
-        """Hold one of the `overload_replies`; False: all are held, and the client is reset without a response."""
-        if self.active_overload_replies >= self.generation.config.limits.overload_replies:
-            return False
-        self.active_overload_replies += 1
-        return True
-
-    def release_overload_reply(self) -> None:
-        """Release it."""
-        self.active_overload_replies -= 1
-
-    def only_connection_ended(self, termination: Termination) -> None:
-        """Note how a connection that was allowed to dial its backend ended."""
-        if self._one_connection:
-            self.only_termination = termination
+        return ConnectionContext(self._last_id, listener.name)
 
     def stop(self, reason: Reason) -> None:
         """Begin to end: `drain` waits for connections to end by themselves, `stop` ends them all at once."""
-        if self.shutdown_reason is not Reason.SHUTDOWN:
-            self.shutdown_reason = reason
-        self._stop_requested.set()
+        if self.services.shutdown_reason is not Reason.SHUTDOWN:
+            self.services.shutdown_reason = reason
+        self.services.stop_requested.set()
         if reason is Reason.SHUTDOWN:
             self._stop_immediately.set()
 
@@ -301,18 +221,18 @@ class Server:
         """
         listening: list[ListeningSockets] = []
         try:
-            if self.audit_log is not None:
-                self.audit_log.open()
-            async with self.resolver, self.background_tasks, trio.open_nursery() as engine:
-                engine.start_soon(self.engine.run)
-                engine.start_soon(self.disconnect_monitor.run)
+            if self.services.audit_log is not None:
+                self.services.audit_log.open()
+            async with self.services.resolver, self.generation.background_tasks, trio.open_nursery() as engine:
+                engine.start_soon(self.services.engine.run)
+                engine.start_soon(self.services.disconnect_monitor.run)
                 async with trio.open_nursery() as connections:
                     async with trio.open_nursery() as accepting:
                         for name, section in self._config.listeners.items():
                             listening.append(await LISTENERS[section.bind.kind](name, section))
                         for opened in listening:
                             for sock in opened.sockets:
-                                self.listening_addresses.add(sock)
+                                self.services.listening_addresses.add(sock)
                                 set_socket_options(sock)  # accepted sockets inherit it
                                 accepting.start_soon(accept_connections, sock, opened.name, self, connections)
                             for address in opened.addresses:
@@ -320,24 +240,21 @@ class Server:
                         if extra_task is not None:
                             connections.start_soon(extra_task, self)
                         on_ready(listening)
-                        await self._stop_requested.wait()
+                        await self.services.stop_requested.wait()
                         accepting.cancel_scope.cancel()
                     for opened in listening:
                         opened.close()
                         log.info("listener.closed", listener=opened.name)
-                    while self.connections and self.shutdown_reason is None:  # noqa: ASYNC110  see below
+                    while self.connections and self.services.shutdown_reason is None:  # noqa: ASYNC110  see below
                         await trio.sleep(0.05)  # the only connection
-                    if self.shutdown_reason is not None:
+                    if self.services.shutdown_reason is not None:
                         await self._drain(connections)
                 engine.cancel_scope.cancel()
         finally:
             for opened in listening:
                 opened.close()
             self.reserved_fd.close()
-            self.engine.close()
-            self.disconnect_monitor.close()
-            if self.audit_log is not None:
-                self.audit_log.close()
+            self.services.close()
 
     async def _drain(self, connections: trio.Nursery) -> None:
         """Let connections end by themselves, then end them over `spread`, then cut what is left."""
@@ -353,8 +270,8 @@ class Server:
                 await self._close_relays(timeouts.drain_spread)
                 nursery.cancel_scope.cancel()
         self._cancel_waits()
-        for connection_id in self.engine.connection_ids:
-            self.engine.terminate(connection_id, self.shutdown_reason or Reason.SHUTDOWN)
+        for connection_id in self.services.engine.connection_ids:
+            self.services.engine.terminate(connection_id, self.services.shutdown_reason or Reason.SHUTDOWN)
         with trio.move_on_after(timeouts.close):
             await self._wait_for_connections(0)
         connections.cancel_scope.cancel()
@@ -365,19 +282,19 @@ class Server:
 
     async def _wait_for_connections(self, remaining: int) -> None:
         """Wait until no more connections than that are left."""
-        while self.connections + self.active_overload_replies > remaining:  # noqa: ASYNC110  an event would cost every connection
+        while len(self.connections) + self.services.active_overload_replies > remaining:  # noqa: ASYNC110  an event would cost every connection
             await trio.sleep(0.05)
 
     async def _close_relays(self, duration: float) -> None:
         """End what is relayed, one pair after the other, spread over the time."""
-        connection_ids = self.engine.connection_ids
+        connection_ids = self.services.engine.connection_ids
         began = trio.current_time()
         for number, connection_id in enumerate(connection_ids, 1):
-            if self.engine.terminate(connection_id, Reason.DRAINING):
+            if self.services.engine.terminate(connection_id, Reason.DRAINING):
                 await trio.sleep_until(began + duration * number / len(connection_ids))
 
     def _cancel_waits(self) -> None:
         """Cut short all waits: an idle connection closes; a request half heard, or waiting for a backend, gets 503."""
-        self.disconnect_monitor.cancel_all()
-        for scope in list(self.request_read_scopes):
+        self.services.disconnect_monitor.cancel_all()
+        for scope in list(self.services.request_read_scopes):
             scope.cancel()

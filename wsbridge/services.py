@@ -1,11 +1,26 @@
-"""What outlives a generation of the configuration: today the counters of each route."""
+"""What outlives a generation of the configuration and a single connection: `Services`."""
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Literal
 
-from wsbridge.reasons import Reason
+import trio
+
+from wsbridge.auth.passwords import PasswordChecker
+from wsbridge.auth.replay import UsedTickets
+from wsbridge.config.model import Config
+from wsbridge.frontend import LingeringCloser
+from wsbridge.limits.clients import ClientTable, ConnectionCounts
+from wsbridge.limits.rate import SharedBucketTable
+from wsbridge.log.audit import AuditLog
+from wsbridge.net.address import ListeningAddresses
+from wsbridge.net.disconnect import DisconnectMonitor
+from wsbridge.net.resolver import Resolver
+from wsbridge.reasons import Reason, Termination
+from wsbridge.relay.engine import Engine, PythonEngine
 
 
 @dataclass(slots=True)
@@ -27,3 +42,103 @@ class RouteStats:
     bytes_to_backend: int = 0
     bytes_to_client: int = 0
     terminations: Counter[Reason] = field(default_factory=Counter)
+
+
+class Services:
+    """All that connections of any generation share.
+
+    Args:
+        config: Checked.
+        one_connection: Stop accepting as soon as one connection is about to dial its backend.
+        open_level: Level of the event `connection.open`.
+
+    Attributes:
+        engine: Relays.
+        resolver: Looks names up.
+        password_checker: Verifies passwords.
+        used_tickets: The tickets that were used.
+        client_table: What clients did lately, by address.
+        connection_counts: Connections now, by what routes limit.
+        shared_buckets: Bytes a second that several connections have in common.
+        lingering_closer: Closes rejected connections.
+        disconnect_monitor: Clients whose backends are being dialed; a shutdown cuts that short.
+        request_read_scopes: Waits for a request, which a shutdown cuts short, too.
+        listening_addresses: What this process listens at.
+        audit_log: The audit, if there is one.
+        active_overload_replies: Clients that are being told that there are too many.
+        shutdown_reason: Why requests are rejected now; None while serving.
+        stop_requested: Set when nothing more is to be accepted.
+        only_termination: With `one_connection`, how that connection ended; None before, or if it never came.
+    """
+
+    def __init__(
+        self, config: Config, *, one_connection: bool = False, open_level: Literal["debug", "info"] = "debug"
+    ) -> None:
+        limits = config.limits
+        self.engine: Engine = PythonEngine(limits.lingering_sockets)
+        self.resolver = Resolver(
+            limits.dns_threads, limits.dns_ttl, limits.dns_negative_ttl, client_threads=limits.dns_threads_per_route
+        )
+        threads = limits.password_threads if isinstance(limits.password_threads, int) else None
+        self.password_checker = PasswordChecker(threads, limits.password_queue)
+        self.used_tickets = UsedTickets(limits.used_tickets)
+        self.client_table = ClientTable(limits.per_address, time.monotonic)
+        self.connection_counts = ConnectionCounts()
+        self.shared_buckets = SharedBucketTable()
+        self.lingering_closer = LingeringCloser(
+            limits.lingering_sockets, config.timeouts.lingering, limits.lingering_bytes
+        )
+        self.disconnect_monitor = DisconnectMonitor()
+        self.request_read_scopes: set[trio.CancelScope] = set()
+        self.listening_addresses = ListeningAddresses()
+        self.audit_log = None if config.audit is None else AuditLog(config.audit.file)
+        self.active_overload_replies = 0
+        self.shutdown_reason: Reason | None = None
+        self.stop_requested = trio.Event()
+        self.open_level: Literal["debug", "info"] = open_level
+        self.only_termination: Termination | None = None
+        self._one_connection = one_connection
+        self._only_connection_taken = False
+        self._max_overload_replies = limits.overload_replies
+        self._stats_by_route: dict[str, RouteStats] = {}
+
+    def route_stats(self, route: str) -> RouteStats:
+        """Return the counters of a route, by name, over all generations."""
+        return self._stats_by_route.setdefault(route, RouteStats())
+
+    def take_only_connection(self) -> bool:
+        """Note that a connection is about to dial its backend.
+
+        Returns:
+            False with `one_connection` if another one has done so before.
+        """
+        if not self._one_connection:
+            return True
+        if self._only_connection_taken:
+            return False
+        self._only_connection_taken = True
+        self.stop_requested.set()
+        return True
+
+    def only_connection_ended(self, termination: Termination) -> None:
+        """Note how a connection that was allowed to dial its backend ended."""
+        if self._one_connection:
+            self.only_termination = termination
+
+    def acquire_overload_reply(self) -> bool:
+        """Hold one of the `overload_replies`; False: all are held, and the client is reset without a response."""
+        if self.active_overload_replies >= self._max_overload_replies:
+            return False
+        self.active_overload_replies += 1
+        return True
+
+    def release_overload_reply(self) -> None:
+        """Release it."""
+        self.active_overload_replies -= 1
+
+    def close(self) -> None:
+        """Close the descriptors that are held."""
+        self.engine.close()
+        self.disconnect_monitor.close()
+        if self.audit_log is not None:
+            self.audit_log.close()

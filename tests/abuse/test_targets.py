@@ -64,7 +64,7 @@ def resolving(served: Served, answers: Callable[[str], Sequence[str]]) -> list[s
             for found in answers(host)
         ]
 
-    served.server.resolver._getaddrinfo = getaddrinfo
+    served.server.services.resolver._getaddrinfo = getaddrinfo
     return asked
 
 

@@ -47,7 +47,7 @@ async def test_the_server_has_one() -> None:
             ended.set()
 
     async with serving(written(route={"respond": "204"})) as served:
-        served.server.background_tasks.start(run)
+        served.server.generation.background_tasks.start(run)
         await trio.testing.wait_all_tasks_blocked()
         assert not ended.is_set()
     assert ended.is_set()

@@ -242,7 +242,7 @@ async def test_too_many_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     route = {"backend": "tcp://127.0.0.1:9", "auth": {"kind": "basic", "users": str(users)}}
     limits = {"password_threads": "1", "password_queue": "0"}
     async with serving(written(route=route, limits=limits)) as served:
-        passwords = served.server.password_checker
+        passwords = served.server.services.password_checker
         assert (passwords.threads, passwords.max_queue) == (1, 0)
         async with passwords._limiter:
             with await served.connect() as client:

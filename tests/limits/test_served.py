@@ -165,7 +165,7 @@ async def test_failed_logins_ban_the_address():
                 "count": 50,
             }
             assert len(served.records.of("connection.rejected")) == 3
-            assert served.server.client_table.banned_count == 50
+            assert served.server.services.client_table.banned_count == 50
             denying(served, Identity("alice", "basic"))
             client, head = await asked(served, "127.0.0.9")
             assert status(head) == 101
@@ -223,8 +223,8 @@ async def test_limits_of_a_route_are_429(setting, method):
             await inside.close()
             await served.quiet()
             (await served.upgraded()).drop()
-            assert len(served.server.connection_counts) <= 1
-        assert len(served.server.connection_counts) == 0
+            assert len(served.server.services.connection_counts) <= 1
+        assert len(served.server.services.connection_counts) == 0
 
 
 async def test_a_failed_dial_gives_its_place_back():
@@ -251,4 +251,4 @@ async def test_bytes_a_second_end_to_end(setting):
             took = trio.current_time() - began
             await client.close()
             assert 0.8 < took < 1.6
-        assert len(served.server.shared_buckets) == 0
+        assert len(served.server.services.shared_buckets) == 0

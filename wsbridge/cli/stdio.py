@@ -19,10 +19,10 @@ from typing import Final
 
 import trio
 
-from wsbridge import connection
 from wsbridge.cli.bridge_config import BRIDGE_NAME, STDIO
 from wsbridge.cli.main import EXIT_USAGE, CliError
 from wsbridge.cli.run import is_clean
+from wsbridge.connection import Connection
 from wsbridge.generation import Listener
 from wsbridge.protocol.uri import HostPatterns
 from wsbridge.reasons import Reason, Termination
@@ -75,11 +75,13 @@ class StdioConnection:
         listener = Listener(
             STDIO, "tcp", None, host_names=HostPatterns(()), is_unix=True, route=route, routes=(), allow_http=True
         )
-        server.connections += 1
+        context = server.new_context(listener)
+        server.connections[context.id] = context
         try:
-            self.termination = await connection.handle_connection(inner, None, listener, server)
+            connection = Connection(inner, context, listener, server.generation, server.services)
+            self.termination = await connection.run(None)
         finally:
-            server.connections -= 1
+            del server.connections[context.id]
         await written.wait()
         server.stop(Reason.SHUTDOWN)
 
