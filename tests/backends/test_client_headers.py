@@ -124,7 +124,7 @@ def test_no_name_leaves_its_header(name: str) -> None:
         ("X-A: 'a{'", "X-A", 'a single "{": write {{ and }} for braces'),
         ("X-A: '{address}}'", "X-A", 'a single "}"'),
         ("X-A: alice", "X-A", "has no field such as {address}"),
-        ("X-A: '{identity} '", "X-A", "must be printable ASCII on one line, without blanks at its ends"),
+        ("X-A: '{identity} '", "X-A", "must be printable ASCII on one line, without spaces at its ends"),
         ("X-A: {file: /x}", "X-A", "must be text, not a mapping"),
         ("Host: '{host}'", "Host", '"Host" is written by wsbridge itself'),
         ("Sec-WebSocket-Key: '{id}'", "Sec-WebSocket-Key", '"Sec-WebSocket-Key" is written by wsbridge itself'),

@@ -20,7 +20,8 @@ def test_auth_must_be_written_where_others_can_come(bind: str, goal: str) -> Non
     (problem,) = wrong(file(listeners(bind), f"match: any, {goal}"))
     assert (problem.code, problem.setting, problem.line) == ("E022", "routes.r0.auth", 4)
     assert (
-        f'the listener "l0" at {bind} is not on a loopback address: "auth: none" lets everybody in' in problem.message
+        f'the listener "l0" at {bind} is not on a loopback address: "auth: none" allows anonymous access'
+        in problem.message
     )
     assert ("localhost is a name" in problem.message) == bind.startswith("localhost")
     read(file(listeners(bind), f"match: any, {goal}, auth: none"))
@@ -95,11 +96,11 @@ def test_a_route_without_match_needs_a_listener_that_names_it() -> None:
 
 
 def test_a_route_needs_a_listener_that_speaks_websocket() -> None:
-    """A match can take nothing where no listener speaks websocket."""
+    """A match can take nothing where no listener has protocol: websocket."""
     text = "listeners: {l: {bind: '127.0.0.1:1', protocol: tcp, route: r0}}\n"
     (problem,) = wrong(file(text, f"{BACKEND}, auth: none", f"match: any, {BACKEND}, auth: none"))
     assert (problem.code, problem.setting) == ("E021", "routes.r1.match")
-    assert "no listener speaks websocket" in problem.message
+    assert "no listener has protocol: websocket" in problem.message
 
 
 def test_names_that_nothing_bears() -> None:
@@ -205,7 +206,7 @@ def test_ways_that_need_http_are_not_for_plain_tcp() -> None:
         load_text(text % "{any_of: [{kind: says}]}", file="w.yaml", registry=kinds, environ={})
     (problem,) = caught.value.problems
     assert (problem.code, problem.setting) == ("E025", "routes.r.auth")
-    assert 'the listener "old" speaks tcp' in problem.message
+    assert 'the listener "old" has protocol: tcp' in problem.message
     load_text(text % "{kind: network, allow: [10.0.0.0/8]}", file="w.yaml", registry=kinds, environ={})
 
 

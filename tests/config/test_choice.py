@@ -45,7 +45,7 @@ def test_lists_with_something_in_them_each_once() -> None:
     assert unions.non_empty(("a",)) == unions.check_unique(("a",)) == ("a",)
     with pytest.raises(ValueError, match="at least one entry"):
         unions.non_empty(())
-    with pytest.raises(ValueError, match=r'^"b" stands here twice$'):
+    with pytest.raises(ValueError, match=r'^"b" is a duplicate$'):
         unions.check_unique(("a", "b", "b"))
 
 
@@ -75,8 +75,8 @@ def test_the_scheme_picks_the_section(backend: str, section: type) -> None:
         ("backend", "{url: 'tls://a:1', insecure: maybe}", ".insecure", '"maybe" is neither true nor false'),
         ("auth", "[none]", "", 'must be "none" or "network"'),
         ("auth", "{}", ".kind", "is missing"),
-        ("auth", "{kind: [none]}", ".kind", "\"['none']\" is not known here"),
-        ("auth", "nobody", ".kind", '"nobody" is not known here: write "none"'),
+        ("auth", "{kind: [none]}", ".kind", "\"['none']\" is unknown"),
+        ("auth", "nobody", ".kind", '"nobody" is unknown: write "none"'),
     ],
 )
 def test_what_is_told_of_a_wrong_choice(key: str, written: str, path: str, said: str) -> None:
@@ -116,7 +116,7 @@ def test_a_list_of_ways_says_its_kind() -> None:
 @pytest.mark.parametrize(
     ("auth", "place", "message"),
     [
-        ("{any_of: [none]}", ".any_of", '"none" cannot stand in a list: it lets everybody in'),
+        ("{any_of: [none]}", ".any_of", '"none" is not allowed in a list: it allows anonymous access'),
         ("{all_of: []}", ".all_of", "needs at least one entry"),
         ("{kind: netwrok, allow: [10.0.0.0/8]}", ".kind", 'did you mean "network"?'),
         ("{any_of: [{kind: network, alow: [10.0.0.0/8]}]}", ".any_of[0].alow", 'did you mean "allow"?'),

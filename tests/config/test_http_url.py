@@ -40,8 +40,8 @@ def test_this_host_is_told() -> None:
         ("http://u:p@a/", "a user and a password"),
         ("http://a:0/", "port 0"),
         ("http://a:99999/", "no port"),
-        ("http://a/x y", "is no path"),
-        ("http://a/#x", "is no path"),
+        ("http://a/x y", "is not a path"),
+        ("http://a/#x", "is not a path"),
         ("http://ä/", "ASCII form"),
         ("http://", "not a host name"),
         ("unix:run/x", "whole path"),
@@ -65,5 +65,5 @@ def test_paths() -> None:
     """A path begins with a slash and is printable ASCII."""
     assert read_http_path("/a?b=%20") == "/a?b=%20"
     for text in ("a", "", "/a b", "/a#b", "/ä", "/a\r\n"):
-        with pytest.raises(ValueError, match="is no path"):
+        with pytest.raises(ValueError, match="is not a path"):
             read_http_path(text)

@@ -46,13 +46,13 @@ def test_they_fit(takes: str, tmp_path: Path) -> None:
         (
             {"gives": "route: give, key: {env: KEY}"},
             "E027 routes.give.issue_tickets.route",
-            'route "give" takes no tickets',
+            'route "give" accepts no tickets',
         ),
-        ({"takes": "none"}, "E027 routes.give.issue_tickets.route", 'the route "vnc" takes no tickets'),
-        ({"gives": "route: vnc, key: {env: OTHER}"}, "E027 routes.give.issue_tickets.key", "is not the key by which"),
+        ({"takes": "none"}, "E027 routes.give.issue_tickets.route", 'the route "vnc" accepts no tickets'),
+        ({"gives": "route: vnc, key: {env: OTHER}"}, "E027 routes.give.issue_tickets.key", "is not the key with which"),
         ({"asks": "none"}, "E013 routes.give.auth", "cannot be none"),
-        ({"asks": TICKET}, "E013 routes.give.auth", "cannot take tickets itself"),
-        ({"asks": f"{{any_of: [{NETWORK}, {TICKET}]}}"}, "E013 routes.give.auth", "cannot take tickets itself"),
+        ({"asks": TICKET}, "E013 routes.give.auth", "cannot accept tickets itself"),
+        ({"asks": f"{{any_of: [{NETWORK}, {TICKET}]}}"}, "E013 routes.give.auth", "cannot accept tickets itself"),
     ],
 )
 def test_they_do_not(parts: dict[str, str], problem: str, message: str, tmp_path: Path) -> None:

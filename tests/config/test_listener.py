@@ -15,7 +15,7 @@ from wsbridge.config.errors import ConfigError
 @pytest.mark.parametrize(
     ("listener", "path", "message"),
     [
-        ("bind: '127.0.0.1:80', protocol: tcp", "listeners.l.route", "is missing: a listener that speaks tcp names"),
+        ("bind: '127.0.0.1:80', protocol: tcp", "listeners.l.route", "is missing: a listener with protocol: tcp names"),
         ("bind: '127.0.0.1:80', route: vnc", "listeners.l.route", "only a listener with protocol: tcp names a route"),
         ("bind: '127.0.0.1:80', mode: 0660", "listeners.l.mode", "is only for a listener on unix:/path"),
         ("bind: '127.0.0.1:80', owner: a:b", "listeners.l.owner", "is only for a listener on unix:/path"),
@@ -36,7 +36,7 @@ from wsbridge.config.errors import ConfigError
         (
             "bind: 'unix:/s', trusted_proxies: [10.0.0.1], client_address_from: forwarded",
             "listeners.l.trusted_proxies",
-            "has no unix, and nobody else comes by unix:/s",
+            "has no unix, the only kind of client of unix:/s",
         ),
         (
             "bind: '127.0.0.1:80', trusted_proxies: [], client_address_from: forwarded",
@@ -51,7 +51,7 @@ from wsbridge.config.errors import ConfigError
         (
             "bind: '127.0.0.1:80', protocol: tcp, route: vnc, trusted_proxies: [unix], client_address_from: forwarded",
             "listeners.l.client_address_from",
-            "a listener that speaks tcp hears no request; write proxy-protocol",
+            "a listener with protocol: tcp receives no requests; write proxy-protocol",
         ),
         (
             "bind: '127.0.0.1:80', tls: {certificates: [{cert: a, key: b}], client_certificate: optional}",

@@ -94,7 +94,11 @@ HAS_NO_VALUE = 'listeners.web.bind:127.0.0.1:80: has no value: write a space aft
         (LISTENERS + ROUTES.replace("s", "", 1), (2, 1), 'route: unknown key (did you mean "routes"?)'),
         ("listeners:\n  web:\n    bind:127.0.0.1:80\n" + ROUTES, (3, 5), "listeners.web: must be a mapping: write a"),
         ("listeners: {web: {bind:127.0.0.1:80}}\n" + ROUTES, (1, 19), HAS_NO_VALUE),
-        (LISTENERS + ROUTES + "log: {level: loud}\n", (3, 14), 'log.level: "loud" is none of debug, info, warning or'),
+        (
+            LISTENERS + ROUTES + "log: {level: loud}\n",
+            (3, 14),
+            'log.level: "loud" is not one of debug, info, warning or',
+        ),
         (LISTENERS + ROUTES + "log: {level: [a]}\n", (3, 14), "log.level: must be debug, info, warning or error"),
         (LISTENERS + ROUTES + "timeouts: {idle: 1}\n", (3, 18), 'timeouts.idle: "1" has no unit'),
         (
@@ -185,7 +189,7 @@ def test_a_configuration_made_by_a_command_follows_the_same_rules() -> None:
     listeners["web"]["bind"] = "0.0.0.0:0"
     with pytest.raises(ConfigError) as caught:
         load_data({"listeners": listeners, "routes": routes}, registry=CONFIG_REGISTRY, environ={})
-    assert str(caught.value).startswith("command line: routes.vnc.auth: must be written")
+    assert str(caught.value).startswith("command line: routes.vnc.auth: is required")
 
 
 def test_independent_errors_of_one_route_are_reported_together() -> None:

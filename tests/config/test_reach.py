@@ -53,7 +53,7 @@ def test_routes_that_an_earlier_one_shadows(earlier: str, later: str, taken: boo
         return
     (problem,) = [problem for problem in wrong(text) if problem.severity == "error"]
     assert (problem.code, problem.setting) == ("E021", "routes.r1.match")
-    assert problem.message == 'nothing can reach this route: the route "r0" above takes all that it matches'
+    assert problem.message == 'unreachable route: the route "r0" above matches all that it matches'
 
 
 def test_several_routes_may_shadow_one_together() -> None:

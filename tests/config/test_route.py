@@ -15,15 +15,15 @@ ROUTE = "listeners: {{web: {{bind: 127.0.0.1:80}}}}\nroutes:\n  r: {{{}}}\n"
     [
         ("match: any", "routes.r", "needs one of backend, files, respond and issue_tickets"),
         ("match: any, bakend: 'tcp://a:1'", "routes.r.bakend", 'unknown key (did you mean "backend"?)'),
-        ("match: any, respond: 204, files: /x", "routes.r.respond", "cannot stand beside files: a route has one goal"),
+        ("match: any, respond: 204, files: /x", "routes.r.respond", "conflicts with files: a route has one of them"),
         (
             "match: any, respond: 204, allowed_origins: any",
             "routes.r.allowed_origins",
-            "means nothing to a route with respond",
+            "has no effect on a route with respond",
         ),
         ("path: /x, match: any, respond: 204", "routes.r.path", 'unknown key (it belongs under "match")'),
-        ("match: all, respond: 204", "routes.r.match", '"all" is neither any nor a mapping'),
-        ("match: {}, respond: 204", "routes.r.match", 'says nothing: write "any" to take every request'),
+        ("match: all, respond: 204", "routes.r.match", '"all" is neither "any" nor a mapping'),
+        ("match: {}, respond: 204", "routes.r.match", 'is empty: write "any" to match every request'),
         ("match: [any], respond: 204", "routes.r.match", "must be a mapping"),
         ("match: {path: x}, respond: 204", "routes.r.match.path", "a path begins with a slash"),
         ("match: {path: /a/*/b}, respond: 204", "routes.r.match.path", "a star may only be the last segment"),
@@ -37,7 +37,7 @@ ROUTE = "listeners: {{web: {{bind: 127.0.0.1:80}}}}\nroutes:\n  r: {{{}}}\n"
         (
             "match: any, backend: 'tcp://a:1', allowed_origins: https://x",
             "routes.r.allowed_origins",
-            '"https://x" is none of same or any; write a list of origins: ["https://x"]',
+            '"https://x" is not one of same or any; write a list of origins: ["https://x"]',
         ),
         (
             "match: any, backend: 'tcp://a:1', allowed_origins: []",
@@ -59,18 +59,18 @@ ROUTE = "listeners: {{web: {{bind: 127.0.0.1:80}}}}\nroutes:\n  r: {{{}}}\n"
             "routes.r.on_client_fin",
             "hold needs a listener with",
         ),
-        ("match: any, backend: {url: 'ws://a', messages: x}", "routes.r.backend.messages", '"x" is none of'),
+        ("match: any, backend: {url: 'ws://a', messages: x}", "routes.r.backend.messages", '"x" is not one of'),
         ("match: any, backend: 'tcp://a:1', subprotocols: a", "routes.r.subprotocols", "must be a list"),
         ("match: any, backend: 'tcp://a:1', subprotocols: any", "routes.r.subprotocols", "any is only for ws and wss"),
-        ("match: any, backend: 'tcp://a:1', subprotocols: [a, a]", "routes.r.subprotocols", '"a" stands here twice'),
+        ("match: any, backend: 'tcp://a:1', subprotocols: [a, a]", "routes.r.subprotocols", '"a" is a duplicate'),
         (
             "match: any, backend: 'tcp://a:1', subprotocols: [wsbridge.token.x]",
             "routes.r.subprotocols[0]",
             "what begins with wsbridge.token. carries a token of the client and is never answered",
         ),
         ("match: any, backend: 'tcp://a:1', subprotocols: ['a b']", "routes.r.subprotocols[0]", '"a b" has characters'),
-        ("match: any, respond: 101", "routes.r.respond", "101 is no status to answer"),
-        ("match: any, respond: 204, auth: kerberos", "routes.r.auth", '"kerberos" is not known here: write "none"'),
+        ("match: any, respond: 101", "routes.r.respond", "101 is not a final status"),
+        ("match: any, respond: 204, auth: kerberos", "routes.r.auth", '"kerberos" is unknown: write "none"'),
         ("match: any, respond: 204, auth: {knd: none}", "routes.r.auth.knd", 'unknown key (did you mean "kind"?)'),
         (
             "match: any, respond: 204, auth: {type: basic, users: u}",
@@ -131,7 +131,7 @@ def test_what_only_a_backend_uses_is_refused_beside_another_goal(key: str, goal:
     """Each key that would be ignored is an error at that key, whatever its value."""
     problems = wrong(LISTENERS + f"routes: {{r: {{match: any, auth: none, {goal}, {key}: x}}}}\n")
 
-    said = f"means nothing to a route with {goal.partition(':')[0]}"
+    said = f"has no effect on a route with {goal.partition(':')[0]}"
     assert (f"routes.r.{key}", said) in [(problem.setting, problem.message) for problem in problems]
 
 

@@ -48,16 +48,16 @@ def faults(written: object, section: type[Section] = Sample) -> list[Issue]:
 @pytest.mark.parametrize(
     ("written", "steps", "message"),
     [
-        ({"word": "alpa"}, ("word",), '"alpa" is none of alpha, beta or gamma (did you mean "alpha"?)'),
-        ({"word": "zzz"}, ("word",), '"zzz" is none of alpha, beta or gamma'),
+        ({"word": "alpa"}, ("word",), '"alpa" is not one of alpha, beta or gamma (did you mean "alpha"?)'),
+        ({"word": "zzz"}, ("word",), '"zzz" is not one of alpha, beta or gamma'),
         ({"word": ["alpha"]}, ("word",), "must be alpha, beta or gamma"),
-        ({"two": "zz"}, ("two",), '"zz" is none of on or off'),
-        ({"one": "zz"}, ("one",), '"zz" is none of only'),
+        ({"two": "zz"}, ("two",), '"zz" is not one of on or off'),
+        ({"one": "zz"}, ("one",), '"zz" is not one of only'),
         ({"items": "x"}, ("items",), "must be a list"),
         ({"leaf": "x"}, ("leaf",), "must be a mapping"),
         ({"leaf": ["x"]}, ("leaf",), "must be a mapping"),
         ({"names": ["x"]}, ("names",), "must be a mapping"),
-        ({"leaf": "width:3"}, ("leaf",), 'must be a mapping: write a blank after the colon, "width: …"'),
+        ({"leaf": "width:3"}, ("leaf",), 'must be a mapping: write a space after the colon, "width: …"'),
         ({"leaf": "x:3"}, ("leaf",), "must be a mapping"),
     ],
 )
@@ -101,7 +101,7 @@ def test_a_key_that_is_no_name() -> None:
     """The key itself is pointed at."""
     (found,) = faults({"names": {"c": {}}})
 
-    assert (found.key_path, found.at_key, found.message) == (("top", "names", "c"), True, '"c" is none of a or b')
+    assert (found.key_path, found.at_key, found.message) == (("top", "names", "c"), True, '"c" is not one of a or b')
 
 
 class Aliased(Section):

@@ -76,7 +76,7 @@ def test_the_section_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("targets", "path", "words"),
     [
-        ("{allow_own_listeners: true}", "allowed_targets", "lets nobody reach anything"),
+        ("{allow_own_listeners: true}", "allowed_targets", "allows no target"),
         ("{ports: [22]}", "allowed_targets.ports", "need networks or names"),
         ("{networks: [10.0.0.0/8]}", "allowed_targets.networks", "needs ports"),
         ("{names: [a], unix: [/x]}", "allowed_targets.names", "needs ports"),

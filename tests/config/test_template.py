@@ -57,7 +57,7 @@ def test_a_url_without_fields_is_a_plain_target() -> None:
         ("tcp://a b{c}:1", "the host is a field"),
         ("tcp://127.{a}:1", "not an IPv4 address"),
         ("tcp://[::{h}]:1", "a whole IPv6 address"),
-        ("tcp://[{h}:1", "a bracket stands around"),
+        ("tcp://[{h}:1", "brackets enclose"),
         ("tcp://{a:1", "a field is a name within braces"),
         ("tcp://a}:1", "a field is a name within braces"),
         ("tcp://{{a}}:1", "a field is a name within braces"),

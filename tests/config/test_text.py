@@ -71,7 +71,7 @@ def test_values_of_headers(value: str) -> None:
 @pytest.mark.parametrize("value", [" a", "a ", "a\tb\t", "a\r\nX: y", "a\0", "ä", "\x7f", "geheim\n"])
 def test_what_no_header_can_carry(value: str) -> None:
     """Nothing can end the line; the value is not repeated, since it may be a secret."""
-    with pytest.raises(ValueError, match=r"^must be printable ASCII on one line, without blanks at its ends$"):
+    with pytest.raises(ValueError, match=r"^must be printable ASCII on one line, without spaces at its ends$"):
         types.read_header_text(value)
 
 

@@ -53,12 +53,12 @@ def test_what_a_route_gives_unless_told() -> None:
         (
             "issue_tickets: {route: vnc, key: {env: KEY}}, files: .",
             "routes.t.issue_tickets",
-            "cannot stand beside files",
+            "conflicts with files",
         ),
         (
             "issue_tickets: {route: vnc, key: {env: KEY}}, text_messages: accept",
             "routes.t.text_messages",
-            "means nothing to a route with",
+            "has no effect on a route with",
         ),
     ],
 )

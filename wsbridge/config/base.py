@@ -19,7 +19,7 @@ KeyOrIndex = str | int
 KeyPath = tuple[KeyOrIndex, ...]
 
 UNION_TAG = "\0"
-"""What the tags of discriminated unions begin with, so that they can be told from keys in the place of an error."""
+"""What the tags of discriminated unions begin with, so that they differ from keys in the location of an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Issue:
     """One thing that is wrong or risky, before its place in the file is known.
 
     Attributes:
-        key_path: The keys and indexes that lead to it, from the section that tells it.
+        key_path: The keys and indexes that lead to it, from the section that reports it.
         message: What is wrong and what to write, as one sentence without a full stop.
         code: `E…` or `W…`, from the table in `problem`.
         at_key: Whether the key is to be pointed at, not the value.
@@ -46,7 +46,7 @@ class Registry:
     Attributes:
         backends: URL scheme to the section of that backend, which has a field `url`; and the other keys that a backend
             may be written with (`tokens`, `target`) to theirs.
-        auth: Value of `kind` to the section of that way of authentication.
+        auth: Value of `kind` to the section of that authentication method.
     """
 
     backends: Mapping[str, type[Section]] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class LoadContext:
     """What a file is read with.
 
     Attributes:
-        directory: Where relative paths begin: the folder of the file.
+        directory: Where relative paths begin: the directory of the file.
         environ: The environment that secrets are read from.
         registry: The kinds of backends and authentication.
         file: The configuration file itself; None if there is none.
@@ -111,7 +111,7 @@ def section_error(error: ValidationError, section: type[BaseModel]) -> SectionEr
 
 
 def load_context(info: ValidationInfo) -> LoadContext | None:
-    """Give the context that a file is read with, or None where a section is built by code."""
+    """Return the context that a file is read with, or None where a section is built by code."""
     context = info.context
     return context if isinstance(context, LoadContext) else None
 
@@ -126,19 +126,19 @@ class Section(BaseModel):
 
     @classmethod
     def validate_keys(cls, raw: Mapping[str, object]) -> Iterable[Issue]:
-        """Tell which rules between keys are broken.
+        """Return which rules between keys are broken.
 
         Args:
-            raw: The keys as they stand in the file, with their unread values.
+            raw: The keys and values as written.
         """
         return ()
 
     def validate_values(self, context: LoadContext) -> Iterable[Issue]:
-        """Tell what is wrong with the things that this section, itself well written, names."""
+        """Return what is wrong with the files and other settings that this valid section names."""
         return ()
 
     def warnings(self, context: LoadContext) -> Iterable[Issue]:
-        """Tell what is allowed but dangerous; each has a code `W…`."""
+        """Return what is valid but dangerous; each has a code `W…`."""
         return ()
 
     @model_validator(mode="wrap")
@@ -200,26 +200,26 @@ def _recover(
 
 
 class AuthSection(Section):
-    """The base of the sections of all ways of authentication."""
+    """Base of the sections of all authentication methods."""
 
     kind: str
-    """Which way it is."""
+    """Name of the method."""
 
     def members(self) -> Iterable[AuthSection]:
-        """Give the ways that this one holds."""
+        """Return the methods that this one combines."""
         return ()
 
     def identifies_clients(self) -> bool:
-        """Tell whether it says who a client is, by a name or by what else is known of him."""
+        """Return whether it identifies clients, by a name or by claims."""
         members = list(self.members())
         return any(member.identifies_clients() for member in members) if members else True
 
     def needs_request(self) -> bool:
-        """Tell whether it can do nothing without a request over HTTP, as where plain TCP is spoken."""
+        """Return whether it needs an HTTP request, which plain TCP clients do not send."""
         return True
 
     def needs_certificate(self) -> bool:
-        """Tell whether it can do nothing without the certificate of a TLS client."""
+        """Return whether it needs a client certificate."""
         return False
 
     def allows_everyone(self) -> bool:
@@ -231,7 +231,7 @@ class AuthSection(Section):
         return True
 
     def accepts_cookies(self) -> bool:
-        """Tell whether a cookie can prove who a client is."""
+        """Return whether a cookie can authenticate a client."""
         return any(member.accepts_cookies() for member in self.members())
 
 
@@ -239,7 +239,7 @@ INSTALL_COMMAND = "pip install 'wsbridge[auth]'"
 
 
 def require_packages(context: LoadContext, *packages: str) -> Iterable[Issue]:
-    """Tell which libraries, by the names they are imported by, a section lacks on this machine."""
+    """Return an issue if packages, named as they are imported, are not installed."""
     lacking = [name for name in packages if find_spec(name) is None] if context.check_files else []
     if lacking:
         verb = "is" if len(lacking) == 1 else "are"

@@ -50,15 +50,15 @@ class WrittenNames:
 
 
 def check_tickets(config: Config, names: WrittenNames) -> Iterator[Issue]:
-    """Find routes whose tickets nobody takes, or that would give one to anybody."""
+    """Find routes whose tickets no route accepts, or that would issue one to anyone."""
     for name, route in config.routes.items():
         if route.issue_tickets is None:
             continue
         steps: KeyPath = ("routes", name)
         if route.auth is not None and route.auth.kind == "none":
-            yield Issue((*steps, "auth"), "cannot be none: a ticket would let in everybody who asks for one", "E013")
+            yield Issue((*steps, "auth"), "cannot be none: anyone could get a ticket", "E013")
         elif ticket_auths(route.auth):
-            yield Issue((*steps, "auth"), "cannot take tickets itself: one ticket would give the next", "E013")
+            yield Issue((*steps, "auth"), "cannot accept tickets itself: one ticket would give the next", "E013")
         wanted = config.routes.get(route.issue_tickets.route)
         if wanted is None or not names.is_sound("routes", route.issue_tickets.route):
             missing = route.issue_tickets.route
@@ -67,15 +67,15 @@ def check_tickets(config: Config, names: WrittenNames) -> Iterator[Issue]:
             text = f'there is no route "{missing}"{did_you_mean(missing, names.routes)}'
             yield Issue((*steps, "issue_tickets", "route"), text, "E020")
         elif not ticket_auths(wanted.auth):
-            text = f'the route "{route.issue_tickets.route}" takes no tickets: its auth needs kind: ticket'
+            text = f'the route "{route.issue_tickets.route}" accepts no tickets: its auth needs kind: ticket'
             yield Issue((*steps, "issue_tickets", "route"), text, "E027")
         elif all(taker.key != route.issue_tickets.key for taker in ticket_auths(wanted.auth)):
-            text = f'is not the key by which the route "{route.issue_tickets.route}" takes tickets'
+            text = f'is not the key with which the route "{route.issue_tickets.route}" accepts tickets'
             yield Issue((*steps, "issue_tickets", "key"), text, "E027")
 
 
 def ticket_auths(auth: AuthSection | None) -> list[TicketAuthConfig]:
-    """Give the ways of a route that take tickets, those inside of others among them."""
+    """Return the methods of a route that accept tickets, also those inside others."""
     if auth is None:
         return []
     inner = [taker for member in auth.members() for taker in ticket_auths(member)]
@@ -83,12 +83,12 @@ def ticket_auths(auth: AuthSection | None) -> list[TicketAuthConfig]:
 
 
 def effective_match(route: RouteConfig) -> MatchConfig | None:
-    """Give what a route matches; `any` matches as if nothing were asked for."""
+    """Return what a route matches; `any` is a match without conditions."""
     return MatchConfig() if route.match == "any" else route.match
 
 
 def matching_listeners(config: Config, route: RouteConfig) -> list[str]:
-    """Name the listeners whose requests a route may match: those that speak websocket."""
+    """Return the listeners whose requests a route may match: those with protocol: websocket."""
     match = effective_match(route)
     if match is None:
         return []
@@ -100,7 +100,7 @@ def matching_listeners(config: Config, route: RouteConfig) -> list[str]:
 
 
 def raw_listeners_of(config: Config, name: str) -> list[str]:
-    """Name the listeners that speak tcp and send all their connections to a route."""
+    """Return the listeners with protocol: tcp that name a route."""
     return [key for key, listener in config.listeners.items() if listener.protocol == "tcp" and listener.route == name]
 
 
@@ -111,7 +111,7 @@ def listeners_of(config: Config, name: str) -> list[str]:
 
 
 def shadowed_by(config: Config, name: str) -> list[str] | None:
-    """Tell which earlier routes take every request that a route could match.
+    """Return which earlier routes match every request that a route could match.
 
     Returns:
         Their names, or None where something is left to the route.
@@ -149,7 +149,7 @@ def _route_matches(config: Config, route: RouteConfig, listener: str, host: str 
 
 
 def _path_covers(wide: str | None, narrow: str | None) -> bool:
-    """Tell whether one path pattern takes all that another takes."""
+    """Return whether one path pattern matches all that another matches."""
     if wide is None or wide == "/*":
         return True
     if narrow is None:
@@ -158,7 +158,7 @@ def _path_covers(wide: str | None, narrow: str | None) -> bool:
 
 
 WILDCARD_HOSTS = {"0.0.0.0": 4, "::": 6}
-"""Addresses that stand for all of a family."""
+"""Addresses that mean all of a family."""
 
 
 def check_config(config: Config, context: LoadContext, names: WrittenNames | None = None) -> list[Issue]:
@@ -179,7 +179,7 @@ def check_config(config: Config, context: LoadContext, names: WrittenNames | Non
         *check_tickets(config, names),
         *_check_client_certificates(config, names),
         *_check_request_fields(config),
-        *_check_exposure(config, context, names),
+        *_check_exposure(config, names),
         *(() if names.wrong else _check_unused_listeners(config)),
         *_check_risky_settings(config),
         *_check_secret_permissions(config),
@@ -188,7 +188,7 @@ def check_config(config: Config, context: LoadContext, names: WrittenNames | Non
 
 
 def walk_sections(section: BaseModel, steps: KeyPath = ()) -> Iterator[tuple[KeyPath, Section]]:
-    """Give a section and all that stand inside of it, with the steps that lead to each."""
+    """Give a section and all sections in it, with the path of each."""
     if isinstance(section, Section):
         yield steps, section
     for name in type(section).model_fields:
@@ -207,7 +207,7 @@ def _walk_value(value: object, steps: KeyPath) -> Iterator[tuple[KeyPath, Sectio
 
 
 def _check_sections(config: Config, context: LoadContext, names: WrittenNames) -> Iterator[Issue]:
-    """Give the warnings of sections in which nothing is wrong."""
+    """Return the warnings of sections in which nothing is wrong."""
     for path, section in walk_sections(config):
         if not any(wrong[: len(path)] == path for wrong in names.wrong):
             for issue in section.warnings(context):
@@ -215,7 +215,7 @@ def _check_sections(config: Config, context: LoadContext, names: WrittenNames) -
 
 
 def _check_references(config: Config, names: WrittenNames) -> Iterator[Issue]:
-    """Names that routes and listeners call each other by."""
+    """References of routes and listeners to each other."""
     for name, listener in config.listeners.items():
         if listener.route is None:
             continue
@@ -225,7 +225,7 @@ def _check_references(config: Config, names: WrittenNames) -> Iterator[Issue]:
             guess = did_you_mean(listener.route, names.routes)
             yield Issue(steps, f'there is no route "{listener.route}"{guess}', "E020")
         elif route is not None and route.backend is None and names.is_sound("routes", listener.route):
-            text = f'the route "{listener.route}" has no backend, and this listener speaks tcp'
+            text = f'the route "{listener.route}" has no backend, and this listener has protocol: tcp'
             yield Issue(steps, text, "E024")
     for name, route in config.routes.items():
         if route.on_client_fin == "hold" and names.reachability_is_sound() and not raw_listeners_of(config, name):
@@ -234,50 +234,53 @@ def _check_references(config: Config, names: WrittenNames) -> Iterator[Issue]:
         if route.match is None or route.match == "any":
             continue
         for at, wanted in enumerate(route.match.listener or ()):
-            steps = ("routes", name, "match", "listener", at)
-            if wanted not in names.listeners:
-                guess = did_you_mean(wanted, names.listeners)
-                yield Issue(steps, f'there is no listener "{wanted}"{guess}', "E020")
-            elif wanted in config.listeners and config.listeners[wanted].protocol == "tcp":
-                text = f'the listener "{wanted}" speaks tcp: it names its route by route:, and nothing is matched there'
-                yield Issue(steps, text, "E021")
+            yield from _check_matched_listener(("routes", name, "match", "listener", at), wanted, config, names)
+
+
+def _check_matched_listener(path: KeyPath, wanted: str, config: Config, names: WrittenNames) -> Iterator[Issue]:
+    if wanted not in names.listeners:
+        guess = did_you_mean(wanted, names.listeners)
+        yield Issue(path, f'there is no listener "{wanted}"{guess}', "E020")
+    elif wanted in config.listeners and config.listeners[wanted].protocol == "tcp":
+        text = f'the listener "{wanted}" has protocol: tcp: it names its route with route:, and matches no requests'
+        yield Issue(path, text, "E021")
 
 
 def _check_reachability(config: Config) -> Iterator[Issue]:
-    """Routes that no request and no connection can come to."""
+    """Routes that no request and no connection can reach."""
     for name, route in config.routes.items():
         steps: KeyPath = ("routes", name)
         if raw_listeners_of(config, name):
             continue
         if route.match is None:
-            text = "nothing can reach this route: it has no match (any takes all), and no listener names it"
+            text = "unreachable route: it has no match (any: all requests), and no listener names it"
             yield Issue(steps, text, "E021", at_key=True)
         elif not matching_listeners(config, route):
             if route.match == "any" or route.match.listener is None:
-                text = "nothing can reach this route: no listener speaks websocket"
+                text = "unreachable route: no listener has protocol: websocket"
                 yield Issue((*steps, "match"), text, "E021", at_key=True)
         elif takers := shadowed_by(config, name):
-            text = f"nothing can reach this route: {_quote_routes(takers)} above takes all that it matches"
+            text = f"unreachable route: {_quote_routes(takers)} above matches all that it matches"
             yield Issue((*steps, "match"), text, "E021", at_key=True)
 
 
 def _check_missing_auth(config: Config) -> Iterator[Issue]:
-    """Routes that more than this host can reach, and of which is not written who may."""
+    """Routes that more than this host can reach, and that have no auth."""
     for name, route in config.routes.items():
         if route.auth is not None:
             continue
         public = public_listeners(config, name)
         if public and config.listeners[public[0]].trusted_proxies is not None:
             text = (
-                f'must be written, since the listener "{public[0]}" is behind proxies: "auth: none" lets everybody in'
+                f'is required, since the listener "{public[0]}" is behind proxies: "auth: none" allows anonymous access'
             )
             yield Issue(("routes", name, "auth"), text, "E022")
         elif public:
             bind = config.listeners[public[0]].bind
             named = "; localhost is a name and may mean others: write 127.0.0.1 or [::1]" if bind.is_loopback else ""
             text = (
-                f'must be written, since the listener "{public[0]}" at {bind} is not on a loopback address: '
-                f'"auth: none" lets everybody in{named}'
+                f'is required, since the listener "{public[0]}" at {bind} is not on a loopback address: '
+                f'"auth: none" allows anonymous access{named}'
             )
             yield Issue(("routes", name, "auth"), text, "E022")
 
@@ -288,27 +291,27 @@ def public_listeners(config: Config, name: str) -> list[str]:
 
 
 def _is_local_only(listener: ListenerConfig) -> bool:
-    """Tell whether nobody but this host reaches a listener, not even through a proxy that it knows of."""
+    """Return whether only this host can reach a listener, also through the proxies that it names."""
     return listener.bind.is_literal_loopback and listener.trusted_proxies is None
 
 
 def _check_unusable_auth(config: Config) -> Iterator[Issue]:
-    """Ways of authentication that could never let anybody in, or would let in whoever another page brings."""
+    """Authentication methods that can never succeed, or that any web page could use."""
     for name, route in config.routes.items():
         steps: KeyPath = ("routes", name, "auth")
         if route.auth is None or route.auth.kind == "none":
             continue
         named = raw_listeners_of(config, name)
         if named and route.auth.needs_request():
-            text = f'needs a request over HTTP, but the listener "{named[0]}" speaks tcp and sends its clients here'
+            text = f'needs a request over HTTP, but the listener "{named[0]}" has protocol: tcp and leads here'
             yield Issue(steps, text, "E025")
         if route.auth.accepts_cookies() and route.allowed_origins == "any":
-            text = "cannot be any where a cookie lets in: browsers send it along for every page"
+            text = "cannot be any with cookie authentication: browsers send the cookie for every page"
             yield Issue(("routes", name, "allowed_origins"), text, "E026")
 
 
 def _check_client_certificates(config: Config, names: WrittenNames) -> Iterator[Issue]:
-    """Ways of authentication by certificate, where clients are asked for none."""
+    """Client certificate authentication on listeners that do not request certificates."""
     for name, route in config.routes.items():
         if route.auth is None:
             continue
@@ -323,30 +326,30 @@ def _check_client_certificates(config: Config, names: WrittenNames) -> Iterator[
 
 
 def walk_auth(auth: AuthSection, steps: KeyPath) -> Iterator[tuple[KeyPath, AuthSection]]:
-    """Give a way of authentication and all that it holds, with the steps that lead to each."""
+    """Give an authentication method and all that it combines, with the path of each."""
     yield steps, auth
     for at, member in enumerate(auth.members()):
         yield from walk_auth(member, (*steps, auth.kind, at))
 
 
 def _check_request_fields(config: Config) -> Iterator[Issue]:
-    """Backends that are chosen by what a client of plain TCP cannot say."""
+    """Backends chosen by a request, which plain TCP clients do not send."""
     for name, route in config.routes.items():
         named = raw_listeners_of(config, name)
         if route.backend is None or not named:
             continue
         field = next((field for field in route.backend.fields if is_request_field(field)), None)
         if field is not None:
-            text = f'{{{field}}} is of a request, but the listener "{named[0]}" speaks tcp and sends its clients here'
+            text = f'{{{field}}} is of a request, but the listener "{named[0]}" has protocol: tcp and leads here'
             yield Issue(("routes", name, "backend"), text, "E041")
 
 
 def _check_bind_conflicts(config: Config) -> Iterator[Issue]:
-    """Listeners that the system could not open side by side."""
+    """Listeners with conflicting addresses."""
     for (first, one), (second, other) in combinations(config.listeners.items(), 2):
         if _binds_conflict(one, other):
             both = {str(one.bind.ip), str(other.bind.ip)} == set(WILDCARD_HOSTS)
-            hint = "; [::] takes IPv4 as well, unless it has ipv6_only: true" if both else ""
+            hint = "; [::] accepts IPv4 as well, unless it has ipv6_only: true" if both else ""
             text = f'{other.bind} is taken by the listener "{first}" at {one.bind}{hint}'
             yield Issue(("listeners", second, "bind"), text, "E023")
 
@@ -365,13 +368,13 @@ def _binds_conflict(one: ListenerConfig, other: ListenerConfig) -> bool:
 
 
 def _bind_hosts(listener: ListenerConfig) -> set[str]:
-    """The addresses that a listener takes, as text that can be compared."""
+    """The addresses of a listener, as text that can be compared."""
     host = listener.bind.host.lower().rstrip(".")
     return {"127.0.0.1", "::1"} if host == "localhost" else {str(listener.bind.ip or host)}
 
 
 def _ip_versions(listener: ListenerConfig) -> set[int]:
-    """The IP versions that a listener takes; a name may stand for both."""
+    """The IP versions of a listener; a name may mean both."""
     ip = listener.bind.ip
     if ip is None:
         return {4, 6}
@@ -380,43 +383,53 @@ def _ip_versions(listener: ListenerConfig) -> set[int]:
     return {ip.version}
 
 
-def _check_exposure(config: Config, context: LoadContext, names: WrittenNames) -> Iterator[Issue]:
-    """Who may come in without being asked."""
-    nobody_asked = context.registry.auth.get("none")
+def _check_exposure(config: Config, names: WrittenNames) -> Iterator[Issue]:
+    """Listeners that other hosts or users can reach without TLS or authentication."""
     for name, listener in config.listeners.items():
         if not names.is_sound("listeners", name):
             continue
         if listener.bind.kind == "unix":
             if listener.mode & 0o006:
-                text = f"the mode {listener.mode:04o} lets every user of this host use the socket"
+                text = f"the mode {listener.mode:04o} allows every user of this host to use the socket"
                 yield Issue(("listeners", name, "mode"), text, "W010")
+        elif listener.tls is not None:
             continue
-        routes = {key: route for key, route in config.routes.items() if name in listeners_of(config, key)}
-        bridges = {key: route for key, route in routes.items() if route.backend is not None}
-        if listener.tls is not None:
-            continue
-        if _is_local_only(listener) and listener.protocol == "websocket":
-            for key in [
-                key for key, route in bridges.items() if route.auth is None and not public_listeners(config, key)
-            ]:
-                text = (
-                    f'has no auth, and the listener "{name}" has no TLS: a proxy on this host would publish it; '
-                    'if that is meant, write "auth: none"'
-                )
-                yield Issue(("routes", key), text, "W001", at_key=True)
+        elif _is_local_only(listener) and listener.protocol == "websocket":
+            yield from _check_local_listener(config, name)
         elif not listener.bind.is_loopback:
-            unasked = [key for key, route in bridges.items() if nobody_asked and isinstance(route.auth, nobody_asked)]
-            if unasked:
-                text = f"other hosts can reach {_quote_routes(unasked)} here without TLS and without authentication"
-                yield Issue(("listeners", name, "bind"), text, "W005")
-            overheard = [
-                key for key, route in routes.items() if route.auth is not None and route.auth.identifies_clients()
-            ]
-            if overheard and listener.trusted_proxies is None:  # else TLS may end in front
-                text = (
-                    f"what proves to {_quote_routes(overheard)} who a client is goes over the network here without TLS"
-                )
-                yield Issue(("listeners", name, "bind"), text, "W016")
+            yield from _check_public_listener(config, name)
+
+
+def _check_local_listener(config: Config, name: str) -> Iterator[Issue]:
+    for key, route in config.routes.items():
+        if route.backend is None or route.auth is not None or name not in listeners_of(config, key):
+            continue
+        if not public_listeners(config, key):
+            text = (
+                f'has no auth, and the listener "{name}" has no TLS: a reverse proxy on this host would expose it; '
+                'if that is intended, write "auth: none"'
+            )
+            yield Issue(("routes", key), text, "W001", at_key=True)
+
+
+def _check_public_listener(config: Config, name: str) -> Iterator[Issue]:
+    path: KeyPath = ("listeners", name, "bind")
+    routes = {
+        key: route
+        for key, route in config.routes.items()
+        if route.auth is not None and name in listeners_of(config, key)
+    }
+    is_open = [
+        key
+        for key, route in routes.items()
+        if route.backend is not None and route.auth is not None and route.auth.allows_everyone()
+    ]
+    if is_open:
+        text = f"other hosts can reach {_quote_routes(is_open)} without TLS and without authentication"
+        yield Issue(path, text, "W005")
+    overheard = [key for key, route in routes.items() if route.auth is not None and route.auth.identifies_clients()]
+    if overheard and config.listeners[name].trusted_proxies is None:  # else TLS may end in front
+        yield Issue(path, f"credentials for {_quote_routes(overheard)} are sent over the network without TLS", "W016")
 
 
 def _check_unused_listeners(config: Config) -> Iterator[Issue]:
@@ -426,7 +439,7 @@ def _check_unused_listeners(config: Config) -> Iterator[Issue]:
             name in matching_listeners(config, route) for route in config.routes.values()
         ):
             yield Issue(
-                ("listeners", name), "no route takes requests of this listener: all get 404", "W011", at_key=True
+                ("listeners", name), "no route matches requests of this listener: all get 404", "W011", at_key=True
             )
 
 
@@ -436,10 +449,10 @@ def _check_risky_settings(config: Config) -> Iterator[Issue]:
     sections += [(("routes", name, "timeouts"), route.timeouts) for name, route in config.routes.items()]
     for steps, timeouts in sections:
         if "ping_interval" in timeouts.model_fields_set and timeouts.ping_interval is None:
-            text = "without pings, peers that vanished hold their connection until TCP notices"
+            text = "without pings, dead peers keep their connection open until TCP detects them"
             yield Issue((*steps, "ping_interval"), text, "W006")
         if "write" in timeouts.model_fields_set and timeouts.write is None:
-            yield Issue((*steps, "write"), "peers that take nothing hold their connection for ever", "W007")
+            yield Issue((*steps, "write"), "stalled peers keep their connection open forever", "W007")
     for name, route in config.routes.items():
         asks_for_reset = "on_client_lost" in route.model_fields_set and route.on_client_lost == "reset"
         if asks_for_reset and route.backend is not None and route.backend.kind == "unix":
@@ -447,7 +460,7 @@ def _check_risky_settings(config: Config) -> Iterator[Issue]:
             yield Issue(("routes", name, "on_client_lost"), text, "W030")
         if "null" in route.allowed_origins:
             at = route.allowed_origins.index("null")
-            text = 'every page can take the origin "null"'
+            text = 'every page can have the origin "null"'
             yield Issue(("routes", name, "allowed_origins", at), text, "W003")
         if route.allowed_origins == "any":
             text = "every page that a user of this route opens may connect to it"
@@ -455,7 +468,7 @@ def _check_risky_settings(config: Config) -> Iterator[Issue]:
 
 
 def _check_secret_permissions(config: Config) -> Iterator[Issue]:
-    """Files of secrets that are none to this host's users."""
+    """Secret files that every user of this host can read."""
     for steps, section in walk_sections(config):
         for name in type(section).model_fields:
             for inner, secret in _find_secrets(getattr(section, name), (*steps, name)):

@@ -71,7 +71,7 @@ PROBLEM_CODES: dict[str, str] = {
     "W028": "owner: of a Unix socket that this process may not set",
     "W030": "on_client_lost: reset with a Unix socket, which has no reset",
 }
-"""Every code and what it stands for."""
+"""Every code and its meaning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class Problem:
         return "warning" if self.code.startswith("W") else "error"
 
     def text(self) -> str:
-        """Give `file:line:column: path: message`, and below it the source line and a caret."""
+        """Return `file:line:column: path: message`, and below it the source line and a caret."""
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
         label = "warning: " if self.severity == "warning" else ""
         path = f"{self.setting}: " if self.setting else ""
@@ -114,7 +114,7 @@ class Problem:
         return f"{head}\n    {line}\n    {pad}^"
 
     def json(self) -> dict[str, str | int]:
-        """Give the same as plain values."""
+        """Return the same as plain values."""
         return {
             "severity": self.severity,
             "code": self.code,
@@ -145,13 +145,13 @@ def printable(line: str) -> str:
 
 
 def closest_match(word: str, choices: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """Guess which of the choices a word was meant to be; 1 is `alike` in every letter."""
+    """Return the choice that a word resembles most, or None."""
     close = difflib.get_close_matches(word.lower(), list(choices), n=1, cutoff=cutoff)
     return close[0] if close else None
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """Give ` (did you mean "…"?)`, or nothing where no choice is near."""
+    """Return ` (did you mean "…"?)`, or nothing where no choice is near."""
     guess = closest_match(word, choices)
     return f' (did you mean "{guess}"?)' if guess else ""
 

@@ -54,14 +54,14 @@ class ClientLimits(Section):
 
     @classmethod
     def validate_keys(cls, raw: Mapping[str, object]) -> Iterable[Issue]:
-        """Ask for no key that another one makes idle."""
+        """Reject keys without effect."""
         for switch, idle in (
             ("handshake_rate", ("handshake_burst",)),
             ("max_failures", ("failure_window", "ban_time")),
         ):
             for key in idle:
                 if raw.get(switch) == "off" and key in raw:
-                    yield Issue((key,), f"means nothing with {switch}: off", "E013", at_key=True)
+                    yield Issue((key,), f"has no effect with {switch}: off", "E013", at_key=True)
 
 
 def check_thread_count(number: int | Literal["auto"]) -> int | Literal["auto"]:
@@ -117,7 +117,7 @@ class Limits(Section):
     """Limits per client address."""
 
     def validate_values(self, context: LoadContext) -> Iterable[Issue]:
-        """Hold a line inside the head."""
+        """Check that a line is not longer than the head."""
         if self.max_head_line_bytes > self.max_head_bytes:
             text = "must not be larger than max_head_bytes, since a line is a part of it"
             key = "max_head_line_bytes" if "max_head_line_bytes" in self.model_fields_set else "max_head_bytes"
@@ -223,7 +223,7 @@ class Timeouts(RouteTimeouts):
     """Deadline for a client over limits.connections to send its request head and receive the 503."""
 
     def validate_values(self, context: LoadContext) -> Iterable[Issue]:
-        """Hold spread inside drain."""
+        """Check that drain_spread is not longer than drain."""
         if self.drain_spread > self.drain:
             text = "must not be longer than drain, since it is the end of it"
             yield Issue(("drain_spread",), text, "E013")

@@ -167,10 +167,10 @@ class ListenerConfig(Section):
 
     @classmethod
     def validate_keys(cls, raw: Mapping[str, object]) -> Iterable[Issue]:
-        """Hold the keys to what the address and the spoken form can use."""
+        """Reject keys that the address or the protocol does not use."""
         if raw.get("protocol") == "tcp":
             if "route" not in raw and raw.keys() <= cls.model_fields.keys():
-                yield Issue(("route",), "is missing: a listener that speaks tcp names its route", "E011")
+                yield Issue(("route",), "is missing: a listener with protocol: tcp names its route", "E011")
         elif "route" in raw and raw.get("protocol", "websocket") == "websocket":
             text = "only a listener with protocol: tcp names a route; here the routes pick by their match"
             yield Issue(("route",), text, "E013", at_key=True)
@@ -185,20 +185,20 @@ class ListenerConfig(Section):
 
     @classmethod
     def _validate_proxy_keys(cls, raw: Mapping[str, object]) -> Iterable[Issue]:
-        """Hold together whose word counts and how it is said."""
+        """Require trusted_proxies and client_address_from together."""
         keys = ("trusted_proxies", "client_address_from")
         for key, other in (keys, keys[::-1]):
             if key in raw and other not in raw and raw.keys() <= cls.model_fields.keys():
                 yield Issue((other,), f"is missing: {key} needs it", "E011")
         told = raw.get("client_address_from")
         if raw.get("protocol") == "tcp" and told in ("x-forwarded-for", "forwarded"):
-            text = "a listener that speaks tcp hears no request; write proxy-protocol"
+            text = "a listener with protocol: tcp receives no requests; write proxy-protocol"
             yield Issue(("client_address_from",), text, "E013")
 
     def validate_values(self, context: LoadContext) -> Iterable[Issue]:
-        """Ask for the one proxy that can come by a Unix socket."""
+        """Require unix on a Unix socket, and check the owner."""
         if self.bind.kind == "unix" and self.trusted_proxies is not None and UNIX_CLIENTS not in self.trusted_proxies:
-            yield Issue(("trusted_proxies",), f"has no {UNIX_CLIENTS}, and nobody else comes by {self.bind}", "E013")
+            yield Issue(("trusted_proxies",), f"has no {UNIX_CLIENTS}, the only kind of client of {self.bind}", "E013")
         if self.owner is not None and context.check_files:
             try:
                 find_owner(self.owner)

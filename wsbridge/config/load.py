@@ -68,12 +68,12 @@ OWN_KEY_SIMILARITY = 0.9
 
 
 def translate_errors(errors: Iterable[ErrorDetails], section: type[BaseModel], outer: KeyPath = ()) -> Iterator[Issue]:
-    """Turn what pydantic found into faults, each told once.
+    """Turn errors of pydantic into issues, each reported once.
 
     Args:
         errors: Of one section; those of sections inside of it are carried by `SectionError`.
         section: The model that was read, for its keys.
-        outer: The steps that lead to it.
+        outer: The path that leads to it.
     """
     errors = list(errors)
     keys = _keys_of(section)
@@ -103,11 +103,11 @@ def translate_errors(errors: Iterable[ErrorDetails], section: type[BaseModel], o
 
 
 def _missing_space_hint(error: ErrorDetails, section: type[BaseModel]) -> str:
-    """Hint at `key:value`, which YAML takes for one text."""
+    """Hint at `key:value`, which is one text in YAML."""
     given = error["input"]
     key, colon, _ = given.partition(":") if isinstance(given, str) else ("", "", "")
     glued = error["type"] in SHAPE_MESSAGES and colon and key in _keys_of(section)
-    return f': write a blank after the colon, "{key}: …"' if glued else ""
+    return f': write a space after the colon, "{key}: …"' if glued else ""
 
 
 def _error_text(error: ErrorDetails) -> str:
@@ -123,7 +123,7 @@ def _error_text(error: ErrorDetails) -> str:
         if isinstance(given, str) and "://" in given:
             guess = f'; write a list of origins: ["{given}"]'
         wanted = " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
-        return f"{shown} none of {wanted}{guess}" if isinstance(given, str) else f"{shown} {wanted}"
+        return f"{shown} not one of {wanted}{guess}" if isinstance(given, str) else f"{shown} {wanted}"
     return SHAPE_MESSAGES.get(error["type"], error["msg"])
 
 
@@ -147,7 +147,7 @@ def _unknown_key_hint(section: type[BaseModel], key: str) -> str:
 
 
 def _keys_of(section: type[BaseModel]) -> list[str]:
-    """Give the keys of a section, as the file has them."""
+    """Return the keys of a section, as the file has them."""
     return [info.alias or name for name, info in section.model_fields.items()]
 
 
@@ -176,7 +176,7 @@ class LoadedConfig:
 def load_file(
     path: str | Path, registry: Registry, environ: Mapping[str, str] = os.environ, *, check_files: bool = True
 ) -> LoadedConfig:
-    """Read a file. See `load`; relative paths in it begin at its folder.
+    """Read a file. See `load`; relative paths in it begin at its directory.
 
     Raises:
         ConfigError: All that is wrong with it.

@@ -87,7 +87,7 @@ def read_host_pattern(value: object) -> str:
     text = as_text(value)
     name = to_ascii_authority(text.removeprefix("*.")).rstrip(".").lower()
     if text == "*":
-        raise ValueError('"*" would take every name: leave names out, and write the networks that they may lead to')
+        raise ValueError('"*" matches every name: omit names, and write the networks that they may resolve to')
     if not HOST_NAME.fullmatch(name) or len(name) > 253:
         raise ValueError(f'"{text}" is no name of a host: write db.example.org, or *.example.org for all that end so')
     if re.search(r"(?:\A|\.)(?:[0-9]+|0x[0-9a-f]*)\Z", name):
@@ -130,17 +130,17 @@ class AllowedTargetsConfig(Section):
 
     @classmethod
     def validate_keys(cls, raw: Mapping[str, object]) -> Iterable[Issue]:
-        """Ask for what makes something reachable."""
+        """Require what makes a target reachable."""
         if not raw.keys() <= cls.model_fields.keys():
             return
         if not raw.keys() & set(TARGET_LISTS):
-            yield Issue((), "lets nobody reach anything: write ports with networks or names, or unix", "E013")
+            yield Issue((), "allows no target: write ports with networks or names, or unix", "E013")
         elif "ports" in raw and not raw.keys() & {"networks", "names"}:
-            yield Issue(("ports",), "need networks or names beside them: without, no address may be dialled", "E013")
+            yield Issue(("ports",), "need networks or names: without them no address is allowed", "E013")
         elif "ports" not in raw:
             for key in ("networks", "names"):
                 if key in raw:
-                    yield Issue((key,), "needs ports beside it: without, none may be dialled", "E013", at_key=True)
+                    yield Issue((key,), "needs ports: without them none is allowed", "E013", at_key=True)
 
 
 MAX_TICKET_TTL: Final = 3600.0
@@ -158,7 +158,7 @@ TicketTtl = Annotated[PositiveDuration, AfterValidator(check_ticket_ttl)]
 
 
 def check_ticket_key(key: Secret, context: LoadContext) -> Iterable[Issue]:
-    """Tell that a key could be guessed; a key that was not read is not judged."""
+    """Report a key that could be guessed; a key that was not read is not checked."""
     length = len(key.reveal().encode())
     if context.check_files and length < MIN_TICKET_KEY_BYTES:
         text = f"has {length} bytes, and {MIN_TICKET_KEY_BYTES} are the least: openssl rand -base64 32 makes one"
@@ -166,7 +166,7 @@ def check_ticket_key(key: Secret, context: LoadContext) -> Iterable[Issue]:
 
 
 class TicketAuthConfig(AuthSection):
-    """The base of the section of the way that takes tickets."""
+    """Base of the section of the method that accepts tickets."""
 
     key: Secret
     """Signing key, as {file: PATH} or {env: NAME}; at least 32 bytes."""
@@ -175,7 +175,7 @@ class TicketAuthConfig(AuthSection):
     it."""
 
     def validate_values(self, context: LoadContext) -> Iterable[Issue]:
-        """Hold the key to its length."""
+        """Check the length of the key."""
         return check_ticket_key(self.key, context)
 
 
@@ -192,7 +192,7 @@ class TicketIssuerConfig(Section):
     """true: a ticket is valid only for the client address that requested it."""
 
     def validate_values(self, context: LoadContext) -> Iterable[Issue]:
-        """Hold the key to its length."""
+        """Check the length of the key."""
         return check_ticket_key(self.key, context)
 
 
@@ -286,9 +286,9 @@ class MatchConfig(Section):
     Default: every path."""
 
     def validate_values(self, context: LoadContext) -> Iterable[Issue]:
-        """Ask for something to match by."""
+        """Require a condition."""
         if not self.model_fields_set:
-            yield Issue((), 'says nothing: write "any" to take every request', "E011")
+            yield Issue((), 'is empty: write "any" to match every request', "E011")
 
 
 class DialConfig(Section):
@@ -301,9 +301,9 @@ class DialConfig(Section):
 
 
 def read_any_request(value: object) -> Literal["any"]:
-    """Read the word that takes every request."""
+    """Read the word that matches every request."""
     if value != "any":
-        raise ValueError(f'"{value}" is neither any nor a mapping with listener, host and path')
+        raise ValueError(f'"{value}" is neither "any" nor a mapping with listener, host and path')
     return "any"
 
 
@@ -364,34 +364,36 @@ class RouteConfig(Section):
 
     @classmethod
     def validate_keys(cls, raw: Mapping[str, object]) -> Iterable[Issue]:
-        """Ask for exactly one goal, and for no key that this goal does not use."""
+        """Require exactly one action, and reject keys that it does not use."""
         goals = [key for key in ROUTE_ACTIONS if key in raw]
         if not goals and raw.keys() <= cls.model_fields.keys():
             yield Issue((), f"needs one of {', '.join(ROUTE_ACTIONS[:-1])} and {ROUTE_ACTIONS[-1]}", "E013")
         for goal in goals[1:]:
-            yield Issue((goal,), f"cannot stand beside {goals[0]}: a route has one goal", "E013", at_key=True)
+            yield Issue((goal,), f"conflicts with {goals[0]}: a route has one of them", "E013", at_key=True)
         if goals and goals[0] != "backend":
             for key in BACKEND_ONLY_KEYS:
                 if key in raw and (goals[0], key) != ("issue_tickets", "allowed_origins"):
-                    yield Issue((key,), f"means nothing to a route with {goals[0]}", "E013", at_key=True)
+                    yield Issue((key,), f"has no effect on a route with {goals[0]}", "E013", at_key=True)
         if "issue_tickets" in goals and "auth" not in raw:
-            yield Issue(("auth",), "must be written: a ticket is for somebody who is known", "E011")
+            yield Issue(("auth",), "is required: tickets are issued to authenticated clients", "E011")
 
     def validate_values(self, context: LoadContext) -> Iterable[Issue]:
-        """Hold the fields of the backend against what the route has, and ask for rules where clients choose."""
+        """Check the fields of the backend, and require rules where clients choose it."""
         pattern = uri.PathPattern(self.match.path) if isinstance(self.match, MatchConfig) and self.match.path else None
         names = () if pattern is None else pattern.parameter_names
         if self.files is not None and names:
-            yield Issue(("match", "path"), "files are found by a path as it stands: no segment can have a name", "E013")
+            yield Issue(
+                ("match", "path"), "files are found by the literal path: named segments are not allowed", "E013"
+            )
         if self.subprotocols == "any" and self.backend is not None and self.backend.kind not in ("ws", "wss"):
             text = "any is only for ws and wss backends: others select no subprotocol"
             yield Issue(("subprotocols",), text, "E013")
         fields = () if self.backend is None else self.backend.fields
         if fields and self.allowed_targets is None:
-            text = "must be written, since clients choose the backend: all that they may choose stands there"
+            text = "is required, because the backend is chosen by the client"
             yield Issue(("allowed_targets",), text, "E011")
         elif self.allowed_targets is not None and self.backend is not None and not fields:
-            text = "means nothing where the backend is not for clients to choose"
+            text = "has no effect where clients do not choose the backend"
             yield Issue(("allowed_targets",), text, "E013", at_key=True)
         websocket = self.backend is not None and self.backend.kind.startswith("ws")
         if self.text_messages == "bytes" and websocket:
@@ -405,6 +407,6 @@ class RouteConfig(Section):
                 yield Issue(("backend",), wrong, "E040")
 
     def effective_timeouts(self, timeouts: Timeouts) -> Timeouts:
-        """Give the timeouts of the whole file with those that this route writes in their place."""
+        """Return the timeouts of the file, with those of this route replaced."""
         own = {name: getattr(self.timeouts, name) for name in self.timeouts.model_fields_set}
         return timeouts.model_copy(update=own) if own else timeouts

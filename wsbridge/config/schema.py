@@ -1,7 +1,7 @@
-"""Schema: the model as JSON Schema, for editors (draft 7, which the YAML language server knows).
+"""JSON Schema of the configuration file for editors, in draft 7, which the YAML language server supports.
 
-Lives here: what pydantic's own generator does not know: how defaults are written in the file, the kinds of backends
-and authentication, and that `${NAME}` may stand in place of any scalar. Must not live here: the sections.
+Pydantic generates it from the model; this adds defaults as the file has them, the kinds of backends and authentication
+methods, and `${NAME}` in place of any scalar.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from wsbridge.config.urls import IDENTITY_TARGET
 JSON_SCHEMA_DIALECT = "http://json-schema.org/draft-07/schema#"
 REFERENCE_TEMPLATE = "#/definitions/{model}"
 ENV_REFERENCE_SCHEMA = {"type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*\}"}
-"""A value that comes from the environment, wholly or in part."""
+"""A value with an environment variable."""
 
 
 class _SchemaGenerator(GenerateJsonSchema):
-    """Generates what stands in the file: defaults the way they are written, and no null."""
+    """Generates defaults as the file has them, and no null."""
 
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
-        """Give the default as text of the file; those of whole sections stand in these."""
+        """Return the default as text of the file; those of sections are in the sections."""
         found = self.generate_inner(schema["schema"])
         if "default" not in schema or schema["schema"]["type"] == "nullable":
             return found
@@ -38,12 +38,12 @@ class _SchemaGenerator(GenerateJsonSchema):
         return {**found, "default": written}
 
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
-        """A key that is left out is None; null itself is not taken."""
+        """An omitted key is None; null itself is not accepted."""
         return self.generate_inner(schema["schema"])
 
 
 def json_schema(registry: Registry) -> dict[str, Any]:
-    """Give the JSON Schema of the file.
+    """Return the JSON Schema of the file.
 
     Args:
         registry: The kinds of backends and authentication that it may name.
@@ -79,7 +79,7 @@ def _add_section_rules(definitions: dict[str, Any], registry: Registry) -> None:
 
 
 def _url_backends(registry: Registry) -> dict[str, type[UrlBackendSection]]:
-    """Give the backends that a URL's scheme tells."""
+    """Return the backends that are selected by the scheme of a URL."""
     return {scheme: kind for scheme, kind in registry.backends.items() if issubclass(kind, UrlBackendSection)}
 
 
@@ -92,7 +92,7 @@ def _url_prefix(scheme: str) -> str:
 
 
 def _allow_variables(value: Any, registry: Registry) -> Any:
-    """Put in the kinds, let `${NAME}` stand for scalars, and drop the titles, which say nothing new."""
+    """Insert the kinds, and allow `${NAME}` in place of scalars."""
     if isinstance(value, list):
         return [_allow_variables(item, registry) for item in value]
     if not isinstance(value, dict):
@@ -117,7 +117,7 @@ def _allow_variables(value: Any, registry: Registry) -> Any:
 
 
 def _is_strict_scalar(found: dict[str, Any]) -> bool:
-    """Tell whether a schema is of a scalar that a text with `${NAME}` would not fit."""
+    """Return whether a schema is of a scalar that a text with `${NAME}` does not match."""
     types = found.get("type", ())
     types = {types} if isinstance(types, str) else set(types)
     if "const" in found:
@@ -128,7 +128,7 @@ def _is_strict_scalar(found: dict[str, Any]) -> bool:
 
 
 def _union_variants(table: str, registry: Registry) -> list[dict[str, Any]]:
-    """Give the forms of a value whose section depends on a kind: its short text, and each section."""
+    """Return the forms of a value whose section depends on a kind: its short text, and each section."""
     if table == "backends":
         begin = "|".join([*map(_url_prefix, _url_backends(registry)), re.escape(IDENTITY_TARGET)])
         short: dict[str, Any] = {"type": "string", "pattern": f"^({begin}|.*\\$\\{{)"}

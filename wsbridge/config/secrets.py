@@ -45,7 +45,7 @@ class SecretSource(Section):
 
     @classmethod
     def validate_keys(cls, raw: Mapping[str, object]) -> Iterable[Issue]:
-        """Ask for exactly one source."""
+        """Require exactly one source."""
         if ("file" in raw) == ("env" in raw) and raw.keys() <= cls.model_fields.keys():
             yield Issue((), "needs exactly one of file and env", "E013")
 
@@ -64,7 +64,7 @@ class Secret:
         self.file = file
 
     def reveal(self) -> str:
-        """Give the text itself, for the one place that sends or compares it."""
+        """Return the text itself, for the one place that sends or compares it."""
         return self._text
 
     def __repr__(self) -> str:
@@ -78,14 +78,14 @@ class Secret:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Tell pydantic how a secret is read; it is written as `***`."""
+        """Describe to pydantic how a secret is read; it is written as `***`."""
         return core_schema.with_info_plain_validator_function(
             read_secret, serialization=core_schema.plain_serializer_function_ser_schema(str)
         )
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """Tell editors the two forms."""
+        """Describe the two forms to editors."""
         return {
             "type": "object",
             "properties": {"file": {"type": "string"}, "env": {"type": "string"}},

@@ -19,7 +19,7 @@ from wsbridge.protocol.handshake import TOKEN_SUBPROTOCOL_PREFIX
 
 
 def to_ascii_authority(authority: str) -> str:
-    """Give `host` or `host:port` with the host in its ASCII form; what is ASCII already stays as it is.
+    """Return `host` or `host:port` with the host in its ASCII form; ASCII stays as it is.
 
     Raises:
         ValueError: The name is none that a browser could open.
@@ -44,11 +44,11 @@ FORBIDDEN_HEADERS = frozenset(
 
 
 class WrongShapeError(ValueError):
-    """A list or mapping stands where a text is wanted, or the other way round; pydantic takes ValueErrors alone."""
+    """A list or mapping in place of a text, or vice versa; pydantic catches ValueError only."""
 
 
 def as_text(value: object) -> str:
-    """Give the text of a scalar.
+    """Return the text of a scalar.
 
     Raises:
         WrongShapeError: The value is a list or a mapping.
@@ -101,10 +101,10 @@ def read_header_name(value: object) -> str:
 
 
 def read_header_text(value: object) -> str:
-    """Read the value of a header: printable ASCII, no blanks at the ends; never quoted in an error."""
+    """Read the value of a header: printable ASCII, no spaces at the ends; never quoted in an error."""
     text = as_text(value)
     if not re.fullmatch(r"[!-~](?:[ -~\t]*[!-~])?|", text):
-        raise ValueError("must be printable ASCII on one line, without blanks at its ends")
+        raise ValueError("must be printable ASCII on one line, without spaces at its ends")
     return text
 
 
@@ -182,7 +182,7 @@ def covers_internet(networks: Iterable[IpNetwork]) -> bool:
 
 
 def read_network_or_unix(value: object) -> IpNetwork | Literal["unix"]:
-    """Read a network, or `unix` for whoever comes by a Unix socket."""
+    """Read a network, or `unix` for clients of Unix sockets."""
     return UNIX_CLIENTS if value == UNIX_CLIENTS else read_network(value)
 
 
@@ -346,7 +346,7 @@ def read_duration_or_off(value: object) -> float | None:
 
 
 def write_duration(seconds: float | None) -> str:
-    """Write seconds the way the file has them."""
+    """Write seconds as the file has them."""
     if seconds is None:
         return "off"
     if seconds != int(seconds):
@@ -374,7 +374,7 @@ def read_size(value: object) -> int:
 
 
 def write_size(size: int) -> str:
-    """Write a number of bytes the way the file has it."""
+    """Write a number of bytes as the file has it."""
     for unit in ("GiB", "MiB", "KiB"):
         if size and size % SIZE_UNITS[unit] == 0:
             return f"{size // SIZE_UNITS[unit]}{unit}"
@@ -418,7 +418,7 @@ def read_size_or_off(value: object) -> int | None:
 
 
 def write_size_or_off(size: int | None) -> str:
-    """Write a number of bytes the way the file has it."""
+    """Write a number of bytes as the file has it."""
     return "off" if size is None else write_size(size)
 
 
@@ -448,12 +448,12 @@ def read_http_status(value: object) -> int:
         raise ValueError(f'"{value}" is no HTTP status: write a number from 200 to 599')
     status = read_count(value)
     if not 200 <= status <= 599:
-        raise ValueError(f"{status} is no status to answer: write a number from 200 to 599")
+        raise ValueError(f"{status} is not a final status: write a number from 200 to 599")
     return status
 
 
 def at_least(minimum: int) -> Callable[[int], int]:
-    """Give a check that a number is not below `least`."""
+    """Return a check that a number is not below `least`."""
 
     def check(number: int) -> int:
         if number < minimum:
@@ -464,7 +464,7 @@ def at_least(minimum: int) -> Callable[[int], int]:
 
 
 def at_most(maximum: int) -> Callable[[int], int]:
-    """Give a check that a number is not above `most`."""
+    """Return a check that a number is not above `most`."""
 
     def check(number: int) -> int:
         if number > maximum:

@@ -25,16 +25,16 @@ class BackendSectionBase(Section):
     @property
     @abstractmethod
     def text(self) -> str:
-        """As it is told; may have secrets of a URL's query in it."""
+        """As written; the query of a URL may contain a secret."""
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The names of the fields that every client fills for himself; none where all reach the same."""
+        """Names of the fields that each client fills; none if all clients reach the same target."""
         return ()
 
     @property
     def needs_client_info(self) -> bool:
-        """Whether the server is told who the client is."""
+        """Whether the client's address or identity is sent to the server."""
         return False
 
 
@@ -46,43 +46,43 @@ class UrlBackendSection(BackendSectionBase):
 
     @property
     def kind(self) -> str:
-        """See `AnyBackendSection.kind`: the scheme."""
+        """See `BackendSectionBase.kind`: the scheme."""
         return self.url.scheme
 
     @property
     def text(self) -> str:
-        """See `AnyBackendSection.text`."""
+        """See `BackendSectionBase.text`."""
         return self.url.text
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """See `AnyBackendSection.fields`: those of a template."""
+        """See `BackendSectionBase.fields`: those of a template."""
         return self.url.fields if isinstance(self.url, UrlTemplate) else ()
 
 
 KIND_SYNONYMS = frozenset({"type", "method", "scheme", "provider"})
 """Keys by which other programs name the kind of a section."""
 TOKENS_KEY = "tokens"
-"""The key that a backend with a list of tokens is told by."""
+"""The key by which a backend with a token list is recognized."""
 
 SectionT = TypeVar("SectionT", bound=Section)
 SizedT = TypeVar("SizedT", bound=Sized)
 
 
 def text_or_list_tag(value: object) -> str:
-    """Tell a word from a list, as the tag of a discriminated union."""
+    """Return the tag of a union of a word and a list."""
     return f"{UNION_TAG}text" if isinstance(value, str) else f"{UNION_TAG}list"
 
 
 def text_or_section_tag(value: object) -> str:
-    """Tell a word from a mapping, as the tag of a discriminated union."""
+    """Return the tag of a union of a word and a mapping."""
     return f"{UNION_TAG}text" if isinstance(value, str) else f"{UNION_TAG}section"
 
 
 ONE_OR_MANY_SCHEMA = WithJsonSchema(
     {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
 )
-"""What editors are told of a text or a list of them."""
+"""JSON Schema of a text or a list of texts."""
 
 
 def as_tuple(value: object) -> object:
@@ -91,10 +91,10 @@ def as_tuple(value: object) -> object:
 
 
 def check_unique(values: tuple[str, ...]) -> tuple[str, ...]:
-    """Check that no text stands twice in a list."""
+    """Check that a list has no duplicates."""
     for value in values:
         if values.count(value) > 1:
-            raise ValueError(f'"{value}" stands here twice')
+            raise ValueError(f'"{value}" is a duplicate')
     return values
 
 
@@ -106,9 +106,9 @@ def non_empty(values: SizedT) -> SizedT:
 
 
 def reject_none_in_list(methods: tuple[AuthSection, ...]) -> tuple[AuthSection, ...]:
-    """Check that no way of a list lets everybody in, which would make the others idle."""
+    """Check that no method of a list is none, which would make the others useless."""
     if any(way.kind == "none" for way in methods):
-        raise ValueError('"none" cannot stand in a list: it lets everybody in')
+        raise ValueError('"none" is not allowed in a list: it allows anonymous access')
     return methods
 
 
@@ -130,7 +130,7 @@ def read_backend(value: object, info: ValidationInfo) -> BackendSectionBase:
 
 
 def _backend_kind(raw: Mapping[str, object], info: ValidationInfo) -> str:
-    """Tell which section a backend is read by."""
+    """Return which section a backend is read by."""
     if "url" not in raw:
         if TOKENS_KEY in raw:
             return TOKENS_KEY
@@ -144,7 +144,7 @@ def _backend_kind(raw: Mapping[str, object], info: ValidationInfo) -> str:
 
 
 def read_auth(value: object, info: ValidationInfo) -> AuthSection:
-    """Read the way of authentication, short (`none`) or long (`{kind: basic, …}`, `{any_of: […]}`)."""
+    """Read an authentication method, short (`none`) or long (`{kind: basic, …}`, `{any_of: […]}`)."""
     if isinstance(value, AuthSection):
         return value
     context = load_context(info)
@@ -163,7 +163,7 @@ def read_auth(value: object, info: ValidationInfo) -> AuthSection:
         raise SectionError(Section, (), [issue])
     if not isinstance(kind, str) or kind not in kinds:
         guess = did_you_mean(kind, kinds) if isinstance(kind, str) else ""
-        raise SectionError(Section, (), [Issue(("kind",), f'"{kind}" is not known here{guess}: write {known}', "E012")])
+        raise SectionError(Section, (), [Issue(("kind",), f'"{kind}" is unknown{guess}: write {known}', "E012")])
     return _validate_as(kinds[kind], written, info)
 
 

@@ -24,7 +24,7 @@ HOST_NAME = re.compile(rf"{HOST_LABEL_REGEX}(?:\.{HOST_LABEL_REGEX})*\.?")
 WEBSOCKET_DEFAULT_PORTS = {"ws": 80, "wss": 443}
 ORIGIN_PORTS = {"http": "80", "https": "443"}
 MAX_UNIX_PATH_BYTES = 107
-"""Bytes of a socket's path that Linux takes (sun_path, less the final NUL)."""
+"""Bytes of a socket's path that Linux allows (sun_path, less the final NUL)."""
 
 Scheme = Literal["tcp", "tls", "unix", "ws", "wss"]
 
@@ -47,7 +47,7 @@ def _bracket_ipv6(host: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class BindAddress:
-    """Where a listener waits. `str()` gives the written form.
+    """Address of a listener. `str()` gives the written form.
 
     Attributes:
         kind: `tcp` or `unix`.
@@ -82,7 +82,7 @@ class BindAddress:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is dialled.
+    """A backend address.
 
     Attributes:
         scheme: tcp, tls, unix, ws or wss.
@@ -109,7 +109,7 @@ class Target:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether it is on this host for certain: a loopback address, `localhost`, or a Unix path."""
+        """Whether it is certainly on this host: a loopback address, `localhost`, or a Unix path."""
         return self.scheme == "unix" or _is_loopback_ip(self.host) or self.host.lower() == "localhost"
 
 
@@ -430,7 +430,7 @@ HTTP_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, slots=True)
 class HttpUrl:
-    """A service that speaks HTTP.
+    """An HTTP service.
 
     Attributes:
         scheme: http, https or unix (plain HTTP over a Unix socket).
@@ -459,7 +459,7 @@ class HttpUrl:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether it is on this host for certain: a loopback address, `localhost`, or a Unix socket."""
+        """Whether it is certainly on this host: a loopback address, `localhost`, or a Unix socket."""
         return Target("tcp", self.host, self.port, "", "").is_loopback or self.scheme == "unix"
 
 
@@ -467,7 +467,7 @@ def read_http_path(value: object) -> str:
     """Read the path, with its query if it has one, of a request."""
     text = as_text(value)
     if not re.fullmatch(r"/[!-\"$-~]*", text):
-        raise ValueError(f'"{text}" is no path: it begins with "/" and is printable ASCII without blanks and "#"')
+        raise ValueError(f'"{text}" is not a path: it begins with "/" and is printable ASCII without spaces and "#"')
     return text
 
 
@@ -480,7 +480,7 @@ def read_http_url(value: object) -> HttpUrl:
         raise ValueError("must be of the form http://host/path or https://host/path")
     scheme = found[1].lower()
     if "@" in found[2]:
-        raise ValueError("a user and a password cannot stand in the URL")
+        raise ValueError("a user and a password are not allowed in the URL")
     host, port_text = split_authority(found[2])
     port = HTTP_DEFAULT_PORTS[scheme] if port_text is None else read_port(port_text)
     if port == 0:
@@ -492,9 +492,7 @@ def read_http_url(value: object) -> HttpUrl:
 def read_https_url(value: object) -> HttpUrl:
     """Read `https://host[:port]/path`."""
     if isinstance(value, str) and not value.lower().startswith("https://"):
-        raise ValueError(
-            "must be of the form https://host/path: without TLS anybody on the way could change what comes"
-        )
+        raise ValueError("must be of the form https://host/path: without TLS the response could be changed on the way")
     return read_http_url(value)
 
 
@@ -586,7 +584,7 @@ def _parse_template(text: str, fields: tuple[str, ...], directory: Path | None =
         )
     authority, path = re.fullmatch(r"([^/?#]*)(.*)", rest, re.DOTALL).groups()  # type: ignore[union-attr]  # matches anything
     inside, port = _split_template_authority(authority, text)
-    # a field stands for a label of a name, for digits of a port, for any text of a path
+    # a field replaces a label of a name, digits of a port, or any text of a path
     host = FIELD_REFERENCE.sub("1" if re.search(r"[0-9]", FIELD_REFERENCE.sub("", inside)) else "x", inside)
     written = f"[{host}]" if ":" in host else host
     number = "1" if FIELD_REFERENCE.fullmatch(port) else FIELD_REFERENCE.sub("1", port)
@@ -603,9 +601,9 @@ def _split_template_authority(authority: str, text: str) -> tuple[str, str]:
     if authority.startswith("["):
         inside, bracket, rest = authority[1:].partition("]")
         if not bracket or (rest and not rest.startswith(":")):
-            raise ValueError(f'"{text}": a bracket stands around all of an IPv6 address')
+            raise ValueError(f'"{text}": brackets enclose a whole IPv6 address')
         if FIELD_REFERENCE.search(inside) and not FIELD_REFERENCE.fullmatch(inside):
-            raise ValueError(f'"{text}": a field stands for a whole IPv6 address')
+            raise ValueError(f'"{text}": a field replaces a whole IPv6 address')
         return inside, rest.removeprefix(":")
     host, _, port = authority.rpartition(":") if ":" in FIELD_REFERENCE.sub("", authority) else (authority, "", "")
     if not FIELD_REFERENCE.fullmatch(host) and not HOST_NAME.fullmatch(FIELD_REFERENCE.sub("1", host)):
@@ -614,12 +612,12 @@ def _split_template_authority(authority: str, text: str) -> tuple[str, str]:
 
 
 def is_request_field(field: str) -> bool:
-    """Tell whether a field is of the request, not of who the client is."""
+    """Return whether a field belongs to the request, not to the identity."""
     return field not in (IDENTITY_FIELD, "target") and not field.startswith(CLAIMS_PREFIX)
 
 
 def check_field(field: str, segments: Iterable[str], *, identity: bool) -> str | None:
-    """Tell why a route has no value for a field.
+    """Return why a route has no value for a field.
 
     Args:
         field: Its name.

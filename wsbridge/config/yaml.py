@@ -294,7 +294,7 @@ def _check_bounds(document: Document, root: yaml.Node) -> None:
 
 
 def _children(node: yaml.Node) -> Iterator[tuple[str | int, yaml.Node | None, yaml.Node]]:
-    """Give the step, the key (None in a list) and the value of each child."""
+    """Return the step, the key (None in a list) and the value of each child."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             yield str(key.value) if isinstance(key, yaml.ScalarNode) else "", key, value
