@@ -2,7 +2,9 @@
 
 import contextlib
 import datetime
+import hashlib
 import os
+import ssl
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,8 @@ from wsbridge.net.resolver import Resolver
 from wsbridge.net.tls import TlsError, server_context
 from wsbridge.protocol.proxy import ProxyHeaderParser, SockEndpoint
 from wsbridge.reasons import Reason
+
+PEM_END = "-----END CERTIFICATE-----\n"
 
 
 @contextlib.asynccontextmanager
@@ -105,6 +109,34 @@ async def test_insecure(issue):
         outcome = await async_outcome(backend(port, insecure=True).dial(DialRequest()))
         assert isinstance(outcome, Connected)
         outcome.side.transport.close()
+
+
+async def test_a_pinned_certificate_needs_no_authority(issue):
+    """The fingerprint decides, written as openssl prints it; one of several is enough, another certificate is none."""
+    pair, other = issue("gw.example.org"), issue("other.example.org")
+    pins = []
+    for cert, _ in (pair, other):
+        der = ssl.PEM_cert_to_DER_cert(cert.read_text().partition("-----END CERTIFICATE-----")[0] + PEM_END)
+        pins.append(hashlib.sha256(der).hexdigest())
+    async with echo(server_context([pair])) as port:
+        for pin in (bytes.fromhex(pins[0]).hex(":").upper(), [pins[1], pins[0]]):
+            outcome = await async_outcome(backend(port, pin_sha256=pin).dial(DialRequest()))
+            assert isinstance(outcome, Connected), outcome
+            outcome.side.transport.close()
+        outcome = await async_outcome(backend(port, pin_sha256=pins[1]).dial(DialRequest()))
+
+    assert outcome.reason is Reason.BACKEND_TLS
+    assert outcome.detail.endswith(
+        f"the certificate has the SHA-256 fingerprint {bytes.fromhex(pins[0]).hex(':').upper()}, "
+        "which is none of pin_sha256"
+    )
+
+
+@pytest.mark.parametrize("pin", ["abc", "g" * 64, "sha1:" + "a" * 40])
+def test_what_is_no_fingerprint(pin):
+    """The message has the form."""
+    with pytest.raises(ValueError, match="64 hexadecimal digits"):
+        backend(1, pin_sha256=pin)
 
 
 async def test_a_server_that_hangs_or_ends_in_the_handshake():

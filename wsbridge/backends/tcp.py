@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import socket
 import ssl
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator
 
 from wsbridge.backends.base import Connected, DialRequest, DialServices, connect_tcp, remote_address
 from wsbridge.config.base import Issue, LoadContext
 from wsbridge.config.listener import TlsCertificateConfig
 from wsbridge.config.types import FilePath, Flag
-from wsbridge.config.unions import UrlBackendSection
+from wsbridge.config.unions import ONE_OR_MANY_SCHEMA, UrlBackendSection, as_tuple
 from wsbridge.config.urls import BackendUrl, Host
 from wsbridge.context import ConnectionContext
 from wsbridge.net import tls, tls_transport
 from wsbridge.net.address import is_loopback
 from wsbridge.net.dialer import dial_nowait, dial_unix
+from wsbridge.net.tls_transport import TlsTransport
 from wsbridge.net.transport import SocketTransport
 from wsbridge.protocol.proxy import SockEndpoint, encode_proxy_v1, encode_proxy_v2
 from wsbridge.reasons import Reason, Rejected
@@ -135,6 +140,17 @@ class TcpBackend:
         return (self._host, self._port) if chosen is None else (chosen.target.host, chosen.target.port)
 
 
+def read_fingerprint(text: str) -> str:
+    """Read a SHA-256 fingerprint, in hexadecimal with or without colons; the normal form is lower case without."""
+    digits = text.removeprefix("sha256:").replace(":", "").lower()
+    if not re.fullmatch(r"[0-9a-f]{64}", digits):
+        raise ValueError("must be a SHA-256 fingerprint: 64 hexadecimal digits, with or without colons")
+    return digits
+
+
+Fingerprint = Annotated[str, AfterValidator(read_fingerprint)]
+
+
 class TlsClientSection(UrlBackendSection):
     """How the other end of a TLS connection that we dial is verified."""
 
@@ -146,10 +162,15 @@ class TlsClientSection(UrlBackendSection):
     """Client certificate and key, for backends that request one (mTLS)."""
     insecure: Flag = False
     """true disables certificate verification (vulnerable to man-in-the-middle attacks)."""
+    pin_sha256: Annotated[tuple[Fingerprint, ...], BeforeValidator(as_tuple), ONE_OR_MANY_SCHEMA] = ()
+    """SHA-256 fingerprints of certificates, as openssl x509 -fingerprint prints them: the server must show one of them.
+    Authorities and name are then verified only if ca is set."""
 
     def validate_values(self, context: LoadContext) -> Iterable[Issue]:
-        """Tell whether the authorities can be used."""
+        """Check that the authorities can be used, and that a pin is not beside insecure."""
         yield from tls.validate_ca(self.ca, context)
+        if self.insecure and self.pin_sha256:
+            yield Issue(("insecure",), "contradicts pin_sha256, which verifies the certificate", "E013", at_key=True)
 
     def warnings(self, context: LoadContext) -> Iterable[Issue]:
         """Warn of a connection that is not verified."""
@@ -165,7 +186,22 @@ class TlsClientSection(UrlBackendSection):
         """
         own = self.client_certificate
         pair = None if own is None else (own.cert, own.key, own.password)
-        return tls.client_context(self.ca, pair, insecure=self.insecure, alpn=alpn)
+        pinned = bool(self.pin_sha256) and self.ca is None
+        return tls.client_context(self.ca, pair, insecure=self.insecure or pinned, alpn=alpn)
+
+    def check_pin(self, transport: TlsTransport, address: str) -> None:
+        """Check the certificate of a server against the pins.
+
+        Raises:
+            Rejected: It is none of them.
+        """
+        if not self.pin_sha256:
+            return
+        found = hashlib.sha256(transport.peer_certificate()).hexdigest()
+        if found not in self.pin_sha256:
+            shown = bytes.fromhex(found).hex(":").upper()
+            text = f"{address}: the certificate has the SHA-256 fingerprint {shown}, which is none of pin_sha256"
+            raise Rejected(Reason.BACKEND_TLS, text, initiator="backend", permanent=True)
 
     def verified_name(self, host: str) -> str:
         """The name to ask for and to verify."""
@@ -199,6 +235,7 @@ class TlsBackend:
         self._host = config.url.host
         self._port = config.url.port
         self._verified_name = config.verified_name
+        self._check_pin = config.check_pin
         self._context = config.build_context()
         self._services = services
         self._proxy_protocol = ProxyProtocolSender(config.proxy_protocol)
@@ -220,6 +257,11 @@ class TlsBackend:
             )
         except OSError as error:
             raise tls_failure(address, error) from None
+        try:
+            self._check_pin(wire, address)
+        except Rejected:
+            wire.abort()
+            raise
         return Connected(Side(wire), None, address)
 
 

@@ -70,7 +70,7 @@ class WebSocketBackendConfig(TlsClientSection):
     def validate_keys(cls, raw: Mapping[str, object]) -> Iterable[Issue]:
         """Keep the keys of TLS to wss."""
         if str(raw.get("url", "")).lower().startswith("ws:"):
-            for key in ("ca", "client_certificate", "insecure"):
+            for key in ("ca", "client_certificate", "insecure", "pin_sha256"):
                 if key in raw:
                     yield Issue((key,), "means nothing without TLS: write wss:// in the URL", "E013", at_key=True)
 
@@ -131,6 +131,7 @@ class WebSocketBackend:
         )
         self._context: ssl.SSLContext | None = config.build_context(ALPN_PROTOCOLS) if url.scheme == "wss" else None
         self._verified_name = config.verified_name
+        self._check_pin = config.check_pin
         self._server_name = config.server_name
         self._host = config.host
         self._host_header = config.host or _host_header(url, config.server_name)
@@ -159,6 +160,7 @@ class WebSocketBackend:
                     )
                 except OSError as error:
                     raise tls_failure(address, error) from None
+                self._check_pin(transport, address)
             dial_request.progress.enter(f"response of {address} to the upgrade request")
             subprotocol = await self._handshake(transport, url, dial_request, address)
         except Rejected:

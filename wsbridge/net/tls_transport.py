@@ -222,6 +222,10 @@ class TlsTransport(SocketTransport):
         """See `Transport.tls_version`."""
         return self._tls.version() or ""
 
+    def peer_certificate(self) -> bytes:
+        """Give the certificate of the peer, DER; empty for none. It need not be verified."""
+        return self._tls.getpeercert(binary_form=True) or b""
+
     def with_tls_details(self, peer: Peer) -> Peer:
         """See `Transport.with_tls_details`."""
         return with_tls_details(peer, self._tls)
