@@ -109,7 +109,7 @@ def test_a_client_that_acknowledges_but_never_answers():
         with Socket.upgraded(daemon.port()):
             line = daemon.wait("connection.closed")
         assert line["reason"] == "client_lost"
-        assert "pong" in line["detail"]
+        assert "ping_timeout" in line["detail"]
         assert 1.9 < line["duration_seconds"] < 2.8
         daemon.until(lambda: ends == ["reset"])
 
