@@ -9,9 +9,10 @@ import pytest
 import trio
 
 from tests.authority import folder
-from tests.client import BINARY, CLOSE, frame, request
-from tests.serving import accept_upgrade, backend, echo, reset, serving, written
+from tests.client import BINARY, CLOSE, Client, frame, request
+from tests.serving import accept_upgrade, backend, config_of, echo, recording, reset, serving, written
 from wsbridge.reasons import Reason
+from wsbridge.server import Server
 
 
 @pytest.mark.parametrize("tls", [False, True])
@@ -363,3 +364,64 @@ async def test_tls_that_is_cut_off_is_called_truncated():
             "client_lost",
             "truncated: the connection ended without close_notify",
         )
+
+
+async def test_a_client_that_does_not_read_its_101_is_closed(monkeypatch):
+    """Within `handshake`; its backend is closed with it."""
+
+    async def never(*_):
+        await trio.sleep_forever()
+
+    monkeypatch.setattr("wsbridge.frontend.HttpExchange.accept", never)
+    async with backend() as back:
+        text = written(route={"backend": back.url}, timeouts={"handshake": "200ms"})
+        async with serving(text) as served:
+            with await served.connect() as client:
+                await client.send(request())
+                assert await client.everything() == b""
+            line = await served.records.wait("connection.rejected")
+            assert (line["reason"], line["route"]) == ("handshake_timeout", "app")
+            assert line["detail"] == "did not read the 101 within handshake, 0.2 s"
+            await back.until(dials=1, open=0)
+
+
+@pytest.mark.parametrize("bug", [False, True])
+async def test_a_connection_that_is_cancelled_inside_a_nursery_has_its_line(monkeypatch, bug, tmp_path):
+    """In the log and in the audit; a bug beside it is logged and ends nothing else."""
+    waiting = trio.Event()
+
+    async def select(*_):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            waiting.set()
+            try:
+                await trio.sleep_forever()
+            finally:
+                if bug:
+                    raise ValueError("a bug")
+
+    audit = tmp_path / "audit"
+    text = written(route={"backend": "tcp://127.0.0.1:9"}, audit={"file": str(audit)})
+    with recording() as records:
+        server = Server(config_of(text))
+        ports = []
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                monkeypatch.setattr("wsbridge.connection.Connection._dial", select)
+                ready = trio.Event()
+
+                def opened(listening):
+                    ports.append(int(listening[0].addresses[0].rpartition(":")[2]))
+                    ready.set()
+
+                nursery.start_soon(server.run, opened)
+                await ready.wait()
+                with await Client.connect(ports[0], tls=False) as client:
+                    await client.send(request())
+                    await waiting.wait()
+                    scope.cancel()
+        assert scope.cancelled_caught
+    (line,) = records.of("connection.rejected")
+    assert line["reason"] == "shutdown"
+    assert len(records.of("internal_error")) == bug
+    assert '"access.denied"' in audit.read_text()

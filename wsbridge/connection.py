@@ -117,10 +117,15 @@ class Connection:
         except Exception:  # while it was rejected
             log.exception("internal_error", component="connection", id=self._context.id)
             self._abort()
-        except BaseException:  # cancelled
+        except BaseException as error:  # cancelled, perhaps inside a nursery, which makes it a group
             self._abort()
             termination = Termination(self._services.shutdown_reason or Reason.SHUTDOWN, "wsbridge")
-            raise
+            cancelled, others = error.split(trio.Cancelled) if isinstance(error, BaseExceptionGroup) else (error, None)
+            if cancelled is None or not isinstance(others, ExceptionGroup | None):
+                raise
+            if others is not None:
+                log.exception("internal_error", component="connection", id=self.id)
+            raise cancelled from None
         finally:
             self._client_slot.release()
             if self._dials:
@@ -461,10 +466,12 @@ class Connection:
         )
 
     async def _upgrade(self, route: Route, subprotocol: str | None) -> Side:
-        """Send the 101 to a WebSocket client."""
+        """Send the 101 to a WebSocket client, which must have accepted it within `handshake`."""
         self._context.subprotocol, self._context.response_started = subprotocol, True
-        defaults = route.dial_defaults
-        return await self._exchange.accept(subprotocol, defaults.text_messages, defaults.max_frame_bytes)
+        defaults, timeout = route.dial_defaults, self._generation.config.timeouts.handshake
+        with trio.move_on_after(timeout):
+            return await self._exchange.accept(subprotocol, defaults.text_messages, defaults.max_frame_bytes)
+        raise Rejected(Reason.HANDSHAKE_TIMEOUT, f"did not read the 101 within handshake, {timeout:g} s", silent=True)
 
 
 def _agreed_subprotocol(admitted: AdmittedRequest, connected: Connected) -> str | None:
