@@ -406,7 +406,13 @@ class Connection:
             context.relayed = True
             context.bytes_to_backend, context.bytes_to_client = counters.bytes_to_backend, counters.bytes_to_client
         stats.terminations[result.reason] += 1
-        return Termination(result.reason, result.initiator, result.detail, close_code=result.close_code)
+        return Termination(
+            result.reason,
+            result.initiator,
+            result.detail,
+            close_code=result.close_code,
+            incomplete=result.incomplete,
+        )
 
     async def _dial(self, admitted: AdmittedRequest) -> Connected:
         """Choose the target and dial the backend, each attempt within `connect`, while the client waits."""

@@ -131,6 +131,7 @@ class Termination:
         status: HTTP status to answer, where it differs from the table's (405, 408, 413, 426 ...).
         close_code: Close code that a peer sent, or None.
         headers: Header lines that the HTTP answer must carry.
+        incomplete: Whether it was given up before everything was delivered, although a side had ended cleanly.
     """
 
     reason: Reason
@@ -139,6 +140,7 @@ class Termination:
     status: int | None = None
     close_code: int | None = None
     headers: tuple[tuple[str, str], ...] = ()
+    incomplete: bool = False
 
     @property
     def http_status(self) -> int:

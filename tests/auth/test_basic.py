@@ -166,7 +166,7 @@ def test_a_file_that_cannot_be_used_is_a_configuration_error(users: Path, text: 
 def test_a_missing_library_is_a_configuration_error(users: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command that installs it is named; a file without such hashes needs none."""
     monkeypatch.setitem(sys.modules, "bcrypt", None)
-    with pytest.raises(ConfigError, match=re.escape("bcrypt, which need a library: pip install 'wsbridge[auth]'")):
+    with pytest.raises(ConfigError, match=re.escape("bcrypt, which need a library: pip install bcrypt")):
         config_of(config(users))
     users.write_text(line("alice", "x"))
     assert list(load_users(users).names) == ["alice"]

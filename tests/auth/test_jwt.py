@@ -184,7 +184,7 @@ def test_what_is_not_installed_is_told(keys: list[dict[str, Any]], tmp_path: Pat
     (problem,) = wrong(LISTENERS + f"routes: {json.dumps({'r': route})}\n", folder=tmp_path)
     assert problem.code == "E035"
     assert problem.message == (
-        "needs jwt and cryptography and h11, which are not installed: pip install 'wsbridge[auth]'"
+        "needs jwt and cryptography and h11, which are not installed: pip install 'PyJWT[crypto]' cryptography h11"
     )
 
 

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import random
+import re
 import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+import time
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from hashlib import sha1
 from pathlib import Path
 
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.server import ServerConnection, serve
+from websockets.typing import Subprotocol
 
 from tests.cli.backends import answer_at_the_end, echo, serving, speak_first_and_leave
 from tests.cli.program import QUIET, WSBRIDGE, finished, started
 from tests.clients.program import PATIENCE
-from wsbridge.cli.main import CliError
 from wsbridge.cli.stdio import StdioConnection
 from wsbridge.reasons import Reason, Termination
 
@@ -65,7 +72,7 @@ def test_regular_files(far: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("websocket", [False, True])
 def test_input_that_stays_open(websocket: bool) -> None:
-    """When the far side ends, the output ends at once and the process soon, though its input is open and silent."""
+    """At a terminal the end of the far side ends the process at once, though nobody ends the input."""
     mine, its = pty.openpty()
     try:
         with serving(speak_first_and_leave) as port:
@@ -80,6 +87,127 @@ def test_input_that_stays_open(websocket: bool) -> None:
         os.close(its)
 
     assert (done.returncode, done.stdout, done.stderr) == (0, b"bye\n", b"")
+
+
+def slow_input(*args: str, first: bytes, pause: float, then: bytes) -> subprocess.CompletedProcess[bytes]:
+    """Run `bridge -` with an input that pauses."""
+    command = [*WSBRIDGE, "bridge", "-", *args]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENV
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write(first)
+        process.stdin.flush()
+        time.sleep(pause)
+        output, errors = process.communicate(then, PATIENCE)
+        return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+
+@pytest.mark.parametrize("websocket", [False, True])
+def test_a_pause_after_the_far_side_has_ended(websocket: bool) -> None:
+    """A receiver that half-closes first gets all of the input, though that pauses for longer than a second."""
+    got = bytearray()
+    ended = threading.Event()
+
+    def listen(sock: socket.socket) -> None:
+        sock.shutdown(socket.SHUT_WR)
+        while data := sock.recv(1 << 20):
+            got.extend(data)
+        ended.set()
+
+    with serving(listen) as port:
+        target = f"tcp://127.0.0.1:{port}"
+        if websocket:
+            with started("bridge", "ws://127.0.0.1:0/", target) as bridge:
+                url = bridge.line(r"^wsbridge: (\S+) -> ")[1]
+                done = slow_input(url, first=b"one,", pause=1.5, then=b"two")
+        else:
+            done = slow_input(target, first=b"one,", pause=1.5, then=b"two")
+        assert ended.wait(PATIENCE)
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert bytes(got) == b"one,two"
+
+
+def test_half_close_is_the_bound_of_a_silent_input() -> None:
+    """An input that stays open and silent after the far side has ended is given up after half_close: exit code 1."""
+    done = None
+    read, write = os.pipe()
+    with os.fdopen(write, "wb"), os.fdopen(read, "rb") as silent, serving(speak_first_and_leave) as port:
+        done = finished("bridge", "-", f"tcp://127.0.0.1:{port}", "--half-close", "300ms", stdin=silent)
+
+    assert (done.returncode, done.stdout) == (1, b"bye\n")
+    assert b"half_close" in done.stderr
+
+
+@contextlib.contextmanager
+def websocket_server(handler: Callable[[ServerConnection], None]) -> Iterator[str]:
+    """A WebSocket server that is no wsbridge."""
+    with serve(handler, "127.0.0.1", 0, subprotocols=[Subprotocol("binary")], close_timeout=1) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}/"
+        server.shutdown()
+        thread.join(PATIENCE)
+
+
+def test_the_answer_of_a_server_that_ends_at_close() -> None:
+    """A server that answers after a while, and ends on Close, is waited for: the Close is held back (--hold)."""
+
+    def answer_late(ws: ServerConnection) -> None:
+        request = ws.recv()
+        time.sleep(0.7)
+        ws.send(b"answer to " + request)  # type: ignore[operator]  # binary
+        with contextlib.suppress(ConnectionClosed):
+            ws.recv()
+
+    with websocket_server(answer_late) as url:
+        held = finished("bridge", "-", url, "--hold", "1500ms", input=b"request")
+        at_once = finished("bridge", "-", url, "--hold", "off", input=b"request")
+
+    assert (held.returncode, held.stdout, held.stderr) == (0, b"answer to request", b"")
+    assert at_once.stdout == b""
+
+
+@pytest.mark.parametrize("code", [1001, 1011, 1012])
+def test_an_answer_that_is_broken_off(code: int) -> None:
+    """The input has ended, the server goes away in the middle of its answer: exit code 1 and a sentence."""
+
+    def go_away(ws: ServerConnection) -> None:
+        ws.recv()
+        ws.send(b"half")
+        ws.close(code, "restarting")
+
+    with websocket_server(go_away) as url:
+        done = finished("bridge", "-", url, input=b"request")
+
+    assert (done.returncode, done.stdout) == (1, b"half")
+    assert done.stderr.decode() == f"wsbridge: backend_reset (close code {code}): closed with {code}: restarting\n"
+
+
+def test_a_server_that_never_answers_close() -> None:
+    """A server that neither answers nor closes is given up after half_close: exit code 1 and who was waited for."""
+    over = threading.Event()
+
+    def ignore(sock: socket.socket) -> None:
+        head = sock.recv(65536)
+        key = re.search(rb"Sec-WebSocket-Key: (\S+)", head)
+        assert key is not None
+        accept = b64encode(sha1(key[1] + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+        sock.sendall(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: %s\r\n\r\n" % accept
+        )
+        over.wait(PATIENCE)
+
+    with serving(ignore) as port:
+        url = f"ws://127.0.0.1:{port}/"
+        options = ["--hold", "100ms", "--half-close", "300ms", "--close-timeout", "300ms"]
+        done = finished("bridge", "-", url, *options, input=b"x")
+        over.set()
+
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"gave up waiting for backend after half_close, 0.3 s" in done.stderr
 
 
 def test_a_server_that_only_listens() -> None:
@@ -226,16 +354,13 @@ def test_a_signal(number: signal.Signals) -> None:
     assert said.decode() == f"wsbridge: stopped by {number.name}\n"
 
 
-def test_closed_descriptors() -> None:
+@pytest.mark.parametrize(("shut", "name"), [("0<&-", "input"), ("1>&-", "output")])
+def test_closed_descriptors(shut: str, name: str) -> None:
     """Without standard input or output there is nothing to bridge: a usage error."""
-    mine, its = os.pipe()
-    os.close(mine)
-    with pytest.raises(CliError) as caught:
-        StdioConnection(mine, its)
-    os.close(its)
+    command = ["sh", "-c", f'exec "$@" {shut}', "sh", *WSBRIDGE, "bridge", "-", "tcp://127.0.0.1:1"]
+    done = subprocess.run(command, stderr=subprocess.PIPE, env=ENV, timeout=PATIENCE, check=False)
 
-    assert caught.value.exit_code == 64
-    assert caught.value.message == "-: standard input is closed"
+    assert (done.returncode, done.stderr.decode()) == (64, f"wsbridge: -: standard {name} is closed\n")
 
 
 @pytest.mark.parametrize(
@@ -246,6 +371,7 @@ def test_closed_descriptors() -> None:
         (Termination(Reason.CLIENT_CLOSED, "front"), None),
         (Termination(Reason.BACKEND_CLOSED, "back", close_code=1014), "backend_closed (close code 1014)"),
         (Termination(Reason.IDLE_TIMEOUT, "bridge", "60 s"), "idle_timeout: 60 s"),
+        (Termination(Reason.CLIENT_CLOSED, "client", "gave up", incomplete=True), "client_closed: gave up"),
         (None, "the connection was not started"),
     ],
 )

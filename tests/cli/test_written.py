@@ -136,6 +136,8 @@ def test_newer_options_reach_their_settings(tmp_path: Path) -> None:
     assert (times.connect, times.ping_timeout, times.write, times.half_close) == (1, 2, 3, 4)
     assert (times.close, times.max_lifetime) == (5, 6)
     assert both(ws(allow_http=True))[0].allow_http
+    assert both(ws(on_client_fin="hold"))[1].on_client_fin == "hold"
+    assert backend(ws(text=True)).messages == "text"
 
 
 def test_what_is_not_given_is_the_default() -> None:

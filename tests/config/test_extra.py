@@ -14,7 +14,7 @@ def test_one_that_is_not_installed_is_told_with_the_command() -> None:
     (fault,) = require_packages(context, "trio", "nothing_of_that_name")
     assert (fault.code, fault.message) == (
         "E035",
-        "needs nothing_of_that_name, which is not installed: pip install 'wsbridge[auth]'",
+        "needs nothing_of_that_name, which is not installed: pip install nothing_of_that_name",
     )
     (fault,) = require_packages(context, "nothing_of_that_name", "nor_of_this")
     assert "which are not installed" in fault.message

@@ -93,7 +93,7 @@ def load_users(path: Path) -> Users:
     """
     users = parse_file(path, parse_htpasswd)
     if any(isinstance(stored, BcryptHash) for stored in users.values()) and not passwords.bcrypt_available():
-        raise ValueError(f"{path}: has hashes of bcrypt, which need a library: pip install 'wsbridge[auth]'")
+        raise ValueError(f"{path}: has hashes of bcrypt, which need a library: pip install bcrypt")
     return Users(users, tuple(users))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from wsbridge.cli.bridge_config import (
@@ -16,8 +18,9 @@ from wsbridge.cli.bridge_config import (
 from wsbridge.cli.main import EXIT_FAILED, EXIT_OK, EXIT_SIGNAL, EXIT_USAGE, CliError, PreformattedCommand
 from wsbridge.cli.run import LOG_LEVEL_CHOICES, serve_config, serve_until_end
 from wsbridge.cli.self_signed import SelfSignedCertificate
-from wsbridge.cli.stdio import StdioConnection
+from wsbridge.cli.stdio import DEFAULT_HOLD, STREAM_NAMES, StdioConnection
 from wsbridge.config.load import LoadedConfig
+from wsbridge.config.types import read_duration_or_off
 from wsbridge.config.urls import read_bind
 from wsbridge.log.format import FORMATS
 from wsbridge.net.listeners import ListeningSockets
@@ -48,8 +51,11 @@ from wsbridge.net.listeners import ListeningSockets
 @click.option("--subprotocol", "subprotocols", metavar="NAME", multiple=True, help="Offer and accept. Default: binary.")
 @click.option("--no-subprotocol", is_flag=True, help="Offer and accept no subprotocol.")
 @click.option(
-    "--text-messages", type=click.Choice(["accept", "reject"]), help="Text messages of the WebSocket. Default: accept."
+    "--text-messages",
+    type=click.Choice(["accept", "reject", "bytes"]),
+    help="Text messages of the WebSocket; bytes: without the UTF-8 check. Default: accept.",
 )
+@click.option("--text", is_flag=True, help="Send text messages to a ws(s):// target, instead of binary ones.")
 @click.option("--proxy", metavar="URL", help="HTTP proxy to a ws(s):// target; off: none. Default: https_proxy etc.")
 @click.option("--connect-timeout", metavar="TIME", help="Timeout for connecting to TARGET. Default: 5s.")
 @click.option("--retry-for", metavar="TIME", help="Retry a refused or unreachable TARGET for this long.")
@@ -58,8 +64,14 @@ from wsbridge.net.listeners import ListeningSockets
 @click.option("--idle", metavar="TIME", help="Close a connection without payload for so long. Default: off.")
 @click.option("--write-timeout", metavar="TIME", help="Time for a peer that accepts no data. Default: 10m.")
 @click.option("--half-close", metavar="TIME", help="Time for one direction after the other has ended. Default: 30s.")
+@click.option("--hold", metavar="TIME", help="Silence after the end of the input before Close: 2s (default), off.")
 @click.option("--close-timeout", metavar="TIME", help="Time for the closing handshake. Default: 5s.")
 @click.option("--max-lifetime", metavar="TIME", help="Maximum lifetime of a connection. Default: off.")
+@click.option(
+    "--on-client-fin",
+    type=click.Choice(["close", "hold"]),
+    help="When a ws(s):// target gets Close for a TCP client's FIN; hold: after --half-close. Default: close.",
+)
 @click.option(
     "--on-client-close",
     type=click.Choice(["discard", "deliver"]),
@@ -86,6 +98,7 @@ def bridge_command(
     key: str | None,
     listen: str,
     target: str,
+    hold: str | None,
     **given: object,
 ) -> int:
     """Run a single bridge without a configuration file.
@@ -113,7 +126,7 @@ def bridge_command(
     SSH through a web server (the same line in ~/.ssh/config: ProxyCommand wsbridge bridge - wss://…):
       ssh -o ProxyCommand='wsbridge bridge - wss://gw.example.org/ssh' user@host
 
-    A single request; the wsbridge at the other end has on_client_close: deliver:
+    A single request; the Close is sent after 2 s without an answer (--hold):
       echo request | wsbridge bridge - ws://127.0.0.1:8080/
 
     A temporary TLS certificate:
@@ -142,7 +155,9 @@ def bridge_command(
         )
         loaded = build_bridge_config(options)
         if listen == STDIO:
-            return _bridge_stdio(loaded, level or "error", log_format)
+            return _bridge_stdio(loaded, level or "error", log_format, _hold_seconds(hold))
+        if hold is not None:
+            raise CliError("--hold is for standard input (LISTEN -)", EXIT_USAGE)
 
         def ready(listening: list[ListeningSockets]) -> None:
             for address in (address for one in listening for address in one.addresses):
@@ -168,9 +183,22 @@ def bridge_command(
             signed.remove()
 
 
-def _bridge_stdio(loaded: LoadedConfig, log_level: str, log_format: str) -> int:
+def _hold_seconds(text: str | None) -> float | None:
+    """Read --hold; by default a person who ends the input at a terminal wants the end now."""
+    if text is None:
+        return None if os.isatty(0) else DEFAULT_HOLD
+    try:
+        return read_duration_or_off(text)
+    except ValueError as error:
+        raise CliError(f"--hold: {error}", EXIT_USAGE) from None
+
+
+def _bridge_stdio(loaded: LoadedConfig, log_level: str, log_format: str, hold: float | None) -> int:
     """Bridge standard input and output; errors are one sentence on standard error, not a log record."""
-    stdio = StdioConnection()
+    for descriptor in click.get_current_context().obj or ():
+        if descriptor in STREAM_NAMES:
+            raise CliError(f"-: standard {STREAM_NAMES[descriptor]} is closed", EXIT_USAGE)
+    stdio = StdioConnection(hold=hold)
     print_warnings(loaded.warnings)
     without_listener = loaded.config.model_copy(update={"listeners": {}})
     code, result = serve_until_end(

@@ -52,9 +52,11 @@ ARGUMENT_BY_SETTING: Final = {
     f"{_ROUTE}.backend.origin": "--origin",
     f"{_ROUTE}.backend.headers": "--header",
     f"{_ROUTE}.backend.proxy": "--proxy",
+    f"{_ROUTE}.backend.messages": "--text",
     f"{_ROUTE}.backend": "TARGET",
     f"{_ROUTE}.subprotocols": "--subprotocol",
     f"{_ROUTE}.text_messages": "--text-messages",
+    f"{_ROUTE}.on_client_fin": "--on-client-fin",
     f"{_ROUTE}.allowed_origins": "--allowed-origins",
     f"{_ROUTE}.timeouts.connect": "--connect-timeout",
     f"{_ROUTE}.timeouts.ping_interval": "--ping-interval",
@@ -99,6 +101,8 @@ class BridgeOptions:
     subprotocols: Sequence[str] | None = None
     allowed_origins: Sequence[str] = ()
     text_messages: str | None = None
+    text: bool = False
+    on_client_fin: str | None = None
     files: str | None = None
     host_names: Sequence[str] = ()
     allow_http: bool = False
@@ -318,7 +322,7 @@ def _route_section(options: BridgeOptions, environ: Mapping[str, str]) -> YamlDa
         route["timeouts"] = options.timeouts
     if options.retry_for is not None:
         route["dial"] = {"retry_for": options.retry_for}
-    for key in ("text_messages", "on_client_close", "on_client_lost"):
+    for key in ("text_messages", "on_client_fin", "on_client_close", "on_client_lost"):
         value = getattr(options, key)
         if value is not None:
             route[key] = value
@@ -331,6 +335,8 @@ def _backend_section(options: BridgeOptions, environ: Mapping[str, str]) -> Yaml
         value = getattr(options, key)
         if value is not None:
             backend[key] = value
+    if options.text:
+        backend["messages"] = "text"
     if options.insecure:
         backend["insecure"] = "true"
     if options.client_cert is not None:

@@ -229,6 +229,8 @@ def is_clean(termination: Termination) -> bool:
     that we dialled everything but 1000 or no code is a failure.
     """
     code = termination.close_code
+    if termination.incomplete:
+        return False
     if code in (None, 1000, 1005):
         return termination.reason in (Reason.CLIENT_CLOSED, Reason.BACKEND_CLOSED)
     return termination.reason is Reason.CLIENT_CLOSED and (code == 1001 or 3000 <= code <= 4999)

@@ -1,11 +1,9 @@
 """Standard input and output as a connection, for `bridge -`.
 
-Lives here: a pair of sockets whose one end the spine gets as a raw connection, and two threads that copy between the
-other end and the descriptors 0 and 1. Must not live here: what the connection leads to.
-
-The threads exist because 0 and 1 may be anything (a terminal, a regular file, a pipe shared with other programs): they
-are never made non-blocking and never meet epoll. The threads are daemons, so that a terminal on which nobody types
-keeps no process alive.
+Two threads copy between the descriptors 0 and 1 and one end of a socket pair; the other end is served as a raw
+connection. The descriptors may be anything (a terminal, a regular file, a pipe shared with other programs), so they are
+never made non-blocking and never registered with epoll. The threads are daemons: a terminal on which nobody types does
+not keep the process alive.
 """
 
 from __future__ import annotations
@@ -15,12 +13,12 @@ import select
 import socket
 import threading
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 import trio
 
 from wsbridge.cli.bridge_config import BRIDGE_NAME, STDIO
-from wsbridge.cli.main import EXIT_USAGE, CliError
 from wsbridge.cli.run import is_clean
 from wsbridge.connection import Connection
 from wsbridge.generation import Listener
@@ -29,35 +27,37 @@ from wsbridge.reasons import Reason, Termination
 from wsbridge.server import Server
 
 STDIO_CHUNK_BYTES: Final = 64 * 1024
-"""Bytes copied at a time."""
-INPUT_GRACE_SECONDS: Final = 0.5
-"""Seconds that the input may be silent after the other side has ended."""
+"""Bytes of one read."""
+STREAM_NAMES: Final = {0: "input", 1: "output"}
+DEFAULT_HOLD: Final = 2.0
+"""Seconds without output after which the end of the input becomes a Close frame."""
 
 
 class StdioConnection:
     """One connection between standard input and output and the route of the server.
 
     Args:
-        reads: Descriptor to read from.
-        writes: Descriptor to write to.
+        input_fd: Descriptor to read from.
+        output_fd: Descriptor to write to.
+        hold: After the end of the input, seconds without data from a WebSocket target after which it is sent a Close
+            frame; None: immediately.
 
     Attributes:
         termination: How the connection ended; None before.
         write_error: Why the output could not be written.
+        unsent_bytes: Bytes of the input that the connection did not accept before it ended.
     """
 
-    def __init__(self, input_fd: int = 0, output_fd: int = 1) -> None:
-        for number, name in ((input_fd, "input"), (output_fd, "output")):
-            try:
-                os.fstat(number)
-            except OSError:
-                raise CliError(f"-: standard {name} is closed", EXIT_USAGE) from None
+    def __init__(self, input_fd: int = 0, output_fd: int = 1, hold: float | None = None) -> None:
         self._input_fd, self._output_fd = input_fd, output_fd
+        self._hold = hold
+        self._input_bytes = 0
         self.termination: Termination | None = None
         self.write_error: str | None = None
+        self.unsent_bytes = 0
 
     async def run(self, server: Server) -> None:
-        """Carry the connection to its end and its output out, then have the server end."""
+        """Serve the connection to its end, write all of its output, then stop the server."""
         inner, outer = socket.socketpair()
         inner.setblocking(False)
         outer.setblocking(True)
@@ -66,15 +66,16 @@ class StdioConnection:
 
         def copy_out() -> None:
             self._copy_out(outer)
-            with suppress(trio.RunFinishedError):  # ended by a signal meanwhile
+            with suppress(trio.RunFinishedError):  # a signal has ended the run
                 token.run_sync_soon(written.set)
 
-        threading.Thread(target=self._copy_in, args=(outer,), name="wsbridge-stdin", daemon=True).start()
-        threading.Thread(target=copy_out, name="wsbridge-stdout", daemon=True).start()
         route = server.generation.routes[BRIDGE_NAME]
+        route = replace(route, relay_options=replace(route.relay_options, hold_close=self._hold))
         listener = Listener(
             STDIO, "tcp", None, host_names=HostPatterns(()), is_unix=True, route=route, routes=(), allow_http=True
         )
+        threading.Thread(target=self._copy_in, args=(outer,), name="wsbridge-stdin", daemon=True).start()
+        threading.Thread(target=copy_out, name="wsbridge-stdout", daemon=True).start()
         context = server.new_context(listener)
         server.connections[context.id] = context
         try:
@@ -83,45 +84,49 @@ class StdioConnection:
         finally:
             del server.connections[context.id]
         await written.wait()
+        self.unsent_bytes = max(0, self._input_bytes - route.stats.bytes_to_backend)
         server.stop(Reason.SHUTDOWN)
 
     def failure_message(self) -> str | None:
-        """Give the sentence about what went wrong; None if the connection ended in order."""
+        """Describe what went wrong; None if the connection ended cleanly and all of the input was sent."""
         end = self.termination
         if self.write_error is not None:
             return f"standard output: {self.write_error}"
         if end is None:
             return "the connection was not started"
-        if is_clean(end):
-            return None
-        code = "" if end.close_code is None else f" (close code {end.close_code})"
-        return f"{end.reason.value}{code}" + (f": {end.detail}" if end.detail else "")
+        if not is_clean(end):
+            code = "" if end.close_code is None else f" (close code {end.close_code})"
+            return f"{end.reason.value}{code}" + (f": {end.detail}" if end.detail else "")
+        if self.unsent_bytes:
+            return f"{end.reason.value}: {self.unsent_bytes} bytes of standard input were not sent"
+        return None
 
     def _copy_in(self, sock: socket.socket) -> None:
         """Copy the input into the connection, and its end as a half-close.
 
-        Once the other side has ended what it sends, an input that says nothing for `GRACE` counts as ended too: nobody
-        may be there to end it.
+        After the other side has ended what it sends, the input continues as long as `half_close` allows; but at a
+        terminal it ends then, since nobody can know that it is still awaited.
         """
         poll = select.poll()
         poll.register(self._input_fd, select.POLLIN)
         poll.register(sock, select.POLLRDHUP)
-        patience: float | None = None
-        with suppress(OSError):  # a terminal that hung up, or a connection that has ended: nothing more will come
-            while events := dict(poll.poll(patience)):
+        with suppress(OSError):  # a terminal that hung up, or a connection that has ended: no more can be sent
+            while events := dict(poll.poll()):
                 if sock.fileno() in events:
-                    poll.unregister(sock)
-                    patience = INPUT_GRACE_SECONDS * 1000
+                    if os.isatty(self._input_fd) or events[sock.fileno()] & (select.POLLHUP | select.POLLERR):
+                        break
+                    poll.modify(sock, 0)  # its end (POLLHUP) is still reported
                 elif data := _read_available(self._input_fd):
+                    self._input_bytes += len(data)
                     sock.sendall(data)
                 elif data is not None:
                     break
-        with suppress(OSError):  # the connection has ended already
+        with suppress(OSError):  # the connection has ended
             sock.shutdown(socket.SHUT_WR)
 
     def _copy_out(self, sock: socket.socket) -> None:
-        """Copy what the connection brings to the output, until it ends; then end the output."""
-        with suppress(ConnectionError):  # reset: what came before it has been written
+        """Copy what the connection sends to the output, until it ends; then end the output."""
+        with suppress(ConnectionError):  # reset: the data before it has been written
             while data := sock.recv(STDIO_CHUNK_BYTES):
                 try:
                     _write_all(self._output_fd, data)
@@ -135,7 +140,7 @@ class StdioConnection:
 
 
 def _read_available(fd: int) -> bytes | None:
-    """Read what is there; None if somebody else took it."""
+    """Read what is there; None if another process was faster."""
     try:
         return os.read(fd, STDIO_CHUNK_BYTES)
     except BlockingIOError:
@@ -143,7 +148,7 @@ def _read_available(fd: int) -> bytes | None:
 
 
 def _write_all(fd: int, data: bytes) -> None:
-    """Write all of it, waiting for room even if somebody made the descriptor non-blocking."""
+    """Write all of it, waiting for room even if another process made the descriptor non-blocking."""
     view = memoryview(data)
     while view:
         try:

@@ -235,7 +235,8 @@ class AuthSection(Section):
         return any(member.accepts_cookies() for member in self.members())
 
 
-INSTALL_COMMAND = "pip install 'wsbridge[auth]'"
+DISTRIBUTION_BY_PACKAGE = {"jwt": "'PyJWT[crypto]'"}
+"""What to install for a package that is imported by another name."""
 
 
 def require_packages(context: LoadContext, *packages: str) -> Iterable[Issue]:
@@ -243,4 +244,5 @@ def require_packages(context: LoadContext, *packages: str) -> Iterable[Issue]:
     lacking = [name for name in packages if find_spec(name) is None] if context.check_files else []
     if lacking:
         verb = "is" if len(lacking) == 1 else "are"
-        yield Issue((), f"needs {' and '.join(lacking)}, which {verb} not installed: {INSTALL_COMMAND}", "E035")
+        install = " ".join(DISTRIBUTION_BY_PACKAGE.get(name, name) for name in lacking)
+        yield Issue((), f"needs {' and '.join(lacking)}, which {verb} not installed: pip install {install}", "E035")

@@ -33,6 +33,7 @@ class RelayResult:
         close_code: Close code that a peer sent, or None.
         bytes_to_backend: Payload bytes that came from the client.
         bytes_to_client: Payload bytes that came from the backend.
+        incomplete: Whether it was given up before everything was delivered, although a side had ended cleanly.
     """
 
     reason: Reason
@@ -41,6 +42,7 @@ class RelayResult:
     close_code: int | None = None
     bytes_to_backend: int = 0
     bytes_to_client: int = 0
+    incomplete: bool = False
 
 
 @dataclass(slots=True)
@@ -176,6 +178,7 @@ class PythonEngine:
             end.close_code,
             counters.bytes_to_backend,
             counters.bytes_to_client,
+            end.incomplete,
         )
 
     async def close_front(self, front: Side, termination: Termination, options: RelayOptions) -> Termination:

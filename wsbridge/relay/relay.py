@@ -726,7 +726,8 @@ class Relay:
         if reset:
             text += f"; reset {' and '.join(reset)}"
         detail = f"{self.termination.detail}; {text}" if self.termination.detail else text
-        self.termination = replace(self.termination, detail=detail)
+        incomplete = any(side.tx is not Sending.CLOSED for side in sides)
+        self.termination = replace(self.termination, detail=detail, incomplete=incomplete)
 
     def send_held_close(self) -> None:
         """A WebSocket backend was silent for `hold_close` after its raw client's FIN: end what it is sent."""
