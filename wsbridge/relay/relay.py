@@ -726,7 +726,7 @@ class Relay:
         if reset:
             text += f"; reset {' and '.join(reset)}"
         detail = f"{self.termination.detail}; {text}" if self.termination.detail else text
-        incomplete = any(side.tx is not Sending.CLOSED for side in sides)
+        incomplete = any(side.tx is not TX_CLOSED for side in sides)
         self.termination = replace(self.termination, detail=detail, incomplete=incomplete)
 
     def send_held_close(self) -> None:
