@@ -274,7 +274,7 @@ def test_others_are_let_in_only_when_meant(listen: str) -> None:
         (ws(retry_for="x"), "--retry-for: "),
         (ws(listen="ws://127.0.0.1:1/", allowed_origins=["a.example"]), "--allowed-origins: "),
         (ws(subprotocols=["a b"]), "--subprotocol: "),
-        (ws(proxy="socks5://x:1"), "--proxy: must be of the form http://"),
+        (ws(proxy="socks5://x:1"), "--proxy: socks5 proxies are not supported"),
     ],
 )
 def test_a_problem_is_told_by_its_argument(wish: BridgeOptions, said: str) -> None:
