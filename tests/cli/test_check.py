@@ -91,7 +91,9 @@ def test_two_files_are_one_too_many(file: Path) -> None:
 
 def test_a_terminal_gets_a_table(file: Path) -> None:
     """On a terminal a table shows who leads to each route and where it leads."""
-    file.write_text(GOOD)
+    site = "  page: {match: {path: /page/*}, files: {dir: site, index: vnc.html}, auth: none}\n"
+    (file.parent / "site").mkdir()
+    file.write_text(GOOD + site)
     mine, its = pty.openpty()
     try:
         env = {**os.environ, "COLUMNS": "120", "TERM": "dumb"}
@@ -105,3 +107,5 @@ def test_a_terminal_gets_a_table(file: Path) -> None:
     assert "web (127.0.0.1:8080)" in shown
     assert "tcp://127.0.0.1:5900" in shown
     assert "status 204" in shown
+    assert "files in " in shown
+    assert "FilesConfig" not in shown

@@ -56,6 +56,7 @@ def test_other_text_stays(text: str) -> None:
         ("/vnc%3Ftoken%3Dhunter2%2526hunter2", "/vnc?token=***"),
         ("/vnc%3F%2574oken%3Dhunter2", "/vnc?%74oken=***"),
         ("/x%" + "25" * 40 + "3Ftoken%" + "25" * 40 + "3Dhunter2", "***"),
+        ('no route for "/ws%3Ftoken=hunter2" on host "gw"', 'no route for "/ws?token=*** on host "gw"'),
         ("/go?to=https%3A%2F%2Fjoe%3Ahunter2%40gw", "/go?to=***"),
         ("https://a/#access_token=hunter2", "https://a/#access_token=***"),
         ("/a;jwt=hunter2;b=1", "/a;jwt=***;b=1"),

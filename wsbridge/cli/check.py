@@ -120,4 +120,5 @@ def _action_text(route: RouteConfig) -> str:
         return route.backend.text.partition("?")[0]  # a query may hold a token
     if route.issue_tickets is not None:
         return f"tickets for {route.issue_tickets.route}"
-    return f"files in {route.files}" if route.files is not None else f"status {route.respond}"
+    directory = getattr(route.files, "dir", route.files)
+    return f"files in {directory}" if directory is not None else f"status {route.respond}"

@@ -41,7 +41,7 @@ _QUERY_VALUE: Final = re.compile(r"[^&;#\s]*")
 _VALUE_UNTIL_QUERY: Final = re.compile(r"[^?&;#\s]*")
 MAX_ENCODING_DEPTH: Final = 10
 """Levels of percent-encoding that are looked through; a text with more is not shown at all."""
-_SHOWN_AS_IT_IS: Final = "!\"#$&'()*+,/:;<=>?@[\\]^`{|}%"
+_SHOWN_AS_IT_IS: Final = " !\"#$&'()*+,/:;<=>?@[\\]^`{|}%"
 _USERINFO: Final = re.compile(r"(//[^/?#@\s:]*):[^/?#@\s]*@")
 _TOKEN_SUBPROTOCOL: Final = re.compile(
     r"(wsbridge\.token\.|(?:authorization\.bearer|bearer\.authorization\.k8s\.io)\.)[^\s,;\"']+", re.IGNORECASE
