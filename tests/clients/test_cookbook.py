@@ -56,13 +56,15 @@ def site(page: str, root: str, backend: str, actual: str, tmp_path: Path) -> Ite
     """
     (packages,) = re.findall(r"^npm install (.*)$", "\n".join(blocks(page, "sh")), re.MULTILINE)
     cache = NPM_CACHE / re.sub(r"[^\w.@-]+", "_", packages)
-    if not (cache / "node_modules").is_dir():
-        cache.mkdir(parents=True, exist_ok=True)
+    if not cache.is_dir():
+        partial_cache = cache.with_name(f"{cache.name}.{os.getpid()}")
+        partial_cache.mkdir(parents=True)
         run(
-            *(program("npm"), "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(cache)),
+            *(program("npm"), "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(partial_cache)),
             *shlex.split(packages),
             timeout=300,
         )
+        partial_cache.rename(cache)  # whole, or not at all
     (tmp_path / "index.html").write_text(blocks(page, "html")[0])
     shutil.copytree(cache / "node_modules", tmp_path / "node_modules")
     (text,) = blocks(page, "yaml")
