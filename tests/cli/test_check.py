@@ -36,7 +36,7 @@ def test_good(file: Path) -> None:
     result = invoke("check", str(file))
 
     assert result.exit_code == 0
-    assert result.output == f"{file}: good: 1 listener, 2 routes, 0 warnings\n"
+    assert result.output == f"{file}: OK: 1 listener, 2 routes, 0 warnings\n"
 
 
 def test_warnings(file: Path) -> None:
@@ -49,7 +49,7 @@ def test_warnings(file: Path) -> None:
     for result in (lax, strict):
         assert f"{file}:4:3: warning: routes.vnc: " in result.output
         assert "[W001]" in result.output
-    assert "good: 1 listener, 2 routes, 1 warning\n" in lax.output
+    assert "OK: 1 listener, 2 routes, 1 warning\n" in lax.output
     assert "good" not in strict.output
     assert "--strict" in strict.output
 
@@ -77,7 +77,7 @@ def test_standard_input(file: Path) -> None:
     good = finished("check", "-", input=GOOD.encode())
     bad = finished("check", "-", input=GOOD.replace("bind", "bnid").encode())
 
-    assert (good.returncode, good.stdout) == (0, b"standard input: good: 1 listener, 2 routes, 0 warnings\n")
+    assert (good.returncode, good.stdout) == (0, b"standard input: OK: 1 listener, 2 routes, 0 warnings\n")
     assert bad.returncode == 78
     assert b"standard input:2:9: listeners.web.bnid: unknown key" in bad.stderr
 
@@ -103,7 +103,7 @@ def test_a_terminal_gets_a_table(file: Path) -> None:
         os.close(mine)
         os.close(its)
 
-    assert "good: 1 listener" in shown
+    assert "OK: 1 listener" in shown
     assert "web (127.0.0.1:8080)" in shown
     assert "tcp://127.0.0.1:5900" in shown
     assert "status 204" in shown

@@ -123,3 +123,13 @@ def test_defaults_are_those_of_the_model_as_written_in_a_file() -> None:
     assert SCHEMA["definitions"]["Limits"]["properties"]["max_head_bytes"]["default"] == "16KiB"
     assert SCHEMA["definitions"]["ListenerConfig"]["properties"]["mode"]["default"] == "0660"
     assert "default" not in SCHEMA["definitions"]["RouteTimeouts"]["properties"]["ping_interval"]
+
+
+def test_names_and_defaults_that_editors_show() -> None:
+    """Sections have titles in words, not names of classes, and the default is shown with the description."""
+    titles = {part["title"] for part in SCHEMA["definitions"].values()}
+    assert {"route", "listener", "listener tls", "allowed targets", "basic"} <= titles
+    assert not [title for title in titles if title != title.lower() or title.endswith("config")]
+    hover = SCHEMA["definitions"]["Timeouts"]["properties"]["handshake"]["markdownDescription"]
+    assert hover.endswith("Default: `10s`")
+    assert SCHEMA["title"] == "wsbridge.yaml"

@@ -86,7 +86,7 @@ def _print_json(name: str, config: Config | None, problems: list[Problem], good:
 def _print_text(name: str, config: Config, warnings: int) -> None:
     listeners, routes = len(config.listeners), len(config.routes)
     click.echo(
-        f"{name}: good: {_count_text(listeners, 'listener')}, {_count_text(routes, 'route')}, "
+        f"{name}: OK: {_count_text(listeners, 'listener')}, {_count_text(routes, 'route')}, "
         f"{_count_text(warnings, 'warning')}"
     )
     if sys.stdout.isatty():

@@ -58,8 +58,27 @@ def json_schema(registry: Registry) -> dict[str, Any]:
     definitions: dict[str, Any] = found["$defs"]
     _add_section_rules(definitions, registry)
     definitions = {name: _allow_variables(inner, registry) for name, inner in definitions.items()}
+    for name, section in definitions.items():
+        section["title"] = section_title(name)
+        for field in section["properties"].values():
+            _add_hover_text(field)
     top = definitions.pop(Config.__name__)
-    return {"$schema": JSON_SCHEMA_DIALECT, "title": "wsbridge.yaml", **top, "definitions": definitions}
+    return {"$schema": JSON_SCHEMA_DIALECT, **top, "title": "wsbridge.yaml", "definitions": definitions}
+
+
+def section_title(name: str) -> str:
+    """Return what editors call a section: `allowed targets` for AllowedTargetsConfig."""
+    words = re.findall(r"[A-Z][a-z0-9]*", name.removesuffix("Config"))
+    return " ".join(words).lower()
+
+
+def _add_hover_text(field: dict[str, Any]) -> None:
+    """Add the default to what editors show on hover."""
+    if "description" in field and "default" in field:
+        default = field["default"]
+        text = ", ".join(map(str, default)) if isinstance(default, list) else str(default)
+        text = text.lower() if isinstance(default, bool) else text
+        field["markdownDescription"] = f"{field['description']}\n\nDefault: `{text or '[]'}`"
 
 
 def _add_section_rules(definitions: dict[str, Any], registry: Registry) -> None:
