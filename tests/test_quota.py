@@ -11,7 +11,7 @@ from tests.rejections import outcome
 from tests.targets.clients import asking
 from tests.test_generation import BACK, made
 from wsbridge.admission import RouteSlot, acquire_route_slot, limited_token_name
-from wsbridge.auth.identity import ANONYMOUS, Identity
+from wsbridge.auth.identity import ANONYMOUS, Identity, merge_identities
 from wsbridge.generation import Route
 from wsbridge.limits.clients import ConnectionCounts
 from wsbridge.limits.rate import SharedBucketTable
@@ -119,10 +119,15 @@ def test_without_limits_nothing_is_counted() -> None:
 
 @pytest.mark.parametrize(
     ("identity", "token"),
-    [(ALICE, None), (Identity("ci", "bearer"), "ci"), (Identity("ci", "network+bearer"), "ci"), (ANONYMOUS, None)],
+    [
+        (ALICE, None),
+        (Identity("ci", "bearer", token_name="ci"), "ci"),
+        (merge_identities([ALICE, Identity("ci", "bearer", token_name="ci")]), "ci"),
+        (ANONYMOUS, None),
+    ],
 )
 def test_the_token_that_let_in(identity: Identity, token: str | None) -> None:
-    """The name of a bearer token is one."""
+    """It is counted by the name of the bearer token, also where another method of all_of names the client."""
     assert limited_token_name(route(), None, identity) == token
 
 
@@ -138,4 +143,4 @@ def test_the_token_that_chose_the_target(tmp_path: Path) -> None:
     chosen = made(routes={"app": app}).routes["app"]
     assert limited_token_name(chosen, asking("/?token=desk"), ANONYMOUS) == "desk"
     assert limited_token_name(chosen, asking("/?token=none"), ANONYMOUS) is None
-    assert limited_token_name(chosen, asking("/?token=desk"), Identity("ci", "bearer")) == "ci"
+    assert limited_token_name(chosen, asking("/?token=desk"), Identity("ci", "bearer", token_name="ci")) == "ci"

@@ -13,9 +13,11 @@ import pytest
 import trio
 import trio.testing
 
+from tests.client import request
 from tests.rejections import async_outcome, outcome
+from tests.serving import backend, serving, written
 from wsbridge.net.address import Peer
-from wsbridge.protocol.forwarded import ForwardedFormat
+from wsbridge.protocol.forwarded import ForwardedFormat, PublicName
 from wsbridge.protocol.http1 import Headers, Request
 from wsbridge.protocol.proxy import SockEndpoint, encode_proxy_v1, encode_proxy_v2
 from wsbridge.real_ip import ClientAddressResolver
@@ -169,10 +171,100 @@ async def test_a_proxy_that_does_not_tell() -> None:
 
 
 async def test_a_proxys_certificate_is_not_its_clients() -> None:
-    """What the proxy showed in its TLS with us proves nothing of those that it passes on, and stays its own."""
+    """What the proxy showed in its TLS handshake proves nothing of its clients, named or not; others keep theirs."""
     proxy = replace(PROXY, sni="gw.example.org", certificate={"subject": ()})
     by = whence("x-forwarded-for")
     client = by.from_request(asking((b"X-Forwarded-For", b"203.0.113.7")), proxy)
     assert isinstance(client, Peer)
     assert (client.host, client.sni, client.certificate) == ("203.0.113.7", "", None)
-    assert by.from_request(asking(), proxy) is proxy
+    for values in ((), (b"unknown",), (b"203.0.113.7, unknown",)):
+        found = by.from_request(asking(*((b"X-Forwarded-For", value) for value in values)), proxy)
+        assert (found.host, found.sni, found.certificate) == (PROXY.host, "", None)
+    for element in (b"for=_hidden", b"proto=https", b"for=203.0.113.7, for=unknown"):
+        assert whence("forwarded").from_request(asking((b"Forwarded", element)), proxy).certificate is None
+    stranger = replace(STRANGER, certificate={"subject": ()})
+    assert by.from_request(asking((b"X-Forwarded-For", b"10.9.9.9")), stranger) is stranger
+    assert by.without_proxy_tls(proxy).certificate is None
+    assert by.without_proxy_tls(stranger) is stranger
+
+
+@pytest.mark.parametrize(
+    ("form", "lines", "host", "https"),
+    [
+        ("x-forwarded-for", [(b"X-Forwarded-Host", b"gw.example.org"), (b"X-Forwarded-Proto", b"HTTPS")], True, True),
+        ("x-forwarded-for", [(b"X-Forwarded-Proto", b"http")], False, False),
+        ("x-forwarded-for", [(b"Forwarded", b"for=203.0.113.7;host=gw.example.org")], False, None),
+        ("forwarded", [(b"Forwarded", b'for=203.0.113.7;host="gw.example.org";proto=https')], True, True),
+        (
+            "forwarded",
+            [(b"Forwarded", b"for=1.1.1.1;host=evil.example, for=203.0.113.7;host=gw.example.org")],
+            True,
+            None,
+        ),
+        ("forwarded", [(b"Forwarded", b"for=203.0.113.7, for=10.0.0.9;host=evil.example")], False, None),
+        ("forwarded", [(b"X-Forwarded-Host", b"gw.example.org")], False, None),
+        ("x-real-ip", [(b"X-Forwarded-Host", b"gw.example.org")], False, None),
+        ("proxy-protocol", [(b"X-Forwarded-Host", b"gw.example.org")], False, None),
+    ],
+)
+def test_the_public_name_of_a_request(
+    form: ForwardedFormat, lines: list[tuple[bytes, bytes]], host: bool, https: bool | None
+) -> None:
+    """It comes from the headers that belong to the format, and from trusted proxies only."""
+    found = whence(form).public_name(asking(*lines), PROXY)
+    assert (found.host, found.https) == ("gw.example.org" if host else None, https)
+    assert whence(form).public_name(asking(*lines), STRANGER) == PublicName()
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [(b"X-Forwarded-Host", b"a.example"), (b"X-Forwarded-Host", b"b.example")],
+        [(b"X-Forwarded-Host", b"a.example, b.example")],
+        [(b"X-Forwarded-Host", b"user@a.example")],
+        [(b"X-Forwarded-Host", b"")],
+        [(b"X-Forwarded-Proto", b"https, http")],
+        [(b"X-Forwarded-Proto", b"wss")],
+    ],
+)
+def test_a_public_name_that_is_not_clear_is_rejected(lines: list[tuple[bytes, bytes]]) -> None:
+    """The client may have written one of the values."""
+    end = outcome(whence("x-forwarded-for").public_name, asking(*lines), PROXY)
+    assert isinstance(end, Rejected)
+    assert end.termination().http_status == 400
+
+
+def test_x_real_ip() -> None:
+    """One address; anything else is 400, and without the header the peer is the proxy."""
+    by = whence("x-real-ip")
+    assert by.from_request(asking((b"X-Real-IP", b" ::ffff:203.0.113.7 ")), PROXY).host == "203.0.113.7"
+    assert by.from_request(asking((b"X-Forwarded-For", b"203.0.113.7")), PROXY) is PROXY
+    assert by.from_request(asking((b"X-Real-IP", b"203.0.113.7")), STRANGER) is STRANGER
+    for values in (
+        (b"203.0.113.7, 10.0.0.1",),
+        (b"203.0.113.7", b"203.0.113.8"),
+        (b"unknown",),
+        (b"",),
+        (b"1.1.1.1:5",),
+    ):
+        end = outcome(by.from_request, asking(*((b"X-Real-IP", value) for value in values)), PROXY)
+        assert isinstance(end, Rejected), values
+        assert end.termination().http_status == 400
+
+
+async def test_a_page_behind_a_proxy_that_changes_the_host() -> None:
+    """Its Origin is compared with the public name; without trust in the proxy it is not."""
+    async with backend() as back:
+        for proxies, status in (("127.0.0.0/8", "101"), ("192.0.2.1", "403")):
+            web = {"bind": "127.0.0.1:0", "trusted_proxies": [proxies], "client_address_from": "x-forwarded-for"}
+            route = {"match": "any", "backend": back.url, "auth": "none"}
+            async with serving(written(listeners={"web": web}, routes={"app": route})) as served:
+                with await served.connect() as client:
+                    lines = (
+                        "X-Forwarded-For: 203.0.113.7",
+                        "X-Forwarded-Host: gw.example.org",
+                        "X-Forwarded-Proto: https",
+                        "Origin: https://gw.example.org",
+                    )
+                    await client.send(request("/", *lines))
+                    assert (await client.head()).split()[1] == status

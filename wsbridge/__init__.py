@@ -13,8 +13,9 @@ Reading order, along the path of one connection:
 7. `reasons`: why it ended; `access_log`: its log line and its audit record.
 
 A file imports only from its own line or lines above it: `reasons` · `protocol`, `config` · `log`, `net`,
-`limits`, `reloading_file` · `relay` · `context`, `auth`, `responders`, `backends`, `frontend`, `real_ip` · `registry`,
-`services`, `generation`, `admission`, `access_log` · `connection`, `server`, `daemon`, `demo` · `cli`.
+`limits`, `reloading_file`, `ttl_cache` · `relay` · `context`, `auth`, `responders`, `backends`, `frontend`,
+`real_ip` · `registry`, `services`, `generation`, `admission`, `access_log` · `connection`, `server`, `daemon`,
+`demo` · `cli`.
 `protocol` does no I/O at all.
 """
 

@@ -14,6 +14,7 @@ from wsbridge.context import ConnectionContext
 from wsbridge.generation import Listener, Route
 from wsbridge.limits.clients import ConnectionCounts
 from wsbridge.limits.rate import SharedBucket, SharedBucketTable
+from wsbridge.protocol.forwarded import NO_PUBLIC_NAME, PublicName
 from wsbridge.protocol.handshake import (
     UPGRADE_DROPPED,
     UpgradeRequest,
@@ -74,7 +75,14 @@ def _no_route(listener: Listener, request: Request, more: str = "") -> Rejected:
     return Rejected(Reason.NO_ROUTE, f"no route of listener {listener.name} for {where}{more}")
 
 
-def admit(listener: Listener, route: Route, request: Request, *, by_proxy: bool = False) -> AdmittedRequest:
+def admit(
+    listener: Listener,
+    route: Route,
+    request: Request,
+    *,
+    by_proxy: bool = False,
+    public: PublicName = NO_PUBLIC_NAME,
+) -> AdmittedRequest:
     """Check a request against its route.
 
     The order: WebSocket or not (404, 405, 426), Host against DNS rebinding (403), WebSocket handshake (400, 405, 426)
@@ -85,6 +93,8 @@ def admit(listener: Listener, route: Route, request: Request, *, by_proxy: bool 
         route: Its route; see `find_route`.
         request: The request.
         by_proxy: Whether a trusted proxy sent it, which answers for the Host.
+        public: Host and scheme of the client's own request, where that proxy reports them. Only `allowed_origins: same`
+            compares with them; routes match the Host that was sent to this listener.
 
     Raises:
         Rejected: It may not go on.
@@ -98,10 +108,11 @@ def admit(listener: Listener, route: Route, request: Request, *, by_proxy: bool 
         raise _upgrade_missing(request)
     if route.needs_safe_host and not by_proxy:
         _check_rebinding(listener, route, request)
+    tls = listener.tls is not None if public.https is None else public.https
     if not upgrade_wanted:
-        return _admit_http_request(route, request, listener.tls is not None)
+        return _admit_http_request(route, request, public, tls)
     upgrade = parse_upgrade(request)
-    refusal = route.origin_policy.check(upgrade.origin, upgrade.host, listener.tls is not None)
+    refusal = route.origin_policy.check(upgrade.origin, public.host or upgrade.host, tls)
     if refusal is not None:
         raise Rejected(Reason.ORIGIN_NOT_ALLOWED, refusal)
     acceptable = acceptable_subprotocols(route.subprotocols, upgrade.subprotocols)
@@ -130,19 +141,38 @@ def _check_rebinding(listener: Listener, route: Route, request: Request) -> None
         )
 
 
-def _admit_http_request(route: Route, request: Request, tls: bool) -> AdmittedRequest:
+def _admit_http_request(route: Route, request: Request, public: PublicName, tls: bool) -> AdmittedRequest:
     """Check a request that the route answers itself: its method and, if that does something, its Origin."""
     assert route.responder is not None  # noqa: S101 (a route has a backend or a responder)
     if request.method not in route.responder.methods:
         raise method_not_allowed(request.method, route.responder.methods)
-    if request.method not in (*SAFE_METHODS, "OPTIONS"):
+    if request.method not in (*SAFE_METHODS, "OPTIONS") or route.rejects_cross_site:
         origins = request.headers.get_all(b"origin")
         if len(origins) > 1:
             raise Rejected(Reason.ORIGIN_NOT_ALLOWED, f"the request has {len(origins)} Origin headers")
-        refusal = route.origin_policy.check(origins[0].decode("ascii") if origins else None, request.host(), tls)
+        origin = origins[0].decode("ascii") if origins else None
+        refusal = route.origin_policy.check(origin, public.host or request.host(), tls)
         if refusal is not None:
             raise Rejected(Reason.ORIGIN_NOT_ALLOWED, refusal)
+        if not origins and not route.origin_policy.allows_any:
+            _check_fetch_site(request)
     return AdmittedRequest(route)
+
+
+def _check_fetch_site(request: Request) -> None:
+    """Reject what a page of another site made a browser request, such as an image with a ticket in its URL.
+
+    It is rejected before its credentials are checked, so that no page can have its visitors banned. Links and other
+    top-level navigation pass (https://www.w3.org/TR/fetch-metadata/).
+    """
+    site = request.headers.get(b"sec-fetch-site") or b"none"
+    navigation = (request.headers.get(b"sec-fetch-mode"), request.headers.get(b"sec-fetch-dest"))
+    if site in (b"cross-site", b"same-site") and navigation != (b"navigate", b"document"):
+        raise Rejected(
+            Reason.ORIGIN_NOT_ALLOWED,
+            f"a page of another site requested this (Sec-Fetch-Site: {site.decode()}), and the route reads "
+            "credentials from the query or a cookie",
+        )
 
 
 async def authenticate(auth: Authenticator, context: ConnectionContext) -> Identity:
@@ -225,9 +255,9 @@ UNLIMITED = RouteSlot(ConnectionCounts(), SharedBucketTable())
 
 
 def limited_token_name(route: Route, request: Request | None, identity: Identity) -> str | None:
-    """Return the name of the token that authenticated a client, else the token that chooses its target, if any."""
-    if "bearer" in identity.method.split("+"):
-        return identity.name
+    """Return the name of the bearer token of a client, or else the token that chooses its target, if there is one."""
+    if identity.token_name is not None:
+        return identity.token_name
     return None if route.target_policy is None else route.target_policy.target_token(request, identity)
 
 

@@ -32,6 +32,7 @@ from wsbridge.net.address import Peer, local_endpoint
 from wsbridge.net.dialer import retry
 from wsbridge.net.tls import tls_error_text
 from wsbridge.net.transport import SocketTransport, Transport, reset_socket
+from wsbridge.protocol.forwarded import NO_PUBLIC_NAME
 from wsbridge.reasons import REASONS, Reason, Rejected, Termination
 from wsbridge.relay.endpoint import Side
 from wsbridge.relay.engine import RelayCounters
@@ -87,6 +88,7 @@ class Connection:
         self._overload = overload
         self._client_slot = ClientSlot(services.client_table)
         self._route: Route | None = None  # of the current request
+        context.client = self._client_slot
         self._access_log = AccessLog(
             self._context,
             http=listener.protocol == "websocket",
@@ -261,7 +263,9 @@ class Connection:
         if self._transport is None:
             raise Rejected(Reason.TLS_FAILED, f"no TLS handshake within tls, {timeout:g} s")
         self._context.tls = self._transport.tls_version
-        self._context.peer = self._transport.with_tls_details(self._context.peer)
+        peer = self._transport.with_tls_details(self._context.peer)
+        resolver = listener.client_address_resolver
+        self._context.peer = peer if resolver is None else resolver.without_proxy_tls(peer)
 
     def _open_transport(self) -> Transport:
         assert self._transport is not None  # noqa: S101 (`_start_tls` sets it or raises)
@@ -312,12 +316,14 @@ class Connection:
             by_proxy = resolver is not None and resolver.came_by_proxy(self._nearest_peer)
             route = find_route(listener, request)
             self._set_route(route)
-            admitted = admit(listener, route, request, by_proxy=by_proxy)
+            public = NO_PUBLIC_NAME if resolver is None else resolver.public_name(request, self._nearest_peer)
+            admitted = admit(listener, route, request, by_proxy=by_proxy, public=public)
         else:
             assert listener.route is not None  # noqa: S101 (the configuration's check holds it)
             self._set_route(listener.route)
             admitted = AdmittedRequest(listener.route, subprotocols=listener.route.subprotocols or ())
-        if admitted.route.backend is not None:
+        self._client_slot.check_ban()
+        if admitted.route.backend is not None or admitted.route.checks_credentials:
             self._client_slot.take_handshake()
         return admitted
 
@@ -329,11 +335,20 @@ class Connection:
         self._context.auth_required = route.auth is not None
 
     async def _authenticate(self, admitted: AdmittedRequest) -> None:
-        """Authenticate the client, where the route asks for it."""
+        """Authenticate the client, where the route asks for it.
+
+        A client that is banned in the meantime is rejected as banned, whether its credentials are right or wrong.
+        """
         context = self._context
-        if admitted.route.auth is not None:
-            context.subprotocols = () if admitted.upgrade is None else admitted.upgrade.subprotocols
+        if admitted.route.auth is None:
+            return
+        context.subprotocols = () if admitted.upgrade is None else admitted.upgrade.subprotocols
+        try:
             context.identity = await authenticate(admitted.route.auth, context)
+        except Rejected:
+            self._client_slot.check_ban()
+            raise
+        self._client_slot.check_ban()
 
     def _acquire_route_slot(self, route: Route) -> RouteSlot:
         """Count the connection under the limits of its route."""

@@ -4,11 +4,44 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import Final, Protocol
 
 from wsbridge.auth.identity import ANONYMOUS, Identity
 from wsbridge.net.address import Peer
 from wsbridge.protocol.http1 import Request
 from wsbridge.protocol.proxy import SockEndpoint
+from wsbridge.reasons import Reason, Rejected
+
+
+class ClientGate(Protocol):
+    """The limits on the address of a client, as an authentication method sees them."""
+
+    @property
+    def key(self) -> bytes | None:
+        """What the address is counted under; None if it is exempt from limits."""
+
+    def is_banned(self) -> bool:
+        """Whether the address is banned now; may be called in any thread."""
+
+    def banned(self) -> Rejected:
+        """Return the rejection of a banned client."""
+
+
+class _UnknownClient:
+    """A client whose address is exempt, or not known."""
+
+    key: None = None
+
+    def is_banned(self) -> bool:
+        """Never."""
+        return False
+
+    def banned(self) -> Rejected:
+        """See `ClientGate.banned`."""
+        return Rejected(Reason.BANNED)
+
+
+UNKNOWN_CLIENT: Final = _UnknownClient()
 
 UNKNOWN_PEER = Peer("", 0, 0)
 """The peer of a socket whose other end had gone before it could be asked for."""
@@ -38,6 +71,7 @@ class ConnectionContext:
         bytes_to_backend: Payload bytes relayed from the client.
         bytes_to_client: Payload bytes relayed from the backend.
         started: When it was accepted, by the monotonic clock.
+        client: The limits on its address.
     """
 
     id: int = 0
@@ -59,6 +93,7 @@ class ConnectionContext:
     bytes_to_backend: int = 0
     bytes_to_client: int = 0
     started: float = field(default_factory=time.monotonic)
+    client: ClientGate = UNKNOWN_CLIENT
 
     def start_request(self, request: Request | None) -> None:
         """Note the next request of the connection, of which nothing else is known yet."""

@@ -42,6 +42,8 @@ class Route:
     Attributes:
         name: Its name in the file.
         hosts: Hosts it matches; None for all.
+        checks_credentials: Whether a request to it may be a guess, so that each takes one of its address' handshakes.
+        rejects_cross_site: Whether other pages can make browsers send credentials to it, in the query or a cookie.
         needs_safe_host: Whether a listener without TLS accepts only hosts that DNS rebinding cannot take over.
         path: Paths it matches; None for all.
         backend: Where bytes go; None where `responder` answers.
@@ -58,6 +60,8 @@ class Route:
     name: str
     hosts: HostPatterns | None
     needs_safe_host: bool
+    checks_credentials: bool
+    rejects_cross_site: bool
     path: PathPattern | None
     backend: Backend | None
     target_policy: TargetPolicy | None
@@ -216,13 +220,15 @@ def _build_route(
     elif section.respond is not None:
         responder = FixedStatus(section.respond)
     elif section.issue_tickets is not None:
-        responder = TicketIssuer(section.issue_tickets, services.wall_clock)
+        responder = TicketIssuer(section.issue_tickets, services.wall_clock, services.used_tickets)
     pattern = None if match.path is None else str(match.path)
     path = None if pattern is None else PathPattern(pattern)
     subprotocols = None if section.subprotocols == "any" else section.subprotocols
     return Route(
         name=name,
         hosts=hosts,
+        checks_credentials=section.auth is not None and section.auth.identifies_clients(),
+        rejects_cross_site=section.auth is not None and section.auth.accepts_cross_site_credentials(),
         needs_safe_host=hosts is None and (section.auth is None or not section.auth.requires_credentials()),
         path=path,
         backend=backend,

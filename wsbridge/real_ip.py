@@ -11,7 +11,7 @@ import trio
 
 from wsbridge.config.types import IpNetwork
 from wsbridge.net.address import NetworkSet, Peer
-from wsbridge.protocol.forwarded import ForwardedFormat, parse_forwarded
+from wsbridge.protocol.forwarded import NO_PUBLIC_NAME, ForwardedFormat, PublicName, parse_forwarded, parse_public_name
 from wsbridge.protocol.http1 import Request
 from wsbridge.protocol.ip import unmap
 from wsbridge.protocol.proxy import ProxyHeader, ProxyHeaderParser, bad_proxy_header
@@ -52,13 +52,13 @@ async def receive_proxy_header(sock: socket.socket, parser: ProxyHeaderParser) -
 
 
 class ClientAddressResolver:
-    """How a listener learns the address of its clients.
+    """Reads the addresses of the clients of a listener behind proxies.
 
     Args:
-        trusted: The proxies whose word counts.
-        told: How they tell it: by `proxy-protocol`, or by one of the headers of a request.
-        seconds: Until a whole PROXY header is here.
-        limit: Bytes that it may have.
+        trusted_proxies: The proxies that are trusted to report addresses.
+        source: How they report them: by `proxy-protocol`, or by one of the headers of a request.
+        header_timeout: Seconds within which a complete PROXY header must be received.
+        max_header_bytes: Its maximum size.
     """
 
     __slots__ = ("_header_format", "_header_timeout", "_max_header_bytes", "is_trusted")
@@ -74,7 +74,7 @@ class ClientAddressResolver:
         self._header_timeout = header_timeout
         self._max_header_bytes = max_header_bytes
         self.is_trusted = NetworkSet(trusted_proxies).contains
-        """Tell whether a host, empty for a Unix socket, is a trusted proxy."""
+        """Whether a host, empty for a Unix socket, is a trusted proxy."""
 
     def came_by_proxy(self, peer: Peer) -> bool:
         """Return whether a connection comes from a trusted proxy.
@@ -83,6 +83,16 @@ class ClientAddressResolver:
             peer: The other end of the connection; where the PROXY protocol is spoken, nobody else is accepted.
         """
         return self._header_format is None or self.is_trusted(peer.host)
+
+    def without_proxy_tls(self, peer: Peer) -> Peer:
+        """Drop what a trusted proxy showed in its own TLS handshake: it would authenticate all of its clients.
+
+        Args:
+            peer: A client, or a trusted proxy that speaks for itself or for clients that it names later or not at all.
+        """
+        if peer.certificate is None and not peer.sni:
+            return peer
+        return replace(peer, sni="", certificate=None) if self.is_trusted(peer.host) else peer
 
     async def from_connection(self, sock: socket.socket, peer: Peer) -> Peer:
         """Read the PROXY header where there must be one.
@@ -132,10 +142,24 @@ class ClientAddressResolver:
         chain = parse_forwarded(
             self._header_format, request.headers.get_all(self._header_format.encode()), self.is_trusted
         )
+        peer = self.without_proxy_tls(peer)
         if chain.client is None:
             return peer
-        client = _with_address(peer, chain.client.host, chain.client.port, (*chain.proxies, _host_text(peer)))
-        return replace(client, sni="", certificate=None)  # the proxy's own, of its TLS with us
+        return _with_address(peer, chain.client.host, chain.client.port, (*chain.proxies, _host_text(peer)))
+
+    def public_name(self, request: Request, peer: Peer) -> PublicName:
+        """Read the host and scheme that a trusted proxy reports of a request.
+
+        Args:
+            request: One of the connection's requests.
+            peer: The other end of the connection.
+
+        Raises:
+            Rejected: A header cannot be read.
+        """
+        if self._header_format is None or not self.is_trusted(peer.host):
+            return NO_PUBLIC_NAME
+        return parse_public_name(self._header_format, request.headers.get_all, self.is_trusted)
 
 
 def _peer_from_proxy_header(peer: Peer, header: ProxyHeader) -> Peer:
@@ -149,7 +173,7 @@ def _peer_from_proxy_header(peer: Peer, header: ProxyHeader) -> Peer:
 
 
 def _with_address(peer: Peer, host: str, port: int, via: tuple[str, ...]) -> Peer:
-    """The peer as somebody at another address."""
+    """The peer with another address."""
     address = unmap(ip_address(host))
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     return replace(peer, host=str(address), port=port, family=family, pid=None, uid=None, via=via)

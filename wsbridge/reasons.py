@@ -158,6 +158,7 @@ class Rejected(Exception):  # noqa: N818  (a verdict about a client, not an erro
         status: HTTP status of the response, where it differs from the table's.
         headers: Header lines that the HTTP response must carry.
         failed_login: Whether a wrong credential was presented, which counts towards a ban of the client's address.
+        genuine: Whether the credential is no guess, since it was issued here: expired, or not valid for this route.
         permanent: Whether a backend or proxy gave a definite answer, so that it is not dialed again.
         silent: Whether no response can reach the client: it sent nothing, is gone, or speaks another protocol.
         retry_after: Seconds after which a backend or proxy asks to be tried again (RFC 9110 section 10.2.3), or None.
@@ -175,17 +176,21 @@ class Rejected(Exception):  # noqa: N818  (a verdict about a client, not an erro
         status: int | None = None,
         headers: tuple[tuple[str, str], ...] = (),
         failed_login: bool = False,
+        genuine: bool = False,
         permanent: bool = False,
         silent: bool = False,
         retry_after: float | None = None,
     ) -> None:
-        super().__init__(reason, detail, initiator, status, headers, failed_login, permanent, silent, retry_after)
+        super().__init__(
+            reason, detail, initiator, status, headers, failed_login, genuine, permanent, silent, retry_after
+        )
         self.reason = reason
         self.detail = detail
         self.initiator: Initiator = initiator
         self.status = status
         self.headers = headers
         self.failed_login = failed_login
+        self.genuine = genuine
         self.permanent = permanent
         self.silent = silent
         self.retry_after = retry_after
@@ -203,6 +208,7 @@ class Rejected(Exception):  # noqa: N818  (a verdict about a client, not an erro
             status=self.status,
             headers=self.headers,
             failed_login=self.failed_login,
+            genuine=self.genuine,
             permanent=self.permanent,
             silent=self.silent,
             retry_after=self.retry_after,

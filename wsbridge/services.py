@@ -80,8 +80,8 @@ class Services:
             limits.dns_threads, limits.dns_ttl, limits.dns_negative_ttl, client_threads=limits.dns_threads_per_route
         )
         threads = limits.password_threads if isinstance(limits.password_threads, int) else None
-        self.password_checker = PasswordChecker(threads, limits.password_queue)
-        self.used_tickets = UsedTickets(limits.used_tickets)
+        self.password_checker = PasswordChecker(threads, limits.password_queue, limits.password_queue_per_address)
+        self.used_tickets = UsedTickets(limits.used_tickets, limits.used_tickets_per_identity)
         self.client_table = ClientTable(limits.per_address, time.monotonic)
         self.connection_counts = ConnectionCounts()
         self.shared_buckets = SharedBucketTable()

@@ -18,6 +18,7 @@ import trio
 
 from tests.client import request
 from tests.serving import Backend, Served, backend, serving, written
+from wsbridge.auth.replay import MAX_CLOCK_SKEW_MS
 from wsbridge.backends.dynamic import TokenFileTarget
 from wsbridge.protocol.ticket import Ticket, encode_ticket, new_ticket_id
 
@@ -339,7 +340,7 @@ KEY = "k" * 32
 
 def ticket(target: str) -> str:
     """Write a ticket of the route that leads to one target."""
-    now = int(time.time() * 1000)
+    now = int(time.time() * 1000) + MAX_CLOCK_SKEW_MS  # of another host, for a process that has just started
     return encode_ticket(Ticket(new_ticket_id(), "app", now, now + 30_000, "alice", {}, target=target), KEY.encode())
 
 

@@ -17,6 +17,7 @@ from tests.client_authority import ClientAuthority
 from tests.serving import read_head
 from wsbridge.auth.bearer import BearerToken, token_digest
 from wsbridge.auth.passwords import hash_password
+from wsbridge.auth.replay import MAX_CLOCK_SKEW_MS
 from wsbridge.protocol.ticket import Ticket, encode_ticket, new_ticket_id
 
 SECRET = "k" * 40
@@ -167,7 +168,7 @@ SIGNED: dict[str, Callable[[str], Shown]] = {
 
 def ticket(route: str, lasts: float = 60, key: str = TICKETS) -> Shown:
     """Show a ticket."""
-    now = int(time.time() * 1000)
+    now = int(time.time() * 1000) + MAX_CLOCK_SKEW_MS  # of another host, for a process that has just started
     made = Ticket(new_ticket_id(), route, now, now + int(lasts * 1000), "alice")
     return Shown(query=f"ticket={encode_ticket(made, key.encode())}")
 

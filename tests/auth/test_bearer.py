@@ -61,7 +61,7 @@ async def test_a_token_of_the_list_comes_in(tokens: Path) -> None:
     """The identity has its name and its end, and a claim that tells it from other tokens of that name."""
     alice = {"token": token_digest("alice-token").hex()[:16]}
     assert await async_outcome(way(tokens).identify(caller(header("alice-token")))) == Identity(
-        "alice", "bearer", alice
+        "alice", "bearer", alice, token_name="alice"
     )
     soon = await async_outcome(way(tokens).identify(caller(header("soon-token"))))
     assert isinstance(soon, Identity)
@@ -78,23 +78,25 @@ async def test_a_cookie_is_told_as_one(tokens: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("token", "detail"),
+    ("token", "detail", "guess"),
     [
-        ("nobody", "a token that the list does not have"),
-        ("old-token", 'of "old" has expired'),
-        ("other-token", 'of "other" is not for the route app'),
-        ("ALICE-TOKEN", "a token that the list does not have"),
+        ("nobody", "the token is not in the list", True),
+        ("old-token", 'of "old" has expired', False),
+        ("other-token", 'of "other" is not for the route app', False),
+        ("ALICE-TOKEN", "the token is not in the list", True),
     ],
 )
-async def test_whatever_is_wrong_the_client_is_told_the_same(tokens: Path, token: str, detail: str) -> None:
-    """The denial differs in its sentence for the log alone, and that has no token in it."""
+async def test_whatever_is_wrong_the_client_is_told_the_same(
+    tokens: Path, token: str, detail: str, guess: bool
+) -> None:
+    """The response is the same, and no sentence has the token in it; a token of the list is no guess."""
     denied = await async_outcome(way(tokens).identify(caller(header(token))))
     assert isinstance(denied, Rejected)
     assert detail in denied.detail
     assert token not in denied.detail
-    assert (
-        denied.args == unauthenticated(denied.detail, failed_login=True, challenges=('Bearer realm="wsbridge"',)).args
-    )
+    challenges = ('Bearer realm="wsbridge"',)
+    wanted = unauthenticated(denied.detail, failed_login=guess, genuine=not guess, challenges=challenges)
+    assert denied.args == wanted.args
 
 
 async def test_who_shows_none_did_not_try(tokens: Path) -> None:

@@ -67,22 +67,22 @@ async def test_who_is_let_in_and_his_name(allow: object, keys: dict[str, str], n
 
 
 @pytest.mark.parametrize(
-    ("certificate", "allow", "keys", "detail", "tried"),
+    ("certificate", "allow", "keys", "detail", "genuine"),
     [
         (None, "any", {}, "no client certificate", False),
         ({}, "any", {}, "a client certificate that cannot be read", True),
-        (ALICE, ["CN=bob", "O=Example,CN=bob"], {}, "no rule of allow fits the certificate of O='Example'", True),
+        (ALICE, ["CN=bob", "O=Example,CN=bob"], {}, "no rule of allow matches the certificate of O='Example'", True),
         (ALICE, "any", {"name": "email"}, "has not exactly one email to name the client by", True),
         ({"notAfter": ALICE["notAfter"]}, "any", {}, "has not exactly one CN or URI or email or DNS", True),
         ({"subject": ALICE["subject"]}, "any", {}, "has expired", True),
     ],
 )
-async def test_who_is_not(certificate: object, allow: object, keys: dict[str, str], detail: str, tried: bool) -> None:
-    """A certificate that no rule fits, or that names nobody, is a failed login; none is not."""
+async def test_who_is_not(certificate: object, allow: object, keys: dict[str, str], detail: str, genuine: bool) -> None:
+    """A certificate that no rule matches is denied, but it is no guess: a CA has signed it."""
     denied = await identify(certificate, allow, **keys)
     assert isinstance(denied, Rejected)
     assert detail in denied.detail
-    assert denied.args == unauthenticated(denied.detail, failed_login=tried).args
+    assert denied.args == unauthenticated(denied.detail, genuine=genuine).args
 
 
 async def test_one_that_is_over_is_denied() -> None:

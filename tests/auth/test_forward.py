@@ -125,7 +125,7 @@ async def test_an_answer_gives_identity_target_and_claims() -> None:
 
 @pytest.mark.parametrize("status", [401, 403])
 async def test_a_no_is_a_denial(status: int) -> None:
-    """It counts as a failed login if a credential was sent; how to ask again is passed on."""
+    """It counts as a failed login if a credential was sent, also in the query; browsers send cookies of their own."""
     said = answer(status, 'WWW-Authenticate: Basic realm="id"', "WWW-Authenticate: Be\tarer", body=b"<html>" * 20_000)
     headers = ["Authorization", "Cookie", "User-Agent"]
     async with service(said) as served, asking(served, headers=headers) as asked:
@@ -133,8 +133,8 @@ async def test_a_no_is_a_denial(status: int) -> None:
         assert (found.reason, found.failed_login, challenges(found)) == (
             Reason.UNAUTHENTICATED, True, ('Basic realm="id"',),
         )  # fmt: skip
-        assert (await denied(asked, caller(COOKIE))).failed_login
-        for someone in (caller(), caller((b"user-agent", b"curl"))):
+        assert (await denied(asked, caller(target="/app?x=1&token=guess"))).failed_login
+        for someone in (caller(), caller((b"user-agent", b"curl")), caller(COOKIE), caller(target="/app?x=1")):
             assert not (await denied(asked, someone)).failed_login
 
 

@@ -10,8 +10,10 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from tests.rejections import async_outcome
 from wsbridge.auth import passwords as module
 from wsbridge.auth.passwords import PasswordChecker, PasswordHash
+from wsbridge.reasons import Reason, Rejected
 
 
 @dataclass
@@ -139,20 +141,87 @@ async def test_who_may_wait() -> None:
     assert await passwords.verify("known", b"right", known, 60)
     stored, counting = hashed()
     counting.gate.clear()
-    answers: dict[str, bool | None] = {}
+    answers: dict[str, bool | Reason] = {}
 
     async def ask(name: str) -> None:
-        answers[name] = await passwords.verify(name, b"right", stored, 0)
+        result = await async_outcome(passwords.verify(name, b"right", stored, 0))
+        answers[name] = result.reason if isinstance(result, Rejected) else result
 
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
             for name in ("first", "second", "third", "fourth"):
                 nursery.start_soon(ask, name)
                 await wait_all_tasks_blocked()
-            assert answers == {"fourth": None}
+            assert answers == {"fourth": Reason.OVERLOAD}
             assert await passwords.verify("known", b"right", known, 60)
             counting.gate.set()
-    assert answers == {"first": True, "second": True, "third": True, "fourth": None}
+    assert answers == {"first": True, "second": True, "third": True, "fourth": Reason.OVERLOAD}
+
+
+@dataclass
+class Gate:
+    """The limits on one address."""
+
+    key: bytes | None
+    closed: bool = False
+
+    def is_banned(self) -> bool:
+        """As the test has it."""
+        return self.closed
+
+    def banned(self) -> Rejected:
+        """See `ClientGate.banned`."""
+        return Rejected(Reason.BANNED)
+
+
+async def test_an_address_has_a_few_waiting_places() -> None:
+    """It cannot fill the queue alone; exempt addresses, such as a proxy's, have no bound of their own."""
+    passwords = PasswordChecker(1, max_queue=64, max_queue_per_address=2)
+    stored, counting = hashed()
+    counting.gate.clear()
+    outcomes: list[bool | Reason] = []
+
+    async def ask(name: str, gate: Gate) -> None:
+        result = await async_outcome(passwords.verify(name, b"right", stored, 0, gate))
+        outcomes.append(result.reason if isinstance(result, Rejected) else result)
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            for number in range(4):
+                nursery.start_soon(ask, f"one{number}", Gate(b"one"))
+            await wait_all_tasks_blocked()
+            assert outcomes == [Reason.RATE_LIMITED] * 2
+            for number in range(4):
+                nursery.start_soon(ask, f"proxy{number}", Gate(None))
+            nursery.start_soon(ask, "other", Gate(b"other"))
+            await wait_all_tasks_blocked()
+            assert len(outcomes) == 2
+            counting.gate.set()
+    assert outcomes[2:] == [True] * 7
+    assert await passwords.verify("one", b"right", stored, 0, Gate(b"one"))
+
+
+async def test_who_was_banned_while_waiting_is_not_verified() -> None:
+    """It is asked again when a thread is free."""
+    passwords = PasswordChecker(1)
+    stored, counting = hashed()
+    counting.gate.clear()
+    gate, outcomes = Gate(b"one"), []
+
+    async def ask(name: str) -> None:
+        result = await async_outcome(passwords.verify(name, b"right", stored, 0, gate))
+        outcomes.append(result.reason if isinstance(result, Rejected) else result)
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, "first")
+            assert await trio.to_thread.run_sync(counting.begun.acquire, True, 10)
+            nursery.start_soon(ask, "second")
+            await wait_all_tasks_blocked()
+            gate.closed = True
+            counting.gate.set()
+    assert outcomes == [True, Reason.BANNED]
+    assert counting.verified == 1
 
 
 async def test_the_loop_goes_on() -> None:

@@ -16,7 +16,7 @@ from tests.serving import Served, backend, serving, written
 from wsbridge.auth import passwords
 from wsbridge.auth.bearer import BearerToken, token_digest
 from wsbridge.log.format import line_processors, render
-from wsbridge.protocol.ticket import Ticket, encode_ticket, new_ticket_id
+from wsbridge.protocol.ticket import Ticket, encode_ticket
 
 KEY = "canary-" + "k" * 32
 NETWORK = {"kind": "network", "allow": ["127.0.0.0/8"]}
@@ -169,10 +169,13 @@ async def test_what_is_wrong_looks_the_same(tmp_path: Path) -> None:
     now = int(time.time() * 1000)
 
     def made(key: str = KEY, **values: Any) -> str:
-        return encode_ticket(
-            Ticket(**{"id": new_ticket_id(), "route": "vnc", "issued": now, "expires": now + 30_000, **values}),
-            key.encode(),
-        )
+        plain = {
+            "id": served.server.services.used_tickets.new_id(),
+            "route": "vnc",
+            "issued": now,
+            "expires": now + 30_000,
+        }
+        return encode_ticket(Ticket(**{**plain, **values}), key.encode())
 
     async with backend() as back, serving(written(routes=routes(tmp_path, back.url)), folder=tmp_path) as served:
         good = await ticket(served)
@@ -184,7 +187,7 @@ async def test_what_is_wrong_looks_the_same(tmp_path: Path) -> None:
             f"/vnc?ticket={made('x' * 32)}": "not signed with the key",
             f"/vnc?ticket={made(address='192.0.2.1')}": "for a client at 192.0.2.1",
             f"/vnc?ticket={made(issued=now - 60_000, expires=now - 30_000)}": "expired",
-            f"/vnc?ticket={made(issued=now - 60_000)}": "before this process began",
+            f"/vnc?ticket={made(issued=now - 60_000)}": "before this process started",
             f"/vnc?ticket={good}&ticket={good}": "2 parameters",
         }
         for path, said in wrong.items():
@@ -249,7 +252,9 @@ async def test_a_page_behind_a_ticket(tmp_path: Path) -> None:
     """Routes without a backend take tickets, too."""
     async with serving(written(routes=routes(tmp_path)), folder=tmp_path) as served:
         now = int(time.time() * 1000)
-        text = encode_ticket(Ticket(new_ticket_id(), "page", now, now + 9000), KEY.encode())
+        text = encode_ticket(
+            Ticket(served.server.services.used_tickets.new_id(), "page", now, now + 9000), KEY.encode()
+        )
         for code in ("204", "401"):
             head, _ = await post(served, path=f"/page?ticket={text}", method="GET")
             assert head.split()[1] == code

@@ -23,12 +23,14 @@ from wsbridge.config.limits import Limits
         ("control_frame_rate", ["1", "100000"], ["0"]),
         ("max_frame_bytes", ["125", "64KiB"], ["124", "65537"]),
         ("used_tickets", ["1", "1000000"], ["0", "many"]),
+        ("used_tickets_per_identity", ["1", "1000000"], ["0", "off"]),
         ("dns_threads", ["1", "256"], ["0", "257"]),
         ("dns_threads_per_route", ["1", "256"], ["0", "257"]),
         ("dns_ttl", ["0s", "1h"], ["30", "off"]),
         ("dns_negative_ttl", ["0s", "1h"], ["30", "off"]),
         ("password_threads", ["auto", "1", "256"], ["0", "257", "many"]),
         ("password_queue", ["0", "1000"], ["-1", "auto"]),
+        ("password_queue_per_address", ["1", "1000"], ["0", "off"]),
     ],
 )
 def test_bounds(key: str, fit: list[str], unfit: list[str]) -> None:

@@ -7,6 +7,7 @@ import socket
 
 from tests.routes.asking import PEER, asked
 from wsbridge.auth.identity import Identity
+from wsbridge.auth.replay import UsedTickets
 from wsbridge.auth.ticket import TicketIssuer, new_ticket
 from wsbridge.config.route import TicketIssuerConfig
 from wsbridge.config.secrets import Secret
@@ -22,7 +23,8 @@ ALICE = Identity("alice", "basic+network", {"role": "admin"}, NOW + 900, "tcp://
 async def given(identity: Identity = ALICE, peer: Peer = PEER, **keys: object) -> HttpResponse:
     """Ask for a ticket."""
     config = TicketIssuerConfig.model_validate({"route": "vnc", "key": Secret(TEXT), **keys})
-    return await TicketIssuer(config, lambda: NOW).respond(*asked("POST", "/t", identity=identity, peer=peer))
+    issuer = TicketIssuer(config, lambda: NOW, UsedTickets())
+    return await issuer.respond(*asked("POST", "/t", identity=identity, peer=peer))
 
 
 def ticket(answer: HttpResponse) -> Ticket:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import trio
 from pydantic import AfterValidator, PlainValidator, WithJsonSchema
 
 from wsbridge.auth import passwords
@@ -25,7 +26,7 @@ from wsbridge.config.types import Duration, FilePath, as_text
 from wsbridge.context import ConnectionContext
 from wsbridge.protocol.credentials import BasicCredentials, basic_challenge, parse_basic
 from wsbridge.protocol.http1 import Request
-from wsbridge.reasons import Reason, Rejected
+from wsbridge.reasons import Rejected
 from wsbridge.reloading_file import ReloadingFile, load_now, parse_file
 
 
@@ -122,26 +123,35 @@ class BasicAuth:
         self._challenges = (basic_challenge(config.realm),)
 
     async def identify(self, context: ConnectionContext) -> Identity:
-        """Look at the Authorization header; a user whom nobody knows costs what one costs whom the list has."""
+        """Verify the credentials of the Authorization header.
+
+        An unknown user takes as long as a wrong password, also where the file is read again: either may be new in it.
+        """
         shown = None if context.request is None else self._credentials(context.request)
         if shown is None:
             raise unauthenticated("no name and password", challenges=self._challenges)
-        users = await self._users.get()
+        asked, users = trio.current_time(), await self._users.get()
+        problem = await self._verify(shown, users, context)
+        if problem is not None:
+            newer = await self._users.get_newer(asked)
+            if newer is not users:
+                problem = await self._verify(shown, newer, context)
+        if problem is not None:
+            raise self._wrong(problem)
+        return Identity(shown.username, "basic")
+
+    async def _verify(self, shown: BasicCredentials, users: Users, context: ConnectionContext) -> str | None:
+        """Verify a password by a list of users; None if it is right, else why it is not."""
         if not users.names:
-            raise self._wrong("the list of users is empty")
+            return "the list of users is empty"
         known = users.hashes.get(shown.username)
         stored = known or self._dummy_hash(users, shown.username)
-        right = await self._password_checker.verify(shown.username, shown.password, stored, self._cache_seconds)
-        if right is None:
-            waiting = (
-                f"{self._password_checker.max_queue} passwords wait to be verified, and password_queue allows no more"
-            )
-            raise Rejected(Reason.OVERLOAD, waiting, initiator="wsbridge")
+        right = await self._password_checker.verify(
+            shown.username, shown.password, stored, self._cache_seconds, context.client
+        )
         if known is None:
-            raise self._wrong("a user whom the list does not have")
-        if not right:
-            raise self._wrong(f'a wrong password for the user "{shown.username}"')
-        return Identity(shown.username, "basic")
+            return "a user whom the list does not have"
+        return None if right else f'a wrong password for the user "{shown.username}"'
 
     def _credentials(self, request: Request) -> BasicCredentials | None:
         try:

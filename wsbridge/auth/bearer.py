@@ -10,6 +10,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final, Literal
 
+import trio
+
 from wsbridge.auth.base import AuthServices
 from wsbridge.auth.credentials import TokenFound, TokenSection, find_token, token_denied
 from wsbridge.auth.identity import Identity
@@ -203,18 +205,19 @@ class BearerAuth:
         self._wall_clock = services.wall_clock
 
     async def identify(self, context: ConnectionContext) -> Identity:
-        """Look up the token that the request shows."""
+        """Look up the token of the request; one that is not found, in the current state of the file."""
         shown = find_token(context, self._sources)
-        token = (await self._tokens.get()).get(token_digest(shown.token))
+        asked, digest = trio.current_time(), token_digest(shown.token)
+        token = (await self._tokens.get()).get(digest) or (await self._tokens.get_newer(asked)).get(digest)
         if token is None:
-            raise token_denied("a token that the list does not have")
+            raise token_denied("the token is not in the list")
         return self._check_token(token, shown, context.route)
 
     def _check_token(self, token: BearerToken, found: TokenFound, route: str) -> Identity:
         named = f'the token {token.fingerprint} of "{token.name}"'
         if token.expires is not None and token.expires <= self._wall_clock():
-            raise token_denied(f"{named} has expired")
+            raise token_denied(f"{named} has expired", genuine=True)
         if token.routes is not None and route not in token.routes:
-            raise token_denied(f"{named} is not for the route {route}")
+            raise token_denied(f"{named} is not for the route {route}", genuine=True)
         claims = {"token": token.fingerprint}
-        return Identity(token.name, "bearer", claims, token.expires, by_cookie=found.by_cookie)
+        return Identity(token.name, "bearer", claims, token.expires, by_cookie=found.by_cookie, token_name=token.name)

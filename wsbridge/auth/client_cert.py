@@ -215,7 +215,10 @@ class CertificateConfig(AuthSection):
 
 
 class CertificateAuth:
-    """See `wsbridge.auth.base.Auth`. A certificate that ends takes its connections with it."""
+    """See `wsbridge.auth.base.Authenticator`. The identity expires with the certificate.
+
+    A certificate that is denied is no failed login: a CA of the listener has signed it, so it is no guess.
+    """
 
     def __init__(self, config: CertificateConfig, services: AuthServices) -> None:
         self._rules = None if config.allow == "any" else config.allow
@@ -223,23 +226,23 @@ class CertificateAuth:
         self._wall_clock = services.wall_clock
 
     async def identify(self, context: ConnectionContext) -> Identity:
-        """Hold what the handshake verified against the rules."""
+        """Match the certificate that the TLS handshake verified against the rules."""
         if context.peer.certificate is None:
             raise unauthenticated("no client certificate")
         if not context.peer.certificate:
-            raise unauthenticated("a client certificate that cannot be read", failed_login=True)
+            raise unauthenticated("a client certificate that cannot be read", genuine=True)
         owner = parse_subject(context.peer.certificate)
         shown = _describe_subject(owner)
         rule = next((rule for rule in self._rules or () if rule.matches(owner)), None)
         if self._rules is not None and rule is None:
-            raise unauthenticated(f"no rule of allow fits the certificate of {shown}", failed_login=True)
+            raise unauthenticated(f"no rule of allow matches the certificate of {shown}", genuine=True)
         if owner.expires is None or owner.expires <= self._wall_clock():
-            raise unauthenticated(f"the certificate of {shown} has expired", failed_login=True)
+            raise unauthenticated(f"the certificate of {shown} has expired", genuine=True)
         name = self._client_name(owner, rule)
         if name is None:
             wanted = self._name_source or " or ".join(DEFAULT_NAME_SOURCES)
             raise unauthenticated(
-                f"the certificate of {shown} has not exactly one {wanted} to name the client by", failed_login=True
+                f"the certificate of {shown} has not exactly one {wanted} to name the client by", genuine=True
             )
         return Identity(name, "certificate", owner.single_values(), owner.expires)
 
@@ -252,7 +255,7 @@ class CertificateAuth:
 
 
 def _describe_subject(subject: Subject) -> str:
-    """Show whom a certificate is for in the log."""
+    """Describe the subject of a certificate for the log."""
     parts = [f"{key}={value!a}" for key, values in subject.values.items() for value in values]
     text = ", ".join(parts)
     return (text[:200] + "..." if len(text) > 200 else text) or "nobody"

@@ -85,9 +85,11 @@ class TokenFound:
         return self.source.startswith(COOKIE_PREFIX)
 
 
-def token_denied(detail: str, *, failed_login: bool = True) -> Rejected:
-    """Return the rejection of a client whose token is missing, malformed or not valid."""
-    return unauthenticated(detail, failed_login=failed_login, challenges=(BEARER_CHALLENGE,))
+def token_denied(detail: str, *, failed_login: bool = True, genuine: bool = False) -> Rejected:
+    """Return the rejection of a client whose token is missing, malformed or not valid; a genuine one is no guess."""
+    return unauthenticated(
+        detail, failed_login=failed_login and not genuine, genuine=genuine, challenges=(BEARER_CHALLENGE,)
+    )
 
 
 def find_token(context: ConnectionContext, sources: Sequence[str]) -> TokenFound:

@@ -30,32 +30,32 @@ from wsbridge.config.types import (
 from wsbridge.config.unions import check_unique
 from wsbridge.config.urls import HttpPath, HttpServiceUrl, read_target
 from wsbridge.context import ConnectionContext
+from wsbridge.log.format import redact
 from wsbridge.net import tls
 from wsbridge.protocol.http1 import Headers, Request
 from wsbridge.reasons import Rejected
+from wsbridge.ttl_cache import TtlCache
 
 
 class ForwardCache:
-    """Answers that let somebody in.
+    """Positive responses of the service, by everything that was sent to it.
 
     Args:
-        seconds: How long one is kept; None: not at all.
-        size: How many are kept.
-        clock: Seconds that answers age by.
+        ttl: Seconds for which one is used; None: nothing is cached.
+        size: How many there may be.
+        clock: Seconds by which they expire.
     """
 
     def __init__(self, ttl: float | None, size: int, clock: Callable[[], float] = trio.current_time) -> None:
         self._ttl = ttl
-        self._size = size
-        self._clock = clock
         self._secret = os.urandom(32)
-        self._entries: dict[bytes, tuple[float, Identity]] = {}
+        self._entries: TtlCache[bytes, Identity] = TtlCache(size, clock)
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def key(self, lines: Iterable[tuple[bytes, bytes]]) -> bytes:
-        """Give the hash of all that is sent, the bounds between its parts included."""
+        """Return the hash of all header lines, with the bounds between their parts."""
         digest = hmac.new(self._secret, digestmod=hashlib.sha256)
         if self._ttl is not None:
             for part in (part for line in lines for part in line):
@@ -63,24 +63,13 @@ class ForwardCache:
         return digest.digest()
 
     def get(self, key: bytes) -> Identity | None:
-        """Give what was answered, if it still holds."""
-        kept = self._entries.get(key)
-        if kept is None:
-            return None
-        until, identity = kept
-        if self._clock() < until:
-            return identity
-        del self._entries[key]
-        return None
+        """Return a cached identity that is still valid."""
+        return self._entries.get(key)
 
     def put(self, key: bytes, identity: Identity) -> None:
-        """Keep an answer."""
-        if self._ttl is None:
-            return
-        self._entries.pop(key, None)
-        if len(self._entries) >= self._size:
-            del self._entries[next(iter(self._entries))]
-        self._entries[key] = (self._clock() + self._ttl, identity)
+        """Cache an identity."""
+        if self._ttl is not None:
+            self._entries.put(key, identity, self._ttl)
 
 
 MAX_AUTH_BODY_BYTES: Final = 16 * 1024
@@ -92,8 +81,9 @@ MAX_AUTH_VALUE_LENGTH: Final = 1024
 MAX_CHALLENGES: Final = 4
 
 _RESERVED_HEADERS = re.compile(r"x-forwarded-.*|forwarded|proxy-.*|keep-alive|expect|content-.*", re.IGNORECASE)
-_CREDENTIAL_HEADERS = re.compile(rb"authorization|cookie|.*(auth|token|key|secret).*")
-"""Names of headers that show who somebody is."""
+_CREDENTIAL_HEADERS = re.compile(rb"authorization|.*(auth|token|key|secret).*")
+"""Names of headers that carry credentials. Cookies are not among them: a browser sends some with every request, also
+when their user is logged out."""
 _VALID_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _CHALLENGE = re.compile(rb"[\x20-\x7e]{1,512}")
 
@@ -175,8 +165,12 @@ class ForwardConfig(AuthSection):
             yield Issue(("url",), f"{text}, and let in everybody", "W004")
 
     def accepts_cookies(self) -> bool:
-        """See `AuthSection.takes_cookies`: if cookies are passed on."""
+        """See `AuthSection.accepts_cookies`: if cookies are forwarded."""
         return "cookie" in (name.lower() for name in self.headers)
+
+    def accepts_cross_site_credentials(self) -> bool:
+        """See `AuthSection.accepts_cross_site_credentials`: the service sees the query."""
+        return True
 
 
 class ForwardAuth:
@@ -227,8 +221,9 @@ class ForwardAuth:
             raise auth_unavailable(answer)
         if answer.status in (401, 403):
             detail = f"{self._config.url}: answered with status {answer.status}"
-            tried = any(_CREDENTIAL_HEADERS.fullmatch(name) for name, _ in passed_on)
-            raise unauthenticated(detail, failed_login=tried, challenges=_challenges(answer.headers))
+            in_query = redact(request.target) != request.target
+            presented = in_query or any(_CREDENTIAL_HEADERS.fullmatch(name) for name, _ in passed_on)
+            raise unauthenticated(detail, failed_login=presented, challenges=_challenges(answer.headers))
         if not 200 <= answer.status <= 299:
             raise self._unavailable(f"answered with status {answer.status}, which says neither yes nor no")
         found = self._parse_identity(answer.headers, by_cookie=any(name == b"cookie" for name, _ in passed_on))

@@ -10,15 +10,16 @@ from wsbridge.reasons import Reason, Rejected
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a client turned out to be.
+    """Who a client is.
 
     Attributes:
-        name: For logs, limits and backends; empty where nobody was asked.
-        method: How he proved it: the kinds of authentication, joined by `+`.
-        claims: What else is known of him, by name; for the choice of a target and for headers.
-        expires: When it no longer holds, in seconds since 1970; the connection ends then. None for never.
-        target: URL of the one target that he may reach; None where the route decides.
-        by_cookie: Whether a cookie proved it, which any page can make a browser send.
+        name: For logs, limits and backends; empty where the client was not authenticated.
+        method: The kinds of authentication that succeeded, joined by `+`.
+        claims: What else is known of the client, by name; for the choice of a target and for headers.
+        expires: When it is no longer valid, in seconds since 1970; the connection is closed then. None for never.
+        target: URL of the only target that the client may reach; None where the route decides.
+        by_cookie: Whether a cookie was used, which any page can make a browser send.
+        token_name: Name of the bearer token that was used; None for none. Limits per token are counted by it.
     """
 
     name: str = ""
@@ -27,22 +28,26 @@ class Identity:
     expires: float | None = None
     target: str | None = None
     by_cookie: bool = False
+    token_name: str | None = None
 
 
 ANONYMOUS = Identity()
-"""The identity of those who were not asked."""
+"""The identity of clients that are not authenticated."""
 
 
-def unauthenticated(detail: str, *, failed_login: bool = False, challenges: Sequence[str] = ()) -> Rejected:
+def unauthenticated(
+    detail: str, *, failed_login: bool = False, genuine: bool = False, challenges: Sequence[str] = ()
+) -> Rejected:
     """Return the rejection of a client that has not proved who it is; it learns the name of the reason, nothing else.
 
     Args:
         detail: One sentence for the log; never a secret.
         failed_login: Whether a wrong credential was presented, so that it counts as a failed login.
+        genuine: Whether the credential was issued here, so that it is no guess whatever other methods say of it.
         challenges: Values of WWW-Authenticate (RFC 9110 section 11.6.1).
     """
     headers = tuple(("WWW-Authenticate", value) for value in challenges)
-    return Rejected(Reason.UNAUTHENTICATED, detail, headers=headers, failed_login=failed_login)
+    return Rejected(Reason.UNAUTHENTICATED, detail, headers=headers, failed_login=failed_login, genuine=genuine)
 
 
 def auth_unavailable(detail: str) -> Rejected:
@@ -63,4 +68,5 @@ def merge_identities(identities: Sequence[Identity]) -> Identity:
         expires=min(ends, default=None),
         target=next((identity.target for identity in identities if identity.target is not None), None),
         by_cookie=any(identity.by_cookie for identity in identities),
+        token_name=next((identity.token_name for identity in identities if identity.token_name is not None), None),
     )

@@ -57,29 +57,30 @@ class JwtRules:
 
 
 def validate_claims(payload: bytes, rules: JwtRules, now: float) -> Identity:
-    """Judge what a genuine token claims.
+    """Check the claims of a token whose signature is valid.
 
     Args:
         payload: Its second part, decoded.
-        rules: What it must say.
+        rules: What the claims must be.
         now: Seconds since 1970.
 
     Returns:
-        Who its bearer is.
+        The identity of its bearer.
 
     Raises:
-        Rejected: It does not hold.
+        Rejected: It is not valid here or now. This is no failed login: whoever made the token has a key.
     """
     try:
         claims = parse_json_object(payload)
     except NotJsonObjectError:
-        raise token_denied("what the token claims is not a JSON object") from None
+        raise token_denied("what the token claims is not a JSON object", genuine=True) from None
     problem = _check_times(claims, rules.leeway, now) or _check_issuer_and_audience(claims, rules)
     if problem is not None:
-        raise token_denied(problem)
+        raise token_denied(problem, genuine=True)
     name = claims.get(rules.name_claim)
     if not isinstance(name, str) or not name or not name.isprintable():
-        raise token_denied(f"the token's {rules.name_claim} is not a printable text that could name its bearer")
+        text = f"the token's {rules.name_claim} is not a printable text that could name its bearer"
+        raise token_denied(text, genuine=True)
     expires = claims["exp"] + rules.leeway
     if rules.max_session is not None:
         expires = min(expires, now + rules.max_session)

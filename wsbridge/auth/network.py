@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator
@@ -87,7 +87,14 @@ class AnyOfConfig(AuthSection):
         return all(member.needs_certificate() for member in self.any_of)
 
 
-_DENIAL_PRIORITY = (Reason.AUTH_UNAVAILABLE, Reason.OVERLOAD, Reason.UNAUTHENTICATED, Reason.FORBIDDEN)
+_DENIAL_PRIORITY = (
+    Reason.BANNED,
+    Reason.AUTH_UNAVAILABLE,
+    Reason.OVERLOAD,
+    Reason.RATE_LIMITED,
+    Reason.UNAUTHENTICATED,
+    Reason.FORBIDDEN,
+)
 """Which reason is reported where several methods failed."""
 
 
@@ -112,8 +119,16 @@ class AnyOf:
             "; ".join(rejected.detail for rejected in denials),
             initiator=next(rejected.initiator for rejected in denials if rejected.reason is reason),
             headers=tuple(dict.fromkeys(header for rejected in denials for header in rejected.headers)),
-            failed_login=any(rejected.failed_login for rejected in denials),
+            failed_login=_is_guess(denials),
+            genuine=any(rejected.genuine for rejected in denials),
         )
+
+
+def _is_guess(denials: Sequence[Rejected]) -> bool:
+    """Whether all methods together denied a wrong credential: none was unavailable, and none had issued it."""
+    if any(rejected.genuine or rejected.initiator == "wsbridge" for rejected in denials):
+        return False
+    return any(rejected.failed_login for rejected in denials)
 
 
 class NetworkConfig(AuthSection):

@@ -14,6 +14,11 @@ from typing import Final
 
 import trio
 
+from wsbridge.context import UNKNOWN_CLIENT, ClientGate
+from wsbridge.limits.clients import ConnectionCounts
+from wsbridge.reasons import Reason, Rejected
+from wsbridge.ttl_cache import TtlCache
+
 BCRYPT_COSTS: Final = range(4, 16)
 """Binary logarithms of the cost that are taken; 15 is about 3 s for each password that is tried."""
 BCRYPT_MAX_PASSWORD_BYTES: Final = 72
@@ -263,13 +268,13 @@ def _parse_entry(line: str) -> tuple[str, PasswordHash]:
 
 
 MAX_CACHED_PASSWORDS: Final = 4096
-"""Verified pairs that are kept; past it, the oldest is forgotten."""
+"""Verified pairs that are remembered; beyond that, the oldest is dropped."""
 MAX_PASSWORD_CACHE_SECONDS: Final = 3600.0
-"""Seconds after which a verified pair is forgotten, whoever would still take it."""
+"""Seconds after which a verified pair is dropped, whatever `cache` is set to."""
 
 
 class _Pending:
-    """One password being verified, for all who show the same at the same time."""
+    """One password that is verified, for all clients that present the same one at the same time."""
 
     __slots__ = ("done", "matches")
 
@@ -279,39 +284,46 @@ class _Pending:
 
 
 class PasswordChecker:
-    """Verifies passwords.
+    """Verifies passwords in threads.
 
-    A pair that was right is kept as its HMAC under a key of this process, taken over the name, the password and the
-    stored hash: neither a core nor a log gives it away, and a changed hash ends it at once.
+    A pair that was right is remembered as its HMAC under a key of this process, over the name, the password and the
+    stored hash: neither a core dump nor a log gives it away, and a changed hash ends it at once.
 
     Args:
-        threads: Passwords verified at a time; None for as many as there are cores.
-        max_queue: How many may wait for that.
-
-    Attributes:
-        threads: See above, as a number.
-        max_queue: See above.
+        threads: Passwords verified concurrently; None for the number of cores.
+        max_queue: How many passwords may wait for a thread.
+        max_queue_per_address: How many passwords of one client address may be waiting or verified.
     """
 
-    def __init__(self, threads: int | None = None, max_queue: int = 64) -> None:
+    def __init__(self, threads: int | None = None, max_queue: int = 64, max_queue_per_address: int = 8) -> None:
         self.threads = threads or len(os.sched_getaffinity(0))
         self.max_queue = max_queue
+        self.max_queue_per_address = max_queue_per_address
         self._limiter = trio.CapacityLimiter(self.threads)
+        self._by_client = ConnectionCounts()
         self._key = secrets.token_bytes(32)
-        self._verified: dict[bytes, float] = {}
+        self._verified: TtlCache[bytes, float] = TtlCache(MAX_CACHED_PASSWORDS)
         self._pending: dict[bytes, _Pending] = {}
 
-    async def verify(self, name: str, password: bytes, stored: PasswordHash, cache_seconds: float) -> bool | None:
-        """Tell whether a password is the one that a hash was made of.
+    async def verify(
+        self,
+        name: str,
+        password: bytes,
+        stored: PasswordHash,
+        cache_seconds: float,
+        client: ClientGate = UNKNOWN_CLIENT,
+    ) -> bool:
+        """Return whether a password is the one that a hash was made of.
 
         Args:
-            name: Whose it is said to be.
-            password: What was shown; without NUL.
+            name: The user's.
+            password: As presented; without NUL.
             stored: The hash.
-            cache_seconds: Seconds for which the answer of an earlier verification will do.
+            cache_seconds: Seconds for which the result of an earlier verification is used.
+            client: Who presents it. One that is banned when a thread is free is not verified any more.
 
-        Returns:
-            Whether it is; None if more wait for an answer than may.
+        Raises:
+            Rejected: Too many passwords wait, of all clients or of this one, or the client is banned.
         """
         mark = self._cache_key(name, password, stored)
         while True:
@@ -320,7 +332,10 @@ class PasswordChecker:
                 return True
             trial = self._pending.get(mark)
             if trial is None:
-                return await self._verify_in_thread(mark, password, stored, cache_seconds)
+                right = await self._verify_in_thread(mark, password, stored, client)
+                if right and cache_seconds:
+                    self._verified.put(mark, trio.current_time(), MAX_PASSWORD_CACHE_SECONDS)
+                return right
             await trial.done.wait()
             if trial.matches is not None:
                 return trial.matches
@@ -335,29 +350,29 @@ class PasswordChecker:
         return hmac.digest(self._key, pair, hashlib.sha256)
 
     async def _verify_in_thread(
-        self, cache_key: bytes, password: bytes, stored: PasswordHash, cache_seconds: float
-    ) -> bool | None:
-        """Verify in a thread; one whom its waiter has left goes on, and holds its place until it is done."""
+        self, cache_key: bytes, password: bytes, stored: PasswordHash, client: ClientGate
+    ) -> bool:
+        """Verify in a thread; one whose client has left goes on, and holds its place until it is done."""
         if not self._limiter.available_tokens and self._limiter.statistics().tasks_waiting >= self.max_queue:
-            return None
+            most = self.max_queue
+            text = f"{most} passwords are waiting to be verified, and limits.password_queue is {most}"
+            raise Rejected(Reason.OVERLOAD, text, initiator="wsbridge")
+        if client.key is not None and not self._by_client.acquire(client.key, self.max_queue_per_address):
+            most = self.max_queue_per_address
+            text = f"{most} passwords of this address are waiting, and limits.password_queue_per_address is {most}"
+            raise Rejected(Reason.RATE_LIMITED, text)
         trial = self._pending[cache_key] = _Pending()
+
+        def verify() -> bool | None:
+            return None if client.is_banned() else stored.verify(password)
+
         try:
-            trial.matches = await trio.to_thread.run_sync(
-                stored.verify, password, abandon_on_cancel=True, limiter=self._limiter
-            )
-            if trial.matches and cache_seconds:
-                self._remember(cache_key)
+            trial.matches = await trio.to_thread.run_sync(verify, abandon_on_cancel=True, limiter=self._limiter)
         finally:
             del self._pending[cache_key]
             trial.done.set()
+            if client.key is not None:
+                self._by_client.release(client.key)
+        if trial.matches is None:
+            raise client.banned()
         return trial.matches
-
-    def _remember(self, cache_key: bytes) -> None:
-        now = trio.current_time()
-        self._verified.pop(cache_key, None)
-        self._verified[cache_key] = now
-        while (
-            len(self._verified) > MAX_CACHED_PASSWORDS
-            or next(iter(self._verified.values())) < now - MAX_PASSWORD_CACHE_SECONDS
-        ):
-            del self._verified[next(iter(self._verified))]

@@ -11,17 +11,16 @@ from pydantic import AfterValidator
 
 from wsbridge.auth.base import AuthServices
 from wsbridge.auth.identity import Identity, unauthenticated
+from wsbridge.auth.replay import MAX_CLOCK_SKEW_MS, UsedTickets
 from wsbridge.config.route import MAX_TICKET_TTL, TicketAuthConfig, TicketIssuerConfig
 from wsbridge.config.types import UNIX_CLIENTS, Name
 from wsbridge.context import ConnectionContext
+from wsbridge.limits.clients import client_key
 from wsbridge.log.format import REDACTED, redact
 from wsbridge.net.address import Peer
 from wsbridge.protocol.http1 import Request
 from wsbridge.protocol.ticket import Ticket, decode_ticket, encode_ticket, new_ticket_id
 from wsbridge.responders.base import HttpResponse, plain_text_response
-
-MAX_CLOCK_SKEW_MS = 5000
-"""Milliseconds that the clock of another host, where tickets are made as well, may be ahead of ours."""
 
 
 def check_redacted(parameter: str) -> str:
@@ -39,14 +38,18 @@ class TicketConfig(TicketAuthConfig):
     query_parameter: Annotated[Name, AfterValidator(check_redacted)] = "ticket"
     """Query parameter that carries the ticket. Its name must be one whose value the log redacts."""
 
+    def accepts_cross_site_credentials(self) -> bool:
+        """See `AuthSection.accepts_cross_site_credentials`: the ticket is part of the URL."""
+        return True
+
 
 def ticket_address(peer: Peer) -> str:
-    """Give what a ticket calls the address of a client: an IP address, or `unix`."""
+    """The address of a client as tickets have it: an IP address, or `unix`."""
     return peer.host or UNIX_CLIENTS
 
 
 class TicketAuth:
-    """See `wsbridge.auth.base.Auth`. The identity is the one that the ticket was given to."""
+    """See `wsbridge.auth.base.Authenticator`. The identity is the one that the ticket was issued to."""
 
     def __init__(self, config: TicketConfig, services: AuthServices) -> None:
         self._key = config.key.reveal().encode()
@@ -55,7 +58,7 @@ class TicketAuth:
         self._services = services
 
     async def identify(self, context: ConnectionContext) -> Identity:
-        """Read the ticket, hold it to what it says, and use it up."""
+        """Read the ticket, check it, and use it up."""
         shown = [] if context.request is None else _query_values(context.request.target, self._query_parameter)
         if not shown:
             raise unauthenticated(f"no ticket: the query has no parameter {self._query_parameter}")
@@ -67,9 +70,9 @@ class TicketAuth:
         now = int(self._services.wall_clock() * 1000)
         wrong = self._check_ticket(ticket, context, now)
         if wrong is not None:
-            # Not a failed login: it is signed, so nobody guesses, and a page may come again with an old one.
-            raise unauthenticated(wrong)
-        self._services.used_tickets.use(ticket, now)
+            raise unauthenticated(wrong, genuine=True)  # it is signed, so it is no guess
+        owner = ticket.name or client_key(context.peer.host)
+        self._services.used_tickets.use(ticket, now, owner)
         return Identity(
             name=ticket.name,
             method="ticket",
@@ -79,54 +82,57 @@ class TicketAuth:
         )
 
     def _check_ticket(self, ticket: Ticket, context: ConnectionContext, now: int) -> str | None:
-        """Say what forbids to use a ticket here and now; never what it says of somebody."""
+        """Return why a ticket cannot be used here and now, without its content; None if it can."""
         here = ticket_address(context.peer)
         if ticket.route != context.route:
             return f"the ticket is for the route {ticket.route}"
         if ticket.address is None and self._bind_client_address:
-            return "the ticket is bound to no address, and bind_address asks for that"
+            return "the ticket is not bound to an address, and bind_client_address requires that"
         if ticket.address is not None and ticket.address != here:
             return f"the ticket is for a client at {ticket.address}"
         if ticket.issued > now + MAX_CLOCK_SKEW_MS:
             return f"the ticket was issued in {(ticket.issued - now) / 1000:g} s; are the clocks right?"
         if not 0 < ticket.expires - ticket.issued <= MAX_TICKET_TTL * 1000:
-            return (
-                f"the ticket is for {(ticket.expires - ticket.issued) / 1000:g} s, and {MAX_TICKET_TTL:g} are the most"
-            )
+            seconds = (ticket.expires - ticket.issued) / 1000
+            return f"the ticket is valid for {seconds:g} s, and at most {MAX_TICKET_TTL:g} s are allowed"
         if ticket.expires <= now:
             return f"the ticket expired {(now - ticket.expires) / 1000:g} s ago"
         if ticket.until is not None and ticket.until <= now:
-            return "who the ticket was given to is known no more"
+            return "the credentials for which the ticket was issued have expired"
         return None
 
 
 def _query_values(target: str, name: str) -> list[str]:
-    """Give all values of a parameter as sent; a ticket needs no escapes, and none is undone."""
+    """Return all values of a parameter as sent; a ticket needs no percent-encoding, so nothing is decoded."""
     pairs = (pair.partition("=") for pair in target.partition("?")[2].split("&"))
     return [value for key, _, value in pairs if key == name]
 
 
 class TicketIssuer:
-    """Gives tickets. An answer is never stored, and holds nothing but the ticket and how long it can be used.
+    """Issues tickets. A response is never stored, and holds nothing but the ticket and how long it can be used.
 
     Args:
         config: For which route, and for how long.
-        wall: Seconds since 1970.
+        wall_clock: Seconds since 1970.
+        used_tickets: Where the tickets are used later.
     """
 
     keep_alive = False
     methods = ("POST",)
 
-    def __init__(self, config: TicketIssuerConfig, wall_clock: Callable[[], float]) -> None:
+    def __init__(self, config: TicketIssuerConfig, wall_clock: Callable[[], float], used_tickets: UsedTickets) -> None:
         self._config = config
+        self._used_tickets = used_tickets
         self._key = config.key.reveal().encode()
         self._wall_clock = wall_clock
 
     async def respond(self, request: Request, context: ConnectionContext) -> HttpResponse:
-        """Give a ticket to who asks; one that would be too long to be read is a 500."""
+        """Issue a ticket to an authenticated client; one that would be too long is a 500."""
         config = self._config
         address = ticket_address(context.peer) if config.bind_client_address else None
-        ticket = new_ticket(context.identity, config.route, config.ttl, self._wall_clock(), address)
+        ticket = new_ticket(
+            context.identity, config.route, config.ttl, self._wall_clock(), address, self._used_tickets.new_id()
+        )
         try:
             text = encode_ticket(ticket, self._key)
         except ValueError as error:
@@ -142,21 +148,24 @@ class TicketIssuer:
         return HttpResponse(HTTPStatus.OK, headers, body=body, content_length=len(body), detail=detail)
 
 
-def new_ticket(identity: Identity, route: str, ttl: float, now: float, client_address: str | None) -> Ticket:
-    """Make a ticket for somebody; it can be used no longer than he is known.
+def new_ticket(
+    identity: Identity, route: str, ttl: float, now: float, client_address: str | None, ticket_id: str | None = None
+) -> Ticket:
+    """Make a ticket for an identity; it expires no later than the identity.
 
     Args:
-        identity: Who he is.
-        route: What it is good for.
-        ttl: How long, in seconds.
+        identity: Of the client.
+        route: The route that the ticket is for.
+        ttl: Seconds for which it is valid.
         now: In seconds since 1970.
-        client_address: From where alone; None for anywhere.
+        client_address: The only address from which it can be used; None for any.
+        ticket_id: Its id; None for a random one.
     """
     issued = int(now * 1000)
     until = None if identity.expires is None else int(identity.expires * 1000)
     expires = issued + max(1, int(ttl * 1000))
     return Ticket(
-        id=new_ticket_id(),
+        id=new_ticket_id() if ticket_id is None else ticket_id,
         route=route,
         issued=issued,
         expires=expires if until is None else max(issued + 1, min(expires, until)),

@@ -161,6 +161,10 @@ MAX_TARGET_URL_LENGTH: Final = 2048
 """Characters of the URL that goes with an identity."""
 
 
+class UnknownTokenError(ValueError):
+    """A token that is not in the list, which counts as a failed login: it may be a guess."""
+
+
 class TargetSelector(Protocol):
     """One way from a client to a target.
 
@@ -236,7 +240,7 @@ class TokenFileTarget:
         asked = trio.current_time()
         found = (await self._tokens.get()).get(token) or (await self._tokens.get_newer(asked)).get(token)
         if found is None:
-            raise ValueError("the token is not in the list")
+            raise UnknownTokenError("the token is not in the list")
         return found
 
     def redact_target(self, target: str) -> str:
@@ -377,6 +381,8 @@ class DynamicTarget:
         try:
             target = await self._selector.select(request, identity)
             _check_identity_target(target, identity)
+        except UnknownTokenError as error:
+            raise Rejected(Reason.FORBIDDEN, str(error), failed_login=True) from None
         except ValueError as error:
             raise _forbidden(error) from None
         wrong = None if target.scheme == "unix" else self._rules.check(target)

@@ -234,6 +234,10 @@ class AuthSection(Section):
         """Return whether a cookie can authenticate a client."""
         return any(member.accepts_cookies() for member in self.members())
 
+    def accepts_cross_site_credentials(self) -> bool:
+        """Return whether it reads credentials that another page can make a browser send: in the query or a cookie."""
+        return self.accepts_cookies() or any(member.accepts_cross_site_credentials() for member in self.members())
+
 
 DISTRIBUTION_BY_PACKAGE = {"jwt": "'PyJWT[crypto]'"}
 """What to install for a package that is imported by another name."""

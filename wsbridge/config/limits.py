@@ -101,6 +101,8 @@ class Limits(Section):
     """Maximum payload of a frame that is sent."""
     used_tickets: PositiveCount = 65536
     """Used tickets remembered until they expire; while the table is full, all tickets are rejected."""
+    used_tickets_per_identity: PositiveCount = 1024
+    """How many of them may be of one identity, or of one client address for tickets without a name."""
     dns_threads: Annotated[PositiveCount, AfterValidator(at_most(256))] = 32
     """Concurrent DNS lookups of names in the configuration."""
     dns_threads_per_route: Annotated[PositiveCount, AfterValidator(at_most(256))] = 4
@@ -113,6 +115,8 @@ class Limits(Section):
     """Concurrent password verifications, each on its own core. auto: the number of cores."""
     password_queue: Count = 64
     """Passwords waiting to be verified; further clients get 503."""
+    password_queue_per_address: PositiveCount = 8
+    """Passwords of one client address that are waiting or verified; more are rejected with 429."""
     per_address: ClientLimits = Field(default_factory=ClientLimits)
     """Limits per client address."""
 

@@ -144,9 +144,9 @@ class ListenerConfig(Section):
     """TLS settings. Default: no TLS."""
     trusted_proxies: Annotated[tuple[NetworkOrUnix, ...], AfterValidator(non_empty)] | None = None
     """Proxies that are trusted to report the client's address: networks, or unix for Unix sockets."""
-    client_address_from: Literal["proxy-protocol", "x-forwarded-for", "forwarded"] | None = None
-    """How they report it: PROXY protocol, X-Forwarded-For or Forwarded. Required with trusted_proxies, not allowed
-    otherwise."""
+    client_address_from: Literal["proxy-protocol", "x-forwarded-for", "forwarded", "x-real-ip"] | None = None
+    """How they report it: PROXY protocol, X-Forwarded-For, Forwarded or X-Real-IP. Required with trusted_proxies, not
+    allowed otherwise."""
     host_names: (
         Annotated[tuple[HostOrWildcard, ...], BeforeValidator(as_tuple), AfterValidator(non_empty), ONE_OR_MANY_SCHEMA]
         | None
@@ -191,7 +191,7 @@ class ListenerConfig(Section):
             if key in raw and other not in raw and raw.keys() <= cls.model_fields.keys():
                 yield Issue((other,), f"is missing: {key} needs it", "E011")
         told = raw.get("client_address_from")
-        if raw.get("protocol") == "tcp" and told in ("x-forwarded-for", "forwarded"):
+        if raw.get("protocol") == "tcp" and told in ("x-forwarded-for", "forwarded", "x-real-ip"):
             text = "a listener with protocol: tcp receives no requests; write proxy-protocol"
             yield Issue(("client_address_from",), text, "E013")
 

@@ -204,18 +204,21 @@ PROXY_HINT = "if that is a proxy, name it in trusted_proxies of the listener or 
 
 
 class ClientSlot:
-    """One connection; call `leave` whatever became of it.
+    """One connection of a client address; see `ClientGate`. Call `release` however it ends.
 
     Args:
         table: The table.
+
+    Attributes:
+        key: What the address is counted under; None while it is not counted, since it is exempt or not known yet.
     """
 
-    __slots__ = ("_host", "_key", "_table")
+    __slots__ = ("_host", "_table", "key")
 
     def __init__(self, table: ClientTable) -> None:
         self._table = table
         self._host: str | None = None
-        self._key: bytes | None = None  # None: not counted
+        self.key: bytes | None = None
 
     def assign(self, host: str) -> None:
         """Count the connection under an address, in place of the one before.
@@ -233,12 +236,8 @@ class ClientSlot:
         addresses = self._table
         if addresses.is_exempt(host):
             return
-        if addresses.bans and (seconds := addresses.ban_remaining(host)):
-            raise Rejected(
-                Reason.BANNED,
-                f"{host or 'unix'} is banned for {math.ceil(seconds)} s more",
-                headers=(("Retry-After", str(math.ceil(seconds))),),
-            )
+        if addresses.bans and addresses.ban_remaining(host):
+            raise self.banned()
         key = client_key(host)
         if not addresses.acquire(key):
             most = addresses.limits.connections
@@ -247,7 +246,30 @@ class ClientSlot:
                 f"{most} connections from {_describe_client(host)}, and limits.per_address.connections is {most}; "
                 f"{PROXY_HINT}",
             )
-        self._key = key
+        self.key = key
+
+    def is_banned(self) -> bool:
+        """Whether the address was banned since the connection was accepted; may be called in any thread."""
+        return self.key is not None and self._table.bans.get(self.key, 0.0) > self._table.clock()
+
+    def banned(self) -> Rejected:
+        """Return the rejection of a banned client."""
+        seconds = math.ceil(self._table.ban_remaining(self._host or ""))
+        return Rejected(
+            Reason.BANNED,
+            f"{self._host or 'unix'} is banned for {seconds} s more, after limits.per_address.max_failures, "
+            f"{self._table.limits.max_failures} failed logins",
+            headers=(("Retry-After", str(seconds)),),
+        )
+
+    def check_ban(self) -> None:
+        """Reject the connection if its address was banned since it was accepted.
+
+        Raises:
+            Rejected: It was.
+        """
+        if self.is_banned():
+            raise self.banned()
 
     def take_handshake(self) -> None:
         """Take one of the handshakes that the address may do.
@@ -255,9 +277,9 @@ class ClientSlot:
         Raises:
             Rejected: It has none left now.
         """
-        if self._key is None:
+        if self.key is None:
             return
-        wait = self._table.take_handshake(self._key)
+        wait = self._table.take_handshake(self.key)
         if not wait:
             return
         limits = self._table.limits
@@ -271,10 +293,10 @@ class ClientSlot:
         )
 
     def record_failure(self) -> None:
-        """Count a failed login; too many ban the address, which is told in the log."""
-        if self._key is None:
+        """Count a failed login; too many ban the address, which is logged."""
+        if self.key is None or self.is_banned():
             return
-        failures = self._table.record_failure(self._key)
+        failures = self._table.record_failure(self.key)
         if failures:
             log.warning(
                 "address.banned",
@@ -285,7 +307,7 @@ class ClientSlot:
 
     def release(self) -> None:
         """Count the connection out."""
-        key, self._key, self._host = self._key, None, None
+        key, self.key, self._host = self.key, None, None
         if key is not None:
             self._table.release(key)
 

@@ -406,6 +406,11 @@ class OriginPolicy:
                 entries.add(parsed)
         self._allowed = frozenset(entries)
 
+    @property
+    def allows_any(self) -> bool:
+        """Whether every page may connect."""
+        return self._allow_any
+
     def check(self, origin: str | None, host_header: str, tls: bool) -> str | None:
         """Check one request.
 

@@ -27,7 +27,10 @@ MIN_TICKET_KEY_BYTES: Final = 32
 """Bytes of a key; more than SHA-256 gives out (RFC 2104 section 3) add nothing, fewer could be guessed."""
 
 _TICKET = re.compile(r"(1\.([A-Za-z0-9_-]+))\.([A-Za-z0-9_-]{43})")
-_TICKET_ID = re.compile(r"[A-Za-z0-9_-]{22}")
+TICKET_ID_CHARS: Final = 22
+"""Characters of a ticket's id: 128 bits in base64url."""
+
+_TICKET_ID = re.compile(rf"[A-Za-z0-9_-]{{{TICKET_ID_CHARS}}}")
 _TIME_FIELDS: Final = ("issued", "expires", "until")
 _MAX_TIMESTAMP: Final = 2**53
 
