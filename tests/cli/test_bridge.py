@@ -163,6 +163,10 @@ def test_self_signed(port: int) -> None:
             der = tls.getpeercert(binary_form=True)
         assert der is not None
         assert hashlib.sha256(der).hexdigest() == fingerprint.replace(":", "").lower()
+        pinned = finished("bridge", "-", url, "--pin-sha256", fingerprint, "--hold", "1s", input=b"pinned")
+        other = finished("bridge", "-", url, "--pin-sha256", "00" * 32, input=b"never")
+    assert (pinned.returncode, pinned.stdout, pinned.stderr) == (0, b"pinned", b"")
+    assert (other.returncode, other.stdout) == (1, b"")
 
 
 def test_tls_both_ways(port: int, tmp_path: Path) -> None:

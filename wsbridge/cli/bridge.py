@@ -42,6 +42,7 @@ from wsbridge.net.listeners import ListeningSockets
 @click.option("--self-signed", is_flag=True, help="Generate a temporary certificate, and print its fingerprint.")
 @click.option("--ca", metavar="FILE", type=click.Path(), help="CA bundle to verify TARGET. Default: the system's.")
 @click.option("--insecure", is_flag=True, help="Do not verify TARGET's certificate (man-in-the-middle attacks).")
+@click.option("--pin-sha256", metavar="HEX", multiple=True, help="Accept only TARGET certificates with this SHA-256.")
 @click.option("--server-name", metavar="NAME", help="Server name to send (SNI) and to verify.")
 @click.option("--client-cert", metavar="FILE", type=click.Path(), help="Client certificate for TARGET (mTLS), PEM.")
 @click.option("--client-key", metavar="FILE", type=click.Path(), help="Its key. Default: in the file of --client-cert.")

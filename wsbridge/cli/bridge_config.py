@@ -51,6 +51,7 @@ ARGUMENT_BY_SETTING: Final = {
     f"{_ROUTE}.backend.host": "--host",
     f"{_ROUTE}.backend.origin": "--origin",
     f"{_ROUTE}.backend.headers": "--header",
+    f"{_ROUTE}.backend.pin_sha256": "--pin-sha256",
     f"{_ROUTE}.backend.proxy": "--proxy",
     f"{_ROUTE}.backend.messages": "--text",
     f"{_ROUTE}.backend": "TARGET",
@@ -93,6 +94,7 @@ class BridgeOptions:
     ca: str | None = None
     insecure: bool = False
     server_name: str | None = None
+    pin_sha256: Sequence[str] = ()
     client_cert: str | None = None
     client_key: str | None = None
     host: str | None = None
@@ -335,6 +337,8 @@ def _backend_section(options: BridgeOptions, environ: Mapping[str, str]) -> Yaml
         value = getattr(options, key)
         if value is not None:
             backend[key] = value
+    if options.pin_sha256:
+        backend["pin_sha256"] = list(options.pin_sha256)
     if options.text:
         backend["messages"] = "text"
     if options.insecure:
