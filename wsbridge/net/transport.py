@@ -1,4 +1,4 @@
-"""Transport interface, SocketTransport, socket options."""
+"""Bytes of one connected socket: the interface of transports, the plain one, and socket options."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Transport(Protocol):
     fault: Reason | None
 
     def read(self, max_bytes: int = READ_SIZE) -> bytes:
-        """Give what has arrived; nothing means: look at `ended`, else wait.
+        """Give what has arrived; nothing means: look at `read_state`, else wait.
 
         Args:
             max_bytes: Bytes to give, at most 64 KiB; where TLS goes through memory, what is decrypted is given whole.
@@ -114,7 +114,7 @@ class Transport(Protocol):
     def read_bulk(self) -> Buffer:
         """Do as `read`, for bytes that are written on at once: more of them while they keep coming.
 
-        What it gives is overwritten by the next bulk read of any wire; what is to last longer goes through `lasting`.
+        It is overwritten by the next bulk read of any transport; `own_buffers` copies what is to last longer.
         """
 
     def shrink_read_buffer(self) -> None:
@@ -123,17 +123,17 @@ class Transport(Protocol):
     def write(self, parts: list[Buffer]) -> list[Buffer] | None:
         """Hand buffers to the kernel, in order; give what it did not take, None for all taken.
 
-        An empty list means that the wire itself holds bytes back: call again with it.
+        An empty list means that the transport itself holds bytes back: call again with it.
         """
 
     def record_socket_error(self) -> None:
-        """Record the error that an event told of, where no read will meet it."""
+        """Record the error that an event reported, where no read will meet it."""
 
     def send_eof(self) -> bool:
         """End what we send (FIN, under TLS close_notify); False: not yet, call again when it can be written."""
 
     def has_buffered(self) -> bool:
-        """Tell whether bytes wait here that no event will tell of."""
+        """Whether bytes wait here that no event will report."""
 
     def discard(self) -> int:
         """Read and drop; give the number of bytes."""
@@ -151,7 +151,7 @@ class Transport(Protocol):
         """Bytes acknowledged so far, counted as the transport counts them."""
 
     def retransmitting(self) -> bool:
-        """Tell whether the kernel repeats bytes or window probes that the peer's kernel leaves unanswered."""
+        """Whether the kernel repeats bytes or window probes that the peer's kernel leaves unanswered."""
 
     async def read_some(self) -> bytes:
         """Wait for bytes; empty at the peer's end.
@@ -187,7 +187,7 @@ def own_buffers(parts: list[Buffer]) -> list[Buffer]:
 
 
 class SocketTransport:
-    """A stream socket, non-blocking, TCP or Unix; also the base of the TLS wires."""
+    """A stream socket, non-blocking, TCP or Unix; also the base of the TLS transports."""
 
     __slots__ = (
         "_bulk_read_size",
@@ -221,7 +221,7 @@ class SocketTransport:
         self._send = sock.send
 
     def read(self, max_bytes: int = READ_SIZE) -> bytes:
-        """See `Wire.read`."""
+        """See `Transport.read`."""
         if self._unread:
             data, self._unread = self._unread, b""
             return data
@@ -234,7 +234,7 @@ class SocketTransport:
         return data
 
     def read_bulk(self) -> Buffer:
-        """See `Wire.read_bulk`."""
+        """See `Transport.read_bulk`."""
         size = self._bulk_read_size
         if size == READ_SIZE:
             data = SocketTransport.read(self)
@@ -268,11 +268,11 @@ class SocketTransport:
             self.readable = False
 
     def shrink_read_buffer(self) -> None:
-        """See `Wire.read_less`."""
+        """See `Transport.shrink_read_buffer`."""
         self._bulk_read_size = READ_SIZE
 
     def write(self, parts: list[Buffer]) -> list[Buffer] | None:
-        """See `Wire.write`."""
+        """See `Transport.write`."""
         try:
             if len(parts) == 1:
                 data = parts[0]
@@ -305,7 +305,7 @@ class SocketTransport:
         self.peer_hung_up = self.read_until_empty = True
 
     def record_socket_error(self) -> None:
-        """See `Wire.fail`."""
+        """See `Transport.record_socket_error`."""
         code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         self.record_error(OSError(code or errno.ECONNRESET, os.strerror(code or errno.ECONNRESET)))
 
@@ -318,11 +318,11 @@ class SocketTransport:
         return True
 
     def has_buffered(self) -> bool:
-        """See `Wire.holds`."""
+        """See `Transport.has_buffered`."""
         return bool(self._unread)
 
     def discard(self) -> int:
-        """See `Wire.discard`."""
+        """See `Transport.discard`."""
         dropped = 0
         for _ in range(4):
             try:
@@ -355,26 +355,26 @@ class SocketTransport:
             return b""
 
     def unacked_bytes(self) -> int:
-        """See `Wire.unacked`; on a Unix socket, what the peer has not read."""
+        """See `Transport.unacked_bytes`; on a Unix socket, what the peer has not read."""
         try:
             return int.from_bytes(fcntl.ioctl(self.fd, termios.TIOCOUTQ, _ZERO_INT), "little")
         except OSError:
             return 0
 
     def acked_bytes(self) -> int:
-        """See `Wire.acked`."""
+        """See `Transport.acked_bytes`."""
         info = self._tcp_info()
         if len(info) >= _TCPI_BYTES_ACKED + 8:
             return int(struct.unpack_from("Q", info, _TCPI_BYTES_ACKED)[0])
         return self.sent_bytes - self.unacked_bytes()
 
     def retransmitting(self) -> bool:
-        """See `Wire.unanswered`."""
+        """See `Transport.retransmitting`."""
         info = self._tcp_info()
         return bool(info) and (info[_TCPI_RETRANSMITS] > 0 or info[_TCPI_PROBES] > 2)
 
     async def read_some(self) -> bytes:
-        """See `Wire.read_some`."""
+        """See `Transport.read_some`."""
         while True:
             data = self.read()
             if data or self.read_state == EOF:
@@ -384,7 +384,7 @@ class SocketTransport:
             await self.wait_ready()
 
     async def write_all(self, data: bytes) -> None:
-        """See `Wire.write_all`."""
+        """See `Transport.write_all`."""
         rest = self.write([data])
         while rest is not None:
             await trio.lowlevel.wait_writable(self.fd)
@@ -397,7 +397,7 @@ class SocketTransport:
         await trio.lowlevel.wait_readable(self.fd)
 
     def unread(self, data: bytes) -> None:
-        """See `Wire.unread`."""
+        """See `Transport.unread`."""
         if data:
             self._unread = data + self._unread
             self.readable = True
@@ -413,5 +413,5 @@ class SocketTransport:
         return ""
 
     def with_tls_details(self, peer: Peer) -> Peer:
-        """See `Wire.with_hello`: without TLS it said nothing."""
+        """See `Transport.with_tls_details`: without TLS there are none."""
         return peer

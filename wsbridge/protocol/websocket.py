@@ -1,4 +1,4 @@
-"""Frames, masking, streaming decoder/encoder, raw framing."""
+"""WebSocket frames (RFC 6455 section 5): streaming decoder and encoder, masking; raw bytes by the same interface."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def encode_header(first_byte: int, size: int, mask_bit: int = 0) -> bytes:
 
 
 def is_valid_close_code(code: int) -> bool:
-    """Tell whether a peer may send this close code (RFC 6455 section 7.4 and the IANA registry)."""
+    """Whether a peer may send this close code (RFC 6455 section 7.4 and the IANA registry)."""
     return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
 
 
@@ -88,7 +88,7 @@ FrameHeaders = list[int]
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """What a peer did against the protocol.
+    """How a peer violated the protocol.
 
     Attributes:
         reason: The row of the table of reasons, which gives the close code.
@@ -121,7 +121,7 @@ class Framing(Protocol):
         """Whether what came so far cannot be the end of a stream of text: its last character is cut off."""
 
     def decode(self, data: bytes, max_bytes: int = ..., max_frames: int = ...) -> DecodeResult:
-        """Take what arrived apart.
+        """Decode what arrived.
 
         Args:
             data: What was read, or what an earlier call left.
@@ -266,7 +266,7 @@ class WebSocketFraming:
 
     Attributes:
         role: `server` expects masked frames and sends unmasked ones, `client` the other way round.
-        text_messages: Whether text messages are taken (as bytes, checked as UTF-8) or refused.
+        text_messages: What happens to text messages; see `TextMessages`.
         max_frame_bytes: Largest payload of a frame that is written, in bytes.
         control_frame_count: Control and empty frames so far.
     """
@@ -294,7 +294,7 @@ class WebSocketFraming:
         return False
 
     def decode(self, data: bytes, max_bytes: int = 65536, max_frames: int = 512) -> DecodeResult:
-        """Take frames apart; see `Framing.decode`."""
+        """Decode frames; see `Framing.decode`."""
         if self.closed:
             return len(data), [], None, None, None
         size = len(data)
@@ -335,7 +335,7 @@ class WebSocketFraming:
     def _decode_masked_messages(
         self, data: bytes, at: int, max_bytes: int, max_frames: int, payloads: Payloads
     ) -> tuple[int, int]:
-        """Take whole masked binary messages of up to 64 KiB from `at`; give where they end and the room left."""
+        """Decode whole masked binary messages of up to 64 KiB from `at`; give the end and the bytes left."""
         size = len(data)
         last = size - 7
         give = payloads.append
@@ -364,7 +364,7 @@ class WebSocketFraming:
     def _decode_unmasked_messages(
         self, data: bytes, at: int, max_bytes: int, max_frames: int, payloads: Payloads
     ) -> tuple[int, int]:
-        """Take whole unmasked binary messages of up to 64 KiB from `at`; give where they end and the room left."""
+        """Decode whole unmasked binary messages of up to 64 KiB from `at`; give the end and the bytes left."""
         size = len(data)
         last = size - 3
         while at <= last and data[at] == BINARY_MESSAGE and max_frames > 0:

@@ -1,7 +1,5 @@
-"""The relay: two endpoints, and bytes between them until one reason ends it.
+"""The relay: two sides, and bytes between them until one reason ends it.
 
-Reading order: `terms` (what a route asks of it), `endpoint` (a framing over a wire), `engine` (the interface the spine
-calls, and the choice), `pump` (one epoll set for all pairs), `pair` (two endpoints: moving, and what one side's end
-means for the other), `ending` (how each side is ended), `liveness` (what time does to a pair), `wheel` (when it is
-looked at).
+Reading order: `engine` (the interface, and how a task waits for the end), `relay` (the state machine of two sides),
+`endpoint` (one side), `timeouts` (time limits and the timer wheel), `loop` (one epoll set for all).
 """

@@ -102,7 +102,7 @@ class RelayLoop:
             self._timer_scope.deadline = self._wheel.next_deadline() or deadline
 
     def may_linger(self) -> bool:
-        """Tell whether one more socket may linger."""
+        """Whether one more socket may linger."""
         return self.lingering < self._max_lingering
 
     def unregister(self, side: Endpoint) -> None:

@@ -294,7 +294,7 @@ class Relay:
             self.on_transport_end(src, dst)
 
     def reset_is_final(self, side: Endpoint) -> bool:
-        """Tell whether a side that was reset will not be read to its end, so that the reset counts now.
+        """Whether a side that was reset will not be read to its end, so that the reset counts now.
 
         It had finished, and takes the answer no longer; or it is a front whose backend does not take what it sent, or
         may not have it yet, and would be reset for it all the same.
@@ -614,7 +614,7 @@ class Relay:
             self.loop.mark_ready(self)
 
     def has_pending_delivery(self, side: Endpoint) -> bool:
-        """Tell whether bytes wait for a side whose other has ended, so that `write` is their time and not `close`.
+        """Whether bytes wait for a side whose other has ended, so that `write` is their time and not `close`.
 
         For a front, those count too that only its kernel or ours holds, since closing the socket could destroy them. A
         client's close frame is answered within `close`, so what came before it has no longer either.
@@ -626,7 +626,7 @@ class Relay:
         return side.is_front and side.transport.unacked_bytes() > 0 and not side.transport.retransmitting()
 
     def close_deferred(self, side: Endpoint) -> bool:
-        """Tell whether the answer to a close frame waits until what came before it has gone on to the other side."""
+        """Whether the answer to a close frame waits until what came before it has gone on to the other side."""
         other = side.other
         return side.is_websocket and side.rx is RX_CLOSED and other.tx is TX_FINISHING and other.pending is not None
 

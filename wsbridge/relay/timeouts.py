@@ -62,7 +62,7 @@ def _check_idle(relay: Relay, now: float) -> float:
 
 
 def _has_new_acks(side: Endpoint) -> bool:
-    """Tell whether a peer acknowledged bytes since this was last asked."""
+    """Whether a peer acknowledged bytes since this was last asked."""
     if side.closed:
         return False
     before, side.acked_bytes = side.acked_bytes, side.transport.acked_bytes()
@@ -70,7 +70,7 @@ def _has_new_acks(side: Endpoint) -> bool:
 
 
 def _has_unacked_data(side: Endpoint) -> bool:
-    """Tell whether a peer still has bytes of ours to take."""
+    """Whether a peer still has bytes of ours to take."""
     return side.pending is not None or side.transport.unacked_bytes() > 0
 
 
