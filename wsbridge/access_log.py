@@ -64,8 +64,14 @@ class AccessLog:
             self._emit_audit("access.granted", {**self._connection_fields(), **self._request_fields()})
 
     def _open_fields(self) -> dict[str, object]:
-        facts = self._request_fields()
-        return {key: facts[key] for key in ("route", "identity", "backend", "target") if key in facts}
+        context = self._context
+        facts = {
+            "route": context.route,
+            "backend": context.backend,
+            "identity": context.identity.name,
+            "target": context.target,
+        }
+        return {key: value for key, value in facts.items() if value}
 
     def dial_started(self) -> None:
         """Note the time."""

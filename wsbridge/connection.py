@@ -360,6 +360,8 @@ class Connection:
 
     def _take_only_connection(self) -> None:
         """With `--once`, be the connection that is served."""
+        if not self._services.one_connection:
+            return
         if not self._services.take_only_connection():
             detail = "only one connection is served, and it is there already"
             raise Rejected(Reason.OVERLOAD, detail, initiator="wsbridge")

@@ -174,9 +174,10 @@ def _peer_from_proxy_header(peer: Peer, header: ProxyHeader) -> Peer:
 
 def _with_address(peer: Peer, host: str, port: int, via: tuple[str, ...]) -> Peer:
     """The peer with another address."""
-    address = unmap(ip_address(host))
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    return replace(peer, host=str(address), port=port, family=family, pid=None, uid=None, via=via)
+    if ":" in host:
+        host = str(unmap(ip_address(host)))
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return replace(peer, host=host, port=port, family=family, pid=None, uid=None, via=via)
 
 
 def _host_text(peer: Peer) -> str:

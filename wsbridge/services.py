@@ -53,6 +53,7 @@ class Services:
         open_level: Level of the event `connection.open`.
 
     Attributes:
+        one_connection: As given.
         engine: Relays.
         resolver: Looks names up.
         password_checker: Verifies passwords.
@@ -97,7 +98,7 @@ class Services:
         self.stop_requested = trio.Event()
         self.open_level: Literal["debug", "info"] = open_level
         self.only_termination: Termination | None = None
-        self._one_connection = one_connection
+        self.one_connection = one_connection
         self._only_connection_taken = False
         self._max_overload_replies = limits.overload_replies
         self._stats_by_route: dict[str, RouteStats] = {}
@@ -107,13 +108,11 @@ class Services:
         return self._stats_by_route.setdefault(route, RouteStats())
 
     def take_only_connection(self) -> bool:
-        """Note that a connection is about to dial its backend.
+        """Note, with `one_connection`, that a connection is about to dial its backend.
 
         Returns:
-            False with `one_connection` if another one has done so before.
+            False if another one has done so before.
         """
-        if not self._one_connection:
-            return True
         if self._only_connection_taken:
             return False
         self._only_connection_taken = True
@@ -121,9 +120,8 @@ class Services:
         return True
 
     def only_connection_ended(self, termination: Termination) -> None:
-        """Note how a connection that was allowed to dial its backend ended."""
-        if self._one_connection:
-            self.only_termination = termination
+        """Note how the only connection ended."""
+        self.only_termination = termination
 
     def acquire_overload_reply(self) -> bool:
         """Hold one of the `overload_replies`; False: all are held, and the client is reset without a response."""

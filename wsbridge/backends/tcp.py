@@ -105,6 +105,7 @@ class TcpBackend:
         self.name = config.url.text
         self._host = config.url.host
         self._port = config.url.port
+        self._is_loopback = is_loopback(config.url.host)
         self._services = services
         self._proxy_protocol = ProxyProtocolSender(config.proxy_protocol)
 
@@ -112,9 +113,10 @@ class TcpBackend:
         """See `Backend.at_once`: a loopback address connects within the call."""
         host, port = self._host_port(dial_request)
         addresses = self._services.resolver.cached(host, port)
-        if addresses is None or not is_loopback(host):
+        chosen = dial_request.chosen
+        if addresses is None or not (self._is_loopback if chosen is None else is_loopback(host)):
             return None
-        if dial_request.chosen is not None and dial_request.chosen.check_address(addresses[0]) is not None:
+        if chosen is not None and chosen.check_address(addresses[0]) is not None:
             return None
         sock = dial_nowait(addresses[0].family, addresses[0].sockaddr)
         if sock is None:
