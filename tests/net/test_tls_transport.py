@@ -519,3 +519,14 @@ async def test_a_flood_during_the_dial_ends_it(wrapped, nursery):
     transport.abort()
     nursery.cancel_scope.cancel()
     monitor.close()
+
+
+async def test_close_says_goodbye(wrapped):
+    """A peer that waits sees an orderly end, and not truncation; one that is reset sees none."""
+    transport, peer = await wrapped()
+    transport.close()
+    assert await trio.to_thread.run_sync(peer.recv, 10) == b""
+    transport, peer = await wrapped()
+    transport.abort()
+    with pytest.raises(OSError, match=r"reset|EOF"):
+        await trio.to_thread.run_sync(peer.recv, 10)
