@@ -1,6 +1,7 @@
 """Certificates and private keys: loading a pair, and what is wrong with it or may be rejected by clients.
 
-OpenSSL decides what can be served; `cryptography` names the cause, and reads names and dates.
+OpenSSL decides what can be served; `cryptography` names the cause, and reads names and dates. It is imported where
+it is used, since it costs a process without TLS some megabytes.
 """
 
 from __future__ import annotations
@@ -9,12 +10,10 @@ import ssl
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
-from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID
+if TYPE_CHECKING:
+    from cryptography import x509
 
 EXPIRY_WARNING: Final = timedelta(days=14)
 """How long before its end a certificate is warned of."""
@@ -107,6 +106,8 @@ def _pair_error(
 
 def _position_of_key(cert: Path, key: Path, password: str | None) -> int | None:
     """Return which certificate of a file belongs to a key, from 1."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
     def encoded(public: object) -> bytes:
         data: bytes = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)  # type: ignore[attr-defined]  # every public key has it
@@ -138,6 +139,8 @@ def read_certificates(path: Path) -> list[x509.Certificate]:
 
     OpenSSL is more tolerant, so that a file without a certificate here may well be served.
     """
+    from cryptography import x509
+
     try:
         return x509.load_pem_x509_certificates(path.read_bytes())
     except (OSError, ValueError):
@@ -146,6 +149,8 @@ def read_certificates(path: Path) -> list[x509.Certificate]:
 
 def dns_names(path: Path) -> tuple[str, ...]:
     """Return the DNS names of the first certificate of a file in lower case, wildcards as written."""
+    from cryptography import x509
+
     for certificate in read_certificates(path)[:1]:
         try:
             names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
@@ -185,6 +190,9 @@ def chain_warnings(path: Path) -> Iterator[str]:
 
 def _names_its_issuer(certificate: x509.Certificate) -> bool:
     """Return whether a certificate says where its issuer's is, as those of public authorities do."""
+    from cryptography import x509
+    from cryptography.x509.oid import AuthorityInformationAccessOID
+
     try:
         access = certificate.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
     except (ValueError, x509.ExtensionNotFound):
@@ -194,6 +202,9 @@ def _names_its_issuer(certificate: x509.Certificate) -> bool:
 
 def server_warnings(path: Path) -> Iterator[str]:
     """Find extensions for which clients may reject a certificate of a server (RFC 5280 section 4.2)."""
+    from cryptography import x509
+    from cryptography.x509.oid import ExtendedKeyUsageOID
+
     for certificate in read_certificates(path)[:1]:
         try:
             extensions = list(certificate.extensions)
