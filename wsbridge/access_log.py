@@ -142,13 +142,17 @@ class AccessLog:
                 facts["user_agent"] = agent.decode("ascii", "backslashreplace")
         if context.tls:
             facts["tls"] = context.tls
+        self._add_backend_fields(facts)
+        return facts
+
+    def _add_backend_fields(self, facts: dict[str, object]) -> None:
+        context = self._context
         if context.target is not None:
             facts["target"] = context.target
         if context.backend_address is not None:
             facts["backend_address"] = context.backend_address
         if context.subprotocol is not None:
             facts["subprotocol"] = context.subprotocol
-        return facts
 
     def log_closed(self, termination: Termination) -> None:
         """Log the end: `connection.closed`, or `connection.rejected` if it was not relayed; the audit gets the same."""

@@ -228,15 +228,7 @@ class Server:
                 engine.start_soon(self.services.disconnect_monitor.run)
                 async with trio.open_nursery() as connections:
                     async with trio.open_nursery() as accepting:
-                        for name, section in self._config.listeners.items():
-                            listening.append(await LISTENERS[section.bind.kind](name, section))
-                        for opened in listening:
-                            for sock in opened.sockets:
-                                self.services.listening_addresses.add(sock)
-                                set_socket_options(sock)  # accepted sockets inherit it
-                                accepting.start_soon(accept_connections, sock, opened.name, self, connections)
-                            for address in opened.addresses:
-                                log.info("listener.opened", listener=opened.name, listen_address=address)
+                        await self._open_listeners(listening, accepting, connections)
                         if extra_task is not None:
                             connections.start_soon(extra_task, self)
                         on_ready(listening)
@@ -255,6 +247,20 @@ class Server:
                 opened.close()
             self.reserved_fd.close()
             self.services.close()
+
+    async def _open_listeners(
+        self, listening: list[ListeningSockets], accepting: trio.Nursery, connections: trio.Nursery
+    ) -> None:
+        """Open all listeners, and then accept at them; those that are open are added to `listening`."""
+        for name, section in self._config.listeners.items():
+            listening.append(await LISTENERS[section.bind.kind](name, section))
+        for opened in listening:
+            for sock in opened.sockets:
+                self.services.listening_addresses.add(sock)
+                set_socket_options(sock)  # accepted sockets inherit it
+                accepting.start_soon(accept_connections, sock, opened.name, self, connections)
+            for address in opened.addresses:
+                log.info("listener.opened", listener=opened.name, listen_address=address)
 
     async def _drain(self, connections: trio.Nursery) -> None:
         """Let connections end by themselves, then end them over `spread`, then cut what is left."""
