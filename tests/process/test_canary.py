@@ -31,12 +31,12 @@ from wsbridge.cli.main import main
 from wsbridge.responders.base import FixedStatus
 
 
-async def respond(self, asked):
-    secret = asked.request.headers.get(b"authorization")
+async def respond(self, request, context):
+    secret = request.headers.get(b"authorization")
     try:
-        raise KeyError(asked.request, secret and b"local")
+        raise KeyError(request, secret and b"local")
     except KeyError as error:
-        raise RuntimeError(f"no answer to {asked.request.target} {asked.request.headers} {asked.identity}") from error
+        raise RuntimeError(f"no answer to {request.target} {request.headers} {context.identity}") from error
 
 
 FixedStatus.respond = respond
@@ -250,7 +250,8 @@ def test_no_secret_comes_out(tmp_path: Path, form: str, echoing: int) -> None:
     secret = Canaries()
     (tmp_path / "wsbridge.yaml").write_text(json.dumps(configuration(tmp_path, secret, echoing)))
     environ = {"CANARY": secret("header from the environment"), "OTHER_SECRET": secret("environment")}
-    ended = frame(BINARY, secret("payload").encode()) + frame(CLOSE, b"\x0f\xa0" + secret("close reason").encode())
+    goodbye = b"\x0f\xa0bye?token=" + secret("close reason").encode()
+    ended = frame(BINARY, secret("payload").encode()) + frame(CLOSE, goodbye)
     with Loud(tmp_path, form, environ) as daemon:
         asked = 0
         for data in requests(secret):
