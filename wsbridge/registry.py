@@ -24,8 +24,9 @@ from wsbridge.backends.tcp import (
     UnixBackendConfig,
 )
 from wsbridge.backends.websocket import WebSocketBackend, WebSocketBackendConfig
-from wsbridge.config.base import Registry
+from wsbridge.config.base import AuthSection, Registry
 from wsbridge.config.listener import ListenerConfig
+from wsbridge.config.unions import BackendSectionBase
 from wsbridge.net import listeners
 from wsbridge.net.listeners import ListeningSockets
 
@@ -35,52 +36,39 @@ LISTENERS: Mapping[str, Callable[[str, ListenerConfig], Awaitable[ListeningSocke
 }
 """By `bind.kind`."""
 
-BACKENDS: Mapping[str, Callable[[Any, Any], Backend]] = {
-    "tcp": TcpBackend,
-    "tls": TlsBackend,
-    "unix": UnixBackend,
-    "ws": WebSocketBackend,
-    "wss": WebSocketBackend,
-    "tokens": DynamicBackend,
-    "target": DynamicBackend,
-}
-"""By the scheme of the URL, or by how else the backend is told."""
+BackendClass = Callable[[Any, Any], Backend]
+AuthClass = Callable[[Any, AuthServices], Authenticator | None]
 
-AUTH: Mapping[str, Callable[[Any, AuthServices], Authenticator | None]] = {
-    "none": lambda config, lent: None,
-    "network": NetworkAuth,
-    "basic": BasicAuth,
-    "bearer": BearerAuth,
-    "ticket": TicketAuth,
-    "certificate": CertificateAuth,
-    "jwt": JwtAuth,
-    "forward": ForwardAuth,
-    "any_of": AnyOf,
-    "all_of": AllOf,
+BACKEND_KINDS: Mapping[str, tuple[type[BackendSectionBase], BackendClass]] = {
+    "tcp": (TcpBackendConfig, TcpBackend),
+    "tls": (TlsBackendConfig, TlsBackend),
+    "unix": (UnixBackendConfig, UnixBackend),
+    "ws": (WebSocketBackendConfig, WebSocketBackend),
+    "wss": (WebSocketBackendConfig, WebSocketBackend),
+    "tokens": (TokensBackendConfig, DynamicBackend),
+    "target": (TargetFromIdentityConfig, DynamicBackend),
 }
-"""By `auth.kind`."""
+"""Section and class, by the scheme of the URL or by how else the backend is given."""
+
+AUTH_KINDS: Mapping[str, tuple[type[AuthSection], AuthClass]] = {
+    "none": (NoAuthConfig, lambda config, services: None),
+    "network": (NetworkConfig, NetworkAuth),
+    "basic": (BasicConfig, BasicAuth),
+    "bearer": (BearerConfig, BearerAuth),
+    "ticket": (TicketConfig, TicketAuth),
+    "certificate": (CertificateConfig, CertificateAuth),
+    "jwt": (JwtConfig, JwtAuth),
+    "forward": (ForwardConfig, ForwardAuth),
+    "any_of": (AnyOfConfig, AnyOf),
+    "all_of": (AllOfConfig, AllOf),
+}
+"""Section and class, by `auth.kind`."""
+
+BACKENDS: Mapping[str, BackendClass] = {kind: runtime for kind, (_, runtime) in BACKEND_KINDS.items()}
+AUTH: Mapping[str, AuthClass] = {kind: runtime for kind, (_, runtime) in AUTH_KINDS.items()}
 
 CONFIG_REGISTRY = Registry(
-    backends={
-        "tcp": TcpBackendConfig,
-        "tls": TlsBackendConfig,
-        "unix": UnixBackendConfig,
-        "ws": WebSocketBackendConfig,
-        "wss": WebSocketBackendConfig,
-        "tokens": TokensBackendConfig,
-        "target": TargetFromIdentityConfig,
-    },
-    auth={
-        "none": NoAuthConfig,
-        "network": NetworkConfig,
-        "basic": BasicConfig,
-        "bearer": BearerConfig,
-        "ticket": TicketConfig,
-        "certificate": CertificateConfig,
-        "jwt": JwtConfig,
-        "forward": ForwardConfig,
-        "any_of": AnyOfConfig,
-        "all_of": AllOfConfig,
-    },
+    backends={kind: section for kind, (section, _) in BACKEND_KINDS.items()},
+    auth={kind: section for kind, (section, _) in AUTH_KINDS.items()},
 )
-"""Their sections, for the loader."""
+"""The sections, for the loader."""
