@@ -17,6 +17,8 @@ import contextlib
 import errno
 import socket
 import ssl
+from fcntl import ioctl
+from termios import FIONREAD
 from typing import Final
 
 import trio
@@ -41,8 +43,11 @@ SLICE_BYTES: Final = 32768
 MAX_RECORDS_WITHOUT_PAYLOAD: Final = 32
 """Records in a row that may give no payload."""
 
-MAX_FETCHES_WITHOUT_PAYLOAD: Final = 4
-"""Reads of the socket in one `read` that may give no payload; then others have their turn."""
+MAX_FETCHES: Final = 4
+"""Reads of the socket in one `read`, whether they give payload or not; then others have their turn."""
+
+_EMPTY: Final = bytes(4)
+"""What FIONREAD gives while nothing waits in the socket."""
 
 
 class TlsTransport(SocketTransport):
@@ -118,8 +123,10 @@ class TlsTransport(SocketTransport):
         payload: list[bytes] = []
         if self._ciphertext:
             self._decrypt_records(payload)
-        for _ in range(MAX_FETCHES_WITHOUT_PAYLOAD):
-            if payload or not self._fetch(payload):
+        for _ in range(MAX_FETCHES):
+            if payload and not self._worth_another_fetch(len(payload)):
+                break
+            if not self._fetch(payload):
                 break
         if self._outgoing.pending:
             self._flush_replies()
@@ -128,6 +135,15 @@ class TlsTransport(SocketTransport):
     def read_bulk(self) -> Buffer:
         """Read as `read` does: what is decrypted has a buffer of its own."""
         return self.read()
+
+    def _worth_another_fetch(self, records: int) -> bool:
+        """Tell whether a peer that sends many small records has sent more while the last ones were decrypted.
+
+        They go to the other side in one write then, which costs as much as the write of a single record.
+        """
+        if not 1 < records < MAX_RECORDS_PER_READ or self._ciphertext or self.peer_hung_up:
+            return False
+        return not self._read_disabled and self.read_state is None and ioctl(self.fd, FIONREAD, _EMPTY) != _EMPTY
 
     def _fetch(self, payload: list[bytes]) -> bool:
         """Read the socket and decrypt what it gave; False: it gave nothing."""
