@@ -124,7 +124,7 @@ class TlsTransport(SocketTransport):
         if self._ciphertext:
             self._decrypt_records(payload)
         for _ in range(MAX_FETCHES):
-            if payload and not self._worth_another_fetch(len(payload)):
+            if payload and not self._worth_another_fetch(payload):
                 break
             if not self._fetch(payload):
                 break
@@ -136,12 +136,14 @@ class TlsTransport(SocketTransport):
         """Read as `read` does: what is decrypted has a buffer of its own."""
         return self.read()
 
-    def _worth_another_fetch(self, records: int) -> bool:
+    def _worth_another_fetch(self, payload: list[bytes]) -> bool:
         """Tell whether a peer that sends many small records has sent more while the last ones were decrypted.
 
         They go to the other side in one write then, which costs as much as the write of a single record.
         """
-        if not 1 < records < MAX_RECORDS_PER_READ or self._ciphertext or self.peer_hung_up:
+        if not 1 < len(payload) < MAX_RECORDS_PER_READ or sum(map(len, payload)) > SLICE_BYTES:
+            return False
+        if self._ciphertext or self.peer_hung_up:
             return False
         return not self._read_disabled and self.read_state is None and ioctl(self.fd, FIONREAD, _EMPTY) != _EMPTY
 
