@@ -1,13 +1,8 @@
-"""Credentials: the one token that a request shows, from the places where it may stand.
-
-Lives here: the places, their part of a section, and finding the token. Must not live here: whether a token is good
-(`bearer` and other ways that take tokens).
-"""
+"""Find the token of a request: in Authorization, a subprotocol or a cookie."""
 
 from __future__ import annotations
 
 import re
-from binascii import Error, a2b_base64, b2a_base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Final
@@ -19,6 +14,7 @@ from wsbridge.config.base import AuthSection
 from wsbridge.config.types import TOKEN_REGEX, as_text
 from wsbridge.config.unions import check_unique, non_empty
 from wsbridge.context import ConnectionContext
+from wsbridge.protocol.base64url import decode_base64url
 from wsbridge.protocol.credentials import cookie_values
 from wsbridge.protocol.handshake import TOKEN_SUBPROTOCOL_PREFIX
 from wsbridge.reasons import Rejected
@@ -26,20 +22,17 @@ from wsbridge.reasons import Rejected
 MAX_TOKEN_BYTES: Final = 8192
 """Bytes of a token."""
 BEARER_CHALLENGE: Final = 'Bearer realm="wsbridge"'
-"""WWW-Authenticate of ways that take tokens (RFC 6750 section 3), the same whatever was wrong."""
+"""WWW-Authenticate of methods with tokens (RFC 6750 section 3), the same for every error."""
 
 AUTHORIZATION: Final = "authorization"
 SUBPROTOCOL: Final = "subprotocol"
 COOKIE_PREFIX: Final = "cookie:"
 
 _TOKEN = re.compile(rb"[!-~]+")
-_BASE64URL = re.compile(r"[A-Za-z0-9_-]+")
-_BASE64URL_TO_BASE64 = bytes.maketrans(b"-_", b"+/")
-_BASE64_TO_BASE64URL = bytes.maketrans(b"+/", b"-_")
 
 
 def read_token_source(value: object) -> str:
-    """Read a place where a token may stand: `authorization`, `subprotocol` or `cookie:NAME`."""
+    """Read a token source: `authorization`, `subprotocol` or `cookie:NAME`."""
     text = as_text(value)
     if text not in (AUTHORIZATION, SUBPROTOCOL) and not re.fullmatch(COOKIE_PREFIX + TOKEN_REGEX, text):
         raise ValueError(f'"{text}" is none of authorization, subprotocol and "cookie:NAME"')
@@ -54,7 +47,7 @@ TokenSource = Annotated[
 
 
 class TokenSection(AuthSection):
-    """The base of the sections of all ways that take a token."""
+    """The base of the sections of all methods with tokens."""
 
     sources: Annotated[tuple[TokenSource, ...], AfterValidator(non_empty), AfterValidator(check_unique)] = (
         AUTHORIZATION,
@@ -63,17 +56,17 @@ class TokenSection(AuthSection):
     """Where the token is read from: authorization, subprotocol and cookie:NAME."""
 
     def accepts_cookies(self) -> bool:
-        """See `AuthSection.takes_cookies`: if a place is one."""
+        """See `AuthSection.accepts_cookies`: if a source is one."""
         return any(source.startswith(COOKIE_PREFIX) for source in self.sources)
 
 
 @dataclass(frozen=True, slots=True)
 class TokenFound:
-    """A token that a request shows.
+    """A token of a request.
 
     Attributes:
-        token: Printable ASCII without blanks, `LARGEST` bytes at most.
-        source: Where it stands, as `TokenSection.sources` has it.
+        token: Printable ASCII without spaces, at most `MAX_TOKEN_BYTES` bytes.
+        source: Where it was found, as in `TokenSection.sources`.
     """
 
     token: str = field(repr=False)
@@ -81,7 +74,7 @@ class TokenFound:
 
     @property
     def by_cookie(self) -> bool:
-        """Whether a cookie alone shows it."""
+        """Whether it was found in a cookie only."""
         return self.source.startswith(COOKIE_PREFIX)
 
 
@@ -93,17 +86,17 @@ def token_denied(detail: str, *, failed_login: bool = True, genuine: bool = Fals
 
 
 def find_token(context: ConnectionContext, sources: Sequence[str]) -> TokenFound:
-    """Find the token that a request shows.
+    """Find the token of a request.
 
     Args:
-        context: Whose request.
+        context: The connection.
         sources: Where to look.
 
     Returns:
-        The token; one that appears in several places is taken from the first that is no cookie.
+        The token; if it is in several sources, with the first that is not a cookie.
 
     Raises:
-        Rejected: No place has one, one is malformed, or two differ.
+        Rejected: No source has one, one is malformed, or two differ.
     """
     if context.request is None:
         raise token_denied("plain TCP shows no token", failed_login=False)
@@ -120,7 +113,7 @@ def find_token(context: ConnectionContext, sources: Sequence[str]) -> TokenFound
 
 
 def _find_in(context: ConnectionContext, source: str) -> TokenFound | None:
-    """Look in one place; None if no token stands there."""
+    """Look in one source; None if it has no token."""
     if source == AUTHORIZATION:
         raw = _in_authorization(context)
     elif source == SUBPROTOCOL:
@@ -137,7 +130,7 @@ def _find_in(context: ConnectionContext, source: str) -> TokenFound | None:
 
 
 def _in_authorization(context: ConnectionContext) -> bytes | None:
-    """Take the header apart (RFC 6750 section 2.1); credentials of another scheme are no token."""
+    """Parse the header (RFC 6750 section 2.1); credentials of other schemes are ignored."""
     assert context.request is not None  # noqa: S101 (`token_of` asks)
     values = context.request.headers.get_all(b"authorization")
     if len(values) > 1:
@@ -150,30 +143,23 @@ def _in_authorization(context: ConnectionContext) -> bytes | None:
 
 
 def _in_subprotocols(context: ConnectionContext) -> bytes | None:
-    """Find the one that carries a token; it is base64url without padding (RFC 4648 section 5)."""
+    """Find the subprotocol with the token, which is base64url without padding."""
     carriers = [name for name in context.subprotocols if name.startswith(TOKEN_SUBPROTOCOL_PREFIX)]
     if len(carriers) > 1:
         raise token_denied(f"the request offers {len(carriers)} subprotocols with a token")
     for carrier in carriers:
-        return _decode_base64url(carrier.removeprefix(TOKEN_SUBPROTOCOL_PREFIX))
+        try:
+            raw = decode_base64url(carrier.removeprefix(TOKEN_SUBPROTOCOL_PREFIX))
+        except ValueError:
+            raw = b""
+        if not raw:
+            raise token_denied("the token in subprotocol is not base64url without padding")
+        return raw
     return None
 
 
-def _decode_base64url(text: str) -> bytes:
-    """Decode the canonical form alone, so that a token has one spelling."""
-    coded = text.encode("ascii")
-    if _BASE64URL.fullmatch(text):
-        try:
-            raw = a2b_base64(coded.translate(_BASE64URL_TO_BASE64) + b"=" * (-len(coded) % 4))
-        except Error:
-            raw = b""
-        if b2a_base64(raw, newline=False).rstrip(b"=").translate(_BASE64_TO_BASE64URL) == coded:
-            return raw
-    raise token_denied("the token in subprotocol is not base64url without padding")
-
-
 def _in_cookie(context: ConnectionContext, name: str) -> bytes | None:
-    """Find the cookie; one that is empty was taken back by a page."""
+    """Find the cookie; an empty one counts as missing, since pages delete cookies this way."""
     assert context.request is not None  # noqa: S101 (`token_of` asks)
     values = cookie_values(context.request.headers, name)
     if len(values) > 1:

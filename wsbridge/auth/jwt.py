@@ -1,4 +1,8 @@
-"""JWT authenticator, claims to identity (PyJWT checks iss, aud, exp)."""
+"""JWT authenticator: verifies tokens and maps their claims to an identity.
+
+Claims are checked here and not by PyJWT, which reads the system clock, accepts duplicate names and booleans as times,
+and does not report how long ago a token expired or which issuer it has.
+"""
 
 from __future__ import annotations
 
@@ -34,18 +38,18 @@ from wsbridge.protocol.http1 import quoted
 from wsbridge.reasons import Rejected
 
 MAX_TIMESTAMP = 1e11
-"""Seconds since 1970 beyond which no time is meant."""
+"""Seconds since 1970; larger values are not accepted as times."""
 
 
 @dataclass(frozen=True, slots=True)
 class JwtRules:
-    """What claims must say.
+    """Required values of claims.
 
     Attributes:
-        issuers: One of these must be iss; None does not look at it.
-        audiences: One of these must be in aud; None does not look at it.
-        name_claim: The claim that names the bearer.
-        leeway: Seconds by which clocks may differ.
+        issuers: Accepted values of iss; None: not checked.
+        audiences: Values of which aud must have one; None: not checked.
+        name_claim: The claim that has the name of the client.
+        leeway: Allowed clock skew in seconds.
         max_session: Seconds from now after which the identity ends at the latest.
     """
 
@@ -61,14 +65,14 @@ def validate_claims(payload: bytes, rules: JwtRules, now: float) -> Identity:
 
     Args:
         payload: Its second part, decoded.
-        rules: What the claims must be.
+        rules: Required values.
         now: Seconds since 1970.
 
     Returns:
-        The identity of its bearer.
+        The identity of the client.
 
     Raises:
-        Rejected: It is not valid here or now. This is no failed login: whoever made the token has a key.
+        Rejected: It is not valid here or now. This is not a failed login, since the signature is valid.
     """
     try:
         claims = parse_json_object(payload)
@@ -88,7 +92,7 @@ def validate_claims(payload: bytes, rules: JwtRules, now: float) -> Identity:
 
 
 def flatten_claims(claims: Mapping[str, Any]) -> dict[str, str]:
-    """Give the claims that are printable text, numbers or booleans, as text; others are left out."""
+    """Return the claims that are printable text, numbers or booleans, as text; others are omitted."""
     found = {name: _claim_text(value) for name, value in claims.items() if name.isprintable()}
     return {name: text for name, text in found.items() if text is not None}
 
@@ -133,13 +137,13 @@ def _quoted(value: object) -> str:
 
 
 ANY_VALUE: Final = "any"
-"""Stands for every issuer or audience, and for none."""
+"""Accepts every issuer or audience, and tokens without one."""
 MAX_LEEWAY: Final = 600.0
-"""Seconds."""
+"""Maximum leeway, in seconds."""
 
 
 def read_claim_text(value: object) -> str:
-    """Read a text that a claim has, or the name of one."""
+    """Read the value or the name of a claim."""
     text = as_text(value)
     if not text or not text.isprintable():
         raise ValueError("must be printable text, and not empty")
@@ -147,14 +151,14 @@ def read_claim_text(value: object) -> str:
 
 
 def check_any_alone(values: tuple[str, ...]) -> tuple[str, ...]:
-    """Check that `any` does not stand among others."""
+    """Check that `any` is the only value if it is one."""
     if ANY_VALUE in values and len(values) > 1:
         raise ValueError('"any" takes all: it stands alone')
     return values
 
 
 def check_leeway(seconds: float) -> float:
-    """Check that clocks may not differ by so much that an old token is as good as a new one."""
+    """Check the maximum of leeway: a larger one would make expired tokens valid for too long."""
     if seconds > MAX_LEEWAY:
         raise ValueError(f"must be {MAX_LEEWAY / 60:g}m at most")
     return seconds
@@ -199,12 +203,12 @@ class JwtConfig(TokenSection):
     """Maximum lifetime of a connection after authentication, even if the token is valid for longer."""
 
     def validate_values(self, context: LoadContext) -> Iterable[Issue]:
-        """Tell what is not installed."""
+        """Report missing packages."""
         fetched = any(isinstance(key, JwksConfig) for key in self.keys)
         yield from require_packages(context, "jwt", "cryptography", *(("h11",) if fetched else ()))
 
     def warnings(self, context: LoadContext) -> Iterable[Issue]:
-        """Warn of tokens that were made for others."""
+        """Warn about tokens issued for other services."""
         if self.audience == (ANY_VALUE,):
             text = "whoever gets a token of this issuer for another service, and that service too, may come in"
             yield Issue(("audience",), text, "W017")
@@ -232,7 +236,7 @@ class JwtAuth:
         )
 
     async def identify(self, context: ConnectionContext) -> Identity:
-        """Look for the token, its signature and its claims, in this order."""
+        """Find the token, verify its signature and check its claims, in this order."""
         shown = find_token(context, self._sources)
         token = parse_jwt(shown.token)
         if token.algorithm not in self._algorithms:
@@ -249,7 +253,7 @@ class JwtAuth:
         return any(verify_signature(token, ring.candidates(token.kid, token.algorithm)) for ring in rings)
 
     def _key_sets_to_refresh(self, token: UnverifiedToken) -> list[Jwks]:
-        """Give the issuers that may have the token's key by now; none if a key of its name is known."""
+        """Return the key sets that may have a new key for the token; none if a key with its kid is known."""
         rings = (self._ring, *(one.current_keys() for one in self._jwks))
         if token.kid is not None and any(token.kid in ring.kids() for ring in rings):
             return []

@@ -1,10 +1,13 @@
-"""Keys, key files, token form and signature (PyJWT)."""
+"""JWT keys, key files, token syntax and signatures.
+
+PyJWT verifies signatures. Headers and key sets are parsed here, because PyJWT accepts duplicate names in the header,
+`jku`, `x5u` and non-canonical base64url, and reports neither which parameter was rejected nor which size was exceeded.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +19,7 @@ from wsbridge.auth.credentials import token_denied
 from wsbridge.config.base import Issue, LoadContext, Section
 from wsbridge.config.secrets import Secret
 from wsbridge.config.types import FilePath, as_text
+from wsbridge.protocol.base64url import decode_base64url
 from wsbridge.protocol.http1 import quoted
 
 AsymmetricAlgorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
@@ -24,18 +28,18 @@ JwtAlgorithm = Literal[
 ]  # fmt: skip
 
 MIN_SECRET_BYTES: Final[Mapping[str, int]] = {"HS256": 32, "HS384": 48, "HS512": 64}
-"""Bytes that a secret needs at least (RFC 7518 section 3.2)."""
+"""Minimum length of a secret, in bytes (RFC 7518 section 3.2)."""
 EC_CURVES: Final[Mapping[str, str]] = {"ES256": "secp256r1", "ES384": "secp384r1", "ES512": "secp521r1"}
 RSA_BITS: Final = range(2048, 8193)
-"""Sizes of RSA keys: smaller ones are weak, larger ones make each look at a token slow."""
+"""Sizes of RSA keys in bits: smaller ones are weak, larger ones make each verification slow."""
 MAX_KEYS_TRIED: Final = 4
-"""Keys that one token is tried with; more than one fits only where keys share a kid or have none."""
+"""Keys that are tried for one token; more than one matches only if keys share a kid or have none."""
 MAX_KEY_FILE_BYTES: Final = 64 * 1024
-"""Bytes of a file with a key."""
+"""Maximum size of a key file, in bytes."""
 
 
 def read_kid(value: object) -> str:
-    """Read the name of a key."""
+    """Read a key ID."""
     text = as_text(value)
     if not re.fullmatch(r"[ -~]{1,256}", text):
         raise ValueError("must be 1 to 256 printable ASCII characters")
@@ -56,7 +60,7 @@ class JwtKeyConfig(Section):
 
     @classmethod
     def validate_keys(cls, raw: Mapping[str, object]) -> Iterable[Issue]:
-        """Ask for a secret or a file, as the algorithm takes it."""
+        """Require a secret or a file, depending on the algorithm."""
         algorithm = raw.get("algorithm")
         needed, wrong = ("secret", "file") if algorithm in MIN_SECRET_BYTES else ("file", "secret")
         if algorithm not in get_args(JwtAlgorithm) or not raw.keys() <= cls.model_fields.keys():
@@ -68,13 +72,13 @@ class JwtKeyConfig(Section):
             yield Issue((needed,), "is missing", "E011")
 
     def validate_values(self, context: LoadContext) -> Iterable[Issue]:
-        """Tell whether the key can be used."""
+        """Check whether the key can be used."""
         symmetric = self.algorithm in MIN_SECRET_BYTES
         if context.check_files and (self.secret is not None, self.file is not None) == (symmetric, not symmetric):
             try:
                 load_jwt_key(self)
             except ModuleNotFoundError:
-                pass  # told by the way that holds the key
+                pass  # reported by the authentication method that has the key
             except ValueError as error:
                 yield Issue(("secret" if self.secret else "file",), str(error), "E034")
 
@@ -84,9 +88,9 @@ class JwtKey:
     """One key.
 
     Attributes:
-        algorithms: What it may be used for.
-        material: A public key of cryptography, or the bytes of a secret.
-        kid: Its name.
+        algorithms: Algorithms it may be used for.
+        material: A public key of the package cryptography, or the bytes of a secret.
+        kid: Its key ID.
     """
 
     algorithms: frozenset[str]
@@ -95,7 +99,7 @@ class JwtKey:
 
 
 class KeyRing:
-    """Keys by their names. A name from a token is looked up here and nowhere else."""
+    """Keys by key ID. A kid of a token is only used to look up keys here, never as a path or URL."""
 
     def __init__(self, keys: Iterable[JwtKey] = ()) -> None:
         self._by_kid: dict[str | None, list[JwtKey]] = {}
@@ -105,18 +109,18 @@ class KeyRing:
             self.algorithms |= key.algorithms
 
     def candidates(self, kid: str | None, algorithm: str) -> list[JwtKey]:
-        """Give the keys for a token: those of its kid, and those without one."""
+        """Return the keys for a token: those with its kid, and those without one."""
         named = [] if kid is None else self._by_kid.get(kid, [])
         found = [key for key in (*named, *self._by_kid.get(None, ())) if algorithm in key.algorithms]
         return found[:MAX_KEYS_TRIED]
 
     def kids(self) -> frozenset[str | None]:
-        """Give the names of all keys."""
+        """Return the key IDs of all keys."""
         return frozenset(self._by_kid)
 
 
 def load_jwt_key(config: JwtKeyConfig) -> JwtKey:
-    """Read a key; a file is read.
+    """Load a key, from its file if it has one.
 
     Raises:
         ValueError: It cannot be used; one sentence.
@@ -139,7 +143,7 @@ def load_jwt_key(config: JwtKeyConfig) -> JwtKey:
 
 
 def key_problem(material: Any, algorithm: str) -> str | None:
-    """Tell why a public key cannot be used for an algorithm; None if it can."""
+    """Return why a public key cannot be used for an algorithm; None if it can."""
     from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 
     if algorithm[:2] in ("RS", "PS"):
@@ -160,7 +164,7 @@ def key_problem(material: Any, algorithm: str) -> str | None:
 
 
 def _is_symmetric_secret(secret: bytes, algorithm: str) -> bool:
-    """Tell a secret from a public key or a certificate, which would let in everybody who has it."""
+    """Return whether a secret is none of the public keys and certificates, which others may have."""
     import jwt
 
     try:
@@ -188,11 +192,11 @@ def _load_public_key(path: Path) -> Any:
 
 
 MAX_JWT_BYTES: Final = 8192
-"""Bytes of a token."""
+"""Maximum length of a token, in bytes."""
 MAX_KID_LENGTH: Final = 256
-"""Characters of the name of a key."""
+"""Maximum length of a key ID, in characters."""
 REJECTED_HEADER_PARAMETERS: Final = ("jku", "jwk", "x5u", "x5c", "crit", "b64", "zip", "enc")
-"""Header parameters that name a key of the sender's own, change the rules, or belong to encrypted tokens."""
+"""Header parameters that provide a key, change the rules, or belong to encrypted tokens."""
 
 _COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
 
@@ -203,13 +207,13 @@ class NotJsonObjectError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class UnverifiedToken:
-    """A token whose form is right; nothing of it is proved yet.
+    """A well-formed token whose signature is not verified yet.
 
     Attributes:
-        text: As it came.
-        algorithm: What its header says.
-        kid: Name of the key, as its header says.
-        payload: What it claims, not decoded.
+        text: The token as received.
+        algorithm: alg of its header.
+        kid: kid of its header.
+        payload: Its claims as JSON text.
     """
 
     text: str = field(repr=False)
@@ -219,7 +223,7 @@ class UnverifiedToken:
 
 
 def parse_jwt(text: str) -> UnverifiedToken:
-    """Take a token apart.
+    """Parse a token without verifying it.
 
     Raises:
         Rejected: It is malformed.
@@ -229,11 +233,12 @@ def parse_jwt(text: str) -> UnverifiedToken:
     found = _COMPACT.fullmatch(text)
     if found is None:
         raise token_denied("the token is not three parts in base64url")
-    parts = [_decode_base64url(part) for part in found.groups()]
-    if None in parts:
-        raise token_denied("the token is not base64url")
     try:
-        header = parse_json_object(parts[0] or b"")
+        head, payload, _ = [decode_base64url(part) for part in found.groups()]
+    except ValueError:
+        raise token_denied("the token is not base64url") from None
+    try:
+        header = parse_json_object(head)
     except NotJsonObjectError:
         raise token_denied("the token's header is not a JSON object") from None
     for name in REJECTED_HEADER_PARAMETERS:
@@ -244,11 +249,11 @@ def parse_jwt(text: str) -> UnverifiedToken:
         raise token_denied("the token's header names no algorithm")
     if kid is not None and (not isinstance(kid, str) or len(kid) > MAX_KID_LENGTH):
         raise token_denied("the token's kid is not a short text")
-    return UnverifiedToken(text, algorithm, kid, parts[1] or b"")
+    return UnverifiedToken(text, algorithm, kid, payload)
 
 
 def verify_signature(token: UnverifiedToken, keys: Sequence[JwtKey]) -> bool:
-    """Tell whether one of the keys made a token's signature; each is for the token's algorithm."""
+    """Return whether one of the keys verifies the signature of a token; keys for other algorithms are skipped."""
     import jwt
 
     verifier = jwt.PyJWS(algorithms=[token.algorithm])
@@ -264,10 +269,10 @@ def verify_signature(token: UnverifiedToken, keys: Sequence[JwtKey]) -> bool:
 
 
 def parse_json_object(data: bytes) -> dict[str, Any]:
-    """Read a JSON object strictly: UTF-8, no name twice, no NaN and no infinity.
+    """Parse a JSON object strictly: UTF-8, no duplicate names, no NaN and no infinity.
 
     Raises:
-        NoObjectError: It is none, or is nested too deep, or has a number of thousands of digits.
+        NotJsonObjectError: It is not an object, is nested too deeply, or has a number of thousands of digits.
     """
     try:
         found = json.loads(
@@ -281,7 +286,7 @@ def parse_json_object(data: bytes) -> dict[str, Any]:
 
 
 def describe_token(token: UnverifiedToken) -> str:
-    """Name the key and the algorithm that a token asks for, for the log."""
+    """Return the key and the algorithm that a token names, for the log."""
     kid = "no kid" if token.kid is None else f"kid {quoted(token.kid, 64)}"
     return f"{quoted(token.algorithm, 16, quote='')} with {kid}"
 
@@ -289,18 +294,9 @@ def describe_token(token: UnverifiedToken) -> str:
 def _reject_duplicate_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise NotJsonObjectError("a name stands twice")
+        raise NotJsonObjectError("duplicate name")
     return found
 
 
 def _reject_constant(name: str) -> Any:
-    raise NotJsonObjectError(f"{name} is no number of JSON")
-
-
-def _decode_base64url(part: str) -> bytes | None:
-    """Decode base64url without padding, in its canonical form alone (RFC 7515 section 2)."""
-    try:
-        data = urlsafe_b64decode(part + "=" * (-len(part) % 4))
-    except ValueError:
-        return None
-    return data if urlsafe_b64encode(data).rstrip(b"=") == part.encode("ascii") else None
+    raise NotJsonObjectError(f"{name} is not a JSON number")

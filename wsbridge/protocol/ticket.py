@@ -1,11 +1,8 @@
-"""Ticket: a pass for one connection, as a signed text that fits into a URL.
+"""Tickets: signed single-use tokens in a URL.
 
-Lives here: the value, its text form and the signature. Must not live here: clocks and keys (they are given), whether a
-ticket was used already (`auth.spent`), who gets one.
-
-The text is `1.PAYLOAD.SIGNATURE`. The payload is JSON, sorted and without blanks, in base64url; the signature is the
-HMAC-SHA256 (RFC 2104) of the text before its own dot, in base64url. Both are without padding (RFC 4648 section 5).
-Nothing is read of a payload whose signature is wrong, and only what `write` would write is read.
+The text is `1.PAYLOAD.SIGNATURE`. The payload is JSON, sorted and without spaces, in base64url; the signature is the
+HMAC-SHA256 (RFC 2104) of the text before the last dot, in base64url. The payload is parsed only if the signature is
+valid, and accepted only in the form that `encode_ticket` writes.
 """
 
 from __future__ import annotations
@@ -14,17 +11,17 @@ import hmac
 import json
 import re
 import secrets
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from wsbridge.protocol.base64url import decode_base64url, encode_base64url
 from wsbridge.reasons import Reason, Rejected
 
 MAX_TICKET_CHARS: Final = 4096
-"""Characters of a ticket."""
+"""Maximum length of a ticket, in characters."""
 MIN_TICKET_KEY_BYTES: Final = 32
-"""Bytes of a key; more than SHA-256 gives out (RFC 2104 section 3) add nothing, fewer could be guessed."""
+"""Minimum length of a key, in bytes: the output size of SHA-256 (RFC 2104 section 3)."""
 
 _TICKET = re.compile(r"(1\.([A-Za-z0-9_-]+))\.([A-Za-z0-9_-]{43})")
 TICKET_ID_CHARS: Final = 22
@@ -37,18 +34,18 @@ _MAX_TIMESTAMP: Final = 2**53
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """What a ticket says.
+    """The content of a ticket.
 
     Attributes:
-        id: 128 random bits in base64url, by which it is known as used.
-        route: Name of the one route that it is good for.
-        issued: When it was made, in milliseconds since 1970.
-        expires: Until when it can be used, likewise.
-        name: Who it lets in; may be empty.
-        claims: What else is known of him, by name.
-        address: The one address that it can be used from; None for any.
-        target: URL of the one target that it leads to; None where the route decides.
-        until: When who it lets in is to be put out again, in milliseconds since 1970; None for never.
+        id: 128 random bits in base64url, which identify it in the table of used tickets.
+        route: Name of the route that it is valid for.
+        issued: Time of issue, in milliseconds since 1970.
+        expires: Time until which it can be used, in milliseconds since 1970.
+        name: Name of the client; may be empty.
+        claims: Claims of the client.
+        address: The only client address that may use it; None: any.
+        target: URL of the only target; None: the route decides.
+        until: Time at which the identity expires and the connection is closed, in milliseconds since 1970; None: never.
     """
 
     id: str
@@ -63,18 +60,18 @@ class Ticket:
 
 
 def new_ticket_id() -> str:
-    """Make the id of a new ticket."""
+    """Return a new random ticket id."""
     return secrets.token_urlsafe(16)
 
 
 def encode_ticket(ticket: Ticket, key: bytes) -> str:
-    """Write and sign a ticket.
+    """Encode and sign a ticket.
 
     Raises:
-        ValueError: It would be longer than `LONGEST` or is none that could be read; the sentence tells nothing of it.
+        ValueError: It would exceed `MAX_TICKET_CHARS` or could not be decoded again; the message quotes nothing of it.
     """
     try:
-        signed = "1." + _base64url(_encode_payload(ticket))
+        signed = "1." + encode_base64url(_encode_payload(ticket))
     except UnicodeEncodeError:
         raise ValueError("the ticket holds what is no text") from None
     text = f"{signed}.{_sign(signed, key)}"
@@ -86,14 +83,14 @@ def encode_ticket(ticket: Ticket, key: bytes) -> str:
 
 
 def decode_ticket(text: str, key: bytes) -> Ticket:
-    """Read a ticket.
+    """Verify and decode a ticket.
 
     Args:
-        text: Anything at all.
-        key: What it must be signed with.
+        text: As received; arbitrary text.
+        key: Signing key.
 
     Raises:
-        Rejected: It is no ticket; the detail quotes nothing of it.
+        Rejected: It is not valid; the detail quotes nothing of it.
     """
     if len(text) > MAX_TICKET_CHARS:
         raise _invalid(f"the ticket has {len(text)} characters, and {MAX_TICKET_CHARS} are the most")
@@ -115,7 +112,7 @@ def _invalid(detail: str) -> Rejected:
 
 def _decode_payload(payload: str) -> Ticket | None:
     try:
-        data = urlsafe_b64decode(payload + "=" * (-len(payload) % 4))
+        data = decode_base64url(payload)
         ticket = Ticket(**json.loads(data))
         return ticket if _is_valid(ticket) and _encode_payload(ticket) == data else None
     except (ValueError, TypeError, RecursionError):
@@ -123,7 +120,7 @@ def _decode_payload(payload: str) -> Ticket | None:
 
 
 def _is_valid(ticket: Ticket) -> bool:
-    """Tell whether each value is of its kind."""
+    """Return whether each value has its type."""
     values: dict[str, Any] = asdict(ticket)
     optional = {name for name in ("address", "target", "until") if values[name] is None}
     times = [values[name] for name in _TIME_FIELDS if name not in optional]
@@ -143,8 +140,4 @@ def _encode_payload(ticket: Ticket) -> bytes:
 
 
 def _sign(signed: str, key: bytes) -> str:
-    return _base64url(hmac.digest(key, signed.encode(), "sha256"))
-
-
-def _base64url(data: bytes) -> str:
-    return urlsafe_b64encode(data).decode("ascii").rstrip("=")
+    return encode_base64url(hmac.digest(key, signed.encode(), "sha256"))
