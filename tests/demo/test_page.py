@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 import yaml
 
-from tests.routes.asking import asked
+from tests.responders.asking import asked
 from wsbridge.cli.demo import demo_config
 from wsbridge.demo import PAGE_DIRECTORY
 from wsbridge.reasons import REASONS, Reason

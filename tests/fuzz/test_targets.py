@@ -12,9 +12,9 @@ import trio
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.backends.target_requests import asking
 from tests.config.loading import LISTENERS, read
 from tests.rejections import outcome
-from tests.targets.clients import asking
 from wsbridge.auth.identity import ANONYMOUS
 from wsbridge.backends.base import ChosenTarget
 from wsbridge.backends.dynamic import TargetPolicy, build_target_policy

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.limits.test_addresses import table
+from tests.limits.test_clients import table
 from tests.serving import recording
 from wsbridge.config.limits import ClientLimits
 from wsbridge.limits.clients import ClientSlot, ClientTable, client_key

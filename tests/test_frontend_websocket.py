@@ -9,7 +9,7 @@ import trio.testing
 
 from tests.client import KEY, accept_of, request
 from tests.rejections import async_outcome
-from tests.speaks.test_exchange import connection, read
+from tests.test_frontend import connection, read
 from wsbridge.frontend import EMPTY_CONNECTION, MAX_HANDSHAKE_JITTER, HttpExchange, LingeringCloser, read_request
 from wsbridge.net.transport import SocketTransport
 from wsbridge.protocol.http1 import HeadLimits

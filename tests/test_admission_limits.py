@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.backends.target_requests import asking
 from tests.rejections import outcome
-from tests.targets.clients import asking
 from tests.test_generation import BACK, made
 from wsbridge.admission import RouteSlot, acquire_route_slot, limited_token_name
 from wsbridge.auth.identity import ANONYMOUS, Identity, merge_identities

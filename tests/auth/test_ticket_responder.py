@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 
-from tests.routes.asking import PEER, asked
+from tests.responders.asking import PEER, asked
 from wsbridge.auth.identity import Identity
 from wsbridge.auth.replay import UsedTickets
 from wsbridge.auth.ticket import TicketIssuer, new_ticket

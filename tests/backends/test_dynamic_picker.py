@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.targets.clients import asking
+from tests.backends.target_requests import asking
 from wsbridge.auth.identity import ANONYMOUS, Identity
 from wsbridge.backends import dynamic
 from wsbridge.backends.dynamic import (

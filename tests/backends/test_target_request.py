@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.targets.clients import asking
+from tests.backends.target_requests import asking
 from wsbridge.auth.identity import ANONYMOUS, Identity
 from wsbridge.backends.target_template import MAX_FIELD_LENGTH, field_value, redact_field
 from wsbridge.protocol.uri import PathPattern

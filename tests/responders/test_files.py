@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.routes.asking import asked
+from tests.responders.asking import asked
 from wsbridge.responders import files
 from wsbridge.responders.base import HttpResponse
 from wsbridge.responders.files import FILE_CHUNK_BYTES, FileOptions, FileStream, StaticFiles, pattern_prefix

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.targets.clients import rules
+from tests.backends.target_requests import rules
 from wsbridge.backends.target_policy import SPECIAL_NETWORKS, TargetRules, is_ip_literal
 from wsbridge.backends.target_template import host_target
 from wsbridge.net.address import Address

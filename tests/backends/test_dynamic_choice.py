@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from tests.backends.target_requests import asking
 from tests.config.loading import LISTENERS, read
 from tests.rejections import async_outcome
-from tests.targets.clients import asking
 from wsbridge.auth.identity import ANONYMOUS, Identity
 from wsbridge.backends.dynamic import DynamicTarget, FixedTarget, TargetPolicy, build_target_policy
 from wsbridge.net.address import Address, ListeningAddresses

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.routes.asking import asked
+from tests.responders.asking import asked
 from wsbridge.responders.base import FixedStatus, HttpResponse, plain_text_response
 
 
