@@ -62,7 +62,7 @@ def test_connections_of_a_route() -> None:
 
 
 def test_connections_of_an_identity() -> None:
-    """Each has his own number, on each route; who has no name has none."""
+    """Each identity has its own count on each route; clients without a name have none."""
     process, limited = Process(), route(connections_per_identity="1")
     process.held(limited, ALICE)
     assert process.refused(limited, ALICE) == (

@@ -7,7 +7,7 @@ import time
 import pytest
 import trio
 
-from tests.auth.ways import Saying, caller
+from tests.auth.methods import Saying, caller
 from tests.client import request as upgrade_request
 from tests.rejections import async_outcome
 from tests.serving import backend, serving, written

@@ -1,6 +1,8 @@
-"""What a backend may be told: gathered for those alone that want it."""
+"""What is known of a connection: gathered only for backends that use it."""
 
 from __future__ import annotations
+
+import socket
 
 import pytest
 
@@ -8,6 +10,7 @@ from tests.client import request
 from tests.serving import backend, serving, written
 from wsbridge import connection as module
 from wsbridge.context import ConnectionContext
+from wsbridge.net.address import Peer
 from wsbridge.net.transport import Transport
 
 
@@ -36,3 +39,9 @@ async def test_it_is_made_only_where_it_is_wanted(monkeypatch: pytest.MonkeyPatc
                 assert (one.listener, one.route, one.tls) == ("web", "app", "")
                 assert one.local_address is not None
                 assert one.local_address.port == served.port()
+
+
+def test_a_raw_client_has_no_request() -> None:
+    """Where plain TCP is spoken there is an address and a route, and nothing else."""
+    caller = ConnectionContext(peer=Peer("203.0.113.7", 52044, socket.AF_INET), route="app")
+    assert (caller.request, caller.subprotocols, caller.tls) == (None, (), "")

@@ -1,4 +1,4 @@
-"""The rules of the source tree that no linter knows: who may import whom, and what no file is called."""
+"""The rules of the source tree that no linter knows: which module may import which, and file names."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ STRANGER = Peer("203.0.113.9", 999, socket.AF_INET)
 LOCAL = Peer("", 0, socket.AF_UNIX, pid=5, uid=6)
 
 
-def whence(told: Literal["proxy-protocol"] | ForwardedFormat = "proxy-protocol") -> ClientAddressResolver:
+def resolver(told: Literal["proxy-protocol"] | ForwardedFormat = "proxy-protocol") -> ClientAddressResolver:
     """Trust 10.0.0.0/24 and Unix sockets."""
     return ClientAddressResolver((ip_network("10.0.0.0/24"), "unix"), told, 3.0, 4096)
 
@@ -47,7 +47,7 @@ def sent(data: bytes) -> Iterator[socket.socket]:
 async def introduced(data: bytes, peer: Peer = PROXY) -> Peer | Rejected:
     """Read what came."""
     with sent(data) as sock:
-        return await async_outcome(whence().from_connection(sock, peer))
+        return await async_outcome(resolver().from_connection(sock, peer))
 
 
 @pytest.mark.parametrize("peer", [PROXY, LOCAL])
@@ -112,7 +112,7 @@ async def test_a_late_header(autojump_clock: trio.testing.MockClock) -> None:
     other.setblocking(False)
     with one, other:
         one.send(b"PROXY ")
-        end = await async_outcome(whence().from_connection(other, PROXY))
+        end = await async_outcome(resolver().from_connection(other, PROXY))
     text = "no whole PROXY header within proxy_header, 3 s; 6 bytes came"
     assert isinstance(end, Rejected)
     assert end.termination() == Termination(Reason.BAD_PROXY_HEADER, "client", text)
@@ -129,7 +129,7 @@ async def test_a_reset_within_the_header(sent: bytes, detail: str) -> None:
         one.sendall(sent)
         one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         one.close()
-        end = await async_outcome(whence().from_connection(other, PROXY))
+        end = await async_outcome(resolver().from_connection(other, PROXY))
     assert isinstance(end, Rejected)
     assert end.reason is Reason.CLIENT_LOST
     assert detail in end.detail
@@ -142,27 +142,27 @@ def asking(*lines: tuple[bytes, bytes]) -> Request:
 
 async def test_requests_that_tell() -> None:
     """A trusted proxy's header line counts, hops that are trusted stand in the way, and nothing is read before."""
-    by = whence("x-forwarded-for")
+    by = resolver("x-forwarded-for")
     with sent(b"") as sock:
         assert await by.from_connection(sock, STRANGER) is STRANGER
     request = asking((b"X-Forwarded-For", b"127.0.0.1, 203.0.113.7:5, 10.0.0.2"))
     assert by.from_request(request, PROXY) == Peer("203.0.113.7", 5, socket.AF_INET, via=("10.0.0.2", "10.0.0.1"))
     assert by.from_request(request, LOCAL) == Peer("203.0.113.7", 5, socket.AF_INET, via=("10.0.0.2", "unix"))
     rfc = asking((b"Forwarded", b'for="[2001:db8::7]:5"'))
-    assert whence("forwarded").from_request(rfc, PROXY) == Peer("2001:db8::7", 5, socket.AF_INET6, via=("10.0.0.1",))
+    assert resolver("forwarded").from_request(rfc, PROXY) == Peer("2001:db8::7", 5, socket.AF_INET6, via=("10.0.0.1",))
 
 
 async def test_what_strangers_say_of_themselves_is_passed_over() -> None:
     """The header line of a peer that is no trusted proxy has no say, nor has that of the other form."""
     request = asking((b"X-Forwarded-For", b"10.0.0.1"), (b"Forwarded", b"nonsense"))
-    assert whence("x-forwarded-for").from_request(request, STRANGER) is STRANGER
-    assert whence("forwarded").from_request(request, STRANGER) is STRANGER
-    assert whence("proxy-protocol").from_request(request, PROXY) is PROXY
+    assert resolver("x-forwarded-for").from_request(request, STRANGER) is STRANGER
+    assert resolver("forwarded").from_request(request, STRANGER) is STRANGER
+    assert resolver("proxy-protocol").from_request(request, PROXY) is PROXY
 
 
 async def test_a_proxy_that_does_not_tell() -> None:
     """Without the header line, or with unknown in it, the request comes from the proxy; nonsense is 400."""
-    by = whence("x-forwarded-for")
+    by = resolver("x-forwarded-for")
     assert by.from_request(asking(), PROXY) is PROXY
     assert by.from_request(asking((b"X-Forwarded-For", b"203.0.113.7, unknown")), PROXY) is PROXY
     end = outcome(by.from_request, asking((b"X-Forwarded-For", b"203.0.113.7, nonsense")), PROXY)
@@ -173,7 +173,7 @@ async def test_a_proxy_that_does_not_tell() -> None:
 async def test_a_proxys_certificate_is_not_its_clients() -> None:
     """What the proxy showed in its TLS handshake proves nothing of its clients, named or not; others keep theirs."""
     proxy = replace(PROXY, sni="gw.example.org", certificate={"subject": ()})
-    by = whence("x-forwarded-for")
+    by = resolver("x-forwarded-for")
     client = by.from_request(asking((b"X-Forwarded-For", b"203.0.113.7")), proxy)
     assert isinstance(client, Peer)
     assert (client.host, client.sni, client.certificate) == ("203.0.113.7", "", None)
@@ -181,7 +181,7 @@ async def test_a_proxys_certificate_is_not_its_clients() -> None:
         found = by.from_request(asking(*((b"X-Forwarded-For", value) for value in values)), proxy)
         assert (found.host, found.sni, found.certificate) == (PROXY.host, "", None)
     for element in (b"for=_hidden", b"proto=https", b"for=203.0.113.7, for=unknown"):
-        assert whence("forwarded").from_request(asking((b"Forwarded", element)), proxy).certificate is None
+        assert resolver("forwarded").from_request(asking((b"Forwarded", element)), proxy).certificate is None
     stranger = replace(STRANGER, certificate={"subject": ()})
     assert by.from_request(asking((b"X-Forwarded-For", b"10.9.9.9")), stranger) is stranger
     assert by.without_proxy_tls(proxy).certificate is None
@@ -211,9 +211,9 @@ def test_the_public_name_of_a_request(
     form: ForwardedFormat, lines: list[tuple[bytes, bytes]], host: bool, https: bool | None
 ) -> None:
     """It comes from the headers that belong to the format, and from trusted proxies only."""
-    found = whence(form).public_name(asking(*lines), PROXY)
+    found = resolver(form).public_name(asking(*lines), PROXY)
     assert (found.host, found.https) == ("gw.example.org" if host else None, https)
-    assert whence(form).public_name(asking(*lines), STRANGER) == PublicName()
+    assert resolver(form).public_name(asking(*lines), STRANGER) == PublicName()
 
 
 @pytest.mark.parametrize(
@@ -229,14 +229,14 @@ def test_the_public_name_of_a_request(
 )
 def test_a_public_name_that_is_not_clear_is_rejected(lines: list[tuple[bytes, bytes]]) -> None:
     """The client may have written one of the values."""
-    end = outcome(whence("x-forwarded-for").public_name, asking(*lines), PROXY)
+    end = outcome(resolver("x-forwarded-for").public_name, asking(*lines), PROXY)
     assert isinstance(end, Rejected)
     assert end.termination().http_status == 400
 
 
 def test_x_real_ip() -> None:
     """One address; anything else is 400, and without the header the peer is the proxy."""
-    by = whence("x-real-ip")
+    by = resolver("x-real-ip")
     assert by.from_request(asking((b"X-Real-IP", b" ::ffff:203.0.113.7 ")), PROXY).host == "203.0.113.7"
     assert by.from_request(asking((b"X-Forwarded-For", b"203.0.113.7")), PROXY) is PROXY
     assert by.from_request(asking((b"X-Real-IP", b"203.0.113.7")), STRANGER) is STRANGER

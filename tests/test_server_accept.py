@@ -35,7 +35,7 @@ def test_the_reserve_turns_a_client_away_and_comes_back(listening):
 
 
 def test_the_reserve_with_nobody_waiting(listening):
-    """A client that has gone meanwhile costs nothing."""
+    """A client that has disconnected already costs nothing."""
     reserve = ReservedFd()
     before = open_files()
     assert reserve.accept_and_reset(listening)

@@ -1,4 +1,4 @@
-"""Clients whose backend is not there yet: they may leave, and the bridge may end, meanwhile."""
+"""Clients that wait for a backend: they may disconnect, and the bridge may shut down, during the dial."""
 
 import socket
 

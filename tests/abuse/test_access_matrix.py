@@ -100,7 +100,7 @@ def configuration(tmp_path: Path, port: int, way: Way, clients: ClientAuthority)
     routes: dict[str, Any] = {}
     for name, (keys, path, _) in goals(tmp_path, port).items():
         if name == "gives" and way.here.get("kind") == "ticket":
-            continue  # a ticket is given to whom another kind knows
+            continue  # tickets are issued to identities of other methods
         pattern = "/files/*" if name == "files" else path.partition("?")[0]
         auth = way.there if name == OTHER else way.here
         routes[name] = {"match": {"path": pattern}, "auth": auth, **keys}

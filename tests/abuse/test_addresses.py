@@ -1,4 +1,4 @@
-"""Real addresses through the whole bridge: whom the log and the checks take a client for, and who is turned away."""
+"""Real client addresses through the whole bridge: what logs and checks use, and which clients are rejected."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def listener(**keys: Any) -> dict[str, Any]:
 
 
 async def behind(served: Served, header: bytes, name: str = "web") -> Client:
-    """Connect as a proxy that introduces its client; who is reset meanwhile learns it when he reads."""
+    """Connect as a proxy that introduces its client; a reset during that is noticed at the next read."""
     client = await served.connect(name)
     with contextlib.suppress(trio.BrokenResourceError):
         await client.send(header)
@@ -114,7 +114,7 @@ async def test_without_a_good_header_nothing_is_heard(sent: bytes, detail: str) 
         assert len(served.records.endings) == 1
 
 
-async def test_who_is_no_trusted_proxy_is_turned_away() -> None:
+async def test_untrusted_proxies_are_rejected() -> None:
     """A client that comes past the proxy is not heard, whatever it claims to be."""
     keys = listener(trusted_proxies=["10.0.0.0/8"])
     async with serving(written(listeners={"web": keys}, route=ANSWER)) as served:

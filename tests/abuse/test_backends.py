@@ -157,7 +157,7 @@ async def test_a_backend_that_never_reads():
 
 
 async def test_a_client_held_back_by_the_backend_is_not_blamed():
-    """While a backend does not read, its client is not read either, and so no pong of his can be missed."""
+    """While a backend does not read, its client is not read either, and so none of its pongs can be missed."""
     release = trio.Event()
 
     async def late(stream):

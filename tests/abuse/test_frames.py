@@ -142,7 +142,7 @@ FLOODS = {
 @pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize("kind", FLOODS)
 async def test_a_flood_of_nothing_is_1008(kind, tls):
-    """Control and empty frames beyond the rate end with `flood`; another connection keeps its pace meanwhile."""
+    """Control and empty frames beyond the rate end with `flood`; another connection keeps its pace."""
     block = FLOODS[kind]
     handler, seen = resetting()
     routes = {

@@ -34,7 +34,7 @@ def refused(answer, status):
 
 @pytest.mark.parametrize("tls", [False, True])
 async def test_a_slow_head_is_cut_at_the_deadline(tls):
-    """One byte at a time does not extend the deadline: 408, and another client is served meanwhile."""
+    """One byte at a time does not extend the deadline: 408, and another client is served at the same time."""
     async with (
         backend() as back,
         serving(written(route={"backend": back.url}, timeouts={"handshake": "500ms"}, tls=tls)) as served,
@@ -65,7 +65,7 @@ async def test_a_slow_head_is_cut_at_the_deadline(tls):
 
 
 async def test_a_thousand_slow_heads_at_once():
-    """Hundreds of dripping heads are each cut at the deadline, and a client is served quickly meanwhile."""
+    """Hundreds of dripping heads are each cut at the deadline, and a client is served quickly at the same time."""
     async with (
         backend() as back,
         serving(written(route={"backend": back.url}, timeouts={"handshake": "1s"})) as served,
@@ -119,7 +119,7 @@ async def test_blanks_in_a_websocket_header_cost_nothing(name):
         await answer_to(served, request())
         began = time.monotonic()
         answer = await answer_to(served, head)
-        assert time.monotonic() - began < 0.5  # other tests run meanwhile
+        assert time.monotonic() - began < 0.5  # other tests run at the same time
         assert answer.startswith("HTTP/1.1 ")
         assert "101" not in answer[:12]
 

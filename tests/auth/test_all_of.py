@@ -1,8 +1,8 @@
-"""All of several ways."""
+"""Authentication by all of several methods."""
 
 from __future__ import annotations
 
-from tests.auth.ways import Says, caller, lent
+from tests.auth.methods import Says, auth_services, caller
 from tests.rejections import async_outcome
 from wsbridge.auth.identity import Identity
 from wsbridge.auth.network import AllOf, AllOfConfig
@@ -20,20 +20,20 @@ def config(*members: Says) -> AllOfConfig:
 
 async def test_all_of_them_know_him() -> None:
     """What they know is one identity."""
-    found = await async_outcome(AllOf(config(), lent(INSIDE, ALICE)[0]).identify(caller()))
+    found = await async_outcome(AllOf(config(), auth_services(INSIDE, ALICE)[0]).identify(caller()))
     assert isinstance(found, Identity)
     assert (found.name, found.method) == ("alice", "network+basic")
 
 
 async def test_the_first_denial_is_the_last_question() -> None:
     """What comes after it, which may cost much, is not asked."""
-    services, ways = lent(OUTSIDE, ALICE)
+    services, methods = auth_services(OUTSIDE, ALICE)
     assert await async_outcome(AllOf(config(), services).identify(caller())) == OUTSIDE
-    assert [way.asked for way in ways] == [1, 0]
+    assert [method.asked for method in methods] == [1, 0]
 
 
 def test_it_needs_a_request_if_one_does() -> None:
-    """Plain TCP can only do with ways that all do without."""
+    """Plain TCP can only do with methods that all do without."""
     assert config(Says(http=True), Says(http=False)).needs_request()
     assert not config(Says(http=False), Says(http=False)).needs_request()
 
@@ -44,6 +44,6 @@ def test_it_takes_cookies_if_one_does() -> None:
 
 
 def test_it_needs_a_certificate_if_one_does() -> None:
-    """Without one that way denies, and so does the whole."""
+    """Without one that method denies, and so does the whole."""
     assert config(Says(certificate=True), Says()).needs_certificate()
     assert not config(Says(), Says()).needs_certificate()

@@ -1,8 +1,8 @@
-"""Any of several ways."""
+"""Authentication by any of several methods."""
 
 from __future__ import annotations
 
-from tests.auth.ways import Says, caller, lent
+from tests.auth.methods import Says, auth_services, caller
 from tests.rejections import async_outcome
 from wsbridge.auth.identity import Identity, auth_unavailable, unauthenticated
 from wsbridge.auth.network import AnyOf, AnyOfConfig
@@ -21,22 +21,22 @@ def config(*members: Says) -> AnyOfConfig:
 
 
 async def test_the_first_that_knows_him_is_enough() -> None:
-    """Later ways are not asked."""
-    services, ways = lent(ALICE, WRONG)
+    """Later methods are not asked."""
+    services, methods = auth_services(ALICE, WRONG)
     assert await async_outcome(AnyOf(config(), services).identify(caller())) == ALICE
-    assert [way.asked for way in ways] == [1, 0]
+    assert [method.asked for method in methods] == [1, 0]
 
 
 async def test_a_later_one_may_know_him() -> None:
-    """A denial of one way is not the last word."""
-    services, ways = lent(WRONG, ALICE)
+    """A denial of one method is not the last word."""
+    services, methods = auth_services(WRONG, ALICE)
     assert await async_outcome(AnyOf(config(), services).identify(caller())) == ALICE
-    assert [way.asked for way in ways] == [1, 1]
+    assert [method.asked for method in methods] == [1, 1]
 
 
 async def test_a_denial_tells_all_that_was_said() -> None:
-    """It has the sentences and challenges of all ways, and is a failed login if one of them was."""
-    services, _ = lent(NOBODY, WRONG)
+    """It has the sentences and challenges of all methods, and is a failed login if one of them was."""
+    services, _ = auth_services(NOBODY, WRONG)
     denied = await async_outcome(AnyOf(config(), services).identify(caller()))
     assert (
         denied.args
@@ -47,19 +47,19 @@ async def test_a_denial_tells_all_that_was_said() -> None:
 
 
 async def test_one_that_could_not_be_asked_counts_first() -> None:
-    """It might have known him, so he may come again; and who must show who he is is told so before anything else."""
+    """It might have known the client, which may try again; missing credentials are reported before anything else."""
     for answers, reason in (
         ((WRONG, CLOSED), Reason.AUTH_UNAVAILABLE),
         ((OUTSIDE, NOBODY), Reason.UNAUTHENTICATED),
         ((OUTSIDE, OUTSIDE), Reason.FORBIDDEN),
     ):
-        denied = await async_outcome(AnyOf(config(), lent(*answers)[0]).identify(caller()))
+        denied = await async_outcome(AnyOf(config(), auth_services(*answers)[0]).identify(caller()))
         assert isinstance(denied, Rejected)
         assert denied.reason is reason
 
 
 def test_it_needs_a_request_if_all_do() -> None:
-    """One way that does without is enough for plain TCP."""
+    """One method that does without is enough for plain TCP."""
     assert config(Says(http=True), Says(http=True)).needs_request()
     assert not config(Says(http=True), Says(http=False)).needs_request()
 
@@ -71,6 +71,6 @@ def test_it_takes_cookies_if_one_does() -> None:
 
 
 def test_it_needs_a_certificate_if_all_do() -> None:
-    """One way that does without is enough where clients are asked for none."""
+    """One method that does without is enough where clients are asked for none."""
     assert config(Says(certificate=True), Says(certificate=True)).needs_certificate()
     assert not config(Says(certificate=True), Says()).needs_certificate()

@@ -1,12 +1,19 @@
-"""Tasks of ways of authentication that belong to no client."""
+"""What all authentication methods share: background tasks, the clock, and the method `none`."""
 
 from __future__ import annotations
 
+import time
+
+import pytest
 import trio
 import trio.testing
+from pydantic import ValidationError
 
+from tests.auth.methods import auth_services
 from tests.serving import serving, written
-from wsbridge.auth.base import BackgroundTasks
+from wsbridge.auth.base import BackgroundTasks, NoAuthConfig
+from wsbridge.auth.identity import ANONYMOUS
+from wsbridge.registry import AUTH, CONFIG_REGISTRY
 
 
 async def test_tasks_run_until_the_end() -> None:
@@ -51,3 +58,24 @@ async def test_the_server_has_one() -> None:
         await trio.testing.wait_all_tasks_blocked()
         assert not ended.is_set()
     assert ended.is_set()
+
+
+def test_nobody_is_asked() -> None:
+    """There is nothing to ask a client with, so the path without authentication costs nothing."""
+    assert AUTH["none"](NoAuthConfig(), auth_services()[0]) is None
+
+
+def test_configuration_and_runtime_have_the_same_methods() -> None:
+    """The file and the run time know the same kinds."""
+    assert AUTH.keys() == CONFIG_REGISTRY.auth.keys()
+
+
+def test_none_takes_no_options() -> None:
+    """There is nothing to set but the kind."""
+    with pytest.raises(ValidationError):
+        NoAuthConfig.model_validate({"kind": "none", "users": []})
+
+
+def test_the_clock_is_the_wall_clock() -> None:
+    """Credentials count in seconds since 1970, unless a test says what time it is."""
+    assert auth_services(ANONYMOUS)[0].wall_clock is time.time

@@ -9,7 +9,7 @@ from pathlib import Path
 import bcrypt
 import pytest
 
-from tests.auth.ways import caller, lent
+from tests.auth.methods import auth_services, caller
 from tests.rejections import async_outcome
 from wsbridge.auth import passwords
 from wsbridge.auth.basic import BasicAuth, BasicConfig
@@ -35,7 +35,7 @@ async def test_unknown_users_take_as_long_as_known_ones(kind: str, password: byt
 
     file = tmp_path / "users"
     file.write_text("".join(f"user{number}:{text}\n" for number, text in enumerate(hashes(kind))))
-    auth = BasicAuth(BasicConfig(users=file), lent(ANONYMOUS)[0])
+    auth = BasicAuth(BasicConfig(users=file), auth_services(ANONYMOUS)[0])
     taken: dict[str, list[float]] = {"user0": [], "nobody": []}
     for _ in range(TRIES):
         for name, times in taken.items():

@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.auth.ways import caller, lent
+from tests.auth.methods import auth_services, caller
 from tests.client import request as upgrade_request
 from tests.rejections import async_outcome
 from tests.serving import Served, accept_upgrade, backend, config_of, recording, serving, written
@@ -38,12 +38,12 @@ def tokens(tmp_path: Path) -> Path:
     return path
 
 
-def way(tokens: Path, *sources: str) -> BearerAuth:
+def authenticator(tokens: Path, *sources: str) -> BearerAuth:
     """Build one; the time is `NOW`."""
     section: dict[str, Any] = {"kind": "bearer", "tokens": str(tokens)}
     if sources:
         section["sources"] = sources
-    services, _ = lent(ANONYMOUS)
+    services, _ = auth_services(ANONYMOUS)
     return BearerAuth(BearerConfig.model_validate(section), type(services)(services.build, wall_clock=lambda: NOW))
 
 
@@ -60,19 +60,19 @@ def carrier(token: str) -> str:
 async def test_a_token_of_the_list_comes_in(tokens: Path) -> None:
     """The identity has its name and its end, and a claim that tells it from other tokens of that name."""
     alice = {"token": token_digest("alice-token").hex()[:16]}
-    assert await async_outcome(way(tokens).identify(caller(header("alice-token")))) == Identity(
+    assert await async_outcome(authenticator(tokens).identify(caller(header("alice-token")))) == Identity(
         "alice", "bearer", alice, token_name="alice"
     )
-    soon = await async_outcome(way(tokens).identify(caller(header("soon-token"))))
+    soon = await async_outcome(authenticator(tokens).identify(caller(header("soon-token"))))
     assert isinstance(soon, Identity)
     assert soon.expires == NOW + 60
-    here = await async_outcome(way(tokens).identify(caller(header("here-token"))))
+    here = await async_outcome(authenticator(tokens).identify(caller(header("here-token"))))
     assert isinstance(here, Identity)
 
 
 async def test_a_cookie_is_told_as_one(tokens: Path) -> None:
     """So that it counts only with an Origin."""
-    found = await way(tokens, "cookie:sid").identify(caller((b"cookie", b"sid=alice-token")))
+    found = await authenticator(tokens, "cookie:sid").identify(caller((b"cookie", b"sid=alice-token")))
     assert isinstance(found, Identity)
     assert (found.name, found.by_cookie) == ("alice", True)
 
@@ -90,7 +90,7 @@ async def test_whatever_is_wrong_the_client_is_told_the_same(
     tokens: Path, token: str, detail: str, guess: bool
 ) -> None:
     """The response is the same, and no sentence has the token in it; a token of the list is no guess."""
-    denied = await async_outcome(way(tokens).identify(caller(header(token))))
+    denied = await async_outcome(authenticator(tokens).identify(caller(header(token))))
     assert isinstance(denied, Rejected)
     assert detail in denied.detail
     assert token not in denied.detail
@@ -101,7 +101,7 @@ async def test_whatever_is_wrong_the_client_is_told_the_same(
 
 async def test_who_shows_none_did_not_try(tokens: Path) -> None:
     """It is no failed login, but the challenge is the same."""
-    denied = await async_outcome(way(tokens).identify(caller()))
+    denied = await async_outcome(authenticator(tokens).identify(caller()))
     assert (
         denied.args
         == unauthenticated("no token in authorization, subprotocol", challenges=('Bearer realm="wsbridge"',)).args
@@ -110,7 +110,7 @@ async def test_who_shows_none_did_not_try(tokens: Path) -> None:
 
 async def test_the_list_is_read_again(tokens: Path, mock_clock: MockClock) -> None:
     """A line taken out takes its token back; an emptied list lets nobody in; a bad line changes nothing."""
-    asked = way(tokens)
+    asked = authenticator(tokens)
     with recording():
         assert isinstance(await async_outcome(asked.identify(caller(header("alice-token")))), Identity)
         tokens.write_text(f"{BearerToken('bob', token_digest('bob-token')).to_line()}\n")

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from tests import authority
-from tests.auth.ways import caller, lent
+from tests.auth.methods import auth_services, caller
 from tests.client import BINARY, frame
 from tests.client import request as upgrade_request
 from tests.client_authority import ClientAuthority
@@ -42,7 +42,7 @@ def clients(tmp_path_factory: pytest.TempPathFactory) -> ClientAuthority:
 async def identify(certificate: object, allow: object = "any", *, now: float = UNTIL - 1, **keys: str) -> object:
     """Ask a way by certificate who shows this."""
     config = CertificateConfig.model_validate({"kind": "certificate", "allow": allow, **keys})
-    services, _ = lent(ANONYMOUS)
+    services, _ = auth_services(ANONYMOUS)
     way = CertificateAuth(config, type(services)(services.build, wall_clock=lambda: now))
     peer = Peer("203.0.113.7", 5, socket.AF_INET, certificate=certificate)  # type: ignore[arg-type]  # what tests say
     return await async_outcome(way.identify(caller(request=None, peer=peer)))
@@ -86,7 +86,7 @@ async def test_who_is_not(certificate: object, allow: object, keys: dict[str, st
 
 
 async def test_one_that_is_over_is_denied() -> None:
-    """A resumed TLS session may show one that has ended meanwhile."""
+    """A resumed TLS session may show one that has expired since."""
     denied = await identify(ALICE, now=UNTIL)
     assert isinstance(denied, Rejected)
     assert "has expired" in denied.detail
@@ -277,7 +277,7 @@ async def test_a_connection_ends_with_its_certificate(clients: ClientAuthority) 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 async def test_a_resumed_session_shows_it_again(clients: ClientAuthority, version: ssl.TLSVersion) -> None:
-    """Without the certificate being sent anew, the client is known."""
+    """Without the certificate being sent again, the client is known."""
     context = clients.context("CN=alice")
     context.maximum_version = version
 

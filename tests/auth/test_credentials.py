@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tests.auth.ways import caller
+from tests.auth.methods import caller
 from tests.rejections import challenges, outcome
 from wsbridge.auth.credentials import BEARER_CHALLENGE, MAX_TOKEN_BYTES, TokenFound, TokenSection, find_token
 from wsbridge.reasons import Rejected

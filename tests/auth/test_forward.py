@@ -1,4 +1,4 @@
-"""Authentication by asking a service."""
+"""Authentication by an external service, and the cache of its answers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import pytest
 import trio
 import trio.testing
 
-from tests.auth.ways import caller, lent
+from tests.auth.methods import auth_services, caller
 from tests.authority import folder
 from tests.client import request
 from tests.config.loading import LISTENERS, read, told, wrong
 from tests.http_service import Service, Stream, answer, service
 from tests.rejections import async_outcome, challenges
 from tests.serving import backend, serving, written
-from wsbridge.auth.forward import ForwardAuth, ForwardConfig
+from wsbridge.auth.forward import ForwardAuth, ForwardCache, ForwardConfig
 from wsbridge.auth.identity import ANONYMOUS, Identity
 from wsbridge.context import ConnectionContext
 from wsbridge.net.address import Peer
@@ -39,7 +39,7 @@ def section(served: Service | str, **more: object) -> dict[str, Any]:
 @contextlib.asynccontextmanager
 async def asking(served: Service | str, **more: object) -> AsyncIterator[ForwardAuth]:
     """Build one with its tasks."""
-    services, _ = lent(ANONYMOUS)
+    services, _ = auth_services(ANONYMOUS)
     found = ForwardAuth(ForwardConfig.model_validate(section(served, **more)), services)
     async with services.resolver, services.background_tasks:
         yield found
@@ -60,7 +60,7 @@ async def denied(asked: ForwardAuth, someone: ConnectionContext) -> Rejected:
 
 
 async def test_a_yes_lets_in() -> None:
-    """Any status from 200 to 299; without more in the configuration he has no name."""
+    """Any status from 200 to 299; without more in the configuration the client has no name."""
     for status in (200, 204, 299):
         async with service(answer(status)) as served, asking(served) as asked:
             assert await identified(asked, caller()) == Identity(method="forward")
@@ -354,7 +354,7 @@ def test_what_is_not_installed_is_told(tmp_path: Path, monkeypatch: Any) -> None
 
 
 async def test_through_the_bridge() -> None:
-    """Who is denied never reaches the backend; who is let in has his name in the log; at the end nothing is open."""
+    """A rejected client never reaches the backend, the name of another is in the log, no connection stays open."""
     async with service(answer(401)) as served, backend() as back:
         auth = section(served, headers=["Authorization", "Cookie"], identity_header="X-User")
         async with serving(written(route={"backend": back.url, "auth": auth})) as bridge:
@@ -374,3 +374,73 @@ async def test_through_the_bridge() -> None:
             assert (await bridge.records.wait("connection.closed"))["identity"] == "alice"
             assert (back.dials, len(served.asked)) == (1, 5)
         await served.until(open=0)
+
+
+ALICE = Identity("alice", "forward")
+LINES = [(b"cookie", b"sid=s3cret"), (b"origin", b"https://a")]
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        """Give them."""
+        return self.now
+
+
+def test_an_answer_is_kept_for_a_while() -> None:
+    """Then it is forgotten, and its place is free."""
+    clock = Clock()
+    cache = ForwardCache(5.0, 10, clock)
+    key = cache.key(LINES)
+    assert cache.get(key) is None
+    cache.put(key, ALICE)
+    clock.now = 4.9
+    assert cache.get(cache.key(LINES)) is ALICE
+    clock.now = 5.0
+    assert cache.get(key) is None
+    assert len(cache) == 0
+
+
+def test_cache_off_keeps_nothing() -> None:
+    """Each request is asked about."""
+    cache = ForwardCache(None, 10, Clock())
+    cache.put(cache.key(LINES), ALICE)
+    assert cache.get(cache.key(LINES)) is None
+    assert len(cache) == 0
+
+
+def test_the_cache_is_bounded() -> None:
+    """The oldest answer makes room."""
+    cache = ForwardCache(5.0, 3, Clock())
+    keys = [cache.key([(b"a", b"%d" % at)]) for at in range(5)]
+    for key in keys:
+        cache.put(key, ALICE)
+    assert len(cache) == 3
+    assert [cache.get(key) is not None for key in keys] == [False, False, True, True, True]
+
+
+def test_a_key_tells_all_that_was_sent_apart() -> None:
+    """Other values, other names, another order, other bounds between the parts."""
+    cache = ForwardCache(5.0, 10, Clock())
+    sent = [
+        LINES,
+        LINES[::-1],
+        LINES[:1],
+        [],
+        [(b"cookie", b"sid=s3cretorigin"), (b"", b"https://a")],
+        [(b"cookie", b"sid=s3cret2"), LINES[1]],
+        [(b"cookies", b"id=s3cret"), LINES[1]],
+    ]
+    assert len({cache.key(lines) for lines in sent}) == len(sent)
+
+
+def test_what_was_sent_cannot_be_read_from_it() -> None:
+    """A key is a hash whose own key is of this cache alone."""
+    cache = ForwardCache(5.0, 10, Clock())
+    key = cache.key(LINES)
+    assert len(key) == 32
+    assert b"s3cret" not in key
+    assert ForwardCache(5.0, 10, Clock()).key(LINES) != key

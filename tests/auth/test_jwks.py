@@ -12,8 +12,8 @@ import trio
 import trio.testing
 from pydantic import ValidationError
 
+from tests.auth.methods import auth_services
 from tests.auth.signing import EC, ED, RSA, Pair, other_rsa
-from tests.auth.ways import lent
 from tests.authority import folder
 from tests.http_service import Service, Stream, answer, service
 from tests.serving import Records, recording
@@ -57,7 +57,7 @@ async def fetching(served: Service, **keys: object) -> AsyncIterator[tuple[Jwks,
             **keys,
         }
     )
-    services, _ = lent(ANONYMOUS)
+    services, _ = auth_services(ANONYMOUS)
     clock = Clock()
     with recording() as records:
         jwks = Jwks(config, services, clock)
@@ -171,7 +171,7 @@ async def test_a_set_without_keys_withdraws_the_old_ones(keys: list[object]) -> 
 
 
 async def test_one_that_does_not_answer_is_waited_for_within_timeout() -> None:
-    """Who asks meanwhile waits no longer, and nothing is left open."""
+    """Other requests wait no longer, and nothing is left open."""
 
     async def silent(served: Service, head: str, stream: Stream) -> None:
         await stream.receive_some(1)

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import trio
 
+from tests.auth.methods import auth_services, caller
 from tests.auth.signing import AUDIENCE, EC, ISSUER, RSA, SECRET, claims, forged, other_rsa, part, signed
-from tests.auth.ways import caller, lent
 from tests.authority import folder
 from tests.client import request
 from tests.config.loading import LISTENERS, read, told, wrong
@@ -49,9 +49,9 @@ def section(keys: list[dict[str, Any]], **more: object) -> dict[str, Any]:
     return {"kind": "jwt", "keys": keys, "issuer": ISSUER, "audience": AUDIENCE, **more}
 
 
-def way(keys: list[dict[str, Any]], **more: object) -> JwtAuth:
+def authenticator(keys: list[dict[str, Any]], **more: object) -> JwtAuth:
     """Build one."""
-    return JwtAuth(JwtConfig.model_validate(section(keys, **more)), lent(ANONYMOUS)[0])
+    return JwtAuth(JwtConfig.model_validate(section(keys, **more)), auth_services(ANONYMOUS)[0])
 
 
 def bearer(token: str) -> tuple[bytes, bytes]:
@@ -62,7 +62,7 @@ def bearer(token: str) -> tuple[bytes, bytes]:
 async def test_who_shows_a_good_token_is_let_in(keys: list[dict[str, Any]]) -> None:
     """By each key: its name, method, claims and end are in the identity."""
     for token in (signed(RSA, {"kid": "k1"}), signed(EC), signed(EC, {"kid": "any"}), signed(SECRET, {"kid": "s"})):
-        found = await async_outcome(way(keys).identify(caller(bearer(token))))
+        found = await async_outcome(authenticator(keys).identify(caller(bearer(token))))
         assert isinstance(found, Identity), found
         assert (found.name, found.method, found.claims["iss"]) == ("alice", "jwt", ISSUER)
         assert found.expires == pytest.approx(time.time() + 330, abs=5)
@@ -71,7 +71,9 @@ async def test_who_shows_a_good_token_is_let_in(keys: list[dict[str, Any]]) -> N
 
 async def test_a_token_may_stand_in_a_cookie(keys: list[dict[str, Any]]) -> None:
     """Then the identity says so."""
-    found = await way(keys, sources=["cookie:sid"]).identify(caller((b"cookie", b"sid=" + signed(EC).encode())))
+    found = await authenticator(keys, sources=["cookie:sid"]).identify(
+        caller((b"cookie", b"sid=" + signed(EC).encode()))
+    )
     assert isinstance(found, Identity)
     assert found.by_cookie
     config = JwtConfig.model_validate(section(keys, sources=["cookie:sid"]))
@@ -141,7 +143,7 @@ async def test_an_attack_is_denied_like_all_others(
 ) -> None:
     """The client learns nothing, and the log has no token; without a valid signature it counts as a failed login."""
     token, genuine = attack(), request.node.callspec.id in GENUINE
-    found = await async_outcome(way(keys).identify(caller(bearer(token))))
+    found = await async_outcome(authenticator(keys).identify(caller(bearer(token))))
     assert isinstance(found, Rejected), found
     assert (found.reason, challenges(found)) == (Reason.UNAUTHENTICATED, (BEARER_CHALLENGE,))
     assert (found.failed_login, found.genuine) == (not genuine, genuine)
@@ -151,7 +153,7 @@ async def test_an_attack_is_denied_like_all_others(
 async def test_no_token_is_no_failed_login(keys: list[dict[str, Any]]) -> None:
     """A client that is asked for the first time has done nothing wrong."""
     for someone in (caller(), caller(request=None)):
-        found = await async_outcome(way(keys).identify(someone))
+        found = await async_outcome(authenticator(keys).identify(someone))
         assert isinstance(found, Rejected)
         assert (found.reason, found.failed_login) == (Reason.UNAUTHENTICATED, False)
 
@@ -218,7 +220,7 @@ def published(*entries: dict[str, Any]) -> bytes:
 @contextlib.asynccontextmanager
 async def fetching(*keys: dict[str, Any]) -> AsyncIterator[JwtAuth]:
     """Build one with its tasks."""
-    services, _ = lent(ANONYMOUS)
+    services, _ = auth_services(ANONYMOUS)
     found = JwtAuth(JwtConfig.model_validate(section(list(keys))), services)
     async with services.resolver, services.background_tasks:
         yield found

@@ -7,7 +7,7 @@ import socket
 import pytest
 from pydantic import ValidationError
 
-from tests.auth.ways import caller, lent
+from tests.auth.methods import auth_services, caller
 from tests.rejections import async_outcome
 from tests.serving import config_of, written
 from wsbridge.auth.identity import ANONYMOUS, Identity
@@ -17,9 +17,9 @@ from wsbridge.net.address import Peer
 from wsbridge.reasons import Reason, Rejected
 
 
-def way(**lists: list[str]) -> NetworkAuth:
+def authenticator(**lists: list[str]) -> NetworkAuth:
     """Build one from the lists as written."""
-    return NetworkAuth(NetworkConfig.model_validate({"kind": "network", **lists}), lent(ANONYMOUS)[0])
+    return NetworkAuth(NetworkConfig.model_validate({"kind": "network", **lists}), auth_services(ANONYMOUS)[0])
 
 
 def peer(host: str) -> Peer:
@@ -43,7 +43,7 @@ def peer(host: str) -> Peer:
 )
 async def test_who_comes_in(lists: dict[str, list[str]], host: str, inside: bool) -> None:
     """Deny comes before allow; what is in no list of allow stays outside."""
-    found = await async_outcome(way(**lists).identify(caller(peer=peer(host))))
+    found = await async_outcome(authenticator(**lists).identify(caller(peer=peer(host))))
     if inside:
         assert found == Identity(method="network")
     else:
@@ -54,7 +54,7 @@ async def test_who_comes_in(lists: dict[str, list[str]], host: str, inside: bool
 
 async def test_it_needs_no_request() -> None:
     """It is for plain TCP, too."""
-    assert await way(allow=["203.0.113.0/24"]).identify(caller(request=None)) == Identity(method="network")
+    assert await authenticator(allow=["203.0.113.0/24"]).identify(caller(request=None)) == Identity(method="network")
     assert not NetworkConfig.model_validate({"kind": "network", "deny": ["10.0.0.0/8"]}).needs_request()
 
 

@@ -74,7 +74,7 @@ async def test_a_wrong_pair_is_never_kept() -> None:
 
 
 async def test_what_is_kept_holds_for_name_password_and_hash() -> None:
-    """Another name, another password or a changed hash is verified anew."""
+    """Another name, another password or a changed hash is verified again."""
     stored, _ = hashed()
     other, _ = hashed(text="$other$", right=b"else")
     passwords = PasswordChecker(1)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from tests.auth.ways import caller
+from tests.auth.methods import caller
 from tests.config.loading import LISTENERS, wrong
 from tests.rejections import async_outcome, challenges
 from wsbridge.auth.base import AuthServices
@@ -26,12 +26,14 @@ KEY = TEXT.encode()
 NOW = 1_800_000_000
 
 
-def way(spent: UsedTickets | None = None, **keys: object) -> TicketAuth:
+def authenticator(spent: UsedTickets | None = None, **keys: object) -> TicketAuth:
     """Build one that thinks it is NOW."""
     config = TicketConfig.model_validate({"kind": "ticket", "key": Secret(TEXT), **keys})
     return TicketAuth(
         config,
-        AuthServices(lambda _: way(), wall_clock=lambda: NOW, used_tickets=spent or UsedTickets(100, started=NOW - 60)),
+        AuthServices(
+            lambda _: authenticator(), wall_clock=lambda: NOW, used_tickets=spent or UsedTickets(100, started=NOW - 60)
+        ),
     )
 
 
@@ -58,10 +60,10 @@ async def test_who_the_ticket_was_given_to_comes_in() -> None:
     """Name, claims, target and end are those of the ticket; its own expiry is only for using it."""
     one = ticket(target="tcp://10.0.0.5:5900", until=(NOW + 3600) * 1000)
 
-    found = await async_outcome(way().identify(caller(target=query(one))))
+    found = await async_outcome(authenticator().identify(caller(target=query(one))))
 
     assert found == Identity("alice", "ticket", {"role": "admin"}, NOW + 3600, "tcp://10.0.0.5:5900")
-    assert await async_outcome(way().identify(caller(target=query(ticket())))) == Identity(
+    assert await async_outcome(authenticator().identify(caller(target=query(ticket())))) == Identity(
         "alice", "ticket", {"role": "admin"}
     )
 
@@ -70,16 +72,16 @@ async def test_once() -> None:
     """The second use is refused, by another generation and at another route of the same table as well."""
     spent, target = UsedTickets(10, started=NOW - 60), query(ticket())
 
-    assert isinstance(await async_outcome(way(spent).identify(caller(target=target))), Identity)
-    assert await denied(way(spent), target) == "the ticket was used before"
+    assert isinstance(await async_outcome(authenticator(spent).identify(caller(target=target))), Identity)
+    assert await denied(authenticator(spent), target) == "the ticket was used before"
 
 
 async def test_no_ticket_is_no_attempt() -> None:
     """Whoever shows none is told so, and it does not count as a failed login."""
     for target in ("/vnc", "/vnc?", "/vnc?tickets=x", "/vnc?Ticket=x", "/vnc?xticket=x", "/vnc?%74icket=x"):
-        found = await async_outcome(way().identify(caller(target=target)))
+        found = await async_outcome(authenticator().identify(caller(target=target)))
         assert found.args == unauthenticated("no ticket: the query has no parameter ticket").args
-    found = await async_outcome(way().identify(caller(request=None)))
+    found = await async_outcome(authenticator().identify(caller(request=None)))
     assert found.args == unauthenticated("no ticket: the query has no parameter ticket").args
 
 
@@ -87,8 +89,8 @@ async def test_two_are_one_too_many() -> None:
     """Programs disagree on which of two parameters counts, so none does, and neither is used up."""
     spent, one = UsedTickets(10, started=0), ticket()
 
-    assert await denied(way(spent), query(one, one)) == "the query has 2 parameters ticket, not one"
-    assert await denied(way(spent), query(one) + "&ticket") == "the query has 2 parameters ticket, not one"
+    assert await denied(authenticator(spent), query(one, one)) == "the query has 2 parameters ticket, not one"
+    assert await denied(authenticator(spent), query(one) + "&ticket") == "the query has 2 parameters ticket, not one"
     assert spent.count == 0
 
 
@@ -112,14 +114,14 @@ async def test_what_a_ticket_says_is_held(values: dict[str, float | str], said: 
     spent = UsedTickets(10, started=NOW - 60)
     sound = {name: int(value) if isinstance(value, float) else value for name, value in values.items()}
 
-    assert await denied(way(spent), query(ticket(**sound))) == said
+    assert await denied(authenticator(spent), query(ticket(**sound))) == said
     assert spent.count == 0
 
 
 async def test_a_clock_that_is_a_little_ahead() -> None:
     """Another host may make tickets five seconds early."""
     assert isinstance(
-        await async_outcome(way().identify(caller(target=query(ticket(issued=(NOW + 5) * 1000))))), Identity
+        await async_outcome(authenticator().identify(caller(target=query(ticket(issued=(NOW + 5) * 1000))))), Identity
     )
 
 
@@ -134,27 +136,27 @@ async def test_what_is_no_ticket() -> None:
         "/?ticket=" + "A" * (MAX_TICKET_CHARS + 1),
     ]
     for target in texts:
-        said = await denied(way(), target)
+        said = await denied(authenticator(), target)
         assert said.startswith("the ticket ")
         assert len(said) < 80
 
 
 async def test_one_that_is_bound_to_an_address_is_good_there() -> None:
-    """The client's address, or that he comes by a Unix socket."""
+    """The client's address, or that it comes by a Unix socket."""
     unix = Peer("", 0, socket.AF_UNIX)
 
     assert isinstance(
-        await async_outcome(way().identify(caller(target=query(ticket(address="203.0.113.7"))))), Identity
+        await async_outcome(authenticator().identify(caller(target=query(ticket(address="203.0.113.7"))))), Identity
     )
     assert isinstance(
-        await async_outcome(way().identify(caller(target=query(ticket(address="unix")), peer=unix))), Identity
+        await async_outcome(authenticator().identify(caller(target=query(ticket(address="unix")), peer=unix))), Identity
     )
     assert (ticket_address(unix), ticket_address(Peer("2001:db8::1", 9, socket.AF_INET6))) == ("unix", "2001:db8::1")
 
 
 async def test_bind_address_wants_all_of_them_bound() -> None:
     """A ticket that is good anywhere is then refused."""
-    auth = way(bind_client_address="true")
+    auth = authenticator(bind_client_address="true")
 
     assert "not bound to an address" in await denied(auth, query(ticket()))
     assert isinstance(await async_outcome(auth.identify(caller(target=query(ticket(address="203.0.113.7"))))), Identity)
@@ -163,9 +165,9 @@ async def test_bind_address_wants_all_of_them_bound() -> None:
 async def test_a_full_table_is_not_the_clients_fault() -> None:
     """Then nobody can be let in: 503, and no failed login."""
     spent = UsedTickets(1, started=NOW - 60)
-    assert isinstance(await async_outcome(way(spent).identify(caller(target=query(ticket())))), Identity)
+    assert isinstance(await async_outcome(authenticator(spent).identify(caller(target=query(ticket())))), Identity)
 
-    found = await async_outcome(way(spent).identify(caller(target=query(ticket()))))
+    found = await async_outcome(authenticator(spent).identify(caller(target=query(ticket()))))
 
     assert isinstance(found, Rejected)
     assert (found.reason, found.failed_login) == (Reason.AUTH_UNAVAILABLE, False)
@@ -173,7 +175,7 @@ async def test_a_full_table_is_not_the_clients_fault() -> None:
 
 async def test_another_parameter() -> None:
     """Its name is the file's choice."""
-    auth = way(query_parameter="one_time_token")
+    auth = authenticator(query_parameter="one_time_token")
 
     assert isinstance(
         await async_outcome(auth.identify(caller(target=query(ticket(), parameter="one_time_token")))), Identity
@@ -183,7 +185,7 @@ async def test_another_parameter() -> None:
 def test_a_parameter_that_the_log_would_show_is_refused() -> None:
     """What the log does not know as a secret must not carry one."""
     with pytest.raises(ValidationError, match='the log would show the value of "pass_me"'):
-        way(query_parameter="pass_me")
+        authenticator(query_parameter="pass_me")
 
 
 def test_a_short_key_is_refused(tmp_path: Path) -> None:
@@ -200,7 +202,7 @@ def test_a_short_key_is_refused(tmp_path: Path) -> None:
 
 async def test_only_what_is_not_signed_is_a_failed_login() -> None:
     """Guesses ban an address in the end; a page that comes again with a ticket that was good once does not."""
-    auth = way()
+    auth = authenticator()
     used = query(ticket())
     await async_outcome(auth.identify(caller(target=used)))
     stale = [used, query(ticket(expires=NOW * 1000)), query(ticket(route="other")), query(ticket(address="192.0.2.1"))]

@@ -35,7 +35,7 @@ def ticket(answer: HttpResponse) -> Ticket:
 
 
 async def test_who_is_known_gets_one() -> None:
-    """It is for the other route and says who he is, what goes with him and until when he is known."""
+    """It is for the other route and says who the client is, with its claims and their expiry."""
     answer = await given()
     found = ticket(answer)
 

@@ -124,7 +124,7 @@ def by_token(folder: Path, back: str, **token: Any) -> dict[str, Any]:
 
 
 async def test_the_connection_is_of_who_asked_for_the_ticket(tmp_path: Path) -> None:
-    """His name is in the log, and when his token ends, the connection ends, however short the ticket's own life was."""
+    """The name is in the log; when the token expires, the connection ends, however short the ticket's life was."""
     async with backend() as back:
         text = written(routes=by_token(tmp_path, back.url, expires=int(time.time()) + 3))
         async with serving(text, folder=tmp_path) as served:

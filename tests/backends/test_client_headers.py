@@ -1,4 +1,4 @@
-"""Headers about the client: templates, what they are filled with, and that no client writes a header of his own."""
+"""Headers about the client: templates, what they are filled with, and that no client sets such a header itself."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_addresses(peer: Peer, address: str, node: str) -> None:
 
 
 def test_who_is_hardly_known() -> None:
-    """Every field can be filled for a client of plain TCP on a Unix socket whom nobody asked."""
+    """Every field can be filled for a client of plain TCP on a Unix socket without authentication."""
     nobody = client(peer=UNIX, local_address=None, identity=ANONYMOUS, request=None, tls=False)
     filled = {name for name in CLIENT_FIELDS if read_header_template(f"{{{name}}}").fill(nobody)}
     assert filled == {"id", "listener", "route", "scheme"}

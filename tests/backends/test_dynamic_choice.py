@@ -1,4 +1,4 @@
-"""Which target a client gets, and whether he may have it."""
+"""Which target a client gets, and whether it is allowed."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ async def test_the_target_of_an_identity_is_judged() -> None:
 
 
 def test_where_nothing_is_chosen() -> None:
-    """Routes without a backend, or that ask nobody who he is, have no choice to make."""
+    """Routes without a backend, or without authentication, have no choice to make."""
     assert choice("match: any, respond: 204") is None
     assert choice("match: any, backend: 'tcp://a:1', auth: none") is None
     assert choice("match: any, backend: 'tcp://a:1', auth: {kind: network, allow: [10.0.0.0/8]}") is None

@@ -38,7 +38,7 @@ async def test_by_a_template() -> None:
 
 
 async def test_by_a_claim() -> None:
-    """Who a client is chooses as well as what he asks for."""
+    """The identity of a client chooses as well as its request."""
     found = build_selector(url("tcp://{claims.host}:{query.p}"), None)
     alice = Identity("alice", claims={"host": "db"})
     assert str(await found.select(asking("/?p=22"), alice)) == "tcp://db:22"

@@ -1,4 +1,4 @@
-"""Introductions: the PROXY header that a backend gets, of whom, and when."""
+"""The PROXY header that a backend gets: of which client, and when."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_version_2() -> None:
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_who_has_no_address(version: ProxyProtocolVersion) -> None:
-    """A client of a Unix socket is UNKNOWN in version 1, and has its family in 2; nobody at all speaks for himself."""
+    """A client of a Unix socket is UNKNOWN in version 1, and has its family in 2; none has no address either."""
     header = read(
         ProxyProtocolSender(version).build_header(
             client(peer=UNIX, local_address=SockEndpoint("", 0, b"/s"), identity=ANONYMOUS)

@@ -30,7 +30,7 @@ def allowed(own: bool = False, **written: Any) -> TargetRules:
 
 
 def passes(found: TargetRules, host: str, port: int = 22) -> bool:
-    """Tell whether an address that a client writes himself goes through both judgements."""
+    """Tell whether an address that a client writes itself goes through both judgements."""
     target = host_target("tcp", host, port)
     return found.check(target) is None and found.check_address(at(host, port), found_by_name=False) is None
 
@@ -56,7 +56,7 @@ def test_networks_and_ports(host: str, port: int, fine: bool) -> None:
 
 @pytest.mark.parametrize("written", [{}, {"names": ["*.example.org"]}, {"unix": ["/run"]}])
 def test_an_address_needs_networks(written: dict[str, Any]) -> None:
-    """Names do not open addresses that a client writes himself."""
+    """Names do not open addresses that a client writes itself."""
     assert not passes(allowed(**written), "10.0.0.1")
 
 
@@ -166,7 +166,7 @@ def test_special_addresses_are_not_among_all(host: str) -> None:
     ],
 )
 def test_a_network_of_their_own_opens_them(networks: list[str], host: str, fine: bool) -> None:
-    """One that lies wholly within the range; an address within an address needs both."""
+    """One that lies entirely within the range; an address within an address needs both."""
     assert passes(allowed(networks=networks), host) is fine
 
 

@@ -127,5 +127,5 @@ def test_any_query_gives_a_value_or_a_sentence(query: str) -> None:
     ],
 )
 def test_a_segment_is_hidden_where_it_was_meant_as_one(pattern: str, target: str, shown: str) -> None:
-    """Whoever writes too much or too little behind his token does not have it logged; other paths are left alone."""
+    """A token is not logged, even with too much or too little after it; other paths are left alone."""
     assert redact_field(target, PathPattern(pattern), "host") == shown

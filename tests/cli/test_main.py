@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 
 from tests.cli.program import QUIET, WSBRIDGE, invoke
 from tests.clients.program import PATIENCE, Program
+from wsbridge import __version__
 from wsbridge.cli import main
+from wsbridge.cli.main import PreformattedCommand
 
 
 def test_help_names_every_command() -> None:
@@ -143,3 +149,38 @@ def test_main_is_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
         main.main()
 
     assert ended.value.code == 64
+
+
+LONG = "A line of the text that is much longer than the eighty columns to which click would wrap it, and stays whole."
+
+
+def test_help_is_shown_line_by_line() -> None:
+    """Nothing is wrapped or joined; blanks in front of examples stay, those at the ends of lines do not."""
+
+    @click.command(cls=PreformattedCommand, help=f"Do it.\n\n    {LONG}\n\n        wsbridge it  --now   \n\n    End.")
+    def it() -> None:
+        """Do nothing."""
+
+    shown = CliRunner().invoke(it, ["--help"]).output.splitlines()
+
+    at = shown.index("  Do it.")
+    assert shown[at : at + 7] == ["  Do it.", "", f"  {LONG}", "", "      wsbridge it  --now", "", "  End."]
+
+
+def test_version_has_all_that_a_report_needs() -> None:
+    """A line each for wsbridge, engine, Python, OpenSSL and the system."""
+    lines = main.version_text().splitlines()
+
+    assert [line.split()[0] for line in lines] == ["wsbridge", "engine:", "Python:", "OpenSSL:", "system:"]
+    assert lines[0] == f"wsbridge {__version__}"
+    assert platform.python_version() in lines[2]
+    assert ssl.OPENSSL_VERSION in lines[3]
+    assert platform.release() in lines[4]
+
+
+@pytest.mark.parametrize(("native", "said"), [(True, "masking in C"), (False, "which is slow: install websockets")])
+def test_whether_masking_runs_in_c(monkeypatch: pytest.MonkeyPatch, native: bool, said: str) -> None:
+    """A slow installation is reported, with what to do."""
+    monkeypatch.setattr(main, "HAS_NATIVE_MASK", native)
+
+    assert said in main.version_text().splitlines()[1]

@@ -1,11 +1,13 @@
-"""`completion` in a real shell."""
+"""`completion` in a real shell, and `schema`."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from tests.cli.program import invoke
@@ -51,3 +53,13 @@ def test_another_shell_is_refused() -> None:
 
     assert result.exit_code == 64
     assert "bash" in result.output
+
+
+def test_schema_prints_a_json_schema() -> None:
+    """What is printed is a valid JSON Schema that knows the sections of the file."""
+    result = invoke("schema")
+
+    schema = json.loads(result.output)
+    jsonschema.Draft7Validator.check_schema(schema)
+    assert result.exit_code == 0
+    assert {"listeners", "routes", "timeouts", "limits", "log"} <= schema["properties"].keys()

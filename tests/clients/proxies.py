@@ -77,7 +77,7 @@ def ask(url: str, port: int) -> tuple[str, str]:
 
 
 def tell(sock: socket.socket) -> None:
-    """Serve a connection as a server that wants a PROXY header: the answer to a request is whom it introduced."""
+    """Serve a connection as a server that wants a PROXY header: the answer to a request is the introduced client."""
     reader = ProxyHeaderParser()
     while reader.result is None:
         reader.feed(sock.recv(1))

@@ -67,7 +67,7 @@ def nginx(tmp_path: Path, bridge: Daemon) -> Iterator[int]:
 def test_through_nginx(nginx: int, bridge: Daemon) -> None:
     """A client behind nginx's TLS reaches the backend; the page's Origin is judged by the Host that nginx passes.
 
-    The log has his address, not what he claims it to be.
+    The log has the client's address, not what the client claims it to be.
     """
     context = client_context()
     url = f"wss://localhost:{nginx}/vnc"

@@ -1,4 +1,4 @@
-"""The base of all sections: what they share, and that all mistakes are told at once."""
+"""The base of all sections: what they share, that all mistakes are reported at once, and missing packages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from wsbridge.config.base import Issue, LoadContext, Registry, Section, SectionError
+from wsbridge.config.base import Issue, LoadContext, Registry, Section, SectionError, require_packages
 
 
 class Inner(Section):
@@ -86,3 +86,23 @@ def test_a_section_inside_carries_its_own_mistakes() -> None:
     assert isinstance(cause, SectionError)
     assert cause.section is Inner
     assert [error["loc"] for error in cause.errors] == [("number",), ("y",)]
+
+
+def test_one_that_is_not_installed_is_told_with_the_command() -> None:
+    """The fault names what is lacking and how to install it."""
+    context = LoadContext(Path("/"), {}, Registry())
+    assert list(require_packages(context, "trio")) == []
+    (fault,) = require_packages(context, "trio", "nothing_of_that_name")
+    assert (fault.code, fault.message) == (
+        "E035",
+        "needs nothing_of_that_name, which is not installed: pip install nothing_of_that_name",
+    )
+    (fault,) = require_packages(context, "nothing_of_that_name", "nor_of_this")
+    assert "which are not installed" in fault.message
+
+
+def test_without_files_nothing_is_looked_for() -> None:
+    """The form of a file can be checked on another machine."""
+    assert (
+        list(require_packages(LoadContext(Path("/"), {}, Registry(), check_files=False), "nothing_of_that_name")) == []
+    )

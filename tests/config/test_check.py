@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.auth.ways import Says
+from tests.auth.methods import Says
 from tests.config.loading import BACKEND, LISTENERS, ROUTES, file, listeners, read, told, wrong
 from wsbridge.config.errors import ConfigError
 from wsbridge.config.load import load_text

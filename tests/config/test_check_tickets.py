@@ -14,7 +14,7 @@ TICKET = "{kind: ticket, key: {env: KEY}}"
 
 
 def text(gives: str = "route: vnc, key: {env: KEY}", asks: str = NETWORK, takes: str = TICKET) -> str:
-    """Write a file of two routes: what gives tickets and whom it asks, and what takes them."""
+    """Write a file of two routes: one issues tickets after authentication, the other accepts them."""
     return (
         f"{LISTENERS}routes:\n"
         f"  vnc: {{match: {{path: /vnc}}, backend: 'tcp://a:1', auth: {takes}}}\n"

@@ -78,7 +78,7 @@ def test_origins_mean_something_there() -> None:
 
 
 def test_auth_must_be_written_even_where_only_this_host_can_ask() -> None:
-    """A ticket without anybody to whom it was given would be a hole in the other route's auth."""
+    """A ticket issued without authentication would be a hole in the other route's auth."""
     text = LISTENERS + "routes: {" + VNC + ", t: {match: {path: /t}, issue_tickets: {route: vnc, key: {env: KEY}}}}\n"
 
     assert told(wrong(text)) == ["E011 routes.t.auth"]

@@ -1,12 +1,16 @@
-"""Numbers, sizes and durations: each has one form, and says so."""
+"""Scalar types: numbers, sizes, durations, texts, networks and international host names."""
 
 from __future__ import annotations
+
+from ipaddress import ip_network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.config.loading import LISTENERS, wrong
 from wsbridge.config import types
+from wsbridge.config.types import read_network, read_network_or_unix, to_ascii_authority
 
 
 @pytest.mark.parametrize(
@@ -136,3 +140,171 @@ def test_lists_and_mappings_are_no_scalars(read: object, value: object) -> None:
     """A list or mapping where a scalar is wanted is named as such."""
     with pytest.raises(ValueError, match=r"must be text, not a (list|mapping)"):
         read(value)  # type: ignore[operator]  # one of several functions
+
+
+def test_a_wrong_header_is_not_quoted() -> None:
+    """The value of a header may be a secret, so the message does not repeat it."""
+    written = LISTENERS + "routes: {vnc: {match: any, auth: none, backend: {url: 'wss://gw', headers: {A: '${X}'}}}}\n"
+    (problem,) = wrong(written, {"X": "geheim\n"})
+    assert "geheim" not in problem.text()
+
+
+@pytest.mark.parametrize(("value", "kind"), [(["a"], "list"), (("a",), "list"), ({}, "mapping"), (3, "int")])
+def test_what_is_no_text(value: object, kind: str) -> None:
+    """The message names what stands there instead."""
+    with pytest.raises(types.WrongShapeError, match=f"^must be text, not a? ?{kind}$"):
+        types.as_text(value)
+
+
+@pytest.mark.parametrize("name", ["a", "A-b_9", "8080", "x" * 64])
+def test_names(name: str) -> None:
+    """Letters, digits, - and _, up to 64 of them."""
+    assert types.read_name(name) == name
+
+
+@pytest.mark.parametrize("name", ["", "-a", "_a", "a b", "a.b", "ä", "x" * 65, "a\n"])
+def test_what_is_no_name(name: str) -> None:
+    """The rule is told."""
+    with pytest.raises(ValueError, match=r"is no name: 1 to 64 letters"):
+        types.read_name(name)
+
+
+@pytest.mark.parametrize("token", ["binary", "v1.mqtt", "!#$%&'*+-.^_`|~09AZaz"])
+def test_tokens(token: str) -> None:
+    """All that RFC 9110 lets stand in one."""
+    assert types.read_http_token(token) == token
+
+
+@pytest.mark.parametrize("token", ["", "a b", "a,b", "a/b", 'a"b', "ä", "a\n"])
+def test_what_is_no_token(token: str) -> None:
+    """A subprotocol that could not be sent is refused."""
+    with pytest.raises(ValueError, match="that a subprotocol must not have"):
+        types.read_http_token(token)
+
+
+def test_names_of_headers() -> None:
+    """Any token but those that the handshake itself is made of."""
+    assert types.read_header_name("X-Site") == "X-Site"
+    with pytest.raises(ValueError, match=r'^"a:b" is no name of a header$'):
+        types.read_header_name("a:b")
+
+
+@pytest.mark.parametrize("name", ["Host", "UPGRADE", "connection", "Content-Length", "Origin", "Sec-WebSocket-Key"])
+def test_headers_that_the_bridge_writes(name: str) -> None:
+    """They cannot be set, in whatever case."""
+    with pytest.raises(ValueError, match="is written by wsbridge itself"):
+        types.read_header_name(name)
+
+
+@pytest.mark.parametrize("value", ["", "a", "Bearer a b\tc", "!~"])
+def test_values_of_headers(value: str) -> None:
+    """Printable ASCII, blanks and tabs inside."""
+    assert types.read_header_text(value) == value
+
+
+@pytest.mark.parametrize("value", [" a", "a ", "a\tb\t", "a\r\nX: y", "a\0", "ä", "\x7f", "geheim\n"])
+def test_what_no_header_can_carry(value: str) -> None:
+    """Nothing can end the line; the value is not repeated, since it may be a secret."""
+    with pytest.raises(ValueError, match=r"^must be printable ASCII on one line, without spaces at its ends$"):
+        types.read_header_text(value)
+
+
+@pytest.mark.parametrize("owner", ["www-data", "a:b", "_x", "1000:1000", "a.b:c-d"])
+def test_owners(owner: str) -> None:
+    """A user, or a user and a group, by name or number."""
+    assert types.read_owner(owner) == owner
+
+
+@pytest.mark.parametrize("owner", ["", ":b", "a:", "a:b:c", "a b", "-a"])
+def test_what_is_no_owner(owner: str) -> None:
+    """The two forms are told."""
+    with pytest.raises(ValueError, match="is not of the form user or user:group"):
+        types.read_owner(owner)
+
+
+def test_patterns_of_paths() -> None:
+    """The rules are those of the requests that they are compared with."""
+    assert [types.read_path_pattern(path) for path in ("/", "/x", "/x/*", "/*")] == ["/", "/x", "/x/*", "/*"]
+    for path in ("x", "", "/x*", "/a//b"):
+        with pytest.raises(ValueError, match=r"path|never match|star"):
+            types.read_path_pattern(path)
+
+
+def test_a_subprotocol_that_carries_a_token_is_none() -> None:
+    """What a client's secret stands in cannot be among those that are answered."""
+    assert types.read_subprotocol("binary") == "binary"
+    with pytest.raises(ValueError, match=r"carries a token of the client"):
+        types.read_subprotocol("wsbridge.token.abc")
+
+
+@pytest.mark.parametrize("text", ["10.0.0.0/8", "192.0.2.7", "0.0.0.0/0", "2001:db8::/32", "::1"])
+def test_what_is_a_network(text: str) -> None:
+    """A range in either family, or one address."""
+    assert read_network(text) == ip_network(text)
+    assert read_network(ip_network(text)) == ip_network(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "network"),
+    [
+        ("::ffff:192.0.2.1", "192.0.2.1/32"),
+        ("[::ffff:c000:201]", "192.0.2.1/32"),
+        ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+        ("::ffff:0:0/96", "0.0.0.0/0"),
+        ("::/0", "::/0"),
+    ],
+)
+def test_mapped_networks_are_ipv4(text: str, network: str) -> None:
+    """Clients over IPv4 are compared as IPv4, so that a mapped rule would never match."""
+    assert read_network(text) == ip_network(network)
+    assert read_network(ip_network(text.strip("[]"))) == ip_network(network)
+
+
+def test_an_address_in_brackets_is_one() -> None:
+    """It may be written as everywhere else in the file."""
+    assert read_network("[::1]") == ip_network("::1")
+
+
+@pytest.mark.parametrize("text", ["10.0.0.0/33", "10.0.0", "010.0.0.0/8", "host", "0x7f.0.0.1", "", "fe80::1%eth0/64"])
+def test_what_is_no_network(text: str) -> None:
+    """Anything that programs could read in two ways is refused, with what to write."""
+    with pytest.raises(ValueError, match="is not a network: write"):
+        read_network(text)
+
+
+def test_an_address_with_a_mask_is_pointed_at() -> None:
+    """`10.1.2.3/8` is meant as one of two things, and both are named."""
+    with pytest.raises(ValueError, match=r"write 10\.0\.0\.0/8, or the address alone"):
+        read_network("10.1.2.3/8")
+
+
+def test_unix_stands_for_unix_sockets() -> None:
+    """It is taken only where clients of Unix sockets can come."""
+    assert read_network_or_unix("unix") == "unix"
+    assert read_network_or_unix("10.0.0.0/8") == ip_network("10.0.0.0/8")
+    with pytest.raises(ValueError, match="is not a network"):
+        read_network("unix")
+
+
+@pytest.mark.parametrize(
+    ("written", "sent"),
+    [
+        ("bücher.example", "xn--bcher-kva.example"),
+        ("BÜCHER.EXAMPLE:8443", "xn--bcher-kva.example:8443"),
+        ("straße.de", "xn--strae-oqa.de"),
+        ("例え。テスト", "xn--r8jz45g.xn--zckzah"),
+        ("GW.example.org:1", "GW.example.org:1"),
+        ("[::1]:1", "[::1]:1"),
+        ("under_score.example", "under_score.example"),
+    ],
+)
+def test_host_names_as_browsers_send_them(written: str, sent: str) -> None:
+    """Case, width and dots are mapped as UTS 46 says; what is ASCII is left to others to judge."""
+    assert to_ascii_authority(written) == sent
+
+
+@pytest.mark.parametrize("written", ["☃.example", "ü..example", "-ü.example", "ü" * 64 + ".example", "ü ü", "\u200b"])
+def test_what_is_no_host_name(written: str) -> None:
+    """Symbols, empty and too long labels, spaces and nothing at all are rejected with the reason."""
+    with pytest.raises(ValueError, match="is no name of a host: "):
+        to_ascii_authority(written)

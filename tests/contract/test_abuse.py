@@ -173,7 +173,7 @@ async def test_lingering_is_over_in_time(engine):
 
 @pytest.mark.parametrize("make", ENGINES, ids=lambda make: make.name)
 async def test_only_so_many_sockets_linger(make):
-    """Beyond the limit they are closed at once; and those cancelled meanwhile give their place back."""
+    """Beyond the limit they are closed at once; and those cancelled give their place back."""
     async with running(lambda: make(max_lingering=1)) as engine:
         async with between(engine, "ws", "raw") as first:
             await first.front.send_frame(0xC2, b"x")

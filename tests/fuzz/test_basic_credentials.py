@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.auth.ways import caller, lent
+from tests.auth.methods import auth_services, caller
 from tests.rejections import async_outcome, challenges, outcome
 from wsbridge.auth import passwords
 from wsbridge.auth.basic import BasicAuth, BasicConfig
@@ -37,7 +37,7 @@ def way(tmp_path_factory: pytest.TempPathFactory) -> BasicAuth:
     """One user."""
     file = tmp_path_factory.mktemp("basic") / "users"
     file.write_text(f"zoë:{passwords.hash_password('päss'.encode(), ln=12).text}\n")
-    return BasicAuth(BasicConfig(users=file), lent(ANONYMOUS)[0])
+    return BasicAuth(BasicConfig(users=file), auth_services(ANONYMOUS)[0])
 
 
 @given(headers)

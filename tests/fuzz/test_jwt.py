@@ -10,8 +10,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.auth.methods import auth_services, caller
 from tests.auth.signing import AUDIENCE, EC, ISSUER, RSA, SECRET, claims, forged, part, signed, signed_raw
-from tests.auth.ways import caller, lent
 from tests.rejections import async_outcome, result_or_detail
 from wsbridge.auth.identity import ANONYMOUS, Identity
 from wsbridge.auth.jwks import parse_jwks
@@ -34,7 +34,7 @@ def way() -> JwtAuth:
             {"algorithm": "HS256", "secret": {"file": str(folder / "secret")}},
         ]
         config = {"kind": "jwt", "keys": keys, "issuer": ISSUER, "audience": AUDIENCE, "sources": ["authorization"]}
-        return JwtAuth(JwtConfig.model_validate(config), lent(ANONYMOUS)[0])
+        return JwtAuth(JwtConfig.model_validate(config), auth_services(ANONYMOUS)[0])
 
 
 values = st.recursive(

@@ -1,13 +1,16 @@
-"""The table of addresses: what counts together, what is refused, what is forgotten, and how large it gets."""
+"""Limits of client addresses: what counts together, what is rejected and logged, and how large the table gets."""
 
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Callable
 
 import pytest
 
+from tests.serving import recording
 from wsbridge.config.limits import ClientLimits
-from wsbridge.limits.clients import UNIX_KEY, ClientTable, client_key
+from wsbridge.limits.clients import UNIX_KEY, ClientSlot, ClientTable, ConnectionCounts, client_key
+from wsbridge.reasons import Reason, Rejected
 
 
 class Clock:
@@ -103,7 +106,7 @@ def test_off_limits_nothing() -> None:
 
 
 def test_failed_logins_ban() -> None:
-    """The last of them bans, for the time set; then the count begins anew."""
+    """The last of them bans, for the time set; then the count begins again."""
     addresses, clock = table(max_failures=3, failure_window=60.0, ban_time=300.0)
     key = client_key("192.0.2.1")
     addresses.acquire(key)
@@ -192,3 +195,108 @@ def test_memory_is_bounded_whatever_comes() -> None:
     tracemalloc.stop()
     assert len(addresses) == 2 * 65_536
     assert grown < 2 * 65_536 * 320, grown / 131_072
+
+
+def test_connections_are_counted_up_to_a_limit() -> None:
+    """A rejected connection is not counted; a count of zero takes no memory."""
+    counts = ConnectionCounts()
+    assert [counts.acquire("a", 2) for _ in range(3)] == [True, True, False]
+    assert counts.acquire("b", 1)
+    assert (counts["a"], counts["b"], counts["c"], len(counts)) == (2, 1, 0, 2)
+    counts.release("a")
+    assert counts.acquire("a", 2)
+    counts.release("a")
+    counts.release("a")
+    counts.release("b")
+    assert len(counts) == 0
+
+
+def rejection(call: Callable[..., None], *arguments: object) -> Rejected:
+    """The rejection, which there must be."""
+    with pytest.raises(Rejected) as caught:
+        call(*arguments)
+    return caught.value
+
+
+def test_one_connection_too_many_is_rejected_with_numbers_and_a_hint() -> None:
+    """The refusal names the address, the setting and what to write if it is a proxy."""
+    addresses, _ = table(connections=1)
+    first, second = ClientSlot(addresses), ClientSlot(addresses)
+    first.assign("192.0.2.1")
+    end = rejection(second.assign, "192.0.2.1")
+    assert end.reason is Reason.RATE_LIMITED
+    assert end.detail == (
+        "1 connections from 192.0.2.1, and limits.per_address.connections is 1; if that is a proxy, name it in "
+        "trusted_proxies of the listener or in limits.per_address.exempt"
+    )
+    second.release()
+    first.release()
+    assert len(addresses) == 0
+
+
+def test_a_changed_address_moves_the_connection() -> None:
+    """What a proxy says counts in place of the proxy itself."""
+    addresses, _ = table()
+    slot = ClientSlot(addresses)
+    slot.assign("192.0.2.1")
+    slot.assign("2001:db8::1")
+    slot.assign("2001:db8::1")
+    assert (
+        addresses.connection_count(client_key("192.0.2.1")),
+        addresses.connection_count(client_key("2001:db8::")),
+    ) == (0, 1)
+    slot.release()
+    slot.release()
+    assert addresses.connection_count(client_key("2001:db8::")) == 0
+
+
+def test_handshakes_are_refused_with_the_seconds_to_wait() -> None:
+    """Retry-After is whole seconds, at least one."""
+    addresses, _ = table(handshake_rate=1, handshake_burst=1)
+    slot = ClientSlot(addresses)
+    slot.assign("2001:db8::1")
+    slot.take_handshake()
+    end = rejection(slot.take_handshake)
+    assert (end.reason, end.headers) == (Reason.RATE_LIMITED, (("Retry-After", "1"),))
+    assert end.detail.startswith(
+        "more than limits.per_address.handshake_rate, 1 a second, after 1 at once, "
+        "from the /64 of 2001:db8::1; if that is"
+    )
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::7", ""])
+def test_a_ban_is_one_line_and_ends_what_comes_next(host: str) -> None:
+    """The log names address, failures and seconds; the next slot is told how long the ban lasts."""
+    addresses, _ = table(max_failures=2, ban_time=300.0)
+    slot = ClientSlot(addresses)
+    slot.assign(host)
+    with recording() as records:
+        slot.record_failure()
+        slot.record_failure()
+    (line,) = records.all
+    assert line == {
+        "level": "warning",
+        "event": "address.banned",
+        "client_address": host or "unix",
+        "failures": 2,
+        "ban_seconds": 300.0,
+    }
+    end = rejection(ClientSlot(addresses).assign, host)
+    assert (end.reason, end.headers) == (Reason.BANNED, (("Retry-After", "300"),))
+    slot.release()
+
+
+def test_exempt_addresses_have_no_limits() -> None:
+    """By default that is this host, whose clients may be proxies."""
+    addresses = ClientTable(
+        ClientLimits(connections=1, handshake_rate=1, handshake_burst=1, max_failures=1), lambda: 0.0
+    )
+    for host in ("127.0.0.1", "127.9.9.9", "::1", ""):
+        for _ in range(3):
+            slot = ClientSlot(addresses)
+            slot.assign(host)
+            slot.record_failure()
+            slot.take_handshake()
+    assert len(addresses) == 0
+    assert ClientSlot(addresses).assign("192.0.2.1") is None
+    assert rejection(ClientSlot(addresses).assign, "192.0.2.1").reason is Reason.RATE_LIMITED

@@ -1,4 +1,4 @@
-"""Buckets: the rate holds over time, bursts are small, and those who wait are served in turn."""
+"""Bandwidth limits: the rate over time, bursts, waiting connections in turn, several rates, and shared rates."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from wsbridge.limits.rate import BURST_SECONDS, Grant, TokenBucket
+from wsbridge.limits.rate import BURST_SECONDS, Grant, RateLimiter, SharedBucketTable, TokenBucket
 
 RATE = 20_000
 
@@ -87,3 +87,44 @@ def test_what_is_given_cannot_be_heaped_up() -> None:
         claim.consume(room)
     assert claim.available(claim.blocked_until) <= RATE * BURST_SECONDS
     assert claim.available(200.0) <= RATE * BURST_SECONDS
+
+
+def test_no_bucket_limits_nothing() -> None:
+    """Only so much is read at a time."""
+    limiter = RateLimiter((), 65536)
+    assert limiter.available(1.0) == 65536
+    limiter.consume(65536)
+    assert limiter.available(1.0) == 65536
+    assert not limiter.rate_limited
+
+
+@pytest.mark.parametrize("rates", [(20_000,), (20_000, 1_000_000), (1_000_000, 20_000), (20_000, 20_000)])
+def test_the_tightest_bucket_counts(rates: tuple[int, ...]) -> None:
+    """Over ten seconds, woken when it said, it carries what the slowest allows."""
+    limiter = RateLimiter(tuple(TokenBucket(rate) for rate in rates), 65536)
+    now, total = 100.0, 0
+    while now < 110.0:
+        while room := limiter.available(now):
+            assert not limiter.rate_limited
+            limiter.consume(room)
+            total += room
+        assert limiter.rate_limited
+        assert now < limiter.blocked_until <= now + 0.1
+        now = limiter.blocked_until
+    assert total == pytest.approx(200_000, rel=0.03)
+
+
+def test_connections_of_one_key_share() -> None:
+    """The same buckets for the same key, others for another; both ways are apart."""
+    shares = SharedBucketTable()
+    one, two, other = shares.acquire("a", 1000), shares.acquire("a", 1000), shares.acquire("b", 2000)
+    assert one is two
+    assert one is not other
+    assert one.to_backend is not one.to_client
+    assert (one.to_backend.rate, other.to_client.rate) == (1000, 2000)
+    shares.release("a")
+    assert shares.acquire("a", 1000) is one
+    for key in ("a", "a", "b"):
+        shares.release(key)
+    assert len(shares) == 0
+    assert shares.acquire("a", 1000) is not one

@@ -7,7 +7,7 @@ import socket
 import pytest
 import trio
 
-from tests.auth.ways import Saying
+from tests.auth.methods import Saying
 from tests.client import Client, request
 from tests.serving import backend, serving, written
 from wsbridge.auth.identity import Identity, unauthenticated

@@ -1,4 +1,4 @@
-"""The writer: batches, losses, floods, and the end."""
+"""The log writer: batches, losses, the rate limit of events, and the end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pytest
 
 from wsbridge.log import start_log
 from wsbridge.log.logger import log
-from wsbridge.log.writer import LogWriter, write_immediately
+from wsbridge.log.writer import EventRateLimiter, LineWriter, LogWriter, Output, event_rate_limiters, write_immediately
 
 
 class Reader:
@@ -310,3 +310,74 @@ def test_unknown_format_starts_nothing() -> None:
 
     assert threading.active_count() == threads
     assert log.put == before
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """Both ends of a pipe."""
+    ends = os.pipe()
+    yield ends
+    for fd in ends:
+        os.close(fd)
+
+
+def test_lines_are_written_in_order(pipe: tuple[int, int]) -> None:
+    """All that was put before the stop is written, and nothing is lost."""
+    writer = LineWriter("test", Output(pipe[1]), 100)
+    for number in range(50):
+        writer.put(f"line {number}\n".encode())
+    writer._thread.start()
+    assert writer.stop()
+    assert os.read(pipe[0], 65536).decode().split("\n")[:-1] == [f"line {number}" for number in range(50)]
+    assert writer.dropped == 0
+
+
+def test_the_queue_is_bounded(pipe: tuple[int, int]) -> None:
+    """Beyond its limit lines are dropped and counted."""
+    writer = LineWriter("test", Output(pipe[1]), 3)
+    for _ in range(5):
+        if writer.has_room():
+            writer.put(b"line\n")
+    assert writer.dropped == 2
+
+
+def test_burst_then_rate() -> None:
+    """After a burst only so many a second pass; quiet time fills the bucket again, up to the burst."""
+    bucket = EventRateLimiter(rate=10, burst=20)
+
+    assert sum(bucket.allow(1000.0) for _ in range(100)) == 20
+    assert sum(bucket.allow(1001.0) for _ in range(100)) == 10
+    assert sum(bucket.allow(2000.0) for _ in range(100)) == 20
+
+
+def test_refused_are_counted_and_told_once() -> None:
+    """What was refused is told once."""
+    bucket = EventRateLimiter(rate=1, burst=1)
+    for _ in range(5):
+        bucket.allow(1000.0)
+
+    assert bucket.suppressed == 4
+    assert [bucket.take_suppressed_count(), bucket.take_suppressed_count()] == [4, 0]
+
+
+def test_clock_set_back() -> None:
+    """A clock that is set back neither fills the bucket nor stops it for good."""
+    bucket = EventRateLimiter(rate=10, burst=20)
+    for _ in range(20):
+        bucket.allow(1000.0)
+
+    assert not bucket.allow(500.0)
+    assert bucket.allow(501.0)
+
+
+def test_which_events() -> None:
+    """The events that bad clients cause at will are limited, and no other; fewest are those that are all alike."""
+    passed = {name: sum(bucket.allow(1000.0) for _ in range(1000)) for name, bucket in event_rate_limiters().items()}
+
+    assert passed == {
+        "accept.error": 5,
+        "connection.shed": 5,
+        "connection.banned": 5,
+        "connection.rejected": 200,
+        "http.request": 200,
+    }

@@ -96,7 +96,7 @@ async def test_a_unix_peer_that_closed_for_good_is_gone(watch, ends):
 
 
 async def test_a_plain_peer_is_not_read(watch, ends):
-    """What comes meanwhile stays with the kernel, and costs no turns of the loop."""
+    """What arrives stays with the kernel, and costs no turns of the loop."""
     wire, theirs = ends()
     theirs.send(b"early")
     with trio.move_on_after(0.05), watch.watch(wire, allow_half_close=False):

@@ -137,7 +137,7 @@ def far_host():
     if shutil.which("ip") is None:
         pytest.skip("needs iproute2")
     name = f"wsb{os.getpid()}"
-    first = os.getpid() % 64 * 4  # of four addresses, which are not those of a test that runs meanwhile
+    first = os.getpid() % 64 * 4  # of four addresses, which are not those of a concurrent test
     here, there = f"198.51.100.{first + 1}", f"198.51.100.{first + 2}"
     if ip("netns", "add", name, check=False).returncode:
         pytest.skip("needs CAP_NET_ADMIN")

@@ -1,8 +1,13 @@
-"""Pairs over fake wires: what the contract on real sockets cannot time exactly."""
+"""Relays over fake transports: what the contract on real sockets cannot time exactly; default options."""
+
+from __future__ import annotations
+
+import pytest
 
 from tests.relay.fakes import a_pair
+from wsbridge.config.limits import Limits, RouteLimits, Timeouts
 from wsbridge.net.transport import EOF
-from wsbridge.relay.relay import MAX_READS_PER_TURN
+from wsbridge.relay.relay import MAX_READS_PER_TURN, RelayOptions
 
 CLOSE_1000 = b"\x88\x82" + bytes(4) + b"\x03\xe8"
 
@@ -45,3 +50,21 @@ def test_closing_is_told_once():
     assert pair.done
     assert pair.loop.done == [pair]
     assert pair.front.transport.log == pair.back.transport.log == ["fin", "close"]
+
+
+@pytest.mark.parametrize(
+    "name", ["idle", "ping_interval", "ping_timeout", "write", "half_close", "close", "max_lifetime", "lingering"]
+)
+def test_default_times_are_those_of_the_configuration(name: str) -> None:
+    """A relay without options does what a file without settings does."""
+    assert getattr(RelayOptions(), name) == getattr(Timeouts(), name)
+
+
+def test_default_limits_are_those_of_the_configuration() -> None:
+    """Bytes of lingering, and the rate of frames that carry nothing."""
+    assert (RelayOptions().lingering_bytes, RelayOptions().control_frame_rate) == (
+        Limits().lingering_bytes,
+        Limits().control_frame_rate,
+    )
+    assert RelayOptions().bytes_per_second == RouteLimits().bytes_per_second
+    assert (RelayOptions().deliver_after_close, RelayOptions().half_close_on_loss) == (False, False)

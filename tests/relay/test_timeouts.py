@@ -228,7 +228,7 @@ def test_a_kernel_that_answers_nothing_gets_no_more_time():
 
 
 def test_the_deadline_stands_still_while_the_peer_is_not_read():
-    """Because the other side is blocked; afterwards it runs anew."""
+    """Because the other side is blocked; afterwards it starts again."""
     pair = a_pair(ping_interval=20.0, ping_timeout=5.0, write=None)
     at(pair, 20)
     pair.front.transport.acknowledge()
@@ -300,7 +300,7 @@ def test_an_ending_is_forced_after_close():
 
 
 def test_the_patience_of_a_half_close_is_silence():
-    """Payload starts it anew."""
+    """Payload restarts it."""
     pair = a_pair("raw", "raw", ping_interval=None, write=None, half_close=30.0)
     pair.front.transport.ends(EOF)
     pair.run_once()

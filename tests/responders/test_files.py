@@ -1,7 +1,8 @@
-"""Static files: what is served, with which headers, and what can never be reached."""
+"""Static files: what is served, with which headers and media type, and what can never be reached."""
 
 from __future__ import annotations
 
+import mimetypes
 import os
 import threading
 from dataclasses import replace
@@ -13,7 +14,16 @@ import trio
 from tests.responders.asking import asked
 from wsbridge.responders import files
 from wsbridge.responders.base import HttpResponse
-from wsbridge.responders.files import FILE_CHUNK_BYTES, FileOptions, FileStream, StaticFiles, pattern_prefix
+from wsbridge.responders.files import (
+    DEFAULT_MEDIA_TYPE,
+    FILE_CHUNK_BYTES,
+    MEDIA_TYPES,
+    FileOptions,
+    FileStream,
+    StaticFiles,
+    media_type,
+    pattern_prefix,
+)
 
 NOVNC = Path("/usr/share/novnc")
 
@@ -490,3 +500,40 @@ async def test_a_read_that_hangs_is_left_behind(site: Path, monkeypatch: pytest.
     with trio.fail_after(5):
         while open_descriptors() - before:
             await trio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("index.html", "text/html; charset=utf-8"),
+        ("core/rfb.js", "text/javascript; charset=utf-8"),
+        ("ui.mjs", "text/javascript; charset=utf-8"),
+        ("a.wasm", "application/wasm"),
+        ("STYLE.CSS", "text/css; charset=utf-8"),
+        ("lib.min.js", "text/javascript; charset=utf-8"),
+        ("app.js.map", "application/json"),
+        ("icon.svg", "image/svg+xml"),
+        ("README", DEFAULT_MEDIA_TYPE),
+        ("archive.tar.gz", DEFAULT_MEDIA_TYPE),
+        (".html", DEFAULT_MEDIA_TYPE),
+        ("page.html.", DEFAULT_MEDIA_TYPE),
+        ("html", DEFAULT_MEDIA_TYPE),
+        ("", DEFAULT_MEDIA_TYPE),
+    ],
+)
+def test_the_last_suffix_decides(name: str, expected: str) -> None:
+    """In any case of letters; a name without one is bytes that no browser runs."""
+    assert media_type(name) == expected
+
+
+def test_the_machine_has_no_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What /etc/mime.types makes of JavaScript elsewhere changes nothing."""
+    monkeypatch.setitem(mimetypes.types_map, ".js", "text/plain")
+
+    assert media_type("a.js") == "text/javascript; charset=utf-8"
+
+
+def test_text_tells_its_characters() -> None:
+    """Every text type says UTF-8, and suffixes are in the form in which they are looked up."""
+    assert all("charset=utf-8" in kind for kind in MEDIA_TYPES.values() if kind.startswith("text/"))
+    assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in MEDIA_TYPES)

@@ -150,7 +150,7 @@ class BasicAuth:
             shown.username, shown.password, stored, self._cache_seconds, context.client
         )
         if known is None:
-            return "a user whom the list does not have"
+            return "an unknown user"
         return None if right else f'a wrong password for the user "{shown.username}"'
 
     def _credentials(self, request: Request) -> BasicCredentials | None:

@@ -1,4 +1,4 @@
-"""Ways of authentication that say what a test wants, and callers."""
+"""Authentication methods that answer what a test wants, and clients that ask."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Says(AuthSection):
 
 
 class Saying:
-    """A way that gives its answer and counts how often it was asked."""
+    """A method that gives its answer and counts how often it was asked."""
 
     def __init__(self, answer: Identity | Rejected) -> None:
         self.answer = answer
@@ -50,15 +50,15 @@ class Saying:
         return self.answer
 
 
-def lent(*answers: Identity | Rejected) -> tuple[AuthServices, list[Saying]]:
-    """Give what a way that holds others is lent: each build gives the next answer."""
-    ways = [Saying(answer) for answer in answers]
-    rest = iter(ways)
+def auth_services(*answers: Identity | Rejected) -> tuple[AuthServices, list[Saying]]:
+    """Give the services of a method that contains others: each build gives the next answer."""
+    methods = [Saying(answer) for answer in answers]
+    rest = iter(methods)
 
     def build(section: AuthSection) -> Authenticator:
         return next(rest)
 
-    return AuthServices(build), ways
+    return AuthServices(build), methods
 
 
 def caller(*lines: tuple[bytes, bytes], target: str = "/", method: str = "GET", **facts: object) -> ConnectionContext:
