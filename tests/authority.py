@@ -14,7 +14,7 @@ import trustme
 
 @functools.cache
 def folder() -> Path:
-    """Give the folder with `ca.pem`, `cert.pem` and `key.pem` (for localhost and 127.0.0.1)."""
+    """Give the directory with `ca.pem`, `cert.pem` and `key.pem` (for localhost and 127.0.0.1)."""
     path = Path(tempfile.mkdtemp(prefix="wsbridge-test-"))
     atexit.register(shutil.rmtree, path, ignore_errors=True)
     authority = trustme.CA(key_type=trustme.KeyType.ECDSA)

@@ -1,4 +1,4 @@
-"""The line of a connection in the log."""
+"""The access log line of a connection."""
 
 import pytest
 
@@ -58,7 +58,7 @@ def test_every_reason_has_its_line(records, reason, relayed):
 
 
 @pytest.mark.parametrize(("status", "level"), [(200, "debug"), (304, "debug"), (404, "info"), (500, "info")])
-def test_answers_that_went_well_are_told_at_debug(records, status, level):
+def test_answers_that_went_well_are_reported_at_debug(records, status, level):
     """A page with all its files, and a balancer's health checks, leave the log to what matters."""
     account()[0].log_request(Termination(Reason.SERVED, "client", status=status))
 
@@ -103,7 +103,7 @@ def test_a_refusal_tells_its_status(records):
     assert "status" not in third
 
 
-def test_a_silent_client_is_told_to_the_debug_log_alone(records):
+def test_a_silent_client_is_logged_at_debug_alone(records):
     """Health checks and browsers that open connections to spare make no noise."""
     one = AccessLog(ConnectionContext(1, "web"))
     one.log_closed(Termination(Reason.CLIENT_LOST, "client", EMPTY_CONNECTION))
@@ -128,7 +128,7 @@ def test_a_peer_that_was_never_known(records):
     assert records.all[0]["event"] == "connection.rejected"
 
 
-def test_the_way_of_a_client_is_told(records):
+def test_the_way_of_a_client_is_reported(records):
     """Every line of a client behind proxies names them."""
     one, context = account()
     context.peer = Peer("203.0.113.7", 5, 2, via=("10.0.0.2", "10.0.0.1"))

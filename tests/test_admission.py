@@ -1,4 +1,4 @@
-"""Admission: which route takes a request, what is refused, and in which order things are looked at."""
+"""Admission: route matching, rejections, and the order of the checks."""
 
 import pytest
 
@@ -86,7 +86,7 @@ def test_files_and_a_backend_share_a_path(tmp_path):
 
 
 def test_a_plain_request_where_only_websocket_fits_is_426():
-    """It is told which protocol the address takes, and which version."""
+    """It is reported which protocol the address takes, and which version."""
     end = judge(listener({"app": {"match": {"path": "/ws"}, **BACK}}), request("/ws", upgrade=False))
     assert end.http_status == 426
     assert ("Sec-WebSocket-Version", "13") in end.headers

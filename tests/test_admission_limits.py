@@ -1,4 +1,4 @@
-"""Quotas: what a connection takes of its route's limits, by route, identity and token, and gives back."""
+"""Limits of routes: connections and bandwidth by route, identity and token, and their release."""
 
 from __future__ import annotations
 
@@ -103,17 +103,17 @@ def test_bytes_of_an_identity() -> None:
     assert one.shared_bucket is not other.shared_bucket
     assert one.shared_bucket.to_backend.rate == 20_480
     assert process.held(limited, ANONYMOUS).shared_bucket is None
-    for quota in (one, two, other):
-        quota.release()
-        quota.release()
+    for slots in (one, two, other):
+        slots.release()
+        slots.release()
     assert (len(process.shares), len(process.counts)) == (0, 0)
 
 
 def test_without_limits_nothing_is_counted() -> None:
     """Nor is anything to be given back."""
     process, free = Process(), route()
-    with process.held(free, ALICE) as quota:
-        assert quota.shared_bucket is None
+    with process.held(free, ALICE) as slots:
+        assert slots.shared_bucket is None
     assert len(process.counts) == 0
 
 

@@ -1,4 +1,4 @@
-"""The spine: what each step's failure becomes, and that nothing is left behind."""
+"""One connection: what the failure of each step becomes, and that no resource leaks."""
 
 import errno
 import gc
@@ -148,7 +148,7 @@ async def test_dial_after_upgrade_tells_failures_by_close_code(hang, code, reaso
             assert (line["reason"], line["close_code"], line["subprotocol"]) == (reason, code, "binary")
 
 
-async def test_dial_after_upgrade_tells_a_websocket_backend_what_the_client_was_told():
+async def test_dial_after_upgrade_tells_a_websocket_backend_what_the_client_got():
     """The client has its subprotocol before the dial, so the backend is offered that one alone."""
     heads = []
 
@@ -275,7 +275,7 @@ async def test_stop_while_dialling_answers_503():
         await back.until(open=0)
 
 
-async def test_a_reset_backend_is_told_apart_from_a_closed_one():
+async def test_a_reset_backend_is_distinguished_from_a_closed_one():
     """A backend that resets ends with 1011, one that closes with 1000."""
 
     async def rude(stream):

@@ -1,4 +1,4 @@
-"""Access: what a route's way of authentication says, and what becomes of it."""
+"""Authentication of a connection: what the method of a route answers, and what follows from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arrival: whose address a connection counts under, with and without a proxy in front; TLS."""
+"""Which client address a connection is counted under, with and without a proxy; TLS."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ async def test_a_proxy_that_speaks_for_itself_is_not_limited():
         assert len(served.server.services.client_table) == 0
 
 
-async def test_over_the_cap_a_proxied_client_is_told_so():
+async def test_over_the_cap_a_proxied_client_is_rejected_as_such():
     """Its 503 comes behind the PROXY header, which is heard first."""
     web = {"bind": "127.0.0.1:0", "trusted_proxies": ["127.0.0.1"], "client_address_from": "proxy-protocol"}
     async with backend() as back:

@@ -1,4 +1,4 @@
-"""What surrounds a server in a process: descriptors, signals, the service manager. `process` has the whole of it."""
+"""The process around the server: file descriptors, signals, the service manager; `process` tests it as a whole."""
 
 import os
 import resource

@@ -1,4 +1,4 @@
-"""systemd: the datagrams that the service manager gets, and the unit."""
+"""systemd: sd_notify datagrams, and the unit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Letting go of a refused transport without destroying what the peer has not read."""
+"""Lingering close: the peer gets the whole response of a rejection."""
 
 import contextlib
 import socket
@@ -13,7 +13,7 @@ from wsbridge.net.transport import SocketTransport
 
 @contextlib.contextmanager
 def connection():
-    """Give a connection over loopback: our wire, and the peer."""
+    """Give a connection over loopback: our transport, and the peer."""
     with (
         socket.create_server(("127.0.0.1", 0)) as listening,
         socket.create_connection(listening.getsockname()) as peer,

@@ -1,4 +1,4 @@
-"""The exchange of a listener that speaks tcp."""
+"""The frontend of listeners for raw TCP."""
 
 import socket
 
@@ -32,7 +32,7 @@ async def test_a_refusal_is_a_reset(pair):
 
 
 async def test_it_is_accepted_without_a_word(pair):
-    """Nothing is heard and nothing is said; the endpoint has the wire."""
+    """Nothing is heard and nothing is said; the endpoint has the transport."""
     ours, peer = pair
     wire = SocketTransport(ours)
     exchange = RawExchange(wire)

@@ -1,4 +1,4 @@
-"""Hearing a request and answering it, on real sockets."""
+"""The frontend for HTTP/1.1 and WebSocket: reading requests and answering them, on real sockets."""
 
 import contextlib
 import socket
@@ -28,7 +28,7 @@ async def heard(wire, seconds=5.0, hearing=None):
 
 
 async def test_a_head_that_is_there_already():
-    """One read is enough, and what came with it stays in the wire."""
+    """One read is enough, and what came with it stays in the transport."""
     with connection() as (wire, peer):
         peer.send(request("/x") + b"glued")
         await trio.lowlevel.wait_readable(wire.sock)
@@ -66,7 +66,7 @@ async def test_a_head_in_pieces():
     ],
 )
 async def test_the_deadline(sent, reason, detail, tells):
-    """Whoever said something is told; whoever said nothing is just closed."""
+    """A client that sent something gets an answer; one that sent nothing is just closed."""
     with connection() as (wire, peer):
         if sent:
             peer.send(sent)
@@ -192,7 +192,7 @@ async def test_a_refusal(end, status, body, retry):
 
 
 async def test_accepting():
-    """The whole 101 with the key's answer and the subprotocol; the endpoint has the wire."""
+    """The whole 101 with the key's answer and the subprotocol; the endpoint has the transport."""
     with connection() as (wire, peer):
         peer.send(request())
         exchange = await heard(wire)
@@ -208,7 +208,7 @@ async def test_accepting():
 
 
 async def test_accepting_a_client_that_has_gone():
-    """The 101 cannot be written: that is the client's end, and the wire is closed."""
+    """The 101 cannot be written: that is the client's end, and the transport is closed."""
     with connection() as (wire, peer):
         peer.send(request())
         exchange = await heard(wire)

@@ -1,4 +1,4 @@
-"""A generation: what a configuration becomes at run time."""
+"""A generation: the runtime objects made from a configuration."""
 
 import dataclasses
 import ssl
@@ -103,8 +103,8 @@ def test_which_routes_a_listener_reaches():
     assert [reached[name].is_unix for name in names] == [False, False, False, True]
 
 
-def test_ledgers_are_those_that_are_lent():
-    """A route of the next generation counts on in the ledger of its name."""
+def test_route_statistics_outlive_a_generation():
+    """A route of the next generation counts on in the statistics of its name."""
     ledgers = {}
     config = config_of(written(routes={"app": {"match": "any", **BACK}}))
 
@@ -125,7 +125,7 @@ def test_it_is_immutable():
 
 
 def test_files_that_cannot_be_used_are_one_sentence(tmp_path):
-    """A folder that is not there (any more), a certificate that cannot be read: ValueError that names it."""
+    """A directory that is not there (any more), a certificate that cannot be read: ValueError that names it."""
     page = tmp_path / "page"
     page.mkdir()
     config = config_of(written(routes={"page": {"match": {"path": "/*"}, "files": str(page), "auth": "none"}}))

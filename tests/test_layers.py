@@ -85,7 +85,7 @@ def test_the_table_of_layers_is_whole():
 
 
 def test_the_order_of_reading_names_files():
-    """Each name in the docstring's list is a file or a folder of the package; a bare one may be inside the first."""
+    """Each name in the docstring's list is a file or a directory of the package; a bare one may be inside the first."""
     steps = re.findall(r"^\d\. (.*)$", wsbridge.__doc__ or "", re.MULTILINE)
     assert len(steps) >= 7
     for step in steps:
@@ -127,7 +127,7 @@ def test_nothing_on_the_serving_path_wants_asyncio():
 
 
 def test_names_say_what_is_inside():
-    """No file or folder has a name that could hold anything."""
+    """No file or directory has a name that could hold anything."""
     wrong = [shown(path) for path in SOURCES if NO_NAMES & set(re.split(r"[_/.]", shown(path)))]
     assert not wrong
 

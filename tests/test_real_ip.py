@@ -1,4 +1,4 @@
-"""Whence: whose word on a client's address is taken, and what it makes of the peer."""
+"""Client addresses from trusted proxies: which proxies are trusted, and the resulting peer."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ STRANGER = Peer("203.0.113.9", 999, socket.AF_INET)
 LOCAL = Peer("", 0, socket.AF_UNIX, pid=5, uid=6)
 
 
-def resolver(told: Literal["proxy-protocol"] | ForwardedFormat = "proxy-protocol") -> ClientAddressResolver:
+def resolver(source: Literal["proxy-protocol"] | ForwardedFormat = "proxy-protocol") -> ClientAddressResolver:
     """Trust 10.0.0.0/24 and Unix sockets."""
-    return ClientAddressResolver((ip_network("10.0.0.0/24"), "unix"), told, 3.0, 4096)
+    return ClientAddressResolver((ip_network("10.0.0.0/24"), "unix"), source, 3.0, 4096)
 
 
 @contextmanager
@@ -63,7 +63,7 @@ async def test_a_trusted_proxy_is_believed(peer: Peer, write: object) -> None:
     assert (client.host, client.family, client.pid) == ("2001:db8::7", socket.AF_INET6, None)
 
 
-async def test_a_mapped_address_is_told_as_ipv4() -> None:
+async def test_a_mapped_address_is_reported_as_ipv4() -> None:
     """An IPv4 client of a dual-stack proxy is held against IPv4 networks."""
     client = await introduced(encode_proxy_v1(SockEndpoint("::ffff:203.0.113.7", 5), SockEndpoint("::1", 443)))
     assert isinstance(client, Peer)
@@ -107,7 +107,7 @@ async def test_who_is_turned_away(data: bytes, peer: Peer, reason: Reason, text:
 
 
 async def test_a_late_header(autojump_clock: trio.testing.MockClock) -> None:
-    """What is not whole in time ends the connection; how much came is told."""
+    """What is not whole in time ends the connection; how much came is reported."""
     one, other = socket.socketpair()
     other.setblocking(False)
     with one, other:
@@ -120,7 +120,7 @@ async def test_a_late_header(autojump_clock: trio.testing.MockClock) -> None:
 
 @pytest.mark.parametrize(("sent", "detail"), [(b"PROXY ", "bytes of a PROXY header: "), (b"", "sent nothing")])
 async def test_a_reset_within_the_header(sent: bytes, detail: str) -> None:
-    """A proxy that vanishes is told as a client that is lost; without a byte, as one that only looked."""
+    """A proxy that vanishes is reported as a client that is lost; without a byte, as one that only looked."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         one = socket.create_connection(listening.getsockname())
         other, _ = listening.accept()

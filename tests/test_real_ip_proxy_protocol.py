@@ -1,4 +1,4 @@
-"""PROXY headers on a socket: taken to the byte, waited for without spinning."""
+"""PROXY protocol headers on a socket: consumed to the byte, awaited without spinning."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Counting(ProxyHeaderParser):
 
 
 @pytest.mark.parametrize("header", [encode_proxy_v1(*ENDS), encode_proxy_v2(*ENDS), LONG])
-async def test_not_a_byte_past_the_header_is_taken(pair: tuple[socket.socket, socket.socket], header: bytes) -> None:
+async def test_no_byte_past_the_header_is_consumed(pair: tuple[socket.socket, socket.socket], header: bytes) -> None:
     """What came with the header in one segment is still in the kernel."""
     pair[0].sendall(header + b"\x16\x03\x01hello")
     outcome = await async_outcome(receive_proxy_header(pair[1], ProxyHeaderParser()))

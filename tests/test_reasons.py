@@ -1,4 +1,4 @@
-"""The table of endings holds what the protocols allow."""
+"""The table of reasons follows the protocols."""
 
 import pytest
 

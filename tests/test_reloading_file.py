@@ -1,4 +1,4 @@
-"""What a file says, read again when it has changed."""
+"""Files that are read again when they change."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def test_a_replaced_file_is_seen(file: Path, mock_clock: MockClock) -> Non
 
 
 async def test_what_it_last_said_well_is_kept(file: Path, mock_clock: MockClock) -> None:
-    """A bad line, or no file at all, changes nothing and is told once for each fault."""
+    """A bad line, or no file at all, changes nothing and is reported once for each fault."""
     reread = ReloadingFile(file, numbers)
     with recording() as records:
         file.write_text("3\nfour\n")
@@ -105,7 +105,7 @@ def test_a_file_that_changes_while_it_is_read(file: Path) -> None:
         ReloadingFile(file, for_ever)
 
 
-def test_a_folder_changes_with_its_files(tmp_path: Path) -> None:
+def test_a_directory_changes_with_its_files(tmp_path: Path) -> None:
     """A file in it that is written, added or removed is a change."""
     seen = {file_signature(tmp_path)}
     (tmp_path / "a").write_text("1")

@@ -1,4 +1,4 @@
-"""The server's life: listeners, endings, and what is left behind."""
+"""The server: listeners, termination of connections, and that no resource leaks."""
 
 import resource
 
@@ -25,7 +25,7 @@ def test_the_limit_of_connections():
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-async def test_listeners_are_told_and_closed():
+async def test_listeners_are_reported_and_closed():
     """Each address is logged when it opens and each listener when it closes."""
     listeners = {"one": {"bind": "127.0.0.1:0"}, "two": {"bind": "localhost:0"}}
     async with serving(written(listeners=listeners, route={"respond": "204", "auth": "none"})) as served:
@@ -189,8 +189,8 @@ async def test_once_ends_with_its_connection():
             await served.returned.wait()
 
 
-async def test_ledgers_count_by_route_and_outlive_connections():
-    """What a route carried is in its ledger, by reason."""
+async def test_route_statistics_outlive_connections():
+    """What a route carried is in its statistics, by reason."""
     async with backend() as back, serving(written(route={"backend": back.url})) as served:
         for _ in range(2):
             client = await served.upgraded()
@@ -198,9 +198,9 @@ async def test_ledgers_count_by_route_and_outlive_connections():
             assert served.server.services.route_stats("app").active == 1
             await client.close()
             await served.quiet()
-        ledger = served.server.services.route_stats("app")
-        assert (ledger.active, ledger.relayed, ledger.bytes_to_backend, ledger.bytes_to_client) == (0, 2, 10, 10)
-        assert ledger.terminations == {Reason.CLIENT_CLOSED: 2}
+        stats = served.server.services.route_stats("app")
+        assert (stats.active, stats.relayed, stats.bytes_to_backend, stats.bytes_to_client) == (0, 2, 10, 10)
+        assert stats.terminations == {Reason.CLIENT_CLOSED: 2}
 
 
 async def test_nothing_is_left_open():

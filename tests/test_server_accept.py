@@ -1,4 +1,4 @@
-"""Accepting: the cap, what is above it, and running out of descriptors."""
+"""The accept loop: the connection limit, load shedding, and running out of file descriptors."""
 
 import contextlib
 import errno
@@ -52,7 +52,7 @@ class Full:
 
 
 def test_the_reserve_is_held_again_even_if_it_was_not_enough():
-    """Where giving it up did not help, that is told, and it is taken back for the next time."""
+    """Where giving it up did not help, that is reported, and it is taken back for the next time."""
     reserve = ReservedFd()
     before = open_files()
     assert not reserve.accept_and_reset(Full())

@@ -125,7 +125,7 @@ async def test_untrusted_proxies_are_rejected() -> None:
 
 
 async def test_a_health_check() -> None:
-    """LOCAL comes from the proxy itself, and a connection without a byte is told at debug alone."""
+    """LOCAL comes from the proxy itself, and a connection without a byte is reported at debug alone."""
     text = written(listeners={"web": listener()}, route=ANSWER)
     async with serving(text) as served:
         with await behind(served, encode_proxy_v2(None, None) + b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n") as client:

@@ -73,7 +73,7 @@ def resetting():
 @pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize("data", VIOLATIONS.values(), ids=VIOLATIONS)
 async def test_a_violation_is_1002_and_the_backend_is_reset(data, tls):
-    """The client is told 1002, the backend sees a reset and not an end, and what came before has arrived."""
+    """The client gets 1002, the backend sees a reset and not an end, and what came before has arrived."""
     handler, seen = resetting()
     async with backend(handler) as back, serving(written(route={"backend": back.url}, tls=tls)) as served:
         client = await served.upgraded(tls=tls)
@@ -210,7 +210,7 @@ UPSTREAM = {
 @pytest.mark.parametrize("glued", [False, True])
 @pytest.mark.parametrize(("data", "code"), UPSTREAM.values(), ids=UPSTREAM)
 async def test_an_upstream_that_breaks_the_protocol(data, code, glued):
-    """A WebSocket backend's violation is its doing: it is told 1002, the client 1011."""
+    """A WebSocket backend's violation is its doing: it gets 1002, the client 1011."""
     told = []
 
     async def bad(stream):

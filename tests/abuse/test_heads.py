@@ -112,7 +112,7 @@ async def test_too_large_a_head_is_431(head, tls):
 
 @pytest.mark.parametrize("name", ["Protocol", "Extensions"])
 async def test_blanks_in_a_websocket_header_cost_nothing(name):
-    """8 KB of blanks in a Sec-WebSocket header are judged in milliseconds (CVE-2021-32640)."""
+    """8 KB of spaces in a Sec-WebSocket header are judged in milliseconds (CVE-2021-32640)."""
     lines = request("/").decode().replace(f"Sec-WebSocket-{name}:", f"X-{name}:").rstrip("\r\n")
     head = f"{lines}\r\nSec-WebSocket-{name}: a{' ' * 8000}b\r\n\r\n".encode()
     async with serving(written(route=APP)) as served:

@@ -127,7 +127,7 @@ async def test_the_path_that_novnc_is_advised_to_use() -> None:
             assert line["path"] == "/websockify?token=***"
 
 
-async def test_what_the_authentication_service_is_told() -> None:
+async def test_what_the_authentication_service_gets() -> None:
     """X-Forwarded-Uri has the path in the form by which the route was found."""
     async with backend() as back, service() as auth:
         route: dict[str, Any] = {

@@ -221,7 +221,7 @@ async def test_our_own_listeners(bind: str, hosts: list[str]) -> None:
 
 
 async def test_sockets_of_others(tmp_path: Path) -> None:
-    """A client reaches the sockets of the folder: not ours, not those outside, by no path and no link."""
+    """A client reaches the sockets of the directory: not ours, not those outside, by no path and no link."""
     (tmp_path / "run").mkdir()
     opened = []
     for name in ("run/a", "docker.sock"):

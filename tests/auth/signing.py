@@ -18,7 +18,7 @@ AUDIENCE = "wsbridge"
 
 
 class Pair:
-    """A private key, and what the world is told of it."""
+    """A private key, and what the world sees of it."""
 
     def __init__(self, private: Any, algorithm: str) -> None:
         self.private = private

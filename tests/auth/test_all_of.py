@@ -18,7 +18,7 @@ def config(*members: Says) -> AllOfConfig:
     return AllOfConfig(all_of=members or (Says(), Says()))
 
 
-async def test_all_of_them_know_him() -> None:
+async def test_all_methods_must_identify_the_client() -> None:
     """What they know is one identity."""
     found = await async_outcome(AllOf(config(), auth_services(INSIDE, ALICE)[0]).identify(caller()))
     assert isinstance(found, Identity)

@@ -20,14 +20,14 @@ def config(*members: Says) -> AnyOfConfig:
     return AnyOfConfig(any_of=members or (Says(), Says()))
 
 
-async def test_the_first_that_knows_him_is_enough() -> None:
+async def test_the_first_identity_is_enough() -> None:
     """Later methods are not asked."""
     services, methods = auth_services(ALICE, WRONG)
     assert await async_outcome(AnyOf(config(), services).identify(caller())) == ALICE
     assert [method.asked for method in methods] == [1, 0]
 
 
-async def test_a_later_one_may_know_him() -> None:
+async def test_a_later_method_may_identify_the_client() -> None:
     """A denial of one method is not the last word."""
     services, methods = auth_services(WRONG, ALICE)
     assert await async_outcome(AnyOf(config(), services).identify(caller())) == ALICE

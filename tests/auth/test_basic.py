@@ -153,7 +153,7 @@ def config(users: Path, **keys: object) -> str:
     ],
 )
 def test_a_file_that_cannot_be_used_is_a_configuration_error(users: Path, text: bytes, wrong: str) -> None:
-    """It is told at the start, at the key that names the file."""
+    """It is reported at the start, at the key that names the file."""
     users.write_bytes(text)
     with pytest.raises(ConfigError, match=rf"routes\.app\.auth\.users: .*{wrong}") as refused:
         config_of(config(users))

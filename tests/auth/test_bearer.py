@@ -70,7 +70,7 @@ async def test_a_token_of_the_list_comes_in(tokens: Path) -> None:
     assert isinstance(here, Identity)
 
 
-async def test_a_cookie_is_told_as_one(tokens: Path) -> None:
+async def test_a_cookie_is_reported_as_one(tokens: Path) -> None:
     """So that it counts only with an Origin."""
     found = await authenticator(tokens, "cookie:sid").identify(caller((b"cookie", b"sid=alice-token")))
     assert isinstance(found, Identity)
@@ -86,7 +86,7 @@ async def test_a_cookie_is_told_as_one(tokens: Path) -> None:
         ("ALICE-TOKEN", "the token is not in the list", True),
     ],
 )
-async def test_whatever_is_wrong_the_client_is_told_the_same(
+async def test_the_client_gets_the_same_answer_whatever_is_wrong(
     tokens: Path, token: str, detail: str, guess: bool
 ) -> None:
     """The response is the same, and no sentence has the token in it; a token of the list is no guess."""
@@ -251,7 +251,7 @@ async def test_a_page_comes_in_by_a_subprotocol(tokens: Path) -> None:
     assert carrier("alice-token") not in str(served.records.all)
 
 
-async def test_a_token_alone_is_told_what_is_missing(tokens: Path) -> None:
+async def test_a_token_alone_is_rejected_with_what_is_missing(tokens: Path) -> None:
     """A page that offers only the token gets a 400 that says to offer a real protocol beside it, good token or not."""
     async with backend() as back, serving(written(route=route(back.url, tokens, "subprotocol"))) as served:
         answers = {

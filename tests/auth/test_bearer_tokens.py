@@ -89,7 +89,7 @@ def test_a_bad_line_is_named_by_its_number(line: str, wrong: str) -> None:
     assert "hunter2" not in told
 
 
-def test_all_bad_lines_are_told_at_once() -> None:
+def test_all_bad_lines_are_reported_at_once() -> None:
     """Up to five of them, and how many more there are."""
     told = refusal("\n".join(["alice"] * 7))
     assert [f"line {number}: " in told for number in range(1, 8)] == [True] * 5 + [False] * 2

@@ -15,7 +15,7 @@ from tests.auth.methods import auth_services, caller
 from tests.client import BINARY, frame
 from tests.client import request as upgrade_request
 from tests.client_authority import ClientAuthority
-from tests.config.loading import told
+from tests.config.loading import summaries
 from tests.rejections import async_outcome
 from tests.serving import Served, backend, config_of, serving, written
 from wsbridge.auth.client_cert import CertificateAuth, CertificateConfig
@@ -61,7 +61,7 @@ async def identify(certificate: object, allow: object = "any", *, now: float = U
         ("any", {"name": "URI"}, "spiffe://example.org/alice"),
     ],
 )
-async def test_who_is_let_in_and_his_name(allow: object, keys: dict[str, str], name: str) -> None:
+async def test_allowed_clients_and_their_names(allow: object, keys: dict[str, str], name: str) -> None:
     """By default the other name that the rule fits, else the CN; what it says is claims; it ends when it ends."""
     assert await identify(ALICE, allow, **keys) == Identity(name, "certificate", CLAIMS, UNTIL)
 
@@ -114,7 +114,7 @@ async def test_what_a_certificate_says_is_shown_escaped() -> None:
     ],
 )
 def test_mistakes_in_the_file(clients: ClientAuthority, keys: dict[str, Any], path: str, message: str) -> None:
-    """Each is told at its place."""
+    """Each is reported at its place."""
     listeners = {"web": {"bind": "127.0.0.1:0", "tls": clients.listener_tls()}}
     route = {"match": "any", "backend": "tcp://127.0.0.1:9", "auth": {"kind": "certificate", **keys}}
     with pytest.raises(ConfigError) as caught:
@@ -156,7 +156,7 @@ def test_each_listener_must_ask_for_it(
     else:
         with pytest.raises(ConfigError) as caught:
             config_of(text)
-        assert told(caught.value.problems) == [f"E028 {path}"]
+        assert summaries(caught.value.problems) == [f"E028 {path}"]
         assert f'the listener "{next(n for n in asking if n != "asks")}" has no tls: {{client_ca' in str(caught.value)
 
 
@@ -231,7 +231,7 @@ async def test_it_is_for_plain_bytes_too(clients: ClientAuthority) -> None:
         assert (line["reason"], back.dials) == ("unauthenticated", 1)
 
 
-async def test_failed_handshakes_are_told_in_words(clients: ClientAuthority, tmp_path: Path) -> None:
+async def test_failed_handshakes_are_reported_in_words(clients: ClientAuthority, tmp_path: Path) -> None:
     """None where one is required, one of a stranger, one that is over, one for servers: each has its sentence."""
     stranger = ClientAuthority(tmp_path)
     over = clients.context("CN=alice", lasts=-60.0)

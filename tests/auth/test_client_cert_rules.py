@@ -58,7 +58,7 @@ def owner(*subject: str, names: tuple[str, ...] = ()) -> Subject:
         ("email:alice@example.org", ["emailAddress=alice@example.org"], (), False),
     ],
 )
-def test_whom_a_rule_fits(rule: str, subject: list[str], names: tuple[str, ...], fits: bool) -> None:
+def test_subjects_that_a_rule_fits(rule: str, subject: list[str], names: tuple[str, ...], fits: bool) -> None:
     """Exactly: each attribute once with this value, whatever else is there; nothing is joined before it is compared."""
     assert parse_subject_rule(rule).matches(owner(*subject, names=names)) is fits
 

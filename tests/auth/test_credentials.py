@@ -38,7 +38,7 @@ def refusal(found: TokenFound | Rejected, *, tried: bool = True) -> str:
 
 
 def test_each_place_is_looked_at() -> None:
-    """The place is told with the token."""
+    """The place is reported with the token."""
     assert look((b"authorization", b"Bearer abc")) == TokenFound("abc", "authorization")
     assert look((b"authorization", b"bearer  abc")) == TokenFound("abc", "authorization")
     assert look(protocols=("binary", carrier("abc"))) == TokenFound("abc", "subprotocol")
@@ -97,7 +97,7 @@ def test_two_tokens_are_refused() -> None:
 
 @pytest.mark.parametrize("value", [b"Bearer", b"Bearer a b", b"Bearer a\tb", b"Bearer \xe4", b"Bearer "])
 def test_a_malformed_header_is_refused(value: bytes) -> None:
-    """A token has no blanks and is ASCII; it is a failed login all the same."""
+    """A token has no spaces and is ASCII; it is a failed login all the same."""
     assert "the token in authorization is empty or has" in refusal(look((b"authorization", value)))
 
 

@@ -16,7 +16,7 @@ import trio.testing
 from tests.auth.methods import auth_services, caller
 from tests.authority import folder
 from tests.client import request
-from tests.config.loading import LISTENERS, read, told, wrong
+from tests.config.loading import LISTENERS, read, summaries, wrong
 from tests.http_service import Service, Stream, answer, service
 from tests.rejections import async_outcome, challenges
 from tests.serving import backend, serving, written
@@ -103,7 +103,7 @@ async def test_chosen_headers_are_passed_on() -> None:
         assert served.header("x-key") == []
 
 
-async def test_a_cookie_that_was_passed_on_is_told() -> None:
+async def test_a_cookie_that_was_passed_on_is_reported() -> None:
     """Then an Origin is needed; without a cookie it is not."""
     async with service() as served, asking(served, headers=["cookie"]) as asked:
         assert (await identified(asked, caller(COOKIE))).by_cookie
@@ -330,7 +330,7 @@ def test_what_cannot_be_asked_is_refused_at_start(change: dict[str, Any], place:
     """With its place in the file."""
     auth = {**section("https://a/"), **change}
     route = {"match": "any", "backend": "tcp://127.0.0.1:1", "auth": auth}
-    assert told(wrong(LISTENERS + f"routes: {json.dumps({'r': route})}\n")) == [place]
+    assert summaries(wrong(LISTENERS + f"routes: {json.dumps({'r': route})}\n")) == [place]
 
 
 def test_what_is_dangerous_is_warned_of() -> None:
@@ -338,14 +338,14 @@ def test_what_is_dangerous_is_warned_of() -> None:
 
     def warnings(auth: dict[str, Any]) -> list[str]:
         route = {"match": "any", "backend": "tcp://127.0.0.1:1", "auth": auth}
-        return told(read(LISTENERS + f"routes: {json.dumps({'r': route})}\n").warnings)
+        return summaries(read(LISTENERS + f"routes: {json.dumps({'r': route})}\n").warnings)
 
     assert warnings(section("https://a/", insecure=True)) == ["W002 routes.r.auth.insecure"]
     assert warnings(section("http://a/")) == ["W004 routes.r.auth.url"]
     assert warnings(section("http://127.0.0.1/")) == []
 
 
-def test_what_is_not_installed_is_told(tmp_path: Path, monkeypatch: Any) -> None:
+def test_what_is_not_installed_is_reported(tmp_path: Path, monkeypatch: Any) -> None:
     """With the command that installs it."""
     monkeypatch.setattr("wsbridge.config.base.find_spec", lambda name: None)
     route = {"match": "any", "backend": "tcp://127.0.0.1:1", "auth": section("https://a/")}

@@ -246,6 +246,6 @@ def test_what_is_no_public_key_is_left_out(entry: object) -> None:
     assert [key.kid for key in read(published(entry, EC.jwk("good")), EVERY)] == ["good"]
 
 
-def test_so_many_are_taken_and_no_more() -> None:
+def test_the_number_of_keys_is_bounded() -> None:
     """A long set costs no more than that."""
     assert len(read(published(*[RSA.jwk("k")] * (MAX_JWKS_KEYS + 50)), EVERY)) == MAX_JWKS_KEYS

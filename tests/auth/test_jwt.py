@@ -20,7 +20,7 @@ from tests.auth.methods import auth_services, caller
 from tests.auth.signing import AUDIENCE, EC, ISSUER, RSA, SECRET, claims, forged, other_rsa, part, signed
 from tests.authority import folder
 from tests.client import request
-from tests.config.loading import LISTENERS, read, told, wrong
+from tests.config.loading import LISTENERS, read, summaries, wrong
 from tests.http_service import Service, Stream, answer, service
 from tests.rejections import async_outcome, challenges
 from tests.serving import Backend, Served, backend, serving, written
@@ -174,7 +174,7 @@ async def test_no_token_is_no_failed_login(keys: list[dict[str, Any]]) -> None:
 def test_what_would_let_in_too_many_is_refused(keys: list[dict[str, Any]], change: dict[str, Any], place: str) -> None:
     """No keys, no issuer, a leeway that makes old tokens good."""
     text = json.dumps({"r": {"match": "any", "backend": "tcp://127.0.0.1:1", "auth": {**section(keys), **change}}})
-    assert told(wrong(LISTENERS + f"routes: {text}\n")) == [place]
+    assert summaries(wrong(LISTENERS + f"routes: {text}\n")) == [place]
 
 
 def test_issuer_and_audience_must_be_written(keys: list[dict[str, Any]]) -> None:
@@ -183,12 +183,14 @@ def test_issuer_and_audience_must_be_written(keys: list[dict[str, Any]]) -> None
     del auth["issuer"], auth["audience"]
     route = {"match": "any", "backend": "tcp://127.0.0.1:1", "auth": auth}
     problems = wrong(LISTENERS + f"routes: {json.dumps({'r': route})}\n")
-    assert told(problems) == ["E011 routes.r.auth.issuer", "E011 routes.r.auth.audience"]
+    assert summaries(problems) == ["E011 routes.r.auth.issuer", "E011 routes.r.auth.audience"]
     route["auth"] = section(keys, audience="any", issuer="any")
-    assert told(read(LISTENERS + f"routes: {json.dumps({'r': route})}\n").warnings) == ["W017 routes.r.auth.audience"]
+    assert summaries(read(LISTENERS + f"routes: {json.dumps({'r': route})}\n").warnings) == [
+        "W017 routes.r.auth.audience"
+    ]
 
 
-def test_what_is_not_installed_is_told(keys: list[dict[str, Any]], tmp_path: Path, monkeypatch: Any) -> None:
+def test_what_is_not_installed_is_reported(keys: list[dict[str, Any]], tmp_path: Path, monkeypatch: Any) -> None:
     """With the command that installs it."""
     monkeypatch.setattr("wsbridge.config.base.find_spec", lambda name: None)
     jwks = {"jwks": "https://a/b", "algorithms": ["RS256"]}
@@ -200,7 +202,7 @@ def test_what_is_not_installed_is_told(keys: list[dict[str, Any]], tmp_path: Pat
     )
 
 
-def test_nobody_pays_for_libraries_that_he_does_not_use() -> None:
+def test_libraries_are_imported_only_where_they_are_used() -> None:
     """Those of the extra are not imported before a configuration names the kind; cryptography is no extra."""
     code = "import sys, wsbridge.registry; print(sorted({'jwt', 'h11'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -103,7 +103,7 @@ def test_max_session_ends_it_earlier() -> None:
         assert found.expires == end
 
 
-def test_another_claim_may_name_him() -> None:
+def test_another_claim_may_be_the_name() -> None:
     """The one that the rules say."""
     found = judged(replace(RULES, name_claim="email"), email="a@example.org", sub=None)
     assert isinstance(found, Identity)

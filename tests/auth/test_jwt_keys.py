@@ -9,17 +9,17 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.auth.signing import EC, ED, RSA, SECRET, Pair, ec_pair, rsa_pair
-from tests.config.loading import LISTENERS, told, wrong
+from tests.config.loading import LISTENERS, summaries, wrong
 from wsbridge.auth.jwt_keys import MAX_KEYS_TRIED, JwtKey, KeyRing, key_problem
 
 
 def auth(folder: Path, **key: object) -> list[str]:
-    """Load a route with one key that is wrong; give code, path and message of what is told."""
+    """Load a route with one key that is wrong; give code, path and message of what is reported."""
     way = {"kind": "jwt", "keys": [key], "issuer": "any", "audience": "x"}
     route = {"match": "any", "backend": "tcp://127.0.0.1:1", "auth": way}
     problems = wrong(LISTENERS + f"routes: {json.dumps({'r': route})}\n", folder=folder)
     assert len(problems) == 1
-    return [*told(problems), problems[0].message]
+    return [*summaries(problems), problems[0].message]
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def token(text: str) -> UnverifiedToken:
     return found
 
 
-def test_a_token_is_taken_apart() -> None:
+def test_a_token_is_parsed() -> None:
     """Its header gives algorithm and kid, its second part stays as it is."""
     found = token(signed(RSA, {"kid": "k1"}, sub="bob"))
     assert (found.algorithm, found.kid) == ("RS256", "k1")
@@ -68,7 +68,7 @@ def test_a_token_is_taken_apart() -> None:
         (forged({"alg": "RS256"}, {"x": "x" * MAX_JWT_BYTES}), "and the limit is 8192"),
     ],
 )
-def test_what_is_no_token_is_told(text: str, why: str) -> None:
+def test_what_is_no_token_is_reported(text: str, why: str) -> None:
     """Whatever comes, a sentence says what is wrong with it."""
     found = result_or_detail(parse_jwt, text)
     assert isinstance(found, str)

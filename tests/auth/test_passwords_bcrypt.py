@@ -56,7 +56,7 @@ def test_a_decoy_is_nobodys() -> None:
     ],
 )
 def test_what_is_refused(text: str, wrong: str) -> None:
-    """Damage and absurd costs are told without the hash."""
+    """Damage and absurd costs are reported without the hash."""
     with pytest.raises(ValueError, match=re.escape(wrong)) as refused:
         parse_bcrypt(text)
     assert BODY[:8] not in str(refused.value)

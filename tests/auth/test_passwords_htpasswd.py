@@ -22,7 +22,7 @@ SCRYPT = "$scrypt$ln=12,r=8,p=1$3/4YqVozr5mKN8PsyM6TUQ$+EvvOGSZnv78+M3Hrc4WupI/v
 
 
 def test_users_of_both_kinds() -> None:
-    """Each name has its hash; empty lines, comments, blanks at the end and CRLF do not count."""
+    """Each name has its hash; empty lines, comments, spaces at the end and CRLF do not count."""
     text = f"# users\r\n\r\nalice:{BCRYPT}\r\n  # more\n\t\nBob Müller:{SCRYPT} \t\r\n"
     users = parse_htpasswd(text)
 

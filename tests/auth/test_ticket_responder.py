@@ -68,7 +68,7 @@ async def test_it_can_be_bound_to_the_address_that_asked() -> None:
     assert ticket(await given(bind_client_address="true", peer=Peer("", 0, socket.AF_UNIX))).address == "unix"
 
 
-async def test_nobody_is_known_longer_than_he_is() -> None:
+async def test_a_ticket_does_not_extend_an_identity() -> None:
     """What the asker's own credential has left bounds the ticket, and is bequeathed."""
     answer = await given(Identity("bob", "jwt", expires=NOW + 5))
 
@@ -78,7 +78,7 @@ async def test_nobody_is_known_longer_than_he_is() -> None:
 
 
 async def test_short_lives() -> None:
-    """Less than a second is told as it is; a credential that has just ended gives a ticket that is over at once."""
+    """Less than a second is reported as it is; a credential that has just ended gives a ticket that is over at once."""
     assert json.loads((await given(ttl="250ms")).body or b"")["expires_in"] == 0.25
     late = new_ticket(Identity("bob", expires=NOW - 5), "vnc", 30, NOW, None)
     assert late.expires - late.issued == 1

@@ -23,7 +23,7 @@ NETWORK = {"kind": "network", "allow": ["127.0.0.0/8"]}
 
 
 def routes(folder: Path, back: str = "tcp://127.0.0.1:9", **gives: Any) -> dict[str, Any]:
-    """Write routes that take tickets and one that gives them, and put their key into a folder."""
+    """Write routes that take tickets and one that gives them, and put their key into a directory."""
     (folder / "key").write_text(KEY + "\n")
     key = {"file": "key"}
     takes = {"kind": "ticket", "key": key}

@@ -1,4 +1,4 @@
-"""Clients of the tests: what a backend may be told of one."""
+"""Clients of the tests: what a backend may learn of one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests, paths and rules for the tests of chosen targets."""
+"""Requests, paths and rules for the tests of dynamic targets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all backends share: the way to a tuned TCP socket, and the name of where it leads."""
+"""What all backends share: tuned TCP sockets, and the address that is logged."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_the_address_of_a_socket(family, host, shown):
         assert remote_address(sock, "tcp://gw:1") == "tcp://gw:1"
 
 
-def test_what_is_asked_unless_told():
+def test_what_is_asked_by_default():
     """No subprotocol, text taken, the largest frames; heads as large as the configuration's defaults."""
     assert DialRequest() == DialRequest((), from_client=False, text_messages="accept", max_frame_bytes=65_536)
     assert DialServices(Resolver()).max_response_head_bytes == Limits().max_response_head_bytes

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.backends.clients import client
 from tests.backends.upstream import SWITCH, says, upstream
-from tests.config.loading import LISTENERS, read, told, wrong
+from tests.config.loading import LISTENERS, read, summaries, wrong
 from wsbridge.auth.identity import ANONYMOUS, Identity
 from wsbridge.backends.base import Connected, DialRequest, DialServices
 from wsbridge.backends.client_headers import CLIENT_FIELDS, read_header_template
@@ -146,7 +146,7 @@ def test_other_backends_have_none() -> None:
         ("ws://127.0.0.1:1", "proxy_protocol: v1"),
     ):
         problems = wrong(LISTENERS + f"routes: {{r: {{match: any, auth: none, backend: {{url: '{url}', {key}}}}}}}\n")
-        assert told(problems) == [f"E010 routes.r.backend.{key.partition(':')[0]}"]
+        assert summaries(problems) == [f"E010 routes.r.backend.{key.partition(':')[0]}"]
     text = "{url: 'tcp://127.0.0.1:1', proxy_protocol: v2}"
     assert read(LISTENERS + f"routes: {{r: {{match: any, auth: none, backend: {text}}}}}\n").warnings == []
 

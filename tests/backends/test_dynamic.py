@@ -52,7 +52,7 @@ class Choice:
         return self.target.path
 
 
-def told(*schemes: str) -> DynamicBackend:
+def identity_backend(*schemes: str) -> DynamicBackend:
     """Give a backend for what goes with an identity."""
     return DynamicBackend(
         TargetFromIdentityConfig.model_validate({"url": "{target}", "schemes": list(schemes)}), SERVICES
@@ -61,7 +61,7 @@ def told(*schemes: str) -> DynamicBackend:
 
 BACKENDS: list[Backend] = [
     TcpBackend(TcpBackendConfig.model_validate({"url": "tcp://{h}:{p}"}), SERVICES),
-    told("tcp"),
+    identity_backend("tcp"),
     DynamicBackend(TokensBackendConfig.model_validate({"tokens": "/t"}), SERVICES),
 ]
 
@@ -102,7 +102,7 @@ async def test_what_may_not_be_dialled_is_not(backend: Backend) -> None:
 
 
 @pytest.mark.parametrize(
-    "backend", [UnixBackend(UnixBackendConfig(url="unix:/{x}"), SERVICES), told("unix"), BACKENDS[2]]
+    "backend", [UnixBackend(UnixBackendConfig(url="unix:/{x}"), SERVICES), identity_backend("unix"), BACKENDS[2]]
 )
 async def test_unix(tmp_path: Path, backend: Backend) -> None:
     """The path is judged before, so nothing is connected at once."""
@@ -174,7 +174,7 @@ async def test_websocket(server_name: str | None, host: str) -> None:
 
 async def test_the_kind_follows_the_target() -> None:
     """One backend speaks WebSocket to one target and plain TCP to the next."""
-    backend = told("tcp", "ws")
+    backend = identity_backend("tcp", "ws")
     async with upstream(says(SWITCH + b"\r\n")) as server:
         for scheme in ("ws", "tcp"):
             found = await backend.dial(DialRequest(chosen=Choice(f"{scheme}://127.0.0.1:{server.port}")))

@@ -1,4 +1,4 @@
-"""The ways from a client to a target."""
+"""How a target is picked from a request or an identity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hosts and ports: one way of writing each, and no other."""
+"""Hosts and ports of targets: one accepted form of each."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_what_is_no_port(text: str) -> None:
         parse_port(text)
 
 
-def test_addresses_are_told_from_names() -> None:
+def test_addresses_are_distinguished_from_names() -> None:
     """A host in its normal form shows which it is."""
     assert is_ip_literal("10.0.0.5")
     assert is_ip_literal("::1")

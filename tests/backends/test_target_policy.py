@@ -1,4 +1,4 @@
-"""The rules on targets and on the addresses that they turn out to have."""
+"""The rules for targets and their resolved addresses."""
 
 from __future__ import annotations
 

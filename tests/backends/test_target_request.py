@@ -1,4 +1,4 @@
-"""What a request says of its target."""
+"""Fields of a request for target templates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the path of a Unix socket really leads."""
+"""Resolving the path of a Unix socket."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wsbridge.backends.target_policy import resolve_socket_path
 
 @pytest.fixture
 def places(tmp_path: Path) -> Iterator[Path]:
-    """A folder of sockets that may be chosen, `vnc`, beside one that may not."""
+    """A directory of sockets that may be chosen, `vnc`, beside one that may not."""
     (tmp_path / "vnc" / "inner").mkdir(parents=True)
     (tmp_path / "vnc2").mkdir()
     opened = []
@@ -28,7 +28,7 @@ def places(tmp_path: Path) -> Iterator[Path]:
 
 
 def look(places: Path, path: str, *, must_be: bool = True, own: str = "") -> str:
-    """Judge a path below the places by the folder `vnc`."""
+    """Judge a path below the places by the directory `vnc`."""
     found = resolve_socket_path(
         f"{places}/{path}", [places / "vnc"], lambda real: real.endswith(own or "\0"), must_exist=must_be
     )
@@ -36,20 +36,20 @@ def look(places: Path, path: str, *, must_be: bool = True, own: str = "") -> str
 
 
 @pytest.mark.parametrize("path", ["vnc/a", "vnc/inner/b"])
-def test_sockets_of_the_folder(places: Path, path: str) -> None:
-    """And of folders inside."""
+def test_sockets_of_the_directory(places: Path, path: str) -> None:
+    """And of directories inside."""
     assert look(places, path) == path
 
 
 @pytest.mark.parametrize("path", ["vnc2/c", "docker.sock", "vnc", "vnc/../docker.sock", "vnc/inner/../../vnc2/c"])
 def test_sockets_elsewhere(places: Path, path: str) -> None:
-    """A folder whose name begins alike is another one."""
+    """A directory whose name begins alike is another one."""
     with pytest.raises(ValueError, match=r"none of the folders of targets.unix"):
         look(places, path)
 
 
 def test_links_out_are_refused(places: Path) -> None:
-    """To a socket, and by a folder on the way."""
+    """To a socket, and by a directory on the way."""
     (places / "vnc" / "out").symlink_to(places / "docker.sock")
     (places / "vnc" / "away").symlink_to(places / "vnc2")
     for path in ("vnc/out", "vnc/away/c"):
@@ -65,7 +65,7 @@ def test_links_inside_are_followed(places: Path) -> None:
     assert look(places, "door/a") == "vnc/a"
 
 
-def test_a_folder_may_be_a_link_itself(places: Path) -> None:
+def test_a_directory_may_be_a_link_itself(places: Path) -> None:
     """The one that is written is followed, too."""
     (places / "run").symlink_to(places / "vnc")
     assert resolve_socket_path(f"{places}/vnc/a", [places / "run"], lambda _: False, must_exist=True).endswith("/vnc/a")

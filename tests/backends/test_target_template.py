@@ -73,7 +73,7 @@ def test_targets(text: str, values: dict[str, str], result: str) -> None:
     ],
 )
 def test_values_that_fit_nowhere(text: str, values: dict[str, str]) -> None:
-    """What would end its place, leave its folder, or mean another address."""
+    """What would end its place, leave its directory, or mean another address."""
     with pytest.raises(ValueError, match=r"."):
         fill_template(template(text), values)
 

@@ -34,7 +34,7 @@ def problems(path: Path, form: TokenListFormat = "lines") -> list[str]:
 
 
 def test_a_file_of_lines(tmp_path: Path) -> None:
-    """Comments, blank lines, blanks around, line ends of Windows, a byte order mark, IPv6, sockets, odd tokens."""
+    """Comments, blank lines, spaces around, line ends of Windows, a byte order mark, IPv6, sockets, odd tokens."""
     file = tmp_path / "tokens"
     file.write_bytes(
         b"\xef\xbb\xbf# comment\r\n\r\n"
@@ -60,7 +60,7 @@ def test_a_file_of_lines(tmp_path: Path) -> None:
     }
 
 
-def test_a_folder_of_files_of_lines(tmp_path: Path) -> None:
+def test_a_directory_of_files_of_lines(tmp_path: Path) -> None:
     """All its files count, also links to files; hidden ones and subdirectories do not."""
     (tmp_path / "b").write_text("two: 10.0.0.2:2\n")
     (tmp_path / "a").write_text("one: 10.0.0.1:1\n")
@@ -71,7 +71,7 @@ def test_a_folder_of_files_of_lines(tmp_path: Path) -> None:
     assert list(shown(tmp_path)) == ["one", "two", "three"]
 
 
-def test_a_folder_of_files_named_by_their_token(tmp_path: Path) -> None:
+def test_a_directory_of_files_named_by_their_token(tmp_path: Path) -> None:
     """Each has its target alone; a token can be no path, since nothing is opened for one."""
     (tmp_path / "vm1").write_text("10.0.0.1:5900\r\n")
     (tmp_path / "vm2").write_text("\n[::1]:5900")
@@ -121,7 +121,7 @@ def test_an_empty_list_leads_nowhere(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_line_is_named_and_not_shown(tmp_path: Path, line: str) -> None:
-    """The list is not used; the number of the line is told, its text is not."""
+    """The list is not used; the number of the line is reported, its text is not."""
     file = tmp_path / "tokens"
     file.write_text(f"good: 10.0.0.1:22\n{line}\n")
     with pytest.raises(ValueError, match="line 2") as caught:

@@ -25,7 +25,7 @@ def backend(port, path="/", scheme="ws", host="127.0.0.1", **keys):
 
 
 async def dial(serve, offer=OFFER, **keys):
-    """One dial against a scripted server; gives the outcome, what it left in the wire, and the request."""
+    """One dial against a scripted server; gives the outcome, what it left in the transport, and the request."""
     async with upstream(serve) as server:
         outcome = await async_outcome(backend(server.port, **keys).dial(offer))
         rest = b""
@@ -153,7 +153,7 @@ async def test_wrong_answers(answer, words, final):
     assert outcome.permanent is final
 
 
-async def test_five_interim_answers_are_taken():
+async def test_five_interim_responses_are_accepted():
     """The sixth would be one too many."""
     outcome, _, _ = await dial(says(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" * 5 + SWITCH + b"\r\n"))
     assert isinstance(outcome, Connected)
@@ -200,14 +200,14 @@ async def test_an_upstream_that_hangs(answer):
 
 
 async def test_the_body_is_not_waited_for_long(monkeypatch):
-    """A refusal whose body never comes is told without it."""
+    """A refusal whose body never comes is reported without it."""
     monkeypatch.setattr(module, "REJECTION_BODY_TIMEOUT", 0.01)
     outcome, _, _ = await dial(says(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 9\r\n\r\n"))
     assert "403" in outcome.detail
     assert "body" not in outcome.detail
 
 
-async def test_secrets_are_not_told():
+async def test_secrets_are_not_logged():
     """An upstream that echoes the request gets none of it into the log."""
     secret = "c2VjcmV0LXZhbHVl"
     basic = "dXNlcjpodW50ZXIyMg=="  # user:hunter22

@@ -205,7 +205,7 @@ async def test_through_a_proxy(secure, ca_file, scheme):
 
 
 async def test_a_proxy_that_refuses():
-    """Its status is told, its password is not."""
+    """Its status is reported, its password is not."""
     async with proxy(b"407 Proxy Authentication Required") as (port, _):
         outcome = await async_outcome(backend(1, proxy=f"http://user:hunter2@127.0.0.1:{port}").dial(OFFER))
 

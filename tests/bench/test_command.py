@@ -40,7 +40,7 @@ def test_wsbridge_beside_lighttpd(tmp_path):
 
 
 def test_a_bridge_that_is_not_installed_is_left_out(tmp_path):
-    """It is told, with how to get it, and the others are measured."""
+    """It is reported, with how to get it, and the others are measured."""
     file = tmp_path / "peers.toml"
     own = (ROOT / "bench" / "peers.toml").read_text()
     file.write_text(own + '\n[other]\nplain = ["no-such-bridge"]\nget = "buy one"\n')
@@ -63,7 +63,7 @@ def test_a_bridge_that_holds_few_connections(tmp_path):
     assert re.search(r"^\| 64-byte echo, pipelined \| [\d.]+ \|$", done.stdout, re.MULTILINE)
 
 
-def test_a_bridge_that_does_not_start_is_told(tmp_path):
+def test_a_bridge_that_does_not_start_is_reported(tmp_path):
     """One sentence with its last words, and nothing else."""
     file = tmp_path / "peers.toml"
     file.write_text("[broken]\nplain = [\"sh -c 'echo no licence; exit 1'\"]\n")

@@ -40,7 +40,7 @@ def test_every_case_gives_a_figure(lab, values, transport):
     ],
 )
 def test_a_run_that_proves_nothing_is_an_error(lab, values, kind, case, said):
-    """Bytes that were changed on the way and refused connections are told, never counted."""
+    """Bytes that were changed on the way and refused connections are reported, never counted."""
     peer = Peer("dishonest", {"plain": (f"{DISHONEST} {kind} {PORTS}",)})
     with started(peer, "plain", values, lab.folder, CORE) as bridge, pytest.raises(RunError) as caught:
         measure(CASES[case], bridge, lab, CORE, 0.1)

@@ -43,7 +43,7 @@ def test_a_missing_program_is_named():
 
 
 def test_what_a_bridge_says_when_it_does_not_start(tmp_path):
-    """Its last words are told at once, not after the time for a start."""
+    """Its last words are reported at once, not after the time for a start."""
     peer = python("import sys; sys.exit('the port is taken')")
     said = r"^bridge does not listen on port \d+: the port is taken$"
     with pytest.raises(PeerError, match=said), started(peer, "plain", {}, tmp_path, CORE):

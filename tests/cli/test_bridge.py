@@ -28,7 +28,7 @@ def port() -> Iterator[int]:
         yield number
 
 
-def told(bridge: Program) -> str:
+def printed_url(bridge: Program) -> str:
     """Wait until a bridge tells its real address; give it as the URL to connect to."""
     return bridge.line(r"^wsbridge: (\S+) -> ")[1]
 
@@ -61,7 +61,7 @@ def roundtrip(sock: socket.socket, data: bytes) -> bytes:
 def test_websocket_to_tcp(port: int) -> None:
     """A WebSocket listener on port 0 tells its address, carries bytes from any path, and logs for people."""
     with started("bridge", "ws://127.0.0.1:0/", f"tcp://127.0.0.1:{port}") as bridge:
-        with connect(told(bridge) + "any/path", subprotocols=[Subprotocol("binary")]) as client:
+        with connect(printed_url(bridge) + "any/path", subprotocols=[Subprotocol("binary")]) as client:
             client.send(b"hello")
             assert client.recv() == b"hello"
             assert client.subprotocol == "binary"
@@ -75,15 +75,15 @@ def test_tcp_to_websocket_and_back(port: int, tmp_path: Path) -> None:
     """Two bridges face to face are a tunnel; the near one may listen on TCP or on a Unix path."""
     path = tmp_path / "near.sock"
     with started("bridge", "ws://127.0.0.1:0/x", f"tcp://127.0.0.1:{port}") as far:
-        target = told(far)
+        target = printed_url(far)
         assert target.endswith("/x")
         with (
             started("bridge", "tcp://127.0.0.1:0", target) as tcp,
             started("bridge", f"unix:{path}", target) as unix,
         ):
-            with socket.create_connection(address(told(tcp)), PATIENCE) as sock:
+            with socket.create_connection(address(printed_url(tcp)), PATIENCE) as sock:
                 assert roundtrip(sock, b"by tcp" * 10_000) == b"by tcp" * 10_000
-            assert told(unix) == f"unix:{path}"
+            assert printed_url(unix) == f"unix:{path}"
             with socket.socket(socket.AF_UNIX) as sock:
                 sock.connect(str(path))
                 assert roundtrip(sock, b"by unix") == b"by unix"
@@ -92,7 +92,7 @@ def test_tcp_to_websocket_and_back(port: int, tmp_path: Path) -> None:
 def test_once(port: int) -> None:
     """With --once the bridge stops listening at the first connection and ends with it, with exit code 0."""
     with started("bridge", "tcp://127.0.0.1:0", f"tcp://127.0.0.1:{port}", "--once") as bridge:
-        place = address(told(bridge))
+        place = address(printed_url(bridge))
         with socket.create_connection(place, PATIENCE) as sock:
             assert roundtrip(sock, b"one") == b"one"
             bridge.line(r"listener\.close")
@@ -108,7 +108,7 @@ def test_once_with_a_target_that_refuses() -> None:
         socket.socket() as reserved,
         serving_nobody(reserved) as place,
         started("bridge", "tcp://127.0.0.1:0", place, "--once") as bridge,
-        socket.create_connection(address(told(bridge)), PATIENCE) as sock,
+        socket.create_connection(address(printed_url(bridge)), PATIENCE) as sock,
     ):
         with contextlib.suppress(ConnectionError):
             assert sock.recv(1) == b""
@@ -119,7 +119,7 @@ def test_once_with_a_target_that_refuses() -> None:
 def test_once_has_the_exit_code_of_its_connection(port: int, broken: bool, code: int) -> None:
     """A client that is lost makes 1, one that closes cleanly 0."""
     with started("bridge", "tcp://127.0.0.1:0", f"tcp://127.0.0.1:{port}", "--once") as bridge:
-        with socket.create_connection(address(told(bridge)), PATIENCE) as sock:
+        with socket.create_connection(address(printed_url(bridge)), PATIENCE) as sock:
             assert roundtrip(sock, b"one") == b"one"
             if broken:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
@@ -131,7 +131,7 @@ def test_once_ended_by_a_signal(port: int, number: signal.Signals, code: int) ->
     """A signal ends the one connection too, and the exit code is 128 plus its number."""
     with (
         started("bridge", "tcp://127.0.0.1:0", f"tcp://127.0.0.1:{port}", "--once") as bridge,
-        socket.create_connection(address(told(bridge)), PATIENCE) as sock,
+        socket.create_connection(address(printed_url(bridge)), PATIENCE) as sock,
     ):
         assert roundtrip(sock, b"one") == b"one"
         bridge.process.send_signal(number)
@@ -142,15 +142,15 @@ def test_once_ended_by_a_signal(port: int, number: signal.Signals, code: int) ->
 def test_a_signal_ends_a_listening_bridge_cleanly(port: int, number: signal.Signals) -> None:
     """A bridge that listens until it is stopped exits with 0 then."""
     with started("bridge", "tcp://127.0.0.1:0", f"tcp://127.0.0.1:{port}") as bridge:
-        told(bridge)
+        printed_url(bridge)
         bridge.process.send_signal(number)
         assert bridge.process.wait(PATIENCE) == 0
 
 
 def test_self_signed(port: int) -> None:
-    """The fingerprint that is told is that of the certificate served, and its files are gone by then."""
+    """The fingerprint that is reported is that of the certificate served, and its files are gone by then."""
     with started("bridge", "wss://127.0.0.1:0/", f"tcp://127.0.0.1:{port}", "--self-signed") as bridge:
-        url = told(bridge)
+        url = printed_url(bridge)
         fingerprint = bridge.line(r"SHA-256 (\S+)")[1]
         context = ssl.create_default_context()
         context.check_hostname = False
@@ -181,7 +181,7 @@ def test_tls_both_ways(port: int, tmp_path: Path) -> None:
         "bridge", "wss://127.0.0.1:0/", f"tcp://127.0.0.1:{port}", "--cert", str(cert), "--key", str(key),
         "--on-client-close", "deliver",
     ) as far:  # fmt: skip
-        url = told(far)
+        url = printed_url(far)
         trusting = finished("bridge", "-", url, "--ca", str(cert), input=b"through TLS")
         careless = finished("bridge", "-", url, "--insecure", input=b"unseen")
         strict = finished("bridge", "-", url, input=b"never")
@@ -210,7 +210,7 @@ def test_origins(port: int) -> None:
     with started(
         "bridge", "ws://127.0.0.1:0/", f"tcp://127.0.0.1:{port}", "--allowed-origins", "https://a.example"
     ) as bridge:
-        url = told(bridge)
+        url = printed_url(bridge)
         with connect(url, origin=Origin("https://a.example")) as client:
             client.send(b"x")
             assert client.recv() == b"x"
@@ -222,7 +222,7 @@ def test_files_beside_the_websocket(port: int, tmp_path: Path) -> None:
     """With --files plain requests get the files of a directory, and WebSockets of any path reach the target."""
     (tmp_path / "index.html").write_text("<p>hello")
     with started("bridge", "--files", str(tmp_path), "127.0.0.1:0", f"127.0.0.1:{port}") as bridge:
-        url = told(bridge)
+        url = printed_url(bridge)
         page = bridge.line(r"(http://\S+) serves")[1]
         with urllib.request.urlopen(page, timeout=PATIENCE) as answer:
             assert answer.read() == b"<p>hello"
@@ -237,7 +237,7 @@ def test_host_name(port: int) -> None:
     for options, status in (([], 403), (["--host-name", "foo-8080.app.example"], 101)):
         with (
             started("bridge", "ws://127.0.0.1:0/", f"tcp://127.0.0.1:{port}", *options) as bridge,
-            socket.create_connection(address(told(bridge)), PATIENCE) as sock,
+            socket.create_connection(address(printed_url(bridge)), PATIENCE) as sock,
         ):
             sock.sendall(
                 b"GET / HTTP/1.1\r\nHost: foo-8080.app.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -250,7 +250,7 @@ def test_a_unix_listener_is_private(port: int, tmp_path: Path) -> None:
     """The socket of a bridge, which has no authentication, is for its own user."""
     path = tmp_path / "x.sock"
     with started("bridge", f"unix:{path}", f"tcp://127.0.0.1:{port}") as bridge:
-        told(bridge)
+        printed_url(bridge)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 

@@ -277,8 +277,8 @@ def test_others_are_let_in_only_when_meant(listen: str) -> None:
         (ws(proxy="socks5://x:1"), "--proxy: socks5 proxies are not supported"),
     ],
 )
-def test_a_problem_is_told_by_its_argument(wish: BridgeOptions, said: str) -> None:
-    """Whatever is wrong is told in the words of the configuration, but by the argument that the user wrote."""
+def test_a_problem_is_reported_by_its_argument(wish: BridgeOptions, said: str) -> None:
+    """Whatever is wrong is reported in the words of the configuration, but by the argument that the user wrote."""
     assert said in refused(wish)
 
 

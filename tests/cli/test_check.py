@@ -30,7 +30,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_good(file: Path) -> None:
-    """A good file exits with 0 and is told in numbers."""
+    """A good file exits with 0 and is reported in numbers."""
     file.write_text(GOOD)
 
     result = invoke("check", str(file))

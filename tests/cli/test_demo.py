@@ -59,6 +59,6 @@ def test_a_host_that_is_none() -> None:
         ("[::]:80", "http://[::1]:80/"),
     ],
 )
-def test_the_page_is_told_by_an_address_to_click(address: str, url: str) -> None:
+def test_the_page_is_reported_by_an_address_to_click(address: str, url: str) -> None:
     """A listener on all addresses is told by one that a browser on this host can open."""
     assert page_url(address) == url

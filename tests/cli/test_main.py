@@ -155,7 +155,7 @@ LONG = "A line of the text that is much longer than the eighty columns to which 
 
 
 def test_help_is_shown_line_by_line() -> None:
-    """Nothing is wrapped or joined; blanks in front of examples stay, those at the ends of lines do not."""
+    """Nothing is wrapped or joined; spaces in front of examples stay, those at the ends of lines do not."""
 
     @click.command(cls=PreformattedCommand, help=f"Do it.\n\n    {LONG}\n\n        wsbridge it  --now   \n\n    End.")
     def it() -> None:

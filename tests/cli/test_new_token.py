@@ -24,7 +24,7 @@ def test_the_line_is_all_that_a_file_gets() -> None:
 
 
 def test_an_end_and_routes() -> None:
-    """Both are in the line; an end may be told as a time from now."""
+    """Both are in the line; an end may be reported as a time from now."""
     (found,) = parse_token_list(invoke("new-token", "ci", "--expires", "90d", "--routes", "b,a").stdout).values()
     assert found.routes == {"a", "b"}
     assert found.expires is not None

@@ -1,4 +1,4 @@
-"""Which configuration file is read, and how its problems are told."""
+"""Which configuration file is read, and how its problems are reported."""
 
 from __future__ import annotations
 

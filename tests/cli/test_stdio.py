@@ -272,7 +272,7 @@ def test_no_such_socket() -> None:
 
 
 def test_an_upstream_that_refuses() -> None:
-    """A server that answers no 101 is told with its status."""
+    """A server that answers no 101 is reported with its status."""
 
     def refuse(sock: socket.socket) -> None:
         sock.recv(65536)
@@ -377,7 +377,7 @@ def test_closed_descriptors(shut: str, name: str) -> None:
     ],
 )
 def test_what_counts_as_orderly(end: Termination | None, said: str | None) -> None:
-    """Only a side that ended with nothing left to say is orderly; a close code of failure is told."""
+    """Only a side that ended with nothing left to say is orderly; a close code of failure is reported."""
     stdio = StdioConnection()
     stdio.termination = end
 

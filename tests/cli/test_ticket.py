@@ -55,7 +55,7 @@ def test_a_ticket_alone(file: str) -> None:
 
 
 def test_all_that_it_can_say(file: str) -> None:
-    """Life, address, target and claims are those asked for, in the form in which clients' addresses are told."""
+    """Life, address, target and claims are those asked for, in the form in which clients' addresses are reported."""
     options = ["--ttl", "1h", "--address", "2001:DB8:0::1", "--target", "tcp://10.0.0.5:5900"]
     ticket = made(file, "--route", "vnc", *options, "--claim", "role=a=b", "--claim", "team=")
 
@@ -106,7 +106,7 @@ def test_wrong_arguments(file: str, args: list[str], said: str) -> None:
 
 
 def test_a_configuration_that_cannot_be_used(file: str) -> None:
-    """A key that is missing is told as by every command: 78."""
+    """A key that is missing is reported as by every command: 78."""
     (Path(file).parent / "key").unlink()
 
     result = invoke("ticket", "-c", file, "--route", "vnc", "--name", "alice")

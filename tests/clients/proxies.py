@@ -49,7 +49,7 @@ def _stream() -> str:
 
 
 def temporary(folder: Path) -> str:
-    """Give the lines by which nginx's http keeps its files in a folder."""
+    """Give the lines by which nginx's http keeps its files in a directory."""
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     return "".join(f"{kind}_temp_path {folder}/{kind};\n" for kind in kinds)
 

@@ -25,15 +25,15 @@ WAYS = {
 """How HAProxy's line of a server tells the client, and what the listener calls it."""
 
 
-def bridge(backend: dict[str, Any], *, told: str = "proxy-protocol", tls: bool = False) -> Daemon:
+def bridge(backend: dict[str, Any], *, source: str = "proxy-protocol", tls: bool = False) -> Daemon:
     """A bridge that trusts this host's proxies."""
-    listener: dict[str, Any] = {"bind": "127.0.0.1:0", "trusted_proxies": ["127.0.0.1"], "client_address_from": told}
+    listener: dict[str, Any] = {"bind": "127.0.0.1:0", "trusted_proxies": ["127.0.0.1"], "client_address_from": source}
     if tls:
         listener["tls"] = listener_tls()
     return Daemon(written(listeners={"web": listener}, route={"backend": backend}))
 
 
-def told(bridge: Daemon, address: str) -> None:
+def check_client(bridge: Daemon, address: str) -> None:
     """Look whether the one line of the connection has the client and the proxy."""
     line = bridge.wait("connection.closed")
     assert (line["peer"], line["via"]) == (address, ["127.0.0.1"])
@@ -55,7 +55,7 @@ def test_haproxy_in_front_by_the_example(tmp_path: Path) -> None:
             with haproxy(tmp_path, port, config):
                 address, answer = ask(f"wss://gw.example.org:{port}/vnc", port)
             assert answer == address
-            told(bridge, address)
+            check_client(bridge, address)
             with pytest.raises((OSError, WebSocketException, EOFError)):
                 ask(f"ws://gw.example.org:{bridge.port()}/vnc", bridge.port())
             (refused,) = bridge.wait("connection.rejected") and bridge.log_lines("connection.rejected")
@@ -71,7 +71,7 @@ def test_haproxy_in_front(tmp_path: Path, way: str, tls: bool) -> None:
     port = free_port()
     with serving(tell) as back:
         backend = {"url": f"tcp://127.0.0.1:{back}", "proxy_protocol": "v1"}
-        with bridge(backend, told=WAYS[way], tls=tls) as daemon:
+        with bridge(backend, source=WAYS[way], tls=tls) as daemon:
             text = (
                 f"listen front\nmode {'tcp' if way else 'http'}\nbind 127.0.0.1:{port}\nunique-id-format %{{+X}}o%ci\n"
                 f"{'' if way else 'option forwardfor'}\nserver bridge 127.0.0.1:{daemon.port()} {way}\n"
@@ -80,11 +80,11 @@ def test_haproxy_in_front(tmp_path: Path, way: str, tls: bool) -> None:
                 address, answer = ask(f"{'wss' if tls else 'ws'}://localhost:{port}/", port)
             if way:
                 assert answer == address
-                told(daemon, address)
+                check_client(daemon, address)
             else:  # X-Forwarded-For has no port
                 host = address.partition(":")[0]
                 assert answer == f"{host}:0"
-                told(daemon, f"{host}:0")
+                check_client(daemon, f"{host}:0")
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
@@ -124,4 +124,4 @@ def test_nginx_on_both_sides(tmp_path: Path, version: str) -> None:
         with nginx(tmp_path, front, sends):
             address, answer = ask(f"ws://localhost:{front}/", front)
         assert answer == address
-        told(daemon, address)
+        check_client(daemon, address)

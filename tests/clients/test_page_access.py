@@ -39,7 +39,7 @@ window.ticket = async (path) => {
 
 @pytest.fixture
 def bridge(tmp_path: Path) -> Iterator[Daemon]:
-    """A bridge with a page and an echo behind each way of authentication."""
+    """A bridge with a page and an echo behind each authentication method."""
     page = tmp_path / "page"
     page.mkdir()
     (page / "index.html").write_text('<!doctype html><meta charset="utf-8"><script src="page.js"></script>\n')

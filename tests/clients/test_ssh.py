@@ -22,7 +22,7 @@ ENDS = ("client_closed", "client_lost", "backend_closed")
 
 @pytest.fixture
 def keys(tmp_path: Path) -> Path:
-    """A folder with a host key and a key of the user, neither with a passphrase."""
+    """A directory with a host key and a key of the user, neither with a passphrase."""
     for name in ("host", "user"):
         run(program("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", tmp_path / name)
     return tmp_path

@@ -19,7 +19,7 @@ NAMES = sorted(path.name for path in CONF.glob("*.yaml") if path.name != "wsbrid
 
 @pytest.fixture(scope="module")
 def etc(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with all files that the examples name under /etc/wsbridge."""
+    """A directory with all files that the examples name under /etc/wsbridge."""
     etc = tmp_path_factory.mktemp("etc")
     tls = etc / "tls"
     tls.mkdir()

@@ -21,7 +21,7 @@ BACKEND = "backend: 'tcp://10.0.0.5:1'"
 def read(
     text: str, environ: Mapping[str, str] | None = None, folder: Path | None = None, now: datetime | None = None
 ) -> LoadedConfig:
-    """Load a text; relative paths begin at the folder, which is looked at only if given."""
+    """Load a text; relative paths begin at the directory, which is looked at only if given."""
     return load_text(
         textwrap.dedent(text),
         file="w.yaml",
@@ -42,7 +42,7 @@ def wrong(
     return caught.value.problems
 
 
-def told(problems: list[Problem]) -> list[str]:
+def summaries(problems: list[Problem]) -> list[str]:
     """Give code and path of problems."""
     return [f"{problem.code} {problem.setting}" for problem in problems]
 

@@ -31,7 +31,7 @@ class Sample(Section):
             yield Issue(("other",), "not with size", "E013", at_key=True)
 
     def validate_values(self, context: LoadContext) -> Iterable[Issue]:
-        """Refuse a size that the folder does not hold."""
+        """Refuse a size that the directory does not hold."""
         if self.size > 9:
             yield Issue(("size",), f"not in {context.directory}", "E012")
 
@@ -58,7 +58,7 @@ def test_a_section_does_not_change_and_knows_its_keys() -> None:
     assert [error["type"] for error in error_of({"sise": 3}).errors] == ["extra_forbidden"]
 
 
-def test_fields_and_rules_are_told_together() -> None:
+def test_fields_and_rules_are_reported_together() -> None:
     """What is wrong in a value does not hide what is wrong between keys."""
     error = error_of({"size": "x", "other": 1})
 
@@ -88,7 +88,7 @@ def test_a_section_inside_carries_its_own_mistakes() -> None:
     assert [error["loc"] for error in cause.errors] == [("number",), ("y",)]
 
 
-def test_one_that_is_not_installed_is_told_with_the_command() -> None:
+def test_one_that_is_not_installed_is_reported_with_the_command() -> None:
     """The fault names what is lacking and how to install it."""
     context = LoadContext(Path("/"), {}, Registry())
     assert list(require_packages(context, "trio")) == []

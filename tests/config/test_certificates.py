@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from tests.config.loading import ROUTES, read, told, wrong
+from tests.config.loading import ROUTES, read, summaries, wrong
 from wsbridge.config.errors import ConfigError
 
 NOW = datetime.now(UTC)
@@ -45,7 +45,7 @@ def authority() -> trustme.CA:
 
 @pytest.fixture
 def folder(authority: trustme.CA, tmp_path: Path) -> Path:
-    """A folder with a pair that holds for another year."""
+    """A directory with a pair that holds for another year."""
     issued = authority.issue_cert("gw.example.org", not_after=NOW + timedelta(days=365))
     (tmp_path / "cert.pem").write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
     (tmp_path / "key.pem").write_bytes(issued.private_key_pem.bytes())
@@ -55,7 +55,7 @@ def folder(authority: trustme.CA, tmp_path: Path) -> Path:
 
 def test_a_good_pair(folder: Path) -> None:
     """A pair that belongs together and holds for long gives neither errors nor warnings."""
-    assert told(read(TEXT, folder=folder).warnings) == []
+    assert summaries(read(TEXT, folder=folder).warnings) == []
 
 
 def test_a_key_of_another_certificate(authority: trustme.CA, folder: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_certificate_that_ends_soon(folder: Path, days: int, expected: list[st
 def test_a_key_that_everybody_can_read(folder: Path) -> None:
     """A private key that is open to all users of the host is warned of."""
     (folder / "key.pem").chmod(0o644)
-    assert told(read(TEXT, folder=folder).warnings) == ["W009 listeners.web.tls.certificates[0].key"]
+    assert summaries(read(TEXT, folder=folder).warnings) == ["W009 listeners.web.tls.certificates[0].key"]
 
 
 def test_a_key_with_a_passphrase(folder: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_key_with_a_passphrase(folder: Path) -> None:
     assert (problem.code, problem.setting) == ("E031", "listeners.web.tls.certificates[0].key")
     assert "has a passphrase: write key_password" in problem.message
     text = TEXT.replace("key: key.pem", "key: key.pem\n          key_password: {env: PASS}")
-    assert told(read(text, {"PASS": "geheim"}, folder).warnings) == []
+    assert summaries(read(text, {"PASS": "geheim"}, folder).warnings) == []
     (problem,) = wrong(text, {"PASS": "wrong-one"}, folder)
     assert problem.setting == "listeners.web.tls.certificates[0].key_password"
     assert "does not decrypt" in problem.message
@@ -112,7 +112,7 @@ def test_a_key_with_a_passphrase(folder: Path) -> None:
 def test_the_word_encrypted_in_a_comment(folder: Path) -> None:
     """Only OpenSSL knows whether a key is."""
     (folder / "key.pem").write_bytes(b"# not ENCRYPTED\n" + (folder / "key.pem").read_bytes())
-    assert told(read(TEXT, folder=folder).warnings) == []
+    assert summaries(read(TEXT, folder=folder).warnings) == []
 
 
 def test_certificate_and_key_in_one_file(folder: Path) -> None:
@@ -126,11 +126,11 @@ def test_certificate_and_key_in_one_file(folder: Path) -> None:
     ]
     (folder / "cert.pem").write_bytes(both)
     (folder / "cert.pem").chmod(0o600)
-    assert told(read(alone, folder=folder).warnings) == []
+    assert summaries(read(alone, folder=folder).warnings) == []
     (folder / "cert.pem").chmod(0o644)
-    assert told(read(alone, folder=folder).warnings) == ["W009 listeners.web.tls.certificates[0].cert"]
+    assert summaries(read(alone, folder=folder).warnings) == ["W009 listeners.web.tls.certificates[0].cert"]
     (folder / "cert.pem").unlink()
-    assert told(wrong(alone, folder=folder)) == ["E012 listeners.web.tls.certificates[0].cert"]
+    assert summaries(wrong(alone, folder=folder)) == ["E012 listeners.web.tls.certificates[0].cert"]
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +216,7 @@ def test_certificates_that_clients_may_reject(folder: Path, extension: x509.Exte
     """Other servers accept them, so they are warned of at most."""
     signed(folder, extension)
     warnings = read(TEXT, folder=folder).warnings
-    assert told(warnings) == (["W027 listeners.web.tls.certificates[0].cert"] if warned else [])
+    assert summaries(warnings) == (["W027 listeners.web.tls.certificates[0].cert"] if warned else [])
     assert all(warned in warning.message for warning in warnings)
 
 
@@ -238,14 +238,14 @@ def test_versions_and_ciphers(folder: Path, written: str, setting: str | None) -
     lines = "".join(f"      {part}\n" for part in written.split(", "))
     text = TEXT.replace("    tls:\n", f"    tls:\n{lines}")
     if setting is None:
-        assert told(read(text, folder=folder).warnings) == []
+        assert summaries(read(text, folder=folder).warnings) == []
     else:
         assert [problem.setting for problem in wrong(text, folder=folder)] == [f"listeners.web.tls.{setting}"]
 
 
 @pytest.mark.parametrize(("name", "what"), [("cert.pem", "no certificate"), ("key.pem", "no private key")])
 def test_files_with_something_else_in_them(folder: Path, name: str, what: str) -> None:
-    """A file that holds no PEM of its kind is told as that."""
+    """A file that holds no PEM of its kind is reported as that."""
     (folder / name).write_text("hello\n")
     (problem,) = wrong(TEXT, folder=folder)
     assert (problem.code, problem.setting.rpartition(".")[2]) == ("E031", name.removesuffix(".pem"))
@@ -253,7 +253,7 @@ def test_files_with_something_else_in_them(folder: Path, name: str, what: str) -
 
 
 def test_a_certificate_in_another_form_of_pem(folder: Path) -> None:
-    """OpenSSL's own form (`openssl x509 -trustout`) is told as no certificate, at its key."""
+    """OpenSSL's own form (`openssl x509 -trustout`) is reported as no certificate, at its key."""
     text = (folder / "cert.pem").read_text()
     (folder / "cert.pem").write_text(text.replace(" CERTIFICATE--", " X509 CERTIFICATE--"))
     (problem,) = wrong(TEXT, folder=folder)
@@ -265,10 +265,10 @@ def test_a_certificate_whose_base64_is_broken(folder: Path) -> None:
     """A certificate that cannot be decoded is one error, not a crash."""
     text = (folder / "cert.pem").read_text()
     (folder / "cert.pem").write_text(text.replace("MII", "!!!", 1))
-    assert told(wrong(TEXT, folder=folder)) == ["E031 listeners.web.tls.certificates[0].cert"]
+    assert summaries(wrong(TEXT, folder=folder)) == ["E031 listeners.web.tls.certificates[0].cert"]
 
 
-def test_missing_files_are_told_each(folder: Path) -> None:
+def test_missing_files_are_reported_each(folder: Path) -> None:
     """Each file that cannot be read is an error of its own, at its key."""
     (folder / "cert.pem").unlink()
     (folder / "key.pem").unlink()
@@ -280,7 +280,7 @@ def test_missing_files_are_told_each(folder: Path) -> None:
 def test_authorities_of_clients(folder: Path) -> None:
     """A file that holds no certificate, or is not there, is an error at its key."""
     asking = TEXT.replace("    tls:\n", "    tls:\n      client_ca: cert.pem\n")
-    assert told(read(asking, folder=folder).warnings) == []
+    assert summaries(read(asking, folder=folder).warnings) == []
     (problem,) = wrong(asking.replace("client_ca: cert.pem", "client_ca: key.pem"), folder=folder)
     assert (problem.code, problem.setting, problem.line) == ("E031", "listeners.web.tls.client_ca", 5)
     assert "key.pem holds no certificate in PEM form" in problem.message

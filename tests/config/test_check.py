@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.auth.methods import Says
-from tests.config.loading import BACKEND, LISTENERS, ROUTES, file, listeners, read, told, wrong
+from tests.config.loading import BACKEND, LISTENERS, ROUTES, file, listeners, read, summaries, wrong
 from wsbridge.config.errors import ConfigError
 from wsbridge.config.load import load_text
 from wsbridge.registry import CONFIG_REGISTRY
@@ -36,7 +36,7 @@ def test_auth_may_be_left_out_where_only_this_host_comes(bind: str) -> None:
 def test_one_public_listener_is_enough_to_need_auth() -> None:
     """A route needs auth as soon as one of its listeners is public, and not when its match leaves that one out."""
     both = listeners("127.0.0.1:1", "0.0.0.0:2")
-    assert "E022 routes.r0.auth" in told(wrong(file(both, f"match: any, {BACKEND}")))
+    assert "E022 routes.r0.auth" in summaries(wrong(file(both, f"match: any, {BACKEND}")))
     loaded = read(file(both, f"match: {{listener: l0}}, {BACKEND}", f"match: any, {BACKEND}, auth: none"))
     assert "W001" in [warning.code for warning in loaded.warnings]
 
@@ -44,7 +44,7 @@ def test_one_public_listener_is_enough_to_need_auth() -> None:
 def test_a_public_tcp_listener_needs_auth_for_its_route() -> None:
     """The route that a listener names itself is reached by all who reach that listener."""
     text = f"listeners: {{l: {{bind: '0.0.0.0:1', protocol: tcp, route: r0}}}}\nroutes: {{r0: {{{BACKEND}}}}}\n"
-    assert told(wrong(text)) == ["E022 routes.r0.auth"]
+    assert summaries(wrong(text)) == ["E022 routes.r0.auth"]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_a_match_cannot_name_a_listener_that_speaks_tcp() -> None:
 def test_a_tcp_listener_needs_a_backend() -> None:
     """A listener that speaks tcp cannot send its connections to files or to a fixed answer."""
     text = "listeners: {web: {bind: '127.0.0.1:1'}, old: {bind: '127.0.0.1:2', protocol: tcp, route: r0}}\n"
-    assert "E024 listeners.old.route" in told(wrong(file(text, "match: any, respond: 204, auth: none")))
+    assert "E024 listeners.old.route" in summaries(wrong(file(text, "match: any, respond: 204, auth: none")))
 
 
 @pytest.mark.parametrize(
@@ -179,14 +179,14 @@ def test_a_tcp_listener_needs_a_backend() -> None:
 )
 def test_warnings(first: str, route: str, expected: str | None) -> None:
     """What is allowed but dangerous is warned of at its place, and its harmless neighbour is not."""
-    assert told(read(file(first, route)).warnings) == ([expected] if expected else [])
+    assert summaries(read(file(first, route)).warnings) == ([expected] if expected else [])
 
 
 @pytest.mark.parametrize(("key", "code"), [("ping_interval", "W006"), ("write", "W007")])
 def test_warnings_of_timeouts_at_the_top(key: str, code: str) -> None:
     """A timeout that guards against dead peers is warned of when it is off for all."""
     loaded = read(LISTENERS + ROUTES + f"timeouts: {{{key}: off}}\n")
-    assert told(loaded.warnings) == [f"{code} timeouts.{key}"]
+    assert summaries(loaded.warnings) == [f"{code} timeouts.{key}"]
     assert loaded.warnings[0].text().startswith(f"w.yaml:3:{len('timeouts: {' + key) + 3}: warning: timeouts.{key}: ")
     assert f"[{code}]" in loaded.warnings[0].text().splitlines()[0]
 
@@ -194,7 +194,7 @@ def test_warnings_of_timeouts_at_the_top(key: str, code: str) -> None:
 def test_sections_with_a_mistake_are_not_judged_further() -> None:
     """One typo is one error: what hangs on the misspelt key is not told as well."""
     text = file(listeners("0.0.0.0:1"), f"match: any, {BACKEND}, atuh: none", f"match: any, {BACKEND}")
-    assert told(wrong(text)) == ["E010 routes.r0.atuh", "E022 routes.r1.auth", "E021 routes.r1.match"]
+    assert summaries(wrong(text)) == ["E010 routes.r0.atuh", "E022 routes.r1.auth", "E021 routes.r1.match"]
 
 
 def test_ways_that_need_http_are_not_for_plain_tcp() -> None:
@@ -227,9 +227,9 @@ def test_a_loopback_listener_behind_a_proxy_needs_auth() -> None:
     first = "listeners: {web: {bind: '127.0.0.1:80', trusted_proxies: [127.0.0.1], client_address_from: forwarded}}\n"
     (problem,) = wrong(file(first, "match: any, " + BACKEND))
 
-    assert told([problem]) == ["E022 routes.r0.auth"]
+    assert summaries([problem]) == ["E022 routes.r0.auth"]
     assert 'the listener "web" is behind proxies' in problem.message
-    assert told(read(file(first, "match: any, auth: none, " + BACKEND)).warnings) == ["W026 routes.r0.match"]
+    assert summaries(read(file(first, "match: any, auth: none, " + BACKEND)).warnings) == ["W026 routes.r0.match"]
 
 
 @pytest.mark.parametrize(
@@ -250,4 +250,4 @@ def test_a_loopback_listener_behind_a_proxy_needs_auth() -> None:
 def test_credentials_in_the_clear(listener: str, auth: str, warned: bool) -> None:
     """A public listener without TLS is warned of where clients show secrets, unless TLS may end in a named proxy."""
     text = f"listeners: {{web: {{{listener}}}}}\nroutes: {{r: {{match: any, {BACKEND}, auth: {auth}}}}}\n"
-    assert ("W016 listeners.web.bind" in told(read(text).warnings)) is warned
+    assert ("W016 listeners.web.bind" in summaries(read(text).warnings)) is warned

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.config.loading import LISTENERS, read, told, wrong
+from tests.config.loading import LISTENERS, read, summaries, wrong
 
 KEYS = {"KEY": "k" * 32, "NEW": "n" * 32, "OTHER": "o" * 32}
 NETWORK = "{kind: network, allow: [10.0.0.0/8]}"
@@ -59,13 +59,13 @@ def test_they_do_not(parts: dict[str, str], problem: str, message: str, tmp_path
     """A ticket that nobody takes, or that anybody gets, is an error at its place, and shows no key."""
     (found,) = wrong(text(**parts), KEYS, tmp_path)
 
-    assert told([found]) == [problem]
+    assert summaries([found]) == [problem]
     assert message in found.message
     assert "kkk" not in found.text()
 
 
-def test_what_is_wrong_with_one_side_is_not_told_of_the_other(tmp_path: Path) -> None:
+def test_what_is_wrong_with_one_side_is_not_reported_of_the_other(tmp_path: Path) -> None:
     """A key that cannot be read is one mistake, not one of both routes."""
     takes = "{kind: ticket, key: {env: UNSET}}"
 
-    assert told(wrong(text(takes=takes), KEYS, tmp_path)) == ["E012 routes.vnc.auth.key"]
+    assert summaries(wrong(text(takes=takes), KEYS, tmp_path)) == ["E012 routes.vnc.auth.key"]

@@ -20,7 +20,7 @@ from wsbridge.config.errors import (
 
 
 def test_an_unknown_key_is_shown_with_its_line_a_caret_and_a_guess() -> None:
-    """A typo is told in one line with its place, then the line of the file, then a caret under the key."""
+    """A typo is reported in one line with its place, then the line of the file, then a caret under the key."""
     (found,) = wrong(
         """\
         listeners: {web: {bind: 127.0.0.1:8080}}

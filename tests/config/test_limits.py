@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.config.loading import LISTENERS, ROUTES, read, told, wrong
+from tests.config.loading import LISTENERS, ROUTES, read, summaries, wrong
 from wsbridge.config.limits import GLOBAL_TIMEOUTS, ClientLimits, Limits, RouteLimits, Timeouts
 
 
@@ -54,7 +54,7 @@ def test_every_limit_has_its_bounds_here() -> None:
     [("max_head_line_bytes: 32KiB", "max_head_line_bytes"), ("max_head_bytes: 4KiB", "max_head_bytes")],
 )
 def test_a_line_is_a_part_of_the_head(written: str, key: str) -> None:
-    """The key that is written is the one that is told."""
+    """The key that is written is the one that is reported."""
     (problem,) = wrong(LISTENERS + ROUTES + f"limits: {{{written}}}\n")
 
     assert (problem.code, problem.setting) == ("E013", f"limits.{key}")
@@ -80,7 +80,7 @@ def test_what_may_be_off_and_what_may_be_nothing(key: str) -> None:
 
 @pytest.mark.parametrize("key", GLOBAL_TIMEOUTS)
 def test_what_a_route_may_not_set(key: str) -> None:
-    """It is told with the place where it can be written."""
+    """It is reported with the place where it can be written."""
     routes = ROUTES.replace("auth: none", f"auth: none, timeouts: {{{key}: 1s}}")
     (problem,) = wrong(LISTENERS + routes)
 
@@ -92,7 +92,7 @@ def test_what_a_route_may_not_set(key: str) -> None:
     ("written", "key"), [("drain_spread: 21s", "drain_spread"), ("drain: 4s, drain_spread: 5s", "drain_spread")]
 )
 def test_spread_is_the_end_of_drain(written: str, key: str) -> None:
-    """The key that is written is the one that is told."""
+    """The key that is written is the one that is reported."""
     (problem,) = wrong(LISTENERS + ROUTES + f"timeouts: {{{written}}}\n")
 
     assert (problem.code, problem.setting) == ("E013", f"timeouts.{key}")
@@ -102,7 +102,7 @@ def test_spread_is_the_end_of_drain(written: str, key: str) -> None:
 def test_spread_is_no_longer_than_drain(drain: str, spread: float) -> None:
     """Its default follows a shorter drain."""
     assert read(LISTENERS + ROUTES + f"timeouts: {{drain: {drain}}}\n").config.timeouts.drain_spread == spread
-    assert told(wrong(LISTENERS + ROUTES + "timeouts: {drain: 20}\n")) == ["E012 timeouts.drain"]
+    assert summaries(wrong(LISTENERS + ROUTES + "timeouts: {drain: 20}\n")) == ["E012 timeouts.drain"]
 
 
 def test_retry_after_is_in_whole_seconds() -> None:
@@ -162,7 +162,7 @@ def test_loopback_is_exempt_by_default() -> None:
 def test_details_of_a_limit_that_is_off_are_rejected(text: str) -> None:
     """What is off has no details."""
     (problem,) = wrong(client_section(text))
-    assert told([problem])[0].startswith("E013 limits.per_address.")
+    assert summaries([problem])[0].startswith("E013 limits.per_address.")
 
 
 def route_section(text: str) -> str:
@@ -200,4 +200,4 @@ def test_routes_are_not_limited_by_default() -> None:
 def test_only_a_backend_has_limits() -> None:
     """Files and fixed answers have none."""
     text = LISTENERS + "routes: {r: {match: any, respond: 204, limits: {connections: 1}}}\n"
-    assert told(wrong(text)) == ["E013 routes.r.limits"]
+    assert summaries(wrong(text)) == ["E013 routes.r.limits"]

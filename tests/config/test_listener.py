@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.config.loading import ROUTES, read, told, wrong
+from tests.config.loading import ROUTES, read, summaries, wrong
 from wsbridge.config.errors import ConfigError
 
 
@@ -68,7 +68,7 @@ def test_mistakes_in_listeners(listener: str, path: str, message: str) -> None:
     assert problems[0].message.startswith(message)
 
 
-def test_what_a_listener_does_unless_told() -> None:
+def test_what_a_listener_does_by_default() -> None:
     """An address is enough."""
     listener = read("listeners: {l: {bind: '127.0.0.1:80'}}\n" + ROUTES).config.listeners["l"]
 
@@ -106,7 +106,7 @@ def test_proxies_that_are_trusted() -> None:
     proxies = "trusted_proxies: [10.0.0.0/24, '::1', unix], client_address_from: proxy-protocol"
     loaded = read("listeners: {l: {bind: '127.0.0.1:80', " + proxies + "}}\n" + ROUTES)
 
-    assert told(loaded.warnings) == ["W026 routes.vnc.match"]
+    assert summaries(loaded.warnings) == ["W026 routes.vnc.match"]
     listener = loaded.config.listeners["l"]
     assert [str(network) for network in listener.trusted_proxies or ()] == ["10.0.0.0/24", "::1/128", "unix"]
     assert listener.client_address_from == "proxy-protocol"

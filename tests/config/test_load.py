@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.config.loading import LISTENERS, ROUTES, read, told, wrong
+from tests.config.loading import LISTENERS, ROUTES, read, summaries, wrong
 from wsbridge.config.errors import ConfigError
 from wsbridge.config.load import load_data, load_file
 from wsbridge.registry import CONFIG_REGISTRY
 
 
-def test_all_errors_are_told_at_once_in_the_order_of_the_file() -> None:
+def test_all_errors_are_reported_at_once_in_the_order_of_the_file() -> None:
     """One run tells every mistake, each once: in the keys, in the values, and between sections."""
     problems = wrong(
         """\
@@ -31,7 +31,7 @@ def test_all_errors_are_told_at_once_in_the_order_of_the_file() -> None:
         limits: {max_headers: 0}
         """
     )
-    assert told(problems) == [
+    assert summaries(problems) == [
         "E012 log.level",
         "E010 log.colour",
         "E023 listeners.twice.bind",
@@ -65,7 +65,7 @@ def test_keys_that_stand_twice_do_not_hide_other_errors() -> None:
         log: {level: loud}
         """
     )
-    assert told(problems) == [
+    assert summaries(problems) == [
         "E004 listeners.web.bind",
         "E003 listeners.merged.<<",
         "E003 listeners.tagged.bind",
@@ -139,7 +139,7 @@ HAS_NO_VALUE = 'listeners.web.bind:127.0.0.1:80: has no value: write a space aft
     ],
 )
 def test_one_mistake_gives_one_problem_at_its_place(text: str, place: tuple[int, int], expected: str) -> None:
-    """A wrong value is pointed at itself, a missing key at its parent, and nothing else is told."""
+    """A wrong value is pointed at itself, a missing key at its parent, and nothing else is reported."""
     (problem,) = wrong(text)
     assert (problem.line, problem.column) == place
     assert f"{problem.setting}: {problem.message}".startswith(expected)
@@ -199,7 +199,7 @@ def test_independent_errors_of_one_route_are_reported_together() -> None:
         routes:
           desk: {match: {path: "/{host}"}, backend: "tcp://{host}:22", timeouts: {idle: 5}}
         """
-    assert sorted(told(wrong(text))) == [
+    assert sorted(summaries(wrong(text))) == [
         "E011 routes.desk.allowed_targets",
         "E012 routes.desk.timeouts.idle",
         "E022 routes.desk.auth",

@@ -110,7 +110,7 @@ class Aliased(Section):
     sources: int = Field(1, alias="from")
 
 
-def test_a_key_is_told_as_the_file_has_it() -> None:
+def test_a_key_is_reported_as_the_file_has_it() -> None:
     """Neither a guess nor the place of an error shows the name that the code has for a key."""
     (unknown,) = faults({"form": 1}, Aliased)
     assert unknown.message == 'unknown key (did you mean "from"?)'

@@ -48,7 +48,7 @@ def test_there_is_no_audit_by_default() -> None:
 
 
 def test_the_audit_file_need_not_exist(tmp_path: Path) -> None:
-    """A file that will be made is fine; a relative path begins at the folder of the configuration."""
+    """A file that will be made is fine; a relative path begins at the directory of the configuration."""
     audit = read(LISTENERS + ROUTES + "audit: {file: a.jsonl}\n", folder=tmp_path).config.audit
     assert audit is not None
     assert audit.file == tmp_path / "a.jsonl"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.config.loading import BACKEND, LISTENERS, file, listeners, read, told, wrong
+from tests.config.loading import BACKEND, LISTENERS, file, listeners, read, summaries, wrong
 from wsbridge.auth import passwords
 from wsbridge.config.errors import ConfigError
 from wsbridge.config.load import load_file
@@ -21,9 +21,9 @@ EVERYTHING = ["0.0.0.0/0", "'::/0'", "0.0.0.0/1, 128.0.0.0/1", "0.0.0.0/2, 64.0.
 def codes(text: str) -> list[str]:
     """Give codes and settings of all problems."""
     try:
-        return told(read(text).warnings)
+        return summaries(read(text).warnings)
     except ConfigError as error:
-        return told(error.problems)
+        return summaries(error.problems)
 
 
 @pytest.mark.parametrize("networks", EVERYTHING)
@@ -119,7 +119,7 @@ def folder(tmp_path: Path) -> Path:
 
 def loaded(folder: Path) -> list[str]:
     """Load the configuration of a directory, and give what is warned of."""
-    return told(load_file(folder / "w.yaml", CONFIG_REGISTRY, {}).warnings)
+    return summaries(load_file(folder / "w.yaml", CONFIG_REGISTRY, {}).warnings)
 
 
 @pytest.mark.parametrize(
@@ -147,5 +147,5 @@ def test_pages_that_contain_a_secret(folder: Path, pages: str) -> None:
     text = (folder / "w.yaml").read_text()
     pages = "{dir: ., index: index.html}" if pages.startswith("{") else pages
     problems = wrong(text.replace("files: pages", f"files: {pages}"), folder=folder)
-    assert told(problems) == ["E036 routes.p.files"]
+    assert summaries(problems) == ["E036 routes.p.files"]
     assert f"would serve {folder}/users" in problems[0].message

@@ -114,7 +114,7 @@ def test_timeouts_of_a_route_replace_those_it_writes() -> None:
     )
 
 
-def test_what_a_route_does_unless_told() -> None:
+def test_what_a_route_does_by_default() -> None:
     """Every key but the goal has its default."""
     route = read(LISTENERS + "routes: {r: {match: any, backend: 'tcp://a:1'}}\n").config.routes["r"]
 

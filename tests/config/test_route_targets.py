@@ -57,7 +57,7 @@ def test_what_are_no_names(written: str) -> None:
 
 
 def test_the_section_is_read(tmp_path: Path) -> None:
-    """Networks, names, ports and folders, which begin at the folder of the file and need not be there."""
+    """Networks, names, ports and directories, which begin at the directory of the file and need not be there."""
     text = (
         "match: {path: '/{h}'}, backend: 'tcp://{h}:22', auth: none, "
         "allowed_targets: {networks: [10.0.0.0/8], names: ['*.a.org'], ports: [22, 5900-5999], unix: [run], "

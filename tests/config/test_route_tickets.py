@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.config.loading import LISTENERS, read, told, wrong
+from tests.config.loading import LISTENERS, read, summaries, wrong
 
 VNC = "vnc: {match: {path: /vnc}, backend: 'tcp://a:1', auth: {kind: ticket, key: {env: KEY}}}"
 
@@ -17,7 +17,7 @@ def gives(goal: str) -> str:
     return f"{LISTENERS}routes:\n  {VNC}\n  t: {{{asks}, {goal}}}\n"
 
 
-def test_what_a_route_gives_unless_told() -> None:
+def test_what_a_route_gives_by_default() -> None:
     """Half a minute, from any address."""
     route = read(gives("issue_tickets: {route: vnc, key: {env: KEY}}")).config.routes["t"]
 
@@ -63,7 +63,7 @@ def test_what_a_route_gives_unless_told() -> None:
     ],
 )
 def test_mistakes(goal: str, path: str, message: str) -> None:
-    """Each mistake is told at its key."""
+    """Each mistake is reported at its key."""
     problems = wrong(gives(goal))
 
     assert path in [problem.setting for problem in problems]
@@ -81,11 +81,11 @@ def test_auth_must_be_written_even_where_only_this_host_can_ask() -> None:
     """A ticket issued without authentication would be a hole in the other route's auth."""
     text = LISTENERS + "routes: {" + VNC + ", t: {match: {path: /t}, issue_tickets: {route: vnc, key: {env: KEY}}}}\n"
 
-    assert told(wrong(text)) == ["E011 routes.t.auth"]
+    assert summaries(wrong(text)) == ["E011 routes.t.auth"]
 
 
-def test_short_keys_are_told_on_both_sides(tmp_path: Path) -> None:
+def test_short_keys_are_reported_on_both_sides(tmp_path: Path) -> None:
     """Each side is looked at for itself."""
     problems = wrong(gives("issue_tickets: {route: vnc, key: {env: KEY}}"), {"KEY": "short"}, tmp_path)
 
-    assert told(problems) == ["E012 routes.vnc.auth.key", "E012 routes.t.issue_tickets.key"]
+    assert summaries(problems) == ["E012 routes.vnc.auth.key", "E012 routes.t.issue_tickets.key"]

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from tests.auth import signing
 from tests.config import yaml12
-from tests.config.loading import told
+from tests.config.loading import summaries
 from wsbridge.auth import passwords
 from wsbridge.config.check import listeners_of
 from wsbridge.config.load import load_file, load_text
@@ -38,7 +38,7 @@ def test_the_sample_names_its_schema() -> None:
 
 def test_the_sample_has_no_warnings() -> None:
     """The full sample passes `check --strict`."""
-    assert told(load_file(SAMPLE, CONFIG_REGISTRY, {}, check_files=False).warnings) == []
+    assert summaries(load_file(SAMPLE, CONFIG_REGISTRY, {}, check_files=False).warnings) == []
 
 
 def test_the_sample_starts_where_its_files_exist(tmp_path: Path) -> None:

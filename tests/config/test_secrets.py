@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from tests.config.loading import LISTENERS, read, told, wrong
+from tests.config.loading import LISTENERS, read, summaries, wrong
 from wsbridge.backends.websocket import WebSocketBackendConfig
 from wsbridge.config.base import LoadContext, Registry, Section
 from wsbridge.config.secrets import Secret
@@ -64,7 +64,7 @@ def test_secrets_that_cannot_be_read(secret: str, path: str, message: str, tmp_p
     assert message in problems[0].message
 
 
-def test_a_secret_is_told_only_when_revealed() -> None:
+def test_a_secret_is_shown_only_when_revealed() -> None:
     """Neither `repr`, `str`, a format nor the place in a container shows it; equal texts are equal secrets."""
     secret = Secret("geheim")
 
@@ -124,4 +124,4 @@ def test_a_secret_that_everybody_can_read_is_warned_of(mode: int, expected: list
     (tmp_path / "token").chmod(mode)
     backend = "{url: 'wss://gw/x', headers: {A: {file: token}}}"
     loaded = read(LISTENERS + f"routes: {{vnc: {{match: any, auth: none, backend: {backend}}}}}\n", folder=tmp_path)
-    assert told(loaded.warnings) == expected
+    assert summaries(loaded.warnings) == expected

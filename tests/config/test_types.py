@@ -44,7 +44,7 @@ def test_a_bare_number_is_no_duration() -> None:
         types.read_duration("20")
 
 
-def test_off_is_taken_only_where_it_means_something() -> None:
+def test_off_is_accepted_only_where_it_means_something() -> None:
     """`off` is None for a timeout that may be off, and an error elsewhere; zero is not a way to say it."""
     assert types.read_duration_or_off("off") is None
     with pytest.raises(ValueError, match='cannot be "off"'):
@@ -164,7 +164,7 @@ def test_names(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "-a", "_a", "a b", "a.b", "ä", "x" * 65, "a\n"])
 def test_what_is_no_name(name: str) -> None:
-    """The rule is told."""
+    """The rule is reported."""
     with pytest.raises(ValueError, match=r"is no name: 1 to 64 letters"):
         types.read_name(name)
 
@@ -198,7 +198,7 @@ def test_headers_that_the_bridge_writes(name: str) -> None:
 
 @pytest.mark.parametrize("value", ["", "a", "Bearer a b\tc", "!~"])
 def test_values_of_headers(value: str) -> None:
-    """Printable ASCII, blanks and tabs inside."""
+    """Printable ASCII, spaces and tabs inside."""
     assert types.read_header_text(value) == value
 
 
@@ -217,7 +217,7 @@ def test_owners(owner: str) -> None:
 
 @pytest.mark.parametrize("owner", ["", ":b", "a:", "a:b:c", "a b", "-a"])
 def test_what_is_no_owner(owner: str) -> None:
-    """The two forms are told."""
+    """The two forms are reported."""
     with pytest.raises(ValueError, match="is not of the form user or user:group"):
         types.read_owner(owner)
 

@@ -1,4 +1,4 @@
-"""Files and folders that the configuration names."""
+"""Files and directories that the configuration names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wsbridge.config.types import DirectoryPath, FilePath, FutureDirectoryPath, 
 from wsbridge.registry import CONFIG_REGISTRY
 
 
-def test_relative_paths_begin_at_the_folder_of_the_file(tmp_path: Path) -> None:
+def test_relative_paths_begin_at_the_directory_of_the_file(tmp_path: Path) -> None:
     """A path without a slash before it is looked for beside the configuration file."""
     (tmp_path / "pages").mkdir()
     (tmp_path / "w.yaml").write_text(LISTENERS + "routes: {p: {match: any, files: pages/../pages, auth: none}}\n")
@@ -23,7 +23,7 @@ def test_relative_paths_begin_at_the_folder_of_the_file(tmp_path: Path) -> None:
 
 
 def test_folders_that_cannot_be_read(tmp_path: Path) -> None:
-    """A folder that is not there, or is a file, is an error at its place."""
+    """A directory that is not there, or is a file, is an error at its place."""
     (tmp_path / "page").write_text("")
     for name, message in (("gone", "No such file or directory"), ("page", "Not a directory")):
         text = LISTENERS + f"routes: {{p: {{match: any, files: {name}, auth: none}}}}\n"
@@ -32,7 +32,7 @@ def test_folders_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_paths_that_need_not_be_there(tmp_path: Path) -> None:
-    """Folders of sockets come and go with their services; the root of all is none."""
+    """Directories of sockets come and go with their services; the root of all is none."""
 
     class Places(Section):
         """Two paths of such kinds."""
@@ -47,7 +47,7 @@ def test_paths_that_need_not_be_there(tmp_path: Path) -> None:
 
 
 def context(folder: Path, *, files: bool = True) -> LoadContext:
-    """Give the context of a file in a folder."""
+    """Give the context of a file in a directory."""
     return LoadContext(folder, {}, Registry(), check_files=files)
 
 
@@ -55,11 +55,11 @@ def context(folder: Path, *, files: bool = True) -> LoadContext:
     ("written", "path"), [("x", "/conf/x"), ("../x", "/x"), ("./a/./x", "/conf/a/x"), ("/x", "/x")]
 )
 def test_relative_paths(written: str, path: str) -> None:
-    """They begin at the folder of the file; nothing of `.` and `..` is left."""
+    """They begin at the directory of the file; nothing of `.` and `..` is left."""
     assert absolute_path(written, context(Path("/conf"))) == Path(path)
 
 
-def test_paths_of_code_begin_at_the_working_folder() -> None:
+def test_paths_of_code_begin_at_the_working_directory() -> None:
     """Where no file is read, and a path that is one already stays."""
     assert absolute_path("x", None) == Path.cwd() / "x"
     assert absolute_path(Path("x"), None) == Path("x")
@@ -73,7 +73,7 @@ def test_what_is_no_path(written: str) -> None:
 
 
 class Holder(Section):
-    """A section with a file and a folder."""
+    """A section with a file and a directory."""
 
     file: FilePath = Path(__file__)
     folder: DirectoryPath = Path("/")
@@ -88,8 +88,8 @@ class Holder(Section):
         ("folder", "file", "file cannot be read as a directory: Not a directory"),
     ],
 )
-def test_what_cannot_be_read_is_told_with_its_path(tmp_path: Path, key: str, name: str, said: str) -> None:
-    """A file is opened and a folder listed once, before anything is served; without that only the form counts."""
+def test_what_cannot_be_read_is_reported_with_its_path(tmp_path: Path, key: str, name: str, said: str) -> None:
+    """A file is opened and a directory listed once, before anything is served; without that only the form counts."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
     with pytest.raises(ValidationError) as caught:

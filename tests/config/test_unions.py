@@ -81,7 +81,7 @@ def test_the_scheme_picks_the_section(backend: str, section: type) -> None:
         ("auth", "nobody", ".kind", '"nobody" is unknown: write "none"'),
     ],
 )
-def test_what_is_told_of_a_wrong_choice(key: str, written: str, path: str, said: str) -> None:
+def test_what_is_reported_of_a_wrong_choice(key: str, written: str, path: str, said: str) -> None:
     """One mistake is one problem, at the value that picks or at the key that is wrong."""
     rest = {"backend": "auth: none", "auth": "backend: 'tcp://a:1'"}[key]
     (problem,) = wrong(LISTENERS + f"routes: {{r: {{match: any, {rest}, {key}: {written}}}}}\n")

@@ -188,7 +188,7 @@ def test_what_is_no_target(text: str, message: str) -> None:
 
 
 def test_a_password_in_a_url_is_not_quoted() -> None:
-    """What is refused for having a password is told without it."""
+    """What is refused for having a password is reported without it."""
     for text in ("wss://user:geheim@gw/", "user:geheim@gw"):
         with pytest.raises(ValueError, match=r"must be|not allowed") as caught:
             read_target(text)

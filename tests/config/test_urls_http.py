@@ -25,7 +25,7 @@ def test_the_forms(text: str, scheme: str, host: str, port: int, path: str, auth
     assert read_http_service_url(found) is found
 
 
-def test_this_host_is_told() -> None:
+def test_this_host_is_reported() -> None:
     """Loopback addresses, localhost and sockets are on this host."""
     local = [read_http_service_url(text).is_loopback for text in ("http://127.0.0.1", "https://localhost/", "unix:/x")]
     assert local == [True] * 3

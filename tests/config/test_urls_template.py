@@ -28,7 +28,7 @@ from wsbridge.config.urls import Target, UrlTemplate, check_field, is_request_fi
         ("tcp://{a}.{a}:1", "{a}.{a}", "1", "", ("a",)),
     ],
 )
-def test_a_template_is_taken_apart(text: str, host: str, port: str, path: str, fields: tuple[str, ...]) -> None:
+def test_a_template_is_parsed(text: str, host: str, port: str, path: str, fields: tuple[str, ...]) -> None:
     """Host, port and path keep their fields, and each field is named once."""
     found = read_backend_url(text)
 

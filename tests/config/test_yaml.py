@@ -41,7 +41,7 @@ def refused(text: str) -> str:
         ("a: [b\n", "1:4 E002  not YAML: "),
     ],
 )
-def test_what_is_not_taken_is_refused_at_its_place(text: str, expected: str) -> None:
+def test_unsupported_yaml_is_rejected_at_its_place(text: str, expected: str) -> None:
     """A file with a feature that is not taken is refused with the line and column of that feature."""
     assert refused(text).startswith(expected)
 
@@ -79,7 +79,7 @@ def test_many_values_are_refused_and_a_few_less_are_not() -> None:
     assert "more than 100,000 values" in refused("a: [" + "x," * 100_001 + "]")
 
 
-def test_aliases_within_bounds_are_taken() -> None:
+def test_aliases_within_bounds_are_accepted() -> None:
     """An anchor may be used again as a whole value."""
     document = compose("a: &x {b: [c]}\nd: *x\n", "w.yaml")
     assert document.to_data({}) == ({"a": {"b": ["c"]}, "d": {"b": ["c"]}}, [])
@@ -97,8 +97,8 @@ def test_settings_have_positions() -> None:
     assert document.locate(("c", 7)) == (Position(2, 1), ("c",))
 
 
-def test_every_mistake_that_does_not_hide_the_next_is_told() -> None:
-    """Keys that stand twice and tags are told all at once, in the order of the file, with what they spoil."""
+def test_every_mistake_that_does_not_hide_the_next_is_reported() -> None:
+    """Keys that stand twice and tags are reported all at once, in the order of the file, with what they spoil."""
     text = "a: 1\na: 2\nb: !x 3\nb: 4\nc: {<<: {d: e}}\n"
     found = [
         (("a",), 2, "E004"),
@@ -154,7 +154,7 @@ def test_defaults_of_variables_are_refused(text: str) -> None:
 
 
 def test_unset_variables_are_errors_with_their_place() -> None:
-    """Each unset variable is told, at its value."""
+    """Each unset variable is reported, at its value."""
     problems = wrong('listeners:\n  web: {bind: "127.0.0.1:${PORT}"}\n' + ROUTES + "log: {level: '${LEVEL}'}\n")
     assert [(p.line, p.column, p.setting, p.message) for p in problems] == [
         (2, 15, "listeners.web.bind", "the environment variable PORT is not set"),

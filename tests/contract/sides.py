@@ -80,7 +80,7 @@ def sockets(over: str, buffer: int | None = None) -> tuple[socket.socket, socket
 
 
 async def side(speaks: str, over: str, role: str, *, buffer: int | None = None, **options: object) -> tuple[Side, Peer]:
-    """A side as the engine is given it and the peer at the other end of its wire."""
+    """A side as the engine is given it and the peer at the other end of its transport."""
     ours, theirs = sockets("tcp" if over == "tls" else over, buffer)
     transport = Transport(theirs)
     wire = SocketTransport(ours)

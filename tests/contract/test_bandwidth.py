@@ -216,7 +216,7 @@ async def test_a_front_that_vanishes_is_noticed_though_it_is_not_read(engine, cl
 
 
 async def test_a_back_that_breaks_off_is_delivered_first(engine, clock):
-    """What it sent before its reset arrives at the rate, and then the front is told."""
+    """What it sent before its reset arrives at the rate, and then the front is notified."""
     async with between(engine, "ws", "raw", bytes_per_second=20 * KB) as relay:
         await relay.back.send(b"z" * 10 * KB)
         await until(lambda: relay.back_side.rate_limited, "the back being held up")

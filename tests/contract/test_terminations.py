@@ -150,7 +150,7 @@ async def test_cancelling_aborts_both_sides(engine):
 
 @pytest.mark.parametrize("words", [b"last words", b""])
 async def test_an_end_that_has_come_before_the_relay(engine, words):
-    """A wire that met its end while the request was read is seen at once, without an event."""
+    """A transport that met its end while the request was read is seen at once, without an event."""
     front_side, front = await side("raw", "tls", "server")
     back_side, back = await side("raw", "tcp", "client")
     front_side.transport.read_state = "eof"

@@ -11,7 +11,7 @@ from wsbridge.demo.service import DEMO_COMMANDS, FLOOD_BLOCK_BYTES, HELP_TEXT
 
 
 class Listener:
-    """A conversation that keeps what it is told.
+    """A conversation that keeps what it gets.
 
     Attributes:
         heard: All of it.
@@ -84,7 +84,7 @@ async def test_reciting() -> None:
     [("count", "0", 1_000_000), ("count", "1000001", 1_000_000), ("flood", "4097", 4096)],
 )
 async def test_numbers_out_of_bounds(name: str, number: str, most: int) -> None:
-    """They are told with the bound, and nothing else is sent."""
+    """They are rejected with the bound, and nothing else is sent."""
     assert await told(name, number) == f"the number must be from 1 to {most}\n"
 
 
@@ -104,7 +104,7 @@ async def test_a_flood_is_exact_and_of_whole_lines() -> None:
 
 
 async def test_a_flood_that_a_line_ends() -> None:
-    """It is told as stopped, with what was sent until then."""
+    """It is reported as stopped, with what was sent until then."""
     heard, _, summary = (await told("flood", "64", Listener(patience=3))).rpartition("Stopped: ")
 
     assert 2 * FLOOD_BLOCK_BYTES < len(heard) <= 3 * FLOOD_BLOCK_BYTES

@@ -14,7 +14,7 @@ TEXT = [line for page in PAGES for line in page.read_text().splitlines()]
 
 @pytest.mark.parametrize("name", ["", *tables.SCHEMA["definitions"]])
 def test_every_option_stands_there(name: str) -> None:
-    """The table of each section is the one that the model gives; a line that is told missing is to be put there."""
+    """The table of each section is the one that the model gives; a line that is reported missing is to be put there."""
     missing = [line for line in tables.options(name) if line not in TEXT]
     assert missing == []
 

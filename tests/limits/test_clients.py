@@ -70,7 +70,7 @@ def test_any_number_of_connections() -> None:
 
 
 def test_handshakes_come_back_with_time() -> None:
-    """A burst at once, then so many a second; the wait that is told is enough and not too much."""
+    """A burst at once, then so many a second; the wait that is reported is enough and not too much."""
     addresses, clock = table(handshake_rate=20, handshake_burst=200)
     addresses.acquire(b"a")
     assert sum(addresses.take_handshake(b"a") == 0 for _ in range(300)) == 200

@@ -44,7 +44,7 @@ def test_bursts_are_small() -> None:
     assert claim.available(500.0) <= RATE * BURST_SECONDS + 1
 
 
-def test_there_is_nothing_before_the_time_told() -> None:
+def test_there_is_nothing_before_the_time_given() -> None:
     """Who waits until then finds a portion, and one who asks before finds none."""
     claim = Grant(TokenBucket(RATE))
     while room := claim.available(100.0):

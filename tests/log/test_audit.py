@@ -1,4 +1,4 @@
-"""The audit's file: what is written, with which rights, and what others and a failing disk may do to it."""
+"""The audit file: content, permissions, and file system failures."""
 
 from __future__ import annotations
 
@@ -111,8 +111,8 @@ def test_a_file_that_was_moved_is_opened_anew(begin: Callable[[], AuditLog], tmp
         assert [line.get("id") for line in lines(old)] == [None, 1]
 
 
-def test_a_folder_that_vanished_is_told_once(tmp_path: Path, records: Records) -> None:
-    """The old file is written on, and when the folder is there again, so is the file."""
+def test_a_directory_that_vanished_is_reported_once(tmp_path: Path, records: Records) -> None:
+    """The old file is written on, and when the directory is there again, so is the file."""
     (tmp_path / "logs").mkdir()
     path = tmp_path / "logs" / "audit.jsonl"
     trail = AuditLog(path)
@@ -130,7 +130,7 @@ def test_a_folder_that_vanished_is_told_once(tmp_path: Path, records: Records) -
     assert (told["file"], told["error"]) == (str(path), "No such file or directory")
 
 
-def test_what_the_disk_does_not_take_is_told(records: Records) -> None:
+def test_what_the_disk_does_not_take_is_reported(records: Records) -> None:
     """Records that a full disk lost are counted in the log, which is another stream."""
     trail = AuditLog(Path("/dev/full"))
     trail.open()

@@ -1,4 +1,4 @@
-"""What whole connections leave in the audit."""
+"""The audit records of whole connections."""
 
 import json
 
@@ -16,7 +16,7 @@ def lines(path, *events):
     return [line for line in map(json.loads, path.read_text().splitlines()) if line["event"] in events]
 
 
-async def test_a_relayed_connection_is_told_twice(tmp_path):
+async def test_a_relayed_connection_is_reported_twice(tmp_path):
     """When both sides are there and when it has ended, by one id, which is the log's too."""
     path = tmp_path / "audit.jsonl"
     route = {"auth": {"kind": "network", "allow": ["127.0.0.0/8"]}}
@@ -50,7 +50,7 @@ async def test_a_relayed_connection_is_told_twice(tmp_path):
         )
 
 
-async def test_refusals_are_all_told(tmp_path):
+async def test_refusals_are_all_reported(tmp_path):
     """One record for each, however many come, with the reason and what is known; the dial is not among them."""
     path = tmp_path / "audit.jsonl"
     route = {"backend": "tcp://127.0.0.1:9", "auth": {"kind": "network", "allow": ["192.0.2.0/24"]}}

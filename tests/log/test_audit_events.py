@@ -1,4 +1,4 @@
-"""The audit's table, and its documentation, agree."""
+"""The table of audit events matches its documentation."""
 
 from __future__ import annotations
 

@@ -210,7 +210,7 @@ def test_floods_are_cut(reader: Reader, begin: Callable[..., LogWriter]) -> None
 
 
 def test_an_error_of_the_writer_costs_one_batch(reader: Reader, begin: Callable[..., LogWriter]) -> None:
-    """Whatever goes wrong while a batch is written, the thread lives on and the loss is told."""
+    """Whatever goes wrong while a batch is written, the thread lives on and the loss is reported."""
     writer = begin()
     right, once = writer._write, threading.Event()
 
@@ -350,8 +350,8 @@ def test_burst_then_rate() -> None:
     assert sum(bucket.allow(2000.0) for _ in range(100)) == 20
 
 
-def test_refused_are_counted_and_told_once() -> None:
-    """What was refused is told once."""
+def test_refused_are_counted_and_reported_once() -> None:
+    """What was refused is reported once."""
     bucket = EventRateLimiter(rate=1, burst=1)
     for _ in range(5):
         bucket.allow(1000.0)

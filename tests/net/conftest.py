@@ -1,4 +1,4 @@
-"""What the tests of this folder share: the TLS contexts of a server and of a client."""
+"""What the tests of this directory share: the TLS contexts of a server and of a client."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Connected sockets for the tests of wires."""
+"""Connected sockets for the tests of transports."""
 
 import select
 import socket

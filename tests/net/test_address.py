@@ -46,7 +46,7 @@ def test_peer_is_loopback(host, family, loopback):
     assert Peer(host, 1, family).is_loopback is loopback
 
 
-def test_ipv4_peer_of_a_dual_stack_socket_is_told_as_ipv4():
+def test_ipv4_peer_of_a_dual_stack_socket_is_reported_as_ipv4():
     """A client that came by IPv4 to `[::]` shows its IPv4 address."""
     with socket.socket(socket.AF_INET6) as sock:
         peer = Peer.from_socket(sock, ("::ffff:192.0.2.7", 52044, 0, 0))

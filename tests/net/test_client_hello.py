@@ -1,4 +1,4 @@
-"""What a client says of itself in a TLS handshake."""
+"""What the TLS handshake reveals about a client."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def client(ca_file: Path) -> ssl.SSLContext:
     ("asked", "taken"),
     [("Gw.Example.org", "gw.example.org"), ("other.example.org", "other.example.org"), (None, "")],
 )
-def test_the_name_is_taken_down(issue: Any, client: ssl.SSLContext, several: bool, asked: str, taken: str) -> None:
+def test_the_server_name_is_recorded(issue: Any, client: ssl.SSLContext, several: bool, asked: str, taken: str) -> None:
     """With one certificate or several, whether one of them has the name or not."""
     certificates = [issue("gw.example.org"), issue("b.example.org")]
     ours, _ = shake(server_context(certificates if several else certificates[:1]), client, asked)
@@ -47,7 +47,7 @@ def test_the_name_is_taken_down(issue: Any, client: ssl.SSLContext, several: boo
     assert found.host == PEER.host
 
 
-def test_a_name_that_no_host_has_is_not_taken_down(issue: Any, client: ssl.SSLContext) -> None:
+def test_an_invalid_server_name_is_not_recorded(issue: Any, client: ssl.SSLContext) -> None:
     """What goes into logs and to backends is a name and nothing else; the connection is served all the same."""
     ours, _ = shake(server_context([issue("gw.example.org")]), client, "gw$(reboot)")
     assert with_tls_details(PEER, ours) is PEER
@@ -61,7 +61,7 @@ def test_what_a_proxy_said_stays_where_the_client_asks_for_none(issue: Any, clie
     assert with_tls_details(known, shake(server, client, "gw.example.org")[0]).sni == "gw.example.org"
 
 
-def test_the_certificate_is_told(issue: Any, ca_file: Path, client: ssl.SSLContext) -> None:
+def test_the_certificate_is_reported(issue: Any, ca_file: Path, client: ssl.SSLContext) -> None:
     """As Python tells it; it does not count where peers are compared or shown."""
     client.load_cert_chain(*issue("alice.example.org"))
     ours, _ = shake(server_context([issue("gw.example.org")], ca_file), client, "gw.example.org")
@@ -87,7 +87,7 @@ def test_a_certificate_that_cannot_be_read_stands_for_nobody(error: Exception) -
 def test_a_name_that_is_not_ascii_writes_nothing(
     issue: Any, client: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The handshake fails with a sentence, and no client can fill standard error; all else is told as before."""
+    """The handshake fails with a sentence, and no client can fill standard error; all else is reported as before."""
     told: list[object] = []
     monkeypatch.setattr(sys, "unraisablehook", told.append)
     silence_sni_decode_errors()
@@ -106,6 +106,6 @@ def test_a_name_that_is_not_ascii_writes_nothing(
 
 
 def test_both_ends_are_of_the_server(issue: Any) -> None:
-    """Whatever kind of wire is made, it can take a name down."""
+    """Whatever kind of transport is made, it can take a name down."""
     server = server_context([issue("gw.example.org")])
     assert (server.sslsocket_class, server.sslobject_class) == (ServerSSLSocket, ServerSSLObject)

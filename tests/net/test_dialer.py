@@ -184,7 +184,7 @@ async def test_a_refused_address_gives_way_at_once(server):
         assert sock.getpeername()[0] == "127.0.0.1"
 
 
-async def test_all_fail_and_all_are_told(closed_port):
+async def test_all_fail_and_all_are_reported(closed_port):
     """The failure has the words of every address and the gravest of the reasons."""
     async with answering("127.0.0.1", "127.0.0.2") as resolver:
         outcome = await async_outcome(dial(resolver, "gw", closed_port))

@@ -48,7 +48,7 @@ async def test_without_timeout_the_scope_of_the_caller_counts(autojump_clock):
 
 
 async def test_retries_until_it_works(autojump_clock):
-    """Pauses double from 50 ms to 1 s; the first failure alone is told."""
+    """Pauses double from 50 ms to 1 s; the first failure alone is reported."""
     told = []
     script = Script(*[REFUSED] * 7, "socket")
     start = round(trio.current_time(), 3)

@@ -1,4 +1,4 @@
-"""Peers that go while nobody reads them: what is noticed, what is kept, and what counts as going."""
+"""Clients that disconnect while nothing is read from them: detection, and bytes that are kept."""
 
 import socket
 import ssl
@@ -24,7 +24,7 @@ async def watch(nursery):
 
 @pytest.fixture
 def ends():
-    """Make a wire and its peer; closed at the end."""
+    """Make a transport and its peer; closed at the end."""
     opened = []
 
     def make(kind="tcp"):
@@ -46,7 +46,7 @@ def tls_ends(contexts):
 
 
 async def gone(watch, wire, *, halves=False):
-    """Wait over a wire until its peer goes; say how it went."""
+    """Wait over a transport until its peer goes; say how it went."""
     with trio.fail_after(5), watch.watch(wire, allow_half_close=halves) as watched:
         await trio.sleep_forever()
     assert not len(watch)

@@ -15,7 +15,7 @@ OK = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 
 async def ask(*answers, proxy="http://proxy:3128", host="gw.example.org", end=False):
-    """Run one CONNECT against a scripted proxy; gives the outcome, the request, and what is left in the wire."""
+    """Run one CONNECT against a scripted proxy; gives the outcome, the request, and what is left in the transport."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     with ours, theirs:
@@ -75,7 +75,7 @@ async def test_answer_in_pieces():
     ("status", "final"), [("407 Proxy Authentication Required", True), ("403 Forbidden", True), ("503 Busy", False)]
 )
 async def test_refusals(status, final):
-    """The status is told, the password is not; what may pass is worth another attempt."""
+    """The status is reported, the password is not; what may pass is worth another attempt."""
     answer = f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()
     outcome, _, _ = await ask(answer, proxy="http://user:hunter2@proxy:3128")
 

@@ -1,4 +1,4 @@
-"""What listeners give back, and the words of their errors."""
+"""Listeners: cleanup and error messages."""
 
 import errno
 

@@ -39,7 +39,7 @@ def reaches(address):
 
 
 async def test_port_0_and_the_real_address():
-    """The system's port is told."""
+    """The system's port is reported."""
     listening = await opened("127.0.0.1:0")
     (sock,) = listening.sockets
     port = sock.getsockname()[1]

@@ -153,7 +153,7 @@ async def test_what_is_no_socket_is_never_removed(path, tmp_path, kind):
     assert path.lstat()
 
 
-async def test_missing_folder(tmp_path):
+async def test_missing_directory(tmp_path):
     """The message names the directory."""
     with pytest.raises(ListenError, match=f"the directory {tmp_path / 'x'} does not exist"):
         await opened(tmp_path / "x" / "gw.sock")

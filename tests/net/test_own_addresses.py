@@ -1,4 +1,4 @@
-"""Whether an address leads back to this process."""
+"""Detecting addresses that lead back to this process."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ async def test_after_a_failed_write_what_had_come_is_still_read(wrapped, version
     assert (transport.read_state, transport.readable) == (RESET, False)
 
 
-async def test_an_error_that_an_event_told_of_leaves_what_had_come(wrapped):
+async def test_an_error_reported_by_an_event_leaves_what_had_come(wrapped):
     """SO_ERROR is taken, and the records before it are read."""
     transport, peer = await wrapped()
     transport.write([b"never read"])
@@ -262,7 +262,7 @@ async def test_close_notify_is_an_orderly_end(wrapped, version):
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_3])
 async def test_close_notify_leaves_while_data_still_comes_in(wrapped, version):
-    """Our end is told, and what the peer sends after it is still read."""
+    """Our end is reported, and what the peer sends after it is still read."""
     transport, peer = await wrapped(version)
     assert transport.write([b"request"]) is None
     assert transport.send_eof()
@@ -401,7 +401,7 @@ async def test_a_certificate_for_another_name_is_refused(contexts):
     theirs.close()
 
 
-async def test_the_name_that_the_client_asks_for_is_told(wrapped):
+async def test_the_name_that_the_client_asks_for_is_reported(wrapped):
     """As server; where we are the client there is nobody who asks."""
     peer = Peer("203.0.113.7", 5, socket.AF_INET)
     transport, _ = await wrapped()

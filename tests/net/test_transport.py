@@ -1,4 +1,4 @@
-"""The wire of a plain socket: what reads and writes give, and what they record of an end."""
+"""The transport of a plain socket: what reads and writes give, and what they record of an end."""
 
 import socket
 
@@ -14,7 +14,7 @@ from wsbridge.net.transport import EOF, RESET, SocketTransport
 
 @pytest.fixture(params=["tcp", "unix"])
 def ends(request):
-    """A wire and the peer's socket."""
+    """A transport and the peer's socket."""
     ours, theirs = connected(request.param)
     with ours, theirs:
         yield SocketTransport(ours), theirs
@@ -85,7 +85,7 @@ def test_after_a_failed_write_what_had_come_is_still_read_and_its_end_is_no_eof(
     assert not wire.readable
 
 
-def test_an_error_that_an_event_told_of_leaves_what_had_come(tcp):
+def test_an_error_reported_by_an_event_leaves_what_had_come(tcp):
     """SO_ERROR is taken, and the bytes before it are read."""
     wire, peer = tcp
     wire.sock.send(b"never read")

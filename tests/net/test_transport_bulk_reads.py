@@ -1,4 +1,4 @@
-"""Bulk reads of the wire: how they grow, and how long what they give stays."""
+"""Bulk reads of the transport: how they grow, and how long what they give stays."""
 
 import socket
 
@@ -62,7 +62,7 @@ def test_bulk_reads_begin_again_when_the_other_side_does_not_keep_up():
 
 
 def test_what_a_bulk_read_gave_lasts_when_asked_to():
-    """The next one on any wire overwrites it; a copy and bytes of other places stay."""
+    """The next one on any transport overwrites it; a copy and bytes of other places stay."""
     one, other = SocketTransport(Plenty(MAX_BULK_READ_SIZE * 8)), SocketTransport(Plenty(MAX_BULK_READ_SIZE * 8))
     one.read_bulk()
     other.read_bulk()

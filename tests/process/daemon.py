@@ -30,7 +30,7 @@ class Daemon:
         read_log: False leaves the pipe of the log unread.
 
     Attributes:
-        folder: A folder of its own, removed at the end.
+        folder: A directory of its own, removed at the end.
         states: What the service manager was told, each a mapping.
     """
 
@@ -135,7 +135,7 @@ class Daemon:
         return int(self.ready["listeners"][number].rpartition(":")[2])
 
     def state(self, key: str) -> str:
-        """Wait until the service manager is told this key; give its value."""
+        """Wait until the service manager gets this key; give its value."""
         assert self._notify is not None
         while True:
             told = dict(line.split("=", 1) for line in self._notify.recv(4096).decode().splitlines())

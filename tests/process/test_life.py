@@ -24,7 +24,7 @@ def bye(client, code):
     client.close()
 
 
-def test_the_service_manager_is_told():
+def test_the_service_manager_is_notified():
     """READY=1 comes when the listeners are open, then a count, then STOPPING=1; the exit code is 0."""
     with backend() as back, Daemon(written(route={"backend": back.url}), notify=True) as daemon:
         assert daemon.state("READY") == "1"
@@ -154,7 +154,7 @@ def unix_life(daemon, path):
 
 
 def test_an_address_in_use_is_exit_69():
-    """A listener that cannot be opened is told in one sentence, and the exit code is 69."""
+    """A listener that cannot be opened is reported in one sentence, and the exit code is 69."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         bind = f"127.0.0.1:{taken.getsockname()[1]}"
         text = written(listeners={"web": {"bind": bind}}, route={"respond": "204"})

@@ -46,7 +46,7 @@ def enters(daemon, tls):
 
 
 def test_beyond_shed_a_client_is_reset_at_accept():
-    """Only so many at a time are told; the next is reset without a word, and all of it is over after `shed`."""
+    """Only so many concurrent ones are answered; the next is reset at once, and all of it is over after `shed`."""
     text = written(
         route={"backend": "tcp://127.0.0.1:1"},
         limits={"connections": "1", "overload_replies": "3"},

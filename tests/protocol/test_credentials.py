@@ -109,7 +109,7 @@ def values(*lines: bytes, name: str = "sid") -> list[bytes]:
     ],
 )
 def test_all_values_of_a_name_are_found(line: bytes, found: list[bytes]) -> None:
-    """Names are compared with their case, blanks and quotes around a value do not count, each value is told."""
+    """Names are compared with their case, spaces and quotes around a value do not count, each value is returned."""
     assert values(line) == found
 
 

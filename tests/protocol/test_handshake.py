@@ -171,7 +171,7 @@ class TestReadUpgrade:
 
     @pytest.mark.parametrize("name", ["Key", "Version", "Protocol", "Extensions", "Accept", "Other"])
     def test_long_headers_are_cheap(self, name: str) -> None:
-        """8 KiB of blanks or commas in any Sec-WebSocket header cost less than 5 ms of the processor."""
+        """8 KiB of spaces or commas in any Sec-WebSocket header cost less than 5 ms of the processor."""
         for fill, end in itertools.product([" ", "\t", ",", "a ", " ,", "a"], ["", "!", '"', "x"]):
             value = "x" + (fill * 8192)[: LIMITS.max_head_line_bytes - 40] + end
             data = raw(**{f"Sec-WebSocket-{name}": value})
@@ -250,7 +250,7 @@ def test_no_subprotocol_fits(configured: list[str], offered: list[str]) -> None:
     ],
 )
 def test_tokens_in_an_offer_are_not_shown(name: str, shown: bool) -> None:
-    """What does not look like the name of a protocol may be a secret, and only its length is told."""
+    """What does not look like the name of a protocol may be a secret, and only its length is reported."""
     with pytest.raises(Rejected) as caught:
         acceptable_subprotocols(["binary"], [name])
     assert (name in caught.value.detail) == shown
@@ -353,8 +353,8 @@ class TestCheckResponse:
         assert isinstance(bad, Rejected)
         assert bad.termination().http_status == 502
 
-    def test_refusal_is_told(self) -> None:
-        """Status, Location and the first of the body are told, escaped and cut."""
+    def test_refusal_is_reported(self) -> None:
+        """Status, Location and the first of the body are reported, escaped and cut."""
         data = encode_response_head(302, [("Location", "https://login.example/?a=\xe4\x7e")])
         bad = judged(data, body=b"<b>\x1b[31m\n" + b"x" * 5000)
 

@@ -119,7 +119,7 @@ def written(**changes: object) -> bytes:
     ],
 )
 def test_a_signature_alone_makes_no_ticket(payload: bytes) -> None:
-    """What is signed must be just what is written here, of the right kinds, without a key more or a blank more."""
+    """What is signed must be just what is written here, of the right kinds, without a key more or a space more."""
     assert result_or_detail(decode_ticket, signed(written()), KEY) == PLAIN
     assert result_or_detail(decode_ticket, signed(payload), KEY) in (
         "the ticket is signed, but not one of this version",

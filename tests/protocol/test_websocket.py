@@ -54,7 +54,7 @@ def test_several_messages_in_one_read(role):
 
 
 def test_control_frames_between_fragments(role):
-    """A ping inside a fragmented message is told, and the message goes on."""
+    """A ping inside a fragmented message is reported, and the message goes on."""
     data = (
         frame(TEXT, "ä".encode()[:1], to=role)
         + frame(FIN | PING, b"p", to=role)
@@ -69,7 +69,7 @@ def test_control_frames_between_fragments(role):
 
 
 def test_an_empty_first_fragment_opens_the_message(role):
-    """Its opcode is told with the first payload, and the continuation is no violation."""
+    """Its opcode is reported with the first payload, and the continuation is no violation."""
     data = frame(TEXT, b"", to=role) + frame(CONTINUATION, b"", to=role) + frame(FIN | CONTINUATION, b"abc", to=role)
     pieces, _, violation = decoded(WebSocketFraming(role), data)
 

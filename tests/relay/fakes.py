@@ -1,4 +1,4 @@
-"""A wire without a socket and a pump without a loop, for what is decided by state and clock alone."""
+"""A transport without a socket and a scheduler without a loop, for what is decided by state and clock alone."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class FakeTransport:
 
 
 class FakeLoop:
-    """What a pair asks of its pump.
+    """What a pair asks of its loop.
 
     Attributes:
         now: The clock.
@@ -155,7 +155,7 @@ class FakeLoop:
 
 
 def a_pair(front="ws", back="raw", **terms):
-    """A pair over fake wires."""
+    """A pair over fake transports."""
 
     def side(speaks, role):
         return (

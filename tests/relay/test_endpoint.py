@@ -1,4 +1,4 @@
-"""One side: what it gives and takes, and its control frames behind what is pending."""
+"""One side of a relay: reading, writing, and control frames after pending data."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def test_a_raw_pull_is_one_read():
 
 
 def test_a_pull_decodes_one_read(side):
-    """All frames that are whole in it; control frames are told of by `notice`."""
+    """All frames that are whole in it; control frames are reported by `notice`."""
     side.transport.comes(masked(0x82, b"a") + masked(0x89, b"p") + masked(0x82, b"b"))
 
     assert side.receive(5.0) == ([b"a", b"b"], [0x82, 0x82])
@@ -101,7 +101,7 @@ def test_no_pong_after_our_close_frame(side):
 
 
 def test_the_first_goodbye_stays(side):
-    """What a side is told is decided once."""
+    """What is sent to a side is decided once."""
     side.queue_close(1001, "one")
     side.queue_close(1002, "two")
 

@@ -1,4 +1,4 @@
-"""The engine's call: what it counts, and how a task waits in it."""
+"""The engine: counts, and how a task waits for a relay."""
 
 import socket
 

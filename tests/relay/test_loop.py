@@ -1,4 +1,4 @@
-"""The lists and its set of descriptors."""
+"""The relay loop: ready and later relays, and its file descriptors."""
 
 import socket
 import time

@@ -41,7 +41,7 @@ def test_two_close_frames_at_once_do_not_wait_for_each_other():
     assert pair.loop.done == [pair]
 
 
-def test_closing_is_told_once():
+def test_closing_is_reported_once():
     """However the ends fall together."""
     pair = a_pair("raw", "raw")
     pair.front.transport.ends(EOF)

@@ -1,4 +1,4 @@
-"""How one side of a pair is brought to its end: lingering, waiting, force."""
+"""How one side of a relay ends: lingering close, timeouts, reset."""
 
 import pytest
 

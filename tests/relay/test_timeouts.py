@@ -1,4 +1,4 @@
-"""Liveness by a clock that the test turns, and a kernel that it plays."""
+"""Timeouts and pings with a fake clock and a fake kernel."""
 
 import pytest
 
@@ -73,7 +73,7 @@ def test_a_peer_that_still_takes_bytes_is_not_idle():
     assert pair.termination.reason is Reason.IDLE_TIMEOUT
 
 
-def test_both_sides_progress_is_taken_note_of():
+def test_progress_of_both_sides_counts():
     """One side's does not hide the other's until later."""
     pair = a_pair(ping_interval=None, write=None, idle=10.0)
     for side in (pair.front, pair.back):

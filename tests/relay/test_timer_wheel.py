@@ -1,4 +1,4 @@
-"""The wheel: appointments in coarse slots, one a pair."""
+"""The timer wheel: coarse slots, one timer per relay."""
 
 from tests.relay.fakes import a_pair
 from wsbridge.relay.timeouts import SLOT_SECONDS, TimerWheel

@@ -132,7 +132,7 @@ async def test_finds_the_file_of_a_path(site: Path, pattern: str | None, target:
     ],
 )
 async def test_refuses_a_path(site: Path, target: str, status: int) -> None:
-    """No path gives a file outside the folder, a dotfile or a listing, and none is ever answered by a redirect."""
+    """No path gives a file outside the directory, a dotfile or a listing, and none is ever answered by a redirect."""
     answer = await get(site, target)
 
     assert answer.status == status
@@ -142,7 +142,7 @@ async def test_refuses_a_path(site: Path, target: str, status: int) -> None:
 
 
 async def test_follows_links_that_stay_inside(site: Path) -> None:
-    """Symbolic links to files and folders inside the root work."""
+    """Symbolic links to files and directories inside the root work."""
     (site / "auto.html").symlink_to("app/index.html")
     (site / "link").symlink_to(site / "app")
 
@@ -158,8 +158,8 @@ async def test_refuses_links_that_lead_out(site: Path, to: str) -> None:
     assert (await get(site, "/loop")).status == 404
 
 
-async def test_refuses_what_lies_behind_a_linked_folder(site: Path) -> None:
-    """A folder that is a link out of the root hides all that is below it."""
+async def test_refuses_what_lies_behind_a_linked_directory(site: Path) -> None:
+    """A directory that is a link out of the root hides all that is below it."""
     (site / "out").symlink_to("..")
 
     assert (await get(site, "/out/secret.txt")).status == 404
@@ -167,7 +167,7 @@ async def test_refuses_what_lies_behind_a_linked_folder(site: Path) -> None:
 
 
 async def test_notices_a_link_swapped_in_while_opening(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder replaced by a link out of the root, after the check and before the opening, gains nothing."""
+    """A directory replaced by a link out of the root, after the check and before the opening, gains nothing."""
     real_open = os.open
 
     def swap_then_open(path: Path, flags: int) -> int:
@@ -324,7 +324,7 @@ async def test_files_are_read_in_threads(site: Path, monkeypatch: pytest.MonkeyP
     assert threading.current_thread() not in seen
 
 
-def test_root_must_be_a_folder(site: Path) -> None:
+def test_root_must_be_a_directory(site: Path) -> None:
     """A root that is missing or not a directory is an error when the configuration is built."""
     with pytest.raises(ValueError, match="there is no directory"):
         StaticFiles(site / "nowhere")
