@@ -1,4 +1,4 @@
-"""The command: `python -m bench` from the project's folder."""
+"""The command: `python -m bench` from the project directory."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def main(
 
     Every bridge takes its turn in each round, so that what else goes on in the machine meets all of them. Ratios are
     the median of the rounds' ratios of what came through in a CPU second of the bridge's processes. Bytes are compared;
-    runs in which some came back wrong or connections failed are told and not counted.
+    runs in which some came back wrong or connections failed are reported and not counted.
     """
     try:
         first, *others = read_peers(peers_file)

@@ -18,7 +18,7 @@ class Case:
     Attributes:
         title: What it is called in the table.
         kind: The case of `load`.
-        connections: At a time.
+        connections: Concurrent connections.
         service: What stands behind the bridge.
         figure: What of the result of `load` is counted; for `idle` the open connections, whose memory is weighed.
         unit: Of the figure, by which it is divided, and its name.

@@ -24,7 +24,7 @@ class Lab:
     """A place to measure in.
 
     Attributes:
-        folder: Has the programs, cert.pem, key.pem, both.pem and the logs.
+        folder: Directory with the programs, cert.pem, key.pem, both.pem and the logs.
         services: The ports of the running backend.
     """
 
@@ -64,7 +64,7 @@ def _certify(folder: Path) -> None:
 
 @contextlib.contextmanager
 def opened(folder: Path, core: int) -> Iterator[Lab]:
-    """Build what is needed into a folder and run the backend on one core for the time of the block.
+    """Build what is needed into a directory and run the backend on one core for the time of the block.
 
     Raises:
         LabError: A compiler, a library or openssl is missing.

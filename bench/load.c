@@ -35,7 +35,7 @@
 
 enum {
   ADDRESSES = 16,       /* 127.0.0.1 and on, in turn */
-  OPENING = 64,         /* connections that are opened at a time */
+  OPENING = 64,         /* concurrent connection attempts */
   OPEN_SECONDS = 60,    /* for all of them */
   SLOWEST_US = 1000000, /* latencies above it count as it */
   LOOK_MS = 100,        /* an alarm between the look at `over` and epoll_wait is noticed by then */

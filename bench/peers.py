@@ -36,9 +36,9 @@ class Peer:
     """A bridge that can be measured.
 
     Attributes:
-        name: As told in the table.
-        commands: By transport, a command line for each process, with placeholders as `peers.toml` tells them.
-        most: Connections at a time that it is asked to hold; None for any number.
+        name: As in the table.
+        commands: By transport, a command line for each process, with placeholders as described in `peers.toml`.
+        most: Concurrent connections that it supports; None for any number.
         get: How to install it.
     """
 
@@ -89,7 +89,7 @@ def find(program: str) -> str | None:
 def _scheduled_s(pid: int) -> float:
     """Seconds on a CPU of the living threads of a process.
 
-    Exact, where the times that a process is told lack up to two ticks of 10 ms: much for one with a process a client.
+    Exact, where the times that a process reports lack up to two ticks of 10 ms: much for one with a process a client.
     """
     total = 0
     for thread in Path(f"/proc/{pid}/task").glob("*/schedstat"):
@@ -139,7 +139,7 @@ class Running:
         return total
 
     def ended(self) -> bool:
-        """Tell whether one of its processes has ended by itself."""
+        """Return whether one of its processes has ended by itself."""
         return any(process.poll() is not None for process in self._processes)
 
     def settle(self, limit_s: float = 5.0) -> None:
@@ -187,7 +187,7 @@ def started(peer: Peer, transport: Transport, values: Mapping[str, str], lab: Pa
         peer: What to start.
         transport: Which of its commands.
         values: The placeholders but for its own ports.
-        lab: The folder for its log.
+        lab: The directory for its log.
         core: The CPU that it may use.
 
     Raises:

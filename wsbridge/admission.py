@@ -206,7 +206,7 @@ def _is_csrf_safe(request: Request | None) -> bool:
 
 
 class RouteSlot:
-    """What a connection holds until the end of the `with` block that it stands for.
+    """What a connection holds until the end of the `with` block that it is used in.
 
     Attributes:
         shared_bucket: Bytes a second that it has in common with others of its identity.

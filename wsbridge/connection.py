@@ -156,7 +156,7 @@ class Connection:
             await trio.lowlevel.checkpoint()
 
     async def _reject(self, rejected: Rejected) -> Termination:
-        """Tell the client no, whatever step it is at: by a reset, an HTTP response, or a close frame after the 101."""
+        """Reject the client at any step: by a reset, an HTTP response, or a close frame after the 101."""
         if rejected.failed_login:
             self._client_slot.record_failure()
         termination = rejected.termination()
@@ -177,7 +177,7 @@ class Connection:
         return termination
 
     async def _reject_before_tls(self, rejected: Rejected, termination: Termination) -> None:
-        """Tell a client that there is too much: TLS, its request and the response within `overload_reply`, or reset."""
+        """Reject a client over the connection limit: a 503 within `overload_reply`, or a reset."""
         services = self._services
         if rejected.reason is Reason.BANNED:
             services.client_table.reset_banned(self._sock, self._listener.name, self._context.peer.host)
@@ -442,7 +442,7 @@ class Connection:
         transport = self._open_transport()
         if route.needs_client_info:
             self._note_local_address(transport)
-        # a client that has its 101 was told the first; a WebSocket backend must not choose another
+        # a client with its 101 has got the first; a WebSocket backend must not choose another
         raw_or_waiting = route.dial_before_upgrade or request is None
         dial_request = DialRequest(
             admitted.subprotocols if raw_or_waiting else admitted.subprotocols[:1],
@@ -470,7 +470,7 @@ class Connection:
         raise Rejected(Reason.SHUTDOWN, "while the backend was dialled", initiator="wsbridge")
 
     def _note_local_address(self, transport: Transport) -> None:
-        """Note where the client connected to, for a backend that is told."""
+        """Note where the client connected to, for a backend that receives it."""
         context = self._context
         context.local_address = context.peer.destination
         if context.local_address is None:

@@ -55,7 +55,7 @@ class ConnectionContext:
         id: Number of the connection since the process started.
         listener: Name of the listener that accepted it.
         peer: The client, behind trusted proxies too.
-        local_address: Where the client connected to; known only where a backend is told.
+        local_address: Where the client connected to; known only if a backend receives it.
         tls: Version of TLS that the client speaks; empty without TLS.
         request: The head of the current request; None on plain TCP, and before it is read.
         subprotocols: The subprotocols that the request offers. May hold secrets.

@@ -47,12 +47,12 @@ class Route:
         needs_safe_host: Whether a listener without TLS accepts only hosts that DNS rebinding cannot take over.
         path: Paths it matches; None for all.
         backend: Where bytes go; None where `responder` answers.
-        target_policy: Which target of the backend a client gets; None where all get the same, whoever they are.
+        target_policy: Which target of the backend a client gets; None where all clients get the same.
         responder: Files, a fixed answer or tickets.
         auth: Who may use it; None where nobody is asked.
         redirects_root: Whether it matches `/`, too, to redirect it.
         dial_defaults: What a backend is asked for, but for the client's subprotocols.
-        needs_client_info: Whether the backend is told who the client is.
+        needs_client_info: Whether the backend receives the client address.
         connect_timeout: Seconds for one attempt to reach the backend.
         limits: How much its clients may have; None for no limit but that of bytes a connection.
     """
@@ -95,7 +95,7 @@ class Listener:
         is_unix: Whether it binds a Unix path.
         route: The one route of a listener that speaks TCP.
         allow_http: Whether a listener that speaks TCP passes HTTP requests on.
-        client_address_resolver: How proxies in front tell the client's address; None where nobody is trusted to.
+        client_address_resolver: How proxies in front pass the client address; None where no proxy is trusted.
     """
 
     name: str
@@ -170,7 +170,7 @@ def build_generation(
         config: Checked.
         dial_services: Lent to the backends.
         stats_for: Gives the ledger of a route by name; it outlives the generation.
-        services: Lent to the ways of authentication; left out: what this generation alone has.
+        services: For the authentication methods; default: what this generation alone has.
 
     Raises:
         ValueError: A file cannot be used; one sentence (`net.tls.TlsError` names the file).

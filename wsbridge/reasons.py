@@ -62,7 +62,7 @@ class ReasonInfo:
         status: HTTP status before the 101, or None where it cannot happen there (or the answer carries its own).
         close_code: WebSocket close code after the 101 (RFC 6455 section 7.4), or None where the connection is dropped.
         reset: whether a raw side is reset (True) or finished with FIN (False).
-        level: log level of the line that tells it.
+        level: log level of its line.
     """
 
     status: int | None
@@ -72,7 +72,7 @@ class ReasonInfo:
 
     @property
     def close_code_to_backend(self) -> int | None:
-        """Close code for a WebSocket backend: there 1000 and 1001 mean that our client has ended in order."""
+        """Close code for a WebSocket backend: there 1000 and 1001 mean that our client has ended cleanly."""
         return 1012 if self.close_code in (1000, 1001) else self.close_code
 
 

@@ -209,7 +209,7 @@ class Server:
         on_ready: Callable[[list[ListeningSockets]], None] = lambda _: None,
         extra_task: Callable[[Server], Awaitable[None]] | None = None,
     ) -> None:
-        """Open the listeners, serve, and end when told to.
+        """Open the listeners, serve, and end when stopped.
 
         Args:
             on_ready: Called once all listeners are open.
@@ -265,11 +265,11 @@ class Server:
     async def _drain(self, connections: trio.Nursery) -> None:
         """Let connections end by themselves, then end them over `spread`, then cut what is left."""
         timeouts = self._config.timeouts
-        with trio.CancelScope() as patience:
+        with trio.CancelScope() as grace:
             if self._stop_immediately.is_set():
-                patience.cancel()
+                grace.cancel()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._cancel_on_stop, patience)
+                nursery.start_soon(self._cancel_on_stop, grace)
                 with trio.move_on_after(max(0.0, timeouts.drain - timeouts.drain_spread)):
                     await self._wait_for_connections(0)
                 self._cancel_waits()

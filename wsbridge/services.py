@@ -66,7 +66,7 @@ class Services:
         request_read_scopes: Waits for a request, which a shutdown cuts short, too.
         listening_addresses: What this process listens at.
         audit_log: The audit, if there is one.
-        active_overload_replies: Clients that are being told that there are too many.
+        active_overload_replies: Clients that are getting a 503 over the connection limit.
         shutdown_reason: Why requests are rejected now; None while serving.
         stop_requested: Set when nothing more is to be accepted.
         only_termination: With `one_connection`, how that connection ended; None before, or if it never came.

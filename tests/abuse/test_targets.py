@@ -217,7 +217,7 @@ async def test_our_own_listeners(bind: str, hosts: list[str]) -> None:
                 if own:
                     assert (await answer(served, path)).endswith(" 101")
                 else:
-                    assert "own_listeners is false" in (await refused(served, path))["detail"]
+                    assert "allow_own_listeners is false" in (await refused(served, path))["detail"]
 
 
 async def test_sockets_of_others(tmp_path: Path) -> None:

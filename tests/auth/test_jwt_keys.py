@@ -56,7 +56,7 @@ def test_a_file_that_does_not_fit_is_refused_at_start(tmp_path: Path, pem: bytes
     ],
 )
 def test_a_secret_that_is_none_is_refused_at_start(tmp_path: Path, secret: str, algorithm: str, message: str) -> None:
-    """Short ones can be guessed, and public keys are known: HS256 with one would let in everybody."""
+    """Short ones can be guessed, and public keys are known: HS256 with one would authenticate everybody."""
     (tmp_path / "s").write_text(secret)
     code, sentence = auth(tmp_path, algorithm=algorithm, secret={"file": "s"})
     assert (code, sentence) == ("E034 routes.r.auth.keys[0].secret", message)

@@ -59,7 +59,7 @@ async def test_it_needs_no_request() -> None:
 
 
 def test_without_a_list_it_is_refused() -> None:
-    """Neither list, or an empty one, would let in everybody by oversight."""
+    """Neither list, or an empty one, would authenticate everybody by oversight."""
     for lists in ({}, {"allow": []}, {"deny": []}):
         with pytest.raises(ValidationError):
             NetworkConfig.model_validate({"kind": "network", **lists})

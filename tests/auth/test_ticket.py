@@ -189,7 +189,7 @@ def test_a_parameter_that_the_log_would_show_is_refused() -> None:
 
 
 def test_a_short_key_is_refused(tmp_path: Path) -> None:
-    """A key that could be guessed would let in everybody; a missing one as well."""
+    """A key that could be guessed would authenticate everybody; a missing one as well."""
     (tmp_path / "short").write_text("x" * 31)
     text = LISTENERS + "routes: {r: {match: any, backend: 'tcp://a:1', auth: {kind: ticket, key: {file: NAME}}}}\n"
     (short,) = wrong(text.replace("NAME", "short"), folder=tmp_path)

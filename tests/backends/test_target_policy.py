@@ -63,7 +63,9 @@ def test_an_address_needs_networks(written: dict[str, Any]) -> None:
 def test_without_ports_there_is_no_tcp() -> None:
     """Closed by default."""
     found = TargetRules(rules(networks=["10.0.0.0/8"], unix=["/run"], ports=[]), lambda _: False)
-    assert found.check(host_target("tcp", "10.0.0.1", 22)) == "10.0.0.1:22: the port is in none of targets.ports"
+    assert (
+        found.check(host_target("tcp", "10.0.0.1", 22)) == "10.0.0.1:22: the port is in none of allowed_targets.ports"
+    )
 
 
 @pytest.mark.parametrize(
@@ -186,7 +188,7 @@ def test_the_sentence_has_the_address_and_the_reason() -> None:
     """For the log."""
     found = allowed(networks=EVERYTHING)
     assert found.check(host_target("tcp", "127.0.0.1", 22)) == (
-        "127.0.0.1:22: 127.0.0.1 is loopback, which needs a network of its own in targets.networks"
+        "127.0.0.1:22: 127.0.0.1 is loopback, which needs a network of its own in allowed_targets.networks"
     )
 
 

@@ -44,7 +44,7 @@ def test_sockets_of_the_directory(places: Path, path: str) -> None:
 @pytest.mark.parametrize("path", ["vnc2/c", "docker.sock", "vnc", "vnc/../docker.sock", "vnc/inner/../../vnc2/c"])
 def test_sockets_elsewhere(places: Path, path: str) -> None:
     """A directory whose name begins alike is another one."""
-    with pytest.raises(ValueError, match=r"none of the folders of targets.unix"):
+    with pytest.raises(ValueError, match=r"none of the directories of allowed_targets.unix"):
         look(places, path)
 
 
@@ -53,7 +53,7 @@ def test_links_out_are_refused(places: Path) -> None:
     (places / "vnc" / "out").symlink_to(places / "docker.sock")
     (places / "vnc" / "away").symlink_to(places / "vnc2")
     for path in ("vnc/out", "vnc/away/c"):
-        with pytest.raises(ValueError, match=r"none of the folders of targets.unix"):
+        with pytest.raises(ValueError, match=r"none of the directories of allowed_targets.unix"):
             look(places, path)
 
 
@@ -78,7 +78,7 @@ def test_a_socket_that_is_not_there(places: Path) -> None:
     for path, must_be in (("vnc/gone", True), ("vnc/dangling", False), ("vnc/none/x", False), ("gone/x", False)):
         with pytest.raises(ValueError, match="No such file"):
             look(places, path, must_be=must_be)
-    with pytest.raises(ValueError, match="none of the folders"):
+    with pytest.raises(ValueError, match="none of the directories"):
         look(places, "vnc2/gone", must_be=False)
 
 

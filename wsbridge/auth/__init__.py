@@ -1,7 +1,6 @@
-"""Who a client is, and whether he may use a route: one file a way of authentication.
+"""Authentication: who a client is and whether it may use a route; one file per authentication method.
 
-Reading order: `caller` (who asks for what), `identity` (who he turned out to be, or why he was denied), `auth` (what
-every way takes and gives), then the single ways (beside `basic`: `htpasswd` with `scrypt` and `bcrypt`, `passwords`;
-beside `ticket`: `spent`), and `any_of` and `all_of`, which hold several. Must not live here: who may use a route by
-Host or Origin (`admit`), what becomes of a denial (`access`).
+Reading order: `identity` (the authenticated client, or why access was denied), `base` (the interface of every method),
+`credentials` (where tokens are read from), then the methods. `passwords` belongs to `basic`, `jwt_keys` and `jwks` to
+`jwt`, `replay` to `ticket`; `network` also has the combinations `any_of` and `all_of`.
 """

@@ -57,7 +57,7 @@ class BackgroundTasks:
 
 
 class Authenticator(Protocol):
-    """One way of authentication, built once from its section; it serves all connections of a generation."""
+    """One authentication method, built once from its section; it serves all connections of a generation."""
 
     async def identify(self, context: ConnectionContext) -> Identity:
         """Return who a client is.
@@ -72,10 +72,10 @@ class Authenticator(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AuthServices:
-    """What a way of authentication is lent when it is built.
+    """What a authentication method gets when it is built.
 
     Attributes:
-        build: Builds a way that another one holds.
+        build: Builds a method that another one combines.
         wall_clock: Seconds since 1970, as credentials count them.
         used_tickets: The tickets that were used, over all generations.
         password_checker: Verifies passwords, for all generations.

@@ -23,7 +23,7 @@ from wsbridge.reloading_file import ReloadingFile, load_now, parse_file
 MAX_TOKEN_LINE_LENGTH: Final = 4096
 """Characters of a line."""
 MAX_REPORTED_ERRORS: Final = 5
-"""Bad lines that are told at once."""
+"""Bad lines that are reported at once."""
 
 _TOKEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]{0,63}")
 _HASH = re.compile(r"sha256:([0-9A-Fa-f]{64})")
@@ -36,7 +36,7 @@ class BearerToken:
     """A token of the list.
 
     Attributes:
-        name: Who it stands for.
+        name: Name of the client that it authenticates.
         digest: Its SHA-256, 32 bytes. It needs no salt: a token is random, so there is nothing to guess.
         expires: Seconds since 1970 from which it is not taken; None for never.
         routes: The routes it is for; None for all that take tokens of this list.
@@ -49,7 +49,7 @@ class BearerToken:
 
     @property
     def fingerprint(self) -> str:
-        """The first of its hash, which tells it from others of the same name."""
+        """The first of its hash, which distinguishes it from others of the same name."""
         return self.digest[:8].hex()
 
     def to_line(self) -> str:
@@ -68,7 +68,7 @@ def token_digest(token: str) -> bytes:
 
 
 def parse_token_name(text: str) -> str:
-    """Read the name that a token stands for."""
+    """Read the name that a token authenticates."""
     if not _TOKEN_NAME.fullmatch(text):
         raise ValueError("the name must be 1 to 64 letters, digits and _ . @ + -, the first a letter or digit")
     return text
@@ -93,7 +93,7 @@ def parse_routes(text: str) -> frozenset[str]:
     """Read the names of routes, with commas between them."""
     names = text.split(",")
     if not all(re.fullmatch(NAME_REGEX, name) for name in names):
-        raise ValueError("routes must be names of routes with commas between them and no blanks")
+        raise ValueError("routes must be names of routes with commas between them and no spaces")
     return frozenset(names)
 
 
@@ -104,7 +104,7 @@ def parse_token_list(text: str) -> Mapping[bytes, BearerToken]:
         The tokens by their hashes; may be empty.
 
     Raises:
-        ValueError: The numbers of the bad lines, with what is wrong with each; nothing of what stands there is told.
+        ValueError: The numbers of the bad lines, with what is wrong with each; their content is not quoted.
     """
     tokens: dict[bytes, BearerToken] = {}
     lines: dict[bytes, int] = {}
@@ -116,7 +116,7 @@ def parse_token_list(text: str) -> Mapping[bytes, BearerToken]:
         try:
             token = _parse_entry(entry)
             if token.digest in tokens:
-                raise ValueError(f"the token stands in line {lines[token.digest]} already")  # noqa: TRY301  one telling for all
+                raise ValueError(f"duplicate token, first defined in line {lines[token.digest]}")  # noqa: TRY301  one message for all
         except ValueError as error:
             bad.append(f"line {number}: {error}")
             continue
@@ -147,7 +147,7 @@ def _parse_entry(entry: str) -> BearerToken:
         elif key == "routes" and routes is None:
             routes = parse_routes(value)
         else:
-            raise ValueError("after the hash may stand expires=… and routes=…, each once and without blanks")
+            raise ValueError("after the hash, only expires=… and routes=… are allowed, each once and without spaces")
     return BearerToken(name, bytes.fromhex(found[1]), expires, routes)
 
 
@@ -191,8 +191,8 @@ def require_tokens(tokens: Mapping[bytes, BearerToken], path: Path) -> None:
 class BearerAuth:
     """See `wsbridge.auth.base.Auth`.
 
-    A token is looked up by its hash: what that takes tells nothing of any token of the list. Whatever is wrong with a
-    token, the client is told the same.
+    A token is looked up by its hash: the time that takes reveals nothing about any token of the list. Whatever is wrong
+    with a token, the client gets the same response.
 
     Raises:
         ValueError: The file of tokens cannot be used.

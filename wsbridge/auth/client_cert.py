@@ -36,7 +36,7 @@ ATTRIBUTE_SHORT_NAMES: Final = {
 ALT_NAME_TYPES: Final = ("DNS", "URI", "email")
 """Kinds of names beside the subject (RFC 5280 section 4.2.1.6)."""
 DEFAULT_NAME_SOURCES: Final = ("CN", "URI", "email", "DNS")
-"""What names a client by default, if it stands there once; the first of them."""
+"""What names a client by default, if it appears once; the first of them."""
 
 _ATTRIBUTE = re.compile(r"[ \t]*([A-Za-z][A-Za-z0-9]*|[0-9]+(?:\.[0-9]+)+)[ \t]*=((?:\\.|[^\\,+])*)", re.DOTALL)
 _OID = re.compile(r"[0-9]+(?:\.[0-9]+)+")
@@ -58,12 +58,12 @@ class Subject:
     expires: float | None
 
     def single_value(self, key: str) -> str | None:
-        """Give the value of what stands there exactly once, and can be shown on one line."""
+        """Return the value of what appears exactly once, and can be shown on one line."""
         values = self.values.get(key, ())
         return values[0] if len(values) == 1 and values[0].isprintable() and 0 < len(values[0]) <= 255 else None
 
     def single_values(self) -> dict[str, str]:
-        """Give all that stands there exactly once."""
+        """Return all that appears exactly once."""
         return {key: value for key in self.values if (value := self.single_value(key)) is not None}
 
 
@@ -71,7 +71,7 @@ def parse_subject(certificate: Mapping[str, object]) -> Subject:
     """Take a certificate apart.
 
     Args:
-        certificate: As `ssl.SSLSocket.getpeercert` tells it.
+        certificate: As returned by `ssl.SSLSocket.getpeercert`.
     """
     values: dict[str, list[str]] = {}
     for key, value in _names(cast("Mapping[str, Any]", certificate)):
@@ -109,9 +109,9 @@ class SubjectRule:
     is_alt_name: bool
 
     def matches(self, subject: Subject) -> bool:
-        """Tell whether a certificate is for whom the rule names.
+        """Return whether a certificate matches the rule.
 
-        Of a subject each attribute must stand there exactly once with exactly this value, and others may stand beside
+        Of a subject each attribute must appear exactly once with exactly this value, and others may stand beside
         them. Of other names one must be exactly this one: a wildcard fits itself alone.
         """
         if self.is_alt_name:

@@ -151,18 +151,18 @@ class ForwardConfig(AuthSection):
                     yield Issue((key,), "means nothing without TLS: write https:// in the URL", "E013", at_key=True)
 
     def validate_values(self, context: LoadContext) -> Iterable[Issue]:
-        """Tell what is not installed, and whether the authorities can be used."""
+        """Report what is not installed, and whether the authorities can be used."""
         yield from require_packages(context, "h11")
         yield from tls.validate_ca(self.ca, context)
 
     def warnings(self, context: LoadContext) -> Iterable[Issue]:
-        """Warn of a service that is not verified, and of what everybody on the way can read."""
+        """Warn of a service that is not verified, and of what everybody on the network path can read."""
         if self.insecure:
-            text = "neither certificate nor name is verified: anybody on the way can let in everybody"
+            text = "neither certificate nor name is verified: anybody on the network path can authenticate as anybody"
             yield Issue(("insecure",), text, "W002")
         if self.url.scheme == "http" and not self.url.is_loopback:
-            text = f"what clients send goes to {self.url.host} without TLS: everybody on the way can read it"
-            yield Issue(("url",), f"{text}, and let in everybody", "W004")
+            text = f"what clients send goes to {self.url.host} without TLS: everybody on the network path can read it"
+            yield Issue(("url",), f"{text}, and authenticate as anybody", "W004")
 
     def accepts_cookies(self) -> bool:
         """See `AuthSection.accepts_cookies`: if cookies are forwarded."""
@@ -231,7 +231,7 @@ class ForwardAuth:
         return found
 
     def _parse_identity(self, headers: Headers, *, by_cookie: bool) -> Identity:
-        """Take who the client is from an answer that lets him in; what is not clear lets nobody in."""
+        """Read the identity from a response that grants access; an unclear response denies it."""
         config = self._config
         try:
             name = (

@@ -210,7 +210,7 @@ class JwtConfig(TokenSection):
     def warnings(self, context: LoadContext) -> Iterable[Issue]:
         """Warn about tokens issued for other services."""
         if self.audience == (ANY_VALUE,):
-            text = "whoever gets a token of this issuer for another service, and that service too, may come in"
+            text = "tokens of this issuer for other services are accepted, from their users and those services"
             yield Issue(("audience",), text, "W017")
 
 

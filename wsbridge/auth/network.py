@@ -105,7 +105,7 @@ class AnyOf:
         self._authenticators = [services.build(member) for member in config.any_of]
 
     async def identify(self, context: ConnectionContext) -> Identity:
-        """Ask one way after the other; a denial tells what all of them said."""
+        """Try one method after the other; a denial lists the reasons of all of them."""
         denials: list[Rejected] = []
         for authenticator in self._authenticators:
             try:

@@ -40,7 +40,7 @@ class BcryptHash:
     text: str
 
     def verify(self, password: bytes) -> bool:
-        """Tell whether a password is the one; takes a core for long, and gives the interpreter free meanwhile.
+        """Return whether a password is the one; uses a core for long, and releases the GIL while it does.
 
         One that is too long takes as long as any other.
         """
@@ -72,7 +72,7 @@ def parse_bcrypt(text: str) -> BcryptHash:
 
 
 def bcrypt_available() -> bool:
-    """Tell whether the library is installed."""
+    """Return whether the library is installed."""
     try:
         import bcrypt  # noqa: F401  only whether it is there
     except ImportError:
@@ -116,11 +116,11 @@ class ScryptHash:
 
     @property
     def text(self) -> str:
-        """The form that stands in files."""
+        """The form that is stored in files."""
         return f"$scrypt$ln={self.ln},r={self.r},p={self.p}${_encode_base64(self.salt)}${_encode_base64(self.digest)}"
 
     def verify(self, password: bytes) -> bool:
-        """Tell whether a password is the one; takes a core for long, and gives the interpreter free meanwhile."""
+        """Return whether a password is the one; uses a core for long, and releases the GIL while it does."""
         return hmac.compare_digest(_derive(password, self.ln, self.r, self.p, self.salt, len(self.digest)), self.digest)
 
     def dummy_hash(self) -> ScryptHash:
@@ -205,14 +205,14 @@ _REJECTED_HASHES: Final = (
     (re.compile(r"[./0-9A-Za-z]{13}\Z"), "is a DES hash of crypt(3), which is guessed too fast, or a plain password"),
     (re.compile(r""), "is no hash of a known form; a plain password is not taken"),
 )
-"""What else may stand there, and why it is refused; the first that fits is told."""
+"""Other formats, and why each is rejected; the first that matches is reported."""
 
 
 def parse_htpasswd(text: str) -> dict[str, PasswordHash]:
     """Read a list of users: lines of `name:hash`, empty ones and those that begin with # left out.
 
     Raises:
-        ValueError: What is wrong with it, with the line. No text of it is told, no name either: where a colon
+        ValueError: What is wrong with it, with the line. No text of it is quoted, no name either: where a colon
             is missing or misplaced, a hash or a password would pass for one.
     """
     users: dict[str, PasswordHash] = {}
@@ -244,7 +244,7 @@ def check_username(name: str) -> str:
     if ":" in name:
         raise ValueError("a user's name cannot have a colon in it")
     if not name.isprintable() or name.strip() != name or name.startswith("#"):
-        raise ValueError("a user's name cannot have control characters in it, begin with #, or have blanks around it")
+        raise ValueError("a user's name cannot have control characters in it, begin with #, or have spaces around it")
     if len(name.encode()) > MAX_USERNAME_BYTES:
         raise ValueError(f"a user's name of {len(name.encode())} bytes is too long: the most is {MAX_USERNAME_BYTES}")
     return name
@@ -341,7 +341,7 @@ class PasswordChecker:
                 return trial.matches
 
     def stable_index(self, name: str, count: int) -> int:
-        """Give a number below `count` that is always the same for a name, and that nobody outside can tell."""
+        """Give a number below `count` that is always the same for a name, and that is not predictable from outside."""
         digest = hmac.digest(self._key, b"pick\0" + name.encode("utf-8", "surrogatepass"), hashlib.sha256)
         return int.from_bytes(digest) % count
 

@@ -66,7 +66,7 @@ class DialRequest:
         text_messages: Whether text messages are taken from a WebSocket backend.
         max_frame_bytes: Largest frame to write, in bytes.
         chosen: What the client chose; None where the configuration says it all.
-        client: Who stands behind it; None for backends that are not told.
+        client: Who stands behind it; None for backends that do not receive it.
         progress: What the backend notes its steps in.
     """
 

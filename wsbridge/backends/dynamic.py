@@ -175,10 +175,10 @@ class TargetSelector(Protocol):
     names_sockets: bool
 
     async def select(self, request: Request | None, identity: Identity) -> Target:
-        """Give his target.
+        """Return the target of a client.
 
         Raises:
-            ValueError: He has none; one sentence for the log that quotes nothing of his.
+            ValueError: It has none; one sentence for the log that quotes nothing the client sent.
         """
 
     def redact_target(self, target: str) -> str:
@@ -313,7 +313,7 @@ def parse_identity_target(url: str) -> Target:
 
 
 MAX_SOCKET_LOOKUPS: Final = 8
-"""Unix sockets that are looked at at a time."""
+"""Concurrent checks of Unix sockets."""
 
 
 class TargetPolicy(Protocol):
@@ -323,8 +323,8 @@ class TargetPolicy(Protocol):
         """Find the target of one client.
 
         Args:
-            request: His request; None where he speaks plain TCP.
-            identity: Who he is; he was asked before.
+            request: Its request; None for plain TCP.
+            identity: The authenticated client.
 
         Returns:
             What to dial; None for the one target of the route.
@@ -449,7 +449,7 @@ def build_target_policy(
         listening_addresses: What this process listens at.
 
     Returns:
-        None where there is no backend, or one that everybody may reach who was let in.
+        None where there is no backend, or one that every authenticated client may reach.
 
     Raises:
         ValueError: The list cannot be read.

@@ -70,7 +70,7 @@ def parse_port(text: str) -> int:
 
 
 def is_ip_literal(host: str) -> bool:
-    """Tell whether a host that `read_host` gave is an address."""
+    """Return whether a host that `read_host` gave is an address."""
     return ":" in host or host.rpartition(".")[2].isdigit()
 
 
@@ -116,7 +116,7 @@ class TargetRules:
 
     Args:
         targets: As written.
-        is_own: Tells whether an address is one that this process listens at.
+        is_own: Returns whether an address is one that this process listens at.
     """
 
     def __init__(self, targets: AllowedTargetsConfig, is_own_listener: Callable[[Address], bool]) -> None:
@@ -138,14 +138,14 @@ class TargetRules:
         """
         where = join_host_port(target.host, target.port)
         if not any(ports.first <= target.port <= ports.last for ports in self._ports):
-            return f"{where}: the port is in none of targets.ports"
+            return f"{where}: the port is in none of allowed_targets.ports"
         if is_ip_literal(target.host):
             reason = self._check_ip(ip_address(target.host))
             return None if reason is None else f"{where}: {reason}"
         if self._names is None:
             return None if self._networks is not None else f"{where}: targets has no names"
         if not any(_name_matches(target.host, pattern) for pattern in self._names):
-            return f"{where}: the name is none of targets.names"
+            return f"{where}: the name is none of allowed_targets.names"
         return None
 
     def check_address(self, address: Address, *, found_by_name: bool) -> str | None:
@@ -160,7 +160,7 @@ class TargetRules:
         """
         reason = self._check_ip(ip_address(address.sockaddr[0].partition("%")[0]), found_by_name=found_by_name)
         if reason is None and not self.allow_own_listeners and self._is_own_listener(address):
-            reason = "wsbridge itself listens there, and own_listeners is false"
+            reason = "wsbridge itself listens there, and allow_own_listeners is false"
         return None if reason is None else f"{address}: {reason}"
 
     def _check_ip(self, ip: IpAddress, *, found_by_name: bool = False) -> str | None:
@@ -169,20 +169,18 @@ class TargetRules:
             if not (found_by_name and self._names):
                 return "targets has no networks, which an address needs"
         elif not any(ip in network for network in networks):
-            return "the address is in none of targets.networks"
+            return "the address is in none of allowed_targets.networks"
         for each in (ip, *_embedded_ipv4(ip)):
             if _is_own_address(each) and not any(n.num_addresses == 1 and each in n for n in networks):
-                return (
-                    f"{ip_text(each)} is an address of this host, which needs an entry of its own in targets.networks"
-                )
+                return f"{ip_text(each)} is an address of this host, which allowed_targets.networks must list by itself"
             for special, what in SPECIAL_NETWORKS:
                 if each in special and not any(each in n and _is_subnet_of(n, special) for n in networks):
-                    return f"{ip_text(each)} is {what}, which needs a network of its own in targets.networks"
+                    return f"{ip_text(each)} is {what}, which needs a network of its own in allowed_targets.networks"
         return None
 
 
 def _name_matches(name: str, pattern: str) -> bool:
-    """Tell whether a name is one that a pattern means."""
+    """Return whether a name is one that a pattern means."""
     return name == pattern or (pattern.startswith("*.") and name.endswith(pattern[1:]) and len(name) > len(pattern) - 1)
 
 
@@ -193,7 +191,7 @@ def _is_subnet_of(network: IpNetwork, special: IpNetwork) -> bool:
 
 
 def _embedded_ipv4(ip: IpAddress) -> list[IPv4Address]:
-    """The IPv4 addresses that an IPv6 address stands for, or for a part of the way."""
+    """The IPv4 addresses embedded in an IPv6 address."""
     if isinstance(ip, IPv4Address):
         return []
     number = int(ip)
@@ -210,14 +208,14 @@ def _embedded_ipv4(ip: IpAddress) -> list[IPv4Address]:
 
 
 def _nat64_ipv4(number: int) -> list[IPv4Address]:
-    """The IPv4 addresses that an address may stand for: its prefix has 48, 56, 64 or 96 bits (RFC 6052 section 2.2)."""
+    """The IPv4 addresses that an IPv6 address may embed: the prefix has 48, 56, 64 or 96 bits (RFC 6052, 2.2)."""
     octets = number.to_bytes(16, "big")
     places = (octets[6:8] + octets[9:11], octets[7:8] + octets[9:12], octets[9:13], octets[12:16])
     return [IPv4Address(place) for place in dict.fromkeys(places) if place[0]]
 
 
 def _is_own_address(ip: IpAddress) -> bool:
-    """Tell whether an address is one of this host; loopback has a range of its own."""
+    """Return whether an address is one of this host; loopback has a range of its own."""
     text = ip_text(ip)
     family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
     sockaddr: SockAddr = (text, 0) if ip.version == 4 else (text, 0, 0, 0)
@@ -232,8 +230,8 @@ def resolve_socket_path(
     Args:
         path: Absolute.
         directories: Those whose sockets may be dialled, and of folders inside.
-        is_own_listener: Tells whether this process listens at a path.
-        must_exist: Whether a socket that is not there is refused; otherwise connecting tells that it is not.
+        is_own_listener: Returns whether this process listens at a path.
+        must_exist: Whether a socket that is not there is refused; otherwise the connection attempt fails.
 
     Returns:
         The path to connect to, without links.
@@ -252,15 +250,15 @@ def resolve_socket_path(
         except OSError as gone:
             raise ValueError(f"unix:{place.parent}: {gone.strerror}") from None
     if not any(_is_below(real, folder) for folder in directories):
-        raise ValueError(f"unix:{path}: {real} is in none of the folders of targets.unix")
+        raise ValueError(f"unix:{path}: {real} is in none of the directories of allowed_targets.unix")
     if len(os.fsencode(real)) > MAX_UNIX_PATH_BYTES:
         raise ValueError(f"unix:{path}: {real} has more than {MAX_UNIX_PATH_BYTES} bytes")
     if is_own_listener(str(real)):
-        raise ValueError(f"unix:{path}: wsbridge itself listens there, and own_listeners is false")
+        raise ValueError(f"unix:{path}: wsbridge itself listens there, and allow_own_listeners is false")
     return str(real)
 
 
 def _is_below(real: Path, directory: Path) -> bool:
-    """Tell whether a path without links is below a folder, which may have some."""
+    """Return whether a path without links is below a directory, which may have some."""
     parts = Path(os.path.realpath(directory)).parts
     return len(real.parts) > len(parts) and real.parts[: len(parts)] == parts

@@ -39,7 +39,7 @@ def field_value(field: str, request: Request | None, path: PathPattern | None, i
         identity: Who the client is.
 
     Raises:
-        ValueError: He has none, or not one; one sentence for the log that does not quote it.
+        ValueError: The client has none, or several; one sentence for the log that does not quote it.
     """
     if field == IDENTITY_FIELD:
         value: str | None = identity.name
@@ -87,13 +87,13 @@ def redact_field(target: str, path: PathPattern | None, field: str) -> str:
 
 
 def _query_value(query: str, name: str) -> str | None:
-    """Find a parameter of a query (application/x-www-form-urlencoded), which must stand there once."""
+    """Find a parameter of a query (application/x-www-form-urlencoded), which must appear once."""
     found: str | None = None
     for part in query.split("&"):
         key, _, value = part.partition("=")
         if _is_parameter(key, name):
             if found is not None:
-                raise ValueError(f"the parameter {name} stands in the query twice")
+                raise ValueError(f"duplicate query parameter {name}")
             found = _percent_decode(value.replace("+", " "), name)
     return found
 
@@ -163,7 +163,7 @@ def unix_target(path: str) -> Target:
 
 
 def _substitute(text: str, values: Mapping[str, str], convert: Callable[[str, bool], str]) -> str:
-    """Put values in place of fields, each as `part` gives it, which is told whether the field stands alone."""
+    """Put values in place of fields, each as `part` gives it, which gets whether the field is the whole value."""
     alone = FIELD_REFERENCE.fullmatch(text) is not None
     return FIELD_REFERENCE.sub(lambda found: convert(values[found[1]], alone), text)
 

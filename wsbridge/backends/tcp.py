@@ -60,7 +60,7 @@ class ProxyProtocolSender:
         )
 
     def send_nowait(self, transport: SocketTransport, client: ConnectionContext | None) -> bool:
-        """Send it without waiting; tell whether all of it has gone."""
+        """Send it without waiting; return whether all of it was sent."""
         return self._version is None or (
             transport.write([self.build_header(client)]) is None and transport.read_state is None
         )
@@ -70,7 +70,7 @@ class ProxyProtocolSender:
 
         Args:
             transport: Just connected. Unless all went well, it is closed.
-            client: Whom to introduce.
+            client: Address for the PROXY header.
             address: Where the backend is, for the log.
 
         Raises:

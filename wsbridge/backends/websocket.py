@@ -32,7 +32,7 @@ from wsbridge.reasons import Reason, Rejected
 from wsbridge.relay.endpoint import Side
 
 REJECTION_BODY_TIMEOUT: Final = 0.5
-"""Seconds to wait for the first of the body of a refusal, which is told in the log."""
+"""Seconds to wait for the first of the body of a refusal, which is logged."""
 
 _OPENSSL_ERROR: Final = re.compile(r"^\[[^]]*\] (.*?)(?: \(_ssl\.c:\d+\))?$")
 MIN_REDACTED_SECRET_BYTES: Final = 4
@@ -80,7 +80,7 @@ class WebSocketBackendConfig(TlsClientSection):
         return bool(self.client_headers)
 
     def validate_values(self, context: LoadContext) -> Iterable[Issue]:
-        """Tell which secrets cannot be sent, besides what is wrong with TLS."""
+        """Report which secrets cannot be sent, besides what is wrong with TLS."""
         yield from super().validate_values(context)
         if self.proxy is not None and self.fields:
             text = "cannot stand beside a URL with fields: the proxy looks the name up, and nobody judges what it finds"
@@ -103,7 +103,7 @@ class WebSocketBackendConfig(TlsClientSection):
                 text = f"goes to {self.url.host} without TLS: everybody on the way can read it"
                 yield Issue(("headers", name), text, "W004", at_key=True)
             if secret and not isinstance(value, Secret):
-                text = "is a secret, and whoever may read this file has it: write {file: PATH} or {env: NAME}"
+                text = "is a secret, and everybody who can read this file has it: write {file: PATH} or {env: NAME}"
                 yield Issue(("headers", name), text, "W013", at_key=True)
 
 
@@ -232,7 +232,7 @@ class WebSocketBackend:
         return response, parser.trailing_data
 
     def _client_header_values(self, dial_request: DialRequest) -> Iterable[tuple[str, str]]:
-        """What the server is told of the client; a header about which nothing is known is left out."""
+        """Client information sent to the server; a header about which nothing is known is left out."""
         if dial_request.client is not None:
             for name, template in self._client_headers.items():
                 value = template.fill(dial_request.client)
@@ -240,7 +240,7 @@ class WebSocketBackend:
                     yield name, value
 
     def _redact_response(self, answer: Response) -> Response:
-        """The answer as far as it is told, without our secrets, should it echo them."""
+        """The response as far as it is logged, without our secrets, should it echo them."""
         location = answer.headers.get(b"location")
         lines = [(b"retry-after", value) for value in answer.headers.get_all(b"retry-after")[:1]]
         if location is not None:
@@ -285,7 +285,7 @@ def _header_text(value: str | Secret) -> str:
 
 
 def _secret_values(headers: dict[str, str | Secret]) -> list[bytes]:
-    """What must not be told of the headers, longest first: values, their parts, the password in a Basic one."""
+    """What must not be logged of the headers, longest first: values, their parts, the password in a Basic one."""
     found: set[bytes] = set()
     for value in headers.values():
         text = _header_text(value)

@@ -129,7 +129,7 @@ class Limits(Section):
 
 
 MIN_BYTES_PER_SECOND = 1024
-"""Bytes a second; less would be a few bytes at a time."""
+"""Bytes a second; less would mean reads of a few bytes."""
 
 
 def check_rate(rate: int | None) -> int | None:

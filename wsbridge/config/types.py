@@ -140,7 +140,7 @@ MAX_SHOWN_PATH_CHARS = 200
 HALF_OF_ADDRESSES = {4: 2**31, 6: 2**124}
 """Of IPv6 only 2000::/3 is in use."""
 UNIX_CLIENTS: Literal["unix"] = "unix"
-"""Stands in a list of networks for the clients of Unix sockets."""
+"""Matches the clients of Unix sockets in a list of networks."""
 
 
 def read_network(value: object) -> IpNetwork:

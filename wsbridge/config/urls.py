@@ -524,7 +524,7 @@ QUERY_PREFIX: Final = "query."
 CLAIMS_PREFIX: Final = "claims."
 IDENTITY_FIELD: Final = "identity"
 IDENTITY_TARGET: Final = "{target}"
-"""Stands for the URL that goes with an identity."""
+"""Placeholder for the URL that belongs to an identity."""
 FIELD_FORMS: Final = "{NAME} of match.path, {query.NAME}, {claims.NAME} or {identity}"
 
 

@@ -120,7 +120,7 @@ class Document:
         """Return the nodes as plain values, with `${NAME}` replaced.
 
         Returns:
-            The values, and what is wrong with some of them; these keep a text that stands for them.
+            The values, and what is wrong with some of them; these have a placeholder.
         """
         problems: list[tuple[KeyPath, Problem]] = []
         self.redactor.variables = _variables_in(self.text, environ)

@@ -221,7 +221,7 @@ class DemoService:
         Args:
             host: Address to listen on.
             port: TCP port; 0 takes a free one.
-            task_status: Told the real port once connections can be made (`await nursery.start(service.run)`).
+            task_status: Receives the real port once connections can be made (`await nursery.start(service.run)`).
 
         Raises:
             OSError: The address cannot be bound.

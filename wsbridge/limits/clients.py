@@ -76,7 +76,7 @@ class ClientTable:
         self.is_exempt = NetworkSet(limits.exempt).contains
 
     def ban_remaining(self, host: str) -> float:
-        """Tell for how many seconds more an address is banned; 0.0 if it is not."""
+        """Return for how many seconds more an address is banned; 0.0 if it is not."""
         now = self.clock()
         bans = self.bans
         while bans:  # those that are over go, so that asking soon costs nothing again
@@ -93,7 +93,7 @@ class ClientTable:
         log.info("connection.banned", listener=listener, client_address=host, count=self.banned_count)
 
     def connection_count(self, key: bytes) -> int:
-        """Tell how many connections an address has."""
+        """Return how many connections an address has."""
         entry = self._connected.get(key)
         return 0 if entry is None else entry.connections
 

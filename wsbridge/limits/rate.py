@@ -38,11 +38,11 @@ class TokenBucket:
         self._waiters: dict[Grant, float] = {}
 
     def wait_time(self) -> float:
-        """Tell how many seconds one more taker has to wait, so that there is enough for each."""
+        """Return how many seconds one more taker has to wait, so that there is enough for each."""
         return max(TURN_SECONDS, (1 + len(self._waiters)) * 2 * self.min_grant / self.rate)
 
     def available(self, now: float) -> float:
-        """Tell how many bytes are there."""
+        """Return how many bytes are there."""
         self._consumed_until = max(self._consumed_until, now - max(BURST_SECONDS, 2 * self.wait_time()))
         return (now - self._consumed_until) * self.rate
 
@@ -51,7 +51,7 @@ class TokenBucket:
         self._consumed_until += count / self.rate
 
     def waiting_count(self, now: float) -> int:
-        """Tell how many waited and may take now."""
+        """Return how many waited and may take now."""
         count = 0
         for claim, until in list(self._waiters.items()):
             if until > now:
@@ -63,7 +63,7 @@ class TokenBucket:
         return count
 
     def enqueue(self, grant: Grant, now: float) -> float:
-        """Have a taker wait; tell until when, which is the same for all who wait."""
+        """Have a taker wait; return until when, which is the same for all who wait."""
         if now >= self._next_turn:
             self._next_turn = now + self.wait_time()
         self._waiters[grant] = self._next_turn
@@ -78,7 +78,7 @@ class Grant:
     """One taker's part in a bucket.
 
     Attributes:
-        blocked_until: Before that time there is nothing for him.
+        blocked_until: Before that time nothing is granted.
     """
 
     __slots__ = ("_bucket", "_granted", "_granted_at", "blocked_until")
@@ -90,7 +90,7 @@ class Grant:
         self.blocked_until = 0.0
 
     def available(self, now: float) -> int:
-        """Tell how many bytes he may take now; 0: none before `until`."""
+        """Return how many bytes may be taken now; 0: none before `until`."""
         if now < self.blocked_until:
             return 0
         bucket = self._bucket
@@ -122,7 +122,7 @@ class RateLimiter:
 
     Args:
         buckets: What it draws from; none: it is bounded no more.
-        max_bytes: Bytes to read at a time.
+        max_bytes: Bytes per read.
 
     Attributes:
         blocked_until: Where there was no room: the time before which there will be none.
@@ -138,7 +138,7 @@ class RateLimiter:
         self.rate_limited = False
 
     def available(self, now: float) -> int:
-        """Tell how many bytes may be read now; 0: none before `until`."""
+        """Return how many bytes may be read now; 0: none before `until`."""
         room = self._max_bytes
         for claim in self._grants:
             least = claim.available(now)
@@ -188,7 +188,7 @@ class SharedBucketTable:
         return share
 
     def release(self, key: Hashable) -> None:
-        """Tell that a connection draws no more."""
+        """Note that a connection takes no more."""
         share = self._buckets[key]
         share.connections -= 1
         if not share.connections:

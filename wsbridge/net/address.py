@@ -18,7 +18,7 @@ from wsbridge.protocol.proxy import SockEndpoint
 SockAddr = tuple[str, int] | tuple[str, int, int, int]
 
 PeerCertificate = Mapping[str, object]
-"""A certificate as `ssl.SSLSocket.getpeercert` tells it."""
+"""A certificate as returned by `ssl.SSLSocket.getpeercert`."""
 
 _UCRED = struct.Struct("3i")
 
@@ -46,12 +46,12 @@ class Peer:
     Attributes:
         host: IP address as text; empty on a Unix socket.
         port: Port of the peer; 0 on a Unix socket.
-        family: `socket.AF_INET`, `AF_INET6` or `AF_UNIX`. An IPv4 peer of a dual-stack listener is told as IPv4.
+        family: `socket.AF_INET`, `AF_INET6` or `AF_UNIX`. An IPv4 peer of a dual-stack listener appears as IPv4.
         pid: Process at the other end of a Unix socket when it connected, if known.
         uid: User at the other end of a Unix socket when it connected, if known.
         via: Hosts of the proxies that passed it on and are trusted, nearest last; `unix` for one on a Unix socket.
         sni: The name that it asked for by TLS, where that is known; else empty.
-        destination: Where it connected to, if a proxy has told; None for the listener's own address.
+        destination: Where it connected to, if a proxy has passed it; None for the listener's own address.
         certificate: What it showed in the TLS handshake, verified; None for none.
     """
 
@@ -144,7 +144,7 @@ class NetworkSet:
     """A set of ranges.
 
     Args:
-        members: Ranges; `unix` stands for peers of Unix sockets, whose host is empty.
+        members: Ranges; `unix` matches peers of Unix sockets, whose host is empty.
     """
 
     __slots__ = ("_members", "_unix", "contains")
@@ -154,7 +154,7 @@ class NetworkSet:
         self._unix = "unix" in members
         self._members = [member for member in members if not isinstance(member, str)]
         self.contains = lru_cache(maxsize=NETWORK_CACHE_SIZE)(self._contains)
-        """Tell whether a host, an address as text or empty for a Unix socket, is in one of the ranges."""
+        """Return whether a host, an address as text or empty for a Unix socket, is in one of the ranges."""
 
     def _contains(self, host: str) -> bool:
         if not host:
@@ -183,7 +183,7 @@ class ListeningAddresses:
         self._bound.setdefault(name[1], []).append((_normalize_ip(name[0]), both))
 
     def contains(self, address: Address) -> bool:
-        """Tell whether connecting to an address would come back here, also where a listener takes all addresses."""
+        """Return whether connecting to an address would come back here, also where a listener takes all addresses."""
         bound = self._bound.get(address.sockaddr[1])
         if bound is None:
             return False
@@ -196,7 +196,7 @@ class ListeningAddresses:
         return False
 
     def contains_path(self, path: str) -> bool:
-        """Tell whether a socket file is one of ours, by whatever name; asks the file system."""
+        """Return whether a socket file is one of ours, by whatever name; asks the file system."""
         return any(_same_file(path, own) for own in self._paths)
 
 
@@ -213,7 +213,7 @@ def _same_file(path: str, listening_path: str) -> bool:
 
 
 def is_local_address(address: Address) -> bool:
-    """Tell whether an address is one of this host, by whatever interface or local route.
+    """Return whether an address is one of this host, by whatever interface or local route.
 
     The kernel answers: towards one of its own addresses it sends from that address. Nothing is sent.
     """

@@ -12,11 +12,11 @@ from wsbridge.net.tls_transport import TlsTransport
 from wsbridge.net.transport import READ_SIZE, RESET, Transport
 
 MAX_BUFFERED_BYTES = READ_SIZE
-"""Bytes read from a TLS connection meanwhile, after which it is read no more."""
+"""Bytes read from a TLS connection while it is watched, after which it is read no more."""
 
 
 class Monitored:
-    """One peer, while it is watched: a context manager over what is done meanwhile.
+    """One peer, while it is watched: a context manager around what is done in that time.
 
     Attributes:
         scope: Around the block; cancelled when the peer goes, and by `Watch.end`.
@@ -58,7 +58,7 @@ class Monitored:
         return bool(self.scope.__exit__(kind, error, trace))
 
     def event_mask(self) -> int:
-        """Tell which events to ask for; errors come unasked."""
+        """Return which events to ask for; errors come unasked."""
         return (0 if self._allow_half_close else select.EPOLLRDHUP) | (select.EPOLLIN if self._should_read() else 0)
 
     def _should_read(self) -> bool:
@@ -69,7 +69,7 @@ class Monitored:
         )
 
     def on_events(self, events: int) -> None:
-        """Look at what an event told of."""
+        """Look at what an event reported."""
         if events & select.EPOLLERR:
             self.transport.record_socket_error()
         elif self._should_read():

@@ -3,7 +3,7 @@
 Lives here: the connections to it that are kept, one exchange on one of them, and what went wrong as a sentence. Must
 not live here: deadlines (the caller's cancel scope), what is asked or what an answer means. Needs h11, which is an
 extra; so it is imported by those who need it, when they do. No redirect is followed, nothing is unpacked, no cookie is
-kept and no proxy is taken from the environment. Whoever is cancelled leaves neither a socket nor a place behind.
+kept and no proxy is taken from the environment. A cancelled request leaves neither a socket nor a slot behind.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class HttpClient:
         url: Where it is.
         resolver: Looks its name up.
         context: For https; left out: what the system trusts.
-        max_connections: Open at a time; who comes when there are so many waits.
+        max_connections: Concurrent connections; further requests wait.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class HttpClient:
             The answer; or one sentence, if there is none.
         """
         request = h11_request(path, self._url.authority, headers)
-        if request is None:  # not told why: the words would quote what was to be sent
+        if request is None:  # no cause: its text would quote what was to be sent
             return f"{self._url}: the request has something that HTTP cannot carry"
         async with self._slots:
             kept = self._take_idle()
@@ -164,7 +164,7 @@ class _Connection:
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_RESPONSE_HEAD_BYTES)
 
     def is_readable(self) -> bool:
-        """Tell whether something came, or the end, while nothing was asked."""
+        """Return whether something came, or the end, while nothing was asked."""
         return self._socket.is_readable()
 
     def close(self) -> None:

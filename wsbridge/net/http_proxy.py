@@ -126,7 +126,7 @@ async def http_connect(transport: Transport, host: str, port: int, proxy: HttpPr
 
     Args:
         transport: Connected to the proxy, nothing sent yet.
-        host: Whom to reach: name or address.
+        host: Where to connect: name or address.
         port: The port there.
         proxy: Named in failures; its user and password go along as Basic authentication (RFC 7617).
         max_head_bytes: How large the head of the response may be.

@@ -69,8 +69,8 @@ def install_sni(context: ssl.SSLContext, by_name: Mapping[str, ssl.SSLContext]) 
 def silence_sni_decode_errors() -> None:
     """Keep quiet of names that are not ASCII, for the rest of the process.
 
-    Python decodes a name before it calls back; if it cannot, it fails the handshake, which is told like any other, and
-    writes a traceback to standard error besides, which any client could fill.
+    Python decodes a name before it calls back; if it cannot, it fails the handshake, which is reported like any other,
+    and writes a traceback to standard error besides, which any client could fill.
     """
     before = sys.unraisablehook
 
@@ -98,7 +98,7 @@ def with_tls_details(peer: Peer, tls: ssl.SSLSocket | ssl.SSLObject) -> Peer:
 def _peer_certificate(tls: ssl.SSLSocket | ssl.SSLObject) -> PeerCertificate | None:
     """Give the verified certificate, if one was shown.
 
-    One that OpenSSL verifies and Python cannot read is an empty one: it is shown, and stands for nobody.
+    One that OpenSSL verifies and Python cannot read is an empty one: it is shown, and identifies nobody.
     """
     try:
         return tls.getpeercert()
@@ -205,7 +205,7 @@ def client_context(
 
 
 def validate_ca(ca: Path | None, context: LoadContext) -> Iterator[Issue]:
-    """Tell what is wrong with the authorities that `ca:` of a section names."""
+    """Report what is wrong with the authorities that `ca:` of a section names."""
     if ca is not None and context.check_files:
         try:
             client_context(ca)
@@ -242,7 +242,7 @@ _UNKNOWN_AUTHORITY_CODES: Final = frozenset({2, 18, 19, 20, 21})
 
 
 def is_truncated(error: OSError) -> bool:
-    """Tell whether a connection ended without close_notify; Python 3.11.2 has no class of its own for that."""
+    """Return whether a connection ended without close_notify; Python 3.11.2 has no class of its own for that."""
     return isinstance(error, ssl.SSLEOFError) or getattr(error, "reason", None) == "UNEXPECTED_EOF_WHILE_READING"
 
 
@@ -310,7 +310,7 @@ def _verify_remedy(code: int) -> str:
 
 
 def has_system_authorities() -> bool:
-    """Tell whether the trust store of the host, where OpenSSL looks for it, has anything in it."""
+    """Return whether the trust store of the host, where OpenSSL looks for it, has anything in it."""
     paths = ssl.get_default_verify_paths()  # None for what does not exist
     if paths.cafile is not None and Path(paths.cafile).stat().st_size:
         return True

@@ -38,7 +38,7 @@ MAX_RECORDS_PER_READ: Final = 128
 
 MAX_RECORDS_PER_SLICE: Final = 32
 SLICE_BYTES: Final = 32768
-"""What OpenSSL gets at a time: a message that is one of many in a record costs it some microseconds."""
+"""Bytes passed to OpenSSL per call: a message that is one of many in a record costs it some microseconds."""
 
 MAX_RECORDS_WITHOUT_PAYLOAD: Final = 32
 """Records in a row that may give no payload."""
@@ -83,7 +83,7 @@ class TlsTransport(SocketTransport):
         self._read_disabled = False
 
     async def handshake(self) -> None:
-        """Shake hands.
+        """Complete the TLS handshake.
 
         Raises:
             OSError: The handshake failed (`ssl.SSLError`) or the connection broke.
@@ -137,7 +137,7 @@ class TlsTransport(SocketTransport):
         return self.read()
 
     def _worth_another_fetch(self, payload: list[bytes]) -> bool:
-        """Tell whether a peer that sends many small records has sent more while the last ones were decrypted.
+        """Return whether a peer that sends many small records has sent more while the last ones were decrypted.
 
         They go to the other side in one write then, which costs as much as the write of a single record.
         """
@@ -327,7 +327,7 @@ def _align_to_records(parts: list[Buffer]) -> list[Buffer]:
 async def start_tls(
     sock: socket.socket, context: ssl.SSLContext, *, server_side: bool, server_hostname: str | None = None
 ) -> TlsTransport:
-    """Shake hands; the deadline is the caller's.
+    """Complete the TLS handshake; the deadline is the caller's.
 
     Args:
         sock: Connected and non-blocking; it belongs to this function from now on, and is closed if it fails.

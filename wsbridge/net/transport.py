@@ -70,7 +70,7 @@ MAX_BULK_READ_SIZE = 524288
 """Bytes that a bulk read may grow to, by doubling, while reads are full and the other side takes all of it."""
 
 _bulk_buffer = memoryview(bytearray(MAX_BULK_READ_SIZE))
-# One for all: allocating as much for each read has malloc give pages back and take them anew, a third of the time.
+# One for all: allocating as much for each read has malloc give pages back and allocate them again, a third of the time.
 
 MAX_IOV_BUFFERS = 512
 """Buffers handed to the kernel in one call, which takes 1,024 (IOV_MAX)."""

@@ -429,7 +429,7 @@ class OriginPolicy:
             if parsed in self._allowed or (self._allow_null and origin == "null") or self._is_below(parsed):
                 return None
             return (
-                f"Origin {quoted(origin)} is not in the route's origins (Host {quoted(host_header)}); "
+                f"Origin {quoted(origin)} is not in the route's allowed_origins (Host {quoted(host_header)}); "
                 f"{_config_hint(origin)}"
             )
         host = split_host(host_header)
@@ -449,7 +449,7 @@ class OriginPolicy:
         return None
 
     def _is_below(self, origin: ParsedOrigin | None) -> bool:
-        """Return whether an origin is one of those that a wildcard stands for."""
+        """Return whether an origin is matched by a wildcard."""
         return origin is not None and any(
             (origin[0], origin[2]) == (scheme, port) and origin[1].endswith(suffix)
             for scheme, suffix, port in self._wildcards

@@ -8,7 +8,7 @@ IpAddress = IPv4Address | IPv6Address
 
 
 def unmap(address: IpAddress) -> IpAddress:
-    """Give the IPv4 address that an IPv4-mapped IPv6 address (`::ffff:192.0.2.1`) stands for; others as they are."""
+    """Return the IPv4 address of an IPv4-mapped IPv6 address (`::ffff:192.0.2.1`); others as they are."""
     return (isinstance(address, IPv6Address) and address.ipv4_mapped) or address
 
 

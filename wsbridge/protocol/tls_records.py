@@ -65,7 +65,7 @@ class RecordScanner:
         return at, records
 
     def is_one_record(self, data: Buffer) -> bool:
-        """Tell whether data that comes next is one record, no more and no less."""
+        """Return whether data that comes next is one record, no more and no less."""
         size = len(data)
         return (
             size > HEADER_BYTES
@@ -75,7 +75,7 @@ class RecordScanner:
         )
 
     def _start_record(self, header: bytes) -> bool:
-        """Note a header, or the start of one; tell whether OpenSSL has something to do when it gets it."""
+        """Note a header, or the start of one; return whether OpenSSL has something to do when it gets it."""
         if len(header) < HEADER_BYTES:
             self._header = header
             return False

@@ -23,7 +23,7 @@ _RAW_IN_SEGMENT: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqr
 _PATTERN_CHARS = re.compile(r"/[!-~]*")
 _NAMED_SEGMENT = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]{0,31})\}")
 _RESERVED_NAMES = frozenset({"identity", "target"})
-"""Names that stand for something else where a target is chosen."""
+"""Names with a special meaning where a target is chosen."""
 _LABEL = "[A-Za-z0-9_~-]+"
 _HOST = re.compile(rf"(?:\[([0-9A-Fa-f:.]{{2,45}})\]|((?:{_LABEL}\.)*{_LABEL})\.?)(?::([0-9]{{0,5}}))?")
 _MAX_HOST_CHARS = 255 + len(".:65535")

@@ -40,7 +40,7 @@ class RelayLoop:
     """Moves the bytes of all pairs in this process.
 
     Args:
-        lingering_limit: Sockets that may linger at a time; beyond it they are closed at once.
+        lingering_limit: Concurrent lingering sockets; beyond it they are closed at once.
 
     Attributes:
         now: The loop's clock at the latest batch, in seconds.

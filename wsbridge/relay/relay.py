@@ -22,7 +22,7 @@ What happened to `src`, and what it becomes:
     `close`, `half_close` over force_close          whatever has not ended is cut off
 
 The rule behind the table: an ending that is not the source's own end of data is never passed on as one. A raw peer
-gets FIN only where the other side ended its stream itself, in order; everything else is a reset.
+gets FIN only where the other side ended its stream itself, cleanly; everything else is a reset.
 """
 
 from __future__ import annotations
@@ -362,7 +362,7 @@ class Relay:
         return src.is_front or dst.is_websocket or dst.tx is not TX_OPEN
 
     def on_stream_finished(self, src: Endpoint, dst: Endpoint, code: int | None, text: str) -> None:
-        """A side ended its stream in order: FIN from a raw one, a close frame from a WebSocket."""
+        """A side ended its stream cleanly: FIN from a raw one, a close frame from a WebSocket."""
         if src.is_websocket and not dst.is_websocket and not is_orderly(src, code):
             self.on_error_close(src, dst, code, text)
             return
@@ -466,8 +466,8 @@ class Relay:
             self.abort_delivery(dst, reason)
 
     def on_violation(self, src: Endpoint, dst: Endpoint, violation: Violation) -> None:
-        """A side broke the protocol: it is told so, and the other side sees that the stream is not whole."""
-        if self.termination is None or src.tx is TX_OPEN:  # else it has been told another reason
+        """A side broke the protocol: it gets that reason, and the other side sees that the stream is not whole."""
+        if self.termination is None or src.tx is TX_OPEN:  # else it has got another reason
             self.termination = Termination(violation.reason, self.initiator_of(src), violation.detail)
         self.half_closed = self.close_held = False
         self.close_timeout = self.options.close
@@ -515,7 +515,7 @@ class Relay:
         self.loop.mark_ready(self)
 
     def abort_delivery(self, side: Endpoint, reason: Reason) -> None:
-        """Tell the front that what it got is not whole: its bytes first, then 1011 or a reset."""
+        """Signal to the front that its data is truncated: its bytes first, then 1011 or a reset."""
         self.graceful = True
         if side.is_websocket:
             if side.close_frame:
@@ -688,7 +688,7 @@ class Relay:
             self.loop.finished(self)
 
     def force_close(self) -> None:
-        """Time is over: cut off what has not ended by itself, and say in the log for whom it was waited."""
+        """Time is over: cut off what has not ended by itself, and log which side it waited for."""
         self.describe_forced_close()
         for side in (self.front, self.back):
             if side.closed:

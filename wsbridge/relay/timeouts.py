@@ -167,7 +167,7 @@ def _count_close_progress(relay: Relay, now: float) -> None:
     if relay.half_closed:
         relay.close_timer_start = max(relay.close_timer_start, relay.last_payload)
     for side in (relay.front, relay.back):
-        # a side that is still sent payload may take it for ever: that counts only while half-closed
+        # a side that is still sent payload may accept it forever: that counts only while half-closed
         if _has_new_acks(side) and (side.tx is not TX_OPEN or relay.half_closed):
             latest = now if _has_unacked_data(side) else relay.close_checked
             relay.close_timer_start = max(relay.close_timer_start, latest)

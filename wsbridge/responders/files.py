@@ -258,7 +258,7 @@ class StaticFiles:
 
 
 class _Opening:
-    """A file that a thread opens, and that nobody may wait for in the end: then it is closed by whoever comes last."""
+    """A file that a thread opens, and that nobody may wait for in the end: then the last user closes it."""
 
     def __init__(self, open_file: Callable[[], HttpResponse]) -> None:
         self._open_file = open_file

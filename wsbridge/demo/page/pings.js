@@ -51,7 +51,7 @@ export class Pings {
     return shown;
   }
 
-  // Where the answer at this place ends; 0 if there is none, null if that cannot be told yet.
+  // Where the answer at this place ends; 0 if there is none, null if that is not known yet.
   #answer(text, at, now) {
     const head = text.slice(at, at + MARK.length);
     if (!MARK.startsWith(head)) return 0;

@@ -3,7 +3,7 @@
 import { size } from "./units.js";
 
 const MAX_SHOWN = 128 * 1024; // characters kept on the page
-const MAX_WAITING = 48 * 1024; // characters that one frame shows; older ones are skipped, and told of
+const MAX_WAITING = 48 * 1024; // characters that one frame shows; older ones are skipped, and counted in a notice
 const MAX_BLOCK = 4 * 1024; // characters in one element, after which a line's end begins the next
 const MAX_CARRY = 256; // characters of an escape sequence whose end has not come
 
