@@ -1,8 +1,4 @@
-"""Generation: what one reading of the configuration becomes at run time; immutable.
-
-Lives here: routes with their backends, TLS contexts and terms, and which listener reaches which. Must not live here:
-what outlives a generation (sockets, ledgers, the resolver: `server`), rules between settings (`config.check`).
-"""
+"""Generation: the immutable run-time objects built from one configuration (routes, backends, TLS contexts)."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def test_durations(text: str, seconds: float) -> None:
 @pytest.mark.parametrize("text", ["", "s", "20 s", "20x", "30s1m", "-1s", "1_0s", "1e3s", "٣s", "20sec", "1s1s"])
 def test_what_is_no_duration(text: str) -> None:
     """Anything else is refused with an example."""
-    with pytest.raises(ValueError, match=r"is no duration: write"):
+    with pytest.raises(ValueError, match=r"is not a duration: write"):
         types.read_duration(text)
 
 

@@ -49,13 +49,13 @@ def test_unix_binds() -> None:
         ("1.2.3:80", "is not an IPv4 address"),
         ("256.1.1.1:80", "is not an IPv4 address"),
         ("ws://127.0.0.1:80", "write the address alone"),
-        ("127.0.0.1:http", "is no port"),
-        ("127.0.0.1:65536", "is no port"),
-        ("127.0.0.1:080", "is no port"),
+        ("127.0.0.1:http", "is not a port"),
+        ("127.0.0.1:65536", "is not a port"),
+        ("127.0.0.1:080", "is not a port"),
         ("a b:80", "is not a host name"),
         ("bücher.example:80", "ASCII form"),
         ("-x:80", "is not a host name"),
-        ("fd:web", "is no port"),
+        ("fd:web", "is not a port"),
     ],
 )
 def test_what_is_no_bind(text: str, message: str) -> None:
@@ -255,7 +255,7 @@ def test_international_names_become_what_browsers_send() -> None:
     with pytest.raises(ValueError, match=r"write https://xn--bcher-kva\.example"):
         read_origin("https://bücher.example:443")
     for text in ("https://bü cher", "https://bücher.*", "https://bücher:x"):
-        with pytest.raises(ValueError, match=r"not a host name|no port|no name of a host"):
+        with pytest.raises(ValueError, match=r"not a host name|not a port|no name of a host"):
             read_origin(text)
 
 
@@ -268,3 +268,11 @@ def test_hosts_have_one_form() -> None:
     for text in ("gw:80", "*.gw", "https://gw", "a b"):
         with pytest.raises(ValueError, match=r"without a port|as a whole|host only|not a host name"):
             read_host(text)
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "tls", "ws", "wss"])
+def test_international_names_in_backend_urls(scheme: str) -> None:
+    """They are resolved, verified and sent as Host in their ASCII form."""
+    target = read_target(f"{scheme}://Bücher.example:8443")
+    assert (target.host, target.port) == ("xn--bcher-kva.example", 8443)
+    assert target.authority == "xn--bcher-kva.example:8443"

@@ -39,7 +39,7 @@ def test_this_host_is_reported() -> None:
         ("a.example.org", "must be of the form"),
         ("http://u:p@a/", "a user and a password"),
         ("http://a:0/", "port 0"),
-        ("http://a:99999/", "no port"),
+        ("http://a:99999/", "not a port"),
         ("http://a/x y", "is not a path"),
         ("http://a/#x", "is not a path"),
         ("http://ä/", "ASCII form"),

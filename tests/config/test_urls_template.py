@@ -48,7 +48,7 @@ def test_a_url_without_fields_is_a_plain_target() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{s}://a:1", "what is spoken cannot be chosen"),
+        ("{s}://a:1", "the scheme must not contain a field"),
         ("unix:{x}", "the path of a socket begins with a slash"),
         ("tcp://{h}", "has no port"),
         ("tcp://{h}:0", "port 0"),
@@ -61,9 +61,9 @@ def test_a_url_without_fields_is_a_plain_target() -> None:
         ("tcp://{a:1", "a field is a name within braces"),
         ("tcp://a}:1", "a field is a name within braces"),
         ("tcp://{{a}}:1", "a field is a name within braces"),
-        ("tcp://{}:1", "is no field"),
-        ("tcp://{target}:1", "stands alone"),
-        ("tcp://{header.X}:1", "is no field: write NAME"),
+        ("tcp://{}:1", "is not a field"),
+        ("tcp://{target}:1", "must be the whole URL"),
+        ("tcp://{header.X}:1", "is not a field: write NAME"),
         ("tcp://{qurey.host}:1", '(did you mean "query"?)'),
         ("http://{a}:1", "must be of the form"),
     ],
@@ -98,9 +98,9 @@ def test_fields_of_the_request_and_of_the_client() -> None:
         ("claims.any", True, None),
         ("identity", True, None),
         ("target", True, None),
-        ("hots", True, '"{hots}" is no segment of match.path (did you mean "host"?): it has {host}, {port}'),
-        ("claims.any", False, '"{claims.any}" needs an auth that says who a client is'),
-        ("target", False, '"{target}" needs an auth that says who a client is'),
+        ("hots", True, '"{hots}" is not a segment of match.path (did you mean "host"?): it has {host}, {port}'),
+        ("claims.any", False, '"{claims.any}" needs an authentication method that identifies the client'),
+        ("target", False, '"{target}" needs an authentication method that identifies the client'),
     ],
 )
 def test_what_a_route_has_for_a_field(field: str, identity: bool, words: str | None) -> None:

@@ -1,8 +1,4 @@
-"""Basic: who knows the password of a user comes in (RFC 7617).
-
-Lives here: the section behind `auth: {kind: basic, …}` and the class. Must not live here: the list of users
-(`htpasswd`), verifying (`passwords`), the header (`protocol.basic`).
-"""
+"""HTTP Basic authentication (RFC 7617): the section `auth: {kind: basic, …}` and its class."""
 
 from __future__ import annotations
 

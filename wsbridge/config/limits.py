@@ -135,7 +135,7 @@ MIN_BYTES_PER_SECOND = 1024
 def check_rate(rate: int | None) -> int | None:
     """Check that a rate is off or not below the slowest."""
     if rate is not None and rate < MIN_BYTES_PER_SECOND:
-        raise ValueError(f"{rate} bytes a second are too few: at least {MIN_BYTES_PER_SECOND}")
+        raise ValueError(f"{rate} bytes a second is too low: the minimum is {MIN_BYTES_PER_SECOND}")
     return rate
 
 

@@ -1,4 +1,8 @@
-"""Scalar types: duration, size, count, names, header names, paths, networks."""
+"""Scalar types: duration, size, count, names, header names, paths, networks.
+
+Pydantic's own types for these accept several spellings (ISO 8601, numbers without a unit) and report errors that name
+no accepted form.
+"""
 
 from __future__ import annotations
 
@@ -320,7 +324,7 @@ def read_duration(value: object) -> float:
         )
     found = re.fullmatch(DURATION_REGEX, text)
     if found is None:
-        raise ValueError(f'"{text}" is no duration: write numbers with d, h, m, s or ms, such as 20s, 1m30s or 250ms')
+        raise ValueError(f'"{text}" is not a duration: write numbers with d, h, m, s or ms, such as 20s or 1m30s')
     seconds = sum(float(part) * unit for part, unit in zip(found.groups(), DURATION_UNITS, strict=True) if part)
     if seconds > MAX_DURATION_SECONDS:
         raise ValueError(f'"{text}" is more than ten years (3650d)')

@@ -1,4 +1,7 @@
-"""Bind addresses, backend URLs and URL templates, service URLs, origins."""
+"""Bind addresses, backend URLs and URL templates, service URLs, origins.
+
+URL libraries neither parse `unix:` paths and templates nor reject what is ambiguous (`urllib.parse` accepts it).
+"""
 
 from __future__ import annotations
 
@@ -139,7 +142,7 @@ def read_port(value: object) -> int:
         value = str(value)
     text = as_text(value)
     if not re.fullmatch(r"0|[1-9][0-9]{0,4}", text) or int(text) > 65535:
-        raise ValueError(f'"{text}" is no port: write a number from 0 to 65535')
+        raise ValueError(f'"{text}" is not a port: write a number from 0 to 65535')
     return int(text)
 
 
@@ -181,7 +184,7 @@ def _read_ipv6(text: str) -> str:
 
 
 def check_zone(host: str) -> str:
-    """Check that a link-local address that is bound or dialled names its interface."""
+    """Check that a link-local address to bind or connect to names its interface."""
     ip = _parse_ip(host)
     if ip is not None and unmap(ip).version == 6 and ip.is_link_local and "%" not in host:
         raise ValueError(f'"{host}" is a link-local address: write its interface, such as [{host}%25eth0]')
@@ -484,7 +487,7 @@ def read_http_url(value: object) -> HttpUrl:
     host, port_text = split_authority(found[2])
     port = HTTP_DEFAULT_PORTS[scheme] if port_text is None else read_port(port_text)
     if port == 0:
-        raise ValueError(f'"{value}": port 0 cannot be dialled')
+        raise ValueError(f'"{value}": port 0 is not a port to connect to')
     path = read_http_path(found[3] if found[3].startswith("/") else f"/{found[3]}")
     return HttpUrl("https" if scheme == "https" else "http", check_zone(host), port, path, as_text(value))
 
@@ -547,11 +550,11 @@ def read_field_name(value: object) -> str:
     if re.fullmatch(r"(?:query|claims)\.[!-~]{1,64}", text) and not set(text) & set("{}"):
         return text
     if text == "target":
-        raise ValueError(f'"{IDENTITY_TARGET}" stands alone or not at all')
+        raise ValueError(f'"{IDENTITY_TARGET}" must be the whole URL')
     if SEGMENT_NAME.fullmatch(text):
         return text
     guess = did_you_mean(text.partition(".")[0], (QUERY_PREFIX[:-1], CLAIMS_PREFIX[:-1])) if "." in text else ""
-    raise ValueError(f'"{text}" is no field{guess}: write NAME of match.path, query.NAME, claims.NAME or identity')
+    raise ValueError(f'"{text}" is not a field{guess}: write NAME of match.path, query.NAME, claims.NAME or identity')
 
 
 def read_backend_url(value: object, directory: Path | None = None) -> Target:
@@ -580,7 +583,7 @@ def _parse_template(text: str, fields: tuple[str, ...], directory: Path | None =
     scheme, _, rest = text.partition("://")
     if "{" in scheme:
         raise ValueError(
-            f'"{text}": what is spoken cannot be chosen: begin with tcp://, tls://, unix:, ws:// or wss://'
+            f'"{text}": the scheme must not contain a field: begin with tcp://, tls://, unix:, ws:// or wss://'
         )
     authority, path = re.fullmatch(r"([^/?#]*)(.*)", rest, re.DOTALL).groups()  # type: ignore[union-attr]  # matches anything
     inside, port = _split_template_authority(authority, text)
@@ -622,17 +625,17 @@ def check_field(field: str, segments: Iterable[str], *, identity: bool) -> str |
     Args:
         field: Its name.
         segments: The named segments of the route's path.
-        identity: Whether the route asks its clients who they are.
+        identity: Whether the route identifies its clients.
 
     Returns:
         A sentence, or None if it has one.
     """
     if not is_request_field(field):
-        return None if identity else f'"{{{field}}}" needs an auth that says who a client is'
+        return None if identity else f'"{{{field}}}" needs an authentication method that identifies the client'
     if field.startswith(QUERY_PREFIX) or field in set(segments):
         return None
     guess = did_you_mean(field, [*segments, IDENTITY_FIELD, "target"])
-    return f'"{{{field}}}" is no segment of match.path{guess}: it has {_segment_list(segments)}'
+    return f'"{{{field}}}" is not a segment of match.path{guess}: it has {_segment_list(segments)}'
 
 
 def _segment_list(names: Iterable[str]) -> str:

@@ -1,4 +1,7 @@
-"""Happy Eyeballs dial, retry with backoff."""
+"""Happy Eyeballs dial, retry with backoff.
+
+`trio.open_tcp_stream` has no hook to check the resolved addresses before it connects, and reports no progress.
+"""
 
 from __future__ import annotations
 
@@ -108,7 +111,7 @@ async def dial(
         resolver: Looks the host up.
         host: Name or IP literal.
         port: Port.
-        check_address: Judges each address; those that it rejects are not dialled, and no other is looked up.
+        check_address: Checks each address; those that it rejects are not dialed, and no other is looked up.
         progress: That of the connection, where it dials more than once or has a deadline.
 
     Returns:
@@ -194,7 +197,7 @@ def interleave_families(addresses: Sequence[Address]) -> list[Address]:
 
 
 async def _connect(family: int, sockaddr: SockAddr | str) -> socket.socket:
-    """One attempt at one address. A second `connect` asks how the first went: 0 when it stands."""
+    """One attempt at one address. A second `connect` returns the result of the first: 0 when connected."""
     try:
         sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     except OSError as error:
@@ -202,7 +205,7 @@ async def _connect(family: int, sockaddr: SockAddr | str) -> socket.socket:
     try:
         code = sock.connect_ex(sockaddr)
         if code == errno.EINPROGRESS:
-            # On a loopback address the connection stands, or has been refused, by now.
+            # On a loopback address the connection is established or refused by now.
             code = sock.connect_ex(sockaddr)
             while code in _IN_PROGRESS_ERRNOS:
                 await trio.lowlevel.wait_writable(sock)

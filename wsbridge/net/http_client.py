@@ -1,9 +1,9 @@
 """HTTP client: GET requests to one service, within bounds.
 
-Lives here: the connections to it that are kept, one exchange on one of them, and what went wrong as a sentence. Must
-not live here: deadlines (the caller's cancel scope), what is asked or what an answer means. Needs h11, which is an
-extra; so it is imported by those who need it, when they do. No redirect is followed, nothing is unpacked, no cookie is
-kept and no proxy is taken from the environment. A cancelled request leaves neither a socket nor a slot behind.
+It keeps idle connections for reuse; deadlines are the caller's cancel scope. It follows no redirects, decompresses
+nothing, keeps no cookies and ignores the proxy variables of the environment. Built on h11, an extra, so callers import
+this module only when they need it. httpx would add redirects, cookies and proxies, all to be
+turned off. A cancelled request leaves neither an open socket nor an occupied slot.
 """
 
 from __future__ import annotations

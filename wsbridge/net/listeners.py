@@ -1,4 +1,7 @@
-"""Open TCP and Unix listeners (later: inherited fds)."""
+"""Open TCP and Unix listeners.
+
+`trio.open_tcp_listeners` opens no Unix sockets, and none of its errors names the listener.
+"""
 
 from __future__ import annotations
 

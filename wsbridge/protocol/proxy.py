@@ -1,4 +1,7 @@
-"""PROXY protocol v1/v2 incl. TLVs, both directions."""
+"""PROXY protocol v1/v2 with TLVs, both directions.
+
+No library: the header is small, and each limit on it and reason for a rejection is ours.
+"""
 
 from __future__ import annotations
 
