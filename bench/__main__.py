@@ -103,13 +103,13 @@ def main(
         first, *others = read_peers(peers_file)
         peers = _installed([first, *(peer for peer in others if not only or peer.name in only)])
         figures = report.Figures([peer.name for peer in peers])
-        with tempfile.TemporaryDirectory(prefix="wsbridge-bench-") as folder, opened(Path(folder), load_core) as lab:
+        with tempfile.TemporaryDirectory(prefix="wsbridge-bench-") as path, opened(Path(path), load_core) as lab:
             values = {f"backend_{service}": str(port) for service, port in lab.services.items()}
-            values |= {"lab": folder, "here": str(HERE), "python": sys.executable}
+            values |= {"lab": path, "here": str(HERE), "python": sys.executable}
             for transport in transports or TRANSPORTS:
                 with contextlib.ExitStack() as stack:
                     bridges = [
-                        stack.enter_context(started(peer, transport, values, lab.folder, bridge_core))
+                        stack.enter_context(started(peer, transport, values, lab.directory, bridge_core))
                         for peer in peers
                         if transport in peer.commands
                     ]

@@ -24,17 +24,17 @@ class Lab:
     """A place to measure in.
 
     Attributes:
-        folder: Directory with the programs, cert.pem, key.pem, both.pem and the logs.
+        directory: With the programs, cert.pem, key.pem, both.pem and the logs.
         services: The ports of the running backend.
     """
 
-    folder: Path
+    directory: Path
     services: dict[Service, int]
 
     @property
     def load(self) -> Path:
         """The program that plays the clients."""
-        return self.folder / "load"
+        return self.directory / "load"
 
 
 def _run(command: list[str], get: str) -> None:
@@ -46,36 +46,36 @@ def _run(command: list[str], get: str) -> None:
         raise LabError(f"{' '.join(command)}\n{error.stderr.strip()}\n({get})") from error
 
 
-def _build(folder: Path) -> None:
+def _build(directory: Path) -> None:
     for name, libraries in _PROGRAMS.items():
         source = str(HERE / f"{name}.c")
-        _run(["cc", "-O2", "-o", str(folder / name), source, *libraries], "apt-get install gcc libc6-dev libssl-dev")
+        _run(["cc", "-O2", "-o", str(directory / name), source, *libraries], "apt-get install gcc libc6-dev libssl-dev")
 
 
-def _certify(folder: Path) -> None:
-    cert, key = folder / "cert.pem", folder / "key.pem"
+def _certify(directory: Path) -> None:
+    cert, key = directory / "cert.pem", directory / "key.pem"
     subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-days", "30"]
     kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     _run(
         ["openssl", "req", "-x509", *kind, *subject, "-keyout", str(key), "-out", str(cert)], "apt-get install openssl"
     )
-    (folder / "both.pem").write_bytes(key.read_bytes() + cert.read_bytes())
+    (directory / "both.pem").write_bytes(key.read_bytes() + cert.read_bytes())
 
 
 @contextlib.contextmanager
-def opened(folder: Path, core: int) -> Iterator[Lab]:
+def opened(directory: Path, core: int) -> Iterator[Lab]:
     """Build what is needed into a directory and run the backend on one core for the time of the block.
 
     Raises:
         LabError: A compiler, a library or openssl is missing.
     """
-    _build(folder)
-    _certify(folder)
-    command = ["taskset", "-c", str(core), str(folder / "backend")]
+    _build(directory)
+    _certify(directory)
+    command = ["taskset", "-c", str(core), str(directory / "backend")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as backend:
         try:
             assert backend.stdout is not None
             ports = json.loads(backend.stdout.readline())
-            yield Lab(folder, {service: ports[service] for service in SERVICES})
+            yield Lab(directory, {service: ports[service] for service in SERVICES})
         finally:
             backend.kill()

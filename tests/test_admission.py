@@ -114,7 +114,7 @@ def test_other_methods_are_refused_before_anybody_is_asked(tmp_path):
 
 
 def test_nothing_fits():
-    """404 says where; a route that matches but takes no WebSocket is named."""
+    """404 says where; a route that matches but accepts no WebSocket is named."""
     web = listener({"page": {"match": {"path": "/p"}, "respond": "200"}})
     end = judge(web, request("/q", host="LOCALHOST:1"))
     assert (end.reason, end.http_status) == (Reason.NO_ROUTE, 404)
@@ -122,7 +122,7 @@ def test_nothing_fits():
     assert '"localhost"' in end.detail
     end = judge(web, request("/p"))
     assert (end.reason, end.http_status) == (Reason.NO_ROUTE, 404)
-    assert "route page matches, but takes no WebSocket" in end.detail
+    assert "route page matches, but accepts no WebSocket" in end.detail
 
 
 def test_the_order_of_the_checks():

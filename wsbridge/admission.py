@@ -103,7 +103,7 @@ def admit(
     if upgrade_wanted and request.version == "1.0":
         raise upgrade_refused_to_http10()
     if upgrade_wanted and route.backend is None:
-        raise _no_route(listener, request, f"; route {route.name} matches, but takes no WebSocket")
+        raise _no_route(listener, request, f"; route {route.name} matches, but accepts no WebSocket")
     if route.backend is not None and not upgrade_wanted:
         raise _upgrade_missing(request)
     if route.needs_safe_host and not by_proxy:

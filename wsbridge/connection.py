@@ -182,8 +182,8 @@ class Connection:
         if rejected.reason is Reason.BANNED:
             services.client_table.reset_banned(self._sock, self._listener.name, self._context.peer.host)
             return
-        tells = self._listener.protocol == "websocket" and REASONS[rejected.reason].status is not None
-        if not tells or rejected.silent or (self._overload is None and not services.acquire_overload_reply()):
+        responds = self._listener.protocol == "websocket" and REASONS[rejected.reason].status is not None
+        if not responds or rejected.silent or (self._overload is None and not services.acquire_overload_reply()):
             reset_socket(self._sock)
             return
         try:

@@ -25,4 +25,4 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 def values(lab: Lab) -> dict[str, str]:
     """What the commands of a bridge may name."""
     ports = {f"backend_{service}": str(port) for service, port in lab.services.items()}
-    return {**ports, "lab": str(lab.folder)}
+    return {**ports, "lab": str(lab.directory)}

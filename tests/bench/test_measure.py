@@ -22,7 +22,7 @@ def test_every_case_gives_a_figure(lab, values, transport):
     """The bridge passes all cases, plain and in TLS, with what it cost."""
     wsbridge = dataclasses.replace(read_peers(HERE / "peers.toml")[0], most=100)
     known = {**values, "here": str(HERE), "python": sys.executable}
-    with started(wsbridge, transport, known, lab.folder, CORE) as bridge:
+    with started(wsbridge, transport, known, lab.directory, CORE) as bridge:
         samples = {name: measure(case, bridge, lab, CORE, 0.1) for name, case in CASES.items()}
 
     assert all(sample.rate > 0 and sample.per_cpu > 0 for sample in samples.values())
@@ -42,7 +42,7 @@ def test_every_case_gives_a_figure(lab, values, transport):
 def test_a_run_that_proves_nothing_is_an_error(lab, values, kind, case, said):
     """Bytes that were changed on the way and refused connections are reported, never counted."""
     peer = Peer("dishonest", {"plain": (f"{DISHONEST} {kind} {PORTS}",)})
-    with started(peer, "plain", values, lab.folder, CORE) as bridge, pytest.raises(RunError) as caught:
+    with started(peer, "plain", values, lab.directory, CORE) as bridge, pytest.raises(RunError) as caught:
         measure(CASES[case], bridge, lab, CORE, 0.1)
 
     assert said in str(caught.value)

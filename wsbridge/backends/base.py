@@ -125,7 +125,7 @@ async def connect_tcp(
         services: Lent to the backend.
         host: Name or address.
         port: Port.
-        dial_request: Judges the addresses of the host where a client chose it, and is told of the progress.
+        dial_request: Judges the addresses of the host where a client chose it, and receives progress reports.
 
     Raises:
         Rejected: There is none.

@@ -249,7 +249,7 @@ def resolve_socket_path(
             real = Path(os.path.realpath(place.parent, strict=True)) / place.name
         except OSError as gone:
             raise ValueError(f"unix:{place.parent}: {gone.strerror}") from None
-    if not any(_is_below(real, folder) for folder in directories):
+    if not any(_is_below(real, directory) for directory in directories):
         raise ValueError(f"unix:{path}: {real} is in none of the directories of allowed_targets.unix")
     if len(os.fsencode(real)) > MAX_UNIX_PATH_BYTES:
         raise ValueError(f"unix:{path}: {real} has more than {MAX_UNIX_PATH_BYTES} bytes")

@@ -177,7 +177,9 @@ class TlsClientSection(UrlBackendSection):
     def warnings(self, context: LoadContext) -> Iterable[Issue]:
         """Warn of a connection that is not verified."""
         if self.insecure:
-            text = "neither certificate nor name is verified: anybody on the way can read and change everything"
+            text = (
+                "neither certificate nor name is verified: anybody on the network path can read and change everything"
+            )
             yield Issue(("insecure",), text, "W002")
 
     def build_context(self, alpn: Sequence[str] = ()) -> ssl.SSLContext:

@@ -83,7 +83,7 @@ class WebSocketBackendConfig(TlsClientSection):
         """Report which secrets cannot be sent, besides what is wrong with TLS."""
         yield from super().validate_values(context)
         if self.proxy is not None and self.fields:
-            text = "cannot stand beside a URL with fields: the proxy looks the name up, and nobody judges what it finds"
+            text = "cannot be combined with a URL with fields: the addresses that the proxy uses cannot be checked"
             yield Issue(("proxy",), text, "E013", at_key=True)
         for name, value in self.headers.items():
             if isinstance(value, Secret) and not (value.reveal().isascii() and value.reveal().isprintable()):
@@ -100,7 +100,7 @@ class WebSocketBackendConfig(TlsClientSection):
         for name, value in self.headers.items():
             secret = name.lower() in _SECRET_HEADERS
             if bare and (secret or isinstance(value, Secret)):
-                text = f"goes to {self.url.host} without TLS: everybody on the way can read it"
+                text = f"goes to {self.url.host} without TLS: everybody on the network path can read it"
                 yield Issue(("headers", name), text, "W004", at_key=True)
             if secret and not isinstance(value, Secret):
                 text = "is a secret, and everybody who can read this file has it: write {file: PATH} or {env: NAME}"

@@ -190,8 +190,8 @@ class ListenerConfig(Section):
         for key, other in (keys, keys[::-1]):
             if key in raw and other not in raw and raw.keys() <= cls.model_fields.keys():
                 yield Issue((other,), f"is missing: {key} needs it", "E011")
-        told = raw.get("client_address_from")
-        if raw.get("protocol") == "tcp" and told in ("x-forwarded-for", "forwarded", "x-real-ip"):
+        source = raw.get("client_address_from")
+        if raw.get("protocol") == "tcp" and source in ("x-forwarded-for", "forwarded", "x-real-ip"):
             text = "a listener with protocol: tcp receives no requests; write proxy-protocol"
             yield Issue(("client_address_from",), text, "E013")
 

@@ -167,7 +167,7 @@ class Resolver:
         try:
             with trio.move_on_at(entry.began + STALE_DELAY if entry.addresses else math.inf):
                 await pending.wait()
-            while entry.pending is not None and not entry.addresses:  # forgotten meanwhile
+            while entry.pending is not None and not entry.addresses:  # forgotten in the meantime
                 await pending.wait()
         finally:
             entry.waiters -= 1

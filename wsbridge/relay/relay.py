@@ -14,7 +14,7 @@ What happened to `src`, and what it becomes:
 
     event                      handler              src                       the other side
     FIN, orderly Close         on_stream_finished   rx CLOSED; Close echoed   FIN or Close behind all bytes (FINISHING)
-    Close that tells a fault   on_error_close       rx CLOSED; Close echoed   WebSocket: passed on; raw: reset
+    Close with an error code   on_error_close       rx CLOSED; Close echoed   WebSocket: passed on; raw: reset
     EOF without Close, reset,  on_connection_lost   aborted                   backend: reset at once; client: its bytes,
       no pong                                                                 then 1011 or a reset (RESETTING)
     protocol violation         on_violation         Close with its code       as for a lost one
