@@ -20,9 +20,10 @@ from wsbridge.backends.tcp import TlsClientSection, tls_failure
 from wsbridge.config.base import Issue, LoadContext
 from wsbridge.config.secrets import Secret, TextOrSecret
 from wsbridge.config.types import HeaderName, HttpToken
-from wsbridge.config.urls import BackendUrl, HostHeader, Origin, ProxyUrl, Target
+from wsbridge.config.urls import WEBSOCKET_UNIX_PREFIX, BackendUrl, HostHeader, Origin, ProxyUrl, Target
 from wsbridge.log.format import REDACTED, redact
 from wsbridge.net import tls_transport
+from wsbridge.net.dialer import dial_unix
 from wsbridge.net.http_proxy import http_connect, retry_after
 from wsbridge.net.tls import ALPN_PROTOCOLS
 from wsbridge.net.transport import SocketTransport
@@ -47,7 +48,7 @@ class WebSocketBackendConfig(TlsClientSection):
     """WebSocket backend."""
 
     url: BackendUrl
-    """Address: `ws://host[:port]/path` or `wss://host[:port]/path`, with an optional query."""
+    """Address: `ws://host[:port]/path` or `wss://host[:port]/path`, optional query, or `ws+unix:/socket:/path`."""
     headers: dict[HeaderName, TextOrSecret] = Field(default_factory=dict)
     """Additional request headers; a value is text, or a secret as {file: PATH} or {env: NAME}."""
     client_headers: dict[HeaderName, ClientHeader] = Field(default_factory=dict)
@@ -69,7 +70,7 @@ class WebSocketBackendConfig(TlsClientSection):
     @classmethod
     def validate_keys(cls, raw: Mapping[str, object]) -> Iterable[Issue]:
         """Keep the keys of TLS to wss."""
-        if str(raw.get("url", "")).lower().startswith("ws:"):
+        if str(raw.get("url", "")).lower().startswith(("ws:", WEBSOCKET_UNIX_PREFIX)):
             for key in ("ca", "client_certificate", "insecure", "pin_sha256"):
                 if key in raw:
                     yield Issue((key,), "means nothing without TLS: write wss:// in the URL", "E013", at_key=True)
@@ -82,6 +83,8 @@ class WebSocketBackendConfig(TlsClientSection):
     def validate_values(self, context: LoadContext) -> Iterable[Issue]:
         """Report which secrets cannot be sent, besides what is wrong with TLS."""
         yield from super().validate_values(context)
+        if self.proxy is not None and self.url.socket_path:
+            yield Issue(("proxy",), "is not supported for a Unix socket", "E013", at_key=True)
         if self.proxy is not None and self.fields:
             text = "cannot be combined with a URL with fields: the addresses that the proxy uses cannot be checked"
             yield Issue(("proxy",), text, "E013", at_key=True)
@@ -174,6 +177,8 @@ class WebSocketBackend:
 
     async def _connect(self, url: Target, dial_request: DialRequest) -> socket.socket:
         """Connect to the server, or to the proxy in front of it."""
+        if url.socket_path:
+            return await dial_unix(url.socket_path)
         if self._proxy is None:
             return await connect_tcp(self._services, url.host, url.port, dial_request)
         try:

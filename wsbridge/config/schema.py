@@ -107,7 +107,7 @@ def _is_required(field: FieldInfo) -> bool:
 
 
 def _url_prefix(scheme: str) -> str:
-    return "unix:" if scheme == "unix" else f"{scheme}://"
+    return {"unix": "unix:", "ws": "ws(://|\\+unix:)"}.get(scheme, f"{scheme}://")
 
 
 def _allow_variables(value: Any, registry: Registry) -> Any:

@@ -9,7 +9,7 @@ import ipaddress
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -24,6 +24,7 @@ from wsbridge.protocol.ip import ip_text, unmap
 
 HOST_LABEL_REGEX = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 HOST_NAME = re.compile(rf"{HOST_LABEL_REGEX}(?:\.{HOST_LABEL_REGEX})*\.?")
+WEBSOCKET_UNIX_PREFIX: Final = "ws+unix:"
 WEBSOCKET_DEFAULT_PORTS = {"ws": 80, "wss": 443}
 ORIGIN_PORTS = {"http": "80", "https": "443"}
 MAX_UNIX_PATH_BYTES = 107
@@ -93,6 +94,8 @@ class Target:
         port: 0 for unix.
         path: Of the socket for unix; path and query for ws and wss; else empty.
         text: As it was written.
+        socket_path: Of the Unix socket to connect to instead of host and port, for `ws+unix:` (scheme ws, host
+            localhost); else empty.
     """
 
     scheme: Scheme
@@ -100,6 +103,7 @@ class Target:
     port: int
     path: str
     text: str
+    socket_path: str = field(default="", kw_only=True)
 
     def __str__(self) -> str:
         return self.text
@@ -562,12 +566,29 @@ def read_backend_url(value: object, directory: Path | None = None) -> Target:
     if isinstance(value, Target):
         return value
     text = as_text(value)
+    if text.lower().startswith(WEBSOCKET_UNIX_PREFIX):
+        return _read_websocket_unix(text, directory)
     if "{" not in text and "}" not in text:
         return read_target(text, directory)
     fields = [read_field_name(found[1]) for found in FIELD_REFERENCE.finditer(text)]
     if re.search(r"[{}]", FIELD_REFERENCE.sub("", text)):
         raise ValueError(f'"{text}": a field is a name within braces: {FIELD_FORMS}')
     return _parse_template(text, tuple(dict.fromkeys(fields)), directory)
+
+
+def _read_websocket_unix(text: str, directory: Path | None) -> Target:
+    """Read `ws+unix:/path` or `ws+unix:/path:/resource`: the first colon ends the path of the socket.
+
+    Only the configuration may contain one: `read_target`, which reads what a client or a token file chose, does not
+    accept it.
+    """
+    if set(text) & set("{}"):
+        raise ValueError("a ws+unix: URL must not contain fields")
+    socket_path, _, resource = text[len(WEBSOCKET_UNIX_PREFIX) :].removeprefix("//").partition(":")
+    if resource and not resource.startswith("/"):
+        raise ValueError("must be of the form ws+unix:/path/of/socket:/resource, without a colon in the socket's path")
+    path = _read_target_path("ws", resource, "ws+unix")
+    return Target("ws", "localhost", 80, path, text, socket_path=read_unix_path(socket_path, directory))
 
 
 def _parse_template(text: str, fields: tuple[str, ...], directory: Path | None = None) -> UrlTemplate:
@@ -657,5 +678,5 @@ BackendUrl = Annotated[
     Target,
     PlainValidator(_read_backend_url_of_file),
     PlainSerializer(str, return_type=str),
-    WithJsonSchema({"type": "string", "pattern": "^((tcp|tls|ws|wss)://.+|unix:.+)$"}),
+    WithJsonSchema({"type": "string", "pattern": "^((tcp|tls|ws|wss)://.+|(ws\\+)?unix:.+)$"}),
 ]
