@@ -1,4 +1,4 @@
-"""Bearer tokens and the token file."""
+"""Bearer authenticator and its token file."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from wsbridge.context import ConnectionContext
 from wsbridge.reloading_file import ReloadingFile, load_now, parse_file
 
 MAX_TOKEN_LINE_LENGTH: Final = 4096
-"""Characters of a line."""
+"""Maximum length of a line, in characters."""
 MAX_REPORTED_ERRORS: Final = 5
-"""Bad lines that are reported at once."""
+"""Maximum number of invalid lines in one message."""
 
 _TOKEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@+-]{0,63}")
 _HASH = re.compile(r"sha256:([0-9A-Fa-f]{64})")
@@ -33,7 +33,7 @@ _TIMESTAMP = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z
 
 @dataclass(frozen=True, slots=True)
 class BearerToken:
-    """A token of the list.
+    """A token of the file.
 
     Attributes:
         name: Name of the client that it authenticates.
@@ -49,11 +49,11 @@ class BearerToken:
 
     @property
     def fingerprint(self) -> str:
-        """The first of its hash, which distinguishes it from others of the same name."""
+        """The first 8 bytes of its hash in hex, which distinguish it from others of the same name."""
         return self.digest[:8].hex()
 
     def to_line(self) -> str:
-        """Write it as the list has it."""
+        """Return its line in the file."""
         parts = [self.name, f"sha256:{self.digest.hex()}"]
         if self.expires is not None:
             parts.append(f"expires={datetime.fromtimestamp(self.expires, UTC):%Y-%m-%dT%H:%M:%SZ}")
@@ -63,19 +63,19 @@ class BearerToken:
 
 
 def token_digest(token: str) -> bytes:
-    """Give what a token is known by."""
+    """Return the SHA-256 of a token."""
     return sha256(token.encode("utf-8")).digest()
 
 
 def parse_token_name(text: str) -> str:
-    """Read the name that a token authenticates."""
+    """Parse the name of a token."""
     if not _TOKEN_NAME.fullmatch(text):
         raise ValueError("the name must be 1 to 64 letters, digits and _ . @ + -, the first a letter or digit")
     return text
 
 
 def parse_expiry(text: str) -> float:
-    """Read a moment of UTC, `2027-01-01T00:00:00Z`, or the begin of a day, `2027-01-01`.
+    """Parse a UTC time, `2027-01-01T00:00:00Z`, or the start of a day, `2027-01-01`.
 
     Returns:
         Seconds since 1970.
@@ -90,7 +90,7 @@ def parse_expiry(text: str) -> float:
 
 
 def parse_routes(text: str) -> frozenset[str]:
-    """Read the names of routes, with commas between them."""
+    """Parse names of routes, separated by commas."""
     names = text.split(",")
     if not all(re.fullmatch(NAME_REGEX, name) for name in names):
         raise ValueError("routes must be names of routes with commas between them and no spaces")
@@ -98,13 +98,13 @@ def parse_routes(text: str) -> frozenset[str]:
 
 
 def parse_token_list(text: str) -> Mapping[bytes, BearerToken]:
-    """Read a list of tokens; empty lines, and those that begin with #, are left out.
+    """Parse a token file; empty lines, and lines that begin with #, are ignored.
 
     Returns:
         The tokens by their hashes; may be empty.
 
     Raises:
-        ValueError: The numbers of the bad lines, with what is wrong with each; their content is not quoted.
+        ValueError: The numbers of the invalid lines with the error of each; their content is not quoted.
     """
     tokens: dict[bytes, BearerToken] = {}
     lines: dict[bytes, int] = {}
@@ -160,7 +160,7 @@ class BearerConfig(TokenSection):
     """Token file, with lines from wsbridge new-token; reloaded when it changes."""
 
     def validate_values(self, context: LoadContext) -> Iterable[Issue]:
-        """Try whether there are tokens in the file."""
+        """Check whether the file has valid tokens."""
         if context.check_files:
             try:
                 require_tokens(load_now(self.tokens, load_tokens), self.tokens)
@@ -169,17 +169,17 @@ class BearerConfig(TokenSection):
 
 
 def load_tokens(path: Path) -> Mapping[bytes, BearerToken]:
-    """Read the tokens of a file.
+    """Load the tokens of a file.
 
     Raises:
         OSError: It cannot be read.
-        ValueError: What is wrong with it, as one sentence.
+        ValueError: It is invalid; one sentence.
     """
     return parse_file(path, parse_token_list)
 
 
 def require_tokens(tokens: Mapping[bytes, BearerToken], path: Path) -> None:
-    """Refuse a list without a token: at start it is an oversight; emptied later it lets nobody in.
+    """Reject a file without tokens at start; one that is emptied later denies all clients.
 
     Raises:
         ValueError: There is none.
@@ -195,7 +195,7 @@ class BearerAuth:
     with a token, the client gets the same response.
 
     Raises:
-        ValueError: The file of tokens cannot be used.
+        ValueError: The token file cannot be used.
     """
 
     def __init__(self, config: BearerConfig, services: AuthServices) -> None:

@@ -1,4 +1,4 @@
-"""Allow/deny by network; any_of, all_of."""
+"""Authenticators by client network, and combinations of authenticators (any_of, all_of)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class AllOfConfig(AuthSection):
         return self.all_of
 
     def needs_request(self) -> bool:
-        """See `AuthSection.needs_request`: if one way does."""
+        """See `AuthSection.needs_request`: if one method does."""
         return any(member.needs_request() for member in self.all_of)
 
     def allows_everyone(self) -> bool:
@@ -43,7 +43,7 @@ class AllOfConfig(AuthSection):
         return any(member.requires_credentials() for member in self.all_of)
 
     def needs_certificate(self) -> bool:
-        """See `AuthSection.needs_certificate`: if one way does."""
+        """See `AuthSection.needs_certificate`: if one method does."""
         return any(member.needs_certificate() for member in self.all_of)
 
 
@@ -54,7 +54,7 @@ class AllOf:
         self._authenticators = [services.build(member) for member in config.all_of]
 
     async def identify(self, context: ConnectionContext) -> Identity:
-        """Ask one way after the other until one denies."""
+        """Try one method after the other until one denies."""
         return merge_identities([await authenticator.identify(context) for authenticator in self._authenticators])
 
 
@@ -71,7 +71,7 @@ class AnyOfConfig(AuthSection):
         return self.any_of
 
     def needs_request(self) -> bool:
-        """See `AuthSection.needs_request`: not if one way does without."""
+        """See `AuthSection.needs_request`: if all methods do."""
         return all(member.needs_request() for member in self.any_of)
 
     def allows_everyone(self) -> bool:
@@ -79,11 +79,11 @@ class AnyOfConfig(AuthSection):
         return any(member.allows_everyone() for member in self.any_of)
 
     def requires_credentials(self) -> bool:
-        """See `AuthSection.requires_credentials`: not if one method does not."""
+        """See `AuthSection.requires_credentials`: if all methods do."""
         return all(member.requires_credentials() for member in self.any_of)
 
     def needs_certificate(self) -> bool:
-        """See `AuthSection.needs_certificate`: not if one way does without."""
+        """See `AuthSection.needs_certificate`: if all methods do."""
         return all(member.needs_certificate() for member in self.any_of)
 
 
@@ -95,7 +95,7 @@ _DENIAL_PRIORITY = (
     Reason.UNAUTHENTICATED,
     Reason.FORBIDDEN,
 )
-"""Which reason is reported where several methods failed."""
+"""Which reason is reported if several methods failed."""
 
 
 class AnyOf:
@@ -105,7 +105,7 @@ class AnyOf:
         self._authenticators = [services.build(member) for member in config.any_of]
 
     async def identify(self, context: ConnectionContext) -> Identity:
-        """Try one method after the other; a denial lists the reasons of all of them."""
+        """Try one method after the other; a denial has the details of all of them."""
         denials: list[Rejected] = []
         for authenticator in self._authenticators:
             try:
@@ -143,16 +143,16 @@ class NetworkConfig(AuthSection):
 
     @classmethod
     def validate_keys(cls, raw: Mapping[str, object]) -> Iterable[Issue]:
-        """Ask for one of the two lists."""
+        """Require one of the two lists."""
         if not raw.keys() & {"allow", "deny"} and raw.keys() <= cls.model_fields.keys():
             yield Issue((), "needs allow or deny", "E013")
 
     def identifies_clients(self) -> bool:
-        """See `AuthSection.names_clients`: many come from one network."""
+        """See `AuthSection.identifies_clients`: a network has many clients."""
         return False
 
     def allows_everyone(self) -> bool:
-        """See `AuthSection.allows_everyone`: without allow, all but those of deny."""
+        """See `AuthSection.allows_everyone`: without allow, all clients except those in deny."""
         if self.allow is not None:
             return covers_internet(network for network in self.allow if network != UNIX_CLIENTS)
         return not covers_internet(network for network in self.deny or () if network != UNIX_CLIENTS)
@@ -167,14 +167,14 @@ class NetworkConfig(AuthSection):
 
 
 class NetworkAuth:
-    """See `wsbridge.auth.base.Auth`. The identity has no name: many come from one network."""
+    """See `wsbridge.auth.base.Auth`. The identity has no name, since a network has many clients."""
 
     def __init__(self, config: NetworkConfig, services: AuthServices) -> None:
         self._allow = None if config.allow is None else NetworkSet(config.allow)
         self._deny = NetworkSet(config.deny or ())
 
     async def identify(self, context: ConnectionContext) -> Identity:
-        """Look at the address."""
+        """Check the address of the client."""
         host = context.peer.host
         shown = host or "a Unix socket"
         if self._deny.contains(host):

@@ -1,4 +1,4 @@
-"""Token buckets: bandwidth of a connection, shared bandwidth."""
+"""Token buckets that limit the bandwidth of a connection, or of several together."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 BURST_SECONDS = 0.1
-"""Seconds whose bytes may gather while nobody takes them: the largest burst."""
+"""Maximum burst, in seconds of the rate: tokens that accumulate while a bucket is idle."""
 
 TURN_SECONDS = 0.04
-"""Seconds that one waits: less than the wheel's slot, so that the next one is meant."""
+"""Minimum wait, in seconds: less than a slot of the timer wheel, so that the next slot is used."""
 
 WAITER_EXPIRY_SECONDS = 0.25
-"""Seconds after its turn for which a taker still counts as one who waits."""
+"""Seconds after its turn for which a grant still counts as waiting."""
 
 MIN_GRANT_BYTES = 512
-"""Bytes for which it is always worth reading; where an eighth of what comes in a turn is less, that much."""
+"""Minimum bytes of a read; at low rates an eighth of what is added in one turn."""
 
 
 class TokenBucket:
-    """Bytes for one taker or several.
+    """A token bucket, shared by one or more grants.
 
     Args:
-        rate: Bytes a second.
+        rate: Bytes per second.
 
     Attributes:
-        min_grant: Fewer bytes than this are not given out.
+        min_grant: Minimum bytes that are granted.
     """
 
     __slots__ = ("_consumed_until", "_next_turn", "_waiters", "min_grant", "rate")
@@ -33,52 +33,52 @@ class TokenBucket:
     def __init__(self, rate: int) -> None:
         self.rate = rate
         self.min_grant = max(1.0, min(rate * TURN_SECONDS / 8, MIN_GRANT_BYTES))
-        self._consumed_until = 0.0  # up to this time, all that came is given out
+        self._consumed_until = 0.0  # everything that was added up to this time is consumed
         self._next_turn = 0.0
         self._waiters: dict[Grant, float] = {}
 
     def wait_time(self) -> float:
-        """Return how many seconds one more taker has to wait, so that there is enough for each."""
+        """Return how many seconds one more grant has to wait until there is enough for each."""
         return max(TURN_SECONDS, (1 + len(self._waiters)) * 2 * self.min_grant / self.rate)
 
     def available(self, now: float) -> float:
-        """Return how many bytes are there."""
+        """Return how many bytes are available."""
         self._consumed_until = max(self._consumed_until, now - max(BURST_SECONDS, 2 * self.wait_time()))
         return (now - self._consumed_until) * self.rate
 
     def consume(self, count: float) -> None:
-        """Give bytes out, or take them back."""
+        """Remove bytes; a negative count returns them."""
         self._consumed_until += count / self.rate
 
     def waiting_count(self, now: float) -> int:
-        """Return how many waited and may take now."""
+        """Return how many grants have waited and have their turn now."""
         count = 0
         for claim, until in list(self._waiters.items()):
             if until > now:
                 break
             if until < now - WAITER_EXPIRY_SECONDS:
-                del self._waiters[claim]  # it has ended, or has nothing to send
+                del self._waiters[claim]  # its connection is closed, or has nothing to send
             else:
                 count += 1
         return count
 
     def enqueue(self, grant: Grant, now: float) -> float:
-        """Have a taker wait; return until when, which is the same for all who wait."""
+        """Add a waiting grant; return until when it waits, which is the same for all that wait."""
         if now >= self._next_turn:
             self._next_turn = now + self.wait_time()
         self._waiters[grant] = self._next_turn
         return self._next_turn
 
     def dequeue(self, grant: Grant) -> None:
-        """Have a taker wait no more."""
+        """Remove a waiting grant."""
         self._waiters.pop(grant, None)
 
 
 class Grant:
-    """One taker's part in a bucket.
+    """The share of one connection in a bucket.
 
     Attributes:
-        blocked_until: Before that time nothing is granted.
+        blocked_until: Time before which no bytes are available.
     """
 
     __slots__ = ("_bucket", "_granted", "_granted_at", "blocked_until")
@@ -90,7 +90,7 @@ class Grant:
         self.blocked_until = 0.0
 
     def available(self, now: float) -> int:
-        """Return how many bytes may be taken now; 0: none before `until`."""
+        """Return how many bytes may be consumed now; 0: none before `blocked_until`."""
         if now < self.blocked_until:
             return 0
         bucket = self._bucket
@@ -105,7 +105,7 @@ class Grant:
         part = bucket.available(now) / (1 + others)
         if part < bucket.min_grant or (
             others and now < self._granted_at + TURN_SECONDS
-        ):  # no second helping before theirs
+        ):  # the others have their turn first
             self.blocked_until = bucket.enqueue(self, now)
             return 0
         bucket.consume(part)
@@ -113,20 +113,20 @@ class Grant:
         return int(part)
 
     def consume(self, count: int) -> None:
-        """Take bytes, for which there was room."""
+        """Consume bytes that were available."""
         self._granted -= count
 
 
 class RateLimiter:
-    """One direction.
+    """Rate limiter of one direction of a connection.
 
     Args:
-        buckets: What it draws from; none: it is bounded no more.
-        max_bytes: Bytes per read.
+        buckets: All buckets that limit it; none: unlimited.
+        max_bytes: Maximum bytes of a read.
 
     Attributes:
-        blocked_until: Where there was no room: the time before which there will be none.
-        rate_limited: Whether there was none when it was asked last.
+        blocked_until: If nothing is available: the time before which nothing will be.
+        rate_limited: Whether nothing was available at the last call.
     """
 
     __slots__ = ("_grants", "_max_bytes", "blocked_until", "rate_limited")
@@ -138,7 +138,7 @@ class RateLimiter:
         self.rate_limited = False
 
     def available(self, now: float) -> int:
-        """Return how many bytes may be read now; 0: none before `until`."""
+        """Return how many bytes may be read now; 0: none before `blocked_until`."""
         room = self._max_bytes
         for claim in self._grants:
             least = claim.available(now)
@@ -158,12 +158,12 @@ class RateLimiter:
 
 @dataclass(slots=True)
 class SharedBucket:
-    """One bucket each way.
+    """One bucket for each direction, shared by connections.
 
     Attributes:
-        to_backend: For what accepted sides send.
-        to_client: For what dialled sides send.
-        connections: Connections that draw from it.
+        to_backend: For bytes from clients.
+        to_client: For bytes from backends.
+        connections: Connections that use it.
     """
 
     to_backend: TokenBucket
@@ -172,7 +172,7 @@ class SharedBucket:
 
 
 class SharedBucketTable:
-    """Buckets by key; those that no connection draws from take no room."""
+    """Buckets by key; unused ones are removed."""
 
     __slots__ = ("_buckets",)
 
@@ -180,7 +180,7 @@ class SharedBucketTable:
         self._buckets: dict[Hashable, SharedBucket] = {}
 
     def acquire(self, key: Hashable, rate: int) -> SharedBucket:
-        """Give the share of a key to one more connection."""
+        """Return the bucket of a key, for one more connection."""
         share = self._buckets.get(key)
         if share is None:
             share = self._buckets[key] = SharedBucket(TokenBucket(rate), TokenBucket(rate))
@@ -188,12 +188,12 @@ class SharedBucketTable:
         return share
 
     def release(self, key: Hashable) -> None:
-        """Note that a connection takes no more."""
+        """Release the bucket of a key for one connection."""
         share = self._buckets[key]
         share.connections -= 1
         if not share.connections:
             del self._buckets[key]
 
     def __len__(self) -> int:
-        """Give how many there are."""
+        """Return how many buckets there are."""
         return len(self._buckets)
