@@ -90,7 +90,7 @@ def test_names(name: str, fine: bool) -> None:
 def test_a_name_needs_names_or_networks() -> None:
     """With networks alone every name may be looked up, and its addresses are judged."""
     name = host_target("tcp", "db.example.org", 22)
-    assert allowed(unix=["/run"]).check(name) == "db.example.org:22: targets has no names"
+    assert allowed(unix=["/run"]).check(name) == "db.example.org:22: allowed_targets has no names"
     found = allowed(networks=["10.0.0.0/8"])
     assert found.check(name) is None
     assert found.check_address(at("10.0.0.1"), found_by_name=True) is None

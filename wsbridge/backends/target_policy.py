@@ -1,4 +1,4 @@
-"""Which targets may be dialled (networks, names, ports, sockets)."""
+"""Policy for targets chosen by clients: allowed networks, names, ports and sockets."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from wsbridge.net.address import Address, SockAddr, is_local_address, is_loopbac
 from wsbridge.protocol.ip import IpAddress, ip_text
 
 MAX_HOST_LENGTH: Final = 253
-"""Characters of a name (RFC 1035 section 2.3.4, in text form)."""
+"""Maximum length of a host name in characters (RFC 1035 section 2.3.4, in text form)."""
 
 _PORT: Final = re.compile(r"[1-9][0-9]{0,4}")
 _NUMBER: Final = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")
 
 
 def parse_host(text: str) -> str:
-    """Read a host: IPv4 in four decimal numbers, IPv6 without a zone and maybe in brackets, or a name.
+    """Parse a host: IPv4 in dotted decimal, IPv6 without a zone and with or without brackets, or a name.
 
-    A name whose last label is a number (2130706433, 0x7f.1, 127.1, 0177.0.0.1) is refused, since the C library takes it
-    for an address; international names are taken in their ASCII form (xn--…).
+    A name whose last label is a number (2130706433, 0x7f.1, 127.1, 0177.0.0.1) is rejected, since the C library parses
+    it as an address; international names must be in their ASCII form (xn--…).
 
     Returns:
         The host in its normal form: lower case, IPv6 shortest and without brackets, no trailing dot.
 
     Raises:
-        ValueError: It is none; one sentence that does not quote it.
+        ValueError: It is invalid; one sentence that does not quote it.
     """
     if len(text) > MAX_HOST_LENGTH + 1:
         raise ValueError(f"the host has {len(text)} characters, and {MAX_HOST_LENGTH} are the most")
@@ -59,10 +59,10 @@ def parse_host(text: str) -> str:
 
 
 def parse_port(text: str) -> int:
-    """Read a port: 1 to 65535 in decimal digits, without zeros before them.
+    """Parse a port: 1 to 65535 in decimal digits, without leading zeros.
 
     Raises:
-        ValueError: It is none; one sentence that does not quote it.
+        ValueError: It is invalid; one sentence that does not quote it.
     """
     if not _PORT.fullmatch(text) or int(text) > 65535:
         raise ValueError("the port is no number from 1 to 65535")
@@ -70,7 +70,7 @@ def parse_port(text: str) -> int:
 
 
 def is_ip_literal(host: str) -> bool:
-    """Return whether a host that `read_host` gave is an address."""
+    """Return whether a host returned by `parse_host` is an address."""
     return ":" in host or host.rpartition(".")[2].isdigit()
 
 
@@ -108,15 +108,15 @@ SPECIAL_NETWORKS: Final[tuple[tuple[IpNetwork, str], ...]] = tuple(
         ("ff00::/8", "multicast"),
     )
 )
-"""Ranges that a network has to be written for, each with what it is."""
+"""Networks that are rejected unless they are listed, each with its purpose."""
 
 
 class TargetRules:
-    """The rules of one route.
+    """The allowed targets of one route.
 
     Args:
-        targets: As written.
-        is_own: Returns whether an address is one that this process listens at.
+        targets: The configuration.
+        is_own_listener: Returns whether this process listens on an address.
     """
 
     def __init__(self, targets: AllowedTargetsConfig, is_own_listener: Callable[[Address], bool]) -> None:
@@ -128,13 +128,13 @@ class TargetRules:
         self._is_own_listener = is_own_listener
 
     def check(self, target: Target) -> str | None:
-        """Judge a target as far as that goes before its name is looked up.
+        """Check a target before its name is resolved.
 
         Args:
-            target: TCP, or what runs over it; its host is in its normal form.
+            target: A target over TCP; its host is normalised.
 
         Returns:
-            One sentence, or None.
+            Why it is not allowed, one sentence; None if it is.
         """
         where = join_host_port(target.host, target.port)
         if not any(ports.first <= target.port <= ports.last for ports in self._ports):
@@ -143,20 +143,20 @@ class TargetRules:
             reason = self._check_ip(ip_address(target.host))
             return None if reason is None else f"{where}: {reason}"
         if self._names is None:
-            return None if self._networks is not None else f"{where}: targets has no names"
+            return None if self._networks is not None else f"{where}: allowed_targets has no names"
         if not any(_name_matches(target.host, pattern) for pattern in self._names):
             return f"{where}: the name is none of allowed_targets.names"
         return None
 
     def check_address(self, address: Address, *, found_by_name: bool) -> str | None:
-        """Judge one address that is about to be dialled.
+        """Check one address before it is dialled.
 
         Args:
-            address: Of a target that `why_not` had nothing against.
-            found_by_name: Whether it was found by a name, so that the name allows it where no networks are written.
+            address: An address of a target that `check` allows.
+            found_by_name: Whether it is the result of a lookup; without networks, an allowed name then suffices.
 
         Returns:
-            One sentence, or None.
+            Why it is not allowed, one sentence; None if it is.
         """
         reason = self._check_ip(ip_address(address.sockaddr[0].partition("%")[0]), found_by_name=found_by_name)
         if reason is None and not self.allow_own_listeners and self._is_own_listener(address):
@@ -167,7 +167,7 @@ class TargetRules:
         networks: Sequence[IpNetwork] = self._networks or ()
         if self._networks is None:
             if not (found_by_name and self._names):
-                return "targets has no networks, which an address needs"
+                return "allowed_targets has no networks, which are needed for addresses"
         elif not any(ip in network for network in networks):
             return "the address is in none of allowed_targets.networks"
         for each in (ip, *_embedded_ipv4(ip)):
@@ -180,7 +180,7 @@ class TargetRules:
 
 
 def _name_matches(name: str, pattern: str) -> bool:
-    """Return whether a name is one that a pattern means."""
+    """Return whether a name matches a pattern."""
     return name == pattern or (pattern.startswith("*.") and name.endswith(pattern[1:]) and len(name) > len(pattern) - 1)
 
 
@@ -215,7 +215,7 @@ def _nat64_ipv4(number: int) -> list[IPv4Address]:
 
 
 def _is_own_address(ip: IpAddress) -> bool:
-    """Return whether an address is one of this host; loopback has a range of its own."""
+    """Return whether an address belongs to this host; loopback is in `SPECIAL_NETWORKS`."""
     text = ip_text(ip)
     family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
     sockaddr: SockAddr = (text, 0) if ip.version == 4 else (text, 0, 0, 0)
@@ -225,19 +225,19 @@ def _is_own_address(ip: IpAddress) -> bool:
 def resolve_socket_path(
     path: str, directories: Iterable[Path], is_own_listener: Callable[[str], bool], *, must_exist: bool
 ) -> str:
-    """Find where the path of a socket really leads, and judge that.
+    """Resolve the symbolic links in the path of a socket, and check the result.
 
     Args:
         path: Absolute.
-        directories: Those whose sockets may be dialled, and of folders inside.
-        is_own_listener: Returns whether this process listens at a path.
-        must_exist: Whether a socket that is not there is refused; otherwise the connection attempt fails.
+        directories: Directories whose sockets may be dialled, including subdirectories.
+        is_own_listener: Returns whether this process listens on a path.
+        must_exist: Whether a missing socket is rejected here; otherwise connecting to it fails.
 
     Returns:
-        The path to connect to, without links.
+        The path to connect to, without symbolic links.
 
     Raises:
-        ValueError: It may not be dialled; one sentence.
+        ValueError: It is not allowed; one sentence.
     """
     place = Path(path)
     try:
@@ -259,6 +259,6 @@ def resolve_socket_path(
 
 
 def _is_below(real: Path, directory: Path) -> bool:
-    """Return whether a path without links is below a directory, which may have some."""
+    """Return whether a path without symbolic links is below a directory, whose path may have some."""
     parts = Path(os.path.realpath(directory)).parts
     return len(real.parts) > len(parts) and real.parts[: len(parts)] == parts

@@ -1,4 +1,4 @@
-"""Fill URL templates from a request."""
+"""Fill URL templates with values from requests and identities."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from wsbridge.protocol.http1 import Request
 from wsbridge.protocol.uri import PathPattern, normalise_target
 
 MAX_FIELD_LENGTH: Final = 1024
-"""Characters of a value."""
+"""Maximum length of a value, in characters."""
 REDACTED_FIELD: Final = "***"
 
 _INVALID_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
 def field_value(field: str, request: Request | None, path: PathPattern | None, identity: Identity) -> str:
-    """Give what one client has for a field.
+    """Return the value of a field for one client.
 
     Args:
         field: `query.NAME`, `claims.NAME`, `identity`, or a named segment of the path.
-        request: The client's; None where he speaks plain TCP.
+        request: Of the client; None with plain TCP.
         path: The pattern that the request matched.
-        identity: Who the client is.
+        identity: Of the client.
 
     Raises:
         ValueError: The client has none, or several; one sentence for the log that does not quote it.
@@ -60,9 +60,9 @@ def field_value(field: str, request: Request | None, path: PathPattern | None, i
 
 
 def redact_field(target: str, path: PathPattern | None, field: str) -> str:
-    """Give the target of a request without the value of a field, which is a secret, for the log.
+    """Redact the value of a secret field in the target of a request, for the log.
 
-    A segment is hidden, too, where what follows it is not what the pattern wants: it was meant as one.
+    A path segment is also redacted if only the segments after it do not match the pattern.
     """
     if field.startswith(QUERY_PREFIX):
         name = field.removeprefix(QUERY_PREFIX)
@@ -87,7 +87,7 @@ def redact_field(target: str, path: PathPattern | None, field: str) -> str:
 
 
 def _query_value(query: str, name: str) -> str | None:
-    """Find a parameter of a query (application/x-www-form-urlencoded), which must appear once."""
+    """Find a parameter of a query (application/x-www-form-urlencoded); duplicates are rejected."""
     found: str | None = None
     for part in query.split("&"):
         key, _, value = part.partition("=")
@@ -113,21 +113,21 @@ def _percent_decode(text: str, field: str) -> str:
 
 
 MAX_TARGET_PATH_LENGTH: Final = 4096
-"""Characters of the path and query that a ws or wss backend is asked for."""
+"""Maximum length of path and query in requests to ws and wss backends, in characters."""
 
 _LABEL: Final = re.compile(r"[A-Za-z0-9_-]+")
 _DIGITS: Final = re.compile(r"[0-9]+")
 
 
 def fill_template(template: UrlTemplate, values: Mapping[str, str]) -> Target:
-    """Make a target.
+    """Fill a template.
 
     Args:
-        template: Its fields are all among the values.
-        values: Of one client, decoded; nothing is known of them.
+        template: All of its fields have a value.
+        values: Decoded and not trusted.
 
     Raises:
-        ValueError: A value cannot stand where its field does; one sentence for the log that does not quote it.
+        ValueError: A value is not allowed in the place of its field; one sentence for the log that does not quote it.
     """
     if template.scheme == "unix":
         return unix_target(_substitute(template.path, values, _check_file_name))
@@ -135,25 +135,25 @@ def fill_template(template: UrlTemplate, values: Mapping[str, str]) -> Target:
     port = parse_port(_substitute(template.port_text, values, _check_digits))
     path = _substitute(template.path, values, _escape_segment)
     if path:
-        if "//" in path.partition("?")[0]:  # merging it away would ask for something else
+        if "//" in path.partition("?")[0]:  # normalising it would request another resource
             raise ValueError("the path has an empty segment (//)")
-        normalise_target(path)  # a value is sent with its escapes, which says the same
+        normalise_target(path)  # only checked: values are sent percent-encoded
     if len(path) > MAX_TARGET_PATH_LENGTH:
         raise ValueError(f"path and query have {len(path)} characters, and {MAX_TARGET_PATH_LENGTH} are the most")
     return host_target(template.scheme, host, port, path)
 
 
 def host_target(scheme: Scheme, host: str, port: int, path: str = "") -> Target:
-    """Give the target that a host (as `read_host` gives it), a port and a path make."""
+    """Return the target of a host (as returned by `parse_host`), a port and a path."""
     written = f"[{host}]" if ":" in host else host
     return Target(scheme, host, port, path, f"{scheme}://{written}:{port}{path}")
 
 
 def unix_target(path: str) -> Target:
-    """Give the target that the path of a Unix socket makes.
+    """Return the target of a Unix socket.
 
     Raises:
-        ValueError: No socket can be there.
+        ValueError: The path is not absolute and normalised, or is too long.
     """
     if not path.startswith("/") or not path.isprintable() or any(part in (".", "..") for part in path.split("/")):
         raise ValueError("the path of the socket is not a plain one from the root")
@@ -163,7 +163,7 @@ def unix_target(path: str) -> Target:
 
 
 def _substitute(text: str, values: Mapping[str, str], convert: Callable[[str, bool], str]) -> str:
-    """Put values in place of fields, each as `part` gives it, which gets whether the field is the whole value."""
+    """Replace fields by values converted by `convert`; its second argument is whether the field is the whole text."""
     alone = FIELD_REFERENCE.fullmatch(text) is not None
     return FIELD_REFERENCE.sub(lambda found: convert(values[found[1]], alone), text)
 
