@@ -132,6 +132,34 @@ def test_names_say_what_is_inside():
     assert not wrong
 
 
+SAME_BY_CONTRACT: dict[str, str] = {}
+"""Public names that several modules define, each with the reason why it is the same thing there."""
+
+
+def public_names(path: Path) -> set[str]:
+    """Give the public functions, classes, constants and types that a file defines at its top level."""
+    names = set()
+    for node in tree(path).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign):
+            names |= {one.id for target in node.targets for one in ast.walk(target) if isinstance(one, ast.Name)}
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.add(node.target.id)
+    return {name for name in names if not name.startswith("_")}
+
+
+def test_no_public_name_is_defined_twice():
+    """A name means one thing in the whole package."""
+    places: dict[str, list[str]] = {}
+    for path in SOURCES:
+        for name in public_names(path):
+            places.setdefault(name, []).append(shown(path))
+    twice = {name: found for name, found in places.items() if len(found) > 1}
+    assert not {name: found for name, found in twice.items() if name not in SAME_BY_CONTRACT}
+    assert twice.keys() >= SAME_BY_CONTRACT.keys(), "listed, but defined only once"
+
+
 def modules() -> dict[str, Path]:
     """Give the files of the package by the names of their modules."""
     return {

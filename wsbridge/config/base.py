@@ -164,7 +164,7 @@ class Section(BaseModel):
         return section
 
 
-SectionT = TypeVar("SectionT", bound=Section)
+_SectionT = TypeVar("_SectionT", bound=Section)
 
 
 def _concerns(error: ErrorDetails, issue: Issue) -> bool:
@@ -173,8 +173,8 @@ def _concerns(error: ErrorDetails, issue: Issue) -> bool:
 
 
 def _recover(
-    data: object, errors: Iterable[ErrorDetails], handler: ModelWrapValidatorHandler[SectionT]
-) -> SectionT | None:
+    data: object, errors: Iterable[ErrorDetails], handler: ModelWrapValidatorHandler[_SectionT]
+) -> _SectionT | None:
     """Build a section from the values that are valid; None where it cannot do without the others."""
     if not isinstance(data, dict):
         return None

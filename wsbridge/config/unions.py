@@ -65,7 +65,7 @@ KIND_SYNONYMS = frozenset({"type", "method", "scheme", "provider"})
 TOKENS_KEY = "tokens"
 """The key by which a backend with a token list is recognized."""
 
-SectionT = TypeVar("SectionT", bound=Section)
+_SectionT = TypeVar("_SectionT", bound=Section)
 SizedT = TypeVar("SizedT", bound=Sized)
 
 
@@ -167,7 +167,7 @@ def read_auth(value: object, info: ValidationInfo) -> AuthSection:
     return _validate_as(kinds[kind], written, info)
 
 
-def _validate_as(section: type[SectionT], raw: Mapping[str, object], info: ValidationInfo) -> SectionT:
+def _validate_as(section: type[_SectionT], raw: Mapping[str, object], info: ValidationInfo) -> _SectionT:
     try:
         return section.model_validate(raw, context=info.context)
     except ValidationError as error:

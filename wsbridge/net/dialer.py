@@ -344,18 +344,18 @@ _RETRYABLE_REASONS: Final = frozenset(
     }
 )
 
-T = TypeVar("T")
+_Result = TypeVar("_Result")
 
 
 async def retry(
-    attempt: Callable[[], Awaitable[T]],
+    attempt: Callable[[], Awaitable[_Result]],
     *,
     timeout: float | None,
     retry_for: float = 0.0,
     on_retry: Callable[[Rejected], None] | None = None,
     progress: DialProgress | None = None,
     jitter: Callable[[], float] = random.random,
-) -> T:
+) -> _Result:
     """Try until it works, or until another attempt makes no sense or it has lasted long enough.
 
     Only failures that may pass with time are tried again: refused, unreachable, unknown name, timeout. A backend that
@@ -394,7 +394,9 @@ async def retry(
         backoff = min(backoff * 2, MAX_BACKOFF)
 
 
-async def _attempt_once(attempt: Callable[[], Awaitable[T]], timeout: float | None, progress: DialProgress | None) -> T:
+async def _attempt_once(
+    attempt: Callable[[], Awaitable[_Result]], timeout: float | None, progress: DialProgress | None
+) -> _Result:
     if timeout is None:
         return await attempt()
     with trio.move_on_after(timeout):

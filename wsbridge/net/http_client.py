@@ -26,7 +26,7 @@ from wsbridge.reasons import Rejected
 
 IDLE_CONNECTION_TIMEOUT: Final = 5.0
 """Seconds that an idle connection is kept."""
-MAX_RESPONSE_HEAD_BYTES: Final = 64 * 1024
+MAX_SERVICE_HEAD_BYTES: Final = 64 * 1024
 """Bytes of an answer's head."""
 MAX_INTERIM_RESPONSES: Final = 5
 """Answers of status 1xx before the one that counts."""
@@ -161,7 +161,7 @@ class _Connection:
     def __init__(self, stream: HttpStream, plain: trio.SocketStream) -> None:
         self.stream = stream
         self._socket = plain.socket
-        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_RESPONSE_HEAD_BYTES)
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_SERVICE_HEAD_BYTES)
 
     def is_readable(self) -> bool:
         """Return whether something came, or the end, while nothing was asked."""

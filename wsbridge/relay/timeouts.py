@@ -187,19 +187,19 @@ class Timed(Protocol):
     timer_slot: int | None
 
 
-T = TypeVar("T", bound=Timed)
+_TimedItem = TypeVar("_TimedItem", bound=Timed)
 
 
-class TimerWheel(Generic[T]):
+class TimerWheel(Generic[_TimedItem]):
     """Deadlines by slot; an item is in one slot at most, so that items that ended leave nothing behind."""
 
     __slots__ = ("_heap", "_slots")
 
     def __init__(self) -> None:
-        self._slots: dict[int, set[T]] = {}
+        self._slots: dict[int, set[_TimedItem]] = {}
         self._heap: list[int] = []
 
-    def schedule(self, item: T, deadline: float) -> None:
+    def schedule(self, item: _TimedItem, deadline: float) -> None:
         """Have an item due no later than `deadline` (plus a slot); an earlier deadline stays."""
         number = ceil(deadline / SLOT_SECONDS)
         if item.timer_slot is not None:
@@ -214,7 +214,7 @@ class TimerWheel(Generic[T]):
         else:
             slot.add(item)
 
-    def cancel(self, item: T) -> None:
+    def cancel(self, item: _TimedItem) -> None:
         """Remove an item."""
         if item.timer_slot is not None:
             self._slots[item.timer_slot].discard(item)
@@ -230,9 +230,9 @@ class TimerWheel(Generic[T]):
             del self._slots[number]
         return None
 
-    def pop_due(self, now: float) -> list[T]:
+    def pop_due(self, now: float) -> list[_TimedItem]:
         """Remove and return the items whose time has come."""
-        due: list[T] = []
+        due: list[_TimedItem] = []
         while (when := self.next_deadline()) is not None and when <= now:
             number = heapq.heappop(self._heap)
             for item in self._slots.pop(number):
