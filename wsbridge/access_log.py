@@ -123,29 +123,33 @@ class AccessLog:
 
     def _request_fields(self) -> dict[str, object]:
         """The request, the identity and the backend, as far as they are known."""
-        context = self._context
         facts: dict[str, object] = {}
+        self._add_request(facts)
+        return facts
+
+    def _add_request(self, facts: dict[str, object]) -> None:
+        """Add the request, the identity and the backend, as far as they are known."""
+        context = self._context
+        request = context.request
         if context.route:
             facts["route"] = context.route
         if context.backend:
             facts["backend"] = context.backend
         if context.identity.name:
             facts["identity"] = context.identity.name
-        if context.request is not None:
-            facts["path"] = self._redact_target(context.request.target)
+        if request is not None:
+            facts["path"] = self._redact_target(request.target)
+            if host := request.host():
+                facts["host"] = host
+            if agent := request.headers.get(b"user-agent"):
+                facts["user_agent"] = agent.decode("ascii", "backslashreplace")
         elif self.rejected_target:
             facts["path"] = self._redact_target(self.rejected_target)
-        if context.request is not None:
-            if host := context.request.host():
-                facts["host"] = host
-            if agent := context.request.headers.get(b"user-agent"):
-                facts["user_agent"] = agent.decode("ascii", "backslashreplace")
         if context.tls:
             facts["tls"] = context.tls
-        self._add_backend_fields(facts)
-        return facts
+        self._add_backend(facts)
 
-    def _add_backend_fields(self, facts: dict[str, object]) -> None:
+    def _add_backend(self, facts: dict[str, object]) -> None:
         context = self._context
         if context.target is not None:
             facts["target"] = context.target
@@ -167,14 +171,12 @@ class AccessLog:
         level = row.level
         if termination.reason is Reason.NO_ROUTE and context.request is not None and context.request.path == FAVICON:
             level = "debug"
-        facts: dict[str, object] = {
-            **self._connection_fields(),
-            "reason": termination.reason.value,
-            "initiator": termination.initiator,
-        }
+        facts = self._connection_fields()
+        facts["reason"] = termination.reason.value
+        facts["initiator"] = termination.initiator
         if termination.detail:
             facts["detail"] = termination.detail
-        facts.update(self._request_fields())
+        self._add_request(facts)
         self.dial_ended()
         if self.connect_seconds is not None:
             facts["connect_seconds"] = self.connect_seconds

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsbridge.log.format import choose_format, escape, line_processors, render, wants_colour
+from wsbridge.log.format import choose_format, clean_values, escape, line_processors, render, wants_colour
 
 NASTY = [
     "\n<0>kernel: forged",
@@ -51,6 +51,28 @@ def test_json() -> None:
         '"level":"info","event":"connection.closed","id":17,"path":"/vnc","seconds":1.5,'
         '"code":null,"tls":true,"a":[1,{"b":"c"}]}\n'
     )
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["detail", "path", "password", "exception", "x-token", "id"]),
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats()
+        | st.binary()
+        | st.text()
+        | st.lists(st.text())
+        | st.sampled_from(["/a?token=hunter2", "//u:hunter2@h", "wsbridge.token.hunter2", "x" * 2000, 2**70]),
+    )
+)
+def test_json_has_the_clean_values(facts: dict[str, Any]) -> None:
+    """JSON is written in one pass, with the same values as in the other formats."""
+    cleaned = clean_values(None, "info", {"event": "connection.closed", **facts})
+
+    out = json.loads(line("json", **facts))
+
+    assert list(out.items())[2:] == list(cleaned.items())
 
 
 def test_journal() -> None:

@@ -7,13 +7,14 @@ import json
 import math
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
 from structlog.dev import Column, ConsoleRenderer, KeyValueColumnFormatter, LogLevelColumnFormatter
-from structlog.processors import ExceptionRenderer, JSONRenderer, TimeStamper, add_log_level
+from structlog.processors import ExceptionRenderer, TimeStamper, add_log_level
 from structlog.typing import EventDict, Processor
 
 from wsbridge.log.exceptions import exception_line, exception_text
@@ -175,9 +176,13 @@ def clean_values(_logger: object, _level: str, fields: EventDict) -> EventDict:
             else:
                 cleaned[key] = _clean_value(key, value, [MAX_ITEMS])
     except Exception as error:  # a list that changes while it is copied, a mapping that raises
-        detail = f"{frame.get('event')}: values could not be read: {type(error).__name__}"
-        return {**frame, "event": "internal_error", "component": "log", "detail": detail}
+        return {**frame, "event": "internal_error", **_unreadable(frame.get("event"), error)}
     return cleaned
+
+
+def _unreadable(event: object, error: Exception) -> dict[str, str]:
+    """What is logged in place of values that cannot be read."""
+    return {"component": "log", "detail": f"{event}: values could not be read: {type(error).__name__}"}
 
 
 def truncate(text: str, limit: int) -> str:
@@ -278,7 +283,7 @@ def _is_journal(fd: int, stream: str) -> bool:
 def line_processors(name: str, *, colour: bool = False) -> list[Processor]:
     """The structlog processors of the format console, json or journal; the last one returns a line of bytes."""
     if name == "json":
-        return [_UTC, add_log_level, ExceptionRenderer(exception_text), clean_values, _JSON, _encode_line]
+        return [render_json]
     if name == "journal":  # which keeps the time itself
         return [add_log_level, ExceptionRenderer(exception_line), clean_values, _journal_line, _encode_line]
     timestamp = TimeStamper(fmt="%H:%M:%S.%f", utc=False, key="ts")
@@ -301,18 +306,78 @@ def _encode_line(_logger: object, _level: str, line: Any) -> bytes:
     return f"{line}\n".encode("utf-8", "backslashreplace")
 
 
-# JSON
+# JSON, in one pass: each connection ends with such a line, made on the event loop
 
 _encode: Final = json.JSONEncoder(ensure_ascii=True, check_circular=False, separators=(",", ":")).encode
+_quote: Final = json.encoder.encode_basestring_ascii
+_render_exception: Final = ExceptionRenderer(exception_text)
 
 
-def _to_json(fields: EventDict, **_: Any) -> str:
-    return _encode(fields).replace("\x7f", "\\u007f")
+def utc_timestamp() -> str:
+    """The time now, as in `2026-01-31T23:59:59.000001Z`."""
+    seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+    return f"{_format_second(seconds)}.{nanoseconds // 1000:06d}Z"
 
 
-_UTC: Final = TimeStamper(fmt="iso", utc=True, key="ts")
-_JSON: Final = JSONRenderer(serializer=_to_json)  # json.dumps would make a new encoder for each record
-AUDIT_PROCESSORS: Final[list[Processor]] = [_UTC, clean_values, _JSON, _encode_line]
+@lru_cache(maxsize=2)
+def _format_second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+
+
+@lru_cache(maxsize=1024)
+def _json_key(key: str) -> tuple[str, ValueKind]:
+    """What a member begins with (`,"key":`), and what its key says of its value."""
+    return f",{_quote(key)}:", value_kind(key)
+
+
+def render_json(_logger: object, level: str, fields: EventDict) -> bytes:
+    """Make a line of JSON: time, level, event, then the values as `clean_values` has them.
+
+    A structlog processor that needs no other one, and never raises.
+    """
+    return _json_line(f'{{"ts":"{utc_timestamp()}","level":"{level}","event":', fields)
+
+
+def render_audit_json(_logger: object, _level: str, fields: EventDict) -> bytes:
+    """Do the same for a stream whose records have no level."""
+    return _json_line(f'{{"ts":"{utc_timestamp()}","event":', fields)
+
+
+def _json_line(start: str, fields: EventDict) -> bytes:
+    event = str(fields.pop("event"))
+    try:
+        if "exc_info" in fields:
+            fields = _render_exception(None, "", fields)
+        members = _json_members(fields)
+    except Exception as error:  # see `clean_values`
+        event, members = "internal_error", _json_members(_unreadable(event, error))
+    return f"{start}{_quote(event)}{members}}}\n".replace("\x7f", "\\u007f").encode("ascii")
+
+
+def _json_members(fields: Mapping[str, Any]) -> str:
+    """Write the values as members of an object, each after a comma; the same values as those of `clean_values`."""
+    members: list[str] = []
+    for key, value in fields.items():
+        if key in ("ts", "level"):
+            continue  # the line has its own
+        member, about = _json_key(key)
+        kind = type(value)
+        if about is _SECRET:
+            text = f'"{REDACTED}"'
+        elif kind is str and (len(value) <= MAX_TEXT_CHARS or key == "exception"):
+            may_hide = "=" in value or "." in value or "@" in value or "%" in value
+            text = _quote(redact(value, url=about is _URL) if may_hide else value)
+        elif kind is int and -MAX_DECIMAL_INT < value < MAX_DECIMAL_INT:
+            text = str(value)
+        elif kind is float and math.isfinite(value):
+            text = repr(value)
+        else:
+            text = _encode(_clean_value(key, value, [MAX_ITEMS]))
+        members.append(member + text)
+    return "".join(members)
+
+
+AUDIT_PROCESSORS: Final[list[Processor]] = [render_audit_json]
 """JSON as in the log, for a stream whose records have no level."""
 
 
