@@ -368,11 +368,7 @@ async def test_tls_that_is_cut_off_is_called_truncated():
 
 async def test_a_client_that_does_not_read_its_101_is_closed(monkeypatch):
     """Within `handshake`; its backend is closed with it."""
-
-    async def never(*_):
-        await trio.sleep_forever()
-
-    monkeypatch.setattr("wsbridge.frontend.HttpExchange.accept", never)
+    monkeypatch.setattr("wsbridge.net.transport.SocketTransport.write", lambda _, parts: parts)
     async with backend() as back:
         text = written(route={"backend": back.url}, timeouts={"handshake": "200ms"})
         async with serving(text) as served:

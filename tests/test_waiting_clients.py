@@ -53,7 +53,7 @@ async def test_a_client_that_leaves_ends_the_dial(late, tls, dial, how):
         getattr(client, how)()
         line = await served.records.wait("connection.rejected", reason="client_lost")
         assert (line["initiator"], line["route"], line["duration_seconds"] < 5) == ("client", "app", True)
-        assert line["detail"].startswith("while the backend was dialled: ")
+        assert line["detail"].startswith("while the backend was dialed: ")
         assert "status" not in line
         await served.quiet()
 

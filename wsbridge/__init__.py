@@ -3,11 +3,12 @@
 Reading order, along the path of one connection:
 
 1. `daemon`, `server`: the process, its listeners, the accept loop, one task per connection.
-2. `connection`: THE SPINE, one connection from first byte to last, one call per step.
+2. `connection`: THE SPINE, one connection from first byte to last, one call per step; each adds what it learns to
+   `context`. `services` is what all connections share.
 3. `real_ip`: the client's address behind a proxy; `net.tls`: TLS; `frontend`: what the listener speaks;
    `protocol.http1`, `protocol.handshake`: how a request is read and checked.
 4. `admission`: route, Origin, authentication (`auth`), limits (`limits`); `generation`: the routes, built from the
-   configuration (`config`).
+   configuration (`config`), with the classes that `registry` has for its sections.
 5. `backends`: the backend is chosen and dialed, by `net.dialer`; `responders`: routes that wsbridge answers itself.
 6. `relay`: `engine`, `loop`, `relay`, `endpoint` move the bytes; `protocol.websocket` is how they are framed.
 7. `reasons`: why it ended; `access_log`: its log line and its audit record.

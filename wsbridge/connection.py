@@ -39,6 +39,9 @@ from wsbridge.relay.engine import RelayCounters
 from wsbridge.relay.relay import RelayOptions
 from wsbridge.services import Services
 
+_BUG = Termination(Reason.INTERNAL_ERROR, "wsbridge")
+"""How a connection ended that no step has given an end."""
+
 
 class Connection:
     """One accepted connection.
@@ -96,10 +99,10 @@ class Connection:
             redact_target=listener.redact_target,
         )
         self._dials = False  # whether it got as far as dialing a backend
-        self._transport: Transport | None = None  # set by step 2, TLS
+        self._transport: Transport | None = None  # set by `_start_tls`
         self._nearest_peer = self._context.peer  # the other end of the socket, before a request names the client
-        self._exchange: Exchange = None  # type: ignore[assignment]  # set by step 3, before it is used
-        self._front: Side | None = None  # set by step 6, the upgrade
+        self._exchange: Exchange = None  # type: ignore[assignment]  # set by `_read_request`, before it is used
+        self._front: Side | None = None  # set by `_upgrade`
 
     async def run(self, sockaddr: object) -> Termination:
         """Serve the connection, reject it where a step raises `Rejected`, and write its log line whatever happens.
@@ -107,7 +110,7 @@ class Connection:
         Args:
             sockaddr: What `accept` returned with the socket.
         """
-        termination = Termination(Reason.INTERNAL_ERROR, "wsbridge")
+        termination = _BUG
         try:
             try:
                 termination = await self._serve(sockaddr)
@@ -156,7 +159,10 @@ class Connection:
             await trio.lowlevel.checkpoint()
 
     async def _reject(self, rejected: Rejected) -> Termination:
-        """Reject the client at any step: by a reset, an HTTP response, or a close frame after the 101."""
+        """Reject the client at any step: by a reset, an HTTP response, or a close frame after the 101.
+
+        A client that sent nothing is closed without a response, under TLS with close_notify.
+        """
         if rejected.failed_login:
             self._client_slot.record_failure()
         termination = rejected.termination()
@@ -217,13 +223,13 @@ class Connection:
         else:
             self._transport.abort()
 
-    # Step 2: the client's address, the limits on it, TLS.
+    # The client's address, the limits on it, TLS.
 
     async def _identify_client(self, sockaddr: object) -> None:
         """Learn the client's address, from its socket or the PROXY header before its first byte."""
         context, resolver = self._context, self._listener.client_address_resolver
         try:
-            context.peer = Peer.from_socket(self._sock, sockaddr)
+            context.peer = self._nearest_peer = Peer.from_socket(self._sock, sockaddr)
         except OSError as error:
             raise Rejected(Reason.CLIENT_LOST, f"before the first byte: {error.strerror or error}") from None
         if self._overload is not None:
@@ -252,7 +258,7 @@ class Connection:
         """TLS, where the listener has it, within `tls`."""
         listener = self._listener
         if listener.tls is None:
-            self._transport = SocketTransport(self._sock)
+            self._transport = SocketTransport(self._sock, self._nearest_peer.family or None)
             return
         timeout = self._generation.config.timeouts.tls
         try:
@@ -271,7 +277,7 @@ class Connection:
         assert self._transport is not None  # noqa: S101 (`_start_tls` sets it or raises)
         return self._transport
 
-    # Step 3: the request.
+    # The request.
 
     async def _read_request(self) -> None:
         """Read a request, and the client's address from it where trusted proxies add that."""
@@ -305,7 +311,7 @@ class Connection:
         if self._services.shutdown_reason is not None:
             raise Rejected(self._services.shutdown_reason, detail, initiator="wsbridge", silent=silent)
 
-    # Step 4: the route, who the client is, the limits of the route.
+    # The route, who the client is, the limits of the route; a response of our own.
 
     def _admit(self) -> AdmittedRequest:
         """Find the route, and check that the request may use it."""
@@ -387,7 +393,7 @@ class Connection:
                 return Termination(Reason.CLIENT_LOST, "client", f"while a file was sent: {error}"), False
             return termination, keep_alive
 
-    # Steps 5 to 7: dial, upgrade, relay.
+    # Dial, upgrade, relay.
 
     async def _proxy(self, admitted: AdmittedRequest, slot: RouteSlot) -> Termination:
         """Dial, upgrade and relay; where the route says so, upgrade first."""
@@ -465,9 +471,9 @@ class Connection:
             )
         if client.disconnect_detail:
             reason = transport.fault or Reason.CLIENT_LOST
-            raise Rejected(reason, f"while the backend was dialled: {client.disconnect_detail}")
-        self._check_shutdown("while the backend was dialled")
-        raise Rejected(Reason.SHUTDOWN, "while the backend was dialled", initiator="wsbridge")
+            raise Rejected(reason, f"while the backend was dialed: {client.disconnect_detail}")
+        self._check_shutdown("while the backend was dialed")
+        raise Rejected(Reason.SHUTDOWN, "while the backend was dialed", initiator="wsbridge")
 
     def _note_local_address(self, transport: Transport) -> None:
         """Note where the client connected to, for a backend that receives it."""
@@ -492,9 +498,7 @@ class Connection:
         """Send the 101 to a WebSocket client, which must have accepted it within `handshake`."""
         self._context.subprotocol, self._context.response_started = subprotocol, True
         defaults, timeout = route.dial_defaults, self._generation.config.timeouts.handshake
-        with trio.move_on_after(timeout):
-            return await self._exchange.accept(subprotocol, defaults.text_messages, defaults.max_frame_bytes)
-        raise Rejected(Reason.HANDSHAKE_TIMEOUT, f"did not read the 101 within handshake, {timeout:g} s", silent=True)
+        return await self._exchange.accept(subprotocol, defaults.text_messages, defaults.max_frame_bytes, timeout)
 
 
 def _agreed_subprotocol(admitted: AdmittedRequest, connected: Connected) -> str | None:

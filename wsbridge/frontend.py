@@ -8,10 +8,10 @@ from typing import Protocol
 
 import trio
 
-from wsbridge.net.transport import Transport
+from wsbridge.net.transport import RESET, Transport
 from wsbridge.protocol.handshake import encode_accept_response
 from wsbridge.protocol.http1 import HeadLimits, Request, RequestParser, encode_error_response
-from wsbridge.protocol.websocket import TextMessages
+from wsbridge.protocol.websocket import Buffer, TextMessages
 from wsbridge.reasons import EMPTY_CONNECTION, Reason, Rejected, Termination
 from wsbridge.relay.endpoint import Side
 from wsbridge.responders.base import HttpResponse
@@ -35,11 +35,19 @@ class Exchange(Protocol):
             retry_after: Seconds for Retry-After in an overload, where the termination has none.
         """
 
-    async def accept(self, subprotocol: str | None, text_messages: TextMessages, max_frame_bytes: int) -> Side:
+    async def accept(
+        self, subprotocol: str | None, text_messages: TextMessages, max_frame_bytes: int, timeout: float
+    ) -> Side:
         """Accept it; what was read past the request belongs to the side.
 
+        Args:
+            subprotocol: The one of the 101; None for none.
+            text_messages: What becomes of text messages that the client sends.
+            max_frame_bytes: Payload bytes of a frame that is sent to the client.
+            timeout: Seconds in which the client must have accepted the 101.
+
         Raises:
-            Rejected: The client has disconnected.
+            Rejected: The client has disconnected, or does not read.
         """
 
 
@@ -91,7 +99,9 @@ class RawExchange:
         """Reset: the client must not read an empty response as a complete one."""
         self._transport.abort()
 
-    async def accept(self, subprotocol: str | None, text_messages: TextMessages, max_frame_bytes: int) -> Side:
+    async def accept(
+        self, subprotocol: str | None, text_messages: TextMessages, max_frame_bytes: int, timeout: float
+    ) -> Side:
         """See `Exchange.accept`."""
         return Side(self._transport, reject_http=not self._allow_http)
 
@@ -131,17 +141,30 @@ class HttpExchange:
                 return
         await self._lingering_closer.close(self._transport)
 
-    async def accept(self, subprotocol: str | None, text_messages: TextMessages, max_frame_bytes: int) -> Side:
-        """Respond with 101."""
+    async def accept(
+        self, subprotocol: str | None, text_messages: TextMessages, max_frame_bytes: int, timeout: float
+    ) -> Side:
+        """Respond with 101; see `Exchange.accept`."""
         request = self.request
         assert request is not None  # noqa: S101 (an exchange without a request is only ever refused)
         key = (request.headers.get(b"sec-websocket-key") or b"").decode("ascii")
-        try:
-            await self._transport.write_all(encode_accept_response(key, subprotocol))
-        except OSError as error:
-            self._transport.close()
-            raise Rejected(Reason.CLIENT_LOST, f"before the 101: {error}", silent=True) from None
-        return Side(self._transport, "server", text_messages, max_frame_bytes=max_frame_bytes)
+        transport = self._transport
+        rest = transport.write([encode_accept_response(key, subprotocol)])
+        if rest is not None:  # hardly ever, so there is hardly ever a deadline to set
+            await self._write_rest(rest, timeout)
+        if transport.read_state == RESET:
+            transport.close()
+            raise Rejected(Reason.CLIENT_LOST, f"before the 101: {transport.error}", silent=True)
+        return Side(transport, "server", text_messages, max_frame_bytes=max_frame_bytes)
+
+    async def _write_rest(self, rest: list[Buffer] | None, timeout: float) -> None:
+        """Write what was not written of the 101 at once; the transport shows whether the client has disconnected."""
+        with trio.move_on_after(timeout):
+            while rest is not None:
+                await trio.lowlevel.wait_writable(self._transport.fd)
+                rest = self._transport.write(rest)
+            return
+        raise Rejected(Reason.HANDSHAKE_TIMEOUT, f"did not read the 101 within handshake, {timeout:g} s", silent=True)
 
     async def respond(self, response: HttpResponse, write_timeout: float | None, *, keep_alive: bool) -> bool:
         """Write a whole response; return whether the connection may carry another request.

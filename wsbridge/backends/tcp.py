@@ -123,7 +123,7 @@ class TcpBackend:
             return None
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-        wire = SocketTransport(sock)
+        wire = SocketTransport(sock, addresses[0].family)
         if not self._proxy_protocol.send_nowait(wire, dial_request.client):
             wire.close()
             return None

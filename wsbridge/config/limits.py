@@ -207,7 +207,7 @@ class Timeouts(RouteTimeouts):
 
     handshake: PositiveDuration = 10.0
     """From the accepted connection (or the end of the TLS handshake) to the complete request head; jitter adds up to
-    a tenth."""
+    a tenth. Also how long the client may take to accept the 101."""
     tls: PositiveDuration = 10.0
     """Timeout for a client's TLS handshake."""
     proxy_header: PositiveDuration = 3.0

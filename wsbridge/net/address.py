@@ -76,14 +76,14 @@ class Peer:
         Raises:
             OSError: the peer has already gone (ENOTCONN).
         """
-        if sock.family == socket.AF_UNIX:
+        if not isinstance(sockaddr, tuple) and sock.family == socket.AF_UNIX:
             pid, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
             return cls("", 0, socket.AF_UNIX, pid or None, uid if pid else None)
         found = sockaddr if isinstance(sockaddr, tuple) else sock.getpeername()
         host: str = found[0]
         if host.startswith("::ffff:"):
             return cls(str(unmap(ip_address(host))), found[1], socket.AF_INET)
-        return cls(host, found[1], sock.family)
+        return cls(host, found[1], socket.AF_INET6 if ":" in host else socket.AF_INET)
 
     @property
     def is_loopback(self) -> bool:

@@ -187,7 +187,12 @@ def own_buffers(parts: list[Buffer]) -> list[Buffer]:
 
 
 class SocketTransport:
-    """A stream socket, non-blocking, TCP or Unix; also the base of the TLS transports."""
+    """A stream socket, non-blocking, TCP or Unix; also the base of the TLS transports.
+
+    Args:
+        sock: The socket.
+        family: Its address family, where the caller knows it.
+    """
 
     __slots__ = (
         "_bulk_read_size",
@@ -205,12 +210,13 @@ class SocketTransport:
         "sock",
     )
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, family: int | None = None) -> None:
         self.sock = sock
         self.fd = sock.fileno()
         self.readable = True
         self.peer_hung_up = False
-        self.read_until_empty = sock.family == socket.AF_UNIX  # a read stops at a descriptor that was passed along
+        family = sock.family if family is None else family  # Python makes an enum of it at each look
+        self.read_until_empty = family == socket.AF_UNIX  # a read stops at a descriptor that was passed along
         self.read_state: str | None = None
         self.error = ""
         self.fault: Reason | None = None

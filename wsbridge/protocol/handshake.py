@@ -18,7 +18,6 @@ from wsbridge.protocol.http1 import (
     bad_request,
     bad_response,
     encode_headers,
-    encode_response_head,
     method_not_allowed,
     quoted,
 )
@@ -34,6 +33,9 @@ _PASSED_STATUSES: Final = frozenset((401, 403, 404, 410, 429, 503))
 _CREDENTIAL_STATUSES: Final = frozenset((401, 403))
 _RETRY_AFTER = re.compile(rb"[0-9]{1,9}|[A-Za-z]{3}, [0-9]{2} [A-Za-z]{3} [0-9]{4} [0-9:]{8} GMT")
 _MAX_QUOTED_BODY = 200
+_SWITCHING_PROTOCOLS: Final = (
+    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
+)
 _UPGRADE_HEADERS: Final = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"))
 
 TOKEN_SUBPROTOCOL_PREFIX: Final = "wsbridge.token."  # noqa: S105  (a prefix, no secret)
@@ -218,8 +220,7 @@ def encode_accept_response(key: str, subprotocol: str | None, headers: Iterable[
         ValueError: A header cannot be written (see `http1.encode_headers`).
     """
     more = [*headers] if subprotocol is None else [("Sec-WebSocket-Protocol", subprotocol), *headers]
-    lines = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", accept_key(key)), *more]
-    return encode_response_head(101, lines)
+    return f"{_SWITCHING_PROTOCOLS}{accept_key(key)}\r\n{''.join(encode_headers(more))}\r\n".encode("latin-1")
 
 
 def encode_upgrade_request(

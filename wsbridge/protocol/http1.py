@@ -393,13 +393,14 @@ def _parse_header_lines(head: bytes, start: int) -> Headers:
     lines = head[start:-4].split(b"\r\n") if len(head) - start > 2 else []
     clean = not head.translate(None, _HEAD_BYTES) and head.count(b"\r") == head.count(b"\n")
     headers = Headers()
+    add = headers.add
     for line in lines:
         name, colon, value = line.partition(b":")
         if not colon or not name or name.translate(None, _FIELD_NAME_BYTES):
             raise ValueError(_header_line_error(line))
         if not clean and (line.translate(None, _HEAD_BYTES) or b"\r" in line):
             raise ValueError(f"the header {_header_name(line)} has a control character")
-        headers.add(name, value)
+        add(name, value)
     if not head.isascii():
         for name in headers.names():
             strict = name in _ASCII_ONLY or name.startswith(b"sec-websocket-")
