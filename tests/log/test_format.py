@@ -191,7 +191,7 @@ def test_exceptions() -> None:
 
     assert json.loads(outs["json"])["exception"].startswith("Traceback")
     assert outs["json"].count("\n") == outs["journal"].count("\n") == 1
-    assert 'exception="ValueError: wss://joe:***@gw \\x1b[31m (at test_render.py:' in outs["journal"]
+    assert 'exception="ValueError: wss://joe:***@gw \\x1b[31m (at test_format.py:' in outs["journal"]
     assert all(part.startswith("    ") for part in outs["console"].splitlines()[1:])
     assert not any("\x1b" in out or "hunter2" in out for out in outs.values())
 
