@@ -11,7 +11,7 @@ import math
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -246,12 +246,19 @@ def parse_ip_literal(host: str, port: int) -> Address | None:
     """Address of an IP literal (a zone such as `%eth0` included); None for a name. Asks no server."""
     if not host or not (":" in host or host[-1].isdigit()):
         return None
+    return _parse_literal(host, port) if "%" in host else _parse_literal_cached(host, port)
+
+
+def _parse_literal(host: str, port: int) -> Address | None:
     try:
         rows = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except (OSError, UnicodeError):
         return None
     family, *_, sockaddr = rows[0]
     return Address(int(family), to_sockaddr(sockaddr))
+
+
+_parse_literal_cached = lru_cache(maxsize=1024)(_parse_literal)  # not for zones: the number of an interface may change
 
 
 def _with_port(addresses: tuple[Address, ...], port: int) -> list[Address]:
