@@ -153,7 +153,7 @@ async def test_a_client_that_resets(sent, detail):
     ],
 )
 async def test_a_bad_head(sent, reason, status, tells):
-    """It has its status, and is told to whoever speaks HTTP."""
+    """It has its status, and is sent to clients that speak HTTP."""
     with connection() as (wire, peer):
         peer.send(sent)
         end = await heard(wire)
@@ -261,7 +261,7 @@ async def test_an_answer_that_nobody_takes():
 
 
 async def test_refusing_a_client_that_does_not_read():
-    """Whoever takes not even the refusal is let go within a second."""
+    """A client that does not even read the rejection is disconnected within a second."""
     with connection() as (wire, _):
         with contextlib.suppress(BlockingIOError):
             while True:

@@ -214,7 +214,7 @@ STEPS = [
 
 
 def fits(kind, step):
-    """Tell whether a kind of backend has a step."""
+    """Return whether a kind of backend has a step."""
     if "TLS" in step:
         return kind in ("tls", "wss")
     if "head" in step or "101" in step:

@@ -6,7 +6,7 @@ from wsbridge.auth.identity import ANONYMOUS, Identity, merge_identities
 
 
 def test_nobody_has_no_name() -> None:
-    """Those who were not asked are nobody, for ever."""
+    """Those who were not asked are nobody, forever."""
     assert (ANONYMOUS.name, ANONYMOUS.method, ANONYMOUS.expires, ANONYMOUS.target) == ("", "", None, None)
 
 

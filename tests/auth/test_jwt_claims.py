@@ -119,5 +119,5 @@ def test_claims_that_could_do_harm_are_left_out() -> None:
 
 @pytest.mark.parametrize("payload", [b"", b"null", b"[]", b'"x"', b"\xff", b"[" * 9000, b'{"exp":1,"exp":2}'])
 def test_what_is_no_object_claims_nothing(payload: bytes) -> None:
-    """Whoever signed it."""
+    """By any signer."""
     assert result_or_detail(validate_claims, payload, RULES, NOW) == "what the token claims is not a JSON object"

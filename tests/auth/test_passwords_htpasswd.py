@@ -91,7 +91,7 @@ def test_weak_hashes_are_refused_by_name(hashed: str, name: str) -> None:
 
 
 def test_names_for_the_command_line() -> None:
-    """The same rule holds for whoever writes a line."""
+    """The same rule holds for all who write a line."""
     assert check_username("alice@example.org") == "alice@example.org"
     for wrong in ("", "a:b", "#a", "a\n", " a", "\udc80"):
         with pytest.raises(ValueError, match="a user's name"):

@@ -101,7 +101,7 @@ async def test_an_identity_for_one_target_chooses_no_other() -> None:
 
 
 async def test_the_target_of_an_identity_is_judged() -> None:
-    """Whoever named it."""
+    """By any source of the target."""
     found = many(f"match: any, backend: '{{target}}', auth: {{kind: bearer, tokens: /t}}, {TARGETS}")
     assert not isinstance(await async_outcome(found.select(None, Identity("a", target="tls://10.0.0.1:22"))), Rejected)
     for target in ("tls://11.0.0.1:22", "tcp://127.0.0.1:22", "wss://10.0.0.1/", None):

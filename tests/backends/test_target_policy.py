@@ -30,7 +30,7 @@ def allowed(own: bool = False, **written: Any) -> TargetRules:
 
 
 def passes(found: TargetRules, host: str, port: int = 22) -> bool:
-    """Tell whether an address that a client writes itself goes through both judgements."""
+    """Return whether an address that a client writes itself goes through both judgements."""
     target = host_target("tcp", host, port)
     return found.check(target) is None and found.check_address(at(host, port), found_by_name=False) is None
 

@@ -67,7 +67,7 @@ ZERO = {"half_close", "drain", "drain_spread", "retry_after", "lingering"}
 
 @pytest.mark.parametrize("key", Timeouts.model_fields)
 def test_what_may_be_off_and_what_may_be_nothing(key: str) -> None:
-    """`off` is for waits that may last for ever, 0s for those that may be left out, and neither for the others."""
+    """`off` is for waits that may last forever, 0s for those that may be left out, and neither for the others."""
     for written, fitting in (("off", OFF), ("0s", ZERO)):
         text = LISTENERS + ROUTES + f"timeouts: {{{key}: {written}}}\n"
         if key in fitting:

@@ -21,7 +21,7 @@ def ends_of(relay, who):
 
 
 async def answering(peer):
-    """Read on and answer pings, for ever."""
+    """Read on and answer pings, forever."""
     while await peer.some() is not None:
         pass
 

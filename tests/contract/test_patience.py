@@ -43,7 +43,7 @@ async def test_half_close_is_silence_and_not_age(engine):
 
 
 async def test_equal_patience_is_no_half_close(engine):
-    """A backend that sends for ever after the client's close frame is ended, whatever the two settings are."""
+    """A backend that sends forever after the client's close frame is ended, whatever the two settings are."""
     terms = replace(SHORT, half_close=0.2, close=0.2)
     async with between(engine, "ws", "ws", terms=terms) as relay:
         relay.back.answers = relay.front.answers = False

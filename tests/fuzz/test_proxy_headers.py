@@ -67,7 +67,7 @@ def fed(data: bytes, cuts: list[int]) -> tuple[Outcome, int]:
             if isinstance(taken, Rejected):
                 return taken, at
             assert 0 <= taken <= end - at
-            assert reader.result is not None or taken == end - at, "bytes that stay seen would be seen for ever"
+            assert reader.result is not None or taken == end - at, "bytes that stay seen would be seen forever"
             at += taken
             assert reader.consumed_bytes == at
     return reader.result, at

@@ -36,7 +36,7 @@ def calls() -> Iterator[tuple[str, str, str, list[str]]]:
 
 
 def wrong(level: str, event: str, keys: list[str]) -> bool:
-    """Tell whether the table does not know such a call."""
+    """Return whether the table does not know such a call."""
     if event not in LOG_EVENTS or level not in LOG_EVENTS[event].levels:
         return True
     return not set(keys) <= set(LOG_EVENTS[event].keys)

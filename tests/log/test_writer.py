@@ -149,7 +149,7 @@ def test_stop_gives_up_on_a_blocking_output(reader: Reader, begin: Callable[...,
         log.info("connection.closed", detail="x" * 500)
 
     assert not writer.stop(timeout=0.05)
-    log.error("internal_error")  # would block for ever, were it written
+    log.error("internal_error")  # would block forever, were it written
 
 
 def test_reader_gone(reader: Reader, begin: Callable[..., LogWriter]) -> None:

@@ -11,7 +11,7 @@ REFUSED = Rejected(Reason.BACKEND_REFUSED, "refused", initiator="backend")
 
 
 class Script:
-    """An attempt that gives one outcome after the other, the last for ever."""
+    """An attempt that gives one outcome after the other, the last forever."""
 
     def __init__(self, *outcomes):
         self.outcomes = list(outcomes)

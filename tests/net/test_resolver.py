@@ -141,7 +141,7 @@ async def test_names_without_usable_addresses_fail():
 
 
 async def test_a_dns_server_that_never_answers_does_not_hold_up_the_end():
-    """Leaving the block abandons the threads, and nobody waits for ever."""
+    """Leaving the block abandons the threads, and nobody waits forever."""
     dns = Dns(held=True)
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery, Resolver(threads=1, getaddrinfo=dns) as resolver:

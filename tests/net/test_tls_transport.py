@@ -292,7 +292,7 @@ async def test_close_notify_comes_while_we_still_send(wrapped, version):
 
 
 async def test_reading_on_after_the_end_gives_nothing(wrapped):
-    """However often an event says otherwise: the transport is not readable for ever."""
+    """However often an event says otherwise: the transport is not readable forever."""
     transport, peer = await wrapped()
     say_goodbye(peer)
     assert await read_all(transport, 1) == b""

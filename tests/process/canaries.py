@@ -40,7 +40,7 @@ class Canaries:
         self.planted[place] = secret
 
     def found(self, output: bytes) -> set[str]:
-        """Tell which were planted and are there, each with its form."""
+        """Return which were planted and are there, each with its form."""
         low = output.lower()
         return {
             f"{place}: {form}"

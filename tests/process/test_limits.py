@@ -39,7 +39,7 @@ def test_over_the_cap_is_503_at_once_and_nothing_is_dialled():
 
 
 def enters(daemon, tls):
-    """Tell whether a client is let in."""
+    """Return whether a client is let in."""
     with Socket.connect(daemon.port(), tls=tls) as client:
         client.send(request())
         return client.head().startswith("HTTP/1.1 101")

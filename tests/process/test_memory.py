@@ -32,7 +32,7 @@ def push(client, blocks, seconds):
 
 
 def endless(block):
-    """Give the same block for ever."""
+    """Give the same block forever."""
     while True:
         yield block
 

@@ -45,7 +45,7 @@ class TestHeaderLines:
 
     @pytest.mark.parametrize("raw", [b"GET / HTTP/1.1\nHost: a\n\n", b"GET / HTTP/1.1\r\nHost: a\n\n"])
     def test_bare_lf_is_refused_at_once(self, raw: bytes) -> None:
-        """Lines that end in LF alone are 400 and are not waited on for ever."""
+        """Lines that end in LF alone are 400 and are not waited on forever."""
         refused(raw, 400)
 
     @pytest.mark.parametrize(

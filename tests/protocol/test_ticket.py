@@ -134,7 +134,7 @@ def test_another_version_is_none() -> None:
 
 @pytest.mark.parametrize("broken", [{"name": "\ud800"}, {"id": "short"}, {"issued": 1.5}, {"claims": {"a": 1}}])
 def test_what_could_not_be_read_is_not_written(broken: dict[str, object]) -> None:
-    """Values that no ticket can hold are an error of whoever makes one, without a word of them."""
+    """Values that no ticket can hold are an error where one is made, without a word of them."""
     with pytest.raises(ValueError, match="the ticket holds what") as caught:
         encode_ticket(replace(PLAIN, **broken), KEY)  # type: ignore[arg-type]  # that is the point
 

@@ -146,7 +146,7 @@ def test_a_side_with_nothing_to_take_is_not_stalled():
 
 
 def test_write_off():
-    """Then a peer may take its time for ever."""
+    """Then a peer may take its time forever."""
     pair = a_pair(ping_interval=None, write=None)
     blocked(pair, pair.front)
     assert run(pair, 10_000, step=1000) is None
