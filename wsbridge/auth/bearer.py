@@ -37,9 +37,9 @@ class BearerToken:
 
     Attributes:
         name: Name of the client that it authenticates.
-        digest: Its SHA-256, 32 bytes. It needs no salt: a token is random, so there is nothing to guess.
-        expires: Seconds since 1970 from which it is not taken; None for never.
-        routes: The routes it is for; None for all that take tokens of this list.
+        digest: Its SHA-256, 32 bytes; without salt, since tokens are random.
+        expires: Expiry in seconds since 1970; None: never.
+        routes: Routes that it is valid for; None: all routes with this file.
     """
 
     name: str

@@ -134,7 +134,7 @@ class DynamicBackend:
         self._by_scheme = {scheme: _build_backend(scheme, services) for scheme in schemes}
 
     def connect_nowait(self, dial_request: DialRequest) -> Connected | None:
-        """See `Backend.at_once`."""
+        """See `Backend.connect_nowait`."""
         return self._backend_for(dial_request).connect_nowait(dial_request)
 
     async def dial(self, dial_request: DialRequest) -> Connected:
@@ -142,7 +142,7 @@ class DynamicBackend:
         return await self._backend_for(dial_request).dial(dial_request)
 
     def _backend_for(self, dial_request: DialRequest) -> Backend:
-        assert dial_request.chosen is not None  # noqa: S101 (the spine dials such a backend with a target alone)
+        assert dial_request.chosen is not None  # noqa: S101 (such a backend is only dialled with a target)
         return self._by_scheme[dial_request.chosen.target.scheme]
 
 
@@ -158,7 +158,7 @@ def _build_backend(scheme: Scheme, services: DialServices) -> Backend:
 
 
 MAX_TARGET_URL_LENGTH: Final = 2048
-"""Characters of the URL that goes with an identity."""
+"""Maximum length of the URL of an identity, in characters."""
 
 
 class UnknownTokenError(ValueError):
@@ -166,7 +166,7 @@ class UnknownTokenError(ValueError):
 
 
 class TargetSelector(Protocol):
-    """One way from a client to a target.
+    """Selects the target of a client.
 
     Attributes:
         names_sockets: Whether clients name Unix sockets, so that one that is not there is no trouble of the backend.
@@ -182,14 +182,14 @@ class TargetSelector(Protocol):
         """
 
     def redact_target(self, target: str) -> str:
-        """Give the target of a request without a token that it may carry."""
+        """Return the target of a request with its token redacted."""
 
     def target_token(self, request: Request | None, identity: Identity) -> str | None:
-        """Give the token of a list that the client has, if it is one."""
+        """Return the target token of the client, if it is in the token file."""
 
 
 class TemplateTarget:
-    """A target made of the fields of a client."""
+    """A target made from a URL template."""
 
     def __init__(self, template: UrlTemplate, path: PathPattern | None) -> None:
         self._template = template
@@ -197,22 +197,22 @@ class TemplateTarget:
         self.names_sockets = template.scheme == "unix"
 
     async def select(self, request: Request | None, identity: Identity) -> Target:
-        """See `Picker.pick`."""
+        """See `TargetSelector.select`."""
         values = {field: field_value(field, request, self._path, identity) for field in self._template.fields}
         return fill_template(self._template, values)
 
     def redact_target(self, target: str) -> str:
-        """See `Picker.hidden`: where sockets are named, a name may be meant as a token."""
+        """See `TargetSelector.redact_target`: the name of a socket may be used as a token."""
         for field in self._template.fields if self.names_sockets else ():
             target = redact_field(target, self._path, field)
         return target
 
     def target_token(self, request: Request | None, identity: Identity) -> None:
-        """See `Picker.token`: there is no list."""
+        """See `TargetSelector.target_token`: there is no token file."""
 
 
 class TokenFileTarget:
-    """A target that a list has for the token of a client.
+    """A target looked up in a token file.
 
     Raises:
         ValueError: The list cannot be read.
@@ -226,7 +226,7 @@ class TokenFileTarget:
         self.names_sockets = False
 
     def _load(self, path: Path) -> Mapping[str, Target]:
-        """Read the list and log what is new among its problems; runs in a thread."""
+        """Read the file and log its new problems; runs in a thread."""
         known = self._reader.problems
         targets = self._reader(path)
         for problem in self._reader.problems:
@@ -235,7 +235,7 @@ class TokenFileTarget:
         return targets
 
     async def select(self, request: Request | None, identity: Identity) -> Target:
-        """See `Picker.pick`."""
+        """See `TargetSelector.select`."""
         token = field_value(self._token_from, request, self._path, identity)
         asked = trio.current_time()
         found = (await self._tokens.get()).get(token) or (await self._tokens.get_newer(asked)).get(token)
@@ -244,11 +244,11 @@ class TokenFileTarget:
         return found
 
     def redact_target(self, target: str) -> str:
-        """See `Picker.hidden`."""
+        """See `TargetSelector.redact_target`."""
         return redact_field(target, self._path, self._token_from)
 
     def target_token(self, request: Request | None, identity: Identity) -> str | None:
-        """See `Picker.token`: by the list as it was last read."""
+        """See `TargetSelector.target_token`: uses the file as it was last read."""
         try:
             token = field_value(self._token_from, request, self._path, identity)
         except ValueError:
@@ -257,7 +257,7 @@ class TokenFileTarget:
 
 
 class IdentityTarget:
-    """The target that goes with the identity of a client."""
+    """The target given by the identity of a client."""
 
     names_sockets = False
 
@@ -265,7 +265,7 @@ class IdentityTarget:
         self._schemes = config.schemes
 
     async def select(self, request: Request | None, identity: Identity) -> Target:
-        """See `Picker.pick`."""
+        """See `TargetSelector.select`."""
         if identity.target is None:
             raise ValueError("no target goes with the identity")
         target = parse_identity_target(identity.target)
@@ -274,15 +274,15 @@ class IdentityTarget:
         return target
 
     def redact_target(self, target: str) -> str:
-        """See `Picker.hidden`: it is chosen by who the client is."""
+        """See `TargetSelector.redact_target`: the request has no token."""
         return target
 
     def target_token(self, request: Request | None, identity: Identity) -> None:
-        """See `Picker.token`: there is no list."""
+        """See `TargetSelector.target_token`: there is no token file."""
 
 
 def build_selector(backend: BackendSectionBase, path: PathPattern | None) -> TargetSelector:
-    """Build the picker of a backend that is the client's to choose.
+    """Build the selector of a backend that clients choose.
 
     Raises:
         ValueError: Its list of tokens cannot be read.
@@ -296,7 +296,7 @@ def build_selector(backend: BackendSectionBase, path: PathPattern | None) -> Tar
 
 
 def parse_identity_target(url: str) -> Target:
-    """Read the URL that goes with an identity.
+    """Parse the URL of an identity.
 
     Raises:
         ValueError: It cannot be dialled; one sentence that does not quote it.
@@ -317,7 +317,7 @@ MAX_SOCKET_LOOKUPS: Final = 8
 
 
 class TargetPolicy(Protocol):
-    """How one route comes to a target, built once; it serves all connections of a generation."""
+    """Selects and checks the targets of one route, for all connections of a generation."""
 
     async def select(self, request: Request | None, identity: Identity) -> ChosenTarget | None:
         """Find the target of one client.
@@ -334,14 +334,14 @@ class TargetPolicy(Protocol):
         """
 
     def redact_target(self, target: str) -> str:
-        """Give the target of a request for the log, without a token that it may carry."""
+        """Return the target of a request for the log, with its token redacted."""
 
     def target_token(self, request: Request | None, identity: Identity) -> str | None:
-        """Give the token of a list that the client has, if it is one."""
+        """Return the target token of the client, if it is in the token file."""
 
 
 class FixedTarget:
-    """The choice of a route whose backend is written: there is none, but an identity may be for another target."""
+    """Policy of a route with a fixed backend; an identity may still be limited to another target."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -354,15 +354,15 @@ class FixedTarget:
             raise _forbidden(error) from None
 
     def redact_target(self, target: str) -> str:
-        """See `Choice.hidden`: nothing is chosen by it."""
+        """See `TargetPolicy.redact_target`: the request has no token."""
         return target
 
     def target_token(self, request: Request | None, identity: Identity) -> None:
-        """See `Choice.token`: there is no list."""
+        """See `TargetPolicy.target_token`: there is no token file."""
 
 
 class DynamicTarget:
-    """The choice of a route whose backend is the client's to choose.
+    """Policy of a route whose clients choose the target.
 
     Args:
         picker: From a client to a target.
@@ -391,15 +391,15 @@ class DynamicTarget:
         return SelectedTarget(target, self)
 
     def redact_target(self, target: str) -> str:
-        """See `Choice.hidden`."""
+        """See `TargetPolicy.redact_target`."""
         return self._selector.redact_target(target)
 
     def target_token(self, request: Request | None, identity: Identity) -> str | None:
-        """See `Choice.token`."""
+        """See `TargetPolicy.target_token`."""
         return self._selector.target_token(request, identity)
 
     def check_address(self, target: Target, address: Address) -> str | None:
-        """Judge an address that a target has."""
+        """Check an address of a target."""
         return self._rules.check_address(address, found_by_name=not is_ip_literal(target.host))
 
     async def resolve_socket(self, target: Target) -> str:
@@ -421,7 +421,7 @@ class DynamicTarget:
 
 
 class SelectedTarget:
-    """See `wsbridge.backends.base.Chosen`."""
+    """See `wsbridge.backends.base.ChosenTarget`."""
 
     __slots__ = ("_policy", "target")
 
@@ -430,18 +430,18 @@ class SelectedTarget:
         self._policy = policy
 
     def check_address(self, address: Address) -> str | None:
-        """See `Chosen.why_not`."""
+        """See `ChosenTarget.check_address`."""
         return self._policy.check_address(self.target, address)
 
     async def resolve_path(self) -> str:
-        """See `Chosen.path`."""
+        """See `ChosenTarget.resolve_path`."""
         return await self._policy.resolve_socket(self.target)
 
 
 def build_target_policy(
     route: model.RouteConfig, path: PathPattern | None, listening_addresses: ListeningAddresses
 ) -> TargetPolicy | None:
-    """Build the choice of a route; reads its list of tokens.
+    """Build the policy of a route; reads its token file.
 
     Args:
         route: Checked.
@@ -469,7 +469,7 @@ def build_target_policy(
 
 
 def _check_identity_target(target: Target, identity: Identity) -> None:
-    """Hold a target against the one that goes with an identity, where there is one."""
+    """Reject a target that differs from the one of the identity, if that has one."""
     if identity.target is not None and _normalize_target(target) != _normalize_target(
         parse_identity_target(identity.target)
     ):
@@ -477,7 +477,7 @@ def _check_identity_target(target: Target, identity: Identity) -> None:
 
 
 def _normalize_target(target: Target) -> tuple[str, str, int, str]:
-    """What two targets are compared by, however they are written."""
+    """Return the normal form in which targets are compared."""
     path = posixpath.normpath(target.path) if target.scheme == "unix" else target.path
     return target.scheme, target.host.lower().removesuffix("."), target.port, path
 
