@@ -1,7 +1,7 @@
 """JWT keys, key files, token syntax and signatures.
 
-PyJWT verifies signatures. Headers and key sets are parsed here, because PyJWT accepts duplicate names in the header,
-`jku`, `x5u` and non-canonical base64url, and reports neither which parameter was rejected nor which size was exceeded.
+PyJWT verifies signatures. Headers are parsed here, because PyJWT accepts duplicate names, `jku` and `x5u` in them, and
+has no limit on the size of a token.
 """
 
 from __future__ import annotations
