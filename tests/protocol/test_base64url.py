@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsbridge.protocol.base64url import decode_base64url, encode_base64url
+from wsbridge.protocol.uri import decode_base64url, encode_base64url
 
 
 @given(st.binary(max_size=40))

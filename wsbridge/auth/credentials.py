@@ -14,9 +14,9 @@ from wsbridge.config.base import AuthSection
 from wsbridge.config.types import TOKEN_REGEX, as_text
 from wsbridge.config.unions import check_unique, non_empty
 from wsbridge.context import ConnectionContext
-from wsbridge.protocol.base64url import decode_base64url
 from wsbridge.protocol.credentials import cookie_values
 from wsbridge.protocol.handshake import TOKEN_SUBPROTOCOL_PREFIX
+from wsbridge.protocol.uri import decode_base64url
 from wsbridge.reasons import Rejected
 
 MAX_TOKEN_BYTES: Final = 8192

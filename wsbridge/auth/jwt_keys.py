@@ -19,8 +19,8 @@ from wsbridge.auth.credentials import token_denied
 from wsbridge.config.base import Issue, LoadContext, Section
 from wsbridge.config.secrets import Secret
 from wsbridge.config.types import FilePath, as_text
-from wsbridge.protocol.base64url import decode_base64url
 from wsbridge.protocol.http1 import quoted
+from wsbridge.protocol.uri import decode_base64url
 
 AsymmetricAlgorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 JwtAlgorithm = Literal[

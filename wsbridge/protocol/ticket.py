@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from wsbridge.protocol.base64url import decode_base64url, encode_base64url
+from wsbridge.protocol.uri import decode_base64url, encode_base64url
 from wsbridge.reasons import Reason, Rejected
 
 MAX_TICKET_CHARS: Final = 4096

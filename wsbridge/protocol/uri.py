@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
@@ -298,3 +299,20 @@ def _is_address(host: str) -> bool:
     except AddressValueError:
         return False
     return True
+
+
+def encode_base64url(data: bytes) -> str:
+    """Encode bytes as base64url without padding (RFC 4648 section 5), as JWTs, tickets and subprotocols have it."""
+    return urlsafe_b64encode(data).decode("ascii").rstrip("=")
+
+
+def decode_base64url(text: str) -> bytes:
+    """Decode a text in its canonical form, so that each value has exactly one encoding.
+
+    Raises:
+        ValueError: The text is not base64url, has padding, or has unused bits that are not zero.
+    """
+    data = urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    if encode_base64url(data) != text:
+        raise ValueError("not base64url without padding")
+    return data
