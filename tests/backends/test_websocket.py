@@ -8,11 +8,14 @@ import trio
 
 from tests.backends.upstream import SWITCH, says, upstream, wait_for_end
 from tests.rejections import async_outcome
+from tests.serving import backend as service
+from tests.serving import serving, written
 from wsbridge.backends import websocket as module
 from wsbridge.backends.base import Connected, DialRequest, DialServices
 from wsbridge.backends.websocket import WebSocketBackend, WebSocketBackendConfig
 from wsbridge.config.secrets import Secret
 from wsbridge.net.resolver import Resolver
+from wsbridge.protocol.handshake import accept_key
 from wsbridge.reasons import Reason, Rejected
 
 OFFER = DialRequest(("binary",))
@@ -52,6 +55,30 @@ async def test_upgrade():
     assert request.startswith("GET /vnc?room=1 HTTP/1.1\r\n")
     assert lines(request)["Sec-WebSocket-Protocol"] == "binary"
     assert lines(request)["Host"].startswith("127.0.0.1:")
+
+
+@pytest.mark.parametrize(("messages", "first_byte"), [("binary", 0x82), ("text", 0x81)])
+async def test_what_a_plain_client_sends_becomes_messages_of_this_type(messages, first_byte):
+    """Through a whole bridge, from the key in the file to the frame that the server gets."""
+    frames = []
+
+    async def serve(stream):
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += await stream.receive_some()
+        key = head.partition(b"Sec-WebSocket-Key: ")[2].partition(b"\r\n")[0].decode()
+        await stream.send_all(SWITCH.replace(b"{accept}", accept_key(key).encode()) + b"\r\n")
+        frames.append(await stream.receive_some())
+
+    async with service(serve) as back:
+        listeners = {"old": {"bind": "127.0.0.1:0", "protocol": "tcp", "route": "app"}}
+        url = f"ws://127.0.0.1:{back.port}/"
+        routes = {"app": {"backend": {"url": url, "messages": messages}, "auth": "none"}}
+        async with serving(written(listeners=listeners, routes=routes)) as served:
+            with await served.connect("old") as client:
+                await client.send(b"hello")
+                await served.records.ended()
+    assert frames[0][0] == first_byte
 
 
 async def test_frames_glued_to_the_101_are_kept():

@@ -172,7 +172,13 @@ class WebSocketBackend:
         except BaseException:
             transport.abort()
             raise
-        side = Side(transport, "client", dial_request.text_messages, max_frame_bytes=dial_request.max_frame_bytes)
+        side = Side(
+            transport,
+            "client",
+            dial_request.text_messages,
+            messages=self._messages,
+            max_frame_bytes=dial_request.max_frame_bytes,
+        )
         return Connected(side, subprotocol, address)
 
     async def _connect(self, url: Target, dial_request: DialRequest) -> socket.socket:
