@@ -229,5 +229,8 @@ async def test_no_redirect_is_ever_built(path, upgrade, tmp_path):
             plain = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
             await client.send(request(path) if upgrade else plain)
             answer = await client.everything()
-        assert not answer.startswith(b"HTTP/1.1 3")
+        # empty segments merge: what is left is a path of the route, here without a backend or a file
+        merged = path in ("//evil.example", "/a//")
+        expected = (b"502" if upgrade else b"404") if merged else b"400"
+        assert answer.startswith(b"HTTP/1.1 " + expected + b" ")
         assert b"ocation:" not in answer

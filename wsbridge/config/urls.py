@@ -424,7 +424,6 @@ ProxyUrl = Annotated[
     _URL_AS_TEXT,
     WithJsonSchema({"type": "string", "pattern": "^(http://.+)$"}),
 ]
-Port = Annotated[int, PlainValidator(read_port), WithJsonSchema({"type": "integer", "minimum": 0, "maximum": 65535})]
 Origin = Annotated[str, PlainValidator(read_origin), WithJsonSchema({"type": "string"})]
 OriginPattern = Annotated[str, PlainValidator(read_origin_pattern), WithJsonSchema({"type": "string"})]
 HostOrWildcard = Annotated[str, PlainValidator(read_host_or_wildcard), WithJsonSchema({"type": "string"})]
