@@ -176,6 +176,39 @@ def test_a_change_that_keeps_size_and_mtime_is_seen(file: Path) -> None:
     assert file_signature(file) != before
 
 
+async def test_a_second_change_at_the_same_time_is_seen(
+    file: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most kernels give changes within some milliseconds the same time, so that a signature may be that of both."""
+    before = file_signature(file)
+    monkeypatch.setattr(reloading_file, "file_signature", lambda path: before)
+    reread = ReloadingFile(file, numbers)
+    file.write_text("3\n4\n")
+    with recording() as records:
+        assert await reread.get() == [3, 4]
+        mock_clock.jump(CHECK_INTERVAL)
+        assert await reread.get() == [3, 4]
+    assert len(records.of("file.reloaded")) == 1
+
+
+async def test_a_file_that_did_not_change_lately_is_not_read_again(
+    file: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once its time is over, the signature says whether it changed."""
+    monkeypatch.setattr(reloading_file, "MAX_TIMESTAMP_STEP", -1.0)
+    loads: list[Path] = []
+
+    def load(path: Path) -> list[int]:
+        loads.append(path)
+        return numbers(path)
+
+    reread = ReloadingFile(file, load)
+    for _ in range(3):
+        mock_clock.jump(CHECK_INTERVAL)
+        assert await reread.get() == [1, 2]
+    assert len(loads) == 1
+
+
 async def test_a_fifo_is_never_waited_for(file: Path, mock_clock: MockClock) -> None:
     """Neither at the start nor where it replaces the file while the daemon runs."""
     reread = ReloadingFile(file, lambda path: parse_file(path, str.split))

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import trio
 
@@ -27,6 +27,8 @@ LOAD_TIMEOUT: Final = 10.0
 """Seconds that reading a list may take before the daemon serves."""
 MAX_LIST_FILE_BYTES: Final = 16 * 1024 * 1024
 """Maximum size of a list."""
+MAX_TIMESTAMP_STEP: Final = 2.0
+"""Seconds that a file system may give to two changes as the same time: 10 ms on most Linux kernels, 2 s on FAT."""
 
 _LEFTOVER_SUFFIXES: Final = (
     *("~", ".bak", ".orig", ".rej", ".save", ".swo", ".swp", ".tmp"),
@@ -34,7 +36,20 @@ _LEFTOVER_SUFFIXES: Final = (
 )
 
 Content = TypeVar("Content")
-FileSignature = tuple[object, ...]
+
+
+class FileState(NamedTuple):
+    """What changes whenever a file does; times in nanoseconds since 1970."""
+
+    device: int
+    inode: int
+    modified_ns: int
+    changed_ns: int
+    size: int
+
+
+FileSignature = tuple[tuple[str, FileState | None], ...]
+"""The state of a file, or of a directory and, by their names, of its files."""
 
 
 def is_leftover(name: str) -> bool:
@@ -45,15 +60,25 @@ def is_leftover(name: str) -> bool:
 def list_files(directory: Path) -> list[Path]:
     """List the files of a directory by name, without subdirectories, hidden files and leftovers.
 
+    A link that cannot be followed is listed, so that reading it reports why.
+
     Raises:
         OSError: It cannot be read.
     """
     with os.scandir(directory) as entries:
-        return sorted(Path(entry.path) for entry in entries if not is_leftover(entry.name) and not entry.is_dir())
+        return sorted(Path(entry.path) for entry in entries if not is_leftover(entry.name) and not _is_directory(entry))
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a directory or a link to one; not for a loop of links, or one into a private directory."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def file_signature(path: Path) -> FileSignature:
-    """Describe the state of a file or, for a directory, of every file in it.
+    """Describe the state of a file or, for a directory, of itself and every file in it.
 
     The time of the last status change (ctime) is part of it: unlike size and mtime, no program can set it back.
 
@@ -61,21 +86,25 @@ def file_signature(path: Path) -> FileSignature:
         OSError: It does not exist or cannot be read.
     """
     found = path.stat()
-    if not stat.S_ISDIR(found.st_mode):
-        return _signature_of(found)
-    return (_signature_of(found), *((file.name, _entry_signature(file)) for file in list_files(path)))
+    files = list_files(path) if stat.S_ISDIR(found.st_mode) else ()
+    return (("", _state_of(found)), *((file.name, _entry_state(file)) for file in files))
 
 
-def _signature_of(found: os.stat_result) -> FileSignature:
-    return (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
+def _state_of(found: os.stat_result) -> FileState:
+    return FileState(found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
 
 
-def _entry_signature(file: Path) -> FileSignature:
-    """That of a file in a directory; empty for a broken link."""
+def _entry_state(file: Path) -> FileState | None:
+    """That of a file in a directory; None for a broken link."""
     try:
-        return _signature_of(file.stat())
+        return _state_of(file.stat())
     except OSError:
-        return ()
+        return None
+
+
+def _last_change(signature: FileSignature) -> float:
+    """Return the latest ctime of a signature, in seconds since 1970."""
+    return max(state.changed_ns for _, state in signature if state is not None) / 1e9
 
 
 def read_regular_file(path: Path, max_bytes: int) -> bytes:
@@ -163,6 +192,7 @@ class ReloadingFile(Generic[Content]):
         self._path = path
         self._load = load
         self._signature: FileSignature | None = None
+        self._settled = False  # whether every later change must give another signature
         self._content, self._signature = load_now(path, lambda _: self._reload(None))
         self._next_check = -math.inf
         self._last_check = -math.inf
@@ -230,18 +260,19 @@ class ReloadingFile(Generic[Content]):
             self._check_seconds = time.monotonic() - began
 
     def _reload(self, known_signature: FileSignature | None) -> tuple[Content, FileSignature]:
-        """Read it if its signature is not the known one.
+        """Read it if its signature is not the known one, or if it changed shortly before it was read with that.
 
         A file that changes while it is read is read once more; one that keeps changing is left to the next check.
         """
         try:
             for _ in range(3):
-                before = file_signature(self._path)
-                if before == known_signature:
+                now, before = time.time(), file_signature(self._path)
+                if before == known_signature and self._settled:
                     return self._content, before
                 content = self._load(self._path)
                 if file_signature(self._path) == before:
-                    if known_signature is not None:
+                    self._settled = now > _last_change(before) + MAX_TIMESTAMP_STEP
+                    if known_signature is not None and (before != known_signature or content != self._content):
                         log.info("file.reloaded", file=str(self._path))
                     return content, before
         except OSError as error:

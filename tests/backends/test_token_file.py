@@ -201,9 +201,10 @@ def test_a_bad_file_never_hides_the_others(tmp_path: Path) -> None:
     (tmp_path / "c").write_text("nonsense")
     os.mkfifo(tmp_path / "d")
     (tmp_path / "e").symlink_to(tmp_path / "gone")
+    (tmp_path / "g").symlink_to("g")
     (tmp_path / "f").write_text("four: 10.0.0.4:4\n")
     assert set(reader(tmp_path)) == {"one", "two", "four"}
-    assert [problem.partition(":")[0] for problem in reader.problems] == [str(tmp_path / name) for name in "acde"]
+    assert [problem.partition(":")[0] for problem in reader.problems] == [str(tmp_path / name) for name in "acdeg"]
     (tmp_path / "a").unlink()
     assert set(reader(tmp_path)) == {"two", "four"}
 
