@@ -4,6 +4,7 @@ import socket
 import time
 
 import trio
+import trio.testing
 
 from tests.relay.fakes import a_pair
 from wsbridge.net.transport import SocketTransport
@@ -118,6 +119,34 @@ async def test_sockets_are_read_before_deadlines_are_judged_after_a_stall():
             await trio.sleep_forever()
         assert pair.termination is None
         assert front.last_received > 0
+        nursery.cancel_scope.cancel()
+    for side in (pair.front, pair.back):
+        pair.abort(side)
+    for sock in (theirs, _more):
+        sock.close()
+    loop.close()
+
+
+async def test_a_deadline_that_was_moved_forward_is_judged_after_the_sockets_too():
+    """A relay that is added while the timers wait for nothing, or for later, does not lose what came in a stall."""
+    loop = RelayLoop()
+    loop._clock = trio.current_time
+    (ours, theirs), (more, _more) = socket.socketpair(), socket.socketpair()
+    for sock in (ours, more):
+        sock.setblocking(False)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(loop.run_timers)
+        await trio.testing.wait_all_tasks_blocked()
+        loop.update_clock()
+        options = RelayOptions(idle=0.3, ping_interval=None)
+        pair = Relay(RawEndpoint(SocketTransport(ours)), RawEndpoint(SocketTransport(more)), options, loop)
+        loop.add(pair)
+        theirs.send(b"in time")
+        time.sleep(LATE + 0.4)
+        with trio.move_on_after(0.1):
+            await trio.sleep_forever()
+        assert pair.termination is None
+        assert _more.recv(100) == b"in time"
         nursery.cancel_scope.cancel()
     for side in (pair.front, pair.back):
         pair.abort(side)

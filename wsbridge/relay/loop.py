@@ -138,11 +138,12 @@ class RelayLoop:
             when = self._wheel.next_deadline()
             with trio.CancelScope(
                 deadline=trio.current_time() + timeouts.MAX_CHECK_INTERVAL if when is None else when
-            ) as self._timer_scope:
+            ) as scope:
+                self._timer_scope = scope  # `schedule` moves its deadline
                 await trio.sleep_forever()
             self._timer_scope = None
             now = self.update_clock()
-            if when is not None and now > when + LATE:
+            if now > scope.deadline + LATE:
                 await self._catch_up(now + MAX_CATCH_UP)
             for pair in self._wheel.pop_due(now):
                 if not pair.done:
