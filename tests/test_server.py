@@ -1,6 +1,8 @@
 """The server: listeners, termination of connections, and that no resource leaks."""
 
 import resource
+import socket
+import threading
 
 import pytest
 import trio
@@ -228,3 +230,27 @@ async def test_something_beside_may_run_and_ends_with_the_server():
         with trio.fail_after(5):
             await server.run(lambda _: server.stop(Reason.SHUTDOWN), beside)
     assert seen == [server]
+
+
+async def test_a_stop_does_not_wait_for_a_look_up_of_the_start(monkeypatch):
+    """A DNS server that never answers for the name of a listener does not outlive a signal."""
+    asked, release = trio.Event(), threading.Event()
+
+    def hang(*_, **__):
+        trio.from_thread.run_sync(asked.set)
+        release.wait(10)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    before = open_files()
+    listeners = {"one": {"bind": "127.0.0.1:0"}, "two": {"bind": "gw.internal:8080"}}
+    ready = []
+    with recording(), trio.fail_after(5):
+        server = Server(config_of(written(listeners=listeners, route={"respond": "204", "auth": "none"})))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.run, ready.append)
+            await asked.wait()
+            server.stop(Reason.DRAINING)
+    release.set()
+    assert not ready
+    assert open_files() == before

@@ -228,12 +228,11 @@ class Server:
                 engine.start_soon(self.services.disconnect_monitor.run)
                 async with trio.open_nursery() as connections:
                     async with trio.open_nursery() as accepting:
+                        accepting.start_soon(self._cancel_on_stop_request, accepting.cancel_scope)
                         await self._open_listeners(listening, accepting, connections)
                         if extra_task is not None:
                             connections.start_soon(extra_task, self)
                         on_ready(listening)
-                        await self.services.stop_requested.wait()
-                        accepting.cancel_scope.cancel()
                     for opened in listening:
                         opened.close()
                         log.info("listener.closed", listener=opened.name)
@@ -281,6 +280,11 @@ class Server:
         with trio.move_on_after(timeouts.close):
             await self._wait_for_connections(0)
         connections.cancel_scope.cancel()
+
+    async def _cancel_on_stop_request(self, accept_scope: trio.CancelScope) -> None:
+        """Stop accepting, also while listeners are still being opened: the look-up of a name may hang."""
+        await self.services.stop_requested.wait()
+        accept_scope.cancel()
 
     async def _cancel_on_stop(self, drain_scope: trio.CancelScope) -> None:
         await self._stop_immediately.wait()

@@ -128,7 +128,7 @@ async def _bind_addresses(name: str, config: ListenerConfig) -> tuple[list[Addre
             Address(socket.AF_INET6, ("::1", port, 0, 0)),
         ], True
     try:
-        found = await trio.to_thread.run_sync(_lookup_bind_addresses, host, port)
+        found = await trio.to_thread.run_sync(_lookup_bind_addresses, host, port, abandon_on_cancel=True)
     except OSError as error:
         raise ListenError(name, config.bind, f"cannot look up the name: {error.strerror}", error.errno or 0) from None
     if not found:
