@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from tests.backends.target_requests import asking
 from tests.config.loading import LISTENERS, read
 from tests.rejections import async_outcome
 from wsbridge.auth.identity import ANONYMOUS, Identity
+from wsbridge.backends import dynamic
 from wsbridge.backends.dynamic import DynamicTarget, FixedTarget, TargetPolicy, build_target_policy
 from wsbridge.net.address import Address, ListeningAddresses
 from wsbridge.protocol.uri import PathPattern
@@ -133,6 +136,32 @@ async def test_a_socket_is_judged_by_where_it_is(tmp_path: Path) -> None:
         end = await path(name)
         assert isinstance(end, Rejected)
         assert (end.reason, end.initiator) == (Reason.FORBIDDEN, "client")
+
+
+async def test_a_directory_of_sockets_that_hangs_is_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network file system that does not answer outlives neither the client nor the process."""
+    asked, release = trio.Event(), threading.Event()
+    waited_for = []
+
+    def hang(*_: object, **__: object) -> str:
+        trio.from_thread.run_sync(asked.set)
+        waited_for.append(release.wait(2))
+        return ""
+
+    monkeypatch.setattr(dynamic, "resolve_socket_path", hang)
+    backend = f"backend: 'unix:{tmp_path}/{{query.t}}', auth: none, allowed_targets: {{unix: [.]}}"
+    chosen = await async_outcome(many(f"match: any, {backend}", folder=tmp_path).select(asking("/?t=a"), ANONYMOUS))
+    assert not isinstance(chosen, Rejected)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(chosen.resolve_path)
+            await asked.wait()
+            nursery.cancel_scope.cancel()
+        assert not waited_for
+    finally:
+        release.set()
 
 
 async def test_our_own_socket(tmp_path: Path) -> None:

@@ -415,7 +415,7 @@ class DynamicTarget:
             must_exist=self._selector.names_sockets,
         )
         try:
-            return await trio.to_thread.run_sync(look, limiter=self._limiter)
+            return await trio.to_thread.run_sync(look, limiter=self._limiter, abandon_on_cancel=True)
         except ValueError as error:
             raise _forbidden(error) from None
 
