@@ -11,6 +11,7 @@ import trio
 from tests.authority import folder
 from tests.client import BINARY, CLOSE, Client, frame, request
 from tests.serving import accept_upgrade, backend, config_of, echo, recording, reset, serving, written
+from wsbridge.net.transport import SocketTransport
 from wsbridge.reasons import Reason
 from wsbridge.server import Server
 
@@ -218,6 +219,26 @@ async def test_a_bug_ends_its_connection_alone(monkeypatch, speaks):
             served.records.all.remove(bug)
             await other.echoed()
             other.drop()
+
+
+async def test_a_bug_after_the_dial_closes_the_backend(monkeypatch):
+    """An exception between the dial and the relay resets the backend at once, and not when memory is collected."""
+    transports = []
+    real = SocketTransport.__init__
+
+    def note(self, *args):
+        real(self, *args)
+        transports.append(self)
+
+    async with backend(echo_nothing) as back, serving(written(route={"backend": back.url})) as served:
+        monkeypatch.setattr(SocketTransport, "__init__", note)
+        monkeypatch.setattr("wsbridge.access_log.AccessLog.log_admitted", lambda *_: 1 / 0)
+        with await served.connect() as client:
+            await client.send(request())
+            await served.records.wait("connection.rejected", reason="internal_error")
+            await back.until(dials=1, open=0)
+        assert transports
+        served.records.all.remove(*served.records.of("internal_error"))
 
 
 async def test_cancelling_leaves_no_descriptor():

@@ -402,15 +402,15 @@ class Connection:
             self._front = await self._upgrade(route, admitted.subprotocol)
         self._access_log.dial_started()
         connected = await self._dial(admitted)
-        self._access_log.dial_ended(connected.address)
-        if self._front is None:
-            try:
+        try:
+            self._access_log.dial_ended(connected.address)
+            if self._front is None:
                 self._check_shutdown()  # it may have begun while the backend was dialed
                 self._front = await self._upgrade(route, _agreed_subprotocol(admitted, connected))
-            except BaseException:
-                connected.side.transport.abort()
-                raise
-        self._access_log.log_admitted(self._services.open_level)
+            self._access_log.log_admitted(self._services.open_level)
+        except BaseException:
+            connected.side.transport.abort()
+            raise
         return await self._relay(route, self._front, connected.side, slot)
 
     async def _relay(self, route: Route, front: Side, back: Side, slot: RouteSlot) -> Termination:
@@ -471,7 +471,11 @@ class Connection:
             )
         if client.disconnect_detail:
             reason = transport.fault or Reason.CLIENT_LOST
-            raise Rejected(reason, f"while the backend was dialed: {client.disconnect_detail}")
+            raise Rejected(
+                reason,
+                f"while the backend was dialed: {client.disconnect_detail}",
+                initiator="wsbridge" if reason is Reason.INTERNAL_ERROR else "client",
+            )
         self._check_shutdown("while the backend was dialed")
         raise Rejected(Reason.SHUTDOWN, "while the backend was dialed", initiator="wsbridge")
 
