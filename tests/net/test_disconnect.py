@@ -8,8 +8,10 @@ import trio
 
 from tests.net.ends import connected, reset
 from tests.net.tls_ends import Tls, delivered, read_all
+from tests.serving import recording
 from wsbridge.net.disconnect import MAX_BUFFERED_BYTES, DisconnectMonitor
 from wsbridge.net.transport import SocketTransport
+from wsbridge.reasons import Reason
 
 
 @pytest.fixture
@@ -215,3 +217,20 @@ async def test_what_was_done_in_time_is_kept(watch, ends):
 
     assert await work() == "done"
     assert not len(watch)
+
+
+async def test_a_bug_ends_its_block_alone(watch, ends, monkeypatch):
+    """An exception while one peer is looked at is logged, and the other peers are watched on."""
+    (one, theirs), (other, others) = ends(), ends()
+    monkeypatch.setattr(SocketTransport, "record_socket_error", lambda _: 1 / 0)
+    with recording() as records:
+        with trio.fail_after(5), watch.watch(one, allow_half_close=False) as watched:
+            reset(theirs)
+            await trio.sleep_forever()
+        assert watched.disconnect_detail == "internal error"
+        assert one.fault is Reason.INTERNAL_ERROR
+        others.close()
+        assert await gone(watch, other) == "closed"
+    (bug,) = records.of("internal_error")
+    assert bug["component"] == "disconnect"
+    records.all.remove(bug)

@@ -8,8 +8,10 @@ from typing import Self
 
 import trio
 
+from wsbridge.log.logger import log
 from wsbridge.net.tls_transport import TlsTransport
 from wsbridge.net.transport import READ_SIZE, RESET, Transport
+from wsbridge.reasons import Reason
 
 MAX_BUFFERED_BYTES = READ_SIZE
 """Bytes read from a TLS connection while it is watched, after which it is read no more."""
@@ -80,15 +82,16 @@ class Monitored:
         if self.transport.read_state is not None:
             self._on_end()
         elif events & select.EPOLLHUP or (events & select.EPOLLRDHUP and not self._allow_half_close):
-            self._on_disconnect("closed")  # a Unix socket hangs up where TCP resets
+            self.disconnect("closed")  # a Unix socket hangs up where TCP resets
 
     def _on_end(self) -> None:
         if self.transport.read_state == RESET:
-            self._on_disconnect(self.transport.error)
+            self.disconnect(self.transport.error)
         elif not self._allow_half_close:
-            self._on_disconnect("closed")
+            self.disconnect("closed")
 
-    def _on_disconnect(self, detail: str) -> None:
+    def disconnect(self, detail: str) -> None:
+        """Leave the block."""
         self.disconnect_detail = detail
         self.scope.cancel()
 
@@ -110,7 +113,12 @@ class DisconnectMonitor:
             for fd, events in self._epoll.poll(0):
                 watched = self._monitored[fd]
                 before = watched.event_mask()
-                watched.on_events(events)
+                try:
+                    watched.on_events(events)
+                except Exception:  # a bug in one connection ends that one alone
+                    log.exception("internal_error", component="disconnect")
+                    watched.transport.fault = Reason.INTERNAL_ERROR
+                    watched.disconnect("internal error")
                 if watched.disconnect_detail:
                     self.unregister(fd)  # the event lasts, and what is cancelled may take its time
                 elif watched.event_mask() != before:

@@ -1,1 +1,3 @@
-"""What routes respond themselves: static files and fixed statuses."""
+"""."""
+
+from __future__ import annotations
