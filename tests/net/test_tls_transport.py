@@ -203,6 +203,25 @@ async def test_tiny_records_do_not_fill_a_read(wrapped):
     assert first + await read_all(transport, len(whole) - len(first)) == whole
 
 
+async def test_records_that_keep_coming_are_gathered_up_to_a_number(wrapped):
+    """A read goes on while a peer sends small records, but not for ever."""
+    transport, peer = await wrapped()
+    whole = random.Random(1).randbytes(5000)
+
+    def send():
+        for at in range(len(whole)):
+            peer.sendall(whole[at : at + 1])
+
+    reads = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.to_thread.run_sync, send)
+        while sum(map(len, reads)) < len(whole):
+            reads.append(await transport.read_some())
+
+    assert b"".join(reads) == whole
+    assert 1 < max(map(len, reads)) <= MAX_RECORDS_PER_READ
+
+
 async def test_large_reads_come_whole(wrapped):
     """Whatever the sizes of records and reads."""
     transport, peer = await wrapped()

@@ -43,8 +43,11 @@ SLICE_BYTES: Final = 32768
 MAX_RECORDS_WITHOUT_PAYLOAD: Final = 32
 """Records in a row that may give no payload."""
 
-MAX_FETCHES: Final = 4
+MAX_FETCHES: Final = 64
 """Reads of the socket in one `read`, whether they give payload or not; then others have their turn."""
+
+GATHER_BYTES: Final = 32768
+"""Ciphertext after which a read is over, although more has come."""
 
 _EMPTY: Final = bytes(4)
 """What FIONREAD gives while nothing waits in the socket."""
@@ -62,8 +65,10 @@ class TlsTransport(SocketTransport):
         "_incoming",
         "_outgoing",
         "_read_disabled",
+        "_records_left",
         "_records_without_payload",
         "_scanner",
+        "_sends_bursts",
         "_tls",
         "_unsent",
     )
@@ -77,7 +82,9 @@ class TlsTransport(SocketTransport):
         self._outgoing = outgoing
         self._ciphertext = memoryview(b"")
         self._scanner = RecordScanner()
+        self._records_left = 0
         self._records_without_payload = 0
+        self._sends_bursts = False
         self._unsent: list[Buffer] | None = None
         self._close_notify_sent = False
         self._read_disabled = False
@@ -121,13 +128,20 @@ class TlsTransport(SocketTransport):
         if self._unsent is not None:
             self.flush()
         payload: list[bytes] = []
+        self._records_left = MAX_RECORDS_PER_READ
         if self._ciphertext:
             self._decrypt_records(payload)
+        fetched = 0
         for _ in range(MAX_FETCHES):
-            if payload and not self._worth_another_fetch(payload):
+            if self._records_left <= 0:
                 break
-            if not self._fetch(payload):
+            if payload and (fetched >= GATHER_BYTES or not self._has_more_small_records(payload)):
                 break
+            count = self._fetch(payload)
+            if not count:
+                break
+            fetched += count
+        self._sends_bursts = len(payload) > 1
         if self._outgoing.pending:
             self._flush_replies()
         return payload[0] if len(payload) == 1 else b"".join(payload)
@@ -136,35 +150,37 @@ class TlsTransport(SocketTransport):
         """Read as `read` does: what is decrypted has a buffer of its own."""
         return self.read()
 
-    def _worth_another_fetch(self, payload: list[bytes]) -> bool:
-        """Return whether a peer that sends many small records has sent more while the last ones were decrypted.
+    def _has_more_small_records(self, payload: list[bytes]) -> bool:
+        """Return whether a peer that sends bursts of records has sent more while the last ones were decrypted.
 
-        They go to the other side in one write then, which costs as much as the write of a single record.
+        Then all of them are relayed in one write, which costs as much as the write of a single record. A peer whose
+        last read gave a single record is not asked about: it waits for answers, and a system call more slows them.
         """
-        if not 1 < len(payload) < MAX_RECORDS_PER_READ or sum(map(len, payload)) > SLICE_BYTES:
+        if len(payload) == 1 and not self._sends_bursts:
             return False
-        if self._ciphertext or self.peer_hung_up:
+        if self._ciphertext or self.peer_hung_up or self._read_disabled or self.read_state is not None:
             return False
-        return not self._read_disabled and self.read_state is None and ioctl(self.fd, FIONREAD, _EMPTY) != _EMPTY
+        return ioctl(self.fd, FIONREAD, _EMPTY) != _EMPTY
 
-    def _fetch(self, payload: list[bytes]) -> bool:
-        """Read the socket and decrypt what it gave; False: it gave nothing."""
+    def _fetch(self, payload: list[bytes]) -> int:
+        """Read the socket and decrypt what it gave; give the number of bytes."""
         if self._read_disabled or self.read_state == EOF:
             self.readable = False
-            return False
+            return 0
         data = super().read_bulk()
         if not data:
             if self.read_state == EOF:
                 self._incoming.write_eof()
                 self._decrypt(payload, 1)
-            return False
+            return 0
         if self._scanner.is_one_record(data):
+            self._records_left -= 1
             self._incoming.write(data)
             self._decrypt(payload, 1)
         else:
             self._ciphertext = memoryview(data)
             self._decrypt_records(payload)
-        return True
+        return len(data)
 
     def _feed(self, max_records: int) -> int:
         """Hand a slice of what was fetched to OpenSSL; give how many records end in it."""
@@ -175,12 +191,11 @@ class TlsTransport(SocketTransport):
 
     def _decrypt_records(self, payload: list[bytes]) -> None:
         """Decrypt what was fetched, a slice at a time, up to the records of one read."""
-        left = MAX_RECORDS_PER_READ
-        while self._ciphertext and left > 0 and not self._read_disabled and self.read_state != EOF:
-            records = self._feed(min(left, MAX_RECORDS_PER_SLICE))
-            left -= records
+        while self._ciphertext and self._records_left > 0 and not self._read_disabled and self.read_state != EOF:
+            records = self._feed(min(self._records_left, MAX_RECORDS_PER_SLICE))
+            self._records_left -= records
             self._decrypt(payload, records)
-        if left <= MAX_RECORDS_PER_READ // 2:
+        if self._records_left <= MAX_RECORDS_PER_READ // 2:
             self.shrink_read_buffer()
         if self._read_disabled or self.read_state == EOF:
             self._ciphertext = memoryview(b"")
