@@ -115,6 +115,8 @@ def admit(
     refusal = route.origin_policy.check(upgrade.origin, public.host or upgrade.host, tls)
     if refusal is not None:
         raise Rejected(Reason.ORIGIN_NOT_ALLOWED, refusal)
+    if route.requires_origin and upgrade.origin is None:
+        raise _origin_missing()
     acceptable = acceptable_subprotocols(route.subprotocols, upgrade.subprotocols)
     return AdmittedRequest(route, upgrade, acceptable[0] if acceptable else None, acceptable)
 
@@ -187,10 +189,15 @@ async def authenticate(auth: Authenticator, context: ConnectionContext) -> Ident
     """
     identity = await auth.identify(context)
     if identity.by_cookie and not _is_csrf_safe(context.request):
-        raise Rejected(
-            Reason.ORIGIN_NOT_ALLOWED, "a cookie proves nothing without an Origin, which the request has not"
-        )
+        raise _origin_missing()
     return identity
+
+
+def _origin_missing() -> Rejected:
+    """Return the rejection of a cookie that a browser may have sent for any page."""
+    return Rejected(
+        Reason.ORIGIN_NOT_ALLOWED, "the request has no Origin: cookies are only accepted from an allowed origin"
+    )
 
 
 def _is_csrf_safe(request: Request | None) -> bool:

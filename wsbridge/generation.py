@@ -40,6 +40,7 @@ class Route:
         hosts: Hosts it matches; None for all.
         checks_credentials: Whether a request to it may be a guess, so that each takes one of its address' handshakes.
         rejects_cross_site: Whether other pages can make browsers send credentials to it, in the query or a cookie.
+        requires_origin: Whether a WebSocket handshake needs an Origin, since a cookie chooses the target.
         needs_safe_host: Whether a listener without TLS accepts only hosts that DNS rebinding cannot take over.
         path: Paths it matches; None for all.
         backend: Where bytes go; None where `responder` answers.
@@ -58,6 +59,7 @@ class Route:
     needs_safe_host: bool
     checks_credentials: bool
     rejects_cross_site: bool
+    requires_origin: bool
     path: PathPattern | None
     backend: Backend | None
     target_policy: TargetPolicy | None
@@ -225,6 +227,7 @@ def _build_route(
         hosts=hosts,
         checks_credentials=section.auth is not None and section.auth.identifies_clients(),
         rejects_cross_site=section.auth is not None and section.auth.accepts_cross_site_credentials(),
+        requires_origin=section.backend is not None and section.backend.reads_cookies,
         needs_safe_host=hosts is None and (section.auth is None or not section.auth.requires_credentials()),
         path=path,
         backend=backend,

@@ -311,6 +311,29 @@ async def test_a_token_is_looked_up_for_those_who_may_ask(tmp_path: Path) -> Non
         assert (back.dials, looked) == (0, [])
 
 
+async def test_a_cookie_chooses_for_pages_of_the_same_origin_alone(tmp_path: Path) -> None:
+    """A page of another site, a request without Origin, a duplicate and a huge cookie reach nothing."""
+    from_cookie = {"tokens": "list", "token_from": "cookie.id"}
+    async with tokens(tmp_path, backend=from_cookie) as (back, served, looked):
+        same = "Origin: http://localhost"
+        with await served.upgraded("/", "Cookie: a=b; id=s3cret-a", same) as client:
+            await client.echoed()
+        for lines in (["Origin: https://evil.example"], ["Origin: null"], []):
+            text = await answer(served, "/", "Cookie: id=s3cret-a", *lines)
+            assert text.endswith("\r\n\r\norigin_not_allowed\n")
+        assert len(looked) == 1  # only for the page of the same origin
+        for cookie in (
+            "id=s3cret-a; id=s3cret-a",
+            "id=s3cret-a; id=s3cret-b",
+            "id=s3cret-c",
+            "id=" + "s" * 7000,
+            "id=",
+        ):
+            assert " 403" in (await answer(served, "/", f"Cookie: {cookie}", same)).partition("\r\n")[0]
+        assert " 431" in (await answer(served, "/", f"Cookie: id={'s' * 9000}", same)).partition("\r\n")[0]
+        assert back.dials == 1
+
+
 async def test_after_the_upgrade_it_is_a_close_code(tmp_path: Path) -> None:
     """1008 and the word, for an unknown token as for a target that is not allowed."""
     async with tokens(tmp_path, dial={"when": "after-upgrade"}) as (back, served, _):

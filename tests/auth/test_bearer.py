@@ -161,7 +161,7 @@ def test_cookies_forbid_every_origin(tokens: Path) -> None:
     """Where a cookie lets in, any page must not."""
     auth = {"kind": "bearer", "tokens": str(tokens), "sources": ["cookie:sid"]}
     route = {"backend": "tcp://127.0.0.1:9", "allowed_origins": "any", "auth": auth}
-    with pytest.raises(ConfigError, match="cannot be any with cookie authentication"):
+    with pytest.raises(ConfigError, match="cannot be any on a route that accepts cookies"):
         config_of(written(route=route))
 
 

@@ -11,9 +11,10 @@ from wsbridge.config.types import IpNetwork
 from wsbridge.protocol.http1 import Headers, Request
 
 
-def asking(target: str) -> Request:
-    """Give a request for a target."""
-    return Request("GET", target, "1.1", Headers([(b"host", b"gw.example.org")]))
+def asking(target: str, *cookies: str) -> Request:
+    """Give a request for a target, with lines of cookies."""
+    lines = [(b"cookie", cookie.encode("latin-1")) for cookie in cookies]
+    return Request("GET", target, "1.1", Headers([(b"host", b"gw.example.org"), *lines]))
 
 
 def rules(**written: Any) -> AllowedTargetsConfig:

@@ -94,6 +94,31 @@ async def test_a_token_of_the_path_or_of_the_client(tmp_path: Path) -> None:
     assert str(await build_selector(by_name, None).select(None, Identity("alice"))) == "tcp://10.0.0.1:22"
 
 
+async def test_a_token_of_a_cookie(tmp_path: Path) -> None:
+    """It is compared as it was sent; a duplicate, which another site could have added, is rejected."""
+    (tmp_path / "t").write_text("desk1: 10.0.0.1:22\nd%31: 10.0.0.2:22\n")
+    config = TokensBackendConfig.model_validate({"tokens": str(tmp_path / "t"), "token_from": "cookie.desk"})
+    selector = build_selector(config, None)
+
+    assert str(await selector.select(asking("/", "a=b; desk=desk1"), ANONYMOUS)) == "tcp://10.0.0.1:22"
+    assert str(await selector.select(asking("/", "a=b", 'desk="d%31"'), ANONYMOUS)) == "tcp://10.0.0.2:22"
+    assert selector.target_token(asking("/", "desk=desk1"), ANONYMOUS) == "desk1"
+    assert selector.redact_target("/?desk=desk1") == "/?desk=desk1"
+    for cookies, words in {
+        ("desk=desk1; desk=desk1",): "has 2 cookies desk",
+        ("desk=desk1", "desk=other"): "has 2 cookies desk",
+        ("desk=other",): "not in the list",
+        ("Desk=desk1",): r"has no cookie\.desk",
+        ("desk=",): r"has no cookie\.desk",
+        (): r"has no cookie\.desk",
+        ("desk=\xff",): "not UTF-8",
+        (f"desk={'x' * 1025}",): "has 1025 characters, and 1024 are the most",
+    }.items():
+        with pytest.raises(ValueError, match=words) as caught:
+            await selector.select(asking("/?desk=desk1", *cookies), ANONYMOUS)
+        assert "desk1" not in str(caught.value)
+
+
 def test_a_list_is_read_at_the_start(tmp_path: Path) -> None:
     """One that cannot be used stops it."""
     config = TokensBackendConfig.model_validate({"tokens": str(tmp_path / "gone")})

@@ -50,9 +50,16 @@ def bridge(tmp_path: Path) -> Iterator[Daemon]:
     key = {"file": str(tmp_path / "key")}
     cookie = {"kind": "bearer", "tokens": str(tmp_path / "tokens"), "sources": ["cookie:bridge"]}
     with serving(echo) as port:
+        (tmp_path / "desks").write_text(f"{TOKEN}: 127.0.0.1:{port}\n")
         back = {"backend": f"tcp://127.0.0.1:{port}"}
         routes: dict[str, Any] = {
             "cookie": {"match": {"path": "/cookie"}, **back, "auth": cookie},
+            "desk": {
+                "match": {"path": "/desk"},
+                "backend": {"tokens": str(tmp_path / "desks"), "token_from": "cookie.bridge"},
+                "allowed_targets": {"networks": ["127.0.0.1/32"], "ports": [str(port)]},
+                "auth": "none",
+            },
             "token": {"match": {"path": "/token"}, **back, "auth": {**cookie, "sources": ["subprotocol"]}},
             "pass": {"match": {"path": "/pass"}, **back, "auth": {"kind": "ticket", "key": key}},
             "giving": {"match": {"path": "/pass"}, "auth": cookie, "issue_tickets": {"route": "pass", "key": key}},
@@ -97,11 +104,22 @@ def test_by_cookie(bridge: Daemon, page: Page) -> None:
 
 
 @pytest.mark.browser
-def test_a_cookie_is_not_for_the_pages_of_others(bridge: Daemon, page: Page) -> None:
+def test_a_cookie_chooses_the_target(bridge: Daemon, page: Page) -> None:
+    """A page that has its target token in a cookie connects without having it in the URL."""
+    assert page.evaluate("hello('/desk', ['binary'])") == "closed 1006"
+    remember(page, TOKEN)
+    assert page.evaluate("hello('/desk', ['binary'])") == "hello"
+    assert bridge.wait("connection.closed", route="desk")["path"] == "/desk"
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("path", ["/cookie", "/desk"])
+def test_a_cookie_is_not_for_the_pages_of_others(bridge: Daemon, page: Page, path: str) -> None:
     """A page of another port, for which the browser sends the same cookie, does not get in."""
     remember(page, TOKEN)
     page.goto(f"http://127.0.0.1:{bridge.port(1)}/")
-    assert page.evaluate("(host) => hello('/cookie', ['binary'], host)", f"127.0.0.1:{bridge.port()}") == "closed 1006"
+    hello = f"(host) => hello('{path}', ['binary'], host)"
+    assert page.evaluate(hello, f"127.0.0.1:{bridge.port()}") == "closed 1006"
     refused = bridge.wait("connection.rejected")
     assert (refused["reason"], refused["status"]) == ("origin_not_allowed", 403)
 

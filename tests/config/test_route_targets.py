@@ -121,6 +121,32 @@ def test_fields_that_the_route_has_nothing_for(backend: str) -> None:
     assert [(problem.code, problem.setting) for problem in problems] == [("E040", "routes.r.backend")]
 
 
+@pytest.mark.parametrize(
+    ("backend", "setting", "words"),
+    [
+        ("'tcp://{cookie.host}:22'", "backend", "only token_from of a token file reads cookies"),
+        ("{tokens: t, token_from: 'cookie.a b'}", "backend.token_from", "write the name of a cookie"),
+        ("{tokens: t, token_from: cookie.}", "backend.token_from", "write the name of a cookie"),
+    ],
+)
+def test_cookies_are_for_target_tokens_alone(tmp_path: Path, backend: str, setting: str, words: str) -> None:
+    """A template with one is an error at its place, as is a name that no cookie has."""
+    (tmp_path / "t").write_text("")
+    problems = wrong(route(f"match: any, backend: {backend}, auth: none, {TARGETS}"), folder=tmp_path)
+    assert [problem.setting for problem in problems] == [f"routes.r.{setting}"]
+    assert words in problems[0].message
+
+
+def test_a_cookie_chooses_no_target_for_the_pages_of_any_site(tmp_path: Path) -> None:
+    """Browsers send it for every page, so `allowed_origins: any` is an error (cross-site WebSocket hijacking)."""
+    (tmp_path / "t").write_text("a: 10.0.0.1:22\n")
+    (tmp_path / "t").chmod(0o600)
+    text = f"match: any, backend: {{tokens: t, token_from: cookie.desk}}, auth: none, {TARGETS}"
+    assert not read(route(text), folder=tmp_path).warnings
+    problems = wrong(route(f"{text}, allowed_origins: any"), folder=tmp_path)
+    assert ("E026", "routes.r.allowed_origins") in [(problem.code, problem.setting) for problem in problems]
+
+
 def test_a_network_does_not_say_who_a_client_is() -> None:
     """Its identity has no name, alone or among others of its kind."""
     auth = "{any_of: [{kind: network, allow: [10.0.0.0/8]}, {kind: network, allow: [::1]}]}".replace("::1", "'::1'")
@@ -136,7 +162,12 @@ def test_named_segments_mean_nothing_to_files() -> None:
 
 @pytest.mark.parametrize(
     ("backend", "match"),
-    [("'tcp://{query.h}:22'", "any"), ("{tokens: /x}", "any"), ("'tcp://{h}:22'", "{path: '/{h}'}")],
+    [
+        ("'tcp://{query.h}:22'", "any"),
+        ("{tokens: /x}", "any"),
+        ("{tokens: /x, token_from: cookie.desk}", "any"),
+        ("'tcp://{h}:22'", "{path: '/{h}'}"),
+    ],
 )
 def test_plain_tcp_makes_no_request(backend: str, match: str) -> None:
     """A listener that speaks tcp cannot name a route whose backend a request chooses."""

@@ -168,6 +168,12 @@ def configuration(folder: Path, secret: Canaries, port: int) -> dict[str, Any]:
                 "allowed_targets": targets,
                 **anybody,
             },
+            "cookie": {
+                "match": {"path": "/cookie"},
+                "backend": {"tokens": "desks", "token_from": "cookie.desk"},
+                "allowed_targets": targets,
+                "auth": "none",
+            },
             "segment": {
                 "match": {"path": "/segment/{desk}"},
                 "backend": {"tokens": "desks", "token_from": "desk"},
@@ -225,6 +231,9 @@ def requests(secret: Canaries) -> Iterator[bytes]:
     for desk in (secret("token of a target", plain=True), secret("token of no target", plain=True)):
         yield request(f"/query?desk={desk}")
         yield request(f"/query?x=1&desk={desk}", "Origin: null")
+        for origin in ("Origin: http://localhost", "Origin: https://evil.example", "X-Nothing: 1"):
+            yield request("/cookie", f"Cookie: desk={desk}", origin)
+        yield request("/cookie", f"Cookie: desk={desk}; desk={desk}", "Origin: http://localhost")
         yield request(f"/segment/{desk}?x=1")
         yield request(f"/segment/{desk}/x")
     yield request("/broken?x=1", right)

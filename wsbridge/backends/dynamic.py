@@ -31,8 +31,15 @@ from wsbridge.config import model
 from wsbridge.config.base import Issue, LoadContext
 from wsbridge.config.types import UncheckedPath
 from wsbridge.config.unions import BackendSectionBase, UrlBackendSection, check_unique, non_empty
-from wsbridge.config.urls import IDENTITY_TARGET, Scheme, Target, UrlTemplate, read_target
-from wsbridge.config.urls import FieldName as FieldName
+from wsbridge.config.urls import (
+    COOKIE_FIELD_PREFIX,
+    IDENTITY_TARGET,
+    Scheme,
+    Target,
+    TargetTokenSource,
+    UrlTemplate,
+    read_target,
+)
 from wsbridge.log.logger import log
 from wsbridge.net.address import Address, ListeningAddresses
 from wsbridge.protocol.http1 import Request
@@ -46,8 +53,9 @@ class TokensBackendConfig(BackendSectionBase):
 
     tokens: UncheckedPath
     """Token file with lines "token: host:port" (or unix_socket:/path), or a directory of such files."""
-    token_from: FieldName = "query.token"  # noqa: S105 (a place, no secret)
-    """Where the token is read from: query.NAME, the NAME of a segment of match.path, claims.NAME or identity."""
+    token_from: TargetTokenSource = "query.token"  # noqa: S105 (a place, no secret)
+    """Where the token is read from: query.NAME, cookie.NAME, the NAME of a segment of match.path, claims.NAME or
+    identity."""
     format: Literal["lines", "files"] = "lines"
     """lines: one token per line. files: a directory of files named by their token, each with one host:port."""
 
@@ -65,6 +73,11 @@ class TokensBackendConfig(BackendSectionBase):
     def fields(self) -> tuple[str, ...]:
         """See `AnyBackendSection.fields`."""
         return (self.token_from,)
+
+    @property
+    def reads_cookies(self) -> bool:
+        """See `BackendSectionBase.reads_cookies`."""
+        return self.token_from.startswith(COOKIE_FIELD_PREFIX)
 
     def validate_values(self, context: LoadContext) -> Iterable[Issue]:
         """Check whether the list can be used."""

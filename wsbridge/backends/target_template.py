@@ -11,6 +11,7 @@ from wsbridge.auth.identity import Identity
 from wsbridge.backends.target_policy import parse_host, parse_port
 from wsbridge.config.urls import (
     CLAIMS_PREFIX,
+    COOKIE_FIELD_PREFIX,
     FIELD_REFERENCE,
     IDENTITY_FIELD,
     MAX_UNIX_PATH_BYTES,
@@ -19,7 +20,8 @@ from wsbridge.config.urls import (
     Target,
     UrlTemplate,
 )
-from wsbridge.protocol.http1 import Request
+from wsbridge.protocol.credentials import cookie_values
+from wsbridge.protocol.http1 import Headers, Request
 from wsbridge.protocol.uri import PathPattern, normalise_target
 
 MAX_FIELD_LENGTH: Final = 1024
@@ -33,7 +35,7 @@ def field_value(field: str, request: Request | None, path: PathPattern | None, i
     """Return the value of a field for one client.
 
     Args:
-        field: `query.NAME`, `claims.NAME`, `identity`, or a named segment of the path.
+        field: `query.NAME`, `cookie.NAME`, `claims.NAME`, `identity`, or a named segment of the path.
         request: Of the client; None with plain TCP.
         path: The pattern that the request matched.
         identity: Of the client.
@@ -49,6 +51,8 @@ def field_value(field: str, request: Request | None, path: PathPattern | None, i
         value = None
     elif field.startswith(QUERY_PREFIX):
         value = _query_value(request.target.partition("?")[2], field.removeprefix(QUERY_PREFIX))
+    elif field.startswith(COOKIE_FIELD_PREFIX):
+        value = _cookie_value(request.headers, field.removeprefix(COOKIE_FIELD_PREFIX))
     else:
         segment = None if path is None else path.path_parameters(request.path).get(field)
         value = None if segment is None else _percent_decode(segment, field)
@@ -96,6 +100,17 @@ def _query_value(query: str, name: str) -> str | None:
                 raise ValueError(f"duplicate query parameter {name}")
             found = _percent_decode(value.replace("+", " "), name)
     return found
+
+
+def _cookie_value(headers: Headers, name: str) -> str | None:
+    """Find a cookie, as it is sent; duplicates, by which a sibling domain could add its own, are rejected."""
+    values = cookie_values(headers, name)
+    if len(values) > 1:
+        raise ValueError(f"the request has {len(values)} cookies {name}")
+    try:
+        return values[0].decode() if values else None
+    except UnicodeDecodeError:
+        raise ValueError(f"the cookie {name} is not UTF-8") from None
 
 
 def _is_parameter(written: str, name: str) -> bool:

@@ -299,15 +299,15 @@ def _check_unusable_auth(config: Config) -> Iterator[Issue]:
     """Authentication methods that can never succeed, or that any web page could use."""
     for name, route in config.routes.items():
         steps: KeyPath = ("routes", name, "auth")
+        if route.allowed_origins == "any" and route.accepts_cookies():
+            text = "cannot be any on a route that accepts cookies: browsers send them for every page"
+            yield Issue(("routes", name, "allowed_origins"), text, "E026")
         if route.auth is None or route.auth.kind == "none":
             continue
         named = raw_listeners_of(config, name)
         if named and route.auth.needs_request():
             text = f'needs a request over HTTP, but the listener "{named[0]}" has protocol: tcp and leads here'
             yield Issue(steps, text, "E025")
-        if route.auth.accepts_cookies() and route.allowed_origins == "any":
-            text = "cannot be any with cookie authentication: browsers send the cookie for every page"
-            yield Issue(("routes", name, "allowed_origins"), text, "E026")
 
 
 def _check_client_certificates(config: Config, names: WrittenNames) -> Iterator[Issue]:

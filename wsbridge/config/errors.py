@@ -27,7 +27,7 @@ PROBLEM_CODES: dict[str, str] = {
     "E023": "two listeners on one address",
     "E024": "listener with protocol: tcp whose route has no backend",
     "E025": "authentication method that requires HTTP, on a route of a listener with protocol: tcp",
-    "E026": "allowed_origins: any with cookie authentication (cross-site WebSocket hijacking)",
+    "E026": "allowed_origins: any on a route that accepts cookies (cross-site WebSocket hijacking)",
     "E027": "issue_tickets and the auth of its route do not match",
     "E028": "authentication by client certificate on a listener that does not request one",
     "E029": "any_of with a method that admits every other client",

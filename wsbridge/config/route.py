@@ -406,6 +406,11 @@ class RouteConfig(Section):
             if wrong := check_field(field, names, identity=identity):
                 yield Issue(("backend",), wrong, "E040")
 
+    def accepts_cookies(self) -> bool:
+        """Return whether a cookie can authenticate a client or choose its target."""
+        by_auth = self.auth is not None and self.auth.accepts_cookies()
+        return by_auth or (self.backend is not None and self.backend.reads_cookies)
+
     def effective_timeouts(self, timeouts: Timeouts) -> Timeouts:
         """Return the timeouts of the file, with those of this route replaced."""
         own = {name: getattr(self.timeouts, name) for name in self.timeouts.model_fields_set}

@@ -33,6 +33,11 @@ class BackendSectionBase(Section):
         return ()
 
     @property
+    def reads_cookies(self) -> bool:
+        """Whether a cookie of the client chooses the target."""
+        return False
+
+    @property
     def needs_client_info(self) -> bool:
         """Whether the client's address or identity is sent to the server."""
         return False

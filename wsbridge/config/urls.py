@@ -18,7 +18,7 @@ from pydantic import PlainSerializer, PlainValidator, ValidationInfo, WithJsonSc
 from wsbridge.config.base import load_context
 from wsbridge.config.errors import did_you_mean
 from wsbridge.config.secrets import Secret
-from wsbridge.config.types import as_text, to_ascii_authority
+from wsbridge.config.types import TOKEN_REGEX, as_text, to_ascii_authority
 from wsbridge.protocol.handshake import parse_origin
 from wsbridge.protocol.ip import ip_text, unmap
 
@@ -527,6 +527,7 @@ HttpPath = Annotated[str, PlainValidator(read_http_path), WithJsonSchema({"type"
 FIELD_REFERENCE: Final = re.compile(r"\{([^{}]*)\}")
 SEGMENT_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}")
 QUERY_PREFIX: Final = "query."
+COOKIE_FIELD_PREFIX: Final = "cookie."
 CLAIMS_PREFIX: Final = "claims."
 IDENTITY_FIELD: Final = "identity"
 IDENTITY_TARGET: Final = "{target}"
@@ -554,10 +555,22 @@ def read_field_name(value: object) -> str:
         return text
     if text == "target":
         raise ValueError(f'"{IDENTITY_TARGET}" must be the whole URL')
+    if text.startswith(COOKIE_FIELD_PREFIX):
+        raise ValueError(f'"{text}": only token_from of a token file reads cookies')
     if SEGMENT_NAME.fullmatch(text):
         return text
     guess = did_you_mean(text.partition(".")[0], (QUERY_PREFIX[:-1], CLAIMS_PREFIX[:-1])) if "." in text else ""
     raise ValueError(f'"{text}" is not a field{guess}: write NAME of match.path, query.NAME, claims.NAME or identity')
+
+
+def read_target_token_source(value: object) -> str:
+    """Read where a target token is: `cookie.NAME`, or a field as `read_field_name` does."""
+    text = as_text(value)
+    if not text.startswith(COOKIE_FIELD_PREFIX):
+        return read_field_name(text)
+    if not re.fullmatch(TOKEN_REGEX, text.removeprefix(COOKIE_FIELD_PREFIX)):
+        raise ValueError(f'"{text}": after cookie. write the name of a cookie: letters, digits and !#$%&\'*+-.^_`|~')
+    return text
 
 
 def read_backend_url(value: object, directory: Path | None = None) -> Target:
@@ -652,7 +665,7 @@ def check_field(field: str, segments: Iterable[str], *, identity: bool) -> str |
     """
     if not is_request_field(field):
         return None if identity else f'"{{{field}}}" needs an authentication method that identifies the client'
-    if field.startswith(QUERY_PREFIX) or field in set(segments):
+    if field.startswith((QUERY_PREFIX, COOKIE_FIELD_PREFIX)) or field in set(segments):
         return None
     guess = did_you_mean(field, [*segments, IDENTITY_FIELD, "target"])
     return f'"{{{field}}}" is not a segment of match.path{guess}: it has {_segment_list(segments)}'
@@ -662,10 +675,10 @@ def _segment_list(names: Iterable[str]) -> str:
     return ", ".join(f"{{{name}}}" for name in names) or "no named one, such as /to/{host}/{port}"
 
 
-FieldName = Annotated[
+TargetTokenSource = Annotated[
     str,
-    PlainValidator(read_field_name),
-    WithJsonSchema({"type": "string", "pattern": r"^((query|claims)\.[!-~]+|[A-Za-z_][A-Za-z0-9_]*)$"}),
+    PlainValidator(read_target_token_source),
+    WithJsonSchema({"type": "string", "pattern": r"^((query|claims|cookie)\.[!-~]+|[A-Za-z_][A-Za-z0-9_]*)$"}),
 ]
 
 
