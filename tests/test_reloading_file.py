@@ -166,6 +166,15 @@ async def test_many_lookups_share_a_check(file: Path) -> None:
     assert trio.current_time() - began < 1
 
 
+async def test_lookups_one_after_the_other_are_slowed_down(file: Path) -> None:
+    """A client that tries one token after the other does not have the file checked each time."""
+    reread = ReloadingFile(file, numbers)
+    began = trio.current_time()
+    for _ in range(4):
+        await reread.get_newer(trio.current_time())
+    assert trio.current_time() - began >= 3 * reloading_file.MIN_CHECK_INTERVAL
+
+
 def test_a_change_that_keeps_size_and_mtime_is_seen(file: Path) -> None:
     """The time of the status change cannot be set back."""
     before = file_signature(file)

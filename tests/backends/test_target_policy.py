@@ -250,6 +250,12 @@ def test_addresses_of_this_host_are_not_among_all() -> None:
 
 def test_nat64_prefixes_of_every_length_are_seen_through() -> None:
     """Where the range is written: the metadata service stays closed behind it, and other addresses are open."""
-    for host in ("64:ff9b:1:a9fe:a9:fe00::", "64:ff9b:1:1a9:fe:a9fe::", "64:ff9b:1::a9fe:a9fe"):
+    for host in (
+        "64:ff9b:1:a9fe:a9:fe00:808:808",
+        "64:ff9b:1:1a9:fe:a9fe:808:808",
+        "64:ff9b:1:0:a9:fea9:fe08:808",
+        "64:ff9b:1::a9fe:a9fe",
+    ):
         assert not passes(allowed(networks=["64:ff9b:1::/48"]), host)
     assert passes(allowed(networks=["64:ff9b:1::/48"]), "64:ff9b:1::5db8:d822")
+    assert not passes(allowed(networks=EVERYTHING), "64:ff9b:1::5db8:d822")

@@ -60,6 +60,30 @@ async def test_http_1_0(routes: dict[str, Any]) -> None:
             assert "proxy_http_version 1.1" in text
 
 
+async def test_files_are_served_as_the_route_says(routes: dict[str, Any], tmp_path: Path) -> None:
+    """Every key of the long form reaches the response."""
+    (tmp_path / "vnc.html").write_text("<h1>noVNC</h1>")
+    routes["page"]["files"] = {
+        "dir": str(tmp_path),
+        "index": "vnc.html",
+        "redirect_root": "true",
+        "headers": {"Cross-Origin-Opener-Policy": "same-origin"},
+        "frame_ancestors": ["https://portal.example.org"],
+        "cache": "1h",
+    }
+    async with serving(written(routes=routes)) as served:
+        text = await answer(served, b"GET /page/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert text.endswith("\r\n\r\n<h1>noVNC</h1>")
+        for line in (
+            "Cross-Origin-Opener-Policy: same-origin",
+            "Content-Security-Policy: frame-ancestors 'self' https://portal.example.org",
+            "Cache-Control: max-age=3600",
+        ):
+            assert f"\r\n{line}\r\n" in text
+        text = await answer(served, b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert (status(text), "\r\nLocation: /page/vnc.html\r\n" in text) == (302, True)
+
+
 async def test_absolute_form_and_an_empty_line(routes: dict[str, Any]) -> None:
     """Both are what RFC 9112 asks a server to accept; another host than Host is 400."""
     async with serving(written(routes=routes)) as served:
