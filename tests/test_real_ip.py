@@ -15,7 +15,7 @@ import trio.testing
 
 from tests.client import request
 from tests.rejections import async_outcome, outcome
-from tests.serving import backend, serving, written
+from tests.serving import Served, backend, serving, written
 from wsbridge.net.address import Peer
 from wsbridge.protocol.forwarded import ForwardedFormat, PublicName
 from wsbridge.protocol.http1 import Headers, Request
@@ -253,18 +253,34 @@ def test_x_real_ip() -> None:
 
 
 async def test_a_page_behind_a_proxy_that_changes_the_host() -> None:
-    """Its Origin is compared with the public name; without trust in the proxy it is not."""
+    """Its Origin is compared with the public host and scheme; without trust in the proxy it is not."""
     async with backend() as back:
-        for proxies, status in (("127.0.0.0/8", "101"), ("192.0.2.1", "403")):
+        for proxies, origin, status in (
+            ("127.0.0.0/8", "https://gw.example.org", 101),
+            ("127.0.0.0/8", "http://gw.example.org", 403),
+            ("192.0.2.1", "https://gw.example.org", 403),
+        ):
             web = {"bind": "127.0.0.1:0", "trusted_proxies": [proxies], "client_address_from": "x-forwarded-for"}
             route = {"match": "any", "backend": back.url, "auth": "none"}
             async with serving(written(listeners={"web": web}, routes={"app": route})) as served:
-                with await served.connect() as client:
-                    lines = (
-                        "X-Forwarded-For: 203.0.113.7",
-                        "X-Forwarded-Host: gw.example.org",
-                        "X-Forwarded-Proto: https",
-                        "Origin: https://gw.example.org",
-                    )
-                    await client.send(request("/", *lines))
-                    assert (await client.head()).split()[1] == status
+                assert await status_behind_proxy(served, f"Origin: {origin}") == status
+
+
+async def test_a_reported_host_chooses_no_route() -> None:
+    """The client can write the header where a proxy does not overwrite it, so routes match the Host that was sent."""
+    web = {"bind": "127.0.0.1:0", "trusted_proxies": ["127.0.0.0/8"], "client_address_from": "x-forwarded-for"}
+    route = {"match": {"host": "gw.example.org"}, "backend": "tcp://127.0.0.1:9", "auth": "none"}
+    async with serving(written(listeners={"web": web}, routes={"app": route})) as served:
+        assert await status_behind_proxy(served) == 404
+
+
+async def status_behind_proxy(served: Served, *lines: str) -> int:
+    """Send a request as a proxy in front does, and return the status."""
+    with await served.connect() as client:
+        reported = (
+            "X-Forwarded-For: 203.0.113.7",
+            "X-Forwarded-Host: gw.example.org",
+            "X-Forwarded-Proto: https",
+        )
+        await client.send(request("/", *reported, *lines))
+        return int((await client.head()).split()[1])

@@ -188,6 +188,15 @@ async def test_wildcard_origins(origin, status):
             assert await status_of(served, request("/", host="lan")) == 404
 
 
+@pytest.mark.parametrize(("allowed", "status"), [(["file://"], 101), (["http://localhost"], 403), ("same", 403)])
+async def test_local_pages_only_if_written(allowed, status):
+    """Pages of Electron and Cordova have the origin `file://`."""
+    async with backend() as back:
+        route = {"backend": back.url, "auth": "none", "allowed_origins": allowed}
+        async with serving(written(route=route)) as served:
+            assert await status_of(served, request("/", "Origin: file://")) == status
+
+
 REBINDING = {
     "another name": ("evil.example", {}, {}, 403),
     "an address": ("192.0.2.1:8080", {}, {}, 101),
