@@ -25,7 +25,7 @@ async def receive_proxy_header(sock: socket.socket, parser: ProxyHeaderParser) -
     """Read the header that a connection begins with.
 
     Bytes are peeked at first, and then those that belong to the header are received, so what follows stays in the
-    kernel, and a header that is not complete yet wakes nobody until more of it comes.
+    kernel, and the socket is not readable again until more of an incomplete header has arrived.
 
     Args:
         sock: Accepted and non-blocking; nothing has been read from it.
@@ -80,7 +80,7 @@ class ClientAddressResolver:
         """Return whether a connection comes from a trusted proxy.
 
         Args:
-            peer: The other end of the connection; where the PROXY protocol is spoken, nobody else is accepted.
+            peer: The other end of the connection; with the PROXY protocol, all others are rejected.
         """
         return self._header_format is None or self.is_trusted(peer.host)
 
@@ -88,7 +88,7 @@ class ClientAddressResolver:
         """Drop what a trusted proxy showed in its own TLS handshake: it would authenticate all of its clients.
 
         Args:
-            peer: A client, or a trusted proxy that speaks for itself or for clients that it names later or not at all.
+            peer: The client, or a trusted proxy whose requests report their clients, or do not.
         """
         if peer.certificate is None and not peer.sni:
             return peer
@@ -98,19 +98,20 @@ class ClientAddressResolver:
         """Read the PROXY header where there must be one.
 
         Args:
-            sock: Accepted; not a byte past the header is taken from it.
-            peer: Who is at its other end.
+            sock: Accepted; no byte after the header is received from it.
+            peer: Its other end.
 
         Returns:
-            The client; the peer itself where requests carry the address, or where the proxy speaks for itself.
+            The client; the peer itself where requests report the address, or the header is of the proxy itself (LOCAL
+            or UNKNOWN).
 
         Raises:
-            Rejected: The peer is no trusted proxy, or there is no valid header in time.
+            Rejected: The peer is not a trusted proxy, or no valid header arrived in time.
         """
         if self._header_format is not None:
             return peer
         if not self.is_trusted(peer.host):
-            raise bad_proxy_header(f"{_host_text(peer)} is none of trusted_proxies")
+            raise bad_proxy_header(f"{_host_text(peer)} is not in trusted_proxies")
         parser = ProxyHeaderParser(self._max_header_bytes)
         try:
             with trio.move_on_after(self._header_timeout):
@@ -120,19 +121,18 @@ class ClientAddressResolver:
                 raise Rejected(Reason.CLIENT_LOST, EMPTY_CONNECTION) from None
             text = f"after {parser.consumed_bytes} bytes of a PROXY header: {error.strerror or error}"
             raise Rejected(Reason.CLIENT_LOST, text) from None
-        raise bad_proxy_header(
-            f"no whole PROXY header within proxy_header, {self._header_timeout:g} s; {parser.consumed_bytes} bytes came"
-        )
+        text = f"no complete PROXY header within proxy_header, {self._header_timeout:g} s"
+        raise bad_proxy_header(f"{text}; {parser.consumed_bytes} bytes received")
 
     def from_request(self, request: Request, peer: Peer) -> Peer:
         """Read the client's address from the header that trusted proxies add to a request.
 
         Args:
             request: One of the connection's requests.
-            peer: The other end of the connection.
+            peer: The other end of the connection, without what it presented if it is a proxy (`without_proxy_tls`).
 
         Returns:
-            The client; the peer itself where it is no trusted proxy or the header names nobody.
+            The client; the peer itself where it is not a trusted proxy, or the header reports no address.
 
         Raises:
             Rejected: The header cannot be read.
@@ -142,7 +142,6 @@ class ClientAddressResolver:
         chain = parse_forwarded(
             self._header_format, request.headers.get_all(self._header_format.encode()), self.is_trusted
         )
-        peer = self.without_proxy_tls(peer)
         if chain.client is None:
             return peer
         return _with_address(peer, chain.client.host, chain.client.port, (*chain.proxies, _host_text(peer)))
@@ -163,7 +162,7 @@ class ClientAddressResolver:
 
 
 def _peer_from_proxy_header(peer: Peer, header: ProxyHeader) -> Peer:
-    """The client that a proxy introduces; the proxy itself where it speaks for itself."""
+    """Return the client that a header reports; the proxy itself where the header is LOCAL or UNKNOWN."""
     if header.source is None:
         return peer
     if not header.source.host:
@@ -173,7 +172,7 @@ def _peer_from_proxy_header(peer: Peer, header: ProxyHeader) -> Peer:
 
 
 def _with_address(peer: Peer, host: str, port: int, via: tuple[str, ...]) -> Peer:
-    """The peer with another address."""
+    """Return the peer with another address."""
     if ":" in host:
         host = str(unmap(ip_address(host)))
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

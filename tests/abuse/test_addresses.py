@@ -95,8 +95,8 @@ async def test_on_a_raw_listener() -> None:
         (b"PROXY TCP4 nonsense\r\n" + request(), "the PROXY line has 3 fields, not 6"),
         (encode_proxy_v2(CLIENT, ASKED)[:-1] + b"?" + request(), "CRC32C is wrong"),
         (encode_proxy_v2(CLIENT, ASKED, identity="x" * 900) + request(), "the limit is 600"),
-        (b"PROXY ", "no whole PROXY header within proxy_header, 0.2 s; 6 bytes came"),
-        (b"", "no whole PROXY header within proxy_header, 0.2 s; 0 bytes came"),
+        (b"PROXY ", "no complete PROXY header within proxy_header, 0.2 s; 6 bytes received"),
+        (b"", "no complete PROXY header within proxy_header, 0.2 s; 0 bytes received"),
     ],
 )
 async def test_without_a_good_header_nothing_is_heard(sent: bytes, detail: str) -> None:
@@ -121,7 +121,7 @@ async def test_untrusted_proxies_are_rejected() -> None:
         with await behind(served, encode_proxy_v1(SockEndpoint("10.0.0.1", 1), ASKED) + request()) as client:
             assert await client.everything() == b""
         line = await served.records.wait("connection.rejected")
-        assert line["detail"] == "127.0.0.1 is none of trusted_proxies"
+        assert line["detail"] == "127.0.0.1 is not in trusted_proxies"
 
 
 async def test_a_health_check() -> None:

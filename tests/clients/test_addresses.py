@@ -61,7 +61,7 @@ def test_haproxy_in_front_by_the_example(tmp_path: Path) -> None:
             (refused,) = bridge.wait("connection.rejected") and bridge.log_lines("connection.rejected")
             assert (refused["reason"], refused["detail"]) == (
                 "bad_proxy_header",
-                "127.0.0.9 is none of trusted_proxies",
+                "127.0.0.9 is not in trusted_proxies",
             )
 
 
