@@ -128,7 +128,7 @@ def test_no_name_leaves_its_header(name: str) -> None:
         ("X-A: {file: /x}", "X-A", "must be text, not a mapping"),
         ("Host: '{host}'", "Host", '"Host" is written by wsbridge itself'),
         ("Sec-WebSocket-Key: '{id}'", "Sec-WebSocket-Key", '"Sec-WebSocket-Key" is written by wsbridge itself'),
-        ("x-key: '{id}'", "x-key", "is written twice for one request"),
+        ("x-key: '{id}'", "x-key", "is a duplicate: the request has this header already"),
     ],
 )
 def test_mistakes(headers: str, path: str, message: str) -> None:

@@ -274,3 +274,26 @@ def test_headers_for_the_target(tmp_path: Path) -> None:
 
     assert b"\r\nHost: inner.example\r\n" in requests[0]
     assert b"\r\nOrigin: https://a.example\r\n" in requests[0]
+
+
+def test_headers_for_the_proxy() -> None:
+    """--proxy-header is sent with CONNECT, not to the target; a proxy that repeats it has it hidden on the terminal."""
+    requests: list[bytes] = []
+
+    def refuse(sock: socket.socket) -> None:
+        requests.append(sock.recv(65536))
+        sock.sendall(b"HTTP/1.1 407 No\r\n\r\nyou sent Bearer hunter2hunter2")
+
+    with serving(refuse) as port:
+        options = (
+            "--proxy-header",
+            "User-Agent: curl/8",
+            "--proxy-header",
+            "Proxy-Authorization: Bearer hunter2hunter2",
+        )
+        done = finished("bridge", "-", "ws://gw.example/", "--proxy", f"http://127.0.0.1:{port}", *options)
+
+    assert requests[0].startswith(b"CONNECT gw.example:80 HTTP/1.1\r\n")
+    assert b"\r\nUser-Agent: curl/8\r\nProxy-Authorization: Bearer hunter2hunter2\r\n\r\n" in requests[0]
+    assert done.returncode == 1
+    assert b"407" in done.stderr and b"hunter2" not in done.stderr

@@ -41,6 +41,8 @@ def assert_hidden(problems: list[Problem], *secrets: str) -> None:
         LISTENERS + WSS.format(f"heders: {{X-Api-Key: {SECRET}}}"),
         LISTENERS + WSS.format(f"headers: {{X: {{file: /x, {SECRET}: y}}}}"),
         LISTENERS + WSS.format(f"headers: {{X: '{SECRET} ${{GONE}}'}}"),
+        LISTENERS + WSS.format(f"proxy_headers: {{Proxy-Authorization: {SECRET}}}, x: y"),
+        LISTENERS + WSS.format(f"proxy: 'http://p:1', proxy_headers: {{X: '{SECRET} \u00e9'}}"),
         LISTENERS + WSS.format(f"client_headers: {{X: '{SECRET} {{nothing}}'}}"),
         LISTENERS + WSS.format(f"headrs:\n      X: |\n       {SECRET}\n      "),
         LISTENERS + WSS.format(f"api_key: {SECRET}"),

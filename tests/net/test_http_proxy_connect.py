@@ -6,15 +6,16 @@ import pytest
 import trio
 
 from tests.rejections import async_outcome
+from wsbridge.config.secrets import Secret
 from wsbridge.config.urls import read_proxy_url
-from wsbridge.net.http_proxy import http_connect
+from wsbridge.net.http_proxy import ProxyConnector
 from wsbridge.net.transport import SocketTransport
 from wsbridge.reasons import Reason
 
 OK = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 
-async def ask(*answers, proxy="http://proxy:3128", host="gw.example.org", end=False):
+async def ask(*answers, proxy="http://proxy:3128", host="gw.example.org", end=False, headers=None):
     """Run one CONNECT against a scripted proxy; gives the outcome, the request, and what is left in the transport."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
@@ -25,7 +26,8 @@ async def ask(*answers, proxy="http://proxy:3128", host="gw.example.org", end=Fa
         if end:
             theirs.shutdown(socket.SHUT_WR)
         with trio.fail_after(5):
-            outcome = await async_outcome(http_connect(wire, host, 443, read_proxy_url(proxy), 65536))
+            connector = ProxyConnector(read_proxy_url(proxy), headers or {}, 65536)
+            outcome = await async_outcome(connector.connect(wire, host, 443))
         return outcome, theirs.recv(65536), wire.read()
 
 
@@ -57,6 +59,25 @@ async def test_a_proxy_that_repeats_our_password_does_not_have_it_logged():
     assert outcome.detail.startswith('the proxy http://***@proxy:3128 answered 407 "not ***, *** or ***"')
     outcome, _, _ = await ask(b"HTTP/1.1 407 no way in\r\n\r\n", proxy="http://user:no@proxy:3128")
     assert '"no way in"' in outcome.detail
+
+
+async def test_a_secret_at_the_edge_of_what_is_quoted_is_hidden_whole():
+    """Only the start of a long reason or body is quoted: no part of a secret that is cut or escaped there is logged."""
+    secret = 'k"\\' + "s3cr3t" * 8
+    body = b"x" * 180 + secret.encode()
+    answer = b"HTTP/1.1 403 " + b"y" * 70 + secret.encode() + b"\r\n\r\n" + body
+    outcome, _, _ = await ask(answer, headers={"Proxy-Authorization": Secret(f"Bearer {secret}")}, end=True)
+    assert "s3cr3t" not in outcome.detail
+    outcome, _, _ = await ask(answer, proxy=f"http://user:{secret}@proxy:3128", end=True)
+    assert "s3cr3t" not in outcome.detail
+
+
+async def test_further_headers():
+    """In the CONNECT request, after Host; secrets are revealed there."""
+    headers = {"User-Agent": "curl/8", "Proxy-Authorization": Secret("Bearer abc")}
+    _, request, _ = await ask(OK, headers=headers)
+    lines = b"Host: gw.example.org:443\r\nUser-Agent: curl/8\r\nProxy-Authorization: Bearer abc\r\n\r\n"
+    assert request.endswith(lines)
 
 
 async def test_bytes_behind_the_answer_are_kept():
@@ -110,9 +131,8 @@ async def test_reset():
     accepted.close()
     client.setblocking(False)
     with client:
-        outcome = await async_outcome(
-            http_connect(SocketTransport(client), "gw", 443, read_proxy_url("http://proxy:3128"), 65536)
-        )
+        connector = ProxyConnector(read_proxy_url("http://proxy:3128"), {}, 65536)
+        outcome = await async_outcome(connector.connect(SocketTransport(client), "gw", 443))
     assert "broke the connection" in outcome.detail
 
 

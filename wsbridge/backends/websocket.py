@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import socket
 import ssl
 import time
-from base64 import b64decode
 from collections.abc import Iterable, Mapping
 from typing import Final, Literal
 
@@ -21,10 +19,11 @@ from wsbridge.config.base import Issue, LoadContext
 from wsbridge.config.secrets import Secret, TextOrSecret
 from wsbridge.config.types import HeaderName, HttpToken
 from wsbridge.config.urls import WEBSOCKET_UNIX_PREFIX, BackendUrl, HostHeader, Origin, ProxyUrl, Target
-from wsbridge.log.format import REDACTED, redact
+from wsbridge.log.format import redact
+from wsbridge.log.sent_secrets import SentSecrets, header_text
 from wsbridge.net import tls_transport
 from wsbridge.net.dialer import dial_unix
-from wsbridge.net.http_proxy import http_connect, retry_after
+from wsbridge.net.http_proxy import ProxyConnector, retry_after
 from wsbridge.net.tls import ALPN_PROTOCOLS
 from wsbridge.net.transport import SocketTransport
 from wsbridge.protocol.handshake import check_upgrade_response, encode_upgrade_request, generate_key
@@ -36,11 +35,6 @@ REJECTION_BODY_TIMEOUT: Final = 0.5
 """Seconds to wait for the first of the body of a refusal, which is logged."""
 
 _OPENSSL_ERROR: Final = re.compile(r"^\[[^]]*\] (.*?)(?: \(_ssl\.c:\d+\))?$")
-MIN_REDACTED_SECRET_BYTES: Final = 4
-"""Bytes of a secret below which it is not looked for in answers: it would hide half of every sentence."""
-MIN_REDACTED_TEXT_BYTES: Final = 8
-"""The same for header values that are written as text."""
-
 _SECRET_HEADERS: Final = frozenset({"authorization", "cookie", "proxy-authorization"})
 
 
@@ -59,6 +53,9 @@ class WebSocketBackendConfig(TlsClientSection):
     offer is forwarded instead."""
     proxy: ProxyUrl | None = None
     """HTTP proxy to connect through (CONNECT): http://[user:password@]host:port."""
+    proxy_headers: dict[HeaderName, TextOrSecret] = Field(default_factory=dict)
+    """Additional headers of the CONNECT request to the proxy, such as User-Agent; a value is text, or a secret as
+    {file: PATH} or {env: NAME}."""
     host: HostHeader | None = None
     """Host header to send, host or host:port. Default: server_name, or else the host and port of the URL."""
     origin: Origin | None = None
@@ -88,26 +85,53 @@ class WebSocketBackendConfig(TlsClientSection):
         if self.proxy is not None and self.fields:
             text = "cannot be combined with a URL with fields: the addresses that the proxy uses cannot be checked"
             yield Issue(("proxy",), text, "E013", at_key=True)
-        for name, value in self.headers.items():
-            if isinstance(value, Secret) and not (value.reveal().isascii() and value.reveal().isprintable()):
-                yield Issue(("headers", name), "the secret is not printable ASCII on one line", "E012")
-        names = [name.lower() for name in (*self.headers, *self.client_headers)]
-        for name in self.client_headers:
-            if names.count(name.lower()) > 1:
-                yield Issue(("client_headers", name), "is written twice for one request", "E013", at_key=True)
+        yield from _check_header_values("headers", self.headers)
+        yield from _check_header_values("proxy_headers", self.proxy_headers)
+        if self.proxy is None and self.proxy_headers:
+            yield Issue(("proxy_headers",), "has no effect without proxy", "E013", at_key=True)
+        if self.proxy is not None and self.proxy.user:
+            for name in self.proxy_headers:
+                if name.lower() == "proxy-authorization":
+                    text = "conflicts with the user in the URL of the proxy: write one of them"
+                    yield Issue(("proxy_headers", name), text, "E013", at_key=True)
+        yield from _check_duplicates("headers", self.headers)
+        yield from _check_duplicates("proxy_headers", self.proxy_headers)
+        yield from _check_duplicates("client_headers", self.client_headers, self.headers)
 
     def warnings(self, context: LoadContext) -> Iterable[Issue]:
         """Warn of secrets in the file, or to another host unencrypted, besides what is risky with TLS."""
         yield from super().warnings(context)
         bare = self.url.scheme == "ws" and not self.url.is_loopback
-        for name, value in self.headers.items():
-            secret = name.lower() in _SECRET_HEADERS
-            if bare and (secret or isinstance(value, Secret)):
-                text = f"goes to {self.url.host} without TLS: everybody on the network path can read it"
-                yield Issue(("headers", name), text, "W004", at_key=True)
-            if secret and not isinstance(value, Secret):
-                text = "is a secret, and everybody who can read this file has it: write {file: PATH} or {env: NAME}"
-                yield Issue(("headers", name), text, "W013", at_key=True)
+        yield from _warn_of_secrets("headers", self.headers, self.url.host if bare else "")
+        proxy_host = "" if self.proxy is None or self.proxy.is_loopback else self.proxy.host
+        yield from _warn_of_secrets("proxy_headers", self.proxy_headers, proxy_host)
+
+
+def _check_header_values(key: str, headers: Mapping[str, str | Secret]) -> Iterable[Issue]:
+    for name, value in headers.items():
+        if isinstance(value, Secret) and not (value.reveal().isascii() and value.reveal().isprintable()):
+            yield Issue((key, name), "the secret is not printable ASCII on one line", "E012")
+
+
+def _check_duplicates(key: str, names: Iterable[str], others: Iterable[str] = ()) -> Iterable[Issue]:
+    """Report headers that one request would have twice; names are compared without case."""
+    seen = {name.lower() for name in others}
+    for name in names:
+        if name.lower() in seen:
+            yield Issue((key, name), "is a duplicate: the request has this header already", "E013", at_key=True)
+        seen.add(name.lower())
+
+
+def _warn_of_secrets(key: str, headers: Mapping[str, str | Secret], host: str) -> Iterable[Issue]:
+    """Warn of secrets that are written as text, or sent without TLS to the host of that name; empty if they are not."""
+    for name, value in headers.items():
+        secret = name.lower() in _SECRET_HEADERS
+        if host and (secret or isinstance(value, Secret)):
+            text = f"goes to {host} without TLS: everybody on the network path can read it"
+            yield Issue((key, name), text, "W004", at_key=True)
+        if secret and not isinstance(value, Secret):
+            text = "is a secret, and everybody who can read this file has it: write {file: PATH} or {env: NAME}"
+            yield Issue((key, name), text, "W013", at_key=True)
 
 
 class WebSocketBackend:
@@ -121,14 +145,18 @@ class WebSocketBackend:
         url = config.url
         self.name = redact(url.text)
         self._url = url
-        self._proxy = config.proxy
+        self._proxy = (
+            None
+            if config.proxy is None
+            else ProxyConnector(config.proxy, config.proxy_headers, services.max_response_head_bytes)
+        )
         self._subprotocols = config.subprotocols
         self._origin = config.origin
         self._messages = config.messages
         self._services = services
-        self._headers = [(name, _header_text(value)) for name, value in config.headers.items()]
+        self._headers = [(name, header_text(value)) for name, value in config.headers.items()]
         self._client_headers = config.client_headers
-        self._secrets = _secret_values(config.headers)
+        self._secrets = SentSecrets(config.headers)
         self._has_credentials = any(
             isinstance(value, Secret) or name.lower() in _SECRET_HEADERS for name, value in config.headers.items()
         )
@@ -151,9 +179,9 @@ class WebSocketBackend:
         transport = SocketTransport(sock)
         try:
             if self._proxy is not None:
-                dial_request.progress.enter(f"CONNECT to the proxy {self._proxy}")
-                await http_connect(transport, url.host, url.port, self._proxy, self._services.max_response_head_bytes)
-                address = f"{url.authority} by the proxy {self._proxy}"
+                dial_request.progress.enter(f"CONNECT to the proxy {self._proxy.proxy}")
+                await self._proxy.connect(transport, url.host, url.port)
+                address = f"{url.authority} by the proxy {self._proxy.proxy}"
             if self._context is not None:
                 # What a proxy may have sent ahead is left behind: in TLS the dialling side speaks first.
                 dial_request.progress.enter(f"TLS handshake with {address}")
@@ -187,10 +215,11 @@ class WebSocketBackend:
             return await dial_unix(url.socket_path)
         if self._proxy is None:
             return await connect_tcp(self._services, url.host, url.port, dial_request)
+        proxy = self._proxy.proxy
         try:
-            return await connect_tcp(self._services, self._proxy.host, self._proxy.port, dial_request)
+            return await connect_tcp(self._services, proxy.host, proxy.port, dial_request)
         except Rejected as rejected:
-            raise rejected.with_detail(f"the proxy {self._proxy}: {rejected.detail}") from None
+            raise rejected.with_detail(f"the proxy {proxy}: {rejected.detail}") from None
 
     async def _handshake(
         self, transport: SocketTransport, url: Target, dial_request: DialRequest, address: str
@@ -207,7 +236,7 @@ class WebSocketBackend:
         try:
             response, rest = await self._exchange_heads(transport, request, address)
             if response.status != 101:
-                body = self._redact(rest or await _read_body_start(transport))
+                body = self._secrets.hide(rest or await _read_body_start(transport))
                 if response.status in (429, 503):
                     wait = retry_after(response.headers, time.time())
                 check_upgrade_response(  # always raises
@@ -217,7 +246,7 @@ class WebSocketBackend:
         except Rejected as rejected:
             if rejected.reason is Reason.BACKEND_TLS:
                 raise
-            text = redact(self._redact(rejected.detail.encode("utf-8", "replace")).decode("utf-8", "replace"))
+            text = redact(self._secrets.hide_in_text(rejected.detail))
             failure = rejected.with_detail(f"{address}: {text}")
             failure.retry_after = wait
             raise failure from None
@@ -255,15 +284,10 @@ class WebSocketBackend:
         location = answer.headers.get(b"location")
         lines = [(b"retry-after", value) for value in answer.headers.get_all(b"retry-after")[:1]]
         if location is not None:
-            text = redact(self._redact(location).decode("latin-1"), url=True)
+            text = redact(self._secrets.hide(location).decode("latin-1"), url=True)
             lines.append((b"location", text.encode("latin-1", "replace")))
-        reason = self._redact(answer.reason.encode("latin-1", "replace")).decode("latin-1")
+        reason = self._secrets.hide(answer.reason.encode("latin-1", "replace")).decode("latin-1")
         return Response(answer.status, reason, Headers(lines), answer.version)
-
-    def _redact(self, data: bytes) -> bytes:
-        for secret in self._secrets:
-            data = data.replace(secret, REDACTED.encode())
-        return data
 
 
 def _host_header(url: Target, server_name: str | None) -> str:
@@ -289,22 +313,3 @@ async def _read_body_start(transport: SocketTransport) -> bytes:
         except OSError:
             return b""
     return b""
-
-
-def _header_text(value: str | Secret) -> str:
-    return value.reveal() if isinstance(value, Secret) else value
-
-
-def _secret_values(headers: dict[str, str | Secret]) -> list[bytes]:
-    """What must not be logged of the headers, longest first: values, their parts, the password in a Basic one."""
-    found: set[bytes] = set()
-    for value in headers.values():
-        text = _header_text(value)
-        scheme, _, rest = text.partition(" ")
-        parts = {text.encode(), rest.encode()}
-        if scheme.lower() == "basic":
-            with contextlib.suppress(ValueError):  # no base64: no password in it
-                parts |= {part for part in b64decode(rest).partition(b":") if part != b":"}
-        shortest = MIN_REDACTED_SECRET_BYTES if isinstance(value, Secret) else MIN_REDACTED_TEXT_BYTES
-        found |= {part for part in parts if len(part) >= shortest}
-    return sorted(found, key=len, reverse=True)

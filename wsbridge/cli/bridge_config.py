@@ -52,6 +52,7 @@ ARGUMENT_BY_SETTING: Final = {
     f"{_ROUTE}.backend.origin": "--origin",
     f"{_ROUTE}.backend.headers": "--header",
     f"{_ROUTE}.backend.pin_sha256": "--pin-sha256",
+    f"{_ROUTE}.backend.proxy_headers": "--proxy-header",
     f"{_ROUTE}.backend.proxy": "--proxy",
     f"{_ROUTE}.backend.messages": "--text",
     f"{_ROUTE}.backend": "TARGET",
@@ -85,6 +86,7 @@ class BridgeOptions:
         subprotocols: For either side; None for the default of the configuration.
         allowed_origins: One or more of same, any and origins.
         proxy: A URL, `off`, or None to use the environment.
+        proxy_headers: `Name: value` each.
     """
 
     listen: str
@@ -122,6 +124,7 @@ class BridgeOptions:
     on_client_close: str | None = None
     on_client_lost: str | None = None
     proxy: str | None = None
+    proxy_headers: Sequence[str] = ()
     allow_anyone: bool = False
 
     @property
@@ -348,13 +351,21 @@ def _backend_section(options: BridgeOptions, environ: Mapping[str, str]) -> Yaml
         backend["client_certificate"] = {"cert": options.client_cert, "key": key}
     elif options.client_key is not None:
         raise CliError("--client-key needs --client-cert FILE", EXIT_USAGE)
-    headers = _headers_section([*options.headers, *_basic_auth_header(options)])
+    headers = _headers_section("--header", [*options.headers, *_basic_auth_header(options)])
     if headers:
         backend["headers"] = headers
+    return backend | _proxy_section(options, environ)
+
+
+def _proxy_section(options: BridgeOptions, environ: Mapping[str, str]) -> dict[str, YamlData]:
     proxy = _proxy_url(options, environ)
-    if proxy is not None:
-        backend["proxy"] = proxy
-    return backend
+    headers = _headers_section("--proxy-header", options.proxy_headers)
+    if proxy is None:
+        if headers:
+            text = "--proxy-header: no proxy is set for this TARGET: write --proxy URL"
+            raise CliError(text, EXIT_USAGE)
+        return {}
+    return {"proxy": proxy, "proxy_headers": headers} if headers else {"proxy": proxy}
 
 
 def _basic_auth_header(options: BridgeOptions) -> list[str]:
@@ -370,14 +381,14 @@ def _basic_auth_header(options: BridgeOptions) -> list[str]:
     return [f"Authorization: Basic {b64encode(userinfo).decode()}"]
 
 
-def _headers_section(lines: Sequence[str]) -> dict[str, YamlData]:
+def _headers_section(option: str, lines: Sequence[str]) -> dict[str, YamlData]:
     headers: dict[str, YamlData] = {}
     for line in lines:
         name, colon, value = line.partition(":")
         if not colon:
-            raise CliError("--header: write 'Name: value'", EXIT_USAGE)
+            raise CliError(f"{option}: write 'Name: value'", EXIT_USAGE)
         if name.lower() in (known.lower() for known in headers):
-            raise CliError(f"--header: {name} is given twice", EXIT_USAGE)
+            raise CliError(f"{option}: {name} is given twice", EXIT_USAGE)
         headers[name] = value.strip(" \t")
     return headers
 

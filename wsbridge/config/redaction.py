@@ -22,11 +22,11 @@ from wsbridge.config.secrets import Secret
 KEY_SIMILARITY: Final = 0.75
 """How similar a misspelled key must be to a known one to be classified like it."""
 SECRET_SOURCE_KEYS: Final = frozenset({"file", "env"})
-HEADER_KEYS: Final = frozenset({"headers", "client_headers"})
+HEADER_KEYS: Final = frozenset({"headers", "client_headers", "proxy_headers"})
 MIN_LEAKED_CHARS: Final = 5
 """A message that shares this many consecutive characters with a secret value is replaced."""
 SECRET_WORD = re.compile(
-    r"(?i)(?<![a-z])(?:authorization|cookie|client_headers|headers|key|key_password|password|secret|api.?key|token)s?"
+    r"(?i)(?<![a-z])(?:authorization|cookie|client_headers|proxy_headers|headers|key|key_password|password|secret|api.?key|token)s?"
     r"[\"']?\s*:|://[^\s]*[?@]"
 )
 """A line that may hold a secret, where the text could not be parsed."""

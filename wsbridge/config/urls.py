@@ -136,6 +136,11 @@ class HttpProxy:
     user: str = ""
     password: Secret | None = None
 
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it is certainly on this host."""
+        return _is_loopback_ip(self.host) or self.host.lower() == "localhost"
+
     def __str__(self) -> str:
         return f"http://{'***@' if self.user else ''}{_bracket_ipv6(self.host)}:{self.port}"
 

@@ -16,8 +16,10 @@ from urllib.parse import unquote
 
 import trio
 
+from wsbridge.config.secrets import Secret
 from wsbridge.config.urls import HttpProxy, Target, read_proxy_url
-from wsbridge.log.format import REDACTED, redact
+from wsbridge.log.format import redact
+from wsbridge.log.sent_secrets import SentSecrets, header_text
 from wsbridge.net.address import join_host_port
 from wsbridge.protocol.http1 import Headers, Response, ResponseParser, bad_response, encode_headers, quoted
 from wsbridge.reasons import Rejected
@@ -113,70 +115,95 @@ def _parse_ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None
 
 
 REFUSAL_BODY_TIMEOUT = 0.5
-"""Seconds to wait for the start of the body of a refusal, which goes to the log."""
-
-MIN_PROXY_SECRET_LENGTH = 4
-"""Characters of a password below which it is not looked for in answers: it would hide half of every sentence."""
+"""Seconds to wait for the start of the body of a refusal, which is logged."""
 
 
-async def http_connect(transport: Transport, host: str, port: int, proxy: HttpProxy, max_head_bytes: int) -> None:
-    """Ask a proxy for a tunnel; the deadline is the caller's.
-
-    Bytes that came after the answer are put back into the wire. The wire stays the caller's, to be closed on failure.
+class ProxyConnector:
+    """Opens tunnels through one HTTP proxy.
 
     Args:
-        transport: Connected to the proxy, nothing sent yet.
-        host: Where to connect: name or address.
-        port: The port there.
-        proxy: Named in failures; its user and password go along as Basic authentication (RFC 7617).
-        max_head_bytes: How large the head of the response may be.
+        proxy: Its user and password are sent as Basic authentication (RFC 7617).
+        headers: Further headers of the CONNECT request.
+        max_head_bytes: Largest head of a response, in bytes.
 
-    Raises:
-        Rejected: The proxy opened no tunnel.
+    Attributes:
+        proxy: The proxy; its text form has no password.
     """
-    authority = join_host_port(host, port)
-    lines = [("Host", authority)]
-    if proxy.user or proxy.password is not None:
-        lines.append(("Proxy-Authorization", _basic_authorization(proxy)))
-    request = f"CONNECT {authority} HTTP/1.1\r\n{''.join(encode_headers(lines))}\r\n"
-    parser = ResponseParser(max_head_bytes)
-    response = None
-    try:
-        await transport.write_all(request.encode("ascii"))
-        while response is None and (data := await transport.read_some()):
-            response = parser.feed(data)
-    except OSError as error:
-        text = f"broke the connection before it answered: {error.strerror or error}"
-        raise _proxy_failure(proxy, text) from None
-    except Rejected as rejected:
-        raise _proxy_failure(proxy, f"gave no valid response: {rejected.detail}") from None
-    if response is None:
-        raise _proxy_failure(proxy, "closed the connection before it answered")
-    if 200 <= response.status < 300:
-        transport.unread(parser.trailing_data)
-        return
-    words = f" {quoted(response.reason, 80)}" if response.reason else ""
-    text = f"answered {response.status}{words} to CONNECT {authority}"
-    text += await _describe_refusal(response, parser.trailing_data, transport)
-    failure = _proxy_failure(proxy, text, response.status)
-    if response.status in (429, 503):
-        failure.retry_after = retry_after(response.headers, time.time())
-    raise failure
 
+    __slots__ = ("_headers", "_max_head_bytes", "_secrets", "proxy")
 
-async def _describe_refusal(response: Response, body: bytes, transport: Transport) -> str:
-    """Say what a proxy wants (407), where it points to, and how its explanation begins."""
-    text = ""
-    if response.status == 407:
-        wanted = b", ".join(response.headers.get_all(b"proxy-authenticate"))
-        text += f", and wants {quoted(wanted, 120)}" if wanted else ""
-    location = response.headers.get(b"location")
-    if location is not None:
-        text += f", to {quoted(redact(location.decode('latin-1'), url=True), 200)}"
-    if not body and response.headers.get(b"content-length") != b"0":
-        with contextlib.suppress(OSError), trio.move_on_after(REFUSAL_BODY_TIMEOUT):
-            body = await transport.read_some()
-    return f"{text}, body {quoted(body, 200)}" if body.strip() else text
+    def __init__(self, proxy: HttpProxy, headers: Mapping[str, str | Secret], max_head_bytes: int) -> None:
+        self.proxy = proxy
+        self._max_head_bytes = max_head_bytes
+        self._headers = [(name, header_text(value)) for name, value in headers.items()]
+        passwords: list[str] = []
+        if proxy.user or proxy.password is not None:
+            authorization = _basic_authorization(proxy)
+            self._headers.insert(0, ("Proxy-Authorization", authorization))
+            password = "" if proxy.password is None else proxy.password.reveal()
+            passwords = [authorization.partition(" ")[2], password, unquote(password)]
+        self._secrets = SentSecrets(headers, passwords)
+
+    async def connect(self, transport: Transport, host: str, port: int) -> None:
+        """Ask the proxy for a tunnel; the deadline is the caller's.
+
+        Bytes that came after the response are put back into the transport, which the caller closes on failure.
+
+        Args:
+            transport: Connected to the proxy, nothing sent yet.
+            host: Where to connect: name or address.
+            port: The port there.
+
+        Raises:
+            Rejected: The proxy opened no tunnel.
+        """
+        authority = join_host_port(host, port)
+        lines = "".join(encode_headers([("Host", authority), *self._headers]))
+        request = f"CONNECT {authority} HTTP/1.1\r\n{lines}\r\n"
+        parser = ResponseParser(self._max_head_bytes)
+        response = None
+        try:
+            await transport.write_all(request.encode("ascii"))
+            while response is None and (data := await transport.read_some()):
+                response = parser.feed(data)
+        except OSError as error:
+            raise self._failure(f"broke the connection before it answered: {error.strerror or error}") from None
+        except Rejected as rejected:
+            raise self._failure(f"gave no valid response: {rejected.detail}") from None
+        if response is None:
+            raise self._failure("closed the connection before it answered")
+        if 200 <= response.status < 300:
+            transport.unread(parser.trailing_data)
+            return
+        words = f" {self._quote(response.reason.encode('latin-1', 'replace'), 80)}" if response.reason else ""
+        text = f"answered {response.status}{words} to CONNECT {authority}"
+        text += await self._describe_refusal(response, parser.trailing_data, transport)
+        failure = self._failure(text, response.status)
+        if response.status in (429, 503):
+            failure.retry_after = retry_after(response.headers, time.time())
+        raise failure
+
+    async def _describe_refusal(self, response: Response, body: bytes, transport: Transport) -> str:
+        """Say what a proxy requires (407), where it redirects to, and how its body begins."""
+        text = ""
+        if response.status == 407:
+            wanted = b", ".join(response.headers.get_all(b"proxy-authenticate"))
+            text += f", and wants {self._quote(wanted, 120)}" if wanted else ""
+        location = response.headers.get(b"location")
+        if location is not None:
+            shown = redact(self._secrets.hide(location).decode("latin-1"), url=True)
+            text += f", to {quoted(shown, 200)}"
+        if not body and response.headers.get(b"content-length") != b"0":
+            with contextlib.suppress(OSError), trio.move_on_after(REFUSAL_BODY_TIMEOUT):
+                body = await transport.read_some()
+        return f"{text}, body {self._quote(body, 200)}" if body.strip() else text
+
+    def _quote(self, data: bytes, longest: int) -> str:
+        """Quote bytes of a response; secrets are hidden before anything is cut off or escaped."""
+        return quoted(self._secrets.hide(data), longest)
+
+    def _failure(self, text: str, status: int | None = None) -> Rejected:
+        return bad_response(f"the proxy {self.proxy} {self._secrets.hide_in_text(text)}", status)
 
 
 def retry_after(headers: Headers, now: float) -> float | None:
@@ -193,16 +220,6 @@ def retry_after(headers: Headers, now: float) -> float | None:
         return max(0.0, parsedate_to_datetime(value).timestamp() - now)
     except (ValueError, OverflowError):
         return None
-
-
-def _proxy_failure(proxy: HttpProxy, text: str, status: int | None = None) -> Rejected:
-    """Describe a refusal, without our password, should the proxy repeat it."""
-    if proxy.password is not None:
-        password = proxy.password.reveal()
-        for secret in (_basic_authorization(proxy).partition(" ")[2], password, unquote(password)):
-            if len(secret) >= MIN_PROXY_SECRET_LENGTH:
-                text = text.replace(secret, REDACTED)
-    return bad_response(f"the proxy {proxy} {text}", status)
 
 
 def _basic_authorization(proxy: HttpProxy) -> str:

@@ -1,0 +1,58 @@
+"""Hides the secrets that wsbridge sends to a server or proxy in what that answers, which may repeat them."""
+
+from __future__ import annotations
+
+import contextlib
+from base64 import b64decode
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from wsbridge.config.secrets import Secret
+from wsbridge.log.format import REDACTED
+
+MIN_REDACTED_SECRET_BYTES: Final = 4
+"""Shortest secret that is hidden, in bytes: a shorter one would hide parts of ordinary words."""
+MIN_REDACTED_TEXT_BYTES: Final = 8
+"""The same for header values that are written as text."""
+
+
+class SentSecrets:
+    """What must not be logged of an answer: values of headers, their parts, the password in a Basic one.
+
+    Args:
+        headers: Header names and values, as configured.
+        others: Further secrets.
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, headers: Mapping[str, str | Secret], others: Iterable[str] = ()) -> None:
+        found = {value.encode() for value in others if len(value) >= MIN_REDACTED_SECRET_BYTES}
+        for value in headers.values():
+            shortest = MIN_REDACTED_SECRET_BYTES if isinstance(value, Secret) else MIN_REDACTED_TEXT_BYTES
+            found |= {part for part in _parts(header_text(value)) if len(part) >= shortest}
+        self._values = sorted(found, key=len, reverse=True)
+
+    def hide(self, data: bytes) -> bytes:
+        """Return bytes of an answer without the secrets."""
+        for secret in self._values:
+            data = data.replace(secret, REDACTED.encode())
+        return data
+
+    def hide_in_text(self, text: str) -> str:
+        """Return a text about an answer without the secrets."""
+        return self.hide(text.encode("utf-8", "replace")).decode("utf-8", "replace")
+
+
+def header_text(value: str | Secret) -> str:
+    """Return the value of a header as it is sent."""
+    return value.reveal() if isinstance(value, Secret) else value
+
+
+def _parts(text: str) -> set[bytes]:
+    scheme, _, rest = text.partition(" ")
+    parts = {text.encode(), rest.encode()}
+    if scheme.lower() == "basic":
+        with contextlib.suppress(ValueError):  # no base64: no password in it
+            parts |= {part for part in b64decode(rest).partition(b":") if part != b":"}
+    return parts
