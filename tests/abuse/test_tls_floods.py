@@ -23,9 +23,13 @@ def flood(port: int, until: float) -> None:
             tls.close()
 
 
-async def test_other_connections_are_served_during_a_flood(nursery: trio.Nursery) -> None:
-    """The echo of one connection takes its time, before and during the attack; the attackers are in the log."""
-    async with backend() as back, serving(written(route={"backend": back.url}, tls=True)) as served:
+async def test_other_connections_are_served_during_a_flood() -> None:
+    """The round trip of another connection stays short during the attack, and the attackers are logged."""
+    async with (
+        backend() as back,
+        serving(written(route={"backend": back.url}, tls=True)) as served,
+        trio.open_nursery() as nursery,  # the attackers end before the server does: it would reset their handshakes
+    ):
         client = await served.upgraded(tls=True)
         times = []
         until = time.monotonic() + 1.5

@@ -20,11 +20,18 @@ def change(client: ServerConnection) -> None:
 
 
 def refuse(client: ServerConnection, request: Request) -> Response:
-    """Take no connection."""
+    """Reject every connection."""
     return client.respond(http.HTTPStatus.FORBIDDEN, "no\n")
 
 
 kind, *ports = sys.argv[1:]
-for port in ports:
-    server = serve(change, "127.0.0.1", int(port), process_request=refuse if kind == "refuse" else None)
-    threading.Thread(target=server.serve_forever).start()
+servers = [
+    threading.Thread(
+        target=serve(change, "127.0.0.1", int(port), process_request=refuse if kind == "refuse" else None).serve_forever
+    )
+    for port in ports
+]
+for server in servers:
+    server.start()
+for server in servers:
+    server.join()  # since Python 3.12 no thread can start once the main thread has ended
