@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -265,5 +266,51 @@ async def test_a_hung_file_system_does_not_delay_the_end(
                     await trio.to_thread.run_sync(busy.wait, 5)
                     served.server.stop(Reason.DRAINING)
                     await served.returned.wait()
+    finally:
+        go.set()
+
+
+async def test_a_hung_file_system_is_503(routes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for requests that wait for one of its threads."""
+    go = threading.Event()
+    monkeypatch.setattr(files, "FILE_TIMEOUT", 0.2)
+    monkeypatch.setattr(files, "open_beneath", lambda root, names: go.wait(10))
+    outcomes: list[str] = []
+    try:
+        async with serving(written(routes=routes)) as served, trio.open_nursery() as nursery:
+
+            async def one() -> None:
+                outcomes.append(await answer(served, b"GET /page/ HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+
+            for _ in range(files.FILE_THREADS + 2):
+                nursery.start_soon(one)
+    finally:
+        go.set()
+    assert {status(text) for text in outcomes} == {503}
+    assert "\r\nRetry-After: 10\r\n" in outcomes[0]
+
+
+async def test_a_file_whose_rest_cannot_be_read_breaks_off(
+    routes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within the same time; the client sees that it is not whole."""
+    go, read = threading.Event(), os.read
+    served_chunks: list[int] = []
+
+    def hanging(fd: int, size: int) -> bytes:
+        if served_chunks:
+            go.wait(10)
+        served_chunks.append(size)
+        return read(fd, size)
+
+    monkeypatch.setattr(files, "FILE_TIMEOUT", 0.2)
+    monkeypatch.setattr(os, "read", hanging)
+    size = 3 * files.FILE_CHUNK_BYTES
+    (Path(routes["page"]["files"]) / "big").write_bytes(bytes(size))
+    try:
+        async with serving(written(routes=routes)) as served:
+            text = await answer(served, b"GET /page/big HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert len(text) < size
+            assert "did not respond within 0.2 s" in (await served.records.ended())["detail"]
     finally:
         go.set()

@@ -73,6 +73,8 @@ FILE_CHUNK_BYTES = 256 * 1024
 """Bytes of one read; a file up to this size is read when it is opened."""
 FILE_THREADS = 8
 """Threads that one directory may use at the same time."""
+FILE_TIMEOUT = 30.0
+"""Seconds that opening a file, or reading a chunk of it, may take; then its file system counts as hung."""
 INDEX_FILE = "index.html"
 PRECOMPRESSED = (("br", ".br"), ("gzip", ".gz"))
 """Content codings in the order of preference, and the suffix of the file that holds a file in that coding."""
@@ -158,25 +160,28 @@ class StaticFiles:
     async def respond(self, request: Request, context: ConnectionContext) -> HttpResponse:
         """Respond with a file or an error; use the response as a context manager.
 
-        The path below the prefix is the file's place in the directory, the query is ignored. Cancelling it does not
-        wait for a file system that hangs; what its thread opens later is closed there.
+        The path below the prefix is the file's place in the directory, the query is ignored. A file system that hangs
+        is not waited for longer than FILE_TIMEOUT; what its thread opens later is closed there.
         """
         if self._options.redirect_root is not None and request.path == "/":
             return self._finish(_redirect(self._options.redirect_root))
         try:
             names = parse_file_path(request.path, self._options.prefix, self._options.index)
-            opening = _Opening(lambda: self._open(names, request))
-            try:
-                return self._finish(
-                    await trio.to_thread.run_sync(opening.run, limiter=self._limiter, abandon_on_cancel=True)
-                )
-            except trio.Cancelled:
-                opening.abandon()
-                raise
+            return self._finish(await self._open_in_thread(names, request))
         except FileRequestError as error:
             return self._finish(
                 plain_text_response(error.status, request.method, extra_headers=error.headers, detail=error.detail)
             )
+
+    async def _open_in_thread(self, names: list[str], request: Request) -> HttpResponse:
+        opening = _Opening(lambda: self._open(names, request))
+        with trio.move_on_after(FILE_TIMEOUT):
+            try:
+                return await trio.to_thread.run_sync(opening.run, limiter=self._limiter, abandon_on_cancel=True)
+            except trio.Cancelled:
+                opening.abandon()
+                raise
+        raise FileRequestError(HTTPStatus.SERVICE_UNAVAILABLE, _hung(), [("Retry-After", "10")])
 
     def _finish(self, response: HttpResponse) -> HttpResponse:
         """Add the configured header lines."""
@@ -314,11 +319,13 @@ class FileStream:
         """Return the next chunk of at most `FILE_CHUNK_BYTES` bytes, `b""` at the end.
 
         Raises:
-            OSError: The file cannot be read, or became shorter than it was.
+            OSError: The file cannot be read, became shorter than it was, or its file system hangs.
         """
         if not self.remaining:
             return b""
-        return await trio.to_thread.run_sync(self.read_blocking, limiter=self._limiter, abandon_on_cancel=True)
+        with trio.move_on_after(FILE_TIMEOUT):
+            return await trio.to_thread.run_sync(self.read_blocking, limiter=self._limiter, abandon_on_cancel=True)
+        raise OSError(errno.ETIMEDOUT, _hung())
 
     def read_blocking(self) -> bytes:
         """Do what `read` does, in the calling thread; an empty file gives `b""`."""
@@ -431,6 +438,10 @@ def requested_range(request: Request, etag: str, size: int) -> range | None:
             headers,
         )
     return range(start, stop)
+
+
+def _hung() -> str:
+    return f"the file system did not respond within {FILE_TIMEOUT:g} s"
 
 
 def _redirect(location: str) -> HttpResponse:
