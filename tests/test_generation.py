@@ -6,6 +6,7 @@ import ssl
 import pytest
 import trio
 import trio.testing
+from cryptography.hazmat.primitives import serialization
 
 from tests.authority import folder, listener_tls
 from tests.serving import config_of, written
@@ -101,6 +102,35 @@ def test_which_routes_a_listener_reaches():
     assert isinstance(reached["tls"].tls, ssl.SSLContext)
     assert reached["web"].tls is None
     assert [reached[name].is_unix for name in names] == [False, False, False, True]
+
+
+def test_tls_of_a_listener_is_as_the_file_says(tmp_path):
+    """Minimum version, suites, and the passphrase of the key."""
+    certificate, key = (folder() / name for name in ("cert.pem", "key.pem"))
+    loaded = serialization.load_pem_private_key(key.read_bytes(), None)
+    encrypted = loaded.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"passphrase"),
+    )
+    (tmp_path / "key.pem").write_bytes(encrypted)
+    (tmp_path / "key.pem").chmod(0o600)
+    (tmp_path / "passphrase").write_text("passphrase\n")
+    pair = {
+        "cert": str(certificate),
+        "key": str(tmp_path / "key.pem"),
+        "key_password": {"file": str(tmp_path / "passphrase")},
+    }
+    suites = "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384"
+    for keys, version in (({"min_version": "1.3"}, 4), ({"ciphers": suites}, 3)):
+        tls = {"certificates": [pair], **keys}
+        context = (
+            made(listeners={"web": {"bind": "127.0.0.1:0", "tls": tls}}, route={"respond": "204"}).listeners["web"].tls
+        )
+        assert context.minimum_version == ssl.TLSVersion(0x0300 + version)
+        if "ciphers" in keys:
+            offered = {each["name"] for each in context.get_ciphers() if each["protocol"] == "TLSv1.2"}
+            assert offered == set(suites.split(":"))
 
 
 def test_route_statistics_outlive_a_generation():

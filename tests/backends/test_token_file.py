@@ -128,6 +128,8 @@ def test_a_bad_line_is_named_and_not_shown(tmp_path: Path, line: str) -> None:
         read_token_file(file, "lines")
     assert str(file) in str(caught.value)
     assert "s3cret" not in str(caught.value)
+    unseparated = line in ("s3cret 10.0.0.1:22", "s3cret:10.0.0.1:22")
+    assert ("a colon and a space are required after the token" in str(caught.value)) == unseparated
 
 
 def test_many_bad_lines(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def _read_lines(file: Path, max_bytes: int) -> tuple[Mapping[str, Target], int]:
 def _parse_line(line: str) -> tuple[str, Target]:
     token, *rest = _SEPARATOR.split(line)
     if not token or len(rest) != 1:
-        hint = "" if rest or ":" not in line else ": a space is required after the colon"
+        hint = "" if rest or ":" not in line else ": a colon and a space are required after the token"
         raise ValueError(f"not of the form token: host:port{hint}")
     return token, parse_token_target(rest[0])
 
