@@ -1,7 +1,7 @@
-"""Where connections go: one file a kind of backend, each with its section of the configuration and its class.
+"""Backends: each kind has its section of the configuration and its class.
 
-Reading order: `backend` (what every kind takes and gives), `client`, `introduction`, `client_headers`, `tcp`, `unix`,
-`tls`, `websocket`.
+Reading order: `base` (the interface), `tcp` (tcp, tls and unix), `websocket`, `client_headers`; then targets that clients
+choose: `dynamic`, `target_template`, `token_file`, `target_policy`.
 """
 
 from wsbridge.backends.base import Backend, Connected, DialRequest, DialServices

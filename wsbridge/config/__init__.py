@@ -1,9 +1,9 @@
 """The configuration: one strict YAML file, read into immutable sections.
 
-In the order in which data flows: `compose` turns text into the nodes of a `document`, which know their places; `text`,
-`scalars`, `address`, `network`, `path` and `secret` read one value each, `choice` those that have several forms;
-`section` is what all sections share, and `model` with `listener`, `route`, `timeouts`, `limits`, `certificate` and
-`backend` are the sections with their defaults and their documentation; `reach` and `check` hold the rules between
-sections; `load` puts all this together; `sentences` and `problems` are the messages to the user; `schema` is the same
-model for editors. Nothing here knows trio, sockets or single kinds of backends: those are handed in as `Kinds`.
+In the order in which data flows: `yaml` turns text into nodes with their places; `types`, `urls` and `secrets` read
+single values, `unions` those that have several forms; `base` is what all sections share, and `model`, `listener`,
+`route` and `limits` are the sections with their defaults and their documentation; `check`, `risks`, `certificates` and
+`owner` check what a single value cannot show; `load` puts all this together; `errors` and `redaction` make the messages;
+`schema` is the same model for editors. Nothing here imports trio or single kinds of backends and authentication methods:
+`registry` passes those in.
 """

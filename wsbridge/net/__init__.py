@@ -1,4 +1,5 @@
-"""Sockets and what is done to them before the relay: names, dialling, TLS, proxies, wires.
+"""Network I/O of connections before and below the relay.
 
-Reading order: `address`, `sockets`, `resolve`, `dial`, `retry`, `tls`, `proxy`, `proxy_connect`, `wire`.
+Reading order: `address`, `listeners`, `transport` (bytes of one socket), `tls` and `tls_transport`; then what dials:
+`resolver`, `dialer`, `http_proxy`, `disconnect` (clients that disconnect during a dial). `http_client` asks services.
 """

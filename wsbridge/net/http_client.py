@@ -1,9 +1,9 @@
 """HTTP client: GET requests to one service, within bounds.
 
 It keeps idle connections for reuse; deadlines are the caller's cancel scope. It follows no redirects, decompresses
-nothing, keeps no cookies and ignores the proxy variables of the environment. Built on h11, an extra, so callers import
-this module only when they need it. httpx would add redirects, cookies and proxies, all to be
-turned off. A cancelled request leaves neither an open socket nor an occupied slot.
+nothing, keeps no cookies and ignores the proxy variables of the environment, all of which httpx would do. A cancelled
+request leaves neither an open socket nor an occupied slot. Built on h11, which is an extra, so callers import this module
+only when they need it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from wsbridge.reasons import Rejected
 IDLE_CONNECTION_TIMEOUT: Final = 5.0
 """Seconds that an idle connection is kept."""
 MAX_SERVICE_HEAD_BYTES: Final = 64 * 1024
-"""Bytes of an answer's head."""
+"""Maximum size of the head of a response."""
 MAX_INTERIM_RESPONSES: Final = 5
-"""Answers of status 1xx before the one that counts."""
+"""Maximum number of responses with status 1xx before the final one."""
 RECEIVE_CHUNK_BYTES: Final = 16 * 1024
 
 HttpStream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
@@ -37,12 +37,12 @@ HttpStream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 @dataclass(frozen=True, slots=True)
 class ServiceResponse:
-    """What a service answered.
+    """The response of a service.
 
     Attributes:
-        status: Its status.
-        headers: Its header lines.
-        body: The first bytes of its body.
+        status: HTTP status.
+        headers: Header lines.
+        body: The body, as far as it was read.
         complete: Whether that is all of it.
     """
 
@@ -53,16 +53,16 @@ class ServiceResponse:
 
 
 class _RequestFailedError(Exception):
-    """There is no answer; the text says why."""
+    """There is no response; the text says why."""
 
 
 class HttpClient:
-    """Asks one service.
+    """Sends requests to one service.
 
     Args:
-        url: Where it is.
-        resolver: Looks its name up.
-        context: For https; left out: what the system trusts.
+        url: Scheme, host and port of the service.
+        resolver: Resolves its name.
+        context: For https. Default: the system trust store.
         max_connections: Concurrent connections; further requests wait.
     """
 
@@ -78,16 +78,16 @@ class HttpClient:
     async def get(
         self, path: str, headers: Sequence[tuple[bytes, bytes]], max_body_bytes: int, body_timeout: float = math.inf
     ) -> ServiceResponse | str:
-        """Ask once; once more, on a new connection, if one that was kept gives no answer.
+        """Send a request; if an idle connection gives no response, send it again on a new one.
 
         Args:
             path: Path and query.
             headers: Without Host.
             max_body_bytes: Bytes of the body that are read.
-            body_timeout: Seconds after the head in which they are.
+            body_timeout: Seconds after the head within which they are read.
 
         Returns:
-            The answer; or one sentence, if there is none.
+            The response; or one sentence that says why there is none.
         """
         request = h11_request(path, self._url.authority, headers)
         if request is None:  # no cause: its text would quote what was to be sent
@@ -106,13 +106,13 @@ class HttpClient:
                 return f"{self._url}: {error}"
 
     async def aclose(self) -> None:
-        """Close the connections that are kept."""
+        """Close the idle connections."""
         idle, self._idle = self._idle, []
         for _, connection in idle:
             await trio.aclose_forcefully(connection.stream)
 
     def _take_idle(self) -> _Connection | None:
-        """Give a connection that was kept and is still open, the youngest first."""
+        """Return the idle connection that was used last and is still open."""
         while self._idle:
             until, connection = self._idle.pop()
             if trio.current_time() < until and not connection.is_readable():
@@ -123,17 +123,17 @@ class HttpClient:
     async def _exchange(
         self, connection: _Connection, request: h11.Request, max_body_bytes: int, body_timeout: float
     ) -> ServiceResponse:
-        """Ask on a connection, which is kept if it can be used again and closed if not."""
-        again = False
+        """Send a request on a connection, and keep that for reuse or close it."""
+        reusable = False
         try:
-            answer = await connection.request(request, max_body_bytes, body_timeout)
-            again = connection.try_reuse()
+            response = await connection.request(request, max_body_bytes, body_timeout)
+            reusable = connection.try_reuse()
         finally:
-            if not again:
+            if not reusable:
                 connection.close()
-        if again:
+        if reusable:
             self._idle.append((trio.current_time() + IDLE_CONNECTION_TIMEOUT, connection))
-        return answer
+        return response
 
     async def _connect(self) -> _Connection:
         url = self._url
@@ -164,15 +164,15 @@ class _Connection:
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_SERVICE_HEAD_BYTES)
 
     def is_readable(self) -> bool:
-        """Return whether something came, or the end, while nothing was asked."""
+        """Return whether data or the end arrived although no request was sent."""
         return self._socket.is_readable()
 
     def close(self) -> None:
-        """Close it without a word."""
+        """Close the socket, without close_notify."""
         self._socket.close()
 
     def try_reuse(self) -> bool:
-        """Get ready for another request, if that can be."""
+        """Prepare for another request; False: the connection cannot carry one."""
         if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
             return False
         if self._http.trailing_data[0]:
@@ -181,10 +181,10 @@ class _Connection:
         return True
 
     async def request(self, request: h11.Request, max_body_bytes: int, body_timeout: float) -> ServiceResponse:
-        """Send a request and take the answer.
+        """Send a request and read the response.
 
         Raises:
-            _FailedError: There is none, or it is broken.
+            _RequestFailedError: There is none, or it is invalid.
         """
         try:
             data = (self._http.send(request) or b"") + (self._http.send(h11.EndOfMessage()) or b"")
@@ -213,8 +213,8 @@ class _Connection:
             if not isinstance(event, h11.InformationalResponse):
                 break
             if event.status_code == 101:
-                raise _RequestFailedError("answered with status 101, which nobody asked for")
-        raise _RequestFailedError("no answer after those of status 1xx")
+                raise _RequestFailedError("answered with status 101 to a request without Upgrade")
+        raise _RequestFailedError(f"more than {MAX_INTERIM_RESPONSES} responses with status 1xx")
 
     async def _next_event(self) -> object:
         while (event := self._http.next_event()) is h11.NEED_DATA:
@@ -226,7 +226,7 @@ class _Connection:
 
 
 def h11_request(path: str, host: str, headers: Sequence[tuple[bytes, bytes]]) -> h11.Request | None:
-    """Make a request; None if HTTP cannot carry it."""
+    """Make a request; None if a value is not valid in HTTP."""
     lines = [(b"Host", host.encode("ascii")), *headers]
     try:
         return h11.Request(method=b"GET", target=path.encode("ascii"), headers=lines)
@@ -235,6 +235,6 @@ def h11_request(path: str, host: str, headers: Sequence[tuple[bytes, bytes]]) ->
 
 
 def _connection_error_text(error: BaseException) -> str:
-    """Say how a connection broke, in the words of the system or of OpenSSL where they have any."""
+    """Describe how a connection broke, with the error of the system or of OpenSSL if there is one."""
     cause = error.__cause__
     return tls_error_text(cause) if isinstance(cause, OSError) else "the connection broke"
