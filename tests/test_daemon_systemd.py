@@ -201,6 +201,32 @@ def test_unit_and_behind_nginx_work_together() -> None:
         shutil.rmtree(runtime)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="other users can be tried by root alone")
+def test_an_owner_that_the_process_may_not_set_is_warned_of() -> None:
+    """`check`, run without privileges, finds that the socket cannot be given away; `run` exits with 78."""
+    runtime = Path(tempfile.mkdtemp(dir="/run"))
+    try:
+        os.chown(runtime, 61184, 61184)
+        config = runtime / "wsbridge.yaml"
+        listener = f'{{bind: "unix:{runtime}/gw.sock", owner: root, mode: "0660"}}'
+        config.write_text(
+            f"listeners: {{web: {listener}}}\nroutes: {{app: {{match: any, respond: 204, auth: none}}}}\n"
+        )
+        for command, code in (("check", 0), ("run", 78)):
+            done = subprocess.run(
+                [sys.executable, "-c", AS_ANOTHER_USER, "61184", "61184", command, str(config)],
+                capture_output=True,
+                text=True,
+                check=False,
+                cwd="/",
+                timeout=30,
+            )
+            assert done.returncode == code, done.stderr
+            assert "W028" in done.stdout + done.stderr
+    finally:
+        shutil.rmtree(runtime)
+
+
 def may_connect(path: Path, group: int) -> bool:
     """Try to connect as a user of this group."""
     child = os.fork()

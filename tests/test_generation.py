@@ -1,7 +1,9 @@
 """A generation: the runtime objects made from a configuration."""
 
 import dataclasses
+import socket
 import ssl
+import threading
 
 import pytest
 import trio
@@ -10,10 +12,13 @@ from cryptography.hazmat.primitives import serialization
 
 from tests.authority import folder, listener_tls
 from tests.serving import config_of, written
-from wsbridge.backends.base import DialServices
+from wsbridge.auth.identity import ANONYMOUS
+from wsbridge.backends.base import DialRequest, DialServices
 from wsbridge.backends.tcp import TcpBackend
 from wsbridge.generation import build_generation
 from wsbridge.net.resolver import Resolver
+from wsbridge.protocol.http1 import Headers, Request
+from wsbridge.reasons import Rejected
 from wsbridge.responders.base import FixedStatus
 from wsbridge.responders.files import StaticFiles
 from wsbridge.services import RouteStats
@@ -143,6 +148,42 @@ def test_route_statistics_outlive_a_generation():
 
     first, second = (build_generation(config, DialServices(Resolver()), lend) for _ in range(2))
     assert first.routes["app"].stats is second.routes["app"].stats is ledgers["app"]
+
+
+async def test_names_that_clients_choose_are_looked_up_apart():
+    """In threads of their own, and as absolute names; those of the configuration as the system has them."""
+    go, asked = threading.Event(), []
+
+    def lookup(host, port, **_):
+        asked.append(host)
+        if host.startswith("hang"):
+            go.wait(10)
+        raise socket.gaierror(socket.EAI_NONAME, "unknown")
+
+    chosen = {"backend": "tcp://{query.host}:9", "allowed_targets": {"names": ["*.example.org"], "ports": ["9"]}}
+    routes = {
+        "chosen": {"match": {"path": "/chosen"}, "auth": "none", **chosen},
+        "fixed": {"match": "any", **BACK, "backend": "tcp://fixed.example.org:9"},
+    }
+    with trio.fail_after(5):
+        async with Resolver(1, getaddrinfo=lookup, client_threads=1) as resolver, trio.open_nursery() as nursery:
+            config = config_of(written(routes=routes))
+            generation = build_generation(config, DialServices(resolver), lambda _: RouteStats())
+
+            async def dial(name, host=""):
+                route = generation.routes[name]
+                target = None
+                if route.target_policy is not None:
+                    request = Request("GET", f"/chosen?host={host}", "1.1", Headers())
+                    target = await route.target_policy.select(request, ANONYMOUS)
+                with pytest.raises(Rejected, match="unknown"):
+                    await route.backend.dial(DialRequest(chosen=target))
+
+            nursery.start_soon(dial, "chosen", "hang.example.org")
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            await dial("fixed")
+            go.set()
+    assert asked == ["hang.example.org.", "fixed.example.org"]
 
 
 def test_it_is_immutable():

@@ -272,7 +272,9 @@ class ReloadingFile(Generic[Content]):
                 content = self._load(self._path)
                 if file_signature(self._path) == before:
                     self._settled = now > _last_change(before) + MAX_TIMESTAMP_STEP
-                    if known_signature is not None and (before != known_signature or content != self._content):
+                    if before == known_signature and content == self._content:
+                        return self._content, before
+                    if known_signature is not None:
                         log.info("file.reloaded", file=str(self._path))
                     return content, before
         except OSError as error:

@@ -214,6 +214,39 @@ async def test_who_shows_a_right_one_reaches_the_backend(clients: ClientAuthorit
     assert len({line["detail"] for line in refused}) == 3
 
 
+@pytest.mark.parametrize(
+    ("source", "preface", "lines", "status"),
+    [
+        ("x-forwarded-for", b"", (), 401),
+        ("x-forwarded-for", b"", ("X-Forwarded-For: unknown",), 401),
+        ("x-forwarded-for", b"", ("X-Forwarded-For: 203.0.113.7",), 401),
+        ("forwarded", b"", ("Forwarded: for=_hidden",), 401),
+        ("proxy-protocol", b"PROXY UNKNOWN\r\n", (), 401),
+        ("proxy-protocol", b"PROXY TCP4 203.0.113.7 192.0.2.1 5 443\r\n", (), 101),
+    ],
+)
+async def test_a_proxys_certificate_authenticates_no_client(
+    clients: ClientAuthority, source: str, preface: bytes, lines: tuple[str, ...], status: int
+) -> None:
+    """Whatever the proxy reports; behind a PROXY header that names the client, the certificate is the client's own."""
+    listener = {
+        "bind": "127.0.0.1:0",
+        "tls": clients.listener_tls("optional"),
+        "trusted_proxies": ["127.0.0.0/8"],
+        "client_address_from": source,
+    }
+    async with backend() as back:
+        routes = {"app": {"match": "any", "backend": back.url, "auth": ALLOW}}
+        async with serving(written(listeners={"web": listener}, routes=routes)) as served:
+            plain = await trio.open_tcp_stream("127.0.0.1", served.port())
+            await plain.send_all(preface)
+            context = clients.context("CN=alice", "O=Example")
+            secure = trio.SSLStream(plain, context, server_hostname="localhost", https_compatible=True)
+            await secure.send_all(upgrade_request("/", *lines))
+            assert int(bytes(await secure.receive_some(65536)).split()[1]) == status
+            plain.socket.close()
+
+
 async def test_it_is_for_plain_bytes_too(clients: ClientAuthority) -> None:
     """A listener that speaks tcp knows its clients by their certificates; others are reset before a dial."""
     async with backend() as back, serving(route_by(back.url, clients, "optional", ALLOW, "tcp")) as served:

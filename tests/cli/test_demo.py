@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import urllib.error
 import urllib.request
 
 import pytest
@@ -30,6 +31,21 @@ def test_page_service_and_end() -> None:
             assert (client.close_code, client.close_reason) == (1001, "shutdown")
         demo.line(r"connection\.closed .*reason=shutdown .*route=terminal")
     assert "Traceback" not in "\n".join(demo.lines)
+
+
+def test_a_host_name() -> None:
+    """A page that is reached by a name (a port forward) is served if --host-name has it, and no other."""
+    with started("demo", "--port", "0", "--host-name", "foo-8080.app.example") as demo:
+        url = demo.line(r"The demo is at +(http://\S+)")[1]
+        for host, status in (("foo-8080.app.example", 200), ("evil.example", 403)):
+            try:
+                with urllib.request.urlopen(
+                    urllib.request.Request(url, headers={"Host": host}), timeout=PATIENCE
+                ) as page:
+                    found = page.status
+            except urllib.error.HTTPError as error:
+                found = error.code
+            assert found == status
 
 
 def test_a_busy_port() -> None:

@@ -14,7 +14,7 @@ from tests.client import request
 from tests.http_service import answer, service
 from tests.serving import Served, backend, serving, written
 from wsbridge.auth.bearer import BearerToken, token_digest
-from wsbridge.auth.passwords import hash_password
+from wsbridge.auth.passwords import ScryptHash, hash_password
 
 KEY = "k" * 40
 CROSS_SITE_IMAGE = ("Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: no-cors", "Sec-Fetch-Dest: image")
@@ -57,8 +57,16 @@ def page(tmp_path: Path) -> Path:
     return tmp_path
 
 
-async def test_a_ban_reaches_logins_in_flight(page: Path) -> None:
+async def test_a_ban_reaches_logins_in_flight(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of many logins at once no more are verified than failures are allowed and threads are busy."""
+    verified: list[bytes] = []
+    verify = ScryptHash.verify
+
+    def counting(stored: ScryptHash, password: bytes) -> bool:
+        verified.append(password)
+        return verify(stored, password)
+
+    monkeypatch.setattr(ScryptHash, "verify", counting)
     async with backend() as back:
         route = {"backend": back.url, "auth": {"kind": "basic", "users": str(page / "users")}}
         rules = limits() | {"password_threads": "1", "password_queue_per_address": "100"}
@@ -76,6 +84,23 @@ async def test_a_ban_reaches_logins_in_flight(page: Path) -> None:
             assert "101" not in outcomes
             assert outcomes.count("401") <= 4
             assert len(served.records.of("address.banned")) == 1
+        assert len(verified) <= 4
+        assert back.dials == 0
+
+
+async def test_a_ban_reaches_a_password_that_is_being_verified(page: Path) -> None:
+    """The right password of an address that is banned in the meantime is rejected like a wrong one."""
+    with (page / "users").open("a") as users:
+        users.write(f"bob:{hash_password(b'right', ln=15, p=4).text}\n")
+    async with backend() as back:
+        route = {"backend": back.url, "auth": {"kind": "basic", "users": str(page / "users")}}
+        rules = limits(max_failures="1") | {"password_threads": "2"}
+        async with serving(written(route=route, limits=rules), folder=page) as served:
+            with await served.connect() as bob:
+                await bob.send(request("/", f"Authorization: Basic {base64.b64encode(b'bob:right').decode()}"))
+                assert await ask(served, request("/", basic("wrong"))) == "401"
+                await served.records.wait("address.banned")
+                assert (await bob.head()).split()[1] == "429"
         assert back.dials == 0
 
 
@@ -178,12 +203,14 @@ async def test_a_user_and_a_token_can_be_used_as_soon_as_they_were_written(page:
             assert await ask(served, request("/", line)) == "101"
 
 
-async def test_credentials_issued_here_are_no_guesses(page: Path) -> None:
+@pytest.mark.parametrize("alone", [True, False])
+async def test_credentials_issued_here_are_no_guesses(page: Path, alone: bool) -> None:
     """An expired token does not ban, whatever the other methods of any_of say of it."""
     async with backend() as back:
         key = {"algorithm": "HS256", "secret": {"file": str(page / "key")}}
         jwt = {"kind": "jwt", "keys": [key], "issuer": "any", "audience": "x"}
-        auth = {"any_of": [{"kind": "bearer", "tokens": str(page / "tokens")}, jwt]}
+        bearer = {"kind": "bearer", "tokens": str(page / "tokens")}
+        auth = bearer if alone else {"any_of": [bearer, jwt]}
         async with serving(written(route={"backend": back.url, "auth": auth}, limits=limits()), folder=page) as served:
             for _ in range(6):
                 assert await ask(served, request("/", "Authorization: Bearer old")) == "401"

@@ -1,3 +1,1 @@
-"""."""
-
-from __future__ import annotations
+"""What routes respond themselves: static files and fixed statuses."""

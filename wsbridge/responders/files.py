@@ -228,7 +228,9 @@ class StaticFiles:
     ) -> HttpResponse:
         """Make the response of an open file."""
         size = source.about.st_size
-        tag = f'"{source.about.st_mtime_ns:x}-{size:x}{"-" + coding if coding else ""}"'
+        # the ctime, since images and package stores give every version of a file the same mtime
+        version = f"{source.about.st_mtime_ns:x}-{source.about.st_ctime_ns:x}-{size:x}"
+        tag = f'"{version}{"-" + coding if coding else ""}"'
         headers = [("ETag", tag), ("Vary", "Accept-Encoding"), *self._policy_headers()]
         if etag_matches(request.headers.get_all(b"if-none-match"), tag):
             source.close()
