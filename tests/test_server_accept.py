@@ -79,7 +79,7 @@ async def test_errors_of_single_clients_do_not_end_the_loop(listening):
         with socket.create_connection(listening.getsockname()) as client:
             client.setblocking(False)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(accept_connections, Odd(), "web", served.server, nursery)
+                nursery.start_soon(accept_connections, Odd(), served.server.listeners[0], served.server, nursery)
                 client.send(request())
                 await served.records.wait("accept.error", count=3)
                 with trio.fail_after(5):
@@ -107,7 +107,7 @@ async def test_a_full_table_pauses_accepting(listening):
         with socket.create_connection(listening.getsockname()):
             with trio.move_on_after(0.55):
                 async with trio.open_nursery() as nursery:
-                    await accept_connections(Empty(), "web", served.server, nursery)
+                    await accept_connections(Empty(), served.server.listeners[0], served.server, nursery)
         assert 6 <= asked <= 12  # twice a round, each 100 ms
         assert served.records.of("accept.error")[0]["level"] == "error"
 

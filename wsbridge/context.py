@@ -54,6 +54,7 @@ class ConnectionContext:
     Attributes:
         id: Number of the connection since the process started.
         listener: Name of the listener that accepted it.
+        generation: Number of the generation that it began with.
         peer: The client, behind trusted proxies too.
         local_address: Where the client connected to; known only if a backend receives it.
         tls: Version of TLS that the client speaks; empty without TLS.
@@ -76,6 +77,7 @@ class ConnectionContext:
 
     id: int = 0
     listener: str = ""
+    generation: int = 0
     peer: Peer = UNKNOWN_PEER
     local_address: SockEndpoint | None = None
     tls: str = ""

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import socket
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -14,11 +15,13 @@ from typing import Literal
 import trio
 
 from wsbridge import __version__
+from wsbridge.config.load import LoadedConfig
 from wsbridge.config.model import Config
 from wsbridge.log.logger import log
 from wsbridge.net.listeners import ListeningSockets
 from wsbridge.net.tls import silence_sni_decode_errors
 from wsbridge.reasons import Reason, Termination
+from wsbridge.reload import Reloader, ReloadResult
 from wsbridge.server import RESERVED_DESCRIPTORS, Server
 
 
@@ -56,6 +59,10 @@ class SystemdNotifier:
     def status(self, text: str) -> bool:
         """One line for `systemctl status`."""
         return self.notify(STATUS=text)
+
+    def reloading(self) -> bool:
+        """A reload begins; `ready` ends it, whether it failed or not."""
+        return self.notify(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))
 
     def stopping(self, status: str = "") -> bool:
         """The shutdown began."""
@@ -143,11 +150,13 @@ async def serve(
     extra_task: Callable[[Server], Awaitable[None]] | None = None,
     handle_signals: bool = True,
     stop_on_hangup: bool = False,
+    load: Callable[[], LoadedConfig] | None = None,
+    on_reloaded: Callable[[Config], None] = lambda _: None,
 ) -> ServeResult:
     """Serve until a signal, or until the one connection of `one_connection` has ended.
 
-    SIGTERM: graceful shutdown. SIGINT and any second signal: immediate shutdown, within `close`. SIGHUP, which service
-    managers and certificate hooks send to have files reloaded, is logged and ignored.
+    SIGTERM: graceful shutdown. SIGINT and any second signal: immediate shutdown, within `close`. SIGHUP: reload; where
+    there is no file to read again, it is logged and ignored.
 
     Args:
         config: Checked.
@@ -158,6 +167,8 @@ async def serve(
         handle_signals: Whether to handle the signals of the process.
         stop_on_hangup: Whether SIGHUP is an immediate shutdown, for commands of a terminal or of ssh, which send it
             when they end. If SIGHUP was ignored when the process started (nohup), it stays ignored.
+        load: Reads the configuration again, in a thread, for a reload; None: it cannot be reloaded.
+        on_reloaded: Called with each configuration that a reload has put into effect.
 
     Raises:
         ListenError: An address cannot be bound.
@@ -168,6 +179,7 @@ async def serve(
     silence_sni_decode_errors()
     notifier = SystemdNotifier()
     server = Server(config, one_connection=one_connection, open_level=open_level)
+    reloader = None if load is None else Reloader(server, load, on_reloaded)
 
     def opened(listening: list[ListeningSockets]) -> None:
         gc.collect()
@@ -182,13 +194,13 @@ async def serve(
             routes=len(config.routes),
             connections_limit=server.max_connections,
         )
-        notifier.ready(f"serving {len(config.routes)} routes at {len(addresses)} addresses")
+        notifier.ready(_status(server))
         on_ready(listening)
 
     received: list[signal.Signals] = []
     async with trio.open_nursery() as nursery:
         if handle_signals:
-            await nursery.start(_handle_signals, server, notifier, stop_on_hangup, received)
+            await nursery.start(_handle_signals, server, notifier, reloader, stop_on_hangup, received)
         if notifier:
             nursery.start_soon(_report_status, server, notifier)
         if notifier and notifier.watchdog_timeout is not None:
@@ -204,30 +216,52 @@ async def serve(
 async def _handle_signals(
     server: Server,
     notifier: SystemdNotifier,
+    reloader: Reloader | None,
     stop_on_hangup: bool,
     received: list[signal.Signals],
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Stop the server by the signals of the process; append those that do so to `received`."""
+    """Stop or reload by the signals of the process; append those that stop it to `received`."""
     hangup = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, *hangup) as signals:
-        task_status.started()
-        async for number in signals:
-            if number == signal.SIGHUP and not stop_on_hangup:
-                log.warning("daemon.signal_ignored", signal="SIGHUP", detail="the configuration cannot be reloaded yet")
-                continue
-            received.append(signal.Signals(number))
-            first = server.services.shutdown_reason is None
-            reason = Reason.DRAINING if number == signal.SIGTERM and first else Reason.SHUTDOWN
-            text = f"{signal.Signals(number).name}: {reason.value}, {len(server.connections)} connections left"
-            notifier.stopping(text)
-            log.info(
-                "daemon.draining",
-                signal=signal.Signals(number).name,
-                reason=reason.value,
-                connections=len(server.connections),
-            )
-            server.stop(reason)
+        async with trio.open_nursery() as nursery:
+            task_status.started()
+            async for number in signals:
+                if number != signal.SIGHUP or stop_on_hangup:
+                    _stop(server, notifier, signal.Signals(number), received)
+                elif reloader is None:
+                    text = "there is no configuration file that could be read again"
+                    log.warning("daemon.signal_ignored", signal="SIGHUP", detail=text)
+                elif not reloader.is_queued:
+                    nursery.start_soon(reload, server, notifier, reloader)
+
+
+def _stop(server: Server, notifier: SystemdNotifier, number: signal.Signals, received: list[signal.Signals]) -> None:
+    """Begin a shutdown: graceful for the first SIGTERM, immediate for everything else."""
+    received.append(number)
+    first = server.services.shutdown_reason is None
+    reason = Reason.DRAINING if number == signal.SIGTERM and first else Reason.SHUTDOWN
+    notifier.stopping(f"{number.name}: {reason.value}, {len(server.connections)} connections left")
+    log.info("daemon.draining", signal=number.name, reason=reason.value, connections=len(server.connections))
+    server.stop(reason)
+
+
+async def reload(server: Server, notifier: SystemdNotifier, reloader: Reloader) -> ReloadResult:
+    """Reload, and report the begin and the end to the service manager, which waits for it."""
+    notifier.reloading()
+    try:
+        result = await reloader.reload()
+    finally:
+        notifier.ready(_status(server))
+    if result.error is None:
+        _warn_descriptor_limit(server.generation.config, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    return result
+
+
+def _status(server: Server) -> str:
+    """One line for the service manager."""
+    addresses = [address for opened in server.listeners for address in opened.listening.addresses]
+    return f"serving {len(server.generation.routes)} routes at {len(addresses)} addresses"
 
 
 async def _report_status(server: Server, notifier: SystemdNotifier) -> None:

@@ -61,10 +61,14 @@ class LingeringCloser:
     """
 
     def __init__(self, max_sockets: int, timeout: float, max_bytes: int) -> None:
+        self._active = 0
+        self.configure(max_sockets, timeout, max_bytes)
+
+    def configure(self, max_sockets: int, timeout: float, max_bytes: int) -> None:
+        """Change the limits; the parameters are those of the constructor."""
         self._max_sockets = max_sockets
         self._timeout = timeout
         self._max_bytes = max_bytes
-        self._active = 0
 
     async def close(self, transport: Transport) -> None:
         """End what we send, read and drop what still comes, and close."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote
 
+import trio
+
 from wsbridge.auth.base import Authenticator, AuthServices, BackgroundTasks
+from wsbridge.auth.jwt_keys import FetchedKeys, KeySource
 from wsbridge.auth.passwords import PasswordChecker
 from wsbridge.auth.replay import UsedTickets
 from wsbridge.auth.ticket import TicketIssuer
@@ -118,20 +121,58 @@ class Listener:
         return target
 
 
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """All that a connection needs of the configuration, for its whole life.
+@dataclass(slots=True, eq=False)
+class Lifetime:
+    """How long a generation is in use.
 
     Attributes:
-        background_tasks: What runs for its routes, such as the refresh of keys; entered while it is in use, and ended
-            with it.
+        connections: Connections that began with it and have not ended.
+        removed_routes: The routes that the next generation has not, or not like this, with the `on_remove` of each.
+        superseded: Set when new connections begin with the next generation.
+        unused: Set when besides its last connection has ended.
     """
 
+    connections: int = 0
+    removed_routes: dict[str, str] = field(default_factory=dict)
+    superseded: trio.Event = field(default_factory=trio.Event)
+    unused: trio.Event = field(default_factory=trio.Event)
+
+    def acquire(self) -> None:
+        """Count a connection in."""
+        self.connections += 1
+
+    def release(self) -> None:
+        """Count a connection out."""
+        self.connections -= 1
+        if not self.connections and self.superseded.is_set():
+            self.unused.set()
+
+    def supersede(self, removed_routes: dict[str, str]) -> None:
+        """Begin to end: no more connections will begin with it."""
+        self.removed_routes = removed_routes
+        self.superseded.set()
+        if not self.connections:
+            self.unused.set()
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """All that a connection needs of one configuration, for its whole life.
+
+    Attributes:
+        number: 1 for the configuration that the process started with; each reload adds one.
+        background_tasks: What runs for its routes, such as the refresh of keys; entered while it is in use, and ended
+            with it.
+        lifetime: How long it is in use.
+    """
+
+    number: int
     config: model.Config
     listeners: dict[str, Listener]
     routes: dict[str, Route]
     head_limits: HeadLimits
     background_tasks: BackgroundTasks
+    lifetime: Lifetime = field(default_factory=Lifetime)
 
 
 def auth_services(
@@ -139,6 +180,7 @@ def auth_services(
     used_tickets: UsedTickets | None = None,
     password_checker: PasswordChecker | None = None,
     resolver: Resolver | None = None,
+    fetched_keys: dict[KeySource, FetchedKeys] | None = None,
 ) -> AuthServices:
     """Return what the authentication methods of one generation are lent; all but its tasks outlives the generation."""
 
@@ -152,6 +194,7 @@ def auth_services(
         used_tickets=UsedTickets() if used_tickets is None else used_tickets,
         password_checker=PasswordChecker() if password_checker is None else password_checker,
         resolver=Resolver() if resolver is None else resolver,
+        fetched_keys={} if fetched_keys is None else fetched_keys,
     )
     return lent
 
@@ -161,6 +204,7 @@ def build_generation(
     dial_services: DialServices,
     stats_for: Callable[[str], RouteStats],
     services: AuthServices | None = None,
+    number: int = 1,
 ) -> Generation:
     """Build a generation; reads certificates and folders, so not on the event loop once that serves.
 
@@ -169,6 +213,7 @@ def build_generation(
         dial_services: Lent to the backends.
         stats_for: Gives the ledger of a route by name; it outlives the generation.
         services: For the authentication methods; default: what this generation alone has.
+        number: Of the generation.
 
     Raises:
         ValueError: A file cannot be used; one sentence (`net.tls.TlsError` names the file).
@@ -181,7 +226,7 @@ def build_generation(
     listeners = {name: _build_listener(name, section, config, routes) for name, section in config.listeners.items()}
     limits = config.limits
     head_limits = HeadLimits(limits.max_head_bytes, limits.max_head_line_bytes, limits.max_headers)
-    return Generation(config, listeners, routes, head_limits, services.background_tasks)
+    return Generation(number, config, listeners, routes, head_limits, services.background_tasks)
 
 
 def services_for(backend: BackendSectionBase, services: DialServices) -> DialServices:

@@ -48,6 +48,7 @@ class Reason(enum.StrEnum):
     RATE_LIMITED = "rate_limited"
     BANNED = "banned"
     OVERLOAD = "overload"
+    ROUTE_REMOVED = "route_removed"
     DRAINING = "draining"
     SHUTDOWN = "shutdown"
     INTERNAL_ERROR = "internal_error"
@@ -113,6 +114,7 @@ REASONS: dict[Reason, ReasonInfo] = {
     Reason.RATE_LIMITED: ReasonInfo(429, 1008, reset=True),
     Reason.BANNED: ReasonInfo(429, 1008, reset=True, level="debug"),
     Reason.OVERLOAD: ReasonInfo(503, 1013, reset=True, level="warning"),
+    Reason.ROUTE_REMOVED: ReasonInfo(None, 1012, reset=True),
     Reason.DRAINING: ReasonInfo(503, 1012, reset=True),
     Reason.SHUTDOWN: ReasonInfo(503, 1001, reset=True),
     Reason.INTERNAL_ERROR: ReasonInfo(500, 1011, reset=True, level="error"),

@@ -12,12 +12,14 @@ from typing import Literal
 import trio
 
 from wsbridge.backends.base import DialServices
+from wsbridge.config.listener import ListenerConfig
 from wsbridge.config.model import Config
 from wsbridge.connection import Connection
 from wsbridge.context import ConnectionContext
 from wsbridge.generation import Generation, Listener, auth_services, build_generation
+from wsbridge.log.audit import AuditLog
 from wsbridge.log.logger import log
-from wsbridge.net.listeners import ListeningSockets
+from wsbridge.net.listeners import ListeningSockets, listener_key
 from wsbridge.net.transport import reset_socket, set_socket_options
 from wsbridge.reasons import Reason
 from wsbridge.registry import LISTENERS
@@ -66,80 +68,128 @@ class ReservedFd:
             self._fd = None
 
 
+class OpenListener:
+    """The open sockets of a listener, and the tasks that accept at them. A reload keeps both, unless it removes them.
+
+    Args:
+        listening: The sockets.
+        listener: What is spoken at them.
+        generation: The generation of that listener.
+
+    Attributes:
+        listening: As given.
+        listener: That of new connections.
+        generation: That of new connections, which they keep for life.
+        accepting: Cancels the tasks that accept, one a socket.
+    """
+
+    __slots__ = ("accepting", "generation", "listener", "listening")
+
+    def __init__(self, listening: ListeningSockets, listener: Listener, generation: Generation) -> None:
+        self.listening = listening
+        self.listener = listener
+        self.generation = generation
+        self.accepting: list[trio.CancelScope] = []
+
+    def move(self, name: str, generation: Generation) -> None:
+        """Belong to another generation, where the listener has this name, from the next connection on."""
+        self.listening.name = name
+        self.listener, self.generation = generation.listeners[name], generation
+
+
 async def accept_connections(
-    listening_socket: socket.socket, listener_name: str, server: Server, nursery: trio.Nursery
+    listening_socket: socket.socket, opened: OpenListener, server: Server, nursery: trio.Nursery
 ) -> None:
     """Accept until cancelled.
 
     Args:
         listening_socket: A listening socket.
-        listener_name: Its listener's name; the listener itself is that of the current generation.
+        opened: Its listener.
         server: Whose connections they are.
         nursery: Where connections run.
     """
+    with trio.CancelScope() as scope:
+        opened.accepting.append(scope)
+        while True:
+            await trio.lowlevel.wait_readable(listening_socket)
+            await accept_waiting(listening_socket, opened, server, nursery)
+
+
+async def accept_waiting(
+    listening_socket: socket.socket, opened: OpenListener, server: Server, nursery: trio.Nursery
+) -> bool:
+    """Accept connections that wait, at most MAX_ACCEPTS_PER_WAKEUP; the parameters are those of `accept_connections`.
+
+    Returns:
+        Whether there may be more of them.
+    """
     services = server.services
     addresses = services.client_table
-    while True:
-        await trio.lowlevel.wait_readable(listening_socket)
-        for _ in range(MAX_ACCEPTS_PER_WAKEUP):
-            try:
-                sock, sockaddr = listening_socket.accept()
-            except BlockingIOError:
+    for _ in range(MAX_ACCEPTS_PER_WAKEUP):
+        listener, generation = opened.listener, opened.generation
+        try:
+            sock, sockaddr = listening_socket.accept()
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno in _EXHAUSTION_ERRNOS:
+                await _handle_exhaustion(listening_socket, opened, server, error)
                 break
-            except OSError as error:
-                if error.errno in _EXHAUSTION_ERRNOS:
-                    await _handle_exhaustion(listening_socket, listener_name, server, error)
-                    break
-                log.warning("accept.error", listener=listener_name, error=error.strerror)
-                continue
-            generation = server.generation  # that of the connection for life
-            listener = generation.listeners[listener_name]
-            host = sockaddr[0] if isinstance(sockaddr, tuple) else ""
-            if addresses.bans and addresses.ban_remaining(host) and listener.is_direct_client(host):
-                addresses.reset_banned(sock, listener_name, host)
-                continue
-            sock.setblocking(False)
-            context = server.new_context(listener)
-            if len(server.connections) < server.max_connections:
-                server.connections[context.id] = context
-                nursery.start_soon(
-                    _run_connection, Connection(sock, context, listener, generation, services), sockaddr, server
-                )
-            elif services.acquire_overload_reply():
-                overload = f"{len(server.connections)} connections, and the limit is {server.max_connections}"
-                over = Connection(sock, context, listener, generation, services, overload)
-                nursery.start_soon(_run_overload_reply, over, sockaddr, services)
-            else:
-                reset_socket(sock)
-                log.warning(
-                    "connection.shed",
-                    listener=listener_name,
-                    connections=len(server.connections),
-                    limit=server.max_connections,
-                )
+            log.warning("accept.error", listener=listener.name, error=error.strerror)
+            continue
+        host = sockaddr[0] if isinstance(sockaddr, tuple) else ""
+        if addresses.bans and addresses.ban_remaining(host) and listener.is_direct_client(host):
+            addresses.reset_banned(sock, listener.name, host)
+            continue
+        sock.setblocking(False)
+        context = server.new_context(listener, generation)
+        if len(server.connections) < server.max_connections:
+            server.connections[context.id] = context
+            generation.lifetime.acquire()
+            nursery.start_soon(
+                _run_connection, Connection(sock, context, listener, generation, services), sockaddr, server, generation
+            )
+        elif services.acquire_overload_reply():
+            overload = f"{len(server.connections)} connections, and the limit is {server.max_connections}"
+            over = Connection(sock, context, listener, generation, services, overload)
+            generation.lifetime.acquire()
+            nursery.start_soon(_run_overload_reply, over, sockaddr, services, generation)
+        else:
+            reset_socket(sock)
+            log.warning(
+                "connection.shed",
+                listener=listener.name,
+                connections=len(server.connections),
+                limit=server.max_connections,
+            )
+    return True
 
 
-async def _run_connection(connection: Connection, sockaddr: object, server: Server) -> None:
+async def _run_connection(connection: Connection, sockaddr: object, server: Server, generation: Generation) -> None:
     try:
         await connection.run(sockaddr)
     finally:
         del server.connections[connection.id]
+        generation.lifetime.release()
 
 
-async def _run_overload_reply(connection: Connection, sockaddr: object, services: Services) -> None:
+async def _run_overload_reply(
+    connection: Connection, sockaddr: object, services: Services, generation: Generation
+) -> None:
     try:
         await connection.run(sockaddr)
     finally:
         services.release_overload_reply()
+        generation.lifetime.release()
 
 
 async def _handle_exhaustion(
-    listening_socket: socket.socket, listener_name: str, server: Server, error: OSError
+    listening_socket: socket.socket, opened: OpenListener, server: Server, error: OSError
 ) -> None:
     """The process or the system has no descriptor left for a client: turn it away, or pause."""
-    log.error("accept.error", listener=listener_name, error=error.strerror, connections=len(server.connections))
+    log.error("accept.error", listener=opened.listener.name, error=error.strerror, connections=len(server.connections))
     if not server.reserved_fd.accept_and_reset(listening_socket):
-        await trio.sleep(server.generation.config.timeouts.accept_pause)
+        await trio.sleep(opened.generation.config.timeouts.accept_pause)
 
 
 RESERVED_DESCRIPTORS = 64
@@ -155,6 +205,29 @@ def connection_limit(config: Config) -> int:
     return max(1, (soft - RESERVED_DESCRIPTORS) // 2)
 
 
+class NotServingError(Exception):
+    """The server is shutting down, so no other configuration can be put into effect."""
+
+
+REMOVED_ROUTE_INTERVAL = 1.0
+"""Seconds between two looks for connections of a removed route that were not relayed yet."""
+
+
+def _update_listeners(kept: list[tuple[OpenListener, ListenerConfig]]) -> None:
+    """Apply mode, owner and backlog to listeners that stay open; runs in a thread."""
+    for opened, section in kept:
+        opened.listening.update(section)
+
+
+def _removed_routes(before: Config, after: Config) -> dict[str, str]:
+    """Return the `on_remove` of the routes that a configuration removes or changes, but for `keep`."""
+    return {
+        name: section.on_remove
+        for name, section in before.routes.items()
+        if section.on_remove != "keep" and after.routes.get(name) != section
+    }
+
+
 class Server:
     """Everything that serves.
 
@@ -162,39 +235,56 @@ class Server:
         config: Checked.
         one_connection: Stop accepting as soon as one connection is about to dial its backend, and return when that
             connection has ended.
+        open_level: Level of `connection.open`.
 
     Attributes:
         generation: What new connections begin with.
+        generations: That one, and those before it that still have connections.
         services: What connections share.
         connections: Those served now, by number, in whatever step.
         max_connections: How many there may be.
+        listeners: The open ones, in the order of the configuration.
     """
 
     def __init__(
         self, config: Config, *, one_connection: bool = False, open_level: Literal["debug", "info"] = "debug"
     ) -> None:
-        self._config = config
         self._last_id = 0
         self._stop_immediately = trio.Event()
         self.connections: dict[int, ConnectionContext] = {}
         self.max_connections = connection_limit(config)
+        self.listeners: list[OpenListener] = []
         self.reserved_fd = ReservedFd()
-        self.services = services = Services(config, one_connection=one_connection, open_level=open_level)
-        self.generation: Generation = build_generation(
+        self.services = Services(config, one_connection=one_connection, open_level=open_level)
+        self.generation: Generation = self._build_generation(config, 1)
+        self.generations: list[Generation] = []
+        self._generation_tasks: trio.Nursery | None = None
+        self._accepting: trio.Nursery | None = None
+        self._connections: trio.Nursery | None = None
+
+    def _build_generation(self, config: Config, number: int) -> Generation:
+        """Build a generation; reads files, so not on the event loop once that serves."""
+        services = self.services
+        dial_services = DialServices(
+            services.resolver, config.limits.max_response_head_bytes, services.listening_addresses
+        )
+        return build_generation(
             config,
-            DialServices(services.resolver, config.limits.max_response_head_bytes, services.listening_addresses),
+            dial_services,
             services.route_stats,
             auth_services(
                 used_tickets=services.used_tickets,
                 password_checker=services.password_checker,
                 resolver=services.resolver,
+                fetched_keys=services.fetched_keys,
             ),
+            number,
         )
 
-    def new_context(self, listener: Listener) -> ConnectionContext:
+    def new_context(self, listener: Listener, generation: Generation) -> ConnectionContext:
         """Number a connection."""
         self._last_id += 1
-        return ConnectionContext(self._last_id, listener.name)
+        return ConnectionContext(self._last_id, listener.name, generation.number)
 
     def stop(self, reason: Reason) -> None:
         """Begin to end: `drain` waits for connections to end by themselves, `stop` ends them all at once."""
@@ -219,51 +309,190 @@ class Server:
             ListenError: An address cannot be had.
             ValueError: The audit's file cannot be opened.
         """
-        listening: list[ListeningSockets] = []
         try:
             if self.services.audit_log is not None:
                 self.services.audit_log.open()
-            async with self.services.resolver, self.generation.background_tasks, trio.open_nursery() as engine:
+            async with self.services.resolver, trio.open_nursery() as engine:
                 engine.start_soon(self.services.engine.run)
                 engine.start_soon(self.services.disconnect_monitor.run)
+                self._generation_tasks = engine
+                await engine.start(self._run_generation, self.generation)
                 async with trio.open_nursery() as connections:
+                    self._connections = connections
                     async with trio.open_nursery() as accepting:
                         accepting.start_soon(self._cancel_on_stop_request, accepting.cancel_scope)
-                        await self._open_listeners(listening, accepting, connections)
+                        self._accepting = accepting
+                        self._add_listeners(await self._open_listeners(self.generation))
                         if extra_task is not None:
                             connections.start_soon(extra_task, self)
-                        on_ready(listening)
-                    for opened in listening:
-                        opened.close()
-                        log.info("listener.closed", listener=opened.name)
+                        on_ready([opened.listening for opened in self.listeners])
+                    for opened in self.listeners:
+                        self._close_listener(opened)
                     while self.connections and self.services.shutdown_reason is None:  # noqa: ASYNC110  see below
                         await trio.sleep(0.05)  # the only connection
                     if self.services.shutdown_reason is not None:
                         await self._drain(connections)
                 engine.cancel_scope.cancel()
         finally:
-            for opened in listening:
-                opened.close()
+            for opened in self.listeners:
+                opened.listening.close()
             self.reserved_fd.close()
             self.services.close()
 
-    async def _open_listeners(
-        self, listening: list[ListeningSockets], accepting: trio.Nursery, connections: trio.Nursery
-    ) -> None:
-        """Open all listeners, and then accept at them; those that are open are added to `listening`."""
-        for name, section in self._config.listeners.items():
-            listening.append(await LISTENERS[section.bind.kind](name, section))
-        for opened in listening:
-            for sock in opened.sockets:
+    async def _open_listeners(self, generation: Generation) -> list[OpenListener]:
+        """Open the listeners of a generation that are not open yet, or none of them.
+
+        Raises:
+            ListenError: An address cannot be had.
+        """
+        found: list[OpenListener] = []
+        open_now = {opened.listening.key for opened in self.listeners}
+        try:
+            for name, section in generation.config.listeners.items():
+                if listener_key(name, section) not in open_now:
+                    listening = await LISTENERS[section.bind.kind](name, section)
+                    found.append(OpenListener(listening, generation.listeners[name], generation))
+        except BaseException:
+            for opened in found:
+                opened.listening.close()
+            raise
+        return found
+
+    def _add_listeners(self, new: list[OpenListener]) -> None:
+        """Accept at listeners that have been opened."""
+        assert self._accepting is not None and self._connections is not None  # noqa: S101 (`run` is running)
+        self.listeners += new
+        for opened in new:
+            for sock in opened.listening.sockets:
                 self.services.listening_addresses.add(sock)
                 set_socket_options(sock)  # accepted sockets inherit it
-                accepting.start_soon(accept_connections, sock, opened.name, self, connections)
-            for address in opened.addresses:
-                log.info("listener.opened", listener=opened.name, listen_address=address)
+                self._accepting.start_soon(accept_connections, sock, opened, self, self._connections)
+            for address in opened.listening.addresses:
+                log.info("listener.opened", listener=opened.listener.name, listen_address=address)
+
+    def _close_listener(self, opened: OpenListener) -> None:
+        for sock in opened.listening.sockets:
+            self.services.listening_addresses.remove(sock)
+        opened.listening.close()
+        log.info("listener.closed", listener=opened.listener.name)
+
+    async def _run_generation(
+        self, generation: Generation, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Run what a generation needs until its last connection has ended."""
+        self.generations.append(generation)
+        async with generation.background_tasks, trio.open_nursery() as nursery:
+            task_status.started()
+            await generation.lifetime.superseded.wait()
+            for policy in ("drain", "close"):
+                routes = frozenset(
+                    name for name, found in generation.lifetime.removed_routes.items() if found == policy
+                )
+                if routes:
+                    nursery.start_soon(self._close_removed_routes, generation, routes, policy == "drain")
+            await generation.lifetime.unused.wait()
+            nursery.cancel_scope.cancel()
+        self.generations.remove(generation)
+        log.debug("generation.ended", generation=generation.number)
+
+    async def apply(self, config: Config) -> None:
+        """Put another configuration into effect: all of it, or nothing of it if there is an error.
+
+        New connections belong to the new generation; those that exist keep theirs, but on routes that are removed or
+        changed `on_remove` decides. A listener whose address both have stays open, whatever else about it changes; one
+        that is removed accepts what waits in its backlog before it is closed. To be called by one task at a time.
+
+        Args:
+            config: Checked.
+
+        Raises:
+            ListenError: An address cannot be had.
+            ValueError: A file cannot be used.
+            NotServingError: The server is shutting down.
+        """
+        before, tasks = self.generation, self._check_serving()
+        generation = await trio.to_thread.run_sync(self._build_generation, config, before.number + 1)
+        await tasks.start(self._run_generation, generation)
+        opened: list[OpenListener] = []
+        audit_log = self.services.audit_log
+        try:
+            opened = await self._open_listeners(generation)
+            kept = self._kept_listeners(config)
+            await trio.to_thread.run_sync(_update_listeners, [(one, config.listeners[name]) for one, name in kept])
+            audit_log = await trio.to_thread.run_sync(self.services.prepare_audit, config)
+            self._check_serving()
+        except BaseException:
+            for one in opened:
+                one.listening.close()
+            if audit_log is not self.services.audit_log and audit_log is not None:
+                audit_log.close()
+            generation.lifetime.supersede({})
+            raise
+        removed = [one for one in self.listeners if all(one is not other for other, _ in kept)]
+        for one, name in kept:
+            one.move(name, generation)
+        self.listeners = [one for one, _ in kept]
+        self.generation = generation
+        self._add_listeners(opened)
+        retired = self.services.configure(config, audit_log)
+        if retired is not None:
+            tasks.start_soon(self._close_audit_log, retired, [one for one in self.generations if one is not generation])
+        self.max_connections = connection_limit(config)
+        for one in removed:
+            await self._finish_listener(one)
+        before.lifetime.supersede(_removed_routes(before.config, config))
+
+    def _check_serving(self) -> trio.Nursery:
+        """Return the nursery of the generations.
+
+        Raises:
+            NotServingError: The server is shutting down, or has not started.
+        """
+        if self._generation_tasks is None or self.services.stop_requested.is_set():
+            raise NotServingError("wsbridge is shutting down")
+        return self._generation_tasks
+
+    async def _close_audit_log(self, audit_log: AuditLog, generations: list[Generation]) -> None:
+        """Close an audit log once no connection of these generations is left."""
+        for generation in generations:
+            await generation.lifetime.unused.wait()
+        await trio.to_thread.run_sync(self.services.close_audit_log, audit_log)
+
+    def _kept_listeners(self, config: Config) -> list[tuple[OpenListener, str]]:
+        """Return the open listeners that a configuration has, too, each with its name there."""
+        names = {listener_key(name, section): name for name, section in config.listeners.items()}
+        return [(one, names[one.listening.key]) for one in self.listeners if one.listening.key in names]
+
+    async def _finish_listener(self, opened: OpenListener) -> None:
+        """Accept what waits in the backlog of a listener that was removed, and close it."""
+        assert self._connections is not None  # noqa: S101 (`run` is running)
+        opened.listening.unlink()
+        for scope in opened.accepting:
+            scope.cancel()
+        for sock in opened.listening.sockets:
+            while await accept_waiting(sock, opened, self, self._connections):
+                await trio.lowlevel.checkpoint()
+        self._close_listener(opened)
+
+    async def _close_removed_routes(self, generation: Generation, routes: frozenset[str], drain: bool) -> None:
+        """Close the connections of routes that are gone, those first that are relayed now; until cancelled."""
+        timeouts = generation.config.timeouts
+        if drain:
+            await trio.sleep(timeouts.drain - timeouts.drain_spread)
+        while True:
+            found = [
+                number
+                for number in self.services.engine.connection_ids
+                if (context := self.connections.get(number)) is not None
+                and context.generation == generation.number
+                and context.route in routes
+            ]
+            await self._terminate(found, Reason.ROUTE_REMOVED, timeouts.drain_spread if drain else 0.0)
+            await trio.sleep(REMOVED_ROUTE_INTERVAL)
 
     async def _drain(self, connections: trio.Nursery) -> None:
         """Let connections end by themselves, then end them over `spread`, then cut what is left."""
-        timeouts = self._config.timeouts
+        timeouts = self.generation.config.timeouts
         with trio.CancelScope() as grace:
             if self._stop_immediately.is_set():
                 grace.cancel()
@@ -272,7 +501,7 @@ class Server:
                 with trio.move_on_after(max(0.0, timeouts.drain - timeouts.drain_spread)):
                     await self._wait_for_connections(0)
                 self._cancel_waits()
-                await self._close_relays(timeouts.drain_spread)
+                await self._terminate(self.services.engine.connection_ids, Reason.DRAINING, timeouts.drain_spread)
                 nursery.cancel_scope.cancel()
         self._cancel_waits()
         for connection_id in self.services.engine.connection_ids:
@@ -295,12 +524,11 @@ class Server:
         while len(self.connections) + self.services.active_overload_replies > remaining:  # noqa: ASYNC110  an event would cost every connection
             await trio.sleep(0.05)
 
-    async def _close_relays(self, duration: float) -> None:
+    async def _terminate(self, connection_ids: list[int], reason: Reason, duration: float) -> None:
         """End what is relayed, one pair after the other, spread over the time."""
-        connection_ids = self.services.engine.connection_ids
         began = trio.current_time()
         for number, connection_id in enumerate(connection_ids, 1):
-            if self.services.engine.terminate(connection_id, Reason.DRAINING):
+            if self.services.engine.terminate(connection_id, reason) and duration:
                 await trio.sleep_until(began + duration * number / len(connection_ids))
 
     def _cancel_waits(self) -> None:

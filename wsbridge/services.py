@@ -9,6 +9,7 @@ from typing import Literal
 
 import trio
 
+from wsbridge.auth.jwt_keys import FetchedKeys, KeySource
 from wsbridge.auth.passwords import PasswordChecker
 from wsbridge.auth.replay import UsedTickets
 from wsbridge.config.model import Config
@@ -57,6 +58,7 @@ class Services:
         engine: Relays.
         resolver: Looks names up.
         password_checker: Verifies passwords.
+        fetched_keys: The keys of token issuers.
         used_tickets: The tickets that were used.
         client_table: What clients did lately, by address.
         connection_counts: Connections now, by what routes limit.
@@ -82,6 +84,7 @@ class Services:
         )
         threads = limits.password_threads if isinstance(limits.password_threads, int) else None
         self.password_checker = PasswordChecker(threads, limits.password_queue, limits.password_queue_per_address)
+        self.fetched_keys: dict[KeySource, FetchedKeys] = {}
         self.used_tickets = UsedTickets(limits.used_tickets, limits.used_tickets_per_identity)
         self.client_table = ClientTable(limits.per_address, time.monotonic)
         self.connection_counts = ConnectionCounts()
@@ -93,6 +96,7 @@ class Services:
         self.request_read_scopes: set[trio.CancelScope] = set()
         self.listening_addresses = ListeningAddresses()
         self.audit_log = None if config.audit is None else AuditLog(config.audit.file)
+        self._retired_audit_logs: list[AuditLog] = []
         self.active_overload_replies = 0
         self.shutdown_reason: Reason | None = None
         self.stop_requested = trio.Event()
@@ -102,6 +106,46 @@ class Services:
         self._only_connection_taken = False
         self._max_overload_replies = limits.overload_replies
         self._stats_by_route: dict[str, RouteStats] = {}
+
+    def prepare_audit(self, config: Config) -> AuditLog | None:
+        """Return the audit log of another configuration, open; blocks.
+
+        Raises:
+            ValueError: Its file cannot be opened; one sentence.
+        """
+        if config.audit is None or (self.audit_log is not None and self.audit_log.path == config.audit.file):
+            return None if config.audit is None else self.audit_log
+        audit_log = AuditLog(config.audit.file)
+        audit_log.open()
+        return audit_log
+
+    def configure(self, config: Config, audit_log: AuditLog | None) -> AuditLog | None:
+        """Apply the limits and the audit log of another configuration.
+
+        Returns:
+            The audit log that was in use before, where it is another one: still open, for the connections that have it.
+        """
+        limits = config.limits
+        threads = limits.password_threads if isinstance(limits.password_threads, int) else None
+        self.engine.set_max_lingering(limits.lingering_sockets)
+        self.resolver.configure(
+            limits.dns_threads, limits.dns_ttl, limits.dns_negative_ttl, client_threads=limits.dns_threads_per_route
+        )
+        self.password_checker.configure(threads, limits.password_queue, limits.password_queue_per_address)
+        self.used_tickets.configure(limits.used_tickets, limits.used_tickets_per_identity)
+        self.client_table.configure(limits.per_address)
+        self.lingering_closer.configure(limits.lingering_sockets, config.timeouts.lingering, limits.lingering_bytes)
+        self._max_overload_replies = limits.overload_replies
+        before, self.audit_log = self.audit_log, audit_log
+        if before is None or before is audit_log:
+            return None
+        self._retired_audit_logs.append(before)
+        return before
+
+    def close_audit_log(self, audit_log: AuditLog) -> None:
+        """Close one that `configure` returned; blocks."""
+        audit_log.close()
+        self._retired_audit_logs.remove(audit_log)
 
     def route_stats(self, route: str) -> RouteStats:
         """Return the counters of a route, by name, over all generations."""
@@ -138,5 +182,6 @@ class Services:
         """Close the descriptors that are held."""
         self.engine.close()
         self.disconnect_monitor.close()
-        if self.audit_log is not None:
-            self.audit_log.close()
+        for audit_log in (*self._retired_audit_logs, self.audit_log):
+            if audit_log is not None:
+                audit_log.close()

@@ -10,13 +10,14 @@ import pytest
 import trio
 
 from wsbridge.cli import run
+from wsbridge.log import LogWriter
 from wsbridge.net.listeners import ListenError
 
 
-def raising(error: BaseException) -> Callable[[], Awaitable[None]]:
+def raising(error: BaseException) -> Callable[[LogWriter], Awaitable[None]]:
     """A main task that fails within nurseries, as the server's would."""
 
-    async def main() -> None:
+    async def main(_writer: LogWriter) -> None:
         async with trio.open_nursery(), trio.open_nursery():
             raise error
 

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 import trio
 
 from wsbridge.auth.identity import Identity
+from wsbridge.auth.jwt_keys import FetchedKeys, KeySource
 from wsbridge.auth.passwords import PasswordChecker
 from wsbridge.auth.replay import UsedTickets
 from wsbridge.config.base import AuthSection
@@ -34,7 +35,7 @@ class BackgroundTasks:
         self._stack = contextlib.AsyncExitStack()
 
     def start(self, task: BackgroundTask) -> None:
-        """Run a task until the server ends."""
+        """Run a task until the generation ends."""
         if self._nursery is None:
             self._pending.append(task)
         else:
@@ -80,7 +81,8 @@ class AuthServices:
         used_tickets: The tickets that were used, over all generations.
         password_checker: Verifies passwords, for all generations.
         resolver: Looks names up.
-        background_tasks: Runs what no client waits for, until the server ends.
+        fetched_keys: The keys of issuers, over all generations.
+        background_tasks: Runs what no client waits for, until the generation ends.
     """
 
     build: Callable[[AuthSection], Authenticator]
@@ -88,6 +90,7 @@ class AuthServices:
     used_tickets: UsedTickets = field(default_factory=UsedTickets)
     password_checker: PasswordChecker = field(default_factory=PasswordChecker)
     resolver: Resolver = field(default_factory=Resolver)
+    fetched_keys: dict[KeySource, FetchedKeys] = field(default_factory=dict)
     background_tasks: BackgroundTasks = field(default_factory=BackgroundTasks)
 
 

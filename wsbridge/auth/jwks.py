@@ -12,6 +12,7 @@ from wsbridge.auth.base import AuthServices
 from wsbridge.auth.jwt_keys import (
     MAX_KID_LENGTH,
     AsymmetricAlgorithm,
+    FetchedKeys,
     JwtKey,
     KeyRing,
     NotJsonObjectError,
@@ -82,10 +83,9 @@ class Jwks:
         self._algorithms = frozenset(config.algorithms)
         self._clock = clock
         self._client = HttpClient(config.jwks, services.resolver, tls.client_context(config.ca))
-        self._ring = KeyRing()
-        self._last_success: float | None = None
+        source = (str(config.jwks), self._algorithms, str(config.ca or ""))
+        self._fetched = services.fetched_keys.setdefault(source, FetchedKeys())
         self._last_attempt: float | None = None  # when the last fetch ended; None while a fetch runs
-        self._failure: str | None = "no keys were fetched yet"
         self._refresh_requested, self._refresh_done = trio.Event(), trio.Event()
         self._limiter = trio.CapacityLimiter(1)
         services.background_tasks.start(self.run)
@@ -93,7 +93,7 @@ class Jwks:
     @property
     def failure(self) -> str | None:
         """Why the keys may be out of date; None if the last fetch succeeded."""
-        return self._failure
+        return self._fetched.failure
 
     @property
     def algorithms(self) -> frozenset[str]:
@@ -102,8 +102,11 @@ class Jwks:
 
     def current_keys(self) -> KeyRing:
         """Return the keys that are valid now; none if the last ones are too old."""
-        if self._last_success is not None and self._clock() < self._last_success + self._config.max_stale:
-            return self._ring
+        if (
+            self._fetched.last_success is not None
+            and self._clock() < self._fetched.last_success + self._config.max_stale
+        ):
+            return self._fetched.ring
         return KeyRing()
 
     async def refresh(self) -> None:
@@ -125,7 +128,7 @@ class Jwks:
                 done, self._refresh_done = self._refresh_done, trio.Event()
                 done.set()
                 with trio.move_on_after(
-                    self._config.refresh if self._failure is None else self._config.min_refresh_interval
+                    self._config.refresh if self._fetched.failure is None else self._config.min_refresh_interval
                 ):
                     await self._refresh_requested.wait()
         finally:
@@ -151,12 +154,12 @@ class Jwks:
         if isinstance(ring, KeyRing):
             if not ring.kids():
                 failure = f"{self._config.jwks}: published no usable key, so no token is accepted"
-            elif self._failure is not None or ring.kids() != self._ring.kids():
+            elif self._fetched.failure is not None or ring.kids() != self._fetched.ring.kids():
                 log.info("jwks.refreshed", url=str(self._config.jwks), count=len(ring.kids()))
-            self._ring, self._last_success = ring, self._clock()
-        if failure is not None and failure != self._failure:
+            self._fetched.ring, self._fetched.last_success = ring, self._clock()
+        if failure is not None and failure != self._fetched.failure:
             log.error("jwks.refresh_failed", url=str(self._config.jwks), detail=failure)
-        self._failure = failure
+        self._fetched.failure = failure
 
     def _parse(self, body: bytes) -> KeyRing | str:
         """Read the response as keys; runs in a thread."""

@@ -119,6 +119,25 @@ class KeyRing:
         return frozenset(self._by_kid)
 
 
+@dataclass(slots=True)
+class FetchedKeys:
+    """The keys of one issuer, which outlive a reload of the configuration.
+
+    Attributes:
+        ring: The last ones that were fetched.
+        last_success: When that was, by the clock that they age by; None: never.
+        failure: Why they may be out of date; None if the last fetch succeeded.
+    """
+
+    ring: KeyRing = field(default_factory=KeyRing)
+    last_success: float | None = None
+    failure: str | None = "no keys were fetched yet"
+
+
+KeySource = tuple[str, frozenset[str], str]
+"""Where keys were fetched: URL, allowed algorithms, CA bundle."""
+
+
 def load_jwt_key(config: JwtKeyConfig) -> JwtKey:
     """Load a key, from its file if it has one.
 

@@ -296,14 +296,19 @@ class PasswordChecker:
     """
 
     def __init__(self, threads: int | None = None, max_queue: int = 64, max_queue_per_address: int = 8) -> None:
-        self.threads = threads or len(os.sched_getaffinity(0))
-        self.max_queue = max_queue
-        self.max_queue_per_address = max_queue_per_address
-        self._limiter = trio.CapacityLimiter(self.threads)
+        self._limiter = trio.CapacityLimiter(1)
+        self.configure(threads, max_queue, max_queue_per_address)
         self._by_client = ConnectionCounts()
         self._key = secrets.token_bytes(32)
         self._verified: TtlCache[bytes, float] = TtlCache(MAX_CACHED_PASSWORDS)
         self._pending: dict[bytes, _Pending] = {}
+
+    def configure(self, threads: int | None, max_queue: int, max_queue_per_address: int) -> None:
+        """Change the limits; the parameters are those of the constructor."""
+        self.threads = threads or len(os.sched_getaffinity(0))
+        self.max_queue = max_queue
+        self.max_queue_per_address = max_queue_per_address
+        self._limiter.total_tokens = self.threads
 
     async def verify(
         self,

@@ -51,6 +51,10 @@ class UsedTickets:
         self._expiry_heap: list[tuple[int, str, Hashable]] = []
         self._dropped_until = 0
 
+    def configure(self, size: int, size_per_owner: int) -> None:
+        """Change the limits; tickets that it holds beyond them stay until they expire."""
+        self._size, self._size_per_owner = size, size_per_owner
+
     @property
     def count(self) -> int:
         """How many tickets it holds now."""

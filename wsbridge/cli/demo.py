@@ -10,15 +10,17 @@ import trio
 
 from wsbridge import daemon
 from wsbridge.cli.main import EXIT_USAGE, CliError, PreformattedCommand
-from wsbridge.cli.run import log_problems, run_with_log
+from wsbridge.cli.run import run_with_log
 from wsbridge.config.errors import ConfigError
 from wsbridge.config.load import load_data
 from wsbridge.config.urls import read_bind
 from wsbridge.config.yaml import YamlData
 from wsbridge.demo import PAGE_DIRECTORY
 from wsbridge.demo.service import DemoService
+from wsbridge.log import LogWriter
 from wsbridge.net.listeners import ListeningSockets
 from wsbridge.registry import CONFIG_REGISTRY
+from wsbridge.reload import log_problems
 from wsbridge.server import Server
 
 DEMO_TIMEOUTS: Mapping[str, YamlData] = {
@@ -69,7 +71,7 @@ def demo_command(port: int, host: str, host_names: tuple[str, ...], open_browser
         if open_browser:
             await trio.to_thread.run_sync(webbrowser.open, url, abandon_on_cancel=True)
 
-    async def everything() -> None:
+    async def everything(_writer: LogWriter) -> None:
         async with trio.open_nursery() as nursery:
             backend = await nursery.start(DemoService().run)
             loaded = load_data(demo_config(bind, backend, host_names), registry=CONFIG_REGISTRY)

@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -26,14 +27,16 @@ from wsbridge.cli.main import (
 )
 from wsbridge.config.errors import ConfigError, Problem
 from wsbridge.config.load import LoadedConfig, load_bytes, load_file
+from wsbridge.config.model import Config
 from wsbridge.config.yaml import MAX_CONFIG_BYTES
 from wsbridge.daemon import ServeResult
-from wsbridge.log import start_log
+from wsbridge.log import LogWriter, start_log
 from wsbridge.log.format import FORMATS, choose_format
 from wsbridge.log.logger import log
 from wsbridge.net.listeners import ListenError, ListeningSockets
 from wsbridge.reasons import Reason, Termination
 from wsbridge.registry import CONFIG_REGISTRY
+from wsbridge.reload import log_problems
 from wsbridge.server import Server
 
 CONFIG_VARIABLE: Final = "WSBRIDGE_CONFIG"
@@ -153,6 +156,7 @@ def serve_config(
     open_level: Literal["debug", "info"] = "debug",
     on_ready: OnReady = lambda _: None,
     stop_on_hangup: bool = False,
+    load: Callable[[], LoadedConfig] | None = None,
 ) -> int:
     """Serve until the end; see `serve_until_end`.
 
@@ -167,6 +171,7 @@ def serve_config(
         open_level=open_level,
         on_ready=on_ready,
         stop_on_hangup=stop_on_hangup,
+        load=load,
     )
     return code if code or result is None or not one_connection else one_connection_code(result)
 
@@ -181,6 +186,7 @@ def serve_until_end(
     on_ready: OnReady = lambda _: None,
     extra_task: ExtraTask | None = None,
     stop_on_hangup: bool = False,
+    load: Callable[[], LoadedConfig] | None = None,
 ) -> tuple[int, ServeResult | None]:
     """Serve until the end.
 
@@ -193,14 +199,20 @@ def serve_until_end(
         on_ready: Called when all listeners are open.
         extra_task: A task to run in the nursery of the connections.
         stop_on_hangup: Whether SIGHUP ends it.
+        load: Reads the configuration again for a reload; None: it cannot be reloaded.
 
     Returns:
         0 and how serving ended; or an exit code, after the errors have been printed.
     """
     result: ServeResult | None = None
 
-    async def everything() -> None:
+    async def everything(writer: LogWriter) -> None:
         nonlocal result
+
+        def apply_log_settings(config: Config) -> None:
+            log.set_level(level or config.log.level)
+            writer.set_format(format or config.log.format)
+
         log_problems(loaded.warnings)
         result = await daemon.serve(
             loaded.config,
@@ -209,6 +221,8 @@ def serve_until_end(
             on_ready=on_ready,
             extra_task=extra_task,
             stop_on_hangup=stop_on_hangup,
+            load=load,
+            on_reloaded=apply_log_settings,
         )
 
     chosen = loaded.config.log
@@ -237,7 +251,7 @@ def is_clean(termination: Termination) -> bool:
 
 
 def run_with_log(
-    main: Callable[[], Awaitable[None]],
+    main: Callable[[LogWriter], Awaitable[None]],
     level: str,
     format: str,  # noqa: A002  the name of the setting
     bind_error_hint: str = "",
@@ -245,7 +259,7 @@ def run_with_log(
     """Run a main task between the start and the end of the log.
 
     Args:
-        main: What to run; it handles the signals of the process.
+        main: What to run, with the writer of the log; it handles the signals of the process.
         level: Least level that is logged.
         format: Format of the log.
         bind_error_hint: Appended to the message about an address that cannot be bound.
@@ -257,7 +271,7 @@ def run_with_log(
     errors: list[BaseException] = []
     code = EXIT_OK
     try:
-        trio.run(main)
+        trio.run(main, writer)
     except* (ListenError, ValueError) as group:
         errors = flatten_exceptions(group)
         code = EXIT_UNAVAILABLE if all(map(_may_pass, errors)) else EXIT_CONFIG
@@ -289,18 +303,6 @@ def log_start_errors(errors: Sequence[BaseException]) -> None:
             log.error("config.error", detail=str(error))
 
 
-def log_problems(problems: Sequence[Problem]) -> None:
-    """Log errors and warnings of the configuration."""
-    for problem in problems:
-        place: dict[str, object] = {"line": problem.line, "column": problem.column} if problem.line else {}
-        setting = {"setting": problem.setting} if problem.setting else {}
-        fields = {"problem": problem.code, "file": problem.file, **place, **setting, "detail": problem.message}
-        if problem.severity == "error":
-            log.error("config.error", **fields)
-        else:
-            log.warning("config.warning", **fields)
-
-
 def flatten_exceptions(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     """Give the exceptions in a group of groups."""
     found: list[BaseException] = []
@@ -324,7 +326,7 @@ def run_command(
     """Run the daemon.
 
     SIGTERM: graceful shutdown; open connections may continue until timeouts.drain expires. SIGINT (Ctrl-C) and any
-    second signal: immediate shutdown. SIGHUP is logged and ignored.
+    second signal: immediate shutdown. SIGHUP: reload the configuration file; an invalid one changes nothing.
 
     Examples:
       wsbridge run wsbridge.yaml
@@ -334,5 +336,7 @@ def run_command(
     Exit codes: 0 stopped by a signal, 64 wrong command line, 69 an address is in use, 78 invalid configuration (all
     errors are reported at once). With a log format other than console, errors at start are written to the log.
     """
-    loaded = read_config(find_config(only_path(file, path)), log_format or "auto")
-    return serve_config(loaded, level="debug" if verbose else log_level, format=log_format)
+    found = find_config(only_path(file, path))
+    loaded = read_config(found, log_format or "auto")
+    load = None if found == STDIN else partial(load_config, str(Path(found).absolute()))
+    return serve_config(loaded, level="debug" if verbose else log_level, format=log_format, load=load)

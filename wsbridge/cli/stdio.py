@@ -76,7 +76,7 @@ class StdioConnection:
         )
         threading.Thread(target=self._copy_in, args=(outer,), name="wsbridge-stdin", daemon=True).start()
         threading.Thread(target=copy_out, name="wsbridge-stdout", daemon=True).start()
-        context = server.new_context(listener)
+        context = server.new_context(listener, server.generation)
         server.connections[context.id] = context
         try:
             connection = Connection(inner, context, listener, server.generation, server.services)

@@ -263,6 +263,7 @@ BACKEND_ONLY_KEYS = (
     "on_client_close",
     "on_client_lost",
     "on_client_fin",
+    "on_remove",
     "limits",
     "allowed_targets",
 )
@@ -354,6 +355,9 @@ class RouteConfig(Section):
     half_close."""
     on_client_lost: Literal["reset", "fin"] = "reset"
     """How the backend connection is closed when the client is lost: reset (RST) or fin (FIN)."""
+    on_remove: Literal["keep", "drain", "close"] = "keep"
+    """What happens to open connections when a reload removes or changes the route: keep them; drain: close those that
+    are left after timeouts.drain; close them at once (route_removed)."""
     on_client_fin: Literal["close", "hold"] = "close"
     """What a WebSocket backend gets after a plain TCP client's FIN: close sends the Close frame at once, hold only
     after half_close without data from the backend, for servers that would not answer any more."""

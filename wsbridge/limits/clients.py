@@ -58,7 +58,7 @@ class ClientTable:
     """The table.
 
     Args:
-        limits: The section of the configuration; it may be replaced.
+        limits: The section of the configuration.
         clock: Gives seconds that never go back.
 
     Attributes:
@@ -73,6 +73,11 @@ class ClientTable:
         self.banned_count = 0
         self._connected: dict[bytes, _ClientEntry] = {}
         self._recent: OrderedDict[bytes, _ClientEntry] = OrderedDict()
+        self.is_exempt = NetworkSet(limits.exempt).contains
+
+    def configure(self, limits: ClientLimits) -> None:
+        """Apply another section to what happens from now on; bans stay."""
+        self.limits = limits
         self.is_exempt = NetworkSet(limits.exempt).contains
 
     def ban_remaining(self, host: str) -> float:

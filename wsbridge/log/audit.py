@@ -26,10 +26,13 @@ class AuditLog(LineWriter):
 
     Args:
         path: The file; its directory must exist.
+
+    Attributes:
+        path: As given.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._fd: int | None = None
         self._last_error = ""
         super().__init__("wsbridge-audit", Output(-1), AUDIT_QUEUE_RECORDS)
@@ -43,7 +46,7 @@ class AuditLog(LineWriter):
         try:
             self._reopen()
         except OSError as error:
-            raise ValueError(f"audit: {self._path} cannot be opened: {error.strerror}") from None
+            raise ValueError(f"audit: {self.path} cannot be opened: {error.strerror}") from None
         self._thread.start()
         self.emit("audit.started", {"pid": os.getpid(), "version": __version__})
 
@@ -69,7 +72,7 @@ class AuditLog(LineWriter):
         self._report_losses(last=True)
 
     def _reopen(self) -> None:
-        fd = os.open(self._path, _OPEN_FLAGS, AUDIT_FILE_MODE)
+        fd = os.open(self.path, _OPEN_FLAGS, AUDIT_FILE_MODE)
         if self._fd is not None:
             os.close(self._fd)
         self._fd, self._output = fd, Output(fd)
@@ -89,12 +92,12 @@ class AuditLog(LineWriter):
         if error_text != self._last_error:
             self._last_error = error_text
             if error_text:
-                log.error("audit.failed", file=self._path, error=error_text)
+                log.error("audit.failed", file=self.path, error=error_text)
 
     def _is_current_file(self) -> bool:
         assert self._fd is not None  # noqa: S101 (the thread runs only while it is open)
         try:
-            return os.path.samestat(self._path.stat(), os.fstat(self._fd))
+            return os.path.samestat(self.path.stat(), os.fstat(self._fd))
         except FileNotFoundError:
             return False
 
@@ -105,7 +108,7 @@ class AuditLog(LineWriter):
         if lost and (last or now >= self._next_report):
             self._reported += lost
             self._next_report = now + LOSS_REPORT_INTERVAL
-            log.warning("audit.dropped", file=self._path, count=lost)
+            log.warning("audit.dropped", file=self.path, count=lost)
         return [], 0
 
 

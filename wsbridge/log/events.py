@@ -148,7 +148,7 @@ LOG_EVENTS: Final[dict[str, LogEvent]] = {
         ("signal", "reason", "connections"),
     ),
     "daemon.signal_ignored": LogEvent(
-        "SIGHUP was received and ignored: reloading is not supported yet.",
+        "SIGHUP was received and ignored: the configuration did not come from a file.",
         ("warning",),
         ("signal", "detail"),
     ),
@@ -157,18 +157,33 @@ LOG_EVENTS: Final[dict[str, LogEvent]] = {
         ("info",),
         ("connections",),
     ),
+    "config.reloaded": LogEvent(
+        "Another configuration is in effect for new connections.",
+        ("info",),
+        ("generation", "routes", "duration_seconds"),
+    ),
+    "config.reload_failed": LogEvent(
+        "A reload failed: the configuration that worked stays in effect. Its errors are logged before it.",
+        ("error",),
+        ("generation", "detail"),
+    ),
+    "generation.ended": LogEvent(
+        "The last connection that began with a configuration before the current one has ended.",
+        ("debug",),
+        ("generation",),
+    ),
     "config.warning": LogEvent(
-        "A valid but dangerous or useless setting; logged at each start.",
+        "A valid but dangerous or useless setting; logged at each start and reload.",
         ("warning",),
         ("problem", "file", "line", "column", "setting", "detail"),
     ),
     "config.error": LogEvent(
-        "The configuration is invalid, or a file that it names cannot be used: the process ends.",
+        "The configuration is invalid, or a file that it names cannot be used: the process ends, or a reload fails.",
         ("error",),
         ("problem", "file", "line", "column", "setting", "detail"),
     ),
     "listener.error": LogEvent(
-        "An address cannot be bound: the process ends.",
+        "An address cannot be bound: the process ends, or a reload fails.",
         ("error",),
         ("listener", "listen_address", "detail"),
     ),
@@ -321,6 +336,7 @@ LOG_KEYS: Final[dict[str, str]] = {
     "pid": "process ID",
     "engine": "relay engine",
     "listeners": "all addresses on which connections are accepted",
+    "generation": "number of the configuration in effect: 1 at the start, and one more with each reload",
     "routes": "number of routes",
     "connections": "number of open connections",
     "connections_limit": "maximum number of open connections",

@@ -242,6 +242,7 @@ class LogWriter(LineWriter):
 
     def __init__(self, fd: int, format: str, max_queue: int) -> None:  # noqa: A002  the name of the setting
         super().__init__("wsbridge-log", Output(fd), max_queue)
+        self._fd = fd
         self.format = format
         self._processors = line_processors(format, colour=wants_colour(fd))
         self._rate_limiters = event_rate_limiters()
@@ -254,6 +255,19 @@ class LogWriter(LineWriter):
     def open(self) -> None:
         """Start the thread and send the log to it."""
         self._thread.start()
+        self._attach()
+
+    def set_format(self, format: str) -> None:  # noqa: A002  the name of the setting
+        """Render what is logged from now on in another format: auto, console, json or journal.
+
+        Raises:
+            ValueError: The format is unknown.
+        """
+        self.format = choose_format(format, self._fd)
+        self._processors = line_processors(self.format, colour=wants_colour(self._fd))
+        self._attach()
+
+    def _attach(self) -> None:
         log.set_output([self._admit, *self._processors], self.put)
 
     def stop(self, timeout: float = 2.0) -> bool:

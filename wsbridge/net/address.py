@@ -175,12 +175,19 @@ class ListeningAddresses:
 
     def add(self, sock: socket.socket) -> None:
         """Note a listening socket."""
-        name = sock.getsockname()
         if sock.family == socket.AF_UNIX:
-            self._paths.append(name if isinstance(name, str) else os.fsdecode(name))
-            return
-        both = sock.family == socket.AF_INET6 and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
-        self._bound.setdefault(name[1], []).append((_normalize_ip(name[0]), both))
+            self._paths.append(_socket_path(sock))
+        else:
+            port, bound = _bound_address(sock)
+            self._bound.setdefault(port, []).append(bound)
+
+    def remove(self, sock: socket.socket) -> None:
+        """Forget a listening socket before it is closed."""
+        if sock.family == socket.AF_UNIX:
+            self._paths.remove(_socket_path(sock))
+        else:
+            port, bound = _bound_address(sock)
+            self._bound[port].remove(bound)
 
     def contains(self, address: Address) -> bool:
         """Return whether connecting to an address would come back here, also where a listener takes all addresses."""
@@ -198,6 +205,18 @@ class ListeningAddresses:
     def contains_path(self, path: str) -> bool:
         """Return whether a socket file is one of ours, by whatever name; asks the file system."""
         return any(_same_file(path, own) for own in self._paths)
+
+
+def _socket_path(sock: socket.socket) -> str:
+    name = sock.getsockname()
+    return name if isinstance(name, str) else os.fsdecode(name)
+
+
+def _bound_address(sock: socket.socket) -> tuple[int, tuple[IPv4Address | IPv6Address, bool]]:
+    """The port of a socket, its address, and whether that takes IPv4 as well as IPv6."""
+    name = sock.getsockname()
+    both = sock.family == socket.AF_INET6 and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+    return name[1], (_normalize_ip(name[0]), both)
 
 
 def _normalize_ip(host: str) -> IPv4Address | IPv6Address:

@@ -57,17 +57,33 @@ def listen_error_text(error: OSError, port: int = 0) -> str:
     return _LISTEN_ERROR_TEXTS.get(code) or (os.strerror(code).lower() if code else str(error))
 
 
+ListenerKey = tuple[str, bool, str]
+
+
+def listener_key(name: str, config: ListenerConfig) -> ListenerKey:
+    """Give what a listener is bound to: a reload keeps its sockets open if this stays the same.
+
+    Args:
+        name: The listener's name, which counts only where the system chooses the port.
+        config: Its section.
+    """
+    chosen_by_system = config.bind.kind == "tcp" and config.bind.port == 0
+    return str(config.bind), config.ipv6_only, name if chosen_by_system else ""
+
+
 @dataclass(slots=True)
 class ListeningSockets:
     """Open, non-blocking, listening sockets of one listener.
 
     Attributes:
-        name: The listener's name in the configuration.
+        name: The listener's name in the configuration; a reload may change it.
+        key: What it is bound to; see `listener_key`.
         sockets: One, or two for `localhost` (IPv4 and IPv6).
         addresses: The real address of each, in its text form, with the port that the system chose.
     """
 
     name: str
+    key: ListenerKey
     sockets: list[socket.socket]
     addresses: list[str] = field(default_factory=list)
     _clean_up: Callable[[], None] | None = None
@@ -76,11 +92,34 @@ class ListeningSockets:
         if not self.addresses:
             self.addresses = [local_address(sock) for sock in self.sockets]
 
-    def close(self) -> None:
-        """Stop listening; a Unix socket's file is removed if it is still ours. Safe to call twice."""
+    def update(self, config: ListenerConfig) -> None:
+        """Give the open sockets the backlog of a section that binds the same address, and the file mode and owner.
+
+        Raises:
+            ListenError: The owner is not known, or may not be set.
+        """
+        if config.bind.kind == "unix":
+            path = Path(config.bind.path)
+            owner = _resolve_owner(self.name, config)
+            try:
+                path.chmod(config.mode)
+                if owner is not None:
+                    os.chown(path, *owner)
+            except OSError as error:
+                text = _bind_error_text(error, path, config)
+                raise ListenError(self.name, config.bind, text, error.errno or 0) from None
+        for sock in self.sockets:
+            sock.listen(config.backlog)
+
+    def unlink(self) -> None:
+        """Remove the file of a Unix socket if it is still ours, so that nobody connects any more."""
         clean_up, self._clean_up = self._clean_up, None
         if clean_up is not None:
             clean_up()
+
+    def close(self) -> None:
+        """Stop listening; a Unix socket's file is removed if it is still ours. Safe to call twice."""
+        self.unlink()
         for sock in self.sockets:
             sock.close()
 
@@ -111,7 +150,7 @@ async def listen_tcp(name: str, config: ListenerConfig) -> ListeningSockets:
     addresses, optional = await _bind_addresses(name, config)
     for attempt in range(SAME_PORT_ATTEMPTS):
         try:
-            return ListeningSockets(name, _bind_all(addresses, optional, config))
+            return ListeningSockets(name, listener_key(name, config), _bind_all(addresses, optional, config))
         except OSError as error:
             retry = error.errno == errno.EADDRINUSE and bind.port == 0 and len(addresses) > 1
             if not retry or attempt == SAME_PORT_ATTEMPTS - 1:
@@ -214,7 +253,8 @@ def _open_unix(name: str, config: ListenerConfig) -> ListeningSockets:
             _remove_own_socket(path, made)
         raise ListenError(name, config.bind, _bind_error_text(error, path, config), error.errno or 0) from None
     ours = made
-    return ListeningSockets(name, [sock], [str(config.bind)], lambda: _remove_own_socket(path, ours))
+    key = listener_key(name, config)
+    return ListeningSockets(name, key, [sock], [str(config.bind)], lambda: _remove_own_socket(path, ours))
 
 
 def _bind_error_text(error: OSError, path: Path, config: ListenerConfig) -> str:

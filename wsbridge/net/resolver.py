@@ -94,6 +94,12 @@ class Resolver:
         self._nursery: trio.Nursery | None = None
         self._stack = contextlib.AsyncExitStack()
 
+    def configure(self, threads: int, ttl: float, negative_ttl: float, *, client_threads: int) -> None:
+        """Change the limits; what is cached stays as long as it was to. The parameters are those of the constructor."""
+        self._limiter.total_tokens = threads
+        self._ttl, self._negative_ttl = ttl, negative_ttl
+        self._client_threads = client_threads
+
     async def __aenter__(self) -> Resolver:
         self._nursery = await self._stack.enter_async_context(trio.open_nursery())
         return self

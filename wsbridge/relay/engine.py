@@ -114,6 +114,9 @@ class Engine(Protocol):
             Front and back; `relay` goes on with them exactly where this one stopped.
         """
 
+    def set_max_lingering(self, sockets: int) -> None:
+        """Limit the sockets that linger at the same time; those that do already are left to it."""
+
     def close(self) -> None:
         """Close the engine's descriptors; no pair may be left."""
 
@@ -138,6 +141,10 @@ class PythonEngine:
         """Give the state machine of a connection while it is relayed."""
         entry = self._relays.get(connection_id)
         return None if entry is None or entry[0].done else entry[0]
+
+    def set_max_lingering(self, sockets: int) -> None:
+        """See `Engine.set_max_lingering`."""
+        self.loop.max_lingering = sockets
 
     def close(self) -> None:
         """See `Engine.close`."""

@@ -50,7 +50,7 @@ class RelayLoop:
     def __init__(self, max_lingering: int = 256) -> None:
         self.now = 0.0
         self.lingering = 0
-        self._max_lingering = max_lingering
+        self.max_lingering = max_lingering
         self._epoll = select.epoll()
         self._sides: dict[int, tuple[Relay, Endpoint]] = {}
         self._ready: deque[Relay] = deque()
@@ -103,7 +103,7 @@ class RelayLoop:
 
     def may_linger(self) -> bool:
         """Whether one more socket may linger."""
-        return self.lingering < self._max_lingering
+        return self.lingering < self.max_lingering
 
     def unregister(self, side: Endpoint) -> None:
         """Take a side out of the set; its descriptor is about to be closed."""

@@ -1,0 +1,404 @@
+"""Reload: new connections begin with the new configuration, old ones keep theirs, and an error changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from tests.client import CLOSE, Client, frame, request
+from tests.serving import Served, backend, config_of, recording, serving, written
+from wsbridge import daemon
+from wsbridge.config.load import LoadedConfig, load_file, load_text
+from wsbridge.log.logger import log
+from wsbridge.net.listeners import ListenError
+from wsbridge.reasons import Reason
+from wsbridge.registry import CONFIG_REGISTRY
+from wsbridge.reload import Reloader
+from wsbridge.server import NotServingError
+
+
+def free_port() -> int:
+    """Find a port that nobody uses."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])
+
+
+async def status_at(port: int) -> int:
+    """Send a plain request, and give the status of the response."""
+    client = await Client.connect(port)
+    try:
+        await client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        answer = await client.everything()
+    finally:
+        client.drop()
+    return int(answer.split()[1])
+
+
+async def test_new_connections_get_the_new_route_and_old_ones_keep_theirs():
+    """A changed backend is dialed from the next connection on; the one before continues with the old backend."""
+    async with backend() as first, backend() as second, serving(written(route={"backend": first.url})) as served:
+        before = await served.upgraded()
+        await served.server.apply(config_of(written(route={"backend": second.url})))
+        after = await served.upgraded()
+        await before.echoed()
+        await after.echoed()
+        assert (first.open, second.open) == (1, 1)
+        assert [one.number for one in served.server.generations] == [1, 2]
+        await before.close()
+        await served.records.wait("generation.ended", generation=1)
+        assert [one.number for one in served.server.generations] == [2]
+        await after.close()
+
+
+async def test_no_connection_is_refused_while_reloads_follow_each_other():
+    """A listener that both configurations have stays open: every attempt during the reloads is served."""
+    statuses: list[int] = []
+    async with serving(written(route={"respond": "200", "auth": "none"})) as served:
+        async with trio.open_nursery() as nursery:
+
+            async def connect() -> None:
+                while True:
+                    statuses.append(await status_at(served.port()))
+
+            nursery.start_soon(connect)
+            nursery.start_soon(connect)
+            for number in range(30):
+                await served.server.apply(config_of(written(route={"respond": f"{201 + number % 2}", "auth": "none"})))
+                while len(statuses) < 4 * number:
+                    await trio.sleep(0.001)
+            nursery.cancel_scope.cancel()
+        assert set(statuses) == {200, 201, 202}
+        await served.quiet()
+        await trio.testing.wait_all_tasks_blocked()
+        assert served.records.of("listener.opened", listener="web") == served.records.of("listener.opened")
+        assert not served.records.of("listener.closed")
+        assert [one.number for one in served.server.generations] == [31]
+
+
+async def test_listeners_are_added_removed_and_renamed():
+    """A renamed listener keeps its socket; one that is gone is closed; a new one accepts."""
+    one, two, three = free_port(), free_port(), free_port()
+
+    def with_listeners(**ports: int) -> str:
+        listeners = {name: {"bind": f"127.0.0.1:{port}"} for name, port in ports.items()}
+        return written(listeners=listeners, route={"respond": "204", "auth": "none"})
+
+    async with serving(with_listeners(a=one, b=two)) as served:
+        await served.server.apply(config_of(with_listeners(renamed=one, c=three)))
+        assert await status_at(one) == 204
+        assert await status_at(three) == 204
+        with pytest.raises(OSError, match="connect"):
+            await trio.open_tcp_stream("127.0.0.1", two)
+        assert [line["listener"] for line in served.records.of("listener.closed")] == ["b"]
+        assert [line["listener"] for line in served.records.of("http.request")] == ["renamed", "c"]
+
+
+async def test_a_removed_listener_serves_its_backlog():
+    """Connections that the kernel has accepted already are served, by the configuration they came to."""
+    port = free_port()
+    old = {"web": {"bind": "127.0.0.1:0"}, "old": {"bind": f"127.0.0.1:{port}"}}
+    async with serving(written(listeners=old, route={"respond": "204", "auth": "none"})) as served:
+        clients = []
+        for _ in range(200):  # more than one turn of the accept loop takes
+            sock = socket.create_connection(("127.0.0.1", port))
+            sock.setblocking(False)
+            clients.append(Client(trio.SocketStream(trio.socket.from_stdlib_socket(sock)), sock))
+        await served.server.apply(config_of(written(route={"respond": "403", "auth": "none"})))
+        for client in clients:
+            await client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            assert (await client.everything()).startswith(b"HTTP/1.1 204")
+            client.drop()
+
+
+async def test_the_protocol_of_a_listener_may_change():
+    """The socket stays; the next client speaks TCP where the one before spoke WebSocket."""
+    port = free_port()
+    async with backend() as back:
+        listener: dict[str, Any] = {"bind": f"127.0.0.1:{port}"}
+        async with serving(written(listeners={"web": listener}, route={"backend": back.url})) as served:
+            before = await served.upgraded()
+            raw = {"web": {**listener, "protocol": "tcp", "route": "app"}}
+            route = {"backend": back.url, "auth": "none"}
+            await served.server.apply(config_of(written(listeners=raw, routes={"app": route})))
+            async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+                await stream.send_all(b"raw")
+                assert await stream.receive_some(10) == b"raw"
+            await before.echoed()
+            await before.close()
+
+
+async def test_a_unix_socket_gets_its_new_mode(tmp_path):
+    """The file of a listener that stays is the same one, with the mode of the new configuration."""
+    path = tmp_path / "web.sock"
+
+    def with_mode(mode: str) -> str:
+        return written(listeners={"web": {"bind": f"unix:{path}", "mode": mode}}, route={"respond": "204"})
+
+    async with serving(with_mode("0600")) as served:
+        inode = path.stat().st_ino
+        await served.server.apply(config_of(with_mode("0666")))
+        assert (path.stat().st_ino, path.stat().st_mode & 0o777) == (inode, 0o666)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("wrong", ["address", "file"])
+async def test_an_error_changes_nothing(wrong, tmp_path):
+    """An address in use, or an audit file that cannot be opened: the old routes serve, and no new listener is open."""
+    extra = free_port()
+    listeners = {"web": {"bind": "127.0.0.1:0"}, "extra": {"bind": f"127.0.0.1:{extra}"}}
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        rest: dict[str, Any] = {}
+        if wrong == "address":
+            listeners["taken"] = {"bind": f"127.0.0.1:{taken.getsockname()[1]}"}
+        else:
+            rest["audit"] = {"file": str(tmp_path / "audit.jsonl")}
+        new = config_of(written(listeners=listeners, route={"respond": "403", "auth": "none"}, **rest))
+        if wrong == "file":
+            (tmp_path / "audit.jsonl").mkdir()
+        async with serving(written(route={"respond": "204", "auth": "none"})) as served:
+            with pytest.raises((ListenError, ValueError), match=r"already in use|cannot be opened"):
+                await served.server.apply(new)
+            assert await status_at(served.port()) == 204
+            with pytest.raises(OSError, match="connect"):
+                await trio.open_tcp_stream("127.0.0.1", extra)
+            await trio.testing.wait_all_tasks_blocked()
+            assert [one.number for one in served.server.generations] == [1]
+
+
+@pytest.mark.parametrize(("policy", "change"), [("close", "removed"), ("close", "changed"), ("drain", "changed")])
+async def test_connections_of_a_removed_route_are_closed(policy, change):
+    """At once, or after `drain`, with 1012; those of a route that is the same in both are left alone."""
+    timeouts = {"drain": "600ms", "drain_spread": "100ms"}
+    async with backend() as back:
+        app = {"match": {"path": "/app"}, "backend": back.url, "auth": "none", "on_remove": policy}
+        other = {"match": {"path": "/other"}, "backend": back.url, "auth": "none", "on_remove": "close"}
+        async with serving(written(routes={"app": app, "other": other}, timeouts=timeouts)) as served:
+            client, untouched = await served.upgraded("/app"), await served.upgraded("/other")
+            routes = {"other": other} if change == "removed" else {"app": {**app, "subprotocols": []}, "other": other}
+            began = trio.current_time()
+            await served.server.apply(config_of(written(routes=routes, timeouts=timeouts)))
+            assert await client.closing() == (1012, "route_removed")
+            assert (trio.current_time() - began > 0.45) is (policy == "drain")
+            await client.send(frame(CLOSE, b"\x03\xf4"))
+            await client.everything()
+            client.drop()
+            assert (await served.records.ended())["reason"] == "route_removed"
+            await untouched.echoed()
+            await untouched.close()
+
+
+async def test_a_connection_that_was_dialing_is_closed_too():
+    """A route that is removed while its backend does not answer yet: the connection ends soon after it is relayed."""
+    answer = trio.Event()
+    port = free_port()
+    app = {"match": "any", "backend": f"tcp://127.0.0.1:{port}", "auth": "none", "dial": {"retry_for": "10s"}}
+    async with serving(written(routes={"app": {**app, "on_remove": "close"}})) as served:
+        client = await served.connect()
+        await client.send(b"")
+        async with trio.open_nursery() as nursery:
+
+            async def upgrade() -> None:
+                await client.upgrade("/")
+                answer.set()
+
+            nursery.start_soon(upgrade)
+            await served.records.wait("backend.retry")
+            await served.server.apply(config_of(written(route={"respond": "204", "auth": "none"})))
+            (listener,) = await trio.open_tcp_listeners(port, host="127.0.0.1")
+            async with listener:
+                await answer.wait()
+                assert await client.closing() == (1012, "route_removed")
+        client.drop()
+
+
+async def test_limits_are_those_of_the_new_configuration():
+    """The limit of all connections, and those per address."""
+    async with backend() as back, serving(written(route={"backend": back.url})) as served:
+        first = await served.upgraded()
+        limits = {"connections": 1, "per_address": {"exempt": [], "connections": 5}}
+        await served.server.apply(config_of(written(route={"backend": back.url}, limits=limits)))
+        second = await served.connect()
+        await second.send(request())
+        assert b" 503 " in (await second.everything()).splitlines()[0]
+        second.drop()
+        assert served.server.services.client_table.limits.connections == 5
+        await first.close()
+
+
+async def test_another_audit_file(tmp_path):
+    """Connections write to the audit file that was configured when they began, and it is closed after the last one."""
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+
+    def events(path: Path) -> list[str]:
+        return [json.loads(line)["event"] for line in path.read_text().splitlines()]
+
+    async with backend() as back:
+        text = written(route={"backend": back.url}, audit={"file": str(one)})
+        async with serving(text) as served:
+            before = await served.upgraded()
+            await before.echoed()
+            await served.server.apply(config_of(written(route={"backend": back.url}, audit={"file": str(two)})))
+            after = await served.upgraded()
+            await after.echoed()
+            await before.close()
+            with trio.fail_after(5):
+                while "audit.stopped" not in events(one):
+                    await trio.sleep(0.01)
+            await after.close()
+    assert events(one) == ["audit.started", "access.granted", "access.ended", "audit.stopped"]
+    assert events(two) == ["audit.started", "access.granted", "access.ended", "audit.stopped"]
+
+
+async def test_a_server_that_stops_refuses_another_configuration():
+    """Nothing is opened while the last connections end."""
+    async with backend() as back, serving(written(route={"backend": back.url}, timeouts={"drain": "20s"})) as served:
+        client = await served.upgraded()
+        served.server.stop(Reason.DRAINING)
+        with pytest.raises(NotServingError, match="shutting down"):
+            await served.server.apply(config_of(written(route={"respond": "204"})))
+        await client.close()
+        await served.returned.wait()
+
+
+def loader(path: Path) -> Any:
+    """Give what reads a file again."""
+    return lambda: load_file(path, CONFIG_REGISTRY, {})
+
+
+async def test_the_reloader_reports_errors_with_their_places(tmp_path):
+    """An invalid file: its errors are logged and returned, the old configuration serves, and the next file is read."""
+    path = tmp_path / "wsbridge.yaml"
+    async with serving(written(route={"respond": "204", "auth": "none"})) as served:
+        reloader = Reloader(served.server, loader(path))
+        path.write_text("listeners: {web: {bind: '127.0.0.1:0'}}\nroutes: {app: {match: any, respond: 99}}\n")
+        result = await reloader.reload()
+        assert (result.generation, result.error) == (1, "1 error in the configuration")
+        assert [(problem.code, problem.line) for problem in result.problems] == [("E012", 2)]
+        assert served.records.of("config.error", file=str(path), line=2)
+        assert served.records.of("config.reload_failed", generation=1)
+        assert await status_at(served.port()) == 204
+        path.write_text(written(route={"respond": "205", "auth": "none"}))
+        assert (await reloader.reload()).error is None
+        assert await status_at(served.port()) == 205
+        assert served.records.of("config.reloaded", generation=2, routes=1)
+        assert (reloader.count, reloader.last.error if reloader.last else "") == (2, None)
+
+
+async def test_an_address_that_this_process_holds_needs_a_restart(tmp_path):
+    """From one address to all of them: the old listener is open until the new one is, so the error says what to do."""
+    port = free_port()
+
+    def bound(host: str) -> str:
+        return written(listeners={"web": {"bind": f"{host}:{port}"}}, route={"respond": "204", "auth": "none"})
+
+    path = tmp_path / "wsbridge.yaml"
+    path.write_text(bound("0.0.0.0"))
+    async with serving(bound("127.0.0.1")) as served:
+        result = await Reloader(served.server, loader(path)).reload()
+        assert result.error is not None
+        assert f"by this process, at 127.0.0.1:{port}" in result.error
+        assert "restart" in result.error
+        assert await status_at(port) == 204
+
+
+async def test_a_bug_while_loading_is_reported_as_ours(tmp_path):
+    """An unexpected exception fails the reload; the server goes on."""
+
+    def load() -> LoadedConfig:
+        raise ZeroDivisionError
+
+    with recording() as records:
+        async with trio.open_nursery() as nursery:
+            text = written(route={"respond": "204"})
+            server = daemon.Server(config_of(text))
+            nursery.start_soon(server.run)
+            await records.wait("listener.opened")
+            result = await Reloader(server, load).reload()
+            server.stop(Reason.SHUTDOWN)
+        assert result.error == "an internal error, which the log has"
+        assert records.of("internal_error", component="reload")
+
+
+@pytest.fixture
+def manager(tmp_path, monkeypatch):
+    """Stand in for the service manager."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(tmp_path / "notify"))
+        sock.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        yield sock
+
+
+@pytest.mark.parametrize("valid", [True, False])
+async def test_sighup_reloads_and_reports_to_systemd(valid, manager):
+    """RELOADING=1 with its time in one datagram, and READY=1 at the end, also of one that failed (sd_notify(3))."""
+    new = written(route={"respond": "205" if valid else "no status"})
+
+    def load() -> LoadedConfig:
+        return load_text(new, file="test.yaml", registry=CONFIG_REGISTRY, environ={})
+
+    async def beside(_server: object) -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        await records.wait("config.reloaded" if valid else "config.reload_failed")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with recording() as records, trio.fail_after(5):
+        await daemon.serve(config_of(written(route={"respond": "204"})), extra_task=beside, load=load)
+    datagrams = []
+    with pytest.raises(BlockingIOError):
+        while True:
+            datagrams.append(manager.recv(4096).decode())
+    reloading = next(number for number, text in enumerate(datagrams) if "RELOADING=1" in text)
+    assert "MONOTONIC_USEC=" in datagrams[reloading]
+    assert any("READY=1" in text for text in datagrams[:reloading])
+    assert any("READY=1" in text for text in datagrams[reloading + 1 :])
+
+
+async def test_the_log_level_follows_the_file(tmp_path):
+    """What a reload is told to apply to the process is called with the new configuration only."""
+    seen = []
+    path = tmp_path / "wsbridge.yaml"
+    async with serving(written(route={"respond": "204"})) as served:
+        reloader = Reloader(served.server, loader(path), lambda config: seen.append(config.log.level))
+        path.write_text("nonsense")
+        await reloader.reload()
+        path.write_text(written(route={"respond": "204"}, log={"level": "error"}))
+        await reloader.reload()
+    assert seen == ["error"]
+    assert log.level != "error"
+
+
+def describe(served: Served) -> tuple[int, int]:
+    """Count what a reload may leave behind: descriptors, and tasks."""
+    return len(list(Path("/proc/self/fd").iterdir())), trio.lowlevel.current_statistics().tasks_living
+
+
+async def test_reloads_leave_nothing_behind(tmp_path):
+    """Descriptors and tasks of a hundred generations are gone, with files, tickets, keys to fetch and lists."""
+    (tmp_path / "page").mkdir()
+    (tmp_path / "tokens").write_text(f"alice sha256:{64 * '0'}\n")
+    text = written(
+        routes={
+            "bearer": {
+                "match": {"path": "/a"},
+                "respond": "204",
+                "auth": {"kind": "bearer", "tokens": str(tmp_path / "tokens")},
+            },
+            "page": {"match": "any", "files": str(tmp_path / "page"), "auth": "none"},
+        }
+    )
+    async with serving(text) as served:
+        await served.server.apply(config_of(text))
+        await trio.testing.wait_all_tasks_blocked()
+        before = describe(served)
+        for _ in range(100):
+            await served.server.apply(config_of(text))
+        await trio.testing.wait_all_tasks_blocked()
+        assert describe(served) == before

@@ -1,0 +1,131 @@
+"""Reload: read the configuration again and put it into effect, or keep the one that works and report why."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from wsbridge.config.errors import ConfigError, Problem
+from wsbridge.config.load import LoadedConfig
+from wsbridge.config.model import Config
+from wsbridge.log.logger import log
+from wsbridge.net.listeners import ListenError
+from wsbridge.server import NotServingError, Server
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadResult:
+    """How one reload ended.
+
+    Attributes:
+        generation: Number of the configuration that serves now.
+        error: Why the new one does not; one sentence, or one a line. None: it does.
+        problems: Errors and warnings of the file, with their places.
+        time: When it ended, in seconds since 1970.
+    """
+
+    generation: int
+    error: str | None = None
+    problems: Sequence[Problem] = ()
+    time: float = field(default_factory=time.time)
+
+
+class Reloader:
+    """Reloads the configuration of a server, one reload after the other.
+
+    Args:
+        server: What serves.
+        load: Reads and checks the configuration; runs in a thread. Raises ConfigError.
+        on_reloaded: Called with each configuration that was put into effect.
+
+    Attributes:
+        last: How the last reload ended; None before the first.
+        count: How many have ended.
+    """
+
+    def __init__(
+        self, server: Server, load: Callable[[], LoadedConfig], on_reloaded: Callable[[Config], None] = lambda _: None
+    ) -> None:
+        self.last: ReloadResult | None = None
+        self.count = 0
+        self._server = server
+        self._load = load
+        self._on_reloaded = on_reloaded
+        self._lock = trio.Lock()
+
+    @property
+    def is_queued(self) -> bool:
+        """Whether a reload waits for one that runs."""
+        return self._lock.statistics().tasks_waiting > 0
+
+    async def reload(self) -> ReloadResult:
+        """Load, check, build, bind what is new, swap, retire what is gone; any error leaves everything as it was.
+
+        One that is requested while another one runs begins after it, since the file may have changed in between.
+        """
+        async with self._lock:
+            began = trio.current_time()
+            result = await self._reload()
+            self.last = result
+            self.count += 1
+        if result.error is None:
+            log.info(
+                "config.reloaded",
+                generation=result.generation,
+                routes=len(self._server.generation.routes),
+                duration_seconds=round(trio.current_time() - began, 3),
+            )
+        else:
+            log.error("config.reload_failed", generation=result.generation, detail=result.error)
+        return result
+
+    async def _reload(self) -> ReloadResult:
+        problems: Sequence[Problem] = ()
+        try:
+            loaded = await trio.to_thread.run_sync(self._load, abandon_on_cancel=True)
+            problems = loaded.warnings
+            await self._server.apply(loaded.config)
+        except ConfigError as error:
+            errors = [problem for problem in error.problems if problem.severity == "error"]
+            log_problems(errors)
+            return self._failed(f"{len(errors)} error{'s' * (len(errors) > 1)} in the configuration", error.problems)
+        except ListenError as error:
+            detail = str(error) + self._overlap_hint(error)
+            log.error("listener.error", listener=error.listener, listen_address=error.bind, detail=detail)
+            return self._failed(detail, problems)
+        except (ValueError, NotServingError) as error:
+            return self._failed(str(error), problems)
+        except Exception:
+            log.exception("internal_error", component="reload")
+            return self._failed("an internal error, which the log has", problems)
+        log_problems(problems)
+        self._on_reloaded(loaded.config)
+        return ReloadResult(self._server.generation.number, None, problems)
+
+    def _overlap_hint(self, error: ListenError) -> str:
+        """Say that an address is in use by this very process, which keeps its listeners until the new ones are open."""
+        port = error.bind.rpartition(":")[2]
+        for opened in self._server.listeners if error.errno == errno.EADDRINUSE else ():
+            for address in opened.listening.addresses:
+                if address.rpartition(":")[2] == port:
+                    return f" by this process, at {address}: exchanging these two needs a restart"
+        return ""
+
+    def _failed(self, error: str, problems: Sequence[Problem]) -> ReloadResult:
+        return ReloadResult(self._server.generation.number, error, problems)
+
+
+def log_problems(problems: Sequence[Problem]) -> None:
+    """Log errors and warnings of the configuration."""
+    for problem in problems:
+        place: dict[str, object] = {"line": problem.line, "column": problem.column} if problem.line else {}
+        setting = {"setting": problem.setting} if problem.setting else {}
+        fields = {"problem": problem.code, "file": problem.file, **place, **setting, "detail": problem.message}
+        if problem.severity == "error":
+            log.error("config.error", **fields)
+        else:
+            log.warning("config.warning", **fields)
