@@ -134,10 +134,12 @@ async def test_a_body_that_does_not_come_is_waited_for_in_bounds() -> None:
         b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nabc",
         b"HTTP/1.1 200 OK\r\nX: " + b"x" * 200_000,
         b"HTTP/1.1 200 OK\r\nX-\xe4: \0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX-Token hunter2\r\n\r\n",
+        b"HTTP/1.1 OK hunter2\r\n\r\n",
     ],
 )
 async def test_what_is_no_answer_is_a_sentence(said: bytes) -> None:
-    """A failure, and a new connection is not tried again."""
+    """A failure whose text quotes nothing of it, and a new connection is not tried again."""
 
     async def speak(served: Service, head: str, stream: Stream) -> None:
         if said:
@@ -147,6 +149,7 @@ async def test_what_is_no_answer_is_a_sentence(said: bytes) -> None:
         with trio.fail_after(10):
             failure = await asked.get("/", [], MOST)
         assert isinstance(failure, str)
+        assert "hunter2" not in failure
         assert served.dials == 1
         await served.until(open=0)
 

@@ -201,7 +201,8 @@ class _Connection:
                     body += event.data
             return ServiceResponse(head.status_code, Headers(head.headers), bytes(body[:max_body_bytes]), whole)
         except h11.RemoteProtocolError as error:
-            raise _RequestFailedError(str(error)) from error
+            rule = str(error).partition(":")[0]  # what follows quotes the response, which may have secrets
+            raise _RequestFailedError(f"the response is not valid HTTP: {rule}") from error
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise _RequestFailedError(_connection_error_text(error)) from error
 
@@ -220,7 +221,7 @@ class _Connection:
         while (event := self._http.next_event()) is h11.NEED_DATA:
             data = bytes(await self.stream.receive_some(RECEIVE_CHUNK_BYTES))
             if not data and self._http.their_state is h11.SEND_RESPONSE:
-                raise _RequestFailedError("the connection ended without an answer")
+                raise _RequestFailedError("the connection ended without a response")
             self._http.receive_data(data)
         return event
 
