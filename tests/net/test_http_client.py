@@ -245,3 +245,26 @@ async def test_closing_closes_idle_connections() -> None:
             await got(asked)
             assert served.open == 1
         await served.until(open=0)
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_a_response_that_came_before_its_request_is_not_used(tls: bool) -> None:
+    """A second response to one request must not become that to the next, which may be another client's."""
+
+    async def twice(served: Service, head: str, stream: Stream) -> None:
+        if served.dials == 1:
+            filling = 16384 - len(answer(200, length=16000))
+            await stream.send_all(answer(200, body=bytes(filling)) + answer(200, "X-User: alice"))  # in two TLS records
+            await stream.receive_some(1)
+        await stream.send_all(answer(401))
+        await stream.receive_some(1)
+
+    async with (
+        service(twice, tls=tls) as served,
+        client(f"http{'s' * tls}://localhost:{served.port}", tls=tls) as asked,
+    ):
+        with trio.fail_after(5):
+            first = await asked.get("/", [], 20000)
+        assert isinstance(first, ServiceResponse)
+        assert first.complete
+        assert (await got(asked)).status == 401

@@ -21,6 +21,8 @@ from wsbridge.config.urls import HttpUrl
 from wsbridge.net.dialer import dial, dial_unix
 from wsbridge.net.resolver import Resolver
 from wsbridge.net.tls import clear_openssl_errors, client_context, tls_error_text
+from wsbridge.net.tls_transport import start_tls
+from wsbridge.net.transport import SocketTransport, Transport
 from wsbridge.protocol.http1 import Headers
 from wsbridge.reasons import Rejected
 
@@ -30,9 +32,6 @@ MAX_SERVICE_HEAD_BYTES: Final = 64 * 1024
 """Maximum size of the head of a response."""
 MAX_INTERIM_RESPONSES: Final = 5
 """Maximum number of responses with status 1xx before the final one."""
-RECEIVE_CHUNK_BYTES: Final = 16 * 1024
-
-HttpStream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +108,13 @@ class HttpClient:
         """Close the idle connections."""
         idle, self._idle = self._idle, []
         for _, connection in idle:
-            await trio.aclose_forcefully(connection.stream)
+            connection.close()
 
     def _take_idle(self) -> _Connection | None:
         """Return the idle connection that was used last and is still open."""
         while self._idle:
             until, connection = self._idle.pop()
-            if trio.current_time() < until and not connection.is_readable():
+            if trio.current_time() < until and not connection.has_ended():
                 return connection
             connection.close()
         return None
@@ -141,35 +140,28 @@ class HttpClient:
             sock = await (dial_unix(url.path) if url.scheme == "unix" else dial(self._resolver, url.host, url.port))
         except Rejected as rejected:
             raise _RequestFailedError(rejected.detail) from None
-        plain = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
         if self._context is None:
-            return _Connection(plain, plain)
-        secure = trio.SSLStream(plain, self._context, server_hostname=url.host, https_compatible=True)
+            return _Connection(SocketTransport(sock))
         try:
-            await secure.do_handshake()
-        except BaseException as error:
-            plain.socket.close()
-            if isinstance(error, trio.BrokenResourceError):
-                raise _RequestFailedError(_connection_error_text(error)) from error
-            raise
-        return _Connection(secure, plain)
+            return _Connection(await start_tls(sock, self._context, server_side=False, server_hostname=url.host))
+        except OSError as error:
+            raise _RequestFailedError(tls_error_text(error)) from error
 
 
 class _Connection:
     """One connection to a service."""
 
-    def __init__(self, stream: HttpStream, plain: trio.SocketStream) -> None:
-        self.stream = stream
-        self._socket = plain.socket
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_SERVICE_HEAD_BYTES)
 
-    def is_readable(self) -> bool:
-        """Return whether data or the end arrived although no request was sent."""
-        return self._socket.is_readable()
+    def has_ended(self) -> bool:
+        """Return whether the service closed it, or sent what would be taken for the response to the next request."""
+        return bool(self._transport.read()) or self._transport.read_state is not None
 
     def close(self) -> None:
-        """Close the socket, without close_notify."""
-        self._socket.close()
+        """Close it."""
+        self._transport.close()
 
     def try_reuse(self) -> bool:
         """Prepare for another request; False: the connection cannot carry one."""
@@ -188,7 +180,7 @@ class _Connection:
         """
         try:
             data = (self._http.send(request) or b"") + (self._http.send(h11.EndOfMessage()) or b"")
-            await self.stream.send_all(data)
+            await self._transport.write_all(data)
             head = await self._receive_head()
             body = bytearray()
             whole = False
@@ -203,8 +195,8 @@ class _Connection:
         except h11.RemoteProtocolError as error:
             rule = str(error).partition(":")[0]  # what follows quotes the response, which may have secrets
             raise _RequestFailedError(f"the response is not valid HTTP: {rule}") from error
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise _RequestFailedError(_connection_error_text(error)) from error
+        except OSError as error:
+            raise _RequestFailedError(tls_error_text(error)) from error
 
     async def _receive_head(self) -> h11.Response:
         for _ in range(MAX_INTERIM_RESPONSES + 1):
@@ -219,7 +211,7 @@ class _Connection:
 
     async def _next_event(self) -> object:
         while (event := self._http.next_event()) is h11.NEED_DATA:
-            data = bytes(await self.stream.receive_some(RECEIVE_CHUNK_BYTES))
+            data = await self._transport.read_some()
             if not data and self._http.their_state is h11.SEND_RESPONSE:
                 raise _RequestFailedError("the connection ended without a response")
             self._http.receive_data(data)
@@ -233,9 +225,3 @@ def h11_request(path: str, host: str, headers: Sequence[tuple[bytes, bytes]]) ->
         return h11.Request(method=b"GET", target=path.encode("ascii"), headers=lines)
     except h11.LocalProtocolError:
         return None
-
-
-def _connection_error_text(error: BaseException) -> str:
-    """Describe how a connection broke, with the error of the system or of OpenSSL if there is one."""
-    cause = error.__cause__
-    return tls_error_text(cause) if isinstance(cause, OSError) else "the connection broke"
