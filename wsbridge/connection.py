@@ -457,6 +457,7 @@ class Connection:
             route.dial_defaults.max_frame_bytes,
             chosen,
             context if route.needs_client_info else None,
+            None if route.request_passer is None or request is None else route.request_passer.extract(request),
         )
         connected = backend.connect_nowait(dial_request)
         if connected is not None:

@@ -17,6 +17,7 @@ from wsbridge.auth.replay import UsedTickets
 from wsbridge.auth.ticket import TicketIssuer
 from wsbridge.backends.base import Backend, DialRequest, DialServices
 from wsbridge.backends.dynamic import TargetPolicy, build_target_policy
+from wsbridge.backends.passed_request import RequestPasser
 from wsbridge.config import model
 from wsbridge.config.base import AuthSection
 from wsbridge.config.route import FilesConfig
@@ -53,6 +54,7 @@ class Route:
         redirects_root: Whether it matches `/`, too, to redirect it.
         dial_defaults: What a backend is asked for, but for the client's subprotocols.
         needs_client_info: Whether the backend receives the client address.
+        request_passer: Takes from requests what the backend gets; None for nothing.
         connect_timeout: Seconds for one attempt to reach the backend.
         limits: How much its clients may have; None for no limit but that of bytes a connection.
     """
@@ -77,6 +79,7 @@ class Route:
     retry_for: float
     dial_before_upgrade: bool
     needs_client_info: bool
+    request_passer: RequestPasser | None
     stats: RouteStats
     limits: model.RouteLimits | None
 
@@ -267,6 +270,7 @@ def _build_route(
     pattern = None if match.path is None else str(match.path)
     path = None if pattern is None else PathPattern(pattern)
     subprotocols = None if section.subprotocols == "any" else section.subprotocols
+    passer = _build_request_passer(section, path)
     return Route(
         name=name,
         hosts=hosts,
@@ -276,7 +280,7 @@ def _build_route(
         needs_safe_host=hosts is None and (section.auth is None or not section.auth.requires_credentials()),
         path=path,
         backend=backend,
-        target_policy=build_target_policy(section, path, dial_services.listening_addresses),
+        target_policy=build_target_policy(section, path, dial_services.listening_addresses, passer),
         responder=responder,
         redirects_root=isinstance(section.files, FilesConfig) and section.files.redirect_root,
         origin_policy=OriginPolicy(section.allowed_origins),
@@ -303,9 +307,17 @@ def _build_route(
         retry_for=section.dial.retry_for,
         dial_before_upgrade=section.dial.when == "before-upgrade",
         needs_client_info=section.backend is not None and section.backend.needs_client_info,
+        request_passer=passer,
         stats=stats,
         limits=None if section.limits.needs_no_counting else section.limits,
     )
+
+
+def _build_request_passer(section: model.RouteConfig, path: PathPattern | None) -> RequestPasser | None:
+    rules = None if section.backend is None else section.backend.pass_rules
+    if rules is None:
+        return None
+    return RequestPasser(rules, path, () if section.auth is None else section.auth.credentials())
 
 
 def _build_listener(

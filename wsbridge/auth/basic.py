@@ -17,7 +17,7 @@ from wsbridge.auth import passwords
 from wsbridge.auth.base import AuthServices
 from wsbridge.auth.identity import Identity, unauthenticated
 from wsbridge.auth.passwords import MAX_PASSWORD_CACHE_SECONDS, BcryptHash, PasswordHash, parse_htpasswd
-from wsbridge.config.base import AuthSection, Issue, LoadContext
+from wsbridge.config.base import AuthSection, Credential, Issue, LoadContext
 from wsbridge.config.types import Duration, FilePath, as_text
 from wsbridge.context import ConnectionContext
 from wsbridge.protocol.credentials import BasicCredentials, basic_challenge, parse_basic
@@ -60,6 +60,10 @@ class BasicConfig(AuthSection):
                 require_users(load_now(self.users, load_users), self.users)
             except (OSError, ValueError) as error:
                 yield Issue(("users",), str(error), "E033")
+
+    def credentials(self) -> Iterable[Credential]:
+        """See `AuthSection.credentials`."""
+        return [("header", "authorization")]
 
     def warnings(self, context: LoadContext) -> Iterable[Issue]:
         """Warn of password hashes that others can read and try to crack."""

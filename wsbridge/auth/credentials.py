@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Final
 
 from pydantic import AfterValidator, PlainValidator, WithJsonSchema
 
 from wsbridge.auth.identity import unauthenticated
-from wsbridge.config.base import AuthSection
+from wsbridge.config.base import AuthSection, Credential
 from wsbridge.config.types import TOKEN_REGEX, as_text
 from wsbridge.config.unions import check_unique, non_empty
 from wsbridge.context import ConnectionContext
@@ -58,6 +58,14 @@ class TokenSection(AuthSection):
     def accepts_cookies(self) -> bool:
         """See `AuthSection.accepts_cookies`: if a source is one."""
         return any(source.startswith(COOKIE_PREFIX) for source in self.sources)
+
+    def credentials(self) -> Iterable[Credential]:
+        """See `AuthSection.credentials`; subprotocols with a token are never passed on."""
+        for source in self.sources:
+            if source.startswith(COOKIE_PREFIX):
+                yield "cookie", source.removeprefix(COOKIE_PREFIX)
+            elif source == AUTHORIZATION:
+                yield "header", AUTHORIZATION
 
 
 @dataclass(frozen=True, slots=True)

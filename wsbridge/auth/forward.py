@@ -10,24 +10,22 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Final, Literal
 
 import trio
-from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, Field
 
 from wsbridge.auth.base import AuthServices
 from wsbridge.auth.identity import Identity, auth_unavailable, unauthenticated
-from wsbridge.config.base import AuthSection, Issue, LoadContext, require_packages
+from wsbridge.config.base import AuthSection, Credential, Issue, LoadContext, require_packages
 from wsbridge.config.types import (
-    TOKEN_REGEX,
     DurationOrOff,
     FilePath,
     Flag,
     HeaderName,
     Name,
+    PassedHeaders,
     PositiveCount,
     PositiveDuration,
     at_most,
-    read_header_name,
 )
-from wsbridge.config.unions import check_unique
 from wsbridge.config.urls import HttpPath, HttpServiceUrl, read_target
 from wsbridge.context import ConnectionContext
 from wsbridge.log.format import redact
@@ -80,31 +78,11 @@ MAX_AUTH_VALUE_LENGTH: Final = 1024
 """Characters of a value that is taken from an answer."""
 MAX_CHALLENGES: Final = 4
 
-_RESERVED_HEADERS = re.compile(r"x-forwarded-.*|forwarded|proxy-.*|keep-alive|expect|content-.*", re.IGNORECASE)
 _CREDENTIAL_HEADERS = re.compile(rb"authorization|.*(auth|token|key|secret).*")
 """Names of headers that carry credentials. Cookies are not among them: a browser sends some with every request, also
 when their user is logged out."""
 _VALID_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _CHALLENGE = re.compile(rb"[\x20-\x7e]{1,512}")
-
-
-def read_passed_header(value: object) -> str:
-    """Read the name of a header of a client's request that may be passed on."""
-    name = read_header_name(value)
-    if _RESERVED_HEADERS.fullmatch(name):
-        raise ValueError(f'"{name}" is never passed on')
-    return name
-
-
-def check_unique_headers(values: tuple[str, ...]) -> tuple[str, ...]:
-    """Check that no header stands twice in a list."""
-    check_unique(tuple(value.lower() for value in values))
-    return values
-
-
-PassedHeader = Annotated[
-    str, PlainValidator(read_passed_header), WithJsonSchema({"type": "string", "pattern": f"^{TOKEN_REGEX}$"})
-]
 
 
 class ForwardConfig(AuthSection):
@@ -116,7 +94,7 @@ class ForwardConfig(AuthSection):
     """Service URL: http://host/path, https://host/path, or unix:/path of a socket."""
     path: HttpPath | None = None
     """Request path for a unix: URL, such as /auth; required for unix, not allowed otherwise."""
-    headers: Annotated[tuple[PassedHeader, ...], AfterValidator(check_unique_headers)] = ()
+    headers: PassedHeaders = ()
     """Headers of the client's request that are forwarded, such as Authorization and Cookie."""
     identity_header: HeaderName | None = None
     """Response header with the client's name; it must be present. Default: the identity has no name."""
@@ -163,6 +141,10 @@ class ForwardConfig(AuthSection):
         if self.url.scheme == "http" and not self.url.is_loopback:
             text = f"what clients send goes to {self.url.host} without TLS: everybody on the network path can read it"
             yield Issue(("url",), f"{text}, and authenticate as anybody", "W004")
+
+    def credentials(self) -> Iterable[Credential]:
+        """See `AuthSection.credentials`: what the service gets."""
+        return [("header", name.lower()) for name in self.headers]
 
     def accepts_cookies(self) -> bool:
         """See `AuthSection.accepts_cookies`: if cookies are forwarded."""

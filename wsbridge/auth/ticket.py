@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Annotated, Literal
 
@@ -12,6 +12,7 @@ from pydantic import AfterValidator
 from wsbridge.auth.base import AuthServices
 from wsbridge.auth.identity import Identity, unauthenticated
 from wsbridge.auth.replay import MAX_CLOCK_SKEW_MS, UsedTickets
+from wsbridge.config.base import Credential
 from wsbridge.config.route import MAX_TICKET_TTL, TicketAuthConfig, TicketIssuerConfig
 from wsbridge.config.types import UNIX_CLIENTS, Name
 from wsbridge.context import ConnectionContext
@@ -37,6 +38,10 @@ class TicketConfig(TicketAuthConfig):
     """ticket: single-use, short-lived signed token in the URL."""
     query_parameter: Annotated[Name, AfterValidator(check_redacted)] = "ticket"
     """Query parameter that carries the ticket. Its name must be one whose value the log redacts."""
+
+    def credentials(self) -> Iterable[Credential]:
+        """See `AuthSection.credentials`."""
+        return [("query", self.query_parameter)]
 
     def accepts_cross_site_credentials(self) -> bool:
         """See `AuthSection.accepts_cross_site_credentials`: the ticket is part of the URL."""

@@ -6,6 +6,7 @@ import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from wsbridge.backends.passed_request import PassedRequest
 from wsbridge.config.urls import Target
 from wsbridge.net.address import Address, ListeningAddresses
 from wsbridge.net.dialer import DialProgress, dial
@@ -66,7 +67,8 @@ class DialRequest:
         text_messages: Whether text messages are taken from a WebSocket backend.
         max_frame_bytes: Largest frame to write, in bytes.
         chosen: What the client chose; None where the configuration says it all.
-        client: Who stands behind it; None for backends that do not receive it.
+        client: The client; None for backends that do not receive its address or identity.
+        passed: What of the client's request is passed on; None for nothing.
         progress: What the backend notes its steps in.
     """
 
@@ -76,6 +78,7 @@ class DialRequest:
     max_frame_bytes: int = 65536
     chosen: ChosenTarget | None = None
     client: ConnectionContext | None = None
+    passed: PassedRequest | None = None
     progress: DialProgress = field(default_factory=DialProgress, compare=False)
 
 

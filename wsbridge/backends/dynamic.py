@@ -6,6 +6,7 @@ import contextlib
 import posixpath
 import stat
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, Literal, Protocol
@@ -15,6 +16,7 @@ from pydantic import AfterValidator, PlainValidator, WithJsonSchema
 
 from wsbridge.auth.identity import Identity
 from wsbridge.backends.base import Backend, ChosenTarget, Connected, DialRequest, DialServices
+from wsbridge.backends.passed_request import RequestPasser
 from wsbridge.backends.target_policy import TargetRules, is_ip_literal, parse_host, resolve_socket_path
 from wsbridge.backends.target_template import field_value, fill_template, host_target, redact_field, unix_target
 from wsbridge.backends.tcp import (
@@ -356,13 +358,17 @@ class TargetPolicy(Protocol):
 class FixedTarget:
     """Policy of a route with a fixed backend; an identity may still be limited to another target."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, passer: RequestPasser | None = None) -> None:
         self._target = target
+        self._passer = passer
 
     async def select(self, request: Request | None, identity: Identity) -> None:
-        """See `TargetPolicy.select`."""
+        """See `TargetPolicy.select`; a path or query that is passed on is part of the target."""
+        target = self._target
+        if identity.target is not None and self._passer is not None and request is not None:
+            target = replace(target, path=self._passer.extract(request).add_to(target.path))
         try:
-            _check_identity_target(self._target, identity)
+            _check_identity_target(target, identity)
         except ValueError as error:
             raise _forbidden(error) from None
 
@@ -452,7 +458,10 @@ class SelectedTarget:
 
 
 def build_target_policy(
-    route: model.RouteConfig, path: PathPattern | None, listening_addresses: ListeningAddresses
+    route: model.RouteConfig,
+    path: PathPattern | None,
+    listening_addresses: ListeningAddresses,
+    passer: RequestPasser | None = None,
 ) -> TargetPolicy | None:
     """Build the policy of a route; reads its token file.
 
@@ -460,6 +469,7 @@ def build_target_policy(
         route: Checked.
         path: What its requests match.
         listening_addresses: What this process listens at.
+        passer: What of a request the backend gets.
 
     Returns:
         None where there is no backend, or one that every authenticated client may reach.
@@ -478,7 +488,7 @@ def build_target_policy(
     if route.auth is None or not route.auth.identifies_clients():
         return None
     assert isinstance(route.backend, UrlBackendSection)  # noqa: S101 (all others need targets)
-    return FixedTarget(route.backend.url)
+    return FixedTarget(route.backend.url, passer)
 
 
 def _check_identity_target(target: Target, identity: Identity) -> None:

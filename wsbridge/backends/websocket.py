@@ -17,7 +17,8 @@ from wsbridge.backends.client_headers import ClientHeader
 from wsbridge.backends.tcp import TlsClientSection, tls_failure
 from wsbridge.config.base import Issue, LoadContext
 from wsbridge.config.secrets import Secret, TextOrSecret
-from wsbridge.config.types import HeaderName, HttpToken
+from wsbridge.config.types import Flag, HeaderName, HttpToken, PassedHeaders
+from wsbridge.config.unions import PassRules
 from wsbridge.config.urls import WEBSOCKET_UNIX_PREFIX, BackendUrl, HostHeader, Origin, ProxyUrl, Target
 from wsbridge.log.format import redact
 from wsbridge.log.sent_secrets import SentSecrets, header_text
@@ -60,6 +61,18 @@ class WebSocketBackendConfig(TlsClientSection):
     """Host header to send, host or host:port. Default: server_name, or else the host and port of the URL."""
     origin: Origin | None = None
     """Origin header to send. Default: none."""
+    pass_headers: PassedHeaders = ()
+    """Headers of a WebSocket client's request to pass on, such as Cookie or Accept-Language."""
+    pass_origin: Flag = False
+    """true passes on the Origin of a WebSocket client."""
+    pass_path: Flag = False
+    """true passes on the path of a WebSocket client's request: what follows the fixed beginning of match.path is
+    appended to the path of the URL."""
+    pass_query: Flag = False
+    """true passes on the query of a WebSocket client's request, without parameters that the URL has itself."""
+    pass_credentials: Flag = False
+    """true also passes on what authenticates the client to this route: a header in pass_headers, the cookie, the
+    ticket. Default: the backend does not get it."""
     messages: Literal["binary", "text"] = "binary"
     """Messages that the bytes of plain TCP clients become: binary, or text for servers that accept only text. One read
     is one message, cut at characters; bytes that are not UTF-8 close the connection."""
@@ -97,12 +110,39 @@ class WebSocketBackendConfig(TlsClientSection):
         yield from _check_duplicates("headers", self.headers)
         yield from _check_duplicates("proxy_headers", self.proxy_headers)
         yield from _check_duplicates("client_headers", self.client_headers, self.headers)
+        yield from self._check_passed()
+
+    @property
+    def pass_rules(self) -> PassRules | None:
+        """See `BackendSectionBase.pass_rules`."""
+        rules = PassRules(self.pass_headers, self.pass_origin, self.pass_path, self.pass_query, self.pass_credentials)
+        return rules if rules != PassRules(credentials=rules.credentials) else None
+
+    def _check_passed(self) -> Iterable[Issue]:
+        own = {name.lower().replace("_", "-") for name in (*self.headers, *self.client_headers)}
+        for at, name in enumerate(self.pass_headers):
+            if name.lower().replace("_", "-") in own:  # many servers read both as one
+                text = f"{name} is set by headers or client_headers already"
+                yield Issue(("pass_headers", at), text, "E013")
+        if self.pass_origin and self.origin is not None:
+            yield Issue(("pass_origin",), "conflicts with origin: write one of them", "E013", at_key=True)
+        for key in ("pass_path", "pass_query"):
+            if getattr(self, key) and self.fields:
+                text = "cannot be combined with a URL with fields: write the fields into its path and query"
+                yield Issue((key,), text, "E013", at_key=True)
+        if self.pass_credentials and not (self.pass_headers or self.pass_query):
+            text = "has no effect without pass_headers or pass_query"
+            yield Issue(("pass_credentials",), text, "E013", at_key=True)
 
     def warnings(self, context: LoadContext) -> Iterable[Issue]:
         """Warn of secrets in the file, or to another host unencrypted, besides what is risky with TLS."""
         yield from super().warnings(context)
         bare = self.url.scheme == "ws" and not self.url.is_loopback
         yield from _warn_of_secrets("headers", self.headers, self.url.host if bare else "")
+        for at, name in enumerate(self.pass_headers if bare else ()):
+            if name.lower() in _SECRET_HEADERS:
+                text = f"{name} goes to {self.url.host} without TLS: everybody on the network path can read it"
+                yield Issue(("pass_headers", at), text, "W004")
         proxy_host = "" if self.proxy is None or self.proxy.is_loopback else self.proxy.host
         yield from _warn_of_secrets("proxy_headers", self.proxy_headers, proxy_host)
 
@@ -230,23 +270,29 @@ class WebSocketBackend:
         if self._subprotocols is not None and not dial_request.from_client:
             offered = self._subprotocols
         headers = [*self._headers, *self._client_header_values(dial_request)]
+        resource, origin, secrets = url.path, self._origin, self._secrets
+        if dial_request.passed is not None:
+            resource = dial_request.passed.add_to(resource)
+            headers += dial_request.passed.headers
+            origin = dial_request.passed.origin or origin
+            secrets = secrets.including(dial_request.passed.secrets())
         key = generate_key()
-        request = encode_upgrade_request(host, url.path, key, offered, headers, self._origin)
+        request = encode_upgrade_request(host, resource, key, offered, headers, origin)
         wait = None
         try:
             response, rest = await self._exchange_heads(transport, request, address)
             if response.status != 101:
-                body = self._secrets.hide(rest or await _read_body_start(transport))
+                body = secrets.hide(rest or await _read_body_start(transport))
                 if response.status in (429, 503):
                     wait = retry_after(response.headers, time.time())
                 check_upgrade_response(  # always raises
-                    self._redact_response(response), key, offered, body, own_credentials=self._has_credentials
+                    _redact_response(response, secrets), key, offered, body, own_credentials=self._has_credentials
                 )
             subprotocol = check_upgrade_response(response, key, offered)
         except Rejected as rejected:
             if rejected.reason is Reason.BACKEND_TLS:
                 raise
-            text = redact(self._secrets.hide_in_text(rejected.detail))
+            text = redact(secrets.hide_in_text(rejected.detail))
             failure = rejected.with_detail(f"{address}: {text}")
             failure.retry_after = wait
             raise failure from None
@@ -279,15 +325,16 @@ class WebSocketBackend:
                 if value:
                     yield name, value
 
-    def _redact_response(self, answer: Response) -> Response:
-        """The response as far as it is logged, without our secrets, should it echo them."""
-        location = answer.headers.get(b"location")
-        lines = [(b"retry-after", value) for value in answer.headers.get_all(b"retry-after")[:1]]
-        if location is not None:
-            text = redact(self._secrets.hide(location).decode("latin-1"), url=True)
-            lines.append((b"location", text.encode("latin-1", "replace")))
-        reason = self._secrets.hide(answer.reason.encode("latin-1", "replace")).decode("latin-1")
-        return Response(answer.status, reason, Headers(lines), answer.version)
+
+def _redact_response(answer: Response, secrets: SentSecrets) -> Response:
+    """Return a response as far as it is logged, without secrets that it repeats."""
+    location = answer.headers.get(b"location")
+    lines = [(b"retry-after", value) for value in answer.headers.get_all(b"retry-after")[:1]]
+    if location is not None:
+        text = redact(secrets.hide(location).decode("latin-1"), url=True)
+        lines.append((b"location", text.encode("latin-1", "replace")))
+    reason = secrets.hide(answer.reason.encode("latin-1", "replace")).decode("latin-1")
+    return Response(answer.status, reason, Headers(lines), answer.version)
 
 
 def _host_header(url: Target, server_name: str | None) -> str:

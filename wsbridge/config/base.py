@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, ValidationInfo, model_validator
 
@@ -199,6 +199,10 @@ def _recover(
         return None
 
 
+Credential = tuple[Literal["header", "cookie", "query"], str]
+"""Where a request has a credential: in a header (lower case), a cookie or a parameter of the query, of that name."""
+
+
 class AuthSection(Section):
     """Base of the sections of all authentication methods."""
 
@@ -233,6 +237,10 @@ class AuthSection(Section):
     def accepts_cookies(self) -> bool:
         """Return whether a cookie can authenticate a client."""
         return any(member.accepts_cookies() for member in self.members())
+
+    def credentials(self) -> Iterable[Credential]:
+        """Return where a request shows what authenticates its client."""
+        return (credential for member in self.members() for credential in member.credentials())
 
     def accepts_cross_site_credentials(self) -> bool:
         """Return whether it reads credentials that another page can make a browser send: in the query or a cookie."""

@@ -409,6 +409,24 @@ class RouteConfig(Section):
         for field in fields:
             if wrong := check_field(field, names, identity=identity):
                 yield Issue(("backend",), wrong, "E040")
+        yield from self._check_passed(pattern)
+
+    def _check_passed(self, pattern: uri.PathPattern | None) -> Iterable[Issue]:
+        """Check what of the client's request the backend gets."""
+        rules = None if self.backend is None else self.backend.pass_rules
+        if rules is None:
+            return
+        if rules.path and pattern is not None and not set(pattern.text) & set("*{"):
+            text = f"has no effect: match.path is the one path {pattern.text}"
+            yield Issue(("backend", "pass_path"), text, "E013", at_key=True)
+        shown = () if self.auth is None else self.auth.credentials()
+        used = {name for kind, name in shown if kind == "header"}
+        for at, name in enumerate(rules.headers):
+            if name.lower() in used and not rules.credentials:
+                text = (
+                    f"{name} authenticates clients to this route: add pass_credentials: true if the backend may have it"
+                )
+                yield Issue(("backend", "pass_headers", at), text, "E013")
 
     def accepts_cookies(self) -> bool:
         """Return whether a cookie can authenticate a client or choose its target."""

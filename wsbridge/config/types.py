@@ -47,6 +47,10 @@ FORBIDDEN_HEADERS = frozenset(
 )
 
 
+_NEVER_PASSED = re.compile(r"x-forwarded-.*|forwarded|x-real-ip|proxy-.*|keep-alive|expect|content-.*", re.IGNORECASE)
+"""Headers that hop by hop connections, bodies and proxies have; what a client claims of itself is not passed on."""
+
+
 class WrongShapeError(ValueError):
     """A list or mapping in place of a text, or vice versa; pydantic catches ValueError only."""
 
@@ -104,6 +108,23 @@ def read_header_name(value: object) -> str:
     return text
 
 
+def read_passed_header(value: object) -> str:
+    """Read the name of a header of a client's request that may be passed on."""
+    name = read_header_name(value)
+    if _NEVER_PASSED.fullmatch(name):
+        raise ValueError(f'"{name}" is never passed on')
+    return name
+
+
+def check_unique_headers(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Check that no header appears twice in a list, in whatever case."""
+    low = [name.lower() for name in names]
+    for name in names:
+        if low.count(name.lower()) > 1:
+            raise ValueError(f'"{name}" is a duplicate')
+    return names
+
+
 def read_header_text(value: object) -> str:
     """Read the value of a header: printable ASCII, no spaces at the ends; never quoted in an error."""
     text = as_text(value)
@@ -134,6 +155,10 @@ Name = Annotated[str, PlainValidator(read_name), WithJsonSchema(_pattern_schema(
 HttpToken = Annotated[str, PlainValidator(read_http_token), WithJsonSchema(_pattern_schema(TOKEN_REGEX))]
 Subprotocol = Annotated[str, PlainValidator(read_subprotocol), WithJsonSchema(_pattern_schema(TOKEN_REGEX))]
 HeaderName = Annotated[str, PlainValidator(read_header_name), WithJsonSchema(_pattern_schema(TOKEN_REGEX))]
+PassedHeaders = Annotated[
+    tuple[Annotated[str, PlainValidator(read_passed_header), WithJsonSchema(_pattern_schema(TOKEN_REGEX))], ...],
+    AfterValidator(check_unique_headers),
+]
 HeaderText = Annotated[str, PlainValidator(read_header_text), WithJsonSchema({"type": ["string", "number", "boolean"]})]
 Owner = Annotated[str, PlainValidator(read_owner), WithJsonSchema(_pattern_schema(OWNER_REGEX))]
 PathPatternText = Annotated[str, PlainValidator(read_path_pattern), WithJsonSchema(_pattern_schema(PATH_PATTERN_REGEX))]

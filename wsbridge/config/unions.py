@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sized
+from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
 from pydantic import PlainValidator, SerializeAsAny, ValidationError, ValidationInfo, WithJsonSchema
@@ -12,6 +13,25 @@ from wsbridge.config.base import UNION_TAG, AuthSection, Issue, Section, Section
 from wsbridge.config.errors import closest_match, did_you_mean
 from wsbridge.config.types import WrongShapeError
 from wsbridge.config.urls import IDENTITY_TARGET, BackendUrl, UrlTemplate, directory_of, read_backend_url
+
+
+@dataclass(frozen=True, slots=True)
+class PassRules:
+    """What of the request of a WebSocket client a backend gets.
+
+    Attributes:
+        headers: Names of headers.
+        origin: Whether it gets the Origin.
+        path: Whether it gets the path, as far as it is not the route's.
+        query: Whether it gets the query.
+        credentials: Whether it also gets what authenticates the client to this route.
+    """
+
+    headers: tuple[str, ...] = ()
+    origin: bool = False
+    path: bool = False
+    query: bool = False
+    credentials: bool = False
 
 
 class BackendSectionBase(Section):
@@ -41,6 +61,11 @@ class BackendSectionBase(Section):
     def needs_client_info(self) -> bool:
         """Whether the client's address or identity is sent to the server."""
         return False
+
+    @property
+    def pass_rules(self) -> PassRules | None:
+        """What of the client's request is passed on; None for nothing."""
+        return None
 
 
 class UrlBackendSection(BackendSectionBase):

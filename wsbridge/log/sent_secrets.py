@@ -33,6 +33,12 @@ class SentSecrets:
             found |= {part for part in _parts(header_text(value)) if len(part) >= shortest}
         self._values = sorted(found, key=len, reverse=True)
 
+    def including(self, others: Iterable[bytes]) -> SentSecrets:
+        """Return these and others, such as those of one request."""
+        both = SentSecrets({})
+        both._values = sorted({*self._values, *others}, key=len, reverse=True)
+        return both
+
     def hide(self, data: bytes) -> bytes:
         """Return bytes of an answer without the secrets."""
         for secret in self._values:
