@@ -30,6 +30,7 @@ from wsbridge.log.logger import log
 from wsbridge.net import tls_transport
 from wsbridge.net.address import Peer, local_endpoint
 from wsbridge.net.dialer import retry
+from wsbridge.net.loop_detection import MAX_HOPS, OutgoingChain, loop_rejection, marks_in_via
 from wsbridge.net.tls import tls_error_text
 from wsbridge.net.transport import SocketTransport, Transport, reset_socket
 from wsbridge.protocol.forwarded import NO_PUBLIC_NAME
@@ -228,6 +229,8 @@ class Connection:
     async def _identify_client(self, sockaddr: object) -> None:
         """Learn the client's address, from its socket or the PROXY header before its first byte."""
         context, resolver = self._context, self._listener.client_address_resolver
+        if self._services.own_connections.chains:
+            context.chain = self._services.own_connections.take(sockaddr)
         try:
             context.peer = self._nearest_peer = Peer.from_socket(self._sock, sockaddr)
         except OSError as error:
@@ -397,11 +400,28 @@ class Connection:
 
     async def _proxy(self, admitted: AdmittedRequest, slot: RouteSlot) -> Termination:
         """Dial, upgrade and relay; where the route says so, upgrade first."""
+        chain = self._extend_chain(admitted.route)
+        try:
+            return await self._proxy_by(chain, admitted, slot)
+        finally:
+            if chain.noted:
+                chain.forget()
+
+    def _extend_chain(self, route: Route) -> OutgoingChain:
+        """Reject a connection that comes through the route for the second time."""
+        context, request = self._context, self._exchange.request
+        if request is not None and b"via" in request.headers:
+            context.chain = max(context.chain, marks_in_via(request.headers.get_all(b"via")), key=len)
+        if route.mark in context.chain or len(context.chain) >= MAX_HOPS:
+            raise loop_rejection(context.chain, route.mark, route.name)
+        return OutgoingChain(self._services.own_connections, (*context.chain, route.mark))
+
+    async def _proxy_by(self, chain: OutgoingChain, admitted: AdmittedRequest, slot: RouteSlot) -> Termination:
         route = admitted.route
         if not route.dial_before_upgrade and self._exchange.request is not None:
             self._front = await self._upgrade(route, admitted.subprotocol)
         self._access_log.dial_started()
-        connected = await self._dial(admitted)
+        connected = await self._dial(admitted, chain)
         try:
             self._access_log.dial_ended(connected.address)
             if self._front is None:
@@ -437,7 +457,7 @@ class Connection:
             incomplete=result.incomplete,
         )
 
-    async def _dial(self, admitted: AdmittedRequest) -> Connected:
+    async def _dial(self, admitted: AdmittedRequest, chain: OutgoingChain) -> Connected:
         """Choose the target and dial the backend, each attempt within `connect`, while the client waits."""
         self._check_shutdown()  # it may have begun while the client was authenticated
         route, context, request = admitted.route, self._context, self._exchange.request
@@ -458,6 +478,7 @@ class Connection:
             chosen,
             context if route.needs_client_info else None,
             None if route.request_passer is None or request is None else route.request_passer.extract(request),
+            chain,
         )
         connected = backend.connect_nowait(dial_request)
         if connected is not None:

@@ -71,6 +71,7 @@ class ConnectionContext:
         relayed: Whether it reached the relay.
         bytes_to_backend: Payload bytes relayed from the client.
         bytes_to_client: Payload bytes relayed from the backend.
+        chain: Marks of the routes, of this and other processes, that it came through before it was accepted.
         started: When it was accepted, by the monotonic clock.
         client: The limits on its address.
     """
@@ -94,6 +95,7 @@ class ConnectionContext:
     relayed: bool = False
     bytes_to_backend: int = 0
     bytes_to_client: int = 0
+    chain: tuple[str, ...] = ()
     started: float = field(default_factory=time.monotonic)
     client: ClientGate = UNKNOWN_CLIENT
 

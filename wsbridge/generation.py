@@ -22,6 +22,7 @@ from wsbridge.config import model
 from wsbridge.config.base import AuthSection
 from wsbridge.config.route import FilesConfig
 from wsbridge.config.unions import TOKENS_KEY, BackendSectionBase, UrlBackendSection
+from wsbridge.net.loop_detection import new_route_mark
 from wsbridge.net.resolver import Resolver
 from wsbridge.net.tls import server_context
 from wsbridge.protocol.handshake import OriginPolicy
@@ -57,6 +58,7 @@ class Route:
         request_passer: Takes from requests what the backend gets; None for nothing.
         connect_timeout: Seconds for one attempt to reach the backend.
         limits: How much its clients may have; None for no limit but that of bytes a connection.
+        mark: By which a connection that comes through it again is recognized.
     """
 
     name: str
@@ -82,6 +84,7 @@ class Route:
     request_passer: RequestPasser | None
     stats: RouteStats
     limits: model.RouteLimits | None
+    mark: str
 
     def matches(self, host: str, path: str) -> bool:
         """Return whether a request for this host and path, both in normal form, is for this route."""
@@ -310,6 +313,7 @@ def _build_route(
         request_passer=passer,
         stats=stats,
         limits=None if section.limits.needs_no_counting else section.limits,
+        mark=new_route_mark(),
     )
 
 

@@ -51,6 +51,7 @@ class Reason(enum.StrEnum):
     ROUTE_REMOVED = "route_removed"
     DRAINING = "draining"
     SHUTDOWN = "shutdown"
+    LOOP_DETECTED = "loop_detected"
     INTERNAL_ERROR = "internal_error"
     SERVED = "served"
 
@@ -117,6 +118,7 @@ REASONS: dict[Reason, ReasonInfo] = {
     Reason.ROUTE_REMOVED: ReasonInfo(None, 1012, reset=True),
     Reason.DRAINING: ReasonInfo(503, 1012, reset=True),
     Reason.SHUTDOWN: ReasonInfo(503, 1001, reset=True),
+    Reason.LOOP_DETECTED: ReasonInfo(508, 1011, reset=True, level="warning"),
     Reason.INTERNAL_ERROR: ReasonInfo(500, 1011, reset=True, level="error"),
     Reason.SERVED: ReasonInfo(None, None, reset=False),
 }

@@ -19,6 +19,7 @@ from wsbridge.limits.rate import SharedBucketTable
 from wsbridge.log.audit import AuditLog
 from wsbridge.net.address import ListeningAddresses
 from wsbridge.net.disconnect import DisconnectMonitor
+from wsbridge.net.loop_detection import OwnConnections
 from wsbridge.net.resolver import Resolver
 from wsbridge.reasons import Reason, Termination
 from wsbridge.relay.engine import Engine, PythonEngine
@@ -67,6 +68,7 @@ class Services:
         disconnect_monitor: Clients whose backends are being dialed; a shutdown cuts that short.
         request_read_scopes: Waits for a request, which a shutdown cuts short, too.
         listening_addresses: What this process listens at.
+        own_connections: Those that it opens to its own listeners.
         audit_log: The audit, if there is one.
         active_overload_replies: Clients that are getting a 503 over the connection limit.
         shutdown_reason: Why requests are rejected now; None while serving.
@@ -95,6 +97,7 @@ class Services:
         self.disconnect_monitor = DisconnectMonitor()
         self.request_read_scopes: set[trio.CancelScope] = set()
         self.listening_addresses = ListeningAddresses()
+        self.own_connections = OwnConnections(self.listening_addresses)
         self.audit_log = None if config.audit is None else AuditLog(config.audit.file)
         self._retired_audit_logs: list[AuditLog] = []
         self.active_overload_replies = 0

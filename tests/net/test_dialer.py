@@ -205,7 +205,7 @@ class Attempts:
         self.most = 0
         self.made = []
 
-    async def __call__(self, family, sockaddr):
+    async def __call__(self, family, sockaddr, chain):
         host = sockaddr[0]
         self.started.append((host, round(trio.current_time(), 3)))
         self.open += 1
@@ -230,7 +230,7 @@ async def race(monkeypatch, plan):
     monkeypatch.setattr(module, "_connect", attempts)
     addresses = [Address(socket.AF_INET, (host, 1)) for host in plan]
     started = trio.current_time()
-    outcome = await async_outcome(module._connect_any("gw", 1, addresses, module.DialProgress()))
+    outcome = await async_outcome(module._connect_any("gw", 1, addresses, module.DialProgress(), None))
     attempts.started = [(host, round(at - started, 3)) for host, at in attempts.started]
     return outcome, attempts
 

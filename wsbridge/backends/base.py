@@ -10,6 +10,7 @@ from wsbridge.backends.passed_request import PassedRequest
 from wsbridge.config.urls import Target
 from wsbridge.net.address import Address, ListeningAddresses
 from wsbridge.net.dialer import DialProgress, dial
+from wsbridge.net.loop_detection import OutgoingChain
 from wsbridge.net.resolver import Resolver
 from wsbridge.net.transport import set_socket_options
 from wsbridge.protocol.http1 import MAX_RESPONSE_HEAD_BYTES
@@ -69,6 +70,7 @@ class DialRequest:
         chosen: What the client chose; None where the configuration says it all.
         client: The client; None for backends that do not receive its address or identity.
         passed: What of the client's request is passed on; None for nothing.
+        chain: The routes that the connection has come through, which its dials pass on; None outside of routes.
         progress: What the backend notes its steps in.
     """
 
@@ -79,6 +81,7 @@ class DialRequest:
     chosen: ChosenTarget | None = None
     client: ConnectionContext | None = None
     passed: PassedRequest | None = None
+    chain: OutgoingChain | None = field(default=None, compare=False)
     progress: DialProgress = field(default_factory=DialProgress, compare=False)
 
 
@@ -136,7 +139,7 @@ async def connect_tcp(
     dial_request = dial_request or DialRequest()
     chosen = dial_request.chosen
     check_address = None if chosen is None else chosen.check_address
-    sock = await dial(services.resolver, host, port, check_address, dial_request.progress)
+    sock = await dial(services.resolver, host, port, check_address, dial_request.progress, chain=dial_request.chain)
     try:
         set_socket_options(sock)
     except OSError as error:

@@ -118,7 +118,7 @@ class TcpBackend:
             return None
         if chosen is not None and chosen.check_address(addresses[0]) is not None:
             return None
-        sock = dial_nowait(addresses[0].family, addresses[0].sockaddr)
+        sock = dial_nowait(addresses[0].family, addresses[0].sockaddr, dial_request.chain)
         if sock is None:
             return None
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -300,7 +300,7 @@ class UnixBackend:
         """See `Backend.at_once`: a Unix socket connects within the call; a chosen one is looked at before."""
         if dial_request.chosen is not None:
             return None
-        sock = dial_nowait(socket.AF_UNIX, self._path)
+        sock = dial_nowait(socket.AF_UNIX, self._path, dial_request.chain)
         if sock is None:
             return None
         wire = SocketTransport(sock)
@@ -312,6 +312,6 @@ class UnixBackend:
     async def dial(self, dial_request: DialRequest) -> Connected:
         """See `Backend.dial`."""
         path = self._path if dial_request.chosen is None else await dial_request.chosen.resolve_path()
-        wire, address = SocketTransport(await dial_unix(path)), f"unix:{path}"
+        wire, address = SocketTransport(await dial_unix(path, dial_request.chain)), f"unix:{path}"
         self._proxy_protocol.send(wire, dial_request.client, address)
         return Connected(Side(wire), None, address)

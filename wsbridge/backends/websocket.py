@@ -25,6 +25,7 @@ from wsbridge.log.sent_secrets import SentSecrets, header_text
 from wsbridge.net import tls_transport
 from wsbridge.net.dialer import dial_unix
 from wsbridge.net.http_proxy import ProxyConnector, retry_after
+from wsbridge.net.loop_detection import via_header
 from wsbridge.net.tls import ALPN_PROTOCOLS
 from wsbridge.net.transport import SocketTransport
 from wsbridge.protocol.handshake import check_upgrade_response, encode_upgrade_request, generate_key
@@ -252,7 +253,7 @@ class WebSocketBackend:
     async def _connect(self, url: Target, dial_request: DialRequest) -> socket.socket:
         """Connect to the server, or to the proxy in front of it."""
         if url.socket_path:
-            return await dial_unix(url.socket_path)
+            return await dial_unix(url.socket_path, dial_request.chain)
         if self._proxy is None:
             return await connect_tcp(self._services, url.host, url.port, dial_request)
         proxy = self._proxy.proxy
@@ -270,6 +271,8 @@ class WebSocketBackend:
         if self._subprotocols is not None and not dial_request.from_client:
             offered = self._subprotocols
         headers = [*self._headers, *self._client_header_values(dial_request)]
+        if dial_request.chain is not None:
+            headers.append(("Via", via_header(dial_request.chain.marks)))
         resource, origin, secrets = url.path, self._origin, self._secrets
         if dial_request.passed is not None:
             resource = dial_request.passed.add_to(resource)

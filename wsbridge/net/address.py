@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
@@ -167,16 +167,22 @@ class NetworkSet:
 
 
 class ListeningAddresses:
-    """All sockets that this process listens at; filled as they are opened."""
+    """All sockets that this process listens at; filled as they are opened.
+
+    Attributes:
+        ports: Of those over TCP.
+        paths: Of those that are Unix sockets.
+    """
 
     def __init__(self) -> None:
         self._bound: dict[int, list[tuple[IPv4Address | IPv6Address, bool]]] = {}
-        self._paths: list[str] = []
+        self.ports: Collection[int] = self._bound.keys()
+        self.paths: list[str] = []
 
     def add(self, sock: socket.socket) -> None:
         """Note a listening socket."""
         if sock.family == socket.AF_UNIX:
-            self._paths.append(_socket_path(sock))
+            self.paths.append(_socket_path(sock))
         else:
             port, bound = _bound_address(sock)
             self._bound.setdefault(port, []).append(bound)
@@ -184,7 +190,7 @@ class ListeningAddresses:
     def remove(self, sock: socket.socket) -> None:
         """Forget a listening socket before it is closed."""
         if sock.family == socket.AF_UNIX:
-            self._paths.remove(_socket_path(sock))
+            self.paths.remove(_socket_path(sock))
         else:
             port, bound = _bound_address(sock)
             self._bound[port].remove(bound)
@@ -204,7 +210,7 @@ class ListeningAddresses:
 
     def contains_path(self, path: str) -> bool:
         """Return whether a socket file is one of ours, by whatever name; asks the file system."""
-        return any(_same_file(path, own) for own in self._paths)
+        return any(_same_file(path, own) for own in self.paths)
 
 
 def _socket_path(sock: socket.socket) -> str:

@@ -19,6 +19,7 @@ from typing import Final, TypeVar
 import trio
 
 from wsbridge.net.address import Address, SockAddr, join_host_port
+from wsbridge.net.loop_detection import OutgoingChain
 from wsbridge.net.resolver import Resolver
 from wsbridge.reasons import Initiator, Reason, Rejected
 
@@ -100,6 +101,8 @@ async def dial(
     port: int,
     check_address: AddressFilter | None = None,
     progress: DialProgress | None = None,
+    *,
+    chain: OutgoingChain | None = None,
 ) -> socket.socket:
     """Connect to a host by TCP (RFC 8305).
 
@@ -113,6 +116,7 @@ async def dial(
         port: Port.
         check_address: Checks each address; those that it rejects are not dialed, and no other is looked up.
         progress: That of the connection, where it dials more than once or has a deadline.
+        chain: The routes that the connection has come through.
 
     Returns:
         A connected, non-blocking socket that the caller owns.
@@ -134,36 +138,39 @@ async def dial(
             words = "; ".join(wrong for _, wrong in judged[:MAX_DIAL_ADDRESSES] if wrong)
             raise Rejected(Reason.FORBIDDEN, f"{join_host_port(host, port)}: {words}", permanent=True)
     try:
-        return await _connect_any(host, port, addresses, progress)
+        return await _connect_any(host, port, addresses, progress, chain)
     except BaseException:
         resolver.forget(host)
         raise
 
 
-async def _connect_any(host: str, port: int, addresses: list[Address], progress: DialProgress) -> socket.socket:
+async def _connect_any(
+    host: str, port: int, addresses: list[Address], progress: DialProgress, chain: OutgoingChain | None
+) -> socket.socket:
     progress.enter(f"connecting to {join_host_port(host, port)}")
     chosen = progress.choose(addresses)
     if len(chosen) > 1:
-        return await _race(host, port, chosen, progress)
+        return await _race(host, port, chosen, progress, chain)
     progress.connect(chosen[0])
-    return await _connect(chosen[0].family, chosen[0].sockaddr)
+    return await _connect(chosen[0].family, chosen[0].sockaddr, chain)
 
 
-def dial_nowait(family: int, sockaddr: object) -> socket.socket | None:
+def dial_nowait(family: int, sockaddr: SockAddr | str, chain: OutgoingChain | None = None) -> socket.socket | None:
     """Connect to an address of this machine, which takes no waiting; None if it did not work out.
 
     Args:
         family: AF_UNIX, or the family of a loopback address.
         sockaddr: What `socket.connect` takes.
+        chain: The routes that the connection has come through.
     """
     try:
         sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     except OSError:
         return None
     try:
-        code = sock.connect_ex(sockaddr)  # type: ignore[arg-type]  # typeshed knows no union of address families
+        code = _start_connect(sock, sockaddr, chain)
         if code == errno.EINPROGRESS:
-            code = sock.connect_ex(sockaddr)  # type: ignore[arg-type]  # as above
+            code = sock.connect_ex(sockaddr)
         if code in (0, errno.EISCONN) and sock.getsockname() != sockaddr:
             return sock
     except OSError:
@@ -172,15 +179,25 @@ def dial_nowait(family: int, sockaddr: object) -> socket.socket | None:
     return None
 
 
-async def dial_unix(path: str) -> socket.socket:
+def _start_connect(sock: socket.socket, sockaddr: SockAddr | str, chain: OutgoingChain | None) -> int:
+    if chain is not None and (chain.own.paths if isinstance(sockaddr, str) else sockaddr[1] in chain.own.ports):
+        return chain.connect(sock, sockaddr)
+    return sock.connect_ex(sockaddr)
+
+
+async def dial_unix(path: str, chain: OutgoingChain | None = None) -> socket.socket:
     """Connect to a Unix stream socket.
+
+    Args:
+        path: Of the socket.
+        chain: The routes that the connection has come through.
 
     Raises:
         Rejected: `backend_refused` where nobody listens or the backlog is full (the kernel has no way to wait there);
             `backend_unreachable` for a socket that does not exist, `backend_denied` for one that this process may not
             use.
     """
-    return await _connect(socket.AF_UNIX, path)
+    return await _connect(socket.AF_UNIX, path, chain)
 
 
 def interleave_families(addresses: Sequence[Address]) -> list[Address]:
@@ -196,14 +213,14 @@ def interleave_families(addresses: Sequence[Address]) -> list[Address]:
     return mixed
 
 
-async def _connect(family: int, sockaddr: SockAddr | str) -> socket.socket:
+async def _connect(family: int, sockaddr: SockAddr | str, chain: OutgoingChain | None) -> socket.socket:
     """One attempt at one address. A second `connect` returns the result of the first: 0 when connected."""
     try:
         sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     except OSError as error:
         raise _connect_failure(error.errno or 0, sockaddr) from None
     try:
-        code = sock.connect_ex(sockaddr)
+        code = _start_connect(sock, sockaddr, chain)
         if code == errno.EINPROGRESS:
             # On a loopback address the connection is established or refused by now.
             code = sock.connect_ex(sockaddr)
@@ -223,7 +240,9 @@ async def _connect(family: int, sockaddr: SockAddr | str) -> socket.socket:
     raise _connect_failure(code, sockaddr)
 
 
-async def _race(host: str, port: int, addresses: list[Address], progress: DialProgress) -> socket.socket:
+async def _race(
+    host: str, port: int, addresses: list[Address], progress: DialProgress, chain: OutgoingChain | None
+) -> socket.socket:
     """Happy Eyeballs: the first of several attempts that connects."""
     winner: socket.socket | None = None
     failures: list[Rejected] = []
@@ -232,7 +251,7 @@ async def _race(host: str, port: int, addresses: list[Address], progress: DialPr
     async def attempt(address: Address, nursery: trio.Nursery) -> None:
         nonlocal winner
         try:
-            sock = await _connect(address.family, address.sockaddr)
+            sock = await _connect(address.family, address.sockaddr, chain)
         except Rejected as rejected:
             failures.append(rejected)
             progress.open.remove(address)

@@ -29,7 +29,7 @@ _WEBSOCKET_KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET = re.compile(r'/[!"$-~]*')
 _REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
-_PASSED_STATUSES: Final = frozenset((401, 403, 404, 410, 429, 503))
+_PASSED_STATUSES: Final = frozenset((401, 403, 404, 410, 429, 503, 508))
 _CREDENTIAL_STATUSES: Final = frozenset((401, 403))
 _RETRY_AFTER = re.compile(rb"[0-9]{1,9}|[A-Za-z]{3}, [0-9]{2} [A-Za-z]{3} [0-9]{4} [0-9:]{8} GMT")
 _MAX_QUOTED_BODY = 200
