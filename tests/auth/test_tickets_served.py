@@ -260,11 +260,15 @@ async def test_a_page_behind_a_ticket(tmp_path: Path) -> None:
             assert head.split()[1] == code
 
 
-async def test_the_table_is_as_large_as_the_file_says(tmp_path: Path) -> None:
-    """Beyond it: 503, and nobody is let in."""
-    text = written(routes=routes(tmp_path), limits={"used_tickets": "1"})
+@pytest.mark.parametrize(
+    ("setting", "code", "reason"),
+    [("used_tickets", "503", "auth_unavailable"), ("used_tickets_per_identity", "429", "rate_limited")],
+)
+async def test_the_table_is_as_large_as_the_file_says(tmp_path: Path, setting: str, code: str, reason: str) -> None:
+    """Beyond it, or beyond the share of one identity, no ticket is accepted."""
+    text = written(routes=routes(tmp_path), limits={setting: "1"})
     async with serving(text, folder=tmp_path) as served:
-        for code in ("502", "503"):
+        for expected in ("502", code):
             with await served.connect() as client:
-                assert await status(client, f"/vnc?ticket={await ticket(served)}") == code
-        assert (await served.records.ended(2))["reason"] == "auth_unavailable"
+                assert await status(client, f"/vnc?ticket={await ticket(served)}") == expected
+        assert (await served.records.ended(2))["reason"] == reason
