@@ -1,4 +1,4 @@
-"""One row per kind: (config class, runtime class)."""
+"""The kinds of listeners, backends and authentication methods: their sections and their classes."""
 
 from __future__ import annotations
 

@@ -16,13 +16,13 @@ import trio
 from wsbridge.log.logger import log
 
 CHECK_INTERVAL: Final = 1.0
-"""Seconds between two checks of a file; none is checked while nobody asks for its content."""
+"""Seconds between two checks of a file; it is only checked when its content is asked for."""
 MIN_CHECK_INTERVAL: Final = 0.05
 """Seconds between two checks that are made because something was not found."""
 MAX_CHECK_LOAD: Final = 0.05
 """Share of time that such checks may take; a directory of many files is checked less often."""
 CHECK_TIMEOUT: Final = 2.0
-"""Seconds after which a check is left behind: its file system does not respond."""
+"""Seconds after which a check is abandoned: its file system does not respond."""
 LOAD_TIMEOUT: Final = 10.0
 """Seconds that reading a list may take before the daemon serves."""
 MAX_LIST_FILE_BYTES: Final = 16 * 1024 * 1024
@@ -149,7 +149,7 @@ def parse_file(path: Path, parse: Callable[[str], Content]) -> Content:
 
 
 def load_now(path: Path, load: Callable[[Path], Content]) -> Content:
-    """Read a list outside of the event loop, in a thread that is left behind if the file system does not respond.
+    """Read a list outside of the event loop, in a thread that is abandoned if the file system does not respond.
 
     Raises:
         OSError: It cannot be read.
@@ -177,8 +177,9 @@ def load_now(path: Path, load: Callable[[Path], Content]) -> Content:
 class ReloadingFile(Generic[Content]):
     """The content of a file or directory, kept up to date; invalid content never replaces valid content.
 
-    It is read when this is built, which blocks. Later checks run in a thread, one at a time, and only when somebody
-    asks; a thread whose file system does not respond is left behind, and the last content stays in effect.
+    It is read when this is built, which blocks. Later checks run in a thread, never two at once, and only when the
+    content is asked for; a thread whose file system does not respond is abandoned, and the last content stays in
+    effect.
 
     Args:
         path: A file or a directory.
@@ -198,7 +199,7 @@ class ReloadingFile(Generic[Content]):
         self._last_check = -math.inf
         self._check_seconds = 0.0
         self._lock = trio.Lock()
-        self._thread = trio.CapacityLimiter(1)  # taken as long as a thread runs, also one that was left behind
+        self._thread = trio.CapacityLimiter(1)  # held as long as a thread runs, also an abandoned one
         self._last_error = ""
 
     @property

@@ -12,7 +12,7 @@ Value = TypeVar("Value")
 
 
 class TtlCache(Generic[Key, Value]):
-    """Values that are remembered for a time; the oldest is dropped where there are too many.
+    """Values that expire; the oldest is dropped where there are too many.
 
     Args:
         max_size: How many there may be.
@@ -39,7 +39,7 @@ class TtlCache(Generic[Key, Value]):
         return None
 
     def put(self, key: Key, value: Value, ttl: float) -> None:
-        """Store a value for so many seconds, and drop what is at the front and has expired."""
+        """Store a value for `ttl` seconds, and drop entries at the front that have expired."""
         now = self._clock()
         self._entries.pop(key, None)
         while self._entries:

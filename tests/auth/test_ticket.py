@@ -196,7 +196,7 @@ def test_a_short_key_is_refused(tmp_path: Path) -> None:
     (none,) = wrong(text.replace("NAME", "none"), folder=tmp_path)
 
     assert (short.setting, short.code) == ("routes.r.auth.key", "E012")
-    assert short.message == "has 31 bytes, and 32 are the least: openssl rand -base64 32 makes one"
+    assert short.message == "has 31 bytes, and the minimum is 32: openssl rand -base64 32 makes one"
     assert none.setting == "routes.r.auth.key.file"
 
 

@@ -89,5 +89,5 @@ async def test_claims_that_do_not_fit_are_our_fault() -> None:
     answer = await given(Identity("alice", claims={"groups": "x" * 5000}))
 
     assert answer.status == 500
-    assert "and 4096 are the most" in answer.detail
+    assert "and the maximum is 4096" in answer.detail
     assert b"4096" not in (answer.body or b"")

@@ -112,7 +112,7 @@ async def test_a_token_of_a_cookie(tmp_path: Path) -> None:
         ("desk=",): r"has no cookie\.desk",
         (): r"has no cookie\.desk",
         ("desk=\xff",): "not UTF-8",
-        (f"desk={'x' * 1025}",): "has 1025 characters, and 1024 are the most",
+        (f"desk={'x' * 1025}",): "has 1025 characters, and the maximum is 1024",
     }.items():
         with pytest.raises(ValueError, match=words) as caught:
             await selector.select(asking("/?desk=desk1", *cookies), ANONYMOUS)

@@ -90,7 +90,7 @@ def test_a_whole_url(file: str, url: str, before: str) -> None:
         (["--route", "vnc", "--address", "gw"], '--address: "gw" is not an IP address'),
         (["--route", "vnc", "--target", "10.0.0.5:1"], "--target: "),
         (["--route", "vnc", "--claim", "role"], '--claim: "role" does not have the form NAME=TEXT'),
-        (["--route", "vnc", "--claim", f"x={'y' * 5000}"], "and 4096 are the most"),
+        (["--route", "vnc", "--claim", f"x={'y' * 5000}"], "and the maximum is 4096"),
         (["--route", "vnc", "--url", "ws://gw/#a"], "--url: the URL of a WebSocket has no fragment"),
         (["--route", "vnc", "--name", "a\nb"], "--name: contains characters that cannot be printed"),
         ([], "Missing option '--route'"),

@@ -317,7 +317,7 @@ def parse_identity_target(url: str) -> Target:
         ValueError: It cannot be dialled; one sentence that does not quote it.
     """
     if len(url) > MAX_TARGET_URL_LENGTH:
-        raise ValueError(f"the identity's target has {len(url)} characters, and {MAX_TARGET_URL_LENGTH} are the most")
+        raise ValueError(f"the identity's target has {len(url)} characters, and the maximum is {MAX_TARGET_URL_LENGTH}")
     try:
         target = read_target(url)
     except ValueError:

@@ -36,7 +36,7 @@ def parse_host(text: str) -> str:
         ValueError: It is invalid; one sentence that does not quote it.
     """
     if len(text) > MAX_HOST_LENGTH + 1:
-        raise ValueError(f"the host has {len(text)} characters, and {MAX_HOST_LENGTH} are the most")
+        raise ValueError(f"the host has {len(text)} characters, and the maximum is {MAX_HOST_LENGTH}")
     inside = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     if ":" in inside:
         if "%" in inside:
@@ -49,7 +49,7 @@ def parse_host(text: str) -> str:
         raise ValueError("the host is no name and no address")
     name = text.removesuffix(".").lower()
     if len(name) > MAX_HOST_LENGTH:
-        raise ValueError(f"the host has {len(name)} characters, and {MAX_HOST_LENGTH} are the most")
+        raise ValueError(f"the host has {len(name)} characters, and the maximum is {MAX_HOST_LENGTH}")
     if not _NUMBER.fullmatch(name.rpartition(".")[2]):
         return name
     try:

@@ -59,7 +59,7 @@ def field_value(field: str, request: Request | None, path: PathPattern | None, i
     if not value:
         raise ValueError(f"the client has no {field}")
     if len(value) > MAX_FIELD_LENGTH:
-        raise ValueError(f"{field} has {len(value)} characters, and {MAX_FIELD_LENGTH} are the most")
+        raise ValueError(f"{field} has {len(value)} characters, and the maximum is {MAX_FIELD_LENGTH}")
     return value
 
 
@@ -154,7 +154,7 @@ def fill_template(template: UrlTemplate, values: Mapping[str, str]) -> Target:
             raise ValueError("the path has an empty segment (//)")
         normalise_target(path)  # only checked: values are sent percent-encoded
     if len(path) > MAX_TARGET_PATH_LENGTH:
-        raise ValueError(f"path and query have {len(path)} characters, and {MAX_TARGET_PATH_LENGTH} are the most")
+        raise ValueError(f"path and query have {len(path)} characters, and the maximum is {MAX_TARGET_PATH_LENGTH}")
     return host_target(template.scheme, host, port, path)
 
 

@@ -1,4 +1,4 @@
-"""Websockify token files."""
+"""Token files in the formats of websockify: which target each token leads to."""
 
 from __future__ import annotations
 

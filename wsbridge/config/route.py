@@ -161,7 +161,7 @@ def check_ticket_key(key: Secret, context: LoadContext) -> Iterable[Issue]:
     """Report a key that could be guessed; a key that was not read is not checked."""
     length = len(key.reveal().encode())
     if context.check_files and length < MIN_TICKET_KEY_BYTES:
-        text = f"has {length} bytes, and {MIN_TICKET_KEY_BYTES} are the least: openssl rand -base64 32 makes one"
+        text = f"has {length} bytes, and the minimum is {MIN_TICKET_KEY_BYTES}: openssl rand -base64 32 makes one"
         yield Issue(("key",), text, "E012")
 
 

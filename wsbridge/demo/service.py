@@ -220,7 +220,7 @@ class DemoService:
 
         Args:
             host: Address to listen on.
-            port: TCP port; 0 takes a free one.
+            port: TCP port; 0 picks a free one.
             task_status: Receives the real port once connections can be made (`await nursery.start(service.run)`).
 
         Raises:

@@ -1,4 +1,4 @@
-"""Basic credentials and cookies out of a request."""
+"""Basic credentials (RFC 7617) and cookies (RFC 6265) of a request."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def parse_basic(headers: Headers) -> BasicCredentials | None:
         data = base64.b64decode(token, validate=True)
     except binascii.Error:
         data = b""
-    if base64.b64encode(data) != token:  # what decodes all the same: too much padding, bits that count for nothing
+    if base64.b64encode(data) != token:  # b64decode accepts excess padding and unused bits that are not zero
         raise _malformed("the Basic credentials are not base64")
     try:
         name, colon, password = data.decode().partition(":")

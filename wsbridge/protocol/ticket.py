@@ -73,12 +73,12 @@ def encode_ticket(ticket: Ticket, key: bytes) -> str:
     try:
         signed = "1." + encode_base64url(_encode_payload(ticket))
     except UnicodeEncodeError:
-        raise ValueError("the ticket holds what is no text") from None
+        raise ValueError("a value of the ticket is not valid Unicode") from None
     text = f"{signed}.{_sign(signed, key)}"
     if len(text) > MAX_TICKET_CHARS:
-        raise ValueError(f"the ticket would have {len(text)} characters, and {MAX_TICKET_CHARS} are the most")
+        raise ValueError(f"the ticket would have {len(text)} characters, and the maximum is {MAX_TICKET_CHARS}")
     if _decode_payload(signed.removeprefix("1.")) != ticket:
-        raise ValueError("the ticket holds what no ticket can")
+        raise ValueError("a value of the ticket has the wrong type or is out of range")
     return text
 
 
@@ -93,7 +93,7 @@ def decode_ticket(text: str, key: bytes) -> Ticket:
         Rejected: It is not valid; the detail quotes nothing of it.
     """
     if len(text) > MAX_TICKET_CHARS:
-        raise _invalid(f"the ticket has {len(text)} characters, and {MAX_TICKET_CHARS} are the most")
+        raise _invalid(f"the ticket has {len(text)} characters, and the maximum is {MAX_TICKET_CHARS}")
     found = _TICKET.fullmatch(text)
     if found is None:
         raise _invalid("the ticket is malformed")

@@ -70,7 +70,7 @@ def media_type(name: str) -> str:
 
 
 FILE_CHUNK_BYTES = 256 * 1024
-"""Bytes of one read; a file up to this size is read when it is opened."""
+"""Size of one read in bytes; a file up to this size is read when it is opened."""
 FILE_THREADS = 8
 """Threads that one directory may use at the same time."""
 FILE_TIMEOUT = 30.0
@@ -96,7 +96,7 @@ _EXHAUSTION_ERRNOS = {errno.EMFILE, errno.ENFILE}
 
 
 class FileRequestError(Exception):
-    """A request that gets no file.
+    """A request that is not answered with a file.
 
     Args:
         status: HTTP status of the response.
@@ -265,7 +265,7 @@ class StaticFiles:
 
 
 class _Opening:
-    """A file that a thread opens, and that nobody may wait for in the end: then the last user closes it."""
+    """A file that a thread opens; if its request is cancelled in the meantime, the thread closes it again."""
 
     def __init__(self, open_file: Callable[[], HttpResponse]) -> None:
         self._open_file = open_file
