@@ -28,8 +28,8 @@ def manager(tmp_path, monkeypatch):
         yield sock
 
 
-def told(sock):
-    """Give all that the manager was told."""
+def notified(sock):
+    """Return all that the service manager was sent."""
     lines = []
     while True:
         try:
@@ -65,7 +65,7 @@ async def test_a_signal_ends_it(number, reason, manager):
                 config_of(CONFIG), on_ready=lambda _: os.kill(os.getpid(), number), stop_on_hangup=True
             )
     assert (result.signal, result.termination) == (number, None)
-    lines = told(manager)
+    lines = notified(manager)
     assert lines.index("READY=1") < lines.index("STOPPING=1")
     assert any(line.startswith("STATUS=serving 1 routes at 1 addresses") for line in lines)
     assert f"STATUS={number.name}: {reason}, 0 connections left" in lines
@@ -113,21 +113,29 @@ async def test_a_hangup_that_is_ignored_stays_so():
 
 
 async def test_the_status_follows_the_count(manager, monkeypatch):
-    """The manager's status line tells how many connections there are, only when that has changed."""
+    """STATUS= has the number of connections, and is sent only when that has changed."""
     monkeypatch.setattr(daemon, "STATUS_INTERVAL", 0.02)
 
+    counts = []
+
+    async def reported(count):
+        while not counts or counts[-1] != count:
+            await trio.sleep(0.01)
+            counts.extend(line.split()[0] for line in notified(manager) if "connections of at most" in line)
+
     async def beside(server):
-        await trio.sleep(0.1)
+        await reported("STATUS=0")
         server.connections.update({-number: ConnectionContext() for number in range(1, 6)})
-        await trio.sleep(0.1)
+        await reported("STATUS=5")
         server.connections.clear()
-        await trio.sleep(0.1)
+        await reported("STATUS=0")
+        await trio.sleep(0.1)  # five more intervals without a change
+        counts.extend(line.split()[0] for line in notified(manager) if "connections of at most" in line)
         os.kill(os.getpid(), signal.SIGINT)
 
-    with recording(), trio.fail_after(5):
+    with recording(), trio.fail_after(10):
         await daemon.serve(config_of(CONFIG), extra_task=beside)
-    counts = [line for line in told(manager) if "connections of at most" in line]
-    assert [line.split()[0] for line in counts] == ["STATUS=0", "STATUS=5", "STATUS=0"]
+    assert counts == ["STATUS=0", "STATUS=5", "STATUS=0"]
 
 
 async def test_without_signals_they_are_left_alone():
@@ -168,11 +176,16 @@ async def test_the_watchdog_is_fed_by_the_loop(manager, monkeypatch, pid, fed):
 
     async def beside(_server):
         nonlocal while_stuck
-        await trio.sleep(0.3)
-        before = told(manager)
-        assert (before.count("WATCHDOG=1") >= 3) is fed
-        time.sleep(0.3)
-        while_stuck = told(manager)
+        before = []
+        if fed:
+            while before.count("WATCHDOG=1") < 3:
+                await trio.sleep(0.01)
+                before += notified(manager)
+        else:
+            await trio.sleep(0.3)  # three times WatchdogSec=
+            assert "WATCHDOG=1" not in notified(manager)
+        time.sleep(0.3)  # blocks the event loop, as a task that never yields does
+        while_stuck = notified(manager)
         os.kill(os.getpid(), signal.SIGINT)
 
     with recording(), trio.fail_after(5):

@@ -178,7 +178,7 @@ async def test_a_client_held_back_by_the_backend_is_not_blamed():
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(upload)
-            await trio.sleep(1.5)
+            await trio.sleep(1.5)  # several times ping_interval and ping_timeout: the time itself is tested
             assert not served.records.endings
             release.set()
             assert await client.payload(9) == b"all of it"

@@ -141,15 +141,14 @@ def test_what_is_no_fingerprint(pin):
 
 async def test_a_server_that_hangs_or_ends_in_the_handshake():
     """An end is backend_tls; a hang is the caller's to end, and leaves nothing open."""
-    ended = trio.Event()
-    reached = trio.Event()
+    reached, hanging, ended = trio.Event(), trio.Event(), trio.Event()
 
     async def serve(stream):
         await stream.receive_some(65536)
         if not reached.is_set():
             reached.set()
             return
-        reached.set()
+        hanging.set()
         with contextlib.suppress(trio.BrokenResourceError):
             while await stream.receive_some(65536):
                 pass
@@ -161,13 +160,14 @@ async def test_a_server_that_hangs_or_ends_in_the_handshake():
         made = backend(listener.socket.getsockname()[1])
         with trio.fail_after(10):
             outcome = await async_outcome(made.dial(DialRequest()))
-            with trio.move_on_after(0.05) as scope:
-                await made.dial(DialRequest())
+            async with trio.open_nursery() as dialing:
+                dialing.start_soon(made.dial, DialRequest())
+                await hanging.wait()
+                dialing.cancel_scope.cancel()
             await ended.wait()
         nursery.cancel_scope.cancel()
 
     assert outcome.reason is Reason.BACKEND_TLS
-    assert scope.cancelled_caught
 
 
 def test_files_that_cannot_be_used(tmp_path):

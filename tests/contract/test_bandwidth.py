@@ -286,7 +286,7 @@ async def test_a_limit_can_be_set_and_lifted_on_the_way(engine, clock):
         began = trio.current_time()
         engine.update_options(relay.id, replace(CALM, bytes_per_second=100 * KB))
         nursery.start_soon(read)
-        await trio.sleep(1)
+        await trio.sleep(1)  # the rate over a second is what is measured
         assert relay.front_side.received_bytes < 300 * KB
         engine.update_options(relay.id, CALM)
         await until(lambda: "all" in took, "the rest")

@@ -211,7 +211,7 @@ async def test_payload_keeps_it_from_idling(engine):
     """In either direction."""
     async with between(engine, "ws", "raw", terms=SHORT, idle=0.3) as relay:
         for number in range(8):
-            await trio.sleep(0.1)
+            await trio.sleep(0.1)  # less than idle, which the whole run is longer than
             src, dst = (relay.front, relay.back) if number < 4 else (relay.back, relay.front)
             await src.send(b"x")
             assert await dst.take(1) == b"x"

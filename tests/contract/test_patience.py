@@ -36,7 +36,7 @@ async def test_half_close_is_silence_and_not_age(engine):
     async with between(engine, "raw", "raw", terms=SHORT) as relay:
         await relay.front.finish()
         for _ in range(6):
-            await trio.sleep(0.1)
+            await trio.sleep(0.1)  # less than half_close, which the whole run is longer than
             await exchange(relay.back, relay.front, b"tick")
         await relay.back.finish()
         assert (await relay.front.to_the_end()).ending == "fin"
@@ -344,7 +344,7 @@ async def test_a_held_close_waits_for_the_answer(engine):
         assert await relay.back.take(8) == b"question"
         await relay.front.finish()
         for _ in range(3):
-            await trio.sleep(0.2)
+            await trio.sleep(0.2)  # less than hold_close, which the whole run is longer than
             await relay.back.send(b"answer")
             assert await relay.front.take(6) == b"answer"
         silent = trio.current_time()

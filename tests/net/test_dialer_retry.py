@@ -49,13 +49,13 @@ async def test_without_timeout_the_scope_of_the_caller_counts(autojump_clock):
 
 async def test_retries_until_it_works(autojump_clock):
     """Pauses double from 50 ms to 1 s; the first failure alone is reported."""
-    told = []
+    reported = []
     script = Script(*[REFUSED] * 7, "socket")
     start = round(trio.current_time(), 3)
-    outcome = await retry(script, timeout=5, retry_for=30, on_retry=told.append, jitter=lambda: 1.0)
+    outcome = await retry(script, timeout=5, retry_for=30, on_retry=reported.append, jitter=lambda: 1.0)
 
     assert outcome == "socket"
-    assert told == [REFUSED]
+    assert reported == [REFUSED]
     waits = [round(b - a, 3) for a, b in zip(script.times, script.times[1:], strict=False)]
     assert script.times[0] == start
     assert waits == [0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
@@ -84,7 +84,7 @@ async def test_hanging_attempts_are_tried_again(autojump_clock):
     ],
 )
 async def test_what_time_does_not_heal_is_not_retried(end, autojump_clock):
-    """An overload of ours, a bad certificate, an answer that says no."""
+    """A permanent failure: local overload, a bad certificate, a negative answer."""
     script = Script(end)
     assert await async_outcome(retry(script, timeout=5, retry_for=30)) is end
     assert len(script.times) == 1

@@ -183,9 +183,11 @@ async def test_who_gives_up_leaves_nothing_behind() -> None:
         await stream.receive_some(1)
 
     async with service(silent) as served, client(f"http://127.0.0.1:{served.port}") as asked:
-        for _ in range(3):
-            with trio.move_on_after(0.05):
-                await asked.get("/", [], MOST)
+        for number in range(3):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(asked.get, "/", [], MOST)
+                await served.until(dials=number + 1)
+                nursery.cancel_scope.cancel()
         await served.until(open=0, dials=3)
         served.answers = answer()
         assert (await got(asked)).status == 200

@@ -78,8 +78,10 @@ async def test_a_cancelled_waiter_does_not_take_the_answer_from_the_others():
     """The look-up belongs to the resolver, also when the one who began it has gone."""
     dns = Dns(held=True)
     async with Resolver(getaddrinfo=dns) as resolver, trio.open_nursery() as nursery:
-        with trio.move_on_after(0.02):
-            await resolver.resolve("gw", 5900)
+        async with trio.open_nursery() as first:
+            first.start_soon(resolver.resolve, "gw", 5900)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            first.cancel_scope.cancel()
 
         async def second():
             assert await resolver.resolve("gw", 5900) == ADDRESSES
@@ -254,8 +256,12 @@ async def test_waiting_lookups_leave_with_those_who_asked():
         async with Resolver(getaddrinfo=dns, client_threads=1) as resolver:
             route = resolver.for_client_names(absolute=False)
             for number in range(5):
-                with trio.move_on_after(0.02):
-                    await route.resolve(f"hang{number}", 1)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(route.resolve, f"hang{number}", 1)
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+                    while not dns.asked:
+                        await trio.sleep(0.005)
+                    nursery.cancel_scope.cancel()
             dns.go.set()
             assert await route.resolve("gw", 5900) == ADDRESSES
     assert dns.asked == ["hang0", "gw"]

@@ -1,7 +1,7 @@
 """Attackers, as processes of their own: many clients in one epoll set, at a set pace.
 
-`python -m tests.process.attackers PLAN` with a JSON object: it prints what came of it as one JSON line at the end, or
-when its standard input is closed.
+`python -m tests.process.attackers PLAN` with a JSON object: at the end it prints its counts as one JSON line. It ends
+after `count` clients, or when its standard input is closed.
 """
 
 from __future__ import annotations
@@ -46,13 +46,14 @@ class Attack:
 
     Args:
         plan: `port`; `sources`, the addresses they come from in turn; `head`, what each sends, with {n} for its number;
-            and either `rate` a second, up to `count` and `most` at a time, or `hold`, a number that is kept open and
-            sends one more byte each `drip` seconds.
+            and either `rate` a second with at most `most` concurrent ones, or `hold`, a number that is kept open and
+            sends one more byte each `drip` seconds. With `count` it ends after so many clients; with `least` it makes
+            at least so many, goes on until its standard input is closed, and waits for the answers of all.
     """
 
     def __init__(self, plan: dict[str, Any]) -> None:
         self.plan = plan
-        self.told: Counter[str] = Counter()
+        self.answers: Counter[str] = Counter()
         self.clients: dict[int, Client] = {}
         self.drips: deque[tuple[float, Client]] = deque()
         self.epoll = select.epoll()
@@ -71,7 +72,7 @@ class Attack:
 
     def over(self, client: Client, how: str) -> None:
         """One client has its answer."""
-        self.told[how] += 1
+        self.answers[how] += 1
         self.clients.pop(client.fd, None)
         client.sock.close()
 
@@ -106,10 +107,11 @@ class Attack:
                 self.drips.append((now + self.plan["drip"], client))
 
     def run(self) -> dict[str, Any]:
-        """Attack until the count is reached or standard input ends; tell what came of it."""
+        """Attack until the count is reached or standard input ends; return the counts."""
         plan = self.plan
         began = time.monotonic()
         self.epoll.register(0, select.EPOLLIN)
+        count = plan.get("count", sys.maxsize)
         going = True
         while going:
             now = time.monotonic()
@@ -117,20 +119,23 @@ class Attack:
                 wanted = min(plan["hold"] - len(self.clients), 50)
                 self.drip(now)
             else:
-                due = min(int((now - began) * plan["rate"]), plan.get("count", sys.maxsize))
+                due = min(int((now - began) * plan["rate"]), count)
                 wanted = min(due - self.made, plan["most"] - len(self.clients))
-                going = self.made < plan.get("count", sys.maxsize) or bool(self.clients)
+                going = self.made < count or bool(self.clients)
             for _ in range(wanted):
                 self.make()
             for fd, event in self.epoll.poll(0.005, 256):
-                if fd == 0:
-                    going = False
-                else:
+                if fd != 0:
                     self.hear(fd, event)
+                elif "least" in plan:
+                    self.epoll.unregister(0)
+                    count = max(plan["least"], self.made)
+                else:
+                    going = False
         held = len(self.clients)
         for client in list(self.clients.values()):
             client.sock.close()
-        return {"made": self.made, "held": held, "seconds": time.monotonic() - began, "told": self.told}
+        return {"made": self.made, "held": held, "seconds": time.monotonic() - began, "answers": self.answers}
 
 
 class Attackers:
@@ -172,4 +177,4 @@ class Attackers:
 
 
 if __name__ == "__main__":
-    print(json.dumps(Attack(json.loads(sys.argv[1])).run()))  # noqa: T201  (that is its answer)
+    print(json.dumps(Attack(json.loads(sys.argv[1])).run()))  # noqa: T201  (its result)

@@ -51,7 +51,7 @@ def held_heads(port, tls):
     clients = [Socket.connect(port, tls=tls) for _ in range(100)]
     for client in clients:
         client.send(b"GET / HTTP/1.1\r\n" + b"X: 1\r\n" * 90 + b"Y: " + b"y" * 7000)
-    time.sleep(0.3)
+    time.sleep(0.3)  # some samples of the memory
     for client in clients:
         client.close()
 
@@ -77,7 +77,7 @@ def stalled_upload(port, tls):
 def stopped_reader(port, tls):
     """Never read what a backend floods."""
     clients = [Socket.upgraded(port, "/flood", tls=tls) for _ in range(8)]
-    time.sleep(1.5)
+    time.sleep(1.5)  # the flood has no event: it fills buffers for this time
     for client in clients:
         client.close()
 

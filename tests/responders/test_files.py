@@ -482,7 +482,7 @@ async def test_a_file_system_that_hangs_is_left_behind(site: Path, monkeypatch: 
     monkeypatch.setattr(files, "open_beneath", hanging)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(get, site, "/index.html")
-        await trio.to_thread.run_sync(busy.wait, 5)
+        assert await trio.to_thread.run_sync(busy.wait, 10)
         nursery.cancel_scope.cancel()
     go.set()
     with trio.fail_after(5):
@@ -507,7 +507,7 @@ async def test_a_read_that_hangs_is_left_behind(site: Path, monkeypatch: pytest.
         monkeypatch.setattr(os, "read", hanging)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(answer.body_stream.read)
-            await trio.to_thread.run_sync(busy.wait, 5)
+            assert await trio.to_thread.run_sync(busy.wait, 10)
             nursery.cancel_scope.cancel()
     assert len(open_descriptors() - before) == 1
     go.set()
