@@ -38,26 +38,26 @@ from wsbridge.services import RouteStats
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Which requests, and where they go.
+    """One route: which requests it matches, and what handles them.
 
     Attributes:
-        name: Its name in the file.
+        name: Its name in the configuration.
         hosts: Hosts it matches; None for all.
-        checks_credentials: Whether a request to it may be a guess, so that each takes one of its address' handshakes.
+        checks_credentials: Whether a request may be a guess, so that each counts towards its address' handshake rate.
         rejects_cross_site: Whether other pages can make browsers send credentials to it, in the query or a cookie.
         requires_origin: Whether a WebSocket handshake needs an Origin, since a cookie chooses the target.
         needs_safe_host: Whether a listener without TLS accepts only hosts that DNS rebinding cannot take over.
         path: Paths it matches; None for all.
-        backend: Where bytes go; None where `responder` answers.
-        target_policy: Which target of the backend a client gets; None where all clients get the same.
-        responder: Files, a fixed answer or tickets.
-        auth: Who may use it; None where nobody is asked.
-        redirects_root: Whether it matches `/`, too, to redirect it.
-        dial_defaults: What a backend is asked for, but for the client's subprotocols.
+        backend: Where bytes are relayed to; None where `responder` answers.
+        target_policy: Selects the target of a client; None where all clients get the same.
+        responder: Files, a fixed status or tickets.
+        redirects_root: Whether it also matches `/`, to redirect it.
+        auth: Who may use it; None for anonymous access.
+        dial_defaults: The request to the backend, apart from the client's subprotocols.
         needs_client_info: Whether the backend receives the client address.
         request_passer: Takes from requests what the backend gets; None for nothing.
         connect_timeout: Seconds for one attempt to reach the backend.
-        limits: How much its clients may have; None for no limit but that of bytes a connection.
+        limits: Limits that are counted; None for none but the bandwidth of a connection.
         mark: By which a connection that comes through it again is recognized.
     """
 
@@ -95,13 +95,13 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """What is spoken at one listener, and the routes it reaches, in order.
+    """One listener: its protocol, and its routes in the order in which they are tried.
 
     Attributes:
         host_names: Names by which clients reach it, besides addresses and localhost.
         is_unix: Whether it binds a Unix path.
-        route: The one route of a listener that speaks TCP.
-        allow_http: Whether a listener that speaks TCP passes HTTP requests on.
+        route: The one route of a listener with `protocol: tcp`.
+        allow_http: Whether such a listener passes HTTP requests on.
         client_address_resolver: How proxies in front pass the client address; None where no proxy is trusted.
     """
 
@@ -116,11 +116,11 @@ class Listener:
     allow_http: bool = False
 
     def is_direct_client(self, host: str) -> bool:
-        """Whether an address is a client's own: a trusted proxy's is not limited, whatever comes through it."""
+        """Return whether an address is that of a client: trusted proxies have no limits per address."""
         return self.client_address_resolver is None or not self.client_address_resolver.is_trusted(host)
 
     def redact_target(self, target: str) -> str:
-        """Give the target of a request for the log, without the tokens that choose a backend of any route here."""
+        """Return the target of a request for the log, without tokens that select a target in any of its routes."""
         for route in self.routes:
             if route.target_policy is not None:
                 target = route.target_policy.redact_target(target)
@@ -188,21 +188,21 @@ def auth_services(
     resolver: Resolver | None = None,
     fetched_keys: dict[KeySource, FetchedKeys] | None = None,
 ) -> AuthServices:
-    """Return what the authentication methods of one generation are lent; all but its tasks outlives the generation."""
+    """Return what the authentication methods of a generation use; all but its background tasks outlives it."""
 
-    def way(section: AuthSection) -> Authenticator:
-        found = AUTH[section.kind](section, lent)
-        assert found is not None  # noqa: S101 (lists hold no `none`, which alone asks nobody)
+    def build(section: AuthSection) -> Authenticator:
+        found = AUTH[section.kind](section, services)
+        assert found is not None  # noqa: S101 (lists hold no `none`, which alone has no authenticator)
         return found
 
-    lent = AuthServices(
-        way,
+    services = AuthServices(
+        build,
         used_tickets=UsedTickets() if used_tickets is None else used_tickets,
         password_checker=PasswordChecker() if password_checker is None else password_checker,
         resolver=Resolver() if resolver is None else resolver,
         fetched_keys={} if fetched_keys is None else fetched_keys,
     )
-    return lent
+    return services
 
 
 def build_generation(
@@ -212,13 +212,13 @@ def build_generation(
     services: AuthServices | None = None,
     number: int = 1,
 ) -> Generation:
-    """Build a generation; reads certificates and folders, so not on the event loop once that serves.
+    """Build a generation. It reads certificates and directories: once the event loop runs, call it in a thread.
 
     Args:
         config: Checked.
-        dial_services: Lent to the backends.
-        stats_for: Gives the ledger of a route by name; it outlives the generation.
-        services: For the authentication methods; default: what this generation alone has.
+        dial_services: For the backends.
+        stats_for: Returns the counters of a route by name; they outlive the generation.
+        services: For the authentication methods. Default: of this generation alone.
         number: Of the generation.
 
     Raises:
@@ -236,10 +236,10 @@ def build_generation(
 
 
 def services_for(backend: BackendSectionBase, services: DialServices) -> DialServices:
-    """Lend a backend whose names clients choose a resolver of its own.
+    """Give a backend whose host names clients choose a resolver of its own.
 
     Names made of what a client sends, or given with its identity, are absolute; those of a token file are the
-    administrator's, as all others in the configuration.
+    administrator's, like all others in the configuration.
     """
     from_file = backend.kind == TOKENS_KEY
     by_client = backend.kind == "target" or (isinstance(backend, UrlBackendSection) and "{" in backend.url.host)
