@@ -12,6 +12,7 @@ from tests.authority import folder
 from tests.client import BINARY, CLOSE, Client, frame, request
 from tests.serving import accept_upgrade, backend, config_of, echo, recording, reset, serving, written
 from wsbridge.net.transport import SocketTransport
+from wsbridge.protocol.http1 import Headers
 from wsbridge.reasons import Reason
 from wsbridge.server import Server
 
@@ -33,6 +34,19 @@ async def test_bytes_go_both_ways_and_one_line_tells_it(tls):
         assert line["backend_address"] == f"127.0.0.1:{back.port}"
         assert line["close_code"] == 1000
         assert line["peer"].startswith("127.0.0.1:")
+
+
+async def test_a_relay_keeps_only_the_headers_that_are_logged():
+    """Credentials of the request are not kept in memory for as long as the connection lasts."""
+    async with backend() as back, serving(written(route={"backend": back.url})) as served:
+        client = await served.upgraded("/", "Cookie: session=secret", "User-Agent: test/1")
+        await client.echoed()
+
+        kept = [headers for headers in gc.get_objects() if isinstance(headers, Headers) and b"user-agent" in headers]
+        assert [set(headers.names()) for headers in kept] == [{b"host", b"user-agent"}]
+        await client.close(1000)
+        line = await served.records.wait("connection.closed")
+        assert line["user_agent"] == "test/1"
 
 
 async def test_raw_listener_to_raw_backend():

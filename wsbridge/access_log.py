@@ -14,6 +14,9 @@ from wsbridge.reasons import EMPTY_CONNECTION, REASONS, Reason, Termination
 FAVICON = "/favicon.ico"
 """Every browser requests it; without the file that is logged at debug only."""
 
+LOGGED_HEADERS = (b"host", b"origin", b"user-agent")
+"""Headers of the request that lines and records quote."""
+
 
 class AccessLog:
     """Writes what one connection leaves in the log and in the audit.

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import trio
 
-from wsbridge.access_log import AccessLog
+from wsbridge.access_log import LOGGED_HEADERS, AccessLog
 from wsbridge.admission import (
     UNLIMITED,
     AdmittedRequest,
@@ -436,6 +436,8 @@ class Connection:
     async def _relay(self, route: Route, front: Side, back: Side, slot: RouteSlot) -> Termination:
         """Relay until the end, and count it."""
         context, stats = self._context, route.stats
+        if context.request is not None:  # neither memory nor credentials are needed for as long as the relay lasts
+            context.request.headers.keep_only(LOGGED_HEADERS)
         options = _relay_options(route, context.identity)
         counters = RelayCounters()
         stats.active += 1

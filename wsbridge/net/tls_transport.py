@@ -49,6 +49,8 @@ MAX_FETCHES: Final = 64
 GATHER_BYTES: Final = 32768
 """Ciphertext after which a read is over, although more has come."""
 
+_NO_BYTES: Final = memoryview(b"")
+
 _EMPTY: Final = bytes(4)
 """What FIONREAD gives while nothing waits in the socket."""
 
@@ -80,7 +82,7 @@ class TlsTransport(SocketTransport):
         self._tls = tls
         self._incoming = incoming
         self._outgoing = outgoing
-        self._ciphertext = memoryview(b"")
+        self._ciphertext = _NO_BYTES
         self._scanner = RecordScanner()
         self._records_left = 0
         self._records_without_payload = 0
@@ -186,7 +188,7 @@ class TlsTransport(SocketTransport):
         """Hand a slice of what was fetched to OpenSSL; give how many records end in it."""
         end, records = self._scanner.next_slice(self._ciphertext, 0, max_records, SLICE_BYTES)
         self._incoming.write(self._ciphertext[:end])
-        self._ciphertext = self._ciphertext[end:]
+        self._ciphertext = self._ciphertext[end:] or _NO_BYTES  # an empty slice would keep all of it in memory
         return records
 
     def _decrypt_records(self, payload: list[bytes]) -> None:
@@ -198,7 +200,7 @@ class TlsTransport(SocketTransport):
         if self._records_left <= MAX_RECORDS_PER_READ // 2:
             self.shrink_read_buffer()
         if self._read_disabled or self.read_state == EOF:
-            self._ciphertext = memoryview(b"")
+            self._ciphertext = _NO_BYTES
         elif self._ciphertext:
             self._ciphertext = memoryview(bytes(self._ciphertext))  # the next fetch overwrites what it was part of
             self.readable = True
@@ -264,30 +266,35 @@ class TlsTransport(SocketTransport):
         return with_tls_details(peer, self._tls)
 
     def write(self, parts: list[Buffer]) -> list[Buffer] | None:
-        """See `Transport.write`; encrypts all of it and keeps what the kernel did not accept."""
+        """See `Transport.write`; encrypts all of it and keeps what the kernel did not accept.
+
+        A record at a time: a memory BIO never shrinks, and would keep the size of the largest write.
+        """
         if len(parts) > 1:
             parts = _align_to_records(parts)
+        records: list[Buffer] = []
         try:
             for part in parts:
                 at = 0
                 while at < len(part):
-                    at += self._tls.write(memoryview(part)[at:])
+                    at += self._tls.write(memoryview(part)[at : at + TLS_RECORD_BYTES])
+                    records.append(self._outgoing.read())
         except OSError as error:
             self.record_error(error)
             return None
-        self.flush()
+        self._send_records(records)
         return None if self._unsent is None else []
 
     def flush(self) -> None:
         """Hand the kernel what is encrypted."""
-        if self._unsent is None:
-            data = self._outgoing.read()
-            if data:
-                self._unsent = super().write([data])
-            return
-        if self._outgoing.pending:
-            self._unsent.append(self._outgoing.read())
-        self._unsent = super().write(self._unsent)
+        self._send_records([self._outgoing.read()] if self._outgoing.pending else [])
+
+    def _send_records(self, records: list[Buffer]) -> None:
+        """Hand the kernel what it has not accepted so far, and these records behind it."""
+        if self._unsent is not None:
+            records = self._unsent + records
+        if records:
+            self._unsent = super().write(records)
 
     def has_buffered(self) -> bool:
         """See `Transport.has_buffered`."""

@@ -71,6 +71,10 @@ class Headers:
                 return True
         return False
 
+    def keep_only(self, names: Iterable[bytes]) -> None:
+        """Drop all header lines but those of these names (lower case)."""
+        self._by_name = {name: self._by_name[name] for name in names if name in self._by_name}
+
     def names(self) -> Iterator[bytes]:
         """Return each name once."""
         return iter(self._by_name)
