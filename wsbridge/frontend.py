@@ -12,7 +12,7 @@ from wsbridge.net.transport import RESET, Transport
 from wsbridge.protocol.handshake import encode_accept_response
 from wsbridge.protocol.http1 import HeadLimits, Request, RequestParser, encode_error_response
 from wsbridge.protocol.websocket import Buffer, TextMessages
-from wsbridge.reasons import EMPTY_CONNECTION, Reason, Rejected, Termination
+from wsbridge.reasons import EMPTY_CONNECTION, REASONS, Reason, Rejected, Termination
 from wsbridge.relay.endpoint import Side
 from wsbridge.responders.base import HttpResponse
 
@@ -132,11 +132,11 @@ class HttpExchange:
         headers = list(termination.headers)
         if termination.reason in _RETRYABLE_REASONS and not any(name == "Retry-After" for name, _ in headers):
             headers.append(("Retry-After", str(retry_after)))
-        text = (
-            termination.detail
-            if termination.reason in (Reason.BAD_REQUEST, Reason.REQUEST_TOO_LARGE, Reason.HOST_NOT_ALLOWED)
-            else termination.reason.value
-        )
+        advice = REASONS[termination.reason].advice
+        if termination.reason in (Reason.BAD_REQUEST, Reason.REQUEST_TOO_LARGE):
+            text = termination.detail
+        else:
+            text = f"{termination.reason.value}: {advice}" if advice else termination.reason.value
         with trio.move_on_after(1):
             try:
                 await self._transport.write_all(encode_error_response(termination.http_status, text, headers))

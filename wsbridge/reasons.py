@@ -65,12 +65,15 @@ class ReasonInfo:
         close_code: WebSocket close code after the 101 (RFC 6455 section 7.4), or None where the connection is dropped.
         reset: whether a raw side is reset (True) or finished with FIN (False).
         level: log level of its line.
+        advice: What the HTTP response says besides the name of the reason: the cause, and what the operator can do. The
+            same for every request, so that it reveals nothing of the configuration.
     """
 
     status: int | None
     close_code: int | None
     reset: bool
     level: Literal["debug", "info", "warning", "error"] = "info"
+    advice: str = ""
 
     @property
     def close_code_to_backend(self) -> int | None:
@@ -105,8 +108,23 @@ REASONS: dict[Reason, ReasonInfo] = {
     Reason.HANDSHAKE_TIMEOUT: ReasonInfo(408, 1002, reset=True),
     Reason.TLS_FAILED: ReasonInfo(None, None, reset=True),
     Reason.BAD_PROXY_HEADER: ReasonInfo(None, None, reset=True, level="warning"),
-    Reason.ORIGIN_NOT_ALLOWED: ReasonInfo(403, 1008, reset=True, level="warning"),
-    Reason.HOST_NOT_ALLOWED: ReasonInfo(403, 1008, reset=True, level="warning"),
+    Reason.ORIGIN_NOT_ALLOWED: ReasonInfo(
+        403,
+        1008,
+        reset=True,
+        level="warning",
+        advice="The page that sent this request may not use this server (cross-site request). Its operator can allow "
+        "the origin of the page: allowed_origins of the route; the log names both.",
+    ),
+    Reason.HOST_NOT_ALLOWED: ReasonInfo(
+        403,
+        1008,
+        reset=True,
+        level="warning",
+        advice="The host name in the URL is not configured for this server, which has no TLS here (DNS rebinding "
+        "protection). Its operator can allow the name: host_names of the listener, or wsbridge bridge or demo with "
+        "--host-name NAME. An IP address in the URL needs no permission.",
+    ),
     Reason.FORBIDDEN: ReasonInfo(403, 1008, reset=True),
     Reason.UNAUTHENTICATED: ReasonInfo(401, 1008, reset=True),
     Reason.AUTH_UNAVAILABLE: ReasonInfo(503, 1013, reset=True, level="error"),

@@ -40,6 +40,18 @@ def say(page: Page, line: str) -> None:
 
 
 @pytest.mark.browser
+def test_a_name_that_was_not_allowed(demo: Program, tmp_path: Path) -> None:
+    """Behind a port forward, the browser shows why, and the option that allows the name."""
+    url = demo.line(r"http://127\.0\.0\.1:(\d+)/")
+    with browsing(390, 500, name="name-8080.app.example") as page:
+        response = page.goto(f"http://name-8080.app.example:{url[1]}/")
+        assert response is not None and response.status == 403
+        expect(page.locator("body")).to_contain_text("host_not_allowed: The host name in the URL")
+        expect(page.locator("body")).to_contain_text("--host-name NAME")
+        page.screenshot(path=tmp_path / "host.png")
+
+
+@pytest.mark.browser
 def test_page(demo: Program, page: Page, tmp_path: Path) -> None:
     """One types and is answered, sees the state, the round trip and the rates, and why the connection ended."""
     terminal = page.locator("#terminal")

@@ -144,12 +144,11 @@ async def test_a_bad_head_is_described(data: bytes, code: int, detail: str, path
 
 
 async def test_a_host_that_is_not_allowed(routes: dict[str, Any]) -> None:
-    """The response says what to write."""
+    """The log names the listener and the route where the name can be allowed."""
     async with serving(written(routes=routes)) as served:
-        text = await answer(served, request("/ws", host="abc-8080.app.example.dev"))
-        assert status(text) == 403
-        assert "host_names of the listener web" in text
+        assert status(await answer(served, request("/ws", host="abc-8080.app.example.dev"))) == 403
         line = await served.records.wait("connection.rejected")
+        assert "host_names of the listener web" in line["detail"]
         assert (line["reason"], line["level"]) == ("host_not_allowed", "warning")
 
 
@@ -244,6 +243,19 @@ async def test_the_log_names_the_route(data: bytes, reason: str, code: int, rout
         assert status(await answer(served, data)) == code
         line = await served.records.wait("connection.rejected")
         assert (line["reason"], line["route"]) == (reason, "app")
+
+
+async def test_a_browser_shows_cause_and_cure(routes: dict[str, Any]) -> None:
+    """The 403 of a page for a wrong Host or Origin says what the operator can do, and quotes nothing."""
+    page = {**routes["page"], "match": {"path": "/s3cret/*"}}
+    async with serving(written(routes={**routes, "s3cret": page})) as served:
+        wrong_host = await answer(served, b"GET /s3cret/ HTTP/1.1\r\nHost: evil.example\r\n\r\n")
+        wrong_origin = await answer(served, request("/ws", "Origin: https://evil.example"))
+    for response, words in ((wrong_host, "host_names of the listener"), (wrong_origin, "allowed_origins of the route")):
+        head, _, body = response.partition("\r\n\r\n")
+        assert head.startswith("HTTP/1.1 403 ")
+        assert words in body
+        assert not any(leak in body for leak in ("evil", "s3cret"))
 
 
 async def test_a_hung_file_system_does_not_delay_the_end(
