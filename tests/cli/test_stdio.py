@@ -367,11 +367,11 @@ def test_closed_descriptors(shut: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("end", "said"),
     [
-        (Termination(Reason.BACKEND_CLOSED, "back", close_code=1000), None),
-        (Termination(Reason.BACKEND_CLOSED, "back"), None),
-        (Termination(Reason.CLIENT_CLOSED, "front"), None),
-        (Termination(Reason.BACKEND_CLOSED, "back", close_code=1014), "backend_closed (close code 1014)"),
-        (Termination(Reason.IDLE_TIMEOUT, "bridge", "60 s"), "idle_timeout: 60 s"),
+        (Termination(Reason.BACKEND_CLOSED, "backend", close_code=1000), None),
+        (Termination(Reason.BACKEND_CLOSED, "backend"), None),
+        (Termination(Reason.CLIENT_CLOSED, "client"), None),
+        (Termination(Reason.BACKEND_CLOSED, "backend", close_code=1014), "backend_closed (close code 1014)"),
+        (Termination(Reason.IDLE_TIMEOUT, "wsbridge", "60 s"), "idle_timeout: 60 s"),
         (Termination(Reason.CLIENT_CLOSED, "client", "gave up", incomplete=True), "client_closed: gave up"),
         (None, "the connection was not started"),
     ],

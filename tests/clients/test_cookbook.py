@@ -23,10 +23,10 @@ from playwright.sync_api import expect
 from tests.authority import folder
 from tests.clients.browser import browsing
 from tests.clients.program import Program, free_port, missing, program, run
-from tests.clients.test_mqtt import mosquitto  # noqa: F401  (fixtures)
-from tests.clients.test_novnc import NOVNC, Screen, screen, shown  # noqa: F401
-from tests.clients.test_redis import redis  # noqa: F401
-from tests.clients.test_ssh import keys, sshd  # noqa: F401
+from tests.clients.test_mqtt import mosquitto  # noqa: F401  fixtures are imported, and used as parameters (F811)
+from tests.clients.test_novnc import NOVNC, Screen, screen, shown  # noqa: F401  as above
+from tests.clients.test_redis import redis  # noqa: F401  as above
+from tests.clients.test_ssh import keys, sshd  # noqa: F401  as above
 from tests.process.daemon import Daemon
 
 COOKBOOK = Path(__file__).parents[2] / "docs" / "cookbook"
@@ -98,7 +98,7 @@ def test_terminal(tmp_path: Path) -> None:
 
 
 @pytest.mark.browser
-def test_mqtt(mosquitto: int, tmp_path: Path) -> None:  # noqa: F811
+def test_mqtt(mosquitto: int, tmp_path: Path) -> None:  # noqa: F811  a fixture
     """The page gets back what it publishes."""
     backend = f"127.0.0.1:{mosquitto}"
     with site("mqtt.md", "/srv/mqtt", "127.0.0.1:1883", backend, tmp_path) as bridge, browsing() as page:
@@ -161,7 +161,7 @@ def other_site(page: Callable[[], str], directory: Path) -> Iterator[int]:
 
 
 @pytest.mark.browser
-def test_novnc(screen: Screen, tmp_path: Path) -> None:  # noqa: F811
+def test_novnc(screen: Screen, tmp_path: Path) -> None:  # noqa: F811  a fixture
     """The screen is shown at / and in an iframe of the portal, and not in one of any other site."""
     if not NOVNC.is_dir():
         missing(str(NOVNC))
@@ -190,7 +190,7 @@ def test_novnc(screen: Screen, tmp_path: Path) -> None:  # noqa: F811
             assert page.frame_locator("iframe").locator("canvas").count() == 0
 
 
-def test_ssh(keys: Path, sshd: int) -> None:  # noqa: F811
+def test_ssh(keys: Path, sshd: int) -> None:  # noqa: F811  a fixture
     """The command line logs in through wsbridge."""
     (text,) = blocks("ssh.md", "yaml")
     known = keys / "known_hosts"
@@ -204,7 +204,7 @@ def test_ssh(keys: Path, sshd: int) -> None:  # noqa: F811
         assert run("sh", "-c", f"{command} 'echo through $((6 * 7))'") == b"through 42\n"
 
 
-def test_redis(redis: int) -> None:  # noqa: F811
+def test_redis(redis: int) -> None:  # noqa: F811  a fixture
     """redis-cli reaches Redis through both, and through `bridge` in place of the one beside it."""
     server, client = blocks("redis.md", "yaml")
     ping, command = blocks("redis.md", "sh")

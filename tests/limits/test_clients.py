@@ -26,7 +26,7 @@ class Clock:
 def table(**limits: object) -> tuple[ClientTable, Clock]:
     """Give a table without exempt networks, and its clock."""
     clock = Clock()
-    return ClientTable(ClientLimits(**{"exempt": (), **limits}), clock), clock  # type: ignore[arg-type]  # by name
+    return ClientTable(ClientLimits(**{"exempt": (), **limits}), clock), clock
 
 
 @pytest.mark.parametrize(

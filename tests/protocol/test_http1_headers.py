@@ -206,13 +206,26 @@ class TestResponses:
 
 class TestWriting:
     def test_response(self) -> None:
-        """A response closes the connection and tells its length unless told otherwise."""
+        """A response closes the connection by default, and has its length where that is given."""
         assert encode_response_head(404, [("X-A", "b")], content_length=3) == (
             b"HTTP/1.1 404 Not Found\r\nX-A: b\r\nContent-Length: 3\r\nConnection: close\r\n\r\n"
         )
         kept = encode_response_head(200, content_length=0, keep_alive=True)
         assert kept == b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
         assert encode_response_head(599, keep_alive=True) == b"HTTP/1.1 599 \r\n\r\n"
+
+    @pytest.mark.parametrize(
+        ("status", "phrase"),
+        [
+            (413, b"Content Too Large"),
+            (414, b"URI Too Long"),
+            (416, b"Range Not Satisfiable"),
+            (422, b"Unprocessable Content"),
+        ],
+    )
+    def test_the_phrase_is_that_of_rfc_9110(self, status: int, phrase: bytes) -> None:
+        """Reason phrases are the same with every version of Python."""
+        assert encode_response_head(status).startswith(b"HTTP/1.1 %d %s\r\n" % (status, phrase))
 
     def test_upgrade_names_itself_in_connection(self) -> None:
         """An answer with Upgrade (426) lists it in Connection, as RFC 9110 section 7.8 asks."""

@@ -634,7 +634,13 @@ def _response(line: re.Match[bytes], headers: Headers) -> Response:
     return Response(int(line.group(2)), reason, headers, line.group(1).decode("ascii"))
 
 
-_REASON_PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
+_REASON_PHRASES: Final = {status.value: status.phrase for status in HTTPStatus} | {
+    # RFC 9110, section 15.5; HTTPStatus has the phrases of RFC 7231 before Python 3.13
+    413: "Content Too Large",
+    414: "URI Too Long",
+    416: "Range Not Satisfiable",
+    422: "Unprocessable Content",
+}
 
 
 def reason_phrase(status: int) -> str:
