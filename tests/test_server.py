@@ -106,6 +106,89 @@ async def test_spread_ends_early_when_all_have_gone():
         assert trio.current_time() - began < 5
 
 
+async def test_new_clients_get_503_until_the_last_old_one_has_gone():
+    """A new client gets 503 with Retry-After, however many there are; and the end does not wait for them."""
+    timeouts = {"drain": "20s", "drain_spread": "5s", "handshake": "20s"}
+    async with backend() as back, serving(written(route={"backend": back.url}, timeouts=timeouts)) as served:
+        held = await served.upgraded()
+        served.server.stop(Reason.DRAINING)
+        new, silent = await served.connect(), await served.connect()
+        await new.send(request())
+        answer = await new.everything()
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"Retry-After: 1\r\n" in answer
+        await held.close()
+        began = trio.current_time()
+        await served.returned.wait()
+        assert trio.current_time() - began < 0.5
+        assert await silent.everything() == b""
+        with pytest.raises(OSError, match="connect"):
+            await served.connect()
+        for client in (new, silent):
+            client.drop()
+
+
+async def test_clients_are_served_for_drain_delay():
+    """A load balancer that has not noticed yet is served as before; afterwards it gets 503."""
+    timeouts = {"drain_delay": "400ms", "drain": "20s", "drain_spread": "5s"}
+    async with backend() as back, serving(written(route={"backend": back.url}, timeouts=timeouts)) as served:
+        assert served.server.is_ready
+        held = await served.upgraded()
+        began = trio.current_time()
+        served.server.stop(Reason.DRAINING)
+        assert not served.server.is_ready
+        client = await served.upgraded()
+        await client.echoed()
+        await trio.sleep_until(began + 0.5)
+        late = await served.connect()
+        await late.send(request())
+        assert (await late.everything()).startswith(b"HTTP/1.1 503 ")
+        late.drop()
+        for one in (held, client):
+            await one.echoed()
+            await one.close()
+        await served.returned.wait()
+
+
+async def test_a_stop_ends_the_drain_delay():
+    """The second signal waits for nothing."""
+    async with serving(written(route={"respond": "204"}, timeouts={"drain_delay": "1m"})) as served:
+        served.server.stop(Reason.DRAINING)
+        await trio.testing.wait_all_tasks_blocked()
+        served.server.stop(Reason.SHUTDOWN)
+        with trio.fail_after(2):
+            await served.returned.wait()
+
+
+@pytest.mark.parametrize("delay", ["0s", "200ms"])
+async def test_drain_and_undrain(delay):
+    """A drained server relays what it relays and rejects the rest with 503, until it is undrained."""
+    timeouts = {"drain_delay": delay}
+    async with backend() as back, serving(written(route={"backend": back.url}, timeouts=timeouts)) as served:
+        held = await served.upgraded()
+        served.server.drain()
+        served.server.drain()
+        assert not served.server.is_ready
+        with trio.fail_after(2):
+            while served.server.services.shutdown_reason is None:
+                await trio.sleep(0.01)
+        client = await served.connect()
+        await client.send(request())
+        assert (await client.everything()).startswith(b"HTTP/1.1 503 ")
+        client.drop()
+        await held.echoed()
+        served.server.undrain()
+        assert served.server.is_ready
+        again = await served.upgraded()
+        await again.echoed()
+        for one in (held, again):
+            await one.close()
+        served.server.drain()
+        served.server.undrain()
+        await trio.sleep(0.3)
+        assert served.server.services.shutdown_reason is None
+
+
 async def test_a_request_during_the_drain_is_503():
     """A connection that was accepted before and asks now is told so; an idle one is closed when the time comes."""
     async with (

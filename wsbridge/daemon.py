@@ -239,7 +239,7 @@ async def _handle_signals(
 def _stop(server: Server, notifier: SystemdNotifier, number: signal.Signals, received: list[signal.Signals]) -> None:
     """Begin a shutdown: graceful for the first SIGTERM, immediate for everything else."""
     received.append(number)
-    first = server.services.shutdown_reason is None
+    first = not server.services.stop_requested.is_set()
     reason = Reason.DRAINING if number == signal.SIGTERM and first else Reason.SHUTDOWN
     notifier.stopping(f"{number.name}: {reason.value}, {len(server.connections)} connections left")
     log.info("daemon.draining", signal=number.name, reason=reason.value, connections=len(server.connections))
@@ -267,7 +267,7 @@ def _status(server: Server) -> str:
 async def _report_status(server: Server, notifier: SystemdNotifier) -> None:
     reported = -1
     while True:
-        if len(server.connections) != reported and server.services.shutdown_reason is None:
+        if len(server.connections) != reported and not server.is_draining:
             reported = len(server.connections)
             notifier.status(f"{reported} connections of at most {server.max_connections}")
         await trio.sleep(STATUS_INTERVAL)

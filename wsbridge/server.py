@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import resource
 import socket
@@ -244,6 +245,7 @@ class Server:
         connections: Those served now, by number, in whatever step.
         max_connections: How many there may be.
         listeners: The open ones, in the order of the configuration.
+        is_draining: Whether new clients are rejected, or will be after `drain_delay`.
     """
 
     def __init__(
@@ -251,6 +253,9 @@ class Server:
     ) -> None:
         self._last_id = 0
         self._stop_immediately = trio.Event()
+        self._starting = trio.CancelScope()
+        self._drain_delay = trio.CancelScope()
+        self.is_draining = False
         self.connections: dict[int, ConnectionContext] = {}
         self.max_connections = connection_limit(config)
         self.listeners: list[OpenListener] = []
@@ -286,13 +291,44 @@ class Server:
         self._last_id += 1
         return ConnectionContext(self._last_id, listener.name, generation.number)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether a load balancer should send clients here: it is open, does not drain, and has room."""
+        return bool(self.listeners) and not self.is_draining and len(self.connections) < self.max_connections
+
+    def drain(self) -> None:
+        """Stop being ready, and reject new clients after `drain_delay`; what is relayed goes on. See `undrain`."""
+        if not self.is_draining:
+            self.is_draining = True
+            self._drain_delay = trio.CancelScope()
+            self._check_serving().start_soon(self._reject_after_delay, self._drain_delay)
+
+    def undrain(self) -> None:
+        """Serve again after `drain`.
+
+        Raises:
+            NotServingError: The server is shutting down.
+        """
+        self._check_serving()
+        self.is_draining = False
+        self._drain_delay.cancel()
+        self.services.shutdown_reason = None
+
+    async def _reject_after_delay(self, undrained: trio.CancelScope) -> None:
+        with undrained:
+            await trio.sleep(self.generation.config.timeouts.drain_delay)
+            self.services.shutdown_reason = self.services.shutdown_reason or Reason.DRAINING
+
     def stop(self, reason: Reason) -> None:
-        """Begin to end: `drain` waits for connections to end by themselves, `stop` ends them all at once."""
-        if self.services.shutdown_reason is not Reason.SHUTDOWN:
-            self.services.shutdown_reason = reason
+        """Begin to end: `draining` waits for connections to end by themselves, `shutdown` ends them all at once."""
+        self.is_draining = True
+        self._starting.cancel()
         self.services.stop_requested.set()
         if reason is Reason.SHUTDOWN:
+            self.services.shutdown_reason = reason
             self._stop_immediately.set()
+        elif not self.generation.config.timeouts.drain_delay:
+            self.services.shutdown_reason = self.services.shutdown_reason or reason
 
     async def run(
         self,
@@ -320,18 +356,22 @@ class Server:
                 async with trio.open_nursery() as connections:
                     self._connections = connections
                     async with trio.open_nursery() as accepting:
-                        accepting.start_soon(self._cancel_on_stop_request, accepting.cancel_scope)
                         self._accepting = accepting
-                        self._add_listeners(await self._open_listeners(self.generation))
-                        if extra_task is not None:
-                            connections.start_soon(extra_task, self)
-                        on_ready([opened.listening for opened in self.listeners])
+                        with self._starting:
+                            self._add_listeners(await self._open_listeners(self.generation))
+                            if extra_task is not None:
+                                connections.start_soon(extra_task, self)
+                            on_ready([opened.listening for opened in self.listeners])
+                        await self.services.stop_requested.wait()
+                        if self.is_draining:
+                            await self._drain()
+                        accepting.cancel_scope.cancel()
                     for opened in self.listeners:
                         self._close_listener(opened)
-                    while self.connections and self.services.shutdown_reason is None:  # noqa: ASYNC110  see below
+                    while self.connections and not self.is_draining:  # noqa: ASYNC110  see below
                         await trio.sleep(0.05)  # the only connection
-                    if self.services.shutdown_reason is not None:
-                        await self._drain(connections)
+                    if self.is_draining:
+                        await self._end_connections(connections)
                 engine.cancel_scope.cancel()
         finally:
             for opened in self.listeners:
@@ -465,6 +505,11 @@ class Server:
 
     async def _finish_listener(self, opened: OpenListener) -> None:
         """Accept what waits in the backlog of a listener that was removed, and close it."""
+        await self._accept_backlog(opened)
+        self._close_listener(opened)
+
+    async def _accept_backlog(self, opened: OpenListener) -> None:
+        """Accept what waits at a listener that is about to be closed."""
         assert self._connections is not None  # noqa: S101 (`run` is running)
         opened.listening.unlink()
         for scope in opened.accepting:
@@ -472,7 +517,6 @@ class Server:
         for sock in opened.listening.sockets:
             while await accept_waiting(sock, opened, self, self._connections):
                 await trio.lowlevel.checkpoint()
-        self._close_listener(opened)
 
     async def _close_removed_routes(self, generation: Generation, routes: frozenset[str], drain: bool) -> None:
         """Close the connections of routes that are gone, those first that are relayed now; until cancelled."""
@@ -490,46 +534,59 @@ class Server:
             await self._terminate(found, Reason.ROUTE_REMOVED, timeouts.drain_spread if drain else 0.0)
             await trio.sleep(REMOVED_ROUTE_INTERVAL)
 
-    async def _drain(self, connections: trio.Nursery) -> None:
-        """Let connections end by themselves, then end them over `spread`, then cut what is left."""
+    async def _drain(self) -> None:
+        """Reject new clients after `drain_delay`, let connections end by themselves, then end them over `drain_spread`.
+
+        The listeners stay open, so that clients get 503 with Retry-After instead of a refused connection. It is over as
+        soon as the last connection from before has ended, and at once when the server is to stop immediately.
+        """
         timeouts = self.generation.config.timeouts
         with trio.CancelScope() as grace:
             if self._stop_immediately.is_set():
                 grace.cancel()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._cancel_on_stop, grace)
-                with trio.move_on_after(max(0.0, timeouts.drain - timeouts.drain_spread)):
-                    await self._wait_for_connections(0)
+                await trio.sleep(timeouts.drain_delay)
+                self.services.shutdown_reason = self.services.shutdown_reason or Reason.DRAINING
+                last_id = self._last_id
+                with trio.move_on_after(timeouts.drain - timeouts.drain_spread):
+                    await self._wait_for_connections(last_id)
                 self._cancel_waits()
                 await self._terminate(self.services.engine.connection_ids, Reason.DRAINING, timeouts.drain_spread)
+                with trio.move_on_after(timeouts.close):
+                    await self._wait_for_connections(last_id)
                 nursery.cancel_scope.cancel()
+        if not self._stop_immediately.is_set():
+            for opened in self.listeners:
+                await self._accept_backlog(opened)
+
+    async def _end_connections(self, connections: trio.Nursery) -> None:
+        """Cut what is left."""
         self._cancel_waits()
         for connection_id in self.services.engine.connection_ids:
             self.services.engine.terminate(connection_id, self.services.shutdown_reason or Reason.SHUTDOWN)
-        with trio.move_on_after(timeouts.close):
-            await self._wait_for_connections(0)
+        with trio.move_on_after(self.generation.config.timeouts.close):
+            await self._wait_for_connections(self._last_id)
         connections.cancel_scope.cancel()
-
-    async def _cancel_on_stop_request(self, accept_scope: trio.CancelScope) -> None:
-        """Stop accepting, also while listeners are still being opened: the look-up of a name may hang."""
-        await self.services.stop_requested.wait()
-        accept_scope.cancel()
 
     async def _cancel_on_stop(self, drain_scope: trio.CancelScope) -> None:
         await self._stop_immediately.wait()
         drain_scope.cancel()
 
-    async def _wait_for_connections(self, remaining: int) -> None:
-        """Wait until no more connections than that are left."""
-        while len(self.connections) + self.services.active_overload_replies > remaining:  # noqa: ASYNC110  an event would cost every connection
+    async def _wait_for_connections(self, last_id: int) -> None:
+        """Wait until no connection is left that is not newer than the one with this number."""
+        while next(iter(self.connections), math.inf) <= last_id or (  # noqa: ASYNC110  an event would cost every connection
+            last_id == self._last_id and self.services.active_overload_replies
+        ):
             await trio.sleep(0.05)
 
     async def _terminate(self, connection_ids: list[int], reason: Reason, duration: float) -> None:
-        """End what is relayed, one pair after the other, spread over the time."""
+        """End what is relayed, one pair after the other, spread over the time; not longer than there are some."""
         began = trio.current_time()
-        for number, connection_id in enumerate(connection_ids, 1):
-            if self.services.engine.terminate(connection_id, reason) and duration:
+        for number, connection_id in enumerate(connection_ids):
+            if connection_id in self.connections:
                 await trio.sleep_until(began + duration * number / len(connection_ids))
+                self.services.engine.terminate(connection_id, reason)
 
     def _cancel_waits(self) -> None:
         """Cut short all waits: an idle connection closes; a request half heard, or waiting for a backend, gets 503."""

@@ -169,6 +169,7 @@ GLOBAL_TIMEOUTS = (
     "handshake",
     "tls",
     "proxy_header",
+    "drain_delay",
     "drain",
     "drain_spread",
     "retry_after",
@@ -212,8 +213,11 @@ class Timeouts(RouteTimeouts):
     """Timeout for a client's TLS handshake."""
     proxy_header: PositiveDuration = 3.0
     """From the accepted connection to the complete PROXY header, on listeners that require one."""
+    drain_delay: Duration = 0.0
+    """Graceful shutdown: how long new connections are still served after SIGTERM, so that load balancers notice that
+    wsbridge is not ready any more."""
     drain: Duration = 20.0
-    """Graceful shutdown: time from SIGTERM until the last connection is closed."""
+    """Graceful shutdown: time after drain_delay until the last connection is closed; new clients get 503."""
     drain_spread: Duration = Field(default_factory=lambda data: min(MAX_DEFAULT_SPREAD, data["drain"]))
     """The last part of drain, over which the remaining connections are closed gradually; not longer than drain.
     Default: 5s, or drain if that is shorter."""
