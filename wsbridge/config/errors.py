@@ -38,6 +38,7 @@ PROBLEM_CODES: dict[str, str] = {
     "E036": "files: of a directory that contains a secret file or the configuration",
     "E040": "undefined field in the URL of a backend",
     "E041": "backend chosen by a request, on a route of a listener with protocol: tcp",
+    "E042": "backend that leads back to its own route: every connection would open the next",
     "W001": (
         "listener without TLS on a loopback address whose route has no auth: a reverse proxy on "
         "this host would expose it"
@@ -70,6 +71,7 @@ PROBLEM_CODES: dict[str, str] = {
     "W027": "certificate that clients may reject: incomplete chain, or not for servers",
     "W028": "owner: of a Unix socket that this process may not set",
     "W030": "on_client_lost: reset with a Unix socket, which has no reset",
+    "W031": "backend that may lead back to its own route; a connection is rejected when it comes there again",
 }
 """Every code and its meaning."""
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from wsbridge.config.base import UNION_TAG, Issue, KeyPath, LoadContext, Registry, Section, SectionError, section_error
 from wsbridge.config.check import WrittenNames, check_config
 from wsbridge.config.errors import ConfigError, Problem, closest_match, did_you_mean
+from wsbridge.config.loops import check_loops
 from wsbridge.config.model import Config
 from wsbridge.config.redaction import key_table
 from wsbridge.config.risks import check_risks
@@ -285,7 +286,9 @@ def _check_data(
     if config is not None:
         wrong = [*unusable, *(issue.key_path for issue in issues)]
         scopes = [*unusable, *map(_scope, issues)]
-        found = check_config(config, context, WrittenNames(_names(data, "listeners"), _names(data, "routes"), wrong))
+        names = WrittenNames(_names(data, "listeners"), _names(data, "routes"), wrong)
+        found = check_config(config, context, names)
+        found += check_loops(config) if names.reachability_is_sound() else ()
         found += (issue for issue in check_risks(config, context) if not wrong or issue.code.startswith("E"))
         issues += [issue for issue in found if not any(_overlap(issue.key_path, scope) for scope in scopes)]
     problems = _sort_problems([*(problem for _, problem in yaml_problems), *map(document.to_problem, issues)])

@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from pathlib import Path
 from typing import Any, Literal
 
+from wsbridge.config.local_address import is_local_ip
 from wsbridge.protocol.ip import unmap
 from wsbridge.protocol.proxy import SockEndpoint
 
@@ -238,15 +239,6 @@ def _same_file(path: str, listening_path: str) -> bool:
 
 
 def is_local_address(address: Address) -> bool:
-    """Return whether an address is one of this host, by whatever interface or local route.
-
-    The kernel answers: towards one of its own addresses it sends from that address. Nothing is sent.
-    """
-    if is_loopback(address.sockaddr[0]):
-        return True
-    try:
-        with socket.socket(address.family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-            sock.connect((address.sockaddr[0], 9, *address.sockaddr[2:]))
-            return bool(_normalize_ip(sock.getsockname()[0]) == _normalize_ip(address.sockaddr[0]))
-    except OSError:
-        return False
+    """Return whether an address is one of this host, by whatever interface or local route."""
+    host, _, *flow_and_scope = address.sockaddr
+    return is_loopback(host) or is_local_ip(host, *flow_and_scope)
