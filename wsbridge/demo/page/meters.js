@@ -33,30 +33,30 @@ export class Meters {
     this.#in = this.#out = 0;
     this.#looks = [];
     this.#since = null;
-    this.#tell({ rtt: "–", "rtt-best": "", subprotocol: "–", age: "" });
+    this.#show({ rtt: "–", "rtt-best": "", subprotocol: "–", age: "" });
   }
 
   opened(subprotocol) {
     this.#since = performance.now();
-    this.#tell({ subprotocol });
+    this.#show({ subprotocol });
   }
 
   closed() {
     this.#look();
     this.#since = null;
     this.#looks = [];
-    this.#tell({ "rate-in": "0 B/s", "rate-out": "0 B/s", rtt: "–" });
+    this.#show({ "rate-in": "0 B/s", "rate-out": "0 B/s", rtt: "–" });
   }
 
   roundTrip(time, best) {
-    this.#tell({ rtt: milliseconds(time), "rtt-best": `best ${milliseconds(best)}` });
+    this.#show({ rtt: milliseconds(time), "rtt-best": `best ${milliseconds(best)}` });
   }
 
   waiting(time) {
-    this.#tell({ rtt: `> ${milliseconds(time)}` });
+    this.#show({ rtt: `> ${milliseconds(time)}` });
   }
 
-  #tell(texts) {
+  #show(texts) {
     for (const [id, text] of Object.entries(texts)) {
       const element = this.#find(id);
       if (element.textContent !== text) element.textContent = text;
@@ -71,13 +71,13 @@ export class Meters {
     const seconds = Math.max(now - first.at, 1) / 1000;
     const rate = this.#looks.length > 1 ? (this.#in - first.in) / seconds : 0;
     const back = this.#looks.length > 1 ? (this.#out - first.out) / seconds : 0;
-    this.#tell({
+    this.#show({
       "rate-in": `${size(rate)}/s`,
       "rate-out": `${size(back)}/s`,
       "bytes-in": size(this.#in),
       "bytes-out": size(this.#out),
     });
-    if (this.#since !== null) this.#tell({ age: `open for ${clock((now - this.#since) / 1000)}` });
+    if (this.#since !== null) this.#show({ age: `open for ${clock((now - this.#since) / 1000)}` });
     this.#curve.push(rate);
     this.#curve.shift();
     this.#draw();

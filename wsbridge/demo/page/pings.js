@@ -5,7 +5,7 @@ const MAX_ANSWER = 32; // characters a line beginning like an answer may have an
 
 export class Pings {
   best = Infinity; // milliseconds
-  bytes = 0; // bytes of all answers, which are nobody's payload
+  bytes = 0; // bytes of all answers, which do not count as payload
   #sent = new Map(); // number: when it was sent
   #next = 1;
   #lineStart = true; // whether the next character begins a line
