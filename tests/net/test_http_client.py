@@ -250,15 +250,22 @@ async def test_closing_closes_idle_connections() -> None:
 
 
 @pytest.mark.parametrize("tls", [False, True])
-async def test_a_response_that_came_before_its_request_is_not_used(tls: bool) -> None:
+@pytest.mark.parametrize("later", [False, True])
+async def test_a_response_that_came_before_its_request_is_not_used(tls: bool, later: bool) -> None:
     """A second response to one request must not become that to the next, which may be another client's."""
+    filling = bytes(16384 - len(answer(200, length=16000)))  # what follows is in a TLS record of its own
+    received, sent = trio.Event(), trio.Event()
 
     async def twice(served: Service, head: str, stream: Stream) -> None:
-        if served.dials == 1:
-            filling = 16384 - len(answer(200, length=16000))
-            await stream.send_all(answer(200, body=bytes(filling)) + answer(200, "X-User: alice"))  # in two TLS records
-            await stream.receive_some(1)
-        await stream.send_all(answer(401))
+        if served.dials > 1:
+            await stream.send_all(answer(401))
+        elif later:
+            await stream.send_all(answer(200, body=filling))
+            await received.wait()
+            await stream.send_all(answer(200, "X-User: alice"))
+        else:
+            await stream.send_all(answer(200, body=filling) + answer(200, "X-User: alice"))
+        sent.set()
         await stream.receive_some(1)
 
     async with (
@@ -267,6 +274,8 @@ async def test_a_response_that_came_before_its_request_is_not_used(tls: bool) ->
     ):
         with trio.fail_after(5):
             first = await asked.get("/", [], 20000)
+            received.set()
+            await sent.wait()
         assert isinstance(first, ServiceResponse)
         assert first.complete
         assert (await got(asked)).status == 401

@@ -321,7 +321,8 @@ async def test_a_file_whose_rest_cannot_be_read_breaks_off(
     (Path(routes["page"]["files"]) / "big").write_bytes(bytes(size))
     try:
         async with serving(written(routes=routes)) as served:
-            text = await answer(served, b"GET /page/big HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            with trio.fail_after(5):
+                text = await answer(served, b"GET /page/big HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert len(text) < size
             assert "did not respond within 0.2 s" in (await served.records.ended())["detail"]
     finally:
