@@ -399,10 +399,11 @@ class Connection:
     # Dial, upgrade, relay.
 
     async def _proxy(self, admitted: AdmittedRequest, slot: RouteSlot) -> Termination:
-        """Dial, upgrade and relay; where the route says so, upgrade first."""
+        """Dial, upgrade and relay."""
         chain = self._extend_chain(admitted.route)
         try:
-            return await self._proxy_by(chain, admitted, slot)
+            front, back = await self._connect(chain, admitted)
+            return await self._relay(admitted.route, front, back, slot)
         finally:
             if chain.noted:
                 chain.forget()
@@ -416,7 +417,8 @@ class Connection:
             raise loop_rejection(context.chain, route.mark, route.name)
         return OutgoingChain(self._services.own_connections, (*context.chain, route.mark))
 
-    async def _proxy_by(self, chain: OutgoingChain, admitted: AdmittedRequest, slot: RouteSlot) -> Termination:
+    async def _connect(self, chain: OutgoingChain, admitted: AdmittedRequest) -> tuple[Side, Side]:
+        """Dial and upgrade, in the order of the route; give the client's and the backend's side."""
         route = admitted.route
         if not route.dial_before_upgrade and self._exchange.request is not None:
             self._front = await self._upgrade(route, admitted.subprotocol)
@@ -431,7 +433,7 @@ class Connection:
         except BaseException:
             connected.side.transport.abort()
             raise
-        return await self._relay(route, self._front, connected.side, slot)
+        return self._front, connected.side
 
     async def _relay(self, route: Route, front: Side, back: Side, slot: RouteSlot) -> Termination:
         """Relay until the end, and count it."""

@@ -17,6 +17,7 @@ import contextlib
 import errno
 import socket
 import ssl
+import sys
 from fcntl import ioctl
 from termios import FIONREAD
 from typing import Final
@@ -255,7 +256,7 @@ class TlsTransport(SocketTransport):
     @property
     def tls_version(self) -> str:
         """See `Transport.tls_version`."""
-        return self._tls.version() or ""
+        return sys.intern(self._tls.version() or "")
 
     def peer_certificate(self) -> bytes:
         """Give the certificate of the peer, DER; empty for none. It need not be verified."""
