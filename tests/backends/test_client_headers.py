@@ -117,10 +117,10 @@ def test_no_name_leaves_its_header(name: str) -> None:
 @pytest.mark.parametrize(
     ("headers", "path", "message"),
     [
-        ("X-A: '{adress}'", "X-A", '{adress} is no field (did you mean "address"?): write one of address, port, '),
-        ("X-A: '{claim.team}'", "X-A", '{claim.team} is no field (did you mean "claims.team"?)'),
-        ("X-A: '{claims.}'", "X-A", "{claims.} is no field"),
-        ("X-A: '{}'", "X-A", "{} is no field"),
+        ("X-A: '{adress}'", "X-A", '{adress} is not a field (did you mean "address"?): write one of address, port, '),
+        ("X-A: '{claim.team}'", "X-A", '{claim.team} is not a field (did you mean "claims.team"?)'),
+        ("X-A: '{claims.}'", "X-A", "{claims.} is not a field"),
+        ("X-A: '{}'", "X-A", "{} is not a field"),
         ("X-A: 'a{'", "X-A", 'a single "{": write {{ and }} for braces'),
         ("X-A: '{address}}'", "X-A", 'a single "}"'),
         ("X-A: alice", "X-A", "has no field such as {address}"),

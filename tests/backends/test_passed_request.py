@@ -250,6 +250,7 @@ async def test_what_is_passed_is_not_logged(tmp_path: Path) -> None:
         ("pass_headers: [Connection]", "none", "E012 backend.pass_headers[0]"),
         ("pass_headers: [Origin]", "none", "E012 backend.pass_headers[0]"),
         ("pass_headers: [X-Forwarded-For]", "none", "E012 backend.pass_headers[0]"),
+        ("pass_headers: [Via]", "none", "E012 backend.pass_headers[0]"),
         ("pass_headers: [X-Real-IP]", "none", "E012 backend.pass_headers[0]"),
         ("pass_headers: [Cookie, cookie]", "none", "E012 backend.pass_headers"),
         ("headers: {X-A: b}, pass_headers: [B, x_a]", "none", "E013 backend.pass_headers[1]"),

@@ -110,6 +110,12 @@ def configuration(folder: Path, secret: Canaries, port: int) -> dict[str, Any]:
     proxied = {
         "url": "ws://far.example/",
         "proxy": f"http://joe:{quote(secret('proxy password'), safe='')}@127.0.0.1:{port}",
+        "proxy_headers": {"X-Proxy-Key": {"env": "CANARY"}, "User-Agent": secret("header for the proxy", plain=True)},
+    }
+    passing = {
+        "url": f"ws://127.0.0.1:{port}/up",
+        "pass_headers": ["Cookie", "X-Api-Key", "Authorization"],
+        **dict.fromkeys(("pass_origin", "pass_path", "pass_query"), True),
     }
     upstream = {
         "url": f"ws://127.0.0.1:{port}/up?token={secret('backend URL', plain=True)}",
@@ -181,6 +187,7 @@ def configuration(folder: Path, secret: Canaries, port: int) -> dict[str, Any]:
                 **anybody,
             },
             "upstream": {"match": {"path": "/upstream"}, "backend": upstream, **anybody},
+            "passing": {"match": {"path": "/passing/*"}, "backend": passing, **anybody},
             "proxied": {"match": {"path": "/proxied"}, "backend": proxied, **anybody},
             "open": {"match": {"path": "/open"}, "backend": listens, **anybody},
             "refused": {"match": {"path": "/refused"}, "backend": "tcp://127.0.0.1:1", **anybody},
@@ -218,7 +225,7 @@ def requests(secret: Canaries) -> Iterator[bytes]:
     for origin in ("Origin: http://localhost", "Origin: https://evil.example", "X-Nothing: 1"):
         yield request("/bearer", f"Cookie: sid={secret('cookie', plain=True)}", origin)
     yield request(f"/ticket?ticket={secret('wrong ticket', plain=True)}")
-    for path in ("/open", "/refused", "/upstream", "/proxied", "/nowhere"):
+    for path in ("/open", "/refused", "/upstream", "/passing/x", "/proxied", "/nowhere"):
         for name in ("token", "access_token", "password", "X-Amz-Signature", "ticket", "pass%77ord", "apikey"):
             yield request(f"{path}?a=1&{name}={url}", f"X-Api-Key: {secret('header')}", right)
         yield request(f"{path}?path=%2Fwebsockify%3Ftoken%3D{url}&x", f"Cookie: a={secret('cookie', plain=True)}")

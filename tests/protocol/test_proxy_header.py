@@ -132,8 +132,8 @@ def test_tlvs() -> None:
     [
         (second(first=0x11), "version 1 behind the signature"),
         (second(first=0x22), "command 2"),
-        (second(family=0x12), "0x12, which is no stream"),
-        (second(family=0x41), "0x41, which is no stream"),
+        (second(family=0x12), "0x12, which is not a stream"),
+        (second(family=0x41), "0x41, which is not a stream"),
         (second(V4[:11]), "11 of 12 bytes of addresses"),
         (second(V4, 0x21), "12 of 36 bytes of addresses"),
         (second(V4 + b"\x02"), "malformed: its last TLV"),

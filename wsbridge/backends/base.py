@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DialServices:
-    """What outlives the single backend and is lent to it.
+    """What all backends share, over all generations.
 
     Attributes:
-        resolver: Looks names up.
-        max_response_head_bytes: How large the head of a response of a backend or proxy may be.
-        listening_addresses: What this process listens at.
+        resolver: Resolves names.
+        max_response_head_bytes: Largest head of a response of a backend or proxy.
+        listening_addresses: Addresses that this process listens on.
     """
 
     resolver: Resolver
@@ -38,40 +38,40 @@ class DialServices:
 
 
 class ChosenTarget(Protocol):
-    """What one client chose, and the judgement of what it turns out to be.
+    """The target that one client chose, and the check of its addresses.
 
     Attributes:
-        target: In its normal form; dialled instead of the URL of the configuration.
+        target: In normal form; dialed instead of the URL of the configuration.
     """
 
     target: Target
 
     def check_address(self, address: Address) -> str | None:
-        """Judge an address of the target: one sentence why it may not be dialled, or None."""
+        """Check an address of the target: one sentence why it must not be dialed, or None."""
 
     async def resolve_path(self) -> str:
         """Return the path to connect to where the target is a Unix socket.
 
         Raises:
-            Rejected: It may not be connected to.
+            Rejected: It must not be connected to.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class DialRequest:
-    """What one connection asks of its backend.
+    """What one connection needs of its backend.
 
     Attributes:
-        subprotocols: What to offer where WebSocket is dialled: what the client offered and the route allows; on a
-            raw front the route's list.
-        from_client: Whether a WebSocket client stands behind the offer; then a backend's own list does not replace it.
-        text_messages: Whether text messages are taken from a WebSocket backend.
+        subprotocols: What to offer to a WebSocket backend: the client's offer as far as the route accepts it; for plain
+            TCP clients the route's list.
+        from_client: Whether a WebSocket client made the offer; the backend's own list does not replace it then.
+        text_messages: Whether text messages of a WebSocket backend are accepted.
         max_frame_bytes: Largest frame to write, in bytes.
-        chosen: What the client chose; None where the configuration says it all.
+        chosen: The target that the client chose; None for the configured one.
         client: The client; None for backends that do not receive its address or identity.
         passed: What of the client's request is passed on; None for nothing.
         chain: The routes that the connection has come through, which its dials pass on; None outside of routes.
-        progress: What the backend notes its steps in.
+        progress: The current step, for the message of a timeout.
     """
 
     subprotocols: tuple[str, ...] = ()
@@ -91,8 +91,8 @@ class Connected:
 
     Attributes:
         side: The other side of the connection; the caller owns it.
-        subprotocol: What a WebSocket backend chose; None on all others.
-        address: Where it was reached, for the log.
+        subprotocol: The choice of a WebSocket backend; None for all others.
+        address: Where it is connected, for the log.
     """
 
     side: Side
@@ -110,10 +110,10 @@ class Backend(Protocol):
     name: str
 
     def connect_nowait(self, dial_request: DialRequest) -> Connected | None:
-        """Give the connection if it can be had without waiting; None: `dial`, which also reports why not."""
+        """Connect if that needs no waiting; None: call `dial`, which also reports failures."""
 
     async def dial(self, dial_request: DialRequest) -> Connected:
-        """Connect and get ready for payload.
+        """Connect, and do all handshakes.
 
         The deadline is the caller's cancel scope; whatever happens, a socket that is not returned is closed.
 
@@ -128,13 +128,13 @@ async def connect_tcp(
     """Return a connected TCP socket with its options set.
 
     Args:
-        services: Lent to the backend.
+        services: Of the process.
         host: Name or address.
         port: Port.
-        dial_request: Judges the addresses of the host where a client chose it, and receives progress reports.
+        dial_request: Checks the addresses of a host that a client chose, and receives progress reports.
 
     Raises:
-        Rejected: There is none.
+        Rejected: It cannot be connected.
     """
     dial_request = dial_request or DialRequest()
     chosen = dial_request.chosen
@@ -151,7 +151,7 @@ async def connect_tcp(
 
 
 def remote_address(sock: socket.socket, fallback: str) -> str:
-    """Text form of the address a socket is connected to; `otherwise` if it has gone already."""
+    """Text form of the address a socket is connected to; `fallback` if it is disconnected."""
     try:
         name = sock.getpeername()
     except OSError:

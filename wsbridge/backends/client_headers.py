@@ -51,7 +51,7 @@ _UNSAFE_IN_LIST = re.compile(rb"^ +|[^ -~]|[%,;\"]| +$")
 _OWN_FIELDS: Final = frozenset(
     {"address", "port", "node", "via", "local_address", "local_port", "id", "auth", "scheme"}
 )
-"""Fields whose values are made here, so that their commas and quotes are meant."""
+"""Fields whose values wsbridge writes itself, so that their commas and quotes are syntax."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def _check_field(name: str) -> str:
         return name
     _, dot, claim = name.rpartition(".")
     guess = did_you_mean(name, [CLAIM_FIELD_PREFIX + claim] if dot and claim else CLIENT_FIELDS)
-    raise ValueError(f"{{{name}}} is no field{guess}: write one of {', '.join(CLIENT_FIELDS)} or claims.NAME")
+    raise ValueError(f"{{{name}}} is not a field{guess}: write one of {', '.join(CLIENT_FIELDS)} or claims.NAME")
 
 
 def _field_value(name: str, client: ConnectionContext) -> str:
@@ -114,7 +114,7 @@ def _field_value(name: str, client: ConnectionContext) -> str:
 
 
 def _percent_encode(value: str, field: str) -> str:
-    """Encode everything that could end the header or split its value, so that decoding restores the value.
+    """Encode everything that could end the header or split its value; decoding restores the value.
 
     That is everything but printable ASCII, spaces at the ends, and `%`; in values that the client or the issuer of its
     credentials chose also `,`, `;` and `"`, which separate the elements of a list (RFC 9110 section 5.6).

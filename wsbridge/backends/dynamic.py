@@ -63,17 +63,17 @@ class TokensBackendConfig(BackendSectionBase):
 
     @property
     def kind(self) -> str:
-        """See `AnyBackendSection.kind`."""
+        """See `BackendSectionBase.kind`."""
         return "tokens"
 
     @property
     def text(self) -> str:
-        """See `AnyBackendSection.text`."""
+        """See `BackendSectionBase.text`."""
         return f"tokens of {self.tokens}"
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """See `AnyBackendSection.fields`."""
+        """See `BackendSectionBase.fields`."""
         return (self.token_from,)
 
     @property
@@ -122,17 +122,17 @@ class TargetFromIdentityConfig(BackendSectionBase):
 
     @property
     def kind(self) -> str:
-        """See `AnyBackendSection.kind`."""
+        """See `BackendSectionBase.kind`."""
         return "target"
 
     @property
     def text(self) -> str:
-        """See `AnyBackendSection.text`."""
+        """See `BackendSectionBase.text`."""
         return IDENTITY_TARGET
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """See `AnyBackendSection.fields`."""
+        """See `BackendSectionBase.fields`."""
         return ("target",)
 
 

@@ -1,4 +1,4 @@
-"""Tcp, tls, unix; PROXY protocol to the backend."""
+"""TCP, TLS and Unix backends, and the PROXY header that they get."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ ProxyProtocolVersion = Literal["v1", "v2"]
 
 
 class ProxyProtocolSender:
-    """Introduces clients to one backend.
+    """Sends the PROXY header to one backend.
 
     Args:
-        version: Which header; None introduces nobody.
+        version: Of the header; None sends none.
     """
 
     __slots__ = ("_version",)
@@ -43,11 +43,11 @@ class ProxyProtocolSender:
         self._version = version
 
     def build_header(self, client: ConnectionContext | None) -> bytes:
-        """Write the header; without a client, the one that says that nobody stands behind it."""
+        """Write the header; without a client, the one for connections of the proxy itself (LOCAL, UNKNOWN)."""
         if client is None:
             return encode_proxy_v1(None, None) if self._version == "v1" else encode_proxy_v2(None, None)
         peer = client.peer
-        # the path of a client's own Unix socket is not known, and hardly any has one
+        # the path of a client's own Unix socket is not known, and most have none
         source = SockEndpoint("", 0) if peer.family == socket.AF_UNIX else SockEndpoint(peer.host, peer.port)
         if self._version == "v1":
             return encode_proxy_v1(source, client.local_address)
@@ -66,12 +66,12 @@ class ProxyProtocolSender:
         )
 
     def send(self, transport: SocketTransport, client: ConnectionContext | None, address: str) -> None:
-        """Send it; a fresh connection has room for far more.
+        """Send it; the buffer of a new connection is larger than any header.
 
         Args:
-            transport: Just connected. Unless all went well, it is closed.
-            client: Address for the PROXY header.
-            address: Where the backend is, for the log.
+            transport: Just connected; closed on failure.
+            client: The client; None for none.
+            address: Of the backend, for the log.
 
         Raises:
             Rejected: The backend did not accept it.
@@ -79,8 +79,8 @@ class ProxyProtocolSender:
         if self.send_nowait(transport, client):
             return
         transport.close()
-        what = transport.error or "it took no more"
-        text = f"{address}: broke off before the PROXY header had gone: {what}"
+        what = transport.error or "it accepted no more bytes"
+        text = f"{address}: the connection broke before the PROXY header was sent: {what}"
         raise Rejected(Reason.BACKEND_REFUSED, text, initiator="backend")
 
 
@@ -94,7 +94,7 @@ class TcpBackendConfig(UrlBackendSection):
 
     @property
     def needs_client_info(self) -> bool:
-        """See `AnyBackendSection.tells_client`."""
+        """See `BackendSectionBase.needs_client_info`."""
         return self.proxy_protocol is not None
 
 
@@ -110,7 +110,7 @@ class TcpBackend:
         self._proxy_protocol = ProxyProtocolSender(config.proxy_protocol)
 
     def connect_nowait(self, dial_request: DialRequest) -> Connected | None:
-        """See `Backend.at_once`: a loopback address connects within the call."""
+        """See `Backend.connect_nowait`: a loopback address connects within the call."""
         host, port = self._host_port(dial_request)
         addresses = self._services.resolver.cached(host, port)
         chosen = dial_request.chosen
@@ -137,7 +137,7 @@ class TcpBackend:
         return Connected(Side(wire), None, address)
 
     def _host_port(self, dial_request: DialRequest) -> tuple[str, int]:
-        """Host and port: those of the configuration, or those that the client chose."""
+        """Return host and port: those of the configuration, or those that the client chose."""
         chosen = dial_request.chosen
         return (self._host, self._port) if chosen is None else (chosen.target.host, chosen.target.port)
 
@@ -154,7 +154,7 @@ Fingerprint = Annotated[str, AfterValidator(read_fingerprint)]
 
 
 class TlsClientSection(UrlBackendSection):
-    """How the other end of a TLS connection that we dial is verified."""
+    """How the server of a dialed TLS connection is verified."""
 
     ca: FilePath | None = None
     """CA bundle (PEM) to verify the server. Default: the system trust store."""
@@ -169,7 +169,7 @@ class TlsClientSection(UrlBackendSection):
     Authorities and name are then verified only if ca is set."""
 
     def validate_values(self, context: LoadContext) -> Iterable[Issue]:
-        """Check that the authorities can be used, and that a pin is not beside insecure."""
+        """Check that the CA bundle can be used, and that no pin is combined with insecure."""
         yield from tls.validate_ca(self.ca, context)
         if self.insecure and self.pin_sha256:
             yield Issue(("insecure",), "contradicts pin_sha256, which verifies the certificate", "E013", at_key=True)
@@ -208,7 +208,7 @@ class TlsClientSection(UrlBackendSection):
             raise Rejected(Reason.BACKEND_TLS, text, initiator="backend", permanent=True)
 
     def verified_name(self, host: str) -> str:
-        """The name to ask for and to verify."""
+        """Return the name for SNI and verification."""
         return (self.server_name or host).strip("[]").rstrip(".")
 
 
@@ -223,7 +223,7 @@ class TlsBackendConfig(TlsClientSection):
 
     @property
     def needs_client_info(self) -> bool:
-        """See `AnyBackendSection.tells_client`."""
+        """See `BackendSectionBase.needs_client_info`."""
         return self.proxy_protocol is not None
 
 
@@ -245,7 +245,7 @@ class TlsBackend:
         self._proxy_protocol = ProxyProtocolSender(config.proxy_protocol)
 
     def connect_nowait(self, dial_request: DialRequest) -> None:
-        """See `Backend.at_once`: a handshake has to be waited for."""
+        """See `Backend.connect_nowait`: never, since the handshake takes time."""
 
     async def dial(self, dial_request: DialRequest) -> Connected:
         """See `Backend.dial`."""
@@ -284,7 +284,7 @@ class UnixBackendConfig(UrlBackendSection):
 
     @property
     def needs_client_info(self) -> bool:
-        """See `AnyBackendSection.tells_client`."""
+        """See `BackendSectionBase.needs_client_info`."""
         return self.proxy_protocol is not None
 
 
@@ -297,7 +297,7 @@ class UnixBackend:
         self._proxy_protocol = ProxyProtocolSender(config.proxy_protocol)
 
     def connect_nowait(self, dial_request: DialRequest) -> Connected | None:
-        """See `Backend.at_once`: a Unix socket connects within the call; a chosen one is looked at before."""
+        """See `Backend.connect_nowait`: a Unix socket connects within the call; a chosen one is checked first."""
         if dial_request.chosen is not None:
             return None
         sock = dial_nowait(socket.AF_UNIX, self._path, dial_request.chain)

@@ -34,7 +34,7 @@ from wsbridge.reasons import Reason, Rejected
 from wsbridge.relay.endpoint import Side
 
 REJECTION_BODY_TIMEOUT: Final = 0.5
-"""Seconds to wait for the first of the body of a refusal, which is logged."""
+"""Seconds to wait for the start of the body of a rejection, which is logged."""
 
 _OPENSSL_ERROR: Final = re.compile(r"^\[[^]]*\] (.*?)(?: \(_ssl\.c:\d+\))?$")
 _SECRET_HEADERS: Final = frozenset({"authorization", "cookie", "proxy-authorization"})
@@ -80,7 +80,7 @@ class WebSocketBackendConfig(TlsClientSection):
 
     @classmethod
     def validate_keys(cls, raw: Mapping[str, object]) -> Iterable[Issue]:
-        """Keep the keys of TLS to wss."""
+        """Reject the keys of TLS with other schemes than wss."""
         if str(raw.get("url", "")).lower().startswith(("ws:", WEBSOCKET_UNIX_PREFIX)):
             for key in ("ca", "client_certificate", "insecure", "pin_sha256"):
                 if key in raw:
@@ -88,11 +88,11 @@ class WebSocketBackendConfig(TlsClientSection):
 
     @property
     def needs_client_info(self) -> bool:
-        """See `AnyBackendSection.tells_client`."""
+        """See `BackendSectionBase.needs_client_info`."""
         return bool(self.client_headers)
 
     def validate_values(self, context: LoadContext) -> Iterable[Issue]:
-        """Report which secrets cannot be sent, besides what is wrong with TLS."""
+        """Check proxy and headers, besides TLS."""
         yield from super().validate_values(context)
         if self.proxy is not None and self.url.socket_path:
             yield Issue(("proxy",), "is not supported for a Unix socket", "E013", at_key=True)
@@ -209,7 +209,7 @@ class WebSocketBackend:
         self._host_header = config.host or _host_header(url, config.server_name)
 
     def connect_nowait(self, dial_request: DialRequest) -> None:
-        """See `Backend.at_once`: a handshake has to be waited for."""
+        """See `Backend.connect_nowait`: never, since the handshake takes time."""
 
     async def dial(self, dial_request: DialRequest) -> Connected:
         """See `Backend.dial`."""
@@ -224,7 +224,7 @@ class WebSocketBackend:
                 await self._proxy.connect(transport, url.host, url.port)
                 address = f"{url.authority} by the proxy {self._proxy.proxy}"
             if self._context is not None:
-                # What a proxy may have sent ahead is left behind: in TLS the dialling side speaks first.
+                # bytes that the proxy sent early are dropped: in TLS the client sends first
                 dial_request.progress.enter(f"TLS handshake with {address}")
                 try:
                     transport = await tls_transport.start_tls(
@@ -315,13 +315,15 @@ class WebSocketBackend:
                 response = parser.feed(data)
         except OSError as error:
             text = _OPENSSL_ERROR.sub(r"\1", error.strerror or str(error))
-            if self._context is not None and " alert " in text:  # TLS 1.3 refuses a client after its handshake
+            if (
+                self._context is not None and " alert " in text
+            ):  # in TLS 1.3 a client certificate is rejected after the handshake
                 raise Rejected(Reason.BACKEND_TLS, f"{address}: {text}", initiator="backend") from None
-            raise bad_response(f"the upstream broke the connection before it answered: {text}") from None
+            raise bad_response(f"the backend broke the connection before it answered: {text}") from None
         return response, parser.trailing_data
 
     def _client_header_values(self, dial_request: DialRequest) -> Iterable[tuple[str, str]]:
-        """Client information sent to the server; a header about which nothing is known is left out."""
+        """Return headers with client information; those without a value are omitted."""
         if dial_request.client is not None:
             for name, template in self._client_headers.items():
                 value = template.fill(dial_request.client)
@@ -341,7 +343,7 @@ def _redact_response(answer: Response, secrets: SentSecrets) -> Response:
 
 
 def _host_header(url: Target, server_name: str | None) -> str:
-    """What is asked for: host and port of the URL, the host by the name that is verified."""
+    """Return the Host header: host and port of the URL, with the name that is verified as the host."""
     if server_name is None:
         return url.authority
     written = f"[{url.host}]" if ":" in url.host else url.host
@@ -351,12 +353,12 @@ def _host_header(url: Target, server_name: str | None) -> str:
 def _cut_short(status: int | None) -> Rejected:
     """Return the failure of a response that ended before its head did."""
     if status is None:
-        return bad_response("the upstream closed the connection before it answered the upgrade")
-    return bad_response(f"the upstream answered {status} and closed the connection within the head", status)
+        return bad_response("the backend closed the connection before it answered the upgrade")
+    return bad_response(f"the backend answered {status} and closed the connection within the head", status)
 
 
 async def _read_body_start(transport: SocketTransport) -> bytes:
-    """What of a refusal's body comes soon."""
+    """Return the start of the body of a rejection, as far as it comes soon."""
     with trio.move_on_after(REJECTION_BODY_TIMEOUT):
         try:
             return await transport.read_some()

@@ -47,8 +47,10 @@ FORBIDDEN_HEADERS = frozenset(
 )
 
 
-_NEVER_PASSED = re.compile(r"x-forwarded-.*|forwarded|x-real-ip|proxy-.*|keep-alive|expect|content-.*", re.IGNORECASE)
-"""Headers that hop by hop connections, bodies and proxies have; what a client claims of itself is not passed on."""
+_NEVER_PASSED = re.compile(
+    r"x-forwarded-.*|forwarded|x-real-ip|via|proxy-.*|keep-alive|expect|content-.*", re.IGNORECASE
+)
+"""Headers about one hop, a body, or the proxies on the way, which a client could forge."""
 
 
 class WrongShapeError(ValueError):

@@ -39,7 +39,7 @@ _SWITCHING_PROTOCOLS: Final = (
 _UPGRADE_HEADERS: Final = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"))
 
 TOKEN_SUBPROTOCOL_PREFIX: Final = "wsbridge.token."  # noqa: S105  (a prefix, no secret)
-"""What a subprotocol begins with that carries a token: it is offered by clients, and never chosen nor passed on."""
+"""Prefix of a subprotocol that carries a token: clients offer it, and it is never selected or passed on."""
 
 RESERVED_HEADERS: Final = frozenset(
     (
@@ -270,7 +270,7 @@ def encode_upgrade_request(
 def check_upgrade_response(
     response: Response, key: str, offered: Sequence[str], body: bytes = b"", *, own_credentials: bool = False
 ) -> str | None:
-    """Check the response of an upstream by RFC 6455 section 4.1.
+    """Check the response of a WebSocket backend by RFC 6455 section 4.1.
 
     Args:
         response: The final response.
@@ -280,24 +280,24 @@ def check_upgrade_response(
         own_credentials: Whether our configuration authenticates us, so that a 401 or 403 is not about the client.
 
     Returns:
-        The subprotocol that the upstream chose, if any.
+        The subprotocol that the backend chose, if any.
 
     Raises:
         Rejected: The upgrade was refused, or the response is invalid; the detail describes the response.
     """
     headers = response.headers
     if response.status != 101:
-        raise _upstream_error(response, body, own_credentials)
+        raise _backend_error(response, body, own_credentials)
     if response.version != "1.1":
-        raise bad_response(f"the upstream answered 101 in HTTP/{response.version}")
+        raise bad_response(f"the backend answered 101 in HTTP/{response.version}")
     if not headers.has_token(b"upgrade", b"websocket"):
-        raise bad_response("the upstream's 101 has no Upgrade: websocket")
+        raise bad_response("the backend's 101 has no Upgrade: websocket")
     if not headers.has_token(b"connection", b"upgrade"):
-        raise bad_response("the upstream's 101 has no Connection: Upgrade")
+        raise bad_response("the backend's 101 has no Connection: Upgrade")
     if headers.get_all(b"sec-websocket-accept") != [accept_key(key).encode("ascii")]:
-        raise bad_response("the upstream's Sec-WebSocket-Accept is missing, repeated or wrong")
+        raise bad_response("the backend's Sec-WebSocket-Accept is missing, repeated or wrong")
     if any(value.strip(b", \t") for value in headers.get_all(b"sec-websocket-extensions")):
-        raise bad_response("the upstream chose an extension, but none was offered")
+        raise bad_response("the backend chose an extension, but none was offered")
     return _check_subprotocol(headers, offered)
 
 
@@ -308,17 +308,17 @@ def _check_subprotocol(headers: Headers, offered: Sequence[str]) -> str | None:
         return None
     name = chosen[0].decode("latin-1")
     if len(chosen) > 1 or name not in offered:
-        raise bad_response(f"the upstream chose the subprotocol {quoted(b', '.join(chosen))}, which was not offered")
+        raise bad_response(f"the backend chose the subprotocol {quoted(b', '.join(chosen))}, which was not offered")
     return name
 
 
-def _upstream_error(response: Response, body: bytes, own_credentials: bool) -> Rejected:
-    """Return the rejection for a response other than 101, with what the client may learn of it.
+def _backend_error(response: Response, body: bytes, own_credentials: bool) -> Rejected:
+    """Return the rejection for a response other than 101, with what the client may learn from it.
 
-    Its status passes where it says something to the client, with Retry-After; a challenge (WWW-Authenticate) never
-    does, for the client would send its password for the upstream to us.
+    A status that concerns the client is passed on, with Retry-After; a challenge (WWW-Authenticate) never
+    does, for the client would send its password for the backend to wsbridge.
     """
-    text = f"the upstream answered {response.status}"
+    text = f"the backend answered {response.status}"
     if response.reason:
         text += f" {quoted(response.reason, 80)}"
     location = response.headers.get(b"location")
@@ -378,7 +378,7 @@ class OriginPolicy:
             sandboxed frames and local files.
 
     Raises:
-        ValueError: An entry of the list is not an origin; the message says what one looks like.
+        ValueError: An entry of the list is not an origin; the message shows the form.
     """
 
     __slots__ = ("_allow_any", "_allow_null", "_allowed", "_wildcards")
@@ -416,12 +416,12 @@ class OriginPolicy:
         """Check one request.
 
         Args:
-            origin: The Origin header as sent; None if there was none: no browser, which passes.
+            origin: The Origin header as sent; None if there is none: not a browser, and allowed.
             host_header: The Host header as sent, with its port.
-            tls: Whether the listener speaks TLS. On a plain one the scheme is not compared, for TLS may end in front.
+            tls: Whether the listener has TLS. Without, the scheme is not compared: a proxy may terminate TLS.
 
         Returns:
-            None if it may pass, or the refusal: both values and what to write into the configuration.
+            None if it is allowed, or the rejection: both values and the setting that would allow it.
         """
         if origin is None or self._allow_any:
             return None
@@ -458,7 +458,7 @@ class OriginPolicy:
 
 
 def _config_hint(origin: str) -> str:
-    """Return what to write so that this origin passes."""
+    """Return the setting that would allow an origin."""
     if origin == "null" or parse_origin(origin) is not None:
         return f'to allow it, add it to the route: allowed_origins: ["{quoted(origin, quote="")}"]'
     return "it is not a valid origin, so only `allowed_origins: any` would allow it"

@@ -561,11 +561,11 @@ class ResponseParser:
         bound = self._head_start + _MAX_STATUS_LINE_BYTES
         prefix = bytes(self._buffer[self._head_start : min(end or len(self._buffer), bound + 1)])
         if prefix[:2] in (b"\x15\x03", b"\x16\x03"):
-            raise bad_response("the upstream speaks TLS, but was dialled without it")
+            raise bad_response("the backend speaks TLS, but was dialed without it")
         if prefix in (b"\x15", b"\x16"):
             return None
         if not prefix.startswith(b"HTTP/1."[: len(prefix)]):
-            raise bad_response("the upstream does not speak HTTP/1")
+            raise bad_response("the backend does not speak HTTP/1")
         wrong = _NOT_IN_STATUS_LINE.search(prefix)
         if wrong is not None:
             raise bad_response(f"the status line has the byte 0x{wrong.group()[0]:02x}")
@@ -587,13 +587,13 @@ class ResponseParser:
             try:
                 headers = _parse_header_lines(_check_lines(head), start)
             except ValueError as error:
-                raise bad_response(f"the upstream answered 101, but {error}") from None
+                raise bad_response(f"the backend answered 101, but {error}") from None
         elif status >= 200:
             headers = _readable_header_lines(head[start:])
         else:
             self._interim_count += 1
             if self._interim_count > _MAX_INTERIM_RESPONSES:
-                raise bad_response(f"the upstream sent more than {_MAX_INTERIM_RESPONSES} interim (1xx) responses")
+                raise bad_response(f"the backend sent more than {_MAX_INTERIM_RESPONSES} interim (1xx) responses")
             self._head_start = self._searched = end
             return
         self._response = _response(line, headers)
@@ -605,7 +605,7 @@ class ResponseParser:
         if status < 300:  # what follows the head would be lost
             limit = f"{self._max_head_bytes} bytes (limits.max_response_head_bytes)"
             raise bad_response(
-                f"the upstream answered {status} with a head of more than {limit}", status if status >= 200 else None
+                f"the backend answered {status} with a head of more than {limit}", status if status >= 200 else None
             )
         lines = bytes(self._buffer[line.end() : self._max_head_bytes]).rpartition(b"\n")[0]
         return _response(line, _readable_header_lines(lines))

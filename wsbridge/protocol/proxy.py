@@ -16,15 +16,15 @@ from wsbridge.protocol.ip import ip_text
 from wsbridge.reasons import Reason, Rejected
 
 TLV_AUTHORITY: Final = 0x02
-"""The name that the client asked for, by SNI; UTF-8."""
+"""The server name that the client requested (SNI); UTF-8."""
 TLV_CRC32C: Final = 0x03
-"""CRC-32C of the whole header, this value taken as zeros."""
+"""CRC-32C of the whole header, computed with zeros in place of this value."""
 TLV_NOOP: Final = 0x04
 """Padding."""
 TLV_UNIQUE_ID: Final = 0x05
 """Bytes that name the connection, at most 128."""
 TLV_IDENTITY: Final = 0xE0
-"""Who the client turned out to be; UTF-8. One of the types that the specification leaves to applications."""
+"""The client's identity; UTF-8. One of the types that the specification leaves to applications."""
 
 MAX_TLVS: Final = 128
 """TLVs in one header."""
@@ -93,7 +93,7 @@ def parse_tlvs(header: bytes, start: int) -> dict[int, bytes]:
             raise _malformed(f"it has two TLVs {_TLV_NAMES[kind]}")
         wrong = _check_tlv(header, kind, value, at + 3)
         if wrong:
-            raise _malformed(f"{wrong}")
+            raise _malformed(wrong)
         if kind != TLV_NOOP:
             found.setdefault(kind, value)
         at += 3 + size
@@ -113,9 +113,9 @@ def _check_tlv(header: bytes, kind: int, value: bytes, at: int) -> str:
         if len(value) > MAX_AUTHORITY_BYTES:
             return f"its AUTHORITY has {len(value)} bytes, more than {MAX_AUTHORITY_BYTES}"
         if _decode_tlv_text(value) is None:
-            return "its AUTHORITY is no text"
+            return "its AUTHORITY is not text"
     elif kind == TLV_IDENTITY and _decode_tlv_text(value) is None:
-        return "its TLV 0xe0 is no text"
+        return "its TLV 0xe0 is not text"
     return ""
 
 
@@ -167,14 +167,14 @@ class SockEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class ProxyHeader:
-    """What a proxy says of one connection.
+    """What a proxy reports of one connection.
 
     Attributes:
         version: 1 or 2.
-        source: Where the client comes from; None where the proxy speaks for itself (LOCAL, as health checks do) or does
-            not say (UNKNOWN).
-        destination: What the client connected to; None as above.
-        tlvs: What else is said, by type (`proxy_tlv`); nothing in version 1.
+        source: Address of the client; None for connections of the proxy itself (LOCAL, such as health checks) and where
+            it is not reported (UNKNOWN).
+        destination: Address that the client connected to; None as above.
+        tlvs: Further values by type; none in version 1.
     """
 
     version: int
@@ -184,7 +184,7 @@ class ProxyHeader:
 
     @property
     def server_name(self) -> str:
-        """The name that the client asked the proxy for; empty if it is not said."""
+        """The server name that the client requested (SNI); empty if it is not reported."""
         return self.tlvs.get(TLV_AUTHORITY, b"").decode()
 
 
@@ -207,17 +207,17 @@ class ProxyHeaderParser:
 
     @property
     def consumed_bytes(self) -> int:
-        """Bytes taken so far."""
+        """Bytes of the header so far."""
         return len(self._consumed)
 
     def feed(self, chunk: bytes) -> int:
-        """Look at bytes that follow those taken before.
+        """Read bytes that follow those consumed before.
 
         Returns:
-            How many of them belong to the header; those are taken.
+            How many of them belong to the header, and are consumed.
 
         Raises:
-            Rejected: The bytes are no valid header.
+            Rejected: The bytes are not a valid header.
         """
         data = self._consumed + chunk
         common = _common_prefix_length(data, V2_SIGNATURE)
@@ -307,7 +307,7 @@ def _parse_v2_header(data: bytes) -> ProxyHeader:
         return ProxyHeader(2)
     size = ADDRESS_BLOCK_BYTES.get(family)
     if size is None:
-        raise bad_proxy_header(f"a PROXY header for the family and transport 0x{family:02x}, which is no stream")
+        raise bad_proxy_header(f"a PROXY header for the family and transport 0x{family:02x}, which is not a stream")
     if len(data) < V2_FIXED_BYTES + size:
         raise bad_proxy_header(f"a PROXY header with {len(data) - V2_FIXED_BYTES} of {size} bytes of addresses")
     tlvs = parse_tlvs(data, V2_FIXED_BYTES + size)
@@ -326,14 +326,14 @@ def _unpack_address(address: bytes) -> IPv4Address | IPv6Address:
 
 
 MAX_IDENTITY_BYTES: Final = 1024
-"""Bytes of an identity in UTF-8; a longer one is left out, for a part of a name is another name."""
+"""Bytes of an identity in UTF-8; a longer one is omitted, since a part of a name is another name."""
 
 _COMMAND_LOCAL: Final = 0x20
 _COMMAND_PROXY: Final = 0x21
 
 
 def encode_proxy_v1(source: SockEndpoint | None, destination: SockEndpoint | None) -> bytes:
-    """Write version 1. It knows no Unix sockets: for those, and for no client, it is UNKNOWN."""
+    """Write version 1. It has no Unix sockets: for those, and without a client, it is UNKNOWN."""
     ends = _ip_endpoints(source, destination)
     if ends is None:
         return b"PROXY UNKNOWN\r\n"
@@ -352,11 +352,11 @@ def encode_proxy_v2(
     """Write version 2, with a checksum at its end.
 
     Args:
-        source: Where the client comes from; None writes LOCAL.
-        destination: What it connected to; None, or one of another family than the client's, as far as it can be said.
-        server_name: The name that it asked for; empty leaves it out.
-        unique_id: Names the connection, at most 128 bytes; empty leaves it out.
-        identity: Who the client is; empty, or longer than `LONGEST_IDENTITY`, leaves it out.
+        source: Address of the client; None writes LOCAL.
+        destination: Address that it connected to; one of another family is written as far as that of the source allows.
+        server_name: The server name that it requested (SNI); empty omits it.
+        unique_id: Identifies the connection, at most 128 bytes; empty omits it.
+        identity: The client's identity; empty, or longer than `MAX_IDENTITY_BYTES`, omits it.
     """
     ends = _ip_endpoints(source, destination)
     if ends is not None:
