@@ -111,7 +111,7 @@ def test_a_silent_client_is_logged_at_debug_alone(records):
 
 
 def test_after_an_answer_the_next_request_is_unknown(records):
-    """What follows on the same connection is not told with the request before it."""
+    """A later request on the same connection is not logged with the facts of the request before it."""
     one, _ = account()
     one.log_request(Termination(Reason.SERVED, "client", status=200))
     one.log_closed(Termination(Reason.HANDSHAKE_TIMEOUT, "client", "half a head"))
@@ -140,20 +140,20 @@ def test_the_way_of_a_client_is_reported(records):
     assert all(line["peer"] == "203.0.113.7:5" and line["via"] == ["10.0.0.2", "10.0.0.1"] for line in records.all)
 
 
-class Told:
-    """Stands where the audit's file does."""
+class AuditLines:
+    """Keeps audit records in place of the audit file."""
 
     def __init__(self):
         self.lines = []
 
     def emit(self, event, fields):
-        """Take what the table has for the event."""
+        """Keep the keys that the table has for the event."""
         self.lines.append({"event": event, **{key: fields[key] for key in AUDITED[event].keys if key in fields}})
 
 
 def test_the_audit_has_who_and_how_proven(records):
     """What was admitted, and its end, have the same id; and neither has a key that the table does not know."""
-    one, context = account(Told())
+    one, context = account(AuditLines())
     context.peer = Peer("192.0.2.1", 5000, 2, via=("10.0.0.1",))
     context.identity = Identity("alice", "basic+network", {"secret": "geheim"})
     one.log_admitted()
@@ -191,7 +191,7 @@ def test_the_audit_has_who_and_how_proven(records):
 
 def test_the_audit_has_refusals_and_what_is_known(records):
     """A refusal has its reason, its status and the page that asked; a client that said nothing has none."""
-    one, context = account(Told())
+    one, context = account(AuditLines())
     context.request.headers.add(b"Origin", b"https://evil.example")
     context.backend_address = None
     one.log_closed(Termination(Reason.ORIGIN_NOT_ALLOWED, "client", "not that one"))
@@ -211,7 +211,7 @@ def test_the_audit_has_refusals_and_what_is_known(records):
 def test_the_audit_has_answers_of_routes_that_ask(records):
     """What a route answers by itself is audited only if it asks who the client is."""
     for auth in (False, True):
-        one, context = account(Told())
+        one, context = account(AuditLines())
         context.backend = ""
         context.identity = Identity("alice", "basic")
         context.auth_required = auth

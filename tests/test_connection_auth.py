@@ -48,7 +48,7 @@ async def test_a_denial_is_an_ending(denied: Rejected, status: int, initiator: s
 
 
 async def test_a_challenge_is_a_header() -> None:
-    """Browsers and programs are told how to ask again."""
+    """The 401 has the challenge by which browsers and programs can authenticate."""
     end = await authenticate(
         Saying(unauthenticated("no credentials", challenges=("Bearer", "Basic"))), caller(*UPGRADE)
     )
@@ -57,7 +57,7 @@ async def test_a_challenge_is_a_header() -> None:
 
 
 async def test_a_cookie_needs_an_origin() -> None:
-    """A program without Origin that shows a cookie is refused, since nobody can tell which page sent it."""
+    """A request with a cookie but without Origin is rejected, since the page that sent it is unknown."""
     by_cookie = Saying(Identity("alice", "jwt", by_cookie=True))
     end = await authenticate(by_cookie, caller(*UPGRADE))
     assert isinstance(end, Termination)

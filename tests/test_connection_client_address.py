@@ -13,17 +13,17 @@ from wsbridge.auth.identity import unauthenticated
 ADDRESS = {"connections": "1", "max_failures": "1", "exempt": []}
 
 
-def behind(told: str, back: str) -> str:
+def behind(source: str, back: str) -> str:
     """A listener behind a proxy on this host."""
-    web = {"bind": "127.0.0.1:0", "trusted_proxies": ["127.0.0.1"], "client_address_from": told}
+    web = {"bind": "127.0.0.1:0", "trusted_proxies": ["127.0.0.1"], "client_address_from": source}
     return written(listeners={"web": web}, route={"backend": back}, limits={"per_address": ADDRESS})
 
 
-async def asked(served, host, told="proxy-protocol"):
+async def asked(served, host, source="proxy-protocol"):
     """Ask for an upgrade through the proxy, for a client at an address; give the client and its answer's head."""
     client = await served.connect()
     try:
-        if told == "proxy-protocol":
+        if source == "proxy-protocol":
             await client.send(f"PROXY TCP4 {host} 192.0.2.1 1000 80\r\n".encode() + request())
         else:
             await client.send(request("/", f"X-Forwarded-For: {host}"))
@@ -40,16 +40,16 @@ def deny(served):
     )
 
 
-@pytest.mark.parametrize("told", ["proxy-protocol", "x-forwarded-for"])
-async def test_clients_behind_a_proxy_are_counted_one_by_one(told):
+@pytest.mark.parametrize("source", ["proxy-protocol", "x-forwarded-for"])
+async def test_clients_behind_a_proxy_are_counted_one_by_one(source):
     """One connection too many of one client is 429; others come through the same proxy, as many as there are."""
-    async with backend() as back, serving(behind(told, back.url)) as served:
+    async with backend() as back, serving(behind(source, back.url)) as served:
         clients = []
         for number in range(5):
-            client, head = await asked(served, f"203.0.113.{number}", told)
+            client, head = await asked(served, f"203.0.113.{number}", source)
             assert head.startswith("HTTP/1.1 101")
             clients.append(client)
-        over, head = await asked(served, "203.0.113.3", told)
+        over, head = await asked(served, "203.0.113.3", source)
         assert head.startswith("HTTP/1.1 429")
         assert "Retry-After: 1" in head
         over.drop()
@@ -59,7 +59,7 @@ async def test_clients_behind_a_proxy_are_counted_one_by_one(told):
         await clients[3].close()
         await served.records.wait("connection.closed")
         await served.quiet(4)
-        again, head = await asked(served, "203.0.113.3", told)
+        again, head = await asked(served, "203.0.113.3", source)
         assert head.startswith("HTTP/1.1 101")
         for client in (*clients, again):
             client.drop()

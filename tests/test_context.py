@@ -16,7 +16,7 @@ from wsbridge.net.transport import Transport
 
 @pytest.mark.parametrize("wanted", [False, True])
 async def test_it_is_made_only_where_it_is_wanted(monkeypatch: pytest.MonkeyPatch, wanted: bool) -> None:
-    """A route whose backend is told nothing pays nothing; else connection, listener and route are those of the log."""
+    """Local addresses are read only for backends that get them; connection, listener and route are those of the log."""
     made: list[ConnectionContext] = []
     note = module.Connection._note_local_address
 
@@ -26,8 +26,8 @@ async def test_it_is_made_only_where_it_is_wanted(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(module.Connection, "_note_local_address", noted)
     async with backend() as back:
-        told = {"url": back.url, "proxy_protocol": "v1"} if wanted else back.url
-        async with serving(written(route={"backend": told})) as served:
+        destination = {"url": back.url, "proxy_protocol": "v1"} if wanted else back.url
+        async with serving(written(route={"backend": destination})) as served:
             with await served.connect() as client:
                 await client.send(request("/x"))
                 assert (await client.head()).startswith("HTTP/1.1 101 ")

@@ -59,20 +59,20 @@ async def test_a_head_in_pieces():
 
 
 @pytest.mark.parametrize(
-    ("sent", "reason", "detail", "tells"),
+    ("sent", "reason", "detail", "answered"),
     [
         (b"", Reason.HANDSHAKE_TIMEOUT, EMPTY_CONNECTION, False),
         (b"GET", Reason.HANDSHAKE_TIMEOUT, "no whole request head within handshake, 0.05 s; 3 bytes came", True),
     ],
 )
-async def test_the_deadline(sent, reason, detail, tells):
+async def test_the_deadline(sent, reason, detail, answered):
     """A client that sent something gets an answer; one that sent nothing is just closed."""
     with connection() as (wire, peer):
         if sent:
             peer.send(sent)
         end = await heard(wire, 0.05)
         assert (end.reason, end.detail, end.termination().http_status) == (reason, detail, 408)
-        assert end.silent != tells
+        assert end.silent != answered
 
 
 async def test_a_crowd_times_out_one_by_one(autojump_clock):
@@ -114,7 +114,7 @@ async def test_a_wait_can_be_cut_short():
 
 @pytest.mark.parametrize(("sent", "detail"), [(b"", EMPTY_CONNECTION), (b"GET", "closed after 3 bytes of a request")])
 async def test_a_client_that_closes(sent, detail):
-    """An end before the whole head is the client's, and there is nobody to tell."""
+    """An end before the whole head is the client's, and no response is sent."""
     with connection() as (wire, peer):
         peer.send(sent)
         peer.close()
@@ -144,7 +144,7 @@ async def test_a_client_that_resets(sent, detail):
 
 
 @pytest.mark.parametrize(
-    ("sent", "reason", "status", "tells"),
+    ("sent", "reason", "status", "answered"),
     [
         (b"GET / HTTP/1.1\r\n\r\n", Reason.BAD_REQUEST, 400, True),
         (b"X" * 20_000, Reason.BAD_REQUEST, 400, True),
@@ -152,13 +152,13 @@ async def test_a_client_that_resets(sent, detail):
         (b"\x16\x03\x01\x02\x00\x01", Reason.BAD_REQUEST, 400, False),
     ],
 )
-async def test_a_bad_head(sent, reason, status, tells):
+async def test_a_bad_head(sent, reason, status, answered):
     """It has its status, and is sent to clients that speak HTTP."""
     with connection() as (wire, peer):
         peer.send(sent)
         end = await heard(wire)
         assert (end.reason, end.termination().http_status) == (reason, status)
-        assert end.silent != tells
+        assert end.silent != answered
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ async def test_accepting_a_client_that_has_gone():
     ],
 )
 async def test_answers_keep_the_connection_or_close_it(lines, status, lasting, keep):
-    """Only a whole, good answer of a lasting route to a client that wants more keeps it; else both sides are told."""
+    """The connection persists only after a complete success, where route and client allow it; else it is closed."""
     with connection() as (wire, peer):
         peer.send(f"GET / HTTP/1.1\r\nHost: x\r\n{lines}\r\n".encode())
         exchange = await heard(wire)

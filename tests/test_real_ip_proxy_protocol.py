@@ -72,7 +72,7 @@ async def test_a_header_in_pieces_wakes_nobody_in_vain(
 
 
 async def test_how_it_can_end(pair: tuple[socket.socket, socket.socket]) -> None:
-    """A peer that closes at once says nothing; one that closes within the header is told so."""
+    """A peer that closes at once is an empty connection; one that closes within the header has sent a bad one."""
     pair[0].send(b"PROXY TC")
     pair[0].shutdown(socket.SHUT_WR)
     outcome = await async_outcome(receive_proxy_header(pair[1], ProxyHeaderParser()))

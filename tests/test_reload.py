@@ -362,7 +362,7 @@ async def test_sighup_reloads_and_reports_to_systemd(valid, manager):
 
 
 async def test_the_log_level_follows_the_file(tmp_path):
-    """What a reload is told to apply to the process is called with the new configuration only."""
+    """The function that applies a reload to the process is called with the new configuration only."""
     seen = []
     path = tmp_path / "wsbridge.yaml"
     async with serving(written(route={"respond": "204"})) as served:

@@ -118,7 +118,7 @@ def test_a_directory_changes_with_its_files(tmp_path: Path) -> None:
 
 
 def test_a_list_is_text_of_a_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A byte order mark is no part of it; what cannot be read is told with its file, and with a line if it has one."""
+    """A byte order mark is ignored; an error names the file, and the line if it has one."""
     path = tmp_path / "list"
     path.write_bytes(b"\xef\xbb\xbfone\ntwo\n")
     assert parse_file(path, str.splitlines) == ["one", "two"]

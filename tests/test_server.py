@@ -190,7 +190,7 @@ async def test_drain_and_undrain(delay):
 
 
 async def test_a_request_during_the_drain_is_503():
-    """A connection that was accepted before and asks now is told so; an idle one is closed when the time comes."""
+    """A request on a connection accepted before the drain is rejected; an idle connection is closed at the deadline."""
     async with (
         backend() as back,
         serving(written(route={"backend": back.url}, timeouts={"handshake": "20s"})) as served,

@@ -157,16 +157,18 @@ async def test_nobody_gets_in_who_may_not(tmp_path: Path, kind: str) -> None:
     """Without, with wrong, expired or other routes' credentials nothing is dialled, and all get the same answer."""
     async with running(tmp_path, kind) as (served, back, way):
         for name, (_, path, how) in goals_of(served, tmp_path, back).items():
-            told = set()
+            responses = set()
             for case, make in {"none": lambda _: NOTHING, **way.cases}.items():
                 if case == "right":
                     continue
                 status, got = await ask(served, path, how, make(name))
                 assert status == (0 if case in way.unheard else way.status), (name, case, got)
                 if status:
-                    told.add(got)
-            assert len(told) == 1, name
-            assert told.pop().endswith(b"\r\n\r\nforbidden\n" if way.status == 403 else b"\r\n\r\nunauthenticated\n")
+                    responses.add(got)
+            assert len(responses) == 1, name
+            assert responses.pop().endswith(
+                b"\r\n\r\nforbidden\n" if way.status == 403 else b"\r\n\r\nunauthenticated\n"
+            )
         await served.quiet()
         assert back.dials == 0
         reasons = {line["reason"] for line in served.records.endings} - {"tls_failed"}

@@ -139,7 +139,7 @@ async def test_a_health_check() -> None:
 
 
 async def test_over_the_cap_behind_a_proxy() -> None:
-    """The header is taken off before a client that is one too many is told so."""
+    """The PROXY header is read before a client over the limit is rejected."""
     text = written(listeners={"web": listener()}, limits={"connections": 1}, route=ANSWER)
     async with serving(text) as served:
         with await behind(served, b"PROXY"):
@@ -150,7 +150,7 @@ async def test_over_the_cap_behind_a_proxy() -> None:
 
 
 async def test_each_request_tells_its_own_client(tmp_path: Any) -> None:
-    """On a connection that a proxy keeps alive, requests of several clients are told apart, as are their rights."""
+    """On a proxy's persistent connection each request has its own client address, and the rights of that client."""
     (tmp_path / "a.txt").write_text("a")
     keys = {
         "bind": "127.0.0.1:0",
@@ -180,7 +180,7 @@ def asking(*headers: str) -> bytes:
 
 
 async def test_a_header_that_cannot_be_read() -> None:
-    """Nonsense where the proxy should have told the client: 400, and the client's own header has no say elsewhere."""
+    """An invalid address from the proxy is 400; a forwarding header sent by a client itself has no effect elsewhere."""
     keys = {"bind": "127.0.0.1:0", "trusted_proxies": ["127.0.0.1"], "client_address_from": "forwarded"}
     both = {"web": keys, "other": {**keys, "trusted_proxies": ["10.0.0.1"]}}
     async with serving(written(listeners=both, route=ANSWER)) as served:
@@ -199,7 +199,7 @@ async def test_a_header_that_cannot_be_read() -> None:
 @pytest.mark.parametrize("version", ["v1", "v2"])
 @pytest.mark.parametrize("scheme", ["tcp", "tls"])
 async def test_from_bridge_to_bridge(version: str, scheme: str) -> None:
-    """What one learns of a client by the request, the next is told by a PROXY header, before TLS as well."""
+    """A client address from a forwarding header is passed on in a PROXY header, before TLS as well."""
     inner = listener(protocol="tcp", route="app", **({"tls": listener_tls()} if scheme == "tls" else {}))
     outer = {"bind": "127.0.0.1:0", "trusted_proxies": ["127.0.0.1"], "client_address_from": "x-forwarded-for"}
     async with backend() as back:

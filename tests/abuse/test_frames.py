@@ -211,7 +211,7 @@ UPSTREAM = {
 @pytest.mark.parametrize(("data", "code"), UPSTREAM.values(), ids=UPSTREAM)
 async def test_an_upstream_that_breaks_the_protocol(data, code, glued):
     """A WebSocket backend's violation is its doing: it gets 1002, the client 1011."""
-    told = []
+    received = []
 
     async def bad(stream):
         await accept_upgrade(stream, glued=data if glued else b"")
@@ -220,7 +220,7 @@ async def test_an_upstream_that_breaks_the_protocol(data, code, glued):
         got = b""
         while part := await stream.receive_some(100):
             got += part
-        told.append(got)
+        received.append(got)
 
     async with backend(bad) as back, serving(written(route={"backend": f"ws://127.0.0.1:{back.port}/"})) as served:
         client = await served.upgraded()
@@ -230,7 +230,7 @@ async def test_an_upstream_that_breaks_the_protocol(data, code, glued):
         line = await served.records.wait("connection.closed")
         assert (line["reason"], line["initiator"]) == ("protocol_error", "backend")
         await back.until(open=0)
-        (got,) = told
+        (got,) = received
         mask = got[2:6]
         assert got[0] == 0x88
         assert bytes(b ^ m for b, m in zip(got[6:8], mask, strict=False)) == struct.pack("!H", 1002)

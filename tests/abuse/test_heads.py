@@ -86,7 +86,7 @@ async def test_a_thousand_slow_heads_at_once():
 
 
 async def test_a_silent_client_is_closed_without_a_line_for_all_to_see():
-    """A connection that says nothing is closed at the deadline; only the debug log tells it."""
+    """A connection that sends nothing is closed at the deadline, and logged at debug level only."""
     async with serving(written(route=APP, timeouts={"handshake": "200ms"})) as served:
         with await served.connect() as client:
             assert await client.everything() == b""

@@ -18,29 +18,29 @@ from wsbridge.registry import AUTH, CONFIG_REGISTRY
 
 async def test_tasks_run_until_the_end() -> None:
     """What was started before waits for the beginning; at the end all are cancelled and may close what they have."""
-    told: list[str] = []
+    events: list[str] = []
 
     def task(name: str, began: trio.Event) -> None:
         async def run() -> None:
-            told.append(f"{name} begins")
+            events.append(f"{name} begins")
             began.set()
             try:
                 await trio.sleep_forever()
             finally:
-                told.append(f"{name} ends")
+                events.append(f"{name} ends")
 
         background.start(run)
 
     background = BackgroundTasks()
     first, second = trio.Event(), trio.Event()
     task("first", first)
-    assert told == []
+    assert events == []
     async with background:
         await first.wait()
         task("second", second)
         await second.wait()
-        assert told == ["first begins", "second begins"]
-    assert sorted(told[2:]) == ["first ends", "second ends"]
+        assert events == ["first begins", "second begins"]
+    assert sorted(events[2:]) == ["first ends", "second ends"]
 
 
 async def test_the_server_has_one() -> None:

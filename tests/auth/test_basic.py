@@ -69,7 +69,7 @@ async def test_the_right_password_comes_in(users: Path, name: str, password: str
     ],
 )
 async def test_wrong_credentials_are_failed_logins(users: Path, name: str, password: str, detail: str) -> None:
-    """Name or password: the client is told the same, and the log says which without what was sent."""
+    """A wrong name and a wrong password get the same response; the log says which it was, without what was sent."""
     found = await async_outcome(authenticator(users).identify(caller(shown(name, password))))
     assert found.args == unauthenticated(detail, failed_login=True, challenges=(CHALLENGE,)).args
 
@@ -230,9 +230,9 @@ async def test_through_a_route(tmp_path: Path) -> None:
             await client.close(1000)
             assert (await served.records.wait("connection.closed"))["identity"] == "alice"
             assert back.dials == 1
-            told = str(served.records.all)
-    assert not re.search("swordfish|catfish|mallory|\\$2y\\$", told)
-    assert base64.b64encode(b"alice:swordfish").decode() not in told
+            logged = str(served.records.all)
+    assert not re.search("swordfish|catfish|mallory|\\$2y\\$", logged)
+    assert base64.b64encode(b"alice:swordfish").decode() not in logged
 
 
 async def test_too_many_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""How long a refusal takes: it must not tell who has an account."""
+"""The time of a rejection does not reveal which user names exist."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def carrier(token: str) -> str:
 
 
 async def test_a_token_of_the_list_comes_in(tokens: Path) -> None:
-    """The identity has its name and its end, and a claim that tells it from other tokens of that name."""
+    """The identity has the token's name and expiry, and a claim that differs between tokens of one name."""
     alice = {"token": token_digest("alice-token").hex()[:16]}
     assert await async_outcome(authenticator(tokens).identify(caller(header("alice-token")))) == Identity(
         "alice", "bearer", alice, token_name="alice"
@@ -217,7 +217,7 @@ async def test_who_is_refused_reaches_nothing_and_learns_nothing(tokens: Path) -
 
 
 async def test_a_program_comes_in_by_a_header(tokens: Path) -> None:
-    """The backend is dialled, and the log tells who it was."""
+    """The backend is dialled, and the log names the identity."""
     async with backend() as back, serving(written(route=route(back.url, tokens, "authorization"))) as served:
         with await served.upgraded("/", "Authorization: Bearer alice-token") as client:
             await client.close()

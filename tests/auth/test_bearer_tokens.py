@@ -82,18 +82,18 @@ def test_a_name_may_have_several_tokens() -> None:
     ],
 )
 def test_a_bad_line_is_named_by_its_number(line: str, wrong: str) -> None:
-    """What stands there, which may be a token that somebody put in by mistake, is never told."""
-    told = refusal(f"# one\nbob sha256:{OTHER.hex()}\n{line}\n")
-    assert told.startswith("line 3: ")
-    assert wrong in told
-    assert "hunter2" not in told
+    """The message never shows the line itself: it may hold a token that was pasted by mistake."""
+    message = refusal(f"# one\nbob sha256:{OTHER.hex()}\n{line}\n")
+    assert message.startswith("line 3: ")
+    assert wrong in message
+    assert "hunter2" not in message
 
 
 def test_all_bad_lines_are_reported_at_once() -> None:
     """Up to five of them, and how many more there are."""
-    told = refusal("\n".join(["alice"] * 7))
-    assert [f"line {number}: " in told for number in range(1, 8)] == [True] * 5 + [False] * 2
-    assert told.endswith("; and 2 more")
+    message = refusal("\n".join(["alice"] * 7))
+    assert [f"line {number}: " in message for number in range(1, 8)] == [True] * 5 + [False] * 2
+    assert message.endswith("; and 2 more")
 
 
 def test_a_token_stands_once() -> None:

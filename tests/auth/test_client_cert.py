@@ -191,7 +191,7 @@ ALLOW = {"kind": "certificate", "allow": ["CN=alice,O=Example", "URI:spiffe://ex
 
 
 async def test_who_shows_a_right_one_reaches_the_backend(clients: ClientAuthority) -> None:
-    """By the subject or by another name; the log tells who it was; nobody else's certificate is dialled for."""
+    """A certificate is accepted by subject or alternative name, and logged; with any other nothing is dialled."""
     async with backend() as back, serving(route_by(back.url, clients, "optional", ALLOW)) as served:
         for context in (
             clients.context("CN=alice", "O=Example"),

@@ -21,7 +21,7 @@ HARMLESS = {
     "shown.token != found[0].token": "two texts of the same client",
     "base64.b64encode(data) != token": "two spellings of what the client sent",
 }
-"""Comparisons whose time tells nothing that the client does not know."""
+"""Comparisons whose time reveals nothing that the client does not know."""
 
 
 def test_no_secret_is_compared_letter_by_letter() -> None:

@@ -85,7 +85,7 @@ def test_the_same_token_may_stand_in_several_places() -> None:
 
 
 def test_two_tokens_are_refused() -> None:
-    """Nobody can say which one counts; what they are is not told."""
+    """Two credentials are ambiguous and rejected, and the message shows neither."""
     found = look((b"authorization", b"Bearer one"), (b"cookie", b"sid=two"))
     assert refusal(found) == "the tokens in authorization and cookie:sid differ"
     twice = look((b"authorization", b"Bearer one"), (b"authorization", b"Bearer one"))

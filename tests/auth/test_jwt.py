@@ -178,7 +178,7 @@ def test_what_would_let_in_too_many_is_refused(keys: list[dict[str, Any]], chang
 
 
 def test_issuer_and_audience_must_be_written(keys: list[dict[str, Any]]) -> None:
-    """Left out they would let in whoever has any token of the key; any is warned of."""
+    """`audience` is required, since without it any token of the key would do; `any` is a warning."""
     auth = section(keys)
     del auth["issuer"], auth["audience"]
     route = {"match": "any", "backend": "tcp://127.0.0.1:1", "auth": auth}
@@ -242,7 +242,7 @@ async def test_a_rotated_key_is_fetched_when_its_token_comes() -> None:
 
 
 async def test_keys_that_cannot_be_had_let_nobody_in() -> None:
-    """Who might be known if they could is told to come again; who could not be, is denied; nobody waits for long."""
+    """Where a key cannot be fetched, a token of it is auth_unavailable; tokens of other keys are decided as usual."""
     async with (
         service(answer(500), tls=True) as served,
         service(published(RSA.jwk("k1")), tls=True) as other,
@@ -323,7 +323,7 @@ async def test_max_session_ends_it_as_well(keys: list[dict[str, Any]]) -> None:
 
 
 async def test_the_server_fetches_keys_and_closes_what_it_opened() -> None:
-    """From the start to the end; one whose keys cannot be had tells clients to come again."""
+    """Keys are fetched from start to shutdown; while they cannot be fetched, clients get 503."""
 
     async def silent(served: Service, head: str, stream: Stream) -> None:
         await stream.receive_some(1)

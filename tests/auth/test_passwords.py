@@ -135,7 +135,7 @@ async def test_the_first_of_them_may_leave() -> None:
 
 
 async def test_who_may_wait() -> None:
-    """One is verified, two wait, the fourth is sent away at once; whoever is known passes by."""
+    """One is verified, two wait, the fourth is rejected at once; cached passwords do not wait."""
     passwords = PasswordChecker(1, max_queue=2)
     known, _ = hashed(text="$known$")
     assert await passwords.verify("known", b"right", known, 60)

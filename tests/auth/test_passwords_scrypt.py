@@ -23,7 +23,7 @@ def test_what_is_made_can_be_read_and_verified() -> None:
 
 
 def test_every_hash_has_a_salt_of_its_own() -> None:
-    """Equal passwords cannot be told from each other."""
+    """Equal passwords have different hashes (a random salt)."""
     assert hash_password(b"x", ln=12).text != hash_password(b"x", ln=12).text
 
 

@@ -77,7 +77,7 @@ async def test_once() -> None:
 
 
 async def test_no_ticket_is_no_attempt() -> None:
-    """Whoever shows none is told so, and it does not count as a failed login."""
+    """A request without a ticket is rejected with that reason, and does not count as a failed login."""
     for target in ("/vnc", "/vnc?", "/vnc?tickets=x", "/vnc?Ticket=x", "/vnc?xticket=x", "/vnc?%74icket=x"):
         found = await async_outcome(authenticator().identify(caller(target=target)))
         assert found.args == unauthenticated("no ticket: the query has no parameter ticket").args

@@ -49,7 +49,7 @@ async def test_who_is_known_gets_one() -> None:
 
 
 async def test_it_is_stored_nowhere() -> None:
-    """Neither browsers nor proxies keep it, and the log is told nothing of it."""
+    """The response is not cacheable by browsers or proxies, and the ticket is not logged."""
     answer = await given()
 
     assert ("Cache-Control", "no-store") in answer.headers

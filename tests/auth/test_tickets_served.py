@@ -72,7 +72,7 @@ async def refused(served: Served, path: str) -> str:
 
 
 async def test_a_page_asks_and_connects(tmp_path: Path) -> None:
-    """A POST gives a ticket, the WebSocket with it is let in, and the log tells who it is but not the ticket."""
+    """A POST returns a ticket, the WebSocket with it is accepted, and the log has the identity but not the ticket."""
     async with backend() as back, serving(written(routes=routes(tmp_path, back.url)), folder=tmp_path) as served:
         head, body = await post(served, "Content-Length: 0", "Origin: http://localhost")
         assert head.startswith("HTTP/1.1 200 ")
@@ -208,7 +208,7 @@ async def test_a_ticket_bound_to_who_asked(tmp_path: Path) -> None:
 
 
 async def test_other_pages_get_none(tmp_path: Path) -> None:
-    """A POST from another page is 403 whoever sends it; a program without Origin is no page."""
+    """A POST with a foreign Origin is 403 whatever its credentials; one without Origin is accepted."""
     async with serving(written(routes=routes(tmp_path)), folder=tmp_path) as served:
         for lines in (["Origin: https://evil.example"], ["Origin: null"], ["Origin: http://localhost"] * 2):
             head, body = await post(served, *lines)
@@ -231,7 +231,7 @@ async def test_other_pages_get_none(tmp_path: Path) -> None:
 async def test_only_a_bare_post_gets_one(
     tmp_path: Path, method: str, lines: list[str], code: int, allow: str | None
 ) -> None:
-    """Another method is 405 and told what is allowed, a body is 400."""
+    """Another method is 405 with Allow, a body is 400."""
     async with serving(written(routes=routes(tmp_path)), folder=tmp_path) as served:
         head, _ = await post(served, *lines, method=method)
         assert head.startswith(f"HTTP/1.1 {code} ")

@@ -67,7 +67,7 @@ async def test_whatever_is_wrong_the_ending_is_the_same(target: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("backend", "told", "fine"),
+    ("backend", "target", "fine"),
     [
         ("tcp://10.0.0.1:22", None, True),
         ("tcp://10.0.0.1:22", "tcp://10.0.0.1:22", True),
@@ -82,11 +82,11 @@ async def test_whatever_is_wrong_the_ending_is_the_same(target: str) -> None:
         ("unix:/run/x", "unix:/run/y", False),
     ],
 )
-async def test_an_identity_for_one_target(backend: str, told: str | None, fine: bool) -> None:
+async def test_an_identity_for_one_target(backend: str, target: str | None, fine: bool) -> None:
     """It reaches a fixed backend only if that is the one."""
     found = choice(f"match: any, backend: '{backend}', auth: {{kind: bearer, tokens: /t}}")
     assert isinstance(found, FixedTarget)
-    end = await async_outcome(found.select(asking("/"), Identity("a", target=told)))
+    end = await async_outcome(found.select(asking("/"), Identity("a", target=target)))
     assert (end is None) is fine
     if end is not None:
         assert end.reason is Reason.FORBIDDEN

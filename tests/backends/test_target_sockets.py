@@ -72,7 +72,7 @@ def test_a_directory_may_be_a_link_itself(places: Path) -> None:
 
 
 def test_a_socket_that_is_not_there(places: Path) -> None:
-    """Refused where clients name it, else left for the connect to tell; a link to nowhere is refused always."""
+    """Rejected where clients choose it, else left to the connect to fail; a dangling link is always rejected."""
     assert look(places, "vnc/gone", must_be=False) == "vnc/gone"
     (places / "vnc" / "dangling").symlink_to(places / "gone")
     for path, must_be in (("vnc/gone", True), ("vnc/dangling", False), ("vnc/none/x", False), ("gone/x", False)):

@@ -171,7 +171,7 @@ async def test_a_server_that_hangs_or_ends_in_the_handshake():
 
 
 def test_files_that_cannot_be_used(tmp_path):
-    """Are told when the backend is built."""
+    """Unusable files are reported when the backend is built."""
     path = tmp_path / "ca.pem"
     path.write_text("x")
     with pytest.raises(TlsError, match="holds no certificate"):

@@ -135,7 +135,7 @@ def test_secrets_without_tls_are_warned_of(context, url, value, warned):
 
 
 def test_secrets_that_cannot_be_sent(context):
-    """Are told when the file is read, without the secret."""
+    """Header values that cannot be sent are reported when the file is read, without the secret."""
     section = WebSocketBackendConfig(url="wss://gw/", headers={"X-Key": Secret("two\nlines")})
     (fault,) = section.validate_values(context)
     assert fault.key_path == ("headers", "X-Key")

@@ -29,7 +29,7 @@ def port() -> Iterator[int]:
 
 
 def printed_url(bridge: Program) -> str:
-    """Wait until a bridge tells its real address; give it as the URL to connect to."""
+    """Wait until a bridge prints its address; return it as the URL to connect to."""
     return bridge.line(r"^wsbridge: (\S+) -> ")[1]
 
 
@@ -59,7 +59,7 @@ def roundtrip(sock: socket.socket, data: bytes) -> bytes:
 
 
 def test_websocket_to_tcp(port: int) -> None:
-    """A WebSocket listener on port 0 tells its address, carries bytes from any path, and logs for people."""
+    """A WebSocket listener on port 0 prints its address, relays from any path, and logs in the console format."""
     with started("bridge", "ws://127.0.0.1:0/", f"tcp://127.0.0.1:{port}") as bridge:
         with connect(printed_url(bridge) + "any/path", subprotocols=[Subprotocol("binary")]) as client:
             client.send(b"hello")

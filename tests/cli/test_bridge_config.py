@@ -52,7 +52,7 @@ def refused(wish: BridgeOptions, environ: dict[str, str] | None = None) -> str:
 
 
 def ws(**given: object) -> BridgeOptions:
-    """What was typed: a bridge to a WebSocket, unless told otherwise."""
+    """The options of a bridge to a WebSocket backend, with those of the test."""
     return BridgeOptions(**{"listen": "tcp://127.0.0.1:0", "target": "ws://127.0.0.1:1/", **given})  # type: ignore[arg-type]  # of any option
 
 
@@ -286,7 +286,7 @@ def test_a_problem_is_reported_by_its_argument(wish: BridgeOptions, said: str) -
 
 
 def test_all_problems_at_once() -> None:
-    """Several wrong arguments are all told."""
+    """All wrong arguments are reported at once."""
     sentence = refused(ws(ping_interval="20", idle="x", subprotocols=["a b"]))
 
     assert [line.partition(": ")[0] for line in sentence.replace("wsbridge: ", "").splitlines()] == [
@@ -323,7 +323,7 @@ def test_a_proxy_that_cannot_be_used() -> None:
 
 
 def test_warnings_as_sentences(capsys: pytest.CaptureFixture[str]) -> None:
-    """A risky option is told by its name where no log is shown."""
+    """A risky option is reported by its name where no log is printed."""
     loaded = build_bridge_config(BridgeOptions(listen="-", target="wss://gw.example/", insecure=True), {})
 
     print_warnings(loaded.warnings)

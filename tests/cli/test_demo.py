@@ -17,7 +17,7 @@ from wsbridge.cli.demo import page_url
 
 
 def test_page_service_and_end() -> None:
-    """The address that is told shows the page; the page's WebSocket talks to the service; Ctrl-C ends all with 0."""
+    """The printed address serves the page; the page's WebSocket reaches the service; Ctrl-C ends the demo with 0."""
     with started("demo", "--port", "0") as demo:
         url = demo.line(r"The demo is at +(http://\S+)")[1]
         with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
@@ -76,5 +76,5 @@ def test_a_host_that_is_none() -> None:
     ],
 )
 def test_the_page_is_reported_by_an_address_to_click(address: str, url: str) -> None:
-    """A listener on all addresses is told by one that a browser on this host can open."""
+    """For a listener on all addresses an address is printed that a browser on this host can open."""
     assert page_url(address) == url

@@ -42,14 +42,14 @@ def test_no_file_anywhere() -> None:
 
 
 def test_the_places_are_the_documented_ones() -> None:
-    """The places are those that the documentation tells."""
+    """The default paths are those of the documentation."""
     text = (Path(__file__).parents[2] / "docs" / "commands.md").read_text()
 
     assert ", ".join(f"`{place}`" for place in DEFAULT_CONFIG_FILES) in " ".join(text.split())
 
 
 def test_all_problems_at_once(tmp_path: Path) -> None:
-    """All that is wrong is told before the end, each with place, source line and guess, and then how many they are."""
+    """All errors are reported at once, each with position, source line and suggestion, and then their number."""
     file = tmp_path / "wsbridge.yaml"
     file.write_text(WRONG)
 

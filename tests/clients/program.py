@@ -110,9 +110,9 @@ class Program:
                     after += 1
                 left = deadline - time.monotonic()
                 if self._ended or left <= 0:
-                    told = "\n".join(self.lines[-30:])
+                    last = "\n".join(self.lines[-30:])
                     how = "ended" if self._ended else "is silent"
-                    raise AssertionError(f"{self.name} {how} without a line that has {pattern!r}; its last:\n{told}")
+                    raise AssertionError(f"{self.name} {how} without a line that has {pattern!r}; its last:\n{last}")
                 self._news.wait(left)
 
     def accepts(self, port: int) -> int:
@@ -123,8 +123,8 @@ class Program:
                 if sock.connect_ex(("127.0.0.1", port)) == 0:
                     return port
             if self.process.poll() is not None or time.monotonic() > deadline:
-                told = "\n".join(self.lines[-30:])
-                raise AssertionError(f"{self.name} does not listen on port {port}; its last:\n{told}")
+                last = "\n".join(self.lines[-30:])
+                raise AssertionError(f"{self.name} does not listen on port {port}; its last:\n{last}")
             time.sleep(0.02)
 
     def stop(self) -> int:

@@ -1,4 +1,4 @@
-"""Proxies of the tests, in front of the bridge and behind it, and a client whose address can be told from theirs."""
+"""Proxies of the tests, in front of the bridge and behind it, and a client with an address different from theirs."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def ask(url: str, port: int) -> tuple[str, str]:
     return address, answer.partition(b"\r\n\r\n")[2].decode().strip()
 
 
-def tell(sock: socket.socket) -> None:
+def report_head(sock: socket.socket) -> None:
     """Serve a connection as a server that wants a PROXY header: the answer to a request is the introduced client."""
     reader = ProxyHeaderParser()
     while reader.result is None:

@@ -10,7 +10,7 @@ from websockets.exceptions import WebSocketException
 
 from tests.authority import folder, listener_tls
 from tests.clients.program import free_port
-from tests.clients.proxies import ask, haproxy, nginx, tell, temporary
+from tests.clients.proxies import ask, haproxy, nginx, report_head, temporary
 from tests.clients.servers import serving
 from tests.process.daemon import Daemon
 from tests.serving import written
@@ -22,7 +22,7 @@ WAYS = {
     "send-proxy-v2 proxy-v2-options crc32c,unique-id": "proxy-protocol",
     "": "x-forwarded-for",
 }
-"""How HAProxy's line of a server tells the client, and what the listener calls it."""
+"""The option of HAProxy's server line that sends the client address, and the listener's name of it."""
 
 
 def bridge(backend: dict[str, Any], *, source: str = "proxy-protocol", tls: bool = False) -> Daemon:
@@ -44,7 +44,7 @@ def test_haproxy_in_front_by_the_example(tmp_path: Path) -> None:
     pem = tmp_path / "gw.pem"
     pem.write_text((folder() / "cert.pem").read_text() + (folder() / "key.pem").read_text())
     port = free_port()
-    with serving(tell) as back:
+    with serving(report_head) as back:
         text = (CONF / "behind-haproxy.yaml").read_text()
         text = text.replace("127.0.0.1:8080", "127.0.0.1:0")
         text = text.replace("tcp://10.0.0.5:5900", f"{{url: 'tcp://127.0.0.1:{back}', proxy_protocol: v2}}")
@@ -69,7 +69,7 @@ def test_haproxy_in_front_by_the_example(tmp_path: Path) -> None:
 def test_haproxy_in_front(tmp_path: Path, way: str, tls: bool) -> None:
     """By either version, by a header of the request, and by a PROXY header before TLS that HAProxy passes through."""
     port = free_port()
-    with serving(tell) as back:
+    with serving(report_head) as back:
         backend = {"url": f"tcp://127.0.0.1:{back}", "proxy_protocol": "v1"}
         with bridge(backend, source=WAYS[way], tls=tls) as daemon:
             text = (

@@ -72,13 +72,13 @@ def test_commands(near: Daemon, far: Daemon) -> None:
 def test_benchmark(near: Daemon, far: Daemon) -> None:
     """redis-benchmark completes, one request at a time and pipelined, over fifty connections."""
     for pipeline in ("1", "16"):
-        told = run(
+        report = run(
             program("redis-benchmark"),
             *("-h", "127.0.0.1", "-p", str(near.port()), "-c", "50", "-n", str(REQUESTS), "-P", pipeline, "--csv"),
             *("-d", "1000", "-t", "set,get,lpush,lrange_100"),
             timeout=120,
         ).decode()
-        done = [line.split(",")[0].strip('"') for line in told.splitlines()[1:]]
+        done = [line.split(",")[0].strip('"') for line in report.splitlines()[1:]]
         assert [name.split()[0] for name in done] == ["SET", "GET", "LPUSH", "LPUSH", "LRANGE_100"]
     assert near.wait("connection.closed", route="far")["reason"] == "client_closed"
     assert near.log_lines("internal_error") == far.log_lines("bug") == []

@@ -30,7 +30,7 @@ def keys(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def sshd(keys: Path) -> Iterator[int]:
-    """An sshd of this test, run by whoever runs the test; gives its port."""
+    """An sshd of this test, run as the user of the test; returns its port."""
     port = free_port()
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd wants it, and where nothing boots nobody made it

@@ -88,5 +88,5 @@ def test_a_page_connects_by_a_ticket(bridge: Daemon) -> None:
     assert end["path"] == "/vnc?ticket=***"
     assert "used before" in bridge.wait("connection.rejected", route="vnc")["detail"]
     (text,) = parse_qs(urlsplit(first["url"]).query)["ticket"]
-    told = [line for event in ("connection.closed", "connection.rejected") for line in bridge.log_lines(event)]
-    assert text not in json.dumps(told)
+    logged = [line for event in ("connection.closed", "connection.rejected") for line in bridge.log_lines(event)]
+    assert text not in json.dumps(logged)

@@ -80,7 +80,7 @@ def test_client(tls: bool) -> None:
 
 
 def test_server_closes() -> None:
-    """A backend that ends is told to the client by 1000 and the reason's name, after its last bytes."""
+    """When the backend closes, the client gets its last bytes, then 1000 with the reason."""
     with (
         serving(lambda sock: sock.sendall(b"bye")) as port,
         Daemon(

@@ -106,5 +106,5 @@ def test_any_signs(text: str) -> None:
 
 @given(FILES)
 def test_any_structure(value: object) -> None:
-    """Known keys in any wrong place give a configuration or problems within the file, each told once."""
+    """Known keys in any wrong place give a configuration, or problems within the file, each reported once."""
     judge(json.dumps(value))

@@ -192,7 +192,7 @@ def test_warnings_of_timeouts_at_the_top(key: str, code: str) -> None:
 
 
 def test_sections_with_a_mistake_are_not_judged_further() -> None:
-    """One typo is one error: what hangs on the misspelt key is not told as well."""
+    """One typo is one error: what depends on the misspelt key is not reported as well."""
     text = file(listeners("0.0.0.0:1"), f"match: any, {BACKEND}, atuh: none", f"match: any, {BACKEND}")
     assert summaries(wrong(text)) == ["E010 routes.r0.atuh", "E022 routes.r1.auth", "E021 routes.r1.match"]
 

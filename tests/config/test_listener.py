@@ -95,14 +95,14 @@ def test_the_backlog_is_bounded(backlog: str) -> None:
 
 
 def test_a_misspelt_route_is_one_mistake() -> None:
-    """Where a key is unknown, the one that it was meant to be is not told missing."""
+    """Where a key is unknown, the key that it resembles is not reported as missing."""
     (problem,) = wrong("listeners: {l: {bind: '127.0.0.1:80', protocol: tcp, rout: vnc}}\n" + ROUTES)
 
     assert (problem.setting, problem.code) == ("listeners.l.rout", "E010")
 
 
 def test_proxies_that_are_trusted() -> None:
-    """Networks, single addresses and Unix sockets, with how they tell the client."""
+    """Trusted proxies are networks, single addresses or `unix`, with the source of the client address."""
     proxies = "trusted_proxies: [10.0.0.0/24, '::1', unix], client_address_from: proxy-protocol"
     loaded = read("listeners: {l: {bind: '127.0.0.1:80', " + proxies + "}}\n" + ROUTES)
 

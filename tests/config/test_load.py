@@ -13,7 +13,7 @@ from wsbridge.registry import CONFIG_REGISTRY
 
 
 def test_all_errors_are_reported_at_once_in_the_order_of_the_file() -> None:
-    """One run tells every mistake, each once: in the keys, in the values, and between sections."""
+    """One run reports every mistake once: in the keys, in the values, and between sections."""
     problems = wrong(
         """\
         log: {level: infos, colour: red}
@@ -48,7 +48,7 @@ def test_all_errors_are_reported_at_once_in_the_order_of_the_file() -> None:
 
 
 def test_keys_that_stand_twice_do_not_hide_other_errors() -> None:
-    """What is no YAML of ours is told together with all else, and nothing is said of what it spoils."""
+    """Unsupported YAML is reported together with all other errors, without errors that only follow from it."""
     problems = wrong(
         """\
         listeners:

@@ -81,7 +81,7 @@ def test_unknown_keys(key: str, ending: str) -> None:
 
 
 def test_a_missing_key_and_its_misspelling_are_one_mistake() -> None:
-    """What the unknown key was meant to be is not told missing; a key that nothing resembles is."""
+    """A required key that an unknown key resembles is not reported as missing; any other is."""
     assert [fault.message for fault in faults({"tiemout": 1}, Needy)] == ['unknown key (did you mean "timeout"?)']
     assert [(fault.key_path, fault.message) for fault in faults({}, Needy)] == [(("top", "timeout"), "is missing")]
 

@@ -65,7 +65,7 @@ def test_the_audit_file_need_not_exist(tmp_path: Path) -> None:
     ],
 )
 def test_audit_files_that_cannot_be_written(written: str, path: str, message: str, tmp_path: Path) -> None:
-    """What can be known before the start is told by check."""
+    """What can be known before the start is reported by `check`."""
     (problem,) = wrong(LISTENERS + ROUTES + f"audit: {written}\n", folder=tmp_path)
     assert problem.setting == path
     assert message in problem.message

@@ -184,7 +184,7 @@ def test_a_proxy_cannot_stand_beside_fields() -> None:
 
 
 def test_a_list_that_cannot_be_used(tmp_path: Path) -> None:
-    """Its bad line is told at the start, by its number and without what stands there; one that is not there, too."""
+    """A bad line is reported at the start by its number, without its text; a missing file is reported, too."""
     (tmp_path / "t").write_text("a: 10.0.0.1:22\ns3cret 10.0.0.1:22\n")
     (tmp_path / "t").chmod(0o600)
     for name, words in (("t", "line 2"), ("gone", "No such file")):

@@ -26,13 +26,13 @@ def test_a_short_backend_equals_the_long_one() -> None:
 
 @pytest.mark.parametrize(("value", "form"), [("a", "text"), (["a"], "list"), ({}, "list")])
 def test_a_word_or_a_list(value: object, form: str) -> None:
-    """Whatever is no word is taken for a list, and told to be none if it is none."""
+    """A value that is not a known word is read as a list, and reported as invalid if it is none."""
     assert unions.text_or_list_tag(value) == UNION_TAG + form
 
 
 @pytest.mark.parametrize(("value", "form"), [("a", "text"), ({"a": "b"}, "section"), (["a"], "section")])
 def test_a_word_or_a_mapping(value: object, form: str) -> None:
-    """Whatever is no word is taken for a mapping, and told to be none if it is none."""
+    """A value that is not a known word is read as a mapping, and reported as invalid if it is none."""
     assert unions.text_or_section_tag(value) == UNION_TAG + form
 
 

@@ -33,7 +33,7 @@ def test_this_host_is_reported() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("ftp://a/", "must be of the form"),
         ("a.example.org", "must be of the form"),
@@ -47,9 +47,9 @@ def test_this_host_is_reported() -> None:
         ("unix:run/x", "whole path"),
     ],
 )
-def test_what_is_none(text: str, told: str) -> None:
+def test_what_is_none(text: str, message: str) -> None:
     """The sentence says what to write."""
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         read_http_service_url(text)
 
 

@@ -58,7 +58,7 @@ async def gathered(**calls):
 @overs
 @pytest.mark.parametrize("size", [8 * MIB, pytest.param(256 * MIB, marks=pytest.mark.soak)], ids=["8M", "256M"])
 async def test_random_bytes_both_ways_at_once(engine, front, back, over, size):
-    """Hashes equal, and the counters tell the numbers."""
+    """The hashes are equal, and the counters have the numbers of bytes."""
     async with between(engine, front, back, over, seconds=600) as relay:
         hashes = await gathered(
             up=pour(relay.front, size, 1),

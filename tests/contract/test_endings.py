@@ -33,8 +33,8 @@ async def test_backend_closed(engine, front, back, over):
         end = await relay.ended()
 
     assert story.data == PAYLOAD
-    told = {"raw": (1000, "backend_closed"), "ws": (code, "done")}[back]
-    ends_in_order(story, told if front == "ws" else None)
+    expected = {"raw": (1000, "backend_closed"), "ws": (code, "done")}[back]
+    ends_in_order(story, expected if front == "ws" else None)
     ends_in_order(relay.back.story, (code, relay.back.story.close[1]) if back == "ws" else None)
     assert (end.reason, end.initiator) == (Reason.BACKEND_CLOSED, "backend")
     assert end.detail == (f"closed with {code}: done" if back == "ws" else "")
@@ -55,8 +55,8 @@ async def test_client_closed(engine, front, back, over):
         end = await relay.ended()
 
     assert story.data == PAYLOAD
-    told = {"raw": (1000, "client_closed"), "ws": (4001, "bye")}[front]
-    ends_in_order(story, told if back == "ws" else None)
+    expected = {"raw": (1000, "client_closed"), "ws": (4001, "bye")}[front]
+    ends_in_order(story, expected if back == "ws" else None)
     ends_in_order(relay.front.story, (4001, "bye") if front == "ws" else None)
     assert (end.reason, end.initiator) == (Reason.CLIENT_CLOSED, "client")
     assert end.close_code == (4001 if front == "ws" else None)
@@ -230,7 +230,7 @@ async def test_a_websocket_backend_that_breaks_off_an_answer_after_the_clients_e
 @pytest.mark.parametrize("first", ["backend", "client"])
 @pytest.mark.parametrize("code", [1001, 1002, 1011, 1012, 3000, 4999])
 async def test_only_1000_or_no_code_is_the_end_of_an_answer(engine, over, code, first):
-    """For a plain client of a WebSocket backend, whoever ended first; its bytes come first, then a reset."""
+    """For a TCP client of a WebSocket backend, whichever side closed first, its bytes come first, then a reset."""
     async with between(engine, "raw", "ws", over) as relay:
         if first == "client":
             await relay.front.finish()
@@ -265,7 +265,7 @@ async def test_a_websocket_backend_that_never_answers_a_close_but_ends(engine, o
     + [(code, False) for code in (1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014)],
 )
 async def test_what_a_clients_close_code_means_for_a_plain_backend(engine, code, orderly, lost_is_fin):
-    """FIN behind every byte for a client that is done; a reset for one that tells of a fault."""
+    """A client that is done gets FIN after every byte; one that closes with an error code, a reset."""
     async with between(engine, "ws", "raw", half_close_on_loss=lost_is_fin) as relay:
         await relay.front.send(b"all")
         assert await relay.back.take(3) == b"all"

@@ -17,7 +17,7 @@ OPEN_END = replace(SHORT, half_close=20.0, close=20.0)
 @pytest.mark.parametrize("front", ["raw", "ws"])
 @secures
 async def test_a_silent_backend_after_the_clients_end(engine, front, over):
-    """It has `half_close`; then a raw client is reset, since its answer is not whole, a WebSocket one told 1000."""
+    """It has `half_close`; then a raw client is reset, since its answer is incomplete, a WebSocket client gets 1000."""
     async with between(engine, front, "raw", over, terms=SHORT, deliver_after_close=True) as relay:
         began = trio.current_time()
         await relay.back.send(b"half")
@@ -268,7 +268,7 @@ async def test_an_end_during_the_end_changes_nothing(engine):
 
 
 async def test_a_violation_after_the_end_changes_nothing(engine):
-    """The client has been told another reason."""
+    """The client has been sent another reason."""
     async with between(engine, "ws", "raw", terms=OPEN_END) as relay:
         relay.front.answers = False
         engine.terminate(relay.id, Reason.DRAINING)

@@ -22,7 +22,7 @@ async def test_the_bridge_ends_it(engine, front, back, over, reason):
         await relay.front.send(b"x")
         await relay.back.take(1)
         if not changes:
-            engine.terminate(relay.id, reason, "told to")
+            engine.terminate(relay.id, reason, "requested")
         await relay.both()
         end = await relay.ended()
 
@@ -71,9 +71,9 @@ class Broken(WebSocketFraming):
 
 @pytest.mark.parametrize("back", ["raw", "ws"])
 async def test_a_bug_ends_one_pair_alone(engine, monkeypatch, back):
-    """It is logged, told as internal_error to both sides, and another pair never notices."""
-    told = []
-    monkeypatch.setattr(loop.log, "exception", lambda event, **values: told.append((event, values)))
+    """A bug is logged, both sides get internal_error, and another pair is not affected."""
+    logged = []
+    monkeypatch.setattr(loop.log, "exception", lambda event, **values: logged.append((event, values)))
     async with between(engine, "ws", "raw") as healthy, between(engine, "ws", back, terms=SHORT) as relay:
         relay.front_side.framing = Broken("server")
         await relay.front.transport.send(b"!!!!!!!!")
@@ -86,14 +86,14 @@ async def test_a_bug_ends_one_pair_alone(engine, monkeypatch, back):
     assert front.close == (1011, "internal_error")
     assert back_story.close == ((1011, "internal_error") if back == "ws" else None)
     assert back_story.ending == ("fin" if back == "ws" else "reset")
-    assert told == [("internal_error", {"component": "relay"})]
+    assert logged == [("internal_error", {"component": "relay"})]
 
 
 @pytest.mark.parametrize("name", ["advance_close", "force_close", "transfer"])
 async def test_a_bug_in_an_ending_cuts_both_sides(engine, monkeypatch, name):
     """However deep it is, the pair is gone and nothing loops."""
-    told = []
-    monkeypatch.setattr(loop.log, "exception", lambda event, **values: told.append(event))
+    logged = []
+    monkeypatch.setattr(loop.log, "exception", lambda event, **values: logged.append(event))
     async with between(engine, "ws", "raw", terms=SHORT) as relay:
         kind = type(relay.pair)
 
@@ -107,14 +107,14 @@ async def test_a_bug_in_an_ending_cuts_both_sides(engine, monkeypatch, name):
         end = await relay.ended()
 
     assert end.reason is Reason.INTERNAL_ERROR
-    assert 1 <= len(told) <= 2
+    assert 1 <= len(logged) <= 2
     assert "reset" in (front.ending, back.ending)
 
 
 @pytest.mark.parametrize("speaks", ["ws", "raw"])
 @pytest.mark.parametrize("reason", [Reason.BACKEND_REFUSED, Reason.BACKEND_TIMEOUT, Reason.OVERLOAD])
 async def test_a_client_without_a_backend_is_dismissed(engine, speaks, reason):
-    """After the 101 the reason is told by a close frame; a raw client is reset."""
+    """After the 101 the reason is sent in a close frame; a raw client is reset."""
     endpoint, peer = await side(speaks, "tcp", "server")
     ends = []
 

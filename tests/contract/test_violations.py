@@ -22,7 +22,7 @@ VIOLATIONS = {
 @pytest.mark.parametrize("back", ["raw", "ws"])
 @pytest.mark.parametrize("name", VIOLATIONS)
 async def test_a_client_that_breaks_the_protocol(engine, name, back):
-    """It is told so, and the backend is reset."""
+    """The client gets the close code of its violation, and the backend is reset."""
     first, body, reason, code = VIOLATIONS[name]
     async with between(engine, "ws", back, terms=SHORT) as relay:
         relay.front.answers = False
@@ -39,7 +39,7 @@ async def test_a_client_that_breaks_the_protocol(engine, name, back):
 @pytest.mark.parametrize("front", ["raw", "ws"])
 @pytest.mark.parametrize("name", VIOLATIONS)
 async def test_a_backend_that_breaks_the_protocol(engine, name, front):
-    """It is told so; the client gets what came before it, then 1011 or a reset."""
+    """The backend gets the close code of its violation; the client gets the bytes before it, then 1011 or a reset."""
     first, body, reason, code = VIOLATIONS[name]
     async with between(engine, front, "ws", terms=SHORT) as relay:
         relay.back.answers = False

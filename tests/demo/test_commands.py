@@ -48,7 +48,7 @@ class Listener:
                 return False
 
 
-async def told(name: str, rest: str = "", listener: Listener | None = None) -> str:
+async def output_of(name: str, rest: str = "", listener: Listener | None = None) -> str:
     """Give what a command says."""
     listener = listener or Listener()
     await DEMO_COMMANDS[name](listener, rest)  # type: ignore[arg-type]  # as much of a conversation as commands use
@@ -57,25 +57,25 @@ async def told(name: str, rest: str = "", listener: Listener | None = None) -> s
 
 async def test_the_same_and_the_rest() -> None:
     """`echo` gives back what stood behind it; `help`, `inert` and `unicode` say their texts."""
-    assert await told("echo", "a  b ü") == "a  b ü\n"
-    assert await told("help") == HELP_TEXT
-    assert await told("inert") == service.INERT
-    assert await told("unicode") == service.UNICODE
+    assert await output_of("echo", "a  b ü") == "a  b ü\n"
+    assert await output_of("help") == HELP_TEXT
+    assert await output_of("inert") == service.INERT
+    assert await output_of("unicode") == service.UNICODE
 
 
 async def test_counting() -> None:
     """Numbers from 1, ten a second, ten of them if none is asked for; a line ends it."""
     listener = Listener()
-    assert await told("count", "3", listener) == "1\n2\n3\n"
+    assert await output_of("count", "3", listener) == "1\n2\n3\n"
     assert listener.steps == [0.1] * 3
-    assert (await told("count")).split() == [str(at) for at in range(1, 11)]
-    assert await told("count", "9", Listener(patience=2)) == "1\n2\n"
+    assert (await output_of("count")).split() == [str(at) for at in range(1, 11)]
+    assert await output_of("count", "9", Listener(patience=2)) == "1\n2\n"
 
 
 async def test_reciting() -> None:
     """Four lines, with time between them."""
     listener = Listener()
-    assert await told("slow", "", listener) == service.SONNET
+    assert await output_of("slow", "", listener) == service.SONNET
     assert set(listener.steps) == {service.SLOW_INTERVAL}
 
 
@@ -85,18 +85,18 @@ async def test_reciting() -> None:
 )
 async def test_numbers_out_of_bounds(name: str, number: str, most: int) -> None:
     """They are rejected with the bound, and nothing else is sent."""
-    assert await told(name, number) == f"the number must be from 1 to {most}\n"
+    assert await output_of(name, number) == f"the number must be from 1 to {most}\n"
 
 
 @pytest.mark.parametrize("text", ["x", "-1", "1.5", "²", "٣", "9" * 10, " 1"])
 async def test_what_is_no_number(text: str) -> None:
     """Only ASCII digits, and not more than nine of them."""
-    assert "the number must be from 1 to" in await told("flood", text)
+    assert "the number must be from 1 to" in await output_of("flood", text)
 
 
 async def test_a_flood_is_exact_and_of_whole_lines() -> None:
     """So many MiB, the last line cut to end there, then the summary."""
-    heard, _, summary = (await told("flood", "1")).rpartition("Done: ")
+    heard, _, summary = (await output_of("flood", "1")).rpartition("Done: ")
 
     assert len(heard) == 2**20
     assert heard.endswith("\n")
@@ -105,7 +105,7 @@ async def test_a_flood_is_exact_and_of_whole_lines() -> None:
 
 async def test_a_flood_that_a_line_ends() -> None:
     """It is reported as stopped, with what was sent until then."""
-    heard, _, summary = (await told("flood", "64", Listener(patience=3))).rpartition("Stopped: ")
+    heard, _, summary = (await output_of("flood", "64", Listener(patience=3))).rpartition("Stopped: ")
 
     assert 2 * FLOOD_BLOCK_BYTES < len(heard) <= 3 * FLOOD_BLOCK_BYTES
     assert summary.startswith("0.2 MiB in ")
@@ -115,11 +115,11 @@ async def test_a_stream_without_a_caller_to_end_it() -> None:
     """It ends by itself after a block once the caller has said all."""
     listener = Listener(input_ended=True)
 
-    assert "Done: " in await told("stream", "", listener)
+    assert "Done: " in await output_of("stream", "", listener)
     assert len(listener.steps) == 1
 
 
 async def test_help_names_every_command() -> None:
-    """What can be typed is what help tells."""
+    """The commands that exist are those that `help` lists."""
     for name in [*DEMO_COMMANDS, "quit", "reset"]:
         assert name == "help" or name in HELP_TEXT

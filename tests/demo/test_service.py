@@ -114,7 +114,7 @@ async def test_line_in_many_pieces(service: tuple[DemoService, int]) -> None:
 
 
 async def test_endless_line_costs_nothing(service: tuple[DemoService, int]) -> None:
-    """A line without an end is dropped beyond its bound and told of; the next line works."""
+    """A line beyond the limit is dropped with a message; the next line works."""
     async with call(service[1]) as caller:
         await caller.ask("echo " + "x" * 1_000_000 + "\n")
         assert f"may have {MAX_LINE_BYTES} bytes" in await caller.until("\n")
@@ -209,7 +209,7 @@ async def test_endless_stream_ends_with_the_caller(service: tuple[DemoService, i
 
 
 async def test_lost_callers_are_forgotten(service: tuple[DemoService, int]) -> None:
-    """A caller that vanishes in mid-stream, unread or by a reset, harms nobody and is no longer told of."""
+    """A client lost in mid-stream, unread or by a reset, affects no other client and is removed from the list."""
     one, port = service
     async with call(port) as witness:
         for _ in range(5):

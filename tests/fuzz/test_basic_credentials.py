@@ -42,7 +42,7 @@ def way(tmp_path_factory: pytest.TempPathFactory) -> BasicAuth:
 
 @given(headers)
 def test_any_header_is_read_or_refused(shown: list[bytes]) -> None:
-    """What is read is what was encoded; what is refused is told by one printable sentence."""
+    """What is decoded is what was encoded; a rejection has one printable sentence."""
     found = outcome(parse_basic, Headers((b"authorization", value) for value in shown))
     if isinstance(found, BasicCredentials):
         (value,) = shown

@@ -266,7 +266,7 @@ def test_handshakes_are_refused_with_the_seconds_to_wait() -> None:
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::7", ""])
 def test_a_ban_is_one_line_and_ends_what_comes_next(host: str) -> None:
-    """The log names address, failures and seconds; the next slot is told how long the ban lasts."""
+    """The log names address, failures and seconds; the next slot is rejected with the rest of the ban."""
     addresses, _ = table(max_failures=2, ban_time=300.0)
     slot = ClientSlot(addresses)
     slot.assign(host)

@@ -57,7 +57,7 @@ def denying(served, *answers):
 
 @pytest.mark.parametrize("tls", [False, True])
 async def test_one_connection_too_many_from_an_address_is_429(tls):
-    """It is told so without a dial; another address, and who comes when one has left, are served."""
+    """A client over the limit is rejected without a dial; other addresses, and a client after one left, are served."""
     async with backend() as back:
         limits = {"per_address": {"connections": "2", **HERE}}
         async with serving(written(route={"backend": back.url}, limits=limits, tls=tls)) as served:
@@ -241,7 +241,7 @@ async def test_a_failed_dial_gives_its_place_back():
 
 @pytest.mark.parametrize("setting", ["bytes_per_second", "identity_bytes_per_second"])
 async def test_bytes_a_second_end_to_end(setting):
-    """64 KiB at 64 KiB a second take a second, each way, whoever's limit it is."""
+    """64 KiB at 64 KiB a second take a second, each way, whichever setting limits it."""
     async with backend() as back:
         async with serving(written(route={"backend": back.url, "limits": {setting: "64KiB"}})) as served:
             denying(served, Identity("alice", "basic"))

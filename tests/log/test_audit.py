@@ -81,7 +81,7 @@ def test_a_file_that_is_there_is_appended_to(begin: Callable[[], AuditLog], tmp_
 
 @pytest.mark.parametrize("name", ["gone/audit.jsonl", "folder", "pipe"])
 def test_a_file_that_cannot_be_opened(tmp_path: Path, name: str) -> None:
-    """Is told in one sentence, and nothing is left running; a pipe that nobody reads does not hang the start."""
+    """A directory, a missing path and a pipe are reported in one sentence; none of them hangs the start."""
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     trail = AuditLog(tmp_path / name)
@@ -126,8 +126,8 @@ def test_a_directory_that_vanished_is_reported_once(tmp_path: Path, records: Rec
     trail.emit("access.denied", {"id": 2})
     trail.close()
     assert [line.get("id") for line in lines(path)] == [2, None]
-    (told,) = records.of("audit.failed")
-    assert (told["file"], told["error"]) == (str(path), "No such file or directory")
+    (line,) = records.of("audit.failed")
+    assert (line["file"], line["error"]) == (str(path), "No such file or directory")
 
 
 def test_what_the_disk_does_not_take_is_reported(records: Records) -> None:

@@ -52,7 +52,7 @@ def test_a_call_becomes_a_line(lines: list[dict[str, Any]]) -> None:
     ],
 )
 def test_levels(lines: list[dict[str, Any]], level: str, written: list[str]) -> None:
-    """Records below the level vanish; everyone who imported `log` before sees the new level."""
+    """Records below the level are dropped; modules that imported `log` before use the new level."""
     log.set_level(level)
 
     log.debug("a")
@@ -117,7 +117,7 @@ def test_values_become_plain(value: object, plain: object) -> None:
 
 
 def test_long_text_is_cut() -> None:
-    """Long text keeps its beginning and tells how much is missing."""
+    """Long text is truncated, with the number of characters left out."""
     assert cleaned("x" * MAX_TEXT_CHARS) == "x" * MAX_TEXT_CHARS
     assert cleaned("x" * (MAX_TEXT_CHARS + 5)) == "x" * MAX_TEXT_CHARS + "…(+5)"
     assert cleaned(Path("x" * (MAX_TEXT_CHARS + 5))) == "x" * MAX_TEXT_CHARS + "…(+5)"

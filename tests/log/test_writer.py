@@ -119,12 +119,12 @@ def test_full_pipe_drops_and_tells(reader: Reader, begin: Callable[..., LogWrite
     assert spent < 1
     assert writer.dropped >= 5000 - 100 - 600
     got: list[dict[str, Any]] = []
-    told: list[dict[str, Any]] = []
-    while len(got) + sum(line["count"] for line in told) < 5000:
+    reports: list[dict[str, Any]] = []
+    while len(got) + sum(line["count"] for line in reports) < 5000:
         line = reader.line()
-        (told if line["event"] == "log.dropped" else got).append(line)
-    assert sum(line["count"] for line in told) == writer.dropped == 5000 - len(got)
-    assert {line["level"] for line in told} == {"warning"}
+        (reports if line["event"] == "log.dropped" else got).append(line)
+    assert sum(line["count"] for line in reports) == writer.dropped == 5000 - len(got)
+    assert {line["level"] for line in reports} == {"warning"}
     assert [line["id"] for line in got] == sorted(line["id"] for line in got)
 
 
@@ -167,7 +167,7 @@ def test_reader_gone(reader: Reader, begin: Callable[..., LogWriter]) -> None:
 
 
 def test_disk_full_then_room(tmp_path: Path) -> None:
-    """Lines that find no space are counted and told when there is space again."""
+    """Lines dropped for lack of space are counted, and reported when there is space again."""
     full, room = os.open("/dev/full", os.O_WRONLY), os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
     writer = start_log("info", "json", full)
     try:
@@ -188,7 +188,7 @@ def test_disk_full_then_room(tmp_path: Path) -> None:
 
 
 def test_floods_are_cut(reader: Reader, begin: Callable[..., LogWriter]) -> None:
-    """An event that bad clients cause at will is limited, and the rest is told as a number; others are not limited."""
+    """An event that clients can cause at will is rate-limited, and the rest counted; other events are not limited."""
     writer = begin()
     reading: list[list[dict[str, Any]]] = []
     thread = threading.Thread(target=lambda: reading.append([json.loads(line) for line in reader._file]))
@@ -202,11 +202,11 @@ def test_floods_are_cut(reader: Reader, begin: Callable[..., LogWriter]) -> None
     thread.join()
 
     events = [line["event"] for line in reading[0]]
-    told = [line for line in reading[0] if line["event"] == "log.suppressed"]
+    reports = [line for line in reading[0] if line["event"] == "log.suppressed"]
     assert events.count("connection.closed") == 1000
     assert 200 <= events.count("connection.rejected") <= 400
-    assert {line["suppressed_event"] for line in told} == {"connection.rejected"}
-    assert sum(line["count"] for line in told) == 1000 - events.count("connection.rejected") == writer.suppressed
+    assert {line["suppressed_event"] for line in reports} == {"connection.rejected"}
+    assert sum(line["count"] for line in reports) == 1000 - events.count("connection.rejected") == writer.suppressed
 
 
 def test_an_error_of_the_writer_costs_one_batch(reader: Reader, begin: Callable[..., LogWriter]) -> None:

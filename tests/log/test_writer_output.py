@@ -74,7 +74,7 @@ def test_waits_for_a_slow_reader(pipe: tuple[int, int]) -> None:
 
 
 def test_gives_up_on_a_full_pipe_and_mends_the_torn_line(pipe: tuple[int, int]) -> None:
-    """After giving up within a line, the next write starts a new one; the count tells what went out."""
+    """After a write that ended within a line, the next starts a new one; the count is that of the bytes written."""
     reader, writer = pipe
     filled = fill(writer)
     read(reader, 4096)

@@ -64,7 +64,7 @@ def test_peer_asks_the_kernel_when_accept_gave_nothing():
 
 
 def test_peer_of_a_unix_socket_has_process_and_user():
-    """The kernel tells who is at the other end."""
+    """The kernel's credentials name the process at the other end."""
     left, right = socket.socketpair()
     with left, right:
         peer = Peer.from_socket(left)

@@ -62,7 +62,7 @@ def test_what_a_proxy_said_stays_where_the_client_asks_for_none(issue: Any, clie
 
 
 def test_the_certificate_is_reported(issue: Any, ca_file: Path, client: ssl.SSLContext) -> None:
-    """As Python tells it; it does not count where peers are compared or shown."""
+    """The certificate is that of `SSLObject.getpeercert`, and is no part of the equality or the text of a peer."""
     client.load_cert_chain(*issue("alice.example.org"))
     ours, _ = shake(server_context([issue("gw.example.org")], ca_file), client, "gw.example.org")
     found = with_tls_details(PEER, ours)
@@ -88,8 +88,8 @@ def test_a_name_that_is_not_ascii_writes_nothing(
     issue: Any, client: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The handshake fails with a sentence, and no client can fill standard error; all else is reported as before."""
-    told: list[object] = []
-    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    reported: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", reported.append)
     silence_sni_decode_errors()
     to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
     ours = server_context([issue("gw.example.org")]).wrap_bio(to_server, to_client, server_side=True)
@@ -99,10 +99,10 @@ def test_a_name_that_is_not_ascii_writes_nothing(
     to_server.write(to_server.read().replace(b"aaaaaaaa", b"\xff" * 8))
     with pytest.raises(ssl.SSLError, match="CALLBACK_FAILED"):
         ours.do_handshake()
-    assert told == []
+    assert reported == []
     other = SimpleNamespace(exc_value=ValueError("x"), object=b"")
     sys.unraisablehook(other)
-    assert told == [other]
+    assert reported == [other]
 
 
 def test_both_ends_are_of_the_server(issue: Any) -> None:

@@ -91,7 +91,7 @@ async def test_half_an_end_is_none_where_peers_may_wait_for_an_answer(watch, end
 
 
 async def test_a_unix_peer_that_closed_for_good_is_gone(watch, ends):
-    """A Unix socket has no reset; its hang-up tells that nobody waits for an answer."""
+    """A Unix socket has no reset; its hang-up means that no answer is awaited."""
     wire, theirs = ends("unix")
     theirs.close()
     assert await gone(watch, wire, halves=True) == "closed"
@@ -187,7 +187,7 @@ async def test_half_an_end_of_raw_tls_is_none(watch, tls_ends):
 
 
 async def test_all_blocks_can_be_left(watch, ends):
-    """`cancel_all` leaves each block, without telling that the peer went."""
+    """`cancel_all` leaves each block without reporting a disconnect."""
     (one, _theirs), (other, _theirs_too) = ends(), ends()
     left = []
 

@@ -75,7 +75,7 @@ async def test_owner(path, owner):
     ("owner", "text"), [("no-such-user", 'there is no user "no-such-user"'), ("0:no-such-group", "there is no group")]
 )
 async def test_unknown_owner(path, owner, text):
-    """Told before anything is made."""
+    """The error is reported before anything is created."""
     with pytest.raises(ListenError, match=text):
         await opened(path, owner=owner)
     assert not path.exists()

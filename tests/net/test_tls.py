@@ -313,7 +313,7 @@ def test_an_end_without_close_notify_by_any_name(error, cut):
 @pytest.mark.parametrize("asked", ["a.example.org", "b.example.org", "other.example.org"])
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_every_name_asks_for_the_clients_certificate(issue, ca_file, asked, version):
-    """Whatever certificate of ours the name picks: none is an error, and one is verified and told."""
+    """For any certificate that SNI selects, a missing client certificate is an error, and one sent is verified."""
     certificates = [issue("a.example.org"), issue("b.example.org")]
     client = client_context(ca_file)
     client.check_hostname = False

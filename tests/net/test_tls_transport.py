@@ -152,7 +152,7 @@ async def test_read_some_and_write_all(wrapped):
 
 
 async def test_one_read_gathers_several_records(wrapped):
-    """Up to 64 KiB of them, and the rest is told to be there."""
+    """Small records that are there together are read at once, and larger amounts in several reads."""
     transport, peer = await wrapped()
     for _ in range(10):
         peer.sendall(bytes(1000))
@@ -204,7 +204,7 @@ async def test_tiny_records_do_not_fill_a_read(wrapped):
 
 
 async def test_records_that_keep_coming_are_gathered_up_to_a_number(wrapped):
-    """A read goes on while a peer sends small records, but not for ever."""
+    """A read goes on while a peer sends small records, but not forever."""
     transport, peer = await wrapped()
     whole = random.Random(1).randbytes(5000)
 
@@ -372,7 +372,7 @@ async def test_finish_on_a_broken_connection_is_no_exception(wrapped):
 
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_bytes_that_come_with_the_end_of_the_handshake(wrapped, version):
-    """They are there from the start, though no event will tell of them."""
+    """Bytes that came with the end of the handshake are readable at once, though no event will come for them."""
     transport, _ = await wrapped(version, glued=b"glued")
 
     assert await read_all(transport, 5) == b"glued"

@@ -29,7 +29,7 @@ def tcp():
 
 
 def test_a_read_gives_what_came_and_a_short_one_ends_the_reading(ends):
-    """After fewer bytes than asked for, the next event will tell; a Unix socket is read until it is empty."""
+    """After a short read the next event is awaited; a Unix socket is read until it is empty."""
     wire, peer = ends
     peer.sendall(b"abc")
     arrived(wire)

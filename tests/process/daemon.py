@@ -31,7 +31,7 @@ class Daemon:
 
     Attributes:
         folder: A directory of its own, removed at the end.
-        states: What the service manager was told, each a mapping.
+        states: The notifications that the service manager got, each a mapping.
     """
 
     def __init__(
@@ -138,10 +138,10 @@ class Daemon:
         """Wait until the service manager gets this key; give its value."""
         assert self._notify is not None
         while True:
-            told = dict(line.split("=", 1) for line in self._notify.recv(4096).decode().splitlines())
-            self.states.append(told)
-            if key in told:
-                return told[key]
+            state = dict(line.split("=", 1) for line in self._notify.recv(4096).decode().splitlines())
+            self.states.append(state)
+            if key in state:
+                return state[key]
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal."""
@@ -178,7 +178,7 @@ class Daemon:
         return 0
 
     def until(self, what: Any, seconds: float = PATIENCE) -> None:
-        """Wait until something of the process becomes true that no line tells of."""
+        """Wait until a condition of the process that no log line reports becomes true."""
         deadline = time.monotonic() + seconds
         while not what():
             assert time.monotonic() < deadline, "it never became true"

@@ -46,15 +46,15 @@ main()
 
 
 class Echoing(http.server.BaseHTTPRequestHandler):
-    """An upstream, or a proxy, that says no and repeats all that it was told."""
+    """An upstream or a proxy that rejects each request, and repeats all of it."""
 
     def do_GET(self) -> None:
         """Refuse, with the request in the reason, in Location and in the body."""
-        told = f"{self.path} {' '.join(self.headers.values())}"
-        self.send_response(403, told)
+        repeated = f"{self.path} {' '.join(self.headers.values())}"
+        self.send_response(403, repeated)
         self.send_header("Location", f"http://x/{self.path}")
         self.end_headers()
-        self.wfile.write(told.encode())
+        self.wfile.write(repeated.encode())
 
     do_CONNECT = do_GET  # noqa: N815  as http.server calls it
 
@@ -306,7 +306,7 @@ def test_no_secret_comes_out(tmp_path: Path, form: str, echoing: int) -> None:
 
 @pytest.mark.parametrize("command", ["check", "run"])
 def test_no_secret_comes_out_of_mistakes(tmp_path: Path, command: str, echoing: int) -> None:
-    """What is told of a configuration that is wrong holds none of its secrets either, though it shows lines of it."""
+    """Error messages for a wrong configuration show lines of it, but none of its secrets."""
     secret = Canaries()
     config = configuration(tmp_path, secret, echoing)
     lines = [json.dumps(config["routes"][name]) for name in config["routes"]]

@@ -49,12 +49,12 @@ def hold(count, seconds, pings, ping, *, tls):
 
 @pytest.mark.parametrize("tls", [False, True])
 def test_idle_connections(tls):
-    """Hundreds of idle connections answer several pings each, none is lost, and memory is as told."""
+    """Hundreds of idle connections answer several pings each, none is lost, and memory is as documented."""
     assert hold(400, 4.5, 3, "1s", tls=tls) < COST[tls] * 1.5  # few connections carry the steps of the allocator
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("tls", [False, True])
 def test_five_thousand_idle_connections(tls):
-    """5,000 connections with `ping: 2s`, held for 30 s: ten pings each answered, none lost, memory as told."""
+    """5,000 connections with `ping: 2s`, held for 30 s: ten pings each answered, none lost, memory as documented."""
     assert hold(5000, 30, 10, "2s", tls=tls) < COST[tls]

@@ -70,7 +70,7 @@ def test_x_forwarded_for(values: list[bytes], client: ForwardedNode | None, prox
     ],
 )
 def test_forwarded(values: list[bytes], client: ForwardedNode | None, proxies: tuple[str, ...]) -> None:
-    """Quotes, brackets, ports and parameters are read; an element that tells nobody ends the search."""
+    """Quotes, brackets, ports and parameters are parsed; an element without an address ends the search."""
     assert parse_forwarded(RFC, values, trusted) == ForwardedChain(client, proxies)
 
 

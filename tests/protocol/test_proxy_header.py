@@ -73,7 +73,7 @@ def test_a_line_of_version_1(line: bytes, header: ProxyHeader) -> None:
     ],
 )
 def test_a_line_that_is_none(line: bytes, text: str) -> None:
-    """Each mistake is told by one sentence."""
+    """Each mistake is reported in one sentence."""
     found, _ = read(line)
     assert isinstance(found, Rejected)
     assert text in found.detail
@@ -142,7 +142,7 @@ def test_tlvs() -> None:
     ],
 )
 def test_version_2_that_is_malformed(data: bytes, text: str) -> None:
-    """Each mistake is told by one sentence, one of size as soon as the size is known."""
+    """Each mistake is reported in one sentence, one of size as soon as the size is known."""
     found, _ = read(data)
     assert isinstance(found, Rejected)
     assert text in found.detail

@@ -55,7 +55,7 @@ def test_what_is_written_is_read() -> None:
     ],
 )
 def test_what_is_malformed_is_a_sentence(tlvs: bytes, text: str) -> None:
-    """Each mistake is told by its name."""
+    """Each mistake is reported by its name."""
     found = result_or_detail(proxy.parse_tlvs, tlvs, 0)
     assert isinstance(found, str)
     assert text in found

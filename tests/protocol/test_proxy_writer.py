@@ -91,7 +91,7 @@ def test_version_1_knows_no_unix_socket(source: SockEndpoint | None) -> None:
 def test_version_2(
     source: SockEndpoint, destination: SockEndpoint | None, read_source: SockEndpoint, read_destination: SockEndpoint
 ) -> None:
-    """The client is always told; what it connected to as far as its family can say it."""
+    """The client's address is always sent; the address it connected to only if it has the same family."""
     header = read(encode_proxy_v2(source, destination))
     assert (header.source, header.destination) == (read_source, read_destination)
     assert proxy.TLV_CRC32C in header.tlvs

@@ -265,7 +265,7 @@ def test_a_ping_that_could_not_be_sent_is_not_waited_for():
 
 
 def test_a_lost_backend():
-    """Is reset, and the client told 1011."""
+    """The backend is reset, and the client gets 1011."""
     pair = a_pair("ws", "ws", ping_interval=20.0, ping_timeout=5.0, write=None)
     at(pair, 20)
     pair.back.transport.acknowledge()

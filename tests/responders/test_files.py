@@ -100,8 +100,8 @@ async def test_finds_the_file_of_a_path(site: Path, pattern: str | None, target:
     ("target", "status"),
     [
         ("/missing.html", 404),
-        ("/app", 404),  # a folder, without its slash
-        ("/app/deep/", 404),  # a folder without index.html
+        ("/app", 404),  # a directory, without its slash
+        ("/app/deep/", 404),  # a directory without index.html
         ("/index.html/", 404),
         ("/index.html/x", 404),
         ("/.env", 404),
@@ -199,7 +199,7 @@ async def test_root_may_be_a_link_that_is_swapped(site: Path) -> None:
 
 
 async def test_opens_only_regular_files(site: Path) -> None:
-    """A FIFO, which would block whoever opens it, and a device are not found."""
+    """A FIFO, whose opening would block, and a device are not found."""
     os.mkfifo(site / "pipe")
     (site / "null").symlink_to("/dev/null")
     with trio.fail_after(5):
@@ -276,7 +276,7 @@ async def test_sends_files_of_every_size_whole(site: Path, size: int) -> None:
 
 
 async def test_file_that_changes_its_size_while_sent(site: Path) -> None:
-    """What was told as the length is kept: a file that grows is cut there, one that shrinks is an error."""
+    """Content-Length is kept: a file that grows is cut there, one that shrinks is an error."""
     path = site / "log.txt"
     path.write_bytes(b"a" * (2 * FILE_CHUNK_BYTES))
     with await StaticFiles(site).respond(*asked("GET", "/log.txt")) as answer:
