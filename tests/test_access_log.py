@@ -28,7 +28,7 @@ def account(trail=None):
     context = ConnectionContext(
         7,
         "web",
-        Peer("192.0.2.1", 5000, 2),
+        peer=Peer("192.0.2.1", 5000, 2),
         request=Request("GET", "/x?token=abc", "1.1", Headers()),
         route="app",
         backend="tcp://127.0.0.1:9",
