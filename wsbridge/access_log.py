@@ -1,4 +1,4 @@
-"""The one line and the audit record of a connection."""
+"""The log line and the audit record of a connection."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from wsbridge.log.logger import log
 from wsbridge.reasons import EMPTY_CONNECTION, REASONS, Reason, Termination
 
 FAVICON = "/favicon.ico"
-"""Every browser requests it; without the file that is logged at debug only."""
+"""Every browser requests it; that the file is missing is logged at debug only."""
 
 LOGGED_HEADERS = (b"host", b"origin", b"user-agent")
 """Headers of the request that lines and records quote."""
 
 
 class AccessLog:
-    """Writes what one connection leaves in the log and in the audit.
+    """Writes the log lines and audit records of one connection.
 
     Args:
         context: The connection.
-        http: Whether a rejection there is an HTTP response.
-        audit_log: The audit, if there is one.
+        http: Whether its listener rejects with HTTP responses.
+        audit_log: The audit log; None if it is not configured.
         redact_target: Returns the target of a request as it may be logged, without tokens.
 
     Attributes:
-        connect_seconds: How long it took to reach the backend, or to fail; None if it was not dialed.
+        connect_seconds: Duration of the dial, successful or not; None if the backend was not dialed.
         rejected_target: Target of a request that was rejected while it was read.
     """
 
@@ -59,7 +59,7 @@ class AccessLog:
         self.rejected_target = ""
 
     def log_admitted(self, open_level: Literal["debug", "info"] = "debug") -> None:
-        """Log that the relay is established, at this level, and write it to the audit log."""
+        """Log that the relay is established, at this level, and write an audit record."""
         if open_level == "info" or log.level == "debug":
             method = log.info if open_level == "info" else log.debug
             method("connection.open", **self._connection_fields(), **self._open_fields())
@@ -77,18 +77,18 @@ class AccessLog:
         return {key: value for key, value in facts.items() if value}
 
     def dial_started(self) -> None:
-        """Note the time."""
+        """Start to measure the dial."""
         self._dial_started = time.monotonic()
 
     def dial_ended(self, address: str | None = None) -> None:
-        """Note how long it took, and the address that was reached, if one was."""
+        """Note the duration of the dial, and the address that was reached; None if it failed."""
         context = self._context
         if self._dial_started is not None and self.connect_seconds is None:
             self.connect_seconds = round(time.monotonic() - self._dial_started, 3)
         context.backend_address = address or context.backend_address
 
     def _emit_audit(self, event: str, fields: dict[str, object]) -> None:
-        """Write to the audit log, if there is one, the keys that its table has for the event."""
+        """Write a record to the audit log, if it is configured, with the keys of its event."""
         context = self._context
         if self._audit_log is None:
             return
@@ -98,7 +98,7 @@ class AccessLog:
         self._audit_log.emit(event, fields | more)
 
     def log_request(self, termination: Termination) -> None:
-        """Log a response after which the connection stays open; successful ones only at debug, since they are many."""
+        """Log a response of wsbridge itself; a successful one at debug, since there are many of them."""
         context = self._context
         request = context.request
         fields = {
@@ -117,7 +117,7 @@ class AccessLog:
         context.start_request(None)
 
     def _connection_fields(self) -> dict[str, object]:
-        """The connection and its client, with which all lines begin."""
+        """Return the fields of the connection and its client, with which all lines begin."""
         context = self._context
         facts: dict[str, object] = {"id": context.id, "peer": str(context.peer), "listener": context.listener}
         if context.peer.via:
@@ -125,7 +125,7 @@ class AccessLog:
         return facts
 
     def _request_fields(self) -> dict[str, object]:
-        """The request, the identity and the backend, as far as they are known."""
+        """Return the fields of the request, the identity and the backend, as far as they are known."""
         facts: dict[str, object] = {}
         self._add_request(facts)
         return facts
@@ -162,7 +162,7 @@ class AccessLog:
             facts["subprotocol"] = context.subprotocol
 
     def log_closed(self, termination: Termination) -> None:
-        """Log the end: `connection.closed`, or `connection.rejected` if it was not relayed; the audit gets the same."""
+        """Log the end: `connection.closed`, or `connection.rejected` if it was not relayed; both are audited."""
         context = self._context
         if termination.reason is Reason.SERVED:
             self.log_request(termination)

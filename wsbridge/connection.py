@@ -41,7 +41,7 @@ from wsbridge.relay.relay import RelayOptions
 from wsbridge.services import Services
 
 _BUG = Termination(Reason.INTERNAL_ERROR, "wsbridge")
-"""How a connection ended that no step has given an end."""
+"""How a connection ended that no step has ended."""
 
 
 class Connection:
@@ -49,11 +49,11 @@ class Connection:
 
     Args:
         sock: Accepted, non-blocking; it belongs to the connection.
-        context: What is known of it, which each step adds to.
+        context: What is known about it; each step adds to it.
         listener: Where it was accepted.
         generation: The listener's; the connection keeps it for life.
         services: What outlives the connection.
-        overload: The sentence with which it is rejected as one too many; None to serve it.
+        overload: Why it is rejected as over the connection limit, for the log; None to serve it.
     """
 
     __slots__ = (
@@ -241,7 +241,7 @@ class Connection:
             context.peer = await resolver.from_connection(self._sock, context.peer)
 
     async def _identify_overload_client(self) -> None:
-        """Do the same for a client that is one too many, in less time, and reject it."""
+        """Do the same for a client over the connection limit, within `overload_reply`, and reject it."""
         context, resolver = self._context, self._listener.client_address_resolver
         readable = True
         if resolver is not None:
@@ -258,7 +258,7 @@ class Connection:
             self._client_slot.assign(host)
 
     async def _start_tls(self) -> None:
-        """TLS, where the listener has it, within `tls`."""
+        """Complete the TLS handshake within `tls`, if the listener has TLS."""
         listener = self._listener
         if listener.tls is None:
             self._transport = SocketTransport(self._sock, self._nearest_peer.family or None)
@@ -283,7 +283,7 @@ class Connection:
     # The request.
 
     async def _read_request(self) -> None:
-        """Read a request, and the client's address from it where trusted proxies add that."""
+        """Read a request, and the client's address from the headers that trusted proxies add."""
         context, resolver = self._context, self._listener.client_address_resolver
         context.start_request(None)
         self._exchange = exchange = await self._read_head()
@@ -310,7 +310,7 @@ class Connection:
             raise
 
     def _check_shutdown(self, detail: str = "", *, silent: bool = False) -> None:
-        """Reject what has not reached its relay when the server begins to stop."""
+        """Reject a connection that is not relayed yet once the server is stopping."""
         if self._services.shutdown_reason is not None:
             raise Rejected(self._services.shutdown_reason, detail, initiator="wsbridge", silent=silent)
 
@@ -344,7 +344,7 @@ class Connection:
         self._context.auth_required = route.auth is not None
 
     async def _authenticate(self, admitted: AdmittedRequest) -> None:
-        """Authenticate the client, where the route asks for it.
+        """Authenticate the client, if the route requires it.
 
         A client that is banned in the meantime is rejected as banned, whether its credentials are right or wrong.
         """
@@ -368,11 +368,11 @@ class Connection:
         return acquire_route_slot(route, identity, token_name, services.connection_counts, services.shared_buckets)
 
     def _take_only_connection(self) -> None:
-        """With `--once`, be the connection that is served."""
+        """With `--once`, become the one connection that is served."""
         if not self._services.one_connection:
             return
         if not self._services.take_only_connection():
-            detail = "only one connection is served, and it is there already"
+            detail = "only one connection is served, and another one was first"
             raise Rejected(Reason.OVERLOAD, detail, initiator="wsbridge")
         self._dials = True
 
@@ -472,7 +472,7 @@ class Connection:
         transport = self._open_transport()
         if route.needs_client_info:
             self._note_local_address(transport)
-        # a client with its 101 has got the first; a WebSocket backend must not choose another
+        # A client that has its 101 was given the first one: a WebSocket backend must not choose another.
         raw_or_waiting = route.dial_before_upgrade or request is None
         dial_request = DialRequest(
             admitted.subprotocols if raw_or_waiting else admitted.subprotocols[:1],
@@ -510,7 +510,7 @@ class Connection:
         context = self._context
         context.local_address = context.peer.destination
         if context.local_address is None:
-            with contextlib.suppress(OSError):  # it may be gone
+            with contextlib.suppress(OSError):  # the client may have disconnected
                 context.local_address = local_endpoint(transport.fd)
 
     def _log_retry(self, rejected: Rejected) -> None:
@@ -525,7 +525,7 @@ class Connection:
         )
 
     async def _upgrade(self, route: Route, subprotocol: str | None) -> Side:
-        """Send the 101 to a WebSocket client, which must have accepted it within `handshake`."""
+        """Send the 101 to a WebSocket client, which must read it within `handshake`."""
         self._context.subprotocol, self._context.response_started = subprotocol, True
         defaults, timeout = route.dial_defaults, self._generation.config.timeouts.handshake
         return await self._exchange.accept(subprotocol, defaults.text_messages, defaults.max_frame_bytes, timeout)

@@ -1,4 +1,4 @@
-"""ConnectionContext: what is known of one connection, for admission, auth, backends, responders and the log."""
+"""ConnectionContext: what is known about one connection, for admission, auth, backends, responders and the log."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from wsbridge.reasons import Reason, Rejected
 
 
 class ClientGate(Protocol):
-    """The limits on the address of a client, as an authentication method sees them."""
+    """The limits on the address of a client, as authentication methods use them."""
 
     @property
     def key(self) -> bytes | None:
-        """What the address is counted under; None if it is exempt from limits."""
+        """The key of the address in the tables; None if it is exempt from limits."""
 
     def is_banned(self) -> bool:
-        """Whether the address is banned now; may be called in any thread."""
+        """Return whether the address is banned; may be called in any thread."""
 
     def banned(self) -> Rejected:
         """Return the rejection of a banned client."""
 
 
 class _UnknownClient:
-    """A client whose address is exempt, or not known."""
+    """A client whose address is exempt from limits, or unknown."""
 
     key: None = None
 
     def is_banned(self) -> bool:
-        """Never."""
+        """Return False."""
         return False
 
     def banned(self) -> Rejected:
@@ -44,12 +44,12 @@ class _UnknownClient:
 UNKNOWN_CLIENT: Final = _UnknownClient()
 
 UNKNOWN_PEER = Peer("", 0, 0)
-"""The peer of a socket whose other end had gone before it could be asked for."""
+"""The peer of a socket that was disconnected before its address was read."""
 
 
 @dataclass(slots=True, eq=False)
 class ConnectionContext:
-    """What is known of one connection; each step adds what it found out.
+    """What is known about one connection; each step adds to it.
 
     Attributes:
         id: Number of the connection since the process started.
@@ -65,7 +65,7 @@ class ConnectionContext:
         auth_required: Whether the route authenticates its clients.
         identity: Who the client is.
         target: What the client chose, as a URL.
-        backend_address: Where the backend was reached.
+        backend_address: Address at which the backend was reached.
         subprotocol: The subprotocol of the 101.
         response_started: Whether a response has begun, so that no other can be sent.
         relayed: Whether it reached the relay.
@@ -100,7 +100,7 @@ class ConnectionContext:
     client: ClientGate = UNKNOWN_CLIENT
 
     def start_request(self, request: Request | None) -> None:
-        """Note the next request of the connection, of which nothing else is known yet."""
+        """Set the next request of the connection, and forget what was known about the one before."""
         self.request = request
         self.subprotocols = ()
         self.route = self.backend = ""

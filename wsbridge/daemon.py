@@ -53,11 +53,11 @@ class SystemdNotifier:
         return bool(self._address)
 
     def ready(self, status: str = "") -> bool:
-        """All listeners are open: `systemctl start` returns and what waits for this unit starts."""
+        """Report that all listeners are open: `systemctl start` returns, and units that wait for this one start."""
         return self.notify(READY="1", STATUS=status)
 
     def status(self, text: str) -> bool:
-        """One line for `systemctl status`."""
+        """Set the status line of `systemctl status`."""
         return self.notify(STATUS=text)
 
     def reloading(self) -> bool:
@@ -65,18 +65,18 @@ class SystemdNotifier:
         return self.notify(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))
 
     def stopping(self, status: str = "") -> bool:
-        """The shutdown began."""
+        """Report that the shutdown has begun."""
         return self.notify(STOPPING="1", STATUS=status)
 
     def watchdog(self) -> bool:
-        """The daemon works: to be called at least every `watchdog_timeout`."""
+        """Report that the daemon works; to be called at least every `watchdog_timeout`."""
         return self.notify(WATCHDOG="1")
 
     def notify(self, **state: str) -> bool:
-        """Send assignments such as `READY="1"` in one datagram; empty ones are left out.
+        """Send assignments such as `READY="1"` in one datagram; empty ones are omitted.
 
         Returns:
-            Whether the datagram was handed over.
+            Whether the datagram was sent.
         """
         lines = [f"{key}={' '.join(value.split())}" for key, value in state.items() if value]
         if not self._address or not lines:
@@ -103,7 +103,7 @@ def raise_descriptor_limit() -> int:
 
 
 def _warn_descriptor_limit(config: Config, descriptors: int) -> None:
-    """Log a limit of connections that this process cannot reach."""
+    """Warn of a connection limit that the limit of open files does not allow."""
     wanted = config.limits.connections
     if isinstance(wanted, int) and 2 * wanted + RESERVED_DESCRIPTORS > descriptors:
         log.warning(
@@ -111,7 +111,7 @@ def _warn_descriptor_limit(config: Config, descriptors: int) -> None:
             problem="W014",
             setting="limits.connections",
             detail=f"{wanted} connections need up to {2 * wanted + RESERVED_DESCRIPTORS} open files, and the limit is"
-            f" {descriptors}: raise it (LimitNOFILE= of a systemd unit), or write at most"
+            f" {descriptors}: raise it (LimitNOFILE= of a systemd unit), or set at most"
             f" {max(1, (descriptors - RESERVED_DESCRIPTORS) // 2)}",
         )
 
@@ -130,7 +130,7 @@ class ServeResult:
 
 
 def _warn_memory_limit() -> None:
-    """Log a limit of the address space, at which allocations fail in the middle of anything."""
+    """Warn of a limit of the address space: at it, any allocation may fail."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY:
         log.warning(

@@ -18,7 +18,7 @@ from wsbridge.responders.base import HttpResponse
 
 
 class Exchange(Protocol):
-    """One request.
+    """One request and the way to respond to it.
 
     Attributes:
         request: The request; None on a raw connection, which has none.
@@ -28,7 +28,7 @@ class Exchange(Protocol):
     def request(self) -> Request | None: ...  # noqa: D102 (see above)
 
     async def reject(self, termination: Termination, retry_after: int) -> None:
-        """Reject the request, with the HTTP status of the reason where there is HTTP, and close.
+        """Reject the request, over HTTP with the status of the reason, and close the connection.
 
         Args:
             termination: Why.
@@ -38,13 +38,13 @@ class Exchange(Protocol):
     async def accept(
         self, subprotocol: str | None, text_messages: TextMessages, max_frame_bytes: int, timeout: float
     ) -> Side:
-        """Accept it; what was read past the request belongs to the side.
+        """Accept the request; bytes that were read past it belong to the side.
 
         Args:
-            subprotocol: The one of the 101; None for none.
-            text_messages: What becomes of text messages that the client sends.
-            max_frame_bytes: Payload bytes of a frame that is sent to the client.
-            timeout: Seconds in which the client must have accepted the 101.
+            subprotocol: The subprotocol of the 101; None for none.
+            text_messages: What happens to text messages that the client sends.
+            max_frame_bytes: Largest payload of a frame that is sent to the client.
+            timeout: Seconds in which the client must read the 101.
 
         Raises:
             Rejected: The client has disconnected, or does not read.
@@ -52,12 +52,12 @@ class Exchange(Protocol):
 
 
 class LingeringCloser:
-    """Closes sockets whose peer may still be sending, so that no reset destroys what the peer has not read.
+    """Closes connections whose peer may still be sending, so that no reset destroys data that the peer has not read.
 
     Args:
-        max_sockets: Concurrent sockets; further ones are closed at once.
-        timeout: Seconds for each.
-        max_bytes: Bytes read from each.
+        max_sockets: Concurrent lingering sockets; further ones are closed immediately.
+        timeout: Seconds for each socket.
+        max_bytes: Bytes read and dropped from each socket.
     """
 
     def __init__(self, max_sockets: int, timeout: float, max_bytes: int) -> None:
@@ -71,7 +71,7 @@ class LingeringCloser:
         self._max_bytes = max_bytes
 
     async def close(self, transport: Transport) -> None:
-        """End what we send, read and drop what still comes, and close."""
+        """Send FIN, read and drop input for a limited time, and close."""
         try:
             if not transport.send_eof() or transport.read_state is not None or self._active >= self._max_sockets:
                 return
@@ -111,7 +111,7 @@ class RawExchange:
 
 
 MAX_HANDSHAKE_JITTER = 1.1
-"""Factor of `handshake` that a head is waited for at most, so that clients that come together time out one by one."""
+"""Largest factor on `handshake` for a request head, so that clients that connect together time out one by one."""
 
 _RETRYABLE_REASONS = (Reason.OVERLOAD, Reason.RATE_LIMITED, Reason.DRAINING, Reason.SHUTDOWN)
 """Reasons after which another attempt may succeed soon."""
@@ -154,7 +154,7 @@ class HttpExchange:
         key = (request.headers.get(b"sec-websocket-key") or b"").decode("ascii")
         transport = self._transport
         rest = transport.write([encode_accept_response(key, subprotocol)])
-        if rest is not None:  # hardly ever, so there is hardly ever a deadline to set
+        if rest is not None:  # rare, so a deadline is rarely set
             await self._write_rest(rest, timeout)
         if transport.read_state == RESET:
             transport.close()
@@ -162,7 +162,7 @@ class HttpExchange:
         return Side(transport, "server", text_messages, max_frame_bytes=max_frame_bytes)
 
     async def _write_rest(self, rest: list[Buffer] | None, timeout: float) -> None:
-        """Write what was not written of the 101 at once; the transport shows whether the client has disconnected."""
+        """Write the rest of the 101; the state of the transport shows whether the client has disconnected."""
         with trio.move_on_after(timeout):
             while rest is not None:
                 await trio.lowlevel.wait_writable(self._transport.fd)
@@ -195,7 +195,7 @@ class HttpExchange:
         with trio.move_on_after(math.inf if timeout is None else timeout):
             await self._transport.write_all(data)
             return
-        raise TimeoutError(f"took nothing for write, {timeout:g} s")
+        raise TimeoutError(f"did not accept a chunk of the response within write, {timeout:g} s")
 
 
 async def read_request(
@@ -212,7 +212,7 @@ async def read_request(
         head_limits: Of the head.
         timeout: Seconds until the whole head has arrived; up to a tenth more is given.
         lingering_closer: For rejections.
-        read_scopes: Where the scope of this wait is kept while it lasts; cancelling it there counts as the timeout.
+        read_scopes: Contains the scope of this wait while it lasts; cancelling that counts as the timeout.
 
     Raises:
         Rejected: No valid head arrived in time.

@@ -13,7 +13,7 @@ Initiator = Literal["client", "backend", "wsbridge"]
 
 
 class Reason(enum.StrEnum):
-    """One ending. The value is the stable name used in logs, close frames and counters."""
+    """Why a connection ended; the value is the stable name in logs, close frames and counters."""
 
     BACKEND_CLOSED = "backend_closed"
     CLIENT_CLOSED = "client_closed"
@@ -58,10 +58,10 @@ class Reason(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ReasonInfo:
-    """What one reason becomes.
+    """How one reason is reported to the peers and in the log.
 
     Attributes:
-        status: HTTP status before the 101, or None where it cannot happen there (or the answer carries its own).
+        status: HTTP status before the 101; None if it cannot happen there, or if the response has its own.
         close_code: WebSocket close code after the 101 (RFC 6455 section 7.4), or None where the connection is dropped.
         reset: whether a raw side is reset (True) or finished with FIN (False).
         level: log level of its line.
@@ -77,12 +77,12 @@ class ReasonInfo:
 
     @property
     def close_code_to_backend(self) -> int | None:
-        """Close code for a WebSocket backend: there 1000 and 1001 mean that our client has ended cleanly."""
+        """The close code for a WebSocket backend, to which 1000 and 1001 mean that the client has ended cleanly."""
         return 1012 if self.close_code in (1000, 1001) else self.close_code
 
 
 EMPTY_CONNECTION = "sent nothing"
-"""Detail of a connection that ended before its first byte; it is not worth a line in the log."""
+"""Detail of a connection that ended before its first byte; it is logged at debug only."""
 
 REASONS: dict[Reason, ReasonInfo] = {
     Reason.BACKEND_CLOSED: ReasonInfo(None, 1000, reset=False),
@@ -148,12 +148,13 @@ class Termination:
 
     Attributes:
         reason: The row of the table.
-        initiator: Whose doing it was: the side that was accepted, the side that was dialled, or the bridge itself.
-        detail: One sentence for the log, with the numbers; never a secret. Empty if the reason says it all.
-        status: HTTP status to answer, where it differs from the table's (405, 408, 413, 426 ...).
+        initiator: Who caused it: the client (the accepted side), the backend (the dialed side), or wsbridge.
+        detail: One sentence for the log, with the numbers; never a secret. Empty if the reason is enough.
+        status: HTTP status of the response, where it differs from the table's (405, 413, 426 ...).
         close_code: Close code that a peer sent, or None.
-        headers: Header lines that the HTTP answer must carry.
-        incomplete: Whether it was given up before everything was delivered, although a side had ended cleanly.
+        headers: Header lines that the HTTP response must carry.
+        incomplete: Whether the connection was forced to end before everything was delivered, although a side had
+            ended cleanly.
     """
 
     reason: Reason
@@ -166,12 +167,12 @@ class Termination:
 
     @property
     def http_status(self) -> int:
-        """Status to answer before the 101."""
+        """HTTP status of the response before the 101."""
         return self.status or REASONS[self.reason].status or 500
 
 
-class Rejected(Exception):  # noqa: N818  (a verdict about a client, not an error of the program)
-    """The client gets no relay: raised by any step before it, and caught in one place, `connection`.
+class Rejected(Exception):  # noqa: N818  (a decision about a client, not an error of the program)
+    """The client is rejected: raised by any step before the relay, and caught in one place, `connection`.
 
     Args:
         reason: The row of the table.
@@ -182,7 +183,7 @@ class Rejected(Exception):  # noqa: N818  (a verdict about a client, not an erro
         failed_login: Whether a wrong credential was presented, which counts towards a ban of the client's address.
         genuine: Whether the credential is no guess, since it was issued here: expired, or not valid for this route.
         permanent: Whether a backend or proxy gave a definite answer, so that it is not dialed again.
-        silent: Whether no response can reach the client: it sent nothing, is gone, or speaks another protocol.
+        silent: Whether no response is sent: the client sent nothing, has disconnected, or speaks another protocol.
         retry_after: Seconds after which a backend or proxy asks to be tried again (RFC 9110 section 10.2.3), or None.
 
     Attributes:

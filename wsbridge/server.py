@@ -33,16 +33,16 @@ _EXHAUSTION_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class ReservedFd:
-    """One descriptor held back, so that a full table does not leave clients waiting in the backlog."""
+    """A spare descriptor: when all others are in use, a waiting client can still be accepted and reset."""
 
     def __init__(self) -> None:
         self._fd: int | None = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def accept_and_reset(self, listening_socket: socket.socket) -> bool:
-        """Give the descriptor up for an accept, reset that connection, take the descriptor back.
+        """Release the descriptor, accept one connection and reset it, and reserve the descriptor again.
 
         Returns:
-            False if there is no room even for that.
+            False if not even that was possible.
         """
         if self._fd is not None:
             os.close(self._fd)
@@ -50,20 +50,20 @@ class ReservedFd:
         try:
             sock, _ = listening_socket.accept()
         except BlockingIOError:
-            turned = True
+            done = True
         except OSError:
-            turned = False
+            done = False
         else:
             reset_socket(sock)
-            turned = True
+            done = True
         try:
             self._fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
-            turned = False
-        return turned
+            done = False
+        return done
 
     def close(self) -> None:
-        """Give it back."""
+        """Close it."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
@@ -198,7 +198,7 @@ RESERVED_DESCRIPTORS = 64
 
 
 def connection_limit(config: Config) -> int:
-    """Give the cap of connections: as written, or half of the descriptors that may be open, a reserve kept."""
+    """Return the connection limit: as configured, or half of the descriptors that may be open, minus a reserve."""
     written = config.limits.connections
     if isinstance(written, int):
         return written
@@ -230,7 +230,7 @@ def _removed_routes(before: Config, after: Config) -> dict[str, str]:
 
 
 class Server:
-    """Everything that serves.
+    """Listeners, connections and drain of one process.
 
     Args:
         config: Checked.
@@ -335,15 +335,15 @@ class Server:
         on_ready: Callable[[list[ListeningSockets]], None] = lambda _: None,
         extra_task: Callable[[Server], Awaitable[None]] | None = None,
     ) -> None:
-        """Open the listeners, serve, and end when stopped.
+        """Open the listeners, and serve until stopped.
 
         Args:
             on_ready: Called once all listeners are open.
-            extra_task: A task to run among the connections.
+            extra_task: A task to run in the nursery of the connections.
 
         Raises:
-            ListenError: An address cannot be had.
-            ValueError: The audit's file cannot be opened.
+            ListenError: An address cannot be bound.
+            ValueError: The file of the audit log cannot be opened.
         """
         try:
             if self.services.audit_log is not None:
@@ -589,7 +589,7 @@ class Server:
                 self.services.engine.terminate(connection_id, reason)
 
     def _cancel_waits(self) -> None:
-        """Cut short all waits: an idle connection closes; a request half heard, or waiting for a backend, gets 503."""
+        """Cancel all waits: idle connections are closed; incomplete requests and requests during the dial get 503."""
         self.services.disconnect_monitor.cancel_all()
         for scope in list(self.services.request_read_scopes):
             scope.cancel()

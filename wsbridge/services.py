@@ -27,15 +27,15 @@ from wsbridge.relay.engine import Engine, PythonEngine
 
 @dataclass(slots=True)
 class RouteStats:
-    """What happened on one route since the process started.
+    """Counters of one route since the process started.
 
     Attributes:
         active: Connections being relayed now.
-        relayed: Connections that were relayed, the active ones among them.
+        relayed: Connections that were relayed, including the active ones.
         rejected: Requests and dials that ended before the relay.
-        bytes_to_backend: Payload bytes carried from accepted sides to dialled ones, counted when a connection ends.
-        bytes_to_client: Payload bytes the other way.
-        terminations: How often each reason ended a connection.
+        bytes_to_backend: Payload bytes relayed from clients to the backend, counted when a connection ends.
+        bytes_to_client: Payload bytes relayed in the other direction.
+        terminations: Relayed connections by the reason why they ended.
     """
 
     active: int = 0
@@ -47,7 +47,7 @@ class RouteStats:
 
 
 class Services:
-    """All that connections of any generation share.
+    """What the connections of all generations share.
 
     Args:
         config: Checked.
@@ -56,8 +56,8 @@ class Services:
 
     Attributes:
         one_connection: As given.
-        engine: Relays.
-        resolver: Looks names up.
+        engine: Relays bytes.
+        resolver: Looks up names.
         password_checker: Verifies passwords.
         fetched_keys: The keys of token issuers.
         used_tickets: The tickets that were used.
@@ -171,7 +171,7 @@ class Services:
         self.only_termination = termination
 
     def acquire_overload_reply(self) -> bool:
-        """Hold one of the `overload_replies`; False: all are held, and the client is reset without a response."""
+        """Acquire one of the `overload_replies`; False if none is left: then the client is reset without a response."""
         if self.active_overload_replies >= self._max_overload_replies:
             return False
         self.active_overload_replies += 1
@@ -182,7 +182,7 @@ class Services:
         self.active_overload_replies -= 1
 
     def close(self) -> None:
-        """Close the descriptors that are held."""
+        """Close the descriptors of the services."""
         self.engine.close()
         self.disconnect_monitor.close()
         for audit_log in (*self._retired_audit_logs, self.audit_log):

@@ -1,4 +1,4 @@
-"""Notice a client that leaves during the dial."""
+"""Detect clients that disconnect while their backend is dialed."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from wsbridge.net.transport import READ_SIZE, RESET, Transport
 from wsbridge.reasons import Reason
 
 MAX_BUFFERED_BYTES = READ_SIZE
-"""Bytes read from a TLS connection while it is watched, after which it is read no more."""
+"""Bytes read from a TLS connection while it is watched; beyond them it is not read."""
 
 
 class Monitored:
-    """One peer, while it is watched: a context manager around what is done in that time.
+    """One peer that is watched: a context manager around the work in that time.
 
     Attributes:
-        scope: Around the block; cancelled when the peer goes, and by `Watch.end`.
-        disconnect_detail: How it went, in words; empty while it is there.
+        scope: Around the block; cancelled when the peer disconnects, and by `DisconnectMonitor.cancel_all`.
+        disconnect_detail: How the peer disconnected, for the log; empty while it is connected.
+        transport: The transport of the peer.
     """
 
     __slots__ = (
@@ -60,7 +61,7 @@ class Monitored:
         return bool(self.scope.__exit__(kind, error, trace))
 
     def event_mask(self) -> int:
-        """Return which events to ask for; errors come unasked."""
+        """Return the events to wait for; errors are always reported."""
         return (0 if self._allow_half_close else select.EPOLLRDHUP) | (select.EPOLLIN if self._should_read() else 0)
 
     def _should_read(self) -> bool:
@@ -71,7 +72,7 @@ class Monitored:
         )
 
     def on_events(self, events: int) -> None:
-        """Look at what an event reported."""
+        """Handle what an event reported."""
         if events & select.EPOLLERR:
             self.transport.record_socket_error()
         elif self._should_read():
@@ -97,7 +98,7 @@ class Monitored:
 
 
 class DisconnectMonitor:
-    """All peers that are watched now; one for the process."""
+    """Watches all peers of the process whose backends are being dialed."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -107,7 +108,7 @@ class DisconnectMonitor:
         return len(self._monitored)
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Wait for events and handle them, until cancelled."""
         while True:
             await trio.lowlevel.wait_readable(self._epoll.fileno())
             for fd, events in self._epoll.poll(0):
@@ -120,36 +121,34 @@ class DisconnectMonitor:
                     watched.transport.fault = Reason.INTERNAL_ERROR
                     watched.disconnect("internal error")
                 if watched.disconnect_detail:
-                    self.unregister(fd)  # the event lasts, and what is cancelled may take its time
+                    self.unregister(fd)  # the event is level-triggered, and the cancelled block may need time
                 elif watched.event_mask() != before:
                     self._epoll.modify(fd, watched.event_mask())
 
     def watch(self, transport: Transport, *, allow_half_close: bool) -> Monitored:
-        """Watch one peer over the block of a `with` statement, which is left when it goes.
+        """Watch one peer during the block of a `with` statement, which is cancelled when the peer disconnects.
 
         Args:
-            transport: Its transport; the block must leave it alone.
-            allow_half_close: Whether a peer that has ended what it sends may still wait for an answer; then only a
-                connection
-                that broke counts.
+            transport: Its transport, which the block must not use.
+            allow_half_close: Whether a peer that has sent FIN may still wait for an answer; then only a reset counts.
         """
         return Monitored(self, transport, allow_half_close=allow_half_close)
 
     def register(self, monitored: Monitored) -> None:
-        """Begin to watch."""
+        """Start to watch a peer."""
         self._monitored[monitored.transport.fd] = monitored
         self._epoll.register(monitored.transport.fd, monitored.event_mask())
 
     def unregister(self, fd: int) -> None:
-        """Watch no more."""
+        """Stop watching a descriptor; nothing happens if it is not watched."""
         if self._monitored.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
     def cancel_all(self) -> None:
-        """Leave all blocks."""
+        """Cancel all blocks."""
         for watched in self._monitored.values():
             watched.scope.cancel()
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the epoll descriptor."""
         self._epoll.close()

@@ -50,7 +50,7 @@ class ListenError(OSError):
 
 
 def listen_error_text(error: OSError, port: int = 0) -> str:
-    """What went wrong, in words that say what to do where the system's do not."""
+    """Describe why a listener cannot be opened, with a remedy where the text of the system has none."""
     code = error.errno or 0
     if code in (errno.EACCES, errno.EPERM) and 0 < port < 1024:
         return f"{os.strerror(code).lower()} (ports below 1024 need root or CAP_NET_BIND_SERVICE)"
@@ -79,7 +79,7 @@ class ListeningSockets:
         name: The listener's name in the configuration; a reload may change it.
         key: What it is bound to; see `listener_key`.
         sockets: One, or two for `localhost` (IPv4 and IPv6).
-        addresses: The real address of each, in its text form, with the port that the system chose.
+        addresses: The bound address of each as text, with the port that the system chose.
     """
 
     name: str
@@ -124,11 +124,8 @@ class ListeningSockets:
             sock.close()
 
 
-__all__ = ["ListenError", "ListeningSockets"]
-
-
 SAME_PORT_ATTEMPTS: Final = 16
-"""Ports that are tried until one is free in both families (port 0 on `localhost`)."""
+"""Attempts to find a port that is free in both families (port 0 on `localhost`)."""
 
 _MISSING_FAMILY_ERRNOS: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
@@ -136,15 +133,15 @@ _MISSING_FAMILY_ERRNOS: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPO
 async def listen_tcp(name: str, config: ListenerConfig) -> ListeningSockets:
     """Open a TCP listener.
 
-    `[::]` takes IPv4 as well unless `ipv6_only`; `localhost` is 127.0.0.1 and ::1 (one alone where the machine has
-    but one of them), on the same port; a name is bound at all its addresses.
+    `[::]` accepts IPv4 as well unless `ipv6_only` is set; `localhost` is 127.0.0.1 and ::1 on the same port (or the
+    one that the machine has); a name is bound at all its addresses.
 
     Args:
         name: The listener's name, for messages.
         config: Its section; `bind`, `ipv6_only` and `backlog` are used.
 
     Raises:
-        ListenError: the address cannot be bound.
+        ListenError: The address cannot be bound.
     """
     bind = config.bind
     addresses, optional = await _bind_addresses(name, config)
@@ -159,7 +156,7 @@ async def listen_tcp(name: str, config: ListenerConfig) -> ListeningSockets:
 
 
 async def _bind_addresses(name: str, config: ListenerConfig) -> tuple[list[Address], bool]:
-    """Addresses to bind, and whether those of a family that the machine lacks may be left out."""
+    """Return the addresses to bind, and whether those of a family that the machine lacks may be omitted."""
     host, port = config.bind.host, config.bind.port
     if host.lower().rstrip(".") == "localhost":
         return [
@@ -191,8 +188,8 @@ def _bind_all(addresses: list[Address], allow_missing_family: bool, config: List
             try:
                 sock = _bind_tcp(address, port, config)
             except OSError as error:
-                last_hope = place == len(addresses) and not opened
-                if not allow_missing_family or last_hope or error.errno not in _MISSING_FAMILY_ERRNOS:
+                last_one = place == len(addresses) and not opened
+                if not allow_missing_family or last_one or error.errno not in _MISSING_FAMILY_ERRNOS:
                     raise
                 continue
             opened.append(sock)
@@ -221,20 +218,20 @@ def _bind_tcp(address: Address, port: int, config: ListenerConfig) -> socket.soc
 
 
 async def listen_unix(name: str, config: ListenerConfig) -> ListeningSockets:
-    """Open a Unix listener. The file has its mode and owner before anybody can connect.
+    """Open a Unix listener. The file has its mode and owner before a client can connect.
 
     Args:
         name: The listener's name, for messages.
         config: Its section; `bind`, `mode`, `owner` and `backlog` are used.
 
     Raises:
-        ListenError: somebody listens there, something other than a socket is there, or it may not be made.
+        ListenError: The address is in use, the path is something other than a socket, or it cannot be created.
     """
     return await trio.to_thread.run_sync(_open_unix, name, config)
 
 
 def _open_unix(name: str, config: ListenerConfig) -> ListeningSockets:
-    """Runs in a thread: files, and a user database that may be a network away."""
+    """Runs in a thread: file systems and user databases may be remote."""
     path = Path(config.bind.path)
     owner = _resolve_owner(name, config)
     _remove_stale_socket(name, config, path)
@@ -266,7 +263,7 @@ def _bind_error_text(error: OSError, path: Path, config: ListenerConfig) -> str:
 
 
 def _resolve_owner(name: str, config: ListenerConfig) -> tuple[int, int] | None:
-    """Numbers of the user and the group that are to own the file; -1 leaves the group as it is."""
+    """Return the IDs of the user and the group that will own the file; -1 leaves the group as it is."""
     if config.owner is None:
         return None
     user, _, group = config.owner.partition(":")
@@ -282,7 +279,7 @@ def _resolve_owner(name: str, config: ListenerConfig) -> tuple[int, int] | None:
 
 
 def _remove_stale_socket(name: str, config: ListenerConfig, path: Path) -> None:
-    """Remove a socket file that nobody listens at any more."""
+    """Remove a socket file on which no process listens."""
     try:
         found = path.lstat()
     except FileNotFoundError:
@@ -307,7 +304,7 @@ def _remove_stale_socket(name: str, config: ListenerConfig, path: Path) -> None:
 
 
 def _remove_own_socket(path: Path, created: os.stat_result) -> None:
-    """Remove the socket file, unless it is another's by now."""
+    """Remove the socket file, unless another process has replaced it."""
     with contextlib.suppress(OSError):
         found = path.lstat()
         if (found.st_dev, found.st_ino) == (created.st_dev, created.st_ino):

@@ -21,22 +21,22 @@ KEEPALIVE_IDLE = 60
 KEEPALIVE_INTERVAL = 15
 """Seconds between probes."""
 KEEPALIVE_PROBES = 4
-"""Probes without an answer before the kernel gives a connection up."""
+"""Probes without an answer after which the kernel closes a connection."""
 
 _LINGER_ZERO = struct.pack("ii", 1, 0)
 
 
 def set_socket_options(sock: socket.socket) -> None:
-    """Set the options that every connection has; does nothing to a Unix socket.
+    """Set the options of every TCP connection; does nothing to a Unix socket.
 
-    TCP_USER_TIMEOUT is none of them: from when a window was first found full, it counts on although bytes are
-    acknowledged, and so ends peers that read, but slowly and for long.
+    TCP_USER_TIMEOUT is not set: once a window was full, it goes on counting although bytes are acknowledged, and so
+    ends connections whose peers read slowly for a long time.
 
     Args:
         sock: A connected or listening TCP socket.
 
     Raises:
-        OSError: the connection has already gone.
+        OSError: The connection has already been closed.
     """
     if sock.family == socket.AF_UNIX:
         return
@@ -50,9 +50,9 @@ def set_socket_options(sock: socket.socket) -> None:
 
 
 def reset_socket(sock: socket.socket) -> None:
-    """Close at once, with a reset where the transport has one: unsent bytes are dropped, the peer sees an error.
+    """Close a socket immediately, TCP with a reset: unsent bytes are dropped, and the peer sees an error.
 
-    A socket that is closed already, or whose peer has gone, is no error. On a Unix socket this is a plain close.
+    A socket that is already closed or disconnected is no error. A Unix socket has no reset, and is closed.
     """
     try:
         if sock.family != socket.AF_UNIX:
@@ -67,13 +67,13 @@ READ_SIZE = 65536
 """Bytes asked for in one read; what one read gives becomes one frame."""
 
 MAX_BULK_READ_SIZE = 524288
-"""Bytes that a bulk read may grow to, by doubling, while reads are full and the other side takes all of it."""
+"""Largest bulk read: reads are doubled while they are full and the other side accepts everything."""
 
 _bulk_buffer = memoryview(bytearray(MAX_BULK_READ_SIZE))
 # One for all: allocating as much for each read has malloc give pages back and allocate them again, a third of the time.
 
 MAX_IOV_BUFFERS = 512
-"""Buffers handed to the kernel in one call, which takes 1,024 (IOV_MAX)."""
+"""Buffers passed to the kernel in one call; its limit is 1,024 (IOV_MAX)."""
 
 EOF, RESET = "eof", "reset"
 
@@ -84,16 +84,16 @@ _ZERO_INT = bytes(4)
 
 
 class Transport(Protocol):
-    """One transport.
+    """The bytes of one connection.
 
     Attributes:
         fd: Its descriptor, for epoll.
         readable: Whether a read may give something; only a read that found nothing clears it.
-        peer_hung_up: Whether an event reported an end or an error: then reads go on until they meet it.
-        read_until_empty: Whether a short read does not mean that nothing is left; also after an end was reported.
+        peer_hung_up: Whether an event reported an end or an error: then reads continue until they find it.
+        read_until_empty: Whether more may be left after a short read; also set after an end was reported.
         read_state: None, `eof` (an orderly end of what the peer sends) or `reset` (any other). Final.
-        error: What the system said to a reset; empty for none.
-        fault: Why the transport ended the connection where the peer broke its rules; None for any other end.
+        error: The text of the system for a reset; empty for none.
+        fault: Why the transport itself ended the connection; None for any other end.
     """
 
     fd: int
@@ -105,38 +105,38 @@ class Transport(Protocol):
     fault: Reason | None
 
     def read(self, max_bytes: int = READ_SIZE) -> bytes:
-        """Give what has arrived; nothing means: look at `read_state`, else wait.
+        """Return what has arrived; if nothing, look at `read_state`, else wait.
 
         Args:
-            max_bytes: Bytes to give, at most 64 KiB; where TLS goes through memory, what is decrypted is given whole.
+            max_bytes: Bytes to return, at most 64 KiB; under TLS all that was decrypted is returned.
         """
 
     def read_bulk(self) -> Buffer:
-        """Do as `read`, for bytes that are written on at once: more of them while they keep coming.
+        """Read as `read` does, for bytes that are written immediately: more at once while reads are full.
 
-        It is overwritten by the next bulk read of any transport; `own_buffers` copies what is to last longer.
+        The buffer is overwritten by the next bulk read of any transport; `own_buffers` copies it.
         """
 
     def shrink_read_buffer(self) -> None:
-        """Begin again with small bulk reads: the other side does not keep up, and what it has not taken is kept."""
+        """Return to small bulk reads: the other side does not keep up, and what it does not accept stays in memory."""
 
     def write(self, parts: list[Buffer]) -> list[Buffer] | None:
-        """Hand buffers to the kernel, in order; give what it did not take, None for all taken.
+        """Write buffers in order; return what the kernel did not accept, None if it accepted everything.
 
-        An empty list means that the transport itself holds bytes back: call again with it.
+        An empty list means that the transport itself has bytes left to write: call again with it.
         """
 
     def record_socket_error(self) -> None:
-        """Record the error that an event reported, where no read will meet it."""
+        """Record the error that an event reported, where no read will find it."""
 
     def send_eof(self) -> bool:
-        """End what we send (FIN, under TLS close_notify); False: not yet, call again when it can be written."""
+        """Send FIN, under TLS after close_notify; False: not yet, call again when the socket is writable."""
 
     def has_buffered(self) -> bool:
-        """Whether bytes wait here that no event will report."""
+        """Return whether the transport has input that no event will report."""
 
     def discard(self) -> int:
-        """Read and drop; give the number of bytes."""
+        """Read and drop input; return the number of bytes."""
 
     def abort(self) -> None:
         """Reset the connection and close."""
@@ -145,13 +145,13 @@ class Transport(Protocol):
         """Close the descriptor."""
 
     def unacked_bytes(self) -> int:
-        """Bytes handed to the kernel that the peer's has not acknowledged."""
+        """Return how many bytes were passed to the kernel and not acknowledged by the peer's kernel."""
 
     def acked_bytes(self) -> int:
-        """Bytes acknowledged so far, counted as the transport counts them."""
+        """Return how many bytes were acknowledged so far, TLS records included."""
 
     def retransmitting(self) -> bool:
-        """Whether the kernel repeats bytes or window probes that the peer's kernel leaves unanswered."""
+        """Return whether the kernel repeats bytes or window probes that the peer's kernel does not answer."""
 
     async def read_some(self) -> bytes:
         """Wait for bytes; empty at the peer's end.
@@ -161,28 +161,28 @@ class Transport(Protocol):
         """
 
     async def write_all(self, data: bytes) -> None:
-        """Wait until the kernel has taken all of `data`.
+        """Write all of `data`, waiting until the kernel has accepted it.
 
         Raises:
             OSError: The connection is reset, or TLS failed.
         """
 
     def unread(self, data: bytes) -> None:
-        """Put bytes back in front of what comes next."""
+        """Put bytes back: the next read returns them first."""
 
     def take_unread(self) -> bytes:
-        """Give what was put back and not read again; nothing is kept."""
+        """Remove and return the bytes that were put back and not read again."""
 
     @property
     def tls_version(self) -> str:
-        """Version of TLS, such as TLSv1.3; empty without TLS."""
+        """The version of TLS, such as TLSv1.3; empty without TLS."""
 
     def with_tls_details(self, peer: Peer) -> Peer:
-        """Add to the peer that we accepted what it said of itself in the TLS handshake."""
+        """Return the peer of an accepted connection with what the TLS handshake says about it."""
 
 
 def own_buffers(parts: list[Buffer]) -> list[Buffer]:
-    """Copy what lies where the next bulk read goes."""
+    """Copy the buffers that the next bulk read would overwrite."""
     return [bytes(part) if isinstance(part, memoryview) and part.obj is _bulk_buffer.obj else part for part in parts]
 
 
@@ -266,7 +266,7 @@ class SocketTransport:
         return b""
 
     def _on_short_read(self, count: int) -> None:
-        """Draw the conclusion from a read that found fewer bytes than it asked for."""
+        """Update the state after a read that returned fewer bytes than requested."""
         if not count:
             self.readable = False
             self.read_state = self.read_state or EOF
