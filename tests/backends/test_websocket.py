@@ -7,9 +7,10 @@ import pytest
 import trio
 
 from tests.backends.upstream import SWITCH, says, upstream, wait_for_end
+from tests.client import request
 from tests.rejections import async_outcome
+from tests.serving import accept_upgrade, echo, serving, written
 from tests.serving import backend as service
-from tests.serving import serving, written
 from wsbridge.backends import websocket as module
 from wsbridge.backends.base import Connected, DialRequest, DialServices
 from wsbridge.backends.websocket import WebSocketBackend, WebSocketBackendConfig
@@ -178,6 +179,30 @@ async def test_wrong_answers(answer, words, final):
     for word in words:
         assert word in outcome.detail
     assert outcome.permanent is final
+
+
+@pytest.mark.parametrize(("status", "seconds"), [(429, 7), (503, 7), (502, None)])
+async def test_the_time_that_a_server_asks_for_is_passed_to_the_retries(status, seconds):
+    """Retry-After counts where the server is overloaded, and nowhere else."""
+    answer = f"HTTP/1.1 {status} No\r\nRetry-After: 7\r\n".encode() + BODY
+    outcome, _, _ = await dial(says(answer))
+    assert outcome.retry_after == seconds
+
+
+async def test_the_limit_of_the_head_of_a_response_is_that_of_the_configuration():
+    """A 101 whose head is longer than `limits.max_response_head_bytes` is no success."""
+
+    async def long_head(stream):
+        await accept_upgrade(stream, "X-Long: " + "y" * 3000)
+        await echo(stream)
+
+    async with service(long_head) as back:
+        for limit, status in (("2KiB", "502"), ("8KiB", "101")):
+            text = written(route={"backend": f"ws://127.0.0.1:{back.port}/"}, limits={"max_response_head_bytes": limit})
+            async with serving(text) as served:
+                with await served.connect() as client:
+                    await client.send(request())
+                    assert (await client.head()).startswith(f"HTTP/1.1 {status} ")
 
 
 async def test_five_interim_responses_are_accepted():

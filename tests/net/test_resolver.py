@@ -211,6 +211,28 @@ async def test_a_forgotten_name_is_looked_up_again_and_never_used_stale(mock_clo
             await resolver.resolve("gw", 5900)
 
 
+async def test_a_name_that_is_forgotten_during_a_lookup_is_not_used_stale(mock_clock):
+    """A dial with the expired answer has failed in the meantime: everybody waits for the new one."""
+    dns = Dns()
+    async with Resolver(ttl=30, getaddrinfo=dns) as resolver, trio.open_nursery() as nursery:
+        await resolver.resolve("gw", 5900)
+        dns.go.clear()
+        mock_clock.jump(31)
+        found = []
+
+        async def ask():
+            found.append(await resolver.resolve("gw", 5900))
+
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        resolver.forget("gw")
+        mock_clock.jump(1.1)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert not found
+        dns.go.set()
+    assert found == [ADDRESSES]
+
+
 async def test_an_expired_answer_is_used_where_a_lookup_fails_for_the_time_being(mock_clock):
     """A name that is gone for good is gone."""
     dns = Dns()
