@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from tests.config.loading import LISTENERS, ROUTES, read
+from tests.config.loading import LISTENERS, ROUTES, read, wrong
 from wsbridge.config.errors import ConfigError, Problem
 
 SECRET = "hunter2-geheim"
@@ -128,3 +128,12 @@ def test_lists_of_header_names() -> None:
     (problem,) = problems_of(text % "Cookie, Host")
     assert (problem.setting, '"Host"' in problem.message) == ("routes.r.auth.headers[1]", True)
     assert_hidden(problems_of(text % f"'X-Key: {SECRET}'"), SECRET)
+
+
+@pytest.mark.parametrize("name", ["key", "secret", "headers"])
+def test_a_route_may_have_the_name_of_a_secret_key(name: str) -> None:
+    """The place of a problem in it is named in full."""
+    (problem,) = wrong(
+        LISTENERS + f"routes: {{{name}: {{match: any, backend: 'tcp://a:1', auth: none, timeouts: {{idel: 1s}}}}}}"
+    )
+    assert problem.setting == f"routes.{name}.timeouts.idel"

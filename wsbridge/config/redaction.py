@@ -150,6 +150,8 @@ class Redactor:
             following = path[at + 1 :]
             if not isinstance(step, str) or step not in self.keys.secret or (step == "key" and "certificates" in path):
                 continue
+            if at == 1 and path[0] in {"listeners", "routes"}:  # a name
+                continue
             shown: list[str | int] = [each for each in following if each in SECRET_SOURCE_KEYS]
             if step in HEADER_KEYS and following:
                 if isinstance(following[0], int):

@@ -6,6 +6,7 @@ no accepted form.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import re
@@ -280,7 +281,7 @@ def read_directory_path(value: object, info: ValidationInfo) -> Path:
 
 
 def read_output_path(value: object, info: ValidationInfo) -> Path:
-    """Read the path of a file that will be written; its directory has to exist."""
+    """Read the path of a file that will be written, or created in a directory that exists."""
     path = absolute_path(value, load_context(info))
     if _checks_files(info):
         try:
@@ -288,8 +289,11 @@ def read_output_path(value: object, info: ValidationInfo) -> Path:
                 raise ValueError(f"{path.parent} is not a directory")
             if path.is_dir():
                 raise ValueError(f"{path} is a directory, not a file")
+            allowed = os.access(path if path.exists() else path.parent, os.W_OK)
         except OSError as error:
             raise ValueError(f"{short_path(path)} cannot be written: {error.strerror}") from None
+        if not allowed:
+            raise ValueError(f"{short_path(path)} cannot be written: {os.strerror(errno.EACCES)}")
     return path
 
 
