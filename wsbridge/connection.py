@@ -483,6 +483,7 @@ class Connection:
             context if route.needs_client_info else None,
             None if route.request_passer is None or request is None else route.request_passer.extract(request),
             chain,
+            context.client.key,
         )
         connected = backend.connect_nowait(dial_request)
         if connected is not None:

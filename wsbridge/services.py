@@ -82,7 +82,11 @@ class Services:
         limits = config.limits
         self.engine: Engine = PythonEngine(limits.lingering_sockets)
         self.resolver = Resolver(
-            limits.dns_threads, limits.dns_ttl, limits.dns_negative_ttl, client_threads=limits.dns_threads_per_route
+            limits.dns_threads,
+            limits.dns_ttl,
+            limits.dns_negative_ttl,
+            client_threads=limits.dns_threads_per_route,
+            threads_per_client=limits.dns_threads_per_address,
         )
         threads = limits.password_threads if isinstance(limits.password_threads, int) else None
         self.password_checker = PasswordChecker(threads, limits.password_queue, limits.password_queue_per_address)
@@ -132,7 +136,11 @@ class Services:
         threads = limits.password_threads if isinstance(limits.password_threads, int) else None
         self.engine.set_max_lingering(limits.lingering_sockets)
         self.resolver.configure(
-            limits.dns_threads, limits.dns_ttl, limits.dns_negative_ttl, client_threads=limits.dns_threads_per_route
+            limits.dns_threads,
+            limits.dns_ttl,
+            limits.dns_negative_ttl,
+            client_threads=limits.dns_threads_per_route,
+            threads_per_client=limits.dns_threads_per_address,
         )
         self.password_checker.configure(threads, limits.password_queue, limits.password_queue_per_address)
         self.used_tickets.configure(limits.used_tickets, limits.used_tickets_per_identity)

@@ -26,6 +26,7 @@ from wsbridge.config.limits import GLOBAL_TIMEOUTS, ClientLimits, Limits, RouteL
         ("used_tickets_per_identity", ["1", "1000000"], ["0", "off"]),
         ("dns_threads", ["1", "256"], ["0", "257"]),
         ("dns_threads_per_route", ["1", "256"], ["0", "257"]),
+        ("dns_threads_per_address", ["1", "256"], ["0", "257"]),
         ("dns_ttl", ["0s", "1h"], ["30", "off"]),
         ("dns_negative_ttl", ["0s", "1h"], ["30", "off"]),
         ("password_threads", ["auto", "1", "256"], ["0", "257", "many"]),

@@ -289,6 +289,53 @@ async def test_waiting_lookups_leave_with_those_who_asked():
     assert dns.asked == ["hang0", "gw"]
 
 
+async def test_one_client_does_not_hold_up_the_others():
+    """Its names wait for its own two threads; also one that another client asks for, too, has a thread at once."""
+    dns = SomeHang(held=True)
+    reports = []
+    with trio.fail_after(5):
+        async with (
+            Resolver(getaddrinfo=dns, client_threads=4, threads_per_client=2) as resolver,
+            trio.open_nursery() as nursery,
+        ):
+            route = resolver.for_client_names(absolute=False)
+            for number in range(20):
+                nursery.start_soon(route.resolve, f"hang{number}", 1, "flooder")
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            nursery.start_soon(route.resolve, "gw", 1, "flooder")
+            with trio.move_on_after(0.05):
+                await route.resolve("gw", 1, "flooder", reports.append)
+            assert len(dns.asked) == 2
+            assert await route.resolve("gw", 5900, "other") == ADDRESSES
+            assert await route.resolve("gw2", 5900, "third") == ADDRESSES
+            assert await route.resolve("gw3", 5900) == ADDRESSES
+            assert reports == [
+                "waiting to look up gw: 2 lookups have not ended, and limits.dns_threads_per_address is 2"
+            ]
+            dns.go.set()
+    assert sorted(dns.asked) == sorted([*(f"hang{number}" for number in range(20)), "gw", "gw2", "gw3"])
+    assert not route._client_limiters
+
+
+async def test_threads_of_a_client_come_back_when_its_lookups_end():
+    """Not when those who asked leave: a thread that hangs counts as long as it does."""
+    dns = SomeHang(held=True)
+    with trio.fail_after(5):
+        async with Resolver(getaddrinfo=dns, threads_per_client=1) as resolver:
+            route = resolver.for_client_names(absolute=False)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(route.resolve, "hang", 1, "a")
+                while not dns.asked:
+                    await trio.sleep(0.005)
+                nursery.cancel_scope.cancel()
+            with trio.move_on_after(0.05) as waiting:
+                await route.resolve("gw", 1, "a")
+            assert waiting.cancelled_caught
+            dns.go.set()
+            assert await route.resolve("gw", 5900, "a") == ADDRESSES
+    assert dns.asked == ["hang", "gw"]
+
+
 async def test_names_of_clients_are_absolute(tmp_path, monkeypatch):
     """No search domain is tried; /etc/hosts counts, where the C library finds no name with a final dot."""
     hosts = tmp_path / "hosts"

@@ -71,6 +71,7 @@ class DialRequest:
         client: The client; None for backends that do not receive its address or identity.
         passed: What of the client's request is passed on; None for nothing.
         chain: The routes that the connection has come through, which its dials pass on; None outside of routes.
+        client_key: What the client's address is counted under; None if it is exempt from limits.
         progress: The current step, for the message of a timeout.
     """
 
@@ -82,6 +83,7 @@ class DialRequest:
     client: ConnectionContext | None = None
     passed: PassedRequest | None = None
     chain: OutgoingChain | None = field(default=None, compare=False)
+    client_key: bytes | None = None
     progress: DialProgress = field(default_factory=DialProgress, compare=False)
 
 
@@ -139,7 +141,15 @@ async def connect_tcp(
     dial_request = dial_request or DialRequest()
     chosen = dial_request.chosen
     check_address = None if chosen is None else chosen.check_address
-    sock = await dial(services.resolver, host, port, check_address, dial_request.progress, chain=dial_request.chain)
+    sock = await dial(
+        services.resolver,
+        host,
+        port,
+        check_address,
+        dial_request.progress,
+        chain=dial_request.chain,
+        client=dial_request.client_key,
+    )
     try:
         set_socket_options(sock)
     except OSError as error:

@@ -107,6 +107,8 @@ class Limits(Section):
     """Concurrent DNS lookups of names in the configuration."""
     dns_threads_per_route: Annotated[PositiveCount, AfterValidator(at_most(256))] = 4
     """Concurrent DNS lookups of names that the clients of one route choose; others of that route wait."""
+    dns_threads_per_address: Annotated[PositiveCount, AfterValidator(at_most(256))] = 2
+    """How many of the lookups of one route may be for one client address; further ones of that client wait."""
     dns_ttl: Duration = 30.0
     """DNS cache TTL."""
     dns_negative_ttl: Duration = 2.0

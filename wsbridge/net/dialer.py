@@ -12,7 +12,7 @@ import pwd
 import random
 import socket
 import stat
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -66,6 +66,10 @@ class DialProgress:
         self._step, self._since = step, trio.current_time()
         self.open = []
 
+    def specify(self, step: str) -> None:
+        """Say more precisely what has been waited for since the step was entered."""
+        self._step = step
+
     def choose(self, addresses: list[Address]) -> list[Address]:
         """Choose the addresses for one dial, those that no earlier dial has tried before the others."""
         ordered = sorted(interleave_families(addresses), key=lambda address: address in self.tried)
@@ -103,6 +107,7 @@ async def dial(
     progress: DialProgress | None = None,
     *,
     chain: OutgoingChain | None = None,
+    client: Hashable = None,
 ) -> socket.socket:
     """Connect to a host by TCP (RFC 8305).
 
@@ -117,6 +122,7 @@ async def dial(
         check_address: Checks each address; those that it rejects are not dialed, and no other is looked up.
         progress: That of the connection, where it dials more than once or has a deadline.
         chain: The routes that the connection has come through.
+        client: What the client that chose the host is counted under, for the limit on its lookups.
 
     Returns:
         A connected, non-blocking socket that the caller owns.
@@ -128,7 +134,7 @@ async def dial(
     progress = progress or DialProgress()
     progress.enter(f"looking up {host}")
     try:
-        addresses = resolver.cached(host, port) or await resolver.resolve(host, port)
+        addresses = resolver.cached(host, port) or await resolver.resolve(host, port, client, progress.specify)
     except OSError as error:
         raise _dns_failure(host, error) from None
     if check_address is not None:

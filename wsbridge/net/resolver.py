@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -47,7 +47,7 @@ class _CacheEntry:
         began: When the lookup began.
         waiters: Tasks that wait for it.
         in_thread: Whether a thread has begun it.
-        scope: Cancels it.
+        scopes: Cancel the tasks that want to begin it, by client: the first that gets a thread does it for all.
     """
 
     expires: float = math.inf
@@ -58,7 +58,7 @@ class _CacheEntry:
     began: float = 0.0
     waiters: int = 0
     in_thread: bool = False
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    scopes: dict[Hashable, trio.CancelScope] = field(default_factory=dict)
 
 
 class Resolver:
@@ -71,6 +71,7 @@ class Resolver:
         ttl: Seconds that an answer is kept.
         negative_ttl: Seconds that a failure is kept.
         client_threads: The same as `threads` for each resolver of names that clients choose.
+        threads_per_client: How many of those one client may have.
         getaddrinfo: `socket.getaddrinfo` or a stand-in.
     """
 
@@ -81,12 +82,16 @@ class Resolver:
         negative_ttl: float = 2.0,
         *,
         client_threads: int = 4,
+        threads_per_client: int = 2,
         getaddrinfo: GetAddrInfo = socket.getaddrinfo,
     ) -> None:
         self._limiter = trio.CapacityLimiter(threads)
+        self._threads = trio.CapacityLimiter(math.inf)  # those of lookups that have passed `_limiter`
         self._ttl = ttl
         self._negative_ttl = negative_ttl
         self._client_threads = client_threads
+        self._threads_per_client = threads_per_client
+        self._client_limiters: dict[Hashable, trio.CapacityLimiter] = {}
         self._getaddrinfo = getaddrinfo
         self._entries: dict[str, _CacheEntry] = {}
         self._owner = self
@@ -94,11 +99,13 @@ class Resolver:
         self._nursery: trio.Nursery | None = None
         self._stack = contextlib.AsyncExitStack()
 
-    def configure(self, threads: int, ttl: float, negative_ttl: float, *, client_threads: int) -> None:
+    def configure(
+        self, threads: int, ttl: float, negative_ttl: float, *, client_threads: int, threads_per_client: int
+    ) -> None:
         """Change the limits; what is cached stays as long as it was to. The parameters are those of the constructor."""
         self._limiter.total_tokens = threads
         self._ttl, self._negative_ttl = ttl, negative_ttl
-        self._client_threads = client_threads
+        self._client_threads, self._threads_per_client = client_threads, threads_per_client
 
     async def __aenter__(self) -> Resolver:
         self._nursery = await self._stack.enter_async_context(trio.open_nursery())
@@ -115,12 +122,15 @@ class Resolver:
     def for_client_names(self, *, absolute: bool) -> Resolver:
         """Give a resolver for the names that the clients of one route choose, within the block of this one.
 
-        It has threads and a cache of its own: names that hang, and floods of names, hold up no other.
+        It has threads and a cache of its own: names that hang, and floods of names, hold up no other. Nor does one
+        client of the route hold up the others, since it has only some of the threads.
 
         Args:
             absolute: Whether the search domains of the host are left out; /etc/hosts counts all the same.
         """
-        resolver = Resolver(self._client_threads, self._ttl, self._negative_ttl)
+        resolver = Resolver(
+            self._client_threads, self._ttl, self._negative_ttl, threads_per_client=self._threads_per_client
+        )
         resolver._owner = self
         resolver._absolute = absolute
         return resolver
@@ -135,7 +145,9 @@ class Resolver:
             return None
         return None if entry.expires <= trio.current_time() else _with_port(entry.addresses, port)
 
-    async def resolve(self, host: str, port: int) -> list[Address]:
+    async def resolve(
+        self, host: str, port: int, client: Hashable = None, report: Callable[[str], None] = lambda _: None
+    ) -> list[Address]:
         """Addresses of a host, in the order the system prefers; never empty.
 
         An expired answer is used while a lookup hangs, and where one fails for the time being.
@@ -143,6 +155,8 @@ class Resolver:
         Args:
             host: A name or an IP literal (no brackets), as written.
             port: Port to put into the addresses.
+            client: What the client who chose the name is counted under; None for no limit but that of all.
+            report: Called if the caller gives up before the lookup has begun, with what it was waiting for.
 
         Raises:
             OSError: the name cannot be resolved (`socket.gaierror` in nearly all cases).
@@ -154,7 +168,7 @@ class Resolver:
         if entry is None or (entry.pending is None and entry.expires <= trio.current_time()):
             entry = self._start_lookup(host, entry)
         if entry.pending is not None:
-            await self._wait(host, entry, entry.pending)
+            await self._wait(host, entry, entry.pending, client, report)
         if entry.pending is None and entry.failure is not None:
             raise _copy_error(entry.failure)
         return _with_port(entry.addresses, port)
@@ -167,8 +181,24 @@ class Resolver:
             if entry.pending is None and entry.failure is None:
                 del self._entries[host]
 
-    async def _wait(self, host: str, entry: _CacheEntry, pending: trio.Event) -> None:
-        """Wait for a lookup, or until the expired answer has to do; one that nobody waits for any more is not begun."""
+    async def _wait(
+        self,
+        host: str,
+        entry: _CacheEntry,
+        pending: trio.Event,
+        client: Hashable,
+        report: Callable[[str], None],
+    ) -> None:
+        """Wait for a lookup, or until the expired answer has to do; one that nobody waits for any more is not begun.
+
+        Where another client wants to begin the same lookup and has no thread, this one tries it with its own.
+        """
+        nursery = self._owner._nursery
+        if nursery is None:
+            raise RuntimeError("Resolver is used outside its `async with` block")
+        if not entry.in_thread and client not in entry.scopes:
+            entry.scopes[client] = trio.CancelScope()
+            nursery.start_soon(self._lookup, host, entry, client, name=f"resolve {host}")
         entry.waiters += 1
         try:
             with trio.move_on_at(entry.began + STALE_DELAY if entry.addresses else math.inf):
@@ -176,16 +206,16 @@ class Resolver:
             while entry.pending is not None and not entry.addresses:  # forgotten in the meantime
                 await pending.wait()
         finally:
+            if entry.pending is not None and not entry.in_thread:
+                self._report_shortage(host, client, report)
             entry.waiters -= 1
             if not entry.waiters and entry.pending is not None and not entry.in_thread:
-                entry.scope.cancel()
+                for scope in entry.scopes.values():
+                    scope.cancel()
                 if self._entries.get(host) is entry:
                     del self._entries[host]
 
     def _start_lookup(self, host: str, before: _CacheEntry | None) -> _CacheEntry:
-        nursery = self._owner._nursery
-        if nursery is None:
-            raise RuntimeError("Resolver is used outside its `async with` block")
         now = trio.current_time()
         entry = _CacheEntry(pending=trio.Event(), began=now)
         if before is not None and now < before.stale_until:
@@ -194,34 +224,73 @@ class Resolver:
         if len(self._entries) >= MAX_CACHED_NAMES:
             del self._entries[next(iter(self._entries))]
         self._entries[host] = entry
-        nursery.start_soon(self._lookup, host, entry, name=f"resolve {host}")
         return entry
 
-    async def _lookup(self, host: str, entry: _CacheEntry) -> None:
+    def _report_shortage(self, host: str, client: Hashable, report: Callable[[str], None]) -> None:
+        """Report that no thread is free for a client, and which limit says so."""
+        own = self._client_limiters.get(client)
+        if own is not None and own.available_tokens < 1:
+            most, setting = own.total_tokens, "dns_threads_per_address"
+        elif self._limiter.available_tokens < 1:
+            most, setting = self._limiter.total_tokens, "dns_threads"
+            setting += "_per_route" if self._owner is not self else ""
+        else:
+            return
+        report(f"waiting to look up {host}: {most} lookups have not ended, and limits.{setting} is {most}")
+
+    @contextlib.asynccontextmanager
+    async def _thread_of(self, client: Hashable) -> AsyncIterator[None]:
+        """Wait for a thread: first within the limit of the client, so that its lookups do not queue before others'."""
+        async with contextlib.AsyncExitStack() as stack:
+            if client is not None and self._owner is not self:
+                limiter = self._client_limiters.setdefault(client, trio.CapacityLimiter(self._threads_per_client))
+                stack.callback(self._drop_limiter, client, limiter)
+                await stack.enter_async_context(limiter)
+            await stack.enter_async_context(self._limiter)
+            yield
+
+    def _drop_limiter(self, client: Hashable, limiter: trio.CapacityLimiter) -> None:
+        if not limiter.borrowed_tokens and not limiter.statistics().tasks_waiting:
+            self._client_limiters.pop(client, None)
+
+    async def _lookup(self, host: str, entry: _CacheEntry, client: Hashable) -> None:
         """Look a name up, and leave the answer in the entry. Belongs to no waiter: one that leaves stops no other's."""
         answer: tuple[Address, ...] | OSError = socket.gaierror(socket.EAI_AGAIN, "the lookup was abandoned")
-        look = partial(self._lookup_blocking, host, entry)
+        begun = False
         try:
-            with entry.scope:
-                answer = await trio.to_thread.run_sync(look, abandon_on_cancel=True, limiter=self._limiter)
+            with entry.scopes[client] as scope:
+                async with self._thread_of(client):
+                    if entry.in_thread:
+                        return
+                    entry.in_thread = begun = True
+                    for other in entry.scopes.values():
+                        if other is not scope:
+                            other.cancel()
+                    look = partial(self._lookup_blocking, host)
+                    answer = await trio.to_thread.run_sync(look, abandon_on_cancel=True, limiter=self._threads)
         except RuntimeError as error:  # no thread could be started
             answer = socket.gaierror(socket.EAI_MEMORY, str(error))
         finally:
-            now = trio.current_time()
-            if not isinstance(answer, OSError):
-                entry.addresses, entry.expires, entry.stale_until = answer, now + self._ttl, now + self._ttl + MAX_STALE
-            else:
-                entry.expires = now + self._negative_ttl
-                temporary = isinstance(answer, socket.gaierror) and answer.errno == socket.EAI_AGAIN
-                if not (temporary and entry.addresses):
-                    entry.addresses, entry.failure = (), answer
-            pending, entry.pending = entry.pending, None
-            if pending is not None:
-                pending.set()
+            del entry.scopes[client]
+            if begun or not (entry.in_thread or entry.scopes):
+                self._finish(entry, answer)
 
-    def _lookup_blocking(self, host: str, entry: _CacheEntry) -> tuple[Address, ...] | OSError:
+    def _finish(self, entry: _CacheEntry, answer: tuple[Address, ...] | OSError) -> None:
+        """Put the answer into the entry, and wake those who wait for it."""
+        now = trio.current_time()
+        if not isinstance(answer, OSError):
+            entry.addresses, entry.expires, entry.stale_until = answer, now + self._ttl, now + self._ttl + MAX_STALE
+        else:
+            entry.expires = now + self._negative_ttl
+            temporary = isinstance(answer, socket.gaierror) and answer.errno == socket.EAI_AGAIN
+            if not (temporary and entry.addresses):
+                entry.addresses, entry.failure = (), answer
+        pending, entry.pending = entry.pending, None
+        if pending is not None:
+            pending.set()
+
+    def _lookup_blocking(self, host: str) -> tuple[Address, ...] | OSError:
         """Runs in a thread: one blocking lookup, its failure as a value."""
-        entry.in_thread = True
         found = self._look_in_hosts_file(host) if self._absolute else ()
         if found:
             return found
