@@ -63,7 +63,7 @@ def test_a_line_is_a_part_of_the_head(written: str, key: str) -> None:
 
 
 OFF = {"idle", "ping_interval", "write", "max_lifetime"}
-ZERO = {"half_close", "drain", "drain_spread", "retry_after", "lingering"}
+ZERO = {"half_close", "drain", "drain_delay", "drain_spread", "retry_after", "lingering"}
 
 
 @pytest.mark.parametrize("key", Timeouts.model_fields)
