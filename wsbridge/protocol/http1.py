@@ -466,7 +466,7 @@ def _single_host(headers: Headers, *, required: bool) -> str:
         raise ValueError(f"the request has {len(hosts)} Host headers, not one")
     host = hosts[0].decode("ascii")
     if split_host(host) is None:
-        if "@" in host:  # a password may stand before it, which is not shown
+        if "@" in host:  # there may be a password before it, which is not shown
             raise ValueError("the Host header has user information")
         raise ValueError(f"the Host header {quoted(host)} is not a host name or address")
     return host

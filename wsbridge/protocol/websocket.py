@@ -59,7 +59,7 @@ def encode_close_body(code: int | None, text: str = "") -> bytes:
 
 
 def decode_close_body(body: bytes) -> tuple[int | None, str]:
-    """Give code and text of a close body that `close_problem` let pass."""
+    """Return code and text of a close body that `check_close_body` accepted."""
     if not body:
         return None, ""
     return int.from_bytes(body[:2], "big"), body[2:].decode("utf-8", "replace")
@@ -401,7 +401,7 @@ class WebSocketFraming:
         return None
 
     def _read_payload(self, data: bytes, at: int, size: int) -> bytes:
-        """Give the next `take` bytes of payload, unmasked where this role receives masked frames."""
+        """Return the next `size` bytes of payload, unmasked where this role receives masked frames."""
         self.payload_left -= size
         if self.role == "client":
             return data[at : at + size]
@@ -436,7 +436,7 @@ class WebSocketFraming:
         return None
 
     def _read_header(self, data: bytes, at: int, size: int) -> tuple[int, Violation | None]:
-        """Read one header from `at`; an unfinished one is kept in `head`, a whole one sets up the frame."""
+        """Read one header from `at`; an unfinished one is kept in `partial_header`, a whole one sets up the frame."""
         had = len(self.partial_header)
         head = self.partial_header + data[at : at + 14 - had]
         have = len(head)

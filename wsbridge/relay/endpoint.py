@@ -28,7 +28,7 @@ from wsbridge.protocol.websocket import (
 from wsbridge.reasons import Reason
 
 Role = Literal["raw", "server", "client"]
-"""What is spoken on a side: plain bytes, or WebSocket in our role (`server`: we accepted, `client`: we dialled)."""
+"""The protocol of a side: plain bytes, or WebSocket in our role (`server`: accepted, `client`: dialed)."""
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ class SideState:
     """Where an earlier relay of a side stopped; plain data, which another process can read.
 
     Attributes:
-        framing: Where the frames stand, both ways.
+        framing: The state of the framing in both directions.
         pending: Buffers that the kernel has not accepted yet, in order; None for none.
         pending_pong: A pong that waits behind them.
         received_bytes: Payload bytes that came from the side so far.
@@ -384,7 +384,7 @@ def build_endpoint(side: Side, other: Side) -> Endpoint:
 
 
 def detach_side(side: Side, endpoint: Endpoint) -> Side:
-    """Write down where an endpoint stands; its transport then belongs to who takes the values."""
+    """Return the state of an endpoint as values; its transport then belongs to the caller."""
     leftover = endpoint.undecoded + endpoint.transport.take_unread()
     state = SideState(endpoint.framing, endpoint.pending, endpoint.pending_pong, endpoint.received_bytes)
     return replace(side, leftover=leftover, state=state)

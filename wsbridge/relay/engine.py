@@ -105,7 +105,7 @@ class Engine(Protocol):
         """Payload bytes of one pair so far; None if it is not relayed any more."""
 
     def detach(self, connection_id: int, reason: Reason, detail: str = "") -> tuple[Side, Side] | None:
-        """Take a pair out, with both descriptors open and nothing lost; they belong to the caller.
+        """Remove a pair from the engine, with both descriptors open and nothing lost; they belong to the caller.
 
         Its `relay` returns with this reason. None, and nothing has changed, where it is not relayed or one of its sides
         has already ended.

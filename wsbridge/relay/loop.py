@@ -40,7 +40,7 @@ class RelayLoop:
     """Moves the bytes of all pairs in this process.
 
     Args:
-        lingering_limit: Concurrent lingering sockets; beyond it they are closed at once.
+        max_lingering: Concurrent lingering sockets; further ones are closed immediately.
 
     Attributes:
         now: The loop's clock at the latest batch, in seconds.
@@ -64,7 +64,7 @@ class RelayLoop:
     # ------------------------------------------------------------------ for pairs
 
     def add(self, relay: Relay) -> None:
-        """Take a pair on; its first turn may come at once."""
+        """Add a pair; its first turn may come immediately."""
         for side in (relay.front, relay.back):
             if side.closed:
                 continue
@@ -84,7 +84,7 @@ class RelayLoop:
         return self.now
 
     def mark_ready(self, relay: Relay) -> None:
-        """Put a pair on the list that is worked off before the next wait."""
+        """Add a pair to the list of those that run before the next wait."""
         if relay.ready:
             return
         relay.ready = True
@@ -94,7 +94,7 @@ class RelayLoop:
             os.eventfd_write(self._wakeup_fd, 1)
 
     def schedule(self, relay: Relay, deadline: float) -> None:
-        """Have `liveness` look at a pair no later than `when`."""
+        """Check the timeouts of a pair no later than `deadline`."""
         if relay.done:
             return
         self._wheel.schedule(relay, deadline)
@@ -106,7 +106,7 @@ class RelayLoop:
         return self.lingering < self.max_lingering
 
     def unregister(self, side: Endpoint) -> None:
-        """Take a side out of the set; its descriptor is about to be closed."""
+        """Remove a side from the epoll set; its descriptor is about to be closed."""
         fd = side.transport.fd
         if self._sides.pop(fd, None) is not None:
             with contextlib.suppress(OSError):  # a failed write can have closed it
@@ -120,7 +120,7 @@ class RelayLoop:
     # ------------------------------------------------------------------ tasks
 
     async def run(self) -> None:
-        """Move bytes until cancelled; wants `keep_time` beside it."""
+        """Move bytes until cancelled; `run_timers` must run beside it."""
         self._clock = trio.lowlevel.current_clock().current_time
         fd = self._epoll.fileno()
         while True:
@@ -133,7 +133,7 @@ class RelayLoop:
             self._process_events()
 
     async def run_timers(self) -> None:
-        """Look at pairs when their time comes, until cancelled."""
+        """Check the timeouts of pairs when they are due, until cancelled."""
         while True:
             when = self._wheel.next_deadline()
             with trio.CancelScope(
@@ -151,7 +151,7 @@ class RelayLoop:
             await trio.lowlevel.checkpoint()
 
     async def _catch_up(self, deadline: float) -> None:
-        """Read what has come while the process was stopped, so that no peer is judged by a deadline that it kept."""
+        """Read what has come while the process was stopped, so that no peer that met its deadline is disconnected."""
         while not self._process_events() and self.now < deadline:
             await trio.lowlevel.checkpoint()
 
@@ -257,6 +257,6 @@ class RelayLoop:
                 relay.abort(side)
 
     def close(self) -> None:
-        """Give the descriptors back; no pair may be left."""
+        """Close the descriptors; no pair may be left."""
         self._epoll.close()
         os.close(self._wakeup_fd)

@@ -63,8 +63,8 @@ class RelayOptions:
     Attributes:
         idle: Without payload either way, the connection ends.
         ping_interval: A WebSocket side silent this long in either direction gets a ping.
-        ping_timeout: Time for life after a ping was acknowledged.
-        write: A side that has bytes to take may make no progress this long.
+        ping_timeout: Time in which any byte must come after a ping was acknowledged.
+        write: A side that does not acknowledge pending bytes for this long is stalled.
         half_close: After one side has ended, the other direction may be silent this long.
         close: Time for the peer's part of an ending.
         max_lifetime: Longest life of a connection.
@@ -73,7 +73,7 @@ class RelayOptions:
         lingering_bytes: Bytes of it.
         control_frame_rate: Control and empty frames a second, over 5 s, that a peer may send.
         deliver_after_close: After a client's close frame, what the backend still sends is sent on.
-        half_close_on_loss: A client that vanished ends a raw backend with FIN instead of a reset.
+        half_close_on_loss: When a client is lost, a raw backend gets FIN instead of a reset.
         hold_close: After a raw client's FIN, a WebSocket backend may be silent this long before it gets our close
             frame; None: at once.
         bytes_per_second: Payload that each direction may carry.
@@ -296,7 +296,7 @@ class Relay:
     def reset_is_final(self, side: Endpoint) -> bool:
         """Whether a side that was reset will not be read to its end, so that the reset counts now.
 
-        It had finished, and takes the answer no longer; or it is a front whose backend does not take what it sent, or
+        It had finished, and cannot read the answer; or it is a front whose backend does not accept its data, or
         may not have it yet, and would be reset for it all the same.
         """
         if side.rx is RX_CLOSED:
@@ -355,7 +355,7 @@ class Relay:
         """Whether a WebSocket side that ended without a close frame had ours before.
 
         It took that as the end, or never answered it. Not so for a backend whose raw client is still sent its answer:
-        the answer may have broken off, and the client would take a FIN for its end.
+        the answer may be truncated, and the client would read a FIN as its end.
         """
         if not src.is_websocket or src.close_frame is None or src.tx is TX_OPEN or src.pending is not None:
             return False
@@ -583,7 +583,7 @@ class Relay:
             self.linger(side)
 
     def finish_sending(self, side: Endpoint) -> bool:
-        """Send the close frame or FIN, with nothing pending before it; whether all of it has gone."""
+        """Send the close frame or FIN, with nothing pending before it; return whether all of it was written."""
         if self.close_deferred(side):
             return False
         now = self.loop.now
@@ -626,7 +626,7 @@ class Relay:
         return side.is_front and side.transport.unacked_bytes() > 0 and not side.transport.retransmitting()
 
     def close_deferred(self, side: Endpoint) -> bool:
-        """Whether the answer to a close frame waits until what came before it has gone on to the other side."""
+        """Whether the answer to a close frame waits until the other side was sent what came before it."""
         other = side.other
         return side.is_websocket and side.rx is RX_CLOSED and other.tx is TX_FINISHING and other.pending is not None
 

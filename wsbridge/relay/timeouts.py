@@ -70,12 +70,12 @@ def _has_new_acks(side: Endpoint) -> bool:
 
 
 def _has_unacked_data(side: Endpoint) -> bool:
-    """Whether a peer still has bytes of ours to take."""
+    """Return whether bytes are pending for a peer, or not acknowledged by it."""
     return side.pending is not None or side.transport.unacked_bytes() > 0
 
 
 def _check_write(relay: Relay, side: Endpoint, now: float) -> float:
-    """A side that has bytes to take must acknowledge some within `write`."""
+    """A side with pending bytes must acknowledge some within `write`."""
     limit = relay.options.write
     if (side.pending is None and side.tx is TX_OPEN) or limit is None:
         side.stalled_since = None
@@ -92,11 +92,11 @@ def _check_write(relay: Relay, side: Endpoint, now: float) -> float:
 
 
 def _check_ping(relay: Relay, side: Endpoint, now: float) -> float:
-    """Ping a side that is silent either way. Any byte received is life; without one `pong` runs.
+    """Ping a side that is silent in either direction; without any byte from it, `ping_timeout` runs.
 
-    It runs from when the ping was acknowledged, and stands still while we do not read that side because the other
-    is blocked or it may send no more for now. A peer whose kernel answers nothing, not even what is repeated, gets no
-    more than `pong` either.
+    It runs from when the ping was acknowledged, and is suspended while that side is not read because the other one is
+    blocked or because of its rate limit. A peer whose kernel does not even acknowledge retransmissions gets no more
+    time.
     """
     ping, pong = relay.options.ping_interval, relay.options.ping_timeout
     if ping is None:
