@@ -35,6 +35,7 @@ def test_host_port(host, text):
     [
         ("127.0.0.1", socket.AF_INET, True),
         ("127.9.9.9", socket.AF_INET, True),
+        ("127.example.org", socket.AF_INET, False),
         ("::1", socket.AF_INET6, True),
         ("192.0.2.1", socket.AF_INET, False),
         ("2001:db8::127", socket.AF_INET6, False),

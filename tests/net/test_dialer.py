@@ -434,3 +434,24 @@ async def test_a_socket_that_may_not_be_used_is_denied(tmp_path, closed):
     assert outcome.detail.startswith(f"unix:{path}: Permission denied: ")
     assert ("has mode 0000" if closed == "socket" else "a directory above the socket is closed") in outcome.detail
     assert "wsbridge runs as " in outcome.detail
+
+
+@pytest.mark.parametrize(("patience", "forgotten"), [(0.2, []), (0.7, ["gw"])])
+async def test_a_client_that_leaves_soon_does_not_drop_the_addresses(patience, forgotten, monkeypatch, autojump_clock):
+    """They serve all clients, perhaps while the DNS server does not answer; those that did not answer are dropped."""
+    monkeypatch.setattr(module, "_connect", Attempts({"192.0.2.1": "hang"}))
+    dropped = []
+    known = types.SimpleNamespace(cached=lambda *_: [Address(socket.AF_INET, ("192.0.2.1", 1))], forget=dropped.append)
+    with trio.move_on_after(patience):
+        await dial(known, "gw", 1)
+    assert dropped == forgotten
+
+
+@pytest.mark.parametrize(("reason", "forgotten"), [(Reason.OVERLOAD, []), (Reason.BACKEND_REFUSED, ["gw"])])
+async def test_a_shortage_of_this_host_does_not_drop_the_addresses(reason, forgotten, monkeypatch):
+    """Without descriptors there would be none for the lookup, either."""
+    monkeypatch.setattr(module, "_connect", Attempts({"192.0.2.1": reason}))
+    dropped = []
+    known = types.SimpleNamespace(cached=lambda *_: [Address(socket.AF_INET, ("192.0.2.1", 1))], forget=dropped.append)
+    assert (await async_outcome(dial(known, "gw", 1))).reason is reason
+    assert dropped == forgotten

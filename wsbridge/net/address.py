@@ -104,7 +104,9 @@ def join_host_port(host: str, port: int) -> str:
 
 def is_loopback(host: str) -> bool:
     """Whether a literal IP address is a loopback address, of IPv4 within IPv6 too; False for a name."""
-    if host.startswith("127.") or host == "::1":
+    if host.startswith("127."):
+        return host.replace(".", "").isdigit()  # 127.example.org is a name
+    if host == "::1":
         return True
     return host.startswith("::ffff:") and unmap(ip_address(host)).is_loopback
 

@@ -25,6 +25,8 @@ from wsbridge.reasons import Initiator, Reason, Rejected
 
 CONNECTION_ATTEMPT_DELAY: Final = 0.25
 """Seconds from the start of one attempt to the start of the next; at once when an attempt has failed."""
+UNANSWERED_DELAY: Final = 0.5
+"""Seconds without a connection after which a dial that is cancelled counts as one whose addresses do not answer."""
 MAX_DIAL_ADDRESSES: Final = 8
 """Addresses of a name that one dial tries; the next dial of a connection goes on with those not tried."""
 
@@ -88,8 +90,13 @@ class DialProgress:
         """Say how many addresses were not tried; empty for none."""
         return f"; {self.untried} more addresses were not tried" if self.untried > 0 else ""
 
+    @property
+    def seconds(self) -> float:
+        """How long the step has lasted."""
+        return trio.current_time() - self._since
+
     def __str__(self) -> str:
-        seconds = trio.current_time() - self._since
+        seconds = self.seconds
         if not self.open:
             return f"{self._step} ({seconds:.1f} s)" if self._step else ""
         addresses = ", ".join(map(str, self.open))
@@ -145,9 +152,17 @@ async def dial(
             raise Rejected(Reason.FORBIDDEN, f"{join_host_port(host, port)}: {words}", permanent=True)
     try:
         return await _connect_any(host, port, addresses, progress, chain)
-    except BaseException:
-        resolver.forget(host)
+    except BaseException as error:
+        if _is_unanswered(error, progress):
+            resolver.forget(host)
         raise
+
+
+def _is_unanswered(error: BaseException, progress: DialProgress) -> bool:
+    """Return whether a dial failed because of its addresses, and not of this host or of a client that left soon."""
+    if isinstance(error, Rejected):
+        return error.reason is not Reason.OVERLOAD
+    return progress.seconds >= UNANSWERED_DELAY
 
 
 async def _connect_any(
