@@ -161,3 +161,10 @@ async def test_a_refusal_is_described(answer, text):
     outcome, _, _ = await ask(answer)
     assert text in outcome.detail
     assert ("NTLM" in outcome.detail) is (b"NTLM" in answer)
+
+
+@pytest.mark.parametrize(("status", "seconds"), [(429, 7), (503, 7), (502, None), (407, None)])
+async def test_the_time_that_a_proxy_asks_for_is_passed_to_the_retries(status, seconds):
+    """Retry-After counts where the proxy is overloaded, and nowhere else."""
+    outcome, _, _ = await ask(f"HTTP/1.1 {status} No\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n".encode())
+    assert outcome.retry_after == seconds
