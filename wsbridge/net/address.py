@@ -199,7 +199,7 @@ class ListeningAddresses:
             self._bound[port].remove(bound)
 
     def contains(self, address: Address) -> bool:
-        """Return whether connecting to an address would come back here, also where a listener takes all addresses."""
+        """Return whether connecting to an address leads to this process, also by a listener on a wildcard address."""
         bound = self._bound.get(address.sockaddr[1])
         if bound is None:
             return False

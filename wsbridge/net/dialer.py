@@ -145,10 +145,10 @@ async def dial(
     except OSError as error:
         raise _dns_failure(host, error) from None
     if check_address is not None:
-        judged = [(address, check_address(address)) for address in addresses]
-        addresses = [address for address, wrong in judged if wrong is None]
+        checked = [(address, check_address(address)) for address in addresses]
+        addresses = [address for address, wrong in checked if wrong is None]
         if not addresses:
-            words = "; ".join(wrong for _, wrong in judged[:MAX_DIAL_ADDRESSES] if wrong)
+            words = "; ".join(wrong for _, wrong in checked[:MAX_DIAL_ADDRESSES] if wrong)
             raise Rejected(Reason.FORBIDDEN, f"{join_host_port(host, port)}: {words}", permanent=True)
     try:
         return await _connect_any(host, port, addresses, progress, chain)
@@ -214,7 +214,7 @@ async def dial_unix(path: str, chain: OutgoingChain | None = None) -> socket.soc
         chain: The routes that the connection has come through.
 
     Raises:
-        Rejected: `backend_refused` where nobody listens or the backlog is full (the kernel has no way to wait there);
+        Rejected: `backend_refused` where nothing listens or the backlog is full (the kernel has no way to wait there);
             `backend_unreachable` for a socket that does not exist, `backend_denied` for one that this process may not
             use.
     """
@@ -251,7 +251,7 @@ async def _connect(family: int, sockaddr: SockAddr | str, chain: OutgoingChain |
         if code in (0, errno.EISCONN):
             if sock.getsockname() != sockaddr:
                 return sock
-            code = errno.ECONNREFUSED  # TCP's simultaneous open: we reached our own ephemeral port, nobody else
+            code = errno.ECONNREFUSED  # TCP's simultaneous open: we reached our own ephemeral port, and no server
     except OSError as error:
         code = error.errno or 0
     except BaseException:

@@ -189,7 +189,7 @@ class Resolver:
         client: Hashable,
         report: Callable[[str], None],
     ) -> None:
-        """Wait for a lookup, or until the expired answer has to do; one that nobody waits for any more is not begun.
+        """Wait for a lookup, or until the expired answer has to do; one without waiters is not begun.
 
         Where another client wants to begin the same lookup and has no thread, this one tries it with its own.
         """
