@@ -88,6 +88,25 @@ async def test_retry_after() -> None:
     assert "\r\nretry-after: 7" in head.lower()
 
 
+@pytest.mark.parametrize(
+    ("limits", "ending"),
+    [({}, "end"), ({"lingering_sockets": 0}, "reset"), ({"lingering_bytes": "64KiB"}, "reset")],
+)
+async def test_lingering(limits: dict[str, Any], ending: str) -> None:
+    """What a rejected client still sends is read, within limits, so that no reset destroys the response on its way."""
+    async with serving(written(route={"respond": 204}, limits={"lingering_bytes": "8MiB"} | limits)) as served:
+        with await served.connect() as client:
+            try:
+                await client.send(b"GET / HTTP/1.1\r\nno colon\r\n\r\n" + bytes(4_000_000))
+                while await client.more():
+                    pass
+                assert client.buffer.startswith(b"HTTP/1.1 400")
+                seen = "end"
+            except trio.BrokenResourceError:
+                seen = "reset"
+    assert seen == ending
+
+
 async def silent(stream: trio.SocketStream) -> None:
     """Send nothing, and read until the end."""
     while await stream.receive_some():
