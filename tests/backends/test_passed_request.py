@@ -283,6 +283,13 @@ def test_a_path_that_is_always_the_same() -> None:
     assert summaries(wrong(text)) == ["E013 routes.r.backend.pass_path"]
 
 
+def test_a_route_for_plain_tcp_clients() -> None:
+    """They send no request that could be passed on."""
+    text = "listeners: {old: {bind: '127.0.0.1:1', protocol: tcp, route: r}}\n"
+    text += "routes: {r: {auth: none, backend: {url: 'ws://127.0.0.1:2/', pass_query: true}}}\n"
+    assert summaries(wrong(text)) == ["E013 routes.r.backend"]
+
+
 def test_credentials_without_tls_are_warned_of() -> None:
     """Cookies that go to another host in the clear."""
     section = "{url: 'ws://10.0.0.5/', pass_headers: [Accept-Language, Cookie]}"

@@ -231,6 +231,9 @@ def _check_references(config: Config, names: WrittenNames) -> Iterator[Issue]:
         if route.on_client_fin == "hold" and names.reachability_is_sound() and not raw_listeners_of(config, name):
             text = "hold needs a listener with protocol: tcp that names the route: WebSocket clients send a Close"
             yield Issue(("routes", name, "on_client_fin"), text, "E013")
+        if route.match is None and route.backend is not None and route.backend.pass_rules is not None:
+            text = "passes on the client's request, but the route has no match: plain TCP clients send no request"
+            yield Issue(("routes", name, "backend"), text, "E013", at_key=True)
         if route.match is None or route.match == "any":
             continue
         for at, wanted in enumerate(route.match.listener or ()):
