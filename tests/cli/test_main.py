@@ -184,3 +184,15 @@ def test_whether_masking_runs_in_c(monkeypatch: pytest.MonkeyPatch, native: bool
     monkeypatch.setattr(main, "HAS_NATIVE_MASK", native)
 
     assert said in main.version_text().splitlines()[1]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-V"], ["schema"], ["new-token", "alice"]])
+def test_a_full_disk_is_one_sentence(arguments: list[str]) -> None:
+    """Output that cannot be written ends a command with a sentence and exit code 1, not with a traceback."""
+    with Path("/dev/full").open("wb") as full:
+        result = subprocess.run(
+            [*WSBRIDGE, *arguments], stdout=full, stderr=subprocess.PIPE, timeout=PATIENCE, check=False
+        )
+
+    assert result.stderr == b"wsbridge: standard output: No space left on device\n"
+    assert result.returncode == 1

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import inspect
 import os
 import platform
 import ssl
 import sys
+from contextlib import suppress
 from typing import Any, Final, NoReturn
 
 import click
@@ -19,7 +21,7 @@ from wsbridge.relay.engine import PythonEngine
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
-"""The connection of `bridge -` or `bridge --once` could not be established, or broke."""
+"""The connection of `bridge -` or `bridge --once` could not be established, or broke; or standard output is full."""
 EXIT_USAGE: Final = 64
 """Wrong command line."""
 EXIT_UNAVAILABLE: Final = 69
@@ -30,6 +32,9 @@ EXIT_SIGNAL: Final = 128
 """Plus the number of the signal that ended the connection of `bridge -` or `bridge --once`."""
 EXIT_INTERRUPTED: Final = 130
 """Ctrl-C before startup was complete."""
+
+OUTPUT_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""Errors of standard output that are no fault of the program: disk full, quota, file size, terminal gone."""
 
 
 class CliError(click.ClickException):
@@ -144,9 +149,21 @@ class CommandGroup(PreformattedCommand, click.Group):
         except click.Abort:
             sys.exit(EXIT_INTERRUPTED)
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            _discard_output()
+            sys.exit(EXIT_FAILED)
+        except OSError as error:
+            if error.errno not in OUTPUT_ERRNOS:
+                raise
+            _discard_output()
+            with suppress(OSError):  # standard error may be on the same full disk
+                click.echo(f"wsbridge: standard output: {os.strerror(error.errno)}", err=True)
             sys.exit(EXIT_FAILED)
         sys.exit(code if isinstance(code, int) else EXIT_OK)
+
+
+def _discard_output() -> None:
+    """Send what is buffered for standard output to /dev/null: the interpreter flushes it when it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _print_version(ctx: click.Context, _parameter: click.Parameter, requested: bool) -> None:
