@@ -139,7 +139,7 @@ def _check_rebinding(listener: Listener, route: Route, request: Request) -> None
         raise Rejected(
             Reason.HOST_NOT_ALLOWED,
             f"Host {quoted(host)} is not allowed without TLS (DNS rebinding): add it to host_names of the listener "
-            f"{listener.name} or to match.host of the route {route.name}",
+            f"{listener.name} or to match.host of the route {route.name} (bridge, demo: --host-name)",
         )
 
 

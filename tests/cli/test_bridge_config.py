@@ -234,6 +234,7 @@ def test_others_are_let_in_only_when_meant(listen: str) -> None:
     ("wish", "said"),
     [
         (ws(listen="ftp://x"), 'LISTEN: "ftp://x" is none of ws://'),
+        (ws(listen="ftp://x"), "unix:/path, a port or -"),
         (ws(listen="ws://127.0.0.1/"), 'LISTEN: "127.0.0.1" has no port'),
         (ws(listen="ws://:8080/"), "LISTEN: "),
         (ws(listen="tcp://127.0.0.1:1/path"), "a tcp address has no path"),

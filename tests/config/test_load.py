@@ -122,6 +122,11 @@ HAS_NO_VALUE = 'listeners.web.bind:127.0.0.1:80: has no value: write a space aft
             'listeners.web.listen: unknown key (did you mean "bind"?)',
         ),
         (
+            LISTENERS + ROUTES + "timeouts: {ping: 20s}\n",
+            (3, 12),
+            'timeouts.ping: unknown key (did you mean "ping_interval"?)',
+        ),
+        (
             LISTENERS + ROUTES + "timeouts: {idle_timeout: 1h}\n",
             (3, 12),
             'timeouts.idle_timeout: unknown key (did you mean "idle"?',

@@ -109,6 +109,14 @@ def test_every_mistake_that_does_not_hide_the_next_is_reported() -> None:
     assert [(steps, problem.line, problem.code) for steps, problem in compose(text, "w.yaml").yaml_problems] == found
 
 
+def test_wrong_indentation_advises_the_indentation_of_the_mapping() -> None:
+    """A key that is indented less than its siblings, but more than their parent, is an error that says so."""
+    text = "a:\n    b: c\n   d: e\n"
+
+    assert refused(text).startswith("3:4 E002  not YAML: ")
+    assert refused(text).endswith("; indent this line as the keys of its mapping are")
+
+
 @pytest.mark.parametrize("text", ["bind: *:80\n", "host: *.example.org\n", "a: {path: *}\n"])
 def test_stars_that_are_no_aliases_advise_quotes(text: str) -> None:
     """A value that begins with a star says that it belongs in quotes."""

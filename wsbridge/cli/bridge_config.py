@@ -249,7 +249,7 @@ def split_listen(listen: str) -> tuple[str, str, str]:
     scheme, found, rest = listen.partition("://")
     scheme = scheme.lower()
     if not found or scheme not in LISTEN_SCHEMES:
-        forms = "ws://host:port/path, wss://host:port/path, tcp://host:port, tls://host:port, unix:/path a port or -"
+        forms = "ws://host:port/path, wss://host:port/path, tcp://host:port, tls://host:port, unix:/path, a port or -"
         raise CliError(f'LISTEN: "{listen}" is none of {forms}', EXIT_USAGE)
     address, slash, path = rest.partition("/")
     if slash and path and scheme in {"tcp", "tls"}:

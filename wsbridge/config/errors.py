@@ -67,7 +67,7 @@ PROBLEM_CODES: dict[str, str] = {
     "W023": "network rule that includes a trusted proxy",
     "W024": "limits that exempt nearly every address",
     "W025": "route that accepts only IP addresses as Host (DNS rebinding protection)",
-    "W026": "route behind proxies without Host, credentials or origins (DNS rebinding)",
+    "W026": "route behind proxies without host names, credentials or allowed origins (DNS rebinding)",
     "W027": "certificate that clients may reject: incomplete chain, or not for servers",
     "W028": "owner: of a Unix socket that this process may not set",
     "W030": "on_client_lost: reset with a Unix socket, which has no reset",

@@ -135,7 +135,9 @@ def _check_host_names(config: Config) -> Iterator[Issue]:
                 yield Issue(path, f"{text}; to accept host names, write host_names: for the listener", "W025")
             elif not isinstance(route.allowed_origins, tuple):
                 text = f'the proxies of the listener "{key}" may pass on any Host, and pages of any site can use it'
-                yield Issue(path, f"{text} (DNS rebinding); write match: {{host: …}} or a list of origins", "W026")
+                yield Issue(
+                    path, f"{text} (DNS rebinding); write match: {{host: …}}, host_names: or allowed_origins:", "W026"
+                )
 
 
 def _needs_host(route: RouteConfig) -> bool:

@@ -360,5 +360,7 @@ def _syntax_problem(document: Document, error: yaml.MarkedYAMLError) -> Problem:
         message += '; a text that begins with "*" needs quotes'
     elif "'\\t'" in message:
         message += "; use spaces for indentation, not tabs"
+    elif "<block end>" in message and "<block mapping start>" in message:
+        message += "; indent this line as the keys of its mapping are"
     problem = document.problem_at(place, (), message, code)
     return replace(problem, source="") if unparsed_line_is_secret(lines, place.line, context_line) else problem
