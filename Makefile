@@ -1,4 +1,4 @@
-# What one does with this project. `make` alone lists it.
+# Development tasks; `make` without arguments lists them.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -17,13 +17,13 @@ help:  ## This list
 	@grep -hE '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /  \1 \t/' | expand -t 12
 	@echo 'Variables: PORT=8080 (demo), ARGS=… (for pytest or bench), PYTHON=python3, VENV=.venv'
 
-demo: $(VENV)/.run  ## A page to type into, at http://127.0.0.1:8080 (PORT=… for another port)
+demo: $(VENV)/.run  ## Start the browser demo at http://127.0.0.1:8080 (PORT=… for another port)
 	@exec $(BIN)/wsbridge demo --port $(PORT)
 
-test: packages lint  ## Everything that must hold: lint, types, and all tests but the long ones
+test: packages lint  ## Lint, type checks, and all tests except the long ones
 	$(PYTEST) $(ARGS)
 
-coverage: packages $(VENV)/.test  ## Lines and branches of wsbridge/ that the tests run
+coverage: packages $(VENV)/.test  ## Line and branch coverage of wsbridge/
 	$(PYTEST) --cov=wsbridge $(ARGS)
 
 lint: $(VENV)/.test  ## Style and types
@@ -31,16 +31,16 @@ lint: $(VENV)/.test  ## Style and types
 	$(BIN)/ruff format --check --quiet wsbridge bench tests
 	$(BIN)/mypy
 
-bench: $(VENV)/.bench  ## Speed and memory beside those of lighttpd and websockify (ARGS='--case echo64 --rounds 3')
+bench: $(VENV)/.bench  ## Speed and memory compared with lighttpd and websockify (ARGS='--case echo64 --rounds 3')
 	$(BIN)/python -m bench $(ARGS)
 
-soak: packages $(VENV)/.test  ## The long runs: gigabytes, thousands of connections, minutes
+soak: packages $(VENV)/.test  ## The long tests: gigabytes, thousands of connections, minutes
 	WSBRIDGE_TEST_ALL=1 $(BIN)/python -m pytest -m soak -o faulthandler_timeout=0 $(ARGS)
 
 fuzz: $(VENV)/.test  ## The fuzz tests with many more examples, new ones each time
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -m 'not soak' -o faulthandler_timeout=0 $(or $(ARGS),tests/fuzz)
 
-clean:  ## Remove what make made
+clean:  ## Remove everything that make created
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
 
 packages:
@@ -49,9 +49,9 @@ packages:
 # The virtual environment. A stamp older than pyproject.toml means that dependencies may have changed.
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
-	  { echo 'make: $(PYTHON) is not Python 3.11 or newer: name one by PYTHON=…' >&2; exit 1; }
+	  { echo 'make: $(PYTHON) is not Python 3.11 or newer: set PYTHON=…' >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
-	  echo 'make: $(PYTHON) cannot make a virtual environment: on Debian, "apt-get install python3-venv"' >&2; exit 1; }
+	  echo 'make: $(PYTHON) cannot create a virtual environment: on Debian, "apt-get install python3-venv"' >&2; exit 1; }
 
 $(VENV)/.run: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .

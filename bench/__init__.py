@@ -2,5 +2,5 @@
 
 Reading order: `cases` (what is measured), `peers` (a bridge as processes), `lab` (programs, ports and certificates that
 all of them need), `measure` (one case on one bridge), `report` (the figures side by side), `__main__` (the command).
-Beside them stand `load.c`, the clients, and `backend.c`, the services behind the bridges.
+Next to them are `load.c`, the clients, and `backend.c`, the services behind the bridges.
 """

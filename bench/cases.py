@@ -19,7 +19,7 @@ class Case:
         title: What it is called in the table.
         kind: The case of `load`.
         connections: Concurrent connections.
-        service: What stands behind the bridge.
+        service: What is behind the bridge.
         figure: What of the result of `load` is counted; for `idle` the open connections, whose memory is weighed.
         unit: Of the figure, by which it is divided, and its name.
         options: More options for `load`.

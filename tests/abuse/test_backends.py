@@ -74,7 +74,7 @@ async def test_an_upstream_that_does_not_upgrade(answer, dial):
 
 
 async def test_hostile_text_of_an_upstream_is_escaped():
-    """What an upstream says is shown in the log as plain, bounded text, and never to the client."""
+    """What a backend says is shown in the log as plain, bounded text, and never to the client."""
 
     async def upstream(stream):
         await read_head(stream)

@@ -130,7 +130,7 @@ async def test_the_list_is_read_again(tokens: Path, mock_clock: MockClock) -> No
     [
         (b"", 'holds no token; "wsbridge new-token NAME" makes one'),
         (b"# nothing\n", "holds no token"),
-        (b"\n\nalice hunter2\n", "line 3: after the name must stand sha256:"),
+        (b"\n\nalice hunter2\n", "line 3: the name must be followed by sha256:"),
         (b"\n\xff\n", "line 2: is not UTF-8"),
     ],
 )

@@ -45,7 +45,7 @@ def test_no_users() -> None:
             f"line 1: has {MAX_HTPASSWD_LINE_LENGTH + 2} characters, and the most is {MAX_HTPASSWD_LINE_LENGTH}",
         ),
         ("secret", "line 1: has no colon"),
-        (f"{SCRYPT}:alice", "line 1: what stands behind the name is"),
+        (f"{SCRYPT}:alice", "line 1: the text after the name is"),
         (f"alice{SCRYPT}bob:{SCRYPT}!", "line 1: the hash is damaged"),
         (f":{SCRYPT}", "line 1: a user's name cannot be empty"),
         (f" a:{SCRYPT}", "line 1: a user's name cannot have"),
@@ -85,7 +85,7 @@ def test_weak_hashes_are_refused_by_name(hashed: str, name: str) -> None:
     """What it is, in which line, and what to do instead; never the text itself."""
     with pytest.raises(ValueError, match=re.escape(name)) as refused:
         parse_htpasswd(f"alice:{SCRYPT}\nbob:{hashed}\n")
-    assert str(refused.value).startswith("line 2: what stands behind the name is")
+    assert str(refused.value).startswith("line 2: the text after the name is")
     assert str(refused.value).endswith('make a new one by "wsbridge hash-password" or "htpasswd -B"')
     assert hashed not in str(refused.value)
 

@@ -181,7 +181,7 @@ async def proxy(status=b"200 OK", extra=b""):
 
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
 async def test_through_a_proxy(secure, ca_file, scheme):
-    """The proxy gets CONNECT with its password, the upstream the upgrade and never the password."""
+    """The proxy gets CONNECT with its password, the backend the upgrade and never the password."""
     context = secure if scheme == "wss" else None
     async with upstream(says(SWITCH + b"\r\n\x82\x02hi"), context) as server, proxy() as (port, seen):
         made = backend(
@@ -216,7 +216,7 @@ async def test_a_proxy_that_refuses():
 
 
 async def test_a_proxy_that_is_down():
-    """Refused; the sentence says that it is the proxy that is down, not the upstream, and hides its password."""
+    """Refused; the sentence says that it is the proxy that is down, not the backend, and hides its password."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]

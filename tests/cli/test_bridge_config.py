@@ -72,7 +72,7 @@ def ws(**given: object) -> BridgeOptions:
 )
 def test_listen(listen: str, speaks: str, bind: str, match: object) -> None:
     """Each form of LISTEN is the listener it says; the path / takes all paths, another takes itself."""
-    listener, route = both(BridgeOptions(listen=listen, target="tcp://127.0.0.1:1"))
+    listener, route = both(BridgeOptions(listen=listen, target="tcp://127.0.0.1:5900"))
 
     assert (listener.protocol, str(listener.bind), route.match) == (speaks, bind, match)
     assert route.auth is not None

@@ -137,7 +137,7 @@ def test_requests_are_judged(data: bytes) -> None:
 
 @given(heads, st.binary(max_size=300))
 def test_responses_are_judged(data: bytes, body: bytes) -> None:
-    """Every answer of an upstream is an acceptance or one printable sentence."""
+    """Every answer of a backend is an acceptance or one printable sentence."""
     found = outcome(ResponseParser(LIMITS.max_head_bytes).feed, data)
     if isinstance(found, Response):
         judged = outcome(check_upgrade_response, found, generate_key(), ("binary",), body)

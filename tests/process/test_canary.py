@@ -64,7 +64,7 @@ class Echoing(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def echoing() -> Iterator[int]:
-    """Give the port of an upstream that repeats what it receives."""
+    """Give the port of a backend that repeats what it receives."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Echoing)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

@@ -68,14 +68,14 @@ def refused(status: int, method: str = "GET", **changed: list[str] | str) -> Rej
 
 
 def answer(data: bytes) -> Response:
-    """Read an answer of an upstream."""
+    """Read an answer of a backend."""
     found = ResponseParser(65536).feed(data)
     assert isinstance(found, Response), found
     return found
 
 
 def judged(data: bytes, offered: tuple[str, ...] = (), body: bytes = b"") -> str | Rejected | None:
-    """Judge an answer of an upstream."""
+    """Judge an answer of a backend."""
     return outcome(check_upgrade_response, answer(data), KEY, offered, body)
 
 

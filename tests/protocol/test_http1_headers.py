@@ -200,7 +200,7 @@ class TestResponses:
 
     @pytest.mark.parametrize("data", [b"\x15\x03\x01\x00\x02\x02\x46", HELLO])
     def test_tls_from_upstream(self, data: bytes) -> None:
-        """TLS bytes from an upstream that was dialled without TLS are named."""
+        """TLS bytes from a backend that was dialled without TLS are named."""
         assert "speaks TLS" in upstream_refused(data).detail
 
 

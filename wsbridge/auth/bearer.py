@@ -136,7 +136,7 @@ def _parse_entry(entry: str) -> BearerToken:
     found = _HASH.fullmatch(rest[0]) if rest else None
     if found is None:
         raise ValueError(
-            'after the name must stand sha256: and 64 hexadecimal digits; "wsbridge new-token" makes a line'
+            'the name must be followed by sha256: and 64 hexadecimal digits; "wsbridge new-token" makes a line'
         )
     expires: float | None = None
     routes: frozenset[str] | None = None

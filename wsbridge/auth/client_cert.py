@@ -111,7 +111,7 @@ class SubjectRule:
     def matches(self, subject: Subject) -> bool:
         """Return whether a certificate matches the rule.
 
-        Of a subject each attribute must appear exactly once with exactly this value, and others may stand beside
+        Of a subject each attribute must appear exactly once with exactly this value, and others may be present
         them. Of other names one must be exactly this one: a wildcard fits itself alone.
         """
         if self.is_alt_name:

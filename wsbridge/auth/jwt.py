@@ -153,7 +153,7 @@ def read_claim_text(value: object) -> str:
 def check_any_alone(values: tuple[str, ...]) -> tuple[str, ...]:
     """Check that `any` is the only value if it is one."""
     if ANY_VALUE in values and len(values) > 1:
-        raise ValueError('"any" takes all: it stands alone')
+        raise ValueError('"any" accepts all: it must be the only entry')
     return values
 
 

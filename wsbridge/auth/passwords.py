@@ -264,7 +264,7 @@ def _parse_entry(line: str) -> tuple[str, PasswordHash]:
     if not hashed:
         raise ValueError(f"the user has no hash: {NEW_HASH_HINT}")
     why = next(why for form, why in _REJECTED_HASHES if form.match(hashed))
-    raise ValueError(f"what stands behind the name {why}: {NEW_HASH_HINT}")
+    raise ValueError(f"the text after the name {why}: {NEW_HASH_HINT}")
 
 
 MAX_CACHED_PASSWORDS: Final = 4096

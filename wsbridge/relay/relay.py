@@ -438,7 +438,7 @@ class Relay:
             self.abort(dst)
 
     def on_connection_lost(self, src: Endpoint, dst: Endpoint, detail: str) -> None:
-        """A side vanished: reset, or no life in it."""
+        """A side is lost: reset, or dead."""
         reason = src.transport.fault or (Reason.CLIENT_LOST if src.is_front else Reason.BACKEND_RESET)
         whole = (
             self.termination is not None
