@@ -64,6 +64,17 @@ async def test_insecure_tls(secure):
         outcome.side.transport.close()
 
 
+async def test_the_certificate_of_a_wss_server_is_pinned(secure):
+    """Another certificate is backend_tls, although `pin_sha256` without `ca` needs no authority."""
+    async with upstream(says(SWITCH + b"\r\n"), secure) as server:
+        wrong = await async_outcome(backend(server.port, scheme="wss", pin_sha256="a" * 64).dial(OFFER))
+        assert wrong.reason is Reason.BACKEND_TLS
+        fingerprint = wrong.detail.partition("SHA-256 fingerprint ")[2].partition(",")[0]
+        outcome = await async_outcome(backend(server.port, scheme="wss", pin_sha256=fingerprint).dial(OFFER))
+        assert isinstance(outcome, Connected), outcome
+        outcome.side.transport.close()
+
+
 async def test_wss_to_a_plain_server():
     """The message says that the peer speaks no TLS."""
     async with trio.open_nursery() as nursery:
