@@ -132,6 +132,7 @@ async def test_a_body_that_does_not_come_is_waited_for_in_bounds() -> None:
         b"SSH-2.0-OpenSSH_9.2\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc",
         b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nabc",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcXX0\r\n\r\n",  # h11 before 0.16 accepts it
         b"HTTP/1.1 200 OK\r\nX: " + b"x" * 200_000,
         b"HTTP/1.1 200 OK\r\nX-\xe4: \0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nX-Token hunter2\r\n\r\n",
