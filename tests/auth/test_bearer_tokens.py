@@ -57,11 +57,11 @@ def test_a_name_may_have_several_tokens() -> None:
 @pytest.mark.parametrize(
     ("line", "wrong"),
     [
-        ("alice", "after the name must stand sha256:"),
-        ("alice hunter2", "after the name must stand sha256:"),
-        (f"alice sha256:{ONE.hex()[:-1]}", "after the name must stand sha256:"),
-        (f"alice SHA256:{ONE.hex()}", "after the name must stand sha256:"),
-        (f"alice {ONE.hex()}", "after the name must stand sha256:"),
+        ("alice", "the name must be followed by sha256:"),
+        ("alice hunter2", "the name must be followed by sha256:"),
+        (f"alice sha256:{ONE.hex()[:-1]}", "the name must be followed by sha256:"),
+        (f"alice SHA256:{ONE.hex()}", "the name must be followed by sha256:"),
+        (f"alice {ONE.hex()}", "the name must be followed by sha256:"),
         (A, "the name must be"),
         (f"ali=ce {A}", "the name must be"),
         (f"älice {A}", "the name must be"),

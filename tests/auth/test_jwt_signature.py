@@ -92,7 +92,7 @@ def test_what_is_no_token_is_reported(text: str, why: str) -> None:
 def test_headers_that_bring_a_key_or_change_the_rules_are_refused(name: str, value: object) -> None:
     """Even where the signature is good."""
     text = signed_raw(RSA, {"alg": "RS256", name: value}, claims())
-    assert result_or_detail(parse_jwt, text) == f"the token's header has {name}, which is not taken"
+    assert result_or_detail(parse_jwt, text) == f"the token's header has {name}, which is not supported"
 
 
 @pytest.mark.parametrize("pair", [RSA, EC, ED], ids=["rsa", "ec", "ed"])

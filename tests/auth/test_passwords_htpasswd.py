@@ -78,7 +78,7 @@ def test_what_is_refused(text: str, wrong: str) -> None:
         ("$y$j9T$abc", "yescrypt hash"),
         ("$argon2id$v=19$abc", "argon2 hash"),
         ("rqXexS6ZhobKA", "DES hash of crypt(3), which is guessed too fast, or a plain password"),
-        ("correct horse", "a plain password is not taken"),
+        ("correct horse", "plain passwords are not supported"),
     ],
 )
 def test_weak_hashes_are_refused_by_name(hashed: str, name: str) -> None:
@@ -104,7 +104,7 @@ def test_names_for_the_command_line() -> None:
         ("-m", "MD5 hash (apr1)"),
         ("-s", "SHA-1 hash without salt"),
         ("-d", "DES hash of crypt(3)"),
-        ("-p", "a plain password is not taken"),
+        ("-p", "plain passwords are not supported"),
     ],
 )
 def test_what_apaches_program_makes_by_other_options(tmp_path: Path, option: str, name: str) -> None:

@@ -101,7 +101,7 @@ class NoAuthConfig(AuthSection):
     """none: no authentication, anonymous access."""
 
     def identifies_clients(self) -> bool:
-        """See `AuthSection.names_clients`: nobody is asked."""
+        """See `AuthSection.identifies_clients`: access is anonymous."""
         return False
 
     def allows_everyone(self) -> bool:

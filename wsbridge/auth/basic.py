@@ -99,7 +99,7 @@ def load_users(path: Path) -> Users:
 
 
 def require_users(users: Users, path: Path) -> None:
-    """Refuse a list without a user: at start it is an oversight; emptied later it lets nobody in.
+    """Reject a list without a user at start; one that is emptied later denies all clients.
 
     Raises:
         ValueError: There is none.

@@ -75,7 +75,7 @@ MAX_AUTH_BODY_BYTES: Final = 16 * 1024
 AUTH_BODY_TIMEOUT: Final = 0.1
 """Seconds in which they must come; the head is what counts."""
 MAX_AUTH_VALUE_LENGTH: Final = 1024
-"""Characters of a value that is taken from an answer."""
+"""Maximum length of a value that is read from a response, in characters."""
 MAX_CHALLENGES: Final = 4
 
 _CREDENTIAL_HEADERS = re.compile(rb"authorization|.*(auth|token|key|secret).*")

@@ -66,7 +66,7 @@ class JwtKeyConfig(Section):
         if algorithm not in get_args(JwtAlgorithm) or not raw.keys() <= cls.model_fields.keys():
             return
         if wrong in raw:
-            text = f"means nothing to {algorithm}, which takes a {'secret' if needed == 'secret' else 'public key'}"
+            text = f"has no effect for {algorithm}, which needs a {'secret' if needed == 'secret' else 'public key'}"
             yield Issue((wrong,), f"{text}: write {needed}", "E013", at_key=True)
         elif needed not in raw:
             yield Issue((needed,), "is missing", "E011")
@@ -167,19 +167,19 @@ def key_problem(material: Any, algorithm: str) -> str | None:
 
     if algorithm[:2] in ("RS", "PS"):
         if not isinstance(material, rsa.RSAPublicKey):
-            return f"holds no RSA key, which {algorithm} takes"
+            return f"holds no RSA key, which {algorithm} needs"
         if material.key_size not in RSA_BITS:
-            return f"holds an RSA key of {material.key_size} bits: {RSA_BITS[0]} to {RSA_BITS[-1]} are taken"
+            return f"holds an RSA key of {material.key_size} bits: {RSA_BITS[0]} to {RSA_BITS[-1]} are supported"
         return None
     if algorithm in EC_CURVES:
         if not isinstance(material, ec.EllipticCurvePublicKey):
-            return f"holds no key of an elliptic curve, which {algorithm} takes"
+            return f"holds no key of an elliptic curve, which {algorithm} needs"
         if material.curve.name != EC_CURVES[algorithm]:
-            return f"holds a key of the curve {material.curve.name}; {algorithm} takes {EC_CURVES[algorithm]}"
+            return f"holds a key of the curve {material.curve.name}; {algorithm} needs {EC_CURVES[algorithm]}"
         return None
     if algorithm == "EdDSA" and isinstance(material, (ed25519.Ed25519PublicKey, ed448.Ed448PublicKey)):
         return None
-    return f"holds no key that {algorithm} takes"
+    return f"holds no key for {algorithm}"
 
 
 def _is_symmetric_secret(secret: bytes, algorithm: str) -> bool:
@@ -262,7 +262,7 @@ def parse_jwt(text: str) -> UnverifiedToken:
         raise token_denied("the token's header is not a JSON object") from None
     for name in REJECTED_HEADER_PARAMETERS:
         if name in header:
-            raise token_denied(f"the token's header has {name}, which is not taken")
+            raise token_denied(f"the token's header has {name}, which is not supported")
     algorithm, kid = header.get("alg"), header.get("kid")
     if not isinstance(algorithm, str):
         raise token_denied("the token's header names no algorithm")

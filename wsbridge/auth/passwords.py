@@ -20,7 +20,7 @@ from wsbridge.reasons import Reason, Rejected
 from wsbridge.ttl_cache import TtlCache
 
 BCRYPT_COSTS: Final = range(4, 16)
-"""Binary logarithms of the cost that are taken; 15 is about 3 s for each password that is tried."""
+"""Accepted binary logarithms of the cost; 15 is about 3 s for each password that is tried."""
 BCRYPT_MAX_PASSWORD_BYTES: Final = 72
 """Bytes of a password that bcrypt looks at; a longer one is never right."""
 BCRYPT_DIGEST_LENGTH: Final = 31
@@ -85,7 +85,7 @@ SCRYPT_LN, SCRYPT_R, SCRYPT_P = 15, 8, 1
 SCRYPT_SALT_BYTES, SCRYPT_DIGEST_BYTES = 16, 32
 """Bytes of new hashes."""
 SCRYPT_MIN_WORK: Final = 2**15
-"""Smallest cost times block size times parallelization that is taken; less would be guessed too fast."""
+"""Smallest cost times block size times parallelization that is accepted; less could be guessed too fast."""
 SCRYPT_MAX_WORK: Final = 2**21
 """The largest: about 1 s for each password that is tried."""
 SCRYPT_MAX_MEMORY_BYTES: Final = 64 * 1024 * 1024
@@ -160,7 +160,7 @@ def parse_scrypt(text: str) -> ScryptHash:
 
 
 def hash_password(password: bytes, ln: int = SCRYPT_LN, r: int = SCRYPT_R, p: int = SCRYPT_P) -> ScryptHash:
-    """Make the hash of a password, with a new salt; takes a core for long."""
+    """Make the hash of a password, with a new salt; uses a core for a long time."""
     salt = secrets.token_bytes(SCRYPT_SALT_BYTES)
     return ScryptHash(ln, r, p, salt, _derive(password, ln, r, p, salt, SCRYPT_DIGEST_BYTES))
 
@@ -184,7 +184,7 @@ PasswordHash = BcryptHash | ScryptHash
 MAX_HTPASSWD_LINE_LENGTH: Final = 1024
 """Characters of a line."""
 MAX_USERNAME_BYTES: Final = 255
-"""Bytes of a user's name; htpasswd takes no longer one."""
+"""Bytes of a user's name; htpasswd accepts no longer one."""
 NEW_HASH_HINT: Final = 'make a new one by "wsbridge hash-password" or "htpasswd -B"'
 
 _HASH_PARSERS: Final = (
@@ -199,11 +199,11 @@ _REJECTED_HASHES: Final = (
     (re.compile(r"\{SHA\}", re.IGNORECASE), "is a SHA-1 hash without salt, which is guessed too fast"),
     (re.compile(r"\{SSHA\}", re.IGNORECASE), "is a SHA-1 hash, which is guessed too fast"),
     (re.compile(r"\$2x?\$"), "is a hash of a broken form of bcrypt"),
-    (re.compile(r"\$5\$|\$6\$"), "is a SHA-2 hash of crypt(3), a form that is not taken here"),
-    (re.compile(r"\$(?:y|gy|7)\$"), "is a yescrypt hash of crypt(3), a form that is not taken here"),
-    (re.compile(r"\$argon2"), "is an argon2 hash, a form that is not taken here"),
+    (re.compile(r"\$5\$|\$6\$"), "is a SHA-2 hash of crypt(3), which is not supported"),
+    (re.compile(r"\$(?:y|gy|7)\$"), "is a yescrypt hash of crypt(3), which is not supported"),
+    (re.compile(r"\$argon2"), "is an argon2 hash, which is not supported"),
     (re.compile(r"[./0-9A-Za-z]{13}\Z"), "is a DES hash of crypt(3), which is guessed too fast, or a plain password"),
-    (re.compile(r""), "is no hash of a known form; a plain password is not taken"),
+    (re.compile(r""), "is no hash of a known form; plain passwords are not supported"),
 )
 """Other formats, and why each is rejected; the first that matches is reported."""
 

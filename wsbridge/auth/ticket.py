@@ -27,7 +27,7 @@ from wsbridge.responders.base import HttpResponse, plain_text_response
 def check_redacted(parameter: str) -> str:
     """Check that the log hides the value of a parameter."""
     if REDACTED not in redact(f"/?{parameter}=x"):
-        raise ValueError(f'the log would show the value of "{parameter}": take a name with ticket or token in it')
+        raise ValueError(f'the log would show the value of "{parameter}": use a name with ticket or token in it')
     return parameter
 
 

@@ -62,7 +62,7 @@ class ClientTable:
         clock: Gives seconds that never go back.
 
     Attributes:
-        bans: Banned addresses, and when each ban ends; empty: nobody is banned.
+        bans: Banned addresses, and when each ban ends; empty: no address is banned.
         banned_count: Connections reset because their address was banned.
     """
 
@@ -205,7 +205,7 @@ class ConnectionCounts:
 
 
 PROXY_HINT = "if that is a proxy, name it in trusted_proxies of the listener or in limits.per_address.exempt"
-"""What to write where a proxy was taken for a client."""
+"""Hint for a proxy that is limited as if it were a client."""
 
 
 class ClientSlot:
