@@ -161,7 +161,7 @@ async def test_a_cap_that_the_limit_of_open_files_forbids_is_warned_of(over):
     warnings = records.of("config.warning", problem="W014", setting="limits.connections")
     assert len(warnings) == over
     assert all(f"the limit is {hard}:" in line["detail"] for line in warnings)
-    assert all(line["detail"].endswith(f"write at most {most}") for line in warnings)
+    assert all(line["detail"].endswith(f"set at most {most}") for line in warnings)
 
 
 @pytest.mark.parametrize(("pid", "fed"), [(None, True), ("own", True), ("1", False)])

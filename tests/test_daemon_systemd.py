@@ -136,7 +136,7 @@ def test_systemd_accepts_it(tmp_path: Path, drop_in: Path | None) -> None:
     if analyze is None:
         pytest.skip("systemd-analyze is not installed")
     copy = tmp_path / UNIT.name
-    copy.write_text(UNIT.read_text().replace("/usr/local/bin/wsbridge run", f"{sys.executable} -m wsbridge run"))
+    copy.write_text(UNIT.read_text().replace("/usr/local/bin/wsbridge", f"{sys.executable} -m wsbridge"))
     if drop_in is not None:
         (tmp_path / f"{UNIT.name}.d").mkdir()
         (tmp_path / f"{UNIT.name}.d" / drop_in.name).write_text(drop_in.read_text())

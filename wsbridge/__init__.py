@@ -3,7 +3,7 @@
 Reading order, along the path of one connection:
 
 1. `daemon`, `server`: the process, its listeners, the accept loop, one task per connection; `reload`: another
-   configuration.
+   configuration; `admin`: what operators see and do.
 2. `connection`: THE SPINE, one connection from first byte to last, one call per step; each adds what it learns to
    `context`. `services` is what all connections share.
 3. `real_ip`: the client's address behind a proxy; `net.tls`: TLS; `frontend`: what the listener speaks;
@@ -17,8 +17,7 @@ Reading order, along the path of one connection:
 A file imports only from its own line or lines above it: `reasons` · `protocol`, `config` · `log`, `net`,
 `limits`, `reloading_file`, `ttl_cache` · `relay` · `context`, `auth`, `responders`, `backends`, `frontend`,
 `real_ip` · `registry`, `services`, `generation`, `admission`, `access_log` · `connection`, `server`, `reload`,
-`daemon`,
-`demo` · `cli`.
+`admin`, `daemon`, `demo` · `cli`.
 `protocol` does no I/O at all.
 """
 

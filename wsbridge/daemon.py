@@ -10,18 +10,21 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import trio
 
 from wsbridge import __version__
+from wsbridge.admin.api import AdminApi, MonitoringApi
+from wsbridge.admin.endpoints import AdminEndpoint, build_endpoints
 from wsbridge.config.load import LoadedConfig
 from wsbridge.config.model import Config
 from wsbridge.log.logger import log
 from wsbridge.net.listeners import ListeningSockets
 from wsbridge.net.tls import silence_sni_decode_errors
 from wsbridge.reasons import Reason, Termination
-from wsbridge.reload import Reloader, ReloadResult
+from wsbridge.reload import NO_FILE, Reloader, ReloadResult
 from wsbridge.server import RESERVED_DESCRIPTORS, Server
 
 
@@ -179,7 +182,6 @@ async def serve(
     silence_sni_decode_errors()
     notifier = SystemdNotifier()
     server = Server(config, one_connection=one_connection, open_level=open_level)
-    reloader = None if load is None else Reloader(server, load, on_reloaded)
 
     def opened(listening: list[ListeningSockets]) -> None:
         gc.collect()
@@ -199,15 +201,24 @@ async def serve(
 
     received: list[signal.Signals] = []
     async with trio.open_nursery() as nursery:
-        if handle_signals:
-            await nursery.start(_handle_signals, server, notifier, reloader, stop_on_hangup, received)
-        if notifier:
-            nursery.start_soon(_report_status, server, notifier)
-        if notifier and notifier.watchdog_timeout is not None:
-            nursery.start_soon(_feed_watchdog, notifier, notifier.watchdog_timeout)
+        endpoints: list[AdminEndpoint] = []
+        reloader = Reloader(server, load, on_reloaded, endpoints)
+        admin = AdminApi(server, reloader, partial(reload, server, notifier, reloader))
+        endpoints += build_endpoints(admin, MonitoringApi(server), os.environ, nursery)
         try:
+            for endpoint in endpoints:
+                await endpoint.prepare(config)
+                endpoint.commit()
+            if handle_signals:
+                await nursery.start(_handle_signals, server, notifier, reloader, stop_on_hangup, received)
+            if notifier:
+                nursery.start_soon(_report_status, server, notifier)
+            if notifier and notifier.watchdog_timeout is not None:
+                nursery.start_soon(_feed_watchdog, notifier, notifier.watchdog_timeout)
             await server.run(opened, extra_task)
         finally:
+            for endpoint in endpoints:
+                endpoint.close()
             nursery.cancel_scope.cancel()
     log.info("daemon.stopped", connections=len(server.connections))
     return ServeResult(received[0] if received else None, server.services.only_termination)
@@ -216,7 +227,7 @@ async def serve(
 async def _handle_signals(
     server: Server,
     notifier: SystemdNotifier,
-    reloader: Reloader | None,
+    reloader: Reloader,
     stop_on_hangup: bool,
     received: list[signal.Signals],
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
@@ -229,9 +240,8 @@ async def _handle_signals(
             async for number in signals:
                 if number != signal.SIGHUP or stop_on_hangup:
                     _stop(server, notifier, signal.Signals(number), received)
-                elif reloader is None:
-                    text = "there is no configuration file that could be read again"
-                    log.warning("daemon.signal_ignored", signal="SIGHUP", detail=text)
+                elif not reloader.can_reload:
+                    log.warning("daemon.signal_ignored", signal="SIGHUP", detail=NO_FILE)
                 elif not reloader.is_queued:
                     nursery.start_soon(reload, server, notifier, reloader)
 

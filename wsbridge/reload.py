@@ -6,6 +6,7 @@ import errno
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import trio
 
@@ -15,6 +16,8 @@ from wsbridge.config.model import Config
 from wsbridge.log.logger import log
 from wsbridge.net.listeners import ListenError
 from wsbridge.server import NotServingError, Server
+
+NO_FILE = "there is no configuration file that could be read again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +37,26 @@ class ReloadResult:
     time: float = field(default_factory=time.time)
 
 
+class ReloadPart(Protocol):
+    """What a reload exchanges beside the server, all or nothing."""
+
+    async def prepare(self, config: Config) -> None:
+        """Open what is new. Raises ListenError or ValueError."""
+
+    def commit(self) -> None:
+        """Put it into effect; cannot fail."""
+
+    def rollback(self) -> None:
+        """Close it again."""
+
+
 class Reloader:
     """Reloads the configuration of a server, one reload after the other.
 
     Args:
         server: What serves.
-        load: Reads and checks the configuration; runs in a thread. Raises ConfigError.
+        load: Reads and checks the configuration; runs in a thread. Raises ConfigError. None: there is no file.
+        parts: What is exchanged with it.
         on_reloaded: Called with each configuration that was put into effect.
 
     Attributes:
@@ -48,14 +65,24 @@ class Reloader:
     """
 
     def __init__(
-        self, server: Server, load: Callable[[], LoadedConfig], on_reloaded: Callable[[Config], None] = lambda _: None
+        self,
+        server: Server,
+        load: Callable[[], LoadedConfig] | None,
+        on_reloaded: Callable[[Config], None] = lambda _: None,
+        parts: Sequence[ReloadPart] = (),
     ) -> None:
         self.last: ReloadResult | None = None
         self.count = 0
+        self._parts = parts
         self._server = server
         self._load = load
         self._on_reloaded = on_reloaded
         self._lock = trio.Lock()
+
+    @property
+    def can_reload(self) -> bool:
+        """Whether there is a file to read again."""
+        return self._load is not None
 
     @property
     def is_queued(self) -> bool:
@@ -85,10 +112,12 @@ class Reloader:
 
     async def _reload(self) -> ReloadResult:
         problems: Sequence[Problem] = ()
+        if self._load is None:
+            return self._failed(NO_FILE, problems)
         try:
             loaded = await trio.to_thread.run_sync(self._load, abandon_on_cancel=True)
             problems = loaded.warnings
-            await self._server.apply(loaded.config)
+            await self._apply(loaded.config)
         except ConfigError as error:
             errors = [problem for problem in error.problems if problem.severity == "error"]
             log_problems(errors)
@@ -105,6 +134,20 @@ class Reloader:
         log_problems(problems)
         self._on_reloaded(loaded.config)
         return ReloadResult(self._server.generation.number, None, problems)
+
+    async def _apply(self, config: Config) -> None:
+        prepared: list[ReloadPart] = []
+        try:
+            for part in self._parts:
+                prepared.append(part)
+                await part.prepare(config)
+            await self._server.apply(config)
+        except BaseException:
+            for part in prepared:
+                part.rollback()
+            raise
+        for part in prepared:
+            part.commit()
 
     def _overlap_hint(self, error: ListenError) -> str:
         """Say that an address is in use by this very process, which keeps its listeners until the new ones are open."""

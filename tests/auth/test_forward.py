@@ -345,14 +345,6 @@ def test_what_is_dangerous_is_warned_of() -> None:
     assert warnings(section("http://127.0.0.1/")) == []
 
 
-def test_what_is_not_installed_is_reported(tmp_path: Path, monkeypatch: Any) -> None:
-    """With the command that installs it."""
-    monkeypatch.setattr("wsbridge.config.base.find_spec", lambda name: None)
-    route = {"match": "any", "backend": "tcp://127.0.0.1:1", "auth": section("https://a/")}
-    (problem,) = wrong(LISTENERS + f"routes: {json.dumps({'r': route})}\n", folder=tmp_path)
-    assert (problem.code, problem.message.endswith("pip install h11")) == ("E035", True)
-
-
 async def test_through_the_bridge() -> None:
     """A rejected client never reaches the backend, the name of another is in the log, no connection stays open."""
     async with service(answer(401)) as served, backend() as back:

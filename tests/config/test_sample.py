@@ -51,6 +51,8 @@ def test_the_sample_starts_where_its_files_exist(tmp_path: Path) -> None:
         (tmp_path / name).chmod(0o600)
     (tmp_path / "tokens").write_text(f"alice sha256:{'0' * 64}\n")
     (tmp_path / "far-vnc").write_text("Bearer abc\n")
+    (tmp_path / "admin-token").write_text("abc\n")
+    (tmp_path / "admin-token").chmod(0o600)
     (tmp_path / "users").write_text(f"alice:{passwords.hash_password(b'x', ln=12).text}\n")
     (tmp_path / "users").chmod(0o600)
     (tmp_path / "far-vnc").chmod(0o600)

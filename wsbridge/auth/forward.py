@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field
 
 from wsbridge.auth.base import AuthServices
 from wsbridge.auth.identity import Identity, auth_unavailable, unauthenticated
-from wsbridge.config.base import AuthSection, Credential, Issue, LoadContext, require_packages
+from wsbridge.config.base import AuthSection, Credential, Issue, LoadContext
 from wsbridge.config.types import (
     DurationOrOff,
     FilePath,
@@ -129,8 +129,7 @@ class ForwardConfig(AuthSection):
                     yield Issue((key,), "means nothing without TLS: write https:// in the URL", "E013", at_key=True)
 
     def validate_values(self, context: LoadContext) -> Iterable[Issue]:
-        """Report what is not installed, and whether the authorities can be used."""
-        yield from require_packages(context, "h11")
+        """Check whether the authorities can be used."""
         yield from tls.validate_ca(self.ca, context)
 
     def warnings(self, context: LoadContext) -> Iterable[Issue]:

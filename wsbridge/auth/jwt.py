@@ -204,8 +204,7 @@ class JwtConfig(TokenSection):
 
     def validate_values(self, context: LoadContext) -> Iterable[Issue]:
         """Report missing packages."""
-        fetched = any(isinstance(key, JwksConfig) for key in self.keys)
-        yield from require_packages(context, "jwt", "cryptography", *(("h11",) if fetched else ()))
+        yield from require_packages(context, "jwt")
 
     def warnings(self, context: LoadContext) -> Iterable[Issue]:
         """Warn about tokens issued for other services."""

@@ -21,7 +21,7 @@ from wsbridge.relay.engine import PythonEngine
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
-"""The connection of `bridge -` or `bridge --once` could not be established, or broke; or standard output is full."""
+"""The connection of `bridge -` or `--once` could not be established, or broke; standard output is full; no reload."""
 EXIT_USAGE: Final = 64
 """Wrong command line."""
 EXIT_UNAVAILABLE: Final = 69
@@ -68,6 +68,10 @@ COMMAND_NAMES: Final = {
     "run": "run",
     "check": "check",
     "bridge": "bridge",
+    "status": "control",
+    "reload": "control",
+    "drain": "control",
+    "undrain": "control",
     "demo": "demo",
     "hash-password": "credentials",
     "new-token": "credentials",
@@ -85,6 +89,10 @@ COMMAND_SYNONYMS: Final = {
     "validate": "check",
     "test": "check",
     "lint": "check",
+    "stat": "status",
+    "info": "status",
+    "restart": "reload",
+    "hup": "reload",
     "tunnel": "bridge",
     "proxy": "bridge",
     "connect": "bridge",

@@ -72,6 +72,7 @@ PROBLEM_CODES: dict[str, str] = {
     "W028": "owner: of a Unix socket that this process may not set",
     "W030": "on_client_lost: reset with a Unix socket, which has no reset",
     "W031": "backend that may lead back to its own route; a connection is rejected when it comes there again",
+    "W032": "monitoring endpoint that other hosts can reach",
 }
 """Every code and its meaning."""
 

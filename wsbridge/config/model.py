@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from wsbridge.config.admin import AdminConfig, MonitoringConfig
 from wsbridge.config.base import Issue, LoadContext, Registry, Section
 from wsbridge.config.errors import closest_match
 from wsbridge.config.limits import ClientLimits, Limits, RouteLimits, RouteTimeouts, Timeouts
@@ -62,6 +63,10 @@ class Config(Section):
     """Log level and format."""
     audit: AuditConfig | None = None
     """Audit log: who accessed what, and whose access was denied. Default: disabled."""
+    admin: AdminConfig | None = None
+    """Admin API: status, reload, drain. Default: under systemd unix:$RUNTIME_DIRECTORY/admin.sock, else disabled."""
+    monitoring: MonitoringConfig | None = None
+    """Monitoring endpoint, with /livez and /readyz. Default: disabled."""
     listeners: dict[Name, ListenerConfig] = Field(default_factory=dict)
     """Addresses to accept connections on, by name."""
     routes: dict[Name, RouteConfig] = Field(default_factory=dict)

@@ -64,6 +64,10 @@ AUDIT_EVENTS: Final[dict[str, AuditEvent]] = {
             "duration_seconds",
         ),
     ),
+    "admin.request": AuditEvent(
+        "A request to the admin API that changed something, or tried to.",
+        ("method", "path", "status", "uid", "pid", "client_address"),
+    ),
     "audit.stopped": AuditEvent("The process no longer accepts connections.", ("pid", "dropped")),
 }
 
@@ -91,6 +95,8 @@ AUDIT_KEYS: Final[dict[str, str]] = {
     "bytes_to_client": "payload bytes from the backend to the client",
     "duration_seconds": "how long the connection lasted, from its first byte",
     "pid": "process ID",
+    "uid": "user ID of a client of the admin API, on a Unix socket",
+    "client_address": "address of a client of the admin API, on a port",
     "version": "version of wsbridge",
     "dropped": "number of records lost since `audit.started`",
 }
@@ -166,6 +172,16 @@ LOG_EVENTS: Final[dict[str, LogEvent]] = {
         "A reload failed: the configuration that worked stays in effect. Its errors are logged before it.",
         ("error",),
         ("generation", "detail"),
+    ),
+    "admin.request": LogEvent(
+        "A request to the admin API that changed something, or tried to.",
+        ("info",),
+        ("method", "path", "status", "uid", "pid", "client_address"),
+    ),
+    "admin.denied": LogEvent(
+        "A request to the admin API was rejected: no valid token, or a web page sent it.",
+        ("warning",),
+        ("method", "path", "status", "uid", "pid", "client_address"),
     ),
     "generation.ended": LogEvent(
         "The last connection that began with a configuration before the current one has ended.",
@@ -318,7 +334,7 @@ LOG_KEYS: Final[dict[str, str]] = {
     "target": "URL that the client chose, on routes with dynamic targets",
     "backend_address": "address of the backend that was dialled",
     "listen_address": "address of the listener; in `listener.error` as configured",
-    "client_address": "address that is banned, without port",
+    "client_address": "address that is banned, or of a client of the admin API, without port",
     "subprotocol": "selected subprotocol",
     "host": "Host header of the request",
     "user_agent": "User-Agent header of the request",
@@ -334,6 +350,7 @@ LOG_KEYS: Final[dict[str, str]] = {
     "method": "request method",
     "version": "version of wsbridge",
     "pid": "process ID",
+    "uid": "user ID of a client of the admin API",
     "engine": "relay engine",
     "listeners": "all addresses on which connections are accepted",
     "generation": "number of the configuration in effect: 1 at the start, and one more with each reload",

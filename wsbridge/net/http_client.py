@@ -2,8 +2,8 @@
 
 It keeps idle connections for reuse; deadlines are the caller's cancel scope. It follows no redirects, decompresses
 nothing, keeps no cookies and ignores the proxy variables of the environment, all of which httpx would do. A cancelled
-request leaves neither an open socket nor an occupied slot. Built on h11, which is an extra, so callers import this
-module only when they need it.
+request leaves neither an open socket nor an occupied slot. Built on h11; callers import this module
+only when they need it.
 """
 
 from __future__ import annotations

@@ -1,0 +1,106 @@
+"""`wsbridge status`, `reload`, `drain` and `undrain` against a real daemon."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.process.daemon import Daemon
+from tests.serving import written
+
+
+def wsbridge(*arguments: str, address: str | Path = "") -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    environ = {**os.environ, "WSBRIDGE_ADMIN": str(address)}
+    return subprocess.run(
+        [sys.executable, "-m", "wsbridge", *arguments],
+        capture_output=True,
+        text=True,
+        env=environ,
+        timeout=30,
+        check=False,
+    )
+
+
+def text(respond: str = "204") -> str:
+    """Write a configuration with an admin API."""
+    return written(route={"respond": respond, "auth": "none"}, admin={"bind": "unix:@FOLDER@/admin.sock"})
+
+
+def test_an_operator_reloads_and_drains():
+    """A reload that fails prints what is wrong and where, with exit code 78; the daemon serves, and takes the next."""
+    with Daemon(text()) as daemon:
+        socket, config = daemon.folder / "admin.sock", daemon.folder / "wsbridge.yaml"
+        status = wsbridge("status", address=socket)
+        assert status.returncode == 0
+        assert "state        serving" in status.stdout
+        assert f"pid {daemon.pid}" in status.stdout
+
+        good = config.read_text()
+        config.write_text("listeners: {}\n")
+        failed = wsbridge("reload", address=socket)
+        assert failed.returncode == 78
+        assert f"{config}:1:12: listeners: needs at least one entry" in failed.stderr
+        assert "nothing has changed" in failed.stderr
+        assert json.loads(wsbridge("reload", "--json", address=socket).stdout)["problems"]
+        assert "failed" in wsbridge("status", address=socket).stdout
+
+        config.write_text(good.replace("204", "205"))
+        done = wsbridge("reload", address=socket)
+        assert (done.returncode, done.stdout) == (0, "reloaded: generation 2 is in effect\n")
+        daemon.wait("config.reloaded", generation=2)
+
+        assert wsbridge("drain", "--admin", f"unix:{socket}").stdout == "draining\n"
+        drained = wsbridge("status", "--json", address=socket)
+        assert (drained.returncode, json.loads(drained.stdout)["state"]) == (1, "draining")
+        assert wsbridge("undrain", "--admin", str(socket)).stdout == "serving\n"
+        assert wsbridge("status", address=socket).returncode == 0
+        daemon.term()
+        assert daemon.ended() == 0
+        gone = wsbridge("status", address=socket)
+        assert (gone.returncode, "is wsbridge running" in gone.stderr) == (69, True)
+
+
+def test_an_address_in_use_fails_the_reload():
+    """It is no error of the file: exit code 1."""
+    with Daemon(text()) as first, Daemon(text()) as second:
+        config = second.folder / "wsbridge.yaml"
+        config.write_text(config.read_text().replace("127.0.0.1:0", f"127.0.0.1:{first.port()}"))
+        failed = wsbridge("reload", address=second.folder / "admin.sock")
+        assert failed.returncode == 1
+        assert "already in use" in failed.stderr
+
+
+def test_the_token(tmp_path):
+    """It comes from a file; without it the command names the option."""
+    (tmp_path / "token").write_text("let-me-in\n")
+    (tmp_path / "wrong").write_text("let-me-out\n")
+    admin = {"bind": "127.0.0.1:0", "token": {"file": str(tmp_path / "token")}}
+    with Daemon(written(route={"respond": "204"}, admin=admin)) as daemon:
+        address = daemon.wait("listener.opened", listener="admin")["listen_address"]
+        assert wsbridge("status", "--admin-token-file", str(tmp_path / "token"), address=address).returncode == 0
+        for options in ((), ("--admin-token-file", str(tmp_path / "wrong"))):
+            denied = wsbridge("status", *options, address=address)
+            assert (denied.returncode, "--admin-token-file" in denied.stderr) == (69, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--admin", "nonsense"), "--admin: "),
+        (("--admin", "/nowhere/admin.sock"), "no such socket"),
+        (("--admin", "127.0.0.1:1"), "nothing listens there"),
+        (("--admin-token-file", "/nowhere/token"), "--admin-token-file: /nowhere/token: No such file"),
+    ],
+)
+def test_what_can_be_wrong(arguments, message):
+    """One sentence, never a traceback."""
+    failed = wsbridge("status", *arguments, address="/nowhere/admin.sock")
+    assert failed.returncode in (64, 69)
+    assert message in failed.stderr
+    assert "Traceback" not in failed.stderr

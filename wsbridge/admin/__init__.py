@@ -1,0 +1,5 @@
+"""Admin API and monitoring endpoint: HTTP for operators, beside what clients are served.
+
+`http` accepts and reads requests within bounds, and checks who may send them; `api` answers them; `endpoints` opens the
+listeners of both, and exchanges them at a reload.
+"""

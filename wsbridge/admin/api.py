@@ -1,0 +1,198 @@
+"""The resources of the admin API and of the monitoring endpoint. Keys in JSON are those of the log."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any
+
+from wsbridge import __version__
+from wsbridge.admin.http import AdminRequest, AdminResponse, error_response
+from wsbridge.log.logger import LOG_LEVELS, log
+from wsbridge.reload import Reloader, ReloadResult
+from wsbridge.server import NotServingError, Server
+
+
+def json_response(value: object, status: int = HTTPStatus.OK) -> AdminResponse:
+    """Make a response of JSON."""
+    return AdminResponse(status, json.dumps(value, indent=2) + "\n", "application/json")
+
+
+def _timestamp(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+class MonitoringApi:
+    """What anyone may ask: /livez, whether the event loop runs, and /readyz, whether clients should be sent here.
+
+    Args:
+        server: What serves.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    async def handle(self, request: AdminRequest) -> AdminResponse:
+        """Answer a request."""
+        if request.path not in ("/livez", "/readyz"):
+            return error_response(HTTPStatus.NOT_FOUND, "there are /livez and /readyz")
+        if request.method not in ("GET", "HEAD"):
+            return error_response(HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD", ("Allow", "GET, HEAD"))
+        state = "ok" if request.path == "/livez" else self.readiness()
+        return AdminResponse(HTTPStatus.OK if state == "ok" else HTTPStatus.SERVICE_UNAVAILABLE, state + "\n")
+
+    def readiness(self) -> str:
+        """Say `ok`, or why no clients should be sent here."""
+        server = self._server
+        if server.is_draining:
+            return "draining"
+        if not server.listeners:
+            return "starting"
+        return "ok" if server.is_ready else "connection limit reached"
+
+
+class AdminApi:
+    """What an operator may ask and do.
+
+    Args:
+        server: What serves.
+        reloader: Reloads its configuration.
+        reload: Runs a reload, with what the service manager has to know.
+    """
+
+    def __init__(self, server: Server, reloader: Reloader, reload: Callable[[], Awaitable[ReloadResult]]) -> None:
+        self._server = server
+        self._reloader = reloader
+        self._reload = reload
+        self._monitoring = MonitoringApi(server)
+        self._started = time.time()
+        self._resources: Mapping[str, Mapping[str, Callable[[AdminRequest], Awaitable[AdminResponse]]]] = {
+            "/v1/status": {"GET": self._get_status},
+            "/v1/listeners": {"GET": self._get_listeners},
+            "/v1/routes": {"GET": self._get_routes},
+            "/v1/reload": {"POST": self._post_reload},
+            "/v1/drain": {"POST": self._post_drain},
+            "/v1/undrain": {"POST": self._post_undrain},
+            "/v1/log-level": {"POST": self._post_log_level},
+        }
+
+    async def handle(self, request: AdminRequest) -> AdminResponse:
+        """Answer a request that is allowed; what changes something is logged, and written to the audit log."""
+        methods = self._resources.get(request.path)
+        if methods is None:
+            return await self._monitoring.handle(request) if request.path in ("/livez", "/readyz") else self._unknown()
+        method = "GET" if request.method == "HEAD" else request.method
+        if method not in methods:
+            allowed = ", ".join(methods)
+            return error_response(HTTPStatus.METHOD_NOT_ALLOWED, f"only {allowed}", ("Allow", allowed))
+        response = await methods[method](request)
+        if method != "GET":
+            fields = {"method": method, "path": request.path, "status": int(response.status), **request.peer}
+            log.info("admin.request", **fields)
+            if self._server.services.audit_log is not None:
+                self._server.services.audit_log.emit("admin.request", fields)
+        return response
+
+    def _unknown(self) -> AdminResponse:
+        names = ", ".join(("/livez", "/readyz", *self._resources))
+        return error_response(HTTPStatus.NOT_FOUND, f"there are {names}")
+
+    async def _get_status(self, request: AdminRequest) -> AdminResponse:
+        return json_response(self.status())
+
+    def status(self) -> dict[str, Any]:
+        """Describe the process, the configuration that serves, and the last reload."""
+        server, last = self._server, self._reloader.last
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "started": _timestamp(self._started),
+            "uptime_seconds": int(time.time() - self._started),
+            "ready": server.is_ready,
+            "state": self._state(),
+            "connections": len(server.connections),
+            "connections_limit": server.max_connections,
+            "generation": server.generation.number,
+            "generations": [
+                {"generation": one.number, "connections": one.lifetime.connections} for one in server.generations
+            ],
+            "routes": len(server.generation.routes),
+            "listeners": [address for opened in server.listeners for address in opened.listening.addresses],
+            "log_level": log.level,
+            "last_reload": None if last is None else self._describe_reload(last),
+        }
+
+    def _state(self) -> str:
+        if self._server.services.stop_requested.is_set():
+            return "shutting down"
+        return "draining" if self._server.is_draining else "serving"
+
+    def _describe_reload(self, result: ReloadResult) -> dict[str, object]:
+        return {
+            "time": _timestamp(result.time),
+            "generation": result.generation,
+            "error": result.error,
+            "problems": [problem.json() for problem in result.problems],
+        }
+
+    async def _get_listeners(self, request: AdminRequest) -> AdminResponse:
+        return json_response(
+            [
+                {
+                    "listener": opened.listener.name,
+                    "listen_address": opened.listening.addresses,
+                    "protocol": opened.listener.protocol,
+                    "tls": opened.listener.tls is not None,
+                }
+                for opened in self._server.listeners
+            ]
+        )
+
+    async def _get_routes(self, request: AdminRequest) -> AdminResponse:
+        return json_response(
+            [
+                {
+                    "route": route.name,
+                    "backend": "" if route.backend is None else route.backend.name,
+                    "active": route.stats.active,
+                    "relayed": route.stats.relayed,
+                    "rejected": route.stats.rejected,
+                    "bytes_to_backend": route.stats.bytes_to_backend,
+                    "bytes_to_client": route.stats.bytes_to_client,
+                }
+                for route in self._server.generation.routes.values()
+            ]
+        )
+
+    async def _post_reload(self, request: AdminRequest) -> AdminResponse:
+        result = await self._reload()
+        status = HTTPStatus.OK if result.error is None else HTTPStatus.UNPROCESSABLE_ENTITY
+        return json_response(self._describe_reload(result), status)
+
+    async def _post_drain(self, request: AdminRequest) -> AdminResponse:
+        return self._change(self._server.drain)
+
+    async def _post_undrain(self, request: AdminRequest) -> AdminResponse:
+        return self._change(self._server.undrain)
+
+    def _change(self, change: Callable[[], None]) -> AdminResponse:
+        try:
+            change()
+        except NotServingError as error:
+            return error_response(HTTPStatus.CONFLICT, str(error))
+        return json_response({"state": self._state(), "ready": self._server.is_ready})
+
+    async def _post_log_level(self, request: AdminRequest) -> AdminResponse:
+        try:
+            level = json.loads(request.body)["level"]
+        except (ValueError, TypeError, KeyError):
+            level = None
+        if level not in LOG_LEVELS:
+            text = f'the body must be {{"level": LEVEL}}, where LEVEL is one of {", ".join(LOG_LEVELS)}'
+            return error_response(HTTPStatus.BAD_REQUEST, text)
+        log.set_level(level)
+        return json_response({"level": level})

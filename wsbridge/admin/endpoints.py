@@ -1,0 +1,137 @@
+"""The listeners of the admin API and of the monitoring endpoint, which a reload may add, move and remove."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import trio
+
+from wsbridge.admin.api import AdminApi, MonitoringApi
+from wsbridge.admin.http import AdminHandler, AdminRequest, AdminResponse, accept_requests, check_access
+from wsbridge.config.admin import AdminConfig, MonitoringConfig
+from wsbridge.config.listener import ListenerConfig
+from wsbridge.config.model import Config
+from wsbridge.config.urls import BindAddress
+from wsbridge.log.logger import log
+from wsbridge.net.listeners import ListeningSockets, listener_key
+from wsbridge.registry import LISTENERS
+
+EndpointConfig = AdminConfig | MonitoringConfig
+ENDPOINT_BACKLOG = 64
+
+
+def admin_config(config: Config, environ: Mapping[str, str]) -> AdminConfig | None:
+    """Return the section `admin`; if it is omitted under systemd, a socket in the runtime directory of the unit.
+
+    Args:
+        config: Checked.
+        environ: For NOTIFY_SOCKET and RUNTIME_DIRECTORY (systemd.exec(5)).
+    """
+    directory = environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    if config.admin is not None or not directory or not environ.get("NOTIFY_SOCKET"):
+        return config.admin
+    return AdminConfig.model_construct(bind=BindAddress("unix", path=f"{directory}/admin.sock"))
+
+
+class AdminEndpoint:
+    """One of the two: its sockets, and the task that answers at them. Its methods are the steps of a reload.
+
+    Args:
+        name: What the log calls it.
+        select: Gives its section of a configuration; None: it is off.
+        handle: Answers the requests that are allowed.
+        nursery: Where its task runs.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        select: Callable[[Config], EndpointConfig | None],
+        handle: AdminHandler,
+        nursery: trio.Nursery,
+    ) -> None:
+        self._name = name
+        self._select = select
+        self._handle_allowed = handle
+        self._nursery = nursery
+        self._section: EndpointConfig | None = None
+        self._sockets: ListeningSockets | None = None
+        self._scope = trio.CancelScope()
+        self._next_section: EndpointConfig | None = None
+        self._next_sockets: ListeningSockets | None = None
+
+    async def prepare(self, config: Config) -> None:
+        """Bind the address of a configuration, unless it is bound already.
+
+        Raises:
+            ListenError: It cannot be bound.
+        """
+        section = self._next_section = self._select(config)
+        if section is None:
+            self._next_sockets = None
+            return
+        listener = ListenerConfig.model_construct(
+            bind=section.bind, mode=section.mode, backlog=ENDPOINT_BACKLOG, owner=None, ipv6_only=False
+        )
+        if self._sockets is not None and self._sockets.key == listener_key(self._name, listener):
+            self._sockets.update(listener)
+            self._next_sockets = self._sockets
+        else:
+            self._next_sockets = await LISTENERS[section.bind.kind](self._name, listener)
+
+    def rollback(self) -> None:
+        """Close what `prepare` has opened."""
+        if self._next_sockets is not None and self._next_sockets is not self._sockets:
+            self._next_sockets.close()
+        self._next_sockets = self._sockets
+
+    def commit(self) -> None:
+        """Answer at what `prepare` has opened, and no more at what was open before."""
+        before, self._sockets, self._section = self._sockets, self._next_sockets, self._next_section
+        if before is self._sockets:
+            return
+        if before is not None:
+            self._scope.cancel()
+            self._close(before)
+        if self._sockets is not None:
+            self._scope = trio.CancelScope()
+            self._nursery.start_soon(self._accept, self._sockets, self._scope)
+            for address in self._sockets.addresses:
+                log.info("listener.opened", listener=self._name, listen_address=address)
+
+    def close(self) -> None:
+        """Close the sockets."""
+        if self._sockets is not None:
+            self._close(self._sockets)
+            self._sockets = None
+
+    def _close(self, sockets: ListeningSockets) -> None:
+        sockets.close()
+        log.info("listener.closed", listener=self._name)
+
+    async def _accept(self, sockets: ListeningSockets, scope: trio.CancelScope) -> None:
+        with scope:
+            async with trio.open_nursery() as nursery:
+                for sock in sockets.sockets:
+                    nursery.start_soon(accept_requests, sock, self._handle)
+
+    async def _handle(self, request: AdminRequest) -> AdminResponse:
+        section = self._section
+        if isinstance(section, AdminConfig):
+            refusal = check_access(request, section.token, over_tcp=section.bind.kind == "tcp")
+            if refusal is not None:
+                log.warning(
+                    "admin.denied", method=request.method, path=request.path, status=int(refusal.status), **request.peer
+                )
+                return refusal
+        return await self._handle_allowed(request)
+
+
+def build_endpoints(
+    admin: AdminApi, monitoring: MonitoringApi, environ: Mapping[str, str], nursery: trio.Nursery
+) -> list[AdminEndpoint]:
+    """Make both endpoints, not open yet."""
+    return [
+        AdminEndpoint("admin", lambda config: admin_config(config, environ), admin.handle, nursery),
+        AdminEndpoint("monitoring", lambda config: config.monitoring, monitoring.handle, nursery),
+    ]

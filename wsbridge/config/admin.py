@@ -1,0 +1,67 @@
+"""AdminConfig and MonitoringConfig."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from wsbridge.config.base import Issue, LoadContext, Section
+from wsbridge.config.secrets import Secret
+from wsbridge.config.types import FileMode
+from wsbridge.config.urls import Bind, BindAddress
+
+
+def is_loopback_only(bind: BindAddress) -> bool:
+    """Return whether only this host can connect to an address."""
+    if bind.kind == "unix" or bind.host.lower() == "localhost":
+        return True
+    return bind.ip is not None and bind.ip.is_loopback
+
+
+class AdminConfig(Section):
+    """Admin API, which the commands status, reload, drain and undrain use."""
+
+    bind: Bind
+    """unix:/path, or a port of this host such as 127.0.0.1:9181, which needs a token."""
+    mode: FileMode = 0o660
+    """File mode of the socket, in octal; only for unix:/path. Whoever may connect may do everything."""
+    token: Secret | None = None
+    """Token that clients send in the Authorization header, as {file: PATH} or {env: NAME}. Default: none."""
+
+    @classmethod
+    def validate_keys(cls, raw: Mapping[str, object]) -> Iterable[Issue]:
+        """Reject a mode where there is no file, and require a token where other users can connect."""
+        bind = raw.get("bind")
+        if not isinstance(bind, str) or bind.startswith("unix:"):
+            return
+        if "mode" in raw:
+            yield Issue(("mode",), "is only for bind: unix:/path", "E013", at_key=True)
+        if "token" not in raw and raw.keys() <= cls.model_fields.keys():
+            yield Issue(("token",), "is missing: every user of this host can connect to a port", "E011")
+
+    def validate_values(self, context: LoadContext) -> Iterable[Issue]:
+        """Reject addresses that other hosts reach."""
+        if not is_loopback_only(self.bind):
+            text = "other hosts must not reach the admin API: write unix:/path or a loopback address"
+            yield Issue(("bind",), text, "E013")
+
+
+class MonitoringConfig(Section):
+    """Monitoring endpoint: /livez and /readyz without authentication, for load balancers and Kubernetes."""
+
+    bind: Bind
+    """host:port or unix:/path."""
+    mode: FileMode = 0o666
+    """File mode of the socket, in octal; only for unix:/path."""
+
+    @classmethod
+    def validate_keys(cls, raw: Mapping[str, object]) -> Iterable[Issue]:
+        """Reject a mode where there is no file."""
+        bind = raw.get("bind")
+        if isinstance(bind, str) and not bind.startswith("unix:") and "mode" in raw:
+            yield Issue(("mode",), "is only for bind: unix:/path", "E013", at_key=True)
+
+    def warnings(self, context: LoadContext) -> Iterable[Issue]:
+        """Warn where other hosts reach it."""
+        if not is_loopback_only(self.bind):
+            text = "other hosts can reach this: it answers without authentication whether wsbridge is up and ready"
+            yield Issue(("bind",), text, "W032")
