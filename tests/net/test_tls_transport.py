@@ -493,6 +493,16 @@ async def test_a_flood_right_behind_the_handshake_is_one(contexts, nursery):
     await trio.to_thread.run_sync(flooded.get().close)
 
 
+async def test_a_read_of_many_key_updates_is_short(wrapped):
+    """Whatever one read of the socket gives: OpenSSL gets a few records of it, and does not keep the event loop."""
+    transport, peer = await wrapped()
+    await trio.to_thread.run_sync(key_updates, peer, 2400)
+    began = time.thread_time()
+    assert transport.read() == b""
+    assert time.thread_time() - began < 0.004  # all records at once: 9 ms
+    assert transport.fault is Reason.CONTROL_FLOOD
+
+
 async def test_a_few_key_updates_between_payload_are_none(wrapped):
     """Whether they ask for one of ours in return or not."""
     transport, peer = await wrapped()
