@@ -189,6 +189,29 @@ async def test_drain_and_undrain(delay):
         assert served.server.services.shutdown_reason is None
 
 
+async def test_released_listeners_leave_the_backlog_and_reject_nobody():
+    """What was accepted before is served to its end, what comes later waits for the other owner of the socket."""
+    timeouts = {"drain": "20s", "drain_spread": "5s", "handshake": "20s", "drain_delay": "10s"}
+    async with backend() as back, serving(written(route={"backend": back.url}, timeouts=timeouts)) as served:
+        server = served.server
+        with server.listeners[0].listening.sockets[0].dup() as copy:
+            slow = await served.connect()
+            while not server.connections:
+                await trio.sleep(0.01)
+            await server.release_listeners(list(server.listeners))
+            assert not server.listeners
+            server.stop(Reason.DRAINING)
+            new = await served.connect()
+            await slow.upgrade("/")
+            await slow.echoed()
+            await slow.close()
+            await served.returned.wait()
+            accepted, _ = copy.accept()
+            accepted.close()
+            new.drop()
+        assert [line["reason"] for line in served.records.endings] == ["client_closed"]
+
+
 async def test_a_request_during_the_drain_is_503():
     """A request on a connection accepted before the drain is rejected; an idle connection is closed at the deadline."""
     async with (

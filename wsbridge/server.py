@@ -97,6 +97,13 @@ class OpenListener:
         self.listening.name = name
         self.listener, self.generation = generation.listeners[name], generation
 
+    async def stop_accepting(self) -> None:
+        """End the tasks that accept; what waits in the backlog stays there."""
+        for scope in self.accepting:
+            scope.cancel()
+        while self.accepting:
+            await trio.lowlevel.checkpoint()
+
 
 async def accept_connections(
     listening_socket: socket.socket, opened: OpenListener, server: Server, nursery: trio.Nursery
@@ -111,9 +118,12 @@ async def accept_connections(
     """
     with trio.CancelScope() as scope:
         opened.accepting.append(scope)
-        while True:
-            await trio.lowlevel.wait_readable(listening_socket)
-            await accept_waiting(listening_socket, opened, server, nursery)
+        try:
+            while True:
+                await trio.lowlevel.wait_readable(listening_socket)
+                await accept_waiting(listening_socket, opened, server, nursery)
+        finally:
+            opened.accepting.remove(scope)
 
 
 async def accept_waiting(
@@ -320,14 +330,17 @@ class Server:
             self.services.shutdown_reason = self.services.shutdown_reason or Reason.DRAINING
 
     def stop(self, reason: Reason) -> None:
-        """Begin to end: `draining` waits for connections to end by themselves, `shutdown` ends them all at once."""
+        """Begin to end: `draining` waits for connections to end by themselves, `shutdown` ends them all at once.
+
+        Requests get 503 if new ones still arrive here; if all listeners have been released, every one is served.
+        """
         self.is_draining = True
         self._starting.cancel()
         self.services.stop_requested.set()
         if reason is Reason.SHUTDOWN:
             self.services.shutdown_reason = reason
             self._stop_immediately.set()
-        elif not self.generation.config.timeouts.drain_delay:
+        elif self.listeners and not self.generation.config.timeouts.drain_delay:
             self.services.shutdown_reason = self.services.shutdown_reason or reason
 
     async def run(
@@ -415,6 +428,17 @@ class Server:
             self.services.listening_addresses.remove(sock)
         opened.listening.close()
         log.info("listener.closed", listener=opened.listener.name)
+
+    async def release_listeners(self, released: list[OpenListener]) -> None:
+        """Stop accepting at listeners whose sockets another process has, too, and close the copies of this one."""
+        for opened in released:
+            await opened.stop_accepting()
+        for opened in released:
+            self.listeners.remove(opened)
+            for sock in opened.listening.sockets:
+                self.services.listening_addresses.remove(sock)
+            opened.listening.release()
+            log.info("listener.closed", listener=opened.listener.name)
 
     async def _run_generation(
         self, generation: Generation, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -512,8 +536,7 @@ class Server:
         """Accept what waits at a listener that is about to be closed."""
         assert self._connections is not None  # noqa: S101 (`run` is running)
         opened.listening.unlink()
-        for scope in opened.accepting:
-            scope.cancel()
+        await opened.stop_accepting()
         for sock in opened.listening.sockets:
             while await accept_waiting(sock, opened, self, self._connections):
                 await trio.lowlevel.checkpoint()
@@ -546,11 +569,13 @@ class Server:
                 grace.cancel()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._cancel_on_stop, grace)
-                await trio.sleep(timeouts.drain_delay)
-                self.services.shutdown_reason = self.services.shutdown_reason or Reason.DRAINING
+                if self.listeners:
+                    await trio.sleep(timeouts.drain_delay)
+                    self.services.shutdown_reason = self.services.shutdown_reason or Reason.DRAINING
                 last_id = self._last_id
                 with trio.move_on_after(timeouts.drain - timeouts.drain_spread):
                     await self._wait_for_connections(last_id)
+                self.services.shutdown_reason = self.services.shutdown_reason or Reason.DRAINING
                 self._cancel_waits()
                 await self._terminate(self.services.engine.connection_ids, Reason.DRAINING, timeouts.drain_spread)
                 with trio.move_on_after(timeouts.close):

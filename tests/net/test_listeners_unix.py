@@ -169,3 +169,17 @@ async def test_anothers_file_is_left_alone_at_the_end(path):
     assert reaches(path)
     second.close()
     assert not path.exists()
+
+
+async def test_released_sockets_stay_with_the_other_process(path):
+    """A copy of the socket goes on listening, and its file stays."""
+    first = await opened(path)
+    with first.sockets[0].dup() as copy:
+        first.release()
+        first.close()
+
+        assert path.exists()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            accepted, _ = copy.accept()
+            accepted.close()

@@ -12,7 +12,6 @@ import os
 import pwd
 import socket
 import stat
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -71,6 +70,35 @@ def listener_key(name: str, config: ListenerConfig) -> ListenerKey:
     return str(config.bind), config.ipv6_only, name if chosen_by_system else ""
 
 
+@dataclass(frozen=True, slots=True)
+class SocketFile:
+    """The file of a bound Unix socket, by which clients find it.
+
+    Attributes:
+        path: Where it was created.
+        device: Of its inode.
+        inode: Its number: another process may put another file at the path.
+    """
+
+    path: str
+    device: int
+    inode: int
+
+    def exists(self) -> bool:
+        """Return whether this very file is still there."""
+        try:
+            found = os.lstat(self.path)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == (self.device, self.inode)
+
+    def remove(self) -> None:
+        """Remove the file, unless another process has replaced it."""
+        with contextlib.suppress(OSError):
+            if self.exists():
+                Path(self.path).unlink()
+
+
 @dataclass(slots=True)
 class ListeningSockets:
     """Open, non-blocking, listening sockets of one listener.
@@ -80,13 +108,14 @@ class ListeningSockets:
         key: What it is bound to; see `listener_key`.
         sockets: One, or two for `localhost` (IPv4 and IPv6).
         addresses: The bound address of each as text, with the port that the system chose.
+        file: That of a Unix socket, if it is to be removed at the end.
     """
 
     name: str
     key: ListenerKey
     sockets: list[socket.socket]
     addresses: list[str] = field(default_factory=list)
-    _clean_up: Callable[[], None] | None = None
+    file: SocketFile | None = None
 
     def __post_init__(self) -> None:
         if not self.addresses:
@@ -113,13 +142,21 @@ class ListeningSockets:
 
     def unlink(self) -> None:
         """Remove the file of a Unix socket if it is still ours, so that nobody connects any more."""
-        clean_up, self._clean_up = self._clean_up, None
-        if clean_up is not None:
-            clean_up()
+        file, self.file = self.file, None
+        if file is not None:
+            file.remove()
 
     def close(self) -> None:
         """Stop listening; a Unix socket's file is removed if it is still ours. Safe to call twice."""
         self.unlink()
+        self.release()
+
+    def release(self) -> None:
+        """Close these copies of sockets that another process has, too: it accepts what waits in the backlog.
+
+        The file of a Unix socket stays, since it belongs to that process now.
+        """
+        self.file = None
         for sock in self.sockets:
             sock.close()
 
@@ -236,22 +273,21 @@ def _open_unix(name: str, config: ListenerConfig) -> ListeningSockets:
     owner = _resolve_owner(name, config)
     _remove_stale_socket(name, config, path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    made: os.stat_result | None = None
+    file: SocketFile | None = None
     try:
         sock.bind(str(path))
         made = path.lstat()
+        file = SocketFile(str(path), made.st_dev, made.st_ino)
         path.chmod(config.mode)
         if owner is not None:
             os.chown(path, *owner)
         sock.listen(config.backlog)
     except OSError as error:
         sock.close()
-        if made is not None:
-            _remove_own_socket(path, made)
+        if file is not None:
+            file.remove()
         raise ListenError(name, config.bind, _bind_error_text(error, path, config), error.errno or 0) from None
-    ours = made
-    key = listener_key(name, config)
-    return ListeningSockets(name, key, [sock], [str(config.bind)], lambda: _remove_own_socket(path, ours))
+    return ListeningSockets(name, listener_key(name, config), [sock], [str(config.bind)], file)
 
 
 def _bind_error_text(error: OSError, path: Path, config: ListenerConfig) -> str:
@@ -301,11 +337,3 @@ def _remove_stale_socket(name: str, config: ListenerConfig, path: Path) -> None:
     except OSError as error:
         why = f"the stale socket file cannot be removed: {listen_error_text(error)}"
         raise ListenError(name, config.bind, why, error.errno or 0) from None
-
-
-def _remove_own_socket(path: Path, created: os.stat_result) -> None:
-    """Remove the socket file, unless another process has replaced it."""
-    with contextlib.suppress(OSError):
-        found = path.lstat()
-        if (found.st_dev, found.st_ino) == (created.st_dev, created.st_ino):
-            path.unlink()
