@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from tests.client import request
-from tests.config.loading import LISTENERS, summaries, wrong
+from tests.config.loading import LISTENERS, read, summaries, wrong
 from tests.serving import accept_upgrade, backend, read_head, serving, written
 
 SECRET = "Bearer hunter2hunter2"
@@ -69,10 +69,21 @@ async def test_a_proxy_that_repeats_the_request_puts_no_secret_into_the_log(tmp_
         ("proxy: 'http://h:1', proxy_headers: {Content-Length: 1}", "E012 .Content-Length"),
         ("proxy: 'http://h:1', proxy_headers: {A: b, a: c}", "E013 .a"),
         ("headers: {A: b, a: c}", "E013 routes.r.backend.headers.a"),
+        ("headers: {via: 1.1 gw}", "E012 routes.r.backend.headers.via"),
+        ("client_headers: {Via: '1.1 {listener}'}", "E012 routes.r.backend.client_headers.Via"),
     ],
 )
 def test_mistakes(keys: str, problem: str) -> None:
-    """Headers without a proxy, of the request itself, or twice."""
+    """Headers without a proxy, of the request itself, that wsbridge writes, or twice."""
     backend_section = f"{{url: 'ws://127.0.0.1:1/', {keys}}}"
     (found,) = summaries(wrong(f"{LISTENERS}routes: {{r: {{match: any, auth: none, backend: {backend_section}}}}}\n"))
     assert found == problem.replace(" .", " routes.r.backend.proxy_headers.")
+
+
+@pytest.mark.parametrize("proxy", ["", "proxy: 'http://127.0.0.1:1', "])
+def test_proxy_authorization_for_the_backend_is_warned_of(proxy: str) -> None:
+    """The proxy would not get it."""
+    backend_section = f"{{url: 'wss://gw/', {proxy}headers: {{Proxy-Authorization: {{env: TOKEN}}}}}}"
+    text = f"{LISTENERS}routes: {{r: {{match: any, auth: none, backend: {backend_section}}}}}\n"
+    found = summaries(read(text, {"TOKEN": SECRET}).warnings)
+    assert "W029 routes.r.backend.headers.Proxy-Authorization" in found

@@ -99,6 +99,9 @@ class WebSocketBackendConfig(TlsClientSection):
         if self.proxy is not None and self.fields:
             text = "cannot be combined with a URL with fields: the addresses that the proxy uses cannot be checked"
             yield Issue(("proxy",), text, "E013", at_key=True)
+        for key, name in self._own_headers("via"):
+            text = "is written by wsbridge itself, for loop detection, and cannot be set here"
+            yield Issue((key, name), text, "E012", at_key=True)
         yield from _check_header_values("headers", self.headers)
         yield from _check_header_values("proxy_headers", self.proxy_headers)
         if self.proxy is None and self.proxy_headers:
@@ -135,6 +138,11 @@ class WebSocketBackendConfig(TlsClientSection):
             text = "has no effect without pass_headers or pass_query"
             yield Issue(("pass_credentials",), text, "E013", at_key=True)
 
+    def _own_headers(self, lower_name: str) -> Iterable[tuple[str, str]]:
+        """Find a header among those of the request to the backend: key and name as written."""
+        for key, names in (("headers", self.headers), ("client_headers", self.client_headers)):
+            yield from ((key, name) for name in names if name.lower() == lower_name)
+
     def warnings(self, context: LoadContext) -> Iterable[Issue]:
         """Warn of secrets in the file, or to another host unencrypted, besides what is risky with TLS."""
         yield from super().warnings(context)
@@ -144,6 +152,9 @@ class WebSocketBackendConfig(TlsClientSection):
             if name.lower() in _SECRET_HEADERS:
                 text = f"{name} goes to {self.url.host} without TLS: everybody on the network path can read it"
                 yield Issue(("pass_headers", at), text, "W004")
+        for key, name in self._own_headers("proxy-authorization"):
+            text = "goes to the backend, not to a proxy: write it in proxy_headers (bridge: --proxy-header)"
+            yield Issue((key, name), text, "W029", at_key=True)
         proxy_host = "" if self.proxy is None or self.proxy.is_loopback else self.proxy.host
         yield from _warn_of_secrets("proxy_headers", self.proxy_headers, proxy_host)
 

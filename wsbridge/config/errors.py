@@ -70,6 +70,7 @@ PROBLEM_CODES: dict[str, str] = {
     "W026": "route behind proxies without host names, credentials or allowed origins (DNS rebinding)",
     "W027": "certificate that clients may reject: incomplete chain, or not for servers",
     "W028": "owner: of a Unix socket that this process may not set",
+    "W029": "Proxy-Authorization for a backend, which only a proxy reads",
     "W030": "on_client_lost: reset with a Unix socket, which has no reset",
     "W031": "backend that may lead back to its own route; a connection is rejected when it comes there again",
     "W032": "monitoring endpoint that other hosts can reach",
