@@ -184,6 +184,8 @@ def test_a_proxys_certificate_is_not_its_clients() -> None:
     [
         ("x-forwarded-for", [(b"X-Forwarded-Host", b"gw.example.org"), (b"X-Forwarded-Proto", b"HTTPS")], True, True),
         ("x-forwarded-for", [(b"X-Forwarded-Proto", b"http")], False, False),
+        ("x-forwarded-for", [(b"X-Forwarded-Proto", b"wss")], False, True),
+        ("x-forwarded-for", [(b"X-Forwarded-Proto", b"ws")], False, False),
         ("x-forwarded-for", [(b"Forwarded", b"for=203.0.113.7;host=gw.example.org")], False, None),
         ("forwarded", [(b"Forwarded", b'for=203.0.113.7;host="gw.example.org";proto=https')], True, True),
         (
@@ -215,7 +217,7 @@ def test_the_public_name_of_a_request(
         [(b"X-Forwarded-Host", b"user@a.example")],
         [(b"X-Forwarded-Host", b"")],
         [(b"X-Forwarded-Proto", b"https, http")],
-        [(b"X-Forwarded-Proto", b"wss")],
+        [(b"X-Forwarded-Proto", b"tls")],
     ],
 )
 def test_a_public_name_that_is_not_clear_is_rejected(lines: list[tuple[bytes, bytes]]) -> None:

@@ -19,6 +19,9 @@ from wsbridge.protocol.uri import split_host
 MAX_TRUSTED_PROXIES: Final = 32
 """Trusted proxies of one request."""
 
+_SCHEMES: Final = {b"http": False, b"https": True, b"ws": False, b"wss": True}
+"""Schemes that proxies report, and whether they have TLS; Traefik reports ws and wss for WebSocket."""
+
 ForwardedFormat = Literal["x-forwarded-for", "forwarded", "x-real-ip"]
 
 _WORD = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
@@ -212,12 +215,15 @@ def _single_value(name: bytes, values: Sequence[bytes]) -> bytes | None:
 
 
 def _public_name(host: bytes | None, proto: bytes | None) -> PublicName:
-    if proto is not None and proto.lower() not in (b"http", b"https"):
-        raise bad_request(f"the proxy reports the scheme {quoted(proto, 20)}, and only http and https are possible")
+    https = None if proto is None else _SCHEMES.get(proto.lower())
+    if proto is not None and https is None:
+        raise bad_request(
+            f"the proxy reports the scheme {quoted(proto, 20)}, and only http, https, ws and wss are possible"
+        )
     text = None if host is None else host.decode("latin-1")
     if text is not None and split_host(text) is None:
         raise bad_request(f"the proxy reports an invalid host: {quoted(text, 80)}")
-    return PublicName(text, None if proto is None else proto.lower() == b"https")
+    return PublicName(text, https)
 
 
 def _parse_node(node: bytes) -> ForwardedNode | None:
