@@ -125,9 +125,9 @@ def _upgrade_missing(request: Request) -> Rejected:
     """Return the rejection of a request without Upgrade by a route that is for WebSocket."""
     if request.method not in SAFE_METHODS:
         return method_not_allowed(request.method, ("GET",))
-    if request.version == "1.0":
-        return upgrade_refused_to_http10()
-    return upgrade_required(UPGRADE_DROPPED) if has_lost_upgrade(request) else upgrade_required()
+    if has_lost_upgrade(request):
+        return upgrade_required(UPGRADE_DROPPED)
+    return upgrade_refused_to_http10() if request.version == "1.0" else upgrade_required()
 
 
 def _check_rebinding(listener: Listener, route: Route, request: Request) -> None:

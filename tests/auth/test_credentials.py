@@ -55,17 +55,27 @@ def test_no_other_place_is_looked_at() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "protocols"),
+    ("lines", "protocols", "hint"),
     [
-        ((), ()),
-        (((b"authorization", b"Basic YTpi"),), ("binary",)),
-        (((b"cookie", b"sid=; a=b"),), ("wsbridge.tokens", "Wsbridge.Token.abc")),
+        ((), (), ""),
+        (
+            ((b"authorization", b"basic YTpi"),),
+            ("binary",),
+            "; Authorization has the scheme Basic, where this route requires Bearer",
+        ),
+        (((b"authorization", b"s3cret"),), (), "; Authorization has another scheme than Bearer"),
+        (((b"cookie", b"sid=; a=b"),), ("wsbridge.tokens", "Wsbridge.Token.abc"), ""),
     ],
 )
-def test_none_shown_is_no_failed_login(lines: tuple[tuple[bytes, bytes], ...], protocols: tuple[str, ...]) -> None:
-    """Credentials of another scheme and an empty cookie, as pages leave it at a log-out, are no token."""
+def test_none_shown_is_no_failed_login(
+    lines: tuple[tuple[bytes, bytes], ...], protocols: tuple[str, ...], hint: str
+) -> None:
+    """Credentials of another scheme and an empty cookie, as pages leave it at a log-out, are no token.
+
+    The log names a scheme that is known, and nothing that may be a token.
+    """
     found = look(*lines, protocols=protocols)
-    assert refusal(found, tried=False) == "no token in authorization, subprotocol, cookie:sid"
+    assert refusal(found, tried=False) == f"no token in authorization, subprotocol, cookie:sid{hint}"
 
 
 def test_plain_tcp_shows_none() -> None:

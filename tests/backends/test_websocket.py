@@ -163,8 +163,8 @@ BODY = b"Content-Length: 11\r\n\r\nnot allowed"
         (b"HTTP/1.1 101 Switching Protocols\r\nX: " + b"y" * 65536 + b"\r\n\r\n", ["limits.max_response_head"], False),
         (b"HTTP/1.1 401 No\r\nSet-Cookie: " + b"y" * 9000 + b"\r\n" + BODY, ["401", "not allowed"], True),
         (b"HTTP/1.1 302 No\r\nLocation: /login\r\nA : b\r\n c\r\n" + BODY, ["302", "/login"], True),
-        (b"SSH-2.0-OpenSSH_9.2\r\n", ["does not speak HTTP"], False),
-        (b"\x15\x03\x03\x00\x02\x02\x46", ["speaks TLS"], False),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", ["does not speak HTTP", "write tcp:// for ws://"], False),
+        (b"\x15\x03\x03\x00\x02\x02\x46", ["speaks TLS", "write wss:// for ws://"], False),
     ],
 )
 async def test_wrong_answers(answer, words, final):
@@ -217,6 +217,7 @@ async def test_an_upstream_that_ends_early(answer):
     outcome, _, _ = await dial(says(answer, close=True))
     assert outcome.reason is Reason.BACKEND_REFUSED
     assert "closed the connection before it answered" in outcome.detail or "broke the connection" in outcome.detail
+    assert answer or outcome.detail.endswith("; if it speaks TLS, write wss:// for ws://")
 
 
 async def test_an_upstream_that_resets():

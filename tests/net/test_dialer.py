@@ -359,12 +359,16 @@ async def test_unix(tmp_path):
         assert isinstance(sock, socket.socket)
         sock.close()
     dead = await async_outcome(dial_unix(path))
+    left_behind = "no process listens on the socket; one that has ended may have left it behind"
 
     assert (missing.reason, missing.detail) == (
         Reason.BACKEND_UNREACHABLE,
         f"unix:{path}: No such file or directory: the service has not made its socket, or the path is another",
     )
-    assert (dead.reason, dead.detail) == (Reason.BACKEND_REFUSED, f"unix:{path}: Connection refused")
+    assert (dead.reason, dead.detail) == (
+        Reason.BACKEND_REFUSED,
+        f"unix:{path}: Connection refused: {left_behind}",
+    )
 
 
 async def test_unix_backlog_full_is_refused(tmp_path):

@@ -379,6 +379,26 @@ def test_the_certificate_of_a_server_is_authority_enough(issue):
     shake(server_context([pair]), client_context(pair[0]), "a.example.org")
 
 
+def test_a_server_with_nothing_in_common_is_explained(issue):
+    """Its alert is the same as for a client certificate that is missing in TLS 1.2: both are named."""
+    server, client = server_context([issue("a.example.org")]), client_context()
+    server.verify_mode = ssl.CERT_REQUIRED
+    client.maximum_version = ssl.TLSVersion.TLSv1_2
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ours = server.wrap_bio(to_server, to_client, server_side=True)
+    theirs = client.wrap_bio(to_client, to_server)
+    with pytest.raises(ssl.SSLError) as caught:
+        for _ in range(4):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                theirs.do_handshake()
+            with contextlib.suppress(ssl.SSLError):
+                ours.do_handshake()
+    assert tls_error_text(caught.value).endswith(
+        "alert handshake failure: no TLS version or cipher in common, or the server requires a client_certificate"
+    )
+
+
 def test_a_client_that_does_not_trust_us_is_named(issue):
     """Its alert is all that the listener sees."""
     server, client = server_context([issue("a.example.org")]), client_context()

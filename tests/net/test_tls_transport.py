@@ -54,6 +54,29 @@ async def test_bytes_both_ways(wrapped, version, server_side):
     assert transport.read_state is None
 
 
+async def test_a_client_certificate_that_is_missing_is_reported_in_plain_words(contexts, monkeypatch):
+    """In TLS 1.3 the server rejects it only after the handshake, and a plain protocol has begun by then."""
+    server, client = contexts
+    monkeypatch.setattr(server, "verify_mode", ssl.CERT_REQUIRED)  # the contexts are those of all tests
+    ours, theirs = connected()
+
+    def reject():
+        theirs.settimeout(10)
+        tls = server.wrap_socket(theirs, server_side=True, do_handshake_on_connect=False)
+        with tls, pytest.raises(ssl.SSLError):
+            tls.do_handshake()
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, reject)
+            transport = await start_tls(ours, client, server_side=False, server_hostname="localhost")
+            with pytest.raises(
+                ConnectionResetError, match=r"does not accept our client certificate.*client_certificate"
+            ):
+                await transport.read_some()
+            transport.close()
+
+
 async def test_fin_without_close_notify_is_truncation(wrapped):
     """It counts as a reset, and the words say what it was."""
     transport, peer = await wrapped()

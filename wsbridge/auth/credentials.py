@@ -29,6 +29,8 @@ SUBPROTOCOL: Final = "subprotocol"
 COOKIE_PREFIX: Final = "cookie:"
 
 _TOKEN = re.compile(rb"[!-~]+")
+_KNOWN_SCHEMES: Final = {name.lower().encode(): name for name in ("Basic", "Digest", "Negotiate", "NTLM", "Token")}
+"""Schemes that the log names: others may be a token that was sent without one."""
 
 
 def read_token_source(value: object) -> str:
@@ -114,7 +116,8 @@ def find_token(context: ConnectionContext, sources: Sequence[str]) -> TokenFound
         if shown is not None:
             found.append(shown)
     if not found:
-        raise token_denied(f"no token in {', '.join(sources)}", failed_login=False)
+        scheme = _other_scheme(context) if AUTHORIZATION in sources else ""
+        raise token_denied(f"no token in {', '.join(sources)}{scheme}", failed_login=False)
     if any(shown.token != found[0].token for shown in found):
         raise token_denied(f"the tokens in {' and '.join(shown.source for shown in found)} differ")
     return next((shown for shown in found if not shown.by_cookie), found[0])
@@ -148,6 +151,18 @@ def _in_authorization(context: ConnectionContext) -> bytes | None:
         if scheme.lower() == b"bearer":
             return rest.strip(b" ")
     return None
+
+
+def _other_scheme(context: ConnectionContext) -> str:
+    """Say which other method the Authorization header is for; not its text, where it is none of those known."""
+    assert context.request is not None  # noqa: S101 (`find_token` asks)
+    shown = context.request.headers.get(b"authorization")
+    if shown is None:
+        return ""
+    scheme = _KNOWN_SCHEMES.get(shown.partition(b" ")[0].lower())
+    if scheme is None:
+        return "; Authorization has another scheme than Bearer"
+    return f"; Authorization has the scheme {scheme}, where this route requires Bearer"
 
 
 def _in_subprotocols(context: ConnectionContext) -> bytes | None:

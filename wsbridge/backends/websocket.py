@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import socket
 import ssl
 import time
@@ -29,14 +28,19 @@ from wsbridge.net.loop_detection import via_header
 from wsbridge.net.tls import ALPN_PROTOCOLS
 from wsbridge.net.transport import SocketTransport
 from wsbridge.protocol.handshake import check_upgrade_response, encode_upgrade_request, generate_key
-from wsbridge.protocol.http1 import Headers, Response, ResponseParser, bad_response
+from wsbridge.protocol.http1 import ANSWERED_IN_TLS, NOT_HTTP, Headers, Response, ResponseParser, bad_response
 from wsbridge.reasons import Reason, Rejected
 from wsbridge.relay.endpoint import Side
 
 REJECTION_BODY_TIMEOUT: Final = 0.5
 """Seconds to wait for the start of the body of a rejection, which is logged."""
 
-_OPENSSL_ERROR: Final = re.compile(r"^\[[^]]*\] (.*?)(?: \(_ssl\.c:\d+\))?$")
+_REMEDIES: Final = {
+    ANSWERED_IN_TLS: ": write wss:// for ws://",
+    NOT_HTTP: "; write tcp:// for ws:// if it is plain TCP",
+}
+"""What helps where a backend is no WebSocket server, by what is wrong with its response."""
+
 _SECRET_HEADERS: Final = frozenset({"authorization", "cookie", "proxy-authorization"})
 
 
@@ -322,16 +326,23 @@ class WebSocketBackend:
             while response is None:
                 data = await transport.read_some()
                 if not data:
-                    raise _cut_short(parser.status_so_far)
+                    raise _cut_short(parser.status_so_far, self._hint)
                 response = parser.feed(data)
+        except Rejected as rejected:
+            raise rejected.with_detail(rejected.detail + _REMEDIES.get(rejected.detail, "")) from None
         except OSError as error:
-            text = _OPENSSL_ERROR.sub(r"\1", error.strerror or str(error))
+            text = error.strerror or str(error)
             if (
                 self._context is not None and " alert " in text
             ):  # in TLS 1.3 a client certificate is rejected after the handshake
                 raise Rejected(Reason.BACKEND_TLS, f"{address}: {text}", initiator="backend") from None
-            raise bad_response(f"the backend broke the connection before it answered: {text}") from None
+            raise bad_response(f"the backend broke the connection before it answered: {text}{self._hint}") from None
         return response, parser.trailing_data
+
+    @property
+    def _hint(self) -> str:
+        """What may help where a backend hangs up on the request, as many services with TLS do."""
+        return "" if self._context is not None else "; if it speaks TLS, write wss:// for ws://"
 
     def _client_header_values(self, dial_request: DialRequest) -> Iterable[tuple[str, str]]:
         """Return headers with client information; those without a value are omitted."""
@@ -361,10 +372,10 @@ def _host_header(url: Target, server_name: str | None) -> str:
     return server_name + url.authority.removeprefix(written)
 
 
-def _cut_short(status: int | None) -> Rejected:
+def _cut_short(status: int | None, hint: str) -> Rejected:
     """Return the failure of a response that ended before its head did."""
     if status is None:
-        return bad_response("the backend closed the connection before it answered the upgrade")
+        return bad_response(f"the backend closed the connection before it answered the upgrade{hint}")
     return bad_response(f"the backend answered {status} and closed the connection within the head", status)
 
 

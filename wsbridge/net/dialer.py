@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import grp
 import os
@@ -305,6 +306,8 @@ def _connect_failure(code: int, sockaddr: SockAddr | str) -> Rejected:
     text = os.strerror(code) if code else "unknown error"
     if code == errno.ECONNREFUSED or (isinstance(sockaddr, str) and code == errno.EAGAIN):
         reason = Reason.BACKEND_REFUSED
+        if isinstance(sockaddr, str):
+            text += f": {_describe_refusal(sockaddr, code)}"
     elif code in _OVERLOAD_ERRNOS:
         reason = Reason.OVERLOAD
     elif code == errno.ETIMEDOUT:
@@ -324,6 +327,16 @@ def _connect_failure(code: int, sockaddr: SockAddr | str) -> Rejected:
     return _failure(reason, f"{join_host_port(sockaddr[0], sockaddr[1])}: {text}")
 
 
+def _describe_refusal(path: str, code: int) -> str:
+    """Say why a path that exists accepts no connection."""
+    if code == errno.EAGAIN:
+        return "the service is too slow to accept connections, and its backlog is full"
+    with contextlib.suppress(OSError):
+        if not stat.S_ISSOCK(Path(path).stat().st_mode):
+            return "this is no socket"
+    return "no process listens on the socket; one that has ended may have left it behind"
+
+
 def _describe_permissions(path: str) -> str:
     """Say what keeps this process from a socket file."""
     ours = f"wsbridge runs as {_user_name(os.geteuid())}"
@@ -331,6 +344,8 @@ def _describe_permissions(path: str) -> str:
         found = Path(path).stat()
     except OSError:
         return f"a directory above the socket is closed to it; {ours}"
+    if not stat.S_ISSOCK(found.st_mode):
+        return "this is no socket"
     owner = f"{_user_name(found.st_uid)}:{_group_name(found.st_gid)}"
     return f"the socket belongs to {owner} and has mode {stat.S_IMODE(found.st_mode):04o}; {ours}"
 

@@ -290,7 +290,14 @@ def _handshake_error_text(error: ssl.SSLError, *, peer_is_client: bool) -> str:
     if reason in _NOT_TLS:
         remedy = "" if peer_is_client else "; if that is intended, write tcp:// for tls://, or ws:// for wss://"
         return f"the peer does not speak TLS ({text}){remedy}"
-    if reason in _CERTIFICATE_ALERTS:
+    if reason == "SSLV3_ALERT_HANDSHAKE_FAILURE" and not peer_is_client:
+        return f"{text}: no TLS version or cipher in common, or the server requires a client_certificate"
+    return _alert_text(error, peer_is_client=peer_is_client)
+
+
+def _alert_text(error: ssl.SSLError, *, peer_is_client: bool) -> str:
+    text = (error.reason or "").lower().replace("_", " ")
+    if error.reason in _CERTIFICATE_ALERTS:
         if peer_is_client:
             return (
                 f"the client does not trust the certificate of the listener ({text}): "
@@ -298,6 +305,18 @@ def _handshake_error_text(error: ssl.SSLError, *, peer_is_client: bool) -> str:
             )
         return f"the server does not accept our client certificate, or got none ({text}): see client_certificate"
     return text or str(error)
+
+
+def tls_stream_error_text(error: ssl.SSLError, *, peer_is_client: bool) -> str:
+    """One sentence for a TLS stream that broke after its handshake.
+
+    In TLS 1.3 a server rejects a client certificate only then, since the client's handshake is complete before.
+
+    Args:
+        error: What reading or writing raised.
+        peer_is_client: Whether the peer is a client.
+    """
+    return _alert_text(error, peer_is_client=peer_is_client)
 
 
 def _verify_remedy(code: int) -> str:

@@ -25,7 +25,7 @@ from typing import Final
 import trio
 
 from wsbridge.net.address import Peer
-from wsbridge.net.tls import is_truncated, with_tls_details
+from wsbridge.net.tls import is_truncated, tls_stream_error_text, with_tls_details
 from wsbridge.net.transport import EOF, READ_SIZE, RESET, SocketTransport
 from wsbridge.protocol.tls_records import TLS_RECORD_BYTES, RecordScanner
 from wsbridge.protocol.websocket import Buffer
@@ -246,6 +246,12 @@ class TlsTransport(SocketTransport):
         self.record_error(error)
         self._read_disabled = True
         self.readable = False
+
+    def record_error(self, error: OSError) -> None:
+        """See `SocketTransport.record_error`; errors of OpenSSL are recorded in plain words."""
+        if isinstance(error, ssl.SSLError):
+            error = OSError(errno.EPROTO, tls_stream_error_text(error, peer_is_client=self._tls.server_side))
+        super().record_error(error)
 
     def _flush_replies(self) -> None:
         """Send what reading made OpenSSL reply; a peer that provokes much and reads none of it is cut off."""

@@ -98,7 +98,7 @@ def has_lost_upgrade(request: Request) -> bool:
 
 UPGRADE_DROPPED: Final = (
     "the request has Sec-WebSocket-Key, but no Upgrade: a proxy dropped Upgrade; for nginx write "
-    'proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade";'
+    'proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade";'
 )
 
 

@@ -154,6 +154,10 @@ def bad_request(detail: str, status: int = 400, headers: tuple[tuple[str, str], 
     return Rejected(reason, detail, status=status, headers=headers)
 
 
+ANSWERED_IN_TLS: Final = "the backend speaks TLS, but was dialed without it"
+NOT_HTTP: Final = "the backend does not speak HTTP/1"
+
+
 def bad_response(detail: str, status: int | None = None) -> Rejected:
     """Return the rejection for a response of a backend or proxy that is invalid or no success.
 
@@ -561,11 +565,11 @@ class ResponseParser:
         bound = self._head_start + _MAX_STATUS_LINE_BYTES
         prefix = bytes(self._buffer[self._head_start : min(end or len(self._buffer), bound + 1)])
         if prefix[:2] in (b"\x15\x03", b"\x16\x03"):
-            raise bad_response("the backend speaks TLS, but was dialed without it")
+            raise bad_response(ANSWERED_IN_TLS)
         if prefix in (b"\x15", b"\x16"):
             return None
         if not prefix.startswith(b"HTTP/1."[: len(prefix)]):
-            raise bad_response("the backend does not speak HTTP/1")
+            raise bad_response(NOT_HTTP)
         wrong = _NOT_IN_STATUS_LINE.search(prefix)
         if wrong is not None:
             raise bad_response(f"the status line has the byte 0x{wrong.group()[0]:02x}")
