@@ -46,9 +46,9 @@ def tree(path: Path) -> ast.Module:
 def layers() -> dict[str, int]:
     """Read the table of layers out of the package's docstring: names, each with the number of its line."""
     assert wsbridge.__doc__ is not None
-    table = re.search(r"lines above it:(.*?)\.\s+`protocol` does no I/O", wsbridge.__doc__, re.DOTALL)
-    assert table is not None, "the docstring of the package has lost its table of layers"
-    return {name: at for at, line in enumerate(table[1].split("·")) for name in re.findall(r"`(\w+)`", line)}
+    table = re.findall(r"^    (`.*)$", wsbridge.__doc__, re.MULTILINE)
+    assert len(table) >= 8, "the docstring of the package has lost its table of layers"
+    return {name: at for at, line in enumerate(table) for name in re.findall(r"`(\w+)`", line)}
 
 
 def part(module: str) -> str:

@@ -14,11 +14,19 @@ Reading order, along the path of one connection:
 6. `relay`: `engine`, `loop`, `relay`, `endpoint` move the bytes; `protocol.websocket` is how they are framed.
 7. `reasons`: why it ended; `access_log`: its log line and its audit record.
 
-A file imports only from its own line or lines above it: `reasons` · `protocol`, `config` · `log`, `net`,
-`limits`, `reloading_file`, `ttl_cache` · `relay` · `context`, `auth`, `responders`, `backends`, `frontend`,
-`real_ip` · `registry`, `services`, `generation`, `admission`, `access_log` · `connection`, `server`, `reload`,
-`admin`, `daemon`, `demo` · `cli`.
-`protocol` does no I/O at all.
+Apart from that path: `cli` is the commands, `demo` one of them; `log` is the log; `reloading_file` and `ttl_cache` are
+what their names say.
+
+A file imports only from its own line of this table or lines above it; `protocol` does no I/O at all.
+
+    `reasons`
+    `protocol` `config`
+    `log` `net` `limits` `reloading_file` `ttl_cache`
+    `relay`
+    `context` `auth` `responders` `backends` `frontend` `real_ip`
+    `registry` `services` `generation` `admission` `access_log`
+    `connection` `server` `reload` `admin` `daemon` `demo`
+    `cli`
 """
 
 __version__ = "0.1.0"
