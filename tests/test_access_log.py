@@ -110,13 +110,17 @@ def test_a_silent_client_is_logged_at_debug_alone(records):
     assert [(line["event"], line["level"]) for line in records.all] == [("connection.empty", "debug")]
 
 
-def test_after_an_answer_the_next_request_is_unknown(records):
+async def test_after_a_response_the_next_request_is_unknown(tmp_path):
     """A later request on the same connection is not logged with the facts of the request before it."""
-    one, _ = account()
-    one.log_request(Termination(Reason.SERVED, "client", status=200))
-    one.log_closed(Termination(Reason.HANDSHAKE_TIMEOUT, "client", "half a head"))
-    served, refused = records.all
-    assert (served["path"], served["route"], served["status"]) == ("/x?token=***", "app", 200)
+    (tmp_path / "a.txt").write_text("one")
+    routes = {"page": {"match": {"path": "/*"}, "files": str(tmp_path), "auth": "none"}}
+    async with serving(written(routes=routes)) as served_by:
+        with await served_by.connect() as client:
+            await client.send(b"GET /a.txt HTTP/1.1\r\nHost: localhost\r\n\r\n?\r\n\r\n")
+            served = await served_by.records.wait("http.request")
+            refused = await served_by.records.wait("connection.rejected")
+    assert (served["path"], served["route"], served["status"]) == ("/a.txt", "page", 200)
+    assert refused["reason"] == "bad_request"
     assert "path" not in refused
     assert "route" not in refused
 
@@ -156,7 +160,7 @@ def test_the_audit_has_who_and_how_proven(records):
     one, context = account(AuditLines())
     context.peer = Peer("192.0.2.1", 5000, 2, via=("10.0.0.1",))
     context.identity = Identity("alice", "basic+network", {"secret": "geheim"})
-    one.log_admitted()
+    one.log_established()
     context.relayed, context.bytes_to_backend, context.bytes_to_client = True, 10, 20
     one.log_closed(Termination(Reason.CLIENT_CLOSED, "client", close_code=4000))
     admitted, ended = one._audit_log.lines

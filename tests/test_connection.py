@@ -246,7 +246,7 @@ async def test_a_bug_after_the_dial_closes_the_backend(monkeypatch):
 
     async with backend(echo_nothing) as back, serving(written(route={"backend": back.url})) as served:
         monkeypatch.setattr(SocketTransport, "__init__", note)
-        monkeypatch.setattr("wsbridge.access_log.AccessLog.log_admitted", lambda *_: 1 / 0)
+        monkeypatch.setattr("wsbridge.access_log.AccessLog.log_established", lambda *_: 1 / 0)
         with await served.connect() as client:
             await client.send(request())
             await served.records.wait("connection.rejected", reason="internal_error")

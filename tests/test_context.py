@@ -11,7 +11,6 @@ from tests.serving import backend, serving, written
 from wsbridge import connection as module
 from wsbridge.context import ConnectionContext
 from wsbridge.net.address import Peer
-from wsbridge.net.transport import Transport
 
 
 @pytest.mark.parametrize("wanted", [False, True])
@@ -20,8 +19,8 @@ async def test_it_is_made_only_where_it_is_wanted(monkeypatch: pytest.MonkeyPatc
     made: list[ConnectionContext] = []
     note = module.Connection._note_local_address
 
-    def noted(self: module.Connection, transport: Transport) -> None:
-        note(self, transport)
+    def noted(self: module.Connection) -> None:
+        note(self)
         made.append(self._context)
 
     monkeypatch.setattr(module.Connection, "_note_local_address", noted)

@@ -58,7 +58,7 @@ class AccessLog:
         self.connect_seconds: float | None = None
         self.rejected_target = ""
 
-    def log_admitted(self, open_level: Literal["debug", "info"] = "debug") -> None:
+    def log_established(self, open_level: Literal["debug", "info"] = "debug") -> None:
         """Log that the relay is established, at this level, and write an audit record."""
         if open_level == "info" or log.level == "debug":
             method = log.info if open_level == "info" else log.debug
@@ -114,7 +114,6 @@ class AccessLog:
         method("http.request", **fields)
         if context.auth_required:
             self._emit_audit("access.served", {**fields, **self._request_fields()})
-        context.start_request(None)
 
     def _connection_fields(self) -> dict[str, object]:
         """Return the fields of the connection and its client, with which all lines begin."""

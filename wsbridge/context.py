@@ -99,9 +99,9 @@ class ConnectionContext:
     started: float = field(default_factory=time.monotonic)
     client: ClientGate = UNKNOWN_CLIENT
 
-    def start_request(self, request: Request | None) -> None:
-        """Set the next request of the connection, and forget what was known about the one before."""
-        self.request = request
+    def forget_request(self) -> None:
+        """Forget what is known about the current request, before the next one of the connection."""
+        self.request = None
         self.subprotocols = ()
         self.route = self.backend = ""
         self.auth_required = False
