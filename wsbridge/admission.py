@@ -58,15 +58,10 @@ def find_route(listener: Listener, request: Request) -> Route:
     """
     host, path = normalise_host(request.host()) or "", request.path
     for_websocket = is_upgrade_request(request) or has_lost_upgrade(request)
-    other = None
-    for route in listener.routes:
-        if route.matches(host, path):
-            if (route.backend is not None) == for_websocket:
-                return route
-            other = other or route
-    if other is None:
+    route = listener.routes.find(host, path, websocket=for_websocket)
+    if route is None:
         raise _no_route(listener, request)
-    return other
+    return route
 
 
 def _no_route(listener: Listener, request: Request, more: str = "") -> Rejected:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote
@@ -27,6 +27,7 @@ from wsbridge.net.resolver import Resolver
 from wsbridge.net.tls import server_context
 from wsbridge.protocol.handshake import OriginPolicy
 from wsbridge.protocol.http1 import HeadLimits
+from wsbridge.protocol.pattern_tree import PatternIndex
 from wsbridge.protocol.uri import HostPatterns, PathPattern
 from wsbridge.real_ip import ClientAddressResolver
 from wsbridge.registry import AUTH, BACKENDS
@@ -86,11 +87,51 @@ class Route:
     limits: model.RouteLimits | None
     mark: str
 
-    def matches(self, host: str, path: str) -> bool:
-        """Return whether a request for this host and path, both in normal form, is for this route."""
-        if self.hosts is not None and not self.hosts.matches(host):
-            return False
-        return self.path is None or self.path.matches(path) or (self.redirects_root and path == "/")
+
+class RouteTable:
+    """The routes of a listener in their order, found by host and path in a time that does not depend on their number.
+
+    Args:
+        routes: In the order of the file.
+
+    Attributes:
+        target_policies: Those of all routes.
+    """
+
+    __slots__ = ("_for_http", "_for_websocket", "_routes", "target_policies")
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self._routes = tuple(routes)
+        self.target_policies = [route.target_policy for route in self._routes if route.target_policy is not None]
+        self._for_websocket = PatternIndex()
+        self._for_http = PatternIndex()
+        for position, route in enumerate(self._routes):
+            index = self._for_http if route.backend is None else self._for_websocket
+            index.add(route.hosts, route.path, position)
+            if route.redirects_root:
+                index.add(route.hosts, _ROOT, position)
+
+    def find(self, host: str, path: str, *, websocket: bool) -> Route | None:
+        """Return the first route that matches a request and is for WebSocket, or for other requests, as this one is.
+
+        Where none is, the first that matches at all is returned.
+
+        Args:
+            host: In normal form.
+            path: In normal form.
+            websocket: Whether the request is for WebSocket.
+        """
+        indexes = (self._for_http, self._for_websocket)
+        for index in indexes[::-1] if websocket else indexes:
+            if (position := index.first_match(host, path)) is not None:
+                return self._routes[position]
+        return None
+
+    def __iter__(self) -> Iterator[Route]:
+        return iter(self._routes)
+
+
+_ROOT = PathPattern("/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +152,7 @@ class Listener:
     host_names: HostPatterns
     is_unix: bool
     route: Route | None
-    routes: tuple[Route, ...]
+    routes: RouteTable
     client_address_resolver: ClientAddressResolver | None = None
     allow_http: bool = False
 
@@ -121,9 +162,8 @@ class Listener:
 
     def redact_target(self, target: str) -> str:
         """Return the target of a request for the log, without tokens that select a target in any of its routes."""
-        for route in self.routes:
-            if route.target_policy is not None:
-                target = route.target_policy.redact_target(target)
+        for policy in self.routes.target_policies:
+            target = policy.redact_target(target)
         return target
 
 
@@ -283,7 +323,7 @@ def _build_route(
         needs_safe_host=hosts is None and (section.auth is None or not section.auth.requires_credentials()),
         path=path,
         backend=backend,
-        target_policy=build_target_policy(section, path, dial_services.listening_addresses, passer),
+        target_policy=build_target_policy(section, path, dial_services.listening_addresses, passer, hosts),
         responder=responder,
         redirects_root=isinstance(section.files, FilesConfig) and section.files.redirect_root,
         origin_policy=OriginPolicy(section.allowed_origins),
@@ -351,7 +391,7 @@ def _build_listener(
         host_names=_host_names(section),
         is_unix=section.bind.kind == "unix",
         route=routes[section.route] if section.route is not None else None,
-        routes=tuple(reached),
+        routes=RouteTable(reached),
         allow_http=section.allow_http,
         client_address_resolver=_build_client_address_resolver(section, config),
     )

@@ -17,7 +17,7 @@ from wsbridge.auth.identity import ANONYMOUS, Identity
 from wsbridge.backends import dynamic
 from wsbridge.backends.dynamic import DynamicTarget, FixedTarget, TargetPolicy, build_target_policy
 from wsbridge.net.address import Address, ListeningAddresses
-from wsbridge.protocol.uri import PathPattern
+from wsbridge.protocol.uri import HostPatterns, PathPattern
 from wsbridge.reasons import Reason, Rejected
 
 TARGETS = "allowed_targets: {networks: [10.0.0.0/8], ports: [22], unix: [/run]}"
@@ -184,3 +184,16 @@ def test_a_token_is_hidden_in_the_log(tmp_path: Path) -> None:
     (tmp_path / "t").write_text("")
     found = many(f"match: any, backend: {{tokens: t, token_from: query.id}}, auth: none, {TARGETS}", folder=tmp_path)
     assert found.redact_target("/x?id=s3cret") == "/x?id=***"
+
+
+async def test_a_label_of_the_host_chooses_the_target() -> None:
+    """The named label of match.host is a field like a segment of the path."""
+    host = "{tenant}.example.org"
+    text = "backend: 'tcp://{tenant}.internal:22', auth: none, allowed_targets: {names: ['*.internal'], ports: [22]}"
+    section = read(f"{LISTENERS}routes: {{r: {{match: {{host: '{host}'}}, {text}}}}}\n").config.routes["r"]
+    policy = build_target_policy(section, None, ListeningAddresses(), hosts=HostPatterns([host]))
+
+    assert policy is not None
+    chosen = await async_outcome(policy.select(asking("/"), ANONYMOUS))
+    assert not isinstance(chosen, Rejected)
+    assert str(chosen.target) == "tcp://gw.internal:22"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.config.loading import BACKEND, LISTENERS, file, listeners, read, wrong
-from wsbridge.config.check import effective_match, listeners_of, matching_listeners, raw_listeners_of, shadowed_by
+from wsbridge.config.check import effective_match, listeners_of, matching_listeners, raw_listeners_of, shadowed_routes
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,28 @@ def test_any_asks_for_nothing() -> None:
 
 def test_nothing_shadows_a_route_that_keeps_a_listener() -> None:
     """A listener that only the later route serves is enough."""
-    config = read(MIXED).config
+    assert shadowed_routes(read(MIXED).config) == {}
 
-    assert shadowed_by(config, "both") is None
-    assert shadowed_by(config, "all") is None
+
+@pytest.mark.parametrize(
+    ("wide", "narrow", "unreachable"),
+    [
+        ("{host: '*.example.org'}", "{host: a.example.org}", True),
+        ("{host: '*.example.org'}", "{host: '*.a.example.org', path: /x}", True),
+        ("{host: '*.example.org'}", "{host: [a.example.org, example.net]}", False),
+        ("{host: '*.example.org'}", "{host: example.org}", False),
+        ("{host: '{x}.example.org'}", "{host: a.example.org}", True),
+        ("{host: '{x}.example.org'}", "{host: '{y}.example.org'}", True),
+        ("{host: '{x}.example.org'}", "{host: '*.example.org'}", False),
+        ("{host: a.example.org, path: '/{x}'}", "{host: a.example.org, path: /b}", True),
+        ("{host: a.example.org}", "{path: /b}", False),
+    ],
+)
+def test_hosts_that_another_route_matches(wide: str, narrow: str, unreachable: bool) -> None:
+    """A route is unreachable if an earlier one matches each of its hosts, wildcards and named labels included."""
+    text = file(LISTENERS, f"match: {wide}, {BACKEND}, auth: none", f"match: {narrow}, {BACKEND}, auth: none")
+    if unreachable:
+        (problem,) = wrong(text)
+        assert (problem.code, problem.setting) == ("E021", "routes.r1.match")
+    else:
+        read(text)

@@ -200,3 +200,44 @@ def test_a_list_that_others_can_read(tmp_path: Path) -> None:
     (tmp_path / "t").chmod(0o644)
     loaded = read(route(f"match: any, backend: {{tokens: t}}, auth: none, {TARGETS}"), folder=tmp_path)
     assert [warning.code for warning in loaded.warnings] == ["W012"]
+
+
+TENANT = "backend: 'tcp://{tenant}.internal:22', auth: none, allowed_targets: {names: ['*.internal'], ports: [22]}"
+
+
+@pytest.mark.parametrize(
+    ("match", "backend", "place", "words"),
+    [
+        ("{host: '{tenant}.x.org', path: '/{tenant}'}", TENANT, "match.host", "is also in match.path"),
+        ("{host: ['{tenant}.x.org', y.org]}", TENANT, "backend", "has no named one"),
+        ("{host: '{tenant}'}", TENANT, "match.host", "come before a domain"),
+        ("{host: 'a{tenant}.x.org'}", TENANT, "match.host", "a whole label"),
+        (
+            "{host: '{tenant}.x.org'}",
+            "backend: {tokens: t, token_from: tenant}, auth: none, allowed_targets: {names: [a], ports: [1]}",
+            "backend",
+            "has no named one",
+        ),
+        (
+            "{host: '{tenant}.x.org'}",
+            "backend: 'tcp://{tenant}.internal:22', auth: none",
+            "allowed_targets",
+            "required",
+        ),
+    ],
+)
+def test_labels_that_no_template_can_use(match: str, backend: str, place: str, words: str) -> None:
+    """A name is in every host of the route, once, not secret, and only used with allowed_targets."""
+    problem = wrong(route(f"match: {match}, {backend}"))[0]
+    assert problem.setting == f"routes.r.{place}"
+    assert words in problem.message
+
+
+def test_named_labels_are_written_like_other_hosts() -> None:
+    """The rest of the host is brought into its normal form; the name keeps its case."""
+    match = (
+        read(route(f"match: {{host: '{{Tenant}}.BÜCHER.example.'}}, {TENANT.replace('{t', '{T')}"))
+        .config.routes["r"]
+        .match
+    )
+    assert getattr(match, "host", None) == ("{Tenant}.xn--bcher-kva.example",)

@@ -265,21 +265,6 @@ def read(text):
         return None
 
 
-@given(
-    wide=PATTERNS.map(read),
-    narrow=PATTERNS.map(read),
-    path=st.lists(st.sampled_from(["a", "b", "ab", "c", ""]), max_size=4),
-)
-def test_what_covers_another_takes_all_of_it(wide, narrow, path):
-    """No path is taken by a pattern and not by one that covers it; every pattern covers itself."""
-    if wide is None or narrow is None:
-        return
-    sent = "/" + "/".join(path)
-    if wide.covers(narrow) and normalise_path(sent) == sent and narrow.matches(sent):
-        assert wide.matches(sent)
-    assert wide.covers(wide)
-
-
 @given(pattern=PATTERNS.map(read), target=st.from_regex(r"/[ab/%0-9{}.*\n]{0,12}", fullmatch=True))
 def test_named_segments_hold_no_slash(pattern, target):
     """Whatever is sent: a value is one segment of it, and never empty."""
@@ -298,3 +283,36 @@ def test_wildcard_hosts() -> None:
     for text in ("*.192.0.2.1", "*", "a.*.b", "*.", "a/b"):
         with pytest.raises(ValueError, match=r"host"):
             HostPatterns([text])
+
+
+def test_named_labels_of_hosts() -> None:
+    """`{name}.example.org` matches one label and gives it; only names that all hosts of a list have are usable."""
+    hosts = HostPatterns(["{tenant}.{region}.Example.org", "{tenant}.example.net", "gw.example.org"])
+
+    assert hosts.matches("acme.eu.example.org")
+    assert hosts.parameters("acme.eu.example.org") == {"tenant": "acme", "region": "eu"}
+    assert hosts.parameters("acme.example.net") == {"tenant": "acme"}
+    assert hosts.parameters("gw.example.org") == {}
+    assert not any(hosts.matches(host) for host in ("eu.example.org", "a.b.eu.example.org", "example.net", "[::1]"))
+    assert hosts.parameter_names == ()
+    assert HostPatterns(["{a}.{b}.x.org", "{b}.y.org"]).parameter_names == ("b",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{tenant}", "come before a domain"),
+        ("{a}.1", "come before a domain"),
+        ("www.{tenant}", "come before a domain"),
+        ("x{tenant}.example.org", "a whole label"),
+        ("{tenant.example.org", "a whole label"),
+        ("*.{tenant}.example.org", "a whole label"),
+        ("{a}..org", "a whole label"),
+        ("{a}.{a}.org", "appears twice"),
+        ("{target}.org", "a meaning of its own"),
+    ],
+)
+def test_misplaced_names_in_hosts_are_rejected(text: str, message: str) -> None:
+    """Braces enclose a whole label before a domain."""
+    with pytest.raises(ValueError, match=message):
+        HostPatterns([text])

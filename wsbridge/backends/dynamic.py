@@ -45,7 +45,7 @@ from wsbridge.config.urls import (
 from wsbridge.log.logger import log
 from wsbridge.net.address import Address, ListeningAddresses
 from wsbridge.protocol.http1 import Request
-from wsbridge.protocol.uri import PathPattern
+from wsbridge.protocol.uri import HostPatterns, PathPattern
 from wsbridge.reasons import Reason, Rejected
 from wsbridge.reloading_file import ReloadingFile, load_now
 
@@ -206,14 +206,17 @@ class TargetSelector(Protocol):
 class TemplateTarget:
     """A target made from a URL template."""
 
-    def __init__(self, template: UrlTemplate, path: PathPattern | None) -> None:
+    def __init__(self, template: UrlTemplate, path: PathPattern | None, hosts: HostPatterns | None = None) -> None:
         self._template = template
         self._path = path
+        self._hosts = hosts
         self.names_sockets = template.scheme == "unix"
 
     async def select(self, request: Request | None, identity: Identity) -> Target:
         """See `TargetSelector.select`."""
-        values = {field: field_value(field, request, self._path, identity) for field in self._template.fields}
+        values = {
+            field: field_value(field, request, self._path, identity, self._hosts) for field in self._template.fields
+        }
         return fill_template(self._template, values)
 
     def redact_target(self, target: str) -> str:
@@ -296,7 +299,9 @@ class IdentityTarget:
         """See `TargetSelector.target_token`: there is no token file."""
 
 
-def build_selector(backend: BackendSectionBase, path: PathPattern | None) -> TargetSelector:
+def build_selector(
+    backend: BackendSectionBase, path: PathPattern | None, hosts: HostPatterns | None = None
+) -> TargetSelector:
     """Build the selector of a backend that clients choose.
 
     Raises:
@@ -307,7 +312,7 @@ def build_selector(backend: BackendSectionBase, path: PathPattern | None) -> Tar
     if isinstance(backend, TargetFromIdentityConfig):
         return IdentityTarget(backend)
     assert isinstance(backend, UrlBackendSection) and isinstance(backend.url, UrlTemplate)  # noqa: S101 (no other has fields)
-    return TemplateTarget(backend.url, path)
+    return TemplateTarget(backend.url, path, hosts)
 
 
 def parse_identity_target(url: str) -> Target:
@@ -462,6 +467,7 @@ def build_target_policy(
     path: PathPattern | None,
     listening_addresses: ListeningAddresses,
     passer: RequestPasser | None = None,
+    hosts: HostPatterns | None = None,
 ) -> TargetPolicy | None:
     """Build the policy of a route; reads its token file.
 
@@ -470,6 +476,7 @@ def build_target_policy(
         path: What its requests match.
         listening_addresses: What this process listens at.
         passer: What of a request the backend gets.
+        hosts: What its requests match.
 
     Returns:
         None where there is no backend, or one that every authenticated client may reach.
@@ -481,7 +488,7 @@ def build_target_policy(
         return None
     if route.allowed_targets is not None:
         return DynamicTarget(
-            build_selector(route.backend, path),
+            build_selector(route.backend, path, hosts),
             TargetRules(route.allowed_targets, listening_addresses.contains),
             listening_addresses,
         )

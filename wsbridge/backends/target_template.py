@@ -22,7 +22,7 @@ from wsbridge.config.urls import (
 )
 from wsbridge.protocol.credentials import cookie_values
 from wsbridge.protocol.http1 import Headers, Request
-from wsbridge.protocol.uri import PathPattern, normalise_target
+from wsbridge.protocol.uri import HostPatterns, PathPattern, normalise_host, normalise_target
 
 MAX_FIELD_LENGTH: Final = 1024
 """Maximum length of a value, in characters."""
@@ -31,14 +31,22 @@ REDACTED_FIELD: Final = "***"
 _INVALID_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
-def field_value(field: str, request: Request | None, path: PathPattern | None, identity: Identity) -> str:
+def field_value(
+    field: str,
+    request: Request | None,
+    path: PathPattern | None,
+    identity: Identity,
+    hosts: HostPatterns | None = None,
+) -> str:
     """Return the value of a field for one client.
 
     Args:
-        field: `query.NAME`, `cookie.NAME`, `claims.NAME`, `identity`, or a named segment of the path.
+        field: `query.NAME`, `cookie.NAME`, `claims.NAME`, `identity`, a named segment of the path or a named label of
+            the host.
         request: Of the client; None with plain TCP.
         path: The pattern that the request matched.
         identity: Of the client.
+        hosts: The patterns of which the request's host matched one.
 
     Raises:
         ValueError: The client has none, or several; one sentence for the log that does not quote it.
@@ -56,6 +64,8 @@ def field_value(field: str, request: Request | None, path: PathPattern | None, i
     else:
         segment = None if path is None else path.path_parameters(request.path).get(field)
         value = None if segment is None else _percent_decode(segment, field)
+        if value is None and hosts is not None:
+            value = hosts.parameters(normalise_host(request.host()) or "").get(field)
     if not value:
         raise ValueError(f"the client has no {field}")
     if len(value) > MAX_FIELD_LENGTH:

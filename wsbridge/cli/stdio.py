@@ -21,7 +21,7 @@ import trio
 from wsbridge.cli.bridge_config import BRIDGE_NAME, STDIO
 from wsbridge.cli.run import is_clean
 from wsbridge.connection import Connection
-from wsbridge.generation import Listener
+from wsbridge.generation import Listener, RouteTable
 from wsbridge.protocol.uri import HostPatterns
 from wsbridge.reasons import Reason, Termination
 from wsbridge.server import Server
@@ -72,7 +72,14 @@ class StdioConnection:
         route = server.generation.routes[BRIDGE_NAME]
         route = replace(route, relay_options=replace(route.relay_options, hold_close=self._hold))
         listener = Listener(
-            STDIO, "tcp", None, host_names=HostPatterns(()), is_unix=True, route=route, routes=(), allow_http=True
+            STDIO,
+            "tcp",
+            None,
+            host_names=HostPatterns(()),
+            is_unix=True,
+            route=route,
+            routes=RouteTable(()),
+            allow_http=True,
         )
         threading.Thread(target=self._copy_in, args=(outer,), name="wsbridge-stdin", daemon=True).start()
         threading.Thread(target=copy_out, name="wsbridge-stdout", daemon=True).start()

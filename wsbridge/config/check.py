@@ -7,7 +7,7 @@ import posixpath
 import stat
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from itertools import combinations, product
+from itertools import combinations
 
 from pydantic import BaseModel
 
@@ -19,7 +19,8 @@ from wsbridge.config.model import Config
 from wsbridge.config.route import MatchConfig, RouteConfig, TicketAuthConfig
 from wsbridge.config.secrets import Secret
 from wsbridge.config.urls import is_request_field
-from wsbridge.protocol.uri import PathPattern
+from wsbridge.protocol.pattern_tree import PatternIndex
+from wsbridge.protocol.uri import HostPatterns, PathPattern
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,51 +111,29 @@ def listeners_of(config: Config, name: str) -> list[str]:
     return [key for key in config.listeners if key in leading]
 
 
-def shadowed_by(config: Config, name: str) -> list[str] | None:
-    """Return which earlier routes match every request that a route could match.
+def shadowed_routes(config: Config) -> dict[str, list[str]]:
+    """Find the routes of which earlier routes match every request that they could match.
 
     Returns:
-        Their names, or None where something is left to the route.
+        By the name of each, the names of those earlier ones.
     """
-    route = config.routes[name]
-    match = effective_match(route)
-    listeners = matching_listeners(config, route)
-    if match is None or not listeners:
-        return None
-    earlier = []
-    for other, candidate in config.routes.items():
-        if other == name:
-            break
-        if (candidate.backend is None) == (route.backend is None):
-            earlier.append((other, candidate))
-    found: list[str] = []
-    for listener, host in product(listeners, match.host or (None,)):
-        taker = next(
-            (other for other, route in earlier if _route_matches(config, route, listener, host, match.path)), None
-        )
-        if taker is None:
-            return None
-        found.append(taker)
-    return list(dict.fromkeys(found))
-
-
-def _route_matches(config: Config, route: RouteConfig, listener: str, host: str | None, path: str | None) -> bool:
-    match = effective_match(route)
-    return (
-        match is not None
-        and listener in matching_listeners(config, route)
-        and (match.host is None or host in match.host)
-        and _path_covers(match.path, path)
-    )
-
-
-def _path_covers(wide: str | None, narrow: str | None) -> bool:
-    """Return whether one path pattern matches all that another matches."""
-    if wide is None or wide == "/*":
-        return True
-    if narrow is None:
-        return False
-    return PathPattern(wide).covers(PathPattern(narrow))
+    indexes: dict[tuple[str, bool], PatternIndex] = {}  # by listener, and whether the routes are for WebSocket
+    names = list(config.routes)
+    found: dict[str, list[str]] = {}
+    for position, (name, route) in enumerate(config.routes.items()):
+        match = effective_match(route)
+        if match is None:
+            continue
+        hosts = None if match.host is None else HostPatterns(match.host)
+        path = None if match.path is None else PathPattern(match.path)
+        takers: list[int | None] = []
+        for listener in matching_listeners(config, route):
+            index = indexes.setdefault((listener, route.backend is not None), PatternIndex())
+            takers += [index.first_cover(host, path) for host in ((None,) if hosts is None else hosts.parts)]
+            index.add(hosts, path, position)
+        if takers and None not in takers:
+            found[name] = [names[taker] for taker in dict.fromkeys(takers) if taker is not None]
+    return found
 
 
 WILDCARD_HOSTS = {"0.0.0.0": 4, "::": 6}
@@ -251,6 +230,7 @@ def _check_matched_listener(path: KeyPath, wanted: str, config: Config, names: W
 
 def _check_reachability(config: Config) -> Iterator[Issue]:
     """Routes that no request and no connection can reach."""
+    shadowed = shadowed_routes(config)
     for name, route in config.routes.items():
         steps: KeyPath = ("routes", name)
         if raw_listeners_of(config, name):
@@ -262,7 +242,7 @@ def _check_reachability(config: Config) -> Iterator[Issue]:
             if route.match == "any" or route.match.listener is None:
                 text = "unreachable route: no listener has protocol: websocket"
                 yield Issue((*steps, "match"), text, "E021", at_key=True)
-        elif takers := shadowed_by(config, name):
+        elif takers := shadowed.get(name):
             text = f"unreachable route: {_quote_routes(takers)} above matches all that it matches"
             yield Issue((*steps, "match"), text, "E021", at_key=True)
 

@@ -41,13 +41,14 @@ from wsbridge.config.unions import (
     ONE_OR_MANY_SCHEMA,
     AuthUnion,
     BackendUnion,
+    UrlBackendSection,
     as_tuple,
     check_unique,
     non_empty,
     text_or_list_tag,
     text_or_section_tag,
 )
-from wsbridge.config.urls import HOST_NAME, HostOrWildcard, OriginPattern, check_field, read_port
+from wsbridge.config.urls import HOST_NAME, MatchedHost, OriginPattern, check_field, read_port
 from wsbridge.protocol import uri
 from wsbridge.protocol.ticket import MIN_TICKET_KEY_BYTES
 
@@ -277,11 +278,11 @@ class MatchConfig(Section):
     ) = None
     """Listener, or a list of them. Default: all listeners with protocol: websocket."""
     host: (
-        Annotated[tuple[HostOrWildcard, ...], BeforeValidator(as_tuple), AfterValidator(non_empty), ONE_OR_MANY_SCHEMA]
+        Annotated[tuple[MatchedHost, ...], BeforeValidator(as_tuple), AfterValidator(non_empty), ONE_OR_MANY_SCHEMA]
         | None
     ) = None
     """Host, or a list of them, compared with the Host header without port and case; *.example.org matches all names
-    below example.org. Default: every host."""
+    below example.org, {name}.example.org one label. Default: every host."""
     path: PathPatternText | None = None
     """/x matches exactly, /x/* everything below /x/ (not /x itself), /* everything; {name} matches one segment.
     Default: every path."""
@@ -385,6 +386,9 @@ class RouteConfig(Section):
         """Check the fields of the backend, and require rules where clients choose it."""
         pattern = uri.PathPattern(self.match.path) if isinstance(self.match, MatchConfig) and self.match.path else None
         names = () if pattern is None else pattern.parameter_names
+        labels = self._host_parameters()
+        if twice := next((name for name in labels if name in names), None):
+            yield Issue(("match", "host"), f"the name {{{twice}}} is also in match.path", "E013")
         if self.files is not None and names:
             yield Issue(
                 ("match", "path"), "files are found by the literal path: named segments are not allowed", "E013"
@@ -406,10 +410,16 @@ class RouteConfig(Section):
         if self.on_client_fin == "hold" and self.backend is not None and not websocket:
             yield Issue(("on_client_fin",), "hold needs a WebSocket backend: others get a FIN", "E013")
         identity = self.auth is not None and self.auth.identifies_clients()
+        known = (*names, *labels) if isinstance(self.backend, UrlBackendSection) else names  # hosts are logged
         for field in fields:
-            if wrong := check_field(field, names, identity=identity):
+            if wrong := check_field(field, known, identity=identity):
                 yield Issue(("backend",), wrong, "E040")
         yield from self._check_passed(pattern)
+
+    def _host_parameters(self) -> tuple[str, ...]:
+        """Return the named labels that all hosts of the route have."""
+        hosts = self.match.host if isinstance(self.match, MatchConfig) else None
+        return uri.HostPatterns(hosts or ()).parameter_names
 
     def _check_passed(self, pattern: uri.PathPattern | None) -> Iterable[Issue]:
         """Check what of the client's request the backend gets."""

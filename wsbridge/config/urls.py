@@ -21,6 +21,7 @@ from wsbridge.config.secrets import Secret
 from wsbridge.config.types import TOKEN_REGEX, as_text, to_ascii_authority
 from wsbridge.protocol.handshake import parse_origin
 from wsbridge.protocol.ip import ip_text, unmap
+from wsbridge.protocol.uri import HostPatterns
 
 HOST_LABEL_REGEX = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 HOST_NAME = re.compile(rf"{HOST_LABEL_REGEX}(?:\.{HOST_LABEL_REGEX})*\.?")
@@ -397,6 +398,17 @@ def read_host_or_wildcard(value: object) -> str:
     return read_host(text)
 
 
+def read_matched_host(value: object) -> str:
+    """Read a host, a wildcard, or a name with named labels such as `{tenant}.example.org`."""
+    text = as_text(value)
+    if not set(text) & set("{}"):
+        return read_host_or_wildcard(text)
+    written = text.rstrip(".").split(".")
+    read = read_host(".".join("x" if "{" in label or "}" in label else label for label in written)).split(".")
+    labels = [old if "{" in old or "}" in old else new for old, new in zip(written, read, strict=False)]
+    return HostPatterns([".".join(labels)]).texts[0]
+
+
 def read_host_header(value: object) -> str:
     """Read the value of a Host header: a host, or host and port (RFC 9110 section 7.2)."""
     host, port = split_authority(to_ascii_authority(as_text(value)))
@@ -432,6 +444,7 @@ ProxyUrl = Annotated[
 Origin = Annotated[str, PlainValidator(read_origin), WithJsonSchema({"type": "string"})]
 OriginPattern = Annotated[str, PlainValidator(read_origin_pattern), WithJsonSchema({"type": "string"})]
 HostOrWildcard = Annotated[str, PlainValidator(read_host_or_wildcard), WithJsonSchema({"type": "string"})]
+MatchedHost = Annotated[str, PlainValidator(read_matched_host), WithJsonSchema({"type": "string"})]
 Host = Annotated[str, PlainValidator(read_host), WithJsonSchema({"type": "string"})]
 HostHeader = Annotated[str, PlainValidator(read_host_header), WithJsonSchema({"type": "string"})]
 
@@ -537,7 +550,7 @@ CLAIMS_PREFIX: Final = "claims."
 IDENTITY_FIELD: Final = "identity"
 IDENTITY_TARGET: Final = "{target}"
 """Placeholder for the URL that belongs to an identity."""
-FIELD_FORMS: Final = "{NAME} of match.path, {query.NAME}, {claims.NAME} or {identity}"
+FIELD_FORMS: Final = "{NAME} of match.path or match.host, {query.NAME}, {claims.NAME} or {identity}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -662,7 +675,7 @@ def check_field(field: str, segments: Iterable[str], *, identity: bool) -> str |
 
     Args:
         field: Its name.
-        segments: The named segments of the route's path.
+        segments: The named segments of the route's path, and the named labels of its hosts.
         identity: Whether the route identifies its clients.
 
     Returns:

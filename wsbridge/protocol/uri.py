@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable
+from enum import Enum
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Final
@@ -26,6 +27,7 @@ _NAMED_SEGMENT = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]{0,31})\}")
 _RESERVED_NAMES = frozenset({"identity", "target"})
 """Names with a special meaning where a target is chosen."""
 _LABEL = "[A-Za-z0-9_~-]+"
+_HOST_LABEL = re.compile(_LABEL)
 _HOST = re.compile(rf"(?:\[([0-9A-Fa-f:.]{{2,45}})\]|((?:{_LABEL}\.)*{_LABEL})\.?)(?::([0-9]{{0,5}}))?")
 _MAX_HOST_CHARS = 255 + len(".:65535")
 
@@ -83,6 +85,25 @@ def normalise_target(target: str) -> str:
     return normalise_path(path) + mark + query
 
 
+class PatternPart(Enum):
+    """What stands in a pattern for segments of a path or labels of a host."""
+
+    ANY = "{}"
+    """One that is not empty."""
+    REST = "*"
+    """One or more, to the end."""
+
+
+def path_segments(path: str) -> list[str]:
+    """Split a path in normal form; what is no path, such as `*`, has no segments."""
+    return path.split("/")[1:] if path.startswith("/") else []
+
+
+def host_labels(host: str) -> list[str]:
+    """Split a host in normal form, the top-level domain first."""
+    return host.split(".")[::-1]
+
+
 class PathPattern:
     """A route's path: `/x` matches exactly, `/x/*` matches `/x/` and all below it (not `/x`), `/*` matches all.
 
@@ -127,19 +148,11 @@ class PathPattern:
         found = None if self._regex is None else self._regex.fullmatch(path)
         return {} if found is None else dict(zip(self.parameter_names, found.groups(), strict=True))
 
-    def covers(self, other: PathPattern) -> bool:
-        """Return whether this pattern matches every path that another one matches; False in doubt."""
-        mine, theirs = self.text.split("/")[1:], other.text.split("/")[1:]
-        if mine[-1] == "*":
-            del mine[-1]
-            if len(theirs) <= len(mine):
-                return False
-        elif len(theirs) != len(mine) or theirs[-1] == "*":
-            return False
-        return all(
-            one == its or (_NAMED_SEGMENT.fullmatch(one) is not None and its not in ("", "*"))
-            for one, its in zip(mine, theirs, strict=False)
-        )
+    @property
+    def parts(self) -> tuple[str | PatternPart, ...]:
+        """Its segments."""
+        *segments, last = path_segments(self.text)
+        return (*map(_pattern_part, segments), PatternPart.REST if last == "*" else _pattern_part(last))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PathPattern) and other.text == self.text
@@ -149,6 +162,10 @@ class PathPattern:
 
     def __repr__(self) -> str:
         return f"PathPattern({self.text!r})"
+
+
+def _pattern_part(segment: str) -> str | PatternPart:
+    return PatternPart.ANY if _NAMED_SEGMENT.fullmatch(segment) else segment
 
 
 def _normalise_pattern(stem: str, text: str) -> str:
@@ -241,19 +258,31 @@ def normalise_host(host_header: str) -> str | None:
 class HostPatterns:
     """Hosts by name: `gw.example.org` exactly, `*.example.org` any name below it at any depth, not the name itself.
 
+    `{name}.example.org` matches any one label in place of `{name}`.
+
     Args:
-        texts: Hosts, or `*.` and a host name.
+        texts: Hosts, `*.` and a host name, or host names with named labels before the last one.
+
+    Attributes:
+        texts: As given.
+        parameter_names: Names that each of the hosts has among its labels.
 
     Raises:
-        ValueError: A text is neither; the message quotes it.
+        ValueError: A text is none of these; the message says why.
     """
 
-    __slots__ = ("_exact", "_suffixes", "texts")
+    __slots__ = ("_exact", "_regexes", "_suffixes", "parameter_names", "texts")
 
     def __init__(self, texts: Iterable[str]) -> None:
         self.texts = tuple(texts)
-        exact, suffixes = set(), []
+        exact, suffixes, regexes = set(), [], []
+        names: list[tuple[str, ...]] = []
         for text in self.texts:
+            names.append(())
+            if "{" in text or "}" in text:
+                regexes.append(_compile_host_pattern(text))
+                names[-1] = tuple(regexes[-1].groupindex)
+                continue
             name = text.removeprefix("*.")
             host = normalise_host(name)
             if host is None or (name != text and _is_address(host)):
@@ -264,13 +293,63 @@ class HostPatterns:
                 suffixes.append("." + host)
         self._exact = frozenset(exact)
         self._suffixes = tuple(suffixes)
+        self._regexes = tuple(regexes)
+        self.parameter_names = tuple(name for name in (names or [()])[0] if all(name in others for others in names))
 
     def matches(self, host: str) -> bool:
         """Return whether a host (see `normalise_host`) is one of these."""
-        return host in self._exact or (bool(self._suffixes) and host.endswith(self._suffixes))
+        if host in self._exact or (bool(self._suffixes) and host.endswith(self._suffixes)):
+            return True
+        return any(regex.fullmatch(host) for regex in self._regexes)
+
+    def parameters(self, host: str) -> dict[str, str]:
+        """Return what a matching host has in place of the named labels of the first pattern that it matches."""
+        for regex in self._regexes:
+            if (found := regex.fullmatch(host)) is not None:
+                return found.groupdict()
+        return {}
+
+    @property
+    def parts(self) -> tuple[tuple[str | PatternPart, ...], ...]:
+        """The labels of each host, the top-level domain first."""
+        return tuple(map(_host_parts, self.texts))
 
     def __bool__(self) -> bool:
         return bool(self.texts)
+
+
+def _host_parts(text: str) -> tuple[str | PatternPart, ...]:
+    if "{" in text:
+        return tuple(
+            PatternPart.ANY if _NAMED_SEGMENT.fullmatch(label) else label.lower() for label in host_labels(text)
+        )
+    labels = host_labels(normalise_host(text.removeprefix("*.")) or "")
+    return (*labels, PatternPart.REST) if text.startswith("*.") else tuple(labels)
+
+
+def _compile_host_pattern(text: str) -> re.Pattern[str]:
+    """Make an expression of a host name with named labels.
+
+    Raises:
+        ValueError: It is none.
+    """
+    parts, names = [], set()
+    for label in (labels := text.split(".")):
+        named = _NAMED_SEGMENT.fullmatch(label)
+        if named is None and not _HOST_LABEL.fullmatch(label):
+            raise ValueError(
+                f"{text!a}: braces enclose the name of a whole label, of letters, digits and _, as in "
+                "{tenant}.example.org"
+            )
+        if named is not None and (named[1] in _RESERVED_NAMES or named[1] in names):
+            what = "has a meaning of its own" if named[1] in _RESERVED_NAMES else "appears twice"
+            raise ValueError(f"{text!a}: the name {named[1]!a} {what}")
+        if named is not None:
+            names.add(named[1])
+        parts.append(re.escape(label.lower()) if named is None else f"(?P<{named[1]}>{_LABEL})")
+    if _NAMED_SEGMENT.fullmatch(labels[-1]) or labels[-1].isdigit():
+        raise ValueError(f"{text!a}: named labels come before a domain, as in {{tenant}}.example.org")
+    return re.compile(r"\.".join(parts))
 
 
 def is_safe_from_rebinding(host: str, names: HostPatterns) -> bool:
