@@ -243,7 +243,8 @@ class Connection:
             if self._listener.protocol == "tcp"
             else HttpExchange(self._transport, self._context.request, self._services.lingering_closer)
         )
-        await exchange.reject(termination, int(self._generation.config.timeouts.retry_after))
+        timeouts = self._generation.config.timeouts
+        await exchange.reject(termination, int(timeouts.retry_after), timeouts.close)
 
     def _abort(self) -> None:
         """Reset the client's socket, whatever holds it; nothing happens to one that is closed."""

@@ -27,12 +27,13 @@ class Exchange(Protocol):
     @property
     def request(self) -> Request | None: ...  # noqa: D102 (see above)
 
-    async def reject(self, termination: Termination, retry_after: int) -> None:
+    async def reject(self, termination: Termination, retry_after: int, timeout: float) -> None:
         """Reject the request, over HTTP with the status of the reason, and close the connection.
 
         Args:
             termination: Why.
             retry_after: Seconds for Retry-After in an overload, where the termination has none.
+            timeout: Seconds in which the client must accept the response.
         """
 
     async def accept(
@@ -99,7 +100,7 @@ class RawExchange:
         self._transport = transport
         self._allow_http = allow_http
 
-    async def reject(self, termination: Termination, retry_after: int) -> None:
+    async def reject(self, termination: Termination, retry_after: int, timeout: float) -> None:
         """Reset: the client must not read an empty response as a complete one."""
         self._transport.abort()
 
@@ -127,7 +128,7 @@ class HttpExchange:
         self.request = request
         self._lingering_closer = lingering_closer
 
-    async def reject(self, termination: Termination, retry_after: int) -> None:
+    async def reject(self, termination: Termination, retry_after: int, timeout: float) -> None:
         """Respond with the reason's status and `Connection: close`, then close."""
         headers = list(termination.headers)
         if termination.reason in _RETRYABLE_REASONS and not any(name == "Retry-After" for name, _ in headers):
@@ -137,7 +138,7 @@ class HttpExchange:
             text = termination.detail
         else:
             text = f"{termination.reason.value}: {advice}" if advice else termination.reason.value
-        with trio.move_on_after(1):
+        with trio.move_on_after(timeout):
             try:
                 await self._transport.write_all(encode_error_response(termination.http_status, text, headers))
             except OSError:

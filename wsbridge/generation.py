@@ -305,7 +305,7 @@ def _build_route(
         backend = BACKENDS[section.backend.kind](section.backend, services_for(section.backend, dial_services))
     responder: Responder | None = None
     if section.files is not None:
-        responder = _build_static_files(section.files, pattern_prefix(match.path))
+        responder = _build_static_files(section.files, pattern_prefix(match.path), config.timeouts.file_read)
     elif section.respond is not None:
         responder = FixedStatus(section.respond)
     elif section.issue_tickets is not None:
@@ -397,9 +397,9 @@ def _build_listener(
     )
 
 
-def _build_static_files(files: Path | FilesConfig, prefix: str) -> StaticFiles:
+def _build_static_files(files: Path | FilesConfig, prefix: str, read_timeout: float) -> StaticFiles:
     if isinstance(files, Path):
-        return StaticFiles(files, FileOptions(prefix=prefix))
+        return StaticFiles(files, FileOptions(prefix=prefix, read_timeout=read_timeout))
     ancestors = {"self": "'self'", "none": "'none'", "any": None}
     options = FileOptions(
         index=files.index,
@@ -410,6 +410,7 @@ def _build_static_files(files: Path | FilesConfig, prefix: str) -> StaticFiles:
         max_age=int(files.cache),
         redirect_root=prefix + quote(files.index) if files.redirect_root else None,
         prefix=prefix,
+        read_timeout=read_timeout,
     )
     return StaticFiles(files.dir, options)
 

@@ -176,6 +176,7 @@ GLOBAL_TIMEOUTS = (
     "drain_spread",
     "retry_after",
     "accept_pause",
+    "file_read",
     "lingering",
     "overload_reply",
 )
@@ -200,7 +201,8 @@ class RouteTimeouts(Section):
     half_close: Duration = 30.0
     """How long the other direction may continue after one direction was closed."""
     close: PositiveDuration = 5.0
-    """Timeout for the closing handshake, and for data still to be delivered at that point."""
+    """Timeout for the closing handshake, and for data still to be delivered at that point, such as the response to a
+    rejected request."""
     max_lifetime: DurationOrOff = None
     """Maximum lifetime of a connection, regardless of its activity."""
 
@@ -227,6 +229,9 @@ class Timeouts(RouteTimeouts):
     """Retry-After value of overload responses, in whole seconds."""
     accept_pause: PositiveDuration = 0.1
     """Pause before accepting again after EMFILE or ENFILE."""
+    file_read: PositiveDuration = 30.0
+    """How long opening a file of a files route, or reading a chunk of it, may take; then its file system counts as hung
+    (503)."""
     lingering: Duration = 2.0
     """Lingering close: how long data from a rejected peer is read and dropped before its socket is closed."""
     overload_reply: PositiveDuration = 2.0

@@ -73,8 +73,6 @@ FILE_CHUNK_BYTES = 256 * 1024
 """Size of one read in bytes; a file up to this size is read when it is opened."""
 FILE_THREADS = 8
 """Threads that one directory may use at the same time."""
-FILE_TIMEOUT = 30.0
-"""Seconds that opening a file, or reading a chunk of it, may take; then its file system counts as hung."""
 INDEX_FILE = "index.html"
 PRECOMPRESSED = (("br", ".br"), ("gzip", ".gz"))
 """Content codings in the order of preference, and the suffix of the file that holds a file in that coding."""
@@ -121,6 +119,7 @@ class FileOptions:
         frame_ancestors: Value of the directive of Content-Security-Policy; None: no such header.
         max_age: Seconds for which a browser may use a file without asking; 0: it asks each time, by ETag.
         prefix: The part of a path that the route's pattern names, cut before a file is looked up.
+        read_timeout: Seconds that opening a file, or reading a chunk of it, may take; then its file system hangs.
         redirect_root: Location that `/` is redirected to; None: `/` is a path like any other.
     """
 
@@ -130,6 +129,7 @@ class FileOptions:
     max_age: int = 0
     redirect_root: str | None = None
     prefix: str = "/"
+    read_timeout: float = 30.0
 
 
 class StaticFiles:
@@ -161,7 +161,7 @@ class StaticFiles:
         """Respond with a file or an error; use the response as a context manager.
 
         The path below the prefix is the file's place in the directory, the query is ignored. A file system that hangs
-        is not waited for longer than FILE_TIMEOUT; what its thread opens later is closed there.
+        is not waited for longer than `file_read`; what its thread opens later is closed there.
         """
         if self._options.redirect_root is not None and request.path == "/":
             return self._finish(_redirect(self._options.redirect_root))
@@ -175,13 +175,15 @@ class StaticFiles:
 
     async def _open_in_thread(self, names: list[str], request: Request) -> HttpResponse:
         opening = _Opening(lambda: self._open(names, request))
-        with trio.move_on_after(FILE_TIMEOUT):
+        with trio.move_on_after(self._options.read_timeout):
             try:
                 return await trio.to_thread.run_sync(opening.run, limiter=self._limiter, abandon_on_cancel=True)
             except trio.Cancelled:
                 opening.abandon()
                 raise
-        raise FileRequestError(HTTPStatus.SERVICE_UNAVAILABLE, _hung(), [("Retry-After", "10")])
+        raise FileRequestError(
+            HTTPStatus.SERVICE_UNAVAILABLE, _hung(self._options.read_timeout), [("Retry-After", "10")]
+        )
 
     def _finish(self, response: HttpResponse) -> HttpResponse:
         """Add the configured header lines."""
@@ -206,7 +208,8 @@ class StaticFiles:
 
     def _choose_file(self, names: list[str], request: Request) -> tuple[FileStream, str | None]:
         """Open the file, or the same one compressed beside it where the client accepts that and it is not older."""
-        source = FileStream(open_beneath(self._root, names), self._limiter)
+        timeout = self._options.read_timeout
+        source = FileStream(open_beneath(self._root, names), self._limiter, timeout)
         accepted = request.headers.get_all(b"accept-encoding")
         if not accepted or b"range" in request.headers:
             return source, None
@@ -214,7 +217,7 @@ class StaticFiles:
             if not accepts_coding(accepted, coding.encode()):
                 continue
             try:
-                other = FileStream(open_beneath(self._root, [*names[:-1], names[-1] + suffix]), self._limiter)
+                other = FileStream(open_beneath(self._root, [*names[:-1], names[-1] + suffix]), self._limiter, timeout)
             except (OSError, FileRequestError):
                 continue
             if other.about.st_mtime_ns >= source.about.st_mtime_ns:
@@ -296,16 +299,18 @@ class FileStream:
     Args:
         fd: The open file, which this object owns from now on.
         limiter: The threads of the directory.
+        timeout: Seconds that reading a chunk may take.
 
     Attributes:
         about: What `fstat` says of it.
         remaining: Bytes to read.
     """
 
-    __slots__ = ("_closing", "_fd", "_limiter", "_lock", "_reading", "about", "remaining")
+    __slots__ = ("_closing", "_fd", "_limiter", "_lock", "_reading", "_timeout", "about", "remaining")
 
-    def __init__(self, fd: int, limiter: trio.CapacityLimiter) -> None:
+    def __init__(self, fd: int, limiter: trio.CapacityLimiter, timeout: float) -> None:
         self._fd = fd
+        self._timeout = timeout
         self._limiter = limiter
         self._lock = threading.Lock()
         self._reading = self._closing = False
@@ -325,9 +330,9 @@ class FileStream:
         """
         if not self.remaining:
             return b""
-        with trio.move_on_after(FILE_TIMEOUT):
+        with trio.move_on_after(self._timeout):
             return await trio.to_thread.run_sync(self.read_blocking, limiter=self._limiter, abandon_on_cancel=True)
-        raise OSError(errno.ETIMEDOUT, _hung())
+        raise OSError(errno.ETIMEDOUT, _hung(self._timeout))
 
     def read_blocking(self) -> bytes:
         """Do what `read` does, in the calling thread; an empty file gives `b""`."""
@@ -442,8 +447,8 @@ def requested_range(request: Request, etag: str, size: int) -> range | None:
     return range(start, stop)
 
 
-def _hung() -> str:
-    return f"the file system did not respond within {FILE_TIMEOUT:g} s"
+def _hung(timeout: float) -> str:
+    return f"the file system did not respond within file_read, {timeout:g} s"
 
 
 def _redirect(location: str) -> HttpResponse:
