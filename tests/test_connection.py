@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import re
 import socket
 from pathlib import Path
 
@@ -137,6 +138,28 @@ async def test_a_backend_that_is_not_up_yet_is_waited_for():
                 assert (line["route"], line["reason"]) == ("app", "backend_refused")
                 late.listen()
                 assert (await client.head()).startswith("HTTP/1.1 101")
+
+
+async def test_the_steps_of_a_dial_are_logged_at_debug():
+    """Name lookup with its addresses, attempts, and the upgrade: each with its result and its duration."""
+
+    async def not_found(stream):
+        await stream.receive_some(65536)
+        await stream.send_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+
+    async with (
+        backend(not_found) as back,
+        serving(written(route={"backend": f"ws://localhost:{back.port}/"})) as served,
+    ):
+        with await served.connect() as client:
+            await client.send(request())
+            assert (await client.everything()).startswith(b"HTTP/1.1 404 ")
+        line = await served.records.wait("backend.dialed")
+    lookup, connect, upgrade = line["steps"]
+    assert re.fullmatch(rf"looking up localhost: .*127\.0\.0\.1:{back.port}.* \([0-9.]+ s\)", lookup)
+    assert re.fullmatch(rf"connecting to localhost:{back.port}.* \([0-9.]+ s\)", connect)
+    assert re.fullmatch(r"response of .* to the upgrade request: .*404.* \([0-9.]+ s\)", upgrade)
+    assert (line["route"], line["level"]) == ("app", "debug")
 
 
 async def echo_nothing(stream):

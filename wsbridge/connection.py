@@ -6,6 +6,8 @@ import contextlib
 import socket
 import ssl
 import time
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import NoReturn
 
@@ -31,7 +33,7 @@ from wsbridge.limits.clients import ClientSlot
 from wsbridge.log.logger import log
 from wsbridge.net import tls_transport
 from wsbridge.net.address import Peer, local_endpoint
-from wsbridge.net.dialer import retry
+from wsbridge.net.dialer import MAX_DIAL_STEPS, DialProgress, retry
 from wsbridge.net.loop_detection import MAX_HOPS, OutgoingChain, loop_rejection, marks_in_via
 from wsbridge.net.tls import tls_error_text
 from wsbridge.net.tls_transport import TlsTransport
@@ -506,7 +508,10 @@ class Connection:
     async def _dial_while_watched(self, route: Route, backend: Backend, dial_request: DialRequest) -> Connected:
         """Dial until the backend is connected, the client disconnects, or a shutdown ends all waits."""
         transport, raw = self._transport, self._context.request is None
-        with self._services.disconnect_monitor.watch(transport, allow_half_close=raw) as client:
+        with (
+            self._services.disconnect_monitor.watch(transport, allow_half_close=raw) as client,
+            self._log_steps(dial_request.progress),
+        ):
             return await retry(
                 lambda: backend.dial(dial_request),
                 timeout=route.connect_timeout,
@@ -532,6 +537,24 @@ class Connection:
         if context.local_address is None:
             with contextlib.suppress(OSError):  # the client may have disconnected
                 context.local_address = local_endpoint(self._transport.fd)
+
+    @contextlib.contextmanager
+    def _log_steps(self, progress: DialProgress) -> Iterator[None]:
+        """Log the steps of a dial at level debug: name lookup, attempts, handshakes, and how long each took."""
+        if log.level != "debug":
+            yield
+            return
+        progress.steps = deque(maxlen=MAX_DIAL_STEPS)
+        try:
+            yield
+        except Rejected as rejected:
+            progress.note(rejected.detail)
+            raise
+        finally:
+            progress.enter("")
+            context, steps = self._context, list(progress.steps)
+            if steps:
+                log.debug("backend.dialed", id=context.id, route=context.route, backend=context.backend, steps=steps)
 
     def _log_retry(self, rejected: Rejected) -> None:
         context = self._context

@@ -161,7 +161,7 @@ async def accept_waiting(
                 _run_connection, Connection(sock, context, listener, generation, services), sockaddr, server, generation
             )
         elif services.acquire_overload_reply():
-            overload = f"{len(server.connections)} connections, and the limit is {server.max_connections}"
+            overload = f"{len(server.connections)} connections, and limits.connections is {server.max_connections}"
             over = Connection(sock, context, listener, generation, services, overload)
             generation.lifetime.acquire()
             nursery.start_soon(_run_overload_reply, over, sockaddr, services, generation)

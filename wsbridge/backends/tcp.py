@@ -261,6 +261,7 @@ class TlsBackend:
             )
         except OSError as error:
             raise tls_failure(address, error) from None
+        dial_request.progress.note(wire.tls_version)
         try:
             self._check_pin(wire, address)
         except Rejected:

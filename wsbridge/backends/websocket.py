@@ -247,6 +247,7 @@ class WebSocketBackend:
                     )
                 except OSError as error:
                     raise tls_failure(address, error) from None
+                dial_request.progress.note(transport.tls_version)
                 self._check_pin(transport, address)
             dial_request.progress.enter(f"response of {address} to the upgrade request")
             subprotocol = await self._handshake(transport, url, dial_request, address)

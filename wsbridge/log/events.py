@@ -271,6 +271,12 @@ LOG_EVENTS: Final[dict[str, LogEvent]] = {
         ("info",),
         ("id", "route", "backend", "reason", "detail"),
     ),
+    "backend.dialed": LogEvent(
+        "What was done to reach a backend, and how long it took: name lookup, attempts, TLS handshake, upgrade. "
+        "Omitted where a local socket connected immediately.",
+        ("debug",),
+        ("id", "route", "backend", "steps"),
+    ),
     "file.reloaded": LogEvent(
         "A users file, token file or target token file changed and was reloaded.",
         ("info",),
@@ -339,6 +345,7 @@ LOG_KEYS: Final[dict[str, str]] = {
     "host": "Host header of the request",
     "user_agent": "User-Agent header of the request",
     "tls": "version of TLS that the client uses, on listeners with TLS",
+    "steps": "steps to reach the backend in order, each with its result and its duration",
     "connect_seconds": "how long it took to reach the backend, or to fail",
     "duration_seconds": "how long the connection lasted",
     "ban_seconds": "how long the ban lasts",

@@ -13,6 +13,7 @@ import pwd
 import random
 import socket
 import stat
+from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
@@ -28,6 +29,8 @@ CONNECTION_ATTEMPT_DELAY: Final = 0.25
 """Seconds from the start of one attempt to the start of the next; at once when an attempt has failed."""
 UNANSWERED_DELAY: Final = 0.5
 """Seconds without a connection after which a dial that is cancelled counts as one whose addresses do not answer."""
+MAX_DIAL_STEPS: Final = 64
+"""Steps of a dial that are kept for the log at level debug, the latest ones."""
 MAX_DIAL_ADDRESSES: Final = 8
 """Addresses of a name that one dial tries; the next dial of a connection goes on with those not tried."""
 
@@ -55,9 +58,12 @@ class DialProgress:
         open: Addresses that have not answered yet.
         tried: Addresses that were tried so far.
         untried: How many addresses there are besides.
+        steps: What was done and how long it took, for the log at level debug; nothing is added while it is None.
     """
 
     def __init__(self) -> None:
+        self.steps: deque[str] | None = None
+        self._result = ""
         self._step = ""
         self._since = 0.0
         self.open: list[Address] = []
@@ -65,9 +71,17 @@ class DialProgress:
         self.untried = 0
 
     def enter(self, step: str) -> None:
-        """Note what is waited for from now on."""
+        """Note what is waited for from now on; with an empty step, that nothing is."""
+        if self.steps is not None and self._step:
+            self.steps.append(f"{self._step}{self._result} ({self.seconds:.3f} s)")
+            self._result = ""
         self._step, self._since = step, trio.current_time()
         self.open = []
+
+    def note(self, result: object) -> None:
+        """Note what a step found, such as an address, or why an attempt failed."""
+        if self.steps is not None:
+            self._result += f"{',' if self._result else ':'} {result}"
 
     def specify(self, step: str) -> None:
         """Say more precisely what has been waited for since the step was entered."""
@@ -143,6 +157,8 @@ async def dial(
     progress.enter(f"looking up {host}")
     try:
         addresses = resolver.cached(host, port) or await resolver.resolve(host, port, client, progress.specify)
+        for address in addresses[:MAX_DIAL_ADDRESSES]:
+            progress.note(address)
     except OSError as error:
         raise _dns_failure(host, error) from None
     if check_address is not None:
@@ -276,6 +292,7 @@ async def _race(
             sock = await _connect(address.family, address.sockaddr, chain)
         except Rejected as rejected:
             failures.append(rejected)
+            progress.note(rejected.detail)
             progress.open.remove(address)
             failed.set()
             return
