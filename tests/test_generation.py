@@ -104,7 +104,7 @@ def test_which_routes_a_listener_reaches():
     names = {name: [route.name for route in one.routes] for name, one in reached.items()}
     assert names == {"web": ["first", "second"], "tls": ["first", "second", "third"], "old": [], "local": ["second"]}
     assert reached["old"].route.name == "raw"
-    assert isinstance(reached["tls"].tls, ssl.SSLContext)
+    assert isinstance(reached["tls"].tls.context, ssl.SSLContext)
     assert reached["web"].tls is None
     assert [reached[name].is_unix for name in names] == [False, False, False, True]
 
@@ -130,7 +130,9 @@ def test_tls_of_a_listener_is_as_the_file_says(tmp_path):
     for keys, version in (({"min_version": "1.3"}, 4), ({"ciphers": suites}, 3)):
         tls = {"certificates": [pair], **keys}
         context = (
-            made(listeners={"web": {"bind": "127.0.0.1:0", "tls": tls}}, route={"respond": "204"}).listeners["web"].tls
+            made(listeners={"web": {"bind": "127.0.0.1:0", "tls": tls}}, route={"respond": "204"})
+            .listeners["web"]
+            .tls.context
         )
         assert context.minimum_version == ssl.TLSVersion(0x0300 + version)
         if "ciphers" in keys:

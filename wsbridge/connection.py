@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import ssl
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -35,7 +34,7 @@ from wsbridge.net import tls_transport
 from wsbridge.net.address import Peer, local_endpoint
 from wsbridge.net.dialer import MAX_DIAL_STEPS, DialProgress, retry
 from wsbridge.net.loop_detection import MAX_HOPS, OutgoingChain, loop_rejection, marks_in_via
-from wsbridge.net.tls import tls_error_text
+from wsbridge.net.tls import ListenerTls, tls_error_text
 from wsbridge.net.tls_transport import TlsTransport
 from wsbridge.net.transport import SocketTransport, Transport, reset_socket
 from wsbridge.protocol.forwarded import NO_PUBLIC_NAME
@@ -306,11 +305,11 @@ class Connection:
             context.peer = peer if resolver is None else resolver.without_proxy_tls(peer)
         self._connection_peer = context.peer
 
-    async def _start_tls(self, tls: ssl.SSLContext) -> TlsTransport:
+    async def _start_tls(self, tls: ListenerTls) -> TlsTransport:
         timeout = self._generation.config.timeouts.tls
         try:
             with trio.move_on_after(timeout):
-                return await tls_transport.start_tls(self._sock, tls, server_side=True)
+                return await tls_transport.start_tls(self._sock, tls.context, server_side=True)
         except OSError as error:
             raise Rejected(Reason.TLS_FAILED, tls_error_text(error, peer_is_client=True)) from None
         raise Rejected(Reason.TLS_FAILED, f"no TLS handshake within tls, {timeout:g} s")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,9 +21,10 @@ from wsbridge.config import model
 from wsbridge.config.base import AuthSection
 from wsbridge.config.route import FilesConfig
 from wsbridge.config.unions import TOKENS_KEY, BackendSectionBase, UrlBackendSection
+from wsbridge.file_watcher import FileWatcher
 from wsbridge.net.loop_detection import new_route_mark
 from wsbridge.net.resolver import Resolver
-from wsbridge.net.tls import server_context
+from wsbridge.net.tls import SERVER_CIPHERS, ListenerTls, ServerTlsOptions
 from wsbridge.protocol.handshake import OriginPolicy
 from wsbridge.protocol.http1 import HeadLimits
 from wsbridge.protocol.pattern_tree import PatternIndex
@@ -148,7 +148,7 @@ class Listener:
 
     name: str
     protocol: str
-    tls: ssl.SSLContext | None
+    tls: ListenerTls | None
     host_names: HostPatterns
     is_unix: bool
     route: Route | None
@@ -209,6 +209,7 @@ class Generation:
         number: 1 for the configuration that the process started with; each reload adds one.
         background_tasks: What runs for its routes, such as the refresh of keys; entered while it is in use, and ended
             with it.
+        watcher: Replaces certificates and keys when their files change; runs while new connections begin with it.
         lifetime: How long it is in use.
     """
 
@@ -218,6 +219,7 @@ class Generation:
     routes: dict[str, Route]
     head_limits: HeadLimits
     background_tasks: BackgroundTasks
+    watcher: FileWatcher
     lifetime: Lifetime = field(default_factory=Lifetime)
 
 
@@ -227,8 +229,12 @@ def auth_services(
     password_checker: PasswordChecker | None = None,
     resolver: Resolver | None = None,
     fetched_keys: dict[KeySource, FetchedKeys] | None = None,
+    watcher: FileWatcher | None = None,
 ) -> AuthServices:
-    """Return what the authentication methods of a generation use; all but its background tasks outlives it."""
+    """Return what the authentication methods of a generation use.
+
+    All but its background tasks and the watcher of its files outlives it.
+    """
 
     def build(section: AuthSection) -> Authenticator:
         found = AUTH[section.kind](section, services)
@@ -241,6 +247,7 @@ def auth_services(
         password_checker=PasswordChecker() if password_checker is None else password_checker,
         resolver=Resolver() if resolver is None else resolver,
         fetched_keys={} if fetched_keys is None else fetched_keys,
+        watcher=FileWatcher() if watcher is None else watcher,
     )
     return services
 
@@ -264,15 +271,18 @@ def build_generation(
     Raises:
         ValueError: A file cannot be used; one sentence (`net.tls.TlsError` names the file).
     """
-    services = services or auth_services()
+    services = services or auth_services(watcher=dial_services.watcher)
     routes = {
         name: _build_route(name, section, config, dial_services, stats_for(name), services)
         for name, section in config.routes.items()
     }
-    listeners = {name: _build_listener(name, section, config, routes) for name, section in config.listeners.items()}
+    watcher = dial_services.watcher
+    listeners = {
+        name: _build_listener(name, section, config, routes, watcher) for name, section in config.listeners.items()
+    }
     limits = config.limits
     head_limits = HeadLimits(limits.max_head_bytes, limits.max_head_line_bytes, limits.max_headers)
-    return Generation(number, config, listeners, routes, head_limits, services.background_tasks)
+    return Generation(number, config, listeners, routes, head_limits, services.background_tasks, watcher)
 
 
 def services_for(backend: BackendSectionBase, services: DialServices) -> DialServices:
@@ -364,8 +374,18 @@ def _build_request_passer(section: model.RouteConfig, path: PathPattern | None) 
     return RequestPasser(rules, path, () if section.auth is None else section.auth.credentials())
 
 
+def _build_tls(section: model.ListenerTlsConfig, watcher: FileWatcher) -> ListenerTls:
+    options = ServerTlsOptions(
+        section.client_ca,
+        section.client_certificate == "required",
+        section.min_version,
+        section.ciphers or SERVER_CIPHERS,
+    )
+    return ListenerTls(watcher, section.certificates, options)
+
+
 def _build_listener(
-    name: str, section: model.ListenerConfig, config: model.Config, routes: dict[str, Route]
+    name: str, section: model.ListenerConfig, config: model.Config, routes: dict[str, Route], watcher: FileWatcher
 ) -> Listener:
     reached: list[Route] = []
     if section.protocol == "websocket":
@@ -375,19 +395,10 @@ def _build_listener(
                 isinstance(match, model.MatchConfig) and (match.listener is None or name in match.listener)
             ):
                 reached.append(routes[route_name])
-    tls = None
-    if section.tls is not None:
-        tls = server_context(
-            [(pair.cert, pair.key, pair.password) for pair in section.tls.certificates],
-            section.tls.client_ca,
-            client_certificate_required=section.tls.client_certificate == "required",
-            min_version=section.tls.min_version,
-            ciphers=section.tls.ciphers,
-        )
     return Listener(
         name=name,
         protocol=section.protocol,
-        tls=tls,
+        tls=None if section.tls is None else _build_tls(section.tls, watcher),
         host_names=_host_names(section),
         is_unix=section.bind.kind == "unix",
         route=routes[section.route] if section.route is not None else None,

@@ -102,7 +102,7 @@ def _entry_state(file: Path) -> FileState | None:
         return None
 
 
-def _last_change(signature: FileSignature) -> float:
+def last_change(signature: FileSignature) -> float:
     """Return the latest ctime of a signature, in seconds since 1970."""
     return max(state.changed_ns for _, state in signature if state is not None) / 1e9
 
@@ -272,7 +272,7 @@ class ReloadingFile(Generic[Content]):
                     return self._content, before
                 content = self._load(self._path)
                 if file_signature(self._path) == before:
-                    self._settled = now > _last_change(before) + MAX_TIMESTAMP_STEP
+                    self._settled = now > last_change(before) + MAX_TIMESTAMP_STEP
                     if before == known_signature and content == self._content:
                         return self._content, before
                     if known_signature is not None:

@@ -17,6 +17,7 @@ from wsbridge.config.listener import ListenerConfig
 from wsbridge.config.model import Config
 from wsbridge.connection import Connection
 from wsbridge.context import ConnectionContext
+from wsbridge.file_watcher import FileWatcher
 from wsbridge.generation import Generation, Listener, auth_services, build_generation
 from wsbridge.log.audit import AuditLog
 from wsbridge.log.logger import log
@@ -224,6 +225,12 @@ REMOVED_ROUTE_INTERVAL = 1.0
 """Seconds between two looks for connections of a removed route that were not relayed yet."""
 
 
+async def _run_within(scope: trio.CancelScope, task: Callable[[], Awaitable[None]]) -> None:
+    """Run a task until its scope is cancelled."""
+    with scope:
+        await task()
+
+
 def _update_listeners(kept: list[tuple[OpenListener, ListenerConfig]]) -> None:
     """Apply mode, owner and backlog to listeners that stay open; runs in a thread."""
     for opened, section in kept:
@@ -280,8 +287,9 @@ class Server:
     def _build_generation(self, config: Config, number: int) -> Generation:
         """Build a generation; reads files, so not on the event loop once that serves."""
         services = self.services
+        watcher = FileWatcher()
         dial_services = DialServices(
-            services.resolver, config.limits.max_response_head_bytes, services.listening_addresses
+            services.resolver, config.limits.max_response_head_bytes, services.listening_addresses, watcher
         )
         return build_generation(
             config,
@@ -292,6 +300,7 @@ class Server:
                 password_checker=services.password_checker,
                 resolver=services.resolver,
                 fetched_keys=services.fetched_keys,
+                watcher=watcher,
             ),
             number,
         )
@@ -446,8 +455,11 @@ class Server:
         """Run what a generation needs until its last connection has ended."""
         self.generations.append(generation)
         async with generation.background_tasks, trio.open_nursery() as nursery:
+            watching = trio.CancelScope()
+            nursery.start_soon(_run_within, watching, generation.watcher.run)
             task_status.started()
             await generation.lifetime.superseded.wait()
+            watching.cancel()
             for policy in ("drain", "close"):
                 routes = frozenset(
                     name for name, found in generation.lifetime.removed_routes.items() if found == policy

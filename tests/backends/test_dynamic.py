@@ -11,6 +11,7 @@ import trio
 
 from tests.backends.upstream import SWITCH, says, upstream
 from tests.rejections import async_outcome
+from tests.tls_contexts import server_context
 from wsbridge.backends.base import Backend, Connected, DialRequest, DialServices
 from wsbridge.backends.dynamic import DynamicBackend, TargetFromIdentityConfig, TokensBackendConfig
 from wsbridge.backends.tcp import (
@@ -25,7 +26,6 @@ from wsbridge.backends.websocket import WebSocketBackend, WebSocketBackendConfig
 from wsbridge.config.urls import Target, read_target
 from wsbridge.net.address import Address
 from wsbridge.net.resolver import Resolver
-from wsbridge.net.tls import server_context
 from wsbridge.reasons import Reason, Rejected
 
 SERVICES = DialServices(Resolver())

@@ -12,11 +12,12 @@ import trio
 
 from tests.backends.clients import client
 from tests.rejections import async_outcome
+from tests.tls_contexts import server_context
 from wsbridge.backends.base import Connected, DialRequest, DialServices
 from wsbridge.backends.tcp import TlsBackend, TlsBackendConfig
 from wsbridge.config.base import LoadContext, Registry
 from wsbridge.net.resolver import Resolver
-from wsbridge.net.tls import TlsError, server_context
+from wsbridge.net.tls import TlsError
 from wsbridge.protocol.proxy import ProxyHeaderParser, SockEndpoint
 from wsbridge.reasons import Reason
 

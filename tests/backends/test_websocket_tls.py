@@ -13,11 +13,11 @@ import websockets.sync.server
 from tests.backends.test_websocket import OFFER, backend
 from tests.backends.upstream import SWITCH, says, upstream
 from tests.rejections import async_outcome
+from tests.tls_contexts import server_context
 from wsbridge.backends.base import Connected, DialRequest
 from wsbridge.backends.websocket import WebSocketBackendConfig
 from wsbridge.config.base import LoadContext, Registry
 from wsbridge.config.secrets import Secret
-from wsbridge.net.tls import server_context
 from wsbridge.reasons import Reason, Termination
 
 

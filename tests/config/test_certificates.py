@@ -87,6 +87,20 @@ def test_a_certificate_that_ends_soon(folder: Path, days: int, expected: list[st
     assert [warning.code for warning in warnings] == expected
 
 
+@pytest.mark.parametrize(("days", "expected"), [(1.9, ["W008"]), (2.1, [])])
+def test_a_short_lived_certificate_is_warned_of_late(
+    authority: trustme.CA, folder: Path, days: float, expected: list[str]
+) -> None:
+    """One that is renewed every few days would be warned of all the time: a third of its lifetime counts."""
+    issued = authority.issue_cert(
+        "gw.example.org", not_before=NOW - timedelta(days=3), not_after=NOW + timedelta(days=3)
+    )
+    (folder / "cert.pem").write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    (folder / "key.pem").write_bytes(issued.private_key_pem.bytes())
+    warnings = read(TEXT, folder=folder, now=NOW + timedelta(days=3 - days)).warnings
+    assert [warning.code for warning in warnings] == expected
+
+
 def test_a_key_that_everybody_can_read(folder: Path) -> None:
     """A private key that is open to all users of the host is warned of."""
     (folder / "key.pem").chmod(0o644)

@@ -18,8 +18,9 @@ import trio.testing
 
 from tests import authority
 from tests.contract.peers import Peer, RawPeer, Story, TlsTransport, Transport, WebSocketPeer
+from tests.tls_contexts import server_context
 from wsbridge.net import tls_transport
-from wsbridge.net.tls import client_context, server_context
+from wsbridge.net.tls import client_context
 from wsbridge.net.transport import SocketTransport, set_socket_options
 from wsbridge.reasons import Reason, Termination
 from wsbridge.relay.endpoint import Endpoint, Side

@@ -2,7 +2,8 @@
 
 import pytest
 
-from wsbridge.net.tls import client_context, server_context
+from tests.tls_contexts import server_context
+from wsbridge.net.tls import client_context
 
 
 @pytest.fixture(scope="session")

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from tests.net.test_tls import shake
+from tests.tls_contexts import server_context
 from wsbridge.net.address import Peer
 from wsbridge.net.tls import (
     ServerSSLObject,
     ServerSSLSocket,
     client_context,
-    server_context,
     silence_sni_decode_errors,
     with_tls_details,
 )

@@ -15,6 +15,7 @@ from tests.http_service import Service, Stream, answer, service
 from wsbridge.config.urls import read_http_service_url
 from wsbridge.net.http_client import HttpClient, ServiceResponse
 from wsbridge.net.resolver import Resolver
+from wsbridge.net.tls import client_context as system_context
 
 MOST = 1000
 
@@ -23,7 +24,8 @@ MOST = 1000
 async def client(url: str, *, tls: bool = False, connections: int = 1) -> AsyncIterator[HttpClient]:
     """Give a client of a service."""
     async with Resolver() as resolver:
-        found = HttpClient(read_http_service_url(url), resolver, client_context() if tls else None, connections)
+        context = client_context if tls else system_context
+        found = HttpClient(read_http_service_url(url), resolver, context, connections)
         try:
             yield found
         finally:

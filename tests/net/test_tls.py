@@ -9,8 +9,9 @@ import types
 import pytest
 import trustme
 
+from tests.tls_contexts import server_context
 from wsbridge.net import tls
-from wsbridge.net.tls import TlsError, client_context, is_truncated, server_context, tls_error_text
+from wsbridge.net.tls import TlsError, client_context, is_truncated, tls_error_text
 
 
 def reasoned(reason):

@@ -17,6 +17,7 @@ from wsbridge.auth.passwords import PasswordChecker
 from wsbridge.auth.replay import UsedTickets
 from wsbridge.config.base import AuthSection
 from wsbridge.context import ConnectionContext
+from wsbridge.file_watcher import FileWatcher
 from wsbridge.net.resolver import Resolver
 
 BackgroundTask = Callable[[], Awaitable[None]]
@@ -82,6 +83,7 @@ class AuthServices:
         password_checker: Verifies passwords, for all generations.
         resolver: Looks names up.
         fetched_keys: The keys of issuers, over all generations.
+        watcher: Watches files with keys and authorities, until the generation is superseded.
         background_tasks: Runs what no client waits for, until the generation ends.
     """
 
@@ -91,6 +93,7 @@ class AuthServices:
     password_checker: PasswordChecker = field(default_factory=PasswordChecker)
     resolver: Resolver = field(default_factory=Resolver)
     fetched_keys: dict[KeySource, FetchedKeys] = field(default_factory=dict)
+    watcher: FileWatcher = field(default_factory=FileWatcher)
     background_tasks: BackgroundTasks = field(default_factory=BackgroundTasks)
 
 

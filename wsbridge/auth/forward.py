@@ -168,9 +168,11 @@ class ForwardAuth:
         self._path = config.path or config.url.path
         self._passed_headers = [name.lower().encode("ascii") for name in config.headers]
         self._cache = ForwardCache(config.cache, config.cache_size)
-        secure = config.url.scheme == "https"
-        context = tls.client_context(config.ca, insecure=config.insecure) if secure else None
-        self._client = HttpClient(config.url, services.resolver, context, config.connections)
+        if config.url.scheme == "https":
+            watched = tls.watched_client_context(services.watcher, config.ca, insecure=config.insecure)
+            self._client = HttpClient(config.url, services.resolver, lambda: watched.current, config.connections)
+        else:
+            self._client = HttpClient(config.url, services.resolver, max_connections=config.connections)
         services.background_tasks.start(self._close_on_shutdown)
 
     async def _close_on_shutdown(self) -> None:

@@ -82,7 +82,8 @@ class Jwks:
         self._config = config
         self._algorithms = frozenset(config.algorithms)
         self._clock = clock
-        self._client = HttpClient(config.jwks, services.resolver, tls.client_context(config.ca))
+        context = tls.watched_client_context(services.watcher, config.ca)
+        self._client = HttpClient(config.jwks, services.resolver, lambda: context.current)
         source = (str(config.jwks), self._algorithms, str(config.ca or ""))
         self._fetched = services.fetched_keys.setdefault(source, FetchedKeys())
         self._last_attempt: float | None = None  # when the last fetch ended; None while a fetch runs

@@ -20,6 +20,7 @@ from wsbridge.auth.credentials import TokenSection, find_token, token_denied
 from wsbridge.auth.identity import Identity, auth_unavailable
 from wsbridge.auth.jwks import Jwks, JwksConfig
 from wsbridge.auth.jwt_keys import (
+    JwtKey,
     JwtKeyConfig,
     KeyRing,
     NotJsonObjectError,
@@ -34,6 +35,7 @@ from wsbridge.config.base import UNION_TAG, Issue, LoadContext, require_packages
 from wsbridge.config.types import Duration, DurationOrOff, as_text
 from wsbridge.config.unions import ONE_OR_MANY_SCHEMA, as_tuple, check_unique, non_empty
 from wsbridge.context import ConnectionContext
+from wsbridge.file_watcher import FileWatcher, Watched
 from wsbridge.protocol.http1 import quoted
 from wsbridge.reasons import Rejected
 
@@ -223,7 +225,10 @@ class JwtAuth:
     def __init__(self, config: JwtConfig, services: AuthServices) -> None:
         self._sources = config.sources
         self._wall_clock = services.wall_clock
-        self._ring = KeyRing(load_jwt_key(key) for key in config.keys if isinstance(key, JwtKeyConfig))
+        self._keys = [_watch_key(key, services.watcher) for key in config.keys if isinstance(key, JwtKeyConfig)]
+        self._load_ring()
+        for key in self._keys:
+            key.on_change.append(self._load_ring)
         self._jwks = [Jwks(key, services) for key in config.keys if isinstance(key, JwksConfig)]
         self._algorithms = self._ring.algorithms.union(*(one.algorithms for one in self._jwks))
         self._rules = JwtRules(
@@ -247,6 +252,9 @@ class JwtAuth:
         found = validate_claims(token.payload, self._rules, self._wall_clock())
         return replace(found, by_cookie=shown.by_cookie)
 
+    def _load_ring(self) -> None:
+        self._ring = KeyRing(key.current for key in self._keys)
+
     def _signature_valid(self, token: UnverifiedToken) -> bool:
         rings = (self._ring, *(one.current_keys() for one in self._jwks))
         return any(verify_signature(token, ring.candidates(token.kid, token.algorithm)) for ring in rings)
@@ -269,6 +277,10 @@ class JwtAuth:
         if failures:
             return auth_unavailable(f"the key of the token ({describe_token(token)}) cannot be had: {failures[0]}")
         return token_denied(f"no key here made the token's signature ({describe_token(token)})")
+
+
+def _watch_key(key: JwtKeyConfig, watcher: FileWatcher) -> Watched[JwtKey]:
+    return watcher.watch(key, () if key.source is None else (key.source,), lambda: load_jwt_key(key))
 
 
 def _accepted_values(values: tuple[str, ...]) -> frozenset[str] | None:

@@ -71,6 +71,11 @@ class JwtKeyConfig(Section):
         elif needed not in raw:
             yield Issue((needed,), "is missing", "E011")
 
+    @property
+    def source(self) -> Path | None:
+        """The file that it is read from; None for a secret from elsewhere."""
+        return self.file if self.secret is None else self.secret.file
+
     def validate_values(self, context: LoadContext) -> Iterable[Issue]:
         """Check whether the key can be used."""
         symmetric = self.algorithm in MIN_SECRET_BYTES
@@ -139,13 +144,13 @@ KeySource = tuple[str, frozenset[str], str]
 
 
 def load_jwt_key(config: JwtKeyConfig) -> JwtKey:
-    """Load a key, from its file if it has one.
+    """Load a key, as its file has it now.
 
     Raises:
         ValueError: It cannot be used; one sentence.
     """
     if config.secret is not None:
-        secret = config.secret.reveal().encode()
+        secret = config.secret.read_again().reveal().encode()
         least = MIN_SECRET_BYTES[config.algorithm]
         if len(secret) < least:
             has = f"this one has {len(secret)}"

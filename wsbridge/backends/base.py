@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from wsbridge.backends.passed_request import PassedRequest
 from wsbridge.config.urls import Target
+from wsbridge.file_watcher import FileWatcher
 from wsbridge.net.address import Address, ListeningAddresses
 from wsbridge.net.dialer import DialProgress, dial
 from wsbridge.net.loop_detection import OutgoingChain
@@ -24,17 +25,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DialServices:
-    """What all backends share, over all generations.
+    """What all backends of a generation share.
 
     Attributes:
-        resolver: Resolves names.
+        resolver: Resolves names, for all generations.
         max_response_head_bytes: Largest head of a response of a backend or proxy.
         listening_addresses: Addresses that this process listens on.
+        watcher: Watches files with keys and authorities, until the generation is superseded.
     """
 
     resolver: Resolver
     max_response_head_bytes: int = MAX_RESPONSE_HEAD_BYTES
     listening_addresses: ListeningAddresses = field(default_factory=ListeningAddresses)
+    watcher: FileWatcher = field(default_factory=FileWatcher)
 
 
 class ChosenTarget(Protocol):

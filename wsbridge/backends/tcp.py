@@ -18,6 +18,7 @@ from wsbridge.config.types import FilePath, Flag
 from wsbridge.config.unions import ONE_OR_MANY_SCHEMA, UrlBackendSection, as_tuple
 from wsbridge.config.urls import BackendUrl, Host
 from wsbridge.context import ConnectionContext
+from wsbridge.file_watcher import FileWatcher, Watched
 from wsbridge.net import tls, tls_transport
 from wsbridge.net.address import is_loopback
 from wsbridge.net.dialer import dial_nowait, dial_unix
@@ -182,16 +183,14 @@ class TlsClientSection(UrlBackendSection):
             )
             yield Issue(("insecure",), text, "W002")
 
-    def build_context(self, alpn: Sequence[str] = ()) -> ssl.SSLContext:
-        """Build the context; reads files.
+    def build_context(self, watcher: FileWatcher, alpn: Sequence[str] = ()) -> Watched[ssl.SSLContext]:
+        """Build the context, which is replaced when its files change; reads them.
 
         Raises:
             TlsError: a file cannot be used.
         """
-        own = self.client_certificate
-        pair = None if own is None else (own.cert, own.key, own.password)
-        pinned = bool(self.pin_sha256) and self.ca is None
-        return tls.client_context(self.ca, pair, insecure=self.insecure or pinned, alpn=alpn)
+        unverified = self.insecure or (bool(self.pin_sha256) and self.ca is None)
+        return tls.watched_client_context(watcher, self.ca, self.client_certificate, insecure=unverified, alpn=alpn)
 
     def check_pin(self, transport: TlsTransport, address: str) -> None:
         """Check the certificate of a server against the pins.
@@ -240,7 +239,7 @@ class TlsBackend:
         self._port = config.url.port
         self._verified_name = config.verified_name
         self._check_pin = config.check_pin
-        self._context = config.build_context()
+        self._context = config.build_context(services.watcher)
         self._services = services
         self._proxy_protocol = ProxyProtocolSender(config.proxy_protocol)
 
@@ -257,7 +256,7 @@ class TlsBackend:
         dial_request.progress.enter(f"TLS handshake with {address}")
         try:
             wire = await tls_transport.start_tls(
-                sock, self._context, server_side=False, server_hostname=self._verified_name(host)
+                sock, self._context.current, server_side=False, server_hostname=self._verified_name(host)
             )
         except OSError as error:
             raise tls_failure(address, error) from None

@@ -19,6 +19,7 @@ from wsbridge.config.secrets import Secret, TextOrSecret
 from wsbridge.config.types import Flag, HeaderName, HttpToken, PassedHeaders
 from wsbridge.config.unions import PassRules
 from wsbridge.config.urls import WEBSOCKET_UNIX_PREFIX, BackendUrl, HostHeader, Origin, ProxyUrl, Target
+from wsbridge.file_watcher import Watched
 from wsbridge.log.format import redact
 from wsbridge.log.sent_secrets import SentSecrets, header_text
 from wsbridge.net import tls_transport
@@ -216,7 +217,9 @@ class WebSocketBackend:
         self._has_credentials = any(
             isinstance(value, Secret) or name.lower() in _SECRET_HEADERS for name, value in config.headers.items()
         )
-        self._context: ssl.SSLContext | None = config.build_context(ALPN_PROTOCOLS) if url.scheme == "wss" else None
+        self._context: Watched[ssl.SSLContext] | None = (
+            config.build_context(services.watcher, ALPN_PROTOCOLS) if url.scheme == "wss" else None
+        )
         self._verified_name = config.verified_name
         self._check_pin = config.check_pin
         self._server_name = config.server_name
@@ -243,7 +246,7 @@ class WebSocketBackend:
                 dial_request.progress.enter(f"TLS handshake with {address}")
                 try:
                     transport = await tls_transport.start_tls(
-                        sock, self._context, server_side=False, server_hostname=self._verified_name(url.host)
+                        sock, self._context.current, server_side=False, server_hostname=self._verified_name(url.host)
                     )
                 except OSError as error:
                     raise tls_failure(address, error) from None

@@ -7,7 +7,7 @@ it is used, since it costs a process without TLS some megabytes.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cryptography import x509
 
 EXPIRY_WARNING: Final = timedelta(days=14)
-"""How long before its end a certificate is warned of."""
+"""How long before its end a certificate is warned of; at most a third of its lifetime."""
 PEM_BEGIN, PEM_END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
 NO_CERTIFICATE: Final = f"holds no certificate in PEM form ({PEM_BEGIN.decode()})"
 TOO_WEAK: Final = frozenset({"EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK"})
@@ -161,16 +161,39 @@ def dns_names(path: Path) -> tuple[str, ...]:
 
 
 def expiry_warnings(path: Path, now: datetime) -> Iterator[str]:
-    """Find certificates of a chain that are not valid now or not for long."""
-    for at, certificate in enumerate(read_certificates(path)):
+    """Find certificates of a chain in a file that are not valid now or not for long."""
+    return chain_expiry_warnings(read_certificates(path), path, now)
+
+
+def chain_expiry_warnings(chain: Sequence[x509.Certificate], path: Path, now: datetime) -> Iterator[str]:
+    """Find certificates of a chain that are not valid now or not for long.
+
+    Args:
+        chain: Read before.
+        path: Of its file.
+        now: The time.
+    """
+    for at, certificate in enumerate(chain):
         what = f"the certificate {path}" if at == 0 else f"certificate number {at + 1} in {path}"
         end = certificate.not_valid_after_utc
         if now > end:
             yield f"{what} expired on {end:%Y-%m-%d}: clients reject it"
         elif now < certificate.not_valid_before_utc:
             yield f"{what} is valid only from {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC: clients reject it"
-        elif end - now <= EXPIRY_WARNING:
-            yield f"{what} expires in {(end - now).days} days ({end:%Y-%m-%d})"
+        elif end - now <= _warning_time(certificate):
+            days = (end - now).days
+            yield f"{what} expires in {f'{days} days' if days else 'less than a day'} ({end:%Y-%m-%d})"
+
+
+def expiry_warning_start(chain: Sequence[x509.Certificate]) -> float:
+    """Return when the first certificate of a chain is to be warned of, in seconds since 1970."""
+    return min((one.not_valid_after_utc - _warning_time(one)).timestamp() for one in chain)
+
+
+def _warning_time(certificate: x509.Certificate) -> timedelta:
+    """Return how long before its end a certificate is warned of; one for a few days is renewed late."""
+    lifetime = certificate.not_valid_after_utc - certificate.not_valid_before_utc
+    return min(EXPIRY_WARNING, lifetime / 3)
 
 
 def chain_warnings(path: Path) -> Iterator[str]:

@@ -49,7 +49,7 @@ PROBLEM_CODES: dict[str, str] = {
     "W005": "auth: none on a listener without TLS that other hosts can reach",
     "W006": "ping_interval: off, dead peers are not detected",
     "W007": "write: off, stalled peers keep their connection open forever",
-    "W008": "certificate that has expired, is not yet valid, or expires within 14 days",
+    "W008": "certificate that has expired, is not yet valid, or expires within 14 days (or a third of its lifetime)",
     "W009": "world-readable private key",
     "W010": "world-accessible Unix socket",
     "W011": "listener without routes",

@@ -6,6 +6,7 @@ import contextlib
 import ssl
 import stat
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema
@@ -52,6 +53,20 @@ class TlsCertificateConfig(Section):
     def password(self) -> str | None:
         """The passphrase itself."""
         return None if self.key_password is None else self.key_password.reveal()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that the pair is read from, that of the passphrase among them."""
+        secret = None if self.key_password is None else self.key_password.file
+        return (self.cert, self.key) if secret is None else (self.cert, self.key, secret)
+
+    def read_again(self) -> tuple[Path, Path, str | None]:
+        """Return the two files, and the passphrase as its file has it now.
+
+        Raises:
+            ValueError: The file of the passphrase cannot be used.
+        """
+        return self.cert, self.key, None if self.key_password is None else self.key_password.read_again().reveal()
 
     def validate_values(self, context: LoadContext) -> Iterable[Issue]:
         """Check that the two belong together."""

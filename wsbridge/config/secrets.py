@@ -67,6 +67,14 @@ class Secret:
         """Return the text itself, for the one place that sends or compares it."""
         return self._text
 
+    def read_again(self) -> Secret:
+        """Return what its file has now; itself where it is not from a file.
+
+        Raises:
+            ValueError: The file cannot be used; one sentence.
+        """
+        return self if self.file is None else Secret(_read_secret_file(self.file), self.file)
+
     def __repr__(self) -> str:
         return "***"
 
@@ -115,17 +123,26 @@ def read_secret(value: object, info: ValidationInfo) -> Secret:
             raise ValueError(f"the environment variable {source.env} is not set or empty")
         return Secret(text)
     assert source.file is not None  # noqa: S101 - one of the two, by the rule of SecretSource
+    return Secret(_read_secret_file(source.file), source.file)
+
+
+def _read_secret_file(path: Path) -> str:
+    """Read the text of a secret.
+
+    Raises:
+        ValueError: The file cannot be read, is empty or too large.
+    """
     try:
-        with source.file.open("rb") as file:
+        with path.open("rb") as file:
             data = file.read(MAX_SECRET_BYTES + 1)
         text = data.decode().removesuffix("\n").removesuffix("\r")
     except OSError as error:
-        raise ValueError(f"{source.file} cannot be read: {error.strerror}") from None
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ValueError(f"{source.file} is not UTF-8 text") from None
+        raise ValueError(f"{path} is not UTF-8 text") from None
     if not text or len(data) > MAX_SECRET_BYTES:
-        raise ValueError(f"{source.file} is {'larger than 64KiB' if text else 'empty'}")
-    return Secret(text, source.file)
+        raise ValueError(f"{path} is {'larger than 64KiB' if text else 'empty'}")
+    return text
 
 
 def _secret_tag(value: object) -> str:

@@ -278,7 +278,7 @@ LOG_EVENTS: Final[dict[str, LogEvent]] = {
         ("id", "route", "backend", "steps"),
     ),
     "file.reloaded": LogEvent(
-        "A users file, token file or target token file changed and was reloaded.",
+        "A users file, token file, target token file, JWT key file or CA bundle changed and was reloaded.",
         ("info",),
         ("file",),
     ),
@@ -286,6 +286,21 @@ LOG_EVENTS: Final[dict[str, LogEvent]] = {
         "Such a file changed and cannot be used; its last valid content stays in effect.",
         ("error",),
         ("file", "detail"),
+    ),
+    "certificate.reloaded": LogEvent(
+        "A certificate, its private key or the CA bundle beside it changed; new connections use it.",
+        ("info",),
+        ("file", "expires"),
+    ),
+    "certificate.reload_failed": LogEvent(
+        "A certificate or its key changed, and the two cannot be used: the last valid pair stays in effect.",
+        ("error",),
+        ("file", "detail"),
+    ),
+    "certificate.expiring": LogEvent(
+        "A certificate expires within 14 days (or a third of its lifetime), or has expired; logged once a day.",
+        ("warning",),
+        ("file", "expires", "detail"),
     ),
     "audit.failed": LogEvent(
         "The audit file was renamed or removed and cannot be reopened; writing continues to the old one.",
@@ -367,6 +382,7 @@ LOG_KEYS: Final[dict[str, str]] = {
     "limit": "maximum number of open connections, in connection.shed",
     "signal": "signal that was received",
     "file": "file that the warning refers to, that was read, or that is written",
+    "expires": "when the certificate expires, in UTC",
     "url": "URL that the keys are fetched from",
     "line": "line in the file",
     "column": "column in the file",

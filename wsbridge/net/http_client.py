@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -61,16 +61,20 @@ class HttpClient:
     Args:
         url: Scheme, host and port of the service.
         resolver: Resolves its name.
-        context: For https. Default: the system trust store.
+        context: Returns the context of the next https connection. Default: the system trust store.
         max_connections: Concurrent connections; further requests wait.
     """
 
     def __init__(
-        self, url: HttpUrl, resolver: Resolver, context: ssl.SSLContext | None = None, max_connections: int = 1
+        self,
+        url: HttpUrl,
+        resolver: Resolver,
+        context: Callable[[], ssl.SSLContext] = client_context,
+        max_connections: int = 1,
     ) -> None:
         self._url = url
         self._resolver = resolver
-        self._context = (context or client_context()) if url.scheme == "https" else None
+        self._context = context if url.scheme == "https" else None
         self._slots = trio.Semaphore(max_connections)
         self._idle: list[tuple[float, _Connection]] = []
 
@@ -143,7 +147,7 @@ class HttpClient:
         if self._context is None:
             return _Connection(SocketTransport(sock))
         try:
-            return _Connection(await start_tls(sock, self._context, server_side=False, server_hostname=url.host))
+            return _Connection(await start_tls(sock, self._context(), server_side=False, server_hostname=url.host))
         except OSError as error:
             raise _RequestFailedError(tls_error_text(error)) from error
 

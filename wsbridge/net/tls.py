@@ -8,12 +8,14 @@ import ssl
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
 from wsbridge.config.base import Issue, LoadContext
 from wsbridge.config.certificates import CertificateError, dns_names, load_key_pair
+from wsbridge.config.listener import TlsCertificateConfig
+from wsbridge.file_watcher import FileWatcher, Watched
 from wsbridge.net.address import Peer, PeerCertificate
 
 _SNI_HOST: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]{0,252})")
@@ -129,44 +131,74 @@ class TlsError(ValueError):
         self.file = file
 
 
-def server_context(
-    certificates: Sequence[KeyPair],
-    client_ca: Path | None = None,
-    *,
-    client_certificate_required: bool = True,
-    min_version: Literal["1.2", "1.3"] = "1.2",
-    ciphers: str | None = None,
-) -> ssl.SSLContext:
-    """Context of a listener: TLS 1.2 or later, ALPN http/1.1, the certificate chosen by the client's SNI.
+@dataclass(frozen=True, slots=True)
+class ServerTlsOptions:
+    """TLS options of a listener.
 
-    Reads files and may take some milliseconds for each certificate.
-
-    Args:
-        certificates: The first is for clients whose name fits none.
-        client_ca: PEM file of the authorities whose client certificates are taken; None asks for none.
+    Attributes:
+        client_ca: PEM file of the authorities whose client certificates are accepted; None requests none.
         client_certificate_required: Whether a client must show one; else it may.
         min_version: Minimum TLS version.
-        ciphers: Suites of TLS 1.2 in the form of OpenSSL; None for SERVER_CIPHERS.
+        ciphers: Suites of TLS 1.2 in the form of OpenSSL.
+    """
+
+    client_ca: Path | None = None
+    client_certificate_required: bool = True
+    min_version: Literal["1.2", "1.3"] = "1.2"
+    ciphers: str = SERVER_CIPHERS
+
+
+@dataclass(frozen=True, slots=True)
+class ServerCertificate:
+    """One certificate of a listener, loaded.
+
+    Attributes:
+        context: Serves it.
+        names: Its DNS names in lower case, wildcards as `*.example.org`.
+    """
+
+    context: ssl.SSLContext
+    names: tuple[str, ...]
+
+
+def load_server_certificate(pair: KeyPair, options: ServerTlsOptions) -> ServerCertificate:
+    """Load a certificate of a listener: TLS 1.2 or later, ALPN http/1.1.
+
+    Reads files, and may take some milliseconds.
+
+    Args:
+        pair: Certificate chain and private key.
+        options: Of the listener.
 
     Raises:
         TlsError: a file cannot be read, a key does not fit its certificate.
     """
-    contexts = [_single_server_context(pair, ciphers or SERVER_CIPHERS) for pair in certificates]
-    default = contexts[0]
-    if min_version == "1.3":
-        for context in contexts:
-            context.minimum_version = ssl.TLSVersion.TLSv1_3
-    by_name: dict[str, ssl.SSLContext] = {}
-    for pair, context in zip(certificates, contexts, strict=True):
-        for name in dns_names(pair[0]):
-            by_name.setdefault(name, context)
-    install_sni(default, by_name if len(contexts) > 1 else {})
-    if client_ca is not None:
-        for context in contexts:  # OpenSSL verifies by the store of the context that the name has chosen
-            _load_ca(context, client_ca)
-            context.verify_mode = ssl.CERT_REQUIRED if client_certificate_required else ssl.CERT_OPTIONAL
+    context = _new_context(ssl.PROTOCOL_TLS_SERVER)
+    context.set_ciphers(options.ciphers)
+    context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.set_alpn_protocols(list(ALPN_PROTOCOLS))
+    _load_cert_chain(context, *pair)
+    if options.min_version == "1.3":
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+    if options.client_ca is not None:  # OpenSSL verifies by the store of the context that the name has chosen
+        _load_ca(context, options.client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED if options.client_certificate_required else ssl.CERT_OPTIONAL
     clear_openssl_errors()
-    return default
+    return ServerCertificate(context, dns_names(pair[0]))
+
+
+def combine_certificates(certificates: Sequence[ServerCertificate]) -> ssl.SSLContext:
+    """Return the context of a listener, which selects the certificate by the client's SNI.
+
+    Args:
+        certificates: The first is for clients whose name fits none.
+    """
+    by_name: dict[str, ssl.SSLContext] = {}
+    for one in certificates if len(certificates) > 1 else ():
+        for name in one.names:
+            by_name.setdefault(name, one.context)
+    install_sni(certificates[0].context, by_name)
+    return certificates[0].context
 
 
 def client_context(
@@ -202,6 +234,66 @@ def client_context(
         context.set_alpn_protocols(list(alpn))
     clear_openssl_errors()
     return context
+
+
+def watched_client_context(
+    watcher: FileWatcher,
+    ca: Path | None = None,
+    client_certificate: TlsCertificateConfig | None = None,
+    *,
+    insecure: bool = False,
+    alpn: Sequence[str] = (),
+) -> Watched[ssl.SSLContext]:
+    """Return a context as `client_context` makes it, which is replaced when its files change.
+
+    Contexts with the same options are made once: each may have a copy of all authorities of the system.
+
+    Raises:
+        TlsError: a file cannot be read or used.
+    """
+    own = client_certificate
+    files = (*(() if own is None else own.files), *(() if ca is None or insecure else (ca,)))
+    return watcher.watch(
+        ("client", files, insecure, tuple(alpn), own),
+        files,
+        lambda: client_context(ca, None if own is None else own.read_again(), insecure=insecure, alpn=alpn),
+        None if own is None else own.cert,
+    )
+
+
+class ListenerTls:
+    """TLS of a listener; its certificates, keys and client authorities are replaced when their files change.
+
+    Args:
+        watcher: Watches the files.
+        certificates: The first is for clients whose name fits none.
+        options: Of the listener.
+
+    Attributes:
+        context: What the next handshake begins with.
+
+    Raises:
+        TlsError: a file cannot be read, a key does not fit its certificate.
+    """
+
+    def __init__(
+        self, watcher: FileWatcher, certificates: Sequence[TlsCertificateConfig], options: ServerTlsOptions
+    ) -> None:
+        self._certificates = [self._watch(watcher, pair, options) for pair in certificates]
+        self.context = combine_certificates([one.current for one in self._certificates])
+        for one in self._certificates:
+            one.on_change.append(self._replace)
+
+    def _watch(
+        self, watcher: FileWatcher, pair: TlsCertificateConfig, options: ServerTlsOptions
+    ) -> Watched[ServerCertificate]:
+        files = pair.files if options.client_ca is None else (*pair.files, options.client_ca)
+        return watcher.watch(
+            ("listener", id(self), pair), files, lambda: load_server_certificate(pair.read_again(), options), pair.cert
+        )
+
+    def _replace(self) -> None:
+        self.context = combine_certificates([one.current for one in self._certificates])
 
 
 def validate_ca(ca: Path | None, context: LoadContext) -> Iterator[Issue]:
@@ -354,15 +446,6 @@ def _load_ca(context: ssl.SSLContext, ca: Path) -> None:
         raise TlsError(f"{ca}: holds no certificate in PEM form", ca) from None
     except OSError as error:
         raise TlsError(f"{ca}: cannot be read: {error.strerror}", ca) from None
-
-
-def _single_server_context(pair: KeyPair, ciphers: str) -> ssl.SSLContext:
-    context = _new_context(ssl.PROTOCOL_TLS_SERVER)
-    context.set_ciphers(ciphers)
-    context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
-    context.set_alpn_protocols(list(ALPN_PROTOCOLS))
-    _load_cert_chain(context, *pair)
-    return context
 
 
 def _load_cert_chain(context: ssl.SSLContext, cert: Path, key: Path, password: str | None = None) -> None:
