@@ -22,6 +22,7 @@ from wsbridge.log.format import clean_values
 from wsbridge.log.logger import log
 from wsbridge.log.writer import write_immediately
 from wsbridge.net.listeners import ListeningSockets
+from wsbridge.net.socket_activation import PassedSockets
 from wsbridge.reasons import Reason
 from wsbridge.registry import CONFIG_REGISTRY
 from wsbridge.server import Server
@@ -175,11 +176,18 @@ class Served:
 
 @contextlib.asynccontextmanager
 async def serving(
-    text: str, *, folder: Path | None = None, once: bool = False, open_level: Literal["debug", "info"] = "debug"
+    text: str,
+    *,
+    folder: Path | None = None,
+    once: bool = False,
+    open_level: Literal["debug", "info"] = "debug",
+    passed_sockets: PassedSockets | None = None,
 ) -> AsyncIterator[Served]:
     """Run a server; at the end it is stopped and must leave nothing behind, and nothing may be logged as a bug."""
     with recording() as records:
-        server = Server(config_of(text, folder), one_connection=once, open_level=open_level)
+        server = Server(
+            config_of(text, folder), one_connection=once, open_level=open_level, passed_sockets=passed_sockets
+        )
         served = Served(server, records)
         ready = trio.Event()
 

@@ -9,7 +9,7 @@ import trio
 
 from tests.client import request
 from tests.serving import backend, open_files, serving, written
-from wsbridge.server import ReservedFd, accept_connections
+from wsbridge.server import AcceptTask, ReservedFd, accept_connections
 
 
 @pytest.fixture
@@ -60,6 +60,14 @@ def test_the_reserve_is_held_again_even_if_it_was_not_enough():
     reserve.close()
 
 
+def accepting(listening_socket, served):
+    """Return what a task needs that accepts at another socket of the listener."""
+    (opened,) = served.server.listeners
+    task = AcceptTask(listening_socket)
+    opened.accepting.append(task)
+    return task, opened, served.server
+
+
 async def test_errors_of_single_clients_do_not_end_the_loop(listening):
     """ECONNABORTED and the like are logged; the next client is served."""
 
@@ -79,7 +87,7 @@ async def test_errors_of_single_clients_do_not_end_the_loop(listening):
         with socket.create_connection(listening.getsockname()) as client:
             client.setblocking(False)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(accept_connections, Odd(), served.server.listeners[0], served.server, nursery)
+                nursery.start_soon(accept_connections, *accepting(Odd(), served), nursery)
                 client.send(request())
                 await served.records.wait("accept.error", count=3)
                 with trio.fail_after(5):
@@ -107,7 +115,7 @@ async def test_a_full_table_pauses_accepting(listening):
         with socket.create_connection(listening.getsockname()):
             with trio.move_on_after(0.55):
                 async with trio.open_nursery() as nursery:
-                    await accept_connections(Empty(), served.server.listeners[0], served.server, nursery)
+                    await accept_connections(*accepting(Empty(), served), nursery)
         assert 6 <= asked <= 12  # twice a round, each 100 ms
         assert served.records.of("accept.error")[0]["level"] == "error"
 

@@ -350,8 +350,10 @@ class Connection:
 
     def _check_shutdown(self, detail: str = "", *, silent: bool = False) -> None:
         """Reject the connection if the server is draining or stopping; called after each wait before the relay."""
-        if self._services.shutdown_reason is not None:
-            raise Rejected(self._services.shutdown_reason, detail, initiator="wsbridge", silent=silent)
+        reason = self._services.shutdown_reason
+        if reason is None or (reason is Reason.DRAINING and self._listener.name in self._services.released_listeners):
+            return
+        raise Rejected(reason, detail, initiator="wsbridge", silent=silent)
 
     # The route, who the client is, the limits of the route; a response of our own.
 
@@ -364,6 +366,7 @@ class Connection:
             self._set_route(listener.route)
             return AdmittedRequest(listener.route, subprotocols=listener.route.subprotocols or ())
         by_proxy = resolver is not None and resolver.came_by_proxy(self._connection_peer)
+        by_proxy = by_proxy or self._connection_peer.family == socket.AF_UNIX  # passed sockets may be of any kind
         route = find_route(listener, request)
         self._set_route(route)
         public = NO_PUBLIC_NAME if resolver is None else resolver.public_name(request, self._connection_peer)

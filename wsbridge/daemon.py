@@ -22,10 +22,12 @@ from wsbridge.config.load import LoadedConfig
 from wsbridge.config.model import Config
 from wsbridge.log.logger import log
 from wsbridge.net.listeners import ListeningSockets
+from wsbridge.net.socket_activation import UNUSED_SOCKET_PROBLEM, receive_sockets
 from wsbridge.net.tls import silence_sni_decode_errors
 from wsbridge.reasons import Reason, Termination
 from wsbridge.reload import NO_FILE, Reloader, ReloadResult
 from wsbridge.server import RESERVED_DESCRIPTORS, Server
+from wsbridge.watchdog import feed_watchdog
 
 
 class SystemdNotifier:
@@ -71,6 +73,10 @@ class SystemdNotifier:
         """Report that the shutdown has begun."""
         return self.notify(STOPPING="1", STATUS=status)
 
+    def extend_timeout(self, seconds: float, status: str = "") -> bool:
+        """Ask for this much time until the next message, if a timeout of the unit ends before."""
+        return self.notify(EXTEND_TIMEOUT_USEC=str(round(seconds * 1e6)), STATUS=status)
+
     def watchdog(self) -> bool:
         """Report that the daemon works; to be called at least every `watchdog_timeout`."""
         return self.notify(WATCHDOG="1")
@@ -95,6 +101,9 @@ class SystemdNotifier:
 
 STATUS_INTERVAL = 5.0
 """Seconds between two reports of the number of connections to the service manager."""
+
+STOP_EXTENSION = 15.0
+"""Seconds that a report during the shutdown asks for; three times the interval, since a report may be late."""
 
 
 def raise_descriptor_limit() -> int:
@@ -130,6 +139,18 @@ class ServeResult:
 
     signal: signal.Signals | None
     termination: Termination | None
+
+
+def _warn_unused_sockets(server: Server) -> None:
+    """Warn of passed sockets that no listener has: nobody accepts the clients that connect there."""
+    for name in server.passed_sockets.unused(server.generation.config.listeners.values()):
+        log.warning(
+            "config.warning",
+            problem=UNUSED_SOCKET_PROBLEM,
+            setting="listeners",
+            detail=f'a socket with the name "{name}" was passed (FileDescriptorName= of a .socket unit), and no '
+            f"listener has bind: fd:{name}; clients that connect to it wait forever",
+        )
 
 
 def _warn_memory_limit() -> None:
@@ -181,7 +202,9 @@ async def serve(
     _warn_memory_limit()
     silence_sni_decode_errors()
     notifier = SystemdNotifier()
-    server = Server(config, one_connection=one_connection, open_level=open_level)
+    server = Server(
+        config, one_connection=one_connection, open_level=open_level, passed_sockets=receive_sockets(os.environ)
+    )
 
     def opened(listening: list[ListeningSockets]) -> None:
         gc.collect()
@@ -196,6 +219,7 @@ async def serve(
             routes=len(config.routes),
             connections_limit=server.max_connections,
         )
+        _warn_unused_sockets(server)
         notifier.ready(_status(server))
         on_ready(listening)
 
@@ -213,8 +237,9 @@ async def serve(
                 await nursery.start(_handle_signals, server, notifier, reloader, stop_on_hangup, received)
             if notifier:
                 nursery.start_soon(_report_status, server, notifier)
+                nursery.start_soon(_report_stop, server, notifier)
             if notifier and notifier.watchdog_timeout is not None:
-                nursery.start_soon(_feed_watchdog, notifier, notifier.watchdog_timeout)
+                nursery.start_soon(feed_watchdog, server, notifier.watchdog, notifier.watchdog_timeout)
             await server.run(opened, extra_task)
         finally:
             for endpoint in endpoints:
@@ -265,6 +290,7 @@ async def reload(server: Server, notifier: SystemdNotifier, reloader: Reloader) 
         notifier.ready(_status(server))
     if result.error is None:
         _warn_descriptor_limit(server.generation.config, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        _warn_unused_sockets(server)
     return result
 
 
@@ -283,8 +309,10 @@ async def _report_status(server: Server, notifier: SystemdNotifier) -> None:
         await trio.sleep(STATUS_INTERVAL)
 
 
-async def _feed_watchdog(notifier: SystemdNotifier, timeout: float) -> None:
-    """Report that the event loop runs: a loop that hangs, or spins in one task, does not come back here."""
-    while True:
-        notifier.watchdog()
-        await trio.sleep(timeout / 2)
+async def _report_stop(server: Server, notifier: SystemdNotifier) -> None:
+    """Once the shutdown has begun, report the connections left, and ask for as much time as it may last."""
+    await server.services.stop_requested.wait()
+    deadline = trio.current_time() + server.max_stop_time
+    while (left := deadline - trio.current_time()) > 0:
+        notifier.extend_timeout(min(left, STOP_EXTENSION), f"stopping: {len(server.connections)} connections left")
+        await trio.sleep(min(left, STATUS_INTERVAL))

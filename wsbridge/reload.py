@@ -124,7 +124,7 @@ class Reloader:
             return self._failed(f"{len(errors)} error{'s' * (len(errors) > 1)} in the configuration", error.problems)
         except ListenError as error:
             detail = str(error) + self._overlap_hint(error)
-            log.error("listener.error", listener=error.listener, listen_address=error.bind, detail=detail)
+            log_listen_error(error, detail)
             return self._failed(detail, problems)
         except (ValueError, NotServingError) as error:
             return self._failed(str(error), problems)
@@ -160,6 +160,12 @@ class Reloader:
 
     def _failed(self, error: str, problems: Sequence[Problem]) -> ReloadResult:
         return ReloadResult(self._server.generation.number, error, problems)
+
+
+def log_listen_error(error: ListenError, detail: str) -> None:
+    """Log that a listener cannot be opened."""
+    problem = {"problem": error.problem} if error.problem else {}
+    log.error("listener.error", listener=error.listener, listen_address=error.bind, **problem, detail=detail)
 
 
 def log_problems(problems: Sequence[Problem]) -> None:

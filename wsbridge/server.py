@@ -22,6 +22,7 @@ from wsbridge.generation import Generation, Listener, auth_services, build_gener
 from wsbridge.log.audit import AuditLog
 from wsbridge.log.logger import log
 from wsbridge.net.listeners import ListeningSockets, listener_key
+from wsbridge.net.socket_activation import PassedSockets
 from wsbridge.net.transport import reset_socket, set_socket_options
 from wsbridge.reasons import Reason
 from wsbridge.registry import LISTENERS
@@ -70,6 +71,23 @@ class ReservedFd:
             self._fd = None
 
 
+class AcceptTask:
+    """The task that accepts at one socket, as the watchdog sees it.
+
+    Attributes:
+        sock: The listening socket.
+        scope: Cancels it.
+        wakeups: How often it went to accept clients.
+    """
+
+    __slots__ = ("scope", "sock", "wakeups")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.scope = trio.CancelScope()
+        self.wakeups = 0
+
+
 class OpenListener:
     """The open sockets of a listener, and the tasks that accept at them. A reload keeps both, unless it removes them.
 
@@ -82,7 +100,7 @@ class OpenListener:
         listening: As given.
         listener: That of new connections.
         generation: That of new connections, which they keep for life.
-        accepting: Cancels the tasks that accept, one a socket.
+        accepting: The tasks that accept and have not ended, one a socket.
     """
 
     __slots__ = ("accepting", "generation", "listener", "listening")
@@ -91,46 +109,54 @@ class OpenListener:
         self.listening = listening
         self.listener = listener
         self.generation = generation
-        self.accepting: list[trio.CancelScope] = []
+        self.accepting: list[AcceptTask] = []
 
     def move(self, name: str, generation: Generation) -> None:
         """Belong to another generation, where the listener has this name, from the next connection on."""
         self.listening.name = name
         self.listener, self.generation = generation.listeners[name], generation
 
+    def cancel_accepting(self) -> None:
+        """Leave new connections in the backlog."""
+        for task in self.accepting:
+            task.scope.cancel()
+
     async def stop_accepting(self) -> None:
         """End the tasks that accept; what waits in the backlog stays there."""
-        for scope in self.accepting:
-            scope.cancel()
+        self.cancel_accepting()
         while self.accepting:
             await trio.lowlevel.checkpoint()
 
 
-async def accept_connections(
-    listening_socket: socket.socket, opened: OpenListener, server: Server, nursery: trio.Nursery
-) -> None:
+async def accept_connections(task: AcceptTask, opened: OpenListener, server: Server, nursery: trio.Nursery) -> None:
     """Accept until cancelled.
+
+    Args:
+        task: This task.
+        opened: Its listener.
+        server: Whose connections they are.
+        nursery: Where connections run.
+    """
+    try:
+        with task.scope:
+            while True:
+                await trio.lowlevel.wait_readable(task.sock)
+                task.wakeups += 1
+                await accept_waiting(task.sock, opened, server, nursery)
+    finally:
+        opened.accepting.remove(task)
+
+
+async def accept_waiting(
+    listening_socket: socket.socket, opened: OpenListener, server: Server, nursery: trio.Nursery
+) -> bool:
+    """Accept connections that wait, at most MAX_ACCEPTS_PER_WAKEUP.
 
     Args:
         listening_socket: A listening socket.
         opened: Its listener.
         server: Whose connections they are.
         nursery: Where connections run.
-    """
-    with trio.CancelScope() as scope:
-        opened.accepting.append(scope)
-        try:
-            while True:
-                await trio.lowlevel.wait_readable(listening_socket)
-                await accept_waiting(listening_socket, opened, server, nursery)
-        finally:
-            opened.accepting.remove(scope)
-
-
-async def accept_waiting(
-    listening_socket: socket.socket, opened: OpenListener, server: Server, nursery: trio.Nursery
-) -> bool:
-    """Accept connections that wait, at most MAX_ACCEPTS_PER_WAKEUP; the parameters are those of `accept_connections`.
 
     Returns:
         Whether there may be more of them.
@@ -221,6 +247,9 @@ class NotServingError(Exception):
     """The server is shutting down, so no other configuration can be put into effect."""
 
 
+STOP_MARGIN = 5.0
+"""Seconds of a shutdown beside its timeouts, for tasks to end and the log to be written."""
+
 REMOVED_ROUTE_INTERVAL = 1.0
 """Seconds between two looks for connections of a removed route that were not relayed yet."""
 
@@ -254,6 +283,7 @@ class Server:
         one_connection: Stop accepting as soon as one connection is about to dial its backend, and return when that
             connection has ended.
         open_level: Level of `connection.open`.
+        passed_sockets: Those of the service manager; `run` closes them at the end.
 
     Attributes:
         generation: What new connections begin with.
@@ -262,12 +292,20 @@ class Server:
         connections: Those served now, by number, in whatever step.
         max_connections: How many there may be.
         listeners: The open ones, in the order of the configuration.
+        passed_sockets: As given.
         is_draining: Whether new clients are rejected, or will be after `drain_delay`.
     """
 
     def __init__(
-        self, config: Config, *, one_connection: bool = False, open_level: Literal["debug", "info"] = "debug"
+        self,
+        config: Config,
+        *,
+        one_connection: bool = False,
+        open_level: Literal["debug", "info"] = "debug",
+        passed_sockets: PassedSockets | None = None,
     ) -> None:
+        self.passed_sockets = passed_sockets or PassedSockets()
+        self._listen_by_kind = {**LISTENERS, "fd": self.passed_sockets.listen}
         self._last_id = 0
         self._stop_immediately = trio.Event()
         self._starting = trio.CancelScope()
@@ -315,6 +353,12 @@ class Server:
         """Whether a load balancer should send clients here: it is open, does not drain, and has room."""
         return bool(self.listeners) and not self.is_draining and len(self.connections) < self.max_connections
 
+    @property
+    def max_stop_time(self) -> float:
+        """Seconds that a shutdown may last: connections may end by themselves, then have `close`, then are cut."""
+        timeouts = self.generation.config.timeouts
+        return timeouts.drain_delay + timeouts.drain + 2 * timeouts.close + STOP_MARGIN
+
     def drain(self) -> None:
         """Stop being ready, and reject new clients after `drain_delay`; what is relayed goes on. See `undrain`."""
         if not self.is_draining:
@@ -341,16 +385,24 @@ class Server:
     def stop(self, reason: Reason) -> None:
         """Begin to end: `draining` waits for connections to end by themselves, `shutdown` ends them all at once.
 
-        Requests get 503 if new ones still arrive here; if all listeners have been released, every one is served.
+        Requests get 503 where new ones still arrive; those at listeners that have been released are served.
         """
         self.is_draining = True
         self._starting.cancel()
+        passed = self._passed_listeners()
+        for opened in passed:
+            opened.cancel_accepting()
+        self.services.released_listeners |= {opened.listener.name for opened in passed}
         self.services.stop_requested.set()
         if reason is Reason.SHUTDOWN:
             self.services.shutdown_reason = reason
             self._stop_immediately.set()
-        elif self.listeners and not self.generation.config.timeouts.drain_delay:
+        elif len(self.listeners) > len(passed) and not self.generation.config.timeouts.drain_delay:
             self.services.shutdown_reason = self.services.shutdown_reason or reason
+
+    def _passed_listeners(self) -> list[OpenListener]:
+        """Return the listeners whose sockets the next process has, too: who connects now can wait for it."""
+        return [opened for opened in self.listeners if opened.listening.is_passed]
 
     async def run(
         self,
@@ -386,6 +438,7 @@ class Server:
                             on_ready([opened.listening for opened in self.listeners])
                         await self.services.stop_requested.wait()
                         if self.is_draining:
+                            await self.release_listeners(self._passed_listeners())
                             await self._drain()
                         accepting.cancel_scope.cancel()
                     for opened in self.listeners:
@@ -398,6 +451,7 @@ class Server:
         finally:
             for opened in self.listeners:
                 opened.listening.close()
+            self.passed_sockets.close()
             self.reserved_fd.close()
             self.services.close()
 
@@ -412,7 +466,7 @@ class Server:
         try:
             for name, section in generation.config.listeners.items():
                 if listener_key(name, section) not in open_now:
-                    listening = await LISTENERS[section.bind.kind](name, section)
+                    listening = await self._listen_by_kind[section.bind.kind](name, section)
                     found.append(OpenListener(listening, generation.listeners[name], generation))
         except BaseException:
             for opened in found:
@@ -428,7 +482,9 @@ class Server:
             for sock in opened.listening.sockets:
                 self.services.listening_addresses.add(sock)
                 set_socket_options(sock)  # accepted sockets inherit it
-                self._accepting.start_soon(accept_connections, sock, opened, self, self._connections)
+                task = AcceptTask(sock)
+                opened.accepting.append(task)
+                self._accepting.start_soon(accept_connections, task, opened, self, self._connections)
             for address in opened.listening.addresses:
                 log.info("listener.opened", listener=opened.listener.name, listen_address=address)
 
@@ -440,6 +496,7 @@ class Server:
 
     async def release_listeners(self, released: list[OpenListener]) -> None:
         """Stop accepting at listeners whose sockets another process has, too, and close the copies of this one."""
+        self.services.released_listeners |= {opened.listener.name for opened in released}
         for opened in released:
             await opened.stop_accepting()
         for opened in released:
@@ -572,8 +629,9 @@ class Server:
     async def _drain(self) -> None:
         """Reject new clients after `drain_delay`, let connections end by themselves, then end them over `drain_spread`.
 
-        The listeners stay open, so that clients get 503 with Retry-After instead of a refused connection. It is over as
-        soon as the last connection from before has ended, and at once when the server is to stop immediately.
+        The listeners stay open, so that clients get 503 with Retry-After instead of a refused connection, except those
+        that have been released: nothing is accepted there, and who had connected before is served. It is over as soon
+        as the last connection from before has ended, and at once when the server is to stop immediately.
         """
         timeouts = self.generation.config.timeouts
         with trio.CancelScope() as grace:
@@ -587,6 +645,7 @@ class Server:
                 last_id = self._last_id
                 with trio.move_on_after(timeouts.drain - timeouts.drain_spread):
                     await self._wait_for_connections(last_id)
+                self.services.released_listeners = frozenset()
                 self.services.shutdown_reason = self.services.shutdown_reason or Reason.DRAINING
                 self._cancel_waits()
                 await self._terminate(self.services.engine.connection_ids, Reason.DRAINING, timeouts.drain_spread)

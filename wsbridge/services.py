@@ -72,6 +72,8 @@ class Services:
         audit_log: The audit, if there is one.
         active_overload_replies: Clients that are getting a 503 over the connection limit.
         shutdown_reason: Why requests are rejected now; None while serving.
+        released_listeners: Names of listeners whose sockets the next process has: a drain goes on serving connections
+            accepted there before, since only new ones reach that process.
         stop_requested: Set when nothing more is to be accepted.
         only_termination: With `one_connection`, how that connection ended; None before, or if it never came.
     """
@@ -106,6 +108,7 @@ class Services:
         self._retired_audit_logs: list[AuditLog] = []
         self.active_overload_replies = 0
         self.shutdown_reason: Reason | None = None
+        self.released_listeners: frozenset[str] = frozenset()
         self.stop_requested = trio.Event()
         self.open_level: Literal["debug", "info"] = open_level
         self.only_termination: Termination | None = None

@@ -27,6 +27,24 @@ def test_auth_must_be_written_where_others_can_come(bind: str, goal: str) -> Non
     read(file(listeners(bind), f"match: any, {goal}, auth: none"))
 
 
+def test_passed_sockets_count_as_exposed() -> None:
+    """Nothing is known of the address of a passed socket before the start, so that others may reach it."""
+    (problem,) = wrong(file(listeners("fd:web"), f"match: any, {BACKEND}"))
+    assert (problem.code, problem.setting) == ("E022", "routes.r0.auth")
+    assert 'the listener "l0" at fd:web may have any address' in problem.message
+    loaded = read(file(listeners("fd:web"), f"match: {{host: a}}, {BACKEND}, auth: none"))
+    (warning,) = loaded.warnings
+    assert (warning.code, warning.setting) == ("W005", "listeners.l0.bind")
+    assert warning.message.startswith("other hosts may reach")
+
+
+@pytest.mark.parametrize("section", ["admin: {bind: 'fd:web', token: {env: T}}", "monitoring: {bind: 'fd:web'}"])
+def test_only_listeners_have_passed_sockets(section: str) -> None:
+    """The admin API and the monitoring endpoint open their own."""
+    problems = wrong(file(LISTENERS, f"match: any, {BACKEND}") + section)
+    assert len([one for one in problems if one.message.startswith("fd:web is only for listeners")]) == 1
+
+
 @pytest.mark.parametrize("bind", ["127.0.0.1:1", "[::1]:1", "unix:/s"])
 def test_auth_may_be_left_out_where_only_this_host_comes(bind: str) -> None:
     """On loopback addresses and Unix paths a route starts without auth."""
@@ -68,6 +86,8 @@ def test_a_public_tcp_listener_needs_auth_for_its_route() -> None:
         (("unix:/a", "unix:/a"), True),
         (("unix:/a", "unix:/b/../a"), True),
         (("unix:/a", "unix:/b"), False),
+        (("fd:a", "fd:a"), True),
+        (("fd:a", "fd:b"), False),
     ],
 )
 def test_two_listeners_on_one_address(binds: tuple[str, str], collide: bool) -> None:

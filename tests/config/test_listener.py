@@ -58,6 +58,9 @@ from wsbridge.config.errors import ConfigError
             "listeners.l.tls.client_certificate",
             "has no effect without client_ca",
         ),
+        ("bind: 'fd:web', backlog: 10", "listeners.l.backlog", "is set by Backlog= of the .socket unit"),
+        ("bind: 'fd:web', mode: 0660", "listeners.l.mode", "is only for a listener on unix:/path"),
+        ("bind: 'fd:web', ipv6_only: true", "listeners.l.ipv6_only", "is only for a listener on an IPv6 address"),
         ("bind: '127.0.0.1:80', backlog: 0", "listeners.l.backlog", "0 is too small: at least 1"),
     ],
 )

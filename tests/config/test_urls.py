@@ -36,6 +36,13 @@ def test_unix_binds() -> None:
             read_bind(text)
 
 
+def test_passed_binds() -> None:
+    """A passed socket has the name of its unit."""
+    bind = read_bind("fd:wsbridge.socket")
+    assert (bind.kind, bind.name, bind.host, bind.path) == ("fd", "wsbridge.socket", "", "")
+    assert read_bind(str(bind)) == bind
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -55,7 +62,9 @@ def test_unix_binds() -> None:
         ("a b:80", "is not a host name"),
         ("bücher.example:80", "ASCII form"),
         ("-x:80", "is not a host name"),
-        ("fd:web", "is not a port"),
+        ("fd:", "after fd: write the FileDescriptorName="),
+        ("fd:a:b", "after fd: write the FileDescriptorName="),
+        ("fd:" + "x" * 256, "after fd: write the FileDescriptorName="),
     ],
 )
 def test_what_is_no_bind(text: str, message: str) -> None:
@@ -76,6 +85,7 @@ def test_what_is_no_bind(text: str, message: str) -> None:
         ("[::]:1", False, False),
         ("10.0.0.1:1", False, False),
         ("gw:1", False, False),
+        ("fd:web", False, False),
     ],
 )
 def test_what_counts_as_loopback(text: str, literal: bool, loopback: bool) -> None:

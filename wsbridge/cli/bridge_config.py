@@ -304,6 +304,8 @@ def _require_loopback(address: str, options: BridgeOptions) -> None:
         bind: BindAddress = read_bind(address)
     except ValueError as error:
         raise CliError(f"LISTEN: {error}", EXIT_USAGE) from None
+    if bind.kind == "fd":
+        raise CliError(f"LISTEN: {bind}: passed sockets need a configuration file (wsbridge run)", EXIT_USAGE)
     if not bind.is_loopback and not options.allow_anyone:
         raise CliError(
             f"LISTEN: other hosts can reach {bind}, and `bridge` has no authentication: "

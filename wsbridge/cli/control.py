@@ -115,9 +115,12 @@ def call_admin(
 
 def _read_address(text: str) -> BindAddress:
     try:
-        return read_bind(f"unix:{text}" if text.startswith(("/", "./")) else text)
+        found = read_bind(f"unix:{text}" if text.startswith(("/", "./")) else text)
     except ValueError as error:
         raise CliError(f"--admin: {error}", EXIT_USAGE) from None
+    if found.kind == "fd":
+        raise CliError(f"--admin: {found} is not an address to connect to", EXIT_USAGE)
+    return found
 
 
 def _read_token(path: str) -> str:

@@ -36,7 +36,7 @@ from wsbridge.log.logger import log
 from wsbridge.net.listeners import ListenError, ListeningSockets
 from wsbridge.reasons import Reason, Termination
 from wsbridge.registry import CONFIG_REGISTRY
-from wsbridge.reload import log_problems
+from wsbridge.reload import log_listen_error, log_problems
 from wsbridge.server import Server
 
 CONFIG_VARIABLE: Final = "WSBRIDGE_CONFIG"
@@ -298,7 +298,7 @@ def log_start_errors(errors: Sequence[BaseException]) -> None:
     """Log why nothing is served."""
     for error in errors:
         if isinstance(error, ListenError):
-            log.error("listener.error", listener=error.listener, listen_address=error.bind, detail=str(error))
+            log_listen_error(error, str(error))
         else:
             log.error("config.error", detail=str(error))
 

@@ -17,6 +17,11 @@ def is_loopback_only(bind: BindAddress) -> bool:
     return bind.ip is not None and bind.ip.is_loopback
 
 
+def _passed_socket_issues(bind: BindAddress) -> Iterable[Issue]:
+    if bind.kind == "fd":
+        yield Issue(("bind",), f"{bind} is only for listeners: write unix:/path or host:port", "E013")
+
+
 class AdminConfig(Section):
     """Admin API, which the commands status, reload, drain and undrain use."""
 
@@ -40,7 +45,8 @@ class AdminConfig(Section):
 
     def validate_values(self, context: LoadContext) -> Iterable[Issue]:
         """Reject addresses that other hosts reach."""
-        if not is_loopback_only(self.bind):
+        yield from _passed_socket_issues(self.bind)
+        if self.bind.kind != "fd" and not is_loopback_only(self.bind):
             text = "other hosts must not reach the admin API: write unix:/path or a loopback address"
             yield Issue(("bind",), text, "E013")
 
@@ -59,6 +65,10 @@ class MonitoringConfig(Section):
         bind = raw.get("bind")
         if isinstance(bind, str) and not bind.startswith("unix:") and "mode" in raw:
             yield Issue(("mode",), "is only for bind: unix:/path", "E013", at_key=True)
+
+    def validate_values(self, context: LoadContext) -> Iterable[Issue]:
+        """Reject passed sockets."""
+        yield from _passed_socket_issues(self.bind)
 
     def warnings(self, context: LoadContext) -> Iterable[Issue]:
         """Warn where other hosts reach it."""

@@ -261,8 +261,9 @@ def _check_missing_auth(config: Config) -> Iterator[Issue]:
         elif public:
             bind = config.listeners[public[0]].bind
             named = "; localhost is a name and may mean others: write 127.0.0.1 or [::1]" if bind.is_loopback else ""
+            place = "may have any address" if bind.kind == "fd" else "is not on a loopback address"
             text = (
-                f'is required, since the listener "{public[0]}" at {bind} is not on a loopback address: '
+                f'is required, since the listener "{public[0]}" at {bind} {place}: '
                 f'"auth: none" allows anonymous access{named}'
             )
             yield Issue(("routes", name, "auth"), text, "E022")
@@ -341,6 +342,8 @@ def _binds_conflict(one: ListenerConfig, other: ListenerConfig) -> bool:
     a, b = one.bind, other.bind
     if a.kind != b.kind:
         return False
+    if a.kind == "fd":
+        return a.name == b.name
     if a.kind == "unix":
         return posixpath.normpath(a.path) == posixpath.normpath(b.path)
     if a.port != b.port or a.port == 0:
@@ -397,6 +400,7 @@ def _check_local_listener(config: Config, name: str) -> Iterator[Issue]:
 
 def _check_public_listener(config: Config, name: str) -> Iterator[Issue]:
     path: KeyPath = ("listeners", name, "bind")
+    can, are = ("may", "may be") if config.listeners[name].bind.kind == "fd" else ("can", "are")
     routes = {
         key: route
         for key, route in config.routes.items()
@@ -408,11 +412,11 @@ def _check_public_listener(config: Config, name: str) -> Iterator[Issue]:
         if route.backend is not None and route.auth is not None and route.auth.allows_everyone()
     ]
     if is_open:
-        text = f"other hosts can reach {_quote_routes(is_open)} without TLS and without authentication"
+        text = f"other hosts {can} reach {_quote_routes(is_open)} without TLS and without authentication"
         yield Issue(path, text, "W005")
     overheard = [key for key, route in routes.items() if route.auth is not None and route.auth.identifies_clients()]
     if overheard and config.listeners[name].trusted_proxies is None:  # else TLS may end in front
-        yield Issue(path, f"credentials for {_quote_routes(overheard)} are sent over the network without TLS", "W016")
+        yield Issue(path, f"credentials for {_quote_routes(overheard)} {are} sent over the network without TLS", "W016")
 
 
 def _check_unused_listeners(config: Config) -> Iterator[Issue]:

@@ -39,6 +39,7 @@ PROBLEM_CODES: dict[str, str] = {
     "E040": "undefined field in the URL of a backend",
     "E041": "backend chosen by a request, on a route of a listener with protocol: tcp",
     "E042": "backend that leads back to its own route: every connection would open the next",
+    "E043": "no usable socket was passed for a listener with bind: fd:NAME; found only at start and reload",
     "W001": (
         "listener without TLS on a loopback address whose route has no auth: a reverse proxy on "
         "this host would expose it"
@@ -74,6 +75,7 @@ PROBLEM_CODES: dict[str, str] = {
     "W030": "on_client_lost: reset with a Unix socket, which has no reset",
     "W031": "backend that may lead back to its own route; a connection is rejected when it comes there again",
     "W032": "monitoring endpoint that other hosts can reach",
+    "W033": "a socket was passed that no listener binds: its clients wait forever; found only at start and reload",
 }
 """Every code and its meaning."""
 

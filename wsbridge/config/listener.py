@@ -150,7 +150,8 @@ class ListenerConfig(Section):
     """An address to accept connections on, and its protocol."""
 
     bind: Bind
-    """host:port, '[v6]:port' (quoted) or unix:/path. Port 0 picks a free port, which is logged."""
+    """host:port, '[v6]:port' (quoted), unix:/path, or fd:NAME for sockets that systemd passes. Port 0 picks a free
+    port, which is logged."""
     protocol: Literal["websocket", "tcp"] = "websocket"
     """Protocol of the clients: websocket (HTTP/1.1 upgrade) or tcp (raw bytes)."""
     route: Name | None = None
@@ -178,7 +179,7 @@ class ListenerConfig(Section):
     ipv6_only: Flag = False
     """For '[::]:port': true accepts IPv6 only; false accepts both."""
     backlog: Annotated[Count, AfterValidator(at_least(1)), AfterValidator(at_most(65535))] = 1024
-    """Listen backlog (see listen(2))."""
+    """Listen backlog (see listen(2)); not for fd:NAME."""
 
     @classmethod
     def validate_keys(cls, raw: Mapping[str, object]) -> Iterable[Issue]:
@@ -195,6 +196,8 @@ class ListenerConfig(Section):
             for key in ("mode", "owner"):
                 if key in raw and not bind.startswith("unix:"):
                     yield Issue((key,), "is only for a listener on unix:/path", "E013", at_key=True)
+            if "backlog" in raw and bind.startswith("fd:"):
+                yield Issue(("backlog",), "is set by Backlog= of the .socket unit", "E013", at_key=True)
             if "ipv6_only" in raw and not bind.startswith("["):
                 yield Issue(("ipv6_only",), "is only for a listener on an IPv6 address", "E013", at_key=True)
 

@@ -55,19 +55,23 @@ class BindAddress:
     """Address of a listener. `str()` gives the written form.
 
     Attributes:
-        kind: `tcp` or `unix`.
-        host: Address or name without brackets; empty for unix.
-        port: 0 means that the system picks one; 0 for unix.
+        kind: `tcp`, `unix`, or `fd` for sockets that the service manager passes.
+        host: Address or name without brackets; empty for unix and fd.
+        port: 0 means that the system picks one; 0 for unix and fd.
         path: Of the socket, for unix; else empty.
+        name: Of the sockets, for fd; else empty. Their addresses are not known before the start.
     """
 
-    kind: Literal["tcp", "unix"]
+    kind: Literal["tcp", "unix", "fd"]
     host: str = ""
     port: int = 0
     path: str = ""
+    name: str = ""
 
     def __str__(self) -> str:
-        return f"unix:{self.path}" if self.kind == "unix" else f"{_bracket_ipv6(self.host)}:{self.port}"
+        if self.kind == "tcp":
+            return f"{_bracket_ipv6(self.host)}:{self.port}"
+        return f"unix:{self.path}" if self.kind == "unix" else f"fd:{self.name}"
 
     @property
     def ip(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
@@ -225,7 +229,7 @@ def read_unix_path(text: str, directory: Path | None = None) -> str:
 
 
 def read_bind(value: object, directory: Path | None = None) -> BindAddress:
-    """Read `host:port`, `[v6]:port` or `unix:/path`.
+    """Read `host:port`, `[v6]:port`, `unix:/path` or `fd:NAME`.
 
     Args:
         value: As written.
@@ -236,6 +240,8 @@ def read_bind(value: object, directory: Path | None = None) -> BindAddress:
     text = as_text(value)
     if text.startswith("unix:"):
         return BindAddress("unix", path=read_unix_path(text.removeprefix("unix:"), directory))
+    if text.startswith("fd:"):
+        return BindAddress("fd", name=_read_socket_name(text.removeprefix("fd:")))
     if "://" in text:
         raise ValueError(f'"{text}": write the address alone, such as 127.0.0.1:8080')
     if re.fullmatch(r"\*?:[^:]*", text) or re.fullmatch(r"[0-9]+", text):
@@ -245,6 +251,16 @@ def read_bind(value: object, directory: Path | None = None) -> BindAddress:
     if port_text is None:
         raise ValueError(f'"{text}" has no port: write {_bracket_ipv6(host)}:8080, for example')
     return BindAddress("tcp", host=check_zone(host), port=read_port(port_text))
+
+
+def _read_socket_name(text: str) -> str:
+    """Read a name of FileDescriptorName= (systemd.socket(5))."""
+    if not re.fullmatch(r"[!-9;-~]{1,255}", text):
+        raise ValueError(
+            f'"fd:{text}": after fd: write the FileDescriptorName= of a .socket unit: at most 255 ASCII characters'
+            " without spaces and colons"
+        )
+    return text
 
 
 def read_target(value: object, directory: Path | None = None) -> Target:
@@ -433,7 +449,7 @@ Bind = Annotated[
     BindAddress,
     PlainValidator(_read_bind_of_file),
     _URL_AS_TEXT,
-    WithJsonSchema({"type": "string", "pattern": "^(unix:.+|.+:[0-9]+)$"}),
+    WithJsonSchema({"type": "string", "pattern": "^(unix:.+|fd:[^: ]+|.+:[0-9]+)$"}),
 ]
 ProxyUrl = Annotated[
     HttpProxy,

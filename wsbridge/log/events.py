@@ -201,7 +201,7 @@ LOG_EVENTS: Final[dict[str, LogEvent]] = {
     "listener.error": LogEvent(
         "An address cannot be bound: the process ends, or a reload fails.",
         ("error",),
-        ("listener", "listen_address", "detail"),
+        ("listener", "listen_address", "problem", "detail"),
     ),
     "listener.opened": LogEvent(
         "A listener accepts connections on this address.",
@@ -211,6 +211,11 @@ LOG_EVENTS: Final[dict[str, LogEvent]] = {
     "listener.closed": LogEvent(
         "A listener stopped accepting connections.",
         ("info",),
+        ("listener",),
+    ),
+    "accept.stalled": LogEvent(
+        "Clients wait at a listener and nothing accepts them; systemd is not notified any more, and restarts wsbridge.",
+        ("error",),
         ("listener",),
     ),
     "accept.error": LogEvent(

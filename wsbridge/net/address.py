@@ -236,7 +236,7 @@ def _normalize_ip(host: str) -> IPv4Address | IPv6Address:
 def _same_file(path: str, listening_path: str) -> bool:
     try:
         return Path(path).samefile(listening_path)
-    except OSError:  # one of them is not there
+    except (OSError, ValueError):  # one of them is not there, or is in the abstract namespace
         return path == listening_path
 
 

@@ -38,11 +38,12 @@ class ListenError(OSError):
     Attributes:
         listener: Its name.
         bind: The address, as configured.
+        problem: Its code in the table of problems; empty where it has none.
     """
 
-    def __init__(self, name: str, bind: object, problem: str, code: int = 0) -> None:
-        super().__init__(code, f'listener "{name}": cannot listen on {bind}: {problem}')
-        self.listener, self.bind = name, str(bind)
+    def __init__(self, name: str, bind: object, text: str, code: int = 0, *, problem: str = "") -> None:
+        super().__init__(code, f'listener "{name}": cannot listen on {bind}: {text}')
+        self.listener, self.bind, self.problem = name, str(bind), problem
 
     def __str__(self) -> str:
         return str(self.strerror)
@@ -109,6 +110,7 @@ class ListeningSockets:
         sockets: One, or two for `localhost` (IPv4 and IPv6).
         addresses: The bound address of each as text, with the port that the system chose.
         file: That of a Unix socket, if it is to be removed at the end.
+        is_passed: Whether the service manager has opened them: their backlogs outlive this process.
     """
 
     name: str
@@ -116,6 +118,7 @@ class ListeningSockets:
     sockets: list[socket.socket]
     addresses: list[str] = field(default_factory=list)
     file: SocketFile | None = None
+    is_passed: bool = False
 
     def __post_init__(self) -> None:
         if not self.addresses:
@@ -137,6 +140,8 @@ class ListeningSockets:
             except OSError as error:
                 text = _bind_error_text(error, path, config)
                 raise ListenError(self.name, config.bind, text, error.errno or 0) from None
+        if self.is_passed:  # Backlog= of the .socket unit
+            return
         for sock in self.sockets:
             sock.listen(config.backlog)
 
