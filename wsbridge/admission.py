@@ -152,24 +152,38 @@ def _admit_http_request(route: Route, request: Request, public: PublicName, tls:
         if refusal is not None:
             raise Rejected(Reason.ORIGIN_NOT_ALLOWED, refusal)
         if not origins and not route.origin_policy.allows_any:
-            _check_fetch_site(request)
+            _check_fetch_site(route, request)
     return AdmittedRequest(route)
 
 
-def _check_fetch_site(request: Request) -> None:
+def _check_fetch_site(route: Route, request: Request) -> None:
     """Reject what a page of another site made a browser request, such as an image with a ticket in its URL.
 
     It is rejected before its credentials are checked, so that no page can have its visitors banned. Links and other
-    top-level navigation pass (https://www.w3.org/TR/fetch-metadata/).
+    top-level navigation pass (https://www.w3.org/TR/fetch-metadata/), and frames of pages that may frame the route.
     """
     site = request.headers.get(b"sec-fetch-site") or b"none"
-    navigation = (request.headers.get(b"sec-fetch-mode"), request.headers.get(b"sec-fetch-dest"))
-    if site in (b"cross-site", b"same-site") and navigation != (b"navigate", b"document"):
-        raise Rejected(
-            Reason.ORIGIN_NOT_ALLOWED,
-            f"a page of another site requested this (Sec-Fetch-Site: {site.decode()}), and the route reads "
-            "credentials from the query or a cookie",
-        )
+    if site not in (b"cross-site", b"same-site"):
+        return
+    destination = request.headers.get(b"sec-fetch-dest")
+    if request.headers.get(b"sec-fetch-mode") == b"navigate" and (
+        destination == b"document" or (destination == b"iframe" and _is_framed_by_ancestor(route, request))
+    ):
+        return
+    raise Rejected(
+        Reason.ORIGIN_NOT_ALLOWED,
+        f"a page of another site requested this (Sec-Fetch-Site: {site.decode()}), and the route reads "
+        "credentials from the query or a cookie",
+    )
+
+
+def _is_framed_by_ancestor(route: Route, request: Request) -> bool:
+    """Whether Referer names an origin of `frame_ancestors`: a page can omit it, but not name another origin."""
+    values = request.headers.get_all(b"referer")
+    if route.frame_ancestors is None or len(values) != 1:
+        return False
+    origin = "/".join(values[0].decode("latin-1").split("/", 3)[:3])
+    return route.frame_ancestors.check(origin, request.host(), tls=False) is None
 
 
 async def authenticate(auth: Authenticator, context: ConnectionContext) -> Identity:

@@ -53,6 +53,7 @@ class Route:
         target_policy: Selects the target of a client; None where all clients get the same.
         responder: Files, a fixed status or tickets.
         redirects_root: Whether it also matches `/`, to redirect it.
+        frame_ancestors: Other origins whose pages may show its files in a frame; None for none that is known.
         auth: Who may use it; None for anonymous access.
         dial_defaults: The request to the backend, apart from the client's subprotocols.
         needs_client_info: Whether the backend receives the client address.
@@ -73,6 +74,7 @@ class Route:
     target_policy: TargetPolicy | None
     responder: Responder | None
     redirects_root: bool
+    frame_ancestors: OriginPolicy | None
     origin_policy: OriginPolicy
     auth: Authenticator | None
     subprotocols: tuple[str, ...] | None
@@ -336,6 +338,7 @@ def _build_route(
         target_policy=build_target_policy(section, path, dial_services.listening_addresses, passer, hosts),
         responder=responder,
         redirects_root=isinstance(section.files, FilesConfig) and section.files.redirect_root,
+        frame_ancestors=_frame_ancestors(section.files),
         origin_policy=OriginPolicy(section.allowed_origins),
         auth=None if section.auth is None else AUTH[section.auth.kind](section.auth, services),
         subprotocols=subprotocols,
@@ -406,6 +409,12 @@ def _build_listener(
         allow_http=section.allow_http,
         client_address_resolver=_build_client_address_resolver(section, config),
     )
+
+
+def _frame_ancestors(files: Path | FilesConfig | None) -> OriginPolicy | None:
+    if not isinstance(files, FilesConfig) or isinstance(files.frame_ancestors, str):
+        return None
+    return OriginPolicy(files.frame_ancestors)
 
 
 def _build_static_files(files: Path | FilesConfig, prefix: str, read_timeout: float) -> StaticFiles:

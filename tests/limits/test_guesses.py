@@ -258,6 +258,31 @@ async def test_no_page_can_have_its_visitors_banned(page: Path, kind: str) -> No
         assert await ask(served, get(path, cookie)) == "reset"
 
 
+async def test_frames_of_listed_pages_alone_reach_the_authentication(page: Path) -> None:
+    """The browser names the framing page in Referer, which no other page can forge."""
+    portal = "https://portal.example.org"
+    files = {"dir": str(page / "www"), "frame_ancestors": [portal]}
+    auth = {"kind": "bearer", "tokens": str(page / "tokens"), "sources": ["cookie:sid"]}
+    route = {"match": "any", "files": files, "auth": auth}
+    frame = ("Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: iframe")
+    async with serving(written(routes={"r": route}, limits=limits()), folder=page) as served:
+        for line in (f"Referer: {portal}/", f"Referer: {portal}/desk?a=/b", f"Referer: {portal}"):
+            assert await ask(served, get("/x.js", "Cookie: sid=new", *frame, line)) == "200"
+        others = (
+            "https://evil.example/",
+            f"{portal}.evil.example/",
+            f"https://evil.example/{portal}/",
+            "http://portal",
+        )
+        for other in others:
+            assert await ask(served, get("/x.js", "Cookie: sid=guess", *frame, f"Referer: {other}")) == "403"
+        twice = (f"Referer: {portal}/", "Referer: https://evil.example/")
+        assert await ask(served, get("/x.js", "Cookie: sid=guess", *frame, *twice)) == "403"
+        assert await ask(served, get("/x.js", "Cookie: sid=guess", *frame)) == "403"
+        image = get("/x.js", "Cookie: sid=new", *CROSS_SITE_IMAGE, f"Referer: {portal}/")
+        assert await ask(served, image) == "403"
+
+
 async def test_cross_site_requests_without_such_credentials_pass(page: Path) -> None:
     """Public files may be embedded, and so may those behind a header that no other page can send."""
     files = {"files": str(page / "www")}
