@@ -16,7 +16,7 @@ from tests.serving import Served, backend, serving, written
 from wsbridge.auth import passwords
 from wsbridge.auth.bearer import BearerToken, token_digest
 from wsbridge.log.format import line_processors, render
-from wsbridge.protocol.ticket import Ticket, encode_ticket
+from wsbridge.protocol.ticket import Ticket, encode_ticket, new_ticket_id
 
 KEY = "canary-" + "k" * 32
 NETWORK = {"kind": "network", "allow": ["127.0.0.0/8"]}
@@ -187,7 +187,7 @@ async def test_what_is_wrong_looks_the_same(tmp_path: Path) -> None:
             f"/vnc?ticket={made('x' * 32)}": "not signed with the key",
             f"/vnc?ticket={made(address='192.0.2.1')}": "for a client at 192.0.2.1",
             f"/vnc?ticket={made(issued=now - 60_000, expires=now - 30_000)}": "expired",
-            f"/vnc?ticket={made(issued=now - 60_000)}": "before this process started",
+            f"/vnc?ticket={made(issued=now - 60_000, id=new_ticket_id())}": "before this process started",
             f"/vnc?ticket={good}&ticket={good}": "2 parameters",
         }
         for path, said in wrong.items():

@@ -26,9 +26,10 @@ class UsedTickets:
     """A table of fixed size. A full one rejects every ticket, since forgetting one would make it valid again.
 
     Expired ones are dropped. Should the clock be set back afterwards, they are rejected all the same, with all that
-    expire no later than the last of them. What an earlier process may have seen used is rejected: every ticket that
-    was issued before this process started, and, unless this process issued it, in the `MAX_CLOCK_SKEW_MS` after that,
-    since the clock of its issuer may be ahead. The ids of own tickets are marked with a key of the process.
+    expire no later than the last of them. What an earlier process may have seen used is rejected: every ticket of
+    another issuer that was issued before this process started, or in the `MAX_CLOCK_SKEW_MS` after that, since the
+    clock of its issuer may be ahead. The ids of own tickets are marked with a key of the process, so that these are
+    valid whatever the clock says: it may have been set back since the process started.
 
     Args:
         size: How many tickets it holds.
@@ -81,7 +82,7 @@ class UsedTickets:
             self._ids.discard(expired)
             self._owners.release(its_owner)
         own = hmac.compare_digest(ticket.id[_RANDOM_CHARS:], self._mark(ticket.id[:_RANDOM_CHARS]))
-        if ticket.issued < self._started_ms + (0 if own else MAX_CLOCK_SKEW_MS):
+        if not own and ticket.issued < self._started_ms + MAX_CLOCK_SKEW_MS:
             raise unauthenticated("the ticket was issued before this process started, or just after", genuine=True)
         if ticket.id in self._ids:
             raise unauthenticated("the ticket was used before", genuine=True)
