@@ -32,6 +32,18 @@ async def test_the_first_denial_is_the_last_question() -> None:
     assert [method.asked for method in methods] == [1, 0]
 
 
+async def test_methods_that_allow_different_targets_allow_none() -> None:
+    """None of them is ignored; the same target of two is one."""
+    one = Identity("alice", "forward", target="tcp://10.0.0.1:1")
+    same, other = Identity("", "ticket", target=one.target), Identity("", "ticket", target="tcp://10.0.0.2:1")
+    found = await async_outcome(AllOf(config(), auth_services(one, same)[0]).identify(caller()))
+    assert isinstance(found, Identity)
+    assert found.target == one.target
+    denied = await async_outcome(AllOf(config(), auth_services(one, other)[0]).identify(caller()))
+    assert isinstance(denied, Rejected)
+    assert denied.reason is Reason.FORBIDDEN
+
+
 def test_it_needs_a_request_if_one_does() -> None:
     """Plain TCP can only do with methods that all do without."""
     assert config(Says(http=True), Says(http=False)).needs_request()

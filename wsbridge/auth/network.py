@@ -24,7 +24,7 @@ class AllOfConfig(AuthSection):
     """all_of: every method must succeed."""
     all_of: Annotated[tuple[AuthUnion, ...], AfterValidator(non_empty), AfterValidator(reject_none_in_list)]
     """Authentication methods, in the order in which they are tried; the first denial ends the check. The identity
-    has the first name that a method gives."""
+    has the first name that a method gives; methods that limit it to different targets deny access."""
 
     def members(self) -> Iterable[AuthSection]:
         """See `AuthSection.members`."""
@@ -54,8 +54,11 @@ class AllOf:
         self._authenticators = [services.build(member) for member in config.all_of]
 
     async def identify(self, context: ConnectionContext) -> Identity:
-        """Try one method after the other until one denies."""
-        return merge_identities([await authenticator.identify(context) for authenticator in self._authenticators])
+        """Try one method after the other until one denies; each may limit the client to a target, the same one."""
+        identities = [await authenticator.identify(context) for authenticator in self._authenticators]
+        if len({identity.target for identity in identities} - {None}) > 1:
+            raise Rejected(Reason.FORBIDDEN, "the methods of all_of limit the client to different targets")
+        return merge_identities(identities)
 
 
 class AnyOfConfig(AuthSection):
