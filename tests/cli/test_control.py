@@ -104,3 +104,23 @@ def test_what_can_be_wrong(arguments, message):
     assert failed.returncode in (64, 69)
     assert message in failed.stderr
     assert "Traceback" not in failed.stderr
+
+
+@pytest.mark.parametrize("content", [b"hunter2\nhunter3\n", b"hunter2\xff", b"\n"])
+def test_a_token_that_cannot_be_sent_is_not_quoted(tmp_path, content):
+    """A file with two lines, or of another encoding, is one sentence without the token."""
+    (tmp_path / "token").write_bytes(content)
+    failed = wsbridge("status", "--admin-token-file", str(tmp_path / "token"), address="127.0.0.1:9")
+    assert failed.returncode == 64
+    assert failed.stderr.count("\n") == 1
+    assert "hunter" not in failed.stderr
+
+
+@pytest.mark.parametrize("command", ["status", "reload", "drain"])
+def test_another_server_than_the_admin_api(command):
+    """A 200 with something else is one sentence."""
+    with Daemon(written(route={"respond": "200"})) as daemon:
+        failed = wsbridge(command, address=f"127.0.0.1:{daemon.port()}")
+        assert failed.returncode in (1, 69)
+        assert failed.stderr.count("\n") == 1
+        assert failed.stderr.startswith("wsbridge: ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -108,9 +109,12 @@ def call_admin(
         option = " (--admin-token-file)" if response.status == 401 else ""
         raise CliError(f"{bind}: {body.strip()}{option}", EXIT_UNAVAILABLE)
     try:
-        return response.status, json.loads(body)
+        answer = json.loads(body)
     except ValueError:
-        return response.status, body.strip()
+        answer = body.strip()
+    if response.status == 200 and not isinstance(answer, dict):
+        raise CliError(f"{bind}: the response is not one of the admin API of wsbridge", EXIT_UNAVAILABLE)
+    return response.status, answer
 
 
 def _read_address(text: str) -> BindAddress:
@@ -125,10 +129,14 @@ def _read_address(text: str) -> BindAddress:
 
 def _read_token(path: str) -> str:
     try:
-        return Path(path).read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
-        raise CliError(f"--admin-token-file: {path}: {reason}", EXIT_USAGE) from None
+        token = Path(path).read_text("ascii").strip()
+    except OSError as error:
+        raise CliError(f"--admin-token-file: {path}: {error.strerror}", EXIT_USAGE) from None
+    except UnicodeDecodeError:
+        token = ""
+    if not re.fullmatch(r"[ -~]+", token):  # http.client would quote it in its exception
+        raise CliError(f"--admin-token-file: {path}: must hold one token of printable ASCII", EXIT_USAGE)
+    return token
 
 
 def _connect_error_text(error: Exception) -> str:
