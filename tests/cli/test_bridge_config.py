@@ -181,6 +181,32 @@ def test_a_form_of_something_else_gets_a_suggestion(args: tuple[str, str], said:
     assert (result.exit_code, result.output) == (64, f"wsbridge: {said}\n")
 
 
+@pytest.mark.parametrize("rest", ["?x=a@other", "/p@th", "/?x=a@other", "?x=/@other"])
+def test_an_at_sign_elsewhere_in_the_target_is_no_user(rest: str) -> None:
+    """It changes neither the host nor the headers."""
+    section = backend(ws(target=f"ws://gw.example{rest}"))
+    assert (section.url.host, section.headers) == ("gw.example", {})
+    section = backend(ws(target=f"wss://me:pw@gw.example{rest}"))
+    assert section.url.host == "gw.example"
+    assert section.headers == {"Authorization": f"Basic {b64encode(b'me:pw').decode()}"}
+
+
+def test_the_target_is_shown_without_secrets() -> None:
+    """Neither with its password nor with a token in its query, which is dialled."""
+    options = ws(target="wss://me:pw@gw.example/?token=hunter2&page=1")
+    assert options.shown_target == "wss://gw.example/?token=***&page=1"
+    assert "hunter2" in backend(options).url.text
+
+
+@pytest.mark.parametrize("url", ["https://me:hunter2@gw.example/", "foo://me:hunter2@gw.example/"])
+def test_a_wrong_url_is_quoted_without_the_password(url: str) -> None:
+    """Neither as LISTEN nor as TARGET."""
+    for arguments in ([url, "tcp://127.0.0.1:1"], ["-", url]):
+        done = invoke("bridge", *arguments)
+        assert done.exit_code == 64
+        assert "hunter2" not in done.output
+
+
 def test_user_and_password_in_the_target() -> None:
     """User and password of a WebSocket URL become a header, and appear in no message."""
     loaded = build_bridge_config(ws(target="wss://me:p%40ss@gw.example/x?y=1"), {})

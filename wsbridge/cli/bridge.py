@@ -163,7 +163,7 @@ def bridge_command(
 
         def ready(listening: list[ListeningSockets]) -> None:
             for address in (address for one in listening for address in one.addresses):
-                click.echo(f"wsbridge: {_listen_url(listen, address)} -> {options.public_target}", err=True)
+                click.echo(f"wsbridge: {_listen_url(listen, address)} -> {options.shown_target}", err=True)
                 if options.files is not None:
                     scheme = "https" if split_listen(listen)[0] == "wss" else "http"
                     click.echo(f"wsbridge: {scheme}://{address}/ serves {options.files}", err=True)

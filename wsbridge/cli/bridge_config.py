@@ -17,6 +17,7 @@ from wsbridge.config.errors import ConfigError, Problem
 from wsbridge.config.load import LoadedConfig, load_data
 from wsbridge.config.urls import BindAddress, read_bind, read_target
 from wsbridge.config.yaml import YamlData
+from wsbridge.log.format import redact
 from wsbridge.net.http_proxy import proxy_from_environment
 from wsbridge.registry import CONFIG_REGISTRY
 
@@ -32,6 +33,8 @@ UNIX_MODE: Final = "0600"
 """File mode of a Unix socket: a bridge has no authentication, so only its user may connect."""
 SHORT_ADDRESS: Final = re.compile(r"(?:(\[[^\[\]]*\]|[^:/\s@\[\]]+):)?(\d+)")
 """`host:port`, `[v6]:port` or `port`: LISTEN or TARGET without a scheme."""
+
+_USERINFO: Final = re.compile(r"^([^/?#]*://)([^/?#]*)@")
 
 _LISTENER: Final = f"listeners.{BRIDGE_NAME}"
 _ROUTE: Final = f"routes.{BRIDGE_NAME}"
@@ -130,9 +133,12 @@ class BridgeOptions:
     @property
     def public_target(self) -> str:
         """TARGET without user and password."""
-        scheme, found, rest = self.target.partition("://")
-        authority, slash, path = rest.partition("/")
-        return f"{scheme}{found}{authority.rpartition('@')[2]}{slash}{path}"
+        return without_userinfo(self.target)
+
+    @property
+    def shown_target(self) -> str:
+        """TARGET without secrets, also those of its query."""
+        return redact(self.public_target, url=True)
 
     @property
     def timeouts(self) -> dict[str, YamlData]:
@@ -148,6 +154,11 @@ class BridgeOptions:
             "max_lifetime": self.max_lifetime,
         }
         return {key: text for key, text in given.items() if text is not None}
+
+
+def without_userinfo(url: str) -> str:
+    """Remove user and password from a URL; an @ in its path or query is not part of them (RFC 3986 section 3.2)."""
+    return _USERINFO.sub(r"\1", url)
 
 
 def complete_target(target: str) -> str:
@@ -184,7 +195,8 @@ def complete_listen(listen: str, target: str, *, tls: bool) -> str:
 
 
 def _reject_other_schemes(argument: str, text: str) -> None:
-    """Suggest what is meant by a path or a URL of HTTP."""
+    """Suggest what is meant by a path or a URL of HTTP; user and password are not quoted."""
+    text = without_userinfo(text)
     scheme, found, rest = text.partition("://")
     if text.startswith("/"):
         raise CliError(f'{argument}: "{text}": write unix:{text}', EXIT_USAGE)
@@ -226,7 +238,7 @@ def problem_text(problem: Problem, options: BridgeOptions) -> str:
     """Describe a problem by its argument."""
     argument = argument_for(problem)
     if problem.code == "E010" and argument.startswith("--"):
-        return f"{argument}: means nothing for the target {options.public_target}"
+        return f"{argument}: means nothing for the target {options.shown_target}"
     return f"{argument}: {problem.message}" if argument else problem.message
 
 
@@ -250,7 +262,7 @@ def split_listen(listen: str) -> tuple[str, str, str]:
     scheme = scheme.lower()
     if not found or scheme not in LISTEN_SCHEMES:
         forms = "ws://host:port/path, wss://host:port/path, tcp://host:port, tls://host:port, unix:/path, a port or -"
-        raise CliError(f'LISTEN: "{listen}" is none of {forms}', EXIT_USAGE)
+        raise CliError(f'LISTEN: "{without_userinfo(listen)}" is none of {forms}', EXIT_USAGE)
     address, slash, path = rest.partition("/")
     if slash and path and scheme in {"tcp", "tls"}:
         raise CliError(f'LISTEN: "{listen}": a {scheme} address has no path', EXIT_USAGE)
@@ -372,12 +384,13 @@ def _proxy_section(options: BridgeOptions, environ: Mapping[str, str]) -> dict[s
 
 def _basic_auth_header(options: BridgeOptions) -> list[str]:
     """Give the header for user and password in the URL of TARGET (RFC 3986 section 3.2.1, RFC 7617)."""
-    if options.target == options.public_target:
+    found = _USERINFO.match(options.target)
+    if found is None:
         return []
-    scheme, _, rest = options.target.partition("://")
+    scheme = found[1].removesuffix("://")
     if scheme.lower() not in {"ws", "wss"}:
         raise CliError(f"TARGET: a {scheme} URL has no user and no password", EXIT_USAGE)
-    userinfo = unquote_to_bytes(rest.partition("/")[0].rpartition("@")[0])
+    userinfo = unquote_to_bytes(found[2])
     if b":" not in userinfo:
         userinfo += b":"
     return [f"Authorization: Basic {b64encode(userinfo).decode()}"]
