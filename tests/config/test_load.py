@@ -166,11 +166,11 @@ def test_scalars_of_yaml_1_1_are_read_as_text() -> None:
 
 def test_files_that_cannot_be_read_at_all(tmp_path: Path) -> None:
     """A file that is missing, too large or not UTF-8 is one problem that says so."""
-    (tmp_path / "large").write_text("#" * (1024 * 1024 + 1))
+    (tmp_path / "large").write_text("#" * (16 * 1024 * 1024 + 1))
     (tmp_path / "latin").write_bytes(b"a: b\nc: \xe4\n")
     for name, message in (
         ("gone", "cannot be read: No such file or directory"),
-        ("large", "is larger than 1MiB"),
+        ("large", "is larger than 16MiB"),
         ("latin", "is not UTF-8: byte 0xe4 in line 2"),
     ):
         with pytest.raises(ConfigError) as caught:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import yaml
 
 from tests.config.loading import LISTENERS, ROUTES, wrong
+from wsbridge.config import yaml_nodes
 from wsbridge.config.errors import ConfigError
 from wsbridge.config.yaml import Position, compose, expand_variables
+from wsbridge.config.yaml_nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 
 def refused(text: str) -> str:
@@ -35,7 +40,8 @@ def refused(text: str) -> str:
         ("a: {{ b }}\n", "1:5 E003 a a key must be text"),
         ("a: *:80\n", "1:5 E002  not YAML: expected alphabetic or numeric character, but found ':' (while scanning"),
         ("a: *b\n", "1:4 E002  not YAML: undefined alias"),
-        ("a: &b [c, *b]\n", "1:4 E003 a[1]"),
+        ("a: &b [c, *b]\n", "1:11 E003 a[1] an alias is inside of what it stands for"),
+        ("a: b\nb:\n  - c\n  - {d: [e, {f: g}, [h, *i]]}\n", "4:25 E002  not YAML: undefined alias"),
         ("a: \x07\n", "1:4 E002  the character U+0007 is not allowed"),
         ("a:\n\tb: c\n", "2:1 E002  not YAML: found character '\\t'"),
         ("a: [b\n", "1:4 E002  not YAML: "),
@@ -73,10 +79,39 @@ def test_values_are_counted_with_those_of_aliases() -> None:
     assert "more than 100,000 values" in refused("\n".join(lines))
 
 
-def test_many_values_are_refused_and_a_few_less_are_not() -> None:
-    """The bound is 100,000 values."""
-    compose("a: [" + "x," * 99_990 + "]", "w.yaml")
-    assert "more than 100,000 values" in refused("a: [" + "x," * 100_001 + "]")
+def test_written_values_are_only_bounded_by_the_size_of_the_file() -> None:
+    """As many as fit; those that aliases stand for have a bound of their own."""
+    compose("a: [" + "x," * 150_000 + "]", "w.yaml")
+    anchor = "a: &a [" + "x, " * 999 + "x]\nb: ["
+    compose(anchor + "*a, " * 99 + "]", "w.yaml")
+    assert "the aliases of the file stand for more than 100,000 values" in refused(anchor + "*a, " * 100 + "]")
+
+
+TEXTS = sorted((Path(__file__).parents[2] / "conf").glob("*.yaml"))
+
+
+@pytest.mark.skipif(not yaml.__with_libyaml__, reason="there is one parser only")
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_both_parsers_give_the_same_nodes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values and positions are the same where PyYAML has no libyaml."""
+
+    def described(node: Node) -> object:
+        place = (node.line, node.column, node.end_line, node.end_column)
+        if isinstance(node, MappingNode):
+            return place, node.is_flow, [(described(key), described(value)) for key, value in node.pairs]
+        if isinstance(node, SequenceNode):
+            return place, node.is_flow, list(map(described, node.items))
+        assert isinstance(node, ScalarNode)
+        return place, node.is_plain, node.value
+
+    text = path.read_text() + "x: |\n  a\n  b\n\ny: [1,\n 'a\n  b', \"é\tb\"]\nz: >-\n  c\n"
+    found = []
+    for loader in (yaml.CBaseLoader, yaml.BaseLoader):
+        monkeypatch.setattr(yaml_nodes, "LOADER", loader)
+        node = yaml_nodes.parse_nodes(text)
+        assert node is not None
+        found.append(described(node))
+    assert found[0] == found[1]
 
 
 def test_aliases_within_bounds_are_accepted() -> None:

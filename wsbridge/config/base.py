@@ -179,12 +179,15 @@ def _recover(
     if not isinstance(data, dict):
         return None
     rest: dict[object, Any] = dict(data)
+    copied: set[object] = set()
     for error in errors:
         key, *inner = (step for step in error["loc"] if not str(step).startswith(UNION_TAG))
         cause = error.get("ctx", {}).get("error")
         recovered = cause.recovered if isinstance(cause, SectionError) else None
         if inner and isinstance(inner[0], str) and isinstance(rest.get(key), dict):  # one of several named sections
-            rest[key] = dict(rest[key])
+            if key not in copied:
+                copied.add(key)
+                rest[key] = dict(rest[key])
             if recovered is not None and len(inner) == 1:
                 rest[key][inner[0]] = recovered
             else:

@@ -6,13 +6,14 @@ import contextlib
 import posixpath
 import stat
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 
 from pydantic import BaseModel
 
 from wsbridge.config.base import AuthSection, Issue, KeyPath, LoadContext, Section
 from wsbridge.config.errors import did_you_mean
+from wsbridge.config.key_path_set import KeyPathSet
 from wsbridge.config.limits import RouteTimeouts
 from wsbridge.config.listener import ListenerConfig
 from wsbridge.config.model import Config
@@ -35,19 +36,21 @@ class WrittenNames:
 
     listeners: Collection[str]
     routes: Collection[str]
-    wrong: Collection[KeyPath] = ()
+    wrong: KeyPathSet = field(default_factory=KeyPathSet)
 
     def is_sound(self, *path: str) -> bool:
         """Return whether nothing is wrong in a section, or in one that contains it."""
-        return not any(wrong[: len(path)] == path or path[: len(wrong)] == wrong for wrong in self.wrong)
+        return not self.wrong.overlaps(path)
 
     def reachability_is_sound(self) -> bool:
         """Return whether nothing is wrong in the listeners, and in what routes match."""
-        return not any(
-            path[:1] not in {("routes",), ("timeouts",), ("limits",), ("log",)}
-            or (path[:1] == ("routes",) and (len(path) < 3 or path[2] == "match"))
-            for path in self.wrong
-        )
+        return all(self._leaves_reachability(path) for path in self.wrong)
+
+    @staticmethod
+    def _leaves_reachability(path: KeyPath) -> bool:
+        if path[:1] == ("routes",):
+            return len(path) > 2 and path[2] != "match"
+        return path[:1] in {("timeouts",), ("limits",), ("log",)}
 
 
 def check_tickets(config: Config, names: WrittenNames) -> Iterator[Issue]:
@@ -188,7 +191,7 @@ def _walk_value(value: object, steps: KeyPath) -> Iterator[tuple[KeyPath, Sectio
 def _check_sections(config: Config, context: LoadContext, names: WrittenNames) -> Iterator[Issue]:
     """Return the warnings of sections in which nothing is wrong."""
     for path, section in walk_sections(config):
-        if not any(wrong[: len(path)] == path for wrong in names.wrong):
+        if not names.wrong.has_below(path):
             for issue in section.warnings(context):
                 yield Issue((*path, *issue.key_path), issue.message, issue.code, issue.at_key)
 
@@ -206,8 +209,9 @@ def _check_references(config: Config, names: WrittenNames) -> Iterator[Issue]:
         elif route is not None and route.backend is None and names.is_sound("routes", listener.route):
             text = f'the route "{listener.route}" has no backend, and this listener has protocol: tcp'
             yield Issue(steps, text, "E024")
+    sound = names.reachability_is_sound()
     for name, route in config.routes.items():
-        if route.on_client_fin == "hold" and names.reachability_is_sound() and not raw_listeners_of(config, name):
+        if route.on_client_fin == "hold" and sound and not raw_listeners_of(config, name):
             text = "hold needs a listener with protocol: tcp that names the route: WebSocket clients send a Close"
             yield Issue(("routes", name, "on_client_fin"), text, "E013")
         if route.match is None and route.backend is not None and route.backend.pass_rules is not None:

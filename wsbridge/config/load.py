@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from wsbridge.config.base import UNION_TAG, Issue, KeyPath, LoadContext, Registry, Section, SectionError, section_error
 from wsbridge.config.check import WrittenNames, check_config
 from wsbridge.config.errors import ConfigError, Problem, closest_match, did_you_mean
+from wsbridge.config.key_path_set import KeyPathSet
 from wsbridge.config.loops import check_loops
 from wsbridge.config.model import Config
 from wsbridge.config.redaction import key_table
@@ -223,7 +224,7 @@ def load_bytes(
         ConfigError: All that is wrong with it.
     """
     if len(data) > MAX_CONFIG_BYTES:
-        raise _file_error(file, "is larger than 1MiB")
+        raise _file_error(file, f"is larger than {MAX_CONFIG_BYTES // 2**20}MiB")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -297,15 +298,16 @@ def _check_data(
 ) -> LoadedConfig:
     config, issues = _validate_config(data, context)
     unusable = [path for path, _ in yaml_problems]
-    issues = [issue for issue in issues if not any(_is_under(issue.key_path, path) for path in unusable)]
+    below = KeyPathSet(unusable)
+    issues = [issue for issue in issues if not below.has_above(issue.key_path)]
     if config is not None:
-        wrong = [*unusable, *(issue.key_path for issue in issues)]
-        scopes = [*unusable, *map(_scope, issues)]
+        wrong = KeyPathSet([*unusable, *(issue.key_path for issue in issues)])
+        scopes = KeyPathSet([*unusable, *map(_scope, issues)])
         names = WrittenNames(_names(data, "listeners"), _names(data, "routes"), wrong)
         found = check_config(config, context, names)
         found += check_loops(config) if names.reachability_is_sound() else ()
         found += (issue for issue in check_risks(config, context) if not wrong or issue.code.startswith("E"))
-        issues += [issue for issue in found if not any(_overlap(issue.key_path, scope) for scope in scopes)]
+        issues += [issue for issue in found if not scopes.overlaps(issue.key_path)]
     problems = _sort_problems([*(problem for _, problem in yaml_problems), *map(document.to_problem, issues)])
     if config is None or any(problem.severity == "error" for problem in problems):
         raise ConfigError(problems)
@@ -327,18 +329,10 @@ def _scope(issue: Issue) -> KeyPath:
     return issue.key_path[:-1] if issue.code == "E010" else issue.key_path
 
 
-def _names(data: YamlData, key: str) -> tuple[str, ...]:
+def _names(data: YamlData, key: str) -> Collection[str]:
     section = data.get(key) if isinstance(data, dict) else None
-    return tuple(section) if isinstance(section, dict) else ()
+    return section.keys() if isinstance(section, dict) else ()
 
 
 def _sort_problems(problems: Iterable[Problem]) -> list[Problem]:
     return sorted(dict.fromkeys(problems), key=lambda problem: (problem.line, problem.column))
-
-
-def _is_under(path: KeyPath, outer: KeyPath) -> bool:
-    return path[: len(outer)] == outer
-
-
-def _overlap(path: KeyPath, other: KeyPath) -> bool:
-    return _is_under(path, other) or _is_under(other, path)

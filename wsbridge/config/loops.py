@@ -23,15 +23,45 @@ from wsbridge.config.route import RouteConfig
 from wsbridge.config.unions import UrlBackendSection
 from wsbridge.config.urls import BindAddress, Target, UrlTemplate
 from wsbridge.protocol.ip import unmap
+from wsbridge.protocol.pattern_tree import PatternIndex
 from wsbridge.protocol.uri import HostPatterns, PathPattern, normalise_host, normalise_path
 
 Step = tuple[str, str, bool]
 """A listener that a backend leads to, a route there, and whether every connection gets to that route."""
 
 
+class _WebsocketRoutes:
+    """The routes for WebSocket of a listener.
+
+    Attributes:
+        names: In the order of the file.
+    """
+
+    def __init__(self, config: Config, listener: str) -> None:
+        self.names: list[str] = []
+        self._index = PatternIndex()
+        for name, route in config.routes.items():
+            match = effective_match(route)
+            if match is not None and route.backend is not None and listener in matching_listeners(config, route):
+                hosts = None if match.host is None else HostPatterns(match.host)
+                path = None if match.path is None else PathPattern(match.path)
+                self._index.add(hosts, path, len(self.names))
+                self.names.append(name)
+
+    def find(self, host: str, target: str) -> str | None:
+        """Return the route of a request."""
+        try:
+            path = normalise_path(target.partition("?")[0])
+        except ValueError:  # rejected there
+            return None
+        position = self._index.first_match(host, path)
+        return None if position is None else self.names[position]
+
+
 def check_loops(config: Config) -> Iterator[Issue]:
     """Find routes that a connection comes through again and again, and those where it depends on what clients send."""
-    steps = {name: list(_steps_from(config, route)) for name, route in config.routes.items()}
+    websocket_routes = {name: _WebsocketRoutes(config, name) for name in config.listeners}
+    steps = {name: list(_steps_from(config, route, websocket_routes)) for name, route in config.routes.items()}
     reported: set[str] = set()
     for certain in (True, False):
         for name, route in config.routes.items():
@@ -73,7 +103,7 @@ def _find_loop(name: str, steps: Mapping[str, Sequence[Step]], *, certain: bool)
     return ()
 
 
-def _steps_from(config: Config, route: RouteConfig) -> Iterator[Step]:
+def _steps_from(config: Config, route: RouteConfig, websocket_routes: Mapping[str, _WebsocketRoutes]) -> Iterator[Step]:
     backend = route.backend
     if not isinstance(backend, UrlBackendSection) or getattr(backend, "proxy", None) is not None:
         return
@@ -81,7 +111,7 @@ def _steps_from(config: Config, route: RouteConfig) -> Iterator[Step]:
         return
     for name, listener in config.listeners.items():
         if _is_bound(listener, backend.url) and _is_spoken(listener, backend):
-            for found, certain in _routes_behind(config, name, backend):
+            for found, certain in _routes_behind(config, name, backend, websocket_routes[name]):
                 yield name, found, certain
 
 
@@ -96,27 +126,23 @@ def _is_spoken(listener: ListenerConfig, backend: UrlBackendSection) -> bool:
     return listener.protocol == "tcp" or scheme in ("ws", "tcp", "unix")
 
 
-def _routes_behind(config: Config, name: str, backend: UrlBackendSection) -> Iterator[tuple[str, bool]]:
+def _routes_behind(
+    config: Config, name: str, backend: UrlBackendSection, websocket_routes: _WebsocketRoutes
+) -> Iterator[tuple[str, bool]]:
     """Give the routes that a backend may get to at a listener, and whether it does so for certain."""
     listener, scheme = config.listeners[name], backend.url.scheme
     if listener.protocol == "tcp":
         if listener.route in config.routes:  # it dials at once, whatever is sent
             yield listener.route, listener.tls is None or scheme in ("tls", "wss")
         return
-    routes = {
-        key: route
-        for key, route in config.routes.items()
-        if route.backend is not None and name in matching_listeners(config, route)
-    }
     if scheme not in ("ws", "wss") or getattr(backend, "pass_path", False):  # clients choose the path
-        for key in routes:
-            yield key, len(routes) == 1
+        for key in websocket_routes.names:
+            yield key, len(websocket_routes.names) == 1
         return
-    host = normalise_host(_host_sent(backend)) or ""
-    for key, route in routes.items():
-        if _matches(route, host, backend.url.path):
-            yield key, route.auth is None or not route.auth.requires_credentials()
-            return
+    found = websocket_routes.find(normalise_host(_host_sent(backend)) or "", backend.url.path)
+    if found is not None:
+        auth = config.routes[found].auth
+        yield found, auth is None or not auth.requires_credentials()
 
 
 def _host_sent(backend: UrlBackendSection) -> str:
@@ -125,19 +151,6 @@ def _host_sent(backend: UrlBackendSection) -> str:
         if written is not None:
             return written
     return backend.url.authority
-
-
-def _matches(route: RouteConfig, host: str, target: str) -> bool:
-    match = effective_match(route)
-    try:
-        path = normalise_path(target.partition("?")[0])
-    except ValueError:  # rejected there
-        return False
-    return (
-        match is not None
-        and (match.host is None or HostPatterns(match.host).matches(host))
-        and (match.path is None or PathPattern(match.path).matches(path))
-    )
 
 
 def _is_bound(listener: ListenerConfig, target: Target) -> bool:

@@ -12,17 +12,19 @@ from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from typing import Final, get_args
 
-import yaml
 from pydantic import BaseModel
 
 from wsbridge.config.base import KeyPath, Registry
 from wsbridge.config.errors import closest_match
 from wsbridge.config.secrets import Secret
+from wsbridge.config.yaml_nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 KEY_SIMILARITY: Final = 0.75
 """How similar a misspelled key must be to a known one to be classified like it."""
 SECRET_SOURCE_KEYS: Final = frozenset({"file", "env"})
 HEADER_KEYS: Final = frozenset({"headers", "client_headers", "proxy_headers"})
+SECRET_CHARS: Final = frozenset("?@\n")
+"""What URLs with a query or a password have, and texts of several lines."""
 MIN_LEAKED_CHARS: Final = 5
 """A message that shares this many consecutive characters with a secret value is replaced."""
 SECRET_WORD = re.compile(
@@ -97,7 +99,7 @@ class Redactor:
     nodes: set[int] = field(default_factory=set)
     variables: dict[str, str] = field(default_factory=dict)
 
-    def scan(self, node: yaml.Node, path: KeyPath = (), *, secret: bool = False) -> None:
+    def scan(self, node: Node, path: KeyPath = (), *, secret: bool = False) -> None:
         """Find the values of a file that may be secret.
 
         Args:
@@ -105,39 +107,39 @@ class Redactor:
             path: Keys and indexes that lead to it.
             secret: Whether a key above holds secrets.
         """
-        if isinstance(node, yaml.ScalarNode):
-            if secret or set(node.value) & set("?@\n"):
+        if isinstance(node, ScalarNode):
+            if secret or not SECRET_CHARS.isdisjoint(node.value):
                 self.nodes.add(id(node))
                 self._hide(node)
-        elif isinstance(node, yaml.SequenceNode):
+        elif isinstance(node, SequenceNode):
             names = path[-1:] == ("headers",)  # in a list they are names of headers, without values
-            for at, item in enumerate(node.value):
-                plain = names and isinstance(item, yaml.ScalarNode) and re.fullmatch(r"[\w-]+", item.value)
+            for at, item in enumerate(node.items):
+                plain = names and isinstance(item, ScalarNode) and re.fullmatch(r"[\w-]+", item.value)
                 self.scan(item, (*path, at), secret=secret and not plain)
-        else:
+        elif isinstance(node, MappingNode):
             self._scan_mapping(node, path, secret=secret)
 
-    def _scan_mapping(self, node: yaml.Node, path: KeyPath, *, secret: bool) -> None:
-        written = {key.value for key, _ in node.value}
+    def _scan_mapping(self, node: MappingNode, path: KeyPath, *, secret: bool) -> None:
+        written = {key.value for key, _ in node.pairs}
         is_source = secret and written <= SECRET_SOURCE_KEYS  # paths and names of variables are no secrets
-        for key, value in node.value:
+        for key, value in node.pairs:
             inner = not is_source and (secret or self._holds_secret(key.value, value, path, written))
-            if inner and not isinstance(value, yaml.SequenceNode):
+            if inner and not isinstance(value, SequenceNode):
                 self._hide(key)
             self.scan(value, (*path, key.value), secret=inner)
 
-    def _holds_secret(self, key: str, value: yaml.Node, path: KeyPath, written: set[str]) -> bool:
+    def _holds_secret(self, key: str, value: Node, path: KeyPath, written: set[str]) -> bool:
         if path in {("listeners",), ("routes",)}:
-            return isinstance(value, yaml.ScalarNode)
+            return isinstance(value, ScalarNode)
         if key == "key" and "cert" in written:  # the path of a private key
             return False
-        if isinstance(value, yaml.MappingNode) and key not in self.keys.secret:
-            return closest_match(key, self.keys.secret, KEY_SIMILARITY) is not None and key not in self.keys.plain
+        if isinstance(value, MappingNode) and key not in self.keys.secret:
+            return key not in self.keys.plain and closest_match(key, self.keys.secret, KEY_SIMILARITY) is not None
         return self.keys.is_secret(key)
 
-    def _hide(self, node: yaml.Node) -> None:
-        last = node.end_mark.line + (1 if node.end_mark.column else 0)
-        self.lines.update(range(node.start_mark.line + 1, max(last, node.start_mark.line + 1) + 1))
+    def _hide(self, node: Node) -> None:
+        last = node.end_line if node.end_column > 1 else node.end_line - 1
+        self.lines.update(range(node.line, max(last, node.line) + 1))
 
     def path(self, path: KeyPath, *, has_value: bool) -> KeyPath:
         """Cut a path before a step that is not the name of a key, but may be a part of a secret.
@@ -161,7 +163,7 @@ class Redactor:
             return (*path[: at + 1], *shown)
         return path
 
-    def message(self, message: str, exact: yaml.Node | None, below: Iterable[yaml.ScalarNode]) -> str:
+    def message(self, message: str, exact: Node | None, below: Iterable[ScalarNode]) -> str:
         """Take values that may be secret out of a message.
 
         Args:
@@ -176,7 +178,7 @@ class Redactor:
                 message = _replace_value(message, node.value, "…")
         for name, value in self.variables.items():
             message = _replace_value(message, value, f"${{{name}}}")
-        if isinstance(exact, yaml.ScalarNode) and ("${" in exact.value or id(exact) in self.nodes):
+        if isinstance(exact, ScalarNode) and ("${" in exact.value or id(exact) in self.nodes):
             return _without_parts(message, exact.value, self.expand(exact.value))
         return message
 

@@ -164,21 +164,22 @@ def _check_served_files(config: Config, context: LoadContext) -> Iterator[Issue]
     private = [file for _, file, is_private in files_of(config) if is_private]
     if context.file is not None:
         private.append(context.file)
+    inside: dict[Path, Path] = {}  # a private file of each directory
+    for file in private:
+        for outer in (real := _real_path(file), *real.parents):
+            inside.setdefault(outer, file)
     for name, route in config.routes.items():
         directory = getattr(route.files, "dir", route.files)
-        if not isinstance(directory, Path):
-            continue
-        served = next((file for file in private if _contains(directory, file)), None)
-        if served is not None:
+        if isinstance(directory, Path) and (served := inside.get(_real_path(directory))) is not None:
             text = f"would serve {served}; move it out of {directory}"
             yield Issue(("routes", name, "files"), text, "E036")
 
 
-def _contains(directory: Path, file: Path) -> bool:
+def _real_path(path: Path) -> Path:
     try:
-        return file.resolve().is_relative_to(directory.resolve())
+        return path.resolve()
     except (OSError, RuntimeError):  # a loop of symbolic links
-        return False
+        return path
 
 
 def files_of(config: Config) -> Iterator[tuple[KeyPath, Path, bool]]:

@@ -1,7 +1,7 @@
-"""YAML text to nodes with positions and to plain values; duplicate keys, tags, ${VAR}.
+"""YAML text to plain values and positions; duplicate keys, tags, ${VAR}.
 
-PyYAML parses and composes. Its constructors are not used, because they drop positions, keep the last of duplicate keys
-and turn `off` and `22:22` into other types.
+PyYAML's constructors are not used, because they drop positions, keep the last of duplicate keys and turn `off` and
+`22:22` into other types.
 """
 
 from __future__ import annotations
@@ -15,20 +15,25 @@ import yaml
 from wsbridge.config.base import Issue, KeyPath
 from wsbridge.config.errors import ConfigError, Problem
 from wsbridge.config.redaction import KeyTable, Redactor, unparsed_line_is_secret
+from wsbridge.config.yaml_nodes import (
+    CollectionNode,
+    MappingNode,
+    Node,
+    ScalarNode,
+    SequenceNode,
+    YamlStructureError,
+    parse_nodes,
+    place_of,
+)
 
 MISSING_KEY_CODES = frozenset({"E011", "E022"})
 """Codes of problems with a key that is missing: they name it, at the position of its parent."""
 OMIT_KEY_HINT = "omit the key to get its default"
 NULL_TEXTS = frozenset({"", "~", "null", "Null", "NULL"})
 ENV_REFERENCE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$\{")
-STANDARD_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("str", "seq", "map"))
 
-MAX_CONFIG_BYTES = 1024 * 1024
-"""Bytes of a file."""
-MAX_NODES = 100_000
-"""Values of a file; those of an anchor count again for each alias."""
-MAX_DEPTH = 20
-"""Nested mappings and lists."""
+MAX_CONFIG_BYTES = 16 * 1024 * 1024
+"""Bytes of a file, with those that it includes."""
 
 YamlData = str | list["YamlData"] | dict[str, "YamlData"]
 
@@ -41,8 +46,8 @@ class Position:
     column: int
 
 
-def _position(mark: yaml.Mark | None) -> Position:
-    return Position(mark.line + 1, mark.column + 1) if mark else Position(1, 1)
+def _position(node: Node) -> Position:
+    return Position(node.line, node.column)
 
 
 @dataclass(slots=True)
@@ -59,11 +64,13 @@ class Document:
 
     file: str
     text: str = ""
-    root: yaml.Node | None = None
+    root: Node | None = None
     yaml_problems: list[tuple[KeyPath, Problem]] = field(default_factory=list)
     redactor: Redactor = field(default_factory=lambda: Redactor(KeyTable()))
+    _lines: list[str] = field(default_factory=list)
+    _pairs: dict[int, dict[str, tuple[Node, Node]]] = field(default_factory=dict)  # by the id of the mapping
 
-    def find(self, path: KeyPath) -> tuple[yaml.Node | None, yaml.Node | None, KeyPath]:
+    def find(self, path: KeyPath) -> tuple[Node | None, Node | None, KeyPath]:
         """Follow a path as far as it exists.
 
         Returns:
@@ -71,7 +78,7 @@ class Document:
         """
         node, key_node = self.root, None
         for at, step in enumerate(path):
-            found = _child(node, step)
+            found = self._child(node, step)
             if found is None:
                 return node, key_node, path[:at]
             key_node, node = found
@@ -90,11 +97,11 @@ class Document:
         node, key_node, found = self.find(path)
         if node is None:
             return Position(0, 0), path
-        is_collection = isinstance(node, yaml.CollectionNode)
-        is_block = isinstance(node, yaml.CollectionNode) and not node.flow_style
+        is_collection = isinstance(node, CollectionNode)
+        is_block = isinstance(node, CollectionNode) and not node.is_flow
         if key_node is not None and (at_key or is_block or (is_collection and len(found) < len(path))):
-            return _position(key_node.start_mark), found
-        return _position(node.start_mark), found
+            return _position(key_node), found
+        return _position(node), found
 
     def to_problem(self, issue: Issue) -> Problem:
         """Add the position to an issue."""
@@ -113,8 +120,21 @@ class Document:
         """Return the line of a position, or nothing if it may hold a secret."""
         if position.line in self.redactor.lines:
             return ""
-        lines = self.text.splitlines()
-        return lines[position.line - 1] if 0 < position.line <= len(lines) else ""
+        if not self._lines:
+            self._lines = self.text.splitlines()
+        return self._lines[position.line - 1] if 0 < position.line <= len(self._lines) else ""
+
+    def _child(self, node: Node | None, step: str | int) -> tuple[Node | None, Node] | None:
+        """Return the key, if it has one, and the value of a step; the first of duplicate keys counts."""
+        if isinstance(node, MappingNode) and isinstance(step, str):
+            pairs = self._pairs.get(id(node))
+            if pairs is None:
+                pairs = {key.value: (key, value) for key, value in reversed(node.pairs)}
+                self._pairs[id(node)] = pairs
+            return pairs.get(step)
+        if isinstance(node, SequenceNode) and isinstance(step, int) and step < len(node.items):
+            return None, node.items[step]
+        return None
 
     def to_data(self, environ: Mapping[str, str]) -> tuple[YamlData, list[tuple[KeyPath, Problem]]]:
         """Return the nodes as plain values, with `${NAME}` replaced.
@@ -127,55 +147,49 @@ class Document:
         return (self._node_to_data(self.root, (), environ, problems) if self.root else {}), problems
 
     def _node_to_data(
-        self, node: yaml.Node, path: KeyPath, environ: Mapping[str, str], problems: list[tuple[KeyPath, Problem]]
+        self, node: Node, path: KeyPath, environ: Mapping[str, str], problems: list[tuple[KeyPath, Problem]]
     ) -> YamlData:
-        if isinstance(node, yaml.SequenceNode):
-            return [self._node_to_data(item, (*path, at), environ, problems) for at, item in enumerate(node.value)]
-        if isinstance(node, yaml.MappingNode):
+        if isinstance(node, SequenceNode):
+            return [self._node_to_data(item, (*path, at), environ, problems) for at, item in enumerate(node.items)]
+        if isinstance(node, MappingNode):
             values: dict[str, YamlData] = {}
-            for key, value in node.value:
+            for key, value in node.pairs:
                 inner = (*path, key.value)
                 if _is_null(value):
                     problems.append(self._no_value(key, path))
                 if key.value not in values:
                     values[key.value] = self._node_to_data(value, inner, environ, problems)
             return values
+        assert isinstance(node, ScalarNode)  # noqa: S101 (there are no other nodes)
+        if "${" not in node.value:
+            return node.value
         try:
             return expand_variables(node.value, environ)
         except ValueError as error:
-            problems.append((path, self.problem_at(_position(node.start_mark), path, str(error), "E005")))
-            return str(node.value)
+            problems.append((path, self.problem_at(_position(node), path, str(error), "E005")))
+            return node.value
 
-    def _no_value(self, key: yaml.Node, path: KeyPath) -> tuple[KeyPath, Problem]:
+    def _no_value(self, key: ScalarNode, path: KeyPath) -> tuple[KeyPath, Problem]:
         glued = re.match(r"([a-z_]+):.", key.value)
         hint = f'write a space after the colon, "{glued[1]}: …"' if glued else OMIT_KEY_HINT
         message = f"has no value: {hint}"
-        problem = self.problem_at(_position(key.start_mark), (*path, key.value), message, "E006")
+        problem = self.problem_at(_position(key), (*path, key.value), message, "E006")
         return (path if glued else (*path, key.value)), problem  # with a glued key nobody knows which one is missing
 
 
-def _child(node: yaml.Node | None, step: str | int) -> tuple[yaml.Node | None, yaml.Node] | None:
-    """Return the key, if it has one, and the value of a step; the first of duplicate keys counts."""
-    if isinstance(node, yaml.MappingNode) and isinstance(step, str):
-        return next(((key, value) for key, value in node.value if key.value == step), None)
-    if isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
-        return None, node.value[step]
-    return None
-
-
-def _scalars(node: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
-    if isinstance(node, yaml.ScalarNode):
+def _scalars(node: Node | None) -> Iterator[ScalarNode]:
+    if isinstance(node, ScalarNode):
         yield node
-    elif isinstance(node, yaml.SequenceNode):
-        for item in node.value:
+    elif isinstance(node, SequenceNode):
+        for item in node.items:
             yield from _scalars(item)
-    elif isinstance(node, yaml.MappingNode):
-        for _, value in node.value:
+    elif isinstance(node, MappingNode):
+        for _, value in node.pairs:
             yield from _scalars(value)
 
 
-def _is_null(node: yaml.Node) -> bool:
-    return isinstance(node, yaml.ScalarNode) and node.style is None and node.value in NULL_TEXTS
+def _is_null(node: Node) -> bool:
+    return isinstance(node, ScalarNode) and node.is_plain and node.value in NULL_TEXTS
 
 
 def format_path(path: KeyPath) -> str:
@@ -228,7 +242,7 @@ def compose(text: str, file: str, keys: KeyTable | None = None) -> Document:
     """
     document = Document(file, text, redactor=Redactor(keys or KeyTable()))
     try:
-        root = yaml.compose(text, Loader=yaml.BaseLoader)
+        root = parse_nodes(text)
     except yaml.MarkedYAMLError as error:
         raise ConfigError([_syntax_problem(document, error)]) from None
     except yaml.reader.ReaderError as error:
@@ -236,98 +250,51 @@ def compose(text: str, file: str, keys: KeyTable | None = None) -> Document:
         position = Position(before.count("\n") + 1, error.position - before.rfind("\n"))
         message = f"the character U+{ord(text[error.position]):04X} is not allowed in YAML"
         raise ConfigError([Problem(file, position.line, position.column, "", message, "", "E002")]) from None
-    except RecursionError:
-        raise ConfigError([Problem(file, 1, 1, "", _too_deep(), "", "E003")]) from None
+    except YamlStructureError as error:
+        shown = format_path(document.redactor.path(error.path, has_value=True))
+        raise ConfigError([Problem(file, error.line, error.column, shown, error.message, "", error.code)]) from None
     if root is None or _is_null(root):
         message = "the file is empty: it needs listeners and routes"
         raise ConfigError([Problem(file, 1, 1, "", message, "", "E006")])
-    _check_bounds(document, root)
     document.redactor.scan(root)
     document.root = root
-    if not isinstance(root, yaml.MappingNode):
+    if not isinstance(root, MappingNode):
         message = "the file must be a mapping with listeners and routes"
         raise ConfigError([document.problem_at(Position(1, 1), (), message, "E012")])
     _check_features(document, root, ())
     return document
 
 
-def _too_deep() -> str:
-    return f"more than {MAX_DEPTH} nested mappings and lists"
-
-
-def _check_bounds(document: Document, root: yaml.Node) -> None:
-    """Reject cycles, deep nesting, and aliases that multiply; after this, recursion over the nodes is bounded.
-
-    Raises:
-        ConfigError: A bound is exceeded, or a key is not text.
-    """
-    sizes: dict[int, tuple[int, int]] = {}
-
-    def fail(node: yaml.Node, path: KeyPath, message: str) -> ConfigError:
-        position = _position(node.start_mark)
-        shown = document.redactor.path(path, has_value=True)
-        return ConfigError(
-            [Problem(document.file, position.line, position.column, format_path(shown), message, "", "E003")]
-        )
-
-    def measure(node: yaml.Node, path: KeyPath, depth: int) -> tuple[int, int]:
-        """Return how many values a node has, and how deep it is; nodes behind aliases are measured once."""
-        if isinstance(node, yaml.ScalarNode):
-            return 1, 0
-        known = sizes.get(id(node))
-        if depth >= MAX_DEPTH or (known and depth + known[1] > MAX_DEPTH):
-            raise fail(node, path, _too_deep())
-        if known:
-            return known
-        size, height = 1, 0
-        for step, key, value in _children(node):
-            if key is not None and not isinstance(key, yaml.ScalarNode):
-                raise fail(key, path, "a key must be text; a value that begins with { or [ needs quotes")
-            inner = measure(value, (*path, step), depth + 1)
-            size, height = size + inner[0] + (key is not None), max(height, inner[1])
-            if size > MAX_NODES:
-                raise fail(value, path, f"the file has more than {MAX_NODES:,} values; aliases count each time")
-        sizes[id(node)] = size, height + 1
-        return sizes[id(node)]
-
-    measure(root, (), 0)
-
-
-def _children(node: yaml.Node) -> Iterator[tuple[str | int, yaml.Node | None, yaml.Node]]:
-    """Return the step, the key (None in a list) and the value of each child."""
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            yield str(key.value) if isinstance(key, yaml.ScalarNode) else "", key, value
-    else:
-        for at, item in enumerate(node.value):
-            yield at, None, item
-
-
-def _check_features(document: Document, node: yaml.Node, path: KeyPath) -> None:
+def _check_features(document: Document, node: Node, path: KeyPath) -> None:
     """Report tags, merge keys and duplicate keys."""
-
-    def report(place: yaml.Node, shown: KeyPath, message: str, code: str, unusable: KeyPath) -> None:
-        problem = document.problem_at(_position(place.start_mark), shown, message, code)
-        document.yaml_problems.append((unusable, problem))
-
-    if node.tag not in STANDARD_TAGS:
+    if node.has_tag:
         message = 'YAML tags are not supported; a text that begins with "!" needs quotes'
-        report(node, path, message, "E003", path)
-    if isinstance(node, yaml.ScalarNode):
-        return
+        _report(document, node, path, message, "E003", path)
+    if isinstance(node, SequenceNode):
+        for at, item in enumerate(node.items):
+            _check_features(document, item, (*path, at))
+    elif isinstance(node, MappingNode):
+        _check_keys(document, node, path)
+
+
+def _check_keys(document: Document, node: MappingNode, path: KeyPath) -> None:
     first: dict[str, int] = {}
-    for step, key, value in _children(node):
-        if key is not None:
-            if key.tag not in STANDARD_TAGS:
-                report(key, (*path, step), "YAML tags are not supported", "E003", path)
-            if key.value == "<<" and isinstance(key, yaml.ScalarNode) and key.style is None:
-                message = 'merge keys ("<<") are not supported: write the keys themselves'
-                report(key, (*path, step), message, "E003", path)
-            elif key.value in first:
-                message = f"duplicate key, first defined in line {first[key.value]}"
-                report(key, (*path, step), message, "E004", (*path, step))
-            first.setdefault(key.value, key.start_mark.line + 1)
-        _check_features(document, value, (*path, step))
+    for key, value in node.pairs:
+        inner = (*path, key.value)
+        if key.has_tag:
+            _report(document, key, inner, "YAML tags are not supported", "E003", path)
+        if key.value == "<<" and key.is_plain:
+            message = 'merge keys ("<<") are not supported: write the keys themselves'
+            _report(document, key, inner, message, "E003", path)
+        elif key.value in first:
+            message = f"duplicate key, first defined in line {first[key.value]}"
+            _report(document, key, inner, message, "E004", inner)
+        first.setdefault(key.value, key.line)
+        _check_features(document, value, inner)
+
+
+def _report(document: Document, place: Node, shown: KeyPath, message: str, code: str, unusable: KeyPath) -> None:
+    document.yaml_problems.append((unusable, document.problem_at(_position(place), shown, message, code)))
 
 
 def _is_token(text: str) -> bool:
@@ -341,20 +308,14 @@ def _syntax_problem(document: Document, error: yaml.MarkedYAMLError) -> Problem:
     mark = error.problem_mark or error.context_mark
     if mark and mark.line >= len(lines) and error.context_mark:
         mark = error.context_mark
-    place = _position(mark)
-    context_line = _position(error.context_mark or mark).line
+    place = Position(*place_of(mark))
+    context_line = place_of(error.context_mark or mark)[0]
     code, message = "E002", f"not YAML: {error.problem or error.context or 'it cannot be read'}"
     if error.problem and error.context:
         message += f" ({error.context}{f' from line {context_line}' if error.context_mark else ''})"
     message = re.sub(r"'([^']*)'", lambda found: found[0] if _is_token(found[1]) else "'…'", message)
     nearby = "\n".join((*lines[max(0, place.line - 2) : place.line], *lines[context_line - 1 : context_line]))
-    if "single document" in (error.context or ""):
-        code, message = "E003", "a second document begins here: the configuration is one document"
-    elif "duplicate anchor" in (error.context or ""):
-        message = "not YAML: this anchor is already used above"
-    elif "undefined alias" in (error.problem or ""):
-        message = 'not YAML: undefined alias; a text that begins with "*" needs quotes'
-    elif "${" in nearby or "[::" in nearby:
+    if "${" in nearby or "[::" in nearby:
         message += "; put it in quotes: a value with ${ or [:: must be quoted"
     elif error.context == "while scanning an alias":
         message += '; a text that begins with "*" needs quotes'
