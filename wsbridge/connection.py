@@ -184,6 +184,7 @@ class Connection:
         """
         if rejected.failed_login:
             self._client_slot.record_failure()
+        self._client_slot.end_guess()
         termination = rejected.termination()
         self._access_log.rejected_target = rejected.target
         route = self._route
@@ -400,6 +401,7 @@ class Connection:
             self._client_slot.check_ban()
             raise
         self._client_slot.check_ban()
+        self._client_slot.end_guess()
 
     def _acquire_route_slot(self, route: Route) -> RouteSlot:
         """Count the connection under the limits of its route, for as long as the slot is held."""
@@ -487,7 +489,11 @@ class Connection:
         route, context, request = admitted.route, self._context, self._context.request
         backend = route.backend
         assert backend is not None  # noqa: S101 (asked only for such routes)
-        chosen = None if route.target_policy is None else await route.target_policy.select(request, context.identity)
+        chosen = None
+        if route.target_policy is not None:
+            await self._client_slot.begin_guess()
+            chosen = await route.target_policy.select(request, context.identity)
+            self._client_slot.end_guess()
         context.target = None if chosen is None else chosen.target.text
         if route.needs_client_info:
             self._note_local_address()

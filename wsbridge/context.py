@@ -26,6 +26,13 @@ class ClientGate(Protocol):
     def banned(self) -> Rejected:
         """Return the rejection of a banned client."""
 
+    async def begin_guess(self) -> None:
+        """Wait until one more credential of the address may be verified; it counts until the request is decided.
+
+        Raises:
+            Rejected: The address was banned in the meantime.
+        """
+
 
 class _UnknownClient:
     """A client whose address is exempt from limits, or unknown."""
@@ -39,6 +46,9 @@ class _UnknownClient:
     def banned(self) -> Rejected:
         """See `ClientGate.banned`."""
         return Rejected(Reason.BANNED)
+
+    async def begin_guess(self) -> None:
+        """Return at once."""
 
 
 UNKNOWN_CLIENT: Final = _UnknownClient()

@@ -173,6 +173,9 @@ class Gate:
         """See `ClientGate.banned`."""
         return Rejected(Reason.BANNED)
 
+    async def begin_guess(self) -> None:
+        """Allow as many as there are."""
+
 
 async def test_an_address_has_a_few_waiting_places() -> None:
     """It cannot fill the queue alone; exempt addresses, such as a proxy's, have no bound of their own."""

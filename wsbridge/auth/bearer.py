@@ -207,6 +207,7 @@ class BearerAuth:
     async def identify(self, context: ConnectionContext) -> Identity:
         """Look up the token of the request; one that is not found, in the current state of the file."""
         shown = find_token(context, self._sources)
+        await context.client.begin_guess()
         asked, digest = trio.current_time(), token_digest(shown.token)
         token = (await self._tokens.get()).get(digest) or (await self._tokens.get_newer(asked)).get(digest)
         if token is None:

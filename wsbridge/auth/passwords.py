@@ -331,10 +331,10 @@ class PasswordChecker:
             Rejected: Too many passwords wait, of all clients or of this one, or the client is banned.
         """
         mark = self._cache_key(name, password, stored)
-        while True:
-            since = self._verified.get(mark)
-            if since is not None and trio.current_time() < since + cache_seconds:
-                return True
+        if self._is_cached(mark, cache_seconds):
+            return True
+        await client.begin_guess()
+        while not self._is_cached(mark, cache_seconds):
             trial = self._pending.get(mark)
             if trial is None:
                 right = await self._verify_in_thread(mark, password, stored, client)
@@ -344,6 +344,11 @@ class PasswordChecker:
             await trial.done.wait()
             if trial.matches is not None:
                 return trial.matches
+        return True
+
+    def _is_cached(self, cache_key: bytes, cache_seconds: float) -> bool:
+        since = self._verified.get(cache_key)
+        return since is not None and trio.current_time() < since + cache_seconds
 
     def stable_index(self, name: str, count: int) -> int:
         """Give a number below `count` that is always the same for a name, and that is not predictable from outside."""

@@ -7,6 +7,8 @@ import socket
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
+import trio
+
 from wsbridge.config.limits import ClientLimits
 from wsbridge.log.logger import log
 from wsbridge.net.address import NetworkSet
@@ -45,12 +47,15 @@ class _ClientEntry:
         bucket_full_at: When all handshakes that it may do at once will be there again.
         failures: Failed logins since `first`.
         first_failure: When the first of them was.
+        guesses: Credentials that are being verified.
+        guess_ended: Set when one of them was; None while nothing waits for that.
     """
 
-    __slots__ = ("bucket_full_at", "connections", "failures", "first_failure")
+    __slots__ = ("bucket_full_at", "connections", "failures", "first_failure", "guess_ended", "guesses")
 
     def __init__(self) -> None:
-        self.connections = self.failures = 0
+        self.connections = self.failures = self.guesses = 0
+        self.guess_ended: trio.Event | None = None
         self.bucket_full_at = self.first_failure = 0.0
 
 
@@ -153,9 +158,8 @@ class ClientTable:
         if most is None:
             return 0
         entry = self._connected[key]
-        now = self.clock()
-        if not entry.failures or now >= entry.first_failure + self.limits.failure_window:
-            entry.failures, entry.first_failure = 0, now
+        if not self._recent_failures(entry):
+            entry.failures, entry.first_failure = 0, self.clock()
         entry.failures += 1
         if entry.failures < most:
             return 0
@@ -163,8 +167,32 @@ class ClientTable:
         self.bans.pop(key, None)
         while len(self.bans) >= self.limits.table_size:
             self.bans.popitem(last=False)
-        self.bans[key] = now + self.limits.ban_time
+        self.bans[key] = self.clock() + self.limits.ban_time
         return most
+
+    def _recent_failures(self, entry: _ClientEntry) -> int:
+        return entry.failures if self.clock() < entry.first_failure + self.limits.failure_window else 0
+
+    async def begin_guess(self, key: bytes) -> None:
+        """Count a credential that is verified from now on; wait while the address has no failed login left for it.
+
+        So no more wrong ones are verified than `max_failures`, however many are sent at once. One is always verified.
+        """
+        entry = self._connected[key]
+        most = self.limits.max_failures
+        while most is not None and entry.guesses and entry.guesses + self._recent_failures(entry) >= most:
+            if entry.guess_ended is None:
+                entry.guess_ended = trio.Event()
+            await entry.guess_ended.wait()
+        entry.guesses += 1
+
+    def end_guess(self, key: bytes) -> None:
+        """Count a credential out, after its failure was recorded if it was wrong."""
+        entry = self._connected[key]
+        entry.guesses -= 1
+        if entry.guess_ended is not None:
+            entry.guess_ended.set()
+            entry.guess_ended = None
 
     def __len__(self) -> int:
         """Give how many entries there are, of all three places."""
@@ -218,11 +246,12 @@ class ClientSlot:
         key: What the address is counted under; None while it is not counted, since it is exempt or not known yet.
     """
 
-    __slots__ = ("_host", "_table", "key")
+    __slots__ = ("_guesses", "_host", "_table", "key")
 
     def __init__(self, table: ClientTable) -> None:
         self._table = table
         self._host: str | None = None
+        self._guesses = False  # whether a credential of the request is being verified
         self.key: bytes | None = None
 
     def assign(self, host: str) -> None:
@@ -297,6 +326,20 @@ class ClientSlot:
             headers=(("Retry-After", str(seconds)),),
         )
 
+    async def begin_guess(self) -> None:
+        """See `ClientGate.begin_guess`; `end_guess` or `release` ends it."""
+        if self.key is None or self._guesses:
+            return
+        await self._table.begin_guess(self.key)
+        self._guesses = True
+        self.check_ban()
+
+    def end_guess(self) -> None:
+        """The credentials of the request are verified, and their failure is recorded."""
+        if self._guesses and self.key is not None:
+            self._guesses = False
+            self._table.end_guess(self.key)
+
     def record_failure(self) -> None:
         """Count a failed login; too many ban the address, which is logged."""
         if self.key is None or self.is_banned():
@@ -312,6 +355,7 @@ class ClientSlot:
 
     def release(self) -> None:
         """Count the connection out."""
+        self.end_guess()
         key, self.key, self._host = self.key, None, None
         if key is not None:
             self._table.release(key)
