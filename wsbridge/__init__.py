@@ -3,7 +3,8 @@
 Reading order, along the path of one connection:
 
 1. `daemon`, `server`: the process, its listeners, the accept loop, one task per connection; `reload`: another
-   configuration; `admin`: what operators see and do; `watchdog`: whether all listeners accept.
+   configuration; `admin`: what operators see and do; `watchdog`: whether all listeners accept;
+   `pressure`: memory that runs short, lag of the event loop.
 2. `connection`: THE SPINE, one connection from first byte to last, one call per step; each adds what it learns to
    `context`. `services` is what all connections share.
 3. `real_ip`: the client's address behind a proxy; `net.tls`: TLS; `frontend`: what the listener speaks;
@@ -25,7 +26,7 @@ A file imports only from its own line of this table or lines above it; `protocol
     `relay`
     `context` `auth` `responders` `backends` `frontend` `real_ip`
     `registry` `services` `generation` `admission` `access_log`
-    `connection` `server` `reload` `watchdog` `admin` `daemon` `demo`
+    `connection` `server` `pressure` `reload` `watchdog` `admin` `daemon` `demo`
     `cli`
 """
 

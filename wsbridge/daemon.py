@@ -24,6 +24,7 @@ from wsbridge.log.logger import log
 from wsbridge.net.listeners import ListeningSockets
 from wsbridge.net.socket_activation import UNUSED_SOCKET_PROBLEM, receive_sockets
 from wsbridge.net.tls import silence_sni_decode_errors
+from wsbridge.pressure import watch_loop, watch_memory
 from wsbridge.reasons import Reason, Termination
 from wsbridge.reload import NO_FILE, Reloader, ReloadResult
 from wsbridge.server import RESERVED_DESCRIPTORS, Server
@@ -235,6 +236,8 @@ async def serve(
                 endpoint.commit()
             if handle_signals:
                 await nursery.start(_handle_signals, server, notifier, reloader, stop_on_hangup, received)
+            nursery.start_soon(watch_memory, server)
+            nursery.start_soon(watch_loop, server)
             if notifier:
                 nursery.start_soon(_report_status, server, notifier)
                 nursery.start_soon(_report_stop, server, notifier)

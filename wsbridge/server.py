@@ -19,6 +19,8 @@ from wsbridge.connection import Connection
 from wsbridge.context import ConnectionContext
 from wsbridge.file_watcher import FileWatcher
 from wsbridge.generation import Generation, Listener, auth_services, build_generation
+from wsbridge.limits.loop_lag import LoopLag
+from wsbridge.limits.memory import MemoryUsage
 from wsbridge.log.audit import AuditLog
 from wsbridge.log.logger import log
 from wsbridge.net.listeners import ListeningSockets, listener_key
@@ -101,20 +103,25 @@ class OpenListener:
         listener: That of new connections.
         generation: That of new connections, which they keep for life.
         accepting: The tasks that accept and have not ended, one a socket.
+        connections: How many connections that were accepted here are served now.
+        max_connections: How many there may be.
     """
 
-    __slots__ = ("accepting", "generation", "listener", "listening")
+    __slots__ = ("accepting", "connections", "generation", "listener", "listening", "max_connections")
 
     def __init__(self, listening: ListeningSockets, listener: Listener, generation: Generation) -> None:
         self.listening = listening
         self.listener = listener
         self.generation = generation
         self.accepting: list[AcceptTask] = []
+        self.connections = 0
+        self.max_connections = listener_connection_limit(generation.config.listeners[listener.name])
 
     def move(self, name: str, generation: Generation) -> None:
         """Belong to another generation, where the listener has this name, from the next connection on."""
         self.listening.name = name
         self.listener, self.generation = generation.listeners[name], generation
+        self.max_connections = listener_connection_limit(generation.config.listeners[name])
 
     def cancel_accepting(self) -> None:
         """Leave new connections in the backlog."""
@@ -181,33 +188,32 @@ async def accept_waiting(
             continue
         sock.setblocking(False)
         context = server.new_context(listener, generation)
-        if len(server.connections) < server.max_connections:
+        if len(server.connections) < server.admission_limit and opened.connections < opened.max_connections:
             server.connections[context.id] = context
+            opened.connections += 1
             generation.lifetime.acquire()
-            nursery.start_soon(
-                _run_connection, Connection(sock, context, listener, generation, services), sockaddr, server, generation
-            )
-        elif services.acquire_overload_reply():
-            overload = f"{len(server.connections)} connections, and limits.connections is {server.max_connections}"
+            connection = Connection(sock, context, listener, generation, services)
+            nursery.start_soon(_run_connection, connection, sockaddr, server, opened, generation)
+            continue
+        connections, limit, overload = server.describe_overload(opened)
+        if services.acquire_overload_reply():
             over = Connection(sock, context, listener, generation, services, overload)
             generation.lifetime.acquire()
             nursery.start_soon(_run_overload_reply, over, sockaddr, services, generation)
         else:
             reset_socket(sock)
-            log.warning(
-                "connection.shed",
-                listener=listener.name,
-                connections=len(server.connections),
-                limit=server.max_connections,
-            )
+            log.warning("connection.shed", listener=listener.name, connections=connections, limit=limit)
     return True
 
 
-async def _run_connection(connection: Connection, sockaddr: object, server: Server, generation: Generation) -> None:
+async def _run_connection(
+    connection: Connection, sockaddr: object, server: Server, opened: OpenListener, generation: Generation
+) -> None:
     try:
         await connection.run(sockaddr)
     finally:
         del server.connections[connection.id]
+        opened.connections -= 1
         generation.lifetime.release()
 
 
@@ -241,6 +247,11 @@ def connection_limit(config: Config) -> int:
         return written
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(1, (soft - RESERVED_DESCRIPTORS) // 2)
+
+
+def listener_connection_limit(section: ListenerConfig) -> float:
+    """Return the connection limit of a listener; infinite where there is none."""
+    return math.inf if section.connections is None else section.connections
 
 
 class NotServingError(Exception):
@@ -291,6 +302,9 @@ class Server:
         services: What connections share.
         connections: Those served now, by number, in whatever step.
         max_connections: How many there may be.
+        admission_limit: How many there may be now: fewer under memory pressure.
+        memory: The memory in use at the last check; None where nothing limits it, or before the first.
+        loop_lag: How late the event loop was.
         listeners: The open ones, in the order of the configuration.
         passed_sockets: As given.
         is_draining: Whether new clients are rejected, or will be after `drain_delay`.
@@ -312,7 +326,10 @@ class Server:
         self._drain_delay = trio.CancelScope()
         self.is_draining = False
         self.connections: dict[int, ConnectionContext] = {}
-        self.max_connections = connection_limit(config)
+        self.max_connections = self.admission_limit = connection_limit(config)
+        self._memory_limit: int | None = None  # under memory pressure, the connections that there were when it began
+        self.memory: MemoryUsage | None = None
+        self.loop_lag = LoopLag()
         self.listeners: list[OpenListener] = []
         self.reserved_fd = ReservedFd()
         self.services = Services(config, one_connection=one_connection, open_level=open_level)
@@ -351,7 +368,40 @@ class Server:
     @property
     def is_ready(self) -> bool:
         """Whether a load balancer should send clients here: it is open, does not drain, and has room."""
-        return bool(self.listeners) and not self.is_draining and len(self.connections) < self.max_connections
+        return bool(self.listeners) and not self.is_draining and len(self.connections) < self.admission_limit
+
+    @property
+    def memory_pressure(self) -> bool:
+        """Whether memory is short."""
+        return self._memory_limit is not None
+
+    def set_memory_pressure(self, short: bool) -> None:
+        """Begin or end to reject new connections beyond those that are open now.
+
+        One for each that ends is still accepted, since it needs no more memory than that one: a process whose memory
+        does not shrink goes on to serve.
+        """
+        self._memory_limit = max(1, len(self.connections)) if short else None
+        self._limit_admission()
+
+    def _limit_admission(self) -> None:
+        limit = self.max_connections
+        self.admission_limit = limit if self._memory_limit is None else min(limit, self._memory_limit)
+
+    def describe_overload(self, opened: OpenListener) -> tuple[int, int, str]:
+        """Return how many connections there are, how many there may be, and both in words, for one that is rejected."""
+        count, limit = len(self.connections), self.admission_limit
+        if count < limit:
+            count, limit = opened.connections, int(opened.max_connections)
+            return count, limit, f"{count} connections of listener {opened.listener.name}, whose connections is {limit}"
+        if limit == self.max_connections:
+            return count, limit, f"{count} connections, and limits.connections is {limit}"
+        used = "" if self.memory is None else f" ({self.memory.share:.0%} of {self.memory.source} is in use)"
+        return (
+            count,
+            limit,
+            f"limits.max_memory is reached{used}: {count} connections, and no more than {limit} for now",
+        )
 
     @property
     def max_stop_time(self) -> float:
@@ -571,6 +621,7 @@ class Server:
         if retired is not None:
             tasks.start_soon(self._close_audit_log, retired, [one for one in self.generations if one is not generation])
         self.max_connections = connection_limit(config)
+        self._limit_admission()
         for one in removed:
             await self._finish_listener(one)
         before.lifetime.supersede(_removed_routes(before.config, config))

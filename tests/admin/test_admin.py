@@ -21,8 +21,10 @@ from wsbridge.admin.endpoints import AdminEndpoint, admin_config, build_endpoint
 from wsbridge.config.errors import ConfigError
 from wsbridge.config.load import load_file
 from wsbridge.config.model import Config
+from wsbridge.limits.memory import MemoryUsage
 from wsbridge.log.logger import log
 from wsbridge.net.listeners import ListenError
+from wsbridge.pressure import check_memory
 from wsbridge.reasons import Reason
 from wsbridge.registry import CONFIG_REGISTRY
 from wsbridge.reload import Reloader
@@ -124,7 +126,14 @@ async def test_listeners_and_routes(tmp_path):
     async with administered(tmp_path) as admin:
         (listener,) = await admin.json("GET", "/v1/listeners")
         address = admin.served.addresses["web"]
-        assert listener == {"listener": "web", "listen_address": [address], "protocol": "websocket", "tls": False}
+        assert listener == {
+            "listener": "web",
+            "listen_address": [address],
+            "protocol": "websocket",
+            "tls": False,
+            "connections": 0,
+            "connections_limit": None,
+        }
         (route,) = await admin.json("GET", "/v1/routes")
         assert (route["route"], route["backend"], route["active"]) == ("app", "", 0)
 
@@ -279,6 +288,23 @@ def test_under_systemd_it_is_in_the_runtime_directory():
     found = admin_config(config, {"RUNTIME_DIRECTORY": "/run/a:/run/b", "NOTIFY_SOCKET": "/run/notify"})
     assert found is not None
     assert (str(found.bind), found.mode, found.token) == ("unix:/run/a/admin.sock", 0o660, None)
+
+
+async def test_memory_and_loop_lag_are_in_the_status(tmp_path):
+    """And /readyz says that memory is short."""
+    async with administered(tmp_path) as admin:
+        status = await admin.json("GET", "/v1/status")
+        assert (status["memory"], status["loop_lag_seconds"]) == (None, 0)
+        admin.served.server.loop_lag.record(0.5, 0.0)
+        client = await admin.served.connect()
+        while not admin.served.server.connections:
+            await trio.sleep(0.01)
+        check_memory(admin.served.server, MemoryUsage(95, 100, "RLIMIT_AS"))
+        status = await admin.json("GET", "/v1/status")
+        memory = {"memory_bytes": 95, "memory_limit_bytes": 100, "memory_limit": "RLIMIT_AS", "pressure": True}
+        assert (status["memory"], status["loop_lag_seconds"], status["connections_limit"]) == (memory, 0.5, 1)
+        assert await admin.ask("GET", "/readyz") == (503, "memory is short\n")
+        client.drop()
 
 
 async def test_a_full_server_is_not_ready(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -52,7 +53,9 @@ class MonitoringApi:
             return "draining"
         if not server.listeners:
             return "starting"
-        return "ok" if server.is_ready else "connection limit reached"
+        if server.is_ready:
+            return "ok"
+        return "memory is short" if server.memory_pressure else "connection limit reached"
 
 
 class AdminApi:
@@ -115,7 +118,10 @@ class AdminApi:
             "ready": server.is_ready,
             "state": self._state(),
             "connections": len(server.connections),
-            "connections_limit": server.max_connections,
+            "connections_limit": server.admission_limit,
+            "memory": self._memory(),
+            "loop_lag_seconds": round(server.loop_lag.recent, 3),
+            "loop_lag_longest_seconds": round(server.loop_lag.longest, 3),
             "generation": server.generation.number,
             "generations": [
                 {"generation": one.number, "connections": one.lifetime.connections} for one in server.generations
@@ -124,6 +130,18 @@ class AdminApi:
             "listeners": [address for opened in server.listeners for address in opened.listening.addresses],
             "log_level": log.level,
             "last_reload": None if last is None else self._describe_reload(last),
+        }
+
+    def _memory(self) -> dict[str, object] | None:
+        """Describe the memory limit that is nearest; None without one."""
+        usage = self._server.memory
+        if usage is None:
+            return None
+        return {
+            "memory_bytes": usage.used,
+            "memory_limit_bytes": usage.limit,
+            "memory_limit": usage.source,
+            "pressure": self._server.memory_pressure,
         }
 
     def _state(self) -> str:
@@ -147,6 +165,8 @@ class AdminApi:
                     "listen_address": opened.listening.addresses,
                     "protocol": opened.listener.protocol,
                     "tls": opened.listener.tls is not None,
+                    "connections": opened.connections,
+                    "connections_limit": None if opened.max_connections == math.inf else opened.max_connections,
                 }
                 for opened in self._server.listeners
             ]

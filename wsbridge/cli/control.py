@@ -179,11 +179,15 @@ def status_command(address: str | None, token_file: str | None, as_json: bool) -
 
 
 def _status_text(status: dict[str, Any]) -> str:
-    state = status["state"] if status["ready"] or status["state"] != "serving" else "serving, connection limit reached"
+    memory = status["memory"]
+    full = "memory is short" if memory and memory["pressure"] else "connection limit reached"
+    state = status["state"] if status["ready"] or status["state"] != "serving" else f"serving, {full}"
     lines = [
         f"{'state':12} {state}",
         f"{'version':12} {status['version']}, pid {status['pid']}, up {_duration_text(status['uptime_seconds'])}",
         f"{'connections':12} {status['connections']} of at most {status['connections_limit']}",
+        *([f"{'memory':12} {_memory_text(memory)}"] if memory else []),
+        f"{'loop lag':12} {status['loop_lag_seconds']:g} s (longest: {status['loop_lag_longest_seconds']:g} s)",
         f"{'listeners':12} {', '.join(status['listeners'])}",
         f"{'generation':12} {status['generation']}, with {status['routes']} routes",
     ]
@@ -194,6 +198,12 @@ def _status_text(status: dict[str, Any]) -> str:
         outcome = "succeeded" if reload["error"] is None else f"failed: {reload['error']}"
         lines.append(f"{'last reload':12} {reload['time']} {outcome}")
     return "\n".join(lines)
+
+
+def _memory_text(memory: dict[str, Any]) -> str:
+    used, limit = memory["memory_bytes"], memory["memory_limit_bytes"]
+    pressure = ", new connections are rejected" if memory["pressure"] else ""
+    return f"{used >> 20} MiB of {limit >> 20} MiB ({memory['memory_limit']}){pressure}"
 
 
 def _duration_text(seconds: int) -> str:

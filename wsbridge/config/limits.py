@@ -17,6 +17,7 @@ from wsbridge.config.types import (
     Duration,
     DurationOrOff,
     NetworkOrUnix,
+    PercentOrOff,
     PositiveCount,
     PositiveDuration,
     Size,
@@ -75,6 +76,9 @@ class Limits(Section):
     connections: CountOrAuto = "auto"
     """Concurrent connections. auto: from the limit of open files; two file descriptors per connection, minus a
     reserve."""
+    max_memory: PercentOrOff = 0.9
+    """Share of the memory limit (MemoryMax=, MemoryHigh=, RLIMIT_AS) above which no more connections are accepted than
+    are open; others get 503. off: they are accepted until the kernel ends the process."""
     max_head_bytes: Annotated[Size, AfterValidator(at_least(1024)), AfterValidator(at_most(1024 * 1024))] = 16 * 1024
     """Maximum size of a request head."""
     max_head_line_bytes: Annotated[Size, AfterValidator(at_least(256)), AfterValidator(at_most(1024 * 1024))] = 8 * 1024
@@ -90,7 +94,7 @@ class Limits(Section):
     )
     """Maximum size of a PROXY header of version 2; one of version 1 has at most 107 bytes."""
     overload_replies: Count = 64
-    """Concurrent clients over limits.connections that are answered with 503; further ones are reset."""
+    """Concurrent clients over a limit of connections that are answered with 503; further ones are reset."""
     lingering_sockets: Count = 256
     """Concurrent sockets in lingering close, which read what a rejected peer still sends."""
     lingering_bytes: Size = 256 * 1024
@@ -235,7 +239,7 @@ class Timeouts(RouteTimeouts):
     lingering: Duration = 2.0
     """Lingering close: how long data from a rejected peer is read and dropped before its socket is closed."""
     overload_reply: PositiveDuration = 2.0
-    """Deadline for a client over limits.connections to send its request head and receive the 503."""
+    """Deadline for a client over a limit of connections to send its request head and receive the 503."""
 
     def validate_values(self, context: LoadContext) -> Iterable[Issue]:
         """Check that drain_spread is not longer than drain."""

@@ -25,6 +25,7 @@ from wsbridge.config.secrets import Secret
 from wsbridge.config.types import (
     UNIX_CLIENTS,
     Count,
+    CountOrOff,
     FileMode,
     FilePath,
     Flag,
@@ -172,6 +173,9 @@ class ListenerConfig(Section):
     allow_http: Flag = False
     """true: a listener with protocol: tcp passes HTTP requests on. Default: they are rejected, since any web page can
     send them."""
+    connections: CountOrOff = None
+    """Concurrent connections of this listener; more get 503, and with protocol: tcp a reset. off: limits.connections
+    alone."""
     mode: FileMode = 0o660
     """File mode of the socket, in octal; only for unix:/path."""
     owner: Owner | None = None

@@ -13,7 +13,7 @@ from wsbridge.config.errors import closest_match
 from wsbridge.config.limits import ClientLimits, Limits, RouteLimits, RouteTimeouts, Timeouts
 from wsbridge.config.listener import ListenerConfig, ListenerTlsConfig, TlsCertificateConfig
 from wsbridge.config.route import DialConfig, MatchConfig, RouteConfig
-from wsbridge.config.types import Name, OutputPath
+from wsbridge.config.types import DurationOrOff, Name, OutputPath
 
 
 class AuditConfig(Section):
@@ -54,6 +54,9 @@ class LogConfig(Section):
     """Minimum log level."""
     format: Literal["auto", "console", "json", "journal"] = "auto"
     """auto: console on a terminal, journal under systemd, else json (one object per line)."""
+    loop_lag: DurationOrOff = 0.25
+    """Lag of the event loop above which it is logged: loop.lag, or loop.stalled if the process did not run. off:
+    never."""
 
 
 class Config(Section):

@@ -457,6 +457,26 @@ def write_size_or_off(size: int | None) -> str:
     return "off" if size is None else write_size(size)
 
 
+PERCENT_REGEX = "(100|[1-9]?[0-9])%"
+
+
+def read_percent_or_off(value: object) -> float | None:
+    """Read a percentage such as `90%` as a share of 1, or None for `off`."""
+    if value is None or value == "off":
+        return None
+    if isinstance(value, float):  # a default
+        return value
+    text = as_text(value)
+    if not re.fullmatch(PERCENT_REGEX, text):
+        raise ValueError(f'"{text}" is neither a whole number of percent, such as 90%, nor "off"')
+    return int(text[:-1]) / 100
+
+
+def write_percent_or_off(share: float | None) -> str:
+    """Write a percentage as the file has it."""
+    return "off" if share is None else f"{share:.0%}"
+
+
 def read_flag(value: object) -> bool:
     """Read `true` or `false`, in exactly these words."""
     if isinstance(value, bool):
@@ -562,6 +582,12 @@ SizeOrOff = Annotated[
     PlainValidator(read_size_or_off),
     PlainSerializer(write_size_or_off, return_type=str),
     WithJsonSchema({"type": ["string", "integer"], "pattern": f"^(off|{SIZE_REGEX})$", "minimum": 0}),
+]
+PercentOrOff = Annotated[
+    float | None,
+    PlainValidator(read_percent_or_off),
+    PlainSerializer(write_percent_or_off, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": f"^(off|{PERCENT_REGEX})$"}),
 ]
 Flag = Annotated[bool, PlainValidator(read_flag), WithJsonSchema({"type": "boolean"})]
 FileMode = Annotated[

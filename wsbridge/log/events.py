@@ -123,6 +123,8 @@ _PER_CLIENT_RATE_LIMIT: Final = (50.0, 200.0)
 """For records each of which is about another client."""
 _REPEATED_RATE_LIMIT: Final = (1.0, 5.0)
 """For records that do not differ."""
+_LAG_RATE_LIMIT: Final = (0.1, 3.0)
+"""For the lag of an event loop that is overloaded all the time."""
 _CONNECTION_KEYS: Final = ("id", "peer", "listener", "via")
 _CLOSE_KEYS: Final = (
     "reason",
@@ -225,10 +227,33 @@ LOG_EVENTS: Final[dict[str, LogEvent]] = {
         _REPEATED_RATE_LIMIT,
     ),
     "connection.shed": LogEvent(
-        "A connection over the limit was reset immediately.",
+        "A connection over a limit of connections was reset immediately.",
         ("warning",),
         ("listener", "connections", "limit"),
         _REPEATED_RATE_LIMIT,
+    ),
+    "memory.pressure": LogEvent(
+        "More than limits.max_memory is in use: no more connections are accepted than are open now; others get 503.",
+        ("warning",),
+        ("memory_bytes", "memory_limit_bytes", "memory_limit", "connections"),
+    ),
+    "memory.relieved": LogEvent(
+        "The memory is not short any more.",
+        ("info",),
+        ("memory_bytes", "memory_limit_bytes", "memory_limit", "connections"),
+    ),
+    "loop.lag": LogEvent(
+        "The event loop was busy for longer than log.loop_lag: all connections had to wait.",
+        ("warning",),
+        ("lag_seconds", "cpu_seconds", "connections"),
+        _LAG_RATE_LIMIT,
+    ),
+    "loop.stalled": LogEvent(
+        "The process did not run for longer than log.loop_lag: it was stopped (SIGSTOP), the host was overloaded, or a "
+        "system call blocked.",
+        ("warning",),
+        ("lag_seconds", "cpu_seconds", "connections"),
+        _LAG_RATE_LIMIT,
     ),
     "connection.banned": LogEvent(
         "Connections from a banned address were reset; one record for many.",
@@ -385,6 +410,11 @@ LOG_KEYS: Final[dict[str, str]] = {
     "connections": "number of open connections",
     "connections_limit": "maximum number of open connections",
     "limit": "maximum number of open connections, in connection.shed",
+    "memory_bytes": "memory in use, without file cache that the kernel drops as needed",
+    "memory_limit_bytes": "the memory limit",
+    "memory_limit": "what limits the memory: a file of the cgroup, or RLIMIT_AS",
+    "lag_seconds": "how late the event loop was",
+    "cpu_seconds": "processor time that the process used in that time",
     "signal": "signal that was received",
     "file": "file that the warning refers to, that was read, or that is written",
     "expires": "when the certificate expires, in UTC",

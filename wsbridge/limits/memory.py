@@ -1,0 +1,104 @@
+"""How much memory is in use, and how much the cgroup (cgroups(7)) and RLIMIT_AS (getrlimit(2)) allow."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+CGROUP_ROOT: Final = Path("/sys/fs/cgroup")
+PROC_SELF: Final = Path("/proc/self")
+_CGROUP_LIMITS: Final = ("memory.max", "memory.high")
+"""At the first the kernel kills, above the second it slows the process down until it stands still."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUsage:
+    """Memory in use below one limit.
+
+    Attributes:
+        used: Bytes that count towards the limit, without file cache that the kernel drops as needed.
+        limit: Bytes that are allowed.
+        source: What limits: RLIMIT_AS, or the file of the cgroup.
+    """
+
+    used: int
+    limit: int
+    source: str
+
+    @property
+    def share(self) -> float:
+        """The share of the limit that is in use; 1 is all of it."""
+        return self.used / self.limit if self.limit else 1.0
+
+
+class MemoryLimits:
+    """The memory limits of this process: RLIMIT_AS, and those of its cgroup (version 2) and the ones above it.
+
+    Args:
+        cgroup_root: Where cgroup2 is mounted.
+        proc_self: Directory of this process in procfs.
+    """
+
+    def __init__(self, cgroup_root: Path = CGROUP_ROOT, proc_self: Path = PROC_SELF) -> None:
+        self._proc_self = proc_self
+        self._directories = _memory_directories(cgroup_root, proc_self / "cgroup")
+
+    def tightest(self) -> MemoryUsage | None:
+        """Return the usage below the limit that is nearest; None if nothing limits. Reads files, so not on the loop.
+
+        The limits are read each time, since an administrator can change them while the process runs.
+        """
+        found = [usage for directory in self._directories for usage in _cgroup_usage(directory)]
+        found += self._address_space()
+        return max(found, key=lambda usage: usage.share, default=None)
+
+    def _address_space(self) -> list[MemoryUsage]:
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit == resource.RLIM_INFINITY:
+            return []
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            pages = int((self._proc_self / "statm").read_text().split()[0])
+            return [MemoryUsage(pages * resource.getpagesize(), limit, "RLIMIT_AS")]
+        return []
+
+
+def _memory_directories(root: Path, membership: Path) -> list[Path]:
+    """Return the directories of the cgroup of this process and of those above it that limit memory.
+
+    In a container only its own cgroup may be visible, and then as the root.
+    """
+    path = ""
+    with contextlib.suppress(OSError, ValueError):
+        for line in membership.read_text().splitlines():
+            hierarchy, _, group = line.partition("::")
+            path = group if hierarchy == "0" else path
+    parts = [part for part in path.split("/") if part]
+    candidates = [root.joinpath(*parts[:count]) for count in range(len(parts), -1, -1) if ".." not in parts[:count]]
+    return [directory for directory in candidates if (directory / "memory.max").exists()]
+
+
+def _cgroup_usage(directory: Path) -> list[MemoryUsage]:
+    """Return the usage below each limit of a cgroup."""
+    found: list[MemoryUsage] = []
+    used: int | None = None
+    for name in _CGROUP_LIMITS:
+        with contextlib.suppress(OSError, ValueError):
+            text = (directory / name).read_text().strip()
+            if text != "max":
+                used = _working_set(directory) if used is None else used
+                found.append(MemoryUsage(used, int(text), str(directory / name)))
+    return found
+
+
+def _working_set(directory: Path) -> int:
+    """Return the bytes of a cgroup without the file cache that was not used lately."""
+    used = int((directory / "memory.current").read_text())
+    with contextlib.suppress(OSError):
+        for line in (directory / "memory.stat").read_text().splitlines():
+            name, _, value = line.partition(" ")
+            if name == "inactive_file":
+                return max(0, used - int(value))
+    return used
