@@ -9,7 +9,8 @@ import trio
 
 from tests.client import request
 from tests.serving import backend, open_files, serving, written
-from wsbridge.server import AcceptTask, ReservedFd, accept_connections
+from wsbridge.net.reserved_fd import ReservedFd
+from wsbridge.server import AcceptTask, accept_connections
 
 
 @pytest.fixture
@@ -134,7 +135,9 @@ async def test_the_cap_counts_what_is_open():
                 beyond = await served.connect()
                 await beyond.everything()
                 beyond.drop()
-            assert (await served.records.wait("connection.shed"))["limit"] == 1
+            assert (await served.records.wait("connection.shed"))["detail"] == (
+                "1 connections, and limits.connections is 1"
+            )
             await waiting.send(request())
             answer = (await waiting.everything()).decode()
             assert answer.startswith("HTTP/1.1 503 ")

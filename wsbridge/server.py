@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import math
-import os
 import resource
 import socket
 from collections.abc import Awaitable, Callable
@@ -24,6 +23,7 @@ from wsbridge.limits.memory import MemoryUsage
 from wsbridge.log.audit import AuditLog
 from wsbridge.log.logger import log
 from wsbridge.net.listeners import ListeningSockets, listener_key
+from wsbridge.net.reserved_fd import ReservedFd
 from wsbridge.net.socket_activation import PassedSockets
 from wsbridge.net.transport import reset_socket, set_socket_options
 from wsbridge.reasons import Reason
@@ -34,43 +34,6 @@ MAX_ACCEPTS_PER_WAKEUP = 64
 """Connections accepted before other tasks have their turn."""
 
 _EXHAUSTION_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-
-
-class ReservedFd:
-    """A spare descriptor: when all others are in use, a waiting client can still be accepted and reset."""
-
-    def __init__(self) -> None:
-        self._fd: int | None = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-
-    def accept_and_reset(self, listening_socket: socket.socket) -> bool:
-        """Release the descriptor, accept one connection and reset it, and reserve the descriptor again.
-
-        Returns:
-            False if not even that was possible.
-        """
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
-        try:
-            sock, _ = listening_socket.accept()
-        except BlockingIOError:
-            done = True
-        except OSError:
-            done = False
-        else:
-            reset_socket(sock)
-            done = True
-        try:
-            self._fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            done = False
-        return done
-
-    def close(self) -> None:
-        """Close it."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
 
 
 class AcceptTask:
@@ -188,21 +151,26 @@ async def accept_waiting(
             continue
         sock.setblocking(False)
         context = server.new_context(listener, generation)
-        if len(server.connections) < server.admission_limit and opened.connections < opened.max_connections:
+        has_descriptors = sock.fileno() < server.max_descriptors  # the kernel gives the lowest number that is free
+        if (
+            len(server.connections) < server.admission_limit
+            and opened.connections < opened.max_connections
+            and has_descriptors
+        ):
             server.connections[context.id] = context
             opened.connections += 1
             generation.lifetime.acquire()
             connection = Connection(sock, context, listener, generation, services)
             nursery.start_soon(_run_connection, connection, sockaddr, server, opened, generation)
             continue
-        connections, limit, overload = server.describe_overload(opened)
-        if services.acquire_overload_reply():
+        overload = server.describe_overload(opened)
+        if has_descriptors and services.acquire_overload_reply():
             over = Connection(sock, context, listener, generation, services, overload)
             generation.lifetime.acquire()
             nursery.start_soon(_run_overload_reply, over, sockaddr, services, generation)
         else:
             reset_socket(sock)
-            log.warning("connection.shed", listener=listener.name, connections=connections, limit=limit)
+            log.warning("connection.shed", listener=listener.name, connections=len(server.connections), detail=overload)
     return True
 
 
@@ -238,6 +206,8 @@ async def _handle_exhaustion(
 
 RESERVED_DESCRIPTORS = 64
 """Descriptors that `connections: auto` leaves for everything but connections."""
+_CONTROL_DESCRIPTORS = 32
+"""Descriptors that no accepted connection gets, for dials, the admin API and reloads; at most a quarter of all."""
 
 
 def connection_limit(config: Config) -> int:
@@ -247,6 +217,12 @@ def connection_limit(config: Config) -> int:
         return written
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(1, (soft - RESERVED_DESCRIPTORS) // 2)
+
+
+def descriptor_limit() -> int:
+    """Return the number of open files from which on no connection is accepted."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft - min(_CONTROL_DESCRIPTORS, soft // 4)
 
 
 def listener_connection_limit(section: ListenerConfig) -> float:
@@ -303,6 +279,7 @@ class Server:
         connections: Those served now, by number, in whatever step.
         max_connections: How many there may be.
         admission_limit: How many there may be now: fewer under memory pressure.
+        max_descriptors: How many files may be open for a connection to be accepted.
         memory: The memory in use at the last check; None where nothing limits it, or before the first.
         loop_lag: How late the event loop was.
         listeners: The open ones, in the order of the configuration.
@@ -327,6 +304,7 @@ class Server:
         self.is_draining = False
         self.connections: dict[int, ConnectionContext] = {}
         self.max_connections = self.admission_limit = connection_limit(config)
+        self.max_descriptors = descriptor_limit()
         self._memory_limit: int | None = None  # under memory pressure, the connections that there were when it began
         self.memory: MemoryUsage | None = None
         self.loop_lag = LoopLag()
@@ -388,20 +366,18 @@ class Server:
         limit = self.max_connections
         self.admission_limit = limit if self._memory_limit is None else min(limit, self._memory_limit)
 
-    def describe_overload(self, opened: OpenListener) -> tuple[int, int, str]:
-        """Return how many connections there are, how many there may be, and both in words, for one that is rejected."""
+    def describe_overload(self, opened: OpenListener) -> str:
+        """Return the limit that rejects a new connection, with the numbers and the setting."""
         count, limit = len(self.connections), self.admission_limit
-        if count < limit:
-            count, limit = opened.connections, int(opened.max_connections)
-            return count, limit, f"{count} connections of listener {opened.listener.name}, whose connections is {limit}"
-        if limit == self.max_connections:
-            return count, limit, f"{count} connections, and limits.connections is {limit}"
-        used = "" if self.memory is None else f" ({self.memory.share:.0%} of {self.memory.source} is in use)"
-        return (
-            count,
-            limit,
-            f"limits.max_memory is reached{used}: {count} connections, and no more than {limit} for now",
-        )
+        if count >= limit and limit == self.max_connections:
+            return f"{count} connections, and limits.connections is {limit}"
+        if count >= limit:
+            used = "" if self.memory is None else f" ({self.memory.share:.0%} of {self.memory.source} is in use)"
+            return f"limits.max_memory is reached{used}: {count} connections, and no more than {limit} for now"
+        if opened.connections >= opened.max_connections:
+            name, limit = opened.listener.name, int(opened.max_connections)
+            return f"{opened.connections} connections of listener {name}, whose connections is {limit}"
+        return f"{self.max_descriptors} open files; more are reserved (LimitNOFILE= of a systemd unit)"
 
     @property
     def max_stop_time(self) -> float:

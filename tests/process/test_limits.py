@@ -11,6 +11,7 @@ from tests.client import request
 from tests.process.daemon import Daemon
 from tests.process.plain import Socket, backend
 from tests.serving import written
+from wsbridge.cli.control import call_admin
 
 
 def test_over_the_cap_is_503_at_once_and_nothing_is_dialled():
@@ -85,36 +86,44 @@ def test_a_raw_client_over_the_cap_is_reset():
 
 
 def test_out_of_descriptors():
-    """100 descriptors and 300 clients: no crash, no busy loop, few log lines, and new clients are served afterwards."""
+    """100 descriptors, 500 clients: no crash, no busy loop, few log lines, and the admin API answers; and recovery."""
     with backend() as back:
         text = written(
             route={"backend": back.url},
             limits={"connections": "1000"},
             timeouts={"handshake": "60s", "drain": "0s", "drain_spread": "0s"},
+            admin={"bind": "unix:@FOLDER@/admin.sock"},
         )
         with Daemon(text, descriptors=100) as daemon:
+            admin = str(daemon.folder / "admin.sock")
+            call_admin(admin, None, "GET", "/v1/status")
             before = daemon.descriptors()
             inside = Socket.upgraded(daemon.port())
             inside.echoed()
-            idle = [Socket.connect(daemon.port()).sock for _ in range(300)]
             poll = select.poll()
+            idle = [connecting(daemon.port()) for _ in range(500)]
             for sock in idle:
                 poll.register(sock, select.POLLIN)  # readable: closed or reset, since nothing is ever sent
-            daemon.until(lambda: len(poll.poll(0)) > 150)
-            daemon.wait("accept.error")
+            daemon.until(lambda: len(poll.poll(0)) > 300)
+            daemon.wait("connection.shed")
             inside.echoed()
-            assert len(poll.poll(0)) < 300
+            assert len(poll.poll(0)) < 500
             used = daemon.cpu()
             began = time.monotonic()
             while time.monotonic() - began < 1:
                 inside.echoed()
                 time.sleep(0.05)
             assert daemon.cpu() - used < 0.25
-            assert len(daemon.log_lines("accept.error")) < 15  # a burst and then so many a second: `log.limit`
+            for _ in range(3):
+                status, answer = call_admin(admin, None, "GET", "/v1/status")
+                assert (status, answer["connections"] > 50) == (200, True)
+            assert call_admin(admin, None, "POST", "/v1/reload")[0] == 200
+            assert len(daemon.log_lines("connection.shed")) < 15  # a burst and then so many a second: `log.limit`
             for sock in idle:
                 sock.close()
             inside.close()
             daemon.until(lambda: daemon.descriptors() <= before)
+            assert call_admin(admin, None, "POST", "/v1/reload")[0] == 200
             many = [Socket.upgraded(daemon.port()) for _ in range(20)]
             for client in many:
                 client.echoed()
@@ -124,24 +133,53 @@ def test_out_of_descriptors():
             assert daemon.ended() == 0
 
 
+def test_auto_leaves_descriptors_for_the_rest():
+    """100 descriptors, 500 clients and `connections: auto`: dials, the admin API and reloads have what they need."""
+    with backend() as back:
+        text = written(route={"backend": back.url}, admin={"bind": "unix:@FOLDER@/admin.sock"})
+        with Daemon(text, descriptors=100) as daemon:
+            limit = daemon.ready["connections_limit"]
+            assert limit == 18
+            inside = [Socket.upgraded(daemon.port()) for _ in range(limit)]
+            over = [connecting(daemon.port()) for _ in range(500)]
+            for _ in range(3):
+                assert call_admin(str(daemon.folder / "admin.sock"), None, "POST", "/v1/reload")[0] == 200
+            for client in inside:
+                client.echoed()
+                client.close()
+            for sock in over:
+                sock.close()
+            daemon.until(lambda: enters(daemon, False))
+            for event in ("accept.error", "internal_error", "config.reload_failed"):
+                assert not daemon.log_lines(event)
+
+
+def connecting(port):
+    """Begin to connect; a reset may come first."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    sock.connect_ex(("127.0.0.1", port))
+    return sock
+
+
 def test_no_descriptor_for_the_dial_is_overload():
-    """Accepted with the last descriptor: the dial that has none left is 503 with Retry-After."""
+    """Where more clients were accepted than can be dialed for, the dials that have no descriptor are 503."""
     with backend() as back:
         text = written(route={"backend": back.url}, limits={"connections": "1000"}, timeouts={"handshake": "60s"})
         with Daemon(text, descriptors=64) as daemon:
-            room = 64 - daemon.descriptors()
-            idle = [Socket.connect(daemon.port()) for _ in range(room - 1)]
-            daemon.until(lambda: daemon.descriptors() >= 63)
-            with Socket.connect(daemon.port()) as last:
-                last.send(request())
-                answer = last.everything().decode()
-            assert answer.startswith("HTTP/1.1 503 "), answer
-            assert "Retry-After: 1\r\n" in answer
-            assert daemon.wait("connection.rejected")["reason"] == "overload"
-            assert back.dials == 0
-            for client in idle:
+            before = daemon.descriptors()
+            clients = [Socket.connect(daemon.port()) for _ in range(64 - 16 - before)]
+            daemon.until(lambda: daemon.descriptors() >= 64 - 16)
+            heads = []
+            for client in clients:
+                client.send(request())
+                heads.append(client.head())
+            rejected = [head for head in heads if not head.startswith("HTTP/1.1 101 ")]
+            assert all(head.startswith("HTTP/1.1 503 ") and "Retry-After: 1" in head for head in rejected), rejected
+            assert daemon.wait("connection.rejected", count=len(rejected))["reason"] == "overload"
+            assert 0 < back.dials == len(heads) - len(rejected) < len(heads)
+            for client in clients:
                 client.close()
-            daemon.until(lambda: daemon.descriptors() <= 64 - room)
+            daemon.until(lambda: daemon.descriptors() <= before)
             with Socket.upgraded(daemon.port()) as client:
                 client.echoed()
 

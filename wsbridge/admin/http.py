@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import socket
 import struct
@@ -17,6 +18,7 @@ from wsbridge import __version__
 from wsbridge.config.secrets import Secret
 from wsbridge.log.logger import log
 from wsbridge.net.address import Peer
+from wsbridge.net.reserved_fd import ReservedFd
 from wsbridge.net.transport import reset_socket
 from wsbridge.protocol.uri import HostPatterns, is_safe_from_rebinding, normalise_host
 
@@ -114,32 +116,48 @@ def check_access(request: AdminRequest, token: Secret | None, *, over_tcp: bool)
 async def accept_requests(listening_socket: socket.socket, handle: AdminHandler) -> None:
     """Accept connections and answer a request of each, until cancelled.
 
+    When the process has no descriptor left, one client at a time is answered with a reserved one.
+
     Args:
         listening_socket: Listening, non-blocking; it is not closed.
         handle: Answers a request. An exception is logged as ours, and answered with 500.
     """
     places = trio.CapacityLimiter(MAX_ADMIN_CONNECTIONS)
+    reserved_fd = ReservedFd()
 
     async def serve(sock: socket.socket) -> None:
         try:
             await _serve_connection(sock, handle)
         finally:
+            reserved_fd.reserve()
             places.release_on_behalf_of(sock)
 
-    async with trio.open_nursery() as nursery:
-        while True:
-            await trio.lowlevel.wait_readable(listening_socket)
-            try:
-                sock, _ = listening_socket.accept()
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                log.error("accept.error", listener="admin", error=error.strerror)
-                await trio.sleep(ACCEPT_RETRY_DELAY)
-                continue
-            sock.setblocking(False)
-            await places.acquire_on_behalf_of(sock)
-            nursery.start_soon(serve, sock)
+    try:
+        async with trio.open_nursery() as nursery:
+            while True:
+                await trio.lowlevel.wait_readable(listening_socket)
+                sock = _accept(listening_socket, reserved_fd)
+                if sock is None:
+                    await trio.sleep(ACCEPT_RETRY_DELAY)
+                    continue
+                sock.setblocking(False)
+                await places.acquire_on_behalf_of(sock)
+                nursery.start_soon(serve, sock)
+    finally:
+        reserved_fd.close()
+
+
+def _accept(listening_socket: socket.socket, reserved_fd: ReservedFd) -> socket.socket | None:
+    """Accept a connection; None if nobody waits any more, or without a descriptor."""
+    try:
+        return listening_socket.accept()[0]
+    except BlockingIOError:
+        return None
+    except OSError as error:
+        log.error("accept.error", listener="admin", error=error.strerror)
+    with contextlib.suppress(BlockingIOError):
+        return reserved_fd.accept(listening_socket)
+    return None
 
 
 async def _serve_connection(sock: socket.socket, handle: AdminHandler) -> None:
@@ -162,8 +180,7 @@ async def _serve_connection(sock: socket.socket, handle: AdminHandler) -> None:
     except (trio.BrokenResourceError, trio.ClosedResourceError, ConnectionError):
         reset_socket(sock)
     finally:
-        with trio.CancelScope(shield=True):
-            await trio.aclose_forcefully(stream)
+        stream.socket.close()  # without a checkpoint, so that no other task gets the descriptor before it is reserved
 
 
 async def _handle(handle: AdminHandler, request: AdminRequest) -> AdminResponse:

@@ -227,9 +227,9 @@ LOG_EVENTS: Final[dict[str, LogEvent]] = {
         _REPEATED_RATE_LIMIT,
     ),
     "connection.shed": LogEvent(
-        "A connection over a limit of connections was reset immediately.",
+        "A connection over a limit of connections or open files was reset immediately.",
         ("warning",),
-        ("listener", "connections", "limit"),
+        ("listener", "connections", "detail"),
         _REPEATED_RATE_LIMIT,
     ),
     "memory.pressure": LogEvent(
@@ -409,7 +409,6 @@ LOG_KEYS: Final[dict[str, str]] = {
     "routes": "number of routes",
     "connections": "number of open connections",
     "connections_limit": "maximum number of open connections",
-    "limit": "maximum number of open connections, in connection.shed",
     "memory_bytes": "memory in use, without file cache that the kernel drops as needed",
     "memory_limit_bytes": "the memory limit",
     "memory_limit": "what limits the memory: a file of the cgroup, or RLIMIT_AS",
