@@ -72,6 +72,15 @@ def test_json(file: Path) -> None:
     ]
 
 
+def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
+    """JSON holds it as every reader accepts it."""
+    file = tmp_path / os.fsdecode(b"\xe9.yaml")
+    file.write_text("x: 1\n")
+    report = invoke("check", "--format", "json", str(file)).output.encode("utf-8")
+    assert json.loads(report)["file"] == json.loads(report)["problems"][0]["file"] == f"{tmp_path}/\\xe9.yaml"
+    assert b"\\ud" not in report
+
+
 def test_standard_input(file: Path) -> None:
     """`-` reads the configuration from standard input; problems name it, and its lines."""
     good = finished("check", "-", input=GOOD.encode())

@@ -19,7 +19,7 @@ from tests.cli.program import QUIET, WSBRIDGE, invoke
 from tests.clients.program import PATIENCE, Program
 from wsbridge import __version__
 from wsbridge.cli import main
-from wsbridge.cli.main import PreformattedCommand
+from wsbridge.cli.main import EXIT_UNAVAILABLE, PreformattedCommand
 
 
 def test_help_names_every_command() -> None:
@@ -184,6 +184,19 @@ def test_whether_masking_runs_in_c(monkeypatch: pytest.MonkeyPatch, native: bool
     monkeypatch.setattr(main, "HAS_NATIVE_MASK", native)
 
     assert said in main.version_text().splitlines()[1]
+
+
+def test_a_full_disk_of_another_file_is_not_blamed_on_the_output() -> None:
+    """The temporary files of `--self-signed` cannot be written: one sentence, and it names them."""
+    bridge = [*WSBRIDGE, "bridge", "wss://127.0.0.1:0/", "tcp://127.0.0.1:1", "--self-signed"]
+    result = subprocess.run(
+        ["/bin/sh", "-c", 'ulimit -f 0; exec "$@"', "sh", *bridge], capture_output=True, timeout=PATIENCE, check=False
+    )
+
+    text = "--self-signed: the certificate cannot be written to a temporary file: "
+    assert result.stderr.decode().startswith(f"wsbridge: {text}")
+    assert result.stderr.count(b"\n") == 1
+    assert result.returncode == EXIT_UNAVAILABLE
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-V"], ["schema"], ["new-token", "alice"]])

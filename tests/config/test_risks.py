@@ -89,6 +89,7 @@ def test_hosts_that_a_plain_listener_accepts() -> None:
     assert warned not in codes(file(public, f"match: any, {BACKEND}, auth: {BASIC}"))
     assert warned not in codes(file(TLS, f"match: any, {BACKEND}, auth: none"))
     assert warned not in codes(file(listeners("127.0.0.1:1"), f"match: any, {BACKEND}, auth: none"))
+    assert warned not in codes(file(listeners("localhost:1"), f"match: any, {BACKEND}, auth: none"))
 
 
 def test_hosts_behind_proxies() -> None:

@@ -150,6 +150,9 @@ def test_link_local_addresses_without_a_zone(text: str, message: str) -> None:
         ("http://gw/x", "; write ws://gw/x"),
         ("HTTPS://gw", "; write wss://gw"),
         ("/run/x.sock", "; write unix:/run/x.sock"),
+        ("5900", "; write tcp://127.0.0.1:5900"),
+        ("localhost", "; write tcp://localhost:PORT, with its port"),
+        ("10.0.0.5", "; write tcp://10.0.0.5:PORT, with its port"),
         ("http://gw/?token=x", "wss://host/path$"),
     ],
 )

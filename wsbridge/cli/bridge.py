@@ -15,7 +15,15 @@ from wsbridge.cli.bridge_config import (
     print_warnings,
     split_listen,
 )
-from wsbridge.cli.main import EXIT_FAILED, EXIT_OK, EXIT_SIGNAL, EXIT_USAGE, CliError, PreformattedCommand
+from wsbridge.cli.main import (
+    EXIT_FAILED,
+    EXIT_OK,
+    EXIT_SIGNAL,
+    EXIT_UNAVAILABLE,
+    EXIT_USAGE,
+    CliError,
+    PreformattedCommand,
+)
 from wsbridge.cli.run import LOG_LEVEL_CHOICES, serve_config, serve_until_end
 from wsbridge.cli.self_signed import SelfSignedCertificate
 from wsbridge.cli.stdio import DEFAULT_HOLD, STREAM_NAMES, StdioConnection
@@ -143,7 +151,7 @@ def bridge_command(
     if self_signed:
         if cert is not None or key is not None:
             raise CliError("--self-signed replaces --cert and --key: use one or the other", EXIT_USAGE)
-        signed = SelfSignedCertificate(_certificate_host(listen))
+        signed = _write_self_signed(listen)
         cert, key = str(signed.cert), str(signed.key)
     level = "debug" if verbose else log_level
     try:
@@ -216,6 +224,19 @@ def _bridge_stdio(loaded: LoadedConfig, log_level: str, log_format: str, hold: f
         return EXIT_OK
     click.echo(f"wsbridge: {sentence}", err=True)
     return EXIT_FAILED
+
+
+def _write_self_signed(listen: str) -> SelfSignedCertificate:
+    """Write the temporary certificate.
+
+    Raises:
+        CliError: There is no room for it.
+    """
+    try:
+        return SelfSignedCertificate(_certificate_host(listen))
+    except OSError as error:
+        text = f"the certificate cannot be written to a temporary file: {error.strerror}"
+        raise CliError(f"--self-signed: {text}", EXIT_UNAVAILABLE) from None
 
 
 def _certificate_host(listen: str) -> str:

@@ -15,6 +15,7 @@ import click
 from wsbridge.cli.main import EXIT_CONFIG, EXIT_USAGE, CliError
 from wsbridge.config.errors import ConfigError, Problem
 from wsbridge.config.load import LoadedConfig, load_data
+from wsbridge.config.risks import HOST_ACCEPTING_KEYS
 from wsbridge.config.urls import BindAddress, read_bind, read_target
 from wsbridge.config.yaml import YamlData
 from wsbridge.log.format import redact
@@ -226,12 +227,16 @@ def build_bridge_config(options: BridgeOptions, environ: Mapping[str, str] = os.
     return replace(loaded, warnings=[_with_own_words(problem) for problem in loaded.warnings])
 
 
+_OWN_WORDS: Final = {
+    "W013": "is a secret, and every user of this host can see it (ps): put it into a file for `wsbridge run`",
+    "W025": f"accepts only {HOST_ACCEPTING_KEYS.replace('bind', 'LISTEN')} as Host (DNS rebinding protection); "
+    "if browsers use another name, add --host-name NAME",
+}
+
+
 def _with_own_words(problem: Problem) -> Problem:
-    """Reword a warning about a secret in the file: here it is on the command line."""
-    if problem.code != "W013":
-        return problem
-    text = "is a secret, and every user of this host can see it (ps): put it into a file for `wsbridge run`"
-    return replace(problem, message=text)
+    """Reword a warning whose remedy in a file is another one than on the command line."""
+    return replace(problem, message=_OWN_WORDS.get(problem.code, problem.message))
 
 
 def problem_text(problem: Problem, options: BridgeOptions) -> str:

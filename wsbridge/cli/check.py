@@ -23,7 +23,7 @@ from wsbridge.cli.run import (
     print_problems,
 )
 from wsbridge.config.check import listeners_of
-from wsbridge.config.errors import ConfigError, Problem
+from wsbridge.config.errors import ConfigError, Problem, readable_name
 from wsbridge.config.load import LoadedConfig
 from wsbridge.config.model import Config
 from wsbridge.config.route import MatchConfig, RouteConfig
@@ -74,7 +74,7 @@ def check_command(file: str | None, path: str | None, strict: bool, form: str) -
 
 def _print_json(name: str, config: Config | None, problems: list[Problem], good: bool) -> None:
     report = {
-        "file": name,
+        "file": readable_name(name),
         "ok": good,
         "listeners": len(config.listeners) if config else None,
         "routes": len(config.routes) if config else None,

@@ -9,6 +9,7 @@ import os
 import platform
 import ssl
 import sys
+import traceback
 from contextlib import suppress
 from typing import Any, Final, NoReturn
 
@@ -160,13 +161,19 @@ class CommandGroup(PreformattedCommand, click.Group):
             _discard_output()
             sys.exit(EXIT_FAILED)
         except OSError as error:
-            if error.errno not in OUTPUT_ERRNOS:
+            if error.errno not in OUTPUT_ERRNOS or not _is_output_error(error):
                 raise
             _discard_output()
             with suppress(OSError):  # standard error may be on the same full disk
                 click.echo(f"wsbridge: standard output: {os.strerror(error.errno)}", err=True)
             sys.exit(EXIT_FAILED)
         sys.exit(code if isinstance(code, int) else EXIT_OK)
+
+
+def _is_output_error(error: OSError) -> bool:
+    """Return whether an error was raised by a write to standard output, and not by another file of the command."""
+    frames = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return click.echo.__code__ in frames or frames[-1] is CommandGroup.main.__code__  # `main` flushes what is left
 
 
 def _discard_output() -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 MAX_SOURCE_CHARS = 160
 """Characters of a source line that are shown."""
@@ -109,10 +110,11 @@ class Problem:
 
     def text(self) -> str:
         """Return `file:line:column: path: message`, and below it the source line and a caret."""
-        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        file = readable_name(self.file)
+        place = f"{file}:{self.line}:{self.column}" if self.line else file
         label = "warning: " if self.severity == "warning" else ""
         path = f"{self.setting}: " if self.setting else ""
-        head = f"{place}: {label}{path}{self.message} [{self.code}]"
+        head = f"{place}: {label}{path}{readable_name(self.message)} [{self.code}]"
         if not self.source.strip():
             return head
         line, at = _clip_line(printable(self.source), self.column - 1)
@@ -124,11 +126,11 @@ class Problem:
         return {
             "severity": self.severity,
             "code": self.code,
-            "file": self.file,
+            "file": readable_name(self.file),
             "line": self.line,
             "column": self.column,
             "setting": self.setting,
-            "message": self.message,
+            "message": readable_name(self.message),
             "source": printable(self.source),
         }
 
@@ -143,6 +145,15 @@ class ConfigError(Exception):
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = list(problems)
         super().__init__("\n".join(problem.text() for problem in self.problems))
+
+
+_UNDECODED_BYTE: Final = re.compile("[\udc80-\udcff]")
+"""What `os.fsdecode` makes of a byte that is not UTF-8."""
+
+
+def readable_name(text: str) -> str:
+    r"""Write bytes of a file name that are not UTF-8 as `\xe9`: JSON readers reject what Python has for them."""
+    return _UNDECODED_BYTE.sub(lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", text)
 
 
 def printable(line: str) -> str:

@@ -131,6 +131,8 @@ def _check_host_names(config: Config) -> Iterator[Issue]:
             if listener.protocol != "websocket" or listener.tls is not None or listener.host_names is not None:
                 continue
             if listener.trusted_proxies is None:
+                if listener.bind.is_loopback:
+                    continue
                 text = f'accepts only {HOST_ACCEPTING_KEYS} as Host on the listener "{key}" (DNS rebinding protection)'
                 yield Issue(path, f"{text}; to accept host names, write host_names: for the listener", "W025")
             elif not isinstance(route.allowed_origins, tuple):

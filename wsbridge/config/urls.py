@@ -298,6 +298,9 @@ def read_target(value: object, directory: Path | None = None) -> Target:
     return Target(scheme, check_zone(host), port, path, text)  # type: ignore[arg-type]  # one of the four by the check above
 
 
+_HOST_ALONE: Final = re.compile(r"localhost|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+|\[[0-9A-Fa-f:.]+\]")
+
+
 def _target_hint(scheme: str, rest: str) -> str:
     """Guess what a URL of another form was meant to be; one with a password or a query is not quoted."""
     if set(rest) & set("@?"):
@@ -306,6 +309,10 @@ def _target_hint(scheme: str, rest: str) -> str:
         return f"; write {'wss' if scheme == 'https' else 'ws'}://{rest}"
     if not scheme and re.fullmatch(r"([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}", rest):
         return f"; write tcp://{rest}"
+    if not scheme and re.fullmatch(r"[0-9]{1,5}", rest):
+        return f"; write tcp://127.0.0.1:{rest}"
+    if not scheme and _HOST_ALONE.fullmatch(rest):
+        return f"; write tcp://{rest}:PORT, with its port"
     if not scheme and rest.startswith("/"):
         return f"; write unix:{rest}"
     return ""

@@ -28,7 +28,7 @@ from wsbridge.config.yaml_nodes import (
 
 MISSING_KEY_CODES = frozenset({"E011", "E022"})
 """Codes of problems with a key that is missing: they name it, at the position of its parent."""
-OMIT_KEY_HINT = "omit the key to get its default"
+OMIT_KEY_HINT = "write one, or omit the key if it has a default"
 NULL_TEXTS = frozenset({"", "~", "null", "Null", "NULL"})
 ENV_REFERENCE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$\{")
 
