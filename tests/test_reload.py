@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -402,3 +404,24 @@ async def test_reloads_leave_nothing_behind(tmp_path):
             await served.server.apply(config_of(text))
         await trio.testing.wait_all_tasks_blocked()
         assert describe(served) == before
+
+
+async def test_the_event_loop_has_short_turns_while_a_file_is_loaded():
+    """Threads switch often and no full garbage collection runs, until the reload has ended, with an error or not."""
+    text = written(route={"respond": "204", "auth": "none"})
+    before = sys.getswitchinterval(), gc.get_threshold()
+    seen = []
+
+    def load() -> LoadedConfig:
+        seen.append((sys.getswitchinterval(), gc.get_threshold()))
+        return load_text(text if len(seen) == 1 else "", file="w.yaml", registry=CONFIG_REGISTRY)
+
+    async with serving(text) as served:
+        for _ in range(2):
+            await Reloader(served.server, load).reload()
+            assert (sys.getswitchinterval(), gc.get_threshold()) == before
+    for interval, thresholds in seen:
+        assert interval < before[0] / 5
+        assert thresholds[:2] == before[1][:2]
+        assert thresholds[2] > 1_000_000
+    assert len(seen) == 2

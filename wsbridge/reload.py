@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import gc
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,6 +21,27 @@ from wsbridge.net.listeners import ListenError
 from wsbridge.server import NotServingError, Server
 
 NO_FILE = "there is no configuration file that could be read again"
+
+
+SWITCH_INTERVAL = 0.0005
+"""Seconds after which a thread that loads lets the event loop run, which needs its turn several times a message."""
+
+
+@contextmanager
+def _short_turns() -> Iterator[None]:
+    """Keep connections fast while threads load and build.
+
+    A full garbage collection would stop everything for as long as it takes to look at all objects of a large
+    configuration, again and again while that grows; it is put off to the end.
+    """
+    interval, thresholds = sys.getswitchinterval(), gc.get_threshold()
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    gc.set_threshold(*thresholds[:2], sys.maxsize >> 32)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        sys.setswitchinterval(interval)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +120,8 @@ class Reloader:
         """
         async with self._lock:
             began = trio.current_time()
-            result = await self._reload()
+            with _short_turns():
+                result = await self._reload()
             self.last = result
             self.count += 1
         if result.error is None:

@@ -323,6 +323,12 @@ AllowedOrigins = Annotated[
 ]
 
 
+_NO_TIMEOUTS = RouteTimeouts()
+_NO_DIAL_SETTINGS = DialConfig()
+_NO_LIMITS = RouteLimits()
+"""What routes that write none of these share, since there may be ten thousand."""
+
+
 class RouteConfig(Section):
     """Which requests to match, and what handles them: a backend, static files, a response, or the ticket issuer."""
 
@@ -347,9 +353,9 @@ class RouteConfig(Section):
     text_messages: Literal["accept", "reject", "bytes"] = "accept"
     """Text messages from clients: accept checks that they are UTF-8 and forwards their bytes, bytes forwards them
     unchecked (not to a WebSocket backend), reject closes with 1003."""
-    timeouts: RouteTimeouts = Field(default_factory=RouteTimeouts)
+    timeouts: RouteTimeouts = Field(default_factory=lambda: _NO_TIMEOUTS)
     """Timeouts of this route, which override the top-level ones."""
-    dial: DialConfig = Field(default_factory=DialConfig)
+    dial: DialConfig = Field(default_factory=lambda: _NO_DIAL_SETTINGS)
     """When the backend is dialled, and how long failed attempts are retried."""
     on_client_close: Literal["discard", "deliver"] = "discard"
     """What to do with data that the backend still sends after the client's Close: discard it, or deliver it for
@@ -362,7 +368,7 @@ class RouteConfig(Section):
     on_client_fin: Literal["close", "hold"] = "close"
     """What a WebSocket backend gets after a plain TCP client's FIN: close sends the Close frame at once, hold only
     after half_close without data from the backend, for servers that would not answer any more."""
-    limits: RouteLimits = Field(default_factory=RouteLimits)
+    limits: RouteLimits = Field(default_factory=lambda: _NO_LIMITS)
     """Limits of this route."""
     allowed_targets: AllowedTargetsConfig | None = None
     """Targets that clients may choose; required if the backend is chosen by the client, not allowed otherwise."""
