@@ -79,6 +79,16 @@ def test_a_file_that_is_there_is_appended_to(begin: Callable[[], AuditLog], tmp_
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
+def test_a_record_that_was_cut_ends_at_its_line(begin: Callable[[], AuditLog], tmp_path: Path) -> None:
+    """After a full disk or a crash the file may end within a record; the next one begins a line of its own."""
+    path = tmp_path / "audit.jsonl"
+    path.write_text('{"event":"bef')
+    begin().close()
+    first, *others = path.read_text().splitlines()
+    assert first == '{"event":"bef'
+    assert [json.loads(line)["event"] for line in others] == ["audit.started", "audit.stopped"]
+
+
 @pytest.mark.parametrize("name", ["gone/audit.jsonl", "folder", "pipe"])
 def test_a_file_that_cannot_be_opened(tmp_path: Path, name: str) -> None:
     """A directory, a missing path and a pipe are reported in one sentence; none of them hangs the start."""

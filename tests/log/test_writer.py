@@ -34,9 +34,13 @@ class Reader:
 
     def rest(self) -> list[dict[str, Any]]:
         """Close the writing end and read what is left."""
+        return [json.loads(line) for line in self.raw_lines()]
+
+    def raw_lines(self) -> list[bytes]:
+        """Do the same without the last line if that was cut."""
         os.close(self.writing_fd)
         self.writing_fd = -1
-        return [json.loads(line) for line in self._file]
+        return [line for line in self._file if line.endswith(b"\n")]
 
     def close(self) -> None:
         self._file.close()
@@ -339,6 +343,18 @@ def test_the_queue_is_bounded(pipe: tuple[int, int]) -> None:
         if writer.has_room():
             writer.put(b"line\n")
     assert writer.dropped == 2
+
+
+def test_lines_left_at_the_deadline_are_counted_once(reader: Reader, begin: Callable[..., LogWriter]) -> None:
+    """Each line is written or dropped, and what ends the thread is no line."""
+    os.set_blocking(reader.writing_fd, False)
+    writer = begin()
+    for number in range(2000):
+        log.info("connection.closed", id=number, detail="x" * 500)
+    assert writer.stop(timeout=0.05)
+
+    lost = writer.dropped
+    assert 2000 - len(reader.raw_lines()) == lost > 1000
 
 
 def test_burst_then_rate() -> None:

@@ -2,7 +2,7 @@
 
 A record passes `logger` (level; structlog), `writer` (rate limit, bounded queue), `format` (bounded values, redaction,
 JSON, journal or console) and, on the thread, `writer` again. `events` has the names of all events and keys. `audit` is
-the audit log. Modules import `log` from here; only the daemon and the commands call `start_log`.
+the audit log. Modules import `log` from `logger`; only the daemon and the commands call `start_log`.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class AuditLog(LineWriter):
         fd = os.open(self.path, _OPEN_FLAGS, AUDIT_FILE_MODE)
         if self._fd is not None:
             os.close(self._fd)
-        self._fd, self._output = fd, Output(fd)
+        self._fd, self._output = fd, Output(fd, partial_line=_ends_within_line(self.path))
 
     def _write(self, batch: list[bytes], *, last: bool) -> None:
         self._reopen_if_moved()
@@ -112,4 +112,14 @@ class AuditLog(LineWriter):
         return [], 0
 
 
-__all__ = ["AuditLog"]
+def _ends_within_line(path: Path) -> bool:
+    """Return whether the last record of a file is incomplete, as after a full disk; False if it cannot be read."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+        try:
+            size = os.fstat(fd).st_size  # 0 if it is no regular file
+            return size > 0 and os.pread(fd, 1, size - 1) != b"\n"
+        finally:
+            os.close(fd)
+    except OSError:
+        return False

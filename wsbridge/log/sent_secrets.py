@@ -27,7 +27,7 @@ class SentSecrets:
     __slots__ = ("_values",)
 
     def __init__(self, headers: Mapping[str, str | Secret], others: Iterable[str] = ()) -> None:
-        found = {value.encode() for value in others if len(value) >= MIN_REDACTED_SECRET_BYTES}
+        found = {value for value in map(str.encode, others) if len(value) >= MIN_REDACTED_SECRET_BYTES}
         for value in headers.values():
             shortest = MIN_REDACTED_SECRET_BYTES if isinstance(value, Secret) else MIN_REDACTED_TEXT_BYTES
             found |= {part for part in _parts(header_text(value)) if len(part) >= shortest}

@@ -68,11 +68,16 @@ MAX_WRITE_BYTES: Final = 65536
 
 
 class Output:
-    """Writes whole lines to one descriptor, which it neither owns nor changes."""
+    """Writes whole lines to one descriptor, which it neither owns nor changes.
 
-    def __init__(self, fd: int) -> None:
+    Args:
+        fd: The descriptor.
+        partial_line: Whether what was written to it before ends within a line.
+    """
+
+    def __init__(self, fd: int, *, partial_line: bool = False) -> None:
         self._fd = fd
-        self._partial_line = False
+        self._partial_line = partial_line
 
     def write(self, data: bytes, give_up: Callable[[], bool]) -> int:
         """Write all of `data`, waiting while the descriptor is full.
@@ -183,7 +188,7 @@ class LineWriter:
             except Exception:  # out of memory, most likely: these lines are lost, the next ones need not be
                 self._failed += len(batch)
             if self._timed_out():
-                self._failed += self._queue.qsize()
+                self._failed += len(self._drain_queue(self._queue.qsize())[0])
                 self._report_losses(last=True)
                 return
 
