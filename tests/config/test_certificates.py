@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tests.config.loading import ROUTES, read, summaries, wrong
+from wsbridge.config.certificates import dns_names
 from wsbridge.config.errors import ConfigError
 
 NOW = datetime.now(UTC)
@@ -232,6 +234,19 @@ def test_certificates_that_clients_may_reject(folder: Path, extension: x509.Exte
     warnings = read(TEXT, folder=folder).warnings
     assert summaries(warnings) == (["W027 listeners.web.tls.certificates[0].cert"] if warned else [])
     assert all(warned in warning.message for warning in warnings)
+
+
+def test_a_certificate_with_an_extension_twice(folder: Path) -> None:
+    """RFC 5280 section 4.2 forbids it, OpenSSL serves it: a warning, whatever reads the extensions."""
+    first, second = (x509.UnrecognizedExtension(x509.ObjectIdentifier(f"1.2.3.4.{end}"), b"\5\0") for end in (5, 6))
+    signed(folder, first, second)
+    path = folder / "cert.pem"
+    data = x509.load_pem_x509_certificate(path.read_bytes()).public_bytes(Encoding.DER)
+    path.write_bytes(ssl.DER_cert_to_PEM_cert(data.replace(b"\x2a\3\4\6", b"\x2a\3\4\5")).encode())
+    (warning,) = read(TEXT, folder=folder).warnings
+    assert (warning.code, warning.setting) == ("W027", "listeners.web.tls.certificates[0].cert")
+    assert "clients may reject the certificate" in warning.message
+    assert dns_names(path) == ()
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def dns_names(path: Path) -> tuple[str, ...]:
     for certificate in read_certificates(path)[:1]:
         try:
             names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-        except (ValueError, x509.ExtensionNotFound):
+        except (ValueError, x509.DuplicateExtension, x509.ExtensionNotFound):
             continue
         return tuple(name.lower() for name in names.value.get_values_for_type(x509.DNSName))
     return ()
@@ -218,7 +218,7 @@ def _names_its_issuer(certificate: x509.Certificate) -> bool:
 
     try:
         access = certificate.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
-    except (ValueError, x509.ExtensionNotFound):
+    except (ValueError, x509.DuplicateExtension, x509.ExtensionNotFound):
         return False
     return any(each.access_method == AuthorityInformationAccessOID.CA_ISSUERS for each in access)
 
@@ -231,7 +231,7 @@ def server_warnings(path: Path) -> Iterator[str]:
     for certificate in read_certificates(path)[:1]:
         try:
             extensions = list(certificate.extensions)
-        except ValueError as error:
+        except (ValueError, x509.DuplicateExtension) as error:
             yield f"clients may reject the certificate {path}: {error}"
             return
         for extension in extensions:
