@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -100,6 +101,50 @@ def test_two_listeners_on_one_address(binds: tuple[str, str], collide: bool) -> 
     assert (problem.code, problem.setting) == ("E023", "listeners.l1.bind")
     assert 'is taken by the listener "l0"' in problem.message
     assert ("ipv6_only: true" in problem.message) == (binds == ("[::]:1", "0.0.0.0:1"))
+
+
+@pytest.mark.parametrize(
+    ("bind", "taken_by"),
+    [
+        ("127.0.0.1:9181", 'the listener "l0"'),
+        ("localhost:9182", "admin"),
+        ("unix:link/s", 'the listener "l1"'),
+        ("127.0.0.1:9183", ""),
+    ],
+)
+def test_endpoints_on_the_address_of_another(bind: str, taken_by: str, tmp_path: Path) -> None:
+    """The admin API and the monitoring endpoint need addresses of their own; links in the path are followed."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to("run")
+    text = listeners("127.0.0.1:9181", "unix:run/s") + ROUTES + "admin: {bind: '127.0.0.1:9182', token: {env: T}}\n"
+    text += f"monitoring: {{bind: '{bind}'}}\n"
+    if not taken_by:
+        read(text, {"T": "x"}, tmp_path)
+        return
+    (problem,) = [problem for problem in wrong(text, {"T": "x"}, tmp_path) if problem.severity == "error"]
+    assert (problem.code, problem.setting) == ("E023", "monitoring.bind")
+    assert f"is taken by {taken_by} at " in problem.message
+
+
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        ("bind: '[::ffff:127.0.0.1]:9181', token: {env: T}", []),
+        ("bind: 'LOCALHOST.:9181', token: {env: T}", []),
+        ("bind: '192.0.2.1:9181', token: {env: T}", ["E013 admin.bind"]),
+        ("bind: 'unix:s'", []),
+        ("bind: 'unix:s', mode: 0666", ["W010 admin.mode"]),
+        ("bind: 'unix:s', mode: 0666, token: {env: T}", []),
+    ],
+)
+def test_who_reaches_the_admin_api(settings: str, found: list[str]) -> None:
+    """Other hosts never do; other users of this host only with a token, or with a warning."""
+    text = LISTENERS + ROUTES + f"admin: {{{settings}}}\n"
+    try:
+        problems = read(text, {"T": "x"}).warnings
+    except ConfigError as error:
+        problems = error.problems
+    assert summaries(problems) == found
 
 
 def test_ipv6_only_leaves_ipv4_to_another() -> None:

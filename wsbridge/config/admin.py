@@ -1,4 +1,4 @@
-"""AdminConfig and MonitoringConfig."""
+"""The admin API and the monitoring endpoint."""
 
 from __future__ import annotations
 
@@ -8,13 +8,6 @@ from wsbridge.config.base import Issue, LoadContext, Section
 from wsbridge.config.secrets import Secret
 from wsbridge.config.types import FileMode
 from wsbridge.config.urls import Bind, BindAddress
-
-
-def is_loopback_only(bind: BindAddress) -> bool:
-    """Return whether only this host can connect to an address."""
-    if bind.kind == "unix" or bind.host.lower() == "localhost":
-        return True
-    return bind.ip is not None and bind.ip.is_loopback
 
 
 def _passed_socket_issues(bind: BindAddress) -> Iterable[Issue]:
@@ -46,9 +39,15 @@ class AdminConfig(Section):
     def validate_values(self, context: LoadContext) -> Iterable[Issue]:
         """Reject addresses that other hosts reach."""
         yield from _passed_socket_issues(self.bind)
-        if self.bind.kind != "fd" and not is_loopback_only(self.bind):
+        if self.bind.kind != "fd" and not self.bind.is_loopback:
             text = "other hosts must not reach the admin API: write unix:/path or a loopback address"
             yield Issue(("bind",), text, "E013")
+
+    def warnings(self, context: LoadContext) -> Iterable[Issue]:
+        """Warn of a socket that every user of this host can use."""
+        if self.bind.kind == "unix" and self.token is None and self.mode & 0o006:
+            text = f"the mode {self.mode:04o} allows every user of this host to drain, reload and read the status"
+            yield Issue(("mode",), text, "W010")
 
 
 class MonitoringConfig(Section):
@@ -72,6 +71,6 @@ class MonitoringConfig(Section):
 
     def warnings(self, context: LoadContext) -> Iterable[Issue]:
         """Warn where other hosts reach it."""
-        if not is_loopback_only(self.bind):
+        if not self.bind.is_loopback:
             text = "other hosts can reach this: it answers without authentication whether wsbridge is up and ready"
             yield Issue(("bind",), text, "W032")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import posixpath
 import stat
 from collections.abc import Collection, Iterator
@@ -19,7 +20,7 @@ from wsbridge.config.listener import ListenerConfig
 from wsbridge.config.model import Config
 from wsbridge.config.route import MatchConfig, RouteConfig, TicketAuthConfig
 from wsbridge.config.secrets import Secret
-from wsbridge.config.urls import is_request_field
+from wsbridge.config.urls import BindAddress, is_request_field
 from wsbridge.protocol.pattern_tree import PatternIndex
 from wsbridge.protocol.uri import HostPatterns, PathPattern
 
@@ -332,43 +333,63 @@ def _check_request_fields(config: Config) -> Iterator[Issue]:
             yield Issue(("routes", name, "backend"), text, "E041")
 
 
+@dataclass(frozen=True, slots=True)
+class _Binding:
+    """A section that binds an address, as messages call it."""
+
+    path: KeyPath
+    shown: str
+    bind: BindAddress
+    ipv6_only: bool = False
+
+
 def _check_bind_conflicts(config: Config) -> Iterator[Issue]:
-    """Listeners with conflicting addresses."""
-    for (first, one), (second, other) in combinations(config.listeners.items(), 2):
+    """Listeners and endpoints with conflicting addresses."""
+    bindings = [
+        _Binding(("listeners", name), f'the listener "{name}"', listener.bind, listener.ipv6_only)
+        for name, listener in config.listeners.items()
+    ]
+    for name, section in (("admin", config.admin), ("monitoring", config.monitoring)):
+        if section is not None:
+            bindings.append(_Binding((name,), name, section.bind))
+    for one, other in combinations(bindings, 2):
         if _binds_conflict(one, other):
             both = {str(one.bind.ip), str(other.bind.ip)} == set(WILDCARD_HOSTS)
             hint = "; [::] accepts IPv4 as well, unless it has ipv6_only: true" if both else ""
-            text = f'{other.bind} is taken by the listener "{first}" at {one.bind}{hint}'
-            yield Issue(("listeners", second, "bind"), text, "E023")
+            text = f"{other.bind} is taken by {one.shown} at {one.bind}{hint}"
+            yield Issue((*other.path, "bind"), text, "E023")
 
 
-def _binds_conflict(one: ListenerConfig, other: ListenerConfig) -> bool:
+def _binds_conflict(one: _Binding, other: _Binding) -> bool:
     a, b = one.bind, other.bind
     if a.kind != b.kind:
         return False
     if a.kind == "fd":
         return a.name == b.name
     if a.kind == "unix":
-        return posixpath.normpath(a.path) == posixpath.normpath(b.path)
+        return real_socket_path(a.path) == real_socket_path(b.path)
     if a.port != b.port or a.port == 0:
         return False
-    return bool(_bind_hosts(one) & _bind_hosts(other)) or (
+    return bool(_bind_hosts(a) & _bind_hosts(b)) or (
         bool(_ip_versions(one) & _ip_versions(other)) and (a.host in WILDCARD_HOSTS or b.host in WILDCARD_HOSTS)
     )
 
 
-def _bind_hosts(listener: ListenerConfig) -> set[str]:
-    """The addresses of a listener, as text that can be compared."""
-    host = listener.bind.host.lower().rstrip(".")
-    return {"127.0.0.1", "::1"} if host == "localhost" else {str(listener.bind.ip or host)}
+def real_socket_path(path: str) -> str:
+    """Return the path of a socket without symbolic links in its directory, such as that of /var/run."""
+    return posixpath.join(os.path.realpath(posixpath.dirname(path)), posixpath.basename(path))
 
 
-def _ip_versions(listener: ListenerConfig) -> set[int]:
-    """The IP versions of a listener; a name may mean both."""
-    ip = listener.bind.ip
-    if ip is None:
-        return {4, 6}
-    if listener.bind.host == "::" and not listener.ipv6_only:
+def _bind_hosts(bind: BindAddress) -> set[str]:
+    """The addresses to bind, as text that can be compared."""
+    host = bind.host.lower().rstrip(".")
+    return {"127.0.0.1", "::1"} if host == "localhost" else {str(bind.ip or host)}
+
+
+def _ip_versions(binding: _Binding) -> set[int]:
+    """The IP versions of an address to bind; a name may mean both."""
+    ip = binding.bind.ip
+    if ip is None or (binding.bind.host == "::" and not binding.ipv6_only):
         return {4, 6}
     return {ip.version}
 

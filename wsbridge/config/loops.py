@@ -9,13 +9,11 @@ A chain of listeners that does not come back is accepted.
 
 from __future__ import annotations
 
-import os
-import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from wsbridge.config.base import Issue
-from wsbridge.config.check import WILDCARD_HOSTS, effective_match, matching_listeners
+from wsbridge.config.check import WILDCARD_HOSTS, effective_match, matching_listeners, real_socket_path
 from wsbridge.config.listener import ListenerConfig
 from wsbridge.config.local_address import is_local_ip
 from wsbridge.config.model import Config
@@ -157,17 +155,12 @@ def _is_bound(listener: ListenerConfig, target: Target) -> bool:
     """Return whether connecting to a target leads to a listener, as far as that is known without DNS."""
     bind, path = listener.bind, target.socket_path or (target.path if target.scheme == "unix" else "")
     if path or bind.kind == "unix":
-        return bool(path and bind.path) and _real_path(bind.path) == _real_path(path)
+        return bool(path and bind.path) and real_socket_path(bind.path) == real_socket_path(path)
     if bind.kind != "tcp" or bind.port == 0 or bind.port != target.port:
         return False
     if bind.host.lower().rstrip(".") == target.host.lower().rstrip("."):
         return True
     return any(_accepts(listener, ip) for ip in _addresses(target.host))
-
-
-def _real_path(path: str) -> str:
-    """Return the path of a socket without symbolic links in its directory, such as that of /var/run."""
-    return posixpath.join(os.path.realpath(posixpath.dirname(path)), posixpath.basename(path))
 
 
 def _addresses(host: str) -> list[IPv4Address | IPv6Address]:
