@@ -9,6 +9,7 @@ import pytest
 
 from tests.config.loading import LISTENERS, ROUTES, wrong
 from wsbridge.config.errors import (
+    MAX_MESSAGE_CHARS,
     MAX_SOURCE_CHARS,
     PROBLEM_CODES,
     ConfigError,
@@ -97,6 +98,16 @@ def test_what_a_terminal_would_act_on_is_not_shown() -> None:
     """Control characters are replaced one by one, so that the caret fits."""
     assert printable("a: \x1b[31mred\x07\tb") == "a: ?[31mred?\tb"
     assert problem(source="a: \x1b[2J").json()["source"] == "a: ?[2J"
+    shown = problem(file="w\udcff", setting="a.\x1b[2J", message='"\x1b[2J\u202e\n" is wrong', source="")
+    assert shown.text() == 'w\\xff:2:3: a.?[2J: "?[2J??" is wrong [E012]'
+
+
+def test_a_long_value_is_cut_out_of_the_message() -> None:
+    """A message shows the beginning of what it quotes, and its own end, which says what is wrong."""
+    (found,) = wrong("listeners: {web: {bind: " + "a" * 100_000 + "}}\n" + ROUTES)
+    assert len(found.message) == MAX_MESSAGE_CHARS
+    assert found.message.startswith('"aaa')
+    assert found.message.endswith('a" is not a host name or an address')
 
 
 @pytest.mark.parametrize(

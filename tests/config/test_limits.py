@@ -13,7 +13,7 @@ from wsbridge.config.limits import GLOBAL_TIMEOUTS, ClientLimits, Limits, RouteL
     [
         ("connections", ["auto", "1", "1000000"], ["0", "many", "1.5"]),
         ("max_memory", ["off", "0%", "90%", "100%"], ["101%", "0.9", "90", "5.5%", "-1%", "auto"]),
-        ("max_head_bytes", ["8KiB", "1MiB"], ["1023", "1025KiB", "0"]),
+        ("max_head_bytes", ["8KiB", "1MiB"], ["1023", "1025KiB", "0", "9" * 400, "9" * 400 + ".5GiB"]),
         ("max_head_line_bytes", ["256", "16KiB"], ["255", "17KiB", "2MiB"]),
         ("max_headers", ["1", "10000"], ["0", "10001"]),
         ("max_response_head_bytes", ["1KiB", "1MiB"], ["1023", "1025KiB"]),

@@ -131,6 +131,8 @@ def test_to_trust_everybody_is_warned_of(network: str) -> None:
         (f"{os.geteuid()}:{os.getegid()}", None),
         ("wsb-nobody-has-this", "E012 there is no user"),
         (f"{getpass.getuser()}:wsb-no-group", "E012 there is no group"),
+        ("4294967295", "E012 4294967295 is no number of a user or group"),
+        ("0:99999999999999999999", "E012 99999999999999999999 is no number of a user or group"),
         ("65533:65533", None if os.geteuid() == 0 else "W028 this process may not give"),
     ],
 )

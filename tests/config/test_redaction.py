@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
@@ -137,3 +139,11 @@ def test_a_route_may_have_the_name_of_a_secret_key(name: str) -> None:
         LISTENERS + f"routes: {{{name}: {{match: any, backend: 'tcp://a:1', auth: none, timeouts: {{idel: 1s}}}}}}"
     )
     assert problem.setting == f"routes.{name}.timeouts.idel"
+
+
+def test_a_huge_value_is_not_compared(tmp_path: Path) -> None:
+    """What a message quotes of a value is looked for in quadratic time, so only where that is short."""
+    before = time.thread_time()
+    (problem,) = wrong(LISTENERS + ROUTES + "audit: {file: '${X}'}\n", {"X": "/" + "a" * 300_000}, tmp_path)
+    assert time.thread_time() - before < 3
+    assert problem.message == "is not valid; the value comes from ${X} and is not shown"

@@ -48,6 +48,7 @@ def test_secrets_are_read_and_never_shown(tmp_path: Path) -> None:
         ("{file: .}", ".file", "is a directory, not a file"),
         ("{env: GONE}", "", "the environment variable GONE is not set or empty"),
         ("{env: EMPTY}", "", "the environment variable EMPTY is not set or empty"),
+        ("{env: LATIN1}", "", "the environment variable LATIN1 is not UTF-8 text"),
         ("{env: A-B}", ".env", '"A-B" is no name of an environment variable'),
         ("{env: EMPTY, file: empty}", "", "needs exactly one of file and env"),
         ("{}", "", "needs exactly one of file and env"),
@@ -59,9 +60,18 @@ def test_secrets_that_cannot_be_read(secret: str, path: str, message: str, tmp_p
     """A secret that is missing or empty is an error at its place."""
     (tmp_path / "empty").write_text("\n")
     text = LISTENERS + "routes: {vnc: {match: any, auth: none, backend: {url: 'wss://gw', headers: {A: %s}}}}\n"
-    problems = wrong(text % secret, {"EMPTY": ""}, tmp_path)
+    problems = wrong(text % secret, {"EMPTY": "", "LATIN1": "\udce9"}, tmp_path)
     assert problems[0].setting == "routes.vnc.backend.headers.A" + path
     assert message in problems[0].message
+
+
+def test_a_byte_order_mark_is_no_part_of_a_secret(tmp_path: Path) -> None:
+    """Some editors begin UTF-8 files with one, which nobody sees."""
+    (tmp_path / "key").write_bytes(b"\xef\xbb\xbfgeheim\r\n")
+    holder = Holder.model_validate(
+        {"secret": {"file": "key"}}, context=LoadContext(tmp_path, {}, Registry(), check_files=True)
+    )
+    assert holder.secret.reveal() == "geheim"
 
 
 def test_a_secret_is_shown_only_when_revealed() -> None:

@@ -175,8 +175,17 @@ def test_unix_paths_of_a_file_may_be_relative() -> None:
 
 
 def test_unix_targets() -> None:
-    """A Unix backend is written with or without two slashes."""
+    """A path is written with or without the two slashes of an empty host, to bind as to connect."""
+    base = Path("/etc/wsbridge")
     assert read_target("unix:/run/x").path == read_target("unix:///run/x").path == "/run/x"
+    assert read_bind("unix:///run/x").path == "/run/x"
+    assert read_backend_url("unix:///run/{name}").path == "/run/{name}"
+    for read in (read_target, read_bind, read_backend_url):
+        with pytest.raises(ValueError, match=r'^"unix://run/x" has two slashes: write unix:/run/x$'):
+            read("unix://run/x", base)
+    for text in ("unix://run/{name}", "ws+unix://run/x"):
+        with pytest.raises(ValueError, match="has two slashes"):
+            read_backend_url(text, base)
 
 
 @pytest.mark.parametrize(
@@ -215,8 +224,8 @@ def test_proxies() -> None:
     assert proxy.password is not None
     assert proxy.password.reveal() == "geheim"
     assert "geheim" not in f"{proxy} {proxy!r}"
-    for text in ("https://proxy:1", "proxy:3128", "http://proxy", "http://a:geheim@b@c:1"):
-        with pytest.raises(ValueError, match=r"must be of the form|has no port|not supported") as caught:
+    for text in ("https://proxy:1", "proxy:3128", "http://proxy", "http://a:geheim@b@c:1", "http://a:geheim@b:0"):
+        with pytest.raises(ValueError, match=r"must be of the form|has no port|not supported|port 0 is not") as caught:
             read_proxy_url(text)
         assert "geheim" not in str(caught.value)
 

@@ -216,3 +216,20 @@ def test_the_word_null_in_quotes_is_text() -> None:
     """Quotes make the words that stand for nothing into text."""
     (problem,) = wrong(LISTENERS + ROUTES + "log: {level: 'null'}\n")
     assert problem.code == "E012"
+
+
+@pytest.mark.parametrize("key", ["\\0", "\\0text", "a\\eb", "a\\nb"])
+@pytest.mark.parametrize("route", [True, False])
+def test_a_key_with_control_characters(key: str, route: bool) -> None:
+    """It is an error at its place, and the only one."""
+    line = f'"{key}": 1'
+    text = LISTENERS + (ROUTES.replace("auth: none", f"auth: none, {line}") if route else ROUTES + line + "\n")
+    (problem,) = wrong(text)
+    assert (problem.code, problem.line) == ("E003", 2 if route else 3)
+    assert problem.message == "a key must not have control characters"
+
+
+def test_a_key_in_brackets_is_an_unknown_key() -> None:
+    """Pydantic marks wrong keys of a mapping with such a word."""
+    (problem,) = wrong(LISTENERS + ROUTES + "'[key]': 1\n")
+    assert (problem.code, problem.setting, problem.line) == ("E010", "[key]", 3)

@@ -29,7 +29,7 @@ class Issue:
     Attributes:
         key_path: The keys and indexes that lead to it, from the section that reports it.
         message: What is wrong and what to write, as one sentence without a full stop.
-        code: `E…` or `W…`, from the table in `problem`.
+        code: `E…` or `W…`, from `errors.PROBLEM_CODES`.
         at_key: Whether the key is to be pointed at, not the value.
     """
 

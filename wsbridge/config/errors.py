@@ -1,4 +1,4 @@
-"""Problem, ConfigError, table of codes."""
+"""What is wrong with a configuration: Problem, ConfigError, and the table of codes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Final, Literal
 
 MAX_SOURCE_CHARS = 160
 """Characters of a source line that are shown."""
+MAX_MESSAGE_CHARS = 1000
+"""Characters of a message, which may quote a value; the middle is left out."""
 
 PROBLEM_CODES: dict[str, str] = {
     "E001": "the file cannot be read",
@@ -89,10 +91,10 @@ class Problem:
         file: As the user named it.
         line: From 1; 0 where there is no file.
         column: From 1, in characters; 0 where there is no file.
-        setting: Keys that lead to it, such as `routes.vnc.timeouts`; may be empty.
-        message: One sentence without a full stop.
+        setting: Keys that lead to it, such as `routes.vnc.timeouts`; may be empty. Printable.
+        message: One sentence without a full stop; printable, and not longer than MAX_MESSAGE_CHARS.
         source: The line of the file; empty where there is none, or where it may hold a secret.
-        code: `E…` or `W…`, from `CODES`.
+        code: `E…` or `W…`, from `PROBLEM_CODES`.
     """
 
     file: str
@@ -103,6 +105,10 @@ class Problem:
     source: str
     code: str
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "setting", printable(readable_name(_clip_middle(self.setting))))
+        object.__setattr__(self, "message", printable(readable_name(_clip_middle(self.message))))
+
     @property
     def severity(self) -> Literal["error", "warning"]:
         """Whether it forbids to start."""
@@ -110,7 +116,7 @@ class Problem:
 
     def text(self) -> str:
         """Return `file:line:column: path: message`, and below it the source line and a caret."""
-        file = readable_name(self.file)
+        file = printable(readable_name(self.file))
         place = f"{file}:{self.line}:{self.column}" if self.line else file
         label = "warning: " if self.severity == "warning" else ""
         path = f"{self.setting}: " if self.setting else ""
@@ -171,6 +177,11 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """Return ` (did you mean "…"?)`, or nothing where no choice is near."""
     guess = closest_match(word, choices)
     return f' (did you mean "{guess}"?)' if guess else ""
+
+
+def _clip_middle(text: str) -> str:
+    half = MAX_MESSAGE_CHARS // 2
+    return text if len(text) <= MAX_MESSAGE_CHARS else f"{text[:half]}…{text[-half + 1 :]}"
 
 
 def _clip_line(line: str, column: int) -> tuple[str, int]:

@@ -98,7 +98,7 @@ def translate_errors(errors: Iterable[ErrorDetails], section: type[BaseModel], o
     guessed = {closest_match(key, keys) for key in unknown}
     for error in errors:
         steps = tuple(step for step in error["loc"] if not str(step).startswith(UNION_TAG))
-        if steps[-1:] == ("[key]",):
+        if steps[-1:] == ("[key]",) and error["type"] != "extra_forbidden":  # pydantic's mark of a wrong key
             yield Issue((*outer, *steps[:-1]), _error_text(error), "E012", at_key=True)
             continue
         steps = (*outer, *steps)

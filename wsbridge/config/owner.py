@@ -8,6 +8,8 @@ import pwd
 from pathlib import Path
 from typing import Final
 
+MAX_ID: Final = 2**32 - 2
+"""Largest number of a user or group; the next one is -1, which chown(2) takes for "no change"."""
 CAP_CHOWN: Final = 1 << 0
 """Bit of the capability in /proc/self/status (capabilities(7))."""
 
@@ -19,6 +21,9 @@ def find_owner(owner: str) -> tuple[int, int | None]:
         ValueError: One of them does not exist.
     """
     user, colon, group = owner.partition(":")
+    for number in (user, group):
+        if number.isdigit() and int(number[:11]) > MAX_ID:
+            raise ValueError(f"{number} is no number of a user or group: the largest is {MAX_ID}")
     try:
         uid = int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid
     except KeyError:

@@ -27,6 +27,8 @@ SECRET_CHARS: Final = frozenset("?@\n")
 """What URLs with a query or a password have, and texts of several lines."""
 MIN_LEAKED_CHARS: Final = 5
 """A message that shares this many consecutive characters with a secret value is replaced."""
+MAX_COMPARED_CHARS: Final = 4096
+"""Messages about longer values are replaced without a comparison, which takes quadratic time."""
 SECRET_WORD = re.compile(
     r"(?i)(?<![a-z])(?:authorization|cookie|client_headers|proxy_headers|headers|key|key_password|password|secret|api.?key|token)s?"
     r"[\"']?\s*:|://[^\s]*[?@]"
@@ -209,9 +211,10 @@ def _without_parts(message: str, written: str, value: str) -> str:
     )
     private = re.sub(r"^[a-z+]+:(//)?|\{[^{}]*\}", "", value)  # fields of templates are no secrets
     rest = message.replace(written, "")
-    common = SequenceMatcher(None, rest, private, autojunk=False).find_longest_match()
-    if common.size < MIN_LEAKED_CHARS:
-        return message
+    if max(len(rest), len(private)) <= MAX_COMPARED_CHARS:
+        common = SequenceMatcher(None, rest, private, autojunk=False).find_longest_match()
+        if common.size < MIN_LEAKED_CHARS:
+            return message
     names = ", ".join(re.findall(r"\$\{\w+\}", written))
     return f"is not valid; the value {f'comes from {names}' if names else 'may be secret'} and is not shown"
 

@@ -1,4 +1,4 @@
-"""Secret: {file:} or {env:}."""
+"""Secret: a text that is read from a file or the environment, and never shown."""
 
 from __future__ import annotations
 
@@ -121,6 +121,8 @@ def read_secret(value: object, info: ValidationInfo) -> Secret:
         text = context.environ.get(source.env, "") if context else ""
         if not text:
             raise ValueError(f"the environment variable {source.env} is not set or empty")
+        if any("\ud800" <= char <= "\udfff" for char in text):  # bytes that Python could not decode
+            raise ValueError(f"the environment variable {source.env} is not UTF-8 text")
         return Secret(text)
     assert source.file is not None  # noqa: S101 - one of the two, by the rule of SecretSource
     return Secret(_read_secret_file(source.file), source.file)
@@ -135,7 +137,7 @@ def _read_secret_file(path: Path) -> str:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_SECRET_BYTES + 1)
-        text = data.decode().removesuffix("\n").removesuffix("\r")
+        text = data.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:

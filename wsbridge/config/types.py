@@ -401,10 +401,10 @@ def read_size(value: object) -> int:
     if found is None:
         raise ValueError(f'"{text}" is no size: write a number of bytes, or one with KiB, MiB or GiB, such as 64KiB')
     size = float(found[1]) * SIZE_UNITS[found[2]]
+    if size > 2**40:  # infinite, perhaps
+        raise ValueError(f'"{text}" is more than 1024GiB')
     if size != int(size):
         raise ValueError(f'"{text}" is no whole number of bytes')
-    if size > 2**40:
-        raise ValueError(f'"{text}" is more than 1024GiB')
     return int(size)
 
 
@@ -508,7 +508,7 @@ def read_http_status(value: object) -> int:
 
 
 def at_least(minimum: int) -> Callable[[int], int]:
-    """Return a check that a number is not below `least`."""
+    """Return a check that a number is not below the minimum."""
 
     def check(number: int) -> int:
         if number < minimum:
@@ -519,7 +519,7 @@ def at_least(minimum: int) -> Callable[[int], int]:
 
 
 def at_most(maximum: int) -> Callable[[int], int]:
-    """Return a check that a number is not above `most`."""
+    """Return a check that a number is not above the maximum."""
 
     def check(number: int) -> int:
         if number > maximum:

@@ -210,12 +210,13 @@ def _without_zone(host: str) -> str:
 
 
 def read_unix_path(text: str, directory: Path | None = None) -> str:
-    """Read the path of a Unix socket.
+    """Read the path of a Unix socket; `unix:///path` is another form of `unix:/path`.
 
     Args:
         text: After `unix:`.
         directory: Where relative paths begin; None if they are not allowed.
     """
+    text = _without_authority(text)
     if not text.startswith("/"):
         if directory is None or not text or text.startswith("@"):
             raise ValueError(f'"unix:{text}": write the whole path of the socket, such as unix:/run/wsbridge/gw.sock')
@@ -226,6 +227,13 @@ def read_unix_path(text: str, directory: Path | None = None) -> str:
     if "\0" in text:
         raise ValueError("the path of a socket must not have a zero byte")
     return text
+
+
+def _without_authority(text: str) -> str:
+    """Return what follows `unix:` without the empty host of `unix:///path`."""
+    if text.startswith("//") and not text.startswith("///"):
+        raise ValueError(f'"unix:{text}" has two slashes: write unix:{text[1:]}')
+    return text.removeprefix("//")
 
 
 def read_bind(value: object, directory: Path | None = None) -> BindAddress:
@@ -274,8 +282,7 @@ def read_target(value: object, directory: Path | None = None) -> Target:
         return value
     text = as_text(value)
     if text.startswith("unix:"):
-        path = text.removeprefix("unix:").removeprefix("//")
-        return Target("unix", "", 0, read_unix_path(path, directory), text)
+        return Target("unix", "", 0, read_unix_path(text.removeprefix("unix:"), directory), text)
     scheme, found, rest = text.partition("://")
     scheme = scheme.lower()
     if not found or scheme not in {"tcp", "tls", "ws", "wss"}:
@@ -347,7 +354,10 @@ def read_proxy_url(value: object) -> HttpProxy:
     host, port_text = split_authority(found[3])
     if port_text is None:
         raise ValueError("has no port: write http://host:3128, for example")
-    return HttpProxy(check_zone(host), read_port(port_text), found[1] or "", Secret(found[2]) if found[2] else None)
+    port = read_port(port_text)
+    if port == 0:
+        raise ValueError("port 0 is not a port to connect to")
+    return HttpProxy(check_zone(host), port, found[1] or "", Secret(found[2]) if found[2] else None)
 
 
 def read_origin(value: object) -> str:
@@ -637,7 +647,7 @@ def _read_websocket_unix(text: str, directory: Path | None) -> Target:
     """
     if set(text) & set("{}"):
         raise ValueError("a ws+unix: URL must not contain fields")
-    socket_path, _, resource = text[len(WEBSOCKET_UNIX_PREFIX) :].removeprefix("//").partition(":")
+    socket_path, _, resource = text[len(WEBSOCKET_UNIX_PREFIX) :].partition(":")
     if resource and not resource.startswith("/"):
         raise ValueError("must be of the form ws+unix:/path/of/socket:/resource, without a colon in the socket's path")
     path = _read_target_path("ws", resource, "ws+unix")
@@ -647,7 +657,7 @@ def _read_websocket_unix(text: str, directory: Path | None) -> Target:
 def _parse_template(text: str, fields: tuple[str, ...], directory: Path | None = None) -> UrlTemplate:
     """Split a template, and read it once with placeholders, which finds what is wrong with the rest of it."""
     if text.startswith("unix:"):
-        path = text.removeprefix("unix:").removeprefix("//")
+        path = _without_authority(text.removeprefix("unix:"))
         if "{" in path.partition("/")[0]:
             raise ValueError(f'"{text}": the path of a socket begins with a slash')
         if not path.startswith("/") and directory is not None:

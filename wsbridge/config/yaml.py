@@ -283,6 +283,8 @@ def _check_keys(document: Document, node: MappingNode, path: KeyPath) -> None:
         inner = (*path, key.value)
         if key.has_tag:
             _report(document, key, inner, "YAML tags are not supported", "E003", path)
+        if not key.value.isprintable() and any(ord(char) < 0x20 for char in key.value):
+            _report(document, key, inner, "a key must not have control characters", "E003", path)
         if key.value == "<<" and key.is_plain:
             message = 'merge keys ("<<") are not supported: write the keys themselves'
             _report(document, key, inner, message, "E003", path)
