@@ -387,7 +387,7 @@ def test_clock_set_back() -> None:
 
 
 def test_which_events() -> None:
-    """The events that bad clients cause at will are limited, and no other; fewest are those that are all alike."""
+    """The events that clients or load cause at will are limited, and no other; fewest are those that are all alike."""
     passed = {name: sum(bucket.allow(1000.0) for _ in range(1000)) for name, bucket in event_rate_limiters().items()}
 
     assert passed == {
@@ -396,4 +396,6 @@ def test_which_events() -> None:
         "connection.banned": 5,
         "connection.rejected": 200,
         "http.request": 200,
+        "loop.lag": 3,
+        "loop.stalled": 3,
     }
