@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -425,3 +426,29 @@ async def test_the_event_loop_has_short_turns_while_a_file_is_loaded():
         assert thresholds[:2] == before[1][:2]
         assert thresholds[2] > 1_000_000
     assert len(seen) == 2
+
+
+async def test_counters_and_keys_end_with_their_route():
+    """Reloads that always have other routes do not make the process grow; a route that stays keeps its counters."""
+
+    def text(number: int) -> str:
+        keys = [{"jwks": f"https://127.0.0.1:1/{number}", "algorithms": ["RS256"]}]
+        auth = {"kind": "jwt", "keys": keys, "issuer": "https://issuer.example.org", "audience": "wsbridge"}
+        return written(
+            routes={
+                f"route-{number}": {"match": {"path": f"/{number}"}, "backend": "tcp://127.0.0.1:1", "auth": auth},
+                "stays": {"match": "any", "respond": "204", "auth": "none"},
+            }
+        )
+
+    async with serving(text(0)) as served:
+        services = served.server.services
+        stays = services.route_stats("stays")
+        gone = weakref.ref(services.route_stats("route-0"))
+        for number in range(1, 4):
+            await served.server.apply(config_of(text(number)))
+        await served.records.wait("generation.ended", 3)
+        gc.collect()
+        assert gone() is None
+        assert len(services.fetched_keys) == 1
+        assert services.route_stats("stays") is stays

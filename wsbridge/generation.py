@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote
@@ -230,7 +230,7 @@ def auth_services(
     used_tickets: UsedTickets | None = None,
     password_checker: PasswordChecker | None = None,
     resolver: Resolver | None = None,
-    fetched_keys: dict[KeySource, FetchedKeys] | None = None,
+    fetched_keys: MutableMapping[KeySource, FetchedKeys] | None = None,
     watcher: FileWatcher | None = None,
 ) -> AuthServices:
     """Return what the authentication methods of a generation use.

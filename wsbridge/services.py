@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
+from weakref import WeakValueDictionary
 
 import trio
 
@@ -25,9 +26,9 @@ from wsbridge.reasons import Reason, Termination
 from wsbridge.relay.engine import Engine, PythonEngine
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class RouteStats:
-    """Counters of one route since the process started.
+    """Counters of one route since the process started, or since a reload added it.
 
     Attributes:
         active: Connections being relayed now.
@@ -59,7 +60,7 @@ class Services:
         engine: Relays bytes.
         resolver: Looks up names.
         password_checker: Verifies passwords.
-        fetched_keys: The keys of token issuers.
+        fetched_keys: The keys of token issuers that a generation has.
         used_tickets: The tickets that were used.
         client_table: What clients did lately, by address.
         connection_counts: Connections now, by what routes limit.
@@ -92,7 +93,7 @@ class Services:
         )
         threads = limits.password_threads if isinstance(limits.password_threads, int) else None
         self.password_checker = PasswordChecker(threads, limits.password_queue, limits.password_queue_per_address)
-        self.fetched_keys: dict[KeySource, FetchedKeys] = {}
+        self.fetched_keys: WeakValueDictionary[KeySource, FetchedKeys] = WeakValueDictionary()
         self.used_tickets = UsedTickets(limits.used_tickets, limits.used_tickets_per_identity)
         self.client_table = ClientTable(limits.per_address, time.monotonic)
         self.connection_counts = ConnectionCounts()
@@ -115,7 +116,7 @@ class Services:
         self.one_connection = one_connection
         self._only_connection_taken = False
         self._max_overload_replies = limits.overload_replies
-        self._stats_by_route: dict[str, RouteStats] = {}
+        self._stats_by_route: WeakValueDictionary[str, RouteStats] = WeakValueDictionary()  # of routes that exist
 
     def prepare_audit(self, config: Config) -> AuditLog | None:
         """Return the audit log of another configuration, open; blocks.
@@ -162,7 +163,7 @@ class Services:
         self._retired_audit_logs.remove(audit_log)
 
     def route_stats(self, route: str) -> RouteStats:
-        """Return the counters of a route, by name, over all generations."""
+        """Return the counters of a route, by name, as long as a generation has it."""
         return self._stats_by_route.setdefault(route, RouteStats())
 
     def take_only_connection(self) -> bool:

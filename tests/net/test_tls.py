@@ -10,6 +10,7 @@ import pytest
 import trustme
 
 from tests.tls_contexts import server_context
+from wsbridge.file_watcher import FileWatcher
 from wsbridge.net import tls
 from wsbridge.net.tls import TlsError, client_context, is_truncated, tls_error_text
 
@@ -413,3 +414,19 @@ def test_a_client_that_does_not_trust_us_is_named(issue):
                     side.do_handshake()
     text = tls_error_text(caught.value, peer_is_client=True)
     assert text.startswith("the client does not trust the certificate of the listener (")
+
+
+def test_contexts_with_the_trust_store_of_the_system_are_shared(tmp_path, monkeypatch):
+    """Each holds all authorities; one that is made after the store has changed has the new ones."""
+    store = tmp_path / "store.pem"
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(store))
+    monkeypatch.setenv("SSL_CERT_FILE", str(store))
+    first = tls.watched_client_context(FileWatcher()).current
+    assert tls.watched_client_context(FileWatcher()).current is first
+    assert tls.watched_client_context(FileWatcher(), alpn=("http/1.1",)).current is not first
+    assert tls.watched_client_context(FileWatcher(), insecure=True).current is not first
+    trustme.CA().cert_pem.write_to_path(str(store), append=True)
+    second = tls.watched_client_context(FileWatcher()).current
+    assert second is not first
+    assert len(second.get_ca_certs()) == len(first.get_ca_certs()) + 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal, Protocol
@@ -92,7 +92,7 @@ class AuthServices:
     used_tickets: UsedTickets = field(default_factory=UsedTickets)
     password_checker: PasswordChecker = field(default_factory=PasswordChecker)
     resolver: Resolver = field(default_factory=Resolver)
-    fetched_keys: dict[KeySource, FetchedKeys] = field(default_factory=dict)
+    fetched_keys: MutableMapping[KeySource, FetchedKeys] = field(default_factory=dict)
     watcher: FileWatcher = field(default_factory=FileWatcher)
     background_tasks: BackgroundTasks = field(default_factory=BackgroundTasks)
 

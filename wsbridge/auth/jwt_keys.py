@@ -124,7 +124,7 @@ class KeyRing:
         return frozenset(self._by_kid)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class FetchedKeys:
     """The keys of one issuer, which outlive a reload of the configuration.
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
+from weakref import WeakValueDictionary
 
 from wsbridge.config.base import Issue, LoadContext
 from wsbridge.config.certificates import CertificateError, dns_names, load_key_pair
@@ -246,19 +247,51 @@ def watched_client_context(
 ) -> Watched[ssl.SSLContext]:
     """Return a context as `client_context` makes it, which is replaced when its files change.
 
-    Contexts with the same options are made once: each may have a copy of all authorities of the system.
+    Contexts with the same options are made once, those with the trust store of the system even for all configurations.
 
     Raises:
         TlsError: a file cannot be read or used.
     """
+
+    def load() -> ssl.SSLContext:
+        if ca is None and own is None and not insecure:
+            return _system_context(tuple(alpn))
+        return client_context(ca, None if own is None else own.read_again(), insecure=insecure, alpn=alpn)
+
     own = client_certificate
     files = (*(() if own is None else own.files), *(() if ca is None or insecure else (ca,)))
     return watcher.watch(
         ("client", files, insecure, tuple(alpn), own),
         files,
-        lambda: client_context(ca, None if own is None else own.read_again(), insecure=insecure, alpn=alpn),
+        load,
         None if own is None else own.cert,
     )
+
+
+def _system_context(alpn: tuple[str, ...]) -> ssl.SSLContext:
+    """Return a context with the trust store of the system; the same one as long as that has not changed.
+
+    Each has a copy of all authorities, most of a mebibyte, and each reload needs one.
+    """
+    key = (alpn, _system_store_state())
+    context = _system_contexts.get(key)
+    if context is None:
+        context = _system_contexts[key] = client_context(alpn=alpn)
+    return context
+
+
+def _system_store_state() -> tuple[object, ...]:
+    """Return what changes whenever the trust store of the system does."""
+    state: list[object] = []
+    paths = ssl.get_default_verify_paths()  # None for what does not exist
+    for path in (paths.cafile, paths.capath):
+        if path is not None:
+            found = Path(path).stat()
+            state.append((path, found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size))
+    return tuple(state)
+
+
+_system_contexts: WeakValueDictionary[tuple[object, ...], ssl.SSLContext] = WeakValueDictionary()
 
 
 class ListenerTls:
