@@ -19,7 +19,7 @@ _NOT_IN_PATH: Final = re.compile(rf"%(?![0-9A-Fa-f]{{2}})|[^%{_PATH_CHARS}]")
 _SUSPICIOUS: Final = re.compile(r"//|/\.")
 _ESCAPE: Final = re.compile(r"%([0-9A-Fa-f]{2})")
 _SLASHES: Final = re.compile(r"//+")
-_DANGEROUS: Final = re.compile(r"%(?:2F|5C|00)|/\.\.?(?:/|\Z)")
+_DANGEROUS: Final = re.compile(r"%(?:2F|5C|00)|/\.\.?(?:[/;]|\Z)")
 _RAW_IN_SEGMENT: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=:@")
 """Characters that may appear in a segment as they are: pchar of RFC 3986 section 3.3, but for escapes."""
 _PATTERN_CHARS = re.compile(r"/[!-~]*")
@@ -44,7 +44,8 @@ def normalise_path(path: str) -> str:
 
     Raises:
         ValueError: Other programs could read the path in another way: it has a character that may not appear in a
-            path, a `.` or `..` segment, or an escaped slash, backslash or NUL.
+            path, a `.` or `..` segment, also with parameters (`..;a`, which Java servers remove), or an escaped slash,
+            backslash or NUL.
     """
     if _PLAIN_PATH.fullmatch(path) and not _SUSPICIOUS.search(path):
         return path
