@@ -109,6 +109,18 @@ def test_bytes_of_an_identity() -> None:
     assert (len(process.shares), len(process.counts)) == (0, 0)
 
 
+def test_a_reload_changes_the_bytes_of_an_identity() -> None:
+    """New connections get the new rate, also while an old one goes on."""
+    process = Process()
+    old = process.held(route(identity_bytes_per_second="20KiB"), ALICE)
+    new = process.held(route(identity_bytes_per_second="10MiB"), ALICE)
+    assert old.shared_bucket is not None and new.shared_bucket is not None
+    assert (old.shared_bucket.to_client.rate, new.shared_bucket.to_client.rate) == (20_480, 10 * 1024 * 1024)
+    old.release()
+    new.release()
+    assert len(process.shares) == 0
+
+
 def test_without_limits_nothing_is_counted() -> None:
     """Nor is anything to be given back."""
     process, free = Process(), route()

@@ -308,7 +308,8 @@ def acquire_route_slot(
             quota.release()
             raise Rejected(Reason.RATE_LIMITED, f"{most} connections {whose}, and the route's {setting} is {most}")
     if limits.identity_bytes_per_second is not None and identity.name:
-        quota.acquire_bandwidth((route.name, identity.name), limits.identity_bytes_per_second)
+        rate = limits.identity_bytes_per_second  # a part of the key, so that a reload changes it for new connections
+        quota.acquire_bandwidth((route.name, identity.name, rate), rate)
     return quota
 
 
