@@ -7,6 +7,7 @@ import datetime
 import os
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -437,7 +438,8 @@ async def test_the_end_of_a_certificate_is_warned_of_each_day(
     cert, key = renewals.issue(NOW + days * DAY)
     renewals.cert.write_bytes(cert)
     renewals.key.write_bytes(key)
-    now = [NOW.timestamp()]
+    start = time.time()
+    now = [start]
     watcher = FileWatcher(lambda: now[0])
     watcher.watch("pair", (renewals.cert, renewals.key), lambda: None, renewals.cert)
     with recording() as records:
@@ -447,7 +449,7 @@ async def test_the_end_of_a_certificate_is_warned_of_each_day(
             assert not records.of("certificate.expiring")
             if warned:
                 for day in (1, 2, 3):
-                    now[0] = (NOW + day * DAY).timestamp() + 60
+                    now[0] = start + day * 86400 + 60
                     line = await records.wait("certificate.expiring", day)
                     assert line["level"] == "warning"
                     assert line["file"] == str(renewals.cert)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import trio
 
+from tests.authority import folder
 from tests.client import CLOSE, Client, frame, request
 from tests.serving import Served, backend, config_of, recording, serving, written
 from wsbridge import daemon
@@ -273,6 +274,30 @@ async def test_a_server_that_stops_refuses_another_configuration():
 def loader(path: Path) -> Any:
     """Give what reads a file again."""
     return lambda: load_file(path, CONFIG_REGISTRY, {})
+
+
+async def test_a_missing_credential_keeps_the_old_configuration(tmp_path):
+    """What systemd no longer passes at a reload: the pair that serves goes on serving."""
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    for name in ("cert.pem", "key.pem"):
+        (credentials / name).write_bytes((folder() / name).read_bytes())
+    pair = {"cert": {"credential": "cert.pem"}, "key": {"credential": "key.pem"}}
+    web = {"bind": "127.0.0.1:0", "tls": {"certificates": [pair]}}
+    path = tmp_path / "wsbridge.yaml"
+    path.write_text(written(listeners={"web": web}, route={"respond": "204", "auth": "none"}))
+    environ = {"CREDENTIALS_DIRECTORY": str(credentials)}
+    async with serving(written(tls=True, route={"respond": "204", "auth": "none"})) as served:
+        reloader = Reloader(served.server, lambda: load_file(path, CONFIG_REGISTRY, environ))
+        assert (await reloader.reload()).error is None
+        (credentials / "key.pem").unlink()
+        result = await reloader.reload()
+        assert (result.generation, result.error) == (2, "1 error in the configuration")
+        assert [problem.code for problem in result.problems if problem.severity == "error"] == ["E037"]
+        client = await served.connect(tls=True)
+        await client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert b" 204 " in (await client.everything()).splitlines()[0]
+        client.drop()
 
 
 async def test_the_reloader_reports_errors_with_their_places(tmp_path):

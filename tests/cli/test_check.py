@@ -54,6 +54,24 @@ def test_warnings(file: Path) -> None:
     assert "--strict" in strict.output
 
 
+def test_without_files(file: Path) -> None:
+    """Certificates, secrets, credentials and their variables need not be there; the form is checked all the same."""
+    file.write_text(
+        "listeners:\n"
+        "  web: {bind: '0.0.0.0:8443', tls: {certificates: [{cert: gone.pem, key: {credential: key.pem}}]}}\n"
+        "routes:\n"
+        "  vnc:\n"
+        "    match: any\n"
+        "    auth: {kind: basic, users: gone}\n"
+        "    backend: {url: 'wss://gw.example.org', headers: {A: {file: gone}, B: {env: GONE}}}\n"
+    )
+    assert invoke("check", str(file)).exit_code == 78
+    result = invoke("check", "--no-files", str(file))
+    assert (result.exit_code, result.output) == (0, f"{file}: OK: 1 listener, 1 route, 0 warnings\n")
+    file.write_text(file.read_text().replace("users: gone", "users: gone, x: y"))
+    assert "unknown key" in invoke("check", "--no-files", str(file)).output
+
+
 def test_json(file: Path) -> None:
     """The JSON form holds the verdict, the numbers and every problem with its place, and nothing else is printed."""
     file.write_text(RISKY)

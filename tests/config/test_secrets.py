@@ -50,8 +50,8 @@ def test_secrets_are_read_and_never_shown(tmp_path: Path) -> None:
         ("{env: EMPTY}", "", "the environment variable EMPTY is not set or empty"),
         ("{env: LATIN1}", "", "the environment variable LATIN1 is not UTF-8 text"),
         ("{env: A-B}", ".env", '"A-B" is no name of an environment variable'),
-        ("{env: EMPTY, file: empty}", "", "needs exactly one of file and env"),
-        ("{}", "", "needs exactly one of file and env"),
+        ("{env: EMPTY, file: empty}", "", "needs exactly one of file, env and credential"),
+        ("{}", "", "needs exactly one of file, env and credential"),
         ("{fiel: x}", "", 'unknown key (did you mean "file"?)'),
         ("[x]", "", "must be text, not a list"),
     ],
@@ -124,7 +124,7 @@ def test_a_secret_is_not_written_into_the_file_itself() -> None:
         Holder.model_validate({"secret": "geheim"})
 
     (error,) = caught.value.errors()
-    assert error["msg"].endswith("a secret is written as {file: PATH} or {env: NAME}, not as text")
+    assert error["msg"].endswith("a secret is written as {file: PATH}, {env: NAME} or {credential: NAME}, not as text")
 
 
 @pytest.mark.parametrize(("mode", "expected"), [(0o640, []), (0o644, ["W012 routes.vnc.backend.headers.A"])])

@@ -54,7 +54,8 @@ class JwtKeyConfig(Section):
     file: FilePath | None = None
     """Public key (PEM, BEGIN PUBLIC KEY); for all algorithms except HS."""
     secret: Secret | None = None
-    """Secret for HS256 (at least 32 bytes), HS384 (48) or HS512 (64), as {file: PATH} or {env: NAME}."""
+    """Secret for HS256 (at least 32 bytes), HS384 (48) or HS512 (64), as {file: PATH}, {env: NAME} or {credential:
+    NAME}."""
     kid: Annotated[str, PlainValidator(read_kid), WithJsonSchema({"type": "string"})] | None = None
     """Key ID: the key is used only for tokens with this kid. Default: for tokens with any kid or none."""
 

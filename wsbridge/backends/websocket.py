@@ -15,7 +15,7 @@ from wsbridge.backends.base import Connected, DialRequest, DialServices, connect
 from wsbridge.backends.client_headers import ClientHeader
 from wsbridge.backends.tcp import TlsClientSection, tls_failure
 from wsbridge.config.base import Issue, LoadContext
-from wsbridge.config.secrets import Secret, TextOrSecret
+from wsbridge.config.secrets import SECRET_FORMS, Secret, TextOrSecret
 from wsbridge.config.types import Flag, HeaderName, HttpToken, PassedHeaders
 from wsbridge.config.unions import PassRules
 from wsbridge.config.urls import WEBSOCKET_UNIX_PREFIX, BackendUrl, HostHeader, Origin, ProxyUrl, Target
@@ -51,7 +51,7 @@ class WebSocketBackendConfig(TlsClientSection):
     url: BackendUrl
     """Address: `ws://host[:port]/path` or `wss://host[:port]/path`, optional query, or `ws+unix:/socket:/path`."""
     headers: dict[HeaderName, TextOrSecret] = Field(default_factory=dict)
-    """Additional request headers; a value is text, or a secret as {file: PATH} or {env: NAME}."""
+    """Additional request headers; a value is text, or a secret as {file: PATH}, {env: NAME} or {credential: NAME}."""
     client_headers: dict[HeaderName, ClientHeader] = Field(default_factory=dict)
     """Additional request headers with client information; values are templates with fields such as {address} and
     {identity}."""
@@ -62,7 +62,7 @@ class WebSocketBackendConfig(TlsClientSection):
     """HTTP proxy to connect through (CONNECT): http://[user:password@]host:port."""
     proxy_headers: dict[HeaderName, TextOrSecret] = Field(default_factory=dict)
     """Additional headers of the CONNECT request to the proxy, such as User-Agent; a value is text, or a secret as
-    {file: PATH} or {env: NAME}."""
+    {file: PATH}, {env: NAME} or {credential: NAME}."""
     host: HostHeader | None = None
     """Host header to send, host or host:port. Default: server_name, or else the host and port of the URL."""
     origin: Origin | None = None
@@ -187,7 +187,7 @@ def _warn_of_secrets(key: str, headers: Mapping[str, str | Secret], host: str) -
             text = f"goes to {host} without TLS: everybody on the network path can read it"
             yield Issue((key, name), text, "W004", at_key=True)
         if secret and not isinstance(value, Secret):
-            text = "is a secret, and everybody who can read this file has it: write {file: PATH} or {env: NAME}"
+            text = f"is a secret, and everybody who can read this file has it: write {SECRET_FORMS}"
             yield Issue((key, name), text, "W013", at_key=True)
 
 

@@ -35,8 +35,9 @@ from wsbridge.services import RouteStats
 @config_argument
 @config_option
 @click.option("--strict", is_flag=True, help="Treat warnings as errors.")
+@click.option("--no-files", is_flag=True, help="Do not read the files that it names: for CI without the secrets.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", help="Default: text.")
-def check_command(file: str | None, path: str | None, strict: bool, form: str) -> int:
+def check_command(file: str | None, path: str | None, strict: bool, no_files: bool, form: str) -> int:
     """Validate a configuration file.
 
     Reads the file and the files that it names (certificates, secrets), but does not bind or dial anything. FILE may
@@ -45,6 +46,7 @@ def check_command(file: str | None, path: str | None, strict: bool, form: str) -
       wsbridge check wsbridge.yaml
       wsbridge check --strict --format json -c wsbridge.yaml
       render-template | wsbridge check -
+      wsbridge check --no-files conf/production.yaml
 
     Exit codes: 0 valid, 64 wrong command line, 78 errors (with --strict: or warnings).
     """
@@ -52,9 +54,10 @@ def check_command(file: str | None, path: str | None, strict: bool, form: str) -
     name = STDIN_NAME if path_or_stdin == STDIN else path_or_stdin
     loaded: LoadedConfig | None = None
     try:
-        loaded = load_config(path_or_stdin)
+        loaded = load_config(path_or_stdin, check_files=not no_files)
         problems = loaded.warnings
-        generation.build_generation(loaded.config, DialServices(Resolver()), lambda _: RouteStats())
+        if not no_files:
+            generation.build_generation(loaded.config, DialServices(Resolver()), lambda _: RouteStats())
     except ConfigError as error:
         problems = error.problems
     except ValueError as error:

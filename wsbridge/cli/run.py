@@ -100,15 +100,20 @@ def find_config(
     )
 
 
-def load_config(path: str) -> LoadedConfig:
+def load_config(path: str, *, check_files: bool = True) -> LoadedConfig:
     """Load a file, or standard input for `-`; relative paths in it then begin at the working directory.
+
+    Args:
+        path: The file.
+        check_files: Whether the files that it names are read.
 
     Raises:
         ConfigError: All errors in it.
     """
     if path != STDIN:
-        return load_file(path, CONFIG_REGISTRY)
-    return load_bytes(sys.stdin.buffer.read(MAX_CONFIG_BYTES + 1), file=STDIN_NAME, registry=CONFIG_REGISTRY)
+        return load_file(path, CONFIG_REGISTRY, check_files=check_files)
+    data = sys.stdin.buffer.read(MAX_CONFIG_BYTES + 1)
+    return load_bytes(data, file=STDIN_NAME, registry=CONFIG_REGISTRY, check_files=check_files)
 
 
 def read_config(path: str, log_format: str = "console") -> LoadedConfig:

@@ -23,7 +23,8 @@ class AdminConfig(Section):
     mode: FileMode = 0o660
     """File mode of the socket, in octal; only for unix:/path. Whoever may connect may do everything."""
     token: Secret | None = None
-    """Token that clients send in the Authorization header, as {file: PATH} or {env: NAME}. Default: none."""
+    """Token that clients send in the Authorization header, as {file: PATH}, {env: NAME} or {credential: NAME}. Default:
+    none."""
 
     @classmethod
     def validate_keys(cls, raw: Mapping[str, object]) -> Iterable[Issue]:

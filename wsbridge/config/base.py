@@ -157,7 +157,7 @@ class Section(BaseModel):
         context = load_context(info)
         if context is not None and section is not None and not issues:
             own = section.validate_values(context)
-            issues += (issue for issue in own if not any(_concerns(error, issue) for error in errors))
+            issues += (issue for issue in own if not any(_concerns(cls, error, issue) for error in errors))
         if issues or errors:
             raise SectionError(cls, errors, issues, section)
         assert section is not None  # noqa: S101 - without an error there is one
@@ -167,8 +167,14 @@ class Section(BaseModel):
 _SectionT = TypeVar("_SectionT", bound=Section)
 
 
-def _concerns(error: ErrorDetails, issue: Issue) -> bool:
-    """Return whether an issue may follow from an error: it names the same key, or the error is about the keys."""
+def _concerns(section: type[Section], error: ErrorDetails, issue: Issue) -> bool:
+    """Return whether an issue may follow from an error.
+
+    It names the same key, the error is about the keys, or the key with the error now has the value of another one.
+    """
+    field = section.model_fields.get(str(error["loc"][0])) if error["loc"] else None
+    if field is not None and field.default_factory_takes_validated_data:
+        return True
     return error["type"] in {"extra_forbidden", "missing"} or issue.key_path[:1] in {(), error["loc"][:1]}
 
 

@@ -165,7 +165,7 @@ def check_config(config: Config, context: LoadContext, names: WrittenNames | Non
         *_check_exposure(config, names),
         *(() if names.wrong else _check_unused_listeners(config)),
         *_check_risky_settings(config),
-        *_check_secret_permissions(config),
+        *(_check_secret_permissions(config) if context.check_files else ()),
         *_check_sections(config, context, names),
     ]
 

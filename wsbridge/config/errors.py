@@ -39,6 +39,7 @@ PROBLEM_CODES: dict[str, str] = {
     "E034": "key or secret that does not suit its algorithm",
     "E035": "required Python package not installed",
     "E036": "files: of a directory that contains a secret file or the configuration",
+    "E037": "{credential: NAME} that systemd did not pass to this process",
     "E040": "undefined field in the URL of a backend",
     "E041": "backend chosen by a request, on a route of a listener with protocol: tcp",
     "E042": "backend that leads back to its own route: every connection would open the next",

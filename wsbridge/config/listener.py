@@ -48,7 +48,7 @@ class TlsCertificateConfig(Section):
     key: FilePath = Field(default_factory=lambda data: data["cert"])
     """Private key (PEM). Default: in the file of cert."""
     key_password: Secret | None = None
-    """Passphrase of the private key, as {file: PATH} or {env: NAME}. Default: none."""
+    """Passphrase of the private key, as {file: PATH}, {env: NAME} or {credential: NAME}. Default: none."""
 
     @property
     def password(self) -> str | None:

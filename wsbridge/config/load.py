@@ -116,7 +116,8 @@ def translate_errors(errors: Iterable[ErrorDetails], section: type[BaseModel], o
         elif error["type"] == "extra_forbidden":
             yield Issue(steps, f"unknown key{_unknown_key_hint(section, str(steps[-1]))}", "E010", at_key=True)
         else:
-            yield Issue(steps, _error_text(error) + _missing_space_hint(error, section), "E012")
+            code = getattr(cause, "code", "E012")
+            yield Issue(steps, _error_text(error) + _missing_space_hint(error, section), code)
 
 
 def _missing_space_hint(error: ErrorDetails, section: type[BaseModel]) -> str:

@@ -21,7 +21,7 @@ from wsbridge.config.yaml_nodes import MappingNode, Node, ScalarNode, SequenceNo
 
 KEY_SIMILARITY: Final = 0.75
 """How similar a misspelled key must be to a known one to be classified like it."""
-SECRET_SOURCE_KEYS: Final = frozenset({"file", "env"})
+SECRET_SOURCE_KEYS: Final = frozenset({"file", "env", "credential"})
 HEADER_KEYS: Final = frozenset({"headers", "client_headers", "proxy_headers"})
 SECRET_CHARS: Final = frozenset("?@\n")
 """What URLs with a query or a password have, and texts of several lines."""

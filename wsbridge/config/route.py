@@ -170,7 +170,7 @@ class TicketAuthConfig(AuthSection):
     """Base of the section of the method that accepts tickets."""
 
     key: Secret
-    """Signing key, as {file: PATH} or {env: NAME}; at least 32 bytes."""
+    """Signing key, as {file: PATH}, {env: NAME} or {credential: NAME}; at least 32 bytes."""
     bind_client_address: Flag = False
     """true: accepts only tickets that are bound to the client's address. A bound ticket is always checked against
     it."""
@@ -186,7 +186,7 @@ class TicketIssuerConfig(Section):
     route: Name
     """Route that the tickets are valid for; its auth has kind: ticket with the same key."""
     key: Secret
-    """Signing key, as {file: PATH} or {env: NAME}; at least 32 bytes."""
+    """Signing key, as {file: PATH}, {env: NAME} or {credential: NAME}; at least 32 bytes."""
     ttl: TicketTtl = 30.0
     """How long a ticket can be used after it was issued; at most 1h."""
     bind_client_address: Flag = False
