@@ -8,7 +8,7 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -18,10 +18,11 @@ import trio
 from wsbridge import __version__
 from wsbridge.admin.api import AdminApi, MonitoringApi
 from wsbridge.admin.endpoints import AdminEndpoint, build_endpoints
+from wsbridge.admin.takeover import Handover, Takeover
 from wsbridge.config.load import LoadedConfig
 from wsbridge.config.model import Config
 from wsbridge.log.logger import log
-from wsbridge.net.listeners import ListeningSockets
+from wsbridge.net.listeners import InheritedSockets, ListeningSockets
 from wsbridge.net.socket_activation import UNUSED_SOCKET_PROBLEM, receive_sockets
 from wsbridge.net.tls import silence_sni_decode_errors
 from wsbridge.pressure import watch_loop, watch_memory
@@ -177,6 +178,7 @@ async def serve(
     stop_on_hangup: bool = False,
     load: Callable[[], LoadedConfig] | None = None,
     on_reloaded: Callable[[Config], None] = lambda _: None,
+    take_over: str | None = None,
 ) -> ServeResult:
     """Serve until a signal, or until the one connection of `one_connection` has ended.
 
@@ -194,9 +196,11 @@ async def serve(
             when they end. If SIGHUP was ignored when the process started (nohup), it stays ignored.
         load: Reads the configuration again, in a thread, for a reload; None: it cannot be reloaded.
         on_reloaded: Called with each configuration that a reload has put into effect.
+        take_over: Admin socket of a running process, whose listening sockets this one gets; see `admin.takeover`.
 
     Raises:
         ListenError: An address cannot be bound.
+        TakeoverError: The running process does not hand over its sockets.
         ValueError: A file that the configuration names cannot be used.
     """
     _warn_descriptor_limit(config, raise_descriptor_limit())
@@ -225,31 +229,40 @@ async def serve(
         on_ready(listening)
 
     received: list[signal.Signals] = []
+    takeover = None if take_over is None else await Takeover.begin(take_over)
+    inherited = InheritedSockets() if takeover is None else takeover.sockets
     async with trio.open_nursery() as nursery:
         endpoints: list[AdminEndpoint] = []
         reloader = Reloader(server, load, on_reloaded, endpoints)
-        admin = AdminApi(server, reloader, partial(reload, server, notifier, reloader))
-        endpoints += build_endpoints(admin, MonitoringApi(server), os.environ, nursery)
+        handover = Handover(server, endpoints, reloader, os.environ)
+        admin = AdminApi(server, reloader, partial(reload, server, notifier, reloader), handover.handle)
+        endpoints += build_endpoints(admin, MonitoringApi(server), os.environ, nursery, inherited)
         try:
             for endpoint in endpoints:
                 await endpoint.prepare(config)
-                endpoint.commit()
+                if takeover is None:
+                    endpoint.commit()
             if handle_signals:
                 await nursery.start(_handle_signals, server, notifier, reloader, stop_on_hangup, received)
             nursery.start_soon(watch_memory, server)
             nursery.start_soon(watch_loop, server)
-            if notifier:
-                nursery.start_soon(_report_status, server, notifier)
-                nursery.start_soon(_report_stop, server, notifier)
-            if notifier and notifier.watchdog_timeout is not None:
-                nursery.start_soon(feed_watchdog, server, notifier.watchdog, notifier.watchdog_timeout)
-            await server.run(opened, extra_task)
+            _start_notifications(nursery, server, notifier)
+            await server.run(opened, extra_task, inherited, partial(_complete_takeover, takeover, server, endpoints))
         finally:
-            for endpoint in endpoints:
-                endpoint.close()
+            for closed in (*endpoints, *((takeover,) if takeover else ())):
+                closed.close()
             nursery.cancel_scope.cancel()
     log.info("daemon.stopped", connections=len(server.connections))
     return ServeResult(received[0] if received else None, server.services.only_termination)
+
+
+async def _complete_takeover(takeover: Takeover | None, server: Server, endpoints: Sequence[AdminEndpoint]) -> None:
+    """Have another process release the sockets, now that all is bound, and answer at the endpoints."""
+    if takeover is not None:
+        await takeover.complete()
+        server.services.used_tickets.reject_earlier(time.time())
+        for endpoint in endpoints:
+            endpoint.commit()
 
 
 async def _handle_signals(
@@ -301,6 +314,14 @@ def _status(server: Server) -> str:
     """One line for the service manager."""
     addresses = [address for opened in server.listeners for address in opened.listening.addresses]
     return f"serving {len(server.generation.routes)} routes at {len(addresses)} addresses"
+
+
+def _start_notifications(nursery: trio.Nursery, server: Server, notifier: SystemdNotifier) -> None:
+    if notifier:
+        nursery.start_soon(_report_status, server, notifier)
+        nursery.start_soon(_report_stop, server, notifier)
+    if notifier and notifier.watchdog_timeout is not None:
+        nursery.start_soon(feed_watchdog, server, notifier.watchdog, notifier.watchdog_timeout)
 
 
 async def _report_status(server: Server, notifier: SystemdNotifier) -> None:

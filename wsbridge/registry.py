@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from wsbridge.auth.base import Authenticator, AuthServices, NoAuthConfig
@@ -25,12 +25,11 @@ from wsbridge.backends.tcp import (
 )
 from wsbridge.backends.websocket import WebSocketBackend, WebSocketBackendConfig
 from wsbridge.config.base import AuthSection, Registry
-from wsbridge.config.listener import ListenerConfig
 from wsbridge.config.unions import BackendSectionBase
 from wsbridge.net import listeners
-from wsbridge.net.listeners import ListeningSockets
+from wsbridge.net.listeners import ListenFunction
 
-LISTENERS: Mapping[str, Callable[[str, ListenerConfig], Awaitable[ListeningSockets]]] = {
+LISTENERS: Mapping[str, ListenFunction] = {
     "tcp": listeners.listen_tcp,
     "unix": listeners.listen_unix,
 }

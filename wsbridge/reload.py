@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -27,7 +27,7 @@ SWITCH_INTERVAL = 0.0005
 """Seconds after which a thread that loads lets the event loop run, which needs its turn several times a message."""
 
 
-@contextmanager
+@contextlib.contextmanager
 def _short_turns() -> Iterator[None]:
     """Keep connections fast while threads load and build.
 
@@ -107,6 +107,12 @@ class Reloader:
     def can_reload(self) -> bool:
         """Whether there is a file to read again."""
         return self._load is not None
+
+    @contextlib.asynccontextmanager
+    async def paused(self) -> AsyncIterator[None]:
+        """Let reloads wait, after the end of one that runs."""
+        async with self._lock:
+            yield
 
     @property
     def is_queued(self) -> bool:

@@ -22,7 +22,7 @@ from wsbridge.limits.loop_lag import LoopLag
 from wsbridge.limits.memory import MemoryUsage
 from wsbridge.log.audit import AuditLog
 from wsbridge.log.logger import log
-from wsbridge.net.listeners import ListeningSockets, listener_key
+from wsbridge.net.listeners import InheritedSockets, ListeningSockets, listener_key
 from wsbridge.net.reserved_fd import ReservedFd
 from wsbridge.net.socket_activation import PassedSockets
 from wsbridge.net.transport import reset_socket, set_socket_options
@@ -285,6 +285,7 @@ class Server:
         listeners: The open ones, in the order of the configuration.
         passed_sockets: As given.
         is_draining: Whether new clients are rejected, or will be after `drain_delay`.
+        has_successor: Whether another process accepts at the same addresses now, so that clients are served there.
     """
 
     def __init__(
@@ -295,6 +296,7 @@ class Server:
         open_level: Literal["debug", "info"] = "debug",
         passed_sockets: PassedSockets | None = None,
     ) -> None:
+        self._inherited = InheritedSockets()
         self.passed_sockets = passed_sockets or PassedSockets()
         self._listen_by_kind = {**LISTENERS, "fd": self.passed_sockets.listen}
         self._last_id = 0
@@ -302,6 +304,7 @@ class Server:
         self._starting = trio.CancelScope()
         self._drain_delay = trio.CancelScope()
         self.is_draining = False
+        self.has_successor = False
         self.connections: dict[int, ConnectionContext] = {}
         self.max_connections = self.admission_limit = connection_limit(config)
         self.max_descriptors = descriptor_limit()
@@ -434,17 +437,22 @@ class Server:
         self,
         on_ready: Callable[[list[ListeningSockets]], None] = lambda _: None,
         extra_task: Callable[[Server], Awaitable[None]] | None = None,
+        inherited: InheritedSockets | None = None,
+        on_bound: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """Open the listeners, and serve until stopped.
 
         Args:
             on_ready: Called once all listeners are open.
             extra_task: A task to run in the nursery of the connections.
+            inherited: Sockets that another process handed over.
+            on_bound: Called once all addresses are bound, before the first connection is accepted.
 
         Raises:
             ListenError: An address cannot be bound.
             ValueError: The file of the audit log cannot be opened.
         """
+        self._inherited = inherited or self._inherited
         try:
             if self.services.audit_log is not None:
                 self.services.audit_log.open()
@@ -458,7 +466,7 @@ class Server:
                     async with trio.open_nursery() as accepting:
                         self._accepting = accepting
                         with self._starting:
-                            self._add_listeners(await self._open_listeners(self.generation))
+                            self._add_listeners(await self._open_listeners(self.generation, on_bound))
                             if extra_task is not None:
                                 connections.start_soon(extra_task, self)
                             on_ready([opened.listening for opened in self.listeners])
@@ -481,7 +489,9 @@ class Server:
             self.reserved_fd.close()
             self.services.close()
 
-    async def _open_listeners(self, generation: Generation) -> list[OpenListener]:
+    async def _open_listeners(
+        self, generation: Generation, on_bound: Callable[[], Awaitable[None]] | None = None
+    ) -> list[OpenListener]:
         """Open the listeners of a generation that are not open yet, or none of them.
 
         Raises:
@@ -492,8 +502,11 @@ class Server:
         try:
             for name, section in generation.config.listeners.items():
                 if listener_key(name, section) not in open_now:
-                    listening = await self._listen_by_kind[section.bind.kind](name, section)
+                    open_new = self._listen_by_kind[section.bind.kind]
+                    listening = await self._inherited.listen(name, section, open_new)
                     found.append(OpenListener(listening, generation.listeners[name], generation))
+            if on_bound is not None:
+                await on_bound()
         except BaseException:
             for opened in found:
                 opened.listening.close()
@@ -519,6 +532,12 @@ class Server:
             self.services.listening_addresses.remove(sock)
         opened.listening.close()
         log.info("listener.closed", listener=opened.listener.name)
+
+    async def finish_listeners(self) -> None:
+        """Accept what waits in the backlogs of the listeners that are open, and close them."""
+        finished, self.listeners = self.listeners, []
+        for opened in finished:
+            await self._finish_listener(opened)
 
     async def release_listeners(self, released: list[OpenListener]) -> None:
         """Stop accepting at listeners whose sockets another process has, too, and close the copies of this one."""

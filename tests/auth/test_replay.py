@@ -41,6 +41,8 @@ def test_what_an_earlier_process_may_have_seen_used_is_rejected() -> None:
     assert "before this process started" in detail(restarted, ahead, 9600)
     assert "before this process started" in detail(restarted, ticket(5999, 35_999), 9600)
     restarted.use(ticket(6000 + MAX_CLOCK_SKEW_MS, 40_000), 11_000, "alice")
+    restarted.reject_earlier(20.0)
+    assert "before this process started" in detail(restarted, ticket(12_000, 40_000), 21_000)
 
 
 def test_own_tickets_are_valid_at_once() -> None:

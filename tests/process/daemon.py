@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,17 +29,33 @@ class Daemon:
         descriptors: Limit of open files for the process, soft and hard.
         notify: Whether to stand in for the service manager.
         read_log: False leaves the pipe of the log unread.
+        arguments: Further arguments of the command.
+        folder: A directory to use, such as that of another daemon; None for one of its own.
+        waits: Whether to wait until it is ready.
+        prefix: Command that runs it.
 
     Attributes:
-        folder: A directory of its own, removed at the end.
+        folder: Its directory, removed at the end if it is its own.
         states: The notifications that the service manager got, each a mapping.
     """
 
     def __init__(
-        self, text: str, *, descriptors: int | None = None, notify: bool = False, read_log: bool = True
+        self,
+        text: str,
+        *,
+        descriptors: int | None = None,
+        notify: bool = False,
+        read_log: bool = True,
+        arguments: Sequence[str] = (),
+        folder: Path | None = None,
+        waits: bool = True,
+        prefix: Sequence[str] = (),
     ) -> None:
         self._temporary = tempfile.TemporaryDirectory(prefix="wsbridge-daemon-")
-        self.folder = Path(self._temporary.name)
+        self.folder = folder or Path(self._temporary.name)
+        self._arguments = arguments
+        self._waits = waits
+        self._prefix = prefix
         self._config = self.folder / "wsbridge.yaml"
         self._config.write_text(text.replace("@FOLDER@", str(self.folder)))
         self._lines: list[dict[str, Any]] = []
@@ -58,6 +75,7 @@ class Daemon:
         if self._notify is not None:
             environ["NOTIFY_SOCKET"] = str(self.folder / "notify")
         command = [sys.executable, "-m", "wsbridge", "run", "-c", str(self._config), "--log-format", "json"]
+        command = [*self._prefix, *command, *self._arguments]
         if self._descriptors is not None:
             command = ["sh", "-c", 'ulimit -n "$0" && exec "$@"', str(self._descriptors), *command]
         self.process = subprocess.Popen(
@@ -68,6 +86,7 @@ class Daemon:
         try:
             if self._read_log:
                 self.read_log()
+            if self._read_log and self._waits:
                 self.ready = self.wait("daemon.ready")
         except BaseException:
             self.__exit__()

@@ -12,10 +12,13 @@ from http import HTTPStatus
 from typing import Any
 
 from wsbridge import __version__
-from wsbridge.admin.http import AdminRequest, AdminResponse, error_response
+from wsbridge.admin.http import AdminHandler, AdminRequest, AdminResponse, error_response
 from wsbridge.log.logger import LOG_LEVELS, log
 from wsbridge.reload import Reloader, ReloadResult
 from wsbridge.server import NotServingError, Server
+
+TAKEOVER_PATH = "/v1/takeover"
+"""It needs no token but the right user ID; see `takeover`."""
 
 
 def json_response(value: object, status: int = HTTPStatus.OK) -> AdminResponse:
@@ -49,6 +52,8 @@ class MonitoringApi:
     def readiness(self) -> str:
         """Say `ok`, or why no clients should be sent here."""
         server = self._server
+        if server.has_successor:
+            return "ok"
         if server.is_draining:
             return "draining"
         if not server.listeners:
@@ -65,15 +70,22 @@ class AdminApi:
         server: What serves.
         reloader: Reloads its configuration.
         reload: Runs a reload, with what the service manager has to know.
+        handover: Hands the sockets to another process; None: it is not offered.
     """
 
-    def __init__(self, server: Server, reloader: Reloader, reload: Callable[[], Awaitable[ReloadResult]]) -> None:
+    def __init__(
+        self,
+        server: Server,
+        reloader: Reloader,
+        reload: Callable[[], Awaitable[ReloadResult]],
+        handover: AdminHandler | None = None,
+    ) -> None:
         self._server = server
         self._reloader = reloader
         self._reload = reload
         self._monitoring = MonitoringApi(server)
         self._started = time.time()
-        self._resources: Mapping[str, Mapping[str, Callable[[AdminRequest], Awaitable[AdminResponse]]]] = {
+        self._resources: Mapping[str, Mapping[str, AdminHandler]] = {
             "/v1/status": {"GET": self._get_status},
             "/v1/listeners": {"GET": self._get_listeners},
             "/v1/routes": {"GET": self._get_routes},
@@ -81,6 +93,7 @@ class AdminApi:
             "/v1/drain": {"POST": self._post_drain},
             "/v1/undrain": {"POST": self._post_undrain},
             "/v1/log-level": {"POST": self._post_log_level},
+            **({} if handover is None else {TAKEOVER_PATH: {"POST": handover}}),
         }
 
     async def handle(self, request: AdminRequest) -> AdminResponse:

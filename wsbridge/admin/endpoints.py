@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 
 import trio
 
-from wsbridge.admin.api import AdminApi, MonitoringApi
+from wsbridge.admin.api import TAKEOVER_PATH, AdminApi, MonitoringApi
 from wsbridge.admin.http import AdminHandler, AdminRequest, AdminResponse, accept_requests, check_access
 from wsbridge.config.admin import AdminConfig, MonitoringConfig
 from wsbridge.config.listener import ListenerConfig
 from wsbridge.config.model import Config
 from wsbridge.config.urls import BindAddress
 from wsbridge.log.logger import log
-from wsbridge.net.listeners import ListeningSockets, listener_key
+from wsbridge.net.listeners import InheritedSockets, ListeningSockets, listener_key
 from wsbridge.registry import LISTENERS
 
 EndpointConfig = AdminConfig | MonitoringConfig
@@ -40,7 +40,8 @@ class AdminEndpoint:
         name: What the log calls it.
         select: Gives its section of a configuration; None: it is off.
         handle: Answers the requests that are allowed.
-        nursery: Where its task runs.
+        nursery: Where its task and its connections run.
+        inherited: Sockets that another process handed over.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class AdminEndpoint:
         select: Callable[[Config], EndpointConfig | None],
         handle: AdminHandler,
         nursery: trio.Nursery,
+        inherited: InheritedSockets,
     ) -> None:
         self._name = name
         self._select = select
@@ -56,7 +58,9 @@ class AdminEndpoint:
         self._nursery = nursery
         self._section: EndpointConfig | None = None
         self._sockets: ListeningSockets | None = None
+        self._inherited = inherited
         self._scope = trio.CancelScope()
+        self._ended = trio.Event()
         self._next_section: EndpointConfig | None = None
         self._next_sockets: ListeningSockets | None = None
 
@@ -77,7 +81,7 @@ class AdminEndpoint:
             self._sockets.update(listener)
             self._next_sockets = self._sockets
         else:
-            self._next_sockets = await LISTENERS[section.bind.kind](self._name, listener)
+            self._next_sockets = await self._inherited.listen(self._name, listener, LISTENERS[section.bind.kind])
 
     def rollback(self) -> None:
         """Close what `prepare` has opened."""
@@ -94,31 +98,49 @@ class AdminEndpoint:
             self._scope.cancel()
             self._close(before)
         if self._sockets is not None:
-            self._scope = trio.CancelScope()
-            self._nursery.start_soon(self._accept, self._sockets, self._scope)
+            self._scope, self._ended = trio.CancelScope(), trio.Event()
+            self._nursery.start_soon(self._accept, self._sockets, self._scope, self._ended)
             for address in self._sockets.addresses:
                 log.info("listener.opened", listener=self._name, listen_address=address)
 
+    @property
+    def sockets(self) -> ListeningSockets | None:
+        """Those that are open."""
+        return self._sockets
+
+    async def release(self) -> None:
+        """Stop accepting, and leave the sockets to another process, which has them, too."""
+        self._scope.cancel()
+        await self._ended.wait()
+        if self._sockets is not None:
+            self._sockets.release()
+            self._sockets = self._next_sockets = None
+
     def close(self) -> None:
         """Close the sockets."""
+        self.rollback()
+        self._scope.cancel()
         if self._sockets is not None:
             self._close(self._sockets)
-            self._sockets = None
+            self._sockets = self._next_sockets = None
 
     def _close(self, sockets: ListeningSockets) -> None:
         sockets.close()
         log.info("listener.closed", listener=self._name)
 
-    async def _accept(self, sockets: ListeningSockets, scope: trio.CancelScope) -> None:
+    async def _accept(self, sockets: ListeningSockets, scope: trio.CancelScope, ended: trio.Event) -> None:
         with scope:
             async with trio.open_nursery() as nursery:
                 for sock in sockets.sockets:
-                    nursery.start_soon(accept_requests, sock, self._handle)
+                    nursery.start_soon(accept_requests, sock, self._handle, self._nursery)
+        ended.set()
 
     async def _handle(self, request: AdminRequest) -> AdminResponse:
         section = self._section
         if isinstance(section, AdminConfig):
-            refusal = check_access(request, section.token, over_tcp=section.bind.kind == "tcp")
+            over_tcp = section.bind.kind == "tcp"
+            token = None if request.path == TAKEOVER_PATH and not over_tcp else section.token
+            refusal = check_access(request, token, over_tcp=over_tcp)
             if refusal is not None:
                 log.warning(
                     "admin.denied", method=request.method, path=request.path, status=int(refusal.status), **request.peer
@@ -128,10 +150,15 @@ class AdminEndpoint:
 
 
 def build_endpoints(
-    admin: AdminApi, monitoring: MonitoringApi, environ: Mapping[str, str], nursery: trio.Nursery
+    admin: AdminApi,
+    monitoring: MonitoringApi,
+    environ: Mapping[str, str],
+    nursery: trio.Nursery,
+    inherited: InheritedSockets | None = None,
 ) -> list[AdminEndpoint]:
     """Make both endpoints, not open yet."""
+    inherited = inherited or InheritedSockets()
     return [
-        AdminEndpoint("admin", lambda config: admin_config(config, environ), admin.handle, nursery),
-        AdminEndpoint("monitoring", lambda config: config.monitoring, monitoring.handle, nursery),
+        AdminEndpoint("admin", lambda config: admin_config(config, environ), admin.handle, nursery, inherited),
+        AdminEndpoint("monitoring", lambda config: config.monitoring, monitoring.handle, nursery, inherited),
     ]

@@ -64,12 +64,14 @@ class AdminResponse:
         body: Text.
         content_type: Its media type.
         headers: Further header lines.
+        upgrade: With status 101, what goes on at the connection; it is closed afterwards.
     """
 
     status: int
-    body: str
+    body: str = ""
     content_type: str = "text/plain; charset=utf-8"
     headers: tuple[tuple[str, str], ...] = ()
+    upgrade: Callable[[trio.SocketStream], Awaitable[None]] | None = None
 
 
 AdminHandler = Callable[[AdminRequest], Awaitable[AdminResponse]]
@@ -113,7 +115,7 @@ def check_access(request: AdminRequest, token: Secret | None, *, over_tcp: bool)
     return error_response(HTTPStatus.UNAUTHORIZED, "a valid token is required", ("WWW-Authenticate", "Bearer"))
 
 
-async def accept_requests(listening_socket: socket.socket, handle: AdminHandler) -> None:
+async def accept_requests(listening_socket: socket.socket, handle: AdminHandler, connections: trio.Nursery) -> None:
     """Accept connections and answer a request of each, until cancelled.
 
     When the process has no descriptor left, one client at a time is answered with a reserved one.
@@ -121,29 +123,34 @@ async def accept_requests(listening_socket: socket.socket, handle: AdminHandler)
     Args:
         listening_socket: Listening, non-blocking; it is not closed.
         handle: Answers a request. An exception is logged as ours, and answered with 500.
+        connections: Where connections run; they go on when this is cancelled.
     """
     places = trio.CapacityLimiter(MAX_ADMIN_CONNECTIONS)
     reserved_fd = ReservedFd()
 
-    async def serve(sock: socket.socket) -> None:
+    async def serve(sock: socket.socket, place: object) -> None:
         try:
             await _serve_connection(sock, handle)
         finally:
-            reserved_fd.reserve()
-            places.release_on_behalf_of(sock)
+            if is_accepting:
+                reserved_fd.reserve()
+            places.release_on_behalf_of(place)
 
+    is_accepting = True
     try:
-        async with trio.open_nursery() as nursery:
-            while True:
-                await trio.lowlevel.wait_readable(listening_socket)
-                sock = _accept(listening_socket, reserved_fd)
-                if sock is None:
-                    await trio.sleep(ACCEPT_RETRY_DELAY)
-                    continue
+        while True:
+            await trio.lowlevel.wait_readable(listening_socket)
+            place = object()
+            await places.acquire_on_behalf_of(place)
+            sock = _accept(listening_socket, reserved_fd)
+            if sock is None:
+                places.release_on_behalf_of(place)
+                await trio.sleep(ACCEPT_RETRY_DELAY)
+            else:
                 sock.setblocking(False)
-                await places.acquire_on_behalf_of(sock)
-                nursery.start_soon(serve, sock)
+                connections.start_soon(serve, sock, place)
     finally:
+        is_accepting = False
         reserved_fd.close()
 
 
@@ -174,6 +181,12 @@ async def _serve_connection(sock: socket.socket, handle: AdminHandler) -> None:
             request, response = None, error_response(HTTPStatus.REQUEST_TIMEOUT, "the request was not complete in time")
         if request is not None:
             response = await _handle(handle, request)
+        if response.upgrade is not None:
+            await stream.send_all(
+                connection.send(h11.InformationalResponse(status_code=101, headers=list(response.headers))) or b""
+            )
+            await response.upgrade(stream)
+            return
         with trio.move_on_after(ADMIN_REQUEST_TIMEOUT):
             with_body = request is None or request.method != "HEAD"
             await _send_response(connection, stream, response, with_body=with_body)

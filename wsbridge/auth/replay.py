@@ -56,6 +56,14 @@ class UsedTickets:
         """Change the limits; tickets that it holds beyond them stay until they expire."""
         self._size, self._size_per_owner = size, size_per_owner
 
+    def reject_earlier(self, now: float) -> None:
+        """Count this as the start of the process: until now another one has seen tickets used.
+
+        Args:
+            now: Seconds since 1970.
+        """
+        self._started_ms = int(now * 1000)
+
     @property
     def count(self) -> int:
         """How many tickets it holds now."""

@@ -89,7 +89,7 @@ def call_admin(
     Raises:
         CliError: The daemon cannot be reached, or did not allow the request.
     """
-    bind = _read_address(address or os.environ.get(ADMIN_VARIABLE) or DEFAULT_ADMIN)
+    bind = read_admin_address(address)
     headers = {} if token_file is None else {"Authorization": f"Bearer {_read_token(token_file)}"}
     if bind.kind == "unix":
         connection: http.client.HTTPConnection = _UnixConnection(bind.path, timeout)
@@ -117,7 +117,16 @@ def call_admin(
     return response.status, answer
 
 
-def _read_address(text: str) -> BindAddress:
+def read_admin_address(address: str | None) -> BindAddress:
+    """Read the address of the admin API.
+
+    Args:
+        address: As given on the command line; None for the default.
+
+    Raises:
+        CliError: It is not one.
+    """
+    text = address or os.environ.get(ADMIN_VARIABLE) or DEFAULT_ADMIN
     try:
         found = read_bind(f"unix:{text}" if text.startswith(("/", "./")) else text)
     except ValueError as error:

@@ -14,6 +14,8 @@ import click
 import trio
 
 from wsbridge import daemon
+from wsbridge.admin.takeover import TakeoverError
+from wsbridge.cli.control import ADMIN_VARIABLE, read_admin_address
 from wsbridge.cli.main import (
     EXIT_CONFIG,
     EXIT_FAILED,
@@ -162,6 +164,7 @@ def serve_config(
     on_ready: OnReady = lambda _: None,
     stop_on_hangup: bool = False,
     load: Callable[[], LoadedConfig] | None = None,
+    take_over: str | None = None,
 ) -> int:
     """Serve until the end; see `serve_until_end`.
 
@@ -177,6 +180,7 @@ def serve_config(
         on_ready=on_ready,
         stop_on_hangup=stop_on_hangup,
         load=load,
+        take_over=take_over,
     )
     return code if code or result is None or not one_connection else one_connection_code(result)
 
@@ -192,6 +196,7 @@ def serve_until_end(
     extra_task: ExtraTask | None = None,
     stop_on_hangup: bool = False,
     load: Callable[[], LoadedConfig] | None = None,
+    take_over: str | None = None,
 ) -> tuple[int, ServeResult | None]:
     """Serve until the end.
 
@@ -205,6 +210,7 @@ def serve_until_end(
         extra_task: A task to run in the nursery of the connections.
         stop_on_hangup: Whether SIGHUP ends it.
         load: Reads the configuration again for a reload; None: it cannot be reloaded.
+        take_over: Admin socket of a running process, whose listening sockets this one gets.
 
     Returns:
         0 and how serving ended; or an exit code, after the errors have been printed.
@@ -228,6 +234,7 @@ def serve_until_end(
             stop_on_hangup=stop_on_hangup,
             load=load,
             on_reloaded=apply_log_settings,
+            take_over=take_over,
         )
 
     chosen = loaded.config.log
@@ -277,7 +284,7 @@ def run_with_log(
     code = EXIT_OK
     try:
         trio.run(main, writer)
-    except* (ListenError, ValueError) as group:
+    except* (ListenError, TakeoverError, ValueError) as group:
         errors = flatten_exceptions(group)
         code = EXIT_UNAVAILABLE if all(map(_may_pass, errors)) else EXIT_CONFIG
         if writer.format != "console":
@@ -294,7 +301,9 @@ def run_with_log(
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Whether an address may be available later: it is in use, its interface or its name is not there yet."""
+    """Whether a later start may succeed: an address is in use, or its interface or its name is not there yet."""
+    if isinstance(error, TakeoverError):
+        return True
     code = error.errno if isinstance(error, OSError) else None
     return code is not None and (code < 0 or code in TRANSIENT_ERRNOS)  # below 0: codes of getaddrinfo
 
@@ -304,6 +313,8 @@ def log_start_errors(errors: Sequence[BaseException]) -> None:
     for error in errors:
         if isinstance(error, ListenError):
             log_listen_error(error, str(error))
+        elif isinstance(error, TakeoverError):
+            log.error("takeover.failed", detail=str(error))
         else:
             log.error("config.error", detail=str(error))
 
@@ -325,23 +336,58 @@ LOG_LEVEL_CHOICES = ("debug", "info", "warning", "error")
 @click.option("--log-level", type=click.Choice(LOG_LEVEL_CHOICES), help="Overrides log.level of the file.")
 @click.option("-v", "--verbose", is_flag=True, help="The same as --log-level debug.")
 @click.option("--log-format", type=click.Choice(FORMATS), help="Overrides log.format of the file.")
+@click.option("--takeover", is_flag=True, help="Take over the listening sockets of the process that runs.")
+@click.option("--admin", "address", metavar="ADDRESS", help="Its admin socket. Default: $WSBRIDGE_ADMIN, admin.bind.")
 def run_command(
-    file: str | None, path: str | None, log_level: str | None, log_format: str | None, verbose: bool
+    file: str | None,
+    path: str | None,
+    log_level: str | None,
+    log_format: str | None,
+    verbose: bool,
+    takeover: bool,
+    address: str | None,
 ) -> int:
     """Run the daemon.
 
     SIGTERM: graceful shutdown; open connections may continue until timeouts.drain expires. SIGINT (Ctrl-C) and any
     second signal: immediate shutdown. SIGHUP: reload the configuration file; an invalid one changes nothing.
 
+    --takeover: upgrade without refusing a connection, on hosts without a service manager. The new process gets the
+    listening sockets of the running one, which drains and ends once the new one is ready, and serves on if it fails.
+    If none runs, it starts as usual.
+
     Examples:
       wsbridge run wsbridge.yaml
       wsbridge run -c wsbridge.yaml --log-level debug --log-format console
       WSBRIDGE_CONFIG=/srv/gw.yaml wsbridge run
+      wsbridge run wsbridge.yaml --takeover
 
-    Exit codes: 0 stopped by a signal, 64 wrong command line, 69 an address is in use, 78 invalid configuration (all
-    errors are reported at once). With a log format other than console, errors at start are written to the log.
+    Exit codes: 0 stopped by a signal or taken over, 64 wrong command line, 69 an address is in use or the takeover
+    failed, 78 invalid configuration (all errors are reported at once). With a log format other than console, errors at
+    start are written to the log.
     """
     found = find_config(only_path(file, path))
     loaded = read_config(found, log_format or "auto")
     load = None if found == STDIN else partial(load_config, str(Path(found).absolute()))
-    return serve_config(loaded, level="debug" if verbose else log_level, format=log_format, load=load)
+    take_over = takeover_path(address, loaded.config) if takeover else None
+    level = "debug" if verbose else log_level
+    return serve_config(loaded, level=level, format=log_format, load=load, take_over=take_over)
+
+
+def takeover_path(address: str | None, config: Config) -> str:
+    """Return the admin socket of the process to take over from.
+
+    Args:
+        address: As given on the command line; None for that of the environment, or of the configuration.
+        config: That of the new process.
+
+    Raises:
+        CliError: It is no Unix socket, which alone can pass descriptors on.
+    """
+    if address is None and not os.environ.get(ADMIN_VARIABLE) and config.admin is not None:
+        bind = config.admin.bind
+    else:
+        bind = read_admin_address(address)
+    if bind.kind != "unix":
+        raise CliError(f"--takeover needs a Unix socket, not {bind}: write --admin unix:/path", EXIT_USAGE)
+    return bind.path

@@ -151,9 +151,9 @@ LOG_EVENTS: Final[dict[str, LogEvent]] = {
         ("version", "pid", "engine", "listeners", "routes", "connections_limit"),
     ),
     "daemon.draining": LogEvent(
-        "Shutdown started by a signal: no new connections are accepted, open ones are closed.",
+        "Shutdown started by a signal, or another process took over: open connections end, or are closed in time.",
         ("info",),
-        ("signal", "reason", "connections"),
+        ("signal", "successor", "reason", "connections"),
     ),
     "daemon.signal_ignored": LogEvent(
         "SIGHUP was received and ignored: the configuration did not come from a file.",
@@ -164,6 +164,21 @@ LOG_EVENTS: Final[dict[str, LogEvent]] = {
         "The process ends.",
         ("info",),
         ("connections",),
+    ),
+    "takeover.completed": LogEvent(
+        "This process has the listening sockets of the process `pid`, which drains now.",
+        ("info",),
+        ("pid", "count"),
+    ),
+    "takeover.failed": LogEvent(
+        "A takeover failed: the running process serves as before (warning, in its log), the new one ends (error).",
+        ("warning", "error"),
+        ("pid", "detail"),
+    ),
+    "takeover.no_process": LogEvent(
+        "With `--takeover`, no process listens at the admin socket: this one starts as usual.",
+        ("info",),
+        ("address", "detail"),
     ),
     "config.reloaded": LogEvent(
         "Another configuration is in effect for new connections.",
@@ -403,6 +418,8 @@ LOG_KEYS: Final[dict[str, str]] = {
     "version": "version of wsbridge",
     "pid": "process ID",
     "uid": "user ID of a client of the admin API",
+    "successor": "process ID of the process that took over",
+    "address": "admin socket",
     "engine": "relay engine",
     "listeners": "all addresses on which connections are accepted",
     "generation": "number of the configuration in effect: 1 at the start, and one more with each reload",
@@ -421,7 +438,7 @@ LOG_KEYS: Final[dict[str, str]] = {
     "line": "line in the file",
     "column": "column in the file",
     "error": "error message of the system",
-    "count": "number of records, connections or keys",
+    "count": "number of records, connections, keys or listeners",
     "failures": "number of failed logins",
     "suppressed_event": "event whose records were suppressed",
     "component": "component of the program",

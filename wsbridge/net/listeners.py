@@ -12,6 +12,7 @@ import os
 import pwd
 import socket
 import stat
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -164,6 +165,64 @@ class ListeningSockets:
         self.file = None
         for sock in self.sockets:
             sock.close()
+
+
+ListenFunction = Callable[[str, "ListenerConfig"], Awaitable[ListeningSockets]]
+
+
+class InheritedSockets:
+    """Listening sockets of another process, for the listeners that bind the same addresses.
+
+    Args:
+        found: The sockets of each of its listeners, and the file of a Unix socket, which stays the other's until `own`.
+
+    Attributes:
+        claimed: For each of them, whether a listener has them now.
+    """
+
+    def __init__(self, found: Sequence[tuple[ListeningSockets, SocketFile | None]] = ()) -> None:
+        self._found = found
+        self.claimed = [False] * len(found)
+
+    async def listen(self, name: str, config: ListenerConfig, open_new: ListenFunction) -> ListeningSockets:
+        """Use the sockets that are bound to the address of a listener, or bind it.
+
+        Args:
+            name: The listener's name.
+            config: Its section.
+            open_new: Binds it.
+
+        Raises:
+            ListenError: It cannot be bound.
+        """
+        key = listener_key(name, config)
+        for place, (listening, file) in enumerate(self._found):
+            if listening.key == key and not self.claimed[place] and (file is None or file.exists()):
+                await trio.to_thread.run_sync(listening.update, config)
+                self.claimed[place] = True
+                listening.name = name
+                return listening
+        return await open_new(name, config)
+
+    def files_exist(self) -> bool:
+        """Return whether clients find the Unix sockets that listeners have."""
+        return all(
+            file is None or file.exists() for (_, file), used in zip(self._found, self.claimed, strict=True) if used
+        )
+
+    def own(self) -> None:
+        """Remove the files of Unix sockets at the end from now on; close the sockets that no listener has."""
+        for (listening, file), claimed in zip(self._found, self.claimed, strict=True):
+            if claimed:
+                listening.file = file
+        self.close()
+
+    def close(self) -> None:
+        """Close the sockets that no listener has."""
+        for (listening, _), claimed in zip(self._found, self.claimed, strict=True):
+            if not claimed:
+                listening.release()
+        self._found, self.claimed = (), []
 
 
 SAME_PORT_ATTEMPTS: Final = 16

@@ -1,0 +1,382 @@
+"""Takeover: a new process gets the listening sockets of the running one, so that an upgrade refuses no connection.
+
+```
+new process                                          running process
+ │ has read its configuration and built everything
+ ├── POST /v1/takeover, Upgrade: wsbridge-takeover ──►│ checks the user ID of the peer (SO_PEERCRED)
+ │◄──────────────────────── 101 Switching Protocols ──┤ lets reloads wait
+ │◄── {"pid": …, "listeners": [{key, sockets, …}]} ───┤
+ │◄── a byte with up to 128 descriptors, repeated ────┤ serves as before
+ │ binds the addresses that it has not got
+ ├── {"kept": [true, false, …]} ─────────────────────►│ stops accepting; closes its copies of what is kept,
+ │◄────────────────────────────── {"released": true} ─┤ and finishes and unlinks the rest
+ │ accepts, also what has waited in the backlogs      │ drains, and ends
+```
+
+Messages are lines of JSON. Instead of any of its messages the running process may send `{"error": "…"}`. Until it gets
+`kept`, it goes on serving as if nothing had happened when the new process fails, is too slow, or disappears.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from http import HTTPStatus
+from typing import Any, Final
+
+import h11
+import trio
+
+from wsbridge import __version__
+from wsbridge.admin.api import TAKEOVER_PATH
+from wsbridge.admin.endpoints import AdminEndpoint
+from wsbridge.admin.http import AdminRequest, AdminResponse, error_response
+from wsbridge.log.logger import log
+from wsbridge.net.listeners import InheritedSockets, ListeningSockets, SocketFile
+from wsbridge.reasons import Reason
+from wsbridge.reload import Reloader
+from wsbridge.server import Server
+
+TAKEOVER_TIMEOUT: Final = 60.0
+"""Seconds from the request until the new process must be ready."""
+RESPONSE_TIMEOUT: Final = 320.0
+"""Seconds until the running process must have answered: a reload that it has begun may take long."""
+MAX_DESCRIPTORS_PER_MESSAGE: Final = 128
+"""Linux allows 253 (SCM_MAX_FD)."""
+MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
+"""Of one line of JSON."""
+_PROTOCOL: Final = "wsbridge-takeover"
+_MAX_READ_BYTES: Final = 65536
+
+
+class TakeoverError(Exception):
+    """The new process does not get the sockets; one sentence."""
+
+
+class Handover:
+    """The running process's side.
+
+    Args:
+        server: What serves; it drains after the handover.
+        endpoints: Whose sockets are handed over with those of the server.
+        reloader: Must not reload while the sockets are handed over.
+        environ: For NOTIFY_SOCKET and SYSTEMD_EXEC_PID (systemd.exec(5)).
+    """
+
+    def __init__(
+        self, server: Server, endpoints: Sequence[AdminEndpoint], reloader: Reloader, environ: Mapping[str, str]
+    ) -> None:
+        self._server = server
+        self._endpoints = endpoints
+        self._reloader = reloader
+        self._is_unit = bool(environ.get("NOTIFY_SOCKET")) or environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())
+        self._successor: object = None
+
+    async def handle(self, request: AdminRequest) -> AdminResponse:
+        """Answer a request for the sockets: only this user and root get them, whatever mode and token allow."""
+        uid = request.peer.get("uid")
+        if uid not in (0, os.geteuid()):
+            log.warning("admin.denied", method=request.method, path=request.path, status=403, **request.peer)
+            text = f"only root and the user with ID {os.geteuid()} may take over, by a Unix socket"
+            return error_response(HTTPStatus.FORBIDDEN, text)
+        if request.headers.get("upgrade") != _PROTOCOL:
+            text = "wsbridge run --takeover sends this request"
+            return error_response(HTTPStatus.UPGRADE_REQUIRED, text, ("Upgrade", _PROTOCOL))
+        if self._is_unit:
+            text = "this is the main process of a systemd unit, which must not change: use socket activation instead"
+            return error_response(HTTPStatus.CONFLICT, text)
+
+        async def upgraded(stream: trio.SocketStream) -> None:
+            await self._run(_Channel(stream), request.peer.get("pid"))
+
+        headers = (("Connection", "upgrade"), ("Upgrade", _PROTOCOL))
+        return AdminResponse(HTTPStatus.SWITCHING_PROTOCOLS, headers=headers, upgrade=upgraded)
+
+    async def _run(self, channel: _Channel, pid: object) -> None:
+        """Hand over the sockets once the other process is ready; or log why not, and go on."""
+        if self._successor is not None:
+            await channel.send({"error": f"another takeover is in progress, by process {self._successor}"})
+            return
+        self._successor = pid
+        try:
+            async with self._reloader.paused():
+                sockets = self._open_sockets()
+                await self._release(sockets, await self._offer(channel, sockets))
+                log.info("daemon.draining", successor=pid, reason="draining", connections=len(self._server.connections))
+                await channel.send({"released": True})
+                await self._server.finish_listeners()
+                self._server.stop(Reason.DRAINING)
+        except TakeoverError as error:
+            log.warning("takeover.failed", pid=pid, detail=str(error))
+            await channel.send({"error": str(error)})
+        finally:
+            self._successor = None
+
+    def _open_sockets(self) -> list[ListeningSockets]:
+        endpoints = [endpoint.sockets for endpoint in self._endpoints if endpoint.sockets is not None]
+        return [opened.listening for opened in self._server.listeners] + endpoints
+
+    async def _offer(self, channel: _Channel, sockets: Sequence[ListeningSockets]) -> list[bool]:
+        """Send the sockets, and wait until the other process is ready.
+
+        Returns:
+            For each of them, whether the other process keeps it.
+
+        Raises:
+            TakeoverError: It is not ready in time, or not at all, or this process is shutting down.
+        """
+        stopping = self._server.services.stop_requested
+        answer: dict[str, Any] = {}
+        with trio.move_on_after(TAKEOVER_TIMEOUT) as deadline:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_cancel_when, stopping, nursery.cancel_scope)
+                listeners = [
+                    {"key": one.key, "sockets": len(one.sockets), "file": asdict(one.file) if one.file else None}
+                    for one in sockets
+                ]
+                await channel.send({"pid": os.getpid(), "listeners": listeners})
+                await channel.send_descriptors([sock.fileno() for one in sockets for sock in one.sockets])
+                answer = await channel.receive()
+                nursery.cancel_scope.cancel()
+        if stopping.is_set():
+            raise TakeoverError("the running process is shutting down")
+        if deadline.cancelled_caught:
+            raise TakeoverError(f"the new process was not ready within {TAKEOVER_TIMEOUT:g} s")
+        kept = answer.get("kept")
+        if not isinstance(kept, list) or len(kept) != len(sockets):
+            raise TakeoverError("the new process has ended before it was ready")
+        return kept
+
+    async def _release(self, sockets: Sequence[ListeningSockets], kept: Sequence[bool]) -> None:
+        """Leave to the other process what it keeps, and close the endpoints that it does not keep."""
+        keeps = [one for one, is_kept in zip(sockets, kept, strict=True) if is_kept]
+        server = self._server
+        server.has_successor = True
+        await server.release_listeners([opened for opened in server.listeners if opened.listening in keeps])
+        for endpoint in self._endpoints:
+            if endpoint.sockets in keeps:
+                await endpoint.release()
+            else:
+                endpoint.close()
+
+
+async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
+
+
+class Takeover:
+    """The new process's side. `begin` makes it.
+
+    Attributes:
+        sockets: What the running process has handed over.
+        pid: Its process ID.
+    """
+
+    def __init__(self, channel: _Channel, sockets: InheritedSockets, pid: object) -> None:
+        self._channel = channel
+        self.sockets = sockets
+        self.pid = pid
+
+    @classmethod
+    async def begin(cls, path: str) -> Takeover | None:
+        """Ask a running process for its sockets.
+
+        Args:
+            path: Its admin socket.
+
+        Returns:
+            None if no process listens there.
+
+        Raises:
+            TakeoverError: It does not hand them over.
+        """
+        try:
+            channel = _Channel(await trio.open_unix_socket(path))
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            log.info("takeover.no_process", address=path, detail=(error.strerror or "").lower())
+            return None
+        except OSError as error:
+            raise TakeoverError(f"takeover from {path}: {(error.strerror or str(error)).lower()}") from None
+        try:
+            with trio.fail_after(RESPONSE_TIMEOUT):
+                await channel.upgrade()
+                offer = _checked(await channel.receive())
+                sockets = await channel.receive_sockets(sum(one["sockets"] for one in offer["listeners"]))
+        except trio.TooSlowError:
+            channel.close()
+            raise TakeoverError(f"takeover from {path}: no response within {RESPONSE_TIMEOUT:g} s") from None
+        except TakeoverError as error:
+            channel.close()
+            raise TakeoverError(f"takeover from {path}: {error}") from None
+        return cls(channel, InheritedSockets(_group(offer["listeners"], sockets)), offer["pid"])
+
+    async def complete(self) -> None:
+        """Have the running process release what is kept, and own it: this process is ready to accept.
+
+        Raises:
+            TakeoverError: It goes on serving itself.
+        """
+        await self._channel.send({"kept": self.sockets.claimed})
+        answer = await self._channel.receive()
+        if answer or not self.sockets.files_exist():
+            _checked(answer)
+        log.info("takeover.completed", pid=self.pid, count=sum(self.sockets.claimed))
+        self.sockets.own()
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection, and the sockets that no listener has."""
+        self.sockets.close()
+        self._channel.close()
+
+
+def _checked(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message that is no error.
+
+    Raises:
+        TakeoverError: It is one.
+    """
+    if not message or "error" in message:
+        raise TakeoverError(message.get("error") or "the running process has ended")
+    return message
+
+
+def _group(
+    listeners: Sequence[Mapping[str, Any]], sockets: Sequence[socket.socket]
+) -> list[tuple[ListeningSockets, SocketFile | None]]:
+    """Assign sockets to the listeners of the running process."""
+    found = []
+    remaining = iter(sockets)
+    for one in listeners:
+        bind, ipv6_only, name = one["key"]
+        own = [next(remaining) for _ in range(one["sockets"])]
+        addresses = [bind] if bind.startswith("unix:") else []
+        file = None if one["file"] is None else SocketFile(**one["file"])
+        is_passed = bind.startswith("fd:")
+        listening = ListeningSockets(name, (bind, ipv6_only, name), own, addresses, is_passed=is_passed)
+        found.append((listening, file))
+    return found
+
+
+class _Channel:
+    """Messages and descriptors on a Unix socket. A peer that is gone is found by `receive`, not by `send`.
+
+    Args:
+        stream: The connection.
+    """
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self._data = bytearray()
+        self._sockets: list[socket.socket] = []
+        self._is_truncated = False
+
+    def close(self) -> None:
+        """Close the connection, and sockets that were received and not used."""
+        for sock in self._sockets:
+            sock.close()
+        self._stream.socket.close()
+
+    async def send(self, message: Mapping[str, object]) -> None:
+        """Send a message."""
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await self._stream.send_all(json.dumps(message).encode() + b"\n")
+
+    async def send_descriptors(self, descriptors: Sequence[int]) -> None:
+        """Send open files, each batch with an empty line."""
+        for start in range(0, len(descriptors), MAX_DESCRIPTORS_PER_MESSAGE):
+            batch = array.array("i", descriptors[start : start + MAX_DESCRIPTORS_PER_MESSAGE])
+            with contextlib.suppress(OSError):
+                await self._stream.socket.sendmsg([b"\n"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, batch)])
+
+    async def receive(self) -> dict[str, Any]:
+        """Receive a message; an empty one if the peer is gone, or sends something else."""
+        while not (line := self._take_line()):
+            if len(self._data) > MAX_MESSAGE_BYTES or not await self._read():
+                return {}
+        try:
+            message = json.loads(line)
+        except ValueError:
+            return {}
+        return message if isinstance(message, dict) else {}
+
+    async def receive_sockets(self, count: int) -> list[socket.socket]:
+        """Receive listening sockets.
+
+        Raises:
+            TakeoverError: Not all of them can be received.
+        """
+        while len(self._sockets) < count and not self._is_truncated and await self._read():
+            pass
+        if self._is_truncated:
+            raise TakeoverError(f"{count} sockets are too many open files (raise LimitNOFILE)")
+        if len(self._sockets) < count:
+            raise TakeoverError("the running process has ended")
+        if not all(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) for sock in self._sockets):
+            raise TakeoverError("the running process has sent sockets that do not listen")
+        sockets, self._sockets = self._sockets, []
+        return sockets
+
+    async def upgrade(self) -> None:
+        """Send the HTTP request of the new process, and receive the response.
+
+        Raises:
+            TakeoverError: The running process has rejected it.
+        """
+        http = h11.Connection(h11.CLIENT)
+        headers = {"Host": "localhost", "User-Agent": f"wsbridge/{__version__}", "Content-Length": "0"}
+        headers |= {"Connection": "upgrade", "Upgrade": _PROTOCOL}
+        head = http.send(h11.Request(method="POST", target=TAKEOVER_PATH, headers=list(headers.items()))) or b""
+        with contextlib.suppress(trio.BrokenResourceError):
+            await self._stream.send_all(head + (http.send(h11.EndOfMessage()) or b""))
+        status, text = 0, b""
+        try:
+            while not isinstance(event := http.next_event(), h11.EndOfMessage):
+                if event is h11.NEED_DATA:
+                    await self._read()
+                    http.receive_data(bytes(self._data))
+                    self._data.clear()
+                elif isinstance(event, h11.InformationalResponse):
+                    self._data += http.trailing_data[0]
+                    return
+                elif isinstance(event, h11.Response):
+                    status = event.status_code
+                elif isinstance(event, h11.Data):
+                    text += event.data
+        except h11.RemoteProtocolError:
+            raise TakeoverError("the response is not that of an admin API") from None
+        raise TakeoverError(f"{text.decode('utf-8', 'replace').strip()} (status {status})")
+
+    def _take_line(self) -> bytes:
+        """Take a line from what was read, without empty ones; empty if none is complete."""
+        while True:
+            line, end, rest = self._data.partition(b"\n")
+            if not end:
+                return b""
+            self._data = rest
+            if line:
+                return bytes(line)
+
+    async def _read(self) -> bool:
+        """Read bytes and descriptors; return whether there were any before the end."""
+        space = socket.CMSG_SPACE(MAX_DESCRIPTORS_PER_MESSAGE * array.array("i").itemsize)
+        try:
+            data, ancillary, flags, _ = await self._stream.socket.recvmsg(
+                _MAX_READ_BYTES, space, socket.MSG_CMSG_CLOEXEC
+            )
+        except OSError:
+            return False
+        for level, kind, value in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                descriptors = array.array("i")
+                descriptors.frombytes(value[: len(value) - len(value) % descriptors.itemsize])
+                self._sockets += [socket.socket(fileno=descriptor) for descriptor in descriptors]
+        self._is_truncated = self._is_truncated or bool(flags & socket.MSG_CTRUNC)
+        self._data += data
+        return bool(data)
