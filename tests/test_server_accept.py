@@ -153,7 +153,7 @@ async def test_the_cap_counts_what_is_open():
 @pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize("part", [0, 4])
 async def test_shed_bounds_the_time_of_those_turned_away(tls, part):
-    """A client over the cap that says nothing, or half a request or TLS hello, is gone after `shed`."""
+    """A client over the cap that says nothing, or half a request or TLS hello, is gone after `overload_reply`."""
     data = (b"\x16\x03\x01\x00" if tls else b"GET ")[:part]
     async with backend() as back:
         text = written(

@@ -98,7 +98,7 @@ async def test_what_comes_during_the_dial_reaches_the_backend(late, tls):
 
 @pytest.mark.parametrize("reason", [Reason.DRAINING, Reason.SHUTDOWN])
 async def test_an_ending_ends_waiting_dials(late, reason):
-    """A drain lets them wait until `drain` less `spread`, a stop not at all: then 503, 1012 or 1001, or a reset."""
+    """A drain lets them wait until `drain` less `drain_spread`, a stop not at all: 503, 1012, 1001 or a reset."""
     timeouts = {"drain": "1s", "drain_spread": "400ms", "close": "5s"}
     late_routes = waits(late, timeouts=timeouts, when="after-upgrade")
     async with serving(waits(late, timeouts=timeouts)) as served, serving(late_routes) as other:

@@ -108,7 +108,7 @@ async def test_bad_text_is_1007(data, code, reason):
 
 
 async def test_text_on_a_binary_route_is_1003():
-    """`text: refuse` ends a text frame with 1003."""
+    """`text_messages: reject` ends a text frame with 1003."""
     handler, seen = resetting()
     async with (
         backend(handler) as back,
@@ -142,7 +142,7 @@ FLOODS = {
 @pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize("kind", FLOODS)
 async def test_a_flood_of_nothing_is_1008(kind, tls):
-    """Control and empty frames beyond the rate end with `flood`; another connection keeps its pace."""
+    """Control and empty frames beyond the rate end with `control_flood`; another connection keeps its pace."""
     block = FLOODS[kind]
     handler, seen = resetting()
     routes = {

@@ -46,7 +46,7 @@ def test_each_place_is_looked_at() -> None:
 
 
 def test_no_other_place_is_looked_at() -> None:
-    """What is not written in `from` shows nothing, be it good or malformed."""
+    """What is not written in `sources` shows nothing, be it good or malformed."""
     lines = ((b"authorization", b"Bearer one"), (b"cookie", b"sid=two; sid=three; other=four"))
     protocols = ("wsbridge.token.!",)
     assert look(*lines, protocols=protocols, sources=("cookie:other",)) == TokenFound("four", "cookie:other")

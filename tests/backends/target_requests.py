@@ -18,7 +18,7 @@ def asking(target: str, *cookies: str) -> Request:
 
 
 def rules(**written: Any) -> AllowedTargetsConfig:
-    """Give `targets:` as a file would have it."""
+    """Give `allowed_targets:` as a file would have it."""
     networks: list[IpNetwork] = [ip_network(each) for each in written.pop("networks", ())]
     facts: dict[str, Any] = {"networks": tuple(networks)} if networks else {}
     if "ports" in written:

@@ -80,7 +80,7 @@ async def test_by_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 async def test_a_token_of_the_path_or_of_the_client(tmp_path: Path) -> None:
-    """`from` says where it is."""
+    """`token_from` says where it is."""
     (tmp_path / "t").write_text("alice: 10.0.0.1:22\n")
     by_path = TokensBackendConfig.model_validate({"tokens": str(tmp_path / "t"), "token_from": "host"})
     by_name = TokensBackendConfig.model_validate({"tokens": str(tmp_path / "t"), "token_from": "identity"})

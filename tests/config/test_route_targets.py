@@ -1,4 +1,4 @@
-"""The section `targets:`, and the rules between it, the backend and the path of a route."""
+"""The section `allowed_targets:`, and the rules between it, the backend and the path of a route."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ async def test_the_close_frame_is_read_though_the_peer_was_still_sending(engine)
 
 
 async def test_lingering_is_over_in_time(engine):
-    """A peer that neither sends nor closes holds its socket for `linger`, not longer."""
+    """A peer that neither sends nor closes holds its socket for `lingering`, not longer."""
     async with between(engine, "ws", "raw", terms=SHORT) as relay:
         await relay.front.send_frame(0xC2, b"x")
         began = trio.current_time()

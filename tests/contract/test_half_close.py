@@ -59,7 +59,7 @@ async def test_raw_client_websocket_backend(engine, over):
 
 @overs
 async def test_websocket_client_raw_backend_with_deliver(engine, over):
-    """With `after_close: deliver` the answer is sent on, and the client's close frame is answered after it."""
+    """With `on_client_close: deliver` the answer is sent on, and the client's close frame is answered after it."""
     async with between(engine, "ws", "raw", over, deliver_after_close=True) as relay:
         await relay.front.send(b"req")
         await relay.front.finish(4000, "mine")

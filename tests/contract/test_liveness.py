@@ -42,7 +42,7 @@ async def test_a_silent_peer_that_answers_pings_lives(engine, who, pairing, over
 
 @websockets
 async def test_a_peer_that_answers_no_ping_is_lost(engine, who, pairing):
-    """Within `ping` and `pong`, and the log says why."""
+    """Within `ping_interval` and `ping_timeout`, and the log says why."""
     async with between(engine, *pairing, terms=PINGING) as relay:
         peer, _, other = ends_of(relay, who)
         peer.answers = False

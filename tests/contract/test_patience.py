@@ -66,7 +66,7 @@ async def test_equal_patience_is_no_half_close(engine):
 @pytest.mark.parametrize("who", ["front", "back"])
 @secures
 async def test_a_peer_that_never_answers_our_close_frame(engine, who, over):
-    """It is waited for for `close`, then FIN, then `linger`."""
+    """It is waited for for `close`, then FIN, then `lingering`."""
     pairing = ("ws", "raw") if who == "front" else ("raw", "ws")
     async with between(engine, *pairing, over, terms=SHORT) as relay:
         peer = getattr(relay, who)

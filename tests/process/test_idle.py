@@ -56,5 +56,5 @@ def test_idle_connections(tls):
 @pytest.mark.soak
 @pytest.mark.parametrize("tls", [False, True])
 def test_five_thousand_idle_connections(tls):
-    """5,000 connections with `ping: 2s`, held for 30 s: ten pings each answered, none lost, memory as documented."""
+    """5,000 connections with `ping_interval: 2s`, held for 30 s: ten pings each, none lost, memory as documented."""
     assert hold(5000, 30, 10, "2s", tls=tls) < COST[tls]

@@ -48,7 +48,7 @@ def enters(daemon, tls):
 
 
 def test_beyond_shed_a_client_is_reset_at_accept():
-    """Only so many concurrent ones are answered; the next is reset at once, and all of it is over after `shed`."""
+    """Only so many concurrent ones are answered; the next is reset, and all is over after `overload_reply`."""
     text = written(
         route={"backend": "tcp://127.0.0.1:1"},
         limits={"connections": "1", "overload_replies": "3"},

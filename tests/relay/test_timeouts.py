@@ -48,7 +48,7 @@ def test_idle_counts_from_the_last_payload():
 
 
 def test_it_ends_when_who_the_client_is_no_longer_holds():
-    """However busy it is, and with the reason that says so; whichever of it and `max_age` comes first counts."""
+    """However busy it is, and with the reason that says so; whichever of it and `max_lifetime` comes first counts."""
     pair = a_pair(ping_interval=None, write=None, auth_expires=START + 5)
     assert at(pair, 0) == 5.0
     at(pair, 5)
@@ -156,7 +156,7 @@ def test_write_off():
 
 
 def test_a_ping_goes_out_after_silence():
-    """Not before `ping`, once, and the deadline starts when it is acknowledged."""
+    """Not before `ping_interval`, once, and the deadline starts when it is acknowledged."""
     pair = a_pair(ping_interval=20.0, ping_timeout=5.0, write=None)
     assert at(pair, 0) == 20.0
     at(pair, 20)
@@ -186,7 +186,7 @@ def test_no_ping_while_both_directions_are_busy():
 
 
 def test_any_byte_heard_is_an_answer():
-    """And the next ping is `ping` later."""
+    """And the next ping is `ping_interval` later."""
     pair = a_pair(ping_interval=20.0, ping_timeout=5.0, write=None)
     at(pair, 20)
     pair.front.transport.acknowledge()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from typing import Final
 
 import click
+from click.shell_completion import CompletionItem
 
 from wsbridge.cli.bridge_config import (
     STDIO,
@@ -33,10 +35,35 @@ from wsbridge.config.urls import read_bind
 from wsbridge.log.format import FORMATS
 from wsbridge.net.listeners import ListeningSockets
 
+LISTEN_EXAMPLES: Final = {
+    "ws://127.0.0.1:8080/": "WebSocket",
+    "wss://127.0.0.1:8443/": "WebSocket with TLS",
+    "tcp://127.0.0.1:5901": "TCP",
+    "tls://127.0.0.1:8883": "TCP with TLS",
+    "unix:/tmp/wsbridge.sock": "Unix socket",
+    "-": "standard input and output",
+}
+TARGET_EXAMPLES: Final = {
+    "tcp://127.0.0.1:5900": "TCP",
+    "tls://localhost:8883": "TCP with TLS",
+    "ws://127.0.0.1:8080/": "WebSocket",
+    "wss://gw.example.org/": "WebSocket with TLS",
+    "unix:/run/service.sock": "Unix socket",
+}
+"""Addresses that shells complete to, with what each is."""
+
+
+def _complete_listen(_ctx: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    return [CompletionItem(text, help=what) for text, what in LISTEN_EXAMPLES.items() if text.startswith(begun)]
+
+
+def _complete_target(_ctx: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    return [CompletionItem(text, help=what) for text, what in TARGET_EXAMPLES.items() if text.startswith(begun)]
+
 
 @click.command("bridge", cls=PreformattedCommand)
-@click.argument("listen", metavar="LISTEN")
-@click.argument("target", metavar="TARGET")
+@click.argument("listen", metavar="LISTEN", shell_complete=_complete_listen)
+@click.argument("target", metavar="TARGET", shell_complete=_complete_target)
 @click.option("--once", is_flag=True, help="Serve one connection, and exit with its exit code.")
 @click.option("--files", metavar="DIR", type=click.Path(), help="Serve the files of DIR to plain HTTP requests.")
 @click.option("--allow-anyone", is_flag=True, help="Allow LISTEN addresses that other hosts can reach.")

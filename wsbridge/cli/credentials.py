@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from wsbridge.auth import passwords
 from wsbridge.auth.bearer import BearerToken, parse_expiry, parse_routes, parse_token_name, token_digest
@@ -17,9 +18,9 @@ from wsbridge.auth.identity import Identity
 from wsbridge.auth.passwords import check_username
 from wsbridge.auth.ticket import TicketConfig, new_ticket
 from wsbridge.cli.main import EXIT_OK, EXIT_USAGE, CliError, PreformattedCommand
-from wsbridge.cli.run import config_argument, config_option, find_config, only_path, read_config
+from wsbridge.cli.run import STDIN, config_argument, config_option, find_config, load_config, only_path, read_config
 from wsbridge.config.check import ticket_auths
-from wsbridge.config.errors import did_you_mean
+from wsbridge.config.errors import ConfigError, did_you_mean
 from wsbridge.config.model import Config
 from wsbridge.config.route import check_ticket_ttl
 from wsbridge.config.types import UNIX_CLIENTS, read_duration, read_positive_duration
@@ -142,10 +143,26 @@ def new_token_command(name: str, expires: float | None, routes: frozenset[str] |
     click.echo(f"The token (it is not shown again): {token}", err=True)
 
 
+def _complete_route(ctx: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Give the routes of the configuration file that tickets open; none where it cannot be used."""
+    try:
+        path = find_config(only_path(ctx.params.get("file"), ctx.params.get("path")))
+        routes = {} if path == STDIN else load_config(path).config.routes
+    except (CliError, ConfigError):
+        return []
+    return [
+        CompletionItem(name)
+        for name, route in routes.items()
+        if any(ticket_auths(route.auth)) and name.startswith(begun)
+    ]
+
+
 @click.command("ticket", cls=PreformattedCommand)
 @config_argument
 @config_option
-@click.option("--route", required=True, metavar="NAME", help="Route that the ticket is valid for.")
+@click.option(
+    "--route", required=True, metavar="NAME", help="Route that the ticket is valid for.", shell_complete=_complete_route
+)
 @click.option("--name", required=True, metavar="WHO", help="Identity of the client, for logs and limits.")
 @click.option("--ttl", default="30s", metavar="TIME", help="How long it can be used. Default: 30s; at most 1h.")
 @click.option("--address", metavar="IP", help="Client address that it is bound to, or unix. Default: any.")

@@ -213,6 +213,8 @@ def cli() -> None:
       wsbridge run wsbridge.yaml
 
     All options of a command, with examples: wsbridge COMMAND --help
+    Editors complete and explain every key of a configuration file by its schema: wsbridge schema
+    The documentation is in docs/ of the source, beginning with README.md and docs/configuration.md.
     """
 
 
