@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import weakref
 from pathlib import Path
 from typing import Any
@@ -269,6 +270,33 @@ async def test_a_server_that_stops_refuses_another_configuration():
             await served.server.apply(config_of(written(route={"respond": "204"})))
         await client.close()
         await served.returned.wait()
+
+
+@pytest.mark.parametrize("step", ["_build_generation", "prepare_audit"])
+async def test_a_file_system_that_hangs_does_not_outlive_a_stop(step, monkeypatch):
+    """A reload waits for it in a thread, which a shutdown leaves behind."""
+    go, reached = threading.Event(), threading.Event()
+
+    def hang(*_: object) -> None:
+        reached.set()
+        go.wait(20)
+        raise ValueError("it came back")
+
+    text = written(route={"respond": "204"}, timeouts={"close": "200ms"})
+    try:
+        async with serving(text) as served, trio.open_nursery() as nursery:
+            owner = served.server if step == "_build_generation" else served.server.services
+            monkeypatch.setattr(owner, step, hang)
+            nursery.start_soon(served.server.apply, config_of(text))
+            while not reached.is_set():
+                await trio.sleep(0.01)
+            served.server.stop(Reason.SHUTDOWN)
+            with trio.fail_after(3):
+                await served.returned.wait()
+                nursery.cancel_scope.cancel()
+                await trio.lowlevel.checkpoint()
+    finally:
+        go.set()
 
 
 def loader(path: Path) -> Any:

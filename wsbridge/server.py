@@ -589,15 +589,18 @@ class Server:
             NotServingError: The server is shutting down.
         """
         before, tasks = self.generation, self._check_serving()
-        generation = await trio.to_thread.run_sync(self._build_generation, config, before.number + 1)
+        generation = await trio.to_thread.run_sync(
+            self._build_generation, config, before.number + 1, abandon_on_cancel=True
+        )
         await tasks.start(self._run_generation, generation)
         opened: list[OpenListener] = []
         audit_log = self.services.audit_log
         try:
             opened = await self._open_listeners(generation)
             kept = self._kept_listeners(config)
-            await trio.to_thread.run_sync(_update_listeners, [(one, config.listeners[name]) for one, name in kept])
-            audit_log = await trio.to_thread.run_sync(self.services.prepare_audit, config)
+            sections = [(one, config.listeners[name]) for one, name in kept]
+            await trio.to_thread.run_sync(_update_listeners, sections, abandon_on_cancel=True)
+            audit_log = await trio.to_thread.run_sync(self.services.prepare_audit, config, abandon_on_cancel=True)
             self._check_serving()
         except BaseException:
             for one in opened:
