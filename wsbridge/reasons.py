@@ -188,6 +188,7 @@ class Rejected(Exception):  # noqa: N818  (a decision about a client, not an err
 
     Attributes:
         target: Target of a request that could not be read to its end, as far as it was read; for the log.
+        credential: Hash of the credential that was presented, by which `any_of` recognizes it; None if unknown.
     """
 
     def __init__(
@@ -218,6 +219,7 @@ class Rejected(Exception):  # noqa: N818  (a decision about a client, not an err
         self.silent = silent
         self.retry_after = retry_after
         self.target = ""
+        self.credential: int | None = None
 
     def __str__(self) -> str:
         return f"{self.reason.value}: {self.detail}"

@@ -15,6 +15,7 @@ from tests.http_service import answer, service
 from tests.serving import Served, backend, serving, written
 from wsbridge.auth.bearer import BearerToken, token_digest
 from wsbridge.auth.passwords import ScryptHash, hash_password
+from wsbridge.protocol.ticket import Ticket, encode_ticket, new_ticket_id
 
 KEY = "k" * 40
 CROSS_SITE_IMAGE = ("Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: no-cors", "Sec-Fetch-Dest: image")
@@ -238,6 +239,23 @@ async def test_credentials_issued_here_are_no_guesses(page: Path, alone: bool) -
             for _ in range(6):
                 assert await ask(served, request("/", "Authorization: Bearer old")) == "401"
             outcomes = [await ask(served, request("/", "Authorization: Bearer guess")) for _ in range(4)]
+            assert outcomes == ["401", "401", "401", "reset"]
+
+
+async def test_a_used_ticket_excuses_no_wrong_password(page: Path) -> None:
+    """Only what was issued here is no guess, not what comes with it; a wrong password alone bans."""
+    now = int(time.time() * 1000)
+    ticket = encode_ticket(Ticket(id=new_ticket_id(), route="app", issued=now - 60_000, expires=now - 1), KEY.encode())
+    async with backend() as back:
+        methods = [
+            {"kind": "ticket", "key": {"file": str(page / "key")}},
+            {"kind": "basic", "users": str(page / "users")},
+        ]
+        route = {"backend": back.url, "auth": {"any_of": methods}}
+        async with serving(written(route=route, limits=limits()), folder=page) as served:
+            for _ in range(5):
+                assert await ask(served, request(f"/?ticket={ticket}")) == "401"
+            outcomes = [await ask(served, request(f"/?ticket={ticket}", basic(f"wrong{n}"))) for n in range(4)]
             assert outcomes == ["401", "401", "401", "reset"]
 
 

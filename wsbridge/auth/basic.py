@@ -137,7 +137,9 @@ class BasicAuth:
             if newer is not users:
                 problem = await self._verify(shown, newer, context)
         if problem is not None:
-            raise self._wrong(problem)
+            rejected = self._wrong(problem)
+            rejected.credential = hash((shown.username, shown.password))
+            raise rejected
         return Identity(shown.username, "basic")
 
     async def _verify(self, shown: BasicCredentials, users: Users, context: ConnectionContext) -> str | None:

@@ -18,6 +18,7 @@ from wsbridge.auth.identity import Identity
 from wsbridge.config.base import Issue, LoadContext
 from wsbridge.config.types import NAME_REGEX, FilePath
 from wsbridge.context import ConnectionContext
+from wsbridge.reasons import Rejected
 from wsbridge.reloading_file import ReloadingFile, load_now, parse_file
 
 MAX_TOKEN_LINE_LENGTH: Final = 4096
@@ -207,6 +208,13 @@ class BearerAuth:
     async def identify(self, context: ConnectionContext) -> Identity:
         """Look up the token of the request; one that is not found, in the current state of the file."""
         shown = find_token(context, self._sources)
+        try:
+            return await self._look_up(shown, context)
+        except Rejected as rejected:
+            rejected.credential = hash(shown.token)
+            raise
+
+    async def _look_up(self, shown: TokenFound, context: ConnectionContext) -> Identity:
         await context.client.begin_guess()
         asked, digest = trio.current_time(), token_digest(shown.token)
         token = (await self._tokens.get()).get(digest) or (await self._tokens.get_newer(asked)).get(digest)

@@ -16,6 +16,7 @@ from wsbridge.config.base import UNION_TAG, AuthSection
 from wsbridge.config.types import as_text
 from wsbridge.config.unions import non_empty, text_or_list_tag
 from wsbridge.context import ConnectionContext
+from wsbridge.reasons import Rejected
 
 ATTRIBUTE_SHORT_NAMES: Final = {
     "commonName": "CN",
@@ -227,6 +228,13 @@ class CertificateAuth:
 
     async def identify(self, context: ConnectionContext) -> Identity:
         """Match the certificate that the TLS handshake verified against the rules."""
+        try:
+            return self._match(context)
+        except Rejected as rejected:
+            rejected.credential = hash("certificate")  # different from all credentials of requests
+            raise
+
+    def _match(self, context: ConnectionContext) -> Identity:
         if context.peer.certificate is None:
             raise unauthenticated("no client certificate")
         if not context.peer.certificate:

@@ -242,15 +242,21 @@ class JwtAuth:
     async def identify(self, context: ConnectionContext) -> Identity:
         """Find the token, verify its signature and check its claims, in this order."""
         shown = find_token(context, self._sources)
-        token = parse_jwt(shown.token)
+        try:
+            return replace(await self._verify(shown.token), by_cookie=shown.by_cookie)
+        except Rejected as rejected:
+            rejected.credential = hash(shown.token)
+            raise
+
+    async def _verify(self, text: str) -> Identity:
+        token = parse_jwt(text)
         if token.algorithm not in self._algorithms:
             raise token_denied(f"the token is signed by {describe_token(token)}, and no key is for that algorithm")
         if not self._signature_valid(token):
             await self._refresh_keys(token)
             if not self._signature_valid(token):
                 raise self._signature_denied(token)
-        found = validate_claims(token.payload, self._rules, self._wall_clock())
-        return replace(found, by_cookie=shown.by_cookie)
+        return validate_claims(token.payload, self._rules, self._wall_clock())
 
     def _load_ring(self) -> None:
         self._ring = KeyRing(key.current for key in self._keys)

@@ -117,21 +117,27 @@ class AnyOf:
                 denials.append(rejected)
         reasons = {rejected.reason for rejected in denials}
         reason = next((reason for reason in _DENIAL_PRIORITY if reason in reasons), denials[0].reason)
+        guess = _is_guess(denials)
         raise Rejected(
             reason,
             "; ".join(rejected.detail for rejected in denials),
             initiator=next(rejected.initiator for rejected in denials if rejected.reason is reason),
             headers=tuple(dict.fromkeys(header for rejected in denials for header in rejected.headers)),
-            failed_login=_is_guess(denials),
-            genuine=any(rejected.genuine for rejected in denials),
+            failed_login=guess,
+            genuine=not guess and any(rejected.genuine for rejected in denials),
         )
 
 
 def _is_guess(denials: Sequence[Rejected]) -> bool:
-    """Whether all methods together denied a wrong credential: none was unavailable, and none had issued it."""
-    if any(rejected.genuine or rejected.initiator == "wsbridge" for rejected in denials):
+    """Whether all methods together denied a wrong credential: none was unavailable, and none had issued that one.
+
+    A credential that one method has issued excuses no other that came with it: a used ticket no wrong password.
+    """
+    if any(rejected.initiator == "wsbridge" for rejected in denials):
         return False
-    return any(rejected.failed_login for rejected in denials)
+    issued = {rejected.credential for rejected in denials if rejected.genuine}
+    wrong = {rejected.credential for rejected in denials if rejected.failed_login}
+    return any(not issued if one is None else issued.isdisjoint((one, None)) for one in wrong)
 
 
 class NetworkConfig(AuthSection):

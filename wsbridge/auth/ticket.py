@@ -21,6 +21,7 @@ from wsbridge.log.format import REDACTED, redact
 from wsbridge.net.address import Peer
 from wsbridge.protocol.http1 import Request
 from wsbridge.protocol.ticket import Ticket, decode_ticket, encode_ticket, new_ticket_id
+from wsbridge.reasons import Rejected
 from wsbridge.responders.base import HttpResponse, plain_text_response
 
 
@@ -71,7 +72,14 @@ class TicketAuth:
             raise unauthenticated(
                 f"the query has {len(shown)} parameters {self._query_parameter}, not one", failed_login=True
             )
-        ticket = decode_ticket(shown[0], self._key)
+        try:
+            return self._use(shown[0], context)
+        except Rejected as rejected:
+            rejected.credential = hash(shown[0])
+            raise
+
+    def _use(self, text: str, context: ConnectionContext) -> Identity:
+        ticket = decode_ticket(text, self._key)
         now = int(self._services.wall_clock() * 1000)
         wrong = self._check_ticket(ticket, context, now)
         if wrong is not None:
