@@ -245,7 +245,7 @@ class RouteSlot:
         return True
 
     def acquire_bandwidth(self, key: Hashable, rate: int) -> None:
-        """Have a share of so many bytes a second."""
+        """Share a bandwidth of so many bytes a second with the other connections of the key."""
         self._bandwidth_key = key
         self.shared_bucket = self._shared_buckets.acquire(key, rate)
 
@@ -302,15 +302,15 @@ def acquire_route_slot(
     limits = route.limits
     if limits is None:
         return UNLIMITED
-    quota = RouteSlot(counts, shared_buckets)
+    slot = RouteSlot(counts, shared_buckets)
     for setting, key, most, whose in _applicable_limits(limits, route.name, identity.name, token_name):
-        if not quota.acquire_connection(key, most):
-            quota.release()
+        if not slot.acquire_connection(key, most):
+            slot.release()
             raise Rejected(Reason.RATE_LIMITED, f"{most} connections {whose}, and the route's {setting} is {most}")
     if limits.identity_bytes_per_second is not None and identity.name:
         rate = limits.identity_bytes_per_second  # a part of the key, so that a reload changes it for new connections
-        quota.acquire_bandwidth((route.name, identity.name, rate), rate)
-    return quota
+        slot.acquire_bandwidth((route.name, identity.name, rate), rate)
+    return slot
 
 
 def _applicable_limits(

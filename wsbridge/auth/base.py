@@ -26,8 +26,8 @@ BackgroundTask = Callable[[], Awaitable[None]]
 class BackgroundTasks:
     """Tasks that belong to no client; used as `async with`, and cancelled where that ends.
 
-    A way is built before the server runs, so what is started by then waits for it. A task that has something to close
-    does so in a `finally`; it must not raise.
+    An authentication method is built before the server runs, so what it starts waits for that. A task that has
+    something to close does so in a `finally`; it must not raise.
     """
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class Authenticator(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AuthServices:
-    """What a authentication method gets when it is built.
+    """What an authentication method gets when it is built.
 
     Attributes:
         build: Builds a method that another one combines.

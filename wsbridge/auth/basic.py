@@ -35,7 +35,7 @@ def read_realm(value: object) -> str:
 
 
 def check_cache_time(seconds: float) -> float:
-    """Check that a pair is not known for too long."""
+    """Check the maximum of cache: a password that was changed elsewhere would be valid for too long."""
     if seconds > MAX_PASSWORD_CACHE_SECONDS:
         raise ValueError("must not be more than 1h")
     return seconds
@@ -54,7 +54,7 @@ class BasicConfig(AuthSection):
     """How long a verified password is cached; at most 1h. 0s: no cache."""
 
     def validate_values(self, context: LoadContext) -> Iterable[Issue]:
-        """Try whether the users can be read."""
+        """Check whether the users can be read."""
         if context.check_files:
             try:
                 require_users(load_now(self.users, load_users), self.users)
@@ -74,10 +74,10 @@ class BasicConfig(AuthSection):
 
 @dataclass(frozen=True, slots=True)
 class Users:
-    """What a file of users says.
+    """The users of a file.
 
     Attributes:
-        hashes: The hash of each one's password, by name.
+        hashes: The hash of the password of each user, by name.
         names: All names.
     """
 
@@ -109,7 +109,7 @@ def require_users(users: Users, path: Path) -> None:
 
 
 class BasicAuth:
-    """See `wsbridge.auth.base.Auth`.
+    """See `wsbridge.auth.base.Authenticator`.
 
     Raises:
         ValueError: The file of users cannot be used.
@@ -165,5 +165,5 @@ class BasicAuth:
         return unauthenticated(detail, failed_login=True, challenges=self._challenges)
 
     def _dummy_hash(self, users: Users, name: str) -> PasswordHash:
-        """Give what to verify for a user who is not there: always of the same kind and cost for the same name."""
+        """Return what to verify for an unknown user: always of the same kind and cost for the same name."""
         return users.hashes[users.names[self._password_checker.stable_index(name, len(users.names))]].dummy_hash()

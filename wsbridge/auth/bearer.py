@@ -190,7 +190,7 @@ def require_tokens(tokens: Mapping[bytes, BearerToken], path: Path) -> None:
 
 
 class BearerAuth:
-    """See `wsbridge.auth.base.Auth`.
+    """See `wsbridge.auth.base.Authenticator`.
 
     A token is looked up by its hash: the time that takes reveals nothing about any token of the list. Whatever is wrong
     with a token, the client gets the same response.

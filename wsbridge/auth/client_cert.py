@@ -69,7 +69,7 @@ class Subject:
 
 
 def parse_subject(certificate: Mapping[str, object]) -> Subject:
-    """Take a certificate apart.
+    """Read the names and the expiry of a certificate.
 
     Args:
         certificate: As returned by `ssl.SSLSocket.getpeercert`.
@@ -112,8 +112,8 @@ class SubjectRule:
     def matches(self, subject: Subject) -> bool:
         """Return whether a certificate matches the rule.
 
-        Of a subject each attribute must appear exactly once with exactly this value, and others may be present
-        them. Of other names one must be exactly this one: a wildcard fits itself alone.
+        Of a subject each attribute must appear exactly once with exactly this value; other attributes may be present.
+        Of other names one must be exactly this one: a wildcard matches itself alone.
         """
         if self.is_alt_name:
             ((kind, value),) = self.required

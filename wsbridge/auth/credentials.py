@@ -142,7 +142,7 @@ def _find_in(context: ConnectionContext, source: str) -> TokenFound | None:
 
 def _in_authorization(context: ConnectionContext) -> bytes | None:
     """Parse the header (RFC 6750 section 2.1); credentials of other schemes are ignored."""
-    assert context.request is not None  # noqa: S101 (`token_of` asks)
+    assert context.request is not None  # noqa: S101 (`find_token` asks)
     values = context.request.headers.get_all(b"authorization")
     if len(values) > 1:
         raise token_denied(f"the request has {len(values)} Authorization headers")
@@ -183,7 +183,7 @@ def _in_subprotocols(context: ConnectionContext) -> bytes | None:
 
 def _in_cookie(context: ConnectionContext, name: str) -> bytes | None:
     """Find the cookie; an empty one counts as missing, since pages delete cookies this way."""
-    assert context.request is not None  # noqa: S101 (`token_of` asks)
+    assert context.request is not None  # noqa: S101 (`find_token` asks)
     values = cookie_values(context.request.headers, name)
     if len(values) > 1:
         raise token_denied(f"the request has {len(values)} cookies {name}")

@@ -155,7 +155,7 @@ class ForwardConfig(AuthSection):
 
 
 class ForwardAuth:
-    """See `wsbridge.auth.base.Auth`.
+    """See `wsbridge.auth.base.Authenticator`.
 
     Raises:
         TlsError: The file of authorities cannot be used.
@@ -249,7 +249,7 @@ def _forwarded_headers(context: ConnectionContext, request: Request) -> list[tup
 
 
 def _single_header(headers: Headers, name: str, *, required: bool = False) -> str | None:
-    """Take one value from an answer.
+    """Return the value of a header of a response.
 
     Raises:
         ValueError: It is not clear, or is needed and not there.

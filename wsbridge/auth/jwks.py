@@ -111,7 +111,7 @@ class Jwks:
         return KeyRing()
 
     async def refresh(self) -> None:
-        """Have the keys fetched, or wait for a running fetch; at most every `min_refresh_interval`."""
+        """Fetch the keys, or wait for a running fetch; at most every `min_refresh_interval`."""
         if self._last_attempt is not None:
             if self._clock() < self._last_attempt + self._config.min_refresh_interval:
                 return

@@ -216,7 +216,7 @@ class JwtConfig(TokenSection):
 
 
 class JwtAuth:
-    """See `wsbridge.auth.base.Auth`.
+    """See `wsbridge.auth.base.Authenticator`.
 
     Raises:
         ValueError: A key cannot be used; one sentence.

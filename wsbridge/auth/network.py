@@ -48,7 +48,7 @@ class AllOfConfig(AuthSection):
 
 
 class AllOf:
-    """See `wsbridge.auth.base.Auth`."""
+    """See `wsbridge.auth.base.Authenticator`."""
 
     def __init__(self, config: AllOfConfig, services: AuthServices) -> None:
         self._authenticators = [services.build(member) for member in config.all_of]
@@ -102,7 +102,7 @@ _DENIAL_PRIORITY = (
 
 
 class AnyOf:
-    """See `wsbridge.auth.base.Auth`."""
+    """See `wsbridge.auth.base.Authenticator`."""
 
     def __init__(self, config: AnyOfConfig, services: AuthServices) -> None:
         self._authenticators = [services.build(member) for member in config.any_of]
@@ -176,7 +176,7 @@ class NetworkConfig(AuthSection):
 
 
 class NetworkAuth:
-    """See `wsbridge.auth.base.Auth`. The identity has no name, since a network has many clients."""
+    """See `wsbridge.auth.base.Authenticator`. The identity has no name, since a network has many clients."""
 
     def __init__(self, config: NetworkConfig, services: AuthServices) -> None:
         self._allow = None if config.allow is None else NetworkSet(config.allow)

@@ -34,7 +34,7 @@ class BcryptHash:
     """The hash of one password.
 
     Attributes:
-        text: `$2y$…`, checked by `read`.
+        text: `$2y$…`, checked by `parse_bcrypt`.
     """
 
     text: str
@@ -50,7 +50,7 @@ class BcryptHash:
         return right and len(password) <= BCRYPT_MAX_PASSWORD_BYTES
 
     def dummy_hash(self) -> BcryptHash:
-        """Give a hash that is verified at the same cost and that no password has."""
+        """Return a hash that is verified at the same cost and that no password has."""
         return replace(self, text=self.text[:-BCRYPT_DIGEST_LENGTH] + "." * BCRYPT_DIGEST_LENGTH)
 
 
@@ -124,7 +124,7 @@ class ScryptHash:
         return hmac.compare_digest(_derive(password, self.ln, self.r, self.p, self.salt, len(self.digest)), self.digest)
 
     def dummy_hash(self) -> ScryptHash:
-        """Give a hash that is verified at the same cost and that no password has."""
+        """Return a hash that is verified at the same cost and that no password has."""
         return replace(self, digest=bytes(len(self.digest)))
 
 
@@ -351,7 +351,7 @@ class PasswordChecker:
         return since is not None and trio.current_time() < since + cache_seconds
 
     def stable_index(self, name: str, count: int) -> int:
-        """Give a number below `count` that is always the same for a name, and that is not predictable from outside."""
+        """Return a number below `count`: always the same for a name, and not predictable from outside."""
         digest = hmac.digest(self._key, b"pick\0" + name.encode("utf-8", "surrogatepass"), hashlib.sha256)
         return int.from_bytes(digest) % count
 

@@ -389,9 +389,9 @@ class DynamicTarget:
     """Policy of a route whose clients choose the target.
 
     Args:
-        picker: From a client to a target.
-        allowed: What may be chosen.
-        own: What this process listens at.
+        selector: Selects the target of a client.
+        rules: The allowed targets.
+        listening_addresses: What this process listens at.
     """
 
     def __init__(self, selector: TargetSelector, rules: TargetRules, listening_addresses: ListeningAddresses) -> None:

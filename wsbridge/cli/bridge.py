@@ -267,7 +267,7 @@ def _write_self_signed(listen: str) -> SelfSignedCertificate:
 
 
 def _certificate_host(listen: str) -> str:
-    """Give the host that a certificate is for; other errors of LISTEN are reported later."""
+    """Return the host that a certificate is for; other errors of LISTEN are reported later."""
     if listen == STDIO:
         return ""
     try:

@@ -388,7 +388,7 @@ def _proxy_section(options: BridgeOptions, environ: Mapping[str, str]) -> dict[s
 
 
 def _basic_auth_header(options: BridgeOptions) -> list[str]:
-    """Give the header for user and password in the URL of TARGET (RFC 3986 section 3.2.1, RFC 7617)."""
+    """Return the header for user and password in the URL of TARGET (RFC 3986 section 3.2.1, RFC 7617)."""
     found = _USERINFO.match(options.target)
     if found is None:
         return []
@@ -414,7 +414,7 @@ def _headers_section(option: str, lines: Sequence[str]) -> dict[str, YamlData]:
 
 
 def _proxy_url(options: BridgeOptions, environ: Mapping[str, str]) -> str | None:
-    """Give the proxy in the form of the configuration, with user and password."""
+    """Return the proxy in the form of the configuration, with user and password."""
     if options.proxy is not None:
         return None if options.proxy == "off" else options.proxy
     try:

@@ -149,7 +149,7 @@ def _read_token(path: str) -> str:
 
 
 def _connect_error_text(error: Exception) -> str:
-    """Say what to do."""
+    """Return the error as a sentence with a remedy."""
     if isinstance(error, FileNotFoundError):
         return "no such socket: is wsbridge running, and is admin configured? Name its address with --admin"
     if isinstance(error, ConnectionRefusedError):

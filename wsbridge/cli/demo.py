@@ -86,14 +86,14 @@ def demo_command(port: int, host: str, host_names: tuple[str, ...], open_browser
 
 
 def page_url(address: str) -> str:
-    """Give the URL to open in a browser on this host, for the actual address of a listener."""
+    """Return the URL to open in a browser on this host, for the actual address of a listener."""
     host, _, port = address.rpartition(":")
     here = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
     return f"http://{here.get(host, host)}:{port}/"
 
 
 def demo_config(bind: str, port: int, host_names: Sequence[str] = ()) -> YamlData:
-    """Give the demo's configuration; the page shows it, too.
+    """Return the demo's configuration; the page shows it, too.
 
     Args:
         bind: Address of the page.

@@ -108,7 +108,7 @@ class CommandGroup(PreformattedCommand, click.Group):
     """The commands of `COMMAND_NAMES`; wrong arguments exit with 64, and Ctrl-C never prints a traceback."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Give the names in the order in which the help lists them."""
+        """Return the names in the order in which the help lists them."""
         return list(COMMAND_NAMES)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -219,7 +219,7 @@ def cli() -> None:
 
 
 def version_text() -> str:
-    """Give the lines of `--version`."""
+    """Return the lines of `--version`."""
     masking = "C" if HAS_NATIVE_MASK else "Python, which is slow: install websockets with its speedups"
     return "\n".join(
         (

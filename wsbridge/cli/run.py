@@ -66,7 +66,7 @@ config_argument: Callable[[Callable[..., Any]], Callable[..., Any]] = click.argu
 
 
 def only_path(file: str | None, path: str | None) -> str | None:
-    """Give the file that is named by the argument or by `-c`.
+    """Return the file that is named by the argument or by `-c`.
 
     Raises:
         CliError: Both are given, and they differ.
@@ -320,7 +320,7 @@ def log_start_errors(errors: Sequence[BaseException]) -> None:
 
 
 def flatten_exceptions(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    """Give the exceptions in a group of groups."""
+    """Return the exceptions in a group of groups."""
     found: list[BaseException] = []
     for error in group.exceptions:
         found += flatten_exceptions(error) if isinstance(error, BaseExceptionGroup) else [error]

@@ -78,7 +78,7 @@ def _sign_certificate(key: ec.EllipticCurvePrivateKey, host: str) -> x509.Certif
 
 
 def _subject_alt_names(host: str) -> list[x509.GeneralName]:
-    """Give the subject alternative names, each once."""
+    """Return the subject alternative names, each once."""
     names: dict[x509.GeneralName, None] = {}
     for text in ("localhost", "127.0.0.1", "::1", host, socket.gethostname()):
         try:

@@ -25,7 +25,7 @@ _EPSILON = 1e-6
 
 
 def client_key(host: str) -> bytes:
-    """Give what an address counts under.
+    """Return what an address counts under.
 
     Args:
         host: IP address as text; empty on a Unix socket.
@@ -195,7 +195,7 @@ class ClientTable:
             entry.guess_ended = None
 
     def __len__(self) -> int:
-        """Give how many entries there are, of all three places."""
+        """Return how many entries there are, of all three places."""
         return len(self._connected) + len(self._recent) + len(self.bans)
 
 
@@ -224,11 +224,11 @@ class ConnectionCounts:
             del self._counts[key]
 
     def __getitem__(self, key: Hashable) -> int:
-        """Give how many are open."""
+        """Return how many are open."""
         return self._counts.get(key, 0)
 
     def __len__(self) -> int:
-        """Give how many keys have any."""
+        """Return how many keys have any."""
         return len(self._counts)
 
 

@@ -53,11 +53,11 @@ class TokenBucket:
     def waiting_count(self, now: float) -> int:
         """Return how many grants have waited and have their turn now."""
         count = 0
-        for claim, until in list(self._waiters.items()):
+        for grant, until in list(self._waiters.items()):
             if until > now:
                 break
             if until < now - WAITER_EXPIRY_SECONDS:
-                del self._waiters[claim]  # its connection is closed, or has nothing to send
+                del self._waiters[grant]  # its connection is closed, or has nothing to send
             else:
                 count += 1
         return count
@@ -140,20 +140,20 @@ class RateLimiter:
     def available(self, now: float) -> int:
         """Return how many bytes may be read now; 0: none before `blocked_until`."""
         room = self._max_bytes
-        for claim in self._grants:
-            least = claim.available(now)
-            if not least:
-                self.blocked_until = claim.blocked_until
+        for grant in self._grants:
+            available = grant.available(now)
+            if not available:
+                self.blocked_until = grant.blocked_until
                 self.rate_limited = True
                 return 0
-            room = min(room, least)
+            room = min(room, available)
         self.rate_limited = False
         return room
 
     def consume(self, count: int) -> None:
         """Count bytes that were read."""
-        for claim in self._grants:
-            claim.consume(count)
+        for grant in self._grants:
+            grant.consume(count)
 
 
 @dataclass(slots=True)
@@ -181,17 +181,17 @@ class SharedBucketTable:
 
     def acquire(self, key: Hashable, rate: int) -> SharedBucket:
         """Return the bucket of a key, for one more connection."""
-        share = self._buckets.get(key)
-        if share is None:
-            share = self._buckets[key] = SharedBucket(TokenBucket(rate), TokenBucket(rate))
-        share.connections += 1
-        return share
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            bucket = self._buckets[key] = SharedBucket(TokenBucket(rate), TokenBucket(rate))
+        bucket.connections += 1
+        return bucket
 
     def release(self, key: Hashable) -> None:
         """Release the bucket of a key for one connection."""
-        share = self._buckets[key]
-        share.connections -= 1
-        if not share.connections:
+        bucket = self._buckets[key]
+        bucket.connections -= 1
+        if not bucket.connections:
             del self._buckets[key]
 
     def __len__(self) -> int:
