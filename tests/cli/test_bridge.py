@@ -232,6 +232,15 @@ def test_files_beside_the_websocket(port: int, tmp_path: Path) -> None:
                 assert client.recv() == b"bytes"
 
 
+def test_the_page_of_novnc(port: int, tmp_path: Path) -> None:
+    """A directory of noVNC has no index.html: / leads to its page, and the files are beside it."""
+    (tmp_path / "vnc.html").write_text("<p>vnc")
+    with started("bridge", "--files", str(tmp_path), "127.0.0.1:0", f"127.0.0.1:{port}") as bridge:
+        page = bridge.line(r"(http://\S+) serves")[1]
+        with urllib.request.urlopen(page, timeout=PATIENCE) as answer:
+            assert (answer.url, answer.read()) == (f"{page}vnc.html", b"<p>vnc")
+
+
 def test_host_name(port: int) -> None:
     """A page that reaches the bridge by a name (a port forward) is accepted only with --host-name."""
     for options, status in (([], 403), (["--host-name", "foo-8080.app.example"], 101)):

@@ -7,6 +7,7 @@ import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
@@ -26,6 +27,7 @@ STDIO: Final = "-"
 BRIDGE_NAME: Final = "bridge"
 """The name of the listener and of the route; the log shows it."""
 FILES_NAME: Final = "files"
+NOVNC_PAGE: Final = "vnc.html"
 """The name of the route of `--files`."""
 LISTEN_SCHEMES: Final = ("ws", "wss", "tcp", "tls", "unix")
 UNUSED_BIND: Final = "unix:/dev/stdin"
@@ -213,7 +215,7 @@ def build_bridge_config(options: BridgeOptions, environ: Mapping[str, str] = os.
     """
     routes: dict[str, YamlData] = {BRIDGE_NAME: _route_section(options, environ)}
     if options.files is not None:
-        routes[FILES_NAME] = {"match": "any", "files": options.files, "auth": "none"}
+        routes[FILES_NAME] = {"match": "any", "files": _files_section(options.files), "auth": "none"}
     data: dict[str, YamlData] = {"listeners": {BRIDGE_NAME: _listener_section(options)}, "routes": routes}
     if options.listen == STDIO:
         data["timeouts"] = {"drain": "0s", "drain_spread": "0s"}
@@ -232,6 +234,13 @@ _OWN_WORDS: Final = {
     "W025": f"accepts only {HOST_ACCEPTING_KEYS.replace('bind', 'LISTEN')} as Host (DNS rebinding protection); "
     "if browsers use another name, add --host-name NAME",
 }
+
+
+def _files_section(directory: str) -> YamlData:
+    """Return the section of a directory; in one of noVNC, which has no index.html, / leads to its page."""
+    if (Path(directory) / "index.html").exists() or not (Path(directory) / NOVNC_PAGE).is_file():
+        return directory
+    return {"dir": directory, "index": NOVNC_PAGE, "redirect_root": "true"}
 
 
 def _with_own_words(problem: Problem) -> Problem:
