@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import random
 import select
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import ClassVar, Self
 
 from tests.authority import client_context
-from tests.client import CLOSE, PING, PONG, frame, request
+from tests.client import BINARY, CLOSE, PING, PONG, frame, request
 
 SECONDS = 15.0
 
@@ -171,6 +174,92 @@ def backend(handler: Callable[[socket.socket], None] = echo) -> Iterator[Threads
         yield threads
     finally:
         threads.close()
+
+
+class Clients:
+    """Connect one after the other in a thread; use it as a context manager.
+
+    Args:
+        once: Connects, and fails if it is not served.
+
+    Attributes:
+        served: How many were served.
+        failures: What happened to the others.
+    """
+
+    def __init__(self, once: Callable[[], None]) -> None:
+        self._once = once
+        self.served = 0
+        self.failures: list[str] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._once()
+                self.served += 1
+            except (OSError, EOFError, AssertionError) as error:
+                self.failures.append(repr(error))
+
+    def reach(self, count: int) -> None:
+        """Wait until so many were served, and nobody was not."""
+        deadline = time.monotonic() + 300
+        while self.served < count and not self.failures:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert not self.failures
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(SECONDS)
+
+
+class Transfer:
+    """A connection that sends random bytes in both directions through an echo, and compares their hashes at the end."""
+
+    def __init__(self, port: int) -> None:
+        self.client = Socket.upgraded(port)
+        self._sent, self._received = hashlib.sha256(), hashlib.sha256()
+
+    def step(self) -> None:
+        """Send a message and read it back."""
+        data = random.randbytes(20_000)
+        self._sent.update(data)
+        self.client.send(frame(BINARY, data))
+        left = len(data)
+        while left:
+            opcode, part = self.client.frame()
+            assert opcode in (BINARY, PING)
+            if opcode == BINARY:
+                self._received.update(part)
+                left -= len(part)
+
+    def end(self) -> None:
+        """Close; all bytes must have arrived."""
+        self.client.send(frame(CLOSE, b"\x03\xe8"))
+        assert self.client.closing()[0] == 1000
+        self.client.close()
+        assert self._sent.digest() == self._received.digest()
+
+
+def served(port: int, *, tls: bool = False) -> None:
+    """Connect, be served, and close."""
+    with Socket.upgraded(port, tls=tls) as client:
+        client.echoed()
+        client.send(frame(CLOSE, b"\x03\xe8"))
+        assert client.closing()[0] == 1000
+
+
+def check(port: int) -> None:
+    """Ask for readiness as a load balancer does."""
+    with Socket.connect(port) as client:
+        client.send(b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert client.everything().startswith(b"HTTP/1.1 200 ")
 
 
 class Crowd:

@@ -1,25 +1,21 @@
 """`wsbridge run --takeover`: a new process gets the sockets of the running one, and no client notices."""
 
 import contextlib
-import hashlib
 import json
 import os
-import random
 import socket
-import threading
-import time
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.client import BINARY, CLOSE, frame, request
-from tests.process.daemon import PATIENCE, Daemon
-from tests.process.plain import SECONDS, Socket, backend
+from tests.client import request
+from tests.process.daemon import Daemon
+from tests.process.plain import SECONDS, Clients, Socket, Transfer, backend, check, served
 from tests.serving import written
 
 ADMIN = {"bind": "unix:@FOLDER@/admin.sock"}
-DRAIN = {"drain": "20s", "drain_spread": "1s", "close": "2s"}
+DRAIN = {"drain": "10m", "drain_spread": "1s", "close": "2s"}
 
 
 def config(back, **rest):
@@ -30,91 +26,6 @@ def config(back, **rest):
 def successor(text, old, **options):
     """Start a process that takes over from another one."""
     return Daemon(text, folder=old.folder, arguments=("--takeover",), **options)
-
-
-class Clients:
-    """Connect one after the other in a thread; use it as a context manager.
-
-    Args:
-        once: Connects, and fails if it is not served.
-
-    Attributes:
-        served: How many were served.
-        failures: What happened to the others.
-    """
-
-    def __init__(self, once):
-        self._once = once
-        self.served = 0
-        self.failures = []
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def _run(self):
-        while not self._stop.is_set():
-            try:
-                self._once()
-                self.served += 1
-            except (OSError, EOFError, AssertionError) as error:
-                self.failures.append(repr(error))
-
-    def reach(self, count):
-        """Wait until so many were served."""
-        deadline = time.monotonic() + 300
-        while self.served < count and not self.failures:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        assert not self.failures
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        self._thread.join(PATIENCE)
-
-
-def served(port, *, tls=False):
-    """Connect, be served, and close."""
-    with Socket.upgraded(port, tls=tls) as client:
-        client.echoed()
-        client.send(frame(CLOSE, b"\x03\xe8"))
-        assert client.closing()[0] == 1000
-
-
-def check(port):
-    """Ask for readiness as a load balancer does."""
-    with contextlib.closing(Socket.connect(port)) as client:
-        client.send(b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert client.everything().startswith(b"HTTP/1.1 200 ")
-
-
-class Transfer:
-    """A connection that sends random bytes in both directions through an echo, and compares their hashes at the end."""
-
-    def __init__(self, port):
-        self.client = Socket.upgraded(port)
-        self._sent, self._received = hashlib.sha256(), hashlib.sha256()
-
-    def step(self):
-        """Send a message and read it back."""
-        data = random.randbytes(20_000)
-        self._sent.update(data)
-        self.client.send(frame(BINARY, data))
-        left = len(data)
-        while left:
-            opcode, part = self.client.frame()
-            assert opcode == BINARY
-            self._received.update(part)
-            left -= len(part)
-
-    def end(self):
-        """Close; all bytes must have arrived."""
-        self.client.send(frame(CLOSE, b"\x03\xe8"))
-        assert self.client.closing()[0] == 1000
-        self.client.close()
-        assert self._sent.digest() == self._received.digest()
 
 
 @pytest.mark.parametrize(("attempts", "takeovers"), [(500, 3), pytest.param(10_000, 40, marks=pytest.mark.soak)])
