@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 import trio
 
 from wsbridge.config.certificates import chain_expiry_warnings, expiry_warning_start, read_certificates
+from wsbridge.config.regular_files import read_regular_file
 from wsbridge.log.logger import log
 from wsbridge.reloading_file import (
     CHECK_TIMEOUT,
@@ -22,7 +23,6 @@ from wsbridge.reloading_file import (
     FileSignature,
     file_signature,
     last_change,
-    read_regular_file,
 )
 
 if TYPE_CHECKING:

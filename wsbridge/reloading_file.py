@@ -13,6 +13,7 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 import trio
 
+from wsbridge.config.regular_files import is_leftover, read_regular_file
 from wsbridge.log.logger import log
 
 CHECK_INTERVAL: Final = 1.0
@@ -30,11 +31,6 @@ MAX_LIST_FILE_BYTES: Final = 16 * 1024 * 1024
 MAX_TIMESTAMP_STEP: Final = 2.0
 """Seconds that a file system may give to two changes as the same time: 10 ms on most Linux kernels, 2 s on FAT."""
 
-_LEFTOVER_SUFFIXES: Final = (
-    *("~", ".bak", ".orig", ".rej", ".save", ".swo", ".swp", ".tmp"),
-    *(".dpkg-bak", ".dpkg-dist", ".dpkg-new", ".dpkg-old", ".dpkg-tmp", ".rpmnew", ".rpmorig", ".rpmsave"),
-)
-
 Content = TypeVar("Content")
 
 
@@ -50,11 +46,6 @@ class FileState(NamedTuple):
 
 FileSignature = tuple[tuple[str, FileState | None], ...]
 """The state of a file, or of a directory and, by their names, of its files."""
-
-
-def is_leftover(name: str) -> bool:
-    """Whether a file of a directory is hidden, or left behind by an editor or a package manager."""
-    return name.startswith((".", "#")) or name.endswith(_LEFTOVER_SUFFIXES)
 
 
 def list_files(directory: Path) -> list[Path]:
@@ -105,24 +96,6 @@ def _entry_state(file: Path) -> FileState | None:
 def last_change(signature: FileSignature) -> float:
     """Return the latest ctime of a signature, in seconds since 1970."""
     return max(state.changed_ns for _, state in signature if state is not None) / 1e9
-
-
-def read_regular_file(path: Path, max_bytes: int) -> bytes:
-    """Read a file, but never wait for a FIFO or read a device.
-
-    Args:
-        path: The file.
-        max_bytes: At most one byte more than this is read, so a longer result means that the file is too large.
-
-    Raises:
-        OSError: It cannot be read.
-        ValueError: It is not a regular file.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError("is not a regular file")
-        return file.read(max_bytes + 1)
 
 
 def parse_file(path: Path, parse: Callable[[str], Content]) -> Content:

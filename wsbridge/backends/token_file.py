@@ -9,8 +9,9 @@ from typing import Final, Literal
 
 from wsbridge.backends.target_policy import parse_host, parse_port
 from wsbridge.backends.target_template import host_target, unix_target
+from wsbridge.config.regular_files import read_regular_file
 from wsbridge.config.urls import Target
-from wsbridge.reloading_file import list_files, read_regular_file
+from wsbridge.reloading_file import list_files
 
 TokenListFormat = Literal["lines", "files"]
 

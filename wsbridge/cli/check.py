@@ -65,33 +65,33 @@ def check_command(file: str | None, path: str | None, strict: bool, no_files: bo
     good = loaded is not None and not any(problem.severity == "error" or strict for problem in problems)
     config = loaded.config if loaded else None
     if form == "json":
-        _print_json(name, config, problems, good)
+        _print_json(name, loaded, problems, good)
     else:
         print_problems(problems)
-        if config is not None and good:
-            _print_text(name, config, len(problems))
+        if loaded is not None and good:
+            _print_text(name, loaded, len(problems))
         elif config is not None and all(problem.severity == "warning" for problem in problems):
             click.echo(f"{name}: {_count_text(len(problems), 'warning')}, which --strict treats as errors", err=True)
     return EXIT_OK if good else EXIT_CONFIG
 
 
-def _print_json(name: str, config: Config | None, problems: list[Problem], good: bool) -> None:
+def _print_json(name: str, loaded: LoadedConfig | None, problems: list[Problem], good: bool) -> None:
     report = {
         "file": readable_name(name),
         "ok": good,
-        "listeners": len(config.listeners) if config else None,
-        "routes": len(config.routes) if config else None,
+        "included": loaded.included if loaded else None,
+        "listeners": len(loaded.config.listeners) if loaded else None,
+        "routes": len(loaded.config.routes) if loaded else None,
         "problems": [problem.json() for problem in problems],
     }
     click.echo(json.dumps(report, indent=2))
 
 
-def _print_text(name: str, config: Config, warnings: int) -> None:
-    listeners, routes = len(config.listeners), len(config.routes)
-    click.echo(
-        f"{name}: OK: {_count_text(listeners, 'listener')}, {_count_text(routes, 'route')}, "
-        f"{_count_text(warnings, 'warning')}"
-    )
+def _print_text(name: str, loaded: LoadedConfig, warnings: int) -> None:
+    config = loaded.config
+    included = [_count_text(len(loaded.included), "included file")] if loaded.included else []
+    counts = [_count_text(len(config.listeners), "listener"), _count_text(len(config.routes), "route"), *included]
+    click.echo(f"{name}: OK: {', '.join([*counts, _count_text(warnings, 'warning')])}")
     if sys.stdout.isatty():
         Console().print(_route_table(config))
 

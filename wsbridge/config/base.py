@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -62,6 +62,7 @@ class LoadContext:
         environ: The environment that secrets are read from.
         registry: The kinds of backends and authentication.
         file: The configuration file itself; None if there is none.
+        included: The files that it includes.
         check_files: Whether files are looked at; without, secrets stay empty and only the form of the file is checked.
         now: The time that certificates are compared with.
     """
@@ -72,6 +73,7 @@ class LoadContext:
     check_files: bool = True
     file: Path | None = None
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
+    included: Sequence[Path] = ()
 
 
 class SectionError(ValueError):

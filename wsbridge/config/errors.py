@@ -20,6 +20,7 @@ PROBLEM_CODES: dict[str, str] = {
     "E004": "duplicate key",
     "E005": "${NAME} is malformed, or the variable is not set",
     "E006": "a key has no value",
+    "E007": "included file that every user of this host can change",
     "E010": "unknown key",
     "E011": "missing key",
     "E012": "invalid value",

@@ -20,7 +20,8 @@ from wsbridge.config.loops import check_loops
 from wsbridge.config.model import Config
 from wsbridge.config.redaction import key_table
 from wsbridge.config.risks import check_risks
-from wsbridge.config.yaml import MAX_CONFIG_BYTES, Document, YamlData, compose
+from wsbridge.config.sources import Sources, read_sources
+from wsbridge.config.yaml import MAX_CONFIG_BYTES, Document, YamlData
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -184,11 +185,13 @@ class LoadedConfig:
         config: What was read.
         warnings: What is allowed but dangerous, in the order of the file.
         file: As the user named it.
+        included: The files that it includes.
     """
 
     config: Config
     warnings: list[Problem] = field(default_factory=list)
     file: str = ""
+    included: list[str] = field(default_factory=list)
 
 
 def load_file(
@@ -258,12 +261,11 @@ def load_text(
     Raises:
         ConfigError: All that is wrong with it.
     """
-    document = compose(text, file, key_table(Config, registry))
-    data, problems = document.to_data(environ)
-    context = LoadContext(
-        directory or Path.cwd(), environ, registry, check_files, _existing_file(file), now or datetime.now(UTC)
-    )
-    return _check_data(data, document, [*document.yaml_problems, *problems], context)
+    directory = directory or Path.cwd()
+    sources = read_sources(text, file, key_table(Config, registry), environ, directory, check_mode=check_files)
+    now = now or datetime.now(UTC)
+    context = LoadContext(directory, environ, registry, check_files, _existing_file(file), now, sources.files)
+    return _check_sources(sources, context)
 
 
 def load_data(
@@ -279,7 +281,7 @@ def load_data(
     Raises:
         ConfigError: All that is wrong with it.
     """
-    return _check_data(data, Document(file), [], LoadContext(directory or Path.cwd(), environ, registry))
+    return _check_sources(Sources(Document(file), data=data), LoadContext(directory or Path.cwd(), environ, registry))
 
 
 def _existing_file(file: str) -> Path | None:
@@ -294,11 +296,10 @@ def _file_error(path: str | Path, message: str) -> ConfigError:
     return ConfigError([Problem(str(path), 0, 0, "", message, "", "E001")])
 
 
-def _check_data(
-    data: YamlData, document: Document, yaml_problems: list[tuple[KeyPath, Problem]], context: LoadContext
-) -> LoadedConfig:
+def _check_sources(sources: Sources, context: LoadContext) -> LoadedConfig:
+    data = sources.data
     config, issues = _validate_config(data, context)
-    unusable = [path for path, _ in yaml_problems]
+    unusable = [path for path, _ in sources.problems]
     below = KeyPathSet(unusable)
     issues = [issue for issue in issues if not below.has_above(issue.key_path)]
     if config is not None:
@@ -309,10 +310,10 @@ def _check_data(
         found += check_loops(config) if names.reachability_is_sound() else ()
         found += (issue for issue in check_risks(config, context) if not wrong or issue.code.startswith("E"))
         issues += [issue for issue in found if not scopes.overlaps(issue.key_path)]
-    problems = _sort_problems([*(problem for _, problem in yaml_problems), *map(document.to_problem, issues)])
+    problems = sources.sort([*(problem for _, problem in sources.problems), *map(sources.to_problem, issues)])
     if config is None or any(problem.severity == "error" for problem in problems):
         raise ConfigError(problems)
-    return LoadedConfig(config, problems, document.file)
+    return LoadedConfig(config, problems, sources.main.file, [document.file for document in sources.included])
 
 
 def _validate_config(data: YamlData, context: LoadContext) -> tuple[Config | None, list[Issue]]:
@@ -333,7 +334,3 @@ def _scope(issue: Issue) -> KeyPath:
 def _names(data: YamlData, key: str) -> Collection[str]:
     section = data.get(key) if isinstance(data, dict) else None
     return section.keys() if isinstance(section, dict) else ()
-
-
-def _sort_problems(problems: Iterable[Problem]) -> list[Problem]:
-    return sorted(dict.fromkeys(problems), key=lambda problem: (problem.line, problem.column))

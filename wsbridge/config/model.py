@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from wsbridge.config.admin import AdminConfig, MonitoringConfig
 from wsbridge.config.base import Issue, LoadContext, Registry, Section
 from wsbridge.config.errors import closest_match
+from wsbridge.config.include import IncludePattern
 from wsbridge.config.limits import ClientLimits, Limits, RouteLimits, RouteTimeouts, Timeouts
 from wsbridge.config.listener import ListenerConfig, ListenerTlsConfig, TlsCertificateConfig
 from wsbridge.config.route import DialConfig, MatchConfig, RouteConfig
 from wsbridge.config.types import DurationOrOff, Name, OutputPath
+from wsbridge.config.unions import ONE_OR_MANY_SCHEMA, as_tuple
 
 
 class AuditConfig(Section):
@@ -61,6 +63,9 @@ class LogConfig(Section):
 
 class Config(Section):
     """Configuration file of wsbridge."""
+
+    include: Annotated[tuple[IncludePattern, ...], BeforeValidator(as_tuple), ONE_OR_MANY_SCHEMA] = ()
+    """Files with more listeners and routes, such as conf.d/*.yaml. Default: none."""
 
     log: LogConfig = Field(default_factory=LogConfig)
     """Log level and format."""

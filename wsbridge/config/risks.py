@@ -164,8 +164,8 @@ def _check_writable_files(config: Config, context: LoadContext) -> Iterator[Issu
 def _check_served_files(config: Config, context: LoadContext) -> Iterator[Issue]:
     """Directories of static files that contain a secret."""
     private = [file for _, file, is_private in files_of(config) if is_private]
-    if context.file is not None:
-        private.append(context.file)
+    private += [context.file] if context.file is not None else []
+    private += context.included
     inside: dict[Path, Path] = {}  # a private file of each directory
     for file in private:
         for outer in (real := _real_path(file), *real.parents):

@@ -229,13 +229,14 @@ def expand_variables(text: str, environ: Mapping[str, str]) -> str:
     return ENV_REFERENCE.sub(expand, text)
 
 
-def compose(text: str, file: str, keys: KeyTable | None = None) -> Document:
+def compose(text: str, file: str, keys: KeyTable | None = None, *, may_be_empty: bool = False) -> Document:
     """Parse a text into nodes; errors that do not hide what follows are left in `yaml_problems`.
 
     Args:
         text: YAML.
         file: As the user named it.
         keys: Which keys hold secrets; None hides every line.
+        may_be_empty: Whether a text without values is valid; the document then has no root.
 
     Raises:
         ConfigError: It is not YAML, uses a feature that is not supported, or exceeds a bound.
@@ -253,6 +254,8 @@ def compose(text: str, file: str, keys: KeyTable | None = None) -> Document:
     except YamlStructureError as error:
         shown = format_path(document.redactor.path(error.path, has_value=True))
         raise ConfigError([Problem(file, error.line, error.column, shown, error.message, "", error.code)]) from None
+    if may_be_empty and (root is None or _is_null(root)):
+        return document
     if root is None or _is_null(root):
         message = "the file is empty: it needs listeners and routes"
         raise ConfigError([Problem(file, 1, 1, "", message, "", "E006")])

@@ -1,0 +1,36 @@
+"""Reads regular files only, and knows what editors and package managers leave behind in a directory."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+_LEFTOVER_SUFFIXES: Final = (
+    *("~", ".bak", ".orig", ".rej", ".save", ".swo", ".swp", ".tmp"),
+    *(".dpkg-bak", ".dpkg-dist", ".dpkg-new", ".dpkg-old", ".dpkg-tmp", ".rpmnew", ".rpmorig", ".rpmsave"),
+)
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file of a directory is hidden, or left behind by an editor or a package manager."""
+    return name.startswith((".", "#")) or name.endswith(_LEFTOVER_SUFFIXES)
+
+
+def read_regular_file(path: Path, max_bytes: int) -> bytes:
+    """Read a file, but never wait for a FIFO or read a device.
+
+    Args:
+        path: The file.
+        max_bytes: At most one byte more than this is read, so a longer result means that the file is too large.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is not a regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("is not a regular file")
+        return file.read(max_bytes + 1)
