@@ -51,7 +51,7 @@ class WrittenNames:
     def _leaves_reachability(path: KeyPath) -> bool:
         if path[:1] == ("routes",):
             return len(path) > 2 and path[2] != "match"
-        return path[:1] in {("timeouts",), ("limits",), ("log",)}
+        return path[:1] in {("timeouts",), ("limits",), ("log",), ("defaults",)}
 
 
 def check_tickets(config: Config, names: WrittenNames) -> Iterator[Issue]:

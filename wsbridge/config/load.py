@@ -8,24 +8,28 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from wsbridge.config.base import UNION_TAG, Issue, KeyPath, LoadContext, Registry, Section, SectionError, section_error
 from wsbridge.config.check import WrittenNames, check_config
+from wsbridge.config.defaults import Defaults
 from wsbridge.config.errors import ConfigError, Problem, closest_match, did_you_mean
 from wsbridge.config.key_path_set import KeyPathSet
 from wsbridge.config.loops import check_loops
 from wsbridge.config.model import Config
 from wsbridge.config.redaction import key_table
 from wsbridge.config.risks import check_risks
+from wsbridge.config.route import RouteDefaults
 from wsbridge.config.sources import Sources, read_sources
 from wsbridge.config.yaml import MAX_CONFIG_BYTES, Document, YamlData
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
+
+SectionT = TypeVar("SectionT", bound=Section)
 
 SHAPE_MESSAGES = {
     "dict_type": "must be a mapping",
@@ -297,8 +301,15 @@ def _file_error(path: str | Path, message: str) -> ConfigError:
 
 
 def _check_sources(sources: Sources, context: LoadContext) -> LoadedConfig:
-    data = sources.data
-    config, issues = _validate_config(data, context)
+    data, defaults = sources.data, None
+    default_issues: list[Issue] = []
+    if isinstance(data, dict) and "defaults" in data:
+        section, found = _validate(RouteDefaults, data["defaults"], context)
+        default_issues = [replace(issue, key_path=("defaults", *issue.key_path)) for issue in found]
+        defaults = Defaults(data, section, default_issues)
+        data = defaults.merged
+    config, issues = _validate(Config, data, context)
+    issues = [*default_issues, *(defaults.redirect(issues) if defaults else issues)]
     unusable = [path for path, _ in sources.problems]
     below = KeyPathSet(unusable)
     issues = [issue for issue in issues if not below.has_above(issue.key_path)]
@@ -309,21 +320,23 @@ def _check_sources(sources: Sources, context: LoadContext) -> LoadedConfig:
         found = check_config(config, context, names)
         found += check_loops(config) if names.reachability_is_sound() else ()
         found += (issue for issue in check_risks(config, context) if not wrong or issue.code.startswith("E"))
-        issues += [issue for issue in found if not scopes.overlaps(issue.key_path)]
+        issues += [
+            issue for issue in (defaults.redirect(found) if defaults else found) if not scopes.overlaps(issue.key_path)
+        ]
     problems = sources.sort([*(problem for _, problem in sources.problems), *map(sources.to_problem, issues)])
     if config is None or any(problem.severity == "error" for problem in problems):
         raise ConfigError(problems)
     return LoadedConfig(config, problems, sources.main.file, [document.file for document in sources.included])
 
 
-def _validate_config(data: YamlData, context: LoadContext) -> tuple[Config | None, list[Issue]]:
-    """Return the configuration, without what is wrong in it, and what is wrong."""
+def _validate(section: type[SectionT], data: object, context: LoadContext) -> tuple[SectionT | None, list[Issue]]:
+    """Return a section, without what is wrong in it, and what is wrong."""
     try:
-        return Config.model_validate(data, context=context), []
+        return section.model_validate(data, context=context), []
     except ValidationError as error:
-        found = section_error(error, Config)
-        issues = [*translate_errors(found.errors, Config), *found.issues]
-        return (found.recovered if isinstance(found.recovered, Config) else None), issues
+        found = section_error(error, section)
+        issues = [*translate_errors(found.errors, section), *found.issues]
+        return (found.recovered if isinstance(found.recovered, section) else None), issues
 
 
 def _scope(issue: Issue) -> KeyPath:

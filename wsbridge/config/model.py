@@ -13,7 +13,7 @@ from wsbridge.config.errors import closest_match
 from wsbridge.config.include import IncludePattern
 from wsbridge.config.limits import ClientLimits, Limits, RouteLimits, RouteTimeouts, Timeouts
 from wsbridge.config.listener import ListenerConfig, ListenerTlsConfig, TlsCertificateConfig
-from wsbridge.config.route import DialConfig, MatchConfig, RouteConfig
+from wsbridge.config.route import DialConfig, MatchConfig, RouteConfig, RouteDefaults
 from wsbridge.config.types import DurationOrOff, Name, OutputPath
 from wsbridge.config.unions import ONE_OR_MANY_SCHEMA, as_tuple
 
@@ -77,6 +77,8 @@ class Config(Section):
     """Monitoring endpoint, with /livez and /readyz. Default: disabled."""
     listeners: dict[Name, ListenerConfig] = Field(default_factory=dict)
     """Addresses to accept connections on, by name."""
+    defaults: RouteDefaults = Field(default_factory=RouteDefaults)
+    """Settings of all routes that do not set them and to which they apply."""
     routes: dict[Name, RouteConfig] = Field(default_factory=dict)
     """Where requests go, by name. The first route in the file that matches a request handles it."""
     timeouts: Timeouts = Field(default_factory=Timeouts)

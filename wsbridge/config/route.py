@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -329,19 +329,9 @@ _NO_LIMITS = RouteLimits()
 """What routes that write none of these share, since there may be ten thousand."""
 
 
-class RouteConfig(Section):
-    """Which requests to match, and what handles them: a backend, static files, a response, or the ticket issuer."""
+class RouteSettings(Section):
+    """What routes can have in common."""
 
-    match: MatchUnion | None = None
-    """Which requests to match; any: all. Default: only connections of listeners that name the route."""
-    backend: BackendUnion | None = None
-    """Backend: a URL (tcp, tls, unix, ws or wss), or a mapping with url and further settings."""
-    files: FilesUnion | None = None
-    """Static files for plain HTTP requests: a directory, or a mapping with dir and further settings."""
-    respond: HttpStatus | None = None
-    """Fixed HTTP status for plain HTTP requests."""
-    issue_tickets: TicketIssuerConfig | None = None
-    """Answers a POST with a ticket for another route; the client must be authenticated by auth."""
     allowed_origins: AllowedOrigins = "same"
     """Allowed Origins. same: the same origin as the Host header; a list: exactly these, where
     https://*.example.org means all names below example.org; any: all."""
@@ -372,6 +362,27 @@ class RouteConfig(Section):
     """Limits of this route."""
     allowed_targets: AllowedTargetsConfig | None = None
     """Targets that clients may choose; required if the backend is chosen by the client, not allowed otherwise."""
+
+
+class RouteDefaults(RouteSettings):
+    """Settings of all routes that do not set them and to which they apply."""
+
+    moved_keys: ClassVar = dict.fromkeys(("match", *ROUTE_ACTIONS), "each route has its own")
+
+
+class RouteConfig(RouteSettings):
+    """Which requests to match, and what handles them: a backend, static files, a response, or the ticket issuer."""
+
+    match: MatchUnion | None = None
+    """Which requests to match; any: all. Default: only connections of listeners that name the route."""
+    backend: BackendUnion | None = None
+    """Backend: a URL (tcp, tls, unix, ws or wss), or a mapping with url and further settings."""
+    files: FilesUnion | None = None
+    """Static files for plain HTTP requests: a directory, or a mapping with dir and further settings."""
+    respond: HttpStatus | None = None
+    """Fixed HTTP status for plain HTTP requests."""
+    issue_tickets: TicketIssuerConfig | None = None
+    """Answers a POST with a ticket for another route; the client must be authenticated by auth."""
 
     @classmethod
     def validate_keys(cls, raw: Mapping[str, object]) -> Iterable[Issue]:
