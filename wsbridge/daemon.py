@@ -226,6 +226,8 @@ async def serve(
         )
         _warn_unused_sockets(server)
         notifier.ready(_status(server))
+        nursery.start_soon(watch_memory, server)
+        nursery.start_soon(watch_loop, server)
         on_ready(listening)
 
     received: list[signal.Signals] = []
@@ -244,8 +246,6 @@ async def serve(
                     endpoint.commit()
             if handle_signals:
                 await nursery.start(_handle_signals, server, notifier, reloader, stop_on_hangup, received)
-            nursery.start_soon(watch_memory, server)
-            nursery.start_soon(watch_loop, server)
             _start_notifications(nursery, server, notifier)
             await server.run(opened, extra_task, inherited, partial(_complete_takeover, takeover, server, endpoints))
         finally:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -33,6 +33,7 @@ class Daemon:
         folder: A directory to use, such as that of another daemon; None for one of its own.
         waits: Whether to wait until it is ready.
         prefix: Command that runs it.
+        environ: Further environment variables.
 
     Attributes:
         folder: Its directory, removed at the end if it is its own.
@@ -50,6 +51,7 @@ class Daemon:
         folder: Path | None = None,
         waits: bool = True,
         prefix: Sequence[str] = (),
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         self._temporary = tempfile.TemporaryDirectory(prefix="wsbridge-daemon-")
         self.folder = folder or Path(self._temporary.name)
@@ -63,6 +65,7 @@ class Daemon:
         self._more = threading.Condition()
         self._descriptors = descriptors
         self._read_log = read_log
+        self._environ = environ or {}
         self._notify: socket.socket | None = None
         self.states: list[dict[str, str]] = []
         if notify:
@@ -72,6 +75,7 @@ class Daemon:
 
     def __enter__(self) -> Self:
         environ = {key: value for key, value in os.environ.items() if key not in ("NOTIFY_SOCKET", "JOURNAL_STREAM")}
+        environ |= self._environ
         if self._notify is not None:
             environ["NOTIFY_SOCKET"] = str(self.folder / "notify")
         command = [sys.executable, "-m", "wsbridge", "run", "-c", str(self._config), "--log-format", "json"]
@@ -189,6 +193,10 @@ class Daemon:
             if line.startswith("Anonymous:"):
                 return int(line.split()[1]) * 1024
         raise AssertionError("no such line")
+
+    def address_space(self) -> int:
+        """Bytes of its address space."""
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
     def descriptors(self) -> int:
         """Count its open files."""
