@@ -198,8 +198,11 @@ def test_the_target_is_shown_without_secrets() -> None:
     assert "hunter2" in backend(options).url.text
 
 
-@pytest.mark.parametrize("url", ["https://me:hunter2@gw.example/", "foo://me:hunter2@gw.example/"])
-def test_a_wrong_url_is_quoted_without_the_password(url: str) -> None:
+@pytest.mark.parametrize(
+    "url",
+    ["https://me:hunter2@gw.example/", "foo://me:hunter2@gw.example/", "ws://gw.example/?token=hunter2#x"],
+)
+def test_a_wrong_url_is_quoted_without_secrets(url: str) -> None:
     """Neither as LISTEN nor as TARGET."""
     for arguments in ([url, "tcp://127.0.0.1:1"], ["-", url]):
         done = invoke("bridge", *arguments)

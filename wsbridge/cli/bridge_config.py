@@ -253,7 +253,8 @@ def problem_text(problem: Problem, options: BridgeOptions) -> str:
     argument = argument_for(problem)
     if problem.code == "E010" and argument.startswith("--"):
         return f"{argument}: means nothing for the target {options.shown_target}"
-    return f"{argument}: {problem.message}" if argument else problem.message
+    message = redact(problem.message)
+    return f"{argument}: {message}" if argument else message
 
 
 def argument_for(problem: Problem) -> str:
