@@ -95,12 +95,18 @@ def test_the_same_token_may_stand_in_several_places() -> None:
 
 
 def test_two_tokens_are_refused() -> None:
-    """Two credentials are ambiguous and rejected, and the message shows neither."""
+    """Two credentials are ambiguous and rejected, and the message shows neither.
+
+    A cookie may be of a page of a sibling domain, which must not have its visitors banned: that is no failed login.
+    """
     found = look((b"authorization", b"Bearer one"), (b"cookie", b"sid=two"))
-    assert refusal(found) == "the tokens in authorization and cookie:sid differ"
+    assert refusal(found, tried=False) == "the tokens in authorization and cookie:sid differ"
+    found = look((b"authorization", b"Bearer one"), protocols=(carrier("two"),))
+    assert refusal(found) == "the tokens in authorization and subprotocol differ"
     twice = look((b"authorization", b"Bearer one"), (b"authorization", b"Bearer one"))
     assert refusal(twice) == "the request has 2 Authorization headers"
-    assert refusal(look((b"cookie", b"sid=one; sid=one"))) == "the request has 2 cookies sid"
+    tossed = look((b"cookie", b"sid=one; sid=one"))
+    assert refusal(tossed, tried=False) == "the request has 2 cookies sid"
     both = look(protocols=(carrier("one"), carrier("two")))
     assert refusal(both) == "the request offers 2 subprotocols with a token"
 

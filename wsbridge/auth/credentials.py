@@ -119,7 +119,8 @@ def find_token(context: ConnectionContext, sources: Sequence[str]) -> TokenFound
         scheme = _other_scheme(context) if AUTHORIZATION in sources else ""
         raise token_denied(f"no token in {', '.join(sources)}{scheme}", failed_login=False)
     if any(shown.token != found[0].token for shown in found):
-        raise token_denied(f"the tokens in {' and '.join(shown.source for shown in found)} differ")
+        text = f"the tokens in {' and '.join(shown.source for shown in found)} differ"
+        raise token_denied(text, failed_login=not any(shown.by_cookie for shown in found))
     return next((shown for shown in found if not shown.by_cookie), found[0])
 
 
@@ -182,9 +183,12 @@ def _in_subprotocols(context: ConnectionContext) -> bytes | None:
 
 
 def _in_cookie(context: ConnectionContext, name: str) -> bytes | None:
-    """Find the cookie; an empty one counts as missing, since pages delete cookies this way."""
+    """Find the cookie; an empty one counts as missing, since pages delete cookies this way.
+
+    Two are no failed login, and none is verified: pages of a sibling domain can add one to those of their visitors.
+    """
     assert context.request is not None  # noqa: S101 (`find_token` asks)
     values = cookie_values(context.request.headers, name)
     if len(values) > 1:
-        raise token_denied(f"the request has {len(values)} cookies {name}")
+        raise token_denied(f"the request has {len(values)} cookies {name}", failed_login=False)
     return values[0] if values and values[0] else None
