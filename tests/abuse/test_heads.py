@@ -228,7 +228,7 @@ async def test_tls_on_a_plain_port_is_named():
         with pytest.raises((trio.BrokenResourceError, ssl.SSLError)):
             await Client.connect(served.port(), tls=True)
         line = await served.records.wait("connection.rejected")
-        assert "TLS hello on a listener without TLS" in line["detail"]
+        assert "TLS hello on a listener without TLS: use http:// or ws://" in line["detail"]
         assert time.monotonic() - began < 1
 
 

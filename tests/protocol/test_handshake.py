@@ -227,7 +227,10 @@ def test_no_subprotocol_fits(configured: list[str], offered: list[str]) -> None:
         acceptable_subprotocols(configured, offered)
     assert caught.value.termination().http_status == 400
     known = ", ".join(configured) or "none"
-    assert caught.value.detail == f"the client offers the subprotocols {offered[0]}, and the route accepts {known}"
+    assert (
+        caught.value.detail
+        == f"the client offers the subprotocols {offered[0]}, and the route accepts {known} (subprotocols)"
+    )
 
 
 @pytest.mark.parametrize(

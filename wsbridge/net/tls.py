@@ -364,6 +364,8 @@ _CERTIFICATE_ALERTS: Final = frozenset(
 
 _UNKNOWN_AUTHORITY_CODES: Final = frozenset({2, 18, 19, 20, 21})
 """X509_V_ERR_… of chains that lead to no authority that is trusted."""
+_WRONG_NAME_CODES: Final = frozenset({62, 64})
+"""X509_V_ERR_… of a name or address that the certificate does not have."""
 
 
 def is_truncated(error: OSError) -> bool:
@@ -397,7 +399,8 @@ def tls_error_text(error: OSError, *, peer_is_client: bool = False) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         if peer_is_client:
             return f"the client's certificate is not accepted by client_ca: {error.verify_message}"
-        return f"certificate verify failed: {error.verify_message}{_verify_remedy(error.verify_code)}"
+        message = error.verify_message.rstrip(".")
+        return f"certificate verify failed: {message}{_verify_remedy(error.verify_code)}"
     if is_truncated(error) or isinstance(error, ssl.SSLZeroReturnError):
         return "the peer closed the connection in the TLS handshake"
     if isinstance(error, ssl.SSLError):
@@ -445,7 +448,9 @@ def tls_stream_error_text(error: ssl.SSLError, *, peer_is_client: bool) -> str:
 
 
 def _verify_remedy(code: int) -> str:
-    """Say what helps where the authority of a server's certificate is not known."""
+    """Say what helps where the certificate of a server is for another name, or its authority is not known."""
+    if code in _WRONG_NAME_CODES:
+        return "; dial a name that it has, or set server_name to one"
     if code not in _UNKNOWN_AUTHORITY_CODES:
         return ""
     if not has_system_authorities():

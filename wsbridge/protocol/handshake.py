@@ -194,7 +194,7 @@ def acceptable_subprotocols(configured: Sequence[str] | None, offered: Sequence[
             f"only a token was offered as a subprotocol: offer one of the route's ({known}) beside it to be answered"
         )
     shown = ", ".join(name if _is_protocol_name(name) else f"({len(name)} characters)" for name in names[:8])
-    raise bad_request(f"the client offers the subprotocols {shown}, and the route accepts {known}")
+    raise bad_request(f"the client offers the subprotocols {shown}, and the route accepts {known} (subprotocols)")
 
 
 _PROTOCOL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]{0,15}(?:[./:_+-][A-Za-z0-9]{1,12}){0,5}")

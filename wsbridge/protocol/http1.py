@@ -349,7 +349,11 @@ class RequestParser:
         if not prefix or prefix in (b"\x16", b"\r"):
             return
         if prefix.startswith(b"\x16\x03"):
-            raise Rejected(Reason.BAD_REQUEST, "a TLS hello on a listener without TLS", silent=True)
+            raise Rejected(
+                Reason.BAD_REQUEST,
+                "a TLS hello on a listener without TLS: use http:// or ws://, or add tls: to the listener",
+                silent=True,
+            )
         if prefix[0] in b"\r\n":
             raise bad_request("the request begins with empty lines (so does a PROXY header of version 2)")
         if not 0x41 <= prefix[0] <= 0x5A:
