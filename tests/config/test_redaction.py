@@ -147,3 +147,30 @@ def test_a_huge_value_is_not_compared(tmp_path: Path) -> None:
     (problem,) = wrong(LISTENERS + ROUTES + "audit: {file: '${X}'}\n", {"X": "/" + "a" * 300_000}, tmp_path)
     assert time.thread_time() - before < 3
     assert problem.message == "is not valid; the value comes from ${X} and is not shown"
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        "backend: {url: 'wss://h', proxy: 'http://u:geheimnis#p:3128'}",
+        "backend: {url: 'wss://h', proxy: 'http://u:geheimnis'}",
+        "auth: {kind: jwt, keys: [{algorithm: HS256, secret geheimnis}]}",
+        "auth: {kind: jwt, keys: [{algorithm: HS256, secret:geheimnis}]}",
+        'auth: {kind: jwt, keys: [{algorithm: HS256, secret" geheimnis}]}',
+        "\n    issue_tickets:\n      key: |\n    %   geheimnis\n",
+        "\n    issue_tickets:\n      key:\n    '   geheimnis\n",
+        "\n    backend:\n      headers:\n    @  A: geheimnis\n",
+    ],
+)
+def test_mistakes_that_make_a_secret_something_else(route: str) -> None:
+    """A lost `@`, colon or space, or a wrong indentation: neither line, message nor path show the secret."""
+    text = LISTENERS + "routes:\n  r:" + (route if route.startswith("\n") else f" {{match: any, {route}}}\n")
+    assert_hidden(problems_of(text), "geheimnis")
+
+
+def test_a_proxy_without_a_password_is_shown() -> None:
+    """Its line and its text help to find the mistake."""
+    for proxy in ("http://proxy", "http://[::1]", "proxy:3128", "https://proxy:1"):
+        backend = f"{{url: 'wss://h', proxy: '{proxy}'}}"
+        (problem,) = wrong(LISTENERS + f"routes: {{r: {{match: any, auth: none, backend: {backend}}}}}\n")
+        assert proxy in problem.source

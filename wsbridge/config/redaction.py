@@ -25,15 +25,22 @@ SECRET_SOURCE_KEYS: Final = frozenset({"file", "env", "credential"})
 HEADER_KEYS: Final = frozenset({"headers", "client_headers", "proxy_headers"})
 SECRET_CHARS: Final = frozenset("?@\n")
 """What URLs with a query or a password have, and texts of several lines."""
+PROXY_KEY: Final = "proxy"
+PROXY_WITHOUT_PASSWORD: Final = re.compile(r"(?:[A-Za-z]+://)?(?:[A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]*\])(?::[0-9]*)?/?")
+"""A proxy that has no password in it, not even behind a wrong character in place of the `@`."""
 MIN_LEAKED_CHARS: Final = 5
 """A message that shares this many consecutive characters with a secret value is replaced."""
 MAX_COMPARED_CHARS: Final = 4096
 """Messages about longer values are replaced without a comparison, which takes quadratic time."""
-SECRET_WORD = re.compile(
+_HIDDEN_KEY: Final = (
     r"(?i)(?<![a-z])(?:authorization|cookie|client_headers|proxy_headers|headers|key|key_password|password|secret|api.?key|token)s?"
-    r"[\"']?\s*:|://[^\s]*[?@]"
+    r"[\"']?\s*:"
 )
+SECRET_WORD: Final = re.compile(_HIDDEN_KEY + r"|://[^\s]*[?@]")
 """A line that may hold a secret, where the text could not be parsed."""
+SECRET_BLOCK: Final = re.compile(_HIDDEN_KEY + r"\s*(?:[|>][-+0-9]*)?\s*$")
+"""A key whose secret begins in the next line."""
+KEY_LINE: Final = re.compile(r"\s*(?:- +)*[\"']?[\w.-]+[\"']?\s*:(?:\s|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +138,8 @@ class Redactor:
             self.scan(value, (*path, key.value), secret=inner)
 
     def _holds_secret(self, key: str, value: Node, path: KeyPath, written: set[str]) -> bool:
+        if key == PROXY_KEY and isinstance(value, ScalarNode):
+            return PROXY_WITHOUT_PASSWORD.fullmatch(value.value) is None
         if path in {("listeners",), ("routes",)}:
             return isinstance(value, ScalarNode)
         if key == "key" and "cert" in written:  # the path of a private key
@@ -148,8 +157,13 @@ class Redactor:
 
         Args:
             path: Keys and indexes from the top of the file.
-            has_value: Whether the last key has a value; `{Authorization: Bearer, x}` has a key `x` without one.
+            has_value: Whether the last key has a value; `{Authorization: Bearer, x}` has a key `x` without one, and
+                `{secret hunter2}` one that begins with the name of a key.
         """
+        if path and not has_value and isinstance(path[-1], str):
+            name = re.split(r"[\s:=\"']", path[-1], maxsplit=1)[0]
+            if name != path[-1] and self.keys.is_secret(name):
+                path = (*path[:-1], f"{name}…")
         for at, step in enumerate(path):
             following = path[at + 1 :]
             if not isinstance(step, str) or step not in self.keys.secret or (step == "key" and "certificates" in path):
@@ -228,6 +242,9 @@ def unparsed_line_is_secret(lines: list[str], line: int, context_line: int) -> b
         context_line: Where what could not be parsed begins, from 1.
     """
     around = lines[min(context_line, line) - 1 : line]
+    before = next((text for text in reversed(lines[: line - 1]) if KEY_LINE.match(text)), "")
+    if SECRET_BLOCK.search(before):  # the line may be a part of it that is indented wrong
+        return True
     indent = len(lines[line - 1]) - len(lines[line - 1].lstrip()) if line <= len(lines) else 0
     for text in reversed(lines[: line - 1]):
         depth = len(text) - len(text.lstrip())

@@ -351,10 +351,13 @@ def read_proxy_url(value: object) -> HttpProxy:
             "must be of the form http://host:port or http://user:password@host:port, "
             'with "@" and "/" in the password written as %40 and %2F'
         )
-    host, port_text = split_authority(found[3])
-    if port_text is None:
+    try:
+        host, port_text = split_authority(found[3])
+        port = None if port_text is None else read_port(port_text)
+    except ValueError:  # which quotes what may be a password, if the "@" is missing
+        raise ValueError("must be of the form http://host:port; what follows http:// is no host and port") from None
+    if port is None:
         raise ValueError("has no port: write http://host:3128, for example")
-    port = read_port(port_text)
     if port == 0:
         raise ValueError("port 0 is not a port to connect to")
     return HttpProxy(check_zone(host), port, found[1] or "", Secret(found[2]) if found[2] else None)
