@@ -26,8 +26,11 @@ class ClientGate(Protocol):
     def banned(self) -> Rejected:
         """Return the rejection of a banned client."""
 
-    async def begin_guess(self) -> None:
+    async def begin_guess(self, max_waiting: int | None = None) -> bool:
         """Wait until one more credential of the address may be verified; it counts until the request is decided.
+
+        Returns:
+            False if it would have to wait, and `max_waiting` others do already.
 
         Raises:
             Rejected: The address was banned in the meantime.
@@ -47,8 +50,9 @@ class _UnknownClient:
         """See `ClientGate.banned`."""
         return Rejected(Reason.BANNED)
 
-    async def begin_guess(self) -> None:
-        """Return at once."""
+    async def begin_guess(self, max_waiting: int | None = None) -> bool:
+        """Return True at once."""
+        return True
 
 
 UNKNOWN_CLIENT: Final = _UnknownClient()

@@ -173,8 +173,9 @@ class Gate:
         """See `ClientGate.banned`."""
         return Rejected(Reason.BANNED)
 
-    async def begin_guess(self) -> None:
+    async def begin_guess(self, max_waiting: int | None = None) -> bool:
         """Allow as many as there are."""
+        return True
 
 
 async def test_an_address_has_a_few_waiting_places() -> None:

@@ -88,6 +88,28 @@ async def test_a_ban_reaches_logins_in_flight(page: Path, monkeypatch: pytest.Mo
         assert len(verified) == 3
 
 
+async def test_passwords_that_wait_for_the_last_failure_are_bounded(page: Path) -> None:
+    """With one failure left they are verified one after the other; few wait for that, more are 429, none is lost."""
+    (page / "users").write_text(f"alice:{hash_password(b'right', ln=15).text}\n")
+    async with backend() as back:
+        route = {"backend": back.url, "auth": {"kind": "basic", "users": str(page / "users"), "cache": "0s"}}
+        rules = limits(max_failures="2") | {"password_threads": "4", "password_queue_per_address": "2"}
+        async with serving(written(route=route, limits=rules), folder=page) as served:
+            assert await ask(served, request("/", basic("wrong"))) == "401"
+            outcomes: list[str] = []
+
+            async def login(password: str) -> None:
+                outcomes.append(await ask(served, request("/", basic(password))))
+
+            async with trio.open_nursery() as nursery:
+                for number in range(8):
+                    nursery.start_soon(login, "right" if number % 2 else f"wrong{number}")
+            assert set(outcomes) <= {"101", "401", "429", "reset"}
+            assert outcomes.count("401") <= 1
+            details = [line["detail"] for line in served.records.endings if line["reason"] == "rate_limited"]
+            assert any("limits.password_queue_per_address is 2" in detail for detail in details)
+
+
 @pytest.mark.parametrize("kind", ["bearer", "target"])
 async def test_tokens_sent_at_once_are_limited_like_others(page: Path, kind: str) -> None:
     """Of many wrong tokens at once as many are looked up as failures are allowed."""

@@ -333,7 +333,8 @@ class PasswordChecker:
         mark = self._cache_key(name, password, stored)
         if self._is_cached(mark, cache_seconds):
             return True
-        await client.begin_guess()
+        if not await client.begin_guess(self.max_queue_per_address):
+            raise self._too_many_of_client()
         while not self._is_cached(mark, cache_seconds):
             trial = self._pending.get(mark)
             if trial is None:
@@ -349,6 +350,11 @@ class PasswordChecker:
     def _is_cached(self, cache_key: bytes, cache_seconds: float) -> bool:
         since = self._verified.get(cache_key)
         return since is not None and trio.current_time() < since + cache_seconds
+
+    def _too_many_of_client(self) -> Rejected:
+        most = self.max_queue_per_address
+        text = f"{most} passwords of this address are waiting, and limits.password_queue_per_address is {most}"
+        return Rejected(Reason.RATE_LIMITED, text)
 
     def stable_index(self, name: str, count: int) -> int:
         """Return a number below `count`: always the same for a name, and not predictable from outside."""
@@ -368,9 +374,7 @@ class PasswordChecker:
             text = f"{most} passwords are waiting to be verified, and limits.password_queue is {most}"
             raise Rejected(Reason.OVERLOAD, text, initiator="wsbridge")
         if client.key is not None and not self._by_client.acquire(client.key, self.max_queue_per_address):
-            most = self.max_queue_per_address
-            text = f"{most} passwords of this address are waiting, and limits.password_queue_per_address is {most}"
-            raise Rejected(Reason.RATE_LIMITED, text)
+            raise self._too_many_of_client()
         trial = self._pending[cache_key] = _Pending()
 
         def verify() -> bool | None:

@@ -49,12 +49,13 @@ class _ClientEntry:
         first_failure: When the first of them was.
         guesses: Credentials that are being verified.
         guess_ended: Set when one of them was; None while nothing waits for that.
+        waiting: How many wait for that.
     """
 
-    __slots__ = ("bucket_full_at", "connections", "failures", "first_failure", "guess_ended", "guesses")
+    __slots__ = ("bucket_full_at", "connections", "failures", "first_failure", "guess_ended", "guesses", "waiting")
 
     def __init__(self) -> None:
-        self.connections = self.failures = self.guesses = 0
+        self.connections = self.failures = self.guesses = self.waiting = 0
         self.guess_ended: trio.Event | None = None
         self.bucket_full_at = self.first_failure = 0.0
 
@@ -173,18 +174,28 @@ class ClientTable:
     def _recent_failures(self, entry: _ClientEntry) -> int:
         return entry.failures if self.clock() < entry.first_failure + self.limits.failure_window else 0
 
-    async def begin_guess(self, key: bytes) -> None:
+    async def begin_guess(self, key: bytes, max_waiting: int | None) -> bool:
         """Count a credential that is verified from now on; wait while the address has no failed login left for it.
 
         So no more wrong ones are verified than `max_failures`, however many are sent at once. One is always verified.
+
+        Returns:
+            False if it would have to wait, and `max_waiting` others do already.
         """
         entry = self._connected[key]
         most = self.limits.max_failures
         while most is not None and entry.guesses and entry.guesses + self._recent_failures(entry) >= most:
+            if max_waiting is not None and entry.waiting >= max_waiting:
+                return False
             if entry.guess_ended is None:
                 entry.guess_ended = trio.Event()
-            await entry.guess_ended.wait()
+            entry.waiting += 1
+            try:
+                await entry.guess_ended.wait()
+            finally:
+                entry.waiting -= 1
         entry.guesses += 1
+        return True
 
     def end_guess(self, key: bytes) -> None:
         """Count a credential out, after its failure was recorded if it was wrong."""
@@ -326,13 +337,13 @@ class ClientSlot:
             headers=(("Retry-After", str(seconds)),),
         )
 
-    async def begin_guess(self) -> None:
+    async def begin_guess(self, max_waiting: int | None = None) -> bool:
         """See `ClientGate.begin_guess`; `end_guess` or `release` ends it."""
-        if self.key is None or self._guesses:
-            return
-        await self._table.begin_guess(self.key)
-        self._guesses = True
-        self.check_ban()
+        if self.key is not None and not self._guesses:
+            self._guesses = await self._table.begin_guess(self.key, max_waiting)
+            self.check_ban()
+            return self._guesses
+        return True
 
     def end_guess(self) -> None:
         """The credentials of the request are verified, and their failure is recorded."""
