@@ -203,17 +203,18 @@ class Takeover:
             return None
         except OSError as error:
             raise TakeoverError(f"takeover from {path}: {(error.strerror or str(error)).lower()}") from None
-        try:
-            with trio.fail_after(RESPONSE_TIMEOUT):
-                await channel.upgrade()
-                offer = _checked(await channel.receive())
-                sockets = await channel.receive_sockets(sum(one["sockets"] for one in offer["listeners"]))
-        except trio.TooSlowError:
-            channel.close()
-            raise TakeoverError(f"takeover from {path}: no response within {RESPONSE_TIMEOUT:g} s") from None
-        except TakeoverError as error:
-            channel.close()
-            raise TakeoverError(f"takeover from {path}: {error}") from None
+        with contextlib.ExitStack() as failed:
+            failed.callback(channel.close)
+            try:
+                with trio.fail_after(RESPONSE_TIMEOUT):
+                    await channel.upgrade()
+                    offer = _checked(await channel.receive())
+                    sockets = await channel.receive_sockets(sum(one["sockets"] for one in offer["listeners"]))
+            except trio.TooSlowError:
+                raise TakeoverError(f"takeover from {path}: no response within {RESPONSE_TIMEOUT:g} s") from None
+            except TakeoverError as error:
+                raise TakeoverError(f"takeover from {path}: {error}") from None
+            failed.pop_all()
         return cls(channel, InheritedSockets(_group(offer["listeners"], sockets)), offer["pid"])
 
     async def complete(self) -> None:

@@ -1,0 +1,170 @@
+"""Both sides of a takeover in one process: many sockets, delays, errors. With real processes: process/test_takeover."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+from collections.abc import AsyncIterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from tests.serving import Served, config_of, open_files, serving, written
+from wsbridge.admin import takeover
+from wsbridge.admin.api import AdminApi, MonitoringApi
+from wsbridge.admin.endpoints import AdminEndpoint, build_endpoints
+from wsbridge.admin.takeover import Handover, Takeover, TakeoverError
+from wsbridge.config.model import Config
+from wsbridge.reasons import Reason
+from wsbridge.reload import Reloader
+from wsbridge.server import Server
+
+
+class Running:
+    """A server that can be taken over from.
+
+    Attributes:
+        served: The server.
+        reloader: Reloads the same configuration.
+        path: Its admin socket.
+        config: Its configuration.
+    """
+
+    def __init__(self, served: Served, reloader: Reloader, path: Path, config: Config) -> None:
+        self.served, self.reloader, self.path, self.config = served, reloader, path, config
+
+
+@contextlib.asynccontextmanager
+async def running(folder: Path, listeners: int = 1) -> AsyncIterator[Running]:
+    """Run a server with so many Unix listeners, and its admin API, as the daemon does."""
+    sections: dict[str, Any] = {
+        f"l{number}": {"bind": f"unix:{folder}/{number}.sock"} for number in range(1, listeners + 1)
+    }
+    text = written(listeners=sections, route={"respond": "204"}, admin={"bind": f"unix:{folder}/admin.sock"})
+    config = config_of(text)
+    async with serving(text) as served, trio.open_nursery() as nursery:
+        endpoints: list[AdminEndpoint] = []
+        reloader = Reloader(served.server, None, parts=endpoints)
+        handover = Handover(served.server, endpoints, reloader, {})
+        api = AdminApi(served.server, reloader, reloader.reload, handover.handle)
+        endpoints += build_endpoints(api, MonitoringApi(served.server), {}, nursery)
+        for endpoint in endpoints:
+            await endpoint.prepare(config)
+            endpoint.commit()
+        await trio.testing.wait_all_tasks_blocked()
+        try:
+            yield Running(served, reloader, folder / "admin.sock", config)
+        finally:
+            for endpoint in endpoints:
+                endpoint.close()
+            nursery.cancel_scope.cancel()
+
+
+async def begin(path: Path) -> Takeover:
+    """Ask for the sockets; there is a process that has them."""
+    found = await Takeover.begin(str(path))
+    assert found is not None
+    return found
+
+
+async def answered(path: Path) -> bytes:
+    """Send a request to a Unix listener; give the begin of the response."""
+    async with await trio.open_unix_socket(path) as stream:
+        await stream.send_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        return await stream.receive_some(12)
+
+
+async def test_more_sockets_than_one_message_can_pass(tmp_path):
+    """All arrive, each at its listener; the files stay, and are removed by the server that has them last."""
+    before = open_files()
+    async with running(tmp_path, listeners=150) as first, trio.open_nursery() as nursery:
+        asked = await begin(first.path)
+        second = Server(first.config)
+        ready = trio.Event()
+        nursery.start_soon(second.run, lambda _: ready.set(), None, asked.sockets, asked.complete)
+        await ready.wait()
+        await first.served.returned.wait()
+        assert first.served.records.of("takeover.completed", pid=os.getpid(), count=150)
+        assert len({opened.listening.file for opened in second.listeners}) == 150
+        for number in (1, 150):
+            assert await answered(tmp_path / f"{number}.sock") == b"HTTP/1.1 204"
+        assert not first.path.exists()
+        second.stop(Reason.SHUTDOWN)
+    assert list(tmp_path.iterdir()) == []
+    assert open_files() <= before + 2
+
+
+async def test_a_new_process_without_descriptors(tmp_path):
+    """The limit of open files is named; the running process serves, and no descriptor is left over."""
+    async with running(tmp_path, listeners=40) as first:
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        used = {int(path.name) for path in Path("/proc/self/fd").iterdir()}
+        free = (number for number in range(limits[0]) if number not in used)
+        before = open_files()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (next(islice(free, 10, None)), limits[1]))
+        try:
+            with pytest.raises(TakeoverError, match="41 sockets are too many open files"):
+                await begin(first.path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        await first.served.records.wait("takeover.failed")
+        assert await answered(tmp_path / "1.sock") == b"HTTP/1.1 204"
+        with trio.fail_after(5):
+            while open_files() > before:
+                await trio.sleep(0.01)
+
+
+async def test_a_new_process_that_is_too_slow(tmp_path, monkeypatch):
+    """The running one serves on, and allows the next."""
+    monkeypatch.setattr(takeover, "TAKEOVER_TIMEOUT", 0.2)
+    async with running(tmp_path) as first:
+        slow = await begin(first.path)
+        await first.served.records.wait("takeover.failed")
+        with pytest.raises(TakeoverError, match=r"was not ready within 0\.2 s"):
+            await slow.complete()
+        slow.close()
+        assert await answered(tmp_path / "1.sock") == b"HTTP/1.1 204"
+        (await begin(first.path)).close()
+
+
+async def test_reloads_and_takeovers_wait_for_each_other(tmp_path):
+    """The sockets of both processes are the same all the time."""
+    async with running(tmp_path) as first, trio.open_nursery() as nursery:
+        async with first.reloader.paused():
+            with trio.move_on_after(0.1) as waited:
+                await begin(first.path)
+            assert waited.cancelled_caught
+        await first.served.records.wait("takeover.failed")
+        asked = await begin(first.path)
+        nursery.start_soon(first.reloader.reload)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert first.reloader.is_queued
+        asked.close()
+
+
+async def test_what_is_no_admin_api(tmp_path):
+    """A listener of clients answers with an error, another program with anything."""
+    async with running(tmp_path) as first:
+        with pytest.raises(TakeoverError, match=r"takeover from .*1\.sock: .*status 4"):
+            await begin(tmp_path / "1.sock")
+        assert first.served.server.listeners
+    with trio.socket.socket(trio.socket.AF_UNIX) as other:
+        await other.bind(str(tmp_path / "other.sock"))
+        other.listen()
+
+        async def answer(line: bytes) -> None:
+            sock, _ = await other.accept()
+            with sock:
+                await sock.recv(4096)
+                await sock.send(line)
+
+        for line in (b"SSH-2.0-nothing\r\n", b"", b"HTTP/1.1 101 Switching Protocols\r\n\r\n[]\n"):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(answer, line)
+                with pytest.raises(TakeoverError, match="takeover from"):
+                    await begin(tmp_path / "other.sock")
