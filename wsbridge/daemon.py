@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Literal
 
 import trio
@@ -19,6 +20,7 @@ from wsbridge import __version__
 from wsbridge.admin.api import AdminApi, MonitoringApi
 from wsbridge.admin.endpoints import AdminEndpoint, build_endpoints
 from wsbridge.admin.takeover import Handover, Takeover
+from wsbridge.config.base import KeyPath
 from wsbridge.config.load import LoadedConfig
 from wsbridge.config.model import Config
 from wsbridge.log.logger import log
@@ -178,6 +180,7 @@ async def serve(
     stop_on_hangup: bool = False,
     load: Callable[[], LoadedConfig] | None = None,
     on_reloaded: Callable[[Config], None] = lambda _: None,
+    references: Mapping[KeyPath, str] = MappingProxyType({}),
     take_over: str | None = None,
 ) -> ServeResult:
     """Serve until a signal, or until the one connection of `one_connection` has ended.
@@ -196,6 +199,7 @@ async def serve(
             when they end. If SIGHUP was ignored when the process started (nohup), it stays ignored.
         load: Reads the configuration again, in a thread, for a reload; None: it cannot be reloaded.
         on_reloaded: Called with each configuration that a reload has put into effect.
+        references: What the file has where values refer to environment variables.
         take_over: Admin socket of a running process, whose listening sockets this one gets; see `admin.takeover`.
 
     Raises:
@@ -235,7 +239,7 @@ async def serve(
     inherited = InheritedSockets() if takeover is None else takeover.sockets
     async with trio.open_nursery() as nursery:
         endpoints: list[AdminEndpoint] = []
-        reloader = Reloader(server, load, on_reloaded, endpoints)
+        reloader = Reloader(server, load, on_reloaded, endpoints, references)
         handover = Handover(server, endpoints, reloader, os.environ)
         admin = AdminApi(server, reloader, partial(reload, server, notifier, reloader), handover.handle)
         endpoints += build_endpoints(admin, MonitoringApi(server), os.environ, nursery, inherited)

@@ -7,12 +7,14 @@ import errno
 import gc
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
 import trio
 
+from wsbridge.config.base import KeyPath
 from wsbridge.config.errors import ConfigError, Problem
 from wsbridge.config.load import LoadedConfig
 from wsbridge.config.model import Config
@@ -82,8 +84,10 @@ class Reloader:
         load: Reads and checks the configuration; runs in a thread. Raises ConfigError. None: there is no file.
         parts: What is exchanged with it.
         on_reloaded: Called with each configuration that was put into effect.
+        references: Of the first configuration, see `LoadedConfig`.
 
     Attributes:
+        loaded: What is in effect, as it was read.
         last: How the last reload ended; None before the first.
         count: How many have ended.
     """
@@ -94,7 +98,9 @@ class Reloader:
         load: Callable[[], LoadedConfig] | None,
         on_reloaded: Callable[[Config], None] = lambda _: None,
         parts: Sequence[ReloadPart] = (),
+        references: Mapping[KeyPath, str] = MappingProxyType({}),
     ) -> None:
+        self.loaded = LoadedConfig(server.generation.config, references=references)
         self.last: ReloadResult | None = None
         self.count = 0
         self._parts = parts
@@ -163,6 +169,7 @@ class Reloader:
             log.exception("internal_error", component="reload")
             return self._failed("an internal error, which the log has", problems)
         log_problems(problems)
+        self.loaded = loaded.without_places()
         self._on_reloaded(loaded.config)
         return ReloadResult(self._server.generation.number, None, problems)
 

@@ -38,15 +38,17 @@ class Admin:
         path: The socket.
         reloader: What reloads `config`.
         config: The configuration file.
+        environ: For its variables.
     """
 
     def __init__(self, served: Served, folder: Path) -> None:
         self.served = served
         self.path = folder / "admin.sock"
         self.config = folder / "wsbridge.yaml"
+        self.environ: dict[str, str] = {}
         self.endpoints: list[AdminEndpoint] = []
         self.reloader = Reloader(
-            served.server, lambda: load_file(self.config, CONFIG_REGISTRY, {}), parts=self.endpoints
+            served.server, lambda: load_file(self.config, CONFIG_REGISTRY, self.environ), parts=self.endpoints
         )
 
     def text(self, respond: str = "204", **rest: Any) -> str:
@@ -119,6 +121,37 @@ async def test_status_has_what_an_operator_asks_first(tmp_path):
         assert (await admin.ask("POST", "/v1/reload"))[0] == 200
         status = await admin.json("GET", "/v1/status")
         assert (status["generation"], status["last_reload"]["error"]) == (2, None)
+
+
+async def test_the_settings_in_effect(tmp_path):
+    """With defaults, without secrets and variables; those of the last reload that succeeded."""
+    token = tmp_path / "token"
+    token.write_text("geheim\n")
+    token.chmod(0o600)
+    async with administered(tmp_path) as admin:
+        found = await admin.json("GET", "/v1/config")
+        assert found["routes"] == {"app": {"match": "any", "respond": 204, "auth": {"kind": "none"}}}
+        assert found["listeners"]["web"]["backlog"] == 1024
+        backend = {
+            "url": "wss://gw/x?key=geheim",
+            "headers": {"A": {"file": str(token)}, "B": "geheim"},
+            "origin": "https://${HOME_HOST}",
+        }
+        admin.environ["HOME_HOST"] = "geheim"
+        admin.config.write_text(
+            written(route={"backend": backend, "auth": "none"}, admin={"bind": f"unix:{admin.path}"})
+        )
+        assert (await admin.ask("POST", "/v1/reload"))[0] == 200
+        code, body = await admin.ask("GET", "/v1/config")
+        assert code == 200
+        assert "geheim" not in body
+        found = json.loads(body)["routes"]["app"]["backend"]
+        assert found["url"] == "wss://gw/x?***"
+        assert found["headers"] == {"A": {"file": str(token)}, "B": "***"}
+        assert found["origin"] == "https://${HOME_HOST}"
+        admin.config.write_text("nonsense: 1\n")
+        assert (await admin.ask("POST", "/v1/reload"))[0] == 422
+        assert await admin.ask("GET", "/v1/config") == (200, body)
 
 
 async def test_listeners_and_routes(tmp_path):

@@ -54,6 +54,25 @@ def test_warnings(file: Path) -> None:
     assert "--strict" in strict.output
 
 
+def test_the_effective_settings(file: Path) -> None:
+    """As YAML that loads again, with places; as part of the JSON; and not where there is an error."""
+    file.write_text(RISKY)
+    result = invoke("check", "--show", str(file))
+    assert result.exit_code == 0
+    assert f"    match: any  # {file}:" in result.stdout
+    assert "    backlog: 1024  # default\n" in result.stdout
+    assert "[W001]" in result.stderr
+    again = file.with_name("again.yaml")
+    again.write_text(result.stdout)
+    assert invoke("check", "--show", str(again)).stdout.replace("again.yaml", file.name).count("\n") == (
+        result.stdout.count("\n")
+    )
+    report = json.loads(invoke("check", "--show", "--format", "json", str(file)).stdout)
+    assert report["settings"]["listeners"]["web"]["backlog"] == 1024
+    file.write_text("listeners: {}\n")
+    assert invoke("check", "--show", str(file)).stdout == ""
+
+
 def test_without_files(file: Path) -> None:
     """Certificates, secrets, credentials and their variables need not be there; the form is checked all the same."""
     file.write_text(

@@ -11,8 +11,11 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
+import trio
+
 from wsbridge import __version__
 from wsbridge.admin.http import AdminHandler, AdminRequest, AdminResponse, error_response
+from wsbridge.config.effective import to_json
 from wsbridge.log.logger import LOG_LEVELS, log
 from wsbridge.reload import Reloader, ReloadResult
 from wsbridge.server import NotServingError, Server
@@ -89,6 +92,7 @@ class AdminApi:
             "/v1/status": {"GET": self._get_status},
             "/v1/listeners": {"GET": self._get_listeners},
             "/v1/routes": {"GET": self._get_routes},
+            "/v1/config": {"GET": self._get_config},
             "/v1/reload": {"POST": self._post_reload},
             "/v1/drain": {"POST": self._post_drain},
             "/v1/undrain": {"POST": self._post_undrain},
@@ -200,6 +204,10 @@ class AdminApi:
                 for route in self._server.generation.routes.values()
             ]
         )
+
+    async def _get_config(self, request: AdminRequest) -> AdminResponse:
+        loaded = self._reloader.loaded
+        return await trio.to_thread.run_sync(lambda: json_response(to_json(loaded.config, loaded.references)))
 
     async def _post_reload(self, request: AdminRequest) -> AdminResponse:
         result = await self._reload()

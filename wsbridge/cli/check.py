@@ -23,6 +23,7 @@ from wsbridge.cli.run import (
     print_problems,
 )
 from wsbridge.config.check import listeners_of
+from wsbridge.config.effective import to_json, to_yaml
 from wsbridge.config.errors import ConfigError, Problem, readable_name
 from wsbridge.config.load import LoadedConfig
 from wsbridge.config.model import Config
@@ -35,9 +36,10 @@ from wsbridge.services import RouteStats
 @config_argument
 @config_option
 @click.option("--strict", is_flag=True, help="Treat warnings as errors.")
+@click.option("--show", is_flag=True, help="Print the effective settings, and where each comes from, as YAML.")
 @click.option("--no-files", is_flag=True, help="Do not read the files that it names: for CI without the secrets.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", help="Default: text.")
-def check_command(file: str | None, path: str | None, strict: bool, no_files: bool, form: str) -> int:
+def check_command(file: str | None, path: str | None, strict: bool, show: bool, no_files: bool, form: str) -> int:
     """Validate a configuration file.
 
     Reads the file and the files that it names (certificates, secrets), but does not bind or dial anything. FILE may
@@ -47,6 +49,7 @@ def check_command(file: str | None, path: str | None, strict: bool, no_files: bo
       wsbridge check --strict --format json -c wsbridge.yaml
       render-template | wsbridge check -
       wsbridge check --no-files conf/production.yaml
+      wsbridge check --show
 
     Exit codes: 0 valid, 64 wrong command line, 78 errors (with --strict: or warnings).
     """
@@ -65,17 +68,20 @@ def check_command(file: str | None, path: str | None, strict: bool, no_files: bo
     good = loaded is not None and not any(problem.severity == "error" or strict for problem in problems)
     config = loaded.config if loaded else None
     if form == "json":
-        _print_json(name, loaded, problems, good)
+        settings = to_json(loaded.config, loaded.references) if show and loaded is not None else None
+        _print_json(name, loaded, problems, good, settings)
     else:
         print_problems(problems)
-        if loaded is not None and good:
+        if show and good and loaded is not None and loaded.locate is not None:
+            click.echo(to_yaml(loaded.config, loaded.references, loaded.locate), nl=False)
+        elif loaded is not None and good:
             _print_text(name, loaded, len(problems))
         elif config is not None and all(problem.severity == "warning" for problem in problems):
             click.echo(f"{name}: {_count_text(len(problems), 'warning')}, which --strict treats as errors", err=True)
     return EXIT_OK if good else EXIT_CONFIG
 
 
-def _print_json(name: str, loaded: LoadedConfig | None, problems: list[Problem], good: bool) -> None:
+def _print_json(name: str, loaded: LoadedConfig | None, problems: list[Problem], good: bool, settings: object) -> None:
     report = {
         "file": readable_name(name),
         "ok": good,
@@ -83,6 +89,7 @@ def _print_json(name: str, loaded: LoadedConfig | None, problems: list[Problem],
         "listeners": len(loaded.config.listeners) if loaded else None,
         "routes": len(loaded.config.routes) if loaded else None,
         "problems": [problem.json() for problem in problems],
+        **({} if settings is None else {"settings": settings}),
     }
     click.echo(json.dumps(report, indent=2))
 

@@ -227,6 +227,7 @@ def serve_until_end(
         log_problems(loaded.warnings)
         result = await daemon.serve(
             loaded.config,
+            references=loaded.references,
             one_connection=one_connection,
             open_level=open_level,
             on_ready=on_ready,
@@ -367,7 +368,7 @@ def run_command(
     start are written to the log.
     """
     found = find_config(only_path(file, path))
-    loaded = read_config(found, log_format or "auto")
+    loaded = read_config(found, log_format or "auto").without_places()
     load = None if found == STDIN else partial(load_config, str(Path(found).absolute()))
     take_over = takeover_path(address, loaded.config) if takeover else None
     level = "debug" if verbose else log_level

@@ -4,6 +4,6 @@ In the order in which data flows: `yaml` turns text into nodes with their places
 single values, `unions` those that have several forms; `base` is what all sections share, and `model`, `listener`,
 `route` and `limits` are the sections with their defaults and their documentation; `check`, `risks`, `certificates`
 and `owner` check what a single value cannot show; `load` puts all this together; `errors` and `redaction` make the
-messages; `schema` is the same model for editors. Nothing here imports trio or single kinds of backends and
-authentication methods: `registry` passes those in.
+messages; `effective` writes the settings back; `schema` is the same model for editors. Nothing here imports trio or
+single kinds of backends and authentication methods: `registry` passes those in.
 """

@@ -55,14 +55,24 @@ class Defaults:
     def redirect(self, issues: Iterable[Issue]) -> Iterator[Issue]:
         """Point issues of what a route has from the defaults to these; what was found there is not reported again."""
         for issue in issues:
-            path = self._origin(issue.key_path)
+            path = self.origin(issue.key_path)
             if path is None:
                 yield issue
             elif not self._wrong.overlaps(path):
                 route = f', which the route "{issue.key_path[1]}" gets' if issue.code.startswith("E") else ""
                 yield replace(issue, key_path=path, message=issue.message + route)
 
-    def _origin(self, path: KeyPath) -> KeyPath | None:
+    def route_references(self, references: Mapping[KeyPath, str]) -> dict[KeyPath, str]:
+        """Return texts with variables of the defaults, by the paths in the routes that have them."""
+        found: dict[KeyPath, str] = {}
+        for path, text in references.items():
+            for name in self._routes if path[:1] == ("defaults",) else ():
+                inner = ("routes", name, *path[1:])
+                if self.origin(inner) == path:
+                    found[inner] = text
+        return found
+
+    def origin(self, path: KeyPath) -> KeyPath | None:
         """Return where a setting of a route is written in the defaults; None if it is not."""
         if path[:1] != ("routes",) or len(path) < 3:
             return None

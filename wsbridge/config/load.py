@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -181,6 +181,10 @@ def _sections_in(annotation: object) -> Iterator[type[BaseModel]]:
         yield from _sections_in(part)
 
 
+Locate = Callable[[KeyPath], tuple[str, int]]
+"""Returns the file and the line of a setting; line 0 where there is no file."""
+
+
 @dataclass(frozen=True, slots=True)
 class LoadedConfig:
     """A configuration that can be used.
@@ -190,12 +194,21 @@ class LoadedConfig:
         warnings: What is allowed but dangerous, in the order of the file.
         file: As the user named it.
         included: The files that it includes.
+        locate: Returns file and line of a setting. It refers to all nodes of the file, which take as much memory as the
+            configuration itself: not to be kept.
+        references: What the file has where a value refers to environment variables, by its path.
     """
 
     config: Config
     warnings: list[Problem] = field(default_factory=list)
     file: str = ""
     included: list[str] = field(default_factory=list)
+    locate: Locate | None = field(default=None, repr=False, compare=False)
+    references: Mapping[KeyPath, str] = field(default_factory=dict, repr=False, compare=False)
+
+    def without_places(self) -> LoadedConfig:
+        """Return what may be kept while it is in effect."""
+        return replace(self, locate=None)
 
 
 def load_file(
@@ -326,7 +339,16 @@ def _check_sources(sources: Sources, context: LoadContext) -> LoadedConfig:
     problems = sources.sort([*(problem for _, problem in sources.problems), *map(sources.to_problem, issues)])
     if config is None or any(problem.severity == "error" for problem in problems):
         raise ConfigError(problems)
-    return LoadedConfig(config, problems, sources.main.file, [document.file for document in sources.included])
+
+    def locate(path: KeyPath) -> tuple[str, int]:
+        origin = defaults.origin(path) if defaults else None
+        return sources.locate(origin or path)
+
+    included = [document.file for document in sources.included]
+    references = sources.references
+    if defaults is not None:
+        references |= defaults.route_references(references)
+    return LoadedConfig(config, problems, sources.main.file, included, locate, references)
 
 
 def _validate(section: type[SectionT], data: object, context: LoadContext) -> tuple[SectionT | None, list[Issue]]:

@@ -37,6 +37,20 @@ class Sources:
         """Add the place to an issue."""
         return self._owners.get(issue.key_path[:2], self.main).to_problem(issue)
 
+    def locate(self, path: KeyPath) -> tuple[str, int]:
+        """Return the file and the line of a setting."""
+        document = self._owners.get(path[:2], self.main)
+        return document.file, document.locate(path)[0].line
+
+    @property
+    def references(self) -> dict[KeyPath, str]:
+        """Texts with `${`, as written, by their paths."""
+        found = dict(self.main.references)
+        for document in self.included:
+            owned = ((path, text) for path, text in document.references.items())
+            found |= {path: text for path, text in owned if self._owners.get(path[:2]) is document}
+        return found
+
     def sort(self, problems: list[Problem]) -> list[Problem]:
         """Sort problems in the order of the files, each once."""
         order = {document.file: at for at, document in enumerate([self.main, *self.included])}

@@ -60,6 +60,7 @@ class Document:
         root: Its top mapping; None where the configuration comes from a command line.
         yaml_problems: Errors in its YAML that do not hide what follows, with the path of what they make unusable.
         redactor: Keeps secrets out of problems.
+        references: Texts with `${`, as written, by their paths.
     """
 
     file: str
@@ -67,6 +68,7 @@ class Document:
     root: Node | None = None
     yaml_problems: list[tuple[KeyPath, Problem]] = field(default_factory=list)
     redactor: Redactor = field(default_factory=lambda: Redactor(KeyTable()))
+    references: dict[KeyPath, str] = field(default_factory=dict)
     _lines: list[str] = field(default_factory=list)
     _pairs: dict[int, dict[str, tuple[Node, Node]]] = field(default_factory=dict)  # by the id of the mapping
 
@@ -163,6 +165,7 @@ class Document:
         assert isinstance(node, ScalarNode)  # noqa: S101 (there are no other nodes)
         if "${" not in node.value:
             return node.value
+        self.references[path] = node.value
         try:
             return expand_variables(node.value, environ)
         except ValueError as error:
