@@ -17,11 +17,18 @@ from pathlib import Path
 
 import pytest
 
+from wsbridge.config.load import load_file
 from wsbridge.daemon import SystemdNotifier
+from wsbridge.registry import CONFIG_REGISTRY
 
 ROOT = Path(__file__).parents[1]
-UNIT = ROOT / "systemd" / "wsbridge.service"
-DROP_INS = sorted((ROOT / "systemd" / "drop-ins").glob("*.conf"))
+UNITS = ROOT / "systemd"
+UNIT = UNITS / "wsbridge.service"
+TEMPLATE = UNITS / "wsbridge@.service"
+SOCKET = UNITS / "wsbridge.socket"
+DROP_INS = sorted((UNITS / "drop-ins").glob("*.conf"))
+FIRST_VERSION = {"notify-reload": 253}
+"""The first version of systemd that knows what a drop-in uses, where the unit's (252) does not."""
 
 
 def manager(address: str) -> socket.socket:
@@ -94,12 +101,12 @@ def test_a_manager_that_does_not_read(tmp_path: Path) -> None:
         assert not all(notifier.status("x") for _ in range(10_000))
 
 
-def unit(path: Path = UNIT) -> dict[str, str]:
-    """Give the section [Service] of a unit or a drop-in."""
+def unit(path: Path = UNIT, section: str = "Service") -> dict[str, str]:
+    """Give a section of a unit or a drop-in."""
     parser = configparser.ConfigParser(strict=False, interpolation=None)
     parser.optionxform = str  # type: ignore[assignment,method-assign]  # keys of a unit keep their case
     parser.read_string(path.read_text())
-    return dict(parser["Service"])
+    return dict(parser[section])
 
 
 def test_unit_knows_what_the_daemon_does() -> None:
@@ -129,26 +136,76 @@ def test_unit_explains_itself() -> None:
         assert not settings or lines[0].startswith(("#", "[")), block
 
 
-@pytest.mark.parametrize("drop_in", [None, *DROP_INS], ids=lambda path: path.stem if path else "unit")
-def test_systemd_accepts_it(tmp_path: Path, drop_in: Path | None) -> None:
-    """The unit, alone and with each drop-in, has nothing that systemd does not know."""
-    analyze = shutil.which("systemd-analyze")
-    if analyze is None:
+def analyze(*arguments: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    """Run systemd-analyze with the units of a directory, or skip the test."""
+    command = shutil.which("systemd-analyze")
+    if command is None:
         pytest.skip("systemd-analyze is not installed")
-    copy = tmp_path / UNIT.name
-    copy.write_text(UNIT.read_text().replace("/usr/local/bin/wsbridge", f"{sys.executable} -m wsbridge"))
-    if drop_in is not None:
-        (tmp_path / f"{UNIT.name}.d").mkdir()
-        (tmp_path / f"{UNIT.name}.d" / drop_in.name).write_text(drop_in.read_text())
-    done = subprocess.run(
-        [analyze, "verify", "--man=no", str(copy)],
+    return subprocess.run(
+        [command, *arguments],
         capture_output=True,
         text=True,
         check=False,
-        env={"SYSTEMD_UNIT_PATH": f"{tmp_path}:", "PATH": "/usr/bin:/bin"},
+        env={"SYSTEMD_UNIT_PATH": f"{directory}:", "PATH": "/usr/bin:/bin"},
+        timeout=60,
     )
+
+
+def install(directory: Path, *drop_ins: Path) -> None:
+    """Install all units, with wsbridge where it is, and some drop-ins for each service."""
+    for source, name in ((UNIT, UNIT.name), (TEMPLATE, TEMPLATE.name), (SOCKET, SOCKET.name)):
+        text = source.read_text().replace("/usr/local/bin/wsbridge", f"{sys.executable} -m wsbridge")
+        (directory / name).write_text(text)
+    for service in (UNIT, TEMPLATE):
+        for drop_in in drop_ins:
+            (directory / f"{service.name}.d").mkdir(exist_ok=True)
+            (directory / f"{service.name}.d" / drop_in.name).write_text(drop_in.read_text())
+
+
+SERVICES = [
+    pytest.param(name, drop_in, id=f"{name}-{drop_in.stem if drop_in else 'alone'}")
+    for name in ("wsbridge.service", "wsbridge@gw.service")
+    for drop_in in (None, *DROP_INS)
+]
+
+
+@pytest.mark.parametrize(("name", "drop_in"), [*SERVICES, pytest.param(SOCKET.name, None, id=SOCKET.name)])
+def test_systemd_accepts_it(tmp_path: Path, name: str, drop_in: Path | None) -> None:
+    """Each unit, alone and with each drop-in, has nothing that systemd does not know."""
+    install(tmp_path, *([] if drop_in is None else [drop_in]))
+    version = int(re.findall(r"systemd (\d+)", analyze("--version", directory=tmp_path).stdout)[0])
+    if drop_in is not None and version < FIRST_VERSION.get(drop_in.stem, 0):
+        pytest.skip(f"systemd {version} is too old for this drop-in")
+    done = analyze("verify", "--man=no", str(tmp_path / name), directory=tmp_path)
     ours = [line for line in (done.stdout + done.stderr).splitlines() if "wsbridge" in line]
     assert (done.returncode, ours) == (0, [])
+
+
+@pytest.mark.parametrize(("name", "drop_in"), SERVICES)
+def test_the_services_are_confined(tmp_path: Path, name: str, drop_in: Path | None) -> None:
+    """Each service, also with each drop-in, is rated as exposed by at most 2.0 of 10."""
+    install(tmp_path, *([] if drop_in is None else [drop_in]))
+    done = analyze("security", "--offline=true", "--threshold=20", name, directory=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_template_is_the_unit() -> None:
+    """Both have the same settings, but each instance has a name, a configuration, a user and directories of its own."""
+    for key, value in unit().items():
+        expected = value
+        if key in ("ExecStart", "ExecReload", "User", "RuntimeDirectory", "LogsDirectory"):
+            expected = value.replace("/wsbridge.yaml", "/%i.yaml").replace("/run/wsbridge/", "/run/wsbridge-%i/")
+            expected = f"{value}-%i" if expected == value else expected
+        assert unit(TEMPLATE)[key] == expected, key
+    assert unit(TEMPLATE).keys() == unit().keys()
+
+
+def test_the_socket_unit_has_a_sample() -> None:
+    """The sample binds the socket by the name that the unit gives it."""
+    name = unit(SOCKET, "Socket")["FileDescriptorName"]
+    sample = load_file(ROOT / "conf" / "socket-activation.yaml", CONFIG_REGISTRY, {}, check_files=False)
+    assert [str(listener.bind) for listener in sample.config.listeners.values()] == [f"fd:{name}"]
+    assert unit(SOCKET, "Socket")["Accept"] == "no"
 
 
 def test_the_unit_binds_only_ports_that_it_may() -> None:

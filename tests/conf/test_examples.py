@@ -63,6 +63,7 @@ def test_there_are_examples() -> None:
         "behind-nginx.yaml",
         "behind-haproxy.yaml",
         "vnc-tokens.yaml",
+        "socket-activation.yaml",
     }
     assert uses <= set(NAMES)
 
