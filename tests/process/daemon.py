@@ -82,9 +82,7 @@ class Daemon:
         command = [*self._prefix, *command, *self._arguments]
         if self._descriptors is not None:
             command = ["sh", "-c", 'ulimit -n "$0" && exec "$@"', str(self._descriptors), *command]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environ, cwd=self.folder
-        )
+        self.process = self.start(command, environ)
         self.pid = self.process.pid
         self._reader: threading.Thread | None = None
         try:
@@ -96,6 +94,10 @@ class Daemon:
             self.__exit__()
             raise
         return self
+
+    def start(self, command: list[str], environ: dict[str, str]) -> subprocess.Popen[bytes]:
+        """Start the process."""
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environ, cwd=self.folder)
 
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
