@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import yaml
+
+from wsbridge.config.load import load_text
 from wsbridge.reasons import REASONS, Reason
+from wsbridge.registry import CONFIG_REGISTRY
 
 DOCS = Path(__file__).parents[2] / "docs"
 NOT_BY_SYMPTOM = {
@@ -29,6 +33,27 @@ def test_every_option_of_websockify_is_answered() -> None:
     answered = {option for row, _ in rows for option in re.findall(r"--([a-z0-9-]+)", row)}
 
     assert set(re.findall(r"\S+", OPTIONS)) == answered
+
+
+def test_settings_of_the_table_can_be_copied() -> None:
+    """Settings that the table of options has in full are valid where they belong."""
+    table = (DOCS / "migrate-from-websockify.md").read_text().partition("## Every option")[2]
+    settings = re.findall(r"`((?:auth|backend|tls|log): \{[^`…]*\})`", table)
+    complete = [text for text in settings if "forward" not in text and "jwt" not in text]
+
+    assert len(complete) >= 6
+    for text in complete:
+        ((key, value),) = yaml.safe_load(text).items()
+        tls = {"certificates": [{"cert": "both.pem"}], "client_ca": "ca.pem"} | (value if key == "tls" else {})
+        route = {"match": {"path": "/"}, "backend": "tcp://10.0.0.5:5900", "auth": "none"}
+        if key in ("auth", "backend"):
+            route[key] = value
+        if key == "backend":
+            route["allowed_targets"] = {"networks": ["10.0.0.0/8"], "ports": [5900]}
+        file = {"listeners": {"web": {"bind": "127.0.0.1:1", "tls": tls}}, "routes": {"vnc": route}}
+        if key == "log":
+            file["log"] = value
+        load_text(yaml.safe_dump(file), file=text, registry=CONFIG_REGISTRY, check_files=False)
 
 
 def test_symptoms_name_reasons() -> None:
