@@ -249,8 +249,8 @@ def load_bytes(
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise _file_error(file, f"is not UTF-8: byte 0x{data[error.start]:02x} in line {line}") from None
+        line, column = data.count(b"\n", 0, error.start) + 1, error.start - data.rfind(b"\n", 0, error.start)
+        raise _file_error(file, f"is not UTF-8: byte 0x{data[error.start]:02x}", line, column) from None
     return load_text(text, file=file, registry=registry, environ=environ, directory=directory, check_files=check_files)
 
 
@@ -309,8 +309,8 @@ def _existing_file(file: str) -> Path | None:
         return None
 
 
-def _file_error(path: str | Path, message: str) -> ConfigError:
-    return ConfigError([Problem(str(path), 0, 0, "", message, "", "E001")])
+def _file_error(path: str | Path, message: str, line: int = 0, column: int = 0) -> ConfigError:
+    return ConfigError([Problem(str(path), line, column, "", message, "", "E001")])
 
 
 def _check_sources(sources: Sources, context: LoadContext) -> LoadedConfig:
