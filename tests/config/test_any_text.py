@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.config.loading import read
 from wsbridge.config.errors import ConfigError
+from wsbridge.config.load import load_text
+from wsbridge.registry import CONFIG_REGISTRY
 
 KEYS = st.sampled_from(
     [
         "listeners",
         "routes",
         "bind",
-        "speaks",
+        "protocol",
         "route",
         "match",
         "backend",
         "url",
         "files",
-        "answer",
+        "respond",
+        "issue_tickets",
         "tls",
         "auth",
         "certificates",
@@ -32,7 +36,16 @@ KEYS = st.sampled_from(
         "limits",
         "headers",
         "log",
-        "origins",
+        "allowed_origins",
+        "allowed_targets",
+        "subprotocols",
+        "text_messages",
+        "on_client_fin",
+        "dial",
+        "include",
+        "defaults",
+        "host",
+        "path",
         "web",
         "vnc",
         "<<",
@@ -44,6 +57,14 @@ TEXTS = st.sampled_from(
         "127.0.0.1:80",
         "[::]:80",
         "unix:/s",
+        "*.a.b",
+        "{x}.a.b",
+        "/{x}/y",
+        "tcp://{x}:1",
+        "bytes",
+        "hold",
+        "conf.d/*",
+        "/none/*.yaml",
         "tcp",
         "any",
         "none",
@@ -73,23 +94,33 @@ FILES = st.fixed_dictionaries(
         "listeners": st.dictionaries(KEYS, st.dictionaries(KEYS, VALUES, max_size=5) | VALUES, max_size=3) | VALUES,
         "routes": st.dictionaries(KEYS, st.dictionaries(KEYS, VALUES, max_size=5) | VALUES, max_size=3) | VALUES,
     },
-    optional={"timeouts": VALUES, "limits": VALUES, "log": VALUES, "x": VALUES},
+    optional={"include": VALUES, "defaults": VALUES, "timeouts": VALUES, "limits": VALUES, "log": VALUES, "x": VALUES},
 )
 
 
-def judge(text: str) -> None:
-    """Hold that a text is read or refused, and that each problem has its place in it."""
-    try:
-        problems = read(text, {"X": "1"}).warnings
-    except ConfigError as error:
-        problems = error.problems
-        assert any(problem.severity == "error" for problem in problems)
-    lines = text.splitlines()
+def judge(text: str, included: str | None = None) -> None:
+    """Hold that a text is read or refused, and that each problem has its place in it or in the included one."""
+    with tempfile.TemporaryDirectory() as directory:
+        if included is not None:
+            (Path(directory) / "included").write_text(included)
+        try:
+            problems = load_text(
+                text,
+                file="w.yaml",
+                registry=CONFIG_REGISTRY,
+                environ={"X": "1"},
+                directory=Path(directory),
+                check_files=False,
+            ).warnings
+        except ConfigError as error:
+            problems = error.problems
+            assert any(problem.severity == "error" for problem in problems)
+    lines = {"w.yaml": text.splitlines(), "included": (included or "").splitlines()}
     for problem in problems:
-        assert 1 <= problem.line <= len(lines) + 1
+        assert 1 <= problem.line <= len(lines[problem.file]) + 1
         assert problem.column >= 1
         assert problem.text()
-    assert len({(p.line, p.column, p.setting, p.message) for p in problems}) == len(problems)
+    assert len({(p.file, p.line, p.column, p.setting, p.message) for p in problems}) == len(problems)
 
 
 @given(st.text())
@@ -108,3 +139,12 @@ def test_any_signs(text: str) -> None:
 def test_any_structure(value: object) -> None:
     """Known keys in any wrong place give a configuration, or problems within the file, each reported once."""
     judge(json.dumps(value))
+
+
+MAINS = st.just({"listeners": {"web": {"bind": "127.0.0.1:8080"}}}) | FILES
+
+
+@given(MAINS, FILES.map(json.dumps) | st.text(alphabet="ab:[]{}&*!|>-? \n'\"#,$<%@\t"))
+def test_any_included_file(value: dict[str, object], included: str) -> None:
+    """The same for a file that another one includes, and for what both have together."""
+    judge(json.dumps({**value, "include": ["included"]}), included)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from wsbridge.config.base import Issue, KeyPath
 from wsbridge.config.errors import ConfigError, Problem
-from wsbridge.config.include import INCLUDED_SECTIONS, IncludeError, match_files, read_included
+from wsbridge.config.include import INCLUDED_SECTIONS, IncludeError, match_files, read_include_pattern, read_included
 from wsbridge.config.redaction import KeyTable
 from wsbridge.config.yaml import MAX_CONFIG_BYTES, Document, YamlData, compose
 
@@ -113,9 +113,12 @@ def read_sources(
     fatal: list[Problem] = []
     if isinstance(patterns, list):
         reader = _Reader(sources, file, keys, environ, directory, len(text.encode("utf-8", "replace")), check_mode)
-        for at, pattern in enumerate(patterns):
-            if isinstance(pattern, str) and pattern:
-                fatal += reader.read(pattern, at)
+        for at, written in enumerate(patterns):
+            try:
+                pattern = read_include_pattern(written)
+            except ValueError:  # reported as the value of a key
+                continue
+            fatal += reader.read(pattern, at)
     if fatal:
         raise ConfigError(sources.sort([*(problem for _, problem in sources.problems), *fatal]))
     variables = {name: value for one in [main, *sources.included] for name, value in one.redactor.variables.items()}
