@@ -106,6 +106,15 @@ def test_every_option_reaches_its_setting() -> None:
     assert (route.on_client_close, route.on_client_lost) == ("deliver", "fin")
 
 
+def test_warnings_name_options(tmp_path: Path) -> None:
+    """The remedy is an option of the command line, and what holds for the target and the files is reported once."""
+    options = ws(listen="ws://0.0.0.0:0/", files=str(tmp_path), allow_anyone=True)
+    warnings = {problem.code: problem.message for problem in build_bridge_config(options, {}).warnings}
+
+    assert warnings["W025"].endswith("if browsers use another name, add --host-name NAME")
+    assert len(build_bridge_config(options, {}).warnings) == len(warnings)
+
+
 def test_newer_options_reach_their_settings(tmp_path: Path) -> None:
     """So do those of the listener, of the backend and of the time-outs."""
     options = ws(

@@ -226,7 +226,8 @@ def build_bridge_config(options: BridgeOptions, environ: Mapping[str, str] = os.
     except ConfigError as error:
         texts = [problem_text(problem, options) for problem in error.problems if problem.severity == "error"]
         raise CliError("\nwsbridge: ".join(dict.fromkeys(texts)), EXIT_USAGE) from None
-    return replace(loaded, warnings=[_with_own_words(problem) for problem in loaded.warnings])
+    worded = [_with_own_words(problem) for problem in loaded.warnings]
+    return replace(loaded, warnings=list({problem.message: problem for problem in reversed(worded)}.values())[::-1])
 
 
 _OWN_WORDS: Final = {
