@@ -12,6 +12,7 @@ from tests.config.loading import LISTENERS, ROUTES, wrong
 from wsbridge.config.base import LoadContext, Registry, Section
 from wsbridge.config.load import load_file
 from wsbridge.config.types import DirectoryPath, FilePath, FutureDirectoryPath, UncheckedPath, absolute_path
+from wsbridge.config.urls import read_target
 from wsbridge.registry import CONFIG_REGISTRY
 
 
@@ -49,6 +50,15 @@ def test_paths_that_need_not_be_there(tmp_path: Path) -> None:
 def context(folder: Path, *, files: bool = True) -> LoadContext:
     """Give the context of a file in a directory."""
     return LoadContext(folder, {}, Registry(), check_files=files)
+
+
+def test_the_parent_of_a_link_is_that_of_what_it_leads_to(tmp_path: Path) -> None:
+    """As for every other program that opens the path; a link at its end stays one, since it may be replaced later."""
+    (tmp_path / "releases" / "7").mkdir(parents=True)
+    (tmp_path / "current").symlink_to("releases/7")
+    (tmp_path / "releases" / "users").symlink_to("elsewhere")
+    assert absolute_path("current/../users", context(tmp_path)) == tmp_path / "releases" / "users"
+    assert read_target("unix:current/../s", tmp_path).path == str(tmp_path / "releases" / "s")
 
 
 @pytest.mark.parametrize(

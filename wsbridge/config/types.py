@@ -239,7 +239,16 @@ def absolute_path(value: object, context: LoadContext | None) -> Path:
     text = as_text(value)
     if not text or set(text) & set("\0\n"):
         raise ValueError("is not the path of a file")
-    return Path(os.path.normpath((context.directory if context else Path.cwd()) / text))
+    return without_dots((context.directory if context else Path.cwd()) / text)
+
+
+def without_dots(path: Path) -> Path:
+    """Return a path without `..`, which is the parent of what a symbolic link leads to, not of the link."""
+    parts = path.parts
+    if ".." not in parts:
+        return path
+    end = len(parts) - parts[::-1].index("..")
+    return Path(os.path.realpath(Path(*parts[:end])), *parts[end:])
 
 
 CREDENTIAL_KEY = "credential"

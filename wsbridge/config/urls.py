@@ -18,7 +18,7 @@ from pydantic import PlainSerializer, PlainValidator, ValidationInfo, WithJsonSc
 from wsbridge.config.base import load_context
 from wsbridge.config.errors import did_you_mean
 from wsbridge.config.secrets import Secret
-from wsbridge.config.types import TOKEN_REGEX, as_text, to_ascii_authority
+from wsbridge.config.types import TOKEN_REGEX, as_text, to_ascii_authority, without_dots
 from wsbridge.protocol.handshake import parse_origin
 from wsbridge.protocol.ip import ip_text, unmap
 from wsbridge.protocol.uri import HostPatterns
@@ -220,7 +220,7 @@ def read_unix_path(text: str, directory: Path | None = None) -> str:
     if not text.startswith("/"):
         if directory is None or not text or text.startswith("@"):
             raise ValueError(f'"unix:{text}": write the whole path of the socket, such as unix:/run/wsbridge/gw.sock')
-        text = os.path.normpath(directory / text)
+        text = str(without_dots(directory / text))
     size = len(os.fsencode(text))
     if size > MAX_UNIX_PATH_BYTES:
         raise ValueError(f"the path of a socket may have {MAX_UNIX_PATH_BYTES} bytes, this one has {size}")
