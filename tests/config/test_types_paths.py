@@ -139,3 +139,15 @@ def test_whatever_the_system_says_of_a_path_is_a_problem(text: str, setting: str
     os.mkfifo(tmp_path / "fifo")
     problem = wrong(text % name, folder=tmp_path)[0]
     assert (problem.setting, problem.line > 0, len(problem.message) < 400) == (setting, True, True)
+
+
+def test_paths_begin_at_the_link_to_a_configuration(tmp_path: Path) -> None:
+    """An update of a Kubernetes volume removes the directory that the link leads to; the files beside it stay."""
+    for version in ("..1", "..2"):
+        (tmp_path / version / "pages").mkdir(parents=True)
+        (tmp_path / version / "w.yaml").write_text(LISTENERS + "routes: {p: {match: any, files: pages, auth: none}}\n")
+    (tmp_path / "..data").symlink_to("..1")
+    for name in ("w.yaml", "pages"):
+        (tmp_path / name).symlink_to(f"..data/{name}")
+    files = load_file(tmp_path / "w.yaml", CONFIG_REGISTRY).config.routes["p"].files
+    assert files == tmp_path / "pages"

@@ -224,7 +224,7 @@ def load_file(
             data = stream.read(MAX_CONFIG_BYTES + 1)
     except OSError as error:
         raise _file_error(path, f"cannot be read: {error.strerror}") from None
-    directory = Path(path).resolve().parent
+    directory = Path(path).absolute().parent  # of a link itself: Kubernetes and releases replace what it leads to
     return load_bytes(
         data, file=str(path), registry=registry, environ=environ, directory=directory, check_files=check_files
     )
