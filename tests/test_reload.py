@@ -505,3 +505,26 @@ async def test_counters_and_keys_end_with_their_route():
         assert gone() is None
         assert len(services.fetched_keys) == 1
         assert services.route_stats("stays") is stays
+
+
+async def test_included_files_are_read_again(tmp_path: Path):
+    """A reload finds routes in new files and loses those of files that are gone; an error in one changes nothing."""
+    port = free_port()
+    file, folder = tmp_path / "wsbridge.yaml", tmp_path / "conf.d"
+    folder.mkdir()
+    file.write_text(
+        f"include: [conf.d/*.yaml]\nlisteners: {{web: {{bind: '127.0.0.1:{port}'}}}}\ndefaults: {{auth: none}}\n"
+    )
+    (folder / "a.yaml").write_text("routes: {a: {match: any, respond: 201}}\n")
+    async with serving(file.read_text() + (folder / "a.yaml").read_text()) as served:
+        reloader = Reloader(served.server, lambda: load_file(file, CONFIG_REGISTRY))
+        assert await status_at(port) == 201
+        (folder / "0.yaml").write_text("routes: {b: {match: {path: /}, respond: 202}}\n")
+        assert (await reloader.reload()).error is None
+        assert await status_at(port) == 202
+        (folder / "a.yaml").write_text("routes: {a: {match: any, respnd: 201}}\n")
+        (folder / "0.yaml").unlink()
+        result = await reloader.reload()
+        assert result.error == "1 error in the configuration"
+        assert (result.problems[0].file, result.problems[0].line) == (str(folder / "a.yaml"), 1)
+        assert await status_at(port) == 202

@@ -80,6 +80,19 @@ def test_work_grows_with_the_number_of_routes(route: str) -> None:
     assert calls_of(lambda: load_and_build(more)) < 4 * 1.2 * calls_of(lambda: load_and_build(few))
 
 
+def test_work_grows_with_the_number_of_listeners() -> None:
+    """The same for listeners, all of which lead to all routes."""
+
+    def text(count: int) -> str:
+        listeners = "".join(f"  l{at}: {{bind: '127.0.0.{at}:80'}}\n" for at in range(1, count))
+        unix = "".join(f"  u{at}: {{bind: 'unix:/s{at}'}}\n" for at in range(1, count))
+        return f"listeners:\n{listeners}{unix}" + many(40).removeprefix(LISTENERS)
+
+    load_and_build(text(2))
+    few, more = text(10), text(40)
+    assert calls_of(lambda: load_and_build(more)) < 4 * 1.2 * calls_of(lambda: load_and_build(few))
+
+
 @pytest.mark.soak
 def test_ten_thousand_routes_are_checked_in_bounds(tmp_path: Path) -> None:
     """In less than 15 s of one core and 300 MiB."""

@@ -6,7 +6,7 @@ import contextlib
 import os
 import posixpath
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -352,7 +352,12 @@ def _check_bind_conflicts(config: Config) -> Iterator[Issue]:
     for name, section in (("admin", config.admin), ("monitoring", config.monitoring)):
         if section is not None:
             bindings.append(_Binding((name,), name, section.bind))
-    for one, other in combinations(bindings, 2):
+    places: dict[tuple[str, str | int], list[_Binding]] = {}
+    for binding in bindings:
+        if (place := _place_of(binding.bind)) is not None:
+            places.setdefault(place, []).append(binding)
+    pairs = (pair for found in places.values() for pair in combinations(found, 2))
+    for one, other in pairs:
         if _binds_conflict(one, other):
             both = {str(one.bind.ip), str(other.bind.ip)} == set(WILDCARD_HOSTS)
             hint = "; [::] accepts IPv4 as well, unless it has ipv6_only: true" if both else ""
@@ -360,18 +365,22 @@ def _check_bind_conflicts(config: Config) -> Iterator[Issue]:
             yield Issue((*other.path, "bind"), text, "E023")
 
 
+def _place_of(bind: BindAddress) -> tuple[str, str | int] | None:
+    """Return what two addresses have in common if they conflict; None if an address conflicts with none."""
+    if bind.kind == "fd":
+        return bind.kind, bind.name
+    if bind.kind == "unix":
+        return bind.kind, real_socket_path(bind.path)
+    return (bind.kind, bind.port) if bind.port else None
+
+
 def _binds_conflict(one: _Binding, other: _Binding) -> bool:
+    """Return whether two addresses with one place conflict."""
     a, b = one.bind, other.bind
-    if a.kind != b.kind:
-        return False
-    if a.kind == "fd":
-        return a.name == b.name
-    if a.kind == "unix":
-        return real_socket_path(a.path) == real_socket_path(b.path)
-    if a.port != b.port or a.port == 0:
-        return False
-    return bool(_bind_hosts(a) & _bind_hosts(b)) or (
-        bool(_ip_versions(one) & _ip_versions(other)) and (a.host in WILDCARD_HOSTS or b.host in WILDCARD_HOSTS)
+    return (
+        a.kind != "tcp"
+        or bool(_bind_hosts(a) & _bind_hosts(b))
+        or (bool(_ip_versions(one) & _ip_versions(other)) and (a.host in WILDCARD_HOSTS or b.host in WILDCARD_HOSTS))
     )
 
 
@@ -394,8 +403,19 @@ def _ip_versions(binding: _Binding) -> set[int]:
     return {ip.version}
 
 
+def _routes_by_listener(config: Config) -> dict[str, list[str]]:
+    """Return the routes that each listener leads to."""
+    found: dict[str, list[str]] = {name: [] for name in config.listeners}
+    for route in config.routes:
+        for name in listeners_of(config, route):
+            found[name].append(route)
+    return found
+
+
 def _check_exposure(config: Config, names: WrittenNames) -> Iterator[Issue]:
     """Listeners that other hosts or users can reach without TLS or authentication."""
+    routes_of = _routes_by_listener(config)
+    public = {route for name, one in config.listeners.items() if not _is_local_only(one) for route in routes_of[name]}
     for name, listener in config.listeners.items():
         if not names.is_sound("listeners", name):
             continue
@@ -406,16 +426,15 @@ def _check_exposure(config: Config, names: WrittenNames) -> Iterator[Issue]:
         elif listener.tls is not None:
             continue
         elif _is_local_only(listener) and listener.protocol == "websocket":
-            yield from _check_local_listener(config, name)
+            yield from _check_local_listener(config, name, [key for key in routes_of[name] if key not in public])
         elif not listener.bind.is_loopback:
-            yield from _check_public_listener(config, name)
+            yield from _check_public_listener(config, name, routes_of[name])
 
 
-def _check_local_listener(config: Config, name: str) -> Iterator[Issue]:
-    for key, route in config.routes.items():
-        if route.backend is None or route.auth is not None or name not in listeners_of(config, key):
-            continue
-        if not public_listeners(config, key):
+def _check_local_listener(config: Config, name: str, keys: Iterable[str]) -> Iterator[Issue]:
+    for key in keys:
+        route = config.routes[key]
+        if route.backend is not None and route.auth is None:
             text = (
                 f'has no auth, and the listener "{name}" has no TLS: a reverse proxy on this host would expose it; '
                 'if that is intended, write "auth: none"'
@@ -423,14 +442,10 @@ def _check_local_listener(config: Config, name: str) -> Iterator[Issue]:
             yield Issue(("routes", key), text, "W001", at_key=True)
 
 
-def _check_public_listener(config: Config, name: str) -> Iterator[Issue]:
+def _check_public_listener(config: Config, name: str, keys: Iterable[str]) -> Iterator[Issue]:
     path: KeyPath = ("listeners", name, "bind")
     can, are = ("may", "may be") if config.listeners[name].bind.kind == "fd" else ("can", "are")
-    routes = {
-        key: route
-        for key, route in config.routes.items()
-        if route.auth is not None and name in listeners_of(config, key)
-    }
+    routes = {key: config.routes[key] for key in keys if config.routes[key].auth is not None}
     is_open = [
         key
         for key, route in routes.items()
@@ -446,13 +461,11 @@ def _check_public_listener(config: Config, name: str) -> Iterator[Issue]:
 
 def _check_unused_listeners(config: Config) -> Iterator[Issue]:
     """Listeners whose requests no route matches."""
+    used = {name for route in config.routes.values() for name in matching_listeners(config, route)}
     for name, listener in config.listeners.items():
-        if listener.protocol == "websocket" and not any(
-            name in matching_listeners(config, route) for route in config.routes.values()
-        ):
-            yield Issue(
-                ("listeners", name), "no route matches requests of this listener: all get 404", "W011", at_key=True
-            )
+        if listener.protocol == "websocket" and name not in used:
+            text = "no route matches requests of this listener: all get 404"
+            yield Issue(("listeners", name), text, "W011", at_key=True)
 
 
 def _check_risky_settings(config: Config) -> Iterator[Issue]:
@@ -500,5 +513,11 @@ def _find_secrets(value: object, steps: KeyPath) -> Iterator[tuple[KeyPath, Secr
             yield from _find_secrets(inner, (*steps, at))
 
 
+MAX_QUOTED_ROUTES = 5
+
+
 def _quote_routes(names: list[str]) -> str:
-    return ("the route " if len(names) == 1 else "the routes ") + ", ".join(f'"{name}"' for name in names)
+    """Name routes in a message, of many only the first."""
+    shown = ", ".join(f'"{name}"' for name in names[:MAX_QUOTED_ROUTES])
+    more = len(names) - MAX_QUOTED_ROUTES
+    return ("the route " if len(names) == 1 else "the routes ") + shown + (f" and {more} more" if more > 0 else "")

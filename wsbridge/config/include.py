@@ -128,6 +128,8 @@ def read_included(path: Path, max_bytes: int, *, check_mode: bool) -> str:
 
 
 def _check_mode(path: Path) -> None:
+    if os.statvfs(path).f_flag & os.ST_RDONLY:  # such as a ConfigMap in Kubernetes, whose directory has mode 0777
+        return
     if path.stat().st_mode & stat.S_IWOTH:
         raise IncludeError(f"every user of this host can change {path}", "E007")
     if path.parent.stat().st_mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH:

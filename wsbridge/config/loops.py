@@ -35,16 +35,14 @@ class _WebsocketRoutes:
         names: In the order of the file.
     """
 
-    def __init__(self, config: Config, listener: str) -> None:
+    def __init__(self) -> None:
         self.names: list[str] = []
         self._index = PatternIndex()
-        for name, route in config.routes.items():
-            match = effective_match(route)
-            if match is not None and route.backend is not None and listener in matching_listeners(config, route):
-                hosts = None if match.host is None else HostPatterns(match.host)
-                path = None if match.path is None else PathPattern(match.path)
-                self._index.add(hosts, path, len(self.names))
-                self.names.append(name)
+
+    def add(self, name: str, hosts: HostPatterns | None, path: PathPattern | None) -> None:
+        """Add a route at the end."""
+        self._index.add(hosts, path, len(self.names))
+        self.names.append(name)
 
     def find(self, host: str, target: str) -> str | None:
         """Return the route of a request."""
@@ -58,7 +56,14 @@ class _WebsocketRoutes:
 
 def check_loops(config: Config) -> Iterator[Issue]:
     """Find routes that a connection comes through again and again, and those where it depends on what clients send."""
-    websocket_routes = {name: _WebsocketRoutes(config, name) for name in config.listeners}
+    websocket_routes = {name: _WebsocketRoutes() for name in config.listeners}
+    for name, route in config.routes.items():
+        match = effective_match(route)
+        if match is not None and route.backend is not None:
+            hosts = None if match.host is None else HostPatterns(match.host)
+            path = None if match.path is None else PathPattern(match.path)
+            for listener in matching_listeners(config, route):
+                websocket_routes[listener].add(name, hosts, path)
     steps = {name: list(_steps_from(config, route, websocket_routes)) for name, route in config.routes.items()}
     reported: set[str] = set()
     for certain in (True, False):
