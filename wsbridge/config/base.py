@@ -1,4 +1,4 @@
-"""Section, Issue, LoadContext."""
+"""What all sections of the configuration share: the base classes, what they report, and what they are read with."""
 
 from __future__ import annotations
 

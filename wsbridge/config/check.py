@@ -1,4 +1,4 @@
-"""Rules between sections, warnings."""
+"""Rules between sections: references, reachability, authentication, addresses; and warnings of risky settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits, ClientLimits, RouteLimits, Timeouts, RouteTimeouts."""
+"""The sections `limits` and `timeouts`, of the process, of a client address and of a route."""
 
 from __future__ import annotations
 

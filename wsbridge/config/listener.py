@@ -1,4 +1,4 @@
-"""Listener, ListenerTls, certificate checks."""
+"""The section of a listener, with its TLS settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text to Loaded or ConfigError; pydantic errors to sentences."""
+"""Reads a configuration, and turns what pydantic finds wrong with it into sentences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Config, Log, Audit."""
+"""The whole configuration file, and its sections `log` and `audit`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Route, Match, Targets, tickets."""
+"""The section of a route: what it matches, who may use it, and what handles its requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Section by kind (auth) and by scheme (backend)."""
+"""Values of several forms: a backend by its scheme, an authentication method by its kind, a text or a list."""
 
 from __future__ import annotations
 
