@@ -25,7 +25,7 @@ from wsbridge.log.logger import log
 from wsbridge.net.listeners import ListenError
 from wsbridge.reasons import Reason
 from wsbridge.registry import CONFIG_REGISTRY
-from wsbridge.reload import Reloader
+from wsbridge.reload import SHORT_TURNS, Reloader
 from wsbridge.server import NotServingError
 
 
@@ -479,6 +479,17 @@ async def test_the_event_loop_has_short_turns_while_a_file_is_loaded():
         assert thresholds[:2] == before[1][:2]
         assert thresholds[2] > 1_000_000
     assert len(seen) == 2
+
+
+def test_short_turns_end_with_the_last_user():
+    """A reload may begin and end while the settings are written for an operator, and vice versa."""
+    before = sys.getswitchinterval(), gc.get_threshold()
+    SHORT_TURNS.__enter__()
+    SHORT_TURNS.__enter__()
+    SHORT_TURNS.__exit__()
+    assert sys.getswitchinterval() < before[0] / 5
+    SHORT_TURNS.__exit__()
+    assert (sys.getswitchinterval(), gc.get_threshold()) == before
 
 
 async def test_counters_and_keys_end_with_their_route():

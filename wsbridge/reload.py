@@ -7,10 +7,10 @@ import errno
 import gc
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Protocol
+from typing import Final, Protocol
 
 import trio
 
@@ -29,21 +29,33 @@ SWITCH_INTERVAL = 0.0005
 """Seconds after which a thread that loads lets the event loop run, which needs its turn several times a message."""
 
 
-@contextlib.contextmanager
-def _short_turns() -> Iterator[None]:
-    """Keep connections fast while threads load and build.
+class ShortTurns:
+    """Keeps connections fast while threads load, build or describe a configuration; one context manager for all.
 
     A full garbage collection would stop everything for as long as it takes to look at all objects of a large
     configuration, again and again while that grows; it is put off to the end.
     """
-    interval, thresholds = sys.getswitchinterval(), gc.get_threshold()
-    sys.setswitchinterval(SWITCH_INTERVAL)
-    gc.set_threshold(*thresholds[:2], sys.maxsize >> 32)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*thresholds)
-        sys.setswitchinterval(interval)
+
+    def __init__(self) -> None:
+        self._users = 0
+        self._interval = 0.0
+        self._thresholds = (0, 0, 0)
+
+    def __enter__(self) -> None:
+        self._users += 1
+        if self._users == 1:
+            self._interval, self._thresholds = sys.getswitchinterval(), gc.get_threshold()
+            sys.setswitchinterval(SWITCH_INTERVAL)
+            gc.set_threshold(*self._thresholds[:2], sys.maxsize >> 32)
+
+    def __exit__(self, *_: object) -> None:
+        self._users -= 1
+        if not self._users:
+            gc.set_threshold(*self._thresholds)
+            sys.setswitchinterval(self._interval)
+
+
+SHORT_TURNS: Final = ShortTurns()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +144,7 @@ class Reloader:
         """
         async with self._lock:
             began = trio.current_time()
-            with _short_turns():
+            with SHORT_TURNS:
                 result = await self._reload()
             self.last = result
             self.count += 1

@@ -17,7 +17,7 @@ from wsbridge import __version__
 from wsbridge.admin.http import AdminHandler, AdminRequest, AdminResponse, error_response
 from wsbridge.config.effective import to_json
 from wsbridge.log.logger import LOG_LEVELS, log
-from wsbridge.reload import Reloader, ReloadResult
+from wsbridge.reload import SHORT_TURNS, Reloader, ReloadResult
 from wsbridge.server import NotServingError, Server
 
 TAKEOVER_PATH = "/v1/takeover"
@@ -207,7 +207,8 @@ class AdminApi:
 
     async def _get_config(self, request: AdminRequest) -> AdminResponse:
         loaded = self._reloader.loaded
-        return await trio.to_thread.run_sync(lambda: json_response(to_json(loaded.config, loaded.references)))
+        with SHORT_TURNS:
+            return await trio.to_thread.run_sync(lambda: json_response(to_json(loaded.config, loaded.references)))
 
     async def _post_reload(self, request: AdminRequest) -> AdminResponse:
         result = await self._reload()

@@ -93,61 +93,86 @@ def _shown_text(text: str | None) -> str | None:
 
 def _mask_text(text: str) -> str:
     """Remove from a text what may be a secret where it is a URL: its user and password, and its query."""
+    if "?" not in text and "@" not in text:
+        return text
     path, mark, _ = text.partition("?")
     return _USERINFO.sub(f"{MASK}@", path) + (f"?{MASK}" if mark else "")
 
 
 def _walk_config(config: Config) -> dict[str, SettingTree]:
-    found = _walk_section(config, config.model_dump(mode="json"), (), is_default=False)
+    dumped = {name: _dump(getattr(config, name)) for name in Config.model_fields}
+    found = _Walk().section(config, dumped, (), is_default=False)
     return {key: tree for key, tree in found.items() if key not in MERGED_SECTIONS}
 
 
-def _walk_section(
-    section: Section, dumped: Mapping[str, Any], path: KeyPath, *, is_default: bool
-) -> dict[str, SettingTree]:
-    """Return the settings of a section, without keys that are not set and have no default."""
-    found: dict[str, SettingTree] = {}
-    for name in _shown_keys(section, dumped):
-        default = is_default or name not in section.model_fields_set
-        if name in SENT_HEADERS and isinstance(section, BackendSectionBase):
-            value = {key: MASK if isinstance(text, str) else text for key, text in dumped[name].items()}
-        else:
+def _dump(value: object) -> Any:
+    """Dump one section after the other: a single call for all routes would hold the interpreter for a second."""
+    if isinstance(value, dict):
+        return {key: _dump(inner) for key, inner in value.items()}
+    return value.model_dump(mode="json") if isinstance(value, Section) else value
+
+
+class _Walk:
+    """Makes the tree of a configuration; what ten thousand routes have in common is made once."""
+
+    def __init__(self) -> None:
+        self._shared: dict[int, dict[str, SettingTree]] = {}  # by the id of a section that is a default
+
+    def section(
+        self, section: Section, dumped: Mapping[str, Any], path: KeyPath, *, is_default: bool
+    ) -> dict[str, SettingTree]:
+        """Return the settings of a section, without keys that are not set and have no default."""
+        if is_default and id(section) in self._shared:
+            return self._shared[id(section)]
+        found: dict[str, SettingTree] = {}
+        for name in _shown_keys(section, dumped):
+            default = is_default or name not in section.model_fields_set
             value = dumped[name]
-        tree = _walk_value(getattr(section, name), value, (*path, name), is_default=default)
-        if tree != {} or not default:
-            found[name] = tree
-    return found
+            if name in SENT_HEADERS and isinstance(section, BackendSectionBase):
+                value = {key: MASK if isinstance(text, str) else text for key, text in value.items()}
+            tree = self._value(getattr(section, name), value, (*path, name), is_default=default)
+            if tree != {} or not default:
+                found[name] = tree
+        if is_default:
+            self._shared[id(section)] = found
+        return found
+
+    def _value(self, value: object, dumped: Any, path: KeyPath, *, is_default: bool) -> SettingTree:
+        if isinstance(dumped, dict):
+            if isinstance(value, Section):
+                return self.section(value, dumped, path, is_default=is_default)
+            inner = value if isinstance(value, dict) else {}
+            return {
+                key: self._value(inner.get(key), item, (*path, key), is_default=is_default)
+                for key, item in dumped.items()
+            }
+        if isinstance(dumped, list):
+            items = value if isinstance(value, tuple) else dumped
+            return [
+                self._value(item, text, (*path, at), is_default=is_default)
+                for at, (item, text) in enumerate(zip(items, dumped, strict=True))
+            ]
+        return Setting(_mask_text(dumped) if isinstance(dumped, str) else dumped, path, is_default)
 
 
-def _shown_keys(section: Section, dumped: Mapping[str, Any]) -> Iterator[str]:
+def _shown_keys(section: Section, dumped: Mapping[str, Any]) -> list[str]:
     """Return the keys that are set, and those with a default that could be written beside them."""
     written = {name: dumped[name] for name in section.model_fields_set if dumped[name] is not None}
-    known = sum(1 for _ in section.validate_keys(written))
-    for name in type(section).model_fields:
-        value = dumped[name]
-        if name in written:
-            yield name
-        elif type(section) is RouteTimeouts or value in (None, [], {}):
-            continue  # inherited from the top of the file, or nothing
-        elif sum(1 for _ in section.validate_keys({**written, name: value})) <= known:
-            yield name
-
-
-def _walk_value(value: object, dumped: Any, path: KeyPath, *, is_default: bool) -> SettingTree:
-    if isinstance(value, Section):
-        return _walk_section(value, dumped, path, is_default=is_default)
-    if isinstance(dumped, dict):
-        inner = value if isinstance(value, dict) else {}
-        return {
-            key: _walk_value(inner.get(key), item, (*path, key), is_default=is_default) for key, item in dumped.items()
+    defaults: dict[str, Any] = {}
+    if type(section) is not RouteTimeouts:  # a route inherits them from the top of the file
+        defaults = {
+            name: value for name, value in dumped.items() if name not in written and value not in (None, [], {})
         }
-    if isinstance(dumped, list):
-        items = value if isinstance(value, tuple) else dumped
-        return [
-            _walk_value(item, text, (*path, at), is_default=is_default)
-            for at, (item, text) in enumerate(zip(items, dumped, strict=True))
-        ]
-    return Setting(_mask_text(dumped) if isinstance(dumped, str) else dumped, path, is_default)
+    known = _count_issues(section, written)
+    if _count_issues(section, {**written, **defaults}) > known:
+        defaults = {
+            name: value for name, value in defaults.items() if _count_issues(section, {**written, name: value}) <= known
+        }
+    return [name for name in type(section).model_fields if name in written or name in defaults]
+
+
+def _count_issues(section: Section, keys: Mapping[str, Any]) -> int:
+    return sum(1 for _ in section.validate_keys(keys))
 
 
 class _YamlWriter:
