@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 import trio
 
-from tests.authority import folder
+from tests.authority import folder, listener_tls
 from tests.client import CLOSE, Client, frame, request
 from tests.serving import Served, backend, config_of, recording, serving, written
 from wsbridge import daemon
 from wsbridge.config.load import LoadedConfig, load_file, load_text
+from wsbridge.generation import Generation
 from wsbridge.log.logger import log
 from wsbridge.net.listeners import ListenError
 from wsbridge.reasons import Reason
@@ -437,27 +438,42 @@ def describe(served: Served) -> tuple[int, int]:
 
 
 async def test_reloads_leave_nothing_behind(tmp_path):
-    """Descriptors and tasks of a hundred generations are gone, with files, tickets, keys to fetch and lists."""
+    """Descriptors, tasks and objects of fifty generations are gone: files, keys to fetch, lists, TLS, names."""
     (tmp_path / "page").mkdir()
     (tmp_path / "tokens").write_text(f"alice sha256:{64 * '0'}\n")
+    (tmp_path / "targets").write_text("a: 127.0.0.1:1\n")
+    bearer = {"kind": "bearer", "tokens": str(tmp_path / "tokens")}
+    keys = [{"jwks": "https://127.0.0.1:1/keys", "algorithms": ["RS256"]}]
+    jwt = {"kind": "jwt", "keys": keys, "issuer": "https://issuer.example.org", "audience": "wsbridge"}
+    allowed = {"networks": ["127.0.0.1/32"], "ports": [1], "names": ["*.example.org"]}
+    targets = {"tokens": str(tmp_path / "targets"), "token_from": "query.token"}
     text = written(
+        listeners={"web": {"bind": "127.0.0.1:0"}, "tls": {"bind": "127.0.0.1:0", "tls": listener_tls()}},
         routes={
-            "bearer": {
-                "match": {"path": "/a"},
-                "respond": "204",
-                "auth": {"kind": "bearer", "tokens": str(tmp_path / "tokens")},
-            },
+            "bearer": {"match": {"path": "/a"}, "respond": "204", "auth": bearer},
+            "jwt": {"match": {"path": "/b"}, "backend": "tls://127.0.0.1:1", "auth": jwt},
+            "targets": {"match": {"path": "/c"}, "backend": targets, "allowed_targets": allowed, "auth": "none"},
             "page": {"match": "any", "files": str(tmp_path / "page"), "auth": "none"},
-        }
+        },
     )
     async with serving(text) as served:
         await served.server.apply(config_of(text))
-        await trio.testing.wait_all_tasks_blocked()
+        await served.records.wait("jwks.refresh_failed")
+        await served.records.wait("generation.ended")
         before = describe(served)
-        for _ in range(100):
+        for _ in range(50):
             await served.server.apply(config_of(text))
-        await trio.testing.wait_all_tasks_blocked()
-        assert describe(served) == before
+        await served.records.wait("generation.ended", count=51)
+        await settled(served, before)
+        gc.collect()
+        assert sum(isinstance(one, Generation) for one in gc.get_objects()) == 1
+
+
+async def settled(served: Served, counts: tuple[int, int]) -> None:
+    """Wait until there is no more than before."""
+    with trio.fail_after(10):
+        while any(now > before for now, before in zip(describe(served), counts, strict=True)):
+            await trio.sleep(0.01)
 
 
 async def test_the_event_loop_has_short_turns_while_a_file_is_loaded():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import resource
 import select
 import shutil
@@ -26,6 +27,7 @@ from wsbridge.cli.control import call_admin
 from wsbridge.cli.main import CliError
 
 DAY = 86_400
+TOKEN = 40 * "t"
 ADMIN = {"bind": "unix:@FOLDER@/admin.sock"}
 
 
@@ -260,6 +262,45 @@ def test_a_reload_during_the_shutdown_is_rejected():
             held.send(frame(CLOSE, b"\x03\xe8"))
             assert held.closing()[0] == 1000
             assert daemon.ended(5) == 0
+
+
+@pytest.mark.parametrize("missing", ["tokens", "key", "page"])
+def test_a_file_missing_at_a_reload_keeps_the_old_configuration(missing):
+    """Whatever a mount or a secret store has not brought yet: an error with its place; the old content still serves."""
+    routes = {
+        "tokens": {
+            "match": {"path": "/tokens"},
+            "respond": "204",
+            "auth": {"kind": "bearer", "tokens": "@FOLDER@/tokens"},
+        },
+        "tickets": {
+            "match": {"path": "/tickets"},
+            "respond": "204",
+            "auth": {"kind": "ticket", "key": {"file": "@FOLDER@/key"}},
+        },
+        "page": {"match": {"path": "/page/*"}, "files": "@FOLDER@/page", "auth": "none"},
+    }
+    daemon = Daemon(written(routes=routes, admin=ADMIN))
+    (daemon.folder / "tokens").write_text(f"alice sha256:{hashlib.sha256(TOKEN.encode()).hexdigest()}\n")
+    (daemon.folder / "key").write_text(64 * "k")
+    (daemon.folder / "page").mkdir()
+    (daemon.folder / "page" / "index.html").write_text("hello")
+    with daemon:
+        away = (daemon.folder / missing).rename(daemon.folder / "away")
+        status, answer = admin(daemon, "POST", "/v1/reload")
+        assert status == 422
+        (problem,) = [one for one in answer["problems"] if one["severity"] == "error"]
+        assert missing in problem["message"]
+        assert problem["line"] == 1
+        assert problem["column"] > 1
+        daemon.signal(signal.SIGHUP)
+        daemon.wait("config.reload_failed", count=2, generation=1)
+        with Socket.connect(daemon.port()) as client:
+            line = f"GET /tokens HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
+            client.send(line.encode())
+            assert client.head().startswith("HTTP/1.1 204 ")
+        away.rename(daemon.folder / missing)
+        assert admin(daemon, "POST", "/v1/reload")[0] == 200
 
 
 @pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.soak)])
