@@ -1,4 +1,4 @@
-"""Event and key tables of log and audit."""
+"""All events of the log and of the audit log, with the keys that they may carry."""
 
 from __future__ import annotations
 
