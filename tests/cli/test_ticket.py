@@ -92,7 +92,9 @@ def test_a_whole_url(file: str, url: str, before: str) -> None:
         (["--route", "vnc", "--claim", "role"], '--claim: "role" does not have the form NAME=TEXT'),
         (["--route", "vnc", "--claim", f"x={'y' * 5000}"], "and the maximum is 4096"),
         (["--route", "vnc", "--url", "ws://gw/#a"], "--url: the URL of a WebSocket has no fragment"),
-        (["--route", "vnc", "--name", "a\nb"], "--name: contains characters that cannot be printed"),
+        (["--route", "vnc", "--name", "a\nb"], "--name: must be printable text, and not empty"),
+        (["--route", "vnc", "--name", ""], "--name: must be printable text, and not empty"),
+        (["--route", "vnc", "--claim", "a=b", "--claim", "a=c"], "--claim: a is given twice"),
         ([], "Missing option '--route'"),
     ],
 )

@@ -197,8 +197,8 @@ def ticket_command(
         raise CliError(
             f'the route "{route}" accepts only tickets that are bound to an address: add --address IP', EXIT_USAGE
         )
-    if not name.isprintable():
-        raise CliError("--name: contains characters that cannot be printed", EXIT_USAGE)
+    if not name or not name.isprintable():
+        raise CliError("--name: must be printable text, and not empty", EXIT_USAGE)
     try:
         where = None if address is None else _parse_address(address)
         known = Identity(name, claims=_parse_claims(claims), target=None if target is None else _parse_target(target))
@@ -253,6 +253,8 @@ def _parse_claims(texts: tuple[str, ...]) -> dict[str, str]:
         name, equals, value = text.partition("=")
         if not name or not equals:
             raise ValueError(f'--claim: "{text}" does not have the form NAME=TEXT')
+        if name in claims:
+            raise ValueError(f"--claim: {name} is given twice")
         claims[name] = value
     return claims
 
