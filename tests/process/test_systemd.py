@@ -1,4 +1,4 @@
-"""The shipped units under a real systemd, where one can be booted in namespaces: root, cgroup2 and systemd are needed."""
+"""The shipped units under a real systemd, where one can be booted: that needs root, cgroup2 and systemd."""
 
 import socket
 import threading
@@ -147,6 +147,21 @@ def test_a_fence_holds_for_backends_but_not_for_passed_sockets(booted, ports):
         booted.systemctl("set-property", "--runtime", "wsbridge.service", "IPAddressDeny=")
     with Socket.upgraded(ports[0], "/ws") as client:
         client.echoed()
+
+
+def test_a_restart_into_an_invalid_file_can_be_mended(booted, ports):
+    """Clients wait until the file is valid, and are served then; the service starts by itself."""
+    booted.run("cp", CONFIG, "/tmp/good.yaml")
+    booted.run("sh", "-c", f"echo '[]' > {CONFIG}")
+    assert booted.run("systemctl", "restart", "wsbridge").returncode != 0
+    with Socket.connect(ports[0]) as client:
+        client.send(request("/ws"))
+        time.sleep(3)
+        booted.run("cp", "/tmp/good.yaml", CONFIG)
+        client.sock.settimeout(60)
+        assert client.head().startswith("HTTP/1.1 101")
+        client.echoed()
+    assert "code=exited, status=78/CONFIG" in booted.journal()
 
 
 def test_a_client_starts_the_service(booted, ports):
