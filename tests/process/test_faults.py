@@ -310,18 +310,23 @@ def test_sigterm_with_many_connections(count):
     with backend() as back:
         text = written(route={"backend": back.url}, timeouts=timeouts, admin=ADMIN)
         with Daemon(text) as daemon:
-            clients = {client.sock: client for client in (Socket.upgraded(daemon.port()) for _ in range(count))}
+            connected = [Socket.upgraded(daemon.port()) for _ in range(count)]
+            clients = {client.sock.fileno(): client for client in connected}
             began = time.monotonic()
             daemon.term()
             daemon.until(lambda: admin(daemon, "GET", "/readyz")[0] == 503)
             with Socket.upgraded(daemon.port()) as late:  # still accepted: balancers need time to notice
                 late.echoed()
+            poll = select.poll()
+            for number in clients:
+                poll.register(number, select.POLLIN)
             times = []
             while clients:
-                readable = select.select(list(clients), [], [], 10)[0]
+                readable = poll.poll(10_000)
                 assert readable
-                for sock in readable:
-                    client = clients.pop(sock)
+                for number, _ in readable:
+                    poll.unregister(number)
+                    client = clients.pop(number)
                     assert client.closing() == (1012, "draining")
                     times.append(time.monotonic() - began)
                     client.send(frame(CLOSE, (1012).to_bytes(2, "big")))
