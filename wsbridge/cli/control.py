@@ -175,8 +175,8 @@ def _finish(status: int, answer: Any, as_json: bool, text: Callable[[Any], str])
 def status_command(address: str | None, token_file: str | None, as_json: bool) -> int:
     """Print the state of a daemon.
 
-    Exit codes: 0 it serves and is ready, 1 it drains, shuts down or has reached its connection limit, 69 it cannot be
-    reached.
+    Exit codes: 0 it serves and is ready, 1 it drains, shuts down, is short of memory or has reached its connection
+    limit, 69 it cannot be reached.
 
     Examples:
       wsbridge status
