@@ -160,6 +160,13 @@ async def test_a_renewed_certificate_is_served(renewals: Renewals, way: str) -> 
             str(renewals.key),
         }
         assert not served.records.of("config.reloaded")
+        tls = served.server.generation.listeners["web"].tls
+        assert tls is not None
+        (shown,) = tls.certificates()
+        assert shown == {
+            "file": str(renewals.cert),
+            "expires": served.records.of("certificate.reloaded")[-1]["expires"],
+        }
         await client.close()
 
 

@@ -19,7 +19,7 @@ import trio
 from tests.authority import folder, listener_tls
 from tests.client import CLOSE, Client, frame, request
 from tests.serving import Served, backend, config_of, recording, serving, written
-from wsbridge import daemon
+from wsbridge import daemon, server
 from wsbridge.config.load import LoadedConfig, load_file, load_text
 from wsbridge.generation import Generation
 from wsbridge.log.logger import log
@@ -495,6 +495,34 @@ async def test_the_event_loop_has_short_turns_while_a_file_is_loaded():
         assert thresholds[:2] == before[1][:2]
         assert thresholds[2] > 1_000_000
     assert len(seen) == 2
+
+
+async def test_a_file_system_that_does_not_respond_fails_the_reload(monkeypatch):
+    """The configuration that works stays; the next reload fails at once, and works again when the file system does."""
+    text = written(route={"respond": "204", "auth": "none"})
+    responds, left = threading.Event(), threading.Event()
+
+    def load() -> LoadedConfig:
+        responds.wait(20)
+        left.set()
+        return load_text(text, file="w.yaml", registry=CONFIG_REGISTRY)
+
+    monkeypatch.setattr(server, "FILES_TIMEOUT", 0.2)
+    async with serving(text) as served:
+        reloader = Reloader(served.server, load)
+        result = await reloader.reload()
+        assert result.error == "the files were not read within 0.2 s: a file system may not respond"
+        assert (await reloader.reload()).error == "a file system has not responded since an earlier reload"
+        with pytest.raises(ValueError, match="since an earlier reload"):
+            await served.server.apply(config_of(text))
+        assert await status_at(served.port()) == 204
+        responds.set()
+        await trio.to_thread.run_sync(left.wait)
+        monkeypatch.setattr(server, "FILES_TIMEOUT", 20)
+        with trio.fail_after(5):
+            while (await reloader.reload()).error is not None:
+                await trio.sleep(0.01)
+        assert served.server.generation.number == 2
 
 
 def test_short_turns_end_with_the_last_user():

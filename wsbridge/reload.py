@@ -164,7 +164,7 @@ class Reloader:
         if self._load is None:
             return self._failed(NO_FILE, problems)
         try:
-            loaded = await trio.to_thread.run_sync(self._load, abandon_on_cancel=True)
+            loaded = await self._server.read_files(self._load)
             problems = loaded.warnings
             await self._apply(loaded.config)
         except ConfigError as error:

@@ -7,7 +7,7 @@ import math
 import resource
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Literal
+from typing import Literal, TypeVar
 
 import trio
 
@@ -237,6 +237,9 @@ class NotServingError(Exception):
 STOP_MARGIN = 5.0
 """Seconds of a shutdown beside its timeouts, for tasks to end and the log to be written."""
 
+FILES_TIMEOUT = 120.0
+"""Seconds that reading and building a configuration may take in a reload; ten thousand routes take some ten."""
+ResultT = TypeVar("ResultT")
 REMOVED_ROUTE_INTERVAL = 1.0
 """Seconds between two looks for connections of a removed route that were not relayed yet."""
 
@@ -300,6 +303,7 @@ class Server:
         self.passed_sockets = passed_sockets or PassedSockets()
         self._listen_by_kind = {**LISTENERS, "fd": self.passed_sockets.listen}
         self._last_id = 0
+        self._file_thread = trio.CapacityLimiter(1)  # held as long as a thread runs, also an abandoned one
         self._stop_immediately = trio.Event()
         self._starting = trio.CancelScope()
         self._drain_delay = trio.CancelScope()
@@ -573,6 +577,21 @@ class Server:
         self.generations.remove(generation)
         log.debug("generation.ended", generation=generation.number)
 
+    async def read_files(self, read: Callable[[], ResultT]) -> ResultT:
+        """Run what reads files of a configuration in a thread, which is abandoned if a file system does not respond.
+
+        Args:
+            read: What it raises is raised here.
+
+        Raises:
+            ValueError: It takes longer than FILES_TIMEOUT, or one that did has not returned since.
+        """
+        if self._file_thread.borrowed_tokens:
+            raise ValueError("a file system has not responded since an earlier reload")
+        with trio.move_on_after(FILES_TIMEOUT):
+            return await trio.to_thread.run_sync(read, abandon_on_cancel=True, limiter=self._file_thread)
+        raise ValueError(f"the files were not read within {FILES_TIMEOUT:g} s: a file system may not respond")
+
     async def apply(self, config: Config) -> None:
         """Put another configuration into effect: all of it, or nothing of it if there is an error.
 
@@ -589,9 +608,7 @@ class Server:
             NotServingError: The server is shutting down.
         """
         before, tasks = self.generation, self._check_serving()
-        generation = await trio.to_thread.run_sync(
-            self._build_generation, config, before.number + 1, abandon_on_cancel=True
-        )
+        generation = await self.read_files(lambda: self._build_generation(config, before.number + 1))
         await tasks.start(self._run_generation, generation)
         opened: list[OpenListener] = []
         audit_log = self.services.audit_log
@@ -599,8 +616,8 @@ class Server:
             opened = await self._open_listeners(generation)
             kept = self._kept_listeners(config)
             sections = [(one, config.listeners[name]) for one, name in kept]
-            await trio.to_thread.run_sync(_update_listeners, sections, abandon_on_cancel=True)
-            audit_log = await trio.to_thread.run_sync(self.services.prepare_audit, config, abandon_on_cancel=True)
+            await self.read_files(lambda: _update_listeners(sections))
+            audit_log = await self.read_files(lambda: self.services.prepare_audit(config))
             self._check_serving()
         except BaseException:
             for one in opened:

@@ -164,6 +164,7 @@ async def test_listeners_and_routes(tmp_path):
             "listen_address": [address],
             "protocol": "websocket",
             "tls": False,
+            "certificates": [],
             "connections": 0,
             "connections_limit": None,
         }

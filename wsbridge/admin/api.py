@@ -182,6 +182,7 @@ class AdminApi:
                     "listen_address": opened.listening.addresses,
                     "protocol": opened.listener.protocol,
                     "tls": opened.listener.tls is not None,
+                    "certificates": [] if opened.listener.tls is None else opened.listener.tls.certificates(),
                     "connections": opened.connections,
                     "connections_limit": None if opened.max_connections == math.inf else opened.max_connections,
                 }

@@ -325,6 +325,10 @@ class ListenerTls:
             ("listener", id(self), pair), files, lambda: load_server_certificate(pair.read_again(), options), pair.cert
         )
 
+    def certificates(self) -> list[dict[str, str | None]]:
+        """Return file and expiry of the certificates that are in use."""
+        return [{"file": str(one.certificate), "expires": one.expires} for one in self._certificates]
+
     def _replace(self) -> None:
         self.context = combine_certificates([one.current for one in self._certificates])
 
