@@ -97,14 +97,15 @@ class RouteTable:
         routes: In the order of the file.
 
     Attributes:
-        target_policies: Those of all routes.
+        redacting_policies: Those of routes whose requests may have a token in their target.
     """
 
-    __slots__ = ("_for_http", "_for_websocket", "_routes", "target_policies")
+    __slots__ = ("_for_http", "_for_websocket", "_routes", "redacting_policies")
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._routes = tuple(routes)
-        self.target_policies = [route.target_policy for route in self._routes if route.target_policy is not None]
+        policies = (route.target_policy for route in self._routes)
+        self.redacting_policies = [policy for policy in policies if policy is not None and policy.redacts]
         self._for_websocket = PatternIndex()
         self._for_http = PatternIndex()
         for position, route in enumerate(self._routes):
@@ -164,7 +165,7 @@ class Listener:
 
     def redact_target(self, target: str) -> str:
         """Return the target of a request for the log, without tokens that select a target in any of its routes."""
-        for policy in self.routes.target_policies:
+        for policy in self.routes.redacting_policies:
             target = policy.redact_target(target)
         return target
 

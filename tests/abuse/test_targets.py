@@ -393,3 +393,30 @@ async def test_a_ticket_leads_to_its_target_alone(tmp_path: Path) -> None:
                 for other in others:
                     await refused(served, f"/?{query}&ticket={ticket(other)}")
                 assert (good.dials, evil.dials) == (dials + 1, 0)
+
+
+async def test_labels_of_the_host_choose_what_is_allowed_only():
+    """A label is one of letters, digits, - and _; whatever else a Host has, nothing else is dialled."""
+    async with backend() as allowed, backend() as other:
+        app = {
+            "match": {"host": "{port}.tenants.example.org"},
+            "backend": "tcp://127.0.0.1:{port}",
+            "auth": "none",
+            "allowed_targets": {"networks": ["127.0.0.0/8"], "ports": [allowed.port]},
+        }
+        async with serving(written(routes={"app": app}, listeners={"web": {"bind": "127.0.0.1:0"}})) as served:
+            for host, status in (
+                (f"{allowed.port}.tenants.example.org", b"101"),
+                (f"{allowed.port}.TENANTS.example.org.:8080", b"101"),
+                (f"{other.port}.tenants.example.org", b"403"),
+                (f"0{allowed.port}.tenants.example.org", b"403"),
+                (f"a.{allowed.port}.tenants.example.org", b"404"),
+                ("tenants.example.org", b"404"),
+                (f"{allowed.port}.tenants.example.org.evil.example", b"404"),
+                (f"{allowed.port}%2e.tenants.example.org", b"400"),
+            ):
+                with await served.connect() as client:
+                    await client.send(request("/", host=host))
+                    assert (await client.take(12))[9:] == status, host
+            await served.quiet()
+            assert (allowed.dials, other.dials) == (2, 0)

@@ -98,7 +98,14 @@ def test_fields_of_the_request_and_of_the_client() -> None:
         ("claims.any", True, None),
         ("identity", True, None),
         ("target", True, None),
-        ("hots", True, '"{hots}" is not a segment of match.path (did you mean "host"?): it has {host}, {port}'),
+        (
+            "hots",
+            True,
+            (
+                '"{hots}" is not a segment of match.path or label of match.host (did you mean "host"?): '
+                "the route has {host}, {port}"
+            ),
+        ),
         ("claims.any", False, '"{claims.any}" needs an authentication method that identifies the client'),
         ("target", False, '"{target}" needs an authentication method that identifies the client'),
     ],
@@ -110,4 +117,4 @@ def test_what_a_route_has_for_a_field(field: str, identity: bool, words: str | N
 
 def test_a_route_without_named_segments_is_shown_how_to_write_them() -> None:
     """The sentence has an example."""
-    assert str(check_field("x", (), identity=True)).endswith("it has no named one, such as /to/{host}/{port}")
+    assert str(check_field("x", (), identity=True)).endswith("the route has no named one, such as /to/{host}/{port}")

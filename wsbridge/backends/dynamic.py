@@ -185,9 +185,11 @@ class TargetSelector(Protocol):
 
     Attributes:
         names_sockets: Whether clients name Unix sockets, so that one that is not there is no trouble of the backend.
+        redacts: Whether requests may have a token in their target.
     """
 
     names_sockets: bool
+    redacts: bool
 
     async def select(self, request: Request | None, identity: Identity) -> Target:
         """Return the target of a client.
@@ -210,7 +212,7 @@ class TemplateTarget:
         self._template = template
         self._path = path
         self._hosts = hosts
-        self.names_sockets = template.scheme == "unix"
+        self.redacts = self.names_sockets = template.scheme == "unix"
 
     async def select(self, request: Request | None, identity: Identity) -> Target:
         """See `TargetSelector.select`."""
@@ -242,6 +244,7 @@ class TokenFileTarget:
         self._reader = TokenFileReader(config.format)
         self._tokens: ReloadingFile[Mapping[str, Target]] = ReloadingFile(config.tokens, self._load)
         self.names_sockets = False
+        self.redacts = True
 
     def _load(self, path: Path) -> Mapping[str, Target]:
         """Read the file and log its new problems; runs in a thread."""
@@ -278,6 +281,7 @@ class IdentityTarget:
     """The target given by the identity of a client."""
 
     names_sockets = False
+    redacts = False
 
     def __init__(self, config: TargetFromIdentityConfig) -> None:
         self._schemes = config.schemes
@@ -337,7 +341,13 @@ MAX_SOCKET_LOOKUPS: Final = 8
 
 
 class TargetPolicy(Protocol):
-    """Selects and checks the targets of one route, for all connections of a generation."""
+    """Selects and checks the targets of one route, for all connections of a generation.
+
+    Attributes:
+        redacts: Whether requests may have a token in their target.
+    """
+
+    redacts: bool
 
     async def select(self, request: Request | None, identity: Identity) -> ChosenTarget | None:
         """Find the target of one client.
@@ -362,6 +372,8 @@ class TargetPolicy(Protocol):
 
 class FixedTarget:
     """Policy of a route with a fixed backend; an identity may still be limited to another target."""
+
+    redacts = False
 
     def __init__(self, target: Target, passer: RequestPasser | None = None) -> None:
         self._target = target
@@ -395,6 +407,7 @@ class DynamicTarget:
     """
 
     def __init__(self, selector: TargetSelector, rules: TargetRules, listening_addresses: ListeningAddresses) -> None:
+        self.redacts = selector.redacts
         self._selector = selector
         self._rules = rules
         self._listening_addresses = listening_addresses

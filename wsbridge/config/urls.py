@@ -722,7 +722,8 @@ def check_field(field: str, segments: Iterable[str], *, identity: bool) -> str |
     if field.startswith((QUERY_PREFIX, COOKIE_FIELD_PREFIX)) or field in set(segments):
         return None
     guess = did_you_mean(field, [*segments, IDENTITY_FIELD, "target"])
-    return f'"{{{field}}}" is not a segment of match.path{guess}: it has {_segment_list(segments)}'
+    names = _segment_list(segments)
+    return f'"{{{field}}}" is not a segment of match.path or label of match.host{guess}: the route has {names}'
 
 
 def _segment_list(names: Iterable[str]) -> str:
