@@ -15,7 +15,6 @@ from tests.serving import Records, config_of, recording
 from wsbridge.admin.api import AdminApi, MonitoringApi
 from wsbridge.admin.endpoints import AdminEndpoint, build_endpoints
 from wsbridge.config.load import load_file
-from wsbridge.net.listeners import ListeningSockets
 from wsbridge.reasons import Reason
 from wsbridge.registry import CONFIG_REGISTRY
 from wsbridge.reload import Reloader, ReloadResult
@@ -31,13 +30,11 @@ class ServedInThread:
         server: The server.
         config: The file that `reload` reads.
         records: What was logged.
-        port: Where the first listener listens.
     """
 
     def __init__(self, text: str, config: Path, records: Records) -> None:
         self.config = config
         self.records = records
-        self.port = 0
         self.server: Server
         self._text = text
         self._reloader: Reloader
@@ -58,14 +55,15 @@ class ServedInThread:
             for endpoint in endpoints:
                 await endpoint.prepare(config_of(self._text))
                 endpoint.commit()
-            await self.server.run(self._opened)
+            await self.server.run(lambda _: self._ready.set())
             for endpoint in endpoints:
                 endpoint.close()
             nursery.cancel_scope.cancel()
 
-    def _opened(self, listening: list[ListeningSockets]) -> None:
-        self.port = int(listening[0].addresses[0].rpartition(":")[2])
-        self._ready.set()
+    @property
+    def port(self) -> int:
+        """Where the first listener listens now."""
+        return int(self.server.listeners[0].listening.addresses[0].rpartition(":")[2])
 
     def call(self, function: Callable[..., Awaitable[Any]], *arguments: object) -> Any:
         """Call a coroutine function in the thread."""
