@@ -97,6 +97,30 @@ def test_all_written_forms_are_valid(text: str) -> None:
     assert mistakes(text) == []
 
 
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        (ROUTES, []),
+        (LISTENERS + ROUTES, []),
+        (LISTENERS + "routes: {r: {match: any}}\n", ["routes.r"]),
+        (ROUTES + "log: {level: info}\n", [""]),
+        (ROUTES + "include: a\n", [""]),
+    ],
+)
+def test_included_files_have_a_schema(text: str, place: list[str]) -> None:
+    """They have listeners and routes, none of which is required."""
+    validator = jsonschema.Draft7Validator(json_schema(CONFIG_REGISTRY, included=True))
+    found = [".".join(map(str, error.absolute_path)) for error in validator.iter_errors(yaml12.read(text))]
+    assert found == place
+
+
+def test_a_file_that_includes_others_needs_nothing_else() -> None:
+    """Listeners and routes may be in the included files."""
+    assert mistakes("include: conf.d/*.yaml\n") == []
+    assert mistakes(LISTENERS + "include: [conf.d/*.yaml]\ndefaults: {auth: none}\n") == []
+    assert mistakes("include: a\ndefaults: {match: any}\n") == ["defaults"]
+
+
 def fields(part: dict[str, Any], name: str) -> list[tuple[str, dict[str, Any]]]:
     """Give the options of a section, each by its path."""
     return [(f"{name}.{key}", field) for key, field in part["properties"].items()]

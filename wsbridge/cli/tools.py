@@ -36,7 +36,8 @@ def completion_command(ctx: click.Context, shell: str) -> None:
 
 
 @click.command("schema", cls=PreformattedCommand)
-def schema_command() -> None:
+@click.option("--included", is_flag=True, help="Print that of files that a configuration includes.")
+def schema_command(included: bool) -> None:
     """Print the JSON Schema of the configuration file.
 
     It gives editors with a YAML language server (VS Code, Neovim, Helix, Emacs) completion, hover documentation and
@@ -48,4 +49,4 @@ def schema_command() -> None:
 
       # yaml-language-server: $schema=wsbridge.schema.json
     """
-    click.echo(json.dumps(json_schema(CONFIG_REGISTRY), indent=2, ensure_ascii=False))
+    click.echo(json.dumps(json_schema(CONFIG_REGISTRY, included=included), indent=2, ensure_ascii=False))

@@ -76,11 +76,12 @@ class Config(Section):
     monitoring: MonitoringConfig | None = None
     """Monitoring endpoint, with /livez and /readyz. Default: disabled."""
     listeners: dict[Name, ListenerConfig] = Field(default_factory=dict)
-    """Addresses to accept connections on, by name."""
+    """Addresses to accept connections on, by name. Required, here or in an included file."""
     defaults: RouteDefaults = Field(default_factory=RouteDefaults)
     """Settings of all routes that do not set them and to which they apply."""
     routes: dict[Name, RouteConfig] = Field(default_factory=dict)
-    """Where requests go, by name. The first route in the file that matches a request handles it."""
+    """Where requests go, by name. The first route in the file that matches a request handles it. Required, here or in
+    an included file."""
     timeouts: Timeouts = Field(default_factory=Timeouts)
     """Timeouts of the process, and defaults for all routes."""
     limits: Limits = Field(default_factory=Limits)

@@ -14,6 +14,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_jso
 from pydantic_core import SchemaSerializer, core_schema
 
 from wsbridge.config.base import Registry, Section
+from wsbridge.config.include import INCLUDED_SECTIONS
 from wsbridge.config.limits import RouteTimeouts
 from wsbridge.config.model import REQUIRED_SECTIONS, Config
 from wsbridge.config.route import ROUTE_ACTIONS, RouteConfig
@@ -42,11 +43,12 @@ class _SchemaGenerator(GenerateJsonSchema):
         return self.generate_inner(schema["schema"])
 
 
-def json_schema(registry: Registry) -> dict[str, Any]:
+def json_schema(registry: Registry, *, included: bool = False) -> dict[str, Any]:
     """Return the JSON Schema of the file.
 
     Args:
         registry: The kinds of backends and authentication that it may name.
+        included: Whether that of an included file is wanted.
     """
     sections: list[type[Section]] = [Config]
     sections += dict.fromkeys([*registry.backends.values(), *registry.auth.values()])
@@ -63,6 +65,9 @@ def json_schema(registry: Registry) -> dict[str, Any]:
         for field in section["properties"].values():
             _add_hover_text(field)
     top = definitions.pop(Config.__name__)
+    if included:
+        properties = {key: top["properties"][key] for key in INCLUDED_SECTIONS}
+        top = {"type": "object", "additionalProperties": False, "properties": properties}
     return {"$schema": JSON_SCHEMA_DIALECT, **top, "title": "wsbridge.yaml", "definitions": definitions}
 
 
@@ -83,7 +88,8 @@ def _add_hover_text(field: dict[str, Any]) -> None:
 
 def _add_section_rules(definitions: dict[str, Any], registry: Registry) -> None:
     """Add what the models hold by rules of their own."""
-    definitions[Config.__name__]["required"] = [*REQUIRED_SECTIONS]
+    alone = {"not": {"required": ["include"]}}
+    definitions[Config.__name__] |= {"if": alone, "then": {"required": [*REQUIRED_SECTIONS]}}
     definitions[RouteConfig.__name__]["oneOf"] = [{"required": [goal]} for goal in ROUTE_ACTIONS]
     for field in definitions[RouteTimeouts.__name__]["properties"].values():
         field.pop("default", None)

@@ -47,7 +47,8 @@ class Node:
 
     def __init__(self, event: yaml.NodeEvent) -> None:
         self.line, self.column = place_of(event.start_mark)
-        self.end_line, self.end_column = place_of(event.end_mark)
+        end_line, self.end_column = place_of(event.end_mark)
+        self.end_line = self.line if end_line == self.line else end_line  # one object, in most of many nodes
         self.has_tag = getattr(event, "tag", None) not in STANDARD_TAGS
 
 
