@@ -62,7 +62,9 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
     assert result.output.endswith("\n2 errors\n")
 
 
-@pytest.mark.parametrize(("content", "said"), [(None, "cannot be read: No such file"), (b"\xff", "is not UTF-8")])
+@pytest.mark.parametrize(
+    ("content", "said"), [(None, ": cannot be read: No such file"), (b"\xff", ":1:1: is not UTF-8")]
+)
 def test_unreadable(tmp_path: Path, content: bytes | None, said: str) -> None:
     """A file that cannot be read is a problem like any other."""
     file = tmp_path / "wsbridge.yaml"
@@ -72,4 +74,4 @@ def test_unreadable(tmp_path: Path, content: bytes | None, said: str) -> None:
     result = invoke("run", "--log-format", "console", "-c", str(file))
 
     assert result.exit_code == 78
-    assert f"{file}: {said}" in result.output
+    assert f"{file}{said}" in result.output
