@@ -82,6 +82,26 @@ async def test_a_drain_ends_what_it_has_accepted(passed):
         await served.returned.wait()
 
 
+async def test_a_drain_ends_persistent_connections(passed, tmp_path):
+    """The response to the next request on a persistent connection closes it, so that it does not hold up a restart."""
+    (tmp_path / "a.txt").write_text("a")
+    route = {"match": {"path": "/*"}, "files": str(tmp_path), "auth": "none"}
+    async with serving(written(listeners=WEB, routes={"page": route}), passed_sockets=copies(passed)) as served:
+        client = await served.connect()
+        persistent = GET.replace(b" / ", b" /a.txt ").replace(b"Connection: close\r\n", b"")
+        for stopping in (False, True):
+            if stopping:
+                served.server.stop(Reason.DRAINING)
+            await client.send(persistent)
+            head = await client.head()
+            assert head.startswith("HTTP/1.1 200")
+            assert ("Connection: close" in head) == stopping
+            assert await client.take(1) == b"a"
+        client.drop()
+        with trio.fail_after(3):
+            await served.returned.wait()
+
+
 async def test_a_stop_at_once_leaves_the_backlog(passed):
     """SIGINT and a second signal accept nothing more either."""
     async with serving(written(listeners=WEB, route=ANSWER), passed_sockets=copies(passed)) as served:

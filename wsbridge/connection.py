@@ -430,8 +430,9 @@ class Connection:
             termination = Termination(Reason.SERVED, "client", response.detail, status=response.status)
             context.response_started = True
             write_timeout = route.relay_options.write
+            may_continue = route.responder.keep_alive and not self._services.stop_requested.is_set()
             try:
-                keep_alive = await exchange.respond(response, write_timeout, keep_alive=route.responder.keep_alive)
+                keep_alive = await exchange.respond(response, write_timeout, keep_alive=may_continue)
             except TimeoutError as error:
                 self._abort()
                 return Termination(Reason.WRITE_STALLED, "client", str(error)), False

@@ -285,6 +285,7 @@ def test_others_are_let_in_only_when_meant(listen: str) -> None:
         (ws(allowed_origins=["any"]), "--allowed-origins: no page in a browser can connect to tcp"),
         (ws(listen="-", allowed_origins=["any"]), "--allowed-origins: no page in a browser can connect to -"),
         (ws(listen="unix:relative"), "LISTEN: "),
+        (ws(listen="ws://fd:web/"), "LISTEN: fd:web: passed sockets need a configuration file"),
         (ws(target="127.0.0.1:1"), "TARGET: must be of the form tcp://"),
         (ws(target="tcp://127.0.0.1"), "TARGET: "),
         (ws(target="tcp://127.0.0.1:1", headers=["A: b"]), "--header: means nothing for the target tcp://127.0.0.1:1"),

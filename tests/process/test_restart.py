@@ -1,5 +1,6 @@
 """Restarts under socket activation, with a stand-in for systemd: nobody is refused, and a drain ends what is open."""
 
+import signal
 import socket
 import threading
 import time
@@ -162,6 +163,9 @@ def test_sockets_and_listeners_that_do_not_match(tmp_path):
         with PassingDaemon(text, [("web", one), ("admin", two)]) as daemon:
             (warning,) = daemon.log_lines("config.warning", problem="W033")
             assert 'with the name "admin" was passed' in warning["detail"]
+            daemon.signal(signal.SIGHUP)
+            daemon.wait("config.reloaded")
+            daemon.wait("config.warning", 2, problem="W033")
         wrong = PassingDaemon(text, [("http", one)])
         with pytest.raises(AssertionError):
             wrong.__enter__()
