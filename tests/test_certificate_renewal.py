@@ -436,6 +436,33 @@ async def test_a_hung_file_system_delays_no_other(
         released.set()
 
 
+@pytest.mark.usefixtures("often")
+async def test_a_check_that_fails_otherwise_ends_no_connection(
+    renewals: Renewals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a thread to be had, it is reported once; the next check that can run finds the new certificate."""
+    run_sync, lacking = trio.to_thread.run_sync, [True]
+
+    async def run_or_fail(*args: Any, **options: Any) -> Any:
+        if lacking and args[0].__module__ == file_watcher.__name__:
+            raise RuntimeError("can't start new thread")
+        return await run_sync(*args, **options)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_or_fail)
+    context = renewals.client_context()
+    async with backend() as back, serving(renewals.text(route={"backend": back.url})) as served:
+        client = await tls_client(served, context)
+        await served.records.wait("internal_error")
+        renewed = renewals.in_place()
+        await trio.sleep(0.3)
+        assert len(served.records.of("internal_error")) == 1
+        served.records.all.clear()
+        lacking.clear()
+        await until_served(served, context, renewed)
+        await client.echoed()
+        await client.close()
+
+
 @pytest.mark.parametrize(("days", "warned"), [(13, True), (15, False), (-1, True)])
 async def test_the_end_of_a_certificate_is_warned_of_each_day(
     renewals: Renewals, monkeypatch: pytest.MonkeyPatch, days: float, warned: bool

@@ -239,11 +239,18 @@ class FileWatcher:
                 for device, group in groups.items():
                     thread = self._threads.setdefault(device, trio.CapacityLimiter(1))
                     if not thread.borrowed_tokens:  # as it is by an abandoned thread
-                        nursery.start_soon(self._check, group, thread)
+                        nursery.start_soon(self._check_safely, group, thread)
             self._warn_of_expiry(watched)
 
+    async def _check_safely(self, group: list[Watched[Any]], thread: trio.CapacityLimiter) -> None:
+        """Check the files of one file system; a bug, or no thread to be had, must not end the connections."""
+        try:
+            await self._check(group, thread)
+        except Exception as error:
+            if group[0].fail(repr(error), at_once=True):
+                log.exception("internal_error", component="file watcher")
+
     async def _check(self, group: list[Watched[Any]], thread: trio.CapacityLimiter) -> None:
-        """Check the files of one file system."""
         changed: list[Watched[Any]] = []
         with trio.move_on_after(CHECK_TIMEOUT) as deadline:
             changed = await trio.to_thread.run_sync(_find_changed, group, abandon_on_cancel=True, limiter=thread)
