@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running(folder: Path, listeners: int = 1) -> AsyncIterator[Running]:
+async def running(folder: Path, listeners: int = 1, environ: Mapping[str, str] | None = None) -> AsyncIterator[Running]:
     """Run a server with so many Unix listeners, and its admin API, as the daemon does."""
     sections: dict[str, Any] = {
         f"l{number}": {"bind": f"unix:{folder}/{number}.sock"} for number in range(1, listeners + 1)
@@ -50,7 +50,7 @@ async def running(folder: Path, listeners: int = 1) -> AsyncIterator[Running]:
     async with serving(text) as served, trio.open_nursery() as nursery:
         endpoints: list[AdminEndpoint] = []
         reloader = Reloader(served.server, None, parts=endpoints)
-        handover = Handover(served.server, endpoints, reloader, {})
+        handover = Handover(served.server, endpoints, reloader, environ or {})
         api = AdminApi(served.server, reloader, reloader.reload, handover.handle)
         endpoints += build_endpoints(api, MonitoringApi(served.server), {}, nursery)
         for endpoint in endpoints:
@@ -145,6 +145,15 @@ async def test_reloads_and_takeovers_wait_for_each_other(tmp_path):
         await trio.testing.wait_all_tasks_blocked(0.05)
         assert first.reloader.is_queued
         asked.close()
+
+
+async def test_a_unit_without_notifications(tmp_path):
+    """The variable names the process that systemd has started; children inherit it."""
+    async with running(tmp_path, environ={"SYSTEMD_EXEC_PID": str(os.getpid())}) as first:
+        with pytest.raises(TakeoverError, match="main process of a systemd unit"):
+            await begin(first.path)
+    async with running(tmp_path, environ={"SYSTEMD_EXEC_PID": "1"}) as first:
+        (await begin(first.path)).close()
 
 
 async def test_what_is_no_admin_api(tmp_path):

@@ -95,6 +95,7 @@ def test_the_token(tmp_path):
         (("--admin", "nonsense"), "--admin: "),
         (("--admin", "fd:web"), "--admin: fd:web is not an address to connect to"),
         (("--admin", "/nowhere/admin.sock"), "no such socket"),
+        (("--admin", "./nowhere.sock"), f"unix:{Path.cwd()}/nowhere.sock: no such socket"),
         (("--admin", "127.0.0.1:1"), "nothing listens there"),
         (("--admin-token-file", "/nowhere/token"), "--admin-token-file: /nowhere/token: No such file"),
     ],

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import socket
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -18,9 +19,20 @@ ADMIN = {"bind": "unix:@FOLDER@/admin.sock"}
 DRAIN = {"drain": "10m", "drain_spread": "1s", "close": "2s"}
 
 
+ACTIVATE = """
+import os, socket, sys
+sock = socket.create_server(("127.0.0.1", 0))
+os.dup2(sock.fileno(), 3)
+os.set_inheritable(3, True)
+os.environ |= {"LISTEN_PID": f"{os.getpid()}", "LISTEN_FDS": "1", "LISTEN_FDNAMES": "web"}
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+"""Passes a listening socket to a command, as a service manager does."""
+
+
 def config(back, **rest):
     """Write a configuration with an admin socket."""
-    return written(route={"backend": back.url}, timeouts=DRAIN, **{"admin": ADMIN, **rest})
+    return written(route={"backend": back.url}, **{"admin": ADMIN, "timeouts": DRAIN, **rest})
 
 
 def successor(text, old, **options):
@@ -173,6 +185,23 @@ def test_another_user_gets_nothing():
         served(daemon.port())
 
 
+def test_long_connections_end_by_the_drain_and_passed_sockets_are_taken_over():
+    """1012 comes after `drain` of the old process, whose socket another program has passed to it."""
+    drain = {"drain": "3s", "drain_spread": "500ms", "close": "1s"}
+    with backend() as back:
+        text = config(back, listeners={"web": {"bind": "fd:web"}}, timeouts=drain)
+        with Daemon(text, prefix=(sys.executable, "-c", ACTIVATE)) as daemon:
+            long = Transfer(daemon.port())
+            with successor(text, daemon) as new:
+                assert new.port() == daemon.port()
+                long.step()
+                assert long.client.closing() == (1012, "draining")
+                long.client.close()
+                assert daemon.ended() == 0
+                assert daemon.wait("connection.closed")["duration_seconds"] > 2.5
+                served(new.port())
+
+
 def test_the_main_process_of_a_unit_does_not_change():
     """For systemd, a unit has ended when the process that it started has."""
     with backend() as back, Daemon(config(back), notify=True) as daemon:
@@ -197,10 +226,11 @@ def test_without_a_running_process_it_starts_as_usual():
 
 
 def test_only_a_unix_socket_can_pass_sockets_on():
-    """A TCP address is a wrong command line."""
+    """A TCP address is a wrong command line; so is none at all, since then no process would ever find the other."""
     with backend() as back:
-        daemon = Daemon(config(back), arguments=("--takeover", "--admin", "127.0.0.1:9181"), waits=False)
-        with daemon:
+        with Daemon(config(back), arguments=("--takeover", "--admin", "127.0.0.1:9181"), waits=False) as daemon:
+            assert daemon.ended() == 64
+        with Daemon(written(route={"respond": "204"}), arguments=("--takeover",), waits=False) as daemon:
             assert daemon.ended() == 64
 
 

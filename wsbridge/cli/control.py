@@ -128,7 +128,7 @@ def read_admin_address(address: str | None) -> BindAddress:
     """
     text = address or os.environ.get(ADMIN_VARIABLE) or DEFAULT_ADMIN
     try:
-        found = read_bind(f"unix:{text}" if text.startswith(("/", "./")) else text)
+        found = read_bind(f"unix:{text}" if text.startswith(("/", "./", "../")) else text, Path.cwd())
     except ValueError as error:
         raise CliError(f"--admin: {error}", EXIT_USAGE) from None
     if found.kind == "fd":

@@ -383,12 +383,15 @@ def takeover_path(address: str | None, config: Config) -> str:
         config: That of the new process.
 
     Raises:
-        CliError: It is no Unix socket, which alone can pass descriptors on.
+        CliError: There is none, or it is no Unix socket, which alone can pass descriptors on.
     """
-    if address is None and not os.environ.get(ADMIN_VARIABLE) and config.admin is not None:
+    if address or os.environ.get(ADMIN_VARIABLE):
+        bind = read_admin_address(address)
+    elif config.admin is not None:
         bind = config.admin.bind
     else:
-        bind = read_admin_address(address)
+        text = "--takeover: add admin: {bind: unix:/path} to the configuration, so that processes find each other there"
+        raise CliError(text, EXIT_USAGE)
     if bind.kind != "unix":
         raise CliError(f"--takeover needs a Unix socket, not {bind}: write --admin unix:/path", EXIT_USAGE)
     return bind.path
