@@ -162,26 +162,43 @@ def connecting(port):
 
 
 def test_no_descriptor_for_the_dial_is_overload():
-    """Where more clients were accepted than can be dialed for, the dials that have no descriptor are 503."""
+    """Where more clients were accepted than can be dialed for: the last dials are 503; the admin API answers."""
     with backend() as back:
-        text = written(route={"backend": back.url}, limits={"connections": "1000"}, timeouts={"handshake": "60s"})
+        text = written(
+            route={"backend": back.url},
+            limits={"connections": "1000"},
+            timeouts={"handshake": "60s"},
+            admin={"bind": "unix:@FOLDER@/admin.sock"},
+        )
         with Daemon(text, descriptors=64) as daemon:
+            admin = str(daemon.folder / "admin.sock")
             before = daemon.descriptors()
             clients = [Socket.connect(daemon.port()) for _ in range(64 - 16 - before)]
             daemon.until(lambda: daemon.descriptors() >= 64 - 16)
-            heads = []
-            for client in clients:
+            relayed, rest = clients[:16], clients[16:]
+            for client in relayed:
                 client.send(request())
-                heads.append(client.head())
-            rejected = [head for head in heads if not head.startswith("HTTP/1.1 101 ")]
-            assert all(head.startswith("HTTP/1.1 503 ") and "Retry-After: 1" in head for head in rejected), rejected
-            assert daemon.wait("connection.rejected", count=len(rejected))["reason"] == "overload"
-            assert 0 < back.dials == len(heads) - len(rejected) < len(heads)
+                assert client.head().startswith("HTTP/1.1 101 ")
+            assert daemon.descriptors() == 64
+            for _ in range(3):
+                assert call_admin(admin, None, "GET", "/v1/status")[1]["connections"] == len(clients)
+            assert daemon.wait("accept.error")["listener"] == "admin"
+            status, answer = call_admin(admin, None, "POST", "/v1/reload")
+            assert (status, answer["generation"]) == (422, 1)
+            assert "Too many open files" in str(answer["problems"]), answer
+            for client in rest:
+                client.send(request())
+                head = client.head()
+                assert head.startswith("HTTP/1.1 503 ")
+                assert "Retry-After: 1" in head
+            assert daemon.wait("connection.rejected", count=len(rest))["reason"] == "overload"
+            assert back.dials == len(relayed)
             for client in clients:
                 client.close()
             daemon.until(lambda: daemon.descriptors() <= before)
             with Socket.upgraded(daemon.port()) as client:
                 client.echoed()
+            assert not daemon.log_lines("internal_error")
 
 
 def test_a_storm_of_resets_does_not_end_accepting():
