@@ -161,10 +161,11 @@ class Reloader:
 
     async def _reload(self) -> ReloadResult:
         problems: Sequence[Problem] = ()
-        if self._load is None:
+        load = self._load
+        if load is None:
             return self._failed(NO_FILE, problems)
         try:
-            loaded = await self._server.read_files(self._load)
+            loaded = await self._server.read_files(lambda: load().without_places())  # frees them off the event loop
             problems = loaded.warnings
             await self._apply(loaded.config)
         except ConfigError as error:
@@ -181,7 +182,7 @@ class Reloader:
             log.exception("internal_error", component="reload")
             return self._failed("an internal error, which the log has", problems)
         log_problems(problems)
-        self.loaded = loaded.without_places()
+        self.loaded = loaded
         self._on_reloaded(loaded.config)
         return ReloadResult(self._server.generation.number, None, problems)
 
