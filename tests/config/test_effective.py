@@ -149,6 +149,20 @@ def test_variables_stay_variables() -> None:
     assert read_again(output, environ).config == loaded.config
 
 
+def test_a_default_that_is_the_value_of_another_setting() -> None:
+    """The key of a certificate is in the same file by default, with the same variables."""
+    text = (
+        "listeners: {web: {bind: '127.0.0.1:1', tls: {certificates: [{cert: '/${DIR}/all.pem'}]}}}\n"
+        "routes: {vnc: {match: any, auth: none, backend: 'tcp://${HOST}:1'}}\n"
+    )
+    environ = {"DIR": "geheim", "HOST": "geheim"}
+    loaded = read(text, environ)
+    output = shown(loaded)
+    assert '          key: "/${DIR}/all.pem"  # default' in output.splitlines()
+    assert "geheim" not in output
+    assert read_again(output, environ).config == loaded.config
+
+
 TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
 
 

@@ -9,6 +9,8 @@ routes are in effect, and so not shown themselves.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -36,7 +38,8 @@ class Setting:
 
     Attributes:
         value: As the file would have it, with secrets masked.
-        path: Keys and indexes that lead to it, in the long form of the file.
+        path: Keys and indexes that lead to it, in the long form of the file; of a default that is the value of another
+            setting, such as the key of a certificate, those of that one; of any other default none.
         is_default: Whether the file does not set it.
     """
 
@@ -81,7 +84,7 @@ def to_yaml(config: Config, references: Mapping[KeyPath, str], locate: Callable[
 
 def _nearest(references: Mapping[KeyPath, str], setting: Setting) -> str | None:
     """Return the text of a setting with variables; that of the short form, if the file has that."""
-    if not references or setting.is_default:
+    if not references:
         return None
     lengths = range(len(setting.path), max(len(setting.path) - 3, 0), -1)
     return next((references[setting.path[:length]] for length in lengths if setting.path[:length] in references), None)
@@ -130,7 +133,8 @@ class _Walk:
             value = dumped[name]
             if name in SENT_HEADERS and isinstance(section, BackendSectionBase):
                 value = {key: MASK if isinstance(text, str) else text for key, text in value.items()}
-            tree = self._value(getattr(section, name), value, (*path, name), is_default=default)
+            source = _source(section, name, dumped) if default else name
+            tree = self._value(getattr(section, name), value, (*path, source) if source else (), is_default=default)
             if tree != {} or not default:
                 found[name] = tree
         if is_default:
@@ -143,7 +147,7 @@ class _Walk:
                 return self.section(value, dumped, path, is_default=is_default)
             inner = value if isinstance(value, dict) else {}
             return {
-                key: self._value(inner.get(key), item, (*path, key), is_default=is_default)
+                key: self._value(inner.get(key), item, (*path, key) if path else (), is_default=is_default)
                 for key, item in dumped.items()
             }
         if isinstance(dumped, list):
@@ -153,6 +157,13 @@ class _Walk:
                 for at, (item, text) in enumerate(zip(items, dumped, strict=True))
             ]
         return Setting(_mask_text(dumped) if isinstance(dumped, str) else dumped, path, is_default)
+
+
+def _source(section: Section, name: str, dumped: Mapping[str, Any]) -> str | None:
+    """Return the key whose value is the default of another one; None for defaults of their own."""
+    if not type(section).model_fields[name].default_factory_takes_validated_data:
+        return None
+    return next((key for key in section.model_fields_set if dumped[key] == dumped[name]), None)
 
 
 def _shown_keys(section: Section, dumped: Mapping[str, Any]) -> list[str]:
@@ -168,7 +179,14 @@ def _shown_keys(section: Section, dumped: Mapping[str, Any]) -> list[str]:
         defaults = {
             name: value for name, value in defaults.items() if _count_issues(section, {**written, name: value}) <= known
         }
-    return [name for name in type(section).model_fields if name in written or name in defaults]
+    return [name for name in _keys_in_order(type(section)) if name in written or name in defaults]
+
+
+@functools.cache
+def _keys_in_order(section: type[Section]) -> tuple[str, ...]:
+    """Return the keys of a section, those first that are its own, such as `match` and `backend` of a route."""
+    own = inspect.get_annotations(section)
+    return tuple(sorted(section.model_fields, key=lambda name: name not in own))
 
 
 def _count_issues(section: Section, keys: Mapping[str, Any]) -> int:
