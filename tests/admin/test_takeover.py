@@ -132,6 +132,20 @@ async def test_a_new_process_that_is_too_slow(tmp_path, monkeypatch):
         (await begin(first.path)).close()
 
 
+@pytest.mark.parametrize("message", [b"[]", b'{"kept": 1}', b'{"kept": []}', b"\xff", b"[" * 60_000, b""])
+async def test_a_new_process_that_says_something_else(tmp_path, message):
+    """The running one answers with an error, and serves on."""
+    head = b"POST /v1/takeover HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: wsbridge-takeover\r\n\r\n"
+    async with running(tmp_path) as first:
+        async with await trio.open_unix_socket(first.path) as stream:
+            await stream.send_all(head)
+            await stream.send_all(message + b"\n")
+            await stream.send_eof()
+            answer = b"".join([part async for part in stream])
+        assert answer.endswith(b'{"error": "the new process has ended before it was ready"}\n')
+        assert await answered(tmp_path / "1.sock") == b"HTTP/1.1 204"
+
+
 async def test_reloads_and_takeovers_wait_for_each_other(tmp_path):
     """The sockets of both processes are the same all the time."""
     async with running(tmp_path) as first, trio.open_nursery() as nursery:
@@ -170,9 +184,11 @@ async def test_what_is_no_admin_api(tmp_path):
             sock, _ = await other.accept()
             with sock:
                 await sock.recv(4096)
-                await sock.send(line)
+                await sock.sendmsg([line])
 
-        for line in (b"SSH-2.0-nothing\r\n", b"", b"HTTP/1.1 101 Switching Protocols\r\n\r\n[]\n"):
+        upgraded = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
+        messages = (b"[]", b"{", b"{}", b'{"pid": 1}', b'{"listeners": [{"sockets": 0, "key": 1}]}', b"[" * 60_000)
+        for line in (b"SSH-2.0-nothing\r\n", b"", *(upgraded + message + b"\n" for message in messages)):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(answer, line)
                 with pytest.raises(TakeoverError, match="takeover from"):

@@ -185,7 +185,7 @@ async def _serve_connection(sock: socket.socket, handle: AdminHandler) -> None:
             await stream.send_all(
                 connection.send(h11.InformationalResponse(status_code=101, headers=list(response.headers))) or b""
             )
-            await response.upgrade(stream)
+            await _run_upgrade(response.upgrade, stream)
             return
         with trio.move_on_after(ADMIN_REQUEST_TIMEOUT):
             with_body = request is None or request.method != "HEAD"
@@ -202,6 +202,13 @@ async def _handle(handle: AdminHandler, request: AdminRequest) -> AdminResponse:
     except Exception:
         log.exception("internal_error", component="admin")
         return error_response(HTTPStatus.INTERNAL_SERVER_ERROR, "an internal error, which the log has")
+
+
+async def _run_upgrade(upgrade: Callable[[trio.SocketStream], Awaitable[None]], stream: trio.SocketStream) -> None:
+    try:
+        await upgrade(stream)
+    except Exception:
+        log.exception("internal_error", component="admin")
 
 
 def _describe_peer(sock: socket.socket) -> dict[str, object]:

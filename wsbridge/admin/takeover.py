@@ -27,6 +27,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from http import HTTPStatus
+from itertools import islice
 from typing import Any, Final
 
 import h11
@@ -210,12 +211,16 @@ class Takeover:
                     await channel.upgrade()
                     offer = _checked(await channel.receive())
                     sockets = await channel.receive_sockets(sum(one["sockets"] for one in offer["listeners"]))
+                    found = cls(channel, InheritedSockets(_group(offer["listeners"], sockets)), offer["pid"])
+            except (KeyError, TypeError, ValueError, AttributeError):
+                raise TakeoverError(f"takeover from {path}: the response is that of another protocol") from None
             except trio.TooSlowError:
                 raise TakeoverError(f"takeover from {path}: no response within {RESPONSE_TIMEOUT:g} s") from None
             except TakeoverError as error:
                 raise TakeoverError(f"takeover from {path}: {error}") from None
+            channel.forget_sockets()
             failed.pop_all()
-        return cls(channel, InheritedSockets(_group(offer["listeners"], sockets)), offer["pid"])
+        return found
 
     async def complete(self) -> None:
         """Have the running process release what is kept, and own it: this process is ready to accept.
@@ -251,12 +256,16 @@ def _checked(message: dict[str, Any]) -> dict[str, Any]:
 def _group(
     listeners: Sequence[Mapping[str, Any]], sockets: Sequence[socket.socket]
 ) -> list[tuple[ListeningSockets, SocketFile | None]]:
-    """Assign sockets to the listeners of the running process."""
+    """Assign sockets to the listeners of the running process.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: The message is malformed.
+    """
     found = []
     remaining = iter(sockets)
     for one in listeners:
         bind, ipv6_only, name = one["key"]
-        own = [next(remaining) for _ in range(one["sockets"])]
+        own = list(islice(remaining, one["sockets"]))
         addresses = [bind] if bind.startswith("unix:") else []
         file = None if one["file"] is None else SocketFile(**one["file"])
         is_passed = bind.startswith("fd:")
@@ -303,12 +312,12 @@ class _Channel:
                 return {}
         try:
             message = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
         return message if isinstance(message, dict) else {}
 
     async def receive_sockets(self, count: int) -> list[socket.socket]:
-        """Receive listening sockets.
+        """Receive listening sockets, which `close` closes until `forget_sockets`.
 
         Raises:
             TakeoverError: Not all of them can be received.
@@ -321,8 +330,11 @@ class _Channel:
             raise TakeoverError("the running process has ended")
         if not all(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) for sock in self._sockets):
             raise TakeoverError("the running process has sent sockets that do not listen")
-        sockets, self._sockets = self._sockets, []
-        return sockets
+        return self._sockets
+
+    def forget_sockets(self) -> None:
+        """Leave those that were received to the listeners that have them now."""
+        self._sockets = []
 
     async def upgrade(self) -> None:
         """Send the HTTP request of the new process, and receive the response.
@@ -377,7 +389,20 @@ class _Channel:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 descriptors = array.array("i")
                 descriptors.frombytes(value[: len(value) - len(value) % descriptors.itemsize])
-                self._sockets += [socket.socket(fileno=descriptor) for descriptor in descriptors]
+                self._sockets += map(_socket_of, descriptors)
         self._is_truncated = self._is_truncated or bool(flags & socket.MSG_CTRUNC)
         self._data += data
         return bool(data)
+
+
+def _socket_of(descriptor: int) -> socket.socket:
+    """Return the socket that has a descriptor.
+
+    Raises:
+        ValueError: It is something else; it is closed.
+    """
+    try:
+        return socket.socket(fileno=descriptor)
+    except OSError:
+        os.close(descriptor)
+        raise ValueError(f"descriptor {descriptor} is not a socket") from None
