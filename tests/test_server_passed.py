@@ -83,22 +83,53 @@ async def test_a_drain_ends_what_it_has_accepted(passed):
 
 
 async def test_a_drain_ends_persistent_connections(passed, tmp_path):
-    """The response to the next request on a persistent connection closes it, so that it does not hold up a restart."""
+    """A request that has begun to arrive is answered, and the response closes its persistent connection."""
     (tmp_path / "a.txt").write_text("a")
     route = {"match": {"path": "/*"}, "files": str(tmp_path), "auth": "none"}
     async with serving(written(listeners=WEB, routes={"page": route}), passed_sockets=copies(passed)) as served:
         client = await served.connect()
         persistent = GET.replace(b" / ", b" /a.txt ").replace(b"Connection: close\r\n", b"")
-        for stopping in (False, True):
-            if stopping:
-                served.server.stop(Reason.DRAINING)
-            await client.send(persistent)
-            head = await client.head()
-            assert head.startswith("HTTP/1.1 200")
-            assert ("Connection: close" in head) == stopping
-            assert await client.take(1) == b"a"
+        await client.send(persistent)
+        head = await client.head()
+        assert head.startswith("HTTP/1.1 200")
+        assert "Connection: close" not in head
+        assert await client.take(1) == b"a"
+        while not served.server.services.idle_scopes:
+            await trio.sleep(0.01)
+        await client.send(persistent[:10])
+        while served.server.services.idle_scopes:
+            await trio.sleep(0.01)
+        served.server.stop(Reason.DRAINING)
+        await client.send(persistent[10:])
+        head = await client.head()
+        assert head.startswith("HTTP/1.1 200")
+        assert "Connection: close" in head
+        assert await client.take(1) == b"a"
         client.drop()
         with trio.fail_after(3):
+            await served.returned.wait()
+
+
+@pytest.mark.parametrize("listeners", [WEB, {"web": {"bind": "127.0.0.1:0"}}], ids=["passed", "own"])
+async def test_a_drain_closes_idle_connections_at_once(passed, tmp_path, listeners):
+    """A persistent connection between two requests is closed when a drain begins; one without a request is not idle."""
+    (tmp_path / "a.txt").write_text("a")
+    route = {"match": {"path": "/*"}, "files": str(tmp_path), "auth": "none"}
+    text = written(listeners=listeners, routes={"page": route}, timeouts={"handshake": "20s", "drain": "20s"})
+    async with serving(text, passed_sockets=copies(passed)) as served:
+        idle, late = await served.connect(), await served.connect()
+        await idle.send(GET.replace(b" / ", b" /a.txt ").replace(b"Connection: close\r\n", b""))
+        assert (await idle.head()).startswith("HTTP/1.1 200")
+        assert await idle.take(1) == b"a"
+        while len(served.server.connections) < 2 or not served.server.services.idle_scopes:
+            await trio.sleep(0.01)
+        served.server.stop(Reason.DRAINING)
+        with trio.fail_after(3):
+            assert await idle.everything() == b""
+            await late.send(GET.replace(b" / ", b" /a.txt "))
+            assert (await late.head()).startswith("HTTP/1.1 200" if listeners is WEB else "HTTP/1.1 503")
+            late.drop()
+            idle.drop()
             await served.returned.wait()
 
 

@@ -69,6 +69,7 @@ class Connection:
         "_front",
         "_generation",
         "_is_only_connection",
+        "_is_persistent",
         "_listener",
         "_overload",
         "_route",
@@ -110,6 +111,7 @@ class Connection:
         self._exchange: Exchange = None  # type: ignore[assignment]  # the current request and how to respond to it
         self._route: Route | None = None  # of the current request
         self._is_only_connection = False  # with `--once`
+        self._is_persistent = False  # whether it has carried a request, and may carry more
         self._front: Side | None = None  # the client's side of the relay, since its 101
 
     async def run(self, sockaddr: object) -> Termination:
@@ -171,6 +173,7 @@ class Connection:
                 return termination
             self._access_log.log_request(termination)
             self._context.forget_request()
+            self._is_persistent = True
             await trio.lowlevel.checkpoint()  # many requests that have arrived must not keep other tasks waiting
 
     def _log_bug(self) -> None:
@@ -343,6 +346,7 @@ class Connection:
                 self._generation.config.timeouts.handshake,
                 services.lingering_closer,
                 services.request_read_scopes,
+                services.idle_scopes if self._is_persistent else None,
             )
         except Rejected as rejected:
             if rejected.reason is Reason.HANDSHAKE_TIMEOUT:  # a shutdown cuts the wait short

@@ -205,6 +205,7 @@ async def read_request(
     timeout: float,
     lingering_closer: LingeringCloser,
     read_scopes: set[trio.CancelScope],
+    idle_scopes: set[trio.CancelScope] | None = None,
 ) -> HttpExchange:
     """Read one request head.
 
@@ -214,6 +215,8 @@ async def read_request(
         timeout: Seconds until the whole head has arrived; up to a tenth more is given.
         lingering_closer: For rejections.
         read_scopes: Contains the scope of this wait while it lasts; cancelling that counts as the timeout.
+        idle_scopes: Contains it as well until the first byte arrives; None for the first request of a connection, since
+            a client that has not sent it is not idle.
 
     Raises:
         Rejected: No valid head arrived in time.
@@ -223,7 +226,8 @@ async def read_request(
     try:
         request = parser.feed(data) if data else None
         if request is None:  # else it had arrived already, and there is no deadline to set
-            request = await _wait_for_head(transport, parser, timeout, len(data), read_scopes)
+            idle = set() if idle_scopes is None or data else idle_scopes
+            request = await _wait_for_head(transport, parser, timeout, len(data), read_scopes, idle)
     except Rejected as rejected:
         rejected.target = parser.target_so_far
         raise
@@ -232,13 +236,20 @@ async def read_request(
 
 
 async def _wait_for_head(
-    transport: Transport, parser: RequestParser, timeout: float, received: int, read_scopes: set[trio.CancelScope]
+    transport: Transport,
+    parser: RequestParser,
+    timeout: float,
+    received: int,
+    read_scopes: set[trio.CancelScope],
+    idle_scopes: set[trio.CancelScope],
 ) -> Request:
     """Read until the head is complete; `received` bytes of it came before."""
     try:
         with trio.move_on_after(timeout * random.uniform(1, MAX_HANDSHAKE_JITTER)) as scope:  # noqa: S311  (no secret)
             read_scopes.add(scope)
+            idle_scopes.add(scope)
             while data := await transport.read_some():
+                idle_scopes.discard(scope)
                 received += len(data)
                 if (request := parser.feed(data)) is not None:
                     return request
@@ -251,6 +262,7 @@ async def _wait_for_head(
         raise Rejected(Reason.CLIENT_LOST, detail, silent=True) from None
     finally:
         read_scopes.discard(scope)
+        idle_scopes.discard(scope)
     if not received:
         raise Rejected(Reason.HANDSHAKE_TIMEOUT, EMPTY_CONNECTION, silent=True)
     raise Rejected(

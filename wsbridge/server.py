@@ -426,6 +426,8 @@ class Server:
         for opened in passed:
             opened.cancel_accepting()
         self.services.released_listeners |= {opened.listener.name for opened in passed}
+        for scope in list(self.services.idle_scopes):
+            scope.cancel()
         self.services.stop_requested.set()
         if reason is Reason.SHUTDOWN:
             self.services.shutdown_reason = reason

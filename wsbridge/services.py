@@ -68,6 +68,7 @@ class Services:
         lingering_closer: Closes rejected connections.
         disconnect_monitor: Clients whose backends are being dialed; a shutdown cuts that short.
         request_read_scopes: Waits for a request, which a shutdown cuts short, too.
+        idle_scopes: Those of them on persistent connections that are idle; a shutdown cuts them short at once.
         listening_addresses: What this process listens at.
         own_connections: Those that it opens to its own listeners.
         audit_log: The audit, if there is one.
@@ -103,6 +104,7 @@ class Services:
         )
         self.disconnect_monitor = DisconnectMonitor()
         self.request_read_scopes: set[trio.CancelScope] = set()
+        self.idle_scopes: set[trio.CancelScope] = set()
         self.listening_addresses = ListeningAddresses()
         self.own_connections = OwnConnections(self.listening_addresses)
         self.audit_log = None if config.audit is None else AuditLog(config.audit.file)
