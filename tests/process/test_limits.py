@@ -41,7 +41,7 @@ def test_over_the_cap_is_503_at_once_and_nothing_is_dialled():
 
 
 def enters(daemon, tls):
-    """Return whether a client is let in."""
+    """Return whether a client is accepted."""
     with Socket.connect(daemon.port(), tls=tls) as client:
         client.send(request())
         return client.head().startswith("HTTP/1.1 101")
@@ -71,7 +71,7 @@ def test_beyond_shed_a_client_is_reset_at_accept():
 
 
 def test_a_raw_client_over_the_cap_is_reset():
-    """A client of a listener that speaks tcp gets a reset, so that it cannot take it for an empty answer."""
+    """A client of a listener with protocol: tcp gets a reset, which is not an empty response."""
     listeners = {"old": {"bind": "127.0.0.1:0", "protocol": "tcp", "route": "app"}}
     with backend() as back:
         routes = {"app": {"backend": back.url, "auth": "none"}}

@@ -11,7 +11,7 @@ from typing import Final
 CGROUP_ROOT: Final = Path("/sys/fs/cgroup")
 PROC_SELF: Final = Path("/proc/self")
 _CGROUP_LIMITS: Final = ("memory.max", "memory.high")
-"""At the first the kernel kills, above the second it slows the process down until it stands still."""
+"""At the first the kernel kills, above the second it slows the process down, more and more."""
 
 
 @dataclass(frozen=True, slots=True)
