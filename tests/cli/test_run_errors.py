@@ -37,6 +37,11 @@ def raising(error: BaseException) -> Callable[[LogWriter], Awaitable[None]]:
             78,
             'wsbridge: listener "web": cannot listen on unix:/x: there is no such user!\n',
         ),
+        (
+            ListenError("web", "fd:web", "no sockets were passed", problem="E043"),
+            78,
+            'wsbridge: listener "web": cannot listen on fd:web: no sockets were passed! [E043]\n',
+        ),
         (ValueError("the key is gone"), 78, "wsbridge: the key is gone\n"),
         (KeyboardInterrupt(), 130, ""),
     ],

@@ -297,7 +297,8 @@ def run_with_log(
     if writer.format == "console":
         for error in errors:
             hint = bind_error_hint if isinstance(error, ListenError) else ""
-            click.echo(f"wsbridge: {error}{hint}", err=True)
+            code_text = f" [{error.problem}]" if isinstance(error, ListenError) and error.problem else ""
+            click.echo(f"wsbridge: {error}{hint}{code_text}", err=True)
     return code
 
 
