@@ -203,3 +203,11 @@ def test_only_a_backend_has_limits() -> None:
     """Files and fixed answers have none."""
     text = LISTENERS + "routes: {r: {match: any, respond: 204, limits: {connections: 1}}}\n"
     assert summaries(wrong(text)) == ["E013 routes.r.limits"]
+
+
+def test_a_pause_of_accepting_is_shorter_than_a_check_of_the_watchdog() -> None:
+    """A longer one would look like a listener that hangs."""
+    text = LISTENERS + ROUTES
+    assert read(f"{text}timeouts: {{accept_pause: 10s}}\n").config.timeouts.accept_pause == 10
+    (problem,) = wrong(f"{text}timeouts: {{accept_pause: 11s}}\n")
+    assert (problem.setting, problem.message) == ("timeouts.accept_pause", "must not be more than 10s")

@@ -31,6 +31,17 @@ LOCAL_NETWORKS = (ip_network("127.0.0.0/8"), ip_network("::1"), UNIX_CLIENTS)
 """Where proxies on this host connect from, each for many clients."""
 
 
+MAX_ACCEPT_PAUSE_SECONDS = 10.0
+"""Below half of the WatchdogSec= of the systemd unit, so that a pause is not regarded as a hang."""
+
+
+def check_accept_pause(seconds: float) -> float:
+    """Check the maximum of accept_pause."""
+    if seconds > MAX_ACCEPT_PAUSE_SECONDS:
+        raise ValueError(f"must not be more than {MAX_ACCEPT_PAUSE_SECONDS:g}s")
+    return seconds
+
+
 class ClientLimits(Section):
     """Limits per client address: per IPv4 address, and per /64 of IPv6."""
 
@@ -231,8 +242,8 @@ class Timeouts(RouteTimeouts):
     Default: 5s, or drain if that is shorter."""
     retry_after: Annotated[Duration, AfterValidator(check_whole_seconds)] = 1.0
     """Retry-After value of overload responses, in whole seconds."""
-    accept_pause: PositiveDuration = 0.1
-    """Pause before accepting again after EMFILE or ENFILE."""
+    accept_pause: Annotated[PositiveDuration, AfterValidator(check_accept_pause)] = 0.1
+    """Pause before accepting again after EMFILE or ENFILE; at most 10s."""
     file_read: PositiveDuration = 30.0
     """How long opening a file of a files route, or reading a chunk of it, may take; then its file system counts as hung
     (503)."""
