@@ -11,6 +11,7 @@ import shutil
 import signal
 import struct
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -208,6 +209,11 @@ def test_new_connections_are_rejected_before_memory_is_used_up(limit, tmp_path):
             assert "Retry-After: 1" in head
             daemon.wait("memory.pressure")
             assert admin(daemon, "GET", "/readyz") == (503, "memory is short")
+            command = [sys.executable, "-m", "wsbridge", "status", "--admin", str(daemon.folder / "admin.sock")]
+            shown = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert shown.returncode == 1
+            assert "state        serving, memory is short\n" in shown.stdout
+            assert ", new connections are rejected\n" in shown.stdout
             for client in served:
                 client.echoed()
             leave(1024 * 1024 * 1024)
