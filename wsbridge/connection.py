@@ -160,7 +160,8 @@ class Connection:
         await self._start_transport()
         while True:  # one request after the other
             await self._read_request()
-            self._count_client()
+            if self._listener.client_address_resolver is not None:
+                self._count_client()
             admitted = self._admit()
             self._check_client(admitted.route)
             await self._authenticate(admitted)
@@ -466,7 +467,7 @@ class Connection:
         context, request = self._context, self._context.request
         if request is not None and b"via" in request.headers:
             context.chain = max(context.chain, marks_in_via(request.headers.get_all(b"via")), key=len)
-        if route.mark in context.chain or len(context.chain) >= MAX_HOPS:
+        if context.chain and (route.mark in context.chain or len(context.chain) >= MAX_HOPS):
             raise loop_rejection(context.chain, route.mark, route.name)
         return OutgoingChain(self._services.own_connections, (*context.chain, route.mark))
 
@@ -622,8 +623,9 @@ def _agreed_subprotocol(admitted: AdmittedRequest, connected: Connected) -> str 
 
 def _relay_options(route: Route, identity: Identity) -> RelayOptions:
     """Return the options of this connection: the route's, until the client's identity expires."""
-    deadline = identity_deadline(identity)
-    return route.relay_options if deadline is None else replace(route.relay_options, auth_expires=deadline)
+    if identity.expires is None:
+        return route.relay_options
+    return replace(route.relay_options, auth_expires=identity_deadline(identity))
 
 
 def identity_deadline(identity: Identity) -> float | None:

@@ -142,7 +142,7 @@ REASONS: dict[Reason, ReasonInfo] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Termination:
     """How one connection ended.
 

@@ -60,7 +60,7 @@ class ChosenTarget(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: there is one for every connection, and frozen ones take twice the time to make
 class DialRequest:
     """What one connection needs of its backend.
 
@@ -90,7 +90,7 @@ class DialRequest:
     progress: DialProgress = field(default_factory=DialProgress, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Connected:
     """A backend that is ready for the relay.
 

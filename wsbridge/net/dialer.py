@@ -61,6 +61,8 @@ class DialProgress:
         steps: What was done and how long it took, for the log at level debug; nothing is added while it is None.
     """
 
+    __slots__ = ("_result", "_since", "_step", "open", "steps", "tried", "untried")
+
     def __init__(self) -> None:
         self.steps: deque[str] | None = None
         self._result = ""

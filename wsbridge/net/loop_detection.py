@@ -17,7 +17,6 @@ import re
 import secrets
 import socket
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Final
 
 from wsbridge.net.address import Address, ListeningAddresses, SockAddr
@@ -93,19 +92,25 @@ class OwnConnections:
         return self._listening_addresses.contains(Address(family, sockaddr))
 
 
-@dataclass(slots=True, eq=False)
 class OutgoingChain:
     """The routes that one connection has come through, as its dials pass them on.
 
-    Attributes:
+    Args:
         own: The connections of this process to itself.
         marks: The marks of the routes, that of the dialing route last.
+
+    Attributes:
+        own: As given.
+        marks: As given.
         noted: Addresses of the sockets that were dialed to own listeners.
     """
 
-    own: OwnConnections
-    marks: tuple[str, ...]
-    noted: list[object] = field(default_factory=list)
+    __slots__ = ("marks", "noted", "own")
+
+    def __init__(self, own: OwnConnections, marks: tuple[str, ...]) -> None:
+        self.own = own
+        self.marks = marks
+        self.noted: tuple[object, ...] = ()
 
     def connect(self, sock: socket.socket, sockaddr: SockAddr | str) -> int:
         """Start to connect a socket as `socket.connect_ex` does, and note its chain if that leads to an own listener.
@@ -120,7 +125,7 @@ class OutgoingChain:
         code = sock.connect_ex(sockaddr)
         key = _key(sock.getsockname())
         if key and code in (0, errno.EINPROGRESS):
-            self.noted.append(key)
+            self.noted += (key,)
             self.own.chains[key] = self.marks
         return code
 

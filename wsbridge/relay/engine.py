@@ -22,7 +22,7 @@ from wsbridge.relay.loop import RelayLoop
 from wsbridge.relay.relay import Relay, RelayOptions
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RelayResult:
     """How a relay ended.
 
