@@ -82,6 +82,7 @@ def test_haproxy_follows_readyz(tmp_path: Path) -> None:
         )
         text = (
             "defaults\nmode http\ntimeout connect 5s\ntimeout client 60s\ntimeout server 60s\ntimeout tunnel 60s\n"
+            "timeout check 10s\n"
             f"listen front\nbind 127.0.0.1:{port}\noption httpchk GET /readyz\n{servers}"
         )
         stack.enter_context(haproxy(tmp_path, port, text))

@@ -177,14 +177,14 @@ def backend(handler: Callable[[socket.socket], None] = echo) -> Iterator[Threads
 
 
 class Clients:
-    """Connect one after the other in a thread; use it as a context manager.
+    """Connect one after the other in a thread, until one is not served; use it as a context manager.
 
     Args:
         once: Connects, and fails if it is not served.
 
     Attributes:
         served: How many were served.
-        failures: What happened to the others.
+        failures: What happened to the last one.
     """
 
     def __init__(self, once: Callable[[], None]) -> None:
@@ -195,7 +195,7 @@ class Clients:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:
-        while not self._stop.is_set():
+        while not self._stop.is_set() and not self.failures:
             try:
                 self._once()
                 self.served += 1
@@ -208,7 +208,7 @@ class Clients:
         while self.served < count and not self.failures:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        assert not self.failures
+        assert not self.failures, self.failures
 
     def __enter__(self) -> Self:
         self._thread.start()
