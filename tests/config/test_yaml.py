@@ -40,7 +40,7 @@ def refused(text: str) -> str:
         ("a: {{ b }}\n", "1:5 E003 a a key must be text"),
         ("a: *:80\n", "1:5 E002  not YAML: expected alphabetic or numeric character, but found ':' (while scanning"),
         ("a: *b\n", "1:4 E002  not YAML: undefined alias"),
-        ("a: &b [c, *b]\n", "1:11 E003 a[1] an alias is inside of what it stands for"),
+        ("a: &b [c, *b]\n", "1:11 E003 a[1] an alias is inside of the node that it refers to"),
         ("a: b\nb:\n  - c\n  - {d: [e, {f: g}, [h, *i]]}\n", "4:25 E002  not YAML: undefined alias"),
         ("a: \x07\n", "1:4 E002  the character U+0007 is not allowed"),
         ("a:\n\tb: c\n", "2:1 E002  not YAML: found character '\\t'"),
@@ -84,7 +84,7 @@ def test_written_values_are_only_bounded_by_the_size_of_the_file() -> None:
     compose("a: [" + "x," * 150_000 + "]", "w.yaml")
     anchor = "a: &a [" + "x, " * 999 + "x]\nb: ["
     compose(anchor + "*a, " * 99 + "]", "w.yaml")
-    assert "the aliases of the file stand for more than 100,000 values" in refused(anchor + "*a, " * 100 + "]")
+    assert "the aliases of the file expand to more than 100,000 values" in refused(anchor + "*a, " * 100 + "]")
 
 
 TEXTS = sorted((Path(__file__).parents[2] / "conf").glob("*.yaml"))

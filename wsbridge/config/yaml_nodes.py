@@ -1,4 +1,4 @@
-"""YAML text to nodes with positions, within bounds of depth and of what aliases stand for.
+"""YAML text to nodes with positions, within bounds of depth and of what aliases expand to.
 
 libyaml parses, if PyYAML has it; nodes are made of its events one by one, so that other threads are not kept waiting,
 and take a fifth of the memory of those of PyYAML.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MAX_DEPTH: Final = 20
 """Nested mappings and lists."""
 MAX_ALIASED_VALUES: Final = 100_000
-"""Values that all aliases of a file stand for."""
+"""Values that all aliases of a file expand to."""
 MAX_REPARSED_CHARS: Final = 1024 * 1024
 """Where an error is not further from the beginning than this, PyYAML's own parser, which is slow, words the message."""
 STANDARD_TAGS: Final = frozenset({None, "!", *(f"tag:yaml.org,2002:{name}" for name in ("str", "seq", "map"))})
@@ -73,7 +73,7 @@ class CollectionNode(Node):
 
     Attributes:
         is_flow: Whether it is written in braces or brackets.
-        size: Number of values in it, with those that aliases stand for; itself included.
+        size: Number of values in it, with those that aliases expand to; itself included.
         height: Number of levels.
     """
 
@@ -207,13 +207,13 @@ class _Composer:
         return node
 
     def _alias(self, event: yaml.AliasEvent) -> Node:
-        """Return the node that an alias stands for."""
+        """Return the node that an alias refers to."""
         node = self._anchors.get(event.anchor or "")
         if node is None:
             message = 'not YAML: undefined alias; a text that begins with "*" needs quotes'
             raise YamlStructureError(event, (), message, "E002")
         if node in self._open:
-            raise YamlStructureError(event, self._path(), "an alias is inside of what it stands for")
+            raise YamlStructureError(event, self._path(), "an alias is inside of the node that it refers to")
         if isinstance(node, CollectionNode):
             if len(self._open) + node.height > MAX_DEPTH:
                 raise YamlStructureError(event, self._path(), f"more than {MAX_DEPTH} nested mappings and lists")
@@ -222,7 +222,7 @@ class _Composer:
                 self._open[-1].height = max(self._open[-1].height, node.height + 1)
         self._aliased += getattr(node, "size", 1)
         if self._aliased > MAX_ALIASED_VALUES:
-            message = f"the aliases of the file stand for more than {MAX_ALIASED_VALUES:,} values"
+            message = f"the aliases of the file expand to more than {MAX_ALIASED_VALUES:,} values"
             raise YamlStructureError(event, self._path(), message)
         return node
 

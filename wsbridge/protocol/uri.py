@@ -87,7 +87,7 @@ def normalise_target(target: str) -> str:
 
 
 class PatternPart(Enum):
-    """What stands in a pattern for segments of a path or labels of a host."""
+    """A placeholder in a pattern for segments of a path or labels of a host."""
 
     ANY = "{}"
     """One that is not empty."""
