@@ -198,7 +198,7 @@ def _status_text(status: dict[str, Any]) -> str:
         *([f"{'memory':12} {_memory_text(memory)}"] if memory else []),
         f"{'loop lag':12} {status['loop_lag_seconds']:g} s (longest: {status['loop_lag_longest_seconds']:g} s)",
         f"{'listeners':12} {', '.join(status['listeners'])}",
-        f"{'generation':12} {status['generation']}, with {status['routes']} routes",
+        f"{'generation':12} {status['generation']}, with {status['routes']} route{'s' * (status['routes'] != 1)}",
     ]
     older = [one for one in status["generations"] if one["generation"] != status["generation"]]
     lines += [f"{'':12} {one['generation']} still has {one['connections']} connections" for one in older]
