@@ -1,5 +1,6 @@
 """The shipped units under a real systemd, where one can be booted: that needs root, cgroup2 and systemd."""
 
+import base64
 import socket
 import threading
 import time
@@ -173,3 +174,28 @@ def test_a_client_starts_the_service(booted, ports):
     with pytest.raises(ConnectionRefusedError):
         attempt(("127.0.0.1", ports[0]))
     booted.systemctl("start", "wsbridge.socket", "wsbridge.service")
+
+
+def test_files_of_a_group_can_be_read(booted, ports, back):
+    """As docs/deploy.md says: a group owns the file with password hashes, and is one of those of the service."""
+    drop_in = "/etc/systemd/system/wsbridge@gw.service.d"
+    booted.run("groupadd", "--system", "wsbridge-config")
+    booted.run("install", "-m", "0640", "-g", "wsbridge-config", "/dev/null", "/etc/wsbridge/users")
+    hashed = booted.run("sh", "-c", "printf 'secret\\n' | wsbridge hash-password alice >> /etc/wsbridge/users")
+    assert hashed.returncode == 0, hashed.stderr
+    text = config(f"127.0.0.1:{ports[1]}", back.url).replace(
+        '"auth": "none"', '"auth": {"kind": "basic", "users": "/etc/wsbridge/users"}', 1
+    )
+    assert booted.run("sh", "-c", f"cat > /etc/wsbridge/gw.yaml <<'END'\n{text}\nEND").returncode == 0
+    assert booted.run("systemctl", "restart", "wsbridge@gw").returncode != 0
+    booted.run("mkdir", "-p", drop_in)
+    booted.run("sh", "-c", f"printf '[Service]\\nSupplementaryGroups=wsbridge-config\\n' > {drop_in}/config.conf")
+    booted.systemctl("daemon-reload")
+    booted.systemctl("restart", "wsbridge@gw")
+    answers = []
+    for password in ("secret", "wrong"):
+        with Socket.connect(ports[1]) as client:
+            token = base64.b64encode(f"alice:{password}".encode()).decode()
+            client.send(request("/ws", f"Authorization: Basic {token}"))
+            answers.append(client.head().split()[1])
+    assert answers == ["101", "401"]
