@@ -198,6 +198,16 @@ class TestResponses:
             assert (found.status, list(found.headers)) == (503, [(b"location", b"/login")])
         assert "limits.max_response_head_bytes" in upstream_refused(b"HTTP/1.1 101 Yes\r\n" + long, 1000).detail
 
+    def test_the_rest_of_a_head_over_the_limit_is_no_body(self) -> None:
+        """Whether it came with the beginning or later."""
+        head = b"HTTP/1.1 302 Found\r\nSet-Cookie: " + b"c" * 900 + b"\r\n\r\n"
+        for size in (len(head), 1, 700):
+            parser = ResponseParser(500)
+            for at in range(0, len(head), size):
+                found = parser.feed(head[at : at + size])
+            assert isinstance(found, Response)
+            assert parser.trailing_data == b""
+
     @pytest.mark.parametrize("data", [b"\x15\x03\x01\x00\x02\x02\x46", HELLO])
     def test_tls_from_upstream(self, data: bytes) -> None:
         """TLS bytes from a backend that was dialled without TLS are named."""

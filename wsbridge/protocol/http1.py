@@ -504,13 +504,14 @@ class ResponseParser:
         max_head_bytes: Bytes of all heads of the response, 1xx ones included.
 
     Attributes:
-        trailing_data: The bytes that came after the head; empty until it is complete.
+        trailing_data: The bytes that came after the head; empty until it is complete, and for one beyond the limit.
     """
 
     __slots__ = (
         "_buffer",
         "_head_start",
         "_interim_count",
+        "_is_cut_off",
         "_max_head_bytes",
         "_response",
         "_searched",
@@ -524,6 +525,7 @@ class ResponseParser:
         self._head_start = 0
         self._searched = 0
         self._interim_count = 0
+        self._is_cut_off = False
         self._response: Response | None = None
 
     def feed(self, data: bytes) -> Response | None:
@@ -539,7 +541,8 @@ class ResponseParser:
             Rejected: The head breaks a rule; nothing more may be fed.
         """
         if self._response is not None:
-            self.trailing_data += data
+            if not self._is_cut_off:  # else it is the rest of the head, and no body
+                self.trailing_data += data
             return self._response
         self._buffer += data
         while self._response is None:
@@ -550,6 +553,7 @@ class ResponseParser:
             end = len(self._buffer) if found is None else found.end()
             if end > self._max_head_bytes:
                 self._response = self._cut_off(line)
+                self._is_cut_off = True
             elif found is None:
                 self._searched = end
                 return None
