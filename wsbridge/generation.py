@@ -126,7 +126,8 @@ class RouteTable:
         """
         indexes = (self._for_http, self._for_websocket)
         for index in indexes[::-1] if websocket else indexes:
-            if (position := index.first_match(host, path)) is not None:
+            position = index.universal if index.universal is not None else index.first_match(host, path)
+            if position is not None:
                 return self._routes[position]
         return None
 

@@ -17,6 +17,7 @@ import re
 import secrets
 import socket
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Final
 
 from wsbridge.net.address import Address, ListeningAddresses, SockAddr
@@ -92,25 +93,19 @@ class OwnConnections:
         return self._listening_addresses.contains(Address(family, sockaddr))
 
 
+@dataclass(slots=True, eq=False)
 class OutgoingChain:
     """The routes that one connection has come through, as its dials pass them on.
 
-    Args:
+    Attributes:
         own: The connections of this process to itself.
         marks: The marks of the routes, that of the dialing route last.
-
-    Attributes:
-        own: As given.
-        marks: As given.
         noted: Addresses of the sockets that were dialed to own listeners.
     """
 
-    __slots__ = ("marks", "noted", "own")
-
-    def __init__(self, own: OwnConnections, marks: tuple[str, ...]) -> None:
-        self.own = own
-        self.marks = marks
-        self.noted: tuple[object, ...] = ()
+    own: OwnConnections
+    marks: tuple[str, ...]
+    noted: tuple[object, ...] = ()
 
     def connect(self, sock: socket.socket, sockaddr: SockAddr | str) -> int:
         """Start to connect a socket as `socket.connect_ex` does, and note its chain if that leads to an own listener.

@@ -90,13 +90,17 @@ class _PathPositions:
 
 
 class PatternIndex:
-    """Pairs of host and path patterns in an order, of which the first that matches counts."""
+    """Pairs of host and path patterns in an order, of which the first that matches counts.
 
-    __slots__ = ("_by_host", "_first_and_universal", "_is_empty", "_of_every_host")
+    Attributes:
+        universal: Position of the first pair if it matches everything; None: `first_match` has to look.
+    """
+
+    __slots__ = ("_by_host", "_is_empty", "_of_every_host", "universal")
 
     def __init__(self) -> None:
         self._is_empty = True
-        self._first_and_universal: int | None = None  # the position of a first pair that matches everything
+        self.universal: int | None = None
         self._of_every_host = _PathPositions()
         self._by_host: SegmentTree[_PathPositions] = SegmentTree()
 
@@ -109,7 +113,7 @@ class PatternIndex:
             position: Greater than those before.
         """
         if self._is_empty and hosts is None and path is None:
-            self._first_and_universal = position
+            self.universal = position
         self._is_empty = False
         if hosts is None:
             self._of_every_host.add(path, position)
@@ -118,8 +122,6 @@ class PatternIndex:
 
     def first_match(self, host: str, path: str) -> int | None:
         """Return the position of the first pair that matches a host and a path, both in normal form."""
-        if self._first_and_universal is not None:
-            return self._first_and_universal
         return self._first(host_labels(host), path_segments(path))
 
     def first_cover(self, host: Sequence[str | PatternPart] | None, path: PathPattern | None) -> int | None:
