@@ -26,7 +26,7 @@ from wsbridge.cli.main import (
     CliError,
     PreformattedCommand,
 )
-from wsbridge.cli.run import LOG_LEVEL_CHOICES, serve_config, serve_until_end
+from wsbridge.cli.run import LOG_LEVEL_CHOICES, one_connection_code, serve_until_end
 from wsbridge.cli.self_signed import SelfSignedCertificate
 from wsbridge.cli.stdio import DEFAULT_HOLD, STREAM_NAMES, StdioConnection
 from wsbridge.config.load import LoadedConfig
@@ -206,7 +206,7 @@ def bridge_command(
                 signed.remove()
                 click.echo(f"wsbridge: self-signed certificate, SHA-256 {signed.fingerprint}", err=True)
 
-        return serve_config(
+        code, result = serve_until_end(
             loaded,
             level=level or "info",
             format=log_format,
@@ -215,6 +215,7 @@ def bridge_command(
             on_ready=ready,
             stop_on_hangup=True,
         )
+        return code if code or result is None or not once else one_connection_code(result)
     finally:
         if signed is not None:
             signed.remove()

@@ -154,37 +154,6 @@ OnReady = Callable[[list[ListeningSockets]], None]
 ExtraTask = Callable[[Server], Awaitable[None]]
 
 
-def serve_config(
-    loaded: LoadedConfig,
-    *,
-    level: str | None = None,
-    format: str | None = None,  # noqa: A002  the name of the setting
-    one_connection: bool = False,
-    open_level: Literal["debug", "info"] = "debug",
-    on_ready: OnReady = lambda _: None,
-    stop_on_hangup: bool = False,
-    load: Callable[[], LoadedConfig] | None = None,
-    take_over: str | None = None,
-) -> int:
-    """Serve until the end; see `serve_until_end`.
-
-    Returns:
-        The exit code: after a clean stop by a signal 0, but with `one_connection` that of the connection.
-    """
-    code, result = serve_until_end(
-        loaded,
-        level=level,
-        format=format,
-        one_connection=one_connection,
-        open_level=open_level,
-        on_ready=on_ready,
-        stop_on_hangup=stop_on_hangup,
-        load=load,
-        take_over=take_over,
-    )
-    return code if code or result is None or not one_connection else one_connection_code(result)
-
-
 def serve_until_end(
     loaded: LoadedConfig,
     *,
@@ -373,7 +342,8 @@ def run_command(
     load = None if found == STDIN else partial(load_config, str(Path(found).absolute()))
     take_over = takeover_path(address, loaded.config) if takeover else None
     level = "debug" if verbose else log_level
-    return serve_config(loaded, level=level, format=log_format, load=load, take_over=take_over)
+    code, _ = serve_until_end(loaded, level=level, format=log_format, load=load, take_over=take_over)
+    return code
 
 
 def takeover_path(address: str | None, config: Config) -> str:
