@@ -10,7 +10,7 @@ BIN = $(VENV)/bin
 PYTEST = WSBRIDGE_TEST_ALL=1 $(BIN)/python -m pytest -m 'not soak' -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage lint bench soak fuzz packages clean
+.PHONY: help demo test coverage lint bench soak fuzz wheel packages clean
 
 help:  ## This list
 	@echo 'make TARGET'
@@ -27,8 +27,8 @@ coverage: packages $(VENV)/.test  ## Line and branch coverage of wsbridge/
 	$(PYTEST) --cov=wsbridge $(ARGS)
 
 lint: $(VENV)/.test  ## Style and types
-	$(BIN)/ruff check wsbridge bench tests
-	$(BIN)/ruff format --check --quiet wsbridge bench tests
+	$(BIN)/ruff check wsbridge bench package tests setup.py
+	$(BIN)/ruff format --check --quiet wsbridge bench package tests setup.py
 	$(BIN)/mypy
 
 bench: $(VENV)/.bench  ## Speed and memory compared with lighttpd and websockify (ARGS='--case echo64 --rounds 3')
@@ -39,6 +39,9 @@ soak: packages $(VENV)/.test  ## The long tests: gigabytes, thousands of connect
 
 fuzz: $(VENV)/.test  ## The fuzz tests with many more examples, new ones each time
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -m 'not soak' -o faulthandler_timeout=0 $(or $(ARGS),tests/fuzz)
+
+wheel: $(VENV)/.build  ## Wheel and source distribution, in dist/
+	$(BIN)/python -m build --outdir dist
 
 clean:  ## Remove everything that make created
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
@@ -60,6 +63,10 @@ $(VENV)/.run: pyproject.toml | $(BIN)/python
 $(VENV)/.test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	@touch $@ $(VENV)/.run
+
+$(VENV)/.build: | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check build
+	@touch $@
 
 $(VENV)/.bench: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
