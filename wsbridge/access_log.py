@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Literal
 
@@ -13,6 +14,12 @@ from wsbridge.reasons import EMPTY_CONNECTION, REASONS, Reason, Termination
 
 FAVICON = "/favicon.ico"
 """Every browser requests it; that the file is missing is logged at debug only."""
+
+MAX_ENDINGS = 100
+"""Endings that are kept for the admin API."""
+
+Endings = deque[tuple[float, str, str, dict[str, object]]]
+"""The last endings, as logged: seconds since 1970, event, host of the peer (as `Peer.host`), fields of the line."""
 
 LOGGED_HEADERS = (b"host", b"origin", b"user-agent")
 """Headers of the request that lines and records quote."""
@@ -25,6 +32,7 @@ class AccessLog:
         context: The connection.
         http: Whether its listener rejects with HTTP responses.
         audit_log: The audit log; None if it is not configured.
+        endings: Where the end of the connection is noted for the admin API; None for nowhere.
         redact_target: Returns the target of a request as it may be logged, without tokens.
 
     Attributes:
@@ -36,6 +44,7 @@ class AccessLog:
         "_audit_log",
         "_context",
         "_dial_started",
+        "_endings",
         "_http",
         "_redact_target",
         "connect_seconds",
@@ -49,8 +58,10 @@ class AccessLog:
         http: bool = True,
         audit_log: AuditLog | None = None,
         redact_target: Callable[[str], str] = str,
+        endings: Endings | None = None,
     ) -> None:
         self._context = context
+        self._endings = endings
         self._audit_log = audit_log
         self._http = http
         self._redact_target = redact_target
@@ -75,6 +86,19 @@ class AccessLog:
             "target": context.target,
         }
         return {key: value for key, value in facts.items() if value}
+
+    def facts(self) -> dict[str, object]:
+        """Return the fields of a connection that has not ended, as its line would have them now."""
+        facts = self._connection_fields()
+        self._add_request(facts)
+        if self.connect_seconds is not None:
+            facts["connect_seconds"] = self.connect_seconds
+        return facts
+
+    @property
+    def has_dialed(self) -> bool:
+        """Whether the dial has begun."""
+        return self._dial_started is not None
 
     def dial_started(self) -> None:
         """Start to measure the dial."""
@@ -188,10 +212,14 @@ class AccessLog:
         if context.relayed:
             facts["bytes_to_backend"] = context.bytes_to_backend
             facts["bytes_to_client"] = context.bytes_to_client
-            getattr(log, level)("connection.closed", **facts)
+            event = "connection.closed"
+            getattr(log, level)(event, **facts)
             self._emit_audit("access.ended", facts)
         else:
             if termination.close_code is None and row.status is not None and self._http:
                 facts["status"] = termination.http_status
-            getattr(log, level)("connection.rejected", **facts)
+            event = "connection.rejected"
+            getattr(log, level)(event, **facts)
             self._emit_audit("access.denied", facts)
+        if self._endings is not None:
+            self._endings.append((time.time(), event, context.peer.host, facts))

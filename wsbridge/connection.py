@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import trio
 
@@ -40,12 +40,16 @@ from wsbridge.net.transport import SocketTransport, Transport, reset_socket
 from wsbridge.protocol.forwarded import NO_PUBLIC_NAME
 from wsbridge.reasons import REASONS, Reason, Rejected, Termination
 from wsbridge.relay.endpoint import Side
-from wsbridge.relay.engine import RelayCounters
+from wsbridge.relay.engine import RelayCounters, RelayFigures
 from wsbridge.relay.relay import RelayOptions
 from wsbridge.services import Services
 
 _BUG = Termination(Reason.INTERNAL_ERROR, "wsbridge")
 """How a connection ended if even its rejection failed."""
+
+ConnectionState = Literal["handshake", "dialing", "relaying", "closing", "responding", "idle"]
+"""The step of a connection: until its request is admitted, until the backend is connected, while bytes are relayed,
+while it is rejected or ends; or it sends a response of wsbridge, or waits for another request after one."""
 
 
 class Connection:
@@ -58,6 +62,10 @@ class Connection:
         generation: The configuration in effect, as objects; the connection keeps it for life, whatever is reloaded.
         services: What all connections share.
         overload: For a connection over the connection limit, which is only rejected: the numbers, for the log.
+
+    Attributes:
+        id: Number of the connection since the process started.
+        fixed_json: The admin API's: what it has written of `facts`, once they do not change.
     """
 
     __slots__ = (
@@ -65,9 +73,11 @@ class Connection:
         "_client_slot",
         "_connection_peer",
         "_context",
+        "_ended_by",
         "_exchange",
         "_front",
         "_generation",
+        "_is_ending",
         "_is_only_connection",
         "_is_persistent",
         "_listener",
@@ -77,6 +87,7 @@ class Connection:
         "_sock",
         "_socket_family",
         "_started_transport",
+        "fixed_json",
         "id",
     )
 
@@ -90,6 +101,7 @@ class Connection:
         overload: str | None = None,
     ) -> None:
         self.id = context.id
+        self.fixed_json = ""
         self._sock = sock
         self._context = context
         self._listener = listener
@@ -103,6 +115,7 @@ class Connection:
             http=listener.protocol == "websocket",
             audit_log=services.audit_log,
             redact_target=listener.redact_target,
+            endings=services.endings,
         )
         # Set by the steps:
         self._socket_family = 0
@@ -113,6 +126,8 @@ class Connection:
         self._is_only_connection = False  # with `--once`
         self._is_persistent = False  # whether it has carried a request, and may carry more
         self._front: Side | None = None  # the client's side of the relay, since its 101
+        self._ended_by: Rejected | None = None  # why `end` ended it, before it was relayed
+        self._is_ending = False  # whether it is rejected
 
     async def run(self, sockaddr: object) -> Termination:
         """Serve the connection, reject it where a step raises `Rejected`, and write its log line whatever happens.
@@ -124,6 +139,8 @@ class Connection:
         try:
             try:
                 termination = await self._serve(sockaddr)
+                if self._ended_by is not None:
+                    termination = self._ended_by.termination()
             except Rejected as rejected:
                 termination = await self._reject(rejected)
             except Exception:
@@ -177,6 +194,74 @@ class Connection:
             self._is_persistent = True
             await trio.lowlevel.checkpoint()  # many requests that have arrived must not keep other tasks waiting
 
+    @property
+    def context(self) -> ConnectionContext:
+        """What is known about it."""
+        return self._context
+
+    def facts(self) -> dict[str, object]:
+        """Return the fields that its log line would have now, and its generation; a relay does not change them."""
+        return {**self._access_log.facts(), "generation": self._context.generation}
+
+    def live_facts(self) -> dict[str, object]:
+        """Return what the admin API shows besides: age, state, and the figures of its relay."""
+        figures = self._services.engine.figures(self.id)
+        facts: dict[str, object] = {
+            "duration_seconds": round(time.monotonic() - self._context.started, 3),
+            "state": self._state(figures),
+        }
+        if figures is None:
+            return facts
+        facts["bytes_to_backend"], facts["bytes_to_client"] = figures.bytes_to_backend, figures.bytes_to_client
+        for key in (
+            "round_trip_seconds",
+            "backend_round_trip_seconds",
+            "blocked_to_client_seconds",
+            "blocked_to_backend_seconds",
+        ):
+            seconds = getattr(figures, key)
+            if seconds is not None:
+                facts[key] = round(seconds, 4)
+        if figures.ending is not None:
+            facts["reason"] = figures.ending.value
+        return facts
+
+    def _state(self, figures: RelayFigures | None) -> ConnectionState:
+        context = self._context
+        if figures is not None:
+            return "relaying" if figures.ending is None else "closing"
+        if self._is_ending or self._ended_by is not None or context.relayed:
+            return "closing"
+        if self._access_log.has_dialed:
+            return "dialing"
+        if context.response_started:
+            return "responding"
+        return "idle" if self._is_persistent and context.request is None else "handshake"
+
+    def end(self, reason: Reason, detail: str) -> bool:
+        """End it for a reason of wsbridge, in whatever step it is; False if it is already ending.
+
+        A relayed pair gets the close frame or the reset of the reason, an HTTP request its status; a client whose
+        request is not complete is disconnected. While its credentials are verified, it ends right after that.
+        """
+        if self._services.engine.terminate(self.id, reason, detail):
+            return True
+        if self._is_ending or self._ended_by is not None or self._context.relayed:
+            return False
+        self._ended_by = Rejected(reason, detail, initiator="wsbridge")
+        transport = self._started_transport
+        if transport is None or not self._services.disconnect_monitor.cancel(transport):
+            # Reads end, so that the task goes on; a reset would need the descriptor that it waits for. No FIN is sent.
+            how = socket.SHUT_RDWR if self._context.response_started else socket.SHUT_RD
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(how)
+        return True
+
+    def _check_ended(self) -> None:
+        """Raise why `end` ended the connection, if it did."""
+        if self._ended_by is not None:
+            raise self._ended_by
+
     def _log_bug(self) -> None:
         log.exception("internal_error", component="connection", id=self.id)
 
@@ -186,6 +271,11 @@ class Connection:
         Without a response (`Rejected.silent`, or a reason without a status), the connection is closed, under TLS with
         close_notify.
         """
+        self._is_ending = True
+        if self._ended_by is not None:
+            self._ended_by.silent = rejected.silent or self._started_transport is None
+            self._ended_by.target = rejected.target
+            rejected = self._ended_by
         if rejected.failed_login:
             self._client_slot.record_failure()
         self._client_slot.end_guess()
@@ -356,6 +446,7 @@ class Connection:
 
     def _check_shutdown(self, detail: str = "", *, silent: bool = False) -> None:
         """Reject the connection if the server is draining or stopping; called after each wait before the relay."""
+        self._check_ended()
         reason = self._services.shutdown_reason
         if reason is None or (reason is Reason.DRAINING and self._listener.name in self._services.released_listeners):
             return
@@ -483,6 +574,7 @@ class Connection:
             if self._front is None:
                 self._check_shutdown()  # it may have begun while the backend was dialed
                 self._front = await self._upgrade(route, _agreed_subprotocol(admitted, connected))
+            self._check_ended()
             self._access_log.log_established(self._services.open_level)
         except BaseException:
             connected.side.transport.abort()
@@ -500,6 +592,7 @@ class Connection:
             await self._client_slot.begin_guess()
             chosen = await route.target_policy.select(request, context.identity)
             self._client_slot.end_guess()
+            self._check_ended()
         context.target = None if chosen is None else chosen.target.text
         if route.needs_client_info:
             self._note_local_address()

@@ -157,10 +157,10 @@ async def accept_waiting(
             and opened.connections < opened.max_connections
             and has_descriptors
         ):
-            server.connections[context.id] = context
             opened.connections += 1
             generation.lifetime.acquire()
             connection = Connection(sock, context, listener, generation, services)
+            server.connections[context.id] = connection
             nursery.start_soon(_run_connection, connection, sockaddr, server, opened, generation)
             continue
         overload = server.describe_overload(opened)
@@ -309,7 +309,7 @@ class Server:
         self._drain_delay = trio.CancelScope()
         self.is_draining = False
         self.has_successor = False
-        self.connections: dict[int, ConnectionContext] = {}
+        self.connections: dict[int, Connection] = {}
         self.max_connections = self.admission_limit = connection_limit(config)
         self.max_descriptors = descriptor_limit()
         self._memory_limit: int | None = None  # under memory pressure, the connections that there were when it began
@@ -687,9 +687,9 @@ class Server:
             found = [
                 number
                 for number in self.services.engine.connection_ids
-                if (context := self.connections.get(number)) is not None
-                and context.generation == generation.number
-                and context.route in routes
+                if (connection := self.connections.get(number)) is not None
+                and connection.context.generation == generation.number
+                and connection.context.route in routes
             ]
             await self._terminate(found, Reason.ROUTE_REMOVED, timeouts.drain_spread if drain else 0.0)
             await trio.sleep(REMOVED_ROUTE_INTERVAL)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Literal
 from weakref import WeakValueDictionary
 
 import trio
 
+from wsbridge.access_log import MAX_ENDINGS, Endings
 from wsbridge.auth.jwt_keys import FetchedKeys, KeySource
 from wsbridge.auth.passwords import PasswordChecker
 from wsbridge.auth.replay import UsedTickets
@@ -71,6 +72,7 @@ class Services:
         idle_scopes: Those of them on persistent connections that are idle; a shutdown cuts them short at once.
         listening_addresses: What this process listens at.
         own_connections: Those that it opens to its own listeners.
+        endings: The last connections that ended.
         audit_log: The audit, if there is one.
         active_overload_replies: Clients that are getting a 503 over the connection limit.
         shutdown_reason: Why requests are rejected now; None while serving.
@@ -107,6 +109,7 @@ class Services:
         self.idle_scopes: set[trio.CancelScope] = set()
         self.listening_addresses = ListeningAddresses()
         self.own_connections = OwnConnections(self.listening_addresses)
+        self.endings: Endings = deque(maxlen=MAX_ENDINGS)
         self.audit_log = None if config.audit is None else AuditLog(config.audit.file)
         self._retired_audit_logs: list[AuditLog] = []
         self.active_overload_replies = 0

@@ -31,7 +31,7 @@ class FakeTransport:
         self.incoming = deque()
         self.out = b""
         self.room = None
-        self.kept = 0
+        self.kept = self.sent_bytes = 0
         self.silent = False
         self.log = []
         self.dropped = 0
@@ -72,6 +72,7 @@ class FakeTransport:
         taken = len(data) if self.room is None else min(self.room, len(data))
         self.out += data[:taken]
         self.kept += taken
+        self.sent_bytes += taken
         if self.room is not None:
             self.room -= taken
         return [data[taken:]] if taken < len(data) else None

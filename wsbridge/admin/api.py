@@ -14,6 +14,7 @@ from typing import Any
 import trio
 
 from wsbridge import __version__
+from wsbridge.admin.connections import CONNECTIONS_PATH, ConnectionsApi
 from wsbridge.admin.http import AdminHandler, AdminRequest, AdminResponse, error_response
 from wsbridge.config.effective import to_json
 from wsbridge.log.logger import LOG_LEVELS, log
@@ -88,10 +89,12 @@ class AdminApi:
         self._reload = reload
         self._monitoring = MonitoringApi(server)
         self._started = time.time()
+        connections = ConnectionsApi(server)
         self._resources: Mapping[str, Mapping[str, AdminHandler]] = {
             "/v1/status": {"GET": self._get_status},
             "/v1/listeners": {"GET": self._get_listeners},
             "/v1/routes": {"GET": self._get_routes},
+            CONNECTIONS_PATH: {"GET": connections.get, "DELETE": connections.delete},
             "/v1/config": {"GET": self._get_config},
             "/v1/reload": {"POST": self._post_reload},
             "/v1/drain": {"POST": self._post_drain},
@@ -99,10 +102,13 @@ class AdminApi:
             "/v1/log-level": {"POST": self._post_log_level},
             **({} if handover is None else {TAKEOVER_PATH: {"POST": handover}}),
         }
+        self._items: Mapping[str, Mapping[str, AdminHandler]] = {  # by the beginning of the path
+            f"{CONNECTIONS_PATH}/": {"DELETE": connections.delete_one},
+        }
 
     async def handle(self, request: AdminRequest) -> AdminResponse:
         """Answer a request that is allowed; what changes something is logged, and written to the audit log."""
-        methods = self._resources.get(request.path)
+        methods = self._resources.get(request.path) or self._item_methods(request.path)
         if methods is None:
             return await self._monitoring.handle(request) if request.path in ("/livez", "/readyz") else self._unknown()
         method = "GET" if request.method == "HEAD" else request.method
@@ -111,14 +117,19 @@ class AdminApi:
             return error_response(HTTPStatus.METHOD_NOT_ALLOWED, f"only {allowed}", ("Allow", allowed))
         response = await methods[method](request)
         if method != "GET":
-            fields = {"method": method, "path": request.path, "status": int(response.status), **request.peer}
+            target = f"{request.path}?{request.query}" if request.query else request.path
+            fields = {"method": method, "path": target, "status": int(response.status), **request.peer}
             log.info("admin.request", **fields)
             if self._server.services.audit_log is not None:
                 self._server.services.audit_log.emit("admin.request", fields)
         return response
 
+    def _item_methods(self, path: str) -> Mapping[str, AdminHandler] | None:
+        found = (methods for start, methods in self._items.items() if path.startswith(start) and path != start)
+        return next(found, None)
+
     def _unknown(self) -> AdminResponse:
-        names = ", ".join(("/livez", "/readyz", *self._resources))
+        names = ", ".join(("/livez", "/readyz", *self._resources, *(f"{path}…" for path in self._items)))
         return error_response(HTTPStatus.NOT_FOUND, f"there are {names}")
 
     async def _get_status(self, request: AdminRequest) -> AdminResponse:

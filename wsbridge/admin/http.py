@@ -6,7 +6,7 @@ import contextlib
 import hmac
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final
@@ -43,6 +43,7 @@ class AdminRequest:
     Attributes:
         method: In capitals, as sent.
         path: Path of the target, without the query.
+        query: Query of the target, without the question mark.
         body: At most MAX_ADMIN_BODY_BYTES.
         headers: By lower-case name; of several with one name the last.
         peer: Who sent it, for the log: `uid` and `pid` on a Unix socket, else `client_address`.
@@ -53,6 +54,7 @@ class AdminRequest:
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     peer: Mapping[str, object] = field(default_factory=dict)
+    query: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +63,14 @@ class AdminResponse:
 
     Attributes:
         status: HTTP status.
-        body: Text.
+        body: Text; or its bytes in pieces, where it may be large.
         content_type: Its media type.
         headers: Further header lines.
         upgrade: With status 101, what goes on at the connection; it is closed afterwards.
     """
 
     status: int
-    body: str = ""
+    body: str | Sequence[bytes] = ""
     content_type: str = "text/plain; charset=utf-8"
     headers: tuple[tuple[str, str], ...] = ()
     upgrade: Callable[[trio.SocketStream], Awaitable[None]] | None = None
@@ -253,8 +255,8 @@ async def _read_request(
                 raise _BadRequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the body is too large")
         elif isinstance(event, h11.EndOfMessage) and head is not None:
             headers = {name.decode("ascii"): value.decode("latin-1") for name, value in head.headers}
-            path = head.target.decode("ascii").partition("?")[0]
-            return AdminRequest(head.method.decode("ascii"), path, bytes(body), headers, peer)
+            path, _, query = head.target.decode("ascii").partition("?")
+            return AdminRequest(head.method.decode("ascii"), path, bytes(body), headers, peer, query)
         else:  # the connection was closed without a request
             raise trio.BrokenResourceError
 
@@ -263,11 +265,11 @@ async def _send_response(
     connection: h11.Connection, stream: trio.SocketStream, response: AdminResponse, *, with_body: bool
 ) -> None:
     """Send a response, and wait until the client has closed, so that no reset destroys it."""
-    body = response.body.encode()
+    pieces = [response.body.encode()] if isinstance(response.body, str) else response.body
     lines = [
         ("Server", f"wsbridge/{__version__}"),
         ("Content-Type", response.content_type),
-        ("Content-Length", str(len(body))),
+        ("Content-Length", str(sum(map(len, pieces)))),
         ("Cache-Control", "no-store"),
         ("X-Content-Type-Options", "nosniff"),
         ("Connection", "close"),
@@ -279,11 +281,12 @@ async def _send_response(
         reason = HTTPStatus(response.status).phrase
         head = h11.Response(status_code=response.status, headers=lines, reason=reason)
         data = connection.send(head) or b""
-        data += (connection.send(h11.Data(data=body)) or b"") if with_body else b""
-        data += connection.send(h11.EndOfMessage()) or b""
+        for piece in pieces if with_body else ():
+            await stream.send_all(data + (connection.send(h11.Data(data=piece)) or b""))
+            data = b""
+        await stream.send_all(data + (connection.send(h11.EndOfMessage()) or b""))
     except h11.LocalProtocolError:  # to a HEAD request whose end could not be read
         return
-    await stream.send_all(data)
     await stream.send_eof()
     while await stream.receive_some():
         pass

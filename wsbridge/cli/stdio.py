@@ -84,9 +84,10 @@ class StdioConnection:
         threading.Thread(target=self._copy_in, args=(outer,), name="wsbridge-stdin", daemon=True).start()
         threading.Thread(target=copy_out, name="wsbridge-stdout", daemon=True).start()
         context = server.new_context(listener, server.generation)
-        server.connections[context.id] = context
+        connection = server.connections[context.id] = Connection(
+            inner, context, listener, server.generation, server.services
+        )
         try:
-            connection = Connection(inner, context, listener, server.generation, server.services)
             self.termination = await connection.run(None)
         finally:
             del server.connections[context.id]

@@ -144,6 +144,14 @@ class DisconnectMonitor:
         if self._monitored.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
+    def cancel(self, transport: Transport) -> bool:
+        """Cancel the block of one peer; False if it is not watched."""
+        watched = self._monitored.get(transport.fd)
+        if watched is None or watched.transport is not transport:
+            return False
+        watched.scope.cancel()
+        return True
+
     def cancel_all(self) -> None:
         """Cancel all blocks."""
         for watched in self._monitored.values():

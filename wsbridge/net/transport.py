@@ -94,6 +94,7 @@ class Transport(Protocol):
         read_state: None, `eof` (an orderly end of what the peer sends) or `reset` (any other). Final.
         error: The text of the system for a reset; empty for none.
         fault: Why the transport itself ended the connection; None for any other end.
+        sent_bytes: Bytes that the kernel has accepted so far, TLS records included.
     """
 
     fd: int
@@ -103,6 +104,7 @@ class Transport(Protocol):
     read_state: str | None
     error: str
     fault: Reason | None
+    sent_bytes: int
 
     def read(self, max_bytes: int = READ_SIZE) -> bytes:
         """Return what has arrived; if nothing, look at `read_state`, else wait.

@@ -116,7 +116,9 @@ class Endpoint:
         rate_limiter: Limits the bytes that it may send on; None for no limit.
         received_bytes: Payload bytes that came from it.
         last_received: When bytes last came (seconds of the loop's clock).
-        last_sent: When bytes were last handed to the kernel.
+        last_sent: When bytes were last handed to the kernel, or, while nothing is pending, offered to it.
+        ping_sent: When a ping was sent that no pong has answered; None for none.
+        round_trip: Seconds from the last ping that was answered to its pong; None before the first.
         control_pending: Something besides payload came: control frames, a violation, too many of either.
         close_frame: The close frame that ends what it is sent: None while there is none, empty once it is written.
         closed: Its descriptor is closed, or given away.
@@ -144,10 +146,12 @@ class Endpoint:
         "pending_pong",
         "ping_ack_target",
         "ping_acked_bytes",
+        "ping_sent",
         "ping_started",
         "ping_timer_start",
         "rate_limiter",
         "received_bytes",
+        "round_trip",
         "rx",
         "stalled_acked_bytes",
         "stalled_since",
@@ -180,6 +184,8 @@ class Endpoint:
         self.close_frame: bytes | None = None
         self.control_window_start = 0.0
         self.control_window_base = framing.control_frame_count
+        self.ping_sent: float | None = None
+        self.round_trip: float | None = None
         # for `timeouts`
         self.acked_bytes = 0
         self.ping_started: float | None = None
@@ -254,8 +260,10 @@ class Endpoint:
     def flush(self, now: float) -> bool:
         """Write what is pending; whether there is room again."""
         if self.pending is not None:
+            before = self.transport.sent_bytes
             self.pending = self.transport.write(self.pending)
-            self.last_sent = now
+            if self.transport.sent_bytes != before:
+                self.last_sent = now
         if self.pending is None and self.pending_pong is not None and self.tx is not TX_CLOSED:
             frame, self.pending_pong = self.pending_pong, None
             self.send_frame(frame, now)
@@ -274,6 +282,16 @@ class Endpoint:
     def ping(self, now: float) -> None:
         """Send a ping; only while nothing is pending."""
         self.send_frame(self.framing.encode_control(PING, b""), now)
+        self.ping_sent = now
+
+    def note_pong(self, now: float) -> None:
+        """Measure the round trip; a pong that answers nothing is ignored (RFC 6455 section 5.5.3)."""
+        if self.ping_sent is not None:
+            self.round_trip, self.ping_sent = now - self.ping_sent, None
+
+    def blocked_seconds(self, now: float) -> float | None:
+        """Return for how long nothing could be written; None if nothing waits to be written."""
+        return None if self.pending is None or self.closed else max(0.0, now - self.last_sent)
 
     def queue_close(self, code: int | None, text: str) -> None:
         """Set what ends this side's stream: a close frame where the framing has one."""

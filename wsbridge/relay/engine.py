@@ -53,6 +53,26 @@ class RelayCounters:
     bytes_to_client: int = 0
 
 
+@dataclass(slots=True)
+class RelayFigures(RelayCounters):
+    """What is known of one relay while it lasts.
+
+    Attributes:
+        round_trip_seconds: From the last ping to a WebSocket client to its pong; None before the first.
+        backend_round_trip_seconds: The same of a WebSocket backend.
+        blocked_to_client_seconds: For how long the client has accepted none of the bytes that wait for it; None if
+            none do.
+        blocked_to_backend_seconds: The same of the backend.
+        ending: Why it ends, while an end is under way: one side has finished, or is still to read what waits for it.
+    """
+
+    round_trip_seconds: float | None = None
+    backend_round_trip_seconds: float | None = None
+    blocked_to_client_seconds: float | None = None
+    blocked_to_backend_seconds: float | None = None
+    ending: Reason | None = None
+
+
 class Engine(Protocol):
     """Relays bytes between two sides until one reason ends it.
 
@@ -101,8 +121,8 @@ class Engine(Protocol):
     def update_options(self, connection_id: int, options: RelayOptions) -> bool:
         """Put a pair under other options; False if it is not relayed any more."""
 
-    def figures(self, connection_id: int) -> RelayCounters | None:
-        """Payload bytes of one pair so far; None if it is not relayed any more."""
+    def figures(self, connection_id: int) -> RelayFigures | None:
+        """What is known of one pair now; None if it is not relayed any more."""
 
     def detach(self, connection_id: int, reason: Reason, detail: str = "") -> tuple[Side, Side] | None:
         """Remove a pair from the engine, with both descriptors open and nothing lost; they belong to the caller.
@@ -255,10 +275,21 @@ class PythonEngine:
         self.loop.schedule(relay, self.loop.update_clock())
         return True
 
-    def figures(self, connection_id: int) -> RelayCounters | None:
+    def figures(self, connection_id: int) -> RelayFigures | None:
         """See `Engine.figures`."""
         relay = self.find(connection_id)
-        return None if relay is None else RelayCounters(relay.front.received_bytes, relay.back.received_bytes)
+        if relay is None:
+            return None
+        front, back, now = relay.front, relay.back, trio.current_time()
+        return RelayFigures(
+            front.received_bytes,
+            back.received_bytes,
+            front.round_trip,
+            back.round_trip,
+            front.blocked_seconds(now),
+            back.blocked_seconds(now),
+            None if relay.termination is None else relay.termination.reason,
+        )
 
     def detach(self, connection_id: int, reason: Reason, detail: str = "") -> tuple[Side, Side] | None:
         """See `Engine.detach`."""

@@ -33,7 +33,7 @@ from typing import Protocol
 
 from wsbridge.limits.rate import RateLimiter, SharedBucket, TokenBucket
 from wsbridge.net.transport import READ_SIZE, RESET
-from wsbridge.protocol.websocket import CLOSE, PING, Violation, decode_close_body
+from wsbridge.protocol.websocket import CLOSE, PING, PONG, Violation, decode_close_body
 from wsbridge.reasons import REASONS, Initiator, Reason, Termination
 from wsbridge.relay.endpoint import (
     RX_CLOSED,
@@ -315,6 +315,8 @@ class Relay:
             elif opcode == CLOSE:
                 code, text = decode_close_body(body)
                 self.on_stream_finished(src, dst, code, text)
+            elif opcode == PONG:
+                src.note_pong(now)
         violation, src.violation = src.violation, None
         seconds = max(CONTROL_FLOOD_WINDOW, now - src.control_window_start)
         if (
