@@ -165,7 +165,7 @@ class AccessLog:
             facts["identity"] = context.identity.name
         if request is not None:
             facts["path"] = self._redact_target(request.target)
-            if host := request.host():
+            if host := request.host:
                 facts["host"] = host
             if agent := request.headers.get(b"user-agent"):
                 facts["user_agent"] = agent.decode("ascii", "backslashreplace")

@@ -56,7 +56,7 @@ def find_route(listener: Listener, request: Request) -> Route:
     Raises:
         Rejected: No route matches (404).
     """
-    host, path = normalise_host(request.host()) or "", request.path
+    host, path = normalise_host(request.host) or "", request.path
     for_websocket = is_upgrade_request(request) or has_lost_upgrade(request)
     route = listener.routes.find(host, path, websocket=for_websocket)
     if route is None:
@@ -65,7 +65,7 @@ def find_route(listener: Listener, request: Request) -> Route:
 
 
 def _no_route(listener: Listener, request: Request, more: str = "") -> Rejected:
-    host = quoted(normalise_host(request.host()) or "")
+    host = quoted(normalise_host(request.host) or "")
     where = f"{quoted(listener.redact_target(request.path))} on host {host}"
     return Rejected(Reason.NO_ROUTE, f"no route of listener {listener.name} for {where}{more}")
 
@@ -127,9 +127,9 @@ def _upgrade_missing(request: Request) -> Rejected:
 
 def _check_rebinding(listener: Listener, route: Route, request: Request) -> None:
     """Reject a Host that DNS rebinding could have put in front of a listener without TLS."""
-    if listener.tls is not None or listener.is_unix or not request.host():
+    if listener.tls is not None or listener.is_unix or not request.host:
         return
-    host = normalise_host(request.host()) or ""
+    host = normalise_host(request.host) or ""
     if not is_safe_from_rebinding(host, listener.host_names):
         raise Rejected(
             Reason.HOST_NOT_ALLOWED,
@@ -148,7 +148,7 @@ def _admit_http_request(route: Route, request: Request, public: PublicName, tls:
         if len(origins) > 1:
             raise Rejected(Reason.ORIGIN_NOT_ALLOWED, f"the request has {len(origins)} Origin headers")
         origin = origins[0].decode("ascii") if origins else None
-        refusal = route.origin_policy.check(origin, public.host or request.host(), tls)
+        refusal = route.origin_policy.check(origin, public.host or request.host, tls)
         if refusal is not None:
             raise Rejected(Reason.ORIGIN_NOT_ALLOWED, refusal)
         if not origins and not route.origin_policy.allows_any:
@@ -183,7 +183,7 @@ def _is_framed_by_ancestor(route: Route, request: Request) -> bool:
     if route.frame_ancestors is None or len(values) != 1:
         return False
     origin = "/".join(values[0].decode("latin-1").split("/", 3)[:3])
-    return route.frame_ancestors.check(origin, request.host(), tls=False) is None
+    return route.frame_ancestors.check(origin, request.host, tls=False) is None
 
 
 async def authenticate(auth: Authenticator, context: ConnectionContext) -> Identity:

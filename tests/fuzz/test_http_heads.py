@@ -123,7 +123,7 @@ def test_requests_are_judged(data: bytes) -> None:
         return
     assert found.method in ("GET", "HEAD", "OPTIONS", "POST")
     assert normalise_target(found.target) == found.target
-    assert normalise_host(found.host()) is not None or (found.version, found.host()) == ("1.0", "")
+    assert normalise_host(found.host) is not None or (found.version, found.host) == ("1.0", "")
     assert found.headers.get(b"content-length") in (None, b"0", b"00")
     assert b"transfer-encoding" not in found.headers
     upgrade = outcome(parse_upgrade, found)

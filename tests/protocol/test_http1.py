@@ -71,7 +71,7 @@ class TestRequests:
         assert isinstance(request, Request)
         assert (request.method, request.target, request.path) == ("GET", "/a/b?c=/../d", "/a/b")
         assert request.version == "1.1"
-        assert request.host() == "gw.example.org"
+        assert request.host == "gw.example.org"
         assert request.headers.get_all(b"x-one") == [b"a", b"b"]
         assert request.headers.get(b"x-one") == b"a"
         assert request.headers.get(b"empty") == b""
@@ -207,7 +207,7 @@ class TestRequestLine:
             request = whole(head("Connection: keep-alive", first=f"{method} /ws HTTP/1.0", host=host))
 
             assert isinstance(request, Request)
-            assert (request.version, request.keep_alive, request.host()) == ("1.0", False, host or "")
+            assert (request.version, request.keep_alive, request.host) == ("1.0", False, host or "")
         refused(head("Host: a", first="GET / HTTP/1.0"), 400)
         refused(head("Transfer-Encoding: chunked", first="GET / HTTP/1.0", host=None), 400)
 

@@ -52,7 +52,7 @@ def test_parts_of_a_request() -> None:
     """The path ends at the first `?`; the host is what was sent; one that says close has no next."""
     request = Request("GET", "/a?b?c", "1.1", Headers([(b"Host", b"gw:8080")]))
 
-    assert (request.path, request.host(), request.keep_alive) == ("/a", "gw:8080", True)
+    assert (request.path, request.host, request.keep_alive) == ("/a", "gw:8080", True)
     assert not Request("GET", "/", "1.1", Headers([(b"Connection", b"Close")])).keep_alive
 
 

@@ -240,7 +240,7 @@ def _forwarded_headers(context: ConnectionContext, request: Request) -> list[tup
     lines = [
         (b"X-Forwarded-Method", request.method.encode("latin-1")),
         (b"X-Forwarded-Uri", request.target.encode("latin-1")),
-        (b"X-Forwarded-Host", request.host().encode("ascii")),
+        (b"X-Forwarded-Host", request.host.encode("ascii")),
         (b"X-Forwarded-Proto", b"https" if context.tls else b"http"),
     ]
     if context.peer.host:

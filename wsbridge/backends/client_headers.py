@@ -34,7 +34,7 @@ CLIENT_FIELDS: Final[Mapping[str, Callable[[ConnectionContext], str]]] = {
     "identity": lambda client: client.identity.name,
     "auth": lambda client: client.identity.method,
     "id": lambda client: str(client.id),
-    "host": lambda client: "" if client.request is None else client.request.host(),
+    "host": lambda client: "" if client.request is None else client.request.host,
     "path": lambda client: "" if client.request is None else client.request.path,
     "scheme": lambda client: "https" if client.tls else "http",
     "sni": lambda client: client.peer.sni,

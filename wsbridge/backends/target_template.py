@@ -65,7 +65,7 @@ def field_value(
         segment = None if path is None else path.path_parameters(request.path).get(field)
         value = None if segment is None else _percent_decode(segment, field)
         if value is None and hosts is not None:
-            value = hosts.parameters(normalise_host(request.host()) or "").get(field)
+            value = hosts.parameters(normalise_host(request.host) or "").get(field)
     if not value:
         raise ValueError(f"the client has no {field}")
     if len(value) > MAX_FIELD_LENGTH:

@@ -40,7 +40,7 @@ class Address:
         return join_host_port(self.sockaddr[0], self.sockaddr[1])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)  # not frozen, which would take four times as long for every connection
 class Peer:
     """Who is at the other end of an accepted socket.
 

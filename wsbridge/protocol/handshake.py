@@ -142,7 +142,7 @@ def parse_upgrade(request: Request) -> UpgradeRequest:
         keys[0].decode("ascii"),
         protocols,
         origins[0].decode("latin-1") if origins else None,
-        request.host(),
+        request.host,
         request.path,
         request.target,
     )

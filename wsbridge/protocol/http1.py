@@ -95,24 +95,22 @@ class Request:
     Attributes:
         version: `1.1`, which has exactly one Host, or `1.0`, which has one or none.
         target: Path in normal form (see `uri.normalise_path`), and the query as sent.
+        host: The Host header as sent, with its port; empty if there is none. Its syntax is valid.
     """
 
-    __slots__ = ("headers", "method", "target", "version")
+    __slots__ = ("headers", "host", "method", "target", "version")
 
     def __init__(self, method: str, target: str, version: str, headers: Headers) -> None:
         self.method = method
         self.target = target
         self.version = version
         self.headers = headers
+        self.host = (headers.get(b"host") or b"").decode("ascii")
 
     @property
     def path(self) -> str:
         """The target before `?`."""
         return self.target.partition("?")[0]
-
-    def host(self) -> str:
-        """Return the Host header as sent, with its port, empty if there is none; its syntax is valid."""
-        return (self.headers.get(b"host") or b"").decode("ascii")
 
     @property
     def keep_alive(self) -> bool:
