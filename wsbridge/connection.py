@@ -446,7 +446,8 @@ class Connection:
 
     def _check_shutdown(self, detail: str = "", *, silent: bool = False) -> None:
         """Reject the connection if the server is draining or stopping; called after each wait before the relay."""
-        self._check_ended()
+        if self._ended_by is not None:
+            raise self._ended_by
         reason = self._services.shutdown_reason
         if reason is None or (reason is Reason.DRAINING and self._listener.name in self._services.released_listeners):
             return

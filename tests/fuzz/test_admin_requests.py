@@ -16,10 +16,25 @@ from tests.serving import written
 DOC = Path(__file__).parents[2] / "docs" / "admin.md"
 STATUSES = {int(code) for code in re.findall(r"\b[2-5]\d\d\b", DOC.read_text())}
 
-paths = st.sampled_from(
+queries = st.builds(
+    "/v1/connections?{}{}={}".format,
+    st.sampled_from(["", "route=app&", "limit=1&", "&", ";"]),
+    st.sampled_from(["route", "identity", "client", "limit", "", "x"]),
+    st.one_of(st.text("%0123456789abcdef.:/+&=", max_size=20), st.ip_addresses().map(str)),
+)
+items = st.builds(
+    "/v1/{}/{}".format,
+    st.sampled_from(["connections", "bans"]),
+    st.one_of(st.text("%0123456789abcdef.:/+?", max_size=20), st.ip_addresses().map(str)),
+)
+paths = queries | items | st.sampled_from(
     [
         "/v1/status", "/v1/listeners", "/v1/routes", "/v1/config", "/v1/reload", "/v1/drain", "/v1/undrain", "/livez",
-        "/v1/log-level", "/readyz", "/", "*", "http://a/v1/status", "//", "/v1/status?a=b", "/\xe9", "", "/%00", "/v1/",
+        "/v1/log-level", "/readyz", "/v1/connections", "/v1/connections?route=app", "/v1/connections?client=::1%25x",
+        "/v1/connections?limit=\xb2", "/v1/connections/1", "/v1/connections/%31", "/v1/connections/" + "9" * 5000,
+        "/v1/connections?client=" + "1" * 9000, "/v1/connections?" + "a=b&" * 3000, "/v1/connections?identity=%00%ff",
+        "/v1/bans", "/v1/bans/127.0.0.1", "/v1/bans/::1%2F64", "/v1/bans/%ff", "/v1/bans/fe80::1%25%00", "/v1/bans/",
+        "/", "*", "http://a/v1/status", "//", "/v1/status?a=b", "/\xe9", "", "/%00", "/v1/",
     ]
 )  # fmt: skip
 lines = st.one_of(
@@ -42,7 +57,7 @@ bodies = st.one_of(
 @st.composite
 def requests(draw: st.DrawFn) -> bytes:
     """Make a request that is nearly one."""
-    method = draw(st.sampled_from(["GET", "POST", "HEAD", "PUT", "OPTIONS", "get", "PRI", "", "X" * 20]))
+    method = draw(st.sampled_from(["GET", "POST", "DELETE", "HEAD", "PUT", "OPTIONS", "get", "PRI", "", "X" * 20]))
     version = draw(st.sampled_from(["HTTP/1.1"] * 6 + ["HTTP/1.0", "HTTP/2.0", "HTTP/1.1 ", ""]))
     host = draw(st.sampled_from(["Host: localhost"] * 5 + ["X-No-Host: 1", "Host: a\r\nHost: b"]))
     head = "\r\n".join([f"{method} {draw(paths)} {version}", host, *draw(st.lists(lines, max_size=3)), "", ""])

@@ -14,6 +14,7 @@ from typing import Any
 import trio
 
 from wsbridge import __version__
+from wsbridge.admin.bans import BANS_PATH, BansApi
 from wsbridge.admin.connections import CONNECTIONS_PATH, ConnectionsApi
 from wsbridge.admin.http import AdminHandler, AdminRequest, AdminResponse, error_response
 from wsbridge.config.effective import to_json
@@ -89,12 +90,13 @@ class AdminApi:
         self._reload = reload
         self._monitoring = MonitoringApi(server)
         self._started = time.time()
-        connections = ConnectionsApi(server)
+        connections, bans = ConnectionsApi(server), BansApi(server.services.client_table)
         self._resources: Mapping[str, Mapping[str, AdminHandler]] = {
             "/v1/status": {"GET": self._get_status},
             "/v1/listeners": {"GET": self._get_listeners},
             "/v1/routes": {"GET": self._get_routes},
             CONNECTIONS_PATH: {"GET": connections.get, "DELETE": connections.delete},
+            BANS_PATH: {"GET": bans.get},
             "/v1/config": {"GET": self._get_config},
             "/v1/reload": {"POST": self._post_reload},
             "/v1/drain": {"POST": self._post_drain},
@@ -104,6 +106,7 @@ class AdminApi:
         }
         self._items: Mapping[str, Mapping[str, AdminHandler]] = {  # by the beginning of the path
             f"{CONNECTIONS_PATH}/": {"DELETE": connections.delete_one},
+            f"{BANS_PATH}/": {"DELETE": bans.delete},
         }
 
     async def handle(self, request: AdminRequest) -> AdminResponse:

@@ -39,6 +39,15 @@ def client_key(host: str) -> bytes:
     return packed[12:] if packed.startswith(_IPV4_MAPPED_PREFIX) else packed[:_IPV6_PREFIX_BYTES]
 
 
+def banned_address(key: bytes) -> str:
+    """Return the text of a key: an IPv4 address, an IPv6 network of 64 bits, or `unix`."""
+    if len(key) == _IPV6_PREFIX_BYTES:
+        return f"{socket.inet_ntop(socket.AF_INET6, key + bytes(_IPV6_PREFIX_BYTES))}/64"
+    if len(key) == 4:
+        return socket.inet_ntop(socket.AF_INET, key)
+    return key.decode("utf-8", "replace") or "unix"
+
+
 class _ClientEntry:
     """What is known of one address.
 
@@ -96,6 +105,16 @@ class ClientTable:
                 return max(0.0, bans.get(client_key(host), 0.0) - now)
             del bans[key]
         return 0.0
+
+    def lift_ban(self, host: str) -> tuple[str, float] | None:
+        """Lift the ban of an address.
+
+        Returns:
+            What was banned, and for how many seconds more; None if it is not banned.
+        """
+        key = client_key(host)
+        remaining = self.bans.pop(key, 0.0) - self.clock()
+        return (banned_address(key), remaining) if remaining > 0 else None
 
     def reset_banned(self, sock: socket.socket, listener: str, host: str) -> None:
         """Reset a connection of a banned address."""

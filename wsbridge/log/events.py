@@ -281,6 +281,11 @@ LOG_EVENTS: Final[dict[str, LogEvent]] = {
         ("warning",),
         ("client_address", "failures", "ban_seconds"),
     ),
+    "address.unbanned": LogEvent(
+        "An operator lifted a ban, which would have lasted `ban_seconds` more; `admin.request` says who.",
+        ("info",),
+        ("client_address", "ban_seconds"),
+    ),
     "connection.open": LogEvent(
         "The relay of a connection is established; info in `bridge` and `demo`, debug in `run`.",
         ("debug", "info"),
