@@ -52,6 +52,9 @@ GATHER_BYTES: Final = 32768
 
 _NO_BYTES: Final = memoryview(b"")
 
+_ENCODING_DER: Final = 2
+"""ENCODING_DER of the module `_ssl`."""
+
 _EMPTY: Final = bytes(4)
 """What FIONREAD gives while nothing waits in the socket."""
 
@@ -271,6 +274,21 @@ class TlsTransport(SocketTransport):
     def peer_certificate(self) -> bytes:
         """Give the certificate of the peer, DER; empty for none. It need not be verified."""
         return self._tls.getpeercert(binary_form=True) or b""
+
+    @property
+    def cipher_name(self) -> str:
+        """The cipher suite; empty before the handshake."""
+        cipher = self._tls.cipher()
+        return "" if cipher is None else cipher[0]
+
+    def peer_chain(self) -> list[bytes]:
+        """Give the certificates that the peer sent, DER, its own first. They need not be verified."""
+        find = getattr(self._tls, "get_unverified_chain", None)  # Python 3.13 and later
+        if find is not None:
+            return list(find() or ())
+        inner = getattr(self._tls, "_sslobj", None)  # what the public method calls there
+        found = inner.get_unverified_chain() if inner is not None else None
+        return [one.public_bytes(_ENCODING_DER) for one in found or ()]
 
     def with_tls_details(self, peer: Peer) -> Peer:
         """See `Transport.with_tls_details`."""
