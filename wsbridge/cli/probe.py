@@ -356,7 +356,7 @@ def _print_step(report: StepReport) -> None:
     symbol, colour, word = _MARKS[report.result]
     terminal = sys.stdout.isatty()
     utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    label = f"{STEP_LABELS[report.step]:<14}"
+    label = f"{report.label or STEP_LABELS[report.step]:<14}"
     mark = click.style(symbol, fg=colour) if terminal and utf8 else f"{word:<7}"
     if terminal and "NO_COLOR" in os.environ:
         mark = click.unstyle(mark)
@@ -380,11 +380,19 @@ def _print_end(outcome: ProbeOutcome) -> None:
         _print(f"\nstopped by {signal.Signals(outcome.interrupted).name}; the steps above are what is known")
     diagnosis = outcome.diagnosis
     if diagnosis is None:
+        if not outcome.interrupted:
+            _print("\nall steps succeeded" + _warnings_text(outcome))
         return
-    _print(f"\nThe step that failed: {STEP_LABELS[diagnosis.step]} (exit code {STEP_EXIT_CODES[diagnosis.step]})\n")
+    label = outcome.steps[-1].label or STEP_LABELS[diagnosis.step]
+    _print(f"\nThe step that failed: {label} (exit code {STEP_EXIT_CODES[diagnosis.step]})\n")
     _print_paragraph("cause: ", diagnosis.cause)
     for at, cure in enumerate(diagnosis.cures):
         _print_paragraph("cure:  - " if at == 0 else "       - ", cure)
+
+
+def _warnings_text(outcome: ProbeOutcome) -> str:
+    count = sum(one.result == "warning" for one in outcome.steps)
+    return f", {count} with a warning" if count else ""
 
 
 def _print_paragraph(start: str, text: str) -> None:

@@ -9,7 +9,14 @@ from typing import Final
 from wsbridge.log.format import redact
 from wsbridge.probe.explanations import explain_reason
 from wsbridge.probe.options import ProbeOptions
-from wsbridge.probe.peers import describe_greeting, find_reason, first_line, is_like_wsbridge, name_http_server
+from wsbridge.probe.peers import (
+    describe_greeting,
+    find_reason,
+    first_line,
+    is_like_wsbridge,
+    name_http_server,
+    readable,
+)
 from wsbridge.probe.steps import Diagnosis, ProbeStep
 from wsbridge.probe.upgrade import UpgradeAnswer
 from wsbridge.protocol.handshake import parse_origin
@@ -111,7 +118,7 @@ def answer_notes(facts: HttpFacts, options: ProbeOptions) -> tuple[str, ...]:
         for value in facts.headers.get_all(name)[:3]:
             hidden = options.secrets.hide(value)
             shown = redact(hidden.decode("latin-1"), url=name == b"location")
-            notes.append(f"{name.decode().title()}: {quoted(shown, 160)[1:-1]}")
+            notes.append(f"{name.decode().title()}: {readable(shown.encode(), 200)}")
     line = first_line(facts.body)
     if line:
         notes.append(f"body: {redact(line)}")

@@ -7,7 +7,7 @@ from typing import Final
 from wsbridge.probe.steps import Diagnosis, ProbeStep
 from wsbridge.reasons import Reason
 
-_LOG: Final = "The log of wsbridge has the detail: journalctl -u wsbridge | grep reason={}"
+_LOG: Final = "The log of wsbridge has the detail: journalctl -u wsbridge | grep {}"
 _FROM_THERE: Final = (
     "On the host of wsbridge, probe the backend itself: wsbridge probe URL, with the URL of the route's backend"
 )

@@ -74,7 +74,13 @@ class ProbeOptions:
             for name in self.subprotocols
             if name.startswith(TOKEN_SUBPROTOCOL_PREFIX)
         ]
-        return SentSecrets(self.headers, tokens)
+        cookies = [
+            pair.partition("=")[2].strip()
+            for name, value in self.headers.items()
+            if name.lower() == "cookie"
+            for pair in header_text(value).split(";")
+        ]
+        return SentSecrets(self.headers, [*tokens, *cookies])
 
     @property
     def shown_subprotocols(self) -> str:

@@ -119,11 +119,16 @@ def is_like_wsbridge(headers: Headers) -> bool:
     )
 
 
-def first_line(body: bytes, limit: int = 160) -> str:
+def readable(data: bytes, limit: int) -> str:
+    r"""Return text of a peer on one line: printable ASCII, the rest as \xNN, cut."""
+    return quoted(data, limit)[1:-1].replace(r"\x22", '"').replace(r"\x5c", "\\")
+
+
+def first_line(body: bytes, limit: int = 300) -> str:
     """Return the first line of a body that says something, without tags of HTML; empty for none."""
     text = re.sub(rb"(?is)<(style|script)\b.*?(</\1>|\Z)|<[^<>]{0,500}>", b" ", body)
     for line in text.splitlines():
         words = b" ".join(line.split())
         if words:
-            return quoted(words, limit)
+            return readable(words, limit)
     return ""

@@ -56,6 +56,7 @@ class StepReport:
         seconds: How long it took; None where that means nothing.
         notes: Further lines.
         facts: What of it scripts may use, by stable names; JSON values.
+        label: How the step is printed where another name than its own fits better; empty for its own.
     """
 
     step: ProbeStep
@@ -64,6 +65,7 @@ class StepReport:
     seconds: float | None = None
     notes: tuple[str, ...] = ()
     facts: Mapping[str, object] = field(default_factory=dict)
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,8 @@ class StepFailedError(Exception):
         seconds: float | None = None,
         notes: tuple[str, ...] = (),
         facts: Mapping[str, object] | None = None,
+        label: str = "",
     ) -> None:
         super().__init__(text)
         self.diagnosis = diagnosis
-        self.report = StepReport(diagnosis.step, "failed", text, seconds, notes, facts or {})
+        self.report = StepReport(diagnosis.step, "failed", text, seconds, notes, facts or {}, label)

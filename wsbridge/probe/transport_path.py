@@ -40,6 +40,8 @@ GUESS_TIMEOUT: Final = 2.0
 _NOT_TLS: Final = frozenset(
     ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "UNEXPECTED_MESSAGE")
 )
+_UNIX: Final = "Unix socket"
+
 Report = Callable[[StepReport], None]
 
 
@@ -66,7 +68,11 @@ class AddressAttempt:
             how = "SYN unanswered"
         else:
             how = self.failure.detail.removeprefix(f"{self.address}: ")
-        return f"{self.address}: {how} ({self.seconds:.3f} s)"
+        return f"{self.address}: {how}"
+
+    def timed(self) -> str:
+        """Describe it with its time."""
+        return f"{self} ({self.seconds * 1000:.1f} ms)"
 
 
 class TransportPath:
@@ -186,7 +192,7 @@ class TransportPath:
         if connected is None or connected.sock is None:
             seconds = max(one.seconds for one in attempts)
             text = str(attempts[0]) if len(attempts) == 1 else "none of the addresses can be connected to"
-            notes = () if len(attempts) == 1 else tuple(map(str, attempts))
+            notes = () if len(attempts) == 1 else tuple(one.timed() for one in attempts)
             raise StepFailedError(
                 diagnose_tcp(*self._host_port, [one.failure for one in attempts]),
                 text,
@@ -202,7 +208,7 @@ class TransportPath:
         text = f"{connected.address} connected"
         if dead:
             text += f"; {len(dead)} of {len(attempts)} addresses do not work, and delay or fail clients"
-        notes = tuple(map(str, attempts)) if len(attempts) > 1 else ()
+        notes = tuple(one.timed() for one in attempts) if len(attempts) > 1 else ()
         self._report(
             StepReport(ProbeStep.TCP, "warning" if dead else "ok", text, connected.seconds, notes=notes, facts=facts)
         )
@@ -224,8 +230,10 @@ class TransportPath:
             sock = await dial_unix(path)
         except Rejected as rejected:
             text = f"unix:{path}: {rejected.detail.removeprefix(f'unix:{path}: ')}"
-            raise StepFailedError(diagnose_unix(path, rejected), text) from None
-        self._report(StepReport(ProbeStep.TCP, "ok", f"unix:{path} connected", trio.current_time() - started))
+            raise StepFailedError(diagnose_unix(path, rejected), text, label=_UNIX) from None
+        self._report(
+            StepReport(ProbeStep.TCP, "ok", f"unix:{path} connected", trio.current_time() - started, label=_UNIX)
+        )
         return sock
 
     # ---- proxy and TLS
@@ -301,9 +309,9 @@ class TransportPath:
     async def _shown_certificate(self) -> ShownCertificate:
         """Ask for the certificate once more, without verifying it; nothing is sent on that connection."""
         chain: list[bytes] = []
-        with trio.move_on_after(GUESS_TIMEOUT * 2):
+        with trio.move_on_after(self._guess_timeout * 2):
             try:
-                plain = await self._dial_again(GUESS_TIMEOUT)
+                plain = await self._dial_again(self._guess_timeout)
                 if self._proxy is not None:
                     await self._proxy.connect(plain, self._options.target.host, self._options.target.port)
                 secured = await start_tls(
@@ -365,6 +373,29 @@ class TransportPath:
 
     # ---- second connections, to find out what a peer speaks
 
+    @property
+    def _guess_timeout(self) -> float:
+        return min(self._options.timeout, GUESS_TIMEOUT)
+
+    async def alert_after_handshake(self) -> str:
+        """Return the TLS alert that a server sends when the handshake is over; empty for none.
+
+        In TLS 1.3 a client certificate is rejected only then. On a connection on which a request was written, a reset
+        may come before the alert is read.
+        """
+        try:
+            transport = await self.open_again()
+        except StepFailedError:
+            return ""
+        try:
+            with trio.move_on_after(self._guess_timeout):
+                await transport.read_some()
+        except OSError as error:
+            return str(error) if " alert " in str(error) else ""
+        finally:
+            transport.abort()
+        return ""
+
     async def first_bytes_without_tls(self) -> bytes:
         """Send an upgrade request without TLS on another connection; return what comes back first."""
         target = self._options.target
@@ -374,15 +405,15 @@ class TransportPath:
 
     async def _first_bytes(self, request: bytes) -> bytes:
         """Send something without TLS on another connection; return what comes back first, as far as it comes soon."""
-        with trio.move_on_after(GUESS_TIMEOUT * 2):
+        with trio.move_on_after(self._guess_timeout * 2):
             try:
-                plain = await self._dial_again(GUESS_TIMEOUT)
+                plain = await self._dial_again(self._guess_timeout)
             except StepFailedError:
                 return b""
             try:
                 if self._proxy is not None:
                     await self._proxy.connect(plain, self._options.target.host, self._options.target.port)
-                with trio.move_on_after(GUESS_TIMEOUT):
+                with trio.move_on_after(self._guess_timeout):
                     await plain.write_all(request)
                     return await plain.read_some()
             except (OSError, Rejected):
@@ -393,9 +424,9 @@ class TransportPath:
 
     async def speaks_tls(self) -> bool:
         """Return whether a TLS hello on another connection is answered as TLS."""
-        with trio.move_on_after(GUESS_TIMEOUT * 2):
+        with trio.move_on_after(self._guess_timeout * 2):
             try:
-                plain = await self._dial_again(GUESS_TIMEOUT)
+                plain = await self._dial_again(self._guess_timeout)
             except StepFailedError:
                 return False
             try:

@@ -180,8 +180,12 @@ class Walk:
             StepFailedError: Always.
         """
         options = self._options
-        if options.context is not None and " alert " in f" {answer.detail} ":
-            raise StepFailedError(diagnose_tls_alert(answer.detail), answer.detail, seconds=answer.seconds)
+        if options.context is not None:
+            alert = answer.detail if " alert " in answer.detail else ""
+            if answer.problem in ("closed", "reset"):
+                alert = alert or await self._path.alert_after_handshake()
+            if alert:
+                raise StepFailedError(diagnose_tls_alert(alert), alert, seconds=answer.seconds)
         plain = options.context is None and answer.problem in ("timeout", "closed", "reset", "not_http", "invalid")
         speaks_tls = plain and not answer.first_bytes and await self._path.speaks_tls()
         diagnosis = diagnose_no_answer(answer, options, speaks_tls=speaks_tls)
@@ -314,7 +318,7 @@ class Walk:
         facts: dict[str, object] = {"close_code": end.code, "end": end.kind}
         if reason_of(end.text) is not None:
             facts["reason"] = end.text
-        text = f"{end}{before}, {seconds:.3f} s after the 101"
+        text = f"{end}{before}, {seconds * 1000:.1f} ms after the 101"
         text = self._options.secrets.hide_in_text(text)
         return StepFailedError(Diagnosis(step, diagnosis.cause, diagnosis.cures), text, facts=facts)
 
