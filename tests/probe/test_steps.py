@@ -259,29 +259,35 @@ def test_a_client_certificate_is_demanded_in_tls_1_2() -> None:
     done.expect("tls", 13, "demands a client certificate|client certificate", "--client-cert FILE")
 
 
+def closes(sock: socket.socket) -> None:
+    """Close at once."""
+
+
 @pytest.mark.parametrize(
     ("handler", "cause", "cure"),
     [
-        (answers(page("400 Bad Request")), "speaks HTTP without TLS", "Write ws:// for wss://"),
         (greeter(b"SSH-2.0-OpenSSH_9.2\r\n"), "does not speak TLS; it sends .*an SSH server", "Write ws:// for wss://"),
         (silent, "does not answer when it gets a TLS hello", "Without TLS: write ws://"),
-        (lambda sock: None, "closes the connection when it gets a TLS hello", "client_address_from: proxy-protocol"),
+        (closes, "closes the connection when it gets a TLS hello", "client_address_from: proxy-protocol"),
     ],
-    ids=["http", "ssh", "silent", "closes"],
 )
 def test_tls_to_a_port_without(handler: Handler, cause: str, cure: str) -> None:
     """What speaks there instead is found out by a second connection."""
-
-    def plain(sock: socket.socket) -> None:
-        if sock.recv(1, socket.MSG_PEEK) == b"\x16" and handler not in (silent,):
-            handler(sock) if cause.startswith(("does not speak", "closes")) else sock.sendall(
-                b"HTTP/1.1 400 Bad\r\n\r\n"
-            )
-            return
-        handler(sock)
-
-    with serving(plain) as port:
+    with serving(handler) as port:
         probe(f"wss://localhost:{port}/").expect("tls", 13, cause, cure)
+
+
+def test_tls_to_a_port_with_plain_http() -> None:
+    """An HTTP server answers the second connection."""
+
+    def handle(sock: socket.socket) -> None:
+        if sock.recv(1, socket.MSG_PEEK) == b"\x16":
+            sock.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        else:
+            answers(page("404 Not Found"))(sock)
+
+    with serving(handle) as port:
+        probe(f"wss://localhost:{port}/").expect("tls", 13, "speaks HTTP without TLS", "Write ws:// for wss://")
 
 
 # ---- HTTP
