@@ -376,7 +376,7 @@ def _print_progress(text: str) -> None:
 
 
 def _print_end(outcome: ProbeOutcome) -> None:
-    if outcome.interrupted:
+    if outcome.interrupted and outcome.diagnosis is None:
         _print(f"\nstopped by {signal.Signals(outcome.interrupted).name}; the steps above are what is known")
     diagnosis = outcome.diagnosis
     if diagnosis is None:

@@ -287,6 +287,7 @@ class IdleFinder:
             self.result.server_pings = statistics.median(b - a for a, b in itertools.pairwise(times))
         if one.answered:
             one.state, one.after_ping = "survived", False
+            self._on_progress(str(one))
             return
         one.state, one.end = "cut", session.ended
         last = session.server_pings[-1] if session.server_pings else opened
@@ -370,7 +371,7 @@ class IdleFinder:
         if interval is not None:
             cures.append(
                 f"Ping each {seconds_text(interval)} or more often, which survives: timeouts.ping_interval: "
-                f"{max(1, int(interval))}s in wsbridge.yaml (default 20s); --ping-interval of `bridge`"
+                f"{duration_text(interval)} in wsbridge.yaml (default 20s); --ping-interval of `bridge`"
             )
         else:
             cures.append(
@@ -389,6 +390,11 @@ class IdleFinder:
             )
         who = "The server" if end is not None and end.kind == "close" else "Something on the path"
         return Diagnosis(ProbeStep.IDLE, f"{who} cuts connections that are idle.", (*cures, *dict.fromkeys(where)))
+
+
+def duration_text(seconds: float) -> str:
+    """Write seconds, rounded down, as the configuration has them."""
+    return f"{int(seconds)}s" if seconds >= 1 else f"{max(1, int(seconds * 1000))}ms"
 
 
 def seconds_text(seconds: float) -> str:

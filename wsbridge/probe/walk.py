@@ -57,9 +57,9 @@ class ProbeOutcome:
     @property
     def exit_code(self) -> int:
         """The exit code of the command."""
-        if self.interrupted:
-            return 128 + self.interrupted
-        return 0 if self.diagnosis is None else STEP_EXIT_CODES[self.diagnosis.step]
+        if self.diagnosis is not None:
+            return STEP_EXIT_CODES[self.diagnosis.step]
+        return 128 + self.interrupted if self.interrupted else 0
 
 
 class Walk:
@@ -389,7 +389,9 @@ class Walk:
         self.outcome.idle = finder.result
         try:
             report, diagnosis = await finder.run()
-        except trio.Cancelled:
+        except StepFailedError:
+            raise
+        except BaseException:  # a cancellation, of several tasks at once
             self._report(finder.partial())
             raise
         if diagnosis is not None:
