@@ -161,11 +161,27 @@ def websocket(sock: socket.socket) -> None:
     answer_pings(sock)
 
 
-def over_tls(context: ssl.SSLContext, handler: Handler) -> Handler:
-    """Give a handler behind TLS."""
+def over_tls(context: ssl.SSLContext, handler: Handler, *, lingers: bool = True) -> Handler:
+    """Give a handler behind TLS.
+
+    Args:
+        context: Of the server.
+        handler: Gets the connection after the handshake.
+        lingers: Whether a rejected client can read the alert before the connection ends; else it may be reset.
+    """
 
     def handle(sock: socket.socket) -> None:
-        with contextlib.suppress(OSError), context.wrap_socket(sock, server_side=True) as secured:
+        with (
+            contextlib.suppress(OSError),
+            context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False) as secured,
+        ):
+            try:
+                secured.do_handshake()
+            except ssl.SSLError:
+                socket.socket.shutdown(secured, socket.SHUT_WR)
+                while lingers and socket.socket.recv(secured, 65536):
+                    pass
+                return
             handler(secured)
 
     return handle

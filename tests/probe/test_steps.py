@@ -250,6 +250,14 @@ def test_a_client_certificate_is_shown() -> None:
         assert probe(f"wss://localhost:{port}/", *args).code == 0
 
 
+def test_a_client_certificate_is_demanded_by_a_server_that_resets() -> None:
+    """The alert is lost when the request was written before it came: another connection, without one, finds it."""
+    handler = over_tls(certificates.server("localhost", demand=True), websocket, lingers=False)
+    with serving(handler) as port:
+        done = probe(f"wss://localhost:{port}/", "--ca", certificates.ca_file())
+    done.expect("tls", 13, "demands a client certificate", "--client-cert FILE")
+
+
 def test_a_client_certificate_is_demanded_in_tls_1_2() -> None:
     """There the alert comes in the handshake."""
     context = certificates.server("localhost", demand=True, days=91)
