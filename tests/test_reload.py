@@ -23,6 +23,7 @@ from wsbridge import daemon, server
 from wsbridge.config.load import LoadedConfig, load_file, load_text
 from wsbridge.generation import Generation
 from wsbridge.log.logger import log
+from wsbridge.net import listeners as listeners_module
 from wsbridge.net.listeners import ListenError
 from wsbridge.reasons import Reason
 from wsbridge.registry import CONFIG_REGISTRY
@@ -154,6 +155,48 @@ async def test_a_unix_socket_gets_its_new_mode(tmp_path):
     assert not path.exists()
 
 
+async def test_a_failed_reload_leaves_modes_as_they_were(tmp_path):
+    """The mode is changed before the audit file turns out to be a directory."""
+    path, audit = tmp_path / "web.sock", tmp_path / "audit.jsonl"
+
+    def with_mode(mode: str, **rest: Any) -> str:
+        return written(listeners={"web": {"bind": f"unix:{path}", "mode": mode}}, route={"respond": "204"}, **rest)
+
+    new = config_of(with_mode("0666", audit={"file": str(audit)}))
+    audit.mkdir()
+    async with serving(with_mode("0600")) as served:
+        with pytest.raises(ValueError, match="cannot be opened"):
+            await served.server.apply(new)
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_unix_socket_whose_file_is_gone_is_bound_again(tmp_path):
+    """As after a cleanup of /tmp: the reload makes another file, and clients find the listener again."""
+    path = tmp_path / "web.sock"
+    text = written(listeners={"web": {"bind": f"unix:{path}"}}, route={"respond": "204", "auth": "none"})
+    async with serving(text) as served:
+        path.unlink()
+        await served.server.apply(config_of(text))
+        async with await trio.open_unix_socket(path) as stream:
+            await stream.send_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            assert b" 204 " in bytes(await stream.receive_some())
+    assert not path.exists()
+
+
+async def test_a_file_that_another_process_put_there_is_left_alone(tmp_path):
+    """A link in place of the socket would otherwise lead mode and owner to any file; nothing listens at it either."""
+    path, other = tmp_path / "web.sock", tmp_path / "other"
+    other.touch(0o600)
+    text = written(listeners={"web": {"bind": f"unix:{path}", "mode": "0666"}}, route={"respond": "204"})
+    async with serving(text) as served:
+        path.unlink()
+        path.symlink_to(other)
+        with pytest.raises(ListenError, match="the file exists and is no socket"):
+            await served.server.apply(config_of(text))
+        assert other.stat().st_mode & 0o777 == 0o600
+    assert path.is_symlink()
+
+
 @pytest.mark.parametrize("wrong", ["address", "file"])
 async def test_an_error_changes_nothing(wrong, tmp_path):
     """An address in use, or an audit file that cannot be opened: the old routes serve, and no new listener is open."""
@@ -271,6 +314,33 @@ async def test_a_server_that_stops_refuses_another_configuration():
             await served.server.apply(config_of(written(route={"respond": "204"})))
         await client.close()
         await served.returned.wait()
+
+
+async def test_a_user_database_that_hangs_does_not_outlive_a_stop(tmp_path, monkeypatch):
+    """As that of a directory service: the owner of a new Unix socket is looked up in a thread, too."""
+    go, reached = threading.Event(), threading.Event()
+
+    def hang(_: str) -> None:
+        reached.set()
+        go.wait(20)
+        raise KeyError
+
+    text = written(route={"respond": "204"}, timeouts={"close": "200ms"})
+    listeners = {"web": {"bind": f"unix:{tmp_path}/web.sock", "owner": "root"}}
+    new = config_of(written(route={"respond": "204"}, listeners=listeners))
+    try:
+        async with serving(text) as served, trio.open_nursery() as nursery:
+            monkeypatch.setattr(listeners_module.pwd, "getpwnam", hang)
+            nursery.start_soon(served.server.apply, new)
+            while not reached.is_set():
+                await trio.sleep(0.01)
+            served.server.stop(Reason.SHUTDOWN)
+            with trio.fail_after(3):
+                await served.returned.wait()
+                nursery.cancel_scope.cancel()
+                await trio.lowlevel.checkpoint()
+    finally:
+        go.set()
 
 
 @pytest.mark.parametrize("step", ["_build_generation", "prepare_audit"])

@@ -19,7 +19,7 @@ from wsbridge.config.errors import ConfigError, Problem
 from wsbridge.config.load import LoadedConfig
 from wsbridge.config.model import Config
 from wsbridge.log.logger import log
-from wsbridge.net.listeners import ListenError
+from wsbridge.net.listeners import ListenError, ListeningSockets
 from wsbridge.server import NotServingError, Server
 
 NO_FILE = "there is no configuration file that could be read again"
@@ -77,6 +77,10 @@ class ReloadResult:
 
 class ReloadPart(Protocol):
     """What a reload exchanges beside the server, all or nothing."""
+
+    @property
+    def sockets(self) -> ListeningSockets | None:
+        """Where it listens; None: nowhere."""
 
     async def prepare(self, config: Config) -> None:
         """Open what is new. Raises ListenError or ValueError."""
@@ -203,10 +207,13 @@ class Reloader:
     def _overlap_hint(self, error: ListenError) -> str:
         """Say that an address is in use by this very process, which keeps its listeners until the new ones are open."""
         port = error.bind.rpartition(":")[2]
-        for opened in self._server.listeners if error.errno == errno.EADDRINUSE else ():
-            for address in opened.listening.addresses:
-                if address.rpartition(":")[2] == port:
-                    return f" by this process, at {address}: exchanging these two needs a restart"
+        if error.errno != errno.EADDRINUSE or not port.isdecimal():
+            return ""
+        own = [opened.listening for opened in self._server.listeners]
+        own += [part.sockets for part in self._parts if part.sockets is not None]
+        for address in (address for listening in own for address in listening.addresses):
+            if address.rpartition(":")[2] == port:
+                return f" by this process, at {address}: exchanging these two needs a restart"
         return ""
 
     def _failed(self, error: str, problems: Sequence[Problem]) -> ReloadResult:

@@ -6,7 +6,7 @@ import errno
 import math
 import resource
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal, TypeVar
 
 import trio
@@ -82,9 +82,11 @@ class OpenListener:
 
     def move(self, name: str, generation: Generation) -> None:
         """Belong to another generation, where the listener has this name, from the next connection on."""
+        section = generation.config.listeners[name]
         self.listening.name = name
+        self.listening.set_backlog(section.backlog)
         self.listener, self.generation = generation.listeners[name], generation
-        self.max_connections = listener_connection_limit(generation.config.listeners[name])
+        self.max_connections = listener_connection_limit(section)
 
     def cancel_accepting(self) -> None:
         """Leave new connections in the backlog."""
@@ -250,10 +252,15 @@ async def _run_within(scope: trio.CancelScope, task: Callable[[], Awaitable[None
         await task()
 
 
-def _update_listeners(kept: list[tuple[OpenListener, ListenerConfig]]) -> None:
-    """Apply mode, owner and backlog to listeners that stay open; runs in a thread."""
+def _update_files(kept: list[tuple[OpenListener, ListenerConfig]], reverts: list[Callable[[], None]]) -> None:
+    """Apply mode and owner to listeners that stay open; runs in a thread.
+
+    Args:
+        kept: These listeners.
+        reverts: What reverts it is added, also if an error ends it.
+    """
     for opened, section in kept:
-        opened.listening.update(section)
+        reverts.append(opened.listening.update_file(section))
 
 
 def _removed_routes(before: Config, after: Config) -> dict[str, str]:
@@ -496,15 +503,18 @@ class Server:
             self.services.close()
 
     async def _open_listeners(
-        self, generation: Generation, on_bound: Callable[[], Awaitable[None]] | None = None
+        self,
+        generation: Generation,
+        on_bound: Callable[[], Awaitable[None]] | None = None,
+        kept: Sequence[OpenListener] = (),
     ) -> list[OpenListener]:
-        """Open the listeners of a generation that are not open yet, or none of them.
+        """Open the listeners of a generation that are not kept, or none of them.
 
         Raises:
             ListenError: An address cannot be had.
         """
         found: list[OpenListener] = []
-        open_now = {opened.listening.key for opened in self.listeners}
+        open_now = {opened.listening.key for opened in kept}
         try:
             for name, section in generation.config.listeners.items():
                 if listener_key(name, section) not in open_now:
@@ -599,7 +609,8 @@ class Server:
 
         New connections belong to the new generation; those that exist keep theirs, but on routes that are removed or
         changed `on_remove` decides. A listener whose address both have stays open, whatever else about it changes; one
-        that is removed accepts what waits in its backlog before it is closed. To be called by one task at a time.
+        that is removed accepts what waits in its backlog before it is closed. A Unix socket whose file is gone is bound
+        again. To be called by one task at a time.
 
         Args:
             config: Checked.
@@ -613,17 +624,20 @@ class Server:
         generation = await self.read_files(lambda: self._build_generation(config, before.number + 1))
         await tasks.start(self._run_generation, generation)
         opened: list[OpenListener] = []
+        reverts: list[Callable[[], None]] = []
         audit_log = self.services.audit_log
         try:
-            opened = await self._open_listeners(generation)
-            kept = self._kept_listeners(config)
+            kept = await self.read_files(lambda: self._kept_listeners(config))
+            opened = await self._open_listeners(generation, kept=[one for one, _ in kept])
             sections = [(one, config.listeners[name]) for one, name in kept]
-            await self.read_files(lambda: _update_listeners(sections))
+            await self.read_files(lambda: _update_files(sections, reverts))
             audit_log = await self.read_files(lambda: self.services.prepare_audit(config))
             self._check_serving()
         except BaseException:
             for one in opened:
                 one.listening.close()
+            for revert in reverts:
+                revert()
             if audit_log is not self.services.audit_log and audit_log is not None:
                 audit_log.close()
             generation.lifetime.supersede({})
@@ -660,9 +674,13 @@ class Server:
         await trio.to_thread.run_sync(self.services.close_audit_log, audit_log)
 
     def _kept_listeners(self, config: Config) -> list[tuple[OpenListener, str]]:
-        """Return the open listeners that a configuration has, too, each with its name there."""
+        """Return the open listeners that a configuration has, too, each with its name there; runs in a thread."""
         names = {listener_key(name, section): name for name, section in config.listeners.items()}
-        return [(one, names[one.listening.key]) for one in self.listeners if one.listening.key in names]
+        return [
+            (one, names[one.listening.key])
+            for one in self.listeners
+            if one.listening.key in names and one.listening.is_reachable()
+        ]
 
     async def _finish_listener(self, opened: OpenListener) -> None:
         """Accept what waits in the backlog of a listener that was removed, and close it."""

@@ -309,6 +309,37 @@ async def test_a_reload_moves_the_endpoints(tmp_path):
         assert not monitoring.exists()
 
 
+async def test_a_failed_reload_leaves_the_mode_of_the_socket(tmp_path):
+    """It would otherwise allow others to use it although the configuration that says so is not in effect."""
+    async with administered(tmp_path) as admin:
+        before = admin.path.stat().st_mode
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            listeners = {"taken": {"bind": f"127.0.0.1:{taken.getsockname()[1]}"}}
+            section = {"bind": f"unix:{admin.path}", "mode": "0666"}
+            admin.config.write_text(written(route={"respond": "204"}, listeners=listeners, admin=section))
+            assert "in use" in str((await admin.reloader.reload()).error)
+        assert admin.path.stat().st_mode == before
+
+
+async def test_a_socket_whose_file_is_gone_is_bound_again(tmp_path):
+    """A signal reloads when the command cannot: the file of the admin socket was removed."""
+    async with administered(tmp_path) as admin:
+        admin.path.unlink()
+        assert (await admin.reloader.reload()).error is None
+        assert (await admin.ask("GET", "/v1/status"))[0] == 200
+
+
+async def test_an_address_that_this_process_holds_needs_a_restart(tmp_path):
+    """From one address to all of them: the old one is open until the new one is, and the error says so."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+    async with administered(tmp_path, monitoring={"bind": f"127.0.0.1:{port}"}) as admin:
+        admin.config.write_text(admin.text(monitoring={"bind": f"0.0.0.0:{port}"}))
+        result = await admin.reloader.reload()
+        assert f"by this process, at 127.0.0.1:{port}" in str(result.error)
+        assert "restart" in str(result.error)
+
+
 async def test_an_address_in_use_is_an_error_of_the_start(tmp_path):
     """Nobody starts without the API that the configuration asks for."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

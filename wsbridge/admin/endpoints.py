@@ -63,6 +63,7 @@ class AdminEndpoint:
         self._ended = trio.Event()
         self._next_section: EndpointConfig | None = None
         self._next_sockets: ListeningSockets | None = None
+        self._revert: Callable[[], None] | None = None
 
     async def prepare(self, config: Config) -> None:
         """Bind the address of a configuration, unless it is bound already.
@@ -77,14 +78,24 @@ class AdminEndpoint:
         listener = ListenerConfig.model_construct(
             bind=section.bind, mode=section.mode, backlog=ENDPOINT_BACKLOG, owner=None, ipv6_only=False
         )
-        if self._sockets is not None and self._sockets.key == listener_key(self._name, listener):
-            self._sockets.update(listener)
+        if await trio.to_thread.run_sync(self._keep, listener, abandon_on_cancel=True):
             self._next_sockets = self._sockets
         else:
             self._next_sockets = await self._inherited.listen(self._name, listener, LISTENERS[section.bind.kind])
 
+    def _keep(self, listener: ListenerConfig) -> bool:
+        """Update the open sockets for a section; return whether they are bound to its address. Runs in a thread."""
+        sockets = self._sockets
+        if sockets is None or sockets.key != listener_key(self._name, listener) or not sockets.is_reachable():
+            return False
+        self._revert = sockets.update_file(listener)
+        return True
+
     def rollback(self) -> None:
-        """Close what `prepare` has opened."""
+        """Close what `prepare` has opened, and revert what it has changed."""
+        if self._revert is not None:
+            self._revert()
+            self._revert = None
         if self._next_sockets is not None and self._next_sockets is not self._sockets:
             self._next_sockets.close()
         self._next_sockets = self._sockets
@@ -92,6 +103,7 @@ class AdminEndpoint:
     def commit(self) -> None:
         """Answer at what `prepare` has opened, and no more at what was open before."""
         before, self._sockets, self._section = self._sockets, self._next_sockets, self._next_section
+        self._revert = None
         if before is self._sockets:
             return
         if before is not None:

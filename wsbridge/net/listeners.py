@@ -125,26 +125,45 @@ class ListeningSockets:
         if not self.addresses:
             self.addresses = [local_address(sock) for sock in self.sockets]
 
-    def update(self, config: ListenerConfig) -> None:
-        """Give the open sockets the backlog of a section that binds the same address, and the file mode and owner.
+    def is_reachable(self) -> bool:
+        """Return whether clients find it: not at a Unix socket whose file was removed or replaced. Blocks."""
+        return self.file is None or self.file.exists()
+
+    def update_file(self, config: ListenerConfig) -> Callable[[], None]:
+        """Give the file of a Unix socket the mode and the owner of a section that binds the same path. Blocks.
+
+        Returns:
+            What gives the file back those that it had before.
 
         Raises:
             ListenError: The owner is not known, or may not be set.
         """
-        if config.bind.kind == "unix":
-            path = Path(config.bind.path)
-            owner = _resolve_owner(self.name, config)
-            try:
-                path.chmod(config.mode)
-                if owner is not None:
-                    os.chown(path, *owner)
-            except OSError as error:
-                text = _bind_error_text(error, path, config)
-                raise ListenError(self.name, config.bind, text, error.errno or 0) from None
-        if self.is_passed:  # Backlog= of the .socket unit
-            return
-        for sock in self.sockets:
-            sock.listen(config.backlog)
+        if config.bind.kind != "unix":
+            return _do_nothing
+        path = Path(config.bind.path)
+        owner = _resolve_owner(self.name, config)
+        before: os.stat_result | None = None
+
+        def revert() -> None:
+            with contextlib.suppress(OSError):
+                if before is not None:
+                    os.chown(path, before.st_uid, before.st_gid)
+                    path.chmod(stat.S_IMODE(before.st_mode))
+
+        try:
+            before = path.lstat()
+            path.chmod(config.mode)
+            if owner is not None:
+                os.chown(path, *owner)
+        except OSError as error:
+            revert()
+            raise ListenError(self.name, config.bind, _bind_error_text(error, path, config), error.errno or 0) from None
+        return revert
+
+    def set_backlog(self, backlog: int) -> None:
+        """Give the open sockets another backlog; passed ones keep `Backlog=` of the .socket unit."""
+        for sock in () if self.is_passed else self.sockets:
+            sock.listen(backlog)
 
     def unlink(self) -> None:
         """Remove the file of a Unix socket if it is still ours, so that nobody connects any more."""
@@ -165,6 +184,10 @@ class ListeningSockets:
         self.file = None
         for sock in self.sockets:
             sock.close()
+
+
+def _do_nothing() -> None:
+    """For what has no file."""
 
 
 ListenFunction = Callable[[str, "ListenerConfig"], Awaitable[ListeningSockets]]
@@ -198,7 +221,8 @@ class InheritedSockets:
         key = listener_key(name, config)
         for place, (listening, file) in enumerate(self._found):
             if listening.key == key and not self.claimed[place] and (file is None or file.exists()):
-                await trio.to_thread.run_sync(listening.update, config)
+                await trio.to_thread.run_sync(listening.update_file, config, abandon_on_cancel=True)
+                listening.set_backlog(config.backlog)
                 self.claimed[place] = True
                 listening.name = name
                 return listening
@@ -328,7 +352,7 @@ async def listen_unix(name: str, config: ListenerConfig) -> ListeningSockets:
     Raises:
         ListenError: The address is in use, the path is something other than a socket, or it cannot be created.
     """
-    return await trio.to_thread.run_sync(_open_unix, name, config)
+    return await trio.to_thread.run_sync(_open_unix, name, config, abandon_on_cancel=True)
 
 
 def _open_unix(name: str, config: ListenerConfig) -> ListeningSockets:
