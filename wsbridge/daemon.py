@@ -30,6 +30,7 @@ from wsbridge.net.tls import silence_sni_decode_errors
 from wsbridge.pressure import watch_loop, watch_memory
 from wsbridge.reasons import Reason, Termination
 from wsbridge.reload import NO_FILE, Reloader, ReloadResult
+from wsbridge.revocation import watch_access_lists
 from wsbridge.server import RESERVED_DESCRIPTORS, Server
 from wsbridge.watchdog import feed_watchdog
 
@@ -232,6 +233,7 @@ async def serve(
         notifier.ready(_status(server))
         nursery.start_soon(watch_memory, server)
         nursery.start_soon(watch_loop, server)
+        nursery.start_soon(watch_access_lists, server)
         on_ready(listening)
 
     received: list[signal.Signals] = []

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import trio
 
+from wsbridge.auth.access_list import AccessList, AccessListKey
 from wsbridge.auth.base import Authenticator, AuthServices, BackgroundTasks
 from wsbridge.auth.jwt_keys import FetchedKeys, KeySource
 from wsbridge.auth.passwords import PasswordChecker
@@ -233,6 +235,7 @@ def auth_services(
     password_checker: PasswordChecker | None = None,
     resolver: Resolver | None = None,
     fetched_keys: MutableMapping[KeySource, FetchedKeys] | None = None,
+    access_lists: MutableMapping[AccessListKey, AccessList[Any]] | None = None,
     watcher: FileWatcher | None = None,
 ) -> AuthServices:
     """Return what the authentication methods of a generation use.
@@ -251,6 +254,7 @@ def auth_services(
         password_checker=PasswordChecker() if password_checker is None else password_checker,
         resolver=Resolver() if resolver is None else resolver,
         fetched_keys={} if fetched_keys is None else fetched_keys,
+        access_lists={} if access_lists is None else access_lists,
         watcher=FileWatcher() if watcher is None else watcher,
     )
     return services

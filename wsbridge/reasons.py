@@ -50,6 +50,7 @@ class Reason(enum.StrEnum):
     OVERLOAD = "overload"
     ROUTE_REMOVED = "route_removed"
     CLOSED_BY_OPERATOR = "closed_by_operator"
+    ACCESS_REVOKED = "access_revoked"
     DRAINING = "draining"
     SHUTDOWN = "shutdown"
     LOOP_DETECTED = "loop_detected"
@@ -136,6 +137,7 @@ REASONS: dict[Reason, ReasonInfo] = {
     Reason.OVERLOAD: ReasonInfo(503, 1013, reset=True, level="warning"),
     Reason.ROUTE_REMOVED: ReasonInfo(None, 1012, reset=True),
     Reason.CLOSED_BY_OPERATOR: ReasonInfo(503, 1001, reset=True),
+    Reason.ACCESS_REVOKED: ReasonInfo(403, 1008, reset=True),
     Reason.DRAINING: ReasonInfo(503, 1012, reset=True),
     Reason.SHUTDOWN: ReasonInfo(503, 1001, reset=True),
     Reason.LOOP_DETECTED: ReasonInfo(508, 1011, reset=True, level="warning"),

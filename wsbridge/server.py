@@ -347,6 +347,7 @@ class Server:
                 password_checker=services.password_checker,
                 resolver=services.resolver,
                 fetched_keys=services.fetched_keys,
+                access_lists=services.access_lists,
                 watcher=watcher,
             ),
             number,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 from weakref import WeakValueDictionary
 
 import trio
 
 from wsbridge.access_log import MAX_ENDINGS, Endings
+from wsbridge.auth.access_list import AccessList, AccessListKey
 from wsbridge.auth.jwt_keys import FetchedKeys, KeySource
 from wsbridge.auth.passwords import PasswordChecker
 from wsbridge.auth.replay import UsedTickets
@@ -62,6 +63,7 @@ class Services:
         resolver: Looks up names.
         password_checker: Verifies passwords.
         fetched_keys: The keys of token issuers that a generation has.
+        access_lists: The lists of users and tokens that open connections depend on.
         used_tickets: The tickets that were used.
         client_table: What clients did lately, by address.
         connection_counts: Connections now, by what routes limit.
@@ -97,6 +99,7 @@ class Services:
         threads = limits.password_threads if isinstance(limits.password_threads, int) else None
         self.password_checker = PasswordChecker(threads, limits.password_queue, limits.password_queue_per_address)
         self.fetched_keys: WeakValueDictionary[KeySource, FetchedKeys] = WeakValueDictionary()
+        self.access_lists: WeakValueDictionary[AccessListKey, AccessList[Any]] = WeakValueDictionary()
         self.used_tickets = UsedTickets(limits.used_tickets, limits.used_tickets_per_identity)
         self.client_table = ClientTable(limits.per_address, time.monotonic)
         self.connection_counts = ConnectionCounts()

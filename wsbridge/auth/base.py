@@ -7,10 +7,11 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import trio
 
+from wsbridge.auth.access_list import AccessList, AccessListKey
 from wsbridge.auth.identity import Identity
 from wsbridge.auth.jwt_keys import FetchedKeys, KeySource
 from wsbridge.auth.passwords import PasswordChecker
@@ -83,6 +84,7 @@ class AuthServices:
         password_checker: Verifies passwords, for all generations.
         resolver: Looks names up.
         fetched_keys: The keys of issuers, over all generations.
+        access_lists: Lists that open connections depend on, over all generations.
         watcher: Watches files with keys and authorities, until the generation is superseded.
         background_tasks: Runs what no client waits for, until the generation ends.
     """
@@ -93,6 +95,7 @@ class AuthServices:
     password_checker: PasswordChecker = field(default_factory=PasswordChecker)
     resolver: Resolver = field(default_factory=Resolver)
     fetched_keys: MutableMapping[KeySource, FetchedKeys] = field(default_factory=dict)
+    access_lists: MutableMapping[AccessListKey, AccessList[Any]] = field(default_factory=dict)
     watcher: FileWatcher = field(default_factory=FileWatcher)
     background_tasks: BackgroundTasks = field(default_factory=BackgroundTasks)
 

@@ -14,6 +14,7 @@ import trio
 from pydantic import AfterValidator, PlainValidator, WithJsonSchema
 
 from wsbridge.auth import passwords
+from wsbridge.auth.access_list import AccessList, AccessListKey, ListEntry, share_list
 from wsbridge.auth.base import AuthServices
 from wsbridge.auth.identity import Identity, unauthenticated
 from wsbridge.auth.passwords import MAX_PASSWORD_CACHE_SECONDS, BcryptHash, PasswordHash, parse_htpasswd
@@ -52,6 +53,9 @@ class BasicConfig(AuthSection):
     """Realm that browsers show in the password prompt."""
     cache: Annotated[Duration, AfterValidator(check_cache_time)] = 60.0
     """How long a verified password is cached; at most 1h. 0s: no cache."""
+    on_revoke: Literal["keep", "close"] = "keep"
+    """What happens to the open connections of a user that is removed from the file, or gets another password: keep
+    them; close them (access_revoked)."""
 
     def validate_values(self, context: LoadContext) -> Iterable[Issue]:
         """Check whether the users can be read."""
@@ -64,6 +68,10 @@ class BasicConfig(AuthSection):
     def credentials(self) -> Iterable[Credential]:
         """See `AuthSection.credentials`."""
         return [("header", "authorization")]
+
+    def access_list_keys(self) -> Iterable[AccessListKey]:
+        """See `AuthSection.access_list_keys`."""
+        return [("basic", self.users)] if self.on_revoke == "close" else ()
 
     def warnings(self, context: LoadContext) -> Iterable[Issue]:
         """Warn of password hashes that others can read and try to crack."""
@@ -98,6 +106,12 @@ def load_users(path: Path) -> Users:
     return Users(users, tuple(users))
 
 
+def _has_user(users: Users, credential: tuple[str, PasswordHash]) -> bool:
+    """Return whether a user is there with the same password hash; see `AccessList`."""
+    name, stored = credential
+    return not users.names or users.hashes.get(name) == stored
+
+
 def require_users(users: Users, path: Path) -> None:
     """Reject a list without a user at start; one that is emptied later denies all clients.
 
@@ -116,7 +130,11 @@ class BasicAuth:
     """
 
     def __init__(self, config: BasicConfig, services: AuthServices) -> None:
-        self._users = ReloadingFile(config.users, load_users)
+        self._access_list: AccessList[Users] | None = None
+        if config.on_revoke == "close":
+            self._access_list = share_list(services.access_lists, ("basic", config.users), load_users, _has_user)
+        listed = self._access_list
+        self._users = ReloadingFile(config.users, load_users) if listed is None else listed.file
         require_users(self._users.current, config.users)
         self._cache_seconds = config.cache
         self._password_checker = services.password_checker
@@ -133,14 +151,18 @@ class BasicAuth:
         asked, users = trio.current_time(), await self._users.get()
         problem = await self._verify(shown, users, context)
         if problem is not None:
-            newer = await self._users.get_newer(asked)
-            if newer is not users:
-                problem = await self._verify(shown, newer, context)
+            before, users = users, await self._users.get_newer(asked)
+            if users is not before:
+                problem = await self._verify(shown, users, context)
         if problem is not None:
             rejected = self._wrong(problem)
             rejected.credential = hash((shown.username, shown.password))
             raise rejected
-        return Identity(shown.username, "basic")
+        if self._access_list is None:
+            return Identity(shown.username, "basic")
+        credential = (shown.username, users.hashes[shown.username])
+        entry = ListEntry(self._access_list, credential, f'user "{shown.username}"')
+        return Identity(shown.username, "basic", entries=(entry,))
 
     async def _verify(self, shown: BasicCredentials, users: Users, context: ConnectionContext) -> str | None:
         """Verify a password by a list of users; None if it is right, else why it is not."""

@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 import trio
 
+from wsbridge.auth.access_list import AccessList, AccessListKey, ListEntry, share_list
 from wsbridge.auth.base import AuthServices
 from wsbridge.auth.credentials import TokenFound, TokenSection, find_token, token_denied
 from wsbridge.auth.identity import Identity
@@ -159,6 +160,9 @@ class BearerConfig(TokenSection):
     """bearer: static bearer token."""
     tokens: FilePath
     """Token file, with lines from wsbridge new-token; reloaded when it changes."""
+    on_revoke: Literal["keep", "close"] = "keep"
+    """What happens to the open connections of a token that is removed from the file, or no longer valid by it: keep
+    them; close them (access_revoked)."""
 
     def validate_values(self, context: LoadContext) -> Iterable[Issue]:
         """Check whether the file has valid tokens."""
@@ -167,6 +171,10 @@ class BearerConfig(TokenSection):
                 require_tokens(load_now(self.tokens, load_tokens), self.tokens)
             except (OSError, ValueError) as error:
                 yield Issue(("tokens",), str(error), "E033")
+
+    def access_list_keys(self) -> Iterable[AccessListKey]:
+        """See `AuthSection.access_list_keys`."""
+        return [("bearer", self.tokens)] if self.on_revoke == "close" else ()
 
 
 def load_tokens(path: Path) -> Mapping[bytes, BearerToken]:
@@ -177,6 +185,15 @@ def load_tokens(path: Path) -> Mapping[bytes, BearerToken]:
         ValueError: It is invalid; one sentence.
     """
     return parse_file(path, parse_token_list)
+
+
+def _has_token(tokens: Mapping[bytes, BearerToken], use: tuple[bytes, str], now: float) -> bool:
+    """Return whether a token, by its hash, is still valid for a route; see `AccessList`."""
+    digest, route = use
+    token = tokens.get(digest)
+    if token is None:
+        return not tokens
+    return (token.expires is None or token.expires > now) and (token.routes is None or route in token.routes)
 
 
 def require_tokens(tokens: Mapping[bytes, BearerToken], path: Path) -> None:
@@ -200,10 +217,19 @@ class BearerAuth:
     """
 
     def __init__(self, config: BearerConfig, services: AuthServices) -> None:
-        self._tokens = ReloadingFile(config.tokens, load_tokens)
+        self._access_list: AccessList[Mapping[bytes, BearerToken]] | None = None
+        self._wall_clock = clock = services.wall_clock
+        if config.on_revoke == "close":
+            self._access_list = share_list(
+                services.access_lists,
+                ("bearer", config.tokens),
+                load_tokens,
+                lambda tokens, use: _has_token(tokens, use, clock()),
+            )
+        listed = self._access_list
+        self._tokens = ReloadingFile(config.tokens, load_tokens) if listed is None else listed.file
         require_tokens(self._tokens.current, config.tokens)
         self._sources = config.sources
-        self._wall_clock = services.wall_clock
 
     async def identify(self, context: ConnectionContext) -> Identity:
         """Look up the token of the request; one that is not found, in the current state of the file."""
@@ -228,5 +254,14 @@ class BearerAuth:
             raise token_denied(f"{named} has expired", genuine=True)
         if token.routes is not None and route not in token.routes:
             raise token_denied(f"{named} is not for the route {route}", genuine=True)
-        claims = {"token": token.fingerprint}
-        return Identity(token.name, "bearer", claims, token.expires, by_cookie=found.by_cookie, token_name=token.name)
+        listed = self._access_list
+        entries = () if listed is None else (ListEntry(listed, (token.digest, route), named),)
+        return Identity(
+            token.name,
+            "bearer",
+            {"token": token.fingerprint},
+            token.expires,
+            by_cookie=found.by_cookie,
+            token_name=token.name,
+            entries=entries,
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from wsbridge.auth.access_list import ListEntry
 from wsbridge.reasons import Reason, Rejected
 
 
@@ -20,6 +21,7 @@ class Identity:
         target: URL of the only target that the client may reach; None where the route decides.
         by_cookie: Whether a cookie was used, which any page can make a browser send.
         token_name: Name of the bearer token that was used; None for none. Limits per token are counted by it.
+        entries: Entries of lists that must all go on to hold (`on_revoke: close`).
     """
 
     name: str = ""
@@ -29,6 +31,7 @@ class Identity:
     target: str | None = None
     by_cookie: bool = False
     token_name: str | None = None
+    entries: tuple[ListEntry, ...] = ()
 
 
 ANONYMOUS = Identity()
@@ -56,7 +59,7 @@ def auth_unavailable(detail: str) -> Rejected:
 
 
 def merge_identities(identities: Sequence[Identity]) -> Identity:
-    """Make one identity of several that all hold: the first name and target, all claims, the earliest end."""
+    """Make one identity of several that all hold: first name and target, all claims and entries, the earliest end."""
     claims: dict[str, str] = {}
     for identity in reversed(identities):
         claims.update(identity.claims)
@@ -69,4 +72,5 @@ def merge_identities(identities: Sequence[Identity]) -> Identity:
         target=next((identity.target for identity in identities if identity.target is not None), None),
         by_cookie=any(identity.by_cookie for identity in identities),
         token_name=next((identity.token_name for identity in identities if identity.token_name is not None), None),
+        entries=tuple(entry for identity in identities for entry in identity.entries),
     )

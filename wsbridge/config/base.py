@@ -253,6 +253,10 @@ class AuthSection(Section):
         """Return where a request shows what authenticates its client."""
         return (credential for member in self.members() for credential in member.credentials())
 
+    def access_list_keys(self) -> Iterable[tuple[str, Path]]:
+        """Return the lists whose entries open connections depend on: kind of the method, and file."""
+        return (key for member in self.members() for key in member.access_list_keys())
+
     def accepts_cross_site_credentials(self) -> bool:
         """Return whether it reads credentials that another page can make a browser send: in the query or a cookie."""
         return self.accepts_cookies() or any(member.accepts_cross_site_credentials() for member in self.members())

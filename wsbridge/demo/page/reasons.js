@@ -38,6 +38,8 @@ export const REASONS = {
   draining: "The bridge is about to be restarted. Reconnect in a moment.",
   shutdown: "The bridge was shut down.",
   route_removed: "The route of this connection was removed from the configuration.",
+  closed_by_operator: "An operator closed this connection.",
+  access_revoked: "The access of this user or token was revoked.",
   internal_error: "An error in the bridge; see its log.",
   served: "The request was answered.",
 };
