@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
@@ -43,6 +44,7 @@ _SHOWN_HEADERS: Final = (
     b"cf-ray",
     b"x-cache",
 )
+_CONNECTION_ID: Final = re.compile(rb"\(id=([0-9]{1,19})\)\s*\Z")
 _LOGIN_WORDS: Final = (b"login", b"signin", b"sign-in", b"oauth", b"/sso", b"saml", b"/auth", b"access.redirect")
 _CERTIFICATE_PAGES: Final = (b"No required SSL certificate was sent", b"The SSL certificate error")
 _PLAIN_TO_TLS_PAGES: Final = (
@@ -127,7 +129,7 @@ def answer_notes(facts: HttpFacts, options: ProbeOptions) -> tuple[str, ...]:
 
 def diagnose_answer(facts: HttpFacts, options: ProbeOptions) -> Diagnosis:
     """Say which step an answer other than 101 ends, why, and what to do."""
-    if facts.reason is not None:
+    if facts.reason is not None and facts.reason is not Reason.BAD_REQUEST:  # whose sentence says more
         return _diagnose_wsbridge(facts, facts.reason, options)
     for rule in _RULES:
         found = rule(facts, options)
@@ -141,7 +143,8 @@ def diagnose_answer(facts: HttpFacts, options: ProbeOptions) -> Diagnosis:
 
 
 def _diagnose_wsbridge(facts: HttpFacts, reason: Reason, options: ProbeOptions) -> Diagnosis:
-    found = explain_reason(reason)
+    number = _CONNECTION_ID.search(facts.body)
+    found = explain_reason(reason, "" if number is None else number[1].decode("ascii"))
     if reason is Reason.ORIGIN_NOT_ALLOWED:
         return _diagnose_wsbridge_origin(found, facts, options)
     if reason is Reason.UNAUTHENTICATED:
@@ -177,9 +180,8 @@ def _diagnose_wsbridge_origin(found: Diagnosis, facts: HttpFacts, options: Probe
 
 def _diagnose_credentials(found: Diagnosis, facts: HttpFacts, options: ProbeOptions) -> Diagnosis:
     """Say what the server wants and what it got (RFC 9110 section 11.6.1)."""
-    wanted = sorted(
-        {value.split(b" ")[0].decode("latin-1")[:20] for value in facts.headers.get_all(b"www-authenticate")}
-    )
+    schemes = (value.split(b" ")[0] for value in facts.headers.get_all(b"www-authenticate"))
+    wanted = sorted({readable(scheme, 20) for scheme in schemes})
     wants = f"; it accepts {' or '.join(wanted)}" if wanted else ""
     if not options.credential:
         cause = f"The server requires credentials, and none were sent{wants}."

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from wsbridge.config.certificates import EXPIRY_WARNING
 from wsbridge.net.tls import has_system_authorities
+from wsbridge.probe.peers import readable
 from wsbridge.probe.steps import Diagnosis, ProbeStep
 
 if TYPE_CHECKING:
@@ -65,8 +66,8 @@ class ShownCertificate:
             found = self.leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         except (ValueError, x509.DuplicateExtension, x509.ExtensionNotFound):
             return []
-        addresses = map(str, found.get_values_for_type(x509.IPAddress))
-        return [*found.get_values_for_type(x509.DNSName), *addresses]
+        names = [readable(name.encode(), 253) for name in found.get_values_for_type(x509.DNSName)]
+        return [*names, *map(str, found.get_values_for_type(x509.IPAddress))]
 
     @property
     def days_left(self) -> int:

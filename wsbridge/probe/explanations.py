@@ -7,13 +7,13 @@ from typing import Final
 from wsbridge.probe.steps import Diagnosis, ProbeStep
 from wsbridge.reasons import Reason
 
-_LOG: Final = "The log of wsbridge has the detail: journalctl -u wsbridge | grep {}"
+_LOG: Final = "The log of wsbridge has the detail{}: journalctl -u wsbridge | grep {}"
 _FROM_THERE: Final = (
     "On the host of wsbridge, probe the backend itself: wsbridge probe URL, with the URL of the route's backend"
 )
 
-EXPLANATIONS: Final[dict[Reason, Diagnosis]] = {
-    Reason.BACKEND_REFUSED: Diagnosis(
+EXPLANATIONS: Final[dict[str, Diagnosis]] = {
+    "backend_refused": Diagnosis(
         ProbeStep.BACKEND,
         "wsbridge cannot connect to the backend: nothing listens on its address, or what listens there gives no valid "
         "answer.",
@@ -27,7 +27,7 @@ EXPLANATIONS: Final[dict[Reason, Diagnosis]] = {
             "A backend that starts slowly: routes.NAME.dial: {retry_for: 30s}",
         ),
     ),
-    Reason.BACKEND_REJECTED: Diagnosis(
+    "backend_rejected": Diagnosis(
         ProbeStep.BACKEND,
         "The WebSocket backend of the route, or a proxy in front of it, answered something else than 101.",
         (
@@ -39,7 +39,7 @@ EXPLANATIONS: Final[dict[Reason, Diagnosis]] = {
             "A backend that does not speak WebSocket: write tcp:// for ws://",
         ),
     ),
-    Reason.BACKEND_UNREACHABLE: Diagnosis(
+    "backend_unreachable": Diagnosis(
         ProbeStep.BACKEND,
         "wsbridge has no route to the backend, or the Unix socket of the backend does not exist.",
         (
@@ -52,7 +52,7 @@ EXPLANATIONS: Final[dict[Reason, Diagnosis]] = {
             "A tcp: backend: ip route get ADDRESS on the host of wsbridge",
         ),
     ),
-    Reason.BACKEND_DENIED: Diagnosis(
+    "backend_denied": Diagnosis(
         ProbeStep.BACKEND,
         "wsbridge may not connect to the backend: the permissions of its Unix socket, or a firewall rule of the host, "
         "forbid it.",
@@ -64,7 +64,7 @@ EXPLANATIONS: Final[dict[Reason, Diagnosis]] = {
             _FROM_THERE + ", as the same user (sudo -u USER)",
         ),
     ),
-    Reason.BACKEND_DNS: Diagnosis(
+    "backend_dns": Diagnosis(
         ProbeStep.BACKEND,
         "The host name of the backend cannot be resolved by wsbridge.",
         (
@@ -76,7 +76,7 @@ EXPLANATIONS: Final[dict[Reason, Diagnosis]] = {
             _FROM_THERE,
         ),
     ),
-    Reason.BACKEND_TLS: Diagnosis(
+    "backend_tls": Diagnosis(
         ProbeStep.BACKEND,
         "The TLS handshake of wsbridge with the backend failed: an unknown authority, a wrong name, an expired "
         "certificate, no TLS at all, or a client certificate is demanded.",
@@ -89,7 +89,7 @@ EXPLANATIONS: Final[dict[Reason, Diagnosis]] = {
             ),
         ),
     ),
-    Reason.BACKEND_TIMEOUT: Diagnosis(
+    "backend_timeout": Diagnosis(
         ProbeStep.BACKEND,
         "The backend did not answer wsbridge in time: a firewall drops the packets (SYN unanswered), or the service "
         "hangs.",
@@ -99,7 +99,7 @@ EXPLANATIONS: Final[dict[Reason, Diagnosis]] = {
             "A slow backend: timeouts.connect in wsbridge.yaml",
         ),
     ),
-    Reason.BACKEND_CLOSED: Diagnosis(
+    "backend_closed": Diagnosis(
         ProbeStep.BACKEND,
         "The backend accepted the connection and closed it at once.",
         (
@@ -115,12 +115,12 @@ EXPLANATIONS: Final[dict[Reason, Diagnosis]] = {
             _FROM_THERE,
         ),
     ),
-    Reason.BACKEND_RESET: Diagnosis(
+    "backend_reset": Diagnosis(
         ProbeStep.BACKEND,
         "The backend broke the connection: it crashed, was restarted, or does not accept what it got.",
         ("See the log of the service behind the route", _FROM_THERE),
     ),
-    Reason.LOOP_DETECTED: Diagnosis(
+    "loop_detected": Diagnosis(
         ProbeStep.BACKEND,
         "The backend of the route leads back to wsbridge itself.",
         (
@@ -130,7 +130,7 @@ EXPLANATIONS: Final[dict[Reason, Diagnosis]] = {
             ),
         ),
     ),
-    Reason.ORIGIN_NOT_ALLOWED: Diagnosis(
+    "origin_not_allowed": Diagnosis(
         ProbeStep.ORIGIN,
         "The route does not accept the Origin of the request.",
         (
@@ -142,7 +142,7 @@ EXPLANATIONS: Final[dict[Reason, Diagnosis]] = {
             ),
         ),
     ),
-    Reason.HOST_NOT_ALLOWED: Diagnosis(
+    "host_not_allowed": Diagnosis(
         ProbeStep.HTTP,
         "The host name in the URL is not configured, and the listener has no TLS (protection against DNS rebinding).",
         (
@@ -154,7 +154,7 @@ EXPLANATIONS: Final[dict[Reason, Diagnosis]] = {
             "A proxy in front must pass the Host header on: nginx: proxy_set_header Host $http_host;",
         ),
     ),
-    Reason.FORBIDDEN: Diagnosis(
+    "forbidden": Diagnosis(
         ProbeStep.AUTHENTICATION,
         "The credentials are valid but not for this, the client's address is not allowed, or the target is not.",
         (
@@ -166,7 +166,7 @@ EXPLANATIONS: Final[dict[Reason, Diagnosis]] = {
             ),
         ),
     ),
-    Reason.UNAUTHENTICATED: Diagnosis(
+    "unauthenticated": Diagnosis(
         ProbeStep.AUTHENTICATION,
         "The route requires credentials, and got none that are valid.",
         (
@@ -177,22 +177,22 @@ EXPLANATIONS: Final[dict[Reason, Diagnosis]] = {
             "The server does not say whether they were missing, wrong or expired; its log does",
         ),
     ),
-    Reason.AUTH_UNAVAILABLE: Diagnosis(
+    "auth_unavailable": Diagnosis(
         ProbeStep.AUTHENTICATION,
         "The authentication service of the route does not answer.",
         ("wsbridge.yaml: the url of routes.NAME.auth (forward, jwks): wsbridge must be able to reach it",),
     ),
-    Reason.AUTH_EXPIRED: Diagnosis(
+    "auth_expired": Diagnosis(
         ProbeStep.AUTHENTICATION,
         "The credentials expired while the connection was open.",
         ("Connect again with new ones, or let them be valid for longer",),
     ),
-    Reason.BANNED: Diagnosis(
+    "banned": Diagnosis(
         ProbeStep.AUTHENTICATION,
         "This address is banned for some time after too many failed logins.",
         ("Wait, or see limits.per_address in wsbridge.yaml: ban_time, max_failures, exempt",),
     ),
-    Reason.NO_ROUTE: Diagnosis(
+    "no_route": Diagnosis(
         ProbeStep.HTTP,
         "No route of wsbridge matches listener, host and path.",
         (
@@ -204,7 +204,7 @@ EXPLANATIONS: Final[dict[Reason, Diagnosis]] = {
             ),
         ),
     ),
-    Reason.RATE_LIMITED: Diagnosis(
+    "rate_limited": Diagnosis(
         ProbeStep.HTTP,
         "Too many connections from this address, or too fast.",
         (
@@ -212,7 +212,7 @@ EXPLANATIONS: Final[dict[Reason, Diagnosis]] = {
             "If all clients come through one proxy: trusted_proxies and client_address_from of the listener",
         ),
     ),
-    Reason.OVERLOAD: Diagnosis(
+    "overload": Diagnosis(
         ProbeStep.HTTP,
         "wsbridge has reached a limit: connections, open files or memory.",
         (
@@ -220,78 +220,88 @@ EXPLANATIONS: Final[dict[Reason, Diagnosis]] = {
             "systemd: LimitNOFILE= and MemoryMax= of wsbridge.service",
         ),
     ),
-    Reason.DRAINING: Diagnosis(
+    "draining": Diagnosis(
         ProbeStep.HTTP,
         "wsbridge is shutting down or drained.",
         ("wsbridge status on its host; `wsbridge undrain` lets it serve again",),
     ),
-    Reason.SHUTDOWN: Diagnosis(
+    "shutdown": Diagnosis(
         ProbeStep.HTTP,
         "wsbridge is shutting down.",
         ("systemctl status wsbridge on its host",),
     ),
-    Reason.ROUTE_REMOVED: Diagnosis(
+    "closed_by_operator": Diagnosis(
+        ProbeStep.BACKEND,
+        "The operator of wsbridge closed the connection.",
+        ("Connect again; `wsbridge close` was used, or the admin API",),
+    ),
+    "access_revoked": Diagnosis(
+        ProbeStep.AUTHENTICATION,
+        "The user or token was removed from its list while the connection was open.",
+        ("wsbridge.yaml: the list of routes.NAME.auth, and its on_revoke",),
+    ),
+    "route_removed": Diagnosis(
         ProbeStep.BACKEND,
         "The route was removed or changed by a reload.",
         ("Connect again; wsbridge.yaml: on_remove of the route",),
     ),
-    Reason.INTERNAL_ERROR: Diagnosis(
+    "internal_error": Diagnosis(
         ProbeStep.HTTP,
         "A bug in wsbridge.",
         ("Report the record internal_error of its log",),
     ),
-    Reason.BAD_REQUEST: Diagnosis(
+    "bad_request": Diagnosis(
         ProbeStep.HTTP,
         "wsbridge did not accept the request: a proxy on the path changed it.",
         ("See the sentence in the answer, and the log of wsbridge",),
     ),
-    Reason.REQUEST_TOO_LARGE: Diagnosis(
+    "request_too_large": Diagnosis(
         ProbeStep.HTTP,
         "The head of the request is too large, usually because of cookies.",
         ("wsbridge.yaml: limits.max_head_bytes, max_head_line_bytes, max_headers",),
     ),
-    Reason.HANDSHAKE_TIMEOUT: Diagnosis(
+    "handshake_timeout": Diagnosis(
         ProbeStep.HTTP,
         "The request did not arrive in time.",
         ("A proxy on the path holds it back, or the path is slow: timeouts.handshake in wsbridge.yaml",),
     ),
-    Reason.IDLE_TIMEOUT: Diagnosis(
+    "idle_timeout": Diagnosis(
         ProbeStep.IDLE,
         "wsbridge closed the connection because it carried no payload; pings do not count.",
         ("wsbridge.yaml: timeouts.idle of the route",),
     ),
-    Reason.MAX_LIFETIME: Diagnosis(
+    "max_lifetime": Diagnosis(
         ProbeStep.IDLE,
         "wsbridge closed the connection because it had reached its maximum lifetime.",
         ("wsbridge.yaml: timeouts.max_lifetime of the route",),
     ),
-    Reason.CONTROL_FLOOD: Diagnosis(
+    "control_flood": Diagnosis(
         ProbeStep.PING,
         "wsbridge counted too many pings or empty frames.",
         ("wsbridge.yaml: limits.control_frame_rate",),
     ),
-    Reason.UNSUPPORTED_DATA: Diagnosis(
+    "unsupported_data": Diagnosis(
         ProbeStep.BACKEND,
         "wsbridge does not accept text messages on this route, or the backend sent one.",
         ("wsbridge.yaml: text_messages of the route",),
     ),
-    Reason.PROTOCOL_ERROR: Diagnosis(
+    "protocol_error": Diagnosis(
         ProbeStep.BACKEND,
         "wsbridge received frames that break RFC 6455: something on the path changes them.",
         ("Look for a proxy that does not support WebSocket, or an antivirus program that inspects it",),
     ),
-    Reason.INVALID_UTF8: Diagnosis(
+    "invalid_utf8": Diagnosis(
         ProbeStep.BACKEND,
         "A text message was not valid UTF-8.",
         ("wsbridge.yaml: text_messages of the route, messages of the backend",),
     ),
-    Reason.WRITE_STALLED: Diagnosis(
+    "write_stalled": Diagnosis(
         ProbeStep.BACKEND,
         "A peer accepted no data for too long.",
         ("wsbridge.yaml: timeouts.write of the route",),
     ),
 }
-"""Reasons that a client can get, before the 101 or in a close frame; the step that failed, and what to do."""
+"""Reasons, by name, that a client can get, before the 101 or in a close frame; the step that failed, and what to do."""
 
 _REASON_VALUES: Final = frozenset(reason.value for reason in Reason)
 
@@ -327,14 +337,18 @@ _CLOSE_CODES: Final[dict[int, tuple[ProbeStep, str, str]]] = {
 }
 
 
-def explain_reason(reason: Reason) -> Diagnosis:
-    """Say what a reason of wsbridge means, and what to do."""
-    found = EXPLANATIONS.get(reason)
+def explain_reason(reason: Reason, connection_id: str = "") -> Diagnosis:
+    """Say what a reason of wsbridge means, and what to do.
+
+    Args:
+        reason: The reason.
+        connection_id: Number of the connection in the log of wsbridge; empty where it is not known.
+    """
+    log = _LOG.format(f" of connection {connection_id}" if connection_id else "", reason.value)
+    found = EXPLANATIONS.get(reason.value)
     if found is None:
-        return Diagnosis(
-            ProbeStep.BACKEND, f"wsbridge ended the connection: {reason.value}.", (_LOG.format(reason.value),)
-        )
-    return Diagnosis(found.step, found.cause, (*found.cures, _LOG.format(reason.value)))
+        return Diagnosis(ProbeStep.BACKEND, f"wsbridge ended the connection: {reason.value}.", (log,))
+    return Diagnosis(found.step, found.cause, (*found.cures, log))
 
 
 def reason_of(text: str) -> Reason | None:

@@ -15,10 +15,9 @@ from typing import Final, Literal
 
 import trio
 
-from wsbridge.probe.explanations import EXPLANATIONS, reason_of
+from wsbridge.probe.explanations import EXPLANATIONS
 from wsbridge.probe.session import ConnectionEnd, ProbeSession
 from wsbridge.probe.steps import Diagnosis, ProbeStep, StepFailedError, StepReport
-from wsbridge.reasons import Reason
 
 IDLE_FRACTIONS: Final = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 """Idle times that are tried at first, as parts of the longest one."""
@@ -363,7 +362,7 @@ class IdleFinder:
         found = self.result
         first = found.first_cut
         end = None if first is None else first.end
-        known = None if end is None else EXPLANATIONS.get(reason_of(end.text) or Reason.CLIENT_LOST)
+        known = None if end is None else EXPLANATIONS.get(end.text)
         if known is not None:
             return Diagnosis(ProbeStep.IDLE, known.cause, known.cures)
         cures = []

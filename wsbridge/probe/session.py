@@ -10,6 +10,7 @@ from typing import Final, Literal
 import trio
 
 from wsbridge.net.transport import SocketTransport
+from wsbridge.protocol.http1 import quoted
 from wsbridge.protocol.websocket import (
     CLOSE,
     PING,
@@ -45,7 +46,7 @@ class ConnectionEnd:
 
     def __str__(self) -> str:
         if self.kind == "close":
-            text = f' "{self.text}"' if self.text else ""
+            text = f" {quoted(self.text)}" if self.text else ""
             return f"Close {self.code}{text}" if self.code is not None else "Close without a code"
         if self.kind == "fin":
             return "FIN without a Close frame"

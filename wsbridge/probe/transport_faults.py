@@ -177,6 +177,12 @@ def diagnose_tls_alert(text: str) -> Diagnosis:
                 ),
             ),
         )
+    if "no application protocol" in text:
+        return Diagnosis(
+            ProbeStep.TLS,
+            "The server does not accept HTTP/1.1 (ALPN), which WebSocket clients without HTTP/2 speak.",
+            ("nginx, HAProxy: alpn must have http/1.1; or the port is one of another protocol",),
+        )
     if "unrecognized name" in text:
         return Diagnosis(
             ProbeStep.TLS,
