@@ -132,6 +132,44 @@ async def test_a_new_process_that_is_too_slow(tmp_path, monkeypatch):
         (await begin(first.path)).close()
 
 
+async def test_a_running_process_that_hangs(tmp_path, monkeypatch):
+    """The new one does not wait for ever for its sockets to be released."""
+    monkeypatch.setattr(takeover, "TAKEOVER_TIMEOUT", 0.2)
+    async with trio.open_nursery() as nursery:
+
+        async def hang(stream: trio.SocketStream) -> None:
+            await stream.receive_some()
+            await stream.send_all(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: a\r\nConnection: upgrade\r\n\r\n")
+            await stream.send_all(b'{"pid": 1, "listeners": []}\n')
+            await trio.sleep_forever()
+
+        with trio.socket.socket(trio.socket.AF_UNIX) as sock:
+            await sock.bind(str(tmp_path / "admin.sock"))
+            sock.listen()
+            nursery.start_soon(trio.serve_listeners, hang, [trio.SocketListener(sock)])
+            asked = await begin(tmp_path / "admin.sock")
+            with trio.fail_after(5), pytest.raises(TakeoverError, match=r"did not release its sockets within 0\.2 s"):
+                await asked.complete()
+            asked.close()
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_new_process_that_ends_right_after_it_was_ready(tmp_path):
+    """What it has sent is read when it is gone: nobody else would accept, so the running one serves on."""
+    head = b"POST /v1/takeover HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: wsbridge-takeover\r\n\r\n"
+    async with running(tmp_path) as first:
+        stream = await trio.open_unix_socket(first.path)
+        await stream.send_all(head)
+        offer = b""
+        while not offer.endswith(b"]}\n\n"):
+            offer += await stream.receive_some()
+        await stream.send_all(b'{"kept": [true, true]}\n')
+        await stream.aclose()
+        await first.served.records.wait("takeover.failed", detail="the new process has ended")
+        assert await answered(tmp_path / "1.sock") == b"HTTP/1.1 204"
+        assert not first.served.server.is_draining
+
+
 @pytest.mark.parametrize("message", [b"[]", b'{"kept": 1}', b'{"kept": []}', b"\xff", b"[" * 60_000, b""])
 async def test_a_new_process_that_says_something_else(tmp_path, message):
     """The running one answers with an error, and serves on."""

@@ -23,6 +23,7 @@ import array
 import contextlib
 import json
 import os
+import select
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -44,7 +45,7 @@ from wsbridge.reload import Reloader
 from wsbridge.server import Server
 
 TAKEOVER_TIMEOUT: Final = 60.0
-"""Seconds from the request until the new process must be ready."""
+"""Seconds from the request until the new process must be ready, and from then until the sockets must be released."""
 RESPONSE_TIMEOUT: Final = 320.0
 """Seconds until the running process must have answered: a reload that it has begun may take long."""
 MAX_DESCRIPTORS_PER_MESSAGE: Final = 128
@@ -151,6 +152,8 @@ class Handover:
         kept = answer.get("kept")
         if not isinstance(kept, list) or len(kept) != len(sockets):
             raise TakeoverError("the new process has ended before it was ready")
+        if channel.is_closed_by_peer():
+            raise TakeoverError("the new process has ended")
         return kept
 
     async def _release(self, sockets: Sequence[ListeningSockets], kept: Sequence[bool]) -> None:
@@ -228,8 +231,13 @@ class Takeover:
         Raises:
             TakeoverError: It goes on serving itself.
         """
-        await self._channel.send({"kept": self.sockets.claimed})
-        answer = await self._channel.receive()
+        try:
+            with trio.fail_after(TAKEOVER_TIMEOUT):
+                await self._channel.send({"kept": self.sockets.claimed})
+                answer = await self._channel.receive()
+        except trio.TooSlowError:
+            text = f"the running process did not release its sockets within {TAKEOVER_TIMEOUT:g} s"
+            raise TakeoverError(text) from None
         if answer or not self.sockets.files_exist():
             _checked(answer)
         log.info("takeover.completed", pid=self.pid, count=sum(self.sockets.claimed))
@@ -292,6 +300,12 @@ class _Channel:
         for sock in self._sockets:
             sock.close()
         self._stream.socket.close()
+
+    def is_closed_by_peer(self) -> bool:
+        """Return whether the peer has closed its end; there may be messages that it has sent before."""
+        poll = select.poll()
+        poll.register(self._stream.socket.fileno(), select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     async def send(self, message: Mapping[str, object]) -> None:
         """Send a message."""
