@@ -106,7 +106,8 @@ def test_no_secret_is_shown(tmp_path: Path) -> None:
     backend = (
         "{url: 'wss://gw/x?key=geheim4&b=${PART}', proxy: 'http://user:geheim5@proxy:3128', "
         "proxy_headers: {X: geheim6}, origin: 'https://${PART}.example.org', "
-        "headers: {A: {file: token}, B: {env: SECRET}, C: {credential: token}, D: geheim7, E: '${PART}'}}"
+        "headers: {A: {file: token}, B: {env: SECRET}, C: {credential: token}, D: geheim7, E: '${PART}', "
+        "F: 'Bearer geheim8${PART}'}}"
     )
     loaded = read(LISTENERS + f"routes: {{vnc: {{match: any, auth: none, backend: {backend}}}}}\n", environ, tmp_path)
     text, values = shown(loaded), to_json(loaded.config, loaded.references)
@@ -120,6 +121,7 @@ def test_no_secret_is_shown(tmp_path: Path) -> None:
             "C": {"credential": "token"},
             "D": "***",
             "E": "${PART}",
+            "F": "***${PART}",
         },
         "proxy": "http://***@proxy:3128",
         "proxy_headers": {"X": "***"},

@@ -28,6 +28,7 @@ MERGED_SECTIONS: Final = frozenset({"include", "defaults"})
 SENT_HEADERS: Final = frozenset({"headers", "proxy_headers"})
 """Keys of a backend whose texts are never shown, since a header may be a secret."""
 _USERINFO: Final = re.compile(r"(?<=://)[^/?#@]*@")
+_VARIABLE_OR_TEXT: Final = re.compile(r"(\$\{\w+\})|(?:(?!\$\{\w+\}).)+", re.DOTALL)
 _PLAIN_TEXT: Final = re.compile(r"[A-Za-z0-9_./+-](?:[A-Za-z0-9_./@+*=~-]|:(?=[A-Za-z0-9_./@+*=~-]))*")
 """What needs no quotes in YAML, in block and in flow style."""
 
@@ -61,7 +62,7 @@ def to_json(config: Config, references: Mapping[KeyPath, str]) -> Any:
 
     def plain(tree: SettingTree) -> Any:
         if isinstance(tree, Setting):
-            return _shown_text(_nearest(references, tree)) or tree.value
+            return _text_with_variables(references, tree) or tree.value
         if isinstance(tree, list):
             return [plain(item) for item in tree]
         return {key: plain(value) for key, value in tree.items()}
@@ -90,8 +91,12 @@ def _nearest(references: Mapping[KeyPath, str], setting: Setting) -> str | None:
     return next((references[setting.path[:length]] for length in lengths if setting.path[:length] in references), None)
 
 
-def _shown_text(text: str | None) -> str | None:
-    return None if text is None else _mask_text(text)
+def _text_with_variables(references: Mapping[KeyPath, str], setting: Setting) -> str | None:
+    """Return a setting that has variables as it is written, without what may be a secret; None for others."""
+    text = _nearest(references, setting)
+    if text is None:
+        return None
+    return _VARIABLE_OR_TEXT.sub(lambda found: found[1] or MASK, text) if setting.value == MASK else _mask_text(text)
 
 
 def _mask_text(text: str) -> str:
@@ -235,7 +240,7 @@ class _YamlWriter:
         return None if tree else "{}"
 
     def _write(self, setting: Setting) -> str:
-        text = _shown_text(_nearest(self._references, setting))
+        text = _text_with_variables(self._references, setting)
         if text is not None:
             return _quote(text)
         if isinstance(setting.value, bool):
