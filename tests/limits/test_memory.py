@@ -68,6 +68,18 @@ def test_without_limits_there_is_nothing_to_report(tmp_path):
     assert limits.tightest() is None
 
 
+def test_a_cgroup_may_change_later(tmp_path):
+    """A service manager enables the controller with the first limit, and a process can be moved."""
+    own = process(tmp_path / "self", "0::/a\n")
+    limits = MemoryLimits(tmp_path / "cgroup", own)
+    assert limits.tightest() is None
+    first = cgroup(tmp_path / "cgroup" / "a", 1, max=100)
+    assert limits.tightest() == MemoryUsage(1, 100, f"{first}/memory.max")
+    second = cgroup(tmp_path / "cgroup" / "b", 1, max=200)
+    (own / "cgroup").write_text("0::/b\n")
+    assert limits.tightest() == MemoryUsage(1, 200, f"{second}/memory.max")
+
+
 def test_the_address_space(tmp_path, monkeypatch):
     """RLIMIT_AS counts like a cgroup."""
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (8_000_000, resource.RLIM_INFINITY))

@@ -43,15 +43,16 @@ class MemoryLimits:
     """
 
     def __init__(self, cgroup_root: Path = CGROUP_ROOT, proc_self: Path = PROC_SELF) -> None:
+        self._cgroup_root = cgroup_root
         self._proc_self = proc_self
-        self._directories = _memory_directories(cgroup_root, proc_self / "cgroup")
 
     def tightest(self) -> MemoryUsage | None:
         """Return the usage below the limit that is nearest; None if nothing limits. Reads files, so not on the loop.
 
-        The limits are read each time, since an administrator can change them while the process runs.
+        The limits are found each time, since an administrator can set and change them while the process runs.
         """
-        found = [usage for directory in self._directories for usage in _cgroup_usage(directory)]
+        directories = _cgroup_directories(self._cgroup_root, self._proc_self / "cgroup")
+        found = [usage for directory in directories for usage in _cgroup_usage(directory)]
         found += self._address_space()
         return max(found, key=lambda usage: usage.share, default=None)
 
@@ -65,8 +66,8 @@ class MemoryLimits:
         return []
 
 
-def _memory_directories(root: Path, membership: Path) -> list[Path]:
-    """Return the directories of the cgroup of this process and of those above it that limit memory.
+def _cgroup_directories(root: Path, membership: Path) -> list[Path]:
+    """Return the directories of the cgroup of this process and of those above it.
 
     In a container only its own cgroup may be visible, and then as the root.
     """
@@ -76,8 +77,7 @@ def _memory_directories(root: Path, membership: Path) -> list[Path]:
             hierarchy, _, group = line.partition("::")
             path = group if hierarchy == "0" else path
     parts = [part for part in path.split("/") if part]
-    candidates = [root.joinpath(*parts[:count]) for count in range(len(parts), -1, -1) if ".." not in parts[:count]]
-    return [directory for directory in candidates if (directory / "memory.max").exists()]
+    return [root.joinpath(*parts[:count]) for count in range(len(parts), -1, -1) if ".." not in parts[:count]]
 
 
 def _cgroup_usage(directory: Path) -> list[MemoryUsage]:
