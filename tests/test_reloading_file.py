@@ -231,6 +231,22 @@ async def test_a_fifo_is_never_waited_for(file: Path, mock_clock: MockClock) -> 
         ReloadingFile(file, lambda path: parse_file(path, str.split))
 
 
+async def test_without_a_thread_the_last_content_stays(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at the limit of tasks of the unit: clients with a valid token are not rejected."""
+    reread = ReloadingFile(file, numbers)
+    file.write_text("3\n")
+
+    async def fail(*_: object, **_options: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with recording() as records, monkeypatch.context() as patch:
+        patch.setattr(trio.to_thread, "run_sync", fail)
+        assert await reread.get() == [1, 2]
+        assert await reread.get_newer(trio.current_time()) == [1, 2]
+    assert [record["detail"] for record in records.of("file.reload_failed")] == [f"{file}: can't start new thread"]
+    assert await reread.get_newer(trio.current_time()) == [3]
+
+
 async def test_a_hung_file_system_delays_one_check(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last content stays in effect; the check is logged and left behind, and no second one is started."""
     monkeypatch.setattr(reloading_file, "CHECK_TIMEOUT", 0.1)

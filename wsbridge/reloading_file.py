@@ -218,6 +218,8 @@ class ReloadingFile(Generic[Content]):
             )
         except ValueError as error:
             self._report(str(error))
+        except RuntimeError as error:  # there is no thread to be had
+            self._report(f"{self._path}: {error}")
         else:
             self._last_error = ""
 
