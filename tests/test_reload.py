@@ -488,6 +488,23 @@ async def test_sighup_reloads_and_reports_to_systemd(valid, manager):
     assert any("READY=1" in text for text in datagrams[reloading + 1 :])
 
 
+async def test_reloads_one_after_the_other_are_reported_one_after_the_other(tmp_path, manager):
+    """One that waits has not begun: `systemctl reload` would else end with the READY=1 of the one before."""
+    path = tmp_path / "wsbridge.yaml"
+    path.write_text(written(route={"respond": "204"}))
+    async with serving(path.read_text()) as served:
+        reloader = Reloader(served.server, loader(path))
+        notifier = daemon.SystemdNotifier()
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(daemon.reload, served.server, notifier, reloader)
+    states = []
+    with pytest.raises(BlockingIOError):
+        while True:
+            states.append(manager.recv(4096).decode().partition("\n")[0])
+    assert states == ["RELOADING=1", "READY=1"] * 3
+
+
 async def test_the_log_level_follows_the_file(tmp_path):
     """The function that applies a reload to the process is called with the new configuration only."""
     seen = []

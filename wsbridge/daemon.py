@@ -305,11 +305,11 @@ def _stop(server: Server, notifier: SystemdNotifier, number: signal.Signals, rec
 
 async def reload(server: Server, notifier: SystemdNotifier, reloader: Reloader) -> ReloadResult:
     """Reload, and report the begin and the end to the service manager, which waits for it."""
-    notifier.reloading()
     try:
-        result = await reloader.reload()
+        result = await reloader.reload(notifier.reloading)
     finally:
-        notifier.ready(_status(server))
+        if not server.services.stop_requested.is_set():
+            notifier.ready(_status(server))
     if result.error is None:
         _warn_descriptor_limit(server.generation.config, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         _warn_unused_sockets(server)

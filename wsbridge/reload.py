@@ -141,12 +141,16 @@ class Reloader:
         """Whether a reload waits for one that runs."""
         return self._lock.statistics().tasks_waiting > 0
 
-    async def reload(self) -> ReloadResult:
+    async def reload(self, on_begin: Callable[[], object] = lambda: None) -> ReloadResult:
         """Load, check, build, bind what is new, swap, retire what is gone; any error leaves everything as it was.
 
         One that is requested while another one runs begins after it, since the file may have changed in between.
+
+        Args:
+            on_begin: Called when it begins.
         """
         async with self._lock:
+            on_begin()
             began = trio.current_time()
             with SHORT_TURNS:
                 result = await self._reload()
