@@ -11,7 +11,7 @@ from tests.client import CLOSE, frame, request
 from tests.serving import backend, config_of, open_files, recording, serving, written
 from wsbridge.net.listeners import ListenError
 from wsbridge.reasons import Reason
-from wsbridge.server import RESERVED_DESCRIPTORS, Server, connection_limit
+from wsbridge.server import RESERVED_DESCRIPTORS, NotServingError, Server, connection_limit
 
 
 def test_the_limit_of_connections():
@@ -79,6 +79,16 @@ async def test_drain_waits_then_spreads():
         assert ends[0] > 0.65
         assert 0.1 < ends[-1] - ends[0] < 0.4
         assert [line["reason"] for line in served.records.endings] == ["draining"] * 3
+
+
+def test_a_server_that_has_not_started_does_not_drain():
+    """It would otherwise start as one that is never ready."""
+    with recording():
+        server = Server(config_of(written(route={"respond": "204"})))
+        with pytest.raises(NotServingError, match="starting"):
+            server.drain()
+        assert not server.is_draining
+        server.services.close()
 
 
 async def test_drain_ends_early_when_all_have_gone():

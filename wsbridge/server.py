@@ -233,7 +233,7 @@ def listener_connection_limit(section: ListenerConfig) -> float:
 
 
 class NotServingError(Exception):
-    """The server is shutting down, so no other configuration can be put into effect."""
+    """The server is shutting down or has not started, so that neither its configuration nor its state can change."""
 
 
 STOP_MARGIN = 5.0
@@ -401,11 +401,16 @@ class Server:
         return timeouts.drain_delay + timeouts.drain + 2 * timeouts.close + STOP_MARGIN
 
     def drain(self) -> None:
-        """Stop being ready, and reject new clients after `drain_delay`; what is relayed goes on. See `undrain`."""
+        """Stop being ready, and reject new clients after `drain_delay`; what is relayed goes on. See `undrain`.
+
+        Raises:
+            NotServingError: The server is shutting down, or has not started.
+        """
+        tasks = self._check_serving()
         if not self.is_draining:
             self.is_draining = True
             self._drain_delay = trio.CancelScope()
-            self._check_serving().start_soon(self._reject_after_delay, self._drain_delay)
+            tasks.start_soon(self._reject_after_delay, self._drain_delay)
 
     def undrain(self) -> None:
         """Serve again after `drain`.
@@ -664,8 +669,10 @@ class Server:
         Raises:
             NotServingError: The server is shutting down, or has not started.
         """
-        if self._generation_tasks is None or self.services.stop_requested.is_set():
+        if self.services.stop_requested.is_set():
             raise NotServingError("wsbridge is shutting down")
+        if self._generation_tasks is None:
+            raise NotServingError("wsbridge is starting")
         return self._generation_tasks
 
     async def _close_audit_log(self, audit_log: AuditLog, generations: list[Generation]) -> None:
