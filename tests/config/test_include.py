@@ -158,6 +158,7 @@ def test_files_of_another_form(conf_d: Path, text: str, place: tuple[int, int], 
         ("large", "E001", "large is too large"),
         ("open", "E007", "every user of this host can change"),
         ("shared/a.yaml", "E007", "every user of this host can replace"),
+        ("link.yaml", "E007", "every user of this host can replace"),
     ],
 )
 def test_files_that_cannot_be_included(conf_d: Path, pattern: str, code: str, words: str) -> None:
@@ -172,6 +173,7 @@ def test_files_that_cannot_be_included(conf_d: Path, pattern: str, code: str, wo
     (folder / "shared").mkdir()
     (folder / "shared" / "a.yaml").write_text("")
     (folder / "shared").chmod(0o777)
+    (folder / "link.yaml").symlink_to("shared/a.yaml")
     (one,) = problems(folder, f"include:\n  - conf.d/*.yaml\n  - '{pattern}'\n" + LISTENERS + ROUTES)
     assert (Path(one.file).name, one.line, one.column, one.code, one.setting) == (
         "wsbridge.yaml",

@@ -132,5 +132,8 @@ def _check_mode(path: Path) -> None:
         return
     if path.stat().st_mode & stat.S_IWOTH:
         raise IncludeError(f"every user of this host can change {path}", "E007")
-    if path.parent.stat().st_mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH:
-        raise IncludeError(f"every user of this host can replace {path}, since they can write to {path.parent}", "E007")
+    for directory in (path.parent, Path(os.path.realpath(path)).parent):
+        if directory.stat().st_mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH:
+            raise IncludeError(
+                f"every user of this host can replace {path}, since they can write to {directory}", "E007"
+            )
