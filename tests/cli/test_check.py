@@ -116,6 +116,12 @@ def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
     report = invoke("check", "--format", "json", str(file)).output.encode("utf-8")
     assert json.loads(report)["file"] == json.loads(report)["problems"][0]["file"] == f"{tmp_path}/\\xe9.yaml"
     assert b"\\ud" not in report
+    file.write_text("")
+    main = tmp_path / "main.yaml"
+    routes = "routes: {vnc: {match: any, respond: '204'}}"
+    main.write_text(f"include: ['*.yaml']\nlisteners: {{web: {{bind: 127.0.0.1:1}}}}\n{routes}\n")
+    report = invoke("check", "--format", "json", str(main)).output.encode("utf-8")
+    assert json.loads(report)["included"] == [f"{tmp_path}/\\xe9.yaml"]
 
 
 def test_standard_input(file: Path) -> None:

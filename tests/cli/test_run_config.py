@@ -31,6 +31,12 @@ def test_the_order_of_places(tmp_path: Path) -> None:
     assert find_config(None, {"WSBRIDGE_CONFIG": ""}, places) == str(first)
 
 
+def test_a_place_that_cannot_be_looked_at() -> None:
+    """Reading it reports why, such as a directory that this user may not search."""
+    unknown = "/" + 300 * "x"
+    assert find_config(None, {}, ["/nonexistent/a.yaml", unknown]) == unknown
+
+
 def test_no_file_anywhere() -> None:
     """Where there is no file, all places that were looked at are named, with exit code 78."""
     with pytest.raises(CliError) as caught:

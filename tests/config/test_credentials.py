@@ -73,6 +73,12 @@ def test_one_that_systemd_did_not_pass(directory: Path) -> None:
     assert f"{directory / 'key.pem'} does not exist; write LoadCredential=key.pem:… in the unit" in problem.message
 
 
+def test_a_directory_that_cannot_be_looked_into() -> None:
+    """Such as that of another user, named by an inherited variable: the cause is reported."""
+    problems = wrong(TLS + ROUTES, {"CREDENTIALS_DIRECTORY": "/" + 300 * "x"}, Path("/"))
+    assert ["cannot be read: File name too long" in problem.message for problem in problems] == [True, True]
+
+
 @pytest.mark.parametrize(
     ("written", "message"),
     [

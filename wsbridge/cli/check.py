@@ -85,7 +85,7 @@ def _print_json(name: str, loaded: LoadedConfig | None, problems: list[Problem],
     report = {
         "file": readable_name(name),
         "ok": good,
-        "included": loaded.included if loaded else None,
+        "included": [readable_name(one) for one in loaded.included] if loaded else None,
         "listeners": len(loaded.config.listeners) if loaded else None,
         "routes": len(loaded.config.routes) if loaded else None,
         "problems": [problem.json() for problem in problems],

@@ -30,6 +30,7 @@ from wsbridge.cli.main import (
 from wsbridge.config.errors import ConfigError, Problem
 from wsbridge.config.load import LoadedConfig, load_bytes, load_file
 from wsbridge.config.model import Config
+from wsbridge.config.regular_files import may_exist
 from wsbridge.config.yaml import MAX_CONFIG_BYTES
 from wsbridge.daemon import ServeResult
 from wsbridge.log import LogWriter, start_log
@@ -93,7 +94,7 @@ def find_config(
     if named:
         return named
     for place in candidates:
-        if Path(place).exists():
+        if may_exist(Path(place)):
             return place
     raise CliError(
         f"no configuration file: none was given (-c FILE), ${CONFIG_VARIABLE} is not set, and there is neither "

@@ -1,4 +1,4 @@
-"""Reads regular files only, and knows what editors and package managers leave behind in a directory."""
+"""Looks at files: whether they are there, regular, or left behind by editors and package managers."""
 
 from __future__ import annotations
 
@@ -16,6 +16,14 @@ _LEFTOVER_SUFFIXES: Final = (
 def is_leftover(name: str) -> bool:
     """Whether a file of a directory is hidden, or left behind by an editor or a package manager."""
     return name.startswith((".", "#")) or name.endswith(_LEFTOVER_SUFFIXES)
+
+
+def may_exist(path: Path) -> bool:
+    """Return whether a file is there, also if that cannot be known: reading it reports why."""
+    try:
+        return path.exists()
+    except OSError:  # such as EACCES, of a directory above
+        return True
 
 
 def read_regular_file(path: Path, max_bytes: int) -> bytes:

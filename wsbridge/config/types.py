@@ -19,6 +19,7 @@ import idna
 from pydantic import AfterValidator, PlainSerializer, PlainValidator, ValidationInfo, WithJsonSchema
 
 from wsbridge.config.base import LoadContext, load_context
+from wsbridge.config.regular_files import may_exist
 from wsbridge.protocol import uri
 from wsbridge.protocol.handshake import TOKEN_SUBPROTOCOL_PREFIX
 
@@ -291,7 +292,7 @@ def read_credential(value: dict[object, object], context: LoadContext | None) ->
                 f"the credential {name} is only there where systemd starts wsbridge with LoadCredential={name}:…: "
                 f"{CREDENTIALS_VARIABLE} is not set (wsbridge check --no-files does without)"
             )
-        if not path.exists():
+        if not may_exist(path):
             raise MissingCredentialError(
                 f"systemd passed no credential {name}: {path} does not exist; write LoadCredential={name}:… in the unit"
             )
