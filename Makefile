@@ -7,10 +7,11 @@ PORT ?= 8080
 ARGS ?=
 
 BIN = $(VENV)/bin
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' wsbridge/__init__.py)
 PYTEST = WSBRIDGE_TEST_ALL=1 $(BIN)/python -m pytest -m 'not soak' -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage lint bench soak fuzz wheel packages clean
+.PHONY: help demo test coverage lint bench soak fuzz wheel deb lock packages clean
 
 help:  ## This list
 	@echo 'make TARGET'
@@ -43,6 +44,13 @@ fuzz: $(VENV)/.test  ## The fuzz tests with many more examples, new ones each ti
 wheel: $(VENV)/.build  ## Wheel and source distribution, in dist/
 	$(BIN)/python -m build --outdir dist
 
+deb: wheel  ## Debian package of the wheel and its libraries, in dist/
+	package/debian/build.sh dist/wsbridged-$(VERSION)-py3-none-any.whl dist
+
+lock: $(VENV)/.build  ## Choose the libraries of packages anew: package/requirements.txt
+	$(BIN)/python -m uv pip compile --quiet --upgrade --extra auth --universal --python-version 3.11 --generate-hashes \
+	  --no-annotate --no-header --output-file package/requirements.txt pyproject.toml
+
 clean:  ## Remove everything that make created
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
 
@@ -65,7 +73,7 @@ $(VENV)/.test: pyproject.toml | $(BIN)/python
 	@touch $@ $(VENV)/.run
 
 $(VENV)/.build: | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check build
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check build uv
 	@touch $@
 
 $(VENV)/.bench: pyproject.toml | $(BIN)/python

@@ -14,6 +14,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
@@ -68,29 +69,33 @@ class BootedSystemd:
     """A systemd that runs; use it as a context manager.
 
     Args:
-        files: What is put into its root, by absolute path; the units of this tree are installed anyway.
+        files: What is put into its root, by absolute path: a text, or a file to copy.
+        installed: Whether the units of this tree and a command that runs it are installed.
     """
 
-    def __init__(self, files: dict[str, str]) -> None:
+    def __init__(self, files: Mapping[str, str | Path], *, installed: bool = True) -> None:
         self._temporary = tempfile.TemporaryDirectory(prefix="wsbridge-systemd-")
         self._work = Path(self._temporary.name)
         self._cgroup: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         (self._work / "t").mkdir()
-        version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        units = {f"/etc/systemd/system/{path.name}": path.read_text() for path in (ROOT / "systemd").glob("wsbridge*")}
         target = "[Unit]\nDescription=test\nRequires=systemd-journald.service\nAfter=systemd-journald.service\n"
-        files = {
-            **units,
-            f"/etc/systemd/system/{TARGET}": target,
-            "/usr/local/bin/wsbridge": WSBRIDGE.format(version=version),
-            **files,
-        }
-        for name, text in files.items():
+        files = {f"/etc/systemd/system/{TARGET}": target, **(self._installed() if installed else {}), **files}
+        for name, content in files.items():
             path = self._work / "files" / name.lstrip("/")
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            if isinstance(content, Path):
+                shutil.copyfile(content, path)
+            else:
+                path.write_text(content)
             path.chmod(0o755 if "/bin/" in name else 0o644)
+
+    @staticmethod
+    def _installed() -> dict[str, str]:
+        """Return the units of this tree, and a command that runs it."""
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        units = {f"/etc/systemd/system/{path.name}": path.read_text() for path in (ROOT / "systemd").glob("wsbridge*")}
+        return {**units, "/usr/local/bin/wsbridge": WSBRIDGE.format(version=version)}
 
     def __enter__(self) -> Self:
         try:
