@@ -112,7 +112,7 @@ def call_admin(
         answer = json.loads(body)
     except ValueError:
         answer = body.strip()
-    if response.status == 200 and not isinstance(answer, dict):
+    if response.status == 200 and not isinstance(answer, dict | list):
         raise CliError(f"{bind}: the response is not one of the admin API of wsbridge", EXIT_UNAVAILABLE)
     return response.status, answer
 

@@ -73,6 +73,7 @@ COMMAND_NAMES: Final = {
     "reload": "control",
     "drain": "control",
     "undrain": "control",
+    "top": "top",
     "probe": "probe",
     "demo": "demo",
     "hash-password": "credentials",
