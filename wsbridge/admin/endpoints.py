@@ -8,6 +8,7 @@ import trio
 
 from wsbridge.admin.api import TAKEOVER_PATH, AdminApi, MonitoringApi
 from wsbridge.admin.http import AdminHandler, AdminRequest, AdminResponse, accept_requests, check_access
+from wsbridge.admin.status_page import PAGE_PATHS, StatusPage
 from wsbridge.config.admin import AdminConfig, MonitoringConfig
 from wsbridge.config.listener import ListenerConfig
 from wsbridge.config.model import Config
@@ -58,6 +59,7 @@ class AdminEndpoint:
         self._nursery = nursery
         self._section: EndpointConfig | None = None
         self._sockets: ListeningSockets | None = None
+        self._page: StatusPage | None = None
         self._inherited = inherited
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
@@ -72,6 +74,8 @@ class AdminEndpoint:
             ListenError: It cannot be bound.
         """
         section = self._next_section = self._select(config)
+        if isinstance(section, AdminConfig) and section.page and self._page is None:
+            self._page = await trio.to_thread.run_sync(StatusPage)
         if section is None:
             self._next_sockets = None
             return
@@ -151,13 +155,17 @@ class AdminEndpoint:
         section = self._section
         if isinstance(section, AdminConfig):
             over_tcp = section.bind.kind == "tcp"
-            token = None if request.path == TAKEOVER_PATH and not over_tcp else section.token
-            refusal = check_access(request, token, over_tcp=over_tcp)
+            page = self._page if section.page and request.path in PAGE_PATHS else None
+            is_open = page is not None or (request.path == TAKEOVER_PATH and not over_tcp)
+            token = None if is_open else section.token
+            refusal = check_access(request, token, checks_host=over_tcp or section.page, checks_origin=page is None)
             if refusal is not None:
                 log.warning(
                     "admin.denied", method=request.method, path=request.path, status=int(refusal.status), **request.peer
                 )
                 return refusal
+            if page is not None:
+                return page.response(request, needs_token=section.token is not None)
         return await self._handle_allowed(request)
 
 

@@ -92,7 +92,9 @@ def error_response(status: int, text: str, *headers: tuple[str, str]) -> AdminRe
     return AdminResponse(status, text + "\n", headers=headers)
 
 
-def check_access(request: AdminRequest, token: Secret | None, *, over_tcp: bool) -> AdminResponse | None:
+def check_access(
+    request: AdminRequest, token: Secret | None, *, checks_host: bool, checks_origin: bool = True
+) -> AdminResponse | None:
     """Return the response to a request that is not allowed; None for one that is.
 
     Web pages are rejected: a browser that is made to send a request names the page (Origin), and one that was brought
@@ -101,12 +103,13 @@ def check_access(request: AdminRequest, token: Secret | None, *, over_tcp: bool)
     Args:
         request: The request.
         token: What it must have in `Authorization: Bearer`; None for nothing.
-        over_tcp: Whether the listener is a TCP port.
+        checks_host: Whether browsers can reach the listener: it is a TCP port, or its socket is for the status page.
+        checks_origin: False for files of that page, since browsers name the page also where it loads its own scripts.
     """
-    if "origin" in request.headers:
+    if checks_origin and "origin" in request.headers:
         return error_response(HTTPStatus.FORBIDDEN, "requests of web pages are not allowed (Origin)")
     host = normalise_host(request.headers.get("host", "")) or ""
-    if over_tcp and not is_safe_from_rebinding(host, _NO_HOSTS):
+    if checks_host and not is_safe_from_rebinding(host, _NO_HOSTS):
         return error_response(HTTPStatus.FORBIDDEN, "this Host is not allowed: use an IP address or localhost")
     if token is None:
         return None

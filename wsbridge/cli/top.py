@@ -121,7 +121,9 @@ def top_command(
     sort: str,
     limit: int,
 ) -> int:
-    """Show the connections, routes and last endings of a daemon, with rates, as they change.
+    """Follow what a daemon does.
+
+    Shows its connections, routes, listeners and last endings, with rates, as they change.
 
     On a terminal: Tab selects the table, s the column to sort by, / filters, Enter shows all of a row, x closes a
     connection, p pauses, ? lists all keys, q quits.

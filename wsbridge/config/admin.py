@@ -25,6 +25,8 @@ class AdminConfig(Section):
     token: Secret | None = None
     """Token that clients send in the Authorization header, as {file: PATH}, {env: NAME} or {credential: NAME}. Default:
     none."""
+    page: bool = False
+    """Serve a read-only status page for browsers at /. It asks for the token, if there is one."""
 
     @classmethod
     def validate_keys(cls, raw: Mapping[str, object]) -> Iterable[Issue]:
