@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rich.cells import cell_len
 
-from wsbridge.top.text import duration_text, fit, short_time_text, size_text, terminal_text
+from wsbridge.top.text import age_text, fit, short_time_text, size_text, terminal_text
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_sizes(count, text):
 )
 def test_durations(seconds, text):
     """Two units, at most six characters."""
-    assert duration_text(seconds) == text
+    assert age_text(seconds) == text
     assert len(text) <= 6
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from rich.cells import cell_len
 
 from wsbridge.top.snapshot import RATE_SUFFIX, Row
-from wsbridge.top.text import NO_VALUE, duration_text, fit, short_time_text, size_text, terminal_text
+from wsbridge.top.text import NO_VALUE, age_text, fit, short_time_text, size_text, terminal_text
 
 GAP = 1
 """Cells between two columns."""
@@ -116,9 +116,9 @@ VIEWS: dict[str, tuple[Column, ...]] = {
         _CLIENT_RATE,
         _TO_BACKEND,
         _TO_CLIENT,
-        Column("age", _get("duration_seconds"), duration_text, 6, 4),
+        Column("age", _get("duration_seconds"), age_text, 6, 4),
         Column("rtt", _get("round_trip_seconds"), short_time_text, 7, 9),
-        Column("blocked", _blocked, duration_text, 7, 5),
+        Column("blocked", _blocked, age_text, 7, 5),
         Column("side", _blocked_side, None, 14, 10),
         _text("state", "state", 9, 11),
         _text("backend", "backend_address", 40, 13),
@@ -133,7 +133,7 @@ VIEWS: dict[str, tuple[Column, ...]] = {
         _text("route", "route", 20, 2),
         _text("peer", "peer", 44, 3),
         _text("identity", "identity", 20, 8),
-        Column("age", _get("duration_seconds"), duration_text, 6, 9),
+        Column("age", _get("duration_seconds"), age_text, 6, 9),
         _TO_BACKEND,
         _TO_CLIENT,
         _count("status", "status", 10),

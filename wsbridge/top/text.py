@@ -22,7 +22,7 @@ def size_text(count: float | None) -> str:
     return f"{count:.1f} {_UNITS[unit]}" if unit and count < 99.95 else f"{count:.0f} {_UNITS[unit]}"
 
 
-def duration_text(seconds: float | None) -> str:
+def age_text(seconds: float | None) -> str:
     """Return a duration in at most 6 characters: `45s`, `12m05s`, `3h20m`, `12d04h`."""
     if seconds is None:
         return NO_VALUE

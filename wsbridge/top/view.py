@@ -10,7 +10,7 @@ from rich.cells import cell_len
 
 from wsbridge.top.columns import DEFAULT_SORT, VIEWS, Layout, filter_rows, lay_out, sort_rows
 from wsbridge.top.snapshot import Row, Snapshot, total_rates
-from wsbridge.top.text import duration_text, fit, short_time_text, size_text, terminal_text
+from wsbridge.top.text import age_text, fit, short_time_text, size_text, terminal_text
 
 Style = Literal["", "bold", "dim", "good", "warning", "bad", "selected", "heading", "sorted"]
 Span = tuple[str, Style]
@@ -397,7 +397,7 @@ def header_facts(snapshot: Snapshot) -> list[Span]:
         used, most = size_text(memory.get("memory_bytes")), size_text(memory.get("memory_limit_bytes"))
         facts.append((f"memory {used} of {most}", "bad" if memory.get("pressure") else ""))
     facts += _generation_facts(status)
-    facts.append((f"up {duration_text(status.get('uptime_seconds'))}", "dim"))
+    facts.append((f"up {age_text(status.get('uptime_seconds'))}", "dim"))
     facts.append((f"version {terminal_text(status.get('version'))}, pid {status.get('pid')}", "dim"))
     return facts
 
