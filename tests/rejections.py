@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from wsbridge.reasons import Rejected
+from wsbridge.reasons import REASONS, Reason, Rejected
 
 T = TypeVar("T")
 
@@ -35,3 +36,14 @@ def result_or_detail(call: Callable[..., T], *arguments: object, **named: object
 def challenges(rejected: Rejected) -> tuple[str, ...]:
     """Return the values of WWW-Authenticate."""
     return tuple(value for name, value in rejected.headers if name == "WWW-Authenticate")
+
+
+def rejection_body(reason: str) -> str:
+    """Return the plain-text body of a rejection, whose connection has the number N."""
+    return f"{reason}: {REASONS[Reason(reason)].advice} (id=N)\n"
+
+
+def without_id(response: str) -> str:
+    """Return a whole rejection with N as the number of the connection, and without what depends on it."""
+    text = re.sub(r"\r\nContent-Length: \d+", "", response)
+    return re.sub(r"\(id=\d+\)\n$", "(id=N)\n", text)

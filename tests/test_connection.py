@@ -14,7 +14,7 @@ from tests.client import BINARY, CLOSE, Client, frame, request
 from tests.serving import accept_upgrade, backend, config_of, echo, recording, reset, serving, written
 from wsbridge.net.transport import SocketTransport
 from wsbridge.protocol.http1 import Headers
-from wsbridge.reasons import Reason
+from wsbridge.reasons import REASONS, Reason
 from wsbridge.server import Server
 
 
@@ -109,8 +109,8 @@ async def test_a_refusing_backend_is_502():
             answer = (await client.everything()).decode()
         assert answer.startswith("HTTP/1.1 502 ")
         assert "Connection: close" in answer
-        assert answer.endswith("backend_refused\n")
         line = await served.records.wait("connection.rejected")
+        assert f"\r\n\r\nbackend_refused: {REASONS[Reason.BACKEND_REFUSED].advice} (id={line['id']})\n" in answer
         assert (line["reason"], line["status"]) == ("backend_refused", 502)
         assert served.server.services.route_stats("app").rejected == 1
 

@@ -9,7 +9,7 @@ import trio
 
 from tests.auth.methods import Saying, caller
 from tests.client import request as upgrade_request
-from tests.rejections import async_outcome
+from tests.rejections import async_outcome, rejection_body, without_id
 from tests.serving import backend, serving, written
 from wsbridge.admission import authenticate as authenticate_
 from wsbridge.auth.identity import ANONYMOUS, Identity, auth_unavailable, unauthenticated
@@ -86,14 +86,14 @@ NETWORK = {"kind": "network", "allow": ["192.0.2.0/24"]}
 
 
 async def test_who_is_denied_never_reaches_the_backend() -> None:
-    """The backend is not dialled, the answer is the reason's name alone, and the log has the sentence."""
+    """The backend is not dialled, the answer says nothing but the reason, and the log has the sentence."""
     async with backend() as back, serving(written(route={"backend": back.url, "auth": NETWORK})) as served:
         with await served.connect() as client:
             await client.send(upgrade_request())
             answer = (await client.everything()).decode()
         line = await served.records.wait("connection.rejected")
         assert answer.startswith("HTTP/1.1 403 ")
-        assert answer.endswith("\r\n\r\nforbidden\n")
+        assert without_id(answer).endswith("\r\n\r\n" + rejection_body("forbidden"))
         assert (line["reason"], line["detail"]) == ("forbidden", "127.0.0.1 is in no network of allow")
         assert back.dials == 0
 

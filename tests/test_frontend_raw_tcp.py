@@ -26,7 +26,7 @@ def pair():
 async def test_a_refusal_is_a_reset(pair):
     """The client must not take it for an empty answer."""
     ours, peer = pair
-    await RawExchange(SocketTransport(ours)).reject(Termination(Reason.OVERLOAD, "wsbridge"), 1, 1.0)
+    await RawExchange(SocketTransport(ours)).reject(Termination(Reason.OVERLOAD, "wsbridge"), 31, 1, 1.0)
     with pytest.raises(ConnectionResetError):
         peer.recv(1)
 

@@ -164,29 +164,31 @@ async def test_a_bad_head(sent, reason, status, answered):
 @pytest.mark.parametrize(
     ("end", "status", "body", "retry"),
     [
-        (Termination(Reason.NO_ROUTE, "client", "where nobody need know"), 404, "no_route\n", False),
+        (Termination(Reason.NO_ROUTE, "client", "where nobody need know"), 404, "no_route: ", False),
         (
             Termination(Reason.BAD_REQUEST, "client", "no key", status=405, headers=(("Allow", "GET"),)),
             405,
-            "no key\n",
+            "bad_request: no key",
             False,
         ),
-        (Termination(Reason.OVERLOAD, "wsbridge", "17 connections"), 503, "overload\n", True),
-        (Termination(Reason.DRAINING, "wsbridge"), 503, "draining\n", True),
-        (Termination(Reason.SHUTDOWN, "wsbridge"), 503, "shutdown\n", True),
-        (Termination(Reason.BACKEND_REFUSED, "backend", "10.0.0.5:22 refused"), 502, "backend_refused\n", False),
+        (Termination(Reason.OVERLOAD, "wsbridge", "17 connections"), 503, "overload: ", True),
+        (Termination(Reason.DRAINING, "wsbridge"), 503, "draining: ", True),
+        (Termination(Reason.SHUTDOWN, "wsbridge"), 503, "shutdown: ", True),
+        (Termination(Reason.BACKEND_REFUSED, "backend", "10.0.0.5:22 refused"), 502, "backend_refused: ", False),
     ],
 )
 async def test_a_refusal(end, status, body, retry):
-    """Status, the reason's name (what is wrong with the request in words), Retry-After where it helps, and the end."""
+    """Status, reason, the connection's number, Retry-After where it helps; the detail only of a bad request."""
     with connection() as (wire, peer):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(HttpExchange(wire, None, LINGERING).reject, end, 7, 5.0)
+            nursery.start_soon(HttpExchange(wire, None, LINGERING).reject, end, 31, 7, 5.0)
             head, _, text = (await read(peer)).decode().partition("\r\n\r\n")
         assert head.startswith(f"HTTP/1.1 {status} ")
         assert "Connection: close" in head
         assert ("Retry-After: 7" in head) == retry
-        assert text == body
+        assert text.startswith(body)
+        assert text.endswith(" (id=31)\n")
+        assert end.detail not in text or end.reason is Reason.BAD_REQUEST or not end.detail
         for name, value in end.headers:
             assert f"{name}: {value}" in head
 
@@ -268,7 +270,7 @@ async def test_refusing_a_client_that_does_not_read():
                 wire.sock.send(bytes(65536))
         began = trio.current_time()
         await HttpExchange(SocketTransport(wire.sock), None, LINGERING).reject(
-            Termination(Reason.NO_ROUTE, "client"), 1, 0.2
+            Termination(Reason.NO_ROUTE, "client"), 31, 1, 0.2
         )
         assert 0.15 < trio.current_time() - began < 2
         assert wire.sock.fileno() == -1

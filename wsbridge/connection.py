@@ -340,7 +340,7 @@ class Connection:
             else HttpExchange(self._transport, self._context.request, self._services.lingering_closer)
         )
         timeouts = self._generation.config.timeouts
-        await exchange.reject(termination, int(timeouts.retry_after), timeouts.close)
+        await exchange.reject(termination, self.id, int(timeouts.retry_after), timeouts.close)
 
     def _abort(self) -> None:
         """Reset the client's socket, whatever holds it; nothing happens to one that is closed."""

@@ -9,8 +9,9 @@ from typing import Protocol
 import trio
 
 from wsbridge.net.transport import RESET, Transport
+from wsbridge.protocol.error_response import encode_error_response
 from wsbridge.protocol.handshake import encode_accept_response
-from wsbridge.protocol.http1 import HeadLimits, Request, RequestParser, encode_error_response
+from wsbridge.protocol.http1 import HeadLimits, Request, RequestParser
 from wsbridge.protocol.websocket import Buffer, TextMessages
 from wsbridge.reasons import EMPTY_CONNECTION, REASONS, Reason, Rejected, Termination
 from wsbridge.relay.endpoint import Side
@@ -27,11 +28,12 @@ class Exchange(Protocol):
     @property
     def request(self) -> Request | None: ...  # noqa: D102 (see above)
 
-    async def reject(self, termination: Termination, retry_after: int, timeout: float) -> None:
+    async def reject(self, termination: Termination, connection_id: int, retry_after: int, timeout: float) -> None:
         """Reject the request, over HTTP with the status of the reason, and close the connection.
 
         Args:
             termination: Why.
+            connection_id: Number of the connection in the log.
             retry_after: Seconds for Retry-After in an overload, where the termination has none.
             timeout: Seconds in which the client must accept the response.
         """
@@ -100,7 +102,7 @@ class RawExchange:
         self._transport = transport
         self._allow_http = allow_http
 
-    async def reject(self, termination: Termination, retry_after: int, timeout: float) -> None:
+    async def reject(self, termination: Termination, connection_id: int, retry_after: int, timeout: float) -> None:
         """Reset: the client must not read an empty response as a complete one."""
         self._transport.abort()
 
@@ -128,19 +130,20 @@ class HttpExchange:
         self.request = request
         self._lingering_closer = lingering_closer
 
-    async def reject(self, termination: Termination, retry_after: int, timeout: float) -> None:
+    async def reject(self, termination: Termination, connection_id: int, retry_after: int, timeout: float) -> None:
         """Respond with the reason's status and `Connection: close`, then close."""
         headers = list(termination.headers)
         if termination.reason in _RETRYABLE_REASONS and not any(name == "Retry-After" for name, _ in headers):
             headers.append(("Retry-After", str(retry_after)))
-        advice = REASONS[termination.reason].advice
-        if termination.reason in (Reason.BAD_REQUEST, Reason.REQUEST_TOO_LARGE):
-            text = termination.detail
-        else:
-            text = f"{termination.reason.value}: {advice}" if advice else termination.reason.value
+        reason = termination.reason
+        about_request = reason in (Reason.BAD_REQUEST, Reason.REQUEST_TOO_LARGE)  # only the client can mend it
+        sentence = termination.detail if about_request else REASONS[reason].advice
+        response = encode_error_response(
+            termination.http_status, reason.value, sentence, connection_id, headers, self.request
+        )
         with trio.move_on_after(timeout):
             try:
-                await self._transport.write_all(encode_error_response(termination.http_status, text, headers))
+                await self._transport.write_all(response)
             except OSError:
                 self._transport.close()
                 return

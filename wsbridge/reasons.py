@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 Initiator = Literal["client", "backend", "wsbridge"]
 
@@ -67,8 +67,8 @@ class ReasonInfo:
         close_code: WebSocket close code after the 101 (RFC 6455 section 7.4), or None where the connection is dropped.
         reset: whether a raw side is reset (True) or finished with FIN (False).
         level: log level of its line.
-        advice: What the HTTP response says besides the name of the reason: the cause, and what the operator can do. The
-            same for every request, so that it reveals nothing of the configuration.
+        advice: What the HTTP response says to the client besides the name of the reason. The same for every request, so
+            that it reveals nothing of the configuration; the response to a bad request has the detail of the log.
     """
 
     status: int | None
@@ -86,28 +86,55 @@ class ReasonInfo:
 EMPTY_CONNECTION = "sent nothing"
 """Detail of a connection that ended before its first byte; it is logged at debug only."""
 
+_NO_SERVICE: Final = (
+    "The service behind this server cannot be reached. Try again later, or report this to the operator."
+)
+_RESTARTING: Final = "The server is shutting down or restarting. Try again later."
+
 REASONS: dict[Reason, ReasonInfo] = {
     Reason.BACKEND_CLOSED: ReasonInfo(None, 1000, reset=False),
     Reason.CLIENT_CLOSED: ReasonInfo(None, 1000, reset=False),
     Reason.CLIENT_LOST: ReasonInfo(None, None, reset=True),
-    Reason.BACKEND_REFUSED: ReasonInfo(502, 1014, reset=True, level="warning"),
-    Reason.BACKEND_REJECTED: ReasonInfo(502, 1014, reset=True, level="warning"),
-    Reason.BACKEND_UNREACHABLE: ReasonInfo(502, 1014, reset=True, level="warning"),
-    Reason.BACKEND_DENIED: ReasonInfo(502, 1014, reset=True, level="warning"),
-    Reason.BACKEND_DNS: ReasonInfo(502, 1014, reset=True, level="warning"),
-    Reason.BACKEND_TLS: ReasonInfo(502, 1014, reset=True, level="warning"),
-    Reason.BACKEND_TIMEOUT: ReasonInfo(504, 1014, reset=True, level="warning"),
+    Reason.BACKEND_REFUSED: ReasonInfo(502, 1014, reset=True, level="warning", advice=_NO_SERVICE),
+    Reason.BACKEND_REJECTED: ReasonInfo(
+        502,
+        1014,
+        reset=True,
+        level="warning",
+        advice="The service behind this server rejected the connection. The log of the server has its response.",
+    ),
+    Reason.BACKEND_UNREACHABLE: ReasonInfo(502, 1014, reset=True, level="warning", advice=_NO_SERVICE),
+    Reason.BACKEND_DENIED: ReasonInfo(502, 1014, reset=True, level="warning", advice=_NO_SERVICE),
+    Reason.BACKEND_DNS: ReasonInfo(502, 1014, reset=True, level="warning", advice=_NO_SERVICE),
+    Reason.BACKEND_TLS: ReasonInfo(502, 1014, reset=True, level="warning", advice=_NO_SERVICE),
+    Reason.BACKEND_TIMEOUT: ReasonInfo(
+        504,
+        1014,
+        reset=True,
+        level="warning",
+        advice="The service behind this server did not answer in time. Try again later, or report it to the operator.",
+    ),
     Reason.BACKEND_RESET: ReasonInfo(None, 1011, reset=True, level="warning"),
     Reason.IDLE_TIMEOUT: ReasonInfo(None, 1001, reset=True),
     Reason.MAX_LIFETIME: ReasonInfo(None, 1001, reset=True),
     Reason.WRITE_STALLED: ReasonInfo(None, None, reset=True, level="warning"),
-    Reason.PROTOCOL_ERROR: ReasonInfo(400, 1002, reset=True, level="warning"),
-    Reason.INVALID_UTF8: ReasonInfo(400, 1007, reset=True, level="warning"),
+    Reason.PROTOCOL_ERROR: ReasonInfo(
+        400,
+        1002,
+        reset=True,
+        level="warning",
+        advice="The client violated the WebSocket protocol. The log of the server says how.",
+    ),
+    Reason.INVALID_UTF8: ReasonInfo(
+        400, 1007, reset=True, level="warning", advice="The client sent text that is not UTF-8."
+    ),
     Reason.REQUEST_TOO_LARGE: ReasonInfo(431, 1009, reset=True, level="warning"),
-    Reason.UNSUPPORTED_DATA: ReasonInfo(400, 1003, reset=True, level="warning"),
+    Reason.UNSUPPORTED_DATA: ReasonInfo(
+        400, 1003, reset=True, level="warning", advice="The client sent data that is not supported here."
+    ),
     Reason.CONTROL_FLOOD: ReasonInfo(None, 1008, reset=True, level="warning"),
     Reason.BAD_REQUEST: ReasonInfo(400, 1002, reset=True),
-    Reason.HANDSHAKE_TIMEOUT: ReasonInfo(408, 1002, reset=True),
+    Reason.HANDSHAKE_TIMEOUT: ReasonInfo(408, 1002, reset=True, advice="The request did not arrive in time."),
     Reason.TLS_FAILED: ReasonInfo(None, None, reset=True),
     Reason.BAD_PROXY_HEADER: ReasonInfo(None, None, reset=True, level="warning"),
     Reason.ORIGIN_NOT_ALLOWED: ReasonInfo(
@@ -127,21 +154,53 @@ REASONS: dict[Reason, ReasonInfo] = {
         "protection). Its operator can allow the name: host_names of the listener, or wsbridge bridge or demo with "
         "--host-name NAME. An IP address in the URL needs no permission.",
     ),
-    Reason.FORBIDDEN: ReasonInfo(403, 1008, reset=True),
-    Reason.UNAUTHENTICATED: ReasonInfo(401, 1008, reset=True),
-    Reason.AUTH_UNAVAILABLE: ReasonInfo(503, 1013, reset=True, level="error"),
+    Reason.FORBIDDEN: ReasonInfo(
+        403, 1008, reset=True, advice="Access is not allowed. If it should be, report this to the operator."
+    ),
+    Reason.UNAUTHENTICATED: ReasonInfo(401, 1008, reset=True, advice="This address requires valid credentials."),
+    Reason.AUTH_UNAVAILABLE: ReasonInfo(
+        503,
+        1013,
+        reset=True,
+        level="error",
+        advice="Credentials cannot be verified at present. Try again later, or report this to the operator.",
+    ),
     Reason.AUTH_EXPIRED: ReasonInfo(None, 1008, reset=True),
-    Reason.NO_ROUTE: ReasonInfo(404, 1008, reset=True),
-    Reason.RATE_LIMITED: ReasonInfo(429, 1008, reset=True),
-    Reason.BANNED: ReasonInfo(429, 1008, reset=True, level="debug"),
-    Reason.OVERLOAD: ReasonInfo(503, 1013, reset=True, level="warning"),
+    Reason.NO_ROUTE: ReasonInfo(
+        404, 1008, reset=True, advice="There is nothing at this address. Check the host name and the path of the URL."
+    ),
+    Reason.RATE_LIMITED: ReasonInfo(
+        429, 1008, reset=True, advice="This client has too many connections, or opens them too fast. Try again later."
+    ),
+    Reason.BANNED: ReasonInfo(
+        429,
+        1008,
+        reset=True,
+        level="debug",
+        advice="There were too many failed logins from the address of this client. Try again later.",
+    ),
+    Reason.OVERLOAD: ReasonInfo(
+        503, 1013, reset=True, level="warning", advice="The server has reached a limit. Try again later."
+    ),
     Reason.ROUTE_REMOVED: ReasonInfo(None, 1012, reset=True),
-    Reason.CLOSED_BY_OPERATOR: ReasonInfo(503, 1001, reset=True),
-    Reason.ACCESS_REVOKED: ReasonInfo(403, 1008, reset=True),
-    Reason.DRAINING: ReasonInfo(503, 1012, reset=True),
-    Reason.SHUTDOWN: ReasonInfo(503, 1001, reset=True),
-    Reason.LOOP_DETECTED: ReasonInfo(508, 1011, reset=True, level="warning"),
-    Reason.INTERNAL_ERROR: ReasonInfo(500, 1011, reset=True, level="error"),
+    Reason.CLOSED_BY_OPERATOR: ReasonInfo(
+        503, 1001, reset=True, advice="The operator of the server closed this connection."
+    ),
+    Reason.ACCESS_REVOKED: ReasonInfo(
+        403, 1008, reset=True, advice="Access is not allowed any more. If it should be, report this to the operator."
+    ),
+    Reason.DRAINING: ReasonInfo(503, 1012, reset=True, advice=_RESTARTING),
+    Reason.SHUTDOWN: ReasonInfo(503, 1001, reset=True, advice=_RESTARTING),
+    Reason.LOOP_DETECTED: ReasonInfo(
+        508,
+        1011,
+        reset=True,
+        level="warning",
+        advice="The service behind this server leads back to it. Report this to the operator.",
+    ),
+    Reason.INTERNAL_ERROR: ReasonInfo(
+        500, 1011, reset=True, level="error", advice="The server has a fault. Report this to the operator."
+    ),
     Reason.SERVED: ReasonInfo(None, None, reset=False),
 }
 

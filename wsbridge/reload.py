@@ -15,7 +15,7 @@ from typing import Final, Protocol
 import trio
 
 from wsbridge.config.base import KeyPath
-from wsbridge.config.errors import ConfigError, Problem
+from wsbridge.config.errors import ConfigError, Problem, merge_warnings
 from wsbridge.config.load import LoadedConfig
 from wsbridge.config.model import Config
 from wsbridge.log.logger import log
@@ -231,8 +231,8 @@ def log_listen_error(error: ListenError, detail: str) -> None:
 
 
 def log_problems(problems: Sequence[Problem]) -> None:
-    """Log errors and warnings of the configuration."""
-    for problem in problems:
+    """Log errors and warnings of the configuration; warnings that say the same of many settings in one record."""
+    for problem in merge_warnings(problems):
         place: dict[str, object] = {"line": problem.line, "column": problem.column} if problem.line else {}
         setting = {"setting": problem.setting} if problem.setting else {}
         fields = {"problem": problem.code, "file": problem.file, **place, **setting, "detail": problem.message}

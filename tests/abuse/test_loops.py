@@ -41,7 +41,7 @@ def hosts(monkeypatch: pytest.MonkeyPatch) -> None:
 async def rejected_with(client: Client) -> tuple[str, str]:
     """Return the status and the reason of a rejected request."""
     text = (await client.everything()).decode()
-    return text.split(" ")[1], text.rpartition("\r\n\r\n")[2].strip()
+    return text.split(" ")[1], text.rpartition("\r\n\r\n")[2].partition(":")[0]
 
 
 @pytest.mark.usefixtures("hosts")

@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from tests.auth.methods import auth_services, caller
 from tests.client import request as upgrade_request
-from tests.rejections import async_outcome
+from tests.rejections import async_outcome, rejection_body, without_id
 from tests.serving import Served, accept_upgrade, backend, config_of, recording, serving, written
 from wsbridge.auth.bearer import BearerAuth, BearerConfig, BearerToken, load_tokens, token_digest
 from wsbridge.auth.identity import ANONYMOUS, Identity, unauthenticated
@@ -203,13 +203,13 @@ async def test_who_is_refused_reaches_nothing_and_learns_nothing(tokens: Path) -
             (f"Sec-WebSocket-Protocol: binary, {carrier('nobody')}",),
             ("Sec-WebSocket-Protocol: binary, wsbridge.token.!",),
         ]
-        answers = {await answer(served, *headers) for headers in tries}
+        answers = {without_id(await answer(served, *headers)) for headers in tries}
         lines = [await served.records.ended(count) for count in range(1, len(tries) + 1)]
         assert back.dials == 0
     (one,) = answers
     assert one.startswith("HTTP/1.1 401 ")
     assert 'WWW-Authenticate: Bearer realm="wsbridge"\r\n' in one
-    assert one.endswith("\r\n\r\nunauthenticated\n")
+    assert one.endswith("\r\n\r\n" + rejection_body("unauthenticated"))
     assert {line["reason"] for line in lines} == {"unauthenticated"}
     assert len({line["detail"] for line in lines}) == len(tries) - 1
     for secret in ("alice-token", "old-token", "other-token", carrier("nobody")):
@@ -255,7 +255,8 @@ async def test_a_token_alone_is_rejected_with_what_is_missing(tokens: Path) -> N
     """A page that offers only the token gets a 400 that says to offer a real protocol beside it, good token or not."""
     async with backend() as back, serving(written(route=route(back.url, tokens, "subprotocol"))) as served:
         answers = {
-            await answer(served, f"Sec-WebSocket-Protocol: {carrier(token)}") for token in ("alice-token", "nobody")
+            without_id(await answer(served, f"Sec-WebSocket-Protocol: {carrier(token)}"))
+            for token in ("alice-token", "nobody")
         }
         line = await served.records.ended()
         assert back.dials == 0

@@ -16,7 +16,7 @@ from tests.client import BINARY, frame
 from tests.client import request as upgrade_request
 from tests.client_authority import ClientAuthority
 from tests.config.loading import summaries
-from tests.rejections import async_outcome
+from tests.rejections import async_outcome, rejection_body, without_id
 from tests.serving import Served, backend, config_of, serving, written
 from wsbridge.auth.client_cert import CertificateAuth, CertificateConfig
 from wsbridge.auth.identity import ANONYMOUS, Identity, unauthenticated
@@ -202,15 +202,15 @@ async def test_who_shows_a_right_one_reaches_the_backend(clients: ClientAuthorit
         assert {line["identity"] for line in lines} == {"alice", "spiffe://example.org/db"}
         assert back.dials == 2
         answers = {
-            await answered(served, clients.context()),
-            await answered(served, clients.context("CN=alice")),
-            await answered(served, clients.context("CN=alice,O=Example")),
+            without_id(await answered(served, clients.context())),
+            without_id(await answered(served, clients.context("CN=alice"))),
+            without_id(await answered(served, clients.context("CN=alice,O=Example"))),
         }
         refused = [await served.records.ended(count) for count in (3, 4, 5)]
         assert back.dials == 2
     (one,) = answers
     assert one.startswith("HTTP/1.1 401 ")
-    assert one.endswith("\r\n\r\nunauthenticated\n")
+    assert one.endswith("\r\n\r\n" + rejection_body("unauthenticated"))
     assert len({line["detail"] for line in refused}) == 3
 
 

@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from tests.client import Client, request
+from tests.rejections import rejection_body, without_id
 from tests.serving import Served, backend, serving, written
 from wsbridge.auth import passwords
 from wsbridge.auth.bearer import BearerToken, token_digest
@@ -67,7 +68,7 @@ async def refused(served: Served, path: str) -> str:
         await client.send(request(path))
         answer = (await client.everything()).decode()
     assert answer.startswith("HTTP/1.1 401 ")
-    assert answer.endswith("\r\n\r\nunauthenticated\n")
+    assert without_id(answer).endswith("\r\n\r\n" + rejection_body("unauthenticated"))
     return str((await served.records.ended(count + 1))["detail"])
 
 
@@ -245,7 +246,7 @@ async def test_who_is_not_known_gets_none(tmp_path: Path) -> None:
     async with serving(written(routes=table), folder=tmp_path) as served:
         head, body = await post(served)
         assert head.startswith("HTTP/1.1 403 ")
-        assert body == b"forbidden\n"
+        assert without_id(body.decode()) == rejection_body("forbidden")
 
 
 async def test_a_page_behind_a_ticket(tmp_path: Path) -> None:

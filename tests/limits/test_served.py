@@ -65,7 +65,7 @@ async def test_one_connection_too_many_from_an_address_is_429(tls):
             over, head = await asked(served, tls=tls)
             assert status(head) == 429
             assert "Retry-After: 1" in head
-            assert (await over.everything()).endswith(b"rate_limited\n")
+            assert (await over.everything()).startswith(b"rate_limited: ")
             over.drop()
             line = await served.records.wait("connection.rejected")
             assert (line["reason"], line["status"]) == ("rate_limited", 429)

@@ -9,7 +9,6 @@ from wsbridge.protocol.http1 import (
     MAX_RESPONSE_HEAD_BYTES,
     Response,
     ResponseParser,
-    encode_error_response,
     encode_headers,
     encode_response_head,
 )
@@ -241,14 +240,6 @@ class TestWriting:
         """An answer with Upgrade (426) lists it in Connection, as RFC 9110 section 7.8 asks."""
         assert b"\r\nConnection: Upgrade, close\r\n" in encode_response_head(426, [("Upgrade", "websocket")])
 
-    def test_refusal(self) -> None:
-        """A refusal is its sentence as plain text."""
-        data = encode_error_response(400, "no, ü", [("Retry-After", "1")])
-
-        assert data.endswith("\r\n\r\nno, ü\n".encode())
-        assert b"Retry-After: 1\r\n" in data
-        assert b"text/plain; charset=utf-8" in data
-
     @pytest.mark.parametrize(
         "line",
         [
@@ -269,7 +260,7 @@ class TestWriting:
 
     def test_response_is_readable(self) -> None:
         """Our own reader takes what we write."""
-        answer = upstream(encode_error_response(503, "busy", [("Retry-After", "1")]))
+        answer = upstream(encode_response_head(503, [("Retry-After", "1")], content_length=0))
 
         assert isinstance(answer, Response)
         assert answer.headers.get(b"retry-after") == b"1"

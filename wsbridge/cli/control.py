@@ -22,7 +22,7 @@ from wsbridge.cli.main import (
     CliError,
     PreformattedCommand,
 )
-from wsbridge.config.errors import Problem
+from wsbridge.config.errors import Problem, merge_warnings
 from wsbridge.config.urls import BindAddress, read_bind
 
 ADMIN_VARIABLE: Final = "WSBRIDGE_ADMIN"
@@ -254,9 +254,9 @@ def reload_command(address: str | None, token_file: str | None, as_json: bool) -
 
 def _print_problem_records(records: list[dict[str, Any]]) -> None:
     """Print problems as `check` does."""
-    for record in records:
-        keys = ("file", "line", "column", "setting", "message", "source", "code")
-        click.echo(Problem(*(record[key] for key in keys)).text(), err=True)
+    keys = ("file", "line", "column", "setting", "message", "source", "code")
+    for problem in merge_warnings(Problem(*(record[key] for key in keys)) for record in records):
+        click.echo(problem.text(), err=True)
 
 
 @click.command("drain", cls=PreformattedCommand)

@@ -27,7 +27,7 @@ from wsbridge.cli.main import (
     CliError,
     PreformattedCommand,
 )
-from wsbridge.config.errors import ConfigError, Problem
+from wsbridge.config.errors import ConfigError, Problem, merge_warnings
 from wsbridge.config.load import LoadedConfig, load_bytes, load_file
 from wsbridge.config.model import Config
 from wsbridge.config.regular_files import may_exist
@@ -143,8 +143,8 @@ def read_config(path: str, log_format: str = "console") -> LoadedConfig:
 
 
 def print_problems(problems: Sequence[Problem]) -> None:
-    """Print problems to standard error, and the number of errors if there are several."""
-    for problem in problems:
+    """Print problems to standard error, same warnings as one, and the number of errors if there are several."""
+    for problem in merge_warnings(problems):
         click.echo(problem.text(), err=True)
     errors = sum(problem.severity == "error" for problem in problems)
     if errors > 1:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 MAX_SOURCE_CHARS = 160
 """Characters of a source line that are shown."""
+MAX_SAME_SETTINGS = 20
+"""Further settings with the same warning that are named in its line."""
 MAX_MESSAGE_CHARS = 1000
 """Characters of a message, which may quote a value; the middle is left out."""
 
@@ -141,6 +143,33 @@ class Problem:
             "message": readable_name(self.message),
             "source": printable(self.source),
         }
+
+
+def merge_warnings(problems: Iterable[Problem]) -> list[Problem]:
+    """Return problems with one for all warnings that say the same of several settings, such as of many routes.
+
+    It has the place of the first, and names the others.
+    """
+    same: dict[tuple[str, str], list[Problem]] = {}
+    merged: list[list[Problem]] = []
+    for problem in problems:
+        group = [problem]
+        if problem.severity == "warning" and problem.setting:
+            group = same.setdefault((problem.code, problem.message), [])
+            group.append(problem)
+        if len(group) == 1:
+            merged.append(group)
+    return [_merge_same(group) for group in merged]
+
+
+def _merge_same(group: Sequence[Problem]) -> Problem:
+    """Return the first problem of a group, with the settings of the others in its message."""
+    first, names = group[0], [problem.setting for problem in group[1:]]
+    if not names:
+        return first
+    rest = len(names) - MAX_SAME_SETTINGS
+    more = f" and {rest} more" if rest > 0 else ""
+    return replace(first, message=f"{first.message}; the same for {', '.join(names[:MAX_SAME_SETTINGS])}{more}")
 
 
 class ConfigError(Exception):

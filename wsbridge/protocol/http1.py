@@ -704,11 +704,3 @@ def encode_response_head(
             lines.append(f"Connection: {', '.join(options)}\r\n")
     lines.append("\r\n")
     return "".join(lines).encode("latin-1")
-
-
-def encode_error_response(status: int, text: str, headers: Iterable[tuple[str, str]] = ()) -> bytes:
-    """Write a rejection with its sentence as plain text; the connection closes after it."""
-    body = f"{text}\n".encode()
-    plain = [("Content-Type", "text/plain; charset=utf-8"), ("X-Content-Type-Options", "nosniff")]
-    lines = [*headers, *plain, ("Cache-Control", "no-store")]
-    return encode_response_head(status, lines, content_length=len(body)) + body
