@@ -236,7 +236,8 @@ async def test_lines_of_connections_say_by_what_client():
     assert opened == {
         "level": "debug",
         "event": "connection.open",
-        **{key: line[key] for key in ("id", "peer", "listener", "route", "backend")},
+        **{key: line[key] for key in ("id", "peer", "listener", "route", "backend", "backend_address")},
+        "connect_seconds": line["connect_seconds"],
     }
     assert (line["host"], line["user_agent"], line["tls"]) == ("localhost", "Agent/1.0", "TLSv1.3")
     assert 0 <= line["connect_seconds"] <= line["duration_seconds"]

@@ -84,8 +84,11 @@ class AccessLog:
             "backend": context.backend,
             "identity": context.identity.name,
             "target": context.target,
+            "backend_address": context.backend_address,
+            "subprotocol": context.subprotocol,
+            "connect_seconds": self.connect_seconds,
         }
-        return {key: value for key, value in facts.items() if value}
+        return {key: value for key, value in facts.items() if value not in (None, "")}
 
     def facts(self) -> dict[str, object]:
         """Return the fields of a connection that has not ended, as its line would have them now."""

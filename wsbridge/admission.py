@@ -56,12 +56,17 @@ def find_route(listener: Listener, request: Request) -> Route:
     Raises:
         Rejected: No route matches (404).
     """
-    host, path = normalise_host(request.host) or "", request.path
-    for_websocket = is_upgrade_request(request) or has_lost_upgrade(request)
+    host, path, for_websocket = routing_key(request)
     route = listener.routes.find(host, path, websocket=for_websocket)
     if route is None:
         raise _no_route(listener, request)
     return route
+
+
+def routing_key(request: Request) -> tuple[str, str, bool]:
+    """Return what routes are found by: host and path in normal form, and whether the request is for WebSocket."""
+    for_websocket = is_upgrade_request(request) or has_lost_upgrade(request)
+    return normalise_host(request.host) or "", request.path, for_websocket
 
 
 def _no_route(listener: Listener, request: Request, more: str = "") -> Rejected:

@@ -26,6 +26,7 @@ from wsbridge.admission import (
 from wsbridge.auth.identity import Identity
 from wsbridge.backends.base import Backend, Connected, DialRequest
 from wsbridge.context import ConnectionContext
+from wsbridge.debug_log import log_accepted, log_admitted, log_authenticated, log_client_tls, log_routing
 from wsbridge.frontend import Exchange, HttpExchange, RawExchange, read_request
 from wsbridge.generation import Generation, Listener, Route
 from wsbridge.limits.clients import ClientSlot
@@ -361,6 +362,8 @@ class Connection:
         except OSError as error:
             raise Rejected(Reason.CLIENT_LOST, f"before the first byte: {error.strerror or error}") from None
         self._socket_family = context.peer.family
+        if log.level == "debug":
+            log_accepted(context)
 
     async def _reject_overload(self, overload: str) -> NoReturn:
         """Reject a connection over the connection limit, with its client's address in the log.
@@ -393,11 +396,13 @@ class Connection:
         if listener.tls is None:
             self._started_transport = SocketTransport(self._sock, self._socket_family or None)
         else:
-            self._started_transport = await self._start_tls(listener.tls)
-            context.tls = self._started_transport.tls_version
-            peer = self._started_transport.with_tls_details(context.peer)
+            self._started_transport = transport = await self._start_tls(listener.tls)
+            context.tls = transport.tls_version
+            peer = transport.with_tls_details(context.peer)
             resolver = listener.client_address_resolver
             context.peer = peer if resolver is None else resolver.without_proxy_tls(peer)
+            if log.level == "debug":
+                log_client_tls(context, transport)
         self._connection_peer = context.peer
 
     async def _start_tls(self, tls: ListenerTls) -> TlsTransport:
@@ -465,10 +470,15 @@ class Connection:
             return AdmittedRequest(listener.route, subprotocols=listener.route.subprotocols or ())
         by_proxy = resolver is not None and resolver.came_by_proxy(self._connection_peer)
         by_proxy = by_proxy or self._connection_peer.family == socket.AF_UNIX  # passed sockets may be of any kind
+        if log.level == "debug":
+            log_routing(self._context, listener, request)
         route = find_route(listener, request)
         self._set_route(route)
         public = NO_PUBLIC_NAME if resolver is None else resolver.public_name(request, self._connection_peer)
-        return admit(listener, route, request, by_proxy=by_proxy, public=public)
+        admitted = admit(listener, route, request, by_proxy=by_proxy, public=public)
+        if log.level == "debug":
+            log_admitted(self._context, admitted)
+        return admitted
 
     def _set_route(self, route: Route) -> None:
         """Note the route of the request, also where the route rejects it."""
@@ -499,6 +509,8 @@ class Connection:
             raise
         self._client_slot.check_ban()
         self._client_slot.end_guess()
+        if log.level == "debug":
+            log_authenticated(context)
 
     def _acquire_route_slot(self, route: Route) -> RouteSlot:
         """Count the connection under the limits of its route, for as long as the slot is held."""
@@ -656,7 +668,7 @@ class Connection:
         try:
             yield
         except Rejected as rejected:
-            progress.note(rejected.detail)
+            progress.fail(rejected.detail)
             raise
         finally:
             progress.enter("")

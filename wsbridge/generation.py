@@ -136,6 +136,9 @@ class RouteTable:
     def __iter__(self) -> Iterator[Route]:
         return iter(self._routes)
 
+    def __len__(self) -> int:
+        return len(self._routes)
+
 
 _ROOT = PathPattern("/")
 

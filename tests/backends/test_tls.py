@@ -4,7 +4,9 @@ import contextlib
 import datetime
 import hashlib
 import os
+import re
 import ssl
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,22 @@ async def test_tls(issue, ca_file):
         wire.close()
 
     assert outcome.address == f"127.0.0.1:{port}"
+
+
+async def test_the_handshake_is_a_step_of_the_dial(issue, ca_file):
+    """At level debug it has version, cipher suite and certificate, with the end of its validity."""
+    dial_request = DialRequest()
+    dial_request.progress.steps = deque()
+    async with echo(server_context([issue("gw.example.org")])) as port:
+        outcome = await async_outcome(backend(port, ca=ca_file, server_name="gw.example.org").dial(dial_request))
+        assert isinstance(outcome, Connected), outcome
+        outcome.side.transport.close()
+        dial_request.progress.enter("")
+
+    last = dial_request.progress.steps[-1]
+    assert re.fullmatch(
+        rf"TLS handshake with 127\.0\.0\.1:{port}: TLSv1\.3 TLS_\w+, certificate .* until .* GMT \([0-9.]+ s\)", last
+    )
 
 
 async def test_the_client_is_introduced_before_tls(issue, ca_file):

@@ -51,6 +51,22 @@ def test_warnings_are_logged(file: Path) -> None:
     assert (line["file"], line["line"], line["setting"]) == (str(file), 5, "routes.vnc")
 
 
+def test_the_same_warning_of_many_routes_is_one_record(tmp_path: Path) -> None:
+    """At start and at a reload; `check` prints it once."""
+    file = tmp_path / "many.yaml"
+    routes = "".join(f"  r{at}: {{match: {{path: /r{at}}}, backend: 'tcp://127.0.0.1:1'}}\n" for at in range(14))
+    file.write_text(f"listeners: {{web: {{bind: 127.0.0.1:0}}}}\nroutes:\n{routes}")
+    with started("run", str(file), "--log-format", "json") as daemon:
+        daemon.line('"event":"daemon.ready"')
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.line('"event":"config.reloaded"')
+    warnings = [json.loads(line) for line in daemon.lines if '"config.warning"' in line]
+
+    assert [(line["problem"], line["setting"]) for line in warnings] == [("W001", "routes.r0")] * 2
+    assert all(f"routes.r{at}" in warnings[0]["detail"] for at in range(1, 14))
+    assert finished("check", str(file)).stderr.count("[W001]") == 1
+
+
 def test_errors_of_the_file_are_records(file: Path) -> None:
     """Where no terminal reads them, the errors are lines of the log, so that a stream of JSON stays one."""
     file.write_text("listeners: {web: {bnid: x}}\nroutes: {}\n")

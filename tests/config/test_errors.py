@@ -10,12 +10,14 @@ import pytest
 from tests.config.loading import LISTENERS, ROUTES, wrong
 from wsbridge.config.errors import (
     MAX_MESSAGE_CHARS,
+    MAX_SAME_SETTINGS,
     MAX_SOURCE_CHARS,
     PROBLEM_CODES,
     ConfigError,
     Problem,
     closest_match,
     did_you_mean,
+    merge_warnings,
     printable,
 )
 
@@ -143,3 +145,22 @@ def test_a_cut_line_keeps_what_is_pointed_at(column: int) -> None:
     assert len(line) == 4 + MAX_SOURCE_CHARS
     assert line[4:] in source
     assert source.index(line[4:]) + caret.index("^") - 4 == column - 1
+
+
+def test_the_same_warning_of_many_routes_is_one() -> None:
+    """It has the place of the first and names the others, up to a number; errors and other warnings stay."""
+    warnings = [
+        Problem("w.yaml", at, 3, f"routes.r{at}", "has no auth", "", "W001") for at in range(MAX_SAME_SETTINGS + 4)
+    ]
+    other = Problem("w.yaml", 90, 3, "routes.r1", "pings are off", "", "W006")
+    errors = [Problem("w.yaml", 91 + at, 3, f"routes.e{at}", "is wrong", "", "E012") for at in range(2)]
+
+    merged = merge_warnings([warnings[0], other, *warnings[1:], *errors])
+
+    assert merged[1:] == [other, *errors]
+    first = merged[0]
+    assert (first.line, first.setting) == (0, "routes.r0")
+    assert first.message.startswith("has no auth; the same for routes.r1, routes.r2, ")
+    assert first.message.endswith(f"routes.r{MAX_SAME_SETTINGS} and 3 more")
+    assert merge_warnings(warnings[:2])[0].message == "has no auth; the same for routes.r1"
+    assert merge_warnings([other]) == [other]

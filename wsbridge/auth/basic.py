@@ -16,6 +16,7 @@ from pydantic import AfterValidator, PlainValidator, WithJsonSchema
 from wsbridge.auth import passwords
 from wsbridge.auth.access_list import AccessList, AccessListKey, ListEntry, share_list
 from wsbridge.auth.base import AuthServices
+from wsbridge.auth.credentials import describe_other_scheme
 from wsbridge.auth.identity import Identity, unauthenticated
 from wsbridge.auth.passwords import MAX_PASSWORD_CACHE_SECONDS, BcryptHash, PasswordHash, parse_htpasswd
 from wsbridge.config.base import AuthSection, Credential, Issue, LoadContext
@@ -147,7 +148,8 @@ class BasicAuth:
         """
         shown = None if context.request is None else self._credentials(context.request)
         if shown is None:
-            raise unauthenticated("no name and password", challenges=self._challenges)
+            other = "" if context.request is None else describe_other_scheme(context.request, "Basic")
+            raise unauthenticated(f"no name and password{other}", challenges=self._challenges)
         asked, users = trio.current_time(), await self._users.get()
         problem = await self._verify(shown, users, context)
         if problem is not None:

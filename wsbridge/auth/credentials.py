@@ -16,6 +16,7 @@ from wsbridge.config.unions import check_unique, non_empty
 from wsbridge.context import ConnectionContext
 from wsbridge.protocol.credentials import cookie_values
 from wsbridge.protocol.handshake import TOKEN_SUBPROTOCOL_PREFIX
+from wsbridge.protocol.http1 import Request
 from wsbridge.protocol.uri import decode_base64url
 from wsbridge.reasons import Rejected
 
@@ -29,7 +30,9 @@ SUBPROTOCOL: Final = "subprotocol"
 COOKIE_PREFIX: Final = "cookie:"
 
 _TOKEN = re.compile(rb"[!-~]+")
-_KNOWN_SCHEMES: Final = {name.lower().encode(): name for name in ("Basic", "Digest", "Negotiate", "NTLM", "Token")}
+_KNOWN_SCHEMES: Final = {
+    name.lower().encode(): name for name in ("Basic", "Bearer", "Digest", "Negotiate", "NTLM", "Token")
+}
 """Schemes that the log names: others may be a token that was sent without one."""
 
 
@@ -116,7 +119,7 @@ def find_token(context: ConnectionContext, sources: Sequence[str]) -> TokenFound
         if shown is not None:
             found.append(shown)
     if not found:
-        scheme = _other_scheme(context) if AUTHORIZATION in sources else ""
+        scheme = describe_other_scheme(context.request, "Bearer") if AUTHORIZATION in sources else ""
         raise token_denied(f"no token in {', '.join(sources)}{scheme}", failed_login=False)
     if any(shown.token != found[0].token for shown in found):
         text = f"the tokens in {' and '.join(shown.source for shown in found)} differ"
@@ -154,16 +157,15 @@ def _in_authorization(context: ConnectionContext) -> bytes | None:
     return None
 
 
-def _other_scheme(context: ConnectionContext) -> str:
+def describe_other_scheme(request: Request, required: str) -> str:
     """Say which other method the Authorization header is for; not its text, where it is none of those known."""
-    assert context.request is not None  # noqa: S101 (`find_token` asks)
-    shown = context.request.headers.get(b"authorization")
+    shown = request.headers.get(b"authorization")
     if shown is None:
         return ""
     scheme = _KNOWN_SCHEMES.get(shown.partition(b" ")[0].lower())
     if scheme is None:
-        return "; Authorization has another scheme than Bearer"
-    return f"; Authorization has the scheme {scheme}, where this route requires Bearer"
+        return f"; Authorization has another scheme than {required}"
+    return f"; Authorization has the scheme {scheme}, where this route requires {required}"
 
 
 def _in_subprotocols(context: ConnectionContext) -> bytes | None:

@@ -260,7 +260,8 @@ class TlsBackend:
             )
         except OSError as error:
             raise tls_failure(address, error) from None
-        dial_request.progress.note(wire.tls_version)
+        if dial_request.progress.steps is not None:
+            dial_request.progress.note(wire.describe())
         try:
             self._check_pin(wire, address)
         except Rejected:
@@ -312,6 +313,7 @@ class UnixBackend:
     async def dial(self, dial_request: DialRequest) -> Connected:
         """See `Backend.dial`."""
         path = self._path if dial_request.chosen is None else await dial_request.chosen.resolve_path()
+        dial_request.progress.enter(f"connecting to unix:{path}")
         wire, address = SocketTransport(await dial_unix(path, dial_request.chain)), f"unix:{path}"
         self._proxy_protocol.send(wire, dial_request.client, address)
         return Connected(Side(wire), None, address)

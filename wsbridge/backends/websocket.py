@@ -250,7 +250,8 @@ class WebSocketBackend:
                     )
                 except OSError as error:
                     raise tls_failure(address, error) from None
-                dial_request.progress.note(transport.tls_version)
+                if dial_request.progress.steps is not None:
+                    dial_request.progress.note(transport.describe())
                 self._check_pin(transport, address)
             dial_request.progress.enter(f"response of {address} to the upgrade request")
             subprotocol = await self._handshake(transport, url, dial_request, address)

@@ -286,10 +286,39 @@ LOG_EVENTS: Final[dict[str, LogEvent]] = {
         ("info",),
         ("client_address", "ban_seconds"),
     ),
+    "connection.accepted": LogEvent(
+        "A connection was accepted.",
+        ("debug",),
+        ("id", "peer", "listener"),
+    ),
+    "connection.tls": LogEvent(
+        "The TLS handshake with a client is complete.",
+        ("debug",),
+        ("id", "tls", "cipher", "server_name", "client_certificate"),
+    ),
+    "request.routed": LogEvent(
+        "A request was read. Which route it matches, and why the routes before that one do not: the eight nearest are "
+        "named, the others counted.",
+        ("debug",),
+        ("id", "peer", "via", "method", "path", "host", "detail", "route", "skipped"),
+    ),
+    "request.admitted": LogEvent(
+        "A request passed the checks of its route; the detail says what allowed its Origin.",
+        ("debug",),
+        ("id", "route", "origin", "subprotocol", "detail"),
+    ),
+    "request.authenticated": LogEvent(
+        "A client was authenticated.",
+        ("debug",),
+        ("id", "route", "auth_method", "identity"),
+    ),
     "connection.open": LogEvent(
         "The relay of a connection is established; info in `bridge` and `demo`, debug in `run`.",
         ("debug", "info"),
-        (*_CONNECTION_KEYS, "route", "identity", "backend", "target"),
+        (
+            *(*_CONNECTION_KEYS, "route", "identity", "backend", "target", "backend_address", "subprotocol"),
+            "connect_seconds",
+        ),
     ),
     "connection.closed": LogEvent(
         "An established connection was closed; its summary.",
@@ -410,6 +439,12 @@ LOG_KEYS: Final[dict[str, str]] = {
     "host": "Host header of the request",
     "user_agent": "User-Agent header of the request",
     "tls": "version of TLS that the client uses, on listeners with TLS",
+    "cipher": "TLS cipher suite",
+    "server_name": "host name that the client asks for by TLS (SNI)",
+    "client_certificate": "subject of the client's certificate, and the end of its validity",
+    "origin": "Origin header of the request",
+    "auth_method": "authentication method that succeeded",
+    "skipped": "routes that do not match the request, each with what is different: its host, its path, or its kind",
     "steps": "steps to reach the backend in order, each with its result and its duration",
     "connect_seconds": "how long it took to reach the backend, or to fail",
     "duration_seconds": "how long the connection lasted",

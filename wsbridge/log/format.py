@@ -405,6 +405,8 @@ def _format_value(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, list) and value and all(type(item) is str and _UNQUOTED.fullmatch(item) for item in value):
         value = ",".join(value)
+    elif isinstance(value, list) and value and all(type(item) is str for item in value):
+        value = "; ".join(value)  # sentences
     elif isinstance(value, dict | list):
         value = _encode(value)
     if not isinstance(value, str):

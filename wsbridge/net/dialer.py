@@ -85,6 +85,11 @@ class DialProgress:
         if self.steps is not None:
             self._result += f"{',' if self._result else ':'} {result}"
 
+    def fail(self, detail: str) -> None:
+        """Note why a step failed, without the address in front where the step names it."""
+        address, separator, text = detail.partition(": ")
+        self.note(text if separator and self._step.endswith(address) else detail)
+
     def specify(self, step: str) -> None:
         """Say more precisely what has been waited for since the step was entered."""
         self._step = step
@@ -158,7 +163,11 @@ async def dial(
     progress = progress or DialProgress()
     progress.enter(f"looking up {host}")
     try:
-        addresses = resolver.cached(host, port) or await resolver.resolve(host, port, client, progress.specify)
+        addresses = resolver.cached(host, port)
+        if addresses is None:
+            addresses = await resolver.resolve(host, port, client, progress.specify)
+        else:
+            progress.note("cached")
         for address in addresses[:MAX_DIAL_ADDRESSES]:
             progress.note(address)
     except OSError as error:
@@ -300,6 +309,7 @@ async def _race(
             return
         if winner is None:
             winner = sock
+            progress.note(f"{address}: connected")
             nursery.cancel_scope.cancel()
         else:
             sock.close()

@@ -419,6 +419,8 @@ def _handshake_error_text(error: ssl.SSLError, *, peer_is_client: bool) -> str:
         return "the name that the client asks for (SNI) is not ASCII"
     if reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
         return "the client showed no certificate, and client_certificate is required"
+    if reason == "HTTP_REQUEST" and peer_is_client:
+        return "the client speaks HTTP without TLS, and the listener has tls: use https:// or wss://"
     if reason in _NOT_TLS:
         remedy = "" if peer_is_client else "; if that is intended, write tcp:// for tls://, or ws:// for wss://"
         return f"the peer does not speak TLS ({text}){remedy}"

@@ -271,6 +271,26 @@ class TlsTransport(SocketTransport):
         """See `Transport.tls_version`."""
         return sys.intern(self._tls.version() or "")
 
+    def cipher(self) -> str:
+        """Return the name of the cipher suite."""
+        suite = self._tls.cipher()
+        return "" if suite is None else suite[0]
+
+    def peer_subject(self) -> str:
+        """Return subject and end of validity of the peer's certificate; empty if it showed none, or none verified."""
+        try:
+            certificate = self._tls.getpeercert() or {}
+        except ValueError:  # one that Python cannot read
+            return ""
+        names = [f"{pair[0]}={pair[1]}" for part in certificate.get("subject", ()) for pair in part]
+        end = certificate.get("notAfter")
+        return ",".join(names) + (f" until {end}" if end else "")
+
+    def describe(self) -> str:
+        """Return version, cipher suite and certificate of the peer, in a few words for the log."""
+        subject = self.peer_subject()
+        return f"{self.tls_version} {self.cipher()}" + (f", certificate {subject}" if subject else "")
+
     def peer_certificate(self) -> bytes:
         """Give the certificate of the peer, DER; empty for none. It need not be verified."""
         return self._tls.getpeercert(binary_form=True) or b""

@@ -30,6 +30,7 @@ _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET = re.compile(r'/[!"$-~]*')
 _REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
 _PASSED_STATUSES: Final = frozenset((401, 403, 404, 410, 429, 503, 508))
+_NO_WEBSOCKET_THERE: Final = frozenset((200, 204, 404))
 _CREDENTIAL_STATUSES: Final = frozenset((401, 403))
 _RETRY_AFTER = re.compile(rb"[0-9]{1,9}|[A-Za-z]{3}, [0-9]{2} [A-Za-z]{3} [0-9]{4} [0-9:]{8} GMT")
 _MAX_QUOTED_BODY = 200
@@ -328,6 +329,8 @@ def _backend_error(response: Response, body: bytes, own_credentials: bool) -> Re
         text += " (redirects are not followed)"
     if body:
         text += f", body {quoted(body, _MAX_QUOTED_BODY)}"
+    if response.status in _NO_WEBSOCKET_THERE:
+        text += "; if it serves WebSocket at another path, write that in the URL"
     status = response.status
     if status not in _PASSED_STATUSES or (own_credentials and status in _CREDENTIAL_STATUSES):
         status = 502
@@ -411,6 +414,14 @@ class OriginPolicy:
     def allows_any(self) -> bool:
         """Whether every page may connect."""
         return self._allow_any
+
+    def describe(self, origin: str | None) -> str:
+        """Say why an origin that passed `check` is allowed."""
+        if origin is None:
+            return "no Origin: no page sent this"
+        if self._allow_any:
+            return "allowed_origins: any"
+        return "Origin is the same as Host" if self._allowed is None else "Origin is in allowed_origins"
 
     def check(self, origin: str | None, host_header: str, tls: bool) -> str | None:
         """Check one request.
