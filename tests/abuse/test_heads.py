@@ -247,7 +247,9 @@ async def test_http_on_a_tls_port_is_named(speaks):
         for count in (1, 2):
             line = await served.records.wait("connection.rejected", count=count)
             assert line["reason"] == "tls_failed"
-            assert line["detail"] == "the client speaks HTTP without TLS, and the listener has tls: use https:// or wss://"
+            assert (
+                line["detail"] == "the client speaks HTTP without TLS, and the listener has tls: use https:// or wss://"
+            )
             assert line["duration_seconds"] < 1
 
 

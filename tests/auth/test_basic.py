@@ -82,6 +82,8 @@ async def test_malformed_credentials_are_wrong_ones(users: Path) -> None:
         assert isinstance(found, Rejected)
         assert (found.reason, found.failed_login) == (Reason.UNAUTHENTICATED, tried)
         assert challenges(found) == ('Basic realm="the office", charset="UTF-8"',)
+        other = "; Authorization has the scheme Bearer, where this route requires Basic"
+        assert found.detail.endswith(other) == (value == b"Bearer abc")
 
 
 async def test_a_user_who_is_not_there_is_verified_too(users: Path, monkeypatch: pytest.MonkeyPatch) -> None:

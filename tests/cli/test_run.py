@@ -64,7 +64,7 @@ def test_the_same_warning_of_many_routes_is_one_record(tmp_path: Path) -> None:
 
     assert [(line["problem"], line["setting"]) for line in warnings] == [("W001", "routes.r0")] * 2
     assert all(f"routes.r{at}" in warnings[0]["detail"] for at in range(1, 14))
-    assert finished("check", str(file)).stderr.count("[W001]") == 1
+    assert finished("check", str(file)).stderr.count(b"[W001]") == 1
 
 
 def test_errors_of_the_file_are_records(file: Path) -> None:

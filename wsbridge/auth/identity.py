@@ -41,7 +41,7 @@ ANONYMOUS = Identity()
 def unauthenticated(
     detail: str, *, failed_login: bool = False, genuine: bool = False, challenges: Sequence[str] = ()
 ) -> Rejected:
-    """Return the rejection of a client that has not proved who it is; it learns the name of the reason, nothing else.
+    """Return the rejection of a client that has not proved who it is; it learns that and nothing else.
 
     Args:
         detail: One sentence for the log; never a secret.
