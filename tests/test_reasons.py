@@ -12,9 +12,10 @@ def test_every_reason_has_a_row():
 
 @pytest.mark.parametrize("reason", Reason)
 def test_rows_are_possible(reason):
-    """Statuses are errors, close codes may be sent (RFC 6455 section 7.4.1), and the name fits into a close frame."""
+    """Statuses are errors with a sentence, close codes may be sent (RFC 6455 section 7.4.1), the name fits a frame."""
     row = REASONS[reason]
     assert row.status is None or 400 <= row.status <= 599
+    assert bool(row.advice) == (row.status is not None) or reason in (Reason.BAD_REQUEST, Reason.REQUEST_TOO_LARGE)
     assert row.close_code in {None, 1000, 1001, 1002, 1003, 1007, 1008, 1009, 1011, 1012, 1013, 1014}
     assert len(reason.value.encode()) <= 123
     assert reason.value.islower()
