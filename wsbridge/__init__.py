@@ -15,8 +15,8 @@ Reading order, along the path of one connection:
 6. `relay`: `engine`, `loop`, `relay`, `endpoint` move the bytes; `protocol.websocket` is how they are framed.
 7. `reasons`: why it ended; `access_log`: its log line and its audit record; `debug_log`: what was decided before.
 
-Apart from that path: `cli` is the commands, `demo`, `probe` and `top` three of them; `log` is the log;
-`reloading_file`, `file_watcher` and `ttl_cache` are what their names say.
+Apart from that path: `cli` is the commands, `demo`, `probe` and `top` three of them; `explanations` is what reasons and
+codes mean; `log` is the log; `reloading_file`, `file_watcher` and `ttl_cache` are what their names say.
 
 A file imports only from its own line of this table or lines above it; `protocol` does no I/O at all.
 
@@ -26,7 +26,7 @@ A file imports only from its own line of this table or lines above it; `protocol
     `relay`
     `context` `auth` `responders` `backends` `frontend` `real_ip`
     `registry` `services` `generation` `admission` `access_log` `debug_log`
-    `connection` `server` `pressure` `reload` `watchdog` `admin` `revocation` `daemon` `demo` `probe` `top`
+    `connection` `server` `pressure` `reload` `watchdog` `admin` `revocation` `daemon` `demo` `probe` `top` `explanations`
     `cli`
 """
 

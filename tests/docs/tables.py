@@ -6,6 +6,7 @@ from typing import Any
 
 from wsbridge.config.errors import PROBLEM_CODES
 from wsbridge.config.schema import json_schema
+from wsbridge.explanations.problems import PROBLEM_REMEDIES
 from wsbridge.registry import CONFIG_REGISTRY
 
 SCHEMA = json_schema(CONFIG_REGISTRY)
@@ -39,4 +40,5 @@ def options(name: str) -> list[str]:
 
 def codes() -> list[str]:
     """Give the table of codes, line by line."""
-    return ["| code | |", "|---|---|", *(f"| {code} | {meaning} |" for code, meaning in PROBLEM_CODES.items())]
+    rows = (f"| {code} | {meaning} | {PROBLEM_REMEDIES[code]} |" for code, meaning in PROBLEM_CODES.items())
+    return ["| code | meaning | what to change |", "|---|---|---|", *rows]

@@ -75,6 +75,7 @@ COMMAND_NAMES: Final = {
     "undrain": "control",
     "top": "top",
     "probe": "probe",
+    "explain": "explain",
     "demo": "demo",
     "hash-password": "credentials",
     "new-token": "credentials",
@@ -105,6 +106,10 @@ COMMAND_SYNONYMS: Final = {
     "passwd": "hash-password",
     "htpasswd": "hash-password",
     "token": "new-token",
+    "why": "explain",
+    "describe": "explain",
+    "reason": "explain",
+    "reasons": "explain",
 }
 """What other programs call a command; an unknown command is answered with the name used here."""
 

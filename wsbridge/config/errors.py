@@ -199,9 +199,10 @@ def printable(line: str) -> str:
 
 
 def closest_match(word: str, choices: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """Return the choice that a word resembles most, or None."""
-    close = difflib.get_close_matches(word.lower(), list(choices), n=1, cutoff=cutoff)
-    return close[0] if close else None
+    """Return the choice that a word resembles most, whatever its case, or None."""
+    by_lower_case = {choice.lower(): choice for choice in choices}
+    close = difflib.get_close_matches(word.lower(), list(by_lower_case), n=1, cutoff=cutoff)
+    return by_lower_case[close[0]] if close else None
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
