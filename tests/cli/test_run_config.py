@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
 import pytest
 
 from tests.cli.program import invoke
 from wsbridge.cli.main import CliError
-from wsbridge.cli.run import DEFAULT_CONFIG_FILES, find_config
+from wsbridge.cli.run import DEFAULT_CONFIG_FILES, find_config, find_config_or_log
 
 WRONG = """\
 listeners:
@@ -81,3 +82,20 @@ def test_unreadable(tmp_path: Path, content: bytes | None, said: str) -> None:
 
     assert result.exit_code == 78
     assert f"{file}{said}" in result.output
+
+
+def test_that_there_is_no_file_is_a_record(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """In a format that programs read, it is a line of the log with its priority; on a terminal a sentence."""
+    monkeypatch.setattr("wsbridge.cli.run.find_config", _no_file)
+    with pytest.raises(click.exceptions.Exit) as ended:
+        find_config_or_log(None, "journal")
+    assert ended.value.exit_code == 78
+    assert capfd.readouterr().err == '<3>config.error problem=E001 detail="no configuration file"\n'
+
+    with pytest.raises(CliError):
+        find_config_or_log(None, "console")
+    assert capfd.readouterr().err == ""
+
+
+def _no_file(path: str | None) -> str:
+    raise CliError("no configuration file", 78)

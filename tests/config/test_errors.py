@@ -123,6 +123,12 @@ def test_guesses(word: str, guess: str | None) -> None:
     assert did_you_mean(word, choices) == (f' (did you mean "{guess}"?)' if guess else "")
 
 
+def test_a_beginning_is_the_nearest() -> None:
+    """Of two that are as near, the one that a word begins is meant; the case of a choice is kept."""
+    assert closest_match("prot", ["bind", "route", "protocol"]) == "protocol"
+    assert closest_match("e012", ["E012", "E013"]) == "E012"
+
+
 def test_all_problems_are_the_text_of_the_error() -> None:
     """In the order in which they are given."""
     error = ConfigError([problem(source=""), problem(source="", setting="c")])

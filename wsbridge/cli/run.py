@@ -103,6 +103,28 @@ def find_config(
     )
 
 
+def find_config_or_log(path: str | None, log_format: str) -> str:
+    """Choose the file to read; that there is none is logged, unless the format of the log is console.
+
+    Args:
+        path: As given on the command line; None if it was not.
+        log_format: Of the log.
+
+    Raises:
+        CliError: There is none; it has not been reported yet.
+        click.exceptions.Exit: There is none; it has been logged.
+    """
+    try:
+        return find_config(path)
+    except CliError as error:
+        if choose_format(log_format, 2) == "console":
+            raise
+        writer = start_log("info", log_format)
+        log.error("config.error", problem="E001", detail=error.message)
+        writer.stop()
+        raise click.exceptions.Exit(error.exit_code) from None
+
+
 def load_config(path: str, *, check_files: bool = True) -> LoadedConfig:
     """Load a file, or standard input for `-`; relative paths in it then begin at the working directory.
 
@@ -338,7 +360,7 @@ def run_command(
     failed, 78 invalid configuration (all errors are reported at once). With a log format other than console, errors at
     start are written to the log.
     """
-    found = find_config(only_path(file, path))
+    found = find_config_or_log(only_path(file, path), log_format or "auto")
     loaded = read_config(found, log_format or "auto").without_places()
     load = None if found == STDIN else partial(load_config, str(Path(found).absolute()))
     take_over = takeover_path(address, loaded.config) if takeover else None

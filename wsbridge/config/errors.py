@@ -10,6 +10,8 @@ from typing import Final, Literal
 
 MAX_SOURCE_CHARS = 160
 """Characters of a source line that are shown."""
+MIN_BEGINNING = 4
+"""Letters of a word that may be the beginning of the one that is meant."""
 MAX_SAME_SETTINGS = 20
 """Further settings with the same warning that are named in its line."""
 MAX_MESSAGE_CHARS = 1000
@@ -202,6 +204,9 @@ def closest_match(word: str, choices: Iterable[str], cutoff: float = 0.6) -> str
     """Return the choice that a word resembles most, whatever its case, or None."""
     by_lower_case = {choice.lower(): choice for choice in choices}
     close = difflib.get_close_matches(word.lower(), list(by_lower_case), n=1, cutoff=cutoff)
+    begun = [choice for choice in by_lower_case if len(word) >= MIN_BEGINNING and choice.startswith(word.lower())]
+    if close and len(begun) == 1:
+        close = begun
     return by_lower_case[close[0]] if close else None
 
 
