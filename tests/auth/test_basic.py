@@ -82,7 +82,7 @@ async def test_malformed_credentials_are_wrong_ones(users: Path) -> None:
         assert isinstance(found, Rejected)
         assert (found.reason, found.failed_login) == (Reason.UNAUTHENTICATED, tried)
         assert challenges(found) == ('Basic realm="the office", charset="UTF-8"',)
-        other = "; Authorization has the scheme Bearer, where this route requires Basic"
+        other = "; Authorization has the scheme Bearer, not Basic"
         assert found.detail.endswith(other) == (value == b"Bearer abc")
 
 

@@ -61,7 +61,7 @@ def test_no_other_place_is_looked_at() -> None:
         (
             ((b"authorization", b"basic YTpi"),),
             ("binary",),
-            "; Authorization has the scheme Basic, where this route requires Bearer",
+            "; Authorization has the scheme Basic, not Bearer",
         ),
         (((b"authorization", b"s3cret"),), (), "; Authorization has another scheme than Bearer"),
         (((b"cookie", b"sid=; a=b"),), ("wsbridge.tokens", "Wsbridge.Token.abc"), ""),

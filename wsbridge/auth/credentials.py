@@ -165,7 +165,7 @@ def describe_other_scheme(request: Request, required: str) -> str:
     scheme = _KNOWN_SCHEMES.get(shown.partition(b" ")[0].lower())
     if scheme is None:
         return f"; Authorization has another scheme than {required}"
-    return f"; Authorization has the scheme {scheme}, where this route requires {required}"
+    return f"; Authorization has the scheme {scheme}, not {required}"
 
 
 def _in_subprotocols(context: ConnectionContext) -> bytes | None:
