@@ -400,8 +400,18 @@ async def test_the_root_is_redirected(site: Path) -> None:
         (b"bytes=-5", 206, b"</h1>", "bytes 8-12/13"),
         (b"bytes=-99", 206, b"<h1>home</h1>", "bytes 0-12/13"),
         (b"bytes=4-999", 206, b"home</h1>", "bytes 4-12/13"),
-        (b"bytes=13-", 416, b"416 Range Not Satisfiable\n", "bytes */13"),
-        (b"bytes=-0", 416, b"416 Range Not Satisfiable\n", "bytes */13"),
+        (
+            b"bytes=13-",
+            416,
+            b"416 Range Not Satisfiable: The file is shorter than the requested range. (id=0)\n",
+            "bytes */13",
+        ),
+        (
+            b"bytes=-0",
+            416,
+            b"416 Range Not Satisfiable: The file is shorter than the requested range. (id=0)\n",
+            "bytes */13",
+        ),
         (b"bytes=5-4", 200, b"<h1>home</h1>", None),
         (b"bytes=-", 200, b"<h1>home</h1>", None),
         (b"bytes=0-1,3-4", 200, b"<h1>home</h1>", None),
@@ -551,3 +561,17 @@ def test_text_tells_its_characters() -> None:
     """Every text type says UTF-8, and suffixes are in the form in which they are looked up."""
     assert all("charset=utf-8" in kind for kind in MEDIA_TYPES.values() if kind.startswith("text/"))
     assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in MEDIA_TYPES)
+
+
+async def test_what_a_client_reads_of_a_file_that_is_not_there(site: Path) -> None:
+    """One sentence and the number of the connection: text, or a page for a browser that navigates."""
+    text = await get(site, "/gone")
+    page = await get(site, "/gone", headers=[(b"accept", b"text/html,*/*;q=0.8")])
+    head = await get(site, "/gone", method="HEAD")
+
+    assert text.body == b"404 Not Found: There is no such file. (id=0)\n"
+    assert text.content_length == head.content_length == len(text.body)
+    assert head.body is None
+    assert page.body is not None
+    assert b"<p>There is no such file.</p>" in page.body
+    assert (header(page, "Content-Security-Policy") or "").startswith("default-src 'none'; ")

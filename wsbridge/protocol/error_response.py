@@ -58,6 +58,27 @@ def prefers_html(request: Request | None) -> bool:
     return html_weight > 0 and html_weight >= max(weights.get(b"text/plain", 0.0), weights.get(b"*/*", 0.0))
 
 
+def error_content(
+    status: int, name: str, sentence: str, connection_id: int, request: Request | None
+) -> tuple[list[tuple[str, str]], bytes]:
+    """Return the headers and the body of the response to a rejected request.
+
+    Args:
+        status: HTTP status.
+        name: Name of the reason.
+        sentence: What is wrong, for the client; it may quote what the client sent.
+        connection_id: Number of the connection in the log.
+        request: The request, if it could be read: a browser gets a page.
+    """
+    if prefers_html(request):
+        title = html.escape(f"{status} {reason_phrase(status)}".rstrip())
+        text = html.escape(sentence[:1].upper() + sentence[1:])
+        page = _PAGE % (title, title, text, html.escape(name), connection_id)
+        return [*_PAGE_HEADERS, *_COMMON_HEADERS], page.encode("utf-8", "backslashreplace")
+    line = f"{name}: {sentence} (id={connection_id})\n"
+    return [*_TEXT_HEADERS, *_COMMON_HEADERS], line.encode("utf-8", "backslashreplace")
+
+
 def encode_error_response(
     status: int,
     name: str,
@@ -66,26 +87,13 @@ def encode_error_response(
     headers: Iterable[tuple[str, str]] = (),
     request: Request | None = None,
 ) -> bytes:
-    """Write the response to a rejected request; the connection closes after it.
+    """Write the response to a rejected request, with more header lines; the connection closes after it.
 
-    Args:
-        status: HTTP status.
-        name: Name of the reason.
-        sentence: What is wrong, for the client; it may quote what the client sent.
-        connection_id: Number of the connection in the log.
-        headers: Header lines besides.
-        request: The request, if it could be read: a browser gets a page, and HEAD no body.
+    The other arguments are those of `error_content`; the response to a HEAD request has no body.
 
     Raises:
         ValueError: A header cannot be written.
     """
-    if prefers_html(request):
-        title = html.escape(f"{status} {reason_phrase(status)}".rstrip())
-        text = html.escape(sentence[:1].upper() + sentence[1:])
-        body = (_PAGE % (title, title, text, html.escape(name), connection_id)).encode("utf-8", "backslashreplace")
-        kind: tuple[tuple[str, str], ...] = _PAGE_HEADERS
-    else:
-        body = f"{name}: {sentence} (id={connection_id})\n".encode("utf-8", "backslashreplace")
-        kind = _TEXT_HEADERS
-    head = encode_response_head(status, (*headers, *kind, *_COMMON_HEADERS), content_length=len(body))
+    more, body = error_content(status, name, sentence, connection_id, request)
+    head = encode_response_head(status, (*headers, *more), content_length=len(body))
     return head if request is not None and request.method == "HEAD" else head + body

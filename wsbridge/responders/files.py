@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path, PurePosixPath
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
 import trio
 
 from wsbridge.context import ConnectionContext
-from wsbridge.protocol.http1 import Request
-from wsbridge.responders.base import SAFE_METHODS, Header, HttpResponse, plain_text_response
+from wsbridge.protocol.error_response import error_content
+from wsbridge.protocol.http1 import Request, reason_phrase
+from wsbridge.responders.base import SAFE_METHODS, Header, HttpResponse
 
 DEFAULT_MEDIA_TYPE = "application/octet-stream"
 
@@ -169,9 +171,7 @@ class StaticFiles:
             names = parse_file_path(request.path, self._options.prefix, self._options.index)
             return self._finish(await self._open_in_thread(names, request))
         except FileRequestError as error:
-            return self._finish(
-                plain_text_response(error.status, request.method, extra_headers=error.headers, detail=error.detail)
-            )
+            return self._finish(_error_response(error, request, context.id))
 
     async def _open_in_thread(self, names: list[str], request: Request) -> HttpResponse:
         opening = _Opening(lambda: self._open(names, request))
@@ -504,6 +504,24 @@ def _check_beneath(fd: int, root: Path) -> None:
     """Reject a file that turned out to be outside the directory, whatever its name said before it was opened."""
     if not Path(f"/proc/self/fd/{fd}").readlink().is_relative_to(root):
         raise FileRequestError(HTTPStatus.NOT_FOUND, "the file was swapped for one outside the directory")
+
+
+_SENTENCES: Final = {
+    HTTPStatus.BAD_REQUEST: "The path of the URL is malformed.",
+    HTTPStatus.NOT_FOUND: "There is no such file.",
+    HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE: "The file is shorter than the requested range.",
+    HTTPStatus.SERVICE_UNAVAILABLE: "The file cannot be read at present. Try again later.",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "The file cannot be read. Report this to the operator.",
+}
+"""What a client reads; the cause is in the log."""
+
+
+def _error_response(error: FileRequestError, request: Request, connection_id: int) -> HttpResponse:
+    phrase = f"{error.status} {reason_phrase(error.status)}"
+    more, body = error_content(error.status, phrase, _SENTENCES[HTTPStatus(error.status)], connection_id, request)
+    shown = None if request.method == "HEAD" else body
+    headers = [*error.headers, *more]
+    return HttpResponse(error.status, headers, body=shown, content_length=len(body), detail=error.detail)
 
 
 def _file_request_error(error: OSError) -> FileRequestError:
