@@ -25,6 +25,11 @@ def topic_of(name: str, kind: str) -> Topic:
     return found
 
 
+def title(page: str) -> str:
+    """Give the title of a page."""
+    return (DOCS / page.partition("#")[0]).read_text().partition("\n")[0].removeprefix("# ")
+
+
 def reasons() -> Iterator[str]:
     """Give the table of reasons, line by line."""
     yield "| reason | HTTP status before the 101 | close code after it | TCP side | meaning |"
@@ -43,7 +48,7 @@ def causes() -> Iterator[str]:
             explanation = REASON_EXPLANATIONS[reason.value]
             yield f"### {reason.value}"
             yield ""
-            more = "".join(f" See [{page}]({page})." for page in explanation.pages)
+            more = "".join(f" See [{title(page)}]({page})." for page in explanation.pages)
             yield f"Caused by {explanation.caused_by}.{more}"
             yield ""
             yield "| cause | what to change |"
