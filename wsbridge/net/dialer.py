@@ -164,10 +164,10 @@ async def dial(
     progress.enter(f"looking up {host}")
     try:
         addresses = resolver.cached(host, port)
-        if addresses is None:
-            addresses = await resolver.resolve(host, port, client, progress.specify)
-        else:
+        if addresses:
             progress.note("cached")
+        else:
+            addresses = await resolver.resolve(host, port, client, progress.specify)
         for address in addresses[:MAX_DIAL_ADDRESSES]:
             progress.note(address)
     except OSError as error:
