@@ -22,11 +22,11 @@ A file imports only from its own line of this table or lines above it; `protocol
 
     `reasons`
     `protocol` `config`
-    `log` `net` `limits` `reloading_file` `file_watcher` `ttl_cache`
+    `log` `net` `limits` `reloading_file` `file_watcher` `ttl_cache` `explanations`
     `relay`
     `context` `auth` `responders` `backends` `frontend` `real_ip`
     `registry` `services` `generation` `admission` `access_log` `debug_log`
-    `connection` `server` `pressure` `reload` `watchdog` `admin` `revocation` `daemon` `demo` `probe` `top` `explanations`
+    `connection` `server` `pressure` `reload` `watchdog` `admin` `revocation` `daemon` `demo` `probe` `top`
     `cli`
 """
 
