@@ -46,6 +46,7 @@ URL = "ws://gw.example.org/"
         ([URL, "--token", "two words"], "--token: a token is printable ASCII"),
         ([URL, "--token-file", "/nonexistent"], "--token-file: /nonexistent: No such file"),
         ([URL, "--proxy", "socks5://a:1"], "--proxy: socks5 proxies are not supported"),
+        (["wss://gw.example.org/", "--server-name", ".example.org"], "--server-name: "),
         (["wss://gw.example.org/", "--client-key", "x"], "--client-key needs --client-cert"),
         (["wss://gw.example.org/", "--ca", "/nonexistent"], "/nonexistent: cannot be read"),
     ],

@@ -10,7 +10,13 @@ from wsbridge.protocol.http1 import Headers
 from wsbridge.reasons import REASONS, Reason
 
 NOT_GIVEN_TO_CLIENTS = {"client_closed"}
-TEXT = Headers([(b"Content-Type", b"text/plain; charset=utf-8")])
+TEXT = Headers(
+    [
+        (b"Content-Type", b"text/plain; charset=utf-8"),
+        (b"X-Content-Type-Options", b"nosniff"),
+        (b"Cache-Control", b"no-store"),
+    ]
+)
 
 
 def test_every_reason_that_a_client_can_get_is_explained() -> None:
@@ -57,9 +63,9 @@ def test_close_codes(code: int | None, text: str, cause: str) -> None:
     ],
 )
 def test_the_reason_of_an_answer(body: bytes, reason: Reason | None) -> None:
-    """It is the first word, of a text and not of a page."""
+    """It is the first word, of a text with the headers of wsbridge and not of another server's."""
     assert find_reason(TEXT, body) is reason
-    assert find_reason(Headers([(b"Content-Type", b"text/html")]), body) is None
+    assert find_reason(Headers([(b"Content-Type", b"text/plain; charset=utf-8")]), body) is None
 
 
 @pytest.mark.parametrize(

@@ -181,13 +181,30 @@ def test_fewer_connections_than_wanted() -> None:
     def handle(sock: socket.socket) -> None:
         nonlocal count
         count += 1
-        if count <= 9:
+        if count <= 8:
             websocket(sock)
 
     with serving(handle) as port:
         done = find(f"ws://127.0.0.1:{port}/")
     assert done.code == 0, done.facts
+    assert done.facts["idle"]["survived_seconds"] > 0.5
     assert any("connections were not accepted" in note for note in done.step("idle")["notes"])
+
+
+def test_no_further_connection() -> None:
+    """A server that accepts only one: nothing is found out."""
+    count = 0
+
+    def handle(sock: socket.socket) -> None:
+        nonlocal count
+        count += 1
+        if count == 1:
+            websocket(sock)
+
+    with serving(handle) as port:
+        done = find(f"ws://127.0.0.1:{port}/")
+    assert (done.failed, done.code) == ("idle", 20)
+    assert "Another connection is not accepted" in done.cause
 
 
 def test_ctrl_c_prints_what_is_known() -> None:

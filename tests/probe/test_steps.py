@@ -190,6 +190,23 @@ def test_a_proxy_of_http_1_0(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "opened a tunnel to gw.example.org:80" in done.step("proxy")["text"]
 
 
+def test_tls_through_a_proxy() -> None:
+    """The certificate is that of the server, and also asked for once more through the proxy."""
+
+    def handle(sock: socket.socket) -> None:
+        assert read_head(sock).startswith("CONNECT gw.example.org:443 ")
+        sock.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        over_tls(certificates.server("gw.example.org"), websocket)(sock)
+
+    with serving(handle) as port:
+        args = ("wss://gw.example.org/", "--proxy", f"http://127.0.0.1:{port}")
+        done = probe(*args, "--ca", certificates.ca_file())
+        assert (done.code, done.step("tls")["facts"]["certificate_names"]) == (0, ["gw.example.org"])
+        done = probe(*args)
+        done.expect("tls", 13, "Own Authority.* is not trusted here", "--ca FILE")
+        assert done.step("tls")["facts"]["certificates_sent"] == 1
+
+
 # ---- TLS
 
 

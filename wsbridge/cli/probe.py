@@ -141,7 +141,7 @@ def _read_options(url: str, given: Mapping[str, Any]) -> ProbeOptions:
         target=target,
         context=_read_context(given, websocket=websocket) if tls else None,
         insecure=given["insecure"],
-        server_name=(server_name or target.host).strip("[]").rstrip("."),
+        server_name=(server_name or target.host).strip("[]").partition("%")[0].rstrip("."),
         host=given["host"] or _default_host(target, server_name),
         origin=given["origin"],
         headers=headers,
@@ -155,6 +155,7 @@ def _read_options(url: str, given: Mapping[str, Any]) -> ProbeOptions:
         idle=None if given["idle"] is None else _read_time("--idle", given["idle"]),
     )
     _check_sendable(options)
+    _check_server_name(options)
     return options
 
 
@@ -298,6 +299,15 @@ def _check_sendable(options: ProbeOptions) -> None:
         raise CliError(text, EXIT_USAGE) from None
 
 
+def _check_server_name(options: ProbeOptions) -> None:
+    """Reject a name that cannot be sent in TLS."""
+    if options.context is not None:
+        try:
+            options.context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=options.server_name)
+        except ValueError as error:
+            raise CliError(f"--server-name: {error}", EXIT_USAGE) from None
+
+
 # ---- running and printing
 
 
@@ -364,7 +374,7 @@ def _print_step(report: StepReport) -> None:
     _print(f"{mark} {label} {report.text}{time}")
     indent = " " * (len(click.unstyle(mark)) + len(label) + 2)
     for note in report.notes:
-        _print(f"{indent}{note}")
+        _print_paragraph(indent, note)
 
 
 def _time_text(seconds: float) -> str:

@@ -187,6 +187,8 @@ class IdleFinder:
         self._on_progress = on_progress
         self._scopes: dict[int, trio.CancelScope] = {}
         self._opening = trio.Lock()
+        self._unopened = len(IDLE_FRACTIONS)
+        self._all_idle_opened = trio.Event()
         self._failure: StepFailedError | None = None
 
     async def run(self) -> tuple[StepReport, Diagnosis | None]:
@@ -216,7 +218,7 @@ class IdleFinder:
                 if scope is not None:
                     enough = started + ENOUGH_CUTS * max(found.cut or 0.0, one.seconds)
                     scope.deadline = max(until, min(enough, started + self._limit))
-        if self._failure is not None and not any(one.state in ("survived", "cut") for one in found.tries):
+        if self._failure is not None and not any(one.state in ("survived", "cut") for one in idle):
             raise self._failure
         return self._finish(trio.current_time() - started)
 
@@ -265,6 +267,9 @@ class IdleFinder:
     async def _hold(self, one: IdleTry) -> None:
         """Let a connection be idle, then ping it."""
         session = await self._open(one)
+        self._unopened -= 1
+        if self._unopened == 0:
+            self._all_idle_opened.set()
         if session is None:
             return
         opened = trio.current_time()
@@ -300,6 +305,7 @@ class IdleFinder:
 
     async def _keep_pinging(self, one: IdleTry) -> None:
         """Ping a connection in its interval, until it is cut or has lasted long enough."""
+        await self._all_idle_opened.wait()  # a server may accept only some connections: these come first
         session = await self._open(one)
         if session is None:
             return
@@ -353,7 +359,9 @@ class IdleFinder:
         found = self.result
         notes = self._notes()
         if found.cut is None:
-            text = f"connections may be idle for {seconds_text(found.survived)}"
+            text = (
+                f"connections that are idle for {seconds_text(found.survived)} survive, the longest time that was tried"
+            )
             return StepReport(ProbeStep.IDLE, "ok", text, seconds, notes, found.facts()), None
         report = StepReport(ProbeStep.IDLE, "failed", self._cut_text(), seconds, notes, found.facts())
         return report, self._diagnose(found.cut)

@@ -104,7 +104,7 @@ def name_http_server(headers: Headers, body: bytes) -> str:
 
 def find_reason(headers: Headers, body: bytes) -> Reason | None:
     """Return the reason with which wsbridge rejected a request; None where the answer is not one of wsbridge's."""
-    if not (headers.get(b"content-type") or b"").lower().startswith(b"text/plain"):
+    if not is_like_wsbridge(headers):
         return None
     found = _REASON_WORD.match(body)
     return None if found is None else _REASON_NAMES.get(found[1].decode("ascii"))

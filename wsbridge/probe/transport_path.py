@@ -183,10 +183,16 @@ class TransportPath:
     async def _connect_tcp(self) -> socket.socket:
         addresses = interleave_families(await self._look_up())[:MAX_DIAL_ADDRESSES]
         attempts = [AddressAttempt(address) for address in addresses]
-        async with trio.open_nursery() as nursery:
-            nursery.cancel_scope.deadline = trio.current_time() + self._options.timeout
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.cancel_scope.deadline = trio.current_time() + self._options.timeout
+                for one in attempts:
+                    nursery.start_soon(self._attempt, one, nursery.cancel_scope)
+        except BaseException:
             for one in attempts:
-                nursery.start_soon(self._attempt, one, nursery.cancel_scope)
+                if one.sock is not None:
+                    one.sock.close()
+            raise
         connected = next((one for one in attempts if one.sock is not None), None)
         facts = {"attempts": [_attempt_facts(one) for one in attempts]}
         if connected is None or connected.sock is None:
@@ -312,6 +318,9 @@ class TransportPath:
         with trio.move_on_after(self._guess_timeout * 2):
             try:
                 plain = await self._dial_again(self._guess_timeout)
+            except StepFailedError:
+                return ShownCertificate(chain)
+            try:
                 if self._proxy is not None:
                     await self._proxy.connect(plain, self._options.target.host, self._options.target.port)
                 secured = await start_tls(
@@ -322,8 +331,10 @@ class TransportPath:
                 )
                 chain = secured.peer_chain()
                 secured.close()
-            except (OSError, Rejected, StepFailedError):
+            except (OSError, Rejected):
                 pass
+            finally:
+                plain.abort()
         return ShownCertificate(chain)
 
     async def _diagnose_tls(self, error: OSError, text: str) -> Diagnosis:

@@ -140,10 +140,11 @@ class Walk:
         if not session.received:
             text = f"open, and silent for {self._options.wait:g} s, as services are that wait for the client"
             self._report(StepReport(ProbeStep.BACKEND, "ok", text))
-            return
-        text = f"sends {describe_greeting(session.greeting)}"
-        facts = {"greeting": name_service(session.greeting)}
-        self._report(StepReport(ProbeStep.BACKEND, "ok", text, seconds, facts=facts))
+        else:
+            text = f"sends {describe_greeting(session.greeting)}"
+            facts = {"greeting": name_service(session.greeting)}
+            self._report(StepReport(ProbeStep.BACKEND, "ok", text, seconds, facts=facts))
+        await session.close()
 
     # ---- WebSocket
 
