@@ -468,6 +468,18 @@ def test_a_subprotocol_that_does_not_fit(headers: tuple[str, ...], cause: str) -
     done.expect("subprotocol", 16, cause, "subprotocol")
 
 
+def test_tokens_in_subprotocols_are_not_shown() -> None:
+    """As pages send them: neither where they were offered nor where a server that is wrong selects them."""
+    token = "wsbridge.token.hidden-word"
+    with serving(switched(answer_pings, f"Sec-WebSocket-Protocol: {token}")) as port:
+        url = f"ws://127.0.0.1:{port}/"
+        selected = probe(url, "--subprotocol", "mqtt", "--subprotocol", token)
+        other = probe(url, "--subprotocol", "mqtt")
+    assert "wsbridge.token.***" in selected.step("subprotocol")["text"]
+    assert "hidden-word" not in str(selected.facts)
+    other.expect("subprotocol", 16, "was not offered", "Correct the server")
+
+
 BASIC = 'WWW-Authenticate: Basic realm="x"'
 
 

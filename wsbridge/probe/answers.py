@@ -190,7 +190,7 @@ def _diagnose_credentials(found: Diagnosis, facts: HttpFacts, options: ProbeOpti
     if wanted and sent in ("Basic", "Bearer") and sent.lower() not in {one.lower() for one in wanted}:
         option = "--user NAME" if "Basic" in wanted else "--token-file FILE"
         cause = f"The server accepts {' or '.join(wanted)}, and {options.credential} was sent."
-        return Diagnosis(found.step, cause, (f"Send what it accepts: {option}", *found.cures))
+        return Diagnosis(found.step, cause, (f"Send what it accepts: {option}", *found.cures[1:]))
     cause = f"The credentials are not valid: {options.credential} was sent{wants}."
     return Diagnosis(
         found.step, cause, ("Check name, password or token: expired, for another route, misspelled", *found.cures)

@@ -7,7 +7,9 @@ from typing import Final
 from wsbridge.probe.steps import Diagnosis, ProbeStep
 from wsbridge.reasons import Reason
 
-_LOG: Final = "The log of wsbridge has the detail{}: journalctl -u wsbridge | grep {}"
+_LOG: Final = (
+    "The log of wsbridge has the detail{0}: journalctl -u wsbridge | grep {1}; more causes: wsbridge explain {1}"
+)
 _FROM_THERE: Final = (
     "On the host of wsbridge, probe the backend itself: wsbridge probe URL, with the URL of the route's backend"
 )

@@ -9,6 +9,7 @@ from typing import Final
 
 import trio
 
+from wsbridge.log.format import redact
 from wsbridge.net.resolver import Resolver
 from wsbridge.net.transport import SocketTransport
 from wsbridge.probe.answers import (
@@ -271,6 +272,7 @@ class Walk:
             )
             raise StepFailedError(diagnosis, f"offered {options.shown_subprotocols}, none selected")
         if options.subprotocols:
+            chosen = redact(chosen or "")
             text = f"offered {options.shown_subprotocols}, selected {chosen}"
             self._report(StepReport(ProbeStep.SUBPROTOCOL, "ok", text, facts={"selected": chosen}))
         else:
