@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from websockets.exceptions import WebSocketException
 
-from tests.authority import folder, listener_tls
+from tests.authority import listener_tls
 from tests.clients.program import free_port
 from tests.clients.proxies import ask, haproxy, nginx, report_head, temporary
 from tests.clients.servers import serving
@@ -37,32 +36,6 @@ def check_client(bridge: Daemon, address: str) -> None:
     """Look whether the one line of the connection has the client and the proxy."""
     line = bridge.wait("connection.closed")
     assert (line["peer"], line["via"]) == (address, ["127.0.0.1"])
-
-
-def test_haproxy_in_front_by_the_example(tmp_path: Path) -> None:
-    """With the two files of conf/, the client's address is in the log and at the backend; others are turned away."""
-    pem = tmp_path / "gw.pem"
-    pem.write_text((folder() / "cert.pem").read_text() + (folder() / "key.pem").read_text())
-    port = free_port()
-    with serving(report_head) as back:
-        text = (CONF / "behind-haproxy.yaml").read_text()
-        text = text.replace("127.0.0.1:8080", "127.0.0.1:0")
-        text = text.replace("tcp://10.0.0.5:5900", f"{{url: 'tcp://127.0.0.1:{back}', proxy_protocol: v2}}")
-        with Daemon(text) as bridge:
-            config = (CONF / "haproxy.cfg").read_text().replace(":443", f"127.0.0.1:{port}")
-            config = config.replace("/etc/haproxy/tls/gw.pem", str(pem))
-            config = config.replace("127.0.0.1:8080", f"127.0.0.1:{bridge.port()}")
-            with haproxy(tmp_path, port, config):
-                address, answer = ask(f"wss://gw.example.org:{port}/vnc", port)
-            assert answer == address
-            check_client(bridge, address)
-            with pytest.raises((OSError, WebSocketException, EOFError)):
-                ask(f"ws://gw.example.org:{bridge.port()}/vnc", bridge.port())
-            (refused,) = bridge.wait("connection.rejected") and bridge.log_lines("connection.rejected")
-            assert (refused["reason"], refused["detail"]) == (
-                "bad_proxy_header",
-                "127.0.0.9 is not in trusted_proxies",
-            )
 
 
 @pytest.mark.parametrize(("way", "tls"), [*((way, False) for way in WAYS), *((way, True) for way in WAYS if way)])
