@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address
+from socket import AF_INET6, inet_ntop
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,7 +25,7 @@ LIMIT = 600
 ports = st.integers(0, 65535)
 places = st.one_of(
     st.builds(lambda host, port: SockEndpoint(str(host), port), st.ip_addresses(v=4), ports),
-    st.builds(lambda host, port: SockEndpoint(str(host), port), st.ip_addresses(v=6), ports),
+    st.builds(lambda host, port: SockEndpoint(inet_ntop(AF_INET6, host.packed), port), st.ip_addresses(v=6), ports),
     st.builds(lambda path: SockEndpoint("", 0, path.rstrip(b"\0")), st.binary(max_size=108)),
 )
 words = st.sampled_from(["PROXY", "TCP4", "TCP6", "UNKNOWN", "203.0.113.7", "::1", "0", "443", "65536", "", "x" * 60])
