@@ -6,11 +6,11 @@ from tests.rejections import outcome
 from tests.serving import config_of, written
 from wsbridge.admission import AdmittedRequest, admit, find_route
 from wsbridge.backends.base import DialServices
+from wsbridge.counters import RouteStats
 from wsbridge.generation import build_generation
 from wsbridge.net.resolver import Resolver
 from wsbridge.protocol.http1 import Headers, Request, bad_request
 from wsbridge.reasons import Reason, Rejected, Termination
-from wsbridge.services import RouteStats
 
 BACK = {"backend": "tcp://127.0.0.1:9", "auth": "none"}
 ASK = [

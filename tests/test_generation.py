@@ -15,13 +15,13 @@ from tests.serving import config_of, written
 from wsbridge.auth.identity import ANONYMOUS
 from wsbridge.backends.base import DialRequest, DialServices
 from wsbridge.backends.tcp import TcpBackend
+from wsbridge.counters import RouteStats
 from wsbridge.generation import build_generation
 from wsbridge.net.resolver import Resolver
 from wsbridge.protocol.http1 import Headers, Request
 from wsbridge.reasons import Rejected
 from wsbridge.responders.base import FixedStatus
 from wsbridge.responders.files import StaticFiles
-from wsbridge.services import RouteStats
 
 BACK = {"backend": "tcp://127.0.0.1:9", "auth": "none"}
 

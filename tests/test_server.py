@@ -318,7 +318,7 @@ async def test_route_statistics_outlive_connections():
             await served.quiet()
         stats = served.server.services.route_stats("app")
         assert (stats.active, stats.relayed, stats.bytes_to_backend, stats.bytes_to_client) == (0, 2, 10, 10)
-        assert stats.terminations == {Reason.CLIENT_CLOSED: 2}
+        assert stats.closed == {("client_closed", "client"): 2}
 
 
 async def test_nothing_is_left_open():

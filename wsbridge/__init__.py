@@ -13,7 +13,8 @@ Reading order, along the path of one connection:
    configuration (`config`), with the classes that `registry` has for its sections.
 5. `backends`: the backend is chosen and dialed, by `net.dialer`; `responders`: routes that wsbridge answers itself.
 6. `relay`: `engine`, `loop`, `relay`, `endpoint` move the bytes; `protocol.websocket` is how they are framed.
-7. `reasons`: why it ended; `access_log`: its log line and its audit record; `debug_log`: what was decided before.
+7. `reasons`: why it ended; `access_log`: its log line, its audit record, and how they are counted (`counters`);
+   `debug_log`: what was decided before.
 
 Apart from that path: `cli` is the commands, `demo`, `probe` and `top` three of them; `explanations` is what reasons and
 codes mean; `log` is the log; `reloading_file`, `file_watcher` and `ttl_cache` are what their names say.
@@ -22,7 +23,7 @@ A file imports only from its own line of this table or lines above it; `protocol
 
     `reasons`
     `protocol` `config`
-    `log` `net` `limits` `reloading_file` `file_watcher` `ttl_cache` `explanations`
+    `log` `net` `limits` `counters` `reloading_file` `file_watcher` `ttl_cache` `explanations`
     `relay`
     `context` `auth` `responders` `backends` `frontend` `real_ip`
     `registry` `services` `generation` `admission` `access_log` `debug_log`

@@ -1,4 +1,4 @@
-"""The log line and the audit record of a connection."""
+"""The log line and the audit record of a connection, and the counters that go with them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from wsbridge.context import ConnectionContext
+from wsbridge.counters import ListenerStats, close_code_class
 from wsbridge.log.audit import AuditLog
 from wsbridge.log.logger import log
 from wsbridge.reasons import EMPTY_CONNECTION, REASONS, Reason, Termination
@@ -26,7 +27,7 @@ LOGGED_HEADERS = (b"host", b"origin", b"user-agent")
 
 
 class AccessLog:
-    """Writes the log lines and audit records of one connection.
+    """Writes the log lines and audit records of one connection, and counts what they say.
 
     Args:
         context: The connection.
@@ -34,6 +35,7 @@ class AccessLog:
         audit_log: The audit log; None if it is not configured.
         endings: Where the end of the connection is noted for the admin API; None for nowhere.
         redact_target: Returns the target of a request as it may be logged, without tokens.
+        listener_stats: The counters of its listener; those of its route are in the context.
 
     Attributes:
         connect_seconds: Duration of the dial, successful or not; None if the backend was not dialed.
@@ -46,6 +48,7 @@ class AccessLog:
         "_dial_started",
         "_endings",
         "_http",
+        "_listener_stats",
         "_redact_target",
         "connect_seconds",
         "rejected_target",
@@ -59,11 +62,13 @@ class AccessLog:
         audit_log: AuditLog | None = None,
         redact_target: Callable[[str], str] = str,
         endings: Endings | None = None,
+        listener_stats: ListenerStats | None = None,
     ) -> None:
         self._context = context
         self._endings = endings
         self._audit_log = audit_log
         self._http = http
+        self._listener_stats = ListenerStats() if listener_stats is None else listener_stats
         self._redact_target = redact_target
         self._dial_started: float | None = None
         self.connect_seconds: float | None = None
@@ -111,7 +116,10 @@ class AccessLog:
         """Note the duration of the dial, and the address that was reached; None if it failed."""
         context = self._context
         if self._dial_started is not None and self.connect_seconds is None:
-            self.connect_seconds = round(time.monotonic() - self._dial_started, 3)
+            seconds = time.monotonic() - self._dial_started
+            self.connect_seconds = round(seconds, 3)
+            if address is not None and context.route_stats is not None:
+                context.route_stats.connect_times.observe(seconds)
         context.backend_address = address or context.backend_address
 
     def _emit_audit(self, event: str, fields: dict[str, object]) -> None:
@@ -127,6 +135,8 @@ class AccessLog:
     def log_request(self, termination: Termination) -> None:
         """Log a response of wsbridge itself; a successful one at debug, since there are many of them."""
         context = self._context
+        if context.route_stats is not None and termination.status is not None:
+            context.route_stats.responses[termination.status] += 1
         request = context.request
         fields = {
             **self._connection_fields(),
@@ -188,12 +198,13 @@ class AccessLog:
             facts["subprotocol"] = context.subprotocol
 
     def log_closed(self, termination: Termination) -> None:
-        """Log the end: `connection.closed`, or `connection.rejected` if it was not relayed; both are audited."""
+        """Log and count the end: `connection.closed`, or `connection.rejected` if not relayed; both are audited."""
         context = self._context
         if termination.reason is Reason.SERVED:
             self.log_request(termination)
             return
         if not context.relayed and termination.detail == EMPTY_CONNECTION:
+            self._listener_stats.empty += 1
             log.debug("connection.empty", **self._connection_fields())
             return
         row = REASONS[termination.reason]
@@ -201,7 +212,7 @@ class AccessLog:
         if termination.reason is Reason.NO_ROUTE and context.request is not None and context.request.path == FAVICON:
             level = "debug"
         facts = self._connection_fields()
-        facts["reason"] = termination.reason.value
+        facts["reason"] = reason = termination.reason.value
         facts["initiator"] = termination.initiator
         if termination.detail:
             facts["detail"] = termination.detail
@@ -209,7 +220,9 @@ class AccessLog:
         self.dial_ended()
         if self.connect_seconds is not None:
             facts["connect_seconds"] = self.connect_seconds
-        facts["duration_seconds"] = round(time.monotonic() - context.started, 3)
+        seconds = time.monotonic() - context.started
+        self._count_end(reason, termination, seconds)
+        facts["duration_seconds"] = round(seconds, 3)
         if termination.close_code is not None:
             facts["close_code"] = termination.close_code
         if context.relayed:
@@ -226,3 +239,18 @@ class AccessLog:
             self._emit_audit("access.denied", facts)
         if self._endings is not None:
             self._endings.append((time.time(), event, context.peer.host, facts))
+
+    def _count_end(self, reason: str, termination: Termination, seconds: float) -> None:
+        """Count a connection that was relayed or rejected, after so many seconds."""
+        context, initiator = self._context, termination.initiator
+        stats = context.route_stats
+        if stats is None:
+            self._listener_stats.rejections[reason, initiator] += 1
+            return
+        if context.relayed:
+            stats.closed[reason, initiator] += 1
+            stats.durations.observe(seconds)
+        else:
+            stats.rejections[context.listener, reason, initiator] += 1
+        if termination.close_code is not None:
+            stats.close_codes[initiator, close_code_class(termination.close_code)] += 1

@@ -117,6 +117,7 @@ class Connection:
             audit_log=services.audit_log,
             redact_target=listener.redact_target,
             endings=services.endings,
+            listener_stats=listener.stats,
         )
         # Set by the steps:
         self._socket_family = 0
@@ -283,8 +284,6 @@ class Connection:
         termination = rejected.termination()
         self._access_log.rejected_target = rejected.target
         route = self._route
-        if route is not None and route.backend is not None:
-            route.stats.rejected += 1
         if self._front is not None and route is not None:
             return await self._services.engine.close_front(self._front, termination, route.relay_options)
         if self._started_transport is None:
@@ -483,7 +482,7 @@ class Connection:
     def _set_route(self, route: Route) -> None:
         """Note the route of the request, also where the route rejects it."""
         self._route = route
-        self._context.route = route.name
+        self._context.route, self._context.route_stats = route.name, route.stats
         self._context.backend = "" if route.backend is None else route.backend.name
         self._context.auth_required = route.auth is not None
 
@@ -706,11 +705,9 @@ class Connection:
             result = await self._services.engine.relay(context.id, front, back, options, counters, slot.shared_bucket)
         finally:
             stats.active -= 1
-            stats.bytes_to_backend += counters.bytes_to_backend
-            stats.bytes_to_client += counters.bytes_to_client
+            context.count_bytes(counters.bytes_to_backend, counters.bytes_to_client)
             context.relayed = True
             context.bytes_to_backend, context.bytes_to_client = counters.bytes_to_backend, counters.bytes_to_client
-        stats.terminations[result.reason] += 1
         return Termination(
             result.reason,
             result.initiator,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from wsbridge.auth.identity import ANONYMOUS, Identity
+from wsbridge.counters import RouteStats
 from wsbridge.net.address import Peer
 from wsbridge.protocol.http1 import Request
 from wsbridge.protocol.proxy import SockEndpoint
@@ -75,6 +76,7 @@ class ConnectionContext:
         request: The head of the current request; None on plain TCP, and before it is read.
         subprotocols: The subprotocols that the request offers. May hold secrets.
         route: Name of the route of the request; empty while it is unknown.
+        route_stats: The counters of that route; None while it is unknown.
         backend: Name of the route's backend; empty for none.
         auth_required: Whether the route authenticates its clients.
         identity: Who the client is.
@@ -85,6 +87,8 @@ class ConnectionContext:
         relayed: Whether it reached the relay.
         bytes_to_backend: Payload bytes relayed from the client.
         bytes_to_client: Payload bytes relayed from the backend.
+        counted_to_backend: Payload bytes from the client that are in the counters of the route.
+        counted_to_client: Payload bytes from the backend that are.
         chain: Marks of the routes, of this and other processes, that it came through before it was accepted.
         started: When it was accepted, by the monotonic clock.
         client: The limits on its address.
@@ -99,6 +103,7 @@ class ConnectionContext:
     request: Request | None = None
     subprotocols: tuple[str, ...] = ()
     route: str = ""
+    route_stats: RouteStats | None = None
     backend: str = ""
     auth_required: bool = False
     identity: Identity = ANONYMOUS
@@ -109,6 +114,8 @@ class ConnectionContext:
     relayed: bool = False
     bytes_to_backend: int = 0
     bytes_to_client: int = 0
+    counted_to_backend: int = 0
+    counted_to_client: int = 0
     chain: tuple[str, ...] = ()
     started: float = field(default_factory=time.monotonic)
     client: ClientGate = UNKNOWN_CLIENT
@@ -118,6 +125,20 @@ class ConnectionContext:
         self.request = None
         self.subprotocols = ()
         self.route = self.backend = ""
+        self.route_stats = None
         self.auth_required = False
         self.identity = ANONYMOUS
         self.response_started = False
+
+    def count_bytes(self, to_backend: int, to_client: int) -> None:
+        """Add payload bytes to the counters of the route, as far as they are not in them yet.
+
+        Args:
+            to_backend: All that were relayed from the client so far.
+            to_client: All that were relayed from the backend so far.
+        """
+        stats = self.route_stats
+        if stats is not None:
+            stats.bytes_to_backend += to_backend - self.counted_to_backend
+            stats.bytes_to_client += to_client - self.counted_to_client
+            self.counted_to_backend, self.counted_to_client = to_backend, to_client

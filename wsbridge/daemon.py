@@ -19,11 +19,13 @@ import trio
 from wsbridge import __version__
 from wsbridge.admin.api import AdminApi, MonitoringApi
 from wsbridge.admin.endpoints import AdminEndpoint, build_endpoints
+from wsbridge.admin.metrics import Metrics
 from wsbridge.admin.takeover import Handover, Takeover
 from wsbridge.config.base import KeyPath
 from wsbridge.config.load import LoadedConfig
 from wsbridge.config.model import Config
 from wsbridge.log.logger import log
+from wsbridge.log.writer import LogWriter
 from wsbridge.net.listeners import InheritedSockets, ListeningSockets
 from wsbridge.net.socket_activation import UNUSED_SOCKET_PROBLEM, receive_sockets
 from wsbridge.net.tls import silence_sni_decode_errors
@@ -183,6 +185,7 @@ async def serve(
     on_reloaded: Callable[[Config], None] = lambda _: None,
     references: Mapping[KeyPath, str] = MappingProxyType({}),
     take_over: str | None = None,
+    log_writer: LogWriter | None = None,
 ) -> ServeResult:
     """Serve until a signal, or until the one connection of `one_connection` has ended.
 
@@ -202,6 +205,7 @@ async def serve(
         on_reloaded: Called with each configuration that a reload has put into effect.
         references: What the file has where values refer to environment variables.
         take_over: Admin socket of a running process, whose listening sockets this one gets; see `admin.takeover`.
+        log_writer: Writes the log, and knows what was lost of it.
 
     Raises:
         ListenError: An address cannot be bound.
@@ -243,8 +247,9 @@ async def serve(
         endpoints: list[AdminEndpoint] = []
         reloader = Reloader(server, load, on_reloaded, endpoints, references)
         handover = Handover(server, endpoints, reloader, os.environ)
-        admin = AdminApi(server, reloader, partial(reload, server, notifier, reloader), handover.handle)
-        endpoints += build_endpoints(admin, MonitoringApi(server), os.environ, nursery, inherited)
+        metrics = Metrics(server, reloader, log_writer)
+        admin = AdminApi(server, reloader, partial(reload, server, notifier, reloader), handover.handle, metrics)
+        endpoints += build_endpoints(admin, MonitoringApi(server, metrics), os.environ, nursery, inherited)
         try:
             for endpoint in endpoints:
                 await endpoint.prepare(config)

@@ -23,6 +23,7 @@ from wsbridge.config import model
 from wsbridge.config.base import AuthSection
 from wsbridge.config.route import FilesConfig
 from wsbridge.config.unions import TOKENS_KEY, BackendSectionBase, UrlBackendSection
+from wsbridge.counters import ListenerStats, RouteStats
 from wsbridge.file_watcher import FileWatcher
 from wsbridge.net.loop_detection import new_route_mark
 from wsbridge.net.resolver import Resolver
@@ -36,7 +37,6 @@ from wsbridge.registry import AUTH, BACKENDS
 from wsbridge.relay.relay import RelayOptions
 from wsbridge.responders.base import FixedStatus, Responder
 from wsbridge.responders.files import FileOptions, StaticFiles, pattern_prefix
-from wsbridge.services import RouteStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +153,7 @@ class Listener:
         route: The one route of a listener with `protocol: tcp`.
         allow_http: Whether such a listener passes HTTP requests on.
         client_address_resolver: How proxies in front pass the client address; None where no proxy is trusted.
+        stats: Its counters.
     """
 
     name: str
@@ -164,6 +165,7 @@ class Listener:
     routes: RouteTable
     client_address_resolver: ClientAddressResolver | None = None
     allow_http: bool = False
+    stats: ListenerStats = field(default_factory=ListenerStats)
 
     def is_direct_client(self, host: str) -> bool:
         """Return whether an address is that of a client: trusted proxies have no limits per address."""
@@ -269,6 +271,7 @@ def build_generation(
     stats_for: Callable[[str], RouteStats],
     services: AuthServices | None = None,
     number: int = 1,
+    listener_stats_for: Callable[[str], ListenerStats] = lambda _: ListenerStats(),
 ) -> Generation:
     """Build a generation. It reads certificates and directories: once the event loop runs, call it in a thread.
 
@@ -278,6 +281,7 @@ def build_generation(
         stats_for: Returns the counters of a route by name; they outlive the generation.
         services: For the authentication methods. Default: of this generation alone.
         number: Of the generation.
+        listener_stats_for: Returns the counters of a listener by name, likewise.
 
     Raises:
         ValueError: A file cannot be used; one sentence (`net.tls.TlsError` names the file).
@@ -289,7 +293,8 @@ def build_generation(
     }
     watcher = dial_services.watcher
     listeners = {
-        name: _build_listener(name, section, config, routes, watcher) for name, section in config.listeners.items()
+        name: _build_listener(name, section, config, routes, watcher, listener_stats_for(name))
+        for name, section in config.listeners.items()
     }
     limits = config.limits
     head_limits = HeadLimits(limits.max_head_bytes, limits.max_head_line_bytes, limits.max_headers)
@@ -397,7 +402,12 @@ def _build_tls(section: model.ListenerTlsConfig, watcher: FileWatcher) -> Listen
 
 
 def _build_listener(
-    name: str, section: model.ListenerConfig, config: model.Config, routes: dict[str, Route], watcher: FileWatcher
+    name: str,
+    section: model.ListenerConfig,
+    config: model.Config,
+    routes: dict[str, Route],
+    watcher: FileWatcher,
+    stats: ListenerStats,
 ) -> Listener:
     reached: list[Route] = []
     if section.protocol == "websocket":
@@ -417,6 +427,7 @@ def _build_listener(
         routes=RouteTable(reached),
         allow_http=section.allow_http,
         client_address_resolver=_build_client_address_resolver(section, config),
+        stats=stats,
     )
 
 

@@ -106,6 +106,8 @@ class Reloader:
         loaded: What is in effect, as it was read.
         last: How the last reload ended; None before the first.
         count: How many have ended.
+        failures: How many of them have failed.
+        loaded_at: When `loaded` was put into effect, in seconds since 1970.
     """
 
     def __init__(
@@ -118,7 +120,8 @@ class Reloader:
     ) -> None:
         self.loaded = LoadedConfig(server.generation.config, references=references)
         self.last: ReloadResult | None = None
-        self.count = 0
+        self.count = self.failures = 0
+        self.loaded_at = time.time()
         self._parts = parts
         self._server = server
         self._load = load
@@ -156,6 +159,7 @@ class Reloader:
                 result = await self._reload()
             self.last = result
             self.count += 1
+            self.failures += result.error is not None
         if result.error is None:
             log.info(
                 "config.reloaded",
@@ -190,7 +194,7 @@ class Reloader:
             log.exception("internal_error", component="reload")
             return self._failed("an internal error, which the log has", problems)
         log_problems(problems)
-        self.loaded = loaded
+        self.loaded, self.loaded_at = loaded, time.time()
         self._on_reloaded(loaded.config)
         return ReloadResult(self._server.generation.number, None, problems)
 

@@ -32,6 +32,8 @@ from wsbridge.services import Services
 
 MAX_ACCEPTS_PER_WAKEUP = 64
 """Connections accepted before other tasks have their turn."""
+MAX_COUNTED_PER_TURN = 500
+"""Connections whose bytes are counted before other tasks have their turn; half a millisecond."""
 
 _EXHAUSTION_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
@@ -142,11 +144,13 @@ async def accept_waiting(
         except BlockingIOError:
             return False
         except OSError as error:
+            listener.stats.accept_errors[errno.errorcode.get(error.errno or 0, "other")] += 1
             if error.errno in _EXHAUSTION_ERRNOS:
                 await _handle_exhaustion(listening_socket, opened, server, error)
                 break
             log.warning("accept.error", listener=listener.name, error=error.strerror)
             continue
+        listener.stats.accepted += 1
         host = sockaddr[0] if isinstance(sockaddr, tuple) else ""
         if addresses.bans and addresses.ban_remaining(host) and listener.is_direct_client(host):
             addresses.reset_banned(sock, listener.name, host)
@@ -172,6 +176,7 @@ async def accept_waiting(
             nursery.start_soon(_run_overload_reply, over, sockaddr, services, generation)
         else:
             reset_socket(sock)
+            listener.stats.shed += 1
             log.warning("connection.shed", listener=listener.name, connections=len(server.connections), detail=overload)
     return True
 
@@ -351,12 +356,25 @@ class Server:
                 watcher=watcher,
             ),
             number,
+            services.listener_stats,
         )
 
     def new_context(self, listener: Listener, generation: Generation) -> ConnectionContext:
         """Number a connection."""
         self._last_id += 1
         return ConnectionContext(self._last_id, listener.name, generation.number)
+
+    async def count_bytes(self) -> None:
+        """Add to the counters of routes what open connections have carried since the last call.
+
+        The rest is added when a connection ends, so that the counters never go back, whenever they are read.
+        """
+        for number, connection in enumerate(list(self.connections.values()), 1):
+            carried = self.services.engine.payload_bytes(connection.id)
+            if carried is not None:
+                connection.context.count_bytes(*carried)
+            if not number % MAX_COUNTED_PER_TURN:
+                await trio.lowlevel.checkpoint()
 
     @property
     def is_ready(self) -> bool:

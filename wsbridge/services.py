@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
-from dataclasses import dataclass, field
+from collections import deque
 from typing import Any, Literal
 from weakref import WeakValueDictionary
 
@@ -16,6 +15,7 @@ from wsbridge.auth.jwt_keys import FetchedKeys, KeySource
 from wsbridge.auth.passwords import PasswordChecker
 from wsbridge.auth.replay import UsedTickets
 from wsbridge.config.model import Config
+from wsbridge.counters import ListenerStats, RouteStats
 from wsbridge.frontend import LingeringCloser
 from wsbridge.limits.clients import ClientTable, ConnectionCounts
 from wsbridge.limits.rate import SharedBucketTable
@@ -26,27 +26,6 @@ from wsbridge.net.loop_detection import OwnConnections
 from wsbridge.net.resolver import Resolver
 from wsbridge.reasons import Reason, Termination
 from wsbridge.relay.engine import Engine, PythonEngine
-
-
-@dataclass(slots=True, weakref_slot=True)
-class RouteStats:
-    """Counters of one route since the process started, or since a reload added it.
-
-    Attributes:
-        active: Connections being relayed now.
-        relayed: Connections that were relayed, including the active ones.
-        rejected: Requests and dials that ended before the relay.
-        bytes_to_backend: Payload bytes relayed from clients to the backend, counted when a connection ends.
-        bytes_to_client: Payload bytes relayed in the other direction.
-        terminations: Relayed connections by the reason why they ended.
-    """
-
-    active: int = 0
-    relayed: int = 0
-    rejected: int = 0
-    bytes_to_backend: int = 0
-    bytes_to_client: int = 0
-    terminations: Counter[Reason] = field(default_factory=Counter)
 
 
 class Services:
@@ -124,7 +103,9 @@ class Services:
         self.one_connection = one_connection
         self._only_connection_taken = False
         self._max_overload_replies = limits.overload_replies
-        self._stats_by_route: WeakValueDictionary[str, RouteStats] = WeakValueDictionary()  # of routes that exist
+        # Of what exists in the generations that are in use:
+        self._stats_by_route: WeakValueDictionary[str, RouteStats] = WeakValueDictionary()
+        self._stats_by_listener: WeakValueDictionary[str, ListenerStats] = WeakValueDictionary()
 
     def prepare_audit(self, config: Config) -> AuditLog | None:
         """Return the audit log of another configuration, open; blocks.
@@ -173,6 +154,10 @@ class Services:
     def route_stats(self, route: str) -> RouteStats:
         """Return the counters of a route, by name, as long as a generation has it."""
         return self._stats_by_route.setdefault(route, RouteStats())
+
+    def listener_stats(self, listener: str) -> ListenerStats:
+        """Return the counters of a listener, by name, as long as a generation has it."""
+        return self._stats_by_listener.setdefault(listener, ListenerStats())
 
     def take_only_connection(self) -> bool:
         """Note, with `one_connection`, that a connection is about to dial its backend.

@@ -13,10 +13,10 @@ from tests.config.loading import LISTENERS
 from wsbridge.backends.base import DialServices
 from wsbridge.config.errors import ConfigError
 from wsbridge.config.load import load_text
+from wsbridge.counters import RouteStats
 from wsbridge.generation import build_generation
 from wsbridge.net.resolver import Resolver
 from wsbridge.registry import CONFIG_REGISTRY
-from wsbridge.services import RouteStats
 
 ROUTE = """\
   r{n}:

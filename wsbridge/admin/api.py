@@ -17,6 +17,7 @@ from wsbridge import __version__
 from wsbridge.admin.bans import BANS_PATH, BansApi
 from wsbridge.admin.connections import CONNECTIONS_PATH, ConnectionsApi
 from wsbridge.admin.http import AdminHandler, AdminRequest, AdminResponse, error_response
+from wsbridge.admin.metrics import Metrics
 from wsbridge.config.effective import to_json
 from wsbridge.log.logger import LOG_LEVELS, log
 from wsbridge.reload import SHORT_TURNS, Reloader, ReloadResult
@@ -36,21 +37,27 @@ def _timestamp(seconds: float) -> str:
 
 
 class MonitoringApi:
-    """What anyone may ask: /livez, whether the event loop runs, and /readyz, whether clients should be sent here.
+    """What anyone may ask: /livez, whether the event loop runs; /readyz, whether clients should be sent here; /metrics.
 
     Args:
         server: What serves.
+        metrics: Its metrics; None: they are not served.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, metrics: Metrics | None = None) -> None:
         self._server = server
+        self._metrics = metrics
+        self.paths = ("/livez", "/readyz", *(() if metrics is None else ("/metrics",)))
 
     async def handle(self, request: AdminRequest) -> AdminResponse:
         """Answer a request."""
-        if request.path not in ("/livez", "/readyz"):
-            return error_response(HTTPStatus.NOT_FOUND, "there are /livez and /readyz")
+        if request.path not in self.paths:
+            return error_response(HTTPStatus.NOT_FOUND, f"there are {', '.join(self.paths)}")
         if request.method not in ("GET", "HEAD"):
             return error_response(HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD", ("Allow", "GET, HEAD"))
+        if request.path == "/metrics" and self._metrics is not None:
+            text, media_type = await self._metrics.page(request.headers.get("accept", ""))
+            return AdminResponse(HTTPStatus.OK, text, media_type)
         state = "ok" if request.path == "/livez" else self.readiness()
         return AdminResponse(HTTPStatus.OK if state == "ok" else HTTPStatus.SERVICE_UNAVAILABLE, state + "\n")
 
@@ -76,6 +83,7 @@ class AdminApi:
         reloader: Reloads its configuration.
         reload: Runs a reload, with what the service manager has to know.
         handover: Hands the sockets to another process; None: it is not offered.
+        metrics: Of the server; None: they are not served.
     """
 
     def __init__(
@@ -84,11 +92,12 @@ class AdminApi:
         reloader: Reloader,
         reload: Callable[[], Awaitable[ReloadResult]],
         handover: AdminHandler | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self._server = server
         self._reloader = reloader
         self._reload = reload
-        self._monitoring = MonitoringApi(server)
+        self._monitoring = MonitoringApi(server, metrics)
         self._started = time.time()
         connections, bans = ConnectionsApi(server), BansApi(server.services.client_table)
         self._resources: Mapping[str, Mapping[str, AdminHandler]] = {
@@ -113,7 +122,8 @@ class AdminApi:
         """Answer a request that is allowed; what changes something is logged, and written to the audit log."""
         methods = self._resources.get(request.path) or self._item_methods(request.path)
         if methods is None:
-            return await self._monitoring.handle(request) if request.path in ("/livez", "/readyz") else self._unknown()
+            known = request.path in self._monitoring.paths
+            return await self._monitoring.handle(request) if known else self._unknown()
         method = "GET" if request.method == "HEAD" else request.method
         if method not in methods:
             allowed = ", ".join(methods)
@@ -132,7 +142,8 @@ class AdminApi:
         return next(found, None)
 
     def _unknown(self) -> AdminResponse:
-        names = ", ".join(("/livez", "/readyz", *self._resources, *(f"{path}…" for path in self._items)))
+        items = (f"{path}…" for path in self._items)
+        names = ", ".join((*self._monitoring.paths, *self._resources, *items))
         return error_response(HTTPStatus.NOT_FOUND, f"there are {names}")
 
     async def _get_status(self, request: AdminRequest) -> AdminResponse:
@@ -205,6 +216,7 @@ class AdminApi:
         )
 
     async def _get_routes(self, request: AdminRequest) -> AdminResponse:
+        await self._server.count_bytes()
         return json_response(
             [
                 {

@@ -28,8 +28,8 @@ from wsbridge.config.errors import ConfigError, Problem, readable_name
 from wsbridge.config.load import LoadedConfig
 from wsbridge.config.model import Config
 from wsbridge.config.route import MatchConfig, RouteConfig
+from wsbridge.counters import RouteStats
 from wsbridge.net.resolver import Resolver
-from wsbridge.services import RouteStats
 
 
 @click.command("check", cls=PreformattedCommand)

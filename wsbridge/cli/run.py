@@ -228,6 +228,7 @@ def serve_until_end(
             load=load,
             on_reloaded=apply_log_settings,
             take_over=take_over,
+            log_writer=writer,
         )
 
     chosen = loaded.config.log

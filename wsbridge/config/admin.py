@@ -54,7 +54,7 @@ class AdminConfig(Section):
 
 
 class MonitoringConfig(Section):
-    """Monitoring endpoint: /livez and /readyz without authentication, for load balancers and Kubernetes."""
+    """Monitoring endpoint: /livez, /readyz and /metrics without authentication, for load balancers and Prometheus."""
 
     bind: Bind
     """host:port or unix:/path."""
@@ -75,5 +75,5 @@ class MonitoringConfig(Section):
     def warnings(self, context: LoadContext) -> Iterable[Issue]:
         """Warn where other hosts reach it."""
         if not self.bind.is_loopback:
-            text = "other hosts can reach this: it answers without authentication whether wsbridge is up and ready"
+            text = "other hosts can reach this: it gives its state and metrics without authentication"
             yield Issue(("bind",), text, "W032")

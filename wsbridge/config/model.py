@@ -74,7 +74,7 @@ class Config(Section):
     admin: AdminConfig | None = None
     """Admin API: status, reload, drain. Default: under systemd unix:$RUNTIME_DIRECTORY/admin.sock, else disabled."""
     monitoring: MonitoringConfig | None = None
-    """Monitoring endpoint, with /livez and /readyz. Default: disabled."""
+    """Monitoring endpoint, with /livez, /readyz and /metrics. Default: disabled."""
     listeners: dict[Name, ListenerConfig] = Field(default_factory=dict)
     """Addresses to accept connections on, by name. Required, here or in an included file."""
     defaults: RouteDefaults = Field(default_factory=RouteDefaults)

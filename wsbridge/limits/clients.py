@@ -116,6 +116,11 @@ class ClientTable:
         remaining = self.bans.pop(key, 0.0) - self.clock()
         return (banned_address(key), remaining) if remaining > 0 else None
 
+    def count_bans(self) -> int:
+        """Return how many addresses are banned now."""
+        self.ban_remaining("")  # those that are over go
+        return len(self.bans)
+
     def reset_banned(self, sock: socket.socket, listener: str, host: str) -> None:
         """Reset a connection of a banned address."""
         reset_socket(sock)

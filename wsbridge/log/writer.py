@@ -255,7 +255,11 @@ class LogWriter(LineWriter):
     @property
     def suppressed(self) -> int:
         """Records suppressed so far by the rate limit of their event."""
-        return sum(bucket.suppressed for bucket in self._rate_limiters.values())
+        return sum(self.suppressed_by_event().values())
+
+    def suppressed_by_event(self) -> dict[str, int]:
+        """Return how many records of each limited event were suppressed so far."""
+        return {name: limiter.suppressed for name, limiter in self._rate_limiters.items()}
 
     def open(self) -> None:
         """Start the thread and send the log to it."""

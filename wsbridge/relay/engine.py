@@ -124,6 +124,9 @@ class Engine(Protocol):
     def figures(self, connection_id: int) -> RelayFigures | None:
         """What is known of one pair now; None if it is not relayed any more."""
 
+    def payload_bytes(self, connection_id: int) -> tuple[int, int] | None:
+        """Payload bytes of one pair to the backend and to the client; None once `relay` has filled in its counters."""
+
     def detach(self, connection_id: int, reason: Reason, detail: str = "") -> tuple[Side, Side] | None:
         """Remove a pair from the engine, with both descriptors open and nothing lost; they belong to the caller.
 
@@ -290,6 +293,11 @@ class PythonEngine:
             back.blocked_seconds(now),
             None if relay.termination is None else relay.termination.reason,
         )
+
+    def payload_bytes(self, connection_id: int) -> tuple[int, int] | None:
+        """See `Engine.payload_bytes`."""
+        entry = self._relays.get(connection_id)
+        return None if entry is None else (entry[0].front.received_bytes, entry[0].back.received_bytes)
 
     def detach(self, connection_id: int, reason: Reason, detail: str = "") -> tuple[Side, Side] | None:
         """See `Engine.detach`."""
