@@ -10,7 +10,8 @@ import hashlib
 import json
 import math
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import accumulate
@@ -23,6 +24,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
 
 from wsbridge import __version__
@@ -36,6 +38,12 @@ from wsbridge.server import Server
 OPENMETRICS: Final = "application/openmetrics-text"
 HASH_DIGITS: Final = 16
 """Hexadecimal digits of the hash of a configuration."""
+SAMPLES_PER_TURN: Final = 100
+"""Samples that are made or rendered before the thread sleeps, so that the event loop runs; a millisecond."""
+TURN_PAUSE: Final = 0.002
+"""Seconds that it sleeps then."""
+MAX_PAUSES: Final = 2.0
+"""Seconds that it sleeps in all; a page of ten thousand busy routes must not take longer than a scrape may."""
 PAUSE_FACTOR: Final = 9
 """Least pause between two renderings, as a multiple of the time that the first one took: a tenth of a core at most."""
 
@@ -340,12 +348,53 @@ METRICS: Final = (
 """All of them, in the order of the page, apart from those of the process that `ProcessCollector` reads."""
 
 
-def _family(info: MetricInfo, snapshot: Snapshot) -> Metric:
+class Turns:
+    """Has the thread that renders sleep again and again.
+
+    While it runs, each system call of the event loop takes longer: the loop gives up the interpreter for it, and gets
+    it back only when the thread's turn is over (sys.setswitchinterval).
+    """
+
+    def __init__(self) -> None:
+        self._samples = 0
+        self._slept = 0.0
+
+    def count(self, samples: int) -> None:
+        """Note that samples were made or rendered."""
+        self._samples += samples
+        if self._samples >= SAMPLES_PER_TURN:
+            self._samples = 0
+            if self._slept < MAX_PAUSES:
+                began = time.monotonic()
+                time.sleep(TURN_PAUSE)
+                self._slept += time.monotonic() - began
+
+
+class _Samples(list[Sample]):
+    """Samples of one metric, which are rendered in turns.
+
+    Args:
+        samples: The samples.
+        turns: Those of the page.
+    """
+
+    def __init__(self, samples: Iterable[Sample], turns: Turns) -> None:
+        super().__init__(samples)
+        self._turns = turns
+
+    def __iter__(self) -> Iterator[Sample]:
+        for sample in super().__iter__():
+            yield sample
+            self._turns.count(1)
+
+
+def _family(info: MetricInfo, snapshot: Snapshot, turns: Turns) -> Metric:
     """Return a metric with its samples."""
     if info.histograms is not None:
         histograms = HistogramMetricFamily(info.name, info.meaning, labels=info.labels)
         for labels, histogram in info.histograms(snapshot):
             histograms.add_metric(labels, _buckets(histogram), histogram.total)
+            turns.count(len(histogram.counts) // 2)
         return histograms
     rows = _process_rows(info.name, snapshot) if info.rows is None else info.rows(snapshot)
     if info.kind == "info":
@@ -380,12 +429,14 @@ class SnapshotCollector(Collector):
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
+        self._turns = Turns()
 
     def collect(self) -> Iterable[Metric]:
         """Return the metrics that have samples."""
         for info in METRICS:
-            family = _family(info, self._snapshot)
+            family = _family(info, self._snapshot, self._turns)
             if family.samples:
+                family.samples = _Samples(family.samples, self._turns)
                 yield family
 
 
