@@ -47,12 +47,12 @@ MAX_PAUSES: Final = 2.0
 PAUSE_FACTOR: Final = 9
 """Least pause between two renderings, as a multiple of the time that the first one took: a tenth of a core at most."""
 
-Row = tuple[Sequence[str], float]
+MetricRow = tuple[Sequence[str], float]
 """The values of the labels, and the value."""
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class MetricsSnapshot:
     """What a scrape reads; made on the event loop, read in a thread.
 
     Attributes:
@@ -87,7 +87,7 @@ class MetricInfo:
         kind: As Prometheus names them; `info` has the value 1 and says something by its labels.
         meaning: One sentence.
         labels: Its labels.
-        rows: Reads it; of a histogram `histograms` does. None: it is in `Snapshot.process`, or not there at all.
+        rows: Reads it; of a histogram `histograms` does. None: it is in `MetricsSnapshot.process`, or not there at all.
         histograms: Reads a histogram.
     """
 
@@ -95,17 +95,17 @@ class MetricInfo:
     kind: Literal["counter", "gauge", "histogram", "info"]
     meaning: str
     labels: tuple[str, ...] = ()
-    rows: Callable[[Snapshot], Iterable[Row]] | None = None
-    histograms: Callable[[Snapshot], Iterable[tuple[Sequence[str], Histogram]]] | None = None
+    rows: Callable[[MetricsSnapshot], Iterable[MetricRow]] | None = None
+    histograms: Callable[[MetricsSnapshot], Iterable[tuple[Sequence[str], Histogram]]] | None = None
 
 
-def _bytes(snapshot: Snapshot) -> Iterable[Row]:
+def _bytes(snapshot: MetricsSnapshot) -> Iterable[MetricRow]:
     for route, (stats, _) in snapshot.routes.items():
         yield (route, "to_backend"), stats.bytes_to_backend
         yield (route, "to_client"), stats.bytes_to_client
 
 
-def _rejections(snapshot: Snapshot) -> Iterable[Row]:
+def _rejections(snapshot: MetricsSnapshot) -> Iterable[MetricRow]:
     for listener, unrouted in snapshot.listeners.items():
         for (reason, initiator), count in list(unrouted.rejections.items()):
             yield (listener, "", reason, initiator), count
@@ -114,31 +114,33 @@ def _rejections(snapshot: Snapshot) -> Iterable[Row]:
             yield (listener, route, reason, initiator), count
 
 
-def _closed(snapshot: Snapshot) -> Iterable[Row]:
+def _closed(snapshot: MetricsSnapshot) -> Iterable[MetricRow]:
     for route, (stats, _) in snapshot.routes.items():
         for (reason, initiator), count in list(stats.closed.items()):
             yield (route, reason, initiator), count
 
 
-def _close_codes(snapshot: Snapshot) -> Iterable[Row]:
+def _close_codes(snapshot: MetricsSnapshot) -> Iterable[MetricRow]:
     for route, (stats, _) in snapshot.routes.items():
         for (initiator, code_class), count in list(stats.close_codes.items()):
             yield (route, initiator, code_class), count
 
 
-def _responses(snapshot: Snapshot) -> Iterable[Row]:
+def _responses(snapshot: MetricsSnapshot) -> Iterable[MetricRow]:
     for route, (stats, _) in snapshot.routes.items():
         for status, count in list(stats.responses.items()):
             yield (route, str(status)), count
 
 
-def _accept_errors(snapshot: Snapshot) -> Iterable[Row]:
+def _accept_errors(snapshot: MetricsSnapshot) -> Iterable[MetricRow]:
     for listener, stats in snapshot.listeners.items():
         for name, count in list(stats.accept_errors.items()):
             yield (listener, name), count
 
 
-def _used(snapshot: Snapshot, select: Callable[[RouteStats], Histogram]) -> Iterable[tuple[Sequence[str], Histogram]]:
+def _used(
+    snapshot: MetricsSnapshot, select: Callable[[RouteStats], Histogram]
+) -> Iterable[tuple[Sequence[str], Histogram]]:
     """Return the histograms of routes that have any value; most of thousands may have none."""
     for route, (stats, _) in snapshot.routes.items():
         histogram = select(stats)
@@ -146,7 +148,7 @@ def _used(snapshot: Snapshot, select: Callable[[RouteStats], Histogram]) -> Iter
             yield (route,), histogram
 
 
-def _by_listener(select: Callable[[ListenerStats], int]) -> Callable[[Snapshot], Iterable[Row]]:
+def _by_listener(select: Callable[[ListenerStats], int]) -> Callable[[MetricsSnapshot], Iterable[MetricRow]]:
     return lambda snapshot: (((name,), select(stats)) for name, stats in snapshot.listeners.items())
 
 
@@ -348,7 +350,7 @@ METRICS: Final = (
 """All of them, in the order of the page, apart from those of the process that `ProcessCollector` reads."""
 
 
-class Turns:
+class RenderingTurns:
     """Has the thread that renders sleep again and again.
 
     While it runs, each system call of the event loop takes longer: the loop gives up the interpreter for it, and gets
@@ -378,7 +380,7 @@ class _Samples(list[Sample]):
         turns: Those of the page.
     """
 
-    def __init__(self, samples: Iterable[Sample], turns: Turns) -> None:
+    def __init__(self, samples: Iterable[Sample], turns: RenderingTurns) -> None:
         super().__init__(samples)
         self._turns = turns
 
@@ -388,7 +390,7 @@ class _Samples(list[Sample]):
             self._turns.count(1)
 
 
-def _family(info: MetricInfo, snapshot: Snapshot, turns: Turns) -> Metric:
+def _family(info: MetricInfo, snapshot: MetricsSnapshot, turns: RenderingTurns) -> Metric:
     """Return a metric with its samples."""
     if info.histograms is not None:
         histograms = HistogramMetricFamily(info.name, info.meaning, labels=info.labels)
@@ -410,7 +412,7 @@ def _family(info: MetricInfo, snapshot: Snapshot, turns: Turns) -> Metric:
     return family
 
 
-def _process_rows(name: str, snapshot: Snapshot) -> list[Row]:
+def _process_rows(name: str, snapshot: MetricsSnapshot) -> list[MetricRow]:
     return [((), snapshot.process[name])] if name in snapshot.process else []
 
 
@@ -420,16 +422,16 @@ def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
     return list(zip(bounds, accumulate(histogram.counts), strict=True))
 
 
-class SnapshotCollector(Collector):
+class MetricsCollector(Collector):
     """Makes the metrics of one snapshot, one after the other.
 
     Args:
         snapshot: What to read.
     """
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: MetricsSnapshot) -> None:
         self._snapshot = snapshot
-        self._turns = Turns()
+        self._turns = RenderingTurns()
 
     def collect(self) -> Iterable[Metric]:
         """Return the metrics that have samples."""
@@ -440,10 +442,10 @@ class SnapshotCollector(Collector):
                 yield family
 
 
-def render_page(snapshot: Snapshot, encode: Callable[[Collector], bytes]) -> bytes:
+def render_page(snapshot: MetricsSnapshot, encode: Callable[[Collector], bytes]) -> bytes:
     """Return the page of a snapshot; for thousands of routes it takes a second, so not on the event loop."""
     registry = CollectorRegistry()
-    registry.register(SnapshotCollector(snapshot))
+    registry.register(MetricsCollector(snapshot))
     ProcessCollector(registry=registry)
     return encode(registry)
 
@@ -523,12 +525,12 @@ class Metrics:
             page = await trio.to_thread.run_sync(render_page, snapshot, encode, limiter=self._thread)
         return page.decode()
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> MetricsSnapshot:
         """Return what a scrape reads, as it is now."""
         server, loaded = self._server, self._reloader.loaded
         generations = [*server.generations, server.generation]
         tls = [(name, one.tls) for name, one in server.generation.listeners.items() if one.tls is not None]
-        return Snapshot(
+        return MetricsSnapshot(
             routes={
                 name: (route.stats, "" if route.backend is None else route.backend.name)
                 for generation in generations
