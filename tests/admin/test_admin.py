@@ -234,6 +234,23 @@ async def test_requests_that_are_wrong(tmp_path, data, status):
         assert (await admin.ask("GET", "/livez"))[0] == 200
 
 
+async def test_a_whole_url_is_a_target_as_well(tmp_path):
+    """The absolute form is what proxies send, and has to be accepted; its host counts (RFC 9112 section 3.2.2)."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+    (tmp_path / "token").write_text("let-me-in\n")
+    section = {"bind": f"127.0.0.1:{port}", "token": {"file": str(tmp_path / "token")}}
+    async with administered(tmp_path, monitoring={"bind": f"unix:{tmp_path}/monitoring"}) as admin:
+        get = b"GET %s HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer let-me-in\r\n\r\n"
+        for target in (b"http://localhost/readyz", b"HTTP://a.example:80/readyz?x", b"http://localhost//readyz"):
+            status = (await raw(str(tmp_path / "monitoring"), get % target))[0]
+            assert status == (404 if b"//readyz" in target else 200)
+        admin.config.write_text(written(route={"respond": "204"}, admin=section))
+        assert (await admin.reloader.reload()).error is None
+        assert (await raw(port, get % b"http://localhost/v1/status"))[0] == 200
+        assert (await raw(port, get % b"http://evil.example/v1/status"))[0] == 403
+
+
 async def test_head_has_no_body(tmp_path):
     """A HEAD request, as some load balancers send it to /readyz."""
     async with administered(tmp_path) as admin:

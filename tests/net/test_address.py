@@ -16,6 +16,7 @@ from wsbridge.net.address import (
     join_host_port,
     local_address,
     local_endpoint,
+    peer_credentials,
 )
 from wsbridge.protocol.proxy import SockEndpoint
 
@@ -72,6 +73,18 @@ def test_peer_of_a_unix_socket_has_process_and_user():
 
     assert (peer.pid, peer.uid) == (os.getpid(), os.getuid())
     assert str(peer) == f"unix:pid={os.getpid()},uid={os.getuid()}"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_large_user_ids_are_positive():
+    """IDs are unsigned; those of containers and directory services can be above 2^31."""
+    os.seteuid(4_000_000_000)
+    try:
+        one, other = socket.socketpair()
+    finally:
+        os.seteuid(0)
+    with one, other:
+        assert Peer.from_socket(one).uid == peer_credentials(one)[1] == 4_000_000_000
 
 
 def test_local_name_of_a_unix_socket(tmp_path):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hmac
+import re
 import socket
-import struct
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -17,7 +17,7 @@ import trio
 from wsbridge import __version__
 from wsbridge.config.secrets import Secret
 from wsbridge.log.logger import log
-from wsbridge.net.address import Peer
+from wsbridge.net.address import Peer, peer_credentials
 from wsbridge.net.reserved_fd import ReservedFd
 from wsbridge.net.transport import reset_socket
 from wsbridge.protocol.uri import HostPatterns, is_safe_from_rebinding, normalise_host
@@ -33,6 +33,8 @@ ADMIN_REQUEST_TIMEOUT: Final = 10.0
 ACCEPT_RETRY_DELAY: Final = 0.1
 """Seconds until the next attempt to accept when there is no descriptor."""
 
+_ABSOLUTE_FORM: Final = re.compile(r"https?://([^/?]*)", re.IGNORECASE)
+"""The beginning of a target that is a URL; its host takes the place of Host (RFC 9112 section 3.2.2)."""
 _NO_HOSTS: Final = HostPatterns(())
 
 
@@ -217,10 +219,10 @@ async def _run_upgrade(upgrade: Callable[[trio.SocketStream], Awaitable[None]], 
 
 
 def _describe_peer(sock: socket.socket) -> dict[str, object]:
-    """Name the process at the other end of a Unix socket (SO_PEERCRED, unix(7)), or the address at that of a port."""
+    """Name the process at the other end of a Unix socket, or the address at that of a port."""
     try:
         if sock.family == socket.AF_UNIX:
-            pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            pid, uid = peer_credentials(sock)
             return {"uid": uid, "pid": pid}
         return {"client_address": Peer.from_socket(sock, sock.getpeername()).host}
     except OSError:  # it is gone
@@ -258,7 +260,10 @@ async def _read_request(
                 raise _BadRequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the body is too large")
         elif isinstance(event, h11.EndOfMessage) and head is not None:
             headers = {name.decode("ascii"): value.decode("latin-1") for name, value in head.headers}
-            path, _, query = head.target.decode("ascii").partition("?")
+            target = head.target.decode("ascii")
+            if absolute := _ABSOLUTE_FORM.match(target):
+                headers["host"], target = absolute[1], target[absolute.end() :]
+            path, _, query = target.partition("?")
             return AdminRequest(head.method.decode("ascii"), path, bytes(body), headers, peer, query)
         else:  # the connection was closed without a request
             raise trio.BrokenResourceError

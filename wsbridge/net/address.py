@@ -21,7 +21,7 @@ SockAddr = tuple[str, int] | tuple[str, int, int, int]
 PeerCertificate = Mapping[str, object]
 """A certificate as returned by `ssl.SSLSocket.getpeercert`."""
 
-_UCRED = struct.Struct("3i")
+_UCRED = struct.Struct("iII")  # signed process ID, unsigned user and group ID
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Peer:
             OSError: the peer has already gone (ENOTCONN).
         """
         if not isinstance(sockaddr, tuple) and sock.family == socket.AF_UNIX:
-            pid, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+            pid, uid = peer_credentials(sock)
             return cls("", 0, socket.AF_UNIX, pid or None, uid if pid else None)
         found = sockaddr if isinstance(sockaddr, tuple) else sock.getpeername()
         host: str = found[0]
@@ -95,6 +95,18 @@ class Peer:
         if self.family != socket.AF_UNIX:
             return join_host_port(self.host, self.port)
         return "unix:" if self.pid is None else f"unix:pid={self.pid},uid={self.uid}"
+
+
+def peer_credentials(sock: socket.socket) -> tuple[int, int]:
+    """Return process ID and user ID of the peer of a Unix socket when it connected (SO_PEERCRED, unix(7)).
+
+    The process ID is 0 where the peer is in another PID namespace.
+
+    Raises:
+        OSError: The peer has already gone.
+    """
+    pid, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return pid, uid
 
 
 def join_host_port(host: str, port: int) -> str:
