@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -126,3 +128,35 @@ def test_another_server_than_the_admin_api(command):
         assert failed.returncode in (1, 69)
         assert failed.stderr.count("\n") == 1
         assert failed.stderr.startswith("wsbridge: ")
+
+
+class JsonService(BaseHTTPRequestHandler):
+    """Answers all requests with an empty object."""
+
+    def do_GET(self) -> None:
+        """Answer one."""
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    do_POST = do_GET  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+@pytest.mark.parametrize("command", ["status", "reload", "drain"])
+def test_another_service_with_json(command):
+    """A wrong port leads to something else than the admin API, which answers with other keys."""
+    with HTTPServer(("127.0.0.1", 0), JsonService) as service:
+        thread = threading.Thread(target=service.serve_forever)
+        thread.start()
+        try:
+            failed = wsbridge(command, address=f"127.0.0.1:{service.server_port}")
+        finally:
+            service.shutdown()
+            thread.join()
+    assert failed.returncode == 69
+    assert failed.stderr.endswith("the response is not one of the admin API of wsbridge\n")
+    assert failed.stderr.count("\n") == 1

@@ -105,6 +105,8 @@ def call_admin(
         raise CliError(f"{bind}: {_connect_error_text(error)}", EXIT_UNAVAILABLE) from None
     finally:
         connection.close()
+    if not (response.getheader("Server") or "").startswith("wsbridge/"):
+        raise CliError(f"{bind}: the response is not one of the admin API of wsbridge", EXIT_UNAVAILABLE)
     if response.status in (401, 403):
         option = " (--admin-token-file)" if response.status == 401 else ""
         raise CliError(f"{bind}: {body.strip()}{option}", EXIT_UNAVAILABLE)
