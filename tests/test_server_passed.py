@@ -144,6 +144,19 @@ async def test_a_stop_at_once_leaves_the_backlog(passed):
     late.close()
 
 
+async def test_a_stop_while_the_sockets_are_handed_over(passed):
+    """A signal may arrive in the middle of a takeover, which releases the same sockets."""
+    for reason in (Reason.DRAINING, Reason.SHUTDOWN):
+        async with serving(written(listeners=WEB, route=ANSWER), passed_sockets=copies(passed)) as served:
+            server = served.server
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(server.release_listeners, list(server.listeners))
+                await trio.lowlevel.checkpoint()
+                server.stop(reason)
+                await served.returned.wait()
+            assert len(served.records.of("listener.closed")) == 1
+
+
 async def test_drain_without_a_stop_rejects(passed):
     """`wsbridge drain` does not end the process: clients get 503 instead of waiting."""
     text = written(listeners=WEB, route=ANSWER, timeouts={"drain_delay": "0s"})

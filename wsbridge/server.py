@@ -584,7 +584,7 @@ class Server:
         self.services.released_listeners |= {opened.listener.name for opened in released}
         for opened in released:
             await opened.stop_accepting()
-        for opened in released:
+        for opened in [one for one in released if one in self.listeners]:  # a stop may have released it meanwhile
             self.listeners.remove(opened)
             for sock in opened.listening.sockets:
                 self.services.listening_addresses.remove(sock)
