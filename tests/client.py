@@ -18,7 +18,7 @@ KEY = base64.b64encode(b"0123456789abcdef").decode()
 
 
 def request(path: str = "/", *headers: str, host: str = "localhost") -> bytes:
-    """Write an upgrade request; a header line of a name already there stands beside the other."""
+    """Write an upgrade request; a header line with a name that is already there is added to the other one."""
     lines = [
         f"GET {path} HTTP/1.1",
         f"Host: {host}",
@@ -151,7 +151,7 @@ class Client:
         return data
 
     async def echoed(self, data: bytes = b"hello") -> None:
-        """Send a message to an echo and take it back."""
+        """Send a message to an echo, and receive it again."""
         await self.send(frame(BINARY, data))
         assert await self.payload(len(data)) == data
 

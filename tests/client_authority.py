@@ -51,7 +51,7 @@ class ClientAuthority:
         """Sign a certificate; give the files of it and of its key.
 
         Args:
-            subject: Parts such as `CN=alice`, taken as they are.
+            subject: Parts such as `CN=alice`, used as they are.
             names: Others, such as `DNS:host`.
             lasts: Seconds from now until it ends.
             server_only: Whether it is for servers, so that no client may show it.

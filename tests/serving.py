@@ -54,7 +54,7 @@ def written(
 
     Args:
         listeners: Left out: one, `web`, on a free port of 127.0.0.1.
-        routes: Left out: one, `app`, that takes all.
+        routes: Left out: one, `app`, that matches all.
         timeouts: In place of some of `QUICK`.
         limits: As in the file.
         tls: Whether the listener left out has TLS.

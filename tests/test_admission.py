@@ -77,7 +77,7 @@ def test_routes_of_another_listener_are_not_reached():
 
 
 def test_files_and_a_backend_share_a_path(tmp_path):
-    """Requests with Upgrade go to the backend, those without to the files, whichever stands first."""
+    """Requests with Upgrade go to the backend, those without to the files, whichever is first."""
     files = {"match": {"path": "/*"}, "files": str(tmp_path), "auth": "none"}
     for routes in ({"page": files, "app": {"match": "any", **BACK}}, {"app": {"match": "any", **BACK}, "page": files}):
         web = listener(routes)
@@ -86,7 +86,7 @@ def test_files_and_a_backend_share_a_path(tmp_path):
 
 
 def test_a_plain_request_where_only_websocket_fits_is_426():
-    """It is reported which protocol the address takes, and which version."""
+    """The response says which protocol and which version the address accepts."""
     end = judge(listener({"app": {"match": {"path": "/ws"}, **BACK}}), request("/ws", upgrade=False))
     assert end.http_status == 426
     assert ("Sec-WebSocket-Version", "13") in end.headers
@@ -94,7 +94,7 @@ def test_a_plain_request_where_only_websocket_fits_is_426():
 
 
 def test_other_methods_are_refused_before_anybody_is_asked(tmp_path):
-    """Files take GET and HEAD, a fixed response OPTIONS, too, a backend an upgrade by GET; else 405 with Allow."""
+    """Files accept GET and HEAD, a fixed response OPTIONS, too, a backend an upgrade by GET; else 405 with Allow."""
     routes = {
         "page": {"match": {"path": "/page/*"}, "files": str(tmp_path), "auth": "none"},
         "health": {"match": {"path": "/health"}, "respond": "204", "auth": "none"},
@@ -163,7 +163,7 @@ def test_the_host_of_a_loopback_listener():
     ],
 )
 def test_subprotocols(configured, offered, chosen, fitting):
-    """The first of the route's list that is offered is taken; all that fit are kept for a backend to choose from."""
+    """The first of the route's list that is offered is selected; all that match are kept for the backend's choice."""
     web = listener({"app": {"match": "any", "subprotocols": configured, **BACK}})
     admitted = judge(web, request("/", *([("Sec-WebSocket-Protocol", offered)] if offered else [])))
     assert (admitted.subprotocol, admitted.subprotocols) == (chosen, fitting)

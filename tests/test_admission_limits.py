@@ -33,17 +33,17 @@ class Process:
         self.counts, self.shares = ConnectionCounts(), SharedBucketTable()
 
     def occupy(self, route: Route, identity: Identity = ANONYMOUS, token: str | None = None) -> RouteSlot | Rejected:
-        """Take what a connection needs."""
+        """Acquire what a connection needs."""
         return outcome(acquire_route_slot, route, identity, token, self.counts, self.shares)
 
     def held(self, *arguments: object) -> RouteSlot:
-        """Take it; there must be enough."""
+        """Acquire it; there must be enough."""
         found = self.occupy(*arguments)  # type: ignore[arg-type]  # as it comes
         assert isinstance(found, RouteSlot)
         return found
 
     def refused(self, *arguments: object) -> str:
-        """Take it; there must be too little. Give the sentence for the log."""
+        """Try to acquire it; there must be too little. Return the sentence for the log."""
         found = self.occupy(*arguments)  # type: ignore[arg-type]  # as it comes
         assert isinstance(found, Rejected)
         assert (found.reason, found.initiator) == (Reason.RATE_LIMITED, "client")
@@ -51,7 +51,7 @@ class Process:
 
 
 def test_connections_of_a_route() -> None:
-    """Whoever they are; a place given back is there for the next."""
+    """Whatever their identity; a place that is released can be used by the next."""
     process, limited = Process(), route(connections="2")
     first = process.held(limited, ALICE)
     process.held(limited, BOB)

@@ -34,7 +34,7 @@ async def asked(served, host, source="proxy-protocol"):
 
 
 def deny(served):
-    """Take every login for a wrong one."""
+    """Reject every login as wrong."""
     object.__setattr__(
         served.server.generation.routes["app"], "auth", Saying(unauthenticated("wrong", failed_login=True))
     )

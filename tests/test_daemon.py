@@ -20,7 +20,7 @@ CONFIG = written(route={"respond": "204"}, timeouts={"drain": "0s", "drain_sprea
 
 @pytest.fixture
 def manager(tmp_path, monkeypatch):
-    """A socket that stands where the service manager's is."""
+    """A socket in place of that of the service manager."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(str(tmp_path / "notify"))
         sock.setblocking(False)
@@ -48,7 +48,7 @@ def small_limit():
 
 
 def test_the_soft_limit_is_lifted(small_limit):
-    """The process takes all the descriptors it may."""
+    """The process may open as many descriptors as the hard limit allows."""
     assert daemon.raise_descriptor_limit() == small_limit
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == small_limit
     assert daemon.raise_descriptor_limit() == small_limit

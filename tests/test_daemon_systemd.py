@@ -110,7 +110,7 @@ def unit(path: Path = UNIT, section: str = "Service") -> dict[str, str]:
 
 
 def test_unit_knows_what_the_daemon_does() -> None:
-    """The unit waits for READY=1, stops no sooner than a drain takes, and does not restart into a wrong file."""
+    """The unit waits for READY=1, allows a drain its time to stop, and does not restart with an invalid file."""
     service = unit()
 
     assert service["Type"] == "notify"

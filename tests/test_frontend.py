@@ -76,7 +76,7 @@ async def test_it_ends_after_its_bytes():
 
 
 async def test_only_so_many_linger():
-    """Beyond the limit a socket is closed at once, and a place that got free is taken again."""
+    """Beyond the limit a socket is closed at once, and a place that has become free is used again."""
     lingering = LingeringCloser(1, 60, 1 << 20)
     with connection() as (first, peer), connection() as (second, _), connection() as (third, other):
         async with trio.open_nursery() as nursery:

@@ -24,7 +24,7 @@ def pair():
 
 
 async def test_a_refusal_is_a_reset(pair):
-    """The client must not take it for an empty answer."""
+    """The client must not mistake it for an empty answer."""
     ours, peer = pair
     await RawExchange(SocketTransport(ours)).reject(Termination(Reason.OVERLOAD, "wsbridge"), 31, 1, 1.0)
     with pytest.raises(ConnectionResetError):

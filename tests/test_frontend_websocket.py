@@ -96,7 +96,7 @@ async def test_a_crowd_times_out_one_by_one(autojump_clock):
 
 
 async def test_a_wait_can_be_cut_short():
-    """Cancelling what stands among the waits counts as the end of the time, and nothing is left there."""
+    """Cancelling the scopes of waits counts as the end of the time, and no scope is left."""
     with connection() as (wire, _):
         hearing = set()
         async with trio.open_nursery() as nursery:
@@ -245,7 +245,7 @@ async def test_answers_keep_the_connection_or_close_it(lines, status, lasting, k
 
 
 async def test_an_answer_that_nobody_takes():
-    """A chunk that is not taken within `write` ends as a timeout, not as a hang."""
+    """A chunk that is not accepted within `write` ends as a timeout, not as a hang."""
 
     class Endless:
         async def read(self):

@@ -32,7 +32,7 @@ def made(**keys):
 
 
 def test_terms_come_from_the_route_and_then_from_the_file():
-    """A route's own timeouts stand in place of the file's; the limits are the file's."""
+    """A route's own timeouts replace those of the file; the limits are the file's."""
     routes = {
         "own": {"match": {"path": "/own"}, "timeouts": {"ping_interval": "3s", "idle": "1m"}, **BACK},
         "app": {"match": "any", **BACK},

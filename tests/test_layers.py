@@ -79,7 +79,7 @@ def part_of(path: Path) -> str:
 
 
 def test_the_table_of_layers_is_whole():
-    """Every part of the package stands in the docstring's table, and nothing else does."""
+    """The table of the docstring has every part of the package, and nothing else."""
     parts = {part_of(path) for path in SOURCES} - {"__init__", "__main__"}
     assert set(layers()) == parts
 

@@ -53,7 +53,7 @@ async def introduced(data: bytes, peer: Peer = PROXY) -> Peer | Rejected:
 @pytest.mark.parametrize("peer", [PROXY, LOCAL])
 @pytest.mark.parametrize("write", [encode_proxy_v1, encode_proxy_v2])
 async def test_a_trusted_proxy_is_believed(peer: Peer, write: object) -> None:
-    """The client is the peer, and the proxy stands in the way that it came."""
+    """The client is the peer, and the proxy is part of its path."""
     assert callable(write)
     asked = SockEndpoint("192.0.2.1", 443)
     client = await introduced(write(SockEndpoint("203.0.113.7", 5), asked), peer)
@@ -71,7 +71,7 @@ async def test_a_mapped_address_is_reported_as_ipv4() -> None:
 
 
 async def test_a_client_of_a_unix_socket_and_a_name() -> None:
-    """The family of the client and the name it asked for are taken over."""
+    """The family of the client and the name that it asked for are those of the header."""
     client = await introduced(encode_proxy_v2(SockEndpoint("", 0, b"/x"), None, server_name="gw.example.org"))
     assert client == Peer("", 0, socket.AF_UNIX, via=("10.0.0.1",), sni="gw.example.org")
 
@@ -141,7 +141,7 @@ def asking(*lines: tuple[bytes, bytes]) -> Request:
 
 
 async def test_requests_that_tell() -> None:
-    """A trusted proxy's header line counts, hops that are trusted stand in the way, and nothing is read before."""
+    """A trusted proxy's header line counts, hops that are trusted are part of the path, and nothing is read before."""
     by = resolver("x-forwarded-for")
     with sent(b"") as sock:
         assert await by.from_connection(sock, STRANGER) is STRANGER

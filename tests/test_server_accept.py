@@ -53,7 +53,7 @@ class Full:
 
 
 def test_the_reserve_is_held_again_even_if_it_was_not_enough():
-    """Where giving it up did not help, that is reported, and it is taken back for the next time."""
+    """If releasing it does not help, that is reported, and it is reserved again for the next time."""
     reserve = ReservedFd()
     before = open_files()
     assert not reserve.accept_and_reset(Full())

@@ -192,7 +192,7 @@ async def test_whoever_may_gets_in(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "ticket"])
 async def test_what_is_good_elsewhere_is_good_there(tmp_path: Path, kind: str) -> None:
-    """The credentials that were refused as those of another route do let in there."""
+    """Credentials that were rejected at another route are accepted at their own."""
     async with running(tmp_path, kind) as (served, back, way):
         shown = way.cases["elsewhere"](OTHER) if kind != "network" else NOTHING
         status, got = await ask(served, f"/{OTHER}?", "upgrade", shown)

@@ -70,7 +70,7 @@ async def test_before_tls() -> None:
 
 
 async def test_on_a_raw_listener() -> None:
-    """A listener that speaks tcp takes the header away and relays the rest, as it does behind TLS."""
+    """A listener with protocol: tcp removes the header and relays the rest, as it does behind TLS."""
     listeners = {"old": listener(protocol="tcp", route="app")}
     routes = {"app": {"auth": {"kind": "network", "allow": ["203.0.113.0/24"]}}}
     async with backend() as back:

@@ -82,7 +82,7 @@ async def test_clients_that_do_speak_http() -> None:
 
 
 async def test_a_bandwidth_limit_changes_nothing() -> None:
-    """The guard also stands where reads are limited."""
+    """The guard also works where reads are limited."""
     async with backend() as back:
         listeners = {"raw": {"bind": "127.0.0.1:0", "protocol": "tcp", "route": "app"}}
         routes = {"app": {"backend": back.url, "auth": "none", "limits": {"bytes_per_second": "64KiB"}}}

@@ -97,7 +97,7 @@ PORTS = {
 
 @pytest.mark.parametrize(("host", "origin", "status"), PORTS.values(), ids=PORTS)
 async def test_ports_belong_to_the_origin(host, origin, status):
-    """With `same` the ports are equal, the default one taken from the Origin's scheme."""
+    """With `same` the ports are equal, the default one being that of the Origin's scheme."""
     async with backend() as back:
         route = {"backend": back.url, "auth": "none", "match": {"host": "gw.example.org"}}
         async with serving(written(routes={"app": route})) as served:
@@ -106,7 +106,7 @@ async def test_ports_belong_to_the_origin(host, origin, status):
 
 @pytest.mark.parametrize(("origins", "status"), [(["null"], 101), ("any", 101), ([ALLOWED], 403), ("same", 403)])
 async def test_null_only_if_written(origins, status):
-    """Sandboxed frames and local files have the origin null, which any page can take; it passes only if written."""
+    """Sandboxed frames and local files have the origin null, which any page can have; the list has to name it."""
     async with backend() as back:
         route = {"backend": back.url, "auth": "none", "match": "any", "allowed_origins": origins}
         async with serving(written(routes={"app": route})) as served:

@@ -289,7 +289,7 @@ async def tokens(tmp_path: Path, **keys: Any) -> AsyncIterator[tuple[Backend, Se
 
 
 async def test_a_token_leads_to_its_target(tmp_path: Path) -> None:
-    """One that is unknown, that stands there twice or that leads to what is not allowed is refused alike."""
+    """One that is unknown, that occurs twice or that leads to what is not allowed is rejected in the same way."""
     async with tokens(tmp_path) as (back, served, _):
         with await served.upgraded("/?id=s3cret-a") as client:
             await client.echoed()
@@ -345,7 +345,7 @@ async def test_after_the_upgrade_it_is_a_close_code(tmp_path: Path) -> None:
 
 
 async def test_connections_of_one_token_are_limited(tmp_path: Path) -> None:
-    """So that one that got around is no way to take all; an unknown one counts for nothing."""
+    """So a token that has leaked cannot use up all of them; an unknown one is not counted."""
     async with tokens(tmp_path, limits={"connections_per_token": "1"}) as (back, served, _):
         for _ in range(3):
             await refused(served, "/?id=unknown")

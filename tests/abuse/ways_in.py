@@ -140,7 +140,7 @@ def ways(folder: Path, service: int, clients: ClientAuthority) -> dict[str, Way]
 
 
 def signed(folder: Path, audience: str) -> dict[str, Any]:
-    """Give the section that takes tokens for this audience."""
+    """Return the section that accepts tokens for this audience."""
     keys = [{"algorithm": "HS256", "secret": {"file": str(folder / "secret")}}]
     return {"kind": "jwt", "keys": keys, "issuer": "us", "audience": audience}
 

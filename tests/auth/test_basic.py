@@ -120,7 +120,7 @@ async def test_another_password_ends_the_old_one(users: Path, mock_clock: MockCl
 
 
 async def test_an_emptied_file_lets_nobody_in(users: Path, mock_clock: MockClock) -> None:
-    """Whoever takes all users out means it; at the start it would be an oversight."""
+    """An operator who removes all users means it; at the start it would be an oversight."""
     auth = authenticator(users)
     users.write_text("# nobody\n")
     mock_clock.jump(CHECK_INTERVAL)
@@ -132,7 +132,7 @@ async def test_an_emptied_file_lets_nobody_in(users: Path, mock_clock: MockClock
 
 
 async def test_a_file_that_went_bad_leaves_the_users(users: Path, mock_clock: MockClock) -> None:
-    """Nobody is let in or locked out by half a file."""
+    """Half a file neither admits nor rejects anyone."""
     auth = authenticator(users)
     users.write_text("alice:plain\n")
     mock_clock.jump(CHECK_INTERVAL)

@@ -109,7 +109,7 @@ async def test_who_shows_none_did_not_try(tokens: Path) -> None:
 
 
 async def test_the_list_is_read_again(tokens: Path, mock_clock: MockClock) -> None:
-    """A line taken out takes its token back; an emptied list lets nobody in; a bad line changes nothing."""
+    """A removed line revokes its token; an empty list admits nobody; a bad line changes nothing."""
     asked = authenticator(tokens)
     with recording():
         assert isinstance(await async_outcome(asked.identify(caller(header("alice-token")))), Identity)
@@ -135,7 +135,7 @@ async def test_the_list_is_read_again(tokens: Path, mock_clock: MockClock) -> No
     ],
 )
 def test_a_list_that_cannot_be_used_is_a_configuration_error(tmp_path: Path, data: bytes, wrong: str) -> None:
-    """Nothing starts with a list that is empty or has a bad line; the file is named, and what stands there is not."""
+    """Nothing starts with a list that is empty or has a bad line; the error names the file, but not its content."""
     path = tmp_path / "tokens"
     path.write_bytes(data)
     route = {"backend": "tcp://127.0.0.1:9", "auth": {"kind": "bearer", "tokens": str(path)}}
@@ -158,7 +158,7 @@ def test_a_list_has_a_largest_size(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_cookies_forbid_every_origin(tokens: Path) -> None:
-    """Where a cookie lets in, any page must not."""
+    """Where a cookie authenticates, pages of other origins are rejected."""
     auth = {"kind": "bearer", "tokens": str(tokens), "sources": ["cookie:sid"]}
     route = {"backend": "tcp://127.0.0.1:9", "allowed_origins": "any", "auth": auth}
     with pytest.raises(ConfigError, match="cannot be any on a route that accepts cookies"):

@@ -12,7 +12,7 @@ LONG = {"CN": "commonName", "O": "organizationName", "OU": "organizationalUnitNa
 
 
 def owner(*subject: str, names: tuple[str, ...] = ()) -> Subject:
-    """Take a certificate apart that says this."""
+    """Read a certificate with these fields."""
     pairs = [part.partition("=") for part in subject]
     others = [name.partition(":") for name in names]
     return parse_subject(
@@ -82,7 +82,7 @@ def test_attributes_in_one_part_of_a_subject_count_singly() -> None:
     ],
 )
 def test_how_a_rule_is_read(text: str, wanted: tuple[tuple[str, str], ...]) -> None:
-    """Blanks around commas do not count, and a backslash takes any character as it is."""
+    """Blanks around commas do not count, and a backslash escapes any character."""
     rule = parse_subject_rule(text)
     assert (rule.required, str(rule)) == (wanted, text)
 
@@ -101,7 +101,7 @@ def test_what_is_no_rule_is_refused(text: str) -> None:
 
 
 def test_what_stands_there_once() -> None:
-    """Only that can name a client: not what is missing, stands there twice, is long, or breaks a line."""
+    """Not usable as a name: what is missing, occurs twice, is too long, or has a line break."""
     found = owner("CN=alice", "OU=a", "OU=b", "O=a\nb", names=(f"DNS:{'a' * 256}", "URI:spiffe://x"))
     assert found.single_values() == {"CN": "alice", "URI": "spiffe://x"}
     assert found.single_value("email") is None
@@ -109,7 +109,7 @@ def test_what_stands_there_once() -> None:
 
 
 def test_a_certificate_may_say_nothing() -> None:
-    """What lacks everything stands for nobody."""
+    """A certificate without any names identifies nobody."""
     assert parse_subject({}) == Subject({}, None)
     assert (
         parse_subject({"subjectAltName": (("DirName", ((("commonName", "a"),),)), ("IP Address", "10.0.0.1"))}).values

@@ -25,7 +25,7 @@ HARMLESS = {
 
 
 def test_no_secret_is_compared_letter_by_letter() -> None:
-    """Where a name sounds like a secret, `==` stands in no file that judges credentials, but for what is harmless."""
+    """Files that check credentials do not compare names that sound like secrets with `==`, except for harmless ones."""
     found = {
         ast.unparse(node)
         for path in FILES

@@ -1,4 +1,4 @@
-"""Where the token of a request stands."""
+"""Where a request has its token."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_malformed_header_is_refused(value: bytes) -> None:
 
 @pytest.mark.parametrize("text", ["", "A", "QQ.", "QR", "YWJj!", "YQ==", "*"])
 def test_a_malformed_subprotocol_is_refused(text: str) -> None:
-    """Padding, other characters and a second spelling of the same bytes are not taken."""
+    """Padding, other characters and a second spelling of the same bytes are rejected."""
     found = look(protocols=("wsbridge.token." + text,))
     assert refusal(found) == "the token in subprotocol is not base64url without padding"
 

@@ -46,7 +46,7 @@ async def asking(served: Service | str, **more: object) -> AsyncIterator[Forward
 
 
 async def identified(asked: ForwardAuth, someone: ConnectionContext) -> Identity:
-    """Ask about somebody who is let in."""
+    """Ask about a client that is allowed."""
     found = await async_outcome(asked.identify(someone))
     assert isinstance(found, Identity), found
     return found
@@ -285,7 +285,7 @@ async def test_headers_that_http_cannot_carry_are_the_clients_fault() -> None:
 
 
 async def test_https_is_verified_and_sockets_are_asked(tmp_path: Path) -> None:
-    """By the authorities of the configuration; insecure takes any certificate."""
+    """By the authorities of the configuration; insecure accepts any certificate."""
     async with service(tls=True) as served:
         url = f"https://localhost:{served.port}/"
         async with asking(url, ca=str(folder() / "ca.pem")) as asked:

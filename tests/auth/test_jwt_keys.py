@@ -63,7 +63,7 @@ def test_a_secret_that_is_none_is_refused_at_start(tmp_path: Path, secret: str, 
 
 
 def test_secrets_and_files_are_for_their_algorithms(tmp_path: Path) -> None:
-    """HS takes a secret and nothing else, all others a file; none is no algorithm."""
+    """HS algorithms need a secret, all others a file; none is not an algorithm."""
     (tmp_path / "k.pem").write_bytes(RSA.public)
     (tmp_path / "s").write_text(SECRET)
     assert auth(tmp_path, algorithm="HS256", file="k.pem")[0] == "E013 routes.r.auth.keys[0].file"

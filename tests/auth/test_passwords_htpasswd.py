@@ -117,7 +117,7 @@ def test_what_apaches_program_makes_by_other_options(tmp_path: Path, option: str
 
 
 def test_what_apaches_program_makes_by_bcrypt(tmp_path: Path) -> None:
-    """Real files of htpasswd -B are taken, whatever the cost."""
+    """Real files of htpasswd -B are accepted, whatever the cost."""
     file = tmp_path / "users"
     run(program("htpasswd"), "-c", "-B", "-b", str(file), "alice", "correct horse")
     run(program("htpasswd"), "-B", "-C", "6", "-b", str(file), "bob", "pässwort")

@@ -80,6 +80,6 @@ def test_what_is_refused(text: str, wrong: str) -> None:
 
 
 def test_the_bounds_can_be_verified() -> None:
-    """The largest of what is taken does not run out of the memory it is given."""
+    """The largest accepted parameters do not exceed the memory that scrypt may use."""
     for numbers in ("ln=16,r=8,p=1", "ln=15,r=1,p=1", "ln=12,r=8,p=1", "ln=1,r=128,p=128"):
         assert not parse_scrypt(QUICK.replace("ln=12,r=8,p=1", numbers) + DIGEST).verify(b"x")

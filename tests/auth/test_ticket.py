@@ -163,7 +163,7 @@ async def test_bind_address_wants_all_of_them_bound() -> None:
 
 
 async def test_a_full_table_is_not_the_clients_fault() -> None:
-    """Then nobody can be let in: 503, and no failed login."""
+    """Then nobody can be authenticated: 503, and no failed login is counted."""
     spent = UsedTickets(1, started=NOW - 60)
     assert isinstance(await async_outcome(authenticator(spent).identify(caller(target=query(ticket())))), Identity)
 

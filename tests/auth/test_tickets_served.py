@@ -24,7 +24,7 @@ NETWORK = {"kind": "network", "allow": ["127.0.0.0/8"]}
 
 
 def routes(folder: Path, back: str = "tcp://127.0.0.1:9", **gives: Any) -> dict[str, Any]:
-    """Write routes that take tickets and one that gives them, and put their key into a directory."""
+    """Write routes that accept tickets and one that issues them, and put their key into a directory."""
     (folder / "key").write_text(KEY + "\n")
     key = {"file": "key"}
     takes = {"kind": "ticket", "key": key}
@@ -98,7 +98,7 @@ async def test_a_page_asks_and_connects(tmp_path: Path) -> None:
 
 
 async def test_two_at_once(tmp_path: Path) -> None:
-    """Of many connections with one ticket exactly one is let in, and one dial is made."""
+    """Of many connections with one ticket exactly one is accepted, and one dial is made."""
     async with backend() as back, serving(written(routes=routes(tmp_path, back.url)), folder=tmp_path) as served:
         text = await ticket(served)
         clients = [await served.connect() for _ in range(20)]
@@ -250,7 +250,7 @@ async def test_who_is_not_known_gets_none(tmp_path: Path) -> None:
 
 
 async def test_a_page_behind_a_ticket(tmp_path: Path) -> None:
-    """Routes without a backend take tickets, too."""
+    """Routes without a backend accept tickets, too."""
     async with serving(written(routes=routes(tmp_path)), folder=tmp_path) as served:
         now = int(time.time() * 1000)
         text = encode_ticket(

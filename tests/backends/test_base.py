@@ -69,6 +69,6 @@ def test_the_address_of_a_socket(family, host, shown):
 
 
 def test_what_is_asked_by_default():
-    """No subprotocol, text taken, the largest frames; heads as large as the configuration's defaults."""
+    """No subprotocol, text messages allowed, the largest frames; heads as large as the configuration's defaults."""
     assert DialRequest() == DialRequest((), from_client=False, text_messages="accept", max_frame_bytes=65_536)
     assert DialServices(Resolver()).max_response_head_bytes == Limits().max_response_head_bytes

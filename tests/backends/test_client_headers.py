@@ -152,7 +152,7 @@ def test_other_backends_have_none() -> None:
 
 
 async def test_the_request_has_them() -> None:
-    """They stand beside those of `headers`; one without a value, and all of them without a client, are left out."""
+    """They are added to those of `headers`; one without a value, and all of them without a client, are left out."""
     headers = {"X-Forwarded-For": "{address}", "X-User": "{identity}", "X-None": "{claims.none}"}
     config = {"headers": {"X-Key": "abc"}, "client_headers": headers}
     for offer, there in ((DialRequest(client=client()), True), (DialRequest(), False)):

@@ -25,7 +25,7 @@ PATH = "match: {path: '/{h}/{p}'}"
 
 
 def choice(route: str, folder: Path | None = None, own: ListeningAddresses | None = None) -> TargetPolicy | None:
-    """Build the choice of a route as it stands in a file."""
+    """Build the choice of a route from its text in a file."""
     section = read(f"{LISTENERS}routes: {{r: {{{route}}}}}\n", folder=folder).config.routes["r"]
     path = getattr(section.match, "path", None)
     return build_target_policy(section, PathPattern(path) if path else None, own or ListeningAddresses())

@@ -177,7 +177,7 @@ def test_urls_of_identities(text: str, target: str) -> None:
     ],
 )
 def test_urls_that_cannot_be_dialled(text: str) -> None:
-    """Whoever said them; they are not quoted, since they can hold secrets."""
+    """Wherever they come from, they are not quoted, since they can contain secrets."""
     with pytest.raises(ValueError, match=r"the identity's target|the host|the port|the path|the address") as caught:
         parse_identity_target(text)
     assert "s3cret" not in str(caught.value)

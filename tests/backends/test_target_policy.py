@@ -199,7 +199,7 @@ V6 = st.integers(0, 2**128 - 1) | st.sampled_from([0xFFFF << 32, 0x64FF9B << 96,
 
 @given(st.integers(0, 2**32 - 1).map(ip_address) | V6.map(IPv6Address))
 def test_no_address_passes_that_is_special(ip: Any) -> None:
-    """With networks of everything, what passes is in no special range, and stands for no address in one."""
+    """With networks of everything, what is allowed is in no special range, and maps to no address in one."""
     if passes(allowed(networks=EVERYTHING), str(ip)):
         assert not any(ip in network for network, _ in SPECIAL_NETWORKS)
         assert not ip.is_loopback

@@ -97,7 +97,7 @@ TOKEN = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_ch
 
 @given(token=TOKEN, before=st.sampled_from(["", "a=1&", "id2=x&"]), after=st.sampled_from(["", "&id=1", "&x"]))
 def test_no_token_is_shown(token: str, before: str, after: str) -> None:
-    """Wherever its parameter stands in the query."""
+    """Wherever its parameter is in the query."""
     assert token not in redact_field(f"/?{before}id={token}{after}", None, "query.id").partition("?")[2].replace(
         "***", ""
     )

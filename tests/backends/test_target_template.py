@@ -32,7 +32,7 @@ def template(text: str) -> UrlTemplate:
     ],
 )
 def test_targets(text: str, values: dict[str, str], result: str) -> None:
-    """Every value stands in its place; the target is in its normal form."""
+    """Every value is inserted at its place; the target is in its normal form."""
     target = fill_template(template(text), values)
     assert str(target) == result
     assert type(target) is not UrlTemplate

@@ -137,7 +137,7 @@ async def test_headers_origin_and_host():
     ],
 )
 def test_host_header(url, server_name, host):
-    """The default port is left out, brackets stay; server_name takes the place of the host."""
+    """The default port is left out, brackets stay; server_name replaces the host."""
     made = WebSocketBackend(WebSocketBackendConfig(url=url, server_name=server_name), DialServices(Resolver()))
     assert made._host_header == host
 
@@ -286,5 +286,5 @@ async def test_the_text_of_an_upstream_is_escaped():
 
 
 def test_the_name_has_no_secrets():
-    """Nor has the name that stands in every line."""
+    """Neither has the name that is in every line."""
     assert "abcdef" not in backend(80, "/?token=abcdef").name

@@ -240,7 +240,7 @@ async def test_a_proxy_that_is_down():
 
 
 async def test_the_websockets_library_as_upstream():
-    """An independent server takes our handshake and chooses a subprotocol."""
+    """An independent server accepts our handshake and chooses a subprotocol."""
     seen = []
 
     def handler(connection):

@@ -41,7 +41,7 @@ def test_the_table_of_ratios():
 
 
 def words(line: str) -> str:
-    """Take the columns out of a line."""
+    """Split a line into its columns."""
     return " ".join(line.split())
 
 

@@ -47,7 +47,7 @@ def serving_nobody(reserved: socket.socket) -> Iterator[str]:
 
 
 def roundtrip(sock: socket.socket, data: bytes) -> bytes:
-    """Send and take as much back."""
+    """Send bytes, and receive as many."""
     sock.settimeout(PATIENCE)
     sock.sendall(data)
     got = bytearray()

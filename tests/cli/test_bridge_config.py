@@ -71,7 +71,7 @@ def ws(**given: object) -> BridgeOptions:
     ],
 )
 def test_listen(listen: str, speaks: str, bind: str, match: object) -> None:
-    """Each form of LISTEN is the listener it says; the path / takes all paths, another takes itself."""
+    """Each form of LISTEN gives its listener; the path / matches all paths, another one only itself."""
     listener, route = both(BridgeOptions(listen=listen, target="tcp://127.0.0.1:5900"))
 
     assert (listener.protocol, str(listener.bind), route.match) == (speaks, bind, match)
@@ -261,7 +261,7 @@ def test_tls_of_the_target(tmp_path: Path) -> None:
     "listen", ["ws://0.0.0.0:80/", "tcp://192.0.2.1:80", "ws://[::]:80/", "ws://gw.example.org:80"]
 )
 def test_others_are_let_in_only_when_meant(listen: str) -> None:
-    """An address that other hosts reach is refused, with what to write; with that it is taken."""
+    """An address that other hosts reach is rejected with what to write; with that it is accepted."""
     sentence = refused(BridgeOptions(listen=listen, target="tcp://127.0.0.1:1"))
 
     assert "--allow-anyone" in sentence

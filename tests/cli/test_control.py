@@ -35,7 +35,7 @@ def text(respond: str = "204") -> str:
 
 
 def test_an_operator_reloads_and_drains():
-    """A reload that fails prints what is wrong and where, with exit code 78; the daemon serves, and takes the next."""
+    """A reload that fails prints the errors and their places, with exit code 78; the daemon serves on."""
     with Daemon(text()) as daemon:
         socket, config = daemon.folder / "admin.sock", daemon.folder / "wsbridge.yaml"
         status = wsbridge("status", address=socket)

@@ -17,7 +17,7 @@ from wsbridge.auth.passwords import parse_htpasswd
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"", b"\nmore\n"])
 def test_on_a_pipe(end: bytes) -> None:
-    """The first line of standard input is the password, and one line comes out that the bridge takes."""
+    """The first line of standard input is the password, and the output is one line that wsbridge accepts."""
     done = finished("hash-password", "alice", input="pässwort ".encode() + end)
 
     assert (done.returncode, done.stderr) == (0, b"")
@@ -55,7 +55,7 @@ def test_what_is_refused(args: list[str], typed: bytes, wrong: bytes) -> None:
 
 
 def test_the_longest() -> None:
-    """1024 bytes are taken, whatever ends the line."""
+    """1024 bytes are accepted, whatever ends the line."""
     done = finished("hash-password", "alice", input=b"x" * 1024 + b"\r\n")
 
     assert parse_htpasswd(done.stdout.decode())["alice"].verify(b"x" * 1024)

@@ -43,7 +43,7 @@ def test_a_signal_ends_it_in_order(file: Path, number: signal.Signals) -> None:
 
 
 def test_warnings_are_logged(file: Path) -> None:
-    """What is risky is a log line with code and place; the options stand in place of what the file says of logs."""
+    """What is risky is a log line with code and place; the options override what the file says about logs."""
     with started("run", "--log-level", "warning", "--log-format", "json", WSBRIDGE_CONFIG=str(file)) as daemon:
         line = json.loads(daemon.line(".*config.warning.*")[0])
 

@@ -20,7 +20,7 @@ routes:
 
 
 def test_the_order_of_places(tmp_path: Path) -> None:
-    """The option is taken before the environment, that before the first place with a file, that before the second."""
+    """The option precedes the environment, which precedes the first place with a file, which precedes the second."""
     first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
     places = (str(first), str(second))
     second.touch()

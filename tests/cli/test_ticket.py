@@ -1,4 +1,4 @@
-"""`ticket` prints what the route takes."""
+"""`ticket` prints what the route accepts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEY = "k" * 44
 
 @pytest.fixture
 def file(tmp_path: Path) -> str:
-    """A configuration with a route that takes tickets, one that wants them bound, and one that takes none."""
+    """A configuration with a route that accepts tickets, one that binds them to an address, one that accepts none."""
     (tmp_path / "key").write_text(KEY)
     path = tmp_path / "wsbridge.yaml"
     path.write_text(

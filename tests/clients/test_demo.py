@@ -100,7 +100,7 @@ def test_interrupt(demo: Program, page: Page) -> None:
 
 
 def test_busy_port(demo: Program) -> None:
-    """A port that is taken is reported in a sentence that names --port."""
+    """A port in use is reported in a sentence that names --port."""
     port = demo.line(r"http://127\.0\.0\.1:(\d+)/")[1]
     with Program(sys.executable, "-m", "wsbridge", "demo", "--port", port) as second:
         second.line(rf"{port}.*already in use.*--port")

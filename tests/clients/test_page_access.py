@@ -86,7 +86,7 @@ def remember(page: Page, token: str) -> None:
 
 
 def said_to_be(bridge: Daemon, route: str) -> str:
-    """Give who the log takes the client for whose connection has ended."""
+    """Return the identity in the log line of a connection that has ended."""
     identity = bridge.wait("connection.closed", route=route)["identity"]
     assert isinstance(identity, str)
     return identity

@@ -1,4 +1,4 @@
-"""A page in a real browser that connects as the documentation shows: known by a cookie, let in by a ticket."""
+"""A page in a real browser that connects as the documentation shows: known by a cookie, authenticated by a ticket."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The examples in conf/: each is a configuration that `wsbridge check` takes as it is, once its files are there."""
+"""The examples in conf/: `wsbridge check` accepts each of them unchanged, once its files are there."""
 
 from __future__ import annotations
 

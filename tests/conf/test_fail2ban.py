@@ -52,7 +52,7 @@ def test_json_lines(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("prefix", ["", "gw wsbridge[17]: "])
 def test_lines_of_the_journal(tmp_path: Path, prefix: str) -> None:
-    """The journal takes the priority off; fail2ban puts host and process in front."""
+    """The journal removes the priority; fail2ban puts host and process in front."""
     taken = [line.removeprefix("<4>") for line in lines("journal")]
     assert found("\n".join(prefix + line for line in taken), tmp_path) == ADDRESSES
 

@@ -148,7 +148,7 @@ def test_who_reaches_the_admin_api(settings: str, found: list[str]) -> None:
 
 
 def test_ipv6_only_leaves_ipv4_to_another() -> None:
-    """With ipv6_only the same port may be taken for IPv4."""
+    """With ipv6_only the same port may be used for IPv4."""
     text = "listeners: {a: {bind: '[::]:1', ipv6_only: true}, b: {bind: '0.0.0.0:1'}}\n"
     assert len(read(text + ROUTES).config.listeners) == 2
 
@@ -161,7 +161,7 @@ def test_a_route_without_match_needs_a_listener_that_names_it() -> None:
 
 
 def test_a_route_needs_a_listener_that_speaks_websocket() -> None:
-    """A match can take nothing where no listener has protocol: websocket."""
+    """A match cannot match anything where no listener has protocol: websocket."""
     text = "listeners: {l: {bind: '127.0.0.1:1', protocol: tcp, route: r0}}\n"
     (problem,) = wrong(file(text, f"{BACKEND}, auth: none", f"match: any, {BACKEND}, auth: none"))
     assert (problem.code, problem.setting) == ("E021", "routes.r1.match")
@@ -288,7 +288,7 @@ def test_a_cookie_and_any_origin_do_not_go_together() -> None:
 
 
 def test_a_loopback_listener_behind_a_proxy_needs_auth() -> None:
-    """Whoever the proxy lets in comes there, so nobody's access is left to oversight."""
+    """All clients that the proxy admits come there, so anonymous access has to be explicit."""
     first = "listeners: {web: {bind: '127.0.0.1:80', trusted_proxies: [127.0.0.1], client_address_from: forwarded}}\n"
     (problem,) = wrong(file(first, "match: any, " + BACKEND))
 

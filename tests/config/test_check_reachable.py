@@ -45,7 +45,7 @@ from wsbridge.config.check import effective_match, listeners_of, matching_listen
     ],
 )
 def test_routes_that_an_earlier_one_shadows(earlier: str, later: str, taken: bool) -> None:
-    """A route whose every request an earlier one takes is an error at its match; one that keeps some is not."""
+    """A route is an error at its match if earlier ones match all its requests, but not if some are left."""
     first = listeners("127.0.0.1:1", "127.0.0.1:2")
     text = file(first, f"match: {earlier}, {BACKEND}, auth: none", f"match: {later}, {BACKEND}, auth: none")
     if not taken:
@@ -57,7 +57,7 @@ def test_routes_that_an_earlier_one_shadows(earlier: str, later: str, taken: boo
 
 
 def test_several_routes_may_shadow_one_together() -> None:
-    """Where each listener's requests are taken by another route, all of these are named."""
+    """Where another route matches the requests of each listener, all of these routes are named."""
     first = listeners("127.0.0.1:1", "127.0.0.1:2")
     routes = [f"match: {match}, {BACKEND}, auth: none" for match in ("{listener: l0}", "{listener: l1}", "any")]
     (problem,) = wrong(file(first, *routes))
@@ -65,7 +65,7 @@ def test_several_routes_may_shadow_one_together() -> None:
 
 
 def test_pages_and_backends_may_share_a_path() -> None:
-    """Routes with files or answer take plain requests, those with a backend upgrades: neither shadows the other."""
+    """Routes with files or respond serve plain requests, those with a backend upgrades: neither shadows the other."""
     read(file(LISTENERS, f"match: any, {BACKEND}, auth: none", "match: any, respond: 204, auth: none"))
     (problem,) = wrong(file(LISTENERS, "match: any, respond: 204, auth: none", "match: any, respond: 404, auth: none"))
     assert (problem.code, problem.setting) == ("E021", "routes.r1.match")

@@ -1,4 +1,4 @@
-"""Routes that give tickets fit the routes that take them."""
+"""Routes that issue tickets match the routes that accept them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def text(gives: str = "route: vnc, key: {env: KEY}", asks: str = NETWORK, takes:
     ],
 )
 def test_they_fit(takes: str, tmp_path: Path) -> None:
-    """The way that takes tickets may be one of several, and one of several keys is enough."""
+    """The method that accepts tickets may be one of several, and one of several keys is enough."""
     assert read(text(takes=takes), KEYS, tmp_path).warnings == []
 
 
@@ -56,7 +56,7 @@ def test_they_fit(takes: str, tmp_path: Path) -> None:
     ],
 )
 def test_they_do_not(parts: dict[str, str], problem: str, message: str, tmp_path: Path) -> None:
-    """A ticket that nobody takes, or that anybody gets, is an error at its place, and shows no key."""
+    """Tickets that no route accepts, or that anyone gets, are an error at their place, which shows no key."""
     (found,) = wrong(text(**parts), KEYS, tmp_path)
 
     assert summaries([found]) == [problem]

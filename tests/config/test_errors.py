@@ -72,7 +72,7 @@ def problem(**changes: object) -> Problem:
 
 
 def test_an_error_and_a_warning_as_text() -> None:
-    """A warning says so and gives its code; the caret stands below the place."""
+    """A warning says so and gives its code; the caret is below the place."""
     assert problem().text() == "w.yaml:2:3: a.b: is wrong [E012]\n      b: c\n      ^"
     assert problem(code="W001").text().splitlines()[0] == "w.yaml:2:3: warning: a.b: is wrong [W001]"
     assert (problem().severity, problem(code="W001").severity) == ("error", "warning")
@@ -92,7 +92,7 @@ def test_what_is_not_known_is_left_out(changes: dict[str, object], expected: str
 
 
 def test_a_caret_below_tabs() -> None:
-    """Tabs are repeated, so that it stands right at any width."""
+    """Tabs are repeated, so that the caret is right at any width."""
     assert problem(source="\tb\t: c", column=4).text().splitlines()[1:] == ["    \tb\t: c", "    \t \t^"]
 
 

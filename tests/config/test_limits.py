@@ -36,7 +36,7 @@ from wsbridge.config.limits import GLOBAL_TIMEOUTS, ClientLimits, Limits, RouteL
     ],
 )
 def test_limit_bounds(key: str, fit: list[str], unfit: list[str]) -> None:
-    """The values at the edges are taken, those beyond are one mistake at their key."""
+    """The values at the edges are accepted, those beyond are one error at their key."""
     for value in fit:
         read(LISTENERS + ROUTES + f"limits: {{{key}: {value}}}\n")
     for value in unfit:
@@ -133,7 +133,7 @@ def client_section(text: str) -> str:
     ],
 )
 def test_client_limit_bounds(key: str, fit: list[str], unfit: list[str]) -> None:
-    """The values at the edges are taken, those beyond are one mistake at their key."""
+    """The values at the edges are accepted, those beyond are one error at their key."""
     for value in fit:
         read(client_section(f"{key}: {value}"))
     for value in unfit:
@@ -183,7 +183,7 @@ def route_section(text: str) -> str:
     ],
 )
 def test_route_limit_bounds(key: str, fit: list[str], unfit: list[str]) -> None:
-    """The values at the edges are taken, those beyond are one mistake at their key."""
+    """The values at the edges are accepted, those beyond are one error at their key."""
     for value in fit:
         read(route_section(f"{key}: {value}"))
     for value in unfit:

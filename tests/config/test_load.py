@@ -151,7 +151,7 @@ def test_one_mistake_gives_one_problem_at_its_place(text: str, place: tuple[int,
 
 
 def test_scalars_of_yaml_1_1_are_read_as_text() -> None:
-    """`off`, octal modes and numbers in names are what stands there."""
+    """`off`, octal modes and numbers in names are texts as written."""
     config = read(
         """\
         listeners: {8080: {bind: 'unix:/s', mode: 0640}}

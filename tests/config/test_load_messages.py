@@ -105,7 +105,7 @@ def test_a_key_that_is_no_name() -> None:
 
 
 class Aliased(Section):
-    """A section with a key that Python does not take for a name."""
+    """A section with a key that is not a name in Python."""
 
     sources: int = Field(1, alias="from")
 

@@ -34,7 +34,7 @@ def test_the_shortest_file_has_all_defaults() -> None:
     ],
 )
 def test_words_of_the_top(key: str, values: list[str]) -> None:
-    """Each is taken as it stands; another is refused with all of them."""
+    """Each is accepted as written; another one is rejected with a list of all of them."""
     for value in values:
         read(LISTENERS + ROUTES + key % value + "\n")
     (problem,) = wrong(LISTENERS + ROUTES + key % "loud" + "\n")

@@ -1,4 +1,4 @@
-"""Which requests a route takes, and where they go."""
+"""Which requests a route matches, and where they go."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_what_only_a_backend_uses_is_refused_beside_another_goal(key: str, goal:
     ("written", "host"), [("a.example", ("a.example",)), ("[a.example, B.example]", ("a.example", "b.example"))]
 )
 def test_hosts_one_or_many(written: str, host: tuple[str, ...]) -> None:
-    """One host stands for a list of one, and case does not count."""
+    """One host means a list of one, and case does not count."""
     config = read(LISTENERS + f"routes: {{r: {{match: {{host: {written}}}, respond: 204, auth: none}}}}\n").config
 
     assert isinstance(config.routes["r"].match, MatchConfig)

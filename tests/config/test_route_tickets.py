@@ -12,7 +12,7 @@ VNC = "vnc: {match: {path: /vnc}, backend: 'tcp://a:1', auth: {kind: ticket, key
 
 
 def gives(goal: str) -> str:
-    """Write a file with a route that takes tickets, and another one with this goal."""
+    """Write a file with a route that accepts tickets, and another route with these keys."""
     asks = "match: {path: /t}, auth: {kind: network, deny: [10.0.0.1]}"
     return f"{LISTENERS}routes:\n  {VNC}\n  t: {{{asks}, {goal}}}\n"
 

@@ -93,7 +93,7 @@ def test_mistakes_are_found(text: str, place: str) -> None:
     ],
 )
 def test_all_written_forms_are_valid(text: str) -> None:
-    """Short and long forms, sizes as numbers, and `${NAME}` in place of any scalar are taken."""
+    """Short and long forms, sizes as numbers, and `${NAME}` in place of any scalar are accepted."""
     assert mistakes(text) == []
 
 
@@ -136,7 +136,7 @@ def test_every_option_is_described() -> None:
 
 
 def test_defaults_are_those_of_the_model_as_written_in_a_file() -> None:
-    """Defaults stand in the schema the way the file has them."""
+    """The schema has defaults as the file would have them."""
     properties = SCHEMA["definitions"]["Timeouts"]["properties"]
     assert {key: properties[key]["default"] for key in ("handshake", "idle", "write", "accept_pause")} == {
         "handshake": "10s",

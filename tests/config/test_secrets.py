@@ -103,7 +103,7 @@ def test_one_line_break_at_the_end_of_a_file_does_not_count(tmp_path: Path, data
     [(b"", "is empty"), (b"\n", "is empty"), (b"\xff", "is not UTF-8 text"), (b"x" * 65_537, "is larger than 64KiB")],
 )
 def test_files_that_hold_no_secret(tmp_path: Path, data: bytes, said: str) -> None:
-    """The file is named, what stands in it is not."""
+    """The error names the file, but not its content."""
     (tmp_path / "s").write_bytes(data)
     with pytest.raises(ValidationError) as caught:
         Holder.model_validate({"secret": {"file": "s"}}, context=LoadContext(tmp_path, {}, Registry()))

@@ -151,7 +151,7 @@ def test_a_wrong_header_is_not_quoted() -> None:
 
 @pytest.mark.parametrize(("value", "kind"), [(["a"], "list"), (("a",), "list"), ({}, "mapping"), (3, "int")])
 def test_what_is_no_text(value: object, kind: str) -> None:
-    """The message names what stands there instead."""
+    """The message names what is there instead."""
     with pytest.raises(types.WrongShapeError, match=f"^must be text, not a? ?{kind}$"):
         types.as_text(value)
 
@@ -171,7 +171,7 @@ def test_what_is_no_name(name: str) -> None:
 
 @pytest.mark.parametrize("token", ["binary", "v1.mqtt", "!#$%&'*+-.^_`|~09AZaz"])
 def test_tokens(token: str) -> None:
-    """All that RFC 9110 lets stand in one."""
+    """All characters that RFC 9110 allows in one."""
     assert types.read_http_token(token) == token
 
 
@@ -231,7 +231,7 @@ def test_patterns_of_paths() -> None:
 
 
 def test_a_subprotocol_that_carries_a_token_is_none() -> None:
-    """What a client's secret stands in cannot be among those that are answered."""
+    """A subprotocol that contains a client's token cannot be one that is sent back."""
     assert types.read_subprotocol("binary") == "binary"
     with pytest.raises(ValueError, match=r"carries a token of the client"):
         types.read_subprotocol("wsbridge.token.abc")
@@ -279,7 +279,7 @@ def test_an_address_with_a_mask_is_pointed_at() -> None:
 
 
 def test_unix_stands_for_unix_sockets() -> None:
-    """It is taken only where clients of Unix sockets can come."""
+    """It is accepted only where clients of Unix sockets can come."""
     assert read_network_or_unix("unix") == "unix"
     assert read_network_or_unix("10.0.0.0/8") == ip_network("10.0.0.0/8")
     with pytest.raises(ValueError, match="is not a network"):

@@ -43,7 +43,7 @@ def test_one_text_is_a_list_of_one() -> None:
 
 
 def test_lists_with_something_in_them_each_once() -> None:
-    """An empty list and a text that stands twice are refused by name."""
+    """An empty list and a text that occurs twice are rejected by name."""
     assert unions.non_empty(("a",)) == unions.check_unique(("a",)) == ("a",)
     with pytest.raises(ValueError, match="at least one entry"):
         unions.non_empty(())

@@ -1,4 +1,4 @@
-"""Addresses, URLs, origins and hosts: what is taken, what it becomes, and what is said of the rest."""
+"""Addresses, URLs, origins and hosts: what is accepted, how it is read, and the errors about the rest."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def test_a_template_is_parsed(text: str, host: str, port: str, path: str, fields
 
 
 def test_a_url_without_fields_is_a_plain_target() -> None:
-    """Nothing changes for it; a value that was read is taken as it is."""
+    """Nothing changes for it; a value that was read already is used as it is."""
     found = read_backend_url("tcp://a.example:1")
 
     assert type(found) is Target

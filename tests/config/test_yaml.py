@@ -48,7 +48,7 @@ def refused(text: str) -> str:
     ],
 )
 def test_unsupported_yaml_is_rejected_at_its_place(text: str, expected: str) -> None:
-    """A file with a feature that is not taken is refused with the line and column of that feature."""
+    """A file with a feature that is not supported is rejected with the line and column of that feature."""
     assert refused(text).startswith(expected)
 
 
@@ -73,14 +73,14 @@ def test_nesting_by_aliases_is_bounded() -> None:
 
 
 def test_values_are_counted_with_those_of_aliases() -> None:
-    """A small file whose aliases stand for a billion values is refused at once."""
+    """A small file whose aliases expand to a billion values is rejected at once."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
     assert "more than 100,000 values" in refused("\n".join(lines))
 
 
 def test_written_values_are_only_bounded_by_the_size_of_the_file() -> None:
-    """As many as fit; those that aliases stand for have a bound of their own."""
+    """As many as fit; those that aliases expand to have a bound of their own."""
     compose("a: [" + "x," * 150_000 + "]", "w.yaml")
     anchor = "a: &a [" + "x, " * 999 + "x]\nb: ["
     compose(anchor + "*a, " * 99 + "]", "w.yaml")
@@ -133,7 +133,7 @@ def test_settings_have_positions() -> None:
 
 
 def test_every_mistake_that_does_not_hide_the_next_is_reported() -> None:
-    """Keys that stand twice and tags are reported all at once, in the order of the file, with what they spoil."""
+    """Duplicate keys and tags are reported all at once, in the order of the file, with what they make unusable."""
     text = "a: 1\na: 2\nb: !x 3\nb: 4\nc: {<<: {d: e}}\n"
     found = [
         (("a",), 2, "E004"),
@@ -178,7 +178,7 @@ def test_variables_are_replaced_after_parsing_only() -> None:
 
 
 def test_double_dollar_is_literal() -> None:
-    """`$${` stands for the characters themselves; a lone dollar does, too."""
+    """`$${` means the characters themselves; so does a lone dollar."""
     assert expand_variables("$${X} $5 ${Y}$", {"Y": "y"}) == "${X} $5 y$"
 
 
@@ -213,7 +213,7 @@ def test_keys_without_value_are_errors(value: str) -> None:
 
 
 def test_the_word_null_in_quotes_is_text() -> None:
-    """Quotes make the words that stand for nothing into text."""
+    """Quotes make the words that mean "no value" into text."""
     (problem,) = wrong(LISTENERS + ROUTES + "log: {level: 'null'}\n")
     assert problem.code == "E012"
 

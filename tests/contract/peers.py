@@ -59,7 +59,7 @@ class Transport:
         self.stream.socket.close()
 
     def unacked(self) -> int:
-        """Bytes sent that the bridge's kernel has not taken."""
+        """Bytes sent that the bridge's kernel has not received."""
         return int.from_bytes(ioctl(self.sock.fileno(), TIOCOUTQ, bytes(4)), "little")
 
 

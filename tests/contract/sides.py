@@ -1,6 +1,6 @@
 """A relay between two peers: their sockets, the bridge's endpoints, and the engine that is tried.
 
-What a peer is, and what it can do, stands in `peers`.
+`peers` says what a peer is, and what it can do.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class Relay:
             self.front_side, self.back_side = found.front, found.back
 
     def detach(self, reason: Reason) -> tuple[Side, Side]:
-        """Take the pair out of the engine."""
+        """Remove the pair from the engine."""
         self.detached = self.engine.detach(self.id, reason, "detached")
         assert self.detached is not None
         return self.detached

@@ -73,7 +73,7 @@ async def test_a_rate_below_the_limit_is_no_flood(engine):
 
 @pytest.mark.parametrize("who", ["front", "back"])
 async def test_at_most_one_pong_waits(engine, who):
-    """A peer that pings and takes no pong: nothing grows, and the pong it finds in the end is for its last ping."""
+    """A peer that pings and reads no pong: nothing grows, and the pong it finds in the end is for its last ping."""
     pairing = ("ws", "raw") if who == "front" else ("raw", "ws")
     async with between(engine, *pairing, terms=replace(CALM, control_frame_rate=10**9), buffer=16_384) as relay:
         peer, ours = (relay.front, relay.front_side) if who == "front" else (relay.back, relay.back_side)

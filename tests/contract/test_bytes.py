@@ -28,7 +28,7 @@ async def pour(peer, size, seed):
 
 
 async def drain(peer, size, *, between_reads=None):
-    """Take exactly `size` bytes; give their hash."""
+    """Receive exactly `size` bytes; return their hash."""
     digest = hashlib.sha256()
     while size > 0:
         piece = await peer.some()
@@ -83,7 +83,7 @@ def waiting(endpoint):
 @overs
 @pytest.mark.parametrize("size", [2 * MIB, pytest.param(64 * MIB, marks=pytest.mark.soak)], ids=["2M", "64M"])
 async def test_a_reader_that_pauses_stops_the_sender(engine, front, back, over, size):
-    """While the front takes nothing, the back can send no more than the buffers hold; then every byte comes."""
+    """While the front reads nothing, the back can send no more than fits into the buffers; then every byte comes."""
     async with between(engine, front, back, over, buffer=16_384, seconds=300) as relay:
         sent = []
         most = 0
@@ -178,7 +178,7 @@ async def test_segments_of_one_byte(engine, front, back, over, size):
 
 
 async def taken(peer, payload):
-    """Take exactly these bytes."""
+    """Receive exactly these bytes."""
     assert await peer.take(len(payload)) == payload
 
 
@@ -222,7 +222,7 @@ async def test_bytes_read_before_the_relay_need_no_event(engine, front, back, ov
 @pytest.mark.parametrize("front", ["ws", "raw"])
 @overs
 async def test_a_backend_that_sends_all_and_closes_with_input_unread(engine, front, over):
-    """The reset that this makes destroys nothing that the kernel had taken: all bytes come, then 1011 or a reset."""
+    """The reset that this makes destroys nothing that the kernel has received: all bytes come, then 1011 or a reset."""
     payload = random.Random(5).randbytes(MIB)
     async with between(engine, front, "raw", over) as relay:
         await relay.front.send(b"never read")

@@ -124,7 +124,7 @@ async def test_client_lost_as_fin(engine, front, back, over):
 @pairings
 @secures
 async def test_backend_reset(engine, front, back, over):
-    """What had come is delivered first; then 1011, or a reset that no reader takes for the end."""
+    """What had come is delivered first; then 1011, or a reset that no reader mistakes for the end."""
     async with between(engine, front, back, over, lingering=0.2) as relay:
         await relay.back.send(PAYLOAD)
         assert await relay.front.take(len(PAYLOAD)) == PAYLOAD
@@ -180,7 +180,7 @@ async def test_tls_cut_off_without_close_notify_is_a_reset(engine, front):
 
 @pytest.mark.parametrize("back", ["raw", "ws"])
 async def test_a_raw_tls_client_cut_off_without_close_notify_is_lost(engine, back):
-    """The backend must not take what came for the whole."""
+    """The backend must not regard what came as complete."""
     async with between(engine, "raw", back, "tls") as relay:
         await relay.front.send(b"half a")
         await relay.back.take(6)
@@ -211,7 +211,7 @@ async def test_a_websocket_backend_that_ends_for_a_fault(engine, code):
 
 @secures
 async def test_a_websocket_backend_that_breaks_off_an_answer_after_the_clients_end(engine, over):
-    """It was sent a close frame and never sent its own: a raw client must not take what it got for the whole."""
+    """It was sent a close frame and never sent its own: a raw client must not regard what it got as complete."""
     async with between(engine, "raw", "ws", over, lingering=0.2) as relay:
         relay.back.answers = False
         await relay.front.finish()

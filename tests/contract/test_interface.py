@@ -19,7 +19,7 @@ from wsbridge.relay.engine import RelayCounters
 class LaneEngine:
     """A fake engine that carries calm raw pairs by itself, and has every other engine's rules for the rest.
 
-    It reads and writes the descriptors; at the first thing that is not payload, or that the kernel does not take, it
+    It reads and writes the descriptors; at the first thing that is not payload, or that the kernel does not accept, it
     gives the pair back as two sides.
     """
 
@@ -96,7 +96,7 @@ async def test_a_detached_side_goes_on_with_another_one(engine, front, back, ove
 
 
 async def test_a_pair_goes_on_in_another_process(engine):
-    """In the middle of a frame, with bytes that nobody has taken: descriptors and plain values say it all."""
+    """In the middle of a frame, with bytes that nobody has read: descriptors and plain values are all it needs."""
     async with between(engine, "ws", "raw", buffer=4096) as relay:
         payload = os.urandom(200_000)
         sides = []

@@ -156,7 +156,7 @@ async def test_a_slow_link_out_of_a_flood(engine, over, seconds, times):
 
 
 async def test_a_client_that_vanishes_from_a_flood(engine):
-    """Its kernel takes nothing more and acknowledges nothing new: it is dropped within `write`."""
+    """Its kernel receives nothing more and acknowledges nothing new: it is dropped within `write`."""
     terms = replace(SHORT, ping_interval=0.15, ping_timeout=0.2, write=0.3)
     async with between(engine, "ws", "raw", terms=terms, buffer=16_384) as relay, trio.open_nursery() as nursery:
 

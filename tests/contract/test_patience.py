@@ -109,7 +109,7 @@ async def test_a_backend_that_resets_what_comes_after_its_end_has_closed(engine)
 
 
 async def test_a_client_that_breaks_off_while_its_answer_comes(engine):
-    """It had closed its side in order, and does not take the answer: the backend learns it."""
+    """It has closed its side in order, and does not read the answer: the backend is informed."""
     async with between(engine, "raw", "raw") as relay:
         await relay.front.finish()
         assert (await relay.back.to_the_end()).ending == "fin"
@@ -161,7 +161,7 @@ async def test_a_reader_that_pauses_longer_than_close_loses_nothing(engine, over
 
 @pytest.mark.parametrize("front", ["ws", "raw"])
 async def test_what_the_kernel_holds_for_a_pausing_reader_is_not_lost(engine, front):
-    """Nothing waits in the bridge, all is with the kernel: the socket must live on until the peer has taken it."""
+    """Nothing waits in the bridge, all is with the kernel: the socket must stay open until the peer has received it."""
     terms = replace(SHORT, write=20.0)
     async with between(engine, front, "raw", terms=terms, buffer=16_384) as relay:
         relay.front_side.transport.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
@@ -188,7 +188,7 @@ async def test_the_kernel_of_a_reader_that_takes_nothing_is_not_waited_for_for_e
 
 
 async def test_a_close_frame_is_answered_after_the_bytes_before_it(engine):
-    """The echo waits until the backend has taken what the client had sent."""
+    """The echo waits until the backend has read what the client has sent."""
     async with between(engine, "ws", "raw", terms=OPEN_END, buffer=16_384) as relay:
         size = 60_000
         while relay.back_side.pending is None:
@@ -206,7 +206,7 @@ async def test_a_close_frame_is_answered_after_the_bytes_before_it(engine):
 
 
 async def test_an_echoing_backend_is_drained_while_its_input_ends(engine):
-    """It reads only while its answers are taken: they are dropped, so that it takes all that was sent to it."""
+    """It reads only while its answers are read: they are dropped, so that it reads all that was sent to it."""
     async with between(engine, "ws", "raw", terms=OPEN_END, buffer=16_384, lingering_bytes=10**7) as relay:
         got = 0
 
@@ -279,7 +279,7 @@ async def test_a_violation_after_the_end_changes_nothing(engine):
 
 
 async def test_pings_are_answered_while_bytes_wait(engine):
-    """A client that still takes what came before the end does not give the bridge up; then comes the close frame."""
+    """A client that still reads what came before the end does not disconnect; then comes the close frame."""
     async with between(engine, "ws", "ws", buffer=16_384) as relay:
         relay.back.answers = False
         while relay.front_side.pending is None:

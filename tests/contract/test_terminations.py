@@ -41,7 +41,7 @@ async def test_the_bridge_ends_it(engine, front, back, over, reason):
 @secures
 @pytest.mark.parametrize("who", ["front", "back"])
 async def test_write_stalled(engine, front, back, over, who):
-    """A peer that takes nothing for `write` is dropped, and so is the other."""
+    """A peer that reads nothing for `write` is dropped, and so is the other."""
     async with between(engine, front, back, over, terms=replace(SHORT, write=0.1), buffer=16_384) as relay:
         stalls, floods = (relay.front, relay.back) if who == "front" else (relay.back, relay.front)
 

@@ -53,7 +53,7 @@ async def service() -> AsyncIterator[tuple[DemoService, int]]:
 
 @asynccontextmanager
 async def call(port: int) -> AsyncIterator[Caller]:
-    """Connect, and take the banner."""
+    """Connect, and read the banner."""
     async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
         caller = Caller(stream)
         assert await caller.until(BANNER) == BANNER

@@ -1,4 +1,4 @@
-"""Every command line of the documentation, of the examples and of the help can be typed as it stands there."""
+"""Every command line of the documentation, of the examples and of the help can be typed as it is written there."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ COMMAND_LINES = sorted({shlex.join(words) for line in (*shell_lines(), *told_lin
 
 @pytest.mark.parametrize("line", COMMAND_LINES)
 def test_it_can_be_typed(line: str) -> None:
-    """Each option and each argument is one that the command takes."""
+    """Each option and each argument is one that the command accepts."""
     name, *rest = shlex.split(line)
     command = cli.get_command(click.Context(cli), name)
     assert command is not None

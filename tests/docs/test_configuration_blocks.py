@@ -1,9 +1,9 @@
 """Every YAML block of the documentation is a configuration that loads.
 
-A block stands for a file; where it has no `listeners`, two of them (`web` and `public`) are added, and where it has no
-`routes`, one that takes everything. A smaller part is marked by an HTML comment right before it:
+A block is a file; where it has no `listeners`, two of them (`web` and `public`) are added, and where it has no
+`routes`, one that matches everything. A smaller part is marked by an HTML comment right before it:
 
-- `<!-- yaml: wrap routes.vnc -->`: the block stands below these keys (below `routes.vnc.backend`, say, the route gets
+- `<!-- yaml: wrap routes.vnc -->`: the block is below these keys (below `routes.vnc.backend`, say, the route gets
   `match: any` and `auth: none`).
 - `<!-- yaml: other -->`: the block is no configuration of wsbridge.
 

@@ -20,6 +20,6 @@ def test_every_option_stands_there(name: str) -> None:
 
 
 def test_every_code_stands_there() -> None:
-    """Each code of an error or a warning is listed with what it stands for."""
+    """Each code of an error or a warning is listed with its meaning."""
     missing = [line for line in tables.codes() if line not in TEXT]
     assert missing == []

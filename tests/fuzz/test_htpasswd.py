@@ -26,7 +26,7 @@ texts = st.one_of(st.lists(lines, max_size=6).map("".join), st.text(max_size=200
 
 @given(texts)
 def test_any_text_gives_users_or_a_sentence(text: str) -> None:
-    """What comes out stands in the text as it is; what is refused is one printable line without any hash."""
+    """Names and hashes are parts of the text as it is; an error is one printable line without any hash."""
     try:
         users = parse_htpasswd(text)
     except ValueError as error:

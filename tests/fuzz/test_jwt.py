@@ -1,4 +1,4 @@
-"""Fuzz: whatever is shown as a token is denied, never let in, and never an exception."""
+"""Fuzz: whatever is sent as a token is rejected, never accepted, and never an exception."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def shown(raw: bytes) -> None:
 
 @given(st.one_of(st.binary(max_size=300), st.text("abcABC019-_.=", max_size=300).map(str.encode)))
 async def test_any_bytes(raw: bytes) -> None:
-    """Whatever stands in the header."""
+    """Whatever is in the header."""
     await shown(raw)
 
 

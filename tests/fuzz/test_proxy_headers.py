@@ -59,7 +59,7 @@ Outcome = ProxyHeader | Rejected | None
 
 
 def fed(data: bytes, cuts: list[int]) -> tuple[Outcome, int]:
-    """Feed a stream as a socket shows it: what was not taken is seen again, with more behind it."""
+    """Feed a stream as by MSG_PEEK: what was not consumed is seen again, with more behind it."""
     reader = ProxyHeaderParser(LIMIT)
     at = 0
     for end in [*cuts, len(data)]:
@@ -76,7 +76,7 @@ def fed(data: bytes, cuts: list[int]) -> tuple[Outcome, int]:
 
 @given(streams, st.lists(st.integers(0, 700), max_size=6))
 def test_any_bytes(data: bytes, cuts: list[int]) -> None:
-    """Whole, byte by byte and cut at random, the outcome is one and the same, and no byte past the header is taken."""
+    """Whole, byte by byte and cut at random, the outcome is the same, and no byte past the header is consumed."""
     found, taken = fed(data, [])
     for ends in (list(range(len(data))), sorted(cut for cut in cuts if cut < len(data))):
         again, at = fed(data, ends)

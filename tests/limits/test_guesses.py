@@ -171,7 +171,7 @@ async def test_an_address_cannot_fill_the_queue_of_passwords(page: Path) -> None
 
 @pytest.mark.parametrize("kind", ["files", "respond", "issue_tickets", "backend"])
 async def test_every_kind_of_route_counts_failures_and_requests(page: Path, kind: str) -> None:
-    """Wrong credentials ban, and requests that are authenticated take from the handshake rate."""
+    """Wrong credentials ban, and requests that are authenticated count for the handshake rate."""
     async with backend() as back:
         responder: dict[str, Any] = {
             "files": {"files": str(page / "www")},

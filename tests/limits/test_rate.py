@@ -66,7 +66,7 @@ def test_takers_of_one_bucket_get_the_same(takers: int) -> None:
 
 
 def test_one_who_wants_little_gets_it_beside_one_who_wants_all() -> None:
-    """A greedy taker does not starve one who takes 100 bytes now and then."""
+    """A greedy client does not starve one that needs 100 bytes now and then."""
     bucket = TokenBucket(RATE)
     greedy, modest = Grant(bucket), Grant(bucket)
     got = 0

@@ -87,7 +87,7 @@ async def test_one_connection_too_many_from_an_address_is_429(tls):
 
 
 async def test_a_raw_connection_too_many_is_reset():
-    """Where nothing can be said, the client must not take it for an empty answer."""
+    """Where no message is possible, the client must not mistake the end for an empty answer."""
     async with backend() as back:
         text = written(
             listeners={"old": {"bind": "127.0.0.1:0", "protocol": "tcp", "route": "app"}},

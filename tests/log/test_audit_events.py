@@ -16,7 +16,7 @@ DOC = (Path(__file__).parents[2] / "docs" / "audit.md").read_text()
 
 @pytest.mark.parametrize("name", AUDIT_EVENTS)
 def test_the_table_is_sound(name: str) -> None:
-    """Names are plain words, and each key is explained and stands once."""
+    """Names are plain words, and each key is explained once."""
     keys = AUDIT_EVENTS[name].keys
     assert re.fullmatch(r"[a-z]+\.[a-z]+", name)
     assert len(set(keys)) == len(keys)

@@ -175,7 +175,7 @@ def test_odd_numbers(form: str, number: float) -> None:
 
 
 def test_keys_never_hide_the_frame() -> None:
-    """A fact named as one of our own fields does not take its place."""
+    """A fact with the name of one of our own fields does not replace it."""
     out = json.loads(line("json", level="x", ts="y"))
 
     assert out["level"] == "info"

@@ -114,7 +114,7 @@ def test_plain_keys() -> None:
 
 @given(st.text(st.sampled_from("?&;#=%3Dtoken .:/@a"), max_size=200))
 def test_no_secret_survives(text: str) -> None:
-    """Whatever stands before `&token=`, the secret after it never comes out; redacting twice changes nothing."""
+    """Whatever precedes `&token=`, the secret after it is never shown; redacting twice changes nothing."""
     clean = redact(f"{text}&token=hunter2", url=True)
 
     assert "hunter2" not in clean
@@ -125,7 +125,7 @@ def test_no_secret_survives(text: str) -> None:
     "piece", ["a", "=", "?", "&", "?a=", "a=?", "%3f=", "//", "//a:", "@", "bearer.", "wsbridge.token."]
 )
 def test_linear_time(piece: str) -> None:
-    """The longest texts take no time worth mentioning, whatever they repeat."""
+    """The longest texts are redacted quickly, whatever they repeat."""
     text = (piece * 1024)[:1024]
     start = time.thread_time()
 

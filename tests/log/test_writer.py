@@ -272,7 +272,7 @@ def test_a_signal_handler_may_log(reader: Reader, begin: Callable[..., LogWriter
 
 
 def test_a_second_start(reader: Reader, begin: Callable[..., LogWriter]) -> None:
-    """The newest writer gets the records; stopping an older one does not take them away."""
+    """The newest writer gets the records; stopping an older one does not change that."""
     first, second = begin(), begin()
 
     first.stop()

@@ -112,7 +112,7 @@ def test_closed_descriptor() -> None:
 
 
 def test_regular_file(tmp_path: Path) -> None:
-    """A file takes all of it."""
+    """A file accepts all of it."""
     fd = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
     try:
         assert Output(fd).write(b"x\n" * 100_000, never) == 200_000

@@ -26,7 +26,7 @@ from wsbridge.protocol.proxy import SockEndpoint
     [("192.0.2.1", "192.0.2.1:80"), ("2001:db8::1", "[2001:db8::1]:80"), ("example.org", "example.org:80")],
 )
 def test_host_port(host, text):
-    """IPv6 addresses stand in brackets, all else does not."""
+    """IPv6 addresses are in brackets, everything else is not."""
     assert join_host_port(host, 80) == text
     assert str(Address(socket.AF_INET, (host, 80))) == text
 
@@ -119,7 +119,7 @@ def test_local_place(tmp_path):
     ],
 )
 def test_hosts_in_networks(host: str, held: bool) -> None:
-    """Both families, mapped addresses as what they stand for; what is no address is in none."""
+    """Both families, mapped addresses as the IPv4 addresses they contain; what is no address is in none."""
     networks = NetworkSet([ip_network("10.0.0.0/8"), ip_network("2001:db8::/32")])
     assert networks.contains(host) is held
     assert networks.contains(host) is held

@@ -27,7 +27,7 @@ PEER = Peer("203.0.113.7", 5, socket.AF_INET)
 
 @pytest.fixture
 def client(ca_file: Path) -> ssl.SSLContext:
-    """Give a client that takes any of our certificates."""
+    """Return a client that accepts any of our certificates."""
     context = client_context(ca_file)
     context.check_hostname = False
     return context
@@ -106,6 +106,6 @@ def test_a_name_that_is_not_ascii_writes_nothing(
 
 
 def test_both_ends_are_of_the_server(issue: Any) -> None:
-    """Whatever kind of transport is made, it can take a name down."""
+    """Whatever kind of transport is made, it can note the name."""
     server = server_context([issue("gw.example.org")])
     assert (server.sslsocket_class, server.sslobject_class) == (ServerSSLSocket, ServerSSLObject)

@@ -196,7 +196,7 @@ async def test_all_fail_and_all_are_reported(closed_port):
 
 
 class Attempts:
-    """Stands in for single attempts: hosts that hang until cancelled, connect after a time, or fail."""
+    """Replaces single attempts: hosts that hang until cancelled, connect after a time, or fail."""
 
     def __init__(self, plan):
         self.plan = plan

@@ -33,7 +33,7 @@ async def client(url: str, *, tls: bool = False, connections: int = 1) -> AsyncI
 
 
 async def got(asked: HttpClient, path: str = "/x?a=b") -> ServiceResponse:
-    """Ask, and take the answer."""
+    """Send a request, and read the response."""
     with trio.fail_after(10):
         found = await asked.get(path, [(b"X-A", b"1")], MOST)
     assert isinstance(found, ServiceResponse), found

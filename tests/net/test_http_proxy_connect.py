@@ -53,7 +53,7 @@ async def test_basic_authentication():
 
 
 async def test_a_proxy_that_repeats_our_password_does_not_have_it_logged():
-    """Neither as it stands in the URL, nor as it is, nor in base64; a very short one would hide too much."""
+    """Neither as written in the URL, nor decoded, nor in base64; a very short one would hide too much."""
     response = b"HTTP/1.1 407 not p%40ss, p@ss or dXNlcjpwQHNz\r\n\r\n"
     outcome, _, _ = await ask(response, proxy="http://user:p%40ss@proxy:3128")
     assert outcome.detail.startswith('the proxy http://***@proxy:3128 answered 407 "not ***, *** or ***"')

@@ -30,7 +30,7 @@ async def opened(bind, **keys):
 
 
 def reaches(address):
-    """Whether a connection to the address is taken."""
+    """Return whether a connection to the address is accepted."""
     try:
         socket.create_connection(address, 5).close()
     except OSError:
@@ -93,7 +93,7 @@ async def test_localhost_without_ipv6_is_ipv4(monkeypatch):
 
 
 async def test_another_port_is_tried_where_one_is_taken_in_one_family(monkeypatch):
-    """The system's choice for IPv4 may be taken in IPv6."""
+    """The port that the system chooses for IPv4 may be in use for IPv6."""
     bind = listeners._bind_tcp
     made = []
 
@@ -116,7 +116,7 @@ async def test_another_port_is_tried_where_one_is_taken_in_one_family(monkeypatc
 @needs_ipv6
 @pytest.mark.parametrize("ipv6_only", [False, True])
 async def test_dual_stack_unless_ipv6_only(ipv6_only):
-    """`[::]` takes IPv4 as well; ipv6_only leaves IPv4 free."""
+    """`[::]` accepts IPv4 as well; ipv6_only leaves IPv4 free."""
     listening = await opened("[::]:0", ipv6_only=ipv6_only)
     port = listening.sockets[0].getsockname()[1]
 

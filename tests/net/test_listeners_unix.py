@@ -19,7 +19,7 @@ async def opened(path, **keys):
 
 
 def reaches(path):
-    """Whether a connection to the path is taken."""
+    """Return whether a connection to the path is accepted."""
     with socket.socket(socket.AF_UNIX) as sock:
         return sock.connect_ex(str(path)) == 0
 

@@ -38,7 +38,7 @@ def listening(host: str, *, dual: bool = False) -> tuple[ListeningAddresses, int
     ],
 )
 def test_tcp(bind: str, dual: bool, held: list[str], free: list[str]) -> None:
-    """By the very address, by any of this host where all are taken, and by the unspecified one."""
+    """By the very address, by any of this host where all are bound, and by the unspecified one."""
     own, port = listening(bind, dual=dual)
 
     assert [host for host in held if not own.contains(at(host, port))] == []

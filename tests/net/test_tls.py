@@ -205,7 +205,7 @@ def test_versions_and_ciphers(issue):
 
 
 def test_keys_with_a_passphrase(issue, tmp_path):
-    """It is taken from the configuration."""
+    """It is that of the configuration."""
     cert, key = issue("a.example.org")
     locked = tmp_path / "locked.pem"
     subprocess.run(["openssl", "pkey", "-aes128", "-passout", "pass:geheim", "-in", key, "-out", locked], check=True)
@@ -283,7 +283,7 @@ def test_failure_text(error, text):
 
 @pytest.mark.parametrize("role", ["server", "client"])
 def test_a_fin_is_no_orderly_end_whatever_python_thinks(issue, ca_file, monkeypatch, role):
-    """Some versions of Python have OpenSSL take an end without close_notify for one; our contexts do not."""
+    """In some versions of Python, OpenSSL accepts an end without close_notify; our contexts do not."""
 
     def lenient(protocol):
         made = ssl.SSLContext(protocol)

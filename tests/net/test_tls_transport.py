@@ -117,7 +117,7 @@ async def test_after_a_failed_write_what_had_come_is_still_read(wrapped, version
 
 
 async def test_an_error_reported_by_an_event_leaves_what_had_come(wrapped):
-    """SO_ERROR is taken, and the records before it are read."""
+    """SO_ERROR is read, and so are the records before it."""
     transport, peer = await wrapped()
     transport.write([b"never read"])
     peer.sendall(bytes(20_000))
@@ -156,7 +156,7 @@ async def test_unread_bytes_come_first(wrapped):
 
 
 async def test_read_some_and_write_all(wrapped):
-    """The waiting forms, with more than the kernel takes."""
+    """The waiting forms, with more than the kernel accepts."""
     transport, peer = await wrapped(buffer=16_384)
     got = []
 
@@ -214,7 +214,7 @@ async def test_what_is_written_fills_its_records(wrapped, sizes):
 
 
 async def test_tiny_records_do_not_fill_a_read(wrapped):
-    """Each costs the same however little is in it: a read takes so many, and the next goes on."""
+    """Each costs the same however little is in it: a read handles a bounded number, and the next one goes on."""
     transport, peer = await wrapped()
     whole = random.Random(1).randbytes(1000)
     await send_records(peer, whole)

@@ -86,7 +86,7 @@ def test_after_a_failed_write_what_had_come_is_still_read_and_its_end_is_no_eof(
 
 
 def test_an_error_reported_by_an_event_leaves_what_had_come(tcp):
-    """SO_ERROR is taken, and the bytes before it are read."""
+    """SO_ERROR is read, and so are the bytes before it."""
     wire, peer = tcp
     wire.sock.send(b"never read")
     peer.sendall(b"last words")
@@ -286,7 +286,7 @@ async def test_read_some_raises_on_a_reset(tcp):
 
 
 async def test_write_all_waits_for_the_kernel(ends):
-    """Until all is taken."""
+    """Until everything is sent."""
     wire, peer = ends
     peer.setblocking(False)
     stream = trio.SocketStream(trio.socket.from_stdlib_socket(peer))

@@ -29,7 +29,7 @@ class Canaries:
 
         Args:
             place: What a failure calls it.
-            plain: Of letters and digits alone, for places that take nothing else.
+            plain: Of letters and digits alone, for places that accept nothing else.
         """
         if place not in self.planted:
             self.planted[place] = f"{'' if plain else '+/~'}{secrets.token_hex(12)}{'' if plain else '=!'}"

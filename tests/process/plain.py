@@ -82,7 +82,7 @@ class Socket:
         return first & 15, self.take(size)
 
     def echoed(self, data: bytes = b"hello") -> None:
-        """Send to an echo and take it back."""
+        """Send bytes to an echo, and receive them again."""
         self.send(frame(2, data))
         got = b""
         while len(got) < len(data):

@@ -89,7 +89,7 @@ class Sender(threading.Thread):
 
 
 class Taker(threading.Thread):
-    """Takes so many bytes.
+    """Receives so many bytes.
 
     Attributes:
         digest: Of them.
@@ -102,7 +102,7 @@ class Taker(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Take them."""
+        """Receive them."""
         while self._left and (piece := self._sock.recv(min(self._left, 262_144))):
             self.digest.update(piece)
             self._left -= len(piece)

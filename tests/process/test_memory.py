@@ -18,7 +18,7 @@ GONE = (OSError, ssl.SSLError, EOFError)
 
 
 def push(client, blocks, seconds):
-    """Send blocks until the peer is gone, takes no more, or the time is over; give the bytes sent."""
+    """Send blocks until the peer is gone, accepts no more, or the time is over; return the bytes sent."""
     deadline = time.monotonic() + seconds
     client.sock.settimeout(0.5)
     sent = 0

@@ -114,14 +114,14 @@ def test_all_values_of_a_name_are_found(line: bytes, found: list[bytes]) -> None
 
 
 def test_several_lines_count_as_one() -> None:
-    """What stands in the second line is no less a cookie."""
+    """Cookies of the second line count, too."""
     assert values(b"sid=one", b"a=b; sid=two") == [b"one", b"two"]
     assert values() == []
 
 
 @given(st.lists(st.lists(st.sampled_from([b"sid", b"=", b";", b" ", b'"', b"x", b"\t", b",", b"\xff"]), max_size=12)))
 def test_no_bytes_break_it(lines: list[list[bytes]]) -> None:
-    """Whatever stands there, no value has a semicolon, and there are no more values than the name stands there."""
+    """Whatever the header has, no value has a semicolon, and there are no more values than occurrences of the name."""
     joined = [b"".join(parts) for parts in lines]
     found = values(*joined)
     assert not any(b";" in value for value in found)
@@ -129,5 +129,5 @@ def test_no_bytes_break_it(lines: list[list[bytes]]) -> None:
 
 
 def test_many_pairs_are_quick() -> None:
-    """A header as long as a head allows is taken apart in one go."""
+    """A header as long as a head allows is parsed at once."""
     assert len(values(b"sid=x;" * 2700)) == 2700

@@ -277,7 +277,7 @@ class TestAcceptResponse:
 
 class TestClientRequest:
     def test_read_back(self) -> None:
-        """Our own server side takes what the client side writes."""
+        """Our own server side accepts what the client side writes."""
         data = encode_upgrade_request(
             "gw:8443", "/ws?a=b", KEY, ["binary", "mqtt"], [("Cookie", "c=d")], "https://gw:8443"
         )

@@ -31,7 +31,7 @@ def test_same(origin: str, host: str, tls: bool) -> None:
 
 
 def test_same_by_plain() -> None:
-    """On a plain listener the scheme is free, for TLS may end in front, but the port is taken from it."""
+    """On a plain listener the scheme is free, since TLS may end in front, but the port is that of the scheme."""
     assert SAME.check("http://gw", "gw", tls=False) is None
     assert SAME.check("http://gw", "gw:80", tls=False) is None
     assert SAME.check("https://gw", "gw", tls=False) is None
@@ -101,7 +101,7 @@ def test_missing_origin_passes() -> None:
     ],
 )
 def test_list(origin: str) -> None:
-    """A list takes its origins, whatever the Host, after case and default ports are made equal."""
+    """A list allows its origins, whatever the Host, after case and default ports are made equal."""
     assert LIST.check(origin, "other:1", tls=True) is None
 
 

@@ -1,4 +1,4 @@
-"""Heads: what is taken, what is refused with which status, and that no limit can be passed."""
+"""Heads: what is accepted, what is rejected with which status, and that no limit can be exceeded."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class TestRequests:
         assert reader.trailing_data == b"\x81\x00"
 
     def test_head_request(self) -> None:
-        """HEAD is taken, for files are served to it."""
+        """HEAD is accepted, since files are served to it."""
         request = whole(head(first="HEAD / HTTP/1.1"))
 
         assert isinstance(request, Request)

@@ -87,7 +87,7 @@ class TestHeaderLines:
     )
     @pytest.mark.parametrize("upgrade", [[], ["Upgrade: websocket", "Connection: Upgrade"]])
     def test_bodies(self, lines: list[str], upgrade: list[str]) -> None:
-        """A body, or what another program may take for one, is 400, with an upgrade and without."""
+        """A body, or what another program may regard as one, is 400, with an upgrade and without."""
         refused(head(*upgrade, *lines), 400)
 
 
@@ -259,7 +259,7 @@ class TestWriting:
             encode_headers([line])
 
     def test_response_is_readable(self) -> None:
-        """Our own reader takes what we write."""
+        """Our own reader accepts what we write."""
         answer = upstream(encode_response_head(503, [("Retry-After", "1")], content_length=0))
 
         assert isinstance(answer, Response)

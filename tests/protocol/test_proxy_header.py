@@ -1,4 +1,4 @@
-"""Reading PROXY headers: what is taken, what is refused, and that no byte past the header is."""
+"""Reading PROXY headers: what is accepted, what is rejected, and that no byte past the header is consumed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def second(body: bytes = V4, family: int = 0x11, first: int = 0x21, size: int | 
 
 
 def read(data: bytes, limit: int = 4096) -> tuple[ProxyHeader | Rejected | None, int]:
-    """Feed all at once; give the outcome and how many bytes were taken."""
+    """Feed all at once; return the outcome and how many bytes were consumed."""
     reader = ProxyHeaderParser(limit)
     taken = outcome(reader.feed, data)
     if isinstance(taken, Rejected):
@@ -80,7 +80,7 @@ def test_a_line_that_is_none(line: bytes, text: str) -> None:
 
 
 def test_the_longest_line() -> None:
-    """107 bytes, the line end counted, are taken."""
+    """107 bytes, including the line end, are accepted."""
     line = b"PROXY UNKNOWN " + b"x" * 91 + b"\r\n"
     assert read(line) == (ProxyHeader(1), 107)
 
@@ -149,7 +149,7 @@ def test_version_2_that_is_malformed(data: bytes, text: str) -> None:
 
 
 def test_what_is_not_whole_is_waited_for() -> None:
-    """Every part of a header is taken and gives no outcome."""
+    """Every part of a header is accepted and gives no outcome."""
     for whole in (second(), b"PROXY TCP4 203.0.113.7 192.0.2.1 40000 443\r\n"):
         for size in range(len(whole)):
             assert read(whole[:size]) == (None, size)

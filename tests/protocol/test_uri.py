@@ -1,4 +1,4 @@
-"""Targets: which are refused, which a pattern takes, and the normal form of hosts."""
+"""Targets: which are rejected, which a pattern matches, and the normal form of hosts."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_the_normal_form_is_final(path: str) -> None:
     ],
 )
 def test_patterns(pattern: str, taken: list[str], not_taken: list[str]) -> None:
-    """A pattern takes its path, or all below it, and nothing else."""
+    """A pattern matches its path, or all below it, and nothing else."""
     assert all(PathPattern(pattern).matches(path) for path in taken)
     assert not any(PathPattern(pattern).matches(path) for path in not_taken)
 
@@ -229,7 +229,7 @@ def test_hosts_open_to_rebinding(header: str) -> None:
     ],
 )
 def test_named_segments(pattern, path, values):
-    """Each takes one segment that is not empty, as sent."""
+    """Each matches one segment that is not empty, as sent."""
     found = PathPattern(pattern)
     assert found.matches(path) is (values is not None)
     assert found.path_parameters(path) == (values or {})
@@ -244,7 +244,7 @@ def test_named_segments(pattern, path, values):
     ],
 )
 def test_what_is_no_named_segment(text):
-    """Braces stand around a whole segment; names are plain, and each stands once."""
+    """Braces enclose a whole segment; names are plain, and each occurs once."""
     with pytest.raises(ValueError, match=r"."):
         PathPattern(text)
 

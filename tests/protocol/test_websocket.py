@@ -1,4 +1,4 @@
-"""WebSocket framing: what is taken, how much is done in one call, and what is written."""
+"""WebSocket framing: what is accepted, how much is done in one call, and what is written."""
 
 import tracemalloc
 
@@ -126,7 +126,7 @@ def test_nothing_counts_after_a_close_frame(role):
 
 
 def test_a_call_stops_after_its_room(role):
-    """A long frame is taken in pieces of the room given, the rest is left."""
+    """A long frame is read in pieces of the room given, the rest is left."""
     framing = WebSocketFraming(role)
     data = frame(FIN | BINARY, bytes(70_000), to=role)
     used, chunks, _, _, _ = framing.decode(data, max_bytes=1000)
@@ -225,7 +225,7 @@ def test_what_is_larger_than_a_frame_becomes_several_messages(role):
 @pytest.mark.parametrize("mark", [0x82, 0x81, 0x02, 0x01, 0x80, 0x00])
 @pytest.mark.parametrize("size", [0, 1, 500, 501, 1000, 1234])
 def test_a_chunk_with_a_mark_larger_than_a_frame_becomes_fragments(role, mark, size):
-    """The opcode stands on the first alone, the end on the last alone."""
+    """Only the first has the opcode, only the last has FIN."""
     payload = bytes(at & 0x7F for at in range(size))
     peer = "client" if role == "server" else "server"
     before, after = b"", b""

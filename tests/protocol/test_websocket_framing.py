@@ -57,7 +57,7 @@ def test_views_are_written_as_bytes_are(ends: tuple[Framing, Framing]) -> None:
 
 
 def test_bounds_of_a_call_lose_nothing(ends: tuple[Framing, Framing]) -> None:
-    """What a call leaves is taken by the next."""
+    """What a call leaves is handled by the next."""
     writer, reader = ends
     payload = random.Random(1).randbytes(5000)
 

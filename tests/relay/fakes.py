@@ -10,12 +10,12 @@ from wsbridge.relay.relay import Relay, RelayOptions
 
 
 class FakeTransport:
-    """A transport whose kernel is played by the test.
+    """A transport whose kernel is simulated by the test.
 
     Attributes:
         incoming: What reads give, one item each.
         out: What was written.
-        room: Bytes that the kernel still takes; None for any number.
+        room: Bytes that the kernel still accepts; None for any number.
         kept: Bytes written that the peer has not acknowledged.
         log: Calls that end something, in order.
     """
@@ -78,7 +78,7 @@ class FakeTransport:
         return [data[taken:]] if taken < len(data) else None
 
     def acknowledge(self, count=None):
-        """The peer's kernel has taken so many bytes; None for all."""
+        """The peer's kernel has received so many bytes; None for all."""
         self.kept -= self.kept if count is None else count
 
     def acked_bytes(self):

@@ -32,7 +32,7 @@ async def test_pairs_are_listed_while_they_live():
 
 
 async def test_a_pair_that_cannot_be_watched_is_closed():
-    """A descriptor that epoll does not take is a bug of the caller: it raises, and nothing stays open."""
+    """A descriptor that epoll does not accept is a bug of the caller: it raises, and nothing stays open."""
     async with running(PythonEngine) as engine:
         ours, theirs = socket.socketpair()
         side = Side(SocketTransport(ours))

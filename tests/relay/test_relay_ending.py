@@ -121,7 +121,7 @@ def test_a_reset_waits_until_the_peer_has_what_came_before_it():
 
 
 def test_a_reset_does_not_wait_for_a_peer_that_is_gone_itself():
-    """Nobody is left to take anything."""
+    """Nobody is left to receive anything."""
     pair = a_pair("raw", "raw")
     pair.back.transport.comes(b"abc")
     pair.back.transport.ends(RESET)

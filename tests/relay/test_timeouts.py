@@ -60,7 +60,7 @@ def test_it_ends_when_who_the_client_is_no_longer_holds():
 
 
 def test_a_peer_that_still_takes_bytes_is_not_idle():
-    """What it acknowledges is payload on its way; when it takes no more, it is."""
+    """While it acknowledges payload on its way it is not dropped; when it accepts no more, it is."""
     pair = a_pair(ping_interval=None, write=None, idle=10.0)
     pair.front.transport.write([bytes(1000)])
     pair.front.transport.acknowledge(100)
@@ -146,7 +146,7 @@ def test_a_side_with_nothing_to_take_is_not_stalled():
 
 
 def test_write_off():
-    """Then a peer may take its time forever."""
+    """Then a peer may wait forever."""
     pair = a_pair(ping_interval=None, write=None)
     blocked(pair, pair.front)
     assert run(pair, 10_000, step=1000) is None
@@ -202,7 +202,7 @@ def test_raw_sides_are_not_pinged():
 
 
 def test_the_deadline_waits_for_the_acknowledgement():
-    """A ping behind megabytes in the kernel that a slow link takes for minutes: as long as some are taken, it waits."""
+    """A ping behind megabytes in the kernel on a slow link waits for minutes, as long as some are acknowledged."""
     pair = a_pair(ping_interval=20.0, ping_timeout=5.0, write=None)
     pair.front.transport.write([bytes(1000)])
     for second in range(20, 120, 2):

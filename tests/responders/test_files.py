@@ -347,7 +347,7 @@ def test_root_must_be_a_directory(site: Path) -> None:
 
 @pytest.mark.skipif(not NOVNC.is_dir(), reason="needs Debian's novnc")
 async def test_serves_all_of_novnc() -> None:
-    """Every page, module and image of Debian's noVNC is served, with a type that browsers take."""
+    """Every page, module and image of Debian's noVNC is served, with a type that browsers accept."""
     route = StaticFiles(NOVNC, FileOptions(prefix="/novnc/"))
     names = [path.relative_to(NOVNC) for path in NOVNC.rglob("*") if path.is_file()]
     assert len(names) > 50
