@@ -20,6 +20,7 @@ from wsbridge.admin.api import AdminApi, MonitoringApi
 from wsbridge.admin.endpoints import AdminEndpoint, build_endpoints
 from wsbridge.admin.takeover import Handover, Takeover, TakeoverError
 from wsbridge.config.model import Config
+from wsbridge.net.listeners import listen_unix
 from wsbridge.reasons import Reason
 from wsbridge.reload import Reloader
 from wsbridge.server import Server
@@ -130,6 +131,21 @@ async def test_a_new_process_that_is_too_slow(tmp_path, monkeypatch):
         slow.close()
         assert await answered(tmp_path / "1.sock") == b"HTTP/1.1 204"
         (await begin(first.path)).close()
+
+
+async def test_a_new_process_that_fails_leaves_modes_as_they_were(tmp_path):
+    """It gives the files of Unix sockets the modes of its configuration before it is ready."""
+    path = tmp_path / "1.sock"
+    async with running(tmp_path) as first:
+        before = path.stat().st_mode
+        section = {"bind": f"unix:{path}", "mode": "0666"}
+        config = config_of(written(listeners={"l1": section}, route={"respond": "204"}))
+        asked = await begin(first.path)
+        taken = await asked.sockets.listen("l1", config.listeners["l1"], listen_unix)
+        assert path.stat().st_mode & 0o777 == 0o666
+        taken.close()
+        asked.close()
+        assert path.stat().st_mode == before
 
 
 async def test_a_running_process_that_hangs(tmp_path, monkeypatch):

@@ -205,6 +205,7 @@ class InheritedSockets:
 
     def __init__(self, found: Sequence[tuple[ListeningSockets, SocketFile | None]] = ()) -> None:
         self._found = found
+        self._reverts: list[Callable[[], None]] = []
         self.claimed = [False] * len(found)
 
     async def listen(self, name: str, config: ListenerConfig, open_new: ListenFunction) -> ListeningSockets:
@@ -221,7 +222,8 @@ class InheritedSockets:
         key = listener_key(name, config)
         for place, (listening, file) in enumerate(self._found):
             if listening.key == key and not self.claimed[place] and (file is None or file.exists()):
-                await trio.to_thread.run_sync(listening.update_file, config, abandon_on_cancel=True)
+                revert = await trio.to_thread.run_sync(listening.update_file, config, abandon_on_cancel=True)
+                self._reverts.append(revert)
                 listening.set_backlog(config.backlog)
                 self.claimed[place] = True
                 listening.name = name
@@ -239,10 +241,14 @@ class InheritedSockets:
         for (listening, file), claimed in zip(self._found, self.claimed, strict=True):
             if claimed:
                 listening.file = file
+        self._reverts = []
         self.close()
 
     def close(self) -> None:
-        """Close the sockets that no listener has."""
+        """Close the sockets that no listener has; before `own`, files get back the modes that they had."""
+        for revert in self._reverts:
+            revert()
+        self._reverts = []
         for (listening, _), claimed in zip(self._found, self.claimed, strict=True):
             if not claimed:
                 listening.release()
