@@ -418,6 +418,23 @@ async def test_the_reloader_reports_errors_with_their_places(tmp_path):
         assert (reloader.count, reloader.last.error if reloader.last else "") == (2, None)
 
 
+async def test_of_many_problems_the_first_are_reported(tmp_path):
+    """An error in each of many routes does not keep connections waiting for as many lines of the log."""
+    path = tmp_path / "wsbridge.yaml"
+    routes = {f"r{number}": {"match": {"path": f"/{number}"}, "backend": "tcp://127.0.0.1:1"} for number in range(120)}
+    path.write_text(written(routes={**routes, "wrong": {"match": {"path": "/x"}, "respond": "no status"}}))
+    async with serving(written(route={"respond": "204"})) as served:
+        reloader = Reloader(served.server, loader(path))
+        result = await reloader.reload()
+        assert result.error == "1 error in the configuration"
+        path.write_text(path.read_text().replace("tcp://127.0.0.1:1", "tcp:"))
+        result = await reloader.reload()
+        assert result.error == "121 errors in the configuration, of which 100 are listed; wsbridge check prints all"
+        assert len(result.problems) == 100
+        assert len(served.records.of("config.error")) == 1 + 100 + 1
+        assert served.records.of("config.error")[-1]["detail"] == "and 21 more, which wsbridge check prints"
+
+
 async def test_an_address_that_this_process_holds_needs_a_restart(tmp_path):
     """From one address to all of them: the old listener is open until the new one is, so the error says what to do."""
     port = free_port()

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Final, Protocol
 
@@ -22,6 +23,8 @@ from wsbridge.log.logger import log
 from wsbridge.net.listeners import ListenError, ListeningSockets
 from wsbridge.server import NotServingError, Server
 
+MAX_REPORTED_PROBLEMS: Final = 100
+"""Problems of one load that are logged and returned: thousands would keep connections waiting."""
 NO_FILE = "there is no configuration file that could be read again"
 
 
@@ -65,7 +68,7 @@ class ReloadResult:
     Attributes:
         generation: Number of the configuration that serves now.
         error: Why the new one does not; one sentence, or one a line. None: it does.
-        problems: Errors and warnings of the file, with their places.
+        problems: Errors and warnings of the file, with their places, at most MAX_REPORTED_PROBLEMS.
         time: When it ended, in seconds since 1970.
     """
 
@@ -173,17 +176,14 @@ class Reloader:
 
     async def _reload(self) -> ReloadResult:
         problems: Sequence[Problem] = ()
-        load = self._load
-        if load is None:
+        if self._load is None:
             return self._failed(NO_FILE, problems)
         try:
-            loaded = await self._server.read_files(lambda: load().without_places())  # frees them off the event loop
+            loaded = await self._server.read_files(partial(_load, self._load))
+            if isinstance(loaded, ConfigError):
+                return self._invalid(loaded.problems)
             problems = loaded.warnings
             await self._apply(loaded.config)
-        except ConfigError as error:
-            errors = [problem for problem in error.problems if problem.severity == "error"]
-            log_problems(errors)
-            return self._failed(f"{len(errors)} error{'s' * (len(errors) > 1)} in the configuration", error.problems)
         except ListenError as error:
             detail = str(error) + self._overlap_hint(error)
             log_listen_error(error, detail)
@@ -196,7 +196,7 @@ class Reloader:
         log_problems(problems)
         self.loaded, self.loaded_at = loaded, time.time()
         self._on_reloaded(loaded.config)
-        return ReloadResult(self._server.generation.number, None, problems)
+        return ReloadResult(self._server.generation.number, None, _first(merge_warnings(problems)))
 
     async def _apply(self, config: Config) -> None:
         prepared: list[ReloadPart] = []
@@ -224,8 +224,34 @@ class Reloader:
                 return f" by this process, at {address}: exchanging these two needs a restart"
         return ""
 
+    def _invalid(self, problems: Sequence[Problem]) -> ReloadResult:
+        errors = [problem for problem in problems if problem.severity == "error"]
+        log_problems(errors)
+        text = f"{len(errors)} error{'s' * (len(errors) > 1)} in the configuration"
+        if len(errors) > MAX_REPORTED_PROBLEMS:
+            text += f", of which {MAX_REPORTED_PROBLEMS} are listed; wsbridge check prints all"
+        return self._failed(text, problems)
+
     def _failed(self, error: str, problems: Sequence[Problem]) -> ReloadResult:
-        return ReloadResult(self._server.generation.number, error, problems)
+        return ReloadResult(self._server.generation.number, error, _first(merge_warnings(problems)))
+
+
+def _load(load: Callable[[], LoadedConfig]) -> LoadedConfig | ConfigError:
+    """Load a configuration; runs in a thread, which also frees the nodes of the file.
+
+    The traceback of an error would refer to them; the result does not.
+    """
+    try:
+        return load().without_places()
+    except ConfigError as error:
+        return ConfigError(error.problems)
+
+
+def _first(problems: Sequence[Problem]) -> Sequence[Problem]:
+    """Return at most MAX_REPORTED_PROBLEMS; if there are more, errors before warnings."""
+    if len(problems) <= MAX_REPORTED_PROBLEMS:
+        return problems
+    return sorted(problems, key=lambda problem: problem.severity)[:MAX_REPORTED_PROBLEMS]
 
 
 def log_listen_error(error: ListenError, detail: str) -> None:
@@ -235,8 +261,12 @@ def log_listen_error(error: ListenError, detail: str) -> None:
 
 
 def log_problems(problems: Sequence[Problem]) -> None:
-    """Log errors and warnings of the configuration; warnings that say the same of many settings in one record."""
-    for problem in merge_warnings(problems):
+    """Log errors and warnings of the configuration; warnings that say the same of many settings in one record.
+
+    No more than MAX_REPORTED_PROBLEMS are logged.
+    """
+    merged = merge_warnings(problems)
+    for problem in _first(merged):
         place: dict[str, object] = {"line": problem.line, "column": problem.column} if problem.line else {}
         setting = {"setting": problem.setting} if problem.setting else {}
         fields = {"problem": problem.code, "file": problem.file, **place, **setting, "detail": problem.message}
@@ -244,3 +274,9 @@ def log_problems(problems: Sequence[Problem]) -> None:
             log.error("config.error", **fields)
         else:
             log.warning("config.warning", **fields)
+    if len(merged) > MAX_REPORTED_PROBLEMS:
+        detail = f"and {len(merged) - MAX_REPORTED_PROBLEMS:,} more, which wsbridge check prints"
+        if any(problem.severity == "error" for problem in problems):
+            log.error("config.error", detail=detail)
+        else:
+            log.warning("config.warning", detail=detail)
