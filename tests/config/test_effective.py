@@ -135,6 +135,18 @@ def test_no_secret_is_shown(tmp_path: Path) -> None:
     assert '      origin: "https://${PART}.example.org"  # w.yaml:2' in text
 
 
+@pytest.mark.parametrize("password", ["geheim", "ge?heim", "ge#heim", "ge%40heim", "${PART}?heim"])
+def test_no_password_of_a_proxy_is_shown(password: str) -> None:
+    """Whatever characters it has, with variables in the URL and without."""
+    for proxy in (f"http://user:{password}@proxy:3128", f"http://user:{password}@${{HOST}}:3128"):
+        backend = f"{{url: 'wss://gw/x?a=b@geheim', proxy: '{proxy}'}}"
+        text = LISTENERS + f"routes: {{vnc: {{match: any, auth: none, backend: {backend}}}}}\n"
+        loaded = read(text, {"HOST": "proxy", "PART": "geheim"})
+        output = shown(loaded) + json.dumps(to_json(loaded.config, loaded.references))
+        assert "heim" not in output
+        assert output.count("http://***") == 2
+
+
 def test_variables_stay_variables() -> None:
     """As the file has them, in short forms, too; so the settings can be read again in another environment."""
     text = (

@@ -28,6 +28,8 @@ MERGED_SECTIONS: Final = frozenset({"include", "defaults"})
 SENT_HEADERS: Final = frozenset({"headers", "proxy_headers"})
 """Keys of a backend whose texts are never shown, since a header may be a secret."""
 _USERINFO: Final = re.compile(r"(?<=://)[^/?#@]*@")
+_UNCLEAR_USERINFO: Final = re.compile(r"(?<=://)[^/?#@]*[?#][^/]*@.*", re.DOTALL)
+"""A password with such a character, or a query behind a host."""
 _VARIABLE_OR_TEXT: Final = re.compile(r"(\$\{\w+\})|(?:(?!\$\{\w+\}).)+", re.DOTALL)
 _PLAIN_TEXT: Final = re.compile(r"[A-Za-z0-9_./+-](?:[A-Za-z0-9_./@+*=~-]|:(?=[A-Za-z0-9_./@+*=~-]))*")
 """What needs no quotes in YAML, in block and in flow style."""
@@ -103,7 +105,7 @@ def _mask_text(text: str) -> str:
     """Remove from a text what may be a secret where it is a URL: its user and password, and its query."""
     if "?" not in text and "@" not in text:
         return text
-    path, mark, _ = text.partition("?")
+    path, mark, _ = _UNCLEAR_USERINFO.sub(MASK, text).partition("?")
     return _USERINFO.sub(f"{MASK}@", path) + (f"?{MASK}" if mark else "")
 
 
