@@ -5,8 +5,11 @@ import os
 import pwd
 import socket
 import stat
+import threading
+from functools import partial
 
 import pytest
+import trio
 
 from wsbridge.config.listener import ListenerConfig
 from wsbridge.net import listeners
@@ -90,6 +93,29 @@ async def test_owner_that_may_not_be_set(path, monkeypatch):
     monkeypatch.setattr(listeners.os, "chown", denied)
     with pytest.raises(ListenError, match="cannot chown to 0"):
         await opened(path, owner="0")
+    assert not path.exists()
+
+
+async def test_a_listener_that_is_not_awaited_any_more_is_closed(path, monkeypatch):
+    """A shutdown does not wait for a thread that opens it; what that has opened is closed in the end."""
+    go, reached = threading.Event(), threading.Event()
+
+    def look_up(_):
+        reached.set()
+        go.wait(20)
+        return root
+
+    root, threads = pwd.getpwnam("root"), trio.to_thread.current_default_thread_limiter()
+    monkeypatch.setattr(pwd, "getpwnam", look_up)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(opened, path, owner="root"))
+        await trio.to_thread.run_sync(reached.wait)
+        nursery.cancel_scope.cancel()
+    assert threads.borrowed_tokens == 1
+    go.set()
+    with trio.fail_after(5):
+        while threads.borrowed_tokens:
+            await trio.sleep(0.01)
     assert not path.exists()
 
 

@@ -157,7 +157,9 @@ class ListeningSockets:
                 os.chown(path, *owner)
         except OSError as error:
             revert()
-            raise ListenError(self.name, config.bind, _bind_error_text(error, path, config), error.errno or 0) from None
+            gone = error.errno == errno.ENOENT
+            text = "its file was removed meanwhile" if gone else _bind_error_text(error, path, config)
+            raise ListenError(self.name, config.bind, text, error.errno or 0) from None
         return revert
 
     def set_backlog(self, backlog: int) -> None:
@@ -351,6 +353,9 @@ def _bind_tcp(address: Address, port: int, config: ListenerConfig) -> socket.soc
 async def listen_unix(name: str, config: ListenerConfig) -> ListeningSockets:
     """Open a Unix listener. The file has its mode and owner before a client can connect.
 
+    When this is cancelled, the thread is left behind, since user databases and file systems may hang; what it has
+    opened is closed.
+
     Args:
         name: The listener's name, for messages.
         config: Its section; `bind`, `mode`, `owner` and `backlog` are used.
@@ -358,7 +363,22 @@ async def listen_unix(name: str, config: ListenerConfig) -> ListeningSockets:
     Raises:
         ListenError: The address is in use, the path is something other than a socket, or it cannot be created.
     """
-    return await trio.to_thread.run_sync(_open_unix, name, config, abandon_on_cancel=True)
+    opened: list[ListeningSockets] = []
+    is_abandoned = False
+
+    def run() -> ListeningSockets:
+        opened.append(_open_unix(name, config))
+        if is_abandoned:
+            opened[0].close()
+        return opened[0]
+
+    try:
+        return await trio.to_thread.run_sync(run, abandon_on_cancel=True)
+    except trio.Cancelled:
+        is_abandoned = True
+        for listening in opened:  # at the same time as the thread, at worst
+            listening.close()
+        raise
 
 
 def _open_unix(name: str, config: ListenerConfig) -> ListeningSockets:
