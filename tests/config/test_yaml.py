@@ -45,11 +45,19 @@ def refused(text: str) -> str:
         ("a: \x07\n", "1:4 E002  the character U+0007 is not allowed"),
         ("a:\n\tb: c\n", "2:1 E002  not YAML: found character '\\t'"),
         ("a: [b\n", "1:4 E002  not YAML: "),
+        ('a: ["b", "c\\ud83dx"]\n', "1:10 E003 a[1] half of a character"),
+        ('"a\\udc00": b\n', "1:1 E003  half of a character"),
     ],
 )
 def test_unsupported_yaml_is_rejected_at_its_place(text: str, expected: str) -> None:
     """A file with a feature that is not supported is rejected with the line and column of that feature."""
     assert refused(text).startswith(expected)
+
+
+def test_characters_may_be_written_as_in_json() -> None:
+    """JSON has two escapes for a character beyond U+FFFF."""
+    data, _ = compose('{"a\\ud83d\\ude00": "\\u00e9\\ud83d\\ude00"}', "w.yaml").to_data({})
+    assert data == {"a\U0001f600": "\u00e9\U0001f600"}
 
 
 @pytest.mark.parametrize("text", ["bind: [::]:8080\n", "a: {b: ${X}}\n", "a:\n  bind: [::]:8080\n  c: d\n"])
@@ -194,6 +202,12 @@ def test_defaults_of_variables_are_refused(text: str) -> None:
     """The forms of a shell say that they are not supported, without what they contain."""
     with pytest.raises(ValueError, match=r"defaults are not supported; write \$\{A\}"):
         expand_variables(text, {"A": "a"})
+
+
+def test_variables_that_are_not_text_are_refused() -> None:
+    """Python has surrogates for bytes of the environment that are not UTF-8, which no setting can have."""
+    with pytest.raises(ValueError, match="the environment variable A is not UTF-8 text"):
+        expand_variables("x${A}", {"A": "a\udcff"})
 
 
 def test_unset_variables_are_errors_with_their_place() -> None:

@@ -186,13 +186,13 @@ class ConfigError(Exception):
         super().__init__("\n".join(problem.text() for problem in self.problems))
 
 
-_UNDECODED_BYTE: Final = re.compile("[\udc80-\udcff]")
+UNDECODED_BYTE: Final = re.compile("[\udc80-\udcff]")
 """What `os.fsdecode` makes of a byte that is not UTF-8."""
 
 
 def readable_name(text: str) -> str:
     r"""Write bytes of a file name that are not UTF-8 as `\xe9`: JSON readers reject what Python has for them."""
-    return _UNDECODED_BYTE.sub(lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", text)
+    return UNDECODED_BYTE.sub(lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", text)
 
 
 def printable(line: str) -> str:

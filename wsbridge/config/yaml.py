@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import yaml
 
 from wsbridge.config.base import Issue, KeyPath
-from wsbridge.config.errors import ConfigError, Problem
+from wsbridge.config.errors import UNDECODED_BYTE, ConfigError, Problem
 from wsbridge.config.redaction import KeyTable, Redactor, unparsed_line_is_secret
 from wsbridge.config.yaml_nodes import (
     CollectionNode,
@@ -212,7 +212,7 @@ def expand_variables(text: str, environ: Mapping[str, str]) -> str:
     """Replace each `${NAME}`; `$${` becomes `${`. A value is never parsed as YAML, nor expanded again.
 
     Raises:
-        ValueError: A variable is not set, or `${` begins no name.
+        ValueError: A variable is not set or not UTF-8, or `${` begins no name.
     """
 
     def expand(found: re.Match[str]) -> str:
@@ -227,6 +227,8 @@ def expand_variables(text: str, environ: Mapping[str, str]) -> str:
             raise ValueError('"${" must begin a name, as in ${NAME}; for the characters themselves write "$${"')
         if found[1] not in environ:
             raise ValueError(f"the environment variable {found[1]} is not set")
+        if UNDECODED_BYTE.search(environ[found[1]]):
+            raise ValueError(f"the environment variable {found[1]} is not UTF-8 text")
         return environ[found[1]]
 
     return ENV_REFERENCE.sub(expand, text)

@@ -62,9 +62,9 @@ class ScalarNode(Node):
 
     __slots__ = ("is_plain", "value")
 
-    def __init__(self, event: yaml.ScalarEvent) -> None:
+    def __init__(self, event: yaml.ScalarEvent, value: str) -> None:
         super().__init__(event)
-        self.value: str = event.value
+        self.value = value
         self.is_plain = not event.style
 
 
@@ -169,7 +169,7 @@ class _Composer:
     def compose(self, events: Iterator[yaml.Event]) -> Node | None:
         for event in events:
             if isinstance(event, yaml.ScalarEvent):
-                self._add(event, self._remember(event, ScalarNode(event)))
+                self._add(event, self._remember(event, ScalarNode(event, self._text_of(event))))
             elif isinstance(event, yaml.MappingStartEvent):
                 self._begin(event, MappingNode(event))
             elif isinstance(event, yaml.SequenceStartEvent):
@@ -182,6 +182,17 @@ class _Composer:
                 message = "a second document begins here: the configuration is one document"
                 raise YamlStructureError(event, (), message)
         return self._root
+
+    def _text_of(self, event: yaml.ScalarEvent) -> str:
+        """Return the text of a scalar, with one character for two escapes of surrogates, as JSON has them."""
+        text: str = event.value
+        if text.isascii():
+            return text
+        try:
+            return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+        except UnicodeDecodeError:
+            message = "half of a character: \\ud800 to \\udfff are escapes of surrogates, which are written in pairs"
+            raise YamlStructureError(event, self._path(), message) from None
 
     def _begin(self, event: yaml.CollectionStartEvent, node: CollectionNode) -> None:
         if len(self._open) >= MAX_DEPTH:
