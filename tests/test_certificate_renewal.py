@@ -463,6 +463,30 @@ async def test_a_check_that_fails_otherwise_ends_no_connection(
         await client.close()
 
 
+@pytest.mark.usefixtures("often")
+async def test_one_file_that_makes_a_bug_show_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    """Whatever goes wrong with it, what is made of other files is replaced."""
+    (tmp_path / "a").write_text("good")
+    (tmp_path / "b").write_text("old")
+
+    def load() -> int:
+        return 1 // ((tmp_path / "a").read_text() == "good")
+
+    watcher = file_watcher.FileWatcher()
+    watcher.watch("a", [tmp_path / "a"], load)
+    second = watcher.watch("b", [tmp_path / "b"], (tmp_path / "b").read_text)
+    with recording() as records:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watcher.run)
+            (tmp_path / "a").write_text("bad")
+            (tmp_path / "b").write_text("new")
+            with trio.fail_after(5):
+                while second.current != "new":
+                    await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+    assert len(records.of("internal_error", component="file watcher")) == 1
+
+
 @pytest.mark.parametrize(("days", "warned"), [(13, True), (15, False), (-1, True)])
 async def test_the_end_of_a_certificate_is_warned_of_each_day(
     renewals: Renewals, monkeypatch: pytest.MonkeyPatch, days: float, warned: bool

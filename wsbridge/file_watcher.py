@@ -247,8 +247,11 @@ class FileWatcher:
         try:
             await self._check(group, thread)
         except Exception as error:
-            if group[0].fail(repr(error), at_once=True):
-                log.exception("internal_error", component="file watcher")
+            self._report_bug(group[0], error)
+
+    def _report_bug(self, watched: Watched[Any], error: Exception) -> None:
+        if watched.fail(repr(error), at_once=True):
+            log.exception("internal_error", component="file watcher")
 
     async def _check(self, group: list[Watched[Any]], thread: trio.CapacityLimiter) -> None:
         changed: list[Watched[Any]] = []
@@ -264,6 +267,8 @@ class FileWatcher:
                     loaded = await trio.to_thread.run_sync(one.read_if_changed, abandon_on_cancel=True, limiter=thread)
                 except ValueError as error:
                     self._report_failure(one, str(error))
+                except Exception as error:
+                    self._report_bug(one, error)
             if deadline.cancelled_caught:
                 self._report_failure(one, LOAD_TIMEOUT)
                 return

@@ -236,6 +236,15 @@ def test_certificates_that_clients_may_reject(folder: Path, extension: x509.Exte
     assert all(warned in warning.message for warning in warnings)
 
 
+def test_a_certificate_of_an_unknown_version(folder: Path) -> None:
+    """OpenSSL serves it, so it is no error; only what reads more of it knows nothing."""
+    path = folder / "cert.pem"
+    data = x509.load_pem_x509_certificate(path.read_bytes()).public_bytes(Encoding.DER)
+    path.write_bytes(ssl.DER_cert_to_PEM_cert(data.replace(b"\xa0\3\2\1\2", b"\xa0\3\2\1\5", 1)).encode())
+    assert read(TEXT, folder=folder).config.listeners["web"].tls is not None
+    assert dns_names(path) == ()
+
+
 def test_a_certificate_with_an_extension_twice(folder: Path) -> None:
     """RFC 5280 section 4.2 forbids it, OpenSSL serves it: a warning, whatever reads the extensions."""
     first, second = (x509.UnrecognizedExtension(x509.ObjectIdentifier(f"1.2.3.4.{end}"), b"\5\0") for end in (5, 6))

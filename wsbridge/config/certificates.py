@@ -143,7 +143,7 @@ def read_certificates(path: Path) -> list[x509.Certificate]:
 
     try:
         return x509.load_pem_x509_certificates(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, x509.InvalidVersion):
         return []
 
 

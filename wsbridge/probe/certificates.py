@@ -47,7 +47,7 @@ class ShownCertificate:
         for der in chain:
             try:
                 self.chain.append(x509.load_der_x509_certificate(der))
-            except ValueError:
+            except (ValueError, x509.InvalidVersion):
                 break
 
     @property
