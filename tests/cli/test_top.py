@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
 import subprocess
 from collections.abc import Iterator
 
 import pytest
 
 from tests.cli.program import finished
+from tests.client import request
+from tests.clients.program import PATIENCE
+from tests.process.daemon import Daemon
+from tests.process.plain import Socket
+from tests.serving import written
 from tests.top.stub import Stub, connection, route, stubbed
 
 
@@ -124,3 +131,31 @@ def test_a_daemon_that_is_older(stub):
     failed = top(stub, "--count", "1")
     assert failed.returncode == 69
     assert b"GET /v1/connections: there are others (status 404)" in failed.stderr
+
+
+def test_a_real_daemon():
+    """What it answers has the keys that the tables show: a connection, a rejection, routes, certificates."""
+    with socket.create_server(("127.0.0.1", 0)) as backend:
+        backend.settimeout(PATIENCE)
+        route = {"backend": f"tcp://127.0.0.1:{backend.getsockname()[1]}", "match": {"path": "/desk"}}
+        text = written(routes={"desk": {**route, "auth": "none"}}, tls=True, admin={"bind": "unix:@FOLDER@/admin.sock"})
+        with Daemon(text) as daemon:
+            client = Socket.connect(daemon.port(), tls=True)
+            client.send(request("/desk"))
+            rejected = Socket.connect(daemon.port(), tls=True)
+            rejected.send(request("/nowhere"))
+            daemon.wait("connection.rejected")
+            service, _ = backend.accept()
+            options = ("--admin", str(daemon.folder / "admin.sock"), "--interval", "100ms", "--count", "1")
+            text = finished("top", *options, "--view", "listeners").stdout.decode()
+            assert re.search(r"web +127\.0\.0\.1:\d+ +websocket +\d+ +\d{4}-\d\d-\d\d", text)
+            done = finished("top", *options, "--json")
+            found = json.loads(done.stdout)
+            (row,) = found["connections"]
+            assert (row["route"], row["state"], row["bytes_to_client_per_second"]) == ("desk", "relaying", 0)
+            assert found["ended"][0]["reason"] == "no_route"
+            text = finished("top", *options).stdout.decode()
+            assert "no_route" in text
+            assert "\x1b" not in text
+            for sock in (client.sock, rejected.sock, service):
+                sock.close()

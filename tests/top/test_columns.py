@@ -101,3 +101,14 @@ def test_rows_with_unknown_values():
             assert lay_out(view, [row], 200).line(row)
             for column in VIEWS[view]:
                 assert sort_rows(view, [row, rows[0]], column.name)
+
+
+def test_the_certificate_that_expires_first():
+    """Of several, by its date; a listener without TLS has none."""
+    row = {
+        "listener": "web",
+        "certificates": [{"expires": "2027-05-01T00:00:00Z"}, {"expires": "2027-02-03T00:00:00Z"}],
+    }
+    assert "2027-02-03" in lay_out("listeners", [row], 200).line(row)
+    row["certificates"][1]["expires"] = None
+    assert "2027-05-01" in lay_out("listeners", [row], 200).line(row)

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.top.stub import STATUS, connection, route
-from wsbridge.top.snapshot import Snapshot, total_rates, with_rates
+from tests.top.stub import STATUS, connection, ending, route
+from wsbridge.top.snapshot import Snapshot, total_rates, with_last_reasons, with_rates
 
 
 def snapshot(at: float, **rows: object) -> Snapshot:
@@ -60,3 +60,10 @@ def test_rows_without_a_duration():
     """A connection that is new and says nothing of its age."""
     rated = with_rates(snapshot(12.0, connections=[{"id": 1, "bytes_to_client": 10}]), snapshot(10.0))
     assert rated.connections[0]["bytes_to_client_per_second"] == 5
+
+
+def test_the_last_ending_of_each_route():
+    """The newest is the first."""
+    ended = [ending(3, reason="client_lost"), ending(2, route="other", reason="backend_refused"), ending(1)]
+    routes = with_last_reasons([route(), route("other"), route("quiet")], ended)
+    assert [row["last_reason"] for row in routes] == ["client_lost", "backend_refused", None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,11 @@ from typing import Self
 
 import pytest
 
+from tests.client import request
 from tests.clients.program import PATIENCE, program
+from tests.process.daemon import Daemon
+from tests.process.plain import Socket
+from tests.serving import written
 from tests.top.stub import Stub, connection, stubbed
 
 TOP = shlex.join([sys.executable, "-m", "wsbridge", "top"])
@@ -244,3 +249,29 @@ def test_help(stub: Stub, tmp_path: Path) -> None:
         terminal.keys("Escape")
         terminal.type("q")
         terminal.shows(r"^exit=0")
+
+
+def test_a_real_connection_is_closed(tmp_path: Path) -> None:
+    """Select, x, y: it ends with `closed_by_operator`, and is among the endings."""
+    with socket.create_server(("127.0.0.1", 0)) as backend:
+        backend.settimeout(PATIENCE)
+        text = written(
+            route={"backend": f"tcp://127.0.0.1:{backend.getsockname()[1]}"}, admin={"bind": "unix:@FOLDER@/admin.sock"}
+        )
+        with Daemon(text) as daemon, Terminal(tmp_path) as terminal:
+            client = Socket.connect(daemon.port())
+            client.send(request())
+            service, _ = backend.accept()
+            terminal.start(f"{TOP} --admin {daemon.folder}/admin.sock --interval 200ms")
+            terminal.shows(r"127\.0\.0\.1:\d+ +- +app")
+            terminal.type("x")
+            terminal.shows(r"^close connection 1 of 127\.0\.0\.1:\d+\? y/n")
+            terminal.type("y")
+            daemon.wait("connection.closed", reason="closed_by_operator")
+            terminal.shows("^connection 1 is closed")
+            terminal.type("3")
+            terminal.shows("closed_by_operator")
+            terminal.type("q")
+            terminal.shows("^exit=0")
+            for sock in (client.sock, service):
+                sock.close()

@@ -21,7 +21,7 @@ from wsbridge.config.types import read_positive_duration
 from wsbridge.top.columns import VIEWS
 from wsbridge.top.plain import snapshot_text
 from wsbridge.top.poller import Poller, Unreachable
-from wsbridge.top.snapshot import Snapshot, with_rates
+from wsbridge.top.snapshot import Snapshot, with_last_reasons, with_rates
 from wsbridge.top.view import View
 
 DEFAULT_INTERVAL: Final = "2s"
@@ -63,6 +63,7 @@ class Daemon:
         status = self._get("/v1/status")
         routes, listeners = self._get("/v1/routes"), self._get("/v1/listeners")
         live = self._get("/v1/connections")
+        routes = with_last_reasons(routes, live["ended"])
         return Snapshot(time.monotonic(), status, routes, listeners, live["connections"], live["ended"], live["total"])
 
     def try_fetch(self) -> Snapshot | Unreachable:

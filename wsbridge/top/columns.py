@@ -85,7 +85,7 @@ def _limited(row: Row) -> str:
 
 def _expiry(row: Row) -> str | None:
     """Return the date of the certificate that expires first."""
-    dates = [str(one.get("not_after", "")) for one in row.get("certificates") or () if isinstance(one, dict)]
+    dates = [str(one.get("expires") or "") for one in row.get("certificates") or () if isinstance(one, dict)]
     return min((date[:10] for date in dates if date), default=None)
 
 

@@ -62,6 +62,19 @@ class Snapshot:
         }
 
 
+def with_last_reasons(routes: Iterable[Row], ended: Iterable[Row]) -> list[Row]:
+    """Return routes that have the reason of their last ending as `last_reason`.
+
+    Args:
+        routes: Of `GET /v1/routes`.
+        ended: Endings, newest first.
+    """
+    reasons: dict[object, object] = {}
+    for row in ended:
+        reasons.setdefault(row.get("route"), row.get("reason"))
+    return [{**row, "last_reason": reasons.get(row.get("route"))} for row in routes]
+
+
 def with_rates(current: Snapshot, before: Snapshot | None) -> Snapshot:
     """Add the rates of routes and connections since another snapshot.
 

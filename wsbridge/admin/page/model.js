@@ -62,7 +62,7 @@ function peer(row) {
 }
 
 function expiry(row) {
-  const dates = (row.certificates ?? []).map((one) => String(one.not_after ?? "").slice(0, 10)).filter(Boolean);
+  const dates = (row.certificates ?? []).map((one) => String(one.expires ?? "").slice(0, 10)).filter(Boolean);
   return dates.sort()[0] ?? null;
 }
 
