@@ -22,10 +22,11 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from tests.client import Client, frame, request
 from tests.clients.program import program
-from tests.serving import Served, backend, serving, written
+from tests.serving import Served, backend, config_of, serving, written
 from wsbridge.access_log import AccessLog
 from wsbridge.admin import metrics as metrics_module
-from wsbridge.admin.api import MonitoringApi
+from wsbridge.admin.api import AdminApi, MonitoringApi
+from wsbridge.admin.endpoints import build_endpoints
 from wsbridge.admin.http import AdminRequest
 from wsbridge.admin.metrics import METRICS, Metrics
 from wsbridge.auth.identity import Identity
@@ -542,3 +543,37 @@ def documented() -> Iterator[tuple[str, str, str, str]]:
 def test_every_metric_is_documented() -> None:
     """The table of the page is that of the program."""
     assert list(documented()) == [(one.name, one.kind, ", ".join(one.labels), one.meaning) for one in METRICS]
+
+
+async def test_the_admin_api_asks_for_its_token(tmp_path: Path) -> None:
+    """On a port: 401 without the token, the page with it; the monitoring endpoint asks for nothing."""
+    (tmp_path / "token").write_text("let-me-in\n")
+    sections = {
+        "admin": {"bind": "127.0.0.1:0", "token": {"file": str(tmp_path / "token")}},
+        "monitoring": {"bind": "127.0.0.1:0"},
+    }
+    async with scraped(written(route={"respond": "204"})) as daemon, trio.open_nursery() as nursery:
+        reloader = Reloader(daemon.served.server, None)
+        api = AdminApi(daemon.served.server, reloader, reloader.reload, metrics=daemon.metrics)
+        monitoring = MonitoringApi(daemon.served.server, daemon.metrics)
+        ports = {}
+        endpoints = build_endpoints(api, monitoring, {}, nursery)
+        for endpoint, name in zip(endpoints, sections, strict=True):
+            await endpoint.prepare(config_of(written(route={"respond": "204"}, **sections)))
+            endpoint.commit()
+            opened = daemon.served.records.of("listener.opened", listener=name)[0]
+            ports[name] = int(opened["listen_address"].rpartition(":")[2])
+
+        async def answer(name: str, *lines: str) -> bytes:
+            async with await trio.open_tcp_stream("127.0.0.1", ports[name]) as stream:
+                head = "\r\n".join(("GET /metrics HTTP/1.1", "Host: 127.0.0.1", *lines))
+                await stream.send_all(f"{head}\r\n\r\n".encode())
+                return b"".join([part async for part in stream])
+
+        assert (await answer("admin")).startswith(b"HTTP/1.1 401 ")
+        for allowed in (await answer("admin", "Authorization: Bearer let-me-in"), await answer("monitoring")):
+            assert allowed.startswith(b"HTTP/1.1 200 ")
+            assert b"\nwsbridge_ready 1.0\n" in allowed
+        for endpoint in endpoints:
+            endpoint.close()
+        nursery.cancel_scope.cancel()

@@ -14,6 +14,7 @@ import trio
 from tests.serving import Records, config_of, recording
 from wsbridge.admin.api import AdminApi, MonitoringApi
 from wsbridge.admin.endpoints import AdminEndpoint, build_endpoints
+from wsbridge.admin.metrics import Metrics
 from wsbridge.config.load import load_file
 from wsbridge.reasons import Reason
 from wsbridge.registry import CONFIG_REGISTRY
@@ -50,8 +51,9 @@ class ServedInThread:
             self.server, lambda: load_file(self.config, CONFIG_REGISTRY, {}), lambda _: None, endpoints
         )
         async with trio.open_nursery() as nursery:
-            api = AdminApi(self.server, self._reloader, self._reloader.reload)
-            endpoints += build_endpoints(api, MonitoringApi(self.server), {}, nursery)
+            metrics = Metrics(self.server, self._reloader)
+            api = AdminApi(self.server, self._reloader, self._reloader.reload, metrics=metrics)
+            endpoints += build_endpoints(api, MonitoringApi(self.server, metrics), {}, nursery)
             for endpoint in endpoints:
                 await endpoint.prepare(config_of(self._text))
                 endpoint.commit()

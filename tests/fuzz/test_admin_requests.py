@@ -35,6 +35,7 @@ paths = queries | items | st.sampled_from(
         "/v1/connections?client=" + "1" * 9000, "/v1/connections?" + "a=b&" * 3000, "/v1/connections?identity=%00%ff",
         "/v1/bans", "/v1/bans/127.0.0.1", "/v1/bans/::1%2F64", "/v1/bans/%ff", "/v1/bans/fe80::1%25%00", "/v1/bans/",
         "/", "*", "http://a/v1/status", "//", "/v1/status?a=b", "/\xe9", "", "/%00", "/v1/",
+        "/metrics", "/metrics?name[]=%00",
     ]
 )  # fmt: skip
 lines = st.one_of(
@@ -43,6 +44,7 @@ lines = st.one_of(
             "Content-Length: 0", "Content-Length: 17", "Content-Length: 5, 6", "Content-Length: -1", "Host: b",
             "Transfer-Encoding: chunked", "Transfer-Encoding: gzip", "Expect: 100-continue", "Connection: upgrade",
             "Upgrade: websocket", "Origin: http://a", "Authorization: Bearer \xff", "Authorization: Basic", "A b: c",
+            "Accept: application/openmetrics-text;version=9.\xff;escaping=\xff", "Accept: \xff", "Accept: a;version",
             ": x", "X", " folded", "Content-Length: 99999999999999999999", "X: " + 70_000 * "x",
         ]
     ),
