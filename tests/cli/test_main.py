@@ -61,6 +61,24 @@ def test_a_typo_is_guessed(typed: str, meant: str) -> None:
     assert f'no command "{typed}" (did you mean "{meant}"?)' in result.output
 
 
+def test_errors_for_the_journal_have_their_priority(tmp_path: Path) -> None:
+    """Where standard error is a stream of the journal, each line of a wrong command line is an error."""
+    for arguments, last in (
+        (["run", "--oops"], "<3>Error: No such option '--oops'."),
+        (["explain", "x"], "<3>wsbridge: "),
+    ):
+        with (tmp_path / "journal").open("w+") as stream:
+            found = os.fstat(stream.fileno())
+            environ = {**os.environ, **QUIET, "JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"}
+            done = subprocess.run([*WSBRIDGE, *arguments], stderr=stream, env=environ, timeout=PATIENCE, check=False)
+            stream.seek(0)
+            lines = [line for line in stream.read().splitlines() if line]
+
+        assert done.returncode == 64
+        assert all(line.startswith("<3>") for line in lines)
+        assert lines[-1].startswith(last)
+
+
 def test_an_unlike_word_gets_the_list() -> None:
     """A word that is like no command gets all their names."""
     result = invoke("xyzzy")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import inspect
+import io
 import os
 import platform
 import ssl
@@ -160,10 +161,12 @@ class CommandGroup(PreformattedCommand, click.Group):
             code = super().main(*args, **{**extra, "standalone_mode": False})
             sys.stdout.flush()
         except click.UsageError as error:
-            error.show()
+            text = io.StringIO()
+            error.show(text)
+            _print_error(text.getvalue())
             sys.exit(EXIT_USAGE)
         except CliError as error:
-            click.echo(f"wsbridge: {error.format_message()}", err=True)
+            _print_error(f"wsbridge: {error.format_message()}")
             sys.exit(error.exit_code)
         except click.Abort:
             sys.exit(EXIT_INTERRUPTED)
@@ -178,6 +181,15 @@ class CommandGroup(PreformattedCommand, click.Group):
                 click.echo(f"wsbridge: standard output: {os.strerror(error.errno)}", err=True)
             sys.exit(EXIT_FAILED)
         sys.exit(code if isinstance(code, int) else EXIT_OK)
+
+
+def _print_error(text: str) -> None:
+    """Print why a command failed; each line with the priority of an error where the journal reads them."""
+    from wsbridge.log.format import choose_format  # imported here, for it takes longer than most commands need
+
+    priority = "<3>" if choose_format("auto", 2) == "journal" else ""
+    for line in text.splitlines():
+        click.echo(f"{priority if line else ''}{line}", err=True)
 
 
 def _is_output_error(error: OSError) -> bool:
