@@ -72,6 +72,7 @@ def test_short_times(seconds, text):
         (None, "-"),
         (True, "True"),
         (["192.0.2.1", "\x1b"], "192.0.2.1,\\x1b"),
+        ({"backend_closed": 3, "a\x1b": 1}, "backend_closed 3, a\\x1b 1"),
     ],
 )
 def test_what_a_client_sent_is_escaped(value, text):

@@ -18,6 +18,7 @@ from wsbridge.admin.bans import BANS_PATH, BansApi
 from wsbridge.admin.connections import CONNECTIONS_PATH, ConnectionsApi
 from wsbridge.admin.http import AdminHandler, AdminRequest, AdminResponse, error_response
 from wsbridge.admin.metrics import Metrics
+from wsbridge.admin.routes import RoutesApi
 from wsbridge.config.effective import to_json
 from wsbridge.log.logger import LOG_LEVELS, log
 from wsbridge.reload import SHORT_TURNS, Reloader, ReloadResult
@@ -103,7 +104,7 @@ class AdminApi:
         self._resources: Mapping[str, Mapping[str, AdminHandler]] = {
             "/v1/status": {"GET": self._get_status},
             "/v1/listeners": {"GET": self._get_listeners},
-            "/v1/routes": {"GET": self._get_routes},
+            "/v1/routes": {"GET": RoutesApi(server).get},
             CONNECTIONS_PATH: {"GET": connections.get, "DELETE": connections.delete},
             BANS_PATH: {"GET": bans.get},
             "/v1/config": {"GET": self._get_config},
@@ -212,23 +213,6 @@ class AdminApi:
                     "connections_limit": None if opened.max_connections == math.inf else opened.max_connections,
                 }
                 for opened in self._server.listeners
-            ]
-        )
-
-    async def _get_routes(self, request: AdminRequest) -> AdminResponse:
-        await self._server.count_bytes()
-        return json_response(
-            [
-                {
-                    "route": route.name,
-                    "backend": "" if route.backend is None else route.backend.name,
-                    "active": route.stats.active,
-                    "relayed": route.stats.relayed,
-                    "rejected": route.stats.rejected,
-                    "bytes_to_backend": route.stats.bytes_to_backend,
-                    "bytes_to_client": route.stats.bytes_to_client,
-                }
-                for route in self._server.generation.routes.values()
             ]
         )
 

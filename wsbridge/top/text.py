@@ -53,13 +53,17 @@ def terminal_text(value: object, encoding: str = "utf-8") -> str:
     would change the character before it, and what the terminal's encoding lacks.
 
     Args:
-        value: From a client or not; a list becomes its items with commas.
+        value: From a client or not; a list becomes its items with commas, a mapping its keys with their values.
         encoding: Of the terminal.
     """
     if value is None:
         return NO_VALUE
     if isinstance(value, list):
         return ",".join(terminal_text(item, encoding) for item in value)
+    if isinstance(value, dict):
+        return ", ".join(
+            f"{terminal_text(key, encoding)} {terminal_text(item, encoding)}" for key, item in value.items()
+        )
     text = escape(str(value))
     if text.isascii():
         return text

@@ -45,7 +45,9 @@ const count = (number) => (Number.isFinite(number) ? String(number) : NONE);
 
 function text(value) {
   if (value === null || value === undefined || value === "") return NONE;
-  return Array.isArray(value) ? value.join(", ") : String(value);
+  if (Array.isArray(value)) return value.join(", ");
+  if (typeof value === "object") return Object.entries(value).map(([key, item]) => `${key} ${item}`).join(", ") || NONE;
+  return String(value);
 }
 
 function blocked(row) {
@@ -91,6 +93,7 @@ export const VIEWS = {
       number("relayed", "relayed", count),
       number("rejected", "rejected", count),
       words("last ending", "last_reason"),
+      words("endings by reason", "reasons"),
       words("backend", "backend"),
     ],
     sort: "client/s",
