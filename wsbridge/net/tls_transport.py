@@ -295,12 +295,6 @@ class TlsTransport(SocketTransport):
         """Give the certificate of the peer, DER; empty for none. It need not be verified."""
         return self._tls.getpeercert(binary_form=True) or b""
 
-    @property
-    def cipher_name(self) -> str:
-        """The cipher suite; empty before the handshake."""
-        cipher = self._tls.cipher()
-        return "" if cipher is None else cipher[0]
-
     def peer_chain(self) -> list[bytes]:
         """Give the certificates that the peer sent, DER, its own first. They need not be verified."""
         find = getattr(self._tls, "get_unverified_chain", None)  # Python 3.13 and later

@@ -304,8 +304,8 @@ class TransportPath:
         warnings = shown.warnings()
         if self._options.insecure:
             warnings = ("the certificate is not verified (--insecure)", *warnings)
-        text = f"{secured.tls_version}, {secured.cipher_name}"
-        facts = {"version": secured.tls_version, "cipher": secured.cipher_name, **shown.facts()}
+        text = f"{secured.tls_version}, {secured.cipher()}"
+        facts = {"version": secured.tls_version, "cipher": secured.cipher(), **shown.facts()}
         report(
             StepReport(
                 ProbeStep.TLS, "warning" if warnings else "ok", text, seconds, (*shown.notes(), *warnings), facts
