@@ -259,6 +259,14 @@ def test_the_facts_of_a_certificate() -> None:
     assert any("not verified" in note for note in unverified.step("tls")["notes"])
 
 
+def test_since_when_a_certificate_has_expired() -> None:
+    """In whole days, negative for scripts."""
+    with serving(over_tls(certificates.server("localhost", days=-3), websocket)) as port:
+        done = probe(f"wss://localhost:{port}/", "--ca", certificates.ca_file())
+    assert done.step("tls")["facts"]["certificate_days_left"] == -3
+    assert any("expired 3 days ago" in note for note in done.step("tls")["notes"])
+
+
 def test_a_client_certificate_is_shown() -> None:
     """With --client-cert the server that demands one is satisfied."""
     cert, key = certificates.client_pair()

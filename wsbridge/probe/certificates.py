@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from wsbridge.config.certificates import EXPIRY_WARNING
@@ -72,7 +72,7 @@ class ShownCertificate:
     @property
     def days_left(self) -> int:
         """Days until the server's certificate ends; negative once it has."""
-        return 0 if self.leaf is None else (self.leaf.not_valid_after_utc - self.now).days
+        return 0 if self.leaf is None else int((self.leaf.not_valid_after_utc - self.now) / timedelta(days=1))
 
     @property
     def is_self_signed(self) -> bool:
@@ -87,7 +87,7 @@ class ShownCertificate:
         more = len(self.names) - MAX_SHOWN_NAMES
         issuer = "itself (self-signed)" if self.is_self_signed else shown_name(self.leaf.issuer)
         end = self.leaf.not_valid_after_utc
-        left = f"{self.days_left} days left" if self.days_left >= 0 else f"expired {-self.days_left} days ago"
+        left = f"{self.days_left} days left" if end > self.now else f"expired {-self.days_left} days ago"
         count = len(self.chain)
         return (
             f"names: {names}{f' and {more} more' if more > 0 else ''}",

@@ -287,10 +287,10 @@ class TransportPath:
             text = f"no answer to the TLS hello within {options.timeout:g} s"
             raise StepFailedError(await self._diagnose_no_tls(text), text) from None
         except ssl.SSLCertVerificationError as error:
+            seconds = trio.current_time() - started
             shown = await self._shown_certificate()
             diagnosis = shown.diagnose(error, options.server_name)
             text = f"the certificate is rejected: {error.verify_message.rstrip('.')}"
-            seconds = trio.current_time() - started
             raise StepFailedError(diagnosis, text, seconds=seconds, notes=shown.notes(), facts=shown.facts()) from None
         except OSError as error:
             seconds = trio.current_time() - started
