@@ -46,7 +46,8 @@ def test_a_name_that_was_not_allowed(demo: Program, tmp_path: Path) -> None:
     with browsing(390, 500, name="name-8080.app.example") as page:
         response = page.goto(f"http://name-8080.app.example:{url[1]}/")
         assert response is not None and response.status == 403
-        expect(page.locator("body")).to_contain_text("host_not_allowed: The host name in the URL")
+        expect(page.locator("body")).to_contain_text("The host name in the URL")
+        expect(page.locator("body")).to_contain_text("host_not_allowed, id=")
         expect(page.locator("body")).to_contain_text("--host-name NAME")
         page.screenshot(path=tmp_path / "host.png")
 
