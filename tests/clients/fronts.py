@@ -7,6 +7,7 @@ import http.client
 import os
 import signal
 import socket
+import ssl
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,9 +18,11 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin
 
 from tests.authority import client_context, folder
+from tests.client import CLOSE, frame, request
 from tests.clients.program import PATIENCE, Program, free_port, program, run
 from tests.clients.proxies import CLIENT, temporary
 from tests.process.daemon import Daemon
+from tests.process.plain import Socket
 
 CONF = Path(__file__).parents[2] / "conf"
 HOST = "gw.example.org"
@@ -39,6 +42,81 @@ def replaced(text: str, changes: Mapping[str, str]) -> str:
     for old, new in changes.items():
         text = text.replace(old, new)
     return text
+
+
+def placed(name: str, text: str, place: Path, port: int) -> str:
+    """Put a proxy's file in place for a test: its port, its certificate, its sockets, its user.
+
+    Args:
+        name: The proxy.
+        text: The file.
+        place: Directory of the test, for sockets and the certificate.
+        port: Where the proxy is to listen.
+    """
+    certificate, key = folder() / "cert.pem", folder() / "key.pem"
+    pem = place / "gw.pem"
+    pem.write_text(certificate.read_text() + key.read_text())
+    changes = {
+        "443 ssl": f"127.0.0.1:{port} ssl",
+        "bind :127.0.0.1": "bind 127.0.0.1",
+        "listen [::]:": "# listen [::]:",
+        f"{HOST} {{": f"{HOST}:{port} {{",
+        f"/etc/{name}/tls/chain.pem": str(certificate),
+        f"/etc/{name}/tls/key.pem": str(key),
+        "/etc/haproxy/tls/gw.pem": str(pem),
+        "/run/haproxy/admin.sock": f"{place}/haproxy.sock",
+        "maxconn 20000": "maxconn 200",
+        "log /dev/log local0": "log stdout format raw local0",
+        "    user haproxy\n    group haproxy\n": "",
+    }
+    return replaced(text, changes)
+
+
+def open_socket(port: int) -> socket.socket:
+    """Connect to a proxy from `CLIENT`."""
+    return socket.create_connection(("127.0.0.1", port), PATIENCE, source_address=(CLIENT, 0))
+
+
+def _tls12() -> ssl.SSLContext:
+    """Give a context without the session tickets of TLS 1.3 (see `upgraded`)."""
+    context = ssl.create_default_context(cafile=str(folder() / "ca.pem"))
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def upgraded(port: int) -> Socket:
+    """Connect a WebSocket to a proxy from `CLIENT`, all in this thread.
+
+    That of websockets may read session tickets of TLS 1.3 while another sends the request, which OpenSSL does not
+    support: in hundreds of connections one request gets lost.
+    """
+    client = Socket(client_context().wrap_socket(open_socket(port), server_hostname=HOST))
+    client.send(request("/vnc", f"Origin: https://{HOST}:{port}", host=f"{HOST}:{port}"))
+    head = client.head()
+    assert head.startswith("HTTP/1.1 101"), head
+    return client
+
+
+def served(port: int) -> None:
+    """Connect, be served by an echo and close."""
+    with upgraded(port) as client:
+        client.echoed()
+        client.send(frame(CLOSE, b"\x03\xe8"))
+        assert client.closing()[0] == 1000
+
+
+def open_websocket(port: int, path: str = "/vnc", origin: str = "", **headers: str) -> ClientConnection:
+    """Connect a WebSocket to a proxy from `CLIENT`, by default with the Origin of a page of this proxy."""
+    return connect(
+        f"wss://{HOST}:{port}{path}",
+        sock=open_socket(port),
+        ssl=_tls12(),
+        proxy=None,
+        origin=Origin(origin or f"https://{HOST}:{port}"),
+        additional_headers=headers,
+        max_size=None,
+        open_timeout=PATIENCE,
+    )
 
 
 class Front:
@@ -97,25 +175,7 @@ class Front:
 
     def _proxy_text(self) -> str:
         text = replaced((CONF / TEMPLATES[self.name]).read_text(), {**self._changes, **self._places(str(self.folder))})
-        certificate, key = folder() / "cert.pem", folder() / "key.pem"
-        pem = self.folder / "gw.pem"
-        pem.write_text(certificate.read_text() + key.read_text())
-        text = replaced(
-            text,
-            {
-                "443 ssl": f"127.0.0.1:{self.port} ssl",
-                "bind :127.0.0.1": "bind 127.0.0.1",
-                "listen [::]:": "# listen [::]:",
-                f"{HOST} {{": f"{HOST}:{self.port} {{",
-                "/etc/haproxy/tls/gw.pem": str(pem),
-                "/run/haproxy/admin.sock": f"{self.folder}/haproxy.sock",
-                "maxconn 20000": "maxconn 200",
-                "log /dev/log local0": "log stdout format raw local0",
-                "    user haproxy\n    group haproxy\n": "",
-            }
-            | {f"/etc/{name}/tls/chain.pem": str(certificate) for name in ("nginx", "caddy")}
-            | {f"/etc/{name}/tls/key.pem": str(key) for name in ("nginx", "caddy")},
-        )
+        text = placed(self.name, text, self.folder, self.port)
         match self.name:
             case "nginx":
                 user = "user root;\n" if os.geteuid() == 0 else ""
@@ -149,20 +209,11 @@ class Front:
 
     def socket(self) -> socket.socket:
         """Connect to the proxy from `CLIENT`."""
-        return socket.create_connection(("127.0.0.1", self.port), PATIENCE, source_address=(CLIENT, 0))
+        return open_socket(self.port)
 
     def connect(self, path: str = "/vnc", origin: str = "", **headers: str) -> ClientConnection:
         """Connect a WebSocket from `CLIENT`, by default with the Origin of a page of this proxy."""
-        return connect(
-            f"wss://{HOST}:{self.port}{path}",
-            sock=self.socket(),
-            ssl=client_context(),
-            proxy=None,
-            origin=Origin(origin or f"https://{HOST}:{self.port}"),
-            additional_headers=headers,
-            max_size=None,
-            open_timeout=PATIENCE,
-        )
+        return open_websocket(self.port, path, origin, **headers)
 
     def ask(self, path: str, **headers: str) -> tuple[int, str]:
         """Send a request without an upgrade; give the status and the body of the response."""

@@ -1,0 +1,130 @@
+"""conf/haproxy-cluster.cfg: HAProxy in front of three wsbridges with conf/behind-haproxy-cluster.yaml."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.clients.fronts import CONF, placed, replaced, served, upgraded
+from tests.clients.program import PATIENCE, Program, free_port, program, run
+from tests.clients.proxies import CLIENT
+from tests.process.daemon import Daemon
+from tests.process.plain import Clients, Threads, backend
+
+NODES = {"a": "10.0.0.5:8080", "b": "10.0.0.6:8080", "c": "10.0.0.7:8080"}
+QUICK = {"inter 1s": "inter 200ms", "timeout check 2s": "timeout check 10s"}
+"""HAProxy notices more quickly, but checks have time on a busy machine."""
+
+
+class Node:
+    """One wsbridge; it can be restarted.
+
+    Attributes:
+        port: Where it listens.
+        monitoring: Where HAProxy asks for its state.
+        daemon: The process.
+    """
+
+    def __init__(self, back: Threads, stack: contextlib.ExitStack) -> None:
+        self.port, self.monitoring = free_port(), free_port()
+        self._stack = stack
+        changes = {
+            "drain_delay: 5s": "drain_delay: 2s\n  drain: 1s",
+            "0.0.0.0:8080": f"127.0.0.1:{self.port}",
+            "0.0.0.0:9090": f"127.0.0.1:{self.monitoring}",
+            "[10.0.0.2]": "[127.0.0.1]",
+            "tcp://10.1.0.5:5900": back.url,
+            "auth: {kind: bearer, tokens: /etc/wsbridge/tokens}": "auth: none",
+        }
+        text = (CONF / "behind-haproxy-cluster.yaml").read_text()
+        self._text = replaced(text, changes) + "admin: {bind: unix:@FOLDER@/admin.sock}\n"
+        self.start()
+
+    def start(self) -> None:
+        """Start it."""
+        self.daemon = self._stack.enter_context(Daemon(self._text))
+
+    def drain(self) -> None:
+        """Run `wsbridge drain`."""
+        run(sys.executable, "-m", "wsbridge", "drain", "--admin", f"{self.daemon.folder}/admin.sock")
+
+
+class Cluster:
+    """HAProxy and its nodes.
+
+    Attributes:
+        port: Where HAProxy listens, with TLS.
+        nodes: By their names in HAProxy.
+    """
+
+    def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
+        back = stack.enter_context(backend())
+        self.port = free_port()
+        self._stats = folder / "haproxy.sock"
+        self.nodes = {name: Node(back, stack) for name in NODES}
+        servers = {
+            address: f"127.0.0.1:{self.nodes[name].port} port {self.nodes[name].monitoring}"
+            for name, address in NODES.items()
+        }
+        text = replaced((CONF / "haproxy-cluster.cfg").read_text(), {**QUICK, **servers})
+        config = folder / "haproxy.cfg"
+        config.write_text(placed("haproxy", text, folder, self.port))
+        self.haproxy = stack.enter_context(Program(program("haproxy"), "-W", "-db", "-f", config))
+        self.haproxy.accepts(self.port)
+
+    def ask(self, command: str) -> str:
+        """Send a command to HAProxy's stats socket; give the answer."""
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(PATIENCE)
+            sock.connect(str(self._stats))
+            sock.sendall(f"{command}\n".encode())
+            with sock.makefile() as answer:
+                return answer.read()
+
+    def sessions(self) -> dict[str, int]:
+        """Give the number of sessions that each node has."""
+        lines = [line.lstrip("# ").split(",") for line in self.ask("show stat").splitlines() if line]
+        rows = [dict(zip(lines[0], line, strict=False)) for line in lines[1:]]
+        return {row["svname"]: int(row["scur"]) for row in rows if row["svname"] in NODES}
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """A cluster of which all nodes are up."""
+    with contextlib.ExitStack() as stack:
+        yield Cluster(tmp_path, stack)
+
+
+def test_a_cluster(cluster: Cluster) -> None:
+    """Connections are spread by their number; no client is rejected while a node drains, restarts, or after it died."""
+    held = [upgraded(cluster.port) for _ in range(6)]
+    assert cluster.sessions() == dict.fromkeys(NODES, 2)
+    a, b, c = cluster.nodes.values()
+
+    with Clients(partial(served, cluster.port)) as clients:
+        a.drain()
+        cluster.haproxy.line("^Server wsbridge/a is DOWN")
+        clients.reach(clients.served + 10)
+        assert cluster.sessions()["a"] == 2  # they go on
+        a.daemon.term()
+        assert a.daemon.ended(PATIENCE) == 0
+        assert a.daemon.log_lines("connection.rejected") == []
+        clients.reach(clients.served + 5)
+        a.start()
+        cluster.haproxy.line("^Server wsbridge/a is UP")
+        clients.reach(clients.served + 5)
+
+    c.daemon.kill()
+    c.daemon.ended()
+    with Clients(partial(served, cluster.port)) as clients:  # HAProxy has not noticed yet
+        clients.reach(10)
+    for client in held:
+        client.close()
+    line = b.daemon.wait("connection.closed")
+    assert (line["peer"].partition(":")[0], line["via"]) == (CLIENT, ["127.0.0.1"])
