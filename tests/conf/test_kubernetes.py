@@ -169,7 +169,8 @@ def pod(tmp_path: Path) -> Iterator[Pod]:
 def test_the_container(pod: Pod) -> None:
     """It runs as process 1 without root and without a writable file system, and follows what Kubernetes changes."""
     assert pod.daemon.ready["pid"] == 1
-    assert (pod.probe("/livez"), pod.probe("/readyz")) == (b"HTTP/1.1 200 OK", b"HTTP/1.1 200 OK")
+    metrics = POD["metadata"]["annotations"]["prometheus.io/path"]
+    assert {pod.probe(path) for path in ("/livez", "/readyz", metrics)} == {b"HTTP/1.1 200 OK"}
     pod.client(pod.token)
     assert pod.daemon.wait("connection.closed")["peer"] == "192.0.2.7:0"
 
