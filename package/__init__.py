@@ -1,4 +1,4 @@
-"""What turns the source into packages: the build backend, man pages, completions, the Debian package, the container.
+"""What turns the source into packages: the build backend, man pages, completions, the Debian package.
 
 None of it is installed.
 """

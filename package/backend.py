@@ -1,4 +1,4 @@
-"""Build backend: that of setuptools, with man pages and completion scripts in the wheel.
+"""Build backend: that of setuptools, with man pages, completion scripts and the schema in the wheel.
 
 They are generated from the commands and the model of the configuration, so that building a wheel needs the libraries
 that wsbridge needs; an editable installation and a source distribution do not.
@@ -50,10 +50,12 @@ def build_wheel(
     """Build a wheel; return its name."""
     from package.completions import write_completions
     from package.man_pages import write_pages
+    from package.schema import write_schema
 
     # setuptools would put modules that were removed since its last build into the wheel.
     shutil.rmtree(BUILD, ignore_errors=True)
     write_pages(BUILD / "share" / "man")
     write_completions(BUILD / "share")
+    write_schema(BUILD / "share" / "doc" / "wsbridge" / "conf")
     name: str = build_meta.build_wheel(wheel_directory, config_settings, metadata_directory)
     return name

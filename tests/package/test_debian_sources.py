@@ -27,6 +27,15 @@ def test_its_version_is_that_of_the_program():
     assert found[1] == __version__
 
 
+def test_the_documentation_names_files_that_are_built():
+    """With this version in their names."""
+    page = (ROOT / "docs" / "install.md").read_text()
+    names = set(re.findall(r"dist/([\w.-]+\.(?:deb|whl|tar\.gz))", page))
+    revision = (DEBIAN / "changelog").read_text().partition("(")[2].partition(")")[0]
+    wheel = f"wsbridged-{__version__}-py3-none-any.whl"
+    assert names == {f"wsbridge_{revision}_amd64.deb", wheel, f"wsbridged-{__version__}.tar.gz"}
+
+
 def test_a_wheel_of_another_version_is_rejected(tmp_path):
     """So that the changelog is not forgotten."""
     (tmp_path / "wsbridged-9.9.9-py3-none-any.whl").touch()

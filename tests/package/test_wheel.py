@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import tarfile
 import urllib.request
 import zipfile
+from pathlib import Path
 
 import pytest
 from websockets.sync.client import connect
@@ -24,7 +26,7 @@ SHARED = {
     *("bash-completion/completions/wsbridge", "zsh/site-functions/_wsbridge"),
     *("fish/vendor_completions.d/wsbridge.fish", "doc/wsbridge/README.md", "doc/wsbridge/CHANGELOG.md"),
     *("doc/wsbridge/conf/wsbridge.yaml", "doc/wsbridge/systemd/wsbridge.service", "doc/wsbridge/docs/commands.md"),
-    "doc/wsbridge/systemd/drop-ins/socket-activation.conf",
+    *("doc/wsbridge/systemd/drop-ins/socket-activation.conf", "doc/wsbridge/conf/wsbridge.schema.json"),
 }
 
 
@@ -45,6 +47,26 @@ def test_the_wheel_has_all_files(wheel):
     assert {DATA + name for name in SHARED} <= set(found)
     assert found[f"wsbridged-{__version__}.dist-info/licenses/LICENSE"] == (ROOT / "LICENSE").read_bytes()
     assert all(name.startswith(("wsbridge/", f"wsbridged-{__version__}.")) for name in found)
+
+
+def test_links_of_the_documentation_lead_to_files_of_the_wheel(wheel):
+    """But for those to sources, such as the Containerfile, which are not installed."""
+    found = files(wheel)
+    pages = {name.removeprefix(DATA): text.decode() for name, text in found.items() if name.endswith(".md")}
+    assert len(pages) > 20
+    missing = set()
+    for name, text in pages.items():
+        for link in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text):
+            target = os.path.normpath(Path(name).parent / link)
+            if not any(path.startswith(DATA + target) for path in found):
+                missing.add(target.removeprefix("doc/wsbridge/"))
+    assert missing <= {
+        "wsbridge/__init__.py",
+        "bench/README.md",
+        "LICENSE",
+        "Containerfile",
+        "package/requirements.txt",
+    }
 
 
 def test_the_source_distribution_is_the_source(distributions):

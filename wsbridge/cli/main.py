@@ -236,7 +236,7 @@ def cli() -> None:
 
     All options of a command, with examples: wsbridge COMMAND --help
     Editors complete and explain every key of a configuration file by its schema: wsbridge schema
-    The documentation is in docs/ of the source, beginning with README.md and docs/configuration.md.
+    The documentation is in docs/ of the source, and in share/doc/wsbridge of an installation.
     """
 
 
