@@ -147,6 +147,11 @@ def test_a_fresh_installation_serves_nobody_and_can_be_configured(booted, back):
     assert succeeds(booted, "sh", "-c", health) == "204"
     assert succeeds(booted, "dpkg", "--verify", "wsbridge") == ""
     assert "/usr/share/man/man5/wsbridge.yaml.5.gz" in succeeds(booted, "man", "-w", "wsbridge.yaml")
+    assert (
+        succeeds(booted, "systemd-analyze", "verify", "wsbridge.service", "wsbridge.socket", "wsbridge@a.service") == ""
+    )
+    schema = re.match(r"# yaml-language-server: \$schema=(\S+)\n", succeeds(booted, "cat", CONFIG))
+    assert json.loads(succeeds(booted, "cat", schema[1]))["title"] == "wsbridge.yaml"
     found = succeeds(booted, "stat", "-c", "%a %U %G", "/etc/wsbridge/secrets", CONFIG)
     assert found.splitlines() == ["750 root wsbridge", "644 root root"]
 
