@@ -88,7 +88,7 @@ install -D -m 0644 "$here/lintian-overrides" "$root/usr/share/lintian/overrides/
 # Control files. The C libraries that the extension modules need are those of this Debian.
 install -d "$root/DEBIAN" "$work/debian"
 printf 'Source: wsbridge\n\nPackage: wsbridge\nArchitecture: any\n' >"$work/debian/control"
-libraries="$(cd "$work" && find root/usr/lib/wsbridge -name '*.so*' -type f -exec dpkg-shlibdeps -O --ignore-missing-info {} + |
+libraries="$(cd "$work" && find root/usr/lib/wsbridge -name '*.so*' -type f -exec dpkg-shlibdeps -O --warnings=0 --ignore-missing-info {} + |
     sed -n 's/^shlibs:Depends=//p')"
 sed -e "s|@VERSION@|$version|" -e "s|@ARCHITECTURE@|$architecture|" -e "s|@MAINTAINER@|$(changelog Maintainer)|" \
     -e "s|@SIZE@|$(du -k --apparent-size -s "$root" | cut -f1)|" \
