@@ -129,7 +129,7 @@ class Connection:
         self._is_persistent = False  # whether it has carried a request, and may carry more
         self._front: Side | None = None  # the client's side of the relay, since its 101
         self._ended_by: Rejected | None = None  # why `end` ended it, before it was relayed
-        self._is_ending = False  # whether it is rejected
+        self._is_ending = False  # whether it is rejected, or `end` has ended its relay
 
     async def run(self, sockaddr: object) -> Termination:
         """Serve the connection, reject it where a step raises `Rejected`, and write its log line whatever happens.
@@ -246,9 +246,12 @@ class Connection:
         A relayed pair gets the close frame or the reset of the reason, an HTTP request its status; a client whose
         request is not complete is disconnected. While its credentials are verified, it ends right after that.
         """
+        if self._is_ending or self._ended_by is not None:
+            return False
         if self._services.engine.terminate(self.id, reason, detail):
+            self._is_ending = True
             return True
-        if self._is_ending or self._ended_by is not None or self._context.relayed:
+        if self._context.relayed:
             return False
         self._ended_by = Rejected(reason, detail, initiator="wsbridge")
         transport = self._started_transport

@@ -54,7 +54,9 @@ async def end_revoked(server: Server) -> None:
         for entry in connection.context.identity.entries:
             if is_revoked(server, connection, entry):
                 file = entry.access_list.key[1]
-                connection.end(Reason.ACCESS_REVOKED, f"{entry.subject} is no longer valid by {file}")
+                connection.end(
+                    Reason.ACCESS_REVOKED, f"{entry.subject} was removed from {file}, or its line has changed"
+                )
         await turns.share()
 
 

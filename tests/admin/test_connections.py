@@ -195,13 +195,16 @@ async def test_a_connection_is_ended_by_its_number(tmp_path):
         client, other = await admin.served.upgraded(), await admin.served.upgraded()
         number = (await listed(admin))[0]["id"]
         assert await admin.ask("DELETE", f"/v1/connections/{number}") == (200, '{"closed": 1}\n')
+        assert await admin.ask("DELETE", f"/v1/connections/{number}") == (404, "no open connection has this id\n")
+        assert await admin.ask("DELETE", "/v1/connections?route=other") == (200, '{"closed": 0}\n')
         assert await client.closing() == (1001, "closed_by_operator")
         await client.send(frame(CLOSE, (1001).to_bytes(2, "big")))
         await back.until(lost=1)
         record = await admin.served.records.wait("connection.closed", reason="closed_by_operator")
         assert (record["initiator"], record["level"], record["id"]) == ("wsbridge", "info", number)
         assert record["detail"].startswith("through the admin API, by user ID ")
-        (line,) = admin.served.records.of("admin.request", method="DELETE", path=f"/v1/connections/{number}")
+        path = f"/v1/connections/{number}"
+        (line,) = admin.served.records.of("admin.request", method="DELETE", path=path, status=200)
         assert {"uid", "pid"} <= line.keys()
         for wrong in (number, 0, 999999, "x", "1.", "-1", "1/2", "%31", "9" * 40):
             assert (await admin.ask("DELETE", f"/v1/connections/{wrong}"))[0] == 404, wrong

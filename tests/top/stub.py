@@ -126,6 +126,8 @@ class Stub:
         stub = self
 
         class Handler(BaseHTTPRequestHandler):
+            server_version = "wsbridge/0.1.0"
+
             def do_GET(self) -> None:
                 self.reply()
 

@@ -241,7 +241,19 @@ def lay_out(
         encoding: Of the terminal.
         ellipsis: For what is cut.
     """
-    columns = VIEWS[view]
+    return lay_out_columns(VIEWS[view], rows, width, first=first, encoding=encoding, ellipsis=ellipsis)
+
+
+def lay_out_columns(
+    columns: Sequence[Column],
+    rows: Sequence[Row],
+    width: int,
+    *,
+    first: int = 0,
+    encoding: str = "utf-8",
+    ellipsis: str = "…",
+) -> Layout:
+    """Do the same for any columns."""
     others = [column for column in columns if column.rank]
     shown = {column.name for column in others[first:]} | {column.name for column in columns if not column.rank}
     wanted = {column.name: _wanted_width(column, rows, encoding) for column in columns if column.name in shown}
