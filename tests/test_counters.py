@@ -6,14 +6,15 @@ import pytest
 import trio
 
 from tests.serving import backend, serving, written
-from wsbridge.counters import Histogram, close_code_class
+from wsbridge.access_log import close_code_class, observe
+from wsbridge.counters import Histogram
 
 
 def test_a_value_on_a_bound_belongs_to_it():
     """As the buckets of Prometheus say: less than or equal."""
-    histogram = Histogram((1.0, 5.0))
+    histogram = Histogram((1.0, 5.0), [0, 0, 0])
     for value in (0.5, 1.0, 1.1, 5.0, 5.1, 1000.0):
-        histogram.observe(value)
+        observe(histogram, value)
     assert (histogram.counts, histogram.total) == ([2, 2, 2], 1012.7)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
 from typing import Literal
 
 from wsbridge.context import ConnectionContext
-from wsbridge.counters import ListenerStats, close_code_class
+from wsbridge.counters import Histogram, ListenerStats
 from wsbridge.log.audit import AuditLog
 from wsbridge.log.logger import log
 from wsbridge.reasons import EMPTY_CONNECTION, REASONS, Reason, Termination
@@ -24,6 +25,9 @@ Endings = deque[tuple[float, str, str, dict[str, object]]]
 
 LOGGED_HEADERS = (b"host", b"origin", b"user-agent")
 """Headers of the request that lines and records quote."""
+
+_OWN_CLASS = {code: str(code) for code in (1000, 1001, 1005)}
+"""Close codes of ordinary endings (RFC 6455 section 7.4.1): each is a class of its own."""
 
 
 class AccessLog:
@@ -119,7 +123,7 @@ class AccessLog:
             seconds = time.monotonic() - self._dial_started
             self.connect_seconds = round(seconds, 3)
             if address is not None and context.route_stats is not None:
-                context.route_stats.connect_times.observe(seconds)
+                observe(context.route_stats.connect_times, seconds)
         context.backend_address = address or context.backend_address
 
     def _emit_audit(self, event: str, fields: dict[str, object]) -> None:
@@ -249,8 +253,19 @@ class AccessLog:
             return
         if context.relayed:
             stats.closed[reason, initiator] += 1
-            stats.durations.observe(seconds)
+            observe(stats.durations, seconds)
         else:
             stats.rejections[context.listener, reason, initiator] += 1
         if termination.close_code is not None:
             stats.close_codes[initiator, close_code_class(termination.close_code)] += 1
+
+
+def observe(histogram: Histogram, value: float) -> None:
+    """Count a value."""
+    histogram.counts[bisect_left(histogram.bounds, value)] += 1
+    histogram.total += value
+
+
+def close_code_class(code: int) -> str:
+    """Return the class of a close code: an ordinary one itself, else its thousand, such as `4xxx`."""
+    return _OWN_CLASS.get(code) or f"{code // 1000}xxx"

@@ -1,4 +1,4 @@
-"""Counters of routes and listeners: tasks of the event loop increment them, a scrape of the metrics reads them.
+"""Counters of routes and listeners: `access_log` and tasks of the event loop increment them, a scrape reads them.
 
 A connection costs a handful of increments. Keys are names of the configuration and of the table of reasons, never what
 a peer sends, so that the number of keys does not depend on clients.
@@ -6,7 +6,6 @@ a peer sends, so that the number of keys does not depend on clients.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
@@ -18,33 +17,20 @@ CONNECT_BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5
 DURATION_BOUNDS: Final = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 43200.0, 86400.0)
 """Seconds that a connection lasts: from a second to a day."""
 
-_OWN_CLASS: Final = {code: str(code) for code in (1000, 1001, 1005)}
-"""Close codes of ordinary endings (RFC 6455 section 7.4.1): each is a class of its own."""
 
-
+@dataclass(slots=True)
 class Histogram:
     """How many values were at most as large as each bound.
 
-    Args:
-        bounds: In ascending order.
-
     Attributes:
-        bounds: As given.
+        bounds: In ascending order.
         counts: Values by the first bound that they do not exceed; the last is for those beyond all bounds.
         total: Sum of all values.
     """
 
-    __slots__ = ("bounds", "counts", "total")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def observe(self, value: float) -> None:
-        """Count a value."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
+    bounds: tuple[float, ...]
+    counts: list[int]
+    total: float = 0.0
 
 
 @dataclass(slots=True, weakref_slot=True)
@@ -74,8 +60,8 @@ class RouteStats:
     rejections: Counter[tuple[str, str, Initiator]] = field(default_factory=Counter)
     close_codes: Counter[tuple[Initiator, str]] = field(default_factory=Counter)
     responses: Counter[int] = field(default_factory=Counter)
-    durations: Histogram = field(default_factory=lambda: Histogram(DURATION_BOUNDS))
-    connect_times: Histogram = field(default_factory=lambda: Histogram(CONNECT_BOUNDS))
+    durations: Histogram = field(default_factory=lambda: Histogram(DURATION_BOUNDS, [0] * (len(DURATION_BOUNDS) + 1)))
+    connect_times: Histogram = field(default_factory=lambda: Histogram(CONNECT_BOUNDS, [0] * (len(CONNECT_BOUNDS) + 1)))
 
     @property
     def rejected(self) -> int:
@@ -101,8 +87,3 @@ class ListenerStats:
     shed: int = 0
     accept_errors: Counter[str] = field(default_factory=Counter)
     rejections: Counter[tuple[str, Initiator]] = field(default_factory=Counter)
-
-
-def close_code_class(code: int) -> str:
-    """Return the class of a close code: an ordinary one itself, else its thousand, such as `4xxx`."""
-    return _OWN_CLASS.get(code) or f"{code // 1000}xxx"
