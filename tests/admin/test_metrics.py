@@ -351,9 +351,9 @@ async def test_clients_cannot_make_series(tmp_path: Path) -> None:
             await daemon.served.quiet()
             return visitors.said
 
-        said = await visit(1, 4, range(4000))
+        said = await visit(1, 24, range(4000))  # so many that each kind comes to each listener
         before = await daemon.series()
-        said += await visit(2, 12, range(4000, 14_000))
+        said += await visit(2, 24, range(4000, 14_000))
         text = await daemon.text()
         after = series_of(text)
     assert set(after) == set(before)
