@@ -105,7 +105,7 @@ VIEWS: dict[str, tuple[Column, ...]] = {
         _count("relayed", "relayed", 5),
         _count("rejected", "rejected", 4),
         _text("last ending", "last_reason", 22, 6),
-        _text("endings by reason", "reasons", 60, 10),
+        _text("reasons", "reasons", 60, 10),
         _text("backend", "backend", 40, 9),
     ),
     "connections": (

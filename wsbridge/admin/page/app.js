@@ -141,6 +141,7 @@ function remember() {
     if (!snapshot.routes.some((row) => row.route === name)) routeRates.delete(name);
   }
   for (const row of snapshot.routes.slice(0, MAX_ROWS)) {
+    if (!Number.isFinite(row.rate_to_client)) continue;
     if (!routeRates.has(row.route)) routeRates.set(row.route, new History());
     routeRates.get(row.route).add(now, [row.rate_to_backend ?? 0, row.rate_to_client ?? 0]);
   }

@@ -93,7 +93,7 @@ export const VIEWS = {
       number("relayed", "relayed", count),
       number("rejected", "rejected", count),
       words("last ending", "last_reason"),
-      words("endings by reason", "reasons"),
+      words("reasons", "reasons"),
       words("backend", "backend"),
     ],
     sort: "client/s",
