@@ -686,7 +686,7 @@ REASON_EXPLANATIONS: Final[dict[str, ReasonExplanation]] = {
         "the operator",
         (
             Case(
-                "Somebody closed it with `wsbridge top` or the admin API (`DELETE /v1/connections`).",
+                "Somebody closed it with `wsbridge close`, `wsbridge top` or the admin API (`DELETE /v1/connections`).",
                 "Nothing; `admin.request` in the log and the audit log has who did it.",
             ),
         ),
