@@ -153,16 +153,14 @@ def test_poor_terminals(stub: Stub, tmp_path: Path, environ: tuple[str, ...]) ->
         terminal.shows(r"^exit=0")
 
 
-def test_a_terminal_without_a_cursor(stub: Stub, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["dumb", "no-such-terminal"])
+def test_a_terminal_without_a_cursor(stub: Stub, tmp_path: Path, name: str) -> None:
     """TERM=dumb, and one that terminfo lacks, get snapshots as text."""
     with Terminal(tmp_path, 100, 40) as terminal:
-        for name in ("dumb", "no-such-terminal"):
-            terminal.type("clear")
-            terminal.keys("Enter")
-            terminal.start(f"TERM={name} {top(stub, '--view', 'connections')}")
-            terminal.shows(r"^connections: 2\n.*peer")
-            terminal.keys("C-c")
-            terminal.shows(r"^exit=130")
+        terminal.start(f"TERM={name} {top(stub, '--view', 'connections')}")
+        terminal.shows(r"^connections: 2\n.*peer")
+        terminal.keys("C-c")
+        terminal.shows(r"^exit=130")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 0)])
