@@ -634,7 +634,11 @@ REASON_EXPLANATIONS: Final[dict[str, ReasonExplanation]] = {
         (
             Case(
                 "A program with an old password or token tries again and again.",
-                "Correct it; the ban ends after `limits.per_address.ban_time`.",
+                "Correct it; the ban ends after `limits.per_address.ban_time`, or by `wsbridge unban ADDRESS`.",
+            ),
+            Case(
+                "Many users behind one address, one of whom has a wrong password.",
+                "List its networks in `limits.per_address.exempt`; `wsbridge bans` lists who is banned now.",
             ),
             Case(
                 "An attack.",
