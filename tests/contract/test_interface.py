@@ -142,6 +142,40 @@ async def test_figures_of_a_live_pair(engine):
         assert engine.connection_ids == [relay.id]
 
 
+@pytest.mark.parametrize("over", ["tcp", "tls"])
+async def test_figures_of_a_pair_that_is_blocked(engine, over):
+    """For how long a side has accepted nothing grows while its peer does not read, and is gone when it has read all."""
+    async with between(engine, "ws", "raw", over, buffer=4096) as relay, trio.open_nursery() as nursery:
+        payload = os.urandom(200_000)
+        nursery.start_soon(relay.front.send, payload)
+        await until(
+            lambda: (engine.figures(relay.id).blocked_to_backend_seconds or 0) > 0.1, "the backend being blocked"
+        )
+        assert engine.figures(relay.id).blocked_to_client_seconds is None
+        assert await relay.back.take(len(payload)) == payload
+        await until(lambda: engine.figures(relay.id).blocked_to_backend_seconds is None, "the end of it")
+
+
+async def test_figures_of_a_pair_that_is_pinged(engine):
+    """The round trip of the last ping that was answered, of each WebSocket side."""
+    async with between(engine, "ws", "ws", ping_interval=0.1) as relay, trio.open_nursery() as nursery:
+        figures = engine.figures(relay.id)
+        assert (figures.round_trip_seconds, figures.backend_round_trip_seconds, figures.ending) == (None, None, None)
+        nursery.start_soon(relay.front.to_the_end)
+        nursery.start_soon(relay.back.to_the_end)
+        await until(lambda: engine.figures(relay.id).round_trip_seconds is not None, "a pong of the client")
+        await until(lambda: engine.figures(relay.id).backend_round_trip_seconds is not None, "a pong of the backend")
+        assert 0 <= engine.figures(relay.id).round_trip_seconds < 5
+        relay.scope.cancel()
+
+
+async def test_figures_of_a_pair_that_ends(engine):
+    """Why, while one side goes on."""
+    async with between(engine, "raw", "raw") as relay:
+        await relay.front.finish()
+        await until(lambda: engine.figures(relay.id).ending is Reason.CLIENT_CLOSED, "the half-close")
+
+
 def test_values_of_a_fresh_side():
     """Plain bytes, unless something else is said."""
     ours, theirs = sockets("unix")
