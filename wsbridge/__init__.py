@@ -16,6 +16,10 @@ Reading order, along the path of one connection:
 7. `reasons`: why it ended; `access_log`: its log line, its audit record, and how they are counted (`counters`);
    `debug_log`: what was decided before.
 
+Words: a generation is one configuration as objects; an exchange is one request and how to respond to it; front and
+back are the sides of a relay, the client's and the backend's; a chain lists the routes that a connection came through;
+a slot is what a connection holds of a limit.
+
 Apart from that path: `cli` is the commands, `demo`, `probe` and `top` three of them; `explanations` is what reasons and
 codes mean; `log` is the log; `reloading_file`, `file_watcher` and `ttl_cache` are what their names say.
 

@@ -74,15 +74,15 @@ class Connection:
         "_client_slot",
         "_connection_peer",
         "_context",
-        "_ended_by",
         "_exchange",
         "_front",
         "_generation",
-        "_is_ending",
+        "_is_closing",
         "_is_only_connection",
         "_is_persistent",
         "_listener",
         "_overload",
+        "_requested_end",
         "_route",
         "_services",
         "_sock",
@@ -128,8 +128,12 @@ class Connection:
         self._is_only_connection = False  # with `--once`
         self._is_persistent = False  # whether it has carried a request, and may carry more
         self._front: Side | None = None  # the client's side of the relay, since its 101
-        self._ended_by: Rejected | None = None  # why `end` ended it, before it was relayed
-        self._is_ending = False  # whether it is rejected, or `end` has ended its relay
+        self._requested_end: Rejected | None = (
+            None  # set by `end` before the relay; raised by the task at its next check
+        )
+        self._is_closing = (
+            False  # whether `_reject` has begun, or `end` has told the engine, or `end` has ended its relay
+        )
 
     async def run(self, sockaddr: object) -> Termination:
         """Serve the connection, reject it where a step raises `Rejected`, and write its log line whatever happens.
@@ -141,8 +145,8 @@ class Connection:
         try:
             try:
                 termination = await self._serve(sockaddr)
-                if self._ended_by is not None:
-                    termination = self._ended_by.termination()
+                if self._requested_end is not None:
+                    termination = self._requested_end.termination()
             except Rejected as rejected:
                 termination = await self._reject(rejected)
             except Exception:
@@ -232,7 +236,7 @@ class Connection:
         context = self._context
         if figures is not None:
             return "relaying" if figures.ending is None else "closing"
-        if self._is_ending or self._ended_by is not None or context.relayed:
+        if self._is_closing or self._requested_end is not None or context.relayed:
             return "closing"
         if self._access_log.has_dialed:
             return "dialing"
@@ -246,17 +250,18 @@ class Connection:
         A relayed pair gets the close frame or the reset of the reason, an HTTP request its status; a client whose
         request is not complete is disconnected. While its credentials are verified, it ends right after that.
         """
-        if self._is_ending or self._ended_by is not None:
+        if self._is_closing or self._requested_end is not None:
             return False
         if self._services.engine.terminate(self.id, reason, detail):
-            self._is_ending = True
+            self._is_closing = True
             return True
         if self._context.relayed:
             return False
-        self._ended_by = Rejected(reason, detail, initiator="wsbridge")
+        self._requested_end = Rejected(reason, detail, initiator="wsbridge")
         transport = self._started_transport
         if transport is None or not self._services.disconnect_monitor.cancel(transport):
-            # Reads end, so that the task goes on; a reset would need the descriptor that it waits for. No FIN is sent.
+            # Wake the task from its read, for which it needs the descriptor. SHUT_RD sends no FIN, so that a response
+            # can follow; once one has begun, writes end, too.
             how = socket.SHUT_RDWR if self._context.response_started else socket.SHUT_RD
             with contextlib.suppress(OSError):
                 self._sock.shutdown(how)
@@ -264,8 +269,8 @@ class Connection:
 
     def _check_ended(self) -> None:
         """Raise why `end` ended the connection, if it did."""
-        if self._ended_by is not None:
-            raise self._ended_by
+        if self._requested_end is not None:
+            raise self._requested_end
 
     def _log_bug(self) -> None:
         log.exception("internal_error", component="connection", id=self.id)
@@ -276,14 +281,14 @@ class Connection:
         Without a response (`Rejected.silent`, or a reason without a status), the connection is closed, under TLS with
         close_notify.
         """
-        self._is_ending = True
-        if self._ended_by is not None:
-            self._ended_by.silent = rejected.silent or self._started_transport is None
-            self._ended_by.target = rejected.target
-            rejected = self._ended_by
+        self._is_closing = True
         if rejected.failed_login:
             self._client_slot.record_failure()
         self._client_slot.end_guess()
+        if self._requested_end is not None:
+            self._requested_end.silent = rejected.silent or self._started_transport is None
+            self._requested_end.target = rejected.target
+            rejected = self._requested_end
         termination = rejected.termination()
         self._access_log.rejected_target = rejected.target
         route = self._route
@@ -448,13 +453,12 @@ class Connection:
             )
         except Rejected as rejected:
             if rejected.reason is Reason.HANDSHAKE_TIMEOUT:  # a shutdown cuts the wait short
-                self._check_shutdown(rejected.detail, silent=rejected.silent)
+                self._check_may_continue(rejected.detail, silent=rejected.silent)
             raise
 
-    def _check_shutdown(self, detail: str = "", *, silent: bool = False) -> None:
-        """Reject the connection if the server is draining or stopping; called after each wait before the relay."""
-        if self._ended_by is not None:
-            raise self._ended_by
+    def _check_may_continue(self, detail: str = "", *, silent: bool = False) -> None:
+        """Reject the connection if `end` has ended it, or if the server is draining or stopping."""
+        self._check_ended()
         reason = self._services.shutdown_reason
         if reason is None or (reason is Reason.DRAINING and self._listener.name in self._services.released_listeners):
             return
@@ -464,7 +468,7 @@ class Connection:
 
     def _admit(self) -> AdmittedRequest:
         """Find the route, and check that the request may use it."""
-        self._check_shutdown()
+        self._check_may_continue()
         request, listener, resolver = self._context.request, self._listener, self._listener.client_address_resolver
         if request is None:
             assert listener.route is not None  # noqa: S101 (the configuration's check holds it)
@@ -513,6 +517,7 @@ class Connection:
         self._client_slot.end_guess()
         if log.level == "debug":
             log_authenticated(context)
+        self._check_may_continue()
 
     def _acquire_route_slot(self, route: Route) -> RouteSlot:
         """Count the connection under the limits of its route, for as long as the slot is held."""
@@ -538,6 +543,7 @@ class Connection:
         assert route.responder is not None  # noqa: S101 (a route has a backend or a responder)
         assert request is not None and isinstance(exchange, HttpExchange)  # noqa: S101 (raw routes have backends)
         with await route.responder.respond(request, context) as response:
+            self._check_ended()
             termination = Termination(Reason.SERVED, "client", response.detail, status=response.status)
             context.response_started = True
             write_timeout = route.relay_options.write
@@ -581,14 +587,14 @@ class Connection:
         """Dial and send the 101, in the route's order; return the client's and the backend's side."""
         route = admitted.route
         if not route.dial_before_upgrade and self._context.request is not None:
-            self._front = await self._upgrade(route, admitted.subprotocol)
+            self._front = await self._accept_client(route, admitted.subprotocol)
         self._access_log.dial_started()
         connected = await self._dial(admitted, chain)
         try:
             self._access_log.dial_ended(connected.address)
             if self._front is None:
-                self._check_shutdown()  # it may have begun while the backend was dialed
-                self._front = await self._upgrade(route, _agreed_subprotocol(admitted, connected))
+                self._check_may_continue()  # a shutdown may have begun while the backend was dialed
+                self._front = await self._accept_client(route, _agreed_subprotocol(admitted, connected))
             self._check_ended()
             self._access_log.log_established(self._services.open_level)
         except BaseException:
@@ -598,7 +604,7 @@ class Connection:
 
     async def _dial(self, admitted: AdmittedRequest, chain: OutgoingChain) -> Connected:
         """Choose the target and dial the backend, each attempt within `connect`, while the client waits."""
-        self._check_shutdown()  # it may have begun while the client was authenticated
+        self._check_may_continue()  # a shutdown may have begun while the 101 was written
         route, context, request = admitted.route, self._context, self._context.request
         backend = route.backend
         assert backend is not None  # noqa: S101 (asked only for such routes)
@@ -641,7 +647,8 @@ class Connection:
                 on_retry=self._log_retry,
                 progress=dial_request.progress,
             )
-        # The monitor has cancelled the block.
+        # The monitor has cancelled the block: the client disconnected, or a shutdown or `end` wants it to.
+        self._check_ended()
         where = "while the backend was dialed"
         if not client.disconnect_detail:
             raise Rejected(self._services.shutdown_reason or Reason.SHUTDOWN, where, initiator="wsbridge")
@@ -689,8 +696,8 @@ class Connection:
             detail=rejected.detail,
         )
 
-    async def _upgrade(self, route: Route, subprotocol: str | None) -> Side:
-        """Send the 101 to a WebSocket client, which must read it within `handshake`."""
+    async def _accept_client(self, route: Route, subprotocol: str | None) -> Side:
+        """Make the client's side of the relay: over HTTP by the 101, which the client must read within `handshake`."""
         self._context.subprotocol, self._context.response_started = subprotocol, True
         defaults, timeout = route.dial_defaults, self._generation.config.timeouts.handshake
         return await self._exchange.accept(subprotocol, defaults.text_messages, defaults.max_frame_bytes, timeout)
@@ -722,9 +729,7 @@ class Connection:
 
 def _agreed_subprotocol(admitted: AdmittedRequest, connected: Connected) -> str | None:
     """Return the subprotocol of the 101: a WebSocket backend's choice is the client's, even if it chose none."""
-    if connected.subprotocol is not None or connected.side.role != "raw":
-        return connected.subprotocol
-    return admitted.subprotocol
+    return admitted.subprotocol if connected.side.role == "raw" else connected.subprotocol
 
 
 def _relay_options(route: Route, identity: Identity) -> RelayOptions:

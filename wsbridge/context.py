@@ -84,7 +84,7 @@ class ConnectionContext:
         backend_address: Address at which the backend was reached.
         subprotocol: The subprotocol of the 101.
         response_started: Whether a response has begun, so that no other can be sent.
-        relayed: Whether it reached the relay.
+        relayed: Whether it was relayed and that has ended; False while it is relayed.
         bytes_to_backend: Payload bytes relayed from the client.
         bytes_to_client: Payload bytes relayed from the backend.
         counted_to_backend: Payload bytes from the client that are in the counters of the route.

@@ -15,6 +15,7 @@ import trio
 
 from tests.admin.test_admin import Admin, administered
 from tests.client import BINARY, CLOSE, PONG, Client, frame, request
+from tests.http_service import Service, Stream, answer, service
 from tests.serving import Backend, backend, config_of, echo, serving, written
 from wsbridge.connection import Connection
 
@@ -326,6 +327,28 @@ async def test_a_download_is_ended(tmp_path):
         await client.head()
         await ended_as_rejected(admin, number)
         assert len(await client.everything()) < 20_000_000
+        client.drop()
+
+
+async def test_a_request_is_ended_while_its_client_is_authenticated(tmp_path):
+    """It gets the response of the ending, not what an authenticated client would get."""
+    verified = trio.Event()
+
+    async def approves_late(_: Service, __: str, stream: Stream) -> None:
+        await verified.wait()
+        await stream.send_all(answer(200))
+
+    async with service(approves_late) as auth, administered(tmp_path) as admin:
+        section = {"kind": "forward", "url": f"http://127.0.0.1:{auth.port}/"}
+        await admin.served.server.apply(config_of(written(route={"respond": "204", "auth": section})))
+        client = await admin.served.connect()
+        await client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await auth.until(requests=1)
+        number = (await until(admin, state="handshake"))["id"]
+        assert (await admin.ask("DELETE", f"/v1/connections/{number}"))[0] == 200
+        verified.set()
+        assert (await client.everything()).startswith(b"HTTP/1.1 503 ")
+        assert (await admin.served.records.wait("connection.rejected", id=number))["reason"] == "closed_by_operator"
         client.drop()
 
 
