@@ -38,14 +38,18 @@ site="$("$lib/bin/python" -c 'import sysconfig; print(sysconfig.get_path("pureli
 release="$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
 next="${release%.*}.$((${release#*.} + 1))"
 find "$lib/bin" -mindepth 1 -delete
+sed -i '\|^\.\./\.\./\.\./bin/|d' "$site"/*.dist-info/RECORD
 rm -rf "${lib:?}/include" "${lib:?}/lib64" "$site"/wsbridged-*.dist-info/direct_url.json
 find "$lib" -name __pycache__ -prune -exec rm -rf {} +
 ln -s "$python" "$lib/bin/python3"
 printf '#!/usr/lib/wsbridge/bin/python3 -I\nfrom wsbridge.cli.main import main\n\nmain()\n' >"$lib/bin/wsbridge"
 chmod 0755 "$lib/bin/wsbridge"
 printf 'home = /usr/bin\ninclude-system-site-packages = false\n' >"$lib/pyvenv.cfg"
-# Bytecode that is checked against its source: times of files do not matter.
-"$python" -m compileall -q -j 0 --invalidation-mode checked-hash -s "$root" "$site"
+# They are no programs, and /usr/bin/python is none in Debian.
+find "$site" -name '*.py' -exec sed -i '1{/^#!/d}' {} +
+# Bytecode that is checked against its source: times of files do not matter. The same bytes each time: sets of constants
+# are in the order of the hash seed, and references among them depend on what a process has compiled before.
+PYTHONHASHSEED=0 "$python" -m compileall -q --invalidation-mode checked-hash -s "$root" "$site"
 
 # What the wheel has beside its package.
 mkdir -p "$root/usr/bin" "$root/usr/share"
