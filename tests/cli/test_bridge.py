@@ -155,6 +155,7 @@ def test_self_signed(port: int) -> None:
         context = ssl.create_default_context()
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+        context.maximum_version = ssl.TLSVersion.TLSv1_2  # see `threaded_client_context`
         with connect(url, ssl=context) as client:
             client.send(b"secret")
             assert client.recv() == b"secret"

@@ -7,7 +7,6 @@ import http.client
 import os
 import signal
 import socket
-import ssl
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Self
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin
 
-from tests.authority import client_context, folder
+from tests.authority import client_context, folder, threaded_client_context
 from tests.client import CLOSE, frame, request
 from tests.clients.program import PATIENCE, Program, free_port, program, run
 from tests.clients.proxies import CLIENT, temporary
@@ -77,18 +76,10 @@ def open_socket(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), PATIENCE, source_address=(CLIENT, 0))
 
 
-def _tls12() -> ssl.SSLContext:
-    """Give a context without the session tickets of TLS 1.3 (see `upgraded`)."""
-    context = ssl.create_default_context(cafile=str(folder() / "ca.pem"))
-    context.maximum_version = ssl.TLSVersion.TLSv1_2
-    return context
-
-
 def upgraded(port: int) -> Socket:
     """Connect a WebSocket to a proxy from `CLIENT`, all in this thread.
 
-    That of websockets may read session tickets of TLS 1.3 while another sends the request, which OpenSSL does not
-    support: in hundreds of connections one request gets lost.
+    See `threaded_client_context` for why that matters.
     """
     client = Socket(client_context().wrap_socket(open_socket(port), server_hostname=HOST))
     client.send(request("/vnc", f"Origin: https://{HOST}:{port}", host=f"{HOST}:{port}"))
@@ -110,7 +101,7 @@ def open_websocket(port: int, path: str = "/vnc", origin: str = "", **headers: s
     return connect(
         f"wss://{HOST}:{port}{path}",
         sock=open_socket(port),
-        ssl=_tls12(),
+        ssl=threaded_client_context(),
         proxy=None,
         origin=Origin(origin or f"https://{HOST}:{port}"),
         additional_headers=headers,

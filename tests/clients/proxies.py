@@ -11,7 +11,7 @@ from pathlib import Path
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from tests.authority import client_context
+from tests.authority import threaded_client_context
 from tests.clients.program import PATIENCE, Program, program
 from wsbridge.protocol.proxy import ProxyHeader, ProxyHeaderParser
 
@@ -62,7 +62,7 @@ def ask(url: str, port: int) -> tuple[str, str]:
     """
     sock = socket.create_connection(("127.0.0.1", port), PATIENCE, source_address=(CLIENT, 0))
     address = f"{CLIENT}:{sock.getsockname()[1]}"
-    context = client_context() if url.startswith("wss:") else None
+    context = threaded_client_context() if url.startswith("wss:") else None
     answer = b""
     with connect(url, sock=sock, ssl=context, proxy=None, open_timeout=PATIENCE) as client:
         client.send(GET)

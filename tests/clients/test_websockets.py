@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 from websockets.sync.server import ServerConnection, serve
 
-from tests.authority import client_context, folder
+from tests.authority import folder, threaded_client_context
 from tests.clients.program import PATIENCE
 from tests.clients.servers import echo, serving
 from tests.process.daemon import Daemon
@@ -42,7 +42,7 @@ def test_client(tls: bool) -> None:
     certificates = (
         f"tls: {{certificates: [{{cert: {folder() / 'cert.pem'}, key: {folder() / 'key.pem'}}}]}}" if tls else ""
     )
-    context = client_context() if tls else None
+    context = threaded_client_context() if tls else None
     with (
         serving(echo) as port,
         Daemon(
