@@ -637,7 +637,7 @@ REASON_EXPLANATIONS: Final[dict[str, ReasonExplanation]] = {
                 "Correct it; the ban ends after `limits.per_address.ban_time`, or by `wsbridge unban ADDRESS`.",
             ),
             Case(
-                "Many users behind one address, one of whom has a wrong password.",
+                "Many users behind one address, one of which uses a wrong password.",
                 "List its networks in `limits.per_address.exempt`; `wsbridge bans` lists who is banned now.",
             ),
             Case(
