@@ -1,4 +1,4 @@
-"""What it costs the daemon that `top` follows 2,000 connections, and whether its totals are right."""
+"""What it costs the daemon that `top`, `sessions` and the status page show 2,000 connections, and what they show."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import json
 import random
 import resource
 import sys
+import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+from playwright.sync_api import expect
 
 from tests.client import BINARY, frame, request
+from tests.clients.browser import browsing
 from tests.process.daemon import Daemon
 from tests.serving import written
 
@@ -27,6 +31,8 @@ PERIOD = 4.0
 """Mean of the seconds between two messages of a client."""
 ROUTES = ("office", "telemetry", "desk")
 PAYLOAD = b"x" * 100
+LISTINGS = 10
+TOKEN = "let-me-in"
 
 
 @contextmanager
@@ -90,23 +96,50 @@ async def echo(stream: trio.SocketStream) -> None:
             await stream.send_all(data)
 
 
+def command(daemon: Daemon, name: str, *options: str) -> list[str]:
+    """Give the command line of a client of the admin API."""
+    folder = daemon.folder
+    admin = ("--admin", admin_address(daemon), "--admin-token-file", str(folder / "token"))
+    return [sys.executable, "-m", "wsbridge", name, "--json", *admin, *options]
+
+
+def admin_address(daemon: Daemon) -> str:
+    """Give address and port of the admin API."""
+    return str(daemon.wait("listener.opened", listener="admin")["listen_address"])
+
+
 async def follow(daemon: Daemon, *options: str) -> list[dict[str, Any]]:
     """Run `top`, at its default interval; give its snapshots."""
-    command = [sys.executable, "-m", "wsbridge", "top", "--json", "--admin", str(daemon.folder / "admin.sock")]
-    done = await trio.run_process([*command, *options], capture_stdout=True)
+    done = await trio.run_process(command(daemon, "top", *options), capture_stdout=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-@pytest.mark.soak
-async def test_two_thousand_connections_are_followed() -> None:
-    """`top` costs less than a twentieth of a core, and its totals are those of the clients, live and per route."""
+def watch_page(daemon: Daemon) -> tuple[str, float]:
+    """Show the status page for SECONDS; give the connections that it shows, and the CPU's share meanwhile."""
+    with browsing() as page:
+        page.goto(f"http://{admin_address(daemon)}/")
+        page.locator("#token").fill(TOKEN)
+        page.locator("#token").press("Enter")
+        expect(page.locator("#rows tr").first).to_be_visible()
+        begin, began = daemon.cpu(), time.monotonic()
+        page.wait_for_timeout(SECONDS * 1000)
+        share = (daemon.cpu() - begin) / (time.monotonic() - began)
+        return page.locator("#connections").inner_text(), share
+
+
+@asynccontextmanager
+async def crowded(folder: Path) -> AsyncIterator[tuple[Daemon, Crowd]]:
+    """Run a daemon with COUNT clients that send and receive all the time."""
     async with trio.open_nursery() as nursery:
         with descriptors(2 * COUNT + 200):
             (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1", backlog=4096)
             nursery.start_soon(trio.serve_listeners, echo, [listener])
             backend = f"tcp://127.0.0.1:{listener.socket.getsockname()[1]}"
             routes = {name: {"match": {"path": f"/{name}"}, "backend": backend, "auth": "none"} for name in ROUTES}
-            with Daemon(written(routes=routes, admin={"bind": "unix:@FOLDER@/admin.sock"})) as daemon:
+            admin = {"bind": "127.0.0.1:0", "token": {"file": "@FOLDER@/token"}, "page": True}
+            (folder / "token").write_text(TOKEN)
+            (folder / "token").chmod(0o600)
+            with Daemon(written(routes=routes, admin=admin), folder=folder) as daemon:
                 crowd = Crowd(daemon.port())
                 for number in range(COUNT):
                     nursery.start_soon(crowd.client, ROUTES[number % len(ROUTES)])
@@ -114,29 +147,47 @@ async def test_two_thousand_connections_are_followed() -> None:
                         await trio.sleep(0.01)
                 while crowd.open < COUNT:
                     await trio.sleep(0.01)
-
-                begin = daemon.cpu()
-                await trio.sleep(SECONDS)
-                without = (daemon.cpu() - begin) / SECONDS
-                begin, began = daemon.cpu(), trio.current_time()
-                snapshots = await follow(daemon, "--count", str(int(SECONDS / 2)))
-                with_top = (daemon.cpu() - begin) / (trio.current_time() - began)
-                cost = with_top - without
-                print(f"CPU without {without:.1%}, with top {with_top:.1%}: {cost:.2%} of a core")  # noqa: T201
-                assert [one["total"] for one in snapshots] == [COUNT] * len(snapshots)
-                assert cost < MAX_SHARE
-
-                crowd.stop.set()
-                while crowd.busy:
-                    await trio.sleep(0.01)
-                (last,) = await follow(daemon, "--count", "1", "--interval", "200ms")
-                live: Counter[str] = Counter()
-                for row in last["connections"]:
-                    assert row["bytes_to_client"] == row["bytes_to_backend"]
-                    live[row["route"]] += row["bytes_to_client"]
-                assert live == crowd.sent
-                assert {row["route"]: row["bytes_to_client"] for row in last["routes"]} == crowd.sent
-                assert {row["route"]: row["active"] for row in last["routes"]} == Counter(
-                    row["route"] for row in last["connections"]
-                )
+                yield daemon, crowd
                 nursery.cancel_scope.cancel()
+
+
+@pytest.mark.soak
+@pytest.mark.browser
+async def test_two_thousand_connections_are_followed(tmp_path: Path) -> None:
+    """Each costs less than a twentieth of a core, and the totals are those of the clients, live and per route."""
+    async with crowded(tmp_path) as (daemon, crowd):
+        begin = daemon.cpu()
+        await trio.sleep(SECONDS)
+        without = (daemon.cpu() - begin) / SECONDS
+
+        begin, began = daemon.cpu(), trio.current_time()
+        snapshots = await follow(daemon, "--count", str(int(SECONDS / 2)))
+        with_top = (daemon.cpu() - begin) / (trio.current_time() - began)
+        assert [one["total"] for one in snapshots] == [COUNT] * len(snapshots)
+
+        shown, with_page = await trio.to_thread.run_sync(watch_page, daemon)
+        assert shown == str(COUNT)
+
+        begin, began = daemon.cpu(), trio.current_time()
+        for _ in range(LISTINGS):
+            done = await trio.run_process(command(daemon, "sessions"), capture_stdout=True)
+            assert len(json.loads(done.stdout)["connections"]) == COUNT
+        listing = (daemon.cpu() - begin - without * (trio.current_time() - began)) / LISTINGS
+
+        costs = {"top": with_top - without, "page": with_page - without, "sessions every second": listing}
+        print(f"CPU without {without:.1%};", *(f"{name} {cost:.2%};" for name, cost in costs.items()))  # noqa: T201
+        assert max(costs.values()) < MAX_SHARE
+
+        crowd.stop.set()
+        while crowd.busy:
+            await trio.sleep(0.01)
+        (last,) = await follow(daemon, "--count", "1", "--interval", "200ms")
+        live: Counter[str] = Counter()
+        for row in last["connections"]:
+            assert row["bytes_to_client"] == row["bytes_to_backend"]
+            live[row["route"]] += row["bytes_to_client"]
+        assert live == crowd.sent
+        assert {row["route"]: row["bytes_to_client"] for row in last["routes"]} == crowd.sent
+        assert {row["route"]: row["active"] for row in last["routes"]} == Counter(
+            row["route"] for row in last["connections"]
+        )

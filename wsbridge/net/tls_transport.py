@@ -128,10 +128,11 @@ class TlsTransport(SocketTransport):
 
     def read(self, max_bytes: int = READ_SIZE) -> bytes:
         """See `Transport.read`; what one read of the socket gave is decrypted whole, up to a number of records."""
-        self.shrink_read_buffer()  # what is decoded READ_SIZE bytes at a time would have its rest copied each time
-        return self._read()
+        self._bulk_read_size = READ_SIZE  # what is decoded so many bytes at a time would have its rest copied each time
+        return self.read_bulk()
 
-    def _read(self) -> bytes:
+    def read_bulk(self) -> bytes:
+        """Read as `read` does, more at once where much keeps coming; what is decrypted has a buffer of its own."""
         if self._unread:
             data, self._unread = self._unread, b""
             return data
@@ -155,10 +156,6 @@ class TlsTransport(SocketTransport):
         if self._outgoing.pending:
             self._flush_replies()
         return payload[0] if len(payload) == 1 else b"".join(payload)
-
-    def read_bulk(self) -> Buffer:
-        """Read as `read` does, more at once where much keeps coming; what is decrypted has a buffer of its own."""
-        return self._read()
 
     def _has_more_small_records(self, payload: list[bytes]) -> bool:
         """Return whether a peer that sends bursts of records has sent more while the last ones were decrypted.
