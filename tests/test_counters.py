@@ -35,12 +35,12 @@ async def test_bytes_of_open_connections_are_counted_once():
         await client.echoed(b"12345")
         assert (stats.bytes_to_backend, stats.bytes_to_client) == (0, 0)
         for _ in range(2):
-            await served.server.count_bytes()
+            await served.server.acceptor.count_bytes()
             assert (stats.bytes_to_backend, stats.bytes_to_client) == (5, 5)
         await client.echoed(b"123")
         await client.close()
         await served.quiet()
-        await served.server.count_bytes()
+        await served.server.acceptor.count_bytes()
         assert (stats.bytes_to_backend, stats.bytes_to_client) == (8, 8)
 
 
@@ -51,7 +51,7 @@ async def test_bytes_never_go_back_while_connections_end():
     async def watch(server):
         stats = server.services.route_stats("app")
         while True:
-            await server.count_bytes()
+            await server.acceptor.count_bytes()
             seen.append(stats.bytes_to_backend)
             await trio.sleep(0)
 

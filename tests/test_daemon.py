@@ -11,8 +11,8 @@ import trio
 
 from tests.serving import config_of, recording, written
 from wsbridge import daemon
+from wsbridge.accept import RESERVED_DESCRIPTORS
 from wsbridge.context import ConnectionContext
-from wsbridge.server import RESERVED_DESCRIPTORS
 
 LIMITS = resource.getrlimit
 CONFIG = written(route={"respond": "204"}, timeouts={"drain": "0s", "drain_spread": "0s", "close": "300ms"})

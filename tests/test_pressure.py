@@ -73,7 +73,7 @@ async def test_without_a_limit_there_is_no_pressure():
         check_memory(served.server, usage(95))
         check_memory(served.server, None)
         assert served.server.is_ready
-        assert served.server.memory is None
+        assert served.server.acceptor.memory is None
 
 
 class Limits:
@@ -94,10 +94,10 @@ async def test_the_memory_is_watched(monkeypatch):
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch_memory, server, Limits(50, 60, 70))
-            while server.memory != usage(70):
+            while server.acceptor.memory != usage(70):
                 await trio.sleep(0.01)
             nursery.cancel_scope.cancel()
-    server.reserved_fd.close()
+    server.acceptor.reserved_fd.close()
     server.services.close()
 
 
@@ -111,8 +111,8 @@ async def test_memory_is_read_without_a_thread(monkeypatch):
     server = Server(config_of(written(route={"respond": "204"})))
     with trio.move_on_after(0.05):
         await watch_memory(server, Limits(50))  # type: ignore[arg-type]
-    assert server.memory == usage(50)
-    server.reserved_fd.close()
+    assert server.acceptor.memory == usage(50)
+    server.acceptor.reserved_fd.close()
     server.services.close()
 
 

@@ -9,9 +9,10 @@ import trio
 
 from tests.client import CLOSE, frame, request
 from tests.serving import backend, config_of, open_files, recording, serving, written
+from wsbridge.accept import RESERVED_DESCRIPTORS, connection_limit
 from wsbridge.net.listeners import ListenError
 from wsbridge.reasons import Reason
-from wsbridge.server import RESERVED_DESCRIPTORS, NotServingError, Server, connection_limit
+from wsbridge.server import NotServingError, Server
 
 
 def test_the_limit_of_connections():

@@ -2,7 +2,7 @@
 
 Reading order, along the path of one connection:
 
-1. `daemon`, `server`: the process, its listeners, the accept loop, one task per connection; `reload`: another
+1. `daemon`, `server`: the process, its listeners; `accept`: the accept loop, one task per connection; `reload`: another
    configuration; `admin`: what operators see and do; `watchdog`: whether all listeners accept;
    `pressure`: memory that runs short, lag of the event loop; `revocation`: users and tokens that are removed.
 2. `connection`: THE SPINE, one connection from first byte to last, one call per step; each adds what it learns to
@@ -31,7 +31,7 @@ A file imports only from its own line of this table or lines above it; `protocol
     `relay`
     `context` `auth` `responders` `backends` `frontend` `real_ip`
     `registry` `services` `generation` `admission` `access_log` `debug_log`
-    `connection` `server` `pressure` `reload` `watchdog` `admin` `revocation` `daemon` `demo` `probe` `top`
+    `connection` `accept` `server` `pressure` `reload` `watchdog` `admin` `revocation` `daemon` `demo` `probe` `top`
     `cli`
 """
 

@@ -314,7 +314,7 @@ class Connection:
             services.client_table.reset_banned(self._sock, self._listener.name, self._context.peer.host)
         elif self._listener.protocol == "tcp" or rejected.silent or REASONS[rejected.reason].status is None:
             reset_socket(self._sock)
-        elif self._overload is not None:  # `server` has acquired the reply, and releases it
+        elif self._overload is not None:  # `accept` has acquired the reply, and releases it
             await self._read_and_respond(termination)
         elif services.acquire_overload_reply():
             try:

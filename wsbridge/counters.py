@@ -41,7 +41,7 @@ class RouteStats:
         active: Connections being relayed now.
         relayed: Connections that were relayed, including the active ones.
         bytes_to_backend: Payload bytes relayed from clients to the backend; those of open connections as far as
-            `Server.count_bytes` has added them.
+            `Acceptor.count_bytes` has added them.
         bytes_to_client: Payload bytes relayed in the other direction.
         closed: Relayed connections that ended, by reason and initiator: the lines `connection.closed`.
         rejections: Requests and dials that ended before the relay, by listener, reason and initiator: the lines

@@ -17,6 +17,7 @@ from typing import Literal
 import trio
 
 from wsbridge import __version__
+from wsbridge.accept import RESERVED_DESCRIPTORS
 from wsbridge.admin.api import AdminApi, MonitoringApi
 from wsbridge.admin.endpoints import AdminEndpoint, build_endpoints
 from wsbridge.admin.metrics import Metrics
@@ -33,7 +34,7 @@ from wsbridge.pressure import watch_loop, watch_memory
 from wsbridge.reasons import Reason, Termination
 from wsbridge.reload import NO_FILE, Reloader, ReloadResult
 from wsbridge.revocation import watch_access_lists
-from wsbridge.server import RESERVED_DESCRIPTORS, Server
+from wsbridge.server import Server
 from wsbridge.watchdog import feed_watchdog
 
 
@@ -231,7 +232,7 @@ async def serve(
             engine=server.services.engine.name,
             listeners=addresses,
             routes=len(config.routes),
-            connections_limit=server.max_connections,
+            connections_limit=server.acceptor.max_connections,
         )
         _warn_unused_sockets(server)
         notifier.ready(_status(server))
@@ -340,7 +341,7 @@ async def _report_status(server: Server, notifier: SystemdNotifier) -> None:
     while True:
         if len(server.connections) != reported and not server.is_draining:
             reported = len(server.connections)
-            notifier.status(f"{reported} connections of at most {server.max_connections}")
+            notifier.status(f"{reported} connections of at most {server.acceptor.max_connections}")
         await trio.sleep(STATUS_INTERVAL)
 
 

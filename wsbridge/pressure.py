@@ -39,14 +39,14 @@ async def watch_memory(server: Server, limits: MemoryLimits | None = None) -> No
 
 def check_memory(server: Server, usage: MemoryUsage | None) -> None:
     """Begin or end the memory pressure of a server, and log the change."""
-    server.memory = usage
+    server.acceptor.memory = usage
     threshold = server.generation.config.limits.max_memory
-    if server.memory_pressure:
+    if server.acceptor.memory_pressure:
         threshold = None if threshold is None else threshold * RELIEF
     is_short = usage is not None and threshold is not None and usage.share >= threshold
-    if is_short == server.memory_pressure:
+    if is_short == server.acceptor.memory_pressure:
         return
-    server.set_memory_pressure(is_short)
+    server.acceptor.set_memory_pressure(is_short)
     fields: dict[str, object] = {"connections": len(server.connections)}
     if usage is not None:
         fields |= {"memory_bytes": usage.used, "memory_limit_bytes": usage.limit, "memory_limit": usage.source}

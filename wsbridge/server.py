@@ -1,240 +1,28 @@
-"""Server: listeners, accept loop, load shedding, drain, live-connection registry."""
+"""Server: listeners, generations of the configuration, and drain."""
 
 from __future__ import annotations
 
-import errno
 import math
-import resource
-import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal, TypeVar
 
 import trio
 
+from wsbridge.accept import Acceptor, AcceptTask, OpenListener
 from wsbridge.backends.base import DialServices
 from wsbridge.config.listener import ListenerConfig
 from wsbridge.config.model import Config
-from wsbridge.connection import Connection
-from wsbridge.context import ConnectionContext
 from wsbridge.file_watcher import FileWatcher
-from wsbridge.generation import Generation, Listener, auth_services, build_generation
+from wsbridge.generation import Generation, auth_services, build_generation
 from wsbridge.limits.loop_lag import LoopLag
-from wsbridge.limits.memory import MemoryUsage
 from wsbridge.log.audit import AuditLog
 from wsbridge.log.logger import log
 from wsbridge.net.listeners import InheritedSockets, ListeningSockets, listener_key
-from wsbridge.net.reserved_fd import ReservedFd
 from wsbridge.net.socket_activation import PassedSockets
-from wsbridge.net.transport import reset_socket, set_socket_options
+from wsbridge.net.transport import set_socket_options
 from wsbridge.reasons import Reason
 from wsbridge.registry import LISTENERS
 from wsbridge.services import Services
-
-MAX_ACCEPTS_PER_WAKEUP = 64
-"""Connections accepted before other tasks have their turn."""
-MAX_COUNTED_PER_TURN = 500
-"""Connections whose bytes are counted before other tasks have their turn; half a millisecond."""
-
-_EXHAUSTION_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-
-
-class AcceptTask:
-    """The task that accepts at one socket, as the watchdog sees it.
-
-    Attributes:
-        sock: The listening socket.
-        scope: Cancels it.
-        wakeups: How often it went to accept clients.
-    """
-
-    __slots__ = ("scope", "sock", "wakeups")
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self.scope = trio.CancelScope()
-        self.wakeups = 0
-
-
-class OpenListener:
-    """The open sockets of a listener, and the tasks that accept at them. A reload keeps both, unless it removes them.
-
-    Args:
-        listening: The sockets.
-        listener: What is spoken at them.
-        generation: The generation of that listener.
-
-    Attributes:
-        listening: As given.
-        listener: That of new connections.
-        generation: That of new connections, which they keep for life.
-        accepting: The tasks that accept and have not ended, one a socket.
-        connections: How many connections that were accepted here are served now.
-        max_connections: How many there may be.
-    """
-
-    __slots__ = ("accepting", "connections", "generation", "listener", "listening", "max_connections")
-
-    def __init__(self, listening: ListeningSockets, listener: Listener, generation: Generation) -> None:
-        self.listening = listening
-        self.listener = listener
-        self.generation = generation
-        self.accepting: list[AcceptTask] = []
-        self.connections = 0
-        self.max_connections = listener_connection_limit(generation.config.listeners[listener.name])
-
-    def move(self, name: str, generation: Generation) -> None:
-        """Belong to another generation, where the listener has this name, from the next connection on."""
-        section = generation.config.listeners[name]
-        self.listening.name = name
-        self.listening.set_backlog(section.backlog)
-        self.listener, self.generation = generation.listeners[name], generation
-        self.max_connections = listener_connection_limit(section)
-
-    def cancel_accepting(self) -> None:
-        """Leave new connections in the backlog."""
-        for task in self.accepting:
-            task.scope.cancel()
-
-    async def stop_accepting(self) -> None:
-        """End the tasks that accept; what waits in the backlog stays there."""
-        self.cancel_accepting()
-        while self.accepting:
-            await trio.lowlevel.checkpoint()
-
-
-async def accept_connections(task: AcceptTask, opened: OpenListener, server: Server, nursery: trio.Nursery) -> None:
-    """Accept until cancelled.
-
-    Args:
-        task: This task.
-        opened: Its listener.
-        server: Whose connections they are.
-        nursery: Where connections run.
-    """
-    try:
-        with task.scope:
-            while True:
-                await trio.lowlevel.wait_readable(task.sock)
-                task.wakeups += 1
-                await accept_waiting(task.sock, opened, server, nursery)
-    finally:
-        opened.accepting.remove(task)
-
-
-async def accept_waiting(
-    listening_socket: socket.socket, opened: OpenListener, server: Server, nursery: trio.Nursery
-) -> bool:
-    """Accept connections that wait, at most MAX_ACCEPTS_PER_WAKEUP.
-
-    Args:
-        listening_socket: A listening socket.
-        opened: Its listener.
-        server: Whose connections they are.
-        nursery: Where connections run.
-
-    Returns:
-        Whether there may be more of them.
-    """
-    services = server.services
-    addresses = services.client_table
-    for _ in range(MAX_ACCEPTS_PER_WAKEUP):
-        listener, generation = opened.listener, opened.generation
-        try:
-            sock, sockaddr = listening_socket.accept()
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            listener.stats.accept_errors[errno.errorcode.get(error.errno or 0, "other")] += 1
-            if error.errno in _EXHAUSTION_ERRNOS:
-                await _handle_exhaustion(listening_socket, opened, server, error)
-                break
-            log.warning("accept.error", listener=listener.name, error=error.strerror)
-            continue
-        listener.stats.accepted += 1
-        host = sockaddr[0] if isinstance(sockaddr, tuple) else ""
-        if addresses.bans and addresses.ban_remaining(host) and listener.is_direct_client(host):
-            addresses.reset_banned(sock, listener.name, host)
-            continue
-        sock.setblocking(False)
-        context = server.new_context(listener, generation)
-        has_descriptors = sock.fileno() < server.max_descriptors  # the kernel gives the lowest number that is free
-        if (
-            len(server.connections) < server.admission_limit
-            and opened.connections < opened.max_connections
-            and has_descriptors
-        ):
-            opened.connections += 1
-            generation.lifetime.acquire()
-            connection = Connection(sock, context, listener, generation, services)
-            server.connections[context.id] = connection
-            nursery.start_soon(_run_connection, connection, sockaddr, server, opened, generation)
-            continue
-        overload = server.describe_overload(opened)
-        if has_descriptors and services.acquire_overload_reply():
-            over = Connection(sock, context, listener, generation, services, overload)
-            generation.lifetime.acquire()
-            nursery.start_soon(_run_overload_reply, over, sockaddr, services, generation)
-        else:
-            reset_socket(sock)
-            listener.stats.shed += 1
-            log.warning("connection.shed", listener=listener.name, connections=len(server.connections), detail=overload)
-    return True
-
-
-async def _run_connection(
-    connection: Connection, sockaddr: object, server: Server, opened: OpenListener, generation: Generation
-) -> None:
-    try:
-        await connection.run(sockaddr)
-    finally:
-        del server.connections[connection.id]
-        opened.connections -= 1
-        generation.lifetime.release()
-
-
-async def _run_overload_reply(
-    connection: Connection, sockaddr: object, services: Services, generation: Generation
-) -> None:
-    try:
-        await connection.run(sockaddr)
-    finally:
-        services.release_overload_reply()
-        generation.lifetime.release()
-
-
-async def _handle_exhaustion(
-    listening_socket: socket.socket, opened: OpenListener, server: Server, error: OSError
-) -> None:
-    """The process or the system has no descriptor left for a client: turn it away, or pause."""
-    log.error("accept.error", listener=opened.listener.name, error=error.strerror, connections=len(server.connections))
-    if not server.reserved_fd.accept_and_reset(listening_socket):
-        await trio.sleep(opened.generation.config.timeouts.accept_pause)
-
-
-RESERVED_DESCRIPTORS = 64
-"""Descriptors that `connections: auto` leaves for everything but connections."""
-_CONTROL_DESCRIPTORS = 32
-"""Descriptors that no accepted connection gets, for dials, the admin API and reloads; at most a quarter of all."""
-
-
-def connection_limit(config: Config) -> int:
-    """Return the connection limit: as configured, or half of the descriptors that may be open, minus a reserve."""
-    written = config.limits.connections
-    if isinstance(written, int):
-        return written
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(1, (soft - RESERVED_DESCRIPTORS) // 2)
-
-
-def descriptor_limit() -> int:
-    """Return the number of open files from which on no connection is accepted."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return soft - min(_CONTROL_DESCRIPTORS, soft // 4)
-
-
-def listener_connection_limit(section: ListenerConfig) -> float:
-    """Return the connection limit of a listener; infinite where there is none."""
-    return math.inf if section.connections is None else section.connections
 
 
 class NotServingError(Exception):
@@ -291,11 +79,8 @@ class Server:
         generation: What new connections begin with.
         generations: That one, and those before it that still have connections.
         services: What connections share.
+        acceptor: Accepts connections, and bounds how many there are.
         connections: Those served now, by number, in whatever step.
-        max_connections: How many there may be.
-        admission_limit: How many there may be now: fewer under memory pressure.
-        max_descriptors: How many files may be open for a connection to be accepted.
-        memory: The memory in use at the last check; None where nothing limits it, or before the first.
         loop_lag: How late the event loop was.
         listeners: The open ones, in the order of the configuration.
         passed_sockets: As given.
@@ -314,22 +99,17 @@ class Server:
         self._inherited = InheritedSockets()
         self.passed_sockets = passed_sockets or PassedSockets()
         self._listen_by_kind = {**LISTENERS, "fd": self.passed_sockets.listen}
-        self._last_id = 0
         self._file_thread = trio.CapacityLimiter(1)  # held as long as a thread runs, also an abandoned one
         self._stop_immediately = trio.Event()
         self._starting = trio.CancelScope()
         self._drain_delay = trio.CancelScope()
         self.is_draining = False
         self.has_successor = False
-        self.connections: dict[int, Connection] = {}
-        self.max_connections = self.admission_limit = connection_limit(config)
-        self.max_descriptors = descriptor_limit()
-        self._memory_limit: int | None = None  # under memory pressure, the connections that there were when it began
-        self.memory: MemoryUsage | None = None
         self.loop_lag = LoopLag()
         self.listeners: list[OpenListener] = []
-        self.reserved_fd = ReservedFd()
         self.services = Services(config, one_connection=one_connection, open_level=open_level)
+        self.acceptor = Acceptor(config, self.services)
+        self.connections = self.acceptor.connections
         self.generation: Generation = self._build_generation(config, 1)
         self.generations: list[Generation] = []
         self._generation_tasks: trio.Nursery | None = None
@@ -359,58 +139,10 @@ class Server:
             services.listener_stats,
         )
 
-    def new_context(self, listener: Listener, generation: Generation) -> ConnectionContext:
-        """Number a connection."""
-        self._last_id += 1
-        return ConnectionContext(self._last_id, listener.name, generation.number)
-
-    async def count_bytes(self) -> None:
-        """Add to the counters of routes what open connections have carried since the last call.
-
-        The rest is added when a connection ends, so that the counters never go back, whenever they are read.
-        """
-        for number, connection in enumerate(list(self.connections.values()), 1):
-            carried = self.services.engine.payload_bytes(connection.id)
-            if carried is not None:
-                connection.context.count_bytes(*carried)
-            if not number % MAX_COUNTED_PER_TURN:
-                await trio.lowlevel.checkpoint()
-
     @property
     def is_ready(self) -> bool:
         """Whether a load balancer should send clients here: it is open, does not drain, and has room."""
-        return bool(self.listeners) and not self.is_draining and len(self.connections) < self.admission_limit
-
-    @property
-    def memory_pressure(self) -> bool:
-        """Whether memory is short."""
-        return self._memory_limit is not None
-
-    def set_memory_pressure(self, short: bool) -> None:
-        """Begin or end to reject new connections beyond those that are open now.
-
-        One for each that ends is still accepted, since it needs no more memory than that one: a process whose memory
-        does not shrink goes on to serve.
-        """
-        self._memory_limit = max(1, len(self.connections)) if short else None
-        self._limit_admission()
-
-    def _limit_admission(self) -> None:
-        limit = self.max_connections
-        self.admission_limit = limit if self._memory_limit is None else min(limit, self._memory_limit)
-
-    def describe_overload(self, opened: OpenListener) -> str:
-        """Return the limit that rejects a new connection, with the numbers and the setting."""
-        count, limit = len(self.connections), self.admission_limit
-        if count >= limit and limit == self.max_connections:
-            return f"{count} connections, and limits.connections is {limit}"
-        if count >= limit:
-            used = "" if self.memory is None else f" ({self.memory.share:.0%} of {self.memory.source} is in use)"
-            return f"limits.max_memory is reached{used}: {count} connections, and no more than {limit} for now"
-        if opened.connections >= opened.max_connections:
-            name, limit = opened.listener.name, int(opened.max_connections)
-            return f"{opened.connections} connections of listener {name}, whose connections is {limit}"
-        return f"{self.max_descriptors} open files; more are reserved (LimitNOFILE= of a systemd unit)"
+        return bool(self.listeners) and not self.is_draining and self.acceptor.has_room
 
     @property
     def max_stop_time(self) -> float:
@@ -523,7 +255,7 @@ class Server:
             for opened in self.listeners:
                 opened.listening.close()
             self.passed_sockets.close()
-            self.reserved_fd.close()
+            self.acceptor.close()
             self.services.close()
 
     async def _open_listeners(
@@ -563,7 +295,7 @@ class Server:
                 set_socket_options(sock)  # accepted sockets inherit it
                 task = AcceptTask(sock)
                 opened.accepting.append(task)
-                self._accepting.start_soon(accept_connections, task, opened, self, self._connections)
+                self._accepting.start_soon(self.acceptor.run, task, opened, self._connections)
             for address in opened.listening.addresses:
                 log.info("listener.opened", listener=opened.listener.name, listen_address=address)
 
@@ -675,8 +407,7 @@ class Server:
         retired = self.services.configure(config, audit_log)
         if retired is not None:
             tasks.start_soon(self._close_audit_log, retired, [one for one in self.generations if one is not generation])
-        self.max_connections = connection_limit(config)
-        self._limit_admission()
+        self.acceptor.configure(config)
         for one in removed:
             await self._finish_listener(one)
         before.lifetime.supersede(_removed_routes(before.config, config))
@@ -719,7 +450,7 @@ class Server:
         opened.listening.unlink()
         await opened.stop_accepting()
         for sock in opened.listening.sockets:
-            while await accept_waiting(sock, opened, self, self._connections):
+            while await self.acceptor.accept_waiting(sock, opened, self._connections):
                 await trio.lowlevel.checkpoint()
 
     async def _close_removed_routes(self, generation: Generation, routes: frozenset[str], drain: bool) -> None:
@@ -754,7 +485,7 @@ class Server:
                 if self.listeners:
                     await trio.sleep(timeouts.drain_delay)
                     self.services.shutdown_reason = self.services.shutdown_reason or Reason.DRAINING
-                last_id = self._last_id
+                last_id = self.acceptor.last_id
                 with trio.move_on_after(timeouts.drain - timeouts.drain_spread):
                     await self._wait_for_connections(last_id)
                 self.services.released_listeners = frozenset()
@@ -774,7 +505,7 @@ class Server:
         for connection_id in self.services.engine.connection_ids:
             self.services.engine.terminate(connection_id, self.services.shutdown_reason or Reason.SHUTDOWN)
         with trio.move_on_after(self.generation.config.timeouts.close):
-            await self._wait_for_connections(self._last_id)
+            await self._wait_for_connections(self.acceptor.last_id)
         connections.cancel_scope.cancel()
 
     async def _cancel_on_stop(self, drain_scope: trio.CancelScope) -> None:
@@ -784,7 +515,7 @@ class Server:
     async def _wait_for_connections(self, last_id: int) -> None:
         """Wait until no connection is left that is not newer than the one with this number."""
         while next(iter(self.connections), math.inf) <= last_id or (  # noqa: ASYNC110  an event would cost every connection
-            last_id == self._last_id and self.services.active_overload_replies
+            last_id == self.acceptor.last_id and self.services.active_overload_replies
         ):
             await trio.sleep(0.05)
 

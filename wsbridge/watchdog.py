@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import trio
 
+from wsbridge.accept import AcceptTask
 from wsbridge.log.logger import log
-from wsbridge.server import AcceptTask, Server
+from wsbridge.server import Server
 
 
 class AcceptCheck:

@@ -420,7 +420,7 @@ async def test_memory_of_the_registry():
             tracemalloc.start()
             before = tracemalloc.get_traced_memory()[0]
             for _ in range(count):
-                context = server.new_context(listener, server.generation)
+                context = server.acceptor.new_context(listener, server.generation)
                 server.connections[context.id] = Connection(sock, context, listener, server.generation, server.services)
             used = tracemalloc.get_traced_memory()[0] - before
             tracemalloc.stop()

@@ -73,7 +73,7 @@ class MonitoringApi:
             return "starting"
         if server.is_ready:
             return "ok"
-        return "memory is short" if server.memory_pressure else "connection limit reached"
+        return "memory is short" if server.acceptor.memory_pressure else "connection limit reached"
 
 
 class AdminApi:
@@ -161,7 +161,7 @@ class AdminApi:
             "ready": server.is_ready,
             "state": self._state(),
             "connections": len(server.connections),
-            "connections_limit": server.admission_limit,
+            "connections_limit": server.acceptor.admission_limit,
             "memory": self._memory(),
             "loop_lag_seconds": round(server.loop_lag.recent, 3),
             "loop_lag_longest_seconds": round(server.loop_lag.longest, 3),
@@ -177,14 +177,14 @@ class AdminApi:
 
     def _memory(self) -> dict[str, object] | None:
         """Describe the memory limit that is nearest; None without one."""
-        usage = self._server.memory
+        usage = self._server.acceptor.memory
         if usage is None:
             return None
         return {
             "memory_bytes": usage.used,
             "memory_limit_bytes": usage.limit,
             "memory_limit": usage.source,
-            "pressure": self._server.memory_pressure,
+            "pressure": self._server.acceptor.memory_pressure,
         }
 
     def _state(self) -> str:

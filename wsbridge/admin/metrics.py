@@ -519,7 +519,7 @@ class Metrics:
         return page.text, media_type
 
     async def _render(self, encode: Callable[[Collector], bytes]) -> str:
-        await self._server.count_bytes()
+        await self._server.acceptor.count_bytes()
         snapshot = self.snapshot()
         with SHORT_TURNS:
             page = await trio.to_thread.run_sync(render_page, snapshot, encode, limiter=self._thread)
@@ -560,7 +560,7 @@ class Metrics:
             "ready": server.is_ready or server.has_successor,
             "draining": server.is_draining,
             "connections_open": len(server.connections),
-            "connections_limit": server.admission_limit,
+            "connections_limit": server.acceptor.admission_limit,
             "connections_banned_total": table.banned_count,
             "bans_active": table.count_bans(),
             "config_last_reload_successful": last is None or last.error is None,
@@ -568,10 +568,13 @@ class Metrics:
             "config_generation": server.generation.number,
             "config_generations": len(server.generations),
             "loop_lag_seconds": server.loop_lag.recent,
-            "memory_pressure": server.memory_pressure,
+            "memory_pressure": server.acceptor.memory_pressure,
         }
-        if server.memory is not None:
-            values |= {"memory_used_bytes": server.memory.used, "memory_limit_bytes": server.memory.limit}
+        if server.acceptor.memory is not None:
+            values |= {
+                "memory_used_bytes": server.acceptor.memory.used,
+                "memory_limit_bytes": server.acceptor.memory.limit,
+            }
         if self._writer is not None:
             values["log_dropped_total"] = self._writer.dropped
         if audit_log is not None:

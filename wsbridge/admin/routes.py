@@ -24,7 +24,7 @@ class RoutesApi:
 
     async def get(self, request: AdminRequest) -> AdminResponse:
         """List the routes of the newest generation, each in a line, with the bytes of open connections counted in."""
-        await self._server.count_bytes()
+        await self._server.acceptor.count_bytes()
         turns = Turns()
         lines = []
         for route in self._server.generation.routes.values():

@@ -83,7 +83,7 @@ class StdioConnection:
         )
         threading.Thread(target=self._copy_in, args=(outer,), name="wsbridge-stdin", daemon=True).start()
         threading.Thread(target=copy_out, name="wsbridge-stdout", daemon=True).start()
-        context = server.new_context(listener, server.generation)
+        context = server.acceptor.new_context(listener, server.generation)
         connection = server.connections[context.id] = Connection(
             inner, context, listener, server.generation, server.services
         )

@@ -9,8 +9,8 @@ import trio
 
 from tests.client import request
 from tests.serving import backend, open_files, serving, written
+from wsbridge.accept import AcceptTask
 from wsbridge.net.reserved_fd import ReservedFd
-from wsbridge.server import AcceptTask, accept_connections
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def accepting(listening_socket, served):
     (opened,) = served.server.listeners
     task = AcceptTask(listening_socket)
     opened.accepting.append(task)
-    return task, opened, served.server
+    return task, opened
 
 
 async def test_errors_of_single_clients_do_not_end_the_loop(listening):
@@ -88,7 +88,7 @@ async def test_errors_of_single_clients_do_not_end_the_loop(listening):
         with socket.create_connection(listening.getsockname()) as client:
             client.setblocking(False)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(accept_connections, *accepting(Odd(), served), nursery)
+                nursery.start_soon(served.server.acceptor.run, *accepting(Odd(), served), nursery)
                 client.send(request())
                 await served.records.wait("accept.error", count=3)
                 with trio.fail_after(5):
@@ -116,7 +116,7 @@ async def test_a_full_table_pauses_accepting(listening):
         with socket.create_connection(listening.getsockname()):
             with trio.move_on_after(0.55):
                 async with trio.open_nursery() as nursery:
-                    await accept_connections(*accepting(Empty(), served), nursery)
+                    await served.server.acceptor.run(*accepting(Empty(), served), nursery)
         assert 6 <= asked <= 12  # twice a round, each 100 ms
         assert served.records.of("accept.error")[0]["level"] == "error"
 
