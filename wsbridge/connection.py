@@ -31,12 +31,12 @@ from wsbridge.frontend import Exchange, HttpExchange, RawExchange, read_request
 from wsbridge.generation import Generation, Listener, Route
 from wsbridge.limits.clients import ClientSlot
 from wsbridge.log.logger import log
-from wsbridge.net import tls_transport
 from wsbridge.net.address import Peer, local_endpoint
 from wsbridge.net.dialer import MAX_DIAL_STEPS, DialProgress, retry
 from wsbridge.net.loop_detection import MAX_HOPS, OutgoingChain, loop_rejection, marks_in_via
-from wsbridge.net.tls import ListenerTls, tls_error_text
-from wsbridge.net.tls_transport import TlsTransport
+from wsbridge.net.tls import tls_error_text
+from wsbridge.net.tls_roles import ListenerTls
+from wsbridge.net.tls_transport import EncryptedTransport
 from wsbridge.net.transport import SocketTransport, Transport, reset_socket
 from wsbridge.protocol.forwarded import NO_PUBLIC_NAME
 from wsbridge.reasons import REASONS, Reason, Rejected, Termination
@@ -412,11 +412,11 @@ class Connection:
                 log_client_tls(context, transport)
         self._connection_peer = context.peer
 
-    async def _start_tls(self, tls: ListenerTls) -> TlsTransport:
+    async def _start_tls(self, tls: ListenerTls) -> EncryptedTransport:
         timeout = self._generation.config.timeouts.tls
         try:
             with trio.move_on_after(timeout):
-                return await tls_transport.start_tls(self._sock, tls.context, server_side=True)
+                return await tls.accept(self._sock)
         except OSError as error:
             raise Rejected(Reason.TLS_FAILED, tls_error_text(error, peer_is_client=True)) from None
         raise Rejected(Reason.TLS_FAILED, f"no TLS handshake within tls, {timeout:g} s")

@@ -14,7 +14,7 @@ from wsbridge.admission import AdmittedRequest, routing_key
 from wsbridge.context import ConnectionContext
 from wsbridge.generation import Listener, Route
 from wsbridge.log.logger import log
-from wsbridge.net.tls_transport import TlsTransport
+from wsbridge.net.tls_transport import EncryptedTransport
 from wsbridge.protocol.http1 import Request
 
 MAX_EXAMINED_ROUTES: Final = 1000
@@ -29,7 +29,7 @@ def log_accepted(context: ConnectionContext) -> None:
     log.debug("connection.accepted", id=context.id, peer=str(context.peer), listener=context.listener)
 
 
-def log_client_tls(context: ConnectionContext, transport: TlsTransport) -> None:
+def log_client_tls(context: ConnectionContext, transport: EncryptedTransport) -> None:
     """Log the TLS handshake with a client."""
     facts = {"server_name": context.peer.sni, "client_certificate": transport.peer_subject()}
     log.debug(

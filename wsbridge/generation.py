@@ -27,7 +27,8 @@ from wsbridge.counters import ListenerStats, RouteStats
 from wsbridge.file_watcher import FileWatcher
 from wsbridge.net.loop_detection import new_route_mark
 from wsbridge.net.resolver import Resolver
-from wsbridge.net.tls import SERVER_CIPHERS, ListenerTls, ServerTlsOptions
+from wsbridge.net.tls import SERVER_CIPHERS, ServerTlsOptions
+from wsbridge.net.tls_roles import ListenerTls
 from wsbridge.protocol.handshake import OriginPolicy
 from wsbridge.protocol.http1 import HeadLimits
 from wsbridge.protocol.pattern_tree import PatternIndex
@@ -291,14 +292,13 @@ def build_generation(
         name: _build_route(name, section, config, dial_services, stats_for(name), services)
         for name, section in config.routes.items()
     }
-    watcher = dial_services.watcher
     listeners = {
-        name: _build_listener(name, section, config, routes, watcher, listener_stats_for(name))
+        name: _build_listener(name, section, config, routes, dial_services, listener_stats_for(name))
         for name, section in config.listeners.items()
     }
     limits = config.limits
     head_limits = HeadLimits(limits.max_head_bytes, limits.max_head_line_bytes, limits.max_headers)
-    return Generation(number, config, listeners, routes, head_limits, services.background_tasks, watcher)
+    return Generation(number, config, listeners, routes, head_limits, services.background_tasks, dial_services.watcher)
 
 
 def services_for(backend: BackendSectionBase, services: DialServices) -> DialServices:
@@ -391,14 +391,14 @@ def _build_request_passer(section: model.RouteConfig, path: PathPattern | None) 
     return RequestPasser(rules, path, () if section.auth is None else section.auth.credentials())
 
 
-def _build_tls(section: model.ListenerTlsConfig, watcher: FileWatcher) -> ListenerTls:
+def _build_tls(section: model.ListenerTlsConfig, services: DialServices) -> ListenerTls:
     options = ServerTlsOptions(
         section.client_ca,
         section.client_certificate == "required",
         section.min_version,
         section.ciphers or SERVER_CIPHERS,
     )
-    return ListenerTls(watcher, section.certificates, options)
+    return services.tls.for_listener(services.watcher, section.certificates, options)
 
 
 def _build_listener(
@@ -406,7 +406,7 @@ def _build_listener(
     section: model.ListenerConfig,
     config: model.Config,
     routes: dict[str, Route],
-    watcher: FileWatcher,
+    services: DialServices,
     stats: ListenerStats,
 ) -> Listener:
     reached: list[Route] = []
@@ -420,7 +420,7 @@ def _build_listener(
     return Listener(
         name=name,
         protocol=section.protocol,
-        tls=None if section.tls is None else _build_tls(section.tls, watcher),
+        tls=None if section.tls is None else _build_tls(section.tls, services),
         host_names=_host_names(section),
         is_unix=section.bind.kind == "unix",
         route=routes[section.route] if section.route is not None else None,

@@ -121,7 +121,11 @@ class Server:
         services = self.services
         watcher = FileWatcher()
         dial_services = DialServices(
-            services.resolver, config.limits.max_response_head_bytes, services.listening_addresses, watcher
+            services.resolver,
+            config.limits.max_response_head_bytes,
+            services.listening_addresses,
+            watcher,
+            services.tls,
         )
         return build_generation(
             config,

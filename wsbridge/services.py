@@ -24,6 +24,7 @@ from wsbridge.net.address import ListeningAddresses
 from wsbridge.net.disconnect import DisconnectMonitor
 from wsbridge.net.loop_detection import OwnConnections
 from wsbridge.net.resolver import Resolver
+from wsbridge.net.tls_roles import OpenSsl, TlsProvider
 from wsbridge.reasons import Reason, Termination
 from wsbridge.relay.engine import Engine, PythonEngine
 
@@ -39,6 +40,7 @@ class Services:
     Attributes:
         one_connection: As given.
         engine: Relays bytes.
+        tls: Does TLS.
         resolver: Looks up names.
         password_checker: Verifies passwords.
         fetched_keys: The keys of token issuers that a generation has.
@@ -68,6 +70,7 @@ class Services:
     ) -> None:
         limits = config.limits
         self.engine: Engine = PythonEngine(limits.lingering_sockets)
+        self.tls: TlsProvider = OpenSsl()
         self.resolver = Resolver(
             limits.dns_threads,
             limits.dns_ttl,

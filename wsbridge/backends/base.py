@@ -13,6 +13,7 @@ from wsbridge.net.address import Address, ListeningAddresses
 from wsbridge.net.dialer import DialProgress, dial
 from wsbridge.net.loop_detection import OutgoingChain
 from wsbridge.net.resolver import Resolver
+from wsbridge.net.tls_roles import OpenSsl, TlsProvider
 from wsbridge.net.transport import set_socket_options
 from wsbridge.protocol.http1 import MAX_RESPONSE_HEAD_BYTES
 from wsbridge.protocol.websocket import TextMessages
@@ -32,12 +33,14 @@ class DialServices:
         max_response_head_bytes: Largest head of a response of a backend or proxy.
         listening_addresses: Addresses that this process listens on.
         watcher: Watches files with keys and authorities, until the generation is superseded.
+        tls: Does TLS, that of the listeners as well.
     """
 
     resolver: Resolver
     max_response_head_bytes: int = MAX_RESPONSE_HEAD_BYTES
     listening_addresses: ListeningAddresses = field(default_factory=ListeningAddresses)
     watcher: FileWatcher = field(default_factory=FileWatcher)
+    tls: TlsProvider = field(default_factory=OpenSsl)
 
 
 class ChosenTarget(Protocol):

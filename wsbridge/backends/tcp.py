@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 import socket
-import ssl
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal
 
@@ -18,11 +17,11 @@ from wsbridge.config.types import FilePath, Flag
 from wsbridge.config.unions import ONE_OR_MANY_SCHEMA, UrlBackendSection, as_tuple
 from wsbridge.config.urls import BackendUrl, Host
 from wsbridge.context import ConnectionContext
-from wsbridge.file_watcher import FileWatcher, Watched
-from wsbridge.net import tls, tls_transport
+from wsbridge.net import tls
 from wsbridge.net.address import is_loopback
 from wsbridge.net.dialer import dial_nowait, dial_unix
-from wsbridge.net.tls_transport import TlsTransport
+from wsbridge.net.tls_roles import ClientTls
+from wsbridge.net.tls_transport import EncryptedTransport
 from wsbridge.net.transport import SocketTransport
 from wsbridge.protocol.proxy import SockEndpoint, encode_proxy_v1, encode_proxy_v2
 from wsbridge.reasons import Reason, Rejected
@@ -183,16 +182,18 @@ class TlsClientSection(UrlBackendSection):
             )
             yield Issue(("insecure",), text, "W002")
 
-    def build_context(self, watcher: FileWatcher, alpn: Sequence[str] = ()) -> Watched[ssl.SSLContext]:
-        """Build the context, which is replaced when its files change; reads them.
+    def build_tls(self, services: DialServices, alpn: Sequence[str] = ()) -> ClientTls:
+        """Make the TLS of the dials, which reads its files, and again when they change.
 
         Raises:
             TlsError: a file cannot be used.
         """
         unverified = self.insecure or (bool(self.pin_sha256) and self.ca is None)
-        return tls.watched_client_context(watcher, self.ca, self.client_certificate, insecure=unverified, alpn=alpn)
+        return services.tls.for_client(
+            services.watcher, self.ca, self.client_certificate, insecure=unverified, alpn=alpn
+        )
 
-    def check_pin(self, transport: TlsTransport, address: str) -> None:
+    def check_pin(self, transport: EncryptedTransport, address: str) -> None:
         """Check the certificate of a server against the pins.
 
         Raises:
@@ -239,7 +240,7 @@ class TlsBackend:
         self._port = config.url.port
         self._verified_name = config.verified_name
         self._check_pin = config.check_pin
-        self._context = config.build_context(services.watcher)
+        self._tls = config.build_tls(services)
         self._services = services
         self._proxy_protocol = ProxyProtocolSender(config.proxy_protocol)
 
@@ -250,14 +251,17 @@ class TlsBackend:
         """See `Backend.dial`."""
         chosen = dial_request.chosen
         host, port = (self._host, self._port) if chosen is None else (chosen.target.host, chosen.target.port)
-        sock = await connect_tcp(self._services, host, port, dial_request)
+
+        async def open_socket() -> socket.socket:
+            sock = await connect_tcp(self._services, host, port, dial_request)
+            self._proxy_protocol.send(SocketTransport(sock), dial_request.client, remote_address(sock, self.name))
+            return sock
+
+        sock = await open_socket()
         address = remote_address(sock, self.name)
-        self._proxy_protocol.send(SocketTransport(sock), dial_request.client, address)
         dial_request.progress.enter(f"TLS handshake with {address}")
         try:
-            wire = await tls_transport.start_tls(
-                sock, self._context.current, server_side=False, server_hostname=self._verified_name(host)
-            )
+            wire = await self._tls.start(sock, self._verified_name(host), open_socket)
         except OSError as error:
             raise tls_failure(address, error) from None
         if dial_request.progress.steps is not None:

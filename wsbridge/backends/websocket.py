@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import ssl
 import time
 from collections.abc import Iterable, Mapping
 from typing import Final, Literal
@@ -19,14 +18,14 @@ from wsbridge.config.secrets import SECRET_FORMS, Secret, TextOrSecret
 from wsbridge.config.types import Flag, HeaderName, HttpToken, PassedHeaders
 from wsbridge.config.unions import PassRules
 from wsbridge.config.urls import WEBSOCKET_UNIX_PREFIX, BackendUrl, HostHeader, Origin, ProxyUrl, Target
-from wsbridge.file_watcher import Watched
 from wsbridge.log.format import redact
 from wsbridge.log.sent_secrets import SentSecrets, header_text
-from wsbridge.net import tls_transport
 from wsbridge.net.dialer import dial_unix
 from wsbridge.net.http_proxy import ProxyConnector, retry_after
 from wsbridge.net.loop_detection import via_header
 from wsbridge.net.tls import ALPN_PROTOCOLS
+from wsbridge.net.tls_roles import ClientTls
+from wsbridge.net.tls_transport import EncryptedTransport
 from wsbridge.net.transport import SocketTransport
 from wsbridge.protocol.handshake import check_upgrade_response, encode_upgrade_request, generate_key
 from wsbridge.protocol.http1 import ANSWERED_IN_TLS, NOT_HTTP, Headers, Response, ResponseParser, bad_response
@@ -217,9 +216,7 @@ class WebSocketBackend:
         self._has_credentials = any(
             isinstance(value, Secret) or name.lower() in _SECRET_HEADERS for name, value in config.headers.items()
         )
-        self._context: Watched[ssl.SSLContext] | None = (
-            config.build_context(services.watcher, ALPN_PROTOCOLS) if url.scheme == "wss" else None
-        )
+        self._tls = config.build_tls(services, ALPN_PROTOCOLS) if url.scheme == "wss" else None
         self._verified_name = config.verified_name
         self._check_pin = config.check_pin
         self._server_name = config.server_name
@@ -233,26 +230,10 @@ class WebSocketBackend:
         """See `Backend.dial`."""
         chosen = dial_request.chosen
         url = self._url if chosen is None else chosen.target
-        sock = await self._connect(url, dial_request)
-        address = remote_address(sock, self.name)
-        transport = SocketTransport(sock)
+        transport, address = await self._open(url, dial_request)
         try:
-            if self._proxy is not None:
-                dial_request.progress.enter(f"CONNECT to the proxy {self._proxy.proxy}")
-                await self._proxy.connect(transport, url.host, url.port)
-                address = f"{url.authority} by the proxy {self._proxy.proxy}"
-            if self._context is not None:
-                # bytes that the proxy sent early are dropped: in TLS the client sends first
-                dial_request.progress.enter(f"TLS handshake with {address}")
-                try:
-                    transport = await tls_transport.start_tls(
-                        sock, self._context.current, server_side=False, server_hostname=self._verified_name(url.host)
-                    )
-                except OSError as error:
-                    raise tls_failure(address, error) from None
-                if dial_request.progress.steps is not None:
-                    dial_request.progress.note(transport.describe())
-                self._check_pin(transport, address)
+            if self._tls is not None:
+                transport = await self._start_tls(self._tls, transport, url, dial_request, address)
             dial_request.progress.enter(f"response of {address} to the upgrade request")
             subprotocol = await self._handshake(transport, url, dial_request, address)
         except Rejected:
@@ -269,6 +250,45 @@ class WebSocketBackend:
             max_frame_bytes=dial_request.max_frame_bytes,
         )
         return Connected(side, subprotocol, address)
+
+    async def _open(self, url: Target, dial_request: DialRequest) -> tuple[SocketTransport, str]:
+        """Connect to the server, by the proxy in front of it if there is one; return the address for the log, too."""
+        sock = await self._connect(url, dial_request)
+        transport = SocketTransport(sock)
+        if self._proxy is None:
+            return transport, remote_address(sock, self.name)
+        try:
+            dial_request.progress.enter(f"CONNECT to the proxy {self._proxy.proxy}")
+            await self._proxy.connect(transport, url.host, url.port)
+        except Rejected:
+            transport.close()
+            raise
+        except BaseException:
+            transport.abort()
+            raise
+        return transport, f"{url.authority} by the proxy {self._proxy.proxy}"
+
+    async def _start_tls(
+        self, tls: ClientTls, plain: SocketTransport, url: Target, dial_request: DialRequest, address: str
+    ) -> EncryptedTransport:
+        """Complete the TLS handshake; bytes that a proxy sent early are dropped: in TLS the client sends first."""
+
+        async def reopen() -> socket.socket:
+            return (await self._open(url, dial_request))[0].sock
+
+        dial_request.progress.enter(f"TLS handshake with {address}")
+        try:
+            transport = await tls.start(plain.sock, self._verified_name(url.host), reopen)
+        except OSError as error:
+            raise tls_failure(address, error) from None
+        try:
+            if dial_request.progress.steps is not None:
+                dial_request.progress.note(transport.describe())
+            self._check_pin(transport, address)
+        except Rejected:
+            transport.close()
+            raise
+        return transport
 
     async def _connect(self, url: Target, dial_request: DialRequest) -> socket.socket:
         """Connect to the server, or to the proxy in front of it."""
@@ -338,7 +358,7 @@ class WebSocketBackend:
         except OSError as error:
             text = error.strerror or str(error)
             if (
-                self._context is not None and " alert " in text
+                self._tls is not None and " alert " in text
             ):  # in TLS 1.3 a client certificate is rejected after the handshake
                 raise Rejected(Reason.BACKEND_TLS, f"{address}: {text}", initiator="backend") from None
             raise bad_response(f"the backend broke the connection before it answered: {text}{self._hint}") from None
@@ -347,7 +367,7 @@ class WebSocketBackend:
     @property
     def _hint(self) -> str:
         """What may help where a backend hangs up on the request, as many services with TLS do."""
-        return "" if self._context is not None else "; if it speaks TLS, write wss:// for ws://"
+        return "" if self._tls is not None else "; if it speaks TLS, write wss:// for ws://"
 
     def _client_header_values(self, dial_request: DialRequest) -> Iterable[tuple[str, str]]:
         """Return headers with client information; those without a value are omitted."""

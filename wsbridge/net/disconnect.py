@@ -9,7 +9,7 @@ from typing import Self
 import trio
 
 from wsbridge.log.logger import log
-from wsbridge.net.tls_transport import TlsTransport
+from wsbridge.net.tls_transport import EncryptedTransport
 from wsbridge.net.transport import READ_SIZE, RESET, Transport
 from wsbridge.reasons import Reason
 
@@ -66,7 +66,7 @@ class Monitored:
 
     def _should_read(self) -> bool:
         return (
-            isinstance(self.transport, TlsTransport)
+            isinstance(self.transport, EncryptedTransport)
             and not self._allow_half_close
             and self._buffered_bytes < MAX_BUFFERED_BYTES
         )

@@ -53,8 +53,8 @@ class SniSelector:
         if not name:
             return
         host = name.lower().rstrip(".")
-        if isinstance(connection, (ServerSSLSocket, ServerSSLObject)) and _SNI_HOST.fullmatch(host):
-            connection.sni = host
+        if isinstance(connection, (ServerSSLSocket, ServerSSLObject)):
+            connection.sni = normalize_server_name(name)
         if not self._by_name:
             return
         found = self._by_name.get(host) or self._by_name.get("*." + host.partition(".")[2])
@@ -92,21 +92,39 @@ def with_tls_details(peer: Peer, tls: ssl.SSLSocket | ssl.SSLObject) -> Peer:
         tls: After the handshake, in which OpenSSL verified the certificate.
     """
     sni = tls.sni if isinstance(tls, (ServerSSLSocket, ServerSSLObject)) else ""
-    certificate = None if tls.context.verify_mode is ssl.CERT_NONE else _peer_certificate(tls)
+    return add_tls_details(peer, sni, verified_certificate(tls))
+
+
+def add_tls_details(peer: Peer, sni: str, certificate: PeerCertificate | None) -> Peer:
+    """Add to a peer what it said of itself.
+
+    Args:
+        peer: At the other end.
+        sni: The name that it asked for; empty for none.
+        certificate: What it showed, verified; None for none.
+    """
     if not sni and certificate is None:
         return peer
     return replace(peer, sni=sni or peer.sni, certificate=certificate)
 
 
-def _peer_certificate(tls: ssl.SSLSocket | ssl.SSLObject) -> PeerCertificate | None:
-    """Give the verified certificate, if one was shown.
+def verified_certificate(tls: ssl.SSLSocket | ssl.SSLObject) -> PeerCertificate | None:
+    """Give the certificate of the peer, if one was shown and verified.
 
     One that OpenSSL verifies and Python cannot read is an empty one: it is shown, and identifies nobody.
     """
+    if tls.context.verify_mode is ssl.CERT_NONE:
+        return None
     try:
         return tls.getpeercert()
     except (ValueError, ssl.SSLError):
         return {}
+
+
+def normalize_server_name(name: str) -> str:
+    """Return the name that a client asks for, in lower case without final dot; empty if it is no name of a host."""
+    host = name.lower().rstrip(".")
+    return host if _SNI_HOST.fullmatch(host) else ""
 
 
 ALPN_PROTOCOLS: Final = ("http/1.1",)
@@ -292,45 +310,6 @@ def _system_store_state() -> tuple[object, ...]:
 
 
 _system_contexts: WeakValueDictionary[tuple[object, ...], ssl.SSLContext] = WeakValueDictionary()
-
-
-class ListenerTls:
-    """TLS of a listener; its certificates, keys and client authorities are replaced when their files change.
-
-    Args:
-        watcher: Watches the files.
-        certificates: The first is for clients whose name fits none.
-        options: Of the listener.
-
-    Attributes:
-        context: What the next handshake begins with.
-
-    Raises:
-        TlsError: a file cannot be read, a key does not fit its certificate.
-    """
-
-    def __init__(
-        self, watcher: FileWatcher, certificates: Sequence[TlsCertificateConfig], options: ServerTlsOptions
-    ) -> None:
-        self._certificates = [self._watch(watcher, pair, options) for pair in certificates]
-        self.context = combine_certificates([one.current for one in self._certificates])
-        for one in self._certificates:
-            one.on_change.append(self._replace)
-
-    def _watch(
-        self, watcher: FileWatcher, pair: TlsCertificateConfig, options: ServerTlsOptions
-    ) -> Watched[ServerCertificate]:
-        files = pair.files if options.client_ca is None else (*pair.files, options.client_ca)
-        return watcher.watch(
-            ("listener", id(self), pair), files, lambda: load_server_certificate(pair.read_again(), options), pair.cert
-        )
-
-    def certificates(self) -> list[dict[str, str | None]]:
-        """Return file and expiry of the certificates that are in use."""
-        return [{"file": str(one.certificate), "expires": one.expires} for one in self._certificates]
-
-    def _replace(self) -> None:
-        self.context = combine_certificates([one.current for one in self._certificates])
 
 
 def validate_ca(ca: Path | None, context: LoadContext) -> Iterator[Issue]:

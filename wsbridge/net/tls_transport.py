@@ -18,14 +18,15 @@ import errno
 import socket
 import ssl
 import sys
+from collections.abc import Sequence
 from fcntl import ioctl
 from termios import FIONREAD
-from typing import Final
+from typing import Final, cast
 
 import trio
 
-from wsbridge.net.address import Peer
-from wsbridge.net.tls import is_truncated, tls_stream_error_text, with_tls_details
+from wsbridge.net.address import Peer, PeerCertificate
+from wsbridge.net.tls import is_truncated, tls_stream_error_text, verified_certificate, with_tls_details
 from wsbridge.net.transport import EOF, READ_SIZE, RESET, SocketTransport
 from wsbridge.protocol.tls_records import TLS_RECORD_BYTES, RecordScanner
 from wsbridge.protocol.websocket import Buffer
@@ -59,8 +60,39 @@ _EMPTY: Final = bytes(4)
 """What FIONREAD gives while nothing waits in the socket."""
 
 
-class TlsTransport(SocketTransport):
-    """A TLS connection whose records are moved here.
+class EncryptedTransport(SocketTransport):
+    """A TLS connection, and what its handshake has found out."""
+
+    __slots__ = ()
+
+    def cipher(self) -> str:
+        """Return the name of the cipher suite."""
+        raise NotImplementedError
+
+    def verified_certificate(self) -> PeerCertificate | None:
+        """Return the certificate of the peer if it was verified; None for none, empty if it cannot be read."""
+        raise NotImplementedError
+
+    def peer_certificate(self) -> bytes:
+        """Give the certificate of the peer, DER; empty for none. It need not be verified."""
+        raise NotImplementedError
+
+    def peer_subject(self) -> str:
+        """Return subject and end of validity of the peer's certificate; empty if it showed none, or none verified."""
+        certificate = self.verified_certificate() or {}
+        subject = cast("Sequence[Sequence[tuple[str, str]]]", certificate.get("subject", ()))
+        names = [f"{pair[0]}={pair[1]}" for part in subject for pair in part]
+        end = certificate.get("notAfter")
+        return ",".join(names) + (f" until {end}" if end else "")
+
+    def describe(self) -> str:
+        """Return version, cipher suite and certificate of the peer, in a few words for the log."""
+        subject = self.peer_subject()
+        return f"{self.tls_version} {self.cipher()}" + (f", certificate {subject}" if subject else "")
+
+
+class TlsTransport(EncryptedTransport):
+    """A TLS connection by OpenSSL, whose records are moved here.
 
     What is encrypted and the kernel has not accepted waits in the transport: never more than what one write was given.
     """
@@ -269,27 +301,16 @@ class TlsTransport(SocketTransport):
         return sys.intern(self._tls.version() or "")
 
     def cipher(self) -> str:
-        """Return the name of the cipher suite."""
+        """See `EncryptedTransport.cipher`."""
         suite = self._tls.cipher()
         return "" if suite is None else suite[0]
 
-    def peer_subject(self) -> str:
-        """Return subject and end of validity of the peer's certificate; empty if it showed none, or none verified."""
-        try:
-            certificate = self._tls.getpeercert() or {}
-        except ValueError:  # one that Python cannot read
-            return ""
-        names = [f"{pair[0]}={pair[1]}" for part in certificate.get("subject", ()) for pair in part]
-        end = certificate.get("notAfter")
-        return ",".join(names) + (f" until {end}" if end else "")
-
-    def describe(self) -> str:
-        """Return version, cipher suite and certificate of the peer, in a few words for the log."""
-        subject = self.peer_subject()
-        return f"{self.tls_version} {self.cipher()}" + (f", certificate {subject}" if subject else "")
+    def verified_certificate(self) -> PeerCertificate | None:
+        """See `EncryptedTransport.verified_certificate`."""
+        return verified_certificate(self._tls)
 
     def peer_certificate(self) -> bytes:
-        """Give the certificate of the peer, DER; empty for none. It need not be verified."""
+        """See `EncryptedTransport.peer_certificate`."""
         return self._tls.getpeercert(binary_form=True) or b""
 
     def peer_chain(self) -> list[bytes]:

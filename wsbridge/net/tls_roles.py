@@ -1,0 +1,141 @@
+"""TLS of a listener and of what is dialed: their files are watched, and each connection begins with a handshake."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from wsbridge.config.listener import TlsCertificateConfig
+from wsbridge.file_watcher import FileWatcher, Watched
+from wsbridge.net.tls import (
+    ServerCertificate,
+    ServerTlsOptions,
+    combine_certificates,
+    load_server_certificate,
+    watched_client_context,
+)
+from wsbridge.net.tls_transport import EncryptedTransport, start_tls
+
+
+class ListenerTls:
+    """TLS of a listener; its certificates, keys and client authorities are replaced when their files change.
+
+    Args:
+        watcher: Watches the files.
+        certificates: The first is for clients whose name fits none.
+        options: Of the listener.
+
+    Attributes:
+        context: What the next handshake begins with.
+
+    Raises:
+        TlsError: a file cannot be read, a key does not fit its certificate.
+    """
+
+    def __init__(
+        self, watcher: FileWatcher, certificates: Sequence[TlsCertificateConfig], options: ServerTlsOptions
+    ) -> None:
+        self._certificates = [self._watch(watcher, pair, options) for pair in certificates]
+        self.context = combine_certificates([one.current for one in self._certificates])
+        for one in self._certificates:
+            one.on_change.append(self._replace)
+
+    async def accept(self, sock: socket.socket) -> EncryptedTransport:
+        """Complete the TLS handshake with a client; the deadline is the caller's.
+
+        Args:
+            sock: Connected and non-blocking; it belongs to this function from now on, and is closed if it fails.
+
+        Raises:
+            OSError: The handshake failed (`ssl.SSLError`) or the connection broke.
+        """
+        return await start_tls(sock, self.context, server_side=True)
+
+    def _watch(
+        self, watcher: FileWatcher, pair: TlsCertificateConfig, options: ServerTlsOptions
+    ) -> Watched[ServerCertificate]:
+        files = pair.files if options.client_ca is None else (*pair.files, options.client_ca)
+        return watcher.watch(("listener", id(self), pair), files, lambda: self._load(pair, options), pair.cert)
+
+    def _load(self, pair: TlsCertificateConfig, options: ServerTlsOptions) -> ServerCertificate:
+        return load_server_certificate(pair.read_again(), options)
+
+    def certificates(self) -> list[dict[str, str | None]]:
+        """Return file and expiry of the certificates that are in use."""
+        return [{"file": str(one.certificate), "expires": one.expires} for one in self._certificates]
+
+    def _replace(self) -> None:
+        self.context = combine_certificates([one.current for one in self._certificates])
+
+
+class ClientTls:
+    """TLS of what is dialed; certificate, key and authorities are replaced when their files change.
+
+    Args:
+        watcher: Watches the files.
+        ca: PEM file of the authorities to trust; None for the system's.
+        client_certificate: What to show when asked.
+        insecure: Verify nothing.
+        alpn: Protocols to offer.
+
+    Raises:
+        TlsError: a file cannot be read or used.
+    """
+
+    def __init__(
+        self,
+        watcher: FileWatcher,
+        ca: Path | None = None,
+        client_certificate: TlsCertificateConfig | None = None,
+        *,
+        insecure: bool = False,
+        alpn: Sequence[str] = (),
+    ) -> None:
+        self.context = watched_client_context(watcher, ca, client_certificate, insecure=insecure, alpn=alpn)
+
+    async def start(
+        self,
+        sock: socket.socket,
+        server_name: str,
+        reopen: Callable[[], Awaitable[socket.socket]],
+    ) -> EncryptedTransport:
+        """Complete the TLS handshake with a server; the deadline is the caller's.
+
+        Args:
+            sock: Connected and non-blocking; it belongs to this function from now on, and is closed if it fails.
+            server_name: The name to ask for and to verify.
+            reopen: Connects once more, where another implementation of TLS has to try.
+
+        Raises:
+            OSError: The handshake failed (`ssl.SSLError`) or the connection broke.
+        """
+        return await start_tls(sock, self.context.current, server_side=False, server_hostname=server_name)
+
+
+class TlsProvider(Protocol):
+    """An implementation of TLS."""
+
+    def for_listener(
+        self, watcher: FileWatcher, certificates: Sequence[TlsCertificateConfig], options: ServerTlsOptions
+    ) -> ListenerTls:
+        """Make the TLS of a listener; see there."""
+
+    def for_client(
+        self,
+        watcher: FileWatcher,
+        ca: Path | None = None,
+        client_certificate: TlsCertificateConfig | None = None,
+        *,
+        insecure: bool = False,
+        alpn: Sequence[str] = (),
+    ) -> ClientTls:
+        """Make the TLS of what is dialed; see there."""
+
+
+class OpenSsl:
+    """TLS by OpenSSL, which is that of Python."""
+
+    for_listener = ListenerTls
+    for_client = ClientTls
