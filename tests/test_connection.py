@@ -16,6 +16,7 @@ from wsbridge.net.transport import SocketTransport
 from wsbridge.protocol.http1 import Headers
 from wsbridge.reasons import REASONS, Reason
 from wsbridge.server import Server
+from wsbridge.taskless import need_task
 
 
 @pytest.mark.parametrize("tls", [False, True])
@@ -445,6 +446,7 @@ async def test_a_connection_that_is_cancelled_inside_a_nursery_has_its_line(monk
     waiting = trio.Event()
 
     async def select(*_):
+        await need_task()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.sleep_forever)
             waiting.set()

@@ -97,7 +97,7 @@ async def test_the_memory_is_watched(monkeypatch):
             while server.acceptor.memory != usage(70):
                 await trio.sleep(0.01)
             nursery.cancel_scope.cancel()
-    server.acceptor.reserved_fd.close()
+    server.acceptor.close()
     server.services.close()
 
 
@@ -112,7 +112,7 @@ async def test_memory_is_read_without_a_thread(monkeypatch):
     with trio.move_on_after(0.05):
         await watch_memory(server, Limits(50))  # type: ignore[arg-type]
     assert server.acceptor.memory == usage(50)
-    server.acceptor.reserved_fd.close()
+    server.acceptor.close()
     server.services.close()
 
 

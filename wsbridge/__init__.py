@@ -2,9 +2,10 @@
 
 Reading order, along the path of one connection:
 
-1. `daemon`, `server`: the process, its listeners; `accept`: the accept loop, one task per connection; `reload`: another
-   configuration; `admin`: what operators see and do; `watchdog`: whether all listeners accept;
-   `pressure`: memory that runs short, lag of the event loop; `revocation`: users and tokens that are removed.
+1. `daemon`, `server`: the process, its listeners; `accept`: the accept loop; `taskless`: connections that run
+   by plain calls; `reload`: another configuration; `admin`: what operators see and do; `watchdog`: whether all
+   listeners accept; `pressure`: memory that runs short, lag of the event loop; `revocation`: users and tokens that are
+   removed.
 2. `connection`: THE SPINE, one connection from first byte to last, one call per step; each adds what it learns to
    `context`. `services` is what all connections share.
 3. `real_ip`: the client's address behind a proxy; `net.tls`: TLS; `frontend`: what the listener speaks;
@@ -27,7 +28,7 @@ A file imports only from its own line of this table or lines above it; `protocol
 
     `reasons`
     `protocol` `config`
-    `log` `net` `limits` `counters` `reloading_file` `file_watcher` `ttl_cache` `explanations`
+    `log` `taskless` `net` `limits` `counters` `reloading_file` `file_watcher` `ttl_cache` `explanations`
     `relay`
     `context` `auth` `responders` `backends` `frontend` `real_ip`
     `registry` `services` `generation` `admission` `access_log` `debug_log`

@@ -6,6 +6,7 @@ import errno
 import math
 import resource
 import socket
+from functools import partial
 
 import trio
 
@@ -20,6 +21,7 @@ from wsbridge.net.listeners import ListeningSockets
 from wsbridge.net.reserved_fd import ReservedFd
 from wsbridge.net.transport import reset_socket
 from wsbridge.services import Services
+from wsbridge.taskless import Runner
 
 MAX_ACCEPTS_PER_WAKEUP = 64
 """Connections accepted before other tasks have their turn."""
@@ -131,6 +133,7 @@ class Acceptor:
         admission_limit: How many there may be now: fewer under memory pressure.
         max_descriptors: How many files may be open for a connection to be accepted.
         memory: The memory in use at the last check; None where nothing limits it, or before the first.
+        runner: Runs connections.
         reserved_fd: Lets it turn clients away when there is no other descriptor.
     """
 
@@ -143,6 +146,7 @@ class Acceptor:
         self.memory: MemoryUsage | None = None
         self._memory_limit: int | None = None  # under memory pressure, the connections that there were when it began
         self.reserved_fd = ReservedFd()
+        self.runner = Runner()
 
     def configure(self, config: Config) -> None:
         """Apply the limit of another configuration."""
@@ -183,7 +187,7 @@ class Acceptor:
         Args:
             task: This task.
             opened: Its listener.
-            nursery: Where connections run.
+            nursery: Where connections run that need a task.
         """
         try:
             with task.scope:
@@ -202,7 +206,7 @@ class Acceptor:
         Args:
             listening_socket: A listening socket.
             opened: Its listener.
-            nursery: Where connections run.
+            nursery: Where connections run that need a task.
 
         Returns:
             Whether there may be more of them.
@@ -239,35 +243,28 @@ class Acceptor:
             generation.lifetime.acquire()
             connection = Connection(sock, self.new_context(listener, generation), listener, generation, services)
             self.connections[connection.id] = connection
-            nursery.start_soon(self._run_connection, connection, sockaddr, opened, generation)
+            on_end = partial(self._connection_ended, connection.id, opened, generation)
+            self.runner.start(connection.run(sockaddr), on_end, nursery)
             return
         overload = self._describe_overload(opened)
         if has_descriptors and services.acquire_overload_reply():
             context = self.new_context(listener, generation)
             over = Connection(sock, context, listener, generation, services, overload)
             generation.lifetime.acquire()
-            nursery.start_soon(self._run_overload_reply, over, sockaddr, generation)
+            self.runner.start(over.run(sockaddr), partial(self._overload_reply_ended, generation), nursery)
         else:
             reset_socket(sock)
             listener.stats.shed += 1
             log.warning("connection.shed", listener=listener.name, connections=len(self.connections), detail=overload)
 
-    async def _run_connection(
-        self, connection: Connection, sockaddr: object, opened: OpenListener, generation: Generation
-    ) -> None:
-        try:
-            await connection.run(sockaddr)
-        finally:
-            del self.connections[connection.id]
-            opened.connections -= 1
-            generation.lifetime.release()
+    def _connection_ended(self, connection_id: int, opened: OpenListener, generation: Generation) -> None:
+        del self.connections[connection_id]
+        opened.connections -= 1
+        generation.lifetime.release()
 
-    async def _run_overload_reply(self, connection: Connection, sockaddr: object, generation: Generation) -> None:
-        try:
-            await connection.run(sockaddr)
-        finally:
-            self._services.release_overload_reply()
-            generation.lifetime.release()
+    def _overload_reply_ended(self, generation: Generation) -> None:
+        self._services.release_overload_reply()
+        generation.lifetime.release()
 
     async def _handle_exhaustion(self, listening_socket: socket.socket, opened: OpenListener, error: OSError) -> None:
         """The process or the system has no descriptor left for a client: turn it away, or pause."""
@@ -303,5 +300,6 @@ class Acceptor:
                 await trio.lowlevel.checkpoint()
 
     def close(self) -> None:
-        """Close the reserved descriptor."""
+        """Close the descriptors; no connection may be left."""
         self.reserved_fd.close()
+        self.runner.close()

@@ -44,6 +44,7 @@ from wsbridge.relay.endpoint import Side
 from wsbridge.relay.engine import RelayCounters, RelayFigures
 from wsbridge.relay.relay import RelayOptions
 from wsbridge.services import Services
+from wsbridge.taskless import need_task
 
 _BUG = Termination(Reason.INTERNAL_ERROR, "wsbridge")
 """How a connection ended if even its rejection failed."""
@@ -281,6 +282,7 @@ class Connection:
         Without a response (`Rejected.silent`, or a reason without a status), the connection is closed, under TLS with
         close_notify.
         """
+        await need_task()
         self._is_closing = True
         if rejected.failed_login:
             self._client_slot.record_failure()
@@ -377,6 +379,7 @@ class Connection:
 
         A PROXY header that does not arrive within `overload_reply` leaves no time for a response.
         """
+        await need_task()
         with trio.move_on_after(self._generation.config.timeouts.overload_reply) as reading:
             await self._read_proxy_header()
         raise Rejected(Reason.OVERLOAD, overload, initiator="wsbridge", silent=reading.cancelled_caught)
@@ -385,6 +388,7 @@ class Connection:
         """Read the client's address from the PROXY header, where the listener expects one before the first byte."""
         resolver = self._listener.client_address_resolver
         if resolver is not None:
+            await need_task()
             self._context.peer = await resolver.from_connection(self._sock, self._context.peer)
 
     def _count_client(self) -> None:
@@ -414,6 +418,7 @@ class Connection:
 
     async def _start_tls(self, tls: ListenerTls) -> EncryptedTransport:
         timeout = self._generation.config.timeouts.tls
+        await need_task()
         try:
             with trio.move_on_after(timeout):
                 return await tls.accept(self._sock)
@@ -508,6 +513,7 @@ class Connection:
         if admitted.route.auth is None:
             return
         context.subprotocols = () if admitted.upgrade is None else admitted.upgrade.subprotocols
+        await need_task()
         try:
             context.identity = await authenticate(admitted.route.auth, context)
         except Rejected:
@@ -542,6 +548,7 @@ class Connection:
         request = context.request
         assert route.responder is not None  # noqa: S101 (a route has a backend or a responder)
         assert request is not None and isinstance(exchange, HttpExchange)  # noqa: S101 (raw routes have backends)
+        await need_task()
         with await route.responder.respond(request, context) as response:
             self._check_ended()
             termination = Termination(Reason.SERVED, "client", response.detail, status=response.status)
@@ -610,6 +617,7 @@ class Connection:
         assert backend is not None  # noqa: S101 (asked only for such routes)
         chosen = None
         if route.target_policy is not None:
+            await need_task()
             await self._client_slot.begin_guess()
             chosen = await route.target_policy.select(request, context.identity)
             self._client_slot.end_guess()
@@ -636,6 +644,7 @@ class Connection:
     async def _dial_while_watched(self, route: Route, backend: Backend, dial_request: DialRequest) -> Connected:
         """Dial until the backend is connected, the client disconnects, or a shutdown ends all waits."""
         transport, raw = self._transport, self._context.request is None
+        await need_task()
         with (
             self._services.disconnect_monitor.watch(transport, allow_half_close=raw) as client,
             self._log_steps(dial_request.progress),

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import trio
 
+from wsbridge import taskless
 from wsbridge.net.transport import RESET, Transport
 from wsbridge.protocol.error_response import encode_error_response
 from wsbridge.protocol.handshake import encode_accept_response
@@ -16,6 +17,7 @@ from wsbridge.protocol.websocket import Buffer, TextMessages
 from wsbridge.reasons import EMPTY_CONNECTION, REASONS, Reason, Rejected, Termination
 from wsbridge.relay.endpoint import Side
 from wsbridge.responders.base import HttpResponse
+from wsbridge.taskless import need_task, wait_readable
 
 
 class Exchange(Protocol):
@@ -159,6 +161,7 @@ class HttpExchange:
         transport = self._transport
         rest = transport.write([encode_accept_response(key, subprotocol)])
         if rest is not None:  # rare, so a deadline is rarely set
+            await need_task()
             await self._write_rest(rest, timeout)
         if transport.read_state == RESET:
             transport.close()
@@ -225,12 +228,17 @@ async def read_request(
         Rejected: No valid head arrived in time.
     """
     parser = RequestParser(head_limits)
+    seconds = timeout * random.uniform(1, MAX_HANDSHAKE_JITTER)  # noqa: S311  (no secret)
     data = transport.read()
+    if not data and transport.read_state is None and taskless.current is not None:
+        seconds = await wait_readable(transport.fd, seconds)
+        data = transport.read()
     try:
         request = parser.feed(data) if data else None
         if request is None:  # else it had arrived already, and there is no deadline to set
+            await need_task()
             idle = set() if idle_scopes is None or data else idle_scopes
-            request = await _wait_for_head(transport, parser, timeout, len(data), read_scopes, idle)
+            request = await _wait_for_head(transport, parser, timeout, seconds, len(data), read_scopes, idle)
     except Rejected as rejected:
         rejected.target = parser.target_so_far
         raise
@@ -242,13 +250,14 @@ async def _wait_for_head(
     transport: Transport,
     parser: RequestParser,
     timeout: float,
+    seconds: float,
     received: int,
     read_scopes: set[trio.CancelScope],
     idle_scopes: set[trio.CancelScope],
 ) -> Request:
-    """Read until the head is complete; `received` bytes of it came before."""
+    """Read until the head is complete; `received` bytes of it came before, and `seconds` are left of the timeout."""
     try:
-        with trio.move_on_after(timeout * random.uniform(1, MAX_HANDSHAKE_JITTER)) as scope:  # noqa: S311  (no secret)
+        with trio.move_on_after(seconds) as scope:
             read_scopes.add(scope)
             idle_scopes.add(scope)
             while data := await transport.read_some():

@@ -232,9 +232,10 @@ class Server:
             async with self.services.resolver, trio.open_nursery() as engine:
                 engine.start_soon(self.services.engine.run)
                 engine.start_soon(self.services.disconnect_monitor.run)
+                engine.start_soon(self.acceptor.runner.run)
                 self._generation_tasks = engine
                 await engine.start(self._run_generation, self.generation)
-                async with trio.open_nursery() as connections:
+                async with self.acceptor.runner, trio.open_nursery() as connections:
                     self._connections = connections
                     async with trio.open_nursery() as accepting:
                         self._accepting = accepting
@@ -534,5 +535,6 @@ class Server:
     def _cancel_waits(self) -> None:
         """Cancel all waits: idle connections are closed; incomplete requests and requests during the dial get 503."""
         self.services.disconnect_monitor.cancel_all()
+        self.acceptor.runner.cut_waits()
         for scope in list(self.services.request_read_scopes):
             scope.cancel()

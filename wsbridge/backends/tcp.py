@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator
 
-from wsbridge.backends.base import Connected, DialRequest, DialServices, connect_tcp, remote_address
+from wsbridge.backends.base import ChosenTarget, Connected, DialRequest, DialServices, connect_tcp, remote_address
 from wsbridge.config.base import Issue, LoadContext
 from wsbridge.config.listener import TlsCertificateConfig
 from wsbridge.config.types import FilePath, Flag
@@ -18,8 +18,9 @@ from wsbridge.config.unions import ONE_OR_MANY_SCHEMA, UrlBackendSection, as_tup
 from wsbridge.config.urls import BackendUrl, Host
 from wsbridge.context import ConnectionContext
 from wsbridge.net import tls
-from wsbridge.net.address import is_loopback
+from wsbridge.net.address import Address, is_loopback
 from wsbridge.net.dialer import dial_nowait, dial_unix
+from wsbridge.net.resolver import parse_ip_literal
 from wsbridge.net.tls_roles import ClientTls
 from wsbridge.net.tls_transport import EncryptedTransport
 from wsbridge.net.transport import SocketTransport
@@ -105,29 +106,33 @@ class TcpBackend:
         self.name = config.url.text
         self._host = config.url.host
         self._port = config.url.port
-        self._is_loopback = is_loopback(config.url.host)
+        self._loopback = parse_ip_literal(config.url.host, config.url.port) if is_loopback(config.url.host) else None
+        self._loopback_text = str(self._loopback)
         self._services = services
         self._proxy_protocol = ProxyProtocolSender(config.proxy_protocol)
 
     def connect_nowait(self, dial_request: DialRequest) -> Connected | None:
         """See `Backend.connect_nowait`: a loopback address connects within the call."""
-        host, port = self._host_port(dial_request)
-        addresses = self._services.resolver.cached(host, port)
         chosen = dial_request.chosen
-        if addresses is None or not (self._is_loopback if chosen is None else is_loopback(host)):
+        address = self._loopback if chosen is None else self._chosen_loopback(chosen)
+        if address is None:
             return None
-        if chosen is not None and chosen.check_address(addresses[0]) is not None:
-            return None
-        sock = dial_nowait(addresses[0].family, addresses[0].sockaddr, dial_request.chain)
+        sock = dial_nowait(address.family, address.sockaddr, dial_request.chain)
         if sock is None:
             return None
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-        wire = SocketTransport(sock, addresses[0].family)
+        wire = SocketTransport(sock, address.family)
         if not self._proxy_protocol.send_nowait(wire, dial_request.client):
             wire.close()
             return None
-        return Connected(Side(wire), None, str(addresses[0]))
+        return Connected(Side(wire), None, self._loopback_text if chosen is None else str(address))
+
+    def _chosen_loopback(self, chosen: ChosenTarget) -> Address | None:
+        """Return the loopback address that a client chose, if it chose one and may."""
+        host, port = chosen.target.host, chosen.target.port
+        addresses = self._services.resolver.cached(host, port) if is_loopback(host) else None
+        return None if addresses is None or chosen.check_address(addresses[0]) is not None else addresses[0]
 
     async def dial(self, dial_request: DialRequest) -> Connected:
         """See `Backend.dial`."""

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import trio
 
+from wsbridge import taskless
 from wsbridge.limits.rate import SharedBucket
 from wsbridge.net.transport import SocketTransport
 from wsbridge.reasons import REASONS, Initiator, Reason, Termination
@@ -223,27 +224,13 @@ class PythonEngine:
 
     async def _run_until_done(self, relay: Relay) -> Termination:
         """Hand a pair to the loop and wait until nothing can touch its descriptors any more."""
-        task = trio.lowlevel.current_task()
-        waiting = False
-
-        def done() -> None:
-            if waiting:
-                trio.lowlevel.reschedule(task)
-
-        def abort(_: object) -> trio.lowlevel.Abort:
-            nonlocal waiting
-            waiting = False
-            self.abort(relay)
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        relay.on_done = done
+        wait = taskless.Wait()
+        relay.on_done = wait.end
         try:
             self.loop.add(relay)
             if not relay.done:
-                waiting = True
-                await trio.lowlevel.wait_task_rescheduled(abort)
+                await wait
         except BaseException:
-            waiting = False
             self.abort(relay)
             raise
         finally:

@@ -17,23 +17,15 @@ from wsbridge.relay import timeouts
 from wsbridge.relay.endpoint import RX_CLOSED, Endpoint
 from wsbridge.relay.relay import Relay
 from wsbridge.relay.timeouts import TimerWheel
+from wsbridge.taskless import MAX_CATCH_UP, MAX_EVENTS, TIME_SLICE
 
 EPOLL_EVENTS = select.EPOLLIN | select.EPOLLPRI | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 _EPOLL_IN = select.EPOLLIN
 _EPOLL_HANGUP = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _EPOLL_UNUSUAL = _EPOLL_HANGUP | select.EPOLLPRI
 
-TIME_SLICE = 0.004
-"""Seconds of work after which other tasks have their turn."""
-
-MAX_EVENTS = 32
-"""Events read from the kernel at once; between two batches the clock is read."""
-
 LATE = 0.5
 """Seconds after which the process has not just been busy, but stopped: a signal, a suspended machine."""
-
-MAX_CATCH_UP = 2.0
-"""Seconds in which the sockets are read first then."""
 
 
 class RelayLoop:

@@ -1,0 +1,394 @@
+"""Connections that run by plain calls: when they get a task, how they wait without one, and how they are cut off."""
+
+from __future__ import annotations
+
+import gc
+import select
+import socket
+
+import pytest
+import trio
+
+from tests.client import BINARY, frame, request
+from tests.serving import backend, recording, serving, written
+from wsbridge import taskless
+from wsbridge.reasons import Reason
+from wsbridge.taskless import Runner, Wait, need_task, wait_readable
+
+
+class Running:
+    """A runner that runs, and what its coroutines have done."""
+
+    def __init__(self, runner, nursery):
+        self.runner = runner
+        self.nursery = nursery
+        self.done = []
+        self.ended = 0
+
+    def start(self, coroutine):
+        """Start one."""
+        self.runner.start(coroutine, self.on_end, self.nursery)
+
+    def on_end(self):
+        """Count an end."""
+        self.ended += 1
+
+    async def until(self, count):
+        """Wait until so many have ended."""
+        with trio.fail_after(5):
+            while self.ended < count:
+                await trio.sleep(0.002)
+
+
+@pytest.fixture
+async def running():
+    """A runner in a nursery."""
+    runner = Runner()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(runner.run)
+        await trio.testing.wait_all_tasks_blocked()
+        async with runner, trio.open_nursery() as tasks:
+            yield Running(runner, tasks)
+        nursery.cancel_scope.cancel()
+    runner.close()
+
+
+async def test_what_needs_no_waiting_is_over_when_start_returns(running):
+    """Without a step of the event loop."""
+
+    async def quick():
+        running.done.append(taskless.current is not None)
+
+    running.start(quick())
+    assert (running.done, running.ended, taskless.current) == ([True], 1, None)
+
+
+async def test_a_coroutine_that_needs_a_task_goes_on_in_one(running):
+    """Where it stopped; trio's functions work from there on, and a second request for a task does nothing."""
+
+    async def slow():
+        await need_task()
+        running.done.append(taskless.current)
+        await need_task()
+        with trio.move_on_after(0.01):
+            await trio.sleep_forever()
+        running.done.append("slept")
+
+    running.start(slow())
+    assert running.ended == 0
+    await running.until(1)
+    assert running.done == [None, "slept"]
+
+
+async def test_a_descriptor_is_waited_for_without_a_task(running):
+    """What is left of the time is returned; `waiting` counts the waits."""
+    ours, theirs = socket.socketpair()
+
+    async def read():
+        running.done.append(await wait_readable(ours.fileno(), 5))
+        running.done.append(ours.recv(10))
+
+    tasks = trio.lowlevel.current_statistics().tasks_living
+    running.start(read())
+    assert running.runner.waiting == 1
+    assert trio.lowlevel.current_statistics().tasks_living == tasks
+    theirs.send(b"now")
+    await running.until(1)
+    left, data = running.done
+    assert (4 < left < 5, data, running.runner.waiting) == (True, b"now", 0)
+    ours.close()
+    theirs.close()
+
+
+async def test_a_wait_for_a_descriptor_takes_too_long(running):
+    """It has no time left then; each wait has its own time, whichever began first."""
+    pairs = [socket.socketpair() for _ in range(3)]
+    began = trio.current_time()
+
+    async def read(sock, seconds):
+        left = await wait_readable(sock.fileno(), seconds)
+        running.done.append((seconds, left, trio.current_time() - began))
+
+    for (ours, _), seconds in zip(pairs, (0.5, 0.1, 0.3), strict=True):
+        running.start(read(ours, seconds))
+    await running.until(3)
+    assert [(seconds, left) for seconds, left, _ in running.done] == [(0.1, 0.0), (0.3, 0.0), (0.5, 0.0)]
+    for seconds, _, after in running.done:
+        assert seconds <= after < seconds + 0.5
+    for pair in pairs:
+        for sock in pair:
+            sock.close()
+
+
+async def test_waits_are_cut_short(running):
+    """By a shutdown; what has come in the meantime is not looked at first."""
+    ours, theirs = socket.socketpair()
+
+    async def read():
+        running.done.append(await wait_readable(ours.fileno(), 60))
+
+    running.start(read())
+    running.runner.cut_waits()
+    await running.until(1)
+    assert running.done == [0.0]
+    ours.close()
+    theirs.close()
+
+
+async def test_without_a_watch_a_task_waits(running, monkeypatch):
+    """The kernel limits how many descriptors a user may watch: the time goes on to count."""
+
+    class Full:
+        def register(self, *_):
+            raise OSError(28, "No space left on device")
+
+    ours, theirs = socket.socketpair()
+
+    async def read():
+        left = await wait_readable(ours.fileno(), 5)
+        running.done.append(4 < left <= 5)
+        await trio.lowlevel.wait_readable(ours)
+        running.done.append(ours.recv(1))
+
+    monkeypatch.setattr(running.runner, "_epoll", Full())
+    running.start(read())
+    monkeypatch.undo()
+    theirs.send(b"x")
+    await running.until(1)
+    assert running.done == [True, b"x"]
+    ours.close()
+    theirs.close()
+
+
+async def test_a_wait_is_ended_by_a_call(running):
+    """The coroutine goes on after the call, not within it; without a task or in one; ended before, it does not wait."""
+    waits = [Wait(), Wait(), Wait()]
+
+    async def both(number):
+        if number == 1:
+            await need_task()
+        await waits[number]
+        running.done.append(number)
+
+    for number in (0, 1):
+        running.start(both(number))
+        await trio.testing.wait_all_tasks_blocked()
+        waits[number].end()
+        assert number not in running.done
+        await running.until(number + 1)
+    waits[2].end()
+    running.start(both(2))
+    assert running.done == [0, 1, 2]
+
+
+async def test_a_wait_in_a_task_can_be_cancelled():
+    """Ending it afterwards does nothing."""
+    wait = Wait()
+    with trio.move_on_after(0.01) as scope:
+        await wait
+    assert scope.cancelled_caught
+    wait.end()
+    await wait
+
+
+async def test_a_bug_ends_one_coroutine_alone(running):
+    """It is logged; the others go on."""
+
+    async def buggy():
+        raise ValueError("a bug")
+
+    wait = Wait()
+
+    async def other():
+        await wait
+
+    with recording() as records:
+        running.start(other())
+        running.start(buggy())
+        assert running.ended == 1
+        wait.end()
+        await running.until(2)
+    assert [line["component"] for line in records.of("internal_error")] == ["runner"]
+
+
+async def test_waiting_by_trio_without_a_task_is_a_bug_of_that_coroutine(running):
+    """It gets an error where it waits, so that its `finally` blocks run, and the runner goes on."""
+
+    async def wrong():
+        try:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        except RuntimeError as error:
+            running.done.append("without need_task" in str(error))
+
+    running.start(wrong())
+    assert (running.done, running.ended) == ([True], 1)
+
+
+async def test_what_is_left_at_the_end_is_cut_off():
+    """Each wait ends by GeneratorExit, `on_end` is called once, and no coroutine is left to the garbage collector."""
+    ours, theirs = socket.socketpair()
+    done = []
+    runner = Runner()
+    wait = Wait()
+
+    async def waits_for(kind):
+        try:
+            await (wait if kind == "wait" else wait_readable(ours.fileno(), 60))
+        except GeneratorExit:
+            wait.end()
+            done.append(kind)
+            raise
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(runner.run)
+        async with runner:
+            for kind in ("wait", "read"):
+                runner.start(waits_for(kind), lambda: done.append("end"), nursery)
+            await trio.testing.wait_all_tasks_blocked()
+        assert sorted(done) == ["end", "end", "read", "wait"]
+        theirs.send(b"late")
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    runner.close()
+    ours.close()
+    theirs.close()
+    gc.collect()
+
+
+async def test_many_resumed_at_once_let_other_tasks_run(running, monkeypatch):
+    """The list is left after a time slice, and continued later."""
+    monkeypatch.setattr(taskless, "TIME_SLICE", 0.0)
+    waits = [Wait() for _ in range(10)]
+    turns = []
+
+    async def one(wait):
+        await wait
+
+    async def other():
+        while running.ended < 10:
+            turns.append(running.ended)
+            await trio.lowlevel.checkpoint()
+
+    for wait in waits:
+        running.start(one(wait))
+    running.nursery.start_soon(other)
+    for wait in waits:
+        wait.end()
+    await running.until(10)
+    assert len(set(turns)) > 3
+
+
+FORBIDDEN = ("current_task", "wait_task_rescheduled", "checkpoint", "cancel_shielded_checkpoint", "wait_readable")
+
+
+@pytest.fixture
+def no_trio_without_a_task(monkeypatch):
+    """Let trio's functions fail that act on the current task, wherever there is none."""
+
+    def forbid(owner, name):
+        real = getattr(owner, name)
+
+        def checked(*args, **kwargs):
+            assert taskless.current is None, f"{name} without a task"
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, checked)
+
+    for name in FORBIDDEN:
+        forbid(trio.lowlevel, name)
+    forbid(trio.CancelScope, "__enter__")
+    forbid(trio, "sleep")
+    forbid(trio, "open_nursery")
+
+
+@pytest.mark.parametrize("limits", [{}, {"per_address": {"connections": 5, "handshake_rate": "50", "max_failures": 3}}])
+@pytest.mark.parametrize("early", [True, False])
+async def test_a_plain_connection_never_has_a_task(no_trio_without_a_task, early, limits):
+    """From accept to its log line, WebSocket and raw, whether its first bytes have come with it or later."""
+    listeners = {
+        "web": {"bind": "127.0.0.1:0"},
+        "raw": {"bind": "127.0.0.1:0", "protocol": "tcp", "route": "app"},
+    }
+    async with backend() as back:
+        routes = {"app": {"match": "any", "backend": back.url, "auth": "none", "limits": {"connections": 4}}}
+        async with serving(written(listeners=listeners, routes=routes, limits=limits)) as served:
+            await trio.testing.wait_all_tasks_blocked()
+            tasks = trio.lowlevel.current_statistics().tasks_living
+            web = await served.connect()
+            if not early:
+                while not served.server.acceptor.runner.waiting:
+                    await trio.sleep(0.002)
+            await web.send(request())
+            assert (await web.head()).startswith("HTTP/1.1 101")
+            await web.echoed()
+            raw = await served.connect("raw")
+            await raw.send(b"hello")
+            assert await raw.take(5) == b"hello"
+            own = 2 * (trio.lowlevel.current_statistics().tasks_living - tasks)  # those of the test's backend
+            assert own <= 2 * back.dials
+            await web.close()
+            raw.drop()
+            await served.quiet()
+            assert {line["reason"] for line in served.records.of("connection.closed")} == {"client_closed"}
+        assert not served.records.of("internal_error")
+
+
+async def test_a_client_without_a_head_has_no_task_and_is_cut_off_in_time():
+    """Idle clients cost no task each; they are disconnected after `handshake`, and at once by a shutdown."""
+    async with backend() as back, serving(written(route={"backend": back.url}, timeouts={"handshake": "1s"})) as served:
+        runner = served.server.acceptor.runner
+        clients = [await served.connect() for _ in range(20)]
+        while runner.waiting < 20:
+            await trio.sleep(0.002)
+        assert trio.lowlevel.current_statistics().tasks_living < 20 + 12
+        began = trio.current_time()
+        for client in clients:
+            assert await client.everything() == b""
+            client.drop()
+        assert 0.8 < trio.current_time() - began < 3
+        late = await served.connect()
+        while not runner.waiting:
+            await trio.sleep(0.002)
+        served.server.stop(Reason.SHUTDOWN)
+        assert await late.everything() == b""
+        late.drop()
+        await served.returned.wait()
+        assert not runner.waiting
+        assert served.server.services.route_stats("app").rejected == 0
+
+
+async def test_a_head_that_comes_in_parts_is_read_by_a_task():
+    """As one that comes whole."""
+    async with backend() as back, serving(written(route={"backend": back.url})) as served:
+        client = await served.connect()
+        head = request()
+        for part in (head[:20], head[20:40], head[40:]):
+            await client.send(part)
+            await trio.sleep(0.02)
+        assert (await client.head()).startswith("HTTP/1.1 101")
+        await client.send(frame(BINARY, b"hello"))
+        assert await client.payload(5) == b"hello"
+        await client.close()
+
+
+async def test_cancelling_the_server_cuts_off_what_has_no_task():
+    """Relayed connections and silent ones: each has its log line, and no descriptor is left."""
+    async with backend() as back, serving(written(route={"backend": back.url})) as served:
+        relayed, silent = await served.upgraded(), await served.connect()
+        await relayed.echoed()
+        while not served.server.acceptor.runner.waiting:
+            await trio.sleep(0.002)
+        served.server.services.shutdown_reason = Reason.SHUTDOWN
+        await served.server.acceptor.runner.__aexit__(None, None, None)
+        line = served.records.of("connection.closed")[0]
+        assert (line["reason"], line["initiator"]) == ("shutdown", "wsbridge")
+        assert not served.server.connections
+        for client in (relayed, silent):
+            with pytest.raises((trio.BrokenResourceError, AssertionError)):
+                assert await client.everything() == b"never"
+            client.drop()
+
+
+def test_one_watch_is_asked_for_one_event():
+    """So that a descriptor that is relayed later wakes nobody here."""
+    assert taskless._ONCE & select.EPOLLONESHOT
