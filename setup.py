@@ -1,4 +1,4 @@
-"""The files of a wheel outside of its package; pyproject.toml has all other settings.
+"""The files of a wheel outside of its package, and its extension; pyproject.toml has all other settings.
 
 Installed below the prefix of the environment: share/man, completion scripts, and in share/doc/wsbridge the
 documentation with conf/ and systemd/, which it links to.
@@ -7,6 +7,8 @@ documentation with conf/ and systemd/, which it links to.
 from pathlib import Path
 
 from setuptools import setup
+
+from package.native import setup_arguments
 
 DOCUMENTATION = Path("share/doc/wsbridge")
 SOURCES = {
@@ -20,4 +22,4 @@ for source, target in SOURCES.items():
         if path.is_file():
             directories.setdefault(str(target / path.parent.relative_to(source)), []).append(str(path))
 
-setup(data_files=list(directories.items()))
+setup(data_files=list(directories.items()), **setup_arguments())

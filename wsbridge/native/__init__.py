@@ -1,0 +1,56 @@
+"""The native engine: Rust (see src/lib.rs), as an extension module that need not be there.
+
+`load` is how everything else learns whether it is. Without it the Python engine does the same, slower.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from dataclasses import dataclass
+from types import ModuleType
+
+from wsbridge import __version__
+
+EXTENSION = "wsbridge.native._native"
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """The extension module, or why there is none to use.
+
+    Attributes:
+        module: None: it cannot be used.
+        problem: Why not, as the end of a sentence; empty if it can.
+        is_broken: Whether something is installed that cannot be used.
+    """
+
+    module: ModuleType | None
+    problem: str = ""
+    is_broken: bool = False
+
+
+@functools.cache
+def find_extension() -> Extension:
+    """Import the extension, once in a process: what an upgrade installs later is not for this one."""
+    try:
+        module = importlib.import_module(EXTENSION)
+    except ModuleNotFoundError:
+        return Extension(None, "it was not built when wsbridge was installed, which needs Rust (docs/install.md)")
+    except Exception as error:  # whatever it is, wsbridge starts
+        return Extension(None, f"it cannot be loaded: {error}", is_broken=True)
+    version = getattr(module, "__version__", "unknown")
+    if version != __version__:
+        text = f"the installed one is of version {version}, and wsbridge of {__version__}: install wsbridge again"
+        return Extension(None, text, is_broken=True)
+    return Extension(module)
+
+
+def load() -> ModuleType | None:
+    """Return the extension module; None if there is none that can be used, and `why_not` says why."""
+    return find_extension().module
+
+
+def why_not() -> str:
+    """Return why the extension cannot be used, as the end of a sentence; empty if it can."""
+    return find_extension().problem
