@@ -13,7 +13,8 @@ Reading order, along the path of one connection:
 4. `admission`: route, Origin, authentication (`auth`), limits (`limits`); `generation`: the routes, built from the
    configuration (`config`), with the classes that `registry` has for its sections.
 5. `backends`: the backend is chosen and dialed, by `net.dialer`; `responders`: routes that wsbridge answers itself.
-6. `relay`: `engine`, `loop`, `relay`, `endpoint` move the bytes; `protocol.websocket` is how they are framed.
+6. `relay`: `engine`, `loop`, `relay`, `endpoint` move the bytes; `protocol.websocket` is how they are framed. `native`
+   does the same in Rust where it is installed; `engine_choice` says which.
 7. `reasons`: why it ended; `access_log`: its log line, its audit record, and how they are counted (`counters`);
    `debug_log`: what was decided before.
 
@@ -29,9 +30,9 @@ A file imports only from its own line of this table or lines above it; `protocol
     `reasons`
     `protocol` `config`
     `log` `taskless` `net` `limits` `counters` `reloading_file` `file_watcher` `ttl_cache` `explanations`
-    `relay`
+    `relay` `native`
     `context` `auth` `responders` `backends` `frontend` `real_ip`
-    `registry` `services` `generation` `admission` `access_log` `debug_log`
+    `registry` `engine_choice` `services` `generation` `admission` `access_log` `debug_log`
     `connection` `accept` `server` `pressure` `reload` `watchdog` `admin` `revocation` `daemon` `demo` `probe` `top`
     `cli`
 """

@@ -16,7 +16,7 @@ from typing import Literal
 
 import trio
 
-from wsbridge import __version__
+from wsbridge import __version__, native
 from wsbridge.accept import RESERVED_DESCRIPTORS
 from wsbridge.admin.api import AdminApi, MonitoringApi
 from wsbridge.admin.endpoints import AdminEndpoint, build_endpoints
@@ -173,6 +173,26 @@ def _warn_memory_limit() -> None:
         )
 
 
+def _warn_at_start(config: Config) -> None:
+    """Warn of what the process has found, and may not change while it runs."""
+    _warn_descriptor_limit(config, raise_descriptor_limit())
+    _warn_memory_limit()
+    _warn_unusable_engine(config)
+
+
+def _engine_threads(server: Server) -> dict[str, int]:
+    """Return the threads of an engine that has any, as a field of the log."""
+    threads = server.services.engine_choice.threads
+    return {"engine_threads": threads} if threads else {}
+
+
+def _warn_unusable_engine(config: Config) -> None:
+    """Warn of a native engine that is installed for nothing."""
+    extension = native.find_extension()
+    if config.engine == "auto" and extension.is_broken:
+        log.warning("config.warning", problem="W034", setting="engine", detail=f"Python relays: {extension.problem}")
+
+
 async def serve(
     config: Config,
     *,
@@ -213,8 +233,7 @@ async def serve(
         TakeoverError: The running process does not hand over its sockets.
         ValueError: A file that the configuration names cannot be used.
     """
-    _warn_descriptor_limit(config, raise_descriptor_limit())
-    _warn_memory_limit()
+    _warn_at_start(config)
     silence_sni_decode_errors()
     notifier = SystemdNotifier()
     server = Server(
@@ -230,6 +249,7 @@ async def serve(
             version=__version__,
             pid=os.getpid(),
             engine=server.services.engine.name,
+            **_engine_threads(server),
             listeners=addresses,
             routes=len(config.routes),
             connections_limit=server.acceptor.max_connections,

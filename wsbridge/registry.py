@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from wsbridge import native
 from wsbridge.auth.base import Authenticator, AuthServices, NoAuthConfig
 from wsbridge.auth.basic import BasicAuth, BasicConfig
 from wsbridge.auth.bearer import BearerAuth, BearerConfig
@@ -69,5 +70,6 @@ AUTH: Mapping[str, AuthClass] = {kind: runtime for kind, (_, runtime) in AUTH_KI
 CONFIG_REGISTRY = Registry(
     backends={kind: section for kind, (section, _) in BACKEND_KINDS.items()},
     auth={kind: section for kind, (section, _) in AUTH_KINDS.items()},
+    missing_native_engine=native.required_but_missing,
 )
-"""The sections, for the loader."""
+"""The sections, for the loader, and what else it cannot know."""

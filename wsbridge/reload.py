@@ -7,7 +7,7 @@ import errno
 import gc
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
@@ -19,6 +19,7 @@ from wsbridge.config.base import KeyPath
 from wsbridge.config.errors import ConfigError, Problem, merge_warnings
 from wsbridge.config.load import LoadedConfig
 from wsbridge.config.model import Config
+from wsbridge.engine_choice import choose_engine
 from wsbridge.log.logger import log
 from wsbridge.net.listeners import ListenError, ListeningSockets
 from wsbridge.server import NotServingError, Server
@@ -182,7 +183,7 @@ class Reloader:
             loaded = await self._server.read_files(partial(_load, self._load))
             if isinstance(loaded, ConfigError):
                 return self._invalid(loaded.problems)
-            problems = loaded.warnings
+            problems = [*loaded.warnings, *self._needs_restart(loaded)]
             await self._apply(loaded.config)
         except ListenError as error:
             detail = str(error) + self._overlap_hint(error)
@@ -197,6 +198,16 @@ class Reloader:
         self.loaded, self.loaded_at = loaded, time.time()
         self._on_reloaded(loaded.config)
         return ReloadResult(self._server.generation.number, None, _first(merge_warnings(problems)))
+
+    def _needs_restart(self, loaded: LoadedConfig) -> Iterator[Problem]:
+        """Warn of what cannot change while the process runs."""
+        running, wanted = self._server.services.engine_choice, choose_engine(loaded.config)
+        if wanted.name != running.name:
+            text = f"{running.name} relays until a restart, {wanted.name} after it"
+            yield Problem(loaded.file, 0, 0, "engine", text, "", "W035")
+        elif wanted.threads != running.threads:
+            text = f"{running.threads} until a restart, {wanted.threads} after it"
+            yield Problem(loaded.file, 0, 0, "limits.engine_threads", text, "", "W035")
 
     async def _apply(self, config: Config) -> None:
         prepared: list[ReloadPart] = []

@@ -16,6 +16,7 @@ from wsbridge.auth.passwords import PasswordChecker
 from wsbridge.auth.replay import UsedTickets
 from wsbridge.config.model import Config
 from wsbridge.counters import ListenerStats, RouteStats
+from wsbridge.engine_choice import build_engine, choose_engine
 from wsbridge.frontend import LingeringCloser
 from wsbridge.limits.clients import ClientTable, ConnectionCounts
 from wsbridge.limits.rate import SharedBucketTable
@@ -26,7 +27,7 @@ from wsbridge.net.loop_detection import OwnConnections
 from wsbridge.net.resolver import Resolver
 from wsbridge.net.tls_roles import OpenSsl, TlsProvider
 from wsbridge.reasons import Reason, Termination
-from wsbridge.relay.engine import Engine, PythonEngine
+from wsbridge.relay.engine import Engine
 
 
 class Services:
@@ -40,6 +41,7 @@ class Services:
     Attributes:
         one_connection: As given.
         engine: Relays bytes.
+        engine_choice: What was chosen, once for the process.
         tls: Does TLS.
         resolver: Looks up names.
         password_checker: Verifies passwords.
@@ -69,7 +71,8 @@ class Services:
         self, config: Config, *, one_connection: bool = False, open_level: Literal["debug", "info"] = "debug"
     ) -> None:
         limits = config.limits
-        self.engine: Engine = PythonEngine(limits.lingering_sockets)
+        self.engine_choice = choose_engine(config)
+        self.engine: Engine = build_engine(config)
         self.tls: TlsProvider = OpenSsl()
         self.resolver = Resolver(
             limits.dns_threads,

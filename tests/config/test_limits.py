@@ -33,6 +33,7 @@ from wsbridge.config.limits import GLOBAL_TIMEOUTS, ClientLimits, Limits, RouteL
         ("password_threads", ["auto", "1", "256"], ["0", "257", "many"]),
         ("password_queue", ["0", "1000"], ["-1", "auto"]),
         ("password_queue_per_address", ["1", "1000"], ["0", "off"]),
+        ("engine_threads", ["auto", "1", "256"], ["0", "257", "many"]),
     ],
 )
 def test_limit_bounds(key: str, fit: list[str], unfit: list[str]) -> None:

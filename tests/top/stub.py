@@ -11,6 +11,8 @@ from typing import Any
 
 STATUS: dict[str, Any] = {
     "version": "0.1.0",
+    "engine": "python",
+    "engine_threads": None,
     "pid": 4711,
     "started": "2026-01-31T10:00:00Z",
     "uptime_seconds": 7500,

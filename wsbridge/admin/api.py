@@ -155,6 +155,8 @@ class AdminApi:
         server, last = self._server, self._reloader.last
         return {
             "version": __version__,
+            "engine": server.services.engine.name,
+            "engine_threads": server.services.engine_choice.threads or None,
             "pid": os.getpid(),
             "started": _timestamp(self._started),
             "uptime_seconds": int(time.time() - self._started),

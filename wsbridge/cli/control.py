@@ -185,17 +185,19 @@ def status_command(address: str | None, token_file: str | None, as_json: bool) -
       wsbridge status --admin 127.0.0.1:9181 --admin-token-file token --json
     """
     status, answer = call_admin(address, token_file, "GET", "/v1/status")
-    code = _finish(status, answer, as_json, _status_text)
+    code = _finish(status, answer, as_json, status_text)
     return code if code or not isinstance(answer, dict) or answer.get("ready") else EXIT_FAILED
 
 
-def _status_text(status: dict[str, Any]) -> str:
+def status_text(status: dict[str, Any]) -> str:
+    """Return what `wsbridge status` prints."""
     memory = status["memory"]
     full = "memory is short" if memory and memory["pressure"] else "connection limit reached"
     state = status["state"] if status["ready"] or status["state"] != "serving" else f"serving, {full}"
     lines = [
         f"{'state':12} {state}",
         f"{'version':12} {status['version']}, pid {status['pid']}, up {_duration_text(status['uptime_seconds'])}",
+        f"{'engine':12} {_engine_text(status)}",
         f"{'connections':12} {status['connections']} of at most {status['connections_limit']}",
         *([f"{'memory':12} {_memory_text(memory)}"] if memory else []),
         f"{'loop lag':12} {status['loop_lag_seconds']:g} s (longest: {status['loop_lag_longest_seconds']:g} s)",
@@ -209,6 +211,11 @@ def _status_text(status: dict[str, Any]) -> str:
         outcome = "succeeded" if reload["error"] is None else f"failed: {reload['error']}"
         lines.append(f"{'last reload':12} {reload['time']} {outcome}")
     return "\n".join(lines)
+
+
+def _engine_text(status: dict[str, Any]) -> str:
+    threads = status["engine_threads"]
+    return f"{status['engine']}{f', {threads} thread' if threads else ''}{'s' * (threads not in (None, 1))}"
 
 
 def _memory_text(memory: dict[str, Any]) -> str:

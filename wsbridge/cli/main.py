@@ -18,8 +18,8 @@ import click
 
 from wsbridge import __version__
 from wsbridge.config.errors import did_you_mean
+from wsbridge.engine_choice import describe_engine
 from wsbridge.protocol.websocket import HAS_NATIVE_MASK
-from wsbridge.relay.engine import PythonEngine
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
@@ -253,10 +253,11 @@ def cli() -> None:
 def version_text() -> str:
     """Return the lines of `--version`."""
     masking = "C" if HAS_NATIVE_MASK else "Python, which is slow: install websockets with its speedups"
+    engine, why_not_native = describe_engine()
     return "\n".join(
         (
             f"wsbridge {__version__}",
-            f"engine:  {PythonEngine.name}, masking in {masking}",
+            f"engine:  {engine}, masking in {masking}{why_not_native and f'; {why_not_native}'}",
             f"Python:  {platform.python_version()} ({platform.python_implementation()})",
             f"OpenSSL: {ssl.OPENSSL_VERSION}",
             f"system:  {platform.system()} {platform.release()} {platform.machine()}",

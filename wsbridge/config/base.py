@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -47,10 +47,12 @@ class Registry:
         backends: URL scheme to the section of that backend, which has a field `url`; and the other keys that a backend
             may be written with (`tokens`, `target`) to theirs.
         auth: Value of `kind` to the section of that authentication method.
+        missing_native_engine: Returns why `engine: native` is an error; empty if it is none.
     """
 
     backends: Mapping[str, type[Section]] = field(default_factory=dict)
     auth: Mapping[str, type[AuthSection]] = field(default_factory=dict)
+    missing_native_engine: Callable[[], str] = str
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,7 @@ PROBLEM_CODES: dict[str, str] = {
     "E041": "backend chosen by a request, on a route of a listener with protocol: tcp",
     "E042": "backend that leads back to its own route: every connection would open the next",
     "E043": "no usable socket was passed for a listener with bind: fd:NAME; found only at start and reload",
+    "E044": "engine: native, and the native engine cannot be used",
     "W001": (
         "listener without TLS on a loopback address whose route has no auth: a reverse proxy on "
         "this host would expose it"
@@ -85,6 +86,8 @@ PROBLEM_CODES: dict[str, str] = {
     "W031": "backend that may lead back to its own route; a connection is rejected when it comes there again",
     "W032": "monitoring endpoint that other hosts can reach",
     "W033": "a socket was passed that no listener binds: its clients wait forever; found only at start and reload",
+    "W034": "the native engine is installed and cannot be used, so Python relays; found only at start",
+    "W035": "changed setting that only a restart puts into effect; found only at reload",
 }
 """Every code and its meaning."""
 

@@ -134,6 +134,8 @@ class Limits(Section):
     """Passwords waiting to be verified; further clients get 503."""
     password_queue_per_address: PositiveCount = 8
     """Passwords of one client address that are waiting or verified; more are rejected with 429."""
+    engine_threads: Annotated[CountOrAuto, AfterValidator(check_thread_count)] = "auto"
+    """Threads of the native engine. auto: the number of cores. A change needs a restart."""
     per_address: ClientLimits = Field(default_factory=ClientLimits)
     """Limits per client address."""
 

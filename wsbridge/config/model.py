@@ -67,6 +67,8 @@ class Config(Section):
     include: Annotated[tuple[IncludePattern, ...], BeforeValidator(as_tuple), ONE_OR_MANY_SCHEMA] = ()
     """Files with more listeners and routes, such as conf.d/*.yaml. Default: none."""
 
+    engine: Literal["auto", "python", "native"] = "auto"
+    """What relays bytes: auto is native, which is faster, where it is installed. A change needs a restart."""
     log: LogConfig = Field(default_factory=LogConfig)
     """Log level and format."""
     audit: AuditConfig | None = None
@@ -96,3 +98,12 @@ class Config(Section):
                 yield Issue((key,), "is missing", "E011")
             elif raw.get(key) == {}:
                 yield Issue((key,), "needs at least one entry", "E012")
+        limits = raw.get("limits")
+        if raw.get("engine") == "python" and isinstance(limits, dict) and "engine_threads" in limits:
+            yield Issue(("limits", "engine_threads"), "has no effect with engine: python", "E013", at_key=True)
+
+    def validate_values(self, context: LoadContext) -> Iterable[Issue]:
+        """Require an engine that is installed."""
+        missing = context.registry.missing_native_engine() if self.engine == "native" and context.check_files else ""
+        if missing:
+            yield Issue(("engine",), missing, "E044")

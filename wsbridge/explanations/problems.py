@@ -36,6 +36,7 @@ PROBLEM_REMEDIES: Final[dict[str, str]] = {
     "E041": "Name one backend, or use a listener with `protocol: websocket`.",
     "E042": "Write the address of the service behind it.",
     "E043": "Start it by its `.socket` unit; `FileDescriptorName=` must be the name after `fd:`.",
+    "E044": "Install wsbridge where Rust is installed (docs/install.md), or write `engine: auto`.",
     "W001": "Write `auth: none` if every local user and proxy may connect, otherwise another `auth`.",
     "W002": "Set `ca` or `pin_sha256` instead.",
     "W003": "List the origins of your pages in `allowed_origins`.",
@@ -69,5 +70,7 @@ PROBLEM_REMEDIES: Final[dict[str, str]] = {
     "W031": "Write the address of the service behind it, if it is a loop.",
     "W032": "Bind an address of this host or of a management network.",
     "W033": "Name it in `bind` of a listener (`fd:NAME`), or delete the `.socket` unit.",
+    "W034": "Install wsbridge again, or write `engine: python`.",
+    "W035": "Restart wsbridge when it suits, see docs/upgrade.md.",
 }
 """Code to what to change."""

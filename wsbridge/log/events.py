@@ -148,7 +148,7 @@ LOG_EVENTS: Final[dict[str, LogEvent]] = {
     "daemon.ready": LogEvent(
         "All listeners are open.",
         ("info",),
-        ("version", "pid", "engine", "listeners", "routes", "connections_limit"),
+        ("version", "pid", "engine", "engine_threads", "listeners", "routes", "connections_limit"),
     ),
     "daemon.draining": LogEvent(
         "Shutdown started by a signal, or another process took over: open connections end, or are closed in time.",
@@ -460,7 +460,8 @@ LOG_KEYS: Final[dict[str, str]] = {
     "uid": "user ID of a client of the admin API",
     "successor": "process ID of the process that took over",
     "address": "admin socket",
-    "engine": "relay engine",
+    "engine": "relay engine: python or native",
+    "engine_threads": "threads of the native engine",
     "listeners": "all addresses on which connections are accepted",
     "generation": "number of the configuration in effect: 1 at the start, and one more with each reload",
     "routes": "number of routes",

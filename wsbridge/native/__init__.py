@@ -36,7 +36,7 @@ def find_extension() -> Extension:
     try:
         module = importlib.import_module(EXTENSION)
     except ModuleNotFoundError:
-        return Extension(None, "it was not built when wsbridge was installed, which needs Rust (docs/install.md)")
+        return Extension(None, "it is built where Rust is when wsbridge is installed, see docs/install.md")
     except Exception as error:  # whatever it is, wsbridge starts
         return Extension(None, f"it cannot be loaded: {error}", is_broken=True)
     version = getattr(module, "__version__", "unknown")
@@ -47,10 +47,14 @@ def find_extension() -> Extension:
 
 
 def load() -> ModuleType | None:
-    """Return the extension module; None if there is none that can be used, and `why_not` says why."""
+    """Return the extension module; None if there is none that can be used, and `find_extension` says why."""
     return find_extension().module
 
 
-def why_not() -> str:
-    """Return why the extension cannot be used, as the end of a sentence; empty if it can."""
-    return find_extension().problem
+def required_but_missing() -> str:
+    """Return why `engine: native` is an error, and what to do; empty if it is none."""
+    extension = find_extension()
+    if extension.module is not None:
+        return ""
+    what = "cannot be used" if extension.is_broken else "is not installed"
+    return f"the native engine {what}: {extension.problem}; or write engine: auto"

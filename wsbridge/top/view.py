@@ -398,7 +398,8 @@ def header_facts(snapshot: Snapshot) -> list[Span]:
         facts.append((f"memory {used} of {most}", "bad" if memory.get("pressure") else ""))
     facts += _generation_facts(status)
     facts.append((f"up {age_text(status.get('uptime_seconds'))}", "dim"))
-    facts.append((f"version {terminal_text(status.get('version'))}, pid {status.get('pid')}", "dim"))
+    version, engine = terminal_text(status.get("version")), terminal_text(status.get("engine"))
+    facts.append((f"version {version}, engine {engine}, pid {status.get('pid')}", "dim"))
     return facts
 
 

@@ -156,7 +156,7 @@ function showStatus() {
   const { status, routes } = snapshot;
   showState(...stateOf(status));
   find("about").dataset.time = new Date().toLocaleTimeString([], { hour12: false });
-  show("about", `version ${status.version}, pid ${status.pid}, up ${duration(status.uptime_seconds)}`);
+  show("about", `version ${status.version}, engine ${status.engine}, pid ${status.pid}, up ${duration(status.uptime_seconds)}`);
   show("connections", String(status.connections));
   show("connections-limit", `of at most ${status.connections_limit}`);
   mark(find("connections").parentElement, "bad", status.connections >= status.connections_limit);
