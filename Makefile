@@ -7,6 +7,7 @@ PORT ?= 8080
 ARGS ?=
 
 BIN = $(VENV)/bin
+NATIVE = wsbridge/native/Cargo.toml wsbridge/native/Cargo.lock $(wildcard wsbridge/native/src/*.rs)
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' wsbridge/__init__.py)
 PYTEST = WSBRIDGE_TEST_ALL=1 $(BIN)/python -m pytest -m 'not soak' -n 2 --dist worksteal
 
@@ -22,6 +23,7 @@ demo: $(VENV)/.run  ## Start the browser demo at http://127.0.0.1:8080 (PORT=…
 	@exec $(BIN)/wsbridge demo --port $(PORT)
 
 test: packages lint  ## Lint, type checks, and all tests except the long ones
+	tests/native.sh test
 	$(PYTEST) $(ARGS)
 
 coverage: packages $(VENV)/.test  ## Line and branch coverage of wsbridge/
@@ -31,6 +33,7 @@ lint: $(VENV)/.test  ## Style and types
 	$(BIN)/ruff check wsbridge bench package tests setup.py
 	$(BIN)/ruff format --check --quiet wsbridge bench package tests setup.py
 	$(BIN)/mypy
+	tests/native.sh lint
 
 bench: $(VENV)/.bench  ## Speed and memory compared with lighttpd and websockify (ARGS='--case echo64 --rounds 3')
 	$(BIN)/python -m bench $(ARGS)
@@ -39,36 +42,39 @@ soak: packages $(VENV)/.test  ## The long tests: gigabytes, thousands of connect
 	WSBRIDGE_TEST_ALL=1 $(BIN)/python -m pytest -m soak -o faulthandler_timeout=0 $(ARGS)
 
 fuzz: $(VENV)/.test  ## The fuzz tests with many more examples, new ones each time
+	tests/native.sh fuzz
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -m 'not soak' -o faulthandler_timeout=0 $(or $(ARGS),tests/fuzz)
 
 wheel: $(VENV)/.build  ## Wheel and source distribution, in dist/
+	@rm -f dist/wsbridged-$(VERSION)-*.whl
 	$(BIN)/python -m build --outdir dist
 
 deb: wheel  ## Debian package of the wheel and its libraries, in dist/
-	package/debian/build.sh dist/wsbridged-$(VERSION)-py3-none-any.whl dist
+	package/debian/build.sh dist/wsbridged-$(VERSION)-*.whl dist
 
 lock: $(VENV)/.build  ## Choose the libraries of packages anew: package/requirements.txt
 	$(BIN)/python -m uv pip compile --quiet --upgrade --extra auth --universal --python-version 3.11 --generate-hashes \
 	  --no-annotate --no-header --output-file package/requirements.txt pyproject.toml
 
 clean:  ## Remove everything that make created
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+	rm -rf $(VENV) build dist *.egg-info wsbridge/native/target wsbridge/native/_native*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
 
 packages:
 	@tests/install.sh
 
-# The virtual environment. A stamp older than pyproject.toml means that dependencies may have changed.
+# The virtual environment. A stamp older than pyproject.toml means that dependencies may have changed; one older than the
+# native engine, that this must be built again.
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  { echo 'make: $(PYTHON) is not Python 3.11 or newer: set PYTHON=…' >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo 'make: $(PYTHON) cannot create a virtual environment: on Debian, "apt-get install python3-venv"' >&2; exit 1; }
 
-$(VENV)/.run: pyproject.toml | $(BIN)/python
+$(VENV)/.run: pyproject.toml $(NATIVE) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 
-$(VENV)/.test: pyproject.toml | $(BIN)/python
+$(VENV)/.test: pyproject.toml $(NATIVE) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	@touch $@ $(VENV)/.run
 
@@ -76,6 +82,6 @@ $(VENV)/.build: | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check build uv
 	@touch $@
 
-$(VENV)/.bench: pyproject.toml | $(BIN)/python
+$(VENV)/.bench: pyproject.toml $(NATIVE) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	@touch $@ $(VENV)/.run

@@ -70,7 +70,7 @@ def build_with_extension(
     Args:
         build: Runs setup.py; returns the name of what it has built.
         settings: Those of the hook.
-        for_distribution: Whether other hosts may get it: then it has no symbols, and no path of this host.
+        for_distribution: Whether it is to be as small as it can be; otherwise it has symbols, for profilers.
     """
     engine = chosen_engine(settings)
     if engine != "python":
@@ -98,12 +98,15 @@ def _extension_arguments(for_distribution: bool) -> dict[str, Any]:
         raise FileNotFoundError("there is no cargo (https://rustup.rs)")
     from setuptools_rust import RustExtension
 
+    registry = os.environ.get("CARGO_HOME") or str(Path.home() / ".cargo")
     minimum = tomllib.loads(MANIFEST.read_text())["package"]["rust-version"]
     extension = RustExtension(
         MODULE,
         path=str(MANIFEST),
         features=["extension-module"],
-        args=_distribution_arguments() if for_distribution else [],
+        # The same bytes whatever the directories, and nothing of them in the messages of panics.
+        args=["--config", f'build.rustflags=["--remap-path-prefix={registry}=/cargo"]'],
+        rustc_flags=["-Cstrip=symbols"] if for_distribution else [],
         cargo_manifest_args=["--locked"],
         rust_version=f">={minimum}",
         debug=False,  # also where it is built in place
@@ -111,14 +114,3 @@ def _extension_arguments(for_distribution: bool) -> dict[str, Any]:
         env={**os.environ, "PYO3_PYTHON": os.path.realpath(sys.executable)},
     )
     return {"rust_extensions": [extension], "cmdclass": {"bdist_wheel": StableAbiWheel}}
-
-
-def _distribution_arguments() -> list[str]:
-    """Return arguments of cargo with which the same source gives the same bytes everywhere."""
-    registry = os.environ.get("CARGO_HOME") or str(Path.home() / ".cargo")
-    return [
-        "--config",
-        f'build.rustflags=["--remap-path-prefix={registry}=/cargo"]',
-        "--config",
-        'profile.release.strip="symbols"',
-    ]

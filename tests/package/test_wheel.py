@@ -20,6 +20,9 @@ from tests.package import builds
 from tests.package.builds import ROOT
 from wsbridge import __version__
 
+EXTENSION = "wsbridge/native/_native.abi3.so"
+NOT_INSTALLED = r"__pycache__|^wsbridge/native/(src|target|Cargo\.|.*\.so$)"
+"""Files of the package in the source that a wheel does not have, or not these."""
 DATA = f"wsbridged-{__version__}.data/data/share/"
 SHARED = {
     *("man/man1/wsbridge.1", "man/man5/wsbridge.yaml.5"),
@@ -39,10 +42,10 @@ def files(wheel):
 def test_the_wheel_has_all_files(wheel):
     """The package is whole, with the page of the demo and the mark of its types; so are the other files."""
     found = files(wheel)
-    package = {str(path.relative_to(ROOT)): path.read_bytes() for path in (ROOT / "wsbridge").rglob("*.*")}
-    package = {name: text for name, text in package.items() if "__pycache__" not in name}
+    paths = {str(path.relative_to(ROOT)): path for path in (ROOT / "wsbridge").rglob("*.*")}
+    package = {name: path.read_bytes() for name, path in paths.items() if not re.search(NOT_INSTALLED, name)}
 
-    assert {name: text for name, text in found.items() if name.startswith("wsbridge/")} == package
+    assert {name: text for name, text in found.items() if name.startswith("wsbridge/") and name != EXTENSION} == package
     assert {"wsbridge/py.typed", "wsbridge/demo/page/index.html"} <= set(found)
     assert {DATA + name for name in SHARED} <= set(found)
     assert found[f"wsbridged-{__version__}.dist-info/licenses/LICENSE"] == (ROOT / "LICENSE").read_bytes()
@@ -76,6 +79,8 @@ def test_the_source_distribution_is_the_source(distributions):
         names = {name.partition("/")[2] for name in opened.getnames()}
 
     assert {"Makefile", "LICENSE", "tests/packages.txt", "tests/conftest.py", "package/backend.py", "setup.py"} <= names
+    assert {f"wsbridge/native/{name}" for name in ("Cargo.toml", "Cargo.lock", "src/lib.rs")} <= names
+    assert not [name for name in names if name.endswith(".so") or "/target/" in name]
     assert {"systemd/wsbridge.service", "docs/commands.md", "conf/wsbridge.yaml", "bench/load.c"} <= names
     assert not [name for name in names if "__pycache__" in name or name.startswith(("build", "."))]
 
