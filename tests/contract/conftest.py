@@ -3,9 +3,18 @@
 import pytest
 
 from tests.contract.sides import running
+from wsbridge.native.engine import NativeEngine
 from wsbridge.relay.engine import PythonEngine
 
-ENGINES = [PythonEngine]
+
+class TwoThreads(NativeEngine):
+    """The native engine, with two threads."""
+
+    def __init__(self) -> None:
+        super().__init__(threads=2)
+
+
+ENGINES = [PythonEngine, TwoThreads]
 
 
 @pytest.fixture(params=ENGINES, ids=lambda make: make.name)

@@ -1,6 +1,9 @@
-"""The native engine: Rust (see src/lib.rs), as an extension module that need not be there.
+"""The native engine: pairs for which no rule is needed are relayed by threads in Rust, without the GIL.
 
-`load` is how everything else learns whether it is. Without it the Python engine does the same, slower.
+Python holds every rule. `engine` lends a pair to the extension and gets it back, with its whole state, at whatever
+there is a rule for: a violation, most endings, a side that accepts nothing, a deadline, a wish of the admin API.
+
+The extension (see src/lib.rs) need not be there. `load` is how everything else learns whether it is. Without it the Python engine does the same, slower.
 """
 
 from __future__ import annotations

@@ -1,20 +1,402 @@
-"""The engine that relays in Rust, with the rules of the Python engine."""
+"""The engine whose calm pairs are carried by the extension; every rule stays in `relay`.
+
+A pair is calm while both sides are open, nothing waits to be written, and no rule looks at each read of it: no rate
+limit, no HTTP guard, no text messages made of raw bytes. Such a pair is lent to the extension, which gives it back at
+the first thing that it does not handle. Then Python relays it, and lends it again once it has been calm for a while.
+"""
 
 from __future__ import annotations
 
-from wsbridge.relay.engine import PythonEngine
+import os
+from typing import Final
+
+import trio
+
+from wsbridge.log.logger import log
+from wsbridge.native import _native
+from wsbridge.net.transport import SocketTransport
+from wsbridge.protocol.websocket import PONG, Framing, RawFraming, WebSocketFraming, decode_close_body
+from wsbridge.reasons import Reason, Termination
+from wsbridge.relay import timeouts
+from wsbridge.relay.endpoint import RX_OPEN, TX_OPEN, Endpoint
+from wsbridge.relay.engine import PythonEngine, RelayFigures
+from wsbridge.relay.loop import EPOLL_EVENTS, RelayLoop
+from wsbridge.relay.relay import Relay, describe_close
+
+REST: Final = 0.2
+"""Seconds that Python relays a pair after it came back."""
+MAX_REST: Final = 10.0
+"""Seconds between two tries to lend a pair that is not calm."""
+
+_RAW, _SERVER, _CLIENT = 0, 1, 2
+_TEXT_MESSAGES: Final = {"accept": 0, "reject": 1, "bytes": 2}
+
+
+def _can_be_lent(side: Endpoint) -> bool:
+    """Return whether the extension can carry a side of this kind."""
+    return (
+        type(side.transport) is SocketTransport
+        and side.rate_limiter is None
+        and side.detachable
+        and not (isinstance(side.framing, RawFraming) and side.framing.text)
+    )
+
+
+def _is_calm(side: Endpoint) -> bool:
+    """Return whether one side has nothing now that a rule looks at."""
+    transport = side.transport
+    return (
+        transport.read_state is None
+        and not transport.peer_hung_up
+        and not transport.has_buffered()
+        and side.rx is RX_OPEN
+        and side.tx is TX_OPEN
+        and side.pending is None
+        and not side.undecoded
+        and not side.discard_payload
+        and not side.control_pending
+        and side.pending_pong is None
+        and side.close_frame is None
+        and (side.ping_started is None or side.last_received > side.ping_started)
+    )
+
+
+def _given_framing(framing: WebSocketFraming) -> _native.Framing | None:
+    """Return the state of a framing as the extension takes it; None while nothing has come."""
+    if framing.between_messages and not framing.control_frame_count:
+        return None
+    return (
+        framing.control_frame_count,
+        framing.partial_header,
+        framing.payload_left,
+        framing.mask_key,
+        framing.fin,
+        framing.control_opcode,
+        framing.control_body,
+        framing.message_opcode,
+        framing.message_started,
+        framing.utf8_tail,
+    )
+
+
+def _restore_framing(framing: Framing, state: _native.Framing) -> None:
+    assert isinstance(framing, WebSocketFraming)  # noqa: S101 (only such have a state)
+    (
+        framing.control_frame_count,
+        framing.partial_header,
+        framing.payload_left,
+        framing.mask_key,
+        framing.fin,
+        framing.control_opcode,
+        framing.control_body,
+        framing.message_opcode,
+        framing.message_started,
+        framing.utf8_tail,
+    ) = state
+    framing.between_messages = not (
+        framing.payload_left or framing.message_opcode or framing.partial_header or framing.control_opcode
+    )
+
+
+class NativeLoop(RelayLoop):
+    """The loop of `relay`, for the pairs that are not lent.
+
+    Args:
+        threads: Threads of the extension.
+        max_lingering: See `RelayLoop`.
+    """
+
+    def __init__(self, threads: int, max_lingering: int = 256) -> None:
+        super().__init__(max_lingering)
+        self._lane = _native.Lane(threads)
+        self._last_tag = 0
+        self._lent: dict[int, Relay] = {}
+        self._tags: dict[Relay, tuple[int, int]] = {}  # thread and tag of those that are lent
+        self._tries: dict[Relay, int] = {}  # how often those that are here were found not to be calm
+
+    # ------------------------------------------------------------------ lending
+
+    def add(self, relay: Relay) -> None:
+        """See `RelayLoop.add`; a calm pair never meets Python's epoll set."""
+        if self._lend(relay):
+            self.schedule(relay, self._next_deadline(relay))
+        else:
+            super().add(relay)
+            self._lend_later(relay)
+
+    def _lend_later(self, relay: Relay) -> None:
+        """Try to lend a pair that is here, at longer and longer intervals while it is not calm."""
+        if relay.termination is None and _can_be_lent(relay.front) and _can_be_lent(relay.back):
+            tries = self._tries.get(relay, 0)
+            self._tries[relay] = tries + 1
+            self.schedule(relay, self.now + min(REST * 2**tries, MAX_REST))
+
+    def _lend(self, relay: Relay) -> bool:
+        """Lend a pair if nothing speaks against it."""
+        front, back = relay.front, relay.back
+        if relay.termination is not None or relay.ready:
+            return False
+        if not all(_can_be_lent(side) and _is_calm(side) for side in (front, back)):
+            return False
+        for side in (front, back):
+            self.unregister(side)
+        self._last_tag = tag = self._last_tag + 1
+        ends_here = not relay.options.deliver_after_close
+        try:
+            thread = self._lane.add(tag, ends_here, self._given(relay, front), self._given(relay, back))
+        except OSError as error:  # no descriptors or memory for it
+            log.debug("engine.declined", error=error.strerror)
+            return False
+        self._lent[tag] = relay
+        self._tags[relay] = (thread, tag)
+        self._tries.pop(relay, None)
+        return True
+
+    def _given(self, relay: Relay, side: Endpoint) -> _native.GivenSide:
+        """Return a side as the extension takes it."""
+        transport, framing = side.transport, side.framing
+        rate = relay.options.control_frame_rate
+        if isinstance(framing, RawFraming):
+            return (transport.fd, _RAW, 0, transport.read_until_empty, 65536, rate, 0.0, 0, None)
+        assert isinstance(framing, WebSocketFraming)  # noqa: S101 (there are two)
+        return (
+            transport.fd,
+            _SERVER if framing.role == "server" else _CLIENT,
+            _TEXT_MESSAGES[framing.text_messages],
+            transport.read_until_empty,
+            framing.max_frame_bytes,
+            rate,
+            self.now - side.control_window_start,
+            side.control_window_base,
+            _given_framing(framing),
+        )
+
+    # ------------------------------------------------------------------ getting back
+
+    def recall(self, relay: Relay) -> None:
+        """Get a pair back, if it is lent: what Python does to a pair, it does to one that is here."""
+        lent = self._tags.get(relay)
+        if lent is not None:
+            returned = self._lane.recall(*lent)
+            if returned is not None:
+                self._restore(returned)
+
+    def _restore(self, returned: _native.Returned) -> None:
+        """Go on with a pair where the extension stopped; a bug ends that pair alone."""
+        relay = self._lent.pop(returned[0])
+        del self._tags[relay]
+        try:
+            self._go_on(relay, returned)
+        except Exception:
+            log.exception("internal_error", component="engine")
+            self._abort(relay)
+
+    def _go_on(self, relay: Relay, returned: _native.Returned) -> None:
+        _, cause, stage, close_body, stage_age, payload_age, front, back = returned
+        self.update_clock()
+        if payload_age >= 0:
+            relay.last_payload = max(relay.last_payload, self.now - payload_age)
+        if isinstance(front, int) or isinstance(back, int):
+            self._finish(relay, stage, close_body, front, back)
+            return
+        for side, values in ((relay.front, front), (relay.back, back)):
+            self._restore_side(side, values)
+        if cause == "panic":
+            self._abort(relay)
+            return
+        for side in (relay.front, relay.back):
+            fd = side.transport.fd
+            self._sides[fd] = (relay, side)
+            self._epoll.register(fd, EPOLL_EVENTS)
+        if stage != "open":
+            relay.resume_ending(self._termination(stage, close_body), self.now - stage_age)
+        self.mark_ready(relay)
+        self._lend_later(relay)
+
+    def _restore_side(self, side: Endpoint, values: _native.ReturnedSide) -> None:
+        received, sent, received_age, sent_age, error, hung_up, pending, pong, rest, window_age, window_base, state = (
+            values
+        )
+        transport, now = side.transport, self.now
+        assert isinstance(transport, SocketTransport)  # noqa: S101 (no other is lent)
+        side.received_bytes += received
+        transport.sent_bytes += sent
+        if received_age >= 0:
+            side.last_received = max(side.last_received, now - received_age)
+        if sent_age >= 0:
+            side.last_sent = max(side.last_sent, now - sent_age)
+        if pending:
+            side.pending = [pending]
+        if pong is not None:
+            side.pending_pong = side.framing.encode_control(PONG, pong)
+        side.undecoded = rest
+        if state is not None:
+            _restore_framing(side.framing, state)
+            side.control_window_start, side.control_window_base = now - window_age, window_base
+            side.control_pending = side.framing.control_frame_count != window_base
+        transport.readable = True
+        if hung_up:
+            transport.peer_hung_up = transport.read_until_empty = True
+        if error:
+            transport.record_error(OSError(error, os.strerror(error)))
+
+    @staticmethod
+    def _termination(stage: str, close_body: bytes) -> Termination:
+        """Return how a pair ends whose ending the extension has begun."""
+        if stage == "client_closed":
+            code, text = decode_close_body(close_body)
+            return Termination(Reason.CLIENT_CLOSED, "client", describe_close(code, text), close_code=code)
+        return Termination(Reason.BACKEND_CLOSED, "backend")
+
+    def _finish(self, relay: Relay, stage: str, close_body: bytes, front: object, back: object) -> None:
+        """Close a pair that the extension has brought to its end."""
+        assert isinstance(front, int) and isinstance(back, int)  # noqa: S101 (of such only the bytes are given)
+        relay.termination = self._termination(stage, close_body)
+        for side, received in ((relay.front, front), (relay.back, back)):
+            side.received_bytes += received
+            relay.close_now(side)
+
+    @staticmethod
+    def _abort(relay: Relay) -> None:
+        relay.termination = Termination(Reason.INTERNAL_ERROR, "wsbridge")
+        for side in (relay.front, relay.back):
+            relay.abort(side)
+
+    # ------------------------------------------------------------------ while it is lent
+
+    def figures(self, relay: Relay) -> _native.Live | None:
+        """Return bytes and ages of a pair that is lent; None for one that is not."""
+        lent = self._tags.get(relay)
+        return None if lent is None else self._lane.figures(*lent)
+
+    def _refresh(self, relay: Relay) -> bool:
+        """Learn when a pair that is lent was active; False if it is on its way back."""
+        live = self.figures(relay)
+        if live is None:
+            return False
+        _, payload_age, received_ages, sent_ages, _ = live
+        now = self.now
+        if payload_age >= 0:
+            relay.last_payload = max(relay.last_payload, now - payload_age)
+        for side, received_age, sent_age in zip((relay.front, relay.back), received_ages, sent_ages, strict=True):
+            if received_age >= 0:
+                side.last_received = max(side.last_received, now - received_age)
+            if sent_age >= 0:
+                side.last_sent = max(side.last_sent, now - sent_age)
+        return True
+
+    def _next_deadline(self, relay: Relay) -> float:
+        """Return when something is due for a calm pair."""
+        options = relay.options
+        due = [self.now + timeouts.MAX_CHECK_INTERVAL]
+        if options.max_lifetime is not None:
+            due.append(relay.started + options.max_lifetime)
+        if options.auth_expires is not None:
+            due.append(options.auth_expires)
+        if options.idle is not None:
+            due.append(relay.last_payload + options.idle)
+        if options.ping_interval is not None:
+            due += [
+                min(side.last_received, side.last_sent) + options.ping_interval
+                for side in (relay.front, relay.back)
+                if side.is_websocket
+            ]
+        return min(due)
+
+    def _check_timeouts(self, relay: Relay) -> None:
+        """Check a pair that is here; one that is lent only comes back if something is due."""
+        if relay in self._tags:
+            if not self._refresh(relay):
+                self.schedule(relay, self.now + REST)
+                return
+            due = self._next_deadline(relay)
+            if due > self.now:
+                self.schedule(relay, due)
+                return
+            self.recall(relay)
+        super()._check_timeouts(relay)
+        if relay.done:
+            return
+        if self._lend(relay):
+            self.schedule(relay, self._next_deadline(relay))
+        else:
+            self._lend_later(relay)
+
+    def finished(self, relay: Relay) -> None:
+        """See `RelayLoop.finished`."""
+        self._tries.pop(relay, None)
+        super().finished(relay)
+
+    async def run_lane(self) -> None:
+        """Take back the pairs that the extension returns, until cancelled."""
+        while True:
+            await trio.lowlevel.wait_readable(self._lane.fileno())
+            returned, panics = self._lane.take()
+            if panics:
+                log.error("internal_error", component="engine", threads=panics)
+            for one in returned:
+                self._restore(one)
+
+    def close(self) -> None:
+        """See `RelayLoop.close`."""
+        self._lane.close()
+        super().close()
 
 
 class NativeEngine(PythonEngine):
-    """See `wsbridge.relay.engine.Engine`.
+    """The engine of the extension; see `Engine`.
 
     Args:
-        threads: How many threads relay.
+        threads: That carry pairs.
         max_lingering: See `PythonEngine`.
     """
 
     name = "native"
+    loop: NativeLoop
 
     def __init__(self, threads: int, max_lingering: int = 256) -> None:
-        super().__init__(max_lingering)
-        self.threads = threads
+        super().__init__(max_lingering, NativeLoop(threads, max_lingering))
+
+    async def run(self) -> None:
+        """See `Engine.run`."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(super().run)
+            nursery.start_soon(self.loop.run_lane)
+
+    def find(self, connection_id: int) -> Relay | None:
+        """See `PythonEngine.find`; the pair is not lent any more."""
+        relay = super().find(connection_id)
+        if relay is not None:
+            self.loop.recall(relay)
+        return None if relay is None or relay.done else relay
+
+    def abort(self, relay: Relay) -> None:
+        """See `PythonEngine.abort`."""
+        self.loop.recall(relay)
+        super().abort(relay)
+
+    def figures(self, connection_id: int) -> RelayFigures | None:
+        """See `Engine.figures`; a pair that is lent stays so."""
+        relay = super().find(connection_id)
+        live = None if relay is None else self.loop.figures(relay)
+        if relay is None or live is None:
+            return super().figures(connection_id)
+        (to_backend, to_client), _, _, _, (front_blocked, back_blocked) = live
+        front, back = relay.front, relay.back
+        return RelayFigures(
+            front.received_bytes + to_backend,
+            back.received_bytes + to_client,
+            front.round_trip,
+            back.round_trip,
+            None if front_blocked < 0 else front_blocked,
+            None if back_blocked < 0 else back_blocked,
+        )
+
+    def payload_bytes(self, connection_id: int) -> tuple[int, int] | None:
+        """See `Engine.payload_bytes`."""
+        found = super().payload_bytes(connection_id)
+        relay = super().find(connection_id)
+        live = None if relay is None else self.loop.figures(relay)
+        if found is None or live is None:
+            return found
+        return found[0] + live[0][0], found[1] + live[0][1]

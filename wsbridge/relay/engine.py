@@ -150,8 +150,8 @@ class PythonEngine:
 
     name = "python"
 
-    def __init__(self, max_lingering: int = 256) -> None:
-        self.loop = RelayLoop(max_lingering)
+    def __init__(self, max_lingering: int = 256, loop: RelayLoop | None = None) -> None:
+        self.loop = loop or RelayLoop(max_lingering)
         self._relays: dict[int, tuple[Relay, Side, Side]] = {}
         self._closed_socket = socket.socket()
         self._closed_socket.close()
@@ -237,8 +237,7 @@ class PythonEngine:
             relay.unlink()
         return relay.termination or Termination(Reason.INTERNAL_ERROR, "wsbridge", "ended without a reason")
 
-    @staticmethod
-    def abort(relay: Relay) -> None:
+    def abort(self, relay: Relay) -> None:
         """Abort both sides at once."""
         for side in (relay.front, relay.back):
             relay.abort(side)

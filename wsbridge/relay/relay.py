@@ -414,6 +414,28 @@ class Relay:
         else:
             self.queue_close(dst, 1000, reason.value)
 
+    def resume_ending(self, termination: Termination, since: float) -> None:
+        """Go on with an orderly ending that another engine began: what was to be sent is sent, or pending.
+
+        Args:
+            termination: By a close frame of a WebSocket client, or by FIN of its raw backend.
+            since: When it began.
+        """
+        front, back = self.front, self.back
+        self.termination = termination
+        self.graceful = True
+        self.close_timeout = self.options.close
+        front.close_frame = b""
+        front.tx = TX_FINISHING
+        if termination.reason is Reason.CLIENT_CLOSED:
+            front.rx = RX_CLOSED
+            self.queue_close(back, None, "")
+            self.start_discarding(back)
+        else:
+            back.rx = RX_CLOSED
+        self.start_close_timer()
+        self.close_timer_start = since
+
     def on_error_close(self, src: Endpoint, dst: Endpoint, code: int | None, text: str) -> None:
         """A close frame whose code says that its stream is not whole: its raw other side must not get FIN."""
         detail = describe_close(code, text)

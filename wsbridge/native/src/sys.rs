@@ -10,7 +10,7 @@ fn errno() -> Errno {
     unsafe { *libc::__errno_location() }
 }
 
-/// Turns -1 into the error; a call that a signal interrupted is for the caller to repeat.
+/// Turns -1 into the error.
 fn checked(result: isize) -> Result<usize, Errno> {
     usize::try_from(result).map_err(|_| errno())
 }
@@ -26,6 +26,13 @@ pub fn now() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
+/// Fills the buffer from the randomness of the system; false if there is none.
+pub fn random(buffer: &mut [u8]) -> bool {
+    // SAFETY: pointer and length are those of a slice that is writable.
+    let count = unsafe { libc::getrandom(buffer.as_mut_ptr().cast(), buffer.len(), 0) };
+    count == buffer.len() as isize
+}
+
 /// Reads once; `None` if nothing waits, 0 at the end of the stream.
 pub fn recv(fd: RawFd, buffer: &mut [u8]) -> Result<Option<usize>, Errno> {
     loop {
@@ -39,17 +46,214 @@ pub fn recv(fd: RawFd, buffer: &mut [u8]) -> Result<Option<usize>, Errno> {
     }
 }
 
-/// Writes once; gives how many bytes the kernel accepted.
-pub fn send(fd: RawFd, data: &[u8]) -> Result<usize, Errno> {
+/// Most buffers of one call.
+pub const MAX_BUFFERS: usize = 8;
+
+/// Reads once into slots of a buffer: into `size` bytes after each `gap` bytes, `slots` times, at most MAX_BUFFERS.
+///
+/// The buffer must be `slots * (gap + size)` bytes long; else fewer slots are used.
+pub fn recv_strided(
+    fd: RawFd,
+    buffer: &mut [u8],
+    gap: usize,
+    size: usize,
+    slots: usize,
+) -> Result<Option<usize>, Errno> {
+    let mut vector = [libc::iovec {
+        iov_base: std::ptr::null_mut(),
+        iov_len: 0,
+    }; MAX_BUFFERS];
+    let mut count = 0;
+    for slot in buffer
+        .chunks_exact_mut(gap + size)
+        .take(slots.min(MAX_BUFFERS))
+    {
+        let payload = &mut slot[gap..];
+        vector[count] = libc::iovec {
+            iov_base: payload.as_mut_ptr().cast(),
+            iov_len: payload.len(),
+        };
+        count += 1;
+    }
     loop {
-        // SAFETY: pointer and length are those of a slice.
-        match checked(unsafe {
-            libc::send(fd, data.as_ptr().cast(), data.len(), libc::MSG_NOSIGNAL)
-        }) {
+        // SAFETY: each of the first `count` entries is a part of `buffer`, which is writable and outlives the call.
+        match checked(unsafe { libc::readv(fd, vector.as_ptr(), count as libc::c_int) }) {
+            Ok(count) => return Ok(Some(count)),
+            Err(libc::EINTR) => {}
+            Err(libc::EAGAIN) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Writes two buffers once, in order; gives how many bytes the kernel accepted.
+pub fn send(fd: RawFd, first: &[u8], second: &[u8]) -> Result<usize, Errno> {
+    let vector = [
+        libc::iovec {
+            iov_base: first.as_ptr().cast_mut().cast(),
+            iov_len: first.len(),
+        },
+        libc::iovec {
+            iov_base: second.as_ptr().cast_mut().cast(),
+            iov_len: second.len(),
+        },
+    ];
+    loop {
+        let result = if second.is_empty() {
+            // SAFETY: pointer and length are those of a slice.
+            unsafe { libc::send(fd, first.as_ptr().cast(), first.len(), libc::MSG_NOSIGNAL) }
+        } else {
+            // SAFETY: all zeros is a valid msghdr: no name, no control data.
+            let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+            message.msg_iov = vector.as_ptr().cast_mut();
+            message.msg_iovlen = vector.len() as _;
+            // SAFETY: the two entries are slices that outlive the call; the kernel only reads them.
+            unsafe { libc::sendmsg(fd, &message, libc::MSG_NOSIGNAL) }
+        };
+        match checked(result) {
             Ok(count) => return Ok(count),
             Err(libc::EINTR) => {}
             Err(libc::EAGAIN) => return Ok(0),
             Err(error) => return Err(error),
         }
+    }
+}
+
+/// Sends FIN; a connection that is gone is no error.
+pub fn send_fin(fd: RawFd) {
+    // SAFETY: takes no pointer.
+    unsafe { libc::shutdown(fd, libc::SHUT_WR) };
+}
+
+/// A descriptor of our own, closed when it is dropped.
+pub struct OwnFd(RawFd);
+
+impl OwnFd {
+    pub fn raw(&self) -> RawFd {
+        self.0
+    }
+}
+
+impl Drop for OwnFd {
+    fn drop(&mut self) {
+        // SAFETY: it was opened here and is closed once.
+        unsafe { libc::close(self.0) };
+    }
+}
+
+/// Wakes a thread that waits for its descriptor to be readable.
+pub struct Bell(OwnFd);
+
+impl Bell {
+    pub fn new() -> Result<Self, Errno> {
+        // SAFETY: takes no pointer.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
+        checked(fd as isize).map(|_| Bell(OwnFd(fd)))
+    }
+
+    pub fn fd(&self) -> RawFd {
+        self.0.raw()
+    }
+
+    pub fn ring(&self) {
+        let one = 1_u64;
+        // SAFETY: reads the eight bytes of `one`. It fails only if the bell rings already, 2^64 times.
+        unsafe { libc::write(self.fd(), std::ptr::from_ref(&one).cast(), 8) };
+    }
+
+    pub fn silence(&self) {
+        let mut count = 0_u64;
+        // SAFETY: writes eight bytes to `count`. It fails if the bell does not ring.
+        unsafe { libc::read(self.fd(), std::ptr::from_mut(&mut count).cast(), 8) };
+    }
+}
+
+/// Event of a descriptor.
+#[derive(Clone, Copy)]
+pub struct Event {
+    pub token: u64,
+    pub readable: bool,
+    /// FIN, a hang-up or an error.
+    pub hung_up: bool,
+    pub error: bool,
+    pub urgent: bool,
+}
+
+/// An edge-triggered epoll set.
+pub struct Epoll {
+    fd: OwnFd,
+}
+
+const EDGE: i32 =
+    libc::EPOLLIN | libc::EPOLLPRI | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
+
+impl Epoll {
+    pub fn new() -> Result<Self, Errno> {
+        // SAFETY: takes no pointer.
+        let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+        checked(fd as isize).map(|_| Epoll { fd: OwnFd(fd) })
+    }
+
+    /// Watches a descriptor for edges, or, if `level`, for being readable.
+    pub fn add(&self, fd: RawFd, token: u64, level: bool) -> Result<(), Errno> {
+        let events = if level { libc::EPOLLIN } else { EDGE } as u32;
+        let mut event = libc::epoll_event { events, u64: token };
+        // SAFETY: `event` outlives the call.
+        let result = unsafe { libc::epoll_ctl(self.fd.raw(), libc::EPOLL_CTL_ADD, fd, &mut event) };
+        checked(result as isize).map(|_| ())
+    }
+
+    /// Watches it no longer; one that is closed is not watched.
+    pub fn remove(&self, fd: RawFd) {
+        // SAFETY: no pointer is needed for EPOLL_CTL_DEL.
+        unsafe { libc::epoll_ctl(self.fd.raw(), libc::EPOLL_CTL_DEL, fd, std::ptr::null_mut()) };
+    }
+
+    /// Waits for events, at most as many as the buffer has room for; none if a signal comes first.
+    pub fn wait(&self, events: &mut Events, timeout_ms: i32) {
+        let room = events.0.capacity();
+        events.0.clear();
+        // SAFETY: the kernel writes at most `room` entries into memory that the vector owns.
+        let count = unsafe {
+            libc::epoll_wait(
+                self.fd.raw(),
+                events.0.as_mut_ptr(),
+                room as libc::c_int,
+                timeout_ms,
+            )
+        };
+        if let Ok(count) = checked(count as isize) {
+            // SAFETY: the kernel has written `count` of them, no more than there is room for.
+            unsafe { events.0.set_len(count) };
+        }
+    }
+}
+
+/// Buffer of an epoll set.
+pub struct Events(Vec<libc::epoll_event>);
+
+impl Events {
+    pub fn new(room: usize) -> Self {
+        Events(Vec::with_capacity(room))
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn get(&self, index: usize) -> Option<Event> {
+        let event = *self.0.get(index)?;
+        let has = |bits: i32| event.events & bits as u32 != 0;
+        Some(Event {
+            token: event.u64,
+            readable: has(libc::EPOLLIN),
+            hung_up: has(libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR),
+            error: has(libc::EPOLLERR),
+            urgent: has(libc::EPOLLPRI),
+        })
     }
 }

@@ -1,0 +1,289 @@
+//! What Python sees: `Lane`, with a pair as a tuple of values, and times as seconds that have passed since.
+
+use crate::frame::{Decoder, Role, TextMessages, MAX_CONTROL_BYTES, MAX_HEADER_BYTES};
+use crate::lane;
+use crate::pair::{Cause, ControlLimit, Pair, Side, Stage};
+use crate::sys;
+use crate::wire::Plain;
+use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyTuple};
+
+/// Fields of `WebSocketFraming` that change while frames are read, in the order of its definition.
+type Framing = (
+    u64,
+    Vec<u8>,
+    u64,
+    Vec<u8>,
+    bool,
+    u8,
+    Vec<u8>,
+    u8,
+    bool,
+    Vec<u8>,
+);
+
+/// Descriptor, protocol, text messages, whether to read until nothing is left, largest frame, control frames a second,
+/// seconds since their window began, their number then, and the state of the framing.
+type GivenSide = (i32, u8, u8, bool, usize, u64, f64, u64, Option<Framing>);
+
+fn nanoseconds(seconds: f64) -> u64 {
+    (seconds.max(0.0) * 1e9) as u64 // saturates
+}
+
+/// Seconds since a time; -1 for never.
+fn age(time: u64, now: u64) -> f64 {
+    if time == 0 {
+        -1.0
+    } else {
+        now.saturating_sub(time) as f64 / 1e9
+    }
+}
+
+/// Copies bytes to the beginning of an array; gives their number.
+fn fill(array: &mut [u8], bytes: &[u8], name: &str) -> PyResult<usize> {
+    match array.get_mut(..bytes.len()) {
+        Some(room) => {
+            room.copy_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        None => Err(PyValueError::new_err(format!(
+            "{name} of {} bytes is too long",
+            bytes.len()
+        ))),
+    }
+}
+
+fn decoder(protocol: u8, text: u8, state: Option<Framing>) -> PyResult<Option<Decoder>> {
+    let role = match protocol {
+        0 => return Ok(None),
+        1 => Role::Server,
+        _ => Role::Client,
+    };
+    let text_messages = match text {
+        0 => TextMessages::Accept,
+        1 => TextMessages::Reject,
+        _ => TextMessages::Bytes,
+    };
+    let mut decoder = Decoder::new(role, text_messages);
+    if let Some((count, header, left, key, fin, control, body, message, started, tail)) = state {
+        decoder.control_frame_count = count;
+        let mut partial_header = [0; MAX_HEADER_BYTES];
+        decoder.partial_header_size = fill(&mut partial_header, &header, "header")?;
+        decoder.partial_header = partial_header;
+        decoder.payload_left = left;
+        fill(&mut decoder.mask_key, &key, "masking key")?;
+        decoder.fin = fin;
+        decoder.control_opcode = control;
+        let mut control_body = [0; MAX_CONTROL_BYTES];
+        decoder.control_body_size = fill(&mut control_body, &body, "control frame")?;
+        decoder.control_body = control_body;
+        decoder.message_opcode = message;
+        decoder.message_started = started;
+        decoder.utf8_tail_size = fill(&mut decoder.utf8_tail, &tail, "character")?;
+    }
+    Ok(Some(decoder))
+}
+
+fn side(given: GivenSide, now: u64) -> PyResult<Side> {
+    let (fd, protocol, text, until_empty, max_frame_bytes, rate, window_age, window_base, state) =
+        given;
+    let control = ControlLimit {
+        rate,
+        window_start: now.saturating_sub(nanoseconds(window_age)),
+        window_base,
+    };
+    let wire = Plain::new(fd, until_empty);
+    Ok(Side::new(
+        wire,
+        decoder(protocol, text, state)?,
+        max_frame_bytes,
+        control,
+    ))
+}
+
+fn framing<'py>(py: Python<'py>, decoder: &Decoder) -> PyResult<Bound<'py, PyTuple>> {
+    let masked = decoder.role == Role::Server;
+    (
+        decoder.control_frame_count,
+        PyBytes::new(py, &decoder.partial_header[..decoder.partial_header_size]),
+        decoder.payload_left,
+        PyBytes::new(py, if masked { &decoder.mask_key } else { &[] }),
+        decoder.fin,
+        decoder.control_opcode,
+        PyBytes::new(py, decoder.control_body()),
+        decoder.message_opcode,
+        decoder.message_started,
+        PyBytes::new(py, &decoder.utf8_tail[..decoder.utf8_tail_size]),
+    )
+        .into_pyobject(py)
+}
+
+fn returned_side<'py>(py: Python<'py>, side: &Side, now: u64) -> PyResult<Bound<'py, PyTuple>> {
+    let state = side
+        .decoder
+        .as_ref()
+        .map(|decoder| framing(py, decoder))
+        .transpose()?;
+    (
+        side.received_bytes,
+        side.wire.sent_bytes,
+        age(side.last_received, now),
+        age(side.last_sent, now),
+        if side.read_error == 0 {
+            side.write_error
+        } else {
+            side.read_error
+        },
+        side.hung_up,
+        PyBytes::new(py, side.wire.unsent()),
+        side.pending_pong
+            .as_ref()
+            .map(|body| PyBytes::new(py, body)),
+        PyBytes::new(py, &side.rest),
+        age(side.control.window_start, now),
+        side.control.window_base,
+        state,
+    )
+        .into_pyobject(py)
+}
+
+fn returned<'py>(py: Python<'py>, pair: &Pair) -> PyResult<Bound<'py, PyTuple>> {
+    let now = sys::now();
+    let [front, back] = &pair.sides;
+    let cause = match pair.cause {
+        Cause::Recalled => "recalled",
+        Cause::Unusual => "unusual",
+        Cause::End => "end",
+        Cause::Error => "error",
+        Cause::Slow => "slow",
+        Cause::Ended => "ended",
+        Cause::Panic => "panic",
+    };
+    let stage = match pair.stage {
+        Stage::Open => "open",
+        Stage::ClientClosed => "client_closed",
+        Stage::BackendClosed => "backend_closed",
+    };
+    let (front, back) = if pair.cause == Cause::Ended {
+        (
+            front.received_bytes.into_pyobject(py)?.into_any(),
+            back.received_bytes.into_pyobject(py)?.into_any(),
+        )
+    } else {
+        (
+            returned_side(py, front, now)?.into_any(),
+            returned_side(py, back, now)?.into_any(),
+        )
+    };
+    let body = PyBytes::new(py, &pair.close_body);
+    (
+        pair.tag,
+        cause,
+        stage,
+        body,
+        age(pair.stage_since, now),
+        age(pair.last_payload, now),
+        front,
+        back,
+    )
+        .into_pyobject(py)
+}
+
+/// Threads that carry pairs; see wsbridge/native/engine.py.
+#[pyclass]
+struct Lane {
+    lane: lane::Lane,
+}
+
+type Live = ((u64, u64), f64, (f64, f64), (f64, f64), (f64, f64));
+
+#[pymethods]
+impl Lane {
+    #[new]
+    fn new(threads: usize) -> PyResult<Self> {
+        let lane = lane::Lane::new(threads).map_err(os_error)?;
+        Ok(Lane { lane })
+    }
+
+    fn fileno(&self) -> i32 {
+        self.lane.fd()
+    }
+
+    /// Carries a pair; returns the number of its thread.
+    fn add(
+        &mut self,
+        py: Python<'_>,
+        tag: u64,
+        ends_here: bool,
+        front: GivenSide,
+        back: GivenSide,
+    ) -> PyResult<usize> {
+        let now = sys::now();
+        let pair = Box::new(Pair::new(
+            tag,
+            side(front, now)?,
+            side(back, now)?,
+            ends_here,
+        ));
+        let lane = &mut self.lane;
+        py.detach(|| lane.add(pair)).map_err(os_error)
+    }
+
+    /// Takes a pair back at once; None if it is not here.
+    fn recall<'py>(
+        &self,
+        py: Python<'py>,
+        thread: usize,
+        tag: u64,
+    ) -> PyResult<Option<Bound<'py, PyTuple>>> {
+        let pair = py.detach(|| self.lane.recall(thread, tag));
+        pair.map(|pair| returned(py, &pair)).transpose()
+    }
+
+    /// Takes the pairs that go back, and how many threads panicked since the last call.
+    fn take<'py>(&self, py: Python<'py>) -> PyResult<(Vec<Bound<'py, PyTuple>>, u64)> {
+        let (pairs, panics) = py.detach(|| self.lane.take());
+        let pairs = pairs
+            .iter()
+            .map(|pair| returned(py, pair))
+            .collect::<PyResult<_>>()?;
+        Ok((pairs, panics))
+    }
+
+    /// Payload bytes, and seconds since payload moved, bytes came, bytes were accepted, and each side was blocked.
+    fn figures(&self, py: Python<'_>, thread: usize, tag: u64) -> Option<Live> {
+        let found = py.detach(|| self.lane.figures(thread, tag))?;
+        let now = sys::now();
+        let ages = |times: [u64; 2]| (age(times[0], now), age(times[1], now));
+        Some((
+            found.received.into(),
+            age(found.last_payload, now),
+            ages(found.last_received),
+            ages(found.last_sent),
+            ages(found.blocked_since),
+        ))
+    }
+
+    /// Makes a thread panic, as a bug would; for tests.
+    fn fail(&self, py: Python<'_>, thread: usize) {
+        py.detach(|| self.lane.fail(thread));
+    }
+
+    /// Stops the threads; the descriptors of pairs that are left stay open.
+    fn close(&mut self, py: Python<'_>) {
+        let lane = &mut self.lane;
+        py.detach(|| lane.close());
+    }
+}
+
+fn os_error(error: sys::Errno) -> PyErr {
+    PyOSError::new_err((error, std::io::Error::from_raw_os_error(error).to_string()))
+}
+
+/// See wsbridge/native/__init__.py.
+#[pymodule]
+fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_class::<Lane>()
+}
