@@ -10,8 +10,8 @@ from wsbridge.relay.engine import PythonEngine
 class TwoThreads(NativeEngine):
     """The native engine, with two threads."""
 
-    def __init__(self) -> None:
-        super().__init__(threads=2)
+    def __init__(self, max_lingering: int = 256) -> None:
+        super().__init__(2, max_lingering)
 
 
 ENGINES = [PythonEngine, TwoThreads]

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import itertools
 import socket
 import ssl
+import termios
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -24,7 +26,7 @@ from wsbridge.net.tls import client_context
 from wsbridge.net.transport import SocketTransport, set_socket_options
 from wsbridge.reasons import Reason, Termination
 from wsbridge.relay.endpoint import Endpoint, Side
-from wsbridge.relay.engine import RelayCounters, RelayResult
+from wsbridge.relay.engine import PythonEngine, RelayCounters, RelayResult
 from wsbridge.relay.relay import RelayOptions
 
 pairings = pytest.mark.parametrize(
@@ -147,8 +149,57 @@ class Relay:
 
     def probe(self) -> None:
         """Look at the engine's own endpoints, while they are relayed."""
-        if (found := self.engine.find(self.id)) is not None:
+        if (found := self.pair) is not None:
             self.front_side, self.back_side = found.front, found.back
+
+    def take_back(self) -> None:
+        """Have Python relay the pair, as it does whenever a rule asks for it."""
+        self.engine.find(self.id)
+
+    @property
+    def front_is_blocked(self) -> bool:
+        """Whether bytes wait for the front to accept them."""
+        figures = self.engine.figures(self.id)
+        return figures is not None and figures.blocked_to_client_seconds is not None
+
+    @property
+    def back_is_blocked(self) -> bool:
+        """Whether bytes wait for the back to accept them."""
+        figures = self.engine.figures(self.id)
+        return figures is not None and figures.blocked_to_backend_seconds is not None
+
+    @property
+    def from_front(self) -> int:
+        """Payload bytes that came from the front so far."""
+        return self.engine.payload_bytes(self.id)[0]
+
+    @property
+    def from_back(self) -> int:
+        """Payload bytes that came from the back so far."""
+        return self.engine.payload_bytes(self.id)[1]
+
+    async def fill(self, to: str, size: int, looks: int = 4) -> int:
+        """Send messages of a size from the other side, one after the other, until `to` accepts no more; give all.
+
+        The kernel may accept more once it has acknowledged what it has: it is looked at so often.
+        """
+        src, sent = (self.front if to == "back" else self.back), 0
+        while True:
+            await src.send(bytes(size))
+            sent += size
+            for _ in range(looks):
+                await until(lambda size=sent: self.received(src) == size or self.is_blocked(to))
+                await trio.testing.wait_all_tasks_blocked(0.02)
+            if self.is_blocked(to):
+                return sent
+
+    def received(self, peer: Peer) -> int:
+        """Payload bytes that came from a peer so far."""
+        return self.from_front if peer is self.front else self.from_back
+
+    def is_blocked(self, side: str) -> bool:
+        """Whether bytes wait for `front` or `back` to accept them."""
+        return self.front_is_blocked if side == "front" else self.back_is_blocked
 
     def detach(self, reason: Reason) -> tuple[Side, Side]:
         """Remove the pair from the engine."""
@@ -164,8 +215,8 @@ class Relay:
 
     @property
     def pair(self):
-        """The engine's state machine, while it is relayed."""
-        return self.engine.find(self.id)
+        """The state machine, while it is relayed; an engine that has lent it elsewhere keeps it there."""
+        return PythonEngine.find(self.engine, self.id)
 
     @property
     def ending(self) -> RelayResult | Termination | None:
@@ -241,6 +292,11 @@ async def between(
             relay.scope.cancel()
             front_peer.transport.close()
             back_peer.transport.close()
+
+
+def unread_bytes(side: Side) -> int:
+    """Bytes that wait in the bridge's socket."""
+    return int.from_bytes(fcntl.ioctl(side.transport.fd, termios.FIONREAD, bytes(4)), "little")
 
 
 async def until(true, what: str = "it") -> None:

@@ -111,7 +111,7 @@ async def test_client_lost_as_fin(engine, front, back, over):
     """Where the route says so, a lost client is an orderly end to the backend: its bytes, then FIN or 1001."""
     async with between(engine, front, back, over, half_close_on_loss=True, lingering=0.2) as relay:
         await relay.front.send(PAYLOAD)
-        await until(lambda: relay.front_side.received_bytes == len(PAYLOAD))
+        await until(lambda: relay.from_front == len(PAYLOAD))
         relay.front.reset()
         story = await relay.back.to_the_end()
         end = await relay.ended()
@@ -145,12 +145,10 @@ async def test_bytes_come_before_the_reset(engine, front, over):
     """A slow reader still gets all that the backend had sent before it broke off."""
     async with between(engine, front, "raw", over, buffer=16_384, lingering=0.2) as relay:
         sent = 0
-        while relay.front_side.pending is None:  # the front's kernel takes no more, so the bridge holds some itself
+        while not relay.front_is_blocked:  # the front's kernel takes no more, so the bridge holds some itself
             await relay.back.send(PAYLOAD[sent : sent + 2000])
             sent += 2000
-            await until(
-                lambda size=sent: relay.back_side.received_bytes == size or relay.front_side.pending is not None
-            )
+            await until(lambda size=sent: relay.from_back == size or relay.front_is_blocked)
         await until(lambda: relay.back.transport.unacked() == 0)
         relay.back.reset()
         await until(lambda: relay.back_side.transport.peer_hung_up or relay.ending is not None)

@@ -102,7 +102,7 @@ async def test_a_pair_goes_on_in_another_process(engine):
         sides = []
         async with trio.open_nursery() as nursery:
             nursery.start_soon(relay.front.send, payload)
-            await until(lambda: relay.back_side.pending is not None, "the backend being blocked")
+            await until(lambda: relay.back_is_blocked, "the backend being blocked")
             written = []
             ours, theirs = socket.socketpair()
             for one in relay.detach(Reason.DRAINING):

@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from tests.contract.peers import BINARY, CLOSE, FIN, PING
-from tests.contract.sides import SHORT, between, exchange, secures, until
+from tests.contract.sides import SHORT, between, exchange, secures, unread_bytes, until
 from wsbridge.reasons import Reason
 from wsbridge.relay.endpoint import Sending
 
@@ -151,7 +151,7 @@ async def test_a_reader_that_pauses_longer_than_close_loses_nothing(engine, over
                 await relay.back.finish()
 
             nursery.start_soon(serve)
-            await until(lambda relay=relay: relay.front_side.pending is not None)
+            await until(lambda relay=relay: relay.front_is_blocked)
             await trio.sleep(0.7)  # more than close, half_close and linger
             story = await relay.front.to_the_end()
         assert story.data == payload
@@ -191,10 +191,8 @@ async def test_a_close_frame_is_answered_after_the_bytes_before_it(engine):
     """The echo waits until the backend has read what the client has sent."""
     async with between(engine, "ws", "raw", terms=OPEN_END, buffer=16_384) as relay:
         size = 60_000
-        while relay.back_side.pending is None:
-            await relay.front.send(bytes(size))
-            await trio.testing.wait_all_tasks_blocked(0.01)
-        sent = relay.front_side.received_bytes
+        await relay.fill("back", size)
+        sent = relay.from_front
         await relay.front.finish(4000)
         await trio.testing.wait_all_tasks_blocked(0.05)
         assert relay.front_side.tx is not Sending.CLOSED
@@ -232,9 +230,7 @@ async def test_an_echoing_backend_is_drained_while_its_input_ends(engine):
 async def test_a_backend_that_takes_nothing_after_the_clients_close(engine):
     """Within `close` it is over: no echo, since what came before the close frame did not arrive."""
     async with between(engine, "ws", "raw", terms=SHORT, buffer=16_384) as relay:
-        while relay.back_side.pending is None:
-            await relay.front.send(bytes(20_000))
-            await trio.testing.wait_all_tasks_blocked(0.01)
+        await relay.fill("back", 20_000, looks=1)
         await relay.front.finish()
         with trio.fail_after(5):
             end = await relay.ended()
@@ -282,15 +278,13 @@ async def test_pings_are_answered_while_bytes_wait(engine):
     """A client that still reads what came before the end does not disconnect; then comes the close frame."""
     async with between(engine, "ws", "ws", buffer=16_384) as relay:
         relay.back.answers = False
-        while relay.front_side.pending is None:
-            await relay.back.send(bytes(6000))
-            await trio.testing.wait_all_tasks_blocked(0.02)
+        await relay.fill("front", 6000)
         await relay.back.transport.send(relay.back.frame(FIN | BINARY, bytes(6000)) + relay.back.frame(FIN | CLOSE))
         await relay.front.send_frame(FIN | PING, b"there?")
-        await until(lambda: relay.front_side.pending_pong is not None)
+        await until(lambda: not unread_bytes(relay.given[0]))
         story = await relay.front.to_the_end()
     assert story.pongs == [b"there?"]
-    assert len(story.data) == relay.back_side.received_bytes
+    assert len(story.data) == relay.counters.bytes_to_client
     assert story.close == (None, "")
 
 

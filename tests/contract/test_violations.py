@@ -69,6 +69,7 @@ async def test_a_violation_over_tls(engine):
 async def test_text_where_it_is_refused(engine):
     """1003, before any of it is read."""
     async with between(engine, "ws", "raw", terms=SHORT) as relay:
+        relay.take_back()
         relay.front_side.framing.text_messages = "reject"
         await relay.front.send_frame(FIN | TEXT, b"hello")
         front, back = await relay.both()

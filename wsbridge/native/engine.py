@@ -210,6 +210,9 @@ class NativeLoop(RelayLoop):
             self._epoll.register(fd, EPOLL_EVENTS)
         if stage != "open":
             relay.resume_ending(self._termination(stage, close_body), self.now - stage_age)
+        for side in (relay.front, relay.back):
+            if side.control_pending:
+                relay.process_control_frames(side, side.other)
         self.mark_ready(relay)
         self._lend_later(relay)
 

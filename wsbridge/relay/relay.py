@@ -415,7 +415,10 @@ class Relay:
             self.queue_close(dst, 1000, reason.value)
 
     def resume_ending(self, termination: Termination, since: float) -> None:
-        """Go on with an orderly ending that another engine began: what was to be sent is sent, or pending.
+        """Go on with an orderly ending that the native engine began.
+
+        The close frame to the front has been sent, and after a client's the FIN to the back, unless a part of the close
+        frame is pending.
 
         Args:
             termination: By a close frame of a WebSocket client, or by FIN of its raw backend.
@@ -425,11 +428,12 @@ class Relay:
         self.termination = termination
         self.graceful = True
         self.close_timeout = self.options.close
+        sent = TX_CLOSED if front.pending is None else TX_FINISHING
         front.close_frame = b""
-        front.tx = TX_FINISHING
+        front.tx = sent
         if termination.reason is Reason.CLIENT_CLOSED:
             front.rx = RX_CLOSED
-            self.queue_close(back, None, "")
+            back.tx = sent
             self.start_discarding(back)
         else:
             back.rx = RX_CLOSED

@@ -12,6 +12,8 @@ pub const PONG: u8 = 10;
 
 /// Largest body of a control frame.
 pub const MAX_CONTROL_BYTES: usize = 125;
+/// Control and empty frames after which decoding pauses.
+pub const MAX_CONTROLS: u64 = 512;
 /// Largest header: two bytes, eight of a length, four of a masking key.
 pub const MAX_HEADER_BYTES: usize = 14;
 
@@ -35,6 +37,8 @@ pub enum TextMessages {
 pub enum Stop {
     /// Everything was decoded.
     Empty,
+    /// So many control and empty frames were found that the caller is to act on them first.
+    Pause,
     /// A close frame, whole and valid; its body is in `control_body`. Nothing behind it was decoded.
     Close,
     /// What follows is for the rules in Python: a violation, in most cases.
@@ -111,7 +115,11 @@ impl Decoder {
     /// Gives how many bytes of payload now lie at the beginning of `data`, how many bytes were decoded, and why no more.
     pub fn decode(&mut self, data: &mut [u8], found: &mut Found) -> (usize, usize, Stop) {
         let (mut at, mut payload) = (0, 0);
+        let pause = self.control_frame_count + MAX_CONTROLS;
         loop {
+            if self.control_frame_count >= pause && self.control_opcode == 0 {
+                return (payload, at, Stop::Pause);
+            }
             if self.payload_left > 0 {
                 let left = usize::try_from(self.payload_left).unwrap_or(usize::MAX);
                 let size = left.min(data.len() - at);

@@ -14,6 +14,7 @@
 use crate::frame::{self, Decoder, Found, Piece, Role, Stop, BINARY, CLOSE, FIN, PONG};
 use crate::sys::{self, Errno};
 use crate::wire::{Got, Plain};
+use std::ops::Range;
 
 /// Payload bytes of the largest frame that is made of raw bytes, and of one read of frames.
 pub const FRAME_BYTES: usize = 65536;
@@ -543,10 +544,9 @@ impl Side {
             return;
         };
         let key = (decoder.role == Role::Server).then_some([0; 4]);
-        let mut rest = Vec::new();
-        frame::push_frame(&mut rest, FIN | CLOSE, decoder.control_body(), key);
-        rest.append(&mut self.rest);
-        self.rest = rest;
+        let mut frame = Vec::new();
+        frame::push_frame(&mut frame, FIN | CLOSE, decoder.control_body(), key);
+        self.rest.splice(0..0, frame);
         decoder.control_opcode = 0;
         decoder.control_body_size = 0;
         decoder.control_frame_count = decoder.control_frame_count.saturating_sub(1);
@@ -674,42 +674,66 @@ fn move_frames(src: &mut Side, dst: &mut Side, now: u64, buffers: &mut Buffers) 
         FRAME_BYTES
     };
     src.last_received = now;
+    let mut at = 0;
+    let mut payload = 0;
+    loop {
+        let (bytes, used, moved) = decode_frames(src, dst, at..count, now, buffers);
+        at += used;
+        payload += bytes;
+        if let Some(moved) = moved {
+            if at < count {
+                src.rest.extend_from_slice(&buffers.input[at..count]);
+            }
+            return moved;
+        }
+        if at == count {
+            return Moved::Bytes(payload);
+        }
+        if dst.is_blocked() {
+            src.rest.extend_from_slice(&buffers.input[at..count]);
+            return Moved::Unusual;
+        }
+    }
+}
+
+/// Decodes a part of what was read, and moves it on; gives payload, bytes decoded, and what ends it, if not all is well.
+fn decode_frames(
+    src: &mut Side,
+    dst: &mut Side,
+    range: Range<usize>,
+    now: u64,
+    buffers: &mut Buffers,
+) -> (usize, usize, Option<Moved>) {
     let Some(decoder) = &mut src.decoder else {
-        return Moved::Broken;
+        return (0, 0, Some(Moved::Broken));
     };
+    let begin = range.start;
     let frames_before = decoder.control_frame_count;
     let found = &mut buffers.found;
     found.keep_pieces = dst.is_websocket();
     found.pieces.clear();
-    let (payload, used, stop) = decoder.decode(&mut buffers.input[..count], found);
+    let (payload, used, stop) = decoder.decode(&mut buffers.input[range], found);
     let controls = decoder.control_frame_count != frames_before;
     src.received_bytes += payload as u64;
-    if used < count {
-        src.rest = buffers.input[used..count].to_vec();
-    }
     let sent = if found.keep_pieces {
-        buffers.found.pieces.is_empty() || send_pieces(dst, now, buffers)
+        buffers.found.pieces.is_empty() || send_pieces(dst, begin, now, buffers)
     } else {
-        payload == 0 || dst.send(&buffers.input[..payload], &[], now)
+        payload == 0 || dst.send(&buffers.input[begin..begin + payload], &[], now)
     };
-    if controls && !answer_pings(src, now, buffers) || !sent {
-        return if stop == Stop::Close {
-            give_back_close(src, Moved::Broken)
-        } else {
-            Moved::Broken
-        };
-    }
-    match stop {
-        Stop::Close => Moved::Close,
-        Stop::Unusual => Moved::Unusual,
-        Stop::Empty if controls && src.floods(now) => Moved::Unusual,
-        Stop::Empty => Moved::Bytes(payload),
-    }
-}
-
-fn give_back_close(src: &mut Side, moved: Moved) -> Moved {
-    src.unread_close();
-    moved
+    let moved = if !sent || controls && !answer_pings(src, now, buffers) {
+        if stop == Stop::Close {
+            src.unread_close();
+        }
+        Some(Moved::Broken)
+    } else {
+        match stop {
+            Stop::Close => Some(Moved::Close),
+            Stop::Unusual => Some(Moved::Unusual),
+            _ if controls && src.floods(now) => Some(Moved::Unusual),
+            _ => None,
+        }
+    };
+    (payload, used, moved)
 }
 
 /// Answers the pings that a read gave; false if the connection is broken.
@@ -722,10 +746,10 @@ fn answer_pings(src: &mut Side, now: u64, buffers: &mut Buffers) -> bool {
     true
 }
 
-/// Sends the pieces of messages that lie at the beginning of the input.
-fn send_pieces(dst: &mut Side, now: u64, buffers: &mut Buffers) -> bool {
+/// Sends the pieces of messages that lie in the input.
+fn send_pieces(dst: &mut Side, begin: usize, now: u64, buffers: &mut Buffers) -> bool {
     buffers.output.clear();
-    let mut at = 0;
+    let mut at = begin;
     let pieces = std::mem::take(&mut buffers.found.pieces);
     for Piece { size, first_byte } in &pieces {
         let mut rest = &buffers.input[at..at + size];
