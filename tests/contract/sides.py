@@ -178,16 +178,16 @@ class Relay:
         """Payload bytes that came from the back so far."""
         return self.engine.payload_bytes(self.id)[1]
 
-    async def fill(self, to: str, size: int, looks: int = 4) -> int:
+    async def fill(self, to: str, size: int) -> int:
         """Send messages of a size from the other side, one after the other, until `to` accepts no more; give all.
 
-        The kernel may accept more once it has acknowledged what it has: it is looked at so often.
+        The kernel may accept more once it has acknowledged what it has, so it is looked at several times.
         """
         src, sent = (self.front if to == "back" else self.back), 0
         while True:
             await src.send(bytes(size))
             sent += size
-            for _ in range(looks):
+            for _ in range(4):
                 await until(lambda size=sent: self.received(src) == size or self.is_blocked(to))
                 await trio.testing.wait_all_tasks_blocked(0.02)
             if self.is_blocked(to):
