@@ -61,12 +61,18 @@ async def serve_one(served: Served, head: bytes) -> Trace:
     return trace
 
 
+def check(trace: Trace, to_relay: int, files: int) -> None:
+    """Hold the numbers of files to the relay, and to the log line; the native engine has one of its own."""
+    own = {"native/engine.py"}
+    assert len(trace.to_relay - own) <= to_relay, " ".join(sorted(trace.to_relay))
+    assert len(trace.files - own) <= files, " ".join(sorted(trace.files))
+
+
 async def test_a_plain_connection_leads_through_few_files() -> None:
     """From accept to the relay, and to the log line."""
     async with backend() as back, serving(written(route={"backend": back.url})) as served:
         trace = await serve_one(served, request())
-    assert len(trace.to_relay) <= 17, " ".join(sorted(trace.to_relay))
-    assert len(trace.files) <= 23, " ".join(sorted(trace.files))
+    check(trace, 17, 23)
 
 
 async def test_a_connection_with_everything_leads_through_few_files(tmp_path: Path) -> None:
@@ -90,5 +96,4 @@ async def test_a_connection_with_everything_leads_through_few_files(tmp_path: Pa
         async with serving(written(listeners={"web": web}, routes={"app": route}), folder=tmp_path) as served:
             token = f"Authorization: Bearer {jwt.encode(claims(), SECRET, 'HS256')}"
             trace = await serve_one(served, request("/", token, "X-Forwarded-For: 203.0.113.7"))
-    assert len(trace.to_relay) <= 24, " ".join(sorted(trace.to_relay))
-    assert len(trace.files) <= 31, " ".join(sorted(trace.files))
+    check(trace, 24, 31)

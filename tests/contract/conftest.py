@@ -3,18 +3,21 @@
 import pytest
 
 from tests.contract.sides import running
-from wsbridge.native.engine import NativeEngine
+from wsbridge import native
 from wsbridge.relay.engine import PythonEngine
 
+ENGINES = [PythonEngine]
 
-class TwoThreads(NativeEngine):
-    """The native engine, with two threads."""
+if native.load() is not None:
+    from wsbridge.native.engine import NativeEngine
 
-    def __init__(self, max_lingering: int = 256) -> None:
-        super().__init__(2, max_lingering)
+    class TwoThreads(NativeEngine):
+        """The native engine, with two threads."""
 
+        def __init__(self, max_lingering: int = 256) -> None:
+            super().__init__(2, max_lingering)
 
-ENGINES = [PythonEngine, TwoThreads]
+    ENGINES.append(TwoThreads)
 
 
 @pytest.fixture(params=ENGINES, ids=lambda make: make.name)

@@ -3,7 +3,8 @@
 Python holds every rule. `engine` lends a pair to the extension and gets it back, with its whole state, at whatever
 there is a rule for: a violation, most endings, a side that accepts nothing, a deadline, a wish of the admin API.
 
-The extension (see src/lib.rs) need not be there. `load` is how everything else learns whether it is. Without it the Python engine does the same, slower.
+The extension (see src/lib.rs) need not be there. `load` is how everything else learns whether it is. Without it the
+Python engine does the same, slower.
 """
 
 from __future__ import annotations

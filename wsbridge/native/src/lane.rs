@@ -296,7 +296,8 @@ impl Shared {
 /// The threads.
 pub struct Lane {
     threads: Vec<(Arc<Shared>, Option<JoinHandle<()>>)>,
-    bell: Arc<Bell>,
+    /// Rings when `take` has something; `None` once it is closed.
+    bell: Option<Arc<Bell>>,
     next: usize,
 }
 
@@ -306,7 +307,7 @@ impl Lane {
         let bell = Arc::new(Bell::new()?);
         let mut lane = Lane {
             threads: Vec::new(),
-            bell: bell.clone(),
+            bell: Some(bell.clone()),
             next: 0,
         };
         for _ in 0..count.max(1) {
@@ -338,9 +339,9 @@ impl Lane {
         Ok(lane)
     }
 
-    /// The descriptor that is readable when `take` has something.
+    /// The descriptor that is readable when `take` has something; -1 once it is closed.
     pub fn fd(&self) -> i32 {
-        self.bell.fd()
+        self.bell.as_ref().map_or(-1, |bell| bell.fd())
     }
 
     fn shared(&self, thread: usize) -> Option<&Shared> {
@@ -381,7 +382,9 @@ impl Lane {
 
     /// Takes the pairs that go back, and how many threads panicked.
     pub fn take(&self) -> (Vec<Box<Pair>>, u64) {
-        self.bell.silence();
+        if let Some(bell) = &self.bell {
+            bell.silence();
+        }
         let mut pairs = Vec::new();
         let mut panics = 0;
         for (shared, _) in &self.threads {
@@ -414,6 +417,7 @@ impl Lane {
             }
         }
         self.threads.clear();
+        self.bell = None;
     }
 }
 
