@@ -52,7 +52,7 @@ wheel: $(VENV)/.build  ## Wheel and source distribution, in dist/
 deb: wheel  ## Debian package of the wheel and its libraries, in dist/
 	package/debian/build.sh dist/wsbridged-$(VERSION)-*.whl dist
 
-lock: $(VENV)/.build  ## Choose the libraries of packages anew: package/requirements.txt
+lock: $(VENV)/.build  ## Update the versions of the libraries in package/requirements.txt
 	$(BIN)/python -m uv pip compile --quiet --upgrade --extra auth --universal --python-version 3.11 --generate-hashes \
 	  --no-annotate --no-header --output-file package/requirements.txt pyproject.toml
 

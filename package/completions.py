@@ -22,7 +22,7 @@ def write_completions(share: Path) -> None:
     """Write the script of each shell.
 
     Args:
-        share: The directory that stands for `share` of a prefix; it is created if it is missing.
+        share: The directory in place of `share` of a prefix; it is created if it is missing.
     """
     for shell, name in FILES.items():
         found = get_completion_class(shell)

@@ -526,7 +526,7 @@ class Connection:
         self._check_may_continue()
 
     def _acquire_route_slot(self, route: Route) -> RouteSlot:
-        """Count the connection under the limits of its route, for as long as the slot is held."""
+        """Count the connection under the limits of its route, while the slot is held."""
         if route.limits is None:
             return UNLIMITED
         identity, services = self._context.identity, self._services
@@ -714,7 +714,7 @@ class Connection:
     async def _relay(self, route: Route, front: Side, back: Side, slot: RouteSlot) -> Termination:
         """Relay until the end, and count it."""
         context, stats = self._context, route.stats
-        if context.request is not None:  # neither memory nor credentials are needed for as long as the relay lasts
+        if context.request is not None:  # neither memory nor credentials are needed while the relay lasts
             context.request.headers.keep_only(LOGGED_HEADERS)
         options = _relay_options(route, context.identity)
         counters = RelayCounters()

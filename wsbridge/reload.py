@@ -36,7 +36,7 @@ SWITCH_INTERVAL = 0.0005
 class ShortTurns:
     """Keeps connections fast while threads load, build or describe a configuration; one context manager for all.
 
-    A full garbage collection would stop everything for as long as it takes to look at all objects of a large
+    A full garbage collection would stop everything until it has looked at all objects of a large
     configuration, again and again while that grows; it is put off to the end.
     """
 

@@ -321,7 +321,7 @@ class Server:
         self.services.released_listeners |= {opened.listener.name for opened in released}
         for opened in released:
             await opened.stop_accepting()
-        for opened in [one for one in released if one in self.listeners]:  # a stop may have released it meanwhile
+        for opened in [one for one in released if one in self.listeners]:  # a stop may have released it
             self.listeners.remove(opened)
             for sock in opened.listening.sockets:
                 self.services.listening_addresses.remove(sock)

@@ -101,7 +101,7 @@ def test_a_file_that_cannot_be_opened(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["rename", "unlink", "replace"])
-def test_a_file_that_was_moved_is_opened_anew(begin: Callable[[], AuditLog], tmp_path: Path, how: str) -> None:
+def test_a_file_that_was_moved_is_opened_again(begin: Callable[[], AuditLog], tmp_path: Path, how: str) -> None:
     """Without a signal and without a further record, within about a second; no record is lost on the way."""
     trail, path, old = begin(), tmp_path / "audit.jsonl", tmp_path / "audit.jsonl.1"
     trail.emit("access.denied", {"id": 1})

@@ -46,7 +46,7 @@ def test_a_wheel_of_another_version_is_rejected(tmp_path):
 
 
 def test_the_libraries_are_those_that_the_source_requires():
-    """`make lock` writes package/requirements.txt anew."""
+    """`make lock` writes package/requirements.txt."""
     lines = (ROOT / "package" / "requirements.txt").read_text().replace("\\\n", " ").splitlines()
     locked = {}
     for line in lines:

@@ -287,7 +287,7 @@ REASON_EXPLANATIONS: Final[dict[str, ReasonExplanation]] = {
         "wsbridge, by configuration",
         (
             Case(
-                "Neither side sent payload for as long as `timeouts.idle`.",
+                "Neither side sent payload within `timeouts.idle`.",
                 "Raise `timeouts.idle`, or let the application send something; pings do not count.",
             ),
         ),

@@ -158,7 +158,7 @@ class ListeningSockets:
         except OSError as error:
             revert()
             gone = error.errno == errno.ENOENT
-            text = "its file was removed meanwhile" if gone else _bind_error_text(error, path, config)
+            text = "its file was removed at the same time" if gone else _bind_error_text(error, path, config)
             raise ListenError(self.name, config.bind, text, error.errno or 0) from None
         return revert
 

@@ -1,8 +1,9 @@
 """How long a connection may be idle: finds what cuts idle connections on the path, and the ping interval that survives.
 
 Several WebSockets are held open at the same time. Some carry nothing for different times and are then pinged once;
-others are pinged in different intervals all the time. A connection that is closed meanwhile gives the exact time; where
-packets are only dropped, a pong that does not come bounds it, and further connections within the bounds narrow it down.
+others are pinged in different intervals all the time. A connection that is closed before its ping gives the exact time;
+where packets are only dropped, a pong that does not come bounds it, and further connections within the bounds narrow it
+down.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class IdleTry:
 
     @property
     def how(self) -> str:
-        """How it was cut, and by whom."""
+        """How it was cut, and what may have cut it."""
         if self.end is None:
             return "packets are dropped silently, as by a NAT or firewall that has forgotten the connection"
         if self.end.kind == "close":

@@ -126,7 +126,7 @@ def _check_ping(relay: Relay, side: Endpoint, now: float) -> float:
 
 
 def _check_close(relay: Relay, now: float) -> float:
-    """An ending that makes no progress for as long as its limit is forced."""
+    """An ending that makes no progress within its limit is forced."""
     sides = (relay.front, relay.back)
     for side in sides:
         relay.advance_close(side)

@@ -12,7 +12,7 @@ export const REASONS = {
   backend_tls: "TLS with the service failed: look at its certificate.",
   backend_timeout: "The service did not answer in time.",
   backend_reset: "The service reset the TCP connection. The end of its data may be missing.",
-  idle_timeout: "Nothing was sent for as long as the route allows.",
+  idle_timeout: "Nothing was sent within the idle timeout of the route.",
   max_lifetime: "The connection reached the maximum lifetime of the route.",
   write_stalled: "One side accepted no data for too long.",
   protocol_error: "A peer violated the WebSocket protocol.",
