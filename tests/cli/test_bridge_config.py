@@ -228,8 +228,22 @@ def test_user_and_password_in_the_target() -> None:
     assert section.url.text == "wss://gw.example/x?y=1"
     assert section.headers == {"Authorization": f"Basic {b64encode(b'me:p@ss').decode()}"}
     assert [warning.message for warning in loaded.warnings] == [
-        "is a secret, and every user of this host can see it (ps): put it into a file for `wsbridge run`"
+        "its password is a secret, and every user of this host can see it (ps): put it into a file for `wsbridge run`"
     ]
+
+
+def test_warnings_about_a_password_name_the_url_that_has_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """In the URL of TARGET it is no header that the user has written."""
+    loaded = build_bridge_config(ws(target="ws://alice:word@192.0.2.1/x"), {})
+    assert {warning.setting for warning in loaded.warnings} == {"routes.bridge.backend.url"}
+    print_warnings(loaded.warnings)
+    start = "wsbridge: warning: TARGET: its password "
+    path, host = capsys.readouterr().err.splitlines()
+    assert path == f"{start}goes to 192.0.2.1 without TLS: everybody on the network path can read it"
+    assert host.startswith(f"{start}is a secret, and every user of this host can see it")
+    other = build_bridge_config(ws(target="ws://192.0.2.1/x", headers=["Authorization: Basic YTpi"]), {})
+    print_warnings(other.warnings)
+    assert all(line.startswith("wsbridge: warning: --header: ") for line in capsys.readouterr().err.splitlines())
 
 
 def test_names_beyond_ascii() -> None:

@@ -226,7 +226,7 @@ def build_bridge_config(options: BridgeOptions, environ: Mapping[str, str] = os.
     except ConfigError as error:
         texts = [problem_text(problem, options) for problem in error.problems if problem.severity == "error"]
         raise CliError("\nwsbridge: ".join(dict.fromkeys(texts)), EXIT_USAGE) from None
-    worded = [_with_own_words(problem) for problem in loaded.warnings]
+    worded = [_with_own_words(problem, options) for problem in loaded.warnings]
     return replace(loaded, warnings=list({problem.message: problem for problem in reversed(worded)}.values())[::-1])
 
 
@@ -244,9 +244,12 @@ def _files_section(directory: str) -> YamlData:
     return {"dir": directory, "index": NOVNC_PAGE, "redirect_root": "true"}
 
 
-def _with_own_words(problem: Problem) -> Problem:
-    """Reword a warning whose remedy in a file is another one than on the command line."""
-    return replace(problem, message=_OWN_WORDS.get(problem.code, problem.message))
+def _with_own_words(problem: Problem, options: BridgeOptions) -> Problem:
+    """Reword a warning whose remedy or place in a file is another one than on the command line."""
+    message = _OWN_WORDS.get(problem.code, problem.message)
+    if problem.setting == f"{_ROUTE}.backend.headers.Authorization" and _USERINFO.match(options.target):
+        return replace(problem, setting=f"{_ROUTE}.backend.url", message=f"its password {message}")
+    return replace(problem, message=message)
 
 
 def problem_text(problem: Problem, options: BridgeOptions) -> str:
