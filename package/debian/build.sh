@@ -94,8 +94,12 @@ install -d "$root/DEBIAN" "$work/debian"
 printf 'Source: wsbridge\n\nPackage: wsbridge\nArchitecture: any\n' >"$work/debian/control"
 libraries="$(cd "$work" && find root/usr/lib/wsbridge -name '*.so*' -type f -exec dpkg-shlibdeps -O --warnings=0 --ignore-missing-info {} + |
     sed -n 's/^shlibs:Depends=//p')"
+# As dpkg-gencontrol counts: files in whole KiB, and one for everything else; du counts what a file system gives to
+# directories.
+size="$(find "$root" -mindepth 1 -path "$root/DEBIAN" -prune -o -printf '%y %s\n' |
+    awk '{ total += $1 == "f" ? int(($2 + 1023) / 1024) : 1 } END { print total }')"
 sed -e "s|@VERSION@|$version|" -e "s|@ARCHITECTURE@|$architecture|" -e "s|@MAINTAINER@|$(changelog Maintainer)|" \
-    -e "s|@SIZE@|$(du -k --apparent-size -s "$root" | cut -f1)|" \
+    -e "s|@SIZE@|$size|" \
     -e "s#@DEPENDS@#python3 (>= $release), python3 (<< $next), $libraries#" "$here/control.in" >"$root/DEBIAN/control"
 printf '/etc/wsbridge/wsbridge.yaml\n/etc/logrotate.d/wsbridge\n' >"$root/DEBIAN/conffiles"
 for script in postinst prerm postrm; do
