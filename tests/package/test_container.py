@@ -30,6 +30,8 @@ def test_the_image_needs_no_root_and_no_shell():
     assert arguments[0] == "run"
     for name in re.findall(r"^COPY (?!--from)(\S+) ", TEXT, re.MULTILINE):
         assert (ROOT / name).exists()
+    stages = re.findall(r"^FROM .* AS (\w+)$", TEXT, re.MULTILINE)
+    assert set(re.findall(r"^COPY --from=(\w+) ", TEXT, re.MULTILINE)) == set(stages)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -32,8 +32,8 @@ def test_the_documentation_names_files_that_are_built():
     page = (ROOT / "docs" / "install.md").read_text()
     names = set(re.findall(r"dist/([\w.-]+\.(?:deb|whl|tar\.gz))", page))
     revision = (DEBIAN / "changelog").read_text().partition("(")[2].partition(")")[0]
-    wheel = f"wsbridged-{__version__}-py3-none-any.whl"
-    assert names == {f"wsbridge_{revision}_amd64.deb", wheel, f"wsbridged-{__version__}.tar.gz"}
+    wheels = {f"wsbridged-{__version__}-{tag}.whl" for tag in ("py3-none-any", "cp311-abi3-linux_x86_64")}
+    assert names == {f"wsbridge_{revision}_amd64.deb", *wheels, f"wsbridged-{__version__}.tar.gz"}
 
 
 def test_a_wheel_of_another_version_is_rejected(tmp_path):

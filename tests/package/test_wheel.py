@@ -68,6 +68,7 @@ def test_links_of_the_documentation_lead_to_files_of_the_wheel(wheel):
         "bench/README.md",
         "LICENSE",
         "Containerfile",
+        "wsbridge/native/Cargo.lock",
         "package/requirements.txt",
     }
 
