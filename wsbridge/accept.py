@@ -10,6 +10,7 @@ from functools import partial
 
 import trio
 
+from wsbridge.access_log import count_bytes
 from wsbridge.config.listener import ListenerConfig
 from wsbridge.config.model import Config
 from wsbridge.connection import Connection
@@ -295,7 +296,7 @@ class Acceptor:
         for number, connection in enumerate(list(self.connections.values()), 1):
             carried = self._services.engine.payload_bytes(connection.id)
             if carried is not None:
-                connection.context.count_bytes(*carried)
+                count_bytes(connection.context, *carried)
             if not number % MAX_COUNTED_PER_TURN:
                 await trio.lowlevel.checkpoint()
 

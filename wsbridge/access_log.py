@@ -233,13 +233,13 @@ class AccessLog:
             facts["bytes_to_backend"] = context.bytes_to_backend
             facts["bytes_to_client"] = context.bytes_to_client
             event = "connection.closed"
-            getattr(log, level)(event, **facts)
+            log.emit(level, {**facts, "event": event})
             self._emit_audit("access.ended", facts)
         else:
             if termination.close_code is None and row.status is not None and self._http:
                 facts["status"] = termination.http_status
             event = "connection.rejected"
-            getattr(log, level)(event, **facts)
+            log.emit(level, {**facts, "event": event})
             self._emit_audit("access.denied", facts)
         if self._endings is not None:
             self._endings.append((time.time(), event, context.peer.host, facts))
@@ -258,6 +258,21 @@ class AccessLog:
             stats.rejections[context.listener, reason, initiator] += 1
         if termination.close_code is not None:
             stats.close_codes[initiator, close_code_class(termination.close_code)] += 1
+
+
+def count_bytes(context: ConnectionContext, to_backend: int, to_client: int) -> None:
+    """Add payload bytes of a connection to the counters of its route, as far as they are not in them yet.
+
+    Args:
+        context: The connection.
+        to_backend: All that were relayed from the client so far.
+        to_client: All that were relayed from the backend so far.
+    """
+    stats = context.route_stats
+    if stats is not None:
+        stats.bytes_to_backend += to_backend - context.counted_to_backend
+        stats.bytes_to_client += to_client - context.counted_to_client
+        context.counted_to_backend, context.counted_to_client = to_backend, to_client
 
 
 def observe(histogram: Histogram, value: float) -> None:

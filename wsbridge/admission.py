@@ -56,6 +56,8 @@ def find_route(listener: Listener, request: Request) -> Route:
     Raises:
         Rejected: No route matches (404).
     """
+    if request.wants_websocket and listener.routes.for_every_websocket is not None:
+        return listener.routes.for_every_websocket
     host, path, for_websocket = routing_key(request)
     route = listener.routes.find(host, path, websocket=for_websocket)
     if route is None:

@@ -12,7 +12,7 @@ from typing import Literal, NoReturn
 
 import trio
 
-from wsbridge.access_log import LOGGED_HEADERS, AccessLog
+from wsbridge.access_log import LOGGED_HEADERS, AccessLog, count_bytes
 from wsbridge.admission import (
     UNLIMITED,
     AdmittedRequest,
@@ -463,7 +463,8 @@ class Connection:
 
     def _check_may_continue(self, detail: str = "", *, silent: bool = False) -> None:
         """Reject the connection if `end` has ended it, or if the server is draining or stopping."""
-        self._check_ended()
+        if self._requested_end is not None:
+            raise self._requested_end
         reason = self._services.shutdown_reason
         if reason is None or (reason is Reason.DRAINING and self._listener.name in self._services.released_listeners):
             return
@@ -724,7 +725,7 @@ class Connection:
             result = await self._services.engine.relay(context.id, front, back, options, counters, slot.shared_bucket)
         finally:
             stats.active -= 1
-            context.count_bytes(counters.bytes_to_backend, counters.bytes_to_client)
+            count_bytes(context, counters.bytes_to_backend, counters.bytes_to_client)
             context.relayed = True
             context.bytes_to_backend, context.bytes_to_client = counters.bytes_to_backend, counters.bytes_to_client
         return Termination(

@@ -129,16 +129,3 @@ class ConnectionContext:
         self.auth_required = False
         self.identity = ANONYMOUS
         self.response_started = False
-
-    def count_bytes(self, to_backend: int, to_client: int) -> None:
-        """Add payload bytes to the counters of the route, as far as they are not in them yet.
-
-        Args:
-            to_backend: All that were relayed from the client so far.
-            to_client: All that were relayed from the backend so far.
-        """
-        stats = self.route_stats
-        if stats is not None:
-            stats.bytes_to_backend += to_backend - self.counted_to_backend
-            stats.bytes_to_client += to_client - self.counted_to_client
-            self.counted_to_backend, self.counted_to_client = to_backend, to_client

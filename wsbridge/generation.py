@@ -101,9 +101,10 @@ class RouteTable:
 
     Attributes:
         redacting_policies: Those of routes whose requests may have a token in their target.
+        for_every_websocket: The route of all requests for WebSocket; None where it depends on host or path.
     """
 
-    __slots__ = ("_for_http", "_for_websocket", "_routes", "redacting_policies")
+    __slots__ = ("_for_http", "_for_websocket", "_routes", "for_every_websocket", "redacting_policies")
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._routes = tuple(routes)
@@ -116,6 +117,8 @@ class RouteTable:
             index.add(route.hosts, route.path, position)
             if route.redirects_root:
                 index.add(route.hosts, _ROOT, position)
+        universal = self._for_websocket.universal
+        self.for_every_websocket = None if universal is None else self._routes[universal]
 
     def find(self, host: str, path: str, *, websocket: bool) -> Route | None:
         """Return the first route that matches a request and is for WebSocket, or for other requests, as this one is.

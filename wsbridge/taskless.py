@@ -188,6 +188,7 @@ class Runner:
         self._timer_scope: trio.CancelScope | None = None
         self._resumed: deque[Run] = deque()
         self._sleeping: trio.lowlevel.Task | None = None
+        self._clock: Callable[[], float] = trio.current_time
 
     @property
     def waiting(self) -> int:
@@ -285,7 +286,7 @@ class Runner:
         try:
             self._epoll.register(wanted.fd, _ONCE)  # closing it removes it: no other process has it
         except OSError:  # there are as many watches as may be
-            wanted.seconds = wanted.deadline - trio.current_time()
+            wanted.seconds = wanted.deadline - self._clock()
             self._start_task(run)
             return
         self._waiting[wanted.fd] = run
@@ -296,6 +297,7 @@ class Runner:
 
     async def run(self) -> None:
         """Call connections again that wait, until cancelled."""
+        self._clock = trio.lowlevel.current_clock().current_time
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._run_events)
             nursery.start_soon(self._run_timers)
@@ -309,15 +311,15 @@ class Runner:
 
     def _process_events(self) -> bool:
         """Run the connections whose descriptors are readable, until the time slice is over; whether there are none."""
-        stop = trio.current_time() + TIME_SLICE
+        stop = self._clock() + TIME_SLICE
         while events := self._epoll.poll(0, MAX_EVENTS):
-            now = trio.current_time()
+            now = self._clock()
             for fd, _ in events:
                 run = self._waiting.pop(fd, None)
                 if run is not None and run.readable is not None:
                     run.readable.seconds = max(0.0, run.readable.deadline - now)
                     self._step(run)
-            if trio.current_time() >= stop:
+            if self._clock() >= stop:
                 return False
         return True
 
@@ -326,15 +328,15 @@ class Runner:
         while True:
             # One look at all of them now and then costs a connection less than its place in any order would.
             first = min((run.readable.deadline for run in self._waiting.values() if run.readable), default=float("inf"))
-            earliest = trio.current_time() + MIN_TIMER_INTERVAL
+            earliest = self._clock() + MIN_TIMER_INTERVAL
             with trio.CancelScope(deadline=max(first, earliest)) as scope:
                 self._timer_scope = scope  # `_wait_readable` moves its deadline
                 await trio.sleep_forever()
             self._timer_scope = None
-            catch_up_end = trio.current_time() + MAX_CATCH_UP
-            while not self._process_events() and trio.current_time() < catch_up_end:
+            catch_up_end = self._clock() + MAX_CATCH_UP
+            while not self._process_events() and self._clock() < catch_up_end:
                 await trio.lowlevel.checkpoint()
-            now = trio.current_time()
+            now = self._clock()
             late = [fd for fd, run in self._waiting.items() if run.readable and run.readable.deadline <= now]
             for fd in late:
                 self.resume_soon(self._waiting.pop(fd))
@@ -353,8 +355,8 @@ class Runner:
             else:
                 self._sleeping = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(abort)
-            stop = trio.current_time() + TIME_SLICE
+            stop = self._clock() + TIME_SLICE
             while resumed:
                 self._step(resumed.popleft())
-                if trio.current_time() >= stop:
+                if self._clock() >= stop:
                     break

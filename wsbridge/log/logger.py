@@ -70,6 +70,24 @@ class Logger:
         bound = structlog.get_logger().bind()
         self.debug, self.info, self.warning, self.error = bound.debug, bound.info, bound.warning, bound.error
         self.exception = bound.exception
+        self._written = frozenset(LOG_LEVELS[LOG_LEVELS.index(self.level) :])
+
+    def emit(self, level: str, fields: dict[str, Any]) -> None:
+        """Log one event as the method of the level does, in half the time: for the lines that every connection has.
+
+        Args:
+            level: One of `LOG_LEVELS`.
+            fields: Those of the event, and its name as `event`; the log may change them.
+        """
+        if level not in self._written:
+            return
+        made: Any = fields
+        try:
+            for process in self._processors:
+                made = process(None, level, made)
+        except structlog.DropEvent:
+            return
+        self.put(made)
 
 
 log: Final = Logger("info")

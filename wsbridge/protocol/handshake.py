@@ -83,7 +83,7 @@ class UpgradeRequest:
 
 def is_upgrade_request(request: Request) -> bool:
     """Return whether a request names WebSocket in Upgrade, valid or not in all else."""
-    return request.headers.has_token(b"upgrade", b"websocket")
+    return request.wants_websocket
 
 
 def upgrade_refused_to_http10() -> Rejected:
@@ -94,7 +94,7 @@ def upgrade_refused_to_http10() -> Rejected:
 
 def has_lost_upgrade(request: Request) -> bool:
     """Return whether a request is one for WebSocket whose Upgrade header a proxy dropped."""
-    return b"sec-websocket-key" in request.headers and request.method == "GET" and not is_upgrade_request(request)
+    return not request.wants_websocket and b"sec-websocket-key" in request.headers and request.method == "GET"
 
 
 UPGRADE_DROPPED: Final = (
@@ -120,7 +120,7 @@ def parse_upgrade(request: Request) -> UpgradeRequest:
     headers = request.headers
     if request.method != "GET":
         raise method_not_allowed(request.method, ("GET",))
-    if not headers.has_token(b"upgrade", b"websocket"):
+    if not request.wants_websocket:
         raise upgrade_required()
     if not headers.has_token(b"connection", b"upgrade"):
         raise bad_request('no Connection: Upgrade (behind nginx: proxy_set_header Connection "upgrade")')
@@ -151,6 +151,8 @@ def parse_upgrade(request: Request) -> UpgradeRequest:
 
 def _parse_tokens(values: list[bytes]) -> tuple[str, ...] | None:
     """Split a list of tokens over several lines, in linear time; None if an entry is not a token."""
+    if not values:
+        return ()
     found: dict[str, None] = {}
     for value in values:
         for part in value.split(b","):
@@ -185,9 +187,11 @@ def acceptable_subprotocols(configured: Sequence[str] | None, offered: Sequence[
         Rejected: Some were offered but none is acceptable: browsers would fail such a connection themselves, and
             nothing that is not configured may be echoed.
     """
+    if not offered:
+        return ()
     names = [name for name in offered if not name.startswith(TOKEN_SUBPROTOCOL_PREFIX)]
     found = tuple(names) if configured is None else tuple(name for name in configured if name in offered)
-    if found or not offered:
+    if found:
         return found
     known = "any" if configured is None else ", ".join(configured) or "none"
     if not names:
@@ -220,8 +224,11 @@ def encode_accept_response(key: str, subprotocol: str | None, headers: Iterable[
     Raises:
         ValueError: A header cannot be written (see `http1.encode_headers`).
     """
-    more = [*headers] if subprotocol is None else [("Sec-WebSocket-Protocol", subprotocol), *headers]
-    return f"{_SWITCHING_PROTOCOLS}{accept_key(key)}\r\n{''.join(encode_headers(more))}\r\n".encode("latin-1")
+    lines = ""
+    if subprotocol is not None or headers:
+        more = [*headers] if subprotocol is None else [("Sec-WebSocket-Protocol", subprotocol), *headers]
+        lines = "".join(encode_headers(more))
+    return f"{_SWITCHING_PROTOCOLS}{accept_key(key)}\r\n{lines}\r\n".encode("latin-1")
 
 
 def encode_upgrade_request(

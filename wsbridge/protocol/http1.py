@@ -95,22 +95,21 @@ class Request:
     Attributes:
         version: `1.1`, which has exactly one Host, or `1.0`, which has one or none.
         target: Path in normal form (see `uri.normalise_path`), and the query as sent.
+        path: The target before `?`.
+        wants_websocket: Whether it names WebSocket in Upgrade, valid or not in all else.
         host: The Host header as sent, with its port; empty if there is none. Its syntax is valid.
     """
 
-    __slots__ = ("headers", "host", "method", "target", "version")
+    __slots__ = ("headers", "host", "method", "path", "target", "version", "wants_websocket")
 
     def __init__(self, method: str, target: str, version: str, headers: Headers) -> None:
         self.method = method
         self.target = target
         self.version = version
         self.headers = headers
+        self.path = target.partition("?")[0]
         self.host = (headers.get(b"host") or b"").decode("ascii")
-
-    @property
-    def path(self) -> str:
-        """The target before `?`."""
-        return self.target.partition("?")[0]
+        self.wants_websocket = headers.has_token(b"upgrade", b"websocket")
 
     @property
     def keep_alive(self) -> bool:
@@ -403,14 +402,18 @@ def _parse_header_lines(head: bytes, start: int) -> Headers:
     lines = head[start:-4].split(b"\r\n") if len(head) - start > 2 else []
     clean = not head.translate(None, _HEAD_BYTES) and head.count(b"\r") == head.count(b"\n")
     headers = Headers()
-    add = headers.add
+    by_name = headers._by_name  # `Headers.add` for each line takes twice as long
     for line in lines:
         name, colon, value = line.partition(b":")
         if not colon or not name or name.translate(None, _FIELD_NAME_BYTES):
             raise ValueError(_header_line_error(line))
         if not clean and (line.translate(None, _HEAD_BYTES) or b"\r" in line):
             raise ValueError(f"the header {_header_name(line)} has a control character")
-        add(name, value)
+        name = name.lower()
+        if name in by_name:
+            by_name[name].append(value.strip(b" \t"))
+        else:
+            by_name[name] = [value.strip(b" \t")]
     if not head.isascii():
         for name in headers.names():
             strict = name in _ASCII_ONLY or name.startswith(b"sec-websocket-")

@@ -190,7 +190,7 @@ class PythonEngine:
         share: SharedBucket | None = None,
     ) -> RelayResult:
         """See `Engine.relay`."""
-        self.loop.now = trio.current_time()
+        self.loop.update_clock()
         relay = Relay(build_endpoint(front, back), build_endpoint(back, front), options, self.loop)
         if share is not None or options.bytes_per_second is not None:
             relay.share = share
@@ -214,7 +214,7 @@ class PythonEngine:
 
     async def close_front(self, front: Side, termination: Termination, options: RelayOptions) -> Termination:
         """See `Engine.close_front`."""
-        self.loop.now = trio.current_time()
+        self.loop.update_clock()
         nobody = Side(SocketTransport(self._closed_socket))  # needs no descriptor: there may be none left
         relay = Relay(build_endpoint(front, nobody), RawEndpoint(nobody.transport), options, self.loop)
         relay.abort(relay.back)

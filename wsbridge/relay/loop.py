@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
-import time
 from collections import deque
 from collections.abc import Callable
 
@@ -47,8 +45,9 @@ class RelayLoop:
         self._sides: dict[int, tuple[Relay, Endpoint]] = {}
         self._ready: deque[Relay] = deque()
         self._wheel: TimerWheel[Relay] = TimerWheel()
-        self._clock: Callable[[], float] = time.monotonic
+        self._clock: Callable[[], float] = trio.current_time
         self._timer_scope: trio.CancelScope | None = None
+        self._timer_deadline = 0.0  # that of the scope, which takes long to ask
         self._wakeup_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._awake = False
         self._epoll.register(self._wakeup_fd, select.EPOLLIN)
@@ -66,6 +65,9 @@ class RelayLoop:
             self._epoll.register(fd, EPOLL_EVENTS)
             if side.transport.readable or side.transport.read_state is not None:
                 self.mark_ready(relay)
+        if relay.termination is None and relay.front.pending is None and relay.back.pending is None:
+            self.schedule(relay, timeouts.first_check(relay.options, self.now))
+            return
         due = timeouts.check_timeouts(relay, self.now)
         if not relay.done:
             self.schedule(relay, due)
@@ -87,11 +89,10 @@ class RelayLoop:
 
     def schedule(self, relay: Relay, deadline: float) -> None:
         """Check the timeouts of a pair no later than `deadline`."""
-        if relay.done:
+        if relay.done or not self._wheel.schedule(relay, deadline):
             return
-        self._wheel.schedule(relay, deadline)
-        if self._timer_scope is not None and self._timer_scope.deadline > deadline:
-            self._timer_scope.deadline = self._wheel.next_deadline() or deadline
+        if deadline < self._timer_deadline and self._timer_scope is not None:
+            self._timer_deadline = self._timer_scope.deadline = self._wheel.next_deadline() or deadline
 
     def may_linger(self) -> bool:
         """Whether one more socket may linger."""
@@ -101,8 +102,10 @@ class RelayLoop:
         """Remove a side from the epoll set; its descriptor is about to be closed."""
         fd = side.transport.fd
         if self._sides.pop(fd, None) is not None:
-            with contextlib.suppress(OSError):  # a failed write can have closed it
+            try:  # noqa: SIM105  (each connection comes here twice; a failed write can have closed it)
                 self._epoll.unregister(fd)
+            except OSError:
+                pass
 
     def finished(self, relay: Relay) -> None:
         """Both descriptors of a pair are closed."""
@@ -131,7 +134,7 @@ class RelayLoop:
             with trio.CancelScope(
                 deadline=trio.current_time() + timeouts.MAX_CHECK_INTERVAL if when is None else when
             ) as scope:
-                self._timer_scope = scope  # `schedule` moves its deadline
+                self._timer_scope, self._timer_deadline = scope, scope.deadline  # `schedule` moves it
                 await trio.sleep_forever()
             self._timer_scope = None
             now = self.update_clock()

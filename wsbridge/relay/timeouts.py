@@ -8,7 +8,7 @@ from typing import Generic, Protocol, TypeVar
 
 from wsbridge.reasons import Reason, Termination
 from wsbridge.relay.endpoint import RX_OPEN, TX_OPEN, TX_RESETTING, Endpoint
-from wsbridge.relay.relay import UNKNOWN, Relay
+from wsbridge.relay.relay import UNKNOWN, Relay, RelayOptions
 
 MAX_CHECK_INTERVAL = 3600.0
 """Seconds after which a pair without any deadline is looked at all the same."""
@@ -32,6 +32,15 @@ def check_timeouts(relay: Relay, now: float) -> float:
     if relay.termination is not None and not relay.done:
         due = min(due, _check_close(relay, now))
     return due
+
+
+def first_check(options: RelayOptions, now: float) -> float:
+    """Return when to look for the first time at a pair that begins now, with nothing pending."""
+    due = MAX_CHECK_INTERVAL
+    for limit in (options.max_lifetime, options.idle, options.write, options.ping_interval):
+        if limit is not None and limit < due:
+            due = limit
+    return now + due if options.auth_expires is None else min(now + due, options.auth_expires)
 
 
 def _check_lifetime(relay: Relay, now: float) -> float:
@@ -199,12 +208,12 @@ class TimerWheel(Generic[_TimedItem]):
         self._slots: dict[int, set[_TimedItem]] = {}
         self._heap: list[int] = []
 
-    def schedule(self, item: _TimedItem, deadline: float) -> None:
-        """Have an item due no later than `deadline` (plus a slot); an earlier deadline stays."""
+    def schedule(self, item: _TimedItem, deadline: float) -> bool:
+        """Have an item due no later than `deadline` (plus a slot); False if it is due earlier, which stays."""
         number = ceil(deadline / SLOT_SECONDS)
         if item.timer_slot is not None:
             if item.timer_slot <= number:
-                return
+                return False
             self._slots[item.timer_slot].discard(item)
         item.timer_slot = number
         slot = self._slots.get(number)
@@ -213,6 +222,7 @@ class TimerWheel(Generic[_TimedItem]):
             heapq.heappush(self._heap, number)
         else:
             slot.add(item)
+        return True
 
     def cancel(self, item: _TimedItem) -> None:
         """Remove an item."""
