@@ -6,9 +6,11 @@ import gc
 import select
 import socket
 
+import jwt
 import pytest
 import trio
 
+from tests.auth.signing import AUDIENCE, ISSUER, SECRET, claims
 from tests.client import BINARY, frame, request
 from tests.serving import backend, recording, serving, written
 from wsbridge import taskless
@@ -301,35 +303,63 @@ def no_trio_without_a_task(monkeypatch):
     forbid(trio, "open_nursery")
 
 
+def where(run):
+    """Name the functions in which a connection waits."""
+    found, waits = [], run.coroutine
+    while waits is not None:
+        found.append(getattr(waits, "__name__", str(waits)))
+        waits = getattr(waits, "cr_await", None)
+    return found
+
+
+def authenticated(tmp_path, kind):
+    """Give a route's `auth` that needs no waiting, and the headers that satisfy it."""
+    if kind == "none":
+        return "none", []
+    if kind == "jwt":
+        (tmp_path / "key").write_text(SECRET)
+        (tmp_path / "key").chmod(0o600)
+        keys = [{"algorithm": "HS256", "secret": {"file": str(tmp_path / "key")}}]
+        method = {"kind": "jwt", "keys": keys, "issuer": ISSUER, "audience": AUDIENCE}
+        return method, [f"Authorization: Bearer {jwt.encode(claims(), SECRET, 'HS256')}"]
+    return {"kind": "network", "allow": ["203.0.113.0/24"]}, ["X-Forwarded-For: 203.0.113.7"]
+
+
 @pytest.mark.parametrize("limits", [{}, {"per_address": {"connections": 5, "handshake_rate": "50", "max_failures": 3}}])
 @pytest.mark.parametrize("early", [True, False])
-async def test_a_plain_connection_never_has_a_task(no_trio_without_a_task, early, limits):
+@pytest.mark.parametrize("auth", ["none", "jwt", "network"])
+async def test_a_plain_connection_never_has_a_task(no_trio_without_a_task, early, limits, auth, tmp_path):
     """From accept to its log line, WebSocket and raw, whether its first bytes have come with it or later."""
     listeners = {
-        "web": {"bind": "127.0.0.1:0"},
-        "raw": {"bind": "127.0.0.1:0", "protocol": "tcp", "route": "app"},
+        "web": {"bind": "127.0.0.1:0", "trusted_proxies": ["127.0.0.1"], "client_address_from": "x-forwarded-for"},
+        "raw": {"bind": "127.0.0.1:0", "protocol": "tcp", "route": "raw"},
     }
+    method, headers = authenticated(tmp_path, auth)
     async with backend() as back:
-        routes = {"app": {"match": "any", "backend": back.url, "auth": "none", "limits": {"connections": 4}}}
-        async with serving(written(listeners=listeners, routes=routes, limits=limits)) as served:
-            await trio.testing.wait_all_tasks_blocked()
-            tasks = trio.lowlevel.current_statistics().tasks_living
+        routes = {
+            "raw": {"backend": back.url, "auth": "none"},
+            "app": {"match": "any", "backend": back.url, "auth": method, "limits": {"connections": 4}},
+        }
+        text = written(listeners=listeners, routes=routes, limits=limits)
+        async with serving(text, folder=tmp_path) as served:
+            started = []
+            start_task = served.server.acceptor.runner._start_task
+            served.server.acceptor.runner._start_task = lambda run: (started.append(where(run)), start_task(run))
             web = await served.connect()
             if not early:
                 while not served.server.acceptor.runner.waiting:
                     await trio.sleep(0.002)
-            await web.send(request())
+            await web.send(request("/", *headers))
             assert (await web.head()).startswith("HTTP/1.1 101")
             await web.echoed()
             raw = await served.connect("raw")
             await raw.send(b"hello")
             assert await raw.take(5) == b"hello"
-            own = 2 * (trio.lowlevel.current_statistics().tasks_living - tasks)  # those of the test's backend
-            assert own <= 2 * back.dials
             await web.close()
             raw.drop()
             await served.quiet()
             assert {line["reason"] for line in served.records.of("connection.closed")} == {"client_closed"}
+        assert started == []
         assert not served.records.of("internal_error")
 
 

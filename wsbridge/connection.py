@@ -388,7 +388,6 @@ class Connection:
         """Read the client's address from the PROXY header, where the listener expects one before the first byte."""
         resolver = self._listener.client_address_resolver
         if resolver is not None:
-            await need_task()
             self._context.peer = await resolver.from_connection(self._sock, self._context.peer)
 
     def _count_client(self) -> None:
@@ -514,7 +513,6 @@ class Connection:
         if admitted.route.auth is None:
             return
         context.subprotocols = () if admitted.upgrade is None else admitted.upgrade.subprotocols
-        await need_task()
         try:
             context.identity = await authenticate(admitted.route.auth, context)
         except Rejected:
@@ -618,7 +616,6 @@ class Connection:
         assert backend is not None  # noqa: S101 (asked only for such routes)
         chosen = None
         if route.target_policy is not None:
-            await need_task()
             await self._client_slot.begin_guess()
             chosen = await route.target_policy.select(request, context.identity)
             self._client_slot.end_guess()

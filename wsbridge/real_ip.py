@@ -16,6 +16,7 @@ from wsbridge.protocol.http1 import Request
 from wsbridge.protocol.ip import unmap
 from wsbridge.protocol.proxy import ProxyHeader, ProxyHeaderParser, bad_proxy_header
 from wsbridge.reasons import EMPTY_CONNECTION, Reason, Rejected
+from wsbridge.taskless import need_task
 
 PEEK_BYTES = 512
 """Bytes looked at in one go; most headers are shorter."""
@@ -113,6 +114,7 @@ class ClientAddressResolver:
         if not self.is_trusted(peer.host):
             raise bad_proxy_header(f"{_host_text(peer)} is not in trusted_proxies")
         parser = ProxyHeaderParser(self._max_header_bytes)
+        await need_task()
         try:
             with trio.move_on_after(self._header_timeout):
                 return _peer_from_proxy_header(peer, await receive_proxy_header(sock, parser))

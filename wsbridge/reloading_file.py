@@ -15,6 +15,7 @@ import trio
 
 from wsbridge.config.regular_files import is_leftover, read_regular_file
 from wsbridge.log.logger import log
+from wsbridge.taskless import need_task
 
 CHECK_INTERVAL: Final = 1.0
 """Seconds between two checks of a file; it is only checked when its content is asked for."""
@@ -201,6 +202,7 @@ class ReloadingFile(Generic[Content]):
         return self._content
 
     async def _check_since(self, since: float) -> None:
+        await need_task()
         with trio.move_on_after(CHECK_TIMEOUT) as deadline:
             async with self._lock:
                 if self._last_check < since and not self._thread.borrowed_tokens:

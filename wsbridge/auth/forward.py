@@ -32,6 +32,7 @@ from wsbridge.log.format import redact
 from wsbridge.net import tls
 from wsbridge.protocol.http1 import Headers, Request
 from wsbridge.reasons import Rejected
+from wsbridge.taskless import need_task
 from wsbridge.ttl_cache import TtlCache
 
 
@@ -196,6 +197,7 @@ class ForwardAuth:
         if kept is not None:
             return kept
         answer = None
+        await need_task()
         with trio.move_on_after(self._config.timeout):
             answer = await self._client.get(self._path, lines, MAX_AUTH_BODY_BYTES, AUTH_BODY_TIMEOUT)
         if answer is None:

@@ -38,6 +38,7 @@ from wsbridge.context import ConnectionContext
 from wsbridge.file_watcher import FileWatcher, Watched
 from wsbridge.protocol.http1 import quoted
 from wsbridge.reasons import Rejected
+from wsbridge.taskless import need_task
 
 MAX_TIMESTAMP = 1e11
 """Seconds since 1970; larger values are not accepted as times."""
@@ -273,6 +274,7 @@ class JwtAuth:
         return [one for one in self._jwks if token.algorithm in one.algorithms]
 
     async def _refresh_keys(self, token: UnverifiedToken) -> None:
+        await need_task()
         async with trio.open_nursery() as nursery:
             for one in self._key_sets_to_refresh(token):
                 nursery.start_soon(one.refresh)

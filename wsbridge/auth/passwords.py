@@ -17,6 +17,7 @@ import trio
 from wsbridge.context import UNKNOWN_CLIENT, ClientGate
 from wsbridge.limits.clients import ConnectionCounts
 from wsbridge.reasons import Reason, Rejected
+from wsbridge.taskless import need_task
 from wsbridge.ttl_cache import TtlCache
 
 BCRYPT_COSTS: Final = range(4, 16)
@@ -333,6 +334,7 @@ class PasswordChecker:
         mark = self._cache_key(name, password, stored)
         if self._is_cached(mark, cache_seconds):
             return True
+        await need_task()
         if not await client.begin_guess(self.max_queue_per_address):
             raise self._too_many_of_client()
         while not self._is_cached(mark, cache_seconds):

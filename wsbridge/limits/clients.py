@@ -14,6 +14,7 @@ from wsbridge.log.logger import log
 from wsbridge.net.address import NetworkSet
 from wsbridge.net.transport import reset_socket
 from wsbridge.reasons import Reason, Rejected
+from wsbridge.taskless import need_task
 
 UNIX_KEY = b""
 """The key of all clients of Unix sockets."""
@@ -214,8 +215,10 @@ class ClientTable:
             if entry.guess_ended is None:
                 entry.guess_ended = trio.Event()
             entry.waiting += 1
+            guess_ended = entry.guess_ended
             try:
-                await entry.guess_ended.wait()
+                await need_task()
+                await guess_ended.wait()
             finally:
                 entry.waiting -= 1
         entry.guesses += 1
