@@ -207,9 +207,9 @@ def _parse_public_key(entry: Mapping[str, Any]) -> Any:
     fields = JWK_PARAMETERS.get(kty) if isinstance(kty, str) else None
     if fields is None or "d" in entry or not all(isinstance(entry.get(name), str) for name in fields):
         return None
-    if kty == "EC" and entry["crv"] not in EC_CURVE_ALGORITHMS:
+    name = EC_CURVE_ALGORITHMS.get(entry["crv"]) if kty == "EC" else {"RSA": "RS256", "OKP": "EdDSA"}[str(kty)]
+    if name is None:
         return None
-    name = {"RSA": "RS256", "EC": EC_CURVE_ALGORITHMS.get(entry.get("crv", ""), ""), "OKP": "EdDSA"}[str(kty)]
     algorithm: Any = jwt.PyJWS().get_algorithm_by_name(name)
     try:
         return algorithm.from_jwk({"kty": kty, **{field: entry[field] for field in fields}})

@@ -720,7 +720,7 @@ fn decode_frames(
     } else {
         payload == 0 || dst.send(&buffers.input[begin..begin + payload], &[], now)
     };
-    let moved = if !sent || controls && !answer_pings(src, now, buffers) {
+    let moved = if !sent || !answer_pings(src, now, buffers) {
         if stop == Stop::Close {
             src.unread_close();
         }
@@ -738,6 +738,9 @@ fn decode_frames(
 
 /// Answers the pings that a read gave; false if the connection is broken.
 fn answer_pings(src: &mut Side, now: u64, buffers: &mut Buffers) -> bool {
+    if buffers.found.pings.is_empty() {
+        return true;
+    }
     for body in std::mem::take(&mut buffers.found.pings) {
         if !src.answer_ping(body, now, buffers) {
             return false;
