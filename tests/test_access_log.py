@@ -70,6 +70,7 @@ def test_all_facts_of_a_relay(records):
     """Who, where to, why, how long, and the bytes each way."""
     one, context = account()
     context.relayed, context.bytes_to_backend, context.bytes_to_client = True, 10, 20
+    context.engine = "native"
     one.log_closed(Termination(Reason.CLIENT_CLOSED, "client", close_code=4000))
     (line,) = records.all
     assert line.pop("duration_seconds") >= 0
@@ -89,6 +90,7 @@ def test_all_facts_of_a_relay(records):
         "close_code": 4000,
         "bytes_to_backend": 10,
         "bytes_to_client": 20,
+        "engine": "native",
     }
 
 

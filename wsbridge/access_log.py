@@ -232,6 +232,7 @@ class AccessLog:
         if context.relayed:
             facts["bytes_to_backend"] = context.bytes_to_backend
             facts["bytes_to_client"] = context.bytes_to_client
+            facts["engine"] = context.engine
             event = "connection.closed"
             log.emit(level, {**facts, "event": event})
             self._emit_audit("access.ended", facts)

@@ -725,6 +725,7 @@ class Connection:
             count_bytes(context, counters.bytes_to_backend, counters.bytes_to_client)
             context.relayed = True
             context.bytes_to_backend, context.bytes_to_client = counters.bytes_to_backend, counters.bytes_to_client
+            context.engine = counters.engine
         return Termination(
             result.reason,
             result.initiator,

@@ -87,6 +87,7 @@ class ConnectionContext:
         relayed: Whether it was relayed and that has ended; False while it is relayed.
         bytes_to_backend: Payload bytes relayed from the client.
         bytes_to_client: Payload bytes relayed from the backend.
+        engine: The engine that relayed it; empty before that has ended.
         counted_to_backend: Payload bytes from the client that are in the counters of the route.
         counted_to_client: Payload bytes from the backend that are.
         chain: Marks of the routes, of this and other processes, that it came through before it was accepted.
@@ -114,6 +115,7 @@ class ConnectionContext:
     relayed: bool = False
     bytes_to_backend: int = 0
     bytes_to_client: int = 0
+    engine: str = ""
     counted_to_backend: int = 0
     counted_to_client: int = 0
     chain: tuple[str, ...] = ()

@@ -323,7 +323,7 @@ LOG_EVENTS: Final[dict[str, LogEvent]] = {
     "connection.closed": LogEvent(
         "An established connection was closed; its summary.",
         ("info", "warning", "error"),
-        (*_CONNECTION_KEYS, *_CLOSE_KEYS, "close_code", "bytes_to_backend", "bytes_to_client"),
+        (*_CONNECTION_KEYS, *_CLOSE_KEYS, "close_code", "bytes_to_backend", "bytes_to_client", "engine"),
     ),
     "connection.rejected": LogEvent(
         "A connection ended before the relay was established: bad request, no route, backend down.",
@@ -460,7 +460,7 @@ LOG_KEYS: Final[dict[str, str]] = {
     "uid": "user ID of a client of the admin API",
     "successor": "process ID of the process that took over",
     "address": "admin socket",
-    "engine": "relay engine: python or native",
+    "engine": "relay engine: python or native; of a connection, native if that relayed any of it",
     "engine_threads": "threads of the native engine",
     "listeners": "all addresses on which connections are accepted",
     "generation": "number of the configuration in effect: 1 at the start, and one more with each reload",

@@ -144,10 +144,10 @@ class NativeLoop(RelayLoop):
         ends_here = not relay.options.deliver_after_close
         try:
             thread = self._lane.add(tag, ends_here, self._given(relay, front), self._given(relay, back))
-        except OSError as error:  # no descriptors or memory for it
-            log.debug("engine.declined", error=error.strerror)
+        except OSError:  # the kernel watches no more descriptors for this user
             return False
         self._lent[tag] = relay
+        relay.carried_by = NativeEngine.name
         self._tags[relay] = (thread, tag)
         self._tries.pop(relay, None)
         return True
@@ -336,9 +336,13 @@ class NativeLoop(RelayLoop):
             await trio.lowlevel.wait_readable(self._lane.fileno())
             returned, panics = self._lane.take()
             if panics:
-                log.error("internal_error", component="engine", threads=panics)
+                log.error("internal_error", component="engine")
             for one in returned:
                 self._restore(one)
+
+    def fail(self) -> None:
+        """Make the first thread panic, as a bug would; for tests."""
+        self._lane.fail(0)
 
     def close(self) -> None:
         """See `RelayLoop.close`."""
@@ -389,6 +393,7 @@ class NativeEngine(PythonEngine):
         return RelayFigures(
             front.received_bytes + to_backend,
             back.received_bytes + to_client,
+            relay.carried_by,
             front.round_trip,
             back.round_trip,
             None if front_blocked < 0 else front_blocked,

@@ -48,10 +48,11 @@ class RelayResult:
 
 @dataclass(slots=True)
 class RelayCounters:
-    """Payload bytes of one relay each way; set when it is over, also where it was cancelled."""
+    """Payload bytes of one relay each way, and the engine that carried it; set when it is over, also if cancelled."""
 
     bytes_to_backend: int = 0
     bytes_to_client: int = 0
+    engine: str = ""
 
 
 @dataclass(slots=True)
@@ -202,6 +203,7 @@ class PythonEngine:
             del self._relays[connection_id]
             counters.bytes_to_backend = relay.front.received_bytes
             counters.bytes_to_client = relay.back.received_bytes
+            counters.engine = relay.carried_by
         return RelayResult(
             end.reason,
             end.initiator,
@@ -273,6 +275,7 @@ class PythonEngine:
         return RelayFigures(
             front.received_bytes,
             back.received_bytes,
+            relay.carried_by,
             front.round_trip,
             back.round_trip,
             front.blocked_seconds(now),

@@ -161,6 +161,7 @@ class Relay:
         half_closed: Whether one side has ended and the other goes on, for `half_close` of silence.
         close_held: Whether our close frame waits for `hold_close` of silence.
         graceful: Whether it ends because of a side, so that what waits for the other has `write` to go.
+        carried_by: The engine; the native one if it carried it at any time.
         forced: Whether its ending took too long and was forced.
         ready: Whether it waits on the loop's list.
         timer_slot: The wheel's slot it is in.
@@ -170,6 +171,7 @@ class Relay:
 
     __slots__ = (
         "back",
+        "carried_by",
         "close_checked",
         "close_held",
         "close_timeout",
@@ -199,6 +201,7 @@ class Relay:
         self.half_closed = self.close_held = self.graceful = self.forced = self.ready = False
         self.termination: Termination | None = None
         self.timer_slot: int | None = None
+        self.carried_by = "python"
         self.share: SharedBucket | None = None
         self.on_done: Callable[[], None] = lambda: None
         front.is_front = True

@@ -1,0 +1,95 @@
+"""What only the native engine does: lending pairs, giving them back, and outliving a bug of its own."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from tests.contract.conftest import ENGINES
+from tests.contract.sides import between, exchange, running
+from wsbridge import native
+from wsbridge.reasons import Reason
+
+if native.load() is None:
+    pytest.skip("the native engine is not installed: there is no cargo", allow_module_level=True)
+
+from wsbridge.native import engine as native_engine
+from wsbridge.native.engine import NativeEngine
+
+PAIRINGS = [("ws", "raw"), ("raw", "ws"), ("ws", "ws"), ("raw", "raw")]
+pairings = pytest.mark.parametrize("pairing", PAIRINGS, ids="-".join)
+
+
+def one_thread() -> NativeEngine:
+    """An engine with one thread, which carries all pairs."""
+    return NativeEngine(1)
+
+
+def test_the_contract_is_held_by_it() -> None:
+    """The suite of both engines runs on both."""
+    assert [one.name for one in ENGINES] == ["python", "native"]
+
+
+@pairings
+async def test_who_carried_a_pair(pairing: tuple[str, str]) -> None:
+    """A calm one is carried by the extension, one under a rate limit by Python; both are told."""
+    for options, carried_by in ({}, "native"), ({"bytes_per_second": 10**6}, "python"):
+        async with running(one_thread) as engine, between(engine, *pairing, **options) as relay:
+            await exchange(relay.front, relay.back, b"hello")
+            assert engine.figures(relay.id).engine == carried_by
+        assert relay.counters.engine == carried_by
+
+
+@pairings
+async def test_figures_need_no_recall(pairing: tuple[str, str]) -> None:
+    """Bytes of both directions, while the extension has the pair and after Python has it."""
+    async with running(one_thread) as engine, between(engine, *pairing) as relay:
+        await exchange(relay.front, relay.back, b"hello")
+        await exchange(relay.back, relay.front, b"hi")
+        for _ in range(2):
+            assert engine.payload_bytes(relay.id) == (5, 2)
+            figures = engine.figures(relay.id)
+            assert (figures.bytes_to_backend, figures.bytes_to_client) == (5, 2)
+            assert figures.blocked_to_client_seconds is None
+            relay.take_back()
+
+
+@pairings
+async def test_a_pair_is_lent_again(pairing: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """After Python had it for a while; nothing is lost on the way, however often."""
+    monkeypatch.setattr(native_engine, "REST", 0.01)
+    lent = 0
+
+    class Counting(native_engine.NativeLoop):
+        def _lend(self, relay):
+            nonlocal lent
+            done = super()._lend(relay)
+            lent += done
+            return done
+
+    monkeypatch.setattr(native_engine, "NativeLoop", Counting)
+    async with running(one_thread) as engine, between(engine, *pairing) as relay:
+        for number in range(1, 6):
+            await exchange(relay.front, relay.back, b"%d" % number)
+            await exchange(relay.back, relay.front, b"%d" % number)
+            relay.take_back()
+            while lent <= number:
+                await trio.sleep(0.005)
+
+
+async def test_a_bug_ends_the_pairs_of_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They end as `internal_error`, it is logged, and the next pairs are carried as before."""
+    logged = []
+    monkeypatch.setattr(native_engine.log, "error", lambda event, **values: logged.append((event, values)))
+    async with running(one_thread) as engine:
+        async with between(engine, "ws", "raw") as first, between(engine, "raw", "raw") as second:
+            for relay in (first, second):
+                await exchange(relay.front, relay.back, b"hello")
+            engine.loop.fail()
+            for relay in (first, second):
+                result = await relay.ended()
+                assert (result.reason, result.bytes_to_backend) == (Reason.INTERNAL_ERROR, 5)
+        assert logged == [("internal_error", {"component": "engine"})]
+        async with between(engine, "ws", "raw") as third:
+            await exchange(third.front, third.back, b"again")
+            assert engine.figures(third.id).engine == "native"
