@@ -26,7 +26,6 @@ component() {
 case "${1:-}" in
     lint)
         component fmt cargo fmt --check
-        component clippy cargo clippy --quiet --locked --all-targets -- -D warnings
         component clippy cargo clippy --quiet --locked --all-targets --features extension-module -- -D warnings
         ;;
     test) cargo test --quiet --locked ;;

@@ -83,7 +83,9 @@ def test_a_wheel_names_no_directory_of_its_build(wheel):
             {"cargo": CARGO, "rustc": RUSTC.format("1.56.1")},
             f"Rust 1.56.1 does not match extension requirement >={MINIMUM}",
         ),
-        ({"cargo": CARGO, "rustc": RUSTC.format("1.95.0")}, "cargo: metadata: no crate today"),
+        pytest.param(
+            {"cargo": CARGO, "rustc": RUSTC.format("1.95.0")}, "cargo: metadata: no crate today", marks=pytest.mark.soak
+        ),
     ],
     ids=["none", "too old", "fails"],
 )
@@ -133,6 +135,7 @@ def test_an_engine_that_is_none(source, tmp_path):
     assert "engine=rust: must be one of auto, python, native" in done.stdout + done.stderr
 
 
+@pytest.mark.soak
 def test_leaving_it_out(source, tmp_path):
     """`-C engine=python` does not even look for cargo."""
     done = builds.run_build(source, tmp_path / "dist", "--wheel", "-Cengine=python")
@@ -184,23 +187,6 @@ def install_editable(source, directory, environ):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return python
-
-
-def test_a_wheel_that_is_installed_says_which_engine_it_has(wheel, tmp_path):
-    """In an environment elsewhere, for which nothing else was done."""
-    programs = builds.environment(tmp_path / "env", wheel)
-    done = subprocess.run(
-        [programs / "wsbridge", "--version"],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=tmp_path,
-        env={"PATH": os.defpath},
-    )
-    expected = (
-        f"native {__version__}, masking in C" if builds.HAS_CARGO else "python, masking in C; native not installed"
-    )
-    assert f"engine:  {expected}" in done.stdout
 
 
 def test_the_script_for_the_crate_says_that_it_does_nothing_without_cargo(tools):

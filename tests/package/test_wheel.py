@@ -95,7 +95,7 @@ def test_the_tree_and_the_source_distribution_give_the_same_wheel(distributions,
 
 
 def test_an_installed_wheel_serves_the_demo(wheel, tmp_path):
-    """In a new environment, from another directory: the command, its page, and the connection of the page."""
+    """In a new environment, from another directory: the command, its engine, its page, and the page's connection."""
     programs = builds.environment(tmp_path / "env", wheel)
     environ = {"PYTHONPATH": "", "PATH": os.defpath}
     where = "import wsbridge; print(wsbridge.__file__)"
@@ -103,6 +103,11 @@ def test_an_installed_wheel_serves_the_demo(wheel, tmp_path):
         [programs / "python", "-c", where], cwd=tmp_path, env=environ, capture_output=True, text=True, check=True
     ).stdout
     assert path.startswith(str(tmp_path))
+    version = subprocess.run(
+        [programs / "wsbridge", "--version"], cwd=tmp_path, env=environ, capture_output=True, text=True, check=True
+    ).stdout
+    has_native = f"engine:  native {__version__}, masking in C\n" in version
+    assert has_native if builds.HAS_CARGO else "engine:  python, masking in C; native not installed: " in version
 
     with Program(programs / "wsbridge", "demo", "--port", "0", cwd=tmp_path, env=environ) as demo:
         url = demo.line(r"The demo is at +(http://\S+)")[1]

@@ -1,8 +1,34 @@
-"""For the process tests: no client's socket outlives its test, whatever the test ran into."""
+"""For the process tests: the engines that they try, and no client's socket outlives its test."""
+
+from __future__ import annotations
 
 import pytest
 
+from tests.process.daemon import Daemon
 from tests.process.plain import Socket
+from wsbridge import native
+
+ALWAYS_ON_BOTH = {"test_bytes", "test_idle", "test_life"}
+"""Modules whose tests run on both engines; where the native one is not installed, nothing does."""
+SOMETIMES_ON_BOTH = {"test_faults", "test_links", "test_memory", "test_reloads"}
+"""In these, the Python engine is for `make soak`. All other modules leave the engine to the daemon."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run tests on both engines."""
+    name = metafunc.module.__name__.rpartition(".")[2]
+    if native.load() is None or name not in ALWAYS_ON_BOTH | SOMETIMES_ON_BOTH:
+        return
+    python = pytest.param("python", marks=[pytest.mark.soak] if name in SOMETIMES_ON_BOTH else [])
+    metafunc.parametrize("engine", ["native", python], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The engine of the test's daemons."""
+    name: str = getattr(request, "param", "auto")
+    monkeypatch.setattr(Daemon, "engine", name)
+    return name
 
 
 @pytest.fixture(autouse=True)

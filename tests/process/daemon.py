@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 PATIENCE = 15.0
 """Seconds that a test waits for anything."""
@@ -36,9 +37,12 @@ class Daemon:
         environ: Further environment variables.
 
     Attributes:
+        engine: What `engine` is, in configurations that do not set it.
         folder: Its directory, removed at the end if it is its own.
         states: The notifications that the service manager got, each a mapping.
     """
+
+    engine: ClassVar[str] = "auto"
 
     def __init__(
         self,
@@ -59,7 +63,7 @@ class Daemon:
         self._waits = waits
         self._prefix = prefix
         self._config = self.folder / "wsbridge.yaml"
-        self._config.write_text(text.replace("@FOLDER@", str(self.folder)))
+        self._config.write_text(self._with_engine(text).replace("@FOLDER@", str(self.folder)))
         self._lines: list[dict[str, Any]] = []
         self._raw: list[str] = []
         self._more = threading.Condition()
@@ -72,6 +76,15 @@ class Daemon:
             self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._notify.bind(str(self.folder / "notify"))
             self._notify.settimeout(PATIENCE)
+
+    def _with_engine(self, text: str) -> str:
+        if self.engine == "auto" or re.search(r"^(\{.*)?\"?engine\"?:", text, re.MULTILINE):
+            return text
+        return (
+            text.replace("{", f'{{"engine": "{self.engine}", ', 1)
+            if text[0] == "{"
+            else f"engine: {self.engine}\n{text}"
+        )
 
     def __enter__(self) -> Self:
         environ = {key: value for key, value in os.environ.items() if key not in ("NOTIFY_SOCKET", "JOURNAL_STREAM")}

@@ -107,6 +107,12 @@ def test_silent_clients_do_not_outlive_the_drain():
         deaf.close()
 
 
+def test_the_engine_is_the_one_that_is_set(engine):
+    """The daemon says which one it has; `auto` is for hosts without the native one here, see conftest.py."""
+    with Daemon(written(route={"respond": "204"})) as daemon:
+        assert daemon.ready["engine"] == ("python" if engine == "auto" else engine)
+
+
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 def test_sigint_or_a_second_signal_ends_all_at_once(first):
     """SIGINT, or any signal after a SIGTERM, closes all with 1001 and exits within `close`."""
