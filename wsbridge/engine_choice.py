@@ -1,4 +1,4 @@
-"""Which engine relays: that of the setting `engine`, as far as the native one is installed."""
+"""Which engine relays and does TLS: that of the setting `engine`, as far as the native one is installed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Literal
 
 from wsbridge import native
 from wsbridge.config.model import Config
+from wsbridge.net.tls_roles import OpenSsl, TlsProvider
 from wsbridge.relay.engine import Engine, PythonEngine
 
 
@@ -50,6 +51,19 @@ def build_engine(config: Config) -> Engine:
     from wsbridge.native.engine import NativeEngine  # imports the extension
 
     return NativeEngine(choice.threads, max_lingering)
+
+
+def build_tls(config: Config) -> TlsProvider:
+    """Return what does TLS until the process ends: that of the engine.
+
+    Raises:
+        ValueError: See `choose_engine`.
+    """
+    if choose_engine(config).name == "python":
+        return OpenSsl()
+    from wsbridge.native.tls import Rustls  # imports the extension
+
+    return Rustls()
 
 
 def describe_engine() -> tuple[str, str]:

@@ -16,7 +16,7 @@ from wsbridge.auth.passwords import PasswordChecker
 from wsbridge.auth.replay import UsedTickets
 from wsbridge.config.model import Config
 from wsbridge.counters import ListenerStats, RouteStats
-from wsbridge.engine_choice import build_engine, choose_engine
+from wsbridge.engine_choice import build_engine, build_tls, choose_engine
 from wsbridge.frontend import LingeringCloser
 from wsbridge.limits.clients import ClientTable, ConnectionCounts
 from wsbridge.limits.rate import SharedBucketTable
@@ -25,7 +25,6 @@ from wsbridge.net.address import ListeningAddresses
 from wsbridge.net.disconnect import DisconnectMonitor
 from wsbridge.net.loop_detection import OwnConnections
 from wsbridge.net.resolver import Resolver
-from wsbridge.net.tls_roles import OpenSsl, TlsProvider
 from wsbridge.reasons import Reason, Termination
 from wsbridge.relay.engine import Engine
 
@@ -73,7 +72,7 @@ class Services:
         limits = config.limits
         self.engine_choice = choose_engine(config)
         self.engine: Engine = build_engine(config)
-        self.tls: TlsProvider = OpenSsl()
+        self.tls = build_tls(config)
         self.resolver = Resolver(
             limits.dns_threads,
             limits.dns_ttl,

@@ -20,8 +20,9 @@ import trio.testing
 
 from tests import authority
 from tests.contract.peers import Peer, RawPeer, Story, TlsTransport, Transport, WebSocketPeer
+from tests.net.tls_ends import OurTls
 from tests.tls_contexts import server_context
-from wsbridge.net import tls_transport
+from tests.tls_providers import providers
 from wsbridge.net.tls import client_context
 from wsbridge.net.transport import SocketTransport, set_socket_options
 from wsbridge.reasons import Reason, Termination
@@ -36,9 +37,13 @@ pairings = pytest.mark.parametrize(
 )
 """What the front and the back speak."""
 
-overs = pytest.mark.parametrize("over", ["tcp", "tls", "unix"])
-secures = pytest.mark.parametrize("over", ["tcp", "tls"])
+TLS_PROVIDERS = {str(each.id).replace("openssl", "tls"): each.values[0] for each in providers()}
+"""The implementations of TLS: `tls` is OpenSSL's, `rustls` that of the native engine."""
+
+overs = pytest.mark.parametrize("over", ["tcp", "unix", *TLS_PROVIDERS])
+secures = pytest.mark.parametrize("over", ["tcp", *TLS_PROVIDERS])
 """Where a reset differs from an orderly end."""
+encrypted = pytest.mark.parametrize("over", [*TLS_PROVIDERS])
 
 INITIATORS = {"front": "client", "back": "backend"}
 """What a termination calls each side."""
@@ -55,6 +60,13 @@ def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """TLS contexts of a server called `localhost` and of a client that trusts it, as the bridge makes them."""
     files = authority.folder()
     return server_context([(files / "cert.pem", files / "key.pem")]), client_context(files / "ca.pem")
+
+
+@functools.cache
+def our_tls(over: str) -> OurTls:
+    """TLS as the bridge does it, by one of its implementations."""
+    files = authority.folder()
+    return OurTls(TLS_PROVIDERS[over], (files / "cert.pem", files / "key.pem"), files / "ca.pem")
 
 
 def sockets(over: str, buffer: int | None = None) -> tuple[socket.socket, socket.socket]:
@@ -84,19 +96,17 @@ def sockets(over: str, buffer: int | None = None) -> tuple[socket.socket, socket
 
 async def side(speaks: str, over: str, role: str, *, buffer: int | None = None, **options: object) -> tuple[Side, Peer]:
     """A side as the engine is given it and the peer at the other end of its transport."""
-    ours, theirs = sockets("tcp" if over == "tls" else over, buffer)
+    ours, theirs = sockets("tcp" if over in TLS_PROVIDERS else over, buffer)
     transport = Transport(theirs)
     wire = SocketTransport(ours)
-    if over == "tls":
+    if over in TLS_PROVIDERS:
         server, client = contexts()
         we_serve = role == "server"
         transport = TlsTransport(theirs, client if we_serve else server, server_side=not we_serve)
 
         async def shake() -> None:
             nonlocal wire
-            name = None if we_serve else "localhost"
-            context = server if we_serve else client
-            wire = await tls_transport.start_tls(ours, context, server_side=we_serve, server_hostname=name)
+            wire = await our_tls(over).start(ours, server_side=we_serve)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(shake)

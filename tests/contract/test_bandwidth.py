@@ -12,7 +12,7 @@ import trio
 from trio.testing import MockClock
 
 from tests.contract.peers import FIN, PING
-from tests.contract.sides import CALM, SHORT, between, overs, pairings, secures, until
+from tests.contract.sides import CALM, SHORT, between, encrypted, overs, pairings, secures, until
 from tests.contract.test_bytes import drain, gathered, pour
 from wsbridge.limits.rate import SharedBucket, TokenBucket
 from wsbridge.reasons import Reason
@@ -268,9 +268,10 @@ async def test_idle_does_not_count_what_is_held_up(engine, clock):
         assert relay.ending is None
 
 
-async def test_a_limit_can_be_set_and_lifted_on_the_way(engine, clock):
+@encrypted
+async def test_a_limit_can_be_set_and_lifted_on_the_way(engine, clock, over):
     """New terms hold at once, and no byte is lost or changes its place."""
-    async with between(engine, "raw", "raw", over="tls") as relay, trio.open_nursery() as nursery:
+    async with between(engine, "raw", "raw", over=over) as relay, trio.open_nursery() as nursery:
         hashes = {}
 
         async def send():

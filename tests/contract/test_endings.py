@@ -4,7 +4,19 @@ import pytest
 import trio
 
 from tests.contract.peers import CLOSE, FIN
-from tests.contract.sides import CALM, SHORT, between, ends_in_order, overs, pairings, secures, side, sockets, until
+from tests.contract.sides import (
+    CALM,
+    SHORT,
+    between,
+    encrypted,
+    ends_in_order,
+    overs,
+    pairings,
+    secures,
+    side,
+    sockets,
+    until,
+)
 from wsbridge.net.transport import SocketTransport
 from wsbridge.reasons import REASONS, Reason
 from wsbridge.relay.endpoint import Sending, Side
@@ -160,10 +172,11 @@ async def test_bytes_come_before_the_reset(engine, front, over):
     assert end.reason is Reason.BACKEND_RESET
 
 
+@encrypted
 @pytest.mark.parametrize("front", ["raw", "ws"])
-async def test_tls_cut_off_without_close_notify_is_a_reset(engine, front):
+async def test_tls_cut_off_without_close_notify_is_a_reset(engine, over, front):
     """An attacker on the way can send FIN; only close_notify says that a raw stream is whole."""
-    async with between(engine, front, "raw", "tls", lingering=0.2) as relay:
+    async with between(engine, front, "raw", over, lingering=0.2) as relay:
         await relay.back.send(PAYLOAD)
         await relay.back.transport.truncate()
         story = await relay.front.to_the_end()
@@ -176,10 +189,11 @@ async def test_tls_cut_off_without_close_notify_is_a_reset(engine, front):
     assert "truncated" in end.detail
 
 
+@encrypted
 @pytest.mark.parametrize("back", ["raw", "ws"])
-async def test_a_raw_tls_client_cut_off_without_close_notify_is_lost(engine, back):
+async def test_a_raw_tls_client_cut_off_without_close_notify_is_lost(engine, over, back):
     """The backend must not regard what came as complete."""
-    async with between(engine, "raw", back, "tls") as relay:
+    async with between(engine, "raw", back, over) as relay:
         await relay.front.send(b"half a")
         await relay.back.take(6)
         await relay.front.transport.truncate()

@@ -9,7 +9,7 @@ import socket
 import pytest
 import trio
 
-from tests.contract.sides import CALM, between, side, sockets, until
+from tests.contract.sides import CALM, between, secures, side, sockets, until
 from wsbridge.net.transport import SocketTransport
 from wsbridge.reasons import Reason
 from wsbridge.relay.endpoint import Side
@@ -69,7 +69,7 @@ async def test_a_lane_gives_a_pair_back_whole(engine):
 
 
 @pytest.mark.parametrize(("front", "back"), [("ws", "raw"), ("raw", "ws"), ("ws", "ws")])
-@pytest.mark.parametrize("over", ["tcp", "tls"])
+@secures
 async def test_a_detached_side_goes_on_with_another_one(engine, front, back, over):
     """A backend whose client went away for a while: what it sent in between comes to the next client."""
     async with between(engine, front, back, over) as relay:
@@ -142,7 +142,7 @@ async def test_figures_of_a_live_pair(engine):
         assert engine.connection_ids == [relay.id]
 
 
-@pytest.mark.parametrize("over", ["tcp", "tls"])
+@secures
 async def test_figures_of_a_pair_that_is_blocked(engine, over):
     """For how long a side has accepted nothing grows while its peer does not read, and is gone when it has read all."""
     async with between(engine, "ws", "raw", over, buffer=4096) as relay, trio.open_nursery() as nursery:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import trio
 
-from tests.contract.sides import INITIATORS, SHORT, between, ends_in_order, overs, pairings, secures, side
+from tests.contract.sides import INITIATORS, SHORT, between, encrypted, ends_in_order, overs, pairings, secures, side
 from wsbridge.protocol.websocket import WebSocketFraming
 from wsbridge.reasons import REASONS, Reason, Termination
 from wsbridge.relay import loop
@@ -149,9 +149,10 @@ async def test_cancelling_aborts_both_sides(engine):
 
 
 @pytest.mark.parametrize("words", [b"last words", b""])
-async def test_an_end_that_has_come_before_the_relay(engine, words):
+@encrypted
+async def test_an_end_that_has_come_before_the_relay(engine, over, words):
     """A transport that met its end while the request was read is seen at once, without an event."""
-    front_side, front = await side("raw", "tls", "server")
+    front_side, front = await side("raw", over, "server")
     back_side, back = await side("raw", "tcp", "client")
     front_side.transport.read_state = "eof"
     front_side.transport.unread(words)

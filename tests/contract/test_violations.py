@@ -4,7 +4,7 @@ import pytest
 import trio
 
 from tests.contract.peers import FIN, TEXT
-from tests.contract.sides import SHORT, between, ends_in_order, side
+from tests.contract.sides import SHORT, between, encrypted, ends_in_order, side
 from wsbridge.reasons import Reason
 from wsbridge.relay.engine import RelayCounters
 
@@ -56,9 +56,10 @@ async def test_a_backend_that_breaks_the_protocol(engine, name, front):
     assert (end.reason, end.initiator) == (reason, "backend")
 
 
-async def test_a_violation_over_tls(engine):
+@encrypted
+async def test_a_violation_over_tls(engine, over):
     """The close frame arrives, then close_notify."""
-    async with between(engine, "ws", "raw", "tls", terms=SHORT) as relay:
+    async with between(engine, "ws", "raw", over, terms=SHORT) as relay:
         await relay.front.send_frame(0xC2, b"x")
         front, back = await relay.both()
 

@@ -40,9 +40,9 @@ def ends():
 
 
 @pytest.fixture
-def tls_ends(contexts):
+def tls_ends(contexts, our_tls):
     """Make TLS transports and their peers; closed at the end."""
-    made = Tls(contexts)
+    made = Tls(contexts, our_tls)
     yield made
     made.close()
 

@@ -10,7 +10,10 @@ from termios import TIOCOUTQ
 
 import trio
 
-from wsbridge.net.tls_transport import start_tls
+from wsbridge.config.listener import TlsCertificateConfig
+from wsbridge.file_watcher import FileWatcher
+from wsbridge.net.tls import ServerTlsOptions
+from wsbridge.net.tls_roles import OpenSsl
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 
@@ -33,15 +36,51 @@ def connected(buffer=None):
     return ours, theirs
 
 
+class OurTls:
+    """TLS as we do it.
+
+    Args:
+        provider: The implementation.
+        pair: Certificate and key of the server.
+        ca: File of the authority that a client trusts.
+        options: Of the server.
+    """
+
+    def __init__(self, provider, pair, ca, **options):
+        watcher = FileWatcher()
+        certificate = TlsCertificateConfig(cert=pair[0], key=pair[1])
+        self.provider = provider
+        self.server = provider.for_listener(watcher, [certificate], ServerTlsOptions(**options))
+        self.client = provider.for_client(watcher, ca)
+
+    @property
+    def is_openssl(self):
+        """Whether it is OpenSSL, by which every peer speaks TLS here."""
+        return isinstance(self.provider, OpenSsl)
+
+    async def start(self, sock, *, server_side, name="localhost"):
+        """Complete a handshake."""
+        if server_side:
+            return await self.server.accept(sock)
+        return await self.client.start(sock, name, no_second_try)
+
+
+async def no_second_try():
+    """Be called where a handshake fails that OpenSSL might complete."""
+    raise AssertionError("a second connection")
+
+
 class Tls:
     """Makes connections.
 
     Args:
-        contexts: Of a server called localhost and of a client that trusts it.
+        contexts: Of peers: a server called localhost, and a client that trusts it.
+        ours: How we do TLS.
     """
 
-    def __init__(self, contexts):
+    def __init__(self, contexts, ours):
         self.contexts = contexts
+        self.ours = ours
         self._opened = []
 
     async def __call__(self, version=ssl.TLSVersion.TLSv1_3, *, server_side=True, buffer=None, glued=b""):
@@ -52,9 +91,7 @@ class Tls:
         result = []
 
         async def wrap():
-            name = None if server_side else "localhost"
-            context = server if server_side else client
-            result.append(await start_tls(ours, context, server_side=server_side, server_hostname=name))
+            result.append(await self.ours.start(ours, server_side=server_side))
 
         def shake():
             theirs.settimeout(10)

@@ -1,4 +1,8 @@
-"""What the extension has; see src/python.rs."""
+"""What the extension has; see src/python.rs and src/tls_python.rs."""
+
+from collections.abc import Callable, Sequence
+
+from wsbridge.protocol.websocket import Buffer
 
 __version__: str
 
@@ -17,3 +21,40 @@ class Lane:
     def figures(self, thread: int, tag: int) -> Live | None: ...
     def fail(self, thread: int) -> None: ...
     def close(self) -> None: ...
+
+GivenPair = tuple[list[bytes], bytes]
+GivenCertificate = tuple[list[bytes], bytes, list[str]]
+Judge = Callable[[list[bytes], str], Exception | None]
+
+class ServerTls:
+    def __new__(
+        cls,
+        certificates: list[GivenCertificate],
+        only_tls13: bool,
+        client_certificate: bool | None,
+        judge_clients: Judge | None,
+    ) -> ServerTls: ...
+
+class ClientTls:
+    def __new__(cls, judge_servers: Judge | None, certificate: GivenPair | None, alpn: list[bytes]) -> ClientTls: ...
+
+class TlsStream:
+    sent_bytes: int
+    fault: tuple[str, str, str] | None
+    verdict: Exception | None
+    version: str
+    cipher: str
+    alpn: str
+    server_name: str
+    @staticmethod
+    def server(fd: int, tls: ServerTls) -> TlsStream: ...
+    @staticmethod
+    def client(fd: int, tls: ClientTls, name: str) -> TlsStream: ...
+    def handshake(self) -> int: ...
+    def read(self, until_empty: bool) -> tuple[bytes, int]: ...
+    def write(self, parts: Sequence[Buffer]) -> int: ...
+    def flush(self) -> int: ...
+    def close_notify(self) -> int: ...
+    def has_buffered(self) -> bool: ...
+    def close(self) -> None: ...
+    def peer_certificates(self) -> list[bytes]: ...

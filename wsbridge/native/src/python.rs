@@ -285,5 +285,6 @@ fn os_error(error: sys::Errno) -> PyErr {
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
-    module.add_class::<Lane>()
+    module.add_class::<Lane>()?;
+    crate::tls_python::register(module)
 }
