@@ -376,6 +376,11 @@ LOG_EVENTS: Final[dict[str, LogEvent]] = {
         ("error",),
         ("file", "detail"),
     ),
+    "tls.openssl": LogEvent(
+        "The native engine cannot do the TLS of a listener, or of a backend: OpenSSL does it.",
+        ("info",),
+        ("file", "server_name", "detail"),
+    ),
     "certificate.expiring": LogEvent(
         "A certificate expires within 14 days (or a third of its lifetime), or has expired; logged once a day.",
         ("warning",),
@@ -440,7 +445,7 @@ LOG_KEYS: Final[dict[str, str]] = {
     "user_agent": "User-Agent header of the request",
     "tls": "version of TLS that the client uses, on listeners with TLS",
     "cipher": "TLS cipher suite",
-    "server_name": "host name that the client asks for by TLS (SNI)",
+    "server_name": "host name that a client, or a dial, asks for by TLS (SNI)",
     "client_certificate": "subject of the client's certificate, and the end of its validity",
     "origin": "Origin header of the request",
     "auth_method": "authentication method that succeeded",

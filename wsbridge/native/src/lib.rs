@@ -1,9 +1,9 @@
 //! The native engine of wsbridge: moves the bytes of pairs for which no rule is needed, on threads without the GIL.
 //!
 //! Reading order: `lane` (threads and pairs), `pair` (two sides), `frame` (WebSocket frames), `wire` (a connection's
-//! bytes, plain or TLS), `tls` with `client_hello`, `certificate`, `tls_config` and `tls_fault`, `sys` (system calls); `python` and
-//! `tls_python` are what Python sees. Python holds every rule: where these files hold none, a pair goes back with its
-//! whole state.
+//! bytes, plain or TLS), `tls` with `client_hello`, `certificate`, `tls_config` and `tls_fault`, `sys` (system calls);
+//! `python` and `tls_python` are what Python sees. Python holds every rule: where these files hold none, a pair goes back
+//! with its whole state.
 
 pub mod certificate;
 pub mod client_hello;
