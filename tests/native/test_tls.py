@@ -273,6 +273,28 @@ async def test_client_certificates_under_tls_1_3_alone(issue: Any, ca_file: Path
     hang_up(peers)
 
 
+@pytest.mark.parametrize(
+    "key",
+    [("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-384"), ("-newkey", "ed25519"), ("-newkey", "rsa:2048")],
+    ids=["p384", "ed25519", "rsa"],
+)
+async def test_client_certificates_at_listeners_with_any_key(
+    issue: Any, ca_file: Path, tmp_path: Path, key: tuple[str, ...]
+) -> None:
+    """The listener's own certificate takes part where clients' are judged; and keys of clients are of any kind."""
+    pair = made_key(tmp_path, *key)
+    both = tmp_path / "both.pem"
+    both.write_bytes(ca_file.read_bytes() + pair[0].read_bytes())
+    tls = listener(Rustls(), pair, client_ca=both)
+    for own in (issue("alice.example.org"), pair):
+        context = lenient(pair[0])
+        context.load_cert_chain(*own)
+        peers = await shake(tls.accept, context, name="localhost")
+        assert isinstance(peers.ours, NativeTlsTransport), peers.ours
+        assert peers.ours.verified_certificate()
+        hang_up(peers)
+
+
 def old_certificate(folder: Path, ca: trustme.CA) -> Pair:
     """Make a certificate of version 1, without any extension, as `openssl x509 -req` does by default."""
     ca.cert_pem.write_to_path(folder / "ca.pem")
@@ -597,6 +619,15 @@ async def test_a_peer_that_goes_at_any_byte_of_the_handshake(issue: Any, ca_file
                         assert ours.fileno() == -1
                     else:
                         transport.abort()
+
+
+async def test_dials_without_suites_of_tls_1_2_are_left_to_openssl(issue: Any, ca_file: Path) -> None:
+    """Certificates could not be judged; an administrator of the host can restrict OpenSSL in such a way."""
+    client = Rustls().for_client(FileWatcher(), ca_file)
+    client.context.current.set_ciphers("DHE-RSA-AES128-GCM-SHA256")
+    peers = await shake(dial(client, "localhost"), server_context([issue("localhost")]), peer_serves=True)
+    assert not isinstance(peers.transport, NativeTlsTransport)
+    hang_up(peers)
 
 
 def test_certificates_are_read_as_getpeercert_does(issue: Any, tmp_path: Path) -> None:

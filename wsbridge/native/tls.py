@@ -20,7 +20,7 @@ from wsbridge.config.listener import TlsCertificateConfig
 from wsbridge.file_watcher import FileWatcher, Watched
 from wsbridge.log.logger import log
 from wsbridge.native import _native
-from wsbridge.native.tls_judge import judge_client, judge_server
+from wsbridge.native.tls_judge import can_judge_servers, judge_client, judge_server
 from wsbridge.native.tls_transport import HandshakeError, NativeTlsTransport
 from wsbridge.net.tls import SERVER_CIPHERS, KeyPair, ServerCertificate, ServerTlsOptions, load_server_certificate
 from wsbridge.net.tls_roles import ClientTls, ListenerTls
@@ -145,6 +145,9 @@ class NativeListenerTls(ListenerTls):
         if judge is None:
             return _native.ServerTls(found, only_tls13, None, None)
         required, context = self._options.client_certificate_required, judge
+        error = judge_client(context, found[0][0])  # rejected most likely, but it has to be the certificate's fault
+        if error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+            raise ValueError(f"OpenSSL judges no certificates for rustls: {error.reason or error}")
         return _native.ServerTls(found, only_tls13, required, lambda chain, _: judge_client(context, chain))
 
     def _report(self, refusal: str) -> None:
@@ -220,14 +223,19 @@ class NativeClientTls(ClientTls):
         return self._tls
 
     def _make(self, context: ssl.SSLContext, pair: DerPair | None) -> _native.ClientTls | None:
-        if self._own is not None and pair is None:
-            return None
         judge = None if self._insecure else lambda chain, name: judge_server(context, chain, name)
-        try:
-            return _native.ClientTls(judge, pair, self._alpn)
-        except ValueError as error:
-            log.info("tls.openssl", detail=str(error))
-            return None
+        refusal = None
+        if self._own_certificate is not None and pair is None:
+            refusal = f"the key of {self._own_certificate.cert} cannot be read"
+        elif judge is not None and not can_judge_servers(context):
+            refusal = "OpenSSL has no suites of TLS 1.2, with which it judges certificates for rustls"
+        else:
+            try:
+                return _native.ClientTls(judge, pair, self._alpn)
+            except ValueError as error:
+                refusal = str(error)
+        log.info("tls.openssl", detail=refusal)
+        return None
 
     def _give_up(self, server_name: str, detail: str) -> None:
         """Leave a server to OpenSSL, which succeeded where rustls did not."""

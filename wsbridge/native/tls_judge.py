@@ -13,24 +13,22 @@ import ssl
 import struct
 from collections.abc import Sequence
 from typing import Final
+from weakref import WeakKeyDictionary
 
 from wsbridge.net.address import PeerCertificate
 from wsbridge.protocol.tls_records import TLS_RECORD_BYTES
 
 _CLIENT_HELLO, _SERVER_HELLO, _CERTIFICATE, _NONE_SUCH = 1, 2, 11, 99
 
-_ECDSA, _RSA = 0xC02B, 0xC02F
-"""Suites of TLS 1.2; one of them fits the key of any certificate."""
 _RSA_KEY: Final = bytes.fromhex("06092a864886f70d010101")
 """The algorithm of an RSA key, encoded as a certificate has it."""
 
 _RENEGOTIATION_INFO: Final = bytes.fromhex("ff01000100")
-_GROUPS: Final = bytes.fromhex("000a00060004001d0017")  # X25519, P-256
+_GROUPS: Final = bytes.fromhex("000a000a0008001d001700180019")  # X25519; P-256, -384, -521, of certificates as well
 _POINT_FORMATS: Final = bytes.fromhex("000b00020100")
 _SIGNATURES: Final = bytes.fromhex("0403050306030804080508060401050106010807")
 
-MAX_CHAIN_BYTES: Final = 65536
-"""Bytes of all certificates of a peer; rustls accepts no longer messages either."""
+_NOT_JUDGED: Final = "OpenSSL did not judge the certificates"
 
 
 def judge_server(
@@ -46,8 +44,8 @@ def judge_server(
     Returns:
         Why they are rejected; None if they are accepted.
     """
-    error: ssl.SSLError | None = None
-    for suite in _suites(chain):
+    error: ssl.SSLError | None = ssl.SSLError(ssl.SSL_ERROR_SSL, _NOT_JUDGED)
+    for suite in _suites(context, chain):
         _, error = _show_server(context, chain, server_name, suite)
         if error.reason == "UNEXPECTED_MESSAGE":
             return None
@@ -73,7 +71,7 @@ def judge_client(context: ssl.SSLContext, chain: Sequence[bytes]) -> ssl.SSLErro
         return error
     error = _fail(tls, incoming, _records(_certificates(chain) + _message(_NONE_SUCH, b"")))
     if error is None:
-        return ssl.SSLError(ssl.SSL_ERROR_SSL, "the certificates were not judged")
+        return ssl.SSLError(ssl.SSL_ERROR_SSL, _NOT_JUDGED)
     return None if error.reason == "UNEXPECTED_MESSAGE" else error
 
 
@@ -86,8 +84,9 @@ def read_certificate(certificate: bytes) -> PeerCertificate:
     Raises:
         ValueError: Python cannot read it.
     """
-    for suite in _suites([certificate]):
-        tls, _ = _show_server(_reading_context(), [certificate], "", suite)
+    context = _reading_context()
+    for suite in _suites(context, [certificate]):
+        tls, _ = _show_server(context, [certificate], "", suite)
         found = tls._sslobj.get_unverified_chain()  # type: ignore[attr-defined]  # public only from Python 3.13 on
         if found:
             facts: PeerCertificate = found[0].get_info()
@@ -104,9 +103,25 @@ def _reading_context() -> ssl.SSLContext:
     return context
 
 
-def _suites(chain: Sequence[bytes]) -> tuple[int, int]:
-    """Return both suites, the one that fits the first certificate first, most likely."""
-    return (_RSA, _ECDSA) if chain and _RSA_KEY in chain[0] else (_ECDSA, _RSA)
+def _suites(context: ssl.SSLContext, chain: Sequence[bytes]) -> list[int]:
+    """Return suites of TLS 1.2 for both kinds of keys, the one that fits the first certificate first, most likely."""
+    found = _suites_of.get(context)
+    if found is None:
+        by_kind: dict[str, int] = {}
+        for cipher in context.get_ciphers():
+            for kind in ("ECDHE-ECDSA-", "ECDHE-RSA-"):
+                if cipher["name"].startswith(kind):
+                    by_kind.setdefault(kind, cipher["id"] & 0xFFFF)
+        found = _suites_of[context] = [by_kind[kind] for kind in sorted(by_kind)]
+    return found[::-1] if chain and _RSA_KEY in chain[0] else found
+
+
+_suites_of: WeakKeyDictionary[ssl.SSLContext, list[int]] = WeakKeyDictionary()
+
+
+def can_judge_servers(context: ssl.SSLContext) -> bool:
+    """Return whether a context can judge servers: whether it has suites of TLS 1.2 for both kinds of keys."""
+    return len(_suites(context, ())) == 2
 
 
 def _show_server(
@@ -121,7 +136,7 @@ def _show_server(
         hello = b"\x03\x03" + bytes(32) + b"\0" + struct.pack(">H", suite) + b"\0" + extensions
         flight = _message(_SERVER_HELLO, hello) + _certificates(chain) + _message(_NONE_SUCH, b"")
         error = _fail(tls, incoming, _records(flight))
-    return tls, error or ssl.SSLError(ssl.SSL_ERROR_SSL, "the certificates were not judged")
+    return tls, error or ssl.SSLError(ssl.SSL_ERROR_SSL, _NOT_JUDGED)
 
 
 def _fail(tls: ssl.SSLObject, incoming: ssl.MemoryBIO, data: bytes) -> ssl.SSLError | None:
