@@ -22,11 +22,14 @@ from wsbridge.relay.endpoint import RX_OPEN, TX_OPEN, Endpoint
 from wsbridge.relay.engine import PythonEngine, RelayFigures
 from wsbridge.relay.loop import EPOLL_EVENTS, RelayLoop
 from wsbridge.relay.relay import Relay, describe_close
+from wsbridge.taskless import Wait
 
 REST: Final = 0.2
 """Seconds that Python relays a pair after it came back."""
 MAX_REST: Final = 10.0
 """Seconds between two tries to lend a pair that is not calm."""
+MAX_ARRIVALS: Final = 16
+"""New pairs that wait to be lent together: one after the other, each would wake a thread."""
 
 _RAW, _SERVER, _CLIENT = 0, 1, 2
 _TEXT_MESSAGES: Final = {"accept": 0, "reject": 1, "bytes": 2}
@@ -113,16 +116,26 @@ class NativeLoop(RelayLoop):
         self._lent: dict[int, Relay] = {}
         self._tags: dict[Relay, tuple[int, int]] = {}  # thread and tag of those that are lent
         self._tries: dict[Relay, int] = {}  # how often those that are here were found not to be calm
+        self._arrivals: dict[Relay, None] = {}  # those that are about to be lent; nothing watches them
+        self._wait = Wait()  # for arrivals
 
     # ------------------------------------------------------------------ lending
 
     def add(self, relay: Relay) -> None:
         """See `RelayLoop.add`; a calm pair never meets Python's epoll set."""
-        if self._lend(relay):
-            self.schedule(relay, self._next_deadline(relay))
+        if not self._may_lend(relay):
+            self._add_here(relay)
+            return
+        self.schedule(relay, self._next_deadline(relay))
+        self._arrivals[relay] = None
+        if len(self._arrivals) >= MAX_ARRIVALS:
+            self._lend_arrivals()
         else:
-            super().add(relay)
-            self._lend_later(relay)
+            self._wait.end()
+
+    def _add_here(self, relay: Relay) -> None:
+        super().add(relay)
+        self._lend_later(relay)
 
     def _lend_later(self, relay: Relay) -> None:
         """Try to lend a pair that is here, at longer and longer intervals while it is not calm."""
@@ -131,26 +144,47 @@ class NativeLoop(RelayLoop):
             self._tries[relay] = tries + 1
             self.schedule(relay, self.now + min(REST * 2**tries, MAX_REST))
 
-    def _lend(self, relay: Relay) -> bool:
-        """Lend a pair if nothing speaks against it."""
-        front, back = relay.front, relay.back
+    @staticmethod
+    def _may_lend(relay: Relay) -> bool:
+        """Return whether nothing speaks against lending a pair now."""
         if relay.termination is not None or relay.ready:
             return False
-        if not all(_can_be_lent(side) and _is_calm(side) for side in (front, back)):
-            return False
-        for side in (front, back):
-            self.unregister(side)
-        self._last_tag = tag = self._last_tag + 1
-        ends_here = not relay.options.deliver_after_close
-        try:
-            thread = self._lane.add(tag, ends_here, self._given(relay, front), self._given(relay, back))
-        except OSError:  # the kernel watches no more descriptors for this user
-            return False
-        self._lent[tag] = relay
-        relay.carried_by = NativeEngine.name
-        self._tags[relay] = (thread, tag)
-        self._tries.pop(relay, None)
-        return True
+        return all(_can_be_lent(side) and _is_calm(side) for side in (relay.front, relay.back))
+
+    def _lend(self, relays: list[Relay]) -> list[Relay]:
+        """Lend pairs that may be lent; return those that the extension does not take."""
+        given: list[_native.LentPair] = []
+        for relay in relays:
+            for side in (relay.front, relay.back):
+                self.unregister(side)
+            self._last_tag += 1
+            front, back = self._given(relay, relay.front), self._given(relay, relay.back)
+            given.append((self._last_tag, not relay.options.deliver_after_close, front, back))
+        declined = []
+        for relay, (tag, *_), thread in zip(relays, given, self._lane.add(given), strict=True):
+            if thread < 0:  # the kernel watches no more descriptors for this user
+                declined.append(relay)
+                continue
+            self._lent[tag] = relay
+            relay.carried_by = NativeEngine.name
+            self._tags[relay] = (thread, tag)
+            self._tries.pop(relay, None)
+        return declined
+
+    def _lend_arrivals(self) -> None:
+        """Lend the new pairs together."""
+        arrivals, self._arrivals = list(self._arrivals), {}
+        for relay in self._lend(arrivals):
+            self._add_here(relay)
+
+    async def run_arrivals(self) -> None:
+        """Lend new pairs once the connections that came together have all been served so far, until cancelled."""
+        while True:
+            await self._wait
+            self._wait = Wait()
+            if self._arrivals:
+                self._lend_arrivals()
+            await trio.lowlevel.checkpoint()
 
     def _given(self, relay: Relay, side: Endpoint) -> _native.GivenSide:
         """Return a side as the extension takes it."""
@@ -175,6 +209,14 @@ class NativeLoop(RelayLoop):
 
     def recall(self, relay: Relay) -> None:
         """Get a pair back, if it is lent: what Python does to a pair, it does to one that is here."""
+        if relay in self._arrivals:
+            del self._arrivals[relay]
+            self._add_here(relay)
+        else:
+            self.recall_lent(relay)
+
+    def recall_lent(self, relay: Relay) -> None:
+        """Get a pair back from the extension, if it is there."""
         lent = self._tags.get(relay)
         if lent is not None:
             returned = self._lane.recall(*lent)
@@ -308,6 +350,8 @@ class NativeLoop(RelayLoop):
 
     def _check_timeouts(self, relay: Relay) -> None:
         """Check a pair that is here; one that is lent only comes back if something is due."""
+        if relay in self._arrivals:
+            self._lend_arrivals()
         if relay in self._tags:
             if not self._refresh(relay):
                 self.schedule(relay, self.now + REST)
@@ -320,10 +364,12 @@ class NativeLoop(RelayLoop):
         super()._check_timeouts(relay)
         if relay.done:
             return
-        if self._lend(relay):
-            self.schedule(relay, self._next_deadline(relay))
-        else:
+        if not self._may_lend(relay):
             self._lend_later(relay)
+        elif self._lend([relay]):
+            self._add_here(relay)
+        else:
+            self.schedule(relay, self._next_deadline(relay))
 
     def finished(self, relay: Relay) -> None:
         """See `RelayLoop.finished`."""
@@ -369,6 +415,7 @@ class NativeEngine(PythonEngine):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(super().run)
             nursery.start_soon(self.loop.run_lane)
+            nursery.start_soon(self.loop.run_arrivals)
 
     def find(self, connection_id: int) -> Relay | None:
         """See `PythonEngine.find`; the pair is not lent any more."""
@@ -384,8 +431,7 @@ class NativeEngine(PythonEngine):
 
     def figures(self, connection_id: int) -> RelayFigures | None:
         """See `Engine.figures`; a pair that is lent stays so."""
-        relay = super().find(connection_id)
-        live = None if relay is None else self.loop.figures(relay)
+        relay, live = self._find_live(connection_id)
         if relay is None or live is None:
             return super().figures(connection_id)
         (to_backend, to_client), _, _, _, (front_blocked, back_blocked) = live
@@ -400,11 +446,18 @@ class NativeEngine(PythonEngine):
             None if back_blocked < 0 else back_blocked,
         )
 
-    def payload_bytes(self, connection_id: int) -> tuple[int, int] | None:
-        """See `Engine.payload_bytes`."""
-        found = super().payload_bytes(connection_id)
+    def _find_live(self, connection_id: int) -> tuple[Relay | None, _native.Live | None]:
+        """Return a pair, and what the extension knows of it if it has it; one that is on its way back comes at once."""
         relay = super().find(connection_id)
         live = None if relay is None else self.loop.figures(relay)
+        if relay is not None and live is None:
+            self.loop.recall_lent(relay)
+        return relay, live
+
+    def payload_bytes(self, connection_id: int) -> tuple[int, int] | None:
+        """See `Engine.payload_bytes`."""
+        _, live = self._find_live(connection_id)
+        found = super().payload_bytes(connection_id)
         if found is None or live is None:
             return found
         return found[0] + live[0][0], found[1] + live[0][1]

@@ -348,16 +348,29 @@ impl Lane {
         self.threads.get(thread).map(|(shared, _)| &**shared)
     }
 
-    /// Carries a pair; gives the number of its thread. It does not carry it if there is an error.
-    pub fn add(&mut self, pair: Box<Pair>) -> Result<usize, Errno> {
-        let thread = self.next;
-        self.next = (self.next + 1) % self.threads.len().max(1);
-        let Some(shared) = self.shared(thread) else {
-            return Err(libc::EINVAL);
-        };
-        let mut world = shared.ask();
-        world.add(&shared.epoll, pair).map_err(|(error, _)| error)?;
-        Ok(thread)
+    /// Carries pairs; gives the number of the thread of each. It does not carry those for which there is an error.
+    ///
+    /// A thread is woken by the first event of what it gets, so that pairs which come together cost less than one by one.
+    pub fn add(&mut self, pairs: Vec<Box<Pair>>) -> Vec<Result<usize, Errno>> {
+        let threads = self.threads.len().max(1);
+        let share = pairs.len().div_ceil(threads);
+        let mut results = Vec::with_capacity(pairs.len());
+        let mut pairs = pairs.into_iter();
+        while pairs.len() > 0 {
+            let thread = self.next;
+            self.next = (thread + 1) % threads;
+            let given = pairs.by_ref().take(share);
+            let Some(shared) = self.shared(thread) else {
+                results.extend(given.map(|_| Err(libc::EINVAL)));
+                continue;
+            };
+            let mut world = shared.ask();
+            for pair in given {
+                let added = world.add(&shared.epoll, pair);
+                results.push(added.map(|()| thread).map_err(|(error, _)| error));
+            }
+        }
+        results
     }
 
     /// Takes a pair back at once, also one that goes back and was not taken yet.

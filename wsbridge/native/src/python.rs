@@ -27,6 +27,9 @@ type Framing = (
 /// seconds since their window began, their number then, and the state of the framing.
 type GivenSide = (i32, u8, u8, bool, usize, u64, f64, u64, Option<Framing>);
 
+/// Tag, whether the common ending of WebSocket clients is carried on, front and back.
+type LentPair = (u64, bool, GivenSide, GivenSide);
+
 fn nanoseconds(seconds: f64) -> u64 {
     (seconds.max(0.0) * 1e9) as u64 // saturates
 }
@@ -210,24 +213,20 @@ impl Lane {
         self.lane.fd()
     }
 
-    /// Carries a pair; returns the number of its thread.
-    fn add(
-        &mut self,
-        py: Python<'_>,
-        tag: u64,
-        ends_here: bool,
-        front: GivenSide,
-        back: GivenSide,
-    ) -> PyResult<usize> {
+    /// Carries pairs; returns the number of each one's thread, or the negative errno of one that it does not carry.
+    fn add(&mut self, py: Python<'_>, given: Vec<LentPair>) -> PyResult<Vec<i64>> {
         let now = sys::now();
-        let pair = Box::new(Pair::new(
-            tag,
-            side(front, now)?,
-            side(back, now)?,
-            ends_here,
-        ));
+        let mut pairs = Vec::with_capacity(given.len());
+        for (tag, ends_here, front, back) in given {
+            let (front, back) = (side(front, now)?, side(back, now)?);
+            pairs.push(Box::new(Pair::new(tag, front, back, ends_here)));
+        }
         let lane = &mut self.lane;
-        py.detach(|| lane.add(pair)).map_err(os_error)
+        let added = py.detach(|| lane.add(pairs));
+        let number = |thread: Result<usize, sys::Errno>| {
+            thread.map_or_else(|error| -i64::from(error), |thread| thread as i64)
+        };
+        Ok(added.into_iter().map(number).collect())
     }
 
     /// Takes a pair back at once; None if it is not here.
