@@ -330,6 +330,16 @@ def _json_key(key: str) -> tuple[str, ValueKind]:
     return f",{_quote(key)}:", value_kind(key)
 
 
+MAX_REPEATED_CHARS: Final = 100
+_REPEATED_KEYS: Final = frozenset(("listener", "reason", "initiator", "route", "backend", "backend_address", "host"))
+"""Keys whose values are few, and none of which is a secret: names of the configuration, and where clients connect."""
+
+
+@lru_cache(maxsize=1024)
+def _repeated_text(value: str) -> str:
+    return _quote(redact(value))
+
+
 def render_json(_logger: object, level: str, fields: EventDict) -> bytes:
     """Make a line of JSON: time, level, event, then the values as `clean_values` has them.
 
@@ -362,7 +372,9 @@ def _json_members(fields: Mapping[str, Any]) -> str:
             continue  # the line has its own
         member, about = _json_key(key)
         kind = type(value)
-        if about is _SECRET:
+        if kind is str and key in _REPEATED_KEYS and len(value) <= MAX_REPEATED_CHARS:
+            text = _repeated_text(value)
+        elif about is _SECRET:
             text = f'"{REDACTED}"'
         elif kind is str and (len(value) <= MAX_TEXT_CHARS or key == "exception"):
             may_hide = "=" in value or "." in value or "@" in value or "%" in value
