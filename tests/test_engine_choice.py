@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -80,6 +81,17 @@ def test_where_it_is_installed(engine: str, limits: dict[str, str], choice: Engi
     if isinstance(built, FakeNativeEngine):
         assert built.built_with == (choice.threads, 256)
     built.close()
+
+
+def test_threads_that_cannot_be_started_are_one_sentence(monkeypatch: pytest.MonkeyPatch, present: None) -> None:
+    """A limit of the system is named, and the setting."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(FakeNativeEngine, "__init__", fail)
+    with pytest.raises(ValueError, match=r"^limits.engine_threads: 7 threads cannot be started: Resource temporarily"):
+        build_engine(config(engine_threads="7"))
 
 
 @pytest.mark.parametrize("extension", [ABSENT, BROKEN])

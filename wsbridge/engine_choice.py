@@ -43,14 +43,21 @@ def build_engine(config: Config) -> Engine:
     """Build the engine that relays until the process ends.
 
     Raises:
-        ValueError: See `choose_engine`.
+        ValueError: See `choose_engine`; or its threads cannot be started.
     """
     choice, max_lingering = choose_engine(config), config.limits.lingering_sockets
     if choice.name == "python":
         return PythonEngine(max_lingering)
     from wsbridge.native.engine import NativeEngine  # imports the extension
 
-    return NativeEngine(choice.threads, max_lingering)
+    try:
+        return NativeEngine(choice.threads, max_lingering)
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else str(error)
+        raise ValueError(
+            f"limits.engine_threads: {choice.threads} threads cannot be started: {why}; "
+            "set fewer, or allow the process more threads and open files (TasksMax= and LimitNOFILE= of a systemd unit)"
+        ) from None
 
 
 def build_tls(config: Config) -> TlsProvider:
