@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tomllib
@@ -53,6 +54,25 @@ def test_one_of_another_version_is_not_used(monkeypatch: pytest.MonkeyPatch, ver
     assert found.is_broken
     assert f"version {version or 'unknown'}, and wsbridge of {wsbridge.__version__}" in found.problem
     assert native.required_but_missing().startswith("the native engine cannot be used: the installed one is of version")
+
+
+def test_one_that_is_older_than_its_source_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In a checkout that was updated it lacks what Python calls."""
+    module = installed(monkeypatch, wsbridge.__version__)
+    module.__file__ = str(tmp_path / "_native.abi3.so")
+    (tmp_path / "src").mkdir()
+    monkeypatch.setattr(native, "SOURCE", tmp_path / "src")
+    for path in (Path(module.__file__), tmp_path / "src" / "lib.rs"):
+        path.touch()
+        os.utime(path, (1_000_000, 1_000_000))
+    assert native.load() is module
+
+    os.utime(tmp_path / "src" / "lib.rs", (1_000_001, 1_000_001))
+    native.find_extension.cache_clear()
+
+    found = native.find_extension()
+    assert (found.module, found.is_broken) == (None, True)
+    assert found.problem == "it is older than its source: install wsbridge again"
 
 
 def test_none_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

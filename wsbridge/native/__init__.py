@@ -12,11 +12,13 @@ from __future__ import annotations
 import functools
 import importlib
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 
 from wsbridge import __version__
 
 EXTENSION = "wsbridge.native._native"
+SOURCE = Path(__file__).parent / "src"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,18 @@ def find_extension() -> Extension:
     if version != __version__:
         text = f"the installed one is of version {version}, and wsbridge of {__version__}: install wsbridge again"
         return Extension(None, text, is_broken=True)
+    if _is_older_than_source(module):
+        return Extension(None, "it is older than its source: install wsbridge again", is_broken=True)
     return Extension(module)
+
+
+def _is_older_than_source(module: ModuleType) -> bool:
+    """Return whether the source beside it, which only a checkout has, was changed after it was built."""
+    file: str | None = getattr(module, "__file__", None)
+    if file is None:
+        return False
+    built = Path(file).stat().st_mtime
+    return any(path.stat().st_mtime > built for path in SOURCE.glob("*.rs"))
 
 
 def load() -> ModuleType | None:
