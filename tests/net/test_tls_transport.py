@@ -342,6 +342,7 @@ async def test_reading_on_after_the_end_gives_nothing(wrapped):
         transport.readable = True
         assert transport.read() == b""
         assert not transport.readable
+        assert not transport.has_buffered()
     assert transport.read_state == EOF
 
 

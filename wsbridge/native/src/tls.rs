@@ -261,6 +261,8 @@ pub struct TlsConn {
     held: Vec<u8>,
     /// How reading has ended; told once all payload was given.
     end: Option<Result<(), Errno>>,
+    /// Whether a read has told so.
+    end_told: bool,
     unsent: Vec<u8>,
     /// How much of it the kernel has accepted.
     accepted: usize,
@@ -303,6 +305,7 @@ impl TlsConn {
             seen: 0,
             held: Vec::new(),
             end: None,
+            end_told: false,
             unsent: Vec::new(),
             accepted: 0,
             without_payload: 0,
@@ -510,6 +513,7 @@ impl TlsConn {
             None => Ok(Got::Nothing),
             Some(end) => {
                 self.readable = false;
+                self.end_told = true;
                 end.map(|()| Got::End)
             }
         }
@@ -792,7 +796,7 @@ impl TlsConn {
     /// Whether there is input that no event will report: payload, records, or the end.
     pub fn has_buffered(&self) -> bool {
         !self.held.is_empty()
-            || self.end.is_some()
+            || (self.end.is_some() && !self.end_told)
             || self
                 .input
                 .get(self.seen..)
