@@ -121,6 +121,26 @@ async def test_a_full_table_pauses_accepting(listening):
         assert served.records.of("accept.error")[0]["level"] == "error"
 
 
+@pytest.mark.parametrize(("seconds", "turns"), [(0.0, 10), (10.0, 1)])
+async def test_many_clients_at_once_let_other_tasks_run(listening, monkeypatch, seconds, turns):
+    """Those that have waited in the backlog are served in time slices, since each is served as far as it goes."""
+    monkeypatch.setattr("wsbridge.accept.TIME_SLICE", seconds)
+    async with backend() as back, serving(written(route={"backend": back.url})) as served:
+        clients = [socket.create_connection(listening.getsockname()) for _ in range(10)]
+        for client in clients:
+            client.send(request())
+        async with trio.open_nursery() as nursery:
+            task, opened = accepting(listening, served)
+            nursery.start_soon(served.server.acceptor.run, task, opened, nursery)
+            while back.dials < 10:
+                await trio.sleep(0.002)
+            assert turns <= task.wakeups <= turns + 1
+            for client in clients:
+                client.close()
+            await served.quiet()
+            nursery.cancel_scope.cancel()
+
+
 async def test_the_cap_counts_what_is_open():
     """Over the cap: 503 with Retry-After, no dial; below it again: served."""
     async with backend() as back:

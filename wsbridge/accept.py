@@ -6,6 +6,7 @@ import errno
 import math
 import resource
 import socket
+import time
 from functools import partial
 
 import trio
@@ -22,7 +23,7 @@ from wsbridge.net.listeners import ListeningSockets
 from wsbridge.net.reserved_fd import ReservedFd
 from wsbridge.net.transport import reset_socket
 from wsbridge.services import Services
-from wsbridge.taskless import Runner
+from wsbridge.taskless import TIME_SLICE, Runner
 
 MAX_ACCEPTS_PER_WAKEUP = 64
 """Connections accepted before other tasks have their turn."""
@@ -202,7 +203,7 @@ class Acceptor:
     async def accept_waiting(
         self, listening_socket: socket.socket, opened: OpenListener, nursery: trio.Nursery
     ) -> bool:
-        """Accept connections that wait, at most MAX_ACCEPTS_PER_WAKEUP.
+        """Accept connections that wait, at most MAX_ACCEPTS_PER_WAKEUP, until the time slice is over.
 
         Args:
             listening_socket: A listening socket.
@@ -213,6 +214,7 @@ class Acceptor:
             Whether there may be more of them.
         """
         addresses = self._services.client_table
+        stop = time.monotonic() + TIME_SLICE
         for _ in range(MAX_ACCEPTS_PER_WAKEUP):
             listener = opened.listener
             try:
@@ -233,6 +235,8 @@ class Acceptor:
                 continue
             sock.setblocking(False)
             self._admit(sock, sockaddr, opened, nursery)
+            if time.monotonic() >= stop:  # each runs as far as it goes without waiting
+                break
         return True
 
     def _admit(self, sock: socket.socket, sockaddr: object, opened: OpenListener, nursery: trio.Nursery) -> None:
