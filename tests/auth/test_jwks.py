@@ -246,6 +246,14 @@ def test_what_is_no_public_key_is_left_out(entry: object) -> None:
     assert [key.kid for key in read(published(entry, EC.jwk("good")), EVERY)] == ["good"]
 
 
+@pytest.mark.parametrize("pair", [RSA, EC, ED], ids=lambda pair: pair.jwk("k")["kty"])
+@pytest.mark.parametrize("value", [[], {}, None, 5])
+def test_parameters_of_other_kinds_of_keys_are_ignored(pair: Pair, value: object) -> None:
+    """Whatever they are; RFC 7517 section 4 wants members that are not understood ignored."""
+    others = {"crv", "x", "y", "n", "e"} - set(pair.jwk("k"))
+    assert [key.kid for key in read(published(pair.jwk("k", **dict.fromkeys(others, value))), EVERY)] == ["k"]
+
+
 def test_the_number_of_keys_is_bounded() -> None:
     """A long set costs no more than that."""
     assert len(read(published(*[RSA.jwk("k")] * (MAX_JWKS_KEYS + 50)), EVERY)) == MAX_JWKS_KEYS
