@@ -7,9 +7,22 @@ from wsbridge.protocol.websocket import Buffer
 __version__: str
 
 Framing = tuple[int, bytes, int, bytes, bool, int, bytes, int, bool, bytes]
-GivenSide = tuple[int, int, int, bool, int, int, float, int, Framing | None]
+GivenSide = tuple[int, int, int, bool, int, int, float, int, Framing | None, TlsStream | None, bytes]
 LentPair = tuple[int, bool, GivenSide, GivenSide]
-ReturnedSide = tuple[int, int, float, float, int, bool, bytes, bytes | None, bytes, float, int, Framing | None]
+ReturnedSide = tuple[
+    int,
+    int,
+    float,
+    float,
+    int,
+    bool,
+    bytes | None,
+    bytes | None,
+    bytes,
+    tuple[float, int],
+    Framing | None,
+    TlsStream | None,
+]
 Returned = tuple[int, str, str, bytes, float, float, ReturnedSide | int, ReturnedSide | int]
 Live = tuple[tuple[int, int], float, tuple[float, float], tuple[float, float], tuple[float, float]]
 

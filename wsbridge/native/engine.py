@@ -14,6 +14,7 @@ import trio
 
 from wsbridge.log.logger import log
 from wsbridge.native import _native
+from wsbridge.native.tls_transport import NativeTlsTransport
 from wsbridge.net.transport import SocketTransport
 from wsbridge.protocol.websocket import PONG, Framing, RawFraming, WebSocketFraming, decode_close_body
 from wsbridge.reasons import Reason, Termination
@@ -38,7 +39,7 @@ _TEXT_MESSAGES: Final = {"accept": 0, "reject": 1, "bytes": 2}
 def _can_be_lent(side: Endpoint) -> bool:
     """Return whether the extension can carry a side of this kind."""
     return (
-        type(side.transport) is SocketTransport
+        type(side.transport) in (SocketTransport, NativeTlsTransport)
         and side.rate_limiter is None
         and side.detachable
         and not (isinstance(side.framing, RawFraming) and side.framing.text)
@@ -51,11 +52,9 @@ def _is_calm(side: Endpoint) -> bool:
     return (
         transport.read_state is None
         and not transport.peer_hung_up
-        and not transport.has_buffered()
         and side.rx is RX_OPEN
         and side.tx is TX_OPEN
         and side.pending is None
-        and not side.undecoded
         and not side.discard_payload
         and not side.control_pending
         and side.pending_pong is None
@@ -165,6 +164,9 @@ class NativeLoop(RelayLoop):
             if thread < 0:  # the kernel watches no more descriptors for this user
                 declined.append(relay)
                 continue
+            for side in (relay.front, relay.back):
+                side.undecoded = b""
+                side.transport.take_unread()
             self._lent[tag] = relay
             relay.carried_by = NativeEngine.name
             self._tags[relay] = (thread, tag)
@@ -190,8 +192,10 @@ class NativeLoop(RelayLoop):
         """Return a side as the extension takes it."""
         transport, framing = side.transport, side.framing
         rate = relay.options.control_frame_rate
+        stream = transport.stream if isinstance(transport, NativeTlsTransport) else None
+        unread = side.undecoded + transport.unread_bytes
         if isinstance(framing, RawFraming):
-            return (transport.fd, _RAW, 0, transport.read_until_empty, 65536, rate, 0.0, 0, None)
+            return (transport.fd, _RAW, 0, transport.read_until_empty, 65536, rate, 0.0, 0, None, stream, unread)
         assert isinstance(framing, WebSocketFraming)  # noqa: S101 (there are two)
         return (
             transport.fd,
@@ -203,6 +207,8 @@ class NativeLoop(RelayLoop):
             self.now - side.control_window_start,
             side.control_window_base,
             _given_framing(framing),
+            stream,
+            unread,
         )
 
     # ------------------------------------------------------------------ getting back
@@ -259,9 +265,7 @@ class NativeLoop(RelayLoop):
         self._lend_later(relay)
 
     def _restore_side(self, side: Endpoint, values: _native.ReturnedSide) -> None:
-        received, sent, received_age, sent_age, error, hung_up, pending, pong, rest, window_age, window_base, state = (
-            values
-        )
+        received, sent, received_age, sent_age, error, hung_up, pending, pong, rest, window, state, stream = values
         transport, now = side.transport, self.now
         assert isinstance(transport, SocketTransport)  # noqa: S101 (no other is lent)
         side.received_bytes += received
@@ -270,18 +274,22 @@ class NativeLoop(RelayLoop):
             side.last_received = max(side.last_received, now - received_age)
         if sent_age >= 0:
             side.last_sent = max(side.last_sent, now - sent_age)
-        if pending:
-            side.pending = [pending]
+        if pending is not None:
+            side.pending = [pending] if pending else []
         if pong is not None:
             side.pending_pong = side.framing.encode_control(PONG, pong)
         side.undecoded = rest
         if state is not None:
             _restore_framing(side.framing, state)
-            side.control_window_start, side.control_window_base = now - window_age, window_base
-            side.control_pending = side.framing.control_frame_count != window_base
+            side.control_window_start, side.control_window_base = now - window[0], window[1]
+            side.control_pending = side.framing.control_frame_count != side.control_window_base
         transport.readable = True
         if hung_up:
             transport.peer_hung_up = transport.read_until_empty = True
+        if isinstance(transport, NativeTlsTransport) and stream is not None:
+            transport.take_back(stream, has_unsent=pending is not None)
+            if stream.fault is not None:
+                error = 0  # the next read tells it in its own words
         if error:
             transport.record_error(OSError(error, os.strerror(error)))
 

@@ -179,6 +179,16 @@ class NativeTlsTransport(EncryptedTransport):
         self.stream.close()
         super().abort()
 
+    def take_back(self, stream: _native.TlsStream, *, has_unsent: bool) -> None:
+        """Go on with the connection where a thread of the engine stopped.
+
+        Args:
+            stream: Has the connection.
+            has_unsent: Whether it has bytes that the kernel did not accept.
+        """
+        self.stream = stream
+        self._has_unsent = has_unsent
+
     @property
     def tls_version(self) -> str:
         """See `Transport.tls_version`."""

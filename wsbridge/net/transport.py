@@ -172,8 +172,12 @@ class Transport(Protocol):
     def unread(self, data: bytes) -> None:
         """Put bytes back: the next read returns them first."""
 
+    @property
+    def unread_bytes(self) -> bytes:
+        """The bytes that were put back and not read again."""
+
     def take_unread(self) -> bytes:
-        """Remove and return the bytes that were put back and not read again."""
+        """Remove and return them."""
 
     @property
     def tls_version(self) -> str:
@@ -409,6 +413,11 @@ class SocketTransport:
         if data:
             self._unread = data + self._unread
             self.readable = True
+
+    @property
+    def unread_bytes(self) -> bytes:
+        """See `Transport.unread_bytes`."""
+        return self._unread
 
     def take_unread(self) -> bytes:
         """See `Transport.take_unread`."""

@@ -431,7 +431,7 @@ class Relay:
         self.termination = termination
         self.graceful = True
         self.close_timeout = self.options.close
-        sent = TX_CLOSED if front.pending is None else TX_FINISHING
+        sent = TX_CLOSED if front.pending is None and back.pending is None else TX_FINISHING
         front.close_frame = b""
         front.tx = sent
         if termination.reason is Reason.CLIENT_CLOSED:

@@ -13,7 +13,7 @@ pub const PONG: u8 = 10;
 /// Largest body of a control frame.
 pub const MAX_CONTROL_BYTES: usize = 125;
 /// Control and empty frames after which decoding pauses.
-pub const MAX_CONTROLS: u64 = 512;
+pub const MAX_CONTROLS: u64 = 128;
 /// Largest header: two bytes, eight of a length, four of a masking key.
 pub const MAX_HEADER_BYTES: usize = 14;
 

@@ -69,16 +69,17 @@ fn token(index: usize, which: usize, generation: u32) -> u64 {
 }
 
 impl World {
-    fn add(&mut self, epoll: &Epoll, pair: Box<Pair>) -> Result<(), (Errno, Box<Pair>)> {
+    /// Adds a pair; gives whether its thread has to be woken.
+    fn add(&mut self, epoll: &Epoll, pair: Box<Pair>) -> Result<bool, (Errno, Box<Pair>)> {
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::default());
             self.slots.len() - 1
         });
         let generation = self.slots[index].generation;
         for (which, side) in pair.sides.iter().enumerate() {
-            if let Err(error) = epoll.add(side.wire.fd, token(index, which, generation), false) {
+            if let Err(error) = epoll.add(side.wire.fd(), token(index, which, generation), false) {
                 if which == BACK {
-                    epoll.remove(pair.sides[FRONT].wire.fd);
+                    epoll.remove(pair.sides[FRONT].wire.fd());
                 }
                 self.slots[index].generation = generation.wrapping_add(1);
                 self.free.push(index);
@@ -86,8 +87,12 @@ impl World {
             }
         }
         self.by_tag.insert(pair.tag, index);
+        let has_input = pair.has_input();
         self.slots[index].pair = Some(pair);
-        Ok(())
+        if has_input {
+            self.settle(epoll, index, Flow::More);
+        }
+        Ok(has_input)
     }
 
     /// Takes a pair out, whatever it does.
@@ -96,7 +101,7 @@ impl World {
         let pair = slot.pair.take()?;
         slot.generation = slot.generation.wrapping_add(1);
         for side in &pair.sides {
-            epoll.remove(side.wire.fd);
+            epoll.remove(side.wire.fd());
         }
         self.by_tag.remove(&pair.tag);
         self.free.push(index);
@@ -351,7 +356,7 @@ impl Lane {
     /// Carries pairs; gives the number of the thread of each. It does not carry those for which there is an error.
     ///
     /// A thread is woken by the first event of what it gets, so that pairs which come together cost less than one by one.
-    pub fn add(&mut self, pairs: Vec<Box<Pair>>) -> Vec<Result<usize, Errno>> {
+    pub fn add(&mut self, pairs: Vec<Box<Pair>>) -> Vec<Result<usize, (Errno, Box<Pair>)>> {
         let threads = self.threads.len().max(1);
         let share = pairs.len().div_ceil(threads);
         let mut results = Vec::with_capacity(pairs.len());
@@ -361,13 +366,16 @@ impl Lane {
             self.next = (thread + 1) % threads;
             let given = pairs.by_ref().take(share);
             let Some(shared) = self.shared(thread) else {
-                results.extend(given.map(|_| Err(libc::EINVAL)));
+                results.extend(given.map(|pair| Err((libc::EINVAL, pair))));
                 continue;
             };
             let mut world = shared.ask();
             for pair in given {
                 let added = world.add(&shared.epoll, pair);
-                results.push(added.map(|()| thread).map_err(|(error, _)| error));
+                if matches!(added, Ok(true)) {
+                    shared.stop.ring();
+                }
+                results.push(added.map(|_| thread));
             }
         }
         results

@@ -13,8 +13,8 @@
 
 use crate::frame::{self, Decoder, Found, Piece, Role, Stop, BINARY, CLOSE, FIN, PONG};
 use crate::sys::{self, Errno};
-use crate::wire::{Got, Plain};
-use std::ops::Range;
+use crate::tls::Scratch;
+use crate::wire::{Got, Wire};
 
 /// Payload bytes of the largest frame that is made of raw bytes, and of one read of frames.
 pub const FRAME_BYTES: usize = 65536;
@@ -76,6 +76,7 @@ pub struct Buffers {
     output: Vec<u8>,
     found: Found,
     keys: MaskKeys,
+    scratch: Scratch,
 }
 
 impl Buffers {
@@ -88,6 +89,7 @@ impl Buffers {
                 pool: vec![0; 4096],
                 used: 4096,
             },
+            scratch: Scratch::new(),
         }
     }
 }
@@ -130,12 +132,14 @@ pub struct ControlLimit {
 
 /// One side.
 pub struct Side {
-    pub wire: Plain,
+    pub wire: Wire,
     /// What decodes its frames; `None` for raw bytes.
     pub decoder: Option<Decoder>,
     /// Largest payload of a frame that is written to it.
     pub max_frame_bytes: usize,
     pub control: ControlLimit,
+    /// Bytes that the kernel had accepted before.
+    pub sent_before: u64,
     /// A pong that waits behind what is unsent.
     pub pending_pong: Option<Vec<u8>>,
     /// Payload bytes that came from it.
@@ -146,8 +150,8 @@ pub struct Side {
     pub last_sent: u64,
     /// Since when it accepts nothing; 0 if nothing waits.
     pub blocked_since: u64,
-    /// What was read from it and not decoded.
-    pub rest: Vec<u8>,
+    /// What was read from it and not decoded: it comes before what the wire gives.
+    pub input: Vec<u8>,
     /// Whether an event reported an end or an error.
     pub hung_up: bool,
     pub read_error: Errno,
@@ -158,22 +162,24 @@ pub struct Side {
 
 impl Side {
     pub fn new(
-        wire: Plain,
+        wire: Wire,
         decoder: Option<Decoder>,
         max_frame_bytes: usize,
         control: ControlLimit,
     ) -> Self {
+        let sent_before = wire.sent_bytes();
         Side {
             wire,
             decoder,
             max_frame_bytes: max_frame_bytes.max(1),
             control,
+            sent_before,
             pending_pong: None,
             received_bytes: 0,
             last_received: 0,
             last_sent: 0,
             blocked_since: 0,
-            rest: Vec::new(),
+            input: Vec::new(),
             hung_up: false,
             read_error: 0,
             write_error: 0,
@@ -190,15 +196,35 @@ impl Side {
         matches!(&self.decoder, Some(decoder) if decoder.role == Role::Client)
     }
 
+    /// Whether there is input that no event will tell of.
+    pub fn has_input(&self) -> bool {
+        !self.input.is_empty()
+    }
+
+    /// Reads from what is left of an earlier read, else from the wire.
+    fn recv(&mut self, buffer: &mut [u8], scratch: &mut Scratch) -> Result<Got, Errno> {
+        if self.input.is_empty() {
+            return self.wire.recv(buffer, scratch);
+        }
+        let count = self.input.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&self.input[..count]);
+        if count == self.input.len() {
+            self.input = Vec::new();
+        } else {
+            self.input.drain(..count);
+        }
+        Ok(Got::Bytes(count))
+    }
+
     pub fn is_blocked(&self) -> bool {
         self.blocked_since != 0
     }
 
     /// Writes; false if the connection is broken.
-    fn send(&mut self, first: &[u8], second: &[u8], now: u64) -> bool {
-        let before = self.wire.sent_bytes;
-        let result = self.wire.send(first, second);
-        if self.wire.sent_bytes != before {
+    fn send(&mut self, first: &[u8], second: &[u8], now: u64, scratch: &mut Scratch) -> bool {
+        let before = self.wire.sent_bytes();
+        let result = self.wire.send(first, second, scratch);
+        if self.wire.sent_bytes() != before {
             self.last_sent = now;
         }
         self.note_write(result, now)
@@ -226,9 +252,9 @@ impl Side {
         if !self.is_blocked() {
             return true;
         }
-        let before = self.wire.sent_bytes;
+        let before = self.wire.sent_bytes();
         let result = self.wire.flush();
-        if self.wire.sent_bytes != before {
+        if self.wire.sent_bytes() != before {
             self.last_sent = now;
         }
         if !self.note_write(result, now) {
@@ -258,7 +284,7 @@ impl Side {
         };
         buffers.output.clear();
         frame::push_frame(&mut buffers.output, FIN | opcode, body, key);
-        self.send(&buffers.output, &[], now)
+        self.send(&buffers.output, &[], now, &mut buffers.scratch)
     }
 
     /// Answers a ping; behind what is unsent only the latest answer is kept (RFC 6455 section 5.5.3).
@@ -363,10 +389,9 @@ impl Pair {
         if event.hung_up || event.urgent {
             // a read stops at the mark of urgent data, and data with FIN is one edge
             side.hung_up |= event.hung_up;
-            side.wire.readable = true;
-            side.wire.read_until_empty = true;
+            side.wire.read_until_empty();
         } else if event.readable {
-            side.wire.readable = true;
+            side.wire.note_input();
         }
         let blocked = side.is_blocked();
         if blocked && !side.flush(now, buffers) {
@@ -377,6 +402,13 @@ impl Pair {
             return both(flow, || self.transfer(1 - which, now, buffers));
         }
         flow
+    }
+
+    /// Whether it has input that no event will tell of.
+    pub fn has_input(&self) -> bool {
+        self.sides
+            .iter()
+            .any(|side| side.has_input() || side.wire.has_buffered())
     }
 
     /// Moves what can be moved, both ways.
@@ -404,7 +436,7 @@ impl Pair {
             } else {
                 (back, front)
             };
-            if !src.wire.readable || dst.is_blocked() {
+            if !(src.wire.is_readable() || src.has_input()) || dst.is_blocked() {
                 return Flow::Wait;
             }
             let moved = if src.is_websocket() {
@@ -413,6 +445,7 @@ impl Pair {
                 move_raw(src, dst, now, buffers)
             };
             match moved {
+                Moved::Nothing if src.wire.is_readable() => {} // records without payload
                 Moved::Nothing => return Flow::Wait,
                 Moved::Bytes(0) => {}
                 Moved::Bytes(_) => self.last_payload = now,
@@ -457,14 +490,19 @@ impl Pair {
             || !orderly
             || front.is_blocked()
             || back.is_blocked()
-            || !front.rest.is_empty()
+            || front.has_input()
         {
             self.sides[from].unread_close();
             return Flow::Return(Cause::End);
         }
         if self.stage == Stage::BackendClosed {
-            sys::send_fin(front.wire.fd);
-            sys::send_fin(back.wire.fd);
+            if !front.wire.finish(&mut buffers.scratch) {
+                front.unread_close();
+                return Flow::Return(Cause::Slow);
+            }
+            if !back.wire.finish(&mut buffers.scratch) {
+                return Flow::Return(Cause::Slow);
+            }
             return self.ended(buffers);
         }
         let answer = if body.is_empty() {
@@ -476,11 +514,9 @@ impl Pair {
             front.unread_close();
             return Flow::Return(Cause::Error);
         }
-        let whole = !front.is_blocked();
-        if whole {
-            sys::send_fin(front.wire.fd);
-            sys::send_fin(back.wire.fd);
-        }
+        let whole = !front.is_blocked()
+            && front.wire.finish(&mut buffers.scratch)
+            && back.wire.finish(&mut buffers.scratch);
         self.close_body = body;
         self.enter(Stage::ClientClosed, now);
         if whole {
@@ -498,9 +534,13 @@ impl Pair {
     /// Reads what a backend still sends whose client has closed, until it ends.
     fn drop_input(&mut self, buffers: &mut Buffers) -> Flow {
         let back = &mut self.sides[BACK];
-        while back.wire.readable {
-            match back.wire.recv(&mut buffers.input[..FRAME_BYTES]) {
+        while back.wire.is_readable() {
+            match back
+                .wire
+                .recv(&mut buffers.input[..FRAME_BYTES], &mut buffers.scratch)
+            {
                 Ok(Got::Bytes(count)) => self.dropped += count as u64,
+                Ok(Got::Nothing) if back.wire.is_readable() => return Flow::More,
                 Ok(Got::Nothing) => return Flow::Wait,
                 Ok(Got::End) | Err(_) => return self.ended(buffers),
             }
@@ -517,7 +557,7 @@ impl Pair {
     fn ended(&mut self, buffers: &mut Buffers) -> Flow {
         match self.sides[FRONT]
             .wire
-            .recv(&mut buffers.input[..FRAME_BYTES])
+            .recv(&mut buffers.input[..FRAME_BYTES], &mut buffers.scratch)
         {
             Ok(Got::Bytes(_)) => Flow::Return(Cause::Slow),
             _ => Flow::Return(Cause::Ended),
@@ -546,7 +586,7 @@ impl Side {
         let key = (decoder.role == Role::Server).then_some([0; 4]);
         let mut frame = Vec::new();
         frame::push_frame(&mut frame, FIN | CLOSE, decoder.control_body(), key);
-        self.rest.splice(0..0, frame);
+        self.input.splice(0..0, frame);
         decoder.control_opcode = 0;
         decoder.control_body_size = 0;
         decoder.control_frame_count = decoder.control_frame_count.saturating_sub(1);
@@ -572,7 +612,14 @@ fn move_raw(src: &mut Side, dst: &mut Side, now: u64, buffers: &mut Buffers) -> 
     let gap = if strided { header } else { 0 };
     let slots = if framed && !strided { 1 } else { src.slots };
     let input = &mut buffers.input[..slots * (gap + FRAME_BYTES)];
-    let count = match src.wire.recv_strided(input, gap, FRAME_BYTES, slots) {
+    let one = gap..gap + FRAME_BYTES;
+    let result = match &mut src.wire {
+        Wire::Plain(wire) if src.input.is_empty() => {
+            wire.recv_strided(input, gap, FRAME_BYTES, slots)
+        }
+        _ => src.recv(&mut input[one], &mut buffers.scratch),
+    };
+    let count = match result {
         Ok(Got::Bytes(count)) => count,
         Ok(Got::Nothing) => return Moved::Nothing,
         Ok(Got::End) => return Moved::End,
@@ -585,7 +632,7 @@ fn move_raw(src: &mut Side, dst: &mut Side, now: u64, buffers: &mut Buffers) -> 
     src.last_received = now;
     src.received_bytes += count as u64;
     let sent = if !framed {
-        dst.send(&buffers.input[..count], &[], now)
+        dst.send(&buffers.input[..count], &[], now, &mut buffers.scratch)
     } else if strided {
         send_slots(dst, count, now, buffers)
     } else {
@@ -631,13 +678,13 @@ fn send_slots(dst: &mut Side, count: usize, now: u64, buffers: &mut Buffers) -> 
     }
     let end = full * stride;
     if last == 0 {
-        return dst.send(&buffers.input[..end], &[], now);
+        return dst.send(&buffers.input[..end], &[], now, &mut buffers.scratch);
     }
     let tail = &buffers.input[begin..end + gap + last];
     if full == 0 {
-        dst.send(tail, &[], now)
+        dst.send(tail, &[], now, &mut buffers.scratch)
     } else {
-        dst.send(&buffers.input[..end], tail, now)
+        dst.send(&buffers.input[..end], tail, now, &mut buffers.scratch)
     }
 }
 
@@ -651,7 +698,7 @@ fn send_message(dst: &mut Side, count: usize, now: u64, buffers: &mut Buffers) -
         frame::push_frame(&mut buffers.output, FIN | BINARY, payload, key);
     }
     let output = std::mem::take(&mut buffers.output);
-    let sent = dst.send(&output, &[], now);
+    let sent = dst.send(&output, &[], now, &mut buffers.scratch);
     buffers.output = output;
     sent
 }
@@ -659,7 +706,7 @@ fn send_message(dst: &mut Side, count: usize, now: u64, buffers: &mut Buffers) -
 /// Moves what one read of frames gives.
 fn move_frames(src: &mut Side, dst: &mut Side, now: u64, buffers: &mut Buffers) -> Moved {
     let asked = src.read_bytes;
-    let count = match src.wire.recv(&mut buffers.input[..asked]) {
+    let count = match src.recv(&mut buffers.input[..asked], &mut buffers.scratch) {
         Ok(Got::Bytes(count)) => count,
         Ok(Got::Nothing) => return Moved::Nothing,
         Ok(Got::End) => return Moved::End,
@@ -674,66 +721,41 @@ fn move_frames(src: &mut Side, dst: &mut Side, now: u64, buffers: &mut Buffers) 
         FRAME_BYTES
     };
     src.last_received = now;
-    let mut at = 0;
-    let mut payload = 0;
-    loop {
-        let (bytes, used, moved) = decode_frames(src, dst, at..count, now, buffers);
-        at += used;
-        payload += bytes;
-        if let Some(moved) = moved {
-            if at < count {
-                src.rest.extend_from_slice(&buffers.input[at..count]);
-            }
-            return moved;
-        }
-        if at == count {
-            return Moved::Bytes(payload);
-        }
-        if dst.is_blocked() {
-            src.rest.extend_from_slice(&buffers.input[at..count]);
-            return Moved::Unusual;
-        }
-    }
-}
-
-/// Decodes a part of what was read, and moves it on; gives payload, bytes decoded, and what ends it, if not all is well.
-fn decode_frames(
-    src: &mut Side,
-    dst: &mut Side,
-    range: Range<usize>,
-    now: u64,
-    buffers: &mut Buffers,
-) -> (usize, usize, Option<Moved>) {
     let Some(decoder) = &mut src.decoder else {
-        return (0, 0, Some(Moved::Broken));
+        return Moved::Broken;
     };
-    let begin = range.start;
     let frames_before = decoder.control_frame_count;
     let found = &mut buffers.found;
     found.keep_pieces = dst.is_websocket();
     found.pieces.clear();
-    let (payload, used, stop) = decoder.decode(&mut buffers.input[range], found);
+    let (payload, used, stop) = decoder.decode(&mut buffers.input[..count], found);
     let controls = decoder.control_frame_count != frames_before;
     src.received_bytes += payload as u64;
-    let sent = if found.keep_pieces {
-        buffers.found.pieces.is_empty() || send_pieces(dst, begin, now, buffers)
+    if used < count {
+        let rest = buffers.input[used..count].iter().copied();
+        src.input.splice(0..0, rest);
+    }
+    let sent = if buffers.found.keep_pieces {
+        buffers.found.pieces.is_empty() || send_pieces(dst, now, buffers)
     } else {
-        payload == 0 || dst.send(&buffers.input[begin..begin + payload], &[], now)
+        payload == 0 || dst.send(&buffers.input[..payload], &[], now, &mut buffers.scratch)
     };
-    let moved = if !sent || !answer_pings(src, now, buffers) {
+    if !sent || !answer_pings(src, now, buffers) {
         if stop == Stop::Close {
             src.unread_close();
         }
-        Some(Moved::Broken)
-    } else {
-        match stop {
-            Stop::Close => Some(Moved::Close),
-            Stop::Unusual => Some(Moved::Unusual),
-            _ if controls && src.floods(now) => Some(Moved::Unusual),
-            _ => None,
+        return Moved::Broken;
+    }
+    match stop {
+        Stop::Close if src.has_input() => {
+            src.unread_close();
+            Moved::Unusual // bytes behind a close frame
         }
-    };
-    (payload, used, moved)
+        Stop::Close => Moved::Close,
+        Stop::Unusual => Moved::Unusual,
+        _ if controls && src.floods(now) => Moved::Unusual,
+        _ => Moved::Bytes(payload),
+    }
 }
 
 /// Answers the pings that a read gave; false if the connection is broken.
@@ -750,9 +772,9 @@ fn answer_pings(src: &mut Side, now: u64, buffers: &mut Buffers) -> bool {
 }
 
 /// Sends the pieces of messages that lie in the input.
-fn send_pieces(dst: &mut Side, begin: usize, now: u64, buffers: &mut Buffers) -> bool {
+fn send_pieces(dst: &mut Side, now: u64, buffers: &mut Buffers) -> bool {
     buffers.output.clear();
-    let mut at = begin;
+    let mut at = 0;
     let pieces = std::mem::take(&mut buffers.found.pieces);
     for Piece { size, first_byte } in &pieces {
         let mut rest = &buffers.input[at..at + size];
@@ -774,7 +796,7 @@ fn send_pieces(dst: &mut Side, begin: usize, now: u64, buffers: &mut Buffers) ->
     }
     buffers.found.pieces = pieces;
     let output = std::mem::take(&mut buffers.output);
-    let sent = dst.send(&output, &[], now);
+    let sent = dst.send(&output, &[], now, &mut buffers.scratch);
     buffers.output = output;
     sent
 }

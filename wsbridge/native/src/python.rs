@@ -4,7 +4,8 @@ use crate::frame::{Decoder, Role, TextMessages, MAX_CONTROL_BYTES, MAX_HEADER_BY
 use crate::lane;
 use crate::pair::{Cause, ControlLimit, Pair, Side, Stage};
 use crate::sys;
-use crate::wire::Plain;
+use crate::tls_python::TlsStream;
+use crate::wire::{Plain, Wire};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
@@ -24,8 +25,21 @@ type Framing = (
 );
 
 /// Descriptor, protocol, text messages, whether to read until nothing is left, largest frame, control frames a second,
-/// seconds since their window began, their number then, and the state of the framing.
-type GivenSide = (i32, u8, u8, bool, usize, u64, f64, u64, Option<Framing>);
+/// seconds since their window began, their number then, the state of the framing, the TLS connection,
+/// and what was read and not decoded.
+type GivenSide = (
+    i32,
+    u8,
+    u8,
+    bool,
+    usize,
+    u64,
+    f64,
+    u64,
+    Option<Framing>,
+    Option<Py<TlsStream>>,
+    Vec<u8>,
+);
 
 /// Tag, whether the common ending of WebSocket clients is carried on, front and back.
 type LentPair = (u64, bool, GivenSide, GivenSide);
@@ -88,21 +102,40 @@ fn decoder(protocol: u8, text: u8, state: Option<Framing>) -> PyResult<Option<De
     Ok(Some(decoder))
 }
 
-fn side(given: GivenSide, now: u64) -> PyResult<Side> {
-    let (fd, protocol, text, until_empty, max_frame_bytes, rate, window_age, window_base, state) =
-        given;
+/// Makes a side; takes the connection out of its stream.
+fn side(py: Python<'_>, given: GivenSide, now: u64) -> PyResult<Side> {
+    let (
+        fd,
+        protocol,
+        text,
+        until_empty,
+        max_frame_bytes,
+        rate,
+        window_age,
+        window_base,
+        state,
+        tls,
+        input,
+    ) = given;
     let control = ControlLimit {
         rate,
         window_start: now.saturating_sub(nanoseconds(window_age)),
         window_base,
     };
-    let wire = Plain::new(fd, until_empty);
-    Ok(Side::new(
-        wire,
-        decoder(protocol, text, state)?,
-        max_frame_bytes,
-        control,
-    ))
+    let decoder = decoder(protocol, text, state)?;
+    let wire = match tls {
+        None => Wire::Plain(Plain::new(fd, until_empty)),
+        Some(stream) => match stream.try_borrow_mut(py)?.take() {
+            None => return Err(PyValueError::new_err("the TLS connection is elsewhere")),
+            Some(mut connection) => {
+                connection.readable = true;
+                Wire::Tls(connection)
+            }
+        },
+    };
+    let mut side = Side::new(wire, decoder, max_frame_bytes, control);
+    side.input = input;
+    Ok(side)
 }
 
 fn framing<'py>(py: Python<'py>, decoder: &Decoder) -> PyResult<Bound<'py, PyTuple>> {
@@ -122,15 +155,24 @@ fn framing<'py>(py: Python<'py>, decoder: &Decoder) -> PyResult<Bound<'py, PyTup
         .into_pyobject(py)
 }
 
-fn returned_side<'py>(py: Python<'py>, side: &Side, now: u64) -> PyResult<Bound<'py, PyTuple>> {
+fn returned_side<'py>(py: Python<'py>, side: Side, now: u64) -> PyResult<Bound<'py, PyTuple>> {
     let state = side
         .decoder
         .as_ref()
         .map(|decoder| framing(py, decoder))
         .transpose()?;
+    let sent_bytes = side.wire.sent_bytes() - side.sent_before;
+    let is_blocked = side.is_blocked();
+    let (unsent, stream) = match side.wire {
+        Wire::Plain(wire) => (PyBytes::new(py, wire.unsent()), None),
+        Wire::Tls(connection) => (
+            PyBytes::new(py, &[]),
+            Some(Py::new(py, TlsStream::of(connection))?),
+        ),
+    };
     (
         side.received_bytes,
-        side.wire.sent_bytes,
+        sent_bytes,
         age(side.last_received, now),
         age(side.last_sent, now),
         if side.read_error == 0 {
@@ -139,21 +181,23 @@ fn returned_side<'py>(py: Python<'py>, side: &Side, now: u64) -> PyResult<Bound<
             side.read_error
         },
         side.hung_up,
-        PyBytes::new(py, side.wire.unsent()),
+        is_blocked.then_some(unsent),
         side.pending_pong
             .as_ref()
             .map(|body| PyBytes::new(py, body)),
-        PyBytes::new(py, &side.rest),
-        age(side.control.window_start, now),
-        side.control.window_base,
+        PyBytes::new(py, &side.input),
+        (
+            age(side.control.window_start, now),
+            side.control.window_base,
+        ),
         state,
+        stream,
     )
         .into_pyobject(py)
 }
 
-fn returned<'py>(py: Python<'py>, pair: &Pair) -> PyResult<Bound<'py, PyTuple>> {
+fn returned<'py>(py: Python<'py>, pair: Box<Pair>) -> PyResult<Bound<'py, PyTuple>> {
     let now = sys::now();
-    let [front, back] = &pair.sides;
     let cause = match pair.cause {
         Cause::Recalled => "recalled",
         Cause::Unusual => "unusual",
@@ -168,16 +212,14 @@ fn returned<'py>(py: Python<'py>, pair: &Pair) -> PyResult<Bound<'py, PyTuple>> 
         Stage::ClientClosed => "client_closed",
         Stage::BackendClosed => "backend_closed",
     };
+    let pair = *pair;
+    let [front, back] = pair.sides;
     let (front, back) = if pair.cause == Cause::Ended {
-        (
-            front.received_bytes.into_pyobject(py)?.into_any(),
-            back.received_bytes.into_pyobject(py)?.into_any(),
-        )
+        let bytes = |side: &Side| side.received_bytes.into_pyobject(py).map(Bound::into_any);
+        (bytes(&front)?, bytes(&back)?)
     } else {
-        (
-            returned_side(py, front, now)?.into_any(),
-            returned_side(py, back, now)?.into_any(),
-        )
+        let front = returned_side(py, front, now)?.into_any();
+        (front, returned_side(py, back, now)?.into_any())
     };
     let body = PyBytes::new(py, &pair.close_body);
     (
@@ -191,6 +233,15 @@ fn returned<'py>(py: Python<'py>, pair: &Pair) -> PyResult<Bound<'py, PyTuple>> 
         back,
     )
         .into_pyobject(py)
+}
+
+/// Puts the TLS connections of a pair that was not carried back into their streams.
+fn give_back(py: Python<'_>, pair: Pair, streams: [Option<Py<TlsStream>>; 2]) {
+    for (side, stream) in pair.sides.into_iter().zip(streams) {
+        if let (Wire::Tls(connection), Some(stream)) = (side.wire, stream) {
+            stream.borrow_mut(py).put(connection);
+        }
+    }
 }
 
 /// Threads that carry pairs; see wsbridge/native/engine.py.
@@ -217,16 +268,26 @@ impl Lane {
     fn add(&mut self, py: Python<'_>, given: Vec<LentPair>) -> PyResult<Vec<i64>> {
         let now = sys::now();
         let mut pairs = Vec::with_capacity(given.len());
+        let mut streams = Vec::with_capacity(given.len());
         for (tag, ends_here, front, back) in given {
-            let (front, back) = (side(front, now)?, side(back, now)?);
+            streams
+                .push([&front.9, &back.9].map(|stream| stream.as_ref().map(|it| it.clone_ref(py))));
+            let (front, back) = (side(py, front, now)?, side(py, back, now)?);
             pairs.push(Box::new(Pair::new(tag, front, back, ends_here)));
         }
         let lane = &mut self.lane;
         let added = py.detach(|| lane.add(pairs));
-        let number = |thread: Result<usize, sys::Errno>| {
-            thread.map_or_else(|error| -i64::from(error), |thread| thread as i64)
-        };
-        Ok(added.into_iter().map(number).collect())
+        let numbers = added
+            .into_iter()
+            .zip(streams)
+            .map(|(thread, streams)| match thread {
+                Ok(thread) => thread as i64,
+                Err((error, pair)) => {
+                    give_back(py, *pair, streams);
+                    -i64::from(error)
+                }
+            });
+        Ok(numbers.collect())
     }
 
     /// Takes a pair back at once; None if it is not here.
@@ -237,14 +298,14 @@ impl Lane {
         tag: u64,
     ) -> PyResult<Option<Bound<'py, PyTuple>>> {
         let pair = py.detach(|| self.lane.recall(thread, tag));
-        pair.map(|pair| returned(py, &pair)).transpose()
+        pair.map(|pair| returned(py, pair)).transpose()
     }
 
     /// Takes the pairs that go back, and how many threads panicked since the last call.
     fn take<'py>(&self, py: Python<'py>) -> PyResult<(Vec<Bound<'py, PyTuple>>, u64)> {
         let (pairs, panics) = py.detach(|| self.lane.take());
         let pairs = pairs
-            .iter()
+            .into_iter()
             .map(|pair| returned(py, pair))
             .collect::<PyResult<_>>()?;
         Ok((pairs, panics))

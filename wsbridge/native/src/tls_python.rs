@@ -196,6 +196,14 @@ impl TlsStream {
         self.connection = Some(connection);
     }
 
+    /// One that a thread of the engine gives back.
+    pub fn of(connection: Box<TlsConn>) -> Self {
+        TlsStream {
+            connection: Some(connection),
+            verdict: None,
+        }
+    }
+
     fn connection(&self) -> PyResult<&TlsConn> {
         let found = self.connection.as_deref();
         found.ok_or_else(|| system_error(libc::EBADF))

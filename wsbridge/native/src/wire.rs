@@ -1,6 +1,7 @@
 //! The bytes of one connection, plain or TLS, on a descriptor that is not blocking.
 
 use crate::sys::{self, Errno};
+use crate::tls::{Scratch, TlsConn};
 use std::os::fd::RawFd;
 
 /// What a read gave.
@@ -107,5 +108,99 @@ impl Plain {
     /// What the kernel has not accepted.
     pub fn unsent(&self) -> &[u8] {
         &self.unsent[self.unsent_from..]
+    }
+}
+
+/// A connection, plain or TLS.
+pub enum Wire {
+    Plain(Plain),
+    Tls(Box<TlsConn>),
+}
+
+impl Wire {
+    pub fn fd(&self) -> RawFd {
+        match self {
+            Wire::Plain(wire) => wire.fd,
+            Wire::Tls(wire) => wire.fd,
+        }
+    }
+
+    pub fn is_readable(&self) -> bool {
+        match self {
+            Wire::Plain(wire) => wire.readable,
+            Wire::Tls(wire) => wire.readable,
+        }
+    }
+
+    /// Whether it has input that no event will tell of.
+    pub fn has_buffered(&self) -> bool {
+        matches!(self, Wire::Tls(wire) if wire.has_buffered())
+    }
+
+    /// Notes that an event reported input.
+    pub fn note_input(&mut self) {
+        match self {
+            Wire::Plain(wire) => wire.readable = true,
+            Wire::Tls(wire) => wire.readable = true,
+        }
+    }
+
+    /// Notes that reads are to go on until nothing is left.
+    pub fn read_until_empty(&mut self) {
+        self.note_input();
+        match self {
+            Wire::Plain(wire) => wire.read_until_empty = true,
+            Wire::Tls(wire) => wire.read_until_empty = true,
+        }
+    }
+
+    /// Bytes that the kernel has accepted, those of TLS included.
+    pub fn sent_bytes(&self) -> u64 {
+        match self {
+            Wire::Plain(wire) => wire.sent_bytes,
+            Wire::Tls(wire) => wire.sent_bytes,
+        }
+    }
+
+    pub fn recv(&mut self, buffer: &mut [u8], scratch: &mut Scratch) -> Result<Got, Errno> {
+        match self {
+            Wire::Plain(wire) => wire.recv(buffer),
+            Wire::Tls(wire) => wire.recv(buffer, scratch),
+        }
+    }
+
+    /// Writes two buffers in order, and keeps what the kernel did not accept; gives whether it accepted everything.
+    ///
+    /// Only while nothing is unsent.
+    pub fn send(
+        &mut self,
+        first: &[u8],
+        second: &[u8],
+        scratch: &mut Scratch,
+    ) -> Result<bool, Errno> {
+        match self {
+            Wire::Plain(wire) => wire.send(first, second),
+            Wire::Tls(wire) if second.is_empty() => wire.send(first, scratch),
+            Wire::Tls(wire) => wire.send_parts([first, second].into_iter(), scratch),
+        }
+    }
+
+    /// Writes what is unsent; gives whether nothing is left.
+    pub fn flush(&mut self) -> Result<bool, Errno> {
+        match self {
+            Wire::Plain(wire) => wire.flush(),
+            Wire::Tls(wire) => wire.flush(),
+        }
+    }
+
+    /// Sends FIN, under TLS after close_notify; false if not all of that was accepted.
+    pub fn finish(&mut self, scratch: &mut Scratch) -> bool {
+        if let Wire::Tls(wire) = self {
+            if wire.close_notify(scratch) == Ok(false) {
+                return false;
+            }
+        }
+        sys::send_fin(self.fd());
+        true
     }
 }
