@@ -21,6 +21,7 @@ from wsbridge.cli.control import status_text
 from wsbridge.config.load import LoadedConfig
 from wsbridge.engine_choice import EngineChoice, build_engine, choose_engine, describe_engine
 from wsbridge.native import Extension
+from wsbridge.net.tls_roles import OpenSsl
 from wsbridge.relay.engine import PythonEngine
 from wsbridge.reload import Reloader
 
@@ -48,7 +49,10 @@ def present(monkeypatch: pytest.MonkeyPatch) -> None:
     have(monkeypatch, Extension(module))
     engine = ModuleType("wsbridge.native.engine")
     engine.NativeEngine = FakeNativeEngine  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, engine.__name__, engine)
+    tls = ModuleType("wsbridge.native.tls")
+    tls.Rustls = OpenSsl  # type: ignore[attr-defined]
+    for fake in (engine, tls):
+        monkeypatch.setitem(sys.modules, fake.__name__, fake)
 
 
 def have(monkeypatch: pytest.MonkeyPatch, extension: Extension) -> None:
