@@ -12,11 +12,11 @@ VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' wsbridge/__init__.py)
 PYTEST = WSBRIDGE_TEST_ALL=1 $(BIN)/python -m pytest -m 'not soak' -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage lint bench soak fuzz wheel deb lock packages clean
+.PHONY: help demo test coverage lint bench bench-plots soak fuzz wheel deb lock packages clean
 
 help:  ## This list
 	@echo 'make TARGET'
-	@grep -hE '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /  \1 \t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /  \1 \t/' | expand -t 15
 	@echo 'Variables: PORT=8080 (demo), ARGS=… (for pytest or bench), PYTHON=python3, VENV=.venv'
 
 demo: $(VENV)/.run  ## Start the browser demo at http://127.0.0.1:8080 (PORT=… for another port)
@@ -35,8 +35,11 @@ lint: $(VENV)/.test  ## Style and types
 	$(BIN)/mypy
 	tests/native.sh lint
 
-bench: $(VENV)/.bench  ## Speed and memory compared with lighttpd and websockify (ARGS='--case echo64 --rounds 3')
+bench: $(VENV)/.bench  ## Speed and memory compared with lighttpd and others (ARGS='--case echo64 --rounds 3')
 	$(BIN)/python -m bench $(ARGS)
+
+bench-plots: $(VENV)/.bench  ## The same over the size of messages and the number of connections, in docs/benchmarks/
+	$(BIN)/python -m bench.plots $(ARGS)
 
 soak: packages $(VENV)/.test  ## The long tests: gigabytes, thousands of connections, minutes
 	WSBRIDGE_TEST_ALL=1 $(BIN)/python -m pytest -m soak -o faulthandler_timeout=0 $(ARGS)

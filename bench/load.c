@@ -1,17 +1,18 @@
 /* load: WebSocket clients that keep a bridge busy, count what comes of it, and compare every byte that an echo brings back.
  *
- *   load CASE PORT [-c connections] [-s bytes] [-d depth] [-t seconds] [-b] [-T]
+ *   load CASE PORT [-c connections] [-s bytes] [-d depth] [-t seconds] [-b] [-T] [-R]
  *
  * CASE  echo     each connection keeps DEPTH messages of BYTES under way
  *       down     each connection sends one byte, then takes what comes
  *       up       each connection sends messages of BYTES as fast as they are taken
- *       connect  handshake, a message of one byte there and back, close; again and again
+ *       connect  handshake, a message of one byte there and back, close; again and again; its latency is from the
+ *                beginning of the connection until the byte is back
  *       idle     the connections are only held
  *
  * Each message is a write of its own, as clients do it; -b writes all that are due at once. The bridge is at 127.0.0.1; -T
- * speaks TLS to it and trusts any certificate. All connections are opened first (`connect` opens none), then {"open": N} is
- * printed, and a line on standard input starts the clock. The result is one more line of JSON. One thread, epoll,
- * level-triggered. All messages are alike, so their frames are masked once, beforehand.
+ * speaks TLS to it and trusts any certificate; -R speaks plain TCP, without handshakes and frames. All connections are opened
+ * first (`connect` opens none), then {"open": N} is printed, and a line on standard input starts the clock. The result is one
+ * more line of JSON. One thread, epoll, level-triggered. All messages are alike, so their frames are masked once, beforehand.
  *
  *   cc -O2 -o load load.c -lssl -lcrypto
  */
@@ -63,7 +64,7 @@ static enum { ECHO, DOWN, UP, CONNECT, IDLE } scenario;
 static const char *const SCENARIOS[] = {"echo", "down", "up", "connect", "idle"};
 static int clients = 1, size = 64, depth = 1;
 static double seconds = 2;
-static bool bursts;
+static bool bursts, raw;
 static SSL_CTX *tls;
 
 static struct sockaddr_in bridge = {.sin_family = AF_INET};
@@ -84,7 +85,7 @@ static void fail(const char *what) {
 }
 
 static void usage(void) {
-  fprintf(stderr, "usage: load echo|down|up|connect|idle PORT [-c connections] [-s bytes] [-d depth] [-t seconds] [-b] [-T]\n");
+  fprintf(stderr, "usage: load echo|down|up|connect|idle PORT [-c connections] [-s bytes] [-d depth] [-t seconds] [-b] [-T] [-R]\n");
   exit(2);
 }
 
@@ -142,6 +143,7 @@ static void dial(struct client *c) {
   static uint32_t last;
   struct sockaddr_in own = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK + ++last % ADDRESSES)};
   int one = 1;
+  if (stamps) stamps[0] = now();
   *c = (struct client){.stamps = stamps, .blocked = EPOLLOUT, .fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0)};
   if (c->fd < 0 || !stamps) fail("socket");
   setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
@@ -172,14 +174,29 @@ static bool send_owed(struct client *c) {
     c->begun += n;
     double stamp = now();
     for (; c->begun >= frame_size; c->begun -= frame_size) {
-      c->stamps[c->sent++ % depth] = stamp;
+      if (scenario != CONNECT) c->stamps[c->sent++ % depth] = stamp;
       if (scenario != UP) c->owed--;
     }
   }
   return true;
 }
 
+static bool converse(struct client *c);
+
+static bool begin(struct client *c) {
+  c->state = OPEN;
+  opened++;
+  if (scenario == CONNECT) c->owed = 1;
+  return converse(c);
+}
+
 static bool ask(struct client *c) {
+  if (raw) {
+    int error;
+    socklen_t length = sizeof error;
+    c->blocked = 0;
+    return !getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &length) && !error && begin(c);
+  }
   ssize_t n = put(c, request, request_size);
   if (n > 0) c->state = HEARING; /* a fresh connection takes so little at once */
   return n == 0 || n == (ssize_t)request_size;
@@ -210,6 +227,7 @@ static bool take_payload(struct client *c, const char *bytes, size_t n) {
 }
 
 static bool take(struct client *c, const char *bytes, size_t n) {
+  if (raw) return take_payload(c, bytes, n);
   while (n) {
     if (c->frame_left) {
       size_t part = n < c->frame_left ? n : c->frame_left;
@@ -239,6 +257,7 @@ static bool converse(struct client *c) {
   }
   if (scenario == CONNECT && c->answered) {
     c->state = LEAVING;
+    if (raw) return !shutdown(c->fd, SHUT_WR);
     return put(c, CLOSE, sizeof CLOSE) == sizeof CLOSE;
   }
   return send_owed(c);
@@ -255,11 +274,8 @@ static bool hear(struct client *c) {
     if (!failed) fprintf(stderr, "load: answered %.*s\n", (int)strcspn(c->answer, "\r"), c->answer);
     return false;
   }
-  c->state = OPEN;
-  opened++;
-  if (scenario == CONNECT) c->owed = 1;
   end += 4;
-  return take(c, end, c->answer + c->answer_size - end) && converse(c);
+  return take(c, end, c->answer + c->answer_size - end) && begin(c);
 }
 
 static bool leave(struct client *c) {
@@ -305,13 +321,19 @@ static void prepare(void) {
   static const uint8_t key[] = {0x1b, 0xd4, 0x6e, 0xa7};
   request_size = snprintf(request, sizeof request,
                           "GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                          "Sec-WebSocket-Key: d3NicmlkZ2UgYmVuY2htYQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
+                          "Sec-WebSocket-Key: d3NicmlkZ2UgYmVuY2htYQ==\r\nSec-WebSocket-Version: 13\r\n"
+                          "Sec-WebSocket-Protocol: binary\r\n\r\n", /* some bridges want it */
                           ntohs(bridge.sin_port));
   payload = malloc(size);
   frames = malloc((size_t)depth * (size + 14));
   if (!payload || !frames) fail("malloc");
   uint32_t state = 1;
   for (int i = 0; i < size; i++) payload[i] = (state = state * 1664525 + 1013904223) >> 24;
+  if (raw) {
+    frame_size = size;
+    for (int i = 0; i < depth; i++) memcpy(frames + i * frame_size, payload, size);
+    return;
+  }
   char *at = frames;
   int wide = size < 126 ? 0 : size < 65536 ? 2 : 8;
   *at++ = (char)0x82;
@@ -343,18 +365,19 @@ static void read_arguments(int argc, char **argv) {
   scenario = known;
   bridge.sin_port = htons(atoi(argv[2]));
   bridge.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  for (int option; (option = getopt(argc - 2, argv + 2, "c:s:d:t:bT")) != -1;) switch (option) {
+  for (int option; (option = getopt(argc - 2, argv + 2, "c:s:d:t:bTR")) != -1;) switch (option) {
       case 'c': clients = atoi(optarg); break;
       case 's': size = atoi(optarg); break;
       case 'd': depth = atoi(optarg); break;
       case 't': seconds = atof(optarg); break;
       case 'b': bursts = true; break;
       case 'T': tls = SSL_CTX_new(TLS_client_method()); break;
+      case 'R': raw = true; break;
       default: usage();
     }
   if (scenario == DOWN || scenario == CONNECT) size = 1;
   if (scenario != ECHO) depth = 1;
-  if (clients < 1 || size < 1 || depth < 1 || seconds <= 0) usage();
+  if (clients < 1 || size < 1 || depth < 1 || seconds <= 0 || (raw && tls)) usage();
 }
 
 int main(int argc, char **argv) {

@@ -12,12 +12,12 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
-from bench.cases import SERVICES, Service, Transport
+from bench.cases import SERVICES, TRANSPORTS, Service, Transport
 
 HERE = Path(__file__).parent
 _START_S = 15.0
@@ -40,21 +40,35 @@ class Peer:
         commands: By transport, a command line for each process, with placeholders as described in `peers.toml`.
         most: Concurrent connections that it supports; None for any number.
         get: How to install it.
+        needs: What else must be there, each with a command that succeeds if it is.
     """
 
     name: str
     commands: Mapping[Transport, tuple[str, ...]]
     most: int | None = None
     get: str = ""
+    needs: Mapping[str, str] = field(default_factory=dict)
 
     def missing(self) -> str | None:
-        """Give the first program of it that is not installed."""
+        """Give the first program of it that is not installed, or the first of its needs that is not met."""
         for commands in self.commands.values():
             for command in commands:
                 program = shlex.split(command)[0]
                 if program != "{python}" and find(program) is None:
                     return program
-        return None
+        return next((name for name, command in self.needs.items() if not _succeeds(command)), None)
+
+
+def _words(command: str, values: Mapping[str, str]) -> list[str]:
+    words = [word.format_map(values) for word in shlex.split(command)]
+    return [find(words[0]) or words[0], *words[1:]]
+
+
+def _succeeds(command: str) -> bool:
+    words = _words(command, {"python": sys.executable})
+    with contextlib.suppress(FileNotFoundError):
+        return subprocess.run(words, capture_output=True, check=False).returncode == 0
+    return False
 
 
 def read_peers(file: Path) -> list[Peer]:
@@ -70,9 +84,10 @@ def read_peers(file: Path) -> list[Peer]:
         return [
             Peer(
                 name,
-                {kind: tuple(entry[kind]) for kind in ("plain", "tls") if kind in entry},
+                {kind: tuple(entry[kind]) for kind in TRANSPORTS if kind in entry},
                 entry.get("most"),
                 entry.get("get", ""),
+                entry.get("needs", {}),
             )
             for name, entry in table.items()
         ]
@@ -165,9 +180,9 @@ class Running:
             process.kill()
 
 
-def _wait(running: Running, log: Path) -> None:
+def _wait(running: Running, ports: list[int], log: Path) -> None:
     end = time.monotonic() + _START_S
-    for port in running.ports.values():
+    for port in ports:
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
                 break
@@ -193,27 +208,21 @@ def started(peer: Peer, transport: Transport, values: Mapping[str, str], lab: Pa
     Raises:
         PeerError: It does not listen within 15 s.
     """
-    ports = dict(zip(SERVICES, free_ports(len(SERVICES)), strict=True))
-    known = {**values, **{f"listen_{service}": str(port) for service, port in ports.items()}}
+    *listening, middle = free_ports(len(SERVICES) + 1)
+    ports = dict(zip(SERVICES, listening, strict=True))
+    known = {**values, **{f"listen_{service}": str(port) for service, port in ports.items()}, "middle": str(middle)}
     environment = os.environ | {name.upper(): value for name, value in known.items()}
     processes: list[subprocess.Popen[bytes]] = []
     running = Running(peer, transport, processes, ports)
     log = lab / f"{peer.name}-{transport}.log"
     try:
+        null = subprocess.DEVNULL
         with log.open("wb") as output:
             for command in peer.commands[transport]:
-                words = [word.format_map(known) for word in shlex.split(command)]
-                words[0] = find(words[0]) or words[0]
-                processes.append(
-                    subprocess.Popen(
-                        ["taskset", "-c", str(core), *words],
-                        stdout=output,
-                        stderr=output,
-                        stdin=subprocess.DEVNULL,
-                        env=environment,
-                    )
-                )
-        _wait(running, log)
+                words = ["taskset", "-c", str(core), *_words(command, known)]
+                process = subprocess.Popen(words, stdout=output, stderr=output, stdin=null, env=environment)
+                processes.append(process)  # at once, so that it is ended if the next one cannot be started
+        _wait(running, [*listening, middle] if transport == "tunnel" else listening, log)
         yield running
     finally:
         running.stop()

@@ -7,16 +7,22 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import click
 import pytest
 
+from bench import plots
 from bench.__main__ import main
 from bench.cases import CASES
+from bench.peers import HERE, read_peers
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "bench" / "README.md").read_text()
+DOCUMENTS = README + (ROOT / "docs" / "benchmarks.md").read_text()
+PYTHON = ("--only", "wsbridge-python")
+LIGHTTPD = ("--only", "lighttpd")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -28,15 +34,34 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_wsbridge_beside_lighttpd(tmp_path):
     """Figures, the table and the samples of both come from one run."""
     file = tmp_path / "figures.json"
-    done = run("--only", "lighttpd", "--case", "echo64", "--case", "down", "--json", str(file))
+    done = run(*PYTHON, *LIGHTTPD, "--case", "echo64", "--case", "down", "--json", str(file))
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert "64-byte echo, 64 connections, plain (messages/s)\n  wsbridge " in done.stdout
-    assert "|  | wsbridge / lighttpd | wsbridge / lighttpd, TLS |" in done.stdout
+    assert "64-byte echo, 64 connections, plain (messages/s)\n  wsbridge-python " in done.stdout
+    assert "|  | wsbridge-python | wsbridge-python, tls |" in done.stdout
     assert re.search(r"^\| down \| [\d.]+ \| [\d.]+ \|$", done.stdout, re.MULTILINE)
     found = json.loads(file.read_text())
-    assert found.keys() == {"echo64", "down"}
-    assert found["down"]["tls"]["lighttpd"]["rounds"].keys() == {"0", "1"}
+    assert (found["rounds"], found["seconds"]) == (2, 0.1)
+    assert found["cases"].keys() == {"echo64", "down"}
+    assert found["cases"]["down"]["tls"]["lighttpd"]["rounds"].keys() == {"0", "1"}
+
+
+def test_one_bridge_beside_another(tmp_path):
+    """The bridge that the others are compared with can be chosen."""
+    file = tmp_path / "peers.toml"
+    own = tomllib.loads((ROOT / "bench" / "peers.toml").read_text())["wsbridge-python"]
+    file.write_text("".join(f"[{name}]\nplain = {json.dumps(own['plain'])}\n" for name in ("old", "new")))
+    done = run("--peers", str(file), "--to", "old", "--case", "up")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"^\|  \| new \|\n\|---\|---\|\n\| up \| [\d.]+ \|$", done.stdout, re.MULTILINE)
+
+
+def test_a_bridge_that_the_table_does_not_have():
+    """A misspelt name is an error, not a comparison of nothing."""
+    done = run("--only", "lightpd")
+
+    assert (done.returncode, done.stderr) == (1, f"Error: {ROOT / 'bench/peers.toml'}: has no bridge lightpd\n")
 
 
 def test_a_bridge_that_is_not_installed_is_left_out(tmp_path):
@@ -44,11 +69,11 @@ def test_a_bridge_that_is_not_installed_is_left_out(tmp_path):
     file = tmp_path / "peers.toml"
     own = (ROOT / "bench" / "peers.toml").read_text()
     file.write_text(own + '\n[other]\nplain = ["no-such-bridge"]\nget = "buy one"\n')
-    done = run("--peers", str(file), "--only", "other", "--case", "echo64", "--transport", "plain")
+    done = run("--peers", str(file), "--only", "other", *PYTHON, "--case", "echo64", "--transport", "plain")
 
     assert done.returncode == 0
     assert done.stderr == "other is left out: no no-such-bridge (buy one)\n"
-    assert "  wsbridge " in done.stdout
+    assert "  wsbridge-python " in done.stdout
 
 
 def test_a_bridge_that_holds_few_connections(tmp_path):
@@ -56,7 +81,7 @@ def test_a_bridge_that_holds_few_connections(tmp_path):
     file = tmp_path / "peers.toml"
     own = (ROOT / "bench" / "peers.toml").read_text()
     file.write_text(own.replace("[lighttpd]", "[lighttpd]\nmost = 10"))
-    arguments = ["--only", "lighttpd", "--case", "echo64", "--case", "pipelined", "--transport", "plain"]
+    arguments = [*PYTHON, *LIGHTTPD, "--case", "echo64", "--case", "pipelined", "--transport", "plain"]
     done = run("--peers", str(file), *arguments)
 
     assert re.search(r"^\| 64-byte echo, 64 connections \| - \|$", done.stdout, re.MULTILINE)
@@ -73,16 +98,34 @@ def test_a_bridge_that_does_not_start_is_reported(tmp_path):
     assert re.fullmatch(r"Error: broken does not listen on port \d+: no licence\n", done.stderr)
 
 
-def test_every_case_is_explained():
-    """The README's table lists the cases, in order."""
-    assert re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE) == list(CASES)
+def first_column(section: str) -> list[str]:
+    """Give the names in the first column of the table of a section of the README."""
+    rows = README.partition(f"## {section}\n")[2].partition("\n## ")[0]
+    return re.findall(r"`([\w-]+)`", "".join(re.findall(r"^\| (`[^|]+) \|", rows, re.MULTILINE)))
+
+
+def test_every_case_and_every_bridge_is_explained():
+    """The README's tables list them, in order."""
+    assert first_column("Cases") == list(CASES)
+    assert first_column("Bridges") == [peer.name for peer in read_peers(HERE / "peers.toml")]
 
 
 @pytest.mark.parametrize(
-    "line", re.findall(r"^(?:make bench ARGS='(?=-)|python -m bench )(.*?)'?$", README, re.MULTILINE)
+    ("target", "module", "line"),
+    re.findall(r"^(?:make (bench\S*) ARGS='(?=-)|python -m (bench\S*) )(.*?)'?$", DOCUMENTS, re.MULTILINE),
 )
-def test_commands_of_the_readme(line):
-    """What the README shows can be typed."""
-    with click.Context(main) as context:
-        main.parse_args(context, shlex.split(line))
+def test_commands_of_the_documentation(target, module, line):
+    """What is shown can be typed."""
+    command = plots.main if (target, module) in (("bench-plots", ""), ("", "bench.plots")) else main
+    with click.Context(command) as context:
+        command.parse_args(context, shlex.split(line))
         assert context.params["rounds"]
+
+
+@pytest.mark.parametrize("command", ["bench", "bench-plots"])
+def test_make_runs_the_command(command):
+    """The targets are the commands, with their arguments."""
+    make = ["make", "--dry-run", "--always-make", command, "ARGS=--rounds 3"]
+    said = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    assert said.splitlines()[-1] == f".venv/bin/python -m {command.replace('-', '.')} --rounds 3"

@@ -10,22 +10,26 @@ import pytest
 
 from bench.cases import CASES, TRANSPORTS
 from bench.measure import RunError, measure
-from bench.peers import HERE, Peer, read_peers, started
-from tests.bench.conftest import CORE
+from bench.peers import Peer, started
+from tests.bench.conftest import CORE, installed
 
 DISHONEST = f"{sys.executable} {Path(__file__).with_name('dishonest.py')}"
 PORTS = "{listen_echo} {listen_source} {listen_sink}"
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_every_case_gives_a_figure(lab, values, transport):
-    """The bridge passes all cases, plain and in TLS, with what it cost."""
-    wsbridge = dataclasses.replace(read_peers(HERE / "peers.toml")[0], most=100)
-    known = {**values, "here": str(HERE), "python": sys.executable}
-    with started(wsbridge, transport, known, lab.directory, CORE) as bridge:
-        samples = {name: measure(case, bridge, lab, CORE, 0.1) for name, case in CASES.items()}
+@pytest.mark.parametrize("name", ["wsbridge-native", "wsbridge-python"])
+def test_every_case_gives_a_figure(lab, values, name, transport):
+    """Each engine passes all cases, plain, in TLS and as a tunnel, with what it cost."""
+    wsbridge = dataclasses.replace(installed(name), most=100)
+    with started(wsbridge, transport, values, lab.directory, CORE) as bridge:
+        samples = {name: measure(case, bridge, lab, CORE, 0.2) for name, case in CASES.items()}
 
     assert all(sample.rate > 0 and sample.per_cpu > 0 for sample in samples.values())
+    assert {name for name, sample in samples.items() if sample.opening_us} == {
+        name for name, case in CASES.items() if case.kind != "connect"
+    }
+    assert all(sample.load > 0 for name, sample in samples.items() if name != "idle")
     echoes = {name for name, case in CASES.items() if case.kind in ("echo", "connect")}
     assert {name for name, sample in samples.items() if 0 < sample.p50_us <= sample.p99_us} == echoes
 
@@ -46,3 +50,15 @@ def test_a_run_that_proves_nothing_is_an_error(lab, values, kind, case, said):
         measure(CASES[case], bridge, lab, CORE, 0.1)
 
     assert said in str(caught.value)
+
+
+def test_the_latency_of_a_handshake_is_the_whole_of_it(lab, values):
+    """It counts from the beginning of the connection, so one with TLS takes longer, beside busy connections too."""
+    p50 = {}
+    for transport in ("plain", "tls"):
+        with started(installed("wsbridge-native"), transport, values, lab.directory, CORE) as bridge:
+            p50[transport] = measure(CASES["connect"], bridge, lab, CORE, 0.3).p50_us
+            busy = measure(CASES["connect_busy"], bridge, lab, CORE, 0.3)
+
+    assert p50["tls"] > p50["plain"] > 0
+    assert busy.p50_us > 0

@@ -7,8 +7,9 @@ import sys
 import psutil
 import pytest
 
+from bench.cases import SERVICES
 from bench.peers import HERE, Peer, PeerError, free_ports, read_peers, started
-from tests.bench.conftest import CORE
+from tests.bench.conftest import CORE, installed
 
 SERVE = "import socket,sys,time; all=[socket.create_server(('127.0.0.1', int(p))) for p in sys.argv[1:]]; "
 PORTS = "{listen_echo} {listen_source} {listen_sink}"
@@ -20,11 +21,25 @@ def python(code: str) -> Peer:
 
 
 def test_the_table_of_the_project():
-    """Ours is the first, lighttpd and websockify are there, each plain and in TLS."""
-    peers = read_peers(HERE / "peers.toml")
+    """Both engines come first; each bridge has what it can do."""
+    peers = {peer.name: set(peer.commands) for peer in read_peers(HERE / "peers.toml")}
 
-    assert [peer.name for peer in peers] == ["wsbridge", "lighttpd", "websockify"]
-    assert all(peer.commands.keys() == {"plain", "tls"} for peer in peers)
+    assert list(peers)[:3] == ["wsbridge-native", "wsbridge-python", "lighttpd"]
+    assert {name for name, can in peers.items() if can == {"plain", "tls", "tunnel"}} == set(list(peers)[:2])
+    assert {name for name, can in peers.items() if can == {"plain"}} == {"libwsrx", "websocat"}
+    assert {name for name, can in peers.items() if can == {"tunnel"}} == {"wstunnel"}
+
+
+@pytest.mark.parametrize("engine", ["native", "python"])
+def test_wsbridge_runs_the_engine_that_the_table_says(tmp_path, engine):
+    """The log says which relays."""
+    peer = installed(f"wsbridge-{engine}")
+    values = {f"backend_{service}": "9" for service in SERVICES}
+    values |= {"lab": str(tmp_path), "here": str(HERE), "python": sys.executable}
+    with started(peer, "plain", values, tmp_path, CORE):
+        pass
+
+    assert f'"engine":"{peer.name.removeprefix("wsbridge-")}"' in (tmp_path / f"{peer.name}-plain.log").read_text()
 
 
 @pytest.mark.parametrize("text", ["[a", "a = 1", ""])
@@ -40,6 +55,15 @@ def test_a_missing_program_is_named():
     """The first of its programs that is not installed; a bridge that is all there has none."""
     assert Peer("a", {"plain": ("no-such-bridge -x",)}).missing() == "no-such-bridge"
     assert Peer("a", {"plain": ("{python} -m a",), "tls": ("sh -c true",)}).missing() is None
+
+
+def test_a_need_that_is_not_met_is_named():
+    """It is a command that succeeds; one that does not exist fails."""
+    needs = {"Python": "{python} -c pass", "a licence": "{python} -c 'raise SystemExit(1)'"}
+
+    assert Peer("a", {"plain": ("{python} -m a",)}, needs=needs).missing() == "a licence"
+    assert Peer("a", {}, needs={"a server": "no-such-bridge -v"}).missing() == "a server"
+    assert Peer("a", {}, needs={"Python": "{python} -c pass"}).missing() is None
 
 
 def test_what_a_bridge_says_when_it_does_not_start(tmp_path):
