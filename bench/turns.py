@@ -7,7 +7,7 @@ import functools
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,6 +114,10 @@ def take_turns(plan: Plan, peers: Sequence[Peer], groups: Iterable[Sequence[str]
         peers: What.
         groups: Names of cases; for each group the bridges are started anew.
         figures: Knows the cases.
+
+    Raises:
+        PeerError: None of the bridges can be started.
+        LabError: Something that measuring needs is not there.
     """
     with tempfile.TemporaryDirectory(prefix="wsbridge-bench-") as path, opened(Path(path), plan.load_core) as lab:
         values = {f"backend_{service}": str(port) for service, port in lab.services.items()}
@@ -121,12 +125,32 @@ def take_turns(plan: Plan, peers: Sequence[Peer], groups: Iterable[Sequence[str]
         for transport in plan.transports:
             for cases in groups:
                 with contextlib.ExitStack() as stack:
-                    bridges = [
-                        stack.enter_context(started(peer, transport, values, lab.directory, plan.bridge_core))
-                        for peer in peers
-                        if transport in peer.commands
-                    ]
+                    able = [peer for peer in peers if transport in peer.commands]
+                    bridges = _start(stack, able, transport, values, lab, plan.bridge_core)
                     _interleave(plan, bridges, cases, lab, figures)
+
+
+def _start(
+    stack: contextlib.ExitStack,
+    peers: Sequence[Peer],
+    transport: Transport,
+    values: Mapping[str, str],
+    lab: Lab,
+    core: int,
+) -> list[Running]:
+    """Start bridges until the stack is closed; one that cannot be started is reported and left out."""
+    running: list[Running] = []
+    errors: list[PeerError] = []
+    for peer in peers:
+        try:
+            running.append(stack.enter_context(started(peer, transport, values, lab.directory, core)))
+        except PeerError as error:
+            errors.append(error)
+    if errors and not running:
+        raise errors[0]
+    for failure in errors:
+        click.echo(f"{transport}: {failure}", err=True)
+    return running
 
 
 def _interleave(plan: Plan, bridges: list[Running], names: Sequence[str], lab: Lab, figures: Figures) -> None:

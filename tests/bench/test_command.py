@@ -98,6 +98,18 @@ def test_a_bridge_that_does_not_start_is_reported(tmp_path):
     assert re.fullmatch(r"Error: broken does not listen on port \d+: no licence\n", done.stderr)
 
 
+def test_a_bridge_that_does_not_start_does_not_end_the_comparison(tmp_path):
+    """It is reported; the others are measured."""
+    file = tmp_path / "peers.toml"
+    own = (ROOT / "bench" / "peers.toml").read_text()
+    file.write_text(own + "\n[broken]\nplain = [\"sh -c 'echo no licence; exit 1'\"]\n")
+    done = run("--peers", str(file), "--only", "broken", *PYTHON, "--transport", "plain", "--case", "up")
+
+    assert done.returncode == 0
+    assert re.fullmatch(r"plain: broken does not listen on port \d+: no licence\n", done.stderr)
+    assert "  wsbridge-python " in done.stdout
+
+
 def first_column(section: str) -> list[str]:
     """Give the names in the first column of the table of a section of the README."""
     rows = README.partition(f"## {section}\n")[2].partition("\n## ")[0]
