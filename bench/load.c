@@ -20,6 +20,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/tcp.h>
+#include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -110,6 +111,7 @@ static void alarm_in(double delay) {
 static ssize_t tls_count(struct client *c, int n) {
   if (n > 0) return n;
   int why = SSL_get_error(c->ssl, n);
+  ERR_clear_error(); /* or it is taken for an error of the next connection */
   if (why == SSL_ERROR_WANT_WRITE) c->blocked = EPOLLOUT;
   return why == SSL_ERROR_WANT_READ || why == SSL_ERROR_WANT_WRITE ? 0 : -1;
 }

@@ -1,6 +1,11 @@
-"""A WebSocket server that does to each message what its argument says: `dishonest.py change|refuse PORT...`."""
+"""A WebSocket server that does to each message what its argument says: `dishonest.py change|refuse|cut PORT...`.
+
+`cut` echoes over TLS, and ends connections without a close_notify, as some servers do.
+"""
 
 import http
+import os
+import ssl
 import sys
 import threading
 
@@ -10,11 +15,11 @@ from websockets.sync.server import ServerConnection, serve
 
 
 def change(client: ServerConnection) -> None:
-    """Send each message back with its last byte changed."""
+    """Send each message back, with its last byte changed if that is what was asked for."""
     try:
         for message in client:
             assert isinstance(message, bytes)
-            client.send(message[:-1] + bytes([message[-1] ^ 1]))
+            client.send(message[:-1] + bytes([message[-1] ^ (kind == "change")]))
     except ConnectionClosed:
         pass
 
@@ -25,9 +30,15 @@ def refuse(client: ServerConnection, request: Request) -> Response:
 
 
 kind, *ports = sys.argv[1:]
+context = None
+if kind == "cut":
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(os.environ["LAB"] + "/cert.pem", os.environ["LAB"] + "/key.pem")
 servers = [
     threading.Thread(
-        target=serve(change, "127.0.0.1", int(port), process_request=refuse if kind == "refuse" else None).serve_forever
+        target=serve(
+            change, "127.0.0.1", int(port), ssl=context, process_request=refuse if kind == "refuse" else None
+        ).serve_forever
     )
     for port in ports
 ]

@@ -62,3 +62,10 @@ def test_the_latency_of_a_handshake_is_the_whole_of_it(lab, values):
 
     assert p50["tls"] > p50["plain"] > 0
     assert busy.p50_us > 0
+
+
+def test_an_end_without_close_notify_concerns_one_connection_only(lab, values):
+    """What OpenSSL says of a connection that was cut is not taken for an error of the next one."""
+    peer = Peer("dishonest", {"tls": (f"{DISHONEST} cut {PORTS}",)})
+    with started(peer, "tls", values, lab.directory, CORE) as bridge:
+        assert measure(CASES["connect"], bridge, lab, CORE, 0.5).rate > 0
