@@ -145,6 +145,7 @@ def test_leaving_it_out(source, tmp_path):
     assert [path.name for path in (tmp_path / "dist").iterdir()] == [PURE]
 
 
+@pytest.mark.soak
 def test_what_is_left_of_another_build_is_not_used(tools, tmp_path):
     """An extension in the source or in build/ gets neither into a wheel nor into an editable installation."""
     source = builds.copy_source(tmp_path / "source")
@@ -163,6 +164,7 @@ def test_what_is_left_of_another_build_is_not_used(tools, tmp_path):
     assert not stale.exists()
 
 
+@pytest.mark.soak
 @needs_cargo
 def test_an_editable_installation_has_it_in_the_source(tmp_path):
     """And names it so that all versions of Python load it."""

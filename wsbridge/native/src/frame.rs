@@ -3,6 +3,8 @@
 //! The state is that of `WebSocketFraming` in wsbridge/protocol/websocket.py, field by field, so that a stream can go on
 //! there at any byte. What breaks the protocol is left to it: decoding stops before the frame, or the piece of text.
 
+use std::ops::Range;
+
 pub const FIN: u8 = 0x80;
 pub const TEXT: u8 = 1;
 pub const BINARY: u8 = 2;
@@ -52,14 +54,41 @@ pub struct Piece {
     pub first_byte: u8,
 }
 
-/// What decoding found beside payload; the caller empties it.
+/// Payload from this size on stays where it lies; less is moved to what comes before it.
+const MIN_RANGE_BYTES: usize = 4096;
+/// Most places of payload; also those of one write.
+pub const MAX_RANGES: usize = 16;
+
+/// What decoding found; the caller empties it.
 #[derive(Default)]
 pub struct Found {
+    /// Where payload lies, in order; one place where pieces are kept.
+    pub ranges: Vec<Range<usize>>,
     /// The pieces, in order, where the other side is a WebSocket; `keep_pieces` asks for them.
     pub pieces: Vec<Piece>,
     pub keep_pieces: bool,
     /// The bodies of pings, in order.
     pub pings: Vec<Vec<u8>>,
+}
+
+impl Found {
+    /// Notes where the next payload lies, or moves it to the end of what comes before it.
+    fn add_range(&mut self, data: &mut [u8], range: Range<usize>) {
+        let most = if self.keep_pieces { 1 } else { MAX_RANGES };
+        let count = self.ranges.len();
+        match self.ranges.last_mut() {
+            Some(last) if range.len() < MIN_RANGE_BYTES || count >= most => {
+                data.copy_within(range.clone(), last.end);
+                last.end += range.len();
+            }
+            _ => self.ranges.push(range),
+        }
+    }
+
+    /// Bytes of payload.
+    pub fn payload_bytes(&self) -> usize {
+        self.ranges.iter().map(Range::len).sum()
+    }
 }
 
 /// The receiving half of a WebSocket.
@@ -110,52 +139,49 @@ impl Decoder {
         }
     }
 
-    /// Decodes what arrived, in place.
-    ///
-    /// Gives how many bytes of payload now lie at the beginning of `data`, how many bytes were decoded, and why no more.
-    pub fn decode(&mut self, data: &mut [u8], found: &mut Found) -> (usize, usize, Stop) {
-        let (mut at, mut payload) = (0, 0);
+    /// Decodes what arrived, in place; gives how many bytes were decoded, and why no more.
+    pub fn decode(&mut self, data: &mut [u8], found: &mut Found) -> (usize, Stop) {
+        let mut at = 0;
         let pause = self.control_frame_count + MAX_CONTROLS;
         loop {
             if self.control_frame_count >= pause && self.control_opcode == 0 {
-                return (payload, at, Stop::Pause);
+                return (at, Stop::Pause);
             }
             if self.payload_left > 0 {
                 let left = usize::try_from(self.payload_left).unwrap_or(usize::MAX);
                 let size = left.min(data.len() - at);
                 if size == 0 {
-                    return (payload, at, Stop::Empty);
+                    return (at, Stop::Empty);
                 }
                 if self.control_opcode != 0 {
                     self.take_control_body(&mut data[at..at + size]);
                     at += size;
                 } else {
                     if !self.take_payload(&mut data[at..at + size], found) {
-                        return (payload, at, Stop::Unusual);
+                        return (at, Stop::Unusual);
                     }
-                    data.copy_within(at..at + size, payload);
-                    payload += size;
+                    found.add_range(data, at..at + size);
                     at += size;
                     continue;
                 }
             } else {
                 if at == data.len() {
-                    return (payload, at, Stop::Empty);
+                    return (at, Stop::Empty);
                 }
                 let held = self.partial_header_size;
                 let header = match self.read_header(&data[at..]) {
                     HeaderResult::Whole(header) => header,
-                    HeaderResult::Partial => return (payload, data.len(), Stop::Empty),
-                    HeaderResult::Unusual => return (payload, at, Stop::Unusual),
+                    HeaderResult::Partial => return (data.len(), Stop::Empty),
+                    HeaderResult::Unusual => return (at, Stop::Unusual),
                 };
                 if self.cuts_character(&header) {
-                    return (payload, at, Stop::Unusual);
+                    return (at, Stop::Unusual);
                 }
                 at += header.size - held;
                 self.begin_frame(&header, found);
             }
             if self.control_opcode != 0 && self.payload_left == 0 && self.finish_control(found) {
-                return (payload, at, Stop::Close);
+                return (at, Stop::Close);
             }
         }
     }
@@ -502,8 +528,14 @@ mod tests {
         while at < stream.len() {
             let size = (*sizes.next().unwrap_or(&1)).clamp(1, stream.len() - at);
             let mut data = stream[at..at + size].to_vec();
-            let (payload, used, stop) = decoder.decode(&mut data, &mut found);
-            assert!(payload <= used && used <= size);
+            let (used, stop) = decoder.decode(&mut data, &mut found);
+            assert!(found.payload_bytes() <= used && used <= size);
+            let payload = found.payload_bytes();
+            let data: Vec<u8> = found
+                .ranges
+                .drain(..)
+                .flat_map(|range| data[range].to_vec())
+                .collect();
             let mut begin = 0;
             for piece in found.pieces.drain(..) {
                 outcome.add(
@@ -551,6 +583,7 @@ mod tests {
         let payload = prop_oneof![
             proptest::collection::vec(any::<u8>(), 0..200),
             "\\PC{0,100}".prop_map(String::into_bytes),
+            (any::<u8>(), 3000_usize..9000).prop_map(|(byte, size)| vec![byte; size]),
         ];
         proptest::collection::vec((first, payload, any::<[u8; 4]>()), 0..12).prop_map(|frames| {
             let mut stream = Vec::new();

@@ -15,6 +15,7 @@ use crate::frame::{self, Decoder, Found, Piece, Role, Stop, BINARY, CLOSE, FIN, 
 use crate::sys::{self, Errno};
 use crate::tls::Scratch;
 use crate::wire::{Got, Wire};
+use std::ops::Range;
 
 /// Payload bytes of the largest frame that is made of raw bytes, and of one read of frames.
 pub const FRAME_BYTES: usize = 65536;
@@ -224,6 +225,22 @@ impl Side {
     fn send(&mut self, first: &[u8], second: &[u8], now: u64, scratch: &mut Scratch) -> bool {
         let before = self.wire.sent_bytes();
         let result = self.wire.send(first, second, scratch);
+        if self.wire.sent_bytes() != before {
+            self.last_sent = now;
+        }
+        self.note_write(result, now)
+    }
+
+    /// Writes parts of a buffer, in order; false if the connection is broken.
+    fn send_parts(
+        &mut self,
+        buffer: &[u8],
+        parts: &[Range<usize>],
+        now: u64,
+        scratch: &mut Scratch,
+    ) -> bool {
+        let before = self.wire.sent_bytes();
+        let result = self.wire.send_parts(buffer, parts, scratch);
         if self.wire.sent_bytes() != before {
             self.last_sent = now;
         }
@@ -728,7 +745,9 @@ fn move_frames(src: &mut Side, dst: &mut Side, now: u64, buffers: &mut Buffers) 
     let found = &mut buffers.found;
     found.keep_pieces = dst.is_websocket();
     found.pieces.clear();
-    let (payload, used, stop) = decoder.decode(&mut buffers.input[..count], found);
+    found.ranges.clear();
+    let (used, stop) = decoder.decode(&mut buffers.input[..count], found);
+    let payload = found.payload_bytes();
     let controls = decoder.control_frame_count != frames_before;
     src.received_bytes += payload as u64;
     if used < count {
@@ -738,7 +757,7 @@ fn move_frames(src: &mut Side, dst: &mut Side, now: u64, buffers: &mut Buffers) 
     let sent = if buffers.found.keep_pieces {
         buffers.found.pieces.is_empty() || send_pieces(dst, now, buffers)
     } else {
-        payload == 0 || dst.send(&buffers.input[..payload], &[], now, &mut buffers.scratch)
+        payload == 0 || send_ranges(dst, now, buffers)
     };
     if !sent || !answer_pings(src, now, buffers) {
         if stop == Stop::Close {
@@ -771,10 +790,25 @@ fn answer_pings(src: &mut Side, now: u64, buffers: &mut Buffers) -> bool {
     true
 }
 
+/// Sends payload from where it lies in the input.
+fn send_ranges(dst: &mut Side, now: u64, buffers: &mut Buffers) -> bool {
+    let Buffers {
+        input,
+        found,
+        scratch,
+        ..
+    } = buffers;
+    match &found.ranges[..] {
+        [range] => dst.send(&input[range.clone()], &[], now, scratch),
+        [first, second] => dst.send(&input[first.clone()], &input[second.clone()], now, scratch),
+        ranges => dst.send_parts(input, ranges, now, scratch),
+    }
+}
+
 /// Sends the pieces of messages that lie in the input.
 fn send_pieces(dst: &mut Side, now: u64, buffers: &mut Buffers) -> bool {
     buffers.output.clear();
-    let mut at = 0;
+    let mut at = buffers.found.ranges.first().map_or(0, |range| range.start);
     let pieces = std::mem::take(&mut buffers.found.pieces);
     for Piece { size, first_byte } in &pieces {
         let mut rest = &buffers.input[at..at + size];

@@ -1,5 +1,6 @@
 //! System calls on descriptors that somebody else owns. Every `unsafe` of the crate is here, each with its reason.
 
+use std::ops::Range;
 use std::os::fd::RawFd;
 
 /// The number of a system error, such as `ECONNRESET`.
@@ -111,6 +112,39 @@ pub fn send(fd: RawFd, first: &[u8], second: &[u8]) -> Result<usize, Errno> {
             unsafe { libc::sendmsg(fd, &message, libc::MSG_NOSIGNAL) }
         };
         match checked(result) {
+            Ok(count) => return Ok(count),
+            Err(libc::EINTR) => {}
+            Err(libc::EAGAIN) => return Ok(0),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Most parts of one write.
+const MAX_PARTS: usize = 16;
+
+/// Writes parts of a buffer once, in order, at most MAX_PARTS of them; gives how many bytes the kernel accepted.
+pub fn send_parts(fd: RawFd, buffer: &[u8], parts: &[Range<usize>]) -> Result<usize, Errno> {
+    let mut vector = [libc::iovec {
+        iov_base: std::ptr::null_mut(),
+        iov_len: 0,
+    }; MAX_PARTS];
+    let slices = parts.iter().filter_map(|part| buffer.get(part.clone()));
+    let mut count = 0;
+    for (entry, slice) in vector.iter_mut().zip(slices) {
+        *entry = libc::iovec {
+            iov_base: slice.as_ptr().cast_mut().cast(),
+            iov_len: slice.len(),
+        };
+        count += 1;
+    }
+    // SAFETY: all zeros is a valid msghdr: no name, no control data.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = vector.as_mut_ptr();
+    message.msg_iovlen = count as _;
+    loop {
+        // SAFETY: the first `count` entries are parts of `buffer`, which outlives the call; the kernel only reads them.
+        match checked(unsafe { libc::sendmsg(fd, &message, libc::MSG_NOSIGNAL) }) {
             Ok(count) => return Ok(count),
             Err(libc::EINTR) => {}
             Err(libc::EAGAIN) => return Ok(0),

@@ -2,6 +2,7 @@
 
 use crate::sys::{self, Errno};
 use crate::tls::{Scratch, TlsConn};
+use std::ops::Range;
 use std::os::fd::RawFd;
 
 /// What a read gave.
@@ -105,6 +106,20 @@ impl Plain {
         Ok(true)
     }
 
+    /// Writes parts of a buffer as `send` does.
+    pub fn send_parts(&mut self, buffer: &[u8], parts: &[Range<usize>]) -> Result<bool, Errno> {
+        let mut count = sys::send_parts(self.fd, buffer, parts)?;
+        self.sent_bytes += count as u64;
+        self.unsent.clear();
+        self.unsent_from = 0;
+        for part in parts.iter().filter_map(|part| buffer.get(part.clone())) {
+            let (_, rest) = part.split_at(count.min(part.len()));
+            self.unsent.extend_from_slice(rest);
+            count -= part.len() - rest.len();
+        }
+        Ok(self.unsent.is_empty())
+    }
+
     /// What the kernel has not accepted.
     pub fn unsent(&self) -> &[u8] {
         &self.unsent[self.unsent_from..]
@@ -182,6 +197,22 @@ impl Wire {
             Wire::Plain(wire) => wire.send(first, second),
             Wire::Tls(wire) if second.is_empty() => wire.send(first, scratch),
             Wire::Tls(wire) => wire.send_parts([first, second].into_iter(), scratch),
+        }
+    }
+
+    /// Writes parts of a buffer as `send` does.
+    pub fn send_parts(
+        &mut self,
+        buffer: &[u8],
+        parts: &[Range<usize>],
+        scratch: &mut Scratch,
+    ) -> Result<bool, Errno> {
+        match self {
+            Wire::Plain(wire) => wire.send_parts(buffer, parts),
+            Wire::Tls(wire) => {
+                let parts = parts.iter().filter_map(|part| buffer.get(part.clone()));
+                wire.send_parts(parts, scratch)
+            }
         }
     }
 
