@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from tests.contract.conftest import ENGINES
-from tests.contract.sides import between, exchange, running
+from tests.contract.sides import CALM, Relay, between, exchange, running, side
 from wsbridge import native
 from wsbridge.reasons import Reason
 
@@ -75,6 +75,29 @@ async def test_a_pair_is_lent_again(pairing: tuple[str, str], monkeypatch: pytes
             relay.take_back()
             while lent <= number:
                 await trio.sleep(0.005)
+
+
+@pytest.mark.parametrize("speaks", ["raw", "ws"])
+async def test_a_raw_client_is_lent_once_it_is_known_not_to_speak_http(
+    speaks: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python looks at its first bytes."""
+    monkeypatch.setattr(native_engine, "REST", 0.01)
+    front, front_peer = await side("raw", "tcp", "server", reject_http=True)
+    back, back_peer = await side(speaks, "tcp", "client")
+    async with running(one_thread) as engine, trio.open_nursery() as nursery:
+        relay = Relay(engine, front, front_peer, back, back_peer, CALM)
+        nursery.start_soon(relay.run)
+        await exchange(front_peer, back_peer, b"hello")
+        with trio.fail_after(10):
+            while engine.figures(relay.id).engine != "native":
+                await trio.sleep(0.005)
+        await exchange(back_peer, front_peer, b"hi")
+        await exchange(front_peer, back_peer, b"more")
+        nursery.cancel_scope.cancel()
+    for peer in (front_peer, back_peer):
+        peer.transport.close()
+    assert (relay.counters.bytes_to_backend, relay.counters.bytes_to_client) == (9, 2)
 
 
 async def test_a_bug_ends_the_pairs_of_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:

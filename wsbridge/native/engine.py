@@ -41,7 +41,6 @@ def _can_be_lent(side: Endpoint) -> bool:
     return (
         type(side.transport) in (SocketTransport, NativeTlsTransport)
         and side.rate_limiter is None
-        and side.detachable
         and not (isinstance(side.framing, RawFraming) and side.framing.text)
     )
 
@@ -50,7 +49,8 @@ def _is_calm(side: Endpoint) -> bool:
     """Return whether one side has nothing now that a rule looks at."""
     transport = side.transport
     return (
-        transport.read_state is None
+        side.detachable
+        and transport.read_state is None
         and not transport.peer_hung_up
         and side.rx is RX_OPEN
         and side.tx is TX_OPEN
