@@ -117,6 +117,20 @@ async def test_spread_ends_early_when_all_have_gone():
         assert trio.current_time() - began < 5
 
 
+async def test_spread_does_not_wait_for_one_that_goes_in_the_meantime():
+    """Whichever is next to be closed."""
+    timeouts = {"drain": "10s", "drain_spread": "10s", "close": "1s"}
+    async with backend() as back, serving(written(route={"backend": back.url}, timeouts=timeouts)) as served:
+        clients = [await served.upgraded() for _ in range(3)]
+        served.server.stop(Reason.DRAINING)
+        await clients[0].everything()
+        began = trio.current_time()
+        for client in clients:
+            client.drop()
+        await served.returned.wait()
+        assert trio.current_time() - began < 2
+
+
 async def test_new_clients_get_503_until_the_last_old_one_has_gone():
     """A new client gets 503 with Retry-After, however many there are; and the end does not wait for them."""
     timeouts = {"drain": "20s", "drain_spread": "5s", "handshake": "20s"}

@@ -528,8 +528,11 @@ class Server:
         """End what is relayed, one pair after the other, spread over the time; not longer than there are some."""
         began = trio.current_time()
         for number, connection_id in enumerate(connection_ids):
+            due = began + duration * number / len(connection_ids)
+            await trio.lowlevel.checkpoint()
+            while connection_id in self.connections and trio.current_time() < due:  # noqa: ASYNC110  as above
+                await trio.sleep_until(min(due, trio.current_time() + 0.05))
             if connection_id in self.connections:
-                await trio.sleep_until(began + duration * number / len(connection_ids))
                 self.services.engine.terminate(connection_id, reason)
 
     def _cancel_waits(self) -> None:

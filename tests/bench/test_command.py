@@ -137,7 +137,7 @@ def test_commands_of_the_documentation(target, module, line):
 @pytest.mark.parametrize("command", ["bench", "bench-plots"])
 def test_make_runs_the_command(command):
     """The targets are the commands, with their arguments."""
-    make = ["make", "--dry-run", "--always-make", command, "ARGS=--rounds 3"]
+    make = ["make", "--no-print-directory", "--dry-run", "--always-make", command, "ARGS=--rounds 3"]
     said = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
     assert said.splitlines()[-1] == f".venv/bin/python -m {command.replace('-', '.')} --rounds 3"

@@ -24,6 +24,8 @@ def test_every_case_gives_a_figure(lab, values, name, transport):
     wsbridge = dataclasses.replace(installed(name), most=100)
     with started(wsbridge, transport, values, lab.directory, CORE) as bridge:
         samples = {name: measure(case, bridge, lab, CORE, 0.2) for name, case in CASES.items()}
+        for case in [name for name, sample in samples.items() if not sample.rate]:  # a machine that is busy
+            samples[case] = measure(CASES[case], bridge, lab, CORE, 3.0)
 
     assert all(sample.rate > 0 and sample.per_cpu > 0 for sample in samples.values())
     assert {name for name, sample in samples.items() if sample.opening_us} == {

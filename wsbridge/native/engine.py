@@ -16,7 +16,7 @@ from wsbridge.log.logger import log
 from wsbridge.native import _native
 from wsbridge.native.tls_transport import NativeTlsTransport
 from wsbridge.net.transport import SocketTransport
-from wsbridge.protocol.websocket import PONG, Framing, RawFraming, WebSocketFraming, decode_close_body
+from wsbridge.protocol.websocket import CLOSE, FIN, PONG, Framing, RawFraming, WebSocketFraming, decode_close_body
 from wsbridge.reasons import Reason, Termination
 from wsbridge.relay import timeouts
 from wsbridge.relay.endpoint import RX_OPEN, TX_OPEN, Endpoint
@@ -33,6 +33,7 @@ MAX_ARRIVALS: Final = 16
 """New pairs that wait to be lent together: one after the other, each would wake a thread."""
 
 _RAW, _SERVER, _CLIENT = 0, 1, 2
+_CLOSE: Final = bytes((FIN | CLOSE,))
 _TEXT_MESSAGES: Final = {"accept": 0, "reject": 1, "bytes": 2}
 
 
@@ -97,6 +98,16 @@ def _restore_framing(framing: Framing, state: _native.Framing) -> None:
     ) = state
     framing.between_messages = not (
         framing.payload_left or framing.message_opcode or framing.partial_header or framing.control_opcode
+    )
+
+
+def _has_read_close(side: Endpoint) -> bool:
+    """Return whether what is to be decoded begins with a close frame."""
+    framing = side.framing
+    return (
+        isinstance(framing, WebSocketFraming)
+        and side.undecoded[:1] == _CLOSE
+        and not (framing.payload_left or framing.partial_header or framing.control_opcode)
     )
 
 
@@ -259,6 +270,8 @@ class NativeLoop(RelayLoop):
         if stage != "open":
             relay.resume_ending(self._termination(stage, close_body), self.now - stage_age)
         for side in (relay.front, relay.back):
+            if _has_read_close(side):  # it counts from when it was read, whatever waits for the other side
+                side.receive(self.now)
             if side.control_pending:
                 relay.process_control_frames(side, side.other)
         self.mark_ready(relay)

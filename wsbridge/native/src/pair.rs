@@ -468,11 +468,22 @@ impl Pair {
                 Moved::Bytes(_) => self.last_payload = now,
                 Moved::End => return self.end(from, now, buffers),
                 Moved::Unusual => return Flow::Return(Cause::Unusual),
-                Moved::Broken => return Flow::Return(Cause::Error),
+                Moved::Broken => {
+                    self.note_broken(from);
+                    return Flow::Return(Cause::Error);
+                }
                 Moved::Close => return self.close(from, now, buffers),
             }
         }
         Flow::More
+    }
+
+    /// Sees to it that a pair that broke is not taken for whole: what was read of it may be lost.
+    fn note_broken(&mut self, from: usize) {
+        let known = self.sides.iter().any(|side| side.read_error != 0 || side.write_error != 0);
+        if !known {
+            self.sides[from].read_error = libc::EIO; // no randomness for a masking key
+        }
     }
 
     /// A side has ended without a close frame.
