@@ -8,9 +8,9 @@ from tests.process.daemon import Daemon
 from tests.process.plain import Socket
 from wsbridge import native
 
-ALWAYS_ON_BOTH = {"test_bytes", "test_idle", "test_life"}
+ALWAYS_ON_BOTH = {"test_bytes"}
 """Modules whose tests run on both engines; where the native one is not installed, nothing does."""
-SOMETIMES_ON_BOTH = {"test_faults", "test_links", "test_memory", "test_reloads"}
+SOMETIMES_ON_BOTH = {"test_faults", "test_idle", "test_life", "test_links", "test_memory", "test_reloads"}
 """In these, the Python engine is for `make soak`. All other modules leave the engine to the daemon."""
 
 
