@@ -480,7 +480,10 @@ impl Pair {
 
     /// Sees to it that a pair that broke is not taken for whole: what was read of it may be lost.
     fn note_broken(&mut self, from: usize) {
-        let known = self.sides.iter().any(|side| side.read_error != 0 || side.write_error != 0);
+        let known = self
+            .sides
+            .iter()
+            .any(|side| side.read_error != 0 || side.write_error != 0);
         if !known {
             self.sides[from].read_error = libc::EIO; // no randomness for a masking key
         }
