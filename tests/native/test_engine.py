@@ -100,6 +100,27 @@ async def test_a_raw_client_is_lent_once_it_is_known_not_to_speak_http(
     assert (relay.counters.bytes_to_backend, relay.counters.bytes_to_client) == (9, 2)
 
 
+async def test_a_pair_that_cannot_be_lent_ends_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that came with it are carried; it is logged."""
+    logged = []
+    monkeypatch.setattr(native_engine.log, "exception", lambda event, **values: logged.append((event, values)))
+    sides = [(await side("ws", "tcp", "server"), await side("raw", "tcp", "client")) for _ in range(2)]
+    broken = sides[0][0][0]
+    broken.max_frame_bytes = "many"
+    async with running(one_thread) as engine, trio.open_nursery() as nursery:
+        relays = [Relay(engine, *front, *back, CALM) for front, back in sides]
+        for relay in relays:
+            nursery.start_soon(relay.run)
+        assert (await relays[0].ended()).reason is Reason.INTERNAL_ERROR
+        await exchange(relays[1].front, relays[1].back, b"hello")
+        assert engine.figures(relays[1].id).engine == "native"
+        nursery.cancel_scope.cancel()
+    for relay in relays:
+        relay.front.transport.close()
+        relay.back.transport.close()
+    assert logged == [("internal_error", {"component": "engine"})]
+
+
 async def test_a_bug_ends_the_pairs_of_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """They end as `internal_error`, it is logged, and the next pairs are carried as before."""
     logged = []

@@ -187,8 +187,23 @@ class NativeLoop(RelayLoop):
     def _lend_arrivals(self) -> None:
         """Lend the new pairs together."""
         arrivals, self._arrivals = list(self._arrivals), {}
-        for relay in self._lend(arrivals):
-            self._add_here(relay)
+        try:
+            declined = self._lend(arrivals)
+        except Exception:
+            log.exception("internal_error", component="engine")
+            for relay in arrivals:
+                self._lend_alone(relay)
+        else:
+            for relay in declined:
+                self._add_here(relay)
+
+    def _lend_alone(self, relay: Relay) -> None:
+        """Lend one of the pairs that could not be lent together; a bug ends that pair alone."""
+        try:
+            if self._lend([relay]):
+                self._add_here(relay)
+        except Exception:
+            self._abort(relay)
 
     async def run_arrivals(self) -> None:
         """Lend new pairs once the connections that came together have all been served so far, until cancelled."""

@@ -18,6 +18,7 @@ import errno
 import socket
 import ssl
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from fcntl import ioctl
 from termios import FIONREAD
@@ -60,22 +61,22 @@ _EMPTY: Final = bytes(4)
 """What FIONREAD gives while nothing waits in the socket."""
 
 
-class EncryptedTransport(SocketTransport):
+class EncryptedTransport(SocketTransport, ABC):
     """A TLS connection, and what its handshake has found out."""
 
     __slots__ = ()
 
+    @abstractmethod
     def cipher(self) -> str:
         """Return the name of the cipher suite."""
-        raise NotImplementedError
 
+    @abstractmethod
     def verified_certificate(self) -> PeerCertificate | None:
         """Return the certificate of the peer if it was verified; None for none, empty if it cannot be read."""
-        raise NotImplementedError
 
+    @abstractmethod
     def peer_certificate(self) -> bytes:
         """Give the certificate of the peer, DER; empty for none. It need not be verified."""
-        raise NotImplementedError
 
     def peer_subject(self) -> str:
         """Return subject and end of validity of the peer's certificate; empty if it showed none, or none verified."""

@@ -7,7 +7,7 @@ from rich.cells import cell_len, set_cell_size
 from wsbridge.log.format import escape
 
 NO_VALUE = "-"
-"""Stands for a value that the daemon did not give."""
+"""Shown for a value that the daemon did not give."""
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
