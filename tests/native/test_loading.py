@@ -60,14 +60,15 @@ def test_one_that_is_older_than_its_source_is_not_used(monkeypatch: pytest.Monke
     """In a checkout that was updated it lacks what Python calls."""
     module = installed(monkeypatch, wsbridge.__version__)
     module.__file__ = str(tmp_path / "_native.abi3.so")
-    (tmp_path / "src").mkdir()
+    source = tmp_path / "src" / "tls" / "reading.rs"
+    source.parent.mkdir(parents=True)
     monkeypatch.setattr(native, "SOURCE", tmp_path / "src")
-    for path in (Path(module.__file__), tmp_path / "src" / "lib.rs"):
+    for path in (Path(module.__file__), source):
         path.touch()
         os.utime(path, (1_000_000, 1_000_000))
     assert native.load() is module
 
-    os.utime(tmp_path / "src" / "lib.rs", (1_000_001, 1_000_001))
+    os.utime(source, (1_000_001, 1_000_001))
     native.find_extension.cache_clear()
 
     found = native.find_extension()

@@ -60,7 +60,7 @@ def _is_older_than_source(module: ModuleType) -> bool:
     if file is None:
         return False
     built = Path(file).stat().st_mtime
-    return any(path.stat().st_mtime > built for path in SOURCE.glob("*.rs"))
+    return any(path.stat().st_mtime > built for path in SOURCE.rglob("*.rs"))
 
 
 def load() -> ModuleType | None:

@@ -3,7 +3,8 @@
 //! Each thread has an edge-triggered epoll set and its pairs, behind one mutex that it holds while it handles events. Who
 //! wants a pair back waits for a turn of one pair at most: `asking` makes the thread let go of the mutex.
 
-use crate::pair::{Buffers, Cause, Figures, Flow, Pair, BACK, FRONT};
+use crate::buffers::Buffers;
+use crate::pair::{Cause, Figures, Flow, Pair, BACK, FRONT};
 use crate::sys::{self, Bell, Epoll, Errno, Events};
 use std::collections::HashMap;
 use std::panic::{catch_unwind, AssertUnwindSafe};

@@ -2,7 +2,8 @@
 
 use crate::frame::{Decoder, Role, TextMessages, MAX_CONTROL_BYTES, MAX_HEADER_BYTES};
 use crate::lane;
-use crate::pair::{Cause, ControlLimit, Pair, Side, Stage};
+use crate::pair::{Cause, Pair, Stage};
+use crate::side::{ControlLimit, Side};
 use crate::sys;
 use crate::tls_python::TlsStream;
 use crate::wire::{Plain, Wire};

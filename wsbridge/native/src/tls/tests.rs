@@ -1,5 +1,8 @@
+use super::reading::MAX_RECORDS_PER_READ;
 use super::*;
 use crate::tls_config::{client_config, server_configs, KeyPair, ServerOptions};
+use crate::wire::Got;
+use rustls::unbuffered::ConnectionState;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
