@@ -61,6 +61,7 @@ lock: $(VENV)/.build  ## Update the versions of the libraries in package/require
 
 clean:  ## Remove everything that make created
 	rm -rf $(VENV) build dist *.egg-info wsbridge/native/target wsbridge/native/_native*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+	find wsbridge bench package tests -name __pycache__ -prune -exec rm -rf {} +
 
 packages:
 	@tests/install.sh

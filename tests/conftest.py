@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 
 import pytest
 import trustme
@@ -12,6 +13,10 @@ from hypothesis import settings
 settings.register_profile("test", max_examples=300, deadline=None, derandomize=True)
 settings.register_profile("fuzz", max_examples=20_000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "test"))
+
+# Tests start the program hundreds of times: without bytecode, each start would compile all of it again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # Programs that tests start inherit what is ignored; under nohup, or in the background of a shell, that is these two.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -126,7 +126,7 @@ class Section(BaseModel):
     moved_keys: ClassVar[Mapping[str, str]] = {}
     """Keys that a user may look for here, and where they belong: the end of the message about the unknown key."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, defer_build=True)
 
     @classmethod
     def validate_keys(cls, raw: Mapping[str, object]) -> Iterable[Issue]:

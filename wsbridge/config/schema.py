@@ -6,7 +6,11 @@ methods, and `${NAME}` in place of any scalar.
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
+import textwrap
+from itertools import pairwise
 from typing import Any
 
 from pydantic.fields import FieldInfo
@@ -28,7 +32,18 @@ ENV_REFERENCE_SCHEMA = {"type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]
 
 
 class _SchemaGenerator(GenerateJsonSchema):
-    """Generates defaults as the file has them, and no null."""
+    """Generates defaults as the file has them, descriptions of keys, and no null."""
+
+    def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
+        """Return the schema of a section with the docstrings of its fields.
+
+        Pydantic's `use_attribute_docstrings` would read all sources at each start of the program.
+        """
+        found = super().model_schema(schema)
+        for name, description in _field_docstrings(schema["cls"]).items():
+            if name in found["properties"]:
+                found["properties"][name].setdefault("description", description)
+        return found
 
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
         """Return the default as text of the file; those of sections are in the sections."""
@@ -69,6 +84,21 @@ def json_schema(registry: Registry, *, included: bool = False) -> dict[str, Any]
         properties = {key: top["properties"][key] for key in INCLUDED_SECTIONS}
         top = {"type": "object", "additionalProperties": False, "properties": properties}
     return {"$schema": JSON_SCHEMA_DIALECT, **top, "title": "wsbridge.yaml", "definitions": definitions}
+
+
+def _field_docstrings(section: type) -> dict[str, str]:
+    """Return the docstring of each field of a section; a base class has those that it inherits."""
+    texts: dict[str, str] = {}
+    for base in reversed(section.__mro__):
+        if not issubclass(base, Section):
+            continue
+        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        assert isinstance(body, ast.ClassDef)  # noqa: S101 (the source of a class)
+        for field, text in pairwise(body.body):
+            match field, text:
+                case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(description))):
+                    texts[name] = inspect.cleandoc(description)
+    return texts
 
 
 def section_title(name: str) -> str:
