@@ -11,9 +11,9 @@ import trio
 
 from tests.serving import config_of, recording, written
 from wsbridge import daemon
-from wsbridge.accept import RESERVED_DESCRIPTORS
+from wsbridge.accept import reserved_descriptors
 from wsbridge.context import ConnectionContext
-from wsbridge.engine_choice import describe_engine
+from wsbridge.engine_choice import choose_engine, describe_engine
 
 LIMITS = resource.getrlimit
 CONFIG = written(route={"respond": "204"}, timeouts={"drain": "0s", "drain_spread": "0s", "close": "300ms"})
@@ -155,7 +155,7 @@ async def test_without_signals_they_are_left_alone():
 async def test_a_cap_that_the_limit_of_open_files_forbids_is_warned_of(over):
     """The warning says what is needed, what there is and what would do; a cap that fits is not warned of."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = (hard - RESERVED_DESCRIPTORS) // 2
+    most = (hard - reserved_descriptors(choose_engine(config_of(CONFIG)))) // 2
     text = written(route={"respond": "204"}, limits={"connections": str(most + over)})
     with recording() as records, trio.fail_after(5):
         await daemon.serve(config_of(text), on_ready=lambda _: os.kill(os.getpid(), signal.SIGINT))

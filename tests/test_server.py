@@ -10,6 +10,7 @@ import trio
 from tests.client import CLOSE, frame, request
 from tests.serving import backend, config_of, open_files, recording, serving, written
 from wsbridge.accept import RESERVED_DESCRIPTORS, connection_limit
+from wsbridge.engine_choice import EngineChoice
 from wsbridge.net.listeners import ListenError
 from wsbridge.reasons import Reason
 from wsbridge.server import NotServingError, Server
@@ -18,12 +19,14 @@ from wsbridge.server import NotServingError, Server
 def test_the_limit_of_connections():
     """As written; else half of the descriptors less a reserve, and never none."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    assert connection_limit(config_of(written(limits={"connections": "7"}, route={"respond": "204"}))) == 7
+    python = EngineChoice("python")
+    assert connection_limit(config_of(written(limits={"connections": "7"}, route={"respond": "204"})), python) == 7
     auto = config_of(written(route={"respond": "204"}))
-    assert connection_limit(auto) == (soft - RESERVED_DESCRIPTORS) // 2
+    assert connection_limit(auto, python) == (soft - RESERVED_DESCRIPTORS) // 2
+    assert connection_limit(auto, EngineChoice("native", 64)) == (soft - RESERVED_DESCRIPTORS - 128) // 2
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (60, hard))
-        assert connection_limit(auto) == 1
+        assert connection_limit(auto, python) == 1
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 

@@ -16,6 +16,7 @@ from wsbridge.config.listener import ListenerConfig
 from wsbridge.config.model import Config
 from wsbridge.connection import Connection
 from wsbridge.context import ConnectionContext
+from wsbridge.engine_choice import EngineChoice
 from wsbridge.generation import Generation, Listener
 from wsbridge.limits.memory import MemoryUsage
 from wsbridge.log.logger import log
@@ -30,20 +31,25 @@ MAX_ACCEPTS_PER_WAKEUP = 64
 MAX_COUNTED_PER_TURN = 500
 """Connections whose bytes are counted before other tasks have their turn; half a millisecond."""
 RESERVED_DESCRIPTORS = 64
-"""Descriptors that `connections: auto` leaves for everything but connections."""
+"""Descriptors that `connections: auto` leaves for everything but connections and the threads of the engine."""
 _CONTROL_DESCRIPTORS = 32
 """Descriptors that no accepted connection gets, for dials, the admin API and reloads; at most a quarter of all."""
 
 _EXHAUSTION_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
-def connection_limit(config: Config) -> int:
+def reserved_descriptors(engine: EngineChoice) -> int:
+    """Return how many descriptors are left for everything but connections."""
+    return RESERVED_DESCRIPTORS + engine.descriptors
+
+
+def connection_limit(config: Config, engine: EngineChoice) -> int:
     """Return the connection limit: as configured, or half of the descriptors that may be open, minus a reserve."""
     written = config.limits.connections
     if isinstance(written, int):
         return written
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(1, (soft - RESERVED_DESCRIPTORS) // 2)
+    return max(1, (soft - reserved_descriptors(engine)) // 2)
 
 
 def descriptor_limit() -> int:
@@ -143,7 +149,7 @@ class Acceptor:
         self._services = services
         self.connections: dict[int, Connection] = {}
         self.last_id = 0
-        self.max_connections = self.admission_limit = connection_limit(config)
+        self.max_connections = self.admission_limit = connection_limit(config, services.engine_choice)
         self.max_descriptors = descriptor_limit()
         self.memory: MemoryUsage | None = None
         self._memory_limit: int | None = None  # under memory pressure, the connections that there were when it began
@@ -152,7 +158,7 @@ class Acceptor:
 
     def configure(self, config: Config) -> None:
         """Apply the limit of another configuration."""
-        self.max_connections = connection_limit(config)
+        self.max_connections = connection_limit(config, self._services.engine_choice)
         self._limit_admission()
 
     @property

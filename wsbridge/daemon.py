@@ -17,7 +17,7 @@ from typing import Literal
 import trio
 
 from wsbridge import __version__, native
-from wsbridge.accept import RESERVED_DESCRIPTORS
+from wsbridge.accept import reserved_descriptors
 from wsbridge.admin.api import AdminApi, MonitoringApi
 from wsbridge.admin.endpoints import AdminEndpoint, build_endpoints
 from wsbridge.admin.metrics import Metrics
@@ -25,6 +25,7 @@ from wsbridge.admin.takeover import Handover, Takeover
 from wsbridge.config.base import KeyPath
 from wsbridge.config.load import LoadedConfig
 from wsbridge.config.model import Config
+from wsbridge.engine_choice import choose_engine
 from wsbridge.log.logger import log
 from wsbridge.log.writer import LogWriter
 from wsbridge.net.listeners import InheritedSockets, ListeningSockets
@@ -124,15 +125,15 @@ def raise_descriptor_limit() -> int:
 
 def _warn_descriptor_limit(config: Config, descriptors: int) -> None:
     """Warn of a connection limit that the limit of open files does not allow."""
-    wanted = config.limits.connections
-    if isinstance(wanted, int) and 2 * wanted + RESERVED_DESCRIPTORS > descriptors:
+    wanted, reserved = config.limits.connections, reserved_descriptors(choose_engine(config))
+    if isinstance(wanted, int) and 2 * wanted + reserved > descriptors:
         log.warning(
             "config.warning",
             problem="W014",
             setting="limits.connections",
-            detail=f"{wanted} connections need up to {2 * wanted + RESERVED_DESCRIPTORS} open files, and the limit is"
+            detail=f"{wanted} connections need up to {2 * wanted + reserved} open files, and the limit is"
             f" {descriptors}: raise it (LimitNOFILE= of a systemd unit), or set at most"
-            f" {max(1, (descriptors - RESERVED_DESCRIPTORS) // 2)}",
+            f" {max(1, (descriptors - reserved) // 2)}",
         )
 
 

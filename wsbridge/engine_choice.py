@@ -24,6 +24,11 @@ class EngineChoice:
     name: Literal["python", "native"]
     threads: int = 0
 
+    @property
+    def descriptors(self) -> int:
+        """Files that the engine keeps open: an epoll set and an event for each thread."""
+        return 2 * self.threads
+
 
 def choose_engine(config: Config) -> EngineChoice:
     """Return what `engine` and `limits.engine_threads` lead to.

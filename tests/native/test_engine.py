@@ -7,7 +7,10 @@ import trio
 
 from tests.contract.conftest import ENGINES
 from tests.contract.sides import CALM, Relay, between, exchange, running, side
+from tests.serving import open_files
 from wsbridge import native
+from wsbridge.accept import RESERVED_DESCRIPTORS
+from wsbridge.engine_choice import EngineChoice
 from wsbridge.reasons import Reason
 
 if native.load() is None:
@@ -28,6 +31,19 @@ def one_thread() -> NativeEngine:
 def test_the_contract_is_held_by_it() -> None:
     """The suite of both engines runs on both."""
     assert [one.name for one in ENGINES] == ["python", "native"]
+
+
+def test_its_descriptors_are_those_that_the_limit_of_connections_leaves_out() -> None:
+    """Two for each thread; the few others of the engine are within the reserve."""
+    opened = []
+    for threads in (1, 6):
+        before = open_files()
+        engine = NativeEngine(threads)
+        opened.append(open_files() - before)
+        engine.close()
+    one, six = (EngineChoice("native", threads).descriptors for threads in (1, 6))
+    assert opened[1] - opened[0] == six - one
+    assert opened[0] < RESERVED_DESCRIPTORS / 10
 
 
 @pairings
