@@ -12,6 +12,7 @@ import click
 import pytest
 
 from tests.cli.program import invoke
+from wsbridge import native
 from wsbridge.backends.tcp import TlsBackendConfig
 from wsbridge.backends.websocket import WebSocketBackendConfig
 from wsbridge.cli.bridge import bridge_command
@@ -131,8 +132,10 @@ def test_newer_options_reach_their_settings(tmp_path: Path) -> None:
         half_close="4s",
         close_timeout="5s",
         max_lifetime="6s",
+        engine="python",
     )
     config = build_bridge_config(options, {}).config
+    assert config.engine == "python"
     listener, route = both(options)
     section = backend(options)
 
@@ -337,6 +340,12 @@ def test_others_are_let_in_only_when_meant(listen: str) -> None:
 def test_a_problem_is_reported_by_its_argument(wish: BridgeOptions, said: str) -> None:
     """Whatever is wrong is reported in the words of the configuration, but by the argument that the user wrote."""
     assert said in refused(wish)
+
+
+def test_an_engine_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is required by an option."""
+    monkeypatch.setattr(native, "find_extension", lambda: native.Extension(None, "there is no cargo"))
+    assert refused(ws(engine="native")).startswith("--engine: the native engine")
 
 
 def test_all_problems_at_once() -> None:

@@ -35,7 +35,8 @@ def test_page_service_and_end() -> None:
 
 def test_a_host_name() -> None:
     """A page that is reached by a name (a port forward) is served if --host-name has it, and no other."""
-    with started("demo", "--port", "0", "--host-name", "foo-8080.app.example") as demo:
+    with started("demo", "--port", "0", "--host-name", "foo-8080.app.example", "--engine", "python") as demo:
+        demo.line(r"daemon\.ready .*engine=python")
         url = demo.line(r"The demo is at +(http://\S+)")[1]
         for host, status in (("foo-8080.app.example", 200), ("evil.example", 403)):
             try:

@@ -26,7 +26,7 @@ from wsbridge.cli.main import (
     CliError,
     PreformattedCommand,
 )
-from wsbridge.cli.run import LOG_LEVEL_CHOICES, one_connection_code, serve_until_end
+from wsbridge.cli.run import LOG_LEVEL_CHOICES, engine_option, one_connection_code, serve_until_end
 from wsbridge.cli.self_signed import SelfSignedCertificate
 from wsbridge.cli.stdio import DEFAULT_HOLD, STREAM_NAMES, StdioConnection
 from wsbridge.config.load import LoadedConfig
@@ -119,6 +119,7 @@ def _complete_target(_ctx: click.Context, _parameter: click.Parameter, begun: st
     type=click.Choice(["reset", "fin"]),
     help="How TARGET's connection is closed when the client is lost. Default: reset.",
 )
+@engine_option
 @click.option("--log-level", type=click.Choice(LOG_LEVEL_CHOICES), help="Default: info.")
 @click.option("-v", "--verbose", is_flag=True, help="The same as --log-level debug.")
 @click.option("--log-format", type=click.Choice(FORMATS), default="console", help="Default: console.")

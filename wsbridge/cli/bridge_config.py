@@ -76,6 +76,7 @@ ARGUMENT_BY_SETTING: Final = {
     f"{_ROUTE}.timeouts.max_lifetime": "--max-lifetime",
     f"{_ROUTE}.dial.retry_for": "--retry-for",
     "limits.per_address.handshake_rate": "--handshake-rate",
+    "engine": "--engine",
     f"routes.{FILES_NAME}.files": "--files",
 }
 """Settings of the configuration and the arguments that set them; the first that fits is named in a message."""
@@ -132,6 +133,7 @@ class BridgeOptions:
     proxy: str | None = None
     proxy_headers: Sequence[str] = ()
     allow_anyone: bool = False
+    engine: str | None = None
 
     @property
     def public_target(self) -> str:
@@ -219,6 +221,8 @@ def build_bridge_config(options: BridgeOptions, environ: Mapping[str, str] = os.
     data: dict[str, YamlData] = {"listeners": {BRIDGE_NAME: _listener_section(options)}, "routes": routes}
     if options.listen == STDIO:
         data["timeouts"] = {"drain": "0s", "drain_spread": "0s"}
+    if options.engine is not None:
+        data["engine"] = options.engine
     if options.handshake_rate is not None:
         data["limits"] = {"per_address": {"handshake_rate": options.handshake_rate}}
     try:

@@ -10,7 +10,7 @@ import trio
 
 from wsbridge import daemon
 from wsbridge.cli.main import EXIT_USAGE, CliError, PreformattedCommand
-from wsbridge.cli.run import run_with_log
+from wsbridge.cli.run import engine_option, run_with_log
 from wsbridge.config.errors import ConfigError
 from wsbridge.config.load import load_data
 from wsbridge.config.urls import read_bind
@@ -43,8 +43,9 @@ DEMO_TIMEOUTS: Mapping[str, YamlData] = {
     multiple=True,
     help="Name by which browsers reach the page, such as that of a port forward.",
 )
+@engine_option
 @click.option("--open-browser", type=click.BOOL, default=False, metavar="yes|no", help="Open the page. Default: no.")
-def demo_command(port: int, host: str, host_names: tuple[str, ...], open_browser: bool) -> int:
+def demo_command(port: int, host: str, host_names: tuple[str, ...], engine: str | None, open_browser: bool) -> int:
     """Start the browser demo.
 
     Starts a small TCP service, a bridge to it, and a page on http://127.0.0.1:8080/ that talks to the service through
@@ -74,7 +75,7 @@ def demo_command(port: int, host: str, host_names: tuple[str, ...], open_browser
     async def everything(_writer: LogWriter) -> None:
         async with trio.open_nursery() as nursery:
             backend = await nursery.start(DemoService().run)
-            loaded = load_data(demo_config(bind, backend, host_names), registry=CONFIG_REGISTRY)
+            loaded = load_data(demo_config(bind, backend, host_names, engine), registry=CONFIG_REGISTRY)
             log_problems(loaded.warnings)
             await daemon.serve(loaded.config, open_level="info", on_ready=ready, extra_task=browse, stop_on_hangup=True)
             nursery.cancel_scope.cancel()
@@ -92,13 +93,14 @@ def page_url(address: str) -> str:
     return f"http://{here.get(host, host)}:{port}/"
 
 
-def demo_config(bind: str, port: int, host_names: Sequence[str] = ()) -> YamlData:
+def demo_config(bind: str, port: int, host_names: Sequence[str] = (), engine: str | None = None) -> YamlData:
     """Return the demo's configuration; the page shows it, too.
 
     Args:
         bind: Address of the page.
         port: Port of the service.
         host_names: Names by which browsers reach the page.
+        engine: What relays; None for the default.
     """
     names: dict[str, YamlData] = {"host_names": list(host_names)} if host_names else {}
     return {
@@ -108,4 +110,5 @@ def demo_config(bind: str, port: int, host_names: Sequence[str] = ()) -> YamlDat
             "page": {"match": "any", "files": str(PAGE_DIRECTORY), "auth": "none"},
         },
         "timeouts": dict(DEMO_TIMEOUTS),
+        **({} if engine is None else {"engine": engine}),
     }

@@ -61,6 +61,11 @@ config_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option
     type=click.Path(dir_okay=True),
     help=f"Configuration file. Default: ${CONFIG_VARIABLE}, {', '.join(DEFAULT_CONFIG_FILES)}.",
 )
+engine_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
+    "--engine",
+    type=click.Choice(["auto", "python", "native"]),
+    help="What relays bytes. Default: auto, native where it is installed.",
+)
 config_argument: Callable[[Callable[..., Any]], Callable[..., Any]] = click.argument(
     "file", required=False, type=click.Path(dir_okay=True)
 )
