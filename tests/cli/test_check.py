@@ -54,6 +54,23 @@ def test_warnings(file: Path) -> None:
     assert "--strict" in strict.output
 
 
+def test_a_warning_that_is_allowed(file: Path) -> None:
+    """Strict about all but those; they are printed. What is no warning cannot be allowed."""
+    file.write_text(RISKY)
+    allowed = invoke("check", "--strict", "--allow", "W032", "--allow", "W001", str(file))
+    assert allowed.exit_code == 0
+    assert "[W001]" in allowed.output
+    assert "OK: 1 listener, 2 routes, 1 warning\n" in allowed.output
+
+    other = invoke("check", "--strict", "--allow", "W032", str(file))
+    assert other.exit_code == 78
+    assert "1 warning, which --strict treats as errors" in other.output
+    for code in ("E001", "w001", "W999"):
+        wrong = invoke("check", "--allow", code, str(file))
+        assert wrong.exit_code == 64
+        assert f'"{code}" is no warning' in wrong.output
+
+
 def test_the_effective_settings(file: Path) -> None:
     """As YAML that loads again, with places; as part of the JSON; and not where there is an error."""
     file.write_text(RISKY)

@@ -24,7 +24,7 @@ from wsbridge.cli.run import (
 )
 from wsbridge.config.check import listeners_of
 from wsbridge.config.effective import to_json, to_yaml
-from wsbridge.config.errors import ConfigError, Problem, readable_name
+from wsbridge.config.errors import PROBLEM_CODES, ConfigError, Problem, did_you_mean, readable_name
 from wsbridge.config.load import LoadedConfig
 from wsbridge.config.model import Config
 from wsbridge.config.route import MatchConfig, RouteConfig
@@ -32,14 +32,39 @@ from wsbridge.counters import RouteStats
 from wsbridge.net.resolver import Resolver
 
 
+def _read_warning_codes(_ctx: click.Context, _parameter: click.Parameter, codes: tuple[str, ...]) -> frozenset[str]:
+    known = [code for code in PROBLEM_CODES if code.startswith("W")]
+    for code in codes:
+        if code not in known:
+            hint = did_you_mean(code, known) or f"; they are {known[0]} to {known[-1]}"
+            raise click.BadParameter(f'"{code}" is no warning{hint}')
+    return frozenset(codes)
+
+
 @click.command("check", cls=PreformattedCommand)
 @config_argument
 @config_option
 @click.option("--strict", is_flag=True, help="Treat warnings as errors.")
+@click.option(
+    "--allow",
+    "allowed",
+    metavar="CODE",
+    multiple=True,
+    callback=_read_warning_codes,
+    help="With --strict: a warning that is no error, such as W032; repeatable.",
+)
 @click.option("--show", is_flag=True, help="Print the effective settings, and where each comes from, as YAML.")
 @click.option("--no-files", is_flag=True, help="Do not read the files that it names: for CI without the secrets.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", help="Default: text.")
-def check_command(file: str | None, path: str | None, strict: bool, show: bool, no_files: bool, form: str) -> int:
+def check_command(
+    file: str | None,
+    path: str | None,
+    strict: bool,
+    allowed: frozenset[str],
+    show: bool,
+    no_files: bool,
+    form: str,
+) -> int:
     """Validate a configuration file.
 
     Reads the file and the files that it names (certificates, secrets), but does not bind or dial anything. FILE may
@@ -47,6 +72,7 @@ def check_command(file: str | None, path: str | None, strict: bool, show: bool, 
 
       wsbridge check wsbridge.yaml
       wsbridge check --strict --format json -c wsbridge.yaml
+      wsbridge check --strict --allow W032 wsbridge.yaml
       render-template | wsbridge check -
       wsbridge check --no-files conf/production.yaml
       wsbridge check --show
@@ -65,7 +91,8 @@ def check_command(file: str | None, path: str | None, strict: bool, show: bool, 
         problems = error.problems
     except ValueError as error:
         problems = [*(loaded.warnings if loaded else ()), Problem(name, 0, 0, "", str(error), "", "E031")]
-    good = loaded is not None and not any(problem.severity == "error" or strict for problem in problems)
+    errors = [one for one in problems if one.severity == "error" or (strict and one.code not in allowed)]
+    good = loaded is not None and not errors
     config = loaded.config if loaded else None
     if form == "json":
         settings = to_json(loaded.config, loaded.references) if show and loaded is not None else None
@@ -77,7 +104,7 @@ def check_command(file: str | None, path: str | None, strict: bool, show: bool, 
         elif loaded is not None and good:
             _print_text(name, loaded, len(problems))
         elif config is not None and all(problem.severity == "warning" for problem in problems):
-            click.echo(f"{name}: {_count_text(len(problems), 'warning')}, which --strict treats as errors", err=True)
+            click.echo(f"{name}: {_count_text(len(errors), 'warning')}, which --strict treats as errors", err=True)
     return EXIT_OK if good else EXIT_CONFIG
 
 
