@@ -417,13 +417,13 @@ class Connection:
 
     async def _start_tls(self, tls: ListenerTls) -> EncryptedTransport:
         timeout = self._generation.config.timeouts.tls
-        await need_task()
         try:
-            with trio.move_on_after(timeout):
-                return await tls.accept(self._sock)
+            return await tls.accept(self._sock, trio.current_time() + timeout)
         except OSError as error:
-            raise Rejected(Reason.TLS_FAILED, tls_error_text(error, peer_is_client=True)) from None
-        raise Rejected(Reason.TLS_FAILED, f"no TLS handshake within tls, {timeout:g} s")
+            detail = tls_error_text(error, peer_is_client=True)
+        except trio.TooSlowError:
+            detail = f"no TLS handshake within tls, {timeout:g} s"
+        raise Rejected(Reason.TLS_FAILED, detail)
 
     @property
     def _transport(self) -> Transport:

@@ -228,17 +228,19 @@ async def read_request(
         Rejected: No valid head arrived in time.
     """
     parser = RequestParser(head_limits)
-    seconds = timeout * random.uniform(1, MAX_HANDSHAKE_JITTER)  # noqa: S311  (no secret)
+    deadline = trio.current_time() + timeout * random.uniform(1, MAX_HANDSHAKE_JITTER)  # noqa: S311  (no secret)
     data = transport.read()
-    if not data and transport.read_state is None and taskless.current is not None:
-        seconds = await wait_readable(transport.fd, seconds)
+    while not data and transport.read_state is None and taskless.current is not None:
+        if not await wait_readable(transport.fd, deadline):
+            deadline = -math.inf
+            await need_task()
         data = transport.read()
     try:
         request = parser.feed(data) if data else None
         if request is None:  # else it had arrived already, and there is no deadline to set
             await need_task()
             idle = set() if idle_scopes is None or data else idle_scopes
-            request = await _wait_for_head(transport, parser, timeout, seconds, len(data), read_scopes, idle)
+            request = await _wait_for_head(transport, parser, timeout, deadline, len(data), read_scopes, idle)
     except Rejected as rejected:
         rejected.target = parser.target_so_far
         raise
@@ -250,14 +252,14 @@ async def _wait_for_head(
     transport: Transport,
     parser: RequestParser,
     timeout: float,
-    seconds: float,
+    deadline: float,
     received: int,
     read_scopes: set[trio.CancelScope],
     idle_scopes: set[trio.CancelScope],
 ) -> Request:
-    """Read until the head is complete; `received` bytes of it came before, and `seconds` are left of the timeout."""
+    """Read until the head is complete; `received` bytes of it came before."""
     try:
-        with trio.move_on_after(seconds) as scope:
+        with trio.move_on_at(deadline) as scope:
             read_scopes.add(scope)
             idle_scopes.add(scope)
             while data := await transport.read_some():

@@ -47,20 +47,20 @@ class Readable:
 
     Args:
         fd: The descriptor.
-        seconds: How long it may take.
+        deadline: When it has taken too long, by trio's clock.
 
     Attributes:
         fd: As given.
-        deadline: When it has taken too long, by trio's clock.
-        seconds: Those that were left; 0.0 if it took too long, or if the wait was cut short.
+        deadline: As given.
+        is_ready: Whether it may be readable; False if it took too long, or if the wait was cut short.
     """
 
-    __slots__ = ("deadline", "fd", "seconds")
+    __slots__ = ("deadline", "fd", "is_ready")
 
-    def __init__(self, fd: int, seconds: float) -> None:
+    def __init__(self, fd: int, deadline: float) -> None:
         self.fd = fd
-        self.deadline = trio.current_time() + seconds
-        self.seconds = 0.0
+        self.deadline = deadline
+        self.is_ready = False
 
 
 class Wait:
@@ -118,21 +118,21 @@ def need_task() -> Generator[NeedTask, None, None]:
 
 
 @coroutine
-def wait_readable(fd: int, seconds: float) -> Generator[Readable, None, float]:
+def wait_readable(fd: int, deadline: float) -> Generator[Readable, None, bool]:
     """Without a task, wait until a descriptor may be readable; in a task return at once.
 
     Args:
-        fd: The descriptor, for which this may be called once.
-        seconds: How long it may take.
+        fd: The descriptor, the only one that this connection waits for.
+        deadline: When it has taken too long, by trio's clock.
 
     Returns:
-        The seconds that are left; 0.0 if it took too long, or if a shutdown cut the wait short.
+        False if it took too long, or if a shutdown cut the wait short.
     """
     if current is None:
-        return seconds
-    request = Readable(fd, seconds)
+        return True
+    request = Readable(fd, deadline)
     yield request
-    return request.seconds
+    return request.is_ready
 
 
 @coroutine
@@ -151,7 +151,7 @@ class Run:
         nursery: Where its task runs, if it needs one.
 
     Attributes:
-        readable: Its wait for a descriptor, while that lasts.
+        readable: Its latest wait for a descriptor; None before the first.
     """
 
     __slots__ = ("_runner", "coroutine", "nursery", "on_end", "readable")
@@ -282,11 +282,14 @@ class Runner:
             run.on_end()
 
     def _wait_readable(self, run: Run, wanted: Readable) -> None:
-        run.readable = wanted
+        watches, run.readable = run.readable is not None, wanted
         try:
-            self._epoll.register(wanted.fd, _ONCE)  # closing it removes it: no other process has it
+            if watches:
+                self._epoll.modify(wanted.fd, _ONCE)
+            else:
+                self._epoll.register(wanted.fd, _ONCE)  # closing it removes it: no other process has it
         except OSError:  # there are as many watches as may be
-            wanted.seconds = wanted.deadline - self._clock()
+            wanted.is_ready = True
             self._start_task(run)
             return
         self._waiting[wanted.fd] = run
@@ -313,11 +316,10 @@ class Runner:
         """Run the connections whose descriptors are readable, until the time slice is over; whether there are none."""
         stop = self._clock() + TIME_SLICE
         while events := self._epoll.poll(0, MAX_EVENTS):
-            now = self._clock()
             for fd, _ in events:
                 run = self._waiting.pop(fd, None)
                 if run is not None and run.readable is not None:
-                    run.readable.seconds = max(0.0, run.readable.deadline - now)
+                    run.readable.is_ready = True
                     self._step(run)
             if self._clock() >= stop:
                 return False

@@ -6,6 +6,7 @@ rustls fails is made once more with OpenSSL, which knows more algorithms; if tha
 
 from __future__ import annotations
 
+import math
 import re
 import socket
 import ssl
@@ -13,8 +14,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
-
-import trio
 
 from wsbridge.config.listener import TlsCertificateConfig
 from wsbridge.file_watcher import FileWatcher, Watched
@@ -90,17 +89,18 @@ class NativeListenerTls(ListenerTls):
         super().__init__(watcher, certificates, options)
         self._build()
 
-    async def accept(self, sock: socket.socket) -> EncryptedTransport:
+    async def accept(self, sock: socket.socket, deadline: float = math.inf) -> EncryptedTransport:
         """See `ListenerTls.accept`."""
         if self._tls is None:
-            return await super().accept(sock)
+            return await super().accept(sock, deadline)
         return await _handshake(
             NativeTlsTransport(
                 sock,
                 _native.TlsStream.server(sock.fileno(), self._tls),
                 is_server=True,
                 verifies=self._options.client_ca is not None,
-            )
+            ),
+            deadline,
         )
 
     def _load(self, pair: TlsCertificateConfig, options: ServerTlsOptions) -> ServerCertificate:
@@ -255,11 +255,10 @@ class Rustls:
     for_client = NativeClientTls
 
 
-async def _handshake(transport: NativeTlsTransport) -> NativeTlsTransport:
+async def _handshake(transport: NativeTlsTransport, deadline: float = math.inf) -> NativeTlsTransport:
     try:
-        await transport.handshake()
+        await transport.handshake(deadline)
     except BaseException:
         transport.drop()
         raise
-    await trio.lowlevel.checkpoint_if_cancelled()
     return transport

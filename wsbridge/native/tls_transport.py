@@ -7,12 +7,10 @@ import socket
 import ssl
 from typing import TYPE_CHECKING
 
-import trio
-
 from wsbridge.native.tls_judge import read_certificate
 from wsbridge.net.address import Peer, PeerCertificate
 from wsbridge.net.tls import add_tls_details, normalize_server_name, tls_stream_error_text
-from wsbridge.net.tls_transport import EncryptedTransport
+from wsbridge.net.tls_transport import HANDSHAKE_DONE, EncryptedTransport
 from wsbridge.net.transport import EOF, READ_SIZE, RESET
 from wsbridge.protocol.websocket import Buffer
 from wsbridge.reasons import Reason
@@ -20,8 +18,8 @@ from wsbridge.reasons import Reason
 if TYPE_CHECKING:
     from wsbridge.native import _native
 
-_DONE, _WAIT_READABLE, _WAIT_WRITABLE, _FAILED = range(4)
-"""Results of `TlsStream.handshake`."""
+_FAILED = -1
+"""Result of `TlsStream.handshake` where it is not what the handshake waits for."""
 
 _READABLE, _READ_END, _READ_FAILED = 1, 2, 4
 """Results of `TlsStream.read`."""
@@ -54,24 +52,15 @@ class NativeTlsTransport(EncryptedTransport):
         self._version = ""
         self._has_unsent = False
 
-    async def handshake(self) -> None:
-        """Complete the TLS handshake.
-
-        Raises:
-            OSError: The handshake failed (`ssl.SSLError`) or the connection broke.
-        """
-        while True:
-            state = self.stream.handshake()
-            if state == _DONE:
-                break
-            if state == _FAILED:
-                raise self._handshake_error()
-            if state == _WAIT_WRITABLE:
-                await trio.lowlevel.wait_writable(self.fd)
-            else:
-                await trio.lowlevel.wait_readable(self.fd)
-        self._version = self.stream.version
-        self.sent_bytes = self.stream.sent_bytes
+    def continue_handshake(self) -> int:
+        """See `EncryptedTransport.continue_handshake`."""
+        wait = self.stream.handshake()
+        if wait == _FAILED:
+            raise self._handshake_error()
+        if wait == HANDSHAKE_DONE:
+            self._version = self.stream.version
+            self.sent_bytes = self.stream.sent_bytes
+        return wait
 
     def _handshake_error(self) -> OSError:
         """Return the failure of a handshake as OpenSSL would report it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -42,16 +43,18 @@ class ListenerTls:
         for one in self._certificates:
             one.on_change.append(self._replace)
 
-    async def accept(self, sock: socket.socket) -> EncryptedTransport:
-        """Complete the TLS handshake with a client; the deadline is the caller's.
+    async def accept(self, sock: socket.socket, deadline: float = math.inf) -> EncryptedTransport:
+        """Complete the TLS handshake with a client. See `EncryptedTransport.handshake`.
 
         Args:
             sock: Connected and non-blocking; it belongs to this function from now on, and is closed if it fails.
+            deadline: When it has taken too long, by trio's clock.
 
         Raises:
+            trio.TooSlowError: It has.
             OSError: The handshake failed (`ssl.SSLError`) or the connection broke.
         """
-        return await start_tls(sock, self.context, server_side=True)
+        return await start_tls(sock, self.context, server_side=True, deadline=deadline)
 
     def _watch(
         self, watcher: FileWatcher, pair: TlsCertificateConfig, options: ServerTlsOptions

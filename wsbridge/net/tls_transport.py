@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import socket
 import ssl
 import sys
@@ -26,12 +27,14 @@ from typing import Final, cast
 
 import trio
 
+from wsbridge import taskless
 from wsbridge.net.address import Peer, PeerCertificate
 from wsbridge.net.tls import is_truncated, tls_stream_error_text, verified_certificate, with_tls_details
 from wsbridge.net.transport import EOF, READ_SIZE, RESET, SocketTransport
 from wsbridge.protocol.tls_records import TLS_RECORD_BYTES, RecordScanner
 from wsbridge.protocol.websocket import Buffer
 from wsbridge.reasons import Reason
+from wsbridge.taskless import need_task, wait_readable
 
 MAX_PENDING_BYTES: Final = 1048576
 """Encrypted bytes that may wait in the transport: far more than one write leaves."""
@@ -61,10 +64,52 @@ _EMPTY: Final = bytes(4)
 """What FIONREAD gives while nothing waits in the socket."""
 
 
+HANDSHAKE_DONE, WAIT_READABLE, WAIT_WRITABLE, WAIT_TURN = range(4)
+"""What a handshake waits for: nothing, the socket, or until others have had their turn."""
+
+
 class EncryptedTransport(SocketTransport, ABC):
     """A TLS connection, and what its handshake has found out."""
 
     __slots__ = ()
+
+    async def handshake(self, deadline: float = math.inf) -> None:
+        """Complete the TLS handshake, without a task as long as it only waits for the peer to send.
+
+        Args:
+            deadline: When it has taken too long, by trio's clock.
+
+        Raises:
+            trio.TooSlowError: It has.
+            OSError: The handshake failed (`ssl.SSLError`) or the connection broke.
+        """
+        wait = self.continue_handshake()
+        while wait == WAIT_READABLE and taskless.current is not None:
+            if not await wait_readable(self.fd, deadline):  # too late, or a shutdown cut it short, which is for a task
+                break
+            wait = self.continue_handshake()
+        if wait == HANDSHAKE_DONE:
+            return
+        await need_task()
+        with trio.move_on_at(deadline):
+            while wait != HANDSHAKE_DONE:
+                if wait == WAIT_READABLE:
+                    await trio.lowlevel.wait_readable(self.fd)
+                elif wait == WAIT_WRITABLE:
+                    await trio.lowlevel.wait_writable(self.fd)
+                else:
+                    await trio.lowlevel.checkpoint()
+                wait = self.continue_handshake()
+            return
+        raise trio.TooSlowError
+
+    @abstractmethod
+    def continue_handshake(self) -> int:
+        """Go on with the handshake as far as that is possible now, and return what it waits for.
+
+        Raises:
+            OSError: The handshake failed (`ssl.SSLError`) or the connection broke.
+        """
 
     @abstractmethod
     def cipher(self) -> str:
@@ -128,36 +173,53 @@ class TlsTransport(EncryptedTransport):
         self._close_notify_sent = False
         self._read_disabled = False
 
-    async def handshake(self) -> None:
-        """Complete the TLS handshake.
-
-        Raises:
-            OSError: The handshake failed (`ssl.SSLError`) or the connection broke.
-        """
-        plain = SocketTransport(self.sock)
-        records = 0
+    def continue_handshake(self) -> int:
+        """See `EncryptedTransport.continue_handshake`."""
         while True:
-            try:
-                self._tls.do_handshake()
-            except ssl.SSLWantReadError:
-                await plain.write_all(self._outgoing.read())
-            except ssl.SSLError:
-                plain.write([self._outgoing.read()])  # the alert
-                raise
-            else:
+            done = self._call_handshake()
+            if self._unsent is not None:
+                return WAIT_WRITABLE
+            if done:
                 break
-            if not self._ciphertext:
-                self._ciphertext = memoryview(await plain.read_some())
-                if not self._ciphertext:
-                    self._incoming.write_eof()
-                    continue
-            records = self._feed(MAX_RECORDS_PER_SLICE)
-            await trio.lowlevel.checkpoint()
-        await plain.write_all(self._outgoing.read())
+            if self._ciphertext:  # of many small records
+                self._records_left = self._feed(MAX_RECORDS_PER_SLICE)
+                return WAIT_TURN
+            if not self._fetch_handshake():
+                return WAIT_READABLE
         if self._incoming.pending:  # application data, or records without payload, behind the end of the handshake
             payload: list[bytes] = []
-            self._decrypt(payload, records)
+            self._decrypt(payload, self._records_left)
             self.unread(b"".join(payload))
+        return HANDSHAKE_DONE
+
+    def _call_handshake(self) -> bool:
+        """Have OpenSSL process what it has, and send what it wants to send; return whether that was all."""
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            done = False
+        except ssl.SSLError:
+            SocketTransport.write(self, [self._outgoing.read()])  # the alert
+            raise
+        else:
+            done = True
+        self.flush()
+        if self.read_state == RESET:
+            raise ConnectionResetError(self.error)
+        return done
+
+    def _fetch_handshake(self) -> bool:
+        """Read the socket; return whether it gave OpenSSL anything, be it the end."""
+        try:
+            data = self._recv(READ_SIZE)
+        except BlockingIOError:
+            return False
+        if data:
+            self._ciphertext = memoryview(data)
+            self._records_left = self._feed(MAX_RECORDS_PER_SLICE)
+        else:
+            self._incoming.write_eof()
+        return True
 
     def read(self, max_bytes: int = READ_SIZE) -> bytes:
         """See `Transport.read`; what one read of the socket gave is decrypted whole, up to a number of records."""
@@ -409,24 +471,31 @@ def _align_to_records(parts: list[Buffer]) -> list[Buffer]:
 
 
 async def start_tls(
-    sock: socket.socket, context: ssl.SSLContext, *, server_side: bool, server_hostname: str | None = None
+    sock: socket.socket,
+    context: ssl.SSLContext,
+    *,
+    server_side: bool,
+    server_hostname: str | None = None,
+    deadline: float = math.inf,
 ) -> TlsTransport:
-    """Complete the TLS handshake; the deadline is the caller's.
+    """Complete the TLS handshake. See `EncryptedTransport.handshake`.
 
     Args:
         sock: Connected and non-blocking; it belongs to this function from now on, and is closed if it fails.
         context: Certificates and rules.
         server_side: Whether we accepted the connection.
         server_hostname: The name to ask for and to verify.
+        deadline: When it has taken too long, by trio's clock.
 
     Raises:
+        trio.TooSlowError: It has.
         OSError: The handshake failed (`ssl.SSLError`) or the connection broke.
     """
     try:
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         tls = context.wrap_bio(incoming, outgoing, server_side=server_side, server_hostname=server_hostname)
         transport = TlsTransport(sock, tls, incoming, outgoing)
-        await transport.handshake()
+        await transport.handshake(deadline)
     except BaseException:
         sock.close()
         raise

@@ -18,7 +18,7 @@ use std::sync::Arc;
 const HANDSHAKE_DONE: i32 = 0;
 const WAIT_READABLE: i32 = 1;
 const WAIT_WRITABLE: i32 = 2;
-const FAILED: i32 = 3;
+const FAILED: i32 = -1;
 
 const READABLE: i32 = 1;
 const READ_END: i32 = 2;
@@ -251,7 +251,7 @@ impl TlsStream {
         })
     }
 
-    /// Goes on with the handshake: 0 complete, 1 wait until readable, 2 until writable, 3 failed (see `fault`).
+    /// Goes on with the handshake: 0 complete, 1 wait until readable, 2 until writable, -1 failed (see `fault`).
     fn handshake(&mut self) -> PyResult<i32> {
         VERDICT.with(|kept| kept.borrow_mut().take());
         let result = self.act(|connection, buffers| connection.handshake(&mut buffers.scratch))?;
