@@ -42,6 +42,7 @@ bench-plots: $(VENV)/.bench  ## The same over the size of messages and the numbe
 	$(BIN)/python -m bench.plots $(ARGS)
 
 soak: packages $(VENV)/.test  ## The long tests: gigabytes, thousands of connections, minutes
+	tests/native.sh address
 	WSBRIDGE_TEST_ALL=1 $(BIN)/python -m pytest -m soak -o faulthandler_timeout=0 $(ARGS)
 
 fuzz: $(VENV)/.test  ## The fuzz tests with many more examples, new ones each time

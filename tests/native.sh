@@ -1,5 +1,5 @@
 #!/bin/sh
-# Checks the crate of the native engine with cargo: lint | test | fuzz.
+# Checks the crate of the native engine with cargo: lint | test | fuzz | address.
 # Without a cargo that can build it this says so, and succeeds: the Python engine needs none.
 set -eu
 cd "$(dirname "$0")/../wsbridge/native"
@@ -34,5 +34,11 @@ case "${1:-}" in
         export PROPTEST_CASES="${PROPTEST_CASES:-20000}" FUZZ_ROUNDS="${FUZZ_ROUNDS:-50000}"
         cargo test --quiet --locked --release
         ;;
-    *) echo "Usage: tests/native.sh lint|test|fuzz" >&2; exit 64 ;;
+    # The tests with AddressSanitizer, which stable Rust has behind a switch.
+    address)
+        host="$(rustc -vV | sed -n 's/^host: //p')"
+        export RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address CARGO_TARGET_DIR="$PWD/target/address"
+        cargo test --quiet --locked --target "$host"
+        ;;
+    *) echo "Usage: tests/native.sh lint|test|fuzz|address" >&2; exit 64 ;;
 esac
