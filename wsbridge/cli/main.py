@@ -18,7 +18,6 @@ import click
 
 from wsbridge import __version__
 from wsbridge.config.errors import did_you_mean
-from wsbridge.engine_choice import describe_engine
 from wsbridge.protocol.websocket import HAS_NATIVE_MASK
 
 EXIT_OK: Final = 0
@@ -252,6 +251,8 @@ def cli() -> None:
 
 def version_text() -> str:
     """Return the lines of `--version`."""
+    from wsbridge.engine_choice import describe_engine  # imported here, for it takes longer than most commands need
+
     masking = "C" if HAS_NATIVE_MASK else "Python, which is slow: install websockets with its speedups"
     engine, why_not_native = describe_engine()
     return "\n".join(
