@@ -2,6 +2,7 @@
 
 import socket
 import time
+from itertools import pairwise
 
 import trio
 import trio.testing
@@ -9,6 +10,7 @@ import trio.testing
 from tests.relay.fakes import a_pair
 from wsbridge.net.transport import SocketTransport
 from wsbridge.protocol.websocket import WebSocketFraming
+from wsbridge.relay import timeouts
 from wsbridge.relay.endpoint import RawEndpoint, WebSocketEndpoint
 from wsbridge.relay.loop import LATE, TIME_SLICE, RelayLoop
 from wsbridge.relay.relay import Relay, RelayOptions
@@ -46,6 +48,37 @@ async def test_a_turn_is_over_in_time_however_many_pairs_are_ready(monkeypatch):
 
     assert 1 <= len(first) <= 4
     assert turned == pairs
+    loop.close()
+
+
+async def test_a_turn_is_over_in_time_however_many_deadlines_have_come(monkeypatch):
+    """Other tasks run in between; a pair that is over by then is not looked at."""
+    loop = RelayLoop()
+    pairs = [a_pair() for _ in range(50)]
+    offset, checked, between, left = [0.0], [], [], []
+
+    def check(pair, _now):
+        checked.append(pair)
+        offset[0] += TIME_SLICE / 4
+        return loop.now + 1000
+
+    monkeypatch.setattr(timeouts, "check_timeouts", check)
+    loop._clock = lambda: trio.current_time() + offset[0]
+    loop.update_clock()
+    for pair in pairs:
+        loop.schedule(pair, loop.now)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(loop.run_timers)
+        with trio.fail_after(5):
+            while len(checked) + 1 < len(pairs):
+                await trio.lowlevel.checkpoint()
+                between.append(len(checked))
+                if checked and not left:
+                    left = [next(pair for pair in pairs if pair not in checked)]
+                    loop._wheel.cancel(left[0])
+        nursery.cancel_scope.cancel()
+    assert max(b - a for a, b in pairwise([0, *between])) <= 10
+    assert len(set(checked)) == len(pairs) - 1
     loop.close()
 
 

@@ -14,7 +14,7 @@ from wsbridge.reasons import Reason, Termination
 from wsbridge.relay import timeouts
 from wsbridge.relay.endpoint import RX_CLOSED, Endpoint
 from wsbridge.relay.relay import Relay
-from wsbridge.relay.timeouts import TimerWheel
+from wsbridge.relay.timeouts import SLOT_SECONDS, TimerWheel
 from wsbridge.taskless import MAX_CATCH_UP, MAX_EVENTS, TIME_SLICE
 
 EPOLL_EVENTS = select.EPOLLIN | select.EPOLLPRI | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
@@ -140,9 +140,13 @@ class RelayLoop:
             now = self.update_clock()
             if now > scope.deadline + LATE:
                 await self._catch_up(now + MAX_CATCH_UP)
+            stop = now + TIME_SLICE
             for pair in self._wheel.pop_due(now):
                 if not pair.done:
                     self._guard(pair, self._check_timeouts)
+                if self._clock() >= stop:
+                    await trio.lowlevel.checkpoint()
+                    stop = self.update_clock() + TIME_SLICE
             await trio.lowlevel.checkpoint()
 
     async def _catch_up(self, deadline: float) -> None:
@@ -153,7 +157,8 @@ class RelayLoop:
     def _check_timeouts(self, relay: Relay) -> None:
         due = timeouts.check_timeouts(relay, self.now)
         if not relay.done:
-            self._wheel.schedule(relay, due)
+            # A deadline that has passed is not due once more in the same turn.
+            self._wheel.schedule(relay, due if due > self.now else self.now + SLOT_SECONDS)
             if relay.front.rate_limited or relay.back.rate_limited:
                 self.mark_ready(relay)
 

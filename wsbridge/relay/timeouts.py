@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
 from math import ceil
 from typing import Generic, Protocol, TypeVar
 
@@ -240,12 +241,9 @@ class TimerWheel(Generic[_TimedItem]):
             del self._slots[number]
         return None
 
-    def pop_due(self, now: float) -> list[_TimedItem]:
-        """Remove and return the items whose time has come."""
-        due: list[_TimedItem] = []
+    def pop_due(self, now: float) -> Iterator[_TimedItem]:
+        """Remove and give the items whose time has come, one by one: those not given yet may still be cancelled."""
         while (when := self.next_deadline()) is not None and when <= now:
-            number = heapq.heappop(self._heap)
-            for item in self._slots.pop(number):
-                item.timer_slot = None
-                due.append(item)
-        return due
+            item = self._slots[self._heap[0]].pop()
+            item.timer_slot = None
+            yield item
