@@ -120,6 +120,21 @@ def test_a_side_that_acknowledges_nothing_is_stalled(who):
     assert pair.loop.done == [pair]
 
 
+@pytest.mark.parametrize("progress", [True, False], ids=["progress", "none"])
+def test_a_stall_is_noticed_soon_after_the_time_is_over(progress):
+    """Bytes may begin to wait, or be acknowledged the last time, right after a look."""
+    pair = a_pair(ping_interval=None, write=10.0)
+    pair.front.transport.write([bytes(1000)])
+    if progress:
+        blocked(pair, pair.front)
+    due = at(pair, 0)
+    pair.front.transport.acknowledge(1)
+    blocked(pair, pair.front)
+    while pair.termination is None:
+        now, due = due, at(pair, due)
+    assert 10 <= now <= 11.5
+
+
 def test_a_side_that_acknowledges_little_is_not_stalled():
     """Though the same bytes wait for it all the time."""
     pair = a_pair(ping_interval=None, write=10.0)

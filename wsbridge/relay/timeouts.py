@@ -13,6 +13,8 @@ from wsbridge.relay.relay import UNKNOWN, Relay, RelayOptions
 
 MAX_CHECK_INTERVAL = 3600.0
 """Seconds after which a pair without any deadline is looked at all the same."""
+WRITE_CHECKS = 8
+"""Looks at a side within `write`: since a stall is noticed at a look, it lasts at most an eighth longer."""
 
 
 def check_timeouts(relay: Relay, now: float) -> float:
@@ -38,9 +40,11 @@ def check_timeouts(relay: Relay, now: float) -> float:
 def first_check(options: RelayOptions, now: float) -> float:
     """Return when to look for the first time at a pair that begins now, with nothing pending."""
     due = MAX_CHECK_INTERVAL
-    for limit in (options.max_lifetime, options.idle, options.write, options.ping_interval):
+    for limit in (options.max_lifetime, options.idle, options.ping_interval):
         if limit is not None and limit < due:
             due = limit
+    if options.write is not None and options.write / WRITE_CHECKS < due:
+        due = options.write / WRITE_CHECKS
     return now + due if options.auth_expires is None else min(now + due, options.auth_expires)
 
 
@@ -87,18 +91,20 @@ def _has_unacked_data(side: Endpoint) -> bool:
 def _check_write(relay: Relay, side: Endpoint, now: float) -> float:
     """A side with pending bytes must acknowledge some within `write`."""
     limit = relay.options.write
-    if (side.pending is None and side.tx is TX_OPEN) or limit is None:
+    if limit is None:
+        return now + MAX_CHECK_INTERVAL
+    if side.pending is None and side.tx is TX_OPEN:
         side.stalled_since = None
-        return now + (limit or MAX_CHECK_INTERVAL)
-    if side.stalled_since is None or now >= side.stalled_since + limit:
-        acked = side.transport.acked_bytes()
-        if side.stalled_since is not None and acked == side.stalled_acked_bytes:
-            relay.terminate(
-                Termination(Reason.WRITE_STALLED, relay.initiator_of(side), f"took nothing for write, {limit:g} s")
-            )
-            return now
+        return now + limit / WRITE_CHECKS
+    acked = side.transport.acked_bytes()
+    if side.stalled_since is None or acked != side.stalled_acked_bytes:
         side.stalled_since, side.stalled_acked_bytes = now, acked
-    return side.stalled_since + limit
+    elif now >= side.stalled_since + limit:
+        relay.terminate(
+            Termination(Reason.WRITE_STALLED, relay.initiator_of(side), f"took nothing for write, {limit:g} s")
+        )
+        return now
+    return min(now + limit / WRITE_CHECKS, side.stalled_since + limit)
 
 
 def _check_ping(relay: Relay, side: Endpoint, now: float) -> float:
