@@ -1,7 +1,9 @@
 """One connection: what the failure of each step becomes, and that no resource leaks."""
 
+import contextlib
 import errno
 import gc
+import os
 import re
 import socket
 from pathlib import Path
@@ -386,6 +388,23 @@ async def test_a_client_that_takes_no_file_is_cut_after_write(tmp_path):
             await client.send(b"GET /big HTTP/1.1\r\nHost: localhost\r\n\r\n")
             line = await served.records.wait("connection.rejected")
             assert line["reason"] == "write_stalled"
+
+
+async def test_a_file_that_fails_while_it_is_sent_is_no_fault_of_the_client(tmp_path):
+    """The connection is dropped, since the length was sent; the line says why."""
+    file = tmp_path / "big"
+    file.write_bytes(bytes(30_000_000))
+    routes = {"page": {"match": {"path": "/*"}, "files": str(tmp_path), "auth": "none"}}
+    async with serving(written(routes=routes)) as served:
+        with await served.connect() as client:
+            await client.send(b"GET /big HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert "200" in await client.head()
+            os.truncate(file, 1000)
+            with contextlib.suppress(trio.BrokenResourceError):
+                await client.everything()
+            line = await served.records.wait("http.request")
+            assert line["status"] == 200
+            assert line["detail"].startswith("the response was cut off: the file became ")
 
 
 async def test_pipelined_requests_leave_others_their_turn(tmp_path):

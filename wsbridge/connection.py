@@ -43,6 +43,7 @@ from wsbridge.reasons import REASONS, Reason, Rejected, Termination
 from wsbridge.relay.endpoint import Side
 from wsbridge.relay.engine import RelayCounters, RelayFigures
 from wsbridge.relay.relay import RelayOptions
+from wsbridge.responders.base import BodyError
 from wsbridge.services import Services
 from wsbridge.taskless import need_task
 
@@ -562,6 +563,10 @@ class Connection:
             except OSError as error:
                 self._abort()
                 return Termination(Reason.CLIENT_LOST, "client", f"while a file was sent: {error}"), False
+            except BodyError as error:
+                self._abort()
+                detail = f"the response was cut off: {error}"
+                return Termination(Reason.SERVED, "wsbridge", detail, status=response.status), False
             return termination, keep_alive
 
     # Dial, upgrade, relay.

@@ -16,7 +16,7 @@ from wsbridge.protocol.http1 import HeadLimits, Request, RequestParser
 from wsbridge.protocol.websocket import Buffer, TextMessages
 from wsbridge.reasons import EMPTY_CONNECTION, REASONS, Reason, Rejected, Termination
 from wsbridge.relay.endpoint import Side
-from wsbridge.responders.base import HttpResponse
+from wsbridge.responders.base import BodyError, BodyStream, HttpResponse
 from wsbridge.taskless import need_task, wait_readable
 
 
@@ -187,12 +187,13 @@ class HttpExchange:
 
         Raises:
             TimeoutError: It has not.
-            OSError: The peer has disconnected, or the source of the body failed.
+            OSError: The peer has disconnected.
+            BodyError: The source of the body failed.
         """
         keep = keep_alive and self.request is not None and self.request.keep_alive and response.status < 400
         await self._write(response.encode_head(keep_alive=keep) + (response.body or b""), write_timeout)
         if response.body_stream is not None:
-            while chunk := await response.body_stream.read():
+            while chunk := await _next_chunk(response.body_stream):
                 await self._write(chunk, write_timeout)
         if not keep:
             await self._lingering_closer.close(self._transport)
@@ -203,6 +204,13 @@ class HttpExchange:
             await self._transport.write_all(data)
             return
         raise TimeoutError(f"did not accept a chunk of the response within write, {timeout:g} s")
+
+
+async def _next_chunk(body: BodyStream) -> bytes:
+    try:
+        return await body.read()
+    except OSError as error:
+        raise BodyError(error.strerror or str(error)) from None
 
 
 async def read_request(

@@ -331,6 +331,6 @@ async def test_a_file_whose_rest_cannot_be_read_breaks_off(
             with trio.fail_after(5):
                 text = await answer(served, b"GET /page/big HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert len(text) < size
-            assert "did not respond within file_read, 1 s" in (await served.records.ended())["detail"]
+            assert "did not respond within file_read, 1 s" in (await served.records.wait("http.request"))["detail"]
     finally:
         go.set()

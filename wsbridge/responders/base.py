@@ -15,6 +15,10 @@ SAFE_METHODS = ("GET", "HEAD")
 Header = tuple[str, str]
 
 
+class BodyError(Exception):
+    """The source of a body failed, or became shorter, while it was sent; one sentence."""
+
+
 class BodyStream(Protocol):
     """The body of a response that is too big to be held at once."""
 

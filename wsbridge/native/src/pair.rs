@@ -40,7 +40,7 @@ pub enum Cause {
     Slow,
     /// Both sides have ended, in order.
     Ended,
-    /// A bug.
+    /// A bug, or no randomness: it cannot go on.
     Panic,
 }
 
@@ -217,24 +217,23 @@ impl Pair {
                 Moved::Bytes(_) => self.last_payload = now,
                 Moved::End => return self.end(from, now, buffers),
                 Moved::Unusual => return Flow::Return(Cause::Unusual),
-                Moved::Broken => {
-                    self.note_broken(from);
-                    return Flow::Return(Cause::Error);
-                }
+                Moved::Broken => return Flow::Return(self.broken()),
                 Moved::Close => return self.close(from, now, buffers),
             }
         }
         Flow::More
     }
 
-    /// Sees to it that a pair that broke is not taken for whole: what was read of it may be lost.
-    fn note_broken(&mut self, from: usize) {
+    /// Why a pair broke: an error of a side; else there was no randomness for a masking key, and what was read is lost.
+    fn broken(&self) -> Cause {
         let known = self
             .sides
             .iter()
             .any(|side| side.read_error != 0 || side.write_error != 0);
-        if !known {
-            self.sides[from].read_error = libc::EIO; // no randomness for a masking key
+        if known {
+            Cause::Error
+        } else {
+            Cause::Panic
         }
     }
 
