@@ -289,7 +289,12 @@ async def test_a_hung_file_system_does_not_delay_the_end(
 async def test_a_hung_file_system_is_503(routes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Also for requests that wait for one of its threads."""
     go = threading.Event()
-    monkeypatch.setattr(files, "open_beneath", lambda root, names: go.wait(10))
+
+    def hanging(root: Path, names: list[str]) -> int:
+        go.wait(10)
+        raise OSError("too late")
+
+    monkeypatch.setattr(files, "open_beneath", hanging)
     outcomes: list[str] = []
     try:
         async with (
