@@ -92,7 +92,15 @@ def test_help_and_version_are_commands_too() -> None:
     assert invoke("help").output == invoke("--help").output
     assert invoke("help", "run").output == invoke("run", "--help").output
     assert invoke("version").output == invoke("-V").output == invoke("--version").output
+    assert invoke("-v").output == invoke("-V").output
     assert 'did you mean "run"' in invoke("help", "rnu").output
+
+
+def test_verbose_is_an_option_of_commands() -> None:
+    """Before a command it is a usage error that says where it is written."""
+    result = invoke("-v", "run")
+    assert result.exit_code == 64
+    assert "-v follows the command: wsbridge run -v" in result.output
 
 
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])

@@ -140,6 +140,14 @@ class CommandGroup(PreformattedCommand, click.Group):
         assert isinstance(command, click.Command)  # noqa: S101 (every module of the table has its command)
         return command
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments before the command; `-v` alone is `-V`, as of nginx and HAProxy."""
+        if args == ["-v"]:
+            args = ["-V"]
+        elif args[:1] in (["-v"], ["--verbose"]):
+            raise click.UsageError(f"{args[0]} follows the command: wsbridge run {args[0]}", ctx)
+        return super().parse_args(ctx, args)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
