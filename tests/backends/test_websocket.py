@@ -16,16 +16,17 @@ from wsbridge.backends.base import Connected, DialRequest, DialServices
 from wsbridge.backends.websocket import WebSocketBackend, WebSocketBackendConfig
 from wsbridge.config.secrets import Secret
 from wsbridge.net.resolver import Resolver
+from wsbridge.net.tls_roles import OpenSsl
 from wsbridge.protocol.handshake import accept_key
 from wsbridge.reasons import Reason, Rejected
 
 OFFER = DialRequest(("binary",))
 
 
-def backend(port, path="/", scheme="ws", host="127.0.0.1", **keys):
+def backend(port, path="/", scheme="ws", host="127.0.0.1", provider=None, **keys):
     """A backend for a port of this machine."""
     config = WebSocketBackendConfig(url=f"{scheme}://{host}:{port}{path}", **keys)
-    return WebSocketBackend(config, DialServices(Resolver()))
+    return WebSocketBackend(config, DialServices(Resolver(), tls=provider or OpenSsl()))
 
 
 async def dial(serve, offer=OFFER, **keys):

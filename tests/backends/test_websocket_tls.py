@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import ssl
+import struct
 import threading
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from tests.backends.test_websocket import OFFER, backend
 from tests.backends.upstream import SWITCH, says, upstream
 from tests.rejections import async_outcome
 from tests.tls_contexts import server_context
+from tests.tls_providers import providers
 from wsbridge.backends.base import Connected, DialRequest
 from wsbridge.backends.websocket import WebSocketBackendConfig
 from wsbridge.config.base import LoadContext, Registry
 from wsbridge.config.secrets import Secret
+from wsbridge.protocol.handshake import encode_upgrade_request
 from wsbridge.reasons import Reason, Termination
 
 
@@ -123,6 +126,38 @@ async def test_a_server_that_wants_a_client_certificate(issue, ca_file):
         ": the server does not accept our client certificate, or got none (tlsv13 alert certificate required): "
         "see client_certificate"
     )
+
+
+@pytest.mark.parametrize("provider", providers())
+async def test_a_rejected_client_certificate_is_known_where_the_request_cannot_be_sent(
+    issue, ca_file, monkeypatch, provider
+):
+    """The alert came before the reset at which the write fails."""
+    context = server_context([issue("gw.example.org")])
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(str(ca_file))
+    closed = threading.Event()
+
+    def refuse(server):
+        accepted, _ = server.accept()
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with contextlib.suppress(ssl.SSLError), context.wrap_socket(accepted, server_side=True):
+            pass
+        closed.set()
+
+    def encode(*arguments):
+        closed.wait(5)
+        return encode_upgrade_request(*arguments)
+
+    monkeypatch.setattr("wsbridge.backends.websocket.encode_upgrade_request", encode)
+    keys = {"scheme": "wss", "ca": ca_file, "server_name": "gw.example.org", "provider": provider}
+    with socket.create_server(("127.0.0.1", 0)) as server, trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, refuse, server)
+            outcome = await async_outcome(backend(server.getsockname()[1], **keys).dial(OFFER))
+
+    assert outcome.reason is Reason.BACKEND_TLS
+    assert "tlsv13 alert certificate required" in outcome.detail
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from collections.abc import Iterable, Mapping
@@ -347,7 +348,8 @@ class WebSocketBackend:
         parser = ResponseParser(self._services.max_response_head_bytes)
         response = None
         try:
-            await transport.write_all(request)
+            with contextlib.suppress(OSError):  # a read gives the same error, or what the backend said before
+                await transport.write_all(request)
             while response is None:
                 data = await transport.read_some()
                 if not data:

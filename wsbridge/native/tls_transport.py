@@ -109,6 +109,7 @@ class NativeTlsTransport(EncryptedTransport):
         if kind == "tls" and reason:
             error = ssl.SSLError(ssl.SSL_ERROR_SSL, text)
             error.reason = reason
+            self.read_state = None  # an alert says why the write failed that has recorded a reset
         self.record_error(error)
 
     def record_error(self, error: OSError) -> None:

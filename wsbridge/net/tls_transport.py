@@ -342,6 +342,8 @@ class TlsTransport(EncryptedTransport):
         """Record an error of TLS; nothing more is read."""
         if is_truncated(error):
             error = ConnectionResetError(errno.ECONNRESET, "truncated: the connection ended without close_notify")
+        elif isinstance(error, ssl.SSLError):
+            self.read_state = None  # an alert says why the write failed that has recorded a reset
         self.record_error(error)
         self._read_disabled = True
         self.readable = False
