@@ -22,7 +22,7 @@ from tests.tls_providers import providers
 from wsbridge.config.listener import TlsCertificateConfig
 from wsbridge.file_watcher import FileWatcher
 from wsbridge.net.address import Peer
-from wsbridge.net.tls import ServerTlsOptions, client_context, tls_error_text
+from wsbridge.net.tls import ClientTlsOptions, ServerTlsOptions, client_context, tls_error_text
 from wsbridge.net.tls_roles import ClientTls, ListenerTls, OpenSsl
 from wsbridge.net.tls_transport import EncryptedTransport
 
@@ -188,7 +188,7 @@ async def test_versions_suites_and_keys_are_described_alike(
         described = set()
         for provider in BOTH:
             if peer_serves:
-                client = provider.for_client(FileWatcher(), tmp_path / "ca.pem")
+                client = provider.for_client(FileWatcher(), ClientTlsOptions(tmp_path / "ca.pem"))
                 context = server_context([pair])
                 start = dial(client, "localhost")
             else:
@@ -319,7 +319,7 @@ async def test_certificates_of_version_1_are_accepted(issue: Any, tmp_path: Path
     peers = await shake(tls.accept, context, name="localhost")
     assert "commonName=old" in peers.transport.peer_subject()
     hang_up(peers)
-    client = Rustls().for_client(FileWatcher(), tmp_path / "ca.pem")
+    client = Rustls().for_client(FileWatcher(), ClientTlsOptions(tmp_path / "ca.pem"))
     peers = await shake(dial(client, "old"), server_context([old]), peer_serves=True)
     assert "commonName=old" in peers.transport.peer_subject()
     hang_up(peers)
@@ -340,7 +340,9 @@ async def test_servers_that_do_not_verify(issue: Any, ca_file: Path, tmp_path: P
     found, alerts = [], []
     for provider in BOTH:
         peers = await shake(
-            dial(provider.for_client(FileWatcher(), ca), name), server_context([pair]), peer_serves=True
+            dial(provider.for_client(FileWatcher(), ClientTlsOptions(ca)), name),
+            server_context([pair]),
+            peer_serves=True,
         )
         found.append(peers.ours)
         error = peers.theirs
@@ -360,7 +362,7 @@ async def test_servers_that_do_not_verify(issue: Any, ca_file: Path, tmp_path: P
 async def test_a_certificate_is_authority_enough(issue: Any) -> None:
     """`ca` may hold the certificate of the server itself."""
     pair = issue("localhost")
-    client = Rustls().for_client(FileWatcher(), pair[0])
+    client = Rustls().for_client(FileWatcher(), ClientTlsOptions(pair[0]))
     peers = await shake(dial(client, "localhost"), server_context([pair]), peer_serves=True)
     assert peers.transport.verified_certificate()
     hang_up(peers)
@@ -369,7 +371,7 @@ async def test_a_certificate_is_authority_enough(issue: Any) -> None:
 async def test_insecure_accepts_anything_and_verifies_nothing(issue: Any) -> None:
     """The certificate can still be pinned."""
     pair = issue("localhost")
-    client = Rustls().for_client(FileWatcher(), insecure=True)
+    client = Rustls().for_client(FileWatcher(), ClientTlsOptions(insecure=True))
     peers = await shake(dial(client, "elsewhere"), server_context([pair]), peer_serves=True)
     assert peers.transport.verified_certificate() is None
     assert peers.transport.peer_certificate() == ssl.PEM_cert_to_DER_cert(pair[0].read_text())
@@ -379,7 +381,7 @@ async def test_insecure_accepts_anything_and_verifies_nothing(issue: Any) -> Non
 async def test_a_dial_shows_its_certificate(issue: Any, ca_file: Path) -> None:
     """To servers that ask for one."""
     cert, key = issue("client.example.org")
-    client = Rustls().for_client(FileWatcher(), ca_file, TlsCertificateConfig(cert=cert, key=key))
+    client = Rustls().for_client(FileWatcher(), ClientTlsOptions(ca_file, TlsCertificateConfig(cert=cert, key=key)))
     peers = await shake(dial(client, "localhost"), server_context([issue("localhost")], ca_file), peer_serves=True)
     assert dns_names(peers.peer) == {"client.example.org"}
     hang_up(peers)
@@ -391,7 +393,7 @@ async def test_a_renewed_client_certificate_is_shown(issue: Any, ca_file: Path, 
     for file, first in zip((cert, key), issue("first.example.org"), strict=True):
         file.write_bytes(first.read_bytes())
     watcher = FileWatcher()
-    client = Rustls().for_client(watcher, ca_file, TlsCertificateConfig(cert=cert, key=key))
+    client = Rustls().for_client(watcher, ClientTlsOptions(ca_file, TlsCertificateConfig(cert=cert, key=key)))
     server = server_context([issue("localhost")], ca_file)
     for round_ in (0, 1):
         peers = await shake(dial(client, "localhost"), server, peer_serves=True)
@@ -411,7 +413,7 @@ async def test_a_renewed_client_certificate_is_shown(issue: Any, ca_file: Path, 
 
 async def test_addresses_are_names_too(issue: Any, ca_file: Path) -> None:
     """They are verified, and not asked for by SNI."""
-    client = Rustls().for_client(FileWatcher(), ca_file)
+    client = Rustls().for_client(FileWatcher(), ClientTlsOptions(ca_file))
     for name in ("127.0.0.1", "::1"):
         peers = await shake(dial(client, name), server_context([issue(name)]), peer_serves=True)
         assert isinstance(peers.ours, NativeTlsTransport)
@@ -449,7 +451,7 @@ async def test_a_key_that_rustls_does_not_have_is_served_by_openssl(tmp_path: Pa
 async def test_a_server_that_rustls_cannot_talk_to_is_left_to_openssl(tmp_path: Path) -> None:
     """The dial is made once more, and later ones begin with OpenSSL; the log says so once."""
     pair = made_key(tmp_path, *P_521)
-    client = Rustls().for_client(FileWatcher(), pair[0])
+    client = Rustls().for_client(FileWatcher(), ClientTlsOptions(pair[0]))
     context = server_context([pair])
     second: list[Peers] = []
 
@@ -609,7 +611,11 @@ async def test_a_peer_that_goes_at_any_byte_of_the_handshake(issue: Any, ca_file
                     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
                 theirs.close()
 
-            start = dial(Rustls().for_client(FileWatcher(), ca_file), "localhost") if peer_serves else None
+            start = (
+                dial(Rustls().for_client(FileWatcher(), ClientTlsOptions(ca_file)), "localhost")
+                if peer_serves
+                else None
+            )
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(trio.to_thread.run_sync, talk)
                 with trio.fail_after(10):
@@ -623,7 +629,7 @@ async def test_a_peer_that_goes_at_any_byte_of_the_handshake(issue: Any, ca_file
 
 async def test_dials_without_suites_of_tls_1_2_are_left_to_openssl(issue: Any, ca_file: Path) -> None:
     """Certificates could not be judged; an administrator of the host can restrict OpenSSL in such a way."""
-    client = Rustls().for_client(FileWatcher(), ca_file)
+    client = Rustls().for_client(FileWatcher(), ClientTlsOptions(ca_file))
     client.context.current.set_ciphers("DHE-RSA-AES128-GCM-SHA256")
     peers = await shake(dial(client, "localhost"), server_context([issue("localhost")]), peer_serves=True)
     assert not isinstance(peers.transport, NativeTlsTransport)

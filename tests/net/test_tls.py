@@ -12,7 +12,7 @@ import trustme
 from tests.tls_contexts import server_context
 from wsbridge.file_watcher import FileWatcher
 from wsbridge.net import tls
-from wsbridge.net.tls import TlsError, client_context, is_truncated, tls_error_text
+from wsbridge.net.tls import ClientTlsOptions, TlsError, client_context, is_truncated, tls_error_text
 
 
 def reasoned(reason):
@@ -426,8 +426,8 @@ def test_contexts_with_the_trust_store_of_the_system_are_shared(tmp_path, monkey
     monkeypatch.setenv("SSL_CERT_FILE", str(store))
     first = tls.watched_client_context(FileWatcher()).current
     assert tls.watched_client_context(FileWatcher()).current is first
-    assert tls.watched_client_context(FileWatcher(), alpn=("http/1.1",)).current is not first
-    assert tls.watched_client_context(FileWatcher(), insecure=True).current is not first
+    assert tls.watched_client_context(FileWatcher(), ClientTlsOptions(alpn=("http/1.1",))).current is not first
+    assert tls.watched_client_context(FileWatcher(), ClientTlsOptions(insecure=True)).current is not first
     trustme.CA().cert_pem.write_to_path(str(store), append=True)
     second = tls.watched_client_context(FileWatcher()).current
     assert second is not first

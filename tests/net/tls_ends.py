@@ -12,7 +12,7 @@ import trio
 
 from wsbridge.config.listener import TlsCertificateConfig
 from wsbridge.file_watcher import FileWatcher
-from wsbridge.net.tls import ServerTlsOptions
+from wsbridge.net.tls import ClientTlsOptions, ServerTlsOptions
 from wsbridge.net.tls_roles import OpenSsl
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
@@ -51,7 +51,7 @@ class OurTls:
         certificate = TlsCertificateConfig(cert=pair[0], key=pair[1])
         self.provider = provider
         self.server = provider.for_listener(watcher, [certificate], ServerTlsOptions(**options))
-        self.client = provider.for_client(watcher, ca)
+        self.client = provider.for_client(watcher, ClientTlsOptions(ca))
 
     @property
     def is_openssl(self):

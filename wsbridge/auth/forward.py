@@ -170,7 +170,9 @@ class ForwardAuth:
         self._passed_headers = [name.lower().encode("ascii") for name in config.headers]
         self._cache = ForwardCache(config.cache, config.cache_size)
         if config.url.scheme == "https":
-            watched = tls.watched_client_context(services.watcher, config.ca, insecure=config.insecure)
+            watched = tls.watched_client_context(
+                services.watcher, tls.ClientTlsOptions(config.ca, insecure=config.insecure)
+            )
             self._client = HttpClient(config.url, services.resolver, lambda: watched.current, config.connections)
         else:
             self._client = HttpClient(config.url, services.resolver, max_connections=config.connections)

@@ -82,7 +82,7 @@ class Jwks:
         self._config = config
         self._algorithms = frozenset(config.algorithms)
         self._clock = clock
-        context = tls.watched_client_context(services.watcher, config.ca)
+        context = tls.watched_client_context(services.watcher, tls.ClientTlsOptions(config.ca))
         self._client = HttpClient(config.jwks, services.resolver, lambda: context.current)
         source = (str(config.jwks), self._algorithms, str(config.ca or ""))
         self._fetched = services.fetched_keys.setdefault(source, FetchedKeys())

@@ -194,9 +194,8 @@ class TlsClientSection(UrlBackendSection):
             TlsError: a file cannot be used.
         """
         unverified = self.insecure or (bool(self.pin_sha256) and self.ca is None)
-        return services.tls.for_client(
-            services.watcher, self.ca, self.client_certificate, insecure=unverified, alpn=alpn
-        )
+        options = tls.ClientTlsOptions(self.ca, self.client_certificate, unverified, tuple(alpn))
+        return services.tls.for_client(services.watcher, options)
 
     def check_pin(self, transport: EncryptedTransport, address: str) -> None:
         """Check the certificate of a server against the pins.

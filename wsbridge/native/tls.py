@@ -12,7 +12,6 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final
 
 from wsbridge.config.listener import TlsCertificateConfig
@@ -21,7 +20,15 @@ from wsbridge.log.logger import log
 from wsbridge.native import _native
 from wsbridge.native.tls_judge import can_judge_servers, judge_client, judge_server
 from wsbridge.native.tls_transport import HandshakeError, NativeTlsTransport
-from wsbridge.net.tls import SERVER_CIPHERS, KeyPair, ServerCertificate, ServerTlsOptions, load_server_certificate
+from wsbridge.net.tls import (
+    DEFAULT_CLIENT_TLS,
+    SERVER_CIPHERS,
+    ClientTlsOptions,
+    KeyPair,
+    ServerCertificate,
+    ServerTlsOptions,
+    load_server_certificate,
+)
 from wsbridge.net.tls_roles import ClientTls, ListenerTls
 from wsbridge.net.tls_transport import EncryptedTransport
 
@@ -160,26 +167,16 @@ class NativeListenerTls(ListenerTls):
 class NativeClientTls(ClientTls):
     """See `ClientTls`."""
 
-    def __init__(
-        self,
-        watcher: FileWatcher,
-        ca: Path | None = None,
-        client_certificate: TlsCertificateConfig | None = None,
-        *,
-        insecure: bool = False,
-        alpn: Sequence[str] = (),
-    ) -> None:
-        super().__init__(watcher, ca, client_certificate, insecure=insecure, alpn=alpn)
-        self._insecure = insecure
-        self._alpn = [name.encode("ascii") for name in alpn]
-        self._own_certificate = client_certificate
+    def __init__(self, watcher: FileWatcher, options: ClientTlsOptions = DEFAULT_CLIENT_TLS) -> None:
+        super().__init__(watcher, options)
+        self._options = options
         self._made_for: tuple[ssl.SSLContext, DerPair | None] | None = None
         self._tls: _native.ClientTls | None = None
         self._openssl_names: set[str] = set()
         self._own = self._watch_own(watcher)
 
     def _watch_own(self, watcher: FileWatcher) -> Watched[DerPair | None] | None:
-        own = self._own_certificate
+        own = self._options.client_certificate
         if own is None:
             return None
 
@@ -203,7 +200,9 @@ class NativeClientTls(ClientTls):
         except ValueError:  # a name that only OpenSSL accepts
             return await super().start(sock, server_name, reopen)
         try:
-            return await _handshake(NativeTlsTransport(sock, stream, is_server=False, verifies=not self._insecure))
+            return await _handshake(
+                NativeTlsTransport(sock, stream, is_server=False, verifies=not self._options.insecure)
+            )
         except HandshakeError as error:
             if error.reason in _SETTLED:
                 raise
@@ -223,15 +222,16 @@ class NativeClientTls(ClientTls):
         return self._tls
 
     def _make(self, context: ssl.SSLContext, pair: DerPair | None) -> _native.ClientTls | None:
-        judge = None if self._insecure else lambda chain, name: judge_server(context, chain, name)
+        judge = None if self._options.insecure else lambda chain, name: judge_server(context, chain, name)
         refusal = None
-        if self._own_certificate is not None and pair is None:
-            refusal = f"the key of {self._own_certificate.cert} cannot be read"
+        own = self._options.client_certificate
+        if own is not None and pair is None:
+            refusal = f"the key of {own.cert} cannot be read"
         elif judge is not None and not can_judge_servers(context):
             refusal = "OpenSSL has no suites of TLS 1.2, with which it judges certificates for rustls"
         else:
             try:
-                return _native.ClientTls(judge, pair, self._alpn)
+                return _native.ClientTls(judge, pair, [name.encode("ascii") for name in self._options.alpn])
             except ValueError as error:
                 refusal = str(error)
         log.info("tls.openssl", detail=refusal)

@@ -255,13 +255,34 @@ def client_context(
     return context
 
 
+@dataclass(frozen=True, slots=True)
+class ClientTlsOptions:
+    """TLS options of what is dialed.
+
+    Attributes:
+        ca: PEM file of the authorities to trust; None for the system's.
+        client_certificate: What to show when asked.
+        insecure: Verify nothing.
+        alpn: Protocols to offer.
+    """
+
+    ca: Path | None = None
+    client_certificate: TlsCertificateConfig | None = None
+    insecure: bool = False
+    alpn: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that are read."""
+        own = () if self.client_certificate is None else self.client_certificate.files
+        return own if self.ca is None or self.insecure else (*own, self.ca)
+
+
+DEFAULT_CLIENT_TLS: Final = ClientTlsOptions()
+
+
 def watched_client_context(
-    watcher: FileWatcher,
-    ca: Path | None = None,
-    client_certificate: TlsCertificateConfig | None = None,
-    *,
-    insecure: bool = False,
-    alpn: Sequence[str] = (),
+    watcher: FileWatcher, options: ClientTlsOptions = DEFAULT_CLIENT_TLS
 ) -> Watched[ssl.SSLContext]:
     """Return a context as `client_context` makes it, which is replaced when its files change.
 
@@ -270,20 +291,15 @@ def watched_client_context(
     Raises:
         TlsError: a file cannot be read or used.
     """
+    own = options.client_certificate
 
     def load() -> ssl.SSLContext:
-        if ca is None and own is None and not insecure:
-            return _system_context(tuple(alpn))
-        return client_context(ca, None if own is None else own.read_again(), insecure=insecure, alpn=alpn)
+        if not options.files and not options.insecure:
+            return _system_context(options.alpn)
+        pair = None if own is None else own.read_again()
+        return client_context(options.ca, pair, insecure=options.insecure, alpn=options.alpn)
 
-    own = client_certificate
-    files = (*(() if own is None else own.files), *(() if ca is None or insecure else (ca,)))
-    return watcher.watch(
-        ("client", files, insecure, tuple(alpn), own),
-        files,
-        load,
-        None if own is None else own.cert,
-    )
+    return watcher.watch(("client", options), options.files, load, None if own is None else own.cert)
 
 
 def _system_context(alpn: tuple[str, ...]) -> ssl.SSLContext:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 from typing import Protocol
 
 from wsbridge.config.listener import TlsCertificateConfig
 from wsbridge.file_watcher import FileWatcher, Watched
 from wsbridge.net.tls import (
+    DEFAULT_CLIENT_TLS,
+    ClientTlsOptions,
     ServerCertificate,
     ServerTlsOptions,
     combine_certificates,
@@ -78,25 +79,14 @@ class ClientTls:
 
     Args:
         watcher: Watches the files.
-        ca: PEM file of the authorities to trust; None for the system's.
-        client_certificate: What to show when asked.
-        insecure: Verify nothing.
-        alpn: Protocols to offer.
+        options: Of the backend.
 
     Raises:
         TlsError: a file cannot be read or used.
     """
 
-    def __init__(
-        self,
-        watcher: FileWatcher,
-        ca: Path | None = None,
-        client_certificate: TlsCertificateConfig | None = None,
-        *,
-        insecure: bool = False,
-        alpn: Sequence[str] = (),
-    ) -> None:
-        self.context = watched_client_context(watcher, ca, client_certificate, insecure=insecure, alpn=alpn)
+    def __init__(self, watcher: FileWatcher, options: ClientTlsOptions = DEFAULT_CLIENT_TLS) -> None:
+        self.context = watched_client_context(watcher, options)
 
     async def start(
         self,
@@ -125,15 +115,7 @@ class TlsProvider(Protocol):
     ) -> ListenerTls:
         """Make the TLS of a listener; see there."""
 
-    def for_client(
-        self,
-        watcher: FileWatcher,
-        ca: Path | None = None,
-        client_certificate: TlsCertificateConfig | None = None,
-        *,
-        insecure: bool = False,
-        alpn: Sequence[str] = (),
-    ) -> ClientTls:
+    def for_client(self, watcher: FileWatcher, options: ClientTlsOptions = DEFAULT_CLIENT_TLS) -> ClientTls:
         """Make the TLS of what is dialed; see there."""
 
 
