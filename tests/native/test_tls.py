@@ -222,6 +222,21 @@ async def test_min_version_and_weak_suites(issue: Any, ca_file: Path) -> None:
         assert openssl == rustls
 
 
+@pytest.mark.parametrize("name", ["foo_bar.localhost", "-x.localhost", "x-", "foo bar", "x:y", "*.localhost"])
+async def test_server_names_that_are_no_dns_names_are_served(issue: Any, ca_file: Path, name: str) -> None:
+    """Where rustls would reject the name, OpenSSL goes on with what the client has sent."""
+    context = lenient(ca_file)
+    context.check_hostname = False
+    for provider in (OpenSsl(), Rustls()):
+        peers = await shake(listener(provider, issue("localhost")).accept, context, name=name)
+        assert isinstance(peers.ours, EncryptedTransport)
+        peers.peer.sendall(b"hello")
+        assert await peers.ours.read_some() == b"hello"
+        await peers.ours.write_all(b"hi")
+        assert peers.peer.recv(10) == b"hi"
+        hang_up(peers)
+
+
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 async def test_client_certificates(issue: Any, ca_file: Path, version: ssl.TLSVersion) -> None:
     """One that is missing or a stranger's is rejected in the same words; one that is verified is reported whole."""

@@ -55,6 +55,7 @@ class ClientTls:
 class TlsStream:
     sent_bytes: int
     fault: tuple[str, str, str] | None
+    unprocessed: bytes
     verdict: Exception | None
     version: str
     cipher: str

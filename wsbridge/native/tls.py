@@ -19,7 +19,7 @@ from wsbridge.file_watcher import FileWatcher, Watched
 from wsbridge.log.logger import log
 from wsbridge.native import _native
 from wsbridge.native.tls_judge import can_judge_servers, judge_client, judge_server
-from wsbridge.native.tls_transport import HandshakeError, NativeTlsTransport
+from wsbridge.native.tls_transport import HandshakeError, NativeTlsTransport, ServerNameError
 from wsbridge.net.tls import (
     DEFAULT_CLIENT_TLS,
     SERVER_CIPHERS,
@@ -30,7 +30,7 @@ from wsbridge.net.tls import (
     load_server_certificate,
 )
 from wsbridge.net.tls_roles import ClientTls, ListenerTls
-from wsbridge.net.tls_transport import EncryptedTransport
+from wsbridge.net.tls_transport import EncryptedTransport, start_tls
 
 _CERTIFICATE: Final = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
@@ -100,15 +100,13 @@ class NativeListenerTls(ListenerTls):
         """See `ListenerTls.accept`."""
         if self._tls is None:
             return await super().accept(sock, deadline)
-        return await _handshake(
-            NativeTlsTransport(
-                sock,
-                _native.TlsStream.server(sock.fileno(), self._tls),
-                is_server=True,
-                verifies=self._options.client_ca is not None,
-            ),
-            deadline,
-        )
+        stream = _native.TlsStream.server(sock.fileno(), self._tls)
+        verifies = self._options.client_ca is not None
+        try:
+            return await _handshake(NativeTlsTransport(sock, stream, is_server=True, verifies=verifies), deadline)
+        except ServerNameError as error:
+            received = error.received
+        return await start_tls(sock, self.context, server_side=True, deadline=deadline, received=received)
 
     def _load(self, pair: TlsCertificateConfig, options: ServerTlsOptions) -> ServerCertificate:
         files = pair.read_again()
@@ -258,6 +256,8 @@ class Rustls:
 async def _handshake(transport: NativeTlsTransport, deadline: float = math.inf) -> NativeTlsTransport:
     try:
         await transport.handshake(deadline)
+    except ServerNameError:
+        raise  # the socket stays open
     except BaseException:
         transport.drop()
         raise

@@ -29,6 +29,21 @@ class HandshakeError(ssl.SSLError):
     """A handshake that rustls has failed; OpenSSL might do it."""
 
 
+class ServerNameError(OSError):
+    """A client asks for a name that rustls would reject; OpenSSL can serve it, since nothing was sent.
+
+    Args:
+        received: All that the client has sent.
+
+    Attributes:
+        received: The same.
+    """
+
+    def __init__(self, received: bytes) -> None:
+        super().__init__(errno.EPROTO, "the server name is not a DNS name")
+        self.received = received
+
+
 class NativeTlsTransport(EncryptedTransport):
     """A TLS connection by rustls.
 
@@ -70,6 +85,8 @@ class NativeTlsTransport(EncryptedTransport):
         kind, reason, text = self.stream.fault or ("tls", "", "the handshake failed")
         if kind == "truncated":
             return ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "EOF occurred in violation of protocol")
+        if kind == "name":
+            return ServerNameError(self.stream.unprocessed)
         if kind != "tls":
             return OSError(errno.EPROTO, text)
         error = HandshakeError(ssl.SSL_ERROR_SSL, text)

@@ -215,11 +215,15 @@ class TlsTransport(EncryptedTransport):
         except BlockingIOError:
             return False
         if data:
-            self._ciphertext = memoryview(data)
-            self._records_left = self._feed(MAX_RECORDS_PER_SLICE)
+            self.take_ciphertext(data)
         else:
             self._incoming.write_eof()
         return True
+
+    def take_ciphertext(self, data: bytes) -> None:
+        """Have the handshake go on with what was read from the socket."""
+        self._ciphertext = memoryview(data)
+        self._records_left = self._feed(MAX_RECORDS_PER_SLICE)
 
     def read(self, max_bytes: int = READ_SIZE) -> bytes:
         """See `Transport.read`; what one read of the socket gave is decrypted whole, up to a number of records."""
@@ -479,6 +483,7 @@ async def start_tls(
     server_side: bool,
     server_hostname: str | None = None,
     deadline: float = math.inf,
+    received: bytes = b"",
 ) -> TlsTransport:
     """Complete the TLS handshake. See `EncryptedTransport.handshake`.
 
@@ -488,6 +493,7 @@ async def start_tls(
         server_side: Whether we accepted the connection.
         server_hostname: The name to ask for and to verify.
         deadline: When it has taken too long, by trio's clock.
+        received: What was read from the socket before.
 
     Raises:
         trio.TooSlowError: It has.
@@ -497,6 +503,8 @@ async def start_tls(
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         tls = context.wrap_bio(incoming, outgoing, server_side=server_side, server_hostname=server_hostname)
         transport = TlsTransport(sock, tls, incoming, outgoing)
+        if received:
+            transport.take_ciphertext(received)
         await transport.handshake(deadline)
     except BaseException:
         sock.close()

@@ -233,6 +233,11 @@ impl TlsConn {
                 .is_some_and(|it| record_end(it).is_some())
     }
 
+    /// What was read and rustls is not done with: all that came, where it has not begun.
+    pub fn unprocessed(&self) -> &[u8] {
+        &self.input
+    }
+
     /// Whether reading has ended in order.
     pub fn has_ended(&self) -> bool {
         matches!(self.end, Some(Ok(())))

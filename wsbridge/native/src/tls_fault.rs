@@ -13,6 +13,8 @@ pub enum FaultKind {
     Flood,
     /// The peer does not read what it makes us reply.
     Unread,
+    /// The client asks for a server name that rustls would reject: nothing was sent, OpenSSL can serve it.
+    Name,
     /// TLS itself, or an alert.
     Tls,
 }
@@ -24,6 +26,7 @@ impl FaultKind {
             FaultKind::Truncated => "truncated",
             FaultKind::Flood => "flood",
             FaultKind::Unread => "unread",
+            FaultKind::Name => "name",
             FaultKind::Tls => "tls",
         }
     }

@@ -349,7 +349,13 @@ impl TlsStream {
         self.connection.as_ref().map_or(0, |it| it.sent_bytes)
     }
 
-    /// Why TLS failed: kind (`truncated`, `flood`, `unread`, `tls`), OpenSSL's name of the reason, a sentence.
+    /// All that a client has sent, for OpenSSL, where the fault is `name`.
+    #[getter]
+    fn unprocessed<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(PyBytes::new(py, self.connection()?.unprocessed()))
+    }
+
+    /// Why TLS failed: kind (`truncated`, `flood`, `unread`, `name`, `tls`), OpenSSL's name of the reason, a sentence.
     #[getter]
     fn fault(&self) -> PyResult<Option<(&'static str, &'static str, String)>> {
         let fault = self.connection()?.fault.as_ref();

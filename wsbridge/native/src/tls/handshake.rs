@@ -5,6 +5,7 @@ use super::{Scratch, TlsConn, HTTP_1_1, MAX_FETCHES, RECORD_BYTES};
 use crate::client_hello::{look, Hello};
 use crate::sys::{self, Errno};
 use crate::tls_fault::{Fault, FaultKind};
+use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
 
 /// Records of one handshake.
@@ -108,7 +109,12 @@ impl TlsConn {
                 if !hello.name.is_ascii() {
                     return Err(self.fail(Fault::named("CALLBACK_FAILED"), libc::EPROTO));
                 }
-                self.server_name = String::from_utf8(hello.name).unwrap_or_default().into();
+                let name = String::from_utf8(hello.name).unwrap_or_default();
+                if !name.is_empty() && ServerName::try_from(name.as_str()).is_err() {
+                    let text = "the server name is not a DNS name".to_owned();
+                    return Err(self.fail(Fault::new(FaultKind::Name, text), libc::EPROTO));
+                }
+                self.server_name = name.into();
             }
         }
         match UnbufferedServerConnection::new(config.clone()) {
