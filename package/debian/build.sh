@@ -3,7 +3,8 @@
 # Usage: package/debian/build.sh WHEEL DIRECTORY
 #
 # Needs python3-venv and dpkg-dev. The result depends only on the wheel, these files and the release of Debian: times are
-# those of the changelog, unless SOURCE_DATE_EPOCH says otherwise.
+# those of the changelog, unless SOURCE_DATE_EPOCH says otherwise. DEBEMAIL and DEBFULLNAME name the maintainer, as for the
+# tools of Debian; without them it is the address of the changelog, which is none that mail reaches.
 set -eu
 umask 022
 wheel="$(realpath "$1")"
@@ -14,6 +15,9 @@ python=/usr/bin/python3
 
 changelog() { dpkg-parsechangelog -l "$here/changelog" -S "$1"; }
 version="$(changelog Version)"
+maintainer="$(changelog Maintainer)"
+[ -z "${DEBEMAIL:-}" ] || maintainer="${DEBFULLNAME:-${maintainer% <*}} <$DEBEMAIL>"
+maintainer="$(printf '%s' "$maintainer" | sed 's/[&|\\]/\\&/g')"
 architecture="$(dpkg --print-architecture)"
 SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH:-$(changelog Timestamp)}"
 export SOURCE_DATE_EPOCH
@@ -98,7 +102,7 @@ libraries="$(cd "$work" && find root/usr/lib/wsbridge -name '*.so*' -type f -exe
 # directories.
 size="$(find "$root" -mindepth 1 -path "$root/DEBIAN" -prune -o -printf '%y %s\n' |
     awk '{ total += $1 == "f" ? int(($2 + 1023) / 1024) : 1 } END { print total }')"
-sed -e "s|@VERSION@|$version|" -e "s|@ARCHITECTURE@|$architecture|" -e "s|@MAINTAINER@|$(changelog Maintainer)|" \
+sed -e "s|@VERSION@|$version|" -e "s|@ARCHITECTURE@|$architecture|" -e "s|@MAINTAINER@|$maintainer|" \
     -e "s|@SIZE@|$size|" \
     -e "s#@DEPENDS@#python3 (>= $release), python3 (<< $next), $libraries#" "$here/control.in" >"$root/DEBIAN/control"
 printf '/etc/wsbridge/wsbridge.yaml\n/etc/logrotate.d/wsbridge\n' >"$root/DEBIAN/conffiles"
