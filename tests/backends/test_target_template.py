@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from wsbridge.backends.target_policy import parse_host
 from wsbridge.backends.target_template import MAX_TARGET_PATH_LENGTH, fill_template, host_target, unix_target
-from wsbridge.config.urls import UrlTemplate, read_backend_url
+from wsbridge.config.backend_urls import UrlTemplate, read_backend_url
 from wsbridge.protocol.uri import normalise_target
 
 

@@ -9,7 +9,8 @@ from tests.backends.upstream import SWITCH
 from tests.rejections import async_outcome
 from wsbridge.backends.base import Connected, DialRequest, DialServices
 from wsbridge.backends.websocket import WebSocketBackend, WebSocketBackendConfig
-from wsbridge.config.urls import read_backend_url, read_target
+from wsbridge.config.backend_urls import read_backend_url
+from wsbridge.config.urls import read_target
 from wsbridge.net.resolver import Resolver
 from wsbridge.protocol.handshake import accept_key
 from wsbridge.reasons import Rejected

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from tests.config.loading import LISTENERS, ROUTES, wrong
 from wsbridge.config.base import LoadContext, Registry, Section
 from wsbridge.config.load import load_file
-from wsbridge.config.types import DirectoryPath, FilePath, FutureDirectoryPath, UncheckedPath, absolute_path
+from wsbridge.config.paths import DirectoryPath, FilePath, FutureDirectoryPath, UncheckedPath, absolute_path
 from wsbridge.config.urls import read_target
 from wsbridge.registry import CONFIG_REGISTRY
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from wsbridge.config.urls import read_backend_url, read_bind, read_host, read_origin, read_proxy_url, read_target
+from wsbridge.config.backend_urls import read_backend_url
+from wsbridge.config.urls import read_bind, read_host, read_origin, read_proxy_url, read_target
 
 
 @pytest.mark.parametrize(

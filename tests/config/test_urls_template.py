@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from wsbridge.config.urls import Target, UrlTemplate, check_field, is_request_field, read_backend_url, read_field_name
+from wsbridge.config.backend_urls import UrlTemplate, check_field, is_request_field, read_backend_url, read_field_name
+from wsbridge.config.urls import Target
 
 
 @pytest.mark.parametrize(

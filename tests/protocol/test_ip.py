@@ -7,7 +7,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from wsbridge.backends.target_policy import parse_host
-from wsbridge.config.urls import read_backend_url
+from wsbridge.config.backend_urls import read_backend_url
 from wsbridge.net.address import NetworkSet, is_loopback
 from wsbridge.protocol.ip import ip_text, unmap
 from wsbridge.protocol.proxy import ProxyHeader, ProxyHeaderParser

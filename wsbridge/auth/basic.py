@@ -20,7 +20,8 @@ from wsbridge.auth.credentials import describe_other_scheme
 from wsbridge.auth.identity import Identity, unauthenticated
 from wsbridge.auth.passwords import MAX_PASSWORD_CACHE_SECONDS, BcryptHash, PasswordHash, parse_htpasswd
 from wsbridge.config.base import AuthSection, Credential, Issue, LoadContext
-from wsbridge.config.types import Duration, FilePath, as_text
+from wsbridge.config.paths import FilePath
+from wsbridge.config.types import Duration, as_text
 from wsbridge.context import ConnectionContext
 from wsbridge.protocol.credentials import BasicCredentials, basic_challenge, parse_basic
 from wsbridge.protocol.http1 import Request

@@ -17,7 +17,8 @@ from wsbridge.auth.base import AuthServices
 from wsbridge.auth.credentials import TokenFound, TokenSection, find_token, token_denied
 from wsbridge.auth.identity import Identity
 from wsbridge.config.base import Issue, LoadContext
-from wsbridge.config.types import NAME_REGEX, FilePath
+from wsbridge.config.paths import FilePath
+from wsbridge.config.types import NAME_REGEX
 from wsbridge.context import ConnectionContext
 from wsbridge.reasons import Rejected
 from wsbridge.reloading_file import ReloadingFile, load_now, parse_file

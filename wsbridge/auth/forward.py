@@ -15,9 +15,9 @@ from pydantic import AfterValidator, Field
 from wsbridge.auth.base import AuthServices
 from wsbridge.auth.identity import Identity, auth_unavailable, unauthenticated
 from wsbridge.config.base import AuthSection, Credential, Issue, LoadContext
+from wsbridge.config.paths import FilePath
 from wsbridge.config.types import (
     DurationOrOff,
-    FilePath,
     Flag,
     HeaderName,
     Name,

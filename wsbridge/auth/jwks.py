@@ -20,7 +20,8 @@ from wsbridge.auth.jwt_keys import (
     parse_json_object,
 )
 from wsbridge.config.base import Issue, LoadContext, Section
-from wsbridge.config.types import FilePath, PositiveDuration, Size, at_least, at_most
+from wsbridge.config.paths import FilePath
+from wsbridge.config.types import PositiveDuration, Size, at_least, at_most
 from wsbridge.config.unions import check_unique, non_empty
 from wsbridge.config.urls import HttpsUrl
 from wsbridge.log.logger import log

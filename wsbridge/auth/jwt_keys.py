@@ -17,8 +17,9 @@ from pydantic import PlainValidator, WithJsonSchema
 
 from wsbridge.auth.credentials import token_denied
 from wsbridge.config.base import Issue, LoadContext, Section
+from wsbridge.config.paths import FilePath
 from wsbridge.config.secrets import Secret
-from wsbridge.config.types import FilePath, as_text
+from wsbridge.config.types import as_text
 from wsbridge.protocol.http1 import quoted
 from wsbridge.protocol.uri import decode_base64url
 

@@ -30,18 +30,11 @@ from wsbridge.backends.tcp import (
 from wsbridge.backends.token_file import TokenFileReader
 from wsbridge.backends.websocket import WebSocketBackend, WebSocketBackendConfig
 from wsbridge.config import model
+from wsbridge.config.backend_urls import COOKIE_FIELD_PREFIX, IDENTITY_TARGET, TargetTokenSource, UrlTemplate
 from wsbridge.config.base import Issue, LoadContext
-from wsbridge.config.types import UncheckedPath
+from wsbridge.config.paths import UncheckedPath
 from wsbridge.config.unions import BackendSectionBase, UrlBackendSection, check_unique, non_empty
-from wsbridge.config.urls import (
-    COOKIE_FIELD_PREFIX,
-    IDENTITY_TARGET,
-    Scheme,
-    Target,
-    TargetTokenSource,
-    UrlTemplate,
-    read_target,
-)
+from wsbridge.config.urls import Scheme, Target, read_target
 from wsbridge.log.logger import log
 from wsbridge.net.address import Address, ListeningAddresses
 from wsbridge.protocol.http1 import Request

@@ -9,17 +9,15 @@ from urllib.parse import quote, unquote_to_bytes
 
 from wsbridge.auth.identity import Identity
 from wsbridge.backends.target_policy import parse_host, parse_port
-from wsbridge.config.urls import (
+from wsbridge.config.backend_urls import (
     CLAIMS_PREFIX,
     COOKIE_FIELD_PREFIX,
     FIELD_REFERENCE,
     IDENTITY_FIELD,
-    MAX_UNIX_PATH_BYTES,
     QUERY_PREFIX,
-    Scheme,
-    Target,
     UrlTemplate,
 )
+from wsbridge.config.urls import MAX_UNIX_PATH_BYTES, Scheme, Target
 from wsbridge.protocol.credentials import cookie_values
 from wsbridge.protocol.http1 import Headers, Request
 from wsbridge.protocol.uri import HostPatterns, PathPattern, normalise_host, normalise_target

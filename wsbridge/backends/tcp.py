@@ -11,11 +11,13 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator
 
 from wsbridge.backends.base import ChosenTarget, Connected, DialRequest, DialServices, connect_tcp, remote_address
+from wsbridge.config.backend_urls import BackendUrl
 from wsbridge.config.base import Issue, LoadContext
 from wsbridge.config.listener import TlsCertificateConfig
-from wsbridge.config.types import FilePath, Flag
+from wsbridge.config.paths import FilePath
+from wsbridge.config.types import Flag
 from wsbridge.config.unions import ONE_OR_MANY_SCHEMA, UrlBackendSection, as_tuple
-from wsbridge.config.urls import BackendUrl, Host
+from wsbridge.config.urls import Host
 from wsbridge.context import ConnectionContext
 from wsbridge.net import tls
 from wsbridge.net.address import Address, is_loopback

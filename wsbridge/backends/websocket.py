@@ -14,11 +14,12 @@ from pydantic import Field
 from wsbridge.backends.base import Connected, DialRequest, DialServices, connect_tcp, remote_address
 from wsbridge.backends.client_headers import ClientHeader
 from wsbridge.backends.tcp import TlsClientSection, tls_failure
+from wsbridge.config.backend_urls import BackendUrl
 from wsbridge.config.base import Issue, LoadContext
 from wsbridge.config.secrets import SECRET_FORMS, Secret, TextOrSecret
 from wsbridge.config.types import Flag, HeaderName, HttpToken, PassedHeaders
 from wsbridge.config.unions import PassRules
-from wsbridge.config.urls import WEBSOCKET_UNIX_PREFIX, BackendUrl, HostHeader, Origin, ProxyUrl, Target
+from wsbridge.config.urls import WEBSOCKET_UNIX_PREFIX, HostHeader, Origin, ProxyUrl, Target
 from wsbridge.log.format import redact
 from wsbridge.log.sent_secrets import SentSecrets, header_text
 from wsbridge.net.dialer import dial_unix

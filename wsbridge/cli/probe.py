@@ -21,9 +21,10 @@ import trio
 
 from wsbridge.cli.bridge_config import without_userinfo
 from wsbridge.cli.main import EXIT_CONFIG, EXIT_USAGE, CliError, PreformattedCommand
+from wsbridge.config.backend_urls import UrlTemplate, read_backend_url
 from wsbridge.config.secrets import Secret
 from wsbridge.config.types import read_duration
-from wsbridge.config.urls import HttpProxy, Target, UrlTemplate, read_backend_url, read_proxy_url
+from wsbridge.config.urls import HttpProxy, Target, read_proxy_url
 from wsbridge.net.http_proxy import proxy_from_environment
 from wsbridge.net.resolver import Resolver
 from wsbridge.net.tls import ALPN_PROTOCOLS, TlsError, client_context

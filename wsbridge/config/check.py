@@ -12,6 +12,7 @@ from itertools import combinations
 
 from pydantic import BaseModel
 
+from wsbridge.config.backend_urls import is_request_field
 from wsbridge.config.base import AuthSection, Issue, KeyPath, LoadContext, Section
 from wsbridge.config.errors import did_you_mean
 from wsbridge.config.key_path_set import KeyPathSet
@@ -20,7 +21,7 @@ from wsbridge.config.listener import ListenerConfig
 from wsbridge.config.model import Config
 from wsbridge.config.route import MatchConfig, RouteConfig, TicketAuthConfig
 from wsbridge.config.secrets import Secret
-from wsbridge.config.urls import BindAddress, is_request_field
+from wsbridge.config.urls import BindAddress
 from wsbridge.protocol.pattern_tree import PatternIndex
 from wsbridge.protocol.uri import HostPatterns, PathPattern
 

@@ -21,13 +21,13 @@ from wsbridge.config.certificates import (
     server_warnings,
 )
 from wsbridge.config.owner import find_owner, may_give_to
+from wsbridge.config.paths import FilePath
 from wsbridge.config.secrets import Secret
 from wsbridge.config.types import (
     UNIX_CLIENTS,
     Count,
     CountOrOff,
     FileMode,
-    FilePath,
     Flag,
     Name,
     NetworkOrUnix,

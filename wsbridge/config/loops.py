@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
+from wsbridge.config.backend_urls import UrlTemplate
 from wsbridge.config.base import Issue
 from wsbridge.config.check import WILDCARD_HOSTS, effective_match, matching_listeners, real_socket_path
 from wsbridge.config.listener import ListenerConfig
@@ -19,7 +20,7 @@ from wsbridge.config.local_address import is_local_ip
 from wsbridge.config.model import Config
 from wsbridge.config.route import RouteConfig
 from wsbridge.config.unions import UrlBackendSection
-from wsbridge.config.urls import BindAddress, Target, UrlTemplate
+from wsbridge.config.urls import BindAddress, Target
 from wsbridge.protocol.ip import unmap
 from wsbridge.protocol.pattern_tree import PatternIndex
 from wsbridge.protocol.uri import HostPatterns, PathPattern, normalise_host, normalise_path

@@ -13,8 +13,9 @@ from wsbridge.config.errors import closest_match
 from wsbridge.config.include import IncludePattern
 from wsbridge.config.limits import ClientLimits, Limits, RouteLimits, RouteTimeouts, Timeouts
 from wsbridge.config.listener import ListenerConfig, ListenerTlsConfig, TlsCertificateConfig
+from wsbridge.config.paths import OutputPath
 from wsbridge.config.route import DialConfig, MatchConfig, RouteConfig, RouteDefaults
-from wsbridge.config.types import DurationOrOff, Name, OutputPath
+from wsbridge.config.types import DurationOrOff, Name
 from wsbridge.config.unions import ONE_OR_MANY_SCHEMA, as_tuple
 
 

@@ -18,14 +18,14 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from wsbridge.config.backend_urls import check_field
 from wsbridge.config.base import UNION_TAG, AuthSection, Issue, LoadContext, Section
 from wsbridge.config.limits import RouteLimits, RouteTimeouts, Timeouts
+from wsbridge.config.paths import DirectoryPath, FutureDirectoryPath
 from wsbridge.config.secrets import Secret
 from wsbridge.config.types import (
-    DirectoryPath,
     Duration,
     Flag,
-    FutureDirectoryPath,
     HeaderName,
     HeaderText,
     HttpStatus,
@@ -48,7 +48,7 @@ from wsbridge.config.unions import (
     text_or_list_tag,
     text_or_section_tag,
 )
-from wsbridge.config.urls import HOST_NAME, MatchedHost, OriginPattern, check_field, read_port
+from wsbridge.config.urls import HOST_NAME, MatchedHost, OriginPattern, read_port
 from wsbridge.protocol import uri
 from wsbridge.protocol.ticket import MIN_TICKET_KEY_BYTES
 

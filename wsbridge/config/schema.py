@@ -17,13 +17,13 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
 from pydantic_core import SchemaSerializer, core_schema
 
+from wsbridge.config.backend_urls import IDENTITY_TARGET
 from wsbridge.config.base import Registry, Section
 from wsbridge.config.include import INCLUDED_SECTIONS
 from wsbridge.config.limits import RouteTimeouts
 from wsbridge.config.model import REQUIRED_SECTIONS, Config
 from wsbridge.config.route import ROUTE_ACTIONS, RouteConfig
 from wsbridge.config.unions import UrlBackendSection
-from wsbridge.config.urls import IDENTITY_TARGET
 
 JSON_SCHEMA_DIALECT = "http://json-schema.org/draft-07/schema#"
 REFERENCE_TEMPLATE = "#/definitions/{model}"

@@ -21,14 +21,8 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from wsbridge.config.base import UNION_TAG, Issue, Section, load_context
-from wsbridge.config.types import (
-    HeaderText,
-    WrongShapeError,
-    as_text,
-    read_credential,
-    read_plain_file_path,
-    write_path,
-)
+from wsbridge.config.paths import read_credential, read_plain_file_path, write_path
+from wsbridge.config.types import HeaderText, WrongShapeError, as_text
 
 MAX_SECRET_BYTES = 64 * 1024
 """Bytes that the file of a secret may have."""

@@ -9,10 +9,11 @@ from typing import Annotated, TypeVar
 
 from pydantic import PlainValidator, SerializeAsAny, ValidationError, ValidationInfo, WithJsonSchema
 
+from wsbridge.config.backend_urls import IDENTITY_TARGET, BackendUrl, UrlTemplate, read_backend_url
 from wsbridge.config.base import UNION_TAG, AuthSection, Issue, Section, SectionError, load_context, section_error
 from wsbridge.config.errors import closest_match, did_you_mean
 from wsbridge.config.types import WrongShapeError
-from wsbridge.config.urls import IDENTITY_TARGET, BackendUrl, UrlTemplate, directory_of, read_backend_url
+from wsbridge.config.urls import directory_of
 
 
 @dataclass(frozen=True, slots=True)
