@@ -21,6 +21,7 @@ from wsbridge.config.urls import (
     read_target,
     read_target_path,
     read_unix_path,
+    split_after_authority,
     without_authority,
 )
 
@@ -118,7 +119,7 @@ def _parse_template(text: str, fields: tuple[str, ...], directory: Path | None =
         raise ValueError(
             f'"{text}": the scheme must not contain a field: begin with tcp://, tls://, unix:, ws:// or wss://'
         )
-    authority, path = re.fullmatch(r"([^/?#]*)(.*)", rest, re.DOTALL).groups()  # type: ignore[union-attr]  # matches anything
+    authority, path = split_after_authority(rest)
     inside, port = _split_template_authority(authority, text)
     # a field replaces a label of a name, digits of a port, or any text of a path
     host = FIELD_REFERENCE.sub("1" if re.search(r"[0-9]", FIELD_REFERENCE.sub("", inside)) else "x", inside)

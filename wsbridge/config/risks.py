@@ -13,7 +13,7 @@ from wsbridge.config.check import listeners_of, public_listeners, walk_auth, wal
 from wsbridge.config.model import Config
 from wsbridge.config.route import RouteConfig
 from wsbridge.config.secrets import Secret
-from wsbridge.config.types import UNIX_CLIENTS, IpNetwork, covers_internet
+from wsbridge.config.types import IpNetwork, covers_internet
 
 HOST_ACCEPTING_KEYS: Final = "IP addresses, localhost and the name in bind"
 
@@ -37,8 +37,8 @@ def check_risks(config: Config, context: LoadContext) -> list[Issue]:
     ]
 
 
-def _networks(values: Iterable[object]) -> list[IpNetwork]:
-    return [value for value in values if value != UNIX_CLIENTS]  # type: ignore[misc]  # the others are networks
+def _networks(values: Iterable[IpNetwork | str]) -> list[IpNetwork]:
+    return [value for value in values if not isinstance(value, str)]
 
 
 def _check_proxies(config: Config) -> Iterator[Issue]:
@@ -85,7 +85,9 @@ def _check_proxies_in_allow(config: Config) -> Iterator[Issue]:
                 yield from _find_allowed_proxy(auth, path, proxies)
 
 
-def _find_allowed_proxy(auth: AuthSection, path: KeyPath, proxies: Sequence[tuple[str, object]]) -> Iterator[Issue]:
+def _find_allowed_proxy(
+    auth: AuthSection, path: KeyPath, proxies: Sequence[tuple[str, IpNetwork | str]]
+) -> Iterator[Issue]:
     allow, deny = getattr(auth, "allow", None) or (), getattr(auth, "deny", None) or ()
     for at, allowed in enumerate(allow):
         for listener, proxy in proxies:
@@ -96,18 +98,16 @@ def _find_allowed_proxy(auth: AuthSection, path: KeyPath, proxies: Sequence[tupl
                 return
 
 
-def _includes(outer: object, inner: object) -> bool:
-    if outer == UNIX_CLIENTS or inner == UNIX_CLIENTS:
+def _includes(outer: IpNetwork | str, inner: IpNetwork | str) -> bool:
+    if isinstance(outer, str) or isinstance(inner, str):  # `unix`
         return outer == inner
-    (a, b) = _networks((outer, inner))
-    return a.version == b.version and b.subnet_of(a)  # type: ignore[arg-type]  # of one version
+    return outer.version == inner.version and inner.subnet_of(outer)  # type: ignore[arg-type]  # of one version
 
 
-def _overlap(one: object, other: object) -> bool:
-    if one == UNIX_CLIENTS or other == UNIX_CLIENTS:
+def _overlap(one: IpNetwork | str, other: IpNetwork | str) -> bool:
+    if isinstance(one, str) or isinstance(other, str):
         return one == other
-    (a, b) = _networks((one, other))
-    return a.version == b.version and a.overlaps(b)
+    return one.version == other.version and one.overlaps(other)
 
 
 def _check_open_targets(config: Config) -> Iterator[Issue]:

@@ -159,6 +159,12 @@ def read_port(value: object) -> int:
     return int(text)
 
 
+def split_after_authority(text: str) -> tuple[str, str]:
+    """Split what follows `scheme://` into the authority and the rest, which begins with one of `/?#`, or is empty."""
+    end = next((at for at, char in enumerate(text) if char in "/?#"), len(text))
+    return text[:end], text[end:]
+
+
 def split_authority(text: str) -> tuple[str, str | None]:
     """Split `host:port` or `[v6]:port`; the port is None if it is omitted.
 
@@ -289,7 +295,7 @@ def read_target(value: object, directory: Path | None = None) -> Target:
             "must be of the form tcp://host:port, tls://host:port, unix:/path, ws://host/path or wss://host/path"
             + _target_hint(scheme if found else "", rest if found else text)
         )
-    authority, path = re.fullmatch(r"([^/?#]*)(.*)", rest, re.DOTALL).groups()  # type: ignore[union-attr]  # matches anything
+    authority, path = split_after_authority(rest)
     if "@" in authority:
         raise ValueError(
             "a user and a password are not allowed in the URL; ws and wss have headers: {Authorization: …}"
