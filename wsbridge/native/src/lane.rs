@@ -3,9 +3,11 @@
 //! Each thread has an edge-triggered epoll set and its pairs, behind one mutex that it holds while it handles events. Who
 //! wants a pair back waits for a turn of one pair at most: `asking` makes the thread let go of the mutex.
 
+use crate::bridge::{self, Order, Outcome};
 use crate::buffers::Buffers;
 use crate::pair::{Cause, Figures, Flow, Pair, BACK, FRONT};
 use crate::sys::{self, Bell, Epoll, Errno, Events};
+use crate::tls::Scratch;
 use std::collections::HashMap;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -96,13 +98,15 @@ impl World {
         Ok(has_input)
     }
 
-    /// Takes a pair out, whatever it does.
-    fn remove(&mut self, epoll: &Epoll, index: usize) -> Option<Box<Pair>> {
+    /// Takes a pair out, whatever it does; closes what is the extension's own of one that has ended.
+    fn remove(&mut self, epoll: &Epoll, index: usize, has_ended: bool) -> Option<Box<Pair>> {
         let slot = self.slots.get_mut(index)?;
-        let pair = slot.pair.take()?;
+        let mut pair = slot.pair.take()?;
         slot.generation = slot.generation.wrapping_add(1);
-        for side in &pair.sides {
-            epoll.remove(side.wire.fd());
+        for side in &mut pair.sides {
+            if !(has_ended && side.wire.close_own()) {
+                epoll.remove(side.wire.fd());
+            }
         }
         self.by_tag.remove(&pair.tag);
         self.free.push(index);
@@ -113,7 +117,7 @@ impl World {
     fn settle(&mut self, epoll: &Epoll, index: usize, flow: Flow) {
         match flow {
             Flow::Return(cause) => {
-                if let Some(mut pair) = self.remove(epoll, index) {
+                if let Some(mut pair) = self.remove(epoll, index, cause == Cause::Ended) {
                     pair.cause = cause;
                     if cause == Cause::Ended {
                         if self.endings == 0 {
@@ -305,6 +309,8 @@ pub struct Lane {
     /// Rings when `take` has something; `None` once it is closed.
     bell: Option<Arc<Bell>>,
     next: usize,
+    /// For responses to clients over TLS.
+    scratch: Scratch,
 }
 
 impl Lane {
@@ -315,6 +321,7 @@ impl Lane {
             threads: Vec::new(),
             bell: Some(bell.clone()),
             next: 0,
+            scratch: Scratch::new(),
         };
         for _ in 0..count.max(1) {
             let shared = Arc::new(Shared {
@@ -382,12 +389,40 @@ impl Lane {
         results
     }
 
+    /// Connects backends, responds to clients, and carries the pairs; gives the nanoseconds that each connect took, too.
+    pub fn bridge(&mut self, orders: Vec<Order>) -> Vec<(Outcome, u64)> {
+        let mut pairs = Vec::with_capacity(orders.len());
+        let mut failures = Vec::with_capacity(orders.len());
+        for order in orders {
+            let (begun, seconds) = bridge::begin(order, &mut self.scratch);
+            failures.push(match begun {
+                Ok(pair) => {
+                    pairs.push(pair);
+                    (None, seconds)
+                }
+                Err(failure) => (Some(failure), seconds),
+            });
+        }
+        let mut added = self.add(pairs).into_iter();
+        let outcomes = failures.into_iter().filter_map(|(failure, seconds)| {
+            let outcome = match failure {
+                Some(failure) => Outcome::Failed(failure),
+                None => match added.next()? {
+                    Ok(thread) => Outcome::Carried(thread),
+                    Err((_, pair)) => Outcome::Unwatched(pair),
+                },
+            };
+            Some((outcome, seconds))
+        });
+        outcomes.collect()
+    }
+
     /// Takes a pair back at once, also one that goes back and was not taken yet.
     pub fn recall(&self, thread: usize, tag: u64) -> Option<Box<Pair>> {
         let shared = self.shared(thread)?;
         let mut world = shared.ask();
         if let Some(&index) = world.by_tag.get(&tag) {
-            return world.remove(&shared.epoll, index);
+            return world.remove(&shared.epoll, index, false);
         }
         let index = world.returned.iter().position(|pair| pair.tag == tag)?;
         let pair = world.returned.swap_remove(index);

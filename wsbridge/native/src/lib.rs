@@ -1,10 +1,11 @@
 //! The native engine of wsbridge: moves the bytes of pairs for which no rule is needed, on threads without the GIL.
 //!
-//! Reading order: `lane` (threads and pairs), `pair` (two sides and their ending), `side`, `transfer` (bytes from one to
+//! Reading order: `lane` (threads and pairs), `pair` (two sides and their ending), `bridge` (pairs that begin here), `side`, `transfer` (bytes from one to
 //! the other), `buffers`, `frame` (WebSocket frames), `wire` (a connection's bytes, plain or TLS), `tls` with
 //! `client_hello`, `certificate`, `tls_config` and `tls_fault`, `sys` (system calls); `python` and `tls_python` are what
 //! Python sees. Python holds every rule: where these files hold none, a pair goes back with its whole state.
 
+pub mod bridge;
 pub mod buffers;
 pub mod certificate;
 pub mod client_hello;

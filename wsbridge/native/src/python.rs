@@ -1,15 +1,18 @@
 //! What Python sees: `Lane`, with a pair as a tuple of values, and times as seconds that have passed since.
 
+use crate::bridge::{Failure, Order, Outcome};
 use crate::frame::{Decoder, Role, TextMessages, MAX_CONTROL_BYTES, MAX_HEADER_BYTES};
 use crate::lane;
 use crate::pair::{Cause, Pair, Stage};
 use crate::side::{ControlLimit, Side};
-use crate::sys;
+use crate::sys::{self, Address};
 use crate::tls_python::TlsStream;
 use crate::wire::{Plain, Wire};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyTuple};
+use std::net::{IpAddr, SocketAddr};
 
 /// Fields of `WebSocketFraming` that change while frames are read, in the order of its definition.
 type Framing = (
@@ -44,6 +47,19 @@ type GivenSide = (
 
 /// Tag, whether the common ending of WebSocket clients is carried on, front and back.
 type LentPair = (u64, bool, GivenSide, GivenSide);
+
+/// Tag, whether the common ending of WebSocket clients is carried on, front, host or path of the backend, its port (-1
+/// for a path), and the response to the client.
+type GivenOrder = (u64, bool, GivenSide, PyBackedBytes, i32, PyBackedBytes);
+
+/// The address of a backend; a host is an IP address.
+fn address(host: &[u8], port: i32) -> Option<Address> {
+    let Ok(port) = u16::try_from(port) else {
+        return Some(Address::Unix(host.to_vec())).filter(|_| !host.contains(&0));
+    };
+    let host: IpAddr = std::str::from_utf8(host).ok()?.parse().ok()?;
+    Some(Address::Tcp(SocketAddr::new(host, port)))
+}
 
 fn nanoseconds(seconds: f64) -> u64 {
     (seconds.max(0.0) * 1e9) as u64 // saturates
@@ -156,7 +172,8 @@ fn framing<'py>(py: Python<'py>, decoder: &Decoder) -> PyResult<Bound<'py, PyTup
         .into_pyobject(py)
 }
 
-fn returned_side<'py>(py: Python<'py>, side: Side, now: u64) -> PyResult<Bound<'py, PyTuple>> {
+fn returned_side<'py>(py: Python<'py>, mut side: Side, now: u64) -> PyResult<Bound<'py, PyTuple>> {
+    let descriptor = side.wire.release().unwrap_or(-1);
     let state = side
         .decoder
         .as_ref()
@@ -192,7 +209,7 @@ fn returned_side<'py>(py: Python<'py>, side: Side, now: u64) -> PyResult<Bound<'
             side.control.window_base,
         ),
         state,
-        stream,
+        (stream, descriptor),
     )
         .into_pyobject(py)
 }
@@ -236,12 +253,10 @@ fn returned<'py>(py: Python<'py>, pair: Box<Pair>) -> PyResult<Bound<'py, PyTupl
         .into_pyobject(py)
 }
 
-/// Puts the TLS connections of a pair that was not carried back into their streams.
-fn give_back(py: Python<'_>, pair: Pair, streams: [Option<Py<TlsStream>>; 2]) {
-    for (side, stream) in pair.sides.into_iter().zip(streams) {
-        if let (Wire::Tls(connection), Some(stream)) = (side.wire, stream) {
-            stream.borrow_mut(py).put(connection);
-        }
+/// Puts the TLS connection of a side that was not carried back into its stream.
+fn give_back(py: Python<'_>, side: Side, stream: Option<Py<TlsStream>>) {
+    if let (Wire::Tls(connection), Some(stream)) = (side.wire, stream) {
+        stream.borrow_mut(py).put(connection);
     }
 }
 
@@ -250,6 +265,9 @@ fn give_back(py: Python<'_>, pair: Pair, streams: [Option<Py<TlsStream>>; 2]) {
 struct Lane {
     lane: lane::Lane,
 }
+
+/// See `Lane::bridge`.
+type Bridged<'py> = (i64, i32, f64, Option<Bound<'py, PyTuple>>);
 
 type Live = ((u64, u64), f64, (f64, f64), (f64, f64), (f64, f64));
 
@@ -284,11 +302,62 @@ impl Lane {
             .map(|(thread, streams)| match thread {
                 Ok(thread) => thread as i64,
                 Err((error, pair)) => {
-                    give_back(py, *pair, streams);
+                    for (side, stream) in pair.sides.into_iter().zip(streams) {
+                        give_back(py, side, stream);
+                    }
                     -i64::from(error)
                 }
             });
         Ok(numbers.collect())
+    }
+
+    /// Connects backends, responds to clients, and carries the pairs. Returns of each the number of its thread, or the
+    /// negative errno of a backend that is not connected; the errno of a client that does not accept its response; the
+    /// seconds that connecting took; and the pair, where it is connected and no thread can watch it.
+    fn bridge<'py>(
+        &mut self,
+        py: Python<'py>,
+        given: Vec<GivenOrder>,
+    ) -> PyResult<Vec<Bridged<'py>>> {
+        let now = sys::now();
+        let mut orders = Vec::with_capacity(given.len());
+        let mut streams = Vec::with_capacity(given.len());
+        for (tag, ends_here, front, host, port, response) in given {
+            let stream = front.9.as_ref().map(|stream| stream.clone_ref(py));
+            let Some(address) = address(&host, port) else {
+                streams.push(None);
+                continue;
+            };
+            orders.push(Order {
+                tag,
+                front: side(py, front, now)?,
+                address,
+                response: response.to_vec(),
+                ends_here,
+            });
+            streams.push(Some(stream));
+        }
+        let lane = &mut self.lane;
+        let mut outcomes = py.detach(|| lane.bridge(orders)).into_iter();
+        let bridged = streams.into_iter().map(|stream| {
+            let (Some(stream), Some((outcome, spent))) = (stream, outcomes.next()) else {
+                return Ok((-i64::from(libc::EINVAL), 0, 0.0, None)); // an address that is none
+            };
+            let seconds = spent as f64 / 1e9;
+            Ok(match outcome {
+                Outcome::Carried(thread) => (thread as i64, 0, seconds, None),
+                Outcome::Unwatched(pair) => (-1, 0, seconds, Some(returned(py, pair)?)),
+                Outcome::Failed(Failure::Backend(error, front)) => {
+                    give_back(py, front, stream);
+                    (-i64::from(error), 0, seconds, None)
+                }
+                Outcome::Failed(Failure::Client(error, front)) => {
+                    give_back(py, front, stream);
+                    (-1, error, seconds, None)
+                }
+            })
+        });
+        bridged.collect()
     }
 
     /// Takes a pair back at once; None if it is not here.

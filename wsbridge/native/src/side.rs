@@ -51,6 +51,16 @@ pub struct Side {
 }
 
 impl Side {
+    /// A side that speaks plain bytes.
+    pub fn raw(wire: Wire) -> Self {
+        let control = ControlLimit {
+            rate: 0,
+            window_start: 0,
+            window_base: 0,
+        };
+        Side::new(wire, None, FRAME_BYTES, control)
+    }
+
     pub fn new(
         wire: Wire,
         decoder: Option<Decoder>,

@@ -1,5 +1,6 @@
 //! System calls on descriptors that somebody else owns. Every `unsafe` of the crate is here, each with its reason.
 
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::RawFd;
 
@@ -166,6 +167,13 @@ impl OwnFd {
     pub fn raw(&self) -> RawFd {
         self.0
     }
+
+    /// Gives it to somebody else, who closes it.
+    pub fn release(self) -> RawFd {
+        let fd = self.0;
+        std::mem::forget(self);
+        fd
+    }
 }
 
 impl Drop for OwnFd {
@@ -173,6 +181,151 @@ impl Drop for OwnFd {
         // SAFETY: it was opened here and is closed once.
         unsafe { libc::close(self.0) };
     }
+}
+
+/// Where a backend on this machine listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    Tcp(SocketAddr),
+    /// Path of a socket file, without a zero byte.
+    Unix(Vec<u8>),
+}
+
+/// An address as the kernel has it.
+#[repr(C)]
+union RawAddress {
+    v4: libc::sockaddr_in,
+    v6: libc::sockaddr_in6,
+    unix: libc::sockaddr_un,
+}
+
+impl Address {
+    fn family(&self) -> libc::c_int {
+        match self {
+            Address::Tcp(SocketAddr::V4(_)) => libc::AF_INET,
+            Address::Tcp(SocketAddr::V6(_)) => libc::AF_INET6,
+            Address::Unix(_) => libc::AF_UNIX,
+        }
+    }
+
+    /// The form of the kernel, and its length.
+    fn encode(&self) -> Result<(RawAddress, usize), Errno> {
+        // SAFETY: all zeros is a valid value of each of these structures.
+        let mut raw: RawAddress = unsafe { std::mem::zeroed() };
+        let size = match self {
+            Address::Tcp(SocketAddr::V4(address)) => {
+                raw.v4 = libc::sockaddr_in {
+                    sin_family: libc::AF_INET as libc::sa_family_t,
+                    sin_port: address.port().to_be(),
+                    sin_addr: libc::in_addr {
+                        s_addr: u32::from_ne_bytes(address.ip().octets()),
+                    },
+                    sin_zero: [0; 8],
+                };
+                std::mem::size_of::<libc::sockaddr_in>()
+            }
+            Address::Tcp(SocketAddr::V6(address)) => {
+                raw.v6 = libc::sockaddr_in6 {
+                    sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                    sin6_port: address.port().to_be(),
+                    sin6_flowinfo: 0,
+                    sin6_addr: libc::in6_addr {
+                        s6_addr: address.ip().octets(),
+                    },
+                    sin6_scope_id: 0,
+                };
+                std::mem::size_of::<libc::sockaddr_in6>()
+            }
+            Address::Unix(path) => {
+                let mut unix = libc::sockaddr_un {
+                    sun_family: libc::AF_UNIX as libc::sa_family_t,
+                    sun_path: [0; 108],
+                };
+                if path.len() >= unix.sun_path.len() {
+                    return Err(libc::ENAMETOOLONG);
+                }
+                for (place, byte) in unix.sun_path.iter_mut().zip(path) {
+                    *place = *byte as libc::c_char;
+                }
+                raw.unix = unix;
+                std::mem::size_of::<libc::sa_family_t>() + path.len() + 1
+            }
+        };
+        Ok((raw, size))
+    }
+}
+
+fn set_flag(fd: RawFd, level: libc::c_int, name: libc::c_int) -> Result<(), Errno> {
+    let one: libc::c_int = 1;
+    // SAFETY: reads the four bytes of `one`.
+    let result = unsafe { libc::setsockopt(fd, level, name, std::ptr::from_ref(&one).cast(), 4) };
+    checked(result as isize).map(|_| ())
+}
+
+/// Whether a socket has the address that it was connected to: TCP's simultaneous open with itself.
+fn is_own_address(fd: RawFd, address: &Address) -> Result<bool, Errno> {
+    let Address::Tcp(address) = address else {
+        return Ok(false);
+    };
+    // SAFETY: all zeros is a valid value of each of these structures.
+    let mut raw: RawAddress = unsafe { std::mem::zeroed() };
+    let mut size = std::mem::size_of::<RawAddress>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `size` bytes, which `raw` has.
+    let result = unsafe { libc::getsockname(fd, std::ptr::from_mut(&mut raw).cast(), &mut size) };
+    checked(result as isize)?;
+    // SAFETY: a socket of this family has an address of this kind; both were all zeros before.
+    let port = u16::from_be(unsafe {
+        match address {
+            SocketAddr::V4(_) => raw.v4.sin_port,
+            SocketAddr::V6(_) => raw.v6.sin6_port,
+        }
+    });
+    if port != address.port() {
+        return Ok(false);
+    }
+    // SAFETY: as above.
+    Ok(unsafe {
+        match address {
+            SocketAddr::V4(own) => raw.v4.sin_addr.s_addr == u32::from_ne_bytes(own.ip().octets()),
+            SocketAddr::V6(own) => raw.v6.sin6_addr.s6_addr == own.ip().octets(),
+        }
+    })
+}
+
+/// Connects to an address of this machine, which takes no waiting, and sets the options of a backend's socket.
+pub fn connect(address: &Address) -> Result<OwnFd, Errno> {
+    let (raw, size) = address.encode()?;
+    let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: takes no pointer.
+    let socket =
+        OwnFd(checked(unsafe { libc::socket(address.family(), kind, 0) } as isize)? as RawFd);
+    let attempt = || {
+        // SAFETY: `raw` is valid for `size` bytes and outlives the call.
+        let result = unsafe {
+            libc::connect(
+                socket.raw(),
+                std::ptr::from_ref(&raw).cast(),
+                size as libc::socklen_t,
+            )
+        };
+        checked(result as isize)
+    };
+    let result = match attempt() {
+        Err(libc::EINPROGRESS) => attempt(), // over the loopback interface it is known by now
+        result => result,
+    };
+    match result {
+        Ok(_) | Err(libc::EISCONN) => {}
+        Err(error) => return Err(error),
+    }
+    if is_own_address(socket.raw(), address)? {
+        return Err(libc::ECONNREFUSED);
+    }
+    if let Address::Tcp(_) = address {
+        set_flag(socket.raw(), libc::IPPROTO_TCP, libc::TCP_NODELAY)?;
+        set_flag(socket.raw(), libc::SOL_SOCKET, libc::SO_OOBINLINE)?;
+    }
+    Ok(socket)
 }
 
 /// Wakes a thread that waits for its descriptor to be readable.

@@ -1,6 +1,6 @@
 //! The bytes of one connection, plain or TLS, on a descriptor that is not blocking.
 
-use crate::sys::{self, Errno};
+use crate::sys::{self, Errno, OwnFd};
 use crate::tls::{Scratch, TlsConn};
 use std::ops::Range;
 use std::os::fd::RawFd;
@@ -18,6 +18,8 @@ pub enum Got {
 /// A plain socket.
 pub struct Plain {
     pub fd: RawFd,
+    /// Where the descriptor is the extension's own: it is closed with this.
+    own: Option<OwnFd>,
     /// Whether a read may give something; only a read that found nothing, or less than asked for, clears it.
     pub readable: bool,
     /// Whether more may be left after a short read: after an end was reported, and on Unix sockets.
@@ -32,12 +34,20 @@ impl Plain {
     pub fn new(fd: RawFd, read_until_empty: bool) -> Self {
         Plain {
             fd,
+            own: None,
             readable: true,
             read_until_empty,
             sent_bytes: 0,
             unsent: Vec::new(),
             unsent_from: 0,
         }
+    }
+
+    /// A socket that belongs to the extension.
+    pub fn owned(own: OwnFd, read_until_empty: bool) -> Self {
+        let mut plain = Plain::new(own.raw(), read_until_empty);
+        plain.own = Some(own);
+        plain
     }
 
     pub fn recv(&mut self, buffer: &mut [u8]) -> Result<Got, Errno> {
@@ -137,6 +147,22 @@ impl Wire {
         match self {
             Wire::Plain(wire) => wire.fd,
             Wire::Tls(wire) => wire.fd,
+        }
+    }
+
+    /// Gives the descriptor, if it was the extension's own, to somebody else, who closes it.
+    pub fn release(&mut self) -> Option<RawFd> {
+        match self {
+            Wire::Plain(wire) => wire.own.take().map(OwnFd::release),
+            Wire::Tls(_) => None,
+        }
+    }
+
+    /// Closes the descriptor if it is the extension's own; gives whether it was.
+    pub fn close_own(&mut self) -> bool {
+        match self {
+            Wire::Plain(wire) => wire.own.take().is_some(),
+            Wire::Tls(_) => false,
         }
     }
 
