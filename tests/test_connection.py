@@ -448,7 +448,7 @@ async def test_a_client_that_does_not_read_its_101_is_closed(monkeypatch):
     """Within `handshake`; its backend is closed with it."""
     monkeypatch.setattr("wsbridge.net.transport.SocketTransport.write", lambda _, parts: parts)
     async with backend() as back:
-        text = written(route={"backend": back.url}, timeouts={"handshake": "200ms"})
+        text = written(route={"backend": back.url}, timeouts={"handshake": "200ms"}, engine="python")
         async with serving(text) as served:
             with await served.connect() as client:
                 await client.send(request())

@@ -37,7 +37,9 @@ async def test_it_is_accepted_without_a_word(pair):
     wire = SocketTransport(ours)
     exchange = RawExchange(wire)
     assert exchange.request is None
-    endpoint = await exchange.accept(None, "accept", 65536, 5)
+    endpoint, response = exchange.prepare(None, "accept", 65536)
+    assert response == b""
+    await exchange.accept(response, 5)
     assert isinstance(endpoint, Side)
     assert endpoint.role == "raw"
     assert endpoint.transport is wire

@@ -198,7 +198,8 @@ async def test_accepting():
     with connection() as (wire, peer):
         peer.send(request())
         exchange = await heard(wire)
-        endpoint = await exchange.accept("binary", "reject", 1000, 5)
+        endpoint, response = exchange.prepare("binary", "reject", 1000)
+        await exchange.accept(response, 5)
         assert isinstance(endpoint, Side)
         assert endpoint.role == "server"
         assert endpoint.transport is wire
@@ -216,7 +217,7 @@ async def test_accepting_a_client_that_has_gone():
         exchange = await heard(wire)
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         peer.close()
-        end = await async_outcome(exchange.accept(None, "accept", 1000, 5))
+        end = await async_outcome(exchange.accept(exchange.prepare(None, "accept", 1000)[1], 5))
         assert end.reason is Reason.CLIENT_LOST
         assert wire.sock.fileno() == -1
 

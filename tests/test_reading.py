@@ -16,6 +16,8 @@ from tests.client import BINARY, frame, request
 from tests.serving import Served, backend, serving, written
 from wsbridge.log.logger import log
 
+RELAYED_BY = {("relay/engine.py", "start"), ("native/bridge.py", "begin")}
+"""Where an engine begins to relay."""
 PACKAGE = str(Path(wsbridge.__file__).parent) + "/"
 
 
@@ -31,7 +33,7 @@ class Trace:
         name = frame.f_code.co_filename
         if event == "call" and name.startswith(PACKAGE):
             self.files.add(name.removeprefix(PACKAGE))
-            if not self.to_relay and frame.f_code.co_name == "relay" and name.endswith("relay/engine.py"):
+            if not self.to_relay and (name.removeprefix(PACKAGE), frame.f_code.co_name) in RELAYED_BY:
                 self.to_relay = set(self.files)
 
 
@@ -62,8 +64,9 @@ async def serve_one(served: Served, head: bytes) -> Trace:
 
 
 def check(trace: Trace, to_relay: int, files: int) -> None:
-    """Hold the numbers of files to the relay, and to the log line; the native engine has one of its own."""
-    own = {"native/engine.py"}
+    """Hold the numbers of files to the relay, and to the log line; the native engine has two of its own."""
+    own = {"native/engine.py", "native/bridge.py"}
+    assert trace.to_relay
     assert len(trace.to_relay - own) <= to_relay, " ".join(sorted(trace.to_relay))
     assert len(trace.files - own) <= files, " ".join(sorted(trace.files))
 

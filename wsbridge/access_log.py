@@ -116,11 +116,17 @@ class AccessLog:
         """Start to measure the dial."""
         self._dial_started = time.monotonic()
 
-    def dial_ended(self, address: str | None = None) -> None:
-        """Note the duration of the dial, and the address that was reached; None if it failed."""
+    def dial_ended(self, address: str | None = None, seconds: float | None = None) -> None:
+        """Note that the dial has ended.
+
+        Args:
+            address: What was reached; None if it failed.
+            seconds: How long it took; None for since `dial_started`.
+        """
         context = self._context
         if self._dial_started is not None and self.connect_seconds is None:
-            seconds = time.monotonic() - self._dial_started
+            if seconds is None:
+                seconds = time.monotonic() - self._dial_started
             self.connect_seconds = round(seconds, 3)
             if address is not None and context.route_stats is not None:
                 observe(context.route_stats.connect_times, seconds)

@@ -24,7 +24,7 @@ from wsbridge.admission import (
     limited_token_name,
 )
 from wsbridge.auth.identity import Identity
-from wsbridge.backends.base import Backend, Connected, DialRequest
+from wsbridge.backends.base import Backend, ChosenTarget, Connected, DialRequest
 from wsbridge.context import ConnectionContext
 from wsbridge.debug_log import log_accepted, log_admitted, log_authenticated, log_client_tls, log_routing
 from wsbridge.frontend import Exchange, HttpExchange, RawExchange, read_request
@@ -41,7 +41,7 @@ from wsbridge.net.transport import SocketTransport, Transport, reset_socket
 from wsbridge.protocol.forwarded import NO_PUBLIC_NAME
 from wsbridge.reasons import REASONS, Reason, Rejected, Termination
 from wsbridge.relay.endpoint import Side
-from wsbridge.relay.engine import RelayCounters, RelayFigures
+from wsbridge.relay.engine import Bridging, RelayFigures, Relaying, RelayResult
 from wsbridge.relay.relay import RelayOptions
 from wsbridge.responders.base import BodyError
 from wsbridge.services import Services
@@ -73,6 +73,7 @@ class Connection:
 
     __slots__ = (
         "_access_log",
+        "_admitted",
         "_client_slot",
         "_connection_peer",
         "_context",
@@ -125,7 +126,8 @@ class Connection:
         self._socket_family = 0
         self._connection_peer = context.peer  # as its socket, PROXY header and TLS show it; a request may name another
         self._started_transport: Transport | None = None
-        self._exchange: Exchange = None  # type: ignore[assignment]  # the current request and how to respond to it
+        self._exchange: Exchange  # the current request and how to respond to it, until it is relayed
+        self._admitted: AdmittedRequest | None = None  # from when its request is to be relayed until it is dialed
         self._route: Route | None = None  # of the current request
         self._is_only_connection = False  # with `--once`
         self._is_persistent = False  # whether it has carried a request, and may carry more
@@ -146,7 +148,7 @@ class Connection:
         termination = _BUG
         try:
             try:
-                termination = await self._serve(sockaddr)
+                termination = await self._serve(sockaddr) or await self._proxy()
                 if self._requested_end is not None:
                     termination = self._requested_end.termination()
             except Rejected as rejected:
@@ -175,8 +177,8 @@ class Connection:
             self._access_log.log_closed(termination)
         return termination
 
-    async def _serve(self, sockaddr: object) -> Termination:
-        """The steps in order; each may raise `Rejected`."""
+    async def _serve(self, sockaddr: object) -> Termination | None:
+        """The steps in order, up to a request that is for a backend: None; each may raise `Rejected`."""
         self._identify_peer(sockaddr)
         if self._overload is not None:
             await self._reject_overload(self._overload)
@@ -191,9 +193,8 @@ class Connection:
             self._check_client(admitted.route)
             await self._authenticate(admitted)
             if admitted.route.backend is not None:
-                with self._acquire_route_slot(admitted.route) as slot:
-                    self._take_only_connection()
-                    return await self._proxy(admitted, slot)
+                self._admitted = admitted
+                return None
             termination, keep_alive = await self._respond(admitted.route)
             if not keep_alive:
                 return termination
@@ -465,10 +466,21 @@ class Connection:
         """Reject the connection if `end` has ended it, or if the server is draining or stopping."""
         if self._requested_end is not None:
             raise self._requested_end
+        reason = self._shutdown_reason
+        if reason is not None:
+            raise Rejected(reason, detail, initiator="wsbridge", silent=silent)
+
+    def _may_continue(self) -> bool:
+        """Return whether `_check_may_continue` would reject nothing."""
+        return self._requested_end is None and self._shutdown_reason is None
+
+    @property
+    def _shutdown_reason(self) -> Reason | None:
+        """Why its request cannot be served now; None while it can."""
         reason = self._services.shutdown_reason
-        if reason is None or (reason is Reason.DRAINING and self._listener.name in self._services.released_listeners):
-            return
-        raise Rejected(reason, detail, initiator="wsbridge", silent=silent)
+        if reason is Reason.DRAINING and self._listener.name in self._services.released_listeners:
+            return None
+        return reason
 
     # The route, who the client is, the limits of the route; a response of our own.
 
@@ -571,14 +583,31 @@ class Connection:
 
     # Dial, upgrade, relay.
 
-    async def _proxy(self, admitted: AdmittedRequest, slot: RouteSlot) -> Termination:
+    async def _proxy(self) -> Termination:
         """Connect the client and the backend, and relay between them."""
-        chain = self._extend_chain(admitted.route)
+        admitted, self._admitted = self._admitted, None
+        assert admitted is not None  # noqa: S101 (`_serve` has set it)
+        slot, chain = self._acquire_route_slot(admitted.route), None
         try:
-            front, back = await self._connect(chain, admitted)
-            return await self._relay(admitted.route, front, back, slot)
+            self._take_only_connection()
+            chain = self._extend_chain(admitted.route)
+            relaying, stats = await self._connect(admitted, chain, slot), admitted.route.stats
+            admitted = None  # an idle connection has no more memory than it needs
+            chain = chain if chain.noted else None
+            stats.active += 1
+            stats.relayed += 1
+            try:
+                await relaying.ended
+            except BaseException:
+                relaying.abort()
+                raise
+            finally:
+                stats.active -= 1
+                termination = self._note_relayed(relaying.result())
+            return termination
         finally:
-            if chain.noted:
+            slot.release()
+            if chain is not None:
                 chain.forget()
 
     def _extend_chain(self, route: Route) -> OutgoingChain:
@@ -594,38 +623,82 @@ class Connection:
             raise loop_rejection(context.chain, route.mark, route.name)
         return OutgoingChain(self._services.own_connections, (*context.chain, route.mark))
 
-    async def _connect(self, chain: OutgoingChain, admitted: AdmittedRequest) -> tuple[Side, Side]:
-        """Dial and send the 101, in the route's order; return the client's and the backend's side."""
-        route = admitted.route
-        if not route.dial_before_upgrade and self._context.request is not None:
-            self._front = await self._accept_client(route, admitted.subprotocol)
+    async def _connect(self, admitted: AdmittedRequest, chain: OutgoingChain, slot: RouteSlot) -> Relaying:
+        """Dial and send the 101, in the route's order, and begin to relay."""
+        route, context = admitted.route, self._context
+        if not route.dial_before_upgrade and context.request is not None:
+            await self._accept_client(route, admitted.subprotocol)
         self._access_log.dial_started()
-        connected = await self._dial(admitted, chain)
+        chosen = await self._choose_target(route)
+        if self._front is None and slot.shared_bucket is None:
+            bridging = await self._bridge(admitted, chain, chosen)
+            if bridging is not None:
+                return bridging
+        connected = await self._dial(admitted, chain, chosen)
         try:
             self._access_log.dial_ended(connected.address)
             if self._front is None:
                 self._check_may_continue()  # a shutdown may have begun while the backend was dialed
-                self._front = await self._accept_client(route, _agreed_subprotocol(admitted, connected))
+                await self._accept_client(route, _agreed_subprotocol(admitted, connected))
+            assert self._front is not None  # noqa: S101 (`_accept_client` has set it)
             self._check_ended()
             self._access_log.log_established(self._services.open_level)
+            self._forget_unneeded()
+            options = _relay_options(route, context.identity)
+            return self._services.engine.start(self.id, self._front, connected.side, options, slot.shared_bucket)
         except BaseException:
             connected.side.transport.abort()
             raise
-        return self._front, connected.side
 
-    async def _dial(self, admitted: AdmittedRequest, chain: OutgoingChain) -> Connected:
-        """Choose the target and dial the backend, each attempt within `connect`, while the client waits."""
+    async def _choose_target(self, route: Route) -> ChosenTarget | None:
+        """Choose the target, where it is not that of the configuration."""
         self._check_may_continue()  # a shutdown may have begun while the 101 was written
-        route, context, request = admitted.route, self._context, self._context.request
-        backend = route.backend
-        assert backend is not None  # noqa: S101 (asked only for such routes)
-        chosen = None
+        context, chosen = self._context, None
         if route.target_policy is not None:
             await self._client_slot.begin_guess()
-            chosen = await route.target_policy.select(request, context.identity)
+            chosen = await route.target_policy.select(context.request, context.identity)
             self._client_slot.end_guess()
             self._check_ended()
         context.target = None if chosen is None else chosen.target.text
+        return chosen
+
+    async def _bridge(
+        self, admitted: AdmittedRequest, chain: OutgoingChain, chosen: ChosenTarget | None
+    ) -> Bridging | None:
+        """Have the engine connect a backend on this machine, send the 101, and begin to relay; None if it has not."""
+        route, context, backend = admitted.route, self._context, admitted.route.backend
+        address = None if backend is None else backend.local_address(chosen)
+        if address is None or chain.may_lead_here(address.sockaddr):
+            return None
+        defaults, options = route.dial_defaults, _relay_options(route, context.identity)
+        front, response = self._exchange.prepare(admitted.subprotocol, defaults.text_messages, defaults.max_frame_bytes)
+        engine = self._services.engine
+        bridging = engine.bridge(self.id, front, response, address, options, self._may_continue)
+        if bridging is None:
+            return None
+        try:
+            await bridging.begun
+            if bridging.connect_seconds is not None:
+                self._access_log.dial_ended(address.text, None if chosen else bridging.connect_seconds)
+                context.subprotocol = admitted.subprotocol
+            if bridging.is_relayed:
+                context.response_started = True
+                self._access_log.log_established(self._services.open_level)
+                self._forget_unneeded()
+                return bridging
+        except BaseException:
+            bridging.abort()
+            bridging.result()
+            raise
+        self._check_may_continue()  # a shutdown may have begun in the meantime
+        self._exchange.check_accepted()
+        return None
+
+    async def _dial(self, admitted: AdmittedRequest, chain: OutgoingChain, chosen: ChosenTarget | None) -> Connected:
+        """Dial the backend, each attempt within `connect`, while the client waits."""
+        route, context, request = admitted.route, self._context, self._context.request
+        backend = route.backend
+        assert backend is not None  # noqa: S101 (asked only for such routes)
         if route.needs_client_info:
             self._note_local_address()
         subprotocols = admitted.subprotocols
@@ -708,29 +781,27 @@ class Connection:
             detail=rejected.detail,
         )
 
-    async def _accept_client(self, route: Route, subprotocol: str | None) -> Side:
+    async def _accept_client(self, route: Route, subprotocol: str | None) -> None:
         """Make the client's side of the relay: over HTTP by the 101, which the client must read within `handshake`."""
         self._context.subprotocol, self._context.response_started = subprotocol, True
         defaults, timeout = route.dial_defaults, self._generation.config.timeouts.handshake
-        return await self._exchange.accept(subprotocol, defaults.text_messages, defaults.max_frame_bytes, timeout)
+        front, response = self._exchange.prepare(subprotocol, defaults.text_messages, defaults.max_frame_bytes)
+        await self._exchange.accept(response, timeout)
+        self._front = front
 
-    async def _relay(self, route: Route, front: Side, back: Side, slot: RouteSlot) -> Termination:
-        """Relay until the end, and count it."""
-        context, stats = self._context, route.stats
-        if context.request is not None:  # neither memory nor credentials are needed while the relay lasts
-            context.request.headers.keep_only(LOGGED_HEADERS)
-        options = _relay_options(route, context.identity)
-        counters = RelayCounters()
-        stats.active += 1
-        stats.relayed += 1
-        try:
-            result = await self._services.engine.relay(context.id, front, back, options, counters, slot.shared_bucket)
-        finally:
-            stats.active -= 1
-            count_bytes(context, counters.bytes_to_backend, counters.bytes_to_client)
-            context.relayed = True
-            context.bytes_to_backend, context.bytes_to_client = counters.bytes_to_backend, counters.bytes_to_client
-            context.engine = counters.engine
+    def _forget_unneeded(self) -> None:
+        """Forget what is not needed while a relay lasts: neither memory nor credentials are."""
+        if self._context.request is not None:
+            self._context.request.headers.keep_only(LOGGED_HEADERS)
+        del self._exchange
+
+    def _note_relayed(self, result: RelayResult) -> Termination:
+        """Note how the relay ended, and count its bytes."""
+        context = self._context
+        context.relayed = True
+        context.bytes_to_backend, context.bytes_to_client = result.bytes_to_backend, result.bytes_to_client
+        count_bytes(context, result.bytes_to_backend, result.bytes_to_client)
+        context.engine = result.engine
         return Termination(
             result.reason,
             result.initiator,

@@ -40,19 +40,29 @@ class Exchange(Protocol):
             timeout: Seconds in which the client must accept the response.
         """
 
-    async def accept(
-        self, subprotocol: str | None, text_messages: TextMessages, max_frame_bytes: int, timeout: float
-    ) -> Side:
-        """Accept the request; bytes that were read past it belong to the side.
+    def prepare(self, subprotocol: str | None, text_messages: TextMessages, max_frame_bytes: int) -> tuple[Side, bytes]:
+        """Return the client's side of the relay, and the response with which it begins; empty for none.
+
+        Bytes that were read past the request belong to the side.
 
         Args:
             subprotocol: The subprotocol of the 101; None for none.
             text_messages: What happens to text messages that the client sends.
             max_frame_bytes: Largest payload of a frame that is sent to the client.
-            timeout: Seconds in which the client must read the 101.
+        """
+
+    async def accept(self, response: bytes, timeout: float) -> None:
+        """Send this response, within so many seconds.
 
         Raises:
             Rejected: The client has disconnected, or does not read.
+        """
+
+    def check_accepted(self) -> None:
+        """Check that the client has not disconnected before it got the response.
+
+        Raises:
+            Rejected: It has.
         """
 
 
@@ -108,11 +118,15 @@ class RawExchange:
         """Reset: the client must not read an empty response as a complete one."""
         self._transport.abort()
 
-    async def accept(
-        self, subprotocol: str | None, text_messages: TextMessages, max_frame_bytes: int, timeout: float
-    ) -> Side:
+    def prepare(self, subprotocol: str | None, text_messages: TextMessages, max_frame_bytes: int) -> tuple[Side, bytes]:
+        """See `Exchange.prepare`."""
+        return Side(self._transport, reject_http=not self._allow_http), b""
+
+    async def accept(self, response: bytes, timeout: float) -> None:
         """See `Exchange.accept`."""
-        return Side(self._transport, reject_http=not self._allow_http)
+
+    def check_accepted(self) -> None:
+        """See `Exchange.check_accepted`."""
 
 
 MAX_HANDSHAKE_JITTER = 1.1
@@ -151,22 +165,28 @@ class HttpExchange:
                 return
         await self._lingering_closer.close(self._transport)
 
-    async def accept(
-        self, subprotocol: str | None, text_messages: TextMessages, max_frame_bytes: int, timeout: float
-    ) -> Side:
-        """Respond with 101; see `Exchange.accept`."""
+    def prepare(self, subprotocol: str | None, text_messages: TextMessages, max_frame_bytes: int) -> tuple[Side, bytes]:
+        """See `Exchange.prepare`: the response is the 101."""
         request = self.request
         assert request is not None  # noqa: S101 (an exchange without a request is only ever refused)
         key = (request.headers.get(b"sec-websocket-key") or b"").decode("ascii")
-        transport = self._transport
-        rest = transport.write([encode_accept_response(key, subprotocol)])
+        side = Side(self._transport, "server", text_messages, max_frame_bytes=max_frame_bytes)
+        return side, encode_accept_response(key, subprotocol)
+
+    async def accept(self, response: bytes, timeout: float) -> None:
+        """See `Exchange.accept`."""
+        rest = self._transport.write([response])
         if rest is not None:  # rare, so a deadline is rarely set
             await need_task()
             await self._write_rest(rest, timeout)
+        self.check_accepted()
+
+    def check_accepted(self) -> None:
+        """See `Exchange.check_accepted`."""
+        transport = self._transport
         if transport.read_state == RESET:
             transport.close()
             raise Rejected(Reason.CLIENT_LOST, f"before the 101: {transport.error}", silent=True)
-        return Side(transport, "server", text_messages, max_frame_bytes=max_frame_bytes)
 
     async def _write_rest(self, rest: list[Buffer] | None, timeout: float) -> None:
         """Write the rest of the 101; the state of the transport shows whether the client has disconnected."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from wsbridge.backends.passed_request import PassedRequest
 from wsbridge.config.urls import Target
 from wsbridge.file_watcher import FileWatcher
-from wsbridge.net.address import Address, ListeningAddresses
+from wsbridge.net.address import Address, ListeningAddresses, LocalAddress
 from wsbridge.net.dialer import DialProgress, dial
 from wsbridge.net.loop_detection import OutgoingChain
 from wsbridge.net.resolver import Resolver
@@ -116,6 +116,13 @@ class Backend(Protocol):
     """
 
     name: str
+
+    def local_address(self, chosen: ChosenTarget | None) -> LocalAddress | None:
+        """Return where to connect, if the backend is on this machine and speaks plain bytes from the first on.
+
+        Args:
+            chosen: The target that the client chose; None for the configured one.
+        """
 
     def connect_nowait(self, dial_request: DialRequest) -> Connected | None:
         """Connect if that needs no waiting; None: call `dial`, which also reports failures."""

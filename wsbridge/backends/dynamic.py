@@ -36,7 +36,7 @@ from wsbridge.config.paths import UncheckedPath
 from wsbridge.config.unions import BackendSectionBase, UrlBackendSection, check_unique, non_empty
 from wsbridge.config.urls import Scheme, Target, read_target
 from wsbridge.log.logger import log
-from wsbridge.net.address import Address, ListeningAddresses
+from wsbridge.net.address import Address, ListeningAddresses, LocalAddress
 from wsbridge.protocol.http1 import Request
 from wsbridge.protocol.uri import HostPatterns, PathPattern
 from wsbridge.reasons import Reason, Rejected
@@ -143,15 +143,19 @@ class DynamicBackend:
 
     def connect_nowait(self, dial_request: DialRequest) -> Connected | None:
         """See `Backend.connect_nowait`."""
-        return self._backend_for(dial_request).connect_nowait(dial_request)
+        return self._backend_for(dial_request.chosen).connect_nowait(dial_request)
+
+    def local_address(self, chosen: ChosenTarget | None) -> LocalAddress | None:
+        """See `Backend.local_address`."""
+        return self._backend_for(chosen).local_address(chosen)
 
     async def dial(self, dial_request: DialRequest) -> Connected:
         """See `Backend.dial`."""
-        return await self._backend_for(dial_request).dial(dial_request)
+        return await self._backend_for(dial_request.chosen).dial(dial_request)
 
-    def _backend_for(self, dial_request: DialRequest) -> Backend:
-        assert dial_request.chosen is not None  # noqa: S101 (such a backend is only dialled with a target)
-        return self._by_scheme[dial_request.chosen.target.scheme]
+    def _backend_for(self, chosen: ChosenTarget | None) -> Backend:
+        assert chosen is not None  # noqa: S101 (such a backend is only dialled with a target)
+        return self._by_scheme[chosen.target.scheme]
 
 
 def _build_backend(scheme: Scheme, services: DialServices) -> Backend:

@@ -20,7 +20,7 @@ from wsbridge.config.unions import ONE_OR_MANY_SCHEMA, UrlBackendSection, as_tup
 from wsbridge.config.urls import Host
 from wsbridge.context import ConnectionContext
 from wsbridge.net import tls
-from wsbridge.net.address import Address, is_loopback
+from wsbridge.net.address import Address, LocalAddress, is_loopback
 from wsbridge.net.dialer import dial_nowait, dial_unix
 from wsbridge.net.resolver import parse_ip_literal
 from wsbridge.net.tls_roles import ClientTls
@@ -44,6 +44,11 @@ class ProxyProtocolSender:
 
     def __init__(self, version: ProxyProtocolVersion | None) -> None:
         self._version = version
+
+    @property
+    def is_used(self) -> bool:
+        """Whether there is a header."""
+        return self._version is not None
 
     def build_header(self, client: ConnectionContext | None) -> bytes:
         """Write the header; without a client, the one for connections of the proxy itself (LOCAL, UNKNOWN)."""
@@ -108,8 +113,9 @@ class TcpBackend:
         self.name = config.url.text
         self._host = config.url.host
         self._port = config.url.port
-        self._loopback = parse_ip_literal(config.url.host, config.url.port) if is_loopback(config.url.host) else None
-        self._loopback_text = str(self._loopback)
+        self._loopback: LocalAddress | None = None
+        if is_loopback(config.url.host):
+            self._loopback = _local(parse_ip_literal(config.url.host, config.url.port))
         self._services = services
         self._proxy_protocol = ProxyProtocolSender(config.proxy_protocol)
 
@@ -119,7 +125,7 @@ class TcpBackend:
         address = self._loopback if chosen is None else self._chosen_loopback(chosen)
         if address is None:
             return None
-        sock = dial_nowait(address.family, address.sockaddr, dial_request.chain)
+        sock = dial_nowait(address, dial_request.chain)
         if sock is None:
             return None
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -128,13 +134,19 @@ class TcpBackend:
         if not self._proxy_protocol.send_nowait(wire, dial_request.client):
             wire.close()
             return None
-        return Connected(Side(wire), None, self._loopback_text if chosen is None else str(address))
+        return Connected(Side(wire), None, address.text)
 
-    def _chosen_loopback(self, chosen: ChosenTarget) -> Address | None:
+    def local_address(self, chosen: ChosenTarget | None) -> LocalAddress | None:
+        """See `Backend.local_address`."""
+        if self._proxy_protocol.is_used:
+            return None
+        return self._loopback if chosen is None else self._chosen_loopback(chosen)
+
+    def _chosen_loopback(self, chosen: ChosenTarget) -> LocalAddress | None:
         """Return the loopback address that a client chose, if it chose one and may."""
         host, port = chosen.target.host, chosen.target.port
         addresses = self._services.resolver.cached(host, port) if is_loopback(host) else None
-        return None if addresses is None or chosen.check_address(addresses[0]) is not None else addresses[0]
+        return None if addresses is None or chosen.check_address(addresses[0]) is not None else _local(addresses[0])
 
     async def dial(self, dial_request: DialRequest) -> Connected:
         """See `Backend.dial`."""
@@ -147,6 +159,10 @@ class TcpBackend:
         """Return host and port: those of the configuration, or those that the client chose."""
         chosen = dial_request.chosen
         return (self._host, self._port) if chosen is None else (chosen.target.host, chosen.target.port)
+
+
+def _local(address: Address | None) -> LocalAddress | None:
+    return None if address is None else LocalAddress(address.family, address.sockaddr, str(address))
 
 
 def read_fingerprint(text: str) -> str:
@@ -250,6 +266,9 @@ class TlsBackend:
         self._services = services
         self._proxy_protocol = ProxyProtocolSender(config.proxy_protocol)
 
+    def local_address(self, chosen: ChosenTarget | None) -> None:
+        """See `Backend.local_address`."""
+
     def connect_nowait(self, dial_request: DialRequest) -> None:
         """See `Backend.connect_nowait`: never, since the handshake takes time."""
 
@@ -305,20 +324,25 @@ class UnixBackend:
     def __init__(self, config: UnixBackendConfig, services: DialServices) -> None:
         self.name = config.url.text
         self._path = config.url.path
+        self._address = LocalAddress(socket.AF_UNIX, config.url.path, f"unix:{config.url.path}")
         self._proxy_protocol = ProxyProtocolSender(config.proxy_protocol)
 
     def connect_nowait(self, dial_request: DialRequest) -> Connected | None:
         """See `Backend.connect_nowait`: a Unix socket connects within the call; a chosen one is checked first."""
         if dial_request.chosen is not None:
             return None
-        sock = dial_nowait(socket.AF_UNIX, self._path, dial_request.chain)
+        sock = dial_nowait(self._address, dial_request.chain)
         if sock is None:
             return None
         wire = SocketTransport(sock)
         if not self._proxy_protocol.send_nowait(wire, dial_request.client):
             wire.close()
             return None
-        return Connected(Side(wire), None, f"unix:{self._path}")
+        return Connected(Side(wire), None, self._address.text)
+
+    def local_address(self, chosen: ChosenTarget | None) -> LocalAddress | None:
+        """See `Backend.local_address`; a chosen path is checked first, which takes time."""
+        return None if chosen is not None or self._proxy_protocol.is_used else self._address
 
     async def dial(self, dial_request: DialRequest) -> Connected:
         """See `Backend.dial`."""

@@ -11,7 +11,7 @@ from typing import Final, Literal
 import trio
 from pydantic import Field
 
-from wsbridge.backends.base import Connected, DialRequest, DialServices, connect_tcp, remote_address
+from wsbridge.backends.base import ChosenTarget, Connected, DialRequest, DialServices, connect_tcp, remote_address
 from wsbridge.backends.client_headers import ClientHeader
 from wsbridge.backends.tcp import TlsClientSection, tls_failure
 from wsbridge.config.backend_urls import BackendUrl
@@ -224,6 +224,9 @@ class WebSocketBackend:
         self._server_name = config.server_name
         self._host = config.host
         self._host_header = config.host or _host_header(url, config.server_name)
+
+    def local_address(self, chosen: ChosenTarget | None) -> None:
+        """See `Backend.local_address`."""
 
     def connect_nowait(self, dial_request: DialRequest) -> None:
         """See `Backend.connect_nowait`: never, since the handshake takes time."""

@@ -7,22 +7,27 @@ the first thing that it does not handle. Then Python relays it, and lends it aga
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Callable
 from typing import Final
 
 import trio
 
 from wsbridge.log.logger import log
 from wsbridge.native import _native
+from wsbridge.native.bridge import ROLES, TEXT_MESSAGES, Bridge, Bridges, can_be_bridged, orderly_end
 from wsbridge.native.tls_transport import NativeTlsTransport
+from wsbridge.net.address import LocalAddress
 from wsbridge.net.transport import SocketTransport
-from wsbridge.protocol.websocket import CLOSE, FIN, PONG, Framing, RawFraming, WebSocketFraming, decode_close_body
+from wsbridge.protocol.websocket import CLOSE, FIN, PONG, Framing, RawFraming, WebSocketFraming
 from wsbridge.reasons import Reason, Termination
 from wsbridge.relay import timeouts
-from wsbridge.relay.endpoint import RX_OPEN, TX_OPEN, Endpoint
-from wsbridge.relay.engine import PythonEngine, RelayFigures
+from wsbridge.relay.endpoint import RX_OPEN, TX_OPEN, Endpoint, Side
+from wsbridge.relay.engine import Bridging, PythonEngine, RelayFigures
 from wsbridge.relay.loop import EPOLL_EVENTS, RelayLoop
-from wsbridge.relay.relay import Relay, describe_close
+from wsbridge.relay.relay import Relay, RelayOptions
+from wsbridge.relay.timeouts import TimedPair
 from wsbridge.taskless import Wait
 
 REST: Final = 0.2
@@ -32,9 +37,7 @@ MAX_REST: Final = 10.0
 MAX_ARRIVALS: Final = 16
 """New pairs that wait to be lent together: one after the other, each would wake a thread."""
 
-_RAW, _SERVER, _CLIENT = 0, 1, 2
 _CLOSE: Final = bytes((FIN | CLOSE,))
-_TEXT_MESSAGES: Final = {"accept": 0, "reject": 1, "bytes": 2}
 
 
 def _can_be_lent(side: Endpoint) -> bool:
@@ -122,7 +125,8 @@ class NativeLoop(RelayLoop):
     def __init__(self, threads: int, max_lingering: int = 256) -> None:
         super().__init__(max_lingering)
         self._lane = _native.Lane(threads)
-        self._last_tag = 0
+        self.bridges: Bridges  # set by `bridge_for`
+        self._new_tags = itertools.count(1)
         self._lent: dict[int, Relay] = {}
         self._tags: dict[Relay, tuple[int, int]] = {}  # thread and tag of those that are lent
         self._tries: dict[Relay, int] = {}  # how often those that are here were found not to be calm
@@ -167,9 +171,8 @@ class NativeLoop(RelayLoop):
         for relay in relays:
             for side in (relay.front, relay.back):
                 self.unregister(side)
-            self._last_tag += 1
             front, back = self._given(relay, relay.front), self._given(relay, relay.back)
-            given.append((self._last_tag, not relay.options.deliver_after_close, front, back))
+            given.append((next(self._new_tags), not relay.options.deliver_after_close, front, back))
         declined = []
         for relay, (tag, *_), thread in zip(relays, given, self._lane.add(given), strict=True):
             if thread < 0:  # the kernel watches no more descriptors for this user
@@ -212,7 +215,21 @@ class NativeLoop(RelayLoop):
             self._wait = Wait()
             if self._arrivals:
                 self._lend_arrivals()
+            if self.bridges.orders:
+                self.bridges.begin()
             await trio.lowlevel.checkpoint()
+
+    def bridge_for(self, engine: PythonEngine) -> None:
+        """Make `bridges`, whose pairs are those of this engine."""
+        self.bridges = Bridges(engine, self._lane, self._new_tags, self.restore_relay)
+
+    def order(self, bridge: Bridge, address: LocalAddress, response: bytes, may_begin: Callable[[], bool]) -> None:
+        """Have the extension connect the backend of a pair, together with those of others that come now."""
+        self.bridges.orders.append((bridge, address, response, may_begin))
+        if len(self.bridges.orders) >= MAX_ARRIVALS:
+            self.bridges.begin()
+        else:
+            self._wait.end()
 
     def _given(self, relay: Relay, side: Endpoint) -> _native.GivenSide:
         """Return a side as the extension takes it."""
@@ -221,12 +238,24 @@ class NativeLoop(RelayLoop):
         stream = transport.stream if isinstance(transport, NativeTlsTransport) else None
         unread = side.undecoded + transport.unread_bytes
         if isinstance(framing, RawFraming):
-            return (transport.fd, _RAW, 0, transport.read_until_empty, 65536, rate, 0.0, 0, None, stream, unread)
+            return (
+                transport.fd,
+                ROLES["raw"],
+                0,
+                transport.read_until_empty,
+                65536,
+                rate,
+                0.0,
+                0,
+                None,
+                stream,
+                unread,
+            )
         assert isinstance(framing, WebSocketFraming)  # noqa: S101 (there are two)
         return (
             transport.fd,
-            _SERVER if framing.role == "server" else _CLIENT,
-            _TEXT_MESSAGES[framing.text_messages],
+            ROLES[framing.role],
+            TEXT_MESSAGES[framing.text_messages],
             transport.read_until_empty,
             framing.max_frame_bytes,
             rate,
@@ -256,9 +285,15 @@ class NativeLoop(RelayLoop):
                 self._restore(returned)
 
     def _restore(self, returned: _native.Returned) -> None:
-        """Go on with a pair where the extension stopped; a bug ends that pair alone."""
+        """Go on with a pair where the extension stopped."""
+        if self.bridges.restore(returned):
+            return
         relay = self._lent.pop(returned[0])
         del self._tags[relay]
+        self.restore_relay(relay, returned)
+
+    def restore_relay(self, relay: Relay, returned: _native.Returned) -> None:
+        """Go on with a relay where the extension stopped; a bug ends that pair alone."""
         try:
             self._go_on(relay, returned)
         except Exception:
@@ -283,7 +318,7 @@ class NativeLoop(RelayLoop):
             self._sides[fd] = (relay, side)
             self._epoll.register(fd, EPOLL_EVENTS)
         if stage != "open":
-            relay.resume_ending(self._termination(stage, close_body), self.now - stage_age)
+            relay.resume_ending(orderly_end(stage, close_body), self.now - stage_age)
         for side in (relay.front, relay.back):
             if _has_read_close(side):  # it counts from when it was read, whatever waits for the other side
                 side.receive(self.now)
@@ -293,7 +328,7 @@ class NativeLoop(RelayLoop):
         self._lend_later(relay)
 
     def _restore_side(self, side: Endpoint, values: _native.ReturnedSide) -> None:
-        received, sent, received_age, sent_age, error, hung_up, pending, pong, rest, window, state, stream = values
+        received, sent, received_age, sent_age, error, hung_up, pending, pong, rest, window, state, (stream, _) = values
         transport, now = side.transport, self.now
         assert isinstance(transport, SocketTransport)  # noqa: S101 (no other is lent)
         side.received_bytes += received
@@ -321,18 +356,10 @@ class NativeLoop(RelayLoop):
         if error:
             transport.record_error(OSError(error, os.strerror(error)))
 
-    @staticmethod
-    def _termination(stage: str, close_body: bytes) -> Termination:
-        """Return how a pair ends whose ending the extension has begun."""
-        if stage == "client_closed":
-            code, text = decode_close_body(close_body)
-            return Termination(Reason.CLIENT_CLOSED, "client", describe_close(code, text), close_code=code)
-        return Termination(Reason.BACKEND_CLOSED, "backend")
-
     def _finish(self, relay: Relay, stage: str, close_body: bytes, front: object, back: object) -> None:
         """Close a pair that the extension has brought to its end."""
         assert isinstance(front, int) and isinstance(back, int)  # noqa: S101 (of such only the bytes are given)
-        relay.termination = self._termination(stage, close_body)
+        relay.termination = orderly_end(stage, close_body)
         for side, received in ((relay.front, front), (relay.back, back)):
             side.received_bytes += received
             relay.close_now(side)
@@ -368,24 +395,26 @@ class NativeLoop(RelayLoop):
 
     def _next_deadline(self, relay: Relay) -> float:
         """Return when something is due for a calm pair."""
-        options = relay.options
-        due = [self.now + timeouts.MAX_CHECK_INTERVAL]
-        if options.max_lifetime is not None:
-            due.append(relay.started + options.max_lifetime)
-        if options.auth_expires is not None:
-            due.append(options.auth_expires)
-        if options.idle is not None:
-            due.append(relay.last_payload + options.idle)
-        if options.ping_interval is not None:
-            due += [
-                min(side.last_received, side.last_sent) + options.ping_interval
-                for side in (relay.front, relay.back)
-                if side.is_websocket
-            ]
-        return min(due)
+        sides = [side for side in (relay.front, relay.back) if side.is_websocket]
+        pinged = [min(side.last_received, side.last_sent) for side in sides]
+        return timeouts.calm_deadline(relay.options, self.now, relay.started, relay.last_payload, pinged)
+
+    def _check_due(self, pair: TimedPair) -> None:
+        """See `RelayLoop._check_due`; a pair that is lent only comes back if something is due."""
+        if isinstance(pair, Bridge):
+            due = self.bridges.next_deadline(pair)
+            if due is None or due > self.now:
+                self.schedule(pair, self.now + REST if due is None else due)
+                return
+            relay = self.bridges.recall(pair)
+            if relay is None or relay.done:
+                return
+        else:
+            assert isinstance(pair, Relay)  # noqa: S101 (there are two)
+            relay = pair
+        self._guard(relay, self._check_timeouts)
 
     def _check_timeouts(self, relay: Relay) -> None:
-        """Check a pair that is here; one that is lent only comes back if something is due."""
         if relay in self._arrivals:
             self._lend_arrivals()
         if relay in self._tags:
@@ -445,6 +474,8 @@ class NativeEngine(PythonEngine):
 
     def __init__(self, threads: int, max_lingering: int = 256) -> None:
         super().__init__(max_lingering, NativeLoop(threads, max_lingering))
+        self.loop.bridge_for(self)
+        self.bridges = self.loop.bridges
 
     async def run(self) -> None:
         """See `Engine.run`."""
@@ -453,8 +484,32 @@ class NativeEngine(PythonEngine):
             nursery.start_soon(self.loop.run_lane)
             nursery.start_soon(self.loop.run_arrivals)
 
+    def bridge(
+        self,
+        connection_id: int,
+        front: Side,
+        response: bytes,
+        address: LocalAddress,
+        options: RelayOptions,
+        may_begin: Callable[[], bool],
+    ) -> Bridging | None:
+        """See `Engine.bridge`."""
+        if not can_be_bridged(front, options):
+            return None
+        bridge = Bridge(self.bridges, connection_id, front, options)
+        self.loop.order(bridge, address, response, may_begin)
+        return bridge
+
+    @property
+    def connection_ids(self) -> list[int]:
+        """See `Engine.connection_ids`."""
+        return [*super().connection_ids, *(one for one, bridge in self.bridges.carried.items() if not bridge.done)]
+
     def find(self, connection_id: int) -> Relay | None:
         """See `PythonEngine.find`; the pair is not lent any more."""
+        bridge = self.bridges.carried.get(connection_id)
+        if bridge is not None:
+            self.bridges.recall(bridge)
         relay = super().find(connection_id)
         if relay is not None:
             self.loop.recall(relay)
@@ -468,22 +523,30 @@ class NativeEngine(PythonEngine):
     def figures(self, connection_id: int) -> RelayFigures | None:
         """See `Engine.figures`; a pair that is lent stays so."""
         relay, live = self._find_live(connection_id)
-        if relay is None or live is None:
+        if live is None:
             return super().figures(connection_id)
         (to_backend, to_client), _, _, _, (front_blocked, back_blocked) = live
-        front, back = relay.front, relay.back
-        return RelayFigures(
-            front.received_bytes + to_backend,
-            back.received_bytes + to_client,
-            relay.carried_by,
-            front.round_trip,
-            back.round_trip,
-            None if front_blocked < 0 else front_blocked,
-            None if back_blocked < 0 else back_blocked,
-        )
+        figures = RelayFigures(to_backend, to_client, self.name)
+        if relay is not None:
+            front, back = relay.front, relay.back
+            figures.bytes_to_backend += front.received_bytes
+            figures.bytes_to_client += back.received_bytes
+            figures.round_trip_seconds, figures.backend_round_trip_seconds = front.round_trip, back.round_trip
+        figures.blocked_to_client_seconds = None if front_blocked < 0 else front_blocked
+        figures.blocked_to_backend_seconds = None if back_blocked < 0 else back_blocked
+        return figures
 
     def _find_live(self, connection_id: int) -> tuple[Relay | None, _native.Live | None]:
-        """Return a pair, and what the extension knows of it if it has it; one that is on its way back comes at once."""
+        """Return a pair, and what the extension knows of it if it has it; one that is on its way back comes at once.
+
+        One whose backend the extension has connected has no relay while it is there.
+        """
+        bridge = self.bridges.carried.get(connection_id)
+        if bridge is not None:
+            live = self.bridges.figures(bridge)
+            if live is not None:
+                return None, live
+            self.bridges.recall(bridge)
         relay = super().find(connection_id)
         live = None if relay is None else self.loop.figures(relay)
         if relay is not None and live is None:
@@ -494,6 +557,6 @@ class NativeEngine(PythonEngine):
         """See `Engine.payload_bytes`."""
         _, live = self._find_live(connection_id)
         found = super().payload_bytes(connection_id)
-        if found is None or live is None:
+        if live is None:
             return found
-        return found[0] + live[0][0], found[1] + live[0][1]
+        return live[0] if found is None else (found[0] + live[0][0], found[1] + live[0][1])

@@ -40,6 +40,21 @@ class Address:
         return join_host_port(self.sockaddr[0], self.sockaddr[1])
 
 
+@dataclass(frozen=True, slots=True)
+class LocalAddress:
+    """Where a server on this machine accepts connections, so that connecting takes no waiting.
+
+    Attributes:
+        family: `socket.AF_UNIX`, or the family of a loopback address.
+        sockaddr: What `socket.connect` takes.
+        text: For the log.
+    """
+
+    family: int
+    sockaddr: SockAddr | str
+    text: str
+
+
 @dataclass(slots=True, unsafe_hash=True)  # not frozen, which would take four times as long for every connection
 class Peer:
     """Who is at the other end of an accepted socket.

@@ -20,7 +20,7 @@ from typing import Final, TypeVar
 
 import trio
 
-from wsbridge.net.address import Address, SockAddr, join_host_port
+from wsbridge.net.address import Address, LocalAddress, SockAddr, join_host_port
 from wsbridge.net.loop_detection import OutgoingChain
 from wsbridge.net.resolver import Resolver
 from wsbridge.reasons import Initiator, Reason, Rejected
@@ -204,16 +204,16 @@ async def _connect_any(
     return await _connect(chosen[0].family, chosen[0].sockaddr, chain)
 
 
-def dial_nowait(family: int, sockaddr: SockAddr | str, chain: OutgoingChain | None = None) -> socket.socket | None:
+def dial_nowait(address: LocalAddress, chain: OutgoingChain | None = None) -> socket.socket | None:
     """Connect to an address of this machine, which takes no waiting; None if it did not work out.
 
     Args:
-        family: AF_UNIX, or the family of a loopback address.
-        sockaddr: What `socket.connect` takes.
+        address: Of the server.
         chain: The routes that the connection has come through.
     """
+    sockaddr = address.sockaddr
     try:
-        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        sock = socket.socket(address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     except OSError:
         return None
     try:
@@ -229,7 +229,7 @@ def dial_nowait(family: int, sockaddr: SockAddr | str, chain: OutgoingChain | No
 
 
 def _start_connect(sock: socket.socket, sockaddr: SockAddr | str, chain: OutgoingChain | None) -> int:
-    if chain is not None and (chain.own.paths if isinstance(sockaddr, str) else sockaddr[1] in chain.own.ports):
+    if chain is not None and chain.may_lead_here(sockaddr):
         return chain.connect(sock, sockaddr)
     return sock.connect_ex(sockaddr)
 

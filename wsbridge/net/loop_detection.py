@@ -107,6 +107,10 @@ class OutgoingChain:
     marks: tuple[str, ...]
     noted: tuple[object, ...] = ()
 
+    def may_lead_here(self, sockaddr: SockAddr | str) -> bool:
+        """Return whether an address may be that of an own listener, so that `connect` has to know of it."""
+        return bool(self.own.paths) if isinstance(sockaddr, str) else sockaddr[1] in self.own.ports
+
     def connect(self, sock: socket.socket, sockaddr: SockAddr | str) -> int:
         """Start to connect a socket as `socket.connect_ex` does, and note its chain if that leads to an own listener.
 

@@ -9,13 +9,15 @@ another; a pair that goes on in another process.
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import trio
 
 from wsbridge import taskless
 from wsbridge.limits.rate import SharedBucket
+from wsbridge.net.address import LocalAddress
 from wsbridge.net.transport import SocketTransport
 from wsbridge.reasons import REASONS, Initiator, Reason, Termination
 from wsbridge.relay.endpoint import RawEndpoint, Side, build_endpoint, detach_side
@@ -35,6 +37,7 @@ class RelayResult:
         bytes_to_backend: Payload bytes that came from the client.
         bytes_to_client: Payload bytes that came from the backend.
         incomplete: Whether it was given up before everything was delivered, although a side had ended cleanly.
+        engine: The engine that carried it.
     """
 
     reason: Reason
@@ -44,6 +47,7 @@ class RelayResult:
     bytes_to_backend: int = 0
     bytes_to_client: int = 0
     incomplete: bool = False
+    engine: str = field(default="", compare=False)
 
 
 @dataclass(slots=True)
@@ -73,6 +77,36 @@ class RelayFigures(RelayCounters):
     blocked_to_client_seconds: float | None = None
     blocked_to_backend_seconds: float | None = None
     ending: Reason | None = None
+
+
+class Relaying(Protocol):
+    """A pair that an engine relays.
+
+    Attributes:
+        ended: Over once no descriptor of either side is open, or the pair was detached.
+    """
+
+    ended: taskless.Wait
+
+    def abort(self) -> None:
+        """Reset both sides."""
+
+    def result(self) -> RelayResult:
+        """Return how it ended, once; the engine knows it no more."""
+
+
+class Bridging(Relaying, Protocol):
+    """A pair whose backend the engine connects.
+
+    Attributes:
+        begun: Over once the pair is relayed, or has failed to be.
+        is_relayed: Whether it is, or was; else the client was sent nothing, and the front is as it was.
+        connect_seconds: How long connecting took; None if the backend is not connected.
+    """
+
+    begun: taskless.Wait
+    is_relayed: bool
+    connect_seconds: float | None
 
 
 class Engine(Protocol):
@@ -110,6 +144,36 @@ class Engine(Protocol):
             Cancelling aborts both sides.
         """
 
+    def start(
+        self,
+        connection_id: int,
+        front: Side,
+        back: Side,
+        options: RelayOptions,
+        share: SharedBucket | None = None,
+    ) -> Relaying:
+        """Do as `relay`, and return at once; the caller aborts it if it does not wait for its end."""
+
+    def bridge(
+        self,
+        connection_id: int,
+        front: Side,
+        response: bytes,
+        address: LocalAddress,
+        options: RelayOptions,
+        may_begin: Callable[[], bool],
+    ) -> Bridging | None:
+        """Connect the backend, respond to the client, and relay; None, and nothing has happened, if it does not do so.
+
+        Args:
+            connection_id: See `relay`.
+            front: The accepted side.
+            response: What it is sent once the backend is connected.
+            address: Of the backend, which speaks plain bytes.
+            options: See `relay`.
+            may_begin: Asked right before; if it returns False, nothing is done.
+        """
+
     async def close_front(self, front: Side, termination: Termination, options: RelayOptions) -> Termination:
         """End an accepted side for which there is no other; gives the termination with the close code that was sent."""
 
@@ -144,6 +208,35 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Close the engine's descriptors; no pair may be left."""
+
+
+_NO_REASON = Termination(Reason.INTERNAL_ERROR, "wsbridge", "ended without a reason")
+
+
+class StartedRelay:
+    """A pair that `relay` relays; see `Relaying`.
+
+    Args:
+        engine: Its engine.
+        connection_id: Its connection.
+        relay: The pair.
+    """
+
+    __slots__ = ("_connection_id", "_engine", "_relay", "ended")
+
+    def __init__(self, engine: PythonEngine, connection_id: int, relay: Relay) -> None:
+        self._engine = engine
+        self._connection_id = connection_id
+        self._relay = relay
+        self.ended = taskless.Wait()
+
+    def abort(self) -> None:
+        """See `Relaying.abort`."""
+        self._engine.abort(self._relay)
+
+    def result(self) -> RelayResult:
+        """See `Relaying.result`."""
+        return self._engine.forget(self._connection_id, self._relay)
 
 
 class PythonEngine:
@@ -191,27 +284,73 @@ class PythonEngine:
         share: SharedBucket | None = None,
     ) -> RelayResult:
         """See `Engine.relay`."""
+        relaying = self.start(connection_id, front, back, options, share)
+        try:
+            await relaying.ended
+        except BaseException:
+            relaying.abort()
+            raise
+        finally:
+            result = relaying.result()
+            counters.bytes_to_backend, counters.bytes_to_client = result.bytes_to_backend, result.bytes_to_client
+            counters.engine = result.engine
+        return result
+
+    def start(
+        self,
+        connection_id: int,
+        front: Side,
+        back: Side,
+        options: RelayOptions,
+        share: SharedBucket | None = None,
+    ) -> Relaying:
+        """See `Engine.start`."""
         self.loop.update_clock()
         relay = Relay(build_endpoint(front, back), build_endpoint(back, front), options, self.loop)
         if share is not None or options.bytes_per_second is not None:
             relay.share = share
             relay.apply_rate_limits()
         self._relays[connection_id] = (relay, front, back)
+        relaying = StartedRelay(self, connection_id, relay)
+        relay.on_done = relaying.ended.end
         try:
-            end = await self._run_until_done(relay)
-        finally:
-            del self._relays[connection_id]
-            counters.bytes_to_backend = relay.front.received_bytes
-            counters.bytes_to_client = relay.back.received_bytes
-            counters.engine = relay.carried_by
+            self.loop.add(relay)
+        except BaseException:
+            relaying.abort()
+            relaying.result()
+            raise
+        return relaying
+
+    def bridge(
+        self,
+        connection_id: int,
+        front: Side,
+        response: bytes,
+        address: LocalAddress,
+        options: RelayOptions,
+        may_begin: Callable[[], bool],
+    ) -> Bridging | None:
+        """See `Engine.bridge`: it does not."""
+        return None
+
+    def adopt(self, connection_id: int, relay: Relay, front: Side, back: Side) -> None:
+        """Know a pair that is relayed already."""
+        self._relays[connection_id] = (relay, front, back)
+
+    def forget(self, connection_id: int, relay: Relay) -> RelayResult:
+        """Return how a relay ended, and know it no more."""
+        del self._relays[connection_id]
+        relay.unlink()
+        end = relay.termination or _NO_REASON
         return RelayResult(
             end.reason,
             end.initiator,
             end.detail,
             end.close_code,
-            counters.bytes_to_backend,
-            counters.bytes_to_client,
+            relay.front.received_bytes,
+            relay.back.received_bytes,
             end.incomplete,
+            relay.carried_by,
         )
 
     async def close_front(self, front: Side, termination: Termination, options: RelayOptions) -> Termination:
@@ -221,11 +360,6 @@ class PythonEngine:
         relay = Relay(build_endpoint(front, nobody), RawEndpoint(nobody.transport), options, self.loop)
         relay.abort(relay.back)
         relay.terminate(termination)
-        await self._run_until_done(relay)
-        return replace(termination, close_code=REASONS[termination.reason].close_code)
-
-    async def _run_until_done(self, relay: Relay) -> Termination:
-        """Hand a pair to the loop and wait until nothing can touch its descriptors any more."""
         wait = taskless.Wait()
         relay.on_done = wait.end
         try:
@@ -237,7 +371,7 @@ class PythonEngine:
             raise
         finally:
             relay.unlink()
-        return relay.termination or Termination(Reason.INTERNAL_ERROR, "wsbridge", "ended without a reason")
+        return replace(termination, close_code=REASONS[termination.reason].close_code)
 
     def abort(self, relay: Relay) -> None:
         """Abort both sides at once."""

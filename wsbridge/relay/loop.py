@@ -14,7 +14,7 @@ from wsbridge.reasons import Reason, Termination
 from wsbridge.relay import timeouts
 from wsbridge.relay.endpoint import RX_CLOSED, Endpoint
 from wsbridge.relay.relay import Relay
-from wsbridge.relay.timeouts import SLOT_SECONDS, TimerWheel
+from wsbridge.relay.timeouts import SLOT_SECONDS, TimedPair, TimerWheel
 from wsbridge.taskless import MAX_CATCH_UP, MAX_EVENTS, TIME_SLICE
 
 EPOLL_EVENTS = select.EPOLLIN | select.EPOLLPRI | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
@@ -44,7 +44,7 @@ class RelayLoop:
         self._epoll = select.epoll()
         self._sides: dict[int, tuple[Relay, Endpoint]] = {}
         self._ready: deque[Relay] = deque()
-        self._wheel: TimerWheel[Relay] = TimerWheel()
+        self._wheel: TimerWheel[TimedPair] = TimerWheel()
         self._clock: Callable[[], float] = trio.current_time
         self._timer_scope: trio.CancelScope | None = None
         self._timer_deadline = 0.0  # that of the scope, which takes long to ask
@@ -87,12 +87,16 @@ class RelayLoop:
             self._awake = True
             os.eventfd_write(self._wakeup_fd, 1)
 
-    def schedule(self, relay: Relay, deadline: float) -> None:
+    def schedule(self, pair: TimedPair, deadline: float) -> None:
         """Check the timeouts of a pair no later than `deadline`."""
-        if relay.done or not self._wheel.schedule(relay, deadline):
+        if pair.done or not self._wheel.schedule(pair, deadline):
             return
         if deadline < self._timer_deadline and self._timer_scope is not None:
             self._timer_deadline = self._timer_scope.deadline = self._wheel.next_deadline() or deadline
+
+    def unschedule(self, pair: TimedPair) -> None:
+        """Check the timeouts of a pair no more."""
+        self._wheel.cancel(pair)
 
     def may_linger(self) -> bool:
         """Whether one more socket may linger."""
@@ -143,7 +147,7 @@ class RelayLoop:
             stop = now + TIME_SLICE
             for pair in self._wheel.pop_due(now):
                 if not pair.done:
-                    self._guard(pair, self._check_timeouts)
+                    self._check_due(pair)
                 if self._clock() >= stop:
                     await trio.lowlevel.checkpoint()
                     stop = self.update_clock() + TIME_SLICE
@@ -153,6 +157,11 @@ class RelayLoop:
         """Read what has come while the process was stopped, so that no peer that met its deadline is disconnected."""
         while not self._process_events() and self.now < deadline:
             await trio.lowlevel.checkpoint()
+
+    def _check_due(self, pair: TimedPair) -> None:
+        """Check the timeouts of a pair; a bug ends that pair alone."""
+        assert isinstance(pair, Relay)  # noqa: S101 (there are no others)
+        self._guard(pair, self._check_timeouts)
 
     def _check_timeouts(self, relay: Relay) -> None:
         due = timeouts.check_timeouts(relay, self.now)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import ceil
 from typing import Generic, Protocol, TypeVar
 
@@ -46,6 +46,30 @@ def first_check(options: RelayOptions, now: float) -> float:
     if options.write is not None and options.write / WRITE_CHECKS < due:
         due = options.write / WRITE_CHECKS
     return now + due if options.auth_expires is None else min(now + due, options.auth_expires)
+
+
+def calm_deadline(
+    options: RelayOptions, now: float, started: float, last_payload: float, pinged: Sequence[float]
+) -> float:
+    """Return when something is due for a pair for which nothing waits.
+
+    Args:
+        options: Its time limits.
+        now: Seconds of the loop's clock.
+        started: When it began.
+        last_payload: When payload last moved, either way.
+        pinged: Since when each of its WebSocket sides is silent, in either direction.
+    """
+    due = now + MAX_CHECK_INTERVAL
+    if options.max_lifetime is not None:
+        due = min(due, started + options.max_lifetime)
+    if options.auth_expires is not None:
+        due = min(due, options.auth_expires)
+    if options.idle is not None:
+        due = min(due, last_payload + options.idle)
+    if options.ping_interval is not None:
+        due = min([due, *(since + options.ping_interval for since in pinged)])
+    return due
 
 
 def _check_lifetime(relay: Relay, now: float) -> float:
@@ -201,6 +225,14 @@ class Timed(Protocol):
     """
 
     timer_slot: int | None
+
+
+class TimedPair(Timed, Protocol):
+    """What a loop checks the timeouts of."""
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing to check any more."""
 
 
 _TimedItem = TypeVar("_TimedItem", bound=Timed)

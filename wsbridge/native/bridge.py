@@ -1,0 +1,310 @@
+"""Pairs whose backend the extension connects: what Python knows of them while they are there.
+
+The clients that come together are bridged by one call, and wait for it. A pair that comes back gets a `Relay`, as any
+other has; most live and end in the extension, and never have one.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from wsbridge.log.logger import log
+from wsbridge.native import _native
+from wsbridge.native.tls_transport import NativeTlsTransport
+from wsbridge.net.address import LocalAddress
+from wsbridge.net.transport import SocketTransport
+from wsbridge.protocol.websocket import decode_close_body
+from wsbridge.reasons import Reason, Termination
+from wsbridge.relay import timeouts
+from wsbridge.relay.endpoint import Side, build_endpoint
+from wsbridge.relay.engine import PythonEngine, RelayResult
+from wsbridge.relay.relay import Relay, RelayOptions, describe_close
+from wsbridge.taskless import Wait
+
+ROLES: Final = {"raw": 0, "server": 1, "client": 2}
+"""What the extension calls the protocol of a side."""
+TEXT_MESSAGES: Final = {"accept": 0, "reject": 1, "bytes": 2}
+"""What it calls the ways of handling text messages."""
+
+_ELSEWHERE: Final = -1
+
+
+def can_be_bridged(front: Side, options: RelayOptions) -> bool:
+    """Return whether the extension can connect the backend of a client, and carry the pair."""
+    return (
+        type(front.transport) in (SocketTransport, NativeTlsTransport)
+        and front.transport.read_state is None
+        and options.bytes_per_second is None
+        and not front.reject_http
+        and not (front.role != "raw" and front.messages == "text")
+    )
+
+
+def orderly_end(stage: str, close_body: bytes) -> Termination:
+    """Return how a pair ends whose ending the extension has begun."""
+    if stage == "client_closed":
+        code, text = decode_close_body(close_body)
+        return Termination(Reason.CLIENT_CLOSED, "client", describe_close(code, text), close_code=code)
+    return Termination(Reason.BACKEND_CLOSED, "backend")
+
+
+class Bridge:
+    """One pair; see `Bridging`.
+
+    Args:
+        bridges: All of its engine.
+        connection_id: Its connection.
+        front: The accepted side.
+        options: Time limits and rules.
+
+    Attributes:
+        connection_id: As given.
+        front: As given: a relay of it begins with that.
+        options: As given.
+        started: When it was bridged, by the loop's clock.
+        thread: Of the extension, while that has it; else negative.
+        tag: By which the extension knows it.
+        relay: What relays it since it came back; None before.
+        termination: Why it ended in the extension; None before.
+        received_bytes: Payload bytes that came from the client and from the backend, once it has ended there.
+        timer_slot: The wheel's slot it is in.
+    """
+
+    __slots__ = (
+        "_bridges",
+        "begun",
+        "connect_seconds",
+        "connection_id",
+        "ended",
+        "front",
+        "is_relayed",
+        "options",
+        "received_bytes",
+        "relay",
+        "started",
+        "tag",
+        "termination",
+        "thread",
+        "timer_slot",
+    )
+
+    def __init__(self, bridges: Bridges, connection_id: int, front: Side, options: RelayOptions) -> None:
+        self._bridges = bridges
+        self.connection_id = connection_id
+        self.front = front
+        self.options = options
+        self.begun = Wait()
+        self.ended = Wait()
+        self.is_relayed = False
+        self.connect_seconds: float | None = None
+        self.started = 0.0
+        self.thread = _ELSEWHERE
+        self.tag = 0
+        self.relay: Relay | None = None
+        self.termination: Termination | None = None
+        self.received_bytes = (0, 0)
+        self.timer_slot: int | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether the extension has it no more."""
+        return self.thread < 0
+
+    def abort(self) -> None:
+        """See `Relaying.abort`."""
+        self._bridges.abort(self)
+
+    def result(self) -> RelayResult:
+        """See `Relaying.result`."""
+        return self._bridges.forget(self)
+
+
+_Order = tuple[Bridge, LocalAddress, bytes, Callable[[], bool]]
+
+
+class Bridges:
+    """The pairs of an engine whose backends the extension connects.
+
+    Args:
+        engine: The engine.
+        lane: The threads.
+        tags: By which the extension knows pairs, each used once.
+        restore_relay: Goes on with a relay where the extension stopped.
+
+    Attributes:
+        orders: Those that are to be bridged: pair, address of the backend, response to the client, and what says
+            whether it still may be.
+        carried: Those that are in the extension, or have ended there, by connection.
+    """
+
+    def __init__(
+        self,
+        engine: PythonEngine,
+        lane: _native.Lane,
+        tags: Iterator[int],
+        restore_relay: Callable[[Relay, _native.Returned], None],
+    ) -> None:
+        self._engine = engine
+        self._loop = engine.loop
+        self._lane = lane
+        self._tags = tags
+        self._restore_relay = restore_relay
+        self._by_tag: dict[int, Bridge] = {}
+        self.orders: list[_Order] = []
+        self.carried: dict[int, Bridge] = {}
+
+    # ------------------------------------------------------------------ there
+
+    def begin(self) -> None:
+        """Bridge those that were ordered, together."""
+        orders, self.orders = self.orders, []
+        given: list[_native.Order] = []
+        bridges: list[Bridge] = []
+        for bridge, address, response, may_begin in orders:
+            if not may_begin():
+                bridge.begun.end()
+                continue
+            bridge.tag = next(self._tags)
+            given.append(self._given(bridge, address, response))
+            bridges.append(bridge)
+        try:
+            results = self._lane.bridge(given)
+        except Exception:
+            log.exception("internal_error", component="engine")
+            results = [(_ELSEWHERE, 0, 0.0, None)] * len(bridges)
+        self._loop.update_clock()
+        for bridge, result in zip(bridges, results, strict=True):
+            self._note(bridge, *result)
+            bridge.begun.end()
+
+    @staticmethod
+    def _given(bridge: Bridge, address: LocalAddress, response: bytes) -> _native.Order:
+        """Return an order as the extension takes it."""
+        where, options, side = address.sockaddr, bridge.options, bridge.front
+        transport = side.transport
+        front = (
+            transport.fd,
+            ROLES[side.role],
+            TEXT_MESSAGES[side.text_messages],
+            transport.read_until_empty,
+            side.max_frame_bytes,
+            options.control_frame_rate,
+            0.0,
+            0,
+            None,
+            transport.stream if isinstance(transport, NativeTlsTransport) else None,
+            transport.unread_bytes,
+        )
+        ends_here = not options.deliver_after_close
+        if isinstance(where, str):
+            return (bridge.tag, ends_here, front, os.fsencode(where), -1, response)
+        return (bridge.tag, ends_here, front, where[0].encode(), where[1], response)
+
+    def _note(
+        self, bridge: Bridge, thread: int, client_error: int, seconds: float, unwatched: _native.Returned | None
+    ) -> None:
+        """Note what became of an order."""
+        transport = bridge.front.transport
+        assert isinstance(transport, SocketTransport)  # noqa: S101 (no other is bridged)
+        if client_error:
+            bridge.connect_seconds = seconds
+            if client_error != errno.EAGAIN:
+                transport.record_error(OSError(client_error, os.strerror(client_error)))
+        elif thread >= 0 or unwatched is not None:
+            transport.take_unread()
+            bridge.connect_seconds, bridge.is_relayed, bridge.started = seconds, True, self._loop.now
+            self.carried[bridge.connection_id] = self._by_tag[bridge.tag] = bridge
+            if unwatched is not None:
+                self.restore(unwatched)
+                return
+            bridge.thread = thread
+            self._loop.schedule(bridge, timeouts.first_check(bridge.options, bridge.started))
+
+    def figures(self, bridge: Bridge) -> _native.Live | None:
+        """Return bytes and ages of a pair in the extension; None for one that is not there, or on its way back."""
+        return None if bridge.thread < 0 else self._lane.figures(bridge.thread, bridge.tag)
+
+    def next_deadline(self, bridge: Bridge) -> float | None:
+        """Return when something is due for a pair; None if it is on its way back."""
+        live = self.figures(bridge)
+        if live is None:
+            return None
+        _, payload_age, received_ages, sent_ages, _ = live
+        now, started = self._loop.now, bridge.started
+        last_payload, received, sent = (
+            started if age < 0 else now - age for age in (payload_age, received_ages[0], sent_ages[0])
+        )
+        pinged = [min(received, sent)] if bridge.front.role != "raw" else []
+        return timeouts.calm_deadline(bridge.options, now, started, last_payload, pinged)
+
+    # ------------------------------------------------------------------ back
+
+    def recall(self, bridge: Bridge) -> Relay | None:
+        """Get a pair back from the extension; None if it has ended there."""
+        if bridge.thread >= 0:
+            returned = self._lane.recall(bridge.thread, bridge.tag)
+            if returned is not None:
+                self.restore(returned)
+        return bridge.relay
+
+    def restore(self, returned: _native.Returned) -> bool:
+        """Go on with a pair that the extension returns; False if it is none of these."""
+        bridge = self._by_tag.pop(returned[0], None)
+        if bridge is None:
+            return False
+        bridge.thread = _ELSEWHERE
+        self._loop.unschedule(bridge)
+        front, back = returned[6], returned[7]
+        if isinstance(front, int) or isinstance(back, int):
+            self._finish(bridge, returned)
+        else:
+            self._restore_relay(self._build_relay(bridge, back[-1][1]), returned)
+        return True
+
+    def _finish(self, bridge: Bridge, returned: _native.Returned) -> None:
+        """Close what is left of a pair that the extension has brought to its end."""
+        _, _, stage, close_body, _, _, front, back = returned
+        assert isinstance(front, int) and isinstance(back, int)  # noqa: S101 (of such only the bytes are given)
+        bridge.termination, bridge.received_bytes = orderly_end(stage, close_body), (front, back)
+        bridge.front.transport.close()
+        bridge.ended.end()
+
+    def _build_relay(self, bridge: Bridge, fd: int) -> Relay:
+        """Build what relays a pair from now on, in place of the extension.
+
+        Args:
+            bridge: The pair.
+            fd: The socket of its backend.
+        """
+        front, back = bridge.front, Side(SocketTransport(socket.socket(fileno=fd)))
+        relay = Relay(build_endpoint(front, back), build_endpoint(back, front), bridge.options, self._loop)
+        relay.started = relay.last_payload = bridge.started
+        for side in (relay.front, relay.back):
+            side.last_received = side.last_sent = side.control_window_start = bridge.started
+        relay.carried_by = self._engine.name
+        relay.on_done = bridge.ended.end
+        bridge.relay = relay
+        del self.carried[bridge.connection_id]
+        self._engine.adopt(bridge.connection_id, relay, front, back)
+        return relay
+
+    def abort(self, bridge: Bridge) -> None:
+        """See `Relaying.abort`."""
+        self.orders = [order for order in self.orders if order[0] is not bridge]
+        relay = self.recall(bridge)
+        if relay is not None:
+            self._engine.abort(relay)
+
+    def forget(self, bridge: Bridge) -> RelayResult:
+        """See `Relaying.result`."""
+        if bridge.relay is not None:
+            return self._engine.forget(bridge.connection_id, bridge.relay)
+        self.carried.pop(bridge.connection_id, None)
+        end = bridge.termination or Termination(Reason.INTERNAL_ERROR, "wsbridge")
+        return RelayResult(
+            end.reason, end.initiator, end.detail, end.close_code, *bridge.received_bytes, engine=self._engine.name
+        )
