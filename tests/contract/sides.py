@@ -23,6 +23,7 @@ from tests.contract.peers import Peer, RawPeer, Story, TlsTransport, Transport, 
 from tests.net.tls_ends import OurTls
 from tests.tls_contexts import server_context
 from tests.tls_providers import providers
+from wsbridge.net.address import LocalAddress
 from wsbridge.net.tls import client_context
 from wsbridge.net.transport import SocketTransport, set_socket_options
 from wsbridge.reasons import Reason, Termination
@@ -129,6 +130,7 @@ class Relay:
         back_side: The endpoint towards the back.
         id: The connection's, for the engine.
         counters: What was carried.
+        address: Where the backend is that the engine connects; None if it is given one.
         scope: Cancels the relay.
     """
 
@@ -141,6 +143,7 @@ class Relay:
         self.id = next(IDS)
         self.terms = terms
         self.share = None
+        self.address: LocalAddress | None = None
         self.detached: tuple[Side, Side] | None = None
         self.counters = RelayCounters()
         self.scope = trio.CancelScope()
@@ -151,11 +154,27 @@ class Relay:
         """Relay until the end, and hold the engine to what it promises then."""
         try:
             with self.scope:
-                self.end = await self.engine.relay(self.id, *self.given, self.terms, self.counters, self.share)
+                if self.address is None:
+                    self.end = await self.engine.relay(self.id, *self.given, self.terms, self.counters, self.share)
+                else:
+                    await self.bridge()
         finally:
             for one in () if self.detached else self.given:
                 assert one.transport.sock.fileno() == -1, "a descriptor is open after the end"
             self.over.set()
+
+    async def bridge(self) -> None:
+        """Have the engine connect the backend, and relay until the end."""
+        bridging = self.engine.bridge(self.id, self.given[0], b"", self.address, self.terms, lambda: True)
+        await bridging.begun
+        assert bridging.is_relayed
+        try:
+            await bridging.ended
+        except BaseException:
+            bridging.abort()
+            raise
+        finally:
+            self.end = bridging.result()
 
     def probe(self) -> None:
         """Look at the engine's own endpoints, while they are relayed."""
@@ -302,6 +321,29 @@ async def between(
             relay.scope.cancel()
             front_peer.transport.close()
             back_peer.transport.close()
+
+
+@asynccontextmanager
+async def bridged(engine, front: str, terms: RelayOptions = CALM, *, seconds=20, **changes):
+    """A relay between a peer and a raw backend that the engine connects; see `between`."""
+    front_side, front_peer = await side(front, "tcp", "server")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        relay = Relay(engine, front_side, front_peer, None, None, replace(terms, **changes))
+        relay.given = (front_side,)
+        relay.address = LocalAddress(socket.AF_INET, listener.getsockname(), "backend")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(relay.run)
+            await trio.testing.wait_all_tasks_blocked()
+            sock, _ = listener.accept()
+            sock.setblocking(False)
+            relay.back = RawPeer(Transport(sock))
+            try:
+                with trio.fail_after(seconds):
+                    yield relay
+            finally:
+                relay.scope.cancel()
+                front_peer.transport.close()
+                relay.back.transport.close()
 
 
 def unread_bytes(side: Side) -> int:

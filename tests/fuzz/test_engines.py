@@ -6,7 +6,7 @@ The native engine is recalled at random moments, so that every state of it is ha
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.contract.conftest import ENGINES
 from tests.contract.peers import BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, TEXT, Peer, WebSocketPeer
-from tests.contract.sides import CALM, Relay, between, running
+from tests.contract.sides import CALM, Relay, between, bridged, running
 from wsbridge.relay.engine import Engine, RelayResult
 
 pytestmark = pytest.mark.skipif(len(ENGINES) < 2, reason="the native engine is not installed: there is no cargo")
@@ -217,9 +217,15 @@ def run(
 ) -> Outcome:
     """Relay both streams: first the back's, then the front's, then the end of one of them."""
 
+    def pair(engine: Engine) -> AbstractAsyncContextManager[Relay]:
+        """The native engine connects raw backends itself."""
+        if engine.name == "native" and pairing[1] == "raw":
+            return bridged(engine, pairing[0], TERMS, seconds=30)
+        return between(engine, *pairing, terms=TERMS, seconds=30)
+
     async def scenario() -> Outcome:
         seen = Seen(), Seen()
-        async with running(make) as engine, between(engine, *pairing, terms=TERMS, seconds=30) as relay:
+        async with running(make) as engine, pair(engine) as relay:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(watch, relay.front, seen[0])
                 nursery.start_soon(watch, relay.back, seen[1])

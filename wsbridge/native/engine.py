@@ -341,7 +341,10 @@ class NativeLoop(RelayLoop):
             side.pending = [pending] if pending else []
         if pong is not None:
             side.pending_pong = side.framing.encode_control(PONG, pong)
-        side.undecoded = rest
+        if side.is_websocket:
+            side.undecoded = rest
+        else:
+            transport.unread(rest)  # raw bytes are read from the transport alone
         if state is not None:
             _restore_framing(side.framing, state)
             side.control_window_start, side.control_window_base = now - window[0], window[1]

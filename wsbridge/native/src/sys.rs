@@ -294,11 +294,20 @@ fn is_own_address(fd: RawFd, address: &Address) -> Result<bool, Errno> {
 
 /// Connects to an address of this machine, which takes no waiting, and sets the options of a backend's socket.
 pub fn connect(address: &Address) -> Result<OwnFd, Errno> {
-    let (raw, size) = address.encode()?;
     let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     // SAFETY: takes no pointer.
     let socket =
         OwnFd(checked(unsafe { libc::socket(address.family(), kind, 0) } as isize)? as RawFd);
+    connect_socket(&socket, address)?;
+    if let Address::Tcp(_) = address {
+        set_flag(socket.raw(), libc::IPPROTO_TCP, libc::TCP_NODELAY)?;
+        set_flag(socket.raw(), libc::SOL_SOCKET, libc::SO_OOBINLINE)?;
+    }
+    Ok(socket)
+}
+
+fn connect_socket(socket: &OwnFd, address: &Address) -> Result<(), Errno> {
+    let (raw, size) = address.encode()?;
     let attempt = || {
         // SAFETY: `raw` is valid for `size` bytes and outlives the call.
         let result = unsafe {
@@ -321,11 +330,7 @@ pub fn connect(address: &Address) -> Result<OwnFd, Errno> {
     if is_own_address(socket.raw(), address)? {
         return Err(libc::ECONNREFUSED);
     }
-    if let Address::Tcp(_) = address {
-        set_flag(socket.raw(), libc::IPPROTO_TCP, libc::TCP_NODELAY)?;
-        set_flag(socket.raw(), libc::SOL_SOCKET, libc::SO_OOBINLINE)?;
-    }
-    Ok(socket)
+    Ok(())
 }
 
 /// Wakes a thread that waits for its descriptor to be readable.
@@ -442,5 +447,39 @@ impl Events {
             error: has(libc::EPOLLERR),
             urgent: has(libc::EPOLLPRI),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    /// A socket that has a port, and the address of that.
+    fn bound(host: &str) -> (OwnFd, Address) {
+        let port = TcpListener::bind((host, 0)).and_then(|listener| listener.local_addr());
+        let address = Address::Tcp(port.expect("a loopback address"));
+        let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+        // SAFETY: takes no pointer.
+        let socket = OwnFd(unsafe { libc::socket(address.family(), kind, 0) });
+        let (raw, size) = address.encode().expect("an address");
+        // SAFETY: `raw` is valid for `size` bytes and outlives the call.
+        let result = unsafe {
+            libc::bind(
+                socket.raw(),
+                std::ptr::from_ref(&raw).cast(),
+                size as libc::socklen_t,
+            )
+        };
+        assert_eq!(checked(result as isize), Ok(0));
+        (socket, address)
+    }
+
+    #[test]
+    fn a_socket_that_reaches_itself_is_refused() {
+        for host in ["127.0.0.1", "::1"] {
+            let (socket, address) = bound(host);
+            assert_eq!(connect_socket(&socket, &address), Err(libc::ECONNREFUSED));
+        }
     }
 }
