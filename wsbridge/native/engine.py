@@ -341,10 +341,7 @@ class NativeLoop(RelayLoop):
             side.pending = [pending] if pending else []
         if pong is not None:
             side.pending_pong = side.framing.encode_control(PONG, pong)
-        if side.is_websocket:
-            side.undecoded = rest
-        else:
-            transport.unread(rest)  # raw bytes are read from the transport alone
+        self._restore_input(side, rest)
         if state is not None:
             _restore_framing(side.framing, state)
             side.control_window_start, side.control_window_base = now - window[0], window[1]
@@ -358,6 +355,14 @@ class NativeLoop(RelayLoop):
                 error = 0  # the next read tells it in its own words
         if error:
             transport.record_error(OSError(error, os.strerror(error)))
+
+    @staticmethod
+    def _restore_input(side: Endpoint, rest: bytes) -> None:
+        """Put back what the extension has read of a side and not passed on."""
+        if side.is_websocket:
+            side.undecoded = rest
+        else:
+            side.transport.unread(rest)  # raw bytes are read from the transport alone
 
     def _finish(self, relay: Relay, stage: str, close_body: bytes, front: object, back: object) -> None:
         """Close a pair that the extension has brought to its end."""
