@@ -34,7 +34,7 @@ pub enum Outcome {
     Carried(usize),
     /// Everything was done, but no thread can watch the pair.
     Unwatched(Box<Pair>),
-    Failed(Failure),
+    Failed(Box<Failure>),
 }
 
 /// Connects the backend and sends the response; gives the nanoseconds that connecting took, too.

@@ -406,7 +406,7 @@ impl Lane {
         let mut added = self.add(pairs).into_iter();
         let outcomes = failures.into_iter().filter_map(|(failure, seconds)| {
             let outcome = match failure {
-                Some(failure) => Outcome::Failed(failure),
+                Some(failure) => Outcome::Failed(Box::new(failure)),
                 None => match added.next()? {
                     Ok(thread) => Outcome::Carried(thread),
                     Err((_, pair)) => Outcome::Unwatched(pair),

@@ -347,13 +347,13 @@ impl Lane {
             Ok(match outcome {
                 Outcome::Carried(thread) => (thread as i64, 0, seconds, None),
                 Outcome::Unwatched(pair) => (-1, 0, seconds, Some(returned(py, pair)?)),
-                Outcome::Failed(Failure::Backend(error, front)) => {
+                Outcome::Failed(failure) => {
+                    let (number, client_error, front) = match *failure {
+                        Failure::Backend(error, front) => (-i64::from(error), 0, front),
+                        Failure::Client(error, front) => (-1, error, front),
+                    };
                     give_back(py, front, stream);
-                    (-i64::from(error), 0, seconds, None)
-                }
-                Outcome::Failed(Failure::Client(error, front)) => {
-                    give_back(py, front, stream);
-                    (-1, error, seconds, None)
+                    (number, client_error, seconds, None)
                 }
             })
         });
