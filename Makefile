@@ -9,7 +9,8 @@ ARGS ?=
 BIN = $(VENV)/bin
 NATIVE = wsbridge/native/Cargo.toml wsbridge/native/Cargo.lock $(wildcard wsbridge/native/src/*.rs wsbridge/native/src/*/*.rs)
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' wsbridge/__init__.py)
-PYTEST = WSBRIDGE_TEST_ALL=1 $(BIN)/python -m pytest -m 'not soak' -n 2 --dist worksteal
+# Three workers on two cores: tests wait for a part of their time.
+PYTEST = WSBRIDGE_TEST_ALL=1 $(BIN)/python -m pytest -m 'not soak' -n 3 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test coverage lint bench bench-plots soak fuzz wheel deb lock packages clean

@@ -139,7 +139,7 @@ def test_auto_leaves_descriptors_for_the_rest():
         text = written(route={"backend": back.url}, admin={"bind": "unix:@FOLDER@/admin.sock"})
         with Daemon(text, descriptors=100) as daemon:
             limit = daemon.ready["connections_limit"]
-            assert limit == 18
+            assert limit == 18 - daemon.ready.get("engine_threads", 0)  # each has two descriptors
             inside = [Socket.upgraded(daemon.port()) for _ in range(limit)]
             over = [connecting(daemon.port()) for _ in range(500)]
             for _ in range(3):
