@@ -49,10 +49,10 @@ pub fn begin(order: Order, scratch: &mut Scratch) -> (Result<Box<Pair>, Failure>
     let started = sys::now();
     let result = sys::connect(&address);
     let now = sys::now();
-    let seconds = now.saturating_sub(started);
+    let nanoseconds = now.saturating_sub(started);
     let socket = match result {
         Ok(socket) => socket,
-        Err(error) => return (Err(Failure::Backend(error, front)), seconds),
+        Err(error) => return (Err(Failure::Backend(error, front)), nanoseconds),
     };
     let accepted = if response.is_empty() {
         Ok(true)
@@ -63,12 +63,12 @@ pub fn begin(order: Order, scratch: &mut Scratch) -> (Result<Box<Pair>, Failure>
         Ok(true) => {}
         Ok(false) if front.wire.sent_bytes() == front.sent_before => {
             if let Wire::Plain(_) = front.wire {
-                return (Err(Failure::Client(libc::EAGAIN, front)), seconds);
+                return (Err(Failure::Client(libc::EAGAIN, front)), nanoseconds);
             }
             front.blocked_since = now;
         }
         Ok(false) => front.blocked_since = now,
-        Err(error) => return (Err(Failure::Client(error, front)), seconds),
+        Err(error) => return (Err(Failure::Client(error, front)), nanoseconds),
     }
     let wire = Wire::Plain(Plain::owned(socket, matches!(address, Address::Unix(_))));
     let mut pair = Box::new(Pair::new(tag, front, Side::raw(wire), ends_here));
@@ -77,5 +77,5 @@ pub fn begin(order: Order, scratch: &mut Scratch) -> (Result<Box<Pair>, Failure>
             wire.readable = false; // an event reports what has come, as soon as it is watched
         }
     }
-    (Ok(pair), seconds)
+    (Ok(pair), nanoseconds)
 }

@@ -394,17 +394,17 @@ impl Lane {
         let mut pairs = Vec::with_capacity(orders.len());
         let mut failures = Vec::with_capacity(orders.len());
         for order in orders {
-            let (begun, seconds) = bridge::begin(order, &mut self.scratch);
+            let (begun, nanoseconds) = bridge::begin(order, &mut self.scratch);
             failures.push(match begun {
                 Ok(pair) => {
                     pairs.push(pair);
-                    (None, seconds)
+                    (None, nanoseconds)
                 }
-                Err(failure) => (Some(failure), seconds),
+                Err(failure) => (Some(failure), nanoseconds),
             });
         }
         let mut added = self.add(pairs).into_iter();
-        let outcomes = failures.into_iter().filter_map(|(failure, seconds)| {
+        let outcomes = failures.into_iter().filter_map(|(failure, nanoseconds)| {
             let outcome = match failure {
                 Some(failure) => Outcome::Failed(Box::new(failure)),
                 None => match added.next()? {
@@ -412,7 +412,7 @@ impl Lane {
                     Err((_, pair)) => Outcome::Unwatched(pair),
                 },
             };
-            Some((outcome, seconds))
+            Some((outcome, nanoseconds))
         });
         outcomes.collect()
     }
