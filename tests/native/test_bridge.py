@@ -263,6 +263,36 @@ async def test_a_bug_of_the_extension_leaves_the_clients_to_python(listener, mon
     peer.transport.close()
 
 
+async def test_a_bug_while_one_order_is_built_concerns_that_pair_alone(listener, monkeypatch):
+    """It is logged, and left to Python; those that came with it are bridged."""
+    logged = []
+    monkeypatch.setattr(native_engine.log, "exception", lambda event, **values: logged.append((event, values)))
+    fronts = [await side("ws", "tcp", "server") for _ in range(3)]
+    good = tcp(listener.getsockname()[1])
+    broken = LocalAddress(socket.AF_INET, (None, 1), "")
+
+    def fail() -> bool:
+        raise ValueError
+
+    async with running(one_thread) as engine:
+        bridgings = [
+            engine.bridge(number, front, RESPONSE, address, CALM, may_begin)
+            for number, ((front, _), address, may_begin) in enumerate(
+                zip(fronts, (broken, good, good), (lambda: True, lambda: True, fail), strict=True)
+            )
+        ]
+        with trio.fail_after(10):
+            for bridging in bridgings:
+                await bridging.begun
+        assert [bridging.is_relayed for bridging in bridgings] == [False, True, False]
+        bridgings[1].abort()
+        bridgings[1].result()
+    assert logged == [("internal_error", {"component": "engine"})] * 2
+    for front, peer in fronts:
+        front.transport.close()
+        peer.transport.close()
+
+
 async def test_both_engines_log_the_same():
     """Of a connection that is relayed, of one whose backend refuses it, and in the counters."""
     lines = []

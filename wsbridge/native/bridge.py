@@ -165,12 +165,16 @@ class Bridges:
         given: list[_native.Order] = []
         bridges: list[Bridge] = []
         for bridge, address, response, may_begin in orders:
-            if not may_begin():
+            try:
+                order = self._given(bridge, address, response) if may_begin() else None
+            except Exception:
+                log.exception("internal_error", component="engine")
+                order = None
+            if order is None:
                 bridge.begun.end()
-                continue
-            bridge.tag = next(self._tags)
-            given.append(self._given(bridge, address, response))
-            bridges.append(bridge)
+            else:
+                given.append(order)
+                bridges.append(bridge)
         try:
             results = self._lane.bridge(given)
         except Exception:
@@ -181,9 +185,9 @@ class Bridges:
             self._note(bridge, *result)
             bridge.begun.end()
 
-    @staticmethod
-    def _given(bridge: Bridge, address: LocalAddress, response: bytes) -> _native.Order:
+    def _given(self, bridge: Bridge, address: LocalAddress, response: bytes) -> _native.Order:
         """Return an order as the extension takes it."""
+        bridge.tag = next(self._tags)
         where, options, side = address.sockaddr, bridge.options, bridge.front
         transport = side.transport
         front = (
