@@ -28,7 +28,7 @@ from wsbridge.net.tls import client_context
 from wsbridge.net.transport import SocketTransport, set_socket_options
 from wsbridge.reasons import Reason, Termination
 from wsbridge.relay.endpoint import Endpoint, Side
-from wsbridge.relay.engine import PythonEngine, RelayCounters, RelayResult
+from wsbridge.relay.engine import PythonEngine, Relaying, RelayResult
 from wsbridge.relay.relay import RelayOptions
 
 pairings = pytest.mark.parametrize(
@@ -117,6 +117,25 @@ async def side(speaks: str, over: str, role: str, *, buffer: int | None = None, 
     return Side(wire, role, **options), WebSocketPeer(transport, masks=role == "server")
 
 
+async def end_of(relaying: Relaying) -> None:
+    """Wait for the end of a pair; cancelling aborts both sides."""
+    try:
+        await relaying.ended
+    except BaseException:
+        relaying.abort()
+        raise
+
+
+async def relayed(engine, connection_id: int, front: Side, back: Side, options: RelayOptions) -> RelayResult:
+    """Relay until the end; give how it ended."""
+    relaying = engine.start(connection_id, front, back, options)
+    try:
+        await end_of(relaying)
+    finally:
+        result = relaying.result()
+    return result
+
+
 IDS = itertools.count(1)
 
 
@@ -129,9 +148,9 @@ class Relay:
         front_side: The endpoint towards the front, from when it is relayed.
         back_side: The endpoint towards the back.
         id: The connection's, for the engine.
-        counters: What was carried.
         address: Where the backend is that the engine connects; None if it is given one.
         scope: Cancels the relay.
+        end: How it ended, also if it was cancelled; None before.
     """
 
     def __init__(self, engine, front_side, front, back_side, back, terms) -> None:
@@ -145,7 +164,6 @@ class Relay:
         self.share = None
         self.address: LocalAddress | None = None
         self.detached: tuple[Side, Side] | None = None
-        self.counters = RelayCounters()
         self.scope = trio.CancelScope()
         self.end: RelayResult | None = None
         self.over = trio.Event()
@@ -154,27 +172,26 @@ class Relay:
         """Relay until the end, and hold the engine to what it promises then."""
         try:
             with self.scope:
-                if self.address is None:
-                    self.end = await self.engine.relay(self.id, *self.given, self.terms, self.counters, self.share)
-                else:
-                    await self.bridge()
+                relaying = await self.bridge() if self.address else self.start()
+                try:
+                    await end_of(relaying)
+                finally:
+                    self.end = relaying.result()
         finally:
             for one in () if self.detached else self.given:
                 assert one.transport.sock.fileno() == -1, "a descriptor is open after the end"
             self.over.set()
 
-    async def bridge(self) -> None:
-        """Have the engine connect the backend, and relay until the end."""
+    def start(self) -> Relaying:
+        """Have the engine relay the two sides."""
+        return self.engine.start(self.id, *self.given, self.terms, self.share)
+
+    async def bridge(self) -> Relaying:
+        """Have the engine connect the backend, and relay."""
         bridging = self.engine.bridge(self.id, self.given[0], b"", self.address, self.terms, lambda: True)
         await bridging.begun
         assert bridging.is_relayed
-        try:
-            await bridging.ended
-        except BaseException:
-            bridging.abort()
-            raise
-        finally:
-            self.end = bridging.result()
+        return bridging
 
     def probe(self) -> None:
         """Look at the engine's own endpoints, while they are relayed."""

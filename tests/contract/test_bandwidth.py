@@ -200,7 +200,7 @@ async def test_what_is_owed_at_the_end_is_delivered_at_the_rate(engine, clock, f
     assert story.data == b"y" * size
     assert took > 0.7
     assert end.reason is Reason.BACKEND_CLOSED
-    assert relay.counters.bytes_to_client == size
+    assert relay.end.bytes_to_client == size
 
 
 async def test_a_front_that_vanishes_is_noticed_though_it_is_not_read(engine, clock):

@@ -70,7 +70,7 @@ async def test_random_bytes_both_ways_at_once(engine, front, back, over, size):
         assert hashes["down"] == hashes["down_seen"]
         relay.scope.cancel()
         await relay.over.wait()
-    assert (relay.counters.bytes_to_backend, relay.counters.bytes_to_client) == (size, size)
+    assert (relay.end.bytes_to_backend, relay.end.bytes_to_client) == (size, size)
 
 
 def waiting(endpoint):

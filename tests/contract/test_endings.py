@@ -12,6 +12,7 @@ from tests.contract.sides import (
     ends_in_order,
     overs,
     pairings,
+    relayed,
     secures,
     side,
     sockets,
@@ -20,7 +21,6 @@ from tests.contract.sides import (
 from wsbridge.net.transport import SocketTransport
 from wsbridge.reasons import REASONS, Reason
 from wsbridge.relay.endpoint import Sending, Side
-from wsbridge.relay.engine import RelayCounters
 
 PAYLOAD = bytes(range(256)) * 1200
 """More than one frame."""
@@ -320,7 +320,7 @@ async def chained(engine, nursery, results):
     dialled, accepted = sockets("tcp")
 
     async def relay(connection_id, front, back):
-        results[connection_id] = await engine.relay(connection_id, front, back, CALM, RelayCounters())
+        results[connection_id] = await relayed(engine, connection_id, front, back, CALM)
 
     nursery.start_soon(relay, 1, client_side, Side(SocketTransport(dialled), "client"))
     nursery.start_soon(relay, 2, Side(SocketTransport(accepted), "server"), backend_side)

@@ -9,11 +9,23 @@ import socket
 import pytest
 import trio
 
-from tests.contract.sides import CALM, between, secures, side, sockets, until
+from tests.contract.sides import CALM, between, end_of, relayed, secures, side, sockets, until
 from wsbridge.net.transport import SocketTransport
 from wsbridge.reasons import Reason
 from wsbridge.relay.endpoint import Side
-from wsbridge.relay.engine import RelayCounters
+from wsbridge.taskless import Wait
+
+
+class Lent:
+    """A pair of `LaneEngine`, which Python relays at last; see `Relaying`."""
+
+    def __init__(self) -> None:
+        self.ended = Wait()
+        self.inner = None
+
+    def result(self):
+        """See `Relaying.result`."""
+        return self.inner.result()
 
 
 class LaneEngine:
@@ -23,19 +35,27 @@ class LaneEngine:
     gives the pair back as two sides.
     """
 
-    def __init__(self, inner) -> None:
+    def __init__(self, inner, nursery) -> None:
         self.inner = inner
         self.carried = 0
+        self._nursery = nursery
 
     def __getattr__(self, name):
         return getattr(self.inner, name)
 
-    async def relay(self, connection_id, front, back, options, counters, share=None):
-        """See `Engine.relay`."""
+    def start(self, connection_id, front, back, options, share=None):
+        """See `Engine.start`."""
+        lent = Lent()
+        self._nursery.start_soon(self._run, lent, connection_id, front, back, options, share)
+        return lent
+
+    async def _run(self, lent, connection_id, front, back, options, share):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._carry, front.transport.sock, back.transport.sock, nursery.cancel_scope)
             nursery.start_soon(self._carry, back.transport.sock, front.transport.sock, nursery.cancel_scope)
-        return await self.inner.relay(connection_id, front, back, options, counters, share)
+        lent.inner = self.inner.start(connection_id, front, back, options, share)
+        await end_of(lent.inner)
+        lent.ended.end()
 
     async def _carry(self, src, dst, scope):
         while True:
@@ -50,19 +70,20 @@ class LaneEngine:
 
 async def test_a_lane_gives_a_pair_back_whole(engine):
     """Bytes before and after it come once and in order, and the end is by Python's rules."""
-    lane = LaneEngine(engine)
-    async with between(lane, "raw", "raw") as relay:
-        for word in (b"one", b"two"):
-            await relay.front.send(word)
-            assert await relay.back.take(3) == word
-        await relay.back.send(b"three")
-        assert await relay.front.take(5) == b"three"
-        await relay.front.send(b"!four")
-        assert await relay.back.take(5) == b"!four"
-        await relay.front.finish()
-        await relay.back.finish()
-        await relay.both()
-        end = await relay.ended()
+    async with trio.open_nursery() as nursery:
+        lane = LaneEngine(engine, nursery)
+        async with between(lane, "raw", "raw") as relay:
+            for word in (b"one", b"two"):
+                await relay.front.send(word)
+                assert await relay.back.take(3) == word
+            await relay.back.send(b"three")
+            assert await relay.front.take(5) == b"three"
+            await relay.front.send(b"!four")
+            assert await relay.back.take(5) == b"!four"
+            await relay.front.finish()
+            await relay.back.finish()
+            await relay.both()
+            end = await relay.ended()
 
     assert lane.carried == 11
     assert (end.reason, end.initiator) == (Reason.CLIENT_CLOSED, "client")
@@ -83,9 +104,8 @@ async def test_a_detached_side_goes_on_with_another_one(engine, front, back, ove
         await relay.back.send(b"in between")
 
         again, client = await side(front, "tcp", "server")
-        counters = RelayCounters()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(engine.relay, 4711, again, parked, CALM, counters)
+            nursery.start_soon(relayed, engine, 4711, again, parked, CALM)
             assert await client.take(10) == b"in between"
             await client.send(b"later")
             assert await relay.back.take(5) == b"later"
@@ -119,7 +139,7 @@ async def test_a_pair_goes_on_in_another_process(engine):
                 sides.append(Side(SocketTransport(sock), role, leftover=leftover, state=state))
             for sock in (ours, theirs):
                 sock.close()
-            nursery.start_soon(engine.relay, 4712, *sides, CALM, RelayCounters())
+            nursery.start_soon(relayed, engine, 4712, *sides, CALM)
             assert await relay.back.take(len(payload)) == payload
             nursery.cancel_scope.cancel()
 

@@ -286,7 +286,7 @@ async def test_pings_are_answered_while_bytes_wait(engine):
         await until(lambda: not unread_bytes(relay.given[0]))
         story = await relay.front.to_the_end()
     assert story.pongs == [b"there?"]
-    assert len(story.data) == relay.counters.bytes_to_client
+    assert len(story.data) == relay.end.bytes_to_client
     assert story.close == (None, "")
 
 

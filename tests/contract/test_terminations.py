@@ -5,11 +5,21 @@ from dataclasses import replace
 import pytest
 import trio
 
-from tests.contract.sides import INITIATORS, SHORT, between, encrypted, ends_in_order, overs, pairings, secures, side
+from tests.contract.sides import (
+    INITIATORS,
+    SHORT,
+    between,
+    encrypted,
+    ends_in_order,
+    overs,
+    pairings,
+    relayed,
+    secures,
+    side,
+)
 from wsbridge.protocol.websocket import WebSocketFraming
 from wsbridge.reasons import REASONS, Reason, Termination
 from wsbridge.relay import loop
-from wsbridge.relay.engine import RelayCounters
 
 
 @pairings
@@ -159,7 +169,7 @@ async def test_an_end_that_has_come_before_the_relay(engine, over, words):
     ends = []
 
     async def relay():
-        ends.append(await engine.relay(1, front_side, back_side, SHORT, RelayCounters()))
+        ends.append(await relayed(engine, 1, front_side, back_side, SHORT))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(relay)

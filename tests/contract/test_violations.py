@@ -4,9 +4,8 @@ import pytest
 import trio
 
 from tests.contract.peers import FIN, TEXT
-from tests.contract.sides import SHORT, between, encrypted, ends_in_order, side
+from tests.contract.sides import SHORT, between, encrypted, ends_in_order, relayed, side
 from wsbridge.reasons import Reason
-from wsbridge.relay.engine import RelayCounters
 
 VIOLATIONS = {
     "reserved bits": (0xC2, b"x", Reason.PROTOCOL_ERROR, 1002),
@@ -88,7 +87,7 @@ async def test_one_read_of_a_plain_client_is_one_text_message(engine):
     results = []
 
     async def relay():
-        results.append(await engine.relay(1, front_side, ours, SHORT, RelayCounters()))
+        results.append(await relayed(engine, 1, front_side, ours, SHORT))
 
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
@@ -111,7 +110,7 @@ async def test_text_that_ends_inside_a_character(engine):
     ours, back = await side("ws", "tcp", "client", messages="text")
     front_side, front = await side("raw", "tcp", "server")
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(engine.relay, 1, front_side, ours, SHORT, RelayCounters())
+        nursery.start_soon(relayed, engine, 1, front_side, ours, SHORT)
         await front.send("€".encode()[:2])
         await front.finish()
         with trio.fail_after(5):
@@ -126,7 +125,7 @@ async def test_text_frames_from_clients_that_mean_bytes(engine, text_messages):
     front_side, front = await side("ws", "tcp", "server", text_messages=text_messages)
     back_side, back = await side("raw", "tcp", "client")
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(engine.relay, 1, front_side, back_side, SHORT, RelayCounters())
+        nursery.start_soon(relayed, engine, 1, front_side, back_side, SHORT)
         await front.send_frame(FIN | TEXT, b"\xff\xfe")
         with trio.fail_after(5):
             if text_messages == "bytes":

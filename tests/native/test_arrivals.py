@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
+from tests.contract.sides import relayed
 from wsbridge.native import load
 from wsbridge.net.transport import SocketTransport
 from wsbridge.reasons import Reason
 from wsbridge.relay.endpoint import Side
-from wsbridge.relay.engine import RelayCounters
 from wsbridge.relay.relay import RelayOptions
 from wsbridge.taskless import Runner
 
@@ -41,7 +41,7 @@ class Pairs:
         return client, backend
 
     async def _relay(self, number, front, back):
-        self.results[number] = await self.engine.relay(number, front, back, RelayOptions(), RelayCounters())
+        self.results[number] = await relayed(self.engine, number, front, back, RelayOptions())
 
     def close(self):
         """Close all sockets."""

@@ -53,7 +53,7 @@ async def test_who_carried_a_pair(pairing: tuple[str, str]) -> None:
         async with running(one_thread) as engine, between(engine, *pairing, **options) as relay:
             await exchange(relay.front, relay.back, b"hello")
             assert engine.figures(relay.id).engine == carried_by
-        assert relay.counters.engine == carried_by
+        assert relay.end.engine == carried_by
 
 
 @pairings
@@ -113,7 +113,7 @@ async def test_a_raw_client_is_lent_once_it_is_known_not_to_speak_http(
         nursery.cancel_scope.cancel()
     for peer in (front_peer, back_peer):
         peer.transport.close()
-    assert (relay.counters.bytes_to_backend, relay.counters.bytes_to_client) == (9, 2)
+    assert (relay.end.bytes_to_backend, relay.end.bytes_to_client) == (9, 2)
 
 
 async def test_a_pair_that_cannot_be_lent_ends_alone(monkeypatch: pytest.MonkeyPatch) -> None:

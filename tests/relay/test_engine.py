@@ -5,11 +5,11 @@ import socket
 import pytest
 import trio
 
-from tests.contract.sides import SHORT, between, running
+from tests.contract.sides import SHORT, between, relayed, running
 from wsbridge.net.transport import SocketTransport
 from wsbridge.reasons import Reason, Termination
 from wsbridge.relay.endpoint import Side
-from wsbridge.relay.engine import PythonEngine, RelayCounters
+from wsbridge.relay.engine import PythonEngine
 
 
 async def test_it_says_what_it_is():
@@ -38,7 +38,7 @@ async def test_a_pair_that_cannot_be_watched_is_closed():
         side = Side(SocketTransport(ours))
         other = Side(SocketTransport(ours))
         with pytest.raises(FileExistsError):
-            await engine.relay(1, side, other, SHORT, RelayCounters())
+            await relayed(engine, 1, side, other, SHORT)
         assert ours.fileno() == -1
         assert engine.connection_ids == []
         theirs.close()
@@ -53,7 +53,7 @@ async def test_a_relay_in_a_cancelled_scope_closes_at_once():
             ours.setblocking(False)
         with trio.CancelScope() as scope:
             scope.cancel()
-            await engine.relay(1, *sides, SHORT, RelayCounters())
+            await relayed(engine, 1, *sides, SHORT)
         assert scope.cancelled_caught
         assert [ours.fileno() for ours, _ in pairs] == [-1, -1]
         for _, theirs in pairs:

@@ -51,19 +51,13 @@ class RelayResult:
 
 
 @dataclass(slots=True)
-class RelayCounters:
-    """Payload bytes of one relay each way, and the engine that carried it; set when it is over, also if cancelled."""
-
-    bytes_to_backend: int = 0
-    bytes_to_client: int = 0
-    engine: str = ""
-
-
-@dataclass(slots=True)
-class RelayFigures(RelayCounters):
+class RelayFigures:
     """What is known of one relay while it lasts.
 
     Attributes:
+        bytes_to_backend: Payload bytes that came from the client so far.
+        bytes_to_client: Payload bytes that came from the backend so far.
+        engine: The engine that has carried it.
         round_trip_seconds: From the last ping to a WebSocket client to its pong; None before the first.
         backend_round_trip_seconds: The same of a WebSocket backend.
         blocked_to_client_seconds: For how long the client has accepted none of the bytes that wait for it; None if
@@ -72,6 +66,9 @@ class RelayFigures(RelayCounters):
         ending: Why it ends, while an end is under way: one side has finished, or is still to read what waits for it.
     """
 
+    bytes_to_backend: int
+    bytes_to_client: int
+    engine: str
     round_trip_seconds: float | None = None
     backend_round_trip_seconds: float | None = None
     blocked_to_client_seconds: float | None = None
@@ -119,30 +116,7 @@ class Engine(Protocol):
     name: str
 
     async def run(self) -> None:
-        """Serve `relay` until cancelled."""
-
-    async def relay(
-        self,
-        connection_id: int,
-        front: Side,
-        back: Side,
-        options: RelayOptions,
-        counters: RelayCounters,
-        share: SharedBucket | None = None,
-    ) -> RelayResult:
-        """Relay until the end; no descriptor of either side is open when it returns, unless the pair was detached.
-
-        Args:
-            connection_id: By which the pair is known to the other methods while it lasts.
-            front: The accepted side.
-            back: The dialled side.
-            options: Time limits and rules.
-            counters: Filled in at the end.
-            share: Bytes a second that it has in common with others.
-
-        Resource handling:
-            Cancelling aborts both sides.
-        """
+        """Serve the pairs until cancelled."""
 
     def start(
         self,
@@ -152,7 +126,18 @@ class Engine(Protocol):
         options: RelayOptions,
         share: SharedBucket | None = None,
     ) -> Relaying:
-        """Do as `relay`, and return at once; the caller aborts it if it does not wait for its end."""
+        """Begin to relay a pair.
+
+        Args:
+            connection_id: By which the pair is known to the other methods while it lasts.
+            front: The accepted side.
+            back: The dialled side.
+            options: Time limits and rules.
+            share: Bytes a second that it has in common with others.
+
+        Returns:
+            The pair; the caller waits for its end, or aborts it, and takes its result.
+        """
 
     def bridge(
         self,
@@ -166,11 +151,11 @@ class Engine(Protocol):
         """Connect the backend, respond to the client, and relay; None, and nothing has happened, if it does not do so.
 
         Args:
-            connection_id: See `relay`.
+            connection_id: See `start`.
             front: The accepted side.
             response: What it is sent once the backend is connected.
             address: Of the backend, which speaks plain bytes.
-            options: See `relay`.
+            options: See `start`.
             may_begin: Asked right before; if it returns False, nothing is done.
         """
 
@@ -191,16 +176,16 @@ class Engine(Protocol):
         """What is known of one pair now; None if it is not relayed any more."""
 
     def payload_bytes(self, connection_id: int) -> tuple[int, int] | None:
-        """Payload bytes of one pair to the backend and to the client; None once `relay` has filled in its counters."""
+        """Payload bytes of one pair to the backend and to the client; None once its result was taken."""
 
     def detach(self, connection_id: int, reason: Reason, detail: str = "") -> tuple[Side, Side] | None:
         """Remove a pair from the engine, with both descriptors open and nothing lost; they belong to the caller.
 
-        Its `relay` returns with this reason. None, and nothing has changed, where it is not relayed or one of its sides
+        It ends with this reason. None, and nothing has changed, where it is not relayed or one of its sides
         has already ended.
 
         Returns:
-            Front and back; `relay` goes on with them exactly where this one stopped.
+            Front and back; another `start` goes on with them exactly where this one stopped.
         """
 
     def set_max_lingering(self, sockets: int) -> None:
@@ -214,7 +199,7 @@ _NO_REASON = Termination(Reason.INTERNAL_ERROR, "wsbridge", "ended without a rea
 
 
 class StartedRelay:
-    """A pair that `relay` relays; see `Relaying`.
+    """A pair that Python relays; see `Relaying`.
 
     Args:
         engine: Its engine.
@@ -273,28 +258,6 @@ class PythonEngine:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.loop.run)
             nursery.start_soon(self.loop.run_timers)
-
-    async def relay(
-        self,
-        connection_id: int,
-        front: Side,
-        back: Side,
-        options: RelayOptions,
-        counters: RelayCounters,
-        share: SharedBucket | None = None,
-    ) -> RelayResult:
-        """See `Engine.relay`."""
-        relaying = self.start(connection_id, front, back, options, share)
-        try:
-            await relaying.ended
-        except BaseException:
-            relaying.abort()
-            raise
-        finally:
-            result = relaying.result()
-            counters.bytes_to_backend, counters.bytes_to_client = result.bytes_to_backend, result.bytes_to_client
-            counters.engine = result.engine
-        return result
 
     def start(
         self,
