@@ -1,1 +1,1 @@
-"""The bytes of a stream from the peer's acknowledgement to its end, by absolute position, and how far they were sent."""
+"""The bytes of a stream from the acknowledgement of the peer to its end, and how far they were sent."""

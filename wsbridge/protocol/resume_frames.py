@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import enum
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from wsbridge.protocol.websocket import BINARY, FIN, Buffer, FrameHeaders, Payloads
+from wsbridge.protocol.websocket import BINARY_MESSAGE, FIN, TEXT, Buffer, FrameHeaders, Payloads
 
 RESUME_SUBPROTOCOL = "wsbridge.resume.v1"
 """Name in `Sec-WebSocket-Protocol`."""
@@ -207,10 +208,22 @@ class Malformed:
     detail: str
 
 
-Frame = Open | Opened | Resume | Resumed | Data | Ack | Fin | Failure | GoAway | Keepalive | Ignored | Malformed
-
 ControlFrameBody = Open | Opened | Resume | Resumed | Ack | Fin | Failure | GoAway | Keepalive
 """What `encode_frame` encodes."""
+
+Frame = ControlFrameBody | Data | Ignored | Malformed
+"""What is decoded."""
+
+_OPEN = struct.Struct("!BI")
+_OPENED = struct.Struct("!BQ16s32sIIIHHB")
+_RESUME = struct.Struct("!BQ16s32sIQQ")
+_RESUMED = struct.Struct("!BQ32sI")
+_POSITION = struct.Struct("!BQ")
+_ERROR = struct.Struct("!BH")
+_GOAWAY = struct.Struct("!BII")
+
+DATA_HEAD = bytes((FrameType.DATA,))
+"""What goes before the payload of a DATA frame."""
 
 
 def encode_frame(frame: ControlFrameBody) -> bytes:
@@ -220,14 +233,114 @@ def encode_frame(frame: ControlFrameBody) -> bytes:
 
     Raises:
         struct.error: A number is out of the range of its field.
-        ValueError: An id, a token or a node hint has a wrong length.
+        ValueError: An id, a token or a node hint has a wrong length, or the hint is not ASCII.
     """
-    raise NotImplementedError
+    match frame:
+        case Ack(position):
+            return _POSITION.pack(FrameType.ACK, position)
+        case Fin(position):
+            return _POSITION.pack(FrameType.FIN, position)
+        case Open(window):
+            return _OPEN.pack(FrameType.OPEN, window)
+        case Opened():
+            return _encode_opened(frame)
+        case Resume():
+            _check_secrets(frame.token, frame.session_id)
+            positions = (frame.attempt, frame.received, frame.first_available)
+            return _RESUME.pack(FrameType.RESUME, frame.epoch, frame.session_id, frame.token, *positions)
+        case Resumed():
+            _check_secrets(frame.token)
+            return _RESUMED.pack(FrameType.RESUMED, frame.received, frame.token, frame.ttl)
+        case Failure(code, text):
+            return _ERROR.pack(FrameType.ERROR, code) + cut_error_text(text)
+        case GoAway():
+            return _GOAWAY.pack(FrameType.GOAWAY, frame.after_ms, frame.jitter_ms)
+        case Keepalive():
+            return bytes((FrameType.KEEPALIVE,))
+
+
+def _encode_opened(frame: Opened) -> bytes:
+    _check_secrets(frame.token, frame.session_id)
+    node = frame.node.encode("ascii")
+    if len(node) > MAX_NODE_HINT_CHARS:
+        raise ValueError(f"node hint of {len(node)} characters, and the maximum is {MAX_NODE_HINT_CHARS}")
+    bounds = (frame.ttl, frame.window, frame.ack_bytes, frame.ack_ms, frame.keepalive)
+    return _OPENED.pack(FrameType.OPENED, frame.epoch, frame.session_id, frame.token, *bounds, len(node)) + node
+
+
+def _check_secrets(token: bytes, session_id: bytes | None = None) -> None:
+    """Check lengths: `struct` would pad or cut without a word."""
+    if len(token) != TOKEN_BYTES:
+        raise ValueError(f"token of {len(token)} bytes, not {TOKEN_BYTES}")
+    if session_id is not None and len(session_id) != SESSION_ID_BYTES:
+        raise ValueError(f"session id of {len(session_id)} bytes, not {SESSION_ID_BYTES}")
+
+
+def cut_error_text(text: str) -> bytes:
+    """Encode a text for an ERROR frame or the close frame behind it, cut on a character boundary."""
+    raw = text.encode("utf-8", "replace")
+    return raw if len(raw) <= MAX_ERROR_TEXT_BYTES else raw[:MAX_ERROR_TEXT_BYTES].decode("utf-8", "ignore").encode()
 
 
 def decode_message(message: bytes) -> Frame:
-    """Decode one whole message."""
-    raise NotImplementedError
+    """Decode one whole message; all that is wrong with it gives `Malformed`."""
+    if not message:
+        return Malformed("empty message")
+    kind, size = message[0], len(message)
+    if kind == FrameType.DATA:
+        if not 2 <= size <= 1 + MAX_DATA_BYTES:
+            return Malformed(f"DATA with {size - 1} bytes, not 1 to {MAX_DATA_BYTES}")
+        return Data(memoryview(message)[1:])
+    if size > MAX_CONTROL_MESSAGE_BYTES:
+        return Malformed(
+            f"frame of type 0x{kind:02x} with {size} bytes, and the maximum is {MAX_CONTROL_MESSAGE_BYTES}"
+        )
+    decode = _DECODERS.get(kind)
+    if decode is not None:
+        try:
+            return decode(message)
+        except struct.error:
+            return Malformed(f"{FrameType(kind).name} with {size} bytes")
+    return Ignored(kind) if kind >= 0x80 else Malformed(f"frame of unknown type 0x{kind:02x}")
+
+
+def _decode_opened(message: bytes) -> Frame:
+    head = message[: _OPENED.size]
+    _, epoch, session_id, token, ttl, window, ack_bytes, ack_ms, keepalive, length = _OPENED.unpack(head)
+    node = message[_OPENED.size :]
+    if len(node) != length or not node.isascii():
+        return Malformed(f"OPENED with a node hint of {len(node)} bytes, not {length} characters of ASCII")
+    return Opened(epoch, session_id, token, ttl, window, ack_bytes, ack_ms, keepalive, node.decode("ascii"))
+
+
+def _decode_error(message: bytes) -> Frame:
+    _, code = _ERROR.unpack(message[: _ERROR.size])
+    raw = message[_ERROR.size :]
+    if len(raw) > MAX_ERROR_TEXT_BYTES:
+        return Malformed(f"ERROR with a text of {len(raw)} bytes, and the maximum is {MAX_ERROR_TEXT_BYTES}")
+    if not 4000 <= code <= 4999:
+        return Malformed(f"ERROR with code {code}, not 4000 to 4999")
+    try:
+        return Failure(code, raw.decode())
+    except UnicodeDecodeError:
+        return Malformed("ERROR with a text that is not UTF-8")
+
+
+def _decode_keepalive(message: bytes) -> Frame:
+    return Keepalive() if len(message) == 1 else Malformed(f"KEEPALIVE with {len(message)} bytes")
+
+
+_DECODERS: dict[int, Callable[[bytes], Frame]] = {
+    FrameType.OPEN: lambda message: Open(*_OPEN.unpack(message)[1:]),
+    FrameType.OPENED: _decode_opened,
+    FrameType.RESUME: lambda message: Resume(*_RESUME.unpack(message)[1:]),
+    FrameType.RESUMED: lambda message: Resumed(*_RESUMED.unpack(message)[1:]),
+    FrameType.ACK: lambda message: Ack(*_POSITION.unpack(message)[1:]),
+    FrameType.FIN: lambda message: Fin(*_POSITION.unpack(message)[1:]),
+    FrameType.ERROR: _decode_error,
+    FrameType.GOAWAY: lambda message: GoAway(*_GOAWAY.unpack(message)[1:]),
+    FrameType.KEEPALIVE: _decode_keepalive,
+}
 
 
 class FrameReader:
@@ -237,16 +350,57 @@ class FrameReader:
         control_frame_count: Frames so far that were no DATA: work that moved no payload.
     """
 
+    __slots__ = ("_data_bytes", "_failed", "_in_data", "_partial", "control_frame_count")
+
     def __init__(self) -> None:
         self.control_frame_count = 0
+        self._in_data = False  # within a DATA message, whose type has been read
+        self._data_bytes = 0  # its payload so far
+        self._partial = b""  # beginning of another message
+        self._failed = False
 
     def read(self, payloads: Payloads, frame_headers: FrameHeaders) -> list[Frame]:
         """Decode chunks with their marks, as `WebSocketFraming.decode` gives them.
 
         Returns:
-            Frames in order; of a DATA frame that has arrived in part, the part. `Malformed` is the last.
+            Frames in order; of a DATA frame that has arrived in part, the part. `Malformed` is the last, and later
+            calls give nothing.
         """
-        raise NotImplementedError
+        frames: list[Frame] = []
+        for chunk, mark in zip(payloads, frame_headers, strict=True):
+            if self._failed:
+                break
+            if mark == BINARY_MESSAGE and 1 < len(chunk) <= MAX_DATA_BYTES and chunk[0] == FrameType.DATA:
+                frames.append(Data(memoryview(chunk)[1:]))
+                continue
+            frame = self._read_chunk(chunk, mark)
+            if frame is not None:
+                frames.append(frame)
+                self._failed = type(frame) is Malformed
+        return frames
 
+    def _read_chunk(self, chunk: Buffer, mark: int) -> Frame | None:
+        """Read a chunk that is no whole DATA message; gives the frame that it completes, or its part of DATA."""
+        if mark & 0x0F == TEXT:
+            return Malformed("text message")
+        if not self._in_data:
+            if self._partial or not chunk or chunk[0] != FrameType.DATA:
+                return self._add_to_control(chunk, mark)
+            self._in_data = True
+            chunk = memoryview(chunk)[1:]
+        self._data_bytes += len(chunk)
+        size = self._data_bytes
+        if mark & FIN:
+            self._in_data, self._data_bytes = False, 0
+        if size > MAX_DATA_BYTES or (mark & FIN and not size):
+            return Malformed(f"DATA with {size} bytes or more, not 1 to {MAX_DATA_BYTES}")
+        return Data(chunk) if chunk else None
 
-_ = (struct, BINARY, FIN)
+    def _add_to_control(self, chunk: Buffer, mark: int) -> Frame | None:
+        """Assemble a message that is no DATA, which is short."""
+        self._partial += chunk
+        if not mark & FIN and len(self._partial) <= MAX_CONTROL_MESSAGE_BYTES:
+            return None
+        self.control_frame_count += 1
+        message, self._partial = self._partial, b""
+        return decode_message(message)
