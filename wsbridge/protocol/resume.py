@@ -1,8 +1,8 @@
 """Resumable sessions: the state machine of both roles of `wsbridge.resume.v1` (docs/resume-protocol.md), without I/O.
 
 A session is two byte streams, one each way, that outlive the WebSocket connections (transports) that carry them.
-`ServerSession` and `ClientSession` know one transport at a time, the newest: what arrives on an older one is not given
-to them. The caller owns transports, clocks, randomness and the table of sessions.
+`ServerSession` (`resume_server`) and `ClientSession` (`resume_client`) know one transport at a time, the newest: what
+arrives on an older one is not given to them. The caller owns transports, clocks, randomness and the table of sessions.
 
     server:   OPENING ---- opened() ----> ATTACHED <---- resume() / transport_lost() ----> DETACHED
     client:   DETACHED -- connect() --> OPENING ---- OPENED ----> ATTACHED ---- transport_lost() ----> DETACHED
@@ -28,11 +28,25 @@ Positions count bytes from the beginning of the session, each direction for itse
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Literal
 
-from wsbridge.protocol.resume_frames import Frame, Open, Resume
+from wsbridge.protocol.replay_buffer import ReplayBuffer
+from wsbridge.protocol.resume_frames import (
+    DATA_HEAD,
+    Ack,
+    Data,
+    Failure,
+    Fin,
+    Frame,
+    Ignored,
+    Keepalive,
+    Malformed,
+    ResumeCode,
+    cut_error_text,
+    encode_frame,
+)
 from wsbridge.protocol.websocket import Buffer
 
 SEND_BYTES = 32768
@@ -42,6 +56,10 @@ MIN_WINDOW = 4096
 """A smaller window that a client asks for becomes this one, in bytes."""
 
 MAX_ACK_BYTES = 65536
+"""An ACK is sent when this many bytes, or an eighth of the window, have been consumed since the last."""
+
+DETACHING_CLOSE_CODES = frozenset((None, 1001, 1005, 1006, 1012))
+"""Close codes of a peer after which a session can be resumed; None: no close frame."""
 
 ResumeMessage = tuple[bytes, Buffer]
 """One binary message: its first bytes, and the payload of a DATA frame behind them (empty for other frames)."""
@@ -58,25 +76,6 @@ class SessionState(enum.Enum):
     DETACHED = "detached"
     """No transport; of a client before its first transport, too."""
     ENDED = "ended"
-
-
-@dataclass(frozen=True, slots=True)
-class SessionTerms:
-    """What a server grants to a session.
-
-    Attributes:
-        window: Bytes that each side may have unacknowledged; a client can ask for less from the server.
-        ttl: Seconds that the session is kept without a transport.
-        ack_ms: Milliseconds after which consumed bytes are acknowledged at the latest.
-        keepalive: Seconds of silence after which KEEPALIVE is sent; 0 for never.
-        node: Name of this node for load balancers, at most 255 characters of ASCII.
-    """
-
-    window: int = 1048576
-    ttl: int = 120
-    ack_ms: int = 250
-    keepalive: int = 20
-    node: str = ""
 
 
 @dataclass(slots=True)
@@ -121,13 +120,14 @@ class GoingAway:
 
 
 @dataclass(slots=True)
-class TransportSilent:
-    """Event of a client: nothing has come for twice the keepalive; the transport is lost, drop it (close code 4003)."""
+class TransportUseless:
+    """Event of a client: the session is detached now; close the transport with `closing`, and open another.
 
+    Attributes:
+        text: Why: nothing came for twice the keepalive, or what the server answered to RESUME.
+    """
 
-@dataclass(slots=True)
-class Completed:
-    """Event: both streams are complete and acknowledged; the client closes with 1000, and the server awaits that."""
+    text: str
 
 
 @dataclass(slots=True)
@@ -135,7 +135,7 @@ class Ended:
     """Event, the last one: the session has ended.
 
     Attributes:
-        code: Close code; None where nothing said one (a client's session that expired).
+        code: Close code; None where nothing said one: a session that expired, a transport lost before OPENED.
         text: Reason; what a peer said is not to be trusted.
         by: Whose doing: `us` is this side.
         complete: Whether both streams were complete and acknowledged.
@@ -147,29 +147,21 @@ class Ended:
     complete: bool = False
 
 
-Event = Received | PeerFinished | SessionOpened | SessionResumed | GoingAway | TransportSilent | Completed | Ended
+Event = Received | PeerFinished | SessionOpened | SessionResumed | GoingAway | TransportUseless | Ended
 
 
-@dataclass(frozen=True, slots=True)
-class Resumption:
-    """What a server does with a RESUME.
-
-    Attributes:
-        refusal: Code and text of the ERROR for the transport of the RESUME; None where it has taken over.
-        replaced: Whether another transport was attached until now: it gets ERROR and close code 4003.
-        bad_token: Whether the token was wrong: counted for bans.
-        replayed: Bytes that are sent again.
-    """
-
-    refusal: tuple[int, str] | None = None
-    replaced: bool = False
-    bad_token: bool = False
-    replayed: int = 0
+def ack_bytes_for(window: int) -> int:
+    """Give the consumed bytes after which a receiver acknowledges, for the window of the sender."""
+    return max(1, min(window // 8, MAX_ACK_BYTES))
 
 
-def hash_token(token: bytes) -> bytes:
-    """Give the SHA-256 of a token: what a server keeps of it."""
-    raise NotImplementedError
+def granted_window(wanted: int, window: int) -> int:
+    """Give the window of the server's stream, for what OPEN and OPENED say."""
+    return min(window, max(wanted, MIN_WINDOW)) if wanted else window
+
+
+OPENING, RESUMING, ATTACHED, DETACHED, ENDED = SessionState
+# The byte path compares them for each read, and an attribute of an enum takes seven times as long to read.
 
 
 class Session:
@@ -182,62 +174,133 @@ class Session:
         ttl: Seconds that it is kept without a transport; a server may change it, and RESUMED announces it.
         node: The server's node hint.
         ended: How it ended; None before.
+        closing: Code and text with which to close the transport once `take` gives nothing more; None: leave it open.
         transports: Transports that it has had, this one among them.
         replayed_bytes: Bytes that were sent again so far.
+        finished: Whether our stream has ended (`finish`).
+        peer_finished: Whether the FIN of the peer has been received.
+        sent_position: Highest position that was sent on any transport.
+        acked_position: Position that the peer has acknowledged.
+        received_position: Position up to which the peer's stream has been received.
+        consumed_position: Position up to which the sink has accepted it.
     """
 
-    state: SessionState
-    session_id: bytes
-    epoch: int
-    ttl: int
-    node: str
-    ended: Ended | None
-    transports: int
-    replayed_bytes: int
+    def __init__(self) -> None:
+        self.state = DETACHED
+        self.session_id = b""
+        self.epoch = 0
+        self.ttl = 0
+        self.node = ""
+        self.ended: Ended | None = None
+        self.closing: tuple[int, str] | None = None
+        self.transports = 0
+        self.replayed_bytes = 0
+        self.finished = False
+        self.peer_finished = False
+        self.sent_position = 0
+        self.acked_position = 0
+        self.received_position = 0
+        self.consumed_position = 0
+        self._control: list[bytes] = []  # frames that go before all others
+        self._buffer = ReplayBuffer()
+        self._window = 0  # of our stream
+        self._fin_sent = False  # on this transport, or the peer has it from an earlier one
+        self._failure: tuple[int, str] | None = None  # of `end_after_data`
+        self._peer_window = 0
+        self._ack_bytes = 1
+        self._ack_seconds = 0.25
+        self._ack_sent = 0  # position of our last ACK
+        self._ack_due = False
+        self._ack_deadline: float | None = None
+        self._detached_at: float | None = None
 
     # ------------------------------------------------------------------ our stream
 
     @property
     def room(self) -> int:
         """Bytes that the source may give now; 0 before the session is open, once finished or ended."""
-        raise NotImplementedError
+        if self.finished or self._failure is not None or self.state is ENDED:
+            return 0
+        return self._window - (self._buffer.end - self._buffer.start)
 
     def send(self, payload: Buffer) -> None:
         """Append to our stream; also without a transport.
 
         Args:
-            payload: 1 to `room` bytes. It is kept, not copied, unless small: it must not change any more.
+            payload: At most `room` bytes; `bytes` are kept, not copied, unless there are few.
 
         Raises:
             ValueError: More than `room`.
         """
-        raise NotImplementedError
+        size = len(payload)
+        if size > self.room:
+            raise ValueError(f"{size} bytes given to a session with room for {self.room}")
+        if size:
+            self._buffer.append(payload)
 
     def finish(self) -> None:
-        """End our stream (half-close); FIN follows all its bytes. Again: nothing happens."""
-        raise NotImplementedError
+        """End our stream (half-close): FIN follows its last byte. Again: nothing happens."""
+        self.finished = True
 
     def take(self, max_bytes: int, now: float) -> list[ResumeMessage]:
         """Give messages to write to the current transport; they count as sent.
 
         Args:
-            max_bytes: Payload of DATA to give at most (0: control frames alone).
+            max_bytes: Payload of DATA to give at most (0: other frames alone).
             now: The clock, in seconds.
 
         Returns:
             Messages in order, each at most `1 + SEND_BYTES` bytes long; none: nothing is to be sent now.
         """
-        raise NotImplementedError
+        messages: list[ResumeMessage] = []
+        if self._control:
+            messages += [(message, b"") for message in self._control]
+            self._control = []
+        if self.state is not ATTACHED:
+            return messages
+        if self._ack_due:
+            self._ack_due = False
+            self._ack_deadline = None
+            self._ack_sent = self.consumed_position
+            messages.append((encode_frame(Ack(self.consumed_position)), b""))
+        buffer = self._buffer
+        if buffer.cursor != buffer.end:
+            self._take_data(messages, max_bytes)
+        if buffer.cursor == buffer.end and (self.finished or self._failure is not None):
+            self._take_end(messages)
+        return messages
+
+    def _take_data(self, messages: list[ResumeMessage], max_bytes: int) -> None:
+        """Give the next bytes of our stream."""
+        buffer = self._buffer
+        begin = buffer.cursor
+        while payload := buffer.next_payload(min(max_bytes, SEND_BYTES)):
+            max_bytes -= len(payload)
+            messages.append((DATA_HEAD, payload))
+        if begin < self.sent_position:
+            self.replayed_bytes += min(buffer.cursor, self.sent_position) - begin
+        self.sent_position = max(self.sent_position, buffer.cursor)
+
+    def _take_end(self, messages: list[ResumeMessage]) -> None:
+        """Give what follows the last byte of our stream: FIN, and the ERROR of `end_after_data`."""
+        if self.finished and not self._fin_sent:
+            self._fin_sent = True
+            self.sent_position = self._buffer.end + 1
+            messages.append((encode_frame(Fin(self._buffer.end)), b""))
+        if self._failure is not None and self.closing is None:
+            self.closing = self._failure
+            messages.append((encode_frame(Failure(*self._failure)), b""))
 
     @property
     def wants_to_send(self) -> bool:
         """Whether `take` would give something."""
-        raise NotImplementedError
-
-    @property
-    def closing(self) -> tuple[int, str] | None:
-        """Code and text with which to close the WebSocket once `take` gives nothing more; None: leave it open."""
-        raise NotImplementedError
+        if self._control:
+            return True
+        if self.state is not ATTACHED:
+            return False
+        if self._ack_due or self._buffer.cursor != self._buffer.end:
+            return True
+        return (self.finished and not self._fin_sent) or (self._failure is not None and self.closing is None)
 
     # ------------------------------------------------------------------ the peer's stream
 
@@ -246,15 +309,103 @@ class Session:
 
         A violation ends the session: ERROR is among what `take` gives, and `closing` is set.
         """
-        raise NotImplementedError
+        events: list[Event] = []
+        for frame in frames:
+            if self.state is ENDED or self.state is DETACHED:
+                break
+            if type(frame) is Data:
+                self._on_data(frame.payload, now, events)
+            else:
+                self._on_control(frame, now, events)
+        return events
+
+    def _on_data(self, payload: Buffer, now: float, events: list[Event]) -> None:
+        if self.state is not ATTACHED or self.peer_finished:
+            return self._violate(f"DATA {self._describe_order()}", now, events)
+        position = self.received_position + len(payload)
+        if position - self._ack_sent > self._peer_window:
+            return self._violate(f"DATA beyond the window of {self._peer_window} bytes", now, events)
+        self.received_position = position
+        last = events[-1] if events else None
+        if type(last) is Received:
+            last.payloads.append(payload)
+        else:
+            events.append(Received([payload]))
+        return None
+
+    def _on_control(self, frame: Frame, now: float, events: list[Event]) -> None:
+        match frame:
+            case Ack() if self.state is ATTACHED:
+                self._on_ack(frame.position, now, events)
+            case Fin() if self.state is ATTACHED and not self.peer_finished:
+                self._on_fin(frame.position, now, events)
+            case Failure():
+                self._on_failure(frame, now, events)
+            case Keepalive() | Ignored():
+                pass
+            case Malformed():
+                self._violate(frame.detail, now, events)
+            case _:
+                self._violate(f"{type(frame).__name__.upper()} {self._describe_order()}", now, events)
+
+    def _describe_order(self) -> str:
+        """Say after what a frame must not come."""
+        return "after FIN" if self.peer_finished else f"while the session is {self.state.value}"
+
+    def _on_ack(self, position: int, now: float, events: list[Event]) -> None:
+        buffer = self._buffer
+        limit = buffer.cursor + self._fin_sent
+        if not self.acked_position <= position <= limit:
+            detail = f"ACK of position {position}, not {self.acked_position} to {limit}"
+            return self._violate(detail, now, events, ResumeCode.GAP)
+        self.acked_position = position
+        buffer.acknowledge(min(position, buffer.end))
+        return None
+
+    def _on_fin(self, position: int, now: float, events: list[Event]) -> None:
+        if position != self.received_position:
+            detail = f"FIN at position {position}, not {self.received_position}"
+            return self._violate(detail, now, events, ResumeCode.GAP)
+        self.received_position = position + 1
+        self.peer_finished = True
+        events.append(PeerFinished())
+        return None
+
+    def _on_failure(self, frame: Failure, now: float, events: list[Event]) -> None:
+        self.closing = (frame.code, "")
+        self._conclude(Ended(frame.code, frame.text, "peer", self.complete), events)
+
+    def _violate(self, detail: str, now: float, events: list[Event], code: int = ResumeCode.PROTOCOL) -> None:
+        """End the session because of what the peer sent."""
+        self.end(code, detail, now)
+        if self.ended is not None:
+            events.append(self.ended)
 
     def consumed(self, size: int, now: float) -> None:
-        """Note that the sink has accepted `size` more bytes; schedules the ACK. Also without a transport."""
-        raise NotImplementedError
+        """Note that the sink has accepted `size` more bytes; schedules the ACK. Also without a transport.
 
-    def consumed_fin(self, now: float) -> None:
-        """Note that the sink has accepted the end of the peer's stream; it is acknowledged at once."""
-        raise NotImplementedError
+        Raises:
+            ValueError: More than `unconsumed_bytes`.
+        """
+        if size > self.unconsumed_bytes:
+            raise ValueError(f"{size} bytes consumed, and {self.unconsumed_bytes} were received")
+        self.consumed_position += size
+        unacked = self.consumed_position - self._ack_sent
+        if unacked >= self._ack_bytes:
+            self._ack_due = True
+        elif self._ack_deadline is None and size:
+            self._ack_deadline = now + self._ack_seconds
+
+    def consumed_fin(self) -> None:
+        """Note that the sink has accepted the end of the peer's stream; it is acknowledged at once.
+
+        Raises:
+            ValueError: The peer has not finished, or there are unconsumed bytes.
+        """
+        if not self.peer_finished or self.unconsumed_bytes:
+            raise ValueError(f"the end of the stream was not received, or {self.unconsumed_bytes} bytes before it left")
+        self.consumed_position = self.received_position
+        self._ack_due = True
 
     # ------------------------------------------------------------------ endings
 
@@ -268,17 +419,66 @@ class Session:
             text: Of the close frame.
 
         Returns:
-            `Ended` where this ends the session; nothing where it is detached now.
+            `Ended` where this ends the session; nothing where it is detached now, or was before.
         """
-        raise NotImplementedError
+        events: list[Event] = []
+        detaches = self._detaches(close_code)
+        if self.state is ENDED or self.state is DETACHED:
+            self.closing = None
+        elif self._failure is not None and self.closing is not None and (close_code == 1005 or not detaches):
+            self._conclude(Ended(*self._failure, "us"), events)
+        elif detaches:
+            self._detach(now)
+        else:
+            self._conclude(Ended(close_code, text, "peer", self.complete), events)
+        return events
+
+    def _detaches(self, close_code: int | None) -> bool:
+        """Whether the session goes on after this end of its transport."""
+        return close_code in DETACHING_CLOSE_CODES
+
+    def _detach(self, now: float) -> None:
+        self.state = DETACHED
+        self.closing = None
+        self._control = []
+        if self._detached_at is None:
+            self._detached_at = now
+
+    def _attach(self, position: int) -> int:
+        """Go on from the position up to which the peer has received; gives the bytes that are sent again."""
+        buffer = self._buffer
+        buffer.seek(min(position, buffer.end))
+        self._fin_sent = position > buffer.end
+        self.state = ATTACHED
+        self.closing = None
+        self._detached_at = None
+        self._ack_due = True
+        return max(0, min(self.sent_position, buffer.end) - buffer.cursor)
+
+    def _holds(self, position: int) -> bool:
+        """Whether our stream can go on from a position that the peer says it has received."""
+        return self.acked_position <= position <= self.sent_position
 
     def end(self, code: int, text: str, now: float) -> None:
         """End the session now; what is not sent yet is dropped. Again: nothing happens.
 
-        An attached peer gets ERROR (for 1000 nothing but the close frame), a later RESUME with a valid token the same
-        code and text.
+        An attached peer gets ERROR (for codes below 4000 nothing but the close frame), a later RESUME with a valid
+        token the same code and text.
         """
-        raise NotImplementedError
+        if self.state is ENDED:
+            return
+        text = cut_error_text(text).decode()
+        if self.state is not DETACHED:
+            self.closing = (code, text)
+            self._control = [encode_frame(Failure(code, text))] if code >= 4000 else []
+        self._conclude(Ended(code, text, "us", self.complete))
+
+    def _conclude(self, ended: Ended, events: list[Event] | None = None) -> None:
+        self.state = ENDED
+        self.ended = ended
+        self._buffer.clear()
+        if events is not None:
+            events.append(ended)
 
     def end_after_data(self, code: int, text: str) -> None:
         """End the session once the peer has our stream as far as it goes (a backend that was reset).
@@ -286,139 +486,54 @@ class Session:
         ERROR follows our last byte, on this transport or on a later one. The session has ended once the peer has
         closed in answer to it; a transport lost before that leaves it detached, until its ttl.
         """
-        raise NotImplementedError
+        if self._failure is None:
+            self._failure = (code, cut_error_text(text).decode())
 
     # ------------------------------------------------------------------ time
 
     @property
     def deadline(self) -> float | None:
         """When to call `on_deadline` at the latest, by the caller's clock; None for never."""
-        raise NotImplementedError
+        if self.state is ATTACHED:
+            return None if self._ack_due else self._ack_deadline
+        if self.state is DETACHED and self._detached_at is not None:
+            return self._detached_at + self.ttl
+        return None
 
     def on_deadline(self, now: float) -> list[Event]:
         """Do what is due; too early, nothing happens.
 
-        That is an ACK or a KEEPALIVE (see `wants_to_send`), the end of a session that was detached for its ttl (`Ended`)
-        and `TransportSilent`.
+        That is an ACK or a KEEPALIVE (see `wants_to_send`), the end of a session that was detached for its ttl
+        (`Ended`), and `TransportUseless`.
         """
-        raise NotImplementedError
+        events: list[Event] = []
+        if self.state is ATTACHED and self._ack_deadline is not None and self._ack_deadline <= now:
+            self._ack_due = True
+            self._ack_deadline = None
+        elif self.state is DETACHED and self._detached_at is not None and self._detached_at + self.ttl <= now:
+            self._conclude(Ended(None, f"expired after {self.ttl} s without a transport", "us", self.complete), events)
+        return events
 
     # ------------------------------------------------------------------ figures
 
     @property
     def replay_bytes(self) -> int:
         """Bytes held to be sent or sent again: at most the window."""
-        raise NotImplementedError
+        return self._buffer.end - self._buffer.start
 
     @property
     def unconsumed_bytes(self) -> int:
         """Bytes received that the sink has not accepted: at most the window."""
-        raise NotImplementedError
-
-    @property
-    def sent_position(self) -> int:
-        """Highest position that was sent on any transport."""
-        raise NotImplementedError
-
-    @property
-    def acked_position(self) -> int:
-        """Position that the peer has acknowledged."""
-        raise NotImplementedError
-
-    @property
-    def received_position(self) -> int:
-        """Position up to which the peer's stream has been received."""
-        raise NotImplementedError
-
-    @property
-    def consumed_position(self) -> int:
-        """Position up to which the sink has accepted it."""
-        raise NotImplementedError
-
-    @property
-    def finished(self) -> bool:
-        """Whether our stream has ended (`finish`)."""
-        raise NotImplementedError
-
-    @property
-    def peer_finished(self) -> bool:
-        """Whether the FIN of the peer has been received."""
-        raise NotImplementedError
+        if self.consumed_position == self.received_position:
+            return 0
+        return self.received_position - self.consumed_position - self.peer_finished
 
     @property
     def complete(self) -> bool:
-        """Whether both streams are complete and acknowledged."""
-        raise NotImplementedError
-
-
-class ServerSession(Session):
-    """The server's half of a session; it begins with the first transport's OPEN.
-
-    Args:
-        opening: The OPEN frame.
-        epoch: The server's epoch, 64 bits.
-        session_id: 16 bytes, unique within the epoch; not secret.
-        terms: What is granted.
-        new_token: Gives 32 unpredictable bytes; only their hash is kept.
-    """
-
-    def __init__(
-        self, opening: Open, *, epoch: int, session_id: bytes, terms: SessionTerms, new_token: Callable[[], bytes]
-    ) -> None:
-        raise NotImplementedError
-
-    def opened(self, now: float) -> None:
-        """Answer OPEN, once the backend is connected; before that `end` refuses (4010, 4011, 4013, ...)."""
-        raise NotImplementedError
-
-    def resume(self, frame: Resume, now: float) -> Resumption:
-        """Judge a RESUME whose epoch and session id are this session's, and let its transport take over.
-
-        In this order: token (4001), a session that has ended (its code), an attempt that is not newer than the last
-        (4003), positions (4002, which ends the session). The caller checks the epoch before (4004), and that identity
-        and route are the session's. After a refusal the session and its transport are as before.
-        """
-        raise NotImplementedError
-
-    def go_away(self, after_ms: int, jitter_ms: int) -> None:
-        """Announce to an attached client that its transport will be closed (1012), and when to reconnect."""
-        raise NotImplementedError
-
-    def export_state(self, now: float) -> dict[str, Any]:
-        """Give the whole state as plain values (int, bytes, str, None, bool, lists), for another process.
-
-        The session is as if detached: what was received and not consumed is not in it, and the client sends it again.
-        Token hashes and buffered payload are in it. Times are relative to `now`.
-        """
-        raise NotImplementedError
-
-    @classmethod
-    def restore(cls, state: dict[str, Any], now: float, new_token: Callable[[], bytes]) -> Self:
-        """Build a detached session from what `export_state` gave.
-
-        Raises:
-            ValueError: The state is not of this version, or contradicts itself.
-        """
-        raise NotImplementedError
-
-
-class ClientSession(Session):
-    """The client's half of a session.
-
-    Args:
-        window: Bytes that the server may have unacknowledged; 0 for the server's own window.
-    """
-
-    def __init__(self, window: int = 0) -> None:
-        raise NotImplementedError
-
-    def connect(self, now: float) -> None:
-        """Begin on a new transport, whose WebSocket handshake is done: `take` gives OPEN or RESUME first.
-
-        An earlier transport that is still attached counts as lost; drop it (close code 4003).
-        """
-        raise NotImplementedError
-
-    def note_alive(self, now: float) -> None:
-        """Note that anything came (a ping) or that the transport is not being read: it is not silent."""
-        raise NotImplementedError
+        """Whether both streams are complete, and acknowledged as far as this side can know."""
+        return (
+            self.finished
+            and self.acked_position > self._buffer.end
+            and self.peer_finished
+            and self._ack_sent == self.received_position
+        )

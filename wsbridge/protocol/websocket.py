@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -562,6 +562,29 @@ class WebSocketFraming:
             return [encode_header(first_byte, size, 0x80) + key + apply_mask(payload, key)]
         head = encode_header(first_byte, size)
         return [b"".join((head, payload))] if size < FRAME_JOIN_BELOW_BYTES else [head, payload]
+
+    def encode_messages(self, messages: Iterable[tuple[bytes, Buffer]]) -> list[Buffer]:
+        """Frame whole binary messages.
+
+        Args:
+            messages: Each its first bytes (at least one) and its rest (may be empty), which are not joined where the
+                rest is large.
+        """
+        out: list[Buffer] = []
+        for head, payload in messages:
+            size = len(head) + len(payload)
+            if size > self.max_frame_bytes:
+                out += self._encode_fragments(BINARY_MESSAGE, b"".join((head, payload)))
+            elif size < FRAME_JOIN_BELOW_BYTES:
+                out += self._encode_frame(BINARY_MESSAGE, b"".join((head, payload)))
+            elif self.role == "client":
+                key = new_mask_key()
+                turn = len(head) & 3
+                out.append(encode_header(BINARY_MESSAGE, size, 0x80) + key + apply_mask(head, key))
+                out.append(apply_mask(payload, key[turn:] + key[:turn]))
+            else:
+                out += (encode_header(BINARY_MESSAGE, size) + head, payload)
+        return out
 
     def encode_control(self, opcode: int, body: bytes) -> bytes:
         """Write a control frame."""
