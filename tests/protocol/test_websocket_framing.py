@@ -122,3 +122,18 @@ def test_small_chunks_are_joined_and_large_ones_are_not_copied():
 def test_there_are_no_control_frames():
     """A ping or a close frame has no form among raw bytes."""
     assert RawFraming().encode_control(0x9, b"abc") == b""
+
+
+@pytest.mark.parametrize("role", ["server", "client"])
+@pytest.mark.parametrize("size", [0, 1, 124, 125, 4000, 4094, 4095, 32768, 65535, 65536, 200000])
+def test_messages_in_two_parts(role, size):
+    """Each is one message, whose parts are not joined where they are large."""
+    body = bytes(range(256)) * (size // 256) + bytes(size % 256)
+    framing, peer = WebSocketFraming(role), WebSocketFraming("client" if role == "server" else "server")
+    buffers = framing.encode_messages([(b"\x05", body), (b"\x80", b"")])
+    _, chunks, marks, controls, violation = peer.decode(b"".join(buffers), max_bytes=10**6)
+
+    assert (controls, violation) == (None, None)
+    assert b"".join(chunks) == b"\x05" + body + b"\x80"
+    assert [mark for mark in marks if mark & 0x80] in ([0x82, 0x82], [0x80, 0x82])
+    assert any(part is body for part in buffers) == (role == "server" and 4095 <= size <= 65535)

@@ -219,7 +219,7 @@ class Session:
     @property
     def room(self) -> int:
         """Bytes that the source may give now; 0 before the session is open, once finished or ended."""
-        if self.finished or self._failure is not None or self.state is ENDED:
+        if self.finished or self._failure is not None or self.state is ENDED or self.state is OPENING:
             return 0
         return self._window - (self._buffer.end - self._buffer.start)
 
@@ -529,11 +529,11 @@ class Session:
         return self.received_position - self.consumed_position - self.peer_finished
 
     @property
+    def fin_acked(self) -> bool:
+        """Whether the peer has acknowledged our whole stream and its end."""
+        return self.finished and self.acked_position > self._buffer.end
+
+    @property
     def complete(self) -> bool:
         """Whether both streams are complete, and acknowledged as far as this side can know."""
-        return (
-            self.finished
-            and self.acked_position > self._buffer.end
-            and self.peer_finished
-            and self._ack_sent == self.received_position
-        )
+        return self.fin_acked and self.peer_finished and self._ack_sent == self.received_position

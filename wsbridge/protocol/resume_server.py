@@ -83,6 +83,17 @@ def hash_token(token: bytes) -> bytes:
     return hashlib.sha256(token).digest()
 
 
+def reject_resume(frame: Resume) -> Resumption:
+    """Reject a RESUME of a session that is unknown, or of another identity or route: as one with a wrong token.
+
+    It takes the time that `ServerSession.resume` takes for that.
+    """
+    presented = hash_token(frame.token)
+    for _ in range(2):
+        hmac.compare_digest(presented, bytes(len(presented)))
+    return Resumption((ResumeCode.REJECTED, REJECTED_TEXT), bad_token=True)
+
+
 class ServerSession(Session):
     """The server's half of a session; it begins with the OPEN of the first transport.
 
