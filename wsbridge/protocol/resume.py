@@ -469,9 +469,9 @@ class Session:
             return
         text = cut_error_text(text).decode()
         if self.state is not DETACHED:
-            self.closing = (code, text)
+            self.closing = (int(code), text)
             self._control = [encode_frame(Failure(code, text))] if code >= 4000 else []
-        self._conclude(Ended(code, text, "us", self.complete))
+        self._conclude(Ended(int(code), text, "us", self.complete))
 
     def _conclude(self, ended: Ended, events: list[Event] | None = None) -> None:
         self.state = ENDED
