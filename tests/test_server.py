@@ -267,7 +267,7 @@ async def test_stop_is_at_once_and_does_not_wait_for_idle_clients():
     async with backend() as back, serving(written(route={"backend": back.url}, timeouts=text)) as served:
         relayed, idle, half = await served.upgraded(), await served.connect(), await served.connect()
         await half.send(b"GET / HTTP/1.1\r\n")
-        while not served.server.services.request_read_scopes or not served.server.acceptor.runner.waiting:
+        while not served.server.services.request_read_scopes or not served.server.services.runner.waiting:
             await trio.sleep(0.002)
         await trio.sleep(0.02)
         began = trio.current_time()
@@ -281,7 +281,7 @@ async def test_stop_is_at_once_and_does_not_wait_for_idle_clients():
         await served.returned.wait()
         assert trio.current_time() - began < 1
         assert not served.server.services.request_read_scopes
-        assert not served.server.acceptor.runner.waiting
+        assert not served.server.services.runner.waiting
 
 
 async def test_a_stop_during_a_drain_hurries():

@@ -15,6 +15,7 @@ from tests.auth.signing import AUDIENCE, ISSUER, SECRET, claims
 from tests.client import BINARY, frame, request
 from tests.serving import backend, recording, serving, written
 from wsbridge import taskless
+from wsbridge.connection import Connection
 from wsbridge.reasons import Reason
 from wsbridge.taskless import Runner, Wait, need_task, wait_readable
 
@@ -29,12 +30,15 @@ class Running:
         self.ended = 0
 
     def start(self, coroutine):
-        """Start one."""
-        self.runner.start(coroutine, self.on_end, self.nursery)
+        """Start one, and count its end."""
 
-    def on_end(self):
-        """Count an end."""
-        self.ended += 1
+        async def counted():
+            try:
+                await coroutine
+            finally:
+                self.ended += 1
+
+        self.runner.start(counted(), self.nursery)
 
     async def until(self, count):
         """Wait until so many have ended."""
@@ -50,8 +54,9 @@ async def running():
     async with trio.open_nursery() as nursery:
         nursery.start_soon(runner.run)
         await trio.testing.wait_all_tasks_blocked()
-        async with runner, trio.open_nursery() as tasks:
+        async with trio.open_nursery() as tasks:
             yield Running(runner, tasks)
+        runner.cut_off()
         nursery.cancel_scope.cancel()
     runner.close()
 
@@ -198,6 +203,27 @@ async def test_a_wait_in_a_task_can_be_cancelled():
     await wait
 
 
+async def test_a_call_follows_a_wait(running):
+    """Instead of a coroutine: within `end`, or at once after it; a bug in what is called soon is logged."""
+    wait = Wait()
+    wait.then(lambda: running.done.append("first"))
+    assert not running.done
+    wait.end()
+    wait.then(lambda: running.done.append("second"))
+    assert running.done == ["first", "second"]
+
+    def buggy():
+        raise ValueError("a bug")
+
+    with recording() as records:
+        running.runner.call_soon(buggy)
+        running.runner.call_soon(lambda: running.done.append("third"))
+        assert len(running.done) == 2
+        while len(running.done) < 3:
+            await trio.sleep(0.002)
+    assert [line["component"] for line in records.of("internal_error")] == ["runner"]
+
+
 async def test_a_bug_ends_one_coroutine_alone(running):
     """It is logged; the others go on."""
 
@@ -232,7 +258,7 @@ async def test_waiting_by_trio_without_a_task_is_a_bug_of_that_coroutine(running
 
 
 async def test_what_is_left_at_the_end_is_cut_off():
-    """Each wait ends by GeneratorExit, `on_end` is called once, and no coroutine is left to the garbage collector."""
+    """Each wait ends by GeneratorExit, nothing is called any more, and a bug on the way is logged."""
     ours, theirs = socket.socketpair()
     done = []
     runner = Runner()
@@ -246,13 +272,22 @@ async def test_what_is_left_at_the_end_is_cut_off():
             done.append(kind)
             raise
 
+    async def buggy():
+        try:
+            await Wait()
+        finally:
+            raise ValueError("a bug")
+
     async with trio.open_nursery() as nursery:
         nursery.start_soon(runner.run)
-        async with runner:
-            for kind in ("wait", "read"):
-                runner.start(waits_for(kind), lambda: done.append("end"), nursery)
+        with recording() as records:
+            for one in (waits_for("wait"), buggy(), waits_for("read")):
+                runner.start(one, nursery)
             await trio.testing.wait_all_tasks_blocked()
-        assert sorted(done) == ["end", "end", "read", "wait"]
+            runner.call_soon(lambda: done.append("called"))
+            runner.cut_off()
+        assert sorted(done) == ["read", "wait"]
+        assert [line["component"] for line in records.of("internal_error")] == ["runner"]
         theirs.send(b"late")
         await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
@@ -348,11 +383,11 @@ async def test_a_plain_connection_never_has_a_task(no_trio_without_a_task, early
         text = written(listeners=listeners, routes=routes, limits=limits)
         async with serving(text, folder=tmp_path) as served:
             started = []
-            start_task = served.server.acceptor.runner._start_task
-            served.server.acceptor.runner._start_task = lambda run: (started.append(where(run)), start_task(run))
+            start_task = served.server.services.runner._start_task
+            served.server.services.runner._start_task = lambda run: (started.append(where(run)), start_task(run))
             web = await served.connect()
             if not early:
-                while not served.server.acceptor.runner.waiting:
+                while not served.server.services.runner.waiting:
                     await trio.sleep(0.002)
             await web.send(request("/", *headers))
             assert (await web.head()).startswith("HTTP/1.1 101")
@@ -371,7 +406,7 @@ async def test_a_plain_connection_never_has_a_task(no_trio_without_a_task, early
 async def test_a_client_without_a_head_has_no_task_and_is_cut_off_in_time():
     """Idle clients cost no task each; they are disconnected after `handshake`, and at once by a shutdown."""
     async with backend() as back, serving(written(route={"backend": back.url}, timeouts={"handshake": "1s"})) as served:
-        runner = served.server.acceptor.runner
+        runner = served.server.services.runner
         clients = [await served.connect() for _ in range(20)]
         while runner.waiting < 20:
             await trio.sleep(0.002)
@@ -393,17 +428,56 @@ async def test_a_client_without_a_head_has_no_task_and_is_cut_off_in_time():
 
 
 async def test_a_head_that_comes_in_parts_is_read_by_a_task():
-    """As one that comes whole."""
+    """As one that comes whole; the task ends as soon as the client is relayed."""
     async with backend() as back, serving(written(route={"backend": back.url})) as served:
         client = await served.connect()
         head = request()
+        tasks = trio.lowlevel.current_statistics().tasks_living
         for part in (head[:20], head[20:40], head[40:]):
             await client.send(part)
             await trio.sleep(0.02)
         assert (await client.head()).startswith("HTTP/1.1 101")
         await client.send(frame(BINARY, b"hello"))
         assert await client.payload(5) == b"hello"
+        assert trio.lowlevel.current_statistics().tasks_living == tasks + 1  # of the backend
         await client.close()
+
+
+async def test_a_bug_after_a_relay_has_its_line(monkeypatch):
+    """As `internal_error`; the connection is not counted any more."""
+
+    def fail(*_):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(Connection, "_note_relayed", fail)
+    async with backend() as back, serving(written(route={"backend": back.url})) as served:
+        client = await served.upgraded()
+        await client.close()
+        await served.quiet()
+        stats = served.server.services.route_stats("app")
+        assert (stats.active, stats.relayed) == (0, 1)
+        line = await served.records.wait("connection.rejected")
+        assert line["reason"] == "internal_error"
+        (bug,) = served.records.of("internal_error")
+        assert bug["component"] == "connection"
+        served.records.all.remove(bug)
+
+
+async def test_what_has_ended_when_it_is_cut_off_keeps_its_reason():
+    """The call that follows a relay may not have come yet."""
+    async with backend() as back, serving(written(route={"backend": back.url})) as served:
+        client = await served.upgraded()
+        await client.echoed()
+        served.server.services.runner.call_soon = lambda _: None
+        await client.close()
+        (connection,) = served.server.connections.values()
+        while served.server.services.engine.connection_ids:
+            await trio.sleep(0.002)
+        connection.cut_off()
+        line = await served.records.wait("connection.closed")
+        assert line["reason"] == "client_closed"
+        connection.cut_off()
+        assert not served.server.connections
 
 
 async def test_cancelling_the_server_cuts_off_what_has_no_task():
@@ -411,10 +485,10 @@ async def test_cancelling_the_server_cuts_off_what_has_no_task():
     async with backend() as back, serving(written(route={"backend": back.url})) as served:
         relayed, silent = await served.upgraded(), await served.connect()
         await relayed.echoed()
-        while not served.server.acceptor.runner.waiting:
+        while not served.server.services.runner.waiting:
             await trio.sleep(0.002)
         served.server.services.shutdown_reason = Reason.SHUTDOWN
-        await served.server.acceptor.runner.__aexit__(None, None, None)
+        await served.server.acceptor.__aexit__(None, None, None)
         line = served.records.of("connection.closed")[0]
         assert (line["reason"], line["initiator"]) == ("shutdown", "wsbridge")
         assert not served.server.connections

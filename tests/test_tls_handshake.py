@@ -77,7 +77,7 @@ async def listening(engine, version=None, timeouts=None):
         text = written(route={"backend": back.url}, tls=True, engine=engine, timeouts=timeouts)
         async with serving(text) as served:
             tasks = []
-            runner = served.server.acceptor.runner
+            runner = served.server.services.runner
             start_task = runner._start_task
             runner._start_task = lambda run: (tasks.append(run), start_task(run))
             yield served, tasks
@@ -86,7 +86,7 @@ async def listening(engine, version=None, timeouts=None):
 async def waiting(served, count=1):
     """Wait until so many connections wait for their clients without a task."""
     with trio.fail_after(5):
-        while served.server.acceptor.runner.waiting < count:
+        while served.server.services.runner.waiting < count:
             await trio.sleep(0.002)
 
 

@@ -7,7 +7,7 @@ import math
 import resource
 import socket
 import time
-from functools import partial
+from types import TracebackType
 
 import trio
 
@@ -23,8 +23,9 @@ from wsbridge.log.logger import log
 from wsbridge.net.listeners import ListeningSockets
 from wsbridge.net.reserved_fd import ReservedFd
 from wsbridge.net.transport import reset_socket
+from wsbridge.reasons import Termination
 from wsbridge.services import Services
-from wsbridge.taskless import TIME_SLICE, Runner
+from wsbridge.taskless import TIME_SLICE
 
 MAX_ACCEPTS_PER_WAKEUP = 64
 """Connections accepted before other tasks have their turn."""
@@ -87,6 +88,7 @@ class OpenListener:
         listening: The sockets.
         listener: What is spoken at them.
         generation: The generation of that listener.
+        open_connections: Connections of all listeners, by number.
 
     Attributes:
         listening: As given.
@@ -97,9 +99,24 @@ class OpenListener:
         max_connections: How many there may be.
     """
 
-    __slots__ = ("accepting", "connections", "generation", "listener", "listening", "max_connections")
+    __slots__ = (
+        "_open_connections",
+        "accepting",
+        "connections",
+        "generation",
+        "listener",
+        "listening",
+        "max_connections",
+    )
 
-    def __init__(self, listening: ListeningSockets, listener: Listener, generation: Generation) -> None:
+    def __init__(
+        self,
+        listening: ListeningSockets,
+        listener: Listener,
+        generation: Generation,
+        open_connections: dict[int, Connection],
+    ) -> None:
+        self._open_connections = open_connections
         self.listening = listening
         self.listener = listener
         self.generation = generation
@@ -115,6 +132,18 @@ class OpenListener:
         self.listener, self.generation = generation.listeners[name], generation
         self.max_connections = listener_connection_limit(section)
 
+    def add(self, connection: Connection) -> None:
+        """Count a connection that was accepted here."""
+        self._open_connections[connection.id] = connection
+        self.connections += 1
+        connection.generation.lifetime.acquire()
+
+    def connection_ended(self, connection: Connection, termination: Termination) -> None:
+        """See `ConnectionOwner.connection_ended`."""
+        del self._open_connections[connection.id]
+        self.connections -= 1
+        connection.generation.lifetime.release()
+
     def cancel_accepting(self) -> None:
         """Leave new connections in the backlog."""
         for task in self.accepting:
@@ -127,8 +156,24 @@ class OpenListener:
             await trio.lowlevel.checkpoint()
 
 
+class OverloadReplies:
+    """The connections over the connection limit, which get a response; see `ConnectionOwner`.
+
+    Args:
+        services: Bounds how many there are.
+    """
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def connection_ended(self, connection: Connection, termination: Termination) -> None:
+        """See `ConnectionOwner.connection_ended`."""
+        self._services.release_overload_reply()
+        connection.generation.lifetime.release()
+
+
 class Acceptor:
-    """Accepts connections and knows those that are open.
+    """Accepts connections and knows those that are open; those that are left at the end of `async with` are cut off.
 
     Args:
         config: Its limit applies until `configure`.
@@ -141,7 +186,6 @@ class Acceptor:
         admission_limit: How many there may be now: fewer under memory pressure.
         max_descriptors: How many files may be open for a connection to be accepted.
         memory: The memory in use at the last check; None where nothing limits it, or before the first.
-        runner: Runs connections.
         reserved_fd: Lets it turn clients away when there is no other descriptor.
     """
 
@@ -154,7 +198,17 @@ class Acceptor:
         self.memory: MemoryUsage | None = None
         self._memory_limit: int | None = None  # under memory pressure, the connections that there were when it began
         self.reserved_fd = ReservedFd()
-        self.runner = Runner()
+        self._overload_replies = OverloadReplies(services)
+
+    async def __aenter__(self) -> None:
+        """Does nothing."""
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._services.runner.cut_off()
+        for connection in list(self.connections.values()):
+            connection.cut_off()
 
     def configure(self, config: Config) -> None:
         """Apply the limit of another configuration."""
@@ -250,32 +304,21 @@ class Acceptor:
         listener, generation, services = opened.listener, opened.generation, self._services
         has_descriptors = sock.fileno() < self.max_descriptors  # the kernel gives the lowest number that is free
         if self.has_room and opened.connections < opened.max_connections and has_descriptors:
-            opened.connections += 1
-            generation.lifetime.acquire()
-            connection = Connection(sock, self.new_context(listener, generation), listener, generation, services)
-            self.connections[connection.id] = connection
-            on_end = partial(self._connection_ended, connection.id, opened, generation)
-            self.runner.start(connection.run(sockaddr), on_end, nursery)
+            context = self.new_context(listener, generation)
+            connection = Connection(sock, context, listener, generation, services, opened)
+            opened.add(connection)
+            self._services.runner.start(connection.run(sockaddr), nursery)
             return
         overload = self._describe_overload(opened)
         if has_descriptors and services.acquire_overload_reply():
             context = self.new_context(listener, generation)
-            over = Connection(sock, context, listener, generation, services, overload)
+            over = Connection(sock, context, listener, generation, services, self._overload_replies, overload)
             generation.lifetime.acquire()
-            self.runner.start(over.run(sockaddr), partial(self._overload_reply_ended, generation), nursery)
+            self._services.runner.start(over.run(sockaddr), nursery)
         else:
             reset_socket(sock)
             listener.stats.shed += 1
             log.warning("connection.shed", listener=listener.name, connections=len(self.connections), detail=overload)
-
-    def _connection_ended(self, connection_id: int, opened: OpenListener, generation: Generation) -> None:
-        del self.connections[connection_id]
-        opened.connections -= 1
-        generation.lifetime.release()
-
-    def _overload_reply_ended(self, generation: Generation) -> None:
-        self._services.release_overload_reply()
-        generation.lifetime.release()
 
     async def _handle_exhaustion(self, listening_socket: socket.socket, opened: OpenListener, error: OSError) -> None:
         """The process or the system has no descriptor left for a client: turn it away, or pause."""
@@ -313,4 +356,3 @@ class Acceptor:
     def close(self) -> None:
         """Close the descriptors; no connection may be left."""
         self.reserved_fd.close()
-        self.runner.close()

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Literal, NoReturn
+from typing import Literal, NoReturn, Protocol
 
 import trio
 
@@ -55,8 +55,17 @@ ConnectionState = Literal["handshake", "dialing", "relaying", "closing", "respon
 while it is rejected or ends; or it sends a response of wsbridge, or waits for another request after one."""
 
 
+class ConnectionOwner(Protocol):
+    """Who learns that a connection has ended."""
+
+    def connection_ended(self, connection: Connection, termination: Termination) -> None:
+        """Forget a connection: its socket is closed, and its log line is written."""
+
+
 class Connection:
     """One accepted connection.
+
+    Until it is relayed, `run` serves it; nothing runs while it is relayed, and a call says that this has ended.
 
     Args:
         sock: Accepted, non-blocking; it belongs to the connection.
@@ -64,34 +73,40 @@ class Connection:
         listener: Where it was accepted.
         generation: The configuration in effect, as objects; the connection keeps it for life, whatever is reloaded.
         services: What all connections share.
+        owner: Learns that it has ended.
         overload: For a connection over the connection limit, which is only rejected: the numbers, for the log.
 
     Attributes:
         id: Number of the connection since the process started.
+        generation: As given.
         fixed_json: The admin API's: what it has written of `facts`, once they do not change.
     """
 
     __slots__ = (
         "_access_log",
         "_admitted",
+        "_chain",
         "_client_slot",
         "_connection_peer",
         "_context",
         "_exchange",
         "_front",
-        "_generation",
         "_is_closing",
         "_is_only_connection",
         "_is_persistent",
         "_listener",
         "_overload",
+        "_owner",
+        "_relaying",
         "_requested_end",
         "_route",
+        "_route_slot",
         "_services",
         "_sock",
         "_socket_family",
         "_started_transport",
         "fixed_json",
+        "generation",
         "id",
     )
 
@@ -102,6 +117,7 @@ class Connection:
         listener: Listener,
         generation: Generation,
         services: Services,
+        owner: ConnectionOwner,
         overload: str | None = None,
     ) -> None:
         self.id = context.id
@@ -109,8 +125,9 @@ class Connection:
         self._sock = sock
         self._context = context
         self._listener = listener
-        self._generation = generation
+        self.generation = generation
         self._services = services
+        self._owner = owner
         self._overload = overload
         self._client_slot = ClientSlot(services.client_table)  # the connection's part in the limits on its address
         context.client = self._client_slot
@@ -132,6 +149,9 @@ class Connection:
         self._is_only_connection = False  # with `--once`
         self._is_persistent = False  # whether it has carried a request, and may carry more
         self._front: Side | None = None  # the client's side of the relay, since its 101
+        self._relaying: Relaying | None = None  # since the backend is connected
+        self._route_slot = UNLIMITED  # from when it is to be relayed
+        self._chain: OutgoingChain | None = None  # of its route, while it is noted
         self._requested_end: Rejected | None = (
             None  # set by `end` before the relay; raised by the task at its next check
         )
@@ -139,18 +159,22 @@ class Connection:
             False  # whether `_reject` has begun, or `end` has told the engine, or `end` has ended its relay
         )
 
-    async def run(self, sockaddr: object) -> Termination:
-        """Serve the connection, reject it where a step raises `Rejected`, and write its log line whatever happens.
+    async def run(self, sockaddr: object) -> None:
+        """Serve the connection until it is relayed, or reject it where a step raises `Rejected`.
+
+        Its log line is written whatever happens.
 
         Args:
             sockaddr: What `accept` returned with the socket.
         """
-        termination = _BUG
+        termination: Termination | None = _BUG
         try:
             try:
-                termination = await self._serve(sockaddr) or await self._proxy()
-                if self._requested_end is not None:
-                    termination = self._requested_end.termination()
+                termination = await self._serve(sockaddr)
+                if termination is None:
+                    await self._proxy()
+                else:
+                    termination = self._as_requested(termination)
             except Rejected as rejected:
                 termination = await self._reject(rejected)
             except Exception:
@@ -171,11 +195,19 @@ class Connection:
                 self._log_bug()
             raise cancelled from None
         finally:
+            if termination is not None:
+                self._finish(termination)
+
+    def _finish(self, termination: Termination) -> None:
+        """Release what the connection holds, and write its log line."""
+        try:
+            self._release_route()
             self._client_slot.release()
             if self._is_only_connection:
                 self._services.only_connection_ended(termination)
             self._access_log.log_closed(termination)
-        return termination
+        finally:
+            self._owner.connection_ended(self, termination)
 
     async def _serve(self, sockaddr: object) -> Termination | None:
         """The steps in order, up to a request that is for a backend: None; each may raise `Rejected`."""
@@ -275,6 +307,10 @@ class Connection:
         if self._requested_end is not None:
             raise self._requested_end
 
+    def _as_requested(self, termination: Termination) -> Termination:
+        """Return how it ended: as `end` says, if that was called."""
+        return termination if self._requested_end is None else self._requested_end.termination()
+
     def _log_bug(self) -> None:
         log.exception("internal_error", component="connection", id=self.id)
 
@@ -331,7 +367,7 @@ class Connection:
     async def _read_and_respond(self, termination: Termination) -> None:
         """Read the request, which must have been read before it is rejected, within `overload_reply`; then close."""
         try:
-            with trio.move_on_after(self._generation.config.timeouts.overload_reply):
+            with trio.move_on_after(self.generation.config.timeouts.overload_reply):
                 await self._start_transport()
                 await self._read_head()
                 await self._respond_rejected(termination)
@@ -351,7 +387,7 @@ class Connection:
             if self._listener.protocol == "tcp"
             else HttpExchange(self._transport, self._context.request, self._services.lingering_closer)
         )
-        timeouts = self._generation.config.timeouts
+        timeouts = self.generation.config.timeouts
         await exchange.reject(termination, self.id, int(timeouts.retry_after), timeouts.close)
 
     def _abort(self) -> None:
@@ -382,7 +418,7 @@ class Connection:
         A PROXY header that does not arrive within `overload_reply` leaves no time for a response.
         """
         await need_task()
-        with trio.move_on_after(self._generation.config.timeouts.overload_reply) as reading:
+        with trio.move_on_after(self.generation.config.timeouts.overload_reply) as reading:
             await self._read_proxy_header()
         raise Rejected(Reason.OVERLOAD, overload, initiator="wsbridge", silent=reading.cancelled_caught)
 
@@ -418,7 +454,7 @@ class Connection:
         self._connection_peer = context.peer
 
     async def _start_tls(self, tls: ListenerTls) -> EncryptedTransport:
-        timeout = self._generation.config.timeouts.tls
+        timeout = self.generation.config.timeouts.tls
         try:
             return await tls.accept(self._sock, trio.current_time() + timeout)
         except OSError as error:
@@ -451,8 +487,8 @@ class Connection:
         try:
             return await read_request(
                 self._transport,
-                self._generation.head_limits,
-                self._generation.config.timeouts.handshake,
+                self.generation.head_limits,
+                self.generation.config.timeouts.handshake,
                 services.lingering_closer,
                 services.request_read_scopes,
                 services.idle_scopes if self._is_persistent else None,
@@ -583,32 +619,63 @@ class Connection:
 
     # Dial, upgrade, relay.
 
-    async def _proxy(self) -> Termination:
-        """Connect the client and the backend, and relay between them."""
+    async def _proxy(self) -> None:
+        """Connect the client and the backend, and begin to relay between them."""
         admitted, self._admitted = self._admitted, None
         assert admitted is not None  # noqa: S101 (`_serve` has set it)
-        slot, chain = self._acquire_route_slot(admitted.route), None
+        route = admitted.route
+        self._route_slot = self._acquire_route_slot(route)
         try:
             self._take_only_connection()
-            chain = self._extend_chain(admitted.route)
-            relaying, stats = await self._connect(admitted, chain, slot), admitted.route.stats
-            admitted = None  # an idle connection has no more memory than it needs
-            chain = chain if chain.noted else None
-            stats.active += 1
-            stats.relayed += 1
-            try:
-                await relaying.ended
-            except BaseException:
-                relaying.abort()
-                raise
-            finally:
-                stats.active -= 1
-                termination = self._note_relayed(relaying.result())
-            return termination
+            self._chain = chain = self._extend_chain(route)
+            self._relaying = relaying = await self._connect(admitted, chain)
+        except BaseException:
+            self._release_route()
+            raise
+        if not chain.noted:  # an idle connection has no more memory than it needs
+            self._chain = None
+        route.stats.active += 1
+        route.stats.relayed += 1
+        relaying.ended.then(self._schedule_relayed)
+
+    def _release_route(self) -> None:
+        """Release what the connection holds of its route."""
+        self._route_slot.release()
+        self._route_slot = UNLIMITED
+        if self._chain is not None:
+            self._chain.forget()
+            self._chain = None
+
+    def _schedule_relayed(self) -> None:
+        """Go on where the engine calls nothing of a relay any more."""
+        self._services.runner.call_soon(self._relayed)
+
+    def _relayed(self) -> None:
+        """Go on after a relay that has ended."""
+        relaying, self._relaying = self._relaying, None
+        route = self._route
+        if relaying is None or route is None:
+            return
+        route.stats.active -= 1
+        termination = _BUG
+        try:
+            termination = self._as_requested(self._note_relayed(relaying.result()))
+        except Exception:
+            self._log_bug()
         finally:
-            slot.release()
-            if chain is not None:
-                chain.forget()
+            self._finish(termination)
+
+    def cut_off(self) -> None:
+        """End a relay at once: both sides are reset."""
+        relaying = self._relaying
+        if relaying is None:
+            return
+        if relaying.ended.is_over:
+            self._relayed()
+            return
+        self._requested_end = Rejected(self._services.shutdown_reason or Reason.SHUTDOWN, initiator="wsbridge")
+        relaying.abort()
+        self._relayed()
 
     def _extend_chain(self, route: Route) -> OutgoingChain:
         """Add the route to those that the connection came through (`net.loop_detection`).
@@ -623,14 +690,14 @@ class Connection:
             raise loop_rejection(context.chain, route.mark, route.name)
         return OutgoingChain(self._services.own_connections, (*context.chain, route.mark))
 
-    async def _connect(self, admitted: AdmittedRequest, chain: OutgoingChain, slot: RouteSlot) -> Relaying:
+    async def _connect(self, admitted: AdmittedRequest, chain: OutgoingChain) -> Relaying:
         """Dial and send the 101, in the route's order, and begin to relay."""
         route, context = admitted.route, self._context
         if not route.dial_before_upgrade and context.request is not None:
             await self._accept_client(route, admitted.subprotocol)
         self._access_log.dial_started()
         chosen = await self._choose_target(route)
-        if self._front is None and slot.shared_bucket is None:
+        if self._front is None and self._route_slot.shared_bucket is None:
             bridging = await self._bridge(admitted, chain, chosen)
             if bridging is not None:
                 return bridging
@@ -645,7 +712,8 @@ class Connection:
             self._access_log.log_established(self._services.open_level)
             self._forget_unneeded()
             options = _relay_options(route, context.identity)
-            return self._services.engine.start(self.id, self._front, connected.side, options, slot.shared_bucket)
+            bucket = self._route_slot.shared_bucket
+            return self._services.engine.start(self.id, self._front, connected.side, options, bucket)
         except BaseException:
             connected.side.transport.abort()
             raise
@@ -784,7 +852,7 @@ class Connection:
     async def _accept_client(self, route: Route, subprotocol: str | None) -> None:
         """Make the client's side of the relay: over HTTP by the 101, which the client must read within `handshake`."""
         self._context.subprotocol, self._context.response_started = subprotocol, True
-        defaults, timeout = route.dial_defaults, self._generation.config.timeouts.handshake
+        defaults, timeout = route.dial_defaults, self.generation.config.timeouts.handshake
         front, response = self._exchange.prepare(subprotocol, defaults.text_messages, defaults.max_frame_bytes)
         await self._exchange.accept(response, timeout)
         self._front = front

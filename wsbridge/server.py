@@ -232,10 +232,10 @@ class Server:
             async with self.services.resolver, trio.open_nursery() as engine:
                 engine.start_soon(self.services.engine.run)
                 engine.start_soon(self.services.disconnect_monitor.run)
-                engine.start_soon(self.acceptor.runner.run)
+                engine.start_soon(self.services.runner.run)
                 self._generation_tasks = engine
                 await engine.start(self._run_generation, self.generation)
-                async with self.acceptor.runner, trio.open_nursery() as connections:
+                async with self.acceptor, trio.open_nursery() as connections:
                     self._connections = connections
                     async with trio.open_nursery() as accepting:
                         self._accepting = accepting
@@ -281,7 +281,7 @@ class Server:
                 if listener_key(name, section) not in open_now:
                     open_new = self._listen_by_kind[section.bind.kind]
                     listening = await self._inherited.listen(name, section, open_new)
-                    found.append(OpenListener(listening, generation.listeners[name], generation))
+                    found.append(OpenListener(listening, generation.listeners[name], generation, self.connections))
             if on_bound is not None:
                 await on_bound()
         except BaseException:
@@ -538,6 +538,6 @@ class Server:
     def _cancel_waits(self) -> None:
         """Cancel all waits: idle connections are closed; incomplete requests and requests during the dial get 503."""
         self.services.disconnect_monitor.cancel_all()
-        self.acceptor.runner.cut_waits()
+        self.services.runner.cut_waits()
         for scope in list(self.services.request_read_scopes):
             scope.cancel()

@@ -27,6 +27,7 @@ from wsbridge.net.loop_detection import OwnConnections
 from wsbridge.net.resolver import Resolver
 from wsbridge.reasons import Reason, Termination
 from wsbridge.relay.engine import Engine
+from wsbridge.taskless import Runner
 
 
 class Services:
@@ -40,6 +41,7 @@ class Services:
     Attributes:
         one_connection: As given.
         engine: Relays bytes.
+        runner: Runs connections until they are relayed, and calls them when that has ended.
         engine_choice: What was chosen, once for the process.
         tls: Does TLS.
         resolver: Looks up names.
@@ -72,6 +74,7 @@ class Services:
         limits = config.limits
         self.engine_choice = choose_engine(config)
         self.engine: Engine = build_engine(config)
+        self.runner = Runner()
         self.tls = build_tls(config)
         self.resolver = Resolver(
             limits.dns_threads,
@@ -193,6 +196,7 @@ class Services:
 
     def close(self) -> None:
         """Close the descriptors of the services."""
+        self.runner.close()
         self.engine.close()
         self.disconnect_monitor.close()
         for audit_log in (*self._retired_audit_logs, self.audit_log):

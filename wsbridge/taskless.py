@@ -14,7 +14,7 @@ from __future__ import annotations
 import select
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
-from types import TracebackType, coroutine
+from types import coroutine
 from typing import Final
 
 import trio
@@ -83,6 +83,13 @@ class Wait:
         if wake is not None:
             wake()
 
+    def then(self, callback: Callable[[], None]) -> None:
+        """Call this once it is over, within `end`, or now if it is already; instead of a coroutine that waits."""
+        if self.is_over:
+            callback()
+        else:
+            self._wake = callback
+
     def __await__(self) -> Generator[object, None, None]:
         """Wait until it was ended.
 
@@ -147,31 +154,27 @@ class Run:
     Args:
         runner: Its runner.
         coroutine: Serves the connection.
-        on_end: Called when it has ended, in whatever way.
         nursery: Where its task runs, if it needs one.
 
     Attributes:
         readable: Its latest wait for a descriptor; None before the first.
     """
 
-    __slots__ = ("_runner", "coroutine", "nursery", "on_end", "readable")
+    __slots__ = ("_runner", "coroutine", "nursery", "readable")
 
-    def __init__(
-        self,
-        runner: Runner,
-        coroutine: Coroutine[object, None, object],
-        on_end: Callable[[], None],
-        nursery: trio.Nursery,
-    ) -> None:
+    def __init__(self, runner: Runner, coroutine: Coroutine[object, None, object], nursery: trio.Nursery) -> None:
         self._runner = runner
         self.coroutine = coroutine
-        self.on_end = on_end
         self.nursery = nursery
         self.readable: Readable | None = None
 
+    def step(self) -> None:
+        """Call it again."""
+        self._runner.step(self)
+
     def resume_soon(self) -> None:
         """Call it again, once what runs now has returned."""
-        self._runner.resume_soon(self)
+        self._runner.call_soon(self.step)
 
 
 current: Run | None = None
@@ -179,14 +182,14 @@ current: Run | None = None
 
 
 class Runner:
-    """Runs connections for as long as `run` runs; those that are left at the end of `async with` are cut off."""
+    """Runs connections for as long as `run` runs."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._runs: set[Run] = set()
         self._waiting: dict[int, Run] = {}
         self._timer_scope: trio.CancelScope | None = None
-        self._resumed: deque[Run] = deque()
+        self._called: deque[Callable[[], None]] = deque()
         self._sleeping: trio.lowlevel.Task | None = None
         self._clock: Callable[[], float] = trio.current_time
 
@@ -195,37 +198,30 @@ class Runner:
         """How many connections wait for their descriptors."""
         return len(self._waiting)
 
-    async def __aenter__(self) -> None:
-        """Does nothing."""
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def cut_off(self) -> None:
+        """Close the coroutines that are left; nothing is called any more."""
         self._waiting.clear()
-        self._resumed.clear()
-        for run in list(self._runs):
+        self._called.clear()
+        while self._runs:
             try:
-                run.coroutine.close()
-            finally:
-                self._end(run)
+                self._runs.pop().coroutine.close()
+            except Exception:
+                log.exception("internal_error", component="runner")
 
-    def start(
-        self, coroutine: Coroutine[object, None, object], on_end: Callable[[], None], nursery: trio.Nursery
-    ) -> None:
+    def start(self, coroutine: Coroutine[object, None, object], nursery: trio.Nursery) -> None:
         """Run a connection as far as it goes now, and later to its end.
 
         Args:
             coroutine: Serves the connection.
-            on_end: Called when it has ended, in whatever way.
             nursery: Where its task runs, if it needs one.
         """
-        run = Run(self, coroutine, on_end, nursery)
+        run = Run(self, coroutine, nursery)
         self._runs.add(run)
-        self._step(run)
+        self.step(run)
 
-    def resume_soon(self, run: Run) -> None:
-        """Call a connection again that waits, after what runs now."""
-        self._resumed.append(run)
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Call this after what runs now."""
+        self._called.append(callback)
         if self._sleeping is not None:
             task, self._sleeping = self._sleeping, None
             trio.lowlevel.reschedule(task)
@@ -234,7 +230,7 @@ class Runner:
         """Cut the waits for descriptors short."""
         waiting, self._waiting = self._waiting, {}
         for run in waiting.values():
-            self.resume_soon(run)
+            run.resume_soon()
 
     def close(self) -> None:
         """Close the descriptor."""
@@ -242,21 +238,21 @@ class Runner:
 
     # ------------------------------------------------------------------ one connection
 
-    def _step(self, run: Run, error: Exception | None = None) -> None:
+    def step(self, run: Run, error: Exception | None = None) -> None:
         """Run a connection until it waits, needs a task, or has ended; an error is raised where it waits."""
         global current  # noqa: PLW0603  (what runs is known to all that it calls)
         current = run
         try:
             wanted = run.coroutine.send(None) if error is None else run.coroutine.throw(error)
         except StopIteration:
-            self._end(run)
+            self._runs.discard(run)
             return
         except Exception:  # not even its log line could be written
             log.exception("internal_error", component="runner")
-            self._end(run)
+            self._runs.discard(run)
             return
         except BaseException:
-            self._end(run)
+            self._runs.discard(run)
             raise
         finally:
             current = None
@@ -265,21 +261,14 @@ class Runner:
         elif isinstance(wanted, Readable):
             self._wait_readable(run, wanted)
         elif not isinstance(wanted, Wait):
-            self._step(run, RuntimeError(f"{wanted!r} without need_task"))
-
-    def _end(self, run: Run) -> None:
-        self._runs.discard(run)
-        run.on_end()
+            self.step(run, RuntimeError(f"{wanted!r} without need_task"))
 
     def _start_task(self, run: Run) -> None:
         self._runs.discard(run)
         run.nursery.start_soon(self._run_in_task, run)
 
     async def _run_in_task(self, run: Run) -> None:
-        try:
-            await _go_on(run.coroutine)
-        finally:
-            run.on_end()
+        await _go_on(run.coroutine)
 
     def _wait_readable(self, run: Run, wanted: Readable) -> None:
         watches, run.readable = run.readable is not None, wanted
@@ -304,7 +293,7 @@ class Runner:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._run_events)
             nursery.start_soon(self._run_timers)
-            nursery.start_soon(self._run_resumed)
+            nursery.start_soon(self._run_called)
 
     async def _run_events(self) -> None:
         fd = self._epoll.fileno()
@@ -320,7 +309,7 @@ class Runner:
                 run = self._waiting.pop(fd, None)
                 if run is not None and run.readable is not None:
                     run.readable.is_ready = True
-                    self._step(run)
+                    self.step(run)
             if self._clock() >= stop:
                 return False
         return True
@@ -341,24 +330,27 @@ class Runner:
             now = self._clock()
             late = [fd for fd, run in self._waiting.items() if run.readable and run.readable.deadline <= now]
             for fd in late:
-                self.resume_soon(self._waiting.pop(fd))
+                self._waiting.pop(fd).resume_soon()
 
-    async def _run_resumed(self) -> None:
-        """Run the connections on the list, until the time slice is over; those that are left come first next time."""
+    async def _run_called(self) -> None:
+        """Call what is on the list, until the time slice is over; what is left comes first next time."""
 
         def abort(_: object) -> trio.lowlevel.Abort:
             self._sleeping = None
             return trio.lowlevel.Abort.SUCCEEDED
 
-        resumed = self._resumed
+        called = self._called
         while True:
-            if resumed:
+            if called:
                 await trio.lowlevel.checkpoint()
             else:
                 self._sleeping = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(abort)
             stop = self._clock() + TIME_SLICE
-            while resumed:
-                self._step(resumed.popleft())
+            while called:
+                try:
+                    called.popleft()()
+                except Exception:
+                    log.exception("internal_error", component="runner")
                 if self._clock() >= stop:
                     break

@@ -421,7 +421,9 @@ async def test_memory_of_the_registry():
             before = tracemalloc.get_traced_memory()[0]
             for _ in range(count):
                 context = server.acceptor.new_context(listener, server.generation)
-                server.connections[context.id] = Connection(sock, context, listener, server.generation, server.services)
+                server.connections[context.id] = Connection(
+                    sock, context, listener, server.generation, server.services, server.listeners[0]
+                )
             used = tracemalloc.get_traced_memory()[0] - before
             tracemalloc.stop()
             server.connections.clear()

@@ -37,7 +37,7 @@ class Pairs:
             sock.setblocking(False)
             self._sockets.append(sock)
         sides = Side(SocketTransport(front)), Side(SocketTransport(back))
-        self.runner.start(self._relay(number, *sides), lambda: None, self._nursery)
+        self.runner.start(self._relay(number, *sides), self._nursery)
         return client, backend
 
     async def _relay(self, number, front, back):
@@ -61,8 +61,8 @@ async def pairs():
             found = Pairs(engine, nursery)
             nursery.start_soon(found.runner.run)
             await trio.testing.wait_all_tasks_blocked()
-            async with found.runner:
-                yield found
+            yield found
+            found.runner.cut_off()
             nursery.cancel_scope.cancel()
     found.close()
     found.runner.close()

@@ -52,6 +52,7 @@ class StdioConnection:
         self._input_fd, self._output_fd = input_fd, output_fd
         self._hold = hold
         self._input_bytes = 0
+        self._ended = trio.Event()
         self.termination: Termination | None = None
         self.write_error: str | None = None
         self.unsent_bytes = 0
@@ -84,16 +85,21 @@ class StdioConnection:
         threading.Thread(target=self._copy_in, args=(outer,), name="wsbridge-stdin", daemon=True).start()
         threading.Thread(target=copy_out, name="wsbridge-stdout", daemon=True).start()
         context = server.acceptor.new_context(listener, server.generation)
-        connection = server.connections[context.id] = Connection(
-            inner, context, listener, server.generation, server.services
-        )
+        connection = Connection(inner, context, listener, server.generation, server.services, self)
+        server.connections[context.id] = connection
         try:
-            self.termination = await connection.run(None)
+            await connection.run(None)
+            await self._ended.wait()
         finally:
             del server.connections[context.id]
         await written.wait()
         self.unsent_bytes = max(0, self._input_bytes - route.stats.bytes_to_backend)
         server.stop(Reason.SHUTDOWN)
+
+    def connection_ended(self, connection: Connection, termination: Termination) -> None:
+        """See `ConnectionOwner.connection_ended`."""
+        self.termination = termination
+        self._ended.set()
 
     def failure_message(self) -> str | None:
         """Describe what went wrong; None if the connection ended cleanly and all of the input was sent."""
