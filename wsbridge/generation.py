@@ -38,6 +38,7 @@ from wsbridge.registry import AUTH, BACKENDS
 from wsbridge.relay.relay import RelayOptions
 from wsbridge.responders.base import FixedStatus, Responder
 from wsbridge.responders.files import FileOptions, StaticFiles, pattern_prefix
+from wsbridge.responders.resume_module import ResumeModule
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Route:
         path: Paths it matches; None for all.
         backend: Where bytes are relayed to; None where `responder` answers.
         target_policy: Selects the target of a client; None where all clients get the same.
-        responder: Files, a fixed status or tickets.
+        responder: Files, a fixed status, the JavaScript client or tickets.
         redirects_root: Whether it also matches `/`, to redirect it.
         frame_ancestors: Other origins whose pages may show its files in a frame; None for none that is known.
         auth: Who may use it; None for anonymous access.
@@ -336,7 +337,7 @@ def _build_route(
     if section.files is not None:
         responder = _build_static_files(section.files, pattern_prefix(match.path), config.timeouts.file_read)
     elif section.respond is not None:
-        responder = FixedStatus(section.respond)
+        responder = FixedStatus(section.respond) if isinstance(section.respond, int) else ResumeModule()
     elif section.issue_tickets is not None:
         responder = TicketIssuer(section.issue_tickets, services.wall_clock, services.used_tickets)
     pattern = None if match.path is None else str(match.path)

@@ -127,11 +127,12 @@ def test_modes_are_octal() -> None:
 
 
 def test_statuses_that_can_be_answered() -> None:
-    """A fixed answer has a status from 200 to 599."""
-    assert types.read_http_status("204") == 204
-    for text in ("101", "600", "99", "ok", "2e2", "0204"):
+    """A fixed answer has a status from 200 to 599, or it is the module by its name."""
+    assert types.read_response("204") == 204
+    assert types.read_response("resume.js") == "resume.js"
+    for text in ("101", "600", "99", "ok", "2e2", "0204", "resume.mjs"):
         with pytest.raises(ValueError, match=r"200 to 599"):
-            types.read_http_status(text)
+            types.read_response(text)
 
 
 @pytest.mark.parametrize("read", [types.read_duration, types.read_size, types.read_count, types.read_flag])

@@ -158,4 +158,6 @@ def _action_text(route: RouteConfig) -> str:
     if route.issue_tickets is not None:
         return f"tickets for {route.issue_tickets.route}"
     directory = getattr(route.files, "dir", route.files)
-    return f"files in {directory}" if directory is not None else f"status {route.respond}"
+    if directory is not None:
+        return f"files in {directory}"
+    return f"status {route.respond}" if isinstance(route.respond, int) else str(route.respond)

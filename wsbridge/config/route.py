@@ -25,10 +25,10 @@ from wsbridge.config.paths import DirectoryPath, FutureDirectoryPath
 from wsbridge.config.secrets import Secret
 from wsbridge.config.types import (
     Duration,
+    FixedResponse,
     Flag,
     HeaderName,
     HeaderText,
-    HttpStatus,
     Name,
     Network,
     PathPatternText,
@@ -379,8 +379,8 @@ class RouteConfig(RouteSettings):
     """Backend: a URL (tcp, tls, unix, ws or wss), or a mapping with url and further settings."""
     files: FilesUnion | None = None
     """Static files for plain HTTP requests: a directory, or a mapping with dir and further settings."""
-    respond: HttpStatus | None = None
-    """Fixed HTTP status for plain HTTP requests."""
+    respond: FixedResponse | None = None
+    """Fixed HTTP status for plain HTTP requests, or resume.js for the JavaScript client of resumable sessions."""
     issue_tickets: TicketIssuerConfig | None = None
     """Answers a POST with a ticket for another route; the client must be authenticated by auth."""
 

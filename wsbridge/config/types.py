@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterable
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import idna
 from pydantic import AfterValidator, PlainSerializer, PlainValidator, WithJsonSchema
@@ -393,10 +393,15 @@ def read_file_mode(value: object) -> int:
     return int(text, 8)
 
 
-def read_http_status(value: object) -> int:
-    """Read an HTTP status that can be the final answer: 200 to 599."""
+RESUME_MODULE: Final = "resume.js"
+
+
+def read_response(value: object) -> int | str:
+    """Read what a route responds: an HTTP status that can be the final answer, 200 to 599, or the name of a module."""
+    if value == RESUME_MODULE:
+        return RESUME_MODULE
     if isinstance(value, str) and not re.fullmatch(r"[0-9]{3}", value):
-        raise ValueError(f'"{value}" is no HTTP status: write a number from 200 to 599')
+        raise ValueError(f'"{value}" is no HTTP status: write a number from 200 to 599, or {RESUME_MODULE}')
     status = read_count(value)
     if not 200 <= status <= 599:
         raise ValueError(f"{status} is not a final status: write a number from 200 to 599")
@@ -492,7 +497,9 @@ FileMode = Annotated[
     PlainSerializer(lambda mode: f"{mode:04o}", return_type=str),
     WithJsonSchema({"type": ["string", "integer"], "pattern": "^0?[0-7]{3}$"}),
 ]
-HttpStatus = Annotated[
-    int, PlainValidator(read_http_status), WithJsonSchema({"type": "integer", "minimum": 200, "maximum": 599})
+FixedResponse = Annotated[
+    int | str,
+    PlainValidator(read_response),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 200, "maximum": 599}, {"const": RESUME_MODULE}]}),
 ]
 PositiveCount = Annotated[Count, AfterValidator(at_least(1))]

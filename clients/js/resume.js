@@ -1,0 +1,1004 @@
+// A WebSocket whose session outlives its connection: the subprotocol wsbridge.resume.v1, for browsers and Node.js.
+//
+//   import { ResumableWebSocket } from "./resume.js";
+//   const socket = new ResumableWebSocket("wss://gw.example.org/shell");
+//
+// It is used like a WebSocket. When the connection breaks it makes another one, and no byte is missing or arrives twice.
+// docs/resume-client.md describes it, docs/resume-protocol.md the protocol. License: MIT.
+
+export const SUBPROTOCOL = "wsbridge.resume.v1";
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Frames: one binary message each, its first byte is the type, integers are big-endian.
+
+const OPEN = 0x01;
+const OPENED = 0x02;
+const RESUME = 0x03;
+const RESUMED = 0x04;
+const DATA = 0x05;
+const ACK = 0x06;
+const FIN = 0x07;
+const ERROR = 0x08;
+const GOAWAY = 0x09;
+const KEEPALIVE = 0x80; // means that the path works; unknown types above it are ignored
+const MAX_DATA_BYTES = 65536;
+const MIN_WINDOW = 4096; // a server gives no less
+const MAX_CONTROL_BYTES = 512; // of a message that is no DATA
+const MAX_TEXT_BYTES = 120; // of ERROR
+const TOKEN_BYTES = 32;
+const ID_BYTES = 24; // epoch and session id
+
+const GAP = 4002;
+const VIOLATION = 4008;
+const GONE = { 4001: true, 4002: true, 4004: true }; // the server does not have the session, or not as the client has it
+const TRY_LATER = { 4013: true, 4014: true };
+const DETACHING = { 1001: true, 1005: true, 1006: true, 1012: true }; // only the transport ended
+const DETACH = 4003; // what a client closes a transport with that it replaces
+const ABORTED = 4000;
+
+const WORDS = {
+  1001: "the other side goes away",
+  1005: "closed without a code",
+  1006: "the connection broke",
+  1012: "the server restarts",
+  4001: "the session was not resumed: it has expired, or it belongs to another user or server",
+  4002: "the session cannot be continued without a gap",
+  4003: "the session was continued by another connection",
+  4004: "the session was lost when the server restarted",
+  4008: "protocol error",
+  4009: "the session was ended by a rule of the server",
+  4010: "the backend refused the connection",
+  4011: "the backend cannot be reached",
+  4012: "the backend reset the connection",
+  4013: "the server has no room for another session",
+  4014: "the server is draining",
+};
+
+function frame(type, size) {
+  const bytes = new Uint8Array(1 + size);
+  bytes[0] = type;
+  return { bytes, view: new DataView(bytes.buffer) };
+}
+
+function positionFrame(type, position) {
+  const { bytes, view } = frame(type, 8);
+  view.setBigUint64(1, BigInt(position));
+  return bytes;
+}
+
+// What the server must not send; `code` ends the session.
+class Violation extends Error {
+  constructor(message, code = VIOLATION) {
+    super(message);
+    this.code = code;
+  }
+}
+
+function errorFrame(code, reason) {
+  let text = new TextEncoder().encode(reason);
+  if (text.length > MAX_TEXT_BYTES) {
+    text = text.slice(0, MAX_TEXT_BYTES);
+    text = new TextEncoder().encode(new TextDecoder().decode(text, { stream: true })); // without half a character
+  }
+  const { bytes, view } = frame(ERROR, 2 + text.length);
+  view.setUint16(1, code);
+  bytes.set(text, 3);
+  return bytes;
+}
+
+function fixed(view, size) {
+  if (view.byteLength !== 1 + size) throw new Violation(`a frame of type ${view.getUint8(0)} has ${view.byteLength} bytes`);
+}
+
+function position(view, at) {
+  const value = view.getBigUint64(at);
+  if (value > BigInt(Number.MAX_SAFE_INTEGER)) throw new Violation(`position ${value} is out of range`, GAP);
+  return Number(value);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The session: positions, replay, windows. Bytes in, events and bytes out; it knows no sockets and no clock.
+
+export class ClientSession {
+  window = 0; // payload bytes that may be unacknowledged
+  ttl = 0; // seconds for which the server keeps the session without a transport
+  ackBytes = 0; // consumed bytes after which an ACK is due
+  ackMs = 0; // milliseconds after the first unacknowledged byte after which an ACK is due
+  keepalive = 0; // seconds after which a silent server sends KEEPALIVE; 0 if it does not
+  hint = ""; // which of several servers has the session
+  #wish;
+  #inWindow = 0; // the same of the server
+  #id = null; // epoch and session id, once it was opened
+  #token = null;
+  #attempts = 0; // RESUMEs so far
+  #attached = false; // OPENED or RESUMED was received on this transport
+  #greeted = false; // OPEN or RESUME was sent on this transport
+  #ended = false; // by ERROR, of either side
+  // What the application sends. Positions count payload bytes; FIN has one of its own.
+  #frames = []; // DATA frames, each {at, bytes}, from #head on; those before #cursor were sent on this transport
+  #head = 0;
+  #cursor = 0;
+  #acked = 0;
+  #sent = 0; // on this transport
+  #highest = 0; // on any
+  #queued = 0;
+  #final = null; // position of our FIN
+  // What it receives.
+  #received = 0;
+  #consumed = 0;
+  #announced = 0; // position of the last ACK
+  #finReceived = false;
+
+  constructor(wish = 0) {
+    this.#wish = wish;
+  }
+
+  get opened() {
+    return this.#id !== null;
+  }
+
+  get attached() {
+    return this.#attached;
+  }
+
+  // Bytes (FIN counts as one) that the server has not acknowledged; that were not sent on this transport.
+  get unacknowledged() {
+    return this.#queued - this.#acked;
+  }
+
+  get unsent() {
+    return this.#queued - this.#sent;
+  }
+
+  // Bytes consumed, but not acknowledged yet.
+  get ackPending() {
+    return this.#consumed - this.#announced;
+  }
+
+  get ackDue() {
+    return this.ackPending >= this.ackBytes && this.ackPending > 0;
+  }
+
+  // Both directions have ended, and all is acknowledged: the client closes the transport with 1000.
+  get complete() {
+    const acknowledged = this.#acked === this.#queued && this.#announced === this.#received;
+    return this.#finReceived && this.#final !== null && acknowledged;
+  }
+
+  // Begin a transport: its first frame, OPEN or RESUME.
+  greet() {
+    this.detach();
+    this.#greeted = true;
+    if (this.#id === null) {
+      const { bytes, view } = frame(OPEN, 4);
+      view.setUint32(1, this.#wish);
+      return bytes;
+    }
+    const { bytes, view } = frame(RESUME, ID_BYTES + TOKEN_BYTES + 20);
+    bytes.set(this.#id, 1);
+    bytes.set(this.#token, 25);
+    view.setUint32(57, ++this.#attempts);
+    view.setBigUint64(61, BigInt(this.#received));
+    view.setBigUint64(69, BigInt(this.#acked));
+    return bytes;
+  }
+
+  // The transport is gone; what the server has not received will be sent again on the next.
+  detach() {
+    this.#highest = Math.max(this.#highest, this.#sent);
+    this.#attached = this.#greeted = false;
+    this.#sent = this.#acked;
+    this.#cursor = this.#head;
+  }
+
+  // Queue bytes; they are kept until they are acknowledged.
+  send(bytes) {
+    if (this.#final !== null) throw new Error("nothing can be sent after FIN");
+    for (let at = 0; at < bytes.length; at += MAX_DATA_BYTES) {
+      const piece = bytes.subarray(at, at + MAX_DATA_BYTES);
+      const data = new Uint8Array(1 + piece.length);
+      data[0] = DATA;
+      data.set(piece, 1);
+      this.#frames.push({ at: this.#queued, bytes: data });
+      this.#queued += piece.length;
+    }
+  }
+
+  // End what the application sends.
+  finish() {
+    if (this.#final !== null) return;
+    this.#final = this.#queued;
+    this.#queued += 1;
+  }
+
+  get finished() {
+    return this.#final !== null;
+  }
+
+  // The next frame to send, DATA or FIN; null if there is none, or the window is full.
+  next() {
+    if (!this.#attached) return null;
+    if (this.#cursor === this.#frames.length) {
+      if (this.#final === null || this.#sent !== this.#final) return null;
+      this.#sent += 1;
+      return positionFrame(FIN, this.#final);
+    }
+    const room = this.#acked + this.window - this.#sent;
+    if (room <= 0) return null;
+    const { at, bytes } = this.#frames[this.#cursor];
+    const from = 1 + this.#sent - at;
+    const to = Math.min(bytes.length, from + room);
+    this.#sent = at + to - 1;
+    if (to === bytes.length) this.#cursor += 1;
+    if (from === 1 && to === bytes.length) return bytes;
+    const part = bytes.slice(from - 1, to);
+    part[0] = DATA;
+    return part;
+  }
+
+  // The application took so many bytes (of a FIN: 1).
+  consume(count) {
+    this.#consumed += count;
+  }
+
+  // An ACK of all that was consumed.
+  ack() {
+    this.#announced = this.#consumed;
+    return positionFrame(ACK, this.#consumed);
+  }
+
+  // Whether a close code of the server ends the session; otherwise it can be resumed.
+  endsBy(code) {
+    return !DETACHING[code] && !(TRY_LATER[code] && this.#id !== null && !this.#attached);
+  }
+
+  // One frame of the server (a Uint8Array) gives one event, null if it needs none. Types: opened, resumed {replayed}
+  // (bytes that are sent again), data {bytes}, ack, fin, goaway {after, jitter} (milliseconds), later {code, reason}
+  // (this transport is of no use, a later one may be), error {code, reason}, the last.
+  receive(bytes) {
+    if (this.#ended || !this.#greeted) return null; // of a transport that was given up
+    try {
+      if (!bytes.length) throw new Violation("an empty message");
+      return this.#receive(bytes[0], bytes, new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength));
+    } catch (error) {
+      if (!(error instanceof Violation)) throw error;
+      this.#ended = true;
+      this.detach();
+      return { type: "error", code: error.code, reason: error.message, ours: true };
+    }
+  }
+
+  #receive(type, bytes, view) {
+    if (type !== DATA && bytes.length > MAX_CONTROL_BYTES) throw new Violation(`type ${type} has ${bytes.length} bytes`);
+    if (type === ERROR) return this.#onError(bytes, view);
+    if (type === KEEPALIVE) fixed(view, 0);
+    if (type >= KEEPALIVE) return null;
+    if (!this.#attached) {
+      if (type === OPENED && this.#id === null) return this.#onOpened(bytes, view);
+      if (type === RESUMED && this.#id !== null) return this.#onResumed(bytes, view);
+      throw new Violation(`type ${type} in place of ${this.#id === null ? "OPENED" : "RESUMED"}`);
+    }
+    if (type === DATA) return this.#onData(bytes);
+    if (type === ACK) return this.#onAck(view);
+    if (type === FIN) return this.#onFin(view);
+    if (type === GOAWAY) {
+      fixed(view, 8);
+      return { type: "goaway", after: view.getUint32(1), jitter: view.getUint32(5) };
+    }
+    throw new Violation(`type ${type} is unknown or out of order`);
+  }
+
+  #onOpened(bytes, view) {
+    if (view.byteLength < 74) throw new Violation(`OPENED has ${view.byteLength} bytes`);
+    fixed(view, 73 + view.getUint8(73));
+    this.#id = bytes.slice(1, 25);
+    this.#token = bytes.slice(25, 57);
+    this.ttl = view.getUint32(57);
+    this.window = view.getUint32(61);
+    if (!this.window) throw new Violation("OPENED with a window of 0 bytes");
+    this.#inWindow = Math.min(this.window, this.#wish ? Math.max(this.#wish, MIN_WINDOW) : this.window);
+    this.ackBytes = view.getUint32(65);
+    this.ackMs = view.getUint16(69);
+    this.keepalive = view.getUint16(71);
+    this.hint = String.fromCharCode(...bytes.subarray(74));
+    this.#attached = true;
+    return { type: "opened" };
+  }
+
+  #onResumed(bytes, view) {
+    fixed(view, 44);
+    const at = position(view, 1);
+    if (at < this.#acked || at > this.#highest) throw new Violation(`position ${at} is not in ${this.#acked} to ${this.#highest}`, GAP);
+    this.#token = bytes.slice(9, 41);
+    this.ttl = view.getUint32(41);
+    this.#attached = true;
+    this.#sent = at;
+    while (this.#cursor < this.#frames.length && this.#end(this.#cursor) <= at) this.#cursor += 1;
+    return { type: "resumed", replayed: Math.max(0, Math.min(this.#highest, this.#final ?? this.#highest) - at) };
+  }
+
+  #onData(bytes) {
+    const size = bytes.length - 1;
+    if (!size || size > MAX_DATA_BYTES) throw new Violation(`DATA has ${size} bytes`);
+    if (this.#finReceived) throw new Violation("DATA after FIN");
+    if (this.#received + size - this.#announced > this.#inWindow) throw new Violation("DATA exceeds the window");
+    this.#received += size;
+    return { type: "data", bytes: bytes.subarray(1) };
+  }
+
+  #onAck(view) {
+    fixed(view, 8);
+    const at = position(view, 1);
+    if (at < this.#acked || at > this.#sent) throw new Violation(`ACK ${at} is not in ${this.#acked} to ${this.#sent}`, GAP);
+    this.#acked = at;
+    while (this.#head < this.#cursor && this.#end(this.#head) <= at) this.#frames[this.#head++] = undefined;
+    if (this.#head > 256 && this.#head * 2 > this.#frames.length) {
+      this.#frames.splice(0, this.#head);
+      this.#cursor -= this.#head;
+      this.#head = 0;
+    }
+    return { type: "ack" };
+  }
+
+  #onFin(view) {
+    fixed(view, 8);
+    const at = position(view, 1);
+    if (this.#finReceived) throw new Violation("a second FIN");
+    if (at !== this.#received) throw new Violation(`FIN at ${at} after ${this.#received} bytes`, GAP);
+    this.#finReceived = true;
+    this.#received += 1;
+    return { type: "fin" };
+  }
+
+  #onError(bytes, view) {
+    const size = view.byteLength;
+    if (size < 3 || size > 3 + MAX_TEXT_BYTES) throw new Violation(`ERROR has ${size} bytes`);
+    const code = view.getUint16(1);
+    if (code < 4000 || code > 4999) throw new Violation(`ERROR has the code ${code}`);
+    let reason;
+    try {
+      reason = new TextDecoder("utf-8", { fatal: true }).decode(bytes.subarray(3));
+    } catch {
+      throw new Violation("the text of ERROR is not UTF-8");
+    }
+    this.#ended = this.endsBy(code);
+    this.detach();
+    return { type: this.#ended ? "error" : "later", code, reason };
+  }
+
+  // Position after a frame.
+  #end(index) {
+    const { at, bytes } = this.#frames[index];
+    return at + bytes.length - 1;
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Streams.
+
+// A ReadableStream of Uint8Array whose chunks are consumed as they are pulled, none before.
+class Inbox {
+  #chunks = [];
+  #end = null; // {} or {error} behind the last chunk
+  #wake = () => {};
+  #onTaken;
+
+  constructor(onTaken, onCancel) {
+    this.#onTaken = onTaken;
+    const pull = async (controller) => {
+      while (!this.#chunks.length && !this.#end) await new Promise((resolve) => (this.#wake = resolve));
+      if (this.#chunks.length) {
+        const bytes = this.#chunks.shift();
+        controller.enqueue(bytes);
+        onTaken(bytes.length);
+      } else if (this.#end.error) {
+        controller.error(this.#end.error);
+      } else {
+        controller.close();
+        this.#end.onTaken?.();
+      }
+    };
+    const cancel = () => {
+      this.push = ({ length }) => onTaken(length); // nobody reads any more
+      for (const { length } of this.#chunks.splice(0)) onTaken(length);
+      onCancel();
+    };
+    this.stream = new ReadableStream({ pull, cancel }, { highWaterMark: 0 });
+  }
+
+  push(bytes) {
+    this.#chunks.push(bytes);
+    this.#wake();
+  }
+
+  end(error, onTaken) {
+    this.#end ??= { error, onTaken };
+    this.#wake();
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The WebSocket.
+
+const FIRST_BOUND_MS = 1000;
+const STABLE_MS = 10_000; // after a transport that lasted so long, the delays begin again
+const SILENT_KEEPALIVES = 2.5; // times `keepalive` without a message: the path is dead
+const LATE_MS = 1000; // a timer that is so late was suspended, with the page or the computer,
+const GRACE_MS = 2000; // and then messages that have arrived meanwhile are read first
+const MAX_TIMER_MS = 2 ** 31 - 1;
+const PLAIN_WINDOW = 1 << 20; // bytes that a stream has buffered in a plain WebSocket
+const TOKEN_PREFIX = "wsbridge.token."; // of subprotocols that carry a token, and are never selected
+
+const DEFAULTS = {
+  window: 0, // bytes that the server may send ahead of the page; 0 for as many as it would
+  connectTimeout: 10_000, // milliseconds from the beginning of an attempt to OPENED or RESUMED
+  closeTimeout: 10_000, // for the close handshake, and to reconnect for it
+  maxDelay: 30_000, // between two attempts
+  nodeParameter: "n", // of the URL: gets the node hint of the server, if that gives one
+  WebSocket: globalThis.WebSocket, // what makes a transport
+};
+
+const STATES = ["connecting", "open", "closing", "closed"];
+const [CONNECTING, LIVE, CLOSING, CLOSED] = STATES.keys();
+
+const CloseEventClass =
+  globalThis.CloseEvent ??
+  class CloseEvent extends Event {
+    constructor(type, { code = 0, reason = "", wasClean = false } = {}) {
+      super(type);
+      Object.assign(this, { code, reason, wasClean });
+    }
+  };
+
+class DetailEvent extends Event {
+  constructor(type, detail) {
+    super(type);
+    this.detail = detail;
+  }
+}
+
+function raise(name, message) {
+  throw new DOMException(message, name);
+}
+
+function absolute(url) {
+  let parsed;
+  try {
+    parsed = new URL(url, globalThis.document?.baseURI ?? globalThis.location?.href);
+  } catch {
+    raise("SyntaxError", `not a URL: ${url}`);
+  }
+  if (/^http/.test(parsed.protocol)) parsed.protocol = parsed.protocol.replace("http", "ws");
+  if (!/^wss?:$/.test(parsed.protocol)) raise("SyntaxError", `not the URL of a WebSocket: ${parsed.protocol}`);
+  if (parsed.hash) raise("SyntaxError", "the URL has a fragment");
+  return parsed;
+}
+
+function snapshot(data) {
+  if (ArrayBuffer.isView(data)) return new Uint8Array(data.buffer, data.byteOffset, data.byteLength).slice();
+  if (data instanceof ArrayBuffer) return new Uint8Array(data.slice(0));
+  return new TextEncoder().encode(`${data}`);
+}
+
+export class ResumableWebSocket extends EventTarget {
+  #options;
+  #source; // the URL, or a function that gives one for each transport
+  #protocols;
+  #url = "";
+  #protocol = "";
+  #binaryType = "blob";
+  #handlers = {};
+  #readyState = CONNECTING;
+  #state = "connecting";
+  #session;
+  #socket = null; // the transport
+  #attempt = 0; // number of the transport; what an older one still says is ignored
+  #plain = false; // the server has not selected the subprotocol: a WebSocket like any other
+  #timers = {};
+  #stopListening = () => {};
+
+  #failures = 0; // attempts without RESUMED since a transport was stable
+  #attempts = 0; // in this outage
+  #lostAt = null; // when this outage began
+  #triedAt = 0;
+  #attachedAt = 0;
+  #heardAt = 0;
+  #goAway = null;
+
+  #reading = Promise.resolve(); // what waits until a Blob before it has been read
+  #readingCount = 0;
+  #readingBytes = 0;
+  #discardedBytes = 0; // given to send() after the end; bufferedAmount counts them, as that of WebSocket does
+  #closing = null; // {code, reason} of close()
+  #closeSent = false;
+  #inbox = null;
+  #writable = null;
+  #writeController = null;
+  #waiting = []; // resolvers of writes that wait for room
+
+  constructor(url, protocols = [], options = {}) {
+    super();
+    this.#options = { ...DEFAULTS, ...options };
+    this.#protocols = typeof protocols === "string" ? [protocols] : [...protocols];
+    if (new Set(this.#protocols).size !== this.#protocols.length) raise("SyntaxError", "a subprotocol is given twice");
+    if (!this.#options.WebSocket) raise("NotSupportedError", "there is no WebSocket here: give one as an option");
+    this.#url = typeof url === "function" ? "" : absolute(url).href;
+    this.#source = typeof url === "function" ? url : () => this.#url;
+    this.#session = new ClientSession(this.#options.window);
+    this.#listen();
+    this.#connect();
+  }
+
+  // -- what WebSocket has
+
+  get url() {
+    return this.#url;
+  }
+
+  get readyState() {
+    return this.#plain ? this.#socket.readyState : this.#readyState;
+  }
+
+  // What the page offered first, as if that had been selected; of a plain WebSocket, what the server selected.
+  get protocol() {
+    return this.#protocol;
+  }
+
+  get extensions() {
+    return this.#socket?.extensions ?? "";
+  }
+
+  get binaryType() {
+    return this.#binaryType;
+  }
+
+  set binaryType(type) {
+    if (type !== "blob" && type !== "arraybuffer") return;
+    this.#binaryType = type;
+    if (this.#plain) this.#socket.binaryType = type;
+  }
+
+  get bufferedAmount() {
+    if (this.#plain) return this.#socket.bufferedAmount;
+    const inTransport = this.#session.attached ? this.#socket.bufferedAmount : 0;
+    return this.#session.unsent + this.#readingBytes + this.#discardedBytes + inTransport;
+  }
+
+  send(data) {
+    if (this.#plain) return this.#socket.send(data);
+    if (this.#readyState === CONNECTING) raise("InvalidStateError", "it is still connecting");
+    const blob = typeof Blob !== "undefined" && data instanceof Blob;
+    const bytes = blob ? null : snapshot(data);
+    const size = blob ? data.size : bytes.length;
+    if (this.#readyState !== LIVE) {
+      this.#discardedBytes += size;
+      return;
+    }
+    if (this.#session.finished) raise("InvalidStateError", "its writable was closed");
+    this.#inOrder(size, blob ? async () => this.#session.send(new Uint8Array(await data.arrayBuffer())) : null, () =>
+      this.#session.send(bytes),
+    );
+  }
+
+  close(code, reason = "") {
+    if (code !== undefined && code !== 1000 && !(code >= 3000 && code <= 4999)) {
+      raise("InvalidAccessError", `a page cannot close with ${code}: 1000, or 3000 to 4999`);
+    }
+    if (code === DETACH) raise("InvalidAccessError", `${code} is the code of a transport that is replaced`);
+    if (new TextEncoder().encode(reason).length > 123) raise("SyntaxError", "the reason is longer than 123 bytes");
+    if (this.#plain) return code === undefined ? this.#socket.close() : this.#socket.close(code, reason);
+    if (this.#readyState >= CLOSING) return;
+    if (this.#readyState === CONNECTING) return this.#finish(1006, "closed before it was open");
+    this.#closing = { code: code ?? 1000, reason };
+    this.#readyState = CLOSING;
+    this.#state = "closing";
+    this.#startCloseTimer();
+    this.#pump();
+  }
+
+  // -- what it has besides
+
+  // connecting, open, reconnecting, closing, closed; or lost: closed, as the session could not be resumed.
+  get state() {
+    return this.#plain ? STATES[this.#socket.readyState] : this.#state;
+  }
+
+  // Whether the server has agreed to resume: known once it is open.
+  get resumable() {
+    return this.#session.opened;
+  }
+
+  // What arrives, as a stream of Uint8Array, in place of message events. The server sends no more than the window ahead
+  // of the reader.
+  get readable() {
+    if (!this.#inbox) {
+      this.#inbox = new Inbox(
+        (count) => this.#consume(count),
+        () => this.readyState < CLOSING && this.close(1000),
+      );
+      if (this.readyState === CLOSED) this.#inbox.end();
+    }
+    return this.#inbox.stream;
+  }
+
+  // A stream of what send() accepts. A write waits while a window is not acknowledged; close ends this direction alone
+  // (half-close), and resolves once everything has been acknowledged.
+  get writable() {
+    this.#writable ??= new WritableStream({
+      start: (controller) => void (this.#writeController = controller),
+      write: async (chunk) => {
+        await this.#until(() => this.readyState !== CONNECTING);
+        this.send(chunk);
+        await this.#until(() => !this.#isFull());
+      },
+      close: async () => {
+        await this.#until(() => this.readyState !== CONNECTING);
+        if (this.#plain) return this.#socket.close(1000);
+        this.#inOrder(0, null, () => this.#session.finish());
+        await this.#until(() => !this.#readingCount && !this.#session.unacknowledged);
+      },
+      abort: () => this.readyState < CLOSING && this.close(ABORTED, "aborted"),
+    });
+    return this.#writable;
+  }
+
+  // -- transports
+
+  async #connect() {
+    this.#drop();
+    this.#goAway = null;
+    this.#triedAt = Date.now();
+    const attempt = this.#attempt;
+    const current = () => attempt === this.#attempt;
+    const { connectTimeout, nodeParameter, WebSocket } = this.#options;
+    const { opened: resuming, hint: node } = this.#session;
+    const lose = (code, reason, wasClean) => current() && this.#lose(code, reason, wasClean);
+    this.#start("connect", connectTimeout, () => lose(1006, `no answer within ${connectTimeout / 1000} s`));
+    try {
+      const source = async () => this.#source({ resuming, attempt: this.#attempts, node });
+      let given = await source();
+      if (!current()) return;
+      if (given === null || given === undefined) return this.#finish(1006, "no URL was given", { lost: resuming });
+      if (typeof given === "string" || given instanceof URL) given = { url: given };
+      const url = absolute(given.url);
+      this.#url = url.href;
+      if (resuming && node && nodeParameter) url.searchParams.set(nodeParameter, node);
+      const own = given.protocols ?? this.#protocols;
+      const protocols = typeof own === "string" ? [own] : [...own];
+      // Browsers fail a connection whose server selects none of the subprotocols that were offered.
+      const others = protocols.length ? protocols : ["binary"];
+      const offered = resuming ? protocols.filter((name) => name.startsWith(TOKEN_PREFIX)) : others;
+      const socket = new WebSocket(url.href, [SUBPROTOCOL, ...offered]);
+      this.#socket = socket;
+      socket.binaryType = "arraybuffer";
+      socket.onopen = () => current() && this.#transportOpened(protocols);
+      socket.onmessage = ({ data }) => current() && this.#transportReceived(data);
+      socket.onclose = ({ code, reason, wasClean }) => lose(code, reason, wasClean);
+    } catch (error) {
+      lose(1006, `no transport: ${error?.message ?? error}`);
+    }
+  }
+
+  // Forget the transport. It is closed with a code that leaves the session alone, once there is one.
+  #drop(code = this.#session.opened ? DETACH : 1000, reason = "") {
+    this.#attempt += 1;
+    for (const name of ["connect", "retry", "ack", "silence"]) this.#stop(name);
+    this.#session.detach();
+    const socket = this.#socket;
+    this.#socket = null;
+    if (socket && socket.readyState < CLOSING) socket.close(code, reason);
+  }
+
+  #transportOpened(protocols) {
+    if (this.#socket.protocol === SUBPROTOCOL) {
+      this.#protocol = protocols.find((name) => !name.startsWith(TOKEN_PREFIX)) ?? "";
+      this.#socket.send(this.#session.greet());
+    } else if (this.#session.opened) {
+      this.#lose(1006, "the server did not select the subprotocol");
+    } else {
+      this.#bePlain();
+    }
+  }
+
+  #bePlain() {
+    const socket = this.#socket;
+    this.#plain = true;
+    this.#stop("connect");
+    this.#stopListening();
+    this.#protocol = socket.protocol;
+    socket.binaryType = this.#binaryType;
+    socket.onmessage = async ({ data, origin }) => {
+      if (!this.#inbox) this.dispatchEvent(new MessageEvent("message", { data, origin }));
+      else this.#inbox.push(data instanceof Blob ? new Uint8Array(await data.arrayBuffer()) : snapshot(data));
+    };
+    socket.onerror = () => this.dispatchEvent(new Event("error"));
+    socket.onclose = ({ code, reason, wasClean }) => this.#announceEnd(code, reason, wasClean);
+    this.dispatchEvent(new Event("open"));
+    this.#wake();
+  }
+
+  #transportReceived(data) {
+    this.#heardAt = Date.now();
+    const text = { type: "error", code: VIOLATION, reason: "a text message", ours: true };
+    const event = typeof data === "string" ? text : this.#session.receive(new Uint8Array(data));
+    if (event !== null) this.#on(event);
+  }
+
+  #on(event) {
+    switch (event.type) {
+      case "data":
+        if (this.#inbox) this.#inbox.push(event.bytes);
+        else this.#deliver(event.bytes);
+        break;
+      case "ack":
+        if (this.#closing) this.#startCloseTimer();
+        this.#wake();
+        this.#pump();
+        break;
+      case "opened":
+        this.#attached();
+        this.#readyState = LIVE;
+        this.dispatchEvent(new Event("open"));
+        this.#wake();
+        this.#pump();
+        break;
+      case "resumed": {
+        const detail = { attempts: this.#attempts, outage: Date.now() - this.#lostAt, replayed: event.replayed };
+        this.#attached();
+        this.#acknowledge();
+        this.dispatchEvent(new DetailEvent("resumed", detail));
+        this.#pump();
+        break;
+      }
+      case "fin":
+        this.#onFin();
+        break;
+      case "goaway":
+        this.#goAway = event;
+        break;
+      case "later":
+        this.#lose(event.code, event.reason);
+        break;
+      case "error":
+        this.#onError(event);
+    }
+  }
+
+  #attached() {
+    this.#stop("connect");
+    this.#attachedAt = Date.now();
+    this.#lostAt = null;
+    this.#state = this.#readyState === CLOSING ? "closing" : "open";
+    this.#watch();
+  }
+
+  #deliver(bytes) {
+    if (this.#readyState === LIVE) {
+      const data = this.#binaryType === "blob" ? new Blob([bytes]) : bytes.slice().buffer;
+      this.dispatchEvent(new MessageEvent("message", { data, origin: new URL(this.#url).origin }));
+    }
+    this.#consume(bytes.length);
+  }
+
+  #consume(count) {
+    if (this.#plain) return;
+    this.#session.consume(count);
+    if (!this.#session.attached) return;
+    if (this.#session.ackDue) this.#acknowledge();
+    else if (!this.#timers.ack) this.#start("ack", this.#session.ackMs, () => this.#acknowledge());
+  }
+
+  #acknowledge() {
+    this.#stop("ack");
+    this.#socket.send(this.#session.ack());
+  }
+
+  // The server's stream is complete. A page with a reader ends its own when it likes; others know no half-close.
+  #onFin() {
+    const taken = () => {
+      this.#session.consume(1);
+      if (this.#session.attached) this.#acknowledge();
+      this.#pump();
+    };
+    if (this.#inbox) return this.#inbox.end(undefined, taken);
+    taken();
+    if (this.#readyState !== LIVE) return;
+    this.#readyState = CLOSING;
+    this.#state = "closing";
+    this.#inOrder(0, null, () => this.#session.finish());
+  }
+
+  #onError({ code, reason, ours = false }) {
+    const words = reason || WORDS[code] || "";
+    if (ours) this.#socket.send(errorFrame(code, reason));
+    this.#finish(code, words, { wasClean: true, lost: GONE[code], wire: ours ? code : 1000 });
+  }
+
+  // A transport ended, or it is given up: reconnect, unless its code ends the session.
+  #lose(code, reason = "", wasClean = false) {
+    const { opened, complete, ttl } = this.#session;
+    const words = reason || WORDS[code] || "";
+    if (!opened) return this.#finish(code, words, { wasClean });
+    if (complete) return this.#finish(1000, reason || "backend_closed", { wasClean: true });
+    if (this.#session.endsBy(code)) {
+      if (this.#closing && code === 4001 && !this.#session.unacknowledged) {
+        return this.#finish(this.#closing.code, this.#closing.reason, { wasClean: true }); // our Close had arrived
+      }
+      return this.#finish(code, words, { wasClean, lost: GONE[code] });
+    }
+    const goAway = this.#goAway;
+    const now = Date.now();
+    this.#drop();
+    if (this.#lostAt !== null) this.#failures += 1;
+    else if (now - this.#attachedAt >= STABLE_MS) this.#failures = 0;
+    // An attempt that lasted longer than it may was suspended, with the computer: there is another one.
+    const suspended = now - this.#triedAt > this.#options.connectTimeout + LATE_MS;
+    if (this.#lostAt !== null && now >= this.#lostAt + ttl * 1000 && !suspended) {
+      return this.#finish(1006, `the server was not reached for ${ttl} s: ${words}`, { lost: true });
+    }
+    if (this.#lostAt === null) this.#attempts = 0;
+    this.#lostAt ??= now;
+    this.#attempts += 1;
+    this.#closeSent = false;
+    if (this.#readyState === CLOSING && !this.#timers.close) this.#startCloseTimer();
+    if (this.#readyState !== CLOSING) this.#state = "reconnecting";
+    const until = this.#lostAt + ttl * 1000;
+    const delay = Math.min(goAway ? goAway.after + Math.random() * goAway.jitter : this.#backOff(), Math.max(0, until - now));
+    this.#start("retry", delay, () => this.#connect());
+    const detail = { attempt: this.#attempts, delay, since: this.#lostAt, until, reason: words };
+    this.dispatchEvent(new DetailEvent("reconnecting", detail));
+  }
+
+  // Milliseconds to the next attempt: none at first, then random up to a bound that doubles with each failure.
+  #backOff() {
+    const bound = Math.min(this.#options.maxDelay, FIRST_BOUND_MS * 2 ** (this.#failures - 1));
+    return this.#failures ? Math.random() * bound : 0;
+  }
+
+  #finish(code, reason, { wasClean = false, lost = false, wire = 1000 } = {}) {
+    if (this.#readyState === CLOSED) return;
+    this.#drop(wire);
+    this.#stop("close");
+    this.#stopListening();
+    this.#readyState = CLOSED;
+    this.#state = lost ? "lost" : "closed";
+    if (!wasClean) this.dispatchEvent(new Event("error"));
+    this.#announceEnd(code, reason, wasClean);
+  }
+
+  #announceEnd(code, reason, wasClean) {
+    const error = code === 1000 && wasClean ? undefined : new Error(`closed with ${code}: ${reason}`);
+    this.#inbox?.end(error);
+    this.#writeController?.error(error ?? new Error("closed"));
+    this.#wake();
+    this.dispatchEvent(new CloseEventClass("close", { code, reason, wasClean }));
+  }
+
+  // -- sending
+
+  // Act, behind what waits for a Blob. `read` is asynchronous, and itself such a Blob.
+  #inOrder(size, read, act) {
+    if (!read && !this.#readingCount) {
+      act();
+      return this.#pump();
+    }
+    this.#readingCount += 1;
+    this.#readingBytes += size;
+    this.#reading = this.#reading
+      .then(read ?? act)
+      .catch((error) => this.#finish(1006, `a Blob could not be read: ${error.message}`, { wire: ABORTED }))
+      .then(() => {
+        this.#readingCount -= 1;
+        this.#readingBytes -= size;
+        this.#pump();
+        this.#wake();
+      });
+  }
+
+  // Send what the window allows, and then the Close that waits for it.
+  #pump() {
+    if (!this.#session.attached || this.#closeSent) return;
+    for (let frame; (frame = this.#session.next()); ) this.#socket.send(frame);
+    if (this.#session.complete) return this.#sendClose(1000, "");
+    if (!this.#closing || this.#readingCount) return;
+    const { code, reason } = this.#closing;
+    // Behind 1000 all has arrived; other codes break the session off, and may overtake what the backend has not taken.
+    if (code === 1000 ? !this.#session.unacknowledged : !this.#session.unsent) this.#sendClose(code, reason);
+  }
+
+  #sendClose(code, reason) {
+    this.#closeSent = true;
+    this.#readyState = CLOSING;
+    this.#state = "closing";
+    this.#socket.close(code, reason);
+    this.#startCloseTimer();
+  }
+
+  #startCloseTimer() {
+    const { closeTimeout } = this.#options;
+    this.#start("close", closeTimeout, () => this.#finish(1006, `not closed within ${closeTimeout / 1000} s`));
+  }
+
+  #isFull() {
+    if (this.#plain) return this.#socket.bufferedAmount >= PLAIN_WINDOW;
+    return this.#session.unacknowledged + this.#readingBytes >= this.#session.window;
+  }
+
+  async #until(condition) {
+    while (!condition()) {
+      if (this.readyState === CLOSED) throw new Error("the session has ended");
+      await new Promise((resolve) => (this.#plain ? setTimeout(resolve, 10) : this.#waiting.push(resolve)));
+    }
+  }
+
+  #wake() {
+    for (const resolve of this.#waiting.splice(0)) resolve();
+  }
+
+  // -- time, and what the browser knows
+
+  #start(name, delay, act) {
+    this.#stop(name);
+    this.#timers[name] = setTimeout(() => {
+      this.#timers[name] = undefined;
+      act();
+    }, Math.min(delay, MAX_TIMER_MS));
+  }
+
+  #stop(name) {
+    clearTimeout(this.#timers[name]);
+    this.#timers[name] = undefined;
+  }
+
+  // Notice a path that is dead: nothing comes, although the server would send KEEPALIVE.
+  #watch(delay = this.#session.keepalive * 1000 * SILENT_KEEPALIVES) {
+    const limit = this.#session.keepalive * 1000 * SILENT_KEEPALIVES;
+    if (!limit) return;
+    const due = Date.now() + delay;
+    this.#start("silence", delay, () => {
+      const silence = Date.now() - this.#heardAt;
+      if (silence < limit) this.#watch(limit - silence);
+      else if (Date.now() - due > LATE_MS) this.#watch(GRACE_MS);
+      else this.#lose(1006, `nothing came for ${Math.round(silence / 1000)} s`);
+    });
+  }
+
+  #listen() {
+    const { document } = globalThis;
+    const listening = new AbortController();
+    const on = (target, type, act) => target?.addEventListener?.(type, act, { signal: listening.signal });
+    const retryNow = () => this.#timers.retry && !this.#goAway && this.#connect();
+    this.#stopListening = () => listening.abort();
+    on(globalThis, "offline", () => this.#session.attached && this.#lose(1006, "the browser is offline"));
+    on(globalThis, "online", () => this.#lostAt !== null && this.#connect());
+    on(globalThis, "pageshow", retryNow);
+    on(document, "resume", retryNow);
+    on(document, "visibilitychange", () => document.visibilityState === "visible" && retryNow());
+    // A page that is gone needs no session; one that is kept (persisted) may come back.
+    on(globalThis, "pagehide", ({ persisted }) => persisted || this.#finish(1001, "the page was left", { wasClean: true }));
+  }
+
+  #setHandler(type, handler) {
+    if (this.#handlers[type]) this.removeEventListener(type, this.#handlers[type]);
+    this.#handlers[type] = typeof handler === "function" ? handler : null;
+    if (this.#handlers[type]) this.addEventListener(type, this.#handlers[type]);
+  }
+
+  static {
+    for (const [value, name] of ["CONNECTING", "OPEN", "CLOSING", "CLOSED"].entries()) {
+      for (const target of [this, this.prototype]) Object.defineProperty(target, name, { value, enumerable: true });
+    }
+    for (const type of ["open", "message", "error", "close", "reconnecting", "resumed"]) {
+      Object.defineProperty(this.prototype, `on${type}`, {
+        get() {
+          return this.#handlers[type] ?? null;
+        },
+        set(handler) {
+          this.#setHandler(type, handler);
+        },
+        enumerable: true,
+        configurable: true,
+      });
+    }
+  }
+}
