@@ -69,6 +69,7 @@ def test_links_of_the_documentation_lead_to_files_of_the_wheel(wheel):
         "LICENSE",
         "Containerfile",
         "wsbridge/native/Cargo.lock",
+        "tests/vectors/resume/README.md",
         "package/requirements.txt",
     }
 
