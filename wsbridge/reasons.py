@@ -248,6 +248,7 @@ class Rejected(Exception):  # noqa: N818  (a decision about a client, not an err
         permanent: Whether a backend or proxy gave a definite answer, so that it is not dialed again.
         silent: Whether no response is sent: the client sent nothing, has disconnected, or speaks another protocol.
         retry_after: Seconds after which a backend or proxy asks to be tried again (RFC 9110 section 10.2.3), or None.
+        answered: HTTP status with which a backend or proxy refused, or None.
 
     Attributes:
         target: Target of a request that could not be read to its end, as far as it was read; for the log.
@@ -267,9 +268,10 @@ class Rejected(Exception):  # noqa: N818  (a decision about a client, not an err
         permanent: bool = False,
         silent: bool = False,
         retry_after: float | None = None,
+        answered: int | None = None,
     ) -> None:
         super().__init__(
-            reason, detail, initiator, status, headers, failed_login, genuine, permanent, silent, retry_after
+            reason, detail, initiator, status, headers, failed_login, genuine, permanent, silent, retry_after, answered
         )
         self.reason = reason
         self.detail = detail
@@ -281,6 +283,7 @@ class Rejected(Exception):  # noqa: N818  (a decision about a client, not an err
         self.permanent = permanent
         self.silent = silent
         self.retry_after = retry_after
+        self.answered = answered
         self.target = ""
         self.credential: int | None = None
 
@@ -300,6 +303,7 @@ class Rejected(Exception):  # noqa: N818  (a decision about a client, not an err
             permanent=self.permanent,
             silent=self.silent,
             retry_after=self.retry_after,
+            answered=self.answered,
         )
 
     def termination(self) -> Termination:

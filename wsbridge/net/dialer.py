@@ -421,6 +421,7 @@ MAX_BACKOFF: Final = 1.0
 _RETRYABLE_REASONS: Final = frozenset(
     {
         Reason.BACKEND_REFUSED,
+        Reason.BACKEND_REJECTED,
         Reason.BACKEND_UNREACHABLE,
         Reason.BACKEND_DENIED,
         Reason.BACKEND_DNS,

@@ -350,6 +350,7 @@ def _backend_error(response: Response, body: bytes, own_credentials: bool) -> Re
         status=status,
         headers=(("Retry-After", retry_after.decode("ascii")),) if passes else (),
         permanent=response.status not in RETRYABLE_STATUSES,
+        answered=response.status,
     )
 
 

@@ -165,7 +165,7 @@ def bad_response(detail: str, status: int | None = None) -> Rejected:
     if status is None:
         return Rejected(Reason.BACKEND_REFUSED, detail, initiator="backend")
     permanent = status not in RETRYABLE_STATUSES
-    return Rejected(Reason.BACKEND_REJECTED, detail, initiator="backend", permanent=permanent)
+    return Rejected(Reason.BACKEND_REJECTED, detail, initiator="backend", permanent=permanent, answered=status)
 
 
 def method_not_allowed(method: str, allowed: Sequence[str]) -> Rejected:

@@ -1,0 +1,94 @@
+"""The pauses between attempts to reconnect, and which answers refuse a session."""
+
+from __future__ import annotations
+
+import pytest
+
+from wsbridge.protocol.reconnect import AT_ONCE_INTERVAL, MAX_BOUND, STABLE_AFTER, ReconnectSchedule, is_refusal
+
+
+def schedule(jitter: float = 1.0) -> ReconnectSchedule:
+    """Give one whose pauses are this part of their bound."""
+    return ReconnectSchedule(lambda: jitter)
+
+
+def test_the_first_attempt_is_at_once_and_pauses_grow() -> None:
+    """After a loss there is no pause; then the bound doubles from one second up to its maximum."""
+    pauses = schedule()
+    pauses.attached(100.0)
+    pauses.lost(105.0)
+    due = [pauses.due - 105.0]
+    for _ in range(6):
+        now = pauses.due
+        pauses.failed(now)
+        due.append(pauses.due - now)
+
+    assert due == [0.0, 1.0, 2.0, 4.0, 8.0, MAX_BOUND, MAX_BOUND]
+
+
+def test_pauses_are_random_from_nothing() -> None:
+    """Full jitter: with the lowest random number there is no pause."""
+    pauses = schedule(0.0)
+    pauses.lost(5.0)
+    pauses.failed(5.0)
+    assert pauses.due == 5.0
+
+
+def test_the_bound_is_reset_by_a_stable_transport_only() -> None:
+    """A transport that carries the session for a moment leaves the bound as it was, without growing it."""
+    pauses = schedule()
+    pauses.lost(0.0)
+    for now in (0.0, 1.0, 3.0):
+        pauses.failed(now)
+    pauses.attached(10.0)
+    pauses.lost(10.0 + STABLE_AFTER - 1)
+    assert pauses.failures == 3
+    pauses.failed(pauses.due)
+    assert pauses.failures == 4
+    pauses.attached(40.0)
+    pauses.lost(40.0 + STABLE_AFTER)
+    assert pauses.failures == 0
+    assert pauses.due == 40.0 + STABLE_AFTER
+
+
+def test_a_server_that_drops_each_transport_is_not_flooded() -> None:
+    """Two attempts at once have an interval between them; an earlier loss gets a random pause that does not grow."""
+    pauses = schedule()
+    pauses.attached(100.0)
+    pauses.lost(100.0)
+    assert pauses.due == 100.0
+    for _ in range(3):
+        pauses.attached(100.1)
+        pauses.lost(100.2)
+        assert pauses.due == 101.2
+    pauses.attached(101.0)
+    pauses.lost(100.0 + AT_ONCE_INTERVAL)
+    assert pauses.due == 100.0 + AT_ONCE_INTERVAL
+
+
+def test_what_the_server_asks_for_is_obeyed() -> None:
+    """Retry-After is the shortest pause; GOAWAY sets the pause after the loss, once."""
+    pauses = schedule(0.5)
+    pauses.failed(10.0, 30.0)
+    assert pauses.due == 40.0
+    pauses.failed(40.0, 0.1)
+    assert pauses.due == 41.0
+    pauses.attached(41.0)
+    pauses.going_away(2.0, 4.0)
+    pauses.lost(50.0)
+    assert pauses.due == 54.0
+    pauses.attached(54.0)
+    pauses.lost(60.0)
+    assert pauses.due == 60.0
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 407, 410, 426])
+def test_refusals(status: int) -> None:
+    """A status of class 4 refuses."""
+    assert is_refusal(status)
+
+
+@pytest.mark.parametrize("status", [None, 200, 302, 408, 425, 429, 500, 502, 503, 504])
+def test_what_may_pass(status: int | None) -> None:
+    """No answer, and statuses that pass or are not the server's, do not."""
+    assert not is_refusal(status)
