@@ -13,7 +13,7 @@ VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' wsbridge/__init__.py)
 PYTEST = WSBRIDGE_TEST_ALL=1 $(BIN)/python -m pytest -m 'not soak' -n 3 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage lint bench bench-plots soak fuzz wheel deb lock packages clean
+.PHONY: help demo test test-native coverage lint bench bench-plots soak fuzz wheel deb lock packages clean
 
 help:  ## This list
 	@echo 'make TARGET'
@@ -23,9 +23,12 @@ help:  ## This list
 demo: $(VENV)/.run  ## Start the browser demo at http://127.0.0.1:8080 (PORT=… for another port)
 	@exec $(BIN)/wsbridge demo --port $(PORT)
 
-test: packages lint  ## Lint, type checks, and all tests except the long ones
-	tests/native.sh test
+test: packages $(VENV)/.test  ## Lint, type checks, and all tests except the long ones
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint test-native
 	$(PYTEST) $(ARGS)
+
+test-native:
+	tests/native.sh test
 
 coverage: packages $(VENV)/.test  ## Line and branch coverage of wsbridge/
 	$(PYTEST) --cov=wsbridge $(ARGS)

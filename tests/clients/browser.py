@@ -1,11 +1,15 @@
-"""Headless Chromium from Debian, driven by playwright, shut in with this machine's own addresses."""
+"""Headless Chromium from Debian, driven by playwright, shut in with this machine's own addresses.
+
+One browser serves all tests of a process, each in a profile of its own; a session's end closes it.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
 from tests.clients.program import PATIENCE, program
 
@@ -19,6 +23,25 @@ ARGUMENTS = [
 ]
 LOCAL_NAMES_ONLY = "MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"
 
+RUNNING = ExitStack()
+"""The browsers of this process and what drives them."""
+
+
+@functools.cache
+def driver() -> Playwright:
+    """Start what drives browsers."""
+    return RUNNING.enter_context(sync_playwright())
+
+
+@functools.cache
+def browser(name: str) -> Browser:
+    """Start a browser that knows this host by another name, too."""
+    rules = f"--host-resolver-rules={f'MAP {name} 127.0.0.1, ' if name else ''}{LOCAL_NAMES_ONLY}"
+    chromium = program("chromium")
+    started = driver().chromium.launch(executable_path=chromium, headless=True, args=[*ARGUMENTS, rules])
+    RUNNING.callback(started.close)
+    return started
+
 
 @contextmanager
 def browsing(width: int = 1280, height: int = 800, *, touch: bool = False, name: str = "") -> Iterator[Page]:
@@ -31,13 +54,12 @@ def browsing(width: int = 1280, height: int = 800, *, touch: bool = False, name:
         name: Another name of this host, for this browser.
     """
     errors: list[str] = []
-    chromium = program("chromium")
-    rules = f"--host-resolver-rules={f'MAP {name} 127.0.0.1, ' if name else ''}{LOCAL_NAMES_ONLY}"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=[*ARGUMENTS, rules])
-        page = browser.new_page(viewport={"width": width, "height": height}, has_touch=touch, is_mobile=touch)
+    profile = browser(name).new_context(viewport={"width": width, "height": height}, has_touch=touch, is_mobile=touch)
+    try:
+        page = profile.new_page()
         page.set_default_timeout(PATIENCE * 1000)
         page.on("pageerror", lambda error: errors.append(str(error)))
         yield page
-        browser.close()
+    finally:
+        profile.close()
     assert not errors

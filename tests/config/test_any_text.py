@@ -6,13 +6,15 @@ import json
 import tempfile
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsbridge.config.errors import ConfigError
 from wsbridge.config.load import load_text
 from wsbridge.registry import CONFIG_REGISTRY
 
+FEWER = settings(max_examples=settings.default.max_examples // 3)
+"""For files of which each takes some 30 ms."""
 KEYS = st.sampled_from(
     [
         "listeners",
@@ -135,6 +137,7 @@ def test_any_signs(text: str) -> None:
     judge(text)
 
 
+@FEWER
 @given(FILES)
 def test_any_structure(value: object) -> None:
     """Known keys in any wrong place give a configuration, or problems within the file, each reported once."""
@@ -144,6 +147,7 @@ def test_any_structure(value: object) -> None:
 MAINS = st.just({"listeners": {"web": {"bind": "127.0.0.1:8080"}}}) | FILES
 
 
+@FEWER
 @given(MAINS, FILES.map(json.dumps) | st.text(alphabet="ab:[]{}&*!|>-? \n'\"#,$<%@\t"))
 def test_any_included_file(value: dict[str, object], included: str) -> None:
     """The same for a file that another one includes, and for what both have together."""

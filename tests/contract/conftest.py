@@ -1,11 +1,14 @@
 """Every test here runs on every engine."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.contract.sides import running
 from wsbridge import native
 from wsbridge.relay.engine import PythonEngine
 
+HERE = Path(__file__).parent
 ENGINES = [PythonEngine]
 
 if native.load() is not None:
@@ -18,6 +21,18 @@ if native.load() is not None:
             super().__init__(2, max_lingering)
 
     ENGINES.append(TwoThreads)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what no configuration gives: TLS of the native engine with the relay of the Python engine alone."""
+    both = [item for item in items if item.path.parent == HERE and _parameters(item) >= {"python", "rustls"}]
+    if both:
+        config.hook.pytest_deselected(items=both)
+        items[:] = [item for item in items if item not in set(both)]
+
+
+def _parameters(item: pytest.Item) -> set[str]:
+    return set(item.name.rpartition("[")[2].rstrip("]").split("-"))
 
 
 @pytest.fixture(params=ENGINES, ids=lambda make: make.name)
