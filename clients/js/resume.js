@@ -665,10 +665,11 @@ export class ResumableWebSocket extends EventTarget {
       if (resuming && node && nodeParameter) url.searchParams.set(nodeParameter, node);
       const own = given.protocols ?? this.#protocols;
       const protocols = typeof own === "string" ? [own] : [...own];
-      // Browsers fail a connection whose server selects none of the subprotocols that were offered.
+      // Browsers fail a connection whose server selects none of the subprotocols that were offered; some servers select
+      // the first, whatever it is.
       const others = protocols.length ? protocols : ["binary"];
       const offered = resuming ? protocols.filter((name) => name.startsWith(TOKEN_PREFIX)) : others;
-      const socket = new WebSocket(url.href, [SUBPROTOCOL, ...offered]);
+      const socket = new WebSocket(url.href, [...offered, SUBPROTOCOL]);
       this.#socket = socket;
       socket.binaryType = "arraybuffer";
       socket.onopen = () => current() && this.#transportOpened(protocols);

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from playwright.sync_api import Browser, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
 
 from tests.clients.program import PATIENCE, program
 
@@ -58,6 +58,7 @@ def browsing(width: int = 1280, height: int = 800, *, touch: bool = False, name:
     try:
         page = profile.new_page()
         page.set_default_timeout(PATIENCE * 1000)
+        expect.set_options(timeout=PATIENCE * 1000)
         page.on("pageerror", lambda error: errors.append(str(error)))
         yield page
     finally:

@@ -44,7 +44,9 @@ def changed(text: str, **_: str) -> str:
 
 
 @contextmanager
-def site(page: str, root: str, backend: str, actual: str, tmp_path: Path) -> Iterator[Daemon]:
+def site(
+    page: str, root: str, backend: str, actual: str, tmp_path: Path, edit: Callable[[str], str] = str
+) -> Iterator[Daemon]:
     """Run a page's wsbridge.yaml, with its index.html and the packages that its npm command names.
 
     Args:
@@ -53,6 +55,7 @@ def site(page: str, root: str, backend: str, actual: str, tmp_path: Path) -> Ite
         backend: Address of the backend, as the page has it.
         actual: Address of the backend here.
         tmp_path: Where the files go.
+        edit: Changes the configuration and the HTML.
     """
     (packages,) = re.findall(r"^npm install (.*)$", "\n".join(blocks(page, "sh")), re.MULTILINE)
     cache = NPM_CACHE / re.sub(r"[^\w.@-]+", "_", packages)
@@ -65,12 +68,12 @@ def site(page: str, root: str, backend: str, actual: str, tmp_path: Path) -> Ite
             timeout=300,
         )
         partial_cache.rename(cache)  # whole, or not at all
-    (tmp_path / "index.html").write_text(blocks(page, "html")[0])
+    (tmp_path / "index.html").write_text(edit(blocks(page, "html")[0]))
     shutil.copytree(cache / "node_modules", tmp_path / "node_modules")
     (text,) = blocks(page, "yaml")
     assert root in text
     assert backend in text
-    with Daemon(changed(text).replace(root, str(tmp_path)).replace(backend, actual)) as bridge:
+    with Daemon(changed(edit(text)).replace(root, str(tmp_path)).replace(backend, actual)) as bridge:
         yield bridge
 
 

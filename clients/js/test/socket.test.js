@@ -82,7 +82,7 @@ describe("as a WebSocket", () => {
     const { socket, seen } = make({ protocols: ["mqtt"], window: 300_000 });
     await settle();
     const transport = FakeSocket.last;
-    assert.deepEqual(transport.protocols, [SUBPROTOCOL, "mqtt"]);
+    assert.deepEqual(transport.protocols, ["mqtt", SUBPROTOCOL]);
     transport.open();
     assert.deepEqual(transport.frames(), ["OPEN 300000"]);
     assert.deepEqual(seen(), []);
@@ -124,7 +124,7 @@ describe("as a WebSocket", () => {
 
   test("where none is offered by the page, binary is beside it", async () => {
     const { socket } = await live();
-    assert.deepEqual(FakeSocket.last.protocols, [SUBPROTOCOL, "binary"]);
+    assert.deepEqual(FakeSocket.last.protocols, ["binary", SUBPROTOCOL]);
     assert.equal(socket.protocol, "");
   });
 
@@ -626,12 +626,12 @@ describe("the URL", () => {
       return { url: `ws://gw.example.org/?ticket=${asked.length}`, protocols: ["binary", `wsbridge.token.${asked.length}`] };
     };
     const { socket, transport } = await live({ url, terms: { node: "web2" } });
-    assert.deepEqual(transport.protocols, [SUBPROTOCOL, "binary", "wsbridge.token.1"]);
+    assert.deepEqual(transport.protocols, ["binary", "wsbridge.token.1", SUBPROTOCOL]);
     assert.equal(transport.url, "ws://gw.example.org/?ticket=1");
     assert.equal(socket.protocol, "binary");
     transport.end();
     const next = await resume(0);
-    assert.deepEqual(next.transport.protocols, [SUBPROTOCOL, "wsbridge.token.2"]);
+    assert.deepEqual(next.transport.protocols, ["wsbridge.token.2", SUBPROTOCOL]);
     assert.equal(next.transport.url, "ws://gw.example.org/?ticket=2&n=web2");
     assert.equal(socket.url, "ws://gw.example.org/?ticket=2");
     assert.deepEqual(asked, [{ resuming: false, attempt: 0, node: "" }, { resuming: true, attempt: 1, node: "web2" }]);
