@@ -592,6 +592,20 @@ async def test_sessions_are_resumed_by_tickets(issue: Any, ca_file: Path, versio
         hang_up(peers)
 
 
+async def test_one_ticket_is_sent(issue: Any, ca_file: Path) -> None:
+    """By both implementations: a client comes back over one connection."""
+    pair = issue("localhost")
+    for provider in BOTH:
+        messages: list[str] = []
+        context = lenient(ca_file, minimum_version=ssl.TLSVersion.TLSv1_3)
+        context._msg_callback = lambda *it, to=messages: to.append(getattr(it[4], "name", ""))  # type: ignore[attr-defined]
+        peers = await shake(listener(provider, pair).accept, context, name="localhost")
+        peers.transport.write([b"x"])
+        await trio.to_thread.run_sync(peers.peer.recv, 1)
+        hang_up(peers)
+        assert messages.count("NEWSESSION_TICKET") == 1
+
+
 @pytest.mark.parametrize("stop", range(0, 1500, 97))
 async def test_a_peer_that_goes_at_any_byte_of_the_handshake(issue: Any, ca_file: Path, stop: int) -> None:
     """Ends as an `OSError` with the descriptor closed, by FIN and by reset, in both roles."""

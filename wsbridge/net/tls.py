@@ -195,6 +195,7 @@ def load_server_certificate(pair: KeyPair, options: ServerTlsOptions) -> ServerC
     context = _new_context(ssl.PROTOCOL_TLS_SERVER)
     context.set_ciphers(options.ciphers)
     context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.num_tickets = 1  # a client comes back over one connection at a time
     context.set_alpn_protocols(list(ALPN_PROTOCOLS))
     _load_cert_chain(context, *pair)
     if options.min_version == "1.3":

@@ -6,7 +6,7 @@
 use crate::bridge::{self, Order, Outcome};
 use crate::buffers::Buffers;
 use crate::pair::{Cause, Figures, Flow, Pair, BACK, FRONT};
-use crate::sys::{self, Bell, Epoll, Errno, Events};
+use crate::sys::{self, Bell, Epoll, Errno, Events, Watch};
 use crate::tls::Scratch;
 use std::collections::HashMap;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -80,7 +80,8 @@ impl World {
         });
         let generation = self.slots[index].generation;
         for (which, side) in pair.sides.iter().enumerate() {
-            if let Err(error) = epoll.add(side.wire.fd(), token(index, which, generation), false) {
+            let token = token(index, which, generation);
+            if let Err(error) = epoll.add(side.wire.fd(), token, Watch::Input) {
                 if which == BACK {
                     epoll.remove(pair.sides[FRONT].wire.fd());
                 }
@@ -92,9 +93,11 @@ impl World {
         self.by_tag.insert(pair.tag, index);
         let has_input = pair.has_input();
         self.slots[index].pair = Some(pair);
-        if has_input {
-            self.settle(epoll, index, Flow::More);
-        }
+        self.settle(
+            epoll,
+            index,
+            if has_input { Flow::More } else { Flow::Wait },
+        );
         Ok(has_input)
     }
 
@@ -139,11 +142,27 @@ impl World {
             }
             Flow::Wait => {}
         }
-        if let Some(pair) = self.pair(index) {
-            if !pair.is_slow && pair.may_be_slow() {
-                pair.is_slow = true;
-                self.slow.push(index);
+        let Some(slot) = self.slots.get_mut(index) else {
+            return;
+        };
+        let generation = slot.generation;
+        let Some(pair) = slot.pair.as_deref_mut() else {
+            return;
+        };
+        if !pair.may_be_slow() {
+            return;
+        }
+        for (which, side) in pair.sides.iter_mut().enumerate() {
+            if side.is_blocked() && !side.watches_output {
+                side.watches_output = true;
+                let token = token(index, which, generation);
+                // A descriptor that is watched already takes no more memory; nothing else can fail.
+                let _ = epoll.change(side.wire.fd(), token, Watch::InputAndOutput);
             }
+        }
+        if !pair.is_slow {
+            pair.is_slow = true;
+            self.slow.push(index);
         }
     }
 
@@ -335,7 +354,7 @@ impl Lane {
                 stopping: AtomicBool::new(false),
                 bell: bell.clone(),
             });
-            shared.epoll.add(shared.stop.fd(), STOP, true)?;
+            shared.epoll.add(shared.stop.fd(), STOP, Watch::Readable)?;
             let own = shared.clone();
             let thread = std::thread::Builder::new()
                 .name("wsbridge-engine".into())

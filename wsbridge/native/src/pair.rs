@@ -289,6 +289,8 @@ impl Pair {
         } else {
             &body
         };
+        let fd = front.wire.fd();
+        sys::hold_segments(fd, true);
         if !front.send_control(CLOSE, answer, now, buffers) {
             front.unread_close();
             return Flow::Return(Cause::Error);
@@ -301,6 +303,7 @@ impl Pair {
         if whole {
             self.drop_input(buffers)
         } else {
+            sys::hold_segments(fd, false);
             Flow::Return(Cause::Slow)
         }
     }

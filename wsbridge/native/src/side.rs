@@ -38,6 +38,8 @@ pub struct Side {
     pub last_sent: u64,
     /// Since when it accepts nothing; 0 if nothing waits.
     pub blocked_since: u64,
+    /// Whether an event tells when it accepts bytes again.
+    pub watches_output: bool,
     /// What was read from it and not decoded: it comes before what the wire gives.
     pub input: Vec<u8>,
     /// Whether an event reported an end or an error.
@@ -79,6 +81,7 @@ impl Side {
             last_received: 0,
             last_sent: 0,
             blocked_since: 0,
+            watches_output: false,
             input: Vec::new(),
             hung_up: false,
             read_error: 0,

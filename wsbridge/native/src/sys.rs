@@ -160,6 +160,15 @@ pub fn send_fin(fd: RawFd) {
     unsafe { libc::shutdown(fd, libc::SHUT_WR) };
 }
 
+/// Keeps what is written in the kernel until FIN follows, or until it is let go, so that all of it is one segment; does
+/// nothing to a Unix socket.
+pub fn hold_segments(fd: RawFd, hold: bool) {
+    let value = libc::c_int::from(hold);
+    let value = std::ptr::from_ref(&value).cast();
+    // SAFETY: reads the four bytes of `value`.
+    unsafe { libc::setsockopt(fd, libc::IPPROTO_TCP, libc::TCP_CORK, value, 4) };
+}
+
 /// A descriptor of our own, closed when it is dropped.
 pub struct OwnFd(RawFd);
 
@@ -371,13 +380,33 @@ pub struct Event {
     pub urgent: bool,
 }
 
-/// An edge-triggered epoll set.
+/// An epoll set.
 pub struct Epoll {
     fd: OwnFd,
 }
 
-const EDGE: i32 =
-    libc::EPOLLIN | libc::EPOLLPRI | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
+/// What a descriptor is watched for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Watch {
+    /// Being readable, for as long as it is.
+    Readable,
+    /// Edges of input and ends.
+    Input,
+    /// Those, and that it accepts bytes again: for the few that have not.
+    InputAndOutput,
+}
+
+impl Watch {
+    fn events(self) -> u32 {
+        let input = libc::EPOLLIN | libc::EPOLLPRI | libc::EPOLLRDHUP | libc::EPOLLET;
+        let events = match self {
+            Watch::Readable => libc::EPOLLIN,
+            Watch::Input => input,
+            Watch::InputAndOutput => input | libc::EPOLLOUT,
+        };
+        events as u32
+    }
+}
 
 impl Epoll {
     pub fn new() -> Result<Self, Errno> {
@@ -386,12 +415,21 @@ impl Epoll {
         checked(fd as isize).map(|_| Epoll { fd: OwnFd(fd) })
     }
 
-    /// Watches a descriptor for edges, or, if `level`, for being readable.
-    pub fn add(&self, fd: RawFd, token: u64, level: bool) -> Result<(), Errno> {
-        let events = if level { libc::EPOLLIN } else { EDGE } as u32;
+    /// Watches a descriptor.
+    pub fn add(&self, fd: RawFd, token: u64, watch: Watch) -> Result<(), Errno> {
+        self.control(libc::EPOLL_CTL_ADD, fd, token, watch)
+    }
+
+    /// Watches a descriptor for something else; reports what is there already.
+    pub fn change(&self, fd: RawFd, token: u64, watch: Watch) -> Result<(), Errno> {
+        self.control(libc::EPOLL_CTL_MOD, fd, token, watch)
+    }
+
+    fn control(&self, what: i32, fd: RawFd, token: u64, watch: Watch) -> Result<(), Errno> {
+        let events = watch.events();
         let mut event = libc::epoll_event { events, u64: token };
         // SAFETY: `event` outlives the call.
-        let result = unsafe { libc::epoll_ctl(self.fd.raw(), libc::EPOLL_CTL_ADD, fd, &mut event) };
+        let result = unsafe { libc::epoll_ctl(self.fd.raw(), what, fd, &mut event) };
         checked(result as isize).map(|_| ())
     }
 

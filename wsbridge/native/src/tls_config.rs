@@ -268,6 +268,7 @@ pub fn server_configs(
     without_alpn.ignore_client_order = true;
     without_alpn.session_storage = Arc::new(NoServerSessionStorage {}); // tickets do it without memory
     without_alpn.ticketer = ring::Ticketer::new()?;
+    without_alpn.send_tls13_tickets = 1; // a client comes back over one connection at a time
     let mut usual = without_alpn.clone();
     usual.alpn_protocols = vec![HTTP_1_1.to_vec()];
     Ok(ServerConfigs {
