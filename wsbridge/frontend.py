@@ -256,24 +256,39 @@ async def read_request(
         Rejected: No valid head arrived in time.
     """
     parser = RequestParser(head_limits)
-    deadline = trio.current_time() + timeout * random.uniform(1, MAX_HANDSHAKE_JITTER)  # noqa: S311  (no secret)
     data = transport.read()
-    while not data and transport.read_state is None and taskless.current is not None:
-        if not await wait_readable(transport.fd, deadline):
-            deadline = -math.inf
-            await need_task()
-        data = transport.read()
     try:
         request = parser.feed(data) if data else None
         if request is None:  # else it had arrived already, and there is no deadline to set
-            await need_task()
-            idle = set() if idle_scopes is None or data else idle_scopes
-            request = await _wait_for_head(transport, parser, timeout, deadline, len(data), read_scopes, idle)
+            request = await _wait_for_request(transport, parser, timeout, len(data), read_scopes, idle_scopes)
     except Rejected as rejected:
         rejected.target = parser.target_so_far
         raise
     transport.unread(parser.trailing_data)
     return HttpExchange(transport, request, lingering_closer)
+
+
+async def _wait_for_request(
+    transport: Transport,
+    parser: RequestParser,
+    timeout: float,
+    received: int,
+    read_scopes: set[trio.CancelScope],
+    idle_scopes: set[trio.CancelScope] | None,
+) -> Request:
+    """Wait for the first bytes without a task, and read on in one; `received` bytes have come and been parsed."""
+    deadline = trio.current_time() + timeout * random.uniform(1, MAX_HANDSHAKE_JITTER)  # noqa: S311  (no secret)
+    while not received and transport.read_state is None and taskless.current is not None:
+        if not await wait_readable(transport.fd, deadline):
+            deadline = -math.inf
+            await need_task()
+        data = transport.read()
+        received += len(data)
+        if data and (request := parser.feed(data)) is not None:
+            return request
+    await need_task()
+    idle = set() if idle_scopes is None or received else idle_scopes
+    return await _wait_for_head(transport, parser, timeout, deadline, received, read_scopes, idle)
 
 
 async def _wait_for_head(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from time import thread_time
 
 import pytest
@@ -102,6 +103,23 @@ class TestRequests:
 
         assert reader.feed(b"b") is request
         assert reader.trailing_data == b"ab"
+
+    def test_lines_that_came_before(self) -> None:
+        """Are read as they were the first time, and what is remembered of them does not grow without end."""
+        lines = ("User-Agent: \tMozilla/5.0 ", "user-agent:x", "Upgrade : websocket", "Accept: \x01")
+        for line in lines:
+            first, second = whole(head(line)), whole(head(line))
+            if isinstance(first, Request) and isinstance(second, Request):
+                assert list(first.headers) == list(second.headers)
+            else:
+                assert isinstance(first, Rejected) and isinstance(second, Rejected)
+                assert first.args == second.args
+        tracemalloc.start()
+        for number in range(5000):
+            assert isinstance(whole(head(f"User-Agent: {number:0200}")), Request)
+        used = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        assert used < 1_200_000
 
     def test_pipelined_request_is_rest(self) -> None:
         """A second request glued to the first is not looked at."""

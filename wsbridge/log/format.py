@@ -331,13 +331,19 @@ def _json_key(key: str) -> tuple[str, ValueKind]:
 
 
 MAX_REPEATED_CHARS: Final = 100
-_REPEATED_KEYS: Final = frozenset(("listener", "reason", "initiator", "route", "backend", "backend_address", "host"))
-"""Keys whose values are few, and none of which is a secret: names of the configuration, and where clients connect."""
+_REPEATED_KEYS: Final = frozenset(
+    (
+        *("listener", "reason", "initiator", "route", "backend", "backend_address", "host"),
+        *("user_agent", "subprotocol", "tls", "engine"),
+    )
+)
+"""Keys whose values are few, and none of which is a secret: names of the configuration, and what many clients send."""
 
 
 @lru_cache(maxsize=1024)
-def _repeated_text(value: str) -> str:
-    return _quote(redact(value))
+def _repeated_member(key: str, value: str) -> str:
+    """Write a member whose value many lines have."""
+    return f"{_json_key(key)[0]}{_quote(redact(value, url=value_kind(key) is _URL))}"
 
 
 def render_json(_logger: object, level: str, fields: EventDict) -> bytes:
@@ -355,6 +361,8 @@ def render_audit_json(_logger: object, _level: str, fields: EventDict) -> bytes:
 
 def _json_line(start: str, fields: EventDict) -> bytes:
     event = str(fields.pop("event"))
+    fields.pop("ts", None)  # the line has its own
+    fields.pop("level", None)
     try:
         if "exc_info" in fields:
             fields = _render_exception(None, "", fields)
@@ -368,13 +376,12 @@ def _json_members(fields: Mapping[str, Any]) -> str:
     """Write the values as members of an object, each after a comma; the same values as those of `clean_values`."""
     members: list[str] = []
     for key, value in fields.items():
-        if key in ("ts", "level"):
-            continue  # the line has its own
-        member, about = _json_key(key)
         kind = type(value)
         if kind is str and key in _REPEATED_KEYS and len(value) <= MAX_REPEATED_CHARS:
-            text = _repeated_text(value)
-        elif about is _SECRET:
+            members.append(_repeated_member(key, value))
+            continue
+        member, about = _json_key(key)
+        if about is _SECRET:
             text = f'"{REDACTED}"'
         elif kind is str and (len(value) <= MAX_TEXT_CHARS or key == "exception"):
             may_hide = "=" in value or "." in value or "@" in value or "%" in value

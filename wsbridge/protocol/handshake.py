@@ -7,6 +7,7 @@ import secrets
 from binascii import b2a_base64
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha1
 from typing import Final, Literal
 
@@ -224,11 +225,16 @@ def encode_accept_response(key: str, subprotocol: str | None, headers: Iterable[
     Raises:
         ValueError: A header cannot be written (see `http1.encode_headers`).
     """
-    lines = ""
-    if subprotocol is not None or headers:
-        more = [*headers] if subprotocol is None else [("Sec-WebSocket-Protocol", subprotocol), *headers]
-        lines = "".join(encode_headers(more))
+    lines = "" if subprotocol is None else _subprotocol_line(subprotocol)
+    if headers:
+        lines += "".join(encode_headers(headers))
     return f"{_SWITCHING_PROTOCOLS}{accept_key(key)}\r\n{lines}\r\n".encode("latin-1")
+
+
+@lru_cache(maxsize=64)
+def _subprotocol_line(subprotocol: str) -> str:
+    """Write the header line of a subprotocol that was selected."""
+    return encode_headers([("Sec-WebSocket-Protocol", subprotocol)])[0]
 
 
 def encode_upgrade_request(

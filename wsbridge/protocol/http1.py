@@ -389,6 +389,19 @@ def _request_line_error(line: bytes) -> Rejected:
     return bad_request("the target of the request is neither a path nor an http or https URL")
 
 
+_REPEATED_NAMES: Final = frozenset(
+    (
+        *(b"host", b"upgrade", b"connection", b"origin", b"user-agent", b"pragma", b"cache-control"),
+        *(b"sec-websocket-version", b"sec-websocket-extensions", b"accept", b"accept-encoding", b"accept-language"),
+    )
+)
+"""Headers whose lines many clients send alike, and that hold no secret."""
+_MAX_KNOWN_LINES: Final = 1024
+_MAX_KNOWN_LINE_BYTES: Final = 256
+_KNOWN_LINES: Final[dict[bytes, tuple[bytes, bytes]]] = {}
+"""Name and value of lines that have come before and break no rule: connections share the bytes, and the time."""
+
+
 def _parse_header_lines(head: bytes, start: int) -> Headers:
     """Read the header lines of one whole head.
 
@@ -404,22 +417,36 @@ def _parse_header_lines(head: bytes, start: int) -> Headers:
     headers = Headers()
     by_name = headers._by_name  # `Headers.add` for each line takes twice as long
     for line in lines:
-        name, colon, value = line.partition(b":")
-        if not colon or not name or name.translate(None, _FIELD_NAME_BYTES):
-            raise ValueError(_header_line_error(line))
-        if not clean and (line.translate(None, _HEAD_BYTES) or b"\r" in line):
-            raise ValueError(f"the header {_header_name(line)} has a control character")
-        name = name.lower()
+        name, value = _KNOWN_LINES.get(line) or _parse_header_line(line, clean=clean)
         if name in by_name:
-            by_name[name].append(value.strip(b" \t"))
+            by_name[name].append(value)
         else:
-            by_name[name] = [value.strip(b" \t")]
+            by_name[name] = [value]
     if not head.isascii():
         for name in headers.names():
             strict = name in _ASCII_ONLY or name.startswith(b"sec-websocket-")
             if strict and not all(value.isascii() for value in headers.get_all(name)):
                 raise ValueError(f"the header {name.decode()} is not ASCII")
     return headers
+
+
+def _parse_header_line(line: bytes, *, clean: bool) -> tuple[bytes, bytes]:
+    """Read one header line; `clean` says that no line of the head has a control character.
+
+    Raises:
+        ValueError: What is wrong; never with a value.
+    """
+    name, colon, value = line.partition(b":")
+    if not colon or not name or name.translate(None, _FIELD_NAME_BYTES):
+        raise ValueError(_header_line_error(line))
+    if not clean and (line.translate(None, _HEAD_BYTES) or b"\r" in line):
+        raise ValueError(f"the header {_header_name(line)} has a control character")
+    parsed = name.lower(), value.strip(b" \t")
+    if parsed[0] in _REPEATED_NAMES and len(line) <= _MAX_KNOWN_LINE_BYTES:
+        if len(_KNOWN_LINES) >= _MAX_KNOWN_LINES:
+            _KNOWN_LINES.clear()
+        _KNOWN_LINES[line] = parsed
+    return parsed
 
 
 def _header_name(line: bytes | bytearray) -> str:
