@@ -474,9 +474,14 @@ function absolute(url) {
   return parsed;
 }
 
-function snapshot(data) {
-  if (ArrayBuffer.isView(data)) return new Uint8Array(data.buffer, data.byteOffset, data.byteLength).slice();
-  if (data instanceof ArrayBuffer) return new Uint8Array(data.slice(0));
+// Of another realm (a frame), too.
+function isA(data, ...names) {
+  return names.includes(Object.prototype.toString.call(data).slice(8, -1));
+}
+
+function bytesOf(data) {
+  if (ArrayBuffer.isView(data)) return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+  if (isA(data, "ArrayBuffer", "SharedArrayBuffer")) return new Uint8Array(data);
   return new TextEncoder().encode(`${data}`);
 }
 
@@ -485,6 +490,7 @@ export class ResumableWebSocket extends EventTarget {
   #source; // the URL, or a function that gives one for each transport
   #protocols;
   #url = "";
+  #origin = "";
   #protocol = "";
   #binaryType = "blob";
   #handlers = {};
@@ -555,7 +561,7 @@ export class ResumableWebSocket extends EventTarget {
   set binaryType(type) {
     if (type !== "blob" && type !== "arraybuffer") return;
     this.#binaryType = type;
-    if (this.#plain) this.#socket.binaryType = type;
+    if (this.#plain && !this.#inbox) this.#socket.binaryType = type;
   }
 
   get bufferedAmount() {
@@ -567,17 +573,21 @@ export class ResumableWebSocket extends EventTarget {
   send(data) {
     if (this.#plain) return this.#socket.send(data);
     if (this.#readyState === CONNECTING) raise("InvalidStateError", "it is still connecting");
-    const blob = typeof Blob !== "undefined" && data instanceof Blob;
-    const bytes = blob ? null : snapshot(data);
+    if (this.#readyState === LIVE && this.#session.finished) raise("InvalidStateError", "its writable was closed");
+    const blob = isA(data, "Blob", "File");
+    const bytes = blob ? null : bytesOf(data);
     const size = blob ? data.size : bytes.length;
     if (this.#readyState !== LIVE) {
       this.#discardedBytes += size;
-      return;
+    } else if (blob) {
+      this.#behindBlobs(async () => this.#session.send(new Uint8Array(await data.arrayBuffer())), size);
+    } else if (this.#readingCount) {
+      const copy = bytes.slice();
+      this.#behindBlobs(() => this.#session.send(copy), size);
+    } else {
+      this.#session.send(bytes);
+      this.#pump();
     }
-    if (this.#session.finished) raise("InvalidStateError", "its writable was closed");
-    this.#inOrder(size, blob ? async () => this.#session.send(new Uint8Array(await data.arrayBuffer())) : null, () =>
-      this.#session.send(bytes),
-    );
   }
 
   close(code, reason = "") {
@@ -588,10 +598,14 @@ export class ResumableWebSocket extends EventTarget {
     if (new TextEncoder().encode(reason).length > 123) raise("SyntaxError", "the reason is longer than 123 bytes");
     if (this.#plain) return code === undefined ? this.#socket.close() : this.#socket.close(code, reason);
     if (this.#readyState >= CLOSING) return;
-    if (this.#readyState === CONNECTING) return this.#finish(1006, "closed before it was open");
-    this.#closing = { code: code ?? 1000, reason };
+    const wasOpen = this.#readyState === LIVE;
     this.#readyState = CLOSING;
     this.#state = "closing";
+    if (!wasOpen) {
+      this.#drop();
+      return queueMicrotask(() => this.#finish(1006, "closed before it was open"));
+    }
+    this.#closing = { code: code ?? 1000, reason };
     this.#startCloseTimer();
     this.#pump();
   }
@@ -616,6 +630,7 @@ export class ResumableWebSocket extends EventTarget {
         (count) => this.#consume(count),
         () => this.readyState < CLOSING && this.close(1000),
       );
+      if (this.#plain) this.#socket.binaryType = "arraybuffer";
       if (this.readyState === CLOSED) this.#inbox.end();
     }
     return this.#inbox.stream;
@@ -634,7 +649,7 @@ export class ResumableWebSocket extends EventTarget {
       close: async () => {
         await this.#until(() => this.readyState !== CONNECTING);
         if (this.#plain) return this.#socket.close(1000);
-        this.#inOrder(0, null, () => this.#session.finish());
+        this.#end();
         await this.#until(() => !this.#readingCount && !this.#session.unacknowledged);
       },
       abort: () => this.readyState < CLOSING && this.close(ABORTED, "aborted"),
@@ -662,6 +677,7 @@ export class ResumableWebSocket extends EventTarget {
       if (typeof given === "string" || given instanceof URL) given = { url: given };
       const url = absolute(given.url);
       this.#url = url.href;
+      this.#origin = url.origin;
       if (resuming && node && nodeParameter) url.searchParams.set(nodeParameter, node);
       const own = given.protocols ?? this.#protocols;
       const protocols = typeof own === "string" ? [own] : [...own];
@@ -707,10 +723,10 @@ export class ResumableWebSocket extends EventTarget {
     this.#stop("connect");
     this.#stopListening();
     this.#protocol = socket.protocol;
-    socket.binaryType = this.#binaryType;
-    socket.onmessage = async ({ data, origin }) => {
-      if (!this.#inbox) this.dispatchEvent(new MessageEvent("message", { data, origin }));
-      else this.#inbox.push(data instanceof Blob ? new Uint8Array(await data.arrayBuffer()) : snapshot(data));
+    socket.binaryType = this.#inbox ? "arraybuffer" : this.#binaryType;
+    socket.onmessage = ({ data, origin }) => {
+      if (this.#inbox) this.#inbox.push(bytesOf(data));
+      else this.dispatchEvent(new MessageEvent("message", { data, origin }));
     };
     socket.onerror = () => this.dispatchEvent(new Event("error"));
     socket.onclose = ({ code, reason, wasClean }) => this.#announceEnd(code, reason, wasClean);
@@ -776,7 +792,7 @@ export class ResumableWebSocket extends EventTarget {
   #deliver(bytes) {
     if (this.#readyState === LIVE) {
       const data = this.#binaryType === "blob" ? new Blob([bytes]) : bytes.slice().buffer;
-      this.dispatchEvent(new MessageEvent("message", { data, origin: new URL(this.#url).origin }));
+      this.dispatchEvent(new MessageEvent("message", { data, origin: this.#origin }));
     }
     this.#consume(bytes.length);
   }
@@ -806,13 +822,13 @@ export class ResumableWebSocket extends EventTarget {
     if (this.#readyState !== LIVE) return;
     this.#readyState = CLOSING;
     this.#state = "closing";
-    this.#inOrder(0, null, () => this.#session.finish());
+    this.#end();
   }
 
   #onError({ code, reason, ours = false }) {
     const words = reason || WORDS[code] || "";
     if (ours) this.#socket.send(errorFrame(code, reason));
-    this.#finish(code, words, { wasClean: true, lost: GONE[code], wire: ours ? code : 1000 });
+    this.#finish(code, words, { wasClean: !ours, lost: GONE[code], wire: ours ? code : 1000 });
   }
 
   // A transport ended, or it is given up: reconnect, unless its code ends the session.
@@ -877,16 +893,19 @@ export class ResumableWebSocket extends EventTarget {
 
   // -- sending
 
-  // Act, behind what waits for a Blob. `read` is asynchronous, and itself such a Blob.
-  #inOrder(size, read, act) {
-    if (!read && !this.#readingCount) {
-      act();
-      return this.#pump();
-    }
+  // End the page's stream.
+  #end() {
+    if (this.#readingCount) return this.#behindBlobs(() => this.#session.finish(), 0);
+    this.#session.finish();
+    this.#pump();
+  }
+
+  // Act once all Blobs before have been read.
+  #behindBlobs(act, size) {
     this.#readingCount += 1;
     this.#readingBytes += size;
     this.#reading = this.#reading
-      .then(read ?? act)
+      .then(act)
       .catch((error) => this.#finish(1006, `a Blob could not be read: ${error.message}`, { wire: ABORTED }))
       .then(() => {
         this.#readingCount -= 1;

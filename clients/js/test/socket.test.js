@@ -138,6 +138,16 @@ describe("as a WebSocket", () => {
     assert.equal(FakeSocket.all.length, 1);
   });
 
+  test("closed before it is open", async () => {
+    const { socket, seen } = make();
+    await settle();
+    socket.close();
+    assert.deepEqual([socket.readyState, socket.state, seen()], [2, "closing", []]); // events come later
+    await settle();
+    assert.deepEqual(seen(), ["error", "close 1006 closed before it was open"]);
+    assert.deepEqual(FakeSocket.last.closed, [1000, ""]);
+  });
+
   test("a server that refuses says why", async () => {
     const { seen } = make();
     await settle();
@@ -442,7 +452,7 @@ describe("resuming", () => {
     transport.receive(data("x".repeat(5000)));
     assert.deepEqual(transport.frames(), ["ERROR 4008 DATA exceeds the window"]);
     assert.equal(transport.closed[0], 4008);
-    assert.deepEqual(seen(), ["close 4008 DATA exceeds the window"]);
+    assert.deepEqual(seen(), ["error", "close 4008 DATA exceeds the window"]);
     const other = await live();
     other.transport.receive("text");
     assert.equal(other.transport.closed[0], 4008);
