@@ -107,17 +107,17 @@ export declare class ResumableWebSocket extends EventTarget {
   /** A write waits while a window is unacknowledged; close() ends this direction alone. */
   readonly writable: WritableStream<string | ArrayBufferLike | Blob | ArrayBufferView>;
 
-  onopen: ((this: ResumableWebSocket, event: Event) => unknown) | null;
-  onmessage: ((this: ResumableWebSocket, event: MessageEvent) => unknown) | null;
-  onerror: ((this: ResumableWebSocket, event: Event) => unknown) | null;
-  onclose: ((this: ResumableWebSocket, event: CloseEvent) => unknown) | null;
+  onopen: ((event: Event) => unknown) | null;
+  onmessage: ((event: MessageEvent) => unknown) | null;
+  onerror: ((event: Event) => unknown) | null;
+  onclose: ((event: CloseEvent) => unknown) | null;
   /** Before each attempt to reconnect. */
-  onreconnecting: ((this: ResumableWebSocket, event: ReconnectingEvent) => unknown) | null;
-  onresumed: ((this: ResumableWebSocket, event: ResumedEvent) => unknown) | null;
+  onreconnecting: ((event: ReconnectingEvent) => unknown) | null;
+  onresumed: ((event: ResumedEvent) => unknown) | null;
 
   addEventListener<K extends keyof ResumableWebSocketEventMap>(
     type: K,
-    listener: (this: ResumableWebSocket, event: ResumableWebSocketEventMap[K]) => unknown,
+    listener: (event: ResumableWebSocketEventMap[K]) => unknown,
     options?: boolean | AddEventListenerOptions,
   ): void;
   addEventListener(type: string, listener: EventListenerOrEventListenerObject, options?: boolean | AddEventListenerOptions): void;

@@ -43,6 +43,21 @@ def changed(text: str, **_: str) -> str:
     return text.replace("127.0.0.1:8080", "127.0.0.1:0")
 
 
+def node_modules(packages: str) -> Path:
+    """Install npm packages such as "mqtt@5.16.0", once; give their directory."""
+    cache = NPM_CACHE / re.sub(r"[^\w.@-]+", "_", packages)
+    if not cache.is_dir():
+        partial_cache = cache.with_name(f"{cache.name}.{os.getpid()}")
+        partial_cache.mkdir(parents=True)
+        run(
+            *(program("npm"), "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(partial_cache)),
+            *shlex.split(packages),
+            timeout=300,
+        )
+        partial_cache.rename(cache)  # whole, or not at all
+    return cache / "node_modules"
+
+
 @contextmanager
 def site(
     page: str, root: str, backend: str, actual: str, tmp_path: Path, edit: Callable[[str], str] = str
@@ -58,18 +73,8 @@ def site(
         edit: Changes the configuration and the HTML.
     """
     (packages,) = re.findall(r"^npm install (.*)$", "\n".join(blocks(page, "sh")), re.MULTILINE)
-    cache = NPM_CACHE / re.sub(r"[^\w.@-]+", "_", packages)
-    if not cache.is_dir():
-        partial_cache = cache.with_name(f"{cache.name}.{os.getpid()}")
-        partial_cache.mkdir(parents=True)
-        run(
-            *(program("npm"), "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(partial_cache)),
-            *shlex.split(packages),
-            timeout=300,
-        )
-        partial_cache.rename(cache)  # whole, or not at all
     (tmp_path / "index.html").write_text(edit(blocks(page, "html")[0]))
-    shutil.copytree(cache / "node_modules", tmp_path / "node_modules")
+    shutil.copytree(node_modules(packages), tmp_path / "node_modules")
     (text,) = blocks(page, "yaml")
     assert root in text
     assert backend in text

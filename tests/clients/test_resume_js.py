@@ -13,7 +13,8 @@ from typing import Any, Self
 
 import pytest
 
-from tests.clients.program import PATIENCE, program
+from tests.clients.program import PATIENCE, program, run
+from tests.clients.test_cookbook import node_modules
 from wsbridge.protocol.resume import ENDED
 from wsbridge.protocol.resume_frames import Malformed, Open, Resume, decode_message
 from wsbridge.protocol.resume_server import ServerSession, SessionTerms
@@ -29,6 +30,13 @@ def test_its_own_tests() -> None:
 
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     assert int(re.search(r"^# pass (\d+)$", done.stdout, re.MULTILINE)[1]) >= len(tests)  # type: ignore[index]
+
+
+def test_its_types() -> None:
+    """A program in TypeScript compiles with resume.d.ts, and one that uses it wrongly does not."""
+    compiler = node_modules("typescript@5.9.3") / "typescript" / "bin" / "tsc"
+    options = "--noEmit --strict --target es2022 --module nodenext --lib es2022,dom,dom.iterable,dom.asynciterable"
+    run(program("node"), compiler, *options.split(), CLIENT / "test" / "types.ts", timeout=120)
 
 
 class JavaScriptClient:
