@@ -273,7 +273,8 @@ class Sessions(RuleBasedStateMachine):
             self.greet(transport, frames.pop(0))
         if transport is not self.at_server or self.server is None:
             return
-        if len(self.valid) > 1 and any(isinstance(frame, Ack | Data | Fin) for frame in frames):
+        confirms = any(isinstance(frame, Ack | Data | Fin) for frame in frames)
+        if len(self.valid) > 1 and confirms and self.server.session.state is SessionState.ATTACHED:
             self.valid = {self.issued[-1]}
         self.report_server(self.server.session.receive(frames, self.now))
         if close != 0:
