@@ -12,8 +12,8 @@ from tests.client import request as upgrade_request
 from tests.rejections import async_outcome, rejection_body, without_id
 from tests.serving import backend, serving, written
 from wsbridge.admission import authenticate as authenticate_
+from wsbridge.admission import identity_deadline
 from wsbridge.auth.identity import ANONYMOUS, Identity, auth_unavailable, unauthenticated
-from wsbridge.connection import identity_deadline
 from wsbridge.reasons import Reason, Rejected, Termination
 
 UPGRADE = ((b"upgrade", b"websocket"), (b"connection", b"Upgrade"))

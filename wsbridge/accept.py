@@ -209,6 +209,7 @@ class Acceptor:
         self._services.runner.cut_off()
         for connection in list(self.connections.values()):
             connection.cut_off()
+        self._services.sessions.abort_all()
 
     def configure(self, config: Config) -> None:
         """Apply the limit of another configuration."""

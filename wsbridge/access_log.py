@@ -206,6 +206,8 @@ class AccessLog:
             facts["backend_address"] = context.backend_address
         if context.subprotocol is not None:
             facts["subprotocol"] = context.subprotocol
+        if context.session:
+            facts["session"] = context.session
 
     def log_closed(self, termination: Termination) -> None:
         """Log and count the end: `connection.closed`, or `connection.rejected` if not relayed; both are audited."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
+
+import trio
 
 from wsbridge.auth.base import Authenticator
 from wsbridge.auth.identity import Identity
@@ -26,8 +29,10 @@ from wsbridge.protocol.handshake import (
     upgrade_required,
 )
 from wsbridge.protocol.http1 import Request, method_not_allowed, quoted
+from wsbridge.protocol.resume_frames import RESUME_SUBPROTOCOL
 from wsbridge.protocol.uri import is_safe_from_rebinding, normalise_host
 from wsbridge.reasons import Reason, Rejected
+from wsbridge.relay.relay import RelayOptions
 from wsbridge.responders.base import SAFE_METHODS
 
 
@@ -40,12 +45,14 @@ class AdmittedRequest:
         upgrade: The valid upgrade request; None where the route responds itself.
         subprotocol: The subprotocol of the client's offer that the route prefers.
         subprotocols: All of the client's offer that the route accepts, in the route's order.
+        resumable: Whether the client and the route have resumable sessions.
     """
 
     route: Route
     upgrade: UpgradeRequest | None = None
     subprotocol: str | None = None
     subprotocols: tuple[str, ...] = ()
+    resumable: bool = False
 
 
 def find_route(listener: Listener, request: Request) -> Route:
@@ -119,8 +126,18 @@ def admit(
         raise Rejected(Reason.ORIGIN_NOT_ALLOWED, refusal)
     if route.requires_origin and upgrade.origin is None:
         raise _origin_missing()
+    if route.session_terms is not None and RESUME_SUBPROTOCOL in upgrade.subprotocols:
+        return _admit_session(route, upgrade)
     acceptable = acceptable_subprotocols(route.subprotocols, upgrade.subprotocols)
     return AdmittedRequest(route, upgrade, acceptable[0] if acceptable else None, acceptable)
+
+
+def _admit_session(route: Route, upgrade: UpgradeRequest) -> AdmittedRequest:
+    """Admit a client that offers resumable sessions; what else it offers is for a WebSocket backend."""
+    others = [name for name in upgrade.subprotocols if name != RESUME_SUBPROTOCOL]
+    known = route.subprotocols
+    acceptable = acceptable_subprotocols(known, others) if known is None else tuple(x for x in known if x in others)
+    return AdmittedRequest(route, upgrade, RESUME_SUBPROTOCOL, acceptable, resumable=True)
 
 
 def _upgrade_missing(request: Request) -> Rejected:
@@ -226,6 +243,20 @@ def _is_csrf_safe(request: Request | None) -> bool:
     if request.method in ("GET", "HEAD") and not request.headers.has_token(b"upgrade", b"websocket"):
         return True
     return b"origin" in request.headers
+
+
+def relay_options(route: Route, identity: Identity) -> RelayOptions:
+    """Return the options of a client's relay: the route's, until its identity expires."""
+    if identity.expires is None:
+        return route.relay_options
+    return replace(route.relay_options, auth_expires=identity_deadline(identity))
+
+
+def identity_deadline(identity: Identity) -> float | None:
+    """Return when an identity expires, by the loop's clock: later steps of the wall clock do not move it."""
+    if identity.expires is None:
+        return None
+    return trio.current_time() + identity.expires - time.time()
 
 
 class RouteSlot:

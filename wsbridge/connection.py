@@ -7,7 +7,6 @@ import socket
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Literal, NoReturn, Protocol
 
 import trio
@@ -22,8 +21,8 @@ from wsbridge.admission import (
     authenticate,
     find_route,
     limited_token_name,
+    relay_options,
 )
-from wsbridge.auth.identity import Identity
 from wsbridge.backends.base import Backend, ChosenTarget, Connected, DialRequest
 from wsbridge.context import ConnectionContext
 from wsbridge.debug_log import log_accepted, log_admitted, log_authenticated, log_client_tls, log_routing
@@ -39,12 +38,15 @@ from wsbridge.net.tls_roles import ListenerTls
 from wsbridge.net.tls_transport import EncryptedTransport
 from wsbridge.net.transport import SocketTransport, Transport, reset_socket
 from wsbridge.protocol.forwarded import NO_PUBLIC_NAME
+from wsbridge.protocol.resume_frames import RESUME_SUBPROTOCOL, Open
 from wsbridge.reasons import REASONS, Reason, Rejected, Termination
 from wsbridge.relay.endpoint import Side
 from wsbridge.relay.engine import Bridging, RelayFigures, Relaying, RelayResult
-from wsbridge.relay.relay import RelayOptions
 from wsbridge.responders.base import BodyError
 from wsbridge.services import Services
+from wsbridge.sessions.first_frame import read_first_frame, session_side
+from wsbridge.sessions.session import ResumableSession
+from wsbridge.sessions.store import SessionRejected
 from wsbridge.taskless import need_task
 
 _BUG = Termination(Reason.INTERNAL_ERROR, "wsbridge")
@@ -333,7 +335,8 @@ class Connection:
         self._access_log.rejected_target = rejected.target
         route = self._route
         if self._front is not None and route is not None:
-            return await self._services.engine.close_front(self._front, termination, route.relay_options)
+            refusal = rejected.refusal if isinstance(rejected, SessionRejected) else None
+            return await self._services.engine.close_front(self._front, termination, route.relay_options, refusal)
         if self._started_transport is None:
             await self._reject_before_transport(rejected, termination)
         elif rejected.silent or REASONS[rejected.reason].status is None:
@@ -624,19 +627,27 @@ class Connection:
         admitted, self._admitted = self._admitted, None
         assert admitted is not None  # noqa: S101 (`_serve` has set it)
         route = admitted.route
-        self._route_slot = self._acquire_route_slot(route)
         try:
-            self._take_only_connection()
-            self._chain = chain = self._extend_chain(route)
-            self._relaying = relaying = await self._connect(admitted, chain)
+            if admitted.resumable:
+                self._relaying = relaying = await self._connect_session(admitted)
+            else:
+                chain = self._enter_route(route)
+                self._relaying = relaying = await self._connect(admitted, chain)
         except BaseException:
             self._release_route()
             raise
-        if not chain.noted:  # an idle connection has no more memory than it needs
+        if self._chain is not None and not self._chain.noted:  # an idle connection has no more memory than it needs
             self._chain = None
         route.stats.active += 1
         route.stats.relayed += 1
         relaying.ended.then(self._schedule_relayed)
+
+    def _enter_route(self, route: Route) -> OutgoingChain:
+        """Acquire what the connection needs to be relayed; `_release_route` releases it."""
+        self._route_slot = self._acquire_route_slot(route)
+        self._take_only_connection()
+        self._chain = chain = self._extend_chain(route)
+        return chain
 
     def _release_route(self) -> None:
         """Release what the connection holds of its route."""
@@ -677,6 +688,53 @@ class Connection:
         relaying.abort()
         self._relayed()
 
+    async def _connect_session(self, admitted: AdmittedRequest) -> Relaying:
+        """Begin to carry a resumable session: one that the client opens, or one that it resumes."""
+        route, services, context = admitted.route, self._services, self._context
+        await need_task()
+        await self._accept_client(route, RESUME_SUBPROTOCOL)
+        assert self._front is not None  # noqa: S101 (`_accept_client` has set it)
+        self._front = session_side(self._front)
+        frame = await read_first_frame(self._front, route.first_frame_timeout, services.request_read_scopes)
+        self._check_may_continue()
+        if isinstance(frame, Open):
+            session = await self._open_session(admitted, frame)
+        else:
+            if route.target_policy is not None:
+                await self._choose_target(route)
+            session = services.sessions.resume(frame, route, context)
+        self._access_log.log_established(services.open_level)
+        self._forget_unneeded()
+        return services.engine.carry(self.id, session.relay, self._front)
+
+    async def _open_session(self, admitted: AdmittedRequest, opening: Open) -> ResumableSession:
+        """Connect the backend of a session that begins; what the connection holds of the route is that session's."""
+        route, sessions = admitted.route, self._services.sessions
+        sessions.check_room()
+        chain = self._enter_route(route)
+        self._access_log.dial_started()
+        connected = await self._dial(admitted, chain, await self._choose_target(route))
+        try:
+            self._access_log.dial_ended(connected.address)
+            self._check_may_continue()
+            session = sessions.open(
+                opening,
+                connected,
+                relay_options(route, self._context.identity),
+                self._services.engine,
+                route=route,
+                generation=self.generation,
+                context=self._context,
+                redact_target=self._listener.redact_target,
+                slot=self._route_slot,
+                chain=chain,
+            )
+        except BaseException:
+            connected.side.transport.abort()
+            raise
+        self._route_slot, self._chain = UNLIMITED, None
+        return session
+
     def _extend_chain(self, route: Route) -> OutgoingChain:
         """Add the route to those that the connection came through (`net.loop_detection`).
 
@@ -711,7 +769,7 @@ class Connection:
             self._check_ended()
             self._access_log.log_established(self._services.open_level)
             self._forget_unneeded()
-            options = _relay_options(route, context.identity)
+            options = relay_options(route, context.identity)
             bucket = self._route_slot.shared_bucket
             return self._services.engine.start(self.id, self._front, connected.side, options, bucket)
         except BaseException:
@@ -738,7 +796,7 @@ class Connection:
         address = None if backend is None else backend.local_address(chosen)
         if address is None or chain.may_lead_here(address.sockaddr):
             return None
-        defaults, options = route.dial_defaults, _relay_options(route, context.identity)
+        defaults, options = route.dial_defaults, relay_options(route, context.identity)
         front, response = self._exchange.prepare(admitted.subprotocol, defaults.text_messages, defaults.max_frame_bytes)
         engine = self._services.engine
         bridging = engine.bridge(self.id, front, response, address, options, self._may_continue)
@@ -882,17 +940,3 @@ class Connection:
 def _agreed_subprotocol(admitted: AdmittedRequest, connected: Connected) -> str | None:
     """Return the subprotocol of the 101: a WebSocket backend's choice is the client's, even if it chose none."""
     return admitted.subprotocol if connected.side.role == "raw" else connected.subprotocol
-
-
-def _relay_options(route: Route, identity: Identity) -> RelayOptions:
-    """Return the options of this connection: the route's, until the client's identity expires."""
-    if identity.expires is None:
-        return route.relay_options
-    return replace(route.relay_options, auth_expires=identity_deadline(identity))
-
-
-def identity_deadline(identity: Identity) -> float | None:
-    """Return when an identity expires, by the loop's clock: later steps of the wall clock do not move it."""
-    if identity.expires is None:
-        return None
-    return trio.current_time() + identity.expires - time.time()

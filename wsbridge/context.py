@@ -90,6 +90,7 @@ class ConnectionContext:
         engine: The engine that relayed it; empty before that has ended.
         counted_to_backend: Payload bytes from the client that are in the counters of the route.
         counted_to_client: Payload bytes from the backend that are.
+        session: The id of its resumable session; empty for none.
         chain: Marks of the routes, of this and other processes, that it came through before it was accepted.
         started: When it was accepted, by the monotonic clock.
         client: The limits on its address.
@@ -118,6 +119,7 @@ class ConnectionContext:
     engine: str = ""
     counted_to_backend: int = 0
     counted_to_client: int = 0
+    session: str = ""
     chain: tuple[str, ...] = ()
     started: float = field(default_factory=time.monotonic)
     client: ClientGate = UNKNOWN_CLIENT

@@ -48,6 +48,9 @@ class RouteStats:
             `connection.rejected` that name the route.
         close_codes: Connections that ended with a close frame, by initiator and class of its code.
         responses: Responses of wsbridge itself, by status.
+        sessions_opened: Resumable sessions that were opened.
+        sessions_resumed: How often a session went on over another connection.
+        sessions_closed: Sessions that ended, by reason and initiator: the lines `session.closed`.
         durations: Seconds that relayed connections lasted, from accept.
         connect_times: Seconds that successful dials took.
     """
@@ -60,6 +63,9 @@ class RouteStats:
     rejections: Counter[tuple[str, str, Initiator]] = field(default_factory=Counter)
     close_codes: Counter[tuple[Initiator, str]] = field(default_factory=Counter)
     responses: Counter[int] = field(default_factory=Counter)
+    sessions_opened: int = 0
+    sessions_resumed: int = 0
+    sessions_closed: Counter[tuple[str, Initiator]] = field(default_factory=Counter)
     durations: Histogram = field(default_factory=lambda: Histogram(DURATION_BOUNDS, [0] * (len(DURATION_BOUNDS) + 1)))
     connect_times: Histogram = field(default_factory=lambda: Histogram(CONNECT_BOUNDS, [0] * (len(CONNECT_BOUNDS) + 1)))
 

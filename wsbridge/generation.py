@@ -21,7 +21,7 @@ from wsbridge.backends.dynamic import TargetPolicy, build_target_policy
 from wsbridge.backends.passed_request import RequestPasser
 from wsbridge.config import model
 from wsbridge.config.base import AuthSection
-from wsbridge.config.route import FilesConfig
+from wsbridge.config.route import FilesConfig, ResumeConfig
 from wsbridge.config.unions import TOKENS_KEY, BackendSectionBase, UrlBackendSection
 from wsbridge.counters import ListenerStats, RouteStats
 from wsbridge.file_watcher import FileWatcher
@@ -32,6 +32,7 @@ from wsbridge.net.tls_roles import ListenerTls
 from wsbridge.protocol.handshake import OriginPolicy
 from wsbridge.protocol.http1 import HeadLimits
 from wsbridge.protocol.pattern_tree import PatternIndex
+from wsbridge.protocol.resume_server import SessionTerms
 from wsbridge.protocol.uri import HostPatterns, PathPattern
 from wsbridge.real_ip import ClientAddressResolver
 from wsbridge.registry import AUTH, BACKENDS
@@ -65,6 +66,8 @@ class Route:
         connect_timeout: Seconds for one attempt to reach the backend.
         limits: Limits that are counted; None for none but the bandwidth of a connection.
         mark: By which a connection that comes through it again is recognized.
+        session_terms: What is granted to resumable sessions; None where there are none.
+        first_frame_timeout: Seconds in which a client of one must say which session it wants.
     """
 
     name: str
@@ -92,6 +95,8 @@ class Route:
     stats: RouteStats
     limits: model.RouteLimits | None
     mark: str
+    session_terms: SessionTerms | None = None
+    first_frame_timeout: float = 0.0
 
 
 class RouteTable:
@@ -385,6 +390,17 @@ def _build_route(
         stats=stats,
         limits=None if section.limits.needs_no_counting else section.limits,
         mark=new_route_mark(),
+        session_terms=None if section.resume is None else _session_terms(section.resume),
+        first_frame_timeout=0.0 if section.resume is None else section.resume.first_frame,
+    )
+
+
+def _session_terms(section: ResumeConfig) -> SessionTerms:
+    return SessionTerms(
+        window=section.window,
+        ttl=int(section.ttl),
+        keepalive=0 if section.keepalive is None else int(section.keepalive),
+        node=section.node or "",
     )
 
 

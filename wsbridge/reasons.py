@@ -56,6 +56,12 @@ class Reason(enum.StrEnum):
     LOOP_DETECTED = "loop_detected"
     INTERNAL_ERROR = "internal_error"
     SERVED = "served"
+    RESUME_REJECTED = "resume_rejected"
+    RESUME_GAP = "resume_gap"
+    SUPERSEDED = "superseded"
+    SESSION_LOST = "session_lost"
+    SESSION_EXPIRED = "session_expired"
+    SESSION_DISPLACED = "session_displaced"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,8 @@ class ReasonInfo:
         level: log level of its line.
         advice: What the HTTP response says to the client besides the name of the reason. The same for every request, so
             that it reveals nothing of the configuration; the response to a bad request has the detail of the log.
+        session_code: Close code for the client of a resumable session (`protocol.resume_frames.ResumeCode`), or None
+            where the connection is dropped.
     """
 
     status: int | None
@@ -76,6 +84,7 @@ class ReasonInfo:
     reset: bool
     level: Literal["debug", "info", "warning", "error"] = "info"
     advice: str = ""
+    session_code: int | None = 4009
 
     @property
     def close_code_to_backend(self) -> int | None:
@@ -92,29 +101,33 @@ _NO_SERVICE: Final = (
 _RESTARTING: Final = "The server is shutting down or restarting. Try again later."
 
 REASONS: dict[Reason, ReasonInfo] = {
-    Reason.BACKEND_CLOSED: ReasonInfo(None, 1000, reset=False),
-    Reason.CLIENT_CLOSED: ReasonInfo(None, 1000, reset=False),
-    Reason.CLIENT_LOST: ReasonInfo(None, None, reset=True),
-    Reason.BACKEND_REFUSED: ReasonInfo(502, 1014, reset=True, level="warning", advice=_NO_SERVICE),
+    Reason.BACKEND_CLOSED: ReasonInfo(None, 1000, reset=False, session_code=1000),
+    Reason.CLIENT_CLOSED: ReasonInfo(None, 1000, reset=False, session_code=1000),
+    Reason.CLIENT_LOST: ReasonInfo(None, None, reset=True, session_code=None),
+    Reason.BACKEND_REFUSED: ReasonInfo(502, 1014, reset=True, level="warning", advice=_NO_SERVICE, session_code=4010),
     Reason.BACKEND_REJECTED: ReasonInfo(
         502,
         1014,
         reset=True,
         level="warning",
         advice="The service behind this server rejected the connection. The log of the server has its response.",
+        session_code=4010,
     ),
-    Reason.BACKEND_UNREACHABLE: ReasonInfo(502, 1014, reset=True, level="warning", advice=_NO_SERVICE),
-    Reason.BACKEND_DENIED: ReasonInfo(502, 1014, reset=True, level="warning", advice=_NO_SERVICE),
-    Reason.BACKEND_DNS: ReasonInfo(502, 1014, reset=True, level="warning", advice=_NO_SERVICE),
-    Reason.BACKEND_TLS: ReasonInfo(502, 1014, reset=True, level="warning", advice=_NO_SERVICE),
+    Reason.BACKEND_UNREACHABLE: ReasonInfo(
+        502, 1014, reset=True, level="warning", advice=_NO_SERVICE, session_code=4011
+    ),
+    Reason.BACKEND_DENIED: ReasonInfo(502, 1014, reset=True, level="warning", advice=_NO_SERVICE, session_code=4010),
+    Reason.BACKEND_DNS: ReasonInfo(502, 1014, reset=True, level="warning", advice=_NO_SERVICE, session_code=4011),
+    Reason.BACKEND_TLS: ReasonInfo(502, 1014, reset=True, level="warning", advice=_NO_SERVICE, session_code=4011),
     Reason.BACKEND_TIMEOUT: ReasonInfo(
         504,
         1014,
         reset=True,
         level="warning",
         advice="The service behind this server did not answer in time. Try again later, or report it to the operator.",
+        session_code=4011,
     ),
-    Reason.BACKEND_RESET: ReasonInfo(None, 1011, reset=True, level="warning"),
+    Reason.BACKEND_RESET: ReasonInfo(None, 1011, reset=True, level="warning", session_code=4012),
     Reason.IDLE_TIMEOUT: ReasonInfo(None, 1001, reset=True),
     Reason.MAX_LIFETIME: ReasonInfo(None, 1001, reset=True),
     Reason.WRITE_STALLED: ReasonInfo(None, None, reset=True, level="warning"),
@@ -124,17 +137,25 @@ REASONS: dict[Reason, ReasonInfo] = {
         reset=True,
         level="warning",
         advice="The client violated the WebSocket protocol. The log of the server says how.",
+        session_code=4008,
     ),
     Reason.INVALID_UTF8: ReasonInfo(
-        400, 1007, reset=True, level="warning", advice="The client sent text that is not UTF-8."
+        400, 1007, reset=True, level="warning", advice="The client sent text that is not UTF-8.", session_code=4008
     ),
     Reason.REQUEST_TOO_LARGE: ReasonInfo(431, 1009, reset=True, level="warning"),
     Reason.UNSUPPORTED_DATA: ReasonInfo(
-        400, 1003, reset=True, level="warning", advice="The client sent data that is not supported here."
+        400,
+        1003,
+        reset=True,
+        level="warning",
+        advice="The client sent data that is not supported here.",
+        session_code=4008,
     ),
     Reason.CONTROL_FLOOD: ReasonInfo(None, 1008, reset=True, level="warning"),
-    Reason.BAD_REQUEST: ReasonInfo(400, 1002, reset=True),
-    Reason.HANDSHAKE_TIMEOUT: ReasonInfo(408, 1002, reset=True, advice="The request did not arrive in time."),
+    Reason.BAD_REQUEST: ReasonInfo(400, 1002, reset=True, session_code=4008),
+    Reason.HANDSHAKE_TIMEOUT: ReasonInfo(
+        408, 1002, reset=True, advice="The request did not arrive in time.", session_code=4008
+    ),
     Reason.TLS_FAILED: ReasonInfo(None, None, reset=True),
     Reason.BAD_PROXY_HEADER: ReasonInfo(None, None, reset=True, level="warning"),
     Reason.ORIGIN_NOT_ALLOWED: ReasonInfo(
@@ -170,7 +191,11 @@ REASONS: dict[Reason, ReasonInfo] = {
         404, 1008, reset=True, advice="There is nothing at this address. Check the host name and the path of the URL."
     ),
     Reason.RATE_LIMITED: ReasonInfo(
-        429, 1008, reset=True, advice="This client has too many connections, or opens them too fast. Try again later."
+        429,
+        1008,
+        reset=True,
+        advice="This client has too many connections, or opens them too fast. Try again later.",
+        session_code=4013,
     ),
     Reason.BANNED: ReasonInfo(
         429,
@@ -180,7 +205,12 @@ REASONS: dict[Reason, ReasonInfo] = {
         advice="There were too many failed logins from the address of this client. Try again later.",
     ),
     Reason.OVERLOAD: ReasonInfo(
-        503, 1013, reset=True, level="warning", advice="The server has reached a limit. Try again later."
+        503,
+        1013,
+        reset=True,
+        level="warning",
+        advice="The server has reached a limit. Try again later.",
+        session_code=4013,
     ),
     Reason.ROUTE_REMOVED: ReasonInfo(None, 1012, reset=True),
     Reason.CLOSED_BY_OPERATOR: ReasonInfo(
@@ -189,8 +219,8 @@ REASONS: dict[Reason, ReasonInfo] = {
     Reason.ACCESS_REVOKED: ReasonInfo(
         403, 1008, reset=True, advice="Access is not allowed any more. If it should be, report this to the operator."
     ),
-    Reason.DRAINING: ReasonInfo(503, 1012, reset=True, advice=_RESTARTING),
-    Reason.SHUTDOWN: ReasonInfo(503, 1001, reset=True, advice=_RESTARTING),
+    Reason.DRAINING: ReasonInfo(503, 1012, reset=True, advice=_RESTARTING, session_code=4014),
+    Reason.SHUTDOWN: ReasonInfo(503, 1001, reset=True, advice=_RESTARTING, session_code=4014),
     Reason.LOOP_DETECTED: ReasonInfo(
         508,
         1011,
@@ -202,6 +232,12 @@ REASONS: dict[Reason, ReasonInfo] = {
         500, 1011, reset=True, level="error", advice="The server has a fault. Report this to the operator."
     ),
     Reason.SERVED: ReasonInfo(None, None, reset=False),
+    Reason.RESUME_REJECTED: ReasonInfo(None, None, reset=True, session_code=4001),
+    Reason.RESUME_GAP: ReasonInfo(None, None, reset=True, level="warning", session_code=4002),
+    Reason.SUPERSEDED: ReasonInfo(None, None, reset=True, session_code=4003),
+    Reason.SESSION_LOST: ReasonInfo(None, None, reset=True, session_code=4004),
+    Reason.SESSION_EXPIRED: ReasonInfo(None, None, reset=True),
+    Reason.SESSION_DISPLACED: ReasonInfo(None, None, reset=True),
 }
 
 

@@ -12,6 +12,7 @@ from wsbridge.connection import Connection
 from wsbridge.log.logger import log
 from wsbridge.reasons import Reason
 from wsbridge.server import Server
+from wsbridge.sessions.session import ResumableSession
 
 REVOCATION_INTERVAL: Final = 2.0
 """Seconds between two checks of the lists."""
@@ -50,7 +51,9 @@ async def _refresh(access_list: AccessList[Any]) -> None:
 async def end_revoked(server: Server) -> None:
     """End the connections whose user or token has left its list."""
     turns = Turns()
-    for connection in list(server.connections.values()):
+    waiting = server.services.sessions.detached
+    served: list[Connection | ResumableSession] = [*server.connections.values(), *waiting.values()]
+    for connection in served:
         for entry in connection.context.identity.entries:
             if is_revoked(server, connection, entry):
                 file = entry.access_list.key[1]
@@ -60,7 +63,7 @@ async def end_revoked(server: Server) -> None:
         await turns.share()
 
 
-def is_revoked(server: Server, connection: Connection, entry: ListEntry) -> bool:
+def is_revoked(server: Server, connection: Connection | ResumableSession, entry: ListEntry) -> bool:
     """Return whether what authenticated a connection has left its list.
 
     The list is that of the route as it is configured now: where a reload has replaced it by another one of its kind,

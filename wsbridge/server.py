@@ -416,6 +416,7 @@ class Server:
         for one in removed:
             await self._finish_listener(one)
         before.lifetime.supersede(_removed_routes(before.config, config))
+        self.services.sessions.set_routes(config.routes)
 
     def _check_serving(self) -> trio.Nursery:
         """Return the nursery of the generations.
@@ -472,6 +473,7 @@ class Server:
                 and connection.context.route in routes
             ]
             await self._terminate(found, Reason.ROUTE_REMOVED, timeouts.drain_spread if drain else 0.0)
+            self.services.sessions.end_of_routes(generation, routes)
             await trio.sleep(REMOVED_ROUTE_INTERVAL)
 
     async def _drain(self) -> None:
@@ -491,6 +493,7 @@ class Server:
                     await trio.sleep(timeouts.drain_delay)
                     self.services.shutdown_reason = self.services.shutdown_reason or Reason.DRAINING
                 last_id = self.acceptor.last_id
+                self.services.sessions.announce_drain(timeouts.retry_after, timeouts.drain_spread)
                 with trio.move_on_after(timeouts.drain - timeouts.drain_spread):
                     await self._wait_for_connections(last_id)
                 self.services.released_listeners = frozenset()
@@ -507,10 +510,13 @@ class Server:
     async def _end_connections(self, connections: trio.Nursery) -> None:
         """Cut what is left."""
         self._cancel_waits()
+        reason = self.services.shutdown_reason or Reason.SHUTDOWN
         for connection_id in self.services.engine.connection_ids:
-            self.services.engine.terminate(connection_id, self.services.shutdown_reason or Reason.SHUTDOWN)
+            self.services.engine.terminate(connection_id, reason)
+        self.services.sessions.end_all(reason)
         with trio.move_on_after(self.generation.config.timeouts.close):
             await self._wait_for_connections(self.acceptor.last_id)
+            await self.services.sessions.wait_until_empty()
         connections.cancel_scope.cancel()
 
     async def _cancel_on_stop(self, drain_scope: trio.CancelScope) -> None:

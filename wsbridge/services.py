@@ -27,6 +27,7 @@ from wsbridge.net.loop_detection import OwnConnections
 from wsbridge.net.resolver import Resolver
 from wsbridge.reasons import Reason, Termination
 from wsbridge.relay.engine import Engine
+from wsbridge.sessions.store import SessionStore
 from wsbridge.taskless import Runner
 
 
@@ -59,6 +60,7 @@ class Services:
         listening_addresses: What this process listens at.
         own_connections: Those that it opens to its own listeners.
         endings: The last connections that ended.
+        sessions: The resumable sessions of clients.
         audit_log: The audit, if there is one.
         active_overload_replies: Clients that are getting a 503 over the connection limit.
         shutdown_reason: Why requests are rejected now; None while serving.
@@ -100,6 +102,7 @@ class Services:
         self.listening_addresses = ListeningAddresses()
         self.own_connections = OwnConnections(self.listening_addresses)
         self.endings: Endings = deque(maxlen=MAX_ENDINGS)
+        self.sessions = SessionStore(limits, self.endings)
         self.audit_log = None if config.audit is None else AuditLog(config.audit.file)
         self._retired_audit_logs: list[AuditLog] = []
         self.active_overload_replies = 0
@@ -146,6 +149,7 @@ class Services:
         self.password_checker.configure(threads, limits.password_queue, limits.password_queue_per_address)
         self.used_tickets.configure(limits.used_tickets, limits.used_tickets_per_identity)
         self.client_table.configure(limits.per_address)
+        self.sessions.configure(limits)
         self.lingering_closer.configure(limits.lingering_sockets, config.timeouts.lingering, limits.lingering_bytes)
         self._max_overload_replies = limits.overload_replies
         before, self.audit_log = self.audit_log, audit_log

@@ -33,6 +33,9 @@ from wsbridge.config.limits import GLOBAL_TIMEOUTS, ClientLimits, Limits, RouteL
         ("password_threads", ["auto", "1", "256"], ["0", "257", "many"]),
         ("password_queue", ["0", "1000"], ["-1", "auto"]),
         ("password_queue_per_address", ["1", "1000"], ["0", "off"]),
+        ("detached_sessions", ["0", "100000"], ["-1", "off"]),
+        ("detached_sessions_per_identity", ["1", "1000"], ["0", "off"]),
+        ("replay_memory", ["1MiB", "64GiB"], ["1023KiB", "off"]),
         ("engine_threads", ["auto", "1", "256"], ["0", "257", "many"]),
     ],
 )

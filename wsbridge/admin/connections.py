@@ -1,4 +1,4 @@
-"""Connections as operators see and end them: `/v1/connections` of the admin API."""
+"""Connections as operators see and end them, and sessions that wait for their clients: `/v1/connections`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from wsbridge.log.format import clean_values
 from wsbridge.net.address import NetworkSet
 from wsbridge.reasons import Reason
 from wsbridge.server import Server
+from wsbridge.sessions.session import ResumableSession
 
 CONNECTIONS_PATH: Final = "/v1/connections"
 FILTERS: Final = ("route", "identity", "client")
@@ -82,7 +83,7 @@ class ConnectionFilter:
         """Whether it means all connections."""
         return self.route is None and self.identity is None and self.client is None
 
-    def matches(self, connection: Connection) -> bool:
+    def matches(self, connection: Connection | ResumableSession) -> bool:
         """Return whether it means a connection."""
         context = connection.context
         return self._matches(context.route, context.identity.name, context.peer.host)
@@ -154,8 +155,7 @@ class ConnectionsApi:
             pieces = JsonPieces()
             pieces.add("time", timestamp(time.time()))
             pieces.add("total", total)
-            open_now = self._server.connections
-            await pieces.add_list("connections", (_describe(one) for one in found if one.id in open_now), turns)
+            await pieces.add_list("connections", (_describe(one) for one in found if self._is_open(one)), turns)
             await pieces.add_list("ended", ended, turns)
             return AdminResponse(HTTPStatus.OK, pieces.finish(), "application/json")
 
@@ -179,31 +179,44 @@ class ConnectionsApi:
         """End one connection."""
         text = request.path.removeprefix(f"{CONNECTIONS_PATH}/")
         is_number = text.isascii() and text.isdecimal() and len(text) <= _MAX_ID_DIGITS
-        connection = self._server.connections.get(int(text)) if is_number else None
+        connection = self._find_one(int(text)) if is_number else None
         if connection is None or not self._end(connection, request):
             return error_response(HTTPStatus.NOT_FOUND, "no open connection has this id")
         return _closed(1)
 
-    async def _find(self, wanted: ConnectionFilter, turns: Turns) -> list[Connection]:
-        found = []
-        for connection in list(self._server.connections.values()):
+    async def _find(self, wanted: ConnectionFilter, turns: Turns) -> list[Connection | ResumableSession]:
+        found: list[Connection | ResumableSession] = []
+        detached = self._server.services.sessions.detached
+        every: list[Connection | ResumableSession] = [*self._server.connections.values(), *detached.values()]
+        for connection in every:
             if wanted.matches(connection):
                 found.append(connection)
             await turns.share()
-        return found
+        return sorted(found, key=lambda one: one.id) if detached else found
 
-    def _end(self, connection: Connection, request: AdminRequest) -> bool:
+    def _find_one(self, number: int) -> Connection | ResumableSession | None:
+        """Return the connection with a number, or the session whose latest connection had it and that waits."""
+        waiting = self._server.services.sessions.detached.values()
+        return self._server.connections.get(number) or next((one for one in waiting if one.id == number), None)
+
+    def _is_open(self, connection: Connection | ResumableSession) -> bool:
+        """Return whether it has not ended in the meantime."""
+        if isinstance(connection, ResumableSession):
+            return connection.machine.session_id in self._server.services.sessions.detached
+        return connection.id in self._server.connections
+
+    def _end(self, connection: Connection | ResumableSession, request: AdminRequest) -> bool:
         """End a connection, unless it has ended in the meantime."""
-        if connection.id not in self._server.connections:
+        if not self._is_open(connection):
             return False
         return connection.end(Reason.CLOSED_BY_OPERATOR, f"through the admin API, by {describe_client(request)}")
 
 
-def _describe(connection: Connection) -> str:
+def _describe(connection: Connection | ResumableSession) -> str:
     """Return JSON of an open connection; what does not change any more is encoded once."""
     now = connection.live_facts()
     fixed = connection.fixed_json or _to_json(connection.facts())[:-1]
-    if now["state"] == "relaying":
+    if now["state"] in ("relaying", "detached"):
         connection.fixed_json = fixed
     return f"{fixed}, {json.dumps(now)[1:]}"
 

@@ -156,6 +156,7 @@ def check_config(config: Config, context: LoadContext, names: WrittenNames | Non
     names = names or WrittenNames(config.listeners, config.routes)
     return [
         *_check_references(config, names),
+        *_check_resume(config, names),
         *_check_bind_conflicts(config),
         *(_check_reachability(config) if names.reachability_is_sound() else ()),
         *_check_missing_auth(config),
@@ -223,6 +224,14 @@ def _check_references(config: Config, names: WrittenNames) -> Iterator[Issue]:
             continue
         for at, wanted in enumerate(route.match.listener or ()):
             yield from _check_matched_listener(("routes", name, "match", "listener", at), wanted, config, names)
+
+
+def _check_resume(config: Config, names: WrittenNames) -> Iterator[Issue]:
+    """Resumable sessions on routes that no WebSocket client reaches."""
+    for name, route in config.routes.items():
+        if route.resume is not None and names.reachability_is_sound() and not matching_listeners(config, route):
+            text = "needs a listener with protocol: websocket whose requests the route matches"
+            yield Issue(("routes", name, "resume"), text, "E013", at_key=True)
 
 
 def _check_matched_listener(path: KeyPath, wanted: str, config: Config, names: WrittenNames) -> Iterator[Issue]:
@@ -443,7 +452,7 @@ def _check_local_listener(config: Config, name: str, keys: Iterable[str]) -> Ite
             yield Issue(("routes", key), text, "W001", at_key=True)
 
 
-def _check_public_listener(config: Config, name: str, keys: Iterable[str]) -> Iterator[Issue]:
+def _check_public_listener(config: Config, name: str, keys: list[str]) -> Iterator[Issue]:
     path: KeyPath = ("listeners", name, "bind")
     can, are = ("may", "may be") if config.listeners[name].bind.kind == "fd" else ("can", "are")
     routes = {key: config.routes[key] for key in keys if config.routes[key].auth is not None}
@@ -458,6 +467,10 @@ def _check_public_listener(config: Config, name: str, keys: Iterable[str]) -> It
     overheard = [key for key, route in routes.items() if route.auth is not None and route.auth.identifies_clients()]
     if overheard and config.listeners[name].trusted_proxies is None:  # else TLS may end in front
         yield Issue(path, f"credentials for {_quote_routes(overheard)} {are} sent over the network without TLS", "W016")
+    resumable = [key for key in keys if config.routes[key].resume is not None]
+    if resumable and config.listeners[name].trusted_proxies is None:
+        text = f"sessions of {_quote_routes(resumable)} can be taken over by whoever reads the network, without TLS"
+        yield Issue(path, text, "W036")
 
 
 def _check_unused_listeners(config: Config) -> Iterator[Issue]:

@@ -11,7 +11,7 @@ from wsbridge.config.base import Issue, KeyPath
 from wsbridge.config.key_path_set import KeyPathSet
 from wsbridge.config.route import BACKEND_ONLY_KEYS, ROUTE_ACTIONS, RouteDefaults
 
-MERGED_KEYS: Final = ("timeouts", "limits", "dial")
+MERGED_KEYS: Final = ("timeouts", "limits", "dial", "resume")
 """Mappings of which a route may set some keys, and gets the others; it replaces everything else as a whole."""
 _WEBSOCKET_URL: Final = re.compile(r"wss?://|ws\+unix:", re.IGNORECASE)
 
@@ -110,6 +110,8 @@ def _applies(key: str, value: object, route: Mapping[str, Any], *, named: bool) 
     backend = route.get("backend")
     written = backend if isinstance(backend, dict) else {"url": backend}
     url = str(written.get("url", ""))
+    if key == "resume":
+        return "match" in route
     if key == "allowed_targets":
         return "tokens" in written or "{" in url
     websocket = _WEBSOCKET_URL.match(url) is not None

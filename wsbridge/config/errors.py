@@ -88,6 +88,7 @@ PROBLEM_CODES: dict[str, str] = {
     "W033": "a socket was passed that no listener binds: its clients wait forever; found only at start and reload",
     "W034": "the native engine is installed and cannot be used, so Python relays; found only at start",
     "W035": "changed setting that only a restart puts into effect; found only at reload",
+    "W036": "resumable sessions on a listener without TLS that other hosts can reach",
 }
 """Every code and its meaning."""
 

@@ -134,6 +134,15 @@ class Limits(Section):
     """Passwords waiting to be verified; further clients get 503."""
     password_queue_per_address: PositiveCount = 8
     """Passwords of one client address that are waiting or verified; more are rejected with 429."""
+    detached_sessions: Count = 1000
+    """Sessions of routes with resume that wait for their client; beyond it, the oldest of the same route and owner
+    ends, or else the one that was about to wait."""
+    detached_sessions_per_identity: PositiveCount = 10
+    """How many of them may be of one identity, or of one client address for clients without a name; beyond it, the
+    oldest of the same route ends."""
+    replay_memory: Annotated[Size, AfterValidator(at_least(1024 * 1024))] = 256 * 1024 * 1024
+    """Bytes of all sessions together that are kept to be sent again; beyond it, no session waits for its client, and
+    no new one begins."""
     engine_threads: Annotated[CountOrAuto, AfterValidator(check_thread_count)] = "auto"
     """Threads of the native engine. auto: the number of cores. A change needs a restart."""
     per_address: ClientLimits = Field(default_factory=ClientLimits)

@@ -25,6 +25,7 @@ from wsbridge.config.paths import DirectoryPath, FutureDirectoryPath
 from wsbridge.config.secrets import Secret
 from wsbridge.config.types import (
     Duration,
+    DurationOrOff,
     FixedResponse,
     Flag,
     HeaderName,
@@ -33,8 +34,12 @@ from wsbridge.config.types import (
     Network,
     PathPatternText,
     PositiveDuration,
+    Size,
     Subprotocol,
     as_text,
+    at_least,
+    at_most,
+    check_whole_seconds,
     to_ascii_authority,
 )
 from wsbridge.config.unions import (
@@ -50,6 +55,7 @@ from wsbridge.config.unions import (
 )
 from wsbridge.config.urls import HOST_NAME, MatchedHost, OriginPattern, read_port
 from wsbridge.protocol import uri
+from wsbridge.protocol.resume_frames import RESUME_SUBPROTOCOL
 from wsbridge.protocol.ticket import MIN_TICKET_KEY_BYTES
 
 TARGET_LISTS = ("networks", "names", "ports", "unix")
@@ -266,6 +272,7 @@ BACKEND_ONLY_KEYS = (
     "on_client_fin",
     "on_remove",
     "limits",
+    "resume",
     "allowed_targets",
 )
 
@@ -323,6 +330,55 @@ AllowedOrigins = Annotated[
 ]
 
 
+MIN_RESUME_WINDOW = 64 * 1024
+MAX_RESUME_WINDOW = 16 * 1024 * 1024
+MAX_RESUME_TTL = 900.0
+"""Seconds: nobody waits longer for a page or a program to come back."""
+
+
+def check_resume_ttl(seconds: float) -> float:
+    """Check the maximum of ttl."""
+    if seconds > MAX_RESUME_TTL:
+        raise ValueError("must not be more than 15m")
+    return seconds
+
+
+def check_keepalive(seconds: float | None) -> float | None:
+    """Check that keepalive is off, or whole seconds that fit into its field."""
+    if seconds is not None and not 1 <= check_whole_seconds(seconds) <= MAX_RESUME_TTL:
+        raise ValueError("must be off, or from 1s to 15m")
+    return seconds
+
+
+def read_node(value: object) -> str:
+    """Read the name of a machine, which clients put into URLs."""
+    text = as_text(value)
+    if not re.fullmatch(r"[A-Za-z0-9._~-]{1,255}", text):
+        raise ValueError(f'"{text}" is no name of a node: 1 to 255 letters, digits, ".", "_", "~" and "-"')
+    return text
+
+
+WindowSize = Annotated[Size, AfterValidator(at_least(MIN_RESUME_WINDOW)), AfterValidator(at_most(MAX_RESUME_WINDOW))]
+
+
+class ResumeConfig(Section):
+    """Resumable sessions: a client that lost its connection continues its session over another one."""
+
+    ttl: Annotated[PositiveDuration, AfterValidator(check_whole_seconds), AfterValidator(check_resume_ttl)] = 120.0
+    """How long a session waits for its client after the connection was lost; whole seconds, at most 15m."""
+    window: WindowSize = 1024 * 1024
+    """Payload bytes in each direction that are sent and not acknowledged, which are kept to be sent again; at least
+    64KiB, at most 16MiB. A client may want less."""
+    keepalive: Annotated[DurationOrOff, AfterValidator(check_keepalive)] = 20.0
+    """How long the server sends nothing before it sends a keepalive frame, by which a page notices that the connection
+    is dead; whole seconds. off: none."""
+    first_frame: PositiveDuration = 5.0
+    """Deadline, after the 101, for the frame with which the client opens a session or resumes one."""
+    node: Annotated[str, PlainValidator(read_node), WithJsonSchema({"type": "string"})] | None = None
+    """Name of this machine, which clients add to the URL when they resume a session, so that a load balancer finds it.
+    Default: none."""
+
+
 _NO_TIMEOUTS = RouteTimeouts()
 _NO_DIAL_SETTINGS = DialConfig()
 _NO_LIMITS = RouteLimits()
@@ -360,6 +416,9 @@ class RouteSettings(Section):
     after half_close without data from the backend, for servers that would not answer any more."""
     limits: RouteLimits = Field(default_factory=lambda: _NO_LIMITS)
     """Limits of this route."""
+    resume: ResumeConfig | None = None
+    """Resumable sessions for WebSocket clients that offer the subprotocol wsbridge.resume.v1; others are served as
+    without it. Default: none."""
     allowed_targets: AllowedTargetsConfig | None = None
     """Targets that clients may choose; required if the backend is chosen by the client, not allowed otherwise."""
 
@@ -410,9 +469,7 @@ class RouteConfig(RouteSettings):
             yield Issue(
                 ("match", "path"), "files are found by the literal path: named segments are not allowed", "E013"
             )
-        if self.subprotocols == "any" and self.backend is not None and self.backend.kind not in ("ws", "wss"):
-            text = "any is only for ws and wss backends: others select no subprotocol"
-            yield Issue(("subprotocols",), text, "E013")
+        yield from self._check_subprotocols()
         fields = () if self.backend is None else self.backend.fields
         if fields and self.allowed_targets is None:
             text = "is required, because the backend is chosen by the client"
@@ -432,6 +489,18 @@ class RouteConfig(RouteSettings):
             if wrong := check_field(field, known, identity=identity):
                 yield Issue(("backend",), wrong, "E040")
         yield from self._check_passed(pattern)
+
+    def _check_subprotocols(self) -> Iterable[Issue]:
+        """Check that wsbridge or the backend can select what is listed."""
+        if self.backend is None:
+            return
+        websocket = self.backend.kind in ("ws", "wss")
+        if self.subprotocols == "any" and not websocket:
+            text = "any is only for ws and wss backends: others select no subprotocol"
+            yield Issue(("subprotocols",), text, "E013")
+        elif RESUME_SUBPROTOCOL in self.subprotocols and (self.resume is not None or not websocket):
+            text = f"{RESUME_SUBPROTOCOL} is selected by itself where the route has resume: omit it"
+            yield Issue(("subprotocols",), text, "E013")
 
     def _host_parameters(self) -> tuple[str, ...]:
         """Return the named labels that all hosts of the route have."""

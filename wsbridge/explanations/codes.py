@@ -48,5 +48,16 @@ CLOSE_CODE_MEANINGS: Final[dict[int, str]] = {
     1013: "wsbridge is at a limit, or cannot verify credentials now: clients should wait before they reconnect.",
     1014: "The backend could not be reached after the 101 (`dial: {when: after-upgrade}`).",
     1015: "Never sent: a browser reports it where the TLS handshake failed; the log has `tls_failed`.",
+    4001: "The session is unknown, expired or another client's, or the token is wrong: open a new session.",
+    4002: "The client and wsbridge do not agree on how far the session had come: it ended.",
+    4003: "Another connection of the session has taken over. From a client: it opens another connection.",
+    4004: "The session is of an earlier process: wsbridge has restarted, and holds it no more.",
+    4008: "The client violated the resume protocol, or sent no first frame in time.",
+    4009: "A rule ended the session; the text is the reason.",
+    4010: "The backend of the session refused the connection, or rejected it.",
+    4011: "The backend of the session could not be reached.",
+    4012: "The backend broke the connection off; everything that it had sent before was delivered.",
+    4013: "wsbridge is at a limit: no session begins, or none waits for its client.",
+    4014: "wsbridge is being shut down.",
 }
 """Close code to its meaning (https://www.iana.org/assignments/websocket)."""

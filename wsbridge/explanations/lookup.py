@@ -112,7 +112,7 @@ def _status_topic(status: int) -> Topic:
 
 
 def _close_code_topic(code: int) -> Topic:
-    reasons = [reason.value for reason, info in REASONS.items() if info.close_code == code]
+    reasons = [reason.value for reason, info in REASONS.items() if code in (info.close_code, info.session_code)]
     facts = {"reasons": ", ".join(reasons)} if reasons else {}
     return Topic(str(code), "close_code", CLOSE_CODE_MEANINGS[code], facts, (), ("reasons.md#close-codes",))
 

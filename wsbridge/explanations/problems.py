@@ -72,5 +72,6 @@ PROBLEM_REMEDIES: Final[dict[str, str]] = {
     "W033": "Name it in `bind` of a listener (`fd:NAME`), or delete the `.socket` unit.",
     "W034": "Install wsbridge again, or write `engine: python`.",
     "W035": "Restart wsbridge when it suits, see docs/upgrade.md.",
+    "W036": "Add `tls` to the listener, or let a proxy on this host terminate TLS.",
 }
 """Code to what to change."""

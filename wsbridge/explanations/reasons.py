@@ -764,4 +764,94 @@ REASON_EXPLANATIONS: Final[dict[str, ReasonExplanation]] = {
         ("troubleshooting.md#the-client-gets-an-http-status",),
         ("500", "1011", "reset"),
     ),
+    "resume_rejected": ReasonExplanation(
+        "A client may not have the resumable session that it asks for: there is none with this id and token for this "
+        "identity and route. The client learns no more than that; the log says whether the session had ended. Wrong "
+        "tokens count as failed logins.",
+        "the client",
+        (
+            Case(
+                "The session has ended, often since the client was away for longer than `ttl`.",
+                "Raise `ttl` of `resume`, if clients should have more time; the client opens a new session.",
+            ),
+            Case(
+                "A load balancer sent the client to another machine.",
+                "Set `node` of `resume`, and let the load balancer route by it.",
+            ),
+            Case(
+                "The client logged in as another user, or asked for another path.",
+                "Nothing: a session belongs to its identity and its route.",
+            ),
+        ),
+        ("resume.md",),
+        ("", "session: 4001", "reset"),
+    ),
+    "resume_gap": ReasonExplanation(
+        "The client and wsbridge do not agree on which bytes have arrived, so that the session cannot go on without a "
+        "gap; it ended.",
+        "the client",
+        (
+            Case(
+                "The client has a fault, or two clients share the state of a session.",
+                "Report it to whoever wrote the client: the positions are in `detail`.",
+            ),
+        ),
+        ("resume-protocol.md",),
+        ("", "session: 4002", "reset"),
+    ),
+    "superseded": ReasonExplanation(
+        "The client continued its session over another connection while this one still looked alive; or a request to "
+        "continue it came later than a newer one.",
+        "the client",
+        (
+            Case(
+                "The client changed its network, and came back before wsbridge noticed that this connection was dead.",
+                "Nothing.",
+            ),
+            Case(
+                "Two programs use the state of one session.",
+                "Let each open its own session.",
+            ),
+        ),
+        ("resume.md",),
+        ("", "session: 4003", "reset"),
+    ),
+    "session_lost": ReasonExplanation(
+        "The session that the client asks for was one of an earlier process: sessions do not survive a restart.",
+        "a restart of wsbridge",
+        (
+            Case(
+                "wsbridge was restarted while the client was away.",
+                "Nothing; the client opens a new session. A reload keeps sessions: see `wsbridge reload`.",
+            ),
+        ),
+        ("resume.md",),
+        ("", "session: 4004", "reset"),
+    ),
+    "session_expired": ReasonExplanation(
+        "A session waited for its client for `ttl` of `resume`, and ended. With `on_client_lost: fin` the backend gets "
+        "a FIN instead.",
+        "the client, or its network",
+        (
+            Case(
+                "The client is gone, or could not connect for so long.",
+                "Raise `ttl` of `resume`, if clients should have more time.",
+            ),
+        ),
+        ("resume.md",),
+        ("", "", "reset"),
+    ),
+    "session_displaced": ReasonExplanation(
+        "As many sessions wait for their clients as may, and this one waited the longest of its client and route. The "
+        "client learns the reason when it comes back.",
+        "a limit: `limits.detached_sessions_per_identity` or `limits.detached_sessions`",
+        (
+            Case(
+                "A client opens sessions and leaves them without closing them, such as a page that is reloaded often.",
+                "Let the client end its session (close code 1000); or raise the limit that `detail` names.",
+            ),
+        ),
+        ("limits.md#resumable-sessions",),
+        ("", "session: 4009", "reset"),
+    ),
 }

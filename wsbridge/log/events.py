@@ -323,13 +323,36 @@ LOG_EVENTS: Final[dict[str, LogEvent]] = {
     "connection.closed": LogEvent(
         "An established connection was closed; its summary.",
         ("info", "warning", "error"),
-        (*_CONNECTION_KEYS, *_CLOSE_KEYS, "close_code", "bytes_to_backend", "bytes_to_client", "engine"),
+        (*_CONNECTION_KEYS, *_CLOSE_KEYS, "session", "close_code", "bytes_to_backend", "bytes_to_client", "engine"),
     ),
     "connection.rejected": LogEvent(
         "A connection ended before the relay was established: bad request, no route, backend down.",
         ("debug", "info", "warning", "error"),
         (*_CONNECTION_KEYS, *_CLOSE_KEYS, "close_code", "status"),
         _PER_CLIENT_RATE_LIMIT,
+    ),
+    "session.opened": LogEvent(
+        "A client opened a resumable session, whose backend is connected.", ("debug",), ("id", "session", "route")
+    ),
+    "session.detached": LogEvent(
+        "A session has lost its connection, and waits for its client.", ("debug",), ("id", "session", "route")
+    ),
+    "session.resumed": LogEvent(
+        "A session goes on over the connection `id`.", ("debug",), ("id", "session", "route", "replayed_bytes")
+    ),
+    "session.closed": LogEvent(
+        "A resumable session ended, and its backend's connection with it; its summary. `id` is its latest connection.",
+        ("info", "warning", "error"),
+        (
+            *_CONNECTION_KEYS,
+            *_CLOSE_KEYS,
+            "session",
+            "close_code",
+            "bytes_to_backend",
+            "bytes_to_client",
+            "transports",
+            "replayed_bytes",
+        ),
     ),
     "connection.empty": LogEvent(
         "The client closed the connection without sending anything, as health checks and browsers do.",
@@ -441,6 +464,9 @@ LOG_KEYS: Final[dict[str, str]] = {
     "listen_address": "address of the listener; in `listener.error` as configured",
     "client_address": "address that is banned, or of a client of the admin API, without port",
     "subprotocol": "selected subprotocol",
+    "session": "id of the resumable session; not secret",
+    "transports": "connections that the session has had",
+    "replayed_bytes": "payload bytes that were sent to the client again",
     "host": "Host header of the request",
     "user_agent": "User-Agent header of the request",
     "tls": "version of TLS that the client uses, on listeners with TLS",
@@ -452,7 +478,7 @@ LOG_KEYS: Final[dict[str, str]] = {
     "skipped": "routes that do not match the request, each with what is different: its host, its path, or its kind",
     "steps": "steps to reach the backend in order, each with its result and its duration",
     "connect_seconds": "how long it took to reach the backend, or to fail",
-    "duration_seconds": "how long the connection lasted",
+    "duration_seconds": "how long the connection or session lasted",
     "ban_seconds": "how long the ban lasts",
     "close_code": "WebSocket close code sent by a peer",
     "problem": "code of the error or warning, such as E012 or W003",

@@ -61,6 +61,7 @@ class Side:
         reject_http: Whether a raw client that sends an HTTP request is rejected; see `HttpRequestGuard`.
         leftover: Bytes that were read from it and not decoded; they come before what the transport gives.
         state: Where an earlier relay stopped; None for a fresh side.
+        resumable: Whether its client has the subprotocol of resumable sessions.
     """
 
     transport: Transport
@@ -71,6 +72,7 @@ class Side:
     reject_http: bool = False
     leftover: bytes = b""
     state: SideState | None = None
+    resumable: bool = False
 
 
 class Receiving(enum.Enum):

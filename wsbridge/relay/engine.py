@@ -19,10 +19,12 @@ from wsbridge import taskless
 from wsbridge.limits.rate import SharedBucket
 from wsbridge.net.address import LocalAddress
 from wsbridge.net.transport import SocketTransport
+from wsbridge.protocol.resume_server import ServerSession
 from wsbridge.reasons import REASONS, Initiator, Reason, Termination
-from wsbridge.relay.endpoint import RawEndpoint, Side, build_endpoint, detach_side
+from wsbridge.relay.endpoint import Endpoint, RawEndpoint, Side, build_endpoint, detach_side
 from wsbridge.relay.loop import RelayLoop
 from wsbridge.relay.relay import Relay, RelayOptions
+from wsbridge.relay.session_relay import Carrier, ReplayMemory, SessionOwner, SessionRelay, encode_error
 
 
 @dataclass(slots=True)
@@ -159,8 +161,49 @@ class Engine(Protocol):
             may_begin: Asked right before; if it returns False, nothing is done.
         """
 
-    async def close_front(self, front: Side, termination: Termination, options: RelayOptions) -> Termination:
-        """End an accepted side for which there is no other; gives the termination with the close code that was sent."""
+    def open_session(
+        self,
+        session: ServerSession,
+        back: Side,
+        options: RelayOptions,
+        memory: ReplayMemory,
+        owner: SessionOwner,
+        share: SharedBucket | None = None,
+    ) -> SessionRelay:
+        """Begin to relay between a backend and a session, which has no transport before `carry`.
+
+        Args:
+            session: Its state machine, past `opened`.
+            back: The dialled side.
+            options: See `start`.
+            memory: What all sessions hold.
+            owner: Is asked and told what becomes of the session.
+            share: See `start`.
+        """
+
+    def carry(self, connection_id: int, relay: SessionRelay, front: Side) -> Relaying:
+        """Go on with a session over another transport; the one that it had before ends.
+
+        Args:
+            connection_id: See `start`. `terminate` of it ends the session.
+            relay: That of the session, which has been opened or resumed for this transport.
+            front: The accepted side, past the first frame.
+
+        Returns:
+            The transport; its end is that of the session only where its result says so.
+        """
+
+    async def close_front(
+        self, front: Side, termination: Termination, options: RelayOptions, refusal: tuple[int, str] | None = None
+    ) -> Termination:
+        """End an accepted side for which there is no other; gives the termination with the close code that was sent.
+
+        Args:
+            front: The side.
+            termination: Why.
+            options: See `start`.
+            refusal: Code and text for a client of a resumable session; None: those of the reason.
+        """
 
     @property
     def connection_ids(self) -> list[int]:
@@ -224,6 +267,38 @@ class StartedRelay:
         return self._engine.forget(self._connection_id, self._relay)
 
 
+class CarriedTransport:
+    """A transport of a session; see `Relaying`.
+
+    Args:
+        engine: Its engine.
+        carrier: The transport.
+    """
+
+    __slots__ = ("_carrier", "_engine", "ended")
+
+    def __init__(self, engine: PythonEngine, carrier: Carrier) -> None:
+        self._engine = engine
+        self._carrier = carrier
+        self.ended = carrier.ended
+
+    def abort(self) -> None:
+        """Reset the transport; the session goes on without it."""
+        carrier = self._carrier
+        self._engine.loop.update_clock()
+        if carrier.relay is not None:
+            carrier.relay.lose(carrier, "the connection was cut off")
+        elif carrier.closing is not None:
+            self._engine.abort(carrier.closing)
+        elif not carrier.closed:
+            carrier.closed = True
+            carrier.transport.abort()
+
+    def result(self) -> RelayResult:
+        """See `Relaying.result`."""
+        return self._engine.forget_carrier(self._carrier)
+
+
 class PythonEngine:
     """The engine that needs nothing but Python; see `Engine`."""
 
@@ -232,13 +307,14 @@ class PythonEngine:
     def __init__(self, max_lingering: int = 256, loop: RelayLoop | None = None) -> None:
         self.loop = loop or RelayLoop(max_lingering)
         self._relays: dict[int, tuple[Relay, Side, Side]] = {}
+        self._carriers: dict[int, Carrier] = {}
         self._closed_socket = socket.socket()
         self._closed_socket.close()
 
     @property
     def connection_ids(self) -> list[int]:
         """See `Engine.connection_ids`."""
-        return list(self._relays)
+        return [*self._relays, *self._carriers]
 
     def find(self, connection_id: int) -> Relay | None:
         """Give the state machine of a connection while it is relayed."""
@@ -316,13 +392,94 @@ class PythonEngine:
             relay.carried_by,
         )
 
-    async def close_front(self, front: Side, termination: Termination, options: RelayOptions) -> Termination:
+    def open_session(
+        self,
+        session: ServerSession,
+        back: Side,
+        options: RelayOptions,
+        memory: ReplayMemory,
+        owner: SessionOwner,
+        share: SharedBucket | None = None,
+    ) -> SessionRelay:
+        """See `Engine.open_session`."""
+        self.loop.update_clock()
+        relay = SessionRelay(session, back, options, self.loop, memory, owner, self._close_carrier)
+        if share is not None or options.bytes_per_second is not None:
+            relay.share = share
+            relay.apply_rate_limits()
+        self.loop.add_session(relay)
+        return relay
+
+    def carry(self, connection_id: int, relay: SessionRelay, front: Side) -> Relaying:
+        """See `Engine.carry`."""
+        self.loop.update_clock()
+        carrier = self._carriers[connection_id] = Carrier(connection_id, front)
+        carried = CarriedTransport(self, carrier)
+        try:
+            relay.attach(carrier)
+        except BaseException:
+            carried.abort()
+            carried.result()
+            raise
+        return carried
+
+    def forget_carrier(self, carrier: Carrier) -> RelayResult:
+        """Return how a transport of a session ended, and know it no more."""
+        del self._carriers[carrier.connection_id]
+        if carrier.closing is not None:
+            carrier.closing.unlink()
+            carrier.closing = None
+        end = carrier.termination or _NO_REASON
+        return RelayResult(
+            end.reason,
+            end.initiator,
+            end.detail,
+            end.close_code,
+            carrier.bytes_to_backend,
+            carrier.bytes_to_client,
+            end.incomplete,
+            PythonEngine.name,
+        )
+
+    def _close_carrier(self, carrier: Carrier, options: RelayOptions, code: int | None, text: str) -> None:
+        """Close a transport that its session has no more."""
+        relay = carrier.closing = self._begin_close(carrier, options)
+        relay.termination = carrier.termination
+        relay.on_done = carrier.ended.end
+        carrier.discard_payload = True
+        relay.queue_close(carrier, code, text)
+        self._add_closing(relay)
+
+    def _begin_close(self, front: Endpoint, options: RelayOptions) -> Relay:
+        """Return a relay for a side for which there is no other."""
+        nobody = SocketTransport(self._closed_socket)  # needs no descriptor: there may be none left
+        relay = Relay(front, RawEndpoint(nobody), options, self.loop)
+        relay.abort(relay.back)
+        return relay
+
+    def _add_closing(self, relay: Relay) -> None:
+        relay.start_close_timer()
+        self.loop.add(relay)
+        self.loop.mark_ready(relay)
+
+    async def close_front(
+        self, front: Side, termination: Termination, options: RelayOptions, refusal: tuple[int, str] | None = None
+    ) -> Termination:
         """See `Engine.close_front`."""
         self.loop.update_clock()
-        nobody = Side(SocketTransport(self._closed_socket))  # needs no descriptor: there may be none left
-        relay = Relay(build_endpoint(front, nobody), RawEndpoint(nobody.transport), options, self.loop)
-        relay.abort(relay.back)
-        relay.terminate(termination)
+        relay = self._begin_close(build_endpoint(front, Side(SocketTransport(self._closed_socket))), options)
+        row, text = REASONS[termination.reason], termination.reason.value
+        code = row.session_code if front.resumable else row.close_code
+        if refusal is not None:
+            code, text = refusal
+        if not front.resumable or code is None:
+            relay.terminate(termination)
+        else:
+            relay.front.pending = [*(relay.front.pending or ()), *encode_error(relay.front, code, text)]
+            relay.termination, relay.front.discard_payload = termination, True
+            relay.queue_close(relay.front, code, text)
+            relay.start_close_timer()
+            self.loop.mark_ready(relay)
         wait = taskless.Wait()
         relay.on_done = wait.end
         try:
@@ -334,7 +491,7 @@ class PythonEngine:
             raise
         finally:
             relay.unlink()
-        return replace(termination, close_code=REASONS[termination.reason].close_code)
+        return replace(termination, close_code=code)
 
     def abort(self, relay: Relay) -> None:
         """Abort both sides at once."""

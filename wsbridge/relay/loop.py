@@ -14,6 +14,7 @@ from wsbridge.reasons import Reason, Termination
 from wsbridge.relay import timeouts
 from wsbridge.relay.endpoint import RX_CLOSED, Endpoint
 from wsbridge.relay.relay import Relay
+from wsbridge.relay.session_relay import SessionRelay
 from wsbridge.relay.timeouts import SLOT_SECONDS, TimedPair, TimerWheel
 from wsbridge.taskless import MAX_CATCH_UP, MAX_EVENTS, TIME_SLICE
 
@@ -57,20 +58,28 @@ class RelayLoop:
     def add(self, relay: Relay) -> None:
         """Add a pair; its first turn may come immediately."""
         for side in (relay.front, relay.back):
-            if side.closed:
-                continue
-            fd = side.transport.fd
-            side.transport.readable = side.transport.has_buffered()
-            self._sides[fd] = (relay, side)
-            self._epoll.register(fd, EPOLL_EVENTS)
-            if side.transport.readable or side.transport.read_state is not None:
-                self.mark_ready(relay)
+            if not side.closed:
+                self.watch(relay, side)
         if relay.termination is None and relay.front.pending is None and relay.back.pending is None:
             self.schedule(relay, timeouts.first_check(relay.options, self.now))
             return
         due = timeouts.check_timeouts(relay, self.now)
         if not relay.done:
             self.schedule(relay, due)
+
+    def watch(self, relay: Relay, side: Endpoint) -> None:
+        """Watch a side's descriptor; its first turn may come immediately."""
+        fd, transport = side.transport.fd, side.transport
+        transport.readable = transport.has_buffered()
+        self._sides[fd] = (relay, side)
+        self._epoll.register(fd, EPOLL_EVENTS)
+        if transport.readable or transport.read_state is not None:
+            self.mark_ready(relay)
+
+    def add_session(self, relay: SessionRelay) -> None:
+        """Add the relay of a session, which has no transport yet."""
+        self.watch(relay, relay.back)
+        self.schedule(relay, self.now)
 
     def update_clock(self) -> float:
         """Read the clock."""
@@ -164,7 +173,8 @@ class RelayLoop:
         self._guard(pair, self._check_timeouts)
 
     def _check_timeouts(self, relay: Relay) -> None:
-        due = timeouts.check_timeouts(relay, self.now)
+        now = self.now
+        due = relay.check_timeouts(now) if type(relay) is SessionRelay else timeouts.check_timeouts(relay, now)
         if not relay.done:
             # A deadline that has passed is not due once more in the same turn.
             self._wheel.schedule(relay, due if due > self.now else self.now + SLOT_SECONDS)

@@ -132,6 +132,9 @@ class Scheduler(Protocol):
     now: float
     lingering: int
 
+    def update_clock(self) -> float:
+        """Read the clock."""
+
     def mark_ready(self, relay: Relay) -> None:
         """Run a relay before the next wait."""
 
@@ -140,6 +143,9 @@ class Scheduler(Protocol):
 
     def may_linger(self) -> bool:
         """Whether one more socket may linger."""
+
+    def watch(self, relay: Relay, side: Endpoint) -> None:
+        """Watch a side's descriptor."""
 
     def unregister(self, side: Endpoint) -> None:
         """Watch a side's descriptor no longer."""

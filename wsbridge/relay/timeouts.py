@@ -26,14 +26,14 @@ def check_timeouts(relay: Relay, now: float) -> float:
     """
     due = now + MAX_CHECK_INTERVAL
     if relay.front.tx is TX_OPEN or relay.back.tx is TX_OPEN:
-        due = min(_check_lifetime(relay, now), _check_idle(relay, now))
+        due = min(check_lifetime(relay, now), check_idle(relay, now))
     for side in (relay.front, relay.back):
         if side.tx is TX_OPEN or relay.has_pending_delivery(side):
-            due = min(due, _check_write(relay, side, now))
+            due = min(due, check_write(relay, side, now))
         if side.tx is TX_OPEN and side.rx is RX_OPEN and side.is_websocket:
-            due = min(due, _check_ping(relay, side, now))
+            due = min(due, check_ping(relay, side, now))
     if relay.termination is not None and not relay.done:
-        due = min(due, _check_close(relay, now))
+        due = min(due, check_close(relay, now))
     return due
 
 
@@ -72,7 +72,8 @@ def calm_deadline(
     return due
 
 
-def _check_lifetime(relay: Relay, now: float) -> float:
+def check_lifetime(relay: Relay, now: float) -> float:
+    """End what is too old, or whose client's credentials have expired."""
     limit, expires = relay.options.max_lifetime, relay.options.auth_expires
     due = now + MAX_CHECK_INTERVAL
     if limit is not None:
@@ -86,7 +87,8 @@ def _check_lifetime(relay: Relay, now: float) -> float:
     return due
 
 
-def _check_idle(relay: Relay, now: float) -> float:
+def check_idle(relay: Relay, now: float) -> float:
+    """End what has carried no payload within `idle`."""
     limit = relay.options.idle
     if limit is None:
         return now + MAX_CHECK_INTERVAL
@@ -112,7 +114,7 @@ def _has_unacked_data(side: Endpoint) -> bool:
     return side.pending is not None or side.transport.unacked_bytes() > 0
 
 
-def _check_write(relay: Relay, side: Endpoint, now: float) -> float:
+def check_write(relay: Relay, side: Endpoint, now: float) -> float:
     """A side with pending bytes must acknowledge some within `write`."""
     limit = relay.options.write
     if limit is None:
@@ -131,7 +133,7 @@ def _check_write(relay: Relay, side: Endpoint, now: float) -> float:
     return min(now + limit / WRITE_CHECKS, side.stalled_since + limit)
 
 
-def _check_ping(relay: Relay, side: Endpoint, now: float) -> float:
+def check_ping(relay: Relay, side: Endpoint, now: float) -> float:
     """Ping a side that is silent in either direction; without any byte from it, `ping_timeout` runs.
 
     It runs from when the ping was acknowledged, and is suspended while that side is not read because the other one is
@@ -165,7 +167,7 @@ def _check_ping(relay: Relay, side: Endpoint, now: float) -> float:
     return min(side.ping_timer_start + pong, now + min(ping / 2, pong / 4))
 
 
-def _check_close(relay: Relay, now: float) -> float:
+def check_close(relay: Relay, now: float) -> float:
     """An ending that makes no progress within its limit is forced."""
     sides = (relay.front, relay.back)
     for side in sides:

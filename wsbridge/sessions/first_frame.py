@@ -1,0 +1,88 @@
+"""The first frame of a client that wants a resumable session: whether it opens one or resumes one."""
+
+from __future__ import annotations
+
+import trio
+
+from wsbridge.protocol.resume_frames import Failure, Frame, FrameReader, Malformed, Open, Resume
+from wsbridge.protocol.websocket import CLOSE, PING, PONG, WebSocketFraming, decode_close_body
+from wsbridge.reasons import Reason, Rejected
+from wsbridge.relay.endpoint import Side, SideState
+from wsbridge.relay.relay import describe_close
+
+
+def session_side(side: Side) -> Side:
+    """Return the side of a client after a 101 for the subprotocol: with the framing that all its input goes through."""
+    framing = WebSocketFraming("server", "bytes", side.max_frame_bytes)
+    return Side(
+        side.transport, "server", max_frame_bytes=side.max_frame_bytes, state=SideState(framing), resumable=True
+    )
+
+
+async def read_first_frame(side: Side, timeout: float, read_scopes: set[trio.CancelScope]) -> Open | Resume:
+    """Read the first frame.
+
+    Args:
+        side: Of `session_side`.
+        timeout: Seconds.
+        read_scopes: Contains the scope of this wait while it lasts; cancelling that counts as the timeout.
+
+    Raises:
+        Rejected: It did not come in time, or is none that may come first.
+    """
+    reader = FrameReader()
+    with trio.move_on_after(timeout) as scope:
+        read_scopes.add(scope)
+        try:
+            while True:
+                frames = await _read_frames(side, reader)
+                if frames:
+                    return _check_first(frames)
+        finally:
+            read_scopes.discard(scope)
+    raise Rejected(Reason.HANDSHAKE_TIMEOUT, f"no frame within resume.first_frame, {timeout:g} s")
+
+
+async def _read_frames(side: Side, reader: FrameReader) -> list[Frame]:
+    """Read once, and answer pings."""
+    assert side.state is not None and isinstance(side.state.framing, WebSocketFraming)  # noqa: S101 (see `session_side`)
+    transport, framing = side.transport, side.state.framing
+    try:
+        data = await transport.read_some()
+    except OSError as error:
+        raise Rejected(transport.fault or Reason.CLIENT_LOST, f"before the first frame: {error}") from None
+    if not data:
+        raise Rejected(Reason.CLIENT_LOST, "before the first frame: the connection ended without a close frame")
+    used, chunks, marks, controls, violation = framing.decode(data)
+    transport.unread(data[used:])
+    frames = reader.read(chunks, marks or [])
+    for opcode, body in controls or ():
+        if opcode == CLOSE:
+            raise Rejected(Reason.CLIENT_CLOSED, describe_close(*decode_close_body(body)))
+        if opcode == PING:
+            await _send(side, framing.encode_control(PONG, body))
+    if violation is not None:
+        raise Rejected(violation.reason, violation.detail)
+    return frames
+
+
+async def _send(side: Side, frame: bytes) -> None:
+    try:
+        await side.transport.write_all(frame)
+    except OSError as error:
+        raise Rejected(Reason.CLIENT_LOST, f"before the first frame: {error}") from None
+
+
+def _check_first(frames: list[Frame]) -> Open | Resume:
+    """Return the one frame that a client may send before it is answered."""
+    first = frames[0]
+    failure = next((frame for frame in frames if isinstance(frame, Failure)), None)
+    if failure is not None:
+        raise Rejected(Reason.CLIENT_CLOSED, f"ERROR {failure.code} before the session was opened")
+    if isinstance(first, Malformed):
+        raise Rejected(Reason.PROTOCOL_ERROR, first.detail)
+    if not isinstance(first, Open | Resume):
+        raise Rejected(Reason.PROTOCOL_ERROR, f"{type(first).__name__.upper()} as the first frame")
+    if len(frames) > 1:
+        raise Rejected(Reason.PROTOCOL_ERROR, f"{type(frames[1]).__name__.upper()} before the session was opened")
+    return first
