@@ -27,6 +27,7 @@ class SessionClient:
         finished: Whether the peer has ended its stream.
         close: Code and text of the last close frame that came.
         going_away: What GOAWAY said.
+        port: Where it connects to.
         paused: Nothing more is consumed, so that nothing more is acknowledged.
     """
 
@@ -39,7 +40,7 @@ class SessionClient:
         self.paused = False
         self.going_away: GoingAway | None = None
         self.client: Client | None = None
-        self._port = port
+        self.port = port
         self._tls = tls
         self.nursery = nursery
         self._changed = trio.Event()
@@ -62,7 +63,7 @@ class SessionClient:
     async def connect(self, path: str = "/", *headers: str, frame_too: bool = True) -> None:
         """Open a transport, and begin or resume on it."""
         self.cut()
-        client = await Client.connect(self._port, tls=self._tls)
+        client = await Client.connect(self.port, tls=self._tls)
         try:
             head = await client.upgrade(path, OFFER, *headers)
             assert f"Sec-WebSocket-Protocol: {RESUME_SUBPROTOCOL}" in head, head
@@ -81,9 +82,9 @@ class SessionClient:
         await self.until(lambda: self.machine.state.value == "attached" or self.ended is not None)
         assert self.ended is None, self.ended
 
-    async def until(self, condition: Callable[[], object]) -> None:
+    async def until(self, condition: Callable[[], object], seconds: float = 20) -> None:
         """Wait until something holds."""
-        with trio.fail_after(20):
+        with trio.fail_after(seconds):
             while not condition():
                 self._changed = trio.Event()
                 with trio.move_on_after(0.05):
@@ -236,8 +237,10 @@ async def session(port: int, window: int = 0, *, tls: bool = False) -> AsyncIter
     """Give a client of one session; at the end its transport is cut."""
     async with trio.open_nursery() as nursery:
         client = SessionClient(port, nursery, window, tls=tls)
-        yield client
-        client.drop_all()
+        try:
+            yield client
+        finally:
+            client.drop_all()
         nursery.cancel_scope.cancel()
 
 
@@ -246,9 +249,11 @@ async def clients(port: int, count: int) -> AsyncIterator[list[SessionClient]]:
     """Give clients of several sessions; see `session`."""
     async with trio.open_nursery() as nursery:
         found = [SessionClient(port, nursery) for _ in range(count)]
-        yield found
-        for client in found:
-            client.drop_all()
+        try:
+            yield found
+        finally:
+            for client in found:
+                client.drop_all()
         nursery.cancel_scope.cancel()
 
 

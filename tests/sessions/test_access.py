@@ -15,7 +15,17 @@ from tests.serving import Served, backend, config_of, serving, written
 from tests.sessions.client import OFFER, SessionClient, clients, message, one_session, opened, route_of, session
 from wsbridge import revocation
 from wsbridge.auth.passwords import hash_password
-from wsbridge.protocol.resume_frames import REJECTED_TEXT, Ack, Failure, Fin, Open, Resume, decode_message, encode_frame
+from wsbridge.protocol.resume_frames import (
+    REJECTED_TEXT,
+    Ack,
+    Failure,
+    Fin,
+    Open,
+    Resume,
+    Resumed,
+    decode_message,
+    encode_frame,
+)
 from wsbridge.reasons import Reason
 
 REJECTED = (4001, REJECTED_TEXT)
@@ -172,6 +182,19 @@ async def test_tokens_that_are_not_valid() -> None:
             assert (await refused(other))[0] == 4003
         await client.send(b" still here")
         await client.until(lambda: client.received == b"hello still here")
+
+
+async def test_transports_that_race() -> None:
+    """Of several that resume with the same token the newest attempt wins: an older one that comes late gets 4003."""
+    async with one_session() as (_, served, client):
+        machine, answers = client.machine, []
+        for attempt in (2, 1, 3):
+            with await served.upgraded("/", OFFER) as other:
+                await other.send(resume_of(machine.epoch, machine.session_id, machine._token, attempt))
+                answers.append(decode_message((await other.frame())[1]))
+        assert [type(answer) for answer in answers] == [Resumed, Failure, Resumed]
+        await client.until(lambda: client.ended)
+        assert client.end is not None and client.end[0] == 4003
 
 
 async def test_positions_that_do_not_fit_end_the_session() -> None:
