@@ -58,7 +58,7 @@ def test_page(demo: Program, page: Page, tmp_path: Path) -> None:
     terminal = page.locator("#terminal")
     expect(page.locator("#state")).to_have_text("open")
     expect(terminal).to_contain_text("wsbridge demo service")
-    expect(page.locator("#subprotocol")).to_have_text("binary")
+    expect(page.locator("#subprotocol")).to_have_text("resume")
 
     say(page, "flood 16")
     expect(terminal).to_contain_text("Done: 16.0 MiB")
@@ -81,12 +81,32 @@ def test_page(demo: Program, page: Page, tmp_path: Path) -> None:
     page.locator("#reconnect").click()
     expect(page.locator("#state")).to_have_text("open")
     page.get_by_role("button", name="reset").click()
-    expect(page.locator("#reason-name")).to_have_text("1011 backend_reset")
+    expect(page.locator("#reason-name")).to_have_text("4012 backend_reset")
 
     say(page, "")
     expect(page.locator("#state")).to_have_text("open")
     page.locator("#disconnect").click()
     expect(page.locator("#reason-name")).to_have_text("1000 client_closed")
+
+
+@pytest.mark.browser
+def test_pull_the_plug(demo: Program, page: Page, tmp_path: Path) -> None:
+    """The service counts on without the connection; what it sent is replayed, and so is what was typed meanwhile."""
+    state = page.locator("#state")
+    expect(state).to_have_text("open")
+    page.locator("#pull").click()
+    expect(state).to_have_text("reconnecting")
+    expect(page.locator("#pull")).to_be_disabled()
+    expect(page.locator(".numbers .live")).to_have_count(15)
+    page.screenshot(path=tmp_path / "unplugged.png")
+    expect(state).to_have_text("open")
+    expect(page.locator("#plug-result")).to_contain_text("of 80, none is missing, none came twice")
+    page.screenshot(path=tmp_path / "plugged.png")
+    late = page.locator(".numbers .late").count()
+    assert 30 <= late <= 50
+    expect(page.locator("#plug-result")).to_contain_text(f" {late} numbers (")
+    expect(page.locator(".numbers .live")).to_have_count(80 - late)
+    demo.line("session.closed|connection.closed")
 
 
 @pytest.mark.browser

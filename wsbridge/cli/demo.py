@@ -106,7 +106,13 @@ def demo_config(bind: str, port: int, host_names: Sequence[str] = (), engine: st
     return {
         "listeners": {"page": {"bind": bind, **names}},
         "routes": {
-            "terminal": {"match": {"path": "/ws"}, "backend": f"tcp://127.0.0.1:{port}", "auth": "none"},
+            "terminal": {
+                "match": {"path": "/ws"},
+                "backend": f"tcp://127.0.0.1:{port}",
+                "auth": "none",
+                "resume": {"ttl": "1m", "keepalive": "5s"},
+            },
+            "resume-client": {"match": {"path": "/resume.js"}, "respond": "resume.js", "auth": "none"},
             "page": {"match": "any", "files": str(PAGE_DIRECTORY), "auth": "none"},
         },
         "timeouts": dict(DEMO_TIMEOUTS),

@@ -1,21 +1,32 @@
-// The demo page: one WebSocket to /ws, shown as a terminal (terminal.js) with its round trip (pings.js), its rates
-// (meters.js) and the reason why it ended (reasons.js).
+// The demo page: one session to /ws, shown as a terminal (terminal.js) with its round trip (pings.js), its rates
+// (meters.js) and the reason why it ended (reasons.js). It survives that its connection is cut (plug.js).
 
 import { Meters } from "./meters.js";
 import { Pings } from "./pings.js";
+import { Cable, Plug } from "./plug.js";
 import { explain } from "./reasons.js";
+import { ResumableWebSocket } from "./resume.js"; // a route of its own
 import { Plain, Terminal } from "./terminal.js";
+import { seconds } from "./units.js";
 
 const PING_EVERY = 2000; // milliseconds
 const FIRST_PING = 300;
 const CONNECT_WITHIN = 15000;
 const MAX_HISTORY = 100;
 const SUBPROTOCOLS = ["binary"];
+const PLACEHOLDERS = {
+  connecting: "connecting …",
+  open: "help",
+  reconnecting: "sent later",
+  closed: "press Enter to reconnect",
+};
 
 const find = (id) => document.getElementById(id);
 const input = find("input");
 const terminal = new Terminal(find("terminal"));
 const meters = new Meters(find);
+const cable = new Cable();
+const plug = new Plug(cable, find, (line) => say(line));
 const encoder = new TextEncoder();
 const url = new URL("/ws", location.href.replace(/^http/, "ws"));
 url.search = url.hash = "";
@@ -36,16 +47,18 @@ class Connection {
     show("connecting");
     meters.restart();
     terminal.restart();
-    this.#socket = new WebSocket(url, SUBPROTOCOLS);
+    const options = { WebSocket: cable.WebSocket, connectTimeout: CONNECT_WITHIN };
+    this.#socket = new ResumableWebSocket(url, SUBPROTOCOLS, options);
     this.#socket.binaryType = "arraybuffer";
     this.#socket.onopen = () => this.#open();
     this.#socket.onmessage = ({ data }) => this.#receive(data);
+    this.#socket.onreconnecting = ({ detail }) => this.#reconnecting(detail);
+    this.#socket.onresumed = ({ detail }) => this.#resumed(detail);
     this.#socket.onclose = (event) => this.#closed(event);
-    this.#timers.push(setTimeout(() => this.#opened || this.#socket.close(), CONNECT_WITHIN));
   }
 
   get open() {
-    return this.#socket.readyState === WebSocket.OPEN;
+    return this.#socket.readyState === WebSocket.OPEN; // also while it reconnects: what is said goes out then
   }
 
   say(line) {
@@ -63,16 +76,29 @@ class Connection {
   #open() {
     this.#opened = true;
     show("open");
-    meters.opened(this.#socket.protocol || "none");
+    meters.opened(this.#socket.protocol || "none", this.#socket.resumable);
     terminal.write(`connected to ${url.host}\n`, "note");
     this.#timers.push(setTimeout(() => this.#ping(), FIRST_PING));
     this.#timers.push(setInterval(() => this.#ping(), PING_EVERY));
   }
 
+  #reconnecting({ attempt, reason }) {
+    show("reconnecting");
+    if (attempt === 1) terminal.write(`${reason}; the session is kept\n`, "note");
+  }
+
+  #resumed(detail) {
+    show("open");
+    terminal.write(`connected again after ${seconds(detail.outage)}\n`, "note");
+    plug.resumed(detail);
+  }
+
   #receive(data) {
     const text = typeof data === "string" ? data : this.#decoder.decode(data, { stream: true });
     const before = this.#pings.bytes;
-    terminal.write(this.#pings.filter(text, performance.now()));
+    const shown = this.#pings.filter(text, performance.now());
+    terminal.write(shown);
+    plug.received(shown);
     const size = typeof data === "string" ? encoder.encode(data).length : data.byteLength;
     meters.received(size - (this.#pings.bytes - before));
   }
@@ -88,12 +114,14 @@ class Connection {
   #closed(event) {
     this.#timers.forEach(clearTimeout);
     terminal.write(this.#decoder.decode());
-    const { name, words, clean, side } = explain(event, { opened: this.#opened, ours: this.#ours });
+    const lost = this.#socket.state === "lost";
+    const { name, words, clean, side } = explain(event, { opened: this.#opened, ours: this.#ours, lost });
     find("reason-name").textContent = new Plain().push(name);
     find("reason-words").textContent = words;
     find("reason").classList.toggle("clean", clean);
     terminal.write(`closed: ${new Plain().push(name)}\n`, "note");
     meters.closed();
+    plug.end();
     document.body.dataset.ended = clean ? "" : side;
     show("closed");
   }
@@ -104,10 +132,12 @@ function show(state) {
   find("state").textContent = state;
   find("reason").hidden = state !== "closed";
   find("reconnect").disabled = state !== "closed";
-  find("disconnect").disabled = state !== "open";
+  const live = state === "open" || state === "reconnecting";
+  find("disconnect").disabled = !live;
   find("send").disabled = state === "connecting"; // enabled when closed: Enter presses it, and reconnects
-  for (const button of find("commands").children) button.disabled = state !== "open";
-  input.placeholder = { connecting: "connecting …", open: "help", closed: "press Enter to reconnect" }[state];
+  for (const button of find("commands").children) button.disabled = !live;
+  plug.allow(state === "open");
+  input.placeholder = PLACEHOLDERS[state];
 }
 
 function connect() {

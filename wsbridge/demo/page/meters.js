@@ -36,9 +36,9 @@ export class Meters {
     this.#show({ rtt: "–", "rtt-best": "", subprotocol: "–", age: "" });
   }
 
-  opened(subprotocol) {
+  opened(subprotocol, resumable) {
     this.#since = performance.now();
-    this.#show({ subprotocol });
+    this.#show({ subprotocol: resumable ? "resume" : subprotocol });
   }
 
   closed() {

@@ -40,6 +40,12 @@ export const REASONS = {
   route_removed: "The route of this connection was removed from the configuration.",
   closed_by_operator: "An operator closed this connection.",
   access_revoked: "The access of this user or token was revoked.",
+  resume_rejected: "The session cannot be resumed: the bridge does not know it (any more).",
+  resume_gap: "The session cannot be resumed without a gap.",
+  superseded: "Another connection has resumed the session.",
+  session_lost: "The bridge was restarted, and the session is lost.",
+  session_expired: "The page was away for too long: the session has expired.",
+  session_displaced: "Too many sessions wait for their pages; this one was ended for a newer one.",
   internal_error: "An error in the bridge; see its log.",
   served: "The request was answered.",
 };
@@ -57,6 +63,17 @@ const CODES = {
   1012: "The bridge is being restarted.",
   1013: "The bridge is overloaded. Try again in a moment.",
   1014: "The bridge could not reach the service.",
+  4001: "The session cannot be resumed: it has expired.",
+  4002: "The session cannot be resumed without a gap.",
+  4003: "Another connection has resumed the session.",
+  4004: "The bridge was restarted, and the session is lost.",
+  4008: "A peer violated the protocol of sessions.",
+  4009: "A rule of the bridge ended the session.",
+  4010: "The service refused the connection: nothing listens at its address.",
+  4011: "The bridge cannot reach the service's address.",
+  4012: "The service reset the TCP connection.",
+  4013: "The bridge has no room for another session. Try again in a moment.",
+  4014: "The bridge is about to be restarted. Reconnect in a moment.",
 };
 
 const LOST = "The connection broke without a Close frame: the bridge was killed, or the network failed.";
@@ -69,8 +86,10 @@ function sideOf(name) {
 }
 
 // Describe a close event by a short name, a sentence and a side. `opened`: whether it was open. `ours`: closed by the user.
-export function explain({ code, reason }, { opened, ours }) {
+// `lost`: the session could not be resumed.
+export function explain({ code, reason }, { opened, ours, lost }) {
   if (ours) return { name: `${code} ${reason || "client_closed"}`, words: REASONS.client_closed, clean: true, side: "client" };
+  if (code === 1006 && lost) return { name: "1006 lost", words: `The session is lost: ${reason}.`, clean: false, side: "client" };
   if (code === 1006) return { name: "1006", words: opened ? LOST : NEVER_OPEN, clean: false, side: "client" };
   const words = Object.hasOwn(REASONS, reason) ? REASONS[reason] : (CODES[code] ?? "The other side sent an application's own code.");
   const clean = code === 1000 || code === 1001 || code === 1012;

@@ -11,8 +11,12 @@ export function size(bytes) {
   return `${step && bytes < 100 ? bytes.toFixed(1) : Math.round(bytes)} ${STEPS[step]}`;
 }
 
+export function seconds(time) {
+  return `${(time / 1000).toFixed(1)} s`;
+}
+
 export function milliseconds(time) {
-  if (time >= 1000) return `${(time / 1000).toFixed(1)} s`;
+  if (time >= 1000) return seconds(time);
   return `${time < 10 ? time.toFixed(1) : Math.round(time)} ms`;
 }
 
