@@ -34,7 +34,7 @@ const GONE = { 4001: true, 4002: true, 4004: true }; // the server does not have
 const TRY_LATER = { 4013: true, 4014: true };
 const DETACHING = { 1001: true, 1005: true, 1006: true, 1012: true }; // only the transport ended
 const DETACH = 4003; // what a client closes a transport with that it replaces
-const ABORTED = 4000;
+const ABORTED = 4012; // the page breaks its stream off: the backend is reset
 
 const WORDS = {
   1001: "the other side goes away",
@@ -637,7 +637,7 @@ export class ResumableWebSocket extends EventTarget {
   }
 
   // A stream of what send() accepts. A write waits while a window is not acknowledged; close ends this direction alone
-  // (half-close), and resolves once everything has been acknowledged.
+  // (half-close), and resolves once everything has been acknowledged; abort resets the backend's connection.
   get writable() {
     this.#writable ??= new WritableStream({
       start: (controller) => void (this.#writeController = controller),
@@ -922,7 +922,7 @@ export class ResumableWebSocket extends EventTarget {
     if (this.#session.complete) return this.#sendClose(1000, "");
     if (!this.#closing || this.#readingCount) return;
     const { code, reason } = this.#closing;
-    // Behind 1000 all has arrived; other codes break the session off, and may overtake what the backend has not taken.
+    // 1000 comes when all has arrived, other codes when all was sent.
     if (code === 1000 ? !this.#session.unacknowledged : !this.#session.unsent) this.#sendClose(code, reason);
   }
 

@@ -608,7 +608,7 @@ describe("streams", () => {
     assert.deepEqual(first.transport.closed, [1000, ""]);
     const second = await live();
     await second.socket.writable.abort();
-    assert.deepEqual(second.transport.closed, [4000, "aborted"]);
+    assert.deepEqual(second.transport.closed, [4012, "aborted"]);
   });
 
   test("of a plain WebSocket", async () => {
