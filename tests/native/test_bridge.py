@@ -12,7 +12,7 @@ import trio
 
 from tests.contract.conftest import ENGINES
 from tests.contract.sides import CALM, bridged, exchange, running, side, until
-from tests.serving import backend, serving, written
+from tests.serving import backend, open_files, serving, written
 from wsbridge import native
 from wsbridge.net.address import LocalAddress
 from wsbridge.reasons import Reason
@@ -231,6 +231,98 @@ async def test_whatever_is_asked_of_a_pair_python_has_it_then(what, monkeypatch)
         else:
             engine.loop.fail()
             assert (await relay.ended()).reason is Reason.INTERNAL_ERROR
+
+
+async def dissolved(relay) -> None:
+    """Wait until Python has nothing of a pair any more."""
+    await until(lambda: relay.pair is None and relay.engine.figures(relay.id).engine == "native", "it is lent again")
+
+
+@pytest.mark.parametrize("what", ["client", "backend", "terminate", "detach", "abort", "panic"])
+async def test_a_pair_that_came_back_needs_no_relay_again(what, monkeypatch):
+    """As often as it comes back; its bytes count on, and its descriptors are closed once, whatever ends it."""
+    monkeypatch.setattr(native_engine, "REST", 0.01)
+    monkeypatch.setattr(native_engine.log, "error", lambda *_, **__: None)
+    before = open_files()
+    async with running(one_thread) as engine, bridged(engine, "ws", close=0.5) as relay:
+        for _ in range(3):
+            await exchange(relay.front, relay.back, b"hello")
+            relay.take_back()
+            assert relay.pair is not None
+            await exchange(relay.back, relay.front, b"hi")
+            await dissolved(relay)
+        assert engine.payload_bytes(relay.id) == (15, 6)
+        figures = engine.figures(relay.id)
+        assert (figures.bytes_to_backend, figures.bytes_to_client) == (15, 6)
+        await exchange(relay.front, relay.back, b"hello")
+        reason = {"client": Reason.CLIENT_CLOSED, "backend": Reason.BACKEND_CLOSED, "panic": Reason.INTERNAL_ERROR}
+        if what in ("client", "backend"):
+            await (relay.front if what == "client" else relay.back).finish()
+            await (relay.back if what == "client" else relay.front).to_the_end()
+            await (relay.back if what == "client" else relay.front).finish()
+        elif what == "terminate":
+            engine.terminate(relay.id, Reason.DRAINING)
+            await relay.both()
+        elif what == "detach":
+            for side_ in relay.detach(Reason.DRAINING):
+                side_.transport.close()
+        elif what == "abort":
+            relay.scope.cancel()
+        else:
+            engine.loop.fail()
+        if what == "abort":
+            await relay.over.wait()
+            assert (await relay.back.to_the_end()).ending == "reset"
+        else:
+            end = await relay.ended()
+            assert end.reason is reason.get(what, Reason.DRAINING)
+            assert (end.bytes_to_backend, end.bytes_to_client, end.engine) == (20, 6, "native")
+        assert engine.payload_bytes(relay.id) is None
+    assert open_files() == before
+
+
+async def test_a_pair_is_pinged_from_both_places(monkeypatch):
+    """Each ping has Python look at it for a moment; the round trip is known afterwards, too."""
+    monkeypatch.setattr(native_engine, "REST", 0.01)
+    async with (
+        running(one_thread) as engine,
+        bridged(engine, "ws", ping_interval=0.1, ping_timeout=5) as relay,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(relay.front.to_the_end)
+        for _ in range(2):
+            await until(lambda: relay.pair is not None, "it is pinged")
+            await dissolved(relay)
+            assert 0 <= engine.figures(relay.id).round_trip_seconds < 5
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_pair_that_came_back_and_is_declined_stays(monkeypatch):
+    """With its descriptors, which nobody closes."""
+    monkeypatch.setattr(native_engine, "REST", 0.01)
+    declined = []
+
+    class Declining:
+        def add(self, given):
+            declined.append(given)
+            results = lane.add([(tag, ends, (-1, *front[1:]), back, owns) for tag, ends, front, back, owns in given])
+            assert results == [-9]
+            return results
+
+        def __getattr__(self, name):
+            return getattr(lane, name)
+
+    async with running(one_thread) as engine, bridged(engine, "ws") as relay:
+        lane = engine.loop._lane
+        await exchange(relay.front, relay.back, b"hello")
+        relay.take_back()
+        engine.loop._lane = Declining()
+        await until(lambda: len(declined) > 1)
+        await exchange(relay.front, relay.back, b"hello")
+        await exchange(relay.back, relay.front, b"hi")
+        engine.loop._lane = lane
+        await dissolved(relay)
+        await exchange(relay.back, relay.front, b"hi")
 
 
 async def test_a_pair_that_is_not_connected_yet_can_be_given_up(listener):

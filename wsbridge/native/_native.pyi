@@ -8,7 +8,7 @@ __version__: str
 
 Framing = tuple[int, bytes, int, bytes, bool, int, bytes, int, bool, bytes]
 GivenSide = tuple[int, int, int, bool, int, int, float, int, Framing | None, TlsStream | None, bytes]
-LentPair = tuple[int, bool, GivenSide, GivenSide]
+LentPair = tuple[int, bool, GivenSide, GivenSide, bool]
 ReturnedSide = tuple[
     int,
     int,

@@ -66,11 +66,16 @@ class Bridge:
         front: As given: a relay of it begins with that.
         options: As given.
         started: When it was bridged, by the loop's clock.
+        last_payload: See `Relay.last_payload`; as it was when the extension got the pair, as all that follows.
+        last_received: See `Endpoint.last_received`, of the front.
+        last_sent: See `Endpoint.last_sent`, of the front.
+        round_trip: See `Endpoint.round_trip`, of the front.
         thread: Of the extension, while that has it; else negative.
         tag: By which the extension knows it.
-        relay: What relays it since it came back; None before.
+        relay: What relays it while it is here; None while the extension does.
         termination: Why it ended in the extension; None before.
-        received_bytes: Payload bytes that came from the client and from the backend, once it has ended there.
+        received_bytes: Payload bytes that came from the client and from the backend; all of them once it has ended
+            there.
         timer_slot: The wheel's slot it is in.
     """
 
@@ -82,9 +87,13 @@ class Bridge:
         "ended",
         "front",
         "is_relayed",
+        "last_payload",
+        "last_received",
+        "last_sent",
         "options",
         "received_bytes",
         "relay",
+        "round_trip",
         "started",
         "tag",
         "termination",
@@ -101,7 +110,8 @@ class Bridge:
         self.ended = Wait()
         self.is_relayed = False
         self.connect_seconds: float | None = None
-        self.started = 0.0
+        self.started = self.last_payload = self.last_received = self.last_sent = 0.0
+        self.round_trip: float | None = None
         self.thread = _ELSEWHERE
         self.tag = 0
         self.relay: Relay | None = None
@@ -154,6 +164,7 @@ class Bridges:
         self._tags = tags
         self._restore_relay = restore_relay
         self._by_tag: dict[int, Bridge] = {}
+        self._by_relay: dict[Relay, Bridge] = {}  # those that are here
         self.orders: list[_Order] = []
         self.carried: dict[int, Bridge] = {}
 
@@ -220,7 +231,8 @@ class Bridges:
                 transport.record_error(OSError(client_error, os.strerror(client_error)))
         elif thread >= 0 or unwatched is not None:
             transport.take_unread()
-            bridge.connect_seconds, bridge.is_relayed, bridge.started = seconds, True, self._loop.now
+            bridge.connect_seconds, bridge.is_relayed = seconds, True
+            bridge.started = bridge.last_payload = bridge.last_received = bridge.last_sent = self._loop.now
             self.carried[bridge.connection_id] = self._by_tag[bridge.tag] = bridge
             if unwatched is not None:
                 self.restore(unwatched)
@@ -238,12 +250,45 @@ class Bridges:
         if live is None:
             return None
         _, payload_age, received_ages, sent_ages, _ = live
-        now, started = self._loop.now, bridge.started
-        last_payload, received, sent = (
-            started if age < 0 else now - age for age in (payload_age, received_ages[0], sent_ages[0])
-        )
+        now = self._loop.now
+        last_payload = bridge.last_payload if payload_age < 0 else now - payload_age
+        received = bridge.last_received if received_ages[0] < 0 else now - received_ages[0]
+        sent = bridge.last_sent if sent_ages[0] < 0 else now - sent_ages[0]
         pinged = [min(received, sent)] if bridge.front.role != "raw" else []
-        return timeouts.calm_deadline(bridge.options, now, started, last_payload, pinged)
+        return timeouts.calm_deadline(bridge.options, now, bridge.started, last_payload, pinged)
+
+    def can_dissolve(self, relay: Relay) -> bool:
+        """Return whether the extension may have a pair again that came from there, with nothing of it here."""
+        bridge = self._by_relay.get(relay)
+        return bridge is not None and can_be_bridged(bridge.front, relay.options)
+
+    def dissolve(self, relay: Relay, thread: int, tag: int) -> None:
+        """Have no relay of a pair any more that the extension carries again, so that idle ones take little memory.
+
+        Args:
+            relay: As `can_dissolve` has been asked.
+            thread: Of the extension.
+            tag: By which the extension knows it.
+        """
+        bridge = self._by_relay.pop(relay)
+        front, back = relay.front, relay.back
+        bridge.options = relay.options
+        bridge.last_payload, bridge.last_received, bridge.last_sent = (
+            relay.last_payload,
+            front.last_received,
+            front.last_sent,
+        )
+        bridge.round_trip, bridge.received_bytes = relay.round_trip, relay.received_bytes
+        bridge.thread, bridge.tag, bridge.relay = thread, tag, None
+        self._loop.unschedule(relay)
+        self._engine.drop(bridge.connection_id, relay)
+        assert isinstance(back.transport, SocketTransport)  # noqa: S101 (`_build_relay` has made it)
+        back.transport.sock.detach()
+        self.carried[bridge.connection_id] = self._by_tag[tag] = bridge
+        pinged = [min(front.last_received, front.last_sent)] if front.is_websocket else []
+        now = self._loop.now
+        due = timeouts.calm_deadline(bridge.options, now, bridge.started, bridge.last_payload, pinged)
+        self._loop.schedule(bridge, due)
 
     # ------------------------------------------------------------------ back
 
@@ -273,7 +318,9 @@ class Bridges:
         """Close what is left of a pair that the extension has brought to its end."""
         _, _, stage, close_body, _, _, front, back = returned
         assert isinstance(front, int) and isinstance(back, int)  # noqa: S101 (of such only the bytes are given)
-        bridge.termination, bridge.received_bytes = orderly_end(stage, close_body), (front, back)
+        before = bridge.received_bytes
+        bridge.termination = orderly_end(stage, close_body)
+        bridge.received_bytes = before[0] + front, before[1] + back
         bridge.front.transport.close()
         bridge.ended.end()
 
@@ -286,15 +333,21 @@ class Bridges:
         """
         front, back = bridge.front, Side(SocketTransport(socket.socket(fileno=fd)))
         relay = Relay(build_endpoint(front, back), build_endpoint(back, front), bridge.options, self._loop)
-        relay.started = relay.last_payload = bridge.started
-        for side in (relay.front, relay.back):
-            side.last_received = side.last_sent = side.control_window_start = bridge.started
+        relay.started, relay.last_payload = bridge.started, bridge.last_payload
+        for side, received in zip((relay.front, relay.back), bridge.received_bytes, strict=True):
+            side.last_received, side.last_sent, side.received_bytes = bridge.last_received, bridge.last_sent, received
+        relay.front.round_trip = bridge.round_trip
         relay.carried_by = self._engine.name
         relay.on_done = bridge.ended.end
         bridge.relay = relay
+        self._by_relay[relay] = bridge
         del self.carried[bridge.connection_id]
         self._engine.adopt(bridge.connection_id, relay, front, back)
         return relay
+
+    def forget_relay(self, relay: Relay) -> None:
+        """Forget a relay that has ended here."""
+        self._by_relay.pop(relay, None)
 
     def abort(self, bridge: Bridge) -> None:
         """See `Relaying.abort`."""

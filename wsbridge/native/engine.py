@@ -172,19 +172,30 @@ class NativeLoop(RelayLoop):
             for side in (relay.front, relay.back):
                 self.unregister(side)
             front, back = self._given(relay, relay.front), self._given(relay, relay.back)
-            given.append((next(self._new_tags), not relay.options.deliver_after_close, front, back))
+            given.append(
+                (
+                    next(self._new_tags),
+                    not relay.options.deliver_after_close,
+                    front,
+                    back,
+                    self.bridges.can_dissolve(relay),
+                )
+            )
         declined = []
-        for relay, (tag, *_), thread in zip(relays, given, self._lane.add(given), strict=True):
+        for relay, (tag, _, _, _, dissolves), thread in zip(relays, given, self._lane.add(given), strict=True):
             if thread < 0:  # the kernel watches no more descriptors for this user
                 declined.append(relay)
                 continue
             for side in (relay.front, relay.back):
                 side.undecoded = b""
                 side.transport.take_unread()
+            self._tries.pop(relay, None)
+            if dissolves:
+                self.bridges.dissolve(relay, thread, tag)
+                continue
             self._lent[tag] = relay
             relay.carried_by = NativeEngine.name
             self._tags[relay] = (thread, tag)
-            self._tries.pop(relay, None)
         return declined
 
     def _lend_arrivals(self) -> None:
@@ -441,12 +452,13 @@ class NativeLoop(RelayLoop):
             self._lend_later(relay)
         elif self._lend([relay]):
             self._add_here(relay)
-        else:
+        elif relay in self._tags:
             self.schedule(relay, self._next_deadline(relay))
 
     def finished(self, relay: Relay) -> None:
         """See `RelayLoop.finished`."""
         self._tries.pop(relay, None)
+        self.bridges.forget_relay(relay)
         super().finished(relay)
 
     async def run_lane(self) -> None:
@@ -530,30 +542,26 @@ class NativeEngine(PythonEngine):
 
     def figures(self, connection_id: int) -> RelayFigures | None:
         """See `Engine.figures`; a pair that is lent stays so."""
-        relay, live = self._find_live(connection_id)
-        if live is None:
+        found, live = self._find_live(connection_id)
+        if live is None or found is None:
             return super().figures(connection_id)
         (to_backend, to_client), _, _, _, (front_blocked, back_blocked) = live
-        figures = RelayFigures(to_backend, to_client, self.name)
-        if relay is not None:
-            front, back = relay.front, relay.back
-            figures.bytes_to_backend += front.received_bytes
-            figures.bytes_to_client += back.received_bytes
-            figures.round_trip_seconds, figures.backend_round_trip_seconds = front.round_trip, back.round_trip
+        to_backend_before, to_client_before = found.received_bytes
+        figures = RelayFigures(to_backend_before + to_backend, to_client_before + to_client, self.name)
+        figures.round_trip_seconds = found.round_trip
+        if isinstance(found, Relay):
+            figures.backend_round_trip_seconds = found.back.round_trip
         figures.blocked_to_client_seconds = None if front_blocked < 0 else front_blocked
         figures.blocked_to_backend_seconds = None if back_blocked < 0 else back_blocked
         return figures
 
-    def _find_live(self, connection_id: int) -> tuple[Relay | None, _native.Live | None]:
-        """Return a pair, and what the extension knows of it if it has it; one that is on its way back comes at once.
-
-        One whose backend the extension has connected has no relay while it is there.
-        """
+    def _find_live(self, connection_id: int) -> tuple[Relay | Bridge | None, _native.Live | None]:
+        """Return a pair, and what the extension knows of it if it has it; one that is on its way back comes at once."""
         bridge = self.bridges.carried.get(connection_id)
         if bridge is not None:
             live = self.bridges.figures(bridge)
             if live is not None:
-                return None, live
+                return bridge, live
             self.bridges.recall(bridge)
         relay = super().find(connection_id)
         live = None if relay is None else self.loop.figures(relay)
@@ -563,8 +571,8 @@ class NativeEngine(PythonEngine):
 
     def payload_bytes(self, connection_id: int) -> tuple[int, int] | None:
         """See `Engine.payload_bytes`."""
-        _, live = self._find_live(connection_id)
-        found = super().payload_bytes(connection_id)
-        if live is None:
-            return found
-        return live[0] if found is None else (found[0] + live[0][0], found[1] + live[0][1])
+        found, live = self._find_live(connection_id)
+        if live is None or found is None:
+            return super().payload_bytes(connection_id)
+        to_backend, to_client = found.received_bytes
+        return to_backend + live[0][0], to_client + live[0][1]

@@ -376,6 +376,12 @@ class PythonEngine:
         """Know a pair that is relayed already."""
         self._relays[connection_id] = (relay, front, back)
 
+    def drop(self, connection_id: int, relay: Relay) -> None:
+        """Know a pair no more that goes on elsewhere, with its descriptors."""
+        relay.front.closed = relay.back.closed = True
+        del self._relays[connection_id]
+        relay.unlink()
+
     def forget(self, connection_id: int, relay: Relay) -> RelayResult:
         """Return how a relay ended, and know it no more."""
         del self._relays[connection_id]

@@ -221,6 +221,16 @@ class Relay:
         return self.front.closed and self.back.closed
 
     @property
+    def received_bytes(self) -> tuple[int, int]:
+        """Payload bytes that came from the front and from the back."""
+        return self.front.received_bytes, self.back.received_bytes
+
+    @property
+    def round_trip(self) -> float | None:
+        """See `Endpoint.round_trip`, of the front."""
+        return self.front.round_trip
+
+    @property
     def calm(self) -> bool:
         """Whether nothing has ended on either side, so that the pair can be given away whole."""
         return (

@@ -3,7 +3,7 @@
 use crate::bridge::{Failure, Order, Outcome};
 use crate::frame::{Decoder, Role, TextMessages, MAX_CONTROL_BYTES, MAX_HEADER_BYTES};
 use crate::lane;
-use crate::pair::{Cause, Pair, Stage};
+use crate::pair::{Cause, Pair, Stage, BACK};
 use crate::side::{ControlLimit, Side};
 use crate::sys::{self, Address};
 use crate::tls_python::TlsStream;
@@ -45,8 +45,9 @@ type GivenSide = (
     Vec<u8>,
 );
 
-/// Tag, whether the common ending of WebSocket clients is carried on, front and back.
-type LentPair = (u64, bool, GivenSide, GivenSide);
+/// Tag, whether the common ending of WebSocket clients is carried on, front and back, and whether the descriptor of the
+/// back becomes the extension's own, if it carries the pair.
+type LentPair = (u64, bool, GivenSide, GivenSide, bool);
 
 /// Tag, whether the common ending of WebSocket clients is carried on, front, host or path of the backend, its port (-1
 /// for a path), and the response to the client.
@@ -288,11 +289,18 @@ impl Lane {
         let now = sys::now();
         let mut pairs = Vec::with_capacity(given.len());
         let mut streams = Vec::with_capacity(given.len());
-        for (tag, ends_here, front, back) in given {
+        let mut taken_over = Vec::new();
+        for (tag, ends_here, front, back, takes_over) in given {
+            if takes_over {
+                taken_over.push(pairs.len());
+            }
             streams
                 .push([&front.9, &back.9].map(|stream| stream.as_ref().map(|it| it.clone_ref(py))));
             let (front, back) = (side(py, front, now)?, side(py, back, now)?);
             pairs.push(Box::new(Pair::new(tag, front, back, ends_here)));
+        }
+        for index in taken_over {
+            pairs[index].sides[BACK].wire.take_over();
         }
         let lane = &mut self.lane;
         let added = py.detach(|| lane.add(pairs));
@@ -302,7 +310,8 @@ impl Lane {
             .map(|(thread, streams)| match thread {
                 Ok(thread) => thread as i64,
                 Err((error, pair)) => {
-                    for (side, stream) in pair.sides.into_iter().zip(streams) {
+                    for (mut side, stream) in pair.sides.into_iter().zip(streams) {
+                        side.wire.release();
                         give_back(py, side, stream);
                     }
                     -i64::from(error)

@@ -173,6 +173,11 @@ pub fn hold_segments(fd: RawFd, hold: bool) {
 pub struct OwnFd(RawFd);
 
 impl OwnFd {
+    /// Takes over a descriptor, which nobody else may close from now on.
+    pub fn take_over(fd: RawFd) -> Self {
+        OwnFd(fd)
+    }
+
     pub fn raw(&self) -> RawFd {
         self.0
     }

@@ -150,6 +150,13 @@ impl Wire {
         }
     }
 
+    /// Makes the descriptor of a plain socket the extension's own.
+    pub fn take_over(&mut self) {
+        if let Wire::Plain(wire) = self {
+            wire.own = Some(OwnFd::take_over(wire.fd));
+        }
+    }
+
     /// Gives the descriptor, if it was the extension's own, to somebody else, who closes it.
     pub fn release(&mut self) -> Option<RawFd> {
         match self {
