@@ -20,6 +20,7 @@ class CuttingProxy:
         target: Port that it connects to.
         connections: How many connections came.
         cuts: How many were cut.
+        cut_every: Bytes of both directions after which all connections are cut, again and again; 0 for never.
         is_down: While set, connections are reset at once.
         is_dead: While set, nothing is forwarded, and nobody learns of it.
     """
@@ -28,6 +29,8 @@ class CuttingProxy:
         self.port = port
         self.target = target
         self.connections = self.cuts = 0
+        self.cut_every = 0
+        self._forwarded = 0  # since the last cut
         self.is_down = False
         self.is_dead = False
         self._open: set[trio.SocketStream] = set()
@@ -41,6 +44,7 @@ class CuttingProxy:
     def cut(self) -> None:
         """Reset all connections, on both sides, whatever is on the way."""
         self.cuts += len(self._open) // 2
+        self._forwarded = 0
         for stream in self._open:
             if stream.socket.fileno() >= 0:
                 reset(stream)
@@ -98,6 +102,9 @@ class CuttingProxy:
                 if self.is_dead:
                     await self._alive.wait()
                 await sink.send_all(data)
+                self._forwarded += len(data)
+                if 0 < self.cut_every <= self._forwarded:
+                    self.cut()
             await sink.send_eof()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             for stream in (source, sink):

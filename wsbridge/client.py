@@ -36,7 +36,7 @@ from pydantic import ValidationError
 
 from wsbridge.backends.base import Connected, DialRequest, DialServices
 from wsbridge.backends.passed_request import PassedRequest
-from wsbridge.backends.resumption import SessionDialer, SessionTransport, open_failure
+from wsbridge.backends.resumption import SessionDialer, SessionTransport
 from wsbridge.backends.websocket import WebSocketBackend, WebSocketBackendConfig
 from wsbridge.config.backend_urls import UrlTemplate, read_backend_url
 from wsbridge.config.base import section_error
@@ -49,7 +49,6 @@ from wsbridge.net.tls import DEFAULT_CLIENT_TLS, ClientTlsOptions
 from wsbridge.net.tls_roles import ClientTls, ListenerTls, OpenSsl
 from wsbridge.protocol.reconnect import ReconnectSchedule
 from wsbridge.protocol.resume import (
-    Ended,
     Event,
     GoingAway,
     Received,
@@ -61,6 +60,7 @@ from wsbridge.protocol.resume_client import ClientSession
 from wsbridge.protocol.resume_frames import RESUME_SUBPROTOCOL, ResumeCode
 from wsbridge.protocol.websocket import Buffer
 from wsbridge.reasons import Reason, Rejected
+from wsbridge.relay.session_stream import HELD_BYTES_AT_MOST
 
 FROM_ENVIRONMENT: Final = "environment"
 """For `proxy`: what `https_proxy`, `http_proxy`, `all_proxy` and `no_proxy` say."""
@@ -184,7 +184,7 @@ async def open_resumable(
     pin_sha256: Sequence[str] = (),
     proxy: str | None = None,
     origin: str | None = None,
-    window: int = 0,
+    window: int = HELD_BYTES_AT_MOST,
     retry_for: float = 0.0,
     connect_timeout: float = 10.0,
     close_timeout: float = 5.0,
@@ -207,7 +207,8 @@ async def open_resumable(
             nothing else of it is verified then.
         proxy: HTTP proxy, `http://[user:password@]host:port`, or `FROM_ENVIRONMENT`; None for none.
         origin: Origin to send.
-        window: Bytes that the server may have unacknowledged; 0 for what it grants.
+        window: Bytes that the server may have sent and not acknowledged, at most what it grants itself; they are held
+            until the program receives them.
         retry_for: Seconds for which a server that is down is tried until the session is open.
         connect_timeout: Seconds for each attempt to open a transport.
         close_timeout: Seconds for the end: that what was sent is acknowledged, and that the server answers.
@@ -614,18 +615,10 @@ class ResumableStream(trio.abc.HalfCloseableStream):
         progress.enter(f"answer of {connected.address} to OPEN")
         transport = self._begin(connected)
         try:
-            events = await transport.open()
-        except OSError as error:
-            transport.end()
-            raise open_failure(Ended(None, error.strerror or str(error), "peer"), connected.address) from None
+            events = await transport.open(connected.address)
         except BaseException:
             transport.end()
             raise
-        ended = self._session.ended
-        if ended is not None or transport.lost:
-            transport.write()  # the answer to its close frame
-            transport.end()
-            raise open_failure(ended or Ended(None, transport.lost, "peer"), connected.address)
         self._process([SessionOpened(), *events])
         return transport
 

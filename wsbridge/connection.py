@@ -40,10 +40,12 @@ from wsbridge.net.transport import SocketTransport, Transport, reset_socket
 from wsbridge.protocol.forwarded import NO_PUBLIC_NAME
 from wsbridge.protocol.resume_frames import RESUME_SUBPROTOCOL, Open
 from wsbridge.reasons import REASONS, Reason, Rejected, Termination
+from wsbridge.relay.back_session import OpenedSession
 from wsbridge.relay.endpoint import Side
 from wsbridge.relay.engine import Bridging, RelayFigures, Relaying, RelayResult
 from wsbridge.responders.base import BodyError
 from wsbridge.services import Services
+from wsbridge.sessions.backend_session import BackendSession
 from wsbridge.sessions.first_frame import read_first_frame, session_side
 from wsbridge.sessions.session import ResumableSession
 from wsbridge.sessions.store import SessionRejected
@@ -52,9 +54,10 @@ from wsbridge.taskless import need_task
 _BUG = Termination(Reason.INTERNAL_ERROR, "wsbridge")
 """How a connection ended if even its rejection failed."""
 
-ConnectionState = Literal["handshake", "dialing", "relaying", "closing", "responding", "idle"]
+ConnectionState = Literal["handshake", "dialing", "relaying", "reconnecting", "closing", "responding", "idle"]
 """The step of a connection: until its request is admitted, until the backend is connected, while bytes are relayed,
-while it is rejected or ends; or it sends a response of wsbridge, or waits for another request after one."""
+while a resumable session of the backend has no connection, while it is rejected or ends; or it sends a response of
+wsbridge, or waits for another request after one."""
 
 
 class ConnectionOwner(Protocol):
@@ -67,7 +70,8 @@ class ConnectionOwner(Protocol):
 class Connection:
     """One accepted connection.
 
-    Until it is relayed, `run` serves it; nothing runs while it is relayed, and a call says that this has ended.
+    Until it is relayed, `run` serves it; nothing runs while it is relayed, except where the backend has a resumable
+    session, whose connections are replaced. A call says that the relay has ended.
 
     Args:
         sock: Accepted, non-blocking; it belongs to the connection.
@@ -87,6 +91,7 @@ class Connection:
     __slots__ = (
         "_access_log",
         "_admitted",
+        "_backend_session",
         "_chain",
         "_client_slot",
         "_connection_peer",
@@ -154,6 +159,7 @@ class Connection:
         self._relaying: Relaying | None = None  # since the backend is connected
         self._route_slot = UNLIMITED  # from when it is to be relayed
         self._chain: OutgoingChain | None = None  # of its route, while it is noted
+        self._backend_session: BackendSession | None = None  # where the backend has one for a plain client
         self._requested_end: Rejected | None = (
             None  # set by `end` before the relay; raised by the task at its next check
         )
@@ -162,12 +168,19 @@ class Connection:
         )
 
     async def run(self, sockaddr: object) -> None:
-        """Serve the connection until it is relayed, or reject it where a step raises `Rejected`.
-
-        Its log line is written whatever happens.
+        """Serve the connection until nothing has to run for it any more.
 
         Args:
             sockaddr: What `accept` returned with the socket.
+        """
+        await self._run_until_relayed(sockaddr)
+        if self._backend_session is not None:
+            await self._backend_session.run()
+
+    async def _run_until_relayed(self, sockaddr: object) -> None:
+        """Serve the connection until it is relayed, or reject it where a step raises `Rejected`.
+
+        Its log line is written whatever happens.
         """
         termination: Termination | None = _BUG
         try:
@@ -272,7 +285,10 @@ class Connection:
     def _state(self, figures: RelayFigures | None) -> ConnectionState:
         context = self._context
         if figures is not None:
-            return "relaying" if figures.ending is None else "closing"
+            if figures.ending is not None:
+                return "closing"
+            kept = self._backend_session
+            return "relaying" if kept is None or kept.state == "attached" else "reconnecting"
         if self._is_closing or self._requested_end is not None or context.relayed:
             return "closing"
         if self._access_log.has_dialed:
@@ -636,8 +652,8 @@ class Connection:
         except BaseException:
             self._release_route()
             raise
-        if self._chain is not None and not self._chain.noted:  # an idle connection has no more memory than it needs
-            self._chain = None
+        if self._chain is not None and not self._chain.noted and self._backend_session is None:
+            self._chain = None  # an idle connection has no more memory than it needs
         route.stats.active += 1
         route.stats.relayed += 1
         relaying.ended.then(self._schedule_relayed)
@@ -771,10 +787,26 @@ class Connection:
             self._forget_unneeded()
             options = relay_options(route, context.identity)
             bucket = self._route_slot.shared_bucket
+            if connected.session is not None:
+                dial_request = self._build_dial_request(admitted, chain, chosen)
+                return self._start_backend_session(connected.side, connected.session, route, dial_request)
             return self._services.engine.start(self.id, self._front, connected.side, options, bucket)
         except BaseException:
             connected.side.transport.abort()
             raise
+
+    def _start_backend_session(
+        self, back: Side, opened: OpenedSession, route: Route, dial_request: DialRequest
+    ) -> Relaying:
+        """Begin to relay to a resumable session that the backend has opened."""
+        context, services = self._context, self._services
+        assert self._front is not None and route.backend is not None  # noqa: S101 (`_connect` has set it, and dialed)
+        kept = BackendSession(opened.machine, route.backend, dial_request, route, context)
+        context.session = kept.name
+        options, bucket = relay_options(route, context.identity), self._route_slot.shared_bucket
+        memory = services.sessions.memory
+        self._backend_session = kept
+        return services.engine.start_backend_session(self.id, self._front, back, opened, options, memory, kept, bucket)
 
     async def _choose_target(self, route: Route) -> ChosenTarget | None:
         """Choose the target, where it is not that of the configuration."""
@@ -822,15 +854,21 @@ class Connection:
 
     async def _dial(self, admitted: AdmittedRequest, chain: OutgoingChain, chosen: ChosenTarget | None) -> Connected:
         """Dial the backend, each attempt within `connect`, while the client waits."""
-        route, context, request = admitted.route, self._context, self._context.request
-        backend = route.backend
+        route, backend = admitted.route, admitted.route.backend
         assert backend is not None  # noqa: S101 (asked only for such routes)
         if route.needs_client_info:
             self._note_local_address()
+        dial_request = self._build_dial_request(admitted, chain, chosen)
+        return backend.connect_nowait(dial_request) or await self._dial_while_watched(route, backend, dial_request)
+
+    def _build_dial_request(
+        self, admitted: AdmittedRequest, chain: OutgoingChain, chosen: ChosenTarget | None
+    ) -> DialRequest:
+        route, context, request = admitted.route, self._context, self._context.request
         subprotocols = admitted.subprotocols
         if self._front is not None:  # its 101 names the first of them, so that the backend must not choose another
             subprotocols = subprotocols[:1]
-        dial_request = DialRequest(
+        return DialRequest(
             subprotocols,
             from_client=request is not None,
             text_messages=route.dial_defaults.text_messages,
@@ -841,7 +879,6 @@ class Connection:
             chain=chain,
             client_key=context.client.key,
         )
-        return backend.connect_nowait(dial_request) or await self._dial_while_watched(route, backend, dial_request)
 
     async def _dial_while_watched(self, route: Route, backend: Backend, dial_request: DialRequest) -> Connected:
         """Dial until the backend is connected, the client disconnects, or a shutdown ends all waits."""

@@ -51,6 +51,10 @@ class RouteStats:
         sessions_opened: Resumable sessions that were opened.
         sessions_resumed: How often a session went on over another connection.
         sessions_closed: Sessions that ended, by reason and initiator: the lines `session.closed`.
+        backend_sessions: Resumable sessions that WebSocket backends have opened for plain clients.
+        backend_transports_lost: Connections to WebSocket backends that were lost while a resumable session used them.
+        backend_sessions_resumed: How often such a session went on over another connection.
+        backend_sessions_detached: Such sessions that have no connection now.
         durations: Seconds that relayed connections lasted, from accept.
         connect_times: Seconds that successful dials took.
     """
@@ -66,6 +70,10 @@ class RouteStats:
     sessions_opened: int = 0
     sessions_resumed: int = 0
     sessions_closed: Counter[tuple[str, Initiator]] = field(default_factory=Counter)
+    backend_sessions: int = 0
+    backend_transports_lost: int = 0
+    backend_sessions_resumed: int = 0
+    backend_sessions_detached: int = 0
     durations: Histogram = field(default_factory=lambda: Histogram(DURATION_BOUNDS, [0] * (len(DURATION_BOUNDS) + 1)))
     connect_times: Histogram = field(default_factory=lambda: Histogram(CONNECT_BOUNDS, [0] * (len(CONNECT_BOUNDS) + 1)))
 

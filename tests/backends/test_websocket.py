@@ -55,7 +55,7 @@ async def test_upgrade():
     assert outcome.side.role == "client"
     assert rest == b""
     assert request.startswith("GET /vnc?room=1 HTTP/1.1\r\n")
-    assert lines(request)["Sec-WebSocket-Protocol"] == "binary"
+    assert lines(request)["Sec-WebSocket-Protocol"] == "binary, wsbridge.resume.v1"
     assert lines(request)["Host"].startswith("127.0.0.1:")
 
 
@@ -96,18 +96,20 @@ async def test_no_subprotocol_chosen_is_fine():
 
 
 @pytest.mark.parametrize(
-    ("offer", "own", "expected"),
+    ("offer", "keys", "expected"),
     [
-        (DialRequest(("binary", "mqtt")), None, "binary, mqtt"),
-        (DialRequest(("binary",)), ["mqtt"], "mqtt"),
-        (DialRequest(("binary",)), [], None),
-        (DialRequest(("binary",), from_client=True), ["mqtt"], "binary"),
-        (DialRequest((), from_client=True), ["mqtt"], None),
+        (DialRequest(("binary", "mqtt")), {}, "binary, mqtt, wsbridge.resume.v1"),
+        (DialRequest(("binary",)), {"subprotocols": ["mqtt"]}, "mqtt, wsbridge.resume.v1"),
+        (DialRequest(("binary",)), {"subprotocols": []}, None),
+        (DialRequest(("binary",)), {"resume": "off"}, "binary"),
+        (DialRequest(("binary",)), {"messages": "text"}, "binary"),
+        (DialRequest(("binary",), from_client=True), {"subprotocols": ["mqtt"]}, "binary"),
+        (DialRequest((), from_client=True), {"subprotocols": ["mqtt"]}, None),
     ],
 )
-async def test_what_is_offered(offer, own, expected):
-    """On raw fronts the backend's own list or the route's; a WebSocket client's offer as it is."""
-    _, _, request = await dial(says(SWITCH + b"\r\n"), offer, subprotocols=own)
+async def test_what_is_offered(offer, keys, expected):
+    """On raw fronts the backend's own list or the route's, and sessions last; a WebSocket client's offer as it is."""
+    _, _, request = await dial(says(SWITCH + b"\r\n"), offer, **keys)
     assert lines(request).get("Sec-WebSocket-Protocol") == expected
 
 

@@ -56,23 +56,31 @@ def bridge(sshd: int) -> Iterator[Daemon]:
         yield bridge
 
 
-def ssh(keys: Path, bridge: Daemon, command: str, input: bytes = b"") -> bytes:  # noqa: A002  as subprocess calls it
-    """Run a command over ssh; give what it wrote."""
+def ssh_command(keys: Path, url: str, *options: str) -> list[str | Path]:
+    """Give a command that runs ssh by way of a WebSocket server; what it is to run there is to be appended.
+
+    Args:
+        keys: See the fixture.
+        url: Of the server.
+        options: Of `bridge`.
+    """
     known = keys / "known_hosts"
     known.write_text(f"far {(keys / 'host.pub').read_text()}")
-    proxy = shlex.join([sys.executable, "-m", "wsbridge", "bridge", "-", f"ws://127.0.0.1:{bridge.port()}/ssh"])
-    options = {
-        "ProxyCommand": proxy,
+    settings = {
+        "ProxyCommand": shlex.join([sys.executable, "-m", "wsbridge", "bridge", *options, "-", url]),
         "UserKnownHostsFile": str(known),
         "StrictHostKeyChecking": "yes",
         "IdentitiesOnly": "yes",
         "IdentityAgent": "none",
         "BatchMode": "yes",
     }
-    written = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
-    return run(
-        program("ssh"), "-F", "none", "-i", keys / "user", *written, f"{getpass.getuser()}@far", command, input=input
-    )
+    written = [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
+    return [program("ssh"), "-F", "none", "-i", keys / "user", *written, f"{getpass.getuser()}@far"]
+
+
+def ssh(keys: Path, bridge: Daemon, command: str, input: bytes = b"") -> bytes:  # noqa: A002  as subprocess calls it
+    """Run a command over ssh; give what it wrote."""
+    return run(*ssh_command(keys, f"ws://127.0.0.1:{bridge.port()}/ssh"), command, input=input)
 
 
 def test_command(keys: Path, bridge: Daemon) -> None:

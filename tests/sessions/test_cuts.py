@@ -131,7 +131,7 @@ async def check_streams(size: int, interval: tuple[float, float], **config: obje
 @pytest.mark.parametrize("window", ["64KiB", "1MiB"])
 async def test_streams_survive_cuts(window: str) -> None:
     """With a window that is always full, and with one that hardly ever is."""
-    assert await check_streams(4 << 20, (0.01, 0.1), resume={"window": window}) >= 3
+    assert await check_streams(16 << 20, (0.01, 0.1), resume={"window": window}) >= 3
 
 
 async def test_streams_survive_cuts_under_tls() -> None:

@@ -105,6 +105,15 @@ def _bytes(snapshot: MetricsSnapshot) -> Iterable[MetricRow]:
         yield (route, "to_client"), stats.bytes_to_client
 
 
+def _of_backend_sessions(
+    value: Callable[[RouteStats], float],
+) -> Callable[[MetricsSnapshot], Iterable[MetricRow]]:
+    """Return a reader of the routes whose backends have had resumable sessions."""
+    return lambda snapshot: (
+        ((name,), value(stats)) for name, (stats, _) in snapshot.routes.items() if stats.backend_sessions
+    )
+
+
 def _rejections(snapshot: MetricsSnapshot) -> Iterable[MetricRow]:
     for listener, unrouted in snapshot.listeners.items():
         for (reason, initiator), count in list(unrouted.rejections.items()):
@@ -281,6 +290,34 @@ METRICS: Final = (
         "How long successful dials took, with name lookup, TLS and the handshake of a WebSocket backend.",
         ("route",),
         histograms=lambda snapshot: _used(snapshot, lambda stats: stats.connect_times),
+    ),
+    MetricInfo(
+        "wsbridge_backend_sessions_total",
+        "counter",
+        "Resumable sessions that WebSocket backends have opened for plain TCP clients.",
+        ("route",),
+        _of_backend_sessions(lambda stats: stats.backend_sessions),
+    ),
+    MetricInfo(
+        "wsbridge_backend_sessions_lost_total",
+        "counter",
+        "How often such a session lost its connection to the backend: the lines backend.lost.",
+        ("route",),
+        _of_backend_sessions(lambda stats: stats.backend_transports_lost),
+    ),
+    MetricInfo(
+        "wsbridge_backend_sessions_resumed_total",
+        "counter",
+        "How often such a session went on over another connection: the lines backend.resumed.",
+        ("route",),
+        _of_backend_sessions(lambda stats: stats.backend_sessions_resumed),
+    ),
+    MetricInfo(
+        "wsbridge_backend_sessions_detached",
+        "gauge",
+        "Such sessions that have no connection to the backend now.",
+        ("route",),
+        _of_backend_sessions(lambda stats: stats.backend_sessions_detached),
     ),
     # Configuration and certificates.
     MetricInfo(

@@ -21,6 +21,7 @@ from wsbridge.reasons import Reason, Rejected
 
 if TYPE_CHECKING:
     from wsbridge.context import ConnectionContext
+    from wsbridge.relay.back_session import OpenedSession
     from wsbridge.relay.endpoint import Side
 
 
@@ -101,11 +102,14 @@ class Connected:
         side: The other side of the connection; the caller owns it.
         subprotocol: The choice of a WebSocket backend; None for all others.
         address: Where it is connected, for the log.
+        session: The resumable session that was opened on it, of which it is the first transport; None for an ordinary
+            connection.
     """
 
     side: Side
     subprotocol: str | None
     address: str
+    session: OpenedSession | None = None
 
 
 class Backend(Protocol):

@@ -30,7 +30,9 @@ from wsbridge.protocol.websocket import (
     encode_close_body,
 )
 from wsbridge.reasons import Reason, Rejected
-from wsbridge.relay.endpoint import Side
+from wsbridge.relay.back_session import OpenedSession
+from wsbridge.relay.endpoint import Side, SideState
+from wsbridge.relay.session_stream import HELD_BYTES_AT_MOST
 
 NODE_PARAMETER: Final = "n"
 """Parameter of the URL that names the node which holds the session, for load balancers."""
@@ -50,7 +52,7 @@ DialTransport = Callable[[PassedRequest | None, DialProgress], Awaitable[Connect
 """Connects and upgrades, offering the resume protocol alone; is given what the request of a RESUME adds to the URL."""
 
 
-def open_failure(ended: Ended, address: str) -> Rejected:
+def _open_failure(ended: Ended, address: str) -> Rejected:
     """Return the rejection for a session that ended before it was open."""
     code, text = ended.code, ended.text
     if code is None:
@@ -60,6 +62,28 @@ def open_failure(ended: Ended, address: str) -> Rejected:
     detail = f"{address}: the session was not opened: {code}" + (f" {text}" if text else "")
     permanent = code not in _RETRIED_CODES
     return Rejected(reason or Reason.BACKEND_REJECTED, detail, initiator="backend", permanent=permanent)
+
+
+async def open_session(connected: Connected) -> Connected:
+    """Open a session on a connection whose server has selected the subprotocol; the deadline is the caller's.
+
+    Args:
+        connected: Past the 101; its transport is closed if this fails.
+
+    Raises:
+        Rejected: The server does not open one.
+    """
+    session = ClientSession(HELD_BYTES_AT_MOST)
+    side, address = connected.side, connected.address
+    carried = SessionTransport(side, session)
+    try:
+        events = await carried.open(address)
+    except BaseException:
+        carried.end()
+        raise
+    side.state, side.leftover = SideState(carried.framing), carried.undecoded
+    connected.session = OpenedSession(session, carried.reader, events)
+    return connected
 
 
 class SessionDialer:
@@ -168,20 +192,30 @@ class SessionTransport:
         """What was read and not decoded."""
         return self._undecoded
 
-    async def open(self) -> list[Event]:
+    async def open(self, address: str) -> list[Event]:
         """Open the session, which is new; the deadline is the caller's.
 
+        Args:
+            address: Of the server, for the log.
+
         Returns:
-            Events behind `SessionOpened`, of what the server sent at once.
+            Events behind `SessionOpened`: of what the server sent at once.
 
         Raises:
-            OSError: The connection broke.
+            Rejected: The server does not open it, or the connection broke.
         """
         session, events = self._session, list[Event]()
-        await self._transport.write_all(b"".join(self._next_output(trio.current_time())))
-        while session.state is SessionState.OPENING:
-            events += await self.receive()
-        return events[1:]
+        try:
+            await self._transport.write_all(b"".join(self._next_output(trio.current_time())))
+            while session.state is SessionState.OPENING:
+                events += await self.receive()
+        except OSError as error:
+            raise _open_failure(Ended(None, error.strerror or str(error), "peer"), address) from None
+        ended = session.ended
+        if ended is None and not self.lost:
+            return events[1:]
+        self.write()  # the answer to its close frame
+        raise _open_failure(ended or Ended(None, self.lost, "peer"), address)
 
     async def receive(self) -> list[Event]:
         """Wait for what the server sends; at the end of the transport, `lost` is set.

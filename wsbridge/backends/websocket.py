@@ -13,6 +13,7 @@ from pydantic import Field
 
 from wsbridge.backends.base import ChosenTarget, Connected, DialRequest, DialServices, connect_tcp, remote_address
 from wsbridge.backends.client_headers import ClientHeader
+from wsbridge.backends.resumption import open_session
 from wsbridge.backends.tcp import TlsClientSection, tls_failure
 from wsbridge.config.backend_urls import BackendUrl
 from wsbridge.config.base import Issue, LoadContext
@@ -31,6 +32,7 @@ from wsbridge.net.tls_transport import EncryptedTransport
 from wsbridge.net.transport import SocketTransport
 from wsbridge.protocol.handshake import check_upgrade_response, encode_upgrade_request, generate_key
 from wsbridge.protocol.http1 import ANSWERED_IN_TLS, NOT_HTTP, Headers, Response, ResponseParser, bad_response
+from wsbridge.protocol.resume_frames import RESUME_SUBPROTOCOL
 from wsbridge.reasons import Reason, Rejected
 from wsbridge.relay.endpoint import Side
 
@@ -83,6 +85,9 @@ class WebSocketBackendConfig(TlsClientSection):
     messages: Literal["binary", "text"] = "binary"
     """Messages that the bytes of plain TCP clients become: binary, or text for servers that accept only text. One read
     is one message, cut at characters; bytes that are not UTF-8 close the connection."""
+    resume: Literal["auto", "off"] = "auto"
+    """Resumable sessions for plain TCP clients, where the server has them: a connection to it that is lost is replaced
+    by another one, and the client notices a pause. auto offers them besides other subprotocols; off does not."""
 
     @classmethod
     def validate_keys(cls, raw: Mapping[str, object]) -> Iterable[Issue]:
@@ -211,6 +216,7 @@ class WebSocketBackend:
         self._subprotocols = config.subprotocols
         self._origin = config.origin
         self._messages = config.messages
+        self._offers_resume = config.resume == "auto" and config.messages == "binary"
         self._services = services
         self._headers = [(name, header_text(value)) for name, value in config.headers.items()]
         self._client_headers = config.client_headers
@@ -254,7 +260,11 @@ class WebSocketBackend:
             messages=self._messages,
             max_frame_bytes=dial_request.max_frame_bytes,
         )
-        return Connected(side, subprotocol, address)
+        connected = Connected(side, subprotocol, address)
+        if subprotocol != RESUME_SUBPROTOCOL or not self._offers_resume or dial_request.from_client:
+            return connected
+        dial_request.progress.enter(f"answer of {address} to OPEN (resume: off if it has no resumable sessions)")
+        return await open_session(connected)
 
     async def _open(self, url: Target, dial_request: DialRequest) -> tuple[SocketTransport, str]:
         """Connect to the server, by the proxy in front of it if there is one; return the address for the log, too."""
@@ -315,6 +325,8 @@ class WebSocketBackend:
         offered = dial_request.subprotocols
         if self._subprotocols is not None and not dial_request.from_client:
             offered = self._subprotocols
+        if offered and self._offers_resume and not dial_request.from_client and RESUME_SUBPROTOCOL not in offered:
+            offered = (*offered, RESUME_SUBPROTOCOL)  # last: some servers select the first one, whether they know it
         headers = [*self._headers, *self._client_header_values(dial_request)]
         if dial_request.chain is not None:
             headers.append(("Via", via_header(dial_request.chain.marks)))

@@ -94,6 +94,11 @@ def _complete_target(_ctx: click.Context, _parameter: click.Parameter, begun: st
 @click.option("--text", is_flag=True, help="Send text messages to a ws(s):// target, instead of binary ones.")
 @click.option("--proxy", metavar="URL", help="HTTP proxy to a ws(s):// target; off: none. Default: https_proxy etc.")
 @click.option("--proxy-header", "proxy_headers", metavar="'N: V'", multiple=True, help="Header to send to the proxy.")
+@click.option(
+    "--resume",
+    type=click.Choice(["auto", "off"]),
+    help="Resumable sessions with a ws(s):// target that has them, for TCP clients. Default: auto.",
+)
 @click.option("--connect-timeout", metavar="TIME", help="Timeout for connecting to TARGET. Default: 5s.")
 @click.option("--retry-for", metavar="TIME", help="Retry a refused or unreachable TARGET for this long.")
 @click.option("--ping-interval", metavar="TIME", help="Keepalive pings after so much silence: 20s (default), off.")

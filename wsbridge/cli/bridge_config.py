@@ -61,6 +61,7 @@ ARGUMENT_BY_SETTING: Final = {
     f"{_ROUTE}.backend.proxy_headers": "--proxy-header",
     f"{_ROUTE}.backend.proxy": "--proxy",
     f"{_ROUTE}.backend.messages": "--text",
+    f"{_ROUTE}.backend.resume": "--resume",
     f"{_ROUTE}.backend": "TARGET",
     f"{_ROUTE}.subprotocols": "--subprotocol",
     f"{_ROUTE}.text_messages": "--text-messages",
@@ -108,6 +109,7 @@ class BridgeOptions:
     client_key: str | None = None
     host: str | None = None
     origin: str | None = None
+    resume: str | None = None
     headers: Sequence[str] = ()
     subprotocols: Sequence[str] | None = None
     allowed_origins: Sequence[str] = ()
@@ -373,7 +375,7 @@ def _route_section(options: BridgeOptions, environ: Mapping[str, str]) -> YamlDa
 
 def _backend_section(options: BridgeOptions, environ: Mapping[str, str]) -> YamlData:
     backend: dict[str, YamlData] = {"url": options.public_target}
-    for key in ("ca", "server_name", "host", "origin"):
+    for key in ("ca", "server_name", "host", "origin", "resume"):
         value = getattr(options, key)
         if value is not None:
             backend[key] = value

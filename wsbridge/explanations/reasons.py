@@ -782,6 +782,11 @@ REASON_EXPLANATIONS: Final[dict[str, ReasonExplanation]] = {
                 "The client logged in as another user, or asked for another path.",
                 "Nothing: a session belongs to its identity and its route.",
             ),
+            Case(
+                "The initiator is the backend, and `detail` has its answer: a WebSocket server does not let the "
+                "session of a TCP client go on.",
+                "Look into the log of that server, if it is a wsbridge: it has the same `session`.",
+            ),
         ),
         ("resume.md",),
         ("", "session: 4001", "reset"),
@@ -812,6 +817,10 @@ REASON_EXPLANATIONS: Final[dict[str, ReasonExplanation]] = {
                 "Two programs use the state of one session.",
                 "Let each open its own session.",
             ),
+            Case(
+                "The initiator is the backend: another program goes on with the session of a TCP client.",
+                "Nothing does that but somebody with its token: look into the log of the WebSocket server.",
+            ),
         ),
         ("resume.md",),
         ("", "session: 4003", "reset"),
@@ -823,6 +832,10 @@ REASON_EXPLANATIONS: Final[dict[str, ReasonExplanation]] = {
             Case(
                 "wsbridge was restarted while the client was away.",
                 "Nothing; the client opens a new session. A reload keeps sessions: see `wsbridge reload`.",
+            ),
+            Case(
+                "The initiator is the backend: the WebSocket server was restarted, and the TCP client was reset.",
+                "Nothing; the client connects again.",
             ),
         ),
         ("resume.md",),
@@ -836,6 +849,11 @@ REASON_EXPLANATIONS: Final[dict[str, ReasonExplanation]] = {
             Case(
                 "The client is gone, or could not connect for so long.",
                 "Raise `ttl` of `resume`, if clients should have more time.",
+            ),
+            Case(
+                "The initiator is the backend: wsbridge could not connect to a WebSocket server for as long as that "
+                "keeps a session. `detail` has the latest failure, and the TCP client was reset.",
+                "Raise `ttl` of `resume` at the server, if clients should wait for longer.",
             ),
         ),
         ("resume.md",),

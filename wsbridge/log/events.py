@@ -379,6 +379,17 @@ LOG_EVENTS: Final[dict[str, LogEvent]] = {
         ("debug",),
         ("id", "route", "backend", "steps"),
     ),
+    "backend.lost": LogEvent(
+        "The connection to a WebSocket backend with resumable sessions was lost; it is being replaced, and the client "
+        "of the connection waits.",
+        ("info",),
+        ("id", "route", "backend", "session", "detail"),
+    ),
+    "backend.resumed": LogEvent(
+        "The session goes on over another connection.",
+        ("info",),
+        ("id", "route", "backend", "session", "backend_address", "attempts", "outage_seconds", "replayed_bytes"),
+    ),
     "file.reloaded": LogEvent(
         "A users file, token file, target token file, JWT key file or CA bundle changed and was reloaded.",
         ("info",),
@@ -466,7 +477,7 @@ LOG_KEYS: Final[dict[str, str]] = {
     "subprotocol": "selected subprotocol",
     "session": "id of the resumable session; not secret",
     "transports": "connections that the session has had",
-    "replayed_bytes": "payload bytes that were sent to the client again",
+    "replayed_bytes": "payload bytes that were sent again",
     "host": "Host header of the request",
     "user_agent": "User-Agent header of the request",
     "tls": "version of TLS that the client uses, on listeners with TLS",
@@ -477,6 +488,8 @@ LOG_KEYS: Final[dict[str, str]] = {
     "auth_method": "authentication method that succeeded",
     "skipped": "routes that do not match the request, each with what is different: its host, its path, or its kind",
     "steps": "steps to reach the backend in order, each with its result and its duration",
+    "attempts": "attempts to connect again, the successful one among them",
+    "outage_seconds": "how long a session had no connection",
     "connect_seconds": "how long it took to reach the backend, or to fail",
     "duration_seconds": "how long the connection or session lasted",
     "ban_seconds": "how long the ban lasts",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
 import trio
@@ -21,10 +22,13 @@ from wsbridge.net.address import LocalAddress
 from wsbridge.net.transport import SocketTransport
 from wsbridge.protocol.resume_server import ServerSession
 from wsbridge.reasons import REASONS, Initiator, Reason, Termination
+from wsbridge.relay.back_session import BackSessionOwner, BackSessionRelay, OpenedSession
 from wsbridge.relay.endpoint import Endpoint, RawEndpoint, Side, build_endpoint, detach_side
+from wsbridge.relay.front_session import FrontSessionRelay
 from wsbridge.relay.loop import RelayLoop
 from wsbridge.relay.relay import Relay, RelayOptions
-from wsbridge.relay.session_relay import Carrier, ReplayMemory, SessionOwner, SessionRelay, encode_error
+from wsbridge.relay.session_relay import SessionOwner, SessionRelay
+from wsbridge.relay.session_stream import Carrier, ReplayMemory, encode_error
 
 
 @dataclass(slots=True)
@@ -169,7 +173,7 @@ class Engine(Protocol):
         memory: ReplayMemory,
         owner: SessionOwner,
         share: SharedBucket | None = None,
-    ) -> SessionRelay:
+    ) -> FrontSessionRelay:
         """Begin to relay between a backend and a session, which has no transport before `carry`.
 
         Args:
@@ -191,6 +195,30 @@ class Engine(Protocol):
 
         Returns:
             The transport; its end is that of the session only where its result says so.
+        """
+
+    def start_backend_session(
+        self,
+        connection_id: int,
+        front: Side,
+        back: Side,
+        opened: OpenedSession,
+        options: RelayOptions,
+        memory: ReplayMemory,
+        owner: BackSessionOwner,
+        share: SharedBucket | None = None,
+    ) -> Relaying:
+        """Begin to relay between a plain client and a session that the backend has opened.
+
+        Args:
+            connection_id: See `start`.
+            front: The accepted side.
+            back: The first transport of the session.
+            opened: The session.
+            options: See `start`.
+            memory: What all sessions hold.
+            owner: Gives the session its further transports, by `BackSessionRelay.go_on`.
+            share: See `start`.
         """
 
     async def close_front(
@@ -308,6 +336,7 @@ class PythonEngine:
         self.loop = loop or RelayLoop(max_lingering)
         self._relays: dict[int, tuple[Relay, Side, Side]] = {}
         self._carriers: dict[int, Carrier] = {}
+        self._dropped: set[Relay] = set()  # they close transports of sessions of backends
         self._closed_socket = socket.socket()
         self._closed_socket.close()
 
@@ -327,6 +356,8 @@ class PythonEngine:
 
     def close(self) -> None:
         """See `Engine.close`."""
+        for relay in list(self._dropped):
+            self.abort(relay)
         self.loop.close()
 
     async def run(self) -> None:
@@ -406,10 +437,10 @@ class PythonEngine:
         memory: ReplayMemory,
         owner: SessionOwner,
         share: SharedBucket | None = None,
-    ) -> SessionRelay:
+    ) -> FrontSessionRelay:
         """See `Engine.open_session`."""
         self.loop.update_clock()
-        relay = SessionRelay(session, back, options, self.loop, memory, owner, self._close_carrier)
+        relay = FrontSessionRelay(session, back, options, self.loop, memory, owner, self._close_carrier)
         if share is not None or options.bytes_per_second is not None:
             relay.share = share
             relay.apply_rate_limits()
@@ -429,6 +460,42 @@ class PythonEngine:
             raise
         return carried
 
+    def start_backend_session(
+        self,
+        connection_id: int,
+        front: Side,
+        back: Side,
+        opened: OpenedSession,
+        options: RelayOptions,
+        memory: ReplayMemory,
+        owner: BackSessionOwner,
+        share: SharedBucket | None = None,
+    ) -> Relaying:
+        """See `Engine.start_backend_session`."""
+        self.loop.update_clock()
+        relay = BackSessionRelay(opened.machine, front, options, self.loop, memory, owner, self._close_dropped)
+        if share is not None or options.bytes_per_second is not None:
+            relay.share = share
+            relay.apply_rate_limits()
+        self._relays[connection_id] = (relay, front, back)
+        owner.relay = relay
+        relaying = StartedRelay(self, connection_id, relay)
+
+        def done() -> None:
+            owner.session_ended()
+            relaying.ended.end()
+
+        relay.on_done = done
+        try:
+            self.loop.add_session(relay)
+            relay.attach(Carrier(connection_id, back, opened.reader))
+            relay.process(opened.events)
+        except BaseException:
+            relaying.abort()
+            relaying.result()
+            raise
+        return relaying
+
     def forget_carrier(self, carrier: Carrier) -> RelayResult:
         """Return how a transport of a session ended, and know it no more."""
         del self._carriers[carrier.connection_id]
@@ -441,8 +508,8 @@ class PythonEngine:
             end.initiator,
             end.detail,
             end.close_code,
-            carrier.bytes_to_backend,
-            carrier.bytes_to_client,
+            carrier.received_payload,
+            carrier.sent_payload,
             end.incomplete,
             PythonEngine.name,
         )
@@ -455,6 +522,18 @@ class PythonEngine:
         carrier.discard_payload = True
         relay.queue_close(carrier, code, text)
         self._add_closing(relay)
+
+    def _close_dropped(self, carrier: Carrier, options: RelayOptions, code: int | None, text: str) -> None:
+        """Close a transport of which no connection takes the result."""
+        self._close_carrier(carrier, options, code, text)
+        relay = carrier.closing
+        assert relay is not None  # noqa: S101 (`_close_carrier` has set it)
+        self._dropped.add(relay)
+        relay.on_done = partial(self._forget_dropped, relay)
+
+    def _forget_dropped(self, relay: Relay) -> None:
+        self._dropped.discard(relay)
+        trio.lowlevel.current_trio_token().run_sync_soon(relay.unlink)  # it is still at work
 
     def _begin_close(self, front: Endpoint, options: RelayOptions) -> Relay:
         """Return a relay for a side for which there is no other."""

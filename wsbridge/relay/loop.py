@@ -78,7 +78,7 @@ class RelayLoop:
 
     def add_session(self, relay: SessionRelay) -> None:
         """Add the relay of a session, which has no transport yet."""
-        self.watch(relay, relay.back)
+        self.watch(relay, relay.there)
         self.schedule(relay, self.now)
 
     def update_clock(self) -> float:
@@ -174,7 +174,7 @@ class RelayLoop:
 
     def _check_timeouts(self, relay: Relay) -> None:
         now = self.now
-        due = relay.check_timeouts(now) if type(relay) is SessionRelay else timeouts.check_timeouts(relay, now)
+        due = relay.check_timeouts(now) if isinstance(relay, SessionRelay) else timeouts.check_timeouts(relay, now)
         if not relay.done:
             # A deadline that has passed is not due once more in the same turn.
             self._wheel.schedule(relay, due if due > self.now else self.now + SLOT_SECONDS)

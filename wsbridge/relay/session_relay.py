@@ -1,55 +1,29 @@
-"""The relay of a resumable session: one backend, and one client after the other's transport.
+"""The relay of a resumable session: one side, and one transport of the peer after the other.
 
-    client -- Carrier -- ServerSession -- SessionStream | front     back -- backend
-              (changes)                     `SessionRelay`
+    there -- SessionStream | here -- Session -- Carrier -- the peer of the session
+              `SessionRelay`                    (changes)
 
-To the state machine of `relay`, the front is a raw side: a stream of bytes that ends by FIN or is cut off. What that
-stream is made of, positions and everything that is kept to be sent again, is `protocol.resume`; what carries it is one
-WebSocket connection, a `Carrier`, or none. A carrier that is lost, or replaced by a newer one, leaves the pair as it
-is.
+To the state machine of `relay`, the session is a raw side (`session_stream`). What carries it is one WebSocket
+connection, a `Carrier`, or none. A carrier that is lost, or replaced by a newer one, leaves the pair as it is. The
+session is the front where a client has it (`front_session`), the back where the backend has it (`back_session`).
 
-While there is no carrier, the backend is read until the window is full. What limits an ending (`close`, `half_close`)
-waits, since only `ttl` limits how long a client is away; `idle`, `max_lifetime` and the expiry of credentials count.
+While there is no carrier, the other side is read until the window is full. What limits an ending (`close`,
+`half_close`) waits, since only `ttl` limits how long a peer is away; `idle`, `max_lifetime` and the expiry of
+credentials count.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-from wsbridge.net.transport import EOF, READ_SIZE, RESET
-from wsbridge.protocol.resume import Ended as SessionEnded
-from wsbridge.protocol.resume import Event, PeerFinished, Received, SessionState
-from wsbridge.protocol.resume_frames import Failure, FrameReader, ResumeCode, encode_frame
-from wsbridge.protocol.resume_server import ServerSession
-from wsbridge.protocol.websocket import (
-    CLOSE,
-    PING,
-    PONG,
-    Buffer,
-    FrameHeaders,
-    Payloads,
-    RawFraming,
-    Violation,
-    WebSocketFraming,
-    decode_close_body,
-    encode_close_body,
-)
-from wsbridge.reasons import REASONS, Reason, Termination
-from wsbridge.relay.endpoint import (
-    RX_CLOSED,
-    RX_OPEN,
-    TX_CLOSED,
-    TX_OPEN,
-    TX_RESETTING,
-    Endpoint,
-    RawEndpoint,
-    Side,
-    WebSocketEndpoint,
-    build_endpoint,
-)
+from wsbridge.net.transport import EOF, RESET
+from wsbridge.protocol.resume import Ended, Event, PeerFinished, Received, Session, SessionState
+from wsbridge.protocol.resume_frames import ResumeCode
+from wsbridge.protocol.websocket import CLOSE, PING, PONG, Violation, decode_close_body, encode_close_body
+from wsbridge.reasons import Reason, Termination
+from wsbridge.relay.endpoint import RX_CLOSED, RX_OPEN, TX_CLOSED, TX_OPEN, Endpoint
 from wsbridge.relay.relay import (
     CONTROL_FLOOD_WINDOW,
     MAX_READS_PER_TURN,
@@ -57,8 +31,8 @@ from wsbridge.relay.relay import (
     RelayOptions,
     Scheduler,
     describe_close,
-    is_orderly,
 )
+from wsbridge.relay.session_stream import Carrier, ReplayMemory, SessionStream, encode_error
 from wsbridge.relay.timeouts import (
     MAX_CHECK_INTERVAL,
     WRITE_CHECKS,
@@ -68,34 +42,14 @@ from wsbridge.relay.timeouts import (
     check_ping,
     check_write,
 )
-from wsbridge.taskless import Wait
 
 SEND_BATCH_BYTES: Final = 262144
 """Payload that is given to the kernel in one call."""
-HELD_BYTES_ALWAYS: Final = READ_SIZE
-"""Bytes that each session may hold to be sent again, also while all together hold more than they may."""
 BYTES_PER_ACK: Final = 4096
 """Acknowledged bytes for each of which one ACK is no flood."""
 
-_RULE_CODE: Final = int(ResumeCode.ENDED_BY_RULE)
-
-
-@dataclass(slots=True)
-class ReplayMemory:
-    """What all sessions together hold.
-
-    Attributes:
-        limit: Bytes that they may hold.
-        used: Bytes that they hold now: to be sent again, and received but not accepted by the backend.
-    """
-
-    limit: int
-    used: int = 0
-
-    @property
-    def is_full(self) -> bool:
-        """Whether no more is to be held."""
-        return self.used > self.limit
+CloseCarrier = Callable[[Carrier, RelayOptions, int | None, str], None]
+"""Closes a transport that is not a session's any more, with a code and a text."""
 
 
 class SessionOwner(Protocol):
@@ -105,258 +59,17 @@ class SessionOwner(Protocol):
         """The session has lost its transport; returns why it ends now, or None if it is kept."""
 
     def session_ended(self) -> None:
-        """Nothing can touch the descriptor of its backend any more."""
-
-
-class SessionStream:
-    """The stream of a session as its relay reads and writes it; see `net.transport.Transport`.
-
-    Args:
-        session: The state machine.
-        loop: For the clock.
-        memory: What all sessions hold.
-
-    Attributes:
-        taken: Bytes that the relay has read, and that the backend has not accepted as far as is known.
-    """
-
-    __slots__ = (
-        "_loop",
-        "_memory",
-        "_received",
-        "_session",
-        "error",
-        "fault",
-        "fd",
-        "on_end",
-        "peer_hung_up",
-        "read_state",
-        "read_until_empty",
-        "readable",
-        "sent_bytes",
-        "taken",
-    )
-
-    tls_version = ""
-    unread_bytes = b""
-
-    def __init__(self, session: ServerSession, loop: Scheduler, memory: ReplayMemory) -> None:
-        self._session = session
-        self._loop = loop
-        self._memory = memory
-        self._received: deque[Buffer] = deque()
-        self.fd = -1
-        self.readable = self.peer_hung_up = self.read_until_empty = False
-        self.read_state: str | None = None
-        self.error = ""
-        self.fault: Reason | None = None
-        self.sent_bytes = 0
-        self.taken = 0
-        self.on_end: Callable[[], None] = lambda: None
-
-    def put(self, payloads: list[Buffer]) -> None:
-        """Append what has come from the client."""
-        self._received.extend(payloads)
-        self.readable = True
-
-    def take_all(self) -> Payloads:
-        """Return all that has come."""
-        payloads = list(self._received)
-        self._received.clear()
-        self.readable = False
-        self.taken += sum(map(len, payloads))
-        return payloads
-
-    def read(self, max_bytes: int = READ_SIZE) -> bytes:
-        """See `Transport.read`."""
-        parts: list[Buffer] = []
-        received = self._received
-        while received and max_bytes:
-            part = received.popleft()
-            if len(part) > max_bytes:
-                view = memoryview(part)
-                received.appendleft(view[max_bytes:])
-                part = view[:max_bytes]
-            parts.append(part)
-            max_bytes -= len(part)
-        self.readable = bool(received)
-        data = b"".join(parts)
-        self.taken += len(data)
-        return data
-
-    def read_bulk(self) -> Buffer:
-        """See `Transport.read_bulk`."""
-        return self.read()
-
-    def shrink_read_buffer(self) -> None:
-        """Do nothing: what is read is in memory already."""
-
-    def write(self, parts: list[Buffer]) -> list[Buffer] | None:
-        """See `Transport.write`: the window is what a kernel's buffer is to a socket."""
-        session = self._session
-        room = session.room
-        if self._memory.is_full:
-            room = min(room, max(0, HELD_BYTES_ALWAYS - session.replay_bytes))
-        for index, part in enumerate(parts):
-            size = len(part)
-            if size > room:
-                if room:
-                    session.send(bytes(part[:room]))
-                return [memoryview(part)[room:], *parts[index + 1 :]]
-            session.send(part if type(part) is bytes else bytes(part))
-            room -= size
-        return None
-
-    def record_socket_error(self) -> None:
-        """Do nothing: it has no socket."""
-
-    def send_eof(self) -> bool:
-        """Queue the FIN behind all that was written."""
-        self._session.finish()
-        return True
-
-    def has_buffered(self) -> bool:
-        """See `Transport.has_buffered`."""
-        return bool(self._received)
-
-    def discard(self) -> int:
-        """See `Transport.discard`."""
-        dropped = sum(map(len, self._received))
-        self._received.clear()
-        self.readable = False
-        self.taken += dropped
-        return dropped
-
-    def abort(self) -> None:
-        """End the session."""
-        self.on_end()
-
-    def close(self) -> None:
-        """End the session."""
-        self.on_end()
-
-    def unacked_bytes(self) -> int:
-        """See `Transport.unacked_bytes`."""
-        session = self._session
-        return max(session.replay_bytes, session.sent_position - session.acked_position)
-
-    def acked_bytes(self) -> int:
-        """See `Transport.acked_bytes`."""
-        return self._session.acked_position
-
-    def retransmitting(self) -> bool:
-        """Return False: a client that is lost is no stalled one."""
-        return False
-
-    async def read_some(self) -> bytes:
-        """See `Transport.read_some`; nothing waits for a session in this way."""
-        raise NotImplementedError
-
-    async def write_all(self, data: bytes) -> None:
-        """See `Transport.write_all`; nothing waits for a session in this way."""
-        raise NotImplementedError
-
-    def unread(self, data: bytes) -> None:
-        """See `Transport.unread`."""
-        self._received.appendleft(data)
-        self.taken -= len(data)
-        self.readable = True
-
-    def take_unread(self) -> bytes:
-        """Return nothing: what was not read stays in the session."""
-        return b""
-
-    def with_tls_details(self, peer: Any) -> Any:
-        """Return the peer as it is."""
-        return peer
-
-
-class SessionFront(RawEndpoint):
-    """The front of a session's relay."""
-
-    __slots__ = ("_stream", "_text")
-
-    def __init__(self, stream: SessionStream, *, text: bool) -> None:
-        super().__init__(stream, RawFraming(text=text))
-        self._stream = stream
-        self._text = text
-
-    def receive(self, now: float) -> tuple[Payloads, FrameHeaders | None]:
-        """See `Endpoint.receive`."""
-        if self._text:
-            return Endpoint.receive(self, now)
-        payloads = self._stream.take_all()
-        if payloads:
-            self.last_received = now
-        return payloads, None
-
-
-class Carrier(WebSocketEndpoint):
-    """One transport of a session: a WebSocket connection, which is relayed as far as its connection is concerned.
-
-    Args:
-        connection_id: Its connection.
-        side: The client's side, past the 101 and the first frame.
-
-    Attributes:
-        connection_id: As given.
-        reader: Decodes what it receives.
-        relay: That of its session, while it is the newest transport of that; else None.
-        closing: What closes it, from then on; None before, and if it was lost.
-        termination: Why it ended.
-        bytes_to_backend: Payload that came over it.
-        bytes_to_client: Payload that was sent over it, also what was sent again.
-        close_deadline: When to wait no longer for the close frame that answers ours; None before that was sent.
-        ended: See `Relaying`.
-    """
-
-    __slots__ = (
-        "bytes_to_backend",
-        "bytes_to_client",
-        "close_deadline",
-        "closing",
-        "connection_id",
-        "ended",
-        "reader",
-        "relay",
-        "termination",
-    )
-
-    def __init__(self, connection_id: int, side: Side) -> None:
-        state = side.state
-        framing = state.framing if state else WebSocketFraming("server", side.text_messages, side.max_frame_bytes)
-        super().__init__(side.transport, framing)
-        if side.leftover:
-            side.transport.unread(side.leftover)
-        if state is not None:
-            self.pending, self.pending_pong = state.pending, state.pending_pong
-        self.discard_payload = True  # its pings have a deadline whether the backend accepts bytes or not
-        self.connection_id = connection_id
-        self.reader = FrameReader()
-        self.relay: SessionRelay | None = None
-        self.closing: Relay | None = None
-        self.termination: Termination | None = None
-        self.bytes_to_backend = self.bytes_to_client = 0
-        self.close_deadline: float | None = None
-        self.ended = Wait()
-
-    def send_messages(self, messages: list[tuple[bytes, Buffer]], now: float) -> None:
-        """Write messages behind what is pending."""
-        assert isinstance(self.framing, WebSocketFraming)  # noqa: S101 (the constructor has set it)
-        buffers = self.framing.encode_messages(messages)
-        if self.pending is None:
-            self.pending = self.transport.write(buffers)
-            self.last_sent = now
-        else:
-            self.pending = [*self.pending, *buffers]
+        """Nothing can touch a descriptor of it any more."""
 
 
 class SessionRelay(Relay):
-    """A backend and a session.
+    """A session and another side; which of them is the front, and how the session ends, is its subclass's.
 
     Args:
-        session: The state machine, past `opened`.
+        session: The state machine.
+        front: The accepted side.
         back: The dialed side.
+        stream: That of the session, which is one of them.
         options: Time limits and rules.
         loop: Runs it.
         memory: What all sessions hold.
@@ -365,13 +78,16 @@ class SessionRelay(Relay):
 
     Attributes:
         session: As given.
+        stream: As given.
+        here: The side that the session is.
+        there: The other one.
         carrier: The newest transport; None while it is detached.
         detached_since: When it lost its transport, by the loop's clock; None while it has one.
+        last_loss: Why it lost its latest transport.
     """
 
     __slots__ = (
         "_close_carrier",
-        "_closed_by_peer",
         "_held_bytes",
         "_memory",
         "_next_check",
@@ -380,36 +96,40 @@ class SessionRelay(Relay):
         "_stalled_since",
         "carrier",
         "detached_since",
+        "here",
+        "last_loss",
         "session",
         "stream",
+        "there",
     )
 
     def __init__(
         self,
-        session: ServerSession,
-        back: Side,
+        session: Session,
+        front: Endpoint,
+        back: Endpoint,
+        stream: SessionStream,
         options: RelayOptions,
         loop: Scheduler,
         memory: ReplayMemory,
         owner: SessionOwner,
-        close_carrier: Callable[[Carrier, RelayOptions, int | None, str], None],
+        close_carrier: CloseCarrier,
     ) -> None:
+        super().__init__(front, back, options, loop)
         self.session = session
-        self.stream = stream = SessionStream(session, loop, memory)
-        text = back.role != "raw" and back.messages == "text"
-        super().__init__(SessionFront(stream, text=text), build_endpoint(back, Side(stream)), options, loop)
+        self.stream = stream
+        self.here, self.there = (front, back) if front.transport is stream else (back, front)
         self.carrier: Carrier | None = None
         self.detached_since: float | None = loop.now
+        self.last_loss = ""
         self._memory = memory
         self._owner = owner
         self._close_carrier = close_carrier
-        self._closed_by_peer: SessionEnded | None = None
         self._held_bytes = 0
         self._next_check = 0.0
         self._stalled_since: float | None = None
         self._stalled_position = 0
         stream.on_end = self._end_session
-        self.on_done = owner.session_ended
 
     # ------------------------------------------------------------------ transports
 
@@ -417,12 +137,9 @@ class SessionRelay(Relay):
         """Go on over another transport, for which the session has been opened or resumed."""
         before, now = self.carrier, self.loop.now
         if before is not None:
-            self._release(before, Termination(Reason.SUPERSEDED, "client", "another transport of the session came"))
-            code, text = int(ResumeCode.SUPERSEDED), Reason.SUPERSEDED.value
-            before.pending = [*(before.pending or ()), *encode_error(before, code, text)]
-            self._close_carrier(before, self.options, code, text)
+            self._replace(before)
         self.carrier, self.detached_since = carrier, None
-        carrier.relay, carrier.other = self, self.back
+        carrier.relay, carrier.other = self, self.there
         carrier.last_received = carrier.last_sent = carrier.control_window_start = now
         self._stalled_since = None
         if self.termination is not None:
@@ -431,29 +148,37 @@ class SessionRelay(Relay):
         self._settle(now)
         self._check_soon()
 
-    def lose(self, carrier: Carrier, detail: str, reason: Reason = Reason.CLIENT_LOST) -> None:
+    def _replace(self, before: Carrier) -> None:
+        """Close a transport for which another one has come."""
+        self._release(before, self._terminated(Reason.SUPERSEDED, "another transport of the session came"))
+        code, text = int(ResumeCode.SUPERSEDED), Reason.SUPERSEDED.value
+        before.pending = [*(before.pending or ()), *encode_error(before, code, text)]
+        self._close_carrier(before, self.options, code, text)
+
+    def lose(self, carrier: Carrier, detail: str) -> None:
         """Note that a transport is lost, and reset it; the session is kept if it may be."""
-        self._release(carrier, Termination(carrier.transport.fault or reason, "client", detail))
+        reason = Reason.CLIENT_LOST if self.here.is_front else Reason.BACKEND_RESET
+        self._release(carrier, self._terminated(carrier.transport.fault or reason, detail))
         carrier.closed = True
         carrier.transport.abort()
         carrier.ended.end()
-        self._process(self.session.transport_lost(self.loop.now), self.loop.now)
+        self.process(self.session.transport_lost(self.loop.now))
         self._note_detached()
 
-    def go_away(self, after_ms: int, jitter_ms: int) -> None:
-        """Announce that transports will be closed."""
-        self.session.go_away(after_ms, jitter_ms)
-        self._settle(self.loop.now)
+    def _terminated(self, reason: Reason, detail: str = "", code: int | None = None) -> Termination:
+        """Return how something ended that the peer of the session has ended."""
+        return Termination(reason, self.initiator_of(self.here), detail, close_code=code)
 
     def _release(self, carrier: Carrier, termination: Termination) -> None:
         """Have a transport no more."""
         self.loop.unregister(carrier)
         carrier.relay = self.carrier = None
         carrier.termination = termination
+        self.last_loss = termination.detail
 
     def _note_detached(self) -> None:
         """Ask whether the session is kept, now that it has no transport."""
-        if self.session.state is not SessionState.DETACHED or self.front.closed:
+        if self.session.state is not SessionState.DETACHED or self.here.closed:
             return
         self.detached_since = self.loop.now
         termination = self._owner.session_detached()
@@ -462,22 +187,22 @@ class SessionRelay(Relay):
         self._check_soon()
 
     def _end_session(self) -> None:
-        """The front of the relay has ended: end the session, and close its transport."""
-        session, now, end = self.session, self.loop.now, self.termination
-        reason = Reason.INTERNAL_ERROR if end is None else end.reason
-        code, text = REASONS[reason].session_code or _RULE_CODE, reason.value
+        """The side of the session has ended: end the session, and close its transport."""
+        session, now = self.session, self.loop.now
+        end = self.termination or Termination(Reason.INTERNAL_ERROR, "wsbridge")
         if session.state is not SessionState.ENDED:
-            if code == 1000 and not session.complete:
-                code = _RULE_CODE
-            session.end(code, text, now)
-        elif session.closing is not None:
-            code, text = session.closing
+            session.end(*self._end_code(end.reason), now)
+        code, text = session.closing or self._end_code(end.reason)
         carrier = self.carrier
         if carrier is not None:
             carrier.send_messages(session.take(0, now), now)
-            self._release(carrier, end or Termination(Reason.INTERNAL_ERROR, "wsbridge"))
+            self._release(carrier, end)
             self._close_carrier(carrier, self.options, code, text)
         self._count_held_bytes()
+
+    @abstractmethod
+    def _end_code(self, reason: Reason) -> tuple[int, str]:
+        """Return the code and the text with which the session is ended for a reason."""
 
     # ------------------------------------------------------------------ moving bytes
 
@@ -490,16 +215,16 @@ class SessionRelay(Relay):
         self._settle(self.loop.now)
 
     def transfer(self, src: Endpoint, dst: Endpoint) -> None:
-        """See `Relay.transfer`; a transport is read whether the backend accepts bytes or not, for its ACKs."""
-        front, back = self.front, self.back
-        if src is back:
-            super().transfer(back, front)
+        """See `Relay.transfer`; a transport is read whether the other side accepts bytes or not, for its ACKs."""
+        here, there = self.here, self.there
+        if src is there:
+            super().transfer(there, here)
         else:
             if self.carrier is not None:
                 self._read_carrier(self.carrier)
-            super().transfer(front, back)
-            if front.pending is not None and front.flush(self.loop.now):
-                super().transfer(back, front)
+            super().transfer(here, there)
+            if here.pending is not None and here.flush(self.loop.now):
+                super().transfer(there, here)
         self._settle(self.loop.now)
 
     def _read_carrier(self, carrier: Carrier) -> None:
@@ -514,51 +239,42 @@ class SessionRelay(Relay):
             chunks, marks = carrier.receive(now)
             if chunks:
                 assert marks is not None  # noqa: S101 (it is a WebSocket)
-                self._process(session.receive(carrier.reader.read(chunks, marks), now), now)
+                self.process(session.receive(carrier.reader.read(chunks, marks), now))
             if carrier.relay is self:
                 self._process_control(carrier, now)
         if carrier.relay is self and transport.read_state is not None and not (transport.readable or carrier.undecoded):
             self.lose(carrier, transport.error or "the connection ended without a close frame")
 
-    def _process(self, events: list[Event], now: float) -> None:
+    def process(self, events: list[Event]) -> None:
         """Act on what the session says."""
         for event in events:
             if isinstance(event, Received):
                 self.stream.put(event.payloads)
                 if self.carrier is not None:
-                    self.carrier.bytes_to_backend += sum(map(len, event.payloads))
+                    self.carrier.received_payload += sum(map(len, event.payloads))
             elif isinstance(event, PeerFinished):
                 self.stream.read_state = EOF
-            elif isinstance(event, SessionEnded):
+            elif isinstance(event, Ended):
                 self._on_session_ended(event)
+            else:
+                self._on_client_event(event)
 
-    def _on_session_ended(self, end: SessionEnded) -> None:
-        """The session has ended by what the client did, or after its ttl."""
-        if self.front.closed:
-            return
-        if end.by == "peer" and self.front.rx is RX_OPEN:
-            self._closed_by_peer = end
-            self.stream.read_state = EOF  # behind what was received before
-            self.loop.mark_ready(self)
-        elif end.by == "peer":
-            self._on_closed_by_peer(end)
-        elif end.code is None:
-            self.terminate(Termination(Reason.SESSION_EXPIRED, "client", f"no transport for ttl, {self.session.ttl} s"))
-        elif self.carrier is not None:
-            reason = Reason.RESUME_GAP if end.code == ResumeCode.GAP else Reason.PROTOCOL_ERROR
-            self.terminate(Termination(reason, "client", end.text))
-        else:  # the client has closed after the ERROR of `abort_delivery`
-            self.close_now(self.front)
+    @abstractmethod
+    def _on_session_ended(self, end: Ended) -> None:
+        """The session has ended by what the peer did, or after its ttl."""
+
+    def _on_client_event(self, event: Event) -> None:
+        """Act on what only a client's session says."""
 
     def _settle(self, now: float) -> None:
-        """Acknowledge what the backend has accepted, send what can be sent, and note what is held and due."""
-        session, stream, back = self.session, self.stream, self.back
-        if self.front.closed:
+        """Acknowledge what the other side has accepted, send what can be sent, and note what is held and due."""
+        session, stream, there = self.session, self.stream, self.there
+        if self.here.closed:
             return
-        if stream.taken and (back.pending is None or back.closed):
+        if stream.taken and (there.pending is None or there.closed):
             session.consumed(stream.taken, now)
             stream.taken = 0
-        if back.tx is TX_CLOSED and session.peer_finished and session.consumed_position < session.received_position:
+        if there.tx is TX_CLOSED and session.peer_finished and session.consumed_position < session.received_position:
             session.consumed_fin()
         carrier = self.carrier
         if carrier is not None and carrier.pending is None:
@@ -576,12 +292,14 @@ class SessionRelay(Relay):
             messages = session.take(SEND_BATCH_BYTES, now)
             if not messages:
                 break
-            for _, payload in messages:
-                carrier.bytes_to_client += len(payload)
+            sent = sum(len(payload) for _, payload in messages)
+            carrier.sent_payload += sent
             carrier.send_messages(messages, now)
             if carrier.transport.read_state == RESET:
                 self.loop.mark_ready(self)
                 return
+            if sent < SEND_BATCH_BYTES:
+                break
         if session.closing is not None and carrier.pending is None and carrier.close_frame is None:
             code, text = session.closing
             carrier.send_frame(carrier.framing.encode_control(CLOSE, encode_close_body(code, text)), now)
@@ -590,7 +308,7 @@ class SessionRelay(Relay):
             self.loop.schedule(self, carrier.close_deadline)
 
     def _count_held_bytes(self) -> None:
-        held = 0 if self.front.closed else self.session.replay_bytes + self.session.unconsumed_bytes
+        held = 0 if self.here.closed else self.session.replay_bytes + self.session.unconsumed_bytes
         if held != self._held_bytes:
             self._memory.used += held - self._held_bytes
             self._held_bytes = held
@@ -608,6 +326,7 @@ class SessionRelay(Relay):
                     carrier.answer_ping(body, now)
                 elif opcode == PONG:
                     carrier.note_pong(now)
+                    self.here.round_trip = carrier.round_trip
                 elif opcode == CLOSE:
                     self._on_carrier_close(carrier, *decode_close_body(body))
                     return
@@ -619,56 +338,26 @@ class SessionRelay(Relay):
         seconds = max(CONTROL_FLOOD_WINDOW, now - carrier.control_window_start)
         rate = self.options.control_frame_rate
         if count - carrier.control_window_base > rate * seconds:
-            self.terminate(
-                Termination(
-                    Reason.CONTROL_FLOOD,
-                    "client",
-                    f"more than {rate} control or empty frames a second over {CONTROL_FLOOD_WINDOW:.0f} s",
-                )
-            )
+            detail = f"more than {rate} control or empty frames a second over {CONTROL_FLOOD_WINDOW:.0f} s"
+            self.terminate(self._terminated(Reason.CONTROL_FLOOD, detail))
         elif now - carrier.control_window_start >= CONTROL_FLOOD_WINDOW:
             carrier.control_window_start, carrier.control_window_base = now, count
 
     def _on_carrier_close(self, carrier: Carrier, code: int | None, text: str) -> None:
-        """The client has closed the transport; the code says whether that ends the session."""
+        """The peer has closed the transport; the code says whether that ends the session."""
         now = self.loop.now
         carrier.rx = RX_CLOSED
-        detail = describe_close(code, text)
-        self._release(carrier, Termination(Reason.CLIENT_CLOSED, "client", detail, close_code=code))
+        reason = Reason.CLIENT_CLOSED if self.here.is_front else Reason.BACKEND_CLOSED
+        self._release(carrier, self._terminated(reason, describe_close(code, text), code))
         self._close_carrier(carrier, self.options, 1000 if code is None else code, "")
-        self._process(self.session.transport_lost(now, 1005 if code is None else code, text), now)
+        self.process(self.session.transport_lost(now, 1005 if code is None else code, text))
         self._note_detached()
 
     def _on_carrier_violation(self, violation: Violation) -> None:
-        """The client has violated RFC 6455: that is no accident of the network, so the session ends."""
-        self.terminate(Termination(violation.reason, "client", violation.detail))
+        """The peer has violated RFC 6455: that is no accident of the network, so the session ends."""
+        self.terminate(self._terminated(violation.reason, violation.detail))
 
     # ------------------------------------------------------------------ what a side did, and endings
-
-    def on_transport_end(self, src: Endpoint, dst: Endpoint) -> None:
-        """See `Relay.on_transport_end`."""
-        if src is self.front and self._closed_by_peer is not None:
-            self._on_closed_by_peer(self._closed_by_peer)
-        else:
-            super().on_transport_end(src, dst)
-
-    def _on_closed_by_peer(self, end: SessionEnded) -> None:
-        """The client has ended the session, and all that it sent before was given to the backend."""
-        front, back = self.front, self.back
-        if self.termination is None or not end.complete:
-            detail = describe_close(end.code, end.text)
-            self.termination = Termination(Reason.CLIENT_CLOSED, "client", detail, close_code=end.code)
-        self.graceful, self.half_closed, self.close_held = True, False, False
-        self.close_timeout = self.options.close
-        self.start_close_timer()
-        orderly = end.complete or (is_orderly(front, end.code) and not _is_error_code(end.code))
-        if not back.closed:
-            if orderly or self.options.half_close_on_loss:
-                self.queue_close(back, 1000, Reason.CLIENT_CLOSED.value)
-                self.start_discarding(back)
-            else:
-                self.abort(back)
-        self.close_now(front)
 
     def on_connection_lost(self, src: Endpoint, dst: Endpoint, detail: str) -> None:
         """See `Relay.on_connection_lost`; a transport that is lost is not the session's end."""
@@ -677,60 +366,23 @@ class SessionRelay(Relay):
         else:
             super().on_connection_lost(src, dst, detail)
 
-    def terminate(self, termination: Termination) -> None:
-        """See `Relay.terminate`: the client gets ERROR with the code of the reason, and no session waits for it."""
-        if self.front.closed:
-            super().terminate(termination)
-            return
-        self.termination = termination
-        self.graceful = self.half_closed = self.close_held = False
-        self.close_timeout = self.options.close
-        self.start_close_timer()
-        self.abort(self.front)
-        back, code = self.back, REASONS[termination.reason].close_code_to_backend
-        if back.closed:
-            return
-        if termination.reason is Reason.SESSION_EXPIRED and self.options.half_close_on_loss:
-            self.queue_close(back, 1001, termination.reason.value)
-            self.start_discarding(back)
-        elif code is None or not back.is_websocket:
-            self.abort(back)
-        else:
-            self.queue_close(back, code, termination.reason.value)
-            back.discard_payload = True
-        self.loop.mark_ready(self)
-
-    def abort_delivery(self, side: Endpoint, reason: Reason) -> None:
-        """See `Relay.abort_delivery`; for a session, the bytes come first, however long the client is away."""
-        if side is not self.front:
-            super().abort_delivery(side, reason)
-            return
-        self.graceful = True
-        by_backend = self.termination is None or self.termination.initiator == "backend"
-        code = int(ResumeCode.BACKEND_RESET) if by_backend else REASONS[reason].session_code or _RULE_CODE
-        self.session.end_after_data(code, reason.value)
-        if side.tx is not TX_CLOSED:
-            side.tx = TX_RESETTING
-        self.start_discarding(side)
-        self.loop.mark_ready(self)
-
     def reset_when_acknowledged(self, side: Endpoint) -> bool:
         """See `Relay.reset_when_acknowledged`; the session says when that is."""
-        return False if side is self.front else super().reset_when_acknowledged(side)
+        return False if side is self.here else super().reset_when_acknowledged(side)
 
     def close_transport(self, side: Endpoint) -> None:
-        """See `Relay.close_transport`; a session has ended once its client has everything and knows that we have."""
-        if side is not self.front:
+        """See `Relay.close_transport`; a session has ended once its peer has everything and knows that we have."""
+        if side is not self.here:
             super().close_transport(side)
 
     def linger(self, side: Endpoint) -> None:
-        """See `Relay.linger`; a session reads what its client sends, and has no unread input."""
-        if side is not self.front:
+        """See `Relay.linger`; a session reads what its peer sends, and has no unread input."""
+        if side is not self.here:
             super().linger(side)
 
     def advance_close(self, side: Endpoint) -> None:
         """See `Relay.advance_close`."""
-        super().advance_close(self.front if isinstance(side, Carrier) else side)
+        super().advance_close(self.here if isinstance(side, Carrier) else side)
         self._settle(self.loop.now)
 
     # ------------------------------------------------------------------ time limits
@@ -739,27 +391,27 @@ class SessionRelay(Relay):
         """Do what is due, and give when to look again; see `timeouts.check_timeouts`."""
         self._next_check = now + MAX_CHECK_INTERVAL
         due = now + MAX_CHECK_INTERVAL
-        if not self.front.closed:
-            self._process(self.session.on_deadline(now), now)
-        if not self.front.closed:
+        here, there = self.here, self.there
+        if not here.closed:
+            self.process(self.session.on_deadline(now))
+        if not here.closed:
             due = min(due, check_lifetime(self, now), check_idle(self, now))
-        if not self.front.closed:
-            due = min(due, self._check_front(now))
-        back = self.back
-        if back.tx is TX_OPEN or self.has_pending_delivery(back):
-            due = min(due, check_write(self, back, now))
-        if back.tx is TX_OPEN and back.rx is RX_OPEN and back.is_websocket:
-            due = min(due, check_ping(self, back, now))
-        if self.termination is not None and not self.done and (self.front.closed or self.carrier is not None):
+        if not here.closed:
+            due = min(due, self._check_carrier(now))
+        if there.tx is TX_OPEN or self.has_pending_delivery(there):
+            due = min(due, check_write(self, there, now))
+        if there.tx is TX_OPEN and there.rx is RX_OPEN and there.is_websocket:
+            due = min(due, check_ping(self, there, now))
+        if self.termination is not None and not self.done and (here.closed or self.carrier is not None):
             due = min(due, check_close(self, now))
-        if not self.front.closed:
+        if not here.closed:
             self._settle(now)
             due = min(due, self.session.deadline or due)
         self._next_check = due
         return due
 
-    def _check_front(self, now: float) -> float:
-        """Check the transport, and whether its client acknowledges anything."""
+    def _check_carrier(self, now: float) -> float:
+        """Check the transport, and whether its peer acknowledges anything."""
         carrier = self.carrier
         if carrier is None:
             return now + MAX_CHECK_INTERVAL
@@ -779,7 +431,7 @@ class SessionRelay(Relay):
             self._stalled_since, self._stalled_position = now, acked
         elif now >= self._stalled_since + limit:
             detail = f"acknowledged nothing for write, {limit:g} s"
-            self.terminate(Termination(Reason.WRITE_STALLED, "client", detail))
+            self.terminate(self._terminated(Reason.WRITE_STALLED, detail))
             return now
         return min(due, now + limit / WRITE_CHECKS)
 
@@ -788,16 +440,3 @@ class SessionRelay(Relay):
         if not self.done:
             self._next_check = self.loop.now
             self.loop.schedule(self, self.loop.now)
-
-
-def encode_error(side: Endpoint, code: int, text: str) -> list[Buffer]:
-    """Return the buffers of an ERROR frame, as a side would be sent it; none for codes of RFC 6455."""
-    framing = side.framing
-    if code < int(ResumeCode.REJECTED) or not isinstance(framing, WebSocketFraming):
-        return []
-    return framing.encode_messages([(encode_frame(Failure(code, text)), b"")])
-
-
-def _is_error_code(code: int | None) -> bool:
-    """Return whether a code is one of the subprotocol's, by which a client says that a stream is not whole."""
-    return code is not None and 4001 <= code <= 4099

@@ -18,7 +18,7 @@ from wsbridge.log.logger import log
 from wsbridge.net.loop_detection import OutgoingChain
 from wsbridge.protocol.resume_server import ServerSession
 from wsbridge.reasons import REASONS, Reason, Termination
-from wsbridge.relay.session_relay import SessionRelay
+from wsbridge.relay.front_session import FrontSessionRelay
 
 OwnerKey = tuple[str, bytes]
 """Whose a session is, for the limits: `identity` and a name, or `address` and the key of a client's address."""
@@ -93,7 +93,7 @@ class ResumableSession:
         "route",
     )
 
-    relay: SessionRelay
+    relay: FrontSessionRelay
 
     def __init__(
         self,

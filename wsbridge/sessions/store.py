@@ -23,7 +23,7 @@ from wsbridge.protocol.resume_server import Resumption, ServerSession, reject_re
 from wsbridge.reasons import Reason, Rejected, Termination
 from wsbridge.relay.engine import Engine
 from wsbridge.relay.relay import RelayOptions
-from wsbridge.relay.session_relay import ReplayMemory
+from wsbridge.relay.session_stream import ReplayMemory
 from wsbridge.sessions.session import OwnerKey, ResumableSession, SessionClaim, session_claim
 
 MAX_REMEMBERED: Final = 4096

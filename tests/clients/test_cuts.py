@@ -1,0 +1,124 @@
+"""Real programs whose connection is cut again and again in mid-transfer: ssh, and Redis through two wsbridges."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.clients.program import program
+from tests.clients.test_redis import redis  # noqa: F401  fixtures are imported, and used as parameters (F811)
+from tests.clients.test_ssh import keys, ssh_command, sshd  # noqa: F401  as above
+from tests.cutting_proxy import CuttingProxy, cutting_proxy
+from tests.process.daemon import Daemon
+
+
+def far_side(backend: int) -> Daemon:
+    """Give a wsbridge with resumable sessions in front of a TCP server."""
+    return Daemon(
+        f"""
+        listeners: {{web: {{bind: '127.0.0.1:0'}}}}
+        limits: {{detached_sessions_per_identity: 100}}
+        routes: {{app: {{match: any, backend: 'tcp://127.0.0.1:{backend}', auth: none, resume: {{}}}}}}
+        """
+    )
+
+
+@pytest.fixture
+def far_sshd(sshd: int) -> Iterator[Daemon]:  # noqa: F811
+    """That of sshd."""
+    with far_side(sshd) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def far_redis(redis: int) -> Iterator[Daemon]:  # noqa: F811
+    """That of Redis."""
+    with far_side(redis) as daemon:
+        yield daemon
+
+
+@asynccontextmanager
+async def cutting(target: int, every: int | tuple[float, float]) -> AsyncIterator[CuttingProxy]:
+    """Run a proxy in front of a port that cuts its connections.
+
+    Args:
+        target: The port.
+        every: So many bytes, or a random time between so many seconds.
+    """
+    async with cutting_proxy(target) as proxy, trio.open_nursery() as nursery:
+        if isinstance(every, int):
+            proxy.cut_every = every
+        else:
+            nursery.start_soon(proxy.cut_often, *every, 5)
+        yield proxy
+        nursery.cancel_scope.cancel()
+
+
+async def transfer(keys: Path, far: Daemon, size: int, every: int | tuple[float, float]) -> int:  # noqa: F811
+    """Send a file through ssh, have it come back, and compare; give the number of cuts."""
+    blob = os.urandom(size)
+    async with cutting(far.port(), every) as proxy:
+        command = [*map(str, ssh_command(keys, proxy.url, "--retry-for", "30s")), "cat"]
+        result = await trio.run_process(command, stdin=blob, capture_stdout=True, capture_stderr=True, check=False)
+    assert result.returncode == 0, result.stderr.decode()
+    assert hashlib.sha256(result.stdout).digest() == hashlib.sha256(blob).digest()
+    return proxy.cuts
+
+
+async def test_ssh_survives_cuts(keys: Path, far_sshd: Daemon) -> None:  # noqa: F811
+    """Megabytes go up and come down over connections that are cut; ssh notices nothing."""
+    with trio.fail_after(60):
+        assert await transfer(keys, far_sshd, 4_000_000, every=800_000) >= 6
+    end = far_sshd.wait("session.closed")
+    assert end["transports"] >= 6
+    assert end["bytes_to_backend"] > 4_000_000
+
+
+@pytest.mark.soak
+async def test_ssh_survives_many_cuts(keys: Path, far_sshd: Daemon) -> None:  # noqa: F811
+    """The same with more bytes and longer connections."""
+    with trio.fail_after(300):
+        assert await transfer(keys, far_sshd, 300_000_000, every=(0.2, 2.0)) >= 5
+
+
+async def benchmark(far: Daemon, requests: int, pipeline: int, every: int | tuple[float, float]) -> int:
+    """Run redis-benchmark through two wsbridges; give the number of cuts."""
+    async with cutting(far.port(), every) as proxy:
+        with Daemon(
+            f"""
+            listeners: {{old: {{bind: '127.0.0.1:0', protocol: tcp, route: out}}}}
+            routes: {{out: {{backend: '{proxy.url}', auth: none, dial: {{retry_for: 30s}}}}}}
+            """
+        ) as near:
+            command = [
+                *(program("redis-benchmark"), "-h", "127.0.0.1", "-p", str(near.port()), "--csv", "-d", "1000"),
+                *("-c", "20", "-n", str(requests), "-P", str(pipeline), "-t", "set,get,lpush,lrange_100"),
+            ]
+            result = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
+            assert result.returncode == 0, result.stderr.decode()
+            assert b"rror" not in result.stdout + result.stderr, result.stderr.decode()
+            rows = [row.split(",")[0].strip('"').split()[0] for row in result.stdout.decode().splitlines()[1:]]
+            assert rows == ["SET", "GET", "LPUSH", "LPUSH", "LRANGE_100"]
+            assert near.wait("connection.closed", route="out")["reason"] == "client_closed"
+            assert near.log_lines("internal_error") == far.log_lines("internal_error") == []
+            assert near.wait("backend.resumed")
+    return proxy.cuts
+
+
+async def test_redis_benchmark_survives_cuts(far_redis: Daemon) -> None:
+    """It ends without an error although the connections between the two wsbridges are cut all the time."""
+    with trio.fail_after(60):
+        assert await benchmark(far_redis, 600, 1, every=8_000_000) >= 40  # up to twenty connections each time
+
+
+@pytest.mark.soak
+async def test_redis_benchmark_survives_many_cuts(far_redis: Daemon) -> None:
+    """The same for longer, with pipelined requests."""
+    with trio.fail_after(300):
+        assert await benchmark(far_redis, 50_000, 16, every=(0.2, 2.0)) >= 100
