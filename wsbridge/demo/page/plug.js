@@ -132,7 +132,9 @@ export class Plug {
   // The session was resumed.
   resumed({ outage, attempts }) {
     this.#resumed = { outage, attempts, at: performance.now() };
-    if (this.#running) this.#wait();
+    if (!this.#running) return;
+    this.#wait();
+    this.#result("Connected again. What wsbridge kept is replayed, and the service counts on …");
   }
 
   #wait() {
