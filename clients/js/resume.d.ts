@@ -26,7 +26,7 @@ export interface ResumeOptions {
   connectTimeout?: number;
   /** Milliseconds that close() waits without progress. Default: 10000. */
   closeTimeout?: number;
-  /** Longest time between two attempts in milliseconds. Default: 30000. */
+  /** Longest time between two attempts in milliseconds. Default: 10000. */
   maxDelay?: number;
   /** Parameter of the URL that gets the node hint of the server, "" for none. Default: "n". */
   nodeParameter?: string;

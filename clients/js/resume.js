@@ -433,7 +433,7 @@ const DEFAULTS = {
   window: 0, // bytes that the server may send ahead of the page; 0 for as many as it would
   connectTimeout: 10_000, // milliseconds from the beginning of an attempt to OPENED or RESUMED
   closeTimeout: 10_000, // for the close handshake, and to reconnect for it
-  maxDelay: 30_000, // between two attempts
+  maxDelay: 10_000, // between two attempts
   nodeParameter: "n", // of the URL: gets the node hint of the server, if that gives one
   WebSocket: globalThis.WebSocket, // what makes a transport
 };

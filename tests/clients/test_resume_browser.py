@@ -227,7 +227,8 @@ def test_terminal(tmp_path: Path, hows: tuple[str, ...], seconds: float) -> None
             page.screenshot(path=tmp_path / "back.png")
             lines = [line for line in page.evaluate(BUFFER) if re.fullmatch(r"line \d+ \d+", line)]
             assert lines == [f"line {number} {at + 1}" for at in range(LINES)]
-    assert bridge.log_lines("connection.rejected") == []
+    rejected = {line["reason"] for line in bridge.log_lines("connection.rejected")}
+    assert rejected <= {"client_lost"}  # attempts that the network has swallowed
 
 
 @pytest.mark.browser
