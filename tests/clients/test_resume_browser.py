@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shlex
@@ -293,6 +294,63 @@ def test_mqtt(mosquitto: int, tmp_path: Path, hows: tuple[str, ...], seconds: fl
         assert own == [f"demo/own: while {how}" for how in hows if how != "frozen"]
         assert page.evaluate("events") == ["connect"]
         page.screenshot(path=tmp_path / "mqtt.png")
+
+
+TICKETS = f"""
+listeners: {{web: {{bind: '127.0.0.1:0'}}}}
+routes:
+  shell:
+    match: {{path: /shell}}
+    backend: 'tcp://127.0.0.1:5901'
+    auth: {{kind: ticket, key: {{file: @FOLDER@/key}}}}
+    {RESUME}
+  ticket:
+    match: {{path: /shell/ticket}}
+    auth: {{kind: bearer, tokens: @FOLDER@/tokens, sources: ['cookie:pass']}}
+    issue_tickets: {{route: shell, key: {{file: @FOLDER@/key}}}}
+{CLIENT}
+  page: {{match: {{path: /}}, respond: 200, auth: none}}
+"""
+STEPS = """async () => {{
+  const {{ ResumableWebSocket }} = await import("/resume.js");
+  {code}
+  window.socket = socket;
+  window.urls = new Set();
+  socket.binaryType = "arraybuffer";
+  window.heard = "";
+  socket.onmessage = ({{ data }}) => (heard += new TextDecoder().decode(data));
+  window.ended = new Promise((resolve) => (socket.onclose = ({{ code, reason }}) => resolve([code, reason])));
+  await new Promise((resolve) => (socket.onopen = resolve));
+  socket.onresumed = () => urls.add(socket.url);
+  urls.add(socket.url);
+  socket.send("before ");
+}}"""
+
+
+@pytest.mark.browser
+def test_a_ticket_for_each_connection(tmp_path: Path) -> None:
+    """As the documentation has it; without credentials for another ticket the session is given up."""
+    (code,) = [block for block in blocks("../resume-client.md", "js") if "ticket" in block]
+    (tmp_path / "key").write_text("k" * 44)
+    (tmp_path / "tokens").write_text(f"alice sha256:{hashlib.sha256(b't0ken').hexdigest()}\n")
+    with (
+        serving(echo) as port,
+        Daemon(TICKETS.replace("5901", f"{port}"), folder=tmp_path) as bridge,
+        network(bridge.port()) as net,
+        browsing() as page,
+    ):
+        origin = f"http://127.0.0.1:{net.port}"
+        page.context.add_cookies([{"name": "pass", "value": "t0ken", "url": origin, "sameSite": "Strict"}])
+        page.goto(f"{origin}/")
+        page.evaluate(STEPS.format(code=code))
+        net.do(CuttingProxy.cut)
+        page.evaluate("socket.send('after')")
+        page.wait_for_function("heard === 'before after'")
+        assert page.evaluate("urls.size") == 2
+        page.context.clear_cookies()
+        net.do(CuttingProxy.cut)
+        assert page.evaluate("ended") == [1006, "no URL was given"]
+        assert page.evaluate("socket.state") == "lost"
 
 
 ECHO = """async ({ url, mebibytes }) => {

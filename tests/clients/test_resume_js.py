@@ -26,7 +26,13 @@ NAMES = ["OPEN", "OPENED", "RESUME", "RESUMED", "DATA", "ACK", "FIN", "ERROR", "
 def test_its_own_tests() -> None:
     """Scripted transports, and the vectors that all clients share."""
     tests = sorted(map(str, (CLIENT / "test").glob("*.test.js")))
-    done = subprocess.run([program("node"), "--test", *tests], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [program("node"), "--test", "--test-reporter=tap", *tests],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     assert int(re.search(r"^# pass (\d+)$", done.stdout, re.MULTILINE)[1]) >= len(tests)  # type: ignore[index]
