@@ -23,6 +23,11 @@ def test_the_limit_of_connections():
     assert connection_limit(config_of(written(limits={"connections": "7"}, route={"respond": "204"})), python) == 7
     auto = config_of(written(route={"respond": "204"}))
     assert connection_limit(auto, python) == (soft - RESERVED_DESCRIPTORS) // 2
+    resumable = config_of(written(route={"backend": "tcp://127.0.0.1:1", "resume": {}}))
+    assert (
+        connection_limit(resumable, python)
+        == (soft - RESERVED_DESCRIPTORS - min(1000, (soft - RESERVED_DESCRIPTORS) // 4)) // 2
+    )
     assert connection_limit(auto, EngineChoice("native", 64)) == (soft - RESERVED_DESCRIPTORS - 128) // 2
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (60, hard))

@@ -33,6 +33,8 @@ MAX_COUNTED_PER_TURN = 500
 """Connections whose bytes are counted before other tasks have their turn; half a millisecond."""
 RESERVED_DESCRIPTORS = 64
 """Descriptors that `connections: auto` leaves for everything but connections and the threads of the engine."""
+MAX_DETACHED_SHARE = 4
+"""At most a quarter of them is left for sessions that wait for their clients, each with the socket of its backend."""
 _CONTROL_DESCRIPTORS = 32
 """Descriptors that no accepted connection gets, for dials, the admin API and reloads; at most a quarter of all."""
 
@@ -50,7 +52,10 @@ def connection_limit(config: Config, engine: EngineChoice) -> int:
     if isinstance(written, int):
         return written
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(1, (soft - reserved_descriptors(engine)) // 2)
+    free = soft - reserved_descriptors(engine)
+    if any(route.resume is not None for route in config.routes.values()):
+        free -= min(config.limits.detached_sessions, free // MAX_DETACHED_SHARE)
+    return max(1, free // 2)
 
 
 def descriptor_limit() -> int:

@@ -164,6 +164,8 @@ class AdminApi:
             "state": self._state(),
             "connections": len(server.connections),
             "connections_limit": server.acceptor.admission_limit,
+            "sessions": len(server.services.sessions.sessions),
+            "sessions_detached": len(server.services.sessions.detached),
             "memory": self._memory(),
             "loop_lag_seconds": round(server.loop_lag.recent, 3),
             "loop_lag_longest_seconds": round(server.loop_lag.longest, 3),

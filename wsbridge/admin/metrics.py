@@ -135,6 +135,17 @@ def _close_codes(snapshot: MetricsSnapshot) -> Iterable[MetricRow]:
             yield (route, initiator, code_class), count
 
 
+def _sessions_closed(snapshot: MetricsSnapshot) -> Iterable[MetricRow]:
+    for route, (stats, _) in snapshot.routes.items():
+        for (reason, initiator), count in list(stats.sessions_closed.items()):
+            yield (route, reason, initiator), count
+
+
+def _nonzero(snapshot: MetricsSnapshot, select: Callable[[RouteStats], int]) -> Iterable[MetricRow]:
+    """Return the values of routes that have one."""
+    return (((route,), value) for route, (stats, _) in snapshot.routes.items() if (value := select(stats)))
+
+
 def _responses(snapshot: MetricsSnapshot) -> Iterable[MetricRow]:
     for route, (stats, _) in snapshot.routes.items():
         for status, count in list(stats.responses.items()):
@@ -226,6 +237,36 @@ METRICS: Final = (
         "Connections that ended with a close frame, by the class of its code.",
         ("route", "initiator", "code_class"),
         _close_codes,
+    ),
+    # Resumable sessions.
+    MetricInfo("wsbridge_sessions_open", "gauge", "Resumable sessions that have not ended, with a connection or not."),
+    MetricInfo("wsbridge_sessions_detached", "gauge", "Those of them that wait for their clients."),
+    MetricInfo(
+        "wsbridge_sessions_held_bytes",
+        "gauge",
+        "Bytes that sessions keep to be sent again, or until the backend accepts them.",
+    ),
+    MetricInfo("wsbridge_sessions_held_limit_bytes", "gauge", "How many there may be (limits.replay_memory)."),
+    MetricInfo(
+        "wsbridge_sessions_opened_total",
+        "counter",
+        "Sessions that were opened.",
+        ("route",),
+        lambda snapshot: _nonzero(snapshot, lambda stats: stats.sessions_opened),
+    ),
+    MetricInfo(
+        "wsbridge_sessions_resumed_total",
+        "counter",
+        "How often a session went on over another connection.",
+        ("route",),
+        lambda snapshot: _nonzero(snapshot, lambda stats: stats.sessions_resumed),
+    ),
+    MetricInfo(
+        "wsbridge_sessions_closed_total",
+        "counter",
+        "Sessions that ended: the lines session.closed of the log.",
+        ("route", "reason", "initiator"),
+        _sessions_closed,
     ),
     # Connections that are not relayed.
     MetricInfo(
@@ -592,7 +633,7 @@ class Metrics:
 
     def _process_values(self) -> dict[str, float]:
         server, last = self._server, self._reloader.last
-        audit_log, table = server.services.audit_log, server.services.client_table
+        audit_log, table, sessions = server.services.audit_log, server.services.client_table, server.services.sessions
         values = {
             "ready": server.is_ready or server.has_successor,
             "draining": server.is_draining,
@@ -600,6 +641,10 @@ class Metrics:
             "connections_limit": server.acceptor.admission_limit,
             "connections_banned_total": table.banned_count,
             "bans_active": table.count_bans(),
+            "sessions_open": len(sessions.sessions),
+            "sessions_detached": len(sessions.detached),
+            "sessions_held_bytes": sessions.memory.used,
+            "sessions_held_limit_bytes": sessions.memory.limit,
             "config_last_reload_successful": last is None or last.error is None,
             "config_last_reload_success_timestamp_seconds": self._reloader.loaded_at,
             "config_generation": server.generation.number,

@@ -199,6 +199,7 @@ def status_text(status: dict[str, Any]) -> str:
         f"{'version':12} {status['version']}, pid {status['pid']}, up {_duration_text(status['uptime_seconds'])}",
         f"{'engine':12} {_engine_text(status)}",
         f"{'connections':12} {status['connections']} of at most {status['connections_limit']}",
+        *([f"{'sessions':12} {_sessions_text(status)}"] if status.get("sessions") else []),
         *([f"{'memory':12} {_memory_text(memory)}"] if memory else []),
         f"{'loop lag':12} {status['loop_lag_seconds']:g} s (longest: {status['loop_lag_longest_seconds']:g} s)",
         f"{'listeners':12} {', '.join(status['listeners'])}",
@@ -216,6 +217,10 @@ def status_text(status: dict[str, Any]) -> str:
 def _engine_text(status: dict[str, Any]) -> str:
     threads = status["engine_threads"]
     return f"{status['engine']}{f', {threads} thread' if threads else ''}{'s' * (threads not in (None, 1))}"
+
+
+def _sessions_text(status: dict[str, Any]) -> str:
+    return f"{status['sessions']}, of which {status['sessions_detached']} wait for their clients"
 
 
 def _memory_text(memory: dict[str, Any]) -> str:

@@ -137,7 +137,7 @@ class Limits(Section):
     detached_sessions: Count = 1000
     """Sessions of routes with resume that wait for their client; beyond it, the oldest of the same route and owner
     ends, or else the one that was about to wait."""
-    detached_sessions_per_identity: PositiveCount = 10
+    detached_sessions_per_identity: PositiveCount = 100
     """How many of them may be of one identity, or of one client address for clients without a name; beyond it, the
     oldest of the same route ends."""
     replay_memory: Annotated[Size, AfterValidator(at_least(1024 * 1024))] = 256 * 1024 * 1024

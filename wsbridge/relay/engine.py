@@ -335,7 +335,7 @@ class PythonEngine:
     def __init__(self, max_lingering: int = 256, loop: RelayLoop | None = None) -> None:
         self.loop = loop or RelayLoop(max_lingering)
         self._relays: dict[int, tuple[Relay, Side, Side]] = {}
-        self._carriers: dict[int, Carrier] = {}
+        self._carriers: dict[int, tuple[Carrier, FrontSessionRelay]] = {}
         self._dropped: set[Relay] = set()  # they close transports of sessions of backends
         self._closed_socket = socket.socket()
         self._closed_socket.close()
@@ -450,7 +450,8 @@ class PythonEngine:
     def carry(self, connection_id: int, relay: SessionRelay, front: Side) -> Relaying:
         """See `Engine.carry`."""
         self.loop.update_clock()
-        carrier = self._carriers[connection_id] = Carrier(connection_id, front)
+        carrier = Carrier(connection_id, front)
+        self._carriers[connection_id] = (carrier, relay)
         carried = CarriedTransport(self, carrier)
         try:
             relay.attach(carrier)
@@ -512,6 +513,29 @@ class PythonEngine:
             carrier.sent_payload,
             end.incomplete,
             PythonEngine.name,
+        )
+
+    def _find_carried(self, connection_id: int) -> FrontSessionRelay | None:
+        """Return the relay of the session that a connection carries; None once that has another one, or has ended."""
+        carrier, relay = self._carriers.get(connection_id, (None, None))
+        return None if relay is None or relay.carrier is not carrier else relay
+
+    def _carried_figures(self, connection_id: int) -> RelayFigures | None:
+        """See `Engine.figures`."""
+        relay, now = self._find_carried(connection_id), trio.current_time()
+        if relay is None or relay.carrier is None:
+            return None
+        carrier, back = relay.carrier, relay.back
+        blocked = carrier.blocked_seconds(now)
+        return RelayFigures(
+            carrier.received_payload,
+            carrier.sent_payload,
+            PythonEngine.name,
+            carrier.round_trip,
+            back.round_trip,
+            relay.front.blocked_seconds(now) if blocked is None else blocked,
+            back.blocked_seconds(now),
+            None if relay.termination is None else relay.termination.reason,
         )
 
     def _close_carrier(self, carrier: Carrier, options: RelayOptions, code: int | None, text: str) -> None:
@@ -585,7 +609,7 @@ class PythonEngine:
 
     def terminate(self, connection_id: int, reason: Reason, detail: str = "") -> bool:
         """See `Engine.terminate`."""
-        relay = self.find(connection_id)
+        relay = self._find_carried(connection_id) or self.find(connection_id)
         if relay is None:
             return False
         self.loop.update_clock()
@@ -594,7 +618,7 @@ class PythonEngine:
 
     def update_options(self, connection_id: int, options: RelayOptions) -> bool:
         """See `Engine.update_options`."""
-        relay = self.find(connection_id)
+        relay = self._find_carried(connection_id) or self.find(connection_id)
         if relay is None:
             return False
         changed = options.bytes_per_second != relay.options.bytes_per_second
@@ -607,6 +631,8 @@ class PythonEngine:
 
     def figures(self, connection_id: int) -> RelayFigures | None:
         """See `Engine.figures`."""
+        if connection_id in self._carriers:
+            return self._carried_figures(connection_id)
         relay = self.find(connection_id)
         if relay is None:
             return None
@@ -624,6 +650,9 @@ class PythonEngine:
 
     def payload_bytes(self, connection_id: int) -> tuple[int, int] | None:
         """See `Engine.payload_bytes`."""
+        if connection_id in self._carriers:
+            carrier = self._carriers[connection_id][0]
+            return carrier.received_payload, carrier.sent_payload
         entry = self._relays.get(connection_id)
         return None if entry is None else (entry[0].front.received_bytes, entry[0].back.received_bytes)
 

@@ -388,6 +388,8 @@ def header_facts(snapshot: Snapshot) -> list[Span]:
     limit = status.get("connections_limit")
     is_full = isinstance(limit, int) and status.get("connections", 0) >= limit
     facts.append((f"connections {status.get('connections')} of {limit}", "bad" if is_full else "bold"))
+    if detached := status.get("sessions_detached"):
+        facts.append((f"detached sessions {detached}", ""))
     if rates is not None:
         facts.append((f"to backend {size_text(rates['bytes_to_backend'])}/s", ""))
         facts.append((f"to client {size_text(rates['bytes_to_client'])}/s", ""))

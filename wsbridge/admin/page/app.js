@@ -158,7 +158,8 @@ function showStatus() {
   find("about").dataset.time = new Date().toLocaleTimeString([], { hour12: false });
   show("about", `version ${status.version}, engine ${status.engine}, pid ${status.pid}, up ${duration(status.uptime_seconds)}`);
   show("connections", String(status.connections));
-  show("connections-limit", `of at most ${status.connections_limit}`);
+  const away = status.sessions_detached ? `; ${status.sessions_detached} detached sessions` : "";
+  show("connections-limit", `of at most ${status.connections_limit}${away}`);
   mark(find("connections").parentElement, "bad", status.connections >= status.connections_limit);
   const hasRates = routes.some((row) => Number.isFinite(row.rate_to_client));
   for (const side of ["backend", "client"]) {
