@@ -25,7 +25,7 @@ def test_rows_are_possible(reason):
 def test_half_done_work_never_looks_whole():
     """Whatever is not the end of data of one side resets the raw other one."""
     orderly = {reason for reason, row in REASONS.items() if not row.reset}
-    names = "BACKEND_CLOSED CLIENT_CLOSED SERVED"
+    names = "BACKEND_CLOSED CLIENT_CLOSED SERVED HANDED_OVER"
     assert orderly == {Reason[name] for name in names.split()}
 
 

@@ -246,8 +246,12 @@ class Acceptor:
 
     def new_context(self, listener: Listener, generation: Generation) -> ConnectionContext:
         """Number a connection."""
+        return ConnectionContext(self.next_id(), listener.name, generation.number)
+
+    def next_id(self) -> int:
+        """Return the number of one more connection."""
         self.last_id += 1
-        return ConnectionContext(self.last_id, listener.name, generation.number)
+        return self.last_id
 
     async def run(self, task: AcceptTask, opened: OpenListener, nursery: trio.Nursery) -> None:
         """Accept at one socket until cancelled.

@@ -264,9 +264,10 @@ class RouteSlot:
 
     Attributes:
         shared_bucket: Bytes a second that it has in common with others of its identity.
+        token_name: Name of the token that it is counted under; None for none.
     """
 
-    __slots__ = ("_bandwidth_key", "_counts", "_keys", "_shared_buckets", "shared_bucket")
+    __slots__ = ("_bandwidth_key", "_counts", "_keys", "_shared_buckets", "shared_bucket", "token_name")
 
     def __init__(self, counts: ConnectionCounts, shared_buckets: SharedBucketTable) -> None:
         self._counts = counts
@@ -274,6 +275,7 @@ class RouteSlot:
         self._keys: list[Hashable] = []
         self._bandwidth_key: Hashable = None
         self.shared_bucket: SharedBucket | None = None
+        self.token_name: str | None = None
 
     def acquire_connection(self, key: Hashable, limit: int) -> bool:
         """Count one more connection under a key; False: there are as many as the limit."""
@@ -341,6 +343,7 @@ def acquire_route_slot(
     if limits is None:
         return UNLIMITED
     slot = RouteSlot(counts, shared_buckets)
+    slot.token_name = token_name
     for setting, key, most, whose in _applicable_limits(limits, route.name, identity.name, token_name):
         if not slot.acquire_connection(key, most):
             slot.release()

@@ -718,6 +718,9 @@ class Connection:
         else:
             if route.target_policy is not None:
                 await self._choose_target(route)
+            with trio.move_on_after(route.first_frame_timeout):
+                await services.sessions.wait_until_adopted(frame.session_id)
+            self._check_may_continue()
             session = services.sessions.resume(frame, route, context)
         self._access_log.log_established(services.open_level)
         self._forget_unneeded()

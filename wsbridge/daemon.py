@@ -36,6 +36,7 @@ from wsbridge.reasons import Reason, Termination
 from wsbridge.reload import NO_FILE, Reloader, ReloadResult
 from wsbridge.revocation import watch_access_lists
 from wsbridge.server import Server
+from wsbridge.sessions.handover import SessionAdopter
 from wsbridge.watchdog import feed_watchdog
 
 
@@ -260,6 +261,7 @@ async def serve(
         nursery.start_soon(watch_memory, server)
         nursery.start_soon(watch_loop, server)
         nursery.start_soon(watch_access_lists, server)
+        _adopt_sessions(nursery, server, takeover)
         on_ready(listening)
 
     received: list[signal.Signals] = []
@@ -292,10 +294,17 @@ async def serve(
 async def _complete_takeover(takeover: Takeover | None, server: Server, endpoints: Sequence[AdminEndpoint]) -> None:
     """Have another process release the sockets, now that all is bound, and answer at the endpoints."""
     if takeover is not None:
-        await takeover.complete()
+        await takeover.complete(server.services.sessions)
         server.services.used_tickets.reject_earlier(time.time())
         for endpoint in endpoints:
             endpoint.commit()
+
+
+def _adopt_sessions(nursery: trio.Nursery, server: Server, takeover: Takeover | None) -> None:
+    """Begin to adopt the sessions of another process."""
+    if takeover is not None:
+        adopter = SessionAdopter(server.services, server.generation, server.acceptor.next_id)
+        nursery.start_soon(takeover.adopt_sessions, adopter)
 
 
 async def _handle_signals(

@@ -62,6 +62,7 @@ class Reason(enum.StrEnum):
     SESSION_LOST = "session_lost"
     SESSION_EXPIRED = "session_expired"
     SESSION_DISPLACED = "session_displaced"
+    HANDED_OVER = "handed_over"
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +239,7 @@ REASONS: dict[Reason, ReasonInfo] = {
     Reason.SESSION_LOST: ReasonInfo(None, None, reset=True, session_code=4004),
     Reason.SESSION_EXPIRED: ReasonInfo(None, None, reset=True),
     Reason.SESSION_DISPLACED: ReasonInfo(None, None, reset=True),
+    Reason.HANDED_OVER: ReasonInfo(None, None, reset=False, session_code=1012),
 }
 
 

@@ -448,3 +448,20 @@ async def test_shutdown_ends_sessions() -> None:
         reasons = {line["reason"] for line in served.records.of("session.closed")}
         assert reasons == {"draining"}
         await back.until(open=0)
+
+
+async def test_a_client_that_comes_before_its_session_waits() -> None:
+    """While another process hands its sessions over, but not for long; when that has ended, its session is lost."""
+    known, late = b"k" * 16, b"l" * 16
+    async with serving(written(route={"backend": "tcp://127.0.0.1:9", "resume": {"first_frame": "200ms"}})) as served:
+        sessions = served.server.services.sessions
+        sessions.expect(7, [known, late])
+        with await served.upgraded("/", OFFER) as other:
+            await other.send(resume_of(7, late))
+            assert await refused(other) == (4014, "draining")
+        with await served.upgraded("/", OFFER) as other, await served.upgraded("/", OFFER) as stranger:
+            await other.send(resume_of(7, known))
+            await stranger.send(resume_of(7, b"s" * 16))
+            assert await refused(stranger) == REJECTED
+            assert sessions.expect_no_more() == 2
+            assert await refused(other) == (4004, "session_lost")

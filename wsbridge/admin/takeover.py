@@ -8,13 +8,18 @@ new process                                          running process
  │◄── {"pid": …, "listeners": [{key, sockets, …}]} ───┤
  │◄── a byte with up to 128 descriptors, repeated ────┤ serves as before
  │ binds the addresses that it has not got
- ├── {"kept": [true, false, …]} ─────────────────────►│ stops accepting; closes its copies of what is kept,
- │◄────────────────────────────── {"released": true} ─┤ and finishes and unlinks the rest
- │ accepts, also what has waited in the backlogs      │ drains, and ends
+ ├── {"kept": [true, false, …], "session_state": 1} ─►│ stops accepting; closes its copies of what is kept
+ │◄── {"released": true, "epoch": …, "sessions": […]} ┤
+ │ accepts, also what has waited in the backlogs      │
+ │◄─────────────── {"session": "…", "backend": true} ─┤ stops the session (`sessions.handover`)
+ │◄────────── a byte with the state and the backend ──┤
+ ├── {"adopted": true} ──────────────────────────────►│ 1012 to its client; the next session, until
+ │◄────────────────────────────── {"finished": true} ─┤ finishes and unlinks the other listeners, drains, ends
 ```
 
 Messages are lines of JSON. Instead of any of its messages the running process may send `{"error": "…"}`. Until it gets
-`kept`, it goes on serving as if nothing had happened when the new process fails, is too slow, or disappears.
+`kept`, it goes on serving as if nothing had happened when the new process fails, is too slow, or disappears. A process
+that reads another `session_state` gets no sessions: these stay where they are until the drain, and are lost then.
 """
 
 from __future__ import annotations
@@ -43,9 +48,14 @@ from wsbridge.net.listeners import InheritedSockets, ListeningSockets, SocketFil
 from wsbridge.reasons import Reason
 from wsbridge.reload import Reloader
 from wsbridge.server import Server
+from wsbridge.sessions.handover import LOST_DETAIL, SessionAdopter, give_away, list_sessions
+from wsbridge.sessions.saved_state import MAX_SESSIONS, SAVED_STATE_VERSION
+from wsbridge.sessions.store import SessionStore
 
 TAKEOVER_TIMEOUT: Final = 60.0
 """Seconds from the request until the new process must be ready, and from then until the sockets must be released."""
+SESSION_TIMEOUT: Final = 10.0
+"""Seconds in which the new process must adopt a session."""
 RESPONSE_TIMEOUT: Final = 320.0
 """Seconds until the running process must have answered: a reload that it has begun may take long."""
 MAX_DESCRIPTORS_PER_MESSAGE: Final = 128
@@ -108,9 +118,10 @@ class Handover:
         try:
             async with self._reloader.paused():
                 sockets = self._open_sockets()
-                await self._release(sockets, await self._offer(channel, sockets))
+                kept, reads_sessions = await self._offer(channel, sockets)
+                await self._release(sockets, kept)
                 log.info("daemon.draining", successor=pid, reason="draining", connections=len(self._server.connections))
-                await channel.send({"released": True})
+                await self._give_away_sessions(channel, reads_sessions=reads_sessions)
                 await self._server.finish_listeners()
                 self._server.stop(Reason.DRAINING)
         except TakeoverError as error:
@@ -123,11 +134,28 @@ class Handover:
         endpoints = [endpoint.sockets for endpoint in self._endpoints if endpoint.sockets is not None]
         return [opened.listening for opened in self._server.listeners] + endpoints
 
-    async def _offer(self, channel: _Channel, sockets: Sequence[ListeningSockets]) -> list[bool]:
+    async def _give_away_sessions(self, channel: _Channel, *, reads_sessions: bool) -> None:
+        """Say that the sockets are released, and give the sessions to the other process."""
+        store, timeouts = self._server.services.sessions, self._server.generation.config.timeouts
+        store.has_successor = True
+        if not reads_sessions:
+            await channel.send({"released": True})
+            return
+        listed = list_sessions(store)
+        ids = [session_id.hex() for session_id in listed.session_ids]
+        await channel.send({"released": True, "epoch": listed.epoch, "sessions": ids})
+        counts = await give_away(store, _ChannelReceiver(channel), 0.0, timeouts.drain_spread)
+        await channel.send({"finished": True})
+        if counts.moved or counts.lost or counts.left:
+            log.info("sessions.handed_over", count=counts.moved, lost=counts.lost, left=counts.left)
+        for session in list(store.detached.values()):
+            session.end(Reason.SESSION_LOST, LOST_DETAIL)
+
+    async def _offer(self, channel: _Channel, sockets: Sequence[ListeningSockets]) -> tuple[list[bool], bool]:
         """Send the sockets, and wait until the other process is ready.
 
         Returns:
-            For each of them, whether the other process keeps it.
+            For each of them, whether the other process keeps it; and whether it can read the state of sessions.
 
         Raises:
             TakeoverError: It is not ready in time, or not at all, or this process is shutting down.
@@ -154,7 +182,7 @@ class Handover:
             raise TakeoverError("the new process has ended before it was ready")
         if channel.is_closed_by_peer():
             raise TakeoverError("the new process has ended")
-        return kept
+        return kept, answer.get("session_state") == SAVED_STATE_VERSION
 
     async def _release(self, sockets: Sequence[ListeningSockets], kept: Sequence[bool]) -> None:
         """Leave to the other process what it keeps, and close the endpoints that it does not keep."""
@@ -172,6 +200,25 @@ class Handover:
 async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
     await event.wait()
     scope.cancel()
+
+
+class _ChannelReceiver:
+    """Sends sessions to the other process; see `SessionReceiver`.
+
+    Args:
+        channel: To it.
+    """
+
+    def __init__(self, channel: _Channel) -> None:
+        self._channel = channel
+
+    async def put(self, session_id: bytes, state: int, backend: socket.socket | None) -> bool:
+        """See `SessionReceiver.put`."""
+        await self._channel.send({"session": session_id.hex(), "backend": backend is not None})
+        await self._channel.send_descriptors([state] if backend is None else [state, backend.fileno()])
+        with trio.move_on_after(SESSION_TIMEOUT):
+            return (await self._channel.receive()).get("adopted") is True
+        return False
 
 
 class Takeover:
@@ -214,6 +261,8 @@ class Takeover:
                     await channel.upgrade()
                     offer = _checked(await channel.receive())
                     sockets = await channel.receive_sockets(sum(one["sockets"] for one in offer["listeners"]))
+                    for sock in sockets:
+                        failed.callback(sock.close)
                     found = cls(channel, InheritedSockets(_group(offer["listeners"], sockets)), offer["pid"])
             except (KeyError, TypeError, ValueError, AttributeError):
                 raise TakeoverError(f"takeover from {path}: the response is that of another protocol") from None
@@ -221,19 +270,21 @@ class Takeover:
                 raise TakeoverError(f"takeover from {path}: no response within {RESPONSE_TIMEOUT:g} s") from None
             except TakeoverError as error:
                 raise TakeoverError(f"takeover from {path}: {error}") from None
-            channel.forget_sockets()
             failed.pop_all()
         return found
 
-    async def complete(self) -> None:
+    async def complete(self, sessions: SessionStore) -> None:
         """Have the running process release what is kept, and own it: this process is ready to accept.
+
+        Args:
+            sessions: Learns which sessions come; see `adopt_sessions`.
 
         Raises:
             TakeoverError: It goes on serving itself.
         """
         try:
             with trio.fail_after(TAKEOVER_TIMEOUT):
-                await self._channel.send({"kept": self.sockets.claimed})
+                await self._channel.send({"kept": self.sockets.claimed, "session_state": SAVED_STATE_VERSION})
                 answer = await self._channel.receive()
         except trio.TooSlowError:
             text = f"the running process did not release its sockets within {TAKEOVER_TIMEOUT:g} s"
@@ -242,12 +293,43 @@ class Takeover:
             _checked(answer)
         log.info("takeover.completed", pid=self.pid, count=sum(self.sockets.claimed))
         self.sockets.own()
-        self.close()
+        epoch, listed = answer.get("epoch"), answer.get("sessions")
+        if isinstance(epoch, int) and isinstance(listed, list):
+            with contextlib.suppress(ValueError, TypeError):
+                sessions.expect(epoch, [bytes.fromhex(one) for one in listed[:MAX_SESSIONS]])
+
+    async def adopt_sessions(self, adopter: SessionAdopter) -> None:
+        """Adopt the sessions of the running process, until it has given away all; then close the connection."""
+        try:
+            while "session" in (message := await self._channel.receive()):
+                count = 2 if message.get("backend") else 1
+                descriptors = await self._channel.receive_descriptors(count)
+                if len(descriptors) < count:
+                    break
+                adopted = await _adopt(adopter, descriptors)
+                await self._channel.send({"adopted": adopted})
+        finally:
+            adopter.finish()
+            self.close()
 
     def close(self) -> None:
         """Close the connection, and the sockets that no listener has."""
         self.sockets.close()
         self._channel.close()
+
+
+async def _adopt(adopter: SessionAdopter, descriptors: list[int]) -> bool:
+    """Adopt a session that came as descriptors, which are closed unless it has them."""
+    state, *others = descriptors
+    try:
+        backend = _socket_of(others[0]) if others else None
+    except ValueError:
+        os.close(state)
+        return False
+    try:
+        return await adopter.adopt(state, backend)
+    finally:
+        os.close(state)
 
 
 def _checked(message: dict[str, Any]) -> dict[str, Any]:
@@ -292,13 +374,13 @@ class _Channel:
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
         self._data = bytearray()
-        self._sockets: list[socket.socket] = []
+        self._descriptors: list[int] = []
         self._is_truncated = False
 
     def close(self) -> None:
-        """Close the connection, and sockets that were received and not used."""
-        for sock in self._sockets:
-            sock.close()
+        """Close the connection, and descriptors that were received and not used. Safe to call twice."""
+        while self._descriptors:
+            os.close(self._descriptors.pop())
         self._stream.socket.close()
 
     def is_closed_by_peer(self) -> bool:
@@ -330,25 +412,36 @@ class _Channel:
             return {}
         return message if isinstance(message, dict) else {}
 
+    async def receive_descriptors(self, count: int) -> list[int]:
+        """Receive descriptors, which belong to the caller; fewer if the peer is gone, or there are too many files."""
+        await self._wait_for_descriptors(count)
+        found, self._descriptors = self._descriptors[:count], self._descriptors[count:]
+        return found
+
+    async def _wait_for_descriptors(self, count: int) -> None:
+        while len(self._descriptors) < count and not self._is_truncated and await self._read():
+            pass
+
     async def receive_sockets(self, count: int) -> list[socket.socket]:
-        """Receive listening sockets, which `close` closes until `forget_sockets`.
+        """Receive listening sockets, which belong to the caller.
 
         Raises:
             TakeoverError: Not all of them can be received.
+            ValueError: One of the descriptors is something else.
         """
-        while len(self._sockets) < count and not self._is_truncated and await self._read():
-            pass
-        if self._is_truncated:
-            raise TakeoverError(f"{count} sockets are too many open files (raise LimitNOFILE)")
-        if len(self._sockets) < count:
-            raise TakeoverError("the running process has ended")
-        if not all(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) for sock in self._sockets):
-            raise TakeoverError("the running process has sent sockets that do not listen")
-        return self._sockets
-
-    def forget_sockets(self) -> None:
-        """Leave those that were received to the listeners that have them now."""
-        self._sockets = []
+        await self._wait_for_descriptors(count)
+        with contextlib.ExitStack() as failed:
+            sockets: list[socket.socket] = []
+            while self._descriptors and len(sockets) < count:
+                sockets.append(failed.enter_context(_socket_of(self._descriptors.pop(0))))
+            if self._is_truncated:
+                raise TakeoverError(f"{count} sockets are too many open files (raise LimitNOFILE)")
+            if len(sockets) < count:
+                raise TakeoverError("the running process has ended")
+            if not all(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) for sock in sockets):
+                raise TakeoverError("the running process has sent sockets that do not listen")
+            failed.pop_all()
+        return sockets
 
     async def upgrade(self) -> None:
         """Send the HTTP request of the new process, and receive the response.
@@ -403,7 +496,7 @@ class _Channel:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 descriptors = array.array("i")
                 descriptors.frombytes(value[: len(value) - len(value) % descriptors.itemsize])
-                self._sockets += map(_socket_of, descriptors)
+                self._descriptors += descriptors
         self._is_truncated = self._is_truncated or bool(flags & socket.MSG_CTRUNC)
         self._data += data
         return bool(data)

@@ -78,10 +78,10 @@ class ListEntry:
 
     Attributes:
         access_list: The list.
-        key: The entry, as its method knows it.
+        key: The entry, as its method knows it; plain values, which another process can read.
         subject: What the log calls it.
     """
 
     access_list: AccessList[Any]
-    key: Hashable = field(repr=False)
+    key: tuple[str | bytes, ...] = field(repr=False)
     subject: str

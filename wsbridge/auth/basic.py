@@ -108,10 +108,11 @@ def load_users(path: Path) -> Users:
     return Users(users, tuple(users))
 
 
-def _has_user(users: Users, credential: tuple[str, PasswordHash]) -> bool:
-    """Return whether a user is there with the same password hash; see `AccessList`."""
-    name, stored = credential
-    return not users.names or users.hashes.get(name) == stored
+def _has_user(users: Users, credential: tuple[str, str]) -> bool:
+    """Return whether a user is there with the same password hash, given as text; see `AccessList`."""
+    name, text = credential
+    stored = users.hashes.get(name)
+    return not users.names or (stored is not None and stored.text == text)
 
 
 def require_users(users: Users, path: Path) -> None:
@@ -163,7 +164,7 @@ class BasicAuth:
             raise rejected
         if self._access_list is None:
             return Identity(shown.username, "basic")
-        credential = (shown.username, users.hashes[shown.username])
+        credential = (shown.username, users.hashes[shown.username].text)
         entry = ListEntry(self._access_list, credential, f'user "{shown.username}"')
         return Identity(shown.username, "basic", entries=(entry,))
 

@@ -826,19 +826,24 @@ REASON_EXPLANATIONS: Final[dict[str, ReasonExplanation]] = {
         ("", "session: 4003", "reset"),
     ),
     "session_lost": ReasonExplanation(
-        "The session that the client asks for was one of an earlier process: sessions do not survive a restart.",
+        "The session was one of an earlier process, and could not go on in the next one.",
         "a restart of wsbridge",
         (
             Case(
-                "wsbridge was restarted while the client was away.",
-                "Nothing; the client opens a new session. A reload keeps sessions: see `wsbridge reload`.",
+                "wsbridge was restarted without a store for its sessions, or it crashed.",
+                "Nothing; the client opens a new session. Under systemd, set `FileDescriptorStoreMax=`; elsewhere, "
+                "upgrade with `wsbridge run --takeover`. A reload keeps all sessions.",
+            ),
+            Case(
+                "The backend speaks TLS or WebSocket: the state of such a connection is in the process that has it.",
+                "Let wsbridge connect to it by `tcp:` or `unix:`, if it is on the same machine.",
             ),
             Case(
                 "The initiator is the backend: the WebSocket server was restarted, and the TCP client was reset.",
                 "Nothing; the client connects again.",
             ),
         ),
-        ("resume.md",),
+        ("resume.md#restarts",),
         ("", "session: 4004", "reset"),
     ),
     "session_expired": ReasonExplanation(
@@ -871,5 +876,13 @@ REASON_EXPLANATIONS: Final[dict[str, ReasonExplanation]] = {
         ),
         ("limits.md#resumable-sessions",),
         ("", "session: 4009", "reset"),
+    ),
+    "handed_over": ReasonExplanation(
+        "The session goes on in the next process of wsbridge, after a restart or a takeover. Its client was told to "
+        "connect again (GOAWAY, 1012); the line of that process has the whole session.",
+        "wsbridge",
+        (Case("wsbridge was restarted, or another process took over.", "Nothing is to be done."),),
+        ("resume.md#restarts",),
+        ("", "session: 1012", "stays connected"),
     ),
 }

@@ -337,6 +337,21 @@ LOG_EVENTS: Final[dict[str, LogEvent]] = {
     "session.detached": LogEvent(
         "A session has lost its connection, and waits for its client.", ("debug",), ("id", "session", "route")
     ),
+    "session.adopted": LogEvent(
+        "A session of another process goes on in this one.", ("debug",), ("id", "session", "route")
+    ),
+    "session.lost": LogEvent("A session of another process cannot go on in this one.", ("warning",), ("detail",)),
+    "sessions.handed_over": LogEvent(
+        "The next process has `count` sessions; `lost` have ended, and `left` cannot move and stay until the drain.",
+        ("info",),
+        ("count", "lost", "left"),
+    ),
+    "sessions.adopted": LogEvent(
+        "`count` sessions of another process go on in this one, `ended` have ended by its configuration or a limit, "
+        "and `lost` could not go on.",
+        ("info",),
+        ("count", "ended", "lost"),
+    ),
     "session.resumed": LogEvent(
         "A session goes on over the connection `id`.", ("debug",), ("id", "session", "route", "replayed_bytes")
     ),
@@ -490,6 +505,9 @@ LOG_KEYS: Final[dict[str, str]] = {
     "steps": "steps to reach the backend in order, each with its result and its duration",
     "attempts": "attempts to connect again, the successful one among them",
     "outage_seconds": "how long a session had no connection",
+    "ended": "sessions that have ended by the configuration or a limit of this process",
+    "lost": "sessions that could not go on in the next process",
+    "left": "sessions that cannot move to the next process, and have not ended",
     "connect_seconds": "how long it took to reach the backend, or to fail",
     "duration_seconds": "how long the connection or session lasted",
     "ban_seconds": "how long the ban lasts",
@@ -523,7 +541,7 @@ LOG_KEYS: Final[dict[str, str]] = {
     "line": "line in the file",
     "column": "column in the file",
     "error": "error message of the system",
-    "count": "number of records, connections, keys or listeners",
+    "count": "number of records, connections, keys, listeners or sessions",
     "failures": "number of failed logins",
     "suppressed_event": "event whose records were suppressed",
     "component": "component of the program",

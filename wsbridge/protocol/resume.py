@@ -534,6 +534,11 @@ class Session:
         return self.finished and self.acked_position > self._buffer.end
 
     @property
+    def is_failing(self) -> bool:
+        """Whether `end_after_data` has been called."""
+        return self._failure is not None
+
+    @property
     def complete(self) -> bool:
         """Whether both streams are complete, and acknowledged as far as this side can know."""
         return self.fin_acked and self.peer_finished and self._ack_sent == self.received_position

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import socket
+from dataclasses import dataclass
 from typing import Final
 
-from wsbridge.net.transport import EOF
+from wsbridge.net.transport import EOF, SocketTransport
 from wsbridge.protocol.resume import Ended
-from wsbridge.protocol.resume_frames import ResumeCode
+from wsbridge.protocol.resume_frames import GoAway, ResumeCode, encode_frame
 from wsbridge.protocol.resume_server import ServerSession
 from wsbridge.reasons import REASONS, Reason, Termination
 from wsbridge.relay.endpoint import RX_OPEN, TX_CLOSED, TX_RESETTING, Endpoint, Side, build_endpoint
 from wsbridge.relay.relay import RelayOptions, Scheduler, describe_close, is_orderly
 from wsbridge.relay.session_relay import CloseCarrier, SessionOwner, SessionRelay
-from wsbridge.relay.session_stream import ReplayMemory, SessionEndpoint, SessionStream
+from wsbridge.relay.session_stream import ReplayMemory, SessionEndpoint, SessionStream, encode_error
 
 _RULE_CODE: Final = int(ResumeCode.ENDED_BY_RULE)
+
+
+@dataclass(frozen=True, slots=True)
+class MovedBackend:
+    """What of a session that moves to another process is not in its state machine.
+
+    Attributes:
+        sock: Connected to the backend; None where that connection is over.
+        pending: What has come from it, and is to be sent behind what the machine has.
+    """
+
+    sock: socket.socket | None
+    pending: bytes
 
 
 class FrontSessionRelay(SessionRelay):
@@ -54,6 +69,86 @@ class FrontSessionRelay(SessionRelay):
         """Announce that transports will be closed."""
         self._machine.go_away(after_ms, jitter_ms)
         self._settle(self.loop.now)
+
+    # ------------------------------------------------------------------ to and from another process
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether it has been stopped by `stop_to_move`."""
+        return self.front.closed and self._machine.ended is None
+
+    @property
+    def can_move(self) -> bool:
+        """Whether another process can go on with it.
+
+        Not with a backend under TLS or with a WebSocket backend, whose state is only here, and not where the session
+        ends already by what its client did.
+        """
+        back, session = self.back, self.session
+        if self.front.closed or session.ended is not None or session.closing is not None:
+            return False
+        if back.closed:
+            return session.finished or session.is_failing
+        return type(back.transport) is SocketTransport and not back.is_websocket
+
+    def stop_to_move(self) -> MovedBackend:
+        """Stop for good, with the backend connected: nothing changes the machine any more. Only if `can_move`.
+
+        Bytes that the backend's kernel has not accepted are dropped; the client sends them again.
+        """
+        front, back, stream, now = self.front, self.back, self.stream, self.loop.update_clock()
+        dropped = len(front.undecoded) + sum(map(len, back.pending or ()))
+        self.session.consumed(stream.taken - dropped, now)
+        carrier = self.carrier
+        if carrier is not None:  # what it was told before the end is a part of the state
+            carrier.send_messages(self.session.take(0, now), now)
+            self.loop.unregister(carrier)
+        pending = b"".join([*(front.pending or ()), back.undecoded])
+        sock: socket.socket | None = None
+        if not back.closed:
+            assert isinstance(back.transport, SocketTransport)  # noqa: S101 (see `can_move`)
+            pending += back.transport.take_unread()
+            sock = back.transport.sock
+            self.loop.unregister(back)
+        front.closed = back.closed = True
+        self._count_held_bytes()
+        return MovedBackend(sock, pending)
+
+    def end_move(self, termination: Termination, after_ms: int, jitter_ms: int) -> None:
+        """Close the transport after `stop_to_move`: with GOAWAY and 1012, or, if the session is lost, with its code."""
+        carrier, now = self.carrier, self.loop.update_clock()
+        self.termination = termination
+        if carrier is not None:
+            code, reason = 1012, Reason.DRAINING
+            if termination.reason is Reason.SESSION_LOST:
+                code, reason = int(ResumeCode.RESTARTED), termination.reason
+                carrier.pending = [*(carrier.pending or ()), *encode_error(carrier, code, reason.value)]
+            else:
+                carrier.send_messages([(encode_frame(GoAway(after_ms, jitter_ms)), b"")], now)
+            self._release(carrier, Termination(reason, "wsbridge"))
+            self._close_carrier(carrier, self.options, code, reason.value)
+        self.loop.finished(self)
+
+    def continue_moved(self, pending: bytes, age: float, idle: float) -> None:
+        """Go on with a session that another process had; before its first turn.
+
+        Args:
+            pending: See `MovedBackend`.
+            age: Seconds since it was opened.
+            idle: Seconds since payload last moved.
+        """
+        now = self.loop.now
+        self.started, self.last_payload = now - age, now - idle
+        if pending:
+            self.front.pending = [pending]
+        if self.session.peer_finished:
+            self.stream.read_state = EOF
+        if self.session.is_failing:
+            self.abort(self.back)
+            self.termination = Termination(Reason.BACKEND_RESET, "backend")
+            self.abort_delivery(self.front, Reason.BACKEND_RESET)
+        self._settle(now)
+        self.loop.mark_ready(self)
 
     def _end_code(self, reason: Reason) -> tuple[int, str]:
         """See `SessionRelay._end_code`."""

@@ -63,6 +63,7 @@ class ResumableSession:
         slot: What it holds of the limits of its route.
         chain: The routes that it came through.
         endings: See `Services.endings`.
+        age: Seconds since it was opened, by another process.
 
     Attributes:
         machine: As given.
@@ -106,6 +107,7 @@ class ResumableSession:
         slot: RouteSlot,
         chain: OutgoingChain,
         endings: Endings,
+        age: float = 0.0,
     ) -> None:
         self._keeper = keeper
         self.machine = machine
@@ -118,16 +120,21 @@ class ResumableSession:
         self._slot = slot
         self._chain = chain if chain.noted else None
         self._endings = endings
-        self.began = time.monotonic()
+        self.began = time.monotonic() - age
         self.fixed_json = ""
         generation.lifetime.acquire()
         context.session = self.name
-        self._log_step("session.opened")
+        self._log_step("session.adopted" if age else "session.opened")
 
     @property
     def id(self) -> int:
         """The number of its latest connection, by which operators find it."""
         return self.context.id
+
+    @property
+    def token_name(self) -> str | None:
+        """Name of the token that its limits are counted under; None for none."""
+        return self._slot.token_name or self.context.identity.token_name
 
     @property
     def name(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,7 +20,8 @@ from wsbridge.net.loop_detection import OutgoingChain
 from wsbridge.protocol.resume import Ended
 from wsbridge.protocol.resume_frames import REJECTED_TEXT, SESSION_ID_BYTES, TOKEN_BYTES, Open, Resume, ResumeCode
 from wsbridge.protocol.resume_server import Resumption, ServerSession, reject_resume
-from wsbridge.reasons import Reason, Rejected, Termination
+from wsbridge.reasons import REASONS, Reason, Rejected, Termination
+from wsbridge.relay.endpoint import Side
 from wsbridge.relay.engine import Engine
 from wsbridge.relay.relay import RelayOptions
 from wsbridge.relay.session_stream import ReplayMemory
@@ -34,6 +35,7 @@ _REASON_BY_CODE: Final[dict[int, Reason]] = {
     ResumeCode.GAP: Reason.RESUME_GAP,
     ResumeCode.SUPERSEDED: Reason.SUPERSEDED,
     ResumeCode.RESTARTED: Reason.SESSION_LOST,
+    ResumeCode.DRAINING: Reason.DRAINING,
 }
 
 
@@ -53,6 +55,25 @@ class SessionRejected(Rejected):
             detail = "the session has ended" if code == ResumeCode.REJECTED else f"{code}: {text}"
         super().__init__(reason, detail, failed_login=resumption.bad_token)
         self.refusal = (int(code), text)
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What a session of another process had, besides its state machine and its backend.
+
+    Attributes:
+        pending: See `MovedBackend`.
+        age: Seconds since it was opened.
+        idle: Seconds since payload last moved.
+        bytes_to_backend: Payload from the client so far.
+        bytes_to_client: Payload from the backend so far.
+    """
+
+    pending: bytes
+    age: float
+    idle: float
+    bytes_to_backend: int
+    bytes_to_client: int
 
 
 @dataclass(slots=True)
@@ -91,6 +112,7 @@ class SessionStore:
         memory: What all sessions hold.
         sessions: Those that have not ended, by id.
         detached: Those of them that wait for their clients, the longest first.
+        has_successor: Whether another process has the sessions that could move, so that no client comes back here.
     """
 
     def __init__(self, limits: Limits, endings: Endings) -> None:
@@ -101,6 +123,9 @@ class SessionStore:
         self._detached_by_owner: Counter[OwnerKey] = Counter()
         self._ended: OrderedDict[bytes, _Remembered] = OrderedDict()
         self._endings = endings
+        self.has_successor = False
+        self._expected: dict[bytes, trio.Event] = {}  # those that another process hands over
+        self._elsewhere: set[bytes] = set()  # those that another process has, or had
         self._routes: Container[str] | None = None  # after a reload: the names of those that there are
         self.configure(limits)
 
@@ -151,6 +176,12 @@ class SessionStore:
         route.stats.sessions_opened += 1
         return session
 
+    async def wait_until_adopted(self, session_id: bytes) -> None:
+        """Wait until a session that another process hands over is here, or will not be."""
+        expected = self._expected.get(session_id)
+        if expected is not None:
+            await expected.wait()
+
     def resume(self, frame: Resume, route: Route, context: ConnectionContext) -> ResumableSession:
         """Return the session that a client resumes; its transport is to be carried at once.
 
@@ -166,6 +197,10 @@ class SessionStore:
             raise SessionRejected(Resumption((ResumeCode.RESTARTED, Reason.SESSION_LOST.value)))
         self._forget_old()
         session = self.sessions.get(frame.session_id)
+        if session is None:
+            self._check_not_elsewhere(frame.session_id)
+        elif session.relay.is_moving:
+            raise SessionRejected(Resumption((ResumeCode.DRAINING, Reason.DRAINING.value)))
         found = session or self._ended.get(frame.session_id)
         if found is None or found.claim != session_claim(route, context):
             raise SessionRejected(reject_resume(frame))
@@ -182,12 +217,25 @@ class SessionStore:
         session.route.stats.sessions_resumed += 1
         return session
 
+    def _check_not_elsewhere(self, session_id: bytes) -> None:
+        """Check that no other process has a session, or had it.
+
+        Raises:
+            SessionRejected: The client is to try again (4014), since its session is on the way; or it is lost (4004).
+        """
+        if session_id in self._expected or (self.has_successor and session_id in self._elsewhere):
+            raise SessionRejected(Resumption((ResumeCode.DRAINING, Reason.DRAINING.value)))
+        if session_id in self._elsewhere:
+            raise SessionRejected(Resumption((ResumeCode.RESTARTED, Reason.SESSION_LOST.value)))
+
     # ------------------------------------------------------------------ for sessions
 
     def keep(self, session: ResumableSession) -> Termination | None:
         """See `SessionKeeper.keep`: within the limits, of which the oldest session of the same client makes room."""
         if self._routes is not None and session.route.name not in self._routes:
             return Termination(Reason.ROUTE_REMOVED, "wsbridge")
+        if self.has_successor:
+            return Termination(Reason.SESSION_LOST, "wsbridge", "its client can reach another process only")
         if self.memory.is_full:
             return Termination(Reason.OVERLOAD, "wsbridge", self._describe_memory())
         most, whose = self._max_detached_per_owner, "detached_sessions_per_identity"
@@ -220,6 +268,9 @@ class SessionStore:
         """See `SessionKeeper.forget`."""
         self._attached(session)
         del self.sessions[session.machine.session_id]
+        if session.machine.ended is None:
+            self._elsewhere.add(session.machine.session_id)
+            return
         self._ended[session.machine.session_id] = _Remembered(
             session.machine, session.claim, trio.current_time() + session.machine.ttl
         )
@@ -233,6 +284,85 @@ class SessionStore:
 
     def _describe_memory(self) -> str:
         return f"sessions hold {self.memory.used} bytes, and limits.replay_memory is {self.memory.limit}"
+
+    # ------------------------------------------------------------------ between processes
+
+    def by_age(self) -> list[ResumableSession]:
+        """Return all sessions: those first that wait for their clients, the longest first."""
+        attached = [one for key, one in self.sessions.items() if key not in self.detached]
+        return [*self.detached.values(), *attached]
+
+    def expect(self, epoch: int, session_ids: Iterable[bytes]) -> None:
+        """Go on with the epoch of another process, which is about to hand over sessions; before the first client."""
+        self.epoch = epoch
+        self._expected = {session_id: trio.Event() for session_id in session_ids}
+
+    def is_expected(self, session_id: bytes) -> bool:
+        """Return whether a session is still to be handed over."""
+        return session_id in self._expected
+
+    def adopt(
+        self,
+        machine: ServerSession,
+        side: Side,
+        moved: Moved,
+        options: RelayOptions,
+        engine: Engine,
+        *,
+        route: Route,
+        generation: Generation,
+        context: ConnectionContext,
+        slot: RouteSlot,
+        chain: OutgoingChain,
+    ) -> ResumableSession:
+        """Go on with a session of another process, which is detached; it may end by a limit.
+
+        Args:
+            machine: Its state machine, restored.
+            side: Its backend.
+            moved: What else it had.
+            options: See `Engine.open_session`.
+            engine: The engine.
+            route: Its route now.
+            generation: The configuration now.
+            context: Stands for its latest connection.
+            slot: What it holds of the limits of its route.
+            chain: The routes that it came through.
+        """
+        session = ResumableSession(
+            self, machine, route, generation, context, str, slot, chain, self._endings, age=moved.age
+        )
+        session.relay = engine.open_session(machine, side, options, self.memory, session, slot.shared_bucket)
+        self.sessions[machine.session_id] = session
+        relay = session.relay
+        relay.front.received_bytes, relay.back.received_bytes = moved.bytes_to_backend, moved.bytes_to_client
+        relay.continue_moved(moved.pending, moved.age, moved.idle)
+        termination = self.keep(session)
+        if termination is not None:
+            relay.terminate(termination)
+        self._settle_expected(machine.session_id)
+        return session
+
+    def reject_adoption(self, machine: ServerSession, claim: SessionClaim, reason: Reason) -> None:
+        """End a session of another process before it goes on here; its client learns the reason."""
+        now = trio.current_time()
+        machine.end(REASONS[reason].session_code or ResumeCode.ENDED_BY_RULE, reason.value, now)
+        self._ended[machine.session_id] = _Remembered(machine, claim, now + machine.ttl)
+        self._forget_old()
+        self._settle_expected(machine.session_id)
+
+    def _settle_expected(self, session_id: bytes) -> None:
+        expected = self._expected.pop(session_id, None)
+        if expected is not None:
+            expected.set()
+
+    def expect_no_more(self) -> int:
+        """Note that nothing more is handed over: what has not come is lost; return how many these are."""
+        lost = list(self._expected)
+        self._elsewhere.update(lost)
+        for session_id in lost:
+            self._settle_expected(session_id)
+        return len(lost)
 
     # ------------------------------------------------------------------ for operators, reload, drain
 

@@ -1,0 +1,462 @@
+"""Sessions go on in the next process: they are stopped, saved and given away one by one, and adopted there.
+
+```
+this process                                          the next one
+ │ session stops: nothing is read or written          │ knows which sessions there are: their clients wait
+ ├── its state, the descriptor of its backend ───────►│ checks route and limits, goes on: detached
+ │ GOAWAY and 1012 for its client                     │◄── RESUME
+```
+
+Who carries that is up to `admin.takeover` (from process to process) and `descriptor_store` (by way of systemd). What
+the next process cannot have, it knows by its id, so that the client learns that its session is lost (4004).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Protocol
+
+import trio
+
+from wsbridge.admission import UNLIMITED, acquire_route_slot, relay_options
+from wsbridge.auth.access_list import ListEntry
+from wsbridge.auth.identity import Identity
+from wsbridge.config.model import RouteConfig
+from wsbridge.context import ConnectionContext
+from wsbridge.generation import Generation, Route
+from wsbridge.log.logger import log
+from wsbridge.net.address import Peer
+from wsbridge.net.loop_detection import OutgoingChain
+from wsbridge.net.sealed_file import SealedFileError, read_sealed_file, write_sealed_file
+from wsbridge.net.transport import SocketTransport, reset_socket
+from wsbridge.protocol.resume_frames import TOKEN_BYTES
+from wsbridge.protocol.resume_server import ServerSession
+from wsbridge.reasons import Reason, Rejected, Termination
+from wsbridge.relay.endpoint import Side
+from wsbridge.services import Services
+from wsbridge.sessions.saved_state import (
+    MAX_LIST_BYTES,
+    MAX_SESSIONS,
+    MAX_STATE_BYTES,
+    SavedIdentity,
+    SavedList,
+    SavedSession,
+    StateError,
+    decode_list,
+    decode_session,
+    encode_list,
+    encode_session,
+)
+from wsbridge.sessions.session import ResumableSession
+from wsbridge.sessions.store import Moved, SessionStore
+
+JITTER_PER_SESSION: Final = 0.005
+"""Seconds over which clients spread their return, for each that is sent away."""
+
+LOST_DETAIL: Final = "its backend speaks TLS or WebSocket, and only this process can go on with that"
+
+
+def digest_route(section: RouteConfig) -> bytes:
+    """Return a digest of the settings of a route that a session depends on: who may use it, and where it leads."""
+    text = section.model_dump_json(include={"backend", "auth", "allowed_targets"})
+    return hashlib.sha256(text.encode()).digest()
+
+
+# ------------------------------------------------------------------ giving away
+
+
+class SessionReceiver(Protocol):
+    """What takes sessions to the next process."""
+
+    async def put(self, session_id: bytes, state: int, backend: socket.socket | None) -> bool:
+        """Take one; return whether it has arrived.
+
+        Args:
+            session_id: Which one it is.
+            state: Descriptor of a sealed file with its state.
+            backend: Connected to its backend; None where that connection is over.
+        """
+
+
+@dataclass(slots=True)
+class MovedSessions:
+    """How many sessions were given away.
+
+    Attributes:
+        moved: Those that go on in the next process.
+        lost: Those that could not go on, and have ended.
+        left: Those that cannot move, and have not ended.
+    """
+
+    moved: int = 0
+    lost: int = 0
+    left: int = 0
+
+
+def list_sessions(store: SessionStore) -> SavedList:
+    """Return the list of the sessions that there are."""
+    return SavedList(store.epoch, tuple(list(store.sessions)[:MAX_SESSIONS]))
+
+
+async def write_list(sessions: SavedList) -> int:
+    """Write a list into a sealed file; return its descriptor.
+
+    Raises:
+        OSError: See `write_sealed_file`.
+    """
+    return await trio.to_thread.run_sync(lambda: write_sealed_file("wsbridge-sessions", encode_list(sessions)))
+
+
+async def give_away(store: SessionStore, receiver: SessionReceiver, after: float, spread: float) -> MovedSessions:
+    """Give all sessions that can move to the next process, one after the other.
+
+    Args:
+        store: Has them.
+        receiver: Takes them there.
+        after: Seconds after which their clients may come back.
+        spread: Seconds over which they are to spread that, at most.
+    """
+    counts = MovedSessions()
+    waiting = store.by_age()
+    jitter = min(spread, len(waiting) * JITTER_PER_SESSION)
+    digests: dict[tuple[int, str], bytes] = {}
+    for session in waiting:
+        await trio.lowlevel.checkpoint()
+        relay = session.relay
+        if relay.front.closed:
+            continue
+        if not relay.can_move:
+            counts.left += 1
+            continue
+        key = (session.generation.number, session.route.name)
+        if key not in digests:
+            digests[key] = digest_route(session.generation.config.routes[session.route.name])
+        stopped = save_session(session, digests[key])
+        end = Termination(Reason.SESSION_LOST, "wsbridge", "the next process has not got it")
+        try:
+            if await _put(stopped.state, stopped.backend, receiver):
+                end = Termination(Reason.HANDED_OVER, "wsbridge")
+        except (OSError, StateError) as error:
+            end.detail = str(error)
+        finally:
+            stopped.release(is_kept=end.reason is Reason.HANDED_OVER)
+            relay.end_move(end, int(after * 1000), int(jitter * 1000))
+        counts.moved += end.reason is Reason.HANDED_OVER
+        counts.lost += end.reason is Reason.SESSION_LOST
+    return counts
+
+
+@dataclass(frozen=True, slots=True)
+class StoppedSession:
+    """A session on its way.
+
+    Attributes:
+        state: Its state.
+        backend: Connected to its backend; None where that connection is over.
+    """
+
+    state: SavedSession
+    backend: socket.socket | None
+
+    def release(self, *, is_kept: bool) -> None:
+        """Close this process's descriptor of the backend; unless another process keeps it, reset the connection."""
+        if self.backend is not None and is_kept:
+            self.backend.close()
+        elif self.backend is not None:
+            reset_socket(self.backend)
+
+
+def save_session(session: ResumableSession, route_digest: bytes) -> StoppedSession:
+    """Stop a session that can move, and return all that it is."""
+    relay, context = session.relay, session.context
+    moved = relay.stop_to_move()
+    now = relay.loop.now
+    identity, peer = context.identity, context.peer
+    expires = relay.options.auth_expires
+    state = SavedSession(
+        saved_at=time.monotonic(),
+        machine=session.machine.export_state(now),
+        pending=moved.pending,
+        route=session.route.name,
+        route_digest=route_digest,
+        identity=SavedIdentity(
+            name=identity.name,
+            method=identity.method,
+            expires_in=None if expires is None else max(0.0, expires - now),
+            target=identity.target,
+            token_name=session.token_name,
+            entries=tuple(
+                (entry.access_list.key[0], str(entry.access_list.key[1]), entry.key, entry.subject)
+                for entry in identity.entries
+            ),
+        ),
+        target=context.target,
+        backend=context.backend,
+        backend_address=context.backend_address,
+        listener=context.listener,
+        peer_host=peer.host,
+        peer_port=peer.port,
+        peer_family=int(peer.family),
+        via=peer.via,
+        tls=context.tls,
+        age=time.monotonic() - session.began,
+        idle=max(0.0, now - relay.last_payload),
+        bytes_to_backend=relay.front.received_bytes,
+        bytes_to_client=relay.back.received_bytes,
+    )
+    return StoppedSession(state, moved.sock)
+
+
+async def _put(state: SavedSession, sock: socket.socket | None, receiver: SessionReceiver) -> bool:
+    """Write the state of a session in a thread, and give both away.
+
+    Raises:
+        OSError: There is no memory, or no descriptor.
+        StateError: It is larger than what is read.
+    """
+    session_id: bytes = state.machine["session_id"]
+    name = f"wsbridge-session-{session_id.hex()}"
+    descriptor = await trio.to_thread.run_sync(lambda: write_sealed_file(name, encode_session(state)))
+    try:
+        return await receiver.put(session_id, descriptor, sock)
+    finally:
+        os.close(descriptor)
+
+
+def end_left(store: SessionStore) -> int:
+    """End the sessions that cannot move, and return how many these are."""
+    left = store.by_age()
+    for session in left:
+        session.end(Reason.SESSION_LOST, LOST_DETAIL)
+    return len(left)
+
+
+# ------------------------------------------------------------------ adopting
+
+
+async def read_list(descriptor: int) -> SavedList:
+    """Read the list in a sealed file.
+
+    Raises:
+        StateError: It cannot be used.
+    """
+    return await trio.to_thread.run_sync(lambda: decode_list(_read(descriptor, MAX_LIST_BYTES)))
+
+
+def _read(descriptor: int, max_bytes: int) -> bytes:
+    try:
+        return read_sealed_file(descriptor, max_bytes)
+    except SealedFileError as error:
+        raise StateError(f"a descriptor {error}") from None
+
+
+@dataclass(slots=True)
+class AdoptedSessions:
+    """How many sessions came from another process.
+
+    Attributes:
+        adopted: Those that go on here.
+        ended: Those that have ended by the configuration or a limit of this process.
+        lost: Those that could not be adopted, or did not come.
+    """
+
+    adopted: int = 0
+    ended: int = 0
+    lost: int = 0
+
+
+class SessionAdopter:
+    """Adopts sessions of another process.
+
+    Args:
+        services: What connections share.
+        generation: The configuration.
+        new_id: Numbers a connection, which stands for the latest one of a session.
+
+    Attributes:
+        counts: What has come so far.
+    """
+
+    def __init__(self, services: Services, generation: Generation, new_id: Callable[[], int]) -> None:
+        self._services = services
+        self._generation = generation
+        self._new_id = new_id
+        self._digests: dict[str, bytes] = {}
+        self.counts = AdoptedSessions()
+
+    async def adopt(self, state: int, backend: socket.socket | None) -> bool:
+        """Adopt a session, or end it; return whether its state could be used.
+
+        Args:
+            state: Descriptor of a sealed file, which the caller closes.
+            backend: Connected to its backend; belongs to this method.
+        """
+        try:
+            saved = await trio.to_thread.run_sync(lambda: decode_session(_read(state, MAX_STATE_BYTES)))
+            self._continue(saved, backend)
+        except (StateError, ValueError, OSError) as error:
+            if backend is not None:
+                reset_socket(backend)
+            log.warning("session.lost", detail=str(error))
+            return False
+        return True
+
+    def finish(self) -> None:
+        """Note that nothing more comes, and log what has."""
+        counts = self.counts
+        counts.lost += self._services.sessions.expect_no_more()
+        if counts.adopted or counts.ended or counts.lost:
+            log.info("sessions.adopted", count=counts.adopted, ended=counts.ended, lost=counts.lost)
+
+    def _continue(self, saved: SavedSession, backend: socket.socket | None) -> None:
+        """Go on with a session.
+
+        Raises:
+            StateError, ValueError: Its state contradicts itself.
+        """
+        store, now = self._services.sessions, trio.current_time()
+        session_id: bytes = saved.machine["session_id"]
+        if saved.machine["epoch"] != store.epoch or not store.is_expected(session_id):
+            raise StateError(f"the session {session_id.hex()} is not in the list of sessions")
+        away = max(0.0, time.monotonic() - saved.saved_at)
+        expires_in = saved.identity.expires_in
+        saved = replace(
+            saved,
+            machine={**saved.machine, "detached_seconds": saved.machine["detached_seconds"] + away},
+            identity=replace(saved.identity, expires_in=None if expires_in is None else max(0.0, expires_in - away)),
+            age=saved.age + away,
+            idle=saved.idle + away,
+        )
+        machine = ServerSession.restore(saved.machine, now, lambda: secrets.token_bytes(TOKEN_BYTES))
+        if backend is None and not (machine.finished or machine.is_failing):
+            raise StateError(f"the session {session_id.hex()} came without its backend")
+        entries = self._find_entries(saved.identity)
+        reason, detail = self._find_obstacle(saved, machine, entries)
+        if reason is None:
+            self._adopt(saved, machine, backend or _closed_socket(), entries or ())
+            return
+        if backend is not None:
+            reset_socket(backend)
+        claim = (saved.route, saved.identity.name, saved.identity.target, saved.target)
+        store.reject_adoption(machine, claim, reason)
+        self.counts.ended += 1
+        log.info(
+            "session.closed",
+            session=session_id.hex(),
+            route=saved.route,
+            reason=reason.value,
+            initiator="wsbridge",
+            detail=detail,
+            duration_seconds=round(saved.age, 3),
+            bytes_to_backend=saved.bytes_to_backend,
+            bytes_to_client=saved.bytes_to_client,
+            transports=machine.transports,
+            replayed_bytes=machine.replayed_bytes,
+        )
+
+    def _find_obstacle(
+        self, saved: SavedSession, machine: ServerSession, entries: tuple[ListEntry, ...] | None
+    ) -> tuple[Reason | None, str]:
+        """Return why a session does not go on here, with a sentence; None if it does."""
+        route, memory = self._generation.routes.get(saved.route), self._services.sessions.memory
+        if route is None or route.backend is None or route.session_terms is None:
+            return Reason.ROUTE_REMOVED, "the route is no more, or has no resume"
+        if self._digest(saved.route) != saved.route_digest:
+            return Reason.ROUTE_REMOVED, "backend, auth or allowed_targets of the route have changed"
+        if entries is None:
+            return Reason.ACCESS_REVOKED, "the list of users or tokens is not used any more"
+        held = machine.replay_bytes + len(saved.pending)
+        if held and memory.used + held > memory.limit:
+            text = f"it holds {held} bytes, all others {memory.used}, and limits.replay_memory is {memory.limit}"
+            return Reason.OVERLOAD, text
+        return None, ""
+
+    def _digest(self, route: str) -> bytes:
+        if route not in self._digests:
+            self._digests[route] = digest_route(self._generation.config.routes[route])
+        return self._digests[route]
+
+    def _find_entries(self, identity: SavedIdentity) -> tuple[ListEntry, ...] | None:
+        """Return the entries of lists that an identity depends on; None if a list is not in use."""
+        found = []
+        for kind, file, key, subject in identity.entries:
+            access_list = self._services.access_lists.get((kind, Path(file)))
+            if access_list is None:
+                return None
+            found.append(ListEntry(access_list, key, subject))
+        return tuple(found)
+
+    def _adopt(
+        self, saved: SavedSession, machine: ServerSession, backend: socket.socket, entries: Iterable[ListEntry]
+    ) -> None:
+        services, generation = self._services, self._generation
+        route = generation.routes[saved.route]
+        context = self._context(saved, route, tuple(entries))
+        identity = context.identity
+        refusal: Rejected | None = None
+        slot = UNLIMITED
+        try:
+            slot = acquire_route_slot(
+                route, identity, saved.identity.token_name, services.connection_counts, services.shared_buckets
+            )
+        except Rejected as rejected:
+            refusal = rejected
+        session = services.sessions.adopt(
+            machine,
+            Side(SocketTransport(backend)),
+            Moved(saved.pending, saved.age, saved.idle, saved.bytes_to_backend, saved.bytes_to_client),
+            relay_options(route, identity),
+            services.engine,
+            route=route,
+            generation=generation,
+            context=context,
+            slot=slot,
+            chain=OutgoingChain(services.own_connections, (route.mark,)),
+        )
+        if refusal is not None:
+            session.end(refusal.reason, refusal.detail)
+        if session.relay.front.closed:
+            self.counts.ended += 1
+        else:
+            self.counts.adopted += 1
+
+    def _context(self, saved: SavedSession, route: Route, entries: tuple[ListEntry, ...]) -> ConnectionContext:
+        """Return what stands for the latest connection of a session, which was one of another process."""
+        known = saved.identity
+        identity = Identity(
+            name=known.name,
+            method=known.method,
+            expires=None if known.expires_in is None else time.time() + known.expires_in,
+            target=known.target,
+            token_name=known.token_name,
+            entries=entries,
+        )
+        return ConnectionContext(
+            self._new_id(),
+            saved.listener,
+            self._generation.number,
+            Peer(saved.peer_host, saved.peer_port, saved.peer_family, via=saved.via),
+            tls=saved.tls,
+            route=route.name,
+            route_stats=route.stats,
+            backend=saved.backend,
+            auth_required=route.auth is not None,
+            identity=identity,
+            target=saved.target,
+            backend_address=saved.backend_address,
+            started=time.monotonic() - saved.age,
+        )
+
+
+def _closed_socket() -> socket.socket:
+    """Return a socket whose peer has closed it: for a session that waits for its client alone."""
+    one, other = socket.socketpair()
+    other.close()
+    return one
