@@ -48,6 +48,7 @@ from wsbridge.net.resolver import Resolver
 from wsbridge.net.tls import DEFAULT_CLIENT_TLS, ClientTlsOptions
 from wsbridge.net.tls_roles import ClientTls, ListenerTls, OpenSsl
 from wsbridge.protocol.reconnect import ReconnectSchedule
+from wsbridge.protocol.replay_buffer import collect
 from wsbridge.protocol.resume import (
     Event,
     GoingAway,
@@ -360,7 +361,7 @@ class ResumableStream(trio.abc.HalfCloseableStream):
         self._dial = _Dialer(options, resolver).dial
         self._session = ClientSession(options.window)
         self._schedule = ReconnectSchedule()
-        self._received: deque[Buffer] = deque()
+        self._received: deque[Buffer | bytearray] = deque()
         self._given_bytes = 0
         self._has_returned_end = False
         self._closed = False
@@ -490,7 +491,7 @@ class ResumableStream(trio.abc.HalfCloseableStream):
             self._receiving = False
 
     def _take_received(self, max_bytes: int) -> bytes:
-        parts: list[Buffer] = []
+        parts: list[Buffer | bytearray] = []
         left = max_bytes
         while self._received and left:
             part = self._received.popleft()
@@ -686,7 +687,8 @@ class ResumableStream(trio.abc.HalfCloseableStream):
         for event in events:
             match event:
                 case Received():
-                    self._received.extend(event.payloads)
+                    for payload in event.payloads:
+                        collect(self._received, payload)
                 case SessionOpened():
                     self._schedule.attached(trio.current_time())
                     self.state = "connected"

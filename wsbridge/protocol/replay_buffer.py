@@ -17,6 +17,23 @@ COLLECTED_BYTES = 16384
 """Bytes to which they are collected."""
 
 
+def collect(chunks: deque[Buffer | bytearray], payload: Buffer) -> None:
+    """Append bytes to chunks; small ones are collected, since an object for each would hold much more than its bytes.
+
+    Args:
+        chunks: A `bytearray` at its end may grow: whoever takes one out makes `bytes` of it.
+        payload: Kept as it is, unless it is small.
+    """
+    if len(payload) >= SMALL_CHUNK_BYTES:
+        chunks.append(payload)
+        return
+    tail = chunks[-1] if chunks else None
+    if type(tail) is bytearray and len(tail) + len(payload) <= COLLECTED_BYTES:
+        tail += payload
+    else:
+        chunks.append(bytearray(payload))
+
+
 class ReplayBuffer:
     """Bytes that are to be sent, or sent again.
 
@@ -33,23 +50,15 @@ class ReplayBuffer:
 
     def __init__(self, start: int = 0) -> None:
         self.start = self.end = self.cursor = start
-        self._chunks: deque[bytes | bytearray] = deque()
+        self._chunks: deque[Buffer | bytearray] = deque()
         self._first_offset = 0  # of `start` in the first chunk
         self._index = 0  # of the chunk with the cursor; also the last one, with the cursor behind it
         self._offset = 0  # of the cursor in that chunk
 
     def append(self, payload: Buffer) -> None:
         """Append bytes; an object of type `bytes` is kept, not copied, unless it is small."""
-        size = len(payload)
-        self.end += size
-        if size < SMALL_CHUNK_BYTES:
-            tail = self._chunks[-1] if self._chunks else None
-            if type(tail) is bytearray and len(tail) + size <= COLLECTED_BYTES:
-                tail += payload
-            else:
-                self._chunks.append(bytearray(payload))
-        else:
-            self._chunks.append(payload if type(payload) is bytes else bytes(payload))
+        self.end += len(payload)
+        collect(self._chunks, payload if type(payload) is bytes else bytes(payload))
 
     def next_payload(self, max_bytes: int) -> Buffer:
         """Give the next bytes to send, at most `max_bytes`, and move the cursor behind them; empty at the end."""

@@ -23,7 +23,7 @@ from wsbridge.protocol.resume import Ended, Event, PeerFinished, Received, Sessi
 from wsbridge.protocol.resume_frames import ResumeCode
 from wsbridge.protocol.websocket import CLOSE, PING, PONG, Violation, decode_close_body, encode_close_body
 from wsbridge.reasons import Reason, Termination
-from wsbridge.relay.endpoint import RX_CLOSED, RX_OPEN, TX_CLOSED, TX_OPEN, Endpoint
+from wsbridge.relay.endpoint import RX_CLOSED, RX_DISCARDING, RX_OPEN, TX_CLOSED, TX_OPEN, Endpoint
 from wsbridge.relay.relay import (
     CONTROL_FLOOD_WINDOW,
     MAX_READS_PER_TURN,
@@ -381,8 +381,11 @@ class SessionRelay(Relay):
             super().linger(side)
 
     def advance_close(self, side: Endpoint) -> None:
-        """See `Relay.advance_close`."""
-        super().advance_close(self.here if isinstance(side, Carrier) else side)
+        """See `Relay.advance_close`; a session that has ended, and of which nothing is wanted any more, is closed."""
+        here = self.here
+        super().advance_close(here if isinstance(side, Carrier) else side)
+        if here.rx is RX_DISCARDING and self.session.state is SessionState.ENDED:
+            self.close_now(here)
         self._settle(self.loop.now)
 
     # ------------------------------------------------------------------ time limits

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from wsbridge.net.transport import READ_SIZE
+from wsbridge.protocol.replay_buffer import collect
 from wsbridge.protocol.resume import Session
 from wsbridge.protocol.resume_frames import Failure, FrameReader, ResumeCode, encode_frame
 from wsbridge.protocol.websocket import Buffer, FrameHeaders, Payloads, RawFraming, WebSocketFraming
@@ -85,7 +86,7 @@ class SessionStream:
     def __init__(self, session: Session, memory: ReplayMemory) -> None:
         self._session = session
         self._memory = memory
-        self._received: deque[Buffer] = deque()
+        self._received: deque[Buffer | bytearray] = deque()
         self.fd = -1
         self.readable = self.peer_hung_up = self.read_until_empty = False
         self.read_state: str | None = None
@@ -97,12 +98,13 @@ class SessionStream:
 
     def put(self, payloads: list[Buffer]) -> None:
         """Append what has come from the peer."""
-        self._received.extend(payloads)
+        for payload in payloads:
+            collect(self._received, payload)
         self.readable = True
 
     def take_all(self) -> Payloads:
         """Return all that has come."""
-        payloads = list(self._received)
+        payloads: Payloads = [bytes(part) if isinstance(part, bytearray) else part for part in self._received]
         self._received.clear()
         self.readable = False
         self.taken += sum(map(len, payloads))
@@ -110,7 +112,7 @@ class SessionStream:
 
     def read(self, max_bytes: int = READ_SIZE) -> bytes:
         """See `Transport.read`."""
-        parts: list[Buffer] = []
+        parts: list[Buffer | bytearray] = []
         received = self._received
         while received and max_bytes:
             part = received.popleft()
