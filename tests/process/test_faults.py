@@ -163,17 +163,23 @@ def address_space(daemon: Daemon, folder: Path) -> Callable[[int], None]:
 def cgroup(daemon: Daemon, folder: Path) -> Callable[[int], None]:
     """Do the same by the files of a cgroup, in a mount namespace of the daemon alone."""
 
+    def write(name: str, value: int) -> None:
+        """As the kernel does: a reader never finds half of it."""
+        (folder / f"{name}.new").write_text(str(value))
+        (folder / f"{name}.new").rename(folder / name)
+
     def leave(free: int) -> None:
         used = daemon.anonymous()
-        (folder / "memory.current").write_text(str(used))
-        (folder / "memory.max").write_text(str((used + free) * 10 // 9))
+        if not follow.is_set():
+            write("memory.current", used)
+        write("memory.max", (used + free) * 10 // 9)
         follow.set()
 
     def run() -> None:
         follow.wait()
         with contextlib.suppress(OSError):
             while True:
-                (folder / "memory.current").write_text(str(daemon.anonymous()))
+                write("memory.current", daemon.anonymous())
                 time.sleep(0.1)
 
     follow = threading.Event()

@@ -188,6 +188,7 @@ def test_stopped_and_continued(stub: Stub, tmp_path: Path) -> None:
         terminal.type("echo ec''ho")
         terminal.shows(r"echo ec''ho")
         terminal.keys("Enter")
+        terminal.shows(r"^echo$")
         terminal.type("fg")
         terminal.keys("Enter")
         terminal.shows("serving, ready")
