@@ -21,6 +21,7 @@ from wsbridge.accept import reserved_descriptors
 from wsbridge.admin.api import AdminApi, MonitoringApi
 from wsbridge.admin.endpoints import AdminEndpoint, build_endpoints
 from wsbridge.admin.metrics import Metrics
+from wsbridge.admin.stored_sessions import StoredSessions
 from wsbridge.admin.takeover import Handover, Takeover
 from wsbridge.config.base import KeyPath
 from wsbridge.config.load import LoadedConfig
@@ -242,17 +243,18 @@ async def serve(
         config, one_connection=one_connection, open_level=open_level, passed_sockets=receive_sockets(os.environ)
     )
 
+    stored = StoredSessions(server, os.environ)
+
     def opened(listening: list[ListeningSockets]) -> None:
         gc.collect()
         gc.freeze()
-        addresses = [address for one in listening for address in one.addresses]
         log.info(
             "daemon.ready",
             version=__version__,
             pid=os.getpid(),
             engine=server.services.engine.name,
             **_engine_threads(server),
-            listeners=addresses,
+            listeners=[address for one in listening for address in one.addresses],
             routes=len(config.routes),
             connections_limit=server.acceptor.max_connections,
         )
@@ -261,7 +263,7 @@ async def serve(
         nursery.start_soon(watch_memory, server)
         nursery.start_soon(watch_loop, server)
         nursery.start_soon(watch_access_lists, server)
-        _adopt_sessions(nursery, server, takeover)
+        nursery.start_soon((stored if takeover is None else takeover).adopt_sessions, _session_adopter(server))
         on_ready(listening)
 
     received: list[signal.Signals] = []
@@ -270,9 +272,9 @@ async def serve(
     async with trio.open_nursery() as nursery:
         endpoints: list[AdminEndpoint] = []
         reloader = Reloader(server, load, on_reloaded, endpoints, references)
-        handover = Handover(server, endpoints, reloader, os.environ)
+        hand_over = Handover(server, endpoints, reloader, os.environ).handle
         metrics = Metrics(server, reloader, log_writer)
-        admin = AdminApi(server, reloader, partial(reload, server, notifier, reloader), handover.handle, metrics)
+        admin = AdminApi(server, reloader, partial(reload, server, notifier, reloader), hand_over, metrics)
         endpoints += build_endpoints(admin, MonitoringApi(server, metrics), os.environ, nursery, inherited)
         try:
             for endpoint in endpoints:
@@ -282,17 +284,20 @@ async def serve(
             if handle_signals:
                 await nursery.start(_handle_signals, server, notifier, reloader, stop_on_hangup, received)
             _start_notifications(nursery, server, notifier)
-            await server.run(opened, extra_task, inherited, partial(_complete_takeover, takeover, server, endpoints))
+            await server.run(opened, extra_task, inherited, partial(_begin, takeover, stored, server, endpoints))
         finally:
-            for closed in (*endpoints, *((takeover,) if takeover else ())):
+            for closed in (*endpoints, stored, *((takeover,) if takeover else ())):
                 closed.close()
             nursery.cancel_scope.cancel()
     log.info("daemon.stopped", connections=len(server.connections))
     return ServeResult(received[0] if received else None, server.services.only_termination)
 
 
-async def _complete_takeover(takeover: Takeover | None, server: Server, endpoints: Sequence[AdminEndpoint]) -> None:
-    """Have another process release the sockets, now that all is bound, and answer at the endpoints."""
+async def _begin(
+    takeover: Takeover | None, stored: StoredSessions, server: Server, endpoints: Sequence[AdminEndpoint]
+) -> None:
+    """Get what another process has, now that all is bound and before the first client: its sockets, its sessions."""
+    await stored.read_list()
     if takeover is not None:
         await takeover.complete(server.services.sessions)
         server.services.used_tickets.reject_earlier(time.time())
@@ -300,11 +305,9 @@ async def _complete_takeover(takeover: Takeover | None, server: Server, endpoint
             endpoint.commit()
 
 
-def _adopt_sessions(nursery: trio.Nursery, server: Server, takeover: Takeover | None) -> None:
-    """Begin to adopt the sessions of another process."""
-    if takeover is not None:
-        adopter = SessionAdopter(server.services, server.generation, server.acceptor.next_id)
-        nursery.start_soon(takeover.adopt_sessions, adopter)
+def _session_adopter(server: Server) -> SessionAdopter:
+    """Return what adopts the sessions of another process."""
+    return SessionAdopter(server.services, server.generation, server.acceptor.next_id)
 
 
 async def _handle_signals(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Literal, TypeVar
 
 import trio
@@ -85,6 +85,7 @@ class Server:
         listeners: The open ones, in the order of the configuration.
         passed_sockets: As given.
         is_draining: Whether new clients are rejected, or will be after `drain_delay`.
+        save_sessions: Gives the sessions to the next process at the end of a graceful shutdown; None: they end.
         has_successor: Whether another process accepts at the same addresses now, so that clients are served there.
     """
 
@@ -105,6 +106,7 @@ class Server:
         self._drain_delay = trio.CancelScope()
         self.is_draining = False
         self.has_successor = False
+        self.save_sessions: Callable[[], Awaitable[None]] | None = None
         self.loop_lag = LoopLag()
         self.listeners: list[OpenListener] = []
         self.services = Services(config, one_connection=one_connection, open_level=open_level)
@@ -493,15 +495,19 @@ class Server:
                     await trio.sleep(timeouts.drain_delay)
                     self.services.shutdown_reason = self.services.shutdown_reason or Reason.DRAINING
                 last_id = self.acceptor.last_id
-                self.services.sessions.announce_drain(timeouts.retry_after, timeouts.drain_spread)
+                if self.save_sessions is None:
+                    self.services.sessions.announce_drain(timeouts.retry_after, timeouts.drain_spread)
                 with trio.move_on_after(timeouts.drain - timeouts.drain_spread):
                     await self._wait_for_connections(last_id)
                 self.services.released_listeners = frozenset()
                 self.services.shutdown_reason = self.services.shutdown_reason or Reason.DRAINING
                 self._cancel_waits()
-                await self._terminate(self.services.engine.connection_ids, Reason.DRAINING, timeouts.drain_spread)
+                ending = [number for number in self.services.engine.connection_ids if not self._is_saved(number)]
+                await self._terminate(ending, Reason.DRAINING, timeouts.drain_spread)
                 with trio.move_on_after(timeouts.close):
                     await self._wait_for_connections(last_id)
+                if self.save_sessions is not None:
+                    await self.save_sessions()
                 nursery.cancel_scope.cancel()
         if not self._stop_immediately.is_set():
             for opened in self.listeners:
@@ -524,11 +530,21 @@ class Server:
         drain_scope.cancel()
 
     async def _wait_for_connections(self, last_id: int) -> None:
-        """Wait until no connection is left that is not newer than the one with this number."""
-        while next(iter(self.connections), math.inf) <= last_id or (  # noqa: ASYNC110  an event would cost every connection
+        """Wait until no connection is left that is not newer than the one with this number.
+
+        The transports of sessions do not count, as long as these are to go on in the next process.
+        """
+        while next(self._unsaved_connections(), math.inf) <= last_id or (  # noqa: ASYNC110  an event would cost every connection
             last_id == self.acceptor.last_id and self.services.active_overload_replies
         ):
             await trio.sleep(0.05)
+
+    def _unsaved_connections(self) -> Iterator[int]:
+        return (number for number in self.connections if not self._is_saved(number))
+
+    def _is_saved(self, connection_id: int) -> bool:
+        """Return whether a connection is the transport of a session that is to go on in the next process."""
+        return self.save_sessions is not None and self.services.engine.carries_session(connection_id)
 
     async def _terminate(self, connection_ids: list[int], reason: Reason, duration: float) -> None:
         """End what is relayed, one pair after the other, spread over the time; not longer than there are some."""

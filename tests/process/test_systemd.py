@@ -6,10 +6,12 @@ import threading
 import time
 
 import pytest
+import trio
 
 from tests.client import CLOSE, frame, request
 from tests.process.booted_systemd import ROOT, BootedSystemd, CannotBootError
 from tests.process.plain import Socket, backend
+from tests.process.streams import echo_backend, running
 from tests.process.test_restart import Loop, attempt
 from tests.serving import written
 
@@ -27,11 +29,16 @@ def free_port():
 def config(bind, url):
     """Return a configuration with a page and a backend."""
     routes = {
-        "app": {"match": {"path": "/ws"}, "backend": url, "auth": "none"},
+        "app": {"match": {"path": "/ws"}, "backend": url, "auth": "none", "resume": {}},
         "page": {"match": {"path": "/"}, "respond": "204", "auth": "none"},
     }
     timeouts = {"drain": "4s", "drain_spread": "200ms", "close": "1s"}
     return written(listeners={"web": {"bind": bind}}, routes=routes, timeouts=timeouts)
+
+
+def write_config(booted, name, text):
+    """Write the configuration of a service inside."""
+    assert booted.run("sh", "-c", f"cat > /etc/wsbridge/{name}.yaml <<'END'\n{text}\nEND").returncode == 0
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +124,31 @@ def test_a_restart_refuses_nobody(booted, ports):
     assert booted.show("wsbridge", "NRestarts") == "0"
 
 
+def test_sessions_go_on_over_restarts(booted, ports, back):
+    """Streams both ways, exact to the byte; the store is empty again when the service runs."""
+
+    async def main():
+        async with echo_backend() as echo:
+            write_config(booted, "wsbridge", config("fd:web", echo.url))
+            booted.systemctl("restart", "wsbridge")
+            async with running(f"ws://127.0.0.1:{ports[0]}/ws", 5) as streams:
+                for _ in range(3):
+                    for one in streams:
+                        await one.moves()
+                    await trio.to_thread.run_sync(booted.systemctl, "restart", "wsbridge")
+                    for one in streams:
+                        await one.moves()
+                    assert booted.show("wsbridge", "NFileDescriptorStore") == "0"
+            assert echo.dials == 5
+
+    try:
+        trio.run(main)
+    finally:
+        write_config(booted, "wsbridge", config("fd:web", back.url))
+        booted.systemctl("restart", "wsbridge")
+    assert "sessions.adopted" in booted.journal()
+
+
 @pytest.mark.parametrize(("number", "result"), [("KILL", "signal"), ("STOP", "watchdog")])
 def test_a_process_that_dies_or_hangs_is_restarted(booted, ports, number, result):
     """After SIGKILL, and after the watchdog has found that it hangs, nobody is refused."""
@@ -186,7 +218,7 @@ def test_files_of_a_group_can_be_read(booted, ports, back):
     text = config(f"127.0.0.1:{ports[1]}", back.url).replace(
         '"auth": "none"', '"auth": {"kind": "basic", "users": "/etc/wsbridge/users"}', 1
     )
-    assert booted.run("sh", "-c", f"cat > /etc/wsbridge/gw.yaml <<'END'\n{text}\nEND").returncode == 0
+    write_config(booted, "gw", text)
     assert booted.run("systemctl", "restart", "wsbridge@gw").returncode != 0
     booted.run("mkdir", "-p", drop_in)
     booted.run("sh", "-c", f"printf '[Service]\\nSupplementaryGroups=wsbridge-config\\n' > {drop_in}/config.conf")

@@ -48,7 +48,7 @@ from wsbridge.net.listeners import InheritedSockets, ListeningSockets, SocketFil
 from wsbridge.reasons import Reason
 from wsbridge.reload import Reloader
 from wsbridge.server import Server
-from wsbridge.sessions.handover import LOST_DETAIL, SessionAdopter, give_away, list_sessions
+from wsbridge.sessions.handover import LOST_DETAIL, NotTakenError, SessionAdopter, give_away, list_sessions
 from wsbridge.sessions.saved_state import MAX_SESSIONS, SAVED_STATE_VERSION
 from wsbridge.sessions.store import SessionStore
 
@@ -212,13 +212,15 @@ class _ChannelReceiver:
     def __init__(self, channel: _Channel) -> None:
         self._channel = channel
 
-    async def put(self, session_id: bytes, state: int, backend: socket.socket | None) -> bool:
+    async def put(self, session_id: bytes, state: int, backend: socket.socket | None) -> None:
         """See `SessionReceiver.put`."""
         await self._channel.send({"session": session_id.hex(), "backend": backend is not None})
         await self._channel.send_descriptors([state] if backend is None else [state, backend.fileno()])
+        answer: dict[str, Any] = {}
         with trio.move_on_after(SESSION_TIMEOUT):
-            return (await self._channel.receive()).get("adopted") is True
-        return False
+            answer = await self._channel.receive()
+        if answer.get("adopted") is not True:
+            raise NotTakenError("the next process has not adopted it")
 
 
 class Takeover:
@@ -306,7 +308,7 @@ class Takeover:
                 descriptors = await self._channel.receive_descriptors(count)
                 if len(descriptors) < count:
                     break
-                adopted = await _adopt(adopter, descriptors)
+                adopted = await _adopt(adopter, str(message["session"]), descriptors)
                 await self._channel.send({"adopted": adopted})
         finally:
             adopter.finish()
@@ -318,7 +320,7 @@ class Takeover:
         self._channel.close()
 
 
-async def _adopt(adopter: SessionAdopter, descriptors: list[int]) -> bool:
+async def _adopt(adopter: SessionAdopter, session_id: str, descriptors: list[int]) -> bool:
     """Adopt a session that came as descriptors, which are closed unless it has them."""
     state, *others = descriptors
     try:
@@ -327,7 +329,7 @@ async def _adopt(adopter: SessionAdopter, descriptors: list[int]) -> bool:
         os.close(state)
         return False
     try:
-        return await adopter.adopt(state, backend)
+        return await adopter.adopt(session_id, state, backend)
     finally:
         os.close(state)
 

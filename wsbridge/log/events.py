@@ -340,11 +340,16 @@ LOG_EVENTS: Final[dict[str, LogEvent]] = {
     "session.adopted": LogEvent(
         "A session of another process goes on in this one.", ("debug",), ("id", "session", "route")
     ),
-    "session.lost": LogEvent("A session of another process cannot go on in this one.", ("warning",), ("detail",)),
+    "session.lost": LogEvent(
+        "A session of another process cannot go on in this one.", ("warning",), ("session", "detail")
+    ),
     "sessions.handed_over": LogEvent(
         "The next process has `count` sessions; `lost` have ended, and `left` cannot move and stay until the drain.",
         ("info",),
         ("count", "lost", "left"),
+    ),
+    "sessions.not_stored": LogEvent(
+        "Sessions could not be put into the descriptor store of systemd, and are lost.", ("error",), ("detail",)
     ),
     "sessions.adopted": LogEvent(
         "`count` sessions of another process go on in this one, `ended` have ended by its configuration or a limit, "

@@ -78,6 +78,12 @@ class PassedSockets:
         used = {listener.bind.name for listener in listeners if listener.bind.kind == "fd"}
         return [name for name in self._descriptors if name not in used]
 
+    def take(self, prefix: str) -> dict[str, list[int]]:
+        """Remove and return the descriptors whose names begin so: no listener has them, but the caller."""
+        found = {name: numbers for name, numbers in self._descriptors.items() if name.startswith(prefix)}
+        self._descriptors = {name: numbers for name, numbers in self._descriptors.items() if name not in found}
+        return found
+
     def close(self) -> None:
         """Close the descriptors. Safe to call twice."""
         for descriptors in self._descriptors.values():

@@ -27,7 +27,7 @@ from wsbridge.relay.endpoint import Endpoint, RawEndpoint, Side, build_endpoint,
 from wsbridge.relay.front_session import FrontSessionRelay
 from wsbridge.relay.loop import RelayLoop
 from wsbridge.relay.relay import Relay, RelayOptions
-from wsbridge.relay.session_relay import SessionOwner, SessionRelay
+from wsbridge.relay.session_relay import SessionOwner
 from wsbridge.relay.session_stream import Carrier, ReplayMemory, encode_error
 
 
@@ -185,7 +185,7 @@ class Engine(Protocol):
             share: See `start`.
         """
 
-    def carry(self, connection_id: int, relay: SessionRelay, front: Side) -> Relaying:
+    def carry(self, connection_id: int, relay: FrontSessionRelay, front: Side) -> Relaying:
         """Go on with a session over another transport; the one that it had before ends.
 
         Args:
@@ -236,6 +236,9 @@ class Engine(Protocol):
     @property
     def connection_ids(self) -> list[int]:
         """Connections that are relayed now."""
+
+    def carries_session(self, connection_id: int) -> bool:
+        """Return whether a connection is the transport of a client's session."""
 
     def terminate(self, connection_id: int, reason: Reason, detail: str = "") -> bool:
         """End one pair for a reason of wsbridge; False if it is not relayed any more."""
@@ -350,6 +353,11 @@ class PythonEngine:
         entry = self._relays.get(connection_id)
         return None if entry is None or entry[0].done else entry[0]
 
+    def carries_session(self, connection_id: int) -> bool:
+        """See `Engine.carries_session`."""
+        found = self._carriers.get(connection_id)
+        return found is not None and found[0].relay is not None
+
     def set_max_lingering(self, sockets: int) -> None:
         """See `Engine.set_max_lingering`."""
         self.loop.max_lingering = sockets
@@ -447,7 +455,7 @@ class PythonEngine:
         self.loop.add_session(relay)
         return relay
 
-    def carry(self, connection_id: int, relay: SessionRelay, front: Side) -> Relaying:
+    def carry(self, connection_id: int, relay: FrontSessionRelay, front: Side) -> Relaying:
         """See `Engine.carry`."""
         self.loop.update_clock()
         carrier = Carrier(connection_id, front)

@@ -7,8 +7,8 @@ this process                                          the next one
  │ GOAWAY and 1012 for its client                     │◄── RESUME
 ```
 
-Who carries that is up to `admin.takeover` (from process to process) and `descriptor_store` (by way of systemd). What
-the next process cannot have, it knows by its id, so that the client learns that its session is lost (4004).
+Who carries that is up to `admin.takeover` (from process to process) and `admin.stored_sessions` (by way of systemd).
+What the next process cannot have, it knows by its id, so that the client learns that its session is lost (4004).
 """
 
 from __future__ import annotations
@@ -72,16 +72,23 @@ def digest_route(section: RouteConfig) -> bytes:
 # ------------------------------------------------------------------ giving away
 
 
+class NotTakenError(Exception):
+    """The next process cannot have a session; one sentence."""
+
+
 class SessionReceiver(Protocol):
     """What takes sessions to the next process."""
 
-    async def put(self, session_id: bytes, state: int, backend: socket.socket | None) -> bool:
-        """Take one; return whether it has arrived.
+    async def put(self, session_id: bytes, state: int, backend: socket.socket | None) -> None:
+        """Take one.
 
         Args:
             session_id: Which one it is.
             state: Descriptor of a sealed file with its state.
             backend: Connected to its backend; None where that connection is over.
+
+        Raises:
+            NotTakenError: It has not arrived.
         """
 
 
@@ -139,11 +146,11 @@ async def give_away(store: SessionStore, receiver: SessionReceiver, after: float
         if key not in digests:
             digests[key] = digest_route(session.generation.config.routes[session.route.name])
         stopped = save_session(session, digests[key])
-        end = Termination(Reason.SESSION_LOST, "wsbridge", "the next process has not got it")
+        end = Termination(Reason.SESSION_LOST, "wsbridge", "the shutdown was cut short")
         try:
-            if await _put(stopped.state, stopped.backend, receiver):
-                end = Termination(Reason.HANDED_OVER, "wsbridge")
-        except (OSError, StateError) as error:
+            await _put(stopped.state, stopped.backend, receiver)
+            end = Termination(Reason.HANDED_OVER, "wsbridge")
+        except (OSError, StateError, NotTakenError) as error:
             end.detail = str(error)
         finally:
             stopped.release(is_kept=end.reason is Reason.HANDED_OVER)
@@ -214,10 +221,11 @@ def save_session(session: ResumableSession, route_digest: bytes) -> StoppedSessi
     return StoppedSession(state, moved.sock)
 
 
-async def _put(state: SavedSession, sock: socket.socket | None, receiver: SessionReceiver) -> bool:
+async def _put(state: SavedSession, sock: socket.socket | None, receiver: SessionReceiver) -> None:
     """Write the state of a session in a thread, and give both away.
 
     Raises:
+        NotTakenError: See `SessionReceiver.put`.
         OSError: There is no memory, or no descriptor.
         StateError: It is larger than what is read.
     """
@@ -225,7 +233,7 @@ async def _put(state: SavedSession, sock: socket.socket | None, receiver: Sessio
     name = f"wsbridge-session-{session_id.hex()}"
     descriptor = await trio.to_thread.run_sync(lambda: write_sealed_file(name, encode_session(state)))
     try:
-        return await receiver.put(session_id, descriptor, sock)
+        await receiver.put(session_id, descriptor, sock)
     finally:
         os.close(descriptor)
 
@@ -291,10 +299,11 @@ class SessionAdopter:
         self._digests: dict[str, bytes] = {}
         self.counts = AdoptedSessions()
 
-    async def adopt(self, state: int, backend: socket.socket | None) -> bool:
+    async def adopt(self, session_id: str, state: int, backend: socket.socket | None) -> bool:
         """Adopt a session, or end it; return whether its state could be used.
 
         Args:
+            session_id: Which one it is said to be, in hexadecimal.
             state: Descriptor of a sealed file, which the caller closes.
             backend: Connected to its backend; belongs to this method.
         """
@@ -304,7 +313,7 @@ class SessionAdopter:
         except (StateError, ValueError, OSError) as error:
             if backend is not None:
                 reset_socket(backend)
-            log.warning("session.lost", detail=str(error))
+            log.warning("session.lost", session=session_id, detail=str(error))
             return False
         return True
 
