@@ -276,7 +276,11 @@ async def test_host_origin_and_own_subprotocols_of_a_backend() -> None:
         async with serving(written(listeners=RAW, routes={"app": route})) as served:
             with await served.connect("old"):
                 await served.records.ended()
-    for line in ("Host: inner.example:81", "Origin: https://a.example", "Sec-WebSocket-Protocol: mqtt"):
+    for line in (
+        "Host: inner.example:81",
+        "Origin: https://a.example",
+        "Sec-WebSocket-Protocol: mqtt, wsbridge.resume.v1",
+    ):
         assert f"\r\n{line}\r\n" in heads[0]
 
 

@@ -22,6 +22,7 @@ Errors:
 from __future__ import annotations
 
 import math
+import operator
 import os
 import ssl
 from collections import deque
@@ -468,7 +469,7 @@ class ResumableStream(trio.abc.HalfCloseableStream):
             trio.ClosedResourceError: `aclose` was called.
             trio.BusyResourceError: Another task receives.
         """
-        if max_bytes is not None and max_bytes < 1:
+        if max_bytes is not None and operator.index(max_bytes) < 1:
             raise ValueError("max_bytes must be at least 1")
         if self._receiving:
             raise trio.BusyResourceError("another task receives from this stream")

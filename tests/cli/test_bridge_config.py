@@ -150,6 +150,7 @@ def test_newer_options_reach_their_settings(tmp_path: Path) -> None:
     assert both(ws(allow_http=True))[0].allow_http
     assert both(ws(on_client_fin="hold"))[1].on_client_fin == "hold"
     assert backend(ws(text=True)).messages == "text"
+    assert (backend(ws()).resume, backend(ws(resume="off")).resume) == ("auto", "off")
 
 
 def test_what_is_not_given_is_the_default() -> None:

@@ -131,6 +131,7 @@ def test_no_secret_is_shown(tmp_path: Path) -> None:
         "pass_query": False,
         "pass_credentials": False,
         "messages": "binary",
+        "resume": "auto",
     }
     assert '      origin: "https://${PART}.example.org"  # w.yaml:2' in text
 

@@ -60,6 +60,12 @@ ROUTE = "listeners: {{web: {{bind: 127.0.0.1:80}}}}\nroutes:\n  r: {{{}}}\n"
             "hold needs a listener with",
         ),
         ("match: any, backend: {url: 'ws://a', messages: x}", "routes.r.backend.messages", '"x" is not one of'),
+        ("match: any, backend: {url: 'ws://a', resume: on}", "routes.r.backend.resume", '"on" is not one of'),
+        (
+            "match: any, backend: {url: 'ws://a', resume: auto, messages: text}",
+            "routes.r.backend.resume",
+            "auto has no effect with messages: text",
+        ),
         ("match: any, backend: 'tcp://a:1', subprotocols: a", "routes.r.subprotocols", "must be a list"),
         ("match: any, backend: 'tcp://a:1', subprotocols: any", "routes.r.subprotocols", "any is only for ws and wss"),
         ("match: any, backend: 'tcp://a:1', subprotocols: [a, a]", "routes.r.subprotocols", '"a" is a duplicate'),

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import trio
 
+from tests.authority import folder
 from tests.client import Client
 from tests.cutting_proxy import CuttingProxy, cutting_proxy
 from tests.resume_service import ResumeService, resume_service
-from tests.serving import Backend, Served, backend, echo, reset, serving, written
+from tests.serving import Backend, Served, backend, echo, read_head, reset, serving, written
 from wsbridge.protocol.resume_frames import Failure
 from wsbridge.protocol.resume_server import SessionTerms
 from wsbridge.reasons import Reason
@@ -403,6 +404,71 @@ async def test_a_new_client_is_held_while_the_server_is_down() -> None:
             await client.send(b"x")
             assert await client.take(1) == b"x"
         assert len(service.requests) == 5
+
+
+async def test_operators_see_that_a_connection_waits_for_its_backend() -> None:
+    """The state of the connection, and the counters of the route."""
+    async with tunnel() as run:
+        with await run.connect() as client:
+            await client.send(b"x")
+            await client.take(1)
+            (connection,) = run.near.server.connections.values()
+            stats = run.near.server.generation.routes["out"].stats
+            assert connection.live_facts()["state"] == "relaying"
+            assert connection.facts()["session"]
+            run.proxy.go_down()
+            await run.near.records.wait("backend.lost")
+            assert connection.live_facts()["state"] == "reconnecting"
+            assert (stats.backend_transports_lost, stats.backend_sessions_detached) == (1, 1)
+            run.proxy.come_up()
+            await run.near.records.wait("backend.resumed")
+            assert connection.live_facts()["state"] == "relaying"
+            assert (stats.backend_sessions, stats.backend_sessions_resumed, stats.backend_sessions_detached) == (
+                1,
+                1,
+                0,
+            )
+
+
+async def test_by_tls_and_through_a_proxy() -> None:
+    """The next connection is made like the first: CONNECT, TLS with the authority of the file, the same headers."""
+
+    async def relay(stream: trio.SocketStream) -> None:
+        head = await read_head(stream)
+        assert head.startswith("CONNECT localhost:")
+        async with await trio.open_tcp_stream("127.0.0.1", far.port()) as target, trio.open_nursery() as nursery:
+            await stream.send_all(b"HTTP/1.1 200 OK\r\n\r\n")
+            streams.append(stream)
+
+            async def copy(source: trio.SocketStream, sink: trio.SocketStream) -> None:
+                with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    while data := await source.receive_some(65536):
+                        await sink.send_all(data)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(copy, stream, target)
+            nursery.start_soon(copy, target, stream)
+
+    streams: list[trio.SocketStream] = []
+    async with (
+        backend() as back,
+        serving(written(route={"backend": back.url, "resume": {}, "auth": "none"}, tls=True)) as far,
+        backend(relay) as proxy,
+        serving(
+            near_side(
+                f"wss://localhost:{far.port()}/",
+                ca=str(folder() / "ca.pem"),
+                proxy=f"http://127.0.0.1:{proxy.port}",
+            )
+        ) as near,
+    ):
+        with await near.connect("old") as client:
+            for number in range(3):
+                await client.send(b"%d" % number)
+                assert await client.take(1) == b"%d" % number
+                reset(streams[-1])
+        assert (await near.records.wait("backend.resumed", 2))["attempts"] == 1
+        assert proxy.dials >= 3
 
 
 async def test_without_retry_for_a_new_client_is_told_at_once() -> None:

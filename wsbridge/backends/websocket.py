@@ -91,11 +91,14 @@ class WebSocketBackendConfig(TlsClientSection):
 
     @classmethod
     def validate_keys(cls, raw: Mapping[str, object]) -> Iterable[Issue]:
-        """Reject the keys of TLS with other schemes than wss."""
+        """Reject the keys of TLS with other schemes than wss, and sessions where there cannot be any."""
         if str(raw.get("url", "")).lower().startswith(("ws:", WEBSOCKET_UNIX_PREFIX)):
             for key in ("ca", "client_certificate", "insecure", "pin_sha256"):
                 if key in raw:
                     yield Issue((key,), "means nothing without TLS: write wss:// in the URL", "E013", at_key=True)
+        if raw.get("resume") == "auto" and raw.get("messages") == "text":
+            text = "auto has no effect with messages: text, since sessions consist of binary messages"
+            yield Issue(("resume",), text, "E013")
 
     @property
     def needs_client_info(self) -> bool:

@@ -159,7 +159,8 @@ class FrontSessionRelay(SessionRelay):
         """The session has ended by what the client did, or after its ttl."""
         if self.front.closed:
             return
-        if end.by == "peer" and self.front.rx is RX_OPEN:
+        waits = self.back.pending is None or self._is_orderly(end) or self.options.half_close_on_loss
+        if end.by == "peer" and self.front.rx is RX_OPEN and waits:
             self._closed_by_peer = end
             self.stream.read_state = EOF  # behind what was received before
             self.loop.mark_ready(self)
@@ -180,8 +181,15 @@ class FrontSessionRelay(SessionRelay):
         else:
             super().on_transport_end(src, dst)
 
+    def _is_orderly(self, end: Ended) -> bool:
+        """Return whether the client has ended the session in a way that makes its stream whole."""
+        return end.complete or (is_orderly(self.front, end.code) and not _is_error_code(end.code))
+
     def _on_closed_by_peer(self, end: Ended) -> None:
-        """The client has ended the session, and all that it sent before was given to the backend."""
+        """The client has ended the session.
+
+        All that it sent before was given to the backend, unless that accepts nothing now and is to be reset anyway.
+        """
         front, back = self.front, self.back
         if self.termination is None or not end.complete:
             detail = describe_close(end.code, end.text)
@@ -189,14 +197,20 @@ class FrontSessionRelay(SessionRelay):
         self.graceful, self.half_closed, self.close_held = True, False, False
         self.close_timeout = self.options.close
         self.start_close_timer()
-        orderly = end.complete or (is_orderly(front, end.code) and not _is_error_code(end.code))
         if not back.closed:
-            if orderly or self.options.half_close_on_loss:
+            if self._is_orderly(end) or self.options.half_close_on_loss:
                 self.queue_close(back, 1000, Reason.CLIENT_CLOSED.value)
                 self.start_discarding(back)
             else:
                 self.abort(back)
         self.close_now(front)
+
+    def on_connection_lost(self, src: Endpoint, dst: Endpoint, detail: str) -> None:
+        """See `Relay.on_connection_lost`; a client that still sends learns that nobody accepts it."""
+        super().on_connection_lost(src, dst, detail)
+        front = self.front
+        if dst is front and not front.closed and front.tx is not TX_RESETTING and not self.session.peer_finished:
+            self.abort_delivery(front, Reason.BACKEND_RESET)
 
     def terminate(self, termination: Termination) -> None:
         """See `Relay.terminate`: the client gets ERROR with the code of the reason, and no session waits for it."""
