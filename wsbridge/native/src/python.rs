@@ -140,7 +140,7 @@ fn side(py: Python<'_>, given: GivenSide, now: u64) -> PyResult<Side> {
         window_start: now.saturating_sub(nanoseconds(window_age)),
         window_base,
     };
-    let decoder = decoder(protocol, text, state)?;
+    let decoder = decoder(protocol, text, state)?.map(Box::new);
     let wire = match tls {
         None => Wire::Plain(Plain::new(fd, until_empty)),
         Some(stream) => match stream.try_borrow_mut(py)?.take() {

@@ -22,7 +22,7 @@ pub struct ControlLimit {
 pub struct Side {
     pub wire: Wire,
     /// What decodes its frames; `None` for raw bytes.
-    pub decoder: Option<Decoder>,
+    pub decoder: Option<Box<Decoder>>,
     /// Largest payload of a frame that is written to it.
     pub max_frame_bytes: usize,
     pub control: ControlLimit,
@@ -65,7 +65,7 @@ impl Side {
 
     pub fn new(
         wire: Wire,
-        decoder: Option<Decoder>,
+        decoder: Option<Box<Decoder>>,
         max_frame_bytes: usize,
         control: ControlLimit,
     ) -> Self {
