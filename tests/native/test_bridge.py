@@ -244,7 +244,7 @@ async def test_a_pair_that_came_back_needs_no_relay_again(what, monkeypatch):
     monkeypatch.setattr(native_engine, "REST", 0.01)
     monkeypatch.setattr(native_engine.log, "error", lambda *_, **__: None)
     before = open_files()
-    async with running(one_thread) as engine, bridged(engine, "ws", close=0.5) as relay:
+    async with running(one_thread) as engine, bridged(engine, "ws", lingering=0.1) as relay:
         for _ in range(3):
             await exchange(relay.front, relay.back, b"hello")
             relay.take_back()
