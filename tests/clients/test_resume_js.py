@@ -291,7 +291,7 @@ class Run:
         assert self.server.complete
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", [*range(10), *(pytest.param(each, marks=pytest.mark.soak) for each in range(10, 200))])
 def test_random_sessions(client: JavaScriptClient, seed: int) -> None:
     """Whatever is lost, what arrives is a beginning of what was sent, and in the end all of it."""
     run = Run(client, random.Random(seed))
