@@ -711,7 +711,12 @@ class Connection:
         await self._accept_client(route, RESUME_SUBPROTOCOL)
         assert self._front is not None  # noqa: S101 (`_accept_client` has set it)
         self._front = session_side(self._front)
-        frame = await read_first_frame(self._front, route.first_frame_timeout, services.request_read_scopes)
+        try:
+            frame = await read_first_frame(self._front, route.first_frame_timeout, services.request_read_scopes)
+        except Rejected as rejected:
+            if rejected.reason is Reason.HANDSHAKE_TIMEOUT:  # a shutdown cuts the wait short
+                self._check_may_continue(rejected.detail)
+            raise
         self._check_may_continue()
         if isinstance(frame, Open):
             session = await self._open_session(admitted, frame)

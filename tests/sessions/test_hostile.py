@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import gc
+import socket
 from pathlib import Path
 
+import pytest
 import trio
 
-from tests.client import CLOSE, Client, frame
+from tests.client import BINARY, CLOSE, Client, frame
 from tests.serving import Served, backend, reset, serving
-from tests.sessions.client import OFFER, message, route_of
-from wsbridge.protocol.resume_frames import Open, encode_frame
+from tests.sessions.client import OFFER, clients, message, one_session, opened, route_of
+from wsbridge.protocol.resume_frames import Data, Failure, FrameReader, Open, decode_message, encode_frame
+from wsbridge.protocol.websocket import WebSocketFraming
+from wsbridge.reasons import Reason
 from wsbridge.sessions.session import ResumableSession
 
 BULK = message(b"\x05" + bytes(60000)) * 33
@@ -29,6 +33,11 @@ def only_session(served: Served) -> ResumableSession:
     """Give the one session of a server."""
     (kept,) = served.server.services.sessions.sessions.values()
     return kept
+
+
+async def block(stream: trio.SocketStream) -> None:
+    """Serve a connection of a backend without reading it."""
+    await trio.sleep_forever()
 
 
 async def fill_backend(client: Client, served: Served) -> ResumableSession:
@@ -71,11 +80,6 @@ def resident_bytes() -> int:
 
 async def test_single_bytes_are_held_as_bytes() -> None:
     """DATA frames of one byte for a backend that is blocked take little more memory than the window counts."""
-    release = trio.Event()
-
-    async def block(stream: trio.SocketStream) -> None:
-        await release.wait()
-
     async with backend(block) as back, serving(route_of(back, resume={"window": "16MiB"})) as served:
         with await opened_by_hand(served) as client:
             kept = await fill_backend(client, served)
@@ -87,4 +91,129 @@ async def test_single_bytes_are_held_as_bytes() -> None:
                 while kept.machine.unconsumed_bytes < held + 100_000:
                     await trio.sleep(0.01)
             assert resident_bytes() - before < 6 << 20
+
+
+async def test_what_waits_for_backends_is_limited_too() -> None:
+    """Beyond `replay_memory` no more is read than 64 KiB for each; once there is room again, all of it arrives."""
+    release, taken = trio.Event(), 0
+
+    async def wait(stream: trio.SocketStream) -> None:
+        nonlocal taken
+        await release.wait()
+        while data := await stream.receive_some(65536):
+            taken += len(data)
+
+    limits, timeouts = {"replay_memory": "1MiB"}, {"ping_interval": "300ms", "ping_timeout": "300ms"}
+    size = 8 << 20
+    async with (
+        backend(wait) as back,
+        serving(route_of(back, limits=limits, timeouts=timeouts, resume={"window": "4MiB"})) as served,
+        clients(served.port(), 4) as found,
+        trio.open_nursery() as nursery,
+    ):
+        memory = served.server.services.sessions.memory
+        for client in found:
+            await opened(client)
+            nursery.start_soon(client.send, bytes(size))
+        with trio.fail_after(10):
+            while not memory.is_full:
+                await trio.sleep(0.01)
+        await trio.sleep(1)  # longer than a pong may take: they are not read because of us
+        assert memory.used < (1 << 20) + 4 * 524288
         release.set()
+        with trio.fail_after(20):
+            while taken < 4 * size:
+                await trio.sleep(0.01)
+        assert not served.records.of("session.detached")
+
+
+async def test_coming_back_too_late_is_no_failed_login() -> None:
+    """A whole office behind one address that was away for longer than anything is remembered is not banned."""
+    limits = {"per_address": {"max_failures": "3", "exempt": []}}
+    async with (
+        backend() as back,
+        serving(route_of(back, limits=limits, resume={"ttl": "1s"})) as served,
+        clients(served.port(), 5) as found,
+    ):
+        for client in found:
+            await opened(client)
+        for client in found:
+            client.cut()
+        await served.records.wait("session.closed", 5, reason="session_expired")
+        await trio.sleep(1.1)
+        for client in found:
+            await client.connect()
+            await client.until(lambda client=client: client.ended)  # type: ignore[misc]
+            assert client.end == (4001, "session or token not accepted")
+        assert served.server.services.client_table.count_bans() == 0
+
+
+async def read_slowly(client: Client) -> tuple[int, Failure | None]:
+    """Read a transport through a small buffer with pauses; give its bytes of DATA, and the ERROR at its end."""
+    framing, reader, count = WebSocketFraming("client"), FrameReader(), 0
+    rest = client.buffer
+    while True:
+        used, chunks, marks, _, _ = framing.decode(rest)
+        rest = rest[used:]
+        for one in reader.read(chunks, marks or []):
+            if isinstance(one, Failure):
+                return count, one
+            count += len(one.payload) if isinstance(one, Data) else 0
+        if not used:
+            await trio.sleep(0.02)
+            if not (data := bytes(await client.stream.receive_some(16384))):
+                return count, None
+            rest += data
+
+
+async def test_a_slow_client_gets_all_before_the_reset_of_the_backend() -> None:
+    """`close` is the time for the answer to our close frame, not for what is on the way before it."""
+    size = 1 << 17
+
+    async def fail(stream: trio.SocketStream) -> None:
+        await stream.receive_some(1)
+        await stream.send_all(bytes(size))
+        await trio.sleep(0.2)
+        reset(stream)
+
+    async with backend(fail) as back, serving(route_of(back, timeouts={"close": "400ms"})) as served:
+        with await opened_by_hand(served) as client:
+            assert isinstance(client.stream, trio.SocketStream)
+            client.stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+            await client.send(message(b"\x05!"))
+            count, failure = await read_slowly(client)
+            assert (count, failure) == (size, Failure(4012, "backend_reset"))
+
+
+@pytest.mark.parametrize("reason", [Reason.DRAINING, Reason.SHUTDOWN])
+async def test_a_shutdown_before_the_first_frame(reason: Reason) -> None:
+    """The client, which may be about to resume, learns that it may try again, not that it has done something wrong."""
+    async with backend() as back, serving(route_of(back)) as served:
+        with await served.upgraded("/", OFFER) as client:
+            with trio.fail_after(5):
+                while not served.server.services.request_read_scopes:
+                    await trio.sleep(0.01)
+            served.server.stop(reason)
+            opcode, body = await client.frame()
+            failure = decode_message(body)
+            assert opcode == BINARY and isinstance(failure, Failure) and failure.code == 4014
+
+
+async def test_a_resume_brings_no_allowance_for_a_flood() -> None:
+    """What was acknowledged over earlier transports allows no control frames on this one."""
+    size = 32 << 20
+
+    async def source(stream: trio.SocketStream) -> None:
+        await stream.receive_some(1)
+        await stream.send_all(bytes(size))
+        await stream.receive_some(1)
+
+    async with one_session(source, resume={"window": "4MiB"}, limits={"control_frame_rate": "100"}) as run:
+        _, served, client = run
+        await client.send(b"!")
+        await client.until(lambda: len(client.received) == size)
+        client.cut()
+        await client.resume()
+        await client.control(message(b"\x80") * 1000)
+        line = await served.records.wait("session.closed")
+        assert line["reason"] == "control_flood"

@@ -32,7 +32,7 @@ from wsbridge.relay.relay import (
     Scheduler,
     describe_close,
 )
-from wsbridge.relay.session_stream import Carrier, ReplayMemory, SessionStream, encode_error
+from wsbridge.relay.session_stream import HELD_BYTES_ALWAYS, Carrier, ReplayMemory, SessionStream, encode_error
 from wsbridge.relay.timeouts import (
     MAX_CHECK_INTERVAL,
     WRITE_CHECKS,
@@ -45,6 +45,8 @@ from wsbridge.relay.timeouts import (
 
 SEND_BATCH_BYTES: Final = 262144
 """Payload that is given to the kernel in one call."""
+WAIT_FOR_MEMORY: Final = 1.0
+"""Seconds after which a transport that is not read for want of memory is looked at again."""
 BYTES_PER_ACK: Final = 4096
 """Acknowledged bytes for each of which one ACK is no flood."""
 
@@ -141,6 +143,7 @@ class SessionRelay(Relay):
         self.carrier, self.detached_since = carrier, None
         carrier.relay, carrier.other = self, self.there
         carrier.last_received = carrier.last_sent = carrier.control_window_start = now
+        carrier.control_window_base = self._count_control_frames(carrier)
         self._stalled_since = None
         if self.termination is not None:
             self.start_close_timer()
@@ -232,6 +235,8 @@ class SessionRelay(Relay):
         now, session, transport = self.loop.now, self.session, carrier.transport
         rounds = MAX_READS_PER_TURN
         while carrier.relay is self and (transport.readable or carrier.undecoded):
+            if self._must_wait(carrier):
+                return
             if not rounds:
                 self.loop.mark_ready(self)
                 return
@@ -240,10 +245,23 @@ class SessionRelay(Relay):
             if chunks:
                 assert marks is not None  # noqa: S101 (it is a WebSocket)
                 self.process(session.receive(carrier.reader.read(chunks, marks), now))
+                self._count_held_bytes()
             if carrier.relay is self:
                 self._process_control(carrier, now)
         if carrier.relay is self and transport.read_state is not None and not (transport.readable or carrier.undecoded):
             self.lose(carrier, transport.error or "the connection ended without a close frame")
+
+    def _must_wait(self, carrier: Carrier) -> bool:
+        """Whether no more is read for now: sessions hold all that they may, and this one has its part of it.
+
+        Its ACKs then wait as well, so that this is no way to slow down a peer as long as there is memory.
+        """
+        carrier.discard_payload = not (
+            self._memory.is_full
+            and self.there.pending is not None
+            and self.session.unconsumed_bytes > HELD_BYTES_ALWAYS
+        )
+        return not carrier.discard_payload
 
     def process(self, events: list[Event]) -> None:
         """Act on what the session says."""
@@ -333,8 +351,7 @@ class SessionRelay(Relay):
             if violation is not None:
                 self._on_carrier_violation(violation)
                 return
-        count = carrier.framing.control_frame_count + carrier.reader.control_frame_count
-        count -= self.session.acked_position // BYTES_PER_ACK
+        count = self._count_control_frames(carrier)
         seconds = max(CONTROL_FLOOD_WINDOW, now - carrier.control_window_start)
         rate = self.options.control_frame_rate
         if count - carrier.control_window_base > rate * seconds:
@@ -342,6 +359,11 @@ class SessionRelay(Relay):
             self.terminate(self._terminated(Reason.CONTROL_FLOOD, detail))
         elif now - carrier.control_window_start >= CONTROL_FLOOD_WINDOW:
             carrier.control_window_start, carrier.control_window_base = now, count
+
+    def _count_control_frames(self, carrier: Carrier) -> int:
+        """Return how much work a transport has made without payload; an ACK of many bytes is none."""
+        count = carrier.framing.control_frame_count + carrier.reader.control_frame_count
+        return count - self.session.acked_position // BYTES_PER_ACK
 
     def _on_carrier_close(self, carrier: Carrier, code: int | None, text: str) -> None:
         """The peer has closed the transport; the code says whether that ends the session."""
@@ -419,12 +441,14 @@ class SessionRelay(Relay):
         if carrier is None:
             return now + MAX_CHECK_INTERVAL
         if carrier.close_deadline is not None:
-            if now >= carrier.close_deadline:
-                self.lose(carrier, f"no answer to a close frame within close, {self.options.close:g} s")
-            return carrier.close_deadline
+            return self._check_closing(carrier, carrier.close_deadline, now)
+        if not carrier.discard_payload and not self._must_wait(carrier):
+            self.loop.mark_ready(self)
         due = check_ping(self, carrier, now)
         if self.carrier is None:
             return now
+        if not carrier.discard_payload:
+            due = min(due, now + WAIT_FOR_MEMORY)
         limit, acked = self.options.write, self.session.acked_position
         if limit is None:
             return due
@@ -437,6 +461,16 @@ class SessionRelay(Relay):
             self.terminate(self._terminated(Reason.WRITE_STALLED, detail))
             return now
         return min(due, now + limit / WRITE_CHECKS)
+
+    def _check_closing(self, carrier: Carrier, deadline: float, now: float) -> float:
+        """Wait for the answer to our close frame, which is behind what the peer has not read yet."""
+        acked = carrier.transport.acked_bytes() + self.session.acked_position
+        if acked != carrier.acked_bytes:
+            carrier.acked_bytes = acked
+            carrier.close_deadline = deadline = now + self.options.close
+        elif now >= deadline:
+            self.lose(carrier, f"no answer to a close frame within close, {self.options.close:g} s")
+        return min(deadline, now + self.options.close / 4)
 
     def _check_soon(self) -> None:
         """Have the time limits checked in the next turn, since what they depend on has changed."""

@@ -23,7 +23,7 @@ from wsbridge.relay.relay import Relay
 from wsbridge.taskless import Wait
 
 HELD_BYTES_ALWAYS: Final = READ_SIZE
-"""Bytes that each session may hold to be sent again, also while all together hold more than they may."""
+"""Bytes that each session may hold in each direction, also while all together hold more than they may."""
 HELD_BYTES_AT_MOST: Final = 16777216
 """Bytes that a session may hold to be sent again, whatever its peer grants."""
 

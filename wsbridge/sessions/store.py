@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Container, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import trio
@@ -50,9 +50,9 @@ class SessionRejected(Rejected):
         code, text = resumption.refusal or (ResumeCode.REJECTED, REJECTED_TEXT)
         reason = _REASON_BY_CODE.get(code, Reason.RESUME_REJECTED)
         if resumption.bad_token:
-            detail = "unknown session, of another client, or a wrong token"
+            detail = "a session of another client, or a wrong token"
         else:
-            detail = "the session has ended" if code == ResumeCode.REJECTED else f"{code}: {text}"
+            detail = "unknown session, or it has ended" if code == ResumeCode.REJECTED else f"{code}: {text}"
         super().__init__(reason, detail, failed_login=resumption.bad_token)
         self.refusal = (int(code), text)
 
@@ -202,7 +202,9 @@ class SessionStore:
         elif session.relay.is_moving:
             raise SessionRejected(Resumption((ResumeCode.DRAINING, Reason.DRAINING.value)))
         found = session or self._ended.get(frame.session_id)
-        if found is None or found.claim != session_claim(route, context):
+        if found is None:  # a client that comes back far too late has guessed nothing: no failed login
+            raise SessionRejected(replace(reject_resume(frame), bad_token=False))
+        if found.claim != session_claim(route, context):
             raise SessionRejected(reject_resume(frame))
         resumption = found.machine.resume(frame, trio.current_time())
         if found.machine.ended is not None and not resumption.bad_token:
