@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import json
 import socket
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import trio
 
+from tests.admin.test_connections import operated, until
 from tests.client import BINARY, CLOSE, Client, frame
-from tests.serving import Served, backend, reset, serving
+from tests.cutting_proxy import CuttingProxy, cutting_proxy
+from tests.serving import Served, backend, reset, serving, written
 from tests.sessions.client import OFFER, clients, message, one_session, opened, route_of
+from tests.sessions.test_backend_sessions import near_side
 from wsbridge.protocol.resume_frames import Data, Failure, FrameReader, Open, decode_message, encode_frame
 from wsbridge.protocol.websocket import WebSocketFraming
 from wsbridge.reasons import Reason
@@ -70,6 +76,22 @@ async def test_a_session_that_its_client_has_closed_ends_with_its_backend() -> N
         line = await served.records.wait("session.closed")
         assert line["reason"] == "backend_reset"
         assert not served.server.services.sessions.sessions
+
+
+async def test_a_session_that_its_client_has_closed_is_shown(tmp_path: Path) -> None:
+    """As long as its backend does not accept what the client sent before; an operator can end it."""
+    async with operated(tmp_path, block, resume={"window": "16MiB"}) as (admin, _):
+        served = admin.served
+        with await opened_by_hand(served) as client:
+            await fill_backend(client, served)
+            await client.send(frame(CLOSE, (1000).to_bytes(2, "big")))
+            while (await client.frame())[0] != CLOSE:
+                pass
+        await served.records.wait("connection.closed")
+        found = await until(admin, state="closing")
+        assert found["session"] == only_session(served).name and "ttl_seconds" not in found
+        assert await admin.json("DELETE", f"/v1/connections/{found['id']}") == {"closed": 1}
+        assert (await served.records.wait("session.closed"))["reason"] == "closed_by_operator"
 
 
 def resident_bytes() -> int:
@@ -217,3 +239,48 @@ async def test_a_resume_brings_no_allowance_for_a_flood() -> None:
         await client.control(message(b"\x80") * 1000)
         line = await served.records.wait("session.closed")
         assert line["reason"] == "control_flood"
+
+
+async def test_a_client_may_take_its_time_with_a_few_bytes() -> None:
+    """`write` is for what is held up: a program that receives nothing for a while holds up nobody."""
+
+    async def talk(stream: trio.SocketStream) -> None:
+        await stream.send_all(b"hello")
+        while data := await stream.receive_some(100):
+            await stream.send_all(data)
+
+    async with one_session(talk, paused=True, timeouts={"write": "300ms"}) as (_, served, client):
+        await client.until(lambda: client.received == b"hello")
+        await trio.sleep(1)
+        assert not served.records.of("session.closed")
+        client.go_on()
+        await client.send(b" again")
+        await client.until(lambda: client.received == b"hello again")
+
+
+async def test_a_session_of_a_backend_expires_after_its_client_was_lost() -> None:
+    """With `on_client_lost: fin`, whose FIN is never delivered: the client's connection is over with the session."""
+    async with tunnel_until_cut() as (near, proxy):
+        client = await near.connect("old")
+        await client.send(b"hello")
+        assert await client.take(5) == b"hello"
+        proxy.go_down()
+        await near.records.wait("backend.lost")
+        assert isinstance(client.stream, trio.SocketStream)
+        reset(client.stream)
+        line = await near.records.wait("connection.closed", route="out")
+        assert line["reason"] == "client_lost"
+
+
+@contextlib.asynccontextmanager
+async def tunnel_until_cut() -> AsyncIterator[tuple[Served, CuttingProxy]]:
+    """Run a wsbridge whose TCP clients have sessions of another one, behind a proxy."""
+    async with (
+        backend() as back,
+        serving(written(route={"backend": back.url, "resume": {"ttl": "1s"}})) as far,
+        cutting_proxy(far.port()) as proxy,
+    ):
+        text = json.loads(near_side(proxy.url))
+        text["routes"]["out"]["on_client_lost"] = "fin"
+        async with serving(json.dumps(text)) as near:
+            yield near, proxy

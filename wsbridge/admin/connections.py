@@ -186,23 +186,23 @@ class ConnectionsApi:
 
     async def _find(self, wanted: ConnectionFilter, turns: Turns) -> list[Connection | ResumableSession]:
         found: list[Connection | ResumableSession] = []
-        detached = self._server.services.sessions.detached
-        every: list[Connection | ResumableSession] = [*self._server.connections.values(), *detached.values()]
+        sessions = self._server.services.sessions.without_transport()
+        every: list[Connection | ResumableSession] = [*self._server.connections.values(), *sessions]
         for connection in every:
             if wanted.matches(connection):
                 found.append(connection)
             await turns.share()
-        return sorted(found, key=lambda one: one.id) if detached else found
+        return sorted(found, key=lambda one: one.id) if sessions else found
 
     def _find_one(self, number: int) -> Connection | ResumableSession | None:
         """Return the connection with a number, or the session whose latest connection had it and that waits."""
-        waiting = self._server.services.sessions.detached.values()
+        waiting = self._server.services.sessions.without_transport()
         return self._server.connections.get(number) or next((one for one in waiting if one.id == number), None)
 
     def _is_open(self, connection: Connection | ResumableSession) -> bool:
         """Return whether it has not ended in the meantime."""
         if isinstance(connection, ResumableSession):
-            return connection.machine.session_id in self._server.services.sessions.detached
+            return connection.is_without_transport
         return connection.id in self._server.connections
 
     def _end(self, connection: Connection | ResumableSession, request: AdminRequest) -> bool:

@@ -452,7 +452,8 @@ class SessionRelay(Relay):
         limit, acked = self.options.write, self.session.acked_position
         if limit is None:
             return due
-        if not self.stream.unacked_bytes():
+        waits = self.here.pending is not None or carrier.pending is not None or self.here.tx is not TX_OPEN
+        if not (waits and self.stream.unacked_bytes()):  # else its application may take its time: the rest has room
             self._stalled_since = None
         elif self._stalled_since is None or acked != self._stalled_position:
             self._stalled_since, self._stalled_position = now, acked

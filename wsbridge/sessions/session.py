@@ -132,6 +132,11 @@ class ResumableSession:
         return self.context.id
 
     @property
+    def is_without_transport(self) -> bool:
+        """Whether it has not ended, and no connection carries it."""
+        return self.relay.carrier is None and not self.relay.front.closed
+
+    @property
     def token_name(self) -> str | None:
         """Name of the token that its limits are counted under; None for none."""
         return self._slot.token_name or self.context.identity.token_name
@@ -193,16 +198,16 @@ class ResumableSession:
         return {**access_log.facts(), "generation": self.generation.number}
 
     def live_facts(self) -> dict[str, object]:
-        """See `Connection.live_facts`; only for a session that waits for its client."""
+        """See `Connection.live_facts`; only for a session without a transport."""
         relay, now = self.relay, trio.current_time()
         facts: dict[str, object] = {
             "duration_seconds": round(time.monotonic() - self.began, 3),
-            "state": "detached",
+            "state": "detached" if self.machine.ended is None else "closing",
             "bytes_to_backend": relay.front.received_bytes,
             "bytes_to_client": relay.back.received_bytes,
             "held_bytes": self.machine.replay_bytes,
         }
-        if relay.detached_since is not None:
+        if self.machine.ended is None and relay.detached_since is not None:
             facts["detached_seconds"] = round(now - relay.detached_since, 3)
             facts["ttl_seconds"] = self.machine.ttl
         return facts

@@ -368,6 +368,13 @@ class SessionStore:
 
     # ------------------------------------------------------------------ for operators, reload, drain
 
+    def without_transport(self) -> list[ResumableSession]:
+        """Return the sessions that no connection shows: they wait for their clients, or for their backends.
+
+        For its backend waits a session that its client has closed, and of which that backend has not accepted all.
+        """
+        return [session for session in self.sessions.values() if session.is_without_transport]
+
     def set_routes(self, names: Container[str]) -> None:
         """Note which routes there are now: no client can come back to a session of another one, so that it ends."""
         self._routes = names
