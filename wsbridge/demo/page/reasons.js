@@ -46,6 +46,7 @@ export const REASONS = {
   session_lost: "The bridge was restarted, and the session is lost.",
   session_expired: "The page was away for too long: the session has expired.",
   session_displaced: "Too many sessions wait for their pages; this one was ended for a newer one.",
+  handed_over: "Another process has taken over, and goes on with the session.",
   internal_error: "An error in the bridge; see its log.",
   served: "The request was answered.",
 };
