@@ -49,6 +49,7 @@ class RouteStats:
         close_codes: Connections that ended with a close frame, by initiator and class of its code.
         responses: Responses of wsbridge itself, by status.
         sessions_opened: Resumable sessions that were opened.
+        sessions_adopted: Sessions of an earlier process that went on in this one.
         sessions_resumed: How often a session went on over another connection.
         sessions_closed: Sessions that ended, by reason and initiator: the lines `session.closed`.
         backend_sessions: Resumable sessions that WebSocket backends have opened for plain clients.
@@ -68,6 +69,7 @@ class RouteStats:
     close_codes: Counter[tuple[Initiator, str]] = field(default_factory=Counter)
     responses: Counter[int] = field(default_factory=Counter)
     sessions_opened: int = 0
+    sessions_adopted: int = 0
     sessions_resumed: int = 0
     sessions_closed: Counter[tuple[str, Initiator]] = field(default_factory=Counter)
     backend_sessions: int = 0

@@ -317,7 +317,7 @@ async def _begin(
 
 def _session_adopter(server: Server) -> SessionAdopter:
     """Return what adopts the sessions of another process."""
-    return SessionAdopter(server.services, server.generation, server.acceptor.next_id)
+    return SessionAdopter(server.services, lambda: server.generation, server.acceptor.next_id)
 
 
 async def _handle_signals(

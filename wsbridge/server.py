@@ -555,7 +555,8 @@ class Server:
             while connection_id in self.connections and trio.current_time() < due:  # noqa: ASYNC110  as above
                 await trio.sleep_until(min(due, trio.current_time() + 0.05))
             if connection_id in self.connections:
-                self.services.engine.terminate(connection_id, reason)
+                is_lost = self.has_successor and self.services.engine.carries_session(connection_id)
+                self.services.engine.terminate(connection_id, Reason.SESSION_LOST if is_lost else reason)
 
     def _cancel_waits(self) -> None:
         """Cancel all waits: idle connections are closed; incomplete requests and requests during the dial get 503."""

@@ -1,6 +1,8 @@
 """Resumable sessions go on in a process that takes over: no byte is missing, and none is doubled."""
 
 import contextlib
+import functools
+import json
 
 import pytest
 import trio
@@ -8,6 +10,7 @@ import trio
 from tests.authority import folder, server_context
 from tests.process.daemon import Daemon
 from tests.process.streams import running
+from tests.process.test_takeover import Asking
 from tests.serving import backend, echo, reset, written
 from tests.sessions.client import clients, opened
 
@@ -83,8 +86,11 @@ def test_streams_go_on_over_takeovers(takeovers):
     trio.run(main)
 
 
-async def scripted(stream):
-    """Echo a line, and do what it says: end the stream behind an answer, be reset, or nothing more."""
+async def scripted(stream, stalled):
+    """Echo a line, and do what it says: end the stream behind an answer, read nothing for now, be reset, or nothing.
+
+    Then echo what comes.
+    """
     command = b""
     while not command.endswith(b"\n"):
         command += await stream.receive_some(100)
@@ -93,6 +99,8 @@ async def scripted(stream):
     await stream.send_all(b"x" * int(size))
     if command == b"fin":
         await stream.send_eof()
+    elif command == b"stall":
+        await stalled.wait()
     elif command == b"reset":
         await trio.sleep(0.2)  # a reset destroys what was not read
         reset(stream)
@@ -104,29 +112,40 @@ def test_sessions_in_every_state_go_on():
     """Detached or not, with bytes that wait, half-closed by the backend or the client, reset: nothing of it is lost."""
 
     async def main():
-        async with backend(scripted) as back, contextlib.AsyncExitStack() as stack:
+        stalled = trio.Event()
+        async with (
+            backend(functools.partial(scripted, stalled=stalled)) as back,
+            contextlib.AsyncExitStack() as stack,
+        ):
             old = await stack.enter_async_context(started(config(back)))
-            idle, fin, broken, full, half = await stack.enter_async_context(clients(old.port(), 5))
+            idle, fin, broken, full, half, held = await stack.enter_async_context(clients(old.port(), 6))
             for one, command in (
                 (idle, b"none 10\n"),
                 (fin, b"fin 100000\n"),
                 (broken, b"reset 30000\n"),
                 (full, b"none 3000000\n"),
                 (half, b"none 10\n"),
+                (held, b"stall 10\n"),
             ):
                 await opened(one)
                 one.paused = one is not idle
                 await one.send(command)
                 await one.until(lambda one=one: len(one.received) >= 10)
             await half.finish()
-            await broken.until(lambda: back.open == 4)
+            await broken.until(lambda: back.open == 5)
             for one in (fin, broken, full):
                 one.cut()
             await full.until(lambda: old.log_lines("connection.closed", reason="client_lost")[2:])
+            held.go_on()
+            upload = bytes(range(256)) * 65536  # more than the kernel holds for a backend that reads nothing
+            nursery = await stack.enter_async_context(trio.open_nursery())
+            nursery.start_soon(held.send, upload)
+            await held.until(lambda: held.machine.room == 0)
             daemon = await stack.enter_async_context(started(config(back), old))
-            assert (await line(daemon, "sessions.adopted"))["count"] == 5
+            assert (await line(daemon, "sessions.adopted"))["count"] == 6
             await ended(old)
-            for one in (idle, fin, broken, full, half):
+            stalled.set()
+            for one in (idle, fin, broken, full, half, held):
                 one.go_on()
                 await one.connect()
             await idle.send(b"more")
@@ -139,6 +158,8 @@ def test_sessions_in_every_state_go_on():
             await full.until(lambda: len(full.received) == 3000013)
             assert full.received == b"none 3000000\n" + b"x" * 3000000
             await half.until(lambda: half.finished)
+            await held.until(lambda: len(held.received) >= 19 + len(upload))
+            assert bytes(held.received[19:]) == upload
             assert not daemon.log_lines("internal_error")
 
     trio.run(main)
@@ -217,5 +238,35 @@ def test_limits_hold_after_a_takeover():
             assert (await line(daemon, "sessions.adopted"))["count"] >= 2
             assert (await line(daemon, "session.closed"))["reason"] == "session_displaced"
             await ended(old)
+
+    trio.run(main)
+
+
+def test_a_process_that_reads_another_state_gets_no_sessions():
+    """It does not say that it reads this one: they go on in the old process, and are lost when their clients are."""
+
+    def take_over(daemon):
+        asking = Asking(daemon)
+        assert asking.request() == 101
+        kept = [True] * len(asking.message()["listeners"])
+        asking.sock.sendall(json.dumps({"kept": kept, "session_state": 99}).encode() + b"\n")
+        return asking, asking.message()
+
+    async def main():
+        async with backend() as back, contextlib.AsyncExitStack() as stack:
+            old = await stack.enter_async_context(started(config(back, timeouts={**DRAIN, "drain": "1s"})))
+            (first, second) = await stack.enter_async_context(clients(old.port(), 2))
+            await opened(first)
+            await opened(second)
+            asking, released = await trio.to_thread.run_sync(take_over, old)
+            assert released == {"released": True}
+            await first.send(b"x")
+            await first.until(lambda: first.received == b"x")
+            first.cut()
+            assert (await line(old, "session.closed"))["reason"] == "session_lost"
+            await second.until(lambda: second.ended)
+            assert second.end == (4004, "session_lost")
+            await ended(old)
+            asking.close()
 
     trio.run(main)

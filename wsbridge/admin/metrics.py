@@ -255,6 +255,13 @@ METRICS: Final = (
         lambda snapshot: _nonzero(snapshot, lambda stats: stats.sessions_opened),
     ),
     MetricInfo(
+        "wsbridge_sessions_adopted_total",
+        "counter",
+        "Sessions of an earlier process that went on in this one.",
+        ("route",),
+        lambda snapshot: _nonzero(snapshot, lambda stats: stats.sessions_adopted),
+    ),
+    MetricInfo(
         "wsbridge_sessions_resumed_total",
         "counter",
         "How often a session went on over another connection.",

@@ -18,7 +18,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
@@ -285,18 +285,20 @@ class SessionAdopter:
 
     Args:
         services: What connections share.
-        generation: The configuration.
+        current_generation: Returns the configuration, which a reload may replace meanwhile.
         new_id: Numbers a connection, which stands for the latest one of a session.
 
     Attributes:
         counts: What has come so far.
     """
 
-    def __init__(self, services: Services, generation: Generation, new_id: Callable[[], int]) -> None:
+    def __init__(
+        self, services: Services, current_generation: Callable[[], Generation], new_id: Callable[[], int]
+    ) -> None:
         self._services = services
-        self._generation = generation
+        self._current_generation = current_generation
         self._new_id = new_id
-        self._digests: dict[str, bytes] = {}
+        self._digests: dict[tuple[int, str], bytes] = {}
         self.counts = AdoptedSessions()
 
     async def adopt(self, session_id: str, state: int, backend: socket.socket | None) -> bool:
@@ -347,15 +349,18 @@ class SessionAdopter:
         if backend is None and not (machine.finished or machine.is_failing):
             raise StateError(f"the session {session_id.hex()} came without its backend")
         entries = self._find_entries(saved.identity)
-        reason, detail = self._find_obstacle(saved, machine, entries)
+        generation = self._current_generation()
+        reason, detail = self._find_obstacle(saved, machine, generation, entries)
         if reason is None:
-            self._adopt(saved, machine, backend or _closed_socket(), entries or ())
+            self._adopt(saved, machine, generation, backend or _closed_socket(), entries or ())
             return
         if backend is not None:
             reset_socket(backend)
         claim = (saved.route, saved.identity.name, saved.identity.target, saved.target)
         store.reject_adoption(machine, claim, reason)
         self.counts.ended += 1
+        if saved.route in generation.routes:
+            generation.routes[saved.route].stats.sessions_closed[reason.value, "wsbridge"] += 1
         log.info(
             "session.closed",
             session=session_id.hex(),
@@ -371,13 +376,20 @@ class SessionAdopter:
         )
 
     def _find_obstacle(
-        self, saved: SavedSession, machine: ServerSession, entries: tuple[ListEntry, ...] | None
+        self,
+        saved: SavedSession,
+        machine: ServerSession,
+        generation: Generation,
+        entries: tuple[ListEntry, ...] | None,
     ) -> tuple[Reason | None, str]:
         """Return why a session does not go on here, with a sentence; None if it does."""
-        route, memory = self._generation.routes.get(saved.route), self._services.sessions.memory
+        route, memory = generation.routes.get(saved.route), self._services.sessions.memory
         if route is None or route.backend is None or route.session_terms is None:
             return Reason.ROUTE_REMOVED, "the route is no more, or has no resume"
-        if self._digest(saved.route) != saved.route_digest:
+        key = (generation.number, route.name)
+        if key not in self._digests:
+            self._digests[key] = digest_route(generation.config.routes[route.name])
+        if self._digests[key] != saved.route_digest:
             return Reason.ROUTE_REMOVED, "backend, auth or allowed_targets of the route have changed"
         if entries is None:
             return Reason.ACCESS_REVOKED, "the list of users or tokens is not used any more"
@@ -386,11 +398,6 @@ class SessionAdopter:
             text = f"it holds {held} bytes, all others {memory.used}, and limits.replay_memory is {memory.limit}"
             return Reason.OVERLOAD, text
         return None, ""
-
-    def _digest(self, route: str) -> bytes:
-        if route not in self._digests:
-            self._digests[route] = digest_route(self._generation.config.routes[route])
-        return self._digests[route]
 
     def _find_entries(self, identity: SavedIdentity) -> tuple[ListEntry, ...] | None:
         """Return the entries of lists that an identity depends on; None if a list is not in use."""
@@ -403,11 +410,15 @@ class SessionAdopter:
         return tuple(found)
 
     def _adopt(
-        self, saved: SavedSession, machine: ServerSession, backend: socket.socket, entries: Iterable[ListEntry]
+        self,
+        saved: SavedSession,
+        machine: ServerSession,
+        generation: Generation,
+        backend: socket.socket,
+        entries: tuple[ListEntry, ...],
     ) -> None:
-        services, generation = self._services, self._generation
-        route = generation.routes[saved.route]
-        context = self._context(saved, route, tuple(entries))
+        services, route = self._services, generation.routes[saved.route]
+        context = self._context(saved, route, generation.number, entries)
         identity = context.identity
         refusal: Rejected | None = None
         slot = UNLIMITED
@@ -436,7 +447,9 @@ class SessionAdopter:
         else:
             self.counts.adopted += 1
 
-    def _context(self, saved: SavedSession, route: Route, entries: tuple[ListEntry, ...]) -> ConnectionContext:
+    def _context(
+        self, saved: SavedSession, route: Route, generation: int, entries: tuple[ListEntry, ...]
+    ) -> ConnectionContext:
         """Return what stands for the latest connection of a session, which was one of another process."""
         known = saved.identity
         identity = Identity(
@@ -450,7 +463,7 @@ class SessionAdopter:
         return ConnectionContext(
             self._new_id(),
             saved.listener,
-            self._generation.number,
+            generation,
             Peer(saved.peer_host, saved.peer_port, saved.peer_family, via=saved.via),
             tls=saved.tls,
             route=route.name,

@@ -336,6 +336,7 @@ class SessionStore:
         )
         session.relay = engine.open_session(machine, side, options, self.memory, session, slot.shared_bucket)
         self.sessions[machine.session_id] = session
+        route.stats.sessions_adopted += 1
         relay = session.relay
         relay.front.received_bytes, relay.back.received_bytes = moved.bytes_to_backend, moved.bytes_to_client
         relay.continue_moved(moved.pending, moved.age, moved.idle)
