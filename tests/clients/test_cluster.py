@@ -10,12 +10,15 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import trio
 
+from tests.authority import client_context
 from tests.clients.fronts import CONF, placed, replaced, served, upgraded
 from tests.clients.program import PATIENCE, Program, free_port, program, run
 from tests.clients.proxies import CLIENT
 from tests.process.daemon import Daemon
 from tests.process.plain import Clients, Threads, backend
+from tests.process.streams import running
 
 NODES = {"a": "10.0.0.5:8080", "b": "10.0.0.6:8080", "c": "10.0.0.7:8080"}
 QUICK = {"inter 1s": "inter 200ms", "timeout check 2s": "timeout check 10s"}
@@ -31,7 +34,8 @@ class Node:
         daemon: The process.
     """
 
-    def __init__(self, back: Threads, stack: contextlib.ExitStack) -> None:
+    def __init__(self, name: str, back: Threads, stack: contextlib.ExitStack) -> None:
+        self._name = name
         self.port, self.monitoring = free_port(), free_port()
         self._stack = stack
         changes = {
@@ -41,6 +45,7 @@ class Node:
             "[10.0.0.2]": "[127.0.0.1]",
             "tcp://10.1.0.5:5900": back.url,
             "auth: {kind: bearer, tokens: /etc/wsbridge/tokens}": "auth: none",
+            "host: gw.example.org, ": "",
         }
         text = (CONF / "behind-haproxy-cluster.yaml").read_text()
         self._text = replaced(text, changes) + "admin: {bind: unix:@FOLDER@/admin.sock}\n"
@@ -48,7 +53,7 @@ class Node:
 
     def start(self) -> None:
         """Start it."""
-        self.daemon = self._stack.enter_context(Daemon(self._text))
+        self.daemon = self._stack.enter_context(Daemon(self._text, environ={"NODE": self._name}))
 
     def drain(self) -> None:
         """Run `wsbridge drain`."""
@@ -67,7 +72,7 @@ class Cluster:
         back = stack.enter_context(backend())
         self.port = free_port()
         self._stats = folder / "haproxy.sock"
-        self.nodes = {name: Node(back, stack) for name in NODES}
+        self.nodes = {name: Node(name, back, stack) for name in NODES}
         servers = {
             address: f"127.0.0.1:{self.nodes[name].port} port {self.nodes[name].monitoring}"
             for name, address in NODES.items()
@@ -128,3 +133,34 @@ def test_a_cluster(cluster: Cluster) -> None:
         client.close()
     line = b.daemon.wait("connection.closed")
     assert (line["peer"].partition(":")[0], line["via"]) == (CLIENT, ["127.0.0.1"])
+
+
+def test_resumable_sessions_find_their_node(cluster: Cluster) -> None:
+    """HAProxy cuts the connections of one node after the other; they come back even to one that drains."""
+
+    def cut() -> None:
+        for name in NODES:
+            cluster.ask(f"shutdown sessions server wsbridge/{name}")
+
+    async def main() -> None:
+        url = f"wss://localhost:{cluster.port}/vnc"
+        async with running(url, 6, ssl_context=client_context()) as streams:
+            for _ in range(2):
+                for one in streams:
+                    await one.moves()
+                await trio.to_thread.run_sync(cut)
+            for one in streams:
+                await one.moves()
+            assert await trio.to_thread.run_sync(cluster.sessions) == dict.fromkeys(NODES, 2)
+            await trio.to_thread.run_sync(cluster.nodes["a"].drain)
+            await trio.to_thread.run_sync(cluster.haproxy.line, "^Server wsbridge/a is DOWN")
+            await trio.to_thread.run_sync(cluster.ask, "shutdown sessions server wsbridge/a")
+            for one in streams:
+                await one.moves()
+
+    trio.run(main)
+    for node in cluster.nodes.values():
+        node.daemon.wait("session.closed", 2)
+        lines = node.daemon.log_lines("session.closed")
+        assert len(lines) == 2
+        assert all(line["transports"] >= 3 for line in lines)

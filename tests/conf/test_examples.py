@@ -54,6 +54,7 @@ def check(tmp_path: Path, etc: Path, text: str) -> subprocess.CompletedProcess[s
         text=True,
         timeout=30,
         check=False,
+        env={**os.environ, "NODE": "a"},
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import ssl
 from collections.abc import AsyncIterator
 
 import trio
@@ -67,18 +68,21 @@ class RunningStream:
 
 
 @contextlib.asynccontextmanager
-async def running(url: str, count: int = 1, *, pause: float = 0.002) -> AsyncIterator[list[RunningStream]]:
+async def running(
+    url: str, count: int = 1, *, pause: float = 0.002, ssl_context: ssl.SSLContext | None = None
+) -> AsyncIterator[list[RunningStream]]:
     """Run streams within the block; after it, each ends in order, and nothing is missing or doubled.
 
     Args:
         url: Of a route to an echo backend.
         count: How many.
         pause: Seconds between two blocks.
+        ssl_context: See `open_resumable`.
     """
     async with contextlib.AsyncExitStack() as stack:
         streams = []
         for _ in range(count):
-            stream = await stack.enter_async_context(open_resumable(url, retry_for=10))
+            stream = await stack.enter_async_context(open_resumable(url, retry_for=10, ssl_context=ssl_context))
             streams.append(RunningStream(stream, pause))
         async with trio.open_nursery() as nursery:
             for one in streams:
