@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,15 @@ from wsbridge.admin import takeover
 from wsbridge.admin.api import AdminApi, MonitoringApi
 from wsbridge.admin.endpoints import AdminEndpoint, build_endpoints
 from wsbridge.admin.takeover import Handover, Takeover, TakeoverError
+from wsbridge.config.limits import Limits
 from wsbridge.config.model import Config
 from wsbridge.net.listeners import listen_unix
 from wsbridge.reasons import Reason
 from wsbridge.reload import Reloader
 from wsbridge.server import Server
+from wsbridge.sessions.store import SessionStore
+
+SESSIONS = SessionStore(Limits(), deque())
 
 
 class Running:
@@ -87,7 +93,9 @@ async def test_more_sockets_than_one_message_can_pass(tmp_path):
         asked = await begin(first.path)
         second = Server(first.config)
         ready = trio.Event()
-        nursery.start_soon(second.run, lambda _: ready.set(), None, asked.sockets, asked.complete)
+        nursery.start_soon(
+            second.run, lambda _: ready.set(), None, asked.sockets, partial(asked.complete, second.services.sessions)
+        )
         await ready.wait()
         await first.served.returned.wait()
         assert first.served.records.of("takeover.completed", pid=os.getpid(), count=150)
@@ -127,7 +135,7 @@ async def test_a_new_process_that_is_too_slow(tmp_path, monkeypatch):
         slow = await begin(first.path)
         await first.served.records.wait("takeover.failed")
         with pytest.raises(TakeoverError, match=r"was not ready within 0\.2 s"):
-            await slow.complete()
+            await slow.complete(SESSIONS)
         slow.close()
         assert await answered(tmp_path / "1.sock") == b"HTTP/1.1 204"
         (await begin(first.path)).close()
@@ -165,7 +173,7 @@ async def test_a_running_process_that_hangs(tmp_path, monkeypatch):
             nursery.start_soon(trio.serve_listeners, hang, [trio.SocketListener(sock)])
             asked = await begin(tmp_path / "admin.sock")
             with trio.fail_after(5), pytest.raises(TakeoverError, match=r"did not release its sockets within 0\.2 s"):
-                await asked.complete()
+                await asked.complete(SESSIONS)
             asked.close()
         nursery.cancel_scope.cancel()
 

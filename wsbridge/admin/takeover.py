@@ -299,6 +299,8 @@ class Takeover:
         if isinstance(epoch, int) and isinstance(listed, list):
             with contextlib.suppress(ValueError, TypeError):
                 sessions.expect(epoch, [bytes.fromhex(one) for one in listed[:MAX_SESSIONS]])
+        if not listed:
+            self.close()
 
     async def adopt_sessions(self, adopter: SessionAdopter) -> None:
         """Adopt the sessions of the running process, until it has given away all; then close the connection."""
