@@ -431,6 +431,31 @@ def test_a_page_that_is_left_ends_its_session(tmp_path: Path) -> None:
 
 
 @pytest.mark.browser
+def test_another_process_takes_over(tmp_path: Path) -> None:
+    """The session goes on in the next process, whose sockets and sessions are those of the first."""
+    (tmp_path / "index.html").write_text("<!doctype html>")
+    with serving(echo) as port:
+        text = routes(port, tmp_path) + "admin: {bind: 'unix:@FOLDER@/admin.sock'}\ntimeouts: {drain_spread: 100ms}\n"
+        with Daemon(text) as old, browsing() as page:
+            page.goto(f"http://127.0.0.1:{old.port()}/")
+            page.evaluate(OPEN, "/app")
+            page.evaluate("""() => {
+              window.heard = "";
+              socket.binaryType = "arraybuffer";
+              socket.onmessage = ({ data }) => (heard += new TextDecoder().decode(data));
+              window.resumed = new Promise((resolve) => (socket.onresumed = resolve));
+              socket.send("before ");
+            }""")
+            with Daemon(text, folder=old.folder, arguments=("--takeover",)) as new:
+                page.evaluate("resumed.then(() => socket.send('after'))")
+                page.wait_for_function("heard === 'before after'")
+                assert old.ended() == 0
+                assert page.evaluate("socket.state") == "open"
+                page.goto("about:blank")
+                assert new.wait("session.closed", route="app")["bytes_to_backend"] == len("before after")
+
+
+@pytest.mark.browser
 def test_a_route_without_sessions(tmp_path: Path) -> None:
     """There it is a plain WebSocket, whose end is the end."""
     (tmp_path / "index.html").write_text("<!doctype html>")
