@@ -149,6 +149,23 @@ async def test_what_waits_for_backends_is_limited_too() -> None:
         assert not served.records.of("session.detached")
 
 
+async def test_a_client_that_is_not_read_may_leave() -> None:
+    """It is noticed although nothing more is read for want of memory, and the memory is free again."""
+    limits = {"replay_memory": "1MiB"}
+    async with backend(block) as back, serving(route_of(back, limits=limits, resume={"window": "16MiB"})) as served:
+        memory = served.server.services.sessions.memory
+        with await opened_by_hand(served) as client:
+            with trio.move_on_after(1):  # when nothing more is read
+                while True:
+                    await client.send(BULK)
+            assert memory.is_full
+            assert isinstance(client.stream, trio.SocketStream)
+            reset(client.stream)
+            line = await served.records.wait("session.closed")
+            assert line["reason"] == "overload"
+        assert memory.used == 0
+
+
 async def test_coming_back_too_late_is_no_failed_login() -> None:
     """A whole office behind one address that was away for longer than anything is remembered is not banned."""
     limits = {"per_address": {"max_failures": "3", "exempt": []}}

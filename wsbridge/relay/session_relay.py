@@ -236,6 +236,7 @@ class SessionRelay(Relay):
         rounds = MAX_READS_PER_TURN
         while carrier.relay is self and (transport.readable or carrier.undecoded):
             if self._must_wait(carrier):
+                self.loop.schedule(self, now + WAIT_FOR_MEMORY)
                 return
             if not rounds:
                 self.loop.mark_ready(self)
@@ -254,11 +255,13 @@ class SessionRelay(Relay):
     def _must_wait(self, carrier: Carrier) -> bool:
         """Whether no more is read for now: sessions hold all that they may, and this one has its part of it.
 
-        Its ACKs then wait as well, so that this is no way to slow down a peer as long as there is memory.
+        Its ACKs then wait as well, so that this is no way to slow down a peer as long as there is memory. A peer that
+        has gone is read to the end, which ends the wait.
         """
         carrier.discard_payload = not (
             self._memory.is_full
             and self.there.pending is not None
+            and not carrier.transport.peer_hung_up
             and self.session.unconsumed_bytes > HELD_BYTES_ALWAYS
         )
         return not carrier.discard_payload
