@@ -242,15 +242,17 @@ def test_limits_hold_after_a_takeover():
     trio.run(main)
 
 
+def take_over(daemon, session_state):
+    """Take over as another program; give its end of the connection, and what it gets once the sockets are released."""
+    asking = Asking(daemon)
+    assert asking.request() == 101
+    kept = [True] * len(asking.message()["listeners"])
+    asking.sock.sendall(json.dumps({"kept": kept, "session_state": session_state}).encode() + b"\n")
+    return asking, asking.message()
+
+
 def test_a_process_that_reads_another_state_gets_no_sessions():
     """It does not say that it reads this one: they go on in the old process, and are lost when their clients are."""
-
-    def take_over(daemon):
-        asking = Asking(daemon)
-        assert asking.request() == 101
-        kept = [True] * len(asking.message()["listeners"])
-        asking.sock.sendall(json.dumps({"kept": kept, "session_state": 99}).encode() + b"\n")
-        return asking, asking.message()
 
     async def main():
         async with backend() as back, contextlib.AsyncExitStack() as stack:
@@ -258,7 +260,7 @@ def test_a_process_that_reads_another_state_gets_no_sessions():
             (first, second) = await stack.enter_async_context(clients(old.port(), 2))
             await opened(first)
             await opened(second)
-            asking, released = await trio.to_thread.run_sync(take_over, old)
+            asking, released = await trio.to_thread.run_sync(take_over, old, 99)
             assert released == {"released": True}
             await first.send(b"x")
             await first.until(lambda: first.received == b"x")
@@ -268,5 +270,30 @@ def test_a_process_that_reads_another_state_gets_no_sessions():
             assert second.end == (4004, "session_lost")
             await ended(old)
             asking.close()
+
+    trio.run(main)
+
+
+def test_a_process_that_disappears_gets_one_session_at_most():
+    """That one is lost; the others go on in the old process until its drain ends."""
+
+    async def main():
+        async with backend() as back, contextlib.AsyncExitStack() as stack:
+            old = await stack.enter_async_context(started(config(back)))
+            found = await stack.enter_async_context(clients(old.port(), 3))
+            for one in found:
+                await opened(one)
+            asking, released = await trio.to_thread.run_sync(take_over, old, 1)
+            assert len(released["sessions"]) == 3
+            assert "session" in await trio.to_thread.run_sync(asking.message)
+            asking.close()
+            handed = await line(old, "sessions.handed_over")
+            assert (handed["count"], handed["lost"], handed["left"]) == (0, 1, 2)
+            await back.until(lost=1)
+            left = [one for one in found if not one.ended]
+            for one in left:
+                await one.send(b"x")
+                await one.until(lambda one=one: one.received == b"x" or one.ended)
+            assert [one.end for one in found if one.ended] == [(4004, "session_lost")]
 
     trio.run(main)

@@ -17,11 +17,12 @@ from typing import Final
 import trio
 
 from wsbridge.log.logger import log
-from wsbridge.net.descriptor_store import DescriptorStore, DescriptorStoreError
+from wsbridge.net.descriptor_store import DescriptorStore, DescriptorStoreError, DescriptorStoreFullError
 from wsbridge.net.transport import reset_socket
 from wsbridge.server import Server
 from wsbridge.sessions.handover import (
     NotTakenError,
+    ReceiverGoneError,
     SessionAdopter,
     end_left,
     give_away,
@@ -52,8 +53,10 @@ class _StoreReceiver:
         descriptors = [state] if backend is None else [state, backend.fileno()]
         try:
             await self._store.put(f"{_SESSION_NAME}{session_id.hex()}", descriptors)
-        except DescriptorStoreError as error:
+        except DescriptorStoreFullError as error:
             raise NotTakenError(str(error)) from None
+        except DescriptorStoreError as error:
+            raise ReceiverGoneError(str(error)) from None
 
 
 class StoredSessions:

@@ -48,7 +48,14 @@ from wsbridge.net.listeners import InheritedSockets, ListeningSockets, SocketFil
 from wsbridge.reasons import Reason
 from wsbridge.reload import Reloader
 from wsbridge.server import Server
-from wsbridge.sessions.handover import LOST_DETAIL, NotTakenError, SessionAdopter, give_away, list_sessions
+from wsbridge.sessions.handover import (
+    LOST_DETAIL,
+    NotTakenError,
+    ReceiverGoneError,
+    SessionAdopter,
+    give_away,
+    list_sessions,
+)
 from wsbridge.sessions.saved_state import MAX_SESSIONS, SAVED_STATE_VERSION
 from wsbridge.sessions.store import SessionStore
 
@@ -219,8 +226,10 @@ class _ChannelReceiver:
         answer: dict[str, Any] = {}
         with trio.move_on_after(SESSION_TIMEOUT):
             answer = await self._channel.receive()
+        if not answer:
+            raise ReceiverGoneError("the next process has ended, or does not respond")
         if answer.get("adopted") is not True:
-            raise NotTakenError("the next process has not adopted it")
+            raise NotTakenError("the next process could not adopt it, and its log says why")
 
 
 class Takeover:

@@ -29,6 +29,10 @@ class DescriptorStoreError(Exception):
     """The store takes nothing; one sentence."""
 
 
+class DescriptorStoreFullError(DescriptorStoreError):
+    """It has no room for these descriptors; there may be some for fewer."""
+
+
 class DescriptorStore:
     """The store of this service.
 
@@ -61,12 +65,13 @@ class DescriptorStore:
             descriptors: At most 253.
 
         Raises:
-            DescriptorStoreError: The store is full, or systemd does not respond.
+            DescriptorStoreFullError: There is no room.
+            DescriptorStoreError: systemd does not respond.
         """
         count = self._stored + len(descriptors)
         if count > self.max_descriptors:
             text = f"the descriptor store is full: FileDescriptorStoreMax is {self.max_descriptors}"
-            raise DescriptorStoreError(text)
+            raise DescriptorStoreFullError(text)
         await self._send(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", descriptors)
         self._stored = count
 

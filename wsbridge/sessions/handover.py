@@ -76,6 +76,10 @@ class NotTakenError(Exception):
     """The next process cannot have a session; one sentence."""
 
 
+class ReceiverGoneError(NotTakenError):
+    """It cannot have the ones after it either."""
+
+
 class SessionReceiver(Protocol):
     """What takes sessions to the next process."""
 
@@ -89,6 +93,7 @@ class SessionReceiver(Protocol):
 
         Raises:
             NotTakenError: It has not arrived.
+            ReceiverGoneError: It has not, and no other will.
         """
 
 
@@ -122,7 +127,7 @@ async def write_list(sessions: SavedList) -> int:
 
 
 async def give_away(store: SessionStore, receiver: SessionReceiver, after: float, spread: float) -> MovedSessions:
-    """Give all sessions that can move to the next process, one after the other.
+    """Give all sessions that can move to the next process, one after the other, as long as there is one.
 
     Args:
         store: Has them.
@@ -136,28 +141,43 @@ async def give_away(store: SessionStore, receiver: SessionReceiver, after: float
     digests: dict[tuple[int, str], bytes] = {}
     for session in waiting:
         await trio.lowlevel.checkpoint()
-        relay = session.relay
-        if relay.front.closed:
-            continue
-        if not relay.can_move:
-            counts.left += 1
+        if not session.relay.can_move:
             continue
         key = (session.generation.number, session.route.name)
         if key not in digests:
             digests[key] = digest_route(session.generation.config.routes[session.route.name])
-        stopped = save_session(session, digests[key])
-        end = Termination(Reason.SESSION_LOST, "wsbridge", "the shutdown was cut short")
         try:
-            await _put(stopped.state, stopped.backend, receiver)
-            end = Termination(Reason.HANDED_OVER, "wsbridge")
-        except (OSError, StateError, NotTakenError) as error:
-            end.detail = str(error)
-        finally:
-            stopped.release(is_kept=end.reason is Reason.HANDED_OVER)
-            relay.end_move(end, int(after * 1000), int(jitter * 1000))
-        counts.moved += end.reason is Reason.HANDED_OVER
-        counts.lost += end.reason is Reason.SESSION_LOST
+            await _move(session, digests[key], receiver, after, jitter)
+        except ReceiverGoneError:
+            counts.lost += 1
+            break
+        except (OSError, StateError, NotTakenError):
+            counts.lost += 1
+        else:
+            counts.moved += 1
+    counts.left = sum(not session.relay.front.closed for session in waiting)
     return counts
+
+
+async def _move(
+    session: ResumableSession, route_digest: bytes, receiver: SessionReceiver, after: float, jitter: float
+) -> None:
+    """Give one session to the next process; it ends here, whether that succeeds or not.
+
+    Raises:
+        NotTakenError, OSError, StateError: See `_put`; it is lost.
+    """
+    stopped = save_session(session, route_digest)
+    end = Termination(Reason.SESSION_LOST, "wsbridge", "the shutdown was cut short")
+    try:
+        await _put(stopped.state, stopped.backend, receiver)
+        end = Termination(Reason.HANDED_OVER, "wsbridge")
+    except (OSError, StateError, NotTakenError) as error:
+        end.detail = str(error)
+        raise
+    finally:
+        stopped.release(is_kept=end.reason is Reason.HANDED_OVER)
+        session.relay.end_move(end, int(after * 1000), int(jitter * 1000))
 
 
 @dataclass(frozen=True, slots=True)
