@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import random
 from collections.abc import AsyncIterator
@@ -17,9 +18,12 @@ from tests.client import Client
 from tests.cutting_proxy import CuttingProxy, cutting_proxy
 from tests.resume_service import ResumeService, resume_service
 from tests.serving import Backend, Served, backend, echo, read_head, reset, serving, written
+from wsbridge.protocol.resume_client import ClientSession
 from wsbridge.protocol.resume_frames import Failure
 from wsbridge.protocol.resume_server import SessionTerms
 from wsbridge.reasons import Reason
+from wsbridge.relay.back_session import BackSessionRelay
+from wsbridge.relay.session_stream import Carrier
 
 
 def near_side(url: str, *, timeouts: dict[str, str] | None = None, dial: Any = None, **backend_keys: Any) -> str:
@@ -543,3 +547,24 @@ async def test_a_shutdown_ends_it_on_both_sides(away: bool) -> None:
             far = await run.near.records.wait("session.closed")
             assert far["close_code"] == 4012
             await run.back.until(lost=1)
+
+
+async def test_nothing_stays_of_connections_that_are_over() -> None:
+    """Neither of sessions that were resumed, nor of their connections."""
+    async with tunnel() as run:
+        for number in range(6):
+            with await run.connect() as client:
+                await client.send(b"x")
+                await client.take(1)
+                if number % 2:
+                    run.proxy.cut()
+                    await client.send(b"y")
+                    await client.take(1)
+            await run.near.records.wait("connection.closed", number + 1, route="out")
+        await run.near.quiet()
+        await run.far.quiet()
+        kinds = (Carrier, BackSessionRelay, ClientSession)
+        with trio.fail_after(5):
+            while any(isinstance(one, kinds) for one in gc.get_objects()):
+                gc.collect()
+                await trio.sleep(0.05)

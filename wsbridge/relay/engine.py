@@ -561,10 +561,11 @@ class PythonEngine:
         relay = carrier.closing
         assert relay is not None  # noqa: S101 (`_close_carrier` has set it)
         self._dropped.add(relay)
-        relay.on_done = partial(self._forget_dropped, relay)
+        carrier.ended.then(partial(self._forget_dropped, carrier, relay))
 
-    def _forget_dropped(self, relay: Relay) -> None:
+    def _forget_dropped(self, carrier: Carrier, relay: Relay) -> None:
         self._dropped.discard(relay)
+        carrier.closing = None
         trio.lowlevel.current_trio_token().run_sync_soon(relay.unlink)  # it is still at work
 
     def _begin_close(self, front: Endpoint, options: RelayOptions) -> Relay:
