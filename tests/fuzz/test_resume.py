@@ -14,13 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from wsbridge.protocol.resume import Ended, PeerFinished, Received, Session, SessionState, TransportUseless
+from wsbridge.protocol.resume import Ended, Event, PeerFinished, Received, Session, SessionState, TransportUseless
 from wsbridge.protocol.resume_client import ClientSession
 from wsbridge.protocol.resume_frames import (
     Ack,
     Data,
+    DataRun,
     Failure,
     Fin,
+    Frame,
     FrameReader,
     FrameType,
     Ignored,
@@ -46,6 +48,15 @@ PERIOD = 65521
 TABLES = {name: random.Random(name).randbytes(PERIOD) * 3 for name in ("client", "server")}
 ENDINGS = [*["backend reset"] * 3, *["rule"] * 2, "client", "restart", "expiry"]
 DETACHED, ENDED, OPENING = SessionState.DETACHED, SessionState.ENDED, SessionState.OPENING
+
+
+def received_by(session: Session, frames: list[Frame], now: float) -> list[Event]:
+    """Give frames to a machine, as a run where they are one."""
+    acks = [frame.position for frame in frames if isinstance(frame, Ack)]
+    payloads = [frame.payload for frame in frames if isinstance(frame, Data)]
+    if len(acks) + len(payloads) < len(frames) or acks != sorted(acks) or not frames:
+        return session.receive(frames, now)
+    return session.receive_run(DataRun(payloads, sum(map(len, payloads)), acks[-1] if acks else None), now)
 
 
 @dataclass
@@ -259,7 +270,7 @@ class Sessions(RuleBasedStateMachine):
         frames, close = transport.down.read(size)
         if transport is not self.at_client:
             return
-        self.report_client(self.client.session.receive(frames, self.now))
+        self.report_client(received_by(self.client.session, frames, self.now))
         if close != 0 and transport is self.at_client:
             self.report_client(self.client.session.transport_lost(self.now, close))
             transport.up.close(close)
@@ -276,7 +287,7 @@ class Sessions(RuleBasedStateMachine):
         confirms = any(isinstance(frame, Ack | Data | Fin) for frame in frames)
         if len(self.valid) > 1 and confirms and self.server.session.state is SessionState.ATTACHED:
             self.valid = {self.issued[-1]}
-        self.report_server(self.server.session.receive(frames, self.now))
+        self.report_server(received_by(self.server.session, frames, self.now))
         if close != 0:
             self.report_server(self.server.session.transport_lost(self.now, close))
             transport.down.close(close)

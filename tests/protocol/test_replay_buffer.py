@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tracemalloc
 
 import pytest
@@ -141,3 +142,34 @@ def test_cleared() -> None:
 
     assert (buffer.start, buffer.cursor, buffer.end, buffer.copy_bytes()) == (5000, 5000, 5000, b"")
     assert buffer.next_payload(100) == b""
+
+
+@pytest.mark.parametrize(
+    ("sizes", "count"),
+    [
+        ([65536], 2),
+        ([65535], 1),
+        ([65537], 2),
+        ([524288], 9),
+        ([1, 65536, 1], 4),
+        ([1] * 5000, 1),
+        ([200000, 3, 70000], 7),
+    ],
+)
+def test_pieces_are_few_and_even(sizes: list[int], count: int) -> None:
+    """A chunk is given in pieces of one size, with no crumb behind them; and no more than is asked for."""
+    buffer = ReplayBuffer()
+    data = os.urandom(sum(sizes))
+    at = 0
+    for size in sizes:
+        buffer.append(data[at : at + size])
+        at += size
+
+    pieces = buffer.next_payloads(len(data), 65535)
+    assert b"".join(map(bytes, pieces)) == data
+    assert max(map(len, pieces)) <= 65535
+    assert len(pieces) == count
+    buffer.seek(0)
+    assert sum(map(len, buffer.next_payloads(1000, 65535))) == min(1000, len(data))
+    buffer.seek(0)
+    assert buffer.next_payloads(0, 65535) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from wsbridge.protocol.resume_frames import (
     decode_message,
     encode_frame,
 )
-from wsbridge.protocol.websocket import WebSocketFraming
+from wsbridge.protocol.websocket import FrameHeaders, Payloads, WebSocketFraming
 
 PAGE = (Path(__file__).parents[2] / "docs/resume-protocol.md").read_text()
 SESSION = bytes(range(16))
@@ -191,18 +192,23 @@ def test_numbers_out_of_range_are_not_encoded() -> None:
 MESSAGES = [b"\x05hello", b"\x80", b"\x05" + bytes(5000), *map(encode_frame, FRAMES), b"\x05x", b"\x91???"]
 
 
-def in_parts(messages: list[bytes], cuts: list[int]) -> list[Frame]:
-    """Give what a reader makes of messages whose WebSocket frames arrive in parts."""
+def chunks_of(messages: list[bytes], cuts: list[int]) -> Iterator[tuple[Payloads, FrameHeaders]]:
+    """Give the chunks of messages whose WebSocket frames arrive in parts."""
     data = b"".join(bytes(part) for part in WebSocketFraming("server").encode_messages((one, b"") for one in messages))
-    framing, reader, frames = WebSocketFraming("client"), FrameReader(), []
+    framing = WebSocketFraming("client")
     for begin, end in pairwise([0, *cuts, len(data)]):
         piece = data[begin:end]
         while piece:
             used, payloads, headers, _, violation = framing.decode(piece)
             assert violation is None
-            frames += reader.read(payloads, headers or [])
+            yield payloads, headers or []
             piece = piece[used:]
-    return frames
+
+
+def in_parts(messages: list[bytes], cuts: list[int]) -> list[Frame]:
+    """Give what a reader makes of messages whose WebSocket frames arrive in parts."""
+    reader = FrameReader()
+    return [frame for chunks in chunks_of(messages, cuts) for frame in reader.read(*chunks)]
 
 
 def joined(frames: list[Frame]) -> list[Frame]:
@@ -222,6 +228,56 @@ def test_a_reader_gives_the_same_for_any_cuts(step: int) -> None:
     size = sum(map(len, WebSocketFraming("server").encode_messages((one, b"") for one in MESSAGES)))
     expected = joined([decode_message(message) for message in MESSAGES])
     assert joined(in_parts(MESSAGES, list(range(step, size, step)))) == expected
+
+
+RUNS = [b"\x05hello", encode_frame(Ack(3)), b"\x05" + bytes(5000), encode_frame(Ack(3)), b"\x05x", encode_frame(Ack(9))]
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 5, 11, 12, 100, 1000000])
+@pytest.mark.parametrize("messages", [RUNS, MESSAGES, RUNS + MESSAGES])
+def test_runs_hold_what_frames_do(messages: list[bytes], step: int) -> None:
+    """Whether chunks are read as a run or as frames: the same payload, the last ACK, as many control frames."""
+    by_run, by_frame = FrameReader(), FrameReader()
+    frames: list[Frame] = []
+    expected: list[Frame] = []
+    for payloads, headers in chunks_of(messages, list(range(step, 20000, step))):
+        run = by_run.read_run(payloads, headers)
+        if run is None:
+            frames += by_run.read(payloads, headers)
+        else:
+            assert run.size == sum(map(len, run.payloads))
+            frames += map(Data, run.payloads)
+            frames += [] if run.acked_position is None else [Ack(run.acked_position)]
+        expected += by_frame.read(payloads, headers)
+
+    def of(kind: type[Frame], found: list[Frame]) -> list[Frame]:
+        return joined([frame for frame in found if isinstance(frame, kind)])
+
+    assert of(Data, frames) == of(Data, expected)
+    assert of(Ack, frames)[-1:] == of(Ack, expected)[-1:]
+    assert [one for one in frames if not isinstance(one, Data | Ack)] == [
+        one for one in expected if not isinstance(one, Data | Ack)
+    ]
+    assert by_run.control_frame_count == by_frame.control_frame_count
+
+
+@pytest.mark.parametrize(
+    ("payloads", "headers"),
+    [
+        ([b"\x05abc"], [0x81]),
+        ([b"\x05"], [0x82]),
+        ([b"\x05abc", b"\x05" + bytes(65537)], [0x82, 0x82]),
+        ([b"\x05abc", encode_frame(Ack(9)), encode_frame(Ack(8))], [0x82, 0x82, 0x82]),
+        ([b"\x05abc", encode_frame(Fin(3))], [0x82, 0x82]),
+        ([b"\x05abc", b"\x06\0\0"], [0x82, 0x02]),
+        ([b""], [0x82]),
+    ],
+)
+def test_what_is_no_run_is_left_as_it_is(payloads: list[bytes], headers: list[int]) -> None:
+    """It is read frame by frame, from the same state."""
+    reader = FrameReader()
+    assert reader.read_run(payloads, headers) is None
+    assert list(map(plain, reader.read(payloads, headers))) == list(map(plain, FrameReader().read(payloads, headers)))
 
 
 def test_a_reader_gives_parts_of_data_at_once() -> None:

@@ -60,6 +60,21 @@ class ReplayBuffer:
         self.end += len(payload)
         collect(self._chunks, payload if type(payload) is bytes else bytes(payload))
 
+    def next_payloads(self, max_bytes: int, largest: int) -> list[Buffer]:
+        """Give the next bytes to send, at most `max_bytes`, in pieces of at most `largest`; see `next_payload`.
+
+        A chunk is given in as few pieces as possible, which are of one size.
+        """
+        payloads: list[Buffer] = []
+        while max_bytes > 0 and self.cursor != self.end:
+            chunk = self._chunks[self._index]
+            left = len(chunk) - self._offset
+            if left > largest:
+                left = -(-left // -(-left // largest))
+            payloads.append(self.next_payload(min(left or largest, max_bytes)))
+            max_bytes -= len(payloads[-1])
+        return payloads
+
     def next_payload(self, max_bytes: int) -> Buffer:
         """Give the next bytes to send, at most `max_bytes`, and move the cursor behind them; empty at the end."""
         if self.cursor == self.end or max_bytes <= 0:

@@ -37,6 +37,7 @@ from wsbridge.protocol.resume_frames import (
     DATA_HEAD,
     Ack,
     Data,
+    DataRun,
     Failure,
     Fin,
     Frame,
@@ -49,13 +50,13 @@ from wsbridge.protocol.resume_frames import (
 )
 from wsbridge.protocol.websocket import Buffer
 
-SEND_BYTES = 32768
-"""Largest payload of a DATA frame that is sent, in bytes: two of them hold what a source gives in one read."""
+SEND_BYTES = 65535
+"""Largest payload of a DATA frame that is sent, in bytes; with its type it is one frame of at most 64 KiB."""
 
 MIN_WINDOW = 4096
 """A smaller window that a client asks for becomes this one, in bytes."""
 
-MAX_ACK_BYTES = 65536
+MAX_ACK_BYTES = 131072
 """An ACK is sent when this many bytes, or an eighth of the window, have been consumed since the last."""
 
 DETACHING_CLOSE_CODES = frozenset((None, 1001, 1005, 1006, 1012))
@@ -274,9 +275,7 @@ class Session:
         """Give the next bytes of our stream."""
         buffer = self._buffer
         begin = buffer.cursor
-        while payload := buffer.next_payload(min(max_bytes, SEND_BYTES)):
-            max_bytes -= len(payload)
-            messages.append((DATA_HEAD, payload))
+        messages += [(DATA_HEAD, payload) for payload in buffer.next_payloads(max_bytes, SEND_BYTES)]
         if begin < self.sent_position:
             self.replayed_bytes += min(buffer.cursor, self.sent_position) - begin
         self.sent_position = max(self.sent_position, buffer.cursor)
@@ -290,6 +289,18 @@ class Session:
         if self._failure is not None and self.closing is None:
             self.closing = self._failure
             messages.append((encode_frame(Failure(*self._failure)), b""))
+
+    @property
+    def can_wait(self) -> bool:
+        """Whether `take` would give nothing but an ACK that may wait for payload, or else for `deadline`."""
+        return (
+            self._ack_deadline is not None
+            and self.consumed_position - self._ack_sent < 2 * self._ack_bytes
+            and self._buffer.cursor == self._buffer.end
+            and not self._control
+            and not self.finished
+            and self._failure is None
+        )
 
     @property
     def wants_to_send(self) -> bool:
@@ -318,6 +329,31 @@ class Session:
             else:
                 self._on_control(frame, now, events)
         return events
+
+    def receive_run(self, run: DataRun, now: float) -> list[Event]:
+        """Process what `FrameReader.read_run` gives, as `receive` would."""
+        position = self.received_position + run.size
+        if (
+            self.state is not ATTACHED
+            or position - self._ack_sent > self._peer_window
+            or (self.peer_finished and run.payloads)
+            or not self._accept_ack(run.acked_position)
+        ):
+            acks = [] if run.acked_position is None else [Ack(run.acked_position)]
+            return self.receive([*acks, *map(Data, run.payloads)], now)
+        self.received_position = position
+        return [Received(run.payloads)] if run.payloads else []
+
+    def _accept_ack(self, position: int | None) -> bool:
+        """Drop what the peer has acknowledged; False, and nothing has changed, if that cannot be."""
+        if position is None:
+            return True
+        buffer = self._buffer
+        if not self.acked_position <= position <= buffer.cursor + self._fin_sent:
+            return False
+        self.acked_position = position
+        buffer.acknowledge(min(position, buffer.end))
+        return True
 
     def _on_data(self, payload: Buffer, now: float, events: list[Event]) -> None:
         if self.state is not ATTACHED or self.peer_finished:
@@ -353,14 +389,10 @@ class Session:
         return "after FIN" if self.peer_finished else f"while the session is {self.state.value}"
 
     def _on_ack(self, position: int, now: float, events: list[Event]) -> None:
-        buffer = self._buffer
-        limit = buffer.cursor + self._fin_sent
-        if not self.acked_position <= position <= limit:
+        if not self._accept_ack(position):
+            limit = self._buffer.cursor + self._fin_sent
             detail = f"ACK of position {position}, not {self.acked_position} to {limit}"
-            return self._violate(detail, now, events, ResumeCode.GAP)
-        self.acked_position = position
-        buffer.acknowledge(min(position, buffer.end))
-        return None
+            self._violate(detail, now, events, ResumeCode.GAP)
 
     def _on_fin(self, position: int, now: float, events: list[Event]) -> None:
         if position != self.received_position:
@@ -390,11 +422,10 @@ class Session:
         if size > self.unconsumed_bytes:
             raise ValueError(f"{size} bytes consumed, and {self.unconsumed_bytes} were received")
         self.consumed_position += size
-        unacked = self.consumed_position - self._ack_sent
-        if unacked >= self._ack_bytes:
-            self._ack_due = True
-        elif self._ack_deadline is None and size:
+        if self._ack_deadline is None and size and not self._ack_due:
             self._ack_deadline = now + self._ack_seconds
+        if self.consumed_position - self._ack_sent >= self._ack_bytes:
+            self._ack_due = True
 
     def consumed_fin(self) -> None:
         """Note that the sink has accepted the end of the peer's stream; it is acknowledged at once.
@@ -406,6 +437,7 @@ class Session:
             raise ValueError(f"the end of the stream was not received, or {self.unconsumed_bytes} bytes before it left")
         self.consumed_position = self.received_position
         self._ack_due = True
+        self._ack_deadline = None
 
     # ------------------------------------------------------------------ endings
 
@@ -453,6 +485,7 @@ class Session:
         self.closing = None
         self._detached_at = None
         self._ack_due = True
+        self._ack_deadline = None
         return max(0, min(self.sent_position, buffer.end) - buffer.cursor)
 
     def _holds(self, position: int) -> bool:
@@ -495,7 +528,7 @@ class Session:
     def deadline(self) -> float | None:
         """When to call `on_deadline` at the latest, by the caller's clock; None for never."""
         if self.state is ATTACHED:
-            return None if self._ack_due else self._ack_deadline
+            return self._ack_deadline
         if self.state is DETACHED and self._detached_at is not None:
             return self._detached_at + self.ttl
         return None

@@ -21,6 +21,7 @@ from wsbridge.protocol.resume import (
     granted_window,
 )
 from wsbridge.protocol.resume_frames import (
+    DataRun,
     Failure,
     Frame,
     GoAway,
@@ -83,6 +84,14 @@ class ClientSession(Session):
     def note_alive(self, now: float) -> None:
         """Note that anything came (a ping), or that the transport is not being read: it is not silent."""
         self._last_received = now
+
+    def receive_run(self, run: DataRun, now: float) -> list[Event]:
+        """See `Session.receive_run`."""
+        self._last_received = now
+        events = super().receive_run(run, now)
+        if self.state is ATTACHED and self.complete:
+            self.closing = (1000, "")
+        return events
 
     def receive(self, frames: Iterable[Frame], now: float) -> list[Event]:
         """See `Session.receive`."""

@@ -26,6 +26,7 @@ from wsbridge.protocol.resume_frames import (
     REJECTED_TEXT,
     Ack,
     Data,
+    DataRun,
     Fin,
     Frame,
     GoAway,
@@ -193,6 +194,12 @@ class ServerSession(Session):
         if frame.first_available > self.received_position:
             return f"available from {frame.first_available} on, and needed from {self.received_position}"
         return ""
+
+    def receive_run(self, run: DataRun, now: float) -> list[Event]:
+        """See `Session.receive_run`."""
+        if self._previous_token_hash and self.state is ATTACHED:
+            self._previous_token_hash = b""
+        return super().receive_run(run, now)
 
     def receive(self, frames: Iterable[Frame], now: float) -> list[Event]:
         """See `Session.receive`."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from wsbridge.limits.rate import RateLimiter
-from wsbridge.net.transport import Transport, own_buffers
+from wsbridge.net.transport import MAX_BULK_READ_SIZE, Transport, own_buffers
 from wsbridge.protocol.http_guard import HTTP_ON_RAW_LISTENER, HttpRequestGuard
 from wsbridge.protocol.websocket import (
     CLOSE,
@@ -110,6 +110,7 @@ class Endpoint:
     Attributes:
         transport: Its transport.
         framing: How payload is framed.
+        bulk_limit: Bytes of one read of a raw side.
         rx: What is done with what it sends.
         tx: How far what it is sent has ended.
         discard_payload: Its payload is decoded and dropped.
@@ -130,6 +131,7 @@ class Endpoint:
 
     __slots__ = (
         "acked_bytes",
+        "bulk_limit",
         "close_frame",
         "closed",
         "control_frames",
@@ -168,6 +170,7 @@ class Endpoint:
     def __init__(self, transport: Transport, framing: Framing) -> None:
         self.transport = transport
         self.framing = framing
+        self.bulk_limit = MAX_BULK_READ_SIZE
         self.is_front = False
         self.rx = RX_OPEN
         self.tx = TX_OPEN
@@ -311,7 +314,7 @@ class RawEndpoint(Endpoint):
 
     def receive(self, now: float) -> tuple[Payloads, FrameHeaders | None]:
         """See `Endpoint.receive`; many bytes at once where they keep coming, since nothing is decoded."""
-        data = self.transport.read_bulk()
+        data = self.transport.read_bulk(self.bulk_limit)
         if not data:
             return [], None
         self.last_received = now

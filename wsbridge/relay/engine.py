@@ -27,7 +27,7 @@ from wsbridge.relay.endpoint import Endpoint, RawEndpoint, Side, build_endpoint,
 from wsbridge.relay.front_session import FrontSessionRelay
 from wsbridge.relay.loop import RelayLoop
 from wsbridge.relay.relay import Relay, RelayOptions
-from wsbridge.relay.session_relay import SessionOwner
+from wsbridge.relay.session_relay import SessionOwner, SessionRelay
 from wsbridge.relay.session_stream import Carrier, ReplayMemory, encode_error
 
 
@@ -338,7 +338,7 @@ class PythonEngine:
     def __init__(self, max_lingering: int = 256, loop: RelayLoop | None = None) -> None:
         self.loop = loop or RelayLoop(max_lingering)
         self._relays: dict[int, tuple[Relay, Side, Side]] = {}
-        self._carriers: dict[int, tuple[Carrier, FrontSessionRelay]] = {}
+        self._carriers: dict[int, tuple[Carrier, SessionRelay]] = {}
         self._dropped: set[Relay] = set()  # they close transports of sessions of backends
         self._closed_socket = socket.socket()
         self._closed_socket.close()
@@ -523,7 +523,7 @@ class PythonEngine:
             PythonEngine.name,
         )
 
-    def _find_carried(self, connection_id: int) -> FrontSessionRelay | None:
+    def _find_carried(self, connection_id: int) -> SessionRelay | None:
         """Return the relay of the session that a connection carries; None once that has another one, or has ended."""
         carrier, relay = self._carriers.get(connection_id, (None, None))
         return None if relay is None or relay.carrier is not carrier else relay

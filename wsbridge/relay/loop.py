@@ -153,14 +153,18 @@ class RelayLoop:
             now = self.update_clock()
             if now > scope.deadline + LATE:
                 await self._catch_up(now + MAX_CATCH_UP)
-            stop = now + TIME_SLICE
-            for pair in self._wheel.pop_due(now):
-                if not pair.done:
-                    self._check_due(pair)
-                if self._clock() >= stop:
-                    await trio.lowlevel.checkpoint()
-                    stop = self.update_clock() + TIME_SLICE
+            await self._check_all_due(now)
             await trio.lowlevel.checkpoint()
+
+    async def _check_all_due(self, now: float) -> None:
+        """Check the timeouts of the pairs that are due."""
+        stop = now + TIME_SLICE
+        for pair in self._wheel.pop_due(now):
+            if not pair.done:
+                self._check_due(pair)
+            if self._clock() >= stop:
+                await trio.lowlevel.checkpoint()
+                stop = self.update_clock() + TIME_SLICE
 
     async def _catch_up(self, deadline: float) -> None:
         """Read what has come while the process was stopped, so that no peer that met its deadline is disconnected."""

@@ -235,7 +235,7 @@ class SessionRelay(Relay):
         now, session, transport = self.loop.now, self.session, carrier.transport
         rounds = MAX_READS_PER_TURN
         while carrier.relay is self and (transport.readable or carrier.undecoded):
-            if self._must_wait(carrier):
+            if (self._memory.is_full or not carrier.discard_payload) and self._must_wait(carrier):
                 self.loop.schedule(self, now + WAIT_FOR_MEMORY)
                 return
             if not rounds:
@@ -245,7 +245,11 @@ class SessionRelay(Relay):
             chunks, marks = carrier.receive(now)
             if chunks:
                 assert marks is not None  # noqa: S101 (it is a WebSocket)
-                self.process(session.receive(carrier.reader.read(chunks, marks), now))
+                run = carrier.reader.read_run(chunks, marks)
+                if run is not None:
+                    self.process(session.receive_run(run, now))
+                else:
+                    self.process(session.receive(carrier.reader.read(chunks, marks), now))
                 self._count_held_bytes()
             if carrier.relay is self:
                 self._process_control(carrier, now)
@@ -298,7 +302,7 @@ class SessionRelay(Relay):
         if there.tx is TX_CLOSED and session.peer_finished and session.consumed_position < session.received_position:
             session.consumed_fin()
         carrier = self.carrier
-        if carrier is not None and carrier.pending is None:
+        if carrier is not None and carrier.pending is None and not session.can_wait:
             self._send(carrier, now)
         self._count_held_bytes()
         deadline = session.deadline

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from wsbridge.net.transport import READ_SIZE
+from wsbridge.net.transport import READ_SIZE, own_buffers
 from wsbridge.protocol.replay_buffer import collect
 from wsbridge.protocol.resume import Session
 from wsbridge.protocol.resume_frames import Failure, FrameReader, ResumeCode, encode_frame
@@ -127,19 +127,28 @@ class SessionStream:
         self.taken += len(data)
         return data
 
-    def read_bulk(self) -> Buffer:
+    def read_bulk(self, max_bytes: int = READ_SIZE) -> Buffer:
         """See `Transport.read_bulk`."""
-        return self.read()
+        return self.read(min(max_bytes, READ_SIZE))
 
     def shrink_read_buffer(self) -> None:
         """Do nothing: what is read is in memory already."""
 
-    def write(self, parts: list[Buffer]) -> list[Buffer] | None:
-        """See `Transport.write`: the window is what a kernel's buffer is to a socket."""
+    @property
+    def room(self) -> int:
+        """Bytes that may be written now."""
         session = self._session
-        room = min(session.room, HELD_BYTES_AT_MOST - session.replay_bytes)
-        if self._memory.is_full:
-            room = min(room, max(0, HELD_BYTES_ALWAYS - session.replay_bytes))
+        held = session.replay_bytes
+        most = HELD_BYTES_ALWAYS if self._memory.is_full else HELD_BYTES_AT_MOST
+        return max(0, min(session.room, most - held))
+
+    def write(self, parts: list[Buffer]) -> list[Buffer] | None:
+        """See `Transport.write`: the window is what a kernel's buffer is to a socket.
+
+        Once less than a quarter of it is left, an empty list asks for a call when there is more room: many small reads
+        would cost more than few large ones.
+        """
+        session, room = self._session, self.room
         for index, part in enumerate(parts):
             size = len(part)
             if size > room:
@@ -148,7 +157,7 @@ class SessionStream:
                 return [memoryview(part)[room:], *parts[index + 1 :]]
             session.send(part if type(part) is bytes else bytes(part))
             room -= size
-        return None
+        return None if 3 * room >= session.replay_bytes else []
 
     def record_socket_error(self) -> None:
         """Do nothing: it has no socket."""
@@ -228,6 +237,20 @@ class SessionEndpoint(RawEndpoint):
     def detachable(self) -> bool:
         """See `Endpoint.detachable`: it is no socket."""
         return False
+
+    def send(self, payloads: Payloads, frame_headers: FrameHeaders | None, now: float) -> None:
+        """See `Endpoint.send`; the next read of the other side is as large as there is room."""
+        rest = self._stream.write(self.framing.encode(payloads, None))
+        self.last_sent = now
+        self.other.bulk_limit = max(1, self._stream.room)
+        if rest is not None:
+            self.pending = own_buffers(rest)
+
+    def flush(self, now: float) -> bool:
+        """See `Endpoint.flush`."""
+        has_room = super().flush(now)
+        self.other.bulk_limit = max(1, self._stream.room)
+        return has_room
 
     def receive(self, now: float) -> tuple[Payloads, FrameHeaders | None]:
         """See `Endpoint.receive`."""
