@@ -1,7 +1,9 @@
 """Resumable sessions go on in a process that takes over: no byte is missing, and none is doubled."""
 
 import contextlib
+import copy
 import functools
+import hashlib
 import json
 
 import pytest
@@ -295,5 +297,66 @@ def test_a_process_that_disappears_gets_one_session_at_most():
                 await one.send(b"x")
                 await one.until(lambda one=one: one.received == b"x" or one.ended)
             assert [one.end for one in found if one.ended] == [(4004, "session_lost")]
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("revoked", [False, pytest.param(True, marks=pytest.mark.soak)])
+def test_identity_and_limits_go_along(tmp_path, revoked):
+    """Who resumes must be who opened it, its place in the route's limits is taken, and its token must stay listed."""
+    listed = tmp_path / "tokens"
+
+    def tokens(*names):
+        return "".join(f"{name} sha256:{hashlib.sha256(name.encode()).hexdigest()}\n" for name in names)
+
+    async def main():
+        async with backend() as back, contextlib.AsyncExitStack() as stack:
+            auth = {"kind": "bearer", "tokens": str(listed), "on_revoke": "close"}
+            text = config(back, route={"auth": auth, "limits": {"connections_per_identity": 1}})
+            listed.write_text(tokens("alice", "bob"))
+            listed.chmod(0o600)
+            old = await stack.enter_async_context(started(text))
+            alice, again, other = await stack.enter_async_context(clients(old.port(), 3))
+            await opened(alice, "/", "Authorization: Bearer alice")
+            daemon = await stack.enter_async_context(started(text, old))
+            assert (await line(daemon, "sessions.adopted"))["count"] == 1
+            await ended(old)
+            await again.connect("/", "Authorization: Bearer alice")
+            await again.until(lambda: again.ended)
+            assert again.end == (4013, "rate_limited")
+            other.machine = copy.copy(alice.machine)
+            await other.connect("/", "Authorization: Bearer bob")
+            await other.until(lambda: other.ended)
+            assert other.end[0] == 4001
+            await alice.resume("/", "Authorization: Bearer alice")
+            if revoked:
+                listed.write_text(tokens("bob"))
+                await alice.until(lambda: alice.ended)
+                assert alice.end == (4009, "access_revoked")
+
+    trio.run(main)
+
+
+def test_sessions_that_hold_too_much_end():
+    """`replay_memory` of the new configuration holds: what is beyond it is not adopted."""
+
+    async def main():
+        serve = functools.partial(scripted, stalled=trio.Event())
+        async with backend(serve) as back, contextlib.AsyncExitStack() as stack:
+            old = await stack.enter_async_context(started(config(back)))
+            found = await stack.enter_async_context(clients(old.port(), 3))
+            for one in found:
+                one.paused = True
+                await opened(one)
+                await one.send(b"none 700000\n")
+                await one.until(lambda one=one: len(one.received) > 700000)
+                one.cut()
+            await found[0].until(lambda: len(old.log_lines("connection.closed")) == 3)
+            text = config(back, limits={**LIMITS, "replay_memory": "1500KiB"})
+            daemon = await stack.enter_async_context(started(text, old))
+            adopted = await line(daemon, "sessions.adopted")
+            assert (adopted["count"], adopted["ended"]) == (2, 1)
+            assert (await line(daemon, "session.closed"))["reason"] == "overload"
+            await ended(old)
 
     trio.run(main)
