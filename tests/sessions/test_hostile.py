@@ -18,7 +18,7 @@ from tests.cutting_proxy import CuttingProxy, cutting_proxy
 from tests.serving import Served, backend, reset, serving, written
 from tests.sessions.client import OFFER, clients, message, one_session, opened, route_of
 from tests.sessions.test_backend_sessions import near_side
-from wsbridge.protocol.resume_frames import Data, Failure, FrameReader, Open, decode_message, encode_frame
+from wsbridge.protocol.resume_frames import Data, Failure, Fin, FrameReader, Open, decode_message, encode_frame
 from wsbridge.protocol.websocket import WebSocketFraming
 from wsbridge.reasons import Reason
 from wsbridge.sessions.session import ResumableSession
@@ -222,6 +222,29 @@ async def test_a_slow_client_gets_all_before_the_reset_of_the_backend() -> None:
             await client.send(message(b"\x05!"))
             count, failure = await read_slowly(client)
             assert (count, failure) == (size, Failure(4012, "backend_reset"))
+
+
+async def test_what_comes_for_a_backend_that_is_gone_is_dropped() -> None:
+    """The last bytes of the client and its FIN arrive at once, after the backend was reset: it learns of that."""
+
+    async def fail(stream: trio.SocketStream) -> None:
+        await stream.receive_some(1)
+        await stream.send_all(bytes(100))
+        await trio.sleep(0.1)
+        reset(stream)
+
+    async with backend(fail) as back, serving(route_of(back)) as served:
+        with await opened_by_hand(served) as client:
+            kept = only_session(served)
+            await client.send(message(b"\x05!"))
+            await back.until(open=0)
+            with trio.fail_after(5):
+                while not kept.machine.is_failing:
+                    await trio.sleep(0.01)
+            await client.send(message(b"\x05" + bytes(5000)) + message(encode_frame(Fin(5001))))
+            assert await read_slowly(client) == (100, Failure(4012, "backend_reset"))
+            await client.send(frame(CLOSE, (4012).to_bytes(2, "big")))
+            assert (await served.records.wait("session.closed"))["reason"] == "backend_reset"
 
 
 @pytest.mark.parametrize("reason", [Reason.DRAINING, Reason.SHUTDOWN])

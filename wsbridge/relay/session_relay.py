@@ -299,7 +299,8 @@ class SessionRelay(Relay):
         if stream.taken and (there.pending is None or there.closed):
             session.consumed(stream.taken, now)
             stream.taken = 0
-        if there.tx is TX_CLOSED and session.peer_finished and session.consumed_position < session.received_position:
+        unconsumed = session.received_position - session.consumed_position
+        if unconsumed == 1 and session.peer_finished and there.tx is TX_CLOSED:  # the FIN alone
             session.consumed_fin()
         carrier = self.carrier
         if carrier is not None and carrier.pending is None and not session.can_wait:
