@@ -90,6 +90,21 @@ async def test_no_byte_is_lost_or_doubled_over_many_cuts() -> None:
         assert losses
 
 
+async def test_a_server_that_grants_gigabytes_gets_no_more_held_than_16_mib() -> None:
+    """What is not acknowledged is in memory, and a server may grant 4 GiB."""
+    most = 16 << 20
+    async with resume_service(SessionTerms(window=2**32 - 1)) as service, opened(service) as (stream, proxy):
+        service.answers = False
+        proxy.cut()
+        with trio.move_on_after(0.3):
+            await stream.send_all(bytes(2 * most))
+        assert most - 65536 <= stream.unacknowledged_bytes <= most
+        with trio.move_on_after(0.05) as waiting:
+            await stream.wait_send_all_might_not_block()
+        assert waiting.cancelled_caught
+        await stream.abort()
+
+
 async def test_callbacks_tell_loss_and_resumption() -> None:
     """One report for the loss, whose first attempt is made at once, and one when it goes on."""
     losses: list[Reconnecting] = []

@@ -347,8 +347,8 @@ class _Dialer:
 class ResumableStream(trio.abc.HalfCloseableStream):
     """A stream of bytes over a resumable session; `open_resumable` makes it.
 
-    What `send_all` has accepted may still be here, up to the window that the server grants; it is sent, or sent again,
-    once there is a transport. `aclose` waits until it has been acknowledged.
+    What `send_all` has accepted may still be here, up to the window that the server grants, and at most 16 MiB; it is
+    sent, or sent again, once there is a transport. `aclose` waits until it has been acknowledged.
 
     Attributes:
         state: Whether a transport carries the session.
@@ -432,7 +432,7 @@ class ResumableStream(trio.abc.HalfCloseableStream):
             rest = memoryview(data)
             while rest:
                 await self._wait_for_room()
-                part = bytes(rest[: self._session.room])
+                part = bytes(rest[: self._room])
                 self._session.send(part)
                 self._given_bytes += len(part)
                 rest = rest[len(part) :]
@@ -445,8 +445,13 @@ class ResumableStream(trio.abc.HalfCloseableStream):
             self._check_may_send()
             await self._wait_for_room()
 
+    @property
+    def _room(self) -> int:
+        """Bytes that may be accepted now: a server may grant more than is to be held."""
+        return min(self._session.room, HELD_BYTES_AT_MOST - self._session.replay_bytes)
+
     async def _wait_for_room(self) -> None:
-        while not self._session.room:
+        while not self._room:
             await self._senders.park()
             self._check_may_send()
 

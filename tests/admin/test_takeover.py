@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import socket
+import struct
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from functools import partial
@@ -24,9 +26,11 @@ from wsbridge.admin.takeover import Handover, Takeover, TakeoverError
 from wsbridge.config.limits import Limits
 from wsbridge.config.model import Config
 from wsbridge.net.listeners import listen_unix
+from wsbridge.net.sealed_file import write_sealed_file
 from wsbridge.reasons import Reason
 from wsbridge.reload import Reloader
 from wsbridge.server import Server
+from wsbridge.sessions.handover import SessionAdopter
 from wsbridge.sessions.store import SessionStore
 
 SESSIONS = SessionStore(Limits(), deque())
@@ -77,6 +81,14 @@ async def begin(path: Path) -> Takeover:
     found = await Takeover.begin(str(path))
     assert found is not None
     return found
+
+
+def unix_listener(path: Path) -> socket.socket:
+    """Listen at a path."""
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(str(path))
+    sock.listen()
+    return sock
 
 
 async def answered(path: Path) -> bytes:
@@ -206,6 +218,37 @@ async def test_a_new_process_that_says_something_else(tmp_path, message):
             answer = b"".join([part async for part in stream])
         assert answer.endswith(b'{"error": "the new process has ended before it was ready"}\n')
         assert await answered(tmp_path / "1.sock") == b"HTTP/1.1 204"
+
+
+async def test_a_session_that_arrives_in_part_leaves_no_descriptor(tmp_path):
+    """The running process ends when it has passed the state of a session, and not its backend."""
+    listener = trio.SocketListener(trio.socket.from_stdlib_socket(unix_listener(tmp_path / "admin.sock")))
+
+    async def hand_over() -> None:
+        async with await listener.accept() as stream:
+            head = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: wsbridge-takeover\r\n\r\n"
+            await stream.send_all(head + b'{"pid": 1, "listeners": []}\n')
+            received = b""
+            while b'"kept"' not in received:
+                received += await stream.receive_some()
+            session = b"11" * 16
+            await stream.send_all(b'{"released": true, "epoch": 7, "sessions": ["%s"]}\n' % session)
+            await stream.send_all(b'{"session": "%s", "backend": true}\n' % session)
+            state = write_sealed_file("state", [b"payload"])
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", state))]
+            await stream.socket.sendmsg([b"\n"], rights)
+            os.close(state)
+
+    server = Server(config_of(written(route={"respond": "204"})))
+    async with listener, trio.open_nursery() as nursery:
+        before = open_files()
+        nursery.start_soon(hand_over)
+        asked = await begin(tmp_path / "admin.sock")
+        await asked.complete(server.services.sessions)
+        adopter = SessionAdopter(server.services, lambda: server.generation, server.acceptor.next_id)
+        await asked.adopt_sessions(adopter)
+    assert adopter.counts.lost == 1
+    assert open_files() < before  # the listener is closed as well
 
 
 async def test_reloads_and_takeovers_wait_for_each_other(tmp_path):

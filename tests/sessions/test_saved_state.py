@@ -15,7 +15,9 @@ from wsbridge.protocol.resume_frames import Ack, Data, Fin, Open
 from wsbridge.protocol.resume_server import ServerSession, SessionTerms
 from wsbridge.sessions.saved_state import (
     MAX_JSON_BYTES,
+    MAX_LIST_BYTES,
     MAX_SAVED_PENDING_BYTES,
+    MAX_SESSIONS,
     SAVED_STATE_VERSION,
     SESSION_MAGIC,
     SavedIdentity,
@@ -129,6 +131,12 @@ def test_what_is_written_is_read_again(session):
 def test_a_list_is_read_again(epoch, ids):
     """Epoch and ids."""
     assert decode_list(b"".join(encode_list(SavedList(epoch, ids)))) == SavedList(epoch, ids)
+
+
+def test_the_longest_list_is_no_longer_than_what_is_read():
+    """As many sessions as a process hands over."""
+    longest = SavedList(2**64 - 1, (b"\xff" * 16,) * MAX_SESSIONS)
+    assert sum(map(len, encode_list(longest))) <= MAX_LIST_BYTES
 
 
 @given(st.binary(max_size=200), st.booleans())

@@ -318,6 +318,8 @@ class Takeover:
                 count = 2 if message.get("backend") else 1
                 descriptors = await self._channel.receive_descriptors(count)
                 if len(descriptors) < count:
+                    for descriptor in descriptors:
+                        os.close(descriptor)
                     break
                 adopted = await _adopt(adopter, str(message["session"]), descriptors)
                 await self._channel.send({"adopted": adopted})

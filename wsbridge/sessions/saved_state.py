@@ -40,7 +40,8 @@ LIST_MAGIC: Final = b"wsbridge sessions\n"
 _NUMBER: Final = struct.Struct(">I")
 _HEAD_BYTES: Final = len(SESSION_MAGIC) + _NUMBER.size + hashlib.sha256().digest_size
 MAX_STATE_BYTES: Final = _HEAD_BYTES + _NUMBER.size + MAX_JSON_BYTES + MAX_REPLAY_BYTES + MAX_SAVED_PENDING_BYTES
-MAX_LIST_BYTES: Final = 64 + _HEAD_BYTES + MAX_SESSIONS * (SESSION_ID_BYTES * 2 + 4)
+_LISTED_ID_BYTES: Final = len('["", ""], ') + SESSION_ID_BYTES * 2
+MAX_LIST_BYTES: Final = 64 + _HEAD_BYTES + MAX_SESSIONS * _LISTED_ID_BYTES
 
 _MACHINE: Final[dict[str, tuple[type, ...]]] = {
     "version": (int,),
