@@ -56,7 +56,10 @@ def received_by(session: Session, frames: list[Frame], now: float) -> list[Event
     payloads = [frame.payload for frame in frames if isinstance(frame, Data)]
     if len(acks) + len(payloads) < len(frames) or acks != sorted(acks) or not frames:
         return session.receive(frames, now)
-    return session.receive_run(DataRun(payloads, sum(map(len, payloads)), acks[-1] if acks else None), now)
+    run = DataRun(payloads, sum(map(len, payloads)), acks[-1] if acks else None)
+    if not session.receive_run(run, now):
+        return session.receive(run.frames(), now)
+    return [Received(payloads)] if payloads else []
 
 
 @dataclass

@@ -11,7 +11,7 @@ from wsbridge.native.tls_judge import read_certificate
 from wsbridge.net.address import Peer, PeerCertificate
 from wsbridge.net.tls import add_tls_details, normalize_server_name, tls_stream_error_text
 from wsbridge.net.tls_transport import HANDSHAKE_DONE, EncryptedTransport
-from wsbridge.net.transport import EOF, MAX_BULK_READ_SIZE, READ_SIZE, RESET
+from wsbridge.net.transport import EOF, READ_SIZE, RESET
 from wsbridge.protocol.websocket import Buffer
 from wsbridge.reasons import Reason
 
@@ -111,7 +111,7 @@ class NativeTlsTransport(EncryptedTransport):
             self._note_end(failed=state == _READ_FAILED)
         return data
 
-    def read_bulk(self, max_bytes: int = MAX_BULK_READ_SIZE) -> bytes:
+    def read_bulk(self) -> bytes:
         """See `Transport.read_bulk`; what is decrypted has a buffer of its own."""
         return self.read()
 

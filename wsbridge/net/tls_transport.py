@@ -30,7 +30,7 @@ import trio
 from wsbridge import taskless
 from wsbridge.net.address import Peer, PeerCertificate
 from wsbridge.net.tls import is_truncated, tls_stream_error_text, verified_certificate, with_tls_details
-from wsbridge.net.transport import EOF, MAX_BULK_READ_SIZE, READ_SIZE, RESET, SocketTransport
+from wsbridge.net.transport import EOF, READ_SIZE, RESET, SocketTransport
 from wsbridge.protocol.tls_records import TLS_RECORD_BYTES, RecordScanner
 from wsbridge.protocol.websocket import Buffer
 from wsbridge.reasons import Reason
@@ -230,7 +230,7 @@ class TlsTransport(EncryptedTransport):
         self._bulk_read_size = READ_SIZE  # what is decoded so many bytes at a time would have its rest copied each time
         return self.read_bulk()
 
-    def read_bulk(self, max_bytes: int = MAX_BULK_READ_SIZE) -> bytes:
+    def read_bulk(self) -> bytes:
         """Read as `read` does, more at once where much keeps coming; what is decrypted has a buffer of its own."""
         if self._unread:
             data, self._unread = self._unread, b""

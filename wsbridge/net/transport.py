@@ -110,16 +110,13 @@ class Transport(Protocol):
         """Return what has arrived; if nothing, look at `read_state`, else wait.
 
         Args:
-            max_bytes: Bytes to return, at most 64 KiB; under TLS all that was decrypted is returned.
+            max_bytes: Bytes to return; under TLS all that was decrypted is returned.
         """
 
-    def read_bulk(self, max_bytes: int = MAX_BULK_READ_SIZE) -> Buffer:
+    def read_bulk(self) -> Buffer:
         """Read as `read` does, for bytes that are written immediately: more at once while reads are full.
 
         The buffer is overwritten by the next bulk read of any transport; `own_buffers` copies it.
-
-        Args:
-            max_bytes: Bytes to return; under TLS all that was decrypted is returned.
         """
 
     def shrink_read_buffer(self) -> None:
@@ -248,13 +245,11 @@ class SocketTransport:
             self._on_short_read(len(data))
         return data
 
-    def read_bulk(self, max_bytes: int = MAX_BULK_READ_SIZE) -> Buffer:
+    def read_bulk(self) -> Buffer:
         """See `Transport.read_bulk`."""
         size = self._bulk_read_size
-        if size > max_bytes:
-            size = max(READ_SIZE, max_bytes)
         if size == READ_SIZE:
-            data = SocketTransport.read(self, min(READ_SIZE, max_bytes))
+            data = SocketTransport.read(self)
             if len(data) == READ_SIZE:
                 self._bulk_read_size = size * 2
             return data
@@ -267,7 +262,7 @@ class SocketTransport:
             if count < READ_SIZE:
                 self._bulk_read_size = READ_SIZE
         elif size < MAX_BULK_READ_SIZE:
-            self._bulk_read_size = min(size * 2, MAX_BULK_READ_SIZE)
+            self._bulk_read_size = size * 2
         return _bulk_buffer[:count]
 
     def _on_read_error(self, error: OSError) -> bytes:

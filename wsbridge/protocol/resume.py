@@ -330,8 +330,12 @@ class Session:
                 self._on_control(frame, now, events)
         return events
 
-    def receive_run(self, run: DataRun, now: float) -> list[Event]:
-        """Process what `FrameReader.read_run` gives, as `receive` would."""
+    def receive_run(self, run: DataRun, now: float) -> bool:
+        """Accept what `FrameReader.read_run` gives: its payload is received.
+
+        Returns:
+            False, and nothing has changed, where something is wrong with it: `receive` its frames.
+        """
         position = self.received_position + run.size
         if (
             self.state is not ATTACHED
@@ -339,10 +343,9 @@ class Session:
             or (self.peer_finished and run.payloads)
             or not self._accept_ack(run.acked_position)
         ):
-            acks = [] if run.acked_position is None else [Ack(run.acked_position)]
-            return self.receive([*acks, *map(Data, run.payloads)], now)
+            return False
         self.received_position = position
-        return [Received(run.payloads)] if run.payloads else []
+        return True
 
     def _accept_ack(self, position: int | None) -> bool:
         """Drop what the peer has acknowledged; False, and nothing has changed, if that cannot be."""

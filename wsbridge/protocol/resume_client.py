@@ -85,13 +85,13 @@ class ClientSession(Session):
         """Note that anything came (a ping), or that the transport is not being read: it is not silent."""
         self._last_received = now
 
-    def receive_run(self, run: DataRun, now: float) -> list[Event]:
+    def receive_run(self, run: DataRun, now: float) -> bool:
         """See `Session.receive_run`."""
         self._last_received = now
-        events = super().receive_run(run, now)
-        if self.state is ATTACHED and self.complete:
+        accepted = super().receive_run(run, now)
+        if accepted and run.acked_position is not None and self.complete:
             self.closing = (1000, "")
-        return events
+        return accepted
 
     def receive(self, frames: Iterable[Frame], now: float) -> list[Event]:
         """See `Session.receive`."""

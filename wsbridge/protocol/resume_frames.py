@@ -354,11 +354,18 @@ class DataRun:
         payloads: DATA frames, or parts of them, in order.
         size: Bytes of them all.
         acked_position: That of the last ACK; None for none.
+        acks: How many there are.
     """
 
     payloads: list[Buffer]
     size: int
     acked_position: int | None = None
+    acks: int = 0
+
+    def frames(self) -> list[Frame]:
+        """Return it as frames."""
+        acks: list[Frame] = [] if self.acked_position is None else [Ack(self.acked_position)]
+        return [*acks, *map(Data, self.payloads)]
 
 
 class FrameReader:
@@ -412,7 +419,7 @@ class FrameReader:
                 in_data, data_bytes = False, 0
         self._in_data, self._data_bytes = in_data, data_bytes
         self.control_frame_count += acks
-        return DataRun(found, size, None if acked < 0 else acked)
+        return DataRun(found, size, None if acked < 0 else acked, acks)
 
     def read(self, payloads: Payloads, frame_headers: FrameHeaders) -> list[Frame]:
         """Decode chunks with their marks, as `WebSocketFraming.decode` gives them.

@@ -195,7 +195,7 @@ class ServerSession(Session):
             return f"available from {frame.first_available} on, and needed from {self.received_position}"
         return ""
 
-    def receive_run(self, run: DataRun, now: float) -> list[Event]:
+    def receive_run(self, run: DataRun, now: float) -> bool:
         """See `Session.receive_run`."""
         if self._previous_token_hash and self.state is ATTACHED:
             self._previous_token_hash = b""

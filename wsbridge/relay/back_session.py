@@ -13,7 +13,7 @@ from wsbridge.reasons import Reason
 from wsbridge.relay.endpoint import RX_OPEN, Endpoint, Side, build_endpoint
 from wsbridge.relay.relay import RelayOptions, Scheduler
 from wsbridge.relay.session_relay import CloseCarrier, SessionOwner, SessionRelay
-from wsbridge.relay.session_stream import Carrier, ReplayMemory, SessionEndpoint, SessionStream
+from wsbridge.relay.session_stream import Carrier, ReplayMemory, SessionEndpoint, SessionStream, SourceEndpoint
 
 _REASON_BY_CODE = {
     ResumeCode.REJECTED: Reason.RESUME_REJECTED,
@@ -85,7 +85,7 @@ class BackSessionRelay(SessionRelay):
     ) -> None:
         stream = SessionStream(machine, memory)
         back = SessionEndpoint(stream, text=False)
-        endpoint = build_endpoint(front, Side(stream))
+        endpoint = build_endpoint(front, Side(stream), SourceEndpoint)
         super().__init__(machine, endpoint, back, stream, options, loop, memory, owner, close_carrier)
         self._machine = machine
         self._back_owner = owner

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from wsbridge.limits.rate import RateLimiter
-from wsbridge.net.transport import MAX_BULK_READ_SIZE, Transport, own_buffers
+from wsbridge.net.transport import Transport, own_buffers
 from wsbridge.protocol.http_guard import HTTP_ON_RAW_LISTENER, HttpRequestGuard
 from wsbridge.protocol.websocket import (
     CLOSE,
@@ -110,7 +110,6 @@ class Endpoint:
     Attributes:
         transport: Its transport.
         framing: How payload is framed.
-        bulk_limit: Bytes of one read of a raw side.
         rx: What is done with what it sends.
         tx: How far what it is sent has ended.
         discard_payload: Its payload is decoded and dropped.
@@ -131,7 +130,6 @@ class Endpoint:
 
     __slots__ = (
         "acked_bytes",
-        "bulk_limit",
         "close_frame",
         "closed",
         "control_frames",
@@ -170,7 +168,6 @@ class Endpoint:
     def __init__(self, transport: Transport, framing: Framing) -> None:
         self.transport = transport
         self.framing = framing
-        self.bulk_limit = MAX_BULK_READ_SIZE
         self.is_front = False
         self.rx = RX_OPEN
         self.tx = TX_OPEN
@@ -314,7 +311,7 @@ class RawEndpoint(Endpoint):
 
     def receive(self, now: float) -> tuple[Payloads, FrameHeaders | None]:
         """See `Endpoint.receive`; many bytes at once where they keep coming, since nothing is decoded."""
-        data = self.transport.read_bulk(self.bulk_limit)
+        data = self.transport.read_bulk()
         if not data:
             return [], None
         self.last_received = now
@@ -380,12 +377,13 @@ class WebSocketEndpoint(Endpoint):
     __slots__ = ()
 
 
-def build_endpoint(side: Side, other: Side) -> Endpoint:
+def build_endpoint(side: Side, other: Side, plain: type[RawEndpoint] = RawEndpoint) -> Endpoint:
     """Build what relays a side from its values.
 
     Args:
         side: Its values; its transport belongs to the endpoint from now on.
         other: Those of the other side, which say what its bytes become.
+        plain: What relays a raw side of which nothing else is wanted.
     """
     state = side.state
     text = other.role != "raw" and other.messages == "text"
@@ -397,7 +395,7 @@ def build_endpoint(side: Side, other: Side) -> Endpoint:
     elif text:
         endpoint = TextEndpoint(side.transport, state.framing if state else RawFraming(text=True))
     else:
-        endpoint = RawEndpoint(side.transport, state.framing if state else None)
+        endpoint = plain(side.transport, state.framing if state else None)
     if side.leftover:
         side.transport.unread(side.leftover)
     if state is not None:

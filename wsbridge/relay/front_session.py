@@ -14,7 +14,7 @@ from wsbridge.reasons import REASONS, Reason, Termination
 from wsbridge.relay.endpoint import RX_OPEN, TX_CLOSED, TX_RESETTING, Endpoint, Side, build_endpoint
 from wsbridge.relay.relay import RelayOptions, Scheduler, describe_close, is_orderly
 from wsbridge.relay.session_relay import CloseCarrier, SessionOwner, SessionRelay
-from wsbridge.relay.session_stream import ReplayMemory, SessionEndpoint, SessionStream, encode_error
+from wsbridge.relay.session_stream import ReplayMemory, SessionEndpoint, SessionStream, SourceEndpoint, encode_error
 
 _RULE_CODE: Final = int(ResumeCode.ENDED_BY_RULE)
 
@@ -59,7 +59,7 @@ class FrontSessionRelay(SessionRelay):
     ) -> None:
         stream = SessionStream(machine, memory)
         front = SessionEndpoint(stream, text=back.role != "raw" and back.messages == "text")
-        endpoint = build_endpoint(back, Side(stream))
+        endpoint = build_endpoint(back, Side(stream), SourceEndpoint)
         super().__init__(machine, front, endpoint, stream, options, loop, memory, owner, close_carrier)
         self._machine = machine
         self._closed_by_peer: Ended | None = None

@@ -21,7 +21,16 @@ from typing import Final, Protocol
 from wsbridge.net.transport import EOF, RESET
 from wsbridge.protocol.resume import Ended, Event, PeerFinished, Received, Session, SessionState
 from wsbridge.protocol.resume_frames import ResumeCode
-from wsbridge.protocol.websocket import CLOSE, PING, PONG, Violation, decode_close_body, encode_close_body
+from wsbridge.protocol.websocket import (
+    CLOSE,
+    PING,
+    PONG,
+    FrameHeaders,
+    Payloads,
+    Violation,
+    decode_close_body,
+    encode_close_body,
+)
 from wsbridge.reasons import Reason, Termination
 from wsbridge.relay.endpoint import RX_CLOSED, RX_DISCARDING, RX_OPEN, TX_CLOSED, TX_OPEN, Endpoint
 from wsbridge.relay.relay import (
@@ -47,6 +56,10 @@ SEND_BATCH_BYTES: Final = 262144
 """Payload that is given to the kernel in one call."""
 WAIT_FOR_MEMORY: Final = 1.0
 """Seconds after which a transport that is not read for want of memory is looked at again."""
+SOON: Final = 0.2
+"""Seconds within which no deadline of a session can come up: less than the time of an ACK."""
+MAX_UNCOUNTED_ACKS: Final = 8
+"""ACKs of one read for which it is not looked whether there are too many of them."""
 BYTES_PER_ACK: Final = 4096
 """Acknowledged bytes for each of which one ACK is no flood."""
 
@@ -232,7 +245,7 @@ class SessionRelay(Relay):
 
     def _read_carrier(self, carrier: Carrier) -> None:
         """Read from the transport until there is nothing, or the turn is over."""
-        now, session, transport = self.loop.now, self.session, carrier.transport
+        now, transport = self.loop.now, carrier.transport
         rounds = MAX_READS_PER_TURN
         while carrier.relay is self and (transport.readable or carrier.undecoded):
             if (self._memory.is_full or not carrier.discard_payload) and self._must_wait(carrier):
@@ -243,18 +256,26 @@ class SessionRelay(Relay):
                 return
             rounds -= 1
             chunks, marks = carrier.receive(now)
-            if chunks:
-                assert marks is not None  # noqa: S101 (it is a WebSocket)
-                run = carrier.reader.read_run(chunks, marks)
-                if run is not None:
-                    self.process(session.receive_run(run, now))
-                else:
-                    self.process(session.receive(carrier.reader.read(chunks, marks), now))
-                self._count_held_bytes()
-            if carrier.relay is self:
+            is_usual = chunks and self._receive(carrier, chunks, marks or [], now)
+            if carrier.relay is self and (carrier.control_pending or not is_usual):
                 self._process_control(carrier, now)
         if carrier.relay is self and transport.read_state is not None and not (transport.readable or carrier.undecoded):
             self.lose(carrier, transport.error or "the connection ended without a close frame")
+
+    def _receive(self, carrier: Carrier, chunks: Payloads, marks: FrameHeaders, now: float) -> bool:
+        """Process what was read of a transport; return whether it was payload, with a few ACKs at most."""
+        session, reader = self.session, carrier.reader
+        run = reader.read_run(chunks, marks)
+        if run is None:
+            self.process(session.receive(reader.read(chunks, marks), now))
+        elif not session.receive_run(run, now):
+            self.process(session.receive(run.frames(), now))
+        elif run.payloads:
+            self.stream.put(run.payloads, run.size)
+            carrier.received_payload += run.size
+        if self._memory.is_full:
+            self._count_held_bytes()
+        return run is not None and run.acks <= MAX_UNCOUNTED_ACKS
 
     def _must_wait(self, carrier: Carrier) -> bool:
         """Whether no more is read for now: sessions hold all that they may, and this one has its part of it.
@@ -274,9 +295,10 @@ class SessionRelay(Relay):
         """Act on what the session says."""
         for event in events:
             if isinstance(event, Received):
-                self.stream.put(event.payloads)
+                size = sum(map(len, event.payloads))
+                self.stream.put(event.payloads, size)
                 if self.carrier is not None:
-                    self.carrier.received_payload += sum(map(len, event.payloads))
+                    self.carrier.received_payload += size
             elif isinstance(event, PeerFinished):
                 self.stream.read_state = EOF
             elif isinstance(event, Ended):
@@ -305,11 +327,14 @@ class SessionRelay(Relay):
         carrier = self.carrier
         if carrier is not None and carrier.pending is None and not session.can_wait:
             self._send(carrier, now)
+        if stream.readable:
+            stream.collect()
         self._count_held_bytes()
-        deadline = session.deadline
-        if deadline is not None and deadline < self._next_check:
-            self._next_check = deadline
-            self.loop.schedule(self, deadline)
+        if self._next_check > now + SOON:
+            deadline = session.deadline
+            if deadline is not None and deadline < self._next_check:
+                self._next_check = deadline
+                self.loop.schedule(self, deadline)
 
     def _send(self, carrier: Carrier, now: float) -> None:
         """Write to the transport until it accepts no more, or nothing is left."""

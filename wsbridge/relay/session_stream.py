@@ -12,16 +12,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from wsbridge.net.transport import READ_SIZE, own_buffers
+from wsbridge.net.transport import READ_SIZE, Transport, own_buffers
 from wsbridge.protocol.replay_buffer import collect
 from wsbridge.protocol.resume import Session
 from wsbridge.protocol.resume_frames import Failure, FrameReader, ResumeCode, encode_frame
-from wsbridge.protocol.websocket import Buffer, FrameHeaders, Payloads, RawFraming, WebSocketFraming
+from wsbridge.protocol.websocket import Buffer, FrameHeaders, Framing, Payloads, RawFraming, WebSocketFraming
 from wsbridge.reasons import Reason, Termination
 from wsbridge.relay.endpoint import Endpoint, RawEndpoint, Side, WebSocketEndpoint
 from wsbridge.relay.relay import Relay
 from wsbridge.taskless import Wait
 
+MAX_KEPT_READ_BYTES: Final = 262144
+"""Largest read of what is kept to be sent again."""
+CARRIER_READ_BYTES: Final = 2 * READ_SIZE
+"""Bytes asked for in one read of a transport of a session."""
 HELD_BYTES_ALWAYS: Final = READ_SIZE
 """Bytes that each session may hold in each direction, also while all together hold more than they may."""
 HELD_BYTES_AT_MOST: Final = 16777216
@@ -65,6 +69,8 @@ class SessionStream:
     """
 
     __slots__ = (
+        "_fresh",
+        "_fresh_bytes",
         "_memory",
         "_received",
         "_session",
@@ -86,6 +92,8 @@ class SessionStream:
     def __init__(self, session: Session, memory: ReplayMemory) -> None:
         self._session = session
         self._memory = memory
+        self._fresh: list[Buffer] = []  # what came last, as long as nothing else waits
+        self._fresh_bytes = 0
         self._received: deque[Buffer | bytearray] = deque()
         self.fd = -1
         self.readable = self.peer_hung_up = self.read_until_empty = False
@@ -96,22 +104,37 @@ class SessionStream:
         self.taken = 0
         self.on_end: Callable[[], None] = lambda: None
 
-    def put(self, payloads: list[Buffer]) -> None:
-        """Append what has come from the peer."""
-        for payload in payloads:
-            collect(self._received, payload)
+    def put(self, payloads: list[Buffer], size: int) -> None:
+        """Append what has come from the peer: so many bytes."""
+        if self._fresh or self._received:
+            self.collect()
+            for payload in payloads:
+                collect(self._received, payload)
+        else:
+            self._fresh, self._fresh_bytes = payloads, size
         self.readable = True
+
+    def collect(self) -> None:
+        """Keep what waits in few objects."""
+        fresh, self._fresh = self._fresh, []
+        for payload in fresh:
+            collect(self._received, payload)
 
     def take_all(self) -> Payloads:
         """Return all that has come."""
-        payloads: Payloads = [bytes(part) if isinstance(part, bytearray) else part for part in self._received]
-        self._received.clear()
         self.readable = False
+        if self._fresh:
+            payloads, self._fresh = self._fresh, []
+            self.taken += self._fresh_bytes
+            return payloads
+        payloads = [bytes(part) if isinstance(part, bytearray) else part for part in self._received]
+        self._received.clear()
         self.taken += sum(map(len, payloads))
         return payloads
 
     def read(self, max_bytes: int = READ_SIZE) -> bytes:
         """See `Transport.read`."""
+        self.collect()
         parts: list[Buffer | bytearray] = []
         received = self._received
         while received and max_bytes:
@@ -127,9 +150,9 @@ class SessionStream:
         self.taken += len(data)
         return data
 
-    def read_bulk(self, max_bytes: int = READ_SIZE) -> Buffer:
+    def read_bulk(self) -> Buffer:
         """See `Transport.read_bulk`."""
-        return self.read(min(max_bytes, READ_SIZE))
+        return self.read()
 
     def shrink_read_buffer(self) -> None:
         """Do nothing: what is read is in memory already."""
@@ -169,10 +192,11 @@ class SessionStream:
 
     def has_buffered(self) -> bool:
         """See `Transport.has_buffered`."""
-        return bool(self._received)
+        return bool(self._fresh or self._received)
 
     def discard(self) -> int:
         """See `Transport.discard`."""
+        self.collect()
         dropped = sum(map(len, self._received))
         self._received.clear()
         self.readable = False
@@ -210,6 +234,7 @@ class SessionStream:
 
     def unread(self, data: bytes) -> None:
         """See `Transport.unread`."""
+        self.collect()
         self._received.appendleft(data)
         self.taken -= len(data)
         self.readable = True
@@ -226,11 +251,11 @@ class SessionStream:
 class SessionEndpoint(RawEndpoint):
     """The side of a relay that a session is: a raw one."""
 
-    __slots__ = ("_stream", "_text")
+    __slots__ = ("_text", "stream")
 
     def __init__(self, stream: SessionStream, *, text: bool) -> None:
         super().__init__(stream, RawFraming(text=text))
-        self._stream = stream
+        self.stream = stream
         self._text = text
 
     @property
@@ -239,27 +264,46 @@ class SessionEndpoint(RawEndpoint):
         return False
 
     def send(self, payloads: Payloads, frame_headers: FrameHeaders | None, now: float) -> None:
-        """See `Endpoint.send`; the next read of the other side is as large as there is room."""
-        rest = self._stream.write(self.framing.encode(payloads, None))
+        """See `Endpoint.send`; a full window is no reason for smaller reads of the other side."""
         self.last_sent = now
-        self.other.bulk_limit = max(1, self._stream.room)
+        rest = self.stream.write(payloads)
         if rest is not None:
             self.pending = own_buffers(rest)
-
-    def flush(self, now: float) -> bool:
-        """See `Endpoint.flush`."""
-        has_room = super().flush(now)
-        self.other.bulk_limit = max(1, self._stream.room)
-        return has_room
 
     def receive(self, now: float) -> tuple[Payloads, FrameHeaders | None]:
         """See `Endpoint.receive`."""
         if self._text:
             return Endpoint.receive(self, now)
-        payloads = self._stream.take_all()
+        payloads = self.stream.take_all()
         if payloads:
             self.last_received = now
         return payloads, None
+
+
+class SourceEndpoint(RawEndpoint):
+    """The other side of such a relay, where it is plain: what is read of it is kept, and as much as there is room."""
+
+    __slots__ = ("_read_size",)
+
+    def __init__(self, transport: Transport, framing: Framing | None = None) -> None:
+        super().__init__(transport, framing)
+        self._read_size = READ_SIZE
+
+    def receive(self, now: float) -> tuple[Payloads, FrameHeaders | None]:
+        """See `Endpoint.receive`."""
+        session = self.other
+        assert isinstance(session, SessionEndpoint)  # noqa: S101 (there is no other)
+        size = min(self._read_size, max(1, session.stream.room))
+        data = self.transport.read(size)
+        count = len(data)
+        if not count:
+            return [], None
+        if count >= self._read_size:
+            self._read_size = min(2 * count, MAX_KEPT_READ_BYTES)
+        elif count < READ_SIZE:
+            self._read_size = READ_SIZE
+        self.last_received = now
+        return [data], None
 
 
 class Carrier(WebSocketEndpoint):
@@ -312,6 +356,16 @@ class Carrier(WebSocketEndpoint):
         self.received_payload = self.sent_payload = 0
         self.close_deadline: float | None = None
         self.ended = Wait()
+
+    def receive(self, now: float) -> tuple[Payloads, FrameHeaders | None]:
+        """See `Endpoint.receive`; more at once, since bytes that are kept cost more to read in two parts."""
+        if self.undecoded:
+            return super().receive(now)
+        self.undecoded = self.transport.read(CARRIER_READ_BYTES)
+        if not self.undecoded:
+            return [], None
+        self.last_received = now
+        return super().receive(now)
 
     def send_messages(self, messages: list[tuple[bytes, Buffer]], now: float) -> None:
         """Write messages behind what is pending."""
