@@ -370,13 +370,16 @@ async def test_url_and_headers_may_be_made_for_each_transport() -> None:
         assert "LookupError: no ticket now" in losses[1].detail
 
 
-async def test_the_node_hint_is_in_the_url_of_a_resume() -> None:
-    """Load balancers find the node by the parameter n."""
-    async with resume_service(SessionTerms(node="web2")) as service, opened(service) as (stream, proxy):
+@pytest.mark.parametrize(
+    ("node", "written"), [("web2", "web2"), ("rack 2", "rack%202"), ("a&b#\r\nX: 1", "a%26b%23%0D%0AX%3A%201")]
+)
+async def test_the_node_hint_is_in_the_url_of_a_resume(node: str, written: str) -> None:
+    """Load balancers find the node by the parameter n; whatever the hint is, it is a value and nothing else."""
+    async with resume_service(SessionTerms(node=node)) as service, opened(service) as (stream, proxy):
         proxy.cut()
         await stream.send_all(b"x")
         assert await stream.receive_some() == b"x"
-        assert [request.split()[1] for request in service.requests] == ["/", "/?n=web2"]
+        assert [request.split()[1] for request in service.requests] == ["/", f"/?n={written}"]
 
 
 async def test_goaway_delays_the_next_attempt() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from typing import Final
+from urllib.parse import quote
 
 import trio
 
@@ -130,7 +131,7 @@ class SessionDialer:
     async def _attempt(self) -> Connected:
         progress = DialProgress()
         node = self._session.node
-        passed = PassedRequest(query=f"{NODE_PARAMETER}={node}") if node else None
+        passed = PassedRequest(query=f"{NODE_PARAMETER}={quote(node, safe='')}") if node else None
         connected = await retry(lambda: self._dial(passed, progress), timeout=self._timeout, progress=progress)
         if connected.subprotocol != RESUME_SUBPROTOCOL:
             connected.side.transport.close()
