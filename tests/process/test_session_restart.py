@@ -126,6 +126,31 @@ def test_two_hundred_sessions_go_on():
     trio.run(main)
 
 
+@pytest.mark.usefixtures("many_files")
+def test_a_restart_while_sessions_are_adopted():
+    """The process in between has said that it is ready, and not taken all of them out of the store yet."""
+    count = 100
+
+    async def main():
+        async with (
+            backend() as back,
+            managed(config(back.url)) as (manager, port),
+            clients(port, count) as found,
+        ):
+            async with trio.open_nursery() as nursery:
+                for one in found:
+                    nursery.start_soon(opened, one)
+            for one in found:
+                one.cut()
+            await trio.to_thread.run_sync(manager.restart)
+            adopted = await restart(manager)
+            assert (adopted["count"], adopted["ended"], adopted["lost"]) == (count, 0, 0)
+            await found[0].resume()
+            assert manager.stored == []
+
+    trio.run(main)
+
+
 def test_what_cannot_go_on_is_lost():
     """A backend under TLS, and a session for which the store has no room; a route that has changed ends its session."""
 

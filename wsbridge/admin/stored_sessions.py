@@ -73,6 +73,7 @@ class StoredSessions:
         self._entries = server.passed_sockets.take(STORED_NAME_PREFIX)
         self._lists = self._entries.pop(LIST_NAME, [])
         self._problem = "there is no list of the sessions"
+        self._adopting: trio.Event | None = None
         if self._store.max_descriptors:
             server.save_sessions = self._save
 
@@ -95,6 +96,7 @@ class StoredSessions:
 
     async def adopt_sessions(self, adopter: SessionAdopter) -> None:
         """Adopt the sessions, one after the other, and empty the store."""
+        self._adopting = trio.Event()
         try:
             while self._entries:
                 await trio.lowlevel.checkpoint()
@@ -104,6 +106,7 @@ class StoredSessions:
         finally:
             adopter.finish()
             self.close()
+            self._adopting.set()
 
     async def _adopt_one(self, adopter: SessionAdopter, session_id: str, descriptors: list[int]) -> None:
         states = [one for one in descriptors if not stat.S_ISSOCK(os.fstat(one).st_mode)]
@@ -136,6 +139,8 @@ class StoredSessions:
 
     async def _save(self) -> None:
         """Put all sessions that can move into the store, and end the others (4004)."""
+        if self._adopting is not None:
+            await self._adopting.wait()  # the next process would not expect what is in the store still
         sessions, timeouts = self._server.services.sessions, self._server.generation.config.timeouts
         if not sessions.sessions:
             return
