@@ -16,6 +16,8 @@ from tests.clients.test_redis import redis  # noqa: F401  fixtures are imported,
 from tests.clients.test_ssh import keys, ssh_command, sshd  # noqa: F401  as above
 from tests.cutting_proxy import CuttingProxy, cutting_proxy
 from tests.process.daemon import Daemon
+from tests.process.memory import ROOM, Sampler
+from tests.serving import backend
 
 
 def far_side(backend: int) -> Daemon:
@@ -87,15 +89,20 @@ async def test_ssh_survives_many_cuts(keys: Path, far_sshd: Daemon) -> None:  # 
         assert await transfer(keys, far_sshd, 300_000_000, every=(0.2, 2.0)) >= 5
 
 
+def near_side(proxy: CuttingProxy) -> Daemon:
+    """Give a wsbridge for TCP clients in front of one with resumable sessions."""
+    return Daemon(
+        f"""
+        listeners: {{old: {{bind: '127.0.0.1:0', protocol: tcp, route: out}}}}
+        routes: {{out: {{backend: '{proxy.url}', auth: none, dial: {{retry_for: 30s}}}}}}
+        """
+    )
+
+
 async def benchmark(far: Daemon, requests: int, pipeline: int, every: int | tuple[float, float]) -> int:
     """Run redis-benchmark through two wsbridges; give the number of cuts."""
     async with cutting(far.port(), every) as proxy:
-        with Daemon(
-            f"""
-            listeners: {{old: {{bind: '127.0.0.1:0', protocol: tcp, route: out}}}}
-            routes: {{out: {{backend: '{proxy.url}', auth: none, dial: {{retry_for: 30s}}}}}}
-            """
-        ) as near:
+        with near_side(proxy) as near:
             command = [
                 *(program("redis-benchmark"), "-h", "127.0.0.1", "-p", str(near.port()), "--csv", "-d", "1000"),
                 *("-c", "20", "-n", str(requests), "-P", str(pipeline), "-t", "set,get,lpush,lrange_100"),
@@ -122,3 +129,45 @@ async def test_redis_benchmark_survives_many_cuts(far_redis: Daemon) -> None:
     """The same for longer, with pipelined requests."""
     with trio.fail_after(300):
         assert await benchmark(far_redis, 50_000, 16, every=(0.2, 2.0)) >= 100
+
+
+GIBIBYTE = 1 << 30
+CHUNK = 1 << 18
+
+
+@pytest.mark.soak
+async def test_a_gibibyte_both_ways() -> None:
+    """Different bytes in both directions at once, cut every 0.2 to 2 s: hashes are equal, and memory is bounded."""
+    digests = {name: hashlib.sha256() for name in ("up", "up there", "down", "down here")}
+
+    async def send(stream: trio.SocketStream, name: str) -> None:
+        for _ in range(GIBIBYTE // CHUNK):
+            data = os.urandom(CHUNK)
+            digests[name].update(data)
+            await stream.send_all(data)
+        await stream.send_eof()
+
+    async def serve(stream: trio.SocketStream) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send, stream, "down")
+            async for data in stream:
+                digests["up there"].update(data)
+
+    async with backend(serve) as back:
+        with far_side(back.port) as far:
+            async with cutting(far.port(), (0.2, 2.0)) as proxy:
+                with near_side(proxy) as near, Sampler(near) as near_memory, Sampler(far) as far_memory:
+                    client = await trio.open_tcp_stream("127.0.0.1", near.port())
+                    async with client, trio.open_nursery() as nursery:
+                        nursery.start_soon(send, client, "up")
+                        async for data in client:
+                            digests["down here"].update(data)
+                    await back.until(finished=1)
+                    resumed = near.wait("backend.resumed")
+                    assert near.wait("connection.closed")["bytes_to_backend"] == GIBIBYTE
+    assert resumed
+    assert proxy.cuts >= 5
+    assert digests["up"].digest() == digests["up there"].digest()
+    assert digests["down"].digest() == digests["down here"].digest()
+    for memory in (near_memory, far_memory):
+        assert memory.most - memory.first < ROOM
