@@ -81,6 +81,7 @@ async def test_hanging_attempts_are_tried_again(autojump_clock):
         Rejected(Reason.OVERLOAD, initiator="wsbridge"),
         Rejected(Reason.BACKEND_TLS, initiator="backend"),
         Rejected(Reason.BACKEND_REFUSED, "403", initiator="backend", permanent=True),
+        Rejected(Reason.BACKEND_REJECTED, "404", initiator="backend", permanent=True),
     ],
 )
 async def test_what_time_does_not_heal_is_not_retried(end, autojump_clock):
@@ -92,7 +93,7 @@ async def test_what_time_does_not_heal_is_not_retried(end, autojump_clock):
 
 def busy(seconds):
     """A backend that asks to be tried again after some time."""
-    return Rejected(Reason.BACKEND_REFUSED, "answered 503", initiator="backend", retry_after=seconds)
+    return Rejected(Reason.BACKEND_REJECTED, "answered 503", initiator="backend", retry_after=seconds)
 
 
 async def test_a_backend_that_says_when_is_asked_then(autojump_clock):

@@ -306,7 +306,8 @@ class DialConfig(Section):
     when: Literal["before-upgrade", "after-upgrade"] = "before-upgrade"
     """When the backend is dialled. after-upgrade: failures become close codes, which a page can see."""
     retry_for: Duration = 0.0
-    """How long to retry a refused or unreachable backend before the client gets an error. 0s: one attempt."""
+    """How long to retry a backend that is refused or unreachable, or a WebSocket backend that answers 429, 502, 503 or
+    504, before the client gets an error. 0s: one attempt."""
 
 
 def read_any_request(value: object) -> Literal["any"]:
