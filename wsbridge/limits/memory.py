@@ -1,8 +1,10 @@
-"""How much memory is in use, and how much the cgroup (cgroups(7)) and RLIMIT_AS (getrlimit(2)) allow."""
+"""How much memory is in use, how much the cgroup (cgroups(7)) and RLIMIT_AS (getrlimit(2)) allow, and what is kept."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import resource
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +12,26 @@ from typing import Final
 
 CGROUP_ROOT: Final = Path("/sys/fs/cgroup")
 PROC_SELF: Final = Path("/proc/self")
+_M_TRIM_THRESHOLD: Final = -1  # mallopt(3), malloc.h
+_M_MMAP_THRESHOLD: Final = -3
 _CGROUP_LIMITS: Final = ("memory.max", "memory.high")
 """At the first the kernel kills, above the second it slows the process down, more and more."""
+
+
+@functools.cache
+def keep_freed_memory(kept: int, largest: int) -> None:
+    """Have malloc keep memory that is freed, instead of giving each page back and being given a new one soon after.
+
+    It does nothing where the C library has no such options, and nothing again when it is called again.
+
+    Args:
+        kept: Bytes at the end of the heap.
+        largest: Bytes of one object, up to which it comes from the heap.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_TRIM_THRESHOLD, kept)
+        library.mallopt(_M_MMAP_THRESHOLD, largest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from wsbridge.limits.memory import keep_freed_memory
 from wsbridge.net.transport import EOF, RESET
 from wsbridge.protocol.resume import Ended, Event, PeerFinished, Received, Session, SessionState
 from wsbridge.protocol.resume_frames import ResumeCode
@@ -41,7 +42,14 @@ from wsbridge.relay.relay import (
     Scheduler,
     describe_close,
 )
-from wsbridge.relay.session_stream import HELD_BYTES_ALWAYS, Carrier, ReplayMemory, SessionStream, encode_error
+from wsbridge.relay.session_stream import (
+    HELD_BYTES_ALWAYS,
+    MAX_KEPT_READ_BYTES,
+    Carrier,
+    ReplayMemory,
+    SessionStream,
+    encode_error,
+)
 from wsbridge.relay.timeouts import (
     MAX_CHECK_INTERVAL,
     WRITE_CHECKS,
@@ -56,6 +64,8 @@ SEND_BATCH_BYTES: Final = 262144
 """Payload that is given to the kernel in one call."""
 WAIT_FOR_MEMORY: Final = 1.0
 """Seconds after which a transport that is not read for want of memory is looked at again."""
+KEPT_MEMORY_BYTES: Final = 16777216
+"""Freed memory that stays with a process that has sessions: they allocate and free as much all the time."""
 SOON: Final = 0.2
 """Seconds within which no deadline of a session can come up: less than the time of an ACK."""
 MAX_UNCOUNTED_ACKS: Final = 8
@@ -131,6 +141,7 @@ class SessionRelay(Relay):
         close_carrier: CloseCarrier,
     ) -> None:
         super().__init__(front, back, options, loop)
+        keep_freed_memory(KEPT_MEMORY_BYTES, 2 * MAX_KEPT_READ_BYTES)
         self.session = session
         self.stream = stream
         self.here, self.there = (front, back) if front.transport is stream else (back, front)
