@@ -7,7 +7,7 @@ Reading order, along the path of one connection:
    listeners accept; `pressure`: memory that runs short, lag of the event loop; `revocation`: users and tokens that are
    removed.
 2. `connection`: THE SPINE, one connection from first byte to last, one call per step; each adds what it learns to
-   `context`. `services` is what all connections share.
+   `context`; `proxying`: its last steps, for requests that are for a backend. `services` is what all connections share.
 3. `real_ip`: the client's address behind a proxy; `net.tls`: TLS; `frontend`: what the listener speaks;
    `protocol.http1`, `protocol.handshake`: how a request is read and checked.
 4. `admission`: route, Origin, authentication (`auth`), limits (`limits`); `generation`: the routes, built from the
@@ -35,6 +35,7 @@ A file imports only from its own line of this table or lines above it; `protocol
     `relay` `native`
     `context` `auth` `responders` `backends` `frontend` `real_ip`
     `registry` `engine_choice` `services` `generation` `admission` `access_log` `debug_log` `client` `sessions`
+    `proxying`
     `connection` `accept` `server` `pressure` `reload` `watchdog` `admin` `revocation` `daemon` `demo` `probe` `top`
     `cli`
 """

@@ -314,7 +314,8 @@ def limited_token_name(route: Route, request: Request | None, identity: Identity
     """Return the name of the bearer token of a client, or else the token that chooses its target, if there is one."""
     if identity.token_name is not None:
         return identity.token_name
-    return None if route.target_policy is None else route.target_policy.target_token(request, identity)
+    policy = route.target_policy
+    return None if policy is None or policy.is_fixed else policy.target_token(request, identity)
 
 
 def acquire_route_slot(

@@ -342,9 +342,11 @@ class TargetPolicy(Protocol):
 
     Attributes:
         redacts: Whether requests may have a token in their target.
+        is_fixed: Whether there is nothing to choose, so that only an identity with a target of its own is checked.
     """
 
     redacts: bool
+    is_fixed: bool
 
     async def select(self, request: Request | None, identity: Identity) -> ChosenTarget | None:
         """Find the target of one client.
@@ -371,6 +373,7 @@ class FixedTarget:
     """Policy of a route with a fixed backend; an identity may still be limited to another target."""
 
     redacts = False
+    is_fixed = True
 
     def __init__(self, target: Target, passer: RequestPasser | None = None) -> None:
         self._target = target
@@ -402,6 +405,8 @@ class DynamicTarget:
         rules: The allowed targets.
         listening_addresses: What this process listens at.
     """
+
+    is_fixed = False
 
     def __init__(self, selector: TargetSelector, rules: TargetRules, listening_addresses: ListeningAddresses) -> None:
         self.redacts = selector.redacts
