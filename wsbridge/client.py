@@ -68,7 +68,7 @@ FROM_ENVIRONMENT: Final = "environment"
 """For `proxy`: what `https_proxy`, `http_proxy`, `all_proxy` and `no_proxy` say."""
 
 ABORT_TIMEOUT: Final = 1.0
-"""Seconds in which the server is told that the stream was given up."""
+"""Seconds that sending the abort (4012) to the server may take."""
 
 RECEIVE_BYTES: Final = 65536
 """Bytes that `receive_some` returns at most, where its caller sets no limit."""
