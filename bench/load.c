@@ -1,6 +1,6 @@
 /* load: WebSocket clients that keep a bridge busy, count what comes of it, and compare every byte that an echo brings back.
  *
- *   load CASE PORT [-c connections] [-s bytes] [-d depth] [-t seconds] [-b] [-T] [-R]
+ *   load CASE PORT [-c connections] [-s bytes] [-d depth] [-t seconds] [-b] [-T] [-R | -S]
  *
  * CASE  echo     each connection keeps DEPTH messages of BYTES under way
  *       down     each connection sends one byte, then takes what comes
@@ -10,8 +10,8 @@
  *       idle     the connections are only held
  *
  * Each message is a write of its own, as clients do it; -b writes all that are due at once. The bridge is at 127.0.0.1; -T
- * speaks TLS to it and trusts any certificate; -R speaks plain TCP, without handshakes and frames. All connections are opened
- * first (`connect` opens none), then {"open": N} is printed, and a line on standard input starts the clock. The result is one
+ * speaks TLS to it and trusts any certificate; -R speaks plain TCP, without handshakes and frames; -S makes each connection a
+ * resumable session (docs/resume-protocol.md), with its windows and acknowledgements. All connections are opened (`connect` opens none), then {"open": N} is printed, and a line on standard input starts the clock. The result is one
  * more line of JSON. One thread, epoll, level-triggered. All messages are alike, so their frames are masked once, beforehand.
  *
  *   cc -O2 -o load load.c -lssl -lcrypto
@@ -40,13 +40,14 @@ enum {
   OPENING = 64,         /* concurrent connection attempts */
   OPEN_SECONDS = 60,    /* for all of them */
   SLOWEST_US = 1000000, /* latencies above it count as it */
+  ACK_FRAME = 15,       /* bytes of a masked frame with an ACK */
   LOOK_MS = 100,        /* an alarm between the look at `over` and epoll_wait is noticed by then */
 };
 
 struct client {
   int fd;
   SSL *ssl;
-  enum { ASKING, HEARING, OPEN, LEAVING } state;
+  enum { ASKING, HEARING, ADMITTING, OPEN, LEAVING } state; /* ADMITTING: a session is asked for */
   uint32_t blocked; /* what the last read or write waits for beside input: EPOLLOUT or 0 */
   uint32_t watched; /* what epoll looks for */
   char answer[1024];
@@ -59,13 +60,22 @@ struct client {
   size_t begun;        /* bytes sent of the first of them */
   double *stamps;      /* a ring of `depth`: when the messages under way were sent */
   uint64_t sent, answered;
+  struct session {
+    uint8_t message[128]; /* the beginning of the message that is being read, whose payload is no longer than the frame */
+    int message_size;
+    uint64_t window, ack_bytes; /* of OPENED */
+    uint64_t sent, acked;       /* positions of our stream */
+    uint64_t consumed, noted;   /* positions of the other stream: what was taken, and what we have acknowledged */
+    char ack[ACK_FRAME];
+    int ack_left; /* bytes of it that are still to send */
+  } session;
 };
 
 static enum { ECHO, DOWN, UP, CONNECT, IDLE } scenario;
 static const char *const SCENARIOS[] = {"echo", "down", "up", "connect", "idle"};
 static int clients = 1, size = 64, depth = 1;
 static double seconds = 2;
-static bool bursts, raw;
+static bool bursts, raw, sessions;
 static SSL_CTX *tls;
 
 static struct sockaddr_in bridge = {.sin_family = AF_INET};
@@ -86,7 +96,7 @@ static void fail(const char *what) {
 }
 
 static void usage(void) {
-  fprintf(stderr, "usage: load echo|down|up|connect|idle PORT [-c connections] [-s bytes] [-d depth] [-t seconds] [-b] [-T] [-R]\n");
+  fprintf(stderr, "usage: load echo|down|up|connect|idle PORT [-c connections] [-s bytes] [-d depth] [-t seconds] [-b] [-T] [-R | -S]\n");
   exit(2);
 }
 
@@ -167,9 +177,42 @@ static void hang_up(struct client *c) {
 
 /* The steps of a connection. Each gives false when it is over. */
 
+/* Sessions: OPEN, OPENED, DATA and ACK, one frame a message. */
+
+static uint64_t number(const uint8_t *bytes, int n) {
+  uint64_t found = 0;
+  while (n--) found = found << 8 | *bytes++;
+  return found;
+}
+
+/* Send an ACK if one is due; gives 1 once nothing of one waits, 0 for "not now", -1 for an end. */
+static ssize_t acknowledge(struct client *c) {
+  struct session *s = &c->session;
+  if (!s->ack_left && s->consumed - s->noted >= s->ack_bytes) {
+    memcpy(s->ack, (const char[]){(char)0x82, (char)0x89, 0, 0, 0, 0, 6}, 7); /* masked with zeros */
+    for (int i = 0; i < 8; i++) s->ack[7 + i] = (char)(s->consumed >> (56 - 8 * i));
+    s->ack_left = ACK_FRAME;
+    s->noted = s->consumed;
+  }
+  while (s->ack_left) {
+    ssize_t n = put(c, s->ack + ACK_FRAME - s->ack_left, s->ack_left);
+    if (n <= 0) return n;
+    s->ack_left -= n;
+  }
+  return 1;
+}
+
 static bool send_owed(struct client *c) {
-  while (c->owed && !over) {
+  while (!over) {
+    ssize_t clear = sessions && !c->begun ? acknowledge(c) : 1;
+    if (clear <= 0) return clear == 0;
+    if (!c->owed) break;
     uint64_t batch = !bursts ? 1 : c->owed < (uint64_t)depth ? c->owed : (uint64_t)depth;
+    if (sessions) {
+      uint64_t room = (c->session.acked + c->session.window - c->session.sent) / size;
+      if (!room) break;
+      if (room < batch) batch = room;
+    }
     ssize_t n = put(c, frames + c->begun, batch * frame_size - c->begun);
     if (n <= 0) return n == 0;
     bytes_out += n;
@@ -178,6 +221,7 @@ static bool send_owed(struct client *c) {
     for (; c->begun >= frame_size; c->begun -= frame_size) {
       if (scenario != CONNECT) c->stamps[c->sent++ % depth] = stamp;
       if (scenario != UP) c->owed--;
+      c->session.sent += size;
     }
   }
   return true;
@@ -185,10 +229,19 @@ static bool send_owed(struct client *c) {
 
 static bool converse(struct client *c);
 
-static bool begin(struct client *c) {
+static void note_open(struct client *c) {
   c->state = OPEN;
   opened++;
   if (scenario == CONNECT) c->owed = 1;
+}
+
+static bool begin(struct client *c) {
+  static const char OPEN_SESSION[] = {(char)0x82, (char)0x85, 0, 0, 0, 0, 1, 0, 0, 0, 0}; /* masked with zeros */
+  if (sessions) {
+    c->state = ADMITTING;
+    return put(c, OPEN_SESSION, sizeof OPEN_SESSION) == sizeof OPEN_SESSION;
+  }
+  note_open(c);
   return converse(c);
 }
 
@@ -228,13 +281,42 @@ static bool take_payload(struct client *c, const char *bytes, size_t n) {
   return true;
 }
 
+/* Take a part of a session's message; what is not DATA is short, and is read as a whole. */
+static bool take_message(struct client *c, const char *bytes, size_t n) {
+  struct session *s = &c->session;
+  size_t part = n < sizeof s->message - s->message_size ? n : sizeof s->message - s->message_size;
+  bool inside = s->message_size > 0;
+  if (!inside || s->message[0] != 5) {
+    memcpy(s->message + s->message_size, bytes, part);
+    s->message_size += part;
+  }
+  bool ended = !c->frame_left;
+  if (ended) s->message_size = 0;
+  switch (s->message[0]) {
+    case 2:
+      if (!ended) return true;
+      s->window = number(s->message + 61, 4);
+      s->ack_bytes = number(s->message + 65, 4);
+      note_open(c);
+      return true;
+    case 5:
+      s->message_size = !ended;
+      s->consumed += n - !inside;
+      return take_payload(c, bytes + !inside, n - !inside);
+    case 6:
+      if (ended) s->acked = number(s->message + 1, 8);
+      return true;
+    default: return s->message[0] >= 128;
+  }
+}
+
 static bool take(struct client *c, const char *bytes, size_t n) {
   if (raw) return take_payload(c, bytes, n);
   while (n) {
     if (c->frame_left) {
       size_t part = n < c->frame_left ? n : c->frame_left;
       c->frame_left -= part;
-      if (!(c->header[0] & 8) && !take_payload(c, bytes, part)) return false;
+      if (!(c->header[0] & 8) && !(sessions ? take_message : take_payload)(c, bytes, part)) return false;
       bytes += part;
       n -= part;
       continue;
@@ -257,6 +339,7 @@ static bool converse(struct client *c) {
     if (n < 0 || !take(c, buffer, n)) return false;
     if (!c->ssl && n < (ssize_t)sizeof buffer) break;
   }
+  if (c->state == ADMITTING) return true;
   if (scenario == CONNECT && c->answered) {
     c->state = LEAVING;
     if (raw) return !shutdown(c->fd, SHUT_WR);
@@ -290,6 +373,7 @@ static bool step(struct client *c) {
   switch (c->state) {
     case ASKING: return ask(c);
     case HEARING: return hear(c);
+    case ADMITTING:
     case OPEN: return converse(c);
     default: return leave(c);
   }
@@ -324,10 +408,10 @@ static void prepare(void) {
   request_size = snprintf(request, sizeof request,
                           "GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                           "Sec-WebSocket-Key: d3NicmlkZ2UgYmVuY2htYQ==\r\nSec-WebSocket-Version: 13\r\n"
-                          "Sec-WebSocket-Protocol: binary\r\n\r\n", /* some bridges want it */
-                          ntohs(bridge.sin_port));
+                          "Sec-WebSocket-Protocol: %s\r\n\r\n", /* some bridges want one */
+                          ntohs(bridge.sin_port), sessions ? "wsbridge.resume.v1" : "binary");
   payload = malloc(size);
-  frames = malloc((size_t)depth * (size + 14));
+  frames = malloc((size_t)depth * (size + 15));
   if (!payload || !frames) fail("malloc");
   uint32_t state = 1;
   for (int i = 0; i < size; i++) payload[i] = (state = state * 1664525 + 1013904223) >> 24;
@@ -337,13 +421,14 @@ static void prepare(void) {
     return;
   }
   char *at = frames;
-  int wide = size < 126 ? 0 : size < 65536 ? 2 : 8;
+  int length = size + sessions, wide = length < 126 ? 0 : length < 65536 ? 2 : 8;
   *at++ = (char)0x82;
-  *at++ = (char)(0x80 | (wide == 0 ? size : wide == 2 ? 126 : 127));
-  for (int shift = 8 * (wide - 1); shift >= 0; shift -= 8) *at++ = (char)((uint64_t)size >> shift);
+  *at++ = (char)(0x80 | (wide == 0 ? length : wide == 2 ? 126 : 127));
+  for (int shift = 8 * (wide - 1); shift >= 0; shift -= 8) *at++ = (char)((uint64_t)length >> shift);
   memcpy(at, key, 4);
   at += 4;
-  for (int i = 0; i < size; i++) *at++ = payload[i] ^ key[i & 3];
+  if (sessions) *at++ = 5 ^ key[0];
+  for (int i = 0; i < size; i++) *at++ = payload[i] ^ key[(i + sessions) & 3];
   frame_size = at - frames;
   for (int i = 1; i < depth; i++) memcpy(frames + i * frame_size, frames, frame_size);
 }
@@ -367,7 +452,7 @@ static void read_arguments(int argc, char **argv) {
   scenario = known;
   bridge.sin_port = htons(atoi(argv[2]));
   bridge.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  for (int option; (option = getopt(argc - 2, argv + 2, "c:s:d:t:bTR")) != -1;) switch (option) {
+  for (int option; (option = getopt(argc - 2, argv + 2, "c:s:d:t:bTRS")) != -1;) switch (option) {
       case 'c': clients = atoi(optarg); break;
       case 's': size = atoi(optarg); break;
       case 'd': depth = atoi(optarg); break;
@@ -375,11 +460,12 @@ static void read_arguments(int argc, char **argv) {
       case 'b': bursts = true; break;
       case 'T': tls = SSL_CTX_new(TLS_client_method()); break;
       case 'R': raw = true; break;
+      case 'S': sessions = true; break;
       default: usage();
     }
   if (scenario == DOWN || scenario == CONNECT) size = 1;
   if (scenario != ECHO) depth = 1;
-  if (clients < 1 || size < 1 || depth < 1 || seconds <= 0 || (raw && tls)) usage();
+  if (clients < 1 || size < 1 || depth < 1 || seconds <= 0 || (raw && (tls || sessions)) || (sessions && size > 65536)) usage();
 }
 
 int main(int argc, char **argv) {

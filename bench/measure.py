@@ -102,7 +102,7 @@ def measure(case: Case, bridge: Running, lab: Lab, core: int, seconds: float) ->
     """
     bridge.settle()
     connections = min(case.connections, bridge.peer.most or case.connections)
-    speaks = {"plain": [], "tls": ["-T"], "tunnel": ["-R"]}[bridge.transport]
+    speaks = [*{"plain": (), "tls": ("-T",), "tunnel": ("-R",)}[bridge.transport], *bridge.peer.clients]
     program = ["taskset", "-c", str(core), str(lab.load)]
     command = [*program, case.kind, str(bridge.ports[case.service]), *speaks, *case.options]
     command += ["-c", str(connections), "-t", str(min(seconds, case.most_s))]

@@ -41,6 +41,7 @@ class Peer:
         most: Concurrent connections that it supports; None for any number.
         get: How to install it.
         needs: What else must be there, each with a command that succeeds if it is.
+        clients: More options of `load`.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Peer:
     most: int | None = None
     get: str = ""
     needs: Mapping[str, str] = field(default_factory=dict)
+    clients: tuple[str, ...] = ()
 
     def missing(self) -> str | None:
         """Give the first program of it that is not installed, or the first of its needs that is not met."""
@@ -88,6 +90,7 @@ def read_peers(file: Path) -> list[Peer]:
                 entry.get("most"),
                 entry.get("get", ""),
                 entry.get("needs", {}),
+                tuple(shlex.split(entry.get("clients", ""))),
             )
             for name, entry in table.items()
         ]

@@ -10,7 +10,7 @@ import pytest
 
 from bench.cases import CASES, TRANSPORTS
 from bench.measure import RunError, measure
-from bench.peers import Peer, started
+from bench.peers import HERE, Peer, read_peers, started
 from tests.bench.conftest import CORE, installed
 
 DISHONEST = f"{sys.executable} {Path(__file__).with_name('dishonest.py')}"
@@ -35,6 +35,19 @@ def test_every_case_gives_a_figure(lab, values, name, transport):
     assert all(sample.load > 0 for name, sample in samples.items() if name != "idle")
     echoes = {name for name, case in CASES.items() if case.kind in ("echo", "connect")}
     assert {name for name, sample in samples.items() if 0 < sample.p50_us <= sample.p99_us} == echoes
+
+
+def test_sessions_give_figures(lab, values):
+    """Clients of resumable sessions pass the cases, and more than a window passes through each."""
+    peers = {peer.name: peer for peer in read_peers(HERE / "sessions.toml")}
+    with started(dataclasses.replace(peers["sessions"], most=10), "plain", values, lab.directory, CORE) as bridge:
+        samples = {
+            name: measure(CASES[name], bridge, lab, CORE, 0.2)
+            for name in ("echo64", "bursts", "echo16k", "down", "up", "connect")
+        }
+
+    assert all(sample.rate > 0 and sample.per_cpu > 0 for sample in samples.values())
+    assert min(samples[name].rate for name in ("down", "up")) * 0.2 > 1.048576
 
 
 @pytest.mark.parametrize(
