@@ -272,6 +272,13 @@ class Engine(Protocol):
 _NO_REASON = Termination(Reason.INTERNAL_ERROR, "wsbridge", "ended without a reason")
 
 
+def _limit_rate(relay: Relay, share: SharedBucket | None) -> None:
+    """Put a new relay under the rate limits that it has."""
+    if share is not None or relay.options.bytes_per_second is not None:
+        relay.share = share
+        relay.apply_rate_limits()
+
+
 class StartedRelay:
     """A pair that Python relays; see `Relaying`.
 
@@ -385,9 +392,7 @@ class PythonEngine:
         """See `Engine.start`."""
         self.loop.update_clock()
         relay = Relay(build_endpoint(front, back), build_endpoint(back, front), options, self.loop)
-        if share is not None or options.bytes_per_second is not None:
-            relay.share = share
-            relay.apply_rate_limits()
+        _limit_rate(relay, share)
         self._relays[connection_id] = (relay, front, back)
         relaying = StartedRelay(self, connection_id, relay)
         relay.on_done = relaying.ended.end
@@ -449,9 +454,7 @@ class PythonEngine:
         """See `Engine.open_session`."""
         self.loop.update_clock()
         relay = FrontSessionRelay(session, back, options, self.loop, memory, owner, self._close_carrier)
-        if share is not None or options.bytes_per_second is not None:
-            relay.share = share
-            relay.apply_rate_limits()
+        _limit_rate(relay, share)
         self.loop.add_session(relay)
         return relay
 
@@ -483,9 +486,7 @@ class PythonEngine:
         """See `Engine.start_backend_session`."""
         self.loop.update_clock()
         relay = BackSessionRelay(opened.machine, front, options, self.loop, memory, owner, self._close_dropped)
-        if share is not None or options.bytes_per_second is not None:
-            relay.share = share
-            relay.apply_rate_limits()
+        _limit_rate(relay, share)
         self._relays[connection_id] = (relay, front, back)
         owner.relay = relay
         relaying = StartedRelay(self, connection_id, relay)
