@@ -622,11 +622,11 @@ class ResumableStream(trio.abc.HalfCloseableStream):
         progress.enter(f"answer of {connected.address} to OPEN")
         transport = self._begin(connected)
         try:
-            events = await transport.open(connected.address)
+            await transport.open(connected.address)
         except BaseException:
             transport.end()
             raise
-        self._process([SessionOpened(), *events])
+        self._process([SessionOpened()])
         return transport
 
     def _begin(self, connected: Connected) -> SessionTransport:

@@ -78,12 +78,12 @@ async def open_session(connected: Connected) -> Connected:
     side, address = connected.side, connected.address
     carried = SessionTransport(side, session)
     try:
-        events = await carried.open(address)
+        await carried.open(address)
     except BaseException:
         carried.end()
         raise
     side.state, side.leftover = SideState(carried.framing), carried.undecoded
-    connected.session = OpenedSession(session, carried.reader, events)
+    connected.session = OpenedSession(session, carried.reader)
     return connected
 
 
@@ -193,33 +193,36 @@ class SessionTransport:
         """What was read and not decoded."""
         return self._undecoded
 
-    async def open(self, address: str) -> list[Event]:
+    async def open(self, address: str) -> None:
         """Open the session, which is new; the deadline is the caller's.
+
+        What the server sends behind OPENED stays undecoded, also where it ends the session: that has been open.
 
         Args:
             address: Of the server, for the log.
 
-        Returns:
-            Events behind `SessionOpened`: of what the server sent at once.
-
         Raises:
             Rejected: The server does not open it, or the connection broke.
         """
-        session, events = self._session, list[Event]()
+        session = self._session
         try:
-            await self._transport.write_all(b"".join(self._next_output(trio.current_time())))
             while session.state is SessionState.OPENING:
-                events += await self.receive()
+                output = self._next_output(trio.current_time())
+                if output:
+                    await self._transport.write_all(b"".join(output))
+                await self.receive(frame_by_frame=True)
         except OSError as error:
             raise _open_failure(Ended(None, error.strerror or str(error), "peer"), address) from None
-        ended = session.ended
-        if ended is None and not self.lost:
-            return events[1:]
+        if session.session_id:
+            return
         self.write()  # the answer to its close frame
-        raise _open_failure(ended or Ended(None, self.lost, "peer"), address)
+        raise _open_failure(session.ended or Ended(None, self.lost, "peer"), address)
 
-    async def receive(self) -> list[Event]:
+    async def receive(self, *, frame_by_frame: bool = False) -> list[Event]:
         """Wait for what the server sends; at the end of the transport, `lost` is set.
+
+        Args:
+            frame_by_frame: Whether to decode the next frame at most, or a part of it; the rest is `undecoded`.
 
         Raises:
             OSError: The connection is reset, or TLS failed.
@@ -231,8 +234,9 @@ class SessionTransport:
             return self.lose("the connection ended without a close frame", now)
         self._last_received = now
         session.note_alive(now)
-        used, chunks, marks, controls, violation = self.framing.decode(data)
-        self._undecoded = data[used:]
+        end = max(1, self.framing.payload_left) if frame_by_frame else len(data)
+        used, chunks, marks, controls, violation = self.framing.decode(data[:end])
+        self._undecoded = data[min(used, end) :]
         events = session.receive(self.reader.read(chunks, marks or []), now)
         for opcode, body in controls or ():
             if opcode == PING:

@@ -31,12 +31,10 @@ class OpenedSession:
     Attributes:
         machine: Its state machine.
         reader: Of the frames of its first transport.
-        events: What came behind the answer to OPEN.
     """
 
     machine: ClientSession
     reader: FrameReader
-    events: list[Event]
 
 
 class BackSessionOwner(SessionOwner, Protocol):

@@ -499,7 +499,6 @@ class PythonEngine:
         try:
             self.loop.add_session(relay)
             relay.attach(Carrier(connection_id, back, opened.reader))
-            relay.process(opened.events)
         except BaseException:
             relaying.abort()
             relaying.result()
