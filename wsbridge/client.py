@@ -724,7 +724,7 @@ class ResumableStream(trio.abc.HalfCloseableStream):
         self._last_failure = self._last_failure or detail
         if self.state == "connected":
             self.state, self._detached_since = "reconnecting", now
-            self._schedule.lost(now)
+            self._schedule.lost(now, session.progress)
         else:
             self._schedule.failed(now)
         self._report_failure()

@@ -16,7 +16,7 @@ STABLE_AFTER: Final = 10.0
 """Seconds after which an attached transport is stable: pauses are short again once it is lost."""
 
 AT_ONCE_INTERVAL: Final = 1.0
-"""Seconds between two attempts that are made at once: a server that drops each transport gets no more of them."""
+"""Seconds between two attempts that are made at once, however much came over the transport between them."""
 
 RETRIED_STATUSES: Final = frozenset((408, 425, 429))
 """Statuses of class 4 that say nothing against another attempt."""
@@ -33,6 +33,10 @@ def is_refusal(status: int | None) -> bool:
 class ReconnectSchedule:
     """The pauses between attempts to get a transport: none, then random ones up to a bound that grows (full jitter).
 
+    A transport that is lost before it was stable does not reset the bound. If the session got no further over it, it
+    counts as an attempt that failed: a server that resumes the session and drops the transport, again and again, is
+    dialed less and less often.
+
     Args:
         jitter: Random numbers from 0 to 1.
 
@@ -41,11 +45,13 @@ class ReconnectSchedule:
         failures: Attempts that have failed since a transport was stable.
     """
 
-    __slots__ = ("_at_once", "_attached", "_jitter", "_notice", "due", "failures")
+    __slots__ = ("_at_once", "_attached", "_jitter", "_may_be_at_once", "_notice", "_progress", "due", "failures")
 
     def __init__(self, jitter: Callable[[], float] = random.random) -> None:
         self._jitter = jitter
         self._attached: float | None = None  # when the current transport was
+        self._progress = 0  # at the latest loss
+        self._may_be_at_once = True
         self._at_once: float | None = None  # when an attempt was last made at once
         self._notice: tuple[float, float] | None = None  # what GOAWAY asked for
         self.due = 0.0
@@ -59,18 +65,29 @@ class ReconnectSchedule:
         """Note what the server asks for once it has closed this transport, in seconds."""
         self._notice = after, jitter
 
-    def lost(self, now: float) -> None:
-        """Note that a transport that carried the session is lost."""
-        if self._attached is not None and now - self._attached >= STABLE_AFTER:
+    def lost(self, now: float, progress: int) -> None:
+        """Note that a transport that carried the session is lost.
+
+        Args:
+            now: The clock, in seconds.
+            progress: How far the session has got; see `Session.progress`.
+        """
+        is_stable = self._attached is not None and now - self._attached >= STABLE_AFTER
+        was_useful = is_stable or progress > self._progress
+        self._attached, self._progress = None, progress
+        if is_stable:
             self.failures = 0
-        self._attached = None
+        self._may_be_at_once = self._may_be_at_once or was_useful
+        if self._may_be_at_once and (self._at_once is None or now - self._at_once >= AT_ONCE_INTERVAL):
+            self._may_be_at_once = False
+            self.due = self._at_once = now
+        elif was_useful:
+            self.due = now + self._jitter() * self._bound
+        else:
+            self.failed(now)
         notice, self._notice = self._notice, None
         if notice is not None:
-            self.due = now + notice[0] + self._jitter() * notice[1]
-        elif self._at_once is None or now - self._at_once >= AT_ONCE_INTERVAL:
-            self.due = self._at_once = now
-        else:
-            self.due = now + self._jitter() * self._bound
+            self.due = max(self.due, now + notice[0] + self._jitter() * notice[1])
 
     def failed(self, now: float, retry_after: float | None = None) -> None:
         """Note that an attempt has failed before the session went on.

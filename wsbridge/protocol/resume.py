@@ -558,6 +558,11 @@ class Session:
         return self._buffer.end - self._buffer.start
 
     @property
+    def progress(self) -> int:
+        """How far the session has got, as a number: what has been received and what the peer has acknowledged."""
+        return self.received_position + self.acked_position
+
+    @property
     def unconsumed_bytes(self) -> int:
         """Bytes received that the sink has not accepted: at most the window."""
         if self.consumed_position == self.received_position:

@@ -73,7 +73,7 @@ class BackendSession:
         now = trio.current_time()
         if self.state == "attached":
             self._lost_at, self._failures = now, 0
-            self._schedule.lost(now)
+            self._schedule.lost(now, self._machine.progress)
             self._route.stats.backend_transports_lost += 1
             self._route.stats.backend_sessions_detached += 1
             self._log("backend.lost", detail=self.relay.last_loss)
