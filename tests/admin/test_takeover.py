@@ -18,17 +18,15 @@ import pytest
 import trio
 import trio.testing
 
-from tests.serving import Served, config_of, open_files, serving, written
+from tests.admin import takeovers
+from tests.admin.takeovers import Running, begin
+from tests.serving import config_of, open_files, written
 from wsbridge.admin import takeover
-from wsbridge.admin.api import AdminApi, MonitoringApi
-from wsbridge.admin.endpoints import AdminEndpoint, build_endpoints
-from wsbridge.admin.takeover import Handover, Takeover, TakeoverError
+from wsbridge.admin.takeover import TakeoverError
 from wsbridge.config.limits import Limits
-from wsbridge.config.model import Config
 from wsbridge.net.listeners import listen_unix
 from wsbridge.net.sealed_file import write_sealed_file
 from wsbridge.reasons import Reason
-from wsbridge.reload import Reloader
 from wsbridge.server import Server
 from wsbridge.sessions.handover import SessionAdopter
 from wsbridge.sessions.store import SessionStore
@@ -36,51 +34,15 @@ from wsbridge.sessions.store import SessionStore
 SESSIONS = SessionStore(Limits(), deque())
 
 
-class Running:
-    """A server that can be taken over from.
-
-    Attributes:
-        served: The server.
-        reloader: Reloads the same configuration.
-        path: Its admin socket.
-        config: Its configuration.
-    """
-
-    def __init__(self, served: Served, reloader: Reloader, path: Path, config: Config) -> None:
-        self.served, self.reloader, self.path, self.config = served, reloader, path, config
-
-
 @contextlib.asynccontextmanager
 async def running(folder: Path, listeners: int = 1, environ: Mapping[str, str] | None = None) -> AsyncIterator[Running]:
-    """Run a server with so many Unix listeners, and its admin API, as the daemon does."""
+    """Run a server with so many Unix listeners that can be taken over from."""
     sections: dict[str, Any] = {
         f"l{number}": {"bind": f"unix:{folder}/{number}.sock"} for number in range(1, listeners + 1)
     }
     text = written(listeners=sections, route={"respond": "204"}, admin={"bind": f"unix:{folder}/admin.sock"})
-    config = config_of(text)
-    async with serving(text) as served, trio.open_nursery() as nursery:
-        endpoints: list[AdminEndpoint] = []
-        reloader = Reloader(served.server, None, parts=endpoints)
-        handover = Handover(served.server, endpoints, reloader, environ or {})
-        api = AdminApi(served.server, reloader, reloader.reload, handover.handle)
-        endpoints += build_endpoints(api, MonitoringApi(served.server), {}, nursery)
-        for endpoint in endpoints:
-            await endpoint.prepare(config)
-            endpoint.commit()
-        await trio.testing.wait_all_tasks_blocked()
-        try:
-            yield Running(served, reloader, folder / "admin.sock", config)
-        finally:
-            for endpoint in endpoints:
-                endpoint.close()
-            nursery.cancel_scope.cancel()
-
-
-async def begin(path: Path) -> Takeover:
-    """Ask for the sockets; there is a process that has them."""
-    found = await Takeover.begin(str(path))
-    assert found is not None
-    return found
+    async with takeovers.running(text, folder / "admin.sock", environ) as first:
+        yield first
 
 
 def unix_listener(path: Path) -> socket.socket:

@@ -16,6 +16,7 @@ from tests.process.streams import running
 from tests.serving import backend, echo, written
 from tests.sessions.client import clients, opened, session
 from wsbridge.net.sealed_file import read_sealed_file, write_sealed_file
+from wsbridge.sessions.saved_state import SAVED_STATE_VERSION
 
 WEB = {"web": {"bind": "fd:web"}}
 QUICK = {"drain": "5s", "drain_spread": "200ms", "close": "1s", "retry_after": "1s"}
@@ -224,7 +225,8 @@ def test_another_version_of_the_state(part):
             assert adopted["lost"] == (2 if part == "list" else 1)
             lost = daemon.log_lines("session.lost")
             assert len(lost) == adopted["lost"]
-            assert all("is of version 99, and this process has 1" in line["detail"] for line in lost)
+            text = f"is of version 99, and this process has {SAVED_STATE_VERSION}"
+            assert all(text in line["detail"] for line in lost)
             await back.until(lost=adopted["lost"])
             await found[0].connect()
             await found[0].until(lambda: found[0].ended)

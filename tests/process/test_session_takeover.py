@@ -15,6 +15,7 @@ from tests.process.streams import running
 from tests.process.test_takeover import Asking
 from tests.serving import backend, echo, reset, written
 from tests.sessions.client import clients, opened
+from wsbridge.sessions.saved_state import SAVED_STATE_VERSION
 
 ADMIN = {"bind": "unix:@FOLDER@/admin.sock"}
 DRAIN = {"drain": "10s", "drain_spread": "200ms", "close": "1s"}
@@ -285,7 +286,7 @@ def test_a_process_that_disappears_gets_one_session_at_most():
             found = await stack.enter_async_context(clients(old.port(), 3))
             for one in found:
                 await opened(one)
-            asking, released = await trio.to_thread.run_sync(take_over, old, 1)
+            asking, released = await trio.to_thread.run_sync(take_over, old, SAVED_STATE_VERSION)
             assert len(released["sessions"]) == 3
             assert "session" in await trio.to_thread.run_sync(asking.message)
             asking.close()

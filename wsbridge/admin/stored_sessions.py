@@ -24,9 +24,10 @@ from wsbridge.sessions.handover import (
     NotTakenError,
     ReceiverGoneError,
     SessionAdopter,
+    StoppedSession,
+    begin_handover,
     end_left,
     give_away,
-    list_sessions,
     read_list,
     write_list,
 )
@@ -48,11 +49,12 @@ class _StoreReceiver:
     def __init__(self, store: DescriptorStore) -> None:
         self._store = store
 
-    async def put(self, session_id: bytes, state: int, backend: socket.socket | None) -> None:
+    async def put(self, session: StoppedSession, state: int) -> None:
         """See `SessionReceiver.put`."""
-        descriptors = [state] if backend is None else [state, backend.fileno()]
+        descriptors = [state] if session.backend is None else [state, session.backend.fileno()]
         try:
-            await self._store.put(f"{_SESSION_NAME}{session_id.hex()}", descriptors)
+            await self._store.put(f"{_SESSION_NAME}{session.session_id.hex()}", descriptors)
+            session.is_taken = True
         except DescriptorStoreFullError as error:
             raise NotTakenError(str(error)) from None
         except DescriptorStoreError as error:
@@ -145,16 +147,17 @@ class StoredSessions:
         if not sessions.sessions:
             return
         try:
-            descriptor = await write_list(list_sessions(sessions))
+            descriptor = await write_list(begin_handover(sessions))
             try:
                 await self._store.put(LIST_NAME, [descriptor])
             finally:
                 os.close(descriptor)
             receiver = _StoreReceiver(self._store)
             counts = await give_away(sessions, receiver, timeouts.retry_after, timeouts.drain_spread)
-            counts.lost += end_left(sessions)
+            sessions.end_handover()
+            counts.lost += end_left(sessions, counts.problem)
             log.info("sessions.handed_over", count=counts.moved, lost=counts.lost, left=0)
             await self._store.wait_until_stored()
         except (DescriptorStoreError, OSError) as error:
             log.error("sessions.not_stored", detail=str(error))
-            end_left(sessions)
+            end_left(sessions, str(error))

@@ -50,11 +50,13 @@ from wsbridge.reload import Reloader
 from wsbridge.server import Server
 from wsbridge.sessions.handover import (
     LOST_DETAIL,
+    MovedSessions,
     NotTakenError,
     ReceiverGoneError,
     SessionAdopter,
+    StoppedSession,
+    begin_handover,
     give_away,
-    list_sessions,
 )
 from wsbridge.sessions.saved_state import MAX_SESSIONS, SAVED_STATE_VERSION
 from wsbridge.sessions.store import SessionStore
@@ -63,6 +65,10 @@ TAKEOVER_TIMEOUT: Final = 60.0
 """Seconds from the request until the new process must be ready, and from then until the sockets must be released."""
 SESSION_TIMEOUT: Final = 10.0
 """Seconds in which the new process must adopt a session."""
+SEND_TIMEOUT: Final = 10.0
+"""Seconds in which the other process must take a message."""
+NEXT_SESSION_TIMEOUT: Final = 30.0
+"""Seconds in which the running process must send the next session, or say that there are no more."""
 RESPONSE_TIMEOUT: Final = 320.0
 """Seconds until the running process must have answered: a reload that it has begun may take long."""
 MAX_DESCRIPTORS_PER_MESSAGE: Final = 128
@@ -124,6 +130,7 @@ class Handover:
         self._successor = pid
         try:
             async with self._reloader.paused():
+                await self._wait_for_adoption()
                 sockets = self._open_sockets()
                 kept, reads_sessions = await self._offer(channel, sockets)
                 await self._release(sockets, kept)
@@ -137,6 +144,17 @@ class Handover:
         finally:
             self._successor = None
 
+    async def _wait_for_adoption(self) -> None:
+        """Wait until this process has all sessions of the one before it, since only then it can list them.
+
+        Raises:
+            TakeoverError: That takes too long.
+        """
+        with trio.move_on_after(TAKEOVER_TIMEOUT) as deadline:
+            await self._server.services.sessions.wait_until_all_adopted()
+        if deadline.cancelled_caught:
+            raise TakeoverError(f"the running process has not adopted all sessions within {TAKEOVER_TIMEOUT:g} s")
+
     def _open_sockets(self) -> list[ListeningSockets]:
         endpoints = [endpoint.sockets for endpoint in self._endpoints if endpoint.sockets is not None]
         return [opened.listening for opened in self._server.listeners] + endpoints
@@ -144,19 +162,24 @@ class Handover:
     async def _give_away_sessions(self, channel: _Channel, *, reads_sessions: bool) -> None:
         """Say that the sockets are released, and give the sessions to the other process."""
         store, timeouts = self._server.services.sessions, self._server.generation.config.timeouts
-        store.has_successor = True
-        if not reads_sessions:
-            await channel.send({"released": True})
-            return
-        listed = list_sessions(store)
+        listed = begin_handover(store)
         ids = [session_id.hex() for session_id in listed.session_ids]
-        await channel.send({"released": True, "epoch": listed.epoch, "sessions": ids})
-        counts = await give_away(store, _ChannelReceiver(channel), 0.0, timeouts.drain_spread)
-        await channel.send({"finished": True})
+        try:
+            counts = MovedSessions(left=len(store.sessions))
+            if not reads_sessions:
+                await channel.send({"released": True})
+                counts.problem = "the next process reads another version of its state"
+            elif await channel.send({"released": True, "epoch": listed.epoch, "sessions": ids}):
+                counts = await give_away(store, _ChannelReceiver(channel), 0.0, timeouts.drain_spread)
+                await channel.send({"finished": True})
+            else:
+                counts.problem = "the next process has ended, or does not respond"
+        finally:
+            store.end_handover()
         if counts.moved or counts.lost or counts.left:
             log.info("sessions.handed_over", count=counts.moved, lost=counts.lost, left=counts.left)
         for session in list(store.detached.values()):
-            session.end(Reason.SESSION_LOST, LOST_DETAIL)
+            session.end(Reason.SESSION_LOST, counts.problem or LOST_DETAIL)
 
     async def _offer(self, channel: _Channel, sockets: Sequence[ListeningSockets]) -> tuple[list[bool], bool]:
         """Send the sockets, and wait until the other process is ready.
@@ -219,16 +242,25 @@ class _ChannelReceiver:
     def __init__(self, channel: _Channel) -> None:
         self._channel = channel
 
-    async def put(self, session_id: bytes, state: int, backend: socket.socket | None) -> None:
+    async def put(self, session: StoppedSession, state: int) -> None:
         """See `SessionReceiver.put`."""
-        await self._channel.send({"session": session_id.hex(), "backend": backend is not None})
-        await self._channel.send_descriptors([state] if backend is None else [state, backend.fileno()])
+        channel = self._channel
         answer: dict[str, Any] = {}
-        with trio.move_on_after(SESSION_TIMEOUT):
-            answer = await self._channel.receive()
-        if not answer:
-            raise ReceiverGoneError("the next process has ended, or does not respond")
-        if answer.get("adopted") is not True:
+        try:
+            with trio.move_on_after(SESSION_TIMEOUT):
+                await channel.send({"session": session.session_id.hex(), "backend": session.backend is not None})
+                await channel.send_descriptors(
+                    [state] if session.backend is None else [state, session.backend.fileno()]
+                )
+                answer = await channel.receive()
+        finally:
+            is_gone = not answer
+            if is_gone:  # it may take the session at this very moment
+                answer = channel.revoke()
+            session.is_taken = answer.get("adopted") is True
+        if is_gone:
+            raise ReceiverGoneError(f"the next process has ended, or has not responded within {SESSION_TIMEOUT:g} s")
+        if not session.is_taken:
             raise NotTakenError("the next process could not adopt it, and its log says why")
 
 
@@ -314,37 +346,48 @@ class Takeover:
     async def adopt_sessions(self, adopter: SessionAdopter) -> None:
         """Adopt the sessions of the running process, until it has given away all; then close the connection."""
         try:
-            while "session" in (message := await self._channel.receive()):
-                count = 2 if message.get("backend") else 1
-                descriptors = await self._channel.receive_descriptors(count)
-                if len(descriptors) < count:
-                    for descriptor in descriptors:
-                        os.close(descriptor)
+            while "session" in (message := await self._receive_in_time()):
+                if not await self._adopt(adopter, str(message["session"]), has_backend=bool(message.get("backend"))):
                     break
-                adopted = await _adopt(adopter, str(message["session"]), descriptors)
-                await self._channel.send({"adopted": adopted})
         finally:
             adopter.finish()
             self.close()
+
+    async def _receive_in_time(self) -> dict[str, Any]:
+        with trio.move_on_after(NEXT_SESSION_TIMEOUT):
+            return await self._channel.receive()
+        return {}
+
+    async def _adopt(self, adopter: SessionAdopter, session_id: str, *, has_backend: bool) -> bool:
+        """Adopt one session, whose descriptors follow; return whether more can come."""
+        descriptors: list[int] = []
+        with trio.move_on_after(NEXT_SESSION_TIMEOUT):
+            descriptors = await self._channel.receive_descriptors(1 + has_backend)
+        if not descriptors:
+            log.warning("session.lost", session=session_id, detail=self._channel.describe_missing_descriptors())
+            return False
+        is_answered = False
+
+        def take() -> bool:
+            nonlocal is_answered
+            is_answered = self._channel.send_at_once({"adopted": True})
+            return is_answered
+
+        state, *others = descriptors
+        try:
+            await adopter.adopt(session_id, state, _socket_of(others[0]) if others else None, take)
+        except ValueError as error:
+            log.warning("session.lost", session=session_id, detail=str(error))
+        finally:
+            os.close(state)
+        if not is_answered:
+            await self._channel.send({"adopted": False})
+        return True
 
     def close(self) -> None:
         """Close the connection, and the sockets that no listener has."""
         self.sockets.close()
         self._channel.close()
-
-
-async def _adopt(adopter: SessionAdopter, session_id: str, descriptors: list[int]) -> bool:
-    """Adopt a session that came as descriptors, which are closed unless it has them."""
-    state, *others = descriptors
-    try:
-        backend = _socket_of(others[0]) if others else None
-    except ValueError:
-        os.close(state)
-        return False
-    try:
-        return await adopter.adopt(session_id, state, backend)
-    finally:
-        os.close(state)
 
 
 def _checked(message: dict[str, Any]) -> dict[str, Any]:
@@ -389,6 +432,7 @@ class _Channel:
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
         self._data = bytearray()
+        self._searched = 0  # bytes of it that have no line break
         self._descriptors: list[int] = []
         self._is_truncated = False
 
@@ -404,34 +448,73 @@ class _Channel:
         poll.register(self._stream.socket.fileno(), select.POLLRDHUP)
         return bool(poll.poll(0))
 
-    async def send(self, message: Mapping[str, object]) -> None:
-        """Send a message."""
-        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            await self._stream.send_all(json.dumps(message).encode() + b"\n")
+    async def send(self, message: Mapping[str, object]) -> bool:
+        """Send a message; False: the peer is gone, or has had no room for it for SEND_TIMEOUT and gets no more."""
+        with trio.move_on_after(SEND_TIMEOUT):
+            try:
+                await self._stream.send_all(_encode(message))
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                return False
+            return True
+        self._shut_down(socket.SHUT_RDWR)
+        return False
+
+    def send_at_once(self, message: Mapping[str, object]) -> bool:
+        """Send a short message, all of it or nothing; return whether the peer gets it, unless it ends."""
+        line = _encode(message)
+        try:
+            return os.write(self._stream.socket.fileno(), line) == len(line)
+        except OSError:
+            return False
 
     async def send_descriptors(self, descriptors: Sequence[int]) -> None:
-        """Send open files, each batch with an empty line."""
-        for start in range(0, len(descriptors), MAX_DESCRIPTORS_PER_MESSAGE):
-            batch = array.array("i", descriptors[start : start + MAX_DESCRIPTORS_PER_MESSAGE])
-            with contextlib.suppress(OSError):
-                await self._stream.socket.sendmsg([b"\n"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, batch)])
+        """Send open files, each batch with an empty line; as `send` does."""
+        with trio.move_on_after(SEND_TIMEOUT) as deadline:
+            for start in range(0, len(descriptors), MAX_DESCRIPTORS_PER_MESSAGE):
+                batch = array.array("i", descriptors[start : start + MAX_DESCRIPTORS_PER_MESSAGE])
+                with contextlib.suppress(OSError):
+                    await self._stream.socket.sendmsg([b"\n"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, batch)])
+        if deadline.cancelled_caught:
+            self._shut_down(socket.SHUT_RDWR)
+
+    def revoke(self) -> dict[str, Any]:
+        """Receive nothing more: what the peer sends from now on, `send_at_once` tells it, has not arrived.
+
+        Returns:
+            The message that it has sent before; an empty one for none.
+        """
+        self._shut_down(socket.SHUT_RD)  # unix(7) stream: the peer's next write fails, what is in the queue can be read
+        with contextlib.suppress(OSError):
+            while data := os.read(self._stream.socket.fileno(), _MAX_READ_BYTES):
+                self._data += data
+        return _decode(self._take_line())
+
+    def _shut_down(self, how: int) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.socket.shutdown(how)
 
     async def receive(self) -> dict[str, Any]:
         """Receive a message; an empty one if the peer is gone, or sends something else."""
         while not (line := self._take_line()):
             if len(self._data) > MAX_MESSAGE_BYTES or not await self._read():
                 return {}
-        try:
-            message = json.loads(line)
-        except (ValueError, RecursionError):
-            return {}
-        return message if isinstance(message, dict) else {}
+        return _decode(line)
 
     async def receive_descriptors(self, count: int) -> list[int]:
-        """Receive descriptors, which belong to the caller; fewer if the peer is gone, or there are too many files."""
+        """Receive exactly so many descriptors, which belong to the caller; none if that is not what comes."""
         await self._wait_for_descriptors(count)
-        found, self._descriptors = self._descriptors[:count], self._descriptors[count:]
-        return found
+        found, self._descriptors = self._descriptors, []
+        if len(found) == count and not self._is_truncated:
+            return found
+        for descriptor in found:
+            os.close(descriptor)
+        return []
+
+    def describe_missing_descriptors(self) -> str:
+        """Return why `receive_descriptors` has given none."""
+        if self._is_truncated:
+            return "its descriptors are too many open files (raise LimitNOFILE)"
+        return "the running process has not sent its descriptors"
 
     async def _wait_for_descriptors(self, count: int) -> None:
         while len(self._descriptors) < count and not self._is_truncated and await self._read():
@@ -490,13 +573,14 @@ class _Channel:
 
     def _take_line(self) -> bytes:
         """Take a line from what was read, without empty ones; empty if none is complete."""
-        while True:
-            line, end, rest = self._data.partition(b"\n")
-            if not end:
-                return b""
-            self._data = rest
+        while (end := self._data.find(b"\n", self._searched)) >= 0:
+            line = bytes(self._data[:end])
+            del self._data[: end + 1]
+            self._searched = 0
             if line:
-                return bytes(line)
+                return line
+        self._searched = len(self._data)
+        return b""
 
     async def _read(self) -> bool:
         """Read bytes and descriptors; return whether there were any before the end."""
@@ -515,6 +599,19 @@ class _Channel:
         self._is_truncated = self._is_truncated or bool(flags & socket.MSG_CTRUNC)
         self._data += data
         return bool(data)
+
+
+def _encode(message: Mapping[str, object]) -> bytes:
+    return json.dumps(message).encode() + b"\n"
+
+
+def _decode(line: bytes) -> dict[str, Any]:
+    """Read a message; an empty one if it is malformed."""
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return message if isinstance(message, dict) else {}
 
 
 def _socket_of(descriptor: int) -> socket.socket:

@@ -2,10 +2,17 @@
 
 ```
 this process                                          the next one
- │ session stops: nothing is read or written          │ knows which sessions there are: their clients wait
- ├── its state, the descriptor of its backend ───────►│ checks route and limits, goes on: detached
+ │ from now on, no session begins here
+ ├── which sessions there are ───────────────────────►│ lets their clients wait
+ │ session stops: nothing is read or written
+ ├── its state, the descriptor of its backend ───────►│ checks route and limits
+ │                                                    │ takes it, and goes on: detached
  │ GOAWAY and 1012 for its client                     │◄── RESUME
 ```
+
+At any time one process at most has a session: this one until the other has taken it, which that can do only as long as
+this one has not given it up. While nobody reads or writes the connection to its backend, it ends with a reset wherever
+its last descriptor is closed.
 
 Who carries that is up to `admin.takeover` (from process to process) and `admin.stored_sessions` (by way of systemd).
 What the next process cannot have, it knows by its id, so that the client learns that its session is lost (4004).
@@ -13,7 +20,7 @@ What the next process cannot have, it knows by its id, so that the client learns
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import os
 import secrets
 import socket
@@ -28,6 +35,7 @@ import trio
 from wsbridge.admission import UNLIMITED, acquire_route_slot, relay_options
 from wsbridge.auth.access_list import ListEntry
 from wsbridge.auth.identity import Identity
+from wsbridge.config.digest import digest_sections
 from wsbridge.config.model import RouteConfig
 from wsbridge.context import ConnectionContext
 from wsbridge.generation import Generation, Route
@@ -35,6 +43,7 @@ from wsbridge.log.logger import log
 from wsbridge.net.address import Peer
 from wsbridge.net.loop_detection import OutgoingChain
 from wsbridge.net.sealed_file import SealedFileError, read_sealed_file, write_sealed_file
+from wsbridge.net.shared_socket import reset_shared_socket, set_reset_on_close
 from wsbridge.net.transport import SocketTransport, reset_socket
 from wsbridge.protocol.resume_frames import TOKEN_BYTES
 from wsbridge.protocol.resume_server import ServerSession
@@ -65,8 +74,7 @@ LOST_DETAIL: Final = "its backend speaks TLS or WebSocket, and only this process
 
 def digest_route(section: RouteConfig) -> bytes:
     """Return a digest of the settings of a route that a session depends on: who may use it, and where it leads."""
-    text = section.model_dump_json(include={"backend", "auth", "allowed_targets"})
-    return hashlib.sha256(text.encode()).digest()
+    return digest_sections({name: getattr(section, name) for name in ("backend", "auth", "allowed_targets")})
 
 
 # ------------------------------------------------------------------ giving away
@@ -77,23 +85,50 @@ class NotTakenError(Exception):
 
 
 class ReceiverGoneError(NotTakenError):
-    """It cannot have the ones after it either."""
+    """It cannot have the ones after it either; whether it has this one, `StoppedSession.is_taken` says."""
+
+
+@dataclass(slots=True)
+class StoppedSession:
+    """A session on its way.
+
+    Attributes:
+        state: Its state.
+        backend: Connected to its backend; None where that connection is over.
+        is_taken: Whether the next process has it, and this one has not.
+    """
+
+    state: SavedSession
+    backend: socket.socket | None
+    is_taken: bool = False
+
+    @property
+    def session_id(self) -> bytes:
+        """Its id."""
+        found: bytes = self.state.machine["session_id"]
+        return found
+
+    def release(self) -> None:
+        """Close the descriptor of the backend here; unless another process has the session, end the connection."""
+        if self.backend is not None and self.is_taken:
+            self.backend.close()
+        elif self.backend is not None:
+            reset_shared_socket(self.backend)
 
 
 class SessionReceiver(Protocol):
     """What takes sessions to the next process."""
 
-    async def put(self, session_id: bytes, state: int, backend: socket.socket | None) -> None:
-        """Take one.
+    async def put(self, session: StoppedSession, state: int) -> None:
+        """Take one; its `is_taken` is right afterwards, also where this is cancelled.
 
         Args:
-            session_id: Which one it is.
+            session: The session.
             state: Descriptor of a sealed file with its state.
-            backend: Connected to its backend; None where that connection is over.
 
         Raises:
             NotTakenError: It has not arrived.
-            ReceiverGoneError: It has not, and no other will.
+            ReceiverGoneError: No other will.
         """
 
 
@@ -104,16 +139,19 @@ class MovedSessions:
     Attributes:
         moved: Those that go on in the next process.
         lost: Those that could not go on, and have ended.
-        left: Those that cannot move, and have not ended.
+        left: Those that were not moved, and have not ended.
+        problem: Why sessions were left that could have moved; empty for none.
     """
 
     moved: int = 0
     lost: int = 0
     left: int = 0
+    problem: str = ""
 
 
-def list_sessions(store: SessionStore) -> SavedList:
-    """Return the list of the sessions that there are."""
+def begin_handover(store: SessionStore) -> SavedList:
+    """Return the list of the sessions that there are: from now on none begins here, until `store.end_handover`."""
+    store.begin_handover()
     return SavedList(store.epoch, tuple(list(store.sessions)[:MAX_SESSIONS]))
 
 
@@ -130,7 +168,7 @@ async def give_away(store: SessionStore, receiver: SessionReceiver, after: float
     """Give all sessions that can move to the next process, one after the other, as long as there is one.
 
     Args:
-        store: Has them.
+        store: Has them; after `begin_handover`.
         receiver: Takes them there.
         after: Seconds after which their clients may come back.
         spread: Seconds over which they are to spread that, at most.
@@ -146,58 +184,40 @@ async def give_away(store: SessionStore, receiver: SessionReceiver, after: float
         key = (session.generation.number, session.route.name)
         if key not in digests:
             digests[key] = digest_route(session.generation.config.routes[session.route.name])
+        stopped = save_session(session, digests[key])
         try:
-            await _move(session, digests[key], receiver, after, jitter)
-        except ReceiverGoneError:
-            counts.lost += 1
+            await _move(session, stopped, receiver, after, jitter)
+        except ReceiverGoneError as error:
+            counts.problem = str(error)
             break
-        except (OSError, StateError, NotTakenError):
-            counts.lost += 1
-        else:
-            counts.moved += 1
+        finally:
+            counts.moved += stopped.is_taken
+            counts.lost += not stopped.is_taken
     counts.left = sum(not session.relay.front.closed for session in waiting)
     return counts
 
 
 async def _move(
-    session: ResumableSession, route_digest: bytes, receiver: SessionReceiver, after: float, jitter: float
+    session: ResumableSession, stopped: StoppedSession, receiver: SessionReceiver, after: float, jitter: float
 ) -> None:
     """Give one session to the next process; it ends here, whether that succeeds or not.
 
     Raises:
-        NotTakenError, OSError, StateError: See `_put`; it is lost.
+        ReceiverGoneError: See `SessionReceiver.put`.
     """
-    stopped = save_session(session, route_digest)
-    end = Termination(Reason.SESSION_LOST, "wsbridge", "the shutdown was cut short")
+    detail = "the shutdown was cut short"
     try:
-        await _put(stopped.state, stopped.backend, receiver)
-        end = Termination(Reason.HANDED_OVER, "wsbridge")
+        await _put(stopped, receiver)
     except (OSError, StateError, NotTakenError) as error:
-        end.detail = str(error)
-        raise
+        detail = str(error)
+        if isinstance(error, ReceiverGoneError):
+            raise
     finally:
-        stopped.release(is_kept=end.reason is Reason.HANDED_OVER)
+        stopped.release()
+        end = Termination(Reason.HANDED_OVER, "wsbridge")
+        if not stopped.is_taken:
+            end = Termination(Reason.SESSION_LOST, "wsbridge", detail)
         session.relay.end_move(end, int(after * 1000), int(jitter * 1000))
-
-
-@dataclass(frozen=True, slots=True)
-class StoppedSession:
-    """A session on its way.
-
-    Attributes:
-        state: Its state.
-        backend: Connected to its backend; None where that connection is over.
-    """
-
-    state: SavedSession
-    backend: socket.socket | None
-
-    def release(self, *, is_kept: bool) -> None:
-        """Close this process's descriptor of the backend; unless another process keeps it, reset the connection."""
-        if self.backend is not None and is_kept:
-            self.backend.close()
-        elif self.backend is not None:
-            reset_socket(self.backend)
 
 
 def save_session(session: ResumableSession, route_digest: bytes) -> StoppedSession:
@@ -241,28 +261,34 @@ def save_session(session: ResumableSession, route_digest: bytes) -> StoppedSessi
     return StoppedSession(state, moved.sock)
 
 
-async def _put(state: SavedSession, sock: socket.socket | None, receiver: SessionReceiver) -> None:
-    """Write the state of a session in a thread, and give both away.
+async def _put(session: StoppedSession, receiver: SessionReceiver) -> None:
+    """Write the state of a session in a thread, and give it away.
 
     Raises:
         NotTakenError: See `SessionReceiver.put`.
         OSError: There is no memory, or no descriptor.
         StateError: It is larger than what is read.
     """
-    session_id: bytes = state.machine["session_id"]
-    name = f"wsbridge-session-{session_id.hex()}"
-    descriptor = await trio.to_thread.run_sync(lambda: write_sealed_file(name, encode_session(state)))
+    name = f"wsbridge-session-{session.session_id.hex()}"
+    descriptor = await trio.to_thread.run_sync(lambda: write_sealed_file(name, encode_session(session.state)))
     try:
-        await receiver.put(session_id, descriptor, sock)
+        if session.backend is not None:
+            set_reset_on_close(session.backend, resets=True)
+        await receiver.put(session, descriptor)
     finally:
         os.close(descriptor)
 
 
-def end_left(store: SessionStore) -> int:
-    """End the sessions that cannot move, and return how many these are."""
+def end_left(store: SessionStore, problem: str = "") -> int:
+    """End the sessions that were not given away, and return how many these are.
+
+    Args:
+        store: Has them.
+        problem: Why they were not; empty: they cannot move.
+    """
     left = store.by_age()
     for session in left:
-        session.end(Reason.SESSION_LOST, LOST_DETAIL)
+        session.end(Reason.SESSION_LOST, problem or LOST_DETAIL)
     return len(left)
 
 
@@ -321,22 +347,27 @@ class SessionAdopter:
         self._digests: dict[tuple[int, str], bytes] = {}
         self.counts = AdoptedSessions()
 
-    async def adopt(self, session_id: str, state: int, backend: socket.socket | None) -> bool:
+    async def adopt(
+        self, session_id: str, state: int, backend: socket.socket | None, take: Callable[[], bool] = lambda: True
+    ) -> bool:
         """Adopt a session, or end it; return whether its state could be used.
 
         Args:
             session_id: Which one it is said to be, in hexadecimal.
             state: Descriptor of a sealed file, which the caller closes.
             backend: Connected to its backend; belongs to this method.
+            take: Called once it is certain that its state can be used; returns whether this process has it now.
         """
-        try:
-            saved = await trio.to_thread.run_sync(lambda: decode_session(_read(state, MAX_STATE_BYTES)))
-            self._continue(saved, backend)
-        except (StateError, ValueError, OSError) as error:
+        with contextlib.ExitStack() as unused:
             if backend is not None:
-                reset_socket(backend)
-            log.warning("session.lost", session=session_id, detail=str(error))
-            return False
+                unused.callback(reset_socket, backend)
+            try:
+                saved = await trio.to_thread.run_sync(lambda: decode_session(_read(state, MAX_STATE_BYTES)))
+                self._continue(session_id, saved, backend, take)
+            except (StateError, ValueError, OSError) as error:
+                log.warning("session.lost", session=session_id, detail=str(error))
+                return False
+            unused.pop_all()
         return True
 
     def finish(self) -> None:
@@ -346,14 +377,19 @@ class SessionAdopter:
         if counts.adopted or counts.ended or counts.lost:
             log.info("sessions.adopted", count=counts.adopted, ended=counts.ended, lost=counts.lost)
 
-    def _continue(self, saved: SavedSession, backend: socket.socket | None) -> None:
-        """Go on with a session.
+    def _continue(
+        self, expected: str, saved: SavedSession, backend: socket.socket | None, take: Callable[[], bool]
+    ) -> None:
+        """Go on with a session, or end it.
 
         Raises:
-            StateError, ValueError: Its state contradicts itself.
+            StateError, ValueError: Its state contradicts itself, or this process has not got it.
+            OSError: There is no descriptor.
         """
         store, now = self._services.sessions, trio.current_time()
         session_id: bytes = saved.machine["session_id"]
+        if session_id.hex() != expected:
+            raise StateError(f"the state is that of the session {session_id.hex()}")
         if saved.machine["epoch"] != store.epoch or not store.is_expected(session_id):
             raise StateError(f"the session {session_id.hex()} is not in the list of sessions")
         away = max(0.0, time.monotonic() - saved.saved_at)
@@ -371,11 +407,15 @@ class SessionAdopter:
         entries = self._find_entries(saved.identity)
         generation = self._current_generation()
         reason, detail = self._find_obstacle(saved, machine, generation, entries)
+        sock = backend or _closed_socket()
+        if not take():
+            sock.close()
+            raise StateError("the other process has given it up")
         if reason is None:
-            self._adopt(saved, machine, generation, backend or _closed_socket(), entries or ())
+            set_reset_on_close(sock, resets=False)
+            self._adopt(saved, machine, generation, sock, entries or ())
             return
-        if backend is not None:
-            reset_socket(backend)
+        reset_socket(sock)
         claim = (saved.route, saved.identity.name, saved.identity.target, saved.target)
         store.reject_adoption(machine, claim, reason)
         self.counts.ended += 1

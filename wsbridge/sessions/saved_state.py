@@ -20,8 +20,9 @@ from typing import Any, Final
 
 from wsbridge.protocol.resume_frames import SESSION_ID_BYTES
 
-SAVED_STATE_VERSION: Final = 1
-"""Version of both formats."""
+SAVED_STATE_VERSION: Final = 2
+"""Version of both formats, and of what is agreed besides: what the digest of a route is made of, and that the
+connection to the backend is reset when it is closed, until the session is adopted."""
 
 MAX_JSON_BYTES: Final = 65536
 """Of one session."""

@@ -112,7 +112,7 @@ class SessionStore:
         memory: What all sessions hold.
         sessions: Those that have not ended, by id.
         detached: Those of them that wait for their clients, the longest first.
-        has_successor: Whether another process has the sessions that could move, so that no client comes back here.
+        has_successor: Whether another process has the sessions that could move, or is given them: none begins here.
     """
 
     def __init__(self, limits: Limits, endings: Endings) -> None:
@@ -124,6 +124,7 @@ class SessionStore:
         self._ended: OrderedDict[bytes, _Remembered] = OrderedDict()
         self._endings = endings
         self.has_successor = False
+        self._gives_away = False
         self._expected: dict[bytes, trio.Event] = {}  # those that another process hands over
         self._elsewhere: set[bytes] = set()  # those that another process has, or had
         self._routes: Container[str] | None = None  # after a reload: the names of those that there are
@@ -141,10 +142,12 @@ class SessionStore:
         """Check that one more session may begin.
 
         Raises:
-            Rejected: The sessions hold as much as they may.
+            Rejected: The sessions hold as much as they may, or they are given to another process.
         """
         if self.memory.is_full:
             raise Rejected(Reason.OVERLOAD, self._describe_memory(), initiator="wsbridge")
+        if self.has_successor:
+            raise Rejected(Reason.DRAINING, "sessions begin in the next process", initiator="wsbridge")
 
     def open(
         self,
@@ -160,7 +163,12 @@ class SessionStore:
         slot: RouteSlot,
         chain: OutgoingChain,
     ) -> ResumableSession:
-        """Begin a session with a backend that is connected; its transport is to be carried at once."""
+        """Begin a session with a backend that is connected; its transport is to be carried at once.
+
+        Raises:
+            Rejected: See `check_room`.
+        """
+        self.check_room()
         assert route.session_terms is not None  # noqa: S101 (asked only for such routes)
         machine = ServerSession(
             opening,
@@ -236,7 +244,7 @@ class SessionStore:
         """See `SessionKeeper.keep`: within the limits, of which the oldest session of the same client makes room."""
         if self._routes is not None and session.route.name not in self._routes:
             return Termination(Reason.ROUTE_REMOVED, "wsbridge")
-        if self.has_successor:
+        if self.has_successor and not self._gives_away:
             return Termination(Reason.SESSION_LOST, "wsbridge", "its client can reach another process only")
         if self.memory.is_full:
             return Termination(Reason.OVERLOAD, "wsbridge", self._describe_memory())
@@ -293,6 +301,19 @@ class SessionStore:
         """Return all sessions: those first that wait for their clients, the longest first."""
         attached = [one for key, one in self.sessions.items() if key not in self.detached]
         return [*self.detached.values(), *attached]
+
+    def begin_handover(self) -> None:
+        """Begin no session any more; those that lose their clients wait to be given to another process."""
+        self.has_successor = self._gives_away = True
+
+    def end_handover(self) -> None:
+        """Keep no session any more that loses its client: it can reach another process only."""
+        self.has_successor, self._gives_away = True, False
+
+    async def wait_until_all_adopted(self) -> None:
+        """Wait until no session is to come from another process any more."""
+        while self._expected:
+            await next(iter(self._expected.values())).wait()
 
     def expect(self, epoch: int, session_ids: Iterable[bytes]) -> None:
         """Go on with the epoch of another process, which is about to hand over sessions; before the first client."""
