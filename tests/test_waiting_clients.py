@@ -5,8 +5,10 @@ import socket
 import pytest
 import trio
 
-from tests.client import BINARY, CLOSE, frame, request
+from tests.client import BINARY, CLOSE, PING, frame, request
 from tests.serving import echo, serving, written
+from tests.sessions.client import OFFER, message
+from wsbridge.protocol.resume_frames import Open, encode_frame
 from wsbridge.reasons import Reason
 
 LISTENERS = {"web": {"bind": "127.0.0.1:0"}, "old": {"bind": "127.0.0.1:0", "protocol": "tcp", "route": "app"}}
@@ -55,6 +57,34 @@ async def test_a_client_that_leaves_ends_the_dial(late, tls, dial, how):
         assert (line["initiator"], line["route"], line["duration_seconds"] < 5) == ("client", "app", True)
         assert line["detail"].startswith("while the backend was dialed: ")
         assert "status" not in line
+        await served.quiet()
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("when", ["with what is before", "later", "byte by byte"])
+async def test_a_close_frame_ends_the_dial(late, tls, resume, when):
+    """A client that closes after its 101, as pages do that are left, is answered at once, and its place is free."""
+    keys = {"resume": {}} if resume else {}
+    close = frame(BINARY, b"early") * (not resume) + frame(PING) + frame(CLOSE, (1001).to_bytes(2, "big") + b"bye")
+    first = message(encode_frame(Open(0))) if resume else b""
+    config = waits(late, tls=tls, when="after-upgrade", limits={"connections": 1}, **keys)
+    async with serving(config) as served:
+        for _ in range(2):
+            with await served.upgraded("/", OFFER, tls=tls) as client:
+                await client.send(first + close if when == "with what is before" else first)
+                if when != "with what is before":
+                    await dialling(served)
+                for at in range(len(close) if when == "byte by byte" else when == "later"):
+                    await client.send(close[at : at + 1] if when == "byte by byte" else close)
+                    await trio.sleep(0)
+                with trio.fail_after(2):
+                    assert await client.closing() == (1000, "client_closed")
+                    assert await client.everything() == b""
+        line = await served.records.wait("connection.rejected", 2)
+        assert (line["reason"], line["initiator"], line["duration_seconds"] < 2) == ("client_closed", "client", True)
+        if not resume or when != "with what is before":
+            assert line["detail"] == "while the backend was dialed: closed with 1001: bye"
         await served.quiet()
 
 

@@ -29,10 +29,12 @@ from wsbridge.net.dialer import MAX_DIAL_STEPS, DialProgress, retry
 from wsbridge.net.loop_detection import MAX_HOPS, OutgoingChain, loop_rejection, marks_in_via
 from wsbridge.net.transport import Transport
 from wsbridge.protocol.resume_frames import RESUME_SUBPROTOCOL, Open
+from wsbridge.protocol.websocket import WebSocketFraming, decode_close_body
 from wsbridge.reasons import Reason, Rejected, Termination
 from wsbridge.relay.back_session import OpenedSession
 from wsbridge.relay.endpoint import Side
 from wsbridge.relay.engine import Bridging, Relaying, RelayResult
+from wsbridge.relay.relay import describe_close
 from wsbridge.services import Services
 from wsbridge.sessions.backend_session import BackendSession
 from wsbridge.sessions.first_frame import read_first_frame, session_side
@@ -390,7 +392,9 @@ class Proxying:
         transport, raw = self._transport, self._context.request is None
         await need_task()
         with (
-            self._services.disconnect_monitor.watch(transport, allow_half_close=raw) as client,
+            self._services.disconnect_monitor.watch(
+                transport, allow_half_close=raw, framing=self._front_framing()
+            ) as client,
             self._log_steps(dial_request.progress),
         ):
             return await retry(
@@ -405,12 +409,23 @@ class Proxying:
         where = "while the backend was dialed"
         if not client.disconnect_detail:
             raise Rejected(self._services.shutdown_reason or Reason.SHUTDOWN, where, initiator="wsbridge")
+        if client.close_body is not None:
+            closed = describe_close(*decode_close_body(client.close_body)) or "closed"
+            raise Rejected(Reason.CLIENT_CLOSED, f"{where}: {closed}", initiator="client")
         reason = transport.fault or Reason.CLIENT_LOST
         raise Rejected(
             reason,
             f"{where}: {client.disconnect_detail}",
             initiator="wsbridge" if reason is Reason.INTERNAL_ERROR else "client",
         )
+
+    def _front_framing(self) -> WebSocketFraming | None:
+        """Return how the client that has got its 101 is decoded; None for one that has not, or is not WebSocket."""
+        front = self._front
+        if front is None or front.role == "raw":
+            return None
+        framing = WebSocketFraming("server", "bytes") if front.state is None else front.state.framing
+        return framing if isinstance(framing, WebSocketFraming) else None
 
     def _note_local_address(self) -> None:
         """Note where the client connected to, for a backend that receives it."""

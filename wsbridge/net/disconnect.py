@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+from copy import copy
 from types import TracebackType
 from typing import Self
 
@@ -11,10 +12,11 @@ import trio
 from wsbridge.log.logger import log
 from wsbridge.net.tls_transport import EncryptedTransport
 from wsbridge.net.transport import READ_SIZE, RESET, Transport
+from wsbridge.protocol.websocket import CLOSE, WebSocketFraming
 from wsbridge.reasons import Reason
 
 MAX_BUFFERED_BYTES = READ_SIZE
-"""Bytes read from a TLS connection while it is watched; beyond them it is not read."""
+"""Bytes read from a connection under TLS, or after its 101, while it is watched; beyond them it is not read."""
 
 
 class Monitored:
@@ -23,6 +25,7 @@ class Monitored:
     Attributes:
         scope: Around the block; cancelled when the peer disconnects, and by `DisconnectMonitor.cancel_all`.
         disconnect_detail: How the peer disconnected, for the log; empty while it is connected.
+        close_body: Of the close frame by which it disconnected; None for none.
         transport: The transport of the peer.
     """
 
@@ -30,22 +33,35 @@ class Monitored:
         "_allow_half_close",
         "_buffered",
         "_buffered_bytes",
+        "_framing",
         "_monitor",
+        "close_body",
         "disconnect_detail",
         "scope",
         "transport",
     )
 
-    def __init__(self, monitor: DisconnectMonitor, transport: Transport, *, allow_half_close: bool) -> None:
+    def __init__(
+        self,
+        monitor: DisconnectMonitor,
+        transport: Transport,
+        *,
+        allow_half_close: bool,
+        framing: WebSocketFraming | None = None,
+    ) -> None:
         self._monitor = monitor
+        self._framing = copy(framing)
         self.scope = trio.CancelScope()
         self.disconnect_detail = ""
+        self.close_body: bytes | None = None
         self.transport = transport
         self._allow_half_close = allow_half_close
         self._buffered: list[bytes] = []
         self._buffered_bytes = 0
 
     def __enter__(self) -> Self:
+        if self._framing is not None:
+            self._keep(self.transport.take_unread())
         if self.transport.read_state is not None:
             self._on_end()
         if not self.disconnect_detail:
@@ -66,7 +82,7 @@ class Monitored:
 
     def _should_read(self) -> bool:
         return (
-            isinstance(self.transport, EncryptedTransport)
+            (self._framing is not None or isinstance(self.transport, EncryptedTransport))
             and not self._allow_half_close
             and self._buffered_bytes < MAX_BUFFERED_BYTES
         )
@@ -76,14 +92,27 @@ class Monitored:
         if events & select.EPOLLERR:
             self.transport.record_socket_error()
         elif self._should_read():
-            data = self.transport.read()
-            if data:
-                self._buffered.append(data)
-                self._buffered_bytes += len(data)
+            self._keep(self.transport.read())
+        if self.disconnect_detail:
+            return
         if self.transport.read_state is not None:
             self._on_end()
         elif events & select.EPOLLHUP or (events & select.EPOLLRDHUP and not self._allow_half_close):
             self.disconnect("closed")  # a Unix socket hangs up where TCP resets
+
+    def _keep(self, data: bytes) -> None:
+        """Keep what was read; look for a close frame in it."""
+        if data:
+            self._buffered.append(data)
+            self._buffered_bytes += len(data)
+        framing = self._framing
+        while data and framing is not None:
+            used, _, _, controls, _ = framing.decode(data)
+            data = data[used:]
+            for opcode, body in controls or ():
+                if opcode == CLOSE:
+                    self.close_body = body
+                    self.disconnect("closed")
 
     def _on_end(self) -> None:
         if self.transport.read_state == RESET:
@@ -125,14 +154,17 @@ class DisconnectMonitor:
                 elif watched.event_mask() != before:
                     self._epoll.modify(fd, watched.event_mask())
 
-    def watch(self, transport: Transport, *, allow_half_close: bool) -> Monitored:
+    def watch(
+        self, transport: Transport, *, allow_half_close: bool, framing: WebSocketFraming | None = None
+    ) -> Monitored:
         """Watch one peer during the block of a `with` statement, which is cancelled when the peer disconnects.
 
         Args:
             transport: Its transport, which the block must not use.
             allow_half_close: Whether a peer that has sent FIN may still wait for an answer; then only a reset counts.
+            framing: Of a WebSocket peer, which may close by a close frame; decodes what comes next, and is not changed.
         """
-        return Monitored(self, transport, allow_half_close=allow_half_close)
+        return Monitored(self, transport, allow_half_close=allow_half_close, framing=framing)
 
     def register(self, monitored: Monitored) -> None:
         """Start to watch a peer."""
