@@ -69,6 +69,10 @@ REASON_EXPLANATIONS: Final[dict[str, ReasonExplanation]] = {
                 "Nothing.",
             ),
             Case(
+                "`detail` says `while the backend was dialed`: the client did not wait for it.",
+                "Find out why the dial takes so long: `backend.dialed` at `--log-level debug`.",
+            ),
+            Case(
                 "`close_code` is 1002, 1003 or from 1007 on.",
                 "The client rejected what the backend sent: `detail` has the text of its Close frame.",
             ),

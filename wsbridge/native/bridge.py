@@ -332,7 +332,7 @@ class Bridges:
             fd: The socket of its backend.
         """
         front, back = bridge.front, Side(SocketTransport(socket.socket(fileno=fd)))
-        relay = Relay(build_endpoint(front, back), build_endpoint(back, front), bridge.options, self._loop)
+        relay = Relay(build_endpoint(front), build_endpoint(back, text=front.writes_text), bridge.options, self._loop)
         relay.started, relay.last_payload = bridge.started, bridge.last_payload
         for side, received in zip((relay.front, relay.back), bridge.received_bytes, strict=True):
             side.last_received, side.last_sent, side.received_bytes = bridge.last_received, bridge.last_sent, received

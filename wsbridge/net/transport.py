@@ -83,8 +83,8 @@ _TCPI_PROBES = 3
 _ZERO_INT = bytes(4)
 
 
-class Transport(Protocol):
-    """The bytes of one connection.
+class RelayTransport(Protocol):
+    """The bytes of one side of a relay: read and written without waiting.
 
     Attributes:
         fd: Its descriptor, for epoll.
@@ -155,6 +155,20 @@ class Transport(Protocol):
     def retransmitting(self) -> bool:
         """Return whether the kernel repeats bytes or window probes that the peer's kernel does not answer."""
 
+    def unread(self, data: bytes) -> None:
+        """Put bytes back: the next read returns them first."""
+
+    @property
+    def unread_bytes(self) -> bytes:
+        """The bytes that were put back and not read again."""
+
+    def take_unread(self) -> bytes:
+        """Remove and return them."""
+
+
+class Transport(RelayTransport, Protocol):
+    """The bytes of one connection."""
+
     async def read_some(self) -> bytes:
         """Wait for bytes; empty at the peer's end.
 
@@ -168,16 +182,6 @@ class Transport(Protocol):
         Raises:
             OSError: The connection is reset, or TLS failed.
         """
-
-    def unread(self, data: bytes) -> None:
-        """Put bytes back: the next read returns them first."""
-
-    @property
-    def unread_bytes(self) -> bytes:
-        """The bytes that were put back and not read again."""
-
-    def take_unread(self) -> bytes:
-        """Remove and return them."""
 
     @property
     def tls_version(self) -> str:

@@ -83,7 +83,7 @@ class BackSessionRelay(SessionRelay):
     ) -> None:
         stream = SessionStream(machine, memory)
         back = SessionEndpoint(stream, text=False)
-        endpoint = build_endpoint(front, Side(stream), SourceEndpoint)
+        endpoint = build_endpoint(front, plain=SourceEndpoint)
         super().__init__(machine, endpoint, back, stream, options, loop, memory, owner, close_carrier)
         self._machine = machine
         self._back_owner = owner

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from wsbridge.limits.rate import RateLimiter
-from wsbridge.net.transport import Transport, own_buffers
+from wsbridge.net.transport import RelayTransport, Transport, own_buffers
 from wsbridge.protocol.http_guard import HTTP_ON_RAW_LISTENER, HttpRequestGuard
 from wsbridge.protocol.websocket import (
     CLOSE,
@@ -73,6 +73,11 @@ class Side:
     leftover: bytes = b""
     state: SideState | None = None
     resumable: bool = False
+
+    @property
+    def writes_text(self) -> bool:
+        """Whether the bytes of a raw other side become text messages on it."""
+        return self.role != "raw" and self.messages == "text"
 
 
 class Receiving(enum.Enum):
@@ -165,7 +170,7 @@ class Endpoint:
 
     other: Endpoint
 
-    def __init__(self, transport: Transport, framing: Framing) -> None:
+    def __init__(self, transport: RelayTransport, framing: Framing) -> None:
         self.transport = transport
         self.framing = framing
         self.is_front = False
@@ -306,7 +311,7 @@ class RawEndpoint(Endpoint):
 
     __slots__ = ()
 
-    def __init__(self, transport: Transport, framing: Framing | None = None) -> None:
+    def __init__(self, transport: RelayTransport, framing: Framing | None = None) -> None:
         super().__init__(transport, framing or RawFraming())
 
     def receive(self, now: float) -> tuple[Payloads, FrameHeaders | None]:
@@ -323,7 +328,7 @@ class GuardedRawEndpoint(RawEndpoint):
 
     __slots__ = ("_guard", "_text")
 
-    def __init__(self, transport: Transport, *, text: bool) -> None:
+    def __init__(self, transport: RelayTransport, *, text: bool) -> None:
         super().__init__(transport, RawFraming(text=text))
         self._text = text
         self._guard: HttpRequestGuard | None = HttpRequestGuard()
@@ -377,16 +382,15 @@ class WebSocketEndpoint(Endpoint):
     __slots__ = ()
 
 
-def build_endpoint(side: Side, other: Side, plain: type[RawEndpoint] = RawEndpoint) -> Endpoint:
+def build_endpoint(side: Side, *, text: bool = False, plain: type[RawEndpoint] = RawEndpoint) -> Endpoint:
     """Build what relays a side from its values.
 
     Args:
         side: Its values; its transport belongs to the endpoint from now on.
-        other: Those of the other side, which say what its bytes become.
+        text: Whether its bytes, if it is raw, become text messages on the other side.
         plain: What relays a raw side of which nothing else is wanted.
     """
     state = side.state
-    text = other.role != "raw" and other.messages == "text"
     if side.role != "raw":
         framing = state.framing if state else WebSocketFraming(side.role, side.text_messages, side.max_frame_bytes)
         endpoint: Endpoint = WebSocketEndpoint(side.transport, framing)

@@ -391,7 +391,12 @@ class PythonEngine:
     ) -> Relaying:
         """See `Engine.start`."""
         self.loop.update_clock()
-        relay = Relay(build_endpoint(front, back), build_endpoint(back, front), options, self.loop)
+        relay = Relay(
+            build_endpoint(front, text=back.writes_text),
+            build_endpoint(back, text=front.writes_text),
+            options,
+            self.loop,
+        )
         _limit_rate(relay, share)
         self._relays[connection_id] = (relay, front, back)
         relaying = StartedRelay(self, connection_id, relay)
@@ -585,7 +590,7 @@ class PythonEngine:
     ) -> Termination:
         """See `Engine.close_front`."""
         self.loop.update_clock()
-        relay = self._begin_close(build_endpoint(front, Side(SocketTransport(self._closed_socket))), options)
+        relay = self._begin_close(build_endpoint(front), options)
         row, text = REASONS[termination.reason], termination.reason.value
         code = row.session_code if front.resumable else row.close_code
         if refusal is not None:

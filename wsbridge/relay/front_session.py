@@ -58,8 +58,8 @@ class FrontSessionRelay(SessionRelay):
         close_carrier: CloseCarrier,
     ) -> None:
         stream = SessionStream(machine, memory)
-        front = SessionEndpoint(stream, text=back.role != "raw" and back.messages == "text")
-        endpoint = build_endpoint(back, Side(stream), SourceEndpoint)
+        front = SessionEndpoint(stream, text=back.writes_text)
+        endpoint = build_endpoint(back, plain=SourceEndpoint)
         super().__init__(machine, front, endpoint, stream, options, loop, memory, owner, close_carrier)
         self._machine = machine
         self._closed_by_peer: Ended | None = None

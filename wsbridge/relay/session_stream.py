@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from wsbridge.net.transport import READ_SIZE, Transport, own_buffers
 from wsbridge.protocol.replay_buffer import collect
@@ -58,7 +58,7 @@ class CarriedSession(Protocol):
 
 
 class SessionStream:
-    """The stream of a session as its relay reads and writes it; see `net.transport.Transport`.
+    """The stream of a session as its relay reads and writes it; see `net.transport.RelayTransport`.
 
     Args:
         session: The state machine.
@@ -85,9 +85,6 @@ class SessionStream:
         "sent_bytes",
         "taken",
     )
-
-    tls_version = ""
-    unread_bytes = b""
 
     def __init__(self, session: Session, memory: ReplayMemory) -> None:
         self._session = session
@@ -133,7 +130,7 @@ class SessionStream:
         return payloads
 
     def read(self, max_bytes: int = READ_SIZE) -> bytes:
-        """See `Transport.read`."""
+        """See `RelayTransport.read`."""
         self.collect()
         parts: list[Buffer | bytearray] = []
         received = self._received
@@ -151,7 +148,7 @@ class SessionStream:
         return data
 
     def read_bulk(self) -> Buffer:
-        """See `Transport.read_bulk`."""
+        """See `RelayTransport.read_bulk`."""
         return self.read()
 
     def shrink_read_buffer(self) -> None:
@@ -166,7 +163,7 @@ class SessionStream:
         return max(0, min(session.room, most - held))
 
     def write(self, parts: list[Buffer]) -> list[Buffer] | None:
-        """See `Transport.write`: the window is what a kernel's buffer is to a socket.
+        """See `RelayTransport.write`: the window is what a kernel's buffer is to a socket.
 
         Once less than a quarter of it is left, an empty list asks for a call when there is more room: many small reads
         would cost more than few large ones.
@@ -191,11 +188,11 @@ class SessionStream:
         return True
 
     def has_buffered(self) -> bool:
-        """See `Transport.has_buffered`."""
+        """See `RelayTransport.has_buffered`."""
         return bool(self._fresh or self._received)
 
     def discard(self) -> int:
-        """See `Transport.discard`."""
+        """See `RelayTransport.discard`."""
         self.collect()
         dropped = sum(map(len, self._received))
         self._received.clear()
@@ -212,40 +209,33 @@ class SessionStream:
         self.on_end()
 
     def unacked_bytes(self) -> int:
-        """See `Transport.unacked_bytes`."""
+        """See `RelayTransport.unacked_bytes`."""
         session = self._session
         return max(session.replay_bytes, session.sent_position - session.acked_position)
 
     def acked_bytes(self) -> int:
-        """See `Transport.acked_bytes`."""
+        """See `RelayTransport.acked_bytes`."""
         return self._session.acked_position
 
     def retransmitting(self) -> bool:
         """Return False: a peer that is lost is no stalled one."""
         return False
 
-    async def read_some(self) -> bytes:
-        """See `Transport.read_some`; nothing waits for a session in this way."""
-        raise NotImplementedError
-
-    async def write_all(self, data: bytes) -> None:
-        """See `Transport.write_all`; nothing waits for a session in this way."""
-        raise NotImplementedError
-
     def unread(self, data: bytes) -> None:
-        """See `Transport.unread`."""
+        """See `RelayTransport.unread`."""
         self.collect()
         self._received.appendleft(data)
         self.taken -= len(data)
         self.readable = True
 
-    def take_unread(self) -> bytes:
-        """Return nothing: what was not read stays in the session."""
+    @property
+    def unread_bytes(self) -> bytes:
+        """See `RelayTransport.unread_bytes`: nothing, what was not read stays in the session."""
         return b""
 
-    def with_tls_details(self, peer: Any) -> Any:
-        """Return the peer as it is."""
-        return peer
+    def take_unread(self) -> bytes:
+        """See `RelayTransport.take_unread`."""
+        return b""
 
 
 class SessionEndpoint(RawEndpoint):
