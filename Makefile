@@ -9,11 +9,11 @@ ARGS ?=
 BIN = $(VENV)/bin
 NATIVE = wsbridge/native/Cargo.toml wsbridge/native/Cargo.lock $(wildcard wsbridge/native/src/*.rs wsbridge/native/src/*/*.rs)
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' wsbridge/__init__.py)
-# Three workers on two cores: tests wait for a part of their time.
-PYTEST = WSBRIDGE_TEST_ALL=1 $(BIN)/python -m pytest -m 'not soak' -n 3 --dist worksteal
+# Four workers on two cores: tests wait for a part of their time.
+PYTEST = WSBRIDGE_TEST_ALL=1 $(BIN)/python -m pytest -m 'not soak' -n 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-native coverage lint bench bench-plots soak fuzz wheel deb lock packages clean
+.PHONY: help demo test test-native test-bytecode coverage lint bench bench-plots soak fuzz wheel deb lock packages clean
 
 help:  ## This list
 	@echo 'make TARGET'
@@ -24,11 +24,15 @@ demo: $(VENV)/.run  ## Start the browser demo at http://127.0.0.1:8080 (PORT=…
 	@exec $(BIN)/wsbridge demo --port $(PORT)
 
 test: packages $(VENV)/.test  ## Lint, type checks, and all tests except the long ones
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint test-native
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target lint test-native test-bytecode
 	$(PYTEST) $(ARGS)
 
 test-native:
 	tests/native.sh test
+
+# Compiles the tests once; each worker would otherwise do so for itself.
+test-bytecode: $(VENV)/.test
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --collect-only -qq >/dev/null
 
 coverage: packages $(VENV)/.test  ## Line and branch coverage of wsbridge/
 	$(PYTEST) --cov=wsbridge $(ARGS)

@@ -6,18 +6,17 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from bench import report
 from bench.cases import Case
 from bench.sweeps import connections_sweep, sizes_sweep
 from bench.turns import Plan, plan_options, take_turns
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 DIRECTORY = Path("docs/benchmarks")
 _TRANSPORTS = {"plain": "plain", "tls": "TLS", "tunnel": "tunnel"}
@@ -96,6 +95,8 @@ def _points(found: Mapping[str, Any], transport: str, peer: str) -> Iterator[tup
 
 
 def _draw_curve(axes: Axes, curve: Curve, found: Mapping[str, Any], transport: str, colours: Mapping[str, str]) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
     for peer, colour in colours.items():
         points = sorted(_points(found, transport, peer))
         for style, value in curve.lines.items():
@@ -120,6 +121,9 @@ def draw(picture: str, found: Mapping[str, Any], file: Path) -> None:
         found: What `as_json` gave for its sweep.
         file: Where to write it, as SVG.
     """
+    import matplotlib  # takes a second, and nothing else needs it
+    from matplotlib.figure import Figure
+
     _, counted, curves = PICTURES[picture]
     cases = found["cases"].values()
     transports = [name for name in _TRANSPORTS if any(name in case for case in cases)]

@@ -96,7 +96,7 @@ def _passed_to_setup(arguments: dict[str, Any]) -> Iterator[None]:
 def _extension_arguments(for_distribution: bool) -> dict[str, Any]:
     if shutil.which(os.environ.get("CARGO", "cargo")) is None:
         raise FileNotFoundError("there is no cargo (https://rustup.rs)")
-    from setuptools_rust import RustExtension
+    from setuptools_rust import RustExtension, Strip
 
     registry = os.environ.get("CARGO_HOME") or str(Path.home() / ".cargo")
     minimum = tomllib.loads(MANIFEST.read_text())["package"]["rust-version"]
@@ -106,7 +106,8 @@ def _extension_arguments(for_distribution: bool) -> dict[str, Any]:
         features=["extension-module"],
         # The same bytes whatever the directories, and nothing of them in the messages of panics.
         args=["--config", f'build.rustflags=["--remap-path-prefix={registry}=/cargo"]'],
-        rustc_flags=["-Cstrip=symbols"] if for_distribution else [],
+        # By binutils rather than by rustc, so that cargo compiles once for both.
+        strip=Strip.All if for_distribution and shutil.which("strip") is not None else Strip.No,
         cargo_manifest_args=["--locked"],
         rust_version=f">={minimum}",
         debug=False,  # also where it is built in place

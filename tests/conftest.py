@@ -1,10 +1,12 @@
-"""For all tests: signals as they are by default, how many examples hypothesis tries, certificates made on the spot."""
+"""For all tests: their order, signals as they are by default, how many examples hypothesis tries, certificates."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+from itertools import islice
+from pathlib import Path
 
 import pytest
 import trustme
@@ -21,6 +23,30 @@ sys.dont_write_bytecode = False
 # Programs that tests start inherit what is ignored; under nohup, or in the background of a shell, that is these two.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+HERE = Path(__file__).parent
+LONG = {"package", "clients", "process", "bench", "cli", "conf", "fuzz"}
+"""Directories whose tests take seconds rather than milliseconds, most of them because they start programs."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin each worker's share with modules of long tests, so that no worker waits for another in the end."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers == 1:
+        return
+    modules: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        if item.path.relative_to(HERE).parts[0] in LONG:
+            modules.setdefault(item.path, []).append(item)
+    short = iter([item for item in items if item.path not in modules])
+    ordered: list[pytest.Item] = []
+    for worker in range(workers):
+        # --dist worksteal gives each worker as many of those that are left as the others will get.
+        size = (len(items) - len(ordered)) // (workers - worker)
+        share = [item for module in list(modules.values())[worker::workers] for item in module]
+        ordered += [*share, *islice(short, max(0, size - len(share)))]
+    items[:] = [*ordered, *short]
 
 
 @pytest.fixture(scope="session")

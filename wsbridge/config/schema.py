@@ -9,7 +9,8 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-import textwrap
+import sys
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -92,13 +93,18 @@ def _field_docstrings(section: type) -> dict[str, str]:
     for base in reversed(section.__mro__):
         if not issubclass(base, Section):
             continue
-        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
-        assert isinstance(body, ast.ClassDef)  # noqa: S101 (the source of a class)
-        for field, text in pairwise(body.body):
+        for field, text in pairwise(_classes(base.__module__)[base.__name__].body):
             match field, text:
                 case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(description))):
                     texts[name] = inspect.cleandoc(description)
     return texts
+
+
+@cache
+def _classes(module: str) -> dict[str, ast.ClassDef]:
+    """Return the classes of a module as they are in its source, which is parsed once for all of them."""
+    source = inspect.getsource(sys.modules[module])
+    return {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
 
 
 def section_title(name: str) -> str:
