@@ -19,8 +19,23 @@ export type TransportSource = (
   request: TransportRequest,
 ) => TransportTarget | null | undefined | Promise<TransportTarget | null | undefined>;
 
+/** What it needs of a WebSocket that carries a session: that of a browser, of Node.js, or of the library ws. */
+export interface Transport {
+  binaryType: string;
+  readonly readyState: number;
+  readonly protocol: string;
+  readonly extensions: string;
+  readonly bufferedAmount: number;
+  onopen: ((event: any) => any) | null;
+  onmessage: ((event: any) => any) | null;
+  onerror: ((event: any) => any) | null;
+  onclose: ((event: any) => any) | null;
+  send(data: any): void;
+  close(code?: number, reason?: string): void;
+}
+
 export interface ResumeOptions {
-  /** Bytes that the server may send ahead of the page; 0, the default, for as many as it would. */
+  /** Bytes that the server may send ahead of the page, below 2^32; 0, the default, for as many as it would. */
   window?: number;
   /** Milliseconds for an attempt to connect or to resume. Default: 10000. */
   connectTimeout?: number;
@@ -31,7 +46,7 @@ export interface ResumeOptions {
   /** Parameter of the URL that gets the node hint of the server, "" for none. Default: "n". */
   nodeParameter?: string;
   /** What makes a transport. Default: the global WebSocket. */
-  WebSocket?: new (url: string, protocols: string[]) => WebSocket;
+  WebSocket?: new (url: string, protocols: string[]) => Transport;
 }
 
 export interface ReconnectingDetail {
@@ -104,7 +119,7 @@ export declare class ResumableWebSocket extends EventTarget {
   readonly resumable: boolean;
   /** What arrives, in place of message events; the server is at most a window ahead of the reader. */
   readonly readable: ReadableStream<Uint8Array>;
-  /** A write waits while a window is unacknowledged; close() ends this direction alone. */
+  /** A write waits while a window is unacknowledged; close() ends this direction alone, abort() resets the backend. */
   readonly writable: WritableStream<string | ArrayBufferLike | Blob | ArrayBufferView>;
 
   onopen: ((event: Event) => unknown) | null;
@@ -120,7 +135,13 @@ export declare class ResumableWebSocket extends EventTarget {
     listener: (event: ResumableWebSocketEventMap[K]) => unknown,
     options?: boolean | AddEventListenerOptions,
   ): void;
-  addEventListener(type: string, listener: EventListenerOrEventListenerObject, options?: boolean | AddEventListenerOptions): void;
+  addEventListener(type: string, listener: EventListenerOrEventListenerObject | null, options?: boolean | AddEventListenerOptions): void;
+  removeEventListener<K extends keyof ResumableWebSocketEventMap>(
+    type: K,
+    listener: (event: ResumableWebSocketEventMap[K]) => unknown,
+    options?: boolean | EventListenerOptions,
+  ): void;
+  removeEventListener(type: string, listener: EventListenerOrEventListenerObject | null, options?: boolean | EventListenerOptions): void;
 }
 
 /** What ClientSession.receive() makes of a frame. */
@@ -144,6 +165,7 @@ export declare class ClientSession {
   readonly opened: boolean;
   readonly attached: boolean;
   readonly finished: boolean;
+  readonly finReceived: boolean;
   readonly complete: boolean;
   readonly unacknowledged: number;
   readonly unsent: number;

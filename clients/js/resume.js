@@ -32,7 +32,7 @@ const GAP = 4002;
 const VIOLATION = 4008;
 const GONE = { 4001: true, 4002: true, 4004: true }; // the server does not have the session, or not as the client has it
 const TRY_LATER = { 4013: true, 4014: true };
-const DETACHING = { 1001: true, 1005: true, 1006: true, 1012: true }; // only the transport ended
+const DETACHING = { 1001: true, 1005: true, 1006: true, 1012: true, 1015: true }; // only the transport ended
 const DETACH = 4003; // what a client closes a transport with that it replaces
 const ABORTED = 4012; // the page breaks its stream off: the backend is reset
 
@@ -54,6 +54,10 @@ const WORDS = {
   4014: "the server is draining",
 };
 
+function words(code, reason) {
+  return reason || (WORDS[code] ?? (code === 1000 ? "" : `closed with ${code}`));
+}
+
 function frame(type, size) {
   const bytes = new Uint8Array(1 + size);
   bytes[0] = type;
@@ -74,12 +78,9 @@ class Violation extends Error {
   }
 }
 
+// `reason` has at most MAX_TEXT_BYTES bytes, as that of a Violation.
 function errorFrame(code, reason) {
-  let text = new TextEncoder().encode(reason);
-  if (text.length > MAX_TEXT_BYTES) {
-    text = text.slice(0, MAX_TEXT_BYTES);
-    text = new TextEncoder().encode(new TextDecoder().decode(text, { stream: true })); // without half a character
-  }
+  const text = new TextEncoder().encode(reason);
   const { bytes, view } = frame(ERROR, 2 + text.length);
   view.setUint16(1, code);
   bytes.set(text, 3);
@@ -130,6 +131,7 @@ export class ClientSession {
   #finReceived = false;
 
   constructor(wish = 0) {
+    if (!Number.isInteger(wish) || wish < 0 || wish > 0xffffffff) throw new RangeError(`a window of ${wish} bytes`);
     this.#wish = wish;
   }
 
@@ -215,6 +217,11 @@ export class ClientSession {
     return this.#final !== null;
   }
 
+  // The server's stream has ended.
+  get finReceived() {
+    return this.#finReceived;
+  }
+
   // The next frame to send, DATA or FIN; null if there is none, or the window is full.
   next() {
     if (!this.#attached) return null;
@@ -291,16 +298,19 @@ export class ClientSession {
   #onOpened(bytes, view) {
     if (view.byteLength < 74) throw new Violation(`OPENED has ${view.byteLength} bytes`);
     fixed(view, 73 + view.getUint8(73));
+    const window = view.getUint32(61);
+    const hint = bytes.subarray(74);
+    if (!window) throw new Violation("OPENED with a window of 0 bytes");
+    if (hint.some((byte) => byte > 127)) throw new Violation("OPENED with a node hint that is not ASCII");
     this.#id = bytes.slice(1, 25);
     this.#token = bytes.slice(25, 57);
     this.ttl = view.getUint32(57);
-    this.window = view.getUint32(61);
-    if (!this.window) throw new Violation("OPENED with a window of 0 bytes");
-    this.#inWindow = Math.min(this.window, this.#wish ? Math.max(this.#wish, MIN_WINDOW) : this.window);
-    this.ackBytes = view.getUint32(65);
+    this.window = window;
+    this.#inWindow = Math.min(window, this.#wish ? Math.max(this.#wish, MIN_WINDOW) : window);
+    this.ackBytes = Math.min(view.getUint32(65), Math.max(this.#inWindow, MIN_WINDOW) >> 1); // it need not wait
     this.ackMs = view.getUint16(69);
     this.keepalive = view.getUint16(71);
-    this.hint = String.fromCharCode(...bytes.subarray(74));
+    this.hint = String.fromCharCode(...hint);
     this.#attached = true;
     return { type: "opened" };
   }
@@ -379,39 +389,44 @@ export class ClientSession {
 // A ReadableStream of Uint8Array whose chunks are consumed as they are pulled, none before.
 class Inbox {
   #chunks = [];
-  #end = null; // {} or {error} behind the last chunk
+  #end = null; // {error, onTaken} behind the last chunk
+  #cancelled = false; // nobody reads any more: all is taken as it comes
   #wake = () => {};
   #onTaken;
 
   constructor(onTaken, onCancel) {
     this.#onTaken = onTaken;
-    const pull = async (controller) => {
-      while (!this.#chunks.length && !this.#end) await new Promise((resolve) => (this.#wake = resolve));
-      if (this.#chunks.length) {
-        const bytes = this.#chunks.shift();
-        controller.enqueue(bytes);
-        onTaken(bytes.length);
-      } else if (this.#end.error) {
-        controller.error(this.#end.error);
-      } else {
-        controller.close();
-        this.#end.onTaken?.();
-      }
-    };
     const cancel = () => {
-      this.push = ({ length }) => onTaken(length); // nobody reads any more
+      this.#cancelled = true;
       for (const { length } of this.#chunks.splice(0)) onTaken(length);
+      this.#end?.onTaken?.();
       onCancel();
     };
-    this.stream = new ReadableStream({ pull, cancel }, { highWaterMark: 0 });
+    this.stream = new ReadableStream({ pull: (controller) => this.#pull(controller), cancel }, { highWaterMark: 0 });
+  }
+
+  async #pull(controller) {
+    while (!this.#chunks.length && !this.#end) await new Promise((resolve) => (this.#wake = resolve));
+    if (this.#chunks.length) {
+      const bytes = this.#chunks.shift();
+      controller.enqueue(bytes);
+      this.#onTaken(bytes.length);
+    } else if (this.#end.error) {
+      controller.error(this.#end.error);
+    } else {
+      controller.close();
+      this.#end.onTaken?.();
+    }
   }
 
   push(bytes) {
+    if (this.#cancelled) return this.#onTaken(bytes.length);
     this.#chunks.push(bytes);
     this.#wake();
   }
 
   end(error, onTaken) {
+    if (this.#cancelled) return onTaken?.();
     this.#end ??= { error, onTaken };
     this.#wake();
   }
@@ -422,6 +437,7 @@ class Inbox {
 
 const FIRST_BOUND_MS = 1000;
 const STABLE_MS = 10_000; // after a transport that lasted so long, the delays begin again
+const AT_ONCE_MS = 1000; // between two attempts that are made at once, as the server may drop each
 const SILENT_KEEPALIVES = 2.5; // times `keepalive` without a message: the path is dead
 const LATE_MS = 1000; // a timer that is so late was suspended, with the page or the computer,
 const GRACE_MS = 2000; // and then messages that have arrived meanwhile are read first
@@ -457,6 +473,11 @@ class DetailEvent extends Event {
   }
 }
 
+// Milliseconds, whatever becomes of the date.
+function now() {
+  return performance.now();
+}
+
 function raise(name, message) {
   throw new DOMException(message, name);
 }
@@ -464,6 +485,7 @@ function raise(name, message) {
 function absolute(url) {
   let parsed;
   try {
+    if (typeof url !== "string" && !url.href) throw new TypeError();
     parsed = new URL(url, globalThis.document?.baseURI ?? globalThis.location?.href);
   } catch {
     raise("SyntaxError", `not a URL: ${url}`);
@@ -472,6 +494,14 @@ function absolute(url) {
   if (!/^wss?:$/.test(parsed.protocol)) raise("SyntaxError", `not the URL of a WebSocket: ${parsed.protocol}`);
   if (parsed.hash) raise("SyntaxError", "the URL has a fragment");
   return parsed;
+}
+
+// Subprotocols as an array, without the one that is offered anyway.
+function listed(protocols) {
+  const names = typeof protocols === "string" ? [protocols] : [...protocols];
+  if (!names.every((name) => /^[\w!#$%&'*+.^`|~-]+$/.test(name))) raise("SyntaxError", "a subprotocol is not a token");
+  if (new Set(names).size !== names.length) raise("SyntaxError", "a subprotocol is given twice");
+  return names.filter((name) => name !== SUBPROTOCOL);
 }
 
 // Of another realm (a frame), too.
@@ -495,18 +525,21 @@ export class ResumableWebSocket extends EventTarget {
   #binaryType = "blob";
   #handlers = {};
   #readyState = CONNECTING;
-  #state = "connecting";
+  #lost = false; // CLOSED, as the session could not be resumed
+  #failure = null; // why, as an Error, if it has not ended well
   #session;
   #socket = null; // the transport
   #attempt = 0; // number of the transport; what an older one still says is ignored
+  #held = null; // what has come together with OPENED: functions
   #plain = false; // the server has not selected the subprotocol: a WebSocket like any other
   #timers = {};
   #stopListening = () => {};
 
   #failures = 0; // attempts without RESUMED since a transport was stable
   #attempts = 0; // in this outage
-  #lostAt = null; // when this outage began
-  #triedAt = 0;
+  #lostAt = null; // when this outage began; null: there is none
+  #triedAt = 0; // when the last attempt began, and the last one that was made at once
+  #atOnceAt = -Infinity;
   #attachedAt = 0;
   #heardAt = 0;
   #goAway = null;
@@ -515,7 +548,8 @@ export class ResumableWebSocket extends EventTarget {
   #readingCount = 0;
   #readingBytes = 0;
   #discardedBytes = 0; // given to send() after the end; bufferedAmount counts them, as that of WebSocket does
-  #closing = null; // {code, reason} of close()
+  #ending = false; // the page has ended its stream: FIN was sent, or waits for a Blob
+  #closing = null; // {code, reason, atOnce} of close() or abort()
   #closeSent = false;
   #inbox = null;
   #writable = null;
@@ -524,9 +558,9 @@ export class ResumableWebSocket extends EventTarget {
 
   constructor(url, protocols = [], options = {}) {
     super();
-    this.#options = { ...DEFAULTS, ...options };
-    this.#protocols = typeof protocols === "string" ? [protocols] : [...protocols];
-    if (new Set(this.#protocols).size !== this.#protocols.length) raise("SyntaxError", "a subprotocol is given twice");
+    const given = Object.entries(options).filter(([, value]) => value !== undefined);
+    this.#options = { ...DEFAULTS, ...Object.fromEntries(given) };
+    this.#protocols = listed(protocols);
     if (!this.#options.WebSocket) raise("NotSupportedError", "there is no WebSocket here: give one as an option");
     this.#url = typeof url === "function" ? "" : absolute(url).href;
     this.#source = typeof url === "function" ? url : () => this.#url;
@@ -573,7 +607,7 @@ export class ResumableWebSocket extends EventTarget {
   send(data) {
     if (this.#plain) return this.#socket.send(data);
     if (this.#readyState === CONNECTING) raise("InvalidStateError", "it is still connecting");
-    if (this.#readyState === LIVE && this.#session.finished) raise("InvalidStateError", "its writable was closed");
+    if (this.#readyState === LIVE && this.#ending) raise("InvalidStateError", "its writable was closed");
     const blob = isA(data, "Blob", "File");
     const bytes = blob ? null : bytesOf(data);
     const size = blob ? data.size : bytes.length;
@@ -597,24 +631,15 @@ export class ResumableWebSocket extends EventTarget {
     if (code === DETACH) raise("InvalidAccessError", `${code} is the code of a transport that is replaced`);
     if (new TextEncoder().encode(reason).length > 123) raise("SyntaxError", "the reason is longer than 123 bytes");
     if (this.#plain) return code === undefined ? this.#socket.close() : this.#socket.close(code, reason);
-    if (this.#readyState >= CLOSING) return;
-    const wasOpen = this.#readyState === LIVE;
-    this.#readyState = CLOSING;
-    this.#state = "closing";
-    if (!wasOpen) {
-      this.#drop();
-      return queueMicrotask(() => this.#finish(1006, "closed before it was open"));
-    }
-    this.#closing = { code: code ?? 1000, reason };
-    this.#startCloseTimer();
-    this.#pump();
+    this.#close({ code: code ?? 1000, reason });
   }
 
   // -- what it has besides
 
   // connecting, open, reconnecting, closing, closed; or lost: closed, as the session could not be resumed.
   get state() {
-    return this.#plain ? STATES[this.#socket.readyState] : this.#state;
+    if (this.#lost) return "lost";
+    return this.readyState === LIVE && this.#lostAt !== null ? "reconnecting" : STATES[this.readyState];
   }
 
   // Whether the server has agreed to resume: known once it is open.
@@ -631,7 +656,7 @@ export class ResumableWebSocket extends EventTarget {
         () => this.readyState < CLOSING && this.close(1000),
       );
       if (this.#plain) this.#socket.binaryType = "arraybuffer";
-      if (this.readyState === CLOSED) this.#inbox.end();
+      if (this.readyState === CLOSED || this.#session.finReceived) this.#inbox.end(this.#failure);
     }
     return this.#inbox.stream;
   }
@@ -639,21 +664,30 @@ export class ResumableWebSocket extends EventTarget {
   // A stream of what send() accepts. A write waits while a window is not acknowledged; close ends this direction alone
   // (half-close), and resolves once everything has been acknowledged; abort resets the backend's connection.
   get writable() {
-    this.#writable ??= new WritableStream({
-      start: (controller) => void (this.#writeController = controller),
+    if (this.#writable) return this.#writable;
+    this.#writable = new WritableStream({
+      start: (controller) => {
+        this.#writeController = controller;
+        controller.signal?.addEventListener("abort", () => this.#wake()); // abort() comes only once a write has ended
+      },
       write: async (chunk) => {
         await this.#until(() => this.readyState !== CONNECTING);
+        if (this.readyState !== LIVE) throw new Error("the session is closing");
         this.send(chunk);
         await this.#until(() => !this.#isFull());
       },
       close: async () => {
         await this.#until(() => this.readyState !== CONNECTING);
         if (this.#plain) return this.#socket.close(1000);
-        this.#end();
+        if (this.#readyState === LIVE) this.#end();
         await this.#until(() => !this.#readingCount && !this.#session.unacknowledged);
       },
-      abort: () => this.readyState < CLOSING && this.close(ABORTED, "aborted"),
+      abort: () => {
+        if (this.#plain) this.#socket.close(ABORTED, "aborted");
+        else this.#close({ code: ABORTED, reason: "aborted", atOnce: true });
+      },
     });
+    if (this.readyState === CLOSED) this.#writeController.error(this.#failure ?? new Error("closed"));
     return this.#writable;
   }
 
@@ -662,7 +696,7 @@ export class ResumableWebSocket extends EventTarget {
   async #connect() {
     this.#drop();
     this.#goAway = null;
-    this.#triedAt = Date.now();
+    this.#triedAt = now();
     const attempt = this.#attempt;
     const current = () => attempt === this.#attempt;
     const { connectTimeout, nodeParameter, WebSocket } = this.#options;
@@ -674,13 +708,12 @@ export class ResumableWebSocket extends EventTarget {
       let given = await source();
       if (!current()) return;
       if (given === null || given === undefined) return this.#finish(1006, "no URL was given", { lost: resuming });
-      if (typeof given === "string" || given instanceof URL) given = { url: given };
+      if (!("url" in Object(given))) given = { url: given };
       const url = absolute(given.url);
       this.#url = url.href;
       this.#origin = url.origin;
       if (resuming && node && nodeParameter) url.searchParams.set(nodeParameter, node);
-      const own = given.protocols ?? this.#protocols;
-      const protocols = typeof own === "string" ? [own] : [...own];
+      const protocols = listed(given.protocols ?? this.#protocols);
       // Browsers fail a connection whose server selects none of the subprotocols that were offered; some servers select
       // the first, whatever it is.
       const others = protocols.length ? protocols : ["binary"];
@@ -688,9 +721,12 @@ export class ResumableWebSocket extends EventTarget {
       const socket = new WebSocket(url.href, [...offered, SUBPROTOCOL]);
       this.#socket = socket;
       socket.binaryType = "arraybuffer";
+      const inTurn = (act) => current() && (this.#held ? this.#held.push(act) : act());
       socket.onopen = () => current() && this.#transportOpened(protocols);
-      socket.onmessage = ({ data }) => current() && this.#transportReceived(data);
-      socket.onclose = ({ code, reason, wasClean }) => lose(code, reason, wasClean);
+      socket.onmessage = ({ data }) => inTurn(() => this.#transportReceived(data));
+      socket.onclose = ({ code, reason, wasClean }) => inTurn(() => lose(code, reason, wasClean));
+      // Browsers tell of the close in the same turn, Node.js of a handshake that failed not at all.
+      socket.onerror = () => current() && this.#start("error", 0, () => lose(1006));
     } catch (error) {
       lose(1006, `no transport: ${error?.message ?? error}`);
     }
@@ -699,7 +735,8 @@ export class ResumableWebSocket extends EventTarget {
   // Forget the transport. It is closed with a code that leaves the session alone, once there is one.
   #drop(code = this.#session.opened ? DETACH : 1000, reason = "") {
     this.#attempt += 1;
-    for (const name of ["connect", "retry", "ack", "silence"]) this.#stop(name);
+    for (const name of ["connect", "error", "held", "retry", "ack", "silence"]) this.#stop(name);
+    this.#held = null;
     this.#session.detach();
     const socket = this.#socket;
     this.#socket = null;
@@ -735,10 +772,27 @@ export class ResumableWebSocket extends EventTarget {
   }
 
   #transportReceived(data) {
-    this.#heardAt = Date.now();
+    this.#heardAt = now();
     const text = { type: "error", code: VIOLATION, reason: "a text message", ours: true };
     const event = typeof data === "string" ? text : this.#session.receive(new Uint8Array(data));
     if (event !== null) this.#on(event);
+  }
+
+  // Node.js tells of several messages in one turn, if they have come together. A page that awaits `open` listens to
+  // the next one only after that.
+  #hold() {
+    this.#held = [];
+    queueMicrotask(() => {
+      if (this.#held?.length) this.#start("held", 0, () => this.#release());
+      else this.#held = null;
+    });
+  }
+
+  #release() {
+    const acts = this.#held;
+    const attempt = this.#attempt;
+    this.#held = null;
+    for (const act of acts) attempt === this.#attempt && act();
   }
 
   #on(event) {
@@ -748,19 +802,20 @@ export class ResumableWebSocket extends EventTarget {
         else this.#deliver(event.bytes);
         break;
       case "ack":
-        if (this.#closing) this.#startCloseTimer();
+        if (this.#readyState === CLOSING) this.#startCloseTimer();
         this.#wake();
         this.#pump();
         break;
       case "opened":
         this.#attached();
         this.#readyState = LIVE;
+        this.#hold();
         this.dispatchEvent(new Event("open"));
         this.#wake();
         this.#pump();
         break;
       case "resumed": {
-        const detail = { attempts: this.#attempts, outage: Date.now() - this.#lostAt, replayed: event.replayed };
+        const detail = { attempts: this.#attempts, outage: now() - this.#lostAt, replayed: event.replayed };
         this.#attached();
         this.#acknowledge();
         this.dispatchEvent(new DetailEvent("resumed", detail));
@@ -783,9 +838,8 @@ export class ResumableWebSocket extends EventTarget {
 
   #attached() {
     this.#stop("connect");
-    this.#attachedAt = Date.now();
+    this.#attachedAt = now();
     this.#lostAt = null;
-    this.#state = this.#readyState === CLOSING ? "closing" : "open";
     this.#watch();
   }
 
@@ -810,7 +864,7 @@ export class ResumableWebSocket extends EventTarget {
     this.#socket.send(this.#session.ack());
   }
 
-  // The server's stream is complete. A page with a reader ends its own when it likes; others know no half-close.
+  // The server's stream is complete. A page with streams ends its own when it likes; others know no half-close.
   #onFin() {
     const taken = () => {
       this.#session.consume(1);
@@ -819,74 +873,78 @@ export class ResumableWebSocket extends EventTarget {
     };
     if (this.#inbox) return this.#inbox.end(undefined, taken);
     taken();
-    if (this.#readyState !== LIVE) return;
+    if (this.#readyState !== LIVE || this.#writable) return;
     this.#readyState = CLOSING;
-    this.#state = "closing";
+    this.#startCloseTimer();
     this.#end();
   }
 
   #onError({ code, reason, ours = false }) {
-    const words = reason || WORDS[code] || "";
     if (ours) this.#socket.send(errorFrame(code, reason));
-    this.#finish(code, words, { wasClean: !ours, lost: GONE[code], wire: ours ? code : 1000 });
+    this.#finish(code, reason, { wasClean: !ours, lost: GONE[code], wire: ours ? [code, reason] : [1000] });
   }
 
   // A transport ended, or it is given up: reconnect, unless its code ends the session.
   #lose(code, reason = "", wasClean = false) {
     const { opened, complete, ttl } = this.#session;
-    const words = reason || WORDS[code] || "";
-    if (!opened) return this.#finish(code, words, { wasClean });
+    if (!opened) return this.#finish(code, reason, { wasClean });
     if (complete) return this.#finish(1000, reason || "backend_closed", { wasClean: true });
     if (this.#session.endsBy(code)) {
       if (this.#closing && code === 4001 && !this.#session.unacknowledged) {
         return this.#finish(this.#closing.code, this.#closing.reason, { wasClean: true }); // our Close had arrived
       }
-      return this.#finish(code, words, { wasClean, lost: GONE[code] });
+      return this.#finish(code, reason, { wasClean, lost: GONE[code] });
     }
-    const goAway = this.#goAway;
-    const now = Date.now();
     this.#drop();
-    if (this.#lostAt !== null) this.#failures += 1;
-    else if (now - this.#attachedAt >= STABLE_MS) this.#failures = 0;
-    // An attempt that lasted longer than it may was suspended, with the computer: there is another one.
-    const suspended = now - this.#triedAt > this.#options.connectTimeout + LATE_MS;
-    if (this.#lostAt !== null && now >= this.#lostAt + ttl * 1000 && !suspended) {
-      return this.#finish(1006, `the server was not reached for ${ttl} s: ${words}`, { lost: true });
-    }
-    if (this.#lostAt === null) this.#attempts = 0;
-    this.#lostAt ??= now;
-    this.#attempts += 1;
     this.#closeSent = false;
-    if (this.#readyState === CLOSING && !this.#timers.close) this.#startCloseTimer();
-    if (this.#readyState !== CLOSING) this.#state = "reconnecting";
-    const until = this.#lostAt + ttl * 1000;
-    const delay = Math.min(goAway ? goAway.after + Math.random() * goAway.jitter : this.#backOff(), Math.max(0, until - now));
+    const at = now();
+    const wasAttached = this.#lostAt === null;
+    if (wasAttached) {
+      if (at - this.#attachedAt >= STABLE_MS) this.#failures = 0;
+      this.#lostAt = at;
+      this.#attempts = 0;
+    } else {
+      this.#failures += 1;
+    }
+    const expiry = this.#lostAt + ttl * 1000;
+    // An attempt that began before may have been suspended, with the page or the computer: there is another one.
+    if (!wasAttached && this.#triedAt >= expiry) {
+      return this.#finish(1006, `the server was not reached for ${ttl} s: ${words(code, reason)}`, { lost: true });
+    }
+    this.#attempts += 1;
+    const delay = Math.min(this.#pause(at), Math.max(0, expiry - at));
     this.#start("retry", delay, () => this.#connect());
-    const detail = { attempt: this.#attempts, delay, since: this.#lostAt, until, reason: words };
+    const since = Date.now() + Math.round(this.#lostAt - at);
+    const detail = { attempt: this.#attempts, delay, since, until: since + ttl * 1000, reason: words(code, reason) };
     this.dispatchEvent(new DetailEvent("reconnecting", detail));
   }
 
   // Milliseconds to the next attempt: none at first, then random up to a bound that doubles with each failure.
-  #backOff() {
-    const bound = Math.min(this.#options.maxDelay, FIRST_BOUND_MS * 2 ** (this.#failures - 1));
-    return this.#failures ? Math.random() * bound : 0;
+  #pause(at) {
+    if (this.#goAway) return this.#goAway.after + Math.random() * this.#goAway.jitter;
+    if (!this.#failures && at - this.#atOnceAt >= AT_ONCE_MS) {
+      this.#atOnceAt = at;
+      return 0;
+    }
+    return Math.random() * Math.min(this.#options.maxDelay, FIRST_BOUND_MS * 2 ** Math.max(0, this.#failures - 1));
   }
 
-  #finish(code, reason, { wasClean = false, lost = false, wire = 1000 } = {}) {
+  // `wire`: what the transport is closed with.
+  #finish(code, reason, { wasClean = false, lost = false, wire = [1000] } = {}) {
     if (this.#readyState === CLOSED) return;
-    this.#drop(wire);
+    this.#drop(...wire);
     this.#stop("close");
     this.#stopListening();
     this.#readyState = CLOSED;
-    this.#state = lost ? "lost" : "closed";
+    this.#lost = lost;
     if (!wasClean) this.dispatchEvent(new Event("error"));
-    this.#announceEnd(code, reason, wasClean);
+    this.#announceEnd(code, words(code, reason), wasClean);
   }
 
   #announceEnd(code, reason, wasClean) {
-    const error = code === 1000 && wasClean ? undefined : new Error(`closed with ${code}: ${reason}`);
-    this.#inbox?.end(error);
-    this.#writeController?.error(error ?? new Error("closed"));
+    this.#failure = code === 1000 && wasClean ? null : new Error(`closed with ${code}: ${reason}`);
+    this.#inbox?.end(this.#failure);
+    this.#writeController?.error(this.#failure ?? new Error("closed"));
     this.#wake();
     this.dispatchEvent(new CloseEventClass("close", { code, reason, wasClean }));
   }
@@ -895,6 +953,7 @@ export class ResumableWebSocket extends EventTarget {
 
   // End the page's stream.
   #end() {
+    this.#ending = true;
     if (this.#readingCount) return this.#behindBlobs(() => this.#session.finish(), 0);
     this.#session.finish();
     this.#pump();
@@ -906,7 +965,7 @@ export class ResumableWebSocket extends EventTarget {
     this.#readingBytes += size;
     this.#reading = this.#reading
       .then(act)
-      .catch((error) => this.#finish(1006, `a Blob could not be read: ${error.message}`, { wire: ABORTED }))
+      .catch((error) => this.#finish(1006, `a Blob could not be read: ${error.message}`, { wire: [ABORTED] }))
       .then(() => {
         this.#readingCount -= 1;
         this.#readingBytes -= size;
@@ -915,13 +974,27 @@ export class ResumableWebSocket extends EventTarget {
       });
   }
 
+  #close(closing) {
+    if (this.#closing || this.#closeSent || this.#readyState === CLOSED) return;
+    this.#closing = closing;
+    if (this.#readyState === CONNECTING) {
+      this.#drop();
+      queueMicrotask(() => this.#finish(1006, "closed before it was open"));
+    } else {
+      this.#startCloseTimer();
+    }
+    this.#readyState = CLOSING;
+    this.#pump();
+  }
+
   // Send what the window allows, and then the Close that waits for it.
   #pump() {
     if (!this.#session.attached || this.#closeSent) return;
+    const { code, reason, atOnce } = this.#closing ?? {};
+    if (atOnce) return this.#sendClose(code, reason);
     for (let frame; (frame = this.#session.next()); ) this.#socket.send(frame);
     if (this.#session.complete) return this.#sendClose(1000, "");
     if (!this.#closing || this.#readingCount) return;
-    const { code, reason } = this.#closing;
     // 1000 comes when all has arrived, other codes when all was sent.
     if (code === 1000 ? !this.#session.unacknowledged : !this.#session.unsent) this.#sendClose(code, reason);
   }
@@ -929,11 +1002,11 @@ export class ResumableWebSocket extends EventTarget {
   #sendClose(code, reason) {
     this.#closeSent = true;
     this.#readyState = CLOSING;
-    this.#state = "closing";
     this.#socket.close(code, reason);
     this.#startCloseTimer();
   }
 
+  // It runs as long as it is CLOSING: whatever happens, there is an end.
   #startCloseTimer() {
     const { closeTimeout } = this.#options;
     this.#start("close", closeTimeout, () => this.#finish(1006, `not closed within ${closeTimeout / 1000} s`));
@@ -947,6 +1020,7 @@ export class ResumableWebSocket extends EventTarget {
   async #until(condition) {
     while (!condition()) {
       if (this.readyState === CLOSED) throw new Error("the session has ended");
+      if (this.#writeController.signal?.aborted) throw new Error("aborted");
       await new Promise((resolve) => (this.#plain ? setTimeout(resolve, 10) : this.#waiting.push(resolve)));
     }
   }
@@ -971,14 +1045,14 @@ export class ResumableWebSocket extends EventTarget {
   }
 
   // Notice a path that is dead: nothing comes, although the server would send KEEPALIVE.
-  #watch(delay = this.#session.keepalive * 1000 * SILENT_KEEPALIVES) {
+  #watch(delay = this.#session.keepalive * 1000 * SILENT_KEEPALIVES, grace = GRACE_MS) {
     const limit = this.#session.keepalive * 1000 * SILENT_KEEPALIVES;
     if (!limit) return;
-    const due = Date.now() + delay;
+    const due = now() + delay;
     this.#start("silence", delay, () => {
-      const silence = Date.now() - this.#heardAt;
+      const silence = now() - this.#heardAt;
       if (silence < limit) this.#watch(limit - silence);
-      else if (Date.now() - due > LATE_MS) this.#watch(GRACE_MS);
+      else if (grace && now() - due > LATE_MS) this.#watch(grace, 0); // once: timers of hidden pages are always late
       else this.#lose(1006, `nothing came for ${Math.round(silence / 1000)} s`);
     });
   }
@@ -988,9 +1062,11 @@ export class ResumableWebSocket extends EventTarget {
     const listening = new AbortController();
     const on = (target, type, act) => target?.addEventListener?.(type, act, { signal: listening.signal });
     const retryNow = () => this.#timers.retry && !this.#goAway && this.#connect();
+    // An attempt over another network may hang.
+    const retryAnew = () => this.#lostAt !== null && !this.#goAway && this.#connect();
     this.#stopListening = () => listening.abort();
     on(globalThis, "offline", () => this.#session.attached && this.#lose(1006, "the browser is offline"));
-    on(globalThis, "online", () => this.#lostAt !== null && this.#connect());
+    on(globalThis, "online", retryAnew);
     on(globalThis, "pageshow", retryNow);
     on(document, "resume", retryNow);
     on(document, "visibilitychange", () => document.visibilityState === "visible" && retryNow());
@@ -998,10 +1074,10 @@ export class ResumableWebSocket extends EventTarget {
     on(globalThis, "pagehide", ({ persisted }) => persisted || this.#finish(1001, "the page was left", { wasClean: true }));
   }
 
+  // A handler is called by one listener, which stays where it is among others when the handler is replaced.
   #setHandler(type, handler) {
-    if (this.#handlers[type]) this.removeEventListener(type, this.#handlers[type]);
+    if (!(type in this.#handlers)) this.addEventListener(type, (event) => this.#handlers[type]?.call(this, event));
     this.#handlers[type] = typeof handler === "function" ? handler : null;
-    if (this.#handlers[type]) this.addEventListener(type, this.#handlers[type]);
   }
 
   static {

@@ -153,17 +153,20 @@ export async function settle() {
 // Time and chance of one test: `pass(milliseconds)` lets timers fire, and `chance(value)` sets what Math.random gives.
 export function world() {
   FakeSocket.all = [];
-  const real = { setTimeout: globalThis.setTimeout, clearTimeout: globalThis.clearTimeout, now: Date.now, random: Math.random };
+  const { setTimeout, clearTimeout } = globalThis;
+  const real = { setTimeout, clearTimeout, date: Date.now, now: performance.now, random: Math.random };
   const timers = new Map();
-  let now = 1_700_000_000_000;
+  let now = 5_000;
+  let date = 1_700_000_000_000;
   let count = 0;
   let luck = 0.5;
   globalThis.setTimeout = (act, delay = 0) => {
-    timers.set(++count, { act, due: now + delay });
+    timers.set(++count, { act, due: now + (delay > 0 ? delay : 0) }); // as the real one, which takes NaN for 0
     return count;
   };
   globalThis.clearTimeout = (id) => timers.delete(id);
-  Date.now = () => now;
+  performance.now = () => now;
+  Date.now = () => date + now;
   Math.random = () => luck;
   return {
     chance: (value) => (luck = value),
@@ -184,9 +187,13 @@ export function world() {
     },
     // The computer sleeps: no timer fires until it wakes up.
     sleep: (milliseconds) => (now += milliseconds),
+    // The date is set anew.
+    setDate: (milliseconds) => (date += milliseconds),
+    timers: () => timers.size,
     end: () => {
       Object.assign(globalThis, { setTimeout: real.setTimeout, clearTimeout: real.clearTimeout });
-      Date.now = real.now;
+      performance.now = real.now;
+      Date.now = real.date;
       Math.random = real.random;
     },
   };

@@ -4,49 +4,10 @@ import assert from "node:assert/strict";
 import { afterEach, beforeEach, describe, test } from "node:test";
 
 import { ResumableWebSocket } from "../resume.js";
-import { FakeSocket, SUBPROTOCOL, ack, data, error, fin, goaway, keepalive, opened, resumed, settle, world } from "./fake.js";
+import { FakeSocket, SUBPROTOCOL, ack, data, error, fin, goaway, keepalive, opened, resumed, settle } from "./fake.js";
+import { URL_OF_TEST, live, make, resume, scripted, time } from "./page.js";
 
-const URL_OF_TEST = "ws://gw.example.org/shell";
-let time;
-beforeEach(() => (time = world()));
-afterEach(() => time.end());
-
-// A socket whose events are written down, as texts.
-function make({ url = URL_OF_TEST, protocols = [], ...options } = {}) {
-  const socket = new ResumableWebSocket(url, protocols, { WebSocket: FakeSocket, ...options });
-  const events = [];
-  socket.binaryType = "arraybuffer";
-  socket.onopen = () => events.push("open");
-  socket.onmessage = (event) => events.push(typeof event.data === "string" ? `text ${event.data}` : new TextDecoder().decode(event.data));
-  socket.onerror = () => events.push("error");
-  socket.onclose = (event) => events.push(`close ${event.code} ${event.reason}`);
-  socket.onreconnecting = ({ detail }) => events.push(`reconnecting ${detail.attempt} in ${detail.delay}: ${detail.reason}`);
-  socket.onresumed = ({ detail }) => events.push(`resumed after ${detail.outage} and ${detail.attempts}: ${detail.replayed} again`);
-  return { socket, seen: () => events.splice(0) };
-}
-
-async function live({ terms, ...options } = {}) {
-  const made = make(options);
-  await settle();
-  FakeSocket.last.open();
-  FakeSocket.last.receive(opened(terms));
-  assert.deepEqual(made.seen(), ["open"]);
-  FakeSocket.last.frames();
-  return { ...made, transport: FakeSocket.last };
-}
-
-// The next transport, connected up to RESUMED.
-async function resume(received, terms) {
-  const before = FakeSocket.all.length;
-  await time.pass(0);
-  assert.equal(FakeSocket.all.length, before + 1);
-  const transport = FakeSocket.last;
-  transport.open();
-  const [frame] = transport.frames();
-  assert.match(frame, /^RESUME /);
-  transport.receive(resumed(received, terms));
-  return { transport, frame };
-}
+scripted();
 
 describe("as a WebSocket", () => {
   test("it has the constants, and everything on its prototype", () => {
@@ -87,6 +48,7 @@ describe("as a WebSocket", () => {
     assert.deepEqual(transport.frames(), ["OPEN 300000"]);
     assert.deepEqual(seen(), []);
     transport.receive(opened());
+    await settle();
     assert.deepEqual(seen(), ["open"]);
     assert.deepEqual([socket.readyState, socket.state, socket.resumable, socket.protocol], [1, "open", true, "mqtt"]);
 
@@ -523,6 +485,7 @@ describe("the end of a stream", () => {
     const next = await resume(0);
     next.transport.receive(data("def"), fin(6));
     assert.deepEqual(next.transport.frames(), ["ACK 3", "ACK 7", "FIN 0"]);
+    await time.pass(1000);
     next.transport.end();
     const third = await resume(0);
     assert.match(third.frame, /received=7 first=0/);
@@ -531,99 +494,6 @@ describe("the end of a stream", () => {
     assert.deepEqual(third.transport.closed, [1000, ""]);
     third.transport.end(1006); // complete: nothing is left to be resumed
     assert.equal(seen().at(-1), "close 1000 backend_closed");
-  });
-});
-
-describe("streams", () => {
-  test("what is not read is not acknowledged", async () => {
-    const { socket, transport, seen } = await live({ terms: { ackBytes: 1 } });
-    const reader = socket.readable.getReader();
-    transport.receive(data("one"), data("two"));
-    await settle();
-    assert.deepEqual(transport.frames(), []);
-    assert.deepEqual(await reader.read(), { value: new Uint8Array(data("one").subarray(1)), done: false });
-    assert.deepEqual(transport.frames(), ["ACK 3"]);
-    transport.receive(fin(6));
-    await reader.read();
-    assert.deepEqual(transport.frames(), ["ACK 6"]);
-    assert.deepEqual(await reader.read(), { value: undefined, done: true });
-    assert.deepEqual(transport.frames(), ["ACK 7"]);
-    assert.equal(socket.readyState, 1); // the other direction goes on
-    assert.deepEqual(seen(), []);
-  });
-
-  test("writes wait for the window, closing waits for the last byte", async () => {
-    const { socket, transport, seen } = await live({ terms: { window: 8 } });
-    const writer = socket.writable.getWriter();
-    const done = [];
-    writer.write("1234567890ab").then(() => done.push("written"));
-    await settle();
-    assert.deepEqual([done, transport.frames()], [[], ["DATA 12345678"]]);
-    transport.receive(ack(4));
-    await settle();
-    assert.deepEqual([done, transport.frames()], [[], ["DATA 90ab"]]);
-    transport.receive(ack(5));
-    await settle();
-    assert.deepEqual(done, ["written"]);
-    writer.close().then(() => done.push("closed"));
-    await settle();
-    assert.deepEqual(transport.frames(), ["FIN 12"]);
-    transport.receive(ack(12));
-    await settle();
-    assert.deepEqual(done, ["written"]);
-    transport.receive(ack(13));
-    await settle();
-    assert.deepEqual(done, ["written", "closed"]);
-    assert.throws(() => socket.send("more"), { name: "InvalidStateError" });
-    const reader = socket.readable.getReader();
-    transport.receive(data("answer"), fin(6));
-    assert.equal(new TextDecoder().decode((await reader.read()).value), "answer");
-    assert.equal((await reader.read()).done, true);
-    assert.deepEqual(transport.closed, [1000, ""]);
-    transport.end(1000);
-    assert.deepEqual(seen(), ["close 1000 backend_closed"]);
-  });
-
-  test("writes before it is open wait, and an end that is no good one is an error of both", async () => {
-    const { socket, seen } = make();
-    const writer = socket.writable.getWriter();
-    const reader = socket.readable.getReader();
-    const written = writer.write("early things");
-    await settle();
-    FakeSocket.last.open();
-    FakeSocket.last.receive(opened({ window: 8 }));
-    assert.deepEqual(seen(), ["open"]);
-    await settle();
-    assert.deepEqual(FakeSocket.last.frames(), ["OPEN 0", "DATA early th"]);
-    FakeSocket.last.receive(data("before"), error(4012, "reset"));
-    assert.equal(new TextDecoder().decode((await reader.read()).value), "before");
-    await assert.rejects(reader.read(), /4012.*reset/);
-    await assert.rejects(written, /ended/);
-    await assert.rejects(writer.closed, /4012/);
-  });
-
-  test("cancel ends the session, abort ends it with an error", async () => {
-    const first = await live();
-    await first.socket.readable.cancel();
-    assert.deepEqual(first.transport.closed, [1000, ""]);
-    const second = await live();
-    await second.socket.writable.abort();
-    assert.deepEqual(second.transport.closed, [4012, "aborted"]);
-  });
-
-  test("of a plain WebSocket", async () => {
-    const { socket } = make();
-    const reader = socket.readable.getReader();
-    await settle();
-    const transport = FakeSocket.last;
-    transport.open("binary");
-    transport.receive(new TextEncoder().encode("bytes"), "text");
-    assert.equal(new TextDecoder().decode((await reader.read()).value), "bytes");
-    assert.equal(new TextDecoder().decode((await reader.read()).value), "text");
-    await socket.writable.getWriter().write("out");
-    assert.deepEqual(transport.sent, ["out"]);
-    transport.end(1000);
-    assert.equal((await reader.read()).done, true);
   });
 });
 

@@ -1,6 +1,7 @@
 // What a program in TypeScript writes: it must compile, and what is wrong must not.
 
-import { type ReconnectingDetail, ResumableWebSocket, type SessionState, type TransportSource } from "../resume.js";
+import type { ReconnectingDetail, ReconnectingEvent, ResumedEvent, SessionState, TransportSource } from "../resume.js";
+import { ResumableWebSocket } from "../resume.js";
 
 const tickets: TransportSource = async ({ resuming, attempt, node }) => {
   if (attempt > 9) return null;
@@ -31,3 +32,40 @@ void copy;
 new ResumableWebSocket("wss://gw.example.org/", [], { retries: 3 });
 // @ts-expect-error: it cannot be set
 socket.state = "open";
+
+// Listeners are removed as they are added: as functions and as objects.
+const onResumed = (event: ResumedEvent): void => console.log(event.detail.outage);
+socket.addEventListener("resumed", onResumed, { once: true, signal: new AbortController().signal });
+socket.removeEventListener("resumed", onResumed);
+const observer = { handleEvent: (event: ReconnectingEvent): void => console.log(event.detail.until) };
+socket.addEventListener("reconnecting", observer);
+socket.removeEventListener("reconnecting", observer, true);
+
+// The shapes in which noVNC, xterm's AttachAddon and MQTT.js take it.
+declare class RFB {
+  constructor(target: Element, urlOrChannel: string | WebSocket | RTCDataChannel, options?: object);
+}
+declare class AttachAddon {
+  constructor(socket: WebSocket, options?: { bidirectional?: boolean });
+}
+type CreateWebsocket = (url: string, protocols: string[], options: object) => WebSocket;
+const createWebsocket: CreateWebsocket = (url, protocols) => new ResumableWebSocket(url, protocols);
+void [new RFB(document.body, socket), new AttachAddon(socket, { bidirectional: true }), createWebsocket];
+
+// Transports of Node.js: the library ws has other types than a browser.
+declare class NodeWebSocket {
+  constructor(address: string | URL, protocols?: string | string[], options?: object);
+  binaryType: "nodebuffer" | "arraybuffer" | "fragments";
+  readonly bufferedAmount: number;
+  readonly extensions: string;
+  readonly protocol: string;
+  readonly readyState: 0 | 1 | 2 | 3;
+  onopen: ((event: { type: string }) => void) | null;
+  onerror: ((event: { error: unknown }) => void) | null;
+  onclose: ((event: { wasClean: boolean; code: number; reason: string }) => void) | null;
+  onmessage: ((event: { data: string | Buffer | ArrayBuffer | Buffer[] }) => void) | null;
+  close(code?: number, data?: string | Uint8Array): void;
+  send(data: string | Uint8Array, callback?: (error?: Error) => void): void;
+}
+declare class Buffer extends Uint8Array {}
+new ResumableWebSocket("wss://gw.example.org/", undefined, { WebSocket: NodeWebSocket, window: undefined });
