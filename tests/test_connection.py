@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from tests.authority import folder
-from tests.client import BINARY, CLOSE, Client, frame, request
+from tests.client import BINARY, CLOSE, KEY, Client, accept_of, frame, request
 from tests.serving import accept_upgrade, backend, config_of, echo, recording, reset, serving, written
 from wsbridge.net.transport import SocketTransport
 from wsbridge.protocol.http1 import Headers
@@ -500,3 +500,24 @@ async def test_a_connection_that_is_cancelled_inside_a_nursery_has_its_line(monk
     assert line["reason"] == "shutdown"
     assert len(records.of("internal_error")) == bug
     assert '"access.denied"' in audit.read_text()
+
+
+async def test_requests_like_one_before_get_their_own_answers():
+    """What was decided about a request holds for those that differ in the key alone; the rest is each one's own."""
+    async with (
+        backend() as back,
+        serving(written(route={"backend": back.url, "allowed_origins": ["https://a"]})) as served,
+    ):
+        for count, key in enumerate(("MDEyMzQ1Njc4OWFiY2RlZg==", "ZmVkY2JhOTg3NjU0MzIxMA=="), 1):
+            with await served.connect() as client:
+                await client.send(request("/x", "Origin: https://a").replace(KEY.encode(), key.encode()))
+                assert accept_of(key) in await client.head()
+                await client.close(1000)
+            line = await served.records.wait("connection.closed", count)
+            assert (line["route"], line["path"], line["host"]) == ("app", "/x", "localhost")
+        for count in (1, 2):
+            with await served.connect() as client:
+                await client.send(request("/x", "Origin: https://b"))
+                assert " 403 " in await client.head()
+            line = await served.records.wait("connection.rejected", count)
+            assert (line["route"], line["reason"]) == ("app", "origin_not_allowed")

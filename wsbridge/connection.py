@@ -483,6 +483,7 @@ class Connection(Proxying):
                 services.lingering_closer,
                 services.request_read_scopes,
                 services.idle_scopes if self._is_persistent else None,
+                self._listener.known_requests,
             )
         except Rejected as rejected:
             if rejected.reason is Reason.HANDSHAKE_TIMEOUT:  # a shutdown cuts the wait short
@@ -521,14 +522,20 @@ class Connection(Proxying):
             return AdmittedRequest(listener.route, subprotocols=listener.route.subprotocols or ())
         by_proxy = resolver is not None and resolver.came_by_proxy(self._connection_peer)
         by_proxy = by_proxy or self._connection_peer.family == socket.AF_UNIX  # passed sockets may be of any kind
+        known = request.known if resolver is None and not by_proxy else None
         if log.level == "debug":
             log_routing(self._context, listener, request)
+        elif known is not None and isinstance(known.decision, AdmittedRequest):
+            self._set_route(known.decision.route)
+            return known.decision
         route = find_route(listener, request)
         self._set_route(route)
         public = NO_PUBLIC_NAME if resolver is None else resolver.public_name(request, self._connection_peer)
         admitted = admit(listener, route, request, by_proxy=by_proxy, public=public)
         if log.level == "debug":
             log_admitted(self._context, admitted)
+        if known is not None:
+            known.decision = admitted  # it depends on nothing but the head and the listener
         return admitted
 
     def _set_route(self, route: Route) -> None:

@@ -13,6 +13,7 @@ from wsbridge.net.transport import RESET, Transport
 from wsbridge.protocol.error_response import encode_error_response
 from wsbridge.protocol.handshake import encode_accept_response
 from wsbridge.protocol.http1 import HeadLimits, Request, RequestParser
+from wsbridge.protocol.known_requests import KnownRequests
 from wsbridge.protocol.websocket import Buffer, TextMessages
 from wsbridge.reasons import EMPTY_CONNECTION, REASONS, Reason, Rejected, Termination
 from wsbridge.relay.endpoint import Side
@@ -240,6 +241,7 @@ async def read_request(
     lingering_closer: LingeringCloser,
     read_scopes: set[trio.CancelScope],
     idle_scopes: set[trio.CancelScope] | None = None,
+    known: KnownRequests | None = None,
 ) -> HttpExchange:
     """Read one request head.
 
@@ -251,6 +253,7 @@ async def read_request(
         read_scopes: Contains the scope of this wait while it lasts; cancelling that counts as the timeout.
         idle_scopes: Contains it as well until the first byte arrives; None for the first request of a connection, since
             a client that has not sent it is not idle.
+        known: Requests that have come before; None: each is parsed.
 
     Raises:
         Rejected: No valid head arrived in time.
@@ -258,9 +261,9 @@ async def read_request(
     parser = RequestParser(head_limits)
     data = transport.read()
     try:
-        request = parser.feed(data) if data else None
+        request = _parse_first(parser, known, data) if data else None
         if request is None:  # else it had arrived already, and there is no deadline to set
-            request = await _wait_for_request(transport, parser, timeout, len(data), read_scopes, idle_scopes)
+            request = await _wait_for_request(transport, parser, known, timeout, len(data), read_scopes, idle_scopes)
     except Rejected as rejected:
         rejected.target = parser.target_so_far
         raise
@@ -268,9 +271,22 @@ async def read_request(
     return HttpExchange(transport, request, lingering_closer)
 
 
+def _parse_first(parser: RequestParser, known: KnownRequests | None, data: bytes) -> Request | None:
+    """Read the first bytes; None while more is needed."""
+    if known is None:
+        return parser.feed(data)
+    request = known.find(data)
+    if request is None:
+        request = parser.feed(data)
+        if request is not None:
+            known.add(data, request)
+    return request
+
+
 async def _wait_for_request(
     transport: Transport,
     parser: RequestParser,
+    known: KnownRequests | None,
     timeout: float,
     received: int,
     read_scopes: set[trio.CancelScope],
@@ -284,7 +300,7 @@ async def _wait_for_request(
             await need_task()
         data = transport.read()
         received += len(data)
-        if data and (request := parser.feed(data)) is not None:
+        if data and (request := _parse_first(parser, known, data)) is not None:
             return request
     await need_task()
     idle = set() if idle_scopes is None or received else idle_scopes

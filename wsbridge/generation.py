@@ -31,6 +31,7 @@ from wsbridge.net.tls import SERVER_CIPHERS, ServerTlsOptions
 from wsbridge.net.tls_roles import ListenerTls
 from wsbridge.protocol.handshake import OriginPolicy
 from wsbridge.protocol.http1 import HeadLimits
+from wsbridge.protocol.known_requests import KnownRequests
 from wsbridge.protocol.pattern_tree import PatternIndex
 from wsbridge.protocol.resume_server import SessionTerms
 from wsbridge.protocol.uri import HostPatterns, PathPattern
@@ -164,6 +165,7 @@ class Listener:
         allow_http: Whether such a listener passes HTTP requests on.
         client_address_resolver: How proxies in front pass the client address; None where no proxy is trusted.
         stats: Its counters.
+        known_requests: Requests that it has judged before.
     """
 
     name: str
@@ -176,6 +178,7 @@ class Listener:
     client_address_resolver: ClientAddressResolver | None = None
     allow_http: bool = False
     stats: ListenerStats = field(default_factory=ListenerStats)
+    known_requests: KnownRequests = field(default_factory=KnownRequests)
 
     def is_direct_client(self, host: str) -> bool:
         """Return whether an address is that of a client: trusted proxies have no limits per address."""

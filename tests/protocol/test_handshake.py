@@ -92,7 +92,7 @@ class TestReadUpgrade:
         """A usual request is an upgrade with all its parts."""
         upgrade = taken(Origin="https://gw:8443", Sec_WebSocket_Protocol="binary, base64")
 
-        assert upgrade == UpgradeRequest(KEY, ("binary", "base64"), "https://gw:8443", "gw:8443", "/ws", "/ws?a=b")
+        assert upgrade == UpgradeRequest(("binary", "base64"), "https://gw:8443", "gw:8443", "/ws", "/ws?a=b")
 
     @pytest.mark.parametrize(
         "connection", ["keep-alive, Upgrade", "UPGRADE", ["keep-alive", "upgrade"], ",, upgrade ,"]
@@ -286,7 +286,7 @@ class TestClientRequest:
         assert isinstance(found, Request)
         assert found.headers.get(b"cookie") == b"c=d"
         assert parse_upgrade(found) == UpgradeRequest(
-            KEY, ("binary", "mqtt"), "https://gw:8443", "gw:8443", "/ws", "/ws?a=b"
+            ("binary", "mqtt"), "https://gw:8443", "gw:8443", "/ws", "/ws?a=b"
         )
 
     def test_least(self) -> None:

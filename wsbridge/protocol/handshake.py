@@ -66,7 +66,6 @@ class UpgradeRequest:
     """A valid request for a WebSocket.
 
     Attributes:
-        key: Sec-WebSocket-Key as sent, for `encode_accept_response`.
         subprotocols: The subprotocols offered, in the client's order, each once. May hold secrets.
         origin: The Origin header as sent, or None.
         host: The Host header as sent, with its port.
@@ -74,7 +73,6 @@ class UpgradeRequest:
         target: The whole target. Its query may hold secrets.
     """
 
-    key: str
     subprotocols: tuple[str, ...]
     origin: str | None
     host: str
@@ -141,7 +139,6 @@ def parse_upgrade(request: Request) -> UpgradeRequest:
     if protocols is None:
         raise bad_request("an entry of Sec-WebSocket-Protocol is not a token")
     return UpgradeRequest(
-        keys[0].decode("ascii"),
         protocols,
         origins[0].decode("latin-1") if origins else None,
         request.host,
@@ -199,7 +196,7 @@ def acceptable_subprotocols(configured: Sequence[str] | None, offered: Sequence[
         raise bad_request(
             f"only a token was offered as a subprotocol: offer one of the route's ({known}) beside it to be answered"
         )
-    shown = ", ".join(name if _is_protocol_name(name) else f"({len(name)} characters)" for name in names[:8])
+    shown = ", ".join(name if is_protocol_name(name) else f"({len(name)} characters)" for name in names[:8])
     raise bad_request(f"the client offers the subprotocols {shown}, and the route accepts {known} (subprotocols)")
 
 
@@ -207,7 +204,7 @@ _PROTOCOL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]{0,15}(?:[./:_+-][A-Za-z0-9]{1,
 _HEX = re.compile(r"[0-9a-fA-F-]{20,}")
 
 
-def _is_protocol_name(name: str) -> bool:
+def is_protocol_name(name: str) -> bool:
     """Return whether an offered subprotocol looks like the name of one, and not like a token that travels there."""
     low = name.lower()
     secret = any(word in low for word in ("token", "bearer", "auth", "secret", "jwt")) or _HEX.fullmatch(name)

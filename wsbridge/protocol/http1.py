@@ -71,6 +71,12 @@ class Headers:
                 return True
         return False
 
+    def with_value(self, name: bytes, value: bytes) -> Headers:
+        """Return a copy that has this one value of a name (lower case), in place of all it had."""
+        copy = Headers()
+        copy._by_name = {**self._by_name, name: [value]}
+        return copy
+
     def keep_only(self, names: Iterable[bytes]) -> None:
         """Drop all header lines but those of these names (lower case)."""
         self._by_name = {name: self._by_name[name] for name in names if name in self._by_name}
@@ -98,9 +104,10 @@ class Request:
         path: The target before `?`.
         wants_websocket: Whether it names WebSocket in Upgrade, valid or not in all else.
         host: The Host header as sent, with its port; empty if there is none. Its syntax is valid.
+        known: What it has in common with those that are like it; None where they are not remembered.
     """
 
-    __slots__ = ("headers", "host", "method", "path", "target", "version", "wants_websocket")
+    __slots__ = ("headers", "host", "known", "method", "path", "target", "version", "wants_websocket")
 
     def __init__(self, method: str, target: str, version: str, headers: Headers) -> None:
         self.method = method
@@ -110,6 +117,15 @@ class Request:
         self.path = target.partition("?")[0]
         self.host = (headers.get(b"host") or b"").decode("ascii")
         self.wants_websocket = headers.has_token(b"upgrade", b"websocket")
+        self.known: KnownRequest | None = None
+
+    def with_key(self, key: bytes) -> Request:
+        """Return a copy that differs in its Sec-WebSocket-Key alone, and in what is known."""
+        copy = object.__new__(Request)
+        copy.method, copy.target, copy.version, copy.path = self.method, self.target, self.version, self.path
+        copy.host, copy.wants_websocket, copy.known = self.host, self.wants_websocket, None
+        copy.headers = self.headers.with_value(b"sec-websocket-key", key)
+        return copy
 
     @property
     def keep_alive(self) -> bool:
@@ -118,6 +134,26 @@ class Request:
 
     def __repr__(self) -> str:
         return f"Request({self.method} {quoted(self.path)})"
+
+
+class KnownRequest:
+    """A request that has come before; see `known_requests`.
+
+    Attributes:
+        decision: What was decided about it and holds for all that are like it; None for nothing. Theirs who decide.
+    """
+
+    __slots__ = ("_first", "decision")
+
+    def __init__(self, first: Request) -> None:
+        self._first = first.with_key(b"")
+        self.decision: object = None
+
+    def with_key(self, key: bytes) -> Request:
+        """Return the request that is like it and has this key."""
+        request = self._first.with_key(key)
+        request.known = self
+        return request
 
 
 class Response:
@@ -389,10 +425,11 @@ def _request_line_error(line: bytes) -> Rejected:
     return bad_request("the target of the request is neither a path nor an http or https URL")
 
 
-_REPEATED_NAMES: Final = frozenset(
+REPEATED_NAMES: Final = frozenset(
     (
         *(b"host", b"upgrade", b"connection", b"origin", b"user-agent", b"pragma", b"cache-control"),
         *(b"sec-websocket-version", b"sec-websocket-extensions", b"accept", b"accept-encoding", b"accept-language"),
+        *(b"sec-fetch-dest", b"sec-fetch-mode", b"sec-fetch-site"),
     )
 )
 """Headers whose lines many clients send alike, and that hold no secret."""
@@ -442,7 +479,7 @@ def _parse_header_line(line: bytes, *, clean: bool) -> tuple[bytes, bytes]:
     if not clean and (line.translate(None, _HEAD_BYTES) or b"\r" in line):
         raise ValueError(f"the header {_header_name(line)} has a control character")
     parsed = name.lower(), value.strip(b" \t")
-    if parsed[0] in _REPEATED_NAMES and len(line) <= _MAX_KNOWN_LINE_BYTES:
+    if parsed[0] in REPEATED_NAMES and len(line) <= _MAX_KNOWN_LINE_BYTES:
         if len(_KNOWN_LINES) >= _MAX_KNOWN_LINES:
             _KNOWN_LINES.clear()
         _KNOWN_LINES[line] = parsed
