@@ -103,12 +103,14 @@ class Peer:
                     break
 
     async def more(self) -> bool:
-        """Read once; False at the end."""
+        """Read once; False at the end, or once a close frame has come."""
+        if self.closed is not None:
+            return False
         try:
             data = bytes(await self.stream.receive_some(65536))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return False
-        if not data or self.closed is not None:
+        if not data:
             return False
         while data:
             used, chunks, marks, controls, violation = self._framing.decode(data)

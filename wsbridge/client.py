@@ -223,6 +223,8 @@ async def open_resumable(
         ConnectError: The session cannot be opened.
         ValueError: An argument cannot be used.
     """
+    if not 1 <= operator.index(window) < 1 << 32:
+        raise ValueError(f"window of {window} bytes, not 1 to {(1 << 32) - 1}")
     options = _Options(
         url,
         headers or {},
