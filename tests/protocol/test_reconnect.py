@@ -68,7 +68,7 @@ def test_a_path_that_is_cut_often_is_not_flooded() -> None:
 
 @pytest.mark.parametrize("lasts", [0.0, STABLE_AFTER - 1])
 def test_a_server_that_resumes_and_drops_is_dialed_less_and_less(lasts: float) -> None:
-    """A transport without a byte that was not stable is a failed attempt; one with a byte is not, and is no cure."""
+    """A transport without a byte that was not stable is a failed attempt, until a byte comes."""
     pauses, now, due = schedule(), 100.0, list[float]()
     for _ in range(7):
         pauses.attached(now)
@@ -79,10 +79,26 @@ def test_a_server_that_resumes_and_drops_is_dialed_less_and_less(lasts: float) -
     assert due == [0.0, 1.0, 2.0, 4.0, 8.0, MAX_BOUND, MAX_BOUND]
     pauses.attached(now)
     pauses.lost(now + lasts, 6)
-    assert pauses.due == now + lasts
+    assert (pauses.due, pauses.failures) == (now + lasts, 0)
     pauses.attached(pauses.due)
     pauses.lost(pauses.due, 6)
-    assert pauses.due == now + lasts + MAX_BOUND
+    assert (pauses.due, pauses.failures) == (now + lasts + 1, 1)
+
+
+def test_bytes_do_not_reset_what_could_not_be_reached() -> None:
+    """Attempts that did not reach the session count until a transport was stable, whatever came over others."""
+    pauses = schedule()
+    for now in (0.0, 1.0, 3.0):
+        pauses.failed(now)
+    pauses.attached(10.0)
+    pauses.lost(10.0, 1)
+    assert (pauses.due, pauses.failures) == (10.0, 3)
+    pauses.attached(10.0)
+    pauses.lost(10.0, 1)
+    assert (pauses.due, pauses.failures) == (18.0, 4)
+    pauses.attached(18.0)
+    pauses.lost(18.5, 2)
+    assert (pauses.due, pauses.failures) == (18.5, 3)
 
 
 def test_what_the_server_asks_for_is_obeyed() -> None:

@@ -34,18 +34,27 @@ class ReconnectSchedule:
     """The pauses between attempts to get a transport: none, then random ones up to a bound that grows (full jitter).
 
     A transport that is lost before it was stable does not reset the bound. If the session got no further over it, it
-    counts as an attempt that failed: a server that resumes the session and drops the transport, again and again, is
-    dialed less and less often.
+    counts as an attempt that failed, until the session gets further: a server that resumes the session and drops the
+    transport, again and again, is dialed less and less often.
 
     Args:
         jitter: Random numbers from 0 to 1.
 
     Attributes:
         due: When the next attempt may begin, by the caller's clock in seconds.
-        failures: Attempts that have failed since a transport was stable.
     """
 
-    __slots__ = ("_at_once", "_attached", "_jitter", "_may_be_at_once", "_notice", "_progress", "due", "failures")
+    __slots__ = (
+        "_at_once",
+        "_attached",
+        "_drops",
+        "_failed",
+        "_jitter",
+        "_may_be_at_once",
+        "_notice",
+        "_progress",
+        "due",
+    )
 
     def __init__(self, jitter: Callable[[], float] = random.random) -> None:
         self._jitter = jitter
@@ -54,8 +63,14 @@ class ReconnectSchedule:
         self._may_be_at_once = True
         self._at_once: float | None = None  # when an attempt was last made at once
         self._notice: tuple[float, float] | None = None  # what GOAWAY asked for
+        self._failed = 0  # attempts that did not reach OPENED or RESUMED, since a transport was stable
+        self._drops = 0  # transports that were of no use, one after the other
         self.due = 0.0
-        self.failures = 0
+
+    @property
+    def failures(self) -> int:
+        """Attempts that have failed since a transport was stable."""
+        return self._failed + self._drops
 
     def attached(self, now: float) -> None:
         """Note that a transport carries the session: OPENED or RESUMED has arrived."""
@@ -76,15 +91,15 @@ class ReconnectSchedule:
         was_useful = is_stable or progress > self._progress
         self._attached, self._progress = None, progress
         if is_stable:
-            self.failures = 0
-        self._may_be_at_once = self._may_be_at_once or was_useful
+            self._failed = 0
+        if was_useful:
+            self._drops, self._may_be_at_once = 0, True
         if self._may_be_at_once and (self._at_once is None or now - self._at_once >= AT_ONCE_INTERVAL):
             self._may_be_at_once = False
             self.due = self._at_once = now
-        elif was_useful:
-            self.due = now + self._jitter() * self._bound
         else:
-            self.failed(now)
+            self.due = now + self._jitter() * self._bound
+            self._drops += not was_useful
         notice, self._notice = self._notice, None
         if notice is not None:
             self.due = max(self.due, now + notice[0] + self._jitter() * notice[1])
@@ -98,7 +113,7 @@ class ReconnectSchedule:
         """
         self._attached = None
         pause = self._jitter() * self._bound
-        self.failures += 1
+        self._failed += 1
         self.due = now + max(pause, retry_after or 0.0)
 
     @property
