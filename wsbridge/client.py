@@ -26,28 +26,23 @@ import operator
 import os
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Literal
 
 import trio
 import trio.abc
-from pydantic import ValidationError
 
-from wsbridge.backends.base import Connected, DialRequest, DialServices
+from wsbridge.backends.base import Connected
 from wsbridge.backends.passed_request import PassedRequest
 from wsbridge.backends.resumption import SessionDialer, SessionTransport
-from wsbridge.backends.websocket import WebSocketBackend, WebSocketBackendConfig
-from wsbridge.config.backend_urls import UrlTemplate, read_backend_url
-from wsbridge.config.base import section_error
-from wsbridge.config.urls import WEBSOCKET_DEFAULT_PORTS, HttpProxy, Target, read_proxy_url
-from wsbridge.file_watcher import FileWatcher, Watched
+from wsbridge.backends.transport_dialer import HeaderSource, TransportDialer, UrlSource
+from wsbridge.config.urls import HttpProxy, Target, read_proxy_url
 from wsbridge.net.dialer import DialProgress, retry
 from wsbridge.net.http_proxy import proxy_from_environment
 from wsbridge.net.resolver import Resolver
-from wsbridge.net.tls import DEFAULT_CLIENT_TLS, ClientTlsOptions
-from wsbridge.net.tls_roles import ClientTls, ListenerTls, OpenSsl
 from wsbridge.protocol.reconnect import ReconnectSchedule
 from wsbridge.protocol.replay_buffer import collect
 from wsbridge.protocol.resume import (
@@ -72,9 +67,6 @@ ABORT_TIMEOUT: Final = 1.0
 
 RECEIVE_BYTES: Final = 65536
 """Bytes that `receive_some` returns at most, where its caller sets no limit."""
-
-UrlSource = str | Callable[[], Awaitable[str]]
-HeaderSource = Mapping[str, str] | Callable[[], Awaitable[Mapping[str, str]]]
 
 
 class ConnectError(OSError):
@@ -272,78 +264,10 @@ def _single_error() -> Iterator[None]:
             del error
 
 
-class _GivenTls(ClientTls):
-    """TLS by a context that the program has made."""
-
-    def __init__(self, context: ssl.SSLContext) -> None:
-        self.context = Watched((), lambda: context)
-
-
-class _GivenTlsProvider:
-    """See `TlsProvider`."""
-
-    for_listener = ListenerTls
-
-    def __init__(self, context: ssl.SSLContext) -> None:
-        self._context = context
-
-    def for_client(self, watcher: FileWatcher, options: ClientTlsOptions = DEFAULT_CLIENT_TLS) -> ClientTls:
-        """See `TlsProvider.for_client`; what the options say, the context says."""
-        return _GivenTls(self._context)
-
-
-class _Dialer:
-    """Dials transports, by the URL and the headers of each.
-
-    Args:
-        options: Of the stream.
-        resolver: Resolves names.
-    """
-
-    def __init__(self, options: _Options, resolver: Resolver) -> None:
-        self._options = options
-        tls = OpenSsl() if options.ssl_context is None else _GivenTlsProvider(options.ssl_context)
-        self._services = DialServices(resolver, tls=tls)
-        self._constant: WebSocketBackend | None = None
-        if isinstance(options.url, str) and isinstance(options.headers, Mapping):
-            self._constant = self._build(options.url, options.headers)
-
-    async def dial(self, passed: PassedRequest | None, progress: DialProgress) -> Connected:
-        """Make one attempt; see `backends.resumption.DialTransport`."""
-        backend = self._constant
-        if backend is None:
-            progress.enter("waiting for the URL and the headers")
-            url, headers = self._options.url, self._options.headers
-            url = url if isinstance(url, str) else await url()
-            backend = self._build(url, headers if isinstance(headers, Mapping) else await headers())
-        return await backend.dial(
-            DialRequest((RESUME_SUBPROTOCOL,), from_client=True, passed=passed, progress=progress)
-        )
-
-    def _build(self, url: str, headers: Mapping[str, str]) -> WebSocketBackend:
-        target = read_backend_url(url)
-        if target.scheme not in WEBSOCKET_DEFAULT_PORTS or isinstance(target, UrlTemplate):
-            raise ValueError(f'"{target.text}": must be a WebSocket URL, ws://… or wss://…')
-        options = self._options
-        settings: dict[str, object] = {
-            "url": target,
-            "headers": dict(headers),
-            "proxy": self._proxy(target),
-            "origin": options.origin,
-        }
-        if options.pin_sha256:
-            settings["pin_sha256"] = tuple(options.pin_sha256)  # without TLS the key is an error, even if empty
-        try:
-            config = WebSocketBackendConfig.model_validate(settings)
-        except ValidationError as error:
-            raise ValueError(str(section_error(error, WebSocketBackendConfig))) from None
-        return WebSocketBackend(config, self._services)
-
-    def _proxy(self, target: Target) -> HttpProxy | None:
-        proxy = self._options.proxy
-        if proxy == FROM_ENVIRONMENT:
-            return proxy_from_environment(target, os.environ)
-        return None if proxy is None else read_proxy_url(proxy)
+def _find_proxy(proxy: str | None, target: Target) -> HttpProxy | None:
+    if proxy == FROM_ENVIRONMENT:
+        return proxy_from_environment(target, os.environ)
+    return None if proxy is None else read_proxy_url(proxy)
 
 
 class ResumableStream(trio.abc.HalfCloseableStream):
@@ -361,7 +285,15 @@ class ResumableStream(trio.abc.HalfCloseableStream):
         self.state: StreamState = "reconnecting"
         self.address = ""
         self._options = options
-        self._dial = _Dialer(options, resolver).dial
+        self._dial = TransportDialer(
+            options.url,
+            options.headers,
+            resolver,
+            ssl_context=options.ssl_context,
+            pin_sha256=options.pin_sha256,
+            find_proxy=partial(_find_proxy, options.proxy),
+            origin=options.origin,
+        ).dial
         self._session = ClientSession(options.window)
         self._schedule = ReconnectSchedule()
         self._received: deque[Buffer | bytearray] = deque()

@@ -21,7 +21,7 @@ from wsbridge.client import (
     open_resumable,
 )
 from wsbridge.protocol.reconnect import ReconnectSchedule
-from wsbridge.protocol.resume_frames import Ack, Failure, Fin, GoAway, Keepalive, Open, ResumeCode
+from wsbridge.protocol.resume_frames import Ack, Failure, Fin, GoAway, Keepalive, Open, Resume, ResumeCode
 from wsbridge.sessions import backend_session
 
 
@@ -382,3 +382,40 @@ async def test_windows_that_cannot_be(window: int) -> None:
             async with open_resumable(server.url, window=window):
                 pass
         assert not server.dials
+
+
+DIGITS = b"0123456789"
+OPENING = wire(OPENED)
+FIRST = OPENING + wire(DIGITS[:4], Ping(b"?"), Ack(0), DIGITS[4:], Fin(10))
+
+
+@pytest.mark.parametrize("phase", ["opened", "resumed"])
+async def test_a_server_that_is_cut_at_any_byte(phase: str, autojump_clock: trio.testing.MockClock) -> None:
+    """After each number of bytes of an answer: what the program gets is whole, whatever has arrived before."""
+    answered: list[int] = []
+
+    async def rest(peer: Peer) -> None:
+        frame = await peer.next()
+        assert isinstance(frame, Resume)
+        answered.append(frame.received)
+        tail = (DIGITS[frame.received :], Fin(10)) if frame.received < 10 else () if frame.received > 10 else (Fin(10),)
+        await peer.send(resumed(), *tail)
+        await peer.until(Ack(11))
+        await peer.until_closed()
+
+    again = wire(resumed(), DIGITS[:4], Ack(0), DIGITS[4:], Fin(10))
+    sent, opens = (FIRST, len(OPENING)) if phase == "opened" else (again, 0)
+    for size in range(opens, len(sent) + 1):
+        before = [] if phase == "opened" else [dropping(OPENING), dropping(sent[: size // 2][:10]), dropping(b"")]
+        async with (
+            scripted_server(*before, dropping(sent[:size]), rest) as server,
+            open_resumable(server.url, ping_interval=None, close_timeout=1) as stream,
+        ):
+            data = b""
+            while part := await stream.receive_some():
+                data += part
+            assert data == DIGITS
+            await server.until_dialed(len(before) + 2)
+            assert stream.transports == len(before) + 2
+    assert answered == sorted(answered)
+    assert set(answered) == set(range(12))
