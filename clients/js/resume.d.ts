@@ -166,6 +166,7 @@ export declare class ClientSession {
   readonly attached: boolean;
   readonly finished: boolean;
   readonly finReceived: boolean;
+  readonly progress: number;
   readonly complete: boolean;
   readonly unacknowledged: number;
   readonly unsent: number;

@@ -161,6 +161,11 @@ export class ClientSession {
     return this.ackPending >= this.ackBytes && this.ackPending > 0;
   }
 
+  // How far both directions have got, as far as the client knows.
+  get progress() {
+    return this.#received + this.#acked;
+  }
+
   // Both directions have ended, and all is acknowledged: the client closes the transport with 1000.
   get complete() {
     const acknowledged = this.#acked === this.#queued && this.#announced === this.#received;
@@ -386,6 +391,16 @@ export class ClientSession {
 // ---------------------------------------------------------------------------------------------------------------------
 // Streams.
 
+const FEW_CHUNKS = 64; // that wait for a reader; small ones behind them are joined, as each takes memory of its own
+const JOINED_BYTES = 4096;
+
+function joined(first, second) {
+  const bytes = new Uint8Array(first.length + second.length);
+  bytes.set(first);
+  bytes.set(second, first.length);
+  return bytes;
+}
+
 // A ReadableStream of Uint8Array whose chunks are consumed as they are pulled, none before.
 class Inbox {
   #chunks = [];
@@ -421,7 +436,9 @@ class Inbox {
 
   push(bytes) {
     if (this.#cancelled) return this.#onTaken(bytes.length);
-    this.#chunks.push(bytes);
+    const last = this.#chunks.length < FEW_CHUNKS ? null : this.#chunks.at(-1);
+    if (last && last.length + bytes.length <= JOINED_BYTES) this.#chunks.splice(-1, 1, joined(last, bytes));
+    else this.#chunks.push(bytes);
     this.#wake();
   }
 
@@ -433,14 +450,61 @@ class Inbox {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// The WebSocket.
+// Pauses between attempts: none at first, then random ones up to a bound that doubles with each failure. A transport that
+// is lost before it was stable is a failure, too, unless something came over it: the server may drop each.
 
 const FIRST_BOUND_MS = 1000;
-const STABLE_MS = 10_000; // after a transport that lasted so long, the delays begin again
-const AT_ONCE_MS = 1000; // between two attempts that are made at once, as the server may drop each
+const STABLE_MS = 10_000; // after a transport that lasted so long, the bound begins again
+const AT_ONCE_MS = 1000; // between two attempts that are made at once
+
+class Schedule {
+  notice = null; // {after, jitter} of GOAWAY, until the next attempt
+  #maxDelay;
+  #failures = 0; // since a transport was stable
+  #attachedAt = 0;
+  #progress = 0; // of the session, when a transport was lost
+  #mayBeAtOnce = true; // a transport was of use since an attempt was made at once,
+  #atOnceAt = -Infinity; // which was then
+
+  constructor(maxDelay) {
+    this.#maxDelay = maxDelay;
+  }
+
+  attached(at) {
+    this.#attachedAt = at;
+  }
+
+  // A transport of the session is lost: milliseconds to the next attempt.
+  lost(at, progress) {
+    const stable = at - this.#attachedAt >= STABLE_MS;
+    const useful = stable || progress > this.#progress;
+    this.#progress = progress;
+    if (stable) this.#failures = 0;
+    if (useful) this.#mayBeAtOnce = true;
+    const atOnce = this.#mayBeAtOnce && at - this.#atOnceAt >= AT_ONCE_MS;
+    if (atOnce) [this.#mayBeAtOnce, this.#atOnceAt] = [false, at];
+    const pause = atOnce ? 0 : useful ? this.#random() : this.failed();
+    return this.notice ? Math.max(pause, this.notice.after + Math.random() * this.notice.jitter) : pause;
+  }
+
+  // An attempt has failed.
+  failed() {
+    const pause = this.#random();
+    this.#failures += 1;
+    return pause;
+  }
+
+  #random() {
+    return Math.random() * Math.min(this.#maxDelay, FIRST_BOUND_MS * 2 ** this.#failures);
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The WebSocket.
+
 const SILENT_KEEPALIVES = 2.5; // times `keepalive` without a message: the path is dead
-const LATE_MS = 1000; // a timer that is so late was suspended, with the page or the computer,
-const GRACE_MS = 2000; // and then messages that have arrived meanwhile are read first
+const LATE_MS = 1000; // a timer that is so late may have been suspended
+const GRACE_MS = 2000; // for messages that have come during a sleep
 const MAX_TIMER_MS = 2 ** 31 - 1;
 const PLAIN_WINDOW = 1 << 20; // bytes that a stream has buffered in a plain WebSocket
 const TOKEN_PREFIX = "wsbridge.token."; // of subprotocols that carry a token, and are never selected
@@ -528,6 +592,7 @@ export class ResumableWebSocket extends EventTarget {
   #lost = false; // CLOSED, as the session could not be resumed
   #failure = null; // why, as an Error, if it has not ended well
   #session;
+  #schedule;
   #socket = null; // the transport
   #attempt = 0; // number of the transport; what an older one still says is ignored
   #held = null; // what has come together with OPENED: functions
@@ -535,14 +600,14 @@ export class ResumableWebSocket extends EventTarget {
   #timers = {};
   #stopListening = () => {};
 
-  #failures = 0; // attempts without RESUMED since a transport was stable
+  // Times are those of now(); the date may jump, but only it goes on while the computer sleeps.
   #attempts = 0; // in this outage
   #lostAt = null; // when this outage began; null: there is none
-  #triedAt = 0; // when the last attempt began, and the last one that was made at once
-  #atOnceAt = -Infinity;
-  #attachedAt = 0;
-  #heardAt = 0;
-  #goAway = null;
+  #lostOn = 0; // its date
+  #triedAt = 0; // when the last attempt began
+  #heard = 0; // messages on all transports
+  #heardAt = 0; // when the last one came
+  #heardOn = 0; // its date
 
   #reading = Promise.resolve(); // what waits until a Blob before it has been read
   #readingCount = 0;
@@ -565,6 +630,7 @@ export class ResumableWebSocket extends EventTarget {
     this.#url = typeof url === "function" ? "" : absolute(url).href;
     this.#source = typeof url === "function" ? url : () => this.#url;
     this.#session = new ClientSession(this.#options.window);
+    this.#schedule = new Schedule(this.#options.maxDelay);
     this.#listen();
     this.#connect();
   }
@@ -625,6 +691,7 @@ export class ResumableWebSocket extends EventTarget {
   }
 
   close(code, reason = "") {
+    if (code !== undefined) code = Math.round(code === null ? NaN : code);
     if (code !== undefined && code !== 1000 && !(code >= 3000 && code <= 4999)) {
       raise("InvalidAccessError", `a page cannot close with ${code}: 1000, or 3000 to 4999`);
     }
@@ -695,7 +762,7 @@ export class ResumableWebSocket extends EventTarget {
 
   async #connect() {
     this.#drop();
-    this.#goAway = null;
+    this.#schedule.notice = null;
     this.#triedAt = now();
     const attempt = this.#attempt;
     const current = () => attempt === this.#attempt;
@@ -772,7 +839,9 @@ export class ResumableWebSocket extends EventTarget {
   }
 
   #transportReceived(data) {
+    this.#heard += 1;
     this.#heardAt = now();
+    this.#heardOn = Date.now();
     const text = { type: "error", code: VIOLATION, reason: "a text message", ours: true };
     const event = typeof data === "string" ? text : this.#session.receive(new Uint8Array(data));
     if (event !== null) this.#on(event);
@@ -826,7 +895,7 @@ export class ResumableWebSocket extends EventTarget {
         this.#onFin();
         break;
       case "goaway":
-        this.#goAway = event;
+        this.#schedule.notice = event;
         break;
       case "later":
         this.#lose(event.code, event.reason);
@@ -838,7 +907,7 @@ export class ResumableWebSocket extends EventTarget {
 
   #attached() {
     this.#stop("connect");
-    this.#attachedAt = now();
+    this.#schedule.attached(now());
     this.#lostAt = null;
     this.#watch();
   }
@@ -898,35 +967,24 @@ export class ResumableWebSocket extends EventTarget {
     this.#drop();
     this.#closeSent = false;
     const at = now();
-    const wasAttached = this.#lostAt === null;
-    if (wasAttached) {
-      if (at - this.#attachedAt >= STABLE_MS) this.#failures = 0;
+    const isNew = this.#lostAt === null;
+    if (isNew) {
       this.#lostAt = at;
+      this.#lostOn = Date.now();
       this.#attempts = 0;
-    } else {
-      this.#failures += 1;
     }
     const expiry = this.#lostAt + ttl * 1000;
     // An attempt that began before may have been suspended, with the page or the computer: there is another one.
-    if (!wasAttached && this.#triedAt >= expiry) {
+    if (!isNew && this.#triedAt >= expiry) {
       return this.#finish(1006, `the server was not reached for ${ttl} s: ${words(code, reason)}`, { lost: true });
     }
-    this.#attempts += 1;
-    const delay = Math.min(this.#pause(at), Math.max(0, expiry - at));
+    const pause = isNew ? this.#schedule.lost(at, this.#session.progress) : this.#schedule.failed();
+    const delay = Math.min(pause, Math.max(0, expiry - at));
     this.#start("retry", delay, () => this.#connect());
-    const since = Date.now() + Math.round(this.#lostAt - at);
+    this.#attempts += 1;
+    const since = this.#lostOn;
     const detail = { attempt: this.#attempts, delay, since, until: since + ttl * 1000, reason: words(code, reason) };
     this.dispatchEvent(new DetailEvent("reconnecting", detail));
-  }
-
-  // Milliseconds to the next attempt: none at first, then random up to a bound that doubles with each failure.
-  #pause(at) {
-    if (this.#goAway) return this.#goAway.after + Math.random() * this.#goAway.jitter;
-    if (!this.#failures && at - this.#atOnceAt >= AT_ONCE_MS) {
-      this.#atOnceAt = at;
-      return 0;
-    }
-    return Math.random() * Math.min(this.#options.maxDelay, FIRST_BOUND_MS * 2 ** Math.max(0, this.#failures - 1));
   }
 
   // `wire`: what the transport is closed with.
@@ -1044,32 +1102,51 @@ export class ResumableWebSocket extends EventTarget {
     this.#timers[name] = undefined;
   }
 
-  // Notice a path that is dead: nothing comes, although the server would send KEEPALIVE.
-  #watch(delay = this.#session.keepalive * 1000 * SILENT_KEEPALIVES, grace = GRACE_MS) {
-    const limit = this.#session.keepalive * 1000 * SILENT_KEEPALIVES;
-    if (!limit) return;
-    const due = now() + delay;
-    this.#start("silence", delay, () => {
-      const silence = now() - this.#heardAt;
-      if (silence < limit) this.#watch(limit - silence);
-      else if (grace && now() - due > LATE_MS) this.#watch(grace, 0); // once: timers of hidden pages are always late
-      else this.#lose(1006, `nothing came for ${Math.round(silence / 1000)} s`);
+  // Milliseconds without a message after which a path is dead, as the server would send KEEPALIVE; 0: it would not.
+  get #silenceLimit() {
+    return this.#session.keepalive * 1000 * SILENT_KEEPALIVES;
+  }
+
+  // Notice a path that is dead.
+  #watch() {
+    if (!this.#silenceLimit) return;
+    const heard = this.#heard;
+    const due = this.#heardAt + this.#silenceLimit;
+    this.#start("silence", due - now(), () => {
+      if (this.#heard > heard) this.#watch();
+      else if (now() - due > LATE_MS) this.#watchBriefly();
+      else this.#loseSilent();
     });
+  }
+
+  // After what may have been a sleep, of the page or the computer: messages that have come meanwhile are read first.
+  // Timers of hidden pages are always late, so this is done once.
+  #watchBriefly() {
+    const heard = this.#heard;
+    this.#start("silence", GRACE_MS, () => (this.#heard > heard ? this.#watch() : this.#loseSilent()));
+  }
+
+  #loseSilent() {
+    const silence = Math.max(now() - this.#heardAt, Date.now() - this.#heardOn);
+    this.#lose(1006, `nothing came for ${Math.round(silence / 1000)} s`);
   }
 
   #listen() {
     const { document } = globalThis;
     const listening = new AbortController();
     const on = (target, type, act) => target?.addEventListener?.(type, act, { signal: listening.signal });
-    const retryNow = () => this.#timers.retry && !this.#goAway && this.#connect();
-    // An attempt over another network may hang.
-    const retryAnew = () => this.#lostAt !== null && !this.#goAway && this.#connect();
     this.#stopListening = () => listening.abort();
+    const mayHaveSlept = () => this.#session.attached && this.#silenceLimit && Date.now() - this.#heardOn >= this.#silenceLimit;
+    const wake = () => {
+      if (mayHaveSlept()) this.#watchBriefly(); // the timer for it has slept, too
+      else if (this.#timers.retry && !this.#schedule.notice) this.#connect();
+    };
     on(globalThis, "offline", () => this.#session.attached && this.#lose(1006, "the browser is offline"));
-    on(globalThis, "online", retryAnew);
-    on(globalThis, "pageshow", retryNow);
-    on(document, "resume", retryNow);
-    on(document, "visibilitychange", () => document.visibilityState === "visible" && retryNow());
+    // An attempt that runs may hang, as it was begun over another network.
+    on(globalThis, "online", () => this.#lostAt !== null && !this.#schedule.notice && this.#connect());
+    on(globalThis, "pageshow", wake);
+    on(document, "resume", wake);
+    on(document, "visibilitychange", () => document.visibilityState === "visible" && wake());
     // A page that is gone needs no session; one that is kept (persisted) may come back.
     on(globalThis, "pagehide", ({ persisted }) => persisted || this.#finish(1001, "the page was left", { wasClean: true }));
   }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,11 @@ from typing import Any, Self
 import pytest
 
 from tests.clients.program import PATIENCE, program, run
+from tests.clients.servers import echo, serving
 from tests.clients.test_cookbook import node_modules
+from tests.clients.test_resume_browser import network, routes
+from tests.cutting_proxy import CuttingProxy
+from tests.process.daemon import Daemon
 from wsbridge.protocol.resume import ENDED
 from wsbridge.protocol.resume_frames import Malformed, Open, Resume, decode_message
 from wsbridge.protocol.resume_server import ServerSession, SessionTerms
@@ -104,6 +109,51 @@ class JavaScriptClient:
         if error is not None:
             self._process.kill()
         assert self._process.wait(PATIENCE) == 0 or error is not None
+
+
+def greet_and_echo(sock: socket.socket) -> None:
+    """Speak first, then send back what comes."""
+    sock.sendall(b"hello")
+    echo(sock)
+
+
+def test_the_websocket_of_nodejs(tmp_path: Path) -> None:
+    """It tells of a failed handshake by an error alone, and of several messages in one turn."""
+    node = program("node")
+    with (
+        serving(greet_and_echo) as port,
+        Daemon(routes(port, tmp_path)) as bridge,
+        network(bridge.port()) as net,
+        subprocess.Popen(
+            [node, "--experimental-websocket", CLIENT / "test" / "real.js", f"ws://127.0.0.1:{net.port}/app"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as client,
+    ):
+        assert client.stdin is not None
+        assert client.stdout is not None
+
+        def told(*lines: str) -> None:
+            assert client.stdout is not None
+            assert [client.stdout.readline().strip() for _ in lines] == list(lines)
+
+        told("heard hello")
+        net.do(CuttingProxy.cut)
+        told("reconnecting 1: the connection broke", "resumed")
+        print("once", file=client.stdin, flush=True)
+        told("heard once")
+        net.do(CuttingProxy.go_down)
+        told(*(f"reconnecting {attempt}: the connection broke" for attempt in (1, 2, 3)))
+        print("twice", file=client.stdin, flush=True)
+        net.do(CuttingProxy.come_up)
+        while (line := client.stdout.readline().strip()).startswith("reconnecting 3: the connection broke"):
+            pass
+        assert line == "resumed"
+        told("heard twice")
+        client.stdin.close()
+        told("closed 1000")
+        assert client.wait(PATIENCE) == 0
 
 
 @pytest.fixture(scope="module")

@@ -82,18 +82,34 @@ describe("transports", () => {
     assert.deepEqual(seen().slice(1), ["resumed after 0 and 1: 0 again", "hello", "close 4012 reset"]);
   });
 
-  test("a server that resumes and drops at once is not asked more than once a second at once", async () => {
-    const { transport } = await live();
+  // Pauses before the attempts of a session whose transports are cut as soon as `use` has had them.
+  async function pauses(count, use, received = () => 0) {
+    const { socket, transport } = await live();
+    const found = [];
+    socket.onreconnecting = ({ detail }) => found.push(detail.delay);
     await time.pass(10_000);
-    transport.end();
-    for (let count = 0; count < 50; count += 1) {
-      await time.pass(10);
-      if (FakeSocket.last.readyState !== 0) continue;
+    for (let last = transport; found.length < count; last = FakeSocket.last) {
+      last.end(1006);
+      await time.pass(found.at(-1));
       FakeSocket.last.open();
-      FakeSocket.last.receive(resumed(0));
-      FakeSocket.last.end(1006);
+      FakeSocket.last.receive(resumed(received()));
+      use(FakeSocket.last, socket);
     }
-    assert.ok(FakeSocket.all.length <= 4, `${FakeSocket.all.length} transports in half a second`);
+    return found;
+  }
+
+  test("a server that resumes and drops at once is asked less and less often", async () => {
+    assert.deepEqual(await pauses(7, () => {}), [0, 500, 1000, 2000, 4000, 5000, 5000]);
+  });
+
+  test("one that drops after something has come is asked at once, but not twice a second", async () => {
+    assert.deepEqual(await pauses(4, (transport) => transport.receive(data("x"))), [0, 500, 500, 0]);
+    let sent = 0;
+    const acknowledge = (transport, socket) => {
+      socket.send("x");
+      transport.receive(ack(++sent));
+    };
+    assert.deepEqual(await pauses(4, acknowledge, () => sent), [0, 500, 500, 0]);
   });
 
   test("the text of a violation is in the Close, too", async () => {
@@ -166,8 +182,11 @@ describe("time", () => {
     transport.end();
     await time.pass(0);
     FakeSocket.last.end();
+    time.setDate(400);
+    await time.pass(500.4);
+    FakeSocket.last.end();
     for (const { since, until } of details) assert.deepEqual([since, until], [lost, lost + 60_000]);
-    assert.equal(details.length, 2);
+    assert.equal(details.length, 3);
   });
 });
 
@@ -365,6 +384,16 @@ describe("pages", () => {
     assert.deepEqual(other.transport.closed, [3001, "enough"]);
   });
 
+  test("codes are numbers, as for WebSocket", async () => {
+    const { socket, transport } = await live();
+    socket.close("3001.4");
+    assert.deepEqual(transport.closed, [3001, ""]);
+    const { socket: other } = await live();
+    for (const code of [null, Number.NaN, "x", 999, 5000]) assert.throws(() => other.close(code), { name: "InvalidAccessError" });
+    other.close("1000");
+    assert.deepEqual(FakeSocket.last.closed, [1000, ""]);
+  });
+
   test("codes without words of their own have some", async () => {
     const { seen, transport } = await live();
     transport.end(1011);
@@ -408,6 +437,29 @@ describe("what the browser says", () => {
     globalThis.addEventListener = window.addEventListener.bind(window);
   });
   afterEach(() => delete globalThis.addEventListener);
+
+  for (const type of ["visibilitychange", "resume", "pageshow"]) {
+    test(`${type} after a sleep in which no clock went on: a path that says nothing is given up soon`, async () => {
+      globalThis.document = Object.assign(new EventTarget(), { visibilityState: "visible" });
+      try {
+        const { seen, transport } = await live({ terms: { keepalive: 20 } });
+        const wake = () => (type === "pageshow" ? window : document).dispatchEvent(new Event(type));
+        time.setDate(3_600_000); // the date does, but timers do not
+        wake();
+        transport.receive(keepalive());
+        await time.pass(2000);
+        wake();
+        await time.pass(2000);
+        assert.deepEqual(seen(), []);
+        time.setDate(3_600_000);
+        wake();
+        await time.pass(2000);
+        assert.match(seen()[0] ?? "", /^reconnecting 1 in 0: nothing came for 360\d s/);
+      } finally {
+        delete globalThis.document;
+      }
+    });
+  }
 
   test("online does not end the pause that the server asks for", async () => {
     const { transport } = await live();

@@ -265,6 +265,16 @@ describe("of a session", () => {
     await assert.rejects(reader.read(), /4008/);
   });
 
+  test("small chunks that wait for a slow reader are joined", async () => {
+    const { socket, transport } = await live();
+    const reader = socket.readable.getReader();
+    for (let count = 0; count < 10_000; count += 1) transport.receive(data(`${count % 10}`));
+    const chunks = [];
+    for (let length = 0; length < 10_000; length += chunks.at(-1).length) chunks.push((await reader.read()).value);
+    assert.ok(chunks.length < 70, `${chunks.length} chunks`);
+    assert.equal(Buffer.concat(chunks).toString(), "0123456789".repeat(1000));
+  });
+
   test("no rejection is left unhandled, however it ends", async () => {
     const unhandled = [];
     const note = (reason) => unhandled.push(reason);
