@@ -17,6 +17,7 @@ from wsbridge.admission import (
     authenticate,
     find_route,
 )
+from wsbridge.auth.base import Authenticator
 from wsbridge.context import ConnectionContext
 from wsbridge.debug_log import log_accepted, log_admitted, log_authenticated, log_client_tls, log_routing
 from wsbridge.frontend import Exchange, HttpExchange, RawExchange, read_request
@@ -31,6 +32,7 @@ from wsbridge.net.tls_transport import EncryptedTransport
 from wsbridge.net.transport import SocketTransport, Transport, reset_socket
 from wsbridge.protocol.forwarded import NO_PUBLIC_NAME
 from wsbridge.proxying import Proxying
+from wsbridge.real_ip import ClientAddressResolver
 from wsbridge.reasons import REASONS, Reason, Rejected, Termination
 from wsbridge.relay.endpoint import Side
 from wsbridge.relay.engine import RelayFigures, Relaying
@@ -198,19 +200,25 @@ class Connection(Proxying):
 
     async def _serve(self, sockaddr: object) -> Termination | None:
         """The steps in order, up to a request that is for a backend: None; each may raise `Rejected`."""
+        listener = self._listener
         self._identify_peer(sockaddr)
         if self._overload is not None:
             await self._reject_overload(self._overload)
-        await self._read_proxy_header()
+        if listener.client_address_resolver is not None:
+            await self._read_proxy_header(listener.client_address_resolver)
         self._count_client()
-        await self._start_transport()
+        if listener.tls is None:  # most steps of most connections take no coroutine of their own
+            self._start_plain_transport()
+        else:
+            await self._start_transport()
         while True:  # one request after the other
             await self._read_request()
-            if self._listener.client_address_resolver is not None:
+            if listener.client_address_resolver is not None:
                 self._count_client()
             admitted = self._admit()
             self._check_client(admitted.route)
-            await self._authenticate(admitted)
+            if admitted.route.auth is not None:
+                await self._authenticate(admitted.route.auth, admitted)
             if admitted.route.backend is not None:
                 self._admitted = admitted
                 return None
@@ -409,15 +417,15 @@ class Connection(Proxying):
         A PROXY header that does not arrive within `overload_reply` leaves no time for a response.
         """
         await need_task()
+        resolver = self._listener.client_address_resolver
         with trio.move_on_after(self.generation.config.timeouts.overload_reply) as reading:
-            await self._read_proxy_header()
+            if resolver is not None:
+                await self._read_proxy_header(resolver)
         raise Rejected(Reason.OVERLOAD, overload, initiator="wsbridge", silent=reading.cancelled_caught)
 
-    async def _read_proxy_header(self) -> None:
+    async def _read_proxy_header(self, resolver: ClientAddressResolver) -> None:
         """Read the client's address from the PROXY header, where the listener expects one before the first byte."""
-        resolver = self._listener.client_address_resolver
-        if resolver is not None:
-            self._context.peer = await resolver.from_connection(self._sock, self._context.peer)
+        self._context.peer = await resolver.from_connection(self._sock, self._context.peer)
 
     def _count_client(self) -> None:
         """Count the connection under the address of its client, as often as that may have changed.
@@ -433,16 +441,19 @@ class Connection(Proxying):
         """Make the transport; if the listener has TLS, complete the TLS handshake within `tls`."""
         listener, context = self._listener, self._context
         if listener.tls is None:
-            self._started_transport = SocketTransport(self._sock, self._socket_family or None)
-        else:
-            self._started_transport = transport = await self._start_tls(listener.tls)
-            context.tls = transport.tls_version
-            peer = transport.with_tls_details(context.peer)
-            resolver = listener.client_address_resolver
-            context.peer = peer if resolver is None else resolver.without_proxy_tls(peer)
-            if log.level == "debug":
-                log_client_tls(context, transport)
-        self._connection_peer = context.peer
+            self._start_plain_transport()
+            return
+        self._started_transport = transport = await self._start_tls(listener.tls)
+        context.tls = transport.tls_version
+        peer = transport.with_tls_details(context.peer)
+        resolver = listener.client_address_resolver
+        self._connection_peer = context.peer = peer if resolver is None else resolver.without_proxy_tls(peer)
+        if log.level == "debug":
+            log_client_tls(context, transport)
+
+    def _start_plain_transport(self) -> None:
+        self._started_transport = SocketTransport(self._sock, self._socket_family or None)
+        self._connection_peer = self._context.peer
 
     async def _start_tls(self, tls: ListenerTls) -> EncryptedTransport:
         timeout = self.generation.config.timeouts.tls
@@ -551,17 +562,15 @@ class Connection(Proxying):
         if route.backend is not None or route.checks_credentials:
             self._client_slot.take_handshake()
 
-    async def _authenticate(self, admitted: AdmittedRequest) -> None:
-        """Authenticate the client, if the route requires it.
+    async def _authenticate(self, auth: Authenticator, admitted: AdmittedRequest) -> None:
+        """Authenticate the client, as the route requires it.
 
         A client that is banned in the meantime is rejected as banned, whether its credentials are right or wrong.
         """
         context = self._context
-        if admitted.route.auth is None:
-            return
         context.subprotocols = () if admitted.upgrade is None else admitted.upgrade.subprotocols
         try:
-            context.identity = await authenticate(admitted.route.auth, context)
+            context.identity = await authenticate(auth, context)
         except Rejected:
             self._client_slot.check_ban()
             raise

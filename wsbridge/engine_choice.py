@@ -8,6 +8,7 @@ from typing import Literal
 
 from wsbridge import native
 from wsbridge.config.model import Config
+from wsbridge.log.format import set_members_writer
 from wsbridge.net.tls_roles import OpenSsl, TlsProvider
 from wsbridge.relay.engine import Engine, PythonEngine
 
@@ -45,15 +46,19 @@ def choose_engine(config: Config) -> EngineChoice:
 
 
 def build_engine(config: Config) -> Engine:
-    """Build the engine that relays until the process ends.
+    """Build the engine that relays until the process ends, and have it write the values of log lines.
 
     Raises:
         ValueError: See `choose_engine`; or its threads cannot be started.
     """
     choice, max_lingering = choose_engine(config), config.limits.lingering_sockets
     if choice.name == "python":
+        set_members_writer(None)
         return PythonEngine(max_lingering)
     from wsbridge.native.engine import NativeEngine  # imports the extension
+    from wsbridge.native.log_members import native_members_writer
+
+    set_members_writer(native_members_writer())
 
     try:
         return NativeEngine(choice.threads, max_lingering)

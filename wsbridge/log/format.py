@@ -8,7 +8,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import quote, unquote
@@ -366,13 +366,14 @@ def _json_line(start: str, fields: EventDict) -> bytes:
     try:
         if "exc_info" in fields:
             fields = _render_exception(None, "", fields)
-        members = _json_members(fields)
+        assert isinstance(fields, dict)  # noqa: S101 (structlog's are)
+        members = _write_members(fields)
     except Exception as error:  # see `clean_values`
         event, members = "internal_error", _json_members(_unreadable(event, error))
     return f"{start}{_quote(event)}{members}}}\n".replace("\x7f", "\\u007f").encode("ascii")
 
 
-def _json_members(fields: Mapping[str, Any]) -> str:
+def _json_members(fields: dict[str, Any]) -> str:
     """Write the values as members of an object, each after a comma; the same values as those of `clean_values`."""
     members: list[str] = []
     for key, value in fields.items():
@@ -394,6 +395,29 @@ def _json_members(fields: Mapping[str, Any]) -> str:
             text = _encode(_clean_value(key, value, [MAX_ITEMS]))
         members.append(member + text)
     return "".join(members)
+
+
+MembersWriter = Callable[[dict[str, Any]], str]
+"""Writes values as members of an object, each after a comma."""
+
+_write_members: MembersWriter = _json_members
+
+
+def describe_key(key: str) -> tuple[str, bool, bool]:
+    """Return what the members of a key begin with, whether their values are shown, and whether these are few."""
+    member, about = _json_key(key)
+    return member, about is not _SECRET, key in _REPEATED_KEYS
+
+
+def write_member(key: str, value: object) -> str:
+    """Return one member, with the comma before it."""
+    return _json_members({key: value})
+
+
+def set_members_writer(writer: MembersWriter | None) -> None:
+    """Have this write the values of all lines of JSON from now on, as the one of this file does; None for that one."""
+    global _write_members  # noqa: PLW0603  (there is one for the process)
+    _write_members = _json_members if writer is None else writer
 
 
 AUDIT_PROCESSORS: Final[list[Processor]] = [render_audit_json]

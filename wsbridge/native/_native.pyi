@@ -1,6 +1,7 @@
 """What the extension has; see src/python.rs and src/tls_python.rs."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from wsbridge.protocol.websocket import Buffer
 
@@ -38,6 +39,12 @@ class Lane:
     def figures(self, thread: int, tag: int) -> Live | None: ...
     def fail(self, thread: int) -> None: ...
     def close(self) -> None: ...
+
+class MemberWriter:
+    def __new__(
+        cls, describe: Callable[[str], tuple[str, bool, bool]], write: Callable[[str, object], str]
+    ) -> MemberWriter: ...
+    def members(self, fields: dict[str, Any]) -> str: ...
 
 GivenPair = tuple[list[bytes], bytes]
 GivenCertificate = tuple[list[bytes], bytes, list[str]]

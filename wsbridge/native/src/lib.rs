@@ -3,7 +3,7 @@
 //! Reading order: `lane` (threads and pairs), `pair` (two sides and their ending), `bridge` (pairs that begin here), `side`, `transfer` (bytes from one to
 //! the other), `buffers`, `frame` (WebSocket frames), `wire` (a connection's bytes, plain or TLS), `tls` with
 //! `client_hello`, `certificate`, `tls_config` and `tls_fault`, `sys` (system calls); `python` and `tls_python` are what
-//! Python sees. Python holds every rule: where these files hold none, a pair goes back with its whole state.
+//! Python sees, `log_members` writes what is plain in its log lines. Python holds every rule: where these files hold none, a pair goes back with its whole state.
 
 pub mod bridge;
 pub mod buffers;
@@ -20,6 +20,8 @@ pub mod tls_fault;
 pub mod transfer;
 pub mod wire;
 
+#[cfg(feature = "extension-module")]
+mod log_members;
 #[cfg(feature = "extension-module")]
 mod python;
 #[cfg(feature = "extension-module")]

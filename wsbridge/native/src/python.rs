@@ -425,5 +425,6 @@ fn os_error(error: sys::Errno) -> PyErr {
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<Lane>()?;
+    crate::log_members::register(module)?;
     crate::tls_python::register(module)
 }
