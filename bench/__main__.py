@@ -37,7 +37,7 @@ def main(plan: Plan, cases: tuple[str, ...], references: tuple[str, ...], json_f
     figures = report.Figures([peer.name for peer in peers], references)
     take_turns(plan, peers, [list(cases or CASES)], figures)
     if json_file is not None:
-        found = report.as_json(figures, rounds=plan.rounds, seconds=plan.seconds)
+        found = report.as_json(figures, **plan.numbers)
         json_file.write_text(json.dumps(found, indent=1) + "\n")
     click.echo("\n".join([*report.text(figures), "", *report.markdown(figures)]))
 

@@ -7,8 +7,9 @@ from typing import Literal
 Service = Literal["echo", "source", "sink"]
 SERVICES: tuple[Service, ...] = ("echo", "source", "sink")
 
-Transport = Literal["plain", "tls", "tunnel"]
-TRANSPORTS: tuple[Transport, ...] = ("plain", "tls", "tunnel")
+Transport = Literal["plain", "tls", "tunnel", "tunnel-tls"]
+TRANSPORTS: tuple[Transport, ...] = ("plain", "tls", "tunnel", "tunnel-tls")
+TUNNELS: tuple[Transport, ...] = ("tunnel", "tunnel-tls")
 
 
 @dataclass(frozen=True, slots=True)

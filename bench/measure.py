@@ -8,13 +8,15 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bench.cases import Case
+from bench.cases import TUNNELS, Case, Transport
 from bench.lab import Lab
 from bench.peers import Running
 
 _LEAST_CPU_S = 1e-3
 _FAILURES = 0.01
 """The share of connections that may fail before a run says nothing."""
+_SPEAKS: dict[Transport, tuple[str, ...]] = {"plain": (), "tls": ("-T",), **dict.fromkeys(TUNNELS, ("-R",))}
+"""What `load` is told of how the clients talk."""
 _BUSY_S = 60.0
 """Clients that only keep the bridge busy run longer than any case, and are ended after it."""
 
@@ -102,7 +104,7 @@ def measure(case: Case, bridge: Running, lab: Lab, core: int, seconds: float) ->
     """
     bridge.settle()
     connections = min(case.connections, bridge.peer.most or case.connections)
-    speaks = [*{"plain": (), "tls": ("-T",), "tunnel": ("-R",)}[bridge.transport], *bridge.peer.clients]
+    speaks = [*_SPEAKS[bridge.transport], *bridge.peer.clients]
     program = ["taskset", "-c", str(core), str(lab.load)]
     command = [*program, case.kind, str(bridge.ports[case.service]), *speaks, *case.options]
     command += ["-c", str(connections), "-t", str(min(seconds, case.most_s))]
@@ -110,6 +112,8 @@ def measure(case: Case, bridge: Running, lab: Lab, core: int, seconds: float) ->
         memory, opening_s = bridge.memory(), bridge.cpu_s()
         with _clients(command) as load:
             opened = _line(load)["open"]
+            if bridge.transport in TUNNELS:
+                bridge.settle()  # its clients are connected before it has connected to its other end
             memory, opening_s = bridge.memory() - memory, bridge.cpu_s() - opening_s
             cpu_s = bridge.cpu_s()
             _begin(load)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from bench.cases import SERVICES, TRANSPORTS, Service, Transport
+from bench.cases import SERVICES, TRANSPORTS, TUNNELS, Service, Transport
 
 HERE = Path(__file__).parent
 _START_S = 15.0
@@ -198,15 +198,15 @@ def _wait(running: Running, ports: list[int], log: Path) -> None:
 
 
 @contextlib.contextmanager
-def started(peer: Peer, transport: Transport, values: Mapping[str, str], lab: Path, core: int) -> Iterator[Running]:
-    """Start a bridge on one core, and end it after the block.
+def started(peer: Peer, transport: Transport, values: Mapping[str, str], lab: Path, *cores: int) -> Iterator[Running]:
+    """Start a bridge on some cores, and end it after the block.
 
     Args:
         peer: What to start.
         transport: Which of its commands.
         values: The placeholders but for its own ports.
         lab: The directory for its log.
-        core: The CPU that it may use.
+        cores: The CPUs that it may use.
 
     Raises:
         PeerError: It does not listen within 15 s.
@@ -222,10 +222,10 @@ def started(peer: Peer, transport: Transport, values: Mapping[str, str], lab: Pa
         null = subprocess.DEVNULL
         with log.open("wb") as output:
             for command in peer.commands[transport]:
-                words = ["taskset", "-c", str(core), *_words(command, known)]
+                words = ["taskset", "-c", ",".join(map(str, cores)), *_words(command, known)]
                 process = subprocess.Popen(words, stdout=output, stderr=output, stdin=null, env=environment)
                 processes.append(process)  # at once, so that it is ended if the next one cannot be started
-        _wait(running, [*listening, middle] if transport == "tunnel" else listening, log)
+        _wait(running, [*listening, middle] if transport in TUNNELS else listening, log)
         yield running
     finally:
         running.stop()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 DIRECTORY = Path("docs/benchmarks")
-_TRANSPORTS = {"plain": "plain", "tls": "TLS", "tunnel": "tunnel"}
+_TRANSPORTS = {"plain": "plain", "tls": "TLS", "tunnel": "tunnel", "tunnel-tls": "tunnel over TLS"}
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "wsbridge",  # the same figures give the same file
@@ -138,7 +138,8 @@ def draw(picture: str, found: Mapping[str, Any], file: Path) -> None:
                 _draw_curve(axes, curve, found, transport, colours)
         lines = {line.get_label(): line for axes in grid.flat for line in axes.lines if line.get_label() in peers}
         machine = found["machine"]
-        where = f"bridge on one core of {machine['processor']}, {machine['system']}, wsbridge {machine['wsbridge']}"
+        cores = "one core" if found["bridge_cores"] == 1 else f"{found['bridge_cores']} cores"
+        where = f"bridge on {cores} of {machine['processor']}, {machine['system']}, wsbridge {machine['wsbridge']}"
         how = f"median of {found['rounds']} rounds of {found['seconds']:g} s"
         figure.suptitle(f"{counted}\n{where}; {how}", fontsize=9)
         figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=len(lines), frameon=False)
@@ -150,11 +151,11 @@ def _measure(plan: Plan, cases: Mapping[str, Case], *, fresh: bool) -> dict[str,
     peers = plan.peers()
     figures = report.Figures([peer.name for peer in peers], (), cases)
     take_turns(plan, peers, [[name] for name in cases] if fresh else [list(cases)], figures)
-    return report.as_json(figures, rounds=plan.rounds, seconds=plan.seconds)
+    return report.as_json(figures, **plan.numbers)
 
 
 @click.command(context_settings={"show_default": True})
-@plan_options(rounds=3, seconds=1.0)
+@plan_options(rounds=3, seconds=1.0, transports=("plain", "tls"))
 @click.option("--out", type=click.Path(path_type=Path), default=DIRECTORY, help="The directory for the results.")
 @click.option("--draw-only", is_flag=True, help="Measure nothing; draw the numbers that are there.")
 @click.option("--points", type=click.IntRange(1), help="Only this many sizes and numbers of connections.")

@@ -34,7 +34,7 @@ class Plan:
         transports: How the clients talk to them.
         rounds: Turns of each bridge.
         seconds: Of each turn.
-        bridge_core: The CPU of the bridges.
+        bridge_cores: The CPUs of the bridges.
         load_core: That of the clients and the services.
     """
 
@@ -43,8 +43,13 @@ class Plan:
     transports: tuple[Transport, ...]
     rounds: int
     seconds: float
-    bridge_core: int
+    bridge_cores: tuple[int, ...]
     load_core: int
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """What is written beside the figures: rounds, seconds of a turn, and on how many cores a bridge ran."""
+        return {"rounds": self.rounds, "seconds": self.seconds, "bridge_cores": len(self.bridge_cores)}
 
     def peers(self) -> list[Peer]:
         """Give the bridges that are installed, and report the others.
@@ -68,7 +73,9 @@ class Plan:
         return found
 
 
-def plan_options(rounds: int, seconds: float) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def plan_options(
+    rounds: int, seconds: float, transports: Sequence[Transport] = TRANSPORTS
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Add the options of a plan to a command, with these defaults; the command gets them as `plan`."""
     cores = sorted(os.sched_getaffinity(0))
     path = click.Path(path_type=Path)
@@ -80,12 +87,19 @@ def plan_options(rounds: int, seconds: float) -> Callable[[Callable[..., None]],
             "transports",
             multiple=True,
             type=click.Choice(TRANSPORTS),
-            default=TRANSPORTS,
+            default=transports,
             help="Only this one; may be repeated.",
         ),
         click.option("--rounds", type=click.IntRange(1), default=rounds, help="Turns of each bridge."),
         click.option("--seconds", type=click.FloatRange(0.05), default=seconds, help="Of each turn."),
-        click.option("--bridge-core", type=int, default=cores[0], help="The CPU of the bridges."),
+        click.option(
+            "--bridge-core",
+            "bridge_cores",
+            multiple=True,
+            type=int,
+            default=cores[:1],
+            help="The CPU of the bridges; may be repeated.",
+        ),
         click.option("--load-core", type=int, default=cores[-1], help="The CPU of the clients and of the services."),
     ]
 
@@ -126,7 +140,7 @@ def take_turns(plan: Plan, peers: Sequence[Peer], groups: Iterable[Sequence[str]
             for cases in groups:
                 with contextlib.ExitStack() as stack:
                     able = [peer for peer in peers if transport in peer.commands]
-                    bridges = _start(stack, able, transport, values, lab, plan.bridge_core)
+                    bridges = _start(stack, able, transport, values, lab, plan.bridge_cores)
                     _interleave(plan, bridges, cases, lab, figures)
 
 
@@ -136,14 +150,14 @@ def _start(
     transport: Transport,
     values: Mapping[str, str],
     lab: Lab,
-    core: int,
+    cores: Sequence[int],
 ) -> list[Running]:
     """Start bridges until the stack is closed; one that cannot be started is reported and left out."""
     running: list[Running] = []
     errors: list[PeerError] = []
     for peer in peers:
         try:
-            running.append(stack.enter_context(started(peer, transport, values, lab.directory, core)))
+            running.append(stack.enter_context(started(peer, transport, values, lab.directory, *cores)))
         except PeerError as error:
             errors.append(error)
     if errors and not running:

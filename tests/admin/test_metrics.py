@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import json
 import os
 import random
 import socket
@@ -28,7 +29,9 @@ from wsbridge.admin import metrics as metrics_module
 from wsbridge.admin.api import AdminApi, MonitoringApi
 from wsbridge.admin.endpoints import build_endpoints
 from wsbridge.admin.http import AdminRequest
-from wsbridge.admin.metrics import METRICS, Metrics
+from wsbridge.admin.long_lists import PIECE_BYTES
+from wsbridge.admin.metric_table import METRICS
+from wsbridge.admin.metrics import Metrics
 from wsbridge.auth.identity import Identity
 from wsbridge.config.load import load_file
 from wsbridge.context import ConnectionContext
@@ -68,7 +71,12 @@ class Scraped:
 
     async def text(self, accept: str = "") -> str:
         """Scrape."""
-        return (await self.metrics.page(accept))[0]
+        return (await self.page(accept))[0]
+
+    async def page(self, accept: str = "") -> tuple[str, str]:
+        """Scrape; give the media type, too."""
+        pieces, media_type = await self.metrics.page(accept)
+        return b"".join(pieces).decode(), media_type
 
     async def series(self) -> Series:
         """Scrape, and parse."""
@@ -370,13 +378,13 @@ async def test_both_formats_hold_the_same(tmp_path: Path) -> None:
     async with backend() as back, scraped(written(route={"backend": back.url}), folder=tmp_path) as daemon:
         client = await daemon.served.upgraded()
         await client.echoed(b"12345")
-        text, media_type = await daemon.metrics.page("")
+        text, media_type = await daemon.page("")
         assert media_type.startswith("text/plain; version=0.0.4")
         prometheus = (
             "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,"
             "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
         )
-        opened, media_type = await daemon.metrics.page(prometheus)
+        opened, media_type = await daemon.page(prometheus)
         assert media_type.startswith("application/openmetrics-text; version=1.0.0")
         assert opened.endswith("# EOF\n")
         names = {(sample.name, str(sample.labels)) for family in parse_openmetrics(opened) for sample in family.samples}
@@ -384,8 +392,8 @@ async def test_both_formats_hold_the_same(tmp_path: Path) -> None:
             (name, str(dict(labels))) for name, labels in series_of(text) if "process_" not in name
         }
         for odd in ("*/*", "\xff;version=\xff", "text/plain;version=9.x", "application/openmetrics-text-not"):
-            assert (await daemon.metrics.page(odd))[1].startswith("text/plain; version=0.0.4")
-        assert (await daemon.metrics.page("application/openmetrics-text;version=\xff"))[1].isascii()
+            assert (await daemon.page(odd))[1].startswith("text/plain; version=0.0.4")
+        assert (await daemon.page("application/openmetrics-text;version=\xff"))[1].isascii()
         client.drop()
 
 
@@ -491,7 +499,7 @@ async def test_many_scrapes_share_few_renderings(monkeypatch: pytest.MonkeyPatch
     rendered = 0
     render = metrics_module.render_page
 
-    def counting(*arguments: Any) -> bytes:
+    def counting(*arguments: Any) -> list[bytes]:
         nonlocal rendered
         rendered += 1
         return render(*arguments)
@@ -510,10 +518,10 @@ async def test_renderings_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """However often it is scraped: after a rendering there is a pause nine times as long."""
     begun: list[float] = []
 
-    def slow(*_: object) -> bytes:
+    def slow(*_: object) -> list[bytes]:
         begun.append(time.monotonic())
         time.sleep(0.05)
-        return b"page"
+        return [b"page"]
 
     monkeypatch.setattr(metrics_module, "render_page", slow)
     async with scraped(written(route={"respond": "204"})) as daemon:
@@ -523,11 +531,46 @@ async def test_renderings_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     assert begun[2] - begun[1] >= 0.5
 
 
+@pytest.mark.parametrize("accept", ["", "application/openmetrics-text"])
+async def test_nothing_grows_with_the_page_that_holds_the_interpreter(
+    accept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the pieces in which it is rendered and sent, nor the JSON of which its hash is made."""
+    sizes: list[int] = []
+    dumps = json.dumps
+
+    def recording(*arguments: Any, **options: Any) -> str:
+        text = dumps(*arguments, **options)
+        sizes.append(len(text))
+        return text
+
+    routes = {
+        f"r{number}": {"match": {"path": f"/{number}"}, "backend": "tcp://127.0.0.1:1", "auth": "none"}
+        for number in range(500)
+    }
+    async with scraped(written(routes=routes)) as daemon:
+        for route in daemon.served.server.generation.routes.values():
+            route.stats.durations.counts[3] = route.stats.connect_times.counts[2] = 1
+        monkeypatch.setattr(metrics_module.json, "dumps", recording)
+        pieces, _ = await daemon.metrics.page(accept)
+        monkeypatch.undo()
+        page = b"".join(pieces).decode()
+    assert len(page) > 10 * PIECE_BYTES
+    assert max(map(len, pieces)) < 1.5 * PIECE_BYTES
+    assert len(sizes) > 500
+    assert max(sizes) < 8192
+    assert page.count("# HELP wsbridge_connection_duration_seconds ") == 1
+    assert page.count("\nwsbridge_connection_duration_seconds_count{") == 500
+    assert page.count("\nwsbridge_connections_active{") == 500
+    assert page.count("# EOF\n") == page.endswith("# EOF\n") == bool(accept)
+
+
 async def test_who_gets_it_and_how() -> None:
     """GET and HEAD at the monitoring endpoint; the 404 of other paths names it."""
     async with scraped(written(route={"respond": "204"})) as daemon:
         api = MonitoringApi(daemon.served.server, daemon.metrics)
-        assert (await api.handle(AdminRequest("GET", "/metrics"))).body.startswith("# HELP wsbridge_build_info ")
+        first, *_ = (await api.handle(AdminRequest("GET", "/metrics"))).body
+        assert first.startswith(b"# HELP wsbridge_build_info ")
         assert (await api.handle(AdminRequest("POST", "/metrics"))).status == 405
         assert "/metrics" in (await api.handle(AdminRequest("GET", "/"))).body
 

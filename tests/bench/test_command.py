@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -41,9 +42,24 @@ def test_wsbridge_beside_lighttpd(tmp_path):
     assert "|  | wsbridge-python | wsbridge-python, tls |" in done.stdout
     assert re.search(r"^\| down \| [\d.]+ \| [\d.]+ \|$", done.stdout, re.MULTILINE)
     found = json.loads(file.read_text())
-    assert (found["rounds"], found["seconds"]) == (2, 0.1)
+    assert (found["rounds"], found["seconds"], found["bridge_cores"]) == (2, 0.1, 1)
     assert found["cases"].keys() == {"echo64", "down"}
     assert found["cases"]["down"]["tls"]["lighttpd"]["rounds"].keys() == {"0", "1"}
+
+
+def test_bridges_on_two_cores(tmp_path):
+    """Each may use all that are given; the figures say how many there were."""
+    first, *others = sorted(os.sched_getaffinity(0))
+    if not others:
+        pytest.skip("there is one core")
+    file = tmp_path / "peers.toml"
+    command = "sh -c 'taskset -cp $$ >&2; exit 1'"
+    file.write_text(f'[cores]\nplain = ["{command}"]\n')
+    done = run(
+        "--peers", str(file), "--bridge-core", str(first), "--bridge-core", str(others[0]), "--transport", "plain"
+    )
+
+    assert re.search(rf"current affinity list: {first}[,-]{others[0]}$", done.stderr, re.MULTILINE), done.stderr
 
 
 def test_one_bridge_beside_another(tmp_path):

@@ -7,7 +7,7 @@ import sys
 import psutil
 import pytest
 
-from bench.cases import SERVICES
+from bench.cases import SERVICES, TRANSPORTS, TUNNELS
 from bench.peers import HERE, Peer, PeerError, free_ports, read_peers, started
 from tests.bench.conftest import CORE, installed
 
@@ -25,9 +25,9 @@ def test_the_table_of_the_project():
     peers = {peer.name: set(peer.commands) for peer in read_peers(HERE / "peers.toml")}
 
     assert list(peers)[:3] == ["wsbridge-native", "wsbridge-python", "lighttpd"]
-    assert {name for name, can in peers.items() if can == {"plain", "tls", "tunnel"}} == set(list(peers)[:2])
+    assert {name for name, can in peers.items() if can == set(TRANSPORTS)} == set(list(peers)[:2])
     assert {name for name, can in peers.items() if can == {"plain"}} == {"libwsrx", "websocat"}
-    assert {name for name, can in peers.items() if can == {"tunnel"}} == {"wstunnel"}
+    assert {name for name, can in peers.items() if can == set(TUNNELS)} == {"wstunnel"}
 
 
 @pytest.mark.parametrize("engine", ["native", "python"])

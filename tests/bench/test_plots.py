@@ -52,7 +52,7 @@ def found(peers: list[str], points: list[int]) -> dict:
     by_peer = {peer: {"median": sample, "rounds": {"0": sample}} for peer in peers}
     machine = {"processor": "a processor", "system": "a system", "wsbridge": "1.2.3"}
     cases = {str(point): {"plain": by_peer, "tls": by_peer} for point in points}
-    return json.loads(json.dumps({"machine": machine, "rounds": 3, "seconds": 1.0, "cases": cases}))
+    return json.loads(json.dumps({"machine": machine, "rounds": 3, "seconds": 1.0, "bridge_cores": 1, "cases": cases}))
 
 
 @pytest.mark.parametrize("picture", PICTURES)

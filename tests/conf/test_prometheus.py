@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.process_collector import ProcessCollector
 
 from tests.clients.program import program
-from wsbridge.admin.metrics import METRICS
+from wsbridge.admin.metric_table import METRICS
 from wsbridge.reasons import Reason
 
 ROOT = Path(__file__).parents[2]

@@ -78,7 +78,7 @@ async def test_metrics() -> None:
 
 async def sessions_of(daemon: Scraped) -> dict[str, float]:
     """Give the values of the metrics of sessions, without their labels."""
-    page, _ = await daemon.metrics.page("")
+    page = await daemon.text()
     lines = [line for line in page.splitlines() if line.startswith("wsbridge_sessions_")]
     names = [line.partition("{")[0].partition(" ")[0].removeprefix("wsbridge_sessions_") for line in lines]
     found = dict(zip(names, (float(line.rpartition(" ")[2]) for line in lines), strict=True))

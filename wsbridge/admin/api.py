@@ -57,8 +57,8 @@ class MonitoringApi:
         if request.method not in ("GET", "HEAD"):
             return error_response(HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD", ("Allow", "GET, HEAD"))
         if request.path == "/metrics" and self._metrics is not None:
-            text, media_type = await self._metrics.page(request.headers.get("accept", ""))
-            return AdminResponse(HTTPStatus.OK, text, media_type)
+            pieces, media_type = await self._metrics.page(request.headers.get("accept", ""))
+            return AdminResponse(HTTPStatus.OK, pieces, media_type)
         state = "ok" if request.path == "/livez" else self.readiness()
         return AdminResponse(HTTPStatus.OK if state == "ok" else HTTPStatus.SERVICE_UNAVAILABLE, state + "\n")
 
