@@ -460,7 +460,8 @@ const AT_ONCE_MS = 1000; // between two attempts that are made at once
 class Schedule {
   notice = null; // {after, jitter} of GOAWAY, until the next attempt
   #maxDelay;
-  #failures = 0; // since a transport was stable
+  #failures = 0; // attempts that got no transport, since one was stable
+  #drops = 0; // transports over which nothing came, one after another
   #attachedAt = 0;
   #progress = 0; // of the session, when a transport was lost
   #mayBeAtOnce = true; // a transport was of use since an attempt was made at once,
@@ -480,10 +481,11 @@ class Schedule {
     const useful = stable || progress > this.#progress;
     this.#progress = progress;
     if (stable) this.#failures = 0;
-    if (useful) this.#mayBeAtOnce = true;
+    if (useful) [this.#drops, this.#mayBeAtOnce] = [0, true];
     const atOnce = this.#mayBeAtOnce && at - this.#atOnceAt >= AT_ONCE_MS;
+    const pause = atOnce ? 0 : this.#random();
     if (atOnce) [this.#mayBeAtOnce, this.#atOnceAt] = [false, at];
-    const pause = atOnce ? 0 : useful ? this.#random() : this.failed();
+    else if (!useful) this.#drops += 1;
     return this.notice ? Math.max(pause, this.notice.after + Math.random() * this.notice.jitter) : pause;
   }
 
@@ -495,7 +497,7 @@ class Schedule {
   }
 
   #random() {
-    return Math.random() * Math.min(this.#maxDelay, FIRST_BOUND_MS * 2 ** this.#failures);
+    return Math.random() * Math.min(this.#maxDelay, FIRST_BOUND_MS * 2 ** (this.#failures + this.#drops));
   }
 }
 
@@ -515,7 +517,6 @@ const DEFAULTS = {
   closeTimeout: 10_000, // for the close handshake, and to reconnect for it
   maxDelay: 10_000, // between two attempts
   nodeParameter: "n", // of the URL: gets the node hint of the server, if that gives one
-  WebSocket: globalThis.WebSocket, // what makes a transport
 };
 
 const STATES = ["connecting", "open", "closing", "closed"];
@@ -614,8 +615,8 @@ export class ResumableWebSocket extends EventTarget {
   #readingBytes = 0;
   #discardedBytes = 0; // given to send() after the end; bufferedAmount counts them, as that of WebSocket does
   #ending = false; // the page has ended its stream: FIN was sent, or waits for a Blob
-  #closing = null; // {code, reason, atOnce} of close() or abort()
-  #closeSent = false;
+  #closing = null; // {code, reason, atOnce} of close() or abort(); `sent` once it was, on any transport
+  #closeSent = false; // on this transport
   #inbox = null;
   #writable = null;
   #writeController = null;
@@ -624,7 +625,7 @@ export class ResumableWebSocket extends EventTarget {
   constructor(url, protocols = [], options = {}) {
     super();
     const given = Object.entries(options).filter(([, value]) => value !== undefined);
-    this.#options = { ...DEFAULTS, ...Object.fromEntries(given) };
+    this.#options = { ...DEFAULTS, WebSocket: globalThis.WebSocket, ...Object.fromEntries(given) };
     this.#protocols = listed(protocols);
     if (!this.#options.WebSocket) raise("NotSupportedError", "there is no WebSocket here: give one as an option");
     this.#url = typeof url === "function" ? "" : absolute(url).href;
@@ -949,8 +950,18 @@ export class ResumableWebSocket extends EventTarget {
   }
 
   #onError({ code, reason, ours = false }) {
-    if (ours) this.#socket.send(errorFrame(code, reason));
-    this.#finish(code, reason, { wasClean: !ours, lost: GONE[code], wire: ours ? [code, reason] : [1000] });
+    if (!ours) return this.#endedBy(code, reason, true);
+    this.#socket.send(errorFrame(code, reason));
+    this.#finish(code, reason, { lost: GONE[code], wire: [code, reason] });
+  }
+
+  // The server has ended the session, or does not have it.
+  #endedBy(code, reason, wasClean) {
+    const { sent, code: ownCode, reason: ownReason } = this.#closing ?? {};
+    // Where our Close had arrived, and only the answer was lost, this is what the page wanted.
+    const wanted = code === 4001 && this.#closing && (sent || !this.#session.unacknowledged);
+    if (wanted) this.#finish(ownCode, ownReason, { wasClean: true });
+    else this.#finish(code, reason, { wasClean, lost: GONE[code] });
   }
 
   // A transport ended, or it is given up: reconnect, unless its code ends the session.
@@ -958,12 +969,7 @@ export class ResumableWebSocket extends EventTarget {
     const { opened, complete, ttl } = this.#session;
     if (!opened) return this.#finish(code, reason, { wasClean });
     if (complete) return this.#finish(1000, reason || "backend_closed", { wasClean: true });
-    if (this.#session.endsBy(code)) {
-      if (this.#closing && code === 4001 && !this.#session.unacknowledged) {
-        return this.#finish(this.#closing.code, this.#closing.reason, { wasClean: true }); // our Close had arrived
-      }
-      return this.#finish(code, reason, { wasClean, lost: GONE[code] });
-    }
+    if (this.#session.endsBy(code)) return this.#endedBy(code, reason, wasClean);
     this.#drop();
     this.#closeSent = false;
     const at = now();
@@ -1059,6 +1065,7 @@ export class ResumableWebSocket extends EventTarget {
 
   #sendClose(code, reason) {
     this.#closeSent = true;
+    if (this.#closing) this.#closing.sent = true;
     this.#readyState = CLOSING;
     this.#socket.close(code, reason);
     this.#startCloseTimer();

@@ -102,6 +102,11 @@ describe("transports", () => {
     assert.deepEqual(await pauses(7, () => {}), [0, 500, 1000, 2000, 4000, 5000, 5000]);
   });
 
+  test("once something has come again, pauses are as they were before", async () => {
+    let count = 0;
+    assert.deepEqual(await pauses(7, (transport) => ++count === 4 && transport.receive(data("x"))), [0, 500, 1000, 2000, 0, 500, 1000]);
+  });
+
   test("one that drops after something has come is asked at once, but not twice a second", async () => {
     assert.deepEqual(await pauses(4, (transport) => transport.receive(data("x"))), [0, 500, 500, 0]);
     let sent = 0;
@@ -300,6 +305,20 @@ describe("pages", () => {
     assert.equal(socket.state, "connecting");
     FakeSocket.last.open();
     assert.deepEqual(FakeSocket.last.frames(), ["OPEN 0"]);
+  });
+
+  test("the global WebSocket is that of the moment, as it may be a stand-in", async () => {
+    const before = globalThis.WebSocket;
+    globalThis.WebSocket = FakeSocket;
+    try {
+      new ResumableWebSocket("ws://x/");
+      await settle();
+      assert.equal(FakeSocket.last.url, "ws://x/");
+      globalThis.WebSocket = undefined;
+      assert.throws(() => new ResumableWebSocket("ws://x/"), { name: "NotSupportedError" });
+    } finally {
+      globalThis.WebSocket = before;
+    }
   });
 
   test("a window that OPEN cannot ask for is an error", () => {

@@ -407,6 +407,26 @@ describe("resuming", () => {
     FakeSocket.last.end(4001);
     assert.equal(seen().at(-1), "close 1000 bye");
     assert.equal(socket.state, "closed");
+    const other = await live();
+    other.socket.close(1000, "bye");
+    other.transport.end(1006);
+    await time.pass(0);
+    FakeSocket.last.open();
+    FakeSocket.last.receive(error(4001, "session or token not accepted")); // before its Close, as the protocol has it
+    assert.deepEqual([other.seen().at(-1), other.socket.state], ["close 1000 bye", "closed"]);
+  });
+
+  test("so it is with other codes, whose Close does not wait for the last ACK", async () => {
+    const { socket, seen, transport } = await live();
+    socket.send("abc");
+    socket.close(3001, "enough");
+    assert.deepEqual(transport.closed, [3001, "enough"]);
+    transport.end(1006);
+    await time.pass(0);
+    FakeSocket.last.open();
+    FakeSocket.last.receive(error(4001));
+    assert.equal(seen().at(-1), "close 3001 enough");
+    assert.equal(socket.state, "closed");
   });
 
   test("a violation ends it with 4008, and the server hears of it", async () => {
