@@ -13,8 +13,8 @@ from wsbridge.protocol.replay_buffer import COLLECTED_BYTES, SMALL_CHUNK_BYTES, 
 def rest(buffer: ReplayBuffer, max_bytes: int = 1000000) -> bytes:
     """Give everything from the cursor on."""
     out = b""
-    while payload := buffer.next_payload(max_bytes):
-        out += payload
+    while payloads := buffer.next_payloads(max_bytes, 65536):
+        out += b"".join(payloads)
     return out
 
 
@@ -40,11 +40,11 @@ def test_a_large_chunk_is_not_copied() -> None:
     buffer.append(chunk)
     buffer.append(chunk)
 
-    assert buffer.next_payload(65536) is chunk
-    view = buffer.next_payload(32768)
-    assert isinstance(view, memoryview)
-    assert view.obj is chunk
-    assert len(buffer.next_payload(32768)) == 50000 - 32768
+    whole, part = buffer.next_payloads(50000 + 32768, 65536)
+    assert whole is chunk
+    assert isinstance(part, memoryview)
+    assert part.obj is chunk
+    assert [len(payload) for payload in buffer.next_payloads(32768, 65536)] == [50000 - 32768]
 
 
 def test_what_may_change_is_copied() -> None:
@@ -80,7 +80,7 @@ def test_sending_again_from_any_position(position: int) -> None:
     for begin, end in ((0, 100), (100, 3100), (3100, 3101), (3101, 8100)):
         buffer.append(data[begin:end])
     for sent in (1, 5000, 100000):
-        buffer.next_payload(sent)
+        buffer.next_payloads(sent, 65536)
         buffer.seek(position)
         assert buffer.cursor == position
         buffer.append(b"!")
@@ -95,7 +95,7 @@ def test_appending_goes_on_behind_the_cursor() -> None:
     for at in range(200):
         buffer.append(b"%03d" % at)
         if at % 3:
-            sent += buffer.next_payload(at % 7)
+            sent += b"".join(buffer.next_payloads(at % 7, 65536))
         if at % 5 == 0:
             buffer.acknowledge(buffer.cursor)
     sent += rest(buffer)
@@ -104,7 +104,7 @@ def test_appending_goes_on_behind_the_cursor() -> None:
     buffer.acknowledge(buffer.end)
     assert (buffer.start, buffer.copy_bytes()) == (7 + 600, b"")
     buffer.append(b"more")
-    assert buffer.next_payload(100) == b"more"
+    assert buffer.next_payloads(100, 65536) == [b"more"]
 
 
 @pytest.mark.parametrize("size", [1, 100, SMALL_CHUNK_BYTES - 1])
@@ -124,7 +124,7 @@ def test_positions_out_of_range_are_refused() -> None:
     """Below the start, or beyond what was sent or is there."""
     buffer = ReplayBuffer(10)
     buffer.append(b"12345")
-    buffer.next_payload(3)
+    buffer.next_payloads(3, 65536)
     for position in (9, 14):
         with pytest.raises(ValueError, match=f"position {position} is not from 10 to 13"):
             buffer.acknowledge(position)
@@ -137,11 +137,11 @@ def test_cleared() -> None:
     """Nothing is held; positions stay."""
     buffer = ReplayBuffer()
     buffer.append(bytes(5000))
-    buffer.next_payload(100)
+    buffer.next_payloads(100, 65536)
     buffer.clear()
 
     assert (buffer.start, buffer.cursor, buffer.end, buffer.copy_bytes()) == (5000, 5000, 5000, b"")
-    assert buffer.next_payload(100) == b""
+    assert buffer.next_payloads(100, 65536) == []
 
 
 @pytest.mark.parametrize(

@@ -307,6 +307,8 @@ class SocketTransport:
             self.record_error(error)
             self.readable = True  # the kernel may still hold what the peer sent before
             return None
+        if taken == sum(map(len, parts)):
+            return None
         for index, part in enumerate(parts):
             if taken < len(part):
                 return [memoryview(part)[taken:], *parts[index + 1 :]]

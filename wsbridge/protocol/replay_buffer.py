@@ -61,36 +61,32 @@ class ReplayBuffer:
         collect(self._chunks, payload if type(payload) is bytes else bytes(payload))
 
     def next_payloads(self, max_bytes: int, largest: int) -> list[Buffer]:
-        """Give the next bytes to send, at most `max_bytes`, in pieces of at most `largest`; see `next_payload`.
+        """Give the next bytes to send, at most `max_bytes`, and move the cursor behind them; nothing at the end.
 
-        A chunk is given in as few pieces as possible, which are of one size.
+        A chunk is given in as few pieces of at most `largest` bytes as possible, which are of one size.
         """
         payloads: list[Buffer] = []
-        while max_bytes > 0 and self.cursor != self.end:
+        left = min(max_bytes, self.end - self.cursor)
+        while left > 0:
             chunk = self._chunks[self._index]
-            left = len(chunk) - self._offset
-            if left > largest:
-                left = -(-left // -(-left // largest))
-            payloads.append(self.next_payload(min(left or largest, max_bytes)))
-            max_bytes -= len(payloads[-1])
+            begin, size = self._offset, len(chunk)
+            if begin == size:
+                self._index += 1
+                self._offset = 0
+                continue
+            end = min(size, begin + left)
+            left -= end - begin
+            self.cursor += end - begin
+            self._offset = end
+            if isinstance(chunk, bytearray):
+                chunk = bytes(chunk)  # a view would forbid to append to it
+            if end - begin <= largest:
+                payloads.append(chunk if end - begin == size else memoryview(chunk)[begin:end])
+                continue
+            view = memoryview(chunk)
+            step = -(-(end - begin) // -(-(end - begin) // largest))
+            payloads += [view[at : min(at + step, end)] for at in range(begin, end, step)]
         return payloads
-
-    def next_payload(self, max_bytes: int) -> Buffer:
-        """Give the next bytes to send, at most `max_bytes`, and move the cursor behind them; empty at the end."""
-        if self.cursor == self.end or max_bytes <= 0:
-            return b""
-        chunk = self._chunks[self._index]
-        if self._offset == len(chunk):
-            self._index += 1
-            self._offset = 0
-            chunk = self._chunks[self._index]
-        begin = self._offset
-        end = min(len(chunk), begin + max_bytes)
-        self._offset = end
-        self.cursor += end - begin
-        if isinstance(chunk, bytearray):
-            return bytes(memoryview(chunk)[begin:end])  # a view would forbid to append to it
-        return chunk if end - begin == len(chunk) else memoryview(chunk)[begin:end]
 
     def acknowledge(self, position: int) -> None:
         """Drop everything before a position.

@@ -184,6 +184,7 @@ class Session:
         acked_position: Position that the peer has acknowledged.
         received_position: Position up to which the peer's stream has been received.
         consumed_position: Position up to which the sink has accepted it.
+        taken_bytes: Payload of DATA that `take` has given so far, what was sent again among it.
     """
 
     def __init__(self) -> None:
@@ -202,6 +203,7 @@ class Session:
         self.acked_position = 0
         self.received_position = 0
         self.consumed_position = 0
+        self.taken_bytes = 0
         self._control: list[bytes] = []  # frames that go before all others
         self._buffer = ReplayBuffer()
         self._window = 0  # of our stream
@@ -276,9 +278,12 @@ class Session:
         buffer = self._buffer
         begin = buffer.cursor
         messages += [(DATA_HEAD, payload) for payload in buffer.next_payloads(max_bytes, SEND_BYTES)]
+        end = buffer.cursor
+        self.taken_bytes += end - begin
         if begin < self.sent_position:
-            self.replayed_bytes += min(buffer.cursor, self.sent_position) - begin
-        self.sent_position = max(self.sent_position, buffer.cursor)
+            self.replayed_bytes += min(end, self.sent_position) - begin
+        if end > self.sent_position:
+            self.sent_position = end
 
     def _take_end(self, messages: list[ResumeMessage]) -> None:
         """Give what follows the last byte of our stream: FIN, and the ERROR of `end_after_data`."""
@@ -561,6 +566,13 @@ class Session:
     def progress(self) -> int:
         """How far the session has got, as a number: what has been received and what the peer has acknowledged."""
         return self.received_position + self.acked_position
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes held in both directions: `replay_bytes` and `unconsumed_bytes`."""
+        buffer = self._buffer
+        held = buffer.end - buffer.start
+        return held if self.consumed_position == self.received_position else held + self.unconsumed_bytes
 
     @property
     def unconsumed_bytes(self) -> int:

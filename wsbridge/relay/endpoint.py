@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from wsbridge.limits.rate import RateLimiter
-from wsbridge.net.transport import RelayTransport, Transport, own_buffers
+from wsbridge.net.transport import READ_SIZE, RelayTransport, Transport, own_buffers
 from wsbridge.protocol.http_guard import HTTP_ON_RAW_LISTENER, HttpRequestGuard
 from wsbridge.protocol.websocket import (
     CLOSE,
@@ -113,6 +113,7 @@ class Endpoint:
     """One side while it is relayed; see `RawEndpoint` and `WebSocketEndpoint`.
 
     Attributes:
+        read_size: Bytes asked for in one read.
         transport: Its transport.
         framing: How payload is framed.
         rx: What is done with what it sends.
@@ -132,6 +133,7 @@ class Endpoint:
     """
 
     is_websocket = False
+    read_size = READ_SIZE
 
     __slots__ = (
         "acked_bytes",
@@ -210,7 +212,7 @@ class Endpoint:
         if data:
             self.undecoded = b""
         else:
-            data = self.transport.read()
+            data = self.transport.read(self.read_size)
             if not data:
                 return [], None
             self.last_received = now

@@ -44,7 +44,6 @@ from wsbridge.relay.relay import (
 )
 from wsbridge.relay.session_stream import (
     HELD_BYTES_ALWAYS,
-    MAX_KEPT_READ_BYTES,
     Carrier,
     ReplayMemory,
     SessionStream,
@@ -141,7 +140,7 @@ class SessionRelay(Relay):
         close_carrier: CloseCarrier,
     ) -> None:
         super().__init__(front, back, options, loop)
-        keep_freed_memory(KEPT_MEMORY_BYTES, 2 * MAX_KEPT_READ_BYTES)
+        keep_freed_memory(KEPT_MEMORY_BYTES, 524288)
         self.session = session
         self.stream = stream
         self.here, self.there = (front, back) if front.transport is stream else (back, front)
@@ -247,9 +246,11 @@ class SessionRelay(Relay):
         if src is there:
             super().transfer(there, here)
         else:
+            stream = self.stream
             if self.carrier is not None:
                 self._read_carrier(self.carrier)
-            super().transfer(here, there)
+            if stream.readable or stream.read_state is not None or here.undecoded:
+                super().transfer(here, there)
             if here.pending is not None and here.flush(self.loop.now):
                 super().transfer(there, here)
         self._settle(self.loop.now)
@@ -351,10 +352,11 @@ class SessionRelay(Relay):
         """Write to the transport until it accepts no more, or nothing is left."""
         session = self.session
         while carrier.pending is None:
+            before = session.taken_bytes
             messages = session.take(SEND_BATCH_BYTES, now)
             if not messages:
                 break
-            sent = sum(len(payload) for _, payload in messages)
+            sent = session.taken_bytes - before
             carrier.sent_payload += sent
             carrier.send_messages(messages, now)
             if carrier.transport.read_state == RESET:
@@ -370,7 +372,7 @@ class SessionRelay(Relay):
             self.loop.schedule(self, carrier.close_deadline)
 
     def _count_held_bytes(self) -> None:
-        held = 0 if self.here.closed else self.session.replay_bytes + self.session.unconsumed_bytes
+        held = 0 if self.here.closed else self.session.held_bytes
         if held != self._held_bytes:
             self._memory.used += held - self._held_bytes
             self._held_bytes = held

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from wsbridge.net.transport import READ_SIZE, Transport, own_buffers
 from wsbridge.protocol.replay_buffer import collect
-from wsbridge.protocol.resume import Session
+from wsbridge.protocol.resume import SEND_BYTES, Session
 from wsbridge.protocol.resume_frames import Failure, FrameReader, ResumeCode, encode_frame
 from wsbridge.protocol.websocket import Buffer, FrameHeaders, Framing, Payloads, RawFraming, WebSocketFraming
 from wsbridge.reasons import Reason, Termination
@@ -22,10 +22,10 @@ from wsbridge.relay.endpoint import Endpoint, RawEndpoint, Side, WebSocketEndpoi
 from wsbridge.relay.relay import Relay
 from wsbridge.taskless import Wait
 
-MAX_KEPT_READ_BYTES: Final = 262144
-"""Largest read of what is kept to be sent again."""
+MAX_KEPT_READ_BYTES: Final = 4 * (SEND_BYTES - 1)
+"""Largest read of what is kept to be sent again: four messages, whose frames have a short header."""
 CARRIER_READ_BYTES: Final = 2 * READ_SIZE
-"""Bytes asked for in one read of a transport of a session."""
+"""Bytes asked for in one read of a transport of a session: what is kept costs more to read in two parts."""
 HELD_BYTES_ALWAYS: Final = READ_SIZE
 """Bytes that each session may hold in each direction, also while all together hold more than they may."""
 HELD_BYTES_AT_MOST: Final = 16777216
@@ -157,10 +157,11 @@ class SessionStream:
     @property
     def room(self) -> int:
         """Bytes that may be written now."""
-        session = self._session
-        held = session.replay_bytes
-        most = HELD_BYTES_ALWAYS if self._memory.is_full else HELD_BYTES_AT_MOST
-        return max(0, min(session.room, most - held))
+        session, memory = self._session, self._memory
+        room = session.room
+        most = HELD_BYTES_AT_MOST if memory.used <= memory.limit else HELD_BYTES_ALWAYS
+        left = most - session.replay_bytes
+        return room if room <= left else max(0, left)
 
     def write(self, parts: list[Buffer]) -> list[Buffer] | None:
         """See `RelayTransport.write`: the window is what a kernel's buffer is to a socket.
@@ -316,6 +317,8 @@ class Carrier(WebSocketEndpoint):
         ended: See `Relaying`.
     """
 
+    read_size = CARRIER_READ_BYTES
+
     __slots__ = (
         "close_deadline",
         "closing",
@@ -346,16 +349,6 @@ class Carrier(WebSocketEndpoint):
         self.received_payload = self.sent_payload = 0
         self.close_deadline: float | None = None
         self.ended = Wait()
-
-    def receive(self, now: float) -> tuple[Payloads, FrameHeaders | None]:
-        """See `Endpoint.receive`; more at once, since bytes that are kept cost more to read in two parts."""
-        if self.undecoded:
-            return super().receive(now)
-        self.undecoded = self.transport.read(CARRIER_READ_BYTES)
-        if not self.undecoded:
-            return [], None
-        self.last_received = now
-        return super().receive(now)
 
     def send_messages(self, messages: list[tuple[bytes, Buffer]], now: float) -> None:
         """Write messages behind what is pending."""
