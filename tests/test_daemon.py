@@ -14,6 +14,7 @@ from wsbridge import daemon
 from wsbridge.accept import reserved_descriptors
 from wsbridge.context import ConnectionContext
 from wsbridge.engine_choice import choose_engine, describe_engine
+from wsbridge.relay.session_stream import MAX_KEPT_READ_BYTES
 
 LIMITS = resource.getrlimit
 CONFIG = written(route={"respond": "204"}, timeouts={"drain": "0s", "drain_spread": "0s", "close": "300ms"})
@@ -77,6 +78,20 @@ async def test_a_signal_ends_it(number, reason, manager):
     (drain,) = records.of("daemon.draining")
     assert (drain["signal"], drain["reason"]) == (number.name, reason)
     assert records.all[-1]["event"] == "daemon.stopped"
+
+
+@pytest.mark.parametrize("sessions", [True, False])
+async def test_memory_is_kept_for_sessions_only(sessions, monkeypatch):
+    """How malloc gives memory back is changed only where a route has resumable sessions."""
+    changed = []
+    monkeypatch.setattr(daemon, "keep_freed_memory", lambda kept, largest: changed.append((kept, largest)))
+    route = {"backend": "tcp://127.0.0.1:9", **({"resume": {}} if sessions else {})}
+    timeouts = {"drain": "0s", "drain_spread": "0s", "close": "300ms"}
+    with recording(), trio.fail_after(5):
+        await daemon.serve(
+            config_of(written(route=route, timeouts=timeouts)), on_ready=lambda _: os.kill(os.getpid(), signal.SIGINT)
+        )
+    assert changed == ([(16777216, 2 * MAX_KEPT_READ_BYTES)] if sessions else [])
 
 
 async def test_a_hangup_is_logged_and_ignored():

@@ -27,6 +27,7 @@ from wsbridge.config.base import KeyPath
 from wsbridge.config.load import LoadedConfig
 from wsbridge.config.model import Config
 from wsbridge.engine_choice import choose_engine
+from wsbridge.limits.memory import keep_freed_memory
 from wsbridge.log.logger import log
 from wsbridge.log.writer import LogWriter
 from wsbridge.net.listeners import InheritedSockets, ListeningSockets
@@ -34,6 +35,7 @@ from wsbridge.net.socket_activation import UNUSED_SOCKET_PROBLEM, receive_socket
 from wsbridge.net.tls import silence_sni_decode_errors
 from wsbridge.pressure import watch_loop, watch_memory
 from wsbridge.reasons import Reason, Termination
+from wsbridge.relay.session_stream import MAX_KEPT_READ_BYTES
 from wsbridge.reload import NO_FILE, Reloader, ReloadResult
 from wsbridge.revocation import watch_access_lists
 from wsbridge.server import Server
@@ -113,6 +115,9 @@ class SystemdNotifier:
 YOUNG_OBJECTS = 5000
 """Objects after which the garbage collector looks for cycles among them: those of a connection have none, and most have
 gone by then."""
+
+KEPT_MEMORY_BYTES = 16777216
+"""Freed memory that stays with a process whose routes have resumable sessions."""
 
 STATUS_INTERVAL = 5.0
 """Seconds between two reports of the number of connections to the service manager."""
@@ -207,6 +212,15 @@ def _settle_garbage_collector() -> None:
     gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
 
 
+def _keep_memory_of_sessions(config: Config) -> None:
+    """Have malloc keep what is freed, in a process that has sessions: it is allocated again soon after.
+
+    Otherwise the kernel zeroes each page anew, which costs sessions a tenth of their speed.
+    """
+    if any(route.resume is not None for route in config.routes.values()):
+        keep_freed_memory(KEPT_MEMORY_BYTES, 2 * MAX_KEPT_READ_BYTES)
+
+
 async def serve(
     config: Config,
     *,
@@ -258,6 +272,7 @@ async def serve(
 
     def opened(listening: list[ListeningSockets]) -> None:
         _settle_garbage_collector()
+        _keep_memory_of_sessions(config)
         log.info(
             "daemon.ready",
             version=__version__,

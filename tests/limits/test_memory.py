@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,3 +109,26 @@ def test_a_stall_is_a_lag_without_work():
     """What the process did not compute in was no fault of the loop."""
     assert Lag(1.0, 0.1).is_stall
     assert not Lag(1.0, 0.9).is_stall
+
+
+CHURN = """
+import resource, sys
+from wsbridge.limits.memory import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory(16777216, 524288)
+for each in range(40):
+    if each == 20:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    held = [bytes(200000 + 10000 * (each % 4)) for _ in range(20)]
+    del held
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_freed_memory_is_kept():
+    """Bytes that are allocated and freed again and again have no page of the kernel zeroed for them."""
+    faults = {}
+    for kind in ("keep", "give"):
+        command = [sys.executable, "-c", CHURN, kind]
+        faults[kind] = int(subprocess.run(command, capture_output=True, check=True, timeout=30).stdout)
+    assert faults["keep"] < faults["give"] / 10

@@ -18,7 +18,6 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from wsbridge.limits.memory import keep_freed_memory
 from wsbridge.net.transport import EOF, RESET
 from wsbridge.protocol.resume import Ended, Event, PeerFinished, Received, Session, SessionState
 from wsbridge.protocol.resume_frames import ResumeCode
@@ -63,8 +62,6 @@ SEND_BATCH_BYTES: Final = 262144
 """Payload that is given to the kernel in one call."""
 WAIT_FOR_MEMORY: Final = 1.0
 """Seconds after which a transport that is not read for want of memory is looked at again."""
-KEPT_MEMORY_BYTES: Final = 16777216
-"""Freed memory that stays with a process that has sessions: they allocate and free as much all the time."""
 SOON: Final = 0.2
 """Seconds within which no deadline of a session can come up: less than the time of an ACK."""
 MAX_UNCOUNTED_ACKS: Final = 8
@@ -140,7 +137,6 @@ class SessionRelay(Relay):
         close_carrier: CloseCarrier,
     ) -> None:
         super().__init__(front, back, options, loop)
-        keep_freed_memory(KEPT_MEMORY_BYTES, 524288)
         self.session = session
         self.stream = stream
         self.here, self.there = (front, back) if front.transport is stream else (back, front)
