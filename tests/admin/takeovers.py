@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Mapping
-from functools import partial
 from pathlib import Path
 
 import trio
@@ -15,10 +14,53 @@ from wsbridge.admin.api import AdminApi, MonitoringApi
 from wsbridge.admin.endpoints import AdminEndpoint, build_endpoints
 from wsbridge.admin.takeover import Handover, Takeover
 from wsbridge.config.model import Config
+from wsbridge.net.listeners import InheritedSockets
 from wsbridge.reasons import Reason
 from wsbridge.reload import Reloader
 from wsbridge.server import Server
 from wsbridge.sessions.handover import SessionAdopter
+
+
+class Administered:
+    """A server with its admin API, as the daemon has them; `close` it.
+
+    Args:
+        server: The server.
+        nursery: For the requests.
+        environ: See `Handover`.
+        inherited: See `build_endpoints`.
+
+    Attributes:
+        reloader: Reloads the same configuration.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        nursery: trio.Nursery,
+        environ: Mapping[str, str] | None = None,
+        inherited: InheritedSockets | None = None,
+    ) -> None:
+        self._endpoints: list[AdminEndpoint] = []
+        self.reloader = Reloader(server, None, parts=self._endpoints)
+        handover = Handover(server, self._endpoints, self.reloader, environ or {})
+        api = AdminApi(server, self.reloader, self.reloader.reload, handover.handle)
+        self._endpoints += build_endpoints(api, MonitoringApi(server), {}, nursery, inherited)
+
+    async def prepare(self, config: Config) -> None:
+        """See `AdminEndpoint.prepare`."""
+        for endpoint in self._endpoints:
+            await endpoint.prepare(config)
+
+    def commit(self) -> None:
+        """See `AdminEndpoint.commit`."""
+        for endpoint in self._endpoints:
+            endpoint.commit()
+
+    def close(self) -> None:
+        """Close the admin sockets."""
+        for endpoint in self._endpoints:
+            endpoint.close()
 
 
 class Running:
@@ -37,7 +79,7 @@ class Running:
 
 @contextlib.asynccontextmanager
 async def running(text: str, path: Path, environ: Mapping[str, str] | None = None) -> AsyncIterator[Running]:
-    """Run a server and its admin API, as the daemon does.
+    """Run a server and its admin API.
 
     Args:
         text: The configuration.
@@ -46,20 +88,14 @@ async def running(text: str, path: Path, environ: Mapping[str, str] | None = Non
     """
     config = config_of(text)
     async with serving(text) as served, trio.open_nursery() as nursery:
-        endpoints: list[AdminEndpoint] = []
-        reloader = Reloader(served.server, None, parts=endpoints)
-        handover = Handover(served.server, endpoints, reloader, environ or {})
-        api = AdminApi(served.server, reloader, reloader.reload, handover.handle)
-        endpoints += build_endpoints(api, MonitoringApi(served.server), {}, nursery)
-        for endpoint in endpoints:
-            await endpoint.prepare(config)
-            endpoint.commit()
+        administered = Administered(served.server, nursery, environ)
+        await administered.prepare(config)
+        administered.commit()
         await trio.testing.wait_all_tasks_blocked()
         try:
-            yield Running(served, reloader, path, config)
+            yield Running(served, administered.reloader, path, config)
         finally:
-            for endpoint in endpoints:
-                endpoint.close()
+            administered.close()
             nursery.cancel_scope.cancel()
 
 
@@ -107,11 +143,22 @@ class Successor:
 async def taking_over(path: Path, text: str) -> AsyncIterator[Successor]:
     """Run a server that takes over from the one with an admin socket; it serves, and adopts nothing by itself."""
     takeover = await begin(path)
-    server = Server(config_of(text))
+    config = config_of(text)
+    server = Server(config)
     ready = trio.Event()
-    complete = partial(takeover.complete, server.services.sessions)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(server.run, lambda _: ready.set(), None, takeover.sockets, complete)
+        administered = Administered(server, nursery, inherited=takeover.sockets)
+        await administered.prepare(config)
+
+        async def complete() -> None:
+            await takeover.complete(server.services.sessions)
+            administered.commit()
+
+        async def run() -> None:
+            await server.run(lambda _: ready.set(), None, takeover.sockets, complete)
+            administered.close()
+
+        nursery.start_soon(run)
         await ready.wait()
         try:
             yield Successor(server, takeover)
