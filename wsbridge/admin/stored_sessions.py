@@ -7,7 +7,6 @@ session goes on from a state that is not its last one.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import stat
@@ -75,6 +74,7 @@ class StoredSessions:
         self._entries = server.passed_sockets.take(STORED_NAME_PREFIX)
         self._lists = self._entries.pop(LIST_NAME, [])
         self._problem = "there is no list of the sessions"
+        self._can_remove = True
         self._adopting: trio.Event | None = None
         if self._store.max_descriptors:
             server.save_sessions = self._save
@@ -102,9 +102,9 @@ class StoredSessions:
         try:
             while self._entries:
                 await trio.lowlevel.checkpoint()
-                name, descriptors = self._entries.popitem()  # systemd passes the latest first
+                name = next(reversed(self._entries))  # systemd passes the latest first
                 await self._remove(name)
-                await self._adopt_one(adopter, name.removeprefix(_SESSION_NAME), descriptors)
+                await self._adopt_one(adopter, name.removeprefix(_SESSION_NAME), self._entries.pop(name))
         finally:
             adopter.finish()
             self.close()
@@ -127,8 +127,13 @@ class StoredSessions:
                 os.close(state)
 
     async def _remove(self, name: str) -> None:
-        with contextlib.suppress(DescriptorStoreError):  # then the next process gets it once more, and expects it not
-            await self._store.remove(name)
+        """Remove an entry; what stays after all is passed to the next process once more, which does not expect it."""
+        if self._can_remove:
+            try:
+                await self._store.remove(name)
+            except DescriptorStoreError as error:
+                self._can_remove = False  # with another wait for each session, their clients would wait as well
+                log.warning("sessions.not_removed", detail=str(error))
 
     def close(self) -> None:
         """Close what was not adopted, and the connection to systemd. Safe to call twice."""

@@ -177,7 +177,8 @@ class Handover:
         finally:
             store.end_handover()
         if counts.moved or counts.lost or counts.left:
-            log.info("sessions.handed_over", count=counts.moved, lost=counts.lost, left=counts.left)
+            facts = {"count": counts.moved, "lost": counts.lost, "left": counts.left}
+            log.info("sessions.handed_over", **facts, **({"detail": counts.problem} if counts.problem else {}))
         for session in list(store.detached.values()):
             session.end(Reason.SESSION_LOST, counts.problem or LOST_DETAIL)
 

@@ -344,12 +344,17 @@ LOG_EVENTS: Final[dict[str, LogEvent]] = {
         "A session of another process cannot go on in this one.", ("warning",), ("session", "detail")
     ),
     "sessions.handed_over": LogEvent(
-        "The next process has `count` sessions; `lost` have ended, and `left` cannot move and stay until the drain.",
+        "The next process has `count` sessions; `lost` have ended, and `left` were not moved and stay until the drain.",
         ("info",),
-        ("count", "lost", "left"),
+        ("count", "lost", "left", "detail"),
     ),
     "sessions.not_stored": LogEvent(
         "Sessions could not be put into the descriptor store of systemd, and are lost.", ("error",), ("detail",)
+    ),
+    "sessions.not_removed": LogEvent(
+        "Sessions that go on in this process could not be removed from the descriptor store of systemd.",
+        ("warning",),
+        ("detail",),
     ),
     "sessions.adopted": LogEvent(
         "`count` sessions of another process go on in this one, `ended` have ended by its configuration or a limit, "
