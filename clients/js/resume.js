@@ -345,6 +345,7 @@ export class ClientSession {
     fixed(view, 8);
     const at = position(view, 1);
     if (at < this.#acked || at > this.#sent) throw new Violation(`ACK ${at} is not in ${this.#acked} to ${this.#sent}`, GAP);
+    if (at === this.#acked) return null;
     this.#acked = at;
     while (this.#head < this.#cursor && this.#end(this.#head) <= at) this.#frames[this.#head++] = undefined;
     if (this.#head > 256 && this.#head * 2 > this.#frames.length) {

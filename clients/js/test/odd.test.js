@@ -440,6 +440,30 @@ describe("servers", () => {
     }
   });
 
+  test("positions that no number has are a gap, and not rounded", async () => {
+    for (const frame of [ack(2n ** 64n - 1n), ack(2n ** 53n), fin(2n ** 63n)]) {
+      const { socket, transport } = await live();
+      transport.receive(frame);
+      assert.match(transport.frames()[0], /^ERROR 4002 position \d+ is out of range/);
+      assert.equal(socket.state, "lost");
+    }
+    const { transport } = await live();
+    transport.end();
+    const next = await resume(2n ** 53n);
+    assert.match(next.transport.frames()[0], /^ERROR 4002 position 9007199254740992 is out of range/);
+  });
+
+  test("an ACK of nothing new is no progress for which close() waits longer", async () => {
+    const { socket, seen, transport } = await live();
+    socket.send("abc");
+    socket.close();
+    for (let count = 0; count < 10; count += 1) {
+      await time.pass(1000);
+      transport.receive(ack(0));
+    }
+    assert.deepEqual([seen().at(-1), socket.state], ["close 1006 not closed within 10 s", "closed"]);
+  });
+
   test("an attempt whose TLS failed is a failed attempt", async () => {
     const { socket, transport } = await live();
     transport.end();
