@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -234,20 +235,6 @@ async def test_an_answer_to_open_that_cannot_be(name: str) -> None:
             assert text in rejected["detail"]
 
 
-@pytest.mark.parametrize("code", [4013, 4014])
-async def test_an_error_before_resumed_that_may_pass(code: int) -> None:
-    """Also where the connection ends behind it, without a close frame."""
-    async with (
-        scripted_server(opens_and_takes_five, dropping(wire(Failure(code))), dropping(wire(resumed(5), b"ok"))) as (
-            server
-        ),
-        open_resumable(server.url, close_timeout=0.1) as stream,
-    ):
-        await stream.send_all(b"hello")
-        assert await stream.receive_some() == b"ok"
-        await stream.abort()
-
-
 def dropping(sent: bytes) -> Script:
     """Give the script of a connection whose first frame gets this answer and the end of the connection."""
 
@@ -258,6 +245,25 @@ def dropping(sent: bytes) -> Script:
         await peer.until_closed()
 
     return run
+
+
+@pytest.mark.parametrize("then", [dropping, answering])
+async def test_an_error_before_resumed_that_may_pass(then: Callable[[bytes], Script]) -> None:
+    """Also where no close frame follows, and where the server waits for ours."""
+    scripts = (opens_and_takes_five, then(wire(Failure(4013, "later"))), answering(wire(resumed(5), b"ok")))
+    async with (
+        scripted_server(*scripts, *scripts) as server,
+        open_resumable(server.url, close_timeout=0.1) as stream,
+        serving(near_side(server.url)) as near,
+    ):
+        await stream.send_all(b"hello")
+        assert await stream.receive_some() == b"ok"
+        await stream.abort()
+        with await near.connect("old") as client:
+            await client.send(b"hello")
+            assert await client.take(2) == b"ok"
+        if then is answering:
+            assert server.peers[1].closed == server.peers[4].closed == (4013, "")
 
 
 LATER = {
