@@ -23,7 +23,7 @@ LINGERING = LingeringCloser(10, 0.05, 1 << 20)
 async def heard(wire, seconds=5.0, hearing=None):
     """Hear with the usual limits."""
     return await async_outcome(
-        read_request(wire, HeadLimits(), seconds, LINGERING, set() if hearing is None else hearing)
+        read_request(wire, wire.read(), HeadLimits(), seconds, LINGERING, set() if hearing is None else hearing)
     )
 
 

@@ -212,7 +212,9 @@ class Connection(Proxying):
         else:
             await self._start_transport()
         while True:  # one request after the other
-            await self._read_request()
+            data = b"" if listener.protocol == "tcp" else self._transport.read()
+            if not self._take_known_request(data):
+                self._begin_exchange(await self._read_head(data))
             if listener.client_address_resolver is not None:
                 self._count_client()
             admitted = self._admit()
@@ -368,7 +370,7 @@ class Connection(Proxying):
         try:
             with trio.move_on_after(self.generation.config.timeouts.overload_reply):
                 await self._start_transport()
-                await self._read_head()
+                await self._read_head(self._transport.read())
                 await self._respond_rejected(termination)
         except Rejected as unreadable:
             if self._started_transport is not None and not unreadable.silent:
@@ -473,22 +475,31 @@ class Connection(Proxying):
 
     # The request.
 
-    async def _read_request(self) -> None:
-        """Read a request, and the client's address from the header that trusted proxies add."""
+    def _take_known_request(self, data: bytes) -> bool:
+        """Take a request that has come before, if `data` is one: without a coroutine, and without a parser."""
+        request = self._listener.known_requests.find(data)
+        if request is None:
+            return False
+        self._begin_exchange(HttpExchange(self._transport, request, self._services.lingering_closer))
+        return True
+
+    def _begin_exchange(self, exchange: Exchange) -> None:
+        """Note a request, and the client's address from the header that trusted proxies add."""
+        self._exchange = exchange
         context, resolver = self._context, self._listener.client_address_resolver
-        self._exchange = await self._read_head()
-        context.request = request = self._exchange.request
+        context.request = request = exchange.request
         if resolver is not None and request is not None:
             context.peer = resolver.from_request(request, self._connection_peer)
 
-    async def _read_head(self) -> Exchange:
-        """Read the head of a request within `handshake`; on plain TCP there is none."""
+    async def _read_head(self, data: bytes) -> Exchange:
+        """Read the head of a request within `handshake`; on plain TCP there is none. `data` was read of it."""
         if self._listener.protocol == "tcp":
             return RawExchange(self._transport, allow_http=self._listener.allow_http)
         services = self._services
         try:
             return await read_request(
                 self._transport,
+                data,
                 self.generation.head_limits,
                 self.generation.config.timeouts.handshake,
                 services.lingering_closer,
@@ -505,13 +516,13 @@ class Connection(Proxying):
         """Reject the connection if `end` has ended it, or if the server is draining or stopping."""
         if self._requested_end is not None:
             raise self._requested_end
-        reason = self._shutdown_reason
+        reason = None if self._services.shutdown_reason is None else self._shutdown_reason
         if reason is not None:
             raise Rejected(reason, detail, initiator="wsbridge", silent=silent)
 
     def _may_continue(self) -> bool:
         """Return whether `_check_may_continue` would reject nothing."""
-        return self._requested_end is None and self._shutdown_reason is None
+        return self._requested_end is None and (self._services.shutdown_reason is None or self._shutdown_reason is None)
 
     @property
     def _shutdown_reason(self) -> Reason | None:

@@ -236,6 +236,7 @@ async def _next_chunk(body: BodyStream) -> bytes:
 
 async def read_request(
     transport: Transport,
+    data: bytes,
     head_limits: HeadLimits,
     timeout: float,
     lingering_closer: LingeringCloser,
@@ -247,19 +248,19 @@ async def read_request(
 
     Args:
         transport: Of the connection.
+        data: What was read of it; empty for nothing.
         head_limits: Of the head.
         timeout: Seconds until the whole head has arrived; up to a tenth more is given.
         lingering_closer: For rejections.
         read_scopes: Contains the scope of this wait while it lasts; cancelling that counts as the timeout.
         idle_scopes: Contains it as well until the first byte arrives; None for the first request of a connection, since
             a client that has not sent it is not idle.
-        known: Requests that have come before; None: each is parsed.
+        known: Requests that have come before, of which `data` is none; None: each is parsed.
 
     Raises:
         Rejected: No valid head arrived in time.
     """
     parser = RequestParser(head_limits)
-    data = transport.read()
     try:
         request = _parse_first(parser, known, data) if data else None
         if request is None:  # else it had arrived already, and there is no deadline to set

@@ -277,7 +277,11 @@ class Proxying:
         if not route.dial_before_upgrade and context.request is not None:
             await self._accept_client(route, admitted.subprotocol)
         self._access_log.dial_started()
-        chosen = await self._choose_target(route)
+        if route.target_policy is None:
+            self._check_may_continue()  # as `_choose_target` does
+            chosen = None
+        else:
+            chosen = await self._choose_target(route)
         if self._front is None and self._route_slot.shared_bucket is None:
             bridging = await self._bridge(admitted, chain, chosen)
             if bridging is not None:

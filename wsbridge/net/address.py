@@ -107,6 +107,8 @@ class Peer:
         return self.family == socket.AF_UNIX or is_loopback(self.host)
 
     def __str__(self) -> str:
+        if self.family == socket.AF_INET:
+            return f"{self.host}:{self.port}"
         if self.family != socket.AF_UNIX:
             return join_host_port(self.host, self.port)
         return "unix:" if self.pid is None else f"unix:pid={self.pid},uid={self.uid}"

@@ -119,11 +119,11 @@ class Request:
         self.wants_websocket = headers.has_token(b"upgrade", b"websocket")
         self.known: KnownRequest | None = None
 
-    def with_key(self, key: bytes) -> Request:
+    def with_key(self, key: bytes, known: KnownRequest) -> Request:
         """Return a copy that differs in its Sec-WebSocket-Key alone, and in what is known."""
         copy = object.__new__(Request)
         copy.method, copy.target, copy.version, copy.path = self.method, self.target, self.version, self.path
-        copy.host, copy.wants_websocket, copy.known = self.host, self.wants_websocket, None
+        copy.host, copy.wants_websocket, copy.known = self.host, self.wants_websocket, known
         copy.headers = self.headers.with_value(b"sec-websocket-key", key)
         return copy
 
@@ -146,14 +146,12 @@ class KnownRequest:
     __slots__ = ("_first", "decision")
 
     def __init__(self, first: Request) -> None:
-        self._first = first.with_key(b"")
+        self._first = first.with_key(b"", self)
         self.decision: object = None
 
     def with_key(self, key: bytes) -> Request:
         """Return the request that is like it and has this key."""
-        request = self._first.with_key(key)
-        request.known = self
-        return request
+        return self._first.with_key(key, self)
 
 
 class Response:
