@@ -3,12 +3,14 @@
 import resource
 import socket
 import threading
+from collections import Counter
 
 import pytest
 import trio
 
 from tests.client import CLOSE, frame, request
 from tests.serving import backend, config_of, open_files, recording, serving, written
+from wsbridge import server as server_module
 from wsbridge.accept import RESERVED_DESCRIPTORS, connection_limit
 from wsbridge.engine_choice import EngineChoice
 from wsbridge.net.listeners import ListenError
@@ -287,6 +289,40 @@ async def test_stop_is_at_once_and_does_not_wait_for_idle_clients():
         assert trio.current_time() - began < 1
         assert not served.server.services.request_read_scopes
         assert not served.server.services.runner.waiting
+
+
+async def test_a_stop_ends_connections_in_turns(monkeypatch):
+    """Thousands of them hold up nobody else; all are ended all the same."""
+    monkeypatch.setattr(server_module, "MAX_ENDED_PER_TURN", 4)
+    async with (
+        backend() as back,
+        serving(written(route={"backend": back.url})) as served,
+        trio.open_nursery() as nursery,
+    ):
+        clients = [await served.upgraded() for _ in range(21)]
+        engine, turn, turns = served.server.services.engine, 0, []
+        terminate = engine.terminate
+
+        async def count() -> None:
+            nonlocal turn
+            while True:
+                turn += 1
+                await trio.lowlevel.checkpoint()
+
+        def recording(*arguments):
+            turns.append(turn)
+            return terminate(*arguments)
+
+        monkeypatch.setattr(engine, "terminate", recording)
+        nursery.start_soon(count)
+        served.server.stop(Reason.SHUTDOWN)
+        for client in clients:
+            assert await client.closing() == (1001, "shutdown")
+            client.drop()
+        await served.returned.wait()
+        nursery.cancel_scope.cancel()
+    assert len(turns) == 21
+    assert max(Counter(turns).values()) <= 3 * 4  # some turns of the loop may pass between two of the counter
 
 
 async def test_a_stop_during_a_drain_hurries():

@@ -23,6 +23,7 @@ from wsbridge.net.transport import set_socket_options
 from wsbridge.reasons import Reason
 from wsbridge.registry import LISTENERS
 from wsbridge.services import Services
+from wsbridge.sessions.store import MAX_ENDED_PER_TURN
 
 
 class NotServingError(Exception):
@@ -517,9 +518,11 @@ class Server:
         """Cut what is left."""
         self._cancel_waits()
         reason = self.services.shutdown_reason or Reason.SHUTDOWN
-        for connection_id in self.services.engine.connection_ids:
+        for number, connection_id in enumerate(self.services.engine.connection_ids, 1):
             self.services.engine.terminate(connection_id, reason)
-        self.services.sessions.end_all(reason)
+            if not number % MAX_ENDED_PER_TURN:
+                await trio.lowlevel.checkpoint()
+        await self.services.sessions.end_all(reason)
         with trio.move_on_after(self.generation.config.timeouts.close):
             await self._wait_for_connections(self.acceptor.last_id)
             await self.services.sessions.wait_until_empty()

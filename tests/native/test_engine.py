@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import time
+
 import pytest
 import trio
 
@@ -91,6 +94,35 @@ async def test_a_pair_is_lent_again(pairing: tuple[str, str], monkeypatch: pytes
             relay.take_back()
             while lent <= number:
                 await trio.sleep(0.005)
+
+
+async def test_pairs_that_end_together_are_taken_back_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of them hold up nobody else; a recall finds those that are still to be taken back."""
+    monkeypatch.setattr(native_engine, "MAX_TAKEN", 4)
+    sides = [(await side("ws", "tcp", "server"), await side("raw", "tcp", "client")) for _ in range(30)]
+    left: list[int] = []
+    async with running(one_thread) as engine, trio.open_nursery() as nursery:
+        relays = [Relay(engine, *front, *back, CALM) for front, back in sides]
+        for relay in relays:
+            nursery.start_soon(relay.run)
+        for relay in relays:
+            await exchange(relay.front, relay.back, b"hello")
+        for relay in relays:
+            relay.front.transport.reset()
+        time.sleep(0.1)  # the extension has all of them ready before the event loop goes on
+        with trio.fail_after(10):
+            while not left or left[-1]:
+                left.append(len(engine.connection_ids))
+                if len(left) == 3:
+                    assert engine.terminate(relays[-1].id, Reason.DRAINING)
+                await trio.lowlevel.checkpoint()
+        for relay in relays:
+            result = await relay.ended()
+            expected = Reason.DRAINING if relay is relays[-1] else Reason.CLIENT_LOST
+            assert (result.reason, result.bytes_to_backend) == (expected, 5)
+            relay.back.transport.close()
+    assert max(before - after for before, after in itertools.pairwise(left)) <= 3 * 4
+    assert left[0] == 30
 
 
 @pytest.mark.parametrize("speaks", ["raw", "ws"])

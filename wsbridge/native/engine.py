@@ -36,6 +36,8 @@ MAX_REST: Final = 10.0
 """Seconds between two tries to lend a pair that is not calm."""
 MAX_ARRIVALS: Final = 16
 """New pairs that wait to be lent together: one after the other, each would wake a thread."""
+MAX_TAKEN: Final = 32
+"""Pairs of one thread of the extension that are taken back in one turn of the event loop; some milliseconds."""
 
 _CLOSE: Final = bytes((FIN | CLOSE,))
 
@@ -465,7 +467,7 @@ class NativeLoop(RelayLoop):
         """Take back the pairs that the extension returns, until cancelled."""
         while True:
             await trio.lowlevel.wait_readable(self._lane.fileno())
-            returned, panics = self._lane.take()
+            returned, panics = self._lane.take(MAX_TAKEN)
             if panics:
                 log.error("internal_error", component="engine")
             for one in returned:

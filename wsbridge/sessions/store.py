@@ -27,6 +27,8 @@ from wsbridge.relay.relay import RelayOptions
 from wsbridge.relay.session_stream import ReplayMemory
 from wsbridge.sessions.session import OwnerKey, ResumableSession, SessionClaim, session_claim
 
+MAX_ENDED_PER_TURN: Final = 32
+"""Sessions or relayed connections that a stop ends in one turn of the event loop; some milliseconds."""
 MAX_REMEMBERED: Final = 4096
 """Ended sessions of which is known that their tokens were valid, and why they ended; about 1 KiB each."""
 
@@ -420,10 +422,13 @@ class SessionStore:
         for session in list(self.sessions.values()):
             session.go_away(after, spread)
 
-    def end_all(self, reason: Reason) -> None:
-        """End all sessions for a reason of wsbridge."""
-        for session in list(self.sessions.values()):
-            session.end(reason, "")
+    async def end_all(self, reason: Reason) -> None:
+        """End all sessions for a reason of wsbridge, with turns of other tasks in between."""
+        for number, (key, session) in enumerate(list(self.sessions.items()), 1):
+            if self.sessions.get(key) is session:
+                session.end(reason, "")
+            if not number % MAX_ENDED_PER_TURN:
+                await trio.lowlevel.checkpoint()
 
     async def wait_until_empty(self) -> None:
         """Wait until all sessions have ended."""

@@ -456,8 +456,10 @@ impl Lane {
         world.pair(index).map(|pair| pair.figures())
     }
 
-    /// Takes the pairs that go back, and how many threads panicked.
-    pub fn take(&self) -> (Vec<Box<Pair>>, u64) {
+    /// Takes pairs that go back, at most as many of each thread, and how many threads panicked.
+    ///
+    /// The bell rings on where some are left: thousands that end together are not to keep Python busy in one turn.
+    pub fn take(&self, most: usize) -> (Vec<Box<Pair>>, u64) {
         if let Some(bell) = &self.bell {
             bell.silence();
         }
@@ -465,9 +467,17 @@ impl Lane {
         let mut panics = 0;
         for (shared, _) in &self.threads {
             let mut world = shared.ask();
-            pairs.append(&mut world.returned);
-            world.endings = 0;
-            world.is_told = false;
+            let count = world.returned.len().min(most);
+            let taken = pairs.len();
+            pairs.extend(world.returned.drain(..count));
+            let ended = pairs[taken..]
+                .iter()
+                .filter(|pair| pair.cause == Cause::Ended);
+            world.endings -= ended.count();
+            world.is_told = !world.returned.is_empty();
+            if world.is_told {
+                shared.bell.ring();
+            }
             panics += std::mem::take(&mut world.panics);
         }
         (pairs, panics)

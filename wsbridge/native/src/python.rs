@@ -380,9 +380,9 @@ impl Lane {
         pair.map(|pair| returned(py, pair)).transpose()
     }
 
-    /// Takes the pairs that go back, and how many threads panicked since the last call.
-    fn take<'py>(&self, py: Python<'py>) -> PyResult<(Vec<Bound<'py, PyTuple>>, u64)> {
-        let (pairs, panics) = py.detach(|| self.lane.take());
+    /// Takes pairs that go back, at most as many of each thread, and how many threads panicked since the last call.
+    fn take<'py>(&self, py: Python<'py>, most: usize) -> PyResult<(Vec<Bound<'py, PyTuple>>, u64)> {
+        let (pairs, panics) = py.detach(|| self.lane.take(most));
         let pairs = pairs
             .into_iter()
             .map(|pair| returned(py, pair))
