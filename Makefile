@@ -9,6 +9,7 @@ ARGS ?=
 BIN = $(VENV)/bin
 NATIVE = wsbridge/native/Cargo.toml wsbridge/native/Cargo.lock $(wildcard wsbridge/native/src/*.rs wsbridge/native/src/*/*.rs)
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' wsbridge/__init__.py)
+# With WSBRIDGE_TEST_EXEC=1, tests start every wsbridge as a user does, rather than as a fork: see tests/forked.py.
 # Four workers on two cores: tests wait for a part of their time.
 PYTEST = WSBRIDGE_TEST_ALL=1 $(BIN)/python -m pytest -m 'not soak' -n 4 --dist worksteal
 
@@ -51,7 +52,7 @@ bench-plots: $(VENV)/.bench  ## The same over the size of messages and the numbe
 
 soak: packages $(VENV)/.test  ## The long tests: gigabytes, thousands of connections, minutes
 	tests/native.sh address
-	WSBRIDGE_TEST_ALL=1 $(BIN)/python -m pytest -m soak -o faulthandler_timeout=0 $(ARGS)
+	WSBRIDGE_TEST_ALL=1 WSBRIDGE_TEST_EXEC=1 $(BIN)/python -m pytest -m soak -o faulthandler_timeout=0 $(ARGS)
 
 fuzz: $(VENV)/.test  ## The fuzz tests with many more examples, new ones each time
 	tests/native.sh fuzz

@@ -12,7 +12,7 @@ import pytest
 import trustme
 from hypothesis import settings
 
-settings.register_profile("test", max_examples=300, deadline=None, derandomize=True)
+settings.register_profile("test", max_examples=150, deadline=None, derandomize=True)
 settings.register_profile("fuzz", max_examples=20_000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "test"))
 

@@ -25,7 +25,7 @@ def test_every_case_gives_a_figure(lab, values, name, transport):
     cases = CASES if transport != "tunnel-tls" else {name: CASES[name] for name in ("idle", "echo64", "up", "connect")}
     wsbridge = dataclasses.replace(installed(name), most=100)
     with started(wsbridge, transport, values, lab.directory, CORE) as bridge:
-        samples = {name: measure(case, bridge, lab, CORE, 0.2) for name, case in cases.items()}
+        samples = {name: measure(case, bridge, lab, CORE, 0.1) for name, case in cases.items()}
         for case in [name for name, sample in samples.items() if not sample.rate]:  # a machine that is busy
             samples[case] = measure(CASES[case], bridge, lab, CORE, 3.0)
 

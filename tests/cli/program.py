@@ -10,6 +10,7 @@ from typing import IO
 
 from click.testing import CliRunner, Result
 
+from tests import forked
 from tests.clients.program import PATIENCE, Program
 from wsbridge.cli.main import cli
 
@@ -38,9 +39,9 @@ def finished(
     """Run wsbridge as a process to its end."""
     command, environ = [*WSBRIDGE, *args], {**os.environ, **QUIET, **(env or {})}
     if stdin is None:
-        return subprocess.run(
+        return forked.run(
             command, input=input, stdout=stdout, stderr=subprocess.PIPE, env=environ, timeout=PATIENCE, check=False
         )
-    return subprocess.run(
+    return forked.run(
         command, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, env=environ, timeout=PATIENCE, check=False
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import forked
 from tests.process.daemon import Daemon
 from tests.serving import written
 
@@ -19,7 +20,7 @@ from tests.serving import written
 def wsbridge(*arguments: str, address: str | Path = "") -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     environ = {**os.environ, "WSBRIDGE_ADMIN": str(address)}
-    return subprocess.run(
+    return forked.run(
         [sys.executable, "-m", "wsbridge", *arguments],
         capture_output=True,
         text=True,

@@ -15,8 +15,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from tests import forked
 from tests.cli.program import QUIET, WSBRIDGE, invoke
 from tests.clients.program import PATIENCE, Program
+from tests.forked import Popen
 from wsbridge import __version__
 from wsbridge.cli import main
 from wsbridge.cli.main import EXIT_UNAVAILABLE, PreformattedCommand
@@ -70,7 +72,7 @@ def test_errors_for_the_journal_have_their_priority(tmp_path: Path) -> None:
         with (tmp_path / "journal").open("w+") as stream:
             found = os.fstat(stream.fileno())
             environ = {**os.environ, **QUIET, "JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"}
-            done = subprocess.run([*WSBRIDGE, *arguments], stderr=stream, env=environ, timeout=PATIENCE, check=False)
+            done = forked.run([*WSBRIDGE, *arguments], stderr=stream, env=environ, timeout=PATIENCE, check=False)
             stream.seek(0)
             lines = [line for line in stream.read().splitlines() if line]
 
@@ -156,7 +158,7 @@ def test_interrupted_before_serving(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_reader_that_leaves() -> None:
     """A pipe whose reader has gone ends a command without a traceback."""
-    with subprocess.Popen([*WSBRIDGE, "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with Popen([*WSBRIDGE, "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
@@ -229,9 +231,7 @@ def test_a_full_disk_of_another_file_is_not_blamed_on_the_output() -> None:
 def test_a_full_disk_is_one_sentence(arguments: list[str]) -> None:
     """Output that cannot be written ends a command with a sentence and exit code 1, not with a traceback."""
     with Path("/dev/full").open("wb") as full:
-        result = subprocess.run(
-            [*WSBRIDGE, *arguments], stdout=full, stderr=subprocess.PIPE, timeout=PATIENCE, check=False
-        )
+        result = forked.run([*WSBRIDGE, *arguments], stdout=full, stderr=subprocess.PIPE, timeout=PATIENCE, check=False)
 
     assert result.stderr == b"wsbridge: standard output: No space left on device\n"
     assert result.returncode == 1

@@ -18,6 +18,7 @@ import pytest
 from click.testing import Result
 
 from tests.cli.program import QUIET, WSBRIDGE, finished, invoke
+from tests.forked import Popen
 from tests.process import plain
 from tests.process.daemon import Daemon
 from tests.serving import written
@@ -41,9 +42,11 @@ def on_terminal(stub: Stub, columns: int, *arguments: str, encoding: str = "utf-
     """Run a command on a terminal of that width; give its lines."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    environ = {**os.environ, **QUIET, "WSBRIDGE_ADMIN": stub.address, "PYTHONIOENCODING": encoding}
+    environ = {**os.environ, **QUIET, "WSBRIDGE_ADMIN": stub.address}
+    if encoding != "utf-8":
+        environ["PYTHONIOENCODING"] = encoding
     environ.pop("COLUMNS", None)
-    process = subprocess.Popen([*WSBRIDGE, *arguments], stdout=theirs, stderr=subprocess.PIPE, env=environ)
+    process = Popen([*WSBRIDGE, *arguments], stdout=theirs, stderr=subprocess.PIPE, env=environ)
     os.close(theirs)
     data = b""
     with contextlib.suppress(OSError):  # EIO: the other end is closed

@@ -22,9 +22,11 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
 from websockets.typing import Subprotocol
 
+from tests import forked
 from tests.cli.backends import answer_at_the_end, echo, serving, speak_first_and_leave
 from tests.cli.program import QUIET, WSBRIDGE, finished, started
 from tests.clients.program import PATIENCE
+from tests.forked import Popen
 from wsbridge.cli.stdio import StdioConnection
 from wsbridge.reasons import Reason, Termination
 
@@ -92,9 +94,7 @@ def test_input_that_stays_open(websocket: bool) -> None:
 def slow_input(*args: str, first: bytes, pause: float, then: bytes) -> subprocess.CompletedProcess[bytes]:
     """Run `bridge -` with an input that pauses."""
     command = [*WSBRIDGE, "bridge", "-", *args]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENV
-    ) as process:
+    with Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENV) as process:
         assert process.stdin is not None
         process.stdin.write(first)
         process.stdin.flush()
@@ -234,9 +234,7 @@ def test_descriptors_keep_their_mode() -> None:
         other.setblocking(False)
         for its, mine, blocking in ((inner, outer, True), (other, shared, False)):
             command = [*WSBRIDGE, "bridge", "-", f"tcp://127.0.0.1:{port}"]
-            with subprocess.Popen(
-                command, stdin=its.fileno(), stdout=its.fileno(), stderr=subprocess.PIPE, env=ENV
-            ) as process:
+            with Popen(command, stdin=its.fileno(), stdout=its.fileno(), stderr=subprocess.PIPE, env=ENV) as process:
                 mine.settimeout(PATIENCE)
                 got = bytearray()
                 sending = threading.Thread(target=mine.sendall, args=(BIG,))
@@ -296,9 +294,7 @@ def test_a_connection_that_breaks() -> None:
 
     with serving(break_off) as port:
         command = [*WSBRIDGE, "bridge", "-", f"tcp://127.0.0.1:{port}"]
-        with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENV
-        ) as process:
+        with Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENV) as process:
             assert process.stdin is not None
             assert process.stdout is not None
             assert process.stderr is not None
@@ -321,9 +317,7 @@ def test_a_reader_that_leaves() -> None:
 
     with serving(flood) as port:
         command = [*WSBRIDGE, "bridge", "-", f"tcp://127.0.0.1:{port}"]
-        with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENV
-        ) as process:
+        with Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENV) as process:
             assert process.stdout is not None
             assert process.stderr is not None
             process.stdout.read(100_000)
@@ -339,9 +333,7 @@ def test_a_signal(number: signal.Signals) -> None:
     """A signal ends it at once, with one sentence and no traceback."""
     with serving(echo) as port:
         command = [*WSBRIDGE, "bridge", "-", f"tcp://127.0.0.1:{port}"]
-        with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENV
-        ) as process:
+        with Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENV) as process:
             assert process.stdin is not None
             assert process.stdout is not None
             assert process.stderr is not None
@@ -359,7 +351,7 @@ def test_a_signal(number: signal.Signals) -> None:
 def test_closed_descriptors(shut: str, name: str) -> None:
     """Without standard input or output there is nothing to bridge: a usage error."""
     command = ["sh", "-c", f'exec "$@" {shut}', "sh", *WSBRIDGE, "bridge", "-", "tcp://127.0.0.1:1"]
-    done = subprocess.run(command, stderr=subprocess.PIPE, env=ENV, timeout=PATIENCE, check=False)
+    done = forked.run(command, stderr=subprocess.PIPE, env=ENV, timeout=PATIENCE, check=False)
 
     assert (done.returncode, done.stderr.decode()) == (64, f"wsbridge: -: standard {name} is closed\n")
 

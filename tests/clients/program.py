@@ -17,6 +17,9 @@ from typing import Self
 
 import pytest
 
+from tests import forked
+from tests.forked import Popen
+
 PATIENCE = 30.0
 """Seconds that anything a test waits for may take on a busy machine."""
 _RNG = random.Random()
@@ -66,7 +69,7 @@ class Program:
         self.lines: list[str] = []
         self._news = Condition()
         self._ended = False
-        self.process = subprocess.Popen(
+        self.process = Popen(
             args,
             cwd=cwd,
             env={**os.environ, **(env or {})},
@@ -151,7 +154,7 @@ class Program:
 
 def run(*args: str | os.PathLike[str], input: bytes = b"", timeout: float = PATIENCE) -> bytes:  # noqa: A002  as subprocess calls it
     """Run a program to its end; give what it wrote. Another exit code than 0 fails the test."""
-    done = subprocess.run(args, input=input, capture_output=True, timeout=timeout, check=False)
+    done = forked.run(args, input=input, capture_output=True, timeout=timeout, check=False)
     assert done.returncode == 0, f"{_shown(args)}: exit {done.returncode}\n{done.stderr.decode(errors='replace')}"
     return done.stdout
 

@@ -104,6 +104,7 @@ def test_haproxy_follows_readyz(tmp_path: Path) -> None:
             assert bridge.reasons("connection.rejected") == set()
             go_on(crowd)
             bridge.start()
+            bridge.daemon.wait("connection.closed")  # HAProxy has seen that it is ready, before the other one is ended
             long = [Transfer(port) for _ in range(4)]
         go_on(crowd, long)
         for transfer in long:

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import trustme
 
+from tests import forked
+
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = sorted(path.name for path in CONF.glob("*.yaml") if path.name != "wsbridge.yaml")
 """All but the full sample, which has tests of its own."""
@@ -48,7 +50,7 @@ def check(tmp_path: Path, etc: Path, text: str) -> subprocess.CompletedProcess[s
         .replace("/usr/share/novnc", str(pages))
         .replace("wsbridge:www-data", f"{getpass.getuser()}:{grp.getgrgid(os.getegid()).gr_name}")
     )
-    return subprocess.run(
+    return forked.run(
         [sys.executable, "-m", "wsbridge", "check", "--strict", "-c", file],
         capture_output=True,
         text=True,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import yaml
 from websockets.exceptions import InvalidStatus, WebSocketException
 from websockets.sync.client import connect
 
+from tests import forked
 from tests.clients.program import PATIENCE, free_port, run
 from tests.clients.program import program as path_of
 from tests.process.daemon import Daemon
@@ -115,7 +115,7 @@ class Pod:
 
     def new_token(self, name: str) -> str:
         """Put one new token into the Secret; give it."""
-        done = subprocess.run(
+        done = forked.run(
             [sys.executable, "-m", "wsbridge", "new-token", name], capture_output=True, text=True, check=True
         )
         self.secrets.update({"tokens": done.stdout})

@@ -13,6 +13,10 @@ ALWAYS_ON_BOTH = {"test_bytes"}
 SOMETIMES_ON_BOTH = {"test_faults", "test_idle", "test_life", "test_links", "test_memory", "test_reloads"}
 """In these, the Python engine is for `make soak`. All other modules leave the engine to the daemon."""
 
+STARTED_AS_USERS_DO = {"test_attack", "test_canary", "test_idle", "test_life", "test_limits", "test_log_flood"}
+STARTED_AS_USERS_DO |= {"test_many_routes", "test_memory", "test_permissions", "test_reloads", "test_top_cost"}
+"""Modules about the start, memory, processor time and limits of a process: their daemons are no forks."""
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run tests on both engines."""
@@ -29,6 +33,13 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     name: str = getattr(request, "param", "auto")
     monkeypatch.setattr(Daemon, "engine", name)
     return name
+
+
+@pytest.fixture(autouse=True)
+def forks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the test's daemons are forks."""
+    name = request.module.__name__.rpartition(".")[2]
+    monkeypatch.setattr(Daemon, "forks", name not in STARTED_AS_USERS_DO)
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from tests.forked import Popen
+
 PATIENCE = 15.0
 """Seconds that a test waits for anything."""
 
@@ -38,11 +40,13 @@ class Daemon:
 
     Attributes:
         engine: What `engine` is, in configurations that do not set it.
+        forks: Whether it is a fork (`tests.forked`); otherwise it is started as a user starts it.
         folder: Its directory, removed at the end if it is its own.
         states: The notifications that the service manager got, each a mapping.
     """
 
     engine: ClassVar[str] = "auto"
+    forks: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -110,7 +114,8 @@ class Daemon:
 
     def start(self, command: list[str], environ: dict[str, str]) -> subprocess.Popen[bytes]:
         """Start the process."""
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environ, cwd=self.folder)
+        make = Popen if self.forks else subprocess.Popen
+        return make(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environ, cwd=self.folder)
 
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:

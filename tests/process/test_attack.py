@@ -75,19 +75,32 @@ def asking(token, before=""):
     return before + request("/", f"Authorization: Bearer {token}").decode()
 
 
+def waited(daemon):
+    """Return for how many seconds this thread, and those of the daemon, have waited for a core."""
+    nanoseconds = 0
+    for file in (Path("/proc/thread-self/schedstat"), *Path(f"/proc/{daemon.pid}/task").glob("*/schedstat")):
+        with contextlib.suppress(FileNotFoundError):  # the thread has ended, or this kernel does not count it
+            nanoseconds += int(file.read_text().split()[1])
+    return nanoseconds / 1e9
+
+
 def legitimate(daemon, crowd, count, pause, proxied=False):
-    """Complete so many handshakes from addresses of their own, one each `pause` seconds; return how long each took."""
+    """Complete so many handshakes from addresses of their own, one each `pause` seconds; return how long each took.
+
+    Time in which this thread or the daemon could have run, but had to wait for other processes, is not counted.
+    """
     times = []
     start = time.monotonic()
     for number in range(count):
         time.sleep(max(0, start + number * pause - time.monotonic()))  # the pace is part of the load
         source = f"127.2.0.{1 + number % 50}"
         head = asking(TOKEN, f"PROXY TCP4 {source} 192.0.2.1 1 2\r\n" if proxied else "").encode()
-        began = time.monotonic()
+        delay, began = waited(daemon), time.monotonic()
         client = Socket(socket_from("127.0.0.1" if proxied else source, daemon.port()))
         client.send(head)
         answer = client.head()
-        times.append(time.monotonic() - began)
+        taken = time.monotonic() - began
+        times.append(max(0.0, taken - max(0.0, waited(daemon) - delay)))
         assert answer.startswith("HTTP/1.1 101"), answer
         client.close()
         crowd.turn(0)

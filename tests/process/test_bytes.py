@@ -163,7 +163,7 @@ def sent_and_gone(client: socket.socket, server: socket.socket, size: int) -> No
         client.recv(1)
 
 
-@pytest.mark.parametrize("share", [8, pytest.param(1, marks=pytest.mark.soak)], ids=["eighth", "whole"])
+@pytest.mark.parametrize("share", [16, pytest.param(1, marks=pytest.mark.soak)], ids=["sixteenth", "whole"])
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize(
     ("scenario", "size"),

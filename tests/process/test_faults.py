@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from tests import forked
 from tests.client import CLOSE, PING, PONG, frame, request
 from tests.process.daemon import Daemon
 from tests.process.plain import Socket, backend
@@ -216,7 +217,7 @@ def test_new_connections_are_rejected_before_memory_is_used_up(limit, tmp_path):
             daemon.wait("memory.pressure")
             assert admin(daemon, "GET", "/readyz") == (503, "memory is short")
             command = [sys.executable, "-m", "wsbridge", "status", "--admin", str(daemon.folder / "admin.sock")]
-            shown = subprocess.run(command, capture_output=True, text=True, check=False)
+            shown = forked.run(command, capture_output=True, text=True, check=False)
             assert shown.returncode == 1
             assert "state        serving, memory is short\n" in shown.stdout
             assert ", new connections are rejected\n" in shown.stdout
