@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
 import os
 import resource
 import socket
-import struct
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from functools import partial
@@ -20,7 +20,7 @@ import trio.testing
 
 from tests.admin import takeovers
 from tests.admin.takeovers import Running, begin
-from tests.serving import config_of, open_files, written
+from tests.serving import config_of, open_files, recording, written
 from wsbridge.admin import takeover
 from wsbridge.admin.takeover import TakeoverError
 from wsbridge.config.limits import Limits
@@ -86,10 +86,8 @@ async def test_a_new_process_without_descriptors(tmp_path):
     """The limit of open files is named; the running process serves, and no descriptor is left over."""
     async with running(tmp_path, listeners=40) as first:
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-        used = {int(path.name) for path in Path("/proc/self/fd").iterdir()}
-        free = (number for number in range(limits[0]) if number not in used)
         before = open_files()
-        resource.setrlimit(resource.RLIMIT_NOFILE, (next(islice(free, 10, None)), limits[1]))
+        free_descriptors(10)
         try:
             with pytest.raises(TakeoverError, match="41 sockets are too many open files"):
                 await begin(first.path)
@@ -182,9 +180,31 @@ async def test_a_new_process_that_says_something_else(tmp_path, message):
         assert await answered(tmp_path / "1.sock") == b"HTTP/1.1 204"
 
 
-async def test_a_session_that_arrives_in_part_leaves_no_descriptor(tmp_path):
-    """The running process ends when it has passed the state of a session, and not its backend."""
+def free_descriptors(count: int) -> None:
+    """Lower the limit of open files, so that so many can be opened, and the one by which this is counted."""
+    used = {int(path.name) for path in Path("/proc/self/fd").iterdir()}
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = (number for number in range(limits[0]) if number not in used)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next(islice(free, count, None)), limits[1]))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "room", "detail"),
+    [
+        ("f", None, "the running process has sent 1 descriptors in place of 2"),
+        ("fss", None, "the running process has sent 3 descriptors in place of 2"),
+        ("fs", 0, "2 descriptors are too many open files (raise LimitNOFILE)"),
+        ("ff", None, "is not a socket"),
+        ("sf", None, "is not a socket"),
+        ("ss", None, "is no sealed file"),
+    ],
+)
+async def test_a_session_whose_descriptors_are_wrong_leaves_none(
+    tmp_path: Path, kinds: str, room: int | None, detail: str
+) -> None:
+    """Too few, since the running process ends; too many; more than may be open; of the wrong kind."""
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(unix_listener(tmp_path / "admin.sock")))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     async def hand_over() -> None:
         async with await listener.accept() as stream:
@@ -196,20 +216,32 @@ async def test_a_session_that_arrives_in_part_leaves_no_descriptor(tmp_path):
             session = b"11" * 16
             await stream.send_all(b'{"released": true, "epoch": 7, "sessions": ["%s"]}\n' % session)
             await stream.send_all(b'{"session": "%s", "backend": true}\n' % session)
-            state = write_sealed_file("state", [b"payload"])
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", state))]
+            sent = [
+                write_sealed_file("state", [b"payload"]) if kind == "f" else socket.socket().detach() for kind in kinds
+            ]
+            if room is not None:
+                free_descriptors(room)
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", sent))]
             await stream.socket.sendmsg([b"\n"], rights)
-            os.close(state)
+            await stream.send_eof()
+            await stream.receive_some()
+            for descriptor in sent:
+                os.close(descriptor)
 
     server = Server(config_of(written(route={"respond": "204"})))
-    async with listener, trio.open_nursery() as nursery:
-        before = open_files()
-        nursery.start_soon(hand_over)
-        asked = await begin(tmp_path / "admin.sock")
-        await asked.complete(server.services.sessions)
-        adopter = SessionAdopter(server.services, lambda: server.generation, server.acceptor.next_id)
-        await asked.adopt_sessions(adopter)
+    try:
+        with recording() as records:
+            async with listener, trio.open_nursery() as nursery:
+                before = open_files()
+                nursery.start_soon(hand_over)
+                asked = await begin(tmp_path / "admin.sock")
+                await asked.complete(server.services.sessions)
+                adopter = SessionAdopter(server.services, lambda: server.generation, server.acceptor.next_id)
+                await asked.adopt_sessions(adopter)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert adopter.counts.lost == 1
+    assert detail in records.of("session.lost")[0]["detail"]
     assert open_files() < before  # the listener is closed as well
 
 

@@ -249,6 +249,19 @@ async def test_a_restart_while_sessions_are_adopted() -> None:
                 await resumes(one, after)
 
 
+async def test_a_process_that_is_stopped_before_it_adopts_anything() -> None:
+    """It leaves all in the store."""
+    async with stored_sessions(2) as (_, store, text, found):
+        async with serving(text, passed_sockets=store.pass_on()) as between:
+            stored = StoredSessions(between.server, store.environ)
+            await stored.read_list()
+            await stop(between)
+        stored.close()
+        async with store.next_service(text, 2, 0, 0) as after:
+            for one in found:
+                await resumes(one, after)
+
+
 async def test_a_second_restart() -> None:
     """What was adopted is stored again; bytes are counted over all processes."""
     async with stored_sessions(2) as (back, store, text, found):

@@ -74,6 +74,7 @@ class StoredSessions:
         self._entries = server.passed_sockets.take(STORED_NAME_PREFIX)
         self._lists = self._entries.pop(LIST_NAME, [])
         self._problem = "there is no list of the sessions"
+        self._is_stored = False
         self._can_remove = True
         self._adopting: trio.Event | None = None
         if self._store.max_descriptors:
@@ -85,7 +86,7 @@ class StoredSessions:
         """Read which sessions there are: from then on clients that come for one of them wait. Before all clients."""
         if not (self._lists or self._entries):
             return
-        await self._remove(LIST_NAME)
+        self._is_stored = True
         try:
             for descriptor in self._lists[-1:]:
                 found = await read_list(descriptor)
@@ -100,6 +101,8 @@ class StoredSessions:
         """Adopt the sessions, one after the other, and empty the store."""
         self._adopting = trio.Event()
         try:
+            if self._is_stored:  # until now, the next process finds all of it if this one ends
+                await self._remove(LIST_NAME)
             while self._entries:
                 await trio.lowlevel.checkpoint()
                 name = next(reversed(self._entries))  # systemd passes the latest first

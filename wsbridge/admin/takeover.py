@@ -362,10 +362,14 @@ class Takeover:
     async def _adopt(self, adopter: SessionAdopter, session_id: str, *, has_backend: bool) -> bool:
         """Adopt one session, whose descriptors follow; return whether more can come."""
         descriptors: list[int] = []
+        detail = f"its descriptors have not come within {NEXT_SESSION_TIMEOUT:g} s"
         with trio.move_on_after(NEXT_SESSION_TIMEOUT):
-            descriptors = await self._channel.receive_descriptors(1 + has_backend)
+            try:
+                descriptors = await self._channel.receive_descriptors(1 + has_backend)
+            except ValueError as error:
+                detail = str(error)
         if not descriptors:
-            log.warning("session.lost", session=session_id, detail=self._channel.describe_missing_descriptors())
+            log.warning("session.lost", session=session_id, detail=detail)
             return False
         is_answered = False
 
@@ -502,20 +506,20 @@ class _Channel:
         return _decode(line)
 
     async def receive_descriptors(self, count: int) -> list[int]:
-        """Receive exactly so many descriptors, which belong to the caller; none if that is not what comes."""
+        """Receive exactly so many descriptors, which belong to the caller.
+
+        Raises:
+            ValueError: There are fewer, or more; one sentence.
+        """
         await self._wait_for_descriptors(count)
         found, self._descriptors = self._descriptors, []
         if len(found) == count and not self._is_truncated:
             return found
         for descriptor in found:
             os.close(descriptor)
-        return []
-
-    def describe_missing_descriptors(self) -> str:
-        """Return why `receive_descriptors` has given none."""
         if self._is_truncated:
-            return "its descriptors are too many open files (raise LimitNOFILE)"
-        return "the running process has not sent its descriptors"
+            raise ValueError(f"{count} descriptors are too many open files (raise LimitNOFILE)")
+        raise ValueError(f"the running process has sent {len(found)} descriptors in place of {count}")
 
     async def _wait_for_descriptors(self, count: int) -> None:
         while len(self._descriptors) < count and not self._is_truncated and await self._read():
