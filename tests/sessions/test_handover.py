@@ -404,6 +404,24 @@ async def test_a_stopped_process_does_not_hold_the_next_one(tmp_path: Path, monk
             assert await ends(client) == LOST
 
 
+async def test_a_bug_while_sessions_are_given_away_leaves_no_process_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody reaches it any more, so that it drains as ever."""
+
+    async def give_away(*_: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(takeover, "give_away", give_away)
+    quick = {"drain": "300ms", "drain_spread": "100ms"}
+    async with with_sessions(tmp_path, 1, timeouts=quick) as (_, first, text, (client,)):
+        async with succeeded(first, text, 0, 0, 1):
+            await first.served.returned.wait()
+            assert await ends(client) == LOST
+        assert first.served.records.of("internal_error", component="admin")
+        first.served.records.all.clear()
+
+
 async def test_a_process_that_reads_another_state_gets_no_sessions(tmp_path: Path) -> None:
     """They go on in the old process, and are lost when their clients are."""
     async with with_sessions(tmp_path, 2) as (_, first, _, (one, two)), asking(first.path) as stream:

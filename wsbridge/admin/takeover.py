@@ -20,6 +20,9 @@ new process                                          running process
 Messages are lines of JSON. Instead of any of its messages the running process may send `{"error": "…"}`. Until it gets
 `kept`, it goes on serving as if nothing had happened when the new process fails, is too slow, or disappears. A process
 that reads another `session_state` gets no sessions: these stay where they are until the drain, and are lost then.
+
+A session is the new process's from the moment at which it has written `adopted`. The running process waits for that for
+a limited time, and shuts down reading before it ends the session: from then on, the new process cannot write it.
 """
 
 from __future__ import annotations
@@ -135,9 +138,11 @@ class Handover:
                 kept, reads_sessions = await self._offer(channel, sockets)
                 await self._release(sockets, kept)
                 log.info("daemon.draining", successor=pid, reason="draining", connections=len(self._server.connections))
-                await self._give_away_sessions(channel, reads_sessions=reads_sessions)
-                await self._server.finish_listeners()
-                self._server.stop(Reason.DRAINING)
+                try:
+                    await self._give_away_sessions(channel, reads_sessions=reads_sessions)
+                    await self._server.finish_listeners()
+                finally:
+                    self._server.stop(Reason.DRAINING)  # whatever has happened: others have its listeners
         except TakeoverError as error:
             log.warning("takeover.failed", pid=pid, detail=str(error))
             await channel.send({"error": str(error)})
