@@ -23,7 +23,7 @@ def test_streams_go_on_over_takeovers(takeovers):
         async with backend() as back, contextlib.AsyncExitStack() as stack:
             text = session_config(back, TAKEOVER)
             daemon = await stack.enter_async_context(started(text))
-            async with running(f"ws://127.0.0.1:{daemon.port()}/", 3) as streams:
+            async with running(f"ws://127.0.0.1:{daemon.port()}/", 3, pause=0.02) as streams:
                 for _ in range(takeovers):
                     for one in streams:
                         await one.moves()
@@ -51,7 +51,7 @@ def test_streams_go_on_over_takeovers(takeovers):
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(2, 12))])
 def test_a_process_that_is_killed_while_it_gives_sessions_away(seed):
     """Each of them goes on in the next process, or its client is told that it is lost; so is its backend."""
-    count, chance = 60, random.Random(seed)
+    count, chance = 40, random.Random(seed)
 
     async def main():
         async with backend() as back, contextlib.AsyncExitStack() as stack:

@@ -99,6 +99,24 @@ async def test_what_cannot_go_on_is_lost() -> None:
                 assert store.stored == []
 
 
+async def test_other_connections_have_the_drain() -> None:
+    """The sessions stay attached until the last other connection has ended, and go on."""
+    async with backend() as back, storing() as store:
+        text = route_of(back, **{**REST, "timeouts": {"drain": "10s"}})
+        async with store.service(text) as served, clients(served.port(), 1) as (client,):
+            await opened(client)
+            with await served.upgraded() as plain:
+                served.server.stop(Reason.DRAINING)
+                await client.send(b"x" * 32)
+                await client.until(lambda: len(client.received) == 32)
+                await plain.echoed()
+                assert client.going_away is None
+            await served.returned.wait()
+            assert client.going_away is not None
+            async with store.next_service(text, 1, 0, 0) as after:
+                await resumes(client, after)
+
+
 def of_another_version(descriptor: int, magic: bytes) -> int:
     """Write a state again, as another version would."""
     content = read_sealed_file(descriptor, 1 << 20)
