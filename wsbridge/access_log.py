@@ -132,6 +132,10 @@ class AccessLog:
                 observe(context.route_stats.connect_times, seconds)
         context.backend_address = address or context.backend_address
 
+    def audit_session_end(self, fields: dict[str, object]) -> None:
+        """Write the audit record of the end of a session, of which this is the latest connection."""
+        self._emit_audit("session.ended", fields)
+
     def _emit_audit(self, event: str, fields: dict[str, object]) -> None:
         """Write a record to the audit log, if it is configured, with the keys of its event."""
         context = self._context

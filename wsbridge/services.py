@@ -102,7 +102,7 @@ class Services:
         self.listening_addresses = ListeningAddresses()
         self.own_connections = OwnConnections(self.listening_addresses)
         self.endings: Endings = deque(maxlen=MAX_ENDINGS)
-        self.sessions = SessionStore(limits, self.endings)
+        self.sessions = SessionStore(limits, self.endings, lambda: self.audit_log)
         self.audit_log = None if config.audit is None else AuditLog(config.audit.file)
         self._retired_audit_logs: list[AuditLog] = []
         self.active_overload_replies = 0

@@ -7,6 +7,7 @@ import trio
 
 from tests.client import request
 from tests.serving import backend, config_of, serving, written
+from tests.sessions.client import one_session
 from wsbridge.reasons import Reason
 from wsbridge.server import Server
 
@@ -48,6 +49,27 @@ async def test_a_relayed_connection_is_reported_twice(tmp_path):
             5,
             5,
         )
+
+
+async def test_the_end_of_a_session_is_reported_by_itself(tmp_path):
+    """Its connections have ended before, for another reason; the bytes of them all add up."""
+    path = tmp_path / "audit.jsonl"
+    async with one_session(timeouts={"idle": "300ms"}, audit={"file": str(path)}) as (_, served, client):
+        await client.send(b"12345")
+        await client.until(lambda: client.received == b"12345")
+        client.cut()
+        await client.resume()
+        await client.send(b"678")
+        await client.until(lambda: client.received == b"12345678")
+        client.cut()
+        await served.records.wait("session.closed")
+    granted, ended = lines(path, "access.granted"), lines(path, "access.ended")
+    (whole,) = lines(path, "session.ended")
+    assert {line["session"] for line in (*granted, *ended, whole)} == {client.machine.session_id.hex()}
+    assert [line["reason"] for line in ended] == ["client_lost"] * 2
+    assert (whole["reason"], whole["initiator"], whole["transports"]) == ("idle_timeout", "wsbridge", 2)
+    for key in ("bytes_to_backend", "bytes_to_client"):
+        assert sum(line[key] for line in ended) == whole[key] == 8
 
 
 async def test_refusals_are_all_reported(tmp_path):

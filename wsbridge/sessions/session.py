@@ -14,6 +14,7 @@ from wsbridge.admission import RouteSlot, identity_deadline
 from wsbridge.context import ConnectionContext
 from wsbridge.generation import Generation, Route
 from wsbridge.limits.clients import client_key
+from wsbridge.log.audit import AuditLog
 from wsbridge.log.logger import log
 from wsbridge.net.loop_detection import OutgoingChain
 from wsbridge.protocol.resume_server import ServerSession
@@ -42,6 +43,10 @@ def session_claim(route: Route, context: ConnectionContext) -> SessionClaim:
 
 class SessionKeeper(Protocol):
     """Where sessions are kept; see `store`."""
+
+    @property
+    def audit_log(self) -> AuditLog | None:
+        """The audit log; None if there is none."""
 
     def keep(self, session: ResumableSession) -> Termination | None:
         """A session has lost its transport; returns why it ends now, or None if it is kept."""
@@ -217,12 +222,13 @@ class ResumableSession:
             log.debug(event, id=self.id, session=self.name, route=self.route.name, **facts)
 
     def _log_closed(self, termination: Termination) -> None:
-        """Write the line of the session."""
+        """Write the line of the session, and its audit record."""
         relay, reason = self.relay, termination.reason
         stats = self.route.stats
         stats.sessions_closed[reason.value, termination.initiator] += 1
+        access_log = AccessLog(self.context, redact_target=self._redact_target, audit_log=self._keeper.audit_log)
         facts = {
-            **AccessLog(self.context, redact_target=self._redact_target).facts(),
+            **access_log.facts(),
             "reason": reason.value,
             "initiator": termination.initiator,
             **({"detail": termination.detail} if termination.detail else {}),
@@ -234,4 +240,5 @@ class ResumableSession:
             "replayed_bytes": self.machine.replayed_bytes,
         }
         log.emit(REASONS[reason].level, {**facts, "event": "session.closed"})
+        access_log.audit_session_end(facts)
         self._endings.append((time.time(), "session.closed", self.context.peer.host, facts))

@@ -16,6 +16,7 @@ from wsbridge.backends.base import Connected
 from wsbridge.config.limits import Limits
 from wsbridge.context import ConnectionContext
 from wsbridge.generation import Generation, Route
+from wsbridge.log.audit import AuditLog
 from wsbridge.net.loop_detection import OutgoingChain
 from wsbridge.protocol.resume import Ended
 from wsbridge.protocol.resume_frames import REJECTED_TEXT, SESSION_ID_BYTES, TOKEN_BYTES, Open, Resume, ResumeCode
@@ -108,6 +109,7 @@ class SessionStore:
     Args:
         limits: The section of the configuration.
         endings: See `Services.endings`.
+        audit_log: Gives the audit log; None if there is none.
 
     Attributes:
         epoch: By which clients recognize that their session is of this process.
@@ -117,7 +119,9 @@ class SessionStore:
         has_successor: Whether another process has the sessions that could move, or is given them: none begins here.
     """
 
-    def __init__(self, limits: Limits, endings: Endings) -> None:
+    def __init__(
+        self, limits: Limits, endings: Endings, audit_log: Callable[[], AuditLog | None] = lambda: None
+    ) -> None:
         self.epoch = secrets.randbits(63) + 1
         self.memory = ReplayMemory(limits.replay_memory)
         self.sessions: dict[bytes, ResumableSession] = {}
@@ -125,6 +129,7 @@ class SessionStore:
         self._detached_by_owner: Counter[OwnerKey] = Counter()
         self._ended: OrderedDict[bytes, _Remembered] = OrderedDict()
         self._endings = endings
+        self._audit_log = audit_log
         self.has_successor = False
         self._gives_away = False
         self._expected: dict[bytes, trio.Event] = {}  # those that another process hands over
@@ -241,6 +246,11 @@ class SessionStore:
             raise SessionRejected(Resumption((ResumeCode.RESTARTED, Reason.SESSION_LOST.value)))
 
     # ------------------------------------------------------------------ for sessions
+
+    @property
+    def audit_log(self) -> AuditLog | None:
+        """See `SessionKeeper.audit_log`."""
+        return self._audit_log()
 
     def keep(self, session: ResumableSession) -> Termination | None:
         """See `SessionKeeper.keep`: within the limits, of which the oldest session of the same client makes room."""
