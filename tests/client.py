@@ -6,6 +6,7 @@ import base64
 import hashlib
 import os
 import socket
+import ssl
 import struct
 from typing import Self
 
@@ -64,12 +65,13 @@ class Client:
         self.buffer = b""
 
     @classmethod
-    async def connect(cls, port: int, *, tls: bool = False, host: str = "127.0.0.1") -> Self:
-        """Connect, and shake hands if it is TLS."""
+    async def connect(cls, port: int, *, tls: bool | ssl.SSLContext = False, host: str = "127.0.0.1") -> Self:
+        """Connect, and shake hands if it is TLS, with a context of the caller's if it gives one."""
         plain = await trio.open_tcp_stream(host, port)
         if not tls:
             return cls(plain, plain.socket)
-        stream = trio.SSLStream(plain, client_context(), server_hostname="localhost", https_compatible=True)
+        context = tls if isinstance(tls, ssl.SSLContext) else client_context()
+        stream = trio.SSLStream(plain, context, server_hostname="localhost", https_compatible=True)
         client = cls(stream, plain.socket)
         try:
             await stream.do_handshake()

@@ -164,7 +164,11 @@ class Served:
     async def upgraded(self, path: str = "/", *headers: str, listener: str = "web", tls: bool = False) -> Client:
         """Connect a client and have it upgraded."""
         client = await self.connect(listener, tls=tls)
-        await client.upgrade(path, *headers)
+        try:
+            await client.upgrade(path, *headers)
+        except BaseException:
+            client.drop()
+            raise
         return client
 
     async def quiet(self, connections: int = 0) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -29,15 +30,19 @@ class SessionClient:
         going_away: What GOAWAY said.
         port: Where it connects to.
         paused: Nothing more is consumed, so that nothing more is acknowledged.
+        introduction: What it sends before its request, such as the header of a proxy.
     """
 
-    def __init__(self, port: int, nursery: trio.Nursery, window: int = 0, *, tls: bool = False) -> None:
+    def __init__(
+        self, port: int, nursery: trio.Nursery, window: int = 0, *, tls: bool | ssl.SSLContext = False
+    ) -> None:
         self.machine = ClientSession(window)
         self.received = bytearray()
         self.on_received: Callable[[bytes], None] | None = None
         self.finished = False
         self.close: tuple[int, str] | None = None
         self.paused = False
+        self.introduction = b""
         self.going_away: GoingAway | None = None
         self.client: Client | None = None
         self.port = port
@@ -65,6 +70,8 @@ class SessionClient:
         self.cut()
         client = await Client.connect(self.port, tls=self._tls)
         try:
+            if self.introduction:
+                await client.send(self.introduction)
             head = await client.upgrade(path, OFFER, *headers)
             assert f"Sec-WebSocket-Protocol: {RESUME_SUBPROTOCOL}" in head, head
         except BaseException:
@@ -233,7 +240,7 @@ class SessionClient:
 
 
 @contextlib.asynccontextmanager
-async def session(port: int, window: int = 0, *, tls: bool = False) -> AsyncIterator[SessionClient]:
+async def session(port: int, window: int = 0, *, tls: bool | ssl.SSLContext = False) -> AsyncIterator[SessionClient]:
     """Give a client of one session; at the end its transport is cut."""
     async with trio.open_nursery() as nursery:
         client = SessionClient(port, nursery, window, tls=tls)
