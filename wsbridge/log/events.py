@@ -46,7 +46,7 @@ AUDIT_EVENTS: Final[dict[str, AuditEvent]] = {
         ),
     ),
     "session.ended": AuditEvent(
-        "A resumable session ended, and with it the connection to the backend; each of its connections has records too.",
+        "A resumable session ended, and its connection to the backend; its connections have records of their own.",
         (
             *_AUDIT_CLIENT_KEYS,
             "session",
