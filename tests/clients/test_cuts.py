@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -87,6 +88,43 @@ async def test_ssh_survives_many_cuts(keys: Path, far_sshd: Daemon) -> None:  # 
     """The same with more bytes and longer connections."""
     with trio.fail_after(300):
         assert await transfer(keys, far_sshd, 300_000_000, every=(0.2, 2.0)) >= 5
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("silently", [False, True])
+async def test_ssh_survives_half_a_minute_without_a_network(keys: Path, far_sshd: Daemon, silently: bool) -> None:  # noqa: F811
+    """In mid-work connections are reset, and nothing can be reached; or nobody learns of it. Then it goes on."""
+    blob = os.urandom(1_000_000)
+
+    async def echoed(part: bytes) -> None:
+        nursery.start_soon(process.stdin.send_all, part)
+        received = bytearray()
+        while len(received) < len(part):
+            received += await process.stdout.receive_some(65536)
+        assert received == part
+
+    with trio.fail_after(120):
+        async with cutting_proxy(far_sshd.port()) as proxy, trio.open_nursery() as nursery:
+            command = [*map(str, ssh_command(keys, proxy.url)), "cat"]
+            process = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            await echoed(blob)
+            if silently:
+                proxy.die()
+            else:
+                proxy.go_down()
+            nursery.start_soon(echoed, blob[:500_000])
+            await trio.sleep(30)
+            assert process.poll() is None
+            proxy.come_up()
+            if silently:
+                proxy.cut()  # a path that has changed: what was under way on the old one is lost
+            while nursery.child_tasks:
+                await trio.sleep(0.01)
+            await echoed(blob)
+            await process.stdin.aclose()
+            assert await process.wait() == 0
+            end = await trio.to_thread.run_sync(far_sshd.wait, "session.closed")
+    assert end["transports"] >= 2
 
 
 def near_side(proxy: CuttingProxy) -> Daemon:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import trio
 
 from tests.admin.test_connections import listed, operated, until
 from tests.admin.test_metrics import Scraped, scraped
@@ -74,6 +75,43 @@ async def test_metrics() -> None:
         await daemon.served.records.wait("session.closed")
         totals = {"opened_total": 1, "resumed_total": 1, "closed_total": 1}
         assert await sessions_of(daemon) == {"open": 0, "detached": 0, "held_bytes": 0, **totals}
+
+
+async def test_held_bytes_are_those_that_are_held() -> None:
+    """In both directions: what the client has not acknowledged, and what the backend has not accepted."""
+    go_on = trio.Event()
+
+    async def late(stream: trio.SocketStream) -> None:
+        await stream.send_all(bytes(300_000))
+        await go_on.wait()
+        async for _ in stream:
+            pass
+
+    async with backend(late) as back, scraped(route_of(back)) as daemon, session(daemon.served.port()) as client:
+        client.paused = True
+        await opened(client)
+        await client.until(lambda: len(client.received) == 300_000)
+        store = daemon.served.server.services.sessions
+        (found,) = store.sessions.values()
+        assert (await sessions_of(daemon))["held_bytes"] == store.memory.used == found.machine.replay_bytes == 300_000
+        client.cut()
+        await daemon.served.records.wait("session.detached")
+        assert (await sessions_of(daemon))["held_bytes"] == 300_000
+        await client.resume()
+        client.go_on()
+        await client.until(lambda: not store.memory.used)
+        blocked = 0
+        while blocked < 3:  # the kernels between wsbridge and the backend are full
+            room = client.machine.room
+            client.machine.send(bytes(room))
+            await client.flush()
+            blocked = 0 if room else blocked + 1
+            await trio.sleep(0.1)
+        held = found.machine.unconsumed_bytes
+        assert (await sessions_of(daemon))["held_bytes"] == store.memory.used == held > 0
+        go_on.set()
+        await client.until(lambda: not store.memory.used)
+        assert (await sessions_of(daemon))["held_bytes"] == 0
 
 
 async def sessions_of(daemon: Scraped) -> dict[str, float]:
