@@ -316,3 +316,21 @@ def test_credentials_in_the_clear(listener: str, auth: str, warned: bool) -> Non
     """A public listener without TLS is warned of where clients show secrets, unless TLS may end in a named proxy."""
     text = f"listeners: {{web: {{{listener}}}}}\nroutes: {{r: {{match: any, {BACKEND}, auth: {auth}}}}}\n"
     assert ("W016 listeners.web.bind" in summaries(read(text).warnings)) is warned
+
+
+@pytest.mark.parametrize(
+    ("listener", "route", "warned"),
+    [
+        ("bind: '0.0.0.0:1'", "resume: {}", True),
+        ("bind: '0.0.0.0:1'", "respond: '204'", False),
+        ("bind: '127.0.0.1:1'", "resume: {}", False),
+        ("bind: '0.0.0.0:1', trusted_proxies: [10.0.0.0/8], client_address_from: x-forwarded-for", "resume: {}", False),
+        ("bind: '0.0.0.0:1', tls: {certificates: [{cert: c.pem, key: k.pem}]}", "resume: {}", False),
+    ],
+)
+def test_sessions_that_others_can_overhear(listener: str, route: str, warned: bool) -> None:
+    """Whoever reads the network can take a session over, unless TLS is here or in front."""
+    backend = BACKEND + ", " if "resume" in route else ""
+    text = f"listeners: {{web: {{{listener}}}}}\nroutes: {{r: {{match: any, {backend}auth: none, {route}}}}}\n"
+    loaded = read(text)
+    assert ("W036 listeners.web.bind" in summaries(loaded.warnings)) is warned
