@@ -74,7 +74,7 @@ class ClientAuthority:
         """Give what a client connects with that shows such a certificate; without a subject it shows none."""
         context = ssl.create_default_context(cafile=str(authority.folder() / "ca.pem"))
         if subject or options:
-            context.load_cert_chain(*self.issue(*subject, **options))  # type: ignore[arg-type]  # by name
+            context.load_cert_chain(*self.issue(*subject, **options))
         return context
 
     def listener_tls(self, certificate: str = "required") -> dict[str, object]:

@@ -47,7 +47,7 @@ class Popen(subprocess.Popen[Any]):
         plain = tuple(rest) in ((True, None, None, None, -1, False), (True, None, None, None, -1, False, -1))
         forks = plain and close_fds and executable is None and preexec_fn is None and not shell
         if not forks or not _is_ordinary(args, os.environ if env is None else env):
-            super()._execute_child(args, executable, preexec_fn, close_fds, *others)  # type: ignore[misc]
+            super()._execute_child(args, executable, preexec_fn, close_fds, *others)
             return
         streams = {0: p2cread, 1: c2pwrite, 2: errwrite}
         descriptors = {number: number if given == -1 else given for number, given in streams.items()}
@@ -61,7 +61,7 @@ class Popen(subprocess.Popen[Any]):
             )
             self._child_created = True
         finally:
-            self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)  # type: ignore[attr-defined]
+            self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)
 
 
 def run(

@@ -38,13 +38,13 @@ class Process:
 
     def held(self, *arguments: object) -> RouteSlot:
         """Acquire it; there must be enough."""
-        found = self.occupy(*arguments)  # type: ignore[arg-type]  # as it comes
+        found = self.occupy(*arguments)
         assert isinstance(found, RouteSlot)
         return found
 
     def refused(self, *arguments: object) -> str:
         """Try to acquire it; there must be too little. Return the sentence for the log."""
-        found = self.occupy(*arguments)  # type: ignore[arg-type]  # as it comes
+        found = self.occupy(*arguments)
         assert isinstance(found, Rejected)
         assert (found.reason, found.initiator) == (Reason.RATE_LIMITED, "client")
         return found.detail

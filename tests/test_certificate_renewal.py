@@ -250,7 +250,7 @@ async def test_one_certificate_of_several_is_replaced_while_another_one_is_broke
     good.in_place()
     good.authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
     other = good.authority.issue_cert("other.example.org", key_type=trustme.KeyType.ECDSA)
-    good.issue = lambda _=None: (other.cert_chain_pems[0].bytes(), other.private_key_pem.bytes())  # type: ignore[method-assign]  # for another name
+    good.issue = lambda _=None: (other.cert_chain_pems[0].bytes(), other.private_key_pem.bytes())
     tls = {"certificates": [*broken.tls["certificates"], *good.tls["certificates"]]}
     context = ssl.create_default_context()
     good.authority.configure_trust(context)
@@ -312,7 +312,7 @@ async def test_the_client_certificate_and_authorities_of_a_backend_are_replaced(
         tls = trio.SSLStream(stream, server, server_side=True)
         with contextlib.suppress(trio.BrokenResourceError):
             await tls.do_handshake()
-            seen.append(ssl.DER_cert_to_PEM_cert(tls.getpeercert(binary_form=True)).encode())  # type: ignore[arg-type]  # of bytes
+            seen.append(ssl.DER_cert_to_PEM_cert(tls.getpeercert(binary_form=True)).encode())
             await tls.send_all(await tls.receive_some(100))
 
     bundle = tmp_path / "bundle.pem"

@@ -104,7 +104,7 @@ def test_a_manager_that_does_not_read(tmp_path: Path) -> None:
 def unit(path: Path = UNIT, section: str = "Service") -> dict[str, str]:
     """Give a section of a unit or a drop-in."""
     parser = configparser.ConfigParser(strict=False, interpolation=None)
-    parser.optionxform = str  # type: ignore[assignment,method-assign]  # keys of a unit keep their case
+    parser.optionxform = str
     parser.read_string(path.read_text())
     return dict(parser[section])
 

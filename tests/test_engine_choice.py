@@ -45,12 +45,12 @@ class FakeNativeEngine(PythonEngine):
 def present(monkeypatch: pytest.MonkeyPatch) -> None:
     """An extension that can be used."""
     module = ModuleType("_native")
-    module.__version__ = __version__  # type: ignore[attr-defined]
+    module.__version__ = __version__
     have(monkeypatch, Extension(module))
     engine = ModuleType("wsbridge.native.engine")
-    engine.NativeEngine = FakeNativeEngine  # type: ignore[attr-defined]
+    engine.NativeEngine = FakeNativeEngine
     tls = ModuleType("wsbridge.native.tls")
-    tls.Rustls = OpenSsl  # type: ignore[attr-defined]
+    tls.Rustls = OpenSsl
     for fake in (engine, tls):
         monkeypatch.setitem(sys.modules, fake.__name__, fake)
 

@@ -110,7 +110,7 @@ async def test_memory_is_read_without_a_thread(monkeypatch):
     monkeypatch.setattr(trio.to_thread, "run_sync", no_thread)
     server = Server(config_of(written(route={"respond": "204"})))
     with trio.move_on_after(0.05):
-        await watch_memory(server, Limits(50))  # type: ignore[arg-type]
+        await watch_memory(server, Limits(50))
     assert server.acceptor.memory == usage(50)
     server.acceptor.close()
     server.services.close()

@@ -74,7 +74,7 @@ async def test_on_a_raw_listener() -> None:
     listeners = {"old": listener(protocol="tcp", route="app")}
     routes = {"app": {"auth": {"kind": "network", "allow": ["203.0.113.0/24"]}}}
     async with backend() as back:
-        routes["app"]["backend"] = back.url  # type: ignore[assignment]  # its values are of several types
+        routes["app"]["backend"] = back.url
         async with serving(written(listeners=listeners, routes=routes)) as served:
             with await behind(served, encode_proxy_v1(CLIENT, ASKED) + b"hello", "old") as client:
                 assert await client.take(5) == b"hello"

@@ -174,7 +174,7 @@ async def test_of_several_addresses_the_good_are_dialled() -> None:
             ["169.254.169.254", "::1", "fe80::1", "127.0.0.1", "::ffff:127.0.0.2"],
         ]
         for number, mix in enumerate(mixes, 1):
-            resolving(served, lambda host, mix=mix: mix)  # type: ignore[misc]  # bound at once
+            resolving(served, lambda host, mix=mix: mix)
             with await served.upgraded(f"/to/mix{number}.example/{good.port}") as client:
                 await client.echoed()
             assert (good.dials, evil.dials) == (number, 0)

@@ -71,7 +71,7 @@ def bearer(token: str) -> Shown:
 
 def fixed(**cases: Shown) -> dict[str, Callable[[str], Shown]]:
     """Give cases that are the same for each route."""
-    return {name: lambda _, shown=shown: shown for name, shown in cases.items()}  # type: ignore[misc]  # no type is guessed for a lambda
+    return {name: lambda _, shown=shown: shown for name, shown in cases.items()}
 
 
 def ways(folder: Path, service: int, clients: ClientAuthority) -> dict[str, Way]:

@@ -65,4 +65,4 @@ def caller(*lines: tuple[bytes, bytes], target: str = "/", method: str = "GET", 
     """Give somebody who asks with these header lines."""
     request = Request(method, target, "1.1", Headers([(b"host", b"gw.example.org"), *lines]))
     peer = Peer("203.0.113.7", 52044, socket.AF_INET)
-    return ConnectionContext(**{"peer": peer, "request": request, "route": "app", **facts})  # type: ignore[arg-type]  # by name
+    return ConnectionContext(**{"peer": peer, "request": request, "route": "app", **facts})

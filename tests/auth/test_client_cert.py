@@ -44,7 +44,7 @@ async def identify(certificate: object, allow: object = "any", *, now: float = U
     config = CertificateConfig.model_validate({"kind": "certificate", "allow": allow, **keys})
     services, _ = auth_services(ANONYMOUS)
     way = CertificateAuth(config, type(services)(services.build, wall_clock=lambda: now))
-    peer = Peer("203.0.113.7", 5, socket.AF_INET, certificate=certificate)  # type: ignore[arg-type]  # what tests say
+    peer = Peer("203.0.113.7", 5, socket.AF_INET, certificate=certificate)
     return await async_outcome(way.identify(caller(request=None, peer=peer)))
 
 

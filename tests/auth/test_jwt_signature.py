@@ -98,8 +98,8 @@ def test_headers_that_bring_a_key_or_change_the_rules_are_refused(name: str, val
 @pytest.mark.parametrize("pair", [RSA, EC, ED], ids=["rsa", "ec", "ed"])
 def test_a_good_signature_holds(pair: object) -> None:
     """Each algorithm with its key; a change of any part breaks it."""
-    found = token(signed(pair))  # type: ignore[arg-type]  # all are of one kind
-    key = JwtKey(frozenset({found.algorithm}), pair.private.public_key())  # type: ignore[attr-defined]  # as above
+    found = token(signed(pair))
+    key = JwtKey(frozenset({found.algorithm}), pair.private.public_key())
     assert verify_signature(found, [key])
     header, payload, signature = found.text.split(".")
     changed = [

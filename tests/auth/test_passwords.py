@@ -39,8 +39,8 @@ class Counting:
 
 def hashed(**facts: object) -> tuple[PasswordHash, Counting]:
     """Give a hash, as itself and as what counts."""
-    counting = Counting(**facts)  # type: ignore[arg-type]  # by name
-    return counting, counting  # type: ignore[return-value]  # stands for one
+    counting = Counting(**facts)
+    return counting, counting
 
 
 async def test_a_right_pair_is_kept_for_a_while(autojump_clock: MockClock) -> None:

@@ -40,7 +40,7 @@ def authenticator(spent: UsedTickets | None = None, **keys: object) -> TicketAut
 def ticket(**values: object) -> Ticket:
     """Make one that was issued a second ago for half a minute."""
     plain = Ticket(new_ticket_id(), "app", (NOW - 1) * 1000, (NOW + 29) * 1000, "alice", {"role": "admin"})
-    return replace(plain, **values)  # type: ignore[arg-type]  # by name
+    return replace(plain, **values)
 
 
 def query(*tickets: Ticket, key: bytes = KEY, parameter: str = "ticket") -> str:

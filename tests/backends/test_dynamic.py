@@ -125,7 +125,7 @@ async def test_unix(tmp_path: Path, backend: Backend) -> None:
             server.accept()
 
 
-async def test_tls(issue, ca_file) -> None:  # type: ignore[no-untyped-def]  # fixtures of the tests
+async def test_tls(issue, ca_file) -> None:
     """The chosen host is asked for and verified."""
     asked: list[str | None] = []
     context = server_context([issue("127.0.0.1", "localhost")])

@@ -213,7 +213,7 @@ async def test_an_identity_for_one_target_reaches_no_other_path(tmp_path: Path) 
     (tmp_path / "key").write_text(KEY)
     auth = {"kind": "ticket", "key": {"file": "key"}}
     async with bridge(tmp_path, auth=auth, pass_path=True, pass_query=True) as (served, heads):
-        url = next(iter(served.server.generation.config.routes.values())).backend.url.text  # type: ignore[union-attr]
+        url = next(iter(served.server.generation.config.routes.values())).backend.url.text
         for target, status in (("/admin", 403), ("/?admin=1&x", 403), ("/", 101)):
             ticket = fresh_ticket(url)
             mark = "&" if "?" in target else "?"

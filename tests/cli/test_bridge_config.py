@@ -54,7 +54,7 @@ def refused(wish: BridgeOptions, environ: dict[str, str] | None = None) -> str:
 
 def ws(**given: object) -> BridgeOptions:
     """The options of a bridge to a WebSocket backend, with those of the test."""
-    return BridgeOptions(**{"listen": "tcp://127.0.0.1:0", "target": "ws://127.0.0.1:1/", **given})  # type: ignore[arg-type]  # of any option
+    return BridgeOptions(**{"listen": "tcp://127.0.0.1:0", "target": "ws://127.0.0.1:1/", **given})
 
 
 @pytest.mark.parametrize(

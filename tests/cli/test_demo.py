@@ -24,7 +24,7 @@ def test_page_service_and_end() -> None:
             assert b"wsbridge" in answer.read()
         origin = Origin(url.rstrip("/"))
         with connect(url.replace("http", "ws") + "ws", origin=origin, subprotocols=[Subprotocol("binary")]) as client:
-            assert client.recv().startswith(b"wsbridge demo service")  # type: ignore[arg-type]  # a binary message
+            assert client.recv().startswith(b"wsbridge demo service")
             demo.process.send_signal(signal.SIGINT)
             assert demo.process.wait(5) == 0
             assert list(client) == []

@@ -157,7 +157,7 @@ def test_the_answer_of_a_server_that_ends_at_close() -> None:
     def answer_late(ws: ServerConnection) -> None:
         request = ws.recv()
         time.sleep(0.7)  # the delay itself is tested: shorter than --hold
-        ws.send(b"answer to " + request)  # type: ignore[operator]  # binary
+        ws.send(b"answer to " + request)
         with contextlib.suppress(ConnectionClosed):
             ws.recv()
 

@@ -97,6 +97,6 @@ def test_kinds_without_settings_differ():
     """They would be the same, since all that they have is a default."""
 
     class Other(Inner):
-        kind: Literal["b"] = "b"  # type: ignore[assignment]
+        kind: Literal["b"] = "b"
 
     assert digest_sections({"auth": Inner(size=1)}) != digest_sections({"auth": Other(size=1)})

@@ -68,7 +68,7 @@ def test_long_lines_are_cut_around_the_caret() -> None:
 def problem(**changes: object) -> Problem:
     """Make a problem of a file."""
     facts = {"file": "w.yaml", "line": 2, "column": 3, "setting": "a.b", "message": "is wrong", "source": "  b: c"}
-    return Problem(**{**facts, "code": "E012", **changes})  # type: ignore[arg-type]  # a test of any facts
+    return Problem(**{**facts, "code": "E012", **changes})
 
 
 def test_an_error_and_a_warning_as_text() -> None:

@@ -50,7 +50,7 @@ def test_limit_bounds(key: str, fit: list[str], unfit: list[str]) -> None:
 
 def test_every_limit_has_its_bounds_here() -> None:
     """No key is forgotten above."""
-    (mark,) = (mark for mark in test_limit_bounds.pytestmark if mark.name == "parametrize")  # type: ignore[attr-defined]  # pytest's
+    (mark,) = (mark for mark in test_limit_bounds.pytestmark if mark.name == "parametrize")
 
     assert [*(key for key, _, _ in mark.args[1]), "per_address"] == list(Limits.model_fields)
 
@@ -147,7 +147,7 @@ def test_client_limit_bounds(key: str, fit: list[str], unfit: list[str]) -> None
 
 def test_every_client_limit_has_its_bounds_here() -> None:
     """No key is forgotten above."""
-    (mark,) = (mark for mark in test_client_limit_bounds.pytestmark if mark.name == "parametrize")  # type: ignore[attr-defined]  # pytest's
+    (mark,) = (mark for mark in test_client_limit_bounds.pytestmark if mark.name == "parametrize")
     assert [key for key, _, _ in mark.args[1]] == list(ClientLimits.model_fields)
 
 

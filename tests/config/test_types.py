@@ -140,7 +140,7 @@ def test_statuses_that_can_be_answered() -> None:
 def test_lists_and_mappings_are_no_scalars(read: object, value: object) -> None:
     """A list or mapping where a scalar is wanted is named as such."""
     with pytest.raises(ValueError, match=r"must be text, not a (list|mapping)"):
-        read(value)  # type: ignore[operator]  # one of several functions
+        read(value)
 
 
 def test_a_wrong_header_is_not_quoted() -> None:

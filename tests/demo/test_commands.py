@@ -51,7 +51,7 @@ class Listener:
 async def output_of(name: str, rest: str = "", listener: Listener | None = None) -> str:
     """Give what a command says."""
     listener = listener or Listener()
-    await DEMO_COMMANDS[name](listener, rest)  # type: ignore[arg-type]  # as much of a conversation as commands use
+    await DEMO_COMMANDS[name](listener, rest)
     return listener.heard.decode()
 
 

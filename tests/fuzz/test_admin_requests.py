@@ -87,9 +87,9 @@ def judge(answer: bytes) -> None:
     if answer:
         head, blank, body = answer.partition(b"\r\n\r\n")
         assert blank
-        status = int(re.fullmatch(rb"HTTP/1\.1 (\d{3}) [A-Za-z -]+", head.split(b"\r\n")[0])[1])  # type: ignore[index]
+        status = int(re.fullmatch(rb"HTTP/1\.1 (\d{3}) [A-Za-z -]+", head.split(b"\r\n")[0])[1])
         assert status in STATUSES
-        length = int(re.search(rb"(?i)\r\ncontent-length: (\d+)", head)[1])  # type: ignore[index]
+        length = int(re.search(rb"(?i)\r\ncontent-length: (\d+)", head)[1])
         assert len(body) in (0, length)
         assert b"Traceback" not in body
 

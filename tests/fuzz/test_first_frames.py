@@ -150,7 +150,7 @@ def asked(port: int, data: bytes, at: list[int]) -> list[tuple[str, int | str]]:
     pings=st.booleans(),
     ways=st.tuples(cuts, cuts, cuts),
 )
-def test_any_first_message_gets_a_documented_answer(served, what, changed, tail, pings, ways) -> None:  # type: ignore[no-untyped-def]
+def test_any_first_message_gets_a_documented_answer(served, what, changed, tail, pings, ways) -> None:
     """OPENED or ERROR, then a close frame; the same for each way of cutting it into frames and segments."""
     server, backend = served
     message = encoded(what, server.server.services.sessions.epoch, changed, tail)

@@ -224,7 +224,7 @@ def test_an_error_of_the_writer_costs_one_batch(reader: Reader, begin: Callable[
             raise MemoryError
         right(batch, last=last)
 
-    writer._write = wrong  # type: ignore[method-assign]  # there is no other way to run it out of memory
+    writer._write = wrong
     log.info("daemon.ready")
     assert once.wait(10)
     log.info("daemon.draining")

@@ -29,7 +29,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, version: str | None) -> ModuleTyp
     """Put a module in the place of the extension."""
     module = ModuleType(native.EXTENSION)
     if version is not None:
-        module.__version__ = version  # type: ignore[attr-defined]
+        module.__version__ = version
     monkeypatch.setitem(sys.modules, native.EXTENSION, module)
     return module
 

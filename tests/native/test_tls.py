@@ -139,7 +139,7 @@ def dns_names(tls: ssl.SSLSocket) -> set[Any]:
     """Return the names in the certificate of the peer."""
     certificate = tls.getpeercert()
     assert certificate
-    return {value for _, value in certificate["subjectAltName"]}  # type: ignore[misc]  # pairs
+    return {value for _, value in certificate["subjectAltName"]}
 
 
 @pytest.mark.parametrize(
@@ -598,7 +598,7 @@ async def test_one_ticket_is_sent(issue: Any, ca_file: Path) -> None:
     for provider in BOTH:
         messages: list[str] = []
         context = lenient(ca_file, minimum_version=ssl.TLSVersion.TLSv1_3)
-        context._msg_callback = lambda *it, to=messages: to.append(getattr(it[4], "name", ""))  # type: ignore[attr-defined]
+        context._msg_callback = lambda *it, to=messages: to.append(getattr(it[4], "name", ""))
         peers = await shake(listener(provider, pair).accept, context, name="localhost")
         peers.transport.write([b"x"])
         await trio.to_thread.run_sync(peers.peer.recv, 1)
@@ -674,6 +674,6 @@ def test_certificates_are_read_as_getpeercert_does(issue: Any, tmp_path: Path) -
     ):
         der = ssl.PEM_cert_to_DER_cert(pair[0].read_text())
         found = read_certificate(der)
-        assert found == ssl._ssl._test_decode_cert(str(pair[0]))  # type: ignore[attr-defined]  # of CPython's own tests
+        assert found == ssl._ssl._test_decode_cert(str(pair[0]))
     with pytest.raises(ValueError, match="not a certificate"):
         read_certificate(b"rubbish")

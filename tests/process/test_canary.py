@@ -101,7 +101,7 @@ def configuration(folder: Path, secret: Canaries, port: int) -> dict[str, Any]:
     for name in ("users", "tokens"):
         secret.add(f"hash in {name}", files[name].rpartition("$")[2].rpartition(":")[2].strip())
     tls = listener_tls()
-    key = Path(tls["certificates"][0]["key"]).read_text()  # type: ignore[index]  # one pair, as written
+    key = Path(tls["certificates"][0]["key"]).read_text()
     for number, line in enumerate(key.splitlines()[1:-1]):
         secret.add(f"private key, line {number}", line)
     (folder / "program.py").write_text(PROGRAM)

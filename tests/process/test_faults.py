@@ -239,7 +239,7 @@ def test_a_reload_while_nobody_reads_the_log():
     with backend() as back:
         text = written(route={"backend": back.url}, admin=ADMIN, log={"level": "debug"})
         with Daemon(text, read_log=False) as daemon:
-            fcntl.fcntl(daemon.process.stderr.fileno(), fcntl.F_SETPIPE_SZ, 4096)  # type: ignore[union-attr]
+            fcntl.fcntl(daemon.process.stderr.fileno(), fcntl.F_SETPIPE_SZ, 4096)
             daemon.until(lambda: is_ready(daemon))
             _, status = admin(daemon, "GET", "/v1/status")
             port = int(status["listeners"][0].rpartition(":")[2])

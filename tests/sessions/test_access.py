@@ -246,7 +246,7 @@ async def test_another_identity_and_another_route_are_refused(tmp_path: Path) ->
             for path, name in (("/one", "bob"), ("/two", "alice")):
                 other = stolen(served, client)
                 await other.connect(path, basic(name))
-                await other.until(lambda other=other: other.ended)  # type: ignore[misc]
+                await other.until(lambda other=other: other.ended)
                 assert other.end == REJECTED
             with await served.connect() as nobody:
                 await nobody.send(b"GET /one HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n")

@@ -111,7 +111,7 @@ async def test_hashes_are_equal_over_many_cuts() -> None:
                     for at in range(0, len(data), 100_000):
                         await client.send(data[at : at + 100_000])
                         await trio.sleep(0.01)
-                    await client.stream.send_eof()  # type: ignore[union-attr]
+                    await client.stream.send_eof()
 
                 nursery.start_soon(send)
                 back = await client.everything()
@@ -147,7 +147,7 @@ async def test_half_close_both_ways() -> None:
             assert await client.everything() == b"question"
             run.proxy.cut()
             await client.send(b"answer")
-            await client.stream.send_eof()  # type: ignore[union-attr]
+            await client.stream.send_eof()
             await run.back.until(finished=1)
         closed = await run.near.records.wait("connection.closed", route="out")
         assert (closed["reason"], closed["bytes_to_backend"]) == ("backend_closed", 6)
@@ -168,7 +168,7 @@ async def test_a_client_that_ends_while_the_server_is_away() -> None:
             await client.take(5)
             run.proxy.go_down()
             await client.send(bytes(50_000))
-            await client.stream.send_eof()  # type: ignore[union-attr]
+            await client.stream.send_eof()
             await run.near.records.wait("backend.lost")
             run.proxy.come_up()
             assert await client.everything() == b"50000 bytes"
@@ -180,7 +180,7 @@ async def test_a_reset_of_the_client_reaches_the_backend() -> None:
         client = await run.connect()
         await client.send(b"half of it")
         await client.take(10)
-        reset(client.stream)  # type: ignore[arg-type]
+        reset(client.stream)
         await run.back.until(lost=1)
         closed = await run.near.records.wait("connection.closed", route="out")
         assert closed["reason"] == "client_lost"
@@ -346,7 +346,7 @@ async def test_no_more_than_the_window_is_held() -> None:
             memory = served.server.services.sessions.memory
             assert 0 < memory.used <= 65536
             assert service.last.session.received_position == 1
-            reset(client.stream)  # type: ignore[arg-type]
+            reset(client.stream)
         await served.quiet()
         assert memory.used == 0
 
@@ -359,7 +359,7 @@ async def test_a_client_that_leaves_while_the_server_is_away() -> None:
         await client.take(1)
         run.proxy.go_down()
         await run.near.records.wait("backend.lost")
-        reset(client.stream)  # type: ignore[arg-type]
+        reset(client.stream)
         closed = await run.near.records.wait("connection.closed", route="out")
         assert closed["reason"] == "client_lost"
         await run.near.quiet()

@@ -72,7 +72,7 @@ async def use(run: Tunnel, rng: random.Random, outcomes: list[str]) -> None:
 
                 async def send() -> None:
                     await send_slowly(client, data, rng)
-                    await client.stream.send_eof()  # type: ignore[union-attr]
+                    await client.stream.send_eof()
 
                 nursery.start_soon(send)
                 back = await client.everything()

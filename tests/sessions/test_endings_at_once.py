@@ -150,7 +150,7 @@ async def test_a_tcp_client(name: str, phase: str) -> None:
             except trio.BrokenResourceError:
                 is_reset = True
             if ending.goes_on:
-                await client.stream.send_eof()  # type: ignore[union-attr]
+                await client.stream.send_eof()
             closed = await near.records.wait("connection.closed")
         assert data == ending.received + (b"more" if ending.goes_on else b"")
         assert is_reset == (not ending.goes_on and ending.reason != "backend_closed")

@@ -148,7 +148,7 @@ async def test_sessions_in_every_state_go_on(tmp_path: Path) -> None:
         ):
             one.paused = one is not idle
             await one.send(command)
-            await one.until(lambda one=one: len(one.received) >= 10)  # type: ignore[misc]
+            await one.until(lambda one=one: len(one.received) >= 10)
         await half.finish()
         await back.until(open=5)
         for one in (fin, broken, full):
@@ -178,7 +178,7 @@ async def test_sessions_in_every_state_go_on(tmp_path: Path) -> None:
 
 async def tls_echo(stream: trio.SocketStream) -> None:
     """Serve an echo backend under TLS."""
-    await echo(trio.SSLStream(stream, server_context(), server_side=True))  # type: ignore[arg-type]
+    await echo(trio.SSLStream(stream, server_context(), server_side=True))
 
 
 async def test_what_the_new_configuration_does_not_allow_ends(tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ async def test_sessions_that_hold_too_much_end(tmp_path: Path) -> None:
         for one in found:
             one.paused = True
             await one.send(b"none 700000\n")
-            await one.until(lambda one=one: len(one.received) > 700000)  # type: ignore[misc]
+            await one.until(lambda one=one: len(one.received) > 700000)
             one.cut()
         await first.served.records.wait("session.detached", 3)
         text = text_of(back, tmp_path, limits={**LIMITS, "replay_memory": "1500KiB"})
@@ -528,7 +528,7 @@ async def test_time_goes_on_while_a_session_is_on_its_way() -> None:
         assert await one.adopt(saved_at=one.saved.saved_at - 15, age=100.0)
         (found,) = one.served.server.services.sessions.sessions.values()
         facts = found.live_facts()
-        assert 115 <= facts["duration_seconds"] <= 125  # type: ignore[operator]
+        assert 115 <= facts["duration_seconds"] <= 125
         assert facts["ttl_seconds"] == 20
         assert (facts["bytes_to_backend"], facts["bytes_to_client"]) == (4, 4)
         assert one.adopter.counts.adopted == 1

@@ -182,7 +182,7 @@ async def test_coming_back_too_late_is_no_failed_login() -> None:
         await trio.sleep(1.1)
         for client in found:
             await client.connect()
-            await client.until(lambda client=client: client.ended)  # type: ignore[misc]
+            await client.until(lambda client=client: client.ended)
             assert client.end == (4001, "session or token not accepted")
         assert served.server.services.client_table.count_bans() == 0
 

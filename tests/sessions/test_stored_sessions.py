@@ -69,7 +69,7 @@ async def test_what_cannot_go_on_is_lost() -> None:
     """A backend under TLS, and a session for which the store has no room; a route that has changed ends its session."""
 
     async def tls_echo(stream: trio.SocketStream) -> None:
-        await echo(trio.SSLStream(stream, server_context(), server_side=True))  # type: ignore[arg-type]
+        await echo(trio.SSLStream(stream, server_context(), server_side=True))
 
     async with backend() as back, backend() as other, backend(tls_echo) as tls, storing(5) as store:
         far = {"url": tls.url.replace("tcp", "tls"), "ca": str(folder() / "ca.pem"), "server_name": "localhost"}

@@ -140,7 +140,7 @@ class Stub:
                 if stub.token and self.headers.get("Authorization") != f"Bearer {stub.token}":
                     status, found = 401, "a valid token is required"
                 else:
-                    status, found = stub.answer(self.command, self.path.partition("?")[0])  # type: ignore[assignment]
+                    status, found = stub.answer(self.command, self.path.partition("?")[0])
                 body = (found if isinstance(found, str) else json.dumps(found)).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))

@@ -12,7 +12,7 @@ from wsbridge.top.snapshot import Snapshot, total_rates, with_last_reasons, with
 
 def snapshot(at: float, **rows: object) -> Snapshot:
     """Make a snapshot of the stub's process."""
-    return replace(Snapshot(at, STATUS), **rows)  # type: ignore[arg-type]
+    return replace(Snapshot(at, STATUS), **rows)
 
 
 def test_rates_of_connections_and_routes():

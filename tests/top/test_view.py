@@ -19,7 +19,7 @@ def snapshot(count: int = 30, at: float = 10.0, **rest: object) -> Snapshot:
     rows = [connection(number, bytes_to_client=int(at) * number) for number in range(1, count + 1)]
     ended = [ending(90), ending(91, event="connection.rejected", reason="unauthenticated", detail="no token")]
     base = Snapshot(at, STATUS, routes=[route()], connections=rows, ended=ended, total=count)
-    return replace(base, **rest)  # type: ignore[arg-type]
+    return replace(base, **rest)
 
 
 def shown(view: View, width: int = 100, height: int = 24) -> list[str]:
