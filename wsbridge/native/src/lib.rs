@@ -1,9 +1,13 @@
 //! The native engine of wsbridge: moves the bytes of pairs for which no rule is needed, on threads without the GIL.
 //!
-//! Reading order: `lane` (threads and pairs), `pair` (two sides and their ending), `bridge` (pairs that begin here), `side`, `transfer` (bytes from one to
-//! the other), `buffers`, `frame` (WebSocket frames), `wire` (a connection's bytes, plain or TLS), `tls` with
-//! `client_hello`, `certificate`, `tls_config` and `tls_fault`, `sys` (system calls); `python` and `tls_python` are what
-//! Python sees, `log_members` writes what is plain in its log lines. Python holds every rule: where these files hold none, a pair goes back with its whole state.
+//! Reading order: `lane` (threads and pairs), `pair` (two sides and their ending), `bridge` (pairs that begin here),
+//! `side`, `transfer` (bytes from one to the other), `buffers`, `frame` (WebSocket frames), `wire` (a connection's bytes,
+//! plain or TLS), `tls` with `client_hello`, `certificate`, `tls_config` and `tls_fault`, `sys` (system calls, and all that
+//! is unsafe); `python` and `tls_python` are what Python sees, `log_members` writes what is plain in its log lines. Python
+//! holds every rule: where these files hold none, a pair goes back with its whole state.
+
+#![deny(unsafe_code)]
+#![deny(clippy::undocumented_unsafe_blocks)]
 
 pub mod bridge;
 pub mod buffers;
@@ -13,6 +17,7 @@ pub mod frame;
 pub mod lane;
 pub mod pair;
 pub mod side;
+#[expect(unsafe_code, reason = "system calls")]
 pub mod sys;
 pub mod tls;
 pub mod tls_config;
