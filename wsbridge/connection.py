@@ -477,7 +477,8 @@ class Connection(Proxying):
 
     def _take_known_request(self, data: bytes) -> bool:
         """Take a request that has come before, if `data` is one: without a coroutine, and without a parser."""
-        request = self._listener.known_requests.find(data)
+        known = self._listener.known_requests
+        request = None if known is None else known.find(data)
         if request is None:
             return False
         self._begin_exchange(HttpExchange(self._transport, request, self._services.lingering_closer))
@@ -544,7 +545,7 @@ class Connection(Proxying):
             return AdmittedRequest(listener.route, subprotocols=listener.route.subprotocols or ())
         by_proxy = resolver is not None and resolver.came_by_proxy(self._connection_peer)
         by_proxy = by_proxy or self._connection_peer.family == socket.AF_UNIX  # passed sockets may be of any kind
-        known = request.known if resolver is None and not by_proxy else None
+        known = None if by_proxy else request.known
         if log.level == "debug":
             log_routing(self._context, listener, request)
         elif known is not None and isinstance(known.decision, AdmittedRequest):

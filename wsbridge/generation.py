@@ -165,7 +165,7 @@ class Listener:
         allow_http: Whether such a listener passes HTTP requests on.
         client_address_resolver: How proxies in front pass the client address; None where no proxy is trusted.
         stats: Its counters.
-        known_requests: Requests that it has judged before.
+        known_requests: Requests that it has judged before; None behind proxies, where each head says who the client is.
     """
 
     name: str
@@ -178,7 +178,7 @@ class Listener:
     client_address_resolver: ClientAddressResolver | None = None
     allow_http: bool = False
     stats: ListenerStats = field(default_factory=ListenerStats)
-    known_requests: KnownRequests = field(default_factory=KnownRequests)
+    known_requests: KnownRequests | None = None
 
     def is_direct_client(self, host: str) -> bool:
         """Return whether an address is that of a client: trusted proxies have no limits per address."""
@@ -440,6 +440,7 @@ def _build_listener(
                 isinstance(match, model.MatchConfig) and (match.listener is None or name in match.listener)
             ):
                 reached.append(routes[route_name])
+    resolver = _build_client_address_resolver(section, config)
     return Listener(
         name=name,
         protocol=section.protocol,
@@ -449,8 +450,9 @@ def _build_listener(
         route=routes[section.route] if section.route is not None else None,
         routes=RouteTable(reached),
         allow_http=section.allow_http,
-        client_address_resolver=_build_client_address_resolver(section, config),
+        client_address_resolver=resolver,
         stats=stats,
+        known_requests=KnownRequests() if resolver is None else None,
     )
 
 

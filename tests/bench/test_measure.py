@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.cases import CASES, TRANSPORTS
-from bench.measure import RunError, measure
+from bench.cases import CASES, TRANSPORTS, TUNNELS, Case
+from bench.measure import RunError, Sample, measure
 from bench.peers import HERE, Peer, read_peers, started
 from tests.bench.conftest import CORE, installed
 
@@ -22,20 +22,25 @@ PORTS = "{listen_echo} {listen_source} {listen_sink}"
 )
 def test_every_case_gives_a_figure(lab, values, name, transport):
     """Each engine passes all cases, the native one also in TLS and as a tunnel, with what it cost."""
-    cases = CASES if transport != "tunnel-tls" else {name: CASES[name] for name in ("idle", "echo64", "up", "connect")}
+    cases = CASES if transport not in TUNNELS else {name: CASES[name] for name in ("idle", "echo64", "up", "connect")}
     wsbridge = dataclasses.replace(installed(name), most=100)
     with started(wsbridge, transport, values, lab.directory, CORE) as bridge:
         samples = {name: measure(case, bridge, lab, CORE, 0.1) for name, case in cases.items()}
-        for case in [name for name, sample in samples.items() if not sample.rate]:  # a machine that is busy
-            samples[case] = measure(CASES[case], bridge, lab, CORE, 3.0)
+        for case, sample in samples.items():
+            if not sample.rate or not _has_latency(cases[case], sample):  # the machine was busy
+                samples[case] = measure(CASES[case], bridge, lab, CORE, 3.0)
 
     assert all(sample.rate > 0 and sample.per_cpu > 0 for sample in samples.values())
     assert {name for name, sample in samples.items() if sample.opening_us} == {
         name for name, case in cases.items() if case.kind != "connect"
     }
     assert all(sample.load > 0 for name, sample in samples.items() if name != "idle")
-    echoes = {name for name, case in cases.items() if case.kind in ("echo", "connect")}
-    assert {name for name, sample in samples.items() if 0 < sample.p50_us <= sample.p99_us} == echoes
+    assert [name for name, sample in samples.items() if not _has_latency(cases[name], sample)] == []
+
+
+def _has_latency(case: Case, sample: Sample) -> bool:
+    """Return whether there is one exactly where clients wait for an answer."""
+    return (0 < sample.p50_us <= sample.p99_us) == (case.kind in ("echo", "connect"))
 
 
 def test_sessions_give_figures(lab, values):
