@@ -92,7 +92,11 @@ def test_http2(front: Front) -> None:
 
 
 def test_a_reload_of_the_proxy(front: Front) -> None:
-    """Nginx and HAProxy reject no client, and keep the connections that are open; Caddy closes them (1001)."""
+    """Nginx and HAProxy reject no client, and keep the connections that are open; Caddy closes them.
+
+    Caddy 2.6 sends two Close frames: 1001 to the client, and one to wsbridge that is not masked, whose answer (1002) it
+    may pass on first.
+    """
     if front.name == "caddy":
         with front.connect() as client:
             echoed(client, b"before")
@@ -100,7 +104,7 @@ def test_a_reload_of_the_proxy(front: Front) -> None:
             with pytest.raises(ConnectionClosed) as closed:
                 client.recv(timeout=PATIENCE)
             assert closed.value.rcvd is not None
-            assert closed.value.rcvd.code == 1001
+            assert closed.value.rcvd.code in (1001, 1002)
         served(front.port)
         return
     with Clients(lambda: served(front.port)) as clients, front.connect() as client:
