@@ -66,7 +66,7 @@ async def test_a_client_that_leaves_ends_the_dial(late, tls, dial, how):
 async def test_a_close_frame_ends_the_dial(late, tls, resume, when):
     """A client that closes after its 101, as pages do that are left, is answered at once, and its place is free."""
     keys = {"resume": {}} if resume else {}
-    close = frame(BINARY, b"early") * (not resume) + frame(PING) + frame(CLOSE, (1001).to_bytes(2, "big") + b"bye")
+    close = frame(PING) + frame(CLOSE, (1001).to_bytes(2, "big") + b"bye")
     first = message(encode_frame(Open(0))) if resume else b""
     config = waits(late, tls=tls, when="after-upgrade", limits={"connections": 1}, **keys)
     async with serving(config) as served:
@@ -85,6 +85,37 @@ async def test_a_close_frame_ends_the_dial(late, tls, resume, when):
         assert (line["reason"], line["initiator"], line["duration_seconds"] < 2) == ("client_closed", "client", True)
         if not resume or when != "with what is before":
             assert line["detail"] == "while the backend was dialed: closed with 1001: bye"
+        await served.quiet()
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("at_once", [False, True])
+@pytest.mark.parametrize("body", [b"", (1000).to_bytes(2, "big"), (1001).to_bytes(2, "big")])
+async def test_what_came_before_a_close_frame_reaches_the_backend(late, tls, at_once, body):
+    """A client that has sent all it had, and closes, need not wait: the dial goes on, and the backend gets it."""
+    all_of_it = frame(BINARY, b"all of it") + frame(CLOSE, body)
+    async with serving(waits(late, tls=tls, when="after-upgrade")) as served:
+        with await served.upgraded("/", tls=tls) as client:
+            await client.send(all_of_it if at_once else b"")
+            await dialling(served)
+            await client.send(b"" if at_once else all_of_it)
+            late.listen()
+            sock, _ = await trio.to_thread.run_sync(late.accept)
+            async with trio.SocketStream(trio.socket.from_stdlib_socket(sock)) as stream:
+                assert b"".join([data async for data in stream]) == b"all of it"
+            code, _ = await client.closing()
+            assert code in (None, 1000, 1001)
+        line = await served.records.wait("connection.closed", reason="client_closed")
+        assert line["bytes_to_backend"] == 9
+
+
+@pytest.mark.parametrize("code", [1002, 1011])
+async def test_what_came_before_a_close_frame_that_tells_of_an_error_is_dropped(late, code):
+    """Such a stream is not whole, and nobody waits for its rest."""
+    async with serving(waits(late, when="after-upgrade")) as served:
+        with await served.upgraded() as client:
+            await client.send(frame(BINARY, b"a part") + frame(CLOSE, code.to_bytes(2, "big")))
+            await served.records.wait("connection.rejected", reason="client_closed")
         await served.quiet()
 
 

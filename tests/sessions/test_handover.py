@@ -28,6 +28,7 @@ from tests.sessions.client import SessionClient, clients, opened, route_of, sess
 from wsbridge import revocation
 from wsbridge.admin import takeover
 from wsbridge.net.sealed_file import write_sealed_file
+from wsbridge.protocol.resume_server import ServerSession
 from wsbridge.reasons import Reason, Termination
 from wsbridge.sessions import handover
 from wsbridge.sessions.handover import SessionAdopter, digest_route, save_session
@@ -419,6 +420,27 @@ async def test_a_bug_while_sessions_are_given_away_leaves_no_process_behind(
             await first.served.returned.wait()
             assert await ends(client) == LOST
         assert first.served.records.of("internal_error", component="admin")
+        first.served.records.all.clear()
+
+
+async def test_a_bug_with_one_session_ends_that_one_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that adopts goes on, and so does the other session."""
+    restore = ServerSession.restore
+    calls = []
+
+    def restore_second(*arguments: Any) -> ServerSession:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise RuntimeError
+        return restore(*arguments)
+
+    monkeypatch.setattr(ServerSession, "restore", restore_second)
+    async with with_sessions(tmp_path, 2) as (_, first, text, (one, other)):
+        async with succeeded(first, text, 1, 0, 1):
+            assert await ends(one) == LOST
+            await other.connect()
+            await echoes(other)
+        assert first.served.records.of("internal_error", component="sessions")
         first.served.records.all.clear()
 
 

@@ -12,7 +12,7 @@ import trio
 from wsbridge.log.logger import log
 from wsbridge.net.tls_transport import EncryptedTransport
 from wsbridge.net.transport import READ_SIZE, RESET, Transport
-from wsbridge.protocol.websocket import CLOSE, WebSocketFraming
+from wsbridge.protocol.websocket import CLOSE, WebSocketFraming, decode_close_body, is_orderly_close
 from wsbridge.reasons import Reason
 
 MAX_BUFFERED_BYTES = READ_SIZE
@@ -34,6 +34,7 @@ class Monitored:
         "_buffered",
         "_buffered_bytes",
         "_framing",
+        "_has_payload",
         "_monitor",
         "close_body",
         "disconnect_detail",
@@ -51,6 +52,7 @@ class Monitored:
     ) -> None:
         self._monitor = monitor
         self._framing = copy(framing)
+        self._has_payload = False  # of a WebSocket, since the block began
         self.scope = trio.CancelScope()
         self.disconnect_detail = ""
         self.close_body: bytes | None = None
@@ -101,16 +103,23 @@ class Monitored:
             self.disconnect("closed")  # a Unix socket hangs up where TCP resets
 
     def _keep(self, data: bytes) -> None:
-        """Keep what was read; look for a close frame in it."""
+        """Keep what was read; look for a close frame in it.
+
+        What a client has sent before an orderly one is for the backend, so that the dial goes on.
+        """
         if data:
             self._buffered.append(data)
             self._buffered_bytes += len(data)
         framing = self._framing
         while data and framing is not None:
-            used, _, _, controls, _ = framing.decode(data)
+            used, chunks, _, controls, _ = framing.decode(data)
             data = data[used:]
+            self._has_payload = self._has_payload or any(map(len, chunks))
             for opcode, body in controls or ():
-                if opcode == CLOSE:
+                if opcode != CLOSE:
+                    continue
+                code, _ = decode_close_body(body)
+                if not self._has_payload or not is_orderly_close(code, from_client=True):
                     self.close_body = body
                     self.disconnect("closed")
 

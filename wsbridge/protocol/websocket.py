@@ -65,6 +65,17 @@ def decode_close_body(body: bytes) -> tuple[int | None, str]:
     return int.from_bytes(body[:2], "big"), body[2:].decode("utf-8", "replace")
 
 
+def is_orderly_close(code: int | None, *, from_client: bool) -> bool:
+    """Return whether a close frame means that the stream before it is whole (RFC 6455 section 7.4.1, IANA registry).
+
+    From a client that may be a closed tab (1001) or a code of the application (3000 to 4999), too. A server that goes
+    away has not sent all it had, and what its application means is not known.
+    """
+    if code is None or code == 1000:
+        return True
+    return from_client and (code == 1001 or code >= 3000)
+
+
 def check_close_body(body: bytes) -> tuple[bool, str] | None:
     """Say what is wrong with a close body: whether it is its text, and the sentence. None if nothing is."""
     if not body:

@@ -10,9 +10,10 @@ from wsbridge.net.transport import EOF, SocketTransport
 from wsbridge.protocol.resume import Ended
 from wsbridge.protocol.resume_frames import GoAway, ResumeCode, encode_frame
 from wsbridge.protocol.resume_server import ServerSession
+from wsbridge.protocol.websocket import is_orderly_close
 from wsbridge.reasons import REASONS, Reason, Termination
 from wsbridge.relay.endpoint import RX_OPEN, TX_CLOSED, TX_RESETTING, Endpoint, Side, build_endpoint
-from wsbridge.relay.relay import RelayOptions, Scheduler, describe_close, is_orderly
+from wsbridge.relay.relay import RelayOptions, Scheduler, describe_close
 from wsbridge.relay.session_relay import CloseCarrier, SessionOwner, SessionRelay
 from wsbridge.relay.session_stream import ReplayMemory, SessionEndpoint, SessionStream, SourceEndpoint, encode_error
 
@@ -183,7 +184,7 @@ class FrontSessionRelay(SessionRelay):
 
     def _is_orderly(self, end: Ended) -> bool:
         """Return whether the client has ended the session in a way that makes its stream whole."""
-        return end.complete or (is_orderly(self.front, end.code) and not _is_error_code(end.code))
+        return end.complete or (is_orderly_close(end.code, from_client=True) and not _is_error_code(end.code))
 
     def _on_closed_by_peer(self, end: Ended) -> None:
         """The client has ended the session.

@@ -33,7 +33,7 @@ from typing import Protocol
 
 from wsbridge.limits.rate import RateLimiter, SharedBucket, TokenBucket
 from wsbridge.net.transport import READ_SIZE, RESET
-from wsbridge.protocol.websocket import CLOSE, PING, PONG, Violation, decode_close_body
+from wsbridge.protocol.websocket import CLOSE, PING, PONG, Violation, decode_close_body, is_orderly_close
 from wsbridge.reasons import REASONS, Initiator, Reason, Termination
 from wsbridge.relay.endpoint import (
     RX_CLOSED,
@@ -94,17 +94,6 @@ class RelayOptions:
     half_close_on_loss: bool = False
     hold_close: float | None = None
     bytes_per_second: int | None = None
-
-
-def is_orderly(src: Endpoint, code: int | None) -> bool:
-    """Whether a close frame means that the stream before it is whole (RFC 6455 section 7.4.1, IANA registry).
-
-    From a client that may be a closed tab (1001) or a code of the application (3000 to 4999), too. A server that goes
-    away has not sent all it had, and what its application means is not known.
-    """
-    if code is None or code == 1000:
-        return True
-    return src.is_front and (code == 1001 or code >= 3000)
 
 
 def is_awaited(side: Endpoint) -> bool:
@@ -384,7 +373,7 @@ class Relay:
 
     def on_stream_finished(self, src: Endpoint, dst: Endpoint, code: int | None, text: str) -> None:
         """A side ended its stream cleanly: FIN from a raw one, a close frame from a WebSocket."""
-        if src.is_websocket and not dst.is_websocket and not is_orderly(src, code):
+        if src.is_websocket and not dst.is_websocket and not is_orderly_close(code, from_client=src.is_front):
             self.on_error_close(src, dst, code, text)
             return
         first = self.termination is None

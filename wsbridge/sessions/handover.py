@@ -367,6 +367,9 @@ class SessionAdopter:
             except (StateError, ValueError, OSError) as error:
                 log.warning("session.lost", session=session_id, detail=str(error))
                 return False
+            except Exception:  # a bug with one session ends that one alone
+                log.exception("internal_error", component="sessions", detail=f"while {session_id} was adopted")
+                return False
             unused.pop_all()
         return True
 
