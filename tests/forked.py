@@ -13,6 +13,7 @@ import atexit
 import ctypes
 import gc
 import importlib
+import importlib.util
 import io
 import json
 import os
@@ -223,8 +224,9 @@ def _renew_streams() -> None:
 def _import_all() -> None:
     import wsbridge
 
+    has_extension = importlib.util.find_spec("wsbridge.native._native") is not None
     for module in pkgutil.walk_packages(wsbridge.__path__, "wsbridge."):
-        if not module.name.endswith("__main__"):
+        if not module.name.endswith("__main__") and (has_extension or not module.name.startswith("wsbridge.native.")):
             importlib.import_module(module.name)
     gc.collect()
     gc.freeze()  # so that it stays shared

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from tests.cutting_proxy import CuttingProxy, cutting_proxy
 from tests.process.daemon import Daemon
 from tests.process.memory import ROOM, Sampler
 from tests.serving import backend
+from wsbridge.client import open_resumable
 
 
 def far_side(backend: int) -> Daemon:
@@ -173,12 +174,33 @@ GIBIBYTE = 1 << 30
 CHUNK = 1 << 18
 
 
+@asynccontextmanager
+async def by_tcp(proxy: CuttingProxy) -> AsyncIterator[trio.abc.HalfCloseableStream]:
+    """Connect a TCP client by a wsbridge of its own, whose memory is bounded, too."""
+    with near_side(proxy) as near, Sampler(near) as memory:
+        async with await trio.open_tcp_stream("127.0.0.1", near.port()) as client:
+            yield client
+        assert near.wait("backend.resumed")
+        assert near.wait("connection.closed")["bytes_to_backend"] == GIBIBYTE
+    assert memory.most - memory.first < ROOM
+
+
+@asynccontextmanager
+async def by_python(proxy: CuttingProxy) -> AsyncIterator[trio.abc.HalfCloseableStream]:
+    """Connect the Python client."""
+    async with open_resumable(proxy.url) as client:
+        yield client
+
+
 @pytest.mark.soak
-async def test_a_gibibyte_both_ways() -> None:
+@pytest.mark.parametrize("connect", [by_tcp, by_python])
+async def test_a_gibibyte_both_ways(
+    connect: Callable[[CuttingProxy], AbstractAsyncContextManager[trio.abc.HalfCloseableStream]],
+) -> None:
     """Different bytes in both directions at once, cut every 0.2 to 2 s: hashes are equal, and memory is bounded."""
     digests = {name: hashlib.sha256() for name in ("up", "up there", "down", "down here")}
 
-    async def send(stream: trio.SocketStream, name: str) -> None:
+    async def send(stream: trio.abc.HalfCloseableStream, name: str) -> None:
         for _ in range(GIBIBYTE // CHUNK):
             data = os.urandom(CHUNK)
             digests[name].update(data)
@@ -194,18 +216,15 @@ async def test_a_gibibyte_both_ways() -> None:
     async with backend(serve) as back:
         with far_side(back.port) as far:
             async with cutting(far.port(), (0.2, 2.0)) as proxy:
-                with near_side(proxy) as near, Sampler(near) as near_memory, Sampler(far) as far_memory:
-                    client = await trio.open_tcp_stream("127.0.0.1", near.port())
-                    async with client, trio.open_nursery() as nursery:
+                with Sampler(far) as memory:
+                    async with connect(proxy) as client, trio.open_nursery() as nursery:
                         nursery.start_soon(send, client, "up")
                         async for data in client:
                             digests["down here"].update(data)
                     await back.until(finished=1)
-                    resumed = near.wait("backend.resumed")
-                    assert near.wait("connection.closed")["bytes_to_backend"] == GIBIBYTE
-    assert resumed
-    assert proxy.cuts >= 5
+                    end = far.wait("session.closed")
+    assert (end["bytes_to_backend"], end["bytes_to_client"]) == (GIBIBYTE, GIBIBYTE)
+    assert end["transports"] > 5 <= proxy.cuts
     assert digests["up"].digest() == digests["up there"].digest()
     assert digests["down"].digest() == digests["down here"].digest()
-    for memory in (near_memory, far_memory):
-        assert memory.most - memory.first < ROOM
+    assert memory.most - memory.first < ROOM
