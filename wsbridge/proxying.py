@@ -294,6 +294,8 @@ class Proxying:
                 await self._accept_client(route, _agreed_subprotocol(admitted, connected))
             assert self._front is not None  # noqa: S101 (`_accept_client` has set it)
             self._check_ended()
+            if connected.session is not None:
+                context.session = connected.session.machine.session_id.hex()
             self._access_log.log_established(self._services.open_level)
             self._forget_unneeded()
             options = relay_options(route, context.identity)
@@ -313,7 +315,6 @@ class Proxying:
         context, services = self._context, self._services
         assert self._front is not None and route.backend is not None  # noqa: S101 (`_connect` has set it, and dialed)
         kept = BackendSession(opened.machine, route.backend, dial_request, route, context)
-        context.session = kept.name
         options, bucket = relay_options(route, context.identity), self._route_slot.shared_bucket
         memory = services.sessions.memory
         self._backend_session = kept

@@ -72,6 +72,21 @@ async def test_the_end_of_a_session_is_reported_by_itself(tmp_path):
         assert sum(line[key] for line in ended) == whole[key] == 8
 
 
+async def test_the_session_of_a_backend_is_in_both_records(tmp_path):
+    """The client is a plain one, and the WebSocket server has the session."""
+    path = tmp_path / "audit.jsonl"
+    listeners = {"old": {"bind": "127.0.0.1:0", "protocol": "tcp", "route": "out"}}
+    async with backend() as back, serving(written(route={"backend": back.url, "resume": {}})) as far:
+        routes = {"out": {"backend": f"ws://127.0.0.1:{far.port()}/", "auth": "none"}}
+        async with serving(written(listeners=listeners, routes=routes, audit={"file": str(path)})) as near:
+            with await near.connect("old") as client:
+                await client.send(b"x")
+                assert await client.take(1) == b"x"
+            await near.records.wait("connection.closed", route="out")
+    (granted,), (ended,) = lines(path, "access.granted"), lines(path, "access.ended")
+    assert granted["session"] == ended["session"]
+
+
 async def test_refusals_are_all_reported(tmp_path):
     """One record for each, however many come, with the reason and what is known; the dial is not among them."""
     path = tmp_path / "audit.jsonl"

@@ -46,7 +46,8 @@ AUDIT_EVENTS: Final[dict[str, AuditEvent]] = {
         ),
     ),
     "session.ended": AuditEvent(
-        "A resumable session ended, and its connection to the backend; its connections have records of their own.",
+        "A resumable session ended, and its connection to the backend, "
+        "or it goes on in the next process (`handed_over`); its connections have records of their own.",
         (
             *_AUDIT_CLIENT_KEYS,
             "session",
