@@ -505,7 +505,7 @@ class ResumableStream(trio.abc.HalfCloseableStream):
     async def abort(self) -> None:
         """End the session now: what was not sent is dropped, and what the server connects to is reset.
 
-        Without a transport the server cannot be told; it ends the session after its ttl.
+        Without a transport the server does not learn of it, and ends the session after its ttl.
         """
         self._close()
         self._end_session(ResumeCode.BACKEND_RESET, "given up by the client")

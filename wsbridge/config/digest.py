@@ -10,14 +10,14 @@ from typing import Any, Final
 from wsbridge.config.base import Section
 
 KIND_FIELD: Final = "kind"
-"""Which kind of section it is: counts whether it is a default or not."""
+"""Which kind of section it is: always a part of the digest, also where it is the default."""
 
 
 def digest_sections(sections: Mapping[str, Section | None]) -> bytes:
     """Return the SHA-256 of sections.
 
     A setting that has its default does not count, so that the digest is the same in a version that has new settings. Of
-    a secret, its place counts.
+    a secret, only where it is read from counts.
 
     Args:
         sections: By name.

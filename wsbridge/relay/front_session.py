@@ -101,7 +101,7 @@ class FrontSessionRelay(SessionRelay):
         dropped = len(front.undecoded) + sum(map(len, back.pending or ()))
         self.session.consumed(stream.taken - dropped, now)
         carrier = self.carrier
-        if carrier is not None:  # what it was told before the end is a part of the state
+        if carrier is not None:  # what is sent here is a part of the state
             carrier.send_messages(self.session.take(0, now), now)
             self.loop.unregister(carrier)
         pending = b"".join([*(front.pending or ()), back.undecoded])
