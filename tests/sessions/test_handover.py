@@ -28,6 +28,7 @@ from tests.sessions.client import SessionClient, clients, opened, route_of, sess
 from wsbridge import revocation
 from wsbridge.admin import takeover
 from wsbridge.net.sealed_file import write_sealed_file
+from wsbridge.net.shared_socket import set_reset_on_close
 from wsbridge.protocol.resume_server import ServerSession
 from wsbridge.reasons import Reason, Termination
 from wsbridge.sessions import handover
@@ -211,7 +212,7 @@ async def test_what_the_new_configuration_does_not_allow_ends(tmp_path: Path) ->
                 }
                 assert reasons == {
                     "changed": "backend, auth or allowed_targets of the route have changed",
-                    "gone": "the route is no more, or has no resume",
+                    "gone": "the route is gone, or has no resume",
                 }
                 await back.until(lost=2)
                 await kept.resume("/kept")
@@ -537,6 +538,7 @@ async def moving(**rest: Any) -> AsyncIterator[Moving]:
             found.relay.end_move(Termination(Reason.HANDED_OVER, "wsbridge"), 0, 0)
         sock = stopped.backend
         assert sock is not None
+        set_reset_on_close(sock, resets=True)
         async with serving(text) as served:
             server = served.server
             server.services.sessions.expect(stopped.state.machine["epoch"], [stopped.session_id])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import socket
 import stat
 import struct
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -244,6 +246,82 @@ async def test_a_store_that_cannot_be_emptied(monkeypatch: pytest.MonkeyPatch) -
         async with store.next_service(text, 8, 0, 0) as after:
             assert trio.current_time() - before < 1.5  # 2.7 for each
             await resumes(found[0], after)
+
+
+async def test_what_stays_in_the_store_is_removed_before_the_next_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else there would be two states of each session then."""
+    monkeypatch.setattr(descriptor_store, "STORE_TIMEOUT", 0.3)
+    async with stored_sessions(2) as (_, store, text, found):
+        store.stall()
+        async with store.next_service(text, 2, 0, 0) as second:
+            await resumes(found[0], second)
+            store.resume()
+            await stop(second)
+        async with store.next_service(text, 2, 0, 0) as third:
+            for one in found:
+                await resumes(one, third)
+            assert store.stored == []
+
+
+@contextlib.asynccontextmanager
+async def unix_echo(path: Path) -> AsyncIterator[str]:
+    """Run an echo backend at a Unix socket; gives its URL."""
+
+    async def serve(stream: trio.SocketStream) -> None:
+        with contextlib.suppress(trio.BrokenResourceError):
+            await echo(stream)
+
+    sock = trio.socket.socket(socket.AF_UNIX)
+    await sock.bind(str(path))
+    sock.listen()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, serve, [trio.SocketListener(sock)])
+        yield f"unix:{path}"
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+async def test_a_crash_after_an_adoption_that_could_not_empty_the_store(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> None:
+    """The states in the store are old ones: no session goes on from them."""
+    monkeypatch.setattr(descriptor_store, "STORE_TIMEOUT", 0.3)
+    async with backend() as back, unix_echo(tmp_path / "back") as url, storing() as store:
+        text = written(route={"backend": url if kind == "unix" else back.url, "resume": {}}, **REST)
+        async with store.service(text) as served, clients(served.port(), 1) as (client,):
+            await opened(client)
+            await stop(served)
+            store.stall()
+            async with store.next_service(text, 1, 0, 0) as second:
+                await resumes(client, second)
+                client.cut()
+                store.resume()
+                async with store.next_service(text, 0, 0, 1) as third:
+                    assert "has gone on since" in third.records.of("session.lost")[0]["detail"]
+                    assert await ends(client, third) == LOST
+
+
+async def test_a_session_that_ends_at_its_adoption_is_audited(tmp_path: Path) -> None:
+    """With whose it was, and with what it has carried in the process before."""
+    path = tmp_path / "audit.jsonl"
+    async with backend() as back, backend() as other, storing() as store:
+
+        def text(of: Backend) -> str:
+            auth = {"kind": "network", "allow": ["127.0.0.0/8"]}
+            return route_of(of, auth=auth, audit={"file": str(path)}, **REST)
+
+        async with store.service(text(back)) as served, clients(served.port(), 1) as (client,):
+            await opened(client)
+            await client.send(b"12345")
+            await client.until(lambda: client.received == b"12345")
+            await stop(served)
+            async with store.next_service(text(other), 0, 1, 0):
+                pass
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    before, after = [record for record in records if record["event"] == "session.ended"]
+    assert (before["reason"], after["reason"]) == ("handed_over", "route_removed")
+    for key in ("session", "peer", "listener", "route", "auth_method", "backend_address", "bytes_to_backend"):
+        assert before[key] == after[key]
 
 
 async def test_a_restart_while_sessions_are_adopted() -> None:

@@ -75,7 +75,7 @@ class StoredSessions:
         self._lists = self._entries.pop(LIST_NAME, [])
         self._problem = "there is no list of the sessions"
         self._is_stored = False
-        self._can_remove = True
+        self._unremoved: list[str] = []  # entries that systemd did not remove yet
         self._adopting: trio.Event | None = None
         if self._store.max_descriptors:
             server.save_sessions = self._save
@@ -88,7 +88,7 @@ class StoredSessions:
             return
         self._is_stored = True
         try:
-            for descriptor in self._lists[-1:]:
+            for descriptor in self._lists[:1]:  # systemd passes the latest first
                 found = await read_list(descriptor)
                 self._server.services.sessions.expect(found.epoch, found.session_ids)
                 self._problem = ""
@@ -130,13 +130,15 @@ class StoredSessions:
                 os.close(state)
 
     async def _remove(self, name: str) -> None:
-        """Remove an entry; what stays after all is passed to the next process once more, which does not expect it."""
-        if self._can_remove:
+        """Remove an entry, or else note that this is still to be done."""
+        if not self._unremoved:  # with another wait for each session, their clients would wait as well
             try:
                 await self._store.remove(name)
             except DescriptorStoreError as error:
-                self._can_remove = False  # with another wait for each session, their clients would wait as well
                 log.warning("sessions.not_removed", detail=str(error))
+            else:
+                return
+        self._unremoved.append(name)
 
     def close(self) -> None:
         """Close what was not adopted, and the connection to systemd. Safe to call twice."""
@@ -152,9 +154,11 @@ class StoredSessions:
         if self._adopting is not None:
             await self._adopting.wait()  # the next process would not expect what is in the store still
         sessions, timeouts = self._server.services.sessions, self._server.generation.config.timeouts
-        if not sessions.sessions:
-            return
         try:
+            while self._unremoved:
+                await self._store.remove(self._unremoved.pop())
+            if not sessions.sessions:
+                return
             descriptor = await write_list(begin_handover(sessions))
             try:
                 await self._store.put(LIST_NAME, [descriptor])
@@ -164,7 +168,8 @@ class StoredSessions:
             counts = await give_away(sessions, receiver, timeouts.retry_after, timeouts.drain_spread)
             sessions.end_handover()
             counts.lost += end_left(sessions, counts.problem)
-            log.info("sessions.handed_over", count=counts.moved, lost=counts.lost, left=0)
+            facts = {"detail": counts.problem} if counts.problem else {}
+            log.info("sessions.handed_over", count=counts.moved, lost=counts.lost, left=0, **facts)
             await self._store.wait_until_stored()
         except (DescriptorStoreError, OSError) as error:
             log.error("sessions.not_stored", detail=str(error))

@@ -488,7 +488,7 @@ class _Channel:
             self._shut_down(socket.SHUT_RDWR)
 
     def revoke(self) -> dict[str, Any]:
-        """Receive nothing more: what the peer sends from now on, `send_at_once` tells it, has not arrived.
+        """Receive nothing more: from now on, `send_at_once` of the peer fails.
 
         Returns:
             The message that it has sent before; an empty one for none.

@@ -10,12 +10,13 @@ this process                                          the next one
  │ GOAWAY and 1012 for its client                     │◄── RESUME
 ```
 
-At any time one process at most has a session: this one until the other has taken it, which that can do only as long as
-this one has not given it up. While nobody reads or writes the connection to its backend, it ends with a reset wherever
-its last descriptor is closed.
+At most one process owns a session at any time: this one until the next one has taken it. Once this one has stopped
+waiting for that, the next one can no longer take it. In between, when nobody reads or writes the connection to the
+backend, closing its last descriptor resets it.
 
 Who carries that is up to `admin.takeover` (from process to process) and `admin.stored_sessions` (by way of systemd).
-What the next process cannot have, it knows by its id, so that the client learns that its session is lost (4004).
+The next process knows the ids of all sessions, also of those that it does not get: their clients learn that they are
+lost (4004).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from wsbridge.log.logger import log
 from wsbridge.net.address import Peer
 from wsbridge.net.loop_detection import OutgoingChain
 from wsbridge.net.sealed_file import SealedFileError, read_sealed_file, write_sealed_file
-from wsbridge.net.shared_socket import reset_shared_socket, set_reset_on_close
+from wsbridge.net.shared_socket import reset_shared_socket, resets_on_close, set_reset_on_close
 from wsbridge.net.transport import SocketTransport, reset_socket
 from wsbridge.protocol.resume_frames import TOKEN_BYTES
 from wsbridge.protocol.resume_server import ServerSession
@@ -85,7 +86,7 @@ class NotTakenError(Exception):
 
 
 class ReceiverGoneError(NotTakenError):
-    """It cannot have the ones after it either; whether it has this one, `StoppedSession.is_taken` says."""
+    """The next process can have no more sessions; `StoppedSession.is_taken` says whether it has this one."""
 
 
 @dataclass(slots=True)
@@ -407,6 +408,8 @@ class SessionAdopter:
         machine = ServerSession.restore(saved.machine, now, lambda: secrets.token_bytes(TOKEN_BYTES))
         if backend is None and not (machine.finished or machine.is_failing):
             raise StateError(f"the session {session_id.hex()} came without its backend")
+        if backend is not None and not resets_on_close(backend):  # a process adopted it, and crashed
+            raise StateError(f"the session {session_id.hex()} has gone on since this state of it was saved")
         entries = self._find_entries(saved.identity)
         generation = self._current_generation()
         reason, detail = self._find_obstacle(saved, machine, generation, entries)
@@ -424,19 +427,33 @@ class SessionAdopter:
         self.counts.ended += 1
         if saved.route in generation.routes:
             generation.routes[saved.route].stats.sessions_closed[reason.value, "wsbridge"] += 1
-        log.info(
-            "session.closed",
-            session=session_id.hex(),
-            route=saved.route,
-            reason=reason.value,
-            initiator="wsbridge",
-            detail=detail,
-            duration_seconds=round(saved.age, 3),
-            bytes_to_backend=saved.bytes_to_backend,
-            bytes_to_client=saved.bytes_to_client,
-            transports=machine.transports,
-            replayed_bytes=machine.replayed_bytes,
-        )
+        self._log_rejected(saved, machine, reason, detail)
+
+    def _log_rejected(self, saved: SavedSession, machine: ServerSession, reason: Reason, detail: str) -> None:
+        """Write the line and the audit record of a session that ends because of what is configured here."""
+        facts: dict[str, object] = {
+            "peer": str(_peer_of(saved)),
+            "listener": saved.listener,
+            **({"via": list(saved.via)} if saved.via else {}),
+            "session": machine.session_id.hex(),
+            "route": saved.route,
+            **({"identity": saved.identity.name} if saved.identity.name else {}),
+            **({"target": saved.target} if saved.target is not None else {}),
+            **({"backend_address": saved.backend_address} if saved.backend_address is not None else {}),
+            "reason": reason.value,
+            "initiator": "wsbridge",
+            "detail": detail,
+            "duration_seconds": round(saved.age, 3),
+            "bytes_to_backend": saved.bytes_to_backend,
+            "bytes_to_client": saved.bytes_to_client,
+            "transports": machine.transports,
+            "replayed_bytes": machine.replayed_bytes,
+        }
+        log.info("session.closed", **facts)
+        audit_log = self._services.audit_log
+        if audit_log is not None:
+            method = {"auth_method": saved.identity.method} if saved.identity.method else {}
+            audit_log.emit("session.ended", {**facts, **method})
 
     def _find_obstacle(
         self,
@@ -448,7 +465,7 @@ class SessionAdopter:
         """Return why a session does not go on here, with a sentence; None if it does."""
         route, memory = generation.routes.get(saved.route), self._services.sessions.memory
         if route is None or route.backend is None or route.session_terms is None:
-            return Reason.ROUTE_REMOVED, "the route is no more, or has no resume"
+            return Reason.ROUTE_REMOVED, "the route is gone, or has no resume"
         key = (generation.number, route.name)
         if key not in self._digests:
             self._digests[key] = digest_route(generation.config.routes[route.name])
@@ -527,7 +544,7 @@ class SessionAdopter:
             self._new_id(),
             saved.listener,
             generation,
-            Peer(saved.peer_host, saved.peer_port, saved.peer_family, via=saved.via),
+            _peer_of(saved),
             tls=saved.tls,
             route=route.name,
             route_stats=route.stats,
@@ -538,6 +555,10 @@ class SessionAdopter:
             backend_address=saved.backend_address,
             started=time.monotonic() - saved.age,
         )
+
+
+def _peer_of(saved: SavedSession) -> Peer:
+    return Peer(saved.peer_host, saved.peer_port, saved.peer_family, via=saved.via)
 
 
 def _closed_socket() -> socket.socket:

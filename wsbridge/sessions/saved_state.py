@@ -153,8 +153,8 @@ class SavedList:
     """All sessions of a process, also those that it does not hand over.
 
     Attributes:
-        epoch: Theirs.
-        session_ids: Theirs.
+        epoch: The epoch of that process.
+        session_ids: The id of each session.
     """
 
     epoch: int
