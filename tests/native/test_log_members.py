@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -137,3 +139,32 @@ def test_logging_while_a_value_is_written():
     made = load().MemberWriter(python.describe_key, write)
     assert made.members({"route": "outer"}) == ',"route":"outer"'
     assert written_elsewhere == [',"id":1,"peer":"::1"', ',"id":2,"listener":"web"']
+
+
+INTERRUPTED = """
+import signal
+from wsbridge.log import format as python
+from wsbridge.native import load
+
+made = load().MemberWriter(python.describe_key, python.write_member)
+line = {f"key{number}": number + 0.5 for number in range(500)}
+expected = "".join(python.write_member(key, value) for key, value in line.items())
+count = 0
+
+def log(*_):
+    global count
+    count += 1
+    assert made.members(line) == expected
+
+signal.signal(signal.SIGALRM, log)
+for before in range(50):
+    signal.setitimer(signal.ITIMER_REAL, 0.0005)
+    while count == before:
+        assert made.members(line) == expected
+"""
+"""A process of its own, which may hang."""
+
+
+def test_logging_in_a_signal_handler_while_numbers_are_written():
+    """A signal that comes while numbers become text: its handler may log."""
+    subprocess.run([sys.executable, "-c", INTERRUPTED], check=True, timeout=60)

@@ -35,8 +35,22 @@ fn is_plain(text: &str) -> bool {
     text.len() <= MAX_TEXT_BYTES && (text.bytes().all(is_word) || text.bytes().all(is_address))
 }
 
-/// Writes a member here; false: it is Python's to write.
-fn write_here(key: &Key, value: &Bound<'_, PyAny>, line: &mut String) -> PyResult<bool> {
+/// Text of a finite float, `None` for anything else. Not to be called with a lock: `repr` runs signal handlers and the
+/// garbage collector first.
+fn float_text<'py>(value: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyString>>> {
+    match value.downcast_exact::<PyFloat>() {
+        Ok(number) if number.value().is_finite() => number.repr().map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// Writes a member here; false: it is Python's to write. `float` is the value as `float_text` has it.
+fn write_here(
+    key: &Key,
+    value: &Bound<'_, PyAny>,
+    float: Option<&Bound<'_, PyString>>,
+    line: &mut String,
+) -> PyResult<bool> {
     if !key.is_shown {
         return Ok(false);
     }
@@ -45,9 +59,11 @@ fn write_here(key: &Key, value: &Bound<'_, PyAny>, line: &mut String) -> PyResul
             return Ok(false);
         };
         if let Some(members) = &key.members {
-            let member = members.get(text);
-            line.push_str(member.map_or("", |member| member));
-            return Ok(member.is_some());
+            let Some(member) = members.get(text) else {
+                return Ok(false);
+            };
+            line.push_str(member);
+            return Ok(true);
         }
         if is_plain(text) {
             let _ = write!(line, "{}\"{text}\"", key.start); // a string takes it always
@@ -58,12 +74,10 @@ fn write_here(key: &Key, value: &Bound<'_, PyAny>, line: &mut String) -> PyResul
             let _ = write!(line, "{}{number}", key.start);
             return Ok(true);
         }
-    } else if let Ok(number) = value.downcast_exact::<PyFloat>() {
-        if number.value().is_finite() {
-            line.push_str(&key.start);
-            line.push_str(number.repr()?.to_str()?);
-            return Ok(true);
-        }
+    } else if let Some(text) = float {
+        line.push_str(&key.start);
+        line.push_str(text.to_str()?);
+        return Ok(true);
     }
     Ok(false)
 }
@@ -136,9 +150,10 @@ impl MemberWriter {
         let mut line = String::with_capacity(512);
         for (name, value) in &fields {
             let name = name.downcast::<PyString>()?.to_str()?;
+            let float = float_text(value)?;
             let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
             let is_written = match keys.get(name) {
-                Some(key) => write_here(key, value, &mut line)?,
+                Some(key) => write_here(key, value, float.as_ref(), &mut line)?,
                 None => false,
             };
             drop(keys);
