@@ -170,9 +170,10 @@ def _serve(sock: socket.socket) -> list[str]:
             os.close(told)
             sock.close()
             return _become(json.loads(text.decode("utf-8", "surrogatepass")), received)
+        os.close(told)
         os.waitpid(between, 0)
         sock.send(os.read(known, 32))
-        for descriptor in (known, told, *received):
+        for descriptor in (known, *received):
             os.close(descriptor)
 
 
