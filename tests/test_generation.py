@@ -237,3 +237,18 @@ async def test_two_generations_live_side_by_side():
             assert running == {"first", "second"}
         assert running == {"second"}
     assert running == set()
+
+
+def test_where_requests_are_remembered(tmp_path):
+    """Not behind proxies, where each names its client, and not where a path may have a token."""
+    (tmp_path / "desks").write_text("")
+    by_path = {
+        "match": {"path": "/{desk}"},
+        "backend": {"tokens": str(tmp_path / "desks"), "token_from": "desk"},
+        "auth": "none",
+        "allowed_targets": {"networks": ["10.0.0.0/8"], "ports": [22]},
+    }
+    proxied = {"bind": "127.0.0.1:0", "trusted_proxies": ["127.0.0.1"], "client_address_from": "x-forwarded-for"}
+    assert made(route=BACK).listeners["web"].known_requests is not None
+    assert made(route=BACK, listeners={"web": proxied}).listeners["web"].known_requests is None
+    assert made(routes={"desks": by_path}).listeners["web"].known_requests is None

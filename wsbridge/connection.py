@@ -476,7 +476,7 @@ class Connection(Proxying):
     # The request.
 
     def _take_known_request(self, data: bytes) -> bool:
-        """Take a request that has come before, if `data` is one: without a coroutine, and without a parser."""
+        """Take a request that is known from before, if `data` is one: without a coroutine, and without a parser."""
         known = self._listener.known_requests
         request = None if known is None else known.find(data)
         if request is None:
@@ -517,13 +517,13 @@ class Connection(Proxying):
         """Reject the connection if `end` has ended it, or if the server is draining or stopping."""
         if self._requested_end is not None:
             raise self._requested_end
-        reason = None if self._services.shutdown_reason is None else self._shutdown_reason
+        reason = self._shutdown_reason
         if reason is not None:
             raise Rejected(reason, detail, initiator="wsbridge", silent=silent)
 
     def _may_continue(self) -> bool:
         """Return whether `_check_may_continue` would reject nothing."""
-        return self._requested_end is None and (self._services.shutdown_reason is None or self._shutdown_reason is None)
+        return self._requested_end is None and self._shutdown_reason is None
 
     @property
     def _shutdown_reason(self) -> Reason | None:
@@ -548,9 +548,9 @@ class Connection(Proxying):
         known = None if by_proxy else request.known
         if log.level == "debug":
             log_routing(self._context, listener, request)
-        elif known is not None and isinstance(known.decision, AdmittedRequest):
-            self._set_route(known.decision.route)
-            return known.decision
+        elif known is not None and isinstance(known.admitted, AdmittedRequest):
+            self._set_route(known.admitted.route)
+            return known.admitted
         route = find_route(listener, request)
         self._set_route(route)
         public = NO_PUBLIC_NAME if resolver is None else resolver.public_name(request, self._connection_peer)
@@ -558,7 +558,7 @@ class Connection(Proxying):
         if log.level == "debug":
             log_admitted(self._context, admitted)
         if known is not None:
-            known.decision = admitted  # it depends on nothing but the head and the listener
+            known.admitted = admitted  # it depends on nothing but the head and the listener
         return admitted
 
     def _set_route(self, route: Route) -> None:

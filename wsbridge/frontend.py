@@ -255,7 +255,7 @@ async def read_request(
         read_scopes: Contains the scope of this wait while it lasts; cancelling that counts as the timeout.
         idle_scopes: Contains it as well until the first byte arrives; None for the first request of a connection, since
             a client that has not sent it is not idle.
-        known: Requests that have come before, of which `data` is none; None: each is parsed.
+        known: Where the listener remembers requests; None for nowhere.
 
     Raises:
         Rejected: No valid head arrived in time.

@@ -165,7 +165,8 @@ class Listener:
         allow_http: Whether such a listener passes HTTP requests on.
         client_address_resolver: How proxies in front pass the client address; None where no proxy is trusted.
         stats: Its counters.
-        known_requests: Requests that it has judged before; None behind proxies, where each head says who the client is.
+        known_requests: Requests that it has admitted before; None behind proxies, where each head says who the client
+            is, and where a route has tokens in its paths, which are not to stay in memory.
     """
 
     name: str
@@ -441,6 +442,7 @@ def _build_listener(
             ):
                 reached.append(routes[route_name])
     resolver = _build_client_address_resolver(section, config)
+    table = RouteTable(reached)
     return Listener(
         name=name,
         protocol=section.protocol,
@@ -448,11 +450,11 @@ def _build_listener(
         host_names=_host_names(section),
         is_unix=section.bind.kind == "unix",
         route=routes[section.route] if section.route is not None else None,
-        routes=RouteTable(reached),
+        routes=table,
         allow_http=section.allow_http,
         client_address_resolver=resolver,
         stats=stats,
-        known_requests=KnownRequests() if resolver is None else None,
+        known_requests=KnownRequests() if resolver is None and not table.redacting_policies else None,
     )
 
 

@@ -56,13 +56,13 @@ def assert_equal_to_parsed(known: KnownRequests, data: bytes) -> None:
 
 
 def test_another_key() -> None:
-    """A request with another key is found, with that key, and shares what was decided about the first."""
+    """A request with another key is found, with that key, and is admitted as the first was."""
     first = RequestParser(HeadLimits()).feed(head())
     assert first is not None
     known = KnownRequests()
     known.add(head(), first)
     assert first.known is not None
-    first.known.decision = "admitted"
+    first.known.admitted = "admitted"
 
     found = known.find(head(key=KEYS[1]))
 

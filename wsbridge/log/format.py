@@ -415,7 +415,7 @@ def write_member(key: str, value: object) -> str:
 
 
 def set_members_writer(writer: MembersWriter | None) -> None:
-    """Have this write the values of all lines of JSON from now on, as the one of this file does; None for that one."""
+    """Set the function that writes the values of all lines of JSON from now on; None for the one of this file."""
     global _write_members  # noqa: PLW0603  (there is one for the process)
     _write_members = _json_members if writer is None else writer
 

@@ -104,7 +104,7 @@ class Request:
         path: The target before `?`.
         wants_websocket: Whether it names WebSocket in Upgrade, valid or not in all else.
         host: The Host header as sent, with its port; empty if there is none. Its syntax is valid.
-        known: What it has in common with those that are like it; None where they are not remembered.
+        known: Shared by all requests that differ from it in Sec-WebSocket-Key alone; None where none are remembered.
     """
 
     __slots__ = ("headers", "host", "known", "method", "path", "target", "version", "wants_websocket")
@@ -119,8 +119,8 @@ class Request:
         self.wants_websocket = headers.has_token(b"upgrade", b"websocket")
         self.known: KnownRequest | None = None
 
-    def with_key(self, key: bytes, known: KnownRequest) -> Request:
-        """Return a copy that differs in its Sec-WebSocket-Key alone, and in what is known."""
+    def with_key(self, key: bytes, known: KnownRequest | None) -> Request:
+        """Return a copy with another Sec-WebSocket-Key and another `known`."""
         copy = object.__new__(Request)
         copy.method, copy.target, copy.version, copy.path = self.method, self.target, self.version, self.path
         copy.host, copy.wants_websocket, copy.known = self.host, self.wants_websocket, known
@@ -137,21 +137,22 @@ class Request:
 
 
 class KnownRequest:
-    """A request that has come before; see `known_requests`.
+    """A request that was parsed before, without its Sec-WebSocket-Key; see `known_requests`.
 
     Attributes:
-        decision: What was decided about it and holds for all that are like it; None for nothing. Theirs who decide.
+        admitted: The `AdmittedRequest` of such a request, which is that of all others; None before one was admitted.
+            Protocols know nothing of routes: who admits requests sets and reads it.
     """
 
-    __slots__ = ("_first", "decision")
+    __slots__ = ("_parsed", "admitted")
 
-    def __init__(self, first: Request) -> None:
-        self._first = first.with_key(b"", self)
-        self.decision: object = None
+    def __init__(self, request: Request) -> None:
+        self._parsed = request.with_key(b"", None)
+        self.admitted: object = None
 
     def with_key(self, key: bytes) -> Request:
-        """Return the request that is like it and has this key."""
-        return self._first.with_key(key, self)
+        """Return the request with this key."""
+        return self._parsed.with_key(key, self)
 
 
 class Response:

@@ -1,7 +1,7 @@
-"""Requests for WebSocket that are like one before: their heads differ in Sec-WebSocket-Key alone.
+"""Requests for WebSocket whose heads differ from an earlier one in Sec-WebSocket-Key alone.
 
-Most clients of a listener are copies of one program, which asks for the same thing with a new key each time. Such a
-head is parsed and judged once. The rules are those of `http1` and of who judges: nothing here accepts or rejects.
+Most clients of a listener are copies of one program, which sends the same request with a new key each time. Such a head
+is parsed and admitted once. The rules are those of `http1` and `admission`: nothing is accepted or rejected here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from wsbridge.protocol.handshake import is_protocol_name
 from wsbridge.protocol.http1 import REPEATED_NAMES, KnownRequest, Request
 
 MAX_KNOWN_REQUESTS: Final = 256
-"""Requests that are remembered; one more, and all are forgotten."""
+"""Requests that are remembered; with one more, all before it are forgotten. All of them take at most some 2 MiB."""
 MAX_KNOWN_HEAD_BYTES: Final = 2048
 """Bytes of the head of such a request."""
 
@@ -25,10 +25,10 @@ _KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==")
 
 
 class KnownRequests:
-    """Those of one listener of one generation, for others have other limits, and decide otherwise.
+    """The requests that one listener of one configuration remembers; others have other limits and routes.
 
-    Only such are remembered as hold no secret: without a query, with well-known headers, and with nothing that could be
-    a token among the subprotocols.
+    A request is remembered only if it holds no secret: it has no query, only headers that many clients send alike, and
+    no subprotocol that could be a token. A listener whose paths may be secrets has no `KnownRequests`.
     """
 
     __slots__ = ("_by_rest",)
@@ -37,12 +37,12 @@ class KnownRequests:
         self._by_rest: dict[bytes, KnownRequest] = {}  # by the head without the key
 
     def find(self, head: bytes) -> Request | None:
-        """Return the request that some bytes are; None if no such request was added.
+        """Return the request of a head; None if none was added that differs in the key alone.
 
         Args:
-            head: What a client has sent first.
+            head: All that was read of a connection, or since the request before: any bytes.
         """
-        line = head.find(_KEY_LINE, 0, MAX_KNOWN_HEAD_BYTES)
+        line = head.find(_KEY_LINE) if len(head) <= MAX_KNOWN_HEAD_BYTES else -1
         if line < 0:
             return None
         at = line + len(_KEY_LINE)
