@@ -213,9 +213,10 @@ def _settle_garbage_collector() -> None:
 
 
 def _keep_memory_of_sessions(config: Config) -> None:
-    """Have malloc keep what is freed, in a process that has sessions: it is allocated again soon after.
+    """Have malloc keep what is freed, where a route has sessions: they allocate it again soon after.
 
-    Otherwise the kernel zeroes each page anew, which costs sessions a tenth of their speed.
+    Otherwise the kernel zeroes each page anew, which costs sessions a tenth of their speed. This is decided once, when
+    the process starts; a reload does not change it.
     """
     if any(route.resume is not None for route in config.routes.values()):
         keep_freed_memory(KEPT_MEMORY_BYTES, 2 * MAX_KEPT_READ_BYTES)

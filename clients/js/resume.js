@@ -465,8 +465,8 @@ class Schedule {
   #drops = 0; // transports over which nothing came, one after another
   #attachedAt = 0;
   #progress = 0; // of the session, when a transport was lost
-  #mayBeAtOnce = true; // a transport was of use since an attempt was made at once,
-  #atOnceAt = -Infinity; // which was then
+  #mayBeAtOnce = true; // whether a transport was of use since the last attempt without a pause
+  #atOnceAt = -Infinity; // when that attempt was made
 
   constructor(maxDelay) {
     this.#maxDelay = maxDelay;
