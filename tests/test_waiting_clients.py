@@ -91,20 +91,26 @@ async def test_a_close_frame_ends_the_dial(late, tls, resume, when):
 @pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize("at_once", [False, True])
 @pytest.mark.parametrize("body", [b"", (1000).to_bytes(2, "big"), (1001).to_bytes(2, "big")])
-async def test_what_came_before_a_close_frame_reaches_the_backend(late, tls, at_once, body):
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_what_came_before_a_close_frame_reaches_the_backend(late, tls, at_once, body, leaves):
     """A client that has sent all it had, and closes, need not wait: the dial goes on, and the backend gets it."""
     all_of_it = frame(BINARY, b"all of it") + frame(CLOSE, body)
     async with serving(waits(late, tls=tls, when="after-upgrade")) as served:
         with await served.upgraded("/", tls=tls) as client:
             await client.send(all_of_it if at_once else b"")
+            if not at_once:
+                await dialling(served)
+                await client.send(all_of_it)
+            if leaves:
+                client.drop()
             await dialling(served)
-            await client.send(b"" if at_once else all_of_it)
             late.listen()
             sock, _ = await trio.to_thread.run_sync(late.accept)
             async with trio.SocketStream(trio.socket.from_stdlib_socket(sock)) as stream:
                 assert b"".join([data async for data in stream]) == b"all of it"
-            code, _ = await client.closing()
-            assert code in (None, 1000, 1001)
+            if not leaves:
+                code, _ = await client.closing()
+                assert code in (None, 1000, 1001)
         line = await served.records.wait("connection.closed", reason="client_closed")
         assert line["bytes_to_backend"] == 9
 

@@ -119,7 +119,9 @@ class Monitored:
                 if opcode != CLOSE:
                     continue
                 code, _ = decode_close_body(body)
-                if not self._has_payload or not is_orderly_close(code, from_client=True):
+                if self._has_payload and is_orderly_close(code, from_client=True):
+                    self._allow_half_close = True  # it may end its connection without waiting for the answer
+                else:
                     self.close_body = body
                     self.disconnect("closed")
 
