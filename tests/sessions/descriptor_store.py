@@ -104,12 +104,15 @@ class StandInStore:
         async with serving(text, passed_sockets=self.pass_on()) as served:
             server = served.server
             stored = StoredSessions(server, self.environ)
-            await stored.read_list()
-            adopter = SessionAdopter(server.services, lambda: server.generation, server.acceptor.next_id)
-            await stored.adopt_sessions(adopter)
-            assert (adopter.counts.adopted, adopter.counts.ended, adopter.counts.lost) == expected
-            yield served
-        stored.close()
+            try:
+                await stored.read_list()
+                adopter = SessionAdopter(server.services, lambda: server.generation, server.acceptor.next_id)
+                await stored.adopt_sessions(adopter)
+                counts = adopter.counts.adopted, adopter.counts.ended, adopter.counts.lost
+                assert counts == expected, f"{counts}, not {expected}"
+                yield served
+            finally:
+                stored.close()
 
 
 @contextlib.asynccontextmanager
