@@ -1,6 +1,7 @@
 """Headless Chromium from Debian, driven by playwright, shut in with this machine's own addresses.
 
-One browser serves all tests of a process, each in a profile of its own; a session's end closes it.
+One browser serves all tests of a process, each in a profile of its own; a session's end closes it. It belongs to the
+main thread: what runs in another one launches its own.
 """
 
 from __future__ import annotations
@@ -35,12 +36,17 @@ def driver() -> Playwright:
 
 @functools.cache
 def browser(name: str) -> Browser:
+    """Start a browser that knows this host by another name, too, for all tests of this process."""
+    started = launch(driver(), name)
+    RUNNING.callback(started.close)
+    return started
+
+
+def launch(playwright: Playwright, name: str = "") -> Browser:
     """Start a browser that knows this host by another name, too."""
     rules = f"--host-resolver-rules={f'MAP {name} 127.0.0.1, ' if name else ''}{LOCAL_NAMES_ONLY}"
     chromium = program("chromium")
-    started = driver().chromium.launch(executable_path=chromium, headless=True, args=[*ARGUMENTS, rules])
-    RUNNING.callback(started.close)
-    return started
+    return playwright.chromium.launch(executable_path=chromium, headless=True, args=[*ARGUMENTS, rules])
 
 
 @contextmanager

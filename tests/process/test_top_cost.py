@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 import trio
-from playwright.sync_api import expect
+from playwright.sync_api import expect, sync_playwright
 
 from tests.client import BINARY, frame, request
-from tests.clients.browser import browsing
+from tests.clients.browser import launch
 from tests.process.daemon import Daemon
 from tests.serving import written
 
@@ -116,7 +116,7 @@ async def follow(daemon: Daemon, *options: str) -> list[dict[str, Any]]:
 
 def watch_page(daemon: Daemon) -> tuple[str, float]:
     """Show the status page for SECONDS; give the connections that it shows, and the CPU's share meanwhile."""
-    with browsing() as page:
+    with sync_playwright() as playwright, launch(playwright) as browser, browser.new_page() as page:
         page.goto(f"http://{admin_address(daemon)}/")
         page.locator("#token").fill(TOKEN)
         page.locator("#token").press("Enter")
