@@ -215,7 +215,7 @@ def _settle_garbage_collector() -> None:
 def _keep_memory_of_sessions(config: Config) -> None:
     """Have malloc keep what is freed, where a route has sessions: they allocate it again soon after.
 
-    Otherwise the kernel zeroes each page anew, which costs sessions a tenth of their speed. This is decided once, when
+    Otherwise the kernel clears each page again, which costs sessions a tenth of their speed. This is decided once, when
     the process starts; a reload does not change it.
     """
     if any(route.resume is not None for route in config.routes.values()):

@@ -114,7 +114,7 @@ async def test_ssh_survives_half_a_minute_without_a_network(keys: Path, far_sshd
             else:
                 proxy.go_down()
             nursery.start_soon(echoed, blob[:500_000])
-            await trio.sleep(30)
+            await trio.sleep(30)  # half a minute without a network is what is tested
             assert process.poll() is None
             proxy.come_up()
             if silently:

@@ -332,8 +332,8 @@ class SessionAdopter:
 
     Args:
         services: What connections share.
-        current_generation: Returns the configuration, which a reload may replace meanwhile.
-        new_id: Numbers a connection, which stands for the latest one of a session.
+        current_generation: Returns the generation in effect; a reload may replace it at any time.
+        new_id: Returns the id of a new connection, for the context of an adopted session.
 
     Attributes:
         counts: What has come so far.
@@ -530,7 +530,7 @@ class SessionAdopter:
     def _context(
         self, saved: SavedSession, route: Route, generation: int, entries: tuple[ListEntry, ...]
     ) -> ConnectionContext:
-        """Return what stands for the latest connection of a session, which was one of another process."""
+        """Return the context of an adopted session: its latest connection was one of another process."""
         known = saved.identity
         identity = Identity(
             name=known.name,

@@ -360,7 +360,7 @@ class SessionStore:
             engine: The engine.
             route: Its route now.
             generation: The configuration now.
-            context: Stands for its latest connection.
+            context: That of its latest connection, rebuilt from the saved state.
             slot: What it holds of the limits of its route.
             chain: The routes that it came through.
         """
