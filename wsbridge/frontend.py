@@ -11,9 +11,8 @@ import trio
 from wsbridge import taskless
 from wsbridge.net.transport import RESET, Transport
 from wsbridge.protocol.error_response import encode_error_response
-from wsbridge.protocol.handshake import encode_accept_response
+from wsbridge.protocol.handshake import KnownRequests, encode_accept_response
 from wsbridge.protocol.http1 import HeadLimits, Request, RequestParser
-from wsbridge.protocol.known_requests import KnownRequests
 from wsbridge.protocol.websocket import Buffer, TextMessages
 from wsbridge.reasons import EMPTY_CONNECTION, REASONS, Reason, Rejected, Termination
 from wsbridge.relay.endpoint import Side

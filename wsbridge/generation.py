@@ -29,9 +29,8 @@ from wsbridge.net.loop_detection import new_route_mark
 from wsbridge.net.resolver import Resolver
 from wsbridge.net.tls import SERVER_CIPHERS, ServerTlsOptions
 from wsbridge.net.tls_roles import ListenerTls
-from wsbridge.protocol.handshake import OriginPolicy
+from wsbridge.protocol.handshake import KnownRequests, OriginPolicy
 from wsbridge.protocol.http1 import HeadLimits
-from wsbridge.protocol.known_requests import KnownRequests
 from wsbridge.protocol.pattern_tree import PatternIndex
 from wsbridge.protocol.resume_server import SessionTerms
 from wsbridge.protocol.uri import HostPatterns, PathPattern

@@ -34,7 +34,7 @@ from wsbridge.reasons import Reason, Rejected, Termination
 from wsbridge.relay.back_session import OpenedSession
 from wsbridge.relay.endpoint import Side
 from wsbridge.relay.engine import Bridging, Relaying, RelayResult
-from wsbridge.relay.relay import describe_close
+from wsbridge.relay.relay import RelayOptions, describe_close
 from wsbridge.services import Services
 from wsbridge.sessions.backend_session import BackendSession
 from wsbridge.sessions.first_frame import read_first_frame, session_side
@@ -90,6 +90,11 @@ class Proxying:
     _route: Route | None
     _route_slot: RouteSlot
     _services: Services
+
+    def _relay_options(self, route: Route) -> RelayOptions:
+        """Return those of the relay; most identities do not expire, and take the route's as they are."""
+        identity = self._context.identity
+        return route.relay_options if identity.expires is None else relay_options(route, identity)
 
     @property
     @abstractmethod
@@ -166,7 +171,8 @@ class Proxying:
 
     def _release_route(self) -> None:
         """Release what the connection holds of its route."""
-        self._route_slot.release()
+        if self._route_slot is not UNLIMITED:
+            self._route_slot.release()
         self._route_slot = UNLIMITED
         if self._chain is not None:
             self._chain.forget()
@@ -243,7 +249,7 @@ class Proxying:
             session = sessions.open(
                 opening,
                 connected,
-                relay_options(route, self._context.identity),
+                self._relay_options(route),
                 self._services.engine,
                 route=route,
                 generation=self.generation,
@@ -298,7 +304,7 @@ class Proxying:
                 context.session = connected.session.machine.session_id.hex()
             self._access_log.log_established(self._services.open_level)
             self._forget_unneeded()
-            options = relay_options(route, context.identity)
+            options = self._relay_options(route)
             bucket = self._route_slot.shared_bucket
             if connected.session is not None:
                 dial_request = self._build_dial_request(admitted, chain, chosen)
@@ -315,7 +321,7 @@ class Proxying:
         context, services = self._context, self._services
         assert self._front is not None and route.backend is not None  # noqa: S101 (`_connect` has set it, and dialed)
         kept = BackendSession(opened.machine, route.backend, dial_request, route, context)
-        options, bucket = relay_options(route, context.identity), self._route_slot.shared_bucket
+        options, bucket = self._relay_options(route), self._route_slot.shared_bucket
         memory = services.sessions.memory
         self._backend_session = kept
         return services.engine.start_backend_session(self.id, self._front, back, opened, options, memory, kept, bucket)
@@ -340,7 +346,7 @@ class Proxying:
         address = None if backend is None else backend.local_address(chosen)
         if address is None or chain.may_lead_here(address.sockaddr):
             return None
-        defaults, options = route.dial_defaults, relay_options(route, context.identity)
+        defaults, options = route.dial_defaults, self._relay_options(route)
         front, response = self._exchange.prepare(admitted.subprotocol, defaults.text_messages, defaults.max_frame_bytes)
         engine = self._services.engine
         bridging = engine.bridge(self.id, front, response, address, options, self._may_continue)

@@ -9,8 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.rejections import outcome
+from wsbridge.protocol.handshake import MAX_KNOWN_HEAD_BYTES, MAX_KNOWN_REQUESTS, KnownRequests
 from wsbridge.protocol.http1 import HeadLimits, Request, RequestParser
-from wsbridge.protocol.known_requests import MAX_KNOWN_HEAD_BYTES, MAX_KNOWN_REQUESTS, KnownRequests
 from wsbridge.reasons import Rejected
 
 KEYS = [base64.b64encode(bytes([number]) * 16) for number in (0, 97, 251, 255)]

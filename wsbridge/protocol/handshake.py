@@ -1,4 +1,4 @@
-"""RFC 6455 opening handshake, both roles; Origin policy."""
+"""RFC 6455 opening handshake, both roles; Origin policy; requests that are like one before."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from hashlib import sha1
 from typing import Final, Literal
 
 from wsbridge.protocol.http1 import (
+    REPEATED_NAMES,
     RETRYABLE_STATUSES,
     Headers,
+    KnownRequest,
     Request,
     Response,
     bad_request,
@@ -26,7 +28,7 @@ from wsbridge.protocol.uri import split_host
 from wsbridge.reasons import Reason, Rejected
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-_WEBSOCKET_KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
+_WEBSOCKET_KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")  # section 4.1: 16 bytes in base64
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET = re.compile(r'/[!"$-~]*')
 _REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
@@ -196,7 +198,7 @@ def acceptable_subprotocols(configured: Sequence[str] | None, offered: Sequence[
         raise bad_request(
             f"only a token was offered as a subprotocol: offer one of the route's ({known}) beside it to be answered"
         )
-    shown = ", ".join(name if is_protocol_name(name) else f"({len(name)} characters)" for name in names[:8])
+    shown = ", ".join(name if _is_protocol_name(name) else f"({len(name)} characters)" for name in names[:8])
     raise bad_request(f"the client offers the subprotocols {shown}, and the route accepts {known} (subprotocols)")
 
 
@@ -204,7 +206,7 @@ _PROTOCOL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]{0,15}(?:[./:_+-][A-Za-z0-9]{1,
 _HEX = re.compile(r"[0-9a-fA-F-]{20,}")
 
 
-def is_protocol_name(name: str) -> bool:
+def _is_protocol_name(name: str) -> bool:
     """Return whether an offered subprotocol looks like the name of one, and not like a token that travels there."""
     low = name.lower()
     secret = any(word in low for word in ("token", "bearer", "auth", "secret", "jwt")) or _HEX.fullmatch(name)
@@ -484,3 +486,88 @@ def _config_hint(origin: str) -> str:
     if origin == "null" or parse_origin(origin) is not None:
         return f'to allow it, add it to the route: allowed_origins: ["{quoted(origin, quote="")}"]'
     return "it is not a valid origin, so only `allowed_origins: any` would allow it"
+
+
+MAX_KNOWN_REQUESTS: Final = 256
+"""Requests that are remembered; with one more, all before it are forgotten. All of them take at most some 2 MiB."""
+MAX_KNOWN_HEAD_BYTES: Final = 2048
+"""Bytes of the head of such a request."""
+
+_KEY_NAME: Final = b"sec-websocket-key"
+_KEY_LINE: Final = b"\r\nSec-WebSocket-Key: "
+_KEY_BYTES: Final = 24
+
+
+class KnownRequests:
+    """Requests for WebSocket that one listener of one configuration remembers: like them but for Sec-WebSocket-Key.
+
+    Most clients of a listener are copies of one program, which sends the same request with a new key each time. Such a
+    head is parsed and admitted once. The rules are those of `http1` and `admission`: nothing is accepted or rejected
+    here. Other listeners have other limits and routes.
+
+    A request is remembered only if it holds no secret: it has no query, only headers that many clients send alike, and
+    no subprotocol that could be a token. A listener whose paths may be secrets has no `KnownRequests`.
+    """
+
+    __slots__ = ("_by_rest",)
+
+    def __init__(self) -> None:
+        self._by_rest: dict[bytes, KnownRequest] = {}  # by the head without the key
+
+    def find(self, head: bytes) -> Request | None:
+        """Return the request of a head; None if none was added that differs in the key alone.
+
+        Args:
+            head: All that was read of a connection, or since the request before: any bytes.
+        """
+        line = head.find(_KEY_LINE) if len(head) <= MAX_KNOWN_HEAD_BYTES else -1
+        if line < 0:
+            return None
+        at = line + len(_KEY_LINE)
+        end = at + _KEY_BYTES
+        known = self._by_rest.get(head[:at] + head[end:])
+        if known is None or _WEBSOCKET_KEY.fullmatch(head, at, end) is None:
+            return None
+        return known.with_key(head[at:end])
+
+    def add(self, head: bytes, request: Request) -> None:
+        """Remember a request, if it may be.
+
+        Args:
+            head: What a client has sent, and nothing besides.
+            request: As it was parsed, all of it.
+        """
+        line = head.find(_KEY_LINE)
+        at = line + len(_KEY_LINE)
+        end = at + _KEY_BYTES
+        if (
+            line < 0
+            or len(head) > MAX_KNOWN_HEAD_BYTES
+            or head.find(b"\r\n\r\n") != len(head) - 4
+            or not head.startswith(b"\r\n", end)
+            or request.headers.get_all(_KEY_NAME) != [head[at:end]]
+            or _WEBSOCKET_KEY.fullmatch(head, at, end) is None
+            or not _holds_no_secret(request)
+        ):
+            return
+        if len(self._by_rest) >= MAX_KNOWN_REQUESTS:
+            self._by_rest.clear()
+        self._by_rest[head[:at] + head[end:]] = request.known = KnownRequest(request)
+
+    def __len__(self) -> int:
+        """Return how many are remembered."""
+        return len(self._by_rest)
+
+
+def _holds_no_secret(request: Request) -> bool:
+    """Return whether a request may stay in memory."""
+    if "?" in request.target:
+        return False
+    for name, value in request.headers:
+        if name == b"sec-websocket-protocol":
+            offered = value.decode("latin-1").split(",")
+            if not all(_is_protocol_name(one.strip(" \t")) for one in offered):
+                return False
+        elif name != _KEY_NAME and name not in REPEATED_NAMES:
+            return False
+    return True

@@ -137,7 +137,7 @@ class Request:
 
 
 class KnownRequest:
-    """A request that was parsed before, without its Sec-WebSocket-Key; see `known_requests`.
+    """A request that was parsed before, without its Sec-WebSocket-Key; see `handshake.KnownRequests`.
 
     Attributes:
         admitted: The `AdmittedRequest` of such a request, which is that of all others; None before one was admitted.
