@@ -39,6 +39,7 @@ enum {
   ADDRESSES = 16,       /* 127.0.0.1 and on, in turn */
   OPENING = 64,         /* concurrent connection attempts */
   OPEN_SECONDS = 60,    /* for all of them */
+  FIRST_SECONDS = 5,    /* until the first message came through, on a machine that is busy with other things */
   SLOWEST_US = 1000000, /* latencies above it count as it */
   ACK_FRAME = 15,       /* bytes of a masked frame with an ACK */
   LOOK_MS = 100,        /* an alarm between the look at `over` and epoll_wait is noticed by then */
@@ -433,6 +434,15 @@ static void prepare(void) {
   for (int i = 1; i < depth; i++) memcpy(frames + i * frame_size, frames, frame_size);
 }
 
+static bool something_came(void) {
+  switch (scenario) {
+    case DOWN: return bytes_in;
+    case UP: return bytes_out;
+    case IDLE: return true;
+    default: return messages;
+  }
+}
+
 static void report(double took) {
   const double shares[] = {0.5, 0.99};
   uint32_t found[] = {0, 0};
@@ -505,6 +515,11 @@ int main(int argc, char **argv) {
     watch(&all[i]);
   }
   run(all, &dialled, UINT64_MAX);
+  while (!something_came() && now() - start < FIRST_SECONDS) {
+    over = 0;
+    alarm_in(seconds);
+    run(all, &dialled, UINT64_MAX);
+  }
   report(now() - start);
   return 0;
 }

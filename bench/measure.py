@@ -97,7 +97,8 @@ def measure(case: Case, bridge: Running, lab: Lab, core: int, seconds: float) ->
         bridge: On what.
         lab: With what.
         core: The CPU for the clients.
-        seconds: The time that is measured, after all connections are open.
+        seconds: The time that is measured, after all connections are open; longer if nothing has come through by then,
+            up to some 5 s.
 
     Raises:
         RunError: Connections failed, bytes came back wrong, or nothing came at all.

@@ -1,6 +1,7 @@
-"""A WebSocket server that does to each message what its argument says: `dishonest.py change|refuse|cut PORT...`.
+"""A WebSocket server that does to each message what its argument says: `dishonest.py KIND PORT...`.
 
-`cut` echoes over TLS, and ends connections without a close_notify, as some servers do.
+Kinds: `change` sends back other bytes, `refuse` rejects every connection, `late` takes half a second for each message,
+`mute` never answers, and `cut` echoes over TLS and ends connections without a close_notify, as some servers do.
 """
 
 import http
@@ -8,6 +9,7 @@ import os
 import ssl
 import sys
 import threading
+import time
 
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
@@ -15,10 +17,14 @@ from websockets.sync.server import ServerConnection, serve
 
 
 def change(client: ServerConnection) -> None:
-    """Send each message back, with its last byte changed if that is what was asked for."""
+    """Send each message back, changed, late or not at all if that is what was asked for."""
     try:
         for message in client:
             assert isinstance(message, bytes)
+            if kind == "mute":
+                continue
+            if kind == "late":
+                time.sleep(0.5)
             client.send(message[:-1] + bytes([message[-1] ^ (kind == "change")]))
     except ConnectionClosed:
         pass
