@@ -7,12 +7,13 @@ Reading order, along the path of one connection:
    listeners accept; `pressure`: memory that runs short, lag of the event loop; `revocation`: users and tokens that are
    removed.
 2. `connection`: THE SPINE, one connection from first byte to last, one call per step; each adds what it learns to
-   `context`; `proxying`: its last steps, for requests that are for a backend. `services` is what all connections share.
+   `context`. `services` is what all connections share.
 3. `real_ip`: the client's address behind a proxy; `net.tls`: TLS; `frontend`: what the listener speaks;
    `protocol.http1`, `protocol.handshake`: how a request is read and checked.
 4. `admission`: route, Origin, authentication (`auth`), limits (`limits`); `generation`: the routes, built from the
    configuration (`config`), with the classes that `registry` has for its sections.
-5. `backends`: the backend is chosen and dialed, by `net.dialer`; `responders`: routes that wsbridge answers itself.
+5. `backends`: the backend is chosen and dialed, by `net.dialer`, and the client watched meanwhile (`watched_dial`);
+   `responders`: routes that wsbridge answers itself.
 6. `relay`: `engine`, `loop`, `relay`, `endpoint` move the bytes; `protocol.websocket` is how they are framed. `native`
    does the same in Rust where it is installed; `engine_choice` says which.
 7. `reasons`: why it ended; `access_log`: its log line, its audit record, and how they are counted (`counters`);
@@ -35,7 +36,7 @@ A file imports only from its own line of this table or lines above it; `protocol
     `relay` `native`
     `context` `auth` `responders` `backends` `frontend` `real_ip`
     `registry` `engine_choice` `services` `generation` `admission` `access_log` `debug_log` `client` `sessions`
-    `proxying`
+    `watched_dial`
     `connection` `accept` `server` `pressure` `reload` `watchdog` `admin` `revocation` `daemon` `demo` `probe` `top`
     `cli`
 """
