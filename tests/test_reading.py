@@ -75,7 +75,7 @@ async def test_a_plain_connection_leads_through_few_files() -> None:
     """From accept to the relay, and to the log line."""
     async with backend() as back, serving(written(route={"backend": back.url})) as served:
         trace = await serve_one(served, request())
-    check(trace, 17, 23)
+    check(trace, 16, 23)
 
 
 async def test_a_connection_with_everything_leads_through_few_files(tmp_path: Path) -> None:
@@ -99,4 +99,4 @@ async def test_a_connection_with_everything_leads_through_few_files(tmp_path: Pa
         async with serving(written(listeners={"web": web}, routes={"app": route}), folder=tmp_path) as served:
             token = f"Authorization: Bearer {jwt.encode(claims(), SECRET, 'HS256')}"
             trace = await serve_one(served, request("/", token, "X-Forwarded-For: 203.0.113.7"))
-    check(trace, 24, 31)
+    check(trace, 23, 30)
