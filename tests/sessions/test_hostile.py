@@ -80,7 +80,8 @@ async def test_a_session_that_its_client_has_closed_ends_with_its_backend() -> N
 
 async def test_a_session_that_its_client_has_closed_is_shown(tmp_path: Path) -> None:
     """As long as its backend does not accept what the client sent before; an operator can end it."""
-    async with operated(tmp_path, block, resume={"window": "16MiB"}) as (admin, _):
+    rest = {"resume": {"window": "16MiB"}, "timeouts": {"close": "1m"}}
+    async with operated(tmp_path, block, **rest) as (admin, _):
         served = admin.served
         with await opened_by_hand(served) as client:
             await fill_backend(client, served)
