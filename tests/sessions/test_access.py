@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from tests.client import BINARY, CLOSE, TEXT, Client, frame
-from tests.serving import Served, backend, config_of, serving, written
+from tests.serving import Served, accept_upgrade, backend, config_of, serving, written
 from tests.sessions.client import OFFER, SessionClient, clients, message, one_session, opened, route_of, session
 from wsbridge import revocation
 from wsbridge.auth.passwords import hash_password
@@ -309,6 +309,35 @@ async def test_only_so_many_wait_for_a_client() -> None:
         await two.resume()
         await three.resume()
         assert back.open == 2
+
+
+async def test_one_that_has_ended_does_not_count() -> None:
+    """It waits for its WebSocket backend, which does not answer the close frame, and for its client no more."""
+
+    async def silent(stream: trio.SocketStream) -> None:
+        await accept_upgrade(stream)
+        await release.wait()
+
+    release = trio.Event()
+    limits, timeouts = {"detached_sessions_per_identity": "1"}, {"close": "30s", "lingering": "30s"}
+    async with backend(silent) as back:
+        text = route_of(back, limits=limits, timeouts=timeouts).replace("tcp://", "ws://")
+        async with serving(text) as served, clients(served.port(), 3) as found:
+            store = served.server.services.sessions
+            for count, client in enumerate(found, 1):
+                await opened(client)
+                client.cut()
+                await served.records.wait("session.detached", count)
+                if count == 1:
+                    store.sessions[client.machine.session_id].end(Reason.CLOSED_BY_OPERATOR, "")
+            one, two, three = found
+            assert not served.records.of("session.closed", session=one.machine.session_id.hex())
+            assert list(store.detached) == [three.machine.session_id]
+            await two.connect()
+            await two.until(lambda: two.ended)
+            assert two.end == (4009, "session_displaced")
+            await three.resume()
+            release.set()
 
 
 async def test_only_so_many_wait_at_all(tmp_path: Path) -> None:

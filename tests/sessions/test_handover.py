@@ -30,7 +30,7 @@ from wsbridge.admin import takeover
 from wsbridge.net.sealed_file import write_sealed_file
 from wsbridge.net.shared_socket import set_reset_on_close
 from wsbridge.protocol.resume_server import ServerSession
-from wsbridge.reasons import Reason, Termination
+from wsbridge.reasons import Reason, Rejected, Termination
 from wsbridge.sessions import handover
 from wsbridge.sessions.handover import SessionAdopter, digest_route, save_session
 from wsbridge.sessions.saved_state import SAVED_STATE_VERSION, SavedList, SavedSession, encode_session
@@ -176,6 +176,23 @@ async def test_sessions_in_every_state_go_on(tmp_path: Path) -> None:
             await held.until(lambda: len(held.received) >= 19 + len(upload))
             assert bytes(held.received[19:]) == upload
         assert not first.served.records.of("internal_error")
+
+
+async def test_a_reset_of_the_backend_goes_along(tmp_path: Path) -> None:
+    """The kernel reports it once, to the process that waits for room in the window: the next one must not see a FIN."""
+    resume = {"ttl": "20s", "window": "64KiB"}
+    async with with_sessions(tmp_path, 1, scripted, resume=resume) as (_, first, text, (client,)):
+        client.paused = True
+        await client.send(b"reset 100000\n")
+        (found,) = first.served.server.services.sessions.sessions.values()
+        await client.until(lambda: found.relay.back.transport.read_state == "reset")
+        client.cut()
+        async with succeeded(first, text, 1, 0, 0):
+            client.go_on()
+            await client.connect()
+            await client.until(lambda: client.ended or client.finished)
+            assert client.end == (4012, "backend_reset")
+            assert (b"reset 100000\n" + b"x" * 100000).startswith(client.received)
 
 
 async def tls_echo(stream: trio.SocketStream) -> None:
@@ -588,6 +605,30 @@ async def test_an_adoption_that_is_cancelled_closes_its_descriptor() -> None:
         assert scope.cancelled_caught
         assert one.sock.fileno() == -1
         await one.back.until(lost=1)
+
+
+async def test_a_session_that_cannot_be_relayed_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither where it is adopted nor where it is opened: no place in the limits, no configuration, no connection."""
+    errors = [OSError("no space left"), Rejected(Reason.OVERLOAD)]
+
+    def fail(*_: object) -> None:
+        raise errors.pop(0)
+
+    async with moving(route_limits={"connections": 1}) as one:
+        served = one.served
+        monkeypatch.setattr("wsbridge.relay.engine.PythonEngine.open_session", fail)
+        assert not await one.adopt()
+        await one.back.until(lost=1)
+        async with session(served.port()) as client:
+            await client.connect()
+            await client.until(lambda: client.ended)
+        monkeypatch.undo()
+        async with session(served.port()) as client:
+            await opened(client)
+            await client.leave(1000)
+        with trio.fail_after(5):
+            while served.server.generation.lifetime.connections:
+                await trio.sleep(0.01)
 
 
 async def test_a_session_that_is_given_up_is_not_adopted() -> None:

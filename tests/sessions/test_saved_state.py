@@ -76,6 +76,7 @@ def sessions(draw):
         saved_at=draw(SECONDS),
         machine=machine.export_state(12.0),
         pending=draw(st.binary(max_size=500)),
+        backend_is_reset=draw(st.booleans()),
         route=draw(TEXTS),
         route_digest=draw(st.binary(min_size=32, max_size=32)),
         identity=SavedIdentity(
@@ -219,8 +220,8 @@ def sample():
         "alice", "basic", None, None, None, (("basic", "/users", ("alice", "$2y$"), "user alice"),)
     )
     return SavedSession(
-        1.0, machine_of(b"abc").export_state(12.0), b"", "app", bytes(32), identity, None, "tcp://a:1", None, "web",
-        "192.0.2.1", 1, 2, (), "", 1.0, 1.0, 0, 0,
+        1.0, machine_of(b"abc").export_state(12.0), b"", False, "app", bytes(32), identity, None, "tcp://a:1", None,
+        "web", "192.0.2.1", 1, 2, (), "", 1.0, 1.0, 0, 0,
     )  # fmt: skip
 
 

@@ -166,7 +166,6 @@ class StoredSessions:
                 os.close(descriptor)
             receiver = _StoreReceiver(self._store)
             counts = await give_away(sessions, receiver, timeouts.retry_after, timeouts.drain_spread)
-            sessions.end_handover()
             counts.lost += end_left(sessions, counts.problem)
             facts = {"detail": counts.problem} if counts.problem else {}
             log.info("sessions.handed_over", count=counts.moved, lost=counts.lost, left=0, **facts)
@@ -174,3 +173,5 @@ class StoredSessions:
         except (DescriptorStoreError, OSError) as error:
             log.error("sessions.not_stored", detail=str(error))
             end_left(sessions, str(error))
+        finally:
+            sessions.end_handover()

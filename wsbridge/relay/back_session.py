@@ -49,9 +49,6 @@ class BackSessionOwner(SessionOwner, Protocol):
     def session_resumed(self, replayed_bytes: int) -> None:
         """The session goes on over the transport that it was given."""
 
-    def no_more_transports(self) -> None:
-        """The session is lost: it goes on no more, and what is left is to end its client."""
-
     def going_away(self, after: float, jitter: float) -> None:
         """The server will close the transport; the next one is wanted so many seconds, and a random part, later."""
 

@@ -6,7 +6,7 @@ import socket
 from dataclasses import dataclass
 from typing import Final
 
-from wsbridge.net.transport import EOF, SocketTransport
+from wsbridge.net.transport import EOF, RESET, SocketTransport
 from wsbridge.protocol.resume import Ended
 from wsbridge.protocol.resume_frames import GoAway, ResumeCode, encode_frame
 from wsbridge.protocol.resume_server import ServerSession
@@ -27,10 +27,13 @@ class MovedBackend:
     Attributes:
         sock: Connected to the backend; None where that connection is over.
         pending: What has come from it, and is to be sent behind what the machine has.
+        is_reset: Whether it has reset the connection, which its kernel reports once: what is left to read ends with
+            that, and not with FIN.
     """
 
     sock: socket.socket | None
     pending: bytes
+    is_reset: bool
 
 
 class FrontSessionRelay(SessionRelay):
@@ -113,7 +116,7 @@ class FrontSessionRelay(SessionRelay):
             self.loop.unregister(back)
         front.closed = back.closed = True
         self._count_held_bytes()
-        return MovedBackend(sock, pending)
+        return MovedBackend(sock, pending, sock is not None and back.transport.read_state == RESET)
 
     def end_move(self, termination: Termination, after_ms: int, jitter_ms: int) -> None:
         """Close the transport after `stop_to_move`: with GOAWAY and 1012, or, if the session is lost, with its code."""
@@ -130,18 +133,22 @@ class FrontSessionRelay(SessionRelay):
             self._close_carrier(carrier, self.options, code, reason.value)
         self.loop.finished(self)
 
-    def continue_moved(self, pending: bytes, age: float, idle: float) -> None:
+    def continue_moved(self, pending: bytes, age: float, idle: float, *, is_reset: bool) -> None:
         """Go on with a session that another process had; before its first turn.
 
         Args:
             pending: See `MovedBackend`.
             age: Seconds since it was opened.
             idle: Seconds since payload last moved.
+            is_reset: See `MovedBackend`.
         """
         now = self.loop.now
         self.started, self.last_payload = now - age, now - idle
         if pending:
             self.front.pending = [pending]
+        if is_reset:
+            self.back.transport.record_socket_error()
+            self.back.transport.readable = True  # there may be something before that
         if self.session.peer_finished:
             self.stream.read_state = EOF
         if self.session.is_failing:

@@ -79,6 +79,9 @@ class SessionOwner(Protocol):
     def session_detached(self) -> Termination | None:
         """The session has lost its transport; returns why it ends now, or None if it is kept."""
 
+    def no_more_transports(self) -> None:
+        """The session goes on no more; at most, its other side still ends."""
+
     def session_ended(self) -> None:
         """Nothing can touch a descriptor of it any more."""
 
@@ -215,6 +218,7 @@ class SessionRelay(Relay):
         if session.state is not SessionState.ENDED:
             session.end(*self._end_code(end.reason), now)
         code, text = session.closing or self._end_code(end.reason)
+        self._owner.no_more_transports()
         carrier = self.carrier
         if carrier is not None:
             carrier.send_messages(session.take(0, now), now)

@@ -104,7 +104,7 @@ class BackendSession:
         self._schedule.going_away(after, jitter)
 
     def no_more_transports(self) -> None:
-        """See `BackSessionOwner.no_more_transports`."""
+        """See `SessionOwner.no_more_transports`."""
         self._leave_detached()
         self._over = True
         self._dial_scope.cancel()

@@ -232,6 +232,7 @@ def save_session(session: ResumableSession, route_digest: bytes) -> StoppedSessi
         saved_at=time.monotonic(),
         machine=session.machine.export_state(now),
         pending=moved.pending,
+        backend_is_reset=moved.is_reset,
         route=session.route.name,
         route_digest=route_digest,
         identity=SavedIdentity(
@@ -508,18 +509,29 @@ class SessionAdopter:
             )
         except Rejected as rejected:
             refusal = rejected
-        session = services.sessions.adopt(
-            machine,
-            Side(SocketTransport(backend)),
-            Moved(saved.pending, saved.age, saved.idle, saved.bytes_to_backend, saved.bytes_to_client),
-            relay_options(route, identity),
-            services.engine,
-            route=route,
-            generation=generation,
-            context=context,
-            slot=slot,
-            chain=OutgoingChain(services.own_connections, (route.mark,)),
-        )
+        try:
+            session = services.sessions.adopt(
+                machine,
+                Side(SocketTransport(backend)),
+                Moved(
+                    saved.pending,
+                    saved.backend_is_reset,
+                    saved.age,
+                    saved.idle,
+                    saved.bytes_to_backend,
+                    saved.bytes_to_client,
+                ),
+                relay_options(route, identity),
+                services.engine,
+                route=route,
+                generation=generation,
+                context=context,
+                slot=slot,
+                chain=OutgoingChain(services.own_connections, (route.mark,)),
+            )
+        except BaseException:
+            slot.release()
+            raise
         if refusal is not None:
             session.end(refusal.reason, refusal.detail)
         if session.relay.front.closed:

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from wsbridge.protocol.resume_frames import SESSION_ID_BYTES
 
-SAVED_STATE_VERSION: Final = 2
+SAVED_STATE_VERSION: Final = 3
 """Version of both formats, and of what is agreed besides: what the digest of a route is made of, and that the
 connection to the backend is reset when it is closed, until the session is adopted."""
 
@@ -109,6 +109,7 @@ class SavedSession:
         saved_at: When it was saved, by CLOCK_MONOTONIC, in seconds.
         machine: See `ServerSession.export_state`.
         pending: What has come from the backend, and is to be sent behind what the machine has.
+        backend_is_reset: See `MovedBackend.is_reset`.
         route: Name of its route.
         route_digest: See `handover.digest_route`.
         identity: Who its client is.
@@ -130,6 +131,7 @@ class SavedSession:
     saved_at: float
     machine: dict[str, Any]
     pending: bytes
+    backend_is_reset: bool
     route: str
     route_digest: bytes
     identity: SavedIdentity
@@ -241,6 +243,7 @@ def decode_session(data: bytes) -> SavedSession:
         saved_at=values.seconds("saved_at"),
         machine={**_read_machine(values.take("machine", (dict,))), "buffer": payload[:replay]},
         pending=payload[replay:],
+        backend_is_reset=values.take("backend_is_reset", (bool,)),
         route=values.take("route", (str,)),
         route_digest=values.data("route_digest"),
         identity=SavedIdentity(

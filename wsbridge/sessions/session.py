@@ -51,6 +51,9 @@ class SessionKeeper(Protocol):
     def keep(self, session: ResumableSession) -> Termination | None:
         """A session has lost its transport; returns why it ends now, or None if it is kept."""
 
+    def note_not_waiting(self, session: ResumableSession) -> None:
+        """A session waits for its client no more."""
+
     def forget(self, session: ResumableSession) -> None:
         """A session has ended."""
 
@@ -77,7 +80,7 @@ class ResumableSession:
         context: Of its latest connection.
         owner: Whose it is.
         claim: See `session_claim`.
-        relay: Its relay; set by `store`.
+        relay: Its relay; set by `begin`.
         began: When it was opened, by the monotonic clock.
         fixed_json: See `Connection.fixed_json`.
     """
@@ -127,9 +130,13 @@ class ResumableSession:
         self._endings = endings
         self.began = time.monotonic() - age
         self.fixed_json = ""
-        generation.lifetime.acquire()
         context.session = self.name
-        self._log_step("session.adopted" if age else "session.opened")
+
+    def begin(self, relay: FrontSessionRelay, *, adopted: bool = False) -> None:
+        """Begin to be relayed, with all that it holds until `session_ended`."""
+        self.relay = relay
+        self.generation.lifetime.acquire()
+        self._log_step("session.adopted" if adopted else "session.opened")
 
     @property
     def id(self) -> int:
@@ -165,6 +172,10 @@ class ResumableSession:
         if termination is None:
             self._log_step("session.detached")
         return termination
+
+    def no_more_transports(self) -> None:
+        """See `SessionOwner.no_more_transports`."""
+        self._keeper.note_not_waiting(self)
 
     def session_ended(self) -> None:
         """See `SessionOwner.session_ended`: release what it holds, and log it."""

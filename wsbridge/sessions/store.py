@@ -66,6 +66,7 @@ class Moved:
 
     Attributes:
         pending: See `MovedBackend`.
+        backend_is_reset: See there.
         age: Seconds since it was opened.
         idle: Seconds since payload last moved.
         bytes_to_backend: Payload from the client so far.
@@ -73,6 +74,7 @@ class Moved:
     """
 
     pending: bytes
+    backend_is_reset: bool
     age: float
     idle: float
     bytes_to_backend: int
@@ -186,7 +188,8 @@ class SessionStore:
         )
         machine.opened(trio.current_time())
         session = ResumableSession(self, machine, route, generation, context, redact_target, slot, chain, self._endings)
-        session.relay = engine.open_session(machine, connected.side, options, self.memory, session, slot.shared_bucket)
+        bucket = slot.shared_bucket
+        session.begin(engine.open_session(machine, connected.side, options, self.memory, session, bucket))
         self.sessions[machine.session_id] = session
         route.stats.sessions_opened += 1
         return session
@@ -229,7 +232,7 @@ class SessionStore:
                 session.relay.loop.update_clock()
                 session.relay.terminate(Termination(Reason.RESUME_GAP, "client", resumption.refusal[1]))
             raise SessionRejected(resumption)
-        self._attached(session)
+        self.note_not_waiting(session)
         session.resumed_by(context)
         session.route.stats.sessions_resumed += 1
         return session
@@ -279,8 +282,8 @@ class SessionStore:
         wanted = (session.owner, session.route.name)
         return next((one for one in self.detached.values() if (one.owner, one.route.name) == wanted), None)
 
-    def _attached(self, session: ResumableSession) -> None:
-        """Note that a session waits no more."""
+    def note_not_waiting(self, session: ResumableSession) -> None:
+        """See `SessionKeeper.note_not_waiting`."""
         if self.detached.pop(session.machine.session_id, None) is not None:
             self._detached_by_owner[session.owner] -= 1
             if not self._detached_by_owner[session.owner]:
@@ -288,7 +291,7 @@ class SessionStore:
 
     def forget(self, session: ResumableSession) -> None:
         """See `SessionKeeper.forget`."""
-        self._attached(session)
+        self.note_not_waiting(session)
         del self.sessions[session.machine.session_id]
         if session.machine.ended is None:
             self._elsewhere.add(session.machine.session_id)
@@ -367,12 +370,13 @@ class SessionStore:
         session = ResumableSession(
             self, machine, route, generation, context, str, slot, chain, self._endings, age=moved.age
         )
-        session.relay = engine.open_session(machine, side, options, self.memory, session, slot.shared_bucket)
+        bucket = slot.shared_bucket
+        session.begin(engine.open_session(machine, side, options, self.memory, session, bucket), adopted=True)
         self.sessions[machine.session_id] = session
         route.stats.sessions_adopted += 1
         relay = session.relay
         relay.front.received_bytes, relay.back.received_bytes = moved.bytes_to_backend, moved.bytes_to_client
-        relay.continue_moved(moved.pending, moved.age, moved.idle)
+        relay.continue_moved(moved.pending, moved.age, moved.idle, is_reset=moved.backend_is_reset)
         termination = self.keep(session)
         if termination is not None:
             relay.terminate(termination)
