@@ -231,6 +231,22 @@ async def test_a_fifo_is_never_waited_for(file: Path, mock_clock: MockClock) -> 
         ReloadingFile(file, lambda path: parse_file(path, str.split))
 
 
+async def test_a_directory_in_its_place_takes_no_descriptors(file: Path, mock_clock: MockClock) -> None:
+    """As Docker makes one for a file that is not there; however often it is looked at."""
+    reread = ReloadingFile(file, lambda path: parse_file(path, str.split))
+    file.unlink()
+    file.mkdir()
+    with recording() as records:
+        await reread.get()
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        for _ in range(3):
+            mock_clock.jump(CHECK_INTERVAL)
+            assert await reread.get() == ["1", "2"]
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    details = [record["detail"] for record in records.of("file.reload_failed")]
+    assert details == [f"{file}: cannot be read: Is a directory"]
+
+
 async def test_without_a_thread_the_last_content_stays(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As at the limit of tasks of the unit: clients with a valid token are not rejected."""
     reread = ReloadingFile(file, numbers)

@@ -257,3 +257,23 @@ def test_parameters_of_other_kinds_of_keys_are_ignored(pair: Pair, value: object
 def test_the_number_of_keys_is_bounded() -> None:
     """A long set costs no more than that."""
     assert len(read(published(*[RSA.jwk("k")] * (MAX_JWKS_KEYS + 50)), EVERY)) == MAX_JWKS_KEYS
+
+
+async def test_without_a_thread_the_last_keys_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at the limit of tasks of the unit: that ends neither the process nor what tokens are good for."""
+
+    async def fail(*_: object, **_options: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    keys = answer(body=published(RSA.jwk("k1")))
+    async with service(keys, tls=True) as served, fetching(served) as (jwks, clock, records):
+        with monkeypatch.context() as patch:
+            patch.setattr(trio.to_thread, "run_sync", fail)
+            clock.now += 20
+            await jwks.refresh()
+        assert kids(jwks) == {"k1"}
+        assert jwks.failure == f"https://localhost:{served.port}/keys: can't start new thread"
+        assert [record["detail"] for record in records.of("jwks.refresh_failed")] == [jwks.failure]
+        clock.now += 20
+        await jwks.refresh()
+        assert jwks.failure is None

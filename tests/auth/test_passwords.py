@@ -228,6 +228,22 @@ async def test_who_was_banned_while_waiting_is_not_verified() -> None:
     assert counting.verified == 1
 
 
+async def test_without_a_thread_it_is_overload(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at the limit of tasks of the unit: the client may come back, and nothing is held for it."""
+
+    async def fail(*_: object, **_options: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    stored, _ = hashed()
+    passwords = PasswordChecker(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(trio.to_thread, "run_sync", fail)
+        outcome = await async_outcome(passwords.verify("alice", b"right", stored, 60))
+    assert isinstance(outcome, Rejected)
+    assert (outcome.reason, outcome.detail) == (Reason.OVERLOAD, "can't start new thread")
+    assert await passwords.verify("alice", b"right", stored, 60)
+
+
 async def test_the_loop_goes_on() -> None:
     """While a core is busy with a password, everything else is served; an end does not wait for it."""
     stored, counting = hashed()

@@ -164,6 +164,21 @@ async def test_a_directory_of_sockets_that_hangs_is_left_behind(
         release.set()
 
 
+async def test_without_a_thread_a_socket_is_overload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at the limit of tasks of the unit: nothing is dialled that was not checked."""
+
+    async def fail(*_: object, **_options: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    backend = f"backend: 'unix:{tmp_path}/{{query.t}}', auth: none, allowed_targets: {{unix: [.]}}"
+    chosen = await async_outcome(many(f"match: any, {backend}", folder=tmp_path).select(asking("/?t=a"), ANONYMOUS))
+    assert not isinstance(chosen, Rejected)
+    monkeypatch.setattr(trio.to_thread, "run_sync", fail)
+    outcome = await async_outcome(chosen.resolve_path())
+    assert isinstance(outcome, Rejected)
+    assert (outcome.reason, outcome.detail) == (Reason.OVERLOAD, "can't start new thread")
+
+
 async def test_our_own_socket(tmp_path: Path) -> None:
     """It is forbidden unless that is written."""
     own = ListeningAddresses()

@@ -5,6 +5,7 @@ import errno
 import os
 import resource
 import socket
+import threading
 import types
 
 import pytest
@@ -125,6 +126,41 @@ async def test_errors_have_reasons(monkeypatch, code, reason):
     assert outcome.reason is reason
     assert outcome.termination().initiator == ("wsbridge" if reason is Reason.OVERLOAD else "backend")
     assert [sock.fileno() for sock in made] == [-1]
+
+
+async def test_a_host_without_ipv6_is_no_shortage(server, closed_port, monkeypatch):
+    """There an IPv6 address fails as where no port is left; what the backend itself does counts all the same."""
+
+    class WithoutIpv6(socket.socket):
+        def connect_ex(self, sockaddr):
+            return errno.EADDRNOTAVAIL if self.family == socket.AF_INET6 else super().connect_ex(sockaddr)
+
+        def connect(self, sockaddr):
+            if self.family == socket.AF_INET6:
+                raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+            super().connect(sockaddr)
+
+    monkeypatch.setattr(module.socket, "socket", WithoutIpv6)
+    async with answering("::1", "127.0.0.1") as resolver:
+        outcome = await async_outcome(dial(resolver, "gw", closed_port))
+        alone = await async_outcome(dial(resolver, "::1", closed_port))
+
+    assert (outcome.reason, outcome.termination().initiator) == (Reason.BACKEND_REFUSED, "backend")
+    text = f"[::1]:{closed_port}: Cannot assign requested address: this host has no IPv6 address to connect from"
+    assert text in outcome.detail
+    assert (alone.reason, alone.detail) == (Reason.BACKEND_UNREACHABLE, text)
+
+
+async def test_no_port_left_for_ipv6_is_overload(monkeypatch):
+    """An address that this host can reach fails in the same way where it has no port left."""
+
+    class WithoutPorts(socket.socket):
+        def connect_ex(self, sockaddr):
+            return errno.EADDRNOTAVAIL
+
+    monkeypatch.setattr(module.socket, "socket", WithoutPorts)
+    outcome = await async_outcome(dial(Resolver(), "::1", 80))
+    assert outcome.reason is Reason.OVERLOAD
 
 
 async def test_no_descriptor_left_is_overload(server):
@@ -438,6 +474,31 @@ async def test_a_socket_that_may_not_be_used_is_denied(tmp_path, closed):
     assert outcome.detail.startswith(f"unix:{path}: Permission denied: ")
     assert ("has mode 0000" if closed == "socket" else "a directory above the socket is closed") in outcome.detail
     assert "wsbridge runs as " in outcome.detail
+
+
+async def test_user_names_are_looked_up_in_a_thread(tmp_path, monkeypatch):
+    """They may be in a directory service that does not answer: that holds up this dial alone, and not for long."""
+    path, asked, release, here = str(tmp_path / "s"), trio.Event(), threading.Event(), threading.current_thread()
+
+    def hang(uid):
+        assert threading.current_thread() is not here
+        trio.from_thread.run_sync(asked.set)
+        release.wait(10)
+        raise KeyError(uid)
+
+    monkeypatch.setattr(module.pwd, "getpwuid", hang)
+    with socket.socket(socket.AF_UNIX) as server, as_nobody(tmp_path):
+        server.bind(path)
+        server.listen()
+        (tmp_path / "s").chmod(0)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(dial_unix, path)
+                with trio.fail_after(10):
+                    await asked.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            release.set()
 
 
 @pytest.mark.parametrize(("patience", "forgotten"), [(0.2, []), (0.7, ["gw"])])

@@ -13,6 +13,7 @@ import trio.testing
 from tests.authority import client_context
 from tests.http_service import Service, Stream, answer, service
 from wsbridge.config.urls import read_http_service_url
+from wsbridge.net import http_client
 from wsbridge.net.http_client import HttpClient, ServiceResponse
 from wsbridge.net.resolver import Resolver
 from wsbridge.net.tls import client_context as system_context
@@ -26,10 +27,10 @@ async def client(url: str, *, tls: bool = False, connections: int = 1) -> AsyncI
     async with Resolver() as resolver:
         context = client_context if tls else system_context
         found = HttpClient(read_http_service_url(url), resolver, context, connections)
-        try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(found.run)
             yield found
-        finally:
-            await found.aclose()
+            nursery.cancel_scope.cancel()
 
 
 async def got(asked: HttpClient, path: str = "/x?a=b") -> ServiceResponse:
@@ -250,6 +251,60 @@ async def test_closing_closes_idle_connections() -> None:
             await got(asked)
             assert served.open == 1
         await served.until(open=0)
+
+
+async def test_a_body_in_many_chunks_holds_up_nobody() -> None:
+    """However fast a service sends, the process goes on with all else, and time-outs hold."""
+    chunks = 20000
+    sent = trio.Event()
+
+    async def send(served: Service, head: str, stream: Stream) -> None:
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * chunks)
+        sent.set()
+        await trio.sleep_forever()
+
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        await sent.wait()
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with (
+        service(send) as served,
+        client(f"http://127.0.0.1:{served.port}") as asked,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(count)
+        with trio.fail_after(30):
+            found = await asked.get("/", [], chunks - 1)
+        nursery.cancel_scope.cancel()
+    assert isinstance(found, ServiceResponse)
+    assert len(found.body) == chunks - 1
+    assert turns > chunks // 10
+
+
+async def test_idle_connections_are_closed_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a busy moment do not stay open while one is enough, nor while there are no requests at all."""
+    monkeypatch.setattr(http_client, "IDLE_CONNECTION_TIMEOUT", 0.1)
+    go = trio.Event()
+
+    async def held(served: Service, head: str, stream: Stream) -> None:
+        await go.wait()
+        await stream.send_all(answer())
+        await stream.receive_some(1)
+
+    async with service(held) as served, client(f"http://127.0.0.1:{served.port}", connections=3) as asked:
+        for _ in range(2):
+            async with trio.open_nursery() as nursery:
+                for _ in range(3):
+                    nursery.start_soon(got, asked)
+                await served.until(open=3)
+                go.set()
+            await served.until(open=0)
+            go = trio.Event()
 
 
 @pytest.mark.parametrize("tls", [False, True])

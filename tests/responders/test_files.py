@@ -321,6 +321,25 @@ async def test_out_of_descriptors_is_an_answer(site: Path, monkeypatch: pytest.M
     assert b"Too many open files" not in (answer.body or b"")
 
 
+async def test_out_of_threads_is_an_answer(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at the limit of tasks of the unit, the request gets 503 with Retry-After; a body that has begun breaks off."""
+
+    async def fail(*_: object, **_options: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    (site / "big.bin").write_bytes(bytes(2 * FILE_CHUNK_BYTES))
+    with await StaticFiles(site).respond(*asked("GET", "/big.bin")) as begun:
+        monkeypatch.setattr(trio.to_thread, "run_sync", fail)
+        answer = await get(site, "/index.html")
+        assert begun.body_stream is not None
+        with pytest.raises(OSError, match="can't start new thread"):
+            await begun.body_stream.read()
+
+    assert answer.status == 503
+    assert header(answer, "Retry-After") == "1"
+    assert answer.detail == "the file cannot be read: can't start new thread"
+
+
 async def test_files_are_read_in_threads(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No file is touched on the thread that runs the event loop."""
     seen = []

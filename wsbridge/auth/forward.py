@@ -176,14 +176,7 @@ class ForwardAuth:
             self._client = HttpClient(config.url, services.resolver, lambda: watched.current, config.connections)
         else:
             self._client = HttpClient(config.url, services.resolver, max_connections=config.connections)
-        services.background_tasks.start(self._close_on_shutdown)
-
-    async def _close_on_shutdown(self) -> None:
-        """Close the connections when the server ends."""
-        try:
-            await trio.sleep_forever()
-        finally:
-            await self._client.aclose()
+        services.background_tasks.start(self._client.run)
 
     async def identify(self, context: ConnectionContext) -> Identity:
         """Ask the service."""

@@ -90,6 +90,7 @@ class Jwks:
         self._last_attempt: float | None = None  # when the last fetch ended; None while a fetch runs
         self._refresh_requested, self._refresh_done = trio.Event(), trio.Event()
         self._limiter = trio.CapacityLimiter(1)
+        services.background_tasks.start(self._client.run)
         services.background_tasks.start(self.run)
 
     @property
@@ -122,19 +123,16 @@ class Jwks:
 
     async def run(self) -> None:
         """Fetch the keys, again and again."""
-        try:
-            while True:
-                self._last_attempt, self._refresh_requested = None, trio.Event()
-                await self._fetch()
-                self._last_attempt = self._clock()
-                done, self._refresh_done = self._refresh_done, trio.Event()
-                done.set()
-                with trio.move_on_after(
-                    self._config.refresh if self._fetched.failure is None else self._config.min_refresh_interval
-                ):
-                    await self._refresh_requested.wait()
-        finally:
-            await self._client.aclose()
+        while True:
+            self._last_attempt, self._refresh_requested = None, trio.Event()
+            await self._fetch()
+            self._last_attempt = self._clock()
+            done, self._refresh_done = self._refresh_done, trio.Event()
+            done.set()
+            with trio.move_on_after(
+                self._config.refresh if self._fetched.failure is None else self._config.min_refresh_interval
+            ):
+                await self._refresh_requested.wait()
 
     async def _fetch(self) -> None:
         """Fetch the keys once. A failed fetch leaves the last ones in place; a key set without keys replaces them."""
@@ -151,7 +149,7 @@ class Jwks:
                 limit = self._config.max_response_bytes
                 ring = f"{self._config.jwks}: answered with more than max_response_bytes, {limit} bytes"
             else:
-                ring = await trio.to_thread.run_sync(self._parse, answer.body, limiter=self._limiter)
+                ring = await self._parse_in_thread(answer.body)
         failure = ring if isinstance(ring, str) else None
         if isinstance(ring, KeyRing):
             if not ring.kids():
@@ -162,6 +160,12 @@ class Jwks:
         if failure is not None and failure != self._fetched.failure:
             log.error("jwks.refresh_failed", url=str(self._config.jwks), detail=failure)
         self._fetched.failure = failure
+
+    async def _parse_in_thread(self, body: bytes) -> KeyRing | str:
+        try:
+            return await trio.to_thread.run_sync(self._parse, body, limiter=self._limiter)
+        except RuntimeError as error:  # there is no thread to be had
+            return f"{self._config.jwks}: {error}"
 
     def _parse(self, body: bytes) -> KeyRing | str:
         """Read the response as keys; runs in a thread."""

@@ -329,7 +329,7 @@ class PasswordChecker:
             client: Who presents it. One that is banned when a thread is free is not verified any more.
 
         Raises:
-            Rejected: Too many passwords wait, of all clients or of this one, or the client is banned.
+            Rejected: Too many passwords wait, of all clients or of this one; no thread; or the client is banned.
         """
         mark = self._cache_key(name, password, stored)
         if self._is_cached(mark, cache_seconds):
@@ -384,6 +384,8 @@ class PasswordChecker:
 
         try:
             trial.matches = await trio.to_thread.run_sync(verify, abandon_on_cancel=True, limiter=self._limiter)
+        except RuntimeError as error:  # there is no thread to be had
+            raise Rejected(Reason.OVERLOAD, str(error), initiator="wsbridge") from None
         finally:
             del self._pending[cache_key]
             trial.done.set()

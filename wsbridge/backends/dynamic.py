@@ -457,6 +457,8 @@ class DynamicTarget:
             return await trio.to_thread.run_sync(look, limiter=self._limiter, abandon_on_cancel=True)
         except ValueError as error:
             raise _forbidden(error) from None
+        except RuntimeError as error:  # there is no thread to be had
+            raise Rejected(Reason.OVERLOAD, str(error), initiator="wsbridge") from None
 
 
 class SelectedTarget:

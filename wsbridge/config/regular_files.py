@@ -37,8 +37,12 @@ def read_regular_file(path: Path, max_bytes: int) -> bytes:
         OSError: It cannot be read.
         ValueError: It is not a regular file.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    with open(path, "rb", opener=_open_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ValueError("is not a regular file")
         return file.read(max_bytes + 1)
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Open a file for `open`, which also closes what turns out to be a directory; `os.fdopen` leaves it open."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)

@@ -654,7 +654,7 @@ REASON_EXPLANATIONS: Final[dict[str, ReasonExplanation]] = {
     ),
     "overload": ReasonExplanation(
         "Over `limits.connections`, `connections` of the listener or `limits.password_queue`, or out of memory "
-        "(`limits.max_memory`) or file descriptors.",
+        "(`limits.max_memory`), file descriptors or threads.",
         "wsbridge, at a limit",
         (
             Case(
@@ -664,6 +664,10 @@ REASON_EXPLANATIONS: Final[dict[str, ReasonExplanation]] = {
             Case(
                 "No file descriptors are left.",
                 "Raise `LimitNOFILE=` of the unit.",
+            ),
+            Case(
+                "No thread can be started (`can't start new thread`).",
+                "Raise `TasksMax=` of the unit.",
             ),
             Case(
                 "Memory is short.",

@@ -31,13 +31,17 @@ UNANSWERED_DELAY: Final = 0.5
 """Seconds without a connection after which a dial that is cancelled counts as one whose addresses do not answer."""
 MAX_DIAL_STEPS: Final = 64
 """Steps of a dial that are kept for the log at level debug, the latest ones."""
+CAUSE_TIMEOUT: Final = 0.5
+"""Seconds that looking for the cause of a failed dial may take: file systems and user databases may hang."""
 MAX_DIAL_ADDRESSES: Final = 8
 """Addresses of a name that one dial tries; the next dial of a connection goes on with those not tried."""
 
 _OVERLOAD_ERRNOS: Final = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN}
 )
+_DENIED_ERRNOS: Final = frozenset({errno.EACCES, errno.EPERM})
 _IN_PROGRESS_ERRNOS: Final = frozenset({errno.EINPROGRESS, errno.EALREADY})
+_cause_threads: Final = trio.CapacityLimiter(2)
 _REASON_PRIORITY: Final = (
     Reason.OVERLOAD,
     Reason.BACKEND_REFUSED,
@@ -286,7 +290,7 @@ async def _connect(family: int, sockaddr: SockAddr | str, chain: OutgoingChain |
         sock.close()
         raise
     sock.close()
-    raise _connect_failure(code, sockaddr)
+    raise _connect_failure(code, sockaddr, await _find_cause(sockaddr, code) if isinstance(sockaddr, str) else "")
 
 
 async def _race(
@@ -331,35 +335,66 @@ async def _race(
     return winner
 
 
-def _connect_failure(code: int, sockaddr: SockAddr | str) -> Rejected:
-    text = os.strerror(code) if code else "unknown error"
+def _connect_failure(code: int, sockaddr: SockAddr | str, cause: str = "") -> Rejected:
+    """Return the failure of one attempt.
+
+    Args:
+        code: Errno.
+        sockaddr: Where it was to connect to.
+        cause: What was found out about it besides.
+    """
     if code == errno.ECONNREFUSED or (isinstance(sockaddr, str) and code == errno.EAGAIN):
         reason = Reason.BACKEND_REFUSED
-        if isinstance(sockaddr, str):
-            text += f": {_describe_refusal(sockaddr, code)}"
+        if code == errno.EAGAIN:
+            cause = "the service is too slow to accept connections, and its backlog is full"
+    elif not isinstance(sockaddr, str) and code == errno.EADDRNOTAVAIL and _lacks_source_address(sockaddr):
+        reason = Reason.BACKEND_UNREACHABLE
+        cause = "this host has no IPv6 address to connect from"
     elif code in _OVERLOAD_ERRNOS:
         reason = Reason.OVERLOAD
     elif code == errno.ETIMEDOUT:
         reason = Reason.BACKEND_TIMEOUT
-        text += ": no answer to the connection attempt, as behind a firewall that drops packets"
-    elif code in (errno.EACCES, errno.EPERM):
+        cause = "no answer to the connection attempt, as behind a firewall that drops packets"
+    elif code in _DENIED_ERRNOS:
         reason = Reason.BACKEND_DENIED
-        text += (
-            f": {_describe_permissions(sockaddr) if isinstance(sockaddr, str) else 'a rule of this host forbids it'}"
-        )
+        if not isinstance(sockaddr, str):
+            cause = "a rule of this host forbids it"
     else:
         reason = Reason.BACKEND_UNREACHABLE
         if isinstance(sockaddr, str) and code == errno.ENOENT:
-            text += ": the service has not made its socket, or the path is another"
-    if isinstance(sockaddr, str):
-        return _failure(reason, f"unix:{sockaddr}: {text}")
-    return _failure(reason, f"{join_host_port(sockaddr[0], sockaddr[1])}: {text}")
+            cause = "the service has not made its socket, or the path is another"
+    address = f"unix:{sockaddr}" if isinstance(sockaddr, str) else join_host_port(sockaddr[0], sockaddr[1])
+    text = os.strerror(code) if code else "unknown error"
+    return _failure(reason, f"{address}: {text}" + (f": {cause}" if cause else ""))
 
 
-def _describe_refusal(path: str, code: int) -> str:
+def _lacks_source_address(sockaddr: SockAddr) -> bool:
+    """Return whether EADDRNOTAVAIL means that this host has no IPv6 address, and not that it has no port left.
+
+    A datagram socket needs no port of TCP; nothing is sent.
+    """
+    if len(sockaddr) == 2:
+        return False
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+            sock.connect(sockaddr)
+    except OSError as error:
+        return error.errno == errno.EADDRNOTAVAIL
+    return False
+
+
+async def _find_cause(path: str, code: int) -> str:
+    """Say why a Unix socket cannot be connected to; empty where that is not known soon."""
+    if code != errno.ECONNREFUSED and code not in _DENIED_ERRNOS:
+        return ""
+    describe = _describe_permissions if code in _DENIED_ERRNOS else _describe_refusal
+    with trio.move_on_after(CAUSE_TIMEOUT), contextlib.suppress(RuntimeError):  # there is no thread to be had
+        return await trio.to_thread.run_sync(describe, path, abandon_on_cancel=True, limiter=_cause_threads)
+    return ""
+
+
+def _describe_refusal(path: str) -> str:
     """Say why a path that exists accepts no connection."""
-    if code == errno.EAGAIN:
-        return "the service is too slow to accept connections, and its backlog is full"
     with contextlib.suppress(OSError):
         if not stat.S_ISSOCK(Path(path).stat().st_mode):
             return "this is no socket"

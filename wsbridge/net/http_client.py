@@ -56,7 +56,7 @@ class _RequestFailedError(Exception):
 
 
 class HttpClient:
-    """Sends requests to one service.
+    """Sends requests to one service; `run` must run beside them.
 
     Args:
         url: Scheme, host and port of the service.
@@ -76,7 +76,9 @@ class HttpClient:
         self._resolver = resolver
         self._context = context if url.scheme == "https" else None
         self._slots = trio.Semaphore(max_connections)
-        self._idle: list[tuple[float, _Connection]] = []
+        self._idle: list[tuple[float, _Connection]] = []  # the one that was used last at the end
+        self._may_keep = True
+        self._kept = trio.Event()
 
     async def get(
         self, path: str, headers: Sequence[tuple[bytes, bytes]], max_body_bytes: int, body_timeout: float = math.inf
@@ -108,11 +110,22 @@ class HttpClient:
                 clear_openssl_errors()
                 return f"{self._url}: {error}"
 
-    async def aclose(self) -> None:
-        """Close the idle connections."""
-        idle, self._idle = self._idle, []
-        for _, connection in idle:
-            connection.close()
+    async def run(self) -> None:
+        """Close connections that have been idle for too long, until cancelled; then close all, and keep no others."""
+        try:
+            while True:
+                while not self._idle:
+                    self._kept = trio.Event()
+                    await self._kept.wait()
+                await trio.sleep_until(self._idle[0][0])
+                self._close_idle(trio.current_time())
+        finally:
+            self._may_keep = False
+            self._close_idle(math.inf)
+
+    def _close_idle(self, now: float) -> None:
+        while self._idle and self._idle[0][0] <= now:
+            self._idle.pop(0)[1].close()
 
     def _take_idle(self) -> _Connection | None:
         """Return the idle connection that was used last and is still open."""
@@ -130,12 +143,13 @@ class HttpClient:
         reusable = False
         try:
             response = await connection.request(request, max_body_bytes, body_timeout)
-            reusable = connection.try_reuse()
+            reusable = self._may_keep and connection.try_reuse()
         finally:
             if not reusable:
                 connection.close()
         if reusable:
             self._idle.append((trio.current_time() + IDLE_CONNECTION_TIMEOUT, connection))
+            self._kept.set()
         return response
 
     async def _connect(self) -> _Connection:
@@ -190,6 +204,7 @@ class _Connection:
             whole = False
             with trio.move_on_after(body_timeout):
                 while len(body) <= max_body_bytes:
+                    await trio.lowlevel.checkpoint()  # a service that sends fast in small chunks gives no other
                     event = await self._next_event()
                     if not isinstance(event, h11.Data):
                         whole = True

@@ -92,7 +92,7 @@ _NOT_FOUND_ERRNOS = {
     errno.EPERM,
     errno.ENXIO,
 }
-_EXHAUSTION_ERRNOS = {errno.EMFILE, errno.ENFILE}
+_EXHAUSTION_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.EAGAIN}
 
 
 class FileRequestError(Exception):
@@ -181,6 +181,8 @@ class StaticFiles:
             except trio.Cancelled:
                 opening.abandon()
                 raise
+            except RuntimeError as error:  # there is no thread to be had
+                raise _file_request_error(OSError(errno.EAGAIN, str(error))) from None
         raise FileRequestError(
             HTTPStatus.SERVICE_UNAVAILABLE, _hung(self._options.read_timeout), [("Retry-After", "10")]
         )
@@ -331,7 +333,10 @@ class FileStream:
         if not self.remaining:
             return b""
         with trio.move_on_after(self._timeout):
-            return await trio.to_thread.run_sync(self.read_blocking, limiter=self._limiter, abandon_on_cancel=True)
+            try:
+                return await trio.to_thread.run_sync(self.read_blocking, limiter=self._limiter, abandon_on_cancel=True)
+            except RuntimeError as error:  # there is no thread to be had
+                raise OSError(errno.EAGAIN, str(error)) from None
         raise OSError(errno.ETIMEDOUT, _hung(self._timeout))
 
     def read_blocking(self) -> bytes:
