@@ -12,11 +12,8 @@ import pytest
 import trio
 
 from tests.authority import folder
-from tests.client import BINARY, CLOSE, KEY, Client, accept_of, frame, request
+from tests.client import BINARY, CLOSE, Client, frame, request
 from tests.serving import accept_upgrade, backend, config_of, echo, recording, reset, serving, written
-from wsbridge import connection
-from wsbridge.admission import admit
-from wsbridge.log.logger import log
 from wsbridge.net.transport import SocketTransport
 from wsbridge.protocol.http1 import Headers
 from wsbridge.reasons import REASONS, Reason
@@ -503,67 +500,3 @@ async def test_a_connection_that_is_cancelled_inside_a_nursery_has_its_line(monk
     assert line["reason"] == "shutdown"
     assert len(records.of("internal_error")) == bug
     assert '"access.denied"' in audit.read_text()
-
-
-def counted(monkeypatch):
-    """Note the requests that are admitted by their heads."""
-    found = []
-
-    def note(listener, route, request, **more):
-        found.append(request.path)
-        return admit(listener, route, request, **more)
-
-    monkeypatch.setattr(connection, "admit", note)
-    return found
-
-
-@pytest.mark.parametrize("level", ["info", "debug"])  # debug logs why each is admitted
-async def test_requests_like_one_before_get_their_own_answers(level, monkeypatch):
-    """What was decided about a request holds for those that differ in the key alone; the rest is each one's own."""
-    checked = counted(monkeypatch)
-    async with (
-        backend() as back,
-        serving(written(route={"backend": back.url, "allowed_origins": ["https://a"]})) as served,
-    ):
-        log.set_level(level)
-        for count, key in enumerate(("MDEyMzQ1Njc4OWFiY2RlZg==", "ZmVkY2JhOTg3NjU0MzIxMA=="), 1):
-            with await served.connect() as client:
-                await client.send(request("/x", "Origin: https://a").replace(KEY.encode(), key.encode()))
-                assert accept_of(key) in await client.head()
-                await client.close(1000)
-            line = await served.records.wait("connection.closed", count)
-            assert (line["route"], line["path"], line["host"]) == ("app", "/x", "localhost")
-        assert len(checked) == (1 if level == "info" else 2)
-        for count in (1, 2):
-            with await served.connect() as client:
-                await client.send(request("/x", "Origin: https://b"))
-                assert " 403 " in await client.head()
-            line = await served.records.wait("connection.rejected", count)
-            assert (line["route"], line["reason"]) == ("app", "origin_not_allowed")
-
-
-async def test_a_reload_and_a_drain_hold_for_requests_like_one_before(monkeypatch):
-    """A request that was admitted is rejected once the configuration or the state of the server says so."""
-    checked = counted(monkeypatch)
-
-    def allowing(origin):
-        return written(route={"backend": back.url, "allowed_origins": [origin]})
-
-    async def status():
-        with await served.connect() as client:
-            await client.send(request("/x", "Origin: https://a"))
-            return int((await client.head()).split()[1])
-
-    async with backend() as back, serving(allowing("https://a")) as served:
-        log.set_level("info")
-        assert [await status(), await status()] == [101, 101]
-        assert len(checked) == 1
-        served.server.drain()
-        with trio.fail_after(2):
-            while served.server.services.shutdown_reason is None:
-                await trio.sleep(0.01)
-        assert await status() == 503
-        served.server.undrain()
-        assert await status() == 101
-        await served.server.apply(config_of(allowing("https://b")))
-        assert await status() == 403

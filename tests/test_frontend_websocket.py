@@ -12,7 +12,7 @@ from tests.rejections import async_outcome
 from tests.test_frontend import connection, read
 from wsbridge.frontend import EMPTY_CONNECTION, MAX_HANDSHAKE_JITTER, HttpExchange, LingeringCloser, read_request
 from wsbridge.net.transport import SocketTransport
-from wsbridge.protocol.http1 import HeadLimits
+from wsbridge.protocol.http1 import HeadLimits, Request
 from wsbridge.reasons import Reason, Termination
 from wsbridge.relay.endpoint import Side
 from wsbridge.responders.base import HttpResponse
@@ -22,9 +22,10 @@ LINGERING = LingeringCloser(10, 0.05, 1 << 20)
 
 async def heard(wire, seconds=5.0, hearing=None):
     """Hear with the usual limits."""
-    return await async_outcome(
-        read_request(wire, wire.read(), HeadLimits(), seconds, LINGERING, set() if hearing is None else hearing)
+    found = await async_outcome(
+        read_request(wire, wire.read(), None, HeadLimits(), seconds, set() if hearing is None else hearing)
     )
+    return HttpExchange(wire, found, LINGERING) if isinstance(found, Request) else found
 
 
 async def test_a_head_that_is_there_already():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -14,7 +14,7 @@ from wsbridge.auth.base import Authenticator
 from wsbridge.auth.identity import Identity
 from wsbridge.config.limits import RouteLimits
 from wsbridge.context import ConnectionContext
-from wsbridge.generation import Listener, Route
+from wsbridge.generation import AdmittedRequest, Listener, Route
 from wsbridge.limits.clients import ConnectionCounts
 from wsbridge.limits.rate import SharedBucket, SharedBucketTable
 from wsbridge.protocol.forwarded import NO_PUBLIC_NAME, PublicName
@@ -34,25 +34,6 @@ from wsbridge.protocol.uri import is_safe_from_rebinding, normalise_host
 from wsbridge.reasons import Reason, Rejected
 from wsbridge.relay.relay import RelayOptions
 from wsbridge.responders.base import SAFE_METHODS
-
-
-@dataclass(slots=True)
-class AdmittedRequest:
-    """A request that may go on.
-
-    Attributes:
-        route: The route that it is for.
-        upgrade: The valid upgrade request; None where the route responds itself.
-        subprotocol: The subprotocol of the client's offer that the route prefers.
-        subprotocols: All of the client's offer that the route accepts, in the route's order.
-        resumable: Whether the client and the route have resumable sessions.
-    """
-
-    route: Route
-    upgrade: UpgradeRequest | None = None
-    subprotocol: str | None = None
-    subprotocols: tuple[str, ...] = ()
-    resumable: bool = False
 
 
 def find_route(listener: Listener, request: Request) -> Route:

@@ -12,7 +12,6 @@ import trio
 from wsbridge.access_log import LOGGED_HEADERS, AccessLog, count_bytes
 from wsbridge.admission import (
     UNLIMITED,
-    AdmittedRequest,
     RouteSlot,
     acquire_route_slot,
     admit,
@@ -25,8 +24,8 @@ from wsbridge.auth.base import Authenticator
 from wsbridge.backends.base import ChosenTarget, Connected, DialRequest
 from wsbridge.context import ConnectionContext
 from wsbridge.debug_log import log_accepted, log_admitted, log_authenticated, log_client_tls, log_routing
-from wsbridge.frontend import Exchange, HttpExchange, RawExchange, read_request
-from wsbridge.generation import Generation, Listener, Route
+from wsbridge.frontend import Exchange, HttpExchange, RawExchange, read_first, read_request
+from wsbridge.generation import AdmittedRequest, Generation, Listener, Route
 from wsbridge.limits.clients import ClientSlot
 from wsbridge.log.logger import log
 from wsbridge.net.address import Peer, local_endpoint
@@ -36,6 +35,7 @@ from wsbridge.net.tls_roles import ListenerTls
 from wsbridge.net.tls_transport import EncryptedTransport
 from wsbridge.net.transport import SocketTransport, Transport, reset_socket
 from wsbridge.protocol.forwarded import NO_PUBLIC_NAME
+from wsbridge.protocol.handshake import KnownRequest, KnownRequests
 from wsbridge.protocol.resume_frames import RESUME_SUBPROTOCOL, Open
 from wsbridge.real_ip import ClientAddressResolver
 from wsbridge.reasons import REASONS, Reason, Rejected, Termination
@@ -100,6 +100,7 @@ class Connection:
         "_is_closing",
         "_is_only_connection",
         "_is_persistent",
+        "_known",
         "_listener",
         "_overload",
         "_owner",
@@ -150,6 +151,7 @@ class Connection:
         self._connection_peer = context.peer  # as its socket, PROXY header and TLS show it; a request may name another
         self._started_transport: Transport | None = None
         self._exchange: Exchange  # the current request and how to respond to it, until it is relayed
+        self._known: KnownRequest[AdmittedRequest] | None = None  # what the current request is like that was remembered
         self._route: Route | None = None  # of the current request
         self._is_only_connection = False  # with `--once`
         self._is_persistent = False  # whether it has carried a request, and may carry more
@@ -237,16 +239,16 @@ class Connection:
         else:
             await self._start_transport()
         while True:  # one request after the other
-            data = b"" if listener.protocol == "tcp" else self._transport.read()
-            if not self._take_known_request(data):
-                self._begin_exchange(await self._read_head(data))
+            head = await self._read_request()
             if listener.client_address_resolver is not None:
+                self._note_forwarded_address(listener.client_address_resolver)
                 self._count_client()
             admitted = self._admit()
             self._check_client(admitted.route)
             if admitted.route.auth is not None:
                 await self._authenticate(admitted.route.auth, admitted)
             if admitted.route.backend is not None:
+                self._remember(head, admitted)
                 return admitted
             termination, keep_alive = await self._respond(admitted.route)
             if not keep_alive:
@@ -394,7 +396,8 @@ class Connection:
         try:
             with trio.move_on_after(self.generation.config.timeouts.overload_reply):
                 await self._start_transport()
-                await self._read_head(self._transport.read())
+                await self._read_request()
+                self._context.forget_request()  # nothing of it was checked
                 await self._respond_rejected(termination)
         except Rejected as unreadable:
             if self._started_transport is not None and not unreadable.silent:
@@ -499,43 +502,59 @@ class Connection:
 
     # The request.
 
-    def _take_known_request(self, data: bytes) -> bool:
-        """Take a request that is known from before, if `data` is one: without a coroutine, and without a parser."""
-        known = self._listener.known_requests
-        request = None if known is None else known.find(data)
-        if request is None:
-            return False
-        self._begin_exchange(HttpExchange(self._transport, request, self._services.lingering_closer))
-        return True
-
-    def _begin_exchange(self, exchange: Exchange) -> None:
-        """Note a request, and the client's address from the header that trusted proxies add."""
-        self._exchange = exchange
-        context, resolver = self._context, self._listener.client_address_resolver
-        context.request = request = exchange.request
-        if resolver is not None and request is not None:
-            context.peer = resolver.from_request(request, self._connection_peer)
-
-    async def _read_head(self, data: bytes) -> Exchange:
-        """Read the head of a request within `handshake`; on plain TCP there is none. `data` was read of it."""
-        if self._listener.protocol == "tcp":
-            return RawExchange(self._transport, allow_http=self._listener.allow_http)
-        services = self._services
+    async def _read_request(self) -> bytes:
+        """Read a request; on plain TCP there is none. Return what was read first, or nothing where it is known."""
+        listener, transport, context = self._listener, self._transport, self._context
+        if listener.protocol == "tcp":
+            self._exchange = RawExchange(transport, allow_http=listener.allow_http)
+            return b""
+        services, timeout = self._services, self.generation.config.timeouts.handshake
+        data, deadline = await read_first(transport, timeout)
+        requests = self._known_requests
+        found = None if requests is None else requests.find(data)
+        if found is not None:
+            self._known, key = found
+            context.request = self._known.request
+            self._exchange = HttpExchange(transport, context.request, services.lingering_closer, key)
+            return b""
+        self._known = None
+        idle_scopes = services.idle_scopes if self._is_persistent else None
         try:
-            return await read_request(
-                self._transport,
+            context.request = await read_request(
+                transport,
                 data,
+                deadline,
                 self.generation.head_limits,
-                self.generation.config.timeouts.handshake,
-                services.lingering_closer,
+                timeout,
                 services.request_read_scopes,
-                services.idle_scopes if self._is_persistent else None,
-                self._listener.known_requests,
+                idle_scopes,
             )
         except Rejected as rejected:
             if rejected.reason is Reason.HANDSHAKE_TIMEOUT:  # a shutdown cuts the wait short
                 self._check_may_continue(rejected.detail, silent=rejected.silent)
             raise
+        self._exchange = HttpExchange(transport, context.request, services.lingering_closer)
+        return data
+
+    @property
+    def _known_requests(self) -> KnownRequests[AdmittedRequest] | None:
+        """Where its request may be remembered, so that it is not read and admitted step by step again; None: nowhere.
+
+        At level debug each step is logged. A proxy answers for the Host of its clients, and may be at any Unix socket.
+        """
+        is_unix = self._connection_peer.family == socket.AF_UNIX
+        return None if is_unix or log.level == "debug" else self._listener.known_requests
+
+    def _remember(self, head: bytes, admitted: AdmittedRequest) -> None:
+        """Remember a request that is not known and will be relayed; `head` is what was read first."""
+        request = self._context.request
+        if head and request is not None and self._known_requests is not None:
+            self._known_requests.add(head, request, admitted)
+
+    def _note_forwarded_address(self, resolver: ClientAddressResolver) -> None:
+        """Note the client's address from the header that trusted proxies add."""
+        if self._context.request is not None:
+            self._context.peer = resolver.from_request(self._context.request, self._connection_peer)
 
     def _check_may_continue(self, detail: str = "", *, silent: bool = False) -> None:
         """Reject the connection if `end` has ended it, or if the server is draining or stopping."""
@@ -560,8 +579,11 @@ class Connection:
     # The route, who the client is, the limits of the route; a response of our own.
 
     def _admit(self) -> AdmittedRequest:
-        """Find the route, and check that the request may use it."""
+        """Find the route, and check that the request may use it; that of one that is known was found before."""
         self._check_may_continue()
+        if self._known is not None:
+            self._set_route(self._known.admitted.route)
+            return self._known.admitted
         request, listener, resolver = self._context.request, self._listener, self._listener.client_address_resolver
         if request is None:
             assert listener.route is not None  # noqa: S101 (the configuration's check holds it)
@@ -569,20 +591,14 @@ class Connection:
             return AdmittedRequest(listener.route, subprotocols=listener.route.subprotocols or ())
         by_proxy = resolver is not None and resolver.came_by_proxy(self._connection_peer)
         by_proxy = by_proxy or self._connection_peer.family == socket.AF_UNIX  # passed sockets may be of any kind
-        known = None if by_proxy else request.known
         if log.level == "debug":
             log_routing(self._context, listener, request)
-        elif known is not None and isinstance(known.admitted, AdmittedRequest):
-            self._set_route(known.admitted.route)
-            return known.admitted
         route = find_route(listener, request)
         self._set_route(route)
         public = NO_PUBLIC_NAME if resolver is None else resolver.public_name(request, self._connection_peer)
         admitted = admit(listener, route, request, by_proxy=by_proxy, public=public)
         if log.level == "debug":
             log_admitted(self._context, admitted)
-        if known is not None:
-            known.admitted = admitted  # it depends on nothing but the head and the listener
         return admitted
 
     def _set_route(self, route: Route) -> None:
@@ -848,7 +864,7 @@ class Connection:
 
     def _forget_unneeded(self) -> None:
         """Forget what is not needed while a relay lasts: neither memory nor credentials are."""
-        if self._context.request is not None:
+        if self._context.request is not None and self._known is None:
             self._context.request.headers.keep_only(LOGGED_HEADERS)
         del self._exchange
 

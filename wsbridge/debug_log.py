@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from wsbridge.admission import AdmittedRequest, routing_key
+from wsbridge.admission import routing_key
 from wsbridge.context import ConnectionContext
-from wsbridge.generation import Listener, Route
+from wsbridge.generation import AdmittedRequest, Listener, Route
 from wsbridge.log.logger import log
 from wsbridge.net.tls_transport import EncryptedTransport
 from wsbridge.protocol.http1 import Request

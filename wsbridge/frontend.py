@@ -11,7 +11,7 @@ import trio
 from wsbridge import taskless
 from wsbridge.net.transport import RESET, Transport
 from wsbridge.protocol.error_response import encode_error_response
-from wsbridge.protocol.handshake import KnownRequests, encode_accept_response
+from wsbridge.protocol.handshake import encode_accept_response
 from wsbridge.protocol.http1 import HeadLimits, Request, RequestParser
 from wsbridge.protocol.websocket import Buffer, TextMessages
 from wsbridge.reasons import EMPTY_CONNECTION, REASONS, Reason, Rejected, Termination
@@ -137,14 +137,24 @@ _RETRYABLE_REASONS = (Reason.OVERLOAD, Reason.RATE_LIMITED, Reason.DRAINING, Rea
 
 
 class HttpExchange:
-    """One request on a connection that may see several; see `Exchange`."""
+    """One request on a connection that may see several; see `Exchange`.
 
-    __slots__ = ("_lingering_closer", "_transport", "request")
+    Args:
+        transport: Of the connection.
+        request: The request; None for one that could not be read.
+        lingering_closer: For rejections.
+        key: Its Sec-WebSocket-Key, where that is not among its headers.
+    """
 
-    def __init__(self, transport: Transport, request: Request | None, lingering_closer: LingeringCloser) -> None:
+    __slots__ = ("_key", "_lingering_closer", "_transport", "request")
+
+    def __init__(
+        self, transport: Transport, request: Request | None, lingering_closer: LingeringCloser, key: bytes = b""
+    ) -> None:
         self._transport = transport
         self.request = request
         self._lingering_closer = lingering_closer
+        self._key = key
 
     async def reject(self, termination: Termination, connection_id: int, retry_after: int, timeout: float) -> None:
         """Respond with the reason's status and `Connection: close`, then close."""
@@ -167,11 +177,10 @@ class HttpExchange:
 
     def prepare(self, subprotocol: str | None, text_messages: TextMessages, max_frame_bytes: int) -> tuple[Side, bytes]:
         """See `Exchange.prepare`: the response is the 101."""
-        request = self.request
-        assert request is not None  # noqa: S101 (an exchange without a request is only ever refused)
-        key = (request.headers.get(b"sec-websocket-key") or b"").decode("ascii")
+        assert self.request is not None  # noqa: S101 (an exchange without a request is only ever refused)
+        key = self._key or self.request.headers.get(b"sec-websocket-key") or b""
         side = Side(self._transport, "server", text_messages, max_frame_bytes=max_frame_bytes)
-        return side, encode_accept_response(key, subprotocol)
+        return side, encode_accept_response(key.decode("ascii"), subprotocol)
 
     async def accept(self, response: bytes, timeout: float) -> None:
         """See `Exchange.accept`."""
@@ -233,78 +242,69 @@ async def _next_chunk(body: BodyStream) -> bytes:
         raise BodyError(error.strerror or str(error)) from None
 
 
-async def read_request(
-    transport: Transport,
-    data: bytes,
-    head_limits: HeadLimits,
-    timeout: float,
-    lingering_closer: LingeringCloser,
-    read_scopes: set[trio.CancelScope],
-    idle_scopes: set[trio.CancelScope] | None = None,
-    known: KnownRequests | None = None,
-) -> HttpExchange:
-    """Read one request head.
+async def read_first(transport: Transport, timeout: float) -> tuple[bytes, float | None]:
+    """Read the first bytes of a request: without a task, as far as the caller has none.
 
     Args:
         transport: Of the connection.
-        data: What was read of it; empty for nothing.
+        timeout: Seconds until the whole head has arrived; up to a tenth more is given.
+
+    Returns:
+        The bytes, empty if none have come, and the deadline of the whole head, None if it was not waited for.
+    """
+    data = transport.read()
+    if data or transport.read_state is not None or taskless.current is None:
+        return data, None
+    deadline = _head_deadline(timeout)
+    while not data and transport.read_state is None and taskless.current is not None:
+        if not await wait_readable(transport.fd, deadline):
+            deadline = -math.inf
+            await need_task()
+        data = transport.read()
+    return data, deadline
+
+
+def _head_deadline(timeout: float) -> float:
+    return trio.current_time() + timeout * random.uniform(1, MAX_HANDSHAKE_JITTER)  # noqa: S311  (no secret)
+
+
+async def read_request(
+    transport: Transport,
+    data: bytes,
+    deadline: float | None,
+    head_limits: HeadLimits,
+    timeout: float,
+    read_scopes: set[trio.CancelScope],
+    idle_scopes: set[trio.CancelScope] | None = None,
+) -> Request:
+    """Read one request head.
+
+    Args:
+        transport: Of the connection; bytes that come after the head stay there.
+        data: What was read of it; empty for nothing. See `read_first`.
+        deadline: Of the whole head, by trio's clock; None if it was not waited for so far.
         head_limits: Of the head.
         timeout: Seconds until the whole head has arrived; up to a tenth more is given.
-        lingering_closer: For rejections.
         read_scopes: Contains the scope of this wait while it lasts; cancelling that counts as the timeout.
         idle_scopes: Contains it as well until the first byte arrives; None for the first request of a connection, since
             a client that has not sent it is not idle.
-        known: Where the listener remembers requests; None for nowhere.
 
     Raises:
         Rejected: No valid head arrived in time.
     """
     parser = RequestParser(head_limits)
     try:
-        request = _parse_first(parser, known, data) if data else None
+        request = parser.feed(data) if data else None
         if request is None:  # else it had arrived already, and there is no deadline to set
-            request = await _wait_for_request(transport, parser, known, timeout, len(data), read_scopes, idle_scopes)
+            deadline = _head_deadline(timeout) if deadline is None else deadline
+            await need_task()
+            idle = set() if idle_scopes is None or data else idle_scopes
+            request = await _wait_for_head(transport, parser, timeout, deadline, len(data), read_scopes, idle)
     except Rejected as rejected:
         rejected.target = parser.target_so_far
         raise
     transport.unread(parser.trailing_data)
-    return HttpExchange(transport, request, lingering_closer)
-
-
-def _parse_first(parser: RequestParser, known: KnownRequests | None, data: bytes) -> Request | None:
-    """Read the first bytes; None while more is needed."""
-    if known is None:
-        return parser.feed(data)
-    request = known.find(data)
-    if request is None:
-        request = parser.feed(data)
-        if request is not None:
-            known.add(data, request)
     return request
-
-
-async def _wait_for_request(
-    transport: Transport,
-    parser: RequestParser,
-    known: KnownRequests | None,
-    timeout: float,
-    received: int,
-    read_scopes: set[trio.CancelScope],
-    idle_scopes: set[trio.CancelScope] | None,
-) -> Request:
-    """Wait for the first bytes without a task, and read on in one; `received` bytes have come and been parsed."""
-    deadline = trio.current_time() + timeout * random.uniform(1, MAX_HANDSHAKE_JITTER)  # noqa: S311  (no secret)
-    while not received and transport.read_state is None and taskless.current is not None:
-        if not await wait_readable(transport.fd, deadline):
-            deadline = -math.inf
-            await need_task()
-        data = transport.read()
-        received += len(data)
-        if data and (request := _parse_first(parser, known, data)) is not None:
-            return request
-    await need_task()
-    idle = set() if idle_scopes is None or received else idle_scopes
-    return await _wait_for_head(transport, parser, timeout, deadline, received, read_scopes, idle)
 
 
 async def _wait_for_head(

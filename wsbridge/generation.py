@@ -29,7 +29,7 @@ from wsbridge.net.loop_detection import new_route_mark
 from wsbridge.net.resolver import Resolver
 from wsbridge.net.tls import SERVER_CIPHERS, ServerTlsOptions
 from wsbridge.net.tls_roles import ListenerTls
-from wsbridge.protocol.handshake import KnownRequests, OriginPolicy
+from wsbridge.protocol.handshake import KnownRequests, OriginPolicy, UpgradeRequest
 from wsbridge.protocol.http1 import HeadLimits
 from wsbridge.protocol.pattern_tree import PatternIndex
 from wsbridge.protocol.resume_server import SessionTerms
@@ -150,6 +150,25 @@ class RouteTable:
         return len(self._routes)
 
 
+@dataclass(slots=True)
+class AdmittedRequest:
+    """A request that may go on.
+
+    Attributes:
+        route: The route that it is for.
+        upgrade: The valid upgrade request; None where the route responds itself.
+        subprotocol: The subprotocol of the client's offer that the route prefers.
+        subprotocols: All of the client's offer that the route accepts, in the route's order.
+        resumable: Whether the client and the route have resumable sessions.
+    """
+
+    route: Route
+    upgrade: UpgradeRequest | None = None
+    subprotocol: str | None = None
+    subprotocols: tuple[str, ...] = ()
+    resumable: bool = False
+
+
 _ROOT = PathPattern("/")
 
 
@@ -178,7 +197,7 @@ class Listener:
     client_address_resolver: ClientAddressResolver | None = None
     allow_http: bool = False
     stats: ListenerStats = field(default_factory=ListenerStats)
-    known_requests: KnownRequests | None = None
+    known_requests: KnownRequests[AdmittedRequest] | None = None
 
     def is_direct_client(self, host: str) -> bool:
         """Return whether an address is that of a client: trusted proxies have no limits per address."""

@@ -9,13 +9,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha1
-from typing import Final, Literal
+from typing import Final, Generic, Literal, TypeVar
 
 from wsbridge.protocol.http1 import (
     REPEATED_NAMES,
     RETRYABLE_STATUSES,
     Headers,
-    KnownRequest,
     Request,
     Response,
     bad_request,
@@ -498,7 +497,26 @@ _KEY_LINE: Final = b"\r\nSec-WebSocket-Key: "
 _KEY_BYTES: Final = 24
 
 
-class KnownRequests:
+Admitted = TypeVar("Admitted")
+"""What was found out about a request that is the same for all that are like it."""
+
+
+class KnownRequest(Generic[Admitted]):
+    """A request that was admitted before, and all that differ from it in Sec-WebSocket-Key alone.
+
+    Attributes:
+        request: The request without that header. All connections that have sent it share it, so it never changes.
+        admitted: What it was admitted as.
+    """
+
+    __slots__ = ("admitted", "request")
+
+    def __init__(self, request: Request, admitted: Admitted) -> None:
+        self.request = Request(request.method, request.target, request.version, request.headers.without(_KEY_NAME))
+        self.admitted = admitted
+
+
+class KnownRequests(Generic[Admitted]):
     """Requests for WebSocket that one listener of one configuration remembers: like them but for Sec-WebSocket-Key.
 
     Most clients of a listener are copies of one program, which sends the same request with a new key each time. Such a
@@ -512,10 +530,10 @@ class KnownRequests:
     __slots__ = ("_by_rest",)
 
     def __init__(self) -> None:
-        self._by_rest: dict[bytes, KnownRequest] = {}  # by the head without the key
+        self._by_rest: dict[bytes, KnownRequest[Admitted]] = {}  # by the head without the key
 
-    def find(self, head: bytes) -> Request | None:
-        """Return the request of a head; None if none was added that differs in the key alone.
+    def find(self, head: bytes) -> tuple[KnownRequest[Admitted], bytes] | None:
+        """Return the request of a head, and its key; None if none was added that differs in the key alone.
 
         Args:
             head: All that was read of a connection, or since the request before: any bytes.
@@ -528,14 +546,15 @@ class KnownRequests:
         known = self._by_rest.get(head[:at] + head[end:])
         if known is None or _WEBSOCKET_KEY.fullmatch(head, at, end) is None:
             return None
-        return known.with_key(head[at:end])
+        return known, head[at:end]
 
-    def add(self, head: bytes, request: Request) -> None:
-        """Remember a request, if it may be.
+    def add(self, head: bytes, request: Request, admitted: Admitted) -> None:
+        """Remember a request that was admitted, if it may be.
 
         Args:
-            head: What a client has sent, and nothing besides.
+            head: What was read of the connection when that was read first; it may be less than the head, or more.
             request: As it was parsed, all of it.
+            admitted: What it was admitted as; it depends on nothing but the head, the listener and the configuration.
         """
         line = head.find(_KEY_LINE)
         at = line + len(_KEY_LINE)
@@ -552,7 +571,7 @@ class KnownRequests:
             return
         if len(self._by_rest) >= MAX_KNOWN_REQUESTS:
             self._by_rest.clear()
-        self._by_rest[head[:at] + head[end:]] = request.known = KnownRequest(request)
+        self._by_rest[head[:at] + head[end:]] = KnownRequest(request, admitted)
 
     def __len__(self) -> int:
         """Return how many are remembered."""

@@ -71,10 +71,10 @@ class Headers:
                 return True
         return False
 
-    def with_value(self, name: bytes, value: bytes) -> Headers:
-        """Return a copy that has this one value of a name (lower case), in place of all it had."""
+    def without(self, name: bytes) -> Headers:
+        """Return a copy without the header lines of a name (lower case)."""
         copy = Headers()
-        copy._by_name = {**self._by_name, name: [value]}
+        copy._by_name = {other: values for other, values in self._by_name.items() if other != name}
         return copy
 
     def keep_only(self, names: Iterable[bytes]) -> None:
@@ -104,10 +104,9 @@ class Request:
         path: The target before `?`.
         wants_websocket: Whether it names WebSocket in Upgrade, valid or not in all else.
         host: The Host header as sent, with its port; empty if there is none. Its syntax is valid.
-        known: Shared by all requests that differ from it in Sec-WebSocket-Key alone; None where none are remembered.
     """
 
-    __slots__ = ("headers", "host", "known", "method", "path", "target", "version", "wants_websocket")
+    __slots__ = ("headers", "host", "method", "path", "target", "version", "wants_websocket")
 
     def __init__(self, method: str, target: str, version: str, headers: Headers) -> None:
         self.method = method
@@ -117,15 +116,6 @@ class Request:
         self.path = target.partition("?")[0]
         self.host = (headers.get(b"host") or b"").decode("ascii")
         self.wants_websocket = headers.has_token(b"upgrade", b"websocket")
-        self.known: KnownRequest | None = None
-
-    def with_key(self, key: bytes, known: KnownRequest | None) -> Request:
-        """Return a copy with another Sec-WebSocket-Key and another `known`."""
-        copy = object.__new__(Request)
-        copy.method, copy.target, copy.version, copy.path = self.method, self.target, self.version, self.path
-        copy.host, copy.wants_websocket, copy.known = self.host, self.wants_websocket, known
-        copy.headers = self.headers.with_value(b"sec-websocket-key", key)
-        return copy
 
     @property
     def keep_alive(self) -> bool:
@@ -134,25 +124,6 @@ class Request:
 
     def __repr__(self) -> str:
         return f"Request({self.method} {quoted(self.path)})"
-
-
-class KnownRequest:
-    """A request that was parsed before, without its Sec-WebSocket-Key; see `handshake.KnownRequests`.
-
-    Attributes:
-        admitted: The `AdmittedRequest` of such a request, which is that of all others; None before one was admitted.
-            Protocols know nothing of routes: who admits requests sets and reads it.
-    """
-
-    __slots__ = ("_parsed", "admitted")
-
-    def __init__(self, request: Request) -> None:
-        self._parsed = request.with_key(b"", None)
-        self.admitted: object = None
-
-    def with_key(self, key: bytes) -> Request:
-        """Return the request with this key."""
-        return self._parsed.with_key(key, self)
 
 
 class Response:
