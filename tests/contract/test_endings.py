@@ -3,7 +3,7 @@
 import pytest
 import trio
 
-from tests.contract.peers import CLOSE, FIN
+from tests.contract.peers import CLOSE, FIN, PING
 from tests.contract.sides import (
     CALM,
     SHORT,
@@ -50,6 +50,19 @@ async def test_backend_closed(engine, front, back, over):
     ends_in_order(relay.back.story, (code, relay.back.story.close[1]) if back == "ws" else None)
     assert (end.reason, end.initiator) == (Reason.BACKEND_CLOSED, "backend")
     assert end.detail == (f"closed with {code}: done" if back == "ws" else "")
+
+
+@secures
+async def test_nothing_follows_our_close_frame(engine, over):
+    """A client that pings before it answers our close frame gets no pong (RFC 6455 section 1.4)."""
+    async with between(engine, "ws", "raw", over) as relay:
+        await relay.back.finish()
+        assert await relay.front.read_frame() == (FIN | CLOSE, b"\x03\xe8backend_closed")
+        await relay.front.send_frame(FIN | PING, b"late")
+        await relay.front.finish()
+        assert await relay.front.read_frame() == "fin"
+        end = await relay.ended()
+    assert (end.reason, end.detail) == (Reason.BACKEND_CLOSED, "")
 
 
 @pairings

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.contract.peers import BINARY, FIN, PING
 from tests.contract.sides import between, bridged, encrypted, exchange, running, until
 from wsbridge import native
+from wsbridge.reasons import Reason
 
 if native.load() is None:
     pytest.skip("the native engine is not installed: there is no cargo", allow_module_level=True)
@@ -114,3 +116,21 @@ async def test_a_backend_that_the_extension_connected_is_watched_for_input_alone
         assert relay.pair is None
         assert relay.given[0].transport.fd in before
         assert [events for events in watched_events().values() if events & EPOLLOUT] == []
+
+
+async def test_a_pong_goes_to_who_sent_the_ping():
+    """A client whose message its backend does not accept gets none; nor does the next client of that thread."""
+
+    def lose_backend(front, back):
+        back.reset()
+        front.transport.sock.send(front.frame(FIN | BINARY, b"lost") + front.frame(FIN | PING, b"secret"))
+        return b"", b""
+
+    async with running(one_thread) as engine, between(engine, "ws", "raw") as other:
+        async with between(engine, "ws", "raw", glued=lose_backend) as relay:
+            await relay.front.to_the_end()
+            assert (await relay.ended()).reason is Reason.BACKEND_RESET
+        await exchange(other.front, other.back, b"hello")
+        await exchange(other.back, other.front, b"hi")
+        assert engine.figures(other.id).engine == "native"
+        assert other.front.story.pongs == []

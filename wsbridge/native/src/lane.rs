@@ -205,14 +205,15 @@ impl World {
 
     /// Gives back the pairs that have been blocked, or ending, for too long.
     fn return_slow(&mut self, epoll: &Epoll, now: u64) {
-        for index in std::mem::take(&mut self.slow) {
+        let mut slow = std::mem::take(&mut self.slow);
+        slow.retain(|&index| {
+            self.pair(index) // another one may have its place by now, and both are on the list
+                .is_some_and(|pair| std::mem::take(&mut pair.is_slow))
+        });
+        for index in slow {
             let Some(pair) = self.pair(index) else {
                 continue;
             };
-            if !pair.is_slow {
-                continue;
-            }
-            pair.is_slow = false;
             if pair.is_too_slow(now, MAX_BLOCKED, MAX_ENDING) {
                 self.settle(epoll, index, Flow::Return(Cause::Slow));
             } else {
@@ -510,5 +511,46 @@ impl Lane {
 impl Drop for Lane {
     fn drop(&mut self) {
         self.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pair::Stage;
+    use crate::side::Side;
+    use crate::wire::{Plain, Wire};
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
+
+    /// A pair that is ending, and the sockets that it lives on.
+    fn ending_pair(tag: u64) -> (Box<Pair>, Vec<UnixStream>) {
+        let sockets: Vec<_> = (0..2)
+            .flat_map(|_| UnixStream::pair().map(|(ours, theirs)| [ours, theirs]))
+            .flatten()
+            .collect();
+        let side =
+            |index: usize| Side::raw(Wire::Plain(Plain::new(sockets[index].as_raw_fd(), true)));
+        let mut pair = Box::new(Pair::new(tag, side(0), side(2), false));
+        pair.stage = Stage::ClientClosed;
+        pair.stage_since = sys::now();
+        (pair, sockets)
+    }
+
+    #[test]
+    fn a_place_that_many_slow_pairs_had_is_looked_at_once() {
+        let epoll = Epoll::new().unwrap();
+        let mut world = World::default();
+        let mut kept = Vec::new();
+        for tag in 0..10 {
+            let (pair, sockets) = ending_pair(tag);
+            kept.push(sockets);
+            assert!(world.add(&epoll, pair).is_ok());
+            if tag < 9 {
+                assert!(world.remove(&epoll, 0, false).is_some());
+            }
+        }
+        world.return_slow(&epoll, sys::now());
+        assert_eq!(world.slow, [0]);
     }
 }

@@ -42,6 +42,8 @@ pub struct Side {
     pub watches_output: bool,
     /// What was read from it and not decoded: it comes before what the wire gives.
     pub input: Vec<u8>,
+    /// Whether our close frame is on its way: nothing may follow it.
+    close_sent: bool,
     /// Whether an event reported an end or an error.
     pub hung_up: bool,
     pub read_error: Errno,
@@ -83,6 +85,7 @@ impl Side {
             blocked_since: 0,
             watches_output: false,
             input: Vec::new(),
+            close_sent: false,
             hung_up: false,
             read_error: 0,
             write_error: 0,
@@ -207,13 +210,18 @@ impl Side {
         let Ok(key) = self.mask_key(&mut buffers.keys) else {
             return false;
         };
+        self.close_sent |= opcode == CLOSE;
         buffers.output.clear();
         frame::push_frame(&mut buffers.output, FIN | opcode, body, key);
         self.send(&buffers.output, &[], now, &mut buffers.scratch)
     }
 
-    /// Answers a ping; behind what is unsent only the latest answer is kept (RFC 6455 section 5.5.3).
+    /// Answers a ping, unless our close frame came first; behind what is unsent only the latest answer is kept (RFC 6455
+    /// section 5.5.3).
     pub fn answer_ping(&mut self, body: Vec<u8>, now: u64, buffers: &mut Buffers) -> bool {
+        if self.close_sent {
+            return true;
+        }
         if self.is_blocked() {
             self.pending_pong = Some(body);
             return true;

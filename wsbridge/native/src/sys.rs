@@ -28,11 +28,19 @@ pub fn now() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// Fills the buffer from the randomness of the system; false if there is none.
+/// Fills the buffer from the randomness of the system, also where signals interrupt that; false if there is none.
 pub fn random(buffer: &mut [u8]) -> bool {
-    // SAFETY: pointer and length are those of a slice that is writable.
-    let count = unsafe { libc::getrandom(buffer.as_mut_ptr().cast(), buffer.len(), 0) };
-    count == buffer.len() as isize
+    let mut filled = 0;
+    while let Some(rest) = buffer.get_mut(filled..).filter(|it| !it.is_empty()) {
+        // SAFETY: pointer and length are those of a slice that is writable.
+        match checked(unsafe { libc::getrandom(rest.as_mut_ptr().cast(), rest.len(), 0) }) {
+            Ok(0) => return false,
+            Ok(count) => filled += count,
+            Err(libc::EINTR) => {}
+            Err(_) => return false,
+        }
+    }
+    true
 }
 
 /// Reads once; `None` if nothing waits, 0 at the end of the stream.
@@ -497,6 +505,7 @@ impl Events {
 mod tests {
     use super::*;
     use std::net::TcpListener;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     /// A socket that has a port, and the address of that.
     fn bound(host: &str) -> (OwnFd, Address) {
@@ -524,5 +533,28 @@ mod tests {
             let (socket, address) = bound(host);
             assert_eq!(connect_socket(&socket, &address), Err(libc::ECONNREFUSED));
         }
+    }
+    extern "C" fn nothing(_signal: libc::c_int) {}
+
+    #[test]
+    fn randomness_is_whole_whatever_signals_come() {
+        let action = nothing as extern "C" fn(libc::c_int) as libc::sighandler_t;
+        // SAFETY: the handler does nothing.
+        unsafe { libc::signal(libc::SIGUSR2, action) };
+        let done = AtomicBool::new(false);
+        // SAFETY: takes no pointer.
+        let reader = unsafe { libc::pthread_self() };
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Acquire) {
+                    // SAFETY: the thread waits for this one before it ends.
+                    unsafe { libc::pthread_kill(reader, libc::SIGUSR2) };
+                }
+            });
+            let mut buffer = vec![0; 1 << 20];
+            let whole = (0..20).all(|_| random(&mut buffer));
+            done.store(true, Ordering::Release);
+            assert!(whole);
+        });
     }
 }

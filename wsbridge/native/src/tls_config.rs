@@ -13,12 +13,13 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::{TLS12, TLS13};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig,
-    SignatureScheme, SupportedProtocolVersion,
+    CertificateError, CipherSuiteCommon, ClientConfig, DigitallySignedStruct, DistinguishedName,
+    Error, ServerConfig, SignatureScheme, SupportedCipherSuite, SupportedProtocolVersion,
+    Tls12CipherSuite,
 };
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use webpki::RawPublicKeyEntity;
 
 /// Judges the certificates that a peer shows, its own first; the signatures of the handshake are for rustls.
@@ -205,6 +206,29 @@ impl ResolvesServerCert for ByName {
     }
 }
 
+/// What does the cryptography: ring.
+///
+/// TLS 1.2 cannot change the keys of a connection. So its suites are without the limit of 2^24 records, after which rustls
+/// would break a connection off: OpenSSL has none.
+fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+        let mut provider = ring::default_provider();
+        for suite in &mut provider.cipher_suites {
+            if let SupportedCipherSuite::Tls12(found) = suite {
+                *suite = SupportedCipherSuite::Tls12(Box::leak(Box::new(Tls12CipherSuite {
+                    common: CipherSuiteCommon {
+                        confidentiality_limit: u64::MAX,
+                        ..found.common
+                    },
+                    ..**found
+                })));
+            }
+        }
+        Arc::new(provider)
+    });
+    PROVIDER.clone()
+}
+
 /// A certificate chain and its key, DER.
 pub struct KeyPair {
     pub chain: Vec<Vec<u8>>,
@@ -237,7 +261,7 @@ pub fn server_configs(
     certificates: Vec<(KeyPair, Vec<String>)>,
     options: &ServerOptions,
 ) -> Result<ServerConfigs, Error> {
-    let provider = Arc::new(ring::default_provider());
+    let provider = provider();
     let mut default = None;
     let mut by_name = HashMap::new();
     for (pair, names) in certificates {
@@ -283,7 +307,7 @@ pub fn client_config(
     certificate: Option<KeyPair>,
     alpn: Vec<Vec<u8>>,
 ) -> Result<ClientConfig, Error> {
-    let provider = Arc::new(ring::default_provider());
+    let provider = provider();
     let verifier = Arc::new(Verifier {
         judge,
         required: false,
@@ -308,6 +332,31 @@ pub fn client_config(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn connections_of_tls_1_2_last_as_long_as_those_of_openssl() {
+        let made = rcgen::generate_simple_self_signed(["a".to_owned()]).unwrap();
+        let pair = KeyPair {
+            chain: vec![made.cert.der().to_vec()],
+            key: made.signing_key.serialize_der(),
+        };
+        let server = server_configs(vec![(pair, Vec::new())], &ServerOptions::default()).unwrap();
+        let client = client_config(None, None, Vec::new()).unwrap();
+        for provider in [
+            server.usual.crypto_provider(),
+            server.without_alpn.crypto_provider(),
+            client.crypto_provider(),
+        ] {
+            let mut versions = 0;
+            for suite in &provider.cipher_suites {
+                if let SupportedCipherSuite::Tls12(suite) = suite {
+                    assert_eq!(suite.common.confidentiality_limit, u64::MAX, "{suite:?}");
+                    versions += 1;
+                }
+            }
+            assert!(versions > 0);
+        }
+    }
 
     #[test]
     fn names_and_wildcards_choose_the_certificate() {

@@ -150,6 +150,7 @@ pub fn move_frames(src: &mut Side, dst: &mut Side, now: u64, buffers: &mut Buffe
     found.keep_pieces = dst.is_websocket();
     found.pieces.clear();
     found.ranges.clear();
+    found.pings.clear(); // of a side whose other broke: nobody else may get their answers
     let (used, stop) = decoder.decode(&mut buffers.input[..count], found);
     let payload = found.payload_bytes();
     let controls = decoder.control_frame_count != frames_before;

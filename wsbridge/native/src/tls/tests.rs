@@ -2,7 +2,9 @@ use super::reading::MAX_RECORDS_PER_READ;
 use super::*;
 use crate::tls_config::{client_config, server_configs, KeyPair, ServerOptions};
 use crate::wire::Got;
+use rustls::pki_types::PrivateKeyDer;
 use rustls::unbuffered::ConnectionState;
+use rustls::{CipherSuiteCommon, SupportedCipherSuite, Tls13CipherSuite};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
@@ -66,7 +68,10 @@ fn client_end(socket: TcpStream) -> End {
 /// A server and a client after the handshake.
 fn connected() -> (End, End) {
     let (ours, theirs) = sockets();
-    let (mut server, mut client) = (server_end(ours), client_end(theirs));
+    shake_hands(server_end(ours), client_end(theirs))
+}
+
+fn shake_hands(mut server: End, mut client: End) -> (End, End) {
     for _ in 0..10 {
         let _ = client.wait() || server.wait();
         let done = client.tls.handshake(&mut client.scratch).unwrap();
@@ -276,6 +281,53 @@ fn fin_without_close_notify_is_truncation() {
     );
     assert_eq!(server.recv(10).unwrap_err(), libc::ECONNRESET);
     assert!(!server.tls.readable);
+}
+
+/// A server that may encrypt so many records with one key.
+fn with_limit(records: u64) -> ServerConfigs {
+    let mut provider = rustls::crypto::ring::default_provider();
+    for suite in &mut provider.cipher_suites {
+        if let SupportedCipherSuite::Tls13(found) = suite {
+            *suite = SupportedCipherSuite::Tls13(Box::leak(Box::new(Tls13CipherSuite {
+                common: CipherSuiteCommon {
+                    confidentiality_limit: records,
+                    ..found.common
+                },
+                ..**found
+            })));
+        }
+    }
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key);
+    let config = Arc::new(config.unwrap());
+    ServerConfigs {
+        usual: config.clone(),
+        without_alpn: config,
+    }
+}
+
+#[test]
+fn keys_that_are_used_up_are_changed() {
+    let (ours, theirs) = sockets();
+    let mut server = server_end(ours);
+    server.tls = TlsConn::server(server.socket.as_raw_fd(), Arc::new(with_limit(16)));
+    let (mut server, mut client) = shake_hands(server, client_end(theirs));
+    for number in 0..100_u8 {
+        let sent = noise(number.into(), 5 * RECORD_BYTES);
+        assert!(server.send(&sent));
+        let mut received = Vec::new();
+        while received.len() < sent.len() {
+            received.extend(client.some());
+        }
+        assert!(received == sent);
+        assert!(client.send(&[number]));
+        assert_eq!(server.some(), [number]);
+    }
 }
 
 #[test]
