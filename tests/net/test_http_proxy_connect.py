@@ -136,6 +136,21 @@ async def test_reset():
     assert "broke the connection" in outcome.detail
 
 
+async def test_a_refusal_that_came_before_the_request_is_read():
+    """A proxy that takes no more connections answers, and resets them at once."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = socket.create_connection(server.getsockname())
+        accepted, _ = server.accept()
+    accepted.send(b"HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n")
+    accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    accepted.close()
+    client.setblocking(False)
+    with client:
+        connector = ProxyConnector(read_proxy_url("http://proxy:3128"), {}, 65536)
+        outcome = await async_outcome(connector.connect(SocketTransport(client), "gw", 443))
+    assert (outcome.reason, outcome.retry_after) == (Reason.BACKEND_REJECTED, 7.0)
+
+
 @pytest.mark.parametrize(
     "header", [b"Content-Length: 5", b"Transfer-Encoding: chunked", b"Content-Length: 5\r\nTransfer-Encoding: chunked"]
 )

@@ -377,6 +377,21 @@ def test_a_host_without_authorities_is_noticed(tmp_path, monkeypatch):
     assert tls.has_system_authorities()
 
 
+def test_authorities_that_cannot_be_read_are_none(tmp_path, monkeypatch):
+    """OpenSSL leaves them out in silence: the error of a handshake says what is wrong all the same."""
+    places = tmp_path / "certs"
+    places.mkdir()
+    (places / "ca.pem").write_text("x")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
+    monkeypatch.setenv("SSL_CERT_DIR", str(places))
+
+    def fail(_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tls.Path, "iterdir", fail)  # no mode stops root
+    assert not tls.has_system_authorities()
+
+
 def test_the_certificate_of_a_server_is_authority_enough(issue):
     """`ca` may hold it, or that of an intermediate authority, without the root."""
     pair = issue("a.example.org")

@@ -41,7 +41,8 @@ _OVERLOAD_ERRNOS: Final = frozenset(
 )
 _DENIED_ERRNOS: Final = frozenset({errno.EACCES, errno.EPERM})
 _IN_PROGRESS_ERRNOS: Final = frozenset({errno.EINPROGRESS, errno.EALREADY})
-_cause_threads: Final = trio.CapacityLimiter(2)
+_CAUSE_THREADS: Final = 2
+_cause_limiter: Final = trio.lowlevel.RunVar[trio.CapacityLimiter]("cause_limiter")
 _REASON_PRIORITY: Final = (
     Reason.OVERLOAD,
     Reason.BACKEND_REFUSED,
@@ -388,8 +389,13 @@ async def _find_cause(path: str, code: int) -> str:
     if code != errno.ECONNREFUSED and code not in _DENIED_ERRNOS:
         return ""
     describe = _describe_permissions if code in _DENIED_ERRNOS else _describe_refusal
+    try:
+        limiter = _cause_limiter.get()
+    except LookupError:
+        limiter = trio.CapacityLimiter(_CAUSE_THREADS)
+        _cause_limiter.set(limiter)
     with trio.move_on_after(CAUSE_TIMEOUT), contextlib.suppress(RuntimeError):  # there is no thread to be had
-        return await trio.to_thread.run_sync(describe, path, abandon_on_cancel=True, limiter=_cause_threads)
+        return await trio.to_thread.run_sync(describe, path, abandon_on_cancel=True, limiter=limiter)
     return ""
 
 

@@ -163,7 +163,8 @@ class ProxyConnector:
         parser = ResponseParser(self._max_head_bytes)
         response = None
         try:
-            await transport.write_all(request.encode("ascii"))
+            with contextlib.suppress(OSError):  # a read gives the same error, or what the proxy said before
+                await transport.write_all(request.encode("ascii"))
             while response is None and (data := await transport.read_some()):
                 response = parser.feed(data)
         except OSError as error:

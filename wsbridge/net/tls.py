@@ -461,11 +461,14 @@ def _verify_remedy(code: int) -> str:
 
 
 def has_system_authorities() -> bool:
-    """Return whether the trust store of the host, where OpenSSL looks for it, has anything in it."""
+    """Return whether the trust store of the host, where OpenSSL looks for it, has anything in it that can be read."""
     paths = ssl.get_default_verify_paths()  # None for what does not exist
-    if paths.cafile is not None and Path(paths.cafile).stat().st_size:
-        return True
-    return paths.capath is not None and any(Path(paths.capath).iterdir())
+    try:
+        if paths.cafile is not None and Path(paths.cafile).stat().st_size:
+            return True
+        return paths.capath is not None and any(Path(paths.capath).iterdir())
+    except OSError:  # OpenSSL leaves it out in silence, too
+        return False
 
 
 def _new_context(protocol: int) -> ssl.SSLContext:
