@@ -85,6 +85,7 @@ $(BIN)/python:
 	  echo 'make: $(PYTHON) cannot create a virtual environment: on Debian, "apt-get install python3-venv"' >&2; exit 1; }
 
 $(VENV)/.run: pyproject.toml $(NATIVE) | $(BIN)/python
+	@echo 'Installing wsbridge into $(VENV): a minute or two where Rust is installed, which compiles the native engine'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 

@@ -95,7 +95,7 @@ def test_the_token(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--admin", "nonsense"), "--admin: "),
+        (("--admin", "nonsense"), '--admin: "nonsense": write ./nonsense for a path, or 127.0.0.1:PORT'),
         (("--admin", "fd:web"), "--admin: fd:web is not an address to connect to"),
         (("--admin", "/nowhere/admin.sock"), "no such socket"),
         (("--admin", "./nowhere.sock"), f"unix:{Path.cwd()}/nowhere.sock: no such socket"),

@@ -37,6 +37,7 @@ def test_a_reason() -> None:
     ("word", "expected"),
     [
         ("E012", "Invalid value."),
+        ("W005", "configuration auth: none on a listener"),
         ("w003", "List the origins of your pages"),
         ("connection.rejected", "A connection ended before the relay"),
         ("1006", "Never sent: a browser reports it"),

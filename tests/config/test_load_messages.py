@@ -53,12 +53,13 @@ def faults(written: object, section: type[Section] = Sample) -> list[Issue]:
         ({"word": ["alpha"]}, ("word",), "must be alpha, beta or gamma"),
         ({"two": "zz"}, ("two",), '"zz" is not one of on or off'),
         ({"one": "zz"}, ("one",), '"zz" is not one of only'),
-        ({"items": "x"}, ("items",), "must be a list"),
-        ({"leaf": "x"}, ("leaf",), "must be a mapping"),
-        ({"leaf": ["x"]}, ("leaf",), "must be a mapping"),
-        ({"names": ["x"]}, ("names",), "must be a mapping"),
+        ({"items": "x"}, ("items",), "must be a list: write […] around it"),
+        ({"items": {"x": "1"}}, ("items",), "must be a list: write […] around it"),
+        ({"leaf": "x"}, ("leaf",), "must be a mapping such as {width: …}"),
+        ({"leaf": ["x"]}, ("leaf",), "must be a mapping such as {width: …}"),
+        ({"names": ["x"]}, ("names",), "must be a mapping such as {NAME: …}"),
         ({"leaf": "width:3"}, ("leaf",), 'must be a mapping: write a space after the colon, "width: …"'),
-        ({"leaf": "x:3"}, ("leaf",), "must be a mapping"),
+        ({"leaf": "x:3"}, ("leaf",), "must be a mapping such as {width: …}"),
     ],
 )
 def test_values_of_the_wrong_form(written: object, steps: tuple[str, ...], message: str) -> None:

@@ -40,6 +40,16 @@ ROUTE = "listeners: {{web: {{bind: 127.0.0.1:80}}}}\nroutes:\n  r: {{{}}}\n"
             '"https://x" is not one of same or any; write a list of origins: ["https://x"]',
         ),
         (
+            "match: any, backend: 'tcp://a:1', allowed_origins: app.example.org",
+            "routes.r.allowed_origins",
+            '"app.example.org" is not one of same or any; write a list of origins: ["https://app.example.org"]',
+        ),
+        (
+            "match: any, backend: 'tcp://a:1', allowed_origins: ['*']",
+            "routes.r.allowed_origins[0]",
+            '"*" is not an origin: write any in place of the list',
+        ),
+        (
             "match: any, backend: 'tcp://a:1', allowed_origins: []",
             "routes.r.allowed_origins",
             "needs at least one entry",

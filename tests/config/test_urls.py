@@ -154,7 +154,13 @@ def test_link_local_addresses_without_a_zone(text: str, message: str) -> None:
         ("5900", "; write tcp://127.0.0.1:5900"),
         ("localhost", "; write tcp://localhost:PORT, with its port"),
         ("10.0.0.5", "; write tcp://10.0.0.5:PORT, with its port"),
+        ("gw.example.org/vnc", "; write wss://gw.example.org/vnc"),
+        ("localhost/", "; write wss://localhost/"),
+        ("tcp:10.0.0.5:5900", "; write tcp://10.0.0.5:5900"),
+        ("wss:/gw/vnc", "; write wss://gw/vnc"),
+        ("vnc://gw:5900", '; "vnc" is none of these'),
         ("http://gw/?token=x", "wss://host/path$"),
+        ("vnc://alice:secret@gw", "wss://host/path$"),
     ],
 )
 def test_what_a_target_was_meant_to_be(text: str, hint: str) -> None:

@@ -44,6 +44,7 @@ def refused(text: str) -> str:
         ("a: b\nb:\n  - c\n  - {d: [e, {f: g}, [h, *i]]}\n", "4:25 E002  not YAML: undefined alias"),
         ("a: \x07\n", "1:4 E002  the character U+0007 is not allowed"),
         ("a:\n\tb: c\n", "2:1 E002  not YAML: found character '\\t'"),
+        ("a: b: c\n", "1:5 E002  not YAML: mapping values are not allowed here; write each key on a line of its own"),
         ("a: [b\n", "1:4 E002  not YAML: "),
         ('a: ["b", "c\\ud83dx"]\n', "1:10 E003 a[1] half of a character"),
         ('"a\\udc00": b\n', "1:1 E003  half of a character"),

@@ -129,6 +129,8 @@ def read_admin_address(address: str | None) -> BindAddress:
         CliError: It is not one.
     """
     text = address or os.environ.get(ADMIN_VARIABLE) or DEFAULT_ADMIN
+    if ":" not in text and not text.isdecimal() and not text.startswith(("/", "./", "../")):
+        raise CliError(f'--admin: "{text}": write ./{text} for a path, or 127.0.0.1:PORT', EXIT_USAGE)
     try:
         found = read_bind(f"unix:{text}" if text.startswith(("/", "./", "../")) else text, Path.cwd())
     except ValueError as error:

@@ -122,15 +122,22 @@ def translate_errors(errors: Iterable[ErrorDetails], section: type[BaseModel], o
             yield Issue(steps, f"unknown key{_unknown_key_hint(section, str(steps[-1]))}", "E010", at_key=True)
         else:
             code = getattr(cause, "code", "E012")
-            yield Issue(steps, _error_text(error) + _missing_space_hint(error, section), code)
+            yield Issue(steps, _error_text(error) + _shape_hint(error, section), code)
 
 
-def _missing_space_hint(error: ErrorDetails, section: type[BaseModel]) -> str:
-    """Hint at `key:value`, which is one text in YAML."""
-    given = error["input"]
+def _shape_hint(error: ErrorDetails, section: type[BaseModel]) -> str:
+    """Show how to write a list or a mapping, where another value is; `key:value` is one text in YAML."""
+    message, given = SHAPE_MESSAGES.get(error["type"]), error["input"]
     key, colon, _ = given.partition(":") if isinstance(given, str) else ("", "", "")
-    glued = error["type"] in SHAPE_MESSAGES and colon and key in _keys_of(section)
-    return f': write a space after the colon, "{key}: …"' if glued else ""
+    if message is None:
+        return ""
+    if colon and key in _keys_of(section):
+        return f': write a space after the colon, "{key}: …"'
+    if message == "must be a list":
+        return ": write […] around it" if isinstance(given, str | dict) else ""
+    if error["type"] == "dict_type":
+        return " such as {NAME: …}"
+    return f" such as {{{_keys_of(section)[0]}: …}}" if not error["loc"] and section.model_fields else ""
 
 
 def _error_text(error: ErrorDetails) -> str:
@@ -143,8 +150,8 @@ def _error_text(error: ErrorDetails) -> str:
         given = error["input"]
         guess = did_you_mean(given, words) if isinstance(given, str) else ""
         shown = f'"{given}" is' if isinstance(given, str) else "must be"
-        if isinstance(given, str) and "://" in given:
-            guess = f'; write a list of origins: ["{given}"]'
+        if isinstance(given, str) and "any" in words and re.search(r"://|\.", given):
+            guess = f'; write a list of origins: ["{given if "://" in given else f"https://{given}"}"]'
         wanted = " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
         return f"{shown} not one of {wanted}{guess}" if isinstance(given, str) else f"{shown} {wanted}"
     return SHAPE_MESSAGES.get(error["type"], error["msg"])

@@ -327,7 +327,12 @@ def _target_hint(scheme: str, rest: str) -> str:
         return f"; write tcp://{rest}:PORT, with its port"
     if not scheme and rest.startswith("/"):
         return f"; write unix:{rest}"
-    return ""
+    without_slashes = re.fullmatch(r"(tcp|tls|ws|wss):/?([^/].*)", rest)
+    if not scheme and without_slashes:
+        return f"; write {without_slashes[1]}://{without_slashes[2]}"
+    if not scheme and _HOST_ALONE.fullmatch(rest.partition("/")[0]):
+        return f"; write wss://{rest}"
+    return f'; "{scheme}" is none of these' if scheme else ""
 
 
 def read_target_path(scheme: str, path: str, text: str) -> str:
@@ -381,7 +386,10 @@ def read_origin(value: object) -> str:
         return "file://"
     found = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#@]+)/?", text)
     if found is None:
-        raise ValueError(f'"{text}" is not an origin: write scheme and host only, such as https://gw.example.org')
+        if text == "*":
+            raise ValueError('"*" is not an origin: write any in place of the list to allow every page')
+        host = text if _HOST_ALONE.fullmatch(text) else "gw.example.org"
+        raise ValueError(f'"{text}" is not an origin: write scheme and host only, such as https://{host}')
     scheme, authority = found[1].lower(), to_ascii_authority(found[2]).lower()
     if scheme not in ORIGIN_PORTS:
         if parse_origin(f"{scheme}://{authority}") is None:

@@ -331,6 +331,8 @@ def _syntax_problem(document: Document, error: yaml.MarkedYAMLError) -> Problem:
         message += '; a text that begins with "*" needs quotes'
     elif "'\\t'" in message:
         message += "; use spaces for indentation, not tabs"
+    elif message.endswith("mapping values are not allowed here"):
+        message += '; write each key on a line of its own, indented alike, and quotes around a text with ": "'
     elif "<block end>" in message and "<block mapping start>" in message:
         message += "; indent this line as the keys of its mapping are"
     problem = document.problem_at(place, (), message, code)

@@ -118,7 +118,10 @@ def _close_code_topic(code: int) -> Topic:
 
 
 def _problem_topic(code: str) -> Topic:
-    severity = "warning: logged at each start and reload" if code.startswith("W") else "error: nothing starts"
+    warning = code.startswith("W")
+    severity = (
+        "warning: logged at each start and reload" if warning else "error: wsbridge does not start; a reload fails"
+    )
     facts = {"severity": severity, "remedy": PROBLEM_REMEDIES[code]}
     return Topic(code, "problem", _sentence(PROBLEM_CODES[code]), facts, (), ("configuration.md#errors-and-warnings",))
 
@@ -130,4 +133,7 @@ def _event_topic(name: str) -> Topic:
 
 
 def _sentence(text: str) -> str:
+    first_word = text.partition(" ")[0]
+    if not first_word.isalpha() and "-" not in first_word:  # a key of the configuration file, such as auth:
+        return f"{text}."
     return f"{text[:1].upper()}{text[1:]}."
