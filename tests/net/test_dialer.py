@@ -327,6 +327,28 @@ async def test_a_name_whose_addresses_fail_is_looked_up_again(server, closed_por
     assert len(asked) == 2
 
 
+async def test_an_answer_is_there_for_all_who_waited_for_it(closed_port):
+    """Although the first of them drops it, since its address refuses at once."""
+    release = threading.Event()
+
+    def look_up(*_, **__):
+        assert release.wait(10)
+        return [(socket.AF_INET, 1, 6, "", ("127.0.0.1", 0))]
+
+    outcomes = []
+
+    async def attempt(resolver):
+        outcomes.append(await async_outcome(dial(resolver, "gw", closed_port)))
+
+    async with Resolver(getaddrinfo=look_up) as resolver, trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(attempt, resolver)
+        await trio.testing.wait_all_tasks_blocked()
+        release.set()
+
+    assert [outcome.reason for outcome in outcomes] == [Reason.BACKEND_REFUSED] * 3
+
+
 async def test_a_second_winner_is_closed(monkeypatch, autojump_clock):
     """Of two that connect in the same moment one is kept."""
     outcome, attempts = await race(monkeypatch, {"a": 0.25 + 0.125, "b": 0.125})

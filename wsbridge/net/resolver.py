@@ -176,10 +176,12 @@ class Resolver:
     def forget(self, host: str) -> None:
         """Look a name up again next time, since its addresses do not answer."""
         entry = self._entries.get(host)
-        if entry is not None:
+        if entry is None:
+            return
+        if entry.pending is not None:
             entry.addresses = ()
-            if entry.pending is None and entry.failure is None:
-                del self._entries[host]
+        elif entry.failure is None:
+            del self._entries[host]  # whoever has waited for it gets its addresses all the same
 
     async def _wait(
         self,
