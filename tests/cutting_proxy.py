@@ -11,6 +11,9 @@ import trio
 
 from tests.serving import reset
 
+PROGRESS = 4096
+"""Bytes of both directions, more than a handshake."""
+
 
 class CuttingProxy:
     """Forwards connections.
@@ -66,10 +69,15 @@ class CuttingProxy:
         self._alive = trio.Event()
 
     async def cut_often(self, shortest: float, longest: float, seed: int) -> None:
-        """Cut again and again, after random times in seconds, until cancelled."""
+        """Cut again and again, after random times in seconds, until cancelled.
+
+        Something of what is sent got through in between, however slow the machine is.
+        """
         times = random.Random(seed)
         while True:
             await trio.sleep(times.uniform(shortest, longest))
+            while self._forwarded < PROGRESS:
+                await trio.sleep(0.005)
             self.cut()
 
     async def serve(self, client: trio.SocketStream) -> None:

@@ -13,6 +13,7 @@ import trio
 
 from tests.authority import folder
 from tests.client import BINARY, CLOSE, Client, frame, request
+from tests.clients.program import free_port
 from tests.serving import accept_upgrade, backend, config_of, echo, recording, reset, serving, written
 from wsbridge.net.transport import SocketTransport
 from wsbridge.protocol.http1 import Headers
@@ -97,16 +98,9 @@ async def test_banner_before_anything_is_sent():
             assert await client.payload(11) == b"SSH-2.0-x\r\n"
 
 
-def refused_port():
-    """Give a port that nobody listens at."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
 async def test_a_refusing_backend_is_502():
     """Nobody listens there: 502 with the reason's name, and the connection closes."""
-    async with serving(written(route={"backend": f"tcp://127.0.0.1:{refused_port()}"})) as served:
+    async with serving(written(route={"backend": f"tcp://127.0.0.1:{free_port()}"})) as served:
         with await served.connect() as client:
             await client.send(request())
             answer = (await client.everything()).decode()
@@ -177,7 +171,7 @@ async def echo_nothing(stream):
 async def test_dial_after_upgrade_tells_failures_by_close_code(hang, code, reason):
     """With `dial: after-upgrade` the 101 comes first and the failure is a close code that a page can see."""
     async with backend(echo_nothing) as back:
-        url = f"ws://127.0.0.1:{back.port}/" if hang else f"tcp://127.0.0.1:{refused_port()}"
+        url = f"ws://127.0.0.1:{back.port}/" if hang else f"tcp://127.0.0.1:{free_port()}"
         route = {"backend": url, "dial": {"when": "after-upgrade"}, "subprotocols": ["binary"]}
         async with serving(written(route=route, timeouts={"connect": "200ms"})) as served:
             client = await served.upgraded("/", "Sec-WebSocket-Protocol: binary")

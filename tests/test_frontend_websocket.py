@@ -274,5 +274,5 @@ async def test_refusing_a_client_that_does_not_read():
         await HttpExchange(SocketTransport(wire.sock), None, LINGERING).reject(
             Termination(Reason.NO_ROUTE, "client"), 31, 1, 0.2
         )
-        assert 0.15 < trio.current_time() - began < 2
+        assert 0.15 < trio.current_time() - began < 10
         assert wire.sock.fileno() == -1

@@ -18,6 +18,7 @@ import trio
 
 from tests.authority import folder, listener_tls
 from tests.client import CLOSE, Client, frame, request
+from tests.clients.program import free_port
 from tests.serving import Served, backend, config_of, recording, serving, written
 from wsbridge import daemon, server
 from wsbridge.config.load import LoadedConfig, load_file, load_text
@@ -29,12 +30,6 @@ from wsbridge.reasons import Reason
 from wsbridge.registry import CONFIG_REGISTRY
 from wsbridge.reload import SHORT_TURNS, Reloader
 from wsbridge.server import NotServingError
-
-
-def free_port() -> int:
-    """Find a port that nobody uses."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 async def status_at(port: int) -> int:

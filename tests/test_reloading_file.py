@@ -163,7 +163,7 @@ async def test_many_lookups_share_a_check(file: Path) -> None:
         for _ in range(200):
             nursery.start_soon(miss)
     assert len(loads) == 2
-    assert trio.current_time() - began < 1
+    assert trio.current_time() - began < 10
 
 
 async def test_lookups_one_after_the_other_are_slowed_down(file: Path) -> None:

@@ -163,10 +163,9 @@ async def test_closing_timeouts(timeout: str) -> None:
         )
         text = written(listeners=listeners, routes={"app": route}, timeouts={timeout: "100ms"})
         async with serving(text) as served:
-            began = trio.current_time()
             with await (served.upgraded() if timeout == "close" else served.connect("old")):
-                await served.records.ended()
-            assert trio.current_time() - began < 0.9  # QUICK has 1 s
+                line = await served.records.ended()
+            assert f"after {timeout}, 0.1 s" in line["detail"]
 
 
 async def test_connect_timeout() -> None:
@@ -212,14 +211,16 @@ async def test_on_client_fin(action: str) -> None:
         data = b""
         while b"\x82\x87" not in data:
             data += await stream.receive_some()
-        with trio.move_on_after(0.2):
+        with trio.move_on_after(0.2 if action == "hold" else 10):
             heard.append(data[13:] or await stream.receive_some())
         await stream.send_all(frame(BINARY, b"answer", masked=False))
-        await silent(stream)
+        if action == "close":
+            await silent(stream)
 
     async with backend(answer) as server:
         route = {"backend": f"ws://127.0.0.1:{server.port}/", "auth": "none", "on_client_fin": action}
-        text = written(listeners=RAW, routes={"app": route}, timeouts={"half_close": "300ms", "close": "200ms"})
+        timeouts = {"half_close": "20s" if action == "hold" else "300ms", "close": "200ms"}
+        text = written(listeners=RAW, routes={"app": route}, timeouts=timeouts)
         async with serving(text) as served:
             with await served.connect("old") as client:
                 await client.send(b"request")

@@ -129,7 +129,7 @@ async def test_bytes_that_trickle_in_do_not_move_the_deadline(engine):
                 await trio.sleep(0.01)
         line = await served.records.wait("connection.rejected")
         assert (line["reason"], line["detail"]) == ("tls_failed", "no TLS handshake within tls, 0.3 s")
-        assert 0.25 < trio.current_time() - began < 2
+        assert 0.25 < trio.current_time() - began < 8
         client.plain.drop()
 
 

@@ -12,19 +12,12 @@ import pytest
 import trio
 
 from tests.client import BINARY, Client, frame, request
+from tests.clients.program import free_port
 from tests.process.daemon import Daemon
 from tests.serving import Served, accept_upgrade, backend, serving, written
 from wsbridge.net.resolver import Resolver
 
 OPEN = {"match": "any", "auth": "none"}
-
-
-def free_port() -> int:
-    """Return a port of 127.0.0.1 that is free now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 @pytest.fixture

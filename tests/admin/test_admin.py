@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from tests.client import request as upgrade_request
+from tests.clients.program import free_port
 from tests.serving import Served, backend, config_of, serving, written
 from wsbridge.admin import http
 from wsbridge.admin.api import AdminApi, MonitoringApi
@@ -236,8 +237,7 @@ async def test_requests_that_are_wrong(tmp_path, data, status):
 
 async def test_a_whole_url_is_a_target_as_well(tmp_path):
     """The absolute form is what proxies send, and has to be accepted; its host counts (RFC 9112 section 3.2.2)."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port = sock.getsockname()[1]
+    port = free_port()
     (tmp_path / "token").write_text("let-me-in\n")
     section = {"bind": f"127.0.0.1:{port}", "token": {"file": str(tmp_path / "token")}}
     async with administered(tmp_path, monitoring={"bind": f"unix:{tmp_path}/monitoring"}) as admin:
@@ -348,8 +348,7 @@ async def test_a_socket_whose_file_is_gone_is_bound_again(tmp_path):
 
 async def test_an_address_that_this_process_holds_needs_a_restart(tmp_path):
     """From one address to all of them: the old one is open until the new one is, and the error says so."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port = sock.getsockname()[1]
+    port = free_port()
     async with administered(tmp_path, monitoring={"bind": f"127.0.0.1:{port}"}) as admin:
         admin.config.write_text(admin.text(monitoring={"bind": f"0.0.0.0:{port}"}))
         result = await admin.reloader.reload()

@@ -8,7 +8,6 @@ import itertools
 import json
 import os
 import random
-import socket
 import subprocess
 import time
 from collections import Counter
@@ -22,7 +21,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from tests.client import Client, frame, request
-from tests.clients.program import program
+from tests.clients.program import free_port, program
 from tests.serving import Served, backend, config_of, serving, written
 from wsbridge.access_log import AccessLog
 from wsbridge.admin import metrics as metrics_module
@@ -90,14 +89,6 @@ async def scraped(text: str, *, folder: Path | None = None) -> AsyncIterator[Scr
         yield Scraped(served, Metrics(served.server, Reloader(served.server, None)))
 
 
-def refused_port() -> int:
-    """Give a port where nobody listens."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
 def varied(folder: Path, echo_url: str) -> str:
     """Write a configuration with routes of all kinds, behind a proxy that says who its clients are."""
     tokens = folder / "tokens"
@@ -117,13 +108,13 @@ def varied(folder: Path, echo_url: str) -> str:
             "echo": {"match": {"path": "/echo/*"}, "backend": echo_url, "auth": "none"},
             "late": {
                 "match": {"path": "/late/*"},
-                "backend": f"tcp://127.0.0.1:{refused_port()}",
+                "backend": f"tcp://127.0.0.1:{free_port()}",
                 "auth": "none",
                 "dial": {"when": "after-upgrade"},
             },
             "dead": {
                 "match": {"path": "/dead/*"},
-                "backend": f"tcp://127.0.0.1:{refused_port()}",
+                "backend": f"tcp://127.0.0.1:{free_port()}",
                 "auth": "none",
             },
             "private": {

@@ -9,7 +9,7 @@ from tests.contract.peers import BINARY, FIN, PING, PONG
 from tests.contract.sides import INITIATORS, SHORT, between, secures, until
 from wsbridge.reasons import Reason
 
-PINGING = replace(SHORT, ping_interval=0.15, ping_timeout=0.2)
+PINGING = replace(SHORT, ping_interval=0.15, ping_timeout=0.6)
 
 websockets = pytest.mark.parametrize(("who", "pairing"), [("front", ("ws", "raw")), ("back", ("raw", "ws"))])
 
@@ -33,7 +33,7 @@ async def test_a_silent_peer_that_answers_pings_lives(engine, who, pairing, over
     async with between(engine, *pairing, over, terms=PINGING) as relay, trio.open_nursery() as nursery:
         peer, _, other = ends_of(relay, who)
         nursery.start_soon(answering, peer)
-        await until(lambda: len(peer.story.pings) >= 4, "four pings")
+        await until(lambda: len(peer.story.pings) >= 6, "pings for longer than the first may be unanswered")
         await peer.send(b"alive")
         assert await other.take(5) == b"alive"
         assert relay.ending is None
@@ -58,7 +58,7 @@ async def test_a_peer_that_answers_no_ping_is_lost(engine, who, pairing):
         INITIATORS[who],
     )
     assert "ping" in end.detail
-    assert 0.3 <= took < 1.5
+    assert 0.7 <= took < 10
 
 
 @websockets
@@ -95,7 +95,7 @@ async def test_any_byte_is_an_answer(engine, who, pairing):
         peer.answers = False
         nursery.start_soon(answering, peer)
         nursery.start_soon(answering, other)
-        for number in range(12):
+        for number in range(15):
             await trio.sleep(0.08)
             await peer.send_frame(FIN | (PONG if number % 2 else BINARY), b"x")
         assert relay.ending is None
@@ -118,7 +118,7 @@ async def test_the_deadline_stands_still_while_a_peer_is_not_read(engine, who, p
 
         nursery.start_soon(send)
         await until(lambda: blocked.pending is not None, "the other side being blocked")
-        await trio.sleep(1.0)  # several times ping and pong
+        await trio.sleep(1.2)  # longer than ping and pong
         assert relay.ending is None
         assert not sent
         nursery.start_soon(answering, peer)
@@ -128,7 +128,7 @@ async def test_the_deadline_stands_still_while_a_peer_is_not_read(engine, who, p
 
 @secures
 @pytest.mark.parametrize(
-    ("seconds", "times"), [(1.5, 1), pytest.param(120.0, 8, marks=pytest.mark.soak)], ids=["short", "long"]
+    ("seconds", "times"), [(1.5, 2), pytest.param(120.0, 8, marks=pytest.mark.soak)], ids=["short", "long"]
 )
 async def test_a_slow_link_out_of_a_flood(engine, over, seconds, times):
     """A client that reads little by little what a backend floods, and answers each ping that it meets there, lives."""
@@ -166,7 +166,7 @@ async def test_a_client_that_vanishes_from_a_flood(engine):
                     await relay.back.send(bytes(20_000))
 
         nursery.start_soon(flood)
-        with trio.fail_after(4):
+        with trio.fail_after(15):
             end = await relay.ended()
     assert end.reason in (Reason.WRITE_STALLED, Reason.CLIENT_LOST)
     assert end.initiator == "client"
@@ -175,7 +175,7 @@ async def test_a_client_that_vanishes_from_a_flood(engine):
 @websockets
 async def test_pings_do_not_count_against_idle(engine, who, pairing):
     """A connection kept alive by pings alone is idle."""
-    terms = replace(SHORT, ping_interval=0.1, ping_timeout=5.0, idle=0.5)
+    terms = replace(SHORT, ping_interval=0.1, ping_timeout=60.0, idle=1.2)
     async with between(engine, *pairing, terms=terms) as relay:
         began = trio.current_time()
         front, back = await relay.both()
@@ -183,13 +183,13 @@ async def test_pings_do_not_count_against_idle(engine, who, pairing):
         took = trio.current_time() - began
     assert end.reason is Reason.IDLE_TIMEOUT
     assert len((front if who == "front" else back).pings) >= 2
-    assert 0.5 <= took < 2
+    assert 1.2 <= took < 10
 
 
 @websockets
 async def test_a_peers_own_pings_do_not_count_against_idle(engine, who, pairing):
     """Nor do those that the peer sends; they are answered."""
-    async with between(engine, *pairing, terms=SHORT, idle=0.4) as relay, trio.open_nursery() as nursery:
+    async with between(engine, *pairing, terms=SHORT, idle=0.8) as relay, trio.open_nursery() as nursery:
         peer, _, other = ends_of(relay, who)
 
         async def ping():
@@ -209,10 +209,10 @@ async def test_a_peers_own_pings_do_not_count_against_idle(engine, who, pairing)
 
 async def test_payload_keeps_it_from_idling(engine):
     """In either direction."""
-    async with between(engine, "ws", "raw", terms=SHORT, idle=0.3) as relay:
-        for number in range(8):
-            await trio.sleep(0.1)  # less than idle, which the whole run is longer than
-            src, dst = (relay.front, relay.back) if number < 4 else (relay.back, relay.front)
+    async with between(engine, "ws", "raw", terms=SHORT, idle=1.0) as relay:
+        for number in range(24):
+            await trio.sleep(0.1)  # less than idle, which the run is longer than in each direction
+            src, dst = (relay.front, relay.back) if number < 12 else (relay.back, relay.front)
             await src.send(b"x")
             assert await dst.take(1) == b"x"
         assert relay.ending is None

@@ -19,12 +19,11 @@ from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
 
 from tests.client import request
-from tests.clients.program import PATIENCE, program
+from tests.clients.program import PATIENCE, free_port, program
 from tests.package.builds import ROOT
 from tests.process.booted_systemd import BootedSystemd, CannotBootError
 from tests.process.plain import Socket, backend
 from tests.process.test_restart import Loop, attempt
-from tests.process.test_systemd import free_port
 from tests.serving import written
 from wsbridge import __version__
 

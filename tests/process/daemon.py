@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Self
 
 from tests.forked import Popen
 
-PATIENCE = 15.0
+PATIENCE = 60.0
 """Seconds that a test waits for anything."""
 
 

@@ -1,7 +1,6 @@
 """The shipped units under a real systemd, where one can be booted: that needs root, cgroup2 and systemd."""
 
 import base64
-import socket
 import threading
 import time
 
@@ -9,6 +8,7 @@ import pytest
 import trio
 
 from tests.client import CLOSE, frame, request
+from tests.clients.program import free_port
 from tests.process.booted_systemd import ROOT, BootedSystemd, CannotBootError
 from tests.process.plain import Socket, backend
 from tests.process.streams import echo_backend, running
@@ -18,12 +18,6 @@ from tests.serving import written
 pytestmark = pytest.mark.soak
 
 CONFIG = "/etc/wsbridge/wsbridge.yaml"
-
-
-def free_port():
-    """Return a port that is free now."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return sock.getsockname()[1]
 
 
 def config(bind, url):
