@@ -90,7 +90,7 @@ class Client:
         Raises:
             trio.BrokenResourceError: It was reset.
         """
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             data = await self.stream.receive_some(65536)
         self.buffer += data
         return bytes(data)

@@ -40,7 +40,7 @@ class Service:
 
     async def until(self, **counts: int) -> None:
         """Wait until the counts are these; `requests` is how often it was asked."""
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             while any((len(self.asked) if n == "requests" else getattr(self, n)) != c for n, c in counts.items()):
                 await trio.sleep(0.005)
 

@@ -77,7 +77,7 @@ class Held:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until something is so."""
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             while not condition():
                 await trio.sleep(0.002)
 

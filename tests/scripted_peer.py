@@ -163,7 +163,7 @@ class ScriptedServer:
 
     async def until_dialed(self, count: int) -> Peer:
         """Wait until so many clients were upgraded; gives the last of them."""
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             while len(self.peers) < count:
                 await trio.sleep(0.002)
         return self.peers[-1]

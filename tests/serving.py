@@ -106,7 +106,7 @@ class Records:
 
     async def wait(self, event: str, count: int = 1, **facts: object) -> dict[str, Any]:
         """Wait until so many are there, and give the last."""
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             while len(self.of(event, **facts)) < count:
                 self._more = trio.Event()
                 await self._more.wait()
@@ -114,7 +114,7 @@ class Records:
 
     async def ended(self, count: int = 1) -> dict[str, Any]:
         """Wait for the line of the next connection that ended, refused or relayed."""
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             while len(self.endings) < count:
                 self._more = trio.Event()
                 await self._more.wait()
@@ -173,7 +173,7 @@ class Served:
 
     async def quiet(self, connections: int = 0) -> None:
         """Wait until no more connections than that are left."""
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             while len(self.server.connections) + self.server.services.active_overload_replies > connections:
                 await trio.sleep(0.01)
 
@@ -203,7 +203,7 @@ async def serving(
             await server.run(opened)
             served.returned.set()
 
-        with trio.fail_after(30):
+        with trio.fail_after(120):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(run)
                 await ready.wait()
@@ -253,7 +253,7 @@ class Backend:
 
     async def until(self, **counts: int) -> None:
         """Wait until the counts are these."""
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             while any(getattr(self, name) != count for name, count in counts.items()):
                 await trio.sleep(0.005)
 

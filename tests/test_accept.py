@@ -91,7 +91,7 @@ async def test_errors_of_single_clients_do_not_end_the_loop(listening):
                 nursery.start_soon(served.server.acceptor.run, *accepting(Odd(), served), nursery)
                 client.send(request())
                 await served.records.wait("accept.error", count=3)
-                with trio.fail_after(5):
+                with trio.fail_after(9):
                     await trio.lowlevel.wait_readable(client)
                 assert client.recv(12) == b"HTTP/1.1 101"
                 client.close()

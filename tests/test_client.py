@@ -36,7 +36,7 @@ SMALL = SessionTerms(window=65536, ttl=30)
 @asynccontextmanager
 async def opened(service: ResumeService, **options: Any) -> AsyncIterator[tuple[ResumableStream, CuttingProxy]]:
     """Open a session through a cutting proxy."""
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with cutting_proxy(service.port) as proxy, open_resumable(proxy.url, **options) as stream:
             yield stream, proxy
 

@@ -70,7 +70,7 @@ async def test_a_reload_and_a_drain_hold_for_requests_like_one_before(monkeypatc
         assert [await status(), await status()] == [101, 101]
         assert len(checked) == 1
         served.server.drain()
-        with trio.fail_after(2):
+        with trio.fail_after(9):
             while served.server.services.shutdown_reason is None:
                 await trio.sleep(0.01)
         assert await status() == 503

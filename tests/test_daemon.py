@@ -62,7 +62,7 @@ def test_the_soft_limit_is_lifted(small_limit):
 async def test_a_signal_ends_it(number, reason, manager):
     """The manager hears READY, then STOPPING with the reason; the log has the same, from ready to stop."""
     with recording() as records:
-        with trio.fail_after(5):
+        with trio.fail_after(9):
             result = await daemon.serve(
                 config_of(CONFIG), on_ready=lambda _: os.kill(os.getpid(), number), stop_on_hangup=True
             )
@@ -87,7 +87,7 @@ async def test_memory_is_kept_for_sessions_only(sessions, monkeypatch):
     monkeypatch.setattr(daemon, "keep_freed_memory", lambda kept, largest: changed.append((kept, largest)))
     route = {"backend": "tcp://127.0.0.1:9", **({"resume": {}} if sessions else {})}
     timeouts = {"drain": "0s", "drain_spread": "0s", "close": "300ms"}
-    with recording(), trio.fail_after(5):
+    with recording(), trio.fail_after(9):
         await daemon.serve(
             config_of(written(route=route, timeouts=timeouts)), on_ready=lambda _: os.kill(os.getpid(), signal.SIGINT)
         )
@@ -104,7 +104,7 @@ async def test_a_hangup_is_logged_and_ignored():
         assert server.services.shutdown_reason is None
         os.kill(os.getpid(), signal.SIGINT)
 
-    with recording() as records, trio.fail_after(5):
+    with recording() as records, trio.fail_after(9):
         result = await daemon.serve(config_of(CONFIG), extra_task=beside)
     assert [record["signal"] for record in records.of("daemon.signal_ignored")] == ["SIGHUP"]
     assert result.signal == signal.SIGINT
@@ -121,7 +121,7 @@ async def test_a_hangup_that_is_ignored_stays_so():
         os.kill(os.getpid(), signal.SIGINT)
 
     try:
-        with recording() as records, trio.fail_after(5):
+        with recording() as records, trio.fail_after(9):
             await daemon.serve(config_of(CONFIG), extra_task=beside, stop_on_hangup=True)
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -162,7 +162,7 @@ async def test_without_signals_they_are_left_alone():
         assert signal.getsignal(signal.SIGTERM) is before
         server.stop(daemon.Reason.SHUTDOWN)
 
-    with recording(), trio.fail_after(5):
+    with recording(), trio.fail_after(9):
         await daemon.serve(config_of(CONFIG), extra_task=beside, handle_signals=False)
 
 
@@ -172,7 +172,7 @@ async def test_a_cap_that_the_limit_of_open_files_forbids_is_warned_of(over):
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = (hard - reserved_descriptors(choose_engine(config_of(CONFIG)))) // 2
     text = written(route={"respond": "204"}, limits={"connections": str(most + over)})
-    with recording() as records, trio.fail_after(5):
+    with recording() as records, trio.fail_after(9):
         await daemon.serve(config_of(text), on_ready=lambda _: os.kill(os.getpid(), signal.SIGINT))
     warnings = records.of("config.warning", problem="W014", setting="limits.connections")
     assert len(warnings) == over
@@ -204,7 +204,7 @@ async def test_the_watchdog_is_fed_by_the_loop(manager, monkeypatch, pid, fed):
         while_stuck = notified(manager)
         os.kill(os.getpid(), signal.SIGINT)
 
-    with recording(), trio.fail_after(5):
+    with recording(), trio.fail_after(9):
         await daemon.serve(config_of(CONFIG), extra_task=beside)
     assert "WATCHDOG=1" not in while_stuck
 
@@ -214,7 +214,7 @@ async def test_a_limited_address_space_is_warned_of(monkeypatch):
     monkeypatch.setattr(
         daemon.resource, "getrlimit", lambda kind: (2**31, 2**31) if kind == resource.RLIMIT_AS else LIMITS(kind)
     )
-    with recording() as records, trio.fail_after(5):
+    with recording() as records, trio.fail_after(9):
         await daemon.serve(config_of(CONFIG), on_ready=lambda _: os.kill(os.getpid(), signal.SIGINT))
     (warning,) = records.of("config.warning", problem="W019")
     assert "2048 MiB" in warning["detail"]

@@ -147,7 +147,7 @@ def test_what_the_version_says(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def run_daemon(chosen: Any) -> Any:
     """Start and stop; give the log."""
-    with recording() as records, trio.fail_after(5):
+    with recording() as records, trio.fail_after(9):
         await daemon.serve(chosen, on_ready=lambda _: os.kill(os.getpid(), signal.SIGINT))
     return records
 

@@ -70,7 +70,7 @@ async def test_it_ends_after_its_bytes():
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send)
-            with trio.fail_after(5):
+            with trio.fail_after(9):
                 await LingeringCloser(10, 60, 300_000).close(wire)
         assert sent >= 300_000
 

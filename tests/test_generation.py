@@ -167,7 +167,7 @@ async def test_names_that_clients_choose_are_looked_up_apart():
         "chosen": {"match": {"path": "/chosen"}, "auth": "none", **chosen},
         "fixed": {"match": "any", **BACK, "backend": "tcp://fixed.example.org:9"},
     }
-    with trio.fail_after(5):
+    with trio.fail_after(9):
         async with Resolver(1, getaddrinfo=lookup, client_threads=1) as resolver, trio.open_nursery() as nursery:
             config = config_of(written(routes=routes))
             generation = build_generation(config, DialServices(resolver), lambda _: RouteStats())

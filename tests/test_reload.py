@@ -292,7 +292,7 @@ async def test_another_audit_file(tmp_path):
             after = await served.upgraded()
             await after.echoed()
             await before.close()
-            with trio.fail_after(5):
+            with trio.fail_after(9):
                 while "audit.stopped" not in events(one):
                     await trio.sleep(0.01)
             await after.close()
@@ -330,7 +330,7 @@ async def test_a_user_database_that_hangs_does_not_outlive_a_stop(tmp_path, monk
             while not reached.is_set():
                 await trio.sleep(0.01)
             served.server.stop(Reason.SHUTDOWN)
-            with trio.fail_after(3):
+            with trio.fail_after(9):
                 await served.returned.wait()
                 nursery.cancel_scope.cancel()
                 await trio.lowlevel.checkpoint()
@@ -357,7 +357,7 @@ async def test_a_file_system_that_hangs_does_not_outlive_a_stop(step, monkeypatc
             while not reached.is_set():
                 await trio.sleep(0.01)
             served.server.stop(Reason.SHUTDOWN)
-            with trio.fail_after(3):
+            with trio.fail_after(9):
                 await served.returned.wait()
                 nursery.cancel_scope.cancel()
                 await trio.lowlevel.checkpoint()
@@ -488,7 +488,7 @@ async def test_sighup_reloads_and_reports_to_systemd(valid, manager):
         await records.wait("config.reloaded" if valid else "config.reload_failed")
         os.kill(os.getpid(), signal.SIGTERM)
 
-    with recording() as records, trio.fail_after(5):
+    with recording() as records, trio.fail_after(9):
         await daemon.serve(config_of(written(route={"respond": "204"})), extra_task=beside, load=load)
     datagrams = []
     with pytest.raises(BlockingIOError):
@@ -618,7 +618,7 @@ async def test_a_file_system_that_does_not_respond_fails_the_reload(monkeypatch)
         responds.set()
         await trio.to_thread.run_sync(left.wait)
         monkeypatch.setattr(server, "FILES_TIMEOUT", 20)
-        with trio.fail_after(5):
+        with trio.fail_after(9):
             while (await reloader.reload()).error is not None:
                 await trio.sleep(0.01)
         assert served.server.generation.number == 2

@@ -406,7 +406,7 @@ async def test_something_beside_may_run_and_ends_with_the_server():
 
     with recording():
         server = Server(config_of(written(route={"respond": "204"})))
-        with trio.fail_after(5):
+        with trio.fail_after(9):
             await server.run(lambda _: server.stop(Reason.SHUTDOWN), beside)
     assert seen == [server]
 
@@ -424,7 +424,7 @@ async def test_a_stop_does_not_wait_for_a_look_up_of_the_start(monkeypatch):
     before = open_files()
     listeners = {"one": {"bind": "127.0.0.1:0"}, "two": {"bind": "gw.internal:8080"}}
     ready = []
-    with recording(), trio.fail_after(5):
+    with recording(), trio.fail_after(9):
         server = Server(config_of(written(listeners=listeners, route={"respond": "204", "auth": "none"})))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(server.run, ready.append)

@@ -42,7 +42,7 @@ class Running:
 
     async def until(self, count):
         """Wait until so many have ended."""
-        with trio.fail_after(5):
+        with trio.fail_after(9):
             while self.ended < count:
                 await trio.sleep(0.002)
 

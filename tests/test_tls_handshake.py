@@ -85,7 +85,7 @@ async def listening(engine, version=None, timeouts=None):
 
 async def waiting(served, count=1):
     """Wait until so many connections wait for their clients without a task."""
-    with trio.fail_after(5):
+    with trio.fail_after(9):
         while served.server.services.runner.waiting < count:
             await trio.sleep(0.002)
 
@@ -185,7 +185,7 @@ async def test_a_shutdown_cuts_handshakes(engine, stage):
         served.server.stop(Reason.SHUTDOWN)
         line = await served.records.ended()
         assert line["reason"] == "shutdown"
-        with trio.fail_after(5):
+        with trio.fail_after(9):
             await served.returned.wait()
         client.plain.drop()
 

@@ -38,7 +38,7 @@ def waits(late, *, tls=False, timeouts=None, when="before-upgrade", **keys):
 
 async def dialling(served, count=1):
     """Wait until so many backends are being dialled."""
-    with trio.fail_after(5):
+    with trio.fail_after(9):
         while len(served.server.services.disconnect_monitor) < count:
             await trio.sleep(0.002)
 

@@ -95,7 +95,7 @@ async def test_a_new_process_without_descriptors(tmp_path):
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         await first.served.records.wait("takeover.failed")
         assert await answered(tmp_path / "1.sock") == b"HTTP/1.1 204"
-        with trio.fail_after(5):
+        with trio.fail_after(9):
             while open_files() > before:
                 await trio.sleep(0.01)
 
@@ -144,7 +144,7 @@ async def test_a_running_process_that_hangs(tmp_path, monkeypatch):
             sock.listen()
             nursery.start_soon(trio.serve_listeners, hang, [trio.SocketListener(sock)])
             asked = await begin(tmp_path / "admin.sock")
-            with trio.fail_after(5), pytest.raises(TakeoverError, match=r"did not release its sockets within 0\.2 s"):
+            with trio.fail_after(9), pytest.raises(TakeoverError, match=r"did not release its sockets within 0\.2 s"):
                 await asked.complete(SESSIONS)
             asked.close()
         nursery.cancel_scope.cancel()

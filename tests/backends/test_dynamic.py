@@ -144,7 +144,7 @@ async def test_tls(issue, ca_file) -> None:
         backend._services = DialServices(resolver)
         for host, reason in (("localhost", None), ("127.0.0.1", None), ("127.0.0.2", Reason.BACKEND_REFUSED)):
             chosen = Choice(f"tls://{host}:{port}")
-            with trio.fail_after(5):
+            with trio.fail_after(9):
                 found = await async_outcome(backend.dial(DialRequest(chosen=chosen)))
             assert chosen.asked
             if isinstance(found, Connected):

@@ -30,7 +30,7 @@ async def test_a_dial(tmp_path, form, at_once):
 
     assert (dialled.subprotocol, dialled.address) == (None, f"unix:{path}")
     assert dialled.side.role == "raw"
-    with trio.fail_after(5):
+    with trio.fail_after(9):
         assert await dialled.side.transport.read_some() == b""
     dialled.side.transport.close()
 

@@ -45,7 +45,7 @@ async def upstream(serve, context=None):
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         state = Upstream(listener.socket.getsockname()[1])
         nursery.start_soon(trio.serve_listeners, handle, [listener])
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             yield state
         nursery.cancel_scope.cancel()
 

@@ -26,7 +26,7 @@ def test_page_service_and_end() -> None:
         with connect(url.replace("http", "ws") + "ws", origin=origin, subprotocols=[Subprotocol("binary")]) as client:
             assert client.recv().startswith(b"wsbridge demo service")
             demo.process.send_signal(signal.SIGINT)
-            assert demo.process.wait(5) == 0
+            assert demo.process.wait(30) == 0
             assert list(client) == []
             assert (client.close_code, client.close_reason) == (1001, "shutdown")
         demo.line(r"connection\.closed .*reason=shutdown .*route=terminal")

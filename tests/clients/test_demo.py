@@ -116,7 +116,7 @@ def test_interrupt(demo: Program, page: Page) -> None:
 
     demo.process.send_signal(signal.SIGINT)
 
-    assert demo.process.wait(5) in (0, 130)
+    assert demo.process.wait(30) in (0, 130)
     expect(page.locator("#state")).to_have_text("closed")
 
 
@@ -125,7 +125,7 @@ def test_busy_port(demo: Program) -> None:
     port = demo.line(r"http://127\.0\.0\.1:(\d+)/")[1]
     with Program(sys.executable, "-m", "wsbridge", "demo", "--port", port) as second:
         second.line(rf"{port}.*already in use.*--port")
-        assert second.process.wait(10) == 69
+        assert second.process.wait(30) == 69
 
 
 @pytest.mark.browser

@@ -49,7 +49,7 @@ encrypted = pytest.mark.parametrize("over", [*TLS_PROVIDERS])
 INITIATORS = {"front": "client", "back": "backend"}
 """What a termination calls each side."""
 
-CALM = RelayOptions(ping_interval=None, write=None, close=20.0, half_close=20.0, lingering=20.0)
+CALM = RelayOptions(ping_interval=None, write=None, close=60.0, half_close=60.0, lingering=60.0)
 """No time limit is met in a test that does not want it."""
 
 SHORT = RelayOptions(ping_interval=None, write=None, close=0.2, half_close=0.3, lingering=0.1)
@@ -302,7 +302,7 @@ async def between(
     *,
     glued=None,
     buffer=None,
-    seconds=20,
+    seconds=60,
     share=None,
     **changes,
 ):
@@ -341,7 +341,7 @@ async def between(
 
 
 @asynccontextmanager
-async def bridged(engine, front: str, terms: RelayOptions = CALM, *, seconds=20, **changes):
+async def bridged(engine, front: str, terms: RelayOptions = CALM, *, seconds=60, **changes):
     """A relay between a peer and a raw backend that the engine connects; see `between`."""
     front_side, front_peer = await side(front, "tcp", "server")
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -370,7 +370,7 @@ def unread_bytes(side: Side) -> int:
 
 async def until(true, what: str = "it") -> None:
     """Wait until something that no event tells of has come true."""
-    with trio.move_on_after(10):
+    with trio.move_on_after(30):
         while not true():
             await trio.sleep(0.005)
         return

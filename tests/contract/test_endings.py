@@ -6,7 +6,6 @@ import trio
 from tests.contract.peers import CLOSE, FIN, PING
 from tests.contract.sides import (
     CALM,
-    SHORT,
     between,
     encrypted,
     ends_in_order,
@@ -90,7 +89,7 @@ async def test_client_closed(engine, front, back, over):
 @pytest.mark.parametrize("back", ["raw", "ws"])
 async def test_a_close_frame_without_code(engine, back):
     """It is answered with 1000, and goes on to a WebSocket backend without a code."""
-    async with between(engine, "ws", back, terms=SHORT) as relay:
+    async with between(engine, "ws", back, terms=CALM) as relay:
         await relay.front.finish(None)
         front, back_story = await relay.both()
 

@@ -11,7 +11,15 @@ from tests.contract.sides import SHORT, between, exchange, secures, unread_bytes
 from wsbridge.reasons import Reason
 from wsbridge.relay.endpoint import Sending
 
-OPEN_END = replace(SHORT, half_close=20.0, close=20.0)
+OPEN_END = replace(SHORT, half_close=60.0, close=60.0)
+
+
+async def shortest(measure, enough):
+    """Give the shortest of up to ten times that are measured: a busy machine makes them longer, and nothing shorter."""
+    times = []
+    while len(times) < 10 and min(times, default=enough) >= enough:
+        times.append(await measure())
+    return min(times)
 
 
 @pytest.mark.parametrize("front", ["raw", "ws"])
@@ -28,14 +36,14 @@ async def test_a_silent_backend_after_the_clients_end(engine, front, over):
         took = trio.current_time() - began
     assert story.ending == ("reset" if front == "raw" else "fin")
     assert end.reason is Reason.CLIENT_CLOSED
-    assert 0.3 <= took < 3
+    assert 0.3 <= took < 10
 
 
 async def test_half_close_is_silence_and_not_age(engine):
     """As long as something moves, the half-closed connection lives."""
-    async with between(engine, "raw", "raw", terms=SHORT) as relay:
+    async with between(engine, "raw", "raw", half_close=1.0) as relay:
         await relay.front.finish()
-        for _ in range(6):
+        for _ in range(12):
             await trio.sleep(0.1)  # less than half_close, which the whole run is longer than
             await exchange(relay.back, relay.front, b"tick")
         await relay.back.finish()
@@ -74,7 +82,7 @@ async def test_a_peer_that_never_answers_our_close_frame(engine, who, over):
         engine.terminate(relay.id, Reason.DRAINING)
         story = await peer.to_the_end()
         assert (story.close, story.ending) == ((1012, "draining"), "fin")
-        with trio.fail_after(3):
+        with trio.fail_after(9):
             await relay.ended()
 
 
@@ -130,7 +138,7 @@ async def test_a_reset_of_a_half_closed_side_needs_no_traffic(engine, over):
         await relay.front.finish()
         assert (await relay.back.to_the_end()).ending == "fin"
         relay.front.reset()
-        with trio.fail_after(3):
+        with trio.fail_after(9):
             end = await relay.ended()
     assert end.reason is Reason.CLIENT_LOST
 
@@ -152,7 +160,7 @@ async def test_a_reader_that_pauses_longer_than_close_loses_nothing(engine, over
 
             nursery.start_soon(serve)
             await until(lambda relay=relay: relay.front_is_blocked)
-            await trio.sleep(0.7)  # more than close, half_close and linger
+            await trio.sleep(0.7)  # more than close, half_close and lingering
             story = await relay.front.to_the_end()
         assert story.data == payload
         assert story.ending == "fin"
@@ -182,7 +190,7 @@ async def test_the_kernel_of_a_reader_that_takes_nothing_is_not_waited_for_for_e
         relay.front_side.transport.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         await relay.back.send(bytes(150_000))
         await relay.back.finish()
-        with trio.fail_after(5):
+        with trio.fail_after(9):
             end = await relay.ended()
     assert end.reason is Reason.WRITE_STALLED
 
@@ -234,7 +242,7 @@ async def test_a_backend_that_takes_nothing_after_the_clients_close(engine):
         return front.frame(FIN | BINARY, bytes(65_000)) + front.frame(FIN | CLOSE), b""
 
     async with between(engine, "ws", "raw", terms=SHORT, buffer=16_384, glued=in_one_read) as relay:
-        with trio.fail_after(5):
+        with trio.fail_after(9):
             end = await relay.ended()
     assert end.reason in (Reason.CLIENT_CLOSED, Reason.WRITE_STALLED)
 
@@ -247,7 +255,7 @@ async def test_a_drain_in_the_middle_of_a_half_close(engine, front):
         assert (await relay.back.to_the_end()).ending == "fin"
         engine.terminate(relay.id, Reason.DRAINING)
         story = await relay.front.to_the_end()
-        with trio.fail_after(3):
+        with trio.fail_after(9):
             end = await relay.ended()
     assert end.reason is Reason.DRAINING
     assert story.ending == ("fin" if front == "ws" else "reset")
@@ -293,29 +301,35 @@ async def test_pings_are_answered_while_bytes_wait(engine):
 async def test_half_close_lasts_no_longer_than_it_is_set(engine):
     """Nor does `close`: what was acknowledged before an ending began, and its own frame, is no progress."""
     terms = replace(SHORT, half_close=1.0, close=0.5)
-    async with between(engine, "raw", "ws", terms=terms) as relay:
-        relay.back.answers = False
-        await relay.front.send(b"x" * 1000)
-        await relay.back.take(1000)
-        began = trio.current_time()
-        await relay.front.finish()
-        story = await relay.front.to_the_end()
-        lasted = trio.current_time() - began
-        end = await relay.ended()
-    assert story.ending == "reset"
-    assert 0.9 < lasted < 1.4
-    assert end.detail == "gave up waiting for backend after half_close, 1 s; reset client"
 
-    async with between(engine, "ws", "raw", terms=terms) as relay:
-        relay.front.answers = False
-        await relay.back.send(b"x" * 1000)
-        await relay.front.take(1000)
-        began = trio.current_time()
-        await relay.back.finish()
-        story = await relay.back.to_the_end()
-        lasted = trio.current_time() - began
-    assert story.ending == "reset"
-    assert 0.4 < lasted < 0.8
+    async def half_close():
+        async with between(engine, "raw", "ws", terms=terms) as relay:
+            relay.back.answers = False
+            await relay.front.send(b"x" * 1000)
+            await relay.back.take(1000)
+            began = trio.current_time()
+            await relay.front.finish()
+            story = await relay.front.to_the_end()
+            lasted = trio.current_time() - began
+            end = await relay.ended()
+        assert story.ending == "reset"
+        assert end.detail == "gave up waiting for backend after half_close, 1 s; reset client"
+        return lasted
+
+    async def close():
+        async with between(engine, "ws", "raw", terms=terms) as relay:
+            relay.front.answers = False
+            await relay.back.send(b"x" * 1000)
+            await relay.front.take(1000)
+            began = trio.current_time()
+            await relay.back.finish()
+            story = await relay.back.to_the_end()
+            lasted = trio.current_time() - began
+        assert story.ending == "reset"
+        return lasted
+
+    assert 0.9 < await shortest(half_close, 1.4) < 1.4
+    assert 0.4 < await shortest(close, 0.8) < 0.8
 
 
 async def test_a_client_that_sends_before_it_reads_gets_an_answer_that_broke_off(engine):
@@ -335,17 +349,17 @@ async def test_a_client_that_sends_before_it_reads_gets_an_answer_that_broke_off
 
 async def test_a_held_close_waits_for_the_answer(engine):
     """`hold_close`: the close frame is sent after so much silence, or as the answer to the backend's."""
-    async with between(engine, "raw", "ws", terms=SHORT, hold_close=0.4, half_close=2.0) as relay:
+    async with between(engine, "raw", "ws", terms=SHORT, hold_close=1.0, half_close=20.0) as relay:
         await relay.front.send(b"question")
         assert await relay.back.take(8) == b"question"
         await relay.front.finish()
-        for _ in range(3):
+        for _ in range(6):
             await trio.sleep(0.2)  # less than hold_close, which the whole run is longer than
             await relay.back.send(b"answer")
             assert await relay.front.take(6) == b"answer"
         silent = trio.current_time()
         assert await relay.back.read_frame() == (FIN | CLOSE, b"\x03\xe8client_closed")
-        assert trio.current_time() - silent > 0.3
+        assert trio.current_time() - silent > 0.9
         await relay.back.send(b"late")
         await relay.back.finish(1000)
         story = await relay.front.to_the_end()

@@ -24,12 +24,12 @@ async def test_urgent_data_and_what_comes_behind_it(engine, back, who):
         sock.send(b"before")
         sock.send(b"!", socket.MSG_OOB)
         sock.send(b"behind")
-        with trio.fail_after(2):
+        with trio.fail_after(9):
             assert await dst.take(13) == b"before!behind"
         for word in (b"x" * 100, b"y"):
             sock.send(b"!", socket.MSG_OOB)
             sock.send(word)
-            with trio.fail_after(2):
+            with trio.fail_after(9):
                 assert await dst.take(len(word) + 1) == b"!" + word
 
 
@@ -43,5 +43,5 @@ async def test_bytes_behind_a_passed_descriptor(engine):
         sock.send(b"behind")
         os.close(reader)
         os.close(writer)
-        with trio.fail_after(2):
+        with trio.fail_after(9):
             assert await relay.back.take(16) == b"beforewithbehind"

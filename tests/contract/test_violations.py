@@ -4,7 +4,7 @@ import pytest
 import trio
 
 from tests.contract.peers import FIN, TEXT
-from tests.contract.sides import SHORT, between, encrypted, ends_in_order, relayed, side
+from tests.contract.sides import CALM, SHORT, between, encrypted, ends_in_order, relayed, side
 from wsbridge.reasons import Reason
 
 VIOLATIONS = {
@@ -58,7 +58,7 @@ async def test_a_backend_that_breaks_the_protocol(engine, name, front):
 @encrypted
 async def test_a_violation_over_tls(engine, over):
     """The close frame arrives, then close_notify."""
-    async with between(engine, "ws", "raw", over, terms=SHORT) as relay:
+    async with between(engine, "ws", "raw", over, terms=CALM) as relay:
         await relay.front.send_frame(0xC2, b"x")
         front, back = await relay.both()
 
@@ -87,9 +87,9 @@ async def test_one_read_of_a_plain_client_is_one_text_message(engine):
     results = []
 
     async def relay():
-        results.append(await relayed(engine, 1, front_side, ours, SHORT))
+        results.append(await relayed(engine, 1, front_side, ours, CALM))
 
-    with trio.fail_after(5):
+    with trio.fail_after(9):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(relay)
             euro = "€".encode()
@@ -110,10 +110,10 @@ async def test_text_that_ends_inside_a_character(engine):
     ours, back = await side("ws", "tcp", "client", messages="text")
     front_side, front = await side("raw", "tcp", "server")
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(relayed, engine, 1, front_side, ours, SHORT)
+        nursery.start_soon(relayed, engine, 1, front_side, ours, CALM)
         await front.send("€".encode()[:2])
         await front.finish()
-        with trio.fail_after(5):
+        with trio.fail_after(9):
             assert (await back.to_the_end()).ending == "reset"
     for peer in (front, back):
         peer.transport.close()
@@ -125,9 +125,9 @@ async def test_text_frames_from_clients_that_mean_bytes(engine, text_messages):
     front_side, front = await side("ws", "tcp", "server", text_messages=text_messages)
     back_side, back = await side("raw", "tcp", "client")
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(relayed, engine, 1, front_side, back_side, SHORT)
+        nursery.start_soon(relayed, engine, 1, front_side, back_side, CALM)
         await front.send_frame(FIN | TEXT, b"\xff\xfe")
-        with trio.fail_after(5):
+        with trio.fail_after(9):
             if text_messages == "bytes":
                 assert await back.take(2) == b"\xff\xfe"
             else:

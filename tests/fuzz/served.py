@@ -21,7 +21,7 @@ from wsbridge.registry import CONFIG_REGISTRY
 from wsbridge.reload import Reloader, ReloadResult
 from wsbridge.server import Server
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 
 class ServedInThread:

@@ -25,7 +25,7 @@ async def test_a_relayed_connection_is_reported_twice(tmp_path):
         text = written(route={**route, "backend": back.url}, audit={"file": str(path)})
         async with serving(text) as served:
             client = await served.upgraded("/x?token=geheim", "Origin: http://localhost")
-            with trio.fail_after(5):
+            with trio.fail_after(9):
                 while not lines(path, "access.granted"):
                     await trio.sleep(0.01)
             assert not lines(path, "access.ended")

@@ -86,7 +86,7 @@ async def test_a_barrier_waits_for_systemd(systemd: Systemd, monkeypatch: pytest
     """Until it closes the descriptor; but not for ever."""
     store = DescriptorStore(systemd.environ)
     try:
-        with trio.fail_after(5):
+        with trio.fail_after(9):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(store.wait_until_stored)
                 state, (writer,) = await trio.to_thread.run_sync(systemd.received)

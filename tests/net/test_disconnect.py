@@ -49,7 +49,7 @@ def tls_ends(contexts, our_tls):
 
 async def gone(watch, wire, *, halves=False):
     """Wait over a transport until its peer goes; say how it went."""
-    with trio.fail_after(5), watch.watch(wire, allow_half_close=halves) as watched:
+    with trio.fail_after(9), watch.watch(wire, allow_half_close=halves) as watched:
         await trio.sleep_forever()
     assert not len(watch)
     return watched.disconnect_detail
@@ -196,7 +196,7 @@ async def test_all_blocks_can_be_left(watch, ends):
             await trio.sleep_forever()
         left.append(watched.disconnect_detail)
 
-    with trio.fail_after(5):
+    with trio.fail_after(9):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait, one)
             nursery.start_soon(wait, other)
@@ -224,7 +224,7 @@ async def test_a_bug_ends_its_block_alone(watch, ends, monkeypatch):
     (one, theirs), (other, others) = ends(), ends()
     monkeypatch.setattr(SocketTransport, "record_socket_error", lambda _: 1 / 0)
     with recording() as records:
-        with trio.fail_after(5), watch.watch(one, allow_half_close=False) as watched:
+        with trio.fail_after(9), watch.watch(one, allow_half_close=False) as watched:
             reset(theirs)
             await trio.sleep_forever()
         assert watched.disconnect_detail == "internal error"

@@ -120,7 +120,7 @@ async def test_a_body_that_does_not_come_is_waited_for_in_bounds() -> None:
         await stream.receive_some(1)
 
     async with service(slow) as served, client(f"http://127.0.0.1:{served.port}") as asked:
-        with trio.fail_after(5):
+        with trio.fail_after(9):
             found = await asked.get("/", [], MOST, body_timeout=0.05)
         assert isinstance(found, ServiceResponse)
         assert (found.status, found.body, found.complete) == (200, b"abc", False)
@@ -330,7 +330,7 @@ async def test_a_response_that_came_before_its_request_is_not_used(tls: bool, la
         service(twice, tls=tls) as served,
         client(f"http{'s' * tls}://localhost:{served.port}", tls=tls) as asked,
     ):
-        with trio.fail_after(5):
+        with trio.fail_after(9):
             first = await asked.get("/", [], 20000)
             received.set()
             await sent.wait()

@@ -25,7 +25,7 @@ async def ask(*answers, proxy="http://proxy:3128", host="gw.example.org", end=Fa
             theirs.send(answer)
         if end:
             theirs.shutdown(socket.SHUT_WR)
-        with trio.fail_after(5):
+        with trio.fail_after(9):
             connector = ProxyConnector(read_proxy_url(proxy), headers or {}, 65536)
             outcome = await async_outcome(connector.connect(wire, host, 443))
         return outcome, theirs.recv(65536), wire.read()

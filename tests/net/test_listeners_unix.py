@@ -113,7 +113,7 @@ async def test_a_listener_that_is_not_awaited_any_more_is_closed(path, monkeypat
         nursery.cancel_scope.cancel()
     assert threads.borrowed_tokens == 1
     go.set()
-    with trio.fail_after(5):
+    with trio.fail_after(9):
         while threads.borrowed_tokens:
             await trio.sleep(0.01)
     assert not path.exists()

@@ -145,7 +145,7 @@ async def test_names_without_usable_addresses_fail():
 async def test_a_dns_server_that_never_answers_does_not_hold_up_the_end():
     """Leaving the block abandons the threads, and nobody waits forever."""
     dns = Dns(held=True)
-    with trio.fail_after(5):
+    with trio.fail_after(9):
         async with trio.open_nursery() as nursery, Resolver(threads=1, getaddrinfo=dns) as resolver:
 
             async def ask(host):
@@ -260,7 +260,7 @@ class SomeHang(Dns):
 async def test_names_of_clients_that_hang_hold_up_neither_the_configuration_nor_other_routes():
     """Each route has threads of its own, and names of the configuration have others."""
     dns = SomeHang(held=True)
-    with trio.fail_after(5):
+    with trio.fail_after(9):
         async with Resolver(getaddrinfo=dns, client_threads=2) as resolver, trio.open_nursery() as nursery:
             route, other = (resolver.for_client_names(absolute=True) for _ in range(2))
             for number in range(8):
@@ -274,7 +274,7 @@ async def test_names_of_clients_that_hang_hold_up_neither_the_configuration_nor_
 async def test_waiting_lookups_leave_with_those_who_asked():
     """A lookup that no thread has begun is never begun, and the names after it have their turn."""
     dns = SomeHang(held=True)
-    with trio.fail_after(5):
+    with trio.fail_after(9):
         async with Resolver(getaddrinfo=dns, client_threads=1) as resolver:
             route = resolver.for_client_names(absolute=False)
             for number in range(5):
@@ -293,7 +293,7 @@ async def test_one_client_does_not_hold_up_the_others():
     """Its names wait for its own two threads; also one that another client asks for, too, has a thread at once."""
     dns = SomeHang(held=True)
     reports = []
-    with trio.fail_after(5):
+    with trio.fail_after(9):
         async with (
             Resolver(getaddrinfo=dns, client_threads=4, threads_per_client=2) as resolver,
             trio.open_nursery() as nursery,
@@ -320,7 +320,7 @@ async def test_one_client_does_not_hold_up_the_others():
 async def test_threads_of_a_client_come_back_when_its_lookups_end():
     """Not when those who asked leave: a thread that hangs counts as long as it does."""
     dns = SomeHang(held=True)
-    with trio.fail_after(5):
+    with trio.fail_after(9):
         async with Resolver(getaddrinfo=dns, threads_per_client=1) as resolver:
             route = resolver.for_client_names(absolute=False)
             async with trio.open_nursery() as nursery:

@@ -121,13 +121,13 @@ class Tls:
 
 async def arrived(transport):
     """Wait until the socket has something."""
-    with trio.fail_after(5):
+    with trio.fail_after(9):
         await trio.lowlevel.wait_readable(transport.fd)
 
 
 async def delivered(peer):
     """Wait until our kernel has all that the peer sent."""
-    with trio.fail_after(5):
+    with trio.fail_after(9):
         while int.from_bytes(ioctl(peer, TIOCOUTQ, bytes(4)), "little"):
             await trio.sleep(0.005)
 

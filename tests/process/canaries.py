@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import quote
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 class Canaries:

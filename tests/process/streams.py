@@ -50,7 +50,7 @@ class RunningStream:
             self._received_hash.update(data)
             self.received += len(data)
 
-    async def moves(self, seconds: float = 10) -> None:
+    async def moves(self, seconds: float = 30) -> None:
         """Wait until a block that is sent from now on has come back."""
         goal = self.sent + 2 * BLOCK_BYTES
         with trio.fail_after(seconds):

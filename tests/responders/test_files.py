@@ -202,7 +202,7 @@ async def test_opens_only_regular_files(site: Path) -> None:
     """A FIFO, whose opening would block, and a device are not found."""
     os.mkfifo(site / "pipe")
     (site / "null").symlink_to("/dev/null")
-    with trio.fail_after(5):
+    with trio.fail_after(9):
         assert (await get(site, "/pipe")).status == 404
         assert (await get(site, "/null")).status == 404
 
@@ -514,7 +514,7 @@ async def test_a_file_system_that_hangs_is_left_behind(site: Path, monkeypatch: 
         assert await trio.to_thread.run_sync(busy.wait, 10)
         nursery.cancel_scope.cancel()
     go.set()
-    with trio.fail_after(5):
+    with trio.fail_after(9):
         while open_descriptors() - before:
             await trio.sleep(0.01)
 
@@ -540,7 +540,7 @@ async def test_a_read_that_hangs_is_left_behind(site: Path, monkeypatch: pytest.
             nursery.cancel_scope.cancel()
     assert len(open_descriptors() - before) == 1
     go.set()
-    with trio.fail_after(5):
+    with trio.fail_after(9):
         while open_descriptors() - before:
             await trio.sleep(0.01)
 

@@ -275,11 +275,11 @@ async def test_a_hung_file_system_does_not_delay_the_end(
 
     monkeypatch.setattr(files, "open_beneath", hanging)
     try:
-        with trio.fail_after(5):
+        with trio.fail_after(9):
             async with serving(written(routes=routes, timeouts={"drain": "100ms", "drain_spread": "50ms"})) as served:
                 with await served.connect() as client:
                     await client.send(b"GET /page/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
-                    await trio.to_thread.run_sync(busy.wait, 5)
+                    await trio.to_thread.run_sync(busy.wait, 30)
                     served.server.stop(Reason.DRAINING)
                     await served.returned.wait()
     finally:
@@ -333,7 +333,7 @@ async def test_a_file_whose_rest_cannot_be_read_breaks_off(
     (Path(routes["page"]["files"]) / "big").write_bytes(bytes(size))
     try:
         async with serving(written(routes=routes, timeouts={"file_read": "1s"})) as served:
-            with trio.fail_after(5):
+            with trio.fail_after(9):
                 text = await answer(served, b"GET /page/big HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert len(text) < size
             assert "did not respond within file_read, 1 s" in (await served.records.wait("http.request"))["detail"]

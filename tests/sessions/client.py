@@ -89,7 +89,7 @@ class SessionClient:
         await self.until(lambda: self.machine.state.value == "attached" or self.ended is not None)
         assert self.ended is None, self.ended
 
-    async def until(self, condition: Callable[[], object], seconds: float = 20) -> None:
+    async def until(self, condition: Callable[[], object], seconds: float = 60) -> None:
         """Wait until something holds."""
         with trio.fail_after(seconds):
             while not condition():

@@ -373,7 +373,7 @@ async def test_memory_is_limited() -> None:
             for client in (one, two):
                 client.paused = True
                 await opened(client)
-            with trio.fail_after(5):
+            with trio.fail_after(9):
                 while not memory.is_full:
                     await trio.sleep(0.01)
             await trio.sleep(0.2)
@@ -439,7 +439,7 @@ async def test_a_reload_keeps_sessions() -> None:
         await other.until(lambda: other.received == b"attached")
         other.cut()
         await served.records.wait("session.closed", 2, reason="route_removed")
-        with trio.fail_after(5):
+        with trio.fail_after(9):
             while len(served.server.generations) > 1:
                 await trio.sleep(0.01)
 

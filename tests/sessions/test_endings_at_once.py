@@ -120,7 +120,7 @@ async def test_the_python_client(name: str, phase: str) -> None:
     """The stream is there; what came is received, and then the end with its reason."""
     ending = ENDINGS[name]
     async with scripted_server(*scripts_for(ending, phase, bytewise=name == "ERROR and close")) as server:
-        with trio.fail_after(5):
+        with trio.fail_after(9):
             async with open_resumable(server.url, close_timeout=0.1) as stream:
                 data = b""
                 try:
@@ -142,7 +142,7 @@ async def test_a_tcp_client(name: str, phase: str) -> None:
     ending = ENDINGS[name]
     scripts = scripts_for(ending, phase, bytewise=name == "ERROR and close")
     async with scripted_server(*scripts) as server, serving(near_side(server.url)) as near:
-        with trio.fail_after(5), await near.connect("old") as client:
+        with trio.fail_after(9), await near.connect("old") as client:
             data, is_reset = b"", False
             try:
                 while part := await client.more():

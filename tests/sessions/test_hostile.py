@@ -239,7 +239,7 @@ async def test_what_comes_for_a_backend_that_is_gone_is_dropped() -> None:
             kept = only_session(served)
             await client.send(message(b"\x05!"))
             await back.until(open=0)
-            with trio.fail_after(5):
+            with trio.fail_after(9):
                 while not kept.machine.is_failing:
                     await trio.sleep(0.01)
             await client.send(message(b"\x05" + bytes(5000)) + message(encode_frame(Fin(5001))))
@@ -253,7 +253,7 @@ async def test_a_shutdown_before_the_first_frame(reason: Reason) -> None:
     """The client, which may be about to resume, learns that it may try again, not that it has done something wrong."""
     async with backend() as back, serving(route_of(back)) as served:
         with await served.upgraded("/", OFFER) as client:
-            with trio.fail_after(5):
+            with trio.fail_after(9):
                 while not served.server.services.request_read_scopes:
                     await trio.sleep(0.01)
             served.server.stop(reason)

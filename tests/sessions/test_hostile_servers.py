@@ -110,7 +110,7 @@ async def test_a_violation_ends_the_session(name: str) -> None:
     sent, code, text = VIOLATIONS[name]
     ends: list[Any] = []
     async with scripted_server(breaking(sent, ends)) as server:
-        with trio.fail_after(5):
+        with trio.fail_after(9):
             async with open_resumable(server.url, close_timeout=0.5) as stream:
                 await stream.send_all(b"hello")
                 with pytest.raises(SessionLost, match=text) as lost:
@@ -130,7 +130,7 @@ async def test_a_violation_resets_the_tcp_client(name: str) -> None:
     sent, code, text = VIOLATIONS[name]
     ends: list[Any] = []
     async with scripted_server(breaking(sent, ends)) as server, serving(near_side(server.url)) as near:
-        with trio.fail_after(5), await near.connect("old") as client:
+        with trio.fail_after(9), await near.connect("old") as client:
             await client.send(b"hello")
             with pytest.raises(trio.BrokenResourceError):
                 while await client.more():
@@ -191,14 +191,14 @@ async def test_an_answer_to_resume_that_cannot_be(name: str) -> None:
     """It ends the session, for the program and for a TCP client; nothing is dialed any more."""
     sent, code, text, error = ANSWERS[name]
     async with scripted_server(opens_and_takes_five, answering(sent)) as server:
-        with trio.fail_after(5):
+        with trio.fail_after(9):
             async with open_resumable(server.url, close_timeout=0.1) as stream:
                 await stream.send_all(b"hello")
                 with pytest.raises(error, match=text) as lost:
                     await stream.receive_some()
         assert (lost.value.code, server.dials) == (code, 2)
     async with scripted_server(opens_and_takes_five, answering(sent)) as server, serving(near_side(server.url)) as near:
-        with trio.fail_after(5), await near.connect("old") as client:
+        with trio.fail_after(9), await near.connect("old") as client:
             await client.send(b"hello")
             with pytest.raises(trio.BrokenResourceError):
                 await client.more()
@@ -225,7 +225,7 @@ async def test_an_answer_to_open_that_cannot_be(name: str) -> None:
     """No session is opened, and the error says why."""
     sent, text = OPENINGS[name]
     async with scripted_server(answering(sent)) as server:
-        with trio.fail_after(5), pytest.raises(ConnectError, match=text):
+        with trio.fail_after(9), pytest.raises(ConnectError, match=text):
             async with open_resumable(server.url):
                 pass
         async with serving(near_side(server.url)) as near:
@@ -332,7 +332,7 @@ async def test_a_program_waits_for_acknowledgements_as_long_as_it_likes() -> Non
             assert stream.unacknowledged_bytes == 4096
             began = trio.current_time()
         assert trio.current_time() - began < 2
-        with trio.fail_after(5):
+        with trio.fail_after(9):
             while server.peers[0].closed is None:
                 await trio.sleep(0.002)
         assert server.peers[0].closed == (4012, "given up by the client")
@@ -359,7 +359,7 @@ async def test_a_flood_ends_a_tcp_client(name: str) -> None:
             await peer.stream.send_all(FLOODS[name] * 1000 if name != "empty fragments" else FLOODS[name])
 
     async with scripted_server(run) as server, serving(near_side(server.url)) as near:
-        with trio.fail_after(5), await near.connect("old") as client:
+        with trio.fail_after(9), await near.connect("old") as client:
             with pytest.raises(trio.BrokenResourceError):
                 await client.more()
             closed = await near.records.wait("connection.closed")

@@ -184,7 +184,7 @@ async def test_a_client_that_goes_on_sending_learns_that_the_backend_is_gone() -
         await stream.send_all(b"enough")
 
     async with backend(act) as back, serving(written(route=route_to(back.url))) as served:
-        with trio.fail_after(5), pytest.raises(SessionReset):
+        with trio.fail_after(9), pytest.raises(SessionReset):
             async with open_resumable(f"ws://127.0.0.1:{served.port()}/") as stream:
                 assert await stream.receive_some() == b"enough"
                 while True:

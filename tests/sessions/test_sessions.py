@@ -160,7 +160,7 @@ async def test_the_end_of_a_backend_comes_after_the_replay() -> None:
         await served.records.wait("session.detached")
         release.set()
         (kept,) = served.server.services.sessions.sessions.values()
-        with trio.fail_after(5):
+        with trio.fail_after(9):
             while not kept.machine.finished:
                 await trio.sleep(0.01)
         await trio.sleep(1.2)  # longer than `half_close` and `close`, which do not count while it is away
@@ -299,7 +299,7 @@ async def test_a_blocked_direction_leaves_the_other_one(direction: str) -> None:
         async with one_session(drain, paused=True, resume={"window": "64KiB"}) as (_, _, client):
             await client.until(lambda: len(client.received) == 65536)
             await client.send(bytes(300000))
-            with trio.fail_after(5):
+            with trio.fail_after(9):
                 while total < 300000:
                     await trio.sleep(0.01)
 

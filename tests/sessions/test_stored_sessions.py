@@ -184,7 +184,7 @@ async def test_a_state_that_cannot_be_used(part: str, replace: Callable[[int, by
                 await resumes(found[1], after)
             assert store.stored == []
         await back.until(open=0)
-        with trio.fail_after(5):
+        with trio.fail_after(9):
             while open_files() > before - 4 - count:  # what was stored, and the connections of the backend
                 await trio.sleep(0.01)
 
