@@ -237,7 +237,7 @@ class Lifetime:
             self.unused.set()
 
     def supersede(self, removed_routes: dict[str, str]) -> None:
-        """Begin to end: no more connections will begin with it."""
+        """Mark it as superseded: no connection will begin with it any more."""
         self.removed_routes = removed_routes
         self.superseded.set()
         if not self.connections:

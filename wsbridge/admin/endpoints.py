@@ -105,7 +105,7 @@ class AdminEndpoint:
         self._next_sockets = self._sockets
 
     def commit(self) -> None:
-        """Answer at what `prepare` has opened, and no more at what was open before."""
+        """Answer at what `prepare` has opened, and no longer at what was open before."""
         before, self._sockets, self._section = self._sockets, self._next_sockets, self._next_section
         self._revert = None
         if before is self._sockets:

@@ -459,7 +459,7 @@ class _Channel:
         return bool(poll.poll(0))
 
     async def send(self, message: Mapping[str, object]) -> bool:
-        """Send a message; False: the peer is gone, or has had no room for it for SEND_TIMEOUT and gets no more."""
+        """Send a message; False: the peer is gone, or has not accepted it for SEND_TIMEOUT and gets nothing more."""
         with trio.move_on_after(SEND_TIMEOUT):
             try:
                 await self._stream.send_all(_encode(message))

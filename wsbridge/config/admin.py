@@ -21,7 +21,7 @@ class AdminConfig(Section):
     bind: Bind
     """unix:/path, or a port of this host such as 127.0.0.1:9181, which needs a token."""
     mode: FileMode = 0o660
-    """File mode of the socket, in octal; only for unix:/path. Whoever may connect may do everything."""
+    """File mode of the socket, in octal; only for unix:/path. Anyone who can connect can do everything."""
     token: Secret | None = None
     """Token that clients send in the Authorization header, as {file: PATH}, {env: NAME} or {credential: NAME}. Default:
     none."""

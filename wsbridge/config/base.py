@@ -45,7 +45,7 @@ class Registry:
 
     Attributes:
         backends: URL scheme to the section of that backend, which has a field `url`; and the other keys that a backend
-            may be written with (`tokens`, `target`) to theirs.
+            may be written with (`tokens`, `target`) to the sections that have these keys.
         auth: Value of `kind` to the section of that authentication method.
         missing_native_engine: Returns why `engine: native` is an error; empty if it is none.
     """

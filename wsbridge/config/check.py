@@ -469,7 +469,9 @@ def _check_public_listener(config: Config, name: str, keys: list[str]) -> Iterat
         yield Issue(path, f"credentials for {_quote_routes(overheard)} {are} sent over the network without TLS", "W016")
     resumable = [key for key in keys if config.routes[key].resume is not None]
     if resumable and config.listeners[name].trusted_proxies is None:
-        text = f"sessions of {_quote_routes(resumable)} can be taken over by whoever reads the network, without TLS"
+        text = (
+            f"sessions of {_quote_routes(resumable)} can be taken over by anyone who reads the network traffic: no TLS"
+        )
         yield Issue(path, text, "W036")
 
 

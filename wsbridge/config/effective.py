@@ -167,7 +167,7 @@ class _Walk:
 
 
 def _source(section: Section, name: str, dumped: Mapping[str, Any]) -> str | None:
-    """Return the key whose value is the default of another one; None for defaults of their own."""
+    """Return the key whose value is the default of this one; None where the default is a constant."""
     if not type(section).model_fields[name].default_factory_takes_validated_data:
         return None
     return next((key for key in section.model_fields_set if dumped[key] == dumped[name]), None)

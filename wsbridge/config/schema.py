@@ -123,7 +123,7 @@ def _add_hover_text(field: dict[str, Any]) -> None:
 
 
 def _add_section_rules(definitions: dict[str, Any], registry: Registry) -> None:
-    """Add what the models hold by rules of their own."""
+    """Add the rules that the models check in code."""
     alone = {"not": {"required": ["include"]}}
     definitions[Config.__name__] |= {"if": alone, "then": {"required": [*REQUIRED_SECTIONS]}}
     definitions[RouteConfig.__name__]["oneOf"] = [{"required": [goal]} for goal in ROUTE_ACTIONS]

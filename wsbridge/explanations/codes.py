@@ -51,7 +51,7 @@ CLOSE_CODE_MEANINGS: Final[dict[int, str]] = {
     4001: "The session is unknown, expired or another client's, or the token is wrong: open a new session.",
     4002: "The client and wsbridge do not agree on how far the session had come: it ended.",
     4003: "Another connection of the session has taken over. From a client: it opens another connection.",
-    4004: "The session is of an earlier process: wsbridge has restarted, and holds it no more.",
+    4004: "The session is of an earlier process: wsbridge has restarted, and does not have it any more.",
     4008: "The client violated the resume protocol, or sent no first frame in time.",
     4009: "A rule ended the session; the text is the reason.",
     4010: "The backend of the session refused the connection, or rejected it.",

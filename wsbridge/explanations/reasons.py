@@ -806,7 +806,7 @@ REASON_EXPLANATIONS: Final[dict[str, ReasonExplanation]] = {
         (
             Case(
                 "The client has a fault, or two clients share the state of a session.",
-                "Report it to whoever wrote the client: the positions are in `detail`.",
+                "Report it to the author of the client: the positions are in `detail`.",
             ),
         ),
         ("resume-protocol.md",),
@@ -886,7 +886,7 @@ REASON_EXPLANATIONS: Final[dict[str, ReasonExplanation]] = {
         ("", "session: 4009", "reset"),
     ),
     "handed_over": ReasonExplanation(
-        "The session goes on in the next process of wsbridge, after a restart or a takeover. Its client was told to "
+        "The session goes on in the next process of wsbridge, after a restart or a takeover. Its client was asked to "
         "connect again (GOAWAY, 1012); the line of that process has the whole session.",
         "wsbridge",
         (Case("wsbridge was restarted, or another process took over.", "Nothing is to be done."),),

@@ -202,7 +202,7 @@ class ClientTable:
     async def begin_guess(self, key: bytes, max_waiting: int | None) -> bool:
         """Count a credential that is verified from now on; wait while the address has no failed login left for it.
 
-        So no more wrong ones are verified than `max_failures`, however many are sent at once. One is always verified.
+        So at most `max_failures` wrong ones are verified, however many are sent at once. One is always verified.
 
         Returns:
             False if it would have to wait, and `max_waiting` others do already.

@@ -121,7 +121,7 @@ class Bridge:
 
     @property
     def done(self) -> bool:
-        """Whether the extension has it no more."""
+        """Whether the extension no longer has it."""
         return self.thread < 0
 
     def abort(self) -> None:

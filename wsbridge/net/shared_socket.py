@@ -36,7 +36,7 @@ def resets_on_close(sock: socket.socket) -> bool:
 
 
 def reset_shared_socket(sock: socket.socket) -> None:
-    """End a connection at once, TCP with a reset, whoever has descriptors of it; close this one.
+    """End a connection at once, TCP with a reset, even if other processes have descriptors of it; close this one.
 
     Where the C library has no connect(2), TCP is reset once the last descriptor is closed.
     """

@@ -24,7 +24,7 @@ class HttpRequestGuard:
 
     A page of any origin can have a browser send an HTTP request to any port, with bytes of its choice in the body; a
     service that reads line by line, such as Redis, skips the head and runs the body as commands. A request is
-    recognised by its whole first line, `METHOD target HTTP/1.x`, wherever the line is cut into reads, so that
+    recognised by its whole first line, `METHOD target HTTP/1.x`, however the line is split into reads, so that
     `GET key` of another protocol passes.
 
     Attributes:
@@ -56,7 +56,7 @@ class HttpRequestGuard:
         return held
 
     def finish(self) -> bytes:
-        """Return what is held when no more comes: an unfinished line is no request."""
+        """Return what is held at the end of the stream: an unfinished line is no request."""
         held, self._held = self._held, b""
         self.decided = True
         return held

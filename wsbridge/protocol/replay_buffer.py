@@ -21,7 +21,7 @@ def collect(chunks: deque[Buffer | bytearray], payload: Buffer) -> None:
     """Append bytes to chunks; small ones are collected, since an object for each would hold much more than its bytes.
 
     Args:
-        chunks: A `bytearray` at its end may grow: whoever takes one out makes `bytes` of it.
+        chunks: A `bytearray` at its end may grow: a caller that takes one out converts it to `bytes`.
         payload: Kept as it is, unless it is small.
     """
     if len(payload) >= SMALL_CHUNK_BYTES:

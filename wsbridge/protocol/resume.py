@@ -136,8 +136,8 @@ class Ended:
     """Event, the last one: the session has ended.
 
     Attributes:
-        code: Close code; None where nothing said one: a session that expired, a transport lost before OPENED.
-        text: Reason; what a peer said is not to be trusted.
+        code: Close code; None where no peer sent one: a session that expired, a transport lost before OPENED.
+        text: Reason; that of a peer is not to be trusted.
         by: Whose doing: `us` is this side.
         complete: Whether both streams were complete and acknowledged.
     """

@@ -248,7 +248,7 @@ class Endpoint:
 
     @property
     def rate_limited(self) -> bool:
-        """Whether it is not read because it may send no more for now."""
+        """Whether it is not read for now because of its rate limit."""
         return self.rate_limiter is not None and self.rate_limiter.rate_limited
 
     def send(self, payloads: Payloads, frame_headers: FrameHeaders | None, now: float) -> None:

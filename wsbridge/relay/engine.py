@@ -95,7 +95,7 @@ class Relaying(Protocol):
         """Reset both sides."""
 
     def result(self) -> RelayResult:
-        """Return how it ended, once; the engine knows it no more."""
+        """Return how it ended, once; the engine forgets it."""
 
 
 class Bridging(Relaying, Protocol):
@@ -181,7 +181,7 @@ class Engine(Protocol):
             back: The dialled side.
             options: See `start`.
             memory: What all sessions hold.
-            owner: Is asked and told what becomes of the session.
+            owner: Decides whether the session is kept, and learns when it has ended.
             share: See `start`.
         """
 
@@ -426,13 +426,13 @@ class PythonEngine:
         self._relays[connection_id] = (relay, front, back)
 
     def drop(self, connection_id: int, relay: Relay) -> None:
-        """Know a pair no more that goes on elsewhere, with its descriptors."""
+        """Forget a pair that continues elsewhere, with its descriptors."""
         relay.front.closed = relay.back.closed = True
         del self._relays[connection_id]
         relay.unlink()
 
     def forget(self, connection_id: int, relay: Relay) -> RelayResult:
-        """Return how a relay ended, and know it no more."""
+        """Return how a relay ended, and forget it."""
         del self._relays[connection_id]
         relay.unlink()
         end = relay.termination or _NO_REASON
@@ -511,7 +511,7 @@ class PythonEngine:
         return relaying
 
     def forget_carrier(self, carrier: Carrier) -> RelayResult:
-        """Return how a transport of a session ended, and know it no more."""
+        """Return how a transport of a session ended, and forget it."""
         del self._carriers[carrier.connection_id]
         if carrier.closing is not None:
             carrier.closing.unlink()
@@ -552,7 +552,7 @@ class PythonEngine:
         )
 
     def _close_carrier(self, carrier: Carrier, options: RelayOptions, code: int | None, text: str) -> None:
-        """Close a transport that its session has no more."""
+        """Close a transport that its session no longer uses."""
         relay = carrier.closing = self._begin_close(carrier, options)
         relay.termination = carrier.termination
         relay.on_done = carrier.ended.end

@@ -104,7 +104,7 @@ class RelayLoop:
             self._timer_deadline = self._timer_scope.deadline = self._wheel.next_deadline() or deadline
 
     def unschedule(self, pair: TimedPair) -> None:
-        """Check the timeouts of a pair no more."""
+        """Stop checking the timeouts of a pair."""
         self._wheel.cancel(pair)
 
     def may_linger(self) -> bool:

@@ -47,7 +47,7 @@ from wsbridge.relay.endpoint import (
 )
 
 MAX_READS_PER_TURN = 4
-"""Reads in one turn of one direction; then other pairs have theirs."""
+"""Reads in one turn of one direction; then it is the turn of other pairs."""
 
 UNKNOWN = -1
 """In place of a count of acknowledged bytes: the next look sets it."""
@@ -104,7 +104,7 @@ def is_awaited(side: Endpoint) -> bool:
 
 
 def describe_close(code: int | None, text: str) -> str:
-    """Say for the log what a close frame said; nothing where it said nothing but that it is the end."""
+    """Describe a close frame for the log; empty for a clean end without a text."""
     if text:
         return f"closed with {code}: {text}"
     return "" if code is None or code == 1000 else f"closed with {code}"

@@ -80,7 +80,7 @@ class SessionOwner(Protocol):
         """The session has lost its transport; returns why it ends now, or None if it is kept."""
 
     def no_more_transports(self) -> None:
-        """The session goes on no more; at most, its other side still ends."""
+        """The session gets no further transport; only its other side may still have to end."""
 
     def session_ended(self) -> None:
         """Nothing can touch a descriptor of it any more."""
@@ -195,7 +195,7 @@ class SessionRelay(Relay):
         return Termination(reason, self.initiator_of(self.here), detail, close_code=code)
 
     def _release(self, carrier: Carrier, termination: Termination) -> None:
-        """Have a transport no more."""
+        """Detach a transport from the session."""
         self.loop.unregister(carrier)
         carrier.relay = self.carrier = None
         carrier.termination = termination
@@ -290,7 +290,7 @@ class SessionRelay(Relay):
         return run is not None and run.acks <= MAX_UNCOUNTED_ACKS
 
     def _must_wait(self, carrier: Carrier) -> bool:
-        """Whether no more is read for now: sessions hold all that they may, and this one has its part of it.
+        """Whether reading pauses: all sessions together hold as much as they may, and this one has its share of it.
 
         Its ACKs then wait as well, so that this is no way to slow down a peer as long as there is memory. A peer that
         has gone is read to the end, which ends the wait.

@@ -46,7 +46,7 @@ class ReplayMemory:
 
     @property
     def is_full(self) -> bool:
-        """Whether no more is to be held."""
+        """Whether it holds more than the limit."""
         return self.used > self.limit
 
 

@@ -86,7 +86,7 @@ class NotTakenError(Exception):
 
 
 class ReceiverGoneError(NotTakenError):
-    """The next process can have no more sessions; `StoppedSession.is_taken` says whether it has this one."""
+    """The next process takes no further sessions; `StoppedSession.is_taken` says whether it has this one."""
 
 
 @dataclass(slots=True)
@@ -355,7 +355,7 @@ class SessionAdopter:
         """Adopt a session, or end it; return whether its state could be used.
 
         Args:
-            session_id: Which one it is said to be, in hexadecimal.
+            session_id: Its id as the list or the store has it, in hexadecimal.
             state: Descriptor of a sealed file, which the caller closes.
             backend: Connected to its backend; belongs to this method.
             take: Called once it is certain that its state can be used; returns whether this process has it now.

@@ -52,7 +52,7 @@ class SessionKeeper(Protocol):
         """A session has lost its transport; returns why it ends now, or None if it is kept."""
 
     def note_not_waiting(self, session: ResumableSession) -> None:
-        """A session waits for its client no more."""
+        """A session no longer waits for its client."""
 
     def forget(self, session: ResumableSession) -> None:
         """A session has ended."""
