@@ -369,7 +369,7 @@ def _stop(server: Server, notifier: SystemdNotifier, number: signal.Signals, rec
 
 
 async def reload(server: Server, notifier: SystemdNotifier, reloader: Reloader) -> ReloadResult:
-    """Reload, and report the begin and the end to the service manager, which waits for it."""
+    """Reload, and report the beginning and the end to the service manager, which waits for it."""
     try:
         result = await reloader.reload(notifier.reloading)
     finally:

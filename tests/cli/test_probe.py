@@ -82,7 +82,7 @@ def test_the_proxy_of_the_environment() -> None:
 
 
 def test_lines_for_grep() -> None:
-    """Without a terminal: a word for each result, no colour, cause and cures each on one line."""
+    """Without a terminal: a word for each result, no colour, cause and remedies each on one line."""
     with serving(answers(page("502 Bad Gateway", "<center>nginx</center>"))) as port:
         done = finished("probe", *QUICK, f"ws://127.0.0.1:{port}/vnc?token=hidden-word")
     lines = done.stdout.decode().splitlines()
@@ -93,7 +93,7 @@ def test_lines_for_grep() -> None:
     assert lines[3].startswith("FAILED  HTTP           502 Bad Gateway from nginx (")
     assert "The step that failed: HTTP (exit code 14)" in lines
     assert len([line for line in lines if line.startswith("cause: ")]) == 1
-    assert len([line for line in lines if line.startswith("cure:  - ")]) == 1
+    assert len([line for line in lines if line.startswith("remedy: - ")]) == 1
     assert b"\x1b" not in done.stdout
     assert b"hidden-word" not in done.stdout + done.stderr
 

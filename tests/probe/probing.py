@@ -43,20 +43,20 @@ class Probed:
         return self.facts["cause"] or ""
 
     @property
-    def cures(self) -> str:
+    def remedies(self) -> str:
         """What to change, one a line."""
-        return "\n".join(self.facts["cures"])
+        return "\n".join(self.facts["remedies"])
 
     def step(self, name: str) -> dict[str, Any]:
         """Give what is reported about a step."""
         return next(one for one in self.facts["steps"] if one["step"] == name)
 
-    def expect(self, step: str, code: int, cause: str, cure: str) -> None:
-        """Check which step failed, with which exit code, and patterns of the cause and of one of the cures."""
+    def expect(self, step: str, code: int, cause: str, remedy: str) -> None:
+        """Check which step failed, with which exit code, and patterns of the cause and of one of the remedies."""
         said = json.dumps(self.facts, indent=1)
         assert (self.failed, self.code, self.facts["exit_code"]) == (step, code, code), said
         assert re.search(cause, self.cause), said
-        assert re.search(cure, self.cures), said
+        assert re.search(remedy, self.remedies), said
         assert self.facts["steps"][-1]["step"] == step, said
         assert self.facts["steps"][-1]["result"] == "failed", said
 

@@ -20,19 +20,19 @@ TEXT = Headers(
 
 
 def test_every_reason_that_a_client_can_get_is_explained() -> None:
-    """One with a status or a close code has a cause and a cure of its own."""
+    """One with a status or a close code has a cause and a remedy of its own."""
     given = {reason.value for reason, info in REASONS.items() if info.status or info.close_code}
     assert not given - EXPLANATIONS.keys() - NOT_GIVEN_TO_CLIENTS
     for found in EXPLANATIONS.values():
         assert found.cause.endswith(".")
-        assert found.cures
-        assert not any(cure.endswith(".") for cure in found.cures)
+        assert found.remedies
+        assert not any(remedy.endswith(".") for remedy in found.remedies)
 
 
 def test_the_number_of_the_connection_is_named() -> None:
     """So that its line in the log is found."""
-    assert "of connection 17: journalctl" in explain_reason(Reason.BACKEND_TLS, "17").cures[-1]
-    assert "has the detail: journalctl" in explain_reason(Reason.BACKEND_TLS).cures[-1]
+    assert "of connection 17: journalctl" in explain_reason(Reason.BACKEND_TLS, "17").remedies[-1]
+    assert "has the detail: journalctl" in explain_reason(Reason.BACKEND_TLS).remedies[-1]
 
 
 @pytest.mark.parametrize(

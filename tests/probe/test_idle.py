@@ -92,7 +92,7 @@ def test_an_exact_time(cut: Cut, how: str) -> None:
     assert CUT <= idle["cut_seconds"] < CUT + 0.4
     assert 0 < idle["survived_seconds"] <= CUT
     assert 0 < idle["ping_interval_seconds"] < CUT
-    assert "proxy_read_timeout" in done.cures
+    assert "proxy_read_timeout" in done.remedies
 
 
 def test_a_silent_drop() -> None:

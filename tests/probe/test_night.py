@@ -111,7 +111,7 @@ def ask(url: str, *args: str) -> Probed:
 
 
 @pytest.mark.parametrize(
-    ("route", "cause", "cure"),
+    ("route", "cause", "remedy"),
     [
         ("down", "nothing listens on its address", "Start the service behind the route"),
         ("after", "nothing listens on its address", "Start the service behind the route"),
@@ -127,10 +127,10 @@ def ask(url: str, *args: str) -> Probed:
         ("no-websocket", "answered something else than 101", "tcp:// for ws://"),
     ],
 )
-def test_backends(night: Night, route: str, cause: str, cure: str) -> None:
+def test_backends(night: Night, route: str, cause: str, remedy: str) -> None:
     """The client learns that the backend is at fault, and what the operator can change."""
     done = ask(night.url(route))
-    done.expect("backend", 18, cause, cure)
+    done.expect("backend", 18, cause, remedy)
     if route != "after":
         assert done.step("http")["facts"]["answered_by"] == "wsbridge"
     assert done.facts["steps"][-1]["facts"]["reason"].startswith("backend_")
@@ -144,7 +144,7 @@ def test_the_backend_itself(night: Night) -> None:
     facts = json.loads(done.stdout)
     assert (done.returncode, facts["failed_step"]) == (11, "tcp"), done
     assert "may not connect to the socket" in facts["cause"]
-    assert "listeners.NAME.mode" in str(facts["cures"])
+    assert "listeners.NAME.mode" in str(facts["remedies"])
     ask(f"unix:{night.folder}/missing.sock").expect("tcp", 11, "There is no socket", "ss -lx")
 
 
@@ -199,13 +199,13 @@ def test_the_port_is_in_use_so_that_nothing_serves() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limits", "cause", "cure"),
+    ("limits", "cause", "remedy"),
     [
         ({"connections": 1}, "reached a limit", "limits.connections"),
         ({"per_address": {"handshake_rate": 1, "handshake_burst": 1, "exempt": []}}, "too fast", "handshake_rate"),
     ],
 )
-def test_limits(limits: dict[str, object], cause: str, cure: str) -> None:
+def test_limits(limits: dict[str, object], cause: str, remedy: str) -> None:
     """Over the limit of connections, and too fast."""
     with contextlib.ExitStack() as stack:
         port = stack.enter_context(serving(echo))
@@ -216,7 +216,7 @@ def test_limits(limits: dict[str, object], cause: str, cure: str) -> None:
         done = ask(f"ws://127.0.0.1:{daemon.port()}/")
         if not done.code:
             done = ask(f"ws://127.0.0.1:{daemon.port()}/")
-        done.expect("http", 14, cause, cure)
+        done.expect("http", 14, cause, remedy)
 
 
 def test_a_name_that_the_listener_does_not_know(night: Night) -> None:

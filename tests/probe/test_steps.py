@@ -1,4 +1,4 @@
-"""Each step of a probe, against servers that fail in one way: the step, the cause, the cure and the exit code."""
+"""Each step of a probe, against servers that fail in one way: the step, the cause, the remedy and the exit code."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_a_unix_socket_that_nobody_serves(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "cause", "cure"),
+    ("answer", "cause", "remedy"),
     [
         (page("407 No", "", 'Proxy-Authenticate: Basic realm="x"'), "requires authentication", "--proxy http://USER"),
         (page("403 Forbidden"), "does not allow a tunnel", "acl SSL_ports"),
@@ -161,11 +161,11 @@ def test_a_unix_socket_that_nobody_serves(tmp_path: Path) -> None:
         ("", "no answer of an HTTP proxy", "--proxy off"),
     ],
 )
-def test_a_proxy_that_opens_no_tunnel(answer: str, cause: str, cure: str) -> None:
+def test_a_proxy_that_opens_no_tunnel(answer: str, cause: str, remedy: str) -> None:
     """The proxy's answer is explained."""
     with serving(answers(answer)) as port:
         done = probe("ws://gw.example.org/", "--proxy", f"http://me:hidden-word@127.0.0.1:{port}")
-    done.expect("proxy", 12, cause, cure)
+    done.expect("proxy", 12, cause, remedy)
     assert "hidden-word" not in str(done.facts)
 
 
@@ -211,7 +211,7 @@ def test_tls_through_a_proxy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("context", "args", "cause", "cure"),
+    ("context", "args", "cause", "remedy"),
     [
         (lambda: certificates.server("localhost"), (), "Own Authority.* is not trusted here", "--ca FILE"),
         (
@@ -236,13 +236,13 @@ def test_tls_through_a_proxy() -> None:
     ],
     ids=["unknown authority", "missing intermediate", "wrong name", "expired", "client certificate"],
 )
-def test_a_certificate_that_is_rejected(context: object, args: tuple[str, ...], cause: str, cure: str) -> None:
+def test_a_certificate_that_is_rejected(context: object, args: tuple[str, ...], cause: str, remedy: str) -> None:
     """What is wrong with a certificate, and its facts."""
     assert callable(context)
     args = tuple(certificates.ca_file() if word == "OWN" else word for word in args)
     with serving(over_tls(context(), websocket)) as port:
         for scheme in ("wss", "tls"):
-            probe(f"{scheme}://localhost:{port}", *args).expect("tls", 13, cause, cure)
+            probe(f"{scheme}://localhost:{port}", *args).expect("tls", 13, cause, remedy)
 
 
 def test_the_facts_of_a_certificate() -> None:
@@ -297,17 +297,17 @@ def closes(sock: socket.socket) -> None:
 
 
 @pytest.mark.parametrize(
-    ("handler", "cause", "cure"),
+    ("handler", "cause", "remedy"),
     [
         (greeter(b"SSH-2.0-OpenSSH_9.2\r\n"), "does not speak TLS; it sends .*an SSH server", "Write ws:// for wss://"),
         (silent, "does not answer when it gets a TLS hello", "Without TLS: write ws://"),
         (closes, "closes the connection when it gets a TLS hello", "client_address_from: proxy-protocol"),
     ],
 )
-def test_tls_to_a_port_without(handler: Handler, cause: str, cure: str) -> None:
+def test_tls_to_a_port_without(handler: Handler, cause: str, remedy: str) -> None:
     """What speaks there instead is found out by a second connection."""
     with serving(handler) as port:
-        probe(f"wss://localhost:{port}/").expect("tls", 13, cause, cure)
+        probe(f"wss://localhost:{port}/").expect("tls", 13, cause, remedy)
 
 
 def test_tls_to_a_port_with_plain_http() -> None:
@@ -329,7 +329,7 @@ TLS_PAGE = "<html><center>The plain HTTP request was sent to HTTPS port</center>
 
 
 @pytest.mark.parametrize(
-    ("handler", "cause", "cure"),
+    ("handler", "cause", "remedy"),
     [
         (silent, "did not answer the request", "systemctl status"),
         (lambda sock: read_head(sock) and None, "closed the connection without an answer", "protocol: tcp"),
@@ -371,10 +371,10 @@ TLS_PAGE = "<html><center>The plain HTTP request was sent to HTTPS port</center>
         (answers(page("418 Teapot")), "418", "Check the path"),
     ],
 )
-def test_answers_that_are_no_101(handler: Handler, cause: str, cure: str) -> None:
+def test_answers_that_are_no_101(handler: Handler, cause: str, remedy: str) -> None:
     """Each has its typical cause."""
     with serving(handler) as port:
-        probe(f"ws://127.0.0.1:{port}/vnc").expect("http", 14, cause, cure)
+        probe(f"ws://127.0.0.1:{port}/vnc").expect("http", 14, cause, remedy)
 
 
 def test_an_endless_body_is_cut() -> None:
@@ -492,7 +492,7 @@ BASIC = 'WWW-Authenticate: Basic realm="x"'
 
 
 @pytest.mark.parametrize(
-    ("answer", "args", "cause", "cure"),
+    ("answer", "args", "cause", "remedy"),
     [
         (page("401 Unauthorized", "", BASIC), (), "none were sent; it accepts Basic", "--user NAME"),
         (
@@ -511,11 +511,11 @@ BASIC = 'WWW-Authenticate: Basic realm="x"'
         (page("302 Found", "", "Location: /login?next=hidden-word"), (), "requires a login", "Cookie"),
     ],
 )
-def test_authentication(answer: str, args: tuple[str, ...], cause: str, cure: str) -> None:
+def test_authentication(answer: str, args: tuple[str, ...], cause: str, remedy: str) -> None:
     """What a server wants, and what it got; secrets are not shown, even where the server repeats them."""
     with serving(answers(answer.replace("Length: 0", "Length: 11") + "hidden-word")) as port:
         done = probe(f"ws://127.0.0.1:{port}/", *args)
-    done.expect("authentication", 17, cause, cure)
+    done.expect("authentication", 17, cause, remedy)
     if args:
         assert "hidden-word" not in str(done.facts)
 
@@ -534,7 +534,7 @@ def rst(sock: socket.socket) -> None:
 
 
 @pytest.mark.parametrize(
-    ("then", "step", "code", "cause", "cure"),
+    ("then", "step", "code", "cause", "remedy"),
     [
         (sends(close_frame(1011)), "backend", 18, "The server failed", "log of the server"),
         (sends(close_frame(1013)), "backend", 18, "overloaded", "load"),
@@ -553,10 +553,10 @@ def rst(sock: socket.socket) -> None:
         (sends(b"\x83\x00"), "backend", 18, "RFC 6455", "antivirus"),
     ],
 )
-def test_after_the_101(then: Handler, step: str, code: int, cause: str, cure: str) -> None:
+def test_after_the_101(then: Handler, step: str, code: int, cause: str, remedy: str) -> None:
     """A connection that ends soon, or whose pings are not answered."""
     with serving(switched(then)) as port:
-        probe(f"ws://127.0.0.1:{port}/").expect(step, code, cause, cure)
+        probe(f"ws://127.0.0.1:{port}/").expect(step, code, cause, remedy)
 
 
 @pytest.mark.parametrize(

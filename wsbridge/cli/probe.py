@@ -396,9 +396,9 @@ def _print_end(outcome: ProbeOutcome) -> None:
         return
     label = outcome.steps[-1].label or STEP_LABELS[diagnosis.step]
     _print(f"\nThe step that failed: {label} (exit code {STEP_EXIT_CODES[diagnosis.step]})\n")
-    _print_paragraph("cause: ", diagnosis.cause)
-    for at, cure in enumerate(diagnosis.cures):
-        _print_paragraph("cure:  - " if at == 0 else "       - ", cure)
+    _print_paragraph("cause:  ", diagnosis.cause)
+    for at, remedy in enumerate(diagnosis.remedies):
+        _print_paragraph("remedy: - " if at == 0 else "        - ", remedy)
 
 
 def _warnings_text(outcome: ProbeOutcome) -> str:
@@ -433,7 +433,7 @@ def outcome_facts(outcome: ProbeOutcome, options: ProbeOptions) -> dict[str, obj
         "exit_code": outcome.exit_code,
         "failed_step": None if diagnosis is None else diagnosis.step.value,
         "cause": None if diagnosis is None else diagnosis.cause,
-        "cures": [] if diagnosis is None else list(diagnosis.cures),
+        "remedies": [] if diagnosis is None else list(diagnosis.remedies),
         "steps": [
             {
                 "step": one.step.value,

@@ -172,10 +172,10 @@ def _diagnose_wsbridge_origin(found: Diagnosis, facts: HttpFacts, options: Probe
             f"The Origin {options.origin} is that of the host in the URL, and wsbridge does not see it so: a "
             "proxy in front "
             "changes the Host header, or the route accepts other origins only.",
-            (proxy, allow, *found.cures[-1:]),
+            (proxy, allow, *found.remedies[-1:]),
         )
     cause = f"The route does not accept the Origin {options.origin}."
-    return Diagnosis(found.step, cause, (allow, proxy, *found.cures[-1:]))
+    return Diagnosis(found.step, cause, (allow, proxy, *found.remedies[-1:]))
 
 
 def _diagnose_credentials(found: Diagnosis, facts: HttpFacts, options: ProbeOptions) -> Diagnosis:
@@ -190,10 +190,10 @@ def _diagnose_credentials(found: Diagnosis, facts: HttpFacts, options: ProbeOpti
     if wanted and sent in ("Basic", "Bearer") and sent.lower() not in {one.lower() for one in wanted}:
         option = "--user NAME" if "Basic" in wanted else "--token-file FILE"
         cause = f"The server accepts {' or '.join(wanted)}, and {options.credential} was sent."
-        return Diagnosis(found.step, cause, (f"Send what it accepts: {option}", *found.cures[1:]))
+        return Diagnosis(found.step, cause, (f"Send what it accepts: {option}", *found.remedies[1:]))
     cause = f"The credentials are not valid: {options.credential} was sent{wants}."
     return Diagnosis(
-        found.step, cause, ("Check name, password or token: expired, for another route, misspelled", *found.cures)
+        found.step, cause, ("Check name, password or token: expired, for another route, misspelled", *found.remedies)
     )
 
 
@@ -261,29 +261,29 @@ def _redirect(facts: HttpFacts, options: ProbeOptions) -> Diagnosis | None:
                 ),
             ),
         )
-    cure = "Write the address that it redirects to into the URL: WebSocket clients follow no redirects"
+    remedy = "Write the address that it redirects to into the URL: WebSocket clients follow no redirects"
     if options.target.scheme == "ws" and location.lower().startswith(b"https://"):
         return Diagnosis(
-            ProbeStep.HTTP, f"The server redirects to TLS: {shown}.", ("Write wss:// for ws:// in the URL", cure)
+            ProbeStep.HTTP, f"The server redirects to TLS: {shown}.", ("Write wss:// for ws:// in the URL", remedy)
         )
     return Diagnosis(
         ProbeStep.HTTP,
         f"The server redirects to {shown}.",
-        (cure, "nginx: a location /x/ redirects /x; write location = /x, or the slash into the URL"),
+        (remedy, "nginx: a location /x/ redirects /x; write location = /x, or the slash into the URL"),
     )
 
 
 def _credentials(facts: HttpFacts, options: ProbeOptions) -> Diagnosis | None:
     if facts.status not in (401, 407):
         return None
-    cures = (
+    remedies = (
         "Send them: --user NAME, --token-file FILE or --header 'Name: value'",
         (
             f"{facts.server or 'The server'} answered, not wsbridge: nginx: auth_basic, auth_request; HAProxy: "
             "http-request auth"
         ),
     )
-    return _diagnose_credentials(Diagnosis(ProbeStep.AUTHENTICATION, "", cures), facts, options)
+    return _diagnose_credentials(Diagnosis(ProbeStep.AUTHENTICATION, "", remedies), facts, options)
 
 
 def _forbidden(facts: HttpFacts, options: ProbeOptions) -> Diagnosis | None:
@@ -317,7 +317,7 @@ def _page(facts: HttpFacts, _options: ProbeOptions) -> Diagnosis | None:
         "The server answered as to a plain HTTP request: the path is that of a page, not of a WebSocket, or "
         "a proxy on the "
         "path drops the Upgrade header.",
-        ("Check the path in the URL", *dropped_upgrade_diagnosis(facts).cures),
+        ("Check the path in the URL", *dropped_upgrade_diagnosis(facts).remedies),
     )
 
 
@@ -335,7 +335,7 @@ def _not_found(facts: HttpFacts, options: ProbeOptions) -> Diagnosis | None:
                 f"nginx: a location {path} with proxy_pass to wsbridge, in the server with this server_name; "
                 "HAProxy: use_backend"
             ),
-            *(dropped_upgrade_diagnosis(facts).cures if facts.status != 410 else ()),
+            *(dropped_upgrade_diagnosis(facts).remedies if facts.status != 410 else ()),
         ),
     )
 
@@ -412,14 +412,14 @@ def dropped_upgrade_diagnosis(facts: HttpFacts) -> Diagnosis:
     http10 = b"HTTP/1.0" in facts.body
     what = "speaks HTTP/1.0 to the server behind it" if http10 else "drops the Upgrade or Connection header"
     who = facts.server or "A proxy on the path"
-    cures: tuple[str, ...] = (NGINX_UPGRADE, _HAPROXY_UPGRADE, _APACHE_UPGRADE)
+    remedies: tuple[str, ...] = (NGINX_UPGRADE, _HAPROXY_UPGRADE, _APACHE_UPGRADE)
     if facts.server == "nginx":
-        cures = cures[:1]
+        remedies = remedies[:1]
     elif facts.server == "HAProxy":
-        cures = cures[1:2]
+        remedies = remedies[1:2]
     elif facts.server == "Apache":
-        cures = cures[2:]
-    return Diagnosis(ProbeStep.HTTP, f"{who} {what}: the server did not get a request for a WebSocket.", cures)
+        remedies = remedies[2:]
+    return Diagnosis(ProbeStep.HTTP, f"{who} {what}: the server did not get a request for a WebSocket.", remedies)
 
 
 def subprotocol_diagnosis(options: ProbeOptions) -> Diagnosis:

@@ -350,7 +350,7 @@ def explain_reason(reason: Reason, connection_id: str = "") -> Diagnosis:
     found = EXPLANATIONS.get(reason.value)
     if found is None:
         return Diagnosis(ProbeStep.BACKEND, f"wsbridge ended the connection: {reason.value}.", (log,))
-    return Diagnosis(found.step, found.cause, (*found.cures, log))
+    return Diagnosis(found.step, found.cause, (*found.remedies, log))
 
 
 def reason_of(text: str) -> Reason | None:
@@ -374,8 +374,8 @@ def explain_close(code: int | None, text: str) -> Diagnosis:
         )
     known = _CLOSE_CODES.get(code)
     if known is not None:
-        step, cause, cure = known
-        return Diagnosis(step, cause, (cure,))
+        step, cause, remedy = known
+        return Diagnosis(step, cause, (remedy,))
     kind = "application's own" if code >= 4000 else "registered" if code >= 3000 else "protocol's"
     cause = f"The server closed the connection with code {code}, one of the {kind}."
     return Diagnosis(ProbeStep.BACKEND, cause, ("See the documentation and the log of the server for this code",))

@@ -373,16 +373,16 @@ class IdleFinder:
         end = None if first is None else first.end
         known = None if end is None else EXPLANATIONS.get(end.text)
         if known is not None:
-            return Diagnosis(ProbeStep.IDLE, known.cause, known.cures)
-        cures = []
+            return Diagnosis(ProbeStep.IDLE, known.cause, known.remedies)
+        remedies = []
         interval = found.ping_interval
         if interval is not None:
-            cures.append(
+            remedies.append(
                 f"Ping each {seconds_text(interval)} or more often, which survives: timeouts.ping_interval: "
                 f"{duration_text(interval)} in wsbridge.yaml (default 20s); --ping-interval of `bridge`"
             )
         else:
-            cures.append(
+            remedies.append(
                 "No ping interval that was tried survives: what cuts the connections counts only payload, or their age "
                 "(max_lifetime); pings do not help, so it has to be changed itself"
             )
@@ -397,7 +397,7 @@ class IdleFinder:
                 "timeout server"
             )
         who = "The server" if end is not None and end.kind == "close" else "Something on the path"
-        return Diagnosis(ProbeStep.IDLE, f"{who} cuts connections that are idle.", (*cures, *dict.fromkeys(where)))
+        return Diagnosis(ProbeStep.IDLE, f"{who} cuts connections that are idle.", (*remedies, *dict.fromkeys(where)))
 
 
 def duration_text(seconds: float) -> str:

@@ -75,12 +75,12 @@ class Diagnosis:
     Attributes:
         step: The step.
         cause: One or two sentences.
-        cures: What to change, and where; the most likely first.
+        remedies: What to change, and where; the most likely first.
     """
 
     step: ProbeStep
     cause: str
-    cures: tuple[str, ...] = ()
+    remedies: tuple[str, ...] = ()
 
 
 class StepFailedError(Exception):

@@ -116,11 +116,11 @@ def diagnose_proxy(text: str, port: int) -> Diagnosis:
     status = 0 if found is None else int(found[1])
     off = "If the target needs no proxy: --proxy off, or add it to no_proxy"
     if status == 407:
-        cure = (
+        remedy = (
             "Write user and password into the URL of the proxy: --proxy http://USER:PASSWORD@HOST:PORT, or https_proxy"
         )
         return Diagnosis(
-            ProbeStep.PROXY, "The proxy requires authentication.", (cure, "wsbridge.yaml: proxy of the backend")
+            ProbeStep.PROXY, "The proxy requires authentication.", (remedy, "wsbridge.yaml: proxy of the backend")
         )
     if status in (403, 405):
         return Diagnosis(
@@ -130,10 +130,10 @@ def diagnose_proxy(text: str, port: int) -> Diagnosis:
         )
     if status in (500, 502, 503, 504):
         text = "The proxy cannot reach the target."
-        cure = (
+        remedy = (
             "Check name and port of the target as the proxy sees them: its DNS and its firewall, not those of this host"
         )
-        return Diagnosis(ProbeStep.PROXY, text, (cure, off))
+        return Diagnosis(ProbeStep.PROXY, text, (remedy, off))
     if status:
         text = "The proxy did not open a tunnel: it may be a web server, which does not support CONNECT."
         return Diagnosis(

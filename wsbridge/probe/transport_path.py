@@ -167,9 +167,9 @@ class TransportPath:
                 found = await self._resolver.resolve(host, port)
         except trio.TooSlowError:
             cause = "The DNS server does not answer."
-            cures = ("Check the name servers of this host: /etc/resolv.conf, resolvectl status",)
+            remedies = ("Check the name servers of this host: /etc/resolv.conf, resolvectl status",)
             text = f"{what}: no answer within {self._options.timeout:g} s"
-            raise StepFailedError(Diagnosis(ProbeStep.DNS, cause, cures), text) from None
+            raise StepFailedError(Diagnosis(ProbeStep.DNS, cause, remedies), text) from None
         except OSError as error:
             seconds = trio.current_time() - started
             text = f"{what}: {error.strerror or error}"
@@ -264,9 +264,9 @@ class TransportPath:
                 await proxy.connect(transport, target.host, target.port)
         except trio.TooSlowError:
             cause = "The proxy accepted the connection and did not answer CONNECT."
-            cures = ("Check that it is an HTTP proxy, and its port", "It may wait for the target: try --timeout 60s")
+            remedies = ("Check that it is an HTTP proxy, and its port", "It may wait for the target: try --timeout 60s")
             text = f"{proxy.proxy}: no answer to CONNECT within {self._options.timeout:g} s"
-            raise StepFailedError(Diagnosis(ProbeStep.PROXY, cause, cures), text) from None
+            raise StepFailedError(Diagnosis(ProbeStep.PROXY, cause, remedies), text) from None
         except Rejected as rejected:
             seconds = trio.current_time() - started
             text = rejected.detail

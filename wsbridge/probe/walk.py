@@ -323,7 +323,7 @@ class Walk:
             facts["reason"] = end.text
         text = f"{end}{before}, {seconds * 1000:.1f} ms after the 101"
         text = self._options.secrets.hide_in_text(text)
-        return StepFailedError(Diagnosis(step, diagnosis.cause, diagnosis.cures), text, facts=facts)
+        return StepFailedError(Diagnosis(step, diagnosis.cause, diagnosis.remedies), text, facts=facts)
 
     async def _measure_round_trip(self, session: ProbeSession) -> None:
         times = self.outcome.round_trips
