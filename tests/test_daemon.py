@@ -8,12 +8,15 @@ import time
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from tests.serving import config_of, recording, written
 from wsbridge import daemon
 from wsbridge.accept import reserved_descriptors
 from wsbridge.context import ConnectionContext
 from wsbridge.engine_choice import choose_engine, describe_engine
+from wsbridge.net.listeners import ListenError
+from wsbridge.registry import LISTENERS
 from wsbridge.relay.session_stream import MAX_KEPT_READ_BYTES
 
 LIMITS = resource.getrlimit
@@ -108,6 +111,20 @@ async def test_a_hangup_is_logged_and_ignored():
         result = await daemon.serve(config_of(CONFIG), extra_task=beside)
     assert [record["signal"] for record in records.of("daemon.signal_ignored")] == ["SIGHUP"]
     assert result.signal == signal.SIGINT
+
+
+async def test_a_reload_that_waits_for_a_start_that_fails_reports_nothing(manager, monkeypatch):
+    """READY=1 would have the service manager start what needs this service."""
+
+    async def listen(name, config):
+        os.kill(os.getpid(), signal.SIGHUP)
+        await wait_all_tasks_blocked()
+        raise ListenError(name, config.bind, "address already in use")
+
+    monkeypatch.setitem(LISTENERS, "tcp", listen)
+    with recording(), trio.fail_after(5), pytest.raises(ExceptionGroup):
+        await daemon.serve(config_of(written(route={"respond": "204"})), load=pytest.fail)
+    assert all(line.startswith("STATUS=") for line in notified(manager))
 
 
 async def test_a_hangup_that_is_ignored_stays_so():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from tests.authority import folder, listener_tls
 from tests.client import CLOSE, Client, frame, request
@@ -27,7 +29,7 @@ from wsbridge.log.logger import log
 from wsbridge.net import listeners as listeners_module
 from wsbridge.net.listeners import ListenError
 from wsbridge.reasons import Reason
-from wsbridge.registry import CONFIG_REGISTRY
+from wsbridge.registry import CONFIG_REGISTRY, LISTENERS
 from wsbridge.reload import SHORT_TURNS, Reloader
 from wsbridge.server import NotServingError
 
@@ -500,6 +502,35 @@ async def test_sighup_reloads_and_reports_to_systemd(valid, manager):
     assert any("READY=1" in text for text in datagrams[reloading + 1 :])
 
 
+async def test_a_hangup_during_the_start_reloads_after_it(manager, monkeypatch):
+    """It neither binds the addresses that are being bound, nor reports READY=1 before they are."""
+
+    async def listen(name, config):
+        if not listening:
+            listening.append(name)
+            os.kill(os.getpid(), signal.SIGHUP)
+            await wait_all_tasks_blocked()
+        return await listeners_module.listen_tcp(name, config)
+
+    async def beside(_server: object) -> None:
+        await records.wait("config.reloaded")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def load() -> LoadedConfig:
+        return load_text(written(route={"respond": "205"}), file="", registry=CONFIG_REGISTRY, environ={})
+
+    listening: list[str] = []
+    monkeypatch.setitem(LISTENERS, "tcp", listen)
+    with recording() as records, trio.fail_after(5):
+        await daemon.serve(config_of(written(route={"respond": "204"})), extra_task=beside, load=load)
+    states = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            states.append(manager.recv(4096).decode().partition("\n")[0])
+    assert [state for state in states if not state.startswith("STATUS")][:3] == ["READY=1", "RELOADING=1", "READY=1"]
+    assert not records.of("config.reload_failed")
+
+
 async def test_reloads_one_after_the_other_are_reported_one_after_the_other(tmp_path, manager):
     """One that waits has not begun: `systemctl reload` would else end with the READY=1 of the one before."""
     path = tmp_path / "wsbridge.yaml"
@@ -564,6 +595,7 @@ async def test_reloads_leave_nothing_behind(tmp_path):
             await served.server.apply(config_of(text))
         await served.records.wait("generation.ended", count=51)
         await settled(served, before)
+        gc.unfreeze()  # what daemons of earlier tests have left
         gc.collect()
         assert sum(isinstance(one, Generation) for one in gc.get_objects()) == 1
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import resource
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -110,6 +111,20 @@ class SystemdNotifier:
         except (OSError, ValueError):  # the path may hold a NUL
             return False
         return True
+
+
+@contextlib.contextmanager
+def held_hangups() -> Iterator[None]:
+    """Keep SIGHUP from ending a process that is to reload by it, but still starts: it waits until `serve` handles it.
+
+    The file may have changed after it was read. To be entered in the main thread, before others are started.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+    try:
+        yield
+    finally:
+        signal.sigtimedwait([signal.SIGHUP], 0)  # one that came, and that nothing has handled, since the start failed
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 YOUNG_OBJECTS = 5000
@@ -347,6 +362,7 @@ async def _handle_signals(
     """Stop or reload by the signals of the process; append those that stop it to `received`."""
     hangup = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, *hangup) as signals:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, hangup)
         async with trio.open_nursery() as nursery:
             task_status.started()
             async for number in signals:
@@ -373,7 +389,7 @@ async def reload(server: Server, notifier: SystemdNotifier, reloader: Reloader) 
     try:
         result = await reloader.reload(notifier.reloading)
     finally:
-        if not server.services.stop_requested.is_set():
+        if server.started.is_set() and not server.services.stop_requested.is_set():
             notifier.ready(_status(server))
     if result.error is None:
         _warn_descriptor_limit(server.generation.config, resource.getrlimit(resource.RLIMIT_NOFILE)[0])

@@ -151,12 +151,14 @@ class Reloader:
     async def reload(self, on_begin: Callable[[], object] = lambda: None) -> ReloadResult:
         """Load, check, build, bind what is new, swap, retire what is gone; any error leaves everything as it was.
 
-        One that is requested while another one runs begins after it, since the file may have changed in between.
+        One that is requested while another one runs begins after it, since the file may have changed in between; one
+        that is requested during the start, once all listeners are open.
 
         Args:
             on_begin: Called when it begins.
         """
         async with self._lock:
+            await self._server.started.wait()
             on_begin()
             began = trio.current_time()
             with SHORT_TURNS:

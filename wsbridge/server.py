@@ -84,6 +84,7 @@ class Server:
         connections: Those served now, by number, in whatever step.
         loop_lag: How late the event loop was.
         listeners: The open ones, in the order of the configuration.
+        started: Set once these have been opened; only then can the configuration and the state change.
         passed_sockets: As given.
         is_draining: Whether new clients are rejected, or will be after `drain_delay`.
         save_sessions: Gives the sessions to the next process at the end of a graceful shutdown; None: they end.
@@ -110,6 +111,7 @@ class Server:
         self.save_sessions: Callable[[], Awaitable[None]] | None = None
         self.loop_lag = LoopLag()
         self.listeners: list[OpenListener] = []
+        self.started = trio.Event()
         self.services = Services(config, one_connection=one_connection, open_level=open_level)
         self.acceptor = Acceptor(config, self.services)
         self.connections = self.acceptor.connections
@@ -244,6 +246,7 @@ class Server:
                         self._accepting = accepting
                         with self._starting:
                             self._add_listeners(await self._open_listeners(self.generation, on_bound))
+                            self.started.set()
                             if extra_task is not None:
                                 connections.start_soon(extra_task, self)
                             on_ready([opened.listening for opened in self.listeners])
@@ -429,7 +432,7 @@ class Server:
         """
         if self.services.stop_requested.is_set():
             raise NotServingError("wsbridge is shutting down")
-        if self._generation_tasks is None:
+        if self._generation_tasks is None or not self.started.is_set():
             raise NotServingError("wsbridge is starting")
         return self._generation_tasks
 

@@ -1,6 +1,7 @@
 """The process from its start to its exit: the service manager, signals, listeners, its log."""
 
 import fcntl
+import os
 import select
 import signal
 import socket
@@ -36,6 +37,25 @@ def test_the_service_manager_is_notified():
         assert daemon.state("STOPPING") == "1"
         assert daemon.ended() == 0
         daemon.wait("daemon.stopped")
+
+
+def test_a_hangup_during_the_start_is_a_reload():
+    """A file that was replaced after it was read is read again, and SIGHUP does not end what only starts."""
+    starting = Daemon(written(route={"respond": "204"}), waits=False)
+    file = starting.folder / "wsbridge.yaml"
+    text = file.read_bytes()
+    file.unlink()
+    os.mkfifo(file)
+    with starting as daemon:
+        before = os.open(file, os.O_WRONLY)  # waits for the process that reads it
+        file.unlink()
+        file.write_text(written(route={"respond": "205"}))
+        os.kill(daemon.pid, signal.SIGHUP)
+        with os.fdopen(before, "wb") as fifo:
+            fifo.write(text)
+        daemon.wait("config.reloaded")
+        daemon.term()
+        assert daemon.ended() == 0
 
 
 def test_sigterm_drains():

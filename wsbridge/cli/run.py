@@ -366,13 +366,14 @@ def run_command(
     failed, 78 invalid configuration (all errors are reported at once). With a log format other than console, errors at
     start are written to the log.
     """
-    found = find_config_or_log(only_path(file, path), log_format or "auto")
-    loaded = read_config(found, log_format or "auto").without_places()
-    load = None if found == STDIN else partial(load_config, str(Path(found).absolute()))
-    take_over = takeover_path(address, loaded.config) if takeover else None
-    level = "debug" if verbose else log_level
-    code, _ = serve_until_end(loaded, level=level, format=log_format, load=load, take_over=take_over)
-    return code
+    with daemon.held_hangups():
+        found = find_config_or_log(only_path(file, path), log_format or "auto")
+        loaded = read_config(found, log_format or "auto").without_places()
+        load = None if found == STDIN else partial(load_config, str(Path(found).absolute()))
+        take_over = takeover_path(address, loaded.config) if takeover else None
+        level = "debug" if verbose else log_level
+        code, _ = serve_until_end(loaded, level=level, format=log_format, load=load, take_over=take_over)
+        return code
 
 
 def takeover_path(address: str | None, config: Config) -> str:
