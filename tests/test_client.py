@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import hashlib
 import random
 from collections.abc import AsyncIterator
@@ -285,6 +286,15 @@ async def test_send_all_waits_when_the_window_is_used_up() -> None:
         assert stream.unacknowledged_bytes == SMALL.window
         proxy.come_up()
         await service.last.until(lambda: len(service.last.received) == SMALL.window)
+
+
+async def test_items_of_several_bytes_are_bytes() -> None:
+    """A view of integers, more than the window has room for at once."""
+    data = array.array("I", range(40_000))
+    async with resume_service(SMALL, echoes=False) as service, opened(service) as (stream, _):
+        await stream.send_all(memoryview(data))
+        await service.last.until(lambda: len(service.last.received) == 160_000)
+        assert service.last.received == data.tobytes()
 
 
 async def test_bytes_that_are_not_received_are_not_acknowledged() -> None:

@@ -363,7 +363,7 @@ class ResumableStream(trio.abc.HalfCloseableStream):
         with self._as_only_sender():
             await trio.lowlevel.checkpoint()
             self._check_may_send()
-            rest = memoryview(data)
+            rest = memoryview(data).cast("B")
             while rest:
                 await self._wait_for_room()
                 part = bytes(rest[: self._room])

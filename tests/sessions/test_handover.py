@@ -195,6 +195,24 @@ async def test_a_reset_of_the_backend_goes_along(tmp_path: Path) -> None:
             assert (b"reset 100000\n" + b"x" * 100000).startswith(client.received)
 
 
+async def test_a_backend_that_has_ended_in_both_directions_is_no_lost_one(tmp_path: Path) -> None:
+    """The client has ended its stream, and what the backend has sent before it ended waits for room in the window."""
+    resume = {"ttl": "20s", "window": "64KiB"}
+    async with with_sessions(tmp_path, 1, scripted, resume=resume) as (back, first, text, (client,)):
+        client.paused = True
+        await client.send(b"fin 100000\n")
+        await client.finish()
+        await client.until(lambda: client.machine.fin_acked)
+        await back.until(open=0)
+        client.cut()
+        async with succeeded(first, text, 1, 0, 0):
+            client.go_on()
+            await client.connect()
+            await client.until(lambda: client.ended)
+            assert client.ended is not None and client.ended.complete
+            assert client.received == b"fin 100000\n" + b"x" * 100000
+
+
 async def tls_echo(stream: trio.SocketStream) -> None:
     """Serve an echo backend under TLS."""
     await echo(trio.SSLStream(stream, server_context(), server_side=True))

@@ -149,7 +149,8 @@ class FrontSessionRelay(SessionRelay):
         if is_reset:
             self.back.transport.record_socket_error()
             self.back.transport.readable = True  # there may be something before that
-        if self.session.peer_finished:
+        if self.session.peer_finished:  # it was sent to the backend; if that has ended too, no second FIN can be
+            self.back.tx = TX_CLOSED
             self.stream.read_state = EOF
         if self.session.is_failing:
             self.abort(self.back)
