@@ -8,8 +8,10 @@ import trio
 import trio.testing
 
 from tests.relay.fakes import a_pair
-from wsbridge.net.transport import SocketTransport
+from tests.serving import recording
+from wsbridge.net.transport import SocketTransport, reset_socket
 from wsbridge.protocol.websocket import WebSocketFraming
+from wsbridge.reasons import Reason
 from wsbridge.relay import timeouts
 from wsbridge.relay.endpoint import RawEndpoint, WebSocketEndpoint
 from wsbridge.relay.loop import LATE, TIME_SLICE, RelayLoop
@@ -126,6 +128,37 @@ async def test_a_descriptor_closed_behind_its_back_is_no_error():
     assert pair.done
     for sock in (theirs, _more):
         sock.close()
+    loop.close()
+
+
+async def test_a_bug_in_what_an_event_reports_ends_that_pair_alone(monkeypatch):
+    """The loop goes on, and with it all other pairs."""
+    loop = RelayLoop()
+
+    def fail(_):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(SocketTransport, "record_socket_error", fail)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        theirs = socket.create_connection(server.getsockname())
+        ours, _ = server.accept()
+    more, _more = socket.socketpair()
+    for sock in (ours, more):
+        sock.setblocking(False)
+    options = RelayOptions(bytes_per_second=1000)  # limited: a reset that an event reports is asked for
+    pair = Relay(RawEndpoint(SocketTransport(ours)), RawEndpoint(SocketTransport(more)), options, loop)
+    pair.apply_rate_limits()
+    loop.add(pair)
+    reset_socket(theirs)
+    with trio.fail_after(5):
+        await trio.lowlevel.wait_readable(ours)
+    with recording() as records:
+        while not pair.done:
+            loop._process_events()
+            await trio.lowlevel.checkpoint()
+    assert [record["component"] for record in records.of("internal_error")] == ["relay"]
+    assert pair.termination.reason is Reason.INTERNAL_ERROR
+    _more.close()
     loop.close()
 
 

@@ -204,11 +204,11 @@ class RelayLoop:
                         os.eventfd_read(self._wakeup_fd)
                     continue
                 pair, side = entry
-                if event & _EPOLL_UNUSUAL:
-                    self._on_unusual_event(pair, side, event)
-                elif event & _EPOLL_IN or side.is_websocket:
-                    side.transport.readable = True
                 try:
+                    if event & _EPOLL_UNUSUAL:
+                        self._on_unusual_event(pair, side, event)
+                    elif event & _EPOLL_IN or side.is_websocket:
+                        side.transport.readable = True
                     other = side.other
                     blocked = side.pending is not None or side.pending_pong is not None
                     if blocked:
