@@ -199,6 +199,30 @@ async def test_an_expired_answer_is_used_while_a_lookup_hangs(mock_clock):
     assert len(dns.asked) == 2
 
 
+async def test_an_expired_answer_is_used_more_than_once_while_other_lookups_have_all_threads(mock_clock):
+    """Its own lookup cannot begin, and nobody waits for that after the first."""
+    dns = Dns()
+    async with Resolver(threads=1, ttl=30, getaddrinfo=dns) as resolver, trio.open_nursery() as nursery:
+        await resolver.resolve("gw", 5900)
+        dns.go.clear()
+        mock_clock.jump(31)
+        nursery.start_soon(resolver.resolve, "hangs", 1)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        found = []
+
+        async def ask():
+            found.append(await resolver.resolve("gw", 5900))
+
+        for count in range(1, 4):
+            nursery.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            mock_clock.jump(2.1)  # it may be tried again, and that takes too long
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert found == [ADDRESSES] * count
+        dns.go.set()
+    assert dns.asked == ["gw", "hangs"]
+
+
 async def test_a_forgotten_name_is_looked_up_again_and_never_used_stale(mock_clock):
     """Its addresses did not answer."""
     dns = Dns()

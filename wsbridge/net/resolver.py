@@ -214,7 +214,7 @@ class Resolver:
             if not entry.waiters and entry.pending is not None and not entry.in_thread:
                 for scope in entry.scopes.values():
                     scope.cancel()
-                if self._entries.get(host) is entry:
+                if self._entries.get(host) is entry and not entry.addresses:  # an expired answer is kept for the next
                     del self._entries[host]
 
     def _start_lookup(self, host: str, before: _CacheEntry | None) -> _CacheEntry:
