@@ -24,7 +24,7 @@ class Case:
         figure: What of the result of `load` is counted; for `idle` the open connections, whose memory is weighed.
         unit: Of the figure, by which it is divided, and its name.
         options: More options for `load`.
-        busy: Connections that echo 64-byte messages meanwhile. What they cost is not told apart, so such a case is
+        busy: Connections that echo 64-byte messages meanwhile. Their cost is not measured separately, so such a case is
             compared by its latency.
         once: Measured before the rounds, since memory that was taken once stays with the process.
         most_s: The longest that it may run, in seconds.

@@ -16,7 +16,7 @@ _LEAST_CPU_S = 1e-3
 _FAILURES = 0.01
 """The share of connections that may fail before a run says nothing."""
 _SPEAKS: dict[Transport, tuple[str, ...]] = {"plain": (), "tls": ("-T",), **dict.fromkeys(TUNNELS, ("-R",))}
-"""What `load` is told of how the clients talk."""
+"""Arguments of `load`: how the clients talk."""
 _BUSY_S = 60.0
 """Clients that only keep the bridge busy run longer than any case, and are ended after it."""
 

@@ -124,9 +124,9 @@ def take_turns(plan: Plan, peers: Sequence[Peer], groups: Iterable[Sequence[str]
     """Measure cases on all bridges, and add what came of it to the figures; runs that failed are reported.
 
     Args:
-        plan: How.
-        peers: What.
-        groups: Names of cases; for each group the bridges are started anew.
+        plan: How to measure.
+        peers: The bridges.
+        groups: Names of cases; for each group the bridges are restarted.
         figures: Knows the cases.
 
     Raises:

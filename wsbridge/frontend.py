@@ -162,7 +162,7 @@ class HttpExchange:
         if termination.reason in _RETRYABLE_REASONS and not any(name == "Retry-After" for name, _ in headers):
             headers.append(("Retry-After", str(retry_after)))
         reason = termination.reason
-        about_request = reason in (Reason.BAD_REQUEST, Reason.REQUEST_TOO_LARGE)  # only the client can mend it
+        about_request = reason in (Reason.BAD_REQUEST, Reason.REQUEST_TOO_LARGE)  # only the client can correct it
         sentence = termination.detail if about_request else REASONS[reason].advice
         response = encode_error_response(
             termination.http_status, reason.value, sentence, connection_id, headers, self.request

@@ -794,7 +794,7 @@ export class ResumableWebSocket extends EventTarget {
       socket.onopen = () => current() && this.#transportOpened(protocols);
       socket.onmessage = ({ data }) => inTurn(() => this.#transportReceived(data));
       socket.onclose = ({ code, reason, wasClean }) => inTurn(() => lose(code, reason, wasClean));
-      // Browsers tell of the close in the same turn, Node.js of a handshake that failed not at all.
+      // Browsers report the close in the same turn; Node.js does not report the close of a failed handshake at all.
       socket.onerror = () => current() && this.#start("error", 0, () => lose(1006));
     } catch (error) {
       lose(1006, `no transport: ${error?.message ?? error}`);
@@ -849,7 +849,7 @@ export class ResumableWebSocket extends EventTarget {
     if (event !== null) this.#on(event);
   }
 
-  // Node.js tells of several messages in one turn, if they have come together. A page that awaits `open` listens to
+  // Node.js delivers several messages in one turn, if they have come together. A page that awaits `open` listens to
   // the next one only after that.
   #hold() {
     this.#held = [];

@@ -367,7 +367,7 @@ class WebSocketBackend:
         parser = ResponseParser(self._services.max_response_head_bytes)
         response = None
         try:
-            with contextlib.suppress(OSError):  # a read gives the same error, or what the backend said before
+            with contextlib.suppress(OSError):  # a read gives the same error, or what the backend sent before
                 await transport.write_all(request)
             while response is None:
                 data = await transport.read_some()

@@ -52,7 +52,7 @@ def _complete_word(_ctx: click.Context, _parameter: click.Parameter, begun: str)
 @click.argument("word", required=False, shell_complete=_complete_word)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def explain_command(word: str | None, as_json: bool) -> int:
-    """Explain a word of the log, a response or a message.
+    """Explain a reason, a code, a status or a log event.
 
     WORD is a reason (backend_tls), a code of an error or warning (E012, W003), an HTTP status (502), a WebSocket close
     code (1006), an event (connection.rejected) or a key of the log (initiator). It prints what that means, who causes

@@ -163,7 +163,7 @@ class ProxyConnector:
         parser = ResponseParser(self._max_head_bytes)
         response = None
         try:
-            with contextlib.suppress(OSError):  # a read gives the same error, or what the proxy said before
+            with contextlib.suppress(OSError):  # a read gives the same error, or what the proxy sent before
                 await transport.write_all(request.encode("ascii"))
             while response is None and (data := await transport.read_some()):
                 response = parser.feed(data)

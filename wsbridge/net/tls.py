@@ -85,7 +85,7 @@ def silence_sni_decode_errors() -> None:
 
 
 def with_tls_details(peer: Peer, tls: ssl.SSLSocket | ssl.SSLObject) -> Peer:
-    """Add to a peer what it said of itself.
+    """Add what the TLS handshake shows of a peer: server name and certificate.
 
     Args:
         peer: At the other end.
@@ -96,7 +96,7 @@ def with_tls_details(peer: Peer, tls: ssl.SSLSocket | ssl.SSLObject) -> Peer:
 
 
 def add_tls_details(peer: Peer, sni: str, certificate: PeerCertificate | None) -> Peer:
-    """Add to a peer what it said of itself.
+    """Add what the TLS handshake shows of a peer: server name and certificate.
 
     Args:
         peer: At the other end.

@@ -156,7 +156,7 @@ def _diagnose_wsbridge(facts: HttpFacts, reason: Reason, options: ProbeOptions) 
 
 
 def _diagnose_wsbridge_origin(found: Diagnosis, facts: HttpFacts, options: ProbeOptions) -> Diagnosis:
-    """Tell the Origin of another page from the Host header that a proxy changed."""
+    """Distinguish the Origin of another page from a Host header that a proxy changed."""
     if options.origin is None:
         return replace(found, cause="The request has several Origin headers, or a proxy adds one.")
     origin = parse_origin(options.origin)
