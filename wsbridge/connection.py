@@ -681,23 +681,21 @@ class Connection:
 
     def _enter_route(self, route: Route) -> OutgoingChain:
         """Acquire what the connection needs to be relayed; `_release_route` releases it."""
-        self._route_slot = self._acquire_route_slot(route)
-        self._take_only_connection()
+        if route.limits is not None:
+            self._route_slot = self._acquire_route_slot(route)
+        if self._services.one_connection:
+            self._take_only_connection()
         self._chain = chain = self._extend_chain(route)
         return chain
 
     def _acquire_route_slot(self, route: Route) -> RouteSlot:
         """Count the connection under the limits of its route, while the slot is held."""
-        if route.limits is None:
-            return UNLIMITED
         identity, services = self._context.identity, self._services
         token_name = limited_token_name(route, self._context.request, identity)
         return acquire_route_slot(route, identity, token_name, services.connection_counts, services.shared_buckets)
 
     def _take_only_connection(self) -> None:
         """With `--once`, become the only connection that is served: the first that is about to dial."""
-        if not self._services.one_connection:
-            return
         if not self._services.take_only_connection():
             detail = "only one connection is served, and another one was first"
             raise Rejected(Reason.OVERLOAD, detail, initiator="wsbridge")
@@ -730,12 +728,9 @@ class Connection:
         route, context = admitted.route, self._context
         if not route.dial_before_upgrade and context.request is not None:
             await self._accept_client(route, admitted.subprotocol)
+            self._check_may_continue()  # a shutdown may have begun while the 101 was written
         self._access_log.dial_started()
-        if route.target_policy is None:
-            self._check_may_continue()  # as `_choose_target` does
-            chosen = None
-        else:
-            chosen = await self._choose_target(route)
+        chosen = None if route.target_policy is None else await self._choose_target(route)
         if self._front is None and self._route_slot.shared_bucket is None:
             bridging = await self._bridge(admitted, chain, chosen)
             if bridging is not None:
