@@ -20,7 +20,7 @@ from wsbridge.auth.bearer import BearerToken, token_digest
 from wsbridge.auth.passwords import hash_password
 from wsbridge.reasons import Reason
 
-DELAY = 0.15
+DELAY = 0.4
 INTERVAL = 0.02
 
 

@@ -32,7 +32,7 @@ async def test_other_clients_of_the_route_are_served(monkeypatch: pytest.MonkeyP
                 "allowed_targets": {"names": ["*.example"], "networks": ["127.0.0.1/32"], "ports": [back.port]},
             },
             limits={"per_address": {"exempt": ["192.0.2.1/32"]}},
-            timeouts={"connect": "1s"},
+            timeouts={"connect": "3s"},
         )
         async with serving(text) as served:
 

@@ -34,7 +34,7 @@ async def with_canary(routes, *, tls, listeners=None):
     async with backend() as quiet:
         routes = {"canary": {"match": {"path": "/canary"}, "backend": quiet.url, "auth": "none"}, **routes}
         web = {"bind": "127.0.0.1:0", **({"tls": listener_tls()} if tls else {})}
-        text = written(listeners={"web": web, **(listeners or {})}, routes=routes, timeouts={"connect": "1s"})
+        text = written(listeners={"web": web, **(listeners or {})}, routes=routes, timeouts={"connect": "20s"})
         async with serving(text) as served:
             with await served.upgraded("/canary", tls=tls) as canary:
                 await canary.echoed()

@@ -21,6 +21,7 @@ from tests.rejections import rejection_body, without_id
 from tests.serving import Backend, Served, backend, serving, written
 from wsbridge.auth.replay import MAX_CLOCK_SKEW_MS
 from wsbridge.backends.dynamic import TokenFileTarget
+from wsbridge.net import resolver
 from wsbridge.protocol.ticket import Ticket, encode_ticket, new_ticket_id
 
 PATH = {"path": "/to/{host}/{port}"}
@@ -148,8 +149,9 @@ async def test_other_ways_of_writing_a_port(port: str) -> None:
         assert text.startswith(("HTTP/1.1 403 ", "HTTP/1.1 400 "))
 
 
-async def test_a_name_that_changes_its_mind() -> None:
+async def test_a_name_that_changes_its_mind(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was judged is what is dialled: a second look-up, which would lead elsewhere, is not made."""
+    monkeypatch.setattr(resolver, "STALE_DELAY", 60.0)  # so that no old answer is used
     answers = iter(["127.0.0.1", "127.0.0.2", "127.0.0.1", "127.0.0.2"])
     async with twins() as (good, evil), serving(route(allowed_targets=LOOPBACK)) as served:
         asked = resolving(served, lambda host: [next(answers)])

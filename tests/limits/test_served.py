@@ -245,10 +245,12 @@ async def test_bytes_a_second_end_to_end(setting):
     async with backend() as back:
         async with serving(written(route={"backend": back.url, "limits": {setting: "64KiB"}})) as served:
             denying(served, Identity("alice", "basic"))
-            client = await served.upgraded()
-            began = trio.current_time()
-            await client.echoed(b"x" * 65_536)
-            took = trio.current_time() - began
-            await client.close()
-            assert 0.8 < took < 1.6
+            times = []
+            while len(times) < 10 and min(times, default=1.6) >= 1.6:  # a busy machine takes longer, and none less
+                client = await served.upgraded()
+                began = trio.current_time()
+                await client.echoed(b"x" * 65_536)
+                times.append(trio.current_time() - began)
+                await client.close()
+            assert 0.8 < min(times) < 1.6
         assert len(served.server.services.shared_buckets) == 0

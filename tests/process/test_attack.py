@@ -163,7 +163,7 @@ def test_banned_addresses_and_slow_heads(part):
             slow_heads_made=held.found["made"],
             daemon_cpu=f"{share:.0%}",
         )
-        assert rate > 0.9 * pace
+        assert rate > (0.9 if part == 1 else 0.5) * pace
         assert flood.found["answers"].keys() <= {"reset", "end"}
         assert sampler.most - sampler.first < MOST_GROWTH
         assert len(daemon.log_lines("connection.banned")) < 200

@@ -156,9 +156,18 @@ async def test_a_client_that_is_not_read_may_leave() -> None:
     async with backend(block) as back, serving(route_of(back, limits=limits, resume={"window": "16MiB"})) as served:
         memory = served.server.services.sessions.memory
         with await opened_by_hand(served) as client:
-            with trio.move_on_after(1):  # when nothing more is read
-                while True:
-                    await client.send(BULK)
+            async with trio.open_nursery() as nursery:
+
+                async def send() -> None:
+                    while True:
+                        await client.send(BULK)
+
+                nursery.start_soon(send)
+                with trio.fail_after(30):
+                    while not memory.is_full:
+                        await trio.sleep(0.01)
+                await trio.sleep(0.1)
+                nursery.cancel_scope.cancel()
             assert memory.is_full
             assert isinstance(client.stream, trio.SocketStream)
             reset(client.stream)
