@@ -124,13 +124,13 @@ def test_a_drain_may_last_longer_than_the_timeout_of_the_unit():
     text = written(listeners=WEB, route={"backend": "tcp://127.0.0.1:9", "auth": "none"}, timeouts=PATIENT)
     with backend() as back, passed_tcp() as sock:
         text = text.replace("tcp://127.0.0.1:9", back.url)
-        with ServiceManager(text, [("web", sock)], stop_timeout=0.5) as manager:
+        with ServiceManager(text, [("web", sock)], stop_timeout=1.0) as manager:
             with Socket.upgraded(sock.getsockname()[1]) as client:
                 client.echoed()
                 stops = threading.Thread(target=manager.stop)
                 stops.start()
                 manager.wait("STOPPING", "1", manager.daemon.pid)
-                time.sleep(1.0)  # twice the timeout
+                time.sleep(2.0)  # twice the timeout
                 client.echoed()
                 client.send(frame(CLOSE, b"\x03\xe8"))
                 assert client.closing()[0] == 1000
