@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
 
 from tests.contract.conftest import ENGINES
-from tests.contract.sides import CALM, Relay, between, exchange, running, side
+from tests.contract.sides import CALM, Relay, between, exchange, running, side, until
 from tests.serving import open_files
 from wsbridge import native
 from wsbridge.accept import RESERVED_DESCRIPTORS
@@ -125,27 +127,65 @@ async def test_pairs_that_end_together_are_taken_back_in_turns(monkeypatch: pyte
     assert left[0] == 30
 
 
-@pytest.mark.parametrize("speaks", ["raw", "ws"])
-async def test_a_raw_client_is_lent_once_it_is_known_not_to_speak_http(
-    speaks: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Python looks at its first bytes."""
-    monkeypatch.setattr(native_engine, "REST", 0.01)
-    front, front_peer = await side("raw", "tcp", "server", reject_http=True)
-    back, back_peer = await side(speaks, "tcp", "client")
-    async with running(one_thread) as engine, trio.open_nursery() as nursery:
-        relay = Relay(engine, front, front_peer, back, back_peer, CALM)
+GUARDED = pytest.mark.parametrize(("speaks", "over"), [("raw", "tcp"), ("ws", "tcp"), ("ws", "rustls")])
+
+
+@asynccontextmanager
+async def guarded(engine: NativeEngine, speaks: str, over: str) -> AsyncIterator[Relay]:
+    """A pair whose raw client must not speak HTTP."""
+    front, front_peer = await side("raw", over, "server", reject_http=True)
+    back, back_peer = await side(speaks, over, "client")
+    relay = Relay(engine, front, front_peer, back, back_peer, CALM)
+    async with trio.open_nursery() as nursery:
         nursery.start_soon(relay.run)
-        await exchange(front_peer, back_peer, b"hello")
         with trio.fail_after(10):
-            while engine.figures(relay.id).engine != "native":
-                await trio.sleep(0.005)
-        await exchange(back_peer, front_peer, b"hi")
-        await exchange(front_peer, back_peer, b"more")
+            yield relay
         nursery.cancel_scope.cancel()
     for peer in (front_peer, back_peer):
         peer.transport.close()
-    assert (relay.end.bytes_to_backend, relay.end.bytes_to_client) == (9, 2)
+
+
+@GUARDED
+async def test_a_raw_client_that_must_not_speak_http_is_carried(speaks: str, over: str) -> None:
+    """While it is silent, and once it has sent what begins no request; Python has it in no turn of that."""
+    async with running(one_thread) as engine, guarded(engine, speaks, over) as relay:
+        await exchange(relay.back, relay.front, b"hi")
+        assert engine.figures(relay.id).engine == "native"
+        await exchange(relay.front, relay.back, b"GETEX key")
+        await exchange(relay.back, relay.front, b"value")
+        assert engine.loop.figures(relay.pair) is not None
+        relay.take_back()
+        await exchange(relay.front, relay.back, b"GET / HTTP/1.1\r\n")  # these are no first bytes
+        relay.scope.cancel()
+    assert (relay.end.bytes_to_backend, relay.end.bytes_to_client) == (25, 7)
+
+
+@GUARDED
+async def test_a_request_is_one_wherever_it_is_cut(speaks: str, over: str) -> None:
+    """Its first byte goes back to Python, which passes nothing on."""
+    async with running(one_thread) as engine, guarded(engine, speaks, over) as relay:
+        await exchange(relay.back, relay.front, b"hi")
+        await relay.front.send(b"P")
+        await until(lambda: engine.loop.figures(relay.pair) is None, "the return of the pair")
+        await relay.front.send(b"OST / HTTP/1.1\r\n\r\nFLUSHALL\r\n")
+        end = await relay.ended()
+    assert (end.reason, end.bytes_to_backend) == (Reason.BAD_REQUEST, 0)
+
+
+@GUARDED
+async def test_what_only_begins_like_a_request_is_passed_on(
+    speaks: str, over: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python looks at it, and the pair is lent again."""
+    monkeypatch.setattr(native_engine, "REST", 0.01)
+    async with running(one_thread) as engine, guarded(engine, speaks, over) as relay:
+        await relay.front.send(b"GET ke")
+        await until(lambda: engine.loop.figures(relay.pair) is None, "the return of the pair")
+        await relay.front.send(b"y\n")
+        assert await relay.back.take(8) == b"GET key\n"
+        await until(lambda: engine.loop.figures(relay.pair) is not None, "the next lending")
+        await exchange(relay.back, relay.front, b"value")
+        await exchange(relay.front, relay.back, b"GET / HTTP/1.1\r\n")
 
 
 async def test_a_pair_that_cannot_be_lent_ends_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,16 @@ class Plenty:
         return taken
 
 
+def test_bytes_that_were_put_back_come_first():
+    """However much the last bulk read has asked for."""
+    wire = SocketTransport(Plenty(READ_SIZE * 8))
+    for _ in range(2):
+        wire.read_bulk()
+    wire.unread(b"before")
+    assert bytes(wire.read_bulk()) == b"before"
+    assert len(wire.read_bulk()) == READ_SIZE
+
+
 def test_bulk_reads_grow_while_they_are_full():
     """Each full one asks for twice as much, up to the limit; a short one ends the reading, a small one begins again."""
     sock = Plenty(READ_SIZE * 15 + MAX_BULK_READ_SIZE + READ_SIZE)

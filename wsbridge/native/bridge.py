@@ -25,8 +25,8 @@ from wsbridge.relay.engine import PythonEngine, RelayResult
 from wsbridge.relay.relay import Relay, RelayOptions, describe_close
 from wsbridge.taskless import Wait
 
-ROLES: Final = {"raw": 0, "server": 1, "client": 2}
-"""What the extension calls the protocol of a side."""
+ROLES: Final = {"raw": 0, "server": 1, "client": 2, "guarded": 3}
+"""What the extension calls the protocol of a side; `guarded` is a raw one, silent so far, that may not speak HTTP."""
 TEXT_MESSAGES: Final = {"accept": 0, "reject": 1, "bytes": 2}
 """What it calls the ways of handling text messages."""
 

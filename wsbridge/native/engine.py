@@ -1,8 +1,9 @@
 """The engine whose calm pairs are carried by the extension; every rule stays in `relay`.
 
 A pair is calm while both sides are open, nothing waits to be written, and no rule looks at each read of it: no rate
-limit, no HTTP guard, no text messages made of raw bytes. Such a pair is lent to the extension, which gives it back at
-the first thing that it does not handle. Then Python relays it, and lends it again once it has been calm for a while.
+limit, no first bytes that may be HTTP where that is rejected, no text messages made of raw bytes. Such a pair is lent
+to the extension, which gives it back at the first thing that it does not handle. Then Python relays it, and lends it
+again once it has been calm for a while.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from wsbridge.net.transport import SocketTransport
 from wsbridge.protocol.websocket import CLOSE, FIN, PONG, Framing, RawFraming, WebSocketFraming
 from wsbridge.reasons import Reason, Termination
 from wsbridge.relay import timeouts
-from wsbridge.relay.endpoint import RX_OPEN, TX_OPEN, Endpoint, Side
+from wsbridge.relay.endpoint import RX_OPEN, TX_OPEN, Endpoint, GuardedRawEndpoint, Side
 from wsbridge.relay.engine import Bridging, PythonEngine, RelayFigures
 from wsbridge.relay.loop import EPOLL_EVENTS, RelayLoop
 from wsbridge.relay.relay import Relay, RelayOptions
@@ -55,7 +56,7 @@ def _is_calm(side: Endpoint) -> bool:
     """Return whether one side has nothing now that a rule looks at."""
     transport = side.transport
     return (
-        side.detachable
+        (side.detachable or _awaits_first_bytes(side))
         and transport.read_state is None
         and not transport.peer_hung_up
         and side.rx is RX_OPEN
@@ -67,6 +68,11 @@ def _is_calm(side: Endpoint) -> bool:
         and side.close_frame is None
         and (side.ping_started is None or side.last_received > side.ping_started)
     )
+
+
+def _awaits_first_bytes(side: Endpoint) -> bool:
+    """Return whether a side must not begin with HTTP, and has not begun: then the extension gives such bytes back."""
+    return isinstance(side, GuardedRawEndpoint) and side.awaits_first_bytes
 
 
 def _given_framing(framing: WebSocketFraming) -> _native.Framing | None:
@@ -253,7 +259,7 @@ class NativeLoop(RelayLoop):
         if isinstance(framing, RawFraming):
             return (
                 transport.fd,
-                ROLES["raw"],
+                ROLES["guarded" if _awaits_first_bytes(side) else "raw"],
                 0,
                 transport.read_until_empty,
                 65536,
@@ -354,7 +360,7 @@ class NativeLoop(RelayLoop):
             side.pending = [pending] if pending else []
         if pong is not None:
             side.pending_pong = side.framing.encode_control(PONG, pong)
-        self._restore_input(side, rest)
+        self._restore_input(side, received, rest)
         if state is not None:
             _restore_framing(side.framing, state)
             side.control_window_start, side.control_window_base = now - window[0], window[1]
@@ -370,8 +376,10 @@ class NativeLoop(RelayLoop):
             transport.record_error(OSError(error, os.strerror(error)))
 
     @staticmethod
-    def _restore_input(side: Endpoint, rest: bytes) -> None:
-        """Put back what the extension has read of a side and not passed on."""
+    def _restore_input(side: Endpoint, received: int, rest: bytes) -> None:
+        """Put back what the extension has read of a side and not passed on, beside what it has."""
+        if received and isinstance(side, GuardedRawEndpoint):
+            side.accept_first_bytes()  # else they would be among the rest
         if side.is_websocket:
             side.undecoded = rest
         else:

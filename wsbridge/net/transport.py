@@ -418,6 +418,7 @@ class SocketTransport:
         """See `Transport.unread`."""
         if data:
             self._unread = data + self._unread
+            self._bulk_read_size = READ_SIZE  # bulk reads ask the socket alone
             self.readable = True
 
     @property

@@ -39,6 +39,11 @@ class HttpRequestGuard:
         self.decided = False
         self.is_http = False
 
+    @property
+    def holds_bytes(self) -> bool:
+        """Whether it has been fed, and is not decided."""
+        return bool(self._held)
+
     def feed(self, data: bytes) -> bytes:
         """Add what was read; return the bytes that may be passed on, all held ones once it is decided."""
         held = self._held + data

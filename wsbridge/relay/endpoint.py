@@ -340,6 +340,15 @@ class GuardedRawEndpoint(RawEndpoint):
         """See `Endpoint.detachable`: the guard may hold bytes back."""
         return self._guard is None
 
+    @property
+    def awaits_first_bytes(self) -> bool:
+        """Whether nothing has come yet."""
+        return self._guard is not None and not self._guard.holds_bytes
+
+    def accept_first_bytes(self) -> None:
+        """Guard no longer: another has found the first bytes to be no request, and passed them on."""
+        self._guard = None
+
     def receive(self, now: float) -> tuple[Payloads, FrameHeaders | None]:
         """See `Endpoint.receive`."""
         receive = Endpoint.receive if self._text else RawEndpoint.receive

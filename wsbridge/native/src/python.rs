@@ -89,9 +89,13 @@ fn fill(array: &mut [u8], bytes: &[u8], name: &str) -> PyResult<usize> {
     }
 }
 
+/// Protocols without frames; at the second, the first bytes may be HTTP. Others are WebSocket, as server or client.
+const RAW: u8 = 0;
+const GUARDED: u8 = 3;
+
 fn decoder(protocol: u8, text: u8, state: Option<Framing>) -> PyResult<Option<Decoder>> {
     let role = match protocol {
-        0 => return Ok(None),
+        RAW | GUARDED => return Ok(None),
         1 => Role::Server,
         _ => Role::Client,
     };
@@ -152,6 +156,7 @@ fn side(py: Python<'_>, given: GivenSide, now: u64) -> PyResult<Side> {
         },
     };
     let mut side = Side::new(wire, decoder, max_frame_bytes, control);
+    side.guarded = protocol == GUARDED;
     side.input = input;
     Ok(side)
 }

@@ -23,6 +23,8 @@ pub struct Side {
     pub wire: Wire,
     /// What decodes its frames; `None` for raw bytes.
     pub decoder: Option<Box<Decoder>>,
+    /// Whether nothing has come from a client that must not speak HTTP.
+    pub guarded: bool,
     /// Largest payload of a frame that is written to it.
     pub max_frame_bytes: usize,
     pub control: ControlLimit,
@@ -75,6 +77,7 @@ impl Side {
         Side {
             wire,
             decoder,
+            guarded: false,
             max_frame_bytes: max_frame_bytes.max(1),
             control,
             sent_before,

@@ -2,6 +2,7 @@
 
 use crate::buffers::{Buffers, FRAME_BYTES, MAX_SLOTS};
 use crate::frame::{self, Piece, Stop, BINARY, FIN};
+use crate::http_guard::may_be_http;
 use crate::side::Side;
 use crate::sys::Errno;
 use crate::wire::{Got, Wire};
@@ -55,6 +56,14 @@ pub fn move_raw(src: &mut Side, dst: &mut Side, now: u64, buffers: &mut Buffers)
         Ok(count) => count,
         Err(moved) => return moved,
     };
+    if src.guarded {
+        let first = &buffers.input[gap..gap + count]; // in one slot: `slots` is still 1
+        if may_be_http(first) {
+            src.input.splice(0..0, first.iter().copied());
+            return Moved::Unusual;
+        }
+        src.guarded = false;
+    }
     src.slots = next_slots(src.slots, count);
     src.received_bytes += count as u64;
     let sent = if !framed {
