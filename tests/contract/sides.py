@@ -20,7 +20,7 @@ import trio.testing
 
 from tests import authority
 from tests.contract.peers import Peer, RawPeer, Story, TlsTransport, Transport, WebSocketPeer
-from tests.net.tls_ends import OurTls
+from tests.net.tls_ends import OurTls, connected
 from tests.tls_contexts import server_context
 from tests.tls_providers import providers
 from wsbridge.net.address import LocalAddress
@@ -72,19 +72,7 @@ def our_tls(over: str) -> OurTls:
 
 def sockets(over: str, buffer: int | None = None) -> tuple[socket.socket, socket.socket]:
     """A connected pair, non-blocking: ours and the peer's; `buffer` makes all four kernel buffers small."""
-    if over == "unix":
-        ours, theirs = socket.socketpair(socket.AF_UNIX)
-    else:
-        with socket.socket() as listener:
-            if buffer:
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-            listener.bind(("127.0.0.1", 0))
-            listener.listen()
-            theirs = socket.socket()
-            if buffer:
-                theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-            theirs.connect(listener.getsockname())
-            ours, _ = listener.accept()
+    ours, theirs = socket.socketpair(socket.AF_UNIX) if over == "unix" else connected(buffer)
     set_socket_options(ours)
     for sock in (ours, theirs):
         sock.setblocking(False)
