@@ -80,6 +80,7 @@ async def test_whatever_is_wrong_the_ending_is_the_same(target: str) -> None:
         ("ws://db/x", "ws://db/y", False),
         ("unix:/run//x", "unix:/run/x", True),
         ("unix:/run/x", "unix:/run/y", False),
+        ("ws+unix:/run/x:/x", "ws://localhost/x", False),
     ],
 )
 async def test_an_identity_for_one_target(backend: str, target: str | None, fine: bool) -> None:

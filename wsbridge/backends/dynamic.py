@@ -523,10 +523,10 @@ def _check_identity_target(target: Target, identity: Identity) -> None:
         raise ValueError("the identity is for another target")
 
 
-def _normalize_target(target: Target) -> tuple[str, str, int, str]:
+def _normalize_target(target: Target) -> tuple[str, str, int, str, str]:
     """Return the normal form in which targets are compared."""
     path = posixpath.normpath(target.path) if target.scheme == "unix" else target.path
-    return target.scheme, target.host.lower().removesuffix("."), target.port, path
+    return target.scheme, target.host.lower().removesuffix("."), target.port, path, target.socket_path
 
 
 def _forbidden(problem: object) -> Rejected:
