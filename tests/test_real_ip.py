@@ -65,9 +65,11 @@ async def test_a_trusted_proxy_is_believed(peer: Peer, write: object) -> None:
 
 async def test_a_mapped_address_is_reported_as_ipv4() -> None:
     """An IPv4 client of a dual-stack proxy is held against IPv4 networks."""
-    client = await introduced(encode_proxy_v1(SockEndpoint("::ffff:203.0.113.7", 5), SockEndpoint("::1", 443)))
+    asked = SockEndpoint("::ffff:192.0.2.1", 443)
+    client = await introduced(encode_proxy_v1(SockEndpoint("::ffff:203.0.113.7", 5), asked))
     assert isinstance(client, Peer)
     assert (client.host, client.family) == ("203.0.113.7", socket.AF_INET)
+    assert client.destination == SockEndpoint("192.0.2.1", 443)
 
 
 async def test_a_client_of_a_unix_socket_and_a_name() -> None:

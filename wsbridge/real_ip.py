@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import socket
 from dataclasses import replace
-from ipaddress import ip_address
 from typing import Literal
 
 import trio
 
 from wsbridge.config.types import IpNetwork
-from wsbridge.net.address import NetworkSet, Peer
+from wsbridge.net.address import NetworkSet, Peer, unmap_host
 from wsbridge.protocol.forwarded import NO_PUBLIC_NAME, ForwardedFormat, PublicName, parse_forwarded, parse_public_name
 from wsbridge.protocol.http1 import Request
-from wsbridge.protocol.ip import unmap
 from wsbridge.protocol.proxy import ProxyHeader, ProxyHeaderParser, bad_proxy_header
 from wsbridge.reasons import EMPTY_CONNECTION, Reason, Rejected
 from wsbridge.taskless import need_task
@@ -170,13 +168,15 @@ def _peer_from_proxy_header(peer: Peer, header: ProxyHeader) -> Peer:
     if not header.source.host:
         return Peer("", 0, socket.AF_UNIX, via=(_host_text(peer),), sni=header.server_name)
     moved = _with_address(peer, header.source.host, header.source.port, (_host_text(peer),))
-    return replace(moved, sni=header.server_name, destination=header.destination)
+    destination = header.destination
+    if destination is not None:
+        destination = replace(destination, host=unmap_host(destination.host))
+    return replace(moved, sni=header.server_name, destination=destination)
 
 
 def _with_address(peer: Peer, host: str, port: int, via: tuple[str, ...]) -> Peer:
     """Return the peer with another address."""
-    if ":" in host:
-        host = str(unmap(ip_address(host)))
+    host = unmap_host(host)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return replace(peer, host=host, port=port, family=family, pid=None, uid=None, via=via)
 

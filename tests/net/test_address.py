@@ -57,6 +57,16 @@ def test_ipv4_peer_of_a_dual_stack_socket_is_reported_as_ipv4():
     assert peer.family == socket.AF_INET
 
 
+def test_where_an_ipv4_client_of_a_dual_stack_socket_has_connected_to():
+    """It is IPv4, as its own address is."""
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as server:
+        port = server.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)):
+            accepted, _ = server.accept()
+            with accepted:
+                assert local_endpoint(accepted.fileno()) == SockEndpoint("127.0.0.1", port)
+
+
 def test_peer_asks_the_kernel_when_accept_gave_nothing():
     """Without an address from accept, the socket is asked."""
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:

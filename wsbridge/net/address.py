@@ -96,9 +96,7 @@ class Peer:
             pid, uid = peer_credentials(sock)
             return cls("", 0, socket.AF_UNIX, pid or None, uid if pid else None)
         found = sockaddr if isinstance(sockaddr, tuple) else sock.getpeername()
-        host: str = found[0]
-        if host.startswith("::ffff:"):
-            return cls(str(unmap(ip_address(host))), found[1], socket.AF_INET)
+        host = unmap_host(found[0])
         return cls(host, found[1], socket.AF_INET6 if ":" in host else socket.AF_INET)
 
     @property
@@ -131,6 +129,11 @@ def join_host_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def unmap_host(host: str) -> str:
+    """Return the IPv4 address of an IPv4-mapped IPv6 address, as the system writes it; others as they are."""
+    return str(unmap(ip_address(host))) if host.startswith("::ffff:") else host
+
+
 def is_loopback(host: str) -> bool:
     """Whether a literal IP address is a loopback address, of IPv4 within IPv6 too; False for a name."""
     if host.startswith("127."):
@@ -157,7 +160,7 @@ def local_endpoint(fd: int) -> SockEndpoint:
         unix = sock.family == socket.AF_UNIX
     finally:
         sock.detach()
-    return SockEndpoint("", 0, os.fsencode(name)) if unix else SockEndpoint(name[0], name[1])
+    return SockEndpoint("", 0, os.fsencode(name)) if unix else SockEndpoint(unmap_host(name[0]), name[1])
 
 
 def local_address(sock: socket.socket) -> str:
