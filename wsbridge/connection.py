@@ -234,10 +234,7 @@ class Connection:
         if listener.client_address_resolver is not None:
             await self._read_proxy_header(listener.client_address_resolver)
         self._count_client()
-        if listener.tls is None:  # most steps of most connections take no coroutine of their own
-            self._start_plain_transport()
-        else:
-            await self._start_transport()
+        await self._start_transport()
         while True:  # one request after the other
             head = await self._read_request()
             if listener.client_address_resolver is not None:
@@ -470,7 +467,8 @@ class Connection:
         """Make the transport; if the listener has TLS, complete the TLS handshake within `tls`."""
         listener, context = self._listener, self._context
         if listener.tls is None:
-            self._start_plain_transport()
+            self._started_transport = SocketTransport(self._sock, self._socket_family or None)
+            self._connection_peer = context.peer
             return
         self._started_transport = transport = await self._start_tls(listener.tls)
         context.tls = transport.tls_version
@@ -479,10 +477,6 @@ class Connection:
         self._connection_peer = context.peer = peer if resolver is None else resolver.without_proxy_tls(peer)
         if log.level == "debug":
             log_client_tls(context, transport)
-
-    def _start_plain_transport(self) -> None:
-        self._started_transport = SocketTransport(self._sock, self._socket_family or None)
-        self._connection_peer = self._context.peer
 
     async def _start_tls(self, tls: ListenerTls) -> EncryptedTransport:
         timeout = self.generation.config.timeouts.tls
