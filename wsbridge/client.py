@@ -514,7 +514,7 @@ class ResumableStream(trio.abc.HalfCloseableStream):
         self._run_scope.cancel()
 
     def _close(self) -> None:
-        """Let nobody use the stream any more; what has come is dropped."""
+        """Make every further call fail; what has come is dropped."""
         self._closed = True
         self._drop_received()
         self._receivers.unpark_all()

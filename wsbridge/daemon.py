@@ -214,7 +214,7 @@ def _engine_threads(server: Server) -> dict[str, int]:
 
 
 def _warn_unusable_engine(config: Config) -> None:
-    """Warn of a native engine that is installed for nothing."""
+    """Warn of a native engine that is installed and cannot be used."""
     extension = native.find_extension()
     if config.engine == "auto" and extension.is_broken:
         log.warning("config.warning", problem="W034", setting="engine", detail=f"Python relays: {extension.problem}")

@@ -1,4 +1,4 @@
-"""Who a client is: `Identity`, several merged into one, and the rejections of a client that is nobody."""
+"""Who a client is: `Identity`, several merged into one, and the rejections of clients that are not authenticated."""
 
 from __future__ import annotations
 

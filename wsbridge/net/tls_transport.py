@@ -209,7 +209,7 @@ class TlsTransport(EncryptedTransport):
         return done
 
     def _fetch_handshake(self) -> bool:
-        """Read the socket; return whether it gave OpenSSL anything, be it the end."""
+        """Read the socket; return whether it gave OpenSSL anything, such as the end."""
         try:
             data = self._recv(READ_SIZE)
         except BlockingIOError:

@@ -138,7 +138,7 @@ class Ended:
     Attributes:
         code: Close code; None where no peer sent one: a session that expired, a transport lost before OPENED.
         text: Reason; that of a peer is not to be trusted.
-        by: Whose doing: `us` is this side.
+        by: Who ended it; `us` is this side.
         complete: Whether both streams were complete and acknowledged.
     """
 

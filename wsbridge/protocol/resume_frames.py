@@ -348,7 +348,7 @@ _DECODERS: dict[int, Callable[[bytes], Frame]] = {
 
 @dataclass(slots=True)
 class DataRun:
-    """What most reads give: payload of the stream, and ACK frames of which the last one says it all.
+    """What most reads give: payload of the stream, and ACK frames, of which only the last one counts.
 
     Attributes:
         payloads: DATA frames, or parts of them, in order.

@@ -38,7 +38,7 @@ class RelayResult:
     Attributes:
         reason: The row of the table of reasons.
         initiator: Who ended it.
-        detail: One sentence for the log, with the numbers; empty if the reason says it all.
+        detail: One sentence for the log, with the numbers; empty if the reason is enough.
         close_code: Close code that a peer sent, or None.
         bytes_to_backend: Payload bytes that came from the client.
         bytes_to_client: Payload bytes that came from the backend.

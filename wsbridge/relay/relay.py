@@ -711,7 +711,7 @@ class Relay:
             self.detach(side, side.transport.abort)
 
     def detach(self, side: Endpoint, close: Callable[[], None]) -> None:
-        """Be done with a side."""
+        """Unregister a side and close its descriptor; what is pending is dropped."""
         self.loop.unregister(side)
         if side.linger_deadline is not None:
             side.linger_deadline = None

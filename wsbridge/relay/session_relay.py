@@ -422,7 +422,7 @@ class SessionRelay(Relay):
         self._note_detached()
 
     def _on_carrier_violation(self, violation: Violation) -> None:
-        """The peer has violated RFC 6455: that is no accident of the network, so the session ends."""
+        """The peer has violated RFC 6455: that is no network failure, so the session ends."""
         self.terminate(self._terminated(violation.reason, violation.detail))
 
     # ------------------------------------------------------------------ what a side did, and endings
