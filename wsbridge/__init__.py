@@ -25,14 +25,15 @@ a slot is what a connection holds of a limit.
 
 Apart from that path: `cli` is the commands, `demo`, `probe` and `top` three of them; `explanations` is what reasons and
 codes mean; `log` is the log; `sessions` keeps the resumable sessions of clients that are away; `client` is what other
-programs import: a stream over such a session; `reloading_file`, `file_watcher` and `ttl_cache` are what their names
-say.
+programs import: a stream over such a session; `worker_thread`, `reloading_file`, `file_watcher` and `ttl_cache` are
+what their names say.
 
 A file imports only from its own line of this table or lines above it; `protocol` does no I/O at all.
 
     `reasons`
     `protocol` `config`
-    `log` `taskless` `net` `limits` `counters` `reloading_file` `file_watcher` `ttl_cache` `explanations`
+    `log` `taskless` `worker_thread` `net` `limits` `counters` `reloading_file` `file_watcher` `ttl_cache`
+    `explanations`
     `relay` `native`
     `context` `auth` `responders` `backends` `frontend` `real_ip`
     `registry` `engine_choice` `services` `generation` `admission` `access_log` `debug_log` `client` `sessions`

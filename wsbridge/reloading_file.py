@@ -16,6 +16,7 @@ import trio
 from wsbridge.config.regular_files import is_leftover, read_regular_file
 from wsbridge.log.logger import log
 from wsbridge.taskless import need_task
+from wsbridge.worker_thread import NoThreadError, run_in_thread
 
 CHECK_INTERVAL: Final = 1.0
 """Seconds between two checks of a file; it is only checked when its content is asked for."""
@@ -215,13 +216,12 @@ class ReloadingFile(Generic[Content]):
     async def _check(self) -> None:
         self._last_check = trio.current_time()
         try:
-            self._content, self._signature = await trio.to_thread.run_sync(
-                self._reload_and_time, self._signature, abandon_on_cancel=True, limiter=self._thread
-            )
+            known = self._signature
+            self._content, self._signature = await run_in_thread(lambda: self._reload_and_time(known), self._thread)
         except ValueError as error:
             self._report(str(error))
-        except RuntimeError as error:  # there is no thread to be had
-            self._report(f"{self._path}: {error}")
+        except NoThreadError as error:
+            self._report(f"{self._path}: {error.strerror}")
         else:
             self._last_error = ""
 

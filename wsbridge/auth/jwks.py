@@ -26,6 +26,7 @@ from wsbridge.config.unions import check_unique, non_empty
 from wsbridge.config.urls import HttpsUrl
 from wsbridge.log.logger import log
 from wsbridge.net import tls
+from wsbridge.worker_thread import NoThreadError, run_in_thread
 
 MAX_JWKS_KEYS: Final = 100
 """Keys read from one response."""
@@ -163,9 +164,9 @@ class Jwks:
 
     async def _parse_in_thread(self, body: bytes) -> KeyRing | str:
         try:
-            return await trio.to_thread.run_sync(self._parse, body, limiter=self._limiter)
-        except RuntimeError as error:  # there is no thread to be had
-            return f"{self._config.jwks}: {error}"
+            return await run_in_thread(lambda: self._parse(body), self._limiter, abandon_on_cancel=False)
+        except NoThreadError as error:
+            return f"{self._config.jwks}: {error.strerror}"
 
     def _parse(self, body: bytes) -> KeyRing | str:
         """Read the response as keys; runs in a thread."""

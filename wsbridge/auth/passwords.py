@@ -19,6 +19,7 @@ from wsbridge.limits.clients import ConnectionCounts
 from wsbridge.reasons import Reason, Rejected
 from wsbridge.taskless import need_task
 from wsbridge.ttl_cache import TtlCache
+from wsbridge.worker_thread import NoThreadError, run_in_thread
 
 BCRYPT_COSTS: Final = range(4, 16)
 """Accepted binary logarithms of the cost; 15 is about 3 s for each password that is tried."""
@@ -383,9 +384,9 @@ class PasswordChecker:
             return None if client.is_banned() else stored.verify(password)
 
         try:
-            trial.matches = await trio.to_thread.run_sync(verify, abandon_on_cancel=True, limiter=self._limiter)
-        except RuntimeError as error:  # there is no thread to be had
-            raise Rejected(Reason.OVERLOAD, str(error), initiator="wsbridge") from None
+            trial.matches = await run_in_thread(verify, self._limiter)
+        except NoThreadError as error:
+            raise Rejected(Reason.OVERLOAD, str(error.strerror), initiator="wsbridge") from None
         finally:
             del self._pending[cache_key]
             trial.done.set()

@@ -41,6 +41,7 @@ from wsbridge.protocol.http1 import Request
 from wsbridge.protocol.uri import HostPatterns, PathPattern
 from wsbridge.reasons import Reason, Rejected
 from wsbridge.reloading_file import ReloadingFile, load_now
+from wsbridge.worker_thread import NoThreadError, run_in_thread
 
 
 class TokensBackendConfig(BackendSectionBase):
@@ -454,11 +455,11 @@ class DynamicTarget:
             must_exist=self._selector.names_sockets,
         )
         try:
-            return await trio.to_thread.run_sync(look, limiter=self._limiter, abandon_on_cancel=True)
+            return await run_in_thread(look, self._limiter)
         except ValueError as error:
             raise _forbidden(error) from None
-        except RuntimeError as error:  # there is no thread to be had
-            raise Rejected(Reason.OVERLOAD, str(error), initiator="wsbridge") from None
+        except NoThreadError as error:
+            raise Rejected(Reason.OVERLOAD, str(error.strerror), initiator="wsbridge") from None
 
 
 class SelectedTarget:

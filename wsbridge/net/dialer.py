@@ -24,6 +24,7 @@ from wsbridge.net.address import Address, LocalAddress, SockAddr, join_host_port
 from wsbridge.net.loop_detection import OutgoingChain
 from wsbridge.net.resolver import Resolver
 from wsbridge.reasons import Initiator, Reason, Rejected
+from wsbridge.worker_thread import NoThreadError, run_in_thread
 
 CONNECTION_ATTEMPT_DELAY: Final = 0.25
 """Seconds from the start of one attempt to the start of the next; at once when an attempt has failed."""
@@ -394,8 +395,8 @@ async def _find_cause(path: str, code: int) -> str:
     except LookupError:
         limiter = trio.CapacityLimiter(_CAUSE_THREADS)
         _cause_limiter.set(limiter)
-    with trio.move_on_after(CAUSE_TIMEOUT), contextlib.suppress(RuntimeError):  # there is no thread to be had
-        return await trio.to_thread.run_sync(describe, path, abandon_on_cancel=True, limiter=limiter)
+    with trio.move_on_after(CAUSE_TIMEOUT), contextlib.suppress(NoThreadError):
+        return await run_in_thread(lambda: describe(path), limiter)
     return ""
 
 

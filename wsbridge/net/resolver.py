@@ -11,7 +11,7 @@ import math
 import socket
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -19,6 +19,7 @@ from typing import Any, Final
 import trio
 
 from wsbridge.net.address import Address, to_sockaddr
+from wsbridge.worker_thread import NoThreadError, run_in_thread
 
 MAX_CACHED_NAMES: Final = 4096
 """Names kept in a cache; beyond it, the one that was looked up first is forgotten."""
@@ -268,10 +269,9 @@ class Resolver:
                     for other in entry.scopes.values():
                         if other is not scope:
                             other.cancel()
-                    look = partial(self._lookup_blocking, host)
-                    answer = await trio.to_thread.run_sync(look, abandon_on_cancel=True, limiter=self._threads)
-        except RuntimeError as error:  # no thread could be started
-            answer = socket.gaierror(socket.EAI_MEMORY, str(error))
+                    answer = await run_in_thread(lambda: self._lookup_blocking(host), self._threads)
+        except NoThreadError as error:
+            answer = socket.gaierror(socket.EAI_MEMORY, str(error.strerror))
         finally:
             del entry.scopes[client]
             if begun or not (entry.in_thread or entry.scopes):

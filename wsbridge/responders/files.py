@@ -20,6 +20,7 @@ from wsbridge.context import ConnectionContext
 from wsbridge.protocol.error_response import error_content
 from wsbridge.protocol.http1 import Request, reason_phrase
 from wsbridge.responders.base import SAFE_METHODS, Header, HttpResponse
+from wsbridge.worker_thread import NoThreadError, run_in_thread
 
 DEFAULT_MEDIA_TYPE = "application/octet-stream"
 
@@ -177,12 +178,12 @@ class StaticFiles:
         opening = _Opening(lambda: self._open(names, request))
         with trio.move_on_after(self._options.read_timeout):
             try:
-                return await trio.to_thread.run_sync(opening.run, limiter=self._limiter, abandon_on_cancel=True)
+                return await run_in_thread(opening.run, self._limiter)
             except trio.Cancelled:
                 opening.abandon()
                 raise
-            except RuntimeError as error:  # there is no thread to be had
-                raise _file_request_error(OSError(errno.EAGAIN, str(error))) from None
+            except NoThreadError as error:
+                raise _file_request_error(error) from None
         raise FileRequestError(
             HTTPStatus.SERVICE_UNAVAILABLE, _hung(self._options.read_timeout), [("Retry-After", "10")]
         )
@@ -333,10 +334,7 @@ class FileStream:
         if not self.remaining:
             return b""
         with trio.move_on_after(self._timeout):
-            try:
-                return await trio.to_thread.run_sync(self.read_blocking, limiter=self._limiter, abandon_on_cancel=True)
-            except RuntimeError as error:  # there is no thread to be had
-                raise OSError(errno.EAGAIN, str(error)) from None
+            return await run_in_thread(self.read_blocking, self._limiter)
         raise OSError(errno.ETIMEDOUT, _hung(self._timeout))
 
     def read_blocking(self) -> bytes:
