@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import platform
 import signal
@@ -9,14 +11,17 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import click
 import pytest
 from click.testing import CliRunner
 
 from tests import forked
-from tests.cli.program import QUIET, WSBRIDGE, invoke
+from tests.cli.program import QUIET, WSBRIDGE, finished, invoke
 from tests.clients.program import PATIENCE, Program
 from tests.forked import Popen
 from wsbridge import __version__
@@ -172,6 +177,7 @@ def test_a_reader_that_leaves() -> None:
 def test_main_is_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
     """The entry point reads the arguments of the process and calls itself wsbridge however it was started."""
     monkeypatch.setattr(sys, "argv", ["/somewhere/__main__.py", "nonsense"])
+    monkeypatch.setattr(sys, "stderr", sys.stderr)  # replaced by the program
 
     with pytest.raises(SystemExit) as ended:
         main.main()
@@ -235,3 +241,59 @@ def test_a_full_disk_is_one_sentence(arguments: list[str]) -> None:
 
     assert result.stderr == b"wsbridge: standard output: No space left on device\n"
     assert result.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["check", "{file}"], 78), (["chekc"], 64), (["status", "--admin", "/x"], 69)]
+)
+@pytest.mark.parametrize("gone", ["full disk", "pipe without a reader"])
+def test_messages_that_nobody_gets_change_no_exit_code(
+    tmp_path: Path, arguments: list[str], code: int, gone: str
+) -> None:
+    """What a command says on standard error may be lost, such as when the journal is restarted; its result stays."""
+    file = tmp_path / "wsbridge.yaml"
+    file.write_text("listeners: {}")
+    with lost_output(gone) as lost:
+        command = [*WSBRIDGE, *(argument.format(file=file) for argument in arguments)]
+        result = forked.run(command, stdout=subprocess.PIPE, stderr=lost, timeout=PATIENCE, check=False)
+
+    assert (result.returncode, result.stdout) == (code, b"")
+
+
+@contextlib.contextmanager
+def lost_output(kind: str) -> Iterator[IO[bytes]]:
+    """Open something that cannot be written to."""
+    if kind == "full disk":
+        with Path("/dev/full").open("wb") as full:
+            yield full
+        return
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as pipe:
+        yield pipe
+
+
+def test_a_bridge_whose_messages_nobody_gets_serves(tmp_path: Path) -> None:
+    """`wsbridge bridge … 2>&1 | head -1` is no reason to end it."""
+    path = str(tmp_path / "socket")
+    with lost_output("pipe without a reader") as lost:
+        bridge = forked.Popen([*WSBRIDGE, "bridge", f"unix:{path}", "tcp://127.0.0.1:1"], stderr=lost)
+    try:
+        with socket.socket(socket.AF_UNIX) as client:
+            while client.connect_ex(path) and bridge.poll() is None:
+                time.sleep(0.01)
+        bridge.terminate()
+        assert bridge.wait(PATIENCE) == 0
+    finally:
+        bridge.kill()
+        bridge.wait()
+
+
+def test_an_encoding_that_lacks_characters() -> None:
+    """They are written as escapes, which JSON has, too."""
+    environ = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+
+    result = subprocess.run([*WSBRIDGE, "schema"], capture_output=True, timeout=PATIENCE, check=False, env=environ)
+
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert json.loads(result.stdout.decode("latin-1")) == json.loads(finished("schema").stdout)

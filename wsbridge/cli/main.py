@@ -11,7 +11,6 @@ import platform
 import ssl
 import sys
 import traceback
-from contextlib import suppress
 from typing import Any, Final, NoReturn
 
 import click
@@ -194,8 +193,7 @@ class CommandGroup(PreformattedCommand, click.Group):
             if error.errno not in OUTPUT_ERRNOS or not _is_output_error(error):
                 raise
             _discard_output()
-            with suppress(OSError):  # standard error may be on the same full disk
-                click.echo(f"wsbridge: standard output: {os.strerror(error.errno)}", err=True)
+            click.echo(f"wsbridge: standard output: {os.strerror(error.errno)}", err=True)
             sys.exit(EXIT_FAILED)
         sys.exit(code if isinstance(code, int) else EXIT_OK)
 
@@ -295,6 +293,35 @@ def open_missing_descriptors() -> frozenset[int]:
     return frozenset(missing)
 
 
+class _ErrorOutput(io.RawIOBase):
+    """Standard error: what cannot be written (disk full, a pipe without a reader) is lost, and ends no command."""
+
+    def fileno(self) -> int:
+        return 2
+
+    def isatty(self) -> bool:
+        return os.isatty(2)
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return os.write(2, data)
+        except OSError:
+            return len(data)
+
+
+def prepare_streams() -> None:
+    """Have no command fail because of standard error, or of characters that the encoding of standard output lacks."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
+    encoding, errors = sys.stderr.encoding, sys.stderr.errors
+    sys.stderr = io.TextIOWrapper(io.BufferedWriter(_ErrorOutput()), encoding, errors, line_buffering=True)
+
+
 def main() -> None:
     """Run the program with the arguments of the process; ends the process."""
-    cli.main(prog_name="wsbridge", obj=open_missing_descriptors())
+    missing = open_missing_descriptors()
+    prepare_streams()
+    cli.main(prog_name="wsbridge", obj=missing)
