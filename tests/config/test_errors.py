@@ -97,11 +97,11 @@ def test_a_caret_below_tabs() -> None:
 
 
 def test_what_a_terminal_would_act_on_is_not_shown() -> None:
-    """Control characters are replaced one by one, so that the caret fits."""
+    """Control characters are replaced one by one in the line, so that the caret fits, and named in the message."""
     assert printable("a: \x1b[31mred\x07\tb") == "a: ?[31mred?\tb"
     assert problem(source="a: \x1b[2J").json()["source"] == "a: ?[2J"
     shown = problem(file="w\udcff", setting="a.\x1b[2J", message='"\x1b[2J\u202e\n" is wrong', source="")
-    assert shown.text() == 'w\\xff:2:3: a.?[2J: "?[2J??" is wrong [E012]'
+    assert shown.text() == 'w\\xff:2:3: a.\\x1b[2J: "\\x1b[2J\\u202e\\n" is wrong [E012]'
 
 
 def test_a_long_value_is_cut_out_of_the_message() -> None:

@@ -168,10 +168,12 @@ def test_files_that_cannot_be_read_at_all(tmp_path: Path) -> None:
     """A file that is missing, too large or not UTF-8 is one problem that says so."""
     (tmp_path / "large").write_text("#" * (16 * 1024 * 1024 + 1))
     (tmp_path / "latin").write_bytes(b"a: b\nc: \xe4\n")
+    (tmp_path / "utf-16").write_bytes("a: b\n".encode("utf-16"))
     for name, message in (
         ("gone", ": cannot be read: No such file or directory"),
         ("large", ": is larger than 16MiB"),
         ("latin", ":2:4: is not UTF-8: byte 0xe4"),
+        ("utf-16", ":1:1: is not UTF-8 but UTF-16, as PowerShell writes it: byte 0xff"),
     ):
         with pytest.raises(ConfigError) as caught:
             load_file(tmp_path / name, CONFIG_REGISTRY, {})

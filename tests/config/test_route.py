@@ -22,6 +22,11 @@ ROUTE = "listeners: {{web: {{bind: 127.0.0.1:80}}}}\nroutes:\n  r: {{{}}}\n"
             "has no effect on a route with respond",
         ),
         ("path: /x, match: any, respond: 204", "routes.r.path", 'unknown key (it belongs under "match")'),
+        (
+            "match: /vnc, respond: 204",
+            "routes.r.match",
+            '"/vnc" is neither "any" nor a mapping with listener, host and path; write {path: /vnc}',
+        ),
         ("match: all, respond: 204", "routes.r.match", '"all" is neither "any" nor a mapping'),
         ("match: {}, respond: 204", "routes.r.match", 'is empty: write "any" to match every request'),
         ("match: [any], respond: 204", "routes.r.match", "must be a mapping"),

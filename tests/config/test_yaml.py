@@ -10,8 +10,10 @@ import yaml
 from tests.config.loading import LISTENERS, ROUTES, wrong
 from wsbridge.config import yaml_nodes
 from wsbridge.config.errors import ConfigError
+from wsbridge.config.load import load_text
 from wsbridge.config.yaml import Position, compose, expand_variables
 from wsbridge.config.yaml_nodes import MappingNode, Node, ScalarNode, SequenceNode
+from wsbridge.registry import CONFIG_REGISTRY
 
 
 def refused(text: str) -> str:
@@ -165,6 +167,32 @@ def test_wrong_indentation_advises_the_indentation_of_the_mapping() -> None:
 def test_stars_that_are_no_aliases_advise_quotes(text: str) -> None:
     """A value that begins with a star says that it belongs in quotes."""
     assert refused(text).endswith('; a text that begins with "*" needs quotes')
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("a: %b\n", "; a text that begins with it needs quotes"),
+        ("a: @b\n", "; a text that begins with it needs quotes"),
+        ("a: `b`\n", "; a text that begins with it needs quotes"),
+        ("r:\n  auth:none\n  match: any\n", "; write a space after the colon of each key"),
+        ("r:\n  - auth:none\n    match: any\n", "; write a space after the colon of each key"),
+        ("r:\n  match: any\n  auth:none\n  respond: 204\n", "; write a space after the colon of each key"),
+        ("r:\n  auth:\u00a0none\n  match: any\n", "; there is the character U+00A0, which looks like a space"),
+        ("r:\n  auth\u200b\n  match: any\n", "; there is the character U+200B, which looks like a space"),
+    ],
+)
+def test_usual_causes_of_syntax_errors(text: str, hint: str) -> None:
+    """What is wrong is often a line above the one at which a parser stops, or cannot be seen."""
+    assert hint in refused(text)
+
+
+def test_a_key_with_an_invisible_character_shows_it() -> None:
+    """An unknown key that looks like the right one says what it has."""
+    text = "listeners: {web: {bind: 127.0.0.1:0}}\nroutes: {r: {respond: '204', match: any, auth\u00a0: none}}\n"
+    with pytest.raises(ConfigError) as caught:
+        load_text(text, file="w.yaml", registry=CONFIG_REGISTRY, environ={})
+    assert r'routes.r.auth\xa0: unknown key (did you mean "auth"?)' in str(caught.value)
 
 
 def test_an_anchor_is_set_once() -> None:

@@ -116,8 +116,8 @@ class Problem:
     code: str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "setting", printable(readable_name(_clip_middle(self.setting))))
-        object.__setattr__(self, "message", printable(readable_name(_clip_middle(self.message))))
+        object.__setattr__(self, "setting", with_escapes(readable_name(_clip_middle(self.setting))))
+        object.__setattr__(self, "message", with_escapes(readable_name(_clip_middle(self.message))))
 
     @property
     def severity(self) -> Literal["error", "warning"]:
@@ -202,6 +202,11 @@ def readable_name(text: str) -> str:
 def printable(line: str) -> str:
     """Replace whatever a terminal would act on; the length stays, so that the caret fits."""
     return "".join(char if char.isprintable() or char == "\t" else "?" for char in line)
+
+
+def with_escapes(text: str) -> str:
+    """Write whatever a terminal would act on or not show as an escape, so that it is found in the file."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def closest_match(word: str, choices: Iterable[str], cutoff: float = 0.6) -> str | None:

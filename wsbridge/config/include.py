@@ -12,7 +12,7 @@ from typing import Annotated, Final
 
 from pydantic import PlainValidator, WithJsonSchema
 
-from wsbridge.config.regular_files import is_leftover, read_regular_file
+from wsbridge.config.regular_files import is_leftover, not_utf8_text, read_regular_file
 from wsbridge.config.types import as_text
 
 INCLUDED_SECTIONS: Final = ("listeners", "routes")
@@ -124,7 +124,7 @@ def read_included(path: Path, max_bytes: int, *, check_mode: bool) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise IncludeError(f"{path} is not UTF-8: byte 0x{data[error.start]:02x} in line {line}") from None
+        raise IncludeError(f"{path} {not_utf8_text(data, error)} in line {line}") from None
 
 
 def _check_mode(path: Path) -> None:

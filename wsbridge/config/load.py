@@ -20,6 +20,7 @@ from wsbridge.config.key_path_set import KeyPathSet
 from wsbridge.config.loops import check_loops
 from wsbridge.config.model import Config
 from wsbridge.config.redaction import key_table
+from wsbridge.config.regular_files import not_utf8_text
 from wsbridge.config.risks import check_risks
 from wsbridge.config.route import RouteDefaults
 from wsbridge.config.sources import Sources, read_sources
@@ -257,7 +258,7 @@ def load_bytes(
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line, column = data.count(b"\n", 0, error.start) + 1, error.start - data.rfind(b"\n", 0, error.start)
-        raise _file_error(file, f"is not UTF-8: byte 0x{data[error.start]:02x}", line, column) from None
+        raise _file_error(file, not_utf8_text(data, error), line, column) from None
     return load_text(text, file=file, registry=registry, environ=environ, directory=directory, check_files=check_files)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,12 @@ def may_exist(path: Path) -> bool:
         return path.exists()
     except OSError:  # such as EACCES, of a directory above
         return True
+
+
+def not_utf8_text(data: bytes, error: UnicodeDecodeError) -> str:
+    """Say why the bytes of a file are not UTF-8 text."""
+    encoding = " but UTF-16, as PowerShell writes it" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else ""
+    return f"is not UTF-8{encoding}: byte 0x{data[error.start]:02x}"
 
 
 def read_regular_file(path: Path, max_bytes: int) -> bytes:

@@ -313,7 +313,8 @@ class DialConfig(Section):
 def read_any_request(value: object) -> Literal["any"]:
     """Read the word that matches every request."""
     if value != "any":
-        raise ValueError(f'"{value}" is neither "any" nor a mapping with listener, host and path')
+        hint = f"; write {{path: {value}}}" if str(value).startswith("/") else ""
+        raise ValueError(f'"{value}" is neither "any" nor a mapping with listener, host and path{hint}')
     return "any"
 
 

@@ -116,10 +116,11 @@ def read_passed_header(value: object) -> str:
 
 def check_unique_headers(names: tuple[str, ...]) -> tuple[str, ...]:
     """Check that no header appears twice in a list, in whatever case."""
-    low = [name.lower() for name in names]
+    seen: set[str] = set()
     for name in names:
-        if low.count(name.lower()) > 1:
+        if name.lower() in seen:
             raise ValueError(f'"{name}" is a duplicate')
+        seen.add(name.lower())
     return names
 
 

@@ -123,9 +123,11 @@ def as_tuple(value: object) -> object:
 
 def check_unique(values: tuple[str, ...]) -> tuple[str, ...]:
     """Check that a list has no duplicates."""
+    seen: set[str] = set()
     for value in values:
-        if values.count(value) > 1:
+        if value in seen:
             raise ValueError(f'"{value}" is a duplicate')
+        seen.add(value)
     return values
 
 

@@ -30,6 +30,9 @@ MISSING_KEY_CODES = frozenset({"E011", "E022"})
 """Codes of problems with a key that is missing: they name it, at the position of its parent."""
 OMIT_KEY_HINT = "write one, or omit the key if it has a default"
 NULL_TEXTS = frozenset({"", "~", "null", "Null", "NULL"})
+ODD_SPACE = re.compile("[\u00a0\u2000-\u200f\u202f\u205f\u2060\u3000\ufeff]")
+"""Characters that editors, web pages and word processors put in place of spaces, or between words."""
+GLUED_KEY = re.compile(r"^[ -]*[a-z_]+:(?!//)\S", re.MULTILINE)
 ENV_REFERENCE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$\{")
 
 MAX_CONFIG_BYTES = 16 * 1024 * 1024
@@ -312,6 +315,33 @@ def _is_token(text: str) -> bool:
     return len(text) < 2 or text.startswith(("<", "\\"))
 
 
+def _usual_cause(error: yaml.MarkedYAMLError, message: str, nearby: str) -> str:
+    """Return what mostly causes an error, to be appended to its message; empty if nothing is known.
+
+    Args:
+        error: As raised.
+        message: What it says, without parts of the file.
+        nearby: The lines in which the cause is.
+    """
+    if odd := ODD_SPACE.search(nearby):
+        return f"; there is the character U+{ord(odd[0]):04X}, which looks like a space or like nothing: remove it"
+    if "${" in nearby or "[::" in nearby:
+        return "; put it in quotes: a value with ${ or [:: must be quoted"
+    if error.context == "while scanning an alias":
+        return '; a text that begins with "*" needs quotes'
+    if "'\\t'" in message:
+        return "; use spaces for indentation, not tabs"
+    if message.endswith("cannot start any token (while scanning for the next token)"):
+        return "; a text that begins with it needs quotes"
+    if ("mapping values" in message or "expected ':'" in message) and GLUED_KEY.search(nearby):
+        return '; write a space after the colon of each key, as in "key: value"'
+    if message.endswith("mapping values are not allowed here"):
+        return '; write each key on a line of its own, indented alike, and quotes around a text with ": "'
+    if "<block end>" in message and "<block mapping start>" in message:
+        return "; indent this line as the keys of its mapping are"
+    return ""
+
+
 def _syntax_problem(document: Document, error: yaml.MarkedYAMLError) -> Problem:
     """Describe a syntax error, with its usual cause."""
     lines = document.text.splitlines()
@@ -325,15 +355,6 @@ def _syntax_problem(document: Document, error: yaml.MarkedYAMLError) -> Problem:
         message += f" ({error.context}{f' from line {context_line}' if error.context_mark else ''})"
     message = re.sub(r"'([^']*)'", lambda found: found[0] if _is_token(found[1]) else "'…'", message)
     nearby = "\n".join((*lines[max(0, place.line - 2) : place.line], *lines[context_line - 1 : context_line]))
-    if "${" in nearby or "[::" in nearby:
-        message += "; put it in quotes: a value with ${ or [:: must be quoted"
-    elif error.context == "while scanning an alias":
-        message += '; a text that begins with "*" needs quotes'
-    elif "'\\t'" in message:
-        message += "; use spaces for indentation, not tabs"
-    elif message.endswith("mapping values are not allowed here"):
-        message += '; write each key on a line of its own, indented alike, and quotes around a text with ": "'
-    elif "<block end>" in message and "<block mapping start>" in message:
-        message += "; indent this line as the keys of its mapping are"
+    message += _usual_cause(error, message, nearby)
     problem = document.problem_at(place, (), message, code)
     return replace(problem, source="") if unparsed_line_is_secret(lines, place.line, context_line) else problem
