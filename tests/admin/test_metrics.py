@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import subprocess
 import time
 from collections import Counter
@@ -20,6 +21,7 @@ import trio
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from tests.authority import folder
 from tests.client import Client, frame, request
 from tests.clients.program import free_port, program
 from tests.serving import Served, backend, config_of, serving, written
@@ -483,6 +485,19 @@ async def test_certificates_and_their_expiry() -> None:
         found = values(await daemon.series(), "wsbridge_tls_cert_not_after_timestamp_seconds", "listener", "cert")
         assert list(found) == [("web", certificate["file"])]
         assert min(found.values()) > 1.7e9
+
+
+async def test_paths_that_are_not_utf8(tmp_path: Path) -> None:
+    """Bytes of the directory in which the configuration is are written as escapes: the page is UTF-8."""
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/w\xff"))
+    odd.mkdir()
+    for name in ("cert.pem", "key.pem"):
+        shutil.copy(folder() / name, odd)
+    tls = {"certificates": [{"cert": "cert.pem", "key": "key.pem"}]}
+    listeners = {"web": {"bind": "127.0.0.1:0", "tls": tls}}
+    async with scraped(written(listeners=listeners, route={"backend": "unix:service.sock"}), folder=odd) as daemon:
+        found = values(await daemon.series(), "wsbridge_tls_cert_not_after_timestamp_seconds", "cert")
+        assert list(found) == [(f"{tmp_path}/w\\xff/cert.pem",)]
 
 
 async def test_many_scrapes_share_few_renderings(monkeypatch: pytest.MonkeyPatch) -> None:

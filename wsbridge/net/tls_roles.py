@@ -7,6 +7,7 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
+from wsbridge.config.errors import readable_name
 from wsbridge.config.listener import TlsCertificateConfig
 from wsbridge.file_watcher import FileWatcher, Watched
 from wsbridge.net.tls import (
@@ -67,8 +68,9 @@ class ListenerTls:
         return load_server_certificate(pair.read_again(), options)
 
     def certificates(self) -> list[dict[str, str | None]]:
-        """Return file and expiry of the certificates that are in use."""
-        return [{"file": str(one.certificate), "expires": one.expires} for one in self._certificates]
+        """Return file and expiry of the certificates that are in use; the file is a text to show."""
+        found = self._certificates
+        return [{"file": readable_name(str(one.certificate)), "expires": one.expires} for one in found]
 
     def _replace(self) -> None:
         self.context = combine_certificates([one.current for one in self._certificates])
