@@ -145,6 +145,26 @@ async def test_a_hangup_that_is_ignored_stays_so():
     assert [record["signal"] for record in records.of("daemon.draining")] == ["SIGINT"]
 
 
+async def test_a_busy_manager_gets_ready_later(manager, monkeypatch):
+    """READY=1 is not lost while the queue of the service manager is full, as during a boot; STATUS= and others are."""
+    monkeypatch.setattr(daemon, "STATUS_INTERVAL", 0.02)
+    other = daemon.SystemdNotifier()
+    while other.notify(X="1"):
+        pass
+
+    async def beside(server):
+        lines = notified(manager)
+        assert set(lines) == {"X=1"}
+        while "READY=1" not in lines:
+            await trio.sleep(0.01)
+            lines += notified(manager)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with recording(), trio.fail_after(5):
+        await daemon.serve(config_of(CONFIG), extra_task=beside)
+    assert [line for line in notified(manager) if line in ("READY=1", "STOPPING=1")] == ["STOPPING=1"]
+
+
 async def test_the_status_follows_the_count(manager, monkeypatch):
     """STATUS= has the number of connections, and is sent only when that has changed."""
     monkeypatch.setattr(daemon, "STATUS_INTERVAL", 0.02)

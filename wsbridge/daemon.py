@@ -9,11 +9,12 @@ import resource
 import signal
 import socket
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Literal
+from typing import Final, Literal
 
 import trio
 
@@ -43,6 +44,12 @@ from wsbridge.server import Server
 from wsbridge.sessions.handover import SessionAdopter
 from wsbridge.watchdog import feed_watchdog
 
+KEPT_STATES: Final = frozenset({"READY", "RELOADING", "STOPPING"})
+"""Assignments that a service manager must not miss: it would end a service that never becomes ready."""
+
+MAX_UNSENT: Final = 16
+"""Datagrams that wait for a manager that does not read; more replace the oldest."""
+
 
 class SystemdNotifier:
     """Reports the state of the daemon to the service manager (sd_notify(3)). Its methods never block and never raise.
@@ -58,6 +65,7 @@ class SystemdNotifier:
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         path = environ.get("NOTIFY_SOCKET", "")
         self._address = "\0" + path[1:] if path.startswith("@") else path if path.startswith("/") else ""
+        self._unsent: deque[bytes] = deque(maxlen=MAX_UNSENT)
         self.watchdog_timeout: float | None = None
         microseconds = environ.get("WATCHDOG_USEC", "")
         if (
@@ -104,11 +112,29 @@ class SystemdNotifier:
         lines = [f"{key}={' '.join(value.split())}" for key, value in state.items() if value]
         if not self._address or not lines:
             return False
+        self._unsent.append("\n".join(lines).encode("utf-8", "replace"))
+        if self.resend():
+            return True
+        if self._unsent and not KEPT_STATES & state.keys():
+            self._unsent.pop()
+        return False
+
+    def resend(self) -> bool:
+        """Send what a busy manager has not accepted yet, in its order; to be called again and again.
+
+        Returns:
+            Whether nothing is left.
+        """
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-                sender.setblocking(False)
-                sender.sendto("\n".join(lines).encode("utf-8", "replace"), self._address)
-        except (OSError, ValueError):  # the path may hold a NUL
+            while self._unsent:
+                with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+                    sender.setblocking(False)
+                    sender.sendto(self._unsent[0], self._address)
+                self._unsent.popleft()
+        except BlockingIOError:
+            return False
+        except (OSError, ValueError):  # nobody is there; the path may hold a NUL
+            self._unsent.clear()
             return False
         return True
 
@@ -414,6 +440,7 @@ def _start_notifications(nursery: trio.Nursery, server: Server, notifier: System
 async def _report_status(server: Server, notifier: SystemdNotifier) -> None:
     reported = -1
     while True:
+        notifier.resend()
         if len(server.connections) != reported and not server.is_draining:
             reported = len(server.connections)
             notifier.status(f"{reported} connections of at most {server.acceptor.max_connections}")
