@@ -28,12 +28,12 @@ from wsbridge.registry import CONFIG_REGISTRY
 from wsbridge.server import Server
 
 QUICK = {
-    "close": "1s",
-    "lingering": "300ms",
+    "close": "3s",
+    "lingering": "1s",
     "drain": "1s",
     "drain_spread": "300ms",
-    "connect": "3s",
-    "half_close": "1s",
+    "connect": "10s",
+    "half_close": "3s",
 }
 """Timeouts of tests that do not care."""
 

@@ -52,7 +52,7 @@ def test_terms_come_from_the_route_and_then_from_the_file():
         False,
         False,
     )
-    assert (app.control_frame_rate, app.lingering_bytes, app.lingering) == (77, 1024, 0.3)
+    assert (app.control_frame_rate, app.lingering_bytes, app.lingering) == (77, 1024, 1.0)
 
 
 def test_limits_of_a_route():
@@ -80,7 +80,7 @@ def test_what_a_route_gives(tmp_path):
     app, page, health = (generation.routes[name] for name in ("app", "page", "health"))
     assert isinstance(app.backend, TcpBackend)
     assert app.responder is None
-    assert (app.dial_before_upgrade, app.retry_for, app.connect_timeout) == (False, 5.0, 3.0)
+    assert (app.dial_before_upgrade, app.retry_for, app.connect_timeout) == (False, 5.0, 10.0)
     assert isinstance(page.responder, StaticFiles)
     assert page.backend is None
     assert isinstance(health.responder, FixedStatus)

@@ -293,7 +293,7 @@ async def test_failed_handshakes_are_reported_in_words(clients: ClientAuthority,
 
 async def test_a_connection_ends_with_its_certificate(clients: ClientAuthority) -> None:
     """When it no longer holds, the connection is closed: 1008, auth_expired."""
-    context = clients.context("CN=alice", lasts=2.0)
+    context = clients.context("CN=alice", lasts=4.0)
     async with backend() as back, serving(route_by(back.url, clients, "required", CERT)) as served:
         stream = await connected(served, context)
         await stream.send_all(upgrade_request())

@@ -124,7 +124,7 @@ async def test_the_first_of_them_may_leave() -> None:
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask_and_leave)
-            await wait_all_tasks_blocked()
+            assert await trio.to_thread.run_sync(counting.begun.acquire, True, 10)
             nursery.start_soon(ask)
             await wait_all_tasks_blocked()
             leaving.cancel()

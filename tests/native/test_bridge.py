@@ -196,7 +196,7 @@ async def test_a_pair_needs_no_relay(listener):
 async def test_time_limits_hold_for_a_pair_without_a_relay(limit):
     """Silence counts from when it began, wherever it is."""
     changes = {"ping_interval": 0.05, "ping_timeout": 0.1} if limit == "ping_timeout" else {limit: 0.1}
-    async with running(one_thread) as engine, bridged(engine, "ws", **changes, close=0.2) as relay:
+    async with running(one_thread) as engine, bridged(engine, "ws", **changes, close=0.2, lingering=0.2) as relay:
         if limit != "ping_timeout":
             await relay.both()
         end = await relay.ended()

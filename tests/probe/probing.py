@@ -16,7 +16,7 @@ from tests.cli.backends import Handler
 from tests.cli.program import invoke
 from wsbridge.protocol.handshake import accept_key
 
-QUICK = ("--timeout", "1s", "--wait", "150ms", "--pings", "2")
+QUICK = ("--timeout", "3s", "--wait", "150ms", "--pings", "2")
 """Times of tests that do not care."""
 
 

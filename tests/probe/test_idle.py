@@ -67,7 +67,7 @@ def behind(cut: Cut, server: Handler = websocket) -> Iterator[str]:
 
 def find(url: str, *args: str) -> Probed:
     """Probe with idle times up to the limit."""
-    times = ("--timeout", "300ms", "--wait", "20ms", "--pings", "1", "--idle", f"{int(LIMIT * 1000)}ms")
+    times = ("--timeout", "1s", "--wait", "20ms", "--pings", "1", "--idle", f"{int(LIMIT * 1000)}ms")
     return probe(url, *times, *args, quick=False)
 
 
@@ -89,7 +89,7 @@ def test_an_exact_time(cut: Cut, how: str) -> None:
     done.expect("idle", 20, "Something on the path cuts connections that are idle", r"timeouts\.ping_interval")
     idle = done.facts["idle"]
     assert (idle["cut_is_exact"], idle["cut_by"]) == (True, how)
-    assert CUT <= idle["cut_seconds"] < CUT + 0.4
+    assert CUT <= idle["cut_seconds"] <= LIMIT
     assert 0 < idle["survived_seconds"] <= CUT
     assert 0 < idle["ping_interval_seconds"] < CUT
     assert "proxy_read_timeout" in done.remedies
@@ -102,7 +102,7 @@ def test_a_silent_drop() -> None:
     done.expect("idle", 20, "Something on the path", "nf_conntrack_tcp_timeout_established")
     idle = done.facts["idle"]
     assert (idle["cut_is_exact"], idle["cut_by"]) == (False, "silent")
-    assert 0 < idle["survived_seconds"] <= idle["cut_seconds"] < 0.85
+    assert 0 < idle["survived_seconds"] <= idle["cut_seconds"] <= LIMIT
     assert len(idle["tries"]) > 15, "narrowed down"
     assert idle["ping_interval_seconds"] < CUT
 
@@ -126,7 +126,7 @@ def test_a_server_that_pings() -> None:
     with behind(by_fin, handle) as url:
         done = find(url)
     assert done.code == 0, done.facts
-    assert 0.1 <= done.facts["idle"]["server_ping_seconds"] <= 0.25
+    assert 0.1 <= done.facts["idle"]["server_ping_seconds"] <= 0.6
     assert any("the server pings each" in note for note in done.step("idle")["notes"])
 
 
@@ -170,7 +170,7 @@ def test_wsbridge_that_closes_idle_connections() -> None:
             done = find(f"ws://127.0.0.1:{daemon.port()}/")
     done.expect("idle", 20, "carried no payload; pings do not count", "timeouts.idle of the route")
     assert done.facts["idle"]["cut_by"] == "close"
-    assert 0.35 <= done.facts["idle"]["cut_seconds"] < 0.8
+    assert 0.35 <= done.facts["idle"]["cut_seconds"] <= LIMIT
 
 
 def test_fewer_connections_than_wanted() -> None:

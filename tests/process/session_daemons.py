@@ -32,7 +32,7 @@ def session_config(back: Backend, rest: dict[str, Any]) -> str:
         back: Its backend.
         rest: `TAKEOVER` or `RESTART`.
     """
-    return written(route={"backend": back.url, "resume": {"ttl": "20s"}}, limits=LIMITS, **rest)
+    return written(route={"backend": back.url, "resume": {"ttl": "5m"}}, limits=LIMITS, **rest)
 
 
 @contextlib.asynccontextmanager

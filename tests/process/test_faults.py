@@ -50,8 +50,8 @@ def is_ready(daemon: Daemon) -> bool:
 class Answering:
     """WebSocket clients that answer pings in a thread, until the end of the block; none may lose its connection."""
 
-    def __init__(self, *clients: Socket) -> None:
-        self._clients = {client.sock: client for client in clients}
+    def __init__(self) -> None:
+        self._clients: dict[Any, Socket] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self.pings = 0
@@ -66,6 +66,10 @@ class Answering:
                     return
                 self.pings += 1
                 sock.sendall(frame(PONG))
+
+    def add(self, client: Socket) -> None:
+        """Have one more answer them."""
+        self._clients[client.sock] = client
 
     def __enter__(self) -> Answering:
         self._thread.start()
@@ -84,10 +88,12 @@ def test_a_process_that_was_stopped_goes_on(seconds, tls):
     timeouts = {"ping_interval": "300ms", "ping_timeout": "1s", "write": "1s", "idle": "1m30s"}
     text = written(route={"backend": "tcp://127.0.0.1:1"}, timeouts=timeouts, tls=tls, admin=ADMIN, log=SLOW)
     with backend() as back, Daemon(text.replace("tcp://127.0.0.1:1", back.url)) as daemon:
-        clients = [Socket.upgraded(daemon.port(), tls=tls) for _ in range(20)]
-        for client in clients:
-            client.echoed()
-        with Answering(*clients) as answering:
+        clients = []
+        with Answering() as answering:
+            for _ in range(20):
+                clients.append(Socket.upgraded(daemon.port(), tls=tls))
+                clients[-1].echoed()
+                answering.add(clients[-1])
             while answering.pings < len(clients):
                 time.sleep(0.01)
             daemon.signal(signal.SIGSTOP)
@@ -132,7 +138,9 @@ def test_a_wall_clock_that_jumps_ends_nothing(days, clock, tmp_path):
         text = written(route={"backend": back.url}, timeouts=timeouts, admin=ADMIN)
         with Daemon(text, environ=environ) as daemon:
             clients = [Socket.upgraded(daemon.port()) for _ in range(5)]
-            with Answering(*clients) as answering:
+            with Answering() as answering:
+                for client in clients:
+                    answering.add(client)
                 with offset.open("r+b") as file:
                     file.write(struct.pack("l", days * DAY))
                 before = answering.pings

@@ -267,16 +267,17 @@ async def test_a_hung_file_system_does_not_delay_the_end(
 ) -> None:
     """A thread that cannot return is left behind when the server stops."""
     go, busy = threading.Event(), threading.Event()
+    timeouts = {"drain": "100ms", "drain_spread": "50ms", "close": "300ms"}
 
     def hanging(root: Path, names: list[str]) -> int:
         busy.set()
-        go.wait(10)
+        go.wait(20)
         raise OSError("too late")
 
     monkeypatch.setattr(files, "open_beneath", hanging)
     try:
-        with trio.fail_after(9):
-            async with serving(written(routes=routes, timeouts={"drain": "100ms", "drain_spread": "50ms"})) as served:
+        with trio.fail_after(18):
+            async with serving(written(routes=routes, timeouts=timeouts)) as served:
                 with await served.connect() as client:
                     await client.send(b"GET /page/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
                     await trio.to_thread.run_sync(busy.wait, 30)

@@ -375,7 +375,7 @@ async def test_a_client_that_comes_back_to_the_old_process(tmp_path: Path) -> No
 
 async def test_a_process_that_is_too_slow_gets_no_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It reads the session that it was given after the other one has told the client that it is lost."""
-    monkeypatch.setattr(takeover, "SESSION_TIMEOUT", 0.2)
+    monkeypatch.setattr(takeover, "SESSION_TIMEOUT", 1.0)
     async with with_sessions(tmp_path, 2) as (back, first, text, found), taking_over(first.path, text) as second:
         assert await given_away(first) == (0, 1, 1)
         lost, left = sorted(found, key=lambda one: not one.client)
