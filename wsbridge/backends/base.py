@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from wsbridge.backends.passed_request import PassedRequest
 from wsbridge.config.urls import Target
 from wsbridge.file_watcher import FileWatcher
-from wsbridge.net.address import Address, ListeningAddresses, LocalAddress
+from wsbridge.net.address import Address, ListeningAddresses, LocalAddress, join_host_port
 from wsbridge.net.dialer import DialProgress, dial
 from wsbridge.net.loop_detection import OutgoingChain
 from wsbridge.net.resolver import Resolver
@@ -171,16 +171,15 @@ async def connect_tcp(
         set_socket_options(sock)
     except OSError as error:
         sock.close()
-        raise Rejected(
-            Reason.BACKEND_REFUSED, f"{host}:{port}: closed at once: {error.strerror}", initiator="backend"
-        ) from None
+        text = f"{join_host_port(host, port)}: closed at once: {error.strerror}"
+        raise Rejected(Reason.BACKEND_REFUSED, text, initiator="backend") from None
     return sock
 
 
 def remote_address(sock: socket.socket, fallback: str) -> str:
     """Text form of the address a socket is connected to; `fallback` if it is disconnected."""
     try:
-        name = sock.getpeername()
+        host, port, *_ = sock.getpeername()
     except OSError:
         return fallback
-    return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
+    return join_host_port(host, port)
