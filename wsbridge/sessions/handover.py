@@ -65,7 +65,7 @@ from wsbridge.sessions.saved_state import (
     encode_session,
 )
 from wsbridge.sessions.session import ResumableSession
-from wsbridge.sessions.store import Moved, SessionStore
+from wsbridge.sessions.store import SessionStore
 
 JITTER_PER_SESSION: Final = 0.005
 """Seconds over which clients spread their return, for each that is sent away."""
@@ -513,14 +513,7 @@ class SessionAdopter:
             session = services.sessions.adopt(
                 machine,
                 Side(SocketTransport(backend)),
-                Moved(
-                    saved.pending,
-                    saved.backend_is_reset,
-                    saved.age,
-                    saved.idle,
-                    saved.bytes_to_backend,
-                    saved.bytes_to_client,
-                ),
+                saved,
                 relay_options(route, identity),
                 services.engine,
                 route=route,

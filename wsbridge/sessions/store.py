@@ -26,6 +26,7 @@ from wsbridge.relay.endpoint import Side
 from wsbridge.relay.engine import Engine
 from wsbridge.relay.relay import RelayOptions
 from wsbridge.relay.session_stream import ReplayMemory
+from wsbridge.sessions.saved_state import SavedSession
 from wsbridge.sessions.session import OwnerKey, ResumableSession, SessionClaim, session_claim
 
 MAX_ENDED_PER_TURN: Final = 32
@@ -58,27 +59,6 @@ class SessionRejected(Rejected):
             detail = "unknown session, or it has ended" if code == ResumeCode.REJECTED else f"{code}: {text}"
         super().__init__(reason, detail, failed_login=resumption.bad_token)
         self.refusal = (int(code), text)
-
-
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """What a session of another process had, besides its state machine and its backend.
-
-    Attributes:
-        pending: See `MovedBackend`.
-        backend_is_reset: See there.
-        age: Seconds since it was opened.
-        idle: Seconds since payload last moved.
-        bytes_to_backend: Payload from the client so far.
-        bytes_to_client: Payload from the backend so far.
-    """
-
-    pending: bytes
-    backend_is_reset: bool
-    age: float
-    idle: float
-    bytes_to_backend: int
-    bytes_to_client: int
 
 
 @dataclass(slots=True)
@@ -343,7 +323,7 @@ class SessionStore:
         self,
         machine: ServerSession,
         side: Side,
-        moved: Moved,
+        saved: SavedSession,
         options: RelayOptions,
         engine: Engine,
         *,
@@ -358,7 +338,7 @@ class SessionStore:
         Args:
             machine: Its state machine, restored.
             side: Its backend.
-            moved: What else it had.
+            saved: What else it had; durations up to now.
             options: See `Engine.open_session`.
             engine: The engine.
             route: Its route now.
@@ -368,15 +348,15 @@ class SessionStore:
             chain: The routes that it came through.
         """
         session = ResumableSession(
-            self, machine, route, generation, context, str, slot, chain, self._endings, age=moved.age
+            self, machine, route, generation, context, str, slot, chain, self._endings, age=saved.age
         )
         bucket = slot.shared_bucket
         session.begin(engine.open_session(machine, side, options, self.memory, session, bucket), adopted=True)
         self.sessions[machine.session_id] = session
         route.stats.sessions_adopted += 1
         relay = session.relay
-        relay.front.received_bytes, relay.back.received_bytes = moved.bytes_to_backend, moved.bytes_to_client
-        relay.continue_moved(moved.pending, moved.age, moved.idle, is_reset=moved.backend_is_reset)
+        relay.front.received_bytes, relay.back.received_bytes = saved.bytes_to_backend, saved.bytes_to_client
+        relay.continue_moved(saved.pending, saved.age, saved.idle, is_reset=saved.backend_is_reset)
         termination = self.keep(session)
         if termination is not None:
             relay.terminate(termination)
