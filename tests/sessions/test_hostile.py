@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import os
 import socket
+import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,7 +16,7 @@ import pytest
 import trio
 
 from tests.admin.test_connections import operated, until
-from tests.client import BINARY, CLOSE, Client, frame
+from tests.client import BINARY, CLOSE, PING, Client, frame
 from tests.cutting_proxy import CuttingProxy, cutting_proxy
 from tests.serving import Served, backend, reset, serving, written
 from tests.sessions.client import OFFER, clients, message, one_session, opened, route_of
@@ -56,6 +59,37 @@ async def fill_backend(client: Client, served: Served) -> ResumableSession:
             await client.send(BULK)
             await trio.sleep(0.05)
     return kept
+
+
+def flood(descriptor: int, data: bytes, stop: threading.Event, end: float) -> None:
+    """Send again and again, and read what comes, until told to stop or until then."""
+    with socket.socket(fileno=descriptor) as sock, contextlib.suppress(OSError):
+        sock.setblocking(True)
+        while not stop.is_set() and time.monotonic() < end:
+            sock.sendall(data)
+            with contextlib.suppress(BlockingIOError):
+                while sock.recv(1 << 20, socket.MSG_DONTWAIT):
+                    pass
+
+
+@pytest.mark.parametrize("opcode", [PING, 0])
+async def test_a_flood_before_the_first_frame_holds_up_nobody(opcode: int) -> None:
+    """Of pings, or of empty fragments: `first_frame` passes for this client, and others are served meanwhile."""
+    stop, end = threading.Event(), time.monotonic() + 30
+    async with backend() as back, serving(route_of(back, resume={"first_frame": "500ms"})) as served:
+        client = await served.upgraded("/", OFFER)
+        await client.send(frame(BINARY, b"", fin=False) if opcode == 0 else b"")
+        data = frame(opcode, fin=opcode != 0) * 10000
+        sender = threading.Thread(target=flood, args=(os.dup(client.raw.fileno()), data, stop, end))
+        sender.start()
+        try:
+            line = await served.records.wait("connection.rejected")
+            assert line["reason"] == "handshake_timeout"
+            assert time.monotonic() < end
+        finally:
+            stop.set()
+            client.drop()
+            await trio.to_thread.run_sync(sender.join)
 
 
 async def test_a_session_that_its_client_has_closed_ends_with_its_backend() -> None:

@@ -44,9 +44,10 @@ async def read_first_frame(side: Side, timeout: float, read_scopes: set[trio.Can
 
 
 async def _read_frames(side: Side, reader: FrameReader) -> list[Frame]:
-    """Read once, and answer pings."""
+    """Read once, and answer the latest ping (RFC 6455 section 5.5.3); other tasks have their turn first."""
     assert side.state is not None and isinstance(side.state.framing, WebSocketFraming)  # noqa: S101 (see `session_side`)
     transport, framing = side.transport, side.state.framing
+    await trio.lowlevel.checkpoint()  # a read that finds bytes is none
     try:
         data = await transport.read_some()
     except OSError as error:
@@ -56,11 +57,14 @@ async def _read_frames(side: Side, reader: FrameReader) -> list[Frame]:
     used, chunks, marks, controls, violation = framing.decode(data)
     transport.unread(data[used:])
     frames = reader.read(chunks, marks or [])
+    pong = b""
     for opcode, body in controls or ():
         if opcode == CLOSE:
             raise Rejected(Reason.CLIENT_CLOSED, describe_close(*decode_close_body(body)))
         if opcode == PING:
-            await _send(side, framing.encode_control(PONG, body))
+            pong = framing.encode_control(PONG, body)
+    if pong:
+        await _send(side, pong)
     if violation is not None:
         raise Rejected(violation.reason, violation.detail)
     return frames
