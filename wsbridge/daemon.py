@@ -272,6 +272,7 @@ async def serve(
     extra_task: Callable[[Server], Awaitable[None]] | None = None,
     handle_signals: bool = True,
     stop_on_hangup: bool = False,
+    exits: bool = False,
     load: Callable[[], LoadedConfig] | None = None,
     on_reloaded: Callable[[Config], None] = lambda _: None,
     references: Mapping[KeyPath, str] = MappingProxyType({}),
@@ -292,6 +293,8 @@ async def serve(
         handle_signals: Whether to handle the signals of the process.
         stop_on_hangup: Whether SIGHUP is an immediate shutdown, for commands of a terminal or of ssh, which send it
             when they end. If SIGHUP was ignored when the process started (nohup), it stays ignored.
+        exits: Whether the process ends afterwards: later signals are ignored, so that the log is written to its end
+            and the exit code stays.
         load: Reads the configuration again, in a thread, for a reload; None: it cannot be reloaded.
         on_reloaded: Called with each configuration that a reload has put into effect.
         references: What the file has where values refer to environment variables.
@@ -349,7 +352,7 @@ async def serve(
                 if takeover is None:
                     endpoint.commit()
             if handle_signals:
-                await nursery.start(_handle_signals, server, notifier, reloader, stop_on_hangup, received)
+                await nursery.start(_handle_signals, server, notifier, reloader, stop_on_hangup, exits, received)
             _start_notifications(nursery, server, notifier)
             await server.run(opened, extra_task, inherited, partial(_begin, takeover, stored, server, endpoints))
         finally:
@@ -382,22 +385,36 @@ async def _handle_signals(
     notifier: SystemdNotifier,
     reloader: Reloader,
     stop_on_hangup: bool,
+    exits: bool,
     received: list[signal.Signals],
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Stop or reload by the signals of the process; append those that stop it to `received`."""
     hangup = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, *hangup) as signals:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, hangup)
-        async with trio.open_nursery() as nursery:
-            task_status.started()
-            async for number in signals:
-                if number != signal.SIGHUP or stop_on_hangup:
-                    _stop(server, notifier, signal.Signals(number), received)
-                elif not reloader.can_reload:
-                    log.warning("daemon.signal_ignored", signal="SIGHUP", detail=NO_FILE)
-                elif not reloader.is_queued:
-                    nursery.start_soon(reload, server, notifier, reloader)
+    numbers = (signal.SIGTERM, signal.SIGINT, *hangup)
+    unhandled: list[int] = []  # before the receiver is open, and after it is closed
+    before = {number: signal.signal(number, lambda number, _: unhandled.append(number)) for number in numbers}
+    try:
+        with trio.open_signal_receiver(*numbers) as signals:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, hangup)
+            async with trio.open_nursery() as nursery:
+
+                def handle(number: int) -> None:
+                    if number != signal.SIGHUP or stop_on_hangup:
+                        _stop(server, notifier, signal.Signals(number), received)
+                    elif not reloader.can_reload:
+                        log.warning("daemon.signal_ignored", signal="SIGHUP", detail=NO_FILE)
+                    elif not reloader.is_queued:
+                        nursery.start_soon(reload, server, notifier, reloader)
+
+                task_status.started()
+                for number in unhandled:
+                    handle(number)
+                async for number in signals:
+                    handle(number)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_IGN if exits else handler)
 
 
 def _stop(server: Server, notifier: SystemdNotifier, number: signal.Signals, received: list[signal.Signals]) -> None:

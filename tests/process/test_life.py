@@ -158,6 +158,16 @@ def test_sigint_or_a_second_signal_ends_all_at_once(first):
         assert time.monotonic() - began < 10
 
 
+def test_further_signals_do_not_cut_the_end():
+    """However many come, the last line of the log is written, and the exit code is 0."""
+    with Daemon(written(route={"respond": "204"})) as daemon:
+        while daemon.process.poll() is None:
+            daemon.term()
+            time.sleep(0.001)
+        assert daemon.ended() == 0
+        daemon.wait("daemon.stopped")
+
+
 def test_a_unix_listener_comes_and_goes():
     """The socket file has its mode while the daemon serves, and is gone when it has stopped accepting."""
     listeners = {"local": {"bind": "unix:@FOLDER@/wsbridge.sock", "mode": "0600"}}

@@ -192,6 +192,7 @@ def serve_until_end(
     on_ready: OnReady = lambda _: None,
     extra_task: ExtraTask | None = None,
     stop_on_hangup: bool = False,
+    exits: bool = False,
     load: Callable[[], LoadedConfig] | None = None,
     take_over: str | None = None,
 ) -> tuple[int, ServeResult | None]:
@@ -206,6 +207,7 @@ def serve_until_end(
         on_ready: Called when all listeners are open.
         extra_task: A task to run in the nursery of the connections.
         stop_on_hangup: Whether SIGHUP ends it.
+        exits: Whether the process ends afterwards, with nothing left to do that could block.
         load: Reads the configuration again for a reload; None: it cannot be reloaded.
         take_over: Admin socket of a running process, whose listening sockets this one gets.
 
@@ -230,6 +232,7 @@ def serve_until_end(
             on_ready=on_ready,
             extra_task=extra_task,
             stop_on_hangup=stop_on_hangup,
+            exits=exits,
             load=load,
             on_reloaded=apply_log_settings,
             take_over=take_over,
@@ -372,7 +375,7 @@ def run_command(
         load = None if found == STDIN else partial(load_config, str(Path(found).absolute()))
         take_over = takeover_path(address, loaded.config) if takeover else None
         level = "debug" if verbose else log_level
-        code, _ = serve_until_end(loaded, level=level, format=log_format, load=load, take_over=take_over)
+        code, _ = serve_until_end(loaded, level=level, format=log_format, exits=True, load=load, take_over=take_over)
         return code
 
 
