@@ -867,7 +867,8 @@ class Connection:
         assert self._front is not None  # noqa: S101 (`_accept_client` has set it)
         self._front = session_side(self._front)
         try:
-            frame = await read_first_frame(self._front, route.first_frame_timeout, services.request_read_scopes)
+            rate = route.relay_options.control_frame_rate
+            frame = await read_first_frame(self._front, route.first_frame_timeout, rate, services.request_read_scopes)
         except Rejected as rejected:
             if rejected.reason is Reason.HANDSHAKE_TIMEOUT:  # a shutdown cuts the wait short
                 self._check_may_continue(rejected.detail)

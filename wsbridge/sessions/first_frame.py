@@ -8,7 +8,7 @@ from wsbridge.protocol.resume_frames import Failure, Frame, FrameReader, Malform
 from wsbridge.protocol.websocket import CLOSE, PING, PONG, WebSocketFraming, decode_close_body
 from wsbridge.reasons import Reason, Rejected
 from wsbridge.relay.endpoint import Side, SideState
-from wsbridge.relay.relay import describe_close
+from wsbridge.relay.relay import CONTROL_FLOOD_WINDOW, describe_close
 
 
 def session_side(side: Side) -> Side:
@@ -19,12 +19,15 @@ def session_side(side: Side) -> Side:
     )
 
 
-async def read_first_frame(side: Side, timeout: float, read_scopes: set[trio.CancelScope]) -> Open | Resume:
+async def read_first_frame(
+    side: Side, timeout: float, control_frame_rate: int, read_scopes: set[trio.CancelScope]
+) -> Open | Resume:
     """Read the first frame.
 
     Args:
         side: Of `session_side`.
         timeout: Seconds.
+        control_frame_rate: See `RelayOptions`.
         read_scopes: Contains the scope of this wait while it lasts; cancelling that counts as the timeout.
 
     Raises:
@@ -35,7 +38,7 @@ async def read_first_frame(side: Side, timeout: float, read_scopes: set[trio.Can
         read_scopes.add(scope)
         try:
             while True:
-                frames = await _read_frames(side, reader)
+                frames = await _read_frames(side, reader, control_frame_rate)
                 if frames:
                     return _check_first(frames)
         finally:
@@ -43,7 +46,7 @@ async def read_first_frame(side: Side, timeout: float, read_scopes: set[trio.Can
     raise Rejected(Reason.HANDSHAKE_TIMEOUT, f"no frame within resume.first_frame, {timeout:g} s")
 
 
-async def _read_frames(side: Side, reader: FrameReader) -> list[Frame]:
+async def _read_frames(side: Side, reader: FrameReader, control_frame_rate: int) -> list[Frame]:
     """Read once, and answer the latest ping (RFC 6455 section 5.5.3); other tasks have their turn first."""
     assert side.state is not None and isinstance(side.state.framing, WebSocketFraming)  # noqa: S101 (see `session_side`)
     transport, framing = side.transport, side.state.framing
@@ -55,6 +58,9 @@ async def _read_frames(side: Side, reader: FrameReader) -> list[Frame]:
     if not data:
         raise Rejected(Reason.CLIENT_LOST, "before the first frame: the connection ended without a close frame")
     used, chunks, marks, controls, violation = framing.decode(data)
+    if framing.control_frame_count > control_frame_rate * CONTROL_FLOOD_WINDOW:
+        detail = f"more than {control_frame_rate} control or empty frames a second over {CONTROL_FLOOD_WINDOW:.0f} s"
+        raise Rejected(Reason.CONTROL_FLOOD, detail)
     transport.unread(data[used:])
     frames = reader.read(chunks, marks or [])
     pong = b""
