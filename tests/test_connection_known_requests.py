@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import socket
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
 import trio
 
 from tests.client import KEY, accept_of, request
-from tests.serving import Served, backend, config_of, serving, written
+from tests.serving import Served, accept_upgrade, backend, config_of, serving, written
 from wsbridge import connection
 from wsbridge.admission import admit
 from wsbridge.log.logger import log
+from wsbridge.net.socket_activation import PassedSockets
 from wsbridge.reasons import Reason, Rejected
 
 
@@ -164,3 +167,45 @@ async def test_a_ban_holds() -> None:
             served.server.services.client_table.record_failure(socket.inet_aton("127.0.0.1"))
             await client.send(request("/x"))
             assert " 429 " in await client.head()
+
+
+async def test_each_has_all_of_its_headers() -> None:
+    """Though those before it are relayed, for which most headers are dropped."""
+    heads: list[str] = []
+
+    async def accept(stream: trio.SocketStream) -> None:
+        heads.append(await accept_upgrade(stream))
+        await stream.receive_some(1)
+
+    async with backend(accept) as back:
+        route = {
+            "backend": {"url": f"ws://127.0.0.1:{back.port}/", "pass_headers": ["Accept-Language"]},
+            "auth": "none",
+        }
+        async with serving(written(route=route)) as served:
+            log.set_level("info")
+            for count in range(1, 4):
+                with await served.upgraded("/x", "Accept-Language: fr"):
+                    pass
+                await served.records.ended(count)
+            assert remembered(served) == 1
+    assert ["Accept-Language: fr" in head.split("\r\n") for head in heads] == [True] * 3
+
+
+async def test_what_comes_over_a_unix_socket_opens_no_other(tmp_path: Path) -> None:
+    """There any Host is accepted; at a TCP socket of the same listener, a page could have named it."""
+    path, data = str(tmp_path / "s"), request("/x", host="gw.example")
+    with socket.socket(socket.AF_UNIX) as unix, socket.create_server(("127.0.0.1", 0)) as tcp:
+        unix.bind(path)
+        unix.listen()
+        passed = PassedSockets({"web": [os.dup(tcp.fileno()), os.dup(unix.fileno())]})
+        async with backend() as back:
+            text = written(listeners={"web": {"bind": "fd:web"}}, route={"backend": back.url})
+            async with serving(text, passed_sockets=passed) as served:
+                log.set_level("info")
+                async with await trio.open_unix_socket(path) as stream:
+                    await stream.send_all(data)
+                    assert await stream.receive_some(12) == b"HTTP/1.1 101"
+                with await served.connect() as client:
+                    await client.send(data)
+                    assert " 403 " in await client.head()

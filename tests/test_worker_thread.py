@@ -8,6 +8,7 @@ import threading
 import pytest
 import trio
 
+from wsbridge.taskless import Runner
 from wsbridge.worker_thread import NoThreadError, run_in_thread
 
 
@@ -37,3 +38,20 @@ async def test_without_a_thread_the_function_is_not_called(monkeypatch: pytest.M
             await run_in_thread(lambda: called.append(1), limiter)
     assert caught.value.errno == errno.EAGAIN
     assert (called, limiter.borrowed_tokens) == ([], 0)
+
+
+async def test_a_call_without_a_task_is_no_lack_of_threads() -> None:
+    """It is a bug of the caller, and says so."""
+    outcome: list[Exception] = []
+
+    async def call() -> None:
+        try:
+            await run_in_thread(threading.get_ident, trio.CapacityLimiter(1))
+        except RuntimeError as error:
+            outcome.append(error)
+
+    runner = Runner()
+    async with trio.open_nursery() as nursery:
+        runner.start(call(), nursery)
+    runner.close()
+    assert ["without need_task" in str(error) for error in outcome] == [True]

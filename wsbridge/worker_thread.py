@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import trio
 
+from wsbridge import taskless
+
 _Result = TypeVar("_Result")
 
 
@@ -41,6 +43,6 @@ async def run_in_thread(
     try:
         return await trio.to_thread.run_sync(run, abandon_on_cancel=abandon_on_cancel, limiter=limiter)
     except RuntimeError as error:
-        if began:
+        if began or taskless.current is not None:  # the latter: a coroutine that has not called `need_task`
             raise
         raise NoThreadError(str(error)) from None

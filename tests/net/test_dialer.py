@@ -498,6 +498,25 @@ async def test_a_socket_that_may_not_be_used_is_denied(tmp_path, closed):
     assert "wsbridge runs as " in outcome.detail
 
 
+async def test_a_cause_that_is_not_found_soon_is_left_out(tmp_path, monkeypatch):
+    """A file system or user database that hangs delays the end of a dial by no more than the time for that."""
+    path, release = str(tmp_path / "s"), threading.Event()
+
+    def hang(_):
+        assert release.wait(10)
+        return "found too late"
+
+    monkeypatch.setattr(module, "_describe_refusal", hang)
+    monkeypatch.setattr(module, "CAUSE_TIMEOUT", 0.05)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        try:
+            outcome = await async_outcome(dial_unix(path))
+        finally:
+            release.set()
+    assert (outcome.reason, outcome.detail) == (Reason.BACKEND_REFUSED, f"unix:{path}: Connection refused")
+
+
 async def test_user_names_are_looked_up_in_a_thread(tmp_path, monkeypatch):
     """They may be in a directory service that does not answer: that holds up this dial alone, and not for long."""
     path, asked, release, here = str(tmp_path / "s"), trio.Event(), threading.Event(), threading.current_thread()

@@ -9,7 +9,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.rejections import outcome
-from wsbridge.protocol.handshake import MAX_KNOWN_HEAD_BYTES, MAX_KNOWN_REQUESTS, KnownRequests
+from wsbridge.protocol.handshake import (
+    MAX_KNOWN_HEAD_BYTES,
+    MAX_KNOWN_REQUESTS,
+    MAX_KNOWN_SUBPROTOCOLS,
+    KnownRequests,
+)
 from wsbridge.protocol.http1 import HeadLimits, Request, RequestParser
 from wsbridge.reasons import Rejected
 
@@ -143,6 +148,17 @@ def test_it_is_bounded() -> None:
     """As many requests as may be are remembered; then it begins anew."""
     known = knowing(*(head(target=f"/{number}".encode()) for number in range(MAX_KNOWN_REQUESTS + 1)))
     assert len(known) == 1
+
+
+@pytest.mark.parametrize("in_lines", [False, True])
+def test_many_subprotocols_are_not_remembered(in_lines: bool) -> None:
+    """A list of short names takes many times the bytes of its head, which the limit of the head would let pass."""
+    names = [f"a{number}".encode() for number in range(MAX_KNOWN_SUBPROTOCOLS + 1)]
+    for count, remembered in ((MAX_KNOWN_SUBPROTOCOLS, 1), (MAX_KNOWN_SUBPROTOCOLS + 1, 0)):
+        values = names[:count] if in_lines else [b", ".join(names[:count])]
+        data = head(*(b"Sec-WebSocket-Protocol: " + value for value in values))
+        assert isinstance(parsed(data), Request)
+        assert len(knowing(data)) == remembered
 
 
 LINES = st.sampled_from(

@@ -491,6 +491,8 @@ MAX_KNOWN_REQUESTS: Final = 256
 """Requests that are remembered; with one more, all before it are forgotten. All of them take at most some 2 MiB."""
 MAX_KNOWN_HEAD_BYTES: Final = 2048
 """Bytes of the head of such a request."""
+MAX_KNOWN_SUBPROTOCOLS: Final = 16
+"""Subprotocols that such a request offers; each takes many times its bytes."""
 
 _KEY_NAME: Final = b"sec-websocket-key"
 _KEY_LINE: Final = b"\r\nSec-WebSocket-Key: "
@@ -566,7 +568,7 @@ class KnownRequests(Generic[Admitted]):
             or not head.startswith(b"\r\n", end)
             or request.headers.get_all(_KEY_NAME) != [head[at:end]]
             or _WEBSOCKET_KEY.fullmatch(head, at, end) is None
-            or not _holds_no_secret(request)
+            or not _may_be_remembered(request)
         ):
             return
         if len(self._by_rest) >= MAX_KNOWN_REQUESTS:
@@ -578,15 +580,14 @@ class KnownRequests(Generic[Admitted]):
         return len(self._by_rest)
 
 
-def _holds_no_secret(request: Request) -> bool:
-    """Return whether a request may stay in memory."""
+def _may_be_remembered(request: Request) -> bool:
+    """Return whether a request may stay in memory: it holds no secret, and not many subprotocols."""
     if "?" in request.target:
         return False
+    offered: list[str] = []
     for name, value in request.headers:
         if name == b"sec-websocket-protocol":
-            offered = value.decode("latin-1").split(",")
-            if not all(_is_protocol_name(one.strip(" \t")) for one in offered):
-                return False
+            offered += value.decode("latin-1").split(",")
         elif name != _KEY_NAME and name not in REPEATED_NAMES:
             return False
-    return True
+    return len(offered) <= MAX_KNOWN_SUBPROTOCOLS and all(_is_protocol_name(one.strip(" \t")) for one in offered)
