@@ -127,6 +127,44 @@ async def test_pairs_that_end_together_are_taken_back_in_turns(monkeypatch: pyte
     assert left[0] == 30
 
 
+@pytest.mark.parametrize("over", ["tcp", "unix", "rustls"])
+@pytest.mark.parametrize("slow", ["front", "back"])
+async def test_a_stream_is_lent_again_although_its_reader_is_slower(
+    slow: str, over: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what its reader has not accepted: there is more of it at any time."""
+    monkeypatch.setattr(native_engine, "REST", 0.01)
+    monkeypatch.setattr(native_engine, "MAX_BLOCKED", 60.0)  # as if it had just accepted some
+    async with running(one_thread) as engine, between(engine, "ws", "raw", over, buffer=4096) as relay:
+        sent = await relay.fill(slow, 10_000)
+        src, dst = (relay.back, relay.front) if slow == "front" else (relay.front, relay.back)
+        relay.take_back()
+        assert engine.loop.figures(relay.pair) is None
+        await src.send(b"more")
+        await until(lambda: engine.loop.figures(relay.pair) is not None, "the next lending")
+        assert await dst.take(sent + 4) == bytes(sent) + b"more"
+        await exchange(src, dst, b"behind it")
+        await exchange(dst, src, b"answer")
+        assert engine.loop.figures(relay.pair) is not None
+
+
+async def test_a_pair_whose_reader_has_stopped_stays_with_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which sees to its time limits; it is lent again once the reader goes on."""
+    monkeypatch.setattr(native_engine, "REST", 0.01)
+    monkeypatch.setattr(native_engine, "MAX_BLOCKED", 0.0)
+    tries: list[float] = []
+    async with running(one_thread) as engine, between(engine, "ws", "raw", buffer=4096) as relay:
+        sent = await relay.fill("back", 10_000)
+        relay.take_back()
+        schedule = engine.loop.schedule
+        monkeypatch.setattr(engine.loop, "schedule", lambda pair, due: (tries.append(due), schedule(pair, due)))
+        await until(lambda: len(tries) > 2, "some tries")
+        assert engine.loop.figures(relay.pair) is None
+        assert await relay.back.take(sent) == bytes(sent)
+        await until(lambda: engine.loop.figures(relay.pair) is not None, "the next lending")
+        await exchange(relay.front, relay.back, b"hello")
+
+
 GUARDED = pytest.mark.parametrize(("speaks", "over"), [("raw", "tcp"), ("ws", "tcp"), ("ws", "rustls")])
 
 

@@ -8,7 +8,8 @@ from wsbridge.protocol.websocket import Buffer
 __version__: str
 
 Framing = tuple[int, bytes, int, bytes, bool, int, bytes, int, bool, bytes]
-GivenSide = tuple[int, int, int, bool, int, int, float, int, Framing | None, TlsStream | None, bytes]
+Unsent = tuple[bytes, float]
+GivenSide = tuple[int, int, int, bool, int, int, float, int, Framing | None, TlsStream | None, bytes, Unsent | None]
 LentPair = tuple[int, bool, GivenSide, GivenSide, bool]
 ReturnedSide = tuple[
     int,

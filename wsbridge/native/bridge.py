@@ -213,6 +213,7 @@ class Bridges:
             None,
             transport.stream if isinstance(transport, NativeTlsTransport) else None,
             transport.unread_bytes,
+            None,
         )
         ends_here = not options.deliver_after_close
         if isinstance(where, str):

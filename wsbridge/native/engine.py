@@ -1,6 +1,6 @@
 """The engine whose calm pairs are carried by the extension; every rule stays in `relay`.
 
-A pair is calm while both sides are open, nothing waits to be written, and no rule looks at each read of it: no rate
+A pair is calm while both sides are open and accept what is written, and no rule looks at each read of it: no rate
 limit, no first bytes that may be HTTP where that is rejected, no text messages made of raw bytes. Such a pair is lent
 to the extension, which gives it back at the first thing that it does not handle. Then Python relays it, and lends it
 again once it has been calm for a while.
@@ -35,6 +35,8 @@ REST: Final = 0.2
 """Seconds that Python relays a pair after it came back."""
 MAX_REST: Final = 10.0
 """Seconds between two tries to lend a pair that is not calm."""
+MAX_BLOCKED: Final = 1.0
+"""Seconds for which a side of a pair that is lent has accepted nothing; after as many the extension gives it back."""
 MAX_ARRIVALS: Final = 16
 """New pairs that wait to be lent together: one after the other, each would wake a thread."""
 MAX_TAKEN: Final = 32
@@ -52,8 +54,11 @@ def _can_be_lent(side: Endpoint) -> bool:
     )
 
 
-def _is_calm(side: Endpoint) -> bool:
-    """Return whether one side has nothing now that a rule looks at."""
+def _is_calm(side: Endpoint, now: float) -> bool:
+    """Return whether one side has nothing now that a rule looks at.
+
+    What waits for it is no obstacle where it has just accepted some: a stream is faster than its reader at any time.
+    """
     transport = side.transport
     return (
         (side.detachable or _awaits_first_bytes(side))
@@ -61,7 +66,7 @@ def _is_calm(side: Endpoint) -> bool:
         and not transport.peer_hung_up
         and side.rx is RX_OPEN
         and side.tx is TX_OPEN
-        and side.pending is None
+        and (side.pending is None or now - side.last_sent < MAX_BLOCKED)
         and not side.discard_payload
         and not side.control_pending
         and side.pending_pong is None
@@ -166,12 +171,11 @@ class NativeLoop(RelayLoop):
             self._tries[relay] = tries + 1
             self.schedule(relay, self.now + min(REST * 2**tries, MAX_REST))
 
-    @staticmethod
-    def _may_lend(relay: Relay) -> bool:
+    def _may_lend(self, relay: Relay) -> bool:
         """Return whether nothing speaks against lending a pair now."""
-        if relay.termination is not None or relay.ready:
+        if relay.termination is not None:
             return False
-        return all(_can_be_lent(side) and _is_calm(side) for side in (relay.front, relay.back))
+        return all(_can_be_lent(side) and _is_calm(side, self.now) for side in (relay.front, relay.back))
 
     def _lend(self, relays: list[Relay]) -> list[Relay]:
         """Lend pairs that may be lent; return those that the extension does not take."""
@@ -194,8 +198,11 @@ class NativeLoop(RelayLoop):
             if thread < 0:  # the kernel watches no more descriptors for this user
                 declined.append(relay)
                 continue
+            if relay.ready:  # the extension does what is left to do
+                relay.ready = False
+                self._ready.remove(relay)
             for side in (relay.front, relay.back):
-                side.undecoded = b""
+                side.undecoded, side.pending = b"", None
                 side.transport.take_unread()
             self._tries.pop(relay, None)
             if dissolves:
@@ -256,6 +263,7 @@ class NativeLoop(RelayLoop):
         rate = relay.options.control_frame_rate
         stream = transport.stream if isinstance(transport, NativeTlsTransport) else None
         unread = side.undecoded + transport.unread_bytes
+        unsent = None if side.pending is None else (b"".join(side.pending), self.now - side.last_sent)
         if isinstance(framing, RawFraming):
             return (
                 transport.fd,
@@ -269,6 +277,7 @@ class NativeLoop(RelayLoop):
                 None,
                 stream,
                 unread,
+                unsent,
             )
         assert isinstance(framing, WebSocketFraming)  # noqa: S101 (there are two)
         return (
@@ -283,6 +292,7 @@ class NativeLoop(RelayLoop):
             _given_framing(framing),
             stream,
             unread,
+            unsent,
         )
 
     # ------------------------------------------------------------------ getting back

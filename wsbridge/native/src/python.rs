@@ -29,8 +29,8 @@ type Framing = (
 );
 
 /// Descriptor, protocol, text messages, whether to read until nothing is left, largest frame, control frames a second,
-/// seconds since their window began, their number then, the state of the framing, the TLS connection,
-/// and what was read and not decoded.
+/// seconds since their window began, their number then, the state of the framing, the TLS connection, what was read and
+/// not decoded, and what the kernel did not accept, with the seconds since it accepted anything.
 type GivenSide = (
     i32,
     u8,
@@ -42,7 +42,8 @@ type GivenSide = (
     u64,
     Option<Framing>,
     Option<Py<TlsStream>>,
-    Vec<u8>,
+    PyBackedBytes,
+    Option<(PyBackedBytes, f64)>,
 );
 
 /// Tag, whether the common ending of WebSocket clients is carried on, front and back, and whether the descriptor of the
@@ -138,6 +139,7 @@ fn side(py: Python<'_>, given: GivenSide, now: u64) -> PyResult<Side> {
         state,
         tls,
         input,
+        unsent,
     ) = given;
     let control = ControlLimit {
         rate,
@@ -146,7 +148,13 @@ fn side(py: Python<'_>, given: GivenSide, now: u64) -> PyResult<Side> {
     };
     let decoder = decoder(protocol, text, state)?.map(Box::new);
     let wire = match tls {
-        None => Wire::Plain(Plain::new(fd, until_empty)),
+        None => {
+            let mut wire = Plain::new(fd, until_empty);
+            if let Some((unsent, _)) = &unsent {
+                wire.keep_unsent(unsent);
+            }
+            Wire::Plain(wire)
+        }
         Some(stream) => match stream.try_borrow_mut(py)?.take() {
             None => return Err(PyValueError::new_err("the TLS connection is elsewhere")),
             Some(mut connection) => {
@@ -157,7 +165,10 @@ fn side(py: Python<'_>, given: GivenSide, now: u64) -> PyResult<Side> {
     };
     let mut side = Side::new(wire, decoder, max_frame_bytes, control);
     side.guarded = protocol == GUARDED;
-    side.input = input;
+    side.input = input.to_vec();
+    if let Some((_, age)) = unsent {
+        side.blocked_since = now.saturating_sub(nanoseconds(age)).max(1);
+    }
     Ok(side)
 }
 

@@ -100,6 +100,11 @@ impl Plain {
         Ok(self.unsent.is_empty())
     }
 
+    /// Takes over what another could not write.
+    pub fn keep_unsent(&mut self, unsent: &[u8]) {
+        self.unsent = unsent.to_vec();
+    }
+
     /// Writes what is unsent; gives whether nothing is left.
     pub fn flush(&mut self) -> Result<bool, Errno> {
         while self.unsent_from < self.unsent.len() {
