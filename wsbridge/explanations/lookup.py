@@ -73,8 +73,13 @@ def all_topics() -> Iterator[Topic]:
 
 
 def find_topics(word: str) -> list[Topic]:
-    """Return what a word means; its case does not matter. Empty if that is not known."""
-    wanted = word.strip().strip('"').lower()
+    """Return what a word means, empty if that is not known.
+
+    Its case does not matter, nor do quotes and brackets, as in `[E012]`, nor zeros, as in W5 for W005.
+    """
+    wanted = word.strip().strip('"[]').lower()
+    if code := re.fullmatch("([ew])0*([0-9]{1,3})", wanted, re.ASCII):
+        wanted = f"{code[1]}{code[2]:>03}"
     return [topic for topic in all_topics() if topic.name.lower() == wanted]
 
 
