@@ -92,17 +92,21 @@ async def test_a_flood_before_the_first_frame_holds_up_nobody(opcode: int) -> No
             await trio.to_thread.run_sync(sender.join)
 
 
-async def test_a_session_that_its_client_has_closed_ends_with_its_backend() -> None:
+@pytest.mark.parametrize("found_by", ["read", "write"])
+async def test_a_session_that_its_client_has_closed_ends_with_its_backend(found_by: str) -> None:
     """What the client sent before still waits for the backend, and the backend is reset: nothing is left of it."""
     release = trio.Event()
 
     async def block(stream: trio.SocketStream) -> None:
         await release.wait()
         reset(stream)
+        if found_by == "write":  # in its next turn, before the event
+            kept.relay.loop.mark_ready(kept.relay)
 
-    async with backend(block) as back, serving(route_of(back, resume={"window": "16MiB"})) as served:
+    rest = {"resume": {"window": "16MiB"}, "timeouts": {"close": "1m"}}
+    async with backend(block) as back, serving(route_of(back, **rest)) as served:
         with await opened_by_hand(served) as client:
-            await fill_backend(client, served)
+            kept = await fill_backend(client, served)
             await client.send(frame(CLOSE, (1000).to_bytes(2, "big")))
             while (await client.frame())[0] != CLOSE:
                 pass

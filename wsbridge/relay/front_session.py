@@ -186,7 +186,10 @@ class FrontSessionRelay(SessionRelay):
     def on_transport_end(self, src: Endpoint, dst: Endpoint) -> None:
         """See `Relay.on_transport_end`."""
         if src is self.front and self._closed_by_peer is not None:
-            self._on_closed_by_peer(self._closed_by_peer)
+            if self.termination is None and dst.transport.read_state == RESET:  # a write has found that, just now
+                self.on_connection_lost(dst, src, dst.transport.error)
+            else:
+                self._on_closed_by_peer(self._closed_by_peer)
         else:
             super().on_transport_end(src, dst)
 
