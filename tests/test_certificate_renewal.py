@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import itertools
 import os
 import ssl
 import threading
@@ -21,6 +22,7 @@ from tests.client import Client
 from tests.serving import Served, backend, config_of, open_files, recording, serving, written
 from wsbridge import file_watcher
 from wsbridge.file_watcher import FileWatcher
+from wsbridge.worker_thread import NoThreadError, run_in_thread
 
 NOW = datetime.datetime.now(datetime.UTC)
 DAY = datetime.timedelta(days=1)
@@ -437,26 +439,28 @@ async def test_a_hung_file_system_delays_no_other(
 
 
 @pytest.mark.usefixtures("often")
-async def test_a_check_that_fails_otherwise_ends_no_connection(
-    renewals: Renewals, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without a thread to be had, it is reported once; the next check that can run finds the new certificate."""
-    run_sync, lacking = trio.to_thread.run_sync, [True]
+async def test_a_check_without_a_thread_ends_no_connection(renewals: Renewals, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is reported once, and as no bug; the next check that can run finds the new certificate."""
+    lacking, failed = [True], itertools.count()
 
     async def run_or_fail(*args: Any, **options: Any) -> Any:
-        if lacking and args[0].__module__ == file_watcher.__name__:
-            raise RuntimeError("can't start new thread")
-        return await run_sync(*args, **options)
+        if lacking:
+            if next(failed) == 4:
+                again.set()
+            raise NoThreadError("can't start new thread")
+        return await run_in_thread(*args, **options)
 
-    monkeypatch.setattr(trio.to_thread, "run_sync", run_or_fail)
+    again = trio.Event()
+    monkeypatch.setattr(file_watcher, "run_in_thread", run_or_fail)
     context = renewals.client_context()
     async with backend() as back, serving(renewals.text(route={"backend": back.url})) as served:
         client = await tls_client(served, context)
-        await served.records.wait("internal_error")
+        line = await served.records.wait("certificate.reload_failed")
+        assert line["detail"] == f"{line['file']}: can't start new thread"
         renewed = renewals.in_place()
-        await trio.sleep(0.3)
-        assert len(served.records.of("internal_error")) == 1
-        served.records.all.clear()
+        with trio.fail_after(10):
+            await again.wait()
+        assert len(served.records.of("certificate.reload_failed")) == 1
         lacking.clear()
         await until_served(served, context, renewed)
         await client.echoed()

@@ -24,6 +24,7 @@ from wsbridge.reloading_file import (
     file_signature,
     last_change,
 )
+from wsbridge.worker_thread import NoThreadError, run_in_thread
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -190,6 +191,11 @@ def _digest(files: Sequence[Path]) -> bytes:
     return found.digest()
 
 
+def _shown_file(watched: Watched[Any]) -> Path:
+    """Return the file that stands for all of them in a log line."""
+    return watched.certificate or watched.files[0]
+
+
 def _find_changed(group: Sequence[Watched[Any]]) -> list[Watched[Any]]:
     return [one for one in group if one.has_changed()]
 
@@ -246,6 +252,8 @@ class FileWatcher:
         """Check the files of one file system; a bug, or no thread to be had, must not end the connections."""
         try:
             await self._check(group, thread)
+        except NoThreadError as error:
+            self._report_failure(group[0], f"{_shown_file(group[0])}: {error.strerror}")
         except Exception as error:
             self._report_bug(group[0], error)
 
@@ -256,7 +264,7 @@ class FileWatcher:
     async def _check(self, group: list[Watched[Any]], thread: trio.CapacityLimiter) -> None:
         changed: list[Watched[Any]] = []
         with trio.move_on_after(CHECK_TIMEOUT) as deadline:
-            changed = await trio.to_thread.run_sync(_find_changed, group, abandon_on_cancel=True, limiter=thread)
+            changed = await run_in_thread(lambda: _find_changed(group), thread)
         if deadline.cancelled_caught:
             self._report_failure(group[0], CHECK_TIMEOUT)
         reloaded: list[tuple[str, Path]] = []
@@ -264,9 +272,11 @@ class FileWatcher:
             loaded: _Loaded | None = None
             with trio.move_on_after(LOAD_TIMEOUT) as deadline:
                 try:
-                    loaded = await trio.to_thread.run_sync(one.read_if_changed, abandon_on_cancel=True, limiter=thread)
+                    loaded = await run_in_thread(one.read_if_changed, thread)
                 except ValueError as error:
                     self._report_failure(one, str(error))
+                except NoThreadError:
+                    raise
                 except Exception as error:
                     self._report_bug(one, error)
             if deadline.cancelled_caught:
@@ -285,7 +295,7 @@ class FileWatcher:
             watched: What was made of them before, and stays in effect.
             cause: One sentence, or the seconds within which the file system did not respond.
         """
-        file = watched.certificate or watched.files[0]
+        file = _shown_file(watched)
         hung = isinstance(cause, float)
         detail = f"{file}: its file system did not respond within {cause:g} s" if hung else str(cause)
         if watched.fail(detail, at_once=hung):

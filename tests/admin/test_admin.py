@@ -257,6 +257,19 @@ async def test_head_has_no_body(tmp_path):
         assert await admin.ask("HEAD", "/readyz") == (200, "")
 
 
+async def test_without_a_thread_a_request_can_be_repeated(tmp_path, monkeypatch):
+    """As at the limit of tasks of the unit: that is no bug, so nothing is logged as one."""
+
+    async def fail(*_: object, **_options: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with administered(tmp_path) as admin:
+        with monkeypatch.context() as patch:
+            patch.setattr(trio.to_thread, "run_sync", fail)
+            assert await admin.ask("GET", "/v1/config") == (503, "no thread for this request: can't start new thread\n")
+        assert (await admin.ask("GET", "/v1/config"))[0] == 200
+
+
 async def test_silent_clients_do_not_fill_the_places(tmp_path, monkeypatch):
     """They are answered with 408 after the timeout; who waits for a place is served then."""
     monkeypatch.setattr(http, "ADMIN_REQUEST_TIMEOUT", 0.3)

@@ -40,6 +40,7 @@ from wsbridge.net.address import Peer
 from wsbridge.reasons import Reason, Termination
 from wsbridge.registry import CONFIG_REGISTRY
 from wsbridge.reload import Reloader
+from wsbridge.worker_thread import NoThreadError
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -333,6 +334,20 @@ def note_end(served: Served, number: int) -> None:
         if context.relayed
         else Termination(Reason.UNAUTHENTICATED, "client", f"detail {number}", status=401)
     )
+
+
+async def test_without_a_thread_a_scrape_can_be_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one has a page again; `accept_requests` answers this one with 503."""
+
+    async def fail(*_: object, **_options: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with scraped(written(route={"respond": "204", "auth": "none"})) as daemon:
+        with monkeypatch.context() as patch:
+            patch.setattr(trio.to_thread, "run_sync", fail)
+            with pytest.raises(NoThreadError):
+                await daemon.page("")
+        assert "wsbridge_" in (await daemon.page(""))[0]
 
 
 async def test_clients_cannot_make_series(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from wsbridge.config.effective import to_json
 from wsbridge.log.logger import LOG_LEVELS, log
 from wsbridge.reload import SHORT_TURNS, Reloader, ReloadResult
 from wsbridge.server import NotServingError, Server
+from wsbridge.worker_thread import run_in_thread
 
 TAKEOVER_PATH = "/v1/takeover"
 """It needs no token but the right user ID; see `takeover`."""
@@ -223,7 +224,11 @@ class AdminApi:
     async def _get_config(self, request: AdminRequest) -> AdminResponse:
         loaded = self._reloader.loaded
         with SHORT_TURNS:
-            return await trio.to_thread.run_sync(lambda: json_response(to_json(loaded.config, loaded.references)))
+            return await run_in_thread(
+                lambda: json_response(to_json(loaded.config, loaded.references)),
+                trio.to_thread.current_default_thread_limiter(),
+                abandon_on_cancel=False,
+            )
 
     async def _post_reload(self, request: AdminRequest) -> AdminResponse:
         result = await self._reload()

@@ -21,6 +21,7 @@ from wsbridge.net.address import Peer, peer_credentials
 from wsbridge.net.reserved_fd import ReservedFd
 from wsbridge.net.transport import reset_socket
 from wsbridge.protocol.uri import HostPatterns, is_safe_from_rebinding, normalise_host
+from wsbridge.worker_thread import NoThreadError
 
 MAX_ADMIN_CONNECTIONS: Final = 32
 """Concurrent connections; further ones wait in the backlog."""
@@ -129,7 +130,8 @@ async def accept_requests(listening_socket: socket.socket, handle: AdminHandler,
 
     Args:
         listening_socket: Listening, non-blocking; it is not closed.
-        handle: Answers a request. An exception is logged as ours, and answered with 500.
+        handle: Answers a request. A lack of threads is answered with 503; any other exception is logged as ours, and
+            answered with 500.
         connections: Where connections run; they go on when this is cancelled.
     """
     places = trio.CapacityLimiter(MAX_ADMIN_CONNECTIONS)
@@ -206,6 +208,8 @@ async def _serve_connection(sock: socket.socket, handle: AdminHandler) -> None:
 async def _handle(handle: AdminHandler, request: AdminRequest) -> AdminResponse:
     try:
         return await handle(request)
+    except NoThreadError as error:
+        return error_response(HTTPStatus.SERVICE_UNAVAILABLE, f"no thread for this request: {error.strerror}")
     except Exception:
         log.exception("internal_error", component="admin")
         return error_response(HTTPStatus.INTERNAL_SERVER_ERROR, "an internal error, which the log has")

@@ -28,6 +28,7 @@ from wsbridge.counters import Histogram
 from wsbridge.log.writer import LogWriter
 from wsbridge.reload import SHORT_TURNS, Reloader
 from wsbridge.server import Server
+from wsbridge.worker_thread import run_in_thread
 
 OPENMETRICS: Final = "application/openmetrics-text"
 HASH_DIGITS: Final = 16
@@ -234,7 +235,7 @@ class Metrics:
         await self._server.acceptor.count_bytes()
         snapshot = self.snapshot()
         with SHORT_TURNS:
-            return await trio.to_thread.run_sync(render_page, snapshot, encode, limiter=self._thread)
+            return await run_in_thread(lambda: render_page(snapshot, encode), self._thread, abandon_on_cancel=False)
 
     def snapshot(self) -> MetricsSnapshot:
         """Return what a scrape reads, as it is now."""
