@@ -207,12 +207,12 @@ def chain_warnings(path: Path) -> Iterator[str]:
         else:
             yield f"certificate number {at + 1} in {path} is not the issuer of the one before it"
         return
-    if len(chain) == 1 and chain[0].issuer != chain[0].subject and _names_its_issuer(chain[0]):
+    if len(chain) == 1 and chain[0].issuer != chain[0].subject and has_issuer_url(chain[0]):
         yield f"{path} has no intermediate certificate, without which many clients reject it: use fullchain.pem"
 
 
-def _names_its_issuer(certificate: x509.Certificate) -> bool:
-    """Return whether a certificate says where its issuer's is, as those of public authorities do."""
+def has_issuer_url(certificate: x509.Certificate) -> bool:
+    """Return whether a certificate says where that of its issuer is, as those of public authorities do."""
     from cryptography import x509
     from cryptography.x509.oid import AuthorityInformationAccessOID
 

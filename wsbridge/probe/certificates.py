@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from wsbridge.config.certificates import EXPIRY_WARNING
+from wsbridge.config.certificates import EXPIRY_WARNING, has_issuer_url
 from wsbridge.net.tls import has_system_authorities
 from wsbridge.probe.peers import readable
 from wsbridge.probe.steps import Diagnosis, ProbeStep
@@ -227,15 +227,3 @@ def shown_name(name: x509.Name) -> str:
 
 def _subject(certificate: x509.Certificate) -> str:
     return shown_name(certificate.subject)
-
-
-def has_issuer_url(certificate: x509.Certificate) -> bool:
-    """Return whether a certificate says where that of its issuer is, as those of public authorities do."""
-    from cryptography import x509
-    from cryptography.x509.oid import AuthorityInformationAccessOID
-
-    try:
-        access = certificate.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
-    except (ValueError, x509.DuplicateExtension, x509.ExtensionNotFound):
-        return False
-    return any(each.access_method == AuthorityInformationAccessOID.CA_ISSUERS for each in access)
