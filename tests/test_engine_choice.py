@@ -51,7 +51,9 @@ def present(monkeypatch: pytest.MonkeyPatch) -> None:
     engine.NativeEngine = FakeNativeEngine
     tls = ModuleType("wsbridge.native.tls")
     tls.Rustls = OpenSsl
-    for fake in (engine, tls):
+    members = ModuleType("wsbridge.native.log_members")
+    members.native_members_writer = lambda: None
+    for fake in (engine, tls, members):
         monkeypatch.setitem(sys.modules, fake.__name__, fake)
 
 

@@ -468,11 +468,11 @@ async def test_what_has_ended_when_it_is_cut_off_keeps_its_reason():
     async with backend() as back, serving(written(route={"backend": back.url})) as served:
         client = await served.upgraded()
         await client.echoed()
-        served.server.services.runner.call_soon = lambda _: None
+        called = trio.Event()
+        served.server.services.runner.call_soon = lambda _: called.set()
         await client.close()
         (connection,) = served.server.connections.values()
-        while served.server.services.engine.connection_ids:
-            await trio.sleep(0.002)
+        await called.wait()
         connection.cut_off()
         line = await served.records.wait("connection.closed")
         assert line["reason"] == "client_closed"
