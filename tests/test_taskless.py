@@ -257,6 +257,32 @@ async def test_waiting_by_trio_without_a_task_is_a_bug_of_that_coroutine(running
     assert (running.done, running.ended) == ([True], 1)
 
 
+async def test_one_that_needs_a_task_where_none_can_begin_any_more_is_cut_off():
+    """Its nursery is closed, as at the end of a server whose loop was late: it ends as what waits does, not unseen."""
+    done, wait, runner = [], Wait(), Runner()
+
+    async def late():
+        try:
+            await wait
+            await need_task()
+        except GeneratorExit:
+            done.append("cut off")
+            raise
+
+    with recording() as records:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(runner.run)
+            async with trio.open_nursery() as tasks:
+                runner.start(late(), tasks)
+            wait.end()
+            await trio.testing.wait_all_tasks_blocked()
+            runner.cut_off()
+            nursery.cancel_scope.cancel()
+    assert done == ["cut off"]
+    assert not records.of("internal_error")
+    runner.close()
+
+
 async def test_what_is_left_at_the_end_is_cut_off():
     """Each wait ends by GeneratorExit, nothing is called any more, and a bug on the way is logged."""
     ours, theirs = socket.socketpair()

@@ -264,8 +264,11 @@ class Runner:
             self.step(run, RuntimeError(f"{wanted!r} without need_task"))
 
     def _start_task(self, run: Run) -> None:
+        try:
+            run.nursery.start_soon(self._run_in_task, run)
+        except RuntimeError:  # the nursery is closed, at the end of the server: `cut_off` ends this one, too
+            return
         self._runs.discard(run)
-        run.nursery.start_soon(self._run_in_task, run)
 
     async def _run_in_task(self, run: Run) -> None:
         await _go_on(run.coroutine)
