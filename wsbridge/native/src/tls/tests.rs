@@ -8,7 +8,7 @@ use rustls::{CipherSuiteCommon, SupportedCipherSuite, Tls13CipherSuite};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
-use std::sync::OnceLock;
+use std::sync::{LazyLock, OnceLock};
 use std::time::Duration;
 
 struct End {
@@ -283,24 +283,28 @@ fn fin_without_close_notify_is_truncation() {
     assert!(!server.tls.readable);
 }
 
-/// A server that may encrypt so many records with one key.
-fn with_limit(records: u64) -> ServerConfigs {
-    let mut provider = rustls::crypto::ring::default_provider();
-    for suite in &mut provider.cipher_suites {
-        if let SupportedCipherSuite::Tls13(found) = suite {
-            *suite = SupportedCipherSuite::Tls13(Box::leak(Box::new(Tls13CipherSuite {
-                common: CipherSuiteCommon {
-                    confidentiality_limit: records,
-                    ..found.common
-                },
-                ..**found
-            })));
+/// A server that may encrypt 16 records with one key.
+fn with_limit() -> ServerConfigs {
+    static SUITE: LazyLock<Tls13CipherSuite> = LazyLock::new(|| {
+        let SupportedCipherSuite::Tls13(suite) =
+            rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256
+        else {
+            panic!("no suite of TLS 1.3");
+        };
+        Tls13CipherSuite {
+            common: CipherSuiteCommon {
+                confidentiality_limit: 16,
+                ..suite.common
+            },
+            ..*suite
         }
-    }
+    });
+    let mut provider = rustls::crypto::ring::default_provider();
+    provider.cipher_suites = vec![SupportedCipherSuite::Tls13(&SUITE)];
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
     let config = ServerConfig::builder_with_provider(Arc::new(provider))
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .with_no_client_auth()
         .with_single_cert(vec![made.cert.der().clone()], key);
@@ -315,7 +319,7 @@ fn with_limit(records: u64) -> ServerConfigs {
 fn keys_that_are_used_up_are_changed() {
     let (ours, theirs) = sockets();
     let mut server = server_end(ours);
-    server.tls = TlsConn::server(server.socket.as_raw_fd(), Arc::new(with_limit(16)));
+    server.tls = TlsConn::server(server.socket.as_raw_fd(), Arc::new(with_limit()));
     let (mut server, mut client) = shake_hands(server, client_end(theirs));
     for number in 0..100_u8 {
         let sent = noise(number.into(), 5 * RECORD_BYTES);
