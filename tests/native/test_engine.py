@@ -165,6 +165,23 @@ async def test_a_pair_whose_reader_has_stopped_stays_with_python(monkeypatch: py
         await exchange(relay.front, relay.back, b"hello")
 
 
+@pytest.mark.parametrize("over", ["tcp", "rustls"])
+async def test_a_pair_that_is_lent_blocked_comes_back_if_its_reader_has_stopped(
+    over: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nothing else wakes the thread that carries it: Python sees to its time limits."""
+    monkeypatch.setattr(native_engine, "REST", 0.01)
+    monkeypatch.setattr(native_engine, "MAX_BLOCKED", 60.0)  # as if it had just accepted some
+    async with running(one_thread) as engine, between(engine, "ws", "raw", over, buffer=4096) as relay:
+        sent = await relay.fill("back", 1000)
+        await until(lambda: relay.from_front == sent, "the end of what was sent")
+        relay.take_back()
+        await until(lambda: engine.loop.figures(relay.pair) is not None, "the next lending")
+        monkeypatch.setattr(native_engine, "MAX_BLOCKED", 0.0)
+        await until(lambda: engine.loop.figures(relay.pair) is None, "the return of the pair")
+        assert await relay.back.take(sent) == bytes(sent)
+
+
 GUARDED = pytest.mark.parametrize(("speaks", "over"), [("raw", "tcp"), ("ws", "tcp"), ("ws", "rustls")])
 
 

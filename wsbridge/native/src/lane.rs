@@ -92,13 +92,14 @@ impl World {
         }
         self.by_tag.insert(pair.tag, index);
         let has_input = pair.has_input();
+        let must_wake = has_input || pair.may_be_slow();
         self.slots[index].pair = Some(pair);
         self.settle(
             epoll,
             index,
             if has_input { Flow::More } else { Flow::Wait },
         );
-        Ok(has_input)
+        Ok(must_wake)
     }
 
     /// Takes a pair out, whatever it does; closes what is the extension's own of one that has ended.
