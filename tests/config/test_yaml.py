@@ -187,6 +187,12 @@ def test_usual_causes_of_syntax_errors(text: str, hint: str) -> None:
     assert hint in refused(text)
 
 
+def test_comments_are_no_cause() -> None:
+    """They may have such characters, as typography wants them in some languages."""
+    text = "listeners:\n  # hôte\u00a0: ${HOST}\n  web:\n    bind: 127.0.0.1:0  # voilà\u00a0!\n   mode: 3\n"
+    assert refused(text).endswith("; indent this line as the keys of its mapping are")
+
+
 def test_a_key_with_an_invisible_character_shows_it() -> None:
     """An unknown key that looks like the right one says what it has."""
     text = "listeners: {web: {bind: 127.0.0.1:0}}\nroutes: {r: {respond: '204', match: any, auth\u00a0: none}}\n"

@@ -32,6 +32,7 @@ OMIT_KEY_HINT = "write one, or omit the key if it has a default"
 NULL_TEXTS = frozenset({"", "~", "null", "Null", "NULL"})
 ODD_SPACE = re.compile("[\u00a0\u2000-\u200f\u202f\u205f\u2060\u3000\ufeff]")
 """Characters that editors, web pages and word processors put in place of spaces, or between words."""
+COMMENT = re.compile(r"(^|[ \t])#.*", re.MULTILINE)
 GLUED_KEY = re.compile(r"^[ -]*[a-z_]+:(?!//)\S", re.MULTILINE)
 ENV_REFERENCE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$\{")
 
@@ -321,7 +322,7 @@ def _usual_cause(error: yaml.MarkedYAMLError, message: str, nearby: str) -> str:
     Args:
         error: As raised.
         message: What it says, without parts of the file.
-        nearby: The lines in which the cause is.
+        nearby: The lines in which the cause is, without comments.
     """
     if odd := ODD_SPACE.search(nearby):
         return f"; there is the character U+{ord(odd[0]):04X}, which looks like a space or like nothing: remove it"
@@ -354,7 +355,7 @@ def _syntax_problem(document: Document, error: yaml.MarkedYAMLError) -> Problem:
     if error.problem and error.context:
         message += f" ({error.context}{f' from line {context_line}' if error.context_mark else ''})"
     message = re.sub(r"'([^']*)'", lambda found: found[0] if _is_token(found[1]) else "'…'", message)
-    nearby = "\n".join((*lines[max(0, place.line - 2) : place.line], *lines[context_line - 1 : context_line]))
-    message += _usual_cause(error, message, nearby)
+    causes = (*lines[max(0, place.line - 2) : place.line], *lines[context_line - 1 : context_line])
+    message += _usual_cause(error, message, COMMENT.sub("", "\n".join(causes)))
     problem = document.problem_at(place, (), message, code)
     return replace(problem, source="") if unparsed_line_is_secret(lines, place.line, context_line) else problem
