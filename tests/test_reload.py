@@ -302,6 +302,39 @@ async def test_another_audit_file(tmp_path):
     assert events(two) == ["audit.started", "access.granted", "access.ended", "audit.stopped"]
 
 
+async def no_thread(*_: object, **_options: object) -> None:
+    """Fail as at the limit of tasks of the unit."""
+    raise RuntimeError("can't start new thread")
+
+
+async def test_an_audit_file_is_closed_without_a_thread(tmp_path, monkeypatch):
+    """The end of the last connection that wrote to it ends no other."""
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    async with backend() as back:
+        text = written(route={"backend": back.url}, audit={"file": str(one)})
+        async with serving(text) as served:
+            before = await served.upgraded()
+            await served.server.apply(config_of(written(route={"backend": back.url}, audit={"file": str(two)})))
+            after = await served.upgraded()
+            monkeypatch.setattr(trio.to_thread, "run_sync", no_thread)
+            await before.close()
+            with trio.fail_after(9):
+                while "audit.stopped" not in one.read_text():
+                    await trio.sleep(0.01)
+            await after.echoed()
+            await after.close()
+
+
+async def test_a_reload_without_a_thread_changes_nothing(monkeypatch):
+    """And says why."""
+    async with serving(written(route={"respond": "204"})) as served:
+        reloader = Reloader(served.server, pytest.fail)
+        monkeypatch.setattr(trio.to_thread, "run_sync", no_thread)
+        assert (await reloader.reload()).error == "the files cannot be read: can't start new thread"
+        monkeypatch.undo()
+        assert await status_at(served.port()) == 204
+
+
 async def test_a_server_that_stops_refuses_another_configuration():
     """Nothing is opened while the last connections end."""
     async with backend() as back, serving(written(route={"backend": back.url}, timeouts={"drain": "20s"})) as served:

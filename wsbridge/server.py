@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from typing import Literal, TypeVar
 
 import trio
@@ -24,6 +25,7 @@ from wsbridge.reasons import Reason
 from wsbridge.registry import LISTENERS
 from wsbridge.services import Services
 from wsbridge.sessions.store import MAX_ENDED_PER_TURN
+from wsbridge.worker_thread import NoThreadError, run_in_thread
 
 
 class NotServingError(Exception):
@@ -363,12 +365,15 @@ class Server:
             read: What it raises is raised here.
 
         Raises:
-            ValueError: It takes longer than FILES_TIMEOUT, or one that did has not returned since.
+            ValueError: It takes longer than FILES_TIMEOUT, or one that did has not returned since; there is no thread.
         """
         if self._file_thread.borrowed_tokens:
             raise ValueError("a file system has not responded since an earlier reload")
         with trio.move_on_after(FILES_TIMEOUT):
-            return await trio.to_thread.run_sync(read, abandon_on_cancel=True, limiter=self._file_thread)
+            try:
+                return await run_in_thread(read, self._file_thread)
+            except NoThreadError as error:
+                raise ValueError(f"the files cannot be read: {error.strerror}") from None
         raise ValueError(f"the files were not read within {FILES_TIMEOUT:g} s: a file system may not respond")
 
     async def apply(self, config: Config) -> None:
@@ -440,7 +445,11 @@ class Server:
         """Close an audit log once no connection of these generations is left."""
         for generation in generations:
             await generation.lifetime.unused.wait()
-        await trio.to_thread.run_sync(self.services.close_audit_log, audit_log)
+        try:
+            limiter = trio.to_thread.current_default_thread_limiter()
+            await run_in_thread(partial(self.services.close_audit_log, audit_log), limiter, abandon_on_cancel=False)
+        except NoThreadError:  # nobody waits for what this log still has to write
+            self.services.close_audit_log(audit_log)
 
     def _kept_listeners(self, config: Config) -> list[tuple[OpenListener, str]]:
         """Return the open listeners that a configuration has, too, each with its name there; runs in a thread."""
