@@ -17,7 +17,7 @@ import pytest
 import trio
 
 from tests.authority import folder, server_context
-from tests.serving import Backend, Served, backend, echo, open_files, serving, written
+from tests.serving import Backend, Served, accept_upgrade, backend, echo, open_files, serving, written
 from tests.sessions.client import SessionClient, clients, opened, route_of
 from tests.sessions.descriptor_store import StandInStore, stop, storing
 from wsbridge.admin.stored_sessions import StoredSessions
@@ -99,6 +99,49 @@ async def test_what_cannot_go_on_is_lost() -> None:
                 assert await ends(late, after, "/late") == LOST
                 assert await ends(changed, after, "/changed") == (4009, "route_removed")
                 assert store.stored == []
+
+
+async def test_one_that_has_ended_is_not_lost() -> None:
+    """It still waits for its WebSocket backend, which does not answer the close frame."""
+
+    async def silent(stream: trio.SocketStream) -> None:
+        await accept_upgrade(stream)
+        await release.wait()
+
+    release = trio.Event()
+    async with backend(silent) as back, storing() as store:
+        text = route_of(back, **{**REST, "timeouts": {**REST["timeouts"], "close": "1s"}}).replace("tcp://", "ws://")
+        async with store.service(text) as served, clients(served.port(), 2) as (ended, lost):
+            for one in (ended, lost):
+                await opened(one)
+            served.server.services.sessions.sessions[ended.machine.session_id].end(Reason.CLOSED_BY_OPERATOR, "")
+            await stop(served)
+            (line,) = served.records.of("sessions.handed_over")
+            assert (line["count"], line["lost"]) == (0, 1)
+            assert {line["reason"] for line in served.records.of("session.closed")} == {
+                "closed_by_operator",
+                "session_lost",
+            }
+            release.set()
+
+
+async def test_without_a_thread_they_are_stored_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at the limit of tasks of the unit."""
+
+    async def fail(*_: object, **_options: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with backend() as back, storing() as store:
+        text = route_of(back, **REST)
+        async with store.service(text) as served, clients(served.port(), 2) as found:
+            for one in found:
+                await opened(one)
+            with monkeypatch.context() as patch:
+                patch.setattr(trio.to_thread, "run_sync", fail)
+                await stop(served)
+            async with store.next_service(text, 2, 0, 0) as after:
+                for one in found:
+                    await resumes(one, after)
 
 
 async def test_other_connections_have_the_drain() -> None:

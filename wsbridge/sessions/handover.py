@@ -29,7 +29,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import trio
 
@@ -66,6 +66,9 @@ from wsbridge.sessions.saved_state import (
 )
 from wsbridge.sessions.session import ResumableSession
 from wsbridge.sessions.store import SessionStore
+from wsbridge.worker_thread import NoThreadError, run_in_thread
+
+_Result = TypeVar("_Result")
 
 JITTER_PER_SESSION: Final = 0.005
 """Seconds over which clients spread their return, for each that is sent away."""
@@ -162,7 +165,7 @@ async def write_list(sessions: SavedList) -> int:
     Raises:
         OSError: See `write_sealed_file`.
     """
-    return await trio.to_thread.run_sync(lambda: write_sealed_file("wsbridge-sessions", encode_list(sessions)))
+    return await _run_off_loop(lambda: write_sealed_file("wsbridge-sessions", encode_list(sessions)))
 
 
 async def give_away(store: SessionStore, receiver: SessionReceiver, after: float, spread: float) -> MovedSessions:
@@ -272,7 +275,7 @@ async def _put(session: StoppedSession, receiver: SessionReceiver) -> None:
         StateError: It is larger than what is read.
     """
     name = f"wsbridge-session-{session.session_id.hex()}"
-    descriptor = await trio.to_thread.run_sync(lambda: write_sealed_file(name, encode_session(session.state)))
+    descriptor = await _run_off_loop(lambda: write_sealed_file(name, encode_session(session.state)))
     try:
         if session.backend is not None:
             set_reset_on_close(session.backend, resets=True)
@@ -282,16 +285,21 @@ async def _put(session: StoppedSession, receiver: SessionReceiver) -> None:
 
 
 def end_left(store: SessionStore, problem: str = "") -> int:
-    """End the sessions that were not given away, and return how many these are.
+    """End the sessions that were not given away, and return how many these are; others have ended before.
 
     Args:
         store: Has them.
         problem: Why they were not; empty: they cannot move.
     """
-    left = store.by_age()
-    for session in left:
-        session.end(Reason.SESSION_LOST, problem or LOST_DETAIL)
-    return len(left)
+    return sum([session.end(Reason.SESSION_LOST, problem or LOST_DETAIL) for session in store.by_age()])
+
+
+async def _run_off_loop(work: Callable[[], _Result]) -> _Result:
+    """Call in a thread what takes the longer the more a session holds; here if there is none: else it would be lost."""
+    try:
+        return await run_in_thread(work, trio.to_thread.current_default_thread_limiter(), abandon_on_cancel=False)
+    except NoThreadError:
+        return work()
 
 
 # ------------------------------------------------------------------ adopting
@@ -303,7 +311,7 @@ async def read_list(descriptor: int) -> SavedList:
     Raises:
         StateError: It cannot be used.
     """
-    return await trio.to_thread.run_sync(lambda: decode_list(_read(descriptor, MAX_LIST_BYTES)))
+    return await _run_off_loop(lambda: decode_list(_read(descriptor, MAX_LIST_BYTES)))
 
 
 def _read(descriptor: int, max_bytes: int) -> bytes:
@@ -364,7 +372,7 @@ class SessionAdopter:
             if backend is not None:
                 unused.callback(reset_socket, backend)
             try:
-                saved = await trio.to_thread.run_sync(lambda: decode_session(_read(state, MAX_STATE_BYTES)))
+                saved = await _run_off_loop(lambda: decode_session(_read(state, MAX_STATE_BYTES)))
                 self._continue(session_id, saved, backend, take)
             except (StateError, ValueError, OSError) as error:
                 log.warning("session.lost", session=session_id, detail=str(error))
