@@ -29,14 +29,15 @@ class StandInStore:
     def __init__(self, max_descriptors: int) -> None:
         self.max_descriptors = max_descriptors
         self.stored: list[tuple[str, int]] = []
-        self._socket = trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         name = f"wsbridge-store-{os.getpid()}-{id(self)}"
         self.environ = {"NOTIFY_SOCKET": f"@{name}", "FDSTORE": str(max_descriptors)}
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._name = f"\0{name}"
+        sock.bind(self._name)
+        self._socket = trio.socket.from_stdlib_socket(sock)
 
     async def run(self) -> None:
         """Take what is sent, until cancelled."""
-        await self._socket.bind(self._name)
         while True:
             with trio.CancelScope() as self._taking:
                 while True:
