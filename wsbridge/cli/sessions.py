@@ -151,7 +151,7 @@ def close_command(
 ) -> int:
     """Close connections of a daemon.
 
-    Those with the IDs, or all that match the options. They end at once, without a question, with the reason
+    Those with the IDs, or all that match the options. They end at once, without confirmation, with the reason
     closed_by_operator: close code 1001, a reset for plain TCP. Clients may connect again.
 
     Exit codes: 0 closed, also if no connection matches the options; 1 no open connection has one of the IDs; 64 neither
