@@ -32,6 +32,7 @@ from wsbridge.reasons import Reason
 from wsbridge.registry import CONFIG_REGISTRY, LISTENERS
 from wsbridge.reload import SHORT_TURNS, Reloader
 from wsbridge.server import NotServingError
+from wsbridge.worker_thread import NoThreadError
 
 
 async def status_at(port: int) -> int:
@@ -308,7 +309,14 @@ async def no_thread(*_: object, **_options: object) -> None:
 
 
 async def test_an_audit_file_is_closed_without_a_thread(tmp_path, monkeypatch):
-    """The end of the last connection that wrote to it ends no other."""
+    """As soon as there is one: the event loop does not wait for a disk, and other connections go on."""
+    failed = trio.Event()
+
+    async def fail_without_thread(*_: object, **_options: object) -> None:
+        failed.set()
+        raise NoThreadError("can't start new thread")
+
+    monkeypatch.setattr(server, "THREAD_RETRY_DELAY", 0.01)
     one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
     async with backend() as back:
         text = written(route={"backend": back.url}, audit={"file": str(one)})
@@ -316,8 +324,12 @@ async def test_an_audit_file_is_closed_without_a_thread(tmp_path, monkeypatch):
             before = await served.upgraded()
             await served.server.apply(config_of(written(route={"backend": back.url}, audit={"file": str(two)})))
             after = await served.upgraded()
-            monkeypatch.setattr(trio.to_thread, "run_sync", no_thread)
-            await before.close()
+            with monkeypatch.context() as patch, trio.fail_after(9):
+                patch.setattr(server, "run_in_thread", fail_without_thread)
+                await before.close()
+                await failed.wait()
+                await after.echoed()
+            assert "audit.stopped" not in one.read_text()
             with trio.fail_after(9):
                 while "audit.stopped" not in one.read_text():
                     await trio.sleep(0.01)

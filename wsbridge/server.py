@@ -37,6 +37,8 @@ STOP_MARGIN = 5.0
 
 FILES_TIMEOUT = 120.0
 """Seconds that reading and building a configuration may take in a reload; ten thousand routes take some ten."""
+THREAD_RETRY_DELAY = 1.0
+"""Seconds after which an audit log is closed for which there was no thread."""
 ResultT = TypeVar("ResultT")
 REMOVED_ROUTE_INTERVAL = 1.0
 """Seconds between two looks for connections of a removed route that were not relayed yet."""
@@ -445,11 +447,14 @@ class Server:
         """Close an audit log once no connection of these generations is left."""
         for generation in generations:
             await generation.lifetime.unused.wait()
-        try:
-            limiter = trio.to_thread.current_default_thread_limiter()
-            await run_in_thread(partial(self.services.close_audit_log, audit_log), limiter, abandon_on_cancel=False)
-        except NoThreadError:  # nobody waits for what this log still has to write
-            self.services.close_audit_log(audit_log)
+        limiter = trio.to_thread.current_default_thread_limiter()
+        while True:
+            try:
+                await run_in_thread(partial(self.services.close_audit_log, audit_log), limiter, abandon_on_cancel=False)
+            except NoThreadError:  # it can wait: the end of the server closes it, too
+                await trio.sleep(THREAD_RETRY_DELAY)
+            else:
+                return
 
     def _kept_listeners(self, config: Config) -> list[tuple[OpenListener, str]]:
         """Return the open listeners that a configuration has, too, each with its name there; runs in a thread."""
