@@ -244,7 +244,8 @@ def test_a_full_disk_is_one_sentence(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code"), [(["check", "{file}"], 78), (["chekc"], 64), (["status", "--admin", "/x"], 69)]
+    ("arguments", "code"),
+    [(["check", "{file}"], 78), (["chekc"], 64), (["status", "--admin", "/x"], 69)],
 )
 @pytest.mark.parametrize("gone", ["full disk", "pipe without a reader"])
 def test_messages_that_nobody_gets_change_no_exit_code(
@@ -258,6 +259,15 @@ def test_messages_that_nobody_gets_change_no_exit_code(
         result = forked.run(command, stdout=subprocess.PIPE, stderr=lost, timeout=PATIENCE, check=False)
 
     assert (result.returncode, result.stdout) == (code, b"")
+
+
+def test_a_token_that_nobody_gets_is_a_failure() -> None:
+    """It goes to standard error, and is no message: nobody could use the line in the file."""
+    with lost_output("full disk") as lost:
+        command = [*WSBRIDGE, "new-token", "alice"]
+        result = forked.run(command, stdout=subprocess.PIPE, stderr=lost, timeout=PATIENCE, check=False)
+
+    assert result.returncode == 1
 
 
 @contextlib.contextmanager

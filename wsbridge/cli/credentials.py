@@ -17,7 +17,7 @@ from wsbridge.auth.bearer import BearerToken, parse_expiry, parse_routes, parse_
 from wsbridge.auth.identity import Identity
 from wsbridge.auth.passwords import check_username
 from wsbridge.auth.ticket import TicketConfig, new_ticket
-from wsbridge.cli.main import EXIT_OK, EXIT_USAGE, CliError, PreformattedCommand
+from wsbridge.cli.main import EXIT_FAILED, EXIT_OK, EXIT_USAGE, CliError, PreformattedCommand, has_lost_messages
 from wsbridge.cli.run import STDIN, config_argument, config_option, find_config, load_config, only_path, read_config
 from wsbridge.config.check import ticket_auths
 from wsbridge.config.errors import ConfigError, did_you_mean
@@ -127,7 +127,7 @@ def _argument_callback(
 @click.option(
     "--routes", metavar="A,B", callback=_argument_callback(parse_routes), help="Accept it only for these routes."
 )
-def new_token_command(name: str, expires: float | None, routes: frozenset[str] | None) -> None:
+def new_token_command(name: str, expires: float | None, routes: frozenset[str] | None) -> int:
     """Generate a bearer token and its entry for a token file.
 
     The file is the one of `auth: {kind: bearer, tokens: FILE}`. The token is printed once, to standard error; its line
@@ -141,6 +141,7 @@ def new_token_command(name: str, expires: float | None, routes: frozenset[str] |
     token = secrets.token_urlsafe(TOKEN_RANDOM_BYTES)
     click.echo(BearerToken(name, token_digest(token), expires, routes).to_line())
     click.echo(f"The token (it is not shown again): {token}", err=True)
+    return EXIT_FAILED if has_lost_messages() else EXIT_OK
 
 
 def _complete_route(ctx: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:

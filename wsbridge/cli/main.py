@@ -294,7 +294,13 @@ def open_missing_descriptors() -> frozenset[int]:
 
 
 class _ErrorOutput(io.RawIOBase):
-    """Standard error: what cannot be written (disk full, a pipe without a reader) is lost, and ends no command."""
+    """Standard error: what cannot be written (disk full, a pipe without a reader) is lost, and ends no command.
+
+    Attributes:
+        has_lost: Whether anything was lost.
+    """
+
+    has_lost = False
 
     def fileno(self) -> int:
         return 2
@@ -309,7 +315,13 @@ class _ErrorOutput(io.RawIOBase):
         try:
             return os.write(2, data)
         except OSError:
+            _ErrorOutput.has_lost = True
             return len(data)
+
+
+def has_lost_messages() -> bool:
+    """Return whether anything could not be written to standard error, for commands whose result goes there."""
+    return _ErrorOutput.has_lost
 
 
 def prepare_streams() -> None:
