@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import ssl
 
 import pytest
 import trio
+import trustme
 
 from tests.authority import folder
 from tests.client import BINARY, Client, frame, request
+from tests.client_authority import ClientAuthority
 from tests.serving import backend, serving, written
 from wsbridge import native
+from wsbridge.connection import Connection
 from wsbridge.reasons import Reason
 
 ENGINES = ["python"] if native.load() is None else ["python", "native"]
@@ -212,3 +216,57 @@ async def test_garbage_in_place_of_the_last_flight(engine, version, garbage):
         other = await served.upgraded(tls=True)
         await other.echoed()
         other.drop()
+
+
+def connections() -> int:
+    """Count the connections that are still in memory."""
+    gc.collect()
+    return sum(isinstance(one, Connection) for one in gc.get_objects())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_client_whose_certificate_is_rejected_leaves_nothing(tmp_path, engine):
+    """Neither the connection nor what it refers to stays in memory, so that nobody can fill it without a login."""
+    text = written(
+        listeners={"web": {"bind": "127.0.0.1:0", "tls": ClientAuthority(tmp_path).listener_tls()}},
+        route={"respond": "204", "auth": "none"},
+        engine=engine,
+    )
+    context = ssl.create_default_context(cafile=str(folder() / "ca.pem"))
+    trustme.CA().issue_cert("mallory").configure_cert(context)
+    before = connections()
+    async with serving(text) as served:
+        for _ in range(3):
+            async with await trio.open_tcp_stream("127.0.0.1", served.port()) as plain:
+                stream = trio.SSLStream(plain, context, server_hostname="localhost", https_compatible=True)
+                with contextlib.suppress(trio.BrokenResourceError):
+                    await stream.send_all(request())
+                    await stream.receive_some()
+        line = await served.records.wait("connection.rejected", count=3, reason="tls_failed")
+        assert "unable to get local issuer certificate" in line["detail"]
+        await served.quiet()
+        assert connections() == before
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_backend_whose_certificate_is_rejected_leaves_nothing(engine):
+    """The same of the connections of clients whose backend cannot be verified."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("localhost").configure_cert(context)
+
+    async def shake(stream: trio.SocketStream) -> None:
+        with contextlib.suppress(trio.BrokenResourceError):
+            await trio.SSLStream(stream, context, server_side=True).do_handshake()
+
+    before = connections()
+    async with backend(shake) as back:
+        address = {"url": back.url.replace("tcp://127.0.0.1", "tls://localhost"), "ca": str(folder() / "ca.pem")}
+        async with serving(written(route={"backend": address}, engine=engine)) as served:
+            for _ in range(3):
+                client = await served.connect()
+                await client.send(request())
+                assert (await client.head()).startswith("HTTP/1.1 502 ")
+                client.drop()
+            await served.records.wait("connection.rejected", count=3, reason="backend_tls")
+            await served.quiet()
+            assert connections() == before

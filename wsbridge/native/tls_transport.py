@@ -79,7 +79,7 @@ class NativeTlsTransport(EncryptedTransport):
 
     def _handshake_error(self) -> OSError:
         """Return the failure of a handshake as OpenSSL would report it."""
-        verdict = self.stream.verdict
+        verdict = self.stream.take_verdict()
         if isinstance(verdict, ssl.SSLCertVerificationError):
             return verdict
         kind, reason, text = self.stream.fault or ("tls", "", "the handshake failed")

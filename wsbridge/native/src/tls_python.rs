@@ -362,10 +362,10 @@ impl TlsStream {
         Ok(fault.map(|it| (it.kind.name(), it.reason, it.text.clone())))
     }
 
-    /// The exception with which the judge rejected the peer's certificate.
-    #[getter]
-    fn verdict(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.verdict.as_ref().map(|it| it.clone_ref(py))
+    /// Takes the exception with which the judge rejected the peer's certificate. Once raised, it refers to what refers to
+    /// this stream: the garbage collector, which does not see into the stream, could never free that circle.
+    fn take_verdict(&mut self) -> Option<Py<PyAny>> {
+        self.verdict.take()
     }
 
     #[getter]
