@@ -38,16 +38,15 @@ async def test_other_connections_are_served_during_a_flood() -> None:
             nursery.start_soon(trio.to_thread.run_sync, flood, served.port(), stop)
         began = time.monotonic()
         try:
-            with trio.fail_after(60):
-                while time.monotonic() - began < 1.5 or not served.records.of("connection.rejected"):
-                    before = time.perf_counter()
-                    await client.echoed()
-                    times.append(time.perf_counter() - before)
-                    await trio.sleep(0.002)
+            while time.monotonic() - began < 1.5 or len(times) < 20:
+                before = time.perf_counter()
+                await client.echoed()
+                times.append(time.perf_counter() - before)
+                await trio.sleep(0.002)
         finally:
             stop.set()
         line = await served.records.wait("connection.rejected", reason="control_flood")
         assert "without payload" in line["detail"]
         times.sort()
-        assert times[len(times) * 9 // 10] < 0.5
+        assert times[len(times) * 9 // 10] < 0.5, times[-20:]
         client.drop()
