@@ -51,6 +51,6 @@ def threaded_client_context() -> ssl.SSLContext:
     One thread may read session tickets of TLS 1.3 while the other writes the request, which OpenSSL does not support:
     in hundreds of connections one request gets lost.
     """
-    context = client_context()
+    context = ssl.create_default_context(cafile=str(folder() / "ca.pem"))  # that of `client_context` is others', too
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     return context
