@@ -81,7 +81,8 @@ async def test_every_row_is_produced(tmp_path: Path) -> None:
             }
             routes["token"]["auth"] = {"kind": "bearer", "tokens": str(tokens)}
             listeners = {"web": {"bind": "127.0.0.1:0"}, "secure": {"bind": "127.0.0.1:0", "tls": listener_tls()}}
-            text = written(listeners=listeners, routes=routes, timeouts={"connect": "200ms"})
+            routes["firewall"]["timeouts"] = {"connect": "200ms"}
+            text = written(listeners=listeners, routes=routes)
             async with serving(text, folder=tmp_path) as served:
                 for name in backends:
                     if name != "echo":
