@@ -96,7 +96,8 @@ def night() -> Iterator[Night]:
             "match": {"path": "/token"},
             "auth": {"kind": "bearer", "tokens": str(tokens)},
         }
-        text = written(routes=routes, timeouts={"connect": "400ms"})
+        routes["firewall"]["timeouts"] = {"connect": "400ms"}
+        text = written(routes=routes)
         daemon = serve(Daemon(text, prefix=without_privileges()))
         denied = serve(socket.socket(socket.AF_UNIX))
         denied.bind(str(daemon.folder / "denied.sock"))
