@@ -12,7 +12,7 @@ Reading order, along the path of one connection:
    `protocol.http1`, `protocol.handshake`: how a request is read and checked.
 4. `admission`: route, Origin, authentication (`auth`), limits (`limits`); `generation`: the routes, built from the
    configuration (`config`), with the classes that `registry` has for its sections.
-5. `backends`: the backend is chosen and dialed, by `net.dialer`, and the client watched meanwhile (`watched_dial`);
+5. `backends`: the backend is chosen and dialed, by `net.dialer`; `watched_dial` watches the client during a dial;
    `responders`: routes that wsbridge answers itself.
 6. `relay`: `engine`, `loop`, `relay`, `endpoint` move the bytes; `protocol.websocket` is how they are framed. `native`
    does the same in Rust where it is installed; `engine_choice` says which.

@@ -192,7 +192,7 @@ def _digest(files: Sequence[Path]) -> bytes:
 
 
 def _shown_file(watched: Watched[Any]) -> Path:
-    """Return the file that stands for all of them in a log line."""
+    """Return the file by which a log line names all of them."""
     return watched.certificate or watched.files[0]
 
 

@@ -1,4 +1,4 @@
-"""A dial that takes time: its client is watched meanwhile, and its steps and retries are logged."""
+"""A dial that takes time: watches the client for a disconnect, and logs steps and retries."""
 
 from __future__ import annotations
 

@@ -122,32 +122,28 @@ async def test_broken_answers(answer, text):
     assert text in outcome.detail
 
 
-async def test_reset():
-    """A proxy that resets is a failure like any other."""
+async def outcome_after_reset(response=b""):
+    """Connect through a proxy that sends this and resets the connection, before it has the request."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         client = socket.create_connection(server.getsockname())
         accepted, _ = server.accept()
+    accepted.send(response)
     accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     accepted.close()
     client.setblocking(False)
     with client:
         connector = ProxyConnector(read_proxy_url("http://proxy:3128"), {}, 65536)
-        outcome = await async_outcome(connector.connect(SocketTransport(client), "gw", 443))
-    assert "broke the connection" in outcome.detail
+        return await async_outcome(connector.connect(SocketTransport(client), "gw", 443))
+
+
+async def test_reset():
+    """A proxy that resets is a failure like any other."""
+    assert "broke the connection" in (await outcome_after_reset()).detail
 
 
 async def test_a_refusal_that_came_before_the_request_is_read():
     """A proxy that takes no more connections answers, and resets them at once."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        client = socket.create_connection(server.getsockname())
-        accepted, _ = server.accept()
-    accepted.send(b"HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n")
-    accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    accepted.close()
-    client.setblocking(False)
-    with client:
-        connector = ProxyConnector(read_proxy_url("http://proxy:3128"), {}, 65536)
-        outcome = await async_outcome(connector.connect(SocketTransport(client), "gw", 443))
+    outcome = await outcome_after_reset(b"HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n")
     assert (outcome.reason, outcome.retry_after) == (Reason.BACKEND_REJECTED, 7.0)
 
 
