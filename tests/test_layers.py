@@ -188,3 +188,20 @@ def test_no_file_imports_itself_in_a_circle():
         for name in free:
             del left[name]
     assert not left, f"in circles, or above one: {sorted(left)}"
+
+
+def test_threads_are_had_in_one_way():
+    """Nothing but `worker_thread` calls trio's, whose error where there is none could be any RuntimeError."""
+    wrong = [
+        f"{shown(path)}: line {node.lineno}"
+        for path in SOURCES
+        if part_of(path) != "worker_thread"
+        for node in ast.walk(tree(path))
+        if (isinstance(node, ast.Attribute) and ast.unparse(node).endswith("to_thread.run_sync"))
+        or (
+            isinstance(node, ast.ImportFrom)
+            and node.module in ("trio", "trio.to_thread")
+            and "thread" in ast.unparse(node)
+        )
+    ]
+    assert not wrong

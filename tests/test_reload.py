@@ -23,6 +23,8 @@ from tests.client import CLOSE, Client, frame, request
 from tests.clients.program import free_port
 from tests.serving import Served, backend, config_of, recording, serving, written
 from wsbridge import daemon, server
+from wsbridge.admin.api import AdminApi, MonitoringApi
+from wsbridge.admin.endpoints import build_endpoints
 from wsbridge.config.load import LoadedConfig, load_file, load_text
 from wsbridge.generation import Generation
 from wsbridge.log.logger import log
@@ -345,6 +347,33 @@ async def test_a_reload_without_a_thread_changes_nothing(monkeypatch):
         assert (await reloader.reload()).error == "the files cannot be read: can't start new thread"
         monkeypatch.undo()
         assert await status_at(served.port()) == 204
+
+
+async def test_an_admin_socket_without_a_thread_stays_as_it_is(tmp_path, monkeypatch):
+    """That is an error of this reload, which says so, and no bug."""
+    path, calls = tmp_path / "wsbridge.yaml", []
+    path.write_text(written(route={"respond": "204"}, admin={"bind": f"unix:{tmp_path}/admin.sock"}))
+    run_sync = trio.to_thread.run_sync
+
+    async def only_first(*args: Any, **options: Any) -> Any:
+        calls.append(1)
+        return await (run_sync if len(calls) == 1 else no_thread)(*args, **options)
+
+    async with serving(written(route={"respond": "204"})) as served, trio.open_nursery() as nursery:
+        handler = AdminApi(served.server, Reloader(served.server, None), Reloader(served.server, None).reload)
+        parts = build_endpoints(handler, MonitoringApi(served.server), {}, nursery)
+        reloader = Reloader(served.server, loader(path), parts=parts)
+        with monkeypatch.context() as patch:
+            patch.setattr(trio.to_thread, "run_sync", only_first)
+            error = (await reloader.reload()).error
+        assert error is not None
+        assert error.startswith('listener "admin": cannot listen on unix:')
+        assert error.endswith("can't start new thread (raise TasksMax= of a systemd unit)")
+        assert not served.records.of("internal_error")
+        assert (await reloader.reload()).error is None
+        for part in parts:
+            part.close()
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_server_that_stops_refuses_another_configuration():

@@ -306,3 +306,16 @@ def test_loading_gives_up_on_a_hung_file_system(file: Path) -> None:
     assert load_now(file, numbers) == [1, 2]
     with pytest.raises(FileNotFoundError):
         load_now(file.with_name("gone"), numbers)
+
+
+def test_without_a_thread_it_is_read_all_the_same(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at the limit of tasks of the unit: an error would be taken for one of the configuration."""
+
+    def fail(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("threading.Thread.start", fail)
+        assert load_now(file, numbers) == [1, 2]
+        with pytest.raises(FileNotFoundError):
+            load_now(file.with_name("gone"), numbers)

@@ -11,6 +11,7 @@ from wsbridge.limits.loop_lag import Lag
 from wsbridge.limits.memory import MemoryLimits, MemoryUsage
 from wsbridge.log.logger import log
 from wsbridge.server import Server
+from wsbridge.worker_thread import NoThreadError, run_in_thread
 
 MEMORY_INTERVAL: Final = 1.0
 """Seconds between two checks of the memory."""
@@ -30,8 +31,8 @@ async def watch_memory(server: Server, limits: MemoryLimits | None = None) -> No
     limits = MemoryLimits() if limits is None else limits
     while True:
         try:
-            usage = await trio.to_thread.run_sync(limits.tightest, abandon_on_cancel=True)
-        except RuntimeError:  # there is no memory for a thread
+            usage = await run_in_thread(limits.tightest)
+        except NoThreadError:  # there is no memory for one, most likely
             usage = limits.tightest()
         check_memory(server, usage)
         await trio.sleep(MEMORY_INTERVAL)

@@ -126,6 +126,8 @@ def parse_file(path: Path, parse: Callable[[str], Content]) -> Content:
 def load_now(path: Path, load: Callable[[Path], Content]) -> Content:
     """Read a list outside of the event loop, in a thread that is abandoned if the file system does not respond.
 
+    Where there is no thread to be had, the caller waits for the file system instead.
+
     Raises:
         OSError: It cannot be read.
         ValueError: What is wrong with it, as one sentence that names it.
@@ -140,8 +142,11 @@ def load_now(path: Path, load: Callable[[Path], Content]) -> Content:
             errors.append(error)
 
     thread = threading.Thread(target=run, name="load", daemon=True)
-    thread.start()
-    thread.join(LOAD_TIMEOUT)
+    try:
+        thread.start()
+        thread.join(LOAD_TIMEOUT)
+    except RuntimeError:  # there is none to be had
+        run()
     if errors:
         raise errors[0]
     if not results:

@@ -447,10 +447,9 @@ class Server:
         """Close an audit log once no connection of these generations is left."""
         for generation in generations:
             await generation.lifetime.unused.wait()
-        limiter = trio.to_thread.current_default_thread_limiter()
         while True:
             try:
-                await run_in_thread(partial(self.services.close_audit_log, audit_log), limiter, abandon_on_cancel=False)
+                await run_in_thread(partial(self.services.close_audit_log, audit_log), abandon_on_cancel=False)
             except NoThreadError:  # it can wait: the end of the server closes it, too
                 await trio.sleep(THREAD_RETRY_DELAY)
             else:

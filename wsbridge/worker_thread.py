@@ -21,13 +21,13 @@ class NoThreadError(OSError):
 
 
 async def run_in_thread(
-    work: Callable[[], _Result], limiter: trio.CapacityLimiter, *, abandon_on_cancel: bool = True
+    work: Callable[[], _Result], limiter: trio.CapacityLimiter | None = None, *, abandon_on_cancel: bool = True
 ) -> _Result:
     """Call a function in a thread, and return what it returns.
 
     Args:
         work: The function.
-        limiter: Counts the threads, also abandoned ones.
+        limiter: Counts the threads, also abandoned ones; None: trio's.
         abandon_on_cancel: Whether a cancelled call leaves the thread to itself; else it is waited for.
 
     Raises:

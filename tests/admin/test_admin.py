@@ -270,6 +270,19 @@ async def test_without_a_thread_a_request_can_be_repeated(tmp_path, monkeypatch)
         assert (await admin.ask("GET", "/v1/config"))[0] == 200
 
 
+async def test_one_that_is_closed_as_soon_as_it_is_open_ends(tmp_path):
+    """As by a shutdown at the end of a reload: the task that would accept there has not begun yet."""
+    text = written(route={"respond": "204"}, admin={"bind": f"unix:{tmp_path}/other.sock"})
+    async with serving(text) as served:
+        api = AdminApi(served.server, Reloader(served.server, None), Reloader(served.server, None).reload)
+        async with trio.open_nursery() as nursery:
+            endpoint = build_endpoints(api, MonitoringApi(served.server), {}, nursery)[0]
+            await endpoint.prepare(config_of(text))
+            endpoint.commit()
+            endpoint.close()
+    assert not (tmp_path / "other.sock").exists()
+
+
 async def test_silent_clients_do_not_fill_the_places(tmp_path, monkeypatch):
     """They are answered with 408 after the timeout; who waits for a place is served then."""
     monkeypatch.setattr(http, "ADMIN_REQUEST_TIMEOUT", 0.3)

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import errno
 import json
+import threading
 from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
+from tests.serving import written
 from wsbridge.cli import run
+from wsbridge.cli.main import CliError
+from wsbridge.config.load import load_text
 from wsbridge.log import LogWriter
 from wsbridge.net.listeners import ListenError
+from wsbridge.registry import CONFIG_REGISTRY
 
 
 def raising(error: BaseException) -> Callable[[LogWriter], Awaitable[None]]:
@@ -70,3 +77,48 @@ def test_a_bug_is_not_hidden() -> None:
         run.run_with_log(raising(KeyError("bug")), "info", "console")
 
     assert isinstance(run.flatten_exceptions(caught.value)[0], KeyError)
+
+
+@pytest.fixture
+def no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No thread but that of the log can be had, as at the limit of tasks of the unit."""
+
+    def fail(*_: object, **_options: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    start = threading.Thread.start
+    monkeypatch.setattr("trio._threads.start_thread_soon", fail)
+    monkeypatch.setattr(
+        "threading.Thread.start", lambda thread: start(thread) if thread.name == "wsbridge-log" else fail()
+    )
+
+
+@pytest.mark.usefixtures("no_thread")
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"admin": {"bind": "unix:@/admin.sock"}}, 'listener "admin": cannot listen on unix:@/admin.sock'),
+        ({"monitoring": {"bind": "127.0.0.1:0"}}, 'listener "monitoring": cannot listen on 127.0.0.1:0'),
+        ({"listeners": {"web": {"bind": "unix:@/web.sock"}}}, 'listener "web": cannot listen on unix:@/web.sock'),
+        ({"audit": {"file": "@/audit"}}, "audit: @/audit cannot be opened"),
+    ],
+)
+def test_without_a_thread_a_later_start_may_succeed(
+    section: dict[str, Any], said: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It is no error of the configuration, after which a service manager does not try again."""
+    text = written(route={"respond": "204"}, engine="python", **section).replace("@", str(tmp_path))
+    loaded = load_text(text, file="", registry=CONFIG_REGISTRY)
+    assert run.serve_until_end(loaded, level="error", format="console") == (69, None)
+    assert f"wsbridge: {said.replace('@', str(tmp_path))}: can't start new thread" in capfd.readouterr().err
+
+
+def test_without_a_thread_for_the_log_it_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event loop must not write it."""
+
+    def fail(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("threading.Thread.start", fail)
+    with pytest.raises(CliError, match="the log cannot be written: can't start new thread"):
+        run.open_log("info", "console")

@@ -167,3 +167,18 @@ def test_a_disk_that_hangs_holds_nobody_up(tmp_path: Path, records: Records) -> 
         assert records.of("audit.dropped")
     finally:
         os.close(reader)
+
+
+def test_without_a_thread_it_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at the limit of tasks of the unit: one sentence says so, and the file is closed again."""
+
+    def fail(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    trail, path = AuditLog(tmp_path / "audit.jsonl"), tmp_path / "audit.jsonl"
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="cannot be opened: can't") as caught:
+        patch.setattr("threading.Thread.start", fail)
+        trail.open()
+    assert isinstance(caught.value.__cause__, OSError)
+    assert path not in [Path(f"/proc/self/fd/{fd}").resolve() for fd in os.listdir("/proc/self/fd")]  # noqa: PTH208
+    trail.close()

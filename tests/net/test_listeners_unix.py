@@ -209,3 +209,21 @@ async def test_released_sockets_stay_with_the_other_process(path):
             client.connect(str(path))
             accepted, _ = copy.accept()
             accepted.close()
+
+
+async def test_without_a_thread_it_is_not_opened(path, monkeypatch):
+    """As at the limit of tasks of the unit; a later attempt may succeed."""
+
+    async def fail(*_, **_options):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trio.to_thread, "run_sync", fail)
+        with pytest.raises(ListenError) as caught:
+            await opened(path)
+    assert caught.value.errno == errno.EAGAIN
+    text = (
+        f'listener "local": cannot listen on unix:{path}: can\'t start new thread (raise TasksMax= of a systemd unit)'
+    )
+    assert str(caught.value) == text
+    assert not path.exists()

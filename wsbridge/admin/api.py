@@ -11,8 +11,6 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
-import trio
-
 from wsbridge import __version__
 from wsbridge.admin.bans import BANS_PATH, BansApi
 from wsbridge.admin.connections import CONNECTIONS_PATH, ConnectionsApi
@@ -225,9 +223,7 @@ class AdminApi:
         loaded = self._reloader.loaded
         with SHORT_TURNS:
             return await run_in_thread(
-                lambda: json_response(to_json(loaded.config, loaded.references)),
-                trio.to_thread.current_default_thread_limiter(),
-                abandon_on_cancel=False,
+                lambda: json_response(to_json(loaded.config, loaded.references)), abandon_on_cancel=False
             )
 
     async def _post_reload(self, request: AdminRequest) -> AdminResponse:

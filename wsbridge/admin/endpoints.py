@@ -14,7 +14,7 @@ from wsbridge.config.listener import ListenerConfig
 from wsbridge.config.model import Config
 from wsbridge.config.urls import BindAddress
 from wsbridge.log.logger import log
-from wsbridge.net.listeners import InheritedSockets, ListeningSockets, listener_key
+from wsbridge.net.listeners import InheritedSockets, ListeningSockets, listen_in_thread, listener_key
 from wsbridge.registry import LISTENERS
 
 EndpointConfig = AdminConfig | MonitoringConfig
@@ -75,14 +75,14 @@ class AdminEndpoint:
         """
         section = self._next_section = self._select(config)
         if isinstance(section, AdminConfig) and section.page and self._page is None:
-            self._page = await trio.to_thread.run_sync(StatusPage)
+            self._page = await listen_in_thread(self._name, section.bind, StatusPage)
         if section is None:
             self._next_sockets = None
             return
         listener = ListenerConfig.model_construct(
             bind=section.bind, mode=section.mode, backlog=ENDPOINT_BACKLOG, owner=None, ipv6_only=False
         )
-        if await trio.to_thread.run_sync(self._keep, listener, abandon_on_cancel=True):
+        if await listen_in_thread(self._name, section.bind, lambda: self._keep(listener)):
             self._next_sockets = self._sockets
         else:
             self._next_sockets = await self._inherited.listen(self._name, listener, LISTENERS[section.bind.kind])
@@ -146,6 +146,7 @@ class AdminEndpoint:
 
     async def _accept(self, sockets: ListeningSockets, scope: trio.CancelScope, ended: trio.Event) -> None:
         with scope:
+            await trio.lowlevel.checkpoint_if_cancelled()  # the sockets may have been closed before this began
             async with trio.open_nursery() as nursery:
                 for sock in sockets.sockets:
                     nursery.start_soon(accept_requests, sock, self._handle, self._nursery)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import webbrowser
 from collections.abc import Mapping, Sequence
 
@@ -22,6 +23,7 @@ from wsbridge.net.listeners import ListeningSockets
 from wsbridge.registry import CONFIG_REGISTRY
 from wsbridge.reload import log_problems
 from wsbridge.server import Server
+from wsbridge.worker_thread import NoThreadError, run_in_thread
 
 DEMO_TIMEOUTS: Mapping[str, YamlData] = {
     "close": "500ms",
@@ -70,7 +72,8 @@ def demo_command(port: int, host: str, host_names: tuple[str, ...], engine: str 
 
     async def browse(server: Server) -> None:
         if open_browser:
-            await trio.to_thread.run_sync(webbrowser.open, url, abandon_on_cancel=True)
+            with contextlib.suppress(NoThreadError):  # the URL has been printed
+                await run_in_thread(lambda: webbrowser.open(url))
 
     async def everything(_writer: LogWriter) -> None:
         async with trio.open_nursery() as nursery:

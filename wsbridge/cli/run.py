@@ -46,7 +46,7 @@ CONFIG_VARIABLE: Final = "WSBRIDGE_CONFIG"
 DEFAULT_CONFIG_FILES: Final = ("./wsbridge.yaml", "/etc/wsbridge/wsbridge.yaml")
 """Where the configuration is looked for if neither the command line nor the environment names a file."""
 TRANSIENT_ERRNOS: Final = frozenset(
-    {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+    {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 )
 """Errors of a listener after which a later start may succeed without a change of the configuration."""
 STDIN: Final = "-"
@@ -124,7 +124,7 @@ def find_config_or_log(path: str | None, log_format: str) -> str:
     except CliError as error:
         if choose_format(log_format, 2) == "console":
             raise
-        writer = start_log("info", log_format)
+        writer = open_log("info", log_format)
         log.error("config.error", problem="E001", detail=error.message)
         writer.stop()
         raise click.exceptions.Exit(error.exit_code) from None
@@ -146,6 +146,23 @@ def load_config(path: str, *, check_files: bool = True) -> LoadedConfig:
     return load_bytes(data, file=STDIN_NAME, registry=CONFIG_REGISTRY, check_files=check_files)
 
 
+def open_log(level: str, format: str) -> LogWriter:  # noqa: A002  the name of the setting
+    """Start the log.
+
+    Args:
+        level: Least level that is logged.
+        format: Format of the log.
+
+    Raises:
+        CliError: There is no thread to be had for it.
+    """
+    try:
+        return start_log(level, format)
+    except OSError as error:
+        text = f"the log cannot be written: {error.strerror} (raise TasksMax= of a systemd unit)"
+        raise CliError(text, EXIT_UNAVAILABLE) from None
+
+
 def read_config(path: str, log_format: str = "console") -> LoadedConfig:
     """Load a file; errors end the command.
 
@@ -163,7 +180,7 @@ def read_config(path: str, log_format: str = "console") -> LoadedConfig:
         if choose_format(log_format, 2) == "console":
             print_problems(error.problems)
         else:
-            writer = start_log("info", log_format)
+            writer = open_log("info", log_format)
             log_problems(error.problems)
             writer.stop()
         raise click.exceptions.Exit(EXIT_CONFIG) from None
@@ -281,7 +298,7 @@ def run_with_log(
     Returns:
         The exit code; errors have been printed in the format console, and logged in the others.
     """
-    writer = start_log(level, format)
+    writer = open_log(level, format)
     errors: list[BaseException] = []
     code = EXIT_OK
     try:
@@ -304,10 +321,11 @@ def run_with_log(
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Whether a later start may succeed: an address is in use, or its interface or its name is not there yet."""
+    """Whether a later start may succeed: an address is in use, its interface is not there yet, there is no thread."""
     if isinstance(error, TakeoverError):
         return True
-    code = error.errno if isinstance(error, OSError) else None
+    cause = error if isinstance(error, OSError) else error.__cause__
+    code = cause.errno if isinstance(cause, OSError) else None
     return code is not None and (code < 0 or code in TRANSIENT_ERRNOS)  # below 0: codes of getaddrinfo
 
 

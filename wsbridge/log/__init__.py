@@ -36,6 +36,7 @@ def start_log(
 
     Raises:
         ValueError: The level or the format is unknown.
+        OSError: There is no thread to be had.
     """
     writer = LogWriter(fd=fd, format=choose_format(format, fd), max_queue=max_queue)
     log.set_level(level)

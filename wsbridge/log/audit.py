@@ -41,13 +41,14 @@ class AuditLog(LineWriter):
         """Open the file, start the thread, and write `audit.started`.
 
         Raises:
-            ValueError: The file cannot be opened; one sentence.
+            ValueError: The file cannot be opened, or there is no thread to be had; one sentence.
         """
         try:
             self._reopen()
+            self.start_thread()
         except OSError as error:
-            raise ValueError(f"audit: {self.path} cannot be opened: {error.strerror}") from None
-        self._thread.start()
+            self._close_file()
+            raise ValueError(f"audit: {self.path} cannot be opened: {error.strerror}") from error
         self.emit("audit.started", {"pid": os.getpid(), "version": __version__})
 
     def emit(self, event: str, fields: Mapping[str, object]) -> None:
@@ -67,9 +68,13 @@ class AuditLog(LineWriter):
             return
         self.emit("audit.stopped", {"pid": os.getpid(), "dropped": self.dropped})
         if self.stop():  # else the thread still writes to it
+            self._close_file()
+        self._report_losses(last=True)
+
+    def _close_file(self) -> None:
+        if self._fd is not None:
             os.close(self._fd)
             self._fd = None
-        self._report_losses(last=True)
 
     def _reopen(self) -> None:
         fd = os.open(self.path, _OPEN_FLAGS, AUDIT_FILE_MODE)

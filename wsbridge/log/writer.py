@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import threading
@@ -164,6 +165,17 @@ class LineWriter:
         """Queue one line. Runs on the calling thread and never blocks."""
         self._queue.put(line)
 
+    def start_thread(self) -> None:
+        """Start the thread.
+
+        Raises:
+            OSError: There is no thread to be had.
+        """
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise OSError(errno.EAGAIN, str(error)) from None
+
     def stop(self, timeout: float = 2.0) -> bool:
         """Write what is queued and end the thread. Blocks: to be called after the event loop.
 
@@ -262,8 +274,12 @@ class LogWriter(LineWriter):
         return {name: limiter.suppressed for name, limiter in self._rate_limiters.items()}
 
     def open(self) -> None:
-        """Start the thread and send the log to it."""
-        self._thread.start()
+        """Start the thread and send the log to it.
+
+        Raises:
+            OSError: There is no thread to be had.
+        """
+        self.start_thread()
         self._attach()
 
     def set_format(self, format: str) -> None:  # noqa: A002  the name of the setting

@@ -14,12 +14,14 @@ import socket
 import stat
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
 from wsbridge.net.address import Address, local_address, to_sockaddr
+from wsbridge.worker_thread import NoThreadError, run_in_thread
 
 if TYPE_CHECKING:
     from wsbridge.config.listener import ListenerConfig
@@ -56,6 +58,27 @@ def listen_error_text(error: OSError, port: int = 0) -> str:
     if code in (errno.EACCES, errno.EPERM) and 0 < port < 1024:
         return f"{os.strerror(code).lower()} (ports below 1024 need root or CAP_NET_BIND_SERVICE)"
     return _LISTEN_ERROR_TEXTS.get(code) or (os.strerror(code).lower() if code else str(error))
+
+
+_Result = TypeVar("_Result")
+
+
+async def listen_in_thread(name: str, bind: object, work: Callable[[], _Result]) -> _Result:
+    """Do a step of opening a listener in a thread, which is abandoned when this is cancelled.
+
+    Args:
+        name: The listener's name, for messages.
+        bind: Its address, for messages.
+        work: The step; what it raises is raised here.
+
+    Raises:
+        ListenError: There is no thread to be had.
+    """
+    try:
+        return await run_in_thread(work)
+    except NoThreadError as error:
+        text = f"{error.strerror} (raise TasksMax= of a systemd unit)"
+        raise ListenError(name, bind, text, error.errno or 0) from None
 
 
 ListenerKey = tuple[str, bool, str]
@@ -224,7 +247,7 @@ class InheritedSockets:
         key = listener_key(name, config)
         for place, (listening, file) in enumerate(self._found):
             if listening.key == key and not self.claimed[place] and (file is None or file.exists()):
-                revert = await trio.to_thread.run_sync(listening.update_file, config, abandon_on_cancel=True)
+                revert = await listen_in_thread(name, config.bind, partial(listening.update_file, config))
                 self._reverts.append(revert)
                 listening.set_backlog(config.backlog)
                 self.claimed[place] = True
@@ -297,7 +320,7 @@ async def _bind_addresses(name: str, config: ListenerConfig) -> tuple[list[Addre
             Address(socket.AF_INET6, ("::1", port, 0, 0)),
         ], True
     try:
-        found = await trio.to_thread.run_sync(_lookup_bind_addresses, host, port, abandon_on_cancel=True)
+        found = await run_in_thread(lambda: _lookup_bind_addresses(host, port))
     except OSError as error:
         raise ListenError(name, config.bind, f"cannot look up the name: {error.strerror}", error.errno or 0) from None
     if not found:
@@ -373,7 +396,7 @@ async def listen_unix(name: str, config: ListenerConfig) -> ListeningSockets:
         return opened[0]
 
     try:
-        return await trio.to_thread.run_sync(run, abandon_on_cancel=True)
+        return await listen_in_thread(name, config.bind, run)
     except trio.Cancelled:
         is_abandoned = True
         for listening in opened:  # at the same time as the thread, at worst
