@@ -68,7 +68,7 @@ async def test_a_close_frame_ends_the_dial(late, tls, resume, when):
     keys = {"resume": {}} if resume else {}
     close = frame(PING) + frame(CLOSE, (1001).to_bytes(2, "big") + b"bye")
     first = message(encode_frame(Open(0))) if resume else b""
-    config = waits(late, tls=tls, when="after-upgrade", limits={"connections": 1}, timeouts={"close": "1s"}, **keys)
+    config = waits(late, tls=tls, when="after-upgrade", limits={"connections": 1}, timeouts={"close": "60s"}, **keys)
     async with serving(config) as served:
         for _ in range(2):
             with await served.upgraded("/", OFFER, tls=tls) as client:

@@ -103,19 +103,28 @@ async def test_a_client_that_says_nothing() -> None:
         assert line["detail"] == "no frame within resume.first_frame, 0.3 s"
 
 
-async def test_clients_that_leave_before_they_said_anything() -> None:
-    """By a close frame, by ERROR, or without a word: nothing is dialed."""
-    async with backend() as back, serving(route_of(back)) as served:
-        for sent, reason in (
-            (frame(CLOSE, (1000).to_bytes(2, "big")), "client_closed"),
-            (message(encode_frame(Failure(4002, "changed my mind"))), "client_closed"),
-            (b"", "client_lost"),
+@pytest.mark.parametrize("tls", [False, True])
+async def test_clients_that_leave_before_they_said_anything(tls: bool) -> None:
+    """By a close frame, by ERROR, or without a word: nothing is dialed, and nobody waits for another close frame."""
+    close = frame(CLOSE, (1000).to_bytes(2, "big"))
+    failure = encode_frame(Failure(4002, "changed my mind"))
+    async with backend() as back, serving(route_of(back, tls=tls, timeouts={"close": "60s"})) as served:
+        for sent, answer in (
+            (close, b""),
+            (message(failure), close),
+            (message(failure) + close, b""),
+            (frame(BINARY, failure[:2], fin=False) + close, b""),
+            (b"", b""),
         ):
-            with await served.upgraded("/", OFFER) as client:
+            with await served.upgraded("/", OFFER, tls=tls) as client:
                 await client.send(sent)
                 if sent:
-                    await client.everything()
-            await served.records.wait("connection.rejected", reason=reason)
+                    with trio.fail_after(10):
+                        assert await client.frame() == (CLOSE, (1000).to_bytes(2, "big") + b"client_closed")
+                        await client.send(answer)
+                        assert await client.everything() == b""
+        await served.records.wait("connection.rejected", 4, reason="client_closed")
+        await served.records.wait("connection.rejected", reason="client_lost")
     assert back.dials == 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import trio
 
 from wsbridge.protocol.resume_frames import Failure, Frame, FrameReader, Malformed, Open, Resume
@@ -57,18 +59,21 @@ async def _read_frames(side: Side, reader: FrameReader, control_frame_rate: int)
         raise Rejected(transport.fault or Reason.CLIENT_LOST, f"before the first frame: {error}") from None
     if not data:
         raise Rejected(Reason.CLIENT_LOST, "before the first frame: the connection ended without a close frame")
+    before = copy(framing)
     used, chunks, marks, controls, violation = framing.decode(data)
     if framing.control_frame_count > control_frame_rate * CONTROL_FLOOD_WINDOW:
         detail = f"more than {control_frame_rate} control or empty frames a second over {CONTROL_FLOOD_WINDOW:.0f} s"
         raise Rejected(Reason.CONTROL_FLOOD, detail)
-    transport.unread(data[used:])
-    frames = reader.read(chunks, marks or [])
     pong = b""
     for opcode, body in controls or ():
-        if opcode == CLOSE:
+        if opcode == CLOSE:  # it is left to what answers it, which otherwise would wait for one
+            side.state = SideState(before)
+            transport.unread(data)
             raise Rejected(Reason.CLIENT_CLOSED, describe_close(*decode_close_body(body)))
         if opcode == PING:
             pong = framing.encode_control(PONG, body)
+    transport.unread(data[used:])
+    frames = reader.read(chunks, marks or [])
     if pong:
         await _send(side, pong)
     if violation is not None:
