@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import array
 import contextlib
+import json
 import os
 import resource
 import socket
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -22,7 +24,7 @@ from tests.admin import takeovers
 from tests.admin.takeovers import Running, begin
 from tests.serving import config_of, open_files, recording, written
 from wsbridge.admin import takeover
-from wsbridge.admin.takeover import TakeoverError
+from wsbridge.admin.takeover import Takeover, TakeoverError
 from wsbridge.config.limits import Limits
 from wsbridge.net.listeners import listen_unix
 from wsbridge.net.sealed_file import write_sealed_file
@@ -128,26 +130,56 @@ async def test_a_new_process_that_fails_leaves_modes_as_they_were(tmp_path):
         assert path.stat().st_mode == before
 
 
+@contextlib.asynccontextmanager
+async def asked_of(path: Path, answer: Callable[[trio.SocketStream], Awaitable[None]]) -> AsyncIterator[Takeover]:
+    """Ask for the sockets of another program, which has none, and does something else instead of what follows."""
+
+    async def serve(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: a\r\nConnection: upgrade\r\n\r\n")
+        await stream.send_all(b'{"pid": 1, "listeners": []}\n')
+        await answer(stream)
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        with trio.socket.socket(trio.socket.AF_UNIX) as sock:
+            await sock.bind(str(path))
+            sock.listen()
+            nursery.start_soon(trio.serve_listeners, serve, [trio.SocketListener(sock)])
+            asked = await begin(path)
+            yield asked
+            asked.close()
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_running_process_that_hangs(tmp_path, monkeypatch):
     """The new one does not wait for ever for its sockets to be released."""
     monkeypatch.setattr(takeover, "TAKEOVER_TIMEOUT", 0.2)
-    async with trio.open_nursery() as nursery:
+    async with asked_of(tmp_path / "admin.sock", lambda _: trio.lowlevel.checkpoint()) as asked:
+        with trio.fail_after(9), pytest.raises(TakeoverError, match=r"did not release its sockets within 0\.2 s"):
+            await asked.complete(SESSIONS)
 
-        async def hang(stream: trio.SocketStream) -> None:
-            await stream.receive_some()
-            await stream.send_all(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: a\r\nConnection: upgrade\r\n\r\n")
-            await stream.send_all(b'{"pid": 1, "listeners": []}\n')
-            await trio.sleep_forever()
 
-        with trio.socket.socket(trio.socket.AF_UNIX) as sock:
-            await sock.bind(str(tmp_path / "admin.sock"))
-            sock.listen()
-            nursery.start_soon(trio.serve_listeners, hang, [trio.SocketListener(sock)])
-            asked = await begin(tmp_path / "admin.sock")
-            with trio.fail_after(9), pytest.raises(TakeoverError, match=r"did not release its sockets within 0\.2 s"):
-                await asked.complete(SESSIONS)
-            asked.close()
-        nursery.cancel_scope.cancel()
+@pytest.mark.parametrize("is_whole", [True, False])
+async def test_a_new_process_that_was_stopped_while_the_sockets_were_released(tmp_path, monkeypatch, is_whole):
+    """Nobody else accepts by then: it goes on, also where the list of sessions is more than one read, or broken off."""
+    monkeypatch.setattr(takeover, "TAKEOVER_TIMEOUT", 0.2)
+    monkeypatch.setattr(takeover, "SEND_TIMEOUT", 0.2)
+    listed = [number.to_bytes(16, "big") for number in range(2500)]
+    message = json.dumps({"released": True, "epoch": 5, "sessions": [one.hex() for one in listed]}).encode() + b"\n"
+    assert len(message) > 65536
+
+    async def release(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        part = message if is_whole else message[:-1]
+        assert os.write(stream.socket.fileno(), part) == len(part)
+        time.sleep(0.5)  # both processes are this one
+
+    async with asked_of(tmp_path / "admin.sock", release) as asked:
+        sessions = SessionStore(Limits(), deque())
+        with trio.fail_after(9):
+            await asked.complete(sessions)
+        assert [sessions.is_expected(one) for one in (listed[0], listed[-1])] == [is_whole, is_whole]
 
 
 async def test_a_new_process_that_ends_right_after_it_was_ready(tmp_path):

@@ -331,13 +331,16 @@ class Takeover:
         Raises:
             TakeoverError: It goes on serving itself.
         """
-        try:
-            with trio.fail_after(TAKEOVER_TIMEOUT):
-                await self._channel.send({"kept": self.sockets.claimed, "session_state": SAVED_STATE_VERSION})
+        answer: dict[str, Any] = {}
+        with trio.move_on_after(TAKEOVER_TIMEOUT) as deadline:
+            await self._channel.send({"kept": self.sockets.claimed, "session_state": SAVED_STATE_VERSION})
+            answer = await self._channel.receive()
+        if deadline.cancelled_caught:
+            if not self._channel.has_unread:
+                text = f"the running process did not release its sockets within {TAKEOVER_TIMEOUT:g} s"
+                raise TakeoverError(text)
+            with trio.move_on_after(SEND_TIMEOUT):  # it has, while this process was stopped: nobody else accepts
                 answer = await self._channel.receive()
-        except trio.TooSlowError:
-            text = f"the running process did not release its sockets within {TAKEOVER_TIMEOUT:g} s"
-            raise TakeoverError(text) from None
         if answer or not self.sockets.files_exist():
             _checked(answer)
         log.info("takeover.completed", pid=self.pid, count=sum(self.sockets.claimed))
@@ -457,6 +460,13 @@ class _Channel:
         poll = select.poll()
         poll.register(self._stream.socket.fileno(), select.POLLRDHUP)
         return bool(poll.poll(0))
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether there is the beginning of a message, or the end."""
+        poll = select.poll()
+        poll.register(self._stream.socket.fileno(), select.POLLIN)
+        return bool(self._data.strip() or poll.poll(0))
 
     async def send(self, message: Mapping[str, object]) -> bool:
         """Send a message; False: the peer is gone, or has not accepted it for SEND_TIMEOUT and gets nothing more."""
