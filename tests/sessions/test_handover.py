@@ -23,12 +23,13 @@ import trio.testing
 
 from tests.admin.takeovers import Running, Successor, asking, running, taking_over
 from tests.authority import folder, server_context
-from tests.serving import Backend, Served, backend, echo, open_files, reset, serving, written
+from tests.serving import Backend, Served, accept_upgrade, backend, echo, open_files, reset, serving, written
 from tests.sessions.client import SessionClient, clients, opened, route_of, session
 from wsbridge import revocation
 from wsbridge.admin import takeover
 from wsbridge.net.sealed_file import write_sealed_file
 from wsbridge.net.shared_socket import set_reset_on_close
+from wsbridge.protocol.resume_frames import REJECTED_TEXT
 from wsbridge.protocol.resume_server import ServerSession
 from wsbridge.reasons import Reason, Rejected, Termination
 from wsbridge.sessions import handover
@@ -358,6 +359,30 @@ async def test_what_happens_to_sessions_while_one_is_on_its_way(tmp_path: Path) 
                 await client.resume()
                 await echoes(client)
             assert back.dials - back.lost == 3
+
+
+async def test_one_that_has_ended_before_is_not_lost(tmp_path: Path) -> None:
+    """By its client, or an operator: it still waits for its WebSocket backend, which answers no close frame."""
+
+    async def silent(stream: trio.SocketStream) -> None:
+        await accept_upgrade(stream)
+        await release.wait()
+
+    release = trio.Event()
+    async with backend(silent) as back:
+        text = text_of(back, tmp_path).replace("tcp://", "ws://")
+        async with running(text, tmp_path / "admin.sock") as first, clients(first.served.port(), 2) as (closed, client):
+            await opened(closed)
+            await opened(client)
+            await closed.leave(1000)
+            client.cut()
+            await first.served.records.wait("session.detached")
+            store = first.served.server.services.sessions
+            store.sessions[client.machine.session_id].end(Reason.CLOSED_BY_OPERATOR, "")
+            assert len(store.sessions) == 2
+            async with succeeded(first, text, 0, 0, 0):
+                assert await ends(client) == (4001, REJECTED_TEXT)
+            release.set()
 
 
 async def test_a_client_that_comes_back_to_the_old_process(tmp_path: Path) -> None:

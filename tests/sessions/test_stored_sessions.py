@@ -122,6 +122,8 @@ async def test_one_that_has_ended_is_not_lost() -> None:
                 "closed_by_operator",
                 "session_lost",
             }
+            async with store.next_service(text, 0, 0, 1) as after:
+                assert await ends(lost, after) == LOST
             release.set()
 
 

@@ -15,8 +15,8 @@ waiting for that, the next one can no longer take it. In between, when nobody re
 backend, closing its last descriptor resets it.
 
 Who carries that is up to `admin.takeover` (from process to process) and `admin.stored_sessions` (by way of systemd).
-The next process knows the ids of all sessions, also of those that it does not get: their clients learn that they are
-lost (4004).
+The next process knows the ids of all sessions that had not ended, also of those that it does not get: their clients
+learn that they are lost (4004). Those that had ended before are unknown to it (4001).
 """
 
 from __future__ import annotations
@@ -154,9 +154,10 @@ class MovedSessions:
 
 
 def begin_handover(store: SessionStore) -> SavedList:
-    """Return the list of the sessions that there are: from now on none begins here, until `store.end_handover`."""
+    """Return the list of the sessions that have not ended: from now on none begins here, until `store.end_handover`."""
     store.begin_handover()
-    return SavedList(store.epoch, tuple(list(store.sessions)[:MAX_SESSIONS]))
+    going_on = [session_id for session_id, session in store.sessions.items() if session.machine.ended is None]
+    return SavedList(store.epoch, tuple(going_on[:MAX_SESSIONS]))
 
 
 async def write_list(sessions: SavedList) -> int:

@@ -152,7 +152,7 @@ class SavedSession:
 
 @dataclass(frozen=True, slots=True)
 class SavedList:
-    """All sessions of a process, also those that it does not hand over.
+    """All sessions of a process that have not ended, also those that it does not hand over.
 
     Attributes:
         epoch: The epoch of that process.
