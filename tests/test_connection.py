@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from tests.authority import folder
 from tests.client import BINARY, CLOSE, Client, frame, request
@@ -63,6 +64,39 @@ async def test_raw_listener_to_raw_backend():
             with await served.connect("old") as client:
                 await client.send(b"hello")
                 assert await client.take(5) == b"hello"
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+async def test_what_a_raw_client_sent_before_it_closed_reaches_a_backend_that_takes_time(kind, tmp_path):
+    """A program that sends an event and closes at once need not wait for the WebSocket handshake behind wsbridge."""
+    dialed, closed, received = trio.Event(), trio.Event(), bytearray()
+
+    async def late(stream):
+        dialed.set()
+        await closed.wait()
+        await accept_upgrade(stream)
+        while data := await stream.receive_some(65536):
+            received.extend(data)
+
+    bind = "127.0.0.1:0" if kind == "tcp" else f"unix:{tmp_path}/s"
+    listeners = {"old": {"bind": bind, "protocol": "tcp", "route": "app"}}
+    async with backend(late) as back:
+        route = {"backend": f"ws://127.0.0.1:{back.port}/"}
+        async with serving(written(listeners=listeners, route=route, timeouts={"close": "50ms"})) as served:
+            if kind == "tcp":
+                client = await trio.open_tcp_stream("127.0.0.1", served.port("old"))
+            else:
+                client = await trio.open_unix_socket(tmp_path / "s")
+            await client.send_all(b"event\n")
+            await dialed.wait()
+            await client.aclose()
+            await trio.testing.wait_all_tasks_blocked(0.02)
+            closed.set()
+            line = await served.records.wait("connection.closed")
+            await back.until(open=0)
+            assert line["bytes_to_backend"] == 6
+            mask, payload = received[2:6], received[6:12]
+            assert bytes(a ^ b for a, b in zip(payload, mask * 2, strict=False)) == b"event\n"
 
 
 async def test_two_bridges_face_to_face():

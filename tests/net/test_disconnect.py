@@ -5,12 +5,15 @@ import ssl
 
 import pytest
 import trio
+import trio.testing
 
+from tests.client import BINARY, CLOSE, frame
 from tests.net.ends import connected, reset
 from tests.net.tls_ends import Tls, delivered, read_all
 from tests.serving import recording
 from wsbridge.net.disconnect import MAX_BUFFERED_BYTES, DisconnectMonitor
 from wsbridge.net.transport import SocketTransport
+from wsbridge.protocol.websocket import WebSocketFraming
 from wsbridge.reasons import Reason
 
 
@@ -95,6 +98,37 @@ async def test_a_unix_peer_that_closed_for_good_is_gone(watch, ends):
     wire, theirs = ends("unix")
     theirs.close()
     assert await gone(watch, wire, halves=True) == "closed"
+
+
+async def test_what_a_unix_peer_sent_before_it_closed_is_for_the_backend(watch, ends):
+    """As over TCP, where closing sends a FIN: the dial goes on, is not busy with the hang-up, and can be cancelled."""
+    wire, theirs = ends("unix")
+    theirs.send(b"last words")
+    theirs.close()
+    with trio.move_on_after(0.05) as scope, watch.watch(wire, allow_half_close=True) as watched:
+        await trio.sleep_forever()
+    assert scope.cancelled_caught
+    assert not watched.disconnect_detail
+    with trio.fail_after(9), watch.watch(wire, allow_half_close=True) as watched:
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert watch.cancel(wire)
+        await trio.sleep_forever()
+    assert not watched.disconnect_detail
+    assert wire.read() == b"last words"
+
+
+async def test_a_websocket_on_a_unix_socket_may_close_before_the_backend_is_there(watch, ends):
+    """Payload, an orderly close frame and a hang-up: a proxy in front passes them on as they come."""
+    wire, theirs = ends("unix")
+    theirs.send(sent := frame(BINARY, b"last words") + frame(CLOSE, b"\x03\xe8"))
+    theirs.close()
+    framing = WebSocketFraming("server", "bytes")
+    with trio.fail_after(9), watch.watch(wire, allow_half_close=False, framing=framing) as watched:
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert watch.cancel(wire)
+        await trio.sleep_forever()
+    assert not watched.disconnect_detail
+    assert wire.read() == sent
 
 
 async def test_a_plain_peer_is_not_read(watch, ends):

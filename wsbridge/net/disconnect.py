@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import select
 from copy import copy
+from fcntl import ioctl
+from termios import FIONREAD
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import trio
 
@@ -17,6 +19,9 @@ from wsbridge.reasons import Reason
 
 MAX_BUFFERED_BYTES = READ_SIZE
 """Bytes read from a connection under TLS, or after its 101, while it is watched; beyond them it is not read."""
+
+_NO_INPUT: Final = bytes(4)
+"""What FIONREAD gives while nothing waits in the socket."""
 
 
 class Monitored:
@@ -35,6 +40,7 @@ class Monitored:
         "_buffered_bytes",
         "_framing",
         "_has_payload",
+        "_hung_up",
         "_monitor",
         "close_body",
         "disconnect_detail",
@@ -58,6 +64,7 @@ class Monitored:
         self.close_body: bytes | None = None
         self.transport = transport
         self._allow_half_close = allow_half_close
+        self._hung_up = False
         self._buffered: list[bytes] = []
         self._buffered_bytes = 0
 
@@ -79,7 +86,9 @@ class Monitored:
         return bool(self.scope.__exit__(kind, error, trace))
 
     def event_mask(self) -> int:
-        """Return the events to wait for; errors are always reported."""
+        """Return the events to wait for; errors and hang-ups are always reported, the latter only once."""
+        if self._hung_up:
+            return select.EPOLLONESHOT
         return (0 if self._allow_half_close else select.EPOLLRDHUP) | (select.EPOLLIN if self._should_read() else 0)
 
     def _should_read(self) -> bool:
@@ -99,8 +108,24 @@ class Monitored:
             return
         if self.transport.read_state is not None:
             self._on_end()
-        elif events & select.EPOLLHUP or (events & select.EPOLLRDHUP and not self._allow_half_close):
-            self.disconnect("closed")  # a Unix socket hangs up where TCP resets
+        elif events & select.EPOLLRDHUP and not self._allow_half_close:
+            self.disconnect("closed")
+        if events & select.EPOLLHUP and not self.disconnect_detail:
+            if self._allow_half_close and self._has_input():
+                self._hung_up = True
+            else:
+                self.disconnect("closed")
+
+    def _has_input(self) -> bool:
+        """Return whether the peer has sent what is for the backend.
+
+        A Unix socket hangs up when its peer closes, where TCP gets a FIN: what was sent before is relayed all the same.
+        """
+        return (
+            bool(self._buffered)
+            or self.transport.has_buffered()
+            or ioctl(self.transport.fd, FIONREAD, _NO_INPUT) != _NO_INPUT
+        )
 
     def _keep(self, data: bytes) -> None:
         """Keep what was read; look for a close frame in it.
