@@ -27,7 +27,9 @@ from wsbridge.reasons import Reason
 from wsbridge.sessions.session import ResumableSession
 
 BULK = message(b"\x05" + bytes(60000)) * 33
-"""About 2 MB of DATA: more than one turn of the loop reads."""
+"""DATA: more than one turn of the loop reads."""
+BULK_BYTES = 33 * 60000
+"""Payload of it."""
 
 
 async def opened_by_hand(served: Served) -> Client:
@@ -52,13 +54,23 @@ async def block(stream: trio.SocketStream) -> None:
 async def fill_backend(client: Client, served: Served) -> ResumableSession:
     """Send to a backend that reads nothing until the kernel takes no more, and bytes wait behind what was refused."""
     kept = only_session(served)
-    seen = -1
-    with trio.fail_after(10):
-        while kept.machine.unconsumed_bytes < 3 << 20 or kept.machine.unconsumed_bytes == seen:
-            seen = kept.machine.unconsumed_bytes
+    with trio.fail_after(30):
+        while not (refused := await settled_bytes(kept)):
             await client.send(BULK)
-            await trio.sleep(0.05)
+        await client.send(BULK)
+        while kept.machine.unconsumed_bytes < refused + BULK_BYTES:
+            await trio.sleep(0.005)
     return kept
+
+
+async def settled_bytes(kept: ResumableSession) -> int:
+    """Give the bytes that wait for the backend once ten turns of the loop have changed nothing."""
+    turns, seen = 0, -1
+    while turns < 10:
+        held = kept.machine.unconsumed_bytes
+        turns, seen = (turns + 1, seen) if held == seen else (0, held)
+        await trio.sleep(0.005)
+    return seen
 
 
 def flood(descriptor: int, data: bytes, stop: threading.Event, end: float) -> None:
