@@ -1,10 +1,12 @@
 """The process from its start to its exit: the service manager, signals, listeners, its log."""
 
+import contextlib
 import fcntl
 import os
 import select
 import signal
 import socket
+import subprocess
 import time
 from pathlib import Path
 
@@ -39,23 +41,56 @@ def test_the_service_manager_is_notified():
         daemon.wait("daemon.stopped")
 
 
-def test_a_hangup_during_the_start_is_a_reload():
-    """A file that was replaced after it was read is read again, and SIGHUP does not end what only starts."""
-    starting = Daemon(written(route={"respond": "204"}), waits=False)
-    file = starting.folder / "wsbridge.yaml"
+AS_FIRST = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child")
+"""Runs a command as the first process of a container, which is number 1 there: signals have no default action."""
+
+
+@contextlib.contextmanager
+def starting(prefix=()):
+    """Give a daemon that reads its file, its number, the open file (a FIFO), and what that should have."""
+    if prefix and subprocess.run([*prefix, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("needs the right to make a PID namespace")
+    daemon = Daemon(written(route={"respond": "204"}), waits=False, prefix=prefix)
+    file = daemon.folder / "wsbridge.yaml"
     text = file.read_bytes()
     file.unlink()
     os.mkfifo(file)
-    with starting as daemon:
-        before = os.open(file, os.O_WRONLY)  # waits for the process that reads it
+    with daemon, file.open("wb") as fifo:  # waits for the process that reads it
+        number = daemon.pid
+        if prefix:
+            number = int(Path(f"/proc/{number}/task/{number}/children").read_text())
+        yield daemon, number, fifo, text
+
+
+@pytest.mark.parametrize("prefix", [(), AS_FIRST], ids=["", "first"])
+def test_a_hangup_during_the_start_is_a_reload(prefix):
+    """A file that was replaced after it was read is read again, and SIGHUP does not end what only starts."""
+    with starting(prefix) as (daemon, number, fifo, text):
+        file = daemon.folder / "wsbridge.yaml"
         file.unlink()
         file.write_text(written(route={"respond": "205"}))
-        os.kill(daemon.pid, signal.SIGHUP)
-        with os.fdopen(before, "wb") as fifo:
-            fifo.write(text)
+        os.kill(number, signal.SIGHUP)
+        fifo.write(text)
+        fifo.close()
         daemon.wait("config.reloaded")
-        daemon.term()
+        os.kill(number, signal.SIGTERM)
         assert daemon.ended() == 0
+
+
+@pytest.mark.parametrize(
+    ("prefix", "number", "code"),
+    [
+        ((), signal.SIGTERM, -signal.SIGTERM),
+        (AS_FIRST, signal.SIGTERM, 143),
+        ((), signal.SIGINT, 130),
+        (AS_FIRST, signal.SIGINT, 130),
+    ],
+)
+def test_a_signal_during_the_start_ends_it(prefix, number, code):
+    """At once, also as the first process of a container: what stops those would else wait before it kills."""
+    with starting(prefix) as (daemon, pid, _, _):
+        os.kill(pid, number)
+        assert daemon.ended() == code
 
 
 def test_sigterm_drains():

@@ -8,6 +8,7 @@ import inspect
 import io
 import os
 import platform
+import signal
 import ssl
 import sys
 import traceback
@@ -29,7 +30,7 @@ EXIT_UNAVAILABLE: Final = 69
 EXIT_CONFIG: Final = 78
 """Invalid configuration."""
 EXIT_SIGNAL: Final = 128
-"""Plus the number of the signal that ended the connection of `bridge -` or `bridge --once`."""
+"""Plus the number of the signal that ended the connection of `bridge -` or `bridge --once`, or process 1."""
 EXIT_INTERRUPTED: Final = 130
 """Ctrl-C before startup was complete."""
 
@@ -332,8 +333,18 @@ def prepare_streams() -> None:
     sys.stderr = io.TextIOWrapper(io.BufferedWriter(_ErrorOutput()), encoding, errors, line_buffering=True)
 
 
+def end_by_sigterm() -> None:
+    """Have SIGTERM end the process also as the first one of a container, where the kernel has no default action.
+
+    Commands that end in order by it handle it themselves, from some moment on.
+    """
+    if os.getpid() == 1 and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, lambda number, _: os._exit(EXIT_SIGNAL + number))
+
+
 def main() -> None:
     """Run the program with the arguments of the process; ends the process."""
+    end_by_sigterm()
     missing = open_missing_descriptors()
     prepare_streams()
     cli.main(prog_name="wsbridge", obj=missing)
