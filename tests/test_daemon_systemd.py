@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import configparser
+import errno
 import grp
 import itertools
 import os
 import pwd
 import re
+import resource
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -42,9 +45,7 @@ def manager(address: str) -> socket.socket:
 def test_what_is_sent(tmp_path: Path) -> None:
     """Each call is one datagram of assignments."""
     path = str(tmp_path / "notify")
-    with manager(path) as listening:
-        notifier = SystemdNotifier({"NOTIFY_SOCKET": path})
-
+    with manager(path) as listening, closing(SystemdNotifier({"NOTIFY_SOCKET": path})) as notifier:
         assert bool(notifier)
         assert all(
             [
@@ -66,15 +67,16 @@ def test_abstract_address() -> None:
     """An address with @ is in the abstract namespace."""
     name = f"wsbridge-test-{os.getpid()}"
     with manager(f"\0{name}") as listening:
-        assert SystemdNotifier({"NOTIFY_SOCKET": f"@{name}"}).ready()
+        with closing(SystemdNotifier({"NOTIFY_SOCKET": f"@{name}"})) as notifier:
+            assert notifier.ready()
         assert listening.recv(4096) == b"READY=1"
 
 
 def test_a_status_stays_one_line(tmp_path: Path) -> None:
     """Text with line breaks cannot add assignments."""
     path = str(tmp_path / "notify")
-    with manager(path) as listening:
-        SystemdNotifier({"NOTIFY_SOCKET": path}).status("a\nMAINPID=1\r\nb\udc80")
+    with manager(path) as listening, closing(SystemdNotifier({"NOTIFY_SOCKET": path})) as notifier:
+        notifier.status("a\nMAINPID=1\r\nb\udc80")
 
         assert listening.recv(4096) == b"STATUS=a MAINPID=1 b?"
 
@@ -89,16 +91,51 @@ def test_no_manager() -> None:
 @pytest.mark.parametrize("path", ["/nonexistent/notify", "/" + "x" * 200, "/a\0b", "@" + "x" * 200])
 def test_a_manager_that_is_not_there(path: str) -> None:
     """An address that nobody listens at, or that cannot be one, is no error."""
-    assert not SystemdNotifier({"NOTIFY_SOCKET": path}).ready()
+    with closing(SystemdNotifier({"NOTIFY_SOCKET": path})) as notifier:
+        assert not notifier.ready()
+        assert notifier.resend()
 
 
 def test_a_manager_that_does_not_read(tmp_path: Path) -> None:
     """A full queue loses the datagram instead of blocking."""
     path = str(tmp_path / "notify")
-    with manager(path):
-        notifier = SystemdNotifier({"NOTIFY_SOCKET": path})
-
+    with manager(path), closing(SystemdNotifier({"NOTIFY_SOCKET": path})) as notifier:
         assert not all(notifier.status("x") for _ in range(10_000))
+
+
+@pytest.mark.parametrize("code", [errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM])
+def test_a_state_is_sent_once_it_can_be(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the queue is full, or the kernel has no memory, a state waits; what is sent again anyway does not."""
+
+    def fail(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    path = str(tmp_path / "notify")
+    with manager(path) as listening, closing(SystemdNotifier({"NOTIFY_SOCKET": path})) as notifier:
+        with monkeypatch.context() as patch:
+            patch.setattr(socket.socket, "sendto", fail)
+            assert not any((notifier.ready(), notifier.status("17"), notifier.watchdog(), notifier.reloading()))
+            assert not any((notifier.stopping(), notifier.resend()))
+        assert notifier.resend()
+        received = [listening.recv(4096).partition(b"\n")[0] for _ in range(3)]
+        listening.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listening.recv(1)
+    assert received == [b"READY=1", b"RELOADING=1", b"STOPPING=1"]
+
+
+def test_without_a_free_descriptor_the_manager_is_notified(tmp_path: Path) -> None:
+    """As with more connections than the limit of open files allows: the watchdog would end them all."""
+    path, limits = str(tmp_path / "notify"), resource.getrlimit(resource.RLIMIT_NOFILE)
+    with manager(path) as listening, closing(SystemdNotifier({"NOTIFY_SOCKET": path})) as notifier:
+        assert notifier.ready()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+        try:
+            sent = notifier.watchdog(), notifier.stopping()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert sent == (True, True)
+        assert [listening.recv(4096) for _ in range(3)] == [b"READY=1", b"WATCHDOG=1", b"STOPPING=1"]
 
 
 def unit(path: Path = UNIT, section: str = "Service") -> dict[str, str]:

@@ -611,10 +611,10 @@ async def test_reloads_one_after_the_other_are_reported_one_after_the_other(tmp_
     path.write_text(written(route={"respond": "204"}))
     async with serving(path.read_text()) as served:
         reloader = Reloader(served.server, loader(path))
-        notifier = daemon.SystemdNotifier()
-        async with trio.open_nursery() as nursery:
-            for _ in range(3):
-                nursery.start_soon(daemon.reload, served.server, notifier, reloader)
+        with contextlib.closing(daemon.SystemdNotifier()) as notifier:
+            async with trio.open_nursery() as nursery:
+                for _ in range(3):
+                    nursery.start_soon(daemon.reload, served.server, notifier, reloader)
     states = []
     with pytest.raises(BlockingIOError):
         while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
 import resource
@@ -51,8 +52,14 @@ MAX_UNSENT: Final = 16
 """Datagrams that wait for a manager that does not read; more replace the oldest."""
 
 
+BUSY_ERRNOS: Final = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
+"""Errors after which the same datagram may be sent later."""
+
+
 class SystemdNotifier:
     """Reports the state of the daemon to the service manager (sd_notify(3)). Its methods never block and never raise.
+
+    It keeps its socket from the first datagram on: without a free descriptor the watchdog is to be fed all the same.
 
     Args:
         environ: Where NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID are looked up, once.
@@ -66,6 +73,7 @@ class SystemdNotifier:
         path = environ.get("NOTIFY_SOCKET", "")
         self._address = "\0" + path[1:] if path.startswith("@") else path if path.startswith("/") else ""
         self._unsent: deque[bytes] = deque(maxlen=MAX_UNSENT)
+        self._socket: socket.socket | None = None
         self.watchdog_timeout: float | None = None
         microseconds = environ.get("WATCHDOG_USEC", "")
         if (
@@ -74,6 +82,14 @@ class SystemdNotifier:
             and environ.get("WATCHDOG_PID") in (None, f"{os.getpid()}")
         ):
             self.watchdog_timeout = int(microseconds) / 1e6
+
+    def close(self) -> None:
+        """Close the socket; nothing is sent any more."""
+        self._address = ""
+        self._unsent.clear()
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
     def __bool__(self) -> bool:
         """Whether there is a service manager."""
@@ -127,14 +143,13 @@ class SystemdNotifier:
         """
         try:
             while self._unsent:
-                with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-                    sender.setblocking(False)
-                    sender.sendto(self._unsent[0], self._address)
+                if self._socket is None:
+                    self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+                self._socket.sendto(self._unsent[0], self._address)
                 self._unsent.popleft()
-        except BlockingIOError:
-            return False
-        except (OSError, ValueError):  # nobody is there; the path may hold a NUL
-            self._unsent.clear()
+        except (OSError, ValueError) as error:
+            if not isinstance(error, OSError) or error.errno not in BUSY_ERRNOS:  # nobody is there; a NUL in the path
+                self._unsent.clear()
             return False
         return True
 
@@ -356,7 +371,7 @@ async def serve(
             _start_notifications(nursery, server, notifier)
             await server.run(opened, extra_task, inherited, partial(_begin, takeover, stored, server, endpoints))
         finally:
-            for closed in (*endpoints, stored, *((takeover,) if takeover else ())):
+            for closed in (*endpoints, stored, notifier, *((takeover,) if takeover else ())):
                 closed.close()
             nursery.cancel_scope.cancel()
     log.info("daemon.stopped", connections=len(server.connections))
