@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 
-from tests.client import BINARY, CLOSE, TEXT, Client, frame
+from tests.client import BINARY, CLOSE, PING, TEXT, Client, frame
 from tests.serving import Served, accept_upgrade, backend, config_of, serving, written
 from tests.sessions.client import OFFER, SessionClient, clients, message, one_session, opened, route_of, session
 from wsbridge import revocation
@@ -126,6 +126,42 @@ async def test_clients_that_leave_before_they_said_anything(tls: bool) -> None:
         await served.records.wait("connection.rejected", 4, reason="client_closed")
         await served.records.wait("connection.rejected", reason="client_lost")
     assert back.dials == 0
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize(
+    ("code", "error", "is_reset"),
+    [(1000, False, False), (1001, False, None), (4012, False, True), (None, True, True), (4012, True, True)],
+)
+async def test_a_client_that_resumes_and_ends_at_once(
+    tls: bool, whole: bool, code: int | None, error: bool, is_reset: bool | None
+) -> None:
+    """By a close frame, by ERROR, or both: the session ends as by a client that waits for RESUMED, or is detached."""
+    rest = message(encode_frame(Failure(4012, "given up"))) if error else b""
+    rest += b"" if code is None else frame(CLOSE, code.to_bytes(2, "big"))
+    async with one_session(tls=tls, timeouts={"close": "60s"}) as (back, served, client):
+        client.cut()
+        await served.records.wait("session.detached")
+        client.machine.connect(trio.current_time())
+        ((head, _),) = client.machine.take(0, trio.current_time())
+        pings = frame(PING, bytes(125)) * 20
+        parts = frame(BINARY, head[:20], fin=False) + pings + frame(0, head[20:])
+        with await served.upgraded("/", OFFER, tls=tls) as other:
+            await other.send((message(head) if whole else pings + parts) + rest)
+            if code is not None:
+                with trio.fail_after(10):
+                    await other.everything()
+            if is_reset is not None:
+                line = await served.records.wait("session.closed")
+                assert (line["reason"], line["transports"]) == ("client_closed", 2)
+                await back.until(open=0, lost=int(is_reset))
+                return
+        await served.records.wait("session.detached", 2)
+        client.machine.transport_lost(trio.current_time())
+        await client.resume()
+        await client.send(b"more")
+        await client.until(lambda: client.received == b"more")
 
 
 async def test_a_frame_that_arrives_byte_by_byte() -> None:

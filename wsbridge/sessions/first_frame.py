@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from copy import copy
+from typing import Final
 
 import trio
 
 from wsbridge.protocol.resume_frames import Failure, Frame, FrameReader, Malformed, Open, Resume
-from wsbridge.protocol.websocket import CLOSE, PING, PONG, WebSocketFraming, decode_close_body
+from wsbridge.protocol.websocket import (
+    CLOSE,
+    FIN,
+    PING,
+    PONG,
+    ControlFrame,
+    WebSocketFraming,
+    decode_close_body,
+)
 from wsbridge.reasons import Reason, Rejected
 from wsbridge.relay.endpoint import Side, SideState
 from wsbridge.relay.relay import CONTROL_FLOOD_WINDOW, describe_close
+
+_HEADER_STEP_BYTES: Final = 1024
+"""Of what has come, how much is copied to decode the header of one frame."""
 
 
 def session_side(side: Side) -> Side:
@@ -64,6 +76,12 @@ async def _read_frames(side: Side, reader: FrameReader, control_frame_rate: int)
     if framing.control_frame_count > control_frame_rate * CONTROL_FLOOD_WINDOW:
         detail = f"more than {control_frame_rate} control or empty frames a second over {CONTROL_FLOOD_WINDOW:.0f} s"
         raise Rejected(Reason.CONTROL_FLOOD, detail)
+    frames = reader.read(chunks, marks or [])
+    if frames and isinstance(frames[0], Resume):
+        frames, framing = frames[:1], copy(before)
+        side.state = SideState(framing)
+        used, controls = _decode_one_message(framing, data)
+        violation = None
     pong = b""
     for opcode, body in controls or ():
         if opcode == CLOSE:  # it is left to what answers it, which otherwise would wait for one
@@ -73,12 +91,27 @@ async def _read_frames(side: Side, reader: FrameReader, control_frame_rate: int)
         if opcode == PING:
             pong = framing.encode_control(PONG, body)
     transport.unread(data[used:])
-    frames = reader.read(chunks, marks or [])
     if pong:
         await _send(side, pong)
     if violation is not None:
         raise Rejected(violation.reason, violation.detail)
     return frames
+
+
+def _decode_one_message(framing: WebSocketFraming, data: bytes) -> tuple[int, list[ControlFrame]]:
+    """Decode up to the end of the first message, which is there; what follows RESUME is for the session, or its end.
+
+    Returns:
+        How many bytes that are, and the control frames in them.
+    """
+    at, controls = 0, list[ControlFrame]()
+    while True:
+        end = at + (framing.payload_left or _HEADER_STEP_BYTES)  # no call decodes more than the rest of one frame
+        used, _, marks, found, _ = framing.decode(data[at:end], max_frames=1)
+        at += used
+        controls += found or ()
+        if any(mark & FIN for mark in marks or ()):
+            return at, controls
 
 
 async def _send(side: Side, frame: bytes) -> None:
