@@ -50,6 +50,21 @@ ROUTE = "listeners: {{web: {{bind: 127.0.0.1:80}}}}\nroutes:\n  r: {{{}}}\n"
             '"app.example.org" is not one of same or any; write a list of origins: ["https://app.example.org"]',
         ),
         (
+            "match: any, backend: 'tcp://a:1', allowed_origins: app.example.org/path",
+            "routes.r.allowed_origins",
+            '"app.example.org/path" is not one of same or any; write a list of origins: ["https://app.example.org"]',
+        ),
+        (
+            "match: any, backend: 'tcp://a:1', allowed_origins: 'http://*.example.org:8080/'",
+            "routes.r.allowed_origins",
+            '"http://*.example.org:8080/" is not one of same or any; write a list of origins: ["http://*.example.org:8080"]',
+        ),
+        (
+            "match: any, backend: 'tcp://a:1', allowed_origins: //example.org/x",
+            "routes.r.allowed_origins",
+            '"//example.org/x" is not one of same or any; write a list of origins such as ["https://gw.example.org"]',
+        ),
+        (
             "match: any, backend: 'tcp://a:1', allowed_origins: ['*']",
             "routes.r.allowed_origins[0]",
             '"*" is not an origin: write any in place of the list',
@@ -99,6 +114,16 @@ ROUTE = "listeners: {{web: {{bind: 127.0.0.1:80}}}}\nroutes:\n  r: {{{}}}\n"
             'unknown key (did you mean "kind"?)',
         ),
         ("match: any, respond: 204, auth: {users: u}", "routes.r.auth.kind", "is missing"),
+        (
+            "match: any, respond: 204, auth: {basic: users}",
+            "routes.r.auth.basic",
+            "unknown key: the name of a method is the value of kind; write {kind: basic, users: …}",
+        ),
+        (
+            "match: any, respond: 204, auth: {any_of: [{jwt: {issuer: i}}, none]}",
+            "routes.r.auth.any_of[0].jwt",
+            "unknown key: the name of a method is the value of kind; write {kind: jwt, keys: …, issuer: …, audience:",
+        ),
         (
             "match: any, upstream: 'tcp://a:1', respond: 204",
             "routes.r.upstream",

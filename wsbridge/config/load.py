@@ -24,6 +24,7 @@ from wsbridge.config.regular_files import not_utf8_text
 from wsbridge.config.risks import check_risks
 from wsbridge.config.route import RouteDefaults
 from wsbridge.config.sources import Sources, read_sources
+from wsbridge.config.urls import read_origin_pattern
 from wsbridge.config.yaml import MAX_CONFIG_BYTES, Document, YamlData
 
 if TYPE_CHECKING:
@@ -152,10 +153,20 @@ def _error_text(error: ErrorDetails) -> str:
         guess = did_you_mean(given, words) if isinstance(given, str) else ""
         shown = f'"{given}" is' if isinstance(given, str) else "must be"
         if isinstance(given, str) and "any" in words and re.search(r"://|\.", given):
-            guess = f'; write a list of origins: ["{given if "://" in given else f"https://{given}"}"]'
+            guess = f"; write a list of origins{_origin_hint(given)}"
         wanted = " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
         return f"{shown} not one of {wanted}{guess}" if isinstance(given, str) else f"{shown} {wanted}"
     return SHAPE_MESSAGES.get(error["type"], error["msg"])
+
+
+def _origin_hint(given: str) -> str:
+    """Show the origin of a URL or of a host in a list, or some origin if it has none."""
+    scheme, _, rest = given.rpartition("://")
+    authority = re.split(r"[/?#]", rest)[0]
+    try:
+        return ': ["{}"]'.format(read_origin_pattern(f"{scheme or 'https'}://{authority}"))
+    except ValueError:
+        return ' such as ["https://gw.example.org"]'
 
 
 def _unknown_key_hint(section: type[BaseModel], key: str) -> str:

@@ -197,6 +197,11 @@ def read_auth(value: object, info: ValidationInfo) -> AuthSection:
     if not isinstance(kind, str) or kind not in kinds:
         guess = did_you_mean(kind, kinds) if isinstance(kind, str) else ""
         raise SectionError(Section, (), [Issue(("kind",), f'"{kind}" is unknown{guess}: write {known}', "E012")])
+    fields = kinds[kind].model_fields
+    if "kind" not in written and kind not in fields:
+        keys = "".join(f", {name}: …" for name, field in fields.items() if field.is_required())
+        text = f"unknown key: the name of a method is the value of kind; write {{kind: {kind}{keys}}}"
+        raise SectionError(Section, (), [Issue((kind,), text, "E010", at_key=True)])
     return _validate_as(kinds[kind], written, info)
 
 
