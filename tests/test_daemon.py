@@ -60,6 +60,18 @@ def test_the_soft_limit_is_lifted(small_limit):
     assert daemon.raise_descriptor_limit() == small_limit
 
 
+@pytest.mark.parametrize("error", [ValueError("not allowed to raise maximum limit"), PermissionError(1, "no")])
+def test_a_soft_limit_that_cannot_be_lifted_stays(error, small_limit, monkeypatch):
+    """As where fs.nr_open was set below the hard limit: that is no error of the configuration."""
+
+    def fail(*_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resource, "setrlimit", fail)
+        assert daemon.raise_descriptor_limit() == small_limit - 100
+
+
 @pytest.mark.parametrize(
     ("number", "reason"), [(signal.SIGTERM, "draining"), (signal.SIGINT, "shutdown"), (signal.SIGHUP, "shutdown")]
 )
