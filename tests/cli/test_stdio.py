@@ -10,6 +10,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from base64 import b64encode
@@ -51,6 +52,28 @@ def test_request_and_answer(far: str, request_: bytes) -> None:
 
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout == b"answer:" + request_
+
+
+@pytest.mark.parametrize("name", ["wsbridge-stdin", "wsbridge-stdout"])
+def test_without_a_thread(name: str) -> None:
+    """As at the limit of processes of the user: one sentence, and the exit code of a connection that failed."""
+    program = f"""
+import threading
+start = threading.Thread.start
+def start_or_fail(thread):
+    if thread.name == "{name}":
+        raise RuntimeError("can't start new thread")
+    start(thread)
+threading.Thread.start = start_or_fail
+from wsbridge.cli.main import main
+main()
+"""
+    command = [sys.executable, "-c", program, "bridge", "-", "tcp://127.0.0.1:9"]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, env=ENV, timeout=PATIENCE, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr == b"wsbridge: standard input and output cannot be relayed: can't start new thread\n"
 
 
 def test_without_websocket() -> None:

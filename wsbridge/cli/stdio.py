@@ -44,6 +44,7 @@ class StdioConnection:
 
     Attributes:
         termination: How the connection ended; None before.
+        start_error: Why there was no thread for the input or the output.
         write_error: Why the output could not be written.
         unsent_bytes: Bytes of the input that the connection did not accept before it ended.
     """
@@ -54,6 +55,7 @@ class StdioConnection:
         self._input_bytes = 0
         self._ended = trio.Event()
         self.termination: Termination | None = None
+        self.start_error: str | None = None
         self.write_error: str | None = None
         self.unsent_bytes = 0
 
@@ -82,8 +84,14 @@ class StdioConnection:
             routes=RouteTable(()),
             allow_http=True,
         )
-        threading.Thread(target=self._copy_in, args=(outer,), name="wsbridge-stdin", daemon=True).start()
-        threading.Thread(target=copy_out, name="wsbridge-stdout", daemon=True).start()
+        try:
+            threading.Thread(target=self._copy_in, args=(outer,), name="wsbridge-stdin", daemon=True).start()
+            threading.Thread(target=copy_out, name="wsbridge-stdout", daemon=True).start()
+        except RuntimeError as error:  # there is none to be had
+            self.start_error = str(error)
+            inner.close()
+            server.stop(Reason.SHUTDOWN)
+            return
         context = server.acceptor.new_context(listener, server.generation)
         connection = Connection(inner, context, listener, server.generation, server.services, self)
         server.connections[context.id] = connection
@@ -104,6 +112,8 @@ class StdioConnection:
     def failure_message(self) -> str | None:
         """Describe what went wrong; None if the connection ended cleanly and all of the input was sent."""
         end = self.termination
+        if self.start_error is not None:
+            return f"standard input and output cannot be relayed: {self.start_error}"
         if self.write_error is not None:
             return f"standard output: {self.write_error}"
         if end is None:
