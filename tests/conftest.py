@@ -1,7 +1,8 @@
-"""For all tests: their order, signals as they are by default, how many examples hypothesis tries, certificates."""
+"""For all tests: order, signals as they are by default, how many examples hypothesis tries, certificates, leaks."""
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -11,6 +12,9 @@ from pathlib import Path
 import pytest
 import trustme
 from hypothesis import settings
+
+from tests import serving
+from wsbridge.generation import Generation
 
 settings.register_profile("test", max_examples=150, deadline=None, derandomize=True)
 settings.register_profile("fuzz", max_examples=20_000, deadline=None)
@@ -47,6 +51,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         share = [item for module in list(modules.values())[worker::workers] for item in module]
         ordered += [*share, *islice(short, max(0, size - len(share)))]
     items[:] = [*ordered, *short]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_keeps_what_has_ended(request):
+    """Fail the last test of a module that leaves a generation, to which every connection refers.
+
+    A reference cycle through the native engine is not seen by the garbage collector, and would be kept for ever.
+    """
+    before = serving.served_configurations
+    yield
+    if serving.served_configurations == before or request.session.testsfailed:  # a traceback keeps what it refers to
+        return
+    gc.unfreeze()  # a daemon may have run in this process
+    gc.collect()
+    left = [kept for kept in gc.get_objects() if type(kept) is Generation]
+    assert not left, f"{len(left)} of {serving.served_configurations - before} configurations are kept after their end"
 
 
 @pytest.fixture(scope="session")

@@ -37,6 +37,9 @@ QUICK = {
 }
 """Timeouts of tests that do not care."""
 
+served_configurations = 0
+"""How many servers there have been in this process."""
+
 Handler = Callable[[trio.SocketStream], Awaitable[None]]
 
 
@@ -188,6 +191,8 @@ async def serving(
     passed_sockets: PassedSockets | None = None,
 ) -> AsyncIterator[Served]:
     """Run a server; at the end it is stopped and must leave nothing behind, and nothing may be logged as a bug."""
+    global served_configurations
+    served_configurations += 1
     with recording() as records:
         server = Server(
             config_of(text, folder), one_connection=once, open_level=open_level, passed_sockets=passed_sockets
