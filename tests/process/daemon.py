@@ -14,8 +14,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
+
+import trio
 
 from tests.forked import Popen
 
@@ -172,6 +175,10 @@ class Daemon:
                 if left <= 0 or (self._reader is not None and not self._reader.is_alive()):
                     raise AssertionError(f"no {event} {facts}: {self._lines[-20:]} {''.join(self._raw)}")
                 self._more.wait(min(left, 0.5))
+
+    async def wait_in_thread(self, event: str, count: int = 1, **facts: object) -> dict[str, Any]:
+        """Do as `wait`, while the event loop of the test goes on, in which a proxy of the daemon's peers may run."""
+        return await trio.to_thread.run_sync(partial(self.wait, event, count, **facts))
 
     def port(self, number: int = 0) -> int:
         """Give the port of a listener, by its place in the configuration."""
