@@ -2,6 +2,7 @@
 
 import pytest
 import trio
+import trio.testing
 
 from tests.contract.peers import CLOSE, FIN, PING
 from tests.contract.sides import (
@@ -95,6 +96,26 @@ async def test_a_close_frame_without_code(engine, back):
 
     assert front.close == (1000, "")
     assert back_story.close == ((None, "") if back == "ws" else None)
+
+
+@pairings
+@secures
+@pytest.mark.parametrize("lost", ["front", "back"])
+async def test_a_side_that_breaks_off_before_it_has_everything_is_lost(engine, front, back, over, lost):
+    """Although the other side had ended in order: its bytes were not all delivered."""
+    async with between(engine, front, back, over, buffer=16_384) as relay:
+        await relay.fill(lost, 10_000)
+        ends, breaks = (relay.back, relay.front) if lost == "front" else (relay.front, relay.back)
+        async with trio.open_nursery() as nursery:
+            await ends.finish()
+            nursery.start_soon(ends.to_the_end)
+            await trio.testing.wait_all_tasks_blocked(0.02)
+            breaks.reset()
+        end = await relay.ended()
+    reason, initiator = {"front": (Reason.CLIENT_LOST, "client"), "back": (Reason.BACKEND_RESET, "backend")}[lost]
+    assert (end.reason, end.initiator) == (reason, initiator)
+    if (lost, front) == ("back", "ws"):
+        assert relay.front.story.close == (1011, "backend_reset")
 
 
 @pairings

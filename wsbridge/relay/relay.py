@@ -376,6 +376,8 @@ class Relay:
         if src.is_websocket and not dst.is_websocket and not is_orderly_close(code, from_client=src.is_front):
             self.on_error_close(src, dst, code, text)
             return
+        if self.termination is None and self._has_lost_bytes_for(src, dst):
+            self.on_connection_lost(dst, src, dst.transport.error)
         first = self.termination is None
         reason = Reason.CLIENT_CLOSED if src.is_front else Reason.BACKEND_CLOSED
         if first:
@@ -396,6 +398,16 @@ class Relay:
         if src.close_frame is not None and dst.rx is not RX_OPEN:
             self.queue_close(src, None, "")
         self.start_close_timer()
+
+    def _has_lost_bytes_for(self, src: Endpoint, dst: Endpoint) -> bool:
+        """Whether a write to the other side of a WebSocket that closes has found it reset, before any event told that.
+
+        Not everything before the close frame was accepted, so that no orderly end follows. Where what the lost side
+        sent before is still wanted, it is read first.
+        """
+        if not src.is_websocket or dst.transport.read_state != RESET or dst.rx is not RX_OPEN:
+            return False
+        return not (self.options.deliver_after_close if src.is_front else self.options.half_close_on_loss)
 
     def pass_on_close(self, src: Endpoint, dst: Endpoint, code: int | None, text: str) -> None:
         """Pass an orderly close frame on, and answer it: now if no payload can follow, else before the transport ends.
