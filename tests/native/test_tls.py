@@ -19,6 +19,7 @@ from tests.net.tls_ends import connected, no_second_try
 from tests.serving import recording
 from tests.tls_contexts import server_context
 from tests.tls_providers import providers
+from wsbridge import file_watcher
 from wsbridge.config.listener import TlsCertificateConfig
 from wsbridge.file_watcher import FileWatcher
 from wsbridge.net.address import Peer
@@ -402,28 +403,37 @@ async def test_a_dial_shows_its_certificate(issue: Any, ca_file: Path) -> None:
     hang_up(peers)
 
 
-async def test_a_renewed_client_certificate_is_shown(issue: Any, ca_file: Path, tmp_path: Path) -> None:
-    """Whichever of what is made of its files is replaced first."""
+async def test_a_renewed_client_certificate_is_shown(
+    issue: Any, ca_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As soon as that is logged; until then the old one is, also while one file is written, or the other is not yet."""
+    monkeypatch.setattr(file_watcher, "WATCH_INTERVAL", 0.05)
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    for file, first in zip((cert, key), issue("first.example.org"), strict=True):
-        file.write_bytes(first.read_bytes())
+    first, second = issue("first.example.org"), issue("second.example.org")
+    for file, data in zip((cert, key), first, strict=True):
+        file.write_bytes(data.read_bytes())
     watcher = FileWatcher()
     client = Rustls().for_client(watcher, ClientTlsOptions(ca_file, TlsCertificateConfig(cert=cert, key=key)))
     server = server_context([issue("localhost")], ca_file)
-    for round_ in (0, 1):
+
+    async def shown() -> set[str]:
         peers = await shake(dial(client, "localhost"), server, peer_serves=True)
+        assert isinstance(peers.transport, NativeTlsTransport)
+        found = dns_names(peers.peer)
         hang_up(peers)
-        for file, second in zip((cert, key), issue(f"r{round_}.example.org"), strict=True):
-            file.write_bytes(second.read_bytes())
-        watched = list(watcher._watched.values())
-        for one in watched if round_ else reversed(watched):
-            loaded = one.read_if_changed()
-            assert loaded is not None
-            one.replace(loaded)
-            hang_up(await shake(dial(client, "localhost"), server, peer_serves=True))
-        peers = await shake(dial(client, "localhost"), server, peer_serves=True)
-        assert dns_names(peers.peer) == {f"r{round_}.example.org"}
-        hang_up(peers)
+        return found
+
+    with trio.fail_after(30), recording() as records:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watcher.run)
+            for failures, data in enumerate((b"", second[0].read_bytes()), 1):
+                cert.write_bytes(data)
+                await records.wait("certificate.reload_failed", failures)
+                assert await shown() == {"first.example.org"}
+            key.write_bytes(second[1].read_bytes())
+            await records.wait("certificate.reloaded")
+            assert await shown() == {"second.example.org"}
+            nursery.cancel_scope.cancel()
 
 
 async def test_addresses_are_names_too(issue: Any, ca_file: Path) -> None:
@@ -659,7 +669,7 @@ async def test_a_peer_that_goes_at_any_byte_of_the_handshake(issue: Any, ca_file
 async def test_dials_without_suites_of_tls_1_2_are_left_to_openssl(issue: Any, ca_file: Path) -> None:
     """Certificates could not be judged; an administrator of the host can restrict OpenSSL in such a way."""
     client = Rustls().for_client(FileWatcher(), ClientTlsOptions(ca_file))
-    client.context.current.set_ciphers("DHE-RSA-AES128-GCM-SHA256")
+    client.context.set_ciphers("DHE-RSA-AES128-GCM-SHA256")
     peers = await shake(dial(client, "localhost"), server_context([issue("localhost")]), peer_serves=True)
     assert not isinstance(peers.transport, NativeTlsTransport)
     hang_up(peers)

@@ -13,7 +13,7 @@ from wsbridge.backends.websocket import WebSocketBackend, WebSocketBackendConfig
 from wsbridge.config.backend_urls import UrlTemplate, read_backend_url
 from wsbridge.config.base import section_error
 from wsbridge.config.urls import WEBSOCKET_DEFAULT_PORTS, HttpProxy, Target
-from wsbridge.file_watcher import FileWatcher, Watched
+from wsbridge.file_watcher import FileWatcher
 from wsbridge.net.dialer import DialProgress
 from wsbridge.net.resolver import Resolver
 from wsbridge.net.tls import DEFAULT_CLIENT_TLS, ClientTlsOptions
@@ -28,7 +28,12 @@ class _GivenTls(ClientTls):
     """TLS by a context that the program has made."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
-        self.context = Watched((), lambda: context)
+        self._context = context
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """See `ClientTls.context`."""
+        return self._context
 
 
 class _GivenTlsProvider:

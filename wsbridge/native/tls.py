@@ -6,6 +6,7 @@ rustls fails is made once more with OpenSSL, which knows more algorithms; if tha
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import socket
@@ -15,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from wsbridge.config.listener import TlsCertificateConfig
-from wsbridge.file_watcher import FileWatcher, Watched
+from wsbridge.file_watcher import FileWatcher
 from wsbridge.log.logger import log
 from wsbridge.native import _native
 from wsbridge.native.tls_judge import can_judge_servers, judge_client, judge_server
@@ -27,9 +28,10 @@ from wsbridge.net.tls import (
     KeyPair,
     ServerCertificate,
     ServerTlsOptions,
+    load_client_context,
     load_server_certificate,
 )
-from wsbridge.net.tls_roles import ClientTls, ListenerTls
+from wsbridge.net.tls_roles import ClientCredentials, ClientTls, ListenerTls
 from wsbridge.net.tls_transport import EncryptedTransport, start_tls
 
 _CERTIFICATE: Final = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
@@ -162,29 +164,35 @@ class NativeListenerTls(ListenerTls):
             log.info("tls.openssl", file=str(self._certificates[0].certificate), detail=refusal)
 
 
+@dataclass(frozen=True, slots=True)
+class NativeClientCredentials(ClientCredentials):
+    """See `ClientCredentials`.
+
+    Attributes:
+        pair: Chain and key to show, which OpenSSL has loaded, too; None for none, or if they cannot be read for rustls.
+    """
+
+    pair: DerPair | None = None
+
+
 class NativeClientTls(ClientTls):
     """See `ClientTls`."""
 
     def __init__(self, watcher: FileWatcher, options: ClientTlsOptions = DEFAULT_CLIENT_TLS) -> None:
         super().__init__(watcher, options)
         self._options = options
-        self._made_for: tuple[ssl.SSLContext, DerPair | None] | None = None
+        self._made_for: ClientCredentials | None = None
         self._tls: _native.ClientTls | None = None
         self._openssl_names: set[str] = set()
-        self._own = self._watch_own(watcher)
 
-    def _watch_own(self, watcher: FileWatcher) -> Watched[DerPair | None] | None:
-        own = self._options.client_certificate
-        if own is None:
-            return None
-
-        def load() -> DerPair | None:
-            try:
-                return read_key_pair(own.read_again())
-            except ValueError:
-                return None
-
-        return watcher.watch(("native client", own), own.files, load)
+    @staticmethod
+    def _load(options: ClientTlsOptions) -> NativeClientCredentials:
+        context = load_client_context(options)
+        pair = None
+        if options.client_certificate is not None:
+            with contextlib.suppress(ValueError):
+                pair = read_key_pair(options.client_certificate.read_again())
+        return NativeClientCredentials(context, pair)
 
     async def start(
         self, sock: socket.socket, server_name: str, reopen: Callable[[], Awaitable[socket.socket]]
@@ -211,15 +219,16 @@ class NativeClientTls(ClientTls):
 
     def _current(self) -> _native.ClientTls | None:
         """Return the configuration for what the files hold now; None if rustls cannot do it."""
-        context, pair = self.context.current, None if self._own is None else self._own.current
-        made_for = self._made_for
-        if made_for is None or made_for[0] is not context or made_for[1] is not pair:
-            self._made_for = context, pair
+        credentials = self._credentials.current
+        if self._made_for is not credentials:
+            self._made_for = credentials
             self._openssl_names.clear()
-            self._tls = self._make(context, pair)
+            self._tls = self._make(credentials)
         return self._tls
 
-    def _make(self, context: ssl.SSLContext, pair: DerPair | None) -> _native.ClientTls | None:
+    def _make(self, credentials: ClientCredentials) -> _native.ClientTls | None:
+        assert isinstance(credentials, NativeClientCredentials)  # noqa: S101 (see `_load`)
+        context, pair = credentials.context, credentials.pair
         judge = None if self._options.insecure else lambda chain, name: judge_server(context, chain, name)
         refusal = None
         own = self._options.client_certificate

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 from weakref import WeakValueDictionary
@@ -282,24 +283,31 @@ class ClientTlsOptions:
 DEFAULT_CLIENT_TLS: Final = ClientTlsOptions()
 
 
+def load_client_context(options: ClientTlsOptions) -> ssl.SSLContext:
+    """Return a context as `client_context` makes it, of what the files hold now.
+
+    Those with the trust store of the system are the same one for all configurations.
+
+    Raises:
+        TlsError: a file cannot be read or used.
+    """
+    if not options.files and not options.insecure:
+        return _system_context(options.alpn)
+    own = options.client_certificate
+    pair = None if own is None else own.read_again()
+    return client_context(options.ca, pair, insecure=options.insecure, alpn=options.alpn)
+
+
 def watched_client_context(
     watcher: FileWatcher, options: ClientTlsOptions = DEFAULT_CLIENT_TLS
 ) -> Watched[ssl.SSLContext]:
-    """Return a context as `client_context` makes it, which is replaced when its files change.
-
-    Contexts with the same options are made once, those with the trust store of the system even for all configurations.
+    """Return a context of `load_client_context`, which is replaced when its files change; one for the same options.
 
     Raises:
         TlsError: a file cannot be read or used.
     """
     own = options.client_certificate
-
-    def load() -> ssl.SSLContext:
-        if not options.files and not options.insecure:
-            return _system_context(options.alpn)
-        pair = None if own is None else own.read_again()
-        return client_context(options.ca, pair, insecure=options.insecure, alpn=options.alpn)
-
+    load = partial(load_client_context, options)
     return watcher.watch(("client", options), options.files, load, None if own is None else own.cert)
 
 

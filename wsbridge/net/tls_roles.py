@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from wsbridge.config.errors import readable_name
@@ -16,8 +19,8 @@ from wsbridge.net.tls import (
     ServerCertificate,
     ServerTlsOptions,
     combine_certificates,
+    load_client_context,
     load_server_certificate,
-    watched_client_context,
 )
 from wsbridge.net.tls_transport import EncryptedTransport, start_tls
 
@@ -76,6 +79,17 @@ class ListenerTls:
         self.context = combine_certificates([one.current for one in self._certificates])
 
 
+@dataclass(frozen=True, slots=True)
+class ClientCredentials:
+    """What is made of the files of a `ClientTls`; all of it is replaced at once.
+
+    Attributes:
+        context: With certificate, key and authorities.
+    """
+
+    context: ssl.SSLContext
+
+
 class ClientTls:
     """TLS of what is dialed; certificate, key and authorities are replaced when their files change.
 
@@ -88,7 +102,16 @@ class ClientTls:
     """
 
     def __init__(self, watcher: FileWatcher, options: ClientTlsOptions = DEFAULT_CLIENT_TLS) -> None:
-        self.context = watched_client_context(watcher, options)
+        own = options.client_certificate
+        load = partial(self._load, options)
+        self._credentials: Watched[ClientCredentials] = watcher.watch(
+            (type(self), options), options.files, load, None if own is None else own.cert
+        )
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """What the next handshake of OpenSSL begins with."""
+        return self._credentials.current.context
 
     async def start(
         self,
@@ -106,7 +129,11 @@ class ClientTls:
         Raises:
             OSError: The handshake failed (`ssl.SSLError`) or the connection broke.
         """
-        return await start_tls(sock, self.context.current, server_side=False, server_hostname=server_name)
+        return await start_tls(sock, self.context, server_side=False, server_hostname=server_name)
+
+    @staticmethod
+    def _load(options: ClientTlsOptions) -> ClientCredentials:
+        return ClientCredentials(load_client_context(options))
 
 
 class TlsProvider(Protocol):
