@@ -187,6 +187,11 @@ class Transport:
         self.greeted = False
 
 
+def no_answer(session: Session, code: int | None) -> int | None:
+    """Give the code with which a transport is cut: after our close frame, one without a code would be an answer."""
+    return None if code == 1005 and session.closing is not None else code
+
+
 class Sessions(RuleBasedStateMachine):
     """Two applications, the server's table of sessions, and all transports that there are."""
 
@@ -489,11 +494,11 @@ class Sessions(RuleBasedStateMachine):
         """A side notices that its transport is cut."""
         if client and self.at_client is not None and self.at_client.cut:
             self.at_client = None
-            self.report_client(self.client.session.transport_lost(self.now, code))
+            self.report_client(self.client.session.transport_lost(self.now, no_answer(self.client.session, code)))
         if server and self.at_server is not None and self.at_server.cut:
             self.at_server = None
             assert self.server is not None
-            self.report_server(self.server.session.transport_lost(self.now, code))
+            self.report_server(self.server.session.transport_lost(self.now, no_answer(self.server.session, code)))
 
     def hand_over(self) -> None:
         """Another process goes on with the session: what was not taken is not in it."""

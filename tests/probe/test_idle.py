@@ -18,6 +18,7 @@ from tests.cli.program import started
 from tests.probe.probing import Probed, answer_pings, probe, relaying, switch, websocket
 from tests.process.daemon import Daemon
 from tests.serving import written
+from wsbridge.probe.idle import IdleReport, IdleTry
 
 LIMIT = 1.2
 CUT = 0.42
@@ -105,6 +106,14 @@ def test_a_silent_drop() -> None:
     assert 0 < idle["survived_seconds"] <= idle["cut_seconds"] <= LIMIT
     assert len(idle["tries"]) > 15, "narrowed down"
     assert idle["ping_interval_seconds"] < CUT
+
+
+def test_a_connection_that_survived_by_chance_does_not_count() -> None:
+    """It was idle for longer than another that was cut: the one that drops them does not look at all times."""
+    tries = [IdleTry(0.3, pinging=False, state="survived"), IdleTry(0.5, pinging=False, state="survived")]
+    tries.append(IdleTry(0.4, pinging=False, state="cut", after_ping=True))
+    facts = IdleReport(1.0, tries).facts()
+    assert (facts["survived_seconds"], facts["cut_seconds"]) == (0.3, 0.4)
 
 
 def test_a_reset_of_the_next_packet() -> None:

@@ -112,8 +112,13 @@ class IdleReport:
 
     @property
     def survived(self) -> float:
-        """Seconds of the longest idle time that a connection survived; 0 for none."""
-        return max((one.seconds for one in self._idle("survived")), default=0.0)
+        """Seconds of the longest idle time that a connection survived, below that of a cut; 0 for none.
+
+        A middlebox that looks at its connections now and then also spares some that were idle for longer.
+        """
+        cut = self.cut
+        found = [one.seconds for one in self._idle("survived")]
+        return max((seconds for seconds in found if cut is None or seconds <= cut), default=0.0)
 
     @property
     def cut(self) -> float | None:
