@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import select
 from copy import copy
-from fcntl import ioctl
-from termios import FIONREAD
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 import trio
 
 from wsbridge.log.logger import log
 from wsbridge.net.tls_transport import EncryptedTransport
-from wsbridge.net.transport import READ_SIZE, RESET, Transport
+from wsbridge.net.transport import READ_SIZE, RESET, Transport, has_input
 from wsbridge.protocol.websocket import CLOSE, WebSocketFraming, decode_close_body, is_orderly_close
 from wsbridge.reasons import Reason
 
 MAX_BUFFERED_BYTES = READ_SIZE
 """Bytes read from a connection under TLS, or after its 101, while it is watched; beyond them it is not read."""
-
-_NO_INPUT: Final = bytes(4)
-"""What FIONREAD gives while nothing waits in the socket."""
 
 
 class Monitored:
@@ -121,11 +116,7 @@ class Monitored:
 
         A Unix socket hangs up when its peer closes, where TCP gets a FIN: what was sent before is relayed all the same.
         """
-        return (
-            bool(self._buffered)
-            or self.transport.has_buffered()
-            or ioctl(self.transport.fd, FIONREAD, _NO_INPUT) != _NO_INPUT
-        )
+        return bool(self._buffered) or self.transport.has_buffered() or has_input(self.transport.fd)
 
     def _keep(self, data: bytes) -> None:
         """Keep what was read; look for a close frame in it.

@@ -21,8 +21,6 @@ import ssl
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from fcntl import ioctl
-from termios import FIONREAD
 from typing import Final, cast
 
 import trio
@@ -30,7 +28,7 @@ import trio
 from wsbridge import taskless
 from wsbridge.net.address import Peer, PeerCertificate
 from wsbridge.net.tls import is_truncated, tls_stream_error_text, verified_certificate, with_tls_details
-from wsbridge.net.transport import EOF, READ_SIZE, RESET, SocketTransport
+from wsbridge.net.transport import EOF, READ_SIZE, RESET, SocketTransport, has_input
 from wsbridge.protocol.tls_records import TLS_RECORD_BYTES, RecordScanner
 from wsbridge.protocol.websocket import Buffer
 from wsbridge.reasons import Reason
@@ -59,9 +57,6 @@ _NO_BYTES: Final = memoryview(b"")
 
 _ENCODING_DER: Final = 2
 """ENCODING_DER of the module `_ssl`."""
-
-_EMPTY: Final = bytes(4)
-"""What FIONREAD gives while nothing waits in the socket."""
 
 
 HANDSHAKE_DONE, WAIT_READABLE, WAIT_WRITABLE, WAIT_TURN = range(4)
@@ -266,7 +261,7 @@ class TlsTransport(EncryptedTransport):
             return False
         if self._ciphertext or self.peer_hung_up or self._read_disabled or self.read_state is not None:
             return False
-        return ioctl(self.fd, FIONREAD, _EMPTY) != _EMPTY
+        return has_input(self.fd)
 
     def _fetch(self, payload: list[bytes]) -> int:
         """Read the socket and decrypt what it gave; give the number of bytes."""

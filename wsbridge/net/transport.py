@@ -191,6 +191,11 @@ class Transport(RelayTransport, Protocol):
         """Return the peer of an accepted connection with what the TLS handshake says about it."""
 
 
+def has_input(fd: int) -> bool:
+    """Return whether bytes wait in a socket, unread; one system call (FIONREAD, tcp(7) and unix(7))."""
+    return fcntl.ioctl(fd, termios.FIONREAD, _ZERO_INT) != _ZERO_INT
+
+
 def own_buffers(parts: list[Buffer]) -> list[Buffer]:
     """Copy the buffers that the next bulk read would overwrite."""
     return [bytes(part) if isinstance(part, memoryview) and part.obj is _bulk_buffer.obj else part for part in parts]
